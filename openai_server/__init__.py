@@ -1,0 +1,3 @@
+"""The sidecar: OpenAI's REST API in front of a KServe v2 gRPC text model server."""
+
+__version__ = "0.1.0"

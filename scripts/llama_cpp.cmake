@@ -1,0 +1,18 @@
+# Read right after llama-cpp-python's project() line (CMAKE_PROJECT_llama_cpp_INCLUDE): builds only what we load.
+
+# llama.cpp's command line helpers are more than half of the compile time, and nothing in Python uses them.
+# A normal variable wins over the cache entry that llama-cpp-python forces to ON (policy CMP0126).
+set(LLAMA_BUILD_COMMON OFF)
+set(LLAVA_BUILD OFF)
+
+# One file a library, in the package, instead of three copies each in two places: a wheel holds no symbolic links.
+set(CMAKE_INSTALL_BINDIR llama_cpp/lib)
+set(CMAKE_INSTALL_LIBDIR llama_cpp/lib)
+set(CMAKE_INSTALL_INCLUDEDIR llama_cpp/include)
+set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
+
+# With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
+# looks only beside the executable (python) and in the current directory.
+if(ANYSERVE_BACKEND_DIR)
+  add_compile_definitions(GGML_BACKEND_DIR="${ANYSERVE_BACKEND_DIR}")
+endif()

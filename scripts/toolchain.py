@@ -1,0 +1,75 @@
+"""What has to be on the machine before anything can be installed: a Python, and compilers for llama.cpp.
+
+Starts under whatever `python3` is, so this file keeps to what an older Python can read.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from scripts.errors import Fail
+
+MINIMUM_PYTHON = (3, 11)
+NEWER_PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
+# The names that CMake tries, in its order; $CC and $CXX come first there too.
+C_COMPILERS = ("cc", "gcc", "clang")
+CXX_COMPILERS = ("c++", "g++", "clang++")
+C_PROGRAM = "#include <stdio.h>\nint main(void) { return 0; }\n"
+CXX_PROGRAM = "#include <string>\nint main() { return 0; }\n"
+HOW_TO_INSTALL = (
+    "Debian, Ubuntu: apt install build-essential; Fedora: dnf install gcc-c++; macOS: xcode-select --install"
+)
+
+
+def require_python() -> None:
+    """Goes on in a newer Python when this one is too old and there is one on PATH."""
+    if sys.version_info[:2] < MINIMUM_PYTHON:
+        for name in NEWER_PYTHONS:
+            newer = shutil.which(name)
+            if newer:
+                os.execv(newer, [newer, *sys.argv])
+        version = ".".join(map(str, sys.version_info[:3]))
+        raise Fail(
+            f"Python 3.11 or newer is needed, python3 here is {version} (another one: make PYTHON=/path/python3)"
+        )
+
+
+def require_venv() -> None:
+    if not importlib.util.find_spec("venv") or not importlib.util.find_spec("ensurepip"):
+        raise Fail("Python's venv and ensurepip modules are missing (Debian, Ubuntu: apt install python3-venv)")
+
+
+def missing_compiler() -> str | None:
+    """What to tell the user when llama.cpp can't be compiled here. A compiler without its headers doesn't count."""
+    for language, variable, names, suffix, program in (
+        ("C", "CC", C_COMPILERS, ".c", C_PROGRAM),
+        ("C++", "CXX", CXX_COMPILERS, ".cc", CXX_PROGRAM),
+    ):
+        chosen = os.environ.get(variable)
+        # $CC may carry options ("gcc -m64") and is then more than a name; CMake takes the first word as the program.
+        found = [path for name in ([chosen.split()[0]] if chosen else names) if (path := shutil.which(name))]
+        if not found:
+            return f"no {language} compiler found, and llama.cpp has to be compiled ({HOW_TO_INSTALL})"
+        if not _compiles(found[0], suffix, program):
+            return f"{found[0]} can't compile a small {language} program: headers missing? ({HOW_TO_INSTALL})"
+    return None
+
+
+def _compiles(compiler: str, suffix: str, program: str) -> bool:
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder, f"probe{suffix}")
+        source.write_text(program)
+        command = [compiler, str(source), "-o", str(Path(folder, "probe"))]
+        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+
+
+def usable_cores() -> int:
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1

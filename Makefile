@@ -1,0 +1,40 @@
+# `make run` and `make test` are all that a newcomer needs; `make help` lists the rest.
+PYTHON ?= python3
+PORT ?= 8080
+WORKER_PORT ?= 8000
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help run test setup models lint fmt protos clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+run: ## worker and sidecar, set up from nothing [MODEL=x.gguf PORT= WORKER_PORT= WORKER_ARGS= SIDECAR_ARGS=]
+	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
+	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
+
+test: setup models lint ## everything that is checked, set up from nothing [PYTEST_ARGS="-k name"]
+	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+
+setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp of your own]
+	@exec $(PYTHON) -m scripts.setup worker test
+
+models: setup ## what the tests need besides packages: two small models, the old openai client
+	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 openai-0.28
+
+lint: setup ## ruff, mypy, and whether the generated stubs are those of the .proto
+	@$(BIN)/ruff check
+	@$(BIN)/ruff format --check
+	@$(BIN)/mypy
+	@PYTHON=$(BIN)/python scripts/gen_protos.sh --check
+
+fmt: setup ## formats the Python files
+	@$(BIN)/ruff check --fix --quiet
+	@$(BIN)/ruff format
+
+protos: setup ## regenerates the stubs from the .proto
+	@PYTHON=$(BIN)/python scripts/gen_protos.sh
+
+clean: ## removes what was set up or built here; downloaded models stay in the user's cache
+	@rm -rf .venv .models .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

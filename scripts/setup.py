@@ -9,8 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import hashlib
-import json
 import os
 import shlex
 import subprocess
@@ -22,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
-from scripts import children, toolchain
+from scripts import children, stamp, toolchain
 from scripts.errors import Fail, run_main
 from scripts.progress import REDRAW_S, PipActivity, ProgressLine
 
@@ -33,8 +31,6 @@ STAMP = VENV / "anyserve-stamp.json"
 CACHE = ROOT / ".cache"
 LOG = CACHE / "setup.log"
 LOG_LINES_SHOWN = 15
-
-Stamp = dict[str, object]
 
 
 def main() -> int:
@@ -47,44 +43,18 @@ def ensure_venv(extras: set[str]) -> None:
     toolchain.require_python()
     CACHE.mkdir(exist_ok=True)
     with _lock(CACHE / "setup.lock"):
-        have = _read_stamp()
-        if not _venv_works(have):
-            have = {}
+        have = stamp.read(STAMP)
+        if have.root not in ("", str(ROOT)) or not _venv_works():
+            have = stamp.Stamp()
             _make_venv()
-        # What an earlier run installed stays: `make run` after `make test` doesn't undo it.
-        extras = extras | set(_listed(have.get("extras")))
-        want = _wanted_stamp(extras, have)
-        if have != want:
+        want = have.wanted(ROOT, (ROOT / "pyproject.toml").read_bytes(), extras, os.environ)
+        if want != have:
             STAMP.unlink(missing_ok=True)
-            _install(extras, rebuild=want["cmake_args"] != have.get("cmake_args", ""))
-            STAMP.write_text(json.dumps(want))
+            _install(want.extras, rebuild_llama=want.cmake_args != have.cmake_args)
+            stamp.write(STAMP, want)
 
 
-def _wanted_stamp(extras: set[str], have: Stamp) -> Stamp:
-    return {
-        "root": str(ROOT),  # an editable install and the scripts in bin/ break when the checkout moves
-        "pyproject": hashlib.sha256((ROOT / "pyproject.toml").read_bytes()).hexdigest(),
-        "extras": sorted(extras),
-        # Unset means: whatever build is there is fine, so that CUDA is asked for once.
-        "cmake_args": os.environ.get("CMAKE_ARGS", have.get("cmake_args", "")),
-    }
-
-
-def _read_stamp() -> Stamp:
-    try:
-        stamp = json.loads(STAMP.read_text())
-    except (OSError, ValueError):
-        return {}
-    return stamp if isinstance(stamp, dict) else {}
-
-
-def _listed(value: object) -> list[str]:
-    return [str(item) for item in value] if isinstance(value, list) else []
-
-
-def _venv_works(stamp: Stamp) -> bool:
-    if stamp and stamp.get("root") != str(ROOT):
-        return False
+def _venv_works() -> bool:
     try:
         return subprocess.run([VENV_PYTHON, "-c", "import pip"], capture_output=True, check=False).returncode == 0
     except OSError:
@@ -100,17 +70,24 @@ def _make_venv() -> None:
         raise Fail(f"could not make {VENV}: {reason[-1] if reason else 'no reason given'}")
 
 
-def _install(extras: set[str], rebuild: bool) -> None:
-    if "worker" in extras and (missing := toolchain.missing_compiler()) and (rebuild or not _llama_wheel_at_hand()):
-        raise Fail(missing)
+def _install(extras: tuple[str, ...], rebuild_llama: bool) -> None:
+    if "worker" in extras:
+        try:
+            toolchain.require_compilers()
+        except Fail:
+            if rebuild_llama or not _llama_wheel_at_hand():
+                raise
     env = _pip_environment()
-    print(f"installing into {VENV.name} ({', '.join(sorted(extras)) or 'sidecar only'}); the log is {LOG}", flush=True)
+    print(
+        f"installing into {VENV.name} ({', '.join(extras) or 'sidecar only'}); the log is {LOG.relative_to(ROOT)}",
+        flush=True,
+    )
     started = time.monotonic()
     with LOG.open("w") as log:
-        if rebuild:
+        if rebuild_llama:
             # pip's cache knows a wheel by its version alone, and would hand out one built with other options.
             _pip(["--no-cache-dir", "--force-reinstall", "--no-deps", _llama_requirement()], env, log)
-        target = f"{ROOT}[{','.join(sorted(extras))}]" if extras else str(ROOT)
+        target = f"{ROOT}[{','.join(extras)}]" if extras else str(ROOT)
         _pip(["--editable", target], env, log)
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
 
@@ -156,7 +133,7 @@ def _pip(arguments: list[str], env: dict[str, str], log: IO[str]) -> None:
         progress.clear()
     if status:
         print("\n".join(tail), file=sys.stderr)
-        raise Fail(f"the installation failed, see the lines above and {LOG}")
+        raise Fail(f"the installation failed, see the lines above and {LOG.relative_to(ROOT)}")
 
 
 def _llama_requirement() -> str:

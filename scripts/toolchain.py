@@ -45,8 +45,8 @@ def require_venv() -> None:
         raise Fail("Python's venv and ensurepip modules are missing (Debian, Ubuntu: apt install python3-venv)")
 
 
-def missing_compiler() -> str | None:
-    """What to tell the user when llama.cpp can't be compiled here. A compiler without its headers doesn't count."""
+def require_compilers() -> None:
+    """Those that CMake will find. One without its headers doesn't count."""
     for language, variable, names, suffix, program in (
         ("C", "CC", C_COMPILERS, ".c", C_PROGRAM),
         ("C++", "CXX", CXX_COMPILERS, ".cc", CXX_PROGRAM),
@@ -55,10 +55,9 @@ def missing_compiler() -> str | None:
         # $CC may carry options ("gcc -m64") and is then more than a name; CMake takes the first word as the program.
         found = [path for name in ([chosen.split()[0]] if chosen else names) if (path := shutil.which(name))]
         if not found:
-            return f"no {language} compiler found, and llama.cpp has to be compiled ({HOW_TO_INSTALL})"
+            raise Fail(f"no {language} compiler found, and llama.cpp has to be compiled ({HOW_TO_INSTALL})")
         if not _compiles(found[0], suffix, program):
-            return f"{found[0]} can't compile a small {language} program: headers missing? ({HOW_TO_INSTALL})"
-    return None
+            raise Fail(f"{found[0]} can't compile a small {language} program: headers missing? ({HOW_TO_INSTALL})")
 
 
 def _compiles(compiler: str, suffix: str, program: str) -> bool:

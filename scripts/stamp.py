@@ -1,0 +1,41 @@
+"""What is installed in .venv, as a small file in it says. PURE but for `read` and `write`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+
+@dataclass(frozen=True)
+class Stamp:
+    root: str = ""  # an editable install and the scripts in bin/ break when the checkout moves
+    pyproject: str = ""  # its SHA-256
+    extras: tuple[str, ...] = ()
+    cmake_args: str = ""  # the user's own, for llama.cpp
+
+    def wanted(self, root: Path, pyproject: bytes, extras: set[str], env: Mapping[str, str]) -> Stamp:
+        """What is to be installed where this is; the same stamp when there is nothing to do."""
+        return Stamp(
+            root=str(root),
+            pyproject=hashlib.sha256(pyproject).hexdigest(),
+            # What an earlier run installed stays: `make run` after `make test` doesn't undo it.
+            extras=tuple(sorted(extras.union(self.extras))),
+            # Unset means: whatever build is there is fine, so that CUDA is asked for once.
+            cmake_args=env.get("CMAKE_ARGS", self.cmake_args),
+        )
+
+
+def read(path: Path) -> Stamp:
+    try:
+        fields = json.loads(path.read_text())
+        return Stamp(**{**fields, "extras": tuple(fields["extras"])})
+    except (OSError, ValueError, TypeError, KeyError):
+        return Stamp()
+
+
+def write(path: Path, stamp: Stamp) -> None:
+    path.write_text(json.dumps(dataclasses.asdict(stamp)))

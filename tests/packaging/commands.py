@@ -1,0 +1,50 @@
+"""Runs the project's own commands as a user does, in a process of their own."""
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def run(*command: str, env: Mapping[str, str] = {}, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
+    """`env` is added to ours; what isn't finished after a minute has failed."""
+    # The make that runs these tests would otherwise be the parent of one that we run.
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    return subprocess.run(
+        command, env={**ours, **env}, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+    )
+
+
+def script(
+    name: str, *arguments: str, env: Mapping[str, str] = {}, cwd: Path = ROOT
+) -> subprocess.CompletedProcess[str]:
+    return run(sys.executable, "-m", f"scripts.{name}", *arguments, env=env, cwd=cwd)
+
+
+def copy_of_checkout(folder: Path) -> Path:
+    """A checkout in which nothing was set up, with the files that the scripts read."""
+    folder.mkdir(exist_ok=True)
+    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("Makefile", "pyproject.toml"):
+        shutil.copy(ROOT / name, folder)
+    return folder
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def only_line(result: subprocess.CompletedProcess[str]) -> str:
+    """What a command that failed said; one line is all it may say."""
+    assert result.returncode != 0
+    lines = result.stderr.splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]

@@ -1,0 +1,155 @@
+"""`make run` with stand-ins for both programs: how it starts, how it ends, and what it says when it can't."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.packaging.commands import ROOT, free_port, only_line, run, script
+
+STANDIN = str(Path(__file__).with_name("standin.py"))
+
+
+class Pair:
+    """A `make run` with two stand-ins, and what became of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.log = folder / "standins.log"
+        self.model = folder / "model.gguf"
+        self.model.touch()
+        self.port, self.worker_port = free_port(), free_port()
+        self.process: subprocess.Popen[str] | None = None
+
+    @property
+    def arguments(self) -> list[str]:
+        return [
+            f"--model={self.model}",
+            f"--port={self.port}",
+            f"--worker-port={self.worker_port}",
+            f"--worker={sys.executable} {STANDIN} worker",
+            f"--sidecar={sys.executable} {STANDIN} sidecar",
+        ]
+
+    def start(self, **env: str) -> subprocess.Popen[str]:
+        self.process = subprocess.Popen(
+            [sys.executable, "-m", "scripts.run", *self.arguments],
+            cwd=ROOT,
+            env={**os.environ, "STANDIN_LOG": str(self.log), **env},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+        )
+        return self.process
+
+    def until_ready(self) -> str:
+        assert self.process
+        assert self.process.stdout
+        said = ""
+        for line in self.process.stdout:
+            said += line
+            if "Ctrl-C" in line:
+                return said
+        raise AssertionError(f"it never got ready: {said} {self.process.communicate()[1]}")
+
+    def notes(self) -> list[str]:
+        return [line for line in self.log.read_text().splitlines() if "pid=" not in line]
+
+    def pids(self) -> list[int]:
+        return [int(line.partition("pid=")[2]) for line in self.log.read_text().splitlines() if "pid=" in line]
+
+    def left_running(self) -> list[int]:
+        return [pid for pid in self.pids() if Path(f"/proc/{pid}").exists()] if sys.platform == "linux" else []
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> Iterator[Pair]:
+    pair = Pair(tmp_path)
+    yield pair
+    if pair.process:
+        with pair.process:
+            pair.process.kill()
+
+
+def test_prints_a_command_to_paste_when_a_request_works(pair: Pair) -> None:
+    pair.start()
+    said = pair.until_ready()
+    assert f"curl http://127.0.0.1:{pair.port}/v1/chat/completions" in said
+    assert f"127.0.0.1:{pair.worker_port}" in said
+    assert str(pair.model) in said
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_a_signal_ends_both(pair: Pair, number: signal.Signals) -> None:
+    process = pair.start()
+    pair.until_ready()
+    # To the whole group, as a terminal does: the two must hear of it once, from us.
+    os.killpg(process.pid, number)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert sorted(pair.notes()) == ["sidecar SIGTERM", "worker SIGTERM"]
+    assert pair.left_running() == []
+
+
+def test_a_signal_while_starting_ends_both(pair: Pair) -> None:
+    process = pair.start(STANDIN_STATUS="503")
+    deadline = time.monotonic() + 20
+    while not (pair.log.exists() and len(pair.pids()) == 2):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, errors = process.communicate(timeout=20)
+    assert (process.returncode, errors) == (0, "")
+    assert pair.left_running() == []
+
+
+@pytest.mark.parametrize(("dies", "lives"), [("worker", "sidecar"), ("sidecar", "worker")])
+def test_when_one_ends_the_other_is_ended(pair: Pair, dies: str, lives: str) -> None:
+    process = pair.start(STANDIN_DIES=dies)
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors == f"error: the {dies} ended with exit code 7\n"
+    assert pair.notes() == [f"{lives} SIGTERM"]
+    assert pair.left_running() == []
+
+
+def test_a_request_that_fails_for_good_is_an_error(pair: Pair) -> None:
+    process = pair.start(STANDIN_STATUS="400")
+    _, errors = process.communicate(timeout=20)
+    assert process.returncode == 1
+    assert errors == 'error: both run, but a request failed with 400: {"a": "word"}\n'
+    assert pair.left_running() == []
+
+
+@pytest.mark.parametrize(("who", "variable"), [("worker", "WORKER_PORT"), ("sidecar", "PORT")])
+def test_a_port_in_use_is_one_line(pair: Pair, who: str, variable: str) -> None:
+    port = pair.worker_port if who == "worker" else pair.port
+    with socket.socket() as other:
+        other.bind(("0.0.0.0", port))
+        other.listen()
+        line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
+    assert line.startswith(f"error: port {port} can't be had for the {who}: Address already in use")
+    assert f"make run {variable}={port + 1}" in line
+    assert not pair.log.exists()
+
+
+def test_a_missing_model_is_one_line(pair: Pair) -> None:
+    pair.model.unlink()
+    line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
+    assert line == f"error: there is no model file {pair.model}"
+    assert not pair.log.exists()
+
+
+def test_make_hands_its_variables_over(pair: Pair) -> None:
+    python, model = f"PYTHON={sys.executable}", f"MODEL={pair.model}.no"
+    result = run("make", "run", python, model, f"PORT={pair.port}", f"WORKER_PORT={pair.worker_port}")
+    assert result.returncode != 0
+    error, make = result.stderr.splitlines()
+    assert error == f"error: there is no model file {pair.model}.no"
+    assert make.startswith("make: ***")

@@ -1,0 +1,87 @@
+"""Setting up where something is missing: one line that names it, and nothing half done."""
+
+import shutil
+from pathlib import Path
+
+import pytest
+
+from scripts import stamp
+from scripts.stamp import Stamp
+from tests.packaging.commands import copy_of_checkout, only_line, script
+
+NEW = Stamp()
+# pip must find nothing that spares the compiling: no index, no wheel that it built before.
+OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
+
+
+@pytest.fixture
+def checkout(tmp_path: Path) -> Path:
+    return copy_of_checkout(tmp_path)
+
+
+@pytest.fixture
+def offline(tmp_path: Path) -> dict[str, str]:
+    return {**OFFLINE, "PIP_CACHE_DIR": str(tmp_path / "pip-cache")}
+
+
+def path_without_compilers(folder: Path) -> str:
+    folder.mkdir()
+    for tool in ("sh", "uname"):
+        where = shutil.which(tool)
+        assert where
+        (folder / tool).symlink_to(where)
+    return str(folder)
+
+
+def test_a_missing_compiler_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
+    env = {**offline, "PATH": path_without_compilers(checkout / "bin")}
+    line = only_line(script("setup", "worker", env=env, cwd=checkout))
+    assert line.startswith("error: no C compiler found, and llama.cpp has to be compiled (")
+    assert "build-essential" in line
+
+
+def test_a_compiler_that_does_not_work_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
+    line = only_line(script("setup", "worker", env={**offline, "CXX": "false"}, cwd=checkout))
+    assert "false can't compile a small C++ program" in line
+
+
+def test_a_failed_installation_shows_the_end_of_its_log(checkout: Path, offline: dict[str, str]) -> None:
+    result = script("setup", env=offline, cwd=checkout)
+    assert result.returncode == 1
+    *lines, last = result.stderr.splitlines()
+    assert last == "error: the installation failed, see the lines above and .cache/setup.log"
+    assert any("setuptools" in line for line in lines)
+    # What failed is tried again.
+    assert not (checkout / ".venv" / "anyserve-stamp.json").exists()
+
+
+def wanted(
+    have: Stamp = NEW, *, extras: str = "worker", pyproject: bytes = b"1", root: str = "/r", **env: str
+) -> Stamp:
+    return have.wanted(Path(root), pyproject, set(extras.split()), env)
+
+
+def test_nothing_is_done_twice() -> None:
+    assert wanted(wanted()) == wanted()
+    assert wanted() != NEW
+
+
+def test_what_changes_is_installed() -> None:
+    assert wanted(wanted(), pyproject=b"2") != wanted()
+    assert wanted(wanted(), root="/elsewhere") != wanted()
+    assert wanted(wanted(), extras="worker test") != wanted()
+    assert wanted(wanted(), CMAKE_ARGS="-DGGML_CUDA=on") != wanted()
+
+
+def test_what_was_asked_for_once_stays() -> None:
+    everything = wanted(extras="worker test", CMAKE_ARGS="-DGGML_CUDA=on")
+    assert wanted(everything) == everything
+
+
+def test_a_stamp_is_read_as_written(tmp_path: Path) -> None:
+    path = tmp_path / "stamp"
+    assert stamp.read(path) == NEW
+    stamp.write(path, wanted(extras="worker test"))
+    assert stamp.read(path) == wanted(extras="worker test")
+    path.write_text('{"extras": 3}')
+    assert stamp.read(path) == NEW

@@ -1,0 +1,81 @@
+"""`python -m anyserve_worker`, and the console script `anyserve`."""
+
+import asyncio
+import logging
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
+
+
+@click.command(context_settings={"auto_envvar_prefix": ENV_PREFIX, "max_content_width": 100})
+@click.option(
+    "--model",
+    "models",
+    multiple=True,
+    show_envvar=True,
+    metavar="[NAME=]PATH",
+    help="GGUF file to serve, repeatable; the first is the default. Without a name, its file name is taken.",
+)
+@click.option("--healthcheck", is_flag=True, help="Ask a running worker on --port whether it is ready; exit 0 or 1.")
+@common_options
+def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
+    """Serve GGUF models on llama.cpp over the KServe v2 gRPC protocol."""
+    if healthcheck:
+        sys.exit(_check_health(values["port"]))
+    if not models:
+        raise click.UsageError("no model: give --model /path/to/model.gguf")
+    _run(parse_models(models), values)
+
+
+@click.group(context_settings={"auto_envvar_prefix": "ANYSERVE", "max_content_width": 100})
+def anyserve() -> None:
+    """AnyServe: serve language models over the KServe v2 gRPC protocol."""
+
+
+@anyserve.command(context_settings={"auto_envvar_prefix": ENV_PREFIX})
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("--name", default=None, help="Name of the model. Default: its file name.")
+@common_options
+def serve(model: Path, name: str | None, **values: Any) -> None:
+    """Serve the GGUF file MODEL."""
+    _run(parse_models((f"{name}={model}" if name else str(model),)), values)
+
+
+def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
+    server_options, model_options = build(models, values)
+    logging.basicConfig(
+        level=server_options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    for _, path in models:
+        if not path.is_file():
+            raise click.ClickException(f"{path}: no such model file")
+    # Imports llama.cpp, which --help and a wrong option need not wait for.
+    from anyserve_worker.model_runner import LoadError
+    from anyserve_worker.server import StartError, serve
+
+    try:
+        asyncio.run(serve(server_options, model_options))
+    except (LoadError, StartError) as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _check_health(port: int) -> int:
+    with grpc.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
+        try:
+            stub: Any = health_pb2_grpc.HealthStub(channel)
+            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+        except grpc.RpcError:
+            return 1
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines about a port in use; ours says it better.
+    main(prog_name="python -m anyserve_worker")

@@ -1,0 +1,162 @@
+"""Options of the command line, each also an environment variable; one list for both commands."""
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import click
+
+from anyserve_worker import __version__
+from anyserve_worker.cpus import detect_cpus
+from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, ModelOptions
+from protos import contract
+
+ENV_PREFIX = "ANYSERVE_WORKER"
+DEFAULT_PORT = 8000
+_DEFAULTS = ModelOptions()
+
+
+@dataclass(frozen=True, slots=True)
+class ServerOptions:
+    models: tuple[tuple[str, Path], ...]
+    """(name, path), the default model first."""
+    host: str
+    port: int
+    """0: any free one."""
+    drain_timeout: float
+    """Seconds that running requests get after SIGTERM."""
+    log_level: str
+    threads: int
+    """Processors that this process may use."""
+
+
+def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
+    """`name=path`, or a path whose file name becomes the model's name. Raises click.BadParameter."""
+    models: dict[str, Path] = {}
+    for value in values:
+        # A path that exists may contain "=" itself.
+        name, separator, path = ("", "", value) if Path(value).exists() else value.partition("=")
+        if not separator:
+            path = value
+            name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE)
+        if not name or not path:
+            raise click.BadParameter(f"{value!r} is neither a path nor name=path", param_hint="--model")
+        if name in models:
+            raise click.BadParameter(f"two models are called {name!r}", param_hint="--model")
+        models[name] = Path(path)
+    return tuple(models.items())
+
+
+def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
+    attributes.setdefault("show_default", True)
+    return click.option(*names, show_envvar=True, **attributes)
+
+
+_at_least_1 = click.IntRange(min=1)
+_or_auto = click.IntRange(min=0)
+
+_OPTIONS = (
+    _option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 in a container."),
+    _option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="Port of the gRPC server; 0: any."),
+    _option(
+        "--n-ctx",
+        default=_DEFAULTS.n_ctx,
+        type=_or_auto,
+        help=f"Context length of one sequence, in tokens. 0: the model's own, at most {DEFAULT_MAX_CONTEXT}.",
+    ),
+    _option(
+        "--kv-cells",
+        default=_DEFAULTS.kv_cells,
+        type=_or_auto,
+        help="KV cells (tokens) that all sequences and cached prefixes share. 0: as many as --n-ctx.",
+    ),
+    _option(
+        "--parallel", default=_DEFAULTS.parallel, type=click.IntRange(1, 256), help="Most sequences computed at once."
+    ),
+    _option(
+        "--cached-sequences",
+        default=_DEFAULTS.cached_sequences,
+        type=click.IntRange(0, 255),
+        help="Finished sequences whose prefix may be kept for reuse.",
+    ),
+    _option(
+        "--max-queue",
+        default=_DEFAULTS.max_queue,
+        type=_or_auto,
+        help="Requests that may wait beyond --parallel; more get RESOURCE_EXHAUSTED.",
+    ),
+    _option("--n-batch", default=_DEFAULTS.n_batch, type=_at_least_1, help="Most tokens in one step."),
+    _option("--n-ubatch", default=_DEFAULTS.n_ubatch, type=_at_least_1, help="Most tokens llama.cpp computes at once."),
+    _option(
+        "--prefill-chunk",
+        default=_DEFAULTS.prefill_chunk,
+        type=_at_least_1,
+        help="Most prompt tokens in a step while others are generating: how long a new prompt may hold them up.",
+    ),
+    _option(
+        "--threads",
+        default=_DEFAULTS.threads,
+        type=_or_auto,
+        help="Threads for generation. 0: as many as the CPU affinity and the cgroup's quota allow.",
+    ),
+    _option(
+        "--threads-batch", default=_DEFAULTS.threads_batch, type=_or_auto, help="Threads for prompts. 0: as --threads."
+    ),
+    _option(
+        "--n-gpu-layers", default=_DEFAULTS.n_gpu_layers, type=int, help="Layers to put on a GPU, if any. -1: all."
+    ),
+    _option(
+        "--flash-attention",
+        default=_DEFAULTS.flash_attention,
+        type=click.Choice(FLASH_ATTENTION),
+        help="auto: where the model and the device can.",
+    ),
+    _option("--cache-type-k", default=_DEFAULTS.cache_type_k, type=click.Choice(CACHE_TYPES), help="Type of K cells."),
+    _option("--cache-type-v", default=_DEFAULTS.cache_type_v, type=click.Choice(CACHE_TYPES), help="Type of V cells."),
+    _option("--mmap/--no-mmap", default=_DEFAULTS.mmap, help="Map the model file instead of reading it."),
+    _option("--mlock", is_flag=True, default=_DEFAULTS.mlock, help="Keep the model in RAM."),
+    _option(
+        "--swa-full/--no-swa-full",
+        default=_DEFAULTS.swa_full,
+        help="Models with a sliding window: keep all cells, so that prefixes stay reusable; takes more memory.",
+    ),
+    _option(
+        "--drain-timeout",
+        default=25.0,
+        type=click.FloatRange(min=0),
+        help="Seconds that running requests get to finish after SIGTERM.",
+    ),
+    _option(
+        "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Least to log."
+    ),
+)
+
+
+def common_options(command: Callable[..., None]) -> Callable[..., None]:
+    """Adds the options that `python -m anyserve_worker` and `anyserve serve` share, in the order of the list."""
+    for option in reversed((*_OPTIONS, click.version_option(__version__))):
+        command = option(command)
+    return command
+
+
+def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
+    """From the values of `common_options`. Raises click.UsageError."""
+    for name, _ in models:
+        if name in (contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM, contract.ANYSERVE_MODEL_INFO):
+            raise click.UsageError(f"a model cannot be called {name!r}: that name is part of AnyServe's protocol")
+    if values["parallel"] > values["n_batch"]:
+        raise click.UsageError("--parallel must not be larger than --n-batch: a step takes one token of each sequence")
+    model_options = ModelOptions(**{f.name: values[f.name] for f in fields(ModelOptions)})
+    if 0 < model_options.kv_cells < model_options.n_ctx:
+        raise click.UsageError("--kv-cells must not be smaller than --n-ctx")
+    server_options = ServerOptions(
+        models=models,
+        host=values["host"],
+        port=values["port"],
+        drain_timeout=values["drain_timeout"],
+        log_level=values["log_level"],
+        threads=detect_cpus(),
+    )
+    return server_options, model_options

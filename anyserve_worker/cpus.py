@@ -1,0 +1,59 @@
+"""How many processors this process may really use.
+
+Never the host's core count: a pod with a CPU limit is stopped for the rest of each period once its threads have used
+the quota up, and llama.cpp's threads, which spin while they wait for each other, use it up fastest.
+"""
+
+import os
+from pathlib import Path
+
+
+def usable_cpus(affinity: int, quota: float | None) -> int:
+    """Whole processors within the affinity mask and the quota (in processors; None is unlimited); at least 1."""
+    return max(1, affinity if quota is None else min(affinity, int(quota)))
+
+
+def detect_cpus(root: Path = Path("/")) -> int:
+    return usable_cpus(len(os.sched_getaffinity(0)), cgroup_quota(root))
+
+
+def cgroup_quota(root: Path = Path("/")) -> float | None:
+    """The tightest CPU quota, in processors, of this process's cgroup and those above it; None if there is none.
+
+    Formats: Linux Documentation/admin-guide/cgroup-v2.rst (`cpu.max`: "quota period", or "max period") and
+    scheduler/sched-bwc.rst (version 1: `cpu.cfs_quota_us`, -1 for none, `cpu.cfs_period_us`).
+    """
+    quotas = [quota for directory in _cgroup_directories(root) if (quota := _quota(directory)) is not None]
+    return min(quotas, default=None)
+
+
+def _cgroup_directories(root: Path) -> list[Path]:
+    directories = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if not controllers:
+            mount = root / "sys/fs/cgroup"
+        elif "cpu" in controllers.split(","):
+            mount = root / "sys/fs/cgroup/cpu"
+        else:
+            continue
+        # Inside a container the path may be the host's, which is not mounted: the mount's root is then our group.
+        relative = Path(path.lstrip("/"))
+        directories += [mount / part for part in (relative, *relative.parents)]
+    return directories
+
+
+def _quota(directory: Path) -> float | None:
+    fields = _read(directory / "cpu.max").split()
+    if not fields:
+        fields = (_read(directory / "cpu.cfs_quota_us") + " " + _read(directory / "cpu.cfs_period_us")).split()
+    if len(fields) != 2 or fields[0] in ("max", "-1"):
+        return None
+    return int(fields[0]) / int(fields[1])
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,0 +1,246 @@
+"""Who owns which KV cells, and which prefixes can be used again. PURE.
+
+The model has `n_cells` KV cells, one a token, in one pool, and `n_sequences` llama sequence ids that refer to them. A
+sequence id belongs to a running sequence, or to a finished one whose cells are kept as a cached prefix, or is free.
+Sequences that share a prefix share its cells: a cell is free when the last of them lets go. Cached prefixes are
+evicted, the least recently used first, when cells or sequence ids run short.
+
+What can really be done with the cells depends on the model, so it is asked: `Memory`.
+"""
+
+from array import array
+from collections import Counter
+from dataclasses import dataclass, field
+from typing import Protocol
+
+
+class Memory(Protocol):
+    """The model's KV memory. Positions are those of the tokens in their sequence."""
+
+    def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
+        """How many of the first `n` tokens of a sequence of `length` can be used again: `n`, fewer, or 0.
+
+        Memory that cannot be cut (recurrent) gives all or nothing; a sliding window, nothing once it has moved on.
+        """
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        """Makes the first `n` tokens of `source` the content of `target`, which is empty."""
+
+    def truncate(self, seq_id: int, n: int) -> bool:
+        """Forgets all but the first `n` tokens. False if this memory can only forget all of them, and did."""
+
+
+@dataclass(slots=True)
+class _Entry:
+    tokens: "array[int]"
+    """Of a running sequence: the sequence's own array, which grows."""
+    cells: list[int]
+    """Taken for `tokens[:len(cells)]`; reserved ahead of the computation."""
+    n_computed: int
+    running: bool
+    last_used: int
+    """Counts up with every release: the smallest is the least recently used."""
+
+
+@dataclass(slots=True)
+class KVCache:
+    memory: Memory
+    n_cells: int
+    n_sequences: int
+    _free_cells: list[int] = field(init=False)
+    _owners: list[int] = field(init=False)
+    """How many entries share each cell."""
+    _free_ids: list[int] = field(init=False)
+    _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
+    _uses: int = field(init=False, default=0)
+
+    def __post_init__(self) -> None:
+        self._free_cells = list(range(self.n_cells))
+        self._owners = [0] * self.n_cells
+        self._free_ids = list(range(self.n_sequences))
+
+    # ---- What there is
+
+    @property
+    def n_free_cells(self) -> int:
+        return len(self._free_cells)
+
+    @property
+    def n_cached_sequences(self) -> int:
+        return sum(not entry.running for entry in self._entries.values())
+
+    def promised_prefix(self, tokens: "array[int]") -> int:
+        """The longest prefix of `tokens` that a running sequence has yet to compute to its end; 0 if there is none."""
+        common = (
+            (common_prefix(entry.tokens, tokens), entry.n_computed) for entry in self._entries.values() if entry.running
+        )
+        return max((n for n, n_computed in common if n > n_computed), default=0)
+
+    def best_prefix(self, tokens: "array[int]") -> tuple[int, int]:
+        """(sequence id, length) of the longest prefix that can be used again; (-1, 0) if there is none.
+
+        The last token is never part of it: it has to be computed for its logits.
+        """
+        best = (-1, 0)
+        for seq_id, entry in self._entries.items():
+            n = min(common_prefix(entry.tokens, tokens), entry.n_computed, len(tokens) - 1)
+            if n > best[1]:
+                n = self.memory.usable_prefix(seq_id, entry.n_computed, n)
+                if n > best[1]:
+                    best = (seq_id, n)
+        return best
+
+    # ---- Taking and giving back
+
+    def acquire(self, tokens: "array[int]") -> tuple[int, int] | None:
+        """Gives a new running sequence an id and cells for all of `tokens`, using again what it can.
+
+        Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room. The
+        array is kept: it may grow, but its prefix must not change while the sequence has the id.
+        """
+        source, n = self.best_prefix(tokens)
+        if not self._make_room(len(tokens) - n, spare=source):
+            if source < 0 or self._entries[source].running:
+                return None
+            # The prefix itself is in the way of its user: do without it.
+            source, n = -1, 0
+            if not self._make_room(len(tokens)):
+                return None
+        taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
+        if taken is None:
+            return None
+        seq_id, cells = taken
+        self._entries[seq_id] = _Entry(tokens, cells, n, running=True, last_used=self._uses)
+        self._take_cells(cells, len(tokens) - n)
+        return seq_id, n
+
+    def grow(self, seq_id: int, n: int) -> bool:
+        """Sees to it that a running sequence has cells for `n` tokens. False if there is no room."""
+        cells = self._entries[seq_id].cells
+        missing = n - len(cells)
+        if missing > 0:
+            if not self._make_room(missing):
+                return False
+            self._take_cells(cells, missing)
+        return True
+
+    def commit(self, seq_id: int, n_computed: int) -> None:
+        """The cells of the first `n_computed` tokens are now filled, and others may use them."""
+        self._entries[seq_id].n_computed = n_computed
+
+    def release(self, seq_id: int) -> None:
+        """The sequence is no longer running; what it computed becomes a cached prefix."""
+        entry = self._entries[seq_id]
+        if entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
+            self._drop(seq_id)
+            return
+        self._free(entry.cells[entry.n_computed :])
+        del entry.cells[entry.n_computed :]
+        entry.tokens = entry.tokens[: entry.n_computed]
+        entry.running = False
+        self._uses += 1
+        entry.last_used = self._uses
+
+    def evict_all(self) -> int:
+        """Drops every cached prefix; returns how many there were."""
+        cached = [seq_id for seq_id, entry in self._entries.items() if not entry.running]
+        for seq_id in cached:
+            self._drop(seq_id)
+        return len(cached)
+
+    def clear(self) -> None:
+        """Drops everything, running sequences included."""
+        for seq_id in list(self._entries):
+            self._drop(seq_id)
+
+    # ---- Inside
+
+    def _may_take_over(self, source: int, n: int) -> bool:
+        """A cached prefix that is used whole goes over to its user; one that is needed again stays."""
+        if source < 0 or self._entries[source].running:
+            return False
+        return n == self._entries[source].n_computed or not (self._free_ids or self._lru(spare=source))
+
+    def _take_over(self, source: int, n: int) -> tuple[int, list[int]]:
+        entry = self._entries.pop(source)
+        if n < entry.n_computed:
+            self.memory.truncate(source, n)
+            self._free(entry.cells[n:])
+        return source, entry.cells[:n]
+
+    def _fork(self, source: int, n: int) -> tuple[int, list[int]] | None:
+        if not self._free_ids:
+            victim = self._lru(spare=source)
+            if victim is None:
+                return None
+            self._drop(victim)
+        seq_id = self._free_ids.pop()
+        if source < 0:
+            return seq_id, []
+        self.memory.copy(source, seq_id, n)
+        self._uses += 1
+        self._entries[source].last_used = self._uses
+        cells = self._entries[source].cells[:n]
+        for cell in cells:
+            self._owners[cell] += 1
+        return seq_id, cells
+
+    def _lru(self, spare: int = -1) -> int | None:
+        cached = [
+            (entry.last_used, seq_id)
+            for seq_id, entry in self._entries.items()
+            if not entry.running and seq_id != spare
+        ]
+        return min(cached)[1] if cached else None
+
+    def _make_room(self, n: int, spare: int = -1) -> bool:
+        """Evicts cached prefixes, except `spare`, until `n` cells are free; none if that would not be enough."""
+        if len(self._free_cells) < n and len(self._free_cells) + self._n_evictable(spare) < n:
+            return False
+        while len(self._free_cells) < n:
+            victim = self._lru(spare)
+            assert victim is not None
+            self._drop(victim)
+        return True
+
+    def _n_evictable(self, spare: int) -> int:
+        """Cells that only cached prefixes hold."""
+        held: Counter[int] = Counter()
+        for seq_id, entry in self._entries.items():
+            if not entry.running and seq_id != spare:
+                held.update(entry.cells)
+        return sum(self._owners[cell] == n for cell, n in held.items())
+
+    def _take_cells(self, cells: list[int], n: int) -> None:
+        for _ in range(n):
+            cell = self._free_cells.pop()
+            self._owners[cell] = 1
+            cells.append(cell)
+
+    def _free(self, cells: list[int]) -> None:
+        for cell in cells:
+            self._owners[cell] -= 1
+            if self._owners[cell] == 0:
+                self._free_cells.append(cell)
+
+    def _drop(self, seq_id: int) -> None:
+        entry = self._entries.pop(seq_id)
+        self.memory.truncate(seq_id, 0)
+        self._free(entry.cells)
+        self._free_ids.append(seq_id)
+
+
+def common_prefix(a: "array[int]", b: "array[int]") -> int:
+    """Length of the longest common prefix. Slices of arrays compare in C, so this searches by them."""
+    low, high = 0, min(len(a), len(b))
+    step = 16
+    while low < high:
+        end = min(low + step, high)
+        if a[low:end] == b[low:end]:
+            low, step = end, step * 2
+        elif end - low == 1:
+            break
+        else:
+            # The first difference lies in [low, end).
+            high, step = end - 1, (end - low) // 2
+    return low

@@ -1,0 +1,352 @@
+"""The model: the only file that imports llama_cpp.
+
+`Model` is the weights and the vocabulary, `ModelRunner` a context that computes steps on them. Nothing here is
+concurrent: a runner belongs to its engine's thread. The vocabulary's functions may be called from any thread.
+"""
+
+import ctypes
+import logging
+import os
+import secrets
+from array import array
+from collections.abc import Callable
+from pathlib import Path
+
+# A thread that waits for its siblings spins for this many rounds before it sleeps. libgomp's default is seconds when
+# it sees as many processors as threads, which starves everybody as soon as one of them is taken away. Read at load.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import llama_cpp as llama
+
+from anyserve_worker.errors import InvalidRequest, NoRoom
+from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.scheduler import Chunk
+from anyserve_worker.sequence import Sequence, token_array
+from protos import contract
+
+log = logging.getLogger(__name__)
+
+_CACHE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+"""`enum ggml_type`."""
+_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+"""`enum llama_flash_attn_type`."""
+_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
+"""(mmap, mlock) to `enum llama_load_mode`."""
+
+
+class LoadError(Exception):
+    """The model file cannot be served; the message is one line."""
+
+
+class Model:
+    """A loaded GGUF file. Raises LoadError if it cannot be loaded or generates no text."""
+
+    def __init__(self, path: Path, options: ModelOptions, on_progress: Callable[[float], None]) -> None:
+        """`on_progress` gets the loaded fraction, 0 to 1, often."""
+        if not path.is_file():
+            raise LoadError(f"{path}: no such file")
+        _native_log.start()
+        params = llama.llama_model_default_params()
+        params.n_gpu_layers = options.n_gpu_layers
+        params.load_mode = _LOAD_MODES[options.mmap, options.mlock]
+
+        def progress(fraction: float, _: ctypes.c_void_p) -> bool:
+            on_progress(fraction)
+            return True
+
+        params.progress_callback = llama.llama_progress_callback(progress)
+        handle = llama.llama_model_load_from_file(os.fsencode(path), params)
+        if not handle:
+            raise LoadError(f"{path}: {_native_log.last_error or 'llama.cpp cannot load it'}")
+        self.handle = handle
+        self.vocab = llama.llama_model_get_vocab(handle)
+        if llama.llama_model_has_encoder(handle) or not llama.llama_model_has_decoder(handle):
+            raise LoadError(f"{path}: {self.metadata('general.architecture')} models generate no text")
+        self.n_vocab = llama.llama_vocab_n_tokens(self.vocab)
+        self.n_ctx_train = llama.llama_model_n_ctx_train(handle)
+        self.n_swa = llama.llama_model_n_swa(handle)
+        self.is_recurrent = llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle)
+        self._bos = llama.llama_vocab_bos(self.vocab)
+        self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
+        self._pieces: dict[int, bytes] = {}
+        self._ends = {token for token in range(self.n_vocab) if llama.llama_vocab_is_eog(self.vocab, token)}
+
+    def metadata(self, key: str) -> str:
+        """A scalar of the GGUF metadata as text; empty if absent."""
+        length = llama.llama_model_meta_val_str(self.handle, key.encode(), ctypes.create_string_buffer(1), 1)
+        if length < 0:
+            return ""
+        buffer = ctypes.create_string_buffer(length + 1)
+        llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, length + 1)
+        return buffer.raw[:length].decode(errors="replace")
+
+    @property
+    def chat_template(self) -> str:
+        return self.metadata("tokenizer.chat_template")
+
+    @property
+    def description(self) -> str:
+        buffer = ctypes.create_string_buffer(256)
+        llama.llama_model_desc(self.handle, buffer, len(buffer))
+        return buffer.value.decode(errors="replace")
+
+    @property
+    def bos_text(self) -> str:
+        return self._token_text(self._bos)
+
+    @property
+    def eos_text(self) -> str:
+        return self._token_text(llama.llama_vocab_eos(self.vocab))
+
+    def _token_text(self, token: int) -> str:
+        """As it is written in a prompt. `piece` is empty for these tokens, since they are not part of an answer."""
+        return self._render(token, special=True).decode(errors="replace") if token >= 0 else ""
+
+    def is_end(self, token: int) -> bool:
+        """Whether the model ends its answer with this token (end of sequence, of turn, …)."""
+        return token in self._ends
+
+    def piece(self, token: int) -> bytes:
+        """The bytes that a token adds to the text; they may end inside a character."""
+        piece = self._pieces.get(token)
+        if piece is None:
+            piece = self._pieces[token] = self._render(token, special=False)
+        return piece
+
+    def _render(self, token: int, *, special: bool) -> bytes:
+        size = 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama.llama_token_to_piece(self.vocab, token, buffer, size, 0, special)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def tokenize(self, prompt: str) -> "array[int]":
+        """Raises InvalidRequest if nothing remains to start from.
+
+        Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
+        """
+        text = prompt.encode()
+        tokens = token_array(bytes(4 * (len(text) + 1)))  # No token is empty: this is room for all.
+        view = (llama.llama_token * len(tokens)).from_buffer(tokens)
+        n = llama.llama_tokenize(self.vocab, text, len(text), view, len(tokens), False, True)
+        del view
+        if n < 0:
+            raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
+        del tokens[n:]
+        if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
+            tokens.insert(0, self._bos)
+        if not tokens:
+            raise InvalidRequest(
+                f"tensor '{contract.PROMPT.name}': empty, and the model has no BOS to start from",
+                tensor=contract.PROMPT.name,
+            )
+        return tokens
+
+    def check_tokens(self, token_ids: "array[int]") -> None:
+        """Raises InvalidRequest for an id outside of the vocabulary."""
+        worst = max(token_ids)
+        if worst >= self.n_vocab:
+            name = contract.PROMPT_TOKEN_IDS.name
+            raise InvalidRequest(f"tensor '{name}': no token {worst}, the vocabulary has {self.n_vocab}", tensor=name)
+
+    def free(self) -> None:
+        llama.llama_model_free(self.handle)
+
+
+class ModelRunner:
+    """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
+
+    def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
+        """Raises LoadError if the context does not fit into memory."""
+        self.model = model
+        self.n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CONTEXT)
+        if self.n_ctx > model.n_ctx_train:
+            log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
+        self.n_batch = options.n_batch
+        self.n_sequences = min(options.parallel + options.cached_sequences, llama.llama_max_parallel_sequences())
+        params = llama.llama_context_default_params()
+        params.n_ctx = max(options.kv_cells, self.n_ctx)
+        params.n_batch = options.n_batch
+        params.n_ubatch = min(options.n_ubatch, options.n_batch)
+        params.n_seq_max = self.n_sequences
+        params.n_outputs_max = self.n_sequences  # One token's logits a sequence, not the whole batch's: room is taken.
+        params.n_threads = options.threads or threads
+        params.n_threads_batch = options.threads_batch or options.threads or threads
+        params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+        params.type_k = _CACHE_TYPES[options.cache_type_k]
+        params.type_v = _CACHE_TYPES[options.cache_type_v]
+        params.swa_full = options.swa_full
+        params.kv_unified = True  # One pool: sequences share the cells of a common prefix.
+        params.no_perf = True
+        self._ctx = llama.llama_init_from_model(model.handle, params)
+        if not self._ctx:
+            raise LoadError(f"no context of {params.n_ctx} cells: {_native_log.last_error or 'out of memory?'}")
+        self.n_cells = llama.llama_n_ctx(self._ctx)
+        self._memory = llama.llama_get_memory(self._ctx)
+        self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
+        for i in range(self.n_batch):
+            self._batch.n_seq_id[i] = 1
+        self._rows: list[int] = []
+
+    def warm_up(self) -> None:
+        """Computes one token, so that the first request does not pay for page faults and allocations."""
+        self._batch.n_tokens = 1
+        self._batch.token[0] = self._batch.pos[0] = self._batch.seq_id[0][0] = 0
+        self._batch.logits[0] = 1
+        if llama.llama_decode(self._ctx, self._batch) != 0:
+            raise LoadError(f"the model computes nothing: {_native_log.last_error}")
+        llama.llama_memory_clear(self._memory, True)
+
+    # ---- A step
+
+    def run(self, chunks: list[Chunk]) -> None:
+        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model cannot go on."""
+        batch, row = self._batch, 0
+        self._rows = []
+        for chunk in chunks:
+            tokens, seq_id = chunk.sequence.tokens, chunk.sequence.seq_id
+            for position in range(chunk.start, chunk.start + chunk.count):
+                batch.token[row] = tokens[position]
+                batch.pos[row] = position
+                batch.seq_id[row][0] = seq_id
+                batch.logits[row] = 0
+                row += 1
+            if chunk.samples:
+                batch.logits[row - 1] = 1
+                self._rows.append(row - 1)
+        batch.n_tokens = row
+        status = llama.llama_decode(self._ctx, batch)
+        if status == 1:
+            raise NoRoom
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}: {_native_log.last_error}")
+
+    def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
+        """The next token of each chunk that reached its sequence's end, after `run`."""
+        sampled = []
+        for chunk, row in zip((chunk for chunk in chunks if chunk.samples), self._rows, strict=True):
+            sequence = chunk.sequence
+            if sequence.sampler is None:
+                sequence.sampler = self._make_sampler(sequence)
+            sampled.append((sequence, llama.llama_sampler_sample(sequence.sampler.handle, self._ctx, row)))
+        return sampled
+
+    def _make_sampler(self, sequence: Sequence) -> "NativeSampler":
+        return NativeSampler(sequence, self.model.n_vocab, self.n_ctx)
+
+    # ---- kv_cache.Memory
+
+    def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
+        if self.model.is_recurrent:
+            return n if n == length else 0
+        if self.model.n_swa > 0:
+            # A window's cells are reused once they are out of it: those that the next token sees must still be there.
+            oldest = llama.llama_memory_seq_pos_min(self._memory, seq_id)
+            return n if oldest <= max(0, n - self.model.n_swa) else 0
+        return n
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, n)
+
+    def truncate(self, seq_id: int, n: int) -> bool:
+        if n > 0 and llama.llama_memory_seq_pos_max(self._memory, seq_id) < n:
+            return True
+        if n > 0 and llama.llama_memory_seq_rm(self._memory, seq_id, n, -1):
+            return True
+        llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+        return n == 0
+
+    def clear(self) -> None:
+        llama.llama_memory_clear(self._memory, True)
+
+    def free(self) -> None:
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._ctx)
+
+
+class NativeSampler:
+    """llama.cpp's sampler chain of one sequence, in llama.cpp's own order."""
+
+    def __init__(self, sequence: Sequence, n_vocab: int, n_ctx: int) -> None:
+        """`n_ctx`: how far back, in tokens, the penalties look."""
+        params = llama.llama_sampler_chain_default_params()
+        params.no_perf = True
+        self.handle = llama.llama_sampler_chain_init(params)
+        sampling = sequence.sampling
+
+        def add(sampler: llama.llama_sampler_p) -> None:
+            llama.llama_sampler_chain_add(self.handle, sampler)
+
+        if sampling.repetition_penalty != 1:
+            repetition = llama.llama_sampler_init_penalties(n_vocab, n_ctx, sampling.repetition_penalty, 0, 0)
+            # This one knows the prompt; presence and frequency are of the output alone, as in OpenAI's API.
+            for token in sequence.tokens[: sequence.n_prompt]:
+                llama.llama_sampler_accept(repetition, token)
+            add(repetition)
+        if sampling.presence_penalty or sampling.frequency_penalty:
+            add(
+                llama.llama_sampler_init_penalties(
+                    n_vocab, n_ctx, 1, sampling.frequency_penalty, sampling.presence_penalty
+                )
+            )
+        if sampling.temperature == 0:
+            add(llama.llama_sampler_init_greedy())
+            return
+        if sampling.top_k > 0:
+            add(llama.llama_sampler_init_top_k(sampling.top_k))
+        if sampling.top_p < 1:
+            add(llama.llama_sampler_init_top_p(sampling.top_p, 1))
+        if sampling.min_p > 0:
+            add(llama.llama_sampler_init_min_p(sampling.min_p, 1))
+        if sampling.temperature != 1:
+            add(llama.llama_sampler_init_temp(sampling.temperature))
+        add(llama.llama_sampler_init_dist(_seed(sampling.seed, sequence.index)))
+
+    def free(self) -> None:
+        if self.handle:
+            llama.llama_sampler_free(self.handle)
+            self.handle = None
+
+
+def _seed(seed: int | None, index: int) -> int:
+    """32 bits. All ones would mean "random" to llama.cpp."""
+    if seed is None:
+        return secrets.randbelow(2**32 - 1)
+    return (seed + index) % (2**32 - 1)
+
+
+class _NativeLog:
+    """llama.cpp's log, at debug level; its last error is kept for our own messages."""
+
+    def __init__(self) -> None:
+        self.last_error = ""
+        self._callback: object = None
+
+    def start(self) -> None:
+        """Once a process: the callback must live as long as the library."""
+        self.last_error = ""
+        if self._callback is None:
+            self._callback = llama.llama_log_callback(self._receive)
+            llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+
+    def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        line = text.decode(errors="replace").strip()
+        if line.strip("."):
+            if level == 3:  # GGML_LOG_LEVEL_ERROR
+                self.last_error = line
+            log.debug("%s", line)
+
+
+_native_log = _NativeLog()

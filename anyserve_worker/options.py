@@ -1,0 +1,35 @@
+"""How a model is loaded and run. `config.py` gives each field an option, `model_runner.py` gives it to llama.cpp."""
+
+from dataclasses import dataclass
+from typing import Literal, get_args
+
+CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
+FlashAttention = Literal["auto", "on", "off"]
+CACHE_TYPES: tuple[str, ...] = get_args(CacheType)
+FLASH_ATTENTION: tuple[str, ...] = get_args(FlashAttention)
+
+DEFAULT_MAX_CONTEXT = 8192
+"""Tokens. Default bound of the context where the model was trained with a longer one: KV cells are memory."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelOptions:
+    """`python -m anyserve_worker --help` says what they mean; 0 is the default that suits the model or the machine."""
+
+    n_ctx: int = 0
+    kv_cells: int = 0
+    n_batch: int = 512
+    n_ubatch: int = 512
+    prefill_chunk: int = 128
+    parallel: int = 16
+    cached_sequences: int = 16
+    max_queue: int = 256
+    threads: int = 0
+    threads_batch: int = 0
+    n_gpu_layers: int = -1
+    flash_attention: FlashAttention = "auto"
+    cache_type_k: CacheType = "f16"
+    cache_type_v: CacheType = "f16"
+    mmap: bool = True
+    mlock: bool = False
+    swa_full: bool = True

@@ -1,0 +1,132 @@
+"""The served models: their names, their states, and how they are loaded."""
+
+import asyncio
+import enum
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from anyserve_worker.engine import Engine
+from anyserve_worker.errors import ModelNotReady, UnknownModel
+from anyserve_worker.model_runner import LoadError, Model, ModelRunner
+from anyserve_worker.options import ModelOptions
+from protos import contract
+
+log = logging.getLogger(__name__)
+
+MODEL_VERSION = "1"
+"""A GGUF file has no versions; this is the one that KServe asks for."""
+
+
+class State(enum.Enum):
+    """Triton's words, as in RepositoryIndex."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    name: str
+    path: Path
+    state: State = State.LOADING
+    reason: str = ""
+    config: dict[str, str] = field(default_factory=dict)
+    """contract.CONFIG_PARAMETERS, without those that are unknown."""
+    _model: Model | None = None
+    _runner: ModelRunner | None = None
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Raises ModelNotReady."""
+        if self._engine is None or self.state is not State.READY:
+            raise ModelNotReady(
+                f"model '{self.name}' is {self.state.value.lower()}{self.reason and ': ' + self.reason}"
+            )
+        return self._engine
+
+    def load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
+        """Blocks, for as long as the file is large. Raises LoadError."""
+        self._model = Model(self.path, options, on_progress)
+        self._runner = ModelRunner(self._model, options, threads)
+        self._runner.warm_up()
+
+    def start(self, options: ModelOptions) -> None:
+        """On the event loop, after `load`."""
+        assert self._model is not None
+        assert self._runner is not None
+        self._engine = Engine(self._model, self._runner, options)
+        self._engine.start()
+        self.config = {name: value for name, value in self._describe(self._model, self._runner).items() if value}
+        self.state = State.READY
+
+    def _describe(self, model: Model, runner: ModelRunner) -> dict[str, str]:
+        description = {
+            "chat_template": model.chat_template,
+            "bos_token": model.bos_text,
+            "eos_token": model.eos_text,
+            "context_length": str(runner.n_ctx),
+            "vocab_size": str(model.n_vocab),
+            "architecture": model.metadata("general.architecture"),
+            "description": model.description,
+            "loaded_at": str(int(time.time())),
+        }
+        assert description.keys() == contract.CONFIG_PARAMETERS.keys()
+        return description
+
+    async def close(self) -> None:
+        self.state = State.UNAVAILABLE
+        if self._engine:
+            await self._engine.close()
+        if self._runner:
+            self._runner.free()
+        if self._model:
+            self._model.free()
+
+
+class Repository:
+    """Models by name, in the order in which they were given: the first is the default."""
+
+    def __init__(self, models: Iterable[tuple[str, Path]]) -> None:
+        self._models = {name: ServedModel(name, path) for name, path in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def ready(self) -> bool:
+        return all(model.state is State.READY for model in self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        return next(iter(self._models.values()))
+
+    def get(self, name: str, version: str = "") -> ServedModel:
+        """Raises UnknownModel."""
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel(f"model '{name}' is not served here; served: {', '.join(self._models)}")
+        if version not in ("", MODEL_VERSION):
+            raise UnknownModel(f"model '{name}' has no version '{version}', only '{MODEL_VERSION}'")
+        return model
+
+    async def load(
+        self, options: ModelOptions, threads: int, reporter: Callable[[str], Callable[[float], None]]
+    ) -> None:
+        """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError."""
+        for model in self._models.values():
+            try:
+                await asyncio.to_thread(model.load, options, threads, reporter(model.name))
+            except LoadError as error:
+                model.state, model.reason = State.UNAVAILABLE, str(error)
+                raise
+            model.start(options)
+            log.info("model '%s' is ready: %s", model.name, model.config["description"])
+
+    async def close(self) -> None:
+        for model in self._models.values():
+            await model.close()

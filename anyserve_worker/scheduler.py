@@ -1,0 +1,154 @@
+"""Waiting and running sequences, and what the next step computes. PURE.
+
+Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
+with chunks of prompts, in the order of arrival. While anybody decodes, prompts get at most `prefill_chunk` tokens a
+step, so that a long prompt never stalls a stream.
+
+A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
+once. When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed
+again later; its tokens and its sampler stay.
+"""
+
+from collections import deque
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+
+from anyserve_worker.kv_cache import KVCache
+from anyserve_worker.sequence import NO_SEQ_ID, Sequence
+
+MIN_SHARED_PREFIX = 16
+"""Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
+LOOK_AHEAD = 16
+"""Waiting sequences that are looked at in a step beyond those that can start."""
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """`sequence.tokens[start : start + count]` are computed in this step."""
+
+    sequence: Sequence
+    start: int
+    count: int
+
+    @property
+    def samples(self) -> bool:
+        """The chunk reaches the end of the sequence: its last token's logits give the next token."""
+        return self.start + self.count == len(self.sequence.tokens)
+
+
+@dataclass(slots=True)
+class Scheduler:
+    cache: KVCache
+    max_running: int
+    batch_tokens: int
+    """Most tokens in one step."""
+    prefill_chunk: int
+    """Most prompt tokens in a step in which somebody decodes."""
+    waiting: deque[Sequence] = field(default_factory=deque)
+    running: list[Sequence] = field(default_factory=list)
+    """In the order of admission."""
+    n_preempted: int = 0
+
+    @property
+    def idle(self) -> bool:
+        return not self.waiting and not self.running
+
+    def add(self, sequence: Sequence) -> None:
+        self.waiting.append(sequence)
+
+    # ---- One step
+
+    def schedule(self) -> list[Chunk]:
+        """The next step. Empty if there is nothing to do."""
+        chunks = list(self._decodes())
+        budget = self.batch_tokens - len(chunks)
+        if chunks:
+            budget = min(budget, self.prefill_chunk)
+        for sequence in self._prefilling():
+            if budget <= 0:
+                break
+            chunk = Chunk(sequence, sequence.n_computed, min(budget, sequence.n_remaining))
+            budget -= chunk.count
+            chunks.append(chunk)
+        return chunks
+
+    def commit(self, chunks: list[Chunk]) -> None:
+        """The step was computed."""
+        for chunk in chunks:
+            chunk.sequence.n_computed = chunk.start + chunk.count
+            self.cache.commit(chunk.sequence.seq_id, chunk.sequence.n_computed)
+
+    # ---- Ends
+
+    def remove(self, sequence: Sequence) -> None:
+        """The sequence is finished or unwanted, in whatever state it is."""
+        if sequence.seq_id == NO_SEQ_ID:
+            self.waiting.remove(sequence)
+        else:
+            self._stop(sequence)
+
+    def relieve(self) -> bool:
+        """The model found no place for a step: makes some. False if there is nothing left to give up."""
+        if self.cache.evict_all():
+            return True
+        if len(self.running) > 1:
+            self._preempt(self.running[-1])
+            return True
+        return False
+
+    # ---- Inside
+
+    def _decodes(self) -> Iterator[Chunk]:
+        for sequence in list(self.running):
+            if sequence.n_remaining == 1 and sequence.n_generated and self._grow(sequence):
+                yield Chunk(sequence, sequence.n_computed, 1)
+
+    def _grow(self, sequence: Sequence) -> bool:
+        """A cell for one more token, at the cost of those admitted last. False if it had to go itself, or was gone."""
+        while sequence.seq_id != NO_SEQ_ID:
+            if self.cache.grow(sequence.seq_id, len(sequence.tokens)):
+                return True
+            self._preempt(self.running[-1])
+        return False
+
+    def _prefilling(self) -> Iterator[Sequence]:
+        """Running sequences with a prompt to compute, then waiting ones as they are admitted."""
+        for sequence in list(self.running):
+            if sequence.n_remaining > 1 or not sequence.n_generated:
+                yield sequence
+        yield from self._admit()
+
+    def _admit(self) -> Iterator[Sequence]:
+        candidates = list(islice(self.waiting, self.max_running - len(self.running) + LOOK_AHEAD))
+        for sequence in candidates:
+            if len(self.running) >= self.max_running:
+                return
+            if self._is_being_computed(sequence):
+                continue
+            acquired = self.cache.acquire(sequence.tokens)
+            if acquired is None:
+                return  # Nobody overtakes a sequence that needs room.
+            self.waiting.remove(sequence)
+            self.running.append(sequence)
+            sequence.seq_id, sequence.n_computed = acquired
+            if sequence.n_cached < 0:
+                sequence.n_cached = sequence.n_computed
+            yield sequence
+
+    def _is_being_computed(self, sequence: Sequence) -> bool:
+        promised = self.cache.promised_prefix(sequence.tokens)
+        if promised < MIN_SHARED_PREFIX:
+            return False
+        _, available = self.cache.best_prefix(sequence.tokens)
+        return promised - available >= MIN_SHARED_PREFIX
+
+    def _preempt(self, sequence: Sequence) -> None:
+        self._stop(sequence)
+        self.waiting.appendleft(sequence)
+        self.n_preempted += 1
+
+    def _stop(self, sequence: Sequence) -> None:
+        self.running.remove(sequence)
+        self.cache.release(sequence.seq_id)
+        sequence.seq_id, sequence.n_computed = NO_SEQ_ID, 0

@@ -1,0 +1,60 @@
+"""One sequence: the tokens of one choice, and how far the model has read them. PURE.
+
+Invariants:
+- `tokens` is the prompt, then every sampled token, in order; it only grows.
+- The KV cells of `tokens[:n_computed]` exist in llama sequence `seq_id` while the sequence is running.
+- Computing the last token gives the logits of the next one, so a running sequence always has one to compute.
+"""
+
+from array import array
+from collections.abc import Sequence as Items
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from anyserve_worker.output import TextOutput
+from anyserve_worker.request import SamplingParams
+
+NO_SEQ_ID = -1
+
+
+def token_array(tokens: Items[int] = ()) -> "array[int]":
+    """Tokens as int32, llama.cpp's `llama_token`: compared and copied at the speed of memory."""
+    return array("i", tokens)
+
+
+class Sampler(Protocol):
+    """A native sampler chain; made and used by the model runner only."""
+
+    handle: Any
+
+    def free(self) -> None: ...
+
+
+@dataclass(slots=True, eq=False)
+class Sequence:
+    """`eq=False`: a sequence is itself, whatever its tokens are."""
+
+    index: int
+    """Which choice of its request."""
+    tokens: "array[int]"
+    n_prompt: int
+    limit: int
+    """Length of `tokens` at which the choice ends with `length`: its max_tokens, or the context."""
+    sampling: SamplingParams
+    output: TextOutput
+    sampler: Sampler | None = None
+    """Made when the sequence is first scheduled, kept when it is preempted."""
+    seq_id: int = NO_SEQ_ID
+    n_computed: int = 0
+    n_cached: int = field(default=-1)
+    """Tokens found in the KV cache when the sequence first ran; -1 before."""
+    finish_reason: str | None = None
+
+    @property
+    def n_generated(self) -> int:
+        return len(self.tokens) - self.n_prompt
+
+    @property
+    def n_remaining(self) -> int:
+        """Tokens to compute before the next one can be sampled: 1 while decoding, more while prefilling."""
+        return len(self.tokens) - self.n_computed

@@ -1,0 +1,111 @@
+"""The gRPC server's life: listen, load, serve, drain."""
+
+import asyncio
+import logging
+import signal
+import sys
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from anyserve_worker.config import ServerOptions
+from anyserve_worker.model_runner import LoadError
+from anyserve_worker.options import ModelOptions
+from anyserve_worker.progress import reporter
+from anyserve_worker.repository import Repository
+from anyserve_worker.servicer import InferenceServicer
+from protos import grpc_predict_v2_pb2 as pb
+from protos import grpc_predict_v2_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MAX_MESSAGE_BYTES = 16 * 2**20
+"""Of a request: far more than any context's worth of text."""
+_CHANNEL_OPTIONS = (
+    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+    ("grpc.max_send_message_length", -1),
+    # A second worker on the same port must fail, not share it.
+    ("grpc.so_reuseport", 0),
+    # Clients may ping idle connections to keep them through proxies; the server finds dead clients in the same way.
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
+
+
+class StartError(Exception):
+    """The worker cannot serve; the message is one line."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """A server that listens. `port` is the one that it really got."""
+
+    repository: Repository
+    port: int
+    _server: grpc.aio.Server
+    _servicer: InferenceServicer
+    _health: health.aio.HealthServicer
+
+    @classmethod
+    async def listen(cls, options: ServerOptions) -> "Worker":
+        """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
+        repository = Repository(options.models)
+        server = grpc.aio.server(options=_CHANNEL_OPTIONS)
+        servicer = InferenceServicer(repository)
+        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        health_servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = server.add_insecure_port(f"{options.host}:{options.port}")
+        except RuntimeError as error:
+            raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
+        worker = cls(repository, port, server, servicer, health_servicer)
+        await worker._set_serving(False)
+        await server.start()
+        return worker
+
+    async def load(self, options: ModelOptions, threads: int) -> None:
+        """Loads the models; the worker is ready afterwards. Raises LoadError."""
+        await self.repository.load(options, threads, reporter(sys.stderr))
+        await self._set_serving(True)
+
+    async def drain(self, timeout: float) -> None:
+        """Takes nothing new, gives running requests `timeout` seconds, then ends."""
+        await self._set_serving(False)
+        self._servicer.drain()
+        await self._server.stop(timeout)
+        await self.repository.close()
+
+    async def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+
+async def serve(server_options: ServerOptions, model_options: ModelOptions) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StartError or LoadError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    worker = await Worker.listen(server_options)
+    log.info("listening on %s:%d", server_options.host, worker.port)
+    loading = asyncio.create_task(worker.load(model_options, server_options.threads))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    try:
+        if loading.done():
+            loading.result()
+            log.info("ready: %s", ", ".join(model.name for model in worker.repository))
+            await stop.wait()
+        log.info("draining for at most %g s", server_options.drain_timeout)
+    except LoadError:
+        await worker.drain(0)
+        raise
+    await worker.drain(server_options.drain_timeout)

@@ -1,0 +1,275 @@
+"""The gRPC side: KServe's methods onto the engine, and errors onto gRPC.
+
+ModelStreamInfer has Triton's manners: many requests share a stream and are told apart by id; an error of one is a
+response with `error_message`, and the stream lives on.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import replace
+from typing import Any, NoReturn
+
+import grpc
+
+from anyserve_worker import __version__
+from anyserve_worker.engine import Generation
+from anyserve_worker.errors import Draining, WorkerError
+from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
+from anyserve_worker.request import Delta, Responder, merge, parse
+from protos import contract, grpc_predict_v2_pb2_grpc
+from protos import grpc_predict_v2_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PLATFORM = "llama_cpp"
+EXTENSIONS = ("model_repository", "model_configuration", "statistics")
+"""Triton's names of the extensions, as ServerMetadata lists them."""
+STREAM_BACKLOG = 64
+"""Responses that may wait for a slow reader of a stream; behind them, tokens gather in the requests' mailboxes."""
+_DATA_TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
+
+
+class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._draining = asyncio.Event()
+
+    def drain(self) -> None:
+        """No new requests from now on; running ones go on, streams end when theirs have."""
+        self._draining.set()
+
+    # ---- Health and metadata
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._repository.ready and not self._draining.is_set())
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        model = await self._model(request.name, request.version, context)
+        return pb.ModelReadyResponse(ready=model.state is State.READY and not self._draining.is_set())
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="anyserve_worker", version=__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        model = await self._model(request.name, request.version, context)
+
+        def metadata(specs: Iterable[contract.TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+            return [
+                pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+                for spec in specs
+            ]
+
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[MODEL_VERSION],
+            platform=PLATFORM,
+            inputs=metadata(contract.INPUTS),
+            outputs=metadata(contract.OUTPUTS),
+        )
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        model = await self._model(request.name, request.version, context)
+        config = pb.ModelConfig(
+            name=model.name,
+            platform=PLATFORM,
+            backend=PLATFORM,
+            input=[
+                pb.ModelInput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape, optional=True)
+                for s in contract.INPUTS
+            ],
+            output=[
+                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in contract.OUTPUTS
+            ],
+            parameters={name: pb.ModelParameter(string_value=value) for name, value in model.config.items()},
+            model_transaction_policy=pb.ModelTransactionPolicy(decoupled=True),
+        )
+        return pb.ModelConfigResponse(config=config)
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=model.name, version=MODEL_VERSION, state=model.state.value, reason=model.reason
+                )
+                for model in self._repository
+                if model.state is State.READY or not request.ready
+            ]
+        )
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        models = self._repository if not request.name else [await self._model(request.name, request.version, context)]
+        return pb.ModelStatisticsResponse(
+            model_stats=[_statistics(model) for model in models if model.state is State.READY]
+        )
+
+    # ---- Inference
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        try:
+            if _addresses(request, contract.ANYSERVE_MODEL_INFO):
+                return self._model_info(request)
+            model, responder = self._prepare(request, contract.UNARY_OUTPUTS)
+            generation = await model.engine.submit(parse(request))
+            try:
+                return responder.unary([delta async for deltas in generation for delta in deltas])
+            finally:
+                generation.cancel()
+        except WorkerError as error:
+            await _abort(context, error)
+        except Exception:
+            log.exception("request '%s' failed", request.id)
+            await _abort(context, WorkerError("internal error"))
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        responses: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue(STREAM_BACKLOG)
+        reader = asyncio.create_task(self._read(request_iterator, responses))
+        try:
+            while (response := await responses.get()) is not None:
+                yield response
+        finally:
+            reader.cancel()
+
+    async def _read(
+        self,
+        requests: AsyncIterator[pb.ModelInferRequest],
+        responses: "asyncio.Queue[pb.ModelStreamInferResponse | None]",
+    ) -> None:
+        """Answers every request of a stream, each in its own task, until the client has sent its last."""
+        draining = asyncio.create_task(self._draining.wait())
+        try:
+            async with asyncio.TaskGroup() as answers:
+                while (request := await _next(requests, draining)) is not None:
+                    answers.create_task(self._answer(request, responses))
+        except* Exception:
+            log.exception("a stream broke")
+        finally:
+            draining.cancel()
+        await responses.put(None)
+
+    async def _answer(
+        self, request: pb.ModelInferRequest, responses: "asyncio.Queue[pb.ModelStreamInferResponse | None]"
+    ) -> None:
+        try:
+            model, responder = self._prepare(request, contract.STREAM_OUTPUTS)
+            generation = await model.engine.submit(parse(request))
+            try:
+                async for response in _stream(request, responder, generation):
+                    await responses.put(pb.ModelStreamInferResponse(infer_response=response))
+            finally:
+                generation.cancel()
+        except WorkerError as error:
+            await responses.put(_error_response(request, error))
+        except Exception:
+            log.exception("request '%s' failed", request.id)
+            await responses.put(_error_response(request, WorkerError("internal error")))
+
+    def _prepare(
+        self, request: pb.ModelInferRequest, outputs: tuple[contract.TensorSpec, ...]
+    ) -> tuple[ServedModel, Responder]:
+        if self._draining.is_set():
+            raise Draining("the worker is shutting down")
+        if _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM):
+            model = self._repository.default
+        else:
+            model = self._repository.get(request.model_name, request.model_version)
+        return model, Responder(request, model.name, outputs)
+
+    def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        model = self._repository.default
+        return Responder(request, model.name, contract.MODEL_INFO_OUTPUTS).build(
+            [(contract.MODEL_NAME, [model.name.encode()]), (contract.N_CTX, [model.engine.n_ctx])]
+        )
+
+    async def _model(self, name: str, version: str, context: Context) -> ServedModel:
+        try:
+            return self._repository.get(name, version)
+        except WorkerError as error:
+            await _abort(context, error)
+
+
+def _addresses(request: pb.ModelInferRequest, *capabilities: str) -> bool:
+    return request.model_version == contract.ANYSERVE_VERSION and request.model_name in capabilities
+
+
+async def _next(requests: AsyncIterator[pb.ModelInferRequest], draining: "asyncio.Task[Any]") -> Any:
+    """The next request of a stream; None at its end, or when the worker drains."""
+    request = asyncio.ensure_future(anext(requests, None))
+    await asyncio.wait((request, draining), return_when=asyncio.FIRST_COMPLETED)
+    if request.done():
+        return request.result()
+    request.cancel()
+    return None
+
+
+async def _stream(
+    request: pb.ModelInferRequest, responder: Responder, generation: Generation
+) -> AsyncIterator[pb.ModelInferResponse]:
+    anyserve = _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
+    empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
+    async for deltas in generation:
+        done = generation.done
+        parts = [merge(deltas)]
+        if anyserve:
+            parts = [part for part in _split_ends(parts[0]) if part]
+        for part in parts:
+            yield responder.stream(part, final=done and part is parts[-1] and not empty_final)
+    if empty_final:
+        yield responder.stream([], final=True)
+
+
+def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
+    """AnyServe's manner: a choice ends with an empty token of its own."""
+    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text]
+    ends = [replace(choice, text="") for choice in choices if choice.finish_reason]
+    return texts, ends
+
+
+def _statistics(model: ServedModel) -> pb.ModelStatistics:
+    stats = model.engine.stats
+
+    def duration(count: int, ns: int) -> pb.StatisticDuration:
+        return pb.StatisticDuration(count=count, ns=ns)
+
+    return pb.ModelStatistics(
+        name=model.name,
+        version=MODEL_VERSION,
+        last_inference=stats.last_request_ms,
+        inference_count=stats.success.count,
+        execution_count=stats.steps.count,
+        inference_stats=pb.InferStatistics(
+            success=duration(stats.success.count, stats.success.ns),
+            fail=duration(stats.failure.count, stats.failure.ns),
+            queue=duration(stats.queue.count, stats.queue.ns),
+            compute_infer=duration(stats.steps.count, stats.steps.ns),
+        ),
+    )
+
+
+# ---- Errors
+
+
+async def _abort(context: Context, error: WorkerError) -> NoReturn:
+    trailers = ((contract.ERROR_REASON, error.reason), (contract.ERROR_TENSOR, error.tensor))
+    await context.abort(error.status, str(error), tuple((key, value) for key, value in trailers if value))
+    raise AssertionError("abort raises")
+
+
+def _error_response(request: pb.ModelInferRequest, error: WorkerError) -> pb.ModelStreamInferResponse:
+    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    for key, value in (
+        (contract.ERROR_STATUS, error.status.name),
+        (contract.ERROR_REASON, error.reason),
+        (contract.ERROR_TENSOR, error.tensor),
+    ):
+        if value:
+            response.parameters[key].string_param = value
+    response.parameters[contract.PARAM_FINAL].bool_param = True
+    return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)

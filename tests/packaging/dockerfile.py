@@ -1,0 +1,62 @@
+"""Reads a Dockerfile as far as the tests need it: stages, and the instructions of each."""
+
+import json
+import re
+import shlex
+from dataclasses import dataclass, field
+from pathlib import Path
+
+
+@dataclass
+class Stage:
+    name: str
+    parent: str
+    instructions: list[tuple[str, str]] = field(default_factory=list)
+
+    def all(self, instruction: str) -> list[str]:
+        return [rest for word, rest in self.instructions if word == instruction]
+
+    @property
+    def environment(self) -> dict[str, str]:
+        return dict(word.split("=", 1) for rest in self.all("ENV") for word in shlex.split(rest))
+
+    @property
+    def copies(self) -> list[tuple[str, list[str]]]:
+        """(the stage it copies from, or "" for the build's context; the sources)."""
+        found = []
+        for rest in self.all("COPY"):
+            words = shlex.split(rest)
+            origin = [word.partition("=")[2] for word in words if word.startswith("--from=")]
+            found.append((origin[0] if origin else "", [word for word in words if not word.startswith("--")][:-1]))
+        return found
+
+
+def read_stages(path: Path) -> dict[str, Stage]:
+    """In the order of the file."""
+    text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
+    stages: dict[str, Stage] = {}
+    for line in text.replace("\\\n", " ").splitlines():
+        word, _, rest = line.strip().partition(" ")
+        if word == "FROM":
+            parent, name = re.split(r"\s+AS\s+", rest)
+            stage = stages[name] = Stage(name, parent)
+        elif word:
+            stage.instructions.append((word, rest.strip()))
+    return stages
+
+
+def with_ancestors(stages: dict[str, Stage], name: str) -> Stage:
+    """A stage with what it inherits, oldest first."""
+    stage = stages[name]
+    if stage.parent not in stages:
+        return stage
+    parent = with_ancestors(stages, stage.parent)
+    return Stage(name, parent.parent, [*parent.instructions, *stage.instructions])
+
+
+def exec_form(rest: str) -> list[str]:
+    """A command as JSON; anything else would run in a shell, which doesn't pass signals on."""
+    command = json.loads(rest[rest.index("[") :])
+    assert isinstance(command, list)
+    assert all(isinstance(word, str) for word in command)
+    return command

@@ -1,0 +1,174 @@
+"""The Dockerfile and docker-compose.yml, as far as they can be checked where no Docker engine is."""
+
+import http.server
+import re
+import shutil
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from scripts.fetch import MODEL_FILES
+from tests.packaging.commands import ROOT, run
+from tests.packaging.dockerfile import Stage, exec_form, read_stages, with_ancestors
+
+STAGES = read_stages(ROOT / "Dockerfile")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
+MODULES = {"sidecar": "openai_server", "worker": "anyserve_worker", "worker-demo": "anyserve_worker"}
+IMAGES = sorted(MODULES)
+
+
+def image(name: str) -> Stage:
+    return with_ancestors(STAGES, name)
+
+
+@pytest.fixture(scope="module")
+def help_of() -> dict[str, str]:
+    pages = {}
+    for module in set(MODULES.values()):
+        result = run(sys.executable, "-m", module, "--help", env={"COLUMNS": "200"})
+        assert result.returncode == 0, result.stderr
+        pages[module] = result.stdout
+    return pages
+
+
+def options_in(command: list[str]) -> list[str]:
+    return [word.partition("=")[0] for word in command if word.startswith("--")]
+
+
+def test_hadolint_has_nothing_to_say() -> None:
+    result = run(str(Path(sys.executable).with_name("hadolint")), "--no-color", "Dockerfile")
+    assert (result.returncode, result.stdout + result.stderr) == (0, "")
+
+
+def test_base_images_are_pinned_to_a_version_that_we_support() -> None:
+    bases = {stage.parent for stage in STAGES.values() if stage.parent not in STAGES}
+    assert len(bases) == 1
+    version = re.fullmatch(r"python:(3\.\d+)-slim-[a-z]+", bases.pop())
+    assert version
+    assert PROJECT["requires-python"] == ">=3.11"
+    assert int(version[1].partition(".")[2]) >= 11
+    # Where the processor's library is looked for is compiled in.
+    assert (
+        f"/opt/venv/lib/python{version[1]}/site-packages/llama_cpp/lib" in STAGES["llama-cpp"].environment["CMAKE_ARGS"]
+    )
+
+
+def test_copied_files_exist_and_are_in_the_context() -> None:
+    allowed = {line[1:] for line in (ROOT / ".dockerignore").read_text().splitlines() if line.startswith("!")}
+    seen: set[str] = set()
+    for stage in STAGES.values():
+        for origin, sources in stage.copies:
+            if origin:
+                assert origin in seen, f"{stage.name} copies from {origin}"
+                continue
+            for source in sources:
+                assert (ROOT / source).exists(), source
+                assert Path(source).parts[0] in allowed, source
+        seen.add(stage.name)
+    copied = {
+        Path(source).parts[0]
+        for s in STAGES.values()
+        for origin, sources in s.copies
+        if not origin
+        for source in sources
+    }
+    assert copied == allowed
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_run_their_module_without_root_or_shell(name: str) -> None:
+    stage = image(name)
+    assert stage.all("USER")[-1] == "10001:10001"
+    assert any("--uid 10001" in rest for rest in stage.all("RUN"))
+    assert exec_form(stage.all("ENTRYPOINT")[-1]) == ["python", "-m", MODULES[name]]
+    assert (ROOT / MODULES[name] / "__main__.py").is_file()
+    assert exec_form(stage.all("HEALTHCHECK")[-1])[0] == "python"
+    # Nothing that only a build needs: the image gets a finished venv.
+    assert not any("pip" in rest or "gcc" in rest for rest in stage.all("RUN"))
+    assert stage.environment["PATH"].startswith("/opt/venv/bin:")
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_options_and_variables_exist(name: str, help_of: dict[str, str]) -> None:
+    stage, page = image(name), help_of[MODULES[name]]
+    commands = [exec_form(rest) for word in ("CMD", "HEALTHCHECK") for rest in stage.all(word)]
+    for option in [option for command in commands for option in options_in(command)]:
+        assert re.search(rf"{option}\b", page), option
+    prefix = MODULES[name].upper()
+    variables = [variable for variable in stage.environment if variable.startswith(prefix)]
+    assert sorted(variables) == [f"{prefix}_HOST", f"{prefix}_PORT"]
+    for variable in variables:
+        assert variable in page
+    assert stage.all("EXPOSE")[-1] == stage.environment[f"{prefix}_PORT"]
+
+
+def test_versions_and_names_are_those_used_elsewhere() -> None:
+    worker: list[str] = PROJECT["optional-dependencies"]["worker"]
+    (pinned,) = [requirement for requirement in worker if requirement.startswith("llama-cpp-python")]
+    assert STAGES["llama-cpp"].all("ARG") == ["LLAMA_CPP_PYTHON=" + pinned.partition("==")[2]]
+    model = MODEL_FILES["smollm2"].file
+    assert STAGES["worker-demo"].copies == [("model", [f"/src/.models/{model}"])]
+    assert exec_form(STAGES["worker-demo"].all("CMD")[-1]) == ["--model", f"/models/{model}"]
+
+
+@contextmanager
+def answering(status: int) -> Iterator[int]:
+    class Answer(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status if self.path == "/readyz" else 404)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with http.server.HTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        yield server.server_port
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_sidecars_health_is_its_readiness(status: int, healthy: bool) -> None:
+    python, *arguments = exec_form(STAGES["sidecar"].all("HEALTHCHECK")[-1])
+    assert python == "python"
+    with answering(status) as port:
+        result = run(sys.executable, *arguments, env={"OPENAI_SERVER_PORT": str(port)})
+    assert (result.returncode == 0) == healthy
+
+
+@pytest.mark.parametrize("name", ["worker", "sidecar"])
+def test_services_are_locked_down_and_built_here(name: str) -> None:
+    service = COMPOSE["services"][name]
+    assert service["build"]["target"] in STAGES
+    assert service["read_only"] is True
+    assert service["cap_drop"] == ["ALL"]
+    assert service["security_opt"] == ["no-new-privileges:true"]
+    assert all(port.startswith("127.0.0.1:") for port in service.get("ports", []))
+
+
+def test_the_sidecar_waits_for_a_worker_that_answers(help_of: dict[str, str]) -> None:
+    services = COMPOSE["services"]
+    sidecar = services["sidecar"]
+    assert sidecar["depends_on"] == {"worker": {"condition": "service_healthy"}}
+    worker = image(services["worker"]["build"]["target"])
+    port = worker.environment["ANYSERVE_WORKER_PORT"]
+    assert sidecar["command"] == ["--anyserve-endpoint", f"worker:{port}"]
+    assert "--anyserve-endpoint" in help_of["openai_server"]
+    assert sidecar["ports"] == [f"127.0.0.1:8080:{image('sidecar').environment['OPENAI_SERVER_PORT']}"]
+
+
+def test_compose_accepts_it_where_there_is_a_compose() -> None:
+    docker = shutil.which("docker")
+    if docker and run(docker, "compose", "version").returncode == 0:
+        result = run(docker, "compose", "--file", "docker-compose.yml", "config", "--quiet")
+        assert (result.returncode, result.stderr) == (0, "")

@@ -1,0 +1,101 @@
+"""The ASGI application: the parts put together, every error in OpenAI's envelope, an id on every response."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.types import Message, Receive, Scope, Send
+
+from openai_server.backend import Backend
+from openai_server.catalog import Catalog
+from openai_server.chat.template import Templates
+from openai_server.config import Config
+from openai_server.errors import APIError, InternalError
+from openai_server.generation import Generator
+from openai_server.routes import JSON, Routes
+
+log = logging.getLogger(__name__)
+
+
+class App:
+    """Serves `config` with `backend`, which it closes at the end."""
+
+    def __init__(self, config: Config, backend: Backend) -> None:
+        self._backend = backend
+        self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        templates = Templates(
+            clock=time.thread_time,
+            now=datetime.now,
+            seconds=config.template_timeout,
+            characters=config.template_max_chars,
+        )
+        self.routes = Routes(
+            backend,
+            self._catalog,
+            Generator(backend, self._catalog, templates, chat_template=config.chat_template),
+            clock=time.time,
+            max_body_bytes=config.max_body_bytes,
+            ping_interval=config.ping_interval,
+        )
+        self._starlette = Starlette(
+            routes=self.routes.table(),
+            exception_handlers={APIError: _api_error, HTTPException: _router_error, Exception: _unexpected_error},
+            lifespan=self._lifespan,
+        )
+        self._starlette.router.redirect_slashes = False
+
+    @asynccontextmanager
+    async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
+        watch = asyncio.create_task(self._backend.watch(self._catalog.forget))
+        try:
+            yield
+        finally:
+            watch.cancel()
+            with suppress(asyncio.CancelledError):
+                await watch
+            await self._backend.close()
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._starlette(scope, receive, send)
+            return
+        id = f"req_{uuid4().hex}"
+
+        async def send_with_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+            await send(message)
+
+        try:
+            await self._starlette(scope, receive, send_with_id)
+        except Exception:
+            # Starlette has answered already, and raises for the log alone.
+            log.exception("%s %s failed (%s)", scope["method"], scope["path"], id)
+
+
+def _respond(error: APIError) -> Response:
+    return JSON(error.envelope(), status_code=error.status, headers=error.headers)
+
+
+async def _api_error(_: Request, error: Any) -> Response:
+    log.debug("%d: %s", error.status, error.message, exc_info=error.__cause__)
+    return _respond(error)
+
+
+async def _router_error(request: Request, error: Any) -> Response:
+    """The router's own 404 and 405, whose headers (Allow) are kept."""
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    return _respond(APIError(error.status_code, message, headers=dict(error.headers or {})))
+
+
+async def _unexpected_error(_: Request, __: Exception) -> Response:
+    return _respond(InternalError())

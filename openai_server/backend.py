@@ -1,0 +1,156 @@
+"""The only file that speaks gRPC: KServe v2 calls with deadlines, cancellation, and errors as BackendError."""
+
+import ipaddress
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from typing import TypeVar
+
+import grpc
+from grpc import aio
+
+from openai_server.errors import BackendError
+from protos import contract
+from protos.grpc_predict_v2_pb2 import (
+    ModelConfigRequest,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelReadyRequest,
+    ModelStreamInferResponse,
+    RepositoryIndexRequest,
+    ServerReadyRequest,
+)
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+MAX_MESSAGE_BYTES = 64 << 20
+T = TypeVar("T")
+
+
+def channel_options(target: str) -> list[tuple[str, int]]:
+    options = [
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
+        # A worker that comes back is found within a second or so.
+        ("grpc.initial_reconnect_backoff_ms", 100),
+        ("grpc.min_reconnect_backoff_ms", 1000),
+        ("grpc.max_reconnect_backoff_ms", 1000),
+        # A peer that vanished is noticed while a call waits for it. Not more often: servers that were told nothing
+        # about pings take them for an attack, and by themselves worker and sidecar are on one host.
+        ("grpc.keepalive_time_ms", 60_000),
+        ("grpc.keepalive_timeout_ms", 20_000),
+    ]
+    if is_loopback(target):
+        options.append(("grpc.enable_http_proxy", 0))
+    return options
+
+
+def is_loopback(target: str) -> bool:
+    host = target.removeprefix("dns:").removeprefix("///").rsplit(":", 1)[0].strip("[]")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or target.startswith(("unix:", "unix-abstract:"))
+
+
+class Backend:
+    """One channel to one KServe v2 server. Made in the event loop that uses it.
+
+    `timeout` bounds an inference call, `lookup_timeout` every other one; both in seconds, None is no bound.
+    """
+
+    def __init__(self, target: str, *, timeout: float | None, lookup_timeout: float) -> None:
+        self.target = target
+        self._timeout = timeout
+        self._lookup_timeout = lookup_timeout
+        self._channel = aio.insecure_channel(target, options=channel_options(target))
+        self._stub = GRPCInferenceServiceStub(self._channel)
+
+    async def close(self) -> None:
+        await self._channel.close()
+
+    async def watch(self, lost: Callable[[], None]) -> None:
+        """Keeps the channel connected, and calls `lost` whenever it stops being so. Runs until cancelled."""
+        state = self._channel.get_state(try_to_connect=True)
+        while True:
+            await self._channel.wait_for_state_change(state)
+            if state is grpc.ChannelConnectivity.READY:
+                lost()
+            state = self._channel.get_state(try_to_connect=True)
+
+    # ---- What there is. Each raises BackendError.
+
+    async def ready(self, model: str) -> bool:
+        server = await _result(self._stub.ServerReady(ServerReadyRequest(), timeout=self._lookup_timeout))
+        if not server.ready:
+            return False
+        return (await _result(self._stub.ModelReady(ModelReadyRequest(name=model), timeout=self._lookup_timeout))).ready
+
+    async def models(self) -> list[str]:
+        """Names of the models that are ready, in the backend's order."""
+        index = await _result(
+            self._stub.RepositoryIndex(RepositoryIndexRequest(ready=True), timeout=self._lookup_timeout)
+        )
+        # A name is listed once for each version; a server that knows no states lists only what is ready.
+        return list(dict.fromkeys(model.name for model in index.models if model.state in ("READY", "")))
+
+    async def inputs(self, model: str) -> frozenset[str]:
+        """Names of the tensors that the model takes; empty if the backend does not tell."""
+        metadata = await _result(
+            self._stub.ModelMetadata(ModelMetadataRequest(name=model), timeout=self._lookup_timeout)
+        )
+        return frozenset(tensor.name for tensor in metadata.inputs)
+
+    async def parameters(self, model: str) -> dict[str, str]:
+        """Those of contract.CONFIG_PARAMETERS that the backend tells."""
+        answer = await _result(self._stub.ModelConfig(ModelConfigRequest(name=model), timeout=self._lookup_timeout))
+        told = answer.config.parameters
+        return {name: told[name].string_value for name in contract.CONFIG_PARAMETERS if name in told}
+
+    # ---- Inference. Cancelling the caller cancels the call, at once.
+
+    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        """Raises BackendError."""
+        return await _result(self._stub.ModelInfer(request, timeout=self._timeout))
+
+    async def stream(self, request: ModelInferRequest) -> AsyncGenerator[ModelInferResponse, None]:
+        """The responses to one request, the only one of its stream. Raises BackendError."""
+        call = self._stub.ModelStreamInfer(iter((request,)), timeout=self._timeout)
+        try:
+            async for response in call:
+                if response.error_message:
+                    raise _stream_error(response)
+                yield response.infer_response
+        except aio.AioRpcError as error:
+            raise _rpc_error(error) from None
+        finally:
+            call.cancel()
+
+
+async def _result(call: Awaitable[T]) -> T:
+    try:
+        return await call
+    except aio.AioRpcError as error:
+        raise _rpc_error(error) from None
+
+
+def _rpc_error(error: aio.AioRpcError) -> BackendError:
+    said = {
+        key: value if isinstance(value, str) else value.decode(errors="replace")
+        for key, value in error.trailing_metadata() or ()
+    }
+    return BackendError(
+        error.code().name,
+        error.details() or "",
+        reason=said.get(contract.ERROR_REASON, ""),
+        tensor=said.get(contract.ERROR_TENSOR, ""),
+    )
+
+
+def _stream_error(response: ModelStreamInferResponse) -> BackendError:
+    """A stream has no status for one request: it is in the parameters, or unknown."""
+    said = {key: value.string_param for key, value in response.infer_response.parameters.items()}
+    return BackendError(
+        said.get(contract.ERROR_STATUS, "UNKNOWN"),
+        response.error_message,
+        reason=said.get(contract.ERROR_REASON, ""),
+        tensor=said.get(contract.ERROR_TENSOR, ""),
+    )

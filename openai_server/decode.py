@@ -1,0 +1,172 @@
+"""Tensors to answers and deltas.
+
+PURE. Reads both forms of the protocol (typed and raw) and ignores tensors that it does not know. A backend that says
+nothing of token counts gets no usage, one that says nothing of reasons gets no finish_reason: nothing is made up.
+"""
+
+import codecs
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple, TypeVar
+
+from openai_server.errors import BackendError
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
+
+_UNFINISHED = ("", contract.NOT_FINISHED)
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+T = TypeVar("T")
+
+
+class Usage(NamedTuple):
+    """Numbers of tokens; `cached` is None if the backend does not say."""
+
+    prompt: int
+    completion: int
+    cached: int | None
+
+
+def total(usages: Iterable[Usage | None]) -> Usage | None:
+    """The sum, or None if one of them is unknown."""
+    prompt = completion = 0
+    cached: int | None = 0
+    for usage in usages:
+        if usage is None:
+            return None
+        prompt += usage.prompt
+        completion += usage.completion
+        cached = None if cached is None or usage.cached is None else cached + usage.cached
+    return Usage(prompt, completion, cached)
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """What one choice has become, or (in a stream) by what it has grown."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    choices: list[Choice]
+    usage: Usage | None
+
+
+def answer(response: ModelInferResponse, n: int) -> Answer:
+    """A unary answer, which has to hold `n` choices. Raises BackendError."""
+    outputs = _Outputs(response)
+    texts = outputs.texts(contract.TEXT)
+    if len(texts) != n:
+        raise _nonsense(f"sent {len(texts)} choices where {n} were asked for")
+    reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
+    choices = [
+        Choice(i, text, None if reason in _UNFINISHED else reason)
+        for i, (text, reason) in enumerate(zip(texts, reasons or [""] * n, strict=True))
+    ]
+    counts = outputs.column(outputs.numbers(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
+    prompt = outputs.numbers(contract.PROMPT_TOKENS)
+    cached = outputs.numbers(contract.CACHED_TOKENS)
+    usage = Usage(prompt[0], sum(counts), cached[0] if cached else None) if prompt and counts else None
+    return Answer(choices, usage)
+
+
+class StreamDecoder:
+    """The responses to one prompt, one after the other, to the deltas of its `n` choices.
+
+    `first_index` is the index that choice 0 has in the client's eyes.
+    """
+
+    def __init__(self, n: int, *, first_index: int = 0) -> None:
+        self._first_index = first_index
+        self._text = [_utf8_decoder(errors="replace") for _ in range(n)]
+        self._unfinished = set(range(n))
+        self._knows_reasons = False
+        self._said_final = False
+        self._prompt: int | None = None
+        self._cached: int | None = None
+        self._completion: dict[int, int] = {}
+
+    def feed(self, response: ModelInferResponse) -> list[Choice]:
+        """The choices that moved. Raises BackendError."""
+        if contract.PARAM_FINAL in response.parameters:
+            self._said_final |= response.parameters[contract.PARAM_FINAL].bool_param
+        if not response.outputs:
+            return []
+        outputs = _Outputs(response)
+        tokens = outputs.elements(contract.TOKEN)
+        k = len(tokens)
+        indexes = outputs.column(outputs.numbers(contract.INDEX), k, contract.INDEX) or [0] * k
+        reasons = outputs.column(outputs.texts(contract.FINISH_REASON), k, contract.FINISH_REASON)
+        self._knows_reasons |= bool(reasons)
+        self._count(outputs, indexes)
+
+        deltas = []
+        for token, index, reason in zip(tokens, indexes, reasons or [""] * k, strict=True):
+            if not 0 <= index < len(self._text):
+                raise _nonsense(f"sent choice {index} of {len(self._text)}")
+            finished = reason not in _UNFINISHED
+            if finished:
+                self._unfinished.discard(index)
+            # The contract promises whole characters, but not every backend has read it.
+            text = self._text[index].decode(token, final=finished)
+            if text or finished:
+                deltas.append(Choice(self._first_index + index, text, reason if finished else None))
+        return deltas
+
+    def end(self) -> None:
+        """To be called when the stream has ended. Raises BackendError if the answer is not whole."""
+        if self._unfinished and (self._knows_reasons or not self._said_final):
+            raise _nonsense("ended the stream early")
+
+    @property
+    def usage(self) -> Usage | None:
+        if self._prompt is None or not self._completion:
+            return None
+        return Usage(self._prompt, sum(self._completion.values()), self._cached)
+
+    def _count(self, outputs: "_Outputs", indexes: Sequence[int]) -> None:
+        counts = outputs.numbers(contract.COMPLETION_TOKENS)
+        if counts:
+            counts = outputs.column(counts, len(indexes), contract.COMPLETION_TOKENS)
+            self._completion.update(zip(indexes, counts, strict=True))
+        if prompt := outputs.numbers(contract.PROMPT_TOKENS):
+            self._prompt = prompt[0]
+        if cached := outputs.numbers(contract.CACHED_TOKENS):
+            self._cached = cached[0]
+
+
+class _Outputs:
+    """The tensors of one response, by specification; those that are absent are empty."""
+
+    def __init__(self, response: ModelInferResponse) -> None:
+        try:
+            self._tensors = tensors.read_outputs(response)
+        except tensors.TensorError as error:
+            raise _nonsense(f"sent a malformed answer: {error}") from error
+
+    def elements(self, spec: TensorSpec) -> Sequence[bytes]:
+        tensor = self._tensors.get(spec.name)
+        if tensor is None:
+            return ()
+        if tensor.datatype != spec.datatype:
+            raise _nonsense(f"sent '{spec.name}' as {tensor.datatype}, not as {spec.datatype}")
+        return tensor.elements
+
+    def texts(self, spec: TensorSpec) -> list[str]:
+        return [element.decode(errors="replace") for element in self.elements(spec)]
+
+    def numbers(self, spec: TensorSpec) -> Sequence[int]:
+        return self.elements(spec)  # type: ignore[return-value]  # the datatype says so
+
+    def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
+        """Empty, or one value for each of `length` choices."""
+        if values and len(values) != length:
+            raise _nonsense(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
+        return values
+
+
+def _nonsense(what: str) -> BackendError:
+    return BackendError("UNKNOWN", f"The model backend {what}.")

@@ -1,0 +1,156 @@
+"""Errors as types that carry their HTTP status, and the one table from gRPC status to HTTP status.
+
+PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
+"""
+
+from dataclasses import dataclass
+
+from protos import contract
+
+Envelope = dict[str, dict[str, str | None]]
+
+
+class APIError(Exception):
+    """What the client is told: an HTTP status and the four fields of the envelope.
+
+    `param` names the request field to blame, as a path such as `messages[0].content`; `retry_after` is in seconds.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.param = param
+        self.code = code
+        self.headers = headers or {}
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+    def envelope(self) -> Envelope:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(APIError):
+    """The request itself is at fault."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(400, message, param=param, code=code)
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field of OpenAI's API, or a value of one, that this server does not do."""
+
+    def __init__(self, param: str, message: str = "") -> None:
+        super().__init__(
+            message or f"'{param}' is not supported by this server.", param=param, code="unsupported_parameter"
+        )
+
+
+class ModelNotFound(APIError):
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            404, f"The model '{model}' does not exist on this server.", param="model", code="model_not_found"
+        )
+
+
+class BodyTooLarge(APIError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+class Unavailable(APIError):
+    """The backend can't answer now; a second later it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, code="backend_unavailable", headers={"retry-after": "1"})
+
+
+class InternalError(APIError):
+    """Tells nothing of what went wrong: that is for the log."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "The server failed to process the request.", code="internal_error")
+
+
+# ---- Errors of the backend
+
+
+class BackendError(Exception):
+    """A failed gRPC call, or an answer that makes no sense (which counts as UNKNOWN).
+
+    `status` is the name of a gRPC status code; `reason` is one of the contract's REASON_ words or empty; `tensor` is
+    the input tensor to blame or empty.
+    """
+
+    def __init__(self, status: str, message: str, *, reason: str = "", tensor: str = "") -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.reason = reason
+        self.tensor = tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """How a gRPC status is told over HTTP."""
+
+    status: int
+    code: str | None = None
+    says: str = ""
+    """Told in place of the backend's message, where that is about its insides rather than about the request."""
+    retry_after: str = ""
+    """Seconds."""
+
+
+_FAILED = "The model backend failed."
+_AWAY = "The model backend is not available at the moment; please try again."
+_REFUSED = "The model backend refused this server's credentials."
+
+# Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
+GRPC_TO_HTTP: dict[str, Http] = {
+    "CANCELLED": Http(499, "cancelled"),
+    "UNKNOWN": Http(502, "backend_error"),
+    "INVALID_ARGUMENT": Http(400),
+    "DEADLINE_EXCEEDED": Http(504, "timeout"),
+    "NOT_FOUND": Http(404, "model_not_found"),
+    "ALREADY_EXISTS": Http(502, "backend_error", _FAILED),
+    "PERMISSION_DENIED": Http(502, "backend_error", _REFUSED),
+    "RESOURCE_EXHAUSTED": Http(429, "rate_limit_exceeded", retry_after="1"),
+    "FAILED_PRECONDITION": Http(400),
+    "ABORTED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "OUT_OF_RANGE": Http(400),
+    "UNIMPLEMENTED": Http(501, "not_implemented"),
+    "INTERNAL": Http(500, "backend_error", _FAILED),
+    "UNAVAILABLE": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "DATA_LOSS": Http(500, "backend_error", _FAILED),
+    "UNAUTHENTICATED": Http(502, "backend_error", _REFUSED),
+}
+
+
+def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
+    """`params` maps a tensor's name to the request field that it came from."""
+    http = GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
+    param = params.get(error.tensor)
+    if http.code == "model_not_found":
+        param = "model"
+    elif error.reason == contract.REASON_CONTEXT_LENGTH:
+        param = params.get(contract.PROMPT.name)
+    return APIError(
+        http.status,
+        http.says or error.message or _FAILED,
+        param=param,
+        code=error.reason or http.code,
+        headers={"retry-after": http.retry_after} if http.retry_after else None,
+    )

@@ -1,0 +1,177 @@
+"""One request to the backend and back: as many calls as it has prompts, and their answers together."""
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from openai_server import decode, encode
+from openai_server.backend import Backend
+from openai_server.catalog import Catalog, Model
+from openai_server.chat.template import CHATML, Templates
+from openai_server.decode import Answer, Choice, StreamDecoder
+from openai_server.errors import BackendError, from_backend
+from openai_server.responses import Chunks
+from openai_server.schemas import ChatRequest, CompletionRequest, Prompt
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+PROMPTS_IN_FLIGHT = 16
+"""Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
+
+AnyRequest = CompletionRequest | ChatRequest
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    model: Model
+    calls: list[ModelInferRequest]
+
+
+class Generator:
+    """`chat_template` overrides the models' own."""
+
+    def __init__(
+        self, backend: Backend, catalog: Catalog, templates: Templates, *, chat_template: str | None = None
+    ) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._templates = templates
+        self._chat_template = chat_template
+
+    async def answer(self, request: AnyRequest, id: str) -> tuple[str, list[Answer]]:
+        """The model that answered, and its answer to each prompt. Raises APIError."""
+        for again in (True, False):
+            try:
+                prepared = await self._prepare(request, id)
+                answers = await _gather([self._infer(call, request.choices) for call in prepared.calls])
+                return prepared.model.name, answers
+            except BackendError as error:
+                if not (self._outdated(error, request) and again):
+                    raise from_backend(error, encode.params(request)) from error
+        raise AssertionError("the second try answers or raises")
+
+    async def stream(
+        self, request: AnyRequest, id: str, chunks_for: Callable[[str], Chunks]
+    ) -> AsyncGenerator[bytes, None]:
+        """The events of the answer; `chunks_for` takes the name of the model. Raises APIError."""
+        again = True
+        while True:
+            try:
+                prepared = await self._prepare(request, id)
+                chunks = chunks_for(prepared.model.name)
+                begin = chunks.begin(len(prepared.calls) * request.choices)
+                decoders = [
+                    StreamDecoder(request.choices, first_index=k * request.choices) for k in range(len(prepared.calls))
+                ]
+                streams = [self._deltas(call, decoder) for call, decoder in zip(prepared.calls, decoders, strict=True)]
+                async with aclosing(_merged(streams)) as merged:
+                    async for choices in merged:
+                        yield begin + b"".join([chunks.delta(choice) for choice in choices])
+                        begin, again = b"", False
+                yield begin + chunks.end(decode.total(decoder.usage for decoder in decoders))
+                return
+            except BackendError as error:
+                if not (self._outdated(error, request) and again):
+                    raise from_backend(error, encode.params(request)) from error
+                again = False
+
+    def _outdated(self, error: BackendError, request: AnyRequest) -> bool:
+        """Whether another try may find another model: who names none gets the one that is there."""
+        self._catalog.learn(error)
+        return error.status == "NOT_FOUND" and not request.model
+
+    # ---- One call
+
+    async def _infer(self, call: ModelInferRequest, n: int) -> Answer:
+        return decode.answer(await self._backend.infer(call), n)
+
+    async def _deltas(self, call: ModelInferRequest, decoder: StreamDecoder) -> AsyncGenerator[list[Choice], None]:
+        async with aclosing(self._backend.stream(call)) as responses:
+            async for response in responses:
+                choices = decoder.feed(response)
+                if choices:
+                    yield choices
+        decoder.end()
+
+    # ---- Before the calls
+
+    async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
+        model = await self._catalog.resolve(request.model)
+        prompts = request.prompts if isinstance(request, CompletionRequest) else [await self._render(request, model)]
+        calls = [
+            encode.infer_request(
+                request, prompt, model=model.name, request_id=f"{id}-{k}" if len(prompts) > 1 else id, takes=model.takes
+            )
+            for k, prompt in enumerate(prompts)
+        ]
+        return _Prepared(model, calls)
+
+    async def _render(self, request: ChatRequest, model: Model) -> Prompt:
+        source = self._chat_template or model.parameters.get("chat_template") or CHATML
+        special_tokens = {
+            name: token for name in ("bos_token", "eos_token") if (token := model.parameters.get(name)) is not None
+        }
+        # In a thread, so that a template at its limit does not hold up the streams of others.
+        return await asyncio.to_thread(self._templates.render, source, request.messages, special_tokens)
+
+
+# ---- Several at a time
+
+
+async def _gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first failure cancels the rest."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    slots = asyncio.Semaphore(PROMPTS_IN_FLIGHT)
+
+    async def one(call: Coroutine[Any, Any, T]) -> T:
+        async with slots:
+            return await call
+
+    tasks = [asyncio.create_task(one(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for call in calls:
+            call.close()  # those that never got a slot
+
+
+async def _merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
+    """The items of all streams as they come; the first failure ends all."""
+    if len(streams) == 1:
+        async with aclosing(streams[0]) as only:
+            async for item in only:
+                yield item
+        return
+    # Bounded, so that a slow reader slows the streams down.
+    ready: asyncio.Queue[T | Exception | None] = asyncio.Queue(PROMPTS_IN_FLIGHT)
+    slots = asyncio.Semaphore(PROMPTS_IN_FLIGHT)
+
+    async def pump(stream: AsyncGenerator[T, None]) -> None:
+        try:
+            async with slots, aclosing(stream) as items:
+                async for item in items:
+                    await ready.put(item)
+            await ready.put(None)
+        except Exception as error:
+            await ready.put(error)
+
+    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
+    try:
+        running = len(tasks)
+        while running:
+            match await ready.get():
+                case None:
+                    running -= 1
+                case Exception() as error:
+                    raise error
+                case item:
+                    yield item
+    finally:
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)

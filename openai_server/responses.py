@@ -1,0 +1,158 @@
+"""Answers and deltas to OpenAI's response objects and stream chunks.
+
+PURE. The types in the `openai` package are the reference of every shape.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import orjson
+
+from openai_server import sse
+from openai_server.decode import Answer, Choice, Usage, total
+
+Object = dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Header:
+    """What an answer says beside its choices; `created` is in Unix seconds."""
+
+    id: str
+    created: int
+    model: str
+
+
+def usage(usage: Usage | None) -> Object | None:
+    if usage is None:
+        return None
+    said: Object = {
+        "prompt_tokens": usage.prompt,
+        "completion_tokens": usage.completion,
+        "total_tokens": usage.prompt + usage.completion,
+    }
+    if usage.cached is not None:
+        said["prompt_tokens_details"] = {"cached_tokens": usage.cached}
+    return said
+
+
+def model(name: str, created: int) -> Object:
+    return {"id": name, "object": "model", "created": created, "owned_by": "anyserve"}
+
+
+def models(listed: Iterable[Object]) -> Object:
+    return {"object": "list", "data": list(listed)}
+
+
+# ---- Whole answers. `answers` has one item for each prompt; the choices of prompt k follow those of prompt k - 1.
+
+
+def completion(header: Header, answers: Sequence[Answer]) -> Object:
+    return _whole(
+        header,
+        "text_completion",
+        [
+            {"index": index, "text": choice.text, "logprobs": None, "finish_reason": choice.finish_reason}
+            for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
+        ],
+        answers,
+    )
+
+
+def chat_completion(header: Header, answers: Sequence[Answer]) -> Object:
+    return _whole(
+        header,
+        "chat.completion",
+        [
+            {
+                "index": index,
+                "message": {"role": "assistant", "content": choice.text, "refusal": None},
+                "logprobs": None,
+                "finish_reason": choice.finish_reason,
+            }
+            for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
+        ],
+        answers,
+    )
+
+
+def _whole(header: Header, kind: str, choices: list[Object], answers: Sequence[Answer]) -> Object:
+    return {
+        "id": header.id,
+        "object": kind,
+        "created": header.created,
+        "model": header.model,
+        "choices": choices,
+        "usage": usage(total(answer.usage for answer in answers)),
+    }
+
+
+# ---- Streams
+
+
+class Chunks:
+    """Writes the events of one stream.
+
+    All but the choice itself is the same in every chunk, so it is made once, as bytes. If the client asked for usage,
+    each chunk says `"usage": null` and the last one what it is.
+    """
+
+    kind: str
+
+    def __init__(self, header: Header, *, include_usage: bool) -> None:
+        head = {"id": header.id, "object": self.kind, "created": header.created, "model": header.model}
+        self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}' + sse.END if include_usage else b"]}" + sse.END
+        self._header = head
+        self._include_usage = include_usage
+
+    def begin(self, choices: int) -> bytes:
+        """What comes before the first delta of `choices` choices."""
+        raise NotImplementedError
+
+    def delta(self, choice: Choice) -> bytes:
+        """The events of one choice that moved."""
+        raise NotImplementedError
+
+    def end(self, used: Usage | None) -> bytes:
+        if not self._include_usage:
+            return sse.DONE
+        return sse.event({**self._header, "choices": [], "usage": usage(used)}) + sse.DONE
+
+    def _event(self, choice: bytes) -> bytes:
+        return self._head + choice + self._tail
+
+
+class CompletionChunks(Chunks):
+    kind = "text_completion"
+
+    def begin(self, choices: int) -> bytes:
+        return b""
+
+    def delta(self, choice: Choice) -> bytes:
+        return self._event(
+            b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}'
+            % (choice.index, orjson.dumps(choice.text), orjson.dumps(choice.finish_reason))
+        )
+
+
+class ChatChunks(Chunks):
+    """Role, then content, then finish_reason, for each choice."""
+
+    kind = "chat.completion.chunk"
+
+    def begin(self, choices: int) -> bytes:
+        return b"".join(self._event(self._choice(i, b'{"role":"assistant","content":""}')) for i in range(choices))
+
+    def delta(self, choice: Choice) -> bytes:
+        events = b""
+        if choice.text:
+            events = self._event(self._choice(choice.index, b'{"content":%b}' % orjson.dumps(choice.text)))
+        if choice.finish_reason is not None:
+            events += self._event(self._choice(choice.index, b"{}", orjson.dumps(choice.finish_reason)))
+        return events
+
+    @staticmethod
+    def _choice(index: int, delta: bytes, finish_reason: bytes = b"null") -> bytes:
+        return b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (index, delta, finish_reason)

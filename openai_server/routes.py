@@ -1,0 +1,202 @@
+"""The endpoints: HTTP to a validated request, and its answer to HTTP."""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import uuid4
+
+import orjson
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from openai_server import responses, schemas
+from openai_server.backend import Backend
+from openai_server.catalog import Catalog, Model
+from openai_server.delivery import ClientGone, EventStream, unless_gone
+from openai_server.errors import (
+    APIError,
+    BackendError,
+    BodyTooLarge,
+    InvalidRequest,
+    ModelNotFound,
+    Unavailable,
+    from_backend,
+)
+from openai_server.generation import AnyRequest, Generator
+from openai_server.responses import Header, Object
+
+log = logging.getLogger(__name__)
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left; nobody sees it but the access log."""
+
+
+class JSON(Response):
+    media_type = "application/json"
+
+    def render(self, content: object) -> bytes:
+        return orjson.dumps(content)
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """What differs between completions and chat."""
+
+    parse: Callable[[bytes], AnyRequest]
+    id_prefix: str
+    whole: Callable[[Header, Any], Object]
+    chunks: type[responses.Chunks]
+
+
+COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, responses.CompletionChunks)
+CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.ChatChunks)
+
+
+class Routes:
+    """`clock` gives Unix seconds. `draining` is set when the server has been told to end."""
+
+    def __init__(
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        generator: Generator,
+        *,
+        clock: Callable[[], float],
+        max_body_bytes: int,
+        ping_interval: float,
+    ) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._generator = generator
+        self._clock = clock
+        self._started_at = int(clock())
+        self._max_body_bytes = max_body_bytes
+        self._ping_interval = ping_interval
+        self.draining = False
+
+    def table(self) -> list[Route]:
+        return [
+            Route("/v1/models", self.models),
+            Route("/v1/models/{model:path}", self.model),
+            Route("/v1/completions", self.completions, methods=["POST"]),
+            Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
+            # `engine=` of openai 0.28 puts the model into the path.
+            Route("/v1/engines/{model:path}/chat/completions", self.chat_completions, methods=["POST"]),
+            Route("/v1/engines/{model:path}/completions", self.completions, methods=["POST"]),
+            Route("/livez", self.live),
+            Route("/readyz", self.ready),
+            Route("/health", self.ready),
+        ]
+
+    # ---- Generation
+
+    async def completions(self, request: Request) -> Response:
+        return await self._generate(request, COMPLETIONS)
+
+    async def chat_completions(self, request: Request) -> Response:
+        return await self._generate(request, CHAT)
+
+    async def _generate(self, http: Request, endpoint: Endpoint) -> Response:
+        try:
+            request = endpoint.parse(await self._body(http))
+            _take_model_from_path(request, http.path_params)
+            id = endpoint.id_prefix + uuid4().hex
+            created = int(self._clock())
+            if request.stream:
+                events = self._generator.stream(
+                    request,
+                    id,
+                    lambda model: endpoint.chunks(Header(id, created, model), include_usage=request.include_usage),
+                )
+                return _Streamed(EventStream(events, ping_interval=self._ping_interval))
+            model, answers = await unless_gone(http.receive, self._generator.answer(request, id))
+            return JSON(endpoint.whole(Header(id, created, model), answers))
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def _body(self, http: Request) -> bytes:
+        """Raises BodyTooLarge as soon as that is known."""
+        announced = http.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced) > self._max_body_bytes:
+            raise BodyTooLarge(self._max_body_bytes)
+        body = bytearray()
+        async for part in http.stream():
+            body += part
+            if len(body) > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+        return bytes(body)
+
+    # ---- Models
+
+    async def models(self, _: Request) -> Response:
+        return JSON(responses.models([await self._described(name) for name in await self._names()]))
+
+    async def model(self, request: Request) -> Response:
+        if not (name := request.path_params["model"]):
+            raise ModelNotFound(name)
+        return JSON(await self._described(name))
+
+    async def _names(self) -> tuple[str, ...]:
+        try:
+            return await self._catalog.names()
+        except BackendError as error:
+            raise self._failed(error) from error
+
+    async def _described(self, name: str) -> Object:
+        try:
+            model = await self._catalog.resolve(name)
+        except BackendError as error:
+            raise self._failed(error) from error
+        return responses.model(model.name, self._created(model))
+
+    def _created(self, model: Model) -> int:
+        """When the model was loaded, or else when this process was."""
+        loaded_at = model.parameters.get("loaded_at", "")
+        try:
+            return int(float(loaded_at))
+        except (ValueError, OverflowError):
+            return self._started_at
+
+    def _failed(self, error: BackendError) -> APIError:
+        self._catalog.learn(error)
+        return from_backend(error, {})
+
+    # ---- Health
+
+    async def live(self, _: Request) -> Response:
+        return JSON({"status": "ok"})
+
+    async def ready(self, _: Request) -> Response:
+        """200 only if a request would be answered: the backend is there and its first model is ready."""
+        if self.draining:
+            raise Unavailable("The server is shutting down.")
+        try:
+            ready = await self._backend.ready(await self._catalog.first())
+        except BackendError as error:
+            self._catalog.learn(error)
+            log.debug("not ready: %s: %s", error.status, error.message)
+            ready = False
+        if not ready:
+            raise Unavailable("The model backend can't answer at the moment.")
+        return JSON({"status": "ok"})
+
+
+class _Streamed(Response):
+    """Starlette wants a Response; this one leaves everything to the stream."""
+
+    def __init__(self, stream: EventStream) -> None:
+        super().__init__()
+        self._stream = stream
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self._stream(scope, receive, send)
+
+
+def _take_model_from_path(request: AnyRequest, path: Mapping[str, str]) -> None:
+    model = path.get("model")
+    if model and request.model and request.model != model:
+        raise InvalidRequest(f"The path names the model '{model}', the body another one.", param="model")
+    request.model = model or request.model

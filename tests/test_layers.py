@@ -1,0 +1,133 @@
+"""Who may import whom: the rules of the architecture, read from the source without running it."""
+
+import ast
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("protos", "openai_server", "anyserve_worker")
+STUBS = ("protos.grpc_predict_v2_pb2", "protos.grpc_predict_v2_pb2_grpc")
+GENERATION = ("openai_server", "anyserve_worker")
+
+IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", "subprocess", "llama_cpp")
+"""Sockets, clocks, threads, models. Channels are `grpc`, of which a pure module may have `StatusCode` alone."""
+PURE = (
+    "protos.contract",
+    "protos.tensors",
+    "openai_server.schemas",
+    "openai_server.encode",
+    "openai_server.decode",
+    "openai_server.responses",
+    "openai_server.sse",
+    "openai_server.errors",
+    "openai_server.chat",
+    "anyserve_worker.request",
+    "anyserve_worker.sequence",
+    "anyserve_worker.scheduler",
+    "anyserve_worker.kv_cache",
+    "anyserve_worker.output",
+    "anyserve_worker.errors",
+    "anyserve_worker.options",
+)
+"""A package stands for all of its modules."""
+
+
+def imports(source: str) -> set[str]:
+    """Dotted names that a module imports, wherever in it; `from a import b` gives `a.b`. Relative ones stay as dots."""
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            found.update(alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            found.update(f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+    return found
+
+
+def within(name: str, packages: Iterable[str]) -> bool:
+    return any(name == package or name.startswith(package + ".") for package in packages)
+
+
+def modules(*packages: str) -> dict[str, set[str]]:
+    """Imports by module, of everything in these packages or modules except the generated stubs."""
+    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for p in PACKAGES for path in walk(ROOT / p)}
+    return {
+        name.removesuffix(".__init__"): imports(path.read_text())
+        for path, name in names.items()
+        if within(name, packages) and name not in STUBS
+    }
+
+
+def walk(directory: Path) -> list[Path]:
+    return sorted(directory.rglob("*.py"))
+
+
+def test_imports_are_found_wherever_they_stand() -> None:
+    source = "import a.b as c\nfrom d.e import f, g\nfrom . import h\ndef late():\n    if True:\n        import i\n"
+    assert imports(source) == {"a.b", "d.e.f", "d.e.g", "..h", "i"}
+
+
+def test_the_packages_are_all_seen() -> None:
+    seen = modules(*PACKAGES)
+    assert {"protos.tensors", "openai_server.chat.template", "anyserve_worker.engine"} <= seen.keys()
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_imports_are_absolute(package: str) -> None:
+    for module, imported in modules(package).items():
+        assert not [name for name in imported if name.startswith(".")], module
+
+
+def test_protos_is_a_leaf() -> None:
+    for module, imported in modules("protos").items():
+        ours = [name for name in imported if within(name, (*GENERATION, "tests", "scripts"))]
+        assert not ours, module
+
+
+@pytest.mark.parametrize(("package", "other"), [GENERATION, GENERATION[::-1]])
+def test_sidecar_and_worker_do_not_know_each_other(package: str, other: str) -> None:
+    for module, imported in modules(package).items():
+        assert not [name for name in imported if within(name, (other,))], module
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
+    for module, imported in modules(package).items():
+        assert not [name for name in imported if within(name, ("tests", "scripts"))], module
+
+
+def test_only_the_model_runner_imports_llama_cpp() -> None:
+    users = {m for m, imported in modules(*PACKAGES).items() if any(within(name, ("llama_cpp",)) for name in imported)}
+    assert users == {"anyserve_worker.model_runner"}
+
+
+def test_only_the_backend_speaks_grpc_in_the_sidecar() -> None:
+    users = {module for module, imported in modules("openai_server").items() if speaks_grpc(imported)}
+    assert users == {"openai_server.backend"}
+
+
+def speaks_grpc(imported: set[str]) -> bool:
+    stubs = any(within(name, (STUBS[1],)) for name in imported)
+    return stubs or any(within(name, ("grpc",)) and name != "grpc.StatusCode" for name in imported)
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_pure_modules_exist_and_are_pure(name: str) -> None:
+    found = modules(name)
+    assert found
+    for module, imported in found.items():
+        assert not [name for name in imported if within(name, IMPURE)], module
+        assert not speaks_grpc(imported), module
+
+
+IMPURE_MODULES = {
+    *("anyserve_worker.engine", "anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
+    *("anyserve_worker.model_runner", "anyserve_worker.progress", "anyserve_worker.__main__"),
+}
+
+
+def test_pure_modules_of_the_worker_import_only_pure_ones() -> None:
+    """What a pure module imports of ours is pure as well: no clock by the back door."""
+    for module, imported in modules(*(name for name in PURE if name.startswith("anyserve_worker."))).items():
+        assert not [name for name in imported if within(name, IMPURE_MODULES)], module

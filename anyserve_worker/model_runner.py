@@ -11,6 +11,7 @@ import secrets
 from array import array
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # A thread that waits for its siblings spins for this many rounds before it sleeps. libgomp's default is seconds when
 # it sees as many processors as threads, which starves everybody as soon as one of them is taken away. Read at load.
@@ -286,7 +287,7 @@ class NativeSampler:
         self.handle = llama.llama_sampler_chain_init(params)
         sampling = sequence.sampling
 
-        def add(sampler: llama.llama_sampler_p) -> None:
+        def add(sampler: Any) -> None:
             llama.llama_sampler_chain_add(self.handle, sampler)
 
         if sampling.repetition_penalty != 1:

@@ -1,0 +1,41 @@
+"""One pair of worker and sidecar, with both models, for all tests that don't need options of their own."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import pytest
+
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e import servers
+from tests.models import gemma3_path, smollm2_path
+
+SMOLLM2 = "smollm2"
+GEMMA3 = "gemma3"
+
+
+@dataclass(frozen=True)
+class Pair:
+    worker: str
+    """host:port"""
+    url: str
+    """Of the sidecar, without /v1."""
+
+
+@pytest.fixture(scope="session")
+def worker_address() -> Iterator[str]:
+    with servers.worker(
+        "--model", f"{SMOLLM2}={smollm2_path()}", "--model", f"{GEMMA3}={gemma3_path()}", "--n-ctx", "2048"
+    ) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def service(worker_address: str) -> Iterator[GRPCInferenceServiceStub]:
+    with servers.stub(worker_address) as stub:
+        yield stub
+
+
+@pytest.fixture(scope="session")
+def pair(worker_address: str) -> Iterator[Pair]:
+    with servers.sidecar(worker_address) as (_, url):
+        yield Pair(worker_address, url)

@@ -1,0 +1,299 @@
+"""The worker over real gRPC with real models: what it generates, and what it answers to what it can't."""
+
+import threading
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from protos import contract
+from protos import grpc_predict_v2_pb2 as pb
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e import servers
+from tests.e2e.conftest import GEMMA3, SMOLLM2
+from tests.e2e.messages import LONG_STORY, STORY, infer, outputs, text, to_raw
+
+Service = GRPCInferenceServiceStub
+
+
+def test_the_server_describes_itself_and_its_models(service: Service) -> None:
+    assert service.ServerLive(pb.ServerLiveRequest()).live
+    assert service.ServerReady(pb.ServerReadyRequest()).ready
+    assert service.ModelReady(pb.ModelReadyRequest(name=GEMMA3)).ready
+    index = service.RepositoryIndex(pb.RepositoryIndexRequest(ready=True))
+    assert [(model.name, model.state) for model in index.models] == [(SMOLLM2, "READY"), (GEMMA3, "READY")]
+    assert "model_configuration" in service.ServerMetadata(pb.ServerMetadataRequest()).extensions
+    metadata = service.ModelMetadata(pb.ModelMetadataRequest(name=SMOLLM2))
+    assert [tensor.name for tensor in metadata.inputs] == [spec.name for spec in contract.INPUTS]
+    smollm2, gemma3 = (
+        service.ModelConfig(pb.ModelConfigRequest(name=name)).config.parameters for name in (SMOLLM2, GEMMA3)
+    )
+    assert "<|im_start|>" in smollm2["chat_template"].string_value
+    assert smollm2["context_length"].string_value == "2048"
+    assert smollm2["eos_token"].string_value == "<|im_end|>"
+    assert gemma3["bos_token"].string_value == "<bos>"
+    assert gemma3["architecture"].string_value == "gemma3"
+    assert "chat_template" not in gemma3
+
+
+@pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
+def test_a_stream_is_the_unary_answer_in_pieces(service: Service, model: str) -> None:
+    request = infer(model, STORY, max_tokens=40, temperature=0.0)
+    service.ModelInfer(request)  # From here on the prompt is cached, so both below compute the same.
+    whole = outputs(service.ModelInfer(request))
+    responses = [response.infer_response for response in service.ModelStreamInfer(iter([request]))]
+    parts = [outputs(response) for response in responses]
+    assert "".join(part["token"][0] for part in parts) == whole["text"][0]
+    assert [part["finish_reason"] for part in parts[:-1]] == [["null"]] * (len(parts) - 1)
+    assert parts[-1]["finish_reason"] == whole["finish_reason"] == ["length"]
+    assert parts[-1]["completion_tokens"] == whole["completion_tokens"] == [40]
+    assert parts[-1]["prompt_tokens"] == whole["prompt_tokens"]
+    finals = [response.parameters[contract.PARAM_FINAL].bool_param for response in responses]
+    assert finals == [False] * (len(responses) - 1) + [True]
+
+
+def test_the_end_of_the_turn_ends_the_answer(service: Service) -> None:
+    prompt = "<|im_start|>user\nSay yes.<|im_end|>\n<|im_start|>assistant\n"
+    answer = outputs(service.ModelInfer(infer(SMOLLM2, prompt, temperature=0.0, max_tokens=200)))
+    assert answer["finish_reason"] == ["stop"]
+    assert answer["completion_tokens"][0] < 200
+    assert "<|im_end|>" not in answer["text"][0]
+
+
+def test_a_stop_string_ends_the_answer_before_itself(service: Service) -> None:
+    whole = text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0)))
+    stop = whole[20:27]  # Across token borders.
+    answer = outputs(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0, stop=["zzz", stop])))
+    assert answer["text"] == [whole[: whole.index(stop)]]
+    assert answer["finish_reason"] == ["stop"]
+
+
+def test_n_choices_are_told_apart_and_reproducible(service: Service) -> None:
+    request = infer(SMOLLM2, STORY, max_tokens=12, seed=7, n=3)
+    answer = outputs(service.ModelInfer(request))
+    assert len(set(answer["text"])) == 3
+    assert answer["completion_tokens"] == [12, 12, 12]
+    streamed = ["", "", ""]
+    reasons: dict[int, str] = {}
+    for response in service.ModelStreamInfer(iter([request])):
+        part = outputs(response.infer_response)
+        for index, token, reason in zip(part["index"], part["token"], part["finish_reason"], strict=True):
+            streamed[index] += token
+            if reason != contract.NOT_FINISHED:
+                reasons[index] = reason
+    assert reasons == dict.fromkeys(range(3), "length")
+    assert all(streamed)
+    alone = text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=8)))
+    assert alone == text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=8)))
+    assert alone != text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=9)))
+
+
+def test_token_ids_are_used_as_they_are(service: Service) -> None:
+    answer = outputs(service.ModelInfer(infer(SMOLLM2, [1, 4093, 198], max_tokens=1)))
+    assert answer["prompt_tokens"] == [3]
+
+
+@pytest.mark.parametrize("prompt", ["Hello", "<bos>Hello"])
+def test_bos_comes_once(service: Service, prompt: str) -> None:
+    answer = outputs(service.ModelInfer(infer(GEMMA3, prompt, max_tokens=1)))
+    assert answer["prompt_tokens"] == [2]
+
+
+def test_whole_characters_only(service: Service) -> None:
+    prompt = "Repeat: 😀🎉🚀😀🎉🚀😀🎉🚀😀🎉🚀😀🎉🚀😀🎉🚀"
+    pieces = [
+        outputs(response.infer_response)["token"][0]
+        for response in service.ModelStreamInfer(iter([infer(SMOLLM2, prompt, max_tokens=16, temperature=0.0)]))
+    ]
+    assert "😀" in "".join(pieces)
+    assert "\ufffd" not in "".join(pieces[:-1])
+
+
+def test_answers_come_in_the_form_of_the_request(service: Service) -> None:
+    typed = infer(SMOLLM2, STORY, max_tokens=3, temperature=0.0, stop=["abc"])
+    raw = to_raw(typed)
+    assert raw.raw_input_contents
+    answers = service.ModelInfer(typed), service.ModelInfer(raw)
+    assert not answers[0].raw_output_contents
+    assert answers[1].raw_output_contents
+    assert outputs(answers[0])["text"] == outputs(answers[1])["text"]
+
+
+def test_only_the_wanted_outputs_are_sent(service: Service) -> None:
+    request = infer(SMOLLM2, STORY, max_tokens=1)
+    request.outputs.add(name="text")
+    assert list(outputs(service.ModelInfer(request))) == ["text"]
+
+
+def test_a_stream_carries_many_requests_and_outlives_a_bad_one(service: Service) -> None:
+    requests = [
+        infer(SMOLLM2, STORY, id="a", max_tokens=5),
+        infer(SMOLLM2, STORY, id="bad", max_tokens=-3),
+        infer("nobody", STORY, id="unknown"),
+        infer(GEMMA3, STORY, id="b", max_tokens=7),
+    ]
+    requests[3].parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
+    finished: dict[str, int] = {}
+    errors: dict[str, tuple[str, str]] = {}
+    for response in service.ModelStreamInfer(iter(requests)):
+        answer = response.infer_response
+        final = answer.parameters[contract.PARAM_FINAL].bool_param
+        assert answer.id not in finished, "nothing follows the final response"
+        if response.error_message:
+            errors[answer.id] = (answer.parameters[contract.ERROR_STATUS].string_param, response.error_message)
+        if final:
+            finished[answer.id] = len(answer.outputs)
+    assert errors.keys() == {"bad", "unknown"}
+    assert errors["bad"][0] == "INVALID_ARGUMENT"
+    assert "max_tokens" in errors["bad"][1]
+    assert errors["unknown"][0] == "NOT_FOUND"
+    assert finished["a"] > 0
+    assert finished["b"] == 0, "asked for an empty final response"
+
+
+def test_anyserves_own_addressing(service: Service) -> None:
+    info = pb.ModelInferRequest(model_name="model_info", model_version="llamacpp")
+    assert outputs(service.ModelInfer(info)) == {"model_name": [SMOLLM2], "n_ctx": [2048]}
+    request = infer("generate", STORY, max_tokens=8, temperature=0.0)
+    request.model_version = "llamacpp"
+    answer = outputs(service.ModelInfer(request))
+    assert answer["model"] == [SMOLLM2]
+    request.model_name = "generate_stream"
+    parts = [outputs(response.infer_response) for response in service.ModelStreamInfer(iter([request]))]
+    assert "".join(part["token"][0] for part in parts)
+    assert all(part["finish_reason"] == ["null"] for part in parts[:-1])
+    assert (parts[-1]["token"], parts[-1]["finish_reason"]) == ([""], ["length"])
+
+
+def _error(service: Service, request: pb.ModelInferRequest, timeout: float | None = None) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as caught:
+        service.ModelInfer(request, timeout=timeout)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("inputs", "named"),
+    [
+        ({"temperature": float("nan")}, "temperature"),
+        ({"max_tokens": -1}, "max_tokens"),
+        ({"max_tokens": [1, 2]}, "max_tokens"),
+        ({"n": 0}, "n"),
+        ({"top_p": 1.5}, "top_p"),
+        ({"stop": [""]}, "stop"),
+    ],
+)
+def test_a_bad_tensor_is_named(service: Service, inputs: dict[str, object], named: str) -> None:
+    error = _error(service, infer(SMOLLM2, STORY, **inputs))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"'{named}'" in error.details()
+    assert dict(error.trailing_metadata())[contract.ERROR_TENSOR] == named
+
+
+def test_a_prompt_past_the_context_is_refused(service: Service) -> None:
+    error = _error(service, infer(SMOLLM2, "word " * 3000))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "prompt" in error.details()
+    assert "2048" in error.details()
+    assert dict(error.trailing_metadata())[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
+
+
+def test_a_token_outside_of_the_vocabulary_is_refused(service: Service) -> None:
+    error = _error(service, infer(SMOLLM2, [1, 10_000_000]))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "prompt_token_ids" in error.details()
+
+
+@pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("", ""), (SMOLLM2, "7")])
+def test_an_unknown_model_is_not_found(service: Service, name: str, version: str) -> None:
+    request = infer(name, STORY)
+    request.model_version = version
+    assert _error(service, request).code() is grpc.StatusCode.NOT_FOUND
+
+
+def test_generation_goes_on_until_the_context_is_full(service: Service) -> None:
+    prompt = "word " * 2000
+    answer = outputs(service.ModelInfer(infer(SMOLLM2, prompt, temperature=0.0)))
+    if answer["finish_reason"] == ["length"]:
+        assert answer["prompt_tokens"][0] + answer["completion_tokens"][0] == 2048
+    else:
+        assert answer["prompt_tokens"][0] + answer["completion_tokens"][0] < 2048
+
+
+@pytest.mark.parametrize("how", ["deadline", "timeout"])
+def test_a_deadline_ends_a_request_and_frees_the_engine(service: Service, how: str) -> None:
+    failed = servers.statistics(service, SMOLLM2).inference_stats.fail.count
+    request = infer(SMOLLM2, STORY, n=4, temperature=2.0, stop=[])
+    if how == "timeout":
+        request.parameters[contract.PARAM_TIMEOUT].int64_param = 300_000
+    error = _error(service, request, timeout=0.3 if how == "deadline" else None)
+    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    servers.eventually(lambda: servers.statistics(service, SMOLLM2).inference_stats.fail.count == failed + 1)
+    assert _idle(service)
+
+
+def test_a_client_that_goes_away_stops_its_request(service: Service) -> None:
+    failed = servers.statistics(service, SMOLLM2).inference_stats.fail.count
+    call = service.ModelStreamInfer(iter([infer(SMOLLM2, STORY, n=4, temperature=2.0)]))
+    next(call)
+    call.cancel()
+    servers.eventually(lambda: servers.statistics(service, SMOLLM2).inference_stats.fail.count == failed + 1)
+    assert _idle(service)
+
+
+def _idle(service: Service) -> bool:
+    """The engine takes no steps: nothing is running."""
+    steps = servers.statistics(service, SMOLLM2).execution_count
+    service.ModelInfer(infer(GEMMA3, "Hello", max_tokens=3))
+    return servers.statistics(service, SMOLLM2).execution_count == steps
+
+
+def test_a_prefix_is_computed_once(service: Service) -> None:
+    prompt = LONG_STORY + "This one is about a raven."
+    first = outputs(service.ModelInfer(infer(SMOLLM2, prompt, max_tokens=1)))
+    again = outputs(service.ModelInfer(infer(SMOLLM2, prompt + " And a wolf.", max_tokens=1)))
+    assert again["cached_tokens"][0] >= first["prompt_tokens"][0] - 1
+
+
+def test_a_busy_batch_answers_everybody(service: Service) -> None:
+    """More requests than sequences, of different lengths, some cancelled: each gets its own answer."""
+    prompts = [f"<|im_start|>user\nCount from {i}.<|im_end|>\n<|im_start|>assistant\n" for i in range(40)]
+    answers: dict[int, dict[str, list[object]]] = {}
+
+    def ask(i: int) -> None:
+        request = infer(SMOLLM2, prompts[i], max_tokens=4 + i % 5, temperature=0.0)
+        if i % 8 == 7:
+            call = service.ModelInfer.future(request)
+            call.cancel()
+        else:
+            answers[i] = outputs(service.ModelInfer(request))
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(len(prompts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert answers.keys() == {i for i in range(40) if i % 8 != 7}
+    assert all(a["completion_tokens"][0] <= 4 + i % 5 for i, a in answers.items())  # type: ignore[operator]
+
+
+@pytest.fixture
+def crowded() -> Iterator[Service]:
+    """One sequence at a time, one request in the queue, and hardly any cells."""
+    from tests.models import smollm2_path
+
+    options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--parallel", "1", "--max-queue", "1", "--n-ctx", "512")
+    with servers.worker(*options) as (_, address), servers.stub(address) as stub:
+        yield stub
+
+
+def test_a_full_queue_refuses_at_once(crowded: Service) -> None:
+    running = crowded.ModelStreamInfer(iter([infer(SMOLLM2, STORY, temperature=2.0)]))
+    next(running)
+    others = [crowded.ModelInfer.future(infer(SMOLLM2, STORY, max_tokens=1)) for _ in range(3)]
+    servers.eventually(lambda: sum(call.done() for call in others) == 2)
+    refused = [call.exception() for call in others if call.done()]
+    assert [error.code() for error in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    assert dict(refused[0].trailing_metadata())[contract.ERROR_REASON] == contract.REASON_QUEUE_FULL
+    running.cancel()
+    (waited,) = (call for call in others if call not in refused and call.exception(timeout=60) is None)
+    assert outputs(waited.result())["completion_tokens"] == [1]

@@ -139,8 +139,12 @@ def _typed(datatype: str, elements: Elements) -> InferTensorContents:
 def _read(messages: Iterable[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     messages = list(messages)
-    if raw_contents and len(raw_contents) != len(messages):
-        raise TensorError("", f"{len(raw_contents)} raw contents for {len(messages)} tensors")
+    if raw_contents:
+        for message in messages:
+            if message.HasField("contents"):
+                raise TensorError(message.name, "has typed contents, but the message has raw contents too")
+        if len(raw_contents) != len(messages):
+            raise TensorError("", f"{len(raw_contents)} raw contents for {len(messages)} tensors")
     for i, message in enumerate(messages):
         name = message.name
         if name in tensors:
@@ -150,12 +154,7 @@ def _read(messages: Iterable[Any], raw_contents: Sequence[bytes]) -> dict[str, T
         shape = tuple(message.shape)
         if any(d < 0 for d in shape):
             raise TensorError(name, f"negative dimension in shape {list(shape)}")
-        if not raw_contents:
-            elements = _read_typed(message)
-        elif message.HasField("contents"):
-            raise TensorError(name, "has typed contents, but the message has raw contents too")
-        else:
-            elements = from_raw(name, message.datatype, raw_contents[i])
+        elements = from_raw(name, message.datatype, raw_contents[i]) if raw_contents else _read_typed(message)
         if len(elements) != math.prod(shape):
             raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
         tensors[name] = Tensor(name, message.datatype, shape, elements)

@@ -1,0 +1,103 @@
+"""The table is consistent, and the README says what it says."""
+
+from itertools import chain
+from pathlib import Path
+
+import pytest
+
+from anyserve_worker import errors
+from protos import contract, tensors
+from protos.contract import ANY, TensorSpec
+from protos.grpc_predict_v2_pb2 import DESCRIPTOR
+
+README = (Path(contract.__file__).parent / "README.md").read_text()
+EVERY_SPEC = tuple(chain(contract.INPUTS, contract.OUTPUTS, contract.MODEL_INFO_OUTPUTS))
+
+
+def test_readme_has_the_printed_tables() -> None:
+    _, begin, rest = README.partition("<!-- contract -->\n")
+    tables, end, _ = rest.partition("\n<!-- /contract -->")
+    assert begin
+    assert end
+    assert tables == contract.markdown(), "paste the output of: python -m protos.contract"
+
+
+def test_readme_names_every_rpc_and_no_other() -> None:
+    section = README.partition("## RPCs")[2].partition("\n## ")[0]
+    named = {word for line in section.splitlines() if line.startswith("| `") for word in line.split("|")[1].split("`")}
+    methods = {method.name for method in DESCRIPTOR.services_by_name["GRPCInferenceService"].methods}
+    assert {word for word in named if word.strip(" ,")} == methods
+
+
+def test_readme_names_the_words_of_the_contract() -> None:
+    words = {name: value for name, value in vars(contract).items() if name.isupper() and isinstance(value, str)}
+    assert len(words) > 15
+    assert not {name: value for name, value in words.items() if f"`{value}`" not in README}
+
+
+def test_readme_has_every_error() -> None:
+    section = README.partition("## Errors")[2].partition("\n## ")[0]
+    rows = [[cell.strip(" `") for cell in line.split("|")[1:-1]] for line in section.splitlines() if line[:3] == "| `"]
+    told = {(status, reason) for status, _, reason in rows if status.isupper()}
+    types = [t for t in vars(errors).values() if isinstance(t, type) and issubclass(t, errors.WorkerError)]
+    assert told == {(error.status.name, error.reason) for error in types}
+
+
+def test_tensor_names_are_unique_on_each_side() -> None:
+    for specs in (contract.INPUTS, contract.OUTPUTS, contract.MODEL_INFO_OUTPUTS):
+        names = [spec.name for spec in specs]
+        assert len(set(names)) == len(names)
+
+
+def test_outputs_are_those_of_both_calls() -> None:
+    assert set(contract.OUTPUTS) == set(contract.UNARY_OUTPUTS) | set(contract.STREAM_OUTPUTS)
+
+
+@pytest.mark.parametrize("spec", EVERY_SPEC, ids=lambda spec: spec.name)
+def test_spec_keeps_to_the_rules_of_the_table(spec: TensorSpec) -> None:
+    assert spec.datatype in ("BYTES", "INT32", "FP32")
+    assert spec.name == spec.name.lower()
+    assert spec.meaning
+    assert "|" not in spec.meaning
+    assert all(d == ANY or d > 0 for d in spec.shape)
+    if spec.low is not None and spec.high is not None:
+        assert spec.low < spec.high
+    if spec.datatype == tensors.BYTES:
+        assert (spec.low, spec.high) == (None, None)
+
+
+def test_the_users_own_tensors_are_as_given() -> None:
+    given = {spec.name: spec.datatype for spec in contract.INPUTS + contract.OUTPUTS}
+    table = {"prompt": "BYTES", "max_tokens": "INT32", "temperature": "FP32", "top_p": "FP32", "top_k": "INT32"}
+    table |= {"text": "BYTES", "token": "BYTES", "finish_reason": "BYTES"}
+    assert given | table == given
+
+
+@pytest.mark.parametrize(
+    ("spec_shape", "shape", "accepted"),
+    [
+        ((1,), (1,), True),
+        ((1,), (2,), False),
+        ((1,), (0,), False),
+        ((1,), (), False),
+        ((1,), (1, 1), False),
+        ((ANY,), (0,), True),
+        ((ANY,), (7,), True),
+        ((ANY,), (), False),
+        ((ANY,), (2, 3), False),
+        ((ANY, 2), (5, 2), True),
+        ((ANY, 2), (2, 5), False),
+        ((), (), True),
+    ],
+)
+def test_accepts_shape(spec_shape: tuple[int, ...], shape: tuple[int, ...], accepted: bool) -> None:
+    assert TensorSpec("x", "INT32", spec_shape, "").accepts_shape(shape) is accepted
+
+
+def test_ranges_in_the_table() -> None:
+    table = contract.markdown()
+    assert "| `top_p` | FP32 | [1] | 0…1 |" in table
+    assert "| `top_k` | INT32 | [1] | 0… |" in table
+    assert "| `seed` | INT32 | [1] | -2³¹…2³¹-1 |" in table
+    assert "| `repetition_penalty` | FP32 | [1] | 0.01…10 |" in table
+    assert "| `stop` | BYTES | [-1] |  |" in table

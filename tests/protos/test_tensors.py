@@ -37,7 +37,7 @@ FIELDS = {
     "BYTES": "bytes_contents",
 }
 TYPED = sorted(FIELDS)
-ONE: dict[str, Any] = dict.fromkeys(FIELDS.values(), [1]) | {"bool_contents": [True], "bytes_contents": [b"x"]}
+ONE: dict[str, Any] = {field: [1] for field in FIELDS.values()} | {"bool_contents": [True], "bytes_contents": [b"x"]}
 """One element for each field."""
 
 

@@ -1,0 +1,277 @@
+"""A KServe v2 server that follows a script, over real gRPC: the other end of the sidecar's tests."""
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+from grpc import aio
+
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import (
+    ModelConfigRequest,
+    ModelConfigResponse,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataRequest,
+    ModelMetadataResponse,
+    ModelReadyRequest,
+    ModelReadyResponse,
+    ModelStatisticsRequest,
+    ModelStatisticsResponse,
+    ModelStreamInferResponse,
+    RepositoryIndexRequest,
+    RepositoryIndexResponse,
+    ServerLiveRequest,
+    ServerLiveResponse,
+    ServerMetadataRequest,
+    ServerMetadataResponse,
+    ServerReadyRequest,
+    ServerReadyResponse,
+)
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceServicer, add_GRPCInferenceServiceServicer_to_server
+
+ALL_INPUTS = tuple(spec.name for spec in contract.INPUTS)
+Context = aio.ServicerContext[Any, Any]
+
+
+class Refusal(Exception):
+    """Raised by a script: the request fails in the way of the contract. Without a status, it says only a message."""
+
+    def __init__(self, status: str, message: str, *, reason: str = "", tensor: str = "") -> None:
+        super().__init__(message)
+        self.status, self.message, self.reason, self.tensor = status, message, reason, tensor
+
+    def facts(self) -> dict[str, str]:
+        return {contract.ERROR_REASON: self.reason, contract.ERROR_TENSOR: self.tensor}
+
+
+Infer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]
+Stream = Callable[[ModelInferRequest], AsyncIterator[ModelInferResponse]]
+
+
+# ---- Scripts
+
+
+def sent(request: ModelInferRequest) -> dict[str, list[Any]]:
+    """The tensors of a request, by name."""
+    return {name: list(tensor.elements) for name, tensor in tensors.read_inputs(request).items()}
+
+
+def message(*outputs: tuple[TensorSpec, Sequence[Any]], raw: bool = False, final: bool = False) -> ModelInferResponse:
+    response = ModelInferResponse()
+    for spec, elements in outputs:
+        tensors.add_output(response, spec, elements, raw=raw)
+    if final:
+        response.parameters[contract.PARAM_FINAL].bool_param = True
+    return response
+
+
+def whole(*texts: str, reason: str = "stop", prompt: int = 3, cached: int = 1) -> ModelInferResponse:
+    return message(
+        (contract.TEXT, [text.encode() for text in texts]),
+        (contract.FINISH_REASON, [reason.encode()] * len(texts)),
+        (contract.PROMPT_TOKENS, [prompt]),
+        (contract.CACHED_TOKENS, [cached]),
+        (contract.COMPLETION_TOKENS, [2] * len(texts)),
+    )
+
+
+def token(text: str, index: int = 0) -> ModelInferResponse:
+    return message((contract.TOKEN, [text.encode()]), (contract.INDEX, [index]), (contract.FINISH_REASON, [b"null"]))
+
+
+def last(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = True) -> ModelInferResponse:
+    return message(
+        (contract.TOKEN, [text.encode()]),
+        (contract.INDEX, [index]),
+        (contract.FINISH_REASON, [reason.encode()]),
+        (contract.PROMPT_TOKENS, [3]),
+        (contract.CACHED_TOKENS, [1]),
+        (contract.COMPLETION_TOKENS, [2]),
+        final=final,
+    )
+
+
+def answers(*responses: ModelInferResponse) -> Infer:
+    """Each call gets the next one; the last one serves all that follow."""
+    left = list(responses)
+
+    async def infer(_: ModelInferRequest) -> ModelInferResponse:
+        return left.pop(0) if len(left) > 1 else left[0]
+
+    return infer
+
+
+def says(*responses: ModelInferResponse, fails: Refusal | None = None) -> Stream:
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for response in responses:
+            yield response
+        if fails is not None:
+            raise fails
+
+    return stream
+
+
+def refuses(refusal: Refusal) -> Infer:
+    async def infer(_: ModelInferRequest) -> ModelInferResponse:
+        raise refusal
+
+    return infer
+
+
+async def echo(request: ModelInferRequest) -> ModelInferResponse:
+    """Answers with the prompt, once for each choice."""
+    given = sent(request)
+    prompt = given["prompt"][0].decode() if "prompt" in given else str(given["prompt_token_ids"])
+
+    return whole(*[prompt] * given.get("n", [1])[0])
+
+
+async def echo_stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+    given = sent(request)
+    for index in range(given.get("n", [1])[0]):
+        for part in given["prompt"][0].decode().split():
+            yield token(part, index)
+        yield last(index=index)
+
+
+async def hangs(_: ModelInferRequest) -> ModelInferResponse:
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+    yield token("one")
+    await asyncio.Event().wait()
+
+
+# ---- The server
+
+
+class FakeWorker(GRPCInferenceServiceServicer):
+    """`models` None: a server without RepositoryIndex. `unimplemented` names further calls that it does not know."""
+
+    def __init__(
+        self,
+        infer: Infer = echo,
+        stream: Stream = echo_stream,
+        *,
+        models: Iterable[str] | None = ("tiny",),
+        inputs: Iterable[str] = ALL_INPUTS,
+        parameters: Mapping[str, str] | None = None,
+        unimplemented: Iterable[str] = (),
+        ready: bool = True,
+    ) -> None:
+        self.models = None if models is None else tuple(models)
+        self.inputs = tuple(inputs)
+        self.parameters = dict(parameters or {})
+        self.unimplemented = frozenset(unimplemented)
+        self.ready = ready
+        self.requests: list[ModelInferRequest] = []
+        self.lookups: list[str] = []
+        """Calls that asked for a model's metadata or config."""
+        self.arrived: asyncio.Queue[str] = asyncio.Queue()
+        """Ids of requests, as they come."""
+        self.cancelled: asyncio.Queue[str] = asyncio.Queue()
+        """Ids of requests whose client cancelled them."""
+        self._infer = infer
+        self._stream = stream
+
+    async def ServerLive(self, request: ServerLiveRequest, context: Context) -> ServerLiveResponse:
+        return ServerLiveResponse(live=True)
+
+    async def ServerMetadata(self, request: ServerMetadataRequest, context: Context) -> ServerMetadataResponse:
+        return ServerMetadataResponse(name="fake")
+
+    async def ModelStatistics(self, request: ModelStatisticsRequest, context: Context) -> ModelStatisticsResponse:
+        return ModelStatisticsResponse()
+
+    async def ServerReady(self, request: ServerReadyRequest, context: Context) -> ServerReadyResponse:
+        return ServerReadyResponse(ready=self.ready)
+
+    async def ModelReady(self, request: ModelReadyRequest, context: Context) -> ModelReadyResponse:
+        return ModelReadyResponse(ready=self.ready and request.name in (self.models or ()))
+
+    async def RepositoryIndex(self, request: RepositoryIndexRequest, context: Context) -> RepositoryIndexResponse:
+        if self.models is None:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no index here")
+        index = RepositoryIndexResponse()
+        for name in self.models or ():
+            index.models.add(name=name, version="1", state="READY")
+        index.models.add(name="broken", version="1", state="UNAVAILABLE")
+        return index
+
+    async def ModelMetadata(self, request: ModelMetadataRequest, context: Context) -> ModelMetadataResponse:
+        await self._check("ModelMetadata", request.name, context)
+        metadata = ModelMetadataResponse(name=request.name)
+        for name in self.inputs:
+            metadata.inputs.add(name=name, datatype="BYTES", shape=[1])
+        return metadata
+
+    async def ModelConfig(self, request: ModelConfigRequest, context: Context) -> ModelConfigResponse:
+        await self._check("ModelConfig", request.name, context)
+        answer = ModelConfigResponse()
+        for name, value in self.parameters.items():
+            answer.config.parameters[name].string_value = value
+        return answer
+
+    async def ModelInfer(self, request: ModelInferRequest, context: Context) -> ModelInferResponse:
+        self._record(request)
+        try:
+            await self._check("ModelInfer", request.model_name, context)
+            return await self._infer(request)
+        except Refusal as refusal:
+            await context.abort(
+                grpc.StatusCode[refusal.status],
+                refusal.message,
+                trailing_metadata=tuple((key, value) for key, value in refusal.facts().items() if value),
+            )
+        except asyncio.CancelledError:
+            self.cancelled.put_nowait(request.id)
+            raise
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[ModelInferRequest], context: Context
+    ) -> AsyncIterator[ModelStreamInferResponse]:
+        async for request in request_iterator:
+            self._record(request)
+            try:
+                async for response in self._stream(request):
+                    yield ModelStreamInferResponse(infer_response=response)
+            except Refusal as refusal:
+                failed = ModelStreamInferResponse(error_message=refusal.message)
+                for key, value in {contract.ERROR_STATUS: refusal.status, **refusal.facts()}.items():
+                    if value:
+                        failed.infer_response.parameters[key].string_param = value
+                yield failed
+            except asyncio.CancelledError:
+                self.cancelled.put_nowait(request.id)
+                raise
+
+    def _record(self, request: ModelInferRequest) -> None:
+        self.requests.append(request)
+        self.arrived.put_nowait(request.id)
+
+    async def _check(self, call: str, model: str, context: Context) -> None:
+        if call != "ModelInfer":
+            self.lookups.append(call)
+        if call in self.unimplemented:
+            await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no {call} here")
+        if self.models is not None and model not in self.models:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no model '{model}'")
+
+
+@asynccontextmanager
+async def serving(worker: FakeWorker, port: int = 0) -> AsyncIterator[int]:
+    """Serves on 127.0.0.1 and gives the port. Ends all calls at the end."""
+    server = aio.server()
+    add_GRPCInferenceServiceServicer_to_server(worker, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(None)

@@ -1,0 +1,155 @@
+"""The real ASGI application before a fake worker, called in process."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+from starlette.types import Message
+
+from openai_server.app import App
+from openai_server.backend import Backend
+from openai_server.config import Config
+from tests.wire.fake_worker import FakeWorker, serving
+
+
+@dataclass
+class Reply:
+    """What came back; while a stream is open, what has come so far."""
+
+    status: int = 0
+    headers: dict[str, str] = field(default_factory=dict)
+    body: bytes = b""
+    complete: bool = False
+
+    @property
+    def json(self) -> Any:
+        return json.loads(self.body)
+
+    @property
+    def error(self) -> dict[str, Any]:
+        """The envelope's content, which must have all of its fields."""
+        error = self.json["error"]
+        assert set(error) == {"message", "type", "param", "code"}
+        assert error["message"]
+        return dict(error)
+
+    @property
+    def events(self) -> list[Any]:
+        """The JSON of each event; checks that the stream is well-formed and ends with [DONE]."""
+        assert self.status == 200, self.body
+        blocks = self.body.decode().split("\n\n")
+        assert blocks.pop() == ""
+        events = [block.removeprefix("data: ") for block in blocks if not block.startswith(":")]
+        assert events.pop() == "[DONE]"
+        return [json.loads(event) for event in events]
+
+    @property
+    def pings(self) -> int:
+        return self.body.count(b": ping\n\n")
+
+
+class Call:
+    """One HTTP request under way."""
+
+    def __init__(self, app: App, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+        self.reply = Reply()
+        self._gone = asyncio.Event()
+        self._parts = [body]
+        self._grew = asyncio.Condition()
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": method,
+            "scheme": "http",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
+            "client": ("127.0.0.1", 1),
+            "server": ("127.0.0.1", 2),
+        }
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    async def _receive(self) -> Message:
+        if self._parts:
+            return {"type": "http.request", "body": self._parts.pop(), "more_body": False}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        async with self._grew:
+            if message["type"] == "http.response.start":
+                assert not self.reply.status, "two responses"
+                self.reply.status = message["status"]
+                self.reply.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+            else:
+                self.reply.body += message.get("body", b"")
+                self.reply.complete = not message.get("more_body", False)
+            self._grew.notify_all()
+
+    async def until(self, text: bytes) -> None:
+        """Waits for a part of the body."""
+        async with self._grew:
+            await self._grew.wait_for(lambda: text in self.reply.body)
+
+    def disconnect(self) -> None:
+        self._gone.set()
+
+
+class Sidecar:
+    def __init__(self, app: App, worker_port: int) -> None:
+        self.app = app
+        self.worker_port = worker_port
+
+    def start(self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None) -> Call:
+        content = body if isinstance(body, bytes) else b"" if body is None else json.dumps(body).encode()
+        return Call(self.app, method, path, content, headers or {})
+
+    async def send(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> Reply:
+        call = self.start(method, path, body, headers)
+        await asyncio.wait_for(call.task, 30)
+        assert call.reply.complete
+        assert call.reply.headers["x-request-id"].startswith("req_")
+        return call.reply
+
+    async def get(self, path: str) -> Reply:
+        return await self.send("GET", path)
+
+    async def complete(self, **body: object) -> Reply:
+        return await self.send("POST", "/v1/completions", body)
+
+    async def chat(self, *messages: dict[str, Any], **body: object) -> Reply:
+        given = list(messages) or [{"role": "user", "content": "hi"}]
+        return await self.send("POST", "/v1/chat/completions", {"messages": given, **body})
+
+
+@asynccontextmanager
+async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
+    """An application whose backend is at `port`, from start-up to shutdown."""
+    made = Config(anyserve_endpoint=f"127.0.0.1:{port}", **config)
+    backend = Backend(made.anyserve_endpoint, timeout=made.request_timeout or None, lookup_timeout=made.lookup_timeout)
+    app = App(made, backend)
+    to_app: asyncio.Queue[Message] = asyncio.Queue()
+    from_app: asyncio.Queue[Message] = asyncio.Queue()
+    lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))
+    await to_app.put({"type": "lifespan.startup"})
+    assert (await from_app.get())["type"] == "lifespan.startup.complete"
+    try:
+        yield Sidecar(app, port)
+    finally:
+        await to_app.put({"type": "lifespan.shutdown"})
+        with suppress(asyncio.CancelledError):
+            await lifespan
+
+
+@asynccontextmanager
+async def running(worker: FakeWorker, **config: Any) -> AsyncIterator[Sidecar]:
+    async with serving(worker) as port, app_for(port, **config) as sidecar:
+        yield sidecar

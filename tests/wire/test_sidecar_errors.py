@@ -1,0 +1,66 @@
+"""Every gRPC status, unary and in a stream, as HTTP."""
+
+import grpc
+import pytest
+
+from openai_server.errors import GRPC_TO_HTTP
+from protos import contract
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, says
+from tests.wire.sidecar import running
+
+STATUSES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
+
+
+@pytest.mark.parametrize("status", STATUSES)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_each_status(status: str, stream: bool) -> None:
+    refusal = Refusal(status, "what happened")
+    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=stream, model="tiny")
+    http = GRPC_TO_HTTP[status]
+    assert reply.status == http.status
+    assert reply.error["message"] == (http.says or "what happened")
+    assert (
+        reply.error["type"] == {4: "invalid_request_error", 5: "server_error"}[http.status // 100] or http.status == 429
+    )
+    assert ("retry-after" in reply.headers) == (http.status in (429, 503))
+
+
+@pytest.mark.parametrize("stream", [False, True])
+@pytest.mark.parametrize(
+    ("tensor", "param"),
+    [("top_k", "top_k"), ("prompt", "messages"), ("max_tokens", "max_completion_tokens"), ("unheard_of", None)],
+)
+async def test_the_tensor_to_blame_is_told_as_the_field_it_came_from(
+    stream: bool, tensor: str, param: str | None
+) -> None:
+    refusal = Refusal("INVALID_ARGUMENT", "bad", tensor=tensor)
+    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+        reply = await sidecar.chat(stream=stream, max_completion_tokens=3)
+    assert (reply.status, reply.error["param"]) == (400, param)
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_prompt_past_the_context(stream: bool) -> None:
+    refusal = Refusal("INVALID_ARGUMENT", "300 tokens", reason=contract.REASON_CONTEXT_LENGTH)
+    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+        completion = await sidecar.complete(prompt="x", stream=stream)
+        chat = await sidecar.chat(stream=stream)
+    assert [(reply.status, reply.error["code"], reply.error["param"]) for reply in (completion, chat)] == [
+        (400, "context_length_exceeded", "prompt"),
+        (400, "context_length_exceeded", "messages"),
+    ]
+
+
+async def test_a_stream_error_without_a_status_is_a_bad_gateway() -> None:
+    async with running(FakeWorker(stream=says(fails=Refusal("", "oops")))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=True)
+    assert (reply.status, reply.error["message"]) == (502, "oops")
+
+
+async def test_a_request_that_takes_too_long() -> None:
+    async with running(FakeWorker(hangs, hangs_midway), request_timeout=0.2) as sidecar:
+        whole = await sidecar.complete(prompt="x")
+        stream = await sidecar.complete(prompt="x", stream=True)
+    assert (whole.status, whole.error["code"]) == (504, "timeout")
+    assert stream.events[-1]["error"]["code"] == "timeout"

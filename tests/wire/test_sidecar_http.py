@@ -1,0 +1,130 @@
+"""What holds for every request, whatever it asks."""
+
+import json
+import logging
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from openai_server import schemas
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, sent, whole
+from tests.wire.sidecar import running
+
+ENDPOINTS = ["/v1/completions", "/v1/chat/completions"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("GET", "/"), ("GET", "/v1"), ("POST", "/v1/embeddings"), ("GET", "/v1/completions/x")]
+)
+async def test_an_unknown_path(method: str, path: str) -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.send(method, path)
+    assert (reply.status, reply.error["type"]) == (404, "invalid_request_error")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "allow"),
+    [
+        ("GET", "/v1/completions", {"POST"}),
+        ("PUT", "/v1/chat/completions", {"POST"}),
+        ("POST", "/v1/models", {"GET", "HEAD"}),
+        ("DELETE", "/health", {"GET", "HEAD"}),
+    ],
+)
+async def test_a_method_that_is_not_allowed(method: str, path: str, allow: set[str]) -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.send(method, path)
+    assert (reply.status, reply.error["type"]) == (405, "invalid_request_error")
+    assert set(reply.headers["allow"].split(", ")) == allow
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize("announced", [True, False])
+async def test_a_body_that_is_too_large(path: str, announced: bool) -> None:
+    headers = {"content-length": "1001"} if announced else {}
+    async with running(FakeWorker(), max_body_bytes=1000) as sidecar:
+        reply = await sidecar.send("POST", path, b"{" + b" " * 999 + b"}", headers)
+    assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+
+
+@pytest.mark.parametrize("path", ENDPOINTS)
+@pytest.mark.parametrize(
+    "body",
+    [b"", b"{", b"[]", b"null", b"3", b'"x"', b"\xff", b"[" * 3000, b'{"prompt": NaN}', b'{"prompt": "\\ud800"}'],
+)
+async def test_a_body_that_is_no_json_object(path: str, body: bytes) -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.send("POST", path, body)
+    assert (reply.status, reply.error["code"]) == (400, "invalid_json")
+
+
+async def test_health() -> None:
+    worker = FakeWorker()
+    async with running(worker) as sidecar:
+        assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 200, 200]
+        worker.ready = False
+        assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
+        worker.ready = True
+        sidecar.app.routes.draining = True
+        assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
+        assert (await sidecar.complete(prompt="x")).status == 200  # who is there is still served
+
+
+async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+    async with running(FakeWorker(), template_timeout="a string, which no budget can add up") as sidecar:
+        with caplog.at_level(logging.ERROR):
+            reply = await sidecar.chat()
+    assert (reply.status, reply.error["type"], reply.error["code"]) == (500, "server_error", "internal_error")
+    assert "TypeError" not in reply.body.decode()
+    assert "TypeError" in caplog.text
+    assert reply.headers["x-request-id"] in caplog.text
+
+
+# ---- Any JSON at all
+
+keys = st.sampled_from([*sorted(schemas.COMPLETION_FIELDS.mapped | schemas.CHAT_FIELDS.mapped), "user", "tools", "zzz"])
+scalars = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**70), 2**70)
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.text(st.characters(codec="utf-8"), max_size=8)
+)
+messages = st.lists(
+    st.fixed_dictionaries(
+        {},
+        optional={
+            "role": st.sampled_from([*schemas.MESSAGE_FIELDS, "robot"]) | scalars,
+            "content": scalars
+            | st.lists(st.fixed_dictionaries({}, optional={"type": st.just("text"), "text": scalars})),
+            "name": scalars,
+            "tool_calls": st.lists(scalars, max_size=2),
+            "tool_call_id": scalars,
+        },
+    ),
+    max_size=3,
+)
+values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(keys, inner, max_size=3))
+bodies = st.dictionaries(keys, values | messages, max_size=5) | values
+
+
+@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(body=bodies, prompt=st.booleans())
+async def test_any_json_gets_an_answer_or_is_refused(body: Any, prompt: bool) -> None:
+    async with running(FakeWorker(quiet)) as sidecar:
+        for path, field, value in (
+            (ENDPOINTS[0], "prompt", "x"),
+            (ENDPOINTS[1], "messages", [{"role": "user", "content": "x"}]),
+        ):
+            full = {field: value, **body} if prompt and isinstance(body, dict) else body
+            reply = await sidecar.send("POST", path, json.dumps(full).encode())
+            if reply.status != 200:
+                assert 400 <= reply.status < 500
+                assert reply.error["type"] == "invalid_request_error"
+
+
+async def quiet(request: ModelInferRequest) -> ModelInferResponse:
+    return whole(*["x"] * sent(request).get("n", [1])[0])

@@ -1,0 +1,182 @@
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from openai.types import Completion
+
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last, message, says, token
+from tests.wire.sidecar import running
+
+
+async def test_a_stream_of_completions() -> None:
+    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=True)
+    # The API sends a null reason before the last chunk, which the package's type leaves out.
+    Completion.model_validate(reply.events[-1], strict=True)
+    assert [(event["choices"][0]["text"], event["choices"][0]["finish_reason"]) for event in reply.events] == [
+        ("a", None),
+        ("b", "stop"),
+    ]
+
+
+async def test_a_stream_that_generates_nothing() -> None:
+    async with running(FakeWorker(stream=says(last("", reason="length")))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=True, max_tokens=0)
+        chat = await sidecar.chat(stream=True)
+    assert [event["choices"][0]["finish_reason"] for event in reply.events] == ["length"]
+    assert [event["choices"][0]["delta"] for event in chat.events] == [{"role": "assistant", "content": ""}, {}]
+
+
+async def test_the_streams_of_several_prompts_are_merged_as_they_come() -> None:
+    second_said = asyncio.Event()
+
+    async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        if request.id.endswith("-0"):
+            await second_said.wait()  # prompt 0 speaks only after prompt 1 has
+        yield last("x")
+        second_said.set()
+
+    async with running(FakeWorker(stream=stream)) as sidecar:
+        reply = await sidecar.complete(prompt=["a", "b"], stream=True, stream_options={"include_usage": True})
+    assert [choice["index"] for event in reply.events for choice in event["choices"]] == [1, 0]
+    assert reply.events[-1]["usage"]["total_tokens"] == 10
+
+
+async def test_a_failure_before_the_first_token_has_a_status_of_its_own() -> None:
+    refusal = Refusal("RESOURCE_EXHAUSTED", "the queue is full", reason="queue_full")
+    async with running(FakeWorker(stream=says(fails=refusal))) as sidecar:
+        reply = await sidecar.chat(stream=True)
+    assert (reply.status, reply.headers["retry-after"]) == (429, "1")
+    assert (reply.error["message"], reply.error["code"]) == ("the queue is full", "queue_full")
+
+
+async def test_a_failure_midway_is_an_event() -> None:
+    async with running(FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))) as sidecar:
+        reply = await sidecar.chat(stream=True)
+    assert reply.status == 200
+    assert reply.events[-1] == {
+        "error": {
+            "message": "The model backend failed.",
+            "type": "server_error",
+            "param": None,
+            "code": "backend_error",
+        }
+    }
+
+
+async def test_one_failing_prompt_of_several_ends_the_others() -> None:
+    async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        yield token("x")
+        if request.id.endswith("-1"):
+            raise Refusal("INTERNAL", "")
+        await asyncio.Event().wait()
+
+    worker = FakeWorker(stream=stream)
+    async with running(worker) as sidecar:
+        reply = await sidecar.complete(prompt=["a", "b"], stream=True)
+        cancelled = await asyncio.wait_for(worker.cancelled.get(), 10)
+    assert "error" in reply.events[-1]
+    assert cancelled.endswith("-0")
+
+
+async def test_a_stream_that_ends_before_its_choices_do_is_a_failure() -> None:
+    async with running(FakeWorker(stream=says(token("a")))) as sidecar:
+        reply = await sidecar.chat(stream=True)
+    assert "ended the stream early" in reply.events[-1]["error"]["message"]
+
+
+async def test_a_backend_that_knows_only_the_final_flag() -> None:
+    said = message((contract.TOKEN, [b"all"]), final=True)
+    async with running(FakeWorker(stream=says(said))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=True)
+    assert [event["choices"][0] for event in reply.events] == [
+        {"index": 0, "text": "all", "logprobs": None, "finish_reason": None}
+    ]
+
+
+async def test_silence_is_filled_with_pings() -> None:
+    speak = asyncio.Event()
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await speak.wait()
+        yield last("x")
+
+    async with running(FakeWorker(stream=stream), ping_interval=0.01) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
+        await call.until(b": ping\n\n: ping\n\n")
+        assert call.reply.status == 200  # sent with the first ping
+        speak.set()
+        await call.task
+    assert call.reply.pings >= 2
+    assert call.reply.events[-1]["choices"][0]["text"] == "x"
+
+
+async def test_a_failure_after_a_ping_is_an_event() -> None:
+    pinged = asyncio.Event()
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await pinged.wait()
+        raise Refusal("INVALID_ARGUMENT", "too long", reason="context_length_exceeded")
+        yield token("")
+
+    async with running(FakeWorker(stream=stream), ping_interval=0.01) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
+        await call.until(b": ping")
+        pinged.set()
+        await call.task
+    assert call.reply.events == [
+        {
+            "error": {
+                "message": "too long",
+                "type": "invalid_request_error",
+                "param": "prompt",
+                "code": "context_length_exceeded",
+            }
+        }
+    ]
+
+
+# ---- The client goes away
+
+
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_cancels_the_call(path: str, stream: bool) -> None:
+    worker = FakeWorker(hangs, hangs_midway)
+    body = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
+    async with running(worker) as sidecar:
+        call = sidecar.start("POST", path, {**body, "stream": stream})
+        id = await asyncio.wait_for(worker.arrived.get(), 10)
+        if stream:
+            await call.until(b"one")
+        assert worker.cancelled.empty()
+        call.disconnect()
+        assert await asyncio.wait_for(worker.cancelled.get(), 10) == id
+        await call.task
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_client_that_leaves_cancels_the_calls_of_all_its_prompts(stream: bool) -> None:
+    worker = FakeWorker(hangs, hangs_midway)
+    async with running(worker) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": ["a", "b", "c"], "stream": stream})
+        ids = {await asyncio.wait_for(worker.arrived.get(), 10) for _ in range(3)}
+        call.disconnect()
+        assert {await asyncio.wait_for(worker.cancelled.get(), 10) for _ in range(3)} == ids
+        await call.task
+
+
+async def test_a_client_that_leaves_before_the_first_token() -> None:
+    async def silent(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await asyncio.Event().wait()
+        yield token("")
+
+    worker = FakeWorker(stream=silent)
+    async with running(worker) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
+        await asyncio.wait_for(worker.arrived.get(), 10)
+        call.disconnect()
+        await asyncio.wait_for(worker.cancelled.get(), 10)
+        await call.task

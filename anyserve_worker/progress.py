@@ -34,11 +34,15 @@ def _bar(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[flo
 def _lines(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[float], None]:
     started = clock()
     last = started - LINE_INTERVAL
+    loaded = False
 
     def report(fraction: float) -> None:
-        nonlocal last
+        nonlocal last, loaded
         now = clock()
+        if loaded:
+            return
         if fraction >= 1:
+            loaded = True
             stream.write(f"loaded {name} in {now - started:.1f} s\n")
         elif now - last >= LINE_INTERVAL:
             last = now

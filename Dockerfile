@@ -38,7 +38,9 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels "llama-cpp-python==$L
 
 FROM packages AS worker-venv
 COPY --from=llama-cpp /wheels /wheels
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --find-links /wheels "/src[worker]"
+# Without the library for processors with AMX: see llama_cpp.cmake; theirs is then the one for zen4.
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --find-links /wheels "/src[worker]" \
+ && rm -f /opt/venv/lib/python3.12/site-packages/llama_cpp/lib/libggml-cpu-sapphirerapids.so
 COPY README.md LICENSE ./
 COPY protos/ protos/
 COPY anyserve_worker/ anyserve_worker/

@@ -8,24 +8,20 @@ a cache that all checkouts share, and linked into .models/. A file that is there
 
 from __future__ import annotations
 
-import contextlib
-import fcntl
 import hashlib
-import os
 import shutil
 import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from scripts.errors import Fail, run_main
+from scripts.locks import locked, shared_cache
 
 ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
-SHARED_MODELS = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache", "anyserve", "models")
 OPENAI_028 = ROOT / ".cache" / "openai-0.28"
 CHUNK = 1 << 20
 
@@ -83,9 +79,8 @@ def ensure_model(name: str) -> Path:
     if model.path.is_file() and model.path.stat().st_size == model.size:
         return model.path
     MODELS.mkdir(exist_ok=True)
-    SHARED_MODELS.mkdir(parents=True, exist_ok=True)
-    shared = SHARED_MODELS / model.file
-    with _lock(SHARED_MODELS):
+    shared = shared_cache("models") / model.file
+    with locked(shared.parent):
         if not shared.is_file() or _sha256(shared) != model.sha256:
             _download(model, shared)
     _place(shared, model.path)
@@ -96,8 +91,7 @@ def ensure_openai_028() -> Path:
     """The last openai of the old interface, in a folder of its own: it can't be installed beside the new one."""
     if OPENAI_028.is_dir():
         return OPENAI_028
-    OPENAI_028.parent.mkdir(exist_ok=True)
-    with _lock(OPENAI_028.parent), tempfile.TemporaryDirectory(dir=OPENAI_028.parent) as folder:
+    with locked(OPENAI_028.parent), tempfile.TemporaryDirectory(dir=OPENAI_028.parent) as folder:
         if not OPENAI_028.is_dir():
             print("installing openai 0.28.1 into a folder of its own", flush=True)
             _pip("install", "--target", str(Path(folder, "openai")), "openai==0.28.1")
@@ -145,17 +139,6 @@ def _pip(*arguments: str) -> None:
 def _sha256(path: Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@contextlib.contextmanager
-def _lock(folder: Path) -> Iterator[None]:
-    """Others who want the same thing wait, and then find it there."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(descriptor)
 
 
 if __name__ == "__main__":

@@ -16,9 +16,10 @@ class Stamp:
     pyproject: str = ""  # its SHA-256
     extras: tuple[str, ...] = ()
     cmake_args: str = ""  # the user's own, for llama.cpp
+    llama_wheel: str = ""  # its key, see llama_wheel.py
 
     def wanted(self, root: Path, pyproject: bytes, extras: set[str], env: Mapping[str, str]) -> Stamp:
-        """What is to be installed where this is; the same stamp when there is nothing to do."""
+        """What is to be installed where this is; the wheel's key aside, which follows from the rest."""
         return Stamp(
             root=str(root),
             pyproject=hashlib.sha256(pyproject).hexdigest(),

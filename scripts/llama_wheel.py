@@ -1,0 +1,67 @@
+"""llama-cpp-python as a wheel, compiled once for this machine and these options, and shared by all checkouts.
+
+pip's own cache can't do that: it knows a wheel by its version alone, and would hand out one that was compiled with
+other options or, in a home folder that several machines share, for another processor.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+import shlex
+import tempfile
+from pathlib import Path
+
+from scripts import toolchain
+from scripts.errors import Fail
+from scripts.locks import locked, shared_cache
+from scripts.pip import Pip
+
+CMAKE_INCLUDE = Path(__file__).with_name("llama_cpp.cmake")
+
+
+def key(requirement: str, cmake_args: str) -> str:
+    """Two builds of one key are interchangeable."""
+    machine = [platform.system(), platform.machine(), *platform.libc_ver(), _processor()]
+    parts = [requirement, cmake_args, CMAKE_INCLUDE.read_text(), *machine]
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def get(pip: Pip, requirement: str, cmake_args: str) -> Path:
+    wheels = shared_cache("wheels")
+    folder = wheels / key(requirement, cmake_args)
+    with locked(wheels):
+        if not folder.is_dir():
+            _build(pip, requirement, cmake_args, folder)
+    return next(folder.glob("*.whl"))
+
+
+def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
+    wheel = ["--no-deps", "--no-cache-dir", requirement]
+    try:
+        toolchain.require_compilers()
+    except Fail:
+        # A user's own index may have a wheel that is compiled already.
+        with tempfile.TemporaryDirectory() as nowhere:
+            if not pip.succeeds("download", "--only-binary", ":all:", "--dest", nowhere, *wheel):
+                raise
+    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE_INCLUDE}")
+    cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
+    with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+        made = Path(new, "wheel")
+        pip(
+            *("wheel", "--wheel-dir", str(made), *wheel),
+            CMAKE_ARGS=f"{include} {cmake_args}",
+            CMAKE_BUILD_PARALLEL_LEVEL=cores,
+        )
+        made.rename(folder)
+
+
+def _processor() -> str:
+    """What -march=native looks at."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor()
+    return next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())

@@ -20,7 +20,8 @@ class Memory(Protocol):
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         """How many of the first `n` tokens of a sequence of `length` can be used again: `n`, fewer, or 0.
 
-        Memory that cannot be cut (recurrent) gives all or nothing; a sliding window, nothing once it has moved on.
+        The sequence can then be cut back to so many, or copied. Memory that cannot be cut (recurrent) gives all or
+        nothing; a sliding window, nothing once it has moved on.
         """
 
     def copy(self, source: int, target: int, n: int) -> None:
@@ -99,13 +100,8 @@ class KVCache:
         array is kept: it may grow, but its prefix must not change while the sequence has the id.
         """
         source, n = self.best_prefix(tokens)
-        if not self._make_room(len(tokens) - n, spare=source):
-            if source < 0 or self._entries[source].running:
-                return None
-            # The prefix itself is in the way of its user: do without it.
-            source, n = -1, 0
-            if not self._make_room(len(tokens)):
-                return None
+        if not self._make_room(len(tokens) - n, spare=source, keep=n):
+            return None
         taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
         if taken is None:
             return None
@@ -159,14 +155,11 @@ class KVCache:
         """A cached prefix that is used whole goes over to its user; one that is needed again stays."""
         if source < 0 or self._entries[source].running:
             return False
-        return n == self._entries[source].n_computed or not (self._free_ids or self._lru(spare=source))
+        return n == self._entries[source].n_computed or not (self._free_ids or self._lru(spare=source) is not None)
 
     def _take_over(self, source: int, n: int) -> tuple[int, list[int]]:
-        entry = self._entries.pop(source)
-        if n < entry.n_computed:
-            self.memory.truncate(source, n)
-            self._free(entry.cells[n:])
-        return source, entry.cells[:n]
+        self._cut(source, n)
+        return source, self._entries.pop(source).cells
 
     def _fork(self, source: int, n: int) -> tuple[int, list[int]] | None:
         if not self._free_ids:
@@ -193,23 +186,37 @@ class KVCache:
         ]
         return min(cached)[1] if cached else None
 
-    def _make_room(self, n: int, spare: int = -1) -> bool:
-        """Evicts cached prefixes, except `spare`, until `n` cells are free; none if that would not be enough."""
-        if len(self._free_cells) < n and len(self._free_cells) + self._n_evictable(spare) < n:
+    def _make_room(self, n: int, spare: int = -1, keep: int = 0) -> bool:
+        """Evicts cached prefixes until `n` cells are free; none if that would not be enough.
+
+        Of `spare` the first `keep` tokens stay; it is cut back to them when everything else is gone.
+        """
+        if len(self._free_cells) < n and len(self._free_cells) + self._n_evictable(spare, keep) < n:
             return False
         while len(self._free_cells) < n:
             victim = self._lru(spare)
-            assert victim is not None
+            if victim is None:
+                self._cut(spare, keep)
+                break
             self._drop(victim)
         return True
 
-    def _n_evictable(self, spare: int) -> int:
-        """Cells that only cached prefixes hold."""
+    def _n_evictable(self, spare: int, keep: int) -> int:
+        """Cells that only cached prefixes hold, but for the first `keep` of `spare`."""
         held: Counter[int] = Counter()
         for seq_id, entry in self._entries.items():
-            if not entry.running and seq_id != spare:
-                held.update(entry.cells)
+            if not entry.running:
+                held.update(entry.cells[keep:] if seq_id == spare else entry.cells)
         return sum(self._owners[cell] == n for cell, n in held.items())
+
+    def _cut(self, seq_id: int, n: int) -> None:
+        """Cuts a cached prefix back to its first `n` tokens, which the memory said to be usable."""
+        entry = self._entries[seq_id]
+        if n < entry.n_computed:
+            self.memory.truncate(seq_id, n)
+            self._free(entry.cells[n:])
+            del entry.cells[n:], entry.tokens[n:]
+            entry.n_computed = n
 
     def _take_cells(self, cells: list[int], n: int) -> None:
         for _ in range(n):

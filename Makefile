@@ -15,7 +15,7 @@ run: ## worker and sidecar, set up from nothing [MODEL=x.gguf PORT= WORKER_PORT=
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
 test: setup models lint ## everything that is checked, set up from nothing [PYTEST_ARGS="-k name"]
-	@exec $(BIN)/python -m pytest $(PYTEST_ARGS)
+	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)
 
 setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp of your own]
 	@exec $(PYTHON) -m scripts.setup worker test

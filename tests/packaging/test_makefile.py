@@ -1,5 +1,9 @@
 import os
 import re
+import sys
+from pathlib import Path
+
+import pytest
 
 from tests.packaging.commands import ROOT, run
 
@@ -32,3 +36,21 @@ def test_ci_calls_make_test_without_stdin() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     assert script.read_text().splitlines()[-1] == "exec make test </dev/null"
+
+
+@pytest.mark.parametrize(
+    ("body", "code"), [("pass", 0), ("pytest.skip('not now')", 1), ("assert False", 1), ("pytest.exit('')", 2)]
+)
+def test_a_skipped_test_is_a_failed_run(tmp_path: Path, body: str, code: int) -> None:
+    test = tmp_path / "test_it.py"
+    test.write_text(f"import pytest\ndef test_it() -> None:\n    {body}\n")
+    result = run(sys.executable, "-m", "pytest", "-p", "tests.no_skips", f"--rootdir={tmp_path}", str(test))
+    assert result.returncode == code
+    assert ("make test allows none" in result.stdout) == ("skip" in body)
+
+
+def test_no_test_at_all_is_a_failed_run() -> None:
+    result = run(
+        sys.executable, "-m", "pytest", "-p", "tests.no_skips", "tests/packaging/test_makefile.py", "-k", "nothing"
+    )
+    assert result.returncode == 5

@@ -53,12 +53,12 @@ class Budget:
             raise LimitExceeded(f"it made more than {self._characters} characters")
         self.tick(1 + characters // _CHARACTERS_PER_TICK)
 
-    def spend_on(self, value: Any) -> None:
-        """Called for a copy of `value` itself, not of what it contains."""
+    def spend_on(self, value: Any, times: int = 1) -> None:
+        """Called for so many copies of `value` itself, not of what it contains."""
         if isinstance(value, str | bytes):
-            self.spend(len(value))
+            self.spend(len(value) * times)
         elif isinstance(value, CONTAINERS):
-            self.spend(_ITEM * len(value))
+            self.spend(_ITEM * len(value) * times)
         else:
             self.tick()
 

@@ -88,6 +88,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         if isinstance(function, LoopContext):  # a step down in a recursive loop
             args = (Metered(args[0]), *args[1:]) if args else args
         elif owner is not None and isinstance(owner, (*_METHODS, type)):
+            budget.look_at(owner)
             args = _check_method(budget, owner, function.__name__, args)
         result = super().call(context, function, *args, **kwargs)
         budget.spend_on(result)
@@ -102,8 +103,8 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
             _check_percent(budget, left, right)
         elif operator == "*":
             for sequence, times in ((left, right), (right, left)):
-                if isinstance(sequence, str | bytes | list | tuple) and isinstance(times, int) and times > 0:
-                    budget.spend(16 * len(sequence) * times)
+                if isinstance(times, int) and times > 0:
+                    budget.spend_on(sequence, times)
         check_integers(operator, left, right)
         return super().call_binop(context, operator, left, right)
 
@@ -143,19 +144,31 @@ class _Guard(NodeTransformer):
 
     def visit_Compare(self, node: nodes.Compare) -> nodes.Node:
         self.generic_visit(node)
-        node.expr = _guarded("guard_operand", node.expr)
+        node.expr = _operand(node.expr)
         for operand in node.ops:
-            if not isinstance(operand.expr, nodes.Const):
-                operand.expr = _guarded("guard_operand", operand.expr)
+            operand.expr = _operand(operand.expr)
+        return node
+
+    def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
+        """The key of a dict, which is hashed: all of it, if it is a tuple."""
+        self.generic_visit(node)
+        node.key = _operand(node.key)
         return node
 
     def visit_Getitem(self, node: nodes.Getitem) -> nodes.Expr:
         self.generic_visit(node)
-        return _guarded("guard_copy", node) if isinstance(node.arg, nodes.Slice) else node
+        if isinstance(node.arg, nodes.Slice):
+            return _guarded("guard_copy", node)
+        node.arg = _operand(node.arg)
+        return node
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
         """Literal text is written past `finalize`, so that a loop over it would not be counted."""
         return nodes.Const(node.data, lineno=node.lineno)
+
+
+def _operand(node: nodes.Expr) -> nodes.Expr:
+    return node if isinstance(node, nodes.Const) else _guarded("guard_operand", node)
 
 
 def _guarded(guard: str, *values: nodes.Node) -> nodes.Call:
@@ -267,7 +280,8 @@ def _metered(function: Function) -> Function:
     def call(*args: Any, **kwargs: Any) -> Any:
         budget = CURRENT.get()
         for value in (*args, *kwargs.values()):
-            budget.tick(1 + budget.weigh(value) // 1024)
+            budget.weigh(value)  # unlike look_at, refuses a namespace: a filter would write it out
+            budget.look_at(value)
         result = function(*args, **kwargs)
         budget.spend_on(result)
         return result

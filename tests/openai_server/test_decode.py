@@ -1,0 +1,155 @@
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openai_server.decode import Choice, StreamDecoder, Usage, answer, total
+from openai_server.errors import BackendError
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
+from tests.wire.fake_worker import last, message, token, whole
+
+
+def says(
+    token: bytes, index: int | None = 0, reason: bytes | None = b"null", *, raw: bool = False
+) -> ModelInferResponse:
+    outputs: list[tuple[contract.TensorSpec, list[object]]] = [(contract.TOKEN, [token])]
+    if index is not None:
+        outputs.append((contract.INDEX, [index]))
+    if reason is not None:
+        outputs.append((contract.FINISH_REASON, [reason]))
+    return message(*outputs, raw=raw)
+
+
+# ---- Unary
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_answer_in_both_forms(raw: bool) -> None:
+    response = message(
+        (contract.TEXT, ["é".encode(), b"b"]),
+        (contract.FINISH_REASON, [b"stop", b"length"]),
+        (contract.PROMPT_TOKENS, [5]),
+        (contract.CACHED_TOKENS, [4]),
+        (contract.COMPLETION_TOKENS, [1, 2]),
+        raw=raw,
+    )
+    decoded = answer(response, 2)
+    assert decoded.choices == [Choice(0, "é", "stop"), Choice(1, "b", "length")]
+    assert decoded.usage == Usage(5, 3, 4)
+
+
+def test_what_a_backend_does_not_tell_is_not_made_up() -> None:
+    assert answer(message((contract.TEXT, [b"a"])), 1).usage is None
+    assert answer(message((contract.TEXT, [b"a"])), 1).choices == [Choice(0, "a", None)]
+    counts = (contract.PROMPT_TOKENS, [5]), (contract.COMPLETION_TOKENS, [1])
+    assert answer(message((contract.TEXT, [b"a"]), *counts), 1).usage == Usage(5, 1, None)
+    assert answer(message((contract.TEXT, [b"a"]), counts[0]), 1).usage is None
+
+
+def test_unknown_tensors_are_ignored() -> None:
+    stranger = contract.TensorSpec("logits", "FP16", (contract.ANY,), "")
+    assert answer(message((contract.TEXT, [b"a"]), (stranger, [1.0]), raw=True), 1).choices[0].text == "a"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        message(),
+        whole("a", "b"),
+        message((contract.TEXT, [b"a"]), (contract.FINISH_REASON, [b"stop", b"stop"])),
+        message((contract.TensorSpec("text", "INT32", (1,), ""), [1])),
+        ModelInferResponse(raw_output_contents=[b"x"]),
+    ],
+)
+def test_an_answer_that_makes_no_sense(response: ModelInferResponse) -> None:
+    with pytest.raises(BackendError) as caught:
+        answer(response, 1)
+    assert caught.value.status == "UNKNOWN"
+
+
+def test_totals() -> None:
+    assert total([Usage(1, 2, 3), Usage(4, 5, 6)]) == Usage(5, 7, 9)
+    assert total([Usage(1, 2, 3), Usage(4, 5, None)]) == Usage(5, 7, None)
+    assert total([Usage(1, 2, 3), None]) is None
+
+
+# ---- Streams
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_stream(raw: bool) -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", raw=raw)) == [Choice(0, "a", None)]
+    assert decoder.feed(says(b"", raw=raw)) == []
+    assert decoder.feed(last("b", reason="length")) == [Choice(0, "b", "length")]
+    assert decoder.usage == Usage(3, 2, 1)
+    decoder.end()
+
+
+def test_usage_counts_each_choice_once() -> None:
+    decoder = StreamDecoder(2, first_index=4)
+    assert decoder.feed(last(index=1)) == [Choice(5, "", "stop")]
+    assert decoder.usage == Usage(3, 2, 1)
+    decoder.feed(last(index=0))
+    assert decoder.usage == Usage(3, 4, 1)
+
+
+def test_an_empty_final_response() -> None:
+    decoder = StreamDecoder(1)
+    decoder.feed(last("a", final=False))
+    assert decoder.feed(message(final=True)) == []
+    decoder.end()
+
+
+@pytest.mark.parametrize("reason", [b"", b"null"])
+def test_words_for_not_finished(reason: bytes) -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", reason=reason)) == [Choice(0, "a", None)]
+    with pytest.raises(BackendError, match="ended the stream early"):
+        decoder.end()
+
+
+def test_a_backend_that_tells_neither_index_nor_reason() -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", index=None, reason=None)) == [Choice(0, "a", None)]
+    with pytest.raises(BackendError):
+        decoder.end()
+    decoder.feed(message(final=True))
+    decoder.end()
+
+
+def test_the_final_flag_does_not_finish_a_choice_for_a_backend_that_tells_reasons() -> None:
+    decoder = StreamDecoder(2)
+    decoder.feed(last(index=0))
+    with pytest.raises(BackendError):
+        decoder.end()
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_an_index_that_nobody_asked_for(index: int) -> None:
+    with pytest.raises(BackendError):
+        StreamDecoder(1).feed(token("a", index))
+
+
+def test_a_stray_token_count_is_refused() -> None:
+    with pytest.raises(BackendError):
+        StreamDecoder(2).feed(message((contract.TOKEN, [b"a"]), (contract.COMPLETION_TOKENS, [1, 2])))
+
+
+TEXT = "aé漢🙂"
+
+
+@pytest.mark.parametrize("at", range(len(TEXT.encode()) + 1))
+def test_a_character_split_at_any_byte_comes_out_whole(at: int) -> None:
+    data = TEXT.encode()
+    decoder = StreamDecoder(1)
+    parts = [decoder.feed(says(data[:at])), decoder.feed(says(data[at:], reason=b"stop"))]
+    assert "".join(choice.text for part in parts for choice in part) == TEXT
+
+
+@given(st.lists(st.binary(max_size=5), max_size=8))
+def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
+    decoder = StreamDecoder(1)
+    deltas = [delta for token in tokens for delta in decoder.feed(says(token))]
+    deltas += decoder.feed(last())
+    assert "".join(delta.text for delta in deltas) == b"".join(tokens).decode(errors="replace")

@@ -1,0 +1,83 @@
+import json
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import Completion, Model
+from openai.types.chat import ChatCompletion, ChatCompletionChunk
+
+from openai_server import responses, sse
+from openai_server.decode import Answer, Choice, Usage
+from openai_server.errors import InternalError
+from openai_server.responses import ChatChunks, Chunks, CompletionChunks, Header
+
+HEADER = Header('id-"1"', 1700000000, "org/mödel")
+ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
+
+
+def events(data: bytes) -> list[Any]:
+    blocks = data.decode().split("\n\n")
+    assert blocks.pop() == ""
+    return [block if block == "data: [DONE]" else json.loads(block.removeprefix("data: ")) for block in blocks]
+
+
+def test_whole_answers_are_valid() -> None:
+    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS), strict=True)
+    assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
+    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, ANSWERS[:1]), strict=True)
+    assert [choice.message.content for choice in chat.choices] == ["a", "b"]
+    assert (completion.id, chat.model) == (HEADER.id, HEADER.model)
+    assert completion.usage is not None
+    assert completion.usage.total_tokens == 14
+
+
+def test_a_model_is_valid() -> None:
+    Model.model_validate(responses.model("m", 1), strict=True)
+
+
+@pytest.mark.parametrize("chunks", [CompletionChunks, ChatChunks])
+@pytest.mark.parametrize("include_usage", [False, True])
+def test_every_chunk_has_the_same_header(chunks: type[Chunks], include_usage: bool) -> None:
+    writer = chunks(HEADER, include_usage=include_usage)
+    data = writer.begin(2) + writer.delta(Choice(1, "x", "stop")) + writer.end(Usage(1, 2, None))
+    *said, done = events(data)
+    assert done == "data: [DONE]"
+    for chunk in said:
+        assert (chunk["id"], chunk["created"], chunk["model"]) == (HEADER.id, HEADER.created, HEADER.model)
+        assert chunk["object"] == chunks.kind
+        assert ("usage" in chunk) == include_usage
+    usages = [chunk["usage"] for chunk in said if chunk.get("usage")]
+    assert usages == [{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}] * include_usage
+
+
+@given(text=st.text(), index=st.integers(0, 2047), reason=st.sampled_from([None, "stop", "length"]))
+def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
+    [chunk] = events(CompletionChunks(HEADER, include_usage=False).delta(Choice(index, text, reason)))
+    assert chunk["choices"] == [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]
+    for chunk in events(ChatChunks(HEADER, include_usage=False).delta(Choice(index, text, reason))):
+        ChatCompletionChunk.model_validate(chunk, strict=True)
+
+
+def test_content_and_reason_are_chunks_of_their_own() -> None:
+    said = events(ChatChunks(HEADER, include_usage=False).delta(Choice(0, "x", "stop")))
+    assert [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in said] == [
+        ({"content": "x"}, None),
+        ({}, "stop"),
+    ]
+
+
+def test_unknown_usage_is_null() -> None:
+    [chunk, _] = events(ChatChunks(HEADER, include_usage=True).end(None))
+    assert (chunk["choices"], chunk["usage"]) == ([], None)
+
+
+def test_a_failure_ends_the_stream() -> None:
+    [failed, done] = events(sse.failure(InternalError()))
+    assert failed["error"]["code"] == "internal_error"
+    assert done == "data: [DONE]"
+
+
+def test_a_ping_is_a_comment() -> None:
+    assert sse.PING.startswith(b":")
+    assert sse.PING.endswith(b"\n\n")

@@ -1,0 +1,297 @@
+import json
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+import pytest
+from openai.types import completion_create_params
+from openai.types.chat import (
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionContentPartTextParam,
+    ChatCompletionDeveloperMessageParam,
+    ChatCompletionFunctionMessageParam,
+    ChatCompletionMessageFunctionToolCallParam,
+    ChatCompletionMessageParam,
+    ChatCompletionStreamOptionsParam,
+    ChatCompletionSystemMessageParam,
+    ChatCompletionToolMessageParam,
+    ChatCompletionUserMessageParam,
+)
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.chat.chat_completion_message_function_tool_call_param import Function
+
+from openai_server import schemas
+from openai_server.errors import InvalidRequest
+from openai_server.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Fields,
+    ToolMessage,
+    UserMessage,
+    parse_chat,
+    parse_completion,
+)
+from protos import contract
+
+# ---- Every field of the API has a place
+
+API = [
+    (completion_create_params.CompletionCreateParamsNonStreaming, schemas.COMPLETION_FIELDS),
+    (completion_create_params.CompletionCreateParamsStreaming, schemas.COMPLETION_FIELDS),
+    (chat_create_params.CompletionCreateParamsNonStreaming, schemas.CHAT_FIELDS),
+    (chat_create_params.CompletionCreateParamsStreaming, schemas.CHAT_FIELDS),
+    (ChatCompletionStreamOptionsParam, schemas.STREAM_OPTIONS_FIELDS),
+    (ChatCompletionSystemMessageParam, schemas.MESSAGE_FIELDS["system"]),
+    (ChatCompletionDeveloperMessageParam, schemas.MESSAGE_FIELDS["developer"]),
+    (ChatCompletionUserMessageParam, schemas.MESSAGE_FIELDS["user"]),
+    (ChatCompletionAssistantMessageParam, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChatCompletionToolMessageParam, schemas.MESSAGE_FIELDS["tool"]),
+    (ChatCompletionFunctionMessageParam, schemas.MESSAGE_FIELDS["function"]),
+    (ChatCompletionContentPartTextParam, schemas.TEXT_PART_FIELDS),
+    (ChatCompletionMessageFunctionToolCallParam, schemas.TOOL_CALL_FIELDS),
+    (Function, schemas.FUNCTION_CALL_FIELDS),
+]
+
+
+@pytest.mark.parametrize(("typed", "fields"), API)
+def test_every_field_of_the_api_is_mapped_without_effect_or_refused(typed: Any, fields: Fields) -> None:
+    known = fields.mapped | fields.no_effect | set(fields.neutral)
+    assert set(typed.__annotations__) | set(get_type_hints(typed)) <= known
+
+
+def test_every_role_of_the_api_is_known() -> None:
+    roles = [get_args(get_type_hints(message)["role"]) for message in get_args(ChatCompletionMessageParam)]
+    assert {role for (role,) in roles} == set(schemas.MESSAGE_FIELDS)
+
+
+@pytest.mark.parametrize(("typed", "fields"), API)
+def test_no_field_is_in_two_places(typed: Any, fields: Fields) -> None:
+    assert len(fields.mapped) + len(fields.no_effect) + len(fields.neutral) == len(
+        fields.mapped | fields.no_effect | set(fields.neutral)
+    )
+
+
+@pytest.mark.parametrize("fields", [schemas.COMPLETION_FIELDS, schemas.CHAT_FIELDS])
+def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields) -> None:
+    prompts = {contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name}
+    assert {spec.name for spec in contract.INPUTS} - prompts <= fields.mapped
+
+
+# ---- Parsing
+
+MESSAGES = [{"role": "user", "content": "x"}]
+
+
+def completion(**body: object) -> CompletionRequest:
+    return parse_completion(json.dumps({"prompt": "x", **body}).encode())
+
+
+def chat(*messages: Mapping[str, object], **body: object) -> ChatRequest:
+    return parse_chat(json.dumps({"messages": list(messages) or MESSAGES, **body}).encode())
+
+
+def refused(param: str | None, **body: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        completion(**body)
+    assert caught.value.param == param
+    return caught.value
+
+
+def chat_refused(param: str | None, *messages: Mapping[str, object], **body: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(*messages, **body)
+    assert caught.value.param == param
+    return caught.value
+
+
+@pytest.mark.parametrize("parse", [completion, chat])
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("temperature", [0, 0.5, 2], [-0.1, 2.1, "1", True, [1]]),
+        ("top_p", [0, 1], [-0.1, 1.1, "x"]),
+        ("presence_penalty", [-2, 2], [-2.1, 2.1]),
+        ("frequency_penalty", [-2, 2], [-2.1, 2.1]),
+        ("repetition_penalty", [0.01, 10], [0, 11, -1]),
+        ("min_p", [0, 1], [-0.1, 1.1]),
+        ("top_k", [-1, 0, 2**31 - 1], [-2, 2**31, 1.5]),
+        ("n", [1, 128], [0, 129, -1, 1.5, True]),
+        ("max_tokens", [0, 2**31 - 1], [-1, 2**31, 1.5, "1"]),
+        ("seed", [-(2**63), 2**63 - 1], [2**63, 2**64, 2**70, -(2**63) - 1, 0.5]),
+        ("stop", ["x", ["x"], ["x"] * 16, []], ["", [""], ["x"] * 17, 3, {}, [3]]),
+        ("stream", [True, False], [1, "true"]),
+        ("model", ["x", ""], [1, ["x"]]),
+    ],
+)
+def test_range(parse: Any, field: str, good: list[object], bad: list[object]) -> None:
+    for value in [*good, None]:
+        assert getattr(parse(**{field: value}), field) == value
+    for value in bad:
+        with pytest.raises(InvalidRequest) as caught:
+            parse(**{field: value})
+        assert caught.value.param in (field, f"{field}[0]")
+        assert caught.value.code is None
+
+
+@pytest.mark.parametrize("field", sorted(schemas.COMPLETION_FIELDS.neutral))
+def test_completion_fields_that_are_not_supported(field: str) -> None:
+    for value in [None, *schemas.COMPLETION_FIELDS.neutral[field]]:
+        completion(**{field: value})
+    for value in (7, "7", {"a": 1}, [1]):
+        assert refused(field, **{field: value}).code == "unsupported_parameter"
+
+
+@pytest.mark.parametrize("field", sorted(schemas.CHAT_FIELDS.neutral))
+def test_chat_fields_that_are_not_supported(field: str) -> None:
+    for value in [None, *schemas.CHAT_FIELDS.neutral[field]]:
+        chat(**{field: value})
+    for value in (7, "7", {"a": 1}, [1]):
+        assert chat_refused(field, **{field: value}).code == "unsupported_parameter"
+
+
+def test_a_number_is_not_taken_for_a_truth_value() -> None:
+    refused("echo", echo=0)
+    refused("best_of", best_of=True)
+
+
+def test_fields_without_effect_take_any_value() -> None:
+    completion(user="me")
+    chat(user="me")
+
+
+def test_a_field_of_no_api_is_refused() -> None:
+    assert refused("foo", foo=None).message == "Unrecognized request argument supplied: foo"
+    chat_refused("messages[0].foo", {"role": "user", "content": "x", "foo": 1})
+
+
+# ---- Prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_each_form_of_prompt(prompt: object, prompts: object) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (None, "prompt"),
+        ([], "prompt"),
+        ([[]], "prompt[0]"),
+        (3, "prompt"),
+        ([1, "a"], "prompt"),
+        ([[1], 2], "prompt"),
+        ([-1], "prompt[0]"),
+        ([2**31], "prompt[0]"),
+        ([True], "prompt[0]"),
+        ([[1, 1.5]], "prompt[0][1]"),
+        ([None], "prompt[0]"),
+        ({}, "prompt"),
+    ],
+)
+def test_a_prompt_that_is_none(prompt: object, param: str) -> None:
+    refused(param, prompt=prompt)
+
+
+def test_a_prompt_is_required() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_completion(b"{}")
+    assert caught.value.param == "prompt"
+
+
+def test_choices_are_bounded() -> None:
+    completion(prompt=["x"] * 16, n=128)
+    refused("prompt", prompt=["x"] * 17, n=128)
+
+
+# ---- Limits, streams
+
+
+def test_the_limit_and_the_field_that_set_it() -> None:
+    assert completion().token_limit == ("max_tokens", 16)
+    assert completion(max_tokens=0).token_limit == ("max_tokens", 0)
+    assert chat().token_limit == ("max_tokens", None)
+    assert chat(max_tokens=5).token_limit == ("max_tokens", 5)
+    assert chat(max_completion_tokens=5).token_limit == ("max_completion_tokens", 5)
+    assert chat(max_tokens=5, max_completion_tokens=5).token_limit[1] == 5
+    chat_refused("max_tokens", max_tokens=5, max_completion_tokens=6)
+
+
+def test_stream_options() -> None:
+    assert completion(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not completion(stream=True, stream_options={"include_obfuscation": False}).include_usage
+    assert not completion(stream=True, stream_options=None).include_usage
+    refused("stream_options", stream_options={"include_usage": True})
+    refused("stream_options", stream=True, stream_options=True)
+    refused("stream_options.foo", stream=True, stream_options={"foo": 1})
+    refused("stream_options.include_obfuscation", stream=True, stream_options={"include_obfuscation": True})
+    refused("stream_options.include_usage", stream=True, stream_options={"include_usage": "yes"})
+
+
+# ---- Messages
+
+
+def test_each_role() -> None:
+    request = chat(
+        {"role": "developer", "content": "d"},
+        {"role": "system", "content": [{"type": "text", "text": "s"}], "name": "n"},
+        {"role": "user", "content": "u"},
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": None,
+            "annotations": [],
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "t", "tool_call_id": "1"},
+        {"role": "function", "content": None, "name": "f"},
+        {"role": "assistant", "content": ""},
+    )
+    assert request.messages[2] == UserMessage("u")
+    assert request.messages[4] == ToolMessage("t", "1")
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({}, "messages[0].role"),
+        ({"role": "robot", "content": "x"}, "messages[0].role"),
+        ({"role": 1, "content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": 1}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"text": "x"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[0].content[0].y"),
+        ({"role": "user", "content": "x", "name": 3}, "messages[0].name"),
+        ({"role": "assistant"}, "messages[0].content"),
+        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
+        ({"role": "assistant", "content": "x", "refusal": "no"}, "messages[0].refusal"),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "function", "content": "x"}, "messages[0].name"),
+        ("x", "messages[0]"),
+    ],
+)
+def test_a_message_that_is_refused(message: Any, param: str) -> None:
+    chat_refused(param, message)
+
+
+@pytest.mark.parametrize("messages", [None, [], "x", {}, 1])
+def test_messages_that_are_none(messages: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(json.dumps({"messages": messages}).encode())
+    assert caught.value.param == "messages"

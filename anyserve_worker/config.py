@@ -82,6 +82,12 @@ _OPTIONS = (
         help="Finished sequences whose prefix may be kept for reuse.",
     ),
     _option(
+        "--prefix-cache/--no-prefix-cache",
+        default=_DEFAULTS.prefix_cache,
+        help="Compute a prefix that requests share only once. Without it, and with --parallel 1, equal requests get "
+        "equal answers to the bit.",
+    ),
+    _option(
         "--max-queue",
         default=_DEFAULTS.max_queue,
         type=_or_auto,

@@ -158,7 +158,7 @@ class Engine:
         self._runner = runner
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
-        self._cache = KVCache(runner, runner.n_cells, runner.n_sequences)
+        self._cache = KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache)
         self._scheduler = Scheduler(self._cache, options.parallel, runner.n_batch, options.prefill_chunk)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation, Delta | WorkerError]] = []

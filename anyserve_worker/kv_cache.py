@@ -48,6 +48,8 @@ class KVCache:
     memory: Memory
     n_cells: int
     n_sequences: int
+    reuse: bool = True
+    """False: every sequence is computed from its start, and nothing is kept of it."""
     _free_cells: list[int] = field(init=False)
     _owners: list[int] = field(init=False)
     """How many entries share each cell."""
@@ -72,6 +74,8 @@ class KVCache:
 
     def promised_prefix(self, tokens: "array[int]") -> int:
         """The longest prefix of `tokens` that a running sequence has yet to compute to its end; 0 if there is none."""
+        if not self.reuse:
+            return 0
         common = (
             (common_prefix(entry.tokens, tokens), entry.n_computed) for entry in self._entries.values() if entry.running
         )
@@ -83,7 +87,7 @@ class KVCache:
         The last token is never part of it: it has to be computed for its logits.
         """
         best = (-1, 0)
-        for seq_id, entry in self._entries.items():
+        for seq_id, entry in self._entries.items() if self.reuse else ():
             n = min(common_prefix(entry.tokens, tokens), entry.n_computed, len(tokens) - 1)
             if n > best[1]:
                 n = self.memory.usable_prefix(seq_id, entry.n_computed, n)
@@ -127,7 +131,7 @@ class KVCache:
     def release(self, seq_id: int) -> None:
         """The sequence is no longer running; what it computed becomes a cached prefix."""
         entry = self._entries[seq_id]
-        if entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
+        if not self.reuse or entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
             self._drop(seq_id)
             return
         self._free(entry.cells[entry.n_computed :])

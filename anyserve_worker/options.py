@@ -23,6 +23,7 @@ class ModelOptions:
     prefill_chunk: int = 128
     parallel: int = 16
     cached_sequences: int = 16
+    prefix_cache: bool = True
     max_queue: int = 256
     threads: int = 0
     threads_batch: int = 0

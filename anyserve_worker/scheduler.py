@@ -49,6 +49,8 @@ class Scheduler:
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     n_preempted: int = 0
+    _holds_back: bool = field(init=False, default=False)
+    """Until a step is computed, nobody is admitted: who just gave way would come back, and nothing would be gained."""
 
     @property
     def idle(self) -> bool:
@@ -65,9 +67,9 @@ class Scheduler:
         budget = self.batch_tokens - len(chunks)
         if chunks:
             budget = min(budget, self.prefill_chunk)
-        for sequence in self._prefilling():
-            if budget <= 0:
-                break
+        prefilling = self._prefilling()
+        # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
+        while budget > 0 and (sequence := next(prefilling, None)):
             chunk = Chunk(sequence, sequence.n_computed, min(budget, sequence.n_remaining))
             budget -= chunk.count
             chunks.append(chunk)
@@ -75,6 +77,7 @@ class Scheduler:
 
     def commit(self, chunks: list[Chunk]) -> None:
         """The step was computed."""
+        self._holds_back = False
         for chunk in chunks:
             chunk.sequence.n_computed = chunk.start + chunk.count
             self.cache.commit(chunk.sequence.seq_id, chunk.sequence.n_computed)
@@ -94,6 +97,7 @@ class Scheduler:
             return True
         if len(self.running) > 1:
             self._preempt(self.running[-1])
+            self._holds_back = True
             return True
         return False
 
@@ -117,7 +121,8 @@ class Scheduler:
         for sequence in list(self.running):
             if sequence.n_remaining > 1 or not sequence.n_generated:
                 yield sequence
-        yield from self._admit()
+        if not self._holds_back or not self.running:
+            yield from self._admit()
 
     def _admit(self) -> Iterator[Sequence]:
         candidates = list(islice(self.waiting, self.max_running - len(self.running) + LOOK_AHEAD))

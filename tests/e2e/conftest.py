@@ -30,6 +30,38 @@ def worker_address() -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
+def exact_address() -> Iterator[str]:
+    """A worker that computes equal requests in the same way, so that whole texts can be compared.
+
+    Elsewhere they can't: which tokens share a batch, and where their cells lie, changes the last bits of a logit.
+    """
+    with servers.worker(
+        "--model",
+        f"{SMOLLM2}={smollm2_path()}",
+        "--model",
+        f"{GEMMA3}={gemma3_path()}",
+        "--n-ctx",
+        "2048",
+        "--parallel",
+        "1",
+        "--no-prefix-cache",
+    ) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="session")
+def exact_service(exact_address: str) -> Iterator[GRPCInferenceServiceStub]:
+    with servers.stub(exact_address) as stub:
+        yield stub
+
+
+@pytest.fixture(scope="session")
+def exact_pair(exact_address: str) -> Iterator[Pair]:
+    with servers.sidecar(exact_address) as (_, url):
+        yield Pair(exact_address, url)
+
+
+@pytest.fixture(scope="session")
 def service(worker_address: str) -> Iterator[GRPCInferenceServiceStub]:
     with servers.stub(worker_address) as stub:
         yield stub

@@ -2,6 +2,8 @@
 
 import threading
 from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import grpc
 import pytest
@@ -37,11 +39,10 @@ def test_the_server_describes_itself_and_its_models(service: Service) -> None:
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
-def test_a_stream_is_the_unary_answer_in_pieces(service: Service, model: str) -> None:
+def test_a_stream_is_the_unary_answer_in_pieces(exact_service: Service, model: str) -> None:
     request = infer(model, STORY, max_tokens=40, temperature=0.0)
-    service.ModelInfer(request)  # From here on the prompt is cached, so both below compute the same.
-    whole = outputs(service.ModelInfer(request))
-    responses = [response.infer_response for response in service.ModelStreamInfer(iter([request]))]
+    whole = outputs(exact_service.ModelInfer(request))
+    responses = [response.infer_response for response in exact_service.ModelStreamInfer(iter([request]))]
     parts = [outputs(response) for response in responses]
     assert "".join(part["token"][0] for part in parts) == whole["text"][0]
     assert [part["finish_reason"] for part in parts[:-1]] == [["null"]] * (len(parts) - 1)
@@ -60,32 +61,43 @@ def test_the_end_of_the_turn_ends_the_answer(service: Service) -> None:
     assert "<|im_end|>" not in answer["text"][0]
 
 
-def test_a_stop_string_ends_the_answer_before_itself(service: Service) -> None:
-    whole = text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0)))
+def test_a_stop_string_ends_the_answer_before_itself(exact_service: Service) -> None:
+    whole = text(exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0)))
     stop = whole[20:27]  # Across token borders.
-    answer = outputs(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0, stop=["zzz", stop])))
+    answer = outputs(
+        exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, temperature=0.0, stop=["zzz", stop]))
+    )
     assert answer["text"] == [whole[: whole.index(stop)]]
     assert answer["finish_reason"] == ["stop"]
 
 
-def test_n_choices_are_told_apart_and_reproducible(service: Service) -> None:
+def test_n_choices_are_told_apart_and_reproducible(exact_service: Service) -> None:
     request = infer(SMOLLM2, STORY, max_tokens=12, seed=7, n=3)
-    answer = outputs(service.ModelInfer(request))
+    answer = outputs(exact_service.ModelInfer(request))
     assert len(set(answer["text"])) == 3
     assert answer["completion_tokens"] == [12, 12, 12]
     streamed = ["", "", ""]
+    for response in exact_service.ModelStreamInfer(iter([request])):
+        part = outputs(response.infer_response)
+        for index, token in zip(part["index"], part["token"], strict=True):
+            streamed[index] += token
+    assert streamed == answer["text"]
+    assert answer["text"][1] == text(exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=8)))
+    other = text(exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=11)))
+    assert other not in answer["text"]
+
+
+def test_n_choices_finish_together_in_one_batch(service: Service) -> None:
     reasons: dict[int, str] = {}
-    for response in service.ModelStreamInfer(iter([request])):
+    texts = ["", "", ""]
+    for response in service.ModelStreamInfer(iter([infer(SMOLLM2, STORY, max_tokens=12, seed=7, n=3)])):
         part = outputs(response.infer_response)
         for index, token, reason in zip(part["index"], part["token"], part["finish_reason"], strict=True):
-            streamed[index] += token
+            texts[index] += token
             if reason != contract.NOT_FINISHED:
                 reasons[index] = reason
     assert reasons == dict.fromkeys(range(3), "length")
-    assert all(streamed)
-    alone = text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=8)))
-    assert alone == text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=8)))
-    assert alone != text(service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=12, seed=9)))
+    assert len(set(texts)) == 3
 
 
 def test_token_ids_are_used_as_they_are(service: Service) -> None:
@@ -109,11 +121,11 @@ def test_whole_characters_only(service: Service) -> None:
     assert "\ufffd" not in "".join(pieces[:-1])
 
 
-def test_answers_come_in_the_form_of_the_request(service: Service) -> None:
+def test_answers_come_in_the_form_of_the_request(exact_service: Service) -> None:
     typed = infer(SMOLLM2, STORY, max_tokens=3, temperature=0.0, stop=["abc"])
     raw = to_raw(typed)
     assert raw.raw_input_contents
-    answers = service.ModelInfer(typed), service.ModelInfer(raw)
+    answers = exact_service.ModelInfer(typed), exact_service.ModelInfer(raw)
     assert not answers[0].raw_output_contents
     assert answers[1].raw_output_contents
     assert outputs(answers[0])["text"] == outputs(answers[1])["text"]
@@ -165,10 +177,23 @@ def test_anyserves_own_addressing(service: Service) -> None:
     assert (parts[-1]["token"], parts[-1]["finish_reason"]) == ([""], ["length"])
 
 
-def _error(service: Service, request: pb.ModelInferRequest, timeout: float | None = None) -> grpc.RpcError:
+@dataclass(frozen=True)
+class Failure:
+    code: grpc.StatusCode
+    message: str
+    trailers: dict[str, str | bytes]
+
+
+def _failure(error: object) -> Failure:
+    assert isinstance(error, grpc.RpcError)
+    assert isinstance(error, grpc.Call)
+    return Failure(error.code(), error.details() or "", {entry[0]: entry[1] for entry in error.trailing_metadata()})
+
+
+def _error(service: Service, request: pb.ModelInferRequest, timeout: float | None = None) -> Failure:
     with pytest.raises(grpc.RpcError) as caught:
         service.ModelInfer(request, timeout=timeout)
-    return caught.value
+    return _failure(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -182,32 +207,32 @@ def _error(service: Service, request: pb.ModelInferRequest, timeout: float | Non
         ({"stop": [""]}, "stop"),
     ],
 )
-def test_a_bad_tensor_is_named(service: Service, inputs: dict[str, object], named: str) -> None:
+def test_a_bad_tensor_is_named(service: Service, inputs: dict[str, Any], named: str) -> None:
     error = _error(service, infer(SMOLLM2, STORY, **inputs))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert f"'{named}'" in error.details()
-    assert dict(error.trailing_metadata())[contract.ERROR_TENSOR] == named
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert f"'{named}'" in error.message
+    assert error.trailers[contract.ERROR_TENSOR] == named
 
 
 def test_a_prompt_past_the_context_is_refused(service: Service) -> None:
     error = _error(service, infer(SMOLLM2, "word " * 3000))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "prompt" in error.details()
-    assert "2048" in error.details()
-    assert dict(error.trailing_metadata())[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "prompt" in error.message
+    assert "2048" in error.message
+    assert error.trailers[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
 
 
 def test_a_token_outside_of_the_vocabulary_is_refused(service: Service) -> None:
     error = _error(service, infer(SMOLLM2, [1, 10_000_000]))
-    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
-    assert "prompt_token_ids" in error.details()
+    assert error.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "prompt_token_ids" in error.message
 
 
 @pytest.mark.parametrize(("name", "version"), [("nobody", ""), ("", ""), (SMOLLM2, "7")])
 def test_an_unknown_model_is_not_found(service: Service, name: str, version: str) -> None:
     request = infer(name, STORY)
     request.model_version = version
-    assert _error(service, request).code() is grpc.StatusCode.NOT_FOUND
+    assert _error(service, request).code is grpc.StatusCode.NOT_FOUND
 
 
 def test_generation_goes_on_until_the_context_is_full(service: Service) -> None:
@@ -226,7 +251,7 @@ def test_a_deadline_ends_a_request_and_frees_the_engine(service: Service, how: s
     if how == "timeout":
         request.parameters[contract.PARAM_TIMEOUT].int64_param = 300_000
     error = _error(service, request, timeout=0.3 if how == "deadline" else None)
-    assert error.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error.code is grpc.StatusCode.DEADLINE_EXCEEDED
     servers.eventually(lambda: servers.statistics(service, SMOLLM2).inference_stats.fail.count == failed + 1)
     assert _idle(service)
 
@@ -291,9 +316,10 @@ def test_a_full_queue_refuses_at_once(crowded: Service) -> None:
     next(running)
     others = [crowded.ModelInfer.future(infer(SMOLLM2, STORY, max_tokens=1)) for _ in range(3)]
     servers.eventually(lambda: sum(call.done() for call in others) == 2)
-    refused = [call.exception() for call in others if call.done()]
-    assert [error.code() for error in refused] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
-    assert dict(refused[0].trailing_metadata())[contract.ERROR_REASON] == contract.REASON_QUEUE_FULL
+    refused = [call for call in others if call.done()]
+    failures = [_failure(call.exception()) for call in refused]
+    assert [failure.code for failure in failures] == [grpc.StatusCode.RESOURCE_EXHAUSTED] * 2
+    assert failures[0].trailers[contract.ERROR_REASON] == contract.REASON_QUEUE_FULL
     running.cancel()
-    (waited,) = (call for call in others if call not in refused and call.exception(timeout=60) is None)
-    assert outputs(waited.result())["completion_tokens"] == [1]
+    (waited,) = (call for call in others if call not in refused)
+    assert outputs(waited.result(timeout=60))["completion_tokens"] == [1]

@@ -5,13 +5,13 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
-from protos import contract
 from protos import grpc_predict_v2_pb2 as pb
 from tests.e2e import servers
 from tests.e2e.conftest import GEMMA3, SMOLLM2
@@ -67,12 +67,12 @@ def test_anyserve_serve_is_the_same_worker() -> None:
 
 def test_health_and_reflection(worker_address: str) -> None:
     with grpc.insecure_channel(worker_address) as channel:
-        stub = health_pb2_grpc.HealthStub(channel)  # type: ignore[no-untyped-call]
+        stub: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "inference.GRPCInferenceService"):
             answer = stub.Check(health_pb2.HealthCheckRequest(service=service))
             assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        database = ProtoReflectionDescriptorDatabase(channel)  # type: ignore[no-untyped-call]
-        assert "inference.GRPCInferenceService" in database.get_services()  # type: ignore[no-untyped-call]
+        database = ProtoReflectionDescriptorDatabase(channel)
+        assert "inference.GRPCInferenceService" in database.get_services()
     port = worker_address.rpartition(":")[2]
     assert _run("--healthcheck", "--port", port).returncode == 0
     assert _run("--healthcheck", "--port", str(servers.free_port())).returncode == 1
@@ -140,7 +140,8 @@ def test_cells_run_short_and_everybody_is_answered() -> None:
 def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
     """Prompts longer than the window of 512: what comes after a reused prefix equals what comes without reuse."""
     prompt = LONG_STORY * 4
-    tails = ["The fox said:", "The crow said:", "The end of"]
+    # What follows is in the prompt word for word: no rounding changes a model's mind about it, a lost cell does.
+    tails = ["Once upon", "Once upon a time, in a forest far", "Once upon a time, in a forest far away, there lived"]
     options = ("--model", f"{GEMMA3}={gemma3_path()}", "--n-ctx", "2048", swa)
 
     def answers(*, reuse: bool) -> list[tuple[str, int]]:
@@ -159,3 +160,4 @@ def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
     if swa == "--swa-full":
         assert min(cached for _, cached in reused[1:]) > 512
     assert [answer for answer, _ in reused] == [answer for answer, _ in fresh]
+    assert [answer.split()[0] for answer, _ in fresh] == ["a", "away,", "a"]

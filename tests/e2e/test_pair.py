@@ -1,0 +1,105 @@
+"""What only the pair can show: clients that go away, a worker that does, long prompts, health, drain."""
+
+import http.client
+import json
+import signal
+from collections.abc import Iterator
+from typing import Any
+from urllib.parse import urlsplit
+
+import pytest
+
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e import servers
+from tests.e2e.conftest import SMOLLM2, Pair
+from tests.models import smollm2_path
+
+TALK = {"messages": [{"role": "user", "content": "Tell me a long story."}], "temperature": 2.0}
+
+
+def _post(url: str, body: dict[str, Any]) -> http.client.HTTPConnection:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection.request("POST", "/v1/chat/completions", json.dumps(body))
+    return connection
+
+
+def _get(url: str, path: str) -> tuple[int, dict[str, str], Any]:
+    connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
+    connection.request("GET", path)
+    response = connection.getresponse()
+    body = response.read()
+    connection.close()
+    return response.status, {k.lower(): v for k, v in response.getheaders()}, json.loads(body) if body else None
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_a_client_that_goes_away_stops_the_worker(pair: Pair, service: GRPCInferenceServiceStub, stream: bool) -> None:
+    before = servers.statistics(service, SMOLLM2)
+    connection = _post(pair.url, TALK | {"stream": stream, "n": 2})
+    if stream:
+        assert connection.getresponse().readline().startswith(b"data: ")
+    servers.eventually(lambda: servers.statistics(service, SMOLLM2).execution_count > before.execution_count)
+    connection.close()
+    servers.eventually(
+        lambda: servers.statistics(service, SMOLLM2).inference_stats.fail.count == before.inference_stats.fail.count + 1
+    )
+    steps = servers.statistics(service, SMOLLM2).execution_count
+    assert _get(pair.url, "/health")[0] == 200
+    assert servers.statistics(service, SMOLLM2).execution_count == steps, "nothing is computed any more"
+
+
+@pytest.fixture
+def pinging(worker_address: str) -> Iterator[str]:
+    with servers.sidecar(worker_address, "--ping-interval", "0.1") as (_, url):
+        yield url
+
+
+def test_pings_while_a_long_prompt_is_read(pinging: str) -> None:
+    body = {"messages": [{"role": "user", "content": "hello " * 1500}], "stream": True, "max_tokens": 2}
+    connection = _post(pinging, body)
+    events = connection.getresponse().read().decode().split("\n\n")
+    connection.close()
+    role = next(i for i, event in enumerate(events) if event.startswith("data: "))
+    text = next(i for i, event in enumerate(events) if '"content":"' in event and '"content":""' not in event)
+    assert any(event.startswith(":") for event in events[: max(role, text)])
+    assert events[-2] == "data: [DONE]"
+
+
+def test_the_worker_goes_and_comes_back() -> None:
+    port = servers.free_port()
+    options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "1024", "--port", str(port))
+    with servers.sidecar(f"127.0.0.1:{port}") as (_, url):
+        assert _get(url, "/livez")[0] == 200
+        for path in ("/health", "/readyz", "/v1/models"):
+            status, headers, body = _get(url, path)
+            assert status == 503
+            if path == "/v1/models":
+                assert int(headers["retry-after"]) > 0
+                assert body["error"]["type"] == "server_error"
+        with servers.worker(*options) as (process, _):
+            servers.eventually(lambda: _get(url, "/readyz")[0] == 200)
+            connection = _post(url, TALK | {"stream": True})
+            response = connection.getresponse()
+            assert response.readline().startswith(b"data: ")
+            process.end(signal.SIGKILL)
+            events = response.read().decode().split("\n\n")
+            connection.close()
+            assert "error" in json.loads(events[-3].removeprefix("data: "))
+            assert events[-2] == "data: [DONE]"
+            assert _get(url, "/health")[0] == 503
+        with servers.worker(*options):
+            servers.eventually(lambda: _get(url, "/readyz")[0] == 200)
+            connection = _post(url, TALK | {"max_tokens": 3})
+            assert connection.getresponse().status == 200
+            connection.close()
+
+
+def test_the_sidecar_ends_with_its_streams_finished(worker_address: str) -> None:
+    with servers.sidecar(worker_address) as (process, url):
+        connection = _post(url, TALK | {"stream": True, "max_tokens": 60})
+        response = connection.getresponse()
+        assert response.readline().startswith(b"data: ")
+        process.popen.terminate()
+        assert response.read().endswith(b"data: [DONE]\n\n")
+        connection.close()
+        assert process.end() == 0

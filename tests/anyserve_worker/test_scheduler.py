@@ -1,0 +1,510 @@
+"""What each step computes: whose turn it is, how much of a prompt, who waits, who gives way, and that all get done."""
+
+from array import array
+from collections.abc import Iterable
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyserve_worker.errors import NoRoom
+from anyserve_worker.kv_cache import KVCache
+from anyserve_worker.output import TextOutput
+from anyserve_worker.request import SamplingParams
+from anyserve_worker.scheduler import MIN_SHARED_PREFIX, Chunk, Scheduler
+from anyserve_worker.sequence import NO_SEQ_ID, Sequence
+from tests.anyserve_worker.fakes import FakeMemory
+
+
+def sequence(prompt: Iterable[int], n_new: int = 1) -> Sequence:
+    tokens = array("i", prompt)
+    return Sequence(0, tokens, len(tokens), len(tokens) + n_new, SamplingParams(), TextOutput())
+
+
+def unlike(i: int, length: int) -> Iterable[int]:
+    """A prompt that shares nothing with those of other `i`."""
+    return range(1000 * i, 1000 * i + length)
+
+
+class Steps:
+    """A scheduler on a fake memory. Tokens come from the tokens before them; a sequence ends at its limit."""
+
+    def __init__(
+        self,
+        *,
+        n_cells: int = 1000,
+        max_running: int = 8,
+        batch_tokens: int = 64,
+        prefill_chunk: int = 64,
+        n_cached: int = 8,
+        memory: FakeMemory | None = None,
+    ) -> None:
+        self.memory = memory or FakeMemory(n_cells)
+        self.cache = KVCache(self.memory, n_cells, max_running + n_cached)
+        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk)
+        self.finished: list[Sequence] = []
+        self.failed: list[Sequence] = []
+
+    def add(self, *sequences: Sequence) -> None:
+        for each in sequences:
+            self.scheduler.add(each)
+
+    def step(self) -> list[tuple[Sequence, int]]:
+        """(sequence, tokens computed) of one step; empty if the memory had no place for it."""
+        scheduler = self.scheduler
+        decoding = {s for s in scheduler.running if s.n_generated and s.n_remaining == 1}
+        chunks = scheduler.schedule()
+        self.check(chunks, decoding)
+        for done, chunk in enumerate(chunks):
+            try:
+                self.memory.compute(chunk.sequence.seq_id, chunk.start, self.tokens(chunk))
+            except NoRoom:
+                for earlier in chunks[:done]:
+                    self.memory.truncate(earlier.sequence.seq_id, earlier.start)
+                if not scheduler.relieve():
+                    assert len(scheduler.running) == 1
+                    self.failed += scheduler.running
+                    scheduler.remove(scheduler.running[0])
+                return []
+        scheduler.commit(chunks)
+        for chunk in chunks:
+            if chunk.samples:
+                chunk.sequence.tokens.append(sum(chunk.sequence.tokens) % 7)
+                if len(chunk.sequence.tokens) >= chunk.sequence.limit:
+                    self.finished.append(chunk.sequence)
+                    scheduler.remove(chunk.sequence)
+        return [(chunk.sequence, chunk.count) for chunk in chunks]
+
+    def steps(self, n: int) -> list[list[int]]:
+        """Tokens computed for each chunk of each of the next steps."""
+        return [[count for _, count in self.step()] for _ in range(n)]
+
+    def run(self, at_most: int = 10_000) -> None:
+        for _ in range(at_most):
+            if self.scheduler.idle:
+                return
+            self.step()
+        raise AssertionError(f"still running: {self.scheduler.running}, waiting: {self.scheduler.waiting}")
+
+    def tokens(self, chunk: Chunk) -> "array[int]":
+        return chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
+
+    def check(self, chunks: list[Chunk], decoding: set[Sequence]) -> None:
+        """What holds for every step."""
+        scheduler = self.scheduler
+        sequences = [chunk.sequence for chunk in chunks]
+        assert len(set(sequences)) == len(sequences)
+        assert len(scheduler.running) <= scheduler.max_running
+        assert sum(chunk.count for chunk in chunks) <= scheduler.batch_tokens
+        assert bool(chunks) or not scheduler.running
+        decodes = [s for s in scheduler.running if s in decoding]
+        assert sequences[: len(decodes)] == decodes, "everybody who decodes does, and comes first"
+        if decodes:
+            assert sum(chunk.count for chunk in chunks[len(decodes) :]) <= scheduler.prefill_chunk
+        for chunk in chunks:
+            assert chunk.sequence in scheduler.running
+            assert chunk.count > 0
+            assert chunk.start == chunk.sequence.n_computed
+            assert chunk.start + chunk.count <= len(chunk.sequence.tokens)
+            assert chunk.samples == (chunk.start + chunk.count == len(chunk.sequence.tokens))
+            assert self.memory.tokens(chunk.sequence.seq_id) == chunk.sequence.tokens[: chunk.start]
+        for waiting in scheduler.waiting:
+            assert (waiting.seq_id, waiting.n_computed) == (NO_SEQ_ID, 0)
+
+
+# ---- The batch
+
+
+def test_nothing_to_do() -> None:
+    s = Steps()
+    assert s.scheduler.idle
+    assert s.scheduler.schedule() == []
+
+
+def test_a_sequence_from_prompt_to_end() -> None:
+    s = Steps()
+    one = sequence(unlike(0, 5), n_new=3)
+    s.add(one)
+    assert not s.scheduler.idle
+    assert s.steps(3) == [[5], [1], [1]]
+    assert s.scheduler.idle
+    assert one.n_generated == 3
+
+
+def test_a_long_prompt_is_cut_into_chunks_and_samples_at_its_end() -> None:
+    s = Steps(batch_tokens=4)
+    one = sequence(unlike(0, 10), n_new=2)
+    s.add(one)
+    assert s.steps(4) == [[4], [4], [2], [1]]
+
+
+def test_prompts_share_a_step_in_the_order_of_arrival() -> None:
+    s = Steps(batch_tokens=8)
+    s.add(*(sequence(unlike(i, 3), n_new=9) for i in range(4)))
+    assert s.steps(2) == [[3, 3, 2], [1, 1, 1, 3]]
+
+
+def test_whoever_decodes_goes_first_and_prompts_get_the_prefill_chunk() -> None:
+    s = Steps(batch_tokens=64, prefill_chunk=4)
+    s.add(sequence(unlike(0, 2), n_new=99), sequence(unlike(1, 2), n_new=99))
+    s.step()
+    s.add(sequence(unlike(2, 9), n_new=99))
+    assert s.steps(4) == [[1, 1, 4], [1, 1, 4], [1, 1, 1], [1, 1, 1]]
+
+
+def test_alone_a_prompt_gets_the_whole_batch() -> None:
+    s = Steps(batch_tokens=64, prefill_chunk=4)
+    s.add(sequence(unlike(0, 50)))
+    assert s.steps(1) == [[50]]
+
+
+def test_the_batch_bounds_decodes_and_prompts_together() -> None:
+    s = Steps(batch_tokens=4, prefill_chunk=64, max_running=4)
+    s.add(*(sequence(unlike(i, 1), n_new=99) for i in range(3)))
+    s.step()
+    s.add(sequence(unlike(3, 5), n_new=99))
+    assert s.steps(2) == [[1, 1, 1, 1], [1, 1, 1, 1]]
+
+
+def test_a_sequence_is_admitted_when_there_is_something_of_it_to_compute() -> None:
+    """Not earlier: it would hold cells, and miss prefixes that are computed meanwhile."""
+    s = Steps(batch_tokens=8)
+    s.add(sequence(unlike(0, 20)), sequence(unlike(1, 4)))
+    s.step()
+    assert (len(s.scheduler.running), s.cache.n_free_cells) == (1, 980)
+
+
+def test_no_more_run_than_may() -> None:
+    s = Steps(max_running=2)
+    s.add(*(sequence(unlike(i, 2), n_new=2) for i in range(5)))
+    assert s.steps(6) == [[2, 2], [1, 1], [2, 2], [1, 1], [2], [1]]
+
+
+def test_a_new_request_joins_at_the_next_step() -> None:
+    s = Steps()
+    s.add(sequence(unlike(0, 3), n_new=99))
+    s.steps(5)
+    late = sequence(unlike(1, 3), n_new=1)
+    s.add(late)
+    s.step()
+    assert s.finished == [late]
+
+
+def test_equal_requests_finish_in_the_order_of_arrival() -> None:
+    s = Steps(max_running=3, batch_tokens=16)
+    requests = [sequence(unlike(i, 10), n_new=5) for i in range(12)]
+    s.add(*requests)
+    s.run()
+    assert s.finished == requests
+
+
+# ---- Prefixes
+
+
+def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
+    s = Steps(batch_tokens=20)
+    shared = list(unlike(0, 40))
+    first, second = sequence([*shared, 1], n_new=9), sequence([*shared, 2], n_new=9)
+    s.add(first, second)
+    assert s.steps(4) == [[20], [20], [1, 1], [1, 1]]
+    assert (first.n_cached, second.n_cached) == (0, 40)
+
+
+def test_choices_of_one_prompt_compute_it_once() -> None:
+    s = Steps(batch_tokens=64)
+    choices = [sequence(unlike(0, 40), n_new=3) for _ in range(4)]
+    s.add(*choices)
+    assert s.steps(2) == [[40], [1, 1, 1, 1]]
+    assert [choice.n_cached for choice in choices] == [0, 39, 39, 39]
+
+
+def test_others_overtake_a_sequence_that_waits_for_a_prefix() -> None:
+    s = Steps(batch_tokens=24)
+    shared = list(unlike(0, 40))
+    s.add(sequence([*shared, 1]), sequence([*shared, 2]), other := sequence(unlike(5, 3)))
+    assert s.steps(2) == [[24], [17, 3]]
+    assert other in s.finished
+
+
+@pytest.mark.parametrize(("length", "waits"), [(MIN_SHARED_PREFIX - 1, False), (MIN_SHARED_PREFIX, True)])
+def test_a_short_common_prefix_is_not_worth_waiting_for(length: int, waits: bool) -> None:
+    s = Steps()
+    shared = list(unlike(0, length))
+    s.add(sequence([*shared, 1, 1], n_new=9), sequence([*shared, 2, 2], n_new=9))
+    assert len(s.step()) == (1 if waits else 2)
+
+
+def test_nobody_waits_for_what_is_cached_already() -> None:
+    s = Steps(batch_tokens=64)
+    shared = list(unlike(0, 40))
+    s.add(sequence(shared))
+    s.run()
+    s.add(sequence([*shared, 1], n_new=9), sequence([*shared, 2], n_new=9))
+    assert s.steps(1) == [[1, 1]]
+
+
+def test_who_waited_for_a_prefix_goes_on_when_its_owner_is_gone() -> None:
+    s = Steps(batch_tokens=16)
+    shared = list(unlike(0, 40))
+    first, second = sequence([*shared, 1]), sequence([*shared, 2])
+    s.add(first, second)
+    s.step()
+    s.scheduler.remove(first)
+    assert s.steps(2) == [[16], [9]]
+    assert second.n_cached == 16
+
+
+def test_the_next_request_of_a_conversation_computes_what_is_new() -> None:
+    s = Steps()
+    first = sequence(unlike(0, 20), n_new=5)
+    s.add(first)
+    s.run()
+    second = sequence([*first.tokens, 1, 2], n_new=1)
+    s.add(second)
+    assert s.steps(1) == [[3]]  # The last generated token was never computed.
+    assert second.n_cached == 24
+
+
+# ---- Room
+
+
+def test_nobody_overtakes_a_sequence_that_needs_room() -> None:
+    s = Steps(n_cells=20)
+    large, small = sequence(unlike(1, 15)), sequence(unlike(2, 2))
+    s.add(sequence(unlike(0, 10), n_new=5), large, small)
+    assert s.steps(4) == [[10], [1], [1], [1]]
+    s.run()
+    assert s.finished[1:] == [large, small]
+
+
+def test_the_last_to_come_gives_way_and_is_resumed() -> None:
+    s = Steps(n_cells=20, batch_tokens=64)
+    first, second = sequence(unlike(0, 8), n_new=9), sequence(unlike(1, 8), n_new=9)
+    s.add(first, second)
+    s.run()
+    assert s.finished == [first, second]
+    assert s.scheduler.n_preempted == 1
+    assert [each.n_generated for each in s.finished] == [9, 9]
+    assert second.n_cached == 0, "as it was when the sequence first ran"
+
+
+def test_a_preempted_sequence_goes_to_the_head_of_the_queue() -> None:
+    s = Steps(n_cells=20, max_running=2)
+    first, second, third = (sequence(unlike(i, 8), n_new=9) for i in range(3))
+    s.add(first, second, third)
+    while not s.scheduler.n_preempted:
+        s.step()
+    assert list(s.scheduler.waiting) == [second, third]
+    s.run()
+    assert s.finished == [first, second, third]
+
+
+def test_the_first_to_come_is_never_preempted() -> None:
+    s = Steps(n_cells=30, batch_tokens=16)
+    first = sequence(unlike(0, 5), n_new=25)
+    s.add(first, *(sequence(unlike(i, 5), n_new=20) for i in range(1, 6)))
+    computed = 0
+    while first not in s.finished:
+        before = first.n_computed
+        s.step()
+        assert first in s.finished or first.n_computed > before
+        computed += 1
+    assert computed == 25
+    s.run()
+
+
+def test_cached_prefixes_go_before_anybody_is_preempted() -> None:
+    s = Steps(n_cells=20)
+    s.add(sequence(unlike(0, 8)))
+    s.run()
+    s.add(sequence(unlike(1, 8), n_new=12))
+    s.run()
+    assert s.scheduler.n_preempted == 0
+
+
+# ---- Ends
+
+
+def test_abort_while_waiting() -> None:
+    s = Steps(max_running=1)
+    first, second = sequence(unlike(0, 3), n_new=9), sequence(unlike(1, 3))
+    s.add(first, second)
+    s.step()
+    s.scheduler.remove(second)
+    assert not s.scheduler.waiting
+    s.run()
+    assert s.finished == [first]
+
+
+def test_abort_before_anything_is_scheduled() -> None:
+    s = Steps()
+    one = sequence(unlike(0, 3))
+    s.add(one)
+    s.scheduler.remove(one)
+    assert s.scheduler.idle
+    assert s.cache.n_free_cells == 1000
+
+
+def test_abort_while_the_prompt_is_read_keeps_what_was_read() -> None:
+    s = Steps(batch_tokens=16)
+    one = sequence(unlike(0, 40))
+    s.add(one)
+    s.step()
+    s.scheduler.remove(one)
+    assert s.scheduler.idle
+    assert (s.cache.n_free_cells, one.seq_id) == (1000 - 16, NO_SEQ_ID)
+    again = sequence(unlike(0, 40))
+    s.add(again)
+    s.run()
+    assert again.n_cached == 16
+
+
+def test_abort_while_decoding() -> None:
+    s = Steps()
+    one, other = sequence(unlike(0, 3), n_new=9), sequence(unlike(1, 3), n_new=9)
+    s.add(one, other)
+    s.steps(3)
+    s.scheduler.remove(one)
+    assert s.steps(1) == [[1]]
+    s.run()
+    assert s.finished == [other]
+
+
+def test_abort_of_a_preempted_sequence() -> None:
+    s = Steps(n_cells=20)
+    first, second = sequence(unlike(0, 8), n_new=9), sequence(unlike(1, 8), n_new=9)
+    s.add(first, second)
+    while not s.scheduler.n_preempted:
+        s.step()
+    s.scheduler.remove(second)
+    s.run()
+    assert s.finished == [first]
+    s.cache.evict_all()
+    assert s.cache.n_free_cells == 20
+
+
+# ---- When the model itself finds no place
+
+
+def test_relief_drops_cached_prefixes_first_then_the_last_to_come() -> None:
+    s = Steps()
+    s.add(sequence(unlike(9, 5)))
+    s.run()
+    first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
+    s.add(first, second)
+    s.step()
+    assert s.scheduler.relieve()
+    assert (s.cache.n_cached_sequences, s.scheduler.running) == (0, [first, second])
+    assert s.scheduler.relieve()
+    assert s.scheduler.running == [first]
+    assert list(s.scheduler.waiting) == [second]
+
+
+def test_there_is_no_relief_for_a_single_sequence() -> None:
+    s = Steps()
+    one = sequence(unlike(0, 5), n_new=9)
+    s.add(one)
+    s.step()
+    assert not s.scheduler.relieve()
+    assert s.scheduler.running == [one]
+
+
+def test_after_a_relief_the_same_step_is_not_tried_again() -> None:
+    s = Steps()
+    first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
+    s.add(first, second)
+    s.step()
+    assert s.scheduler.relieve()
+    assert [each for each, _ in s.step()] == [first]
+    assert [each for each, _ in s.step()] == [first, second]
+
+
+def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
+    s = Steps()
+    first, second, third = (sequence(unlike(i, 5), n_new=9) for i in range(3))
+    s.add(first, second, third)
+    s.step()
+    assert s.scheduler.relieve()  # The third gives way,
+    s.scheduler.schedule()
+    assert s.scheduler.relieve()  # then the cells that it left behind.
+    assert [each for each, _ in s.step()] == [first, second]
+
+
+def test_who_gave_way_comes_back_when_the_others_are_gone() -> None:
+    s = Steps()
+    first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
+    s.add(first, second)
+    s.step()
+    assert s.scheduler.relieve()
+    s.scheduler.remove(first)
+    assert [each for each, _ in s.step()] == [second]
+
+
+@pytest.mark.parametrize("n_new", [1, 12])
+def test_a_memory_smaller_than_its_books_still_gets_everybody_through(n_new: int) -> None:
+    s = Steps(n_cells=60, memory=FakeMemory(22))
+    requests = [sequence(unlike(i, 10), n_new=n_new) for i in range(5)]
+    s.add(*requests)
+    s.run(at_most=500)
+    assert sorted(map(id, s.finished)) == sorted(map(id, requests))
+
+
+def test_what_cannot_have_a_place_alone_fails_alone() -> None:
+    s = Steps(n_cells=60, memory=FakeMemory(12))
+    large, small = sequence(unlike(0, 13)), sequence(unlike(1, 5))
+    s.add(large, small)
+    s.run(at_most=100)
+    assert (s.failed, s.finished) == ([large], [small])
+
+
+# ---- Any workload
+
+
+@given(data=st.data())
+def test_any_workload_gets_done(data: st.DataObject) -> None:
+    """Whatever comes and goes: all that was not aborted finishes with all its tokens, and every cell comes back."""
+    n_cells = data.draw(st.integers(40, 120), "cells")
+    max_running = data.draw(st.integers(1, 4), "running")
+    kind = data.draw(st.sampled_from(["full", "window", "recurrent", "small"]), "memory")
+    s = Steps(
+        n_cells=n_cells,
+        max_running=max_running,
+        batch_tokens=data.draw(st.integers(max_running, 24), "batch"),
+        prefill_chunk=data.draw(st.integers(1, 24), "chunk"),
+        n_cached=data.draw(st.integers(0, 4), "cached"),
+        memory=FakeMemory(
+            # Of "small" the books do not know.
+            40 if kind == "small" else n_cells,
+            window=5 if kind == "window" else None,
+            recurrent=kind == "recurrent",
+        ),
+    )
+    shared = data.draw(st.lists(st.integers(0, 20), min_size=3, max_size=3), "shared")
+    live: list[Sequence] = []
+    added: list[Sequence] = []
+    aborted: list[Sequence] = []
+    for action in data.draw(st.lists(st.sampled_from(["add", "add", "step", "step", "step", "abort"]), max_size=40)):
+        live = [each for each in live if each not in s.finished]
+        if action == "add":
+            i = data.draw(st.integers(0, 2))
+            prompt = [*unlike(i, shared[i]), *data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=10))]
+            live.append(sequence(prompt, n_new=data.draw(st.integers(1, 40 - len(prompt)))))
+            added.append(live[-1])
+            s.add(live[-1])
+        elif action == "abort" and live:
+            aborted.append(live.pop(data.draw(st.integers(0, len(live) - 1))))
+            s.scheduler.remove(aborted[-1])
+        else:
+            s.step()
+    s.run(at_most=3000)
+    assert not s.failed
+    assert {*s.finished, *aborted} == set(added)
+    assert all(len(each.tokens) == each.limit for each in s.finished)
+    for each in s.finished:
+        tokens = each.tokens[: each.n_prompt]
+        for _ in range(each.n_generated):
+            tokens.append(sum(tokens) % 7)
+        assert tokens == each.tokens
+    s.cache.evict_all()
+    assert s.cache.n_free_cells == n_cells
+    assert not s.memory.sequences

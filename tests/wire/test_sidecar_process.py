@@ -1,0 +1,158 @@
+"""`python -m openai_server` as a process: real sockets, signals, and the `openai` package as its client."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+import pytest
+from openai import AsyncOpenAI, BadRequestError, NotFoundError
+
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, serving, token
+
+TIMEOUT = 30
+
+
+@dataclass
+class Running:
+    process: Process
+    port: int
+
+    async def ended(self) -> int:
+        return await asyncio.wait_for(self.process.wait(), TIMEOUT)
+
+
+@asynccontextmanager
+async def sidecar(worker_port: int, *args: str) -> AsyncIterator[Running]:
+    process = await asyncio.create_subprocess_exec(
+        *(
+            sys.executable,
+            "-m",
+            "openai_server",
+            "--port",
+            "0",
+            "--anyserve-endpoint",
+            f"127.0.0.1:{worker_port}",
+            *args,
+        ),
+        stderr=PIPE,
+    )
+    try:
+        assert process.stderr is not None
+        line = await asyncio.wait_for(process.stderr.readline(), TIMEOUT)
+        found = re.search(rb"listening on http://127\.0\.0\.1:(\d+)", line)
+        assert found is not None, line
+        yield Running(process, int(found[1]))
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def post(port: int, path: str, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Sends a request and leaves the answer to be read."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    content = json.dumps(body).encode()
+    writer.write(
+        b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(content), content)
+    )
+    await writer.drain()
+    return reader, writer
+
+
+def client(port: int) -> AsyncOpenAI:
+    return AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=TIMEOUT)
+
+
+async def test_the_openai_package_is_served() -> None:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port) as running, client(running.port) as openai:
+        assert [model.id async for model in openai.models.list()] == ["tiny"]
+        completion = await openai.completions.create(model="tiny", prompt=["a", "b"], n=2)
+        assert [choice.text for choice in completion.choices] == ["a", "a", "b", "b"]
+        chat = await openai.chat.completions.create(model="llamacpp", messages=[{"role": "user", "content": "hi"}])
+        assert chat.choices[0].message.content == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+        stream = await openai.chat.completions.create(
+            model="tiny",
+            messages=[{"role": "user", "content": "hi"}],
+            stream=True,
+            stream_options={"include_usage": True},
+        )
+        chunks = [chunk async for chunk in stream]
+        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert said == "<|im_start|>userhi<|im_end|><|im_start|>assistant"
+        assert chunks[-1].usage is not None
+        with pytest.raises(NotFoundError) as unknown:
+            await openai.completions.create(model="other", prompt="a")
+        assert unknown.value.code == "model_not_found"
+        with pytest.raises(BadRequestError) as unsupported:
+            await openai.completions.create(model="tiny", prompt="a", echo=True)
+        assert (unsupported.value.param, unsupported.value.code) == ("echo", "unsupported_parameter")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
+    worker = FakeWorker(hangs, hangs_midway)
+    async with serving(worker) as worker_port, sidecar(worker_port) as running:
+        reader, writer = await post(running.port, "/v1/completions", {"prompt": "x", "stream": stream})
+        id = await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+        if stream:
+            await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
+        assert worker.cancelled.empty()
+        writer.close()
+        assert await asyncio.wait_for(worker.cancelled.get(), TIMEOUT) == id
+
+
+async def test_sigterm_lets_the_running_answer_finish() -> None:
+    told_to_end = asyncio.Event()
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        yield token("one")
+        await told_to_end.wait()
+        yield last("two")
+
+    async with serving(FakeWorker(stream=stream)) as worker_port, sidecar(worker_port) as running:
+        reader, writer = await post(running.port, "/v1/completions", {"prompt": "x", "stream": True})
+        await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.stderr is not None
+        assert b"SIGTERM" in await asyncio.wait_for(running.process.stderr.readline(), TIMEOUT)
+        told_to_end.set()
+        rest = await asyncio.wait_for(reader.read(), TIMEOUT)
+        assert b"two" in rest
+        assert b"[DONE]" in rest
+        writer.close()
+        assert await running.ended() == 0
+
+
+@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
+async def test_an_answer_that_does_not_finish_is_given_up(signals: list[signal.Signals]) -> None:
+    patience = "1" if len(signals) == 1 else "600"
+    worker = FakeWorker(hangs)
+    async with serving(worker) as worker_port, sidecar(worker_port, "--drain-timeout", patience) as running:
+        _, writer = await post(running.port, "/v1/completions", {"prompt": "x"})
+        await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+        assert running.process.stderr is not None
+        for sent in signals:
+            running.process.send_signal(sent)
+            await asyncio.wait_for(running.process.stderr.readline(), TIMEOUT)
+        await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
+        assert await running.ended() == 0
+        writer.close()
+
+
+async def test_a_port_in_use_is_one_clear_line() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "openai_server", "--port", str(port)), stderr=PIPE
+        )
+        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    assert said.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"
+    assert process.returncode == 1

@@ -27,6 +27,7 @@ HOST = "127.0.0.1"
 POLL_S = 0.25
 REQUEST_TIMEOUT_S = 120.0
 REMIND_S = 30.0
+GRACE_S = 30.0  # the worker lets running requests finish for 25
 # What a gateway says while what is behind it is not there yet.
 NOT_YET = (502, 503, 504)
 
@@ -81,7 +82,7 @@ def main() -> int:
         print("\nstopping", flush=True)
         return 0
     finally:
-        children.end(running.values())
+        children.end(running.values(), GRACE_S)
 
 
 def _options() -> Options:

@@ -8,6 +8,10 @@ from grpc import StatusCode
 
 from protos import contract
 
+MAX_MESSAGE = 500
+"""Characters. Message and tensor travel in headers, and too large headers end the connection with everybody on it."""
+MAX_TENSOR_NAME = 100
+
 
 class WorkerError(Exception):
     """`status`: gRPC code. `reason`: a word for programs, may be empty. `tensor`: the input to blame, may be empty."""
@@ -16,8 +20,9 @@ class WorkerError(Exception):
     reason = ""
 
     def __init__(self, message: str, *, tensor: str = "") -> None:
-        super().__init__(message)
-        self.tensor = tensor
+        super().__init__(message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…")
+        fits = tensor.isascii() and tensor.isprintable() and len(tensor) <= MAX_TENSOR_NAME
+        self.tensor = tensor if fits else ""
 
 
 class InvalidRequest(WorkerError):

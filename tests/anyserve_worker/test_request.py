@@ -1,0 +1,422 @@
+"""Tensors to requests: every value that is refused, and by which name. Deltas back to tensors."""
+
+import math
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import pytest
+from grpc import StatusCode
+from hypothesis import given
+from hypothesis import strategies as st
+
+from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.request import (
+    MAX_STOP_LENGTH,
+    Delta,
+    GenerationRequest,
+    Responder,
+    SamplingParams,
+    merge,
+    parse,
+)
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
+from protos.tensors import Tensor, add_input, read_outputs, to_raw
+
+Build = Callable[..., ModelInferRequest]
+SPECS = {spec.name: spec for spec in contract.INPUTS}
+
+
+def typed(**inputs: Any) -> ModelInferRequest:
+    """A list of elements for each input, or for one that is not as the contract says a Tensor."""
+    message = ModelInferRequest(model_name="m")
+    for name, value in inputs.items():
+        if isinstance(value, Tensor):
+            add_input(message, TensorSpec(name, value.datatype, (-1,), ""), value.elements)
+            message.inputs[-1].shape[:] = value.shape
+        else:
+            add_input(message, SPECS[name], value)
+    return message
+
+
+def raw(**inputs: Any) -> ModelInferRequest:
+    message = typed(**inputs)
+    for tensor in message.inputs:
+        contents = tensor.contents.ListFields()
+        message.raw_input_contents.append(to_raw(tensor.datatype, list(contents[0][1]) if contents else []))
+        tensor.ClearField("contents")
+    return message
+
+
+def tensor(datatype: str, shape: tuple[int, ...], *elements: Any) -> Tensor:
+    return Tensor("", datatype, shape, elements)
+
+
+def refusal(message: ModelInferRequest) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as refused:
+        parse(message)
+    assert refused.value.status is StatusCode.INVALID_ARGUMENT
+    return refused.value
+
+
+forms = pytest.mark.parametrize("form", [typed, raw], ids=["typed", "raw"])
+
+
+# ---- What is taken
+
+
+@forms
+def test_a_prompt_is_enough(form: Build) -> None:
+    assert parse(form(prompt=[b"hi"])) == GenerationRequest("hi")
+
+
+@forms
+def test_every_input_arrives_where_it_belongs(form: Build) -> None:
+    message = form(
+        prompt=["Grüße".encode()],
+        max_tokens=[7],
+        temperature=[0.5],
+        top_p=[0.25],
+        top_k=[40],
+        min_p=[0.125],
+        presence_penalty=[-1.5],
+        frequency_penalty=[1.5],
+        repetition_penalty=[1.25],
+        stop=[b"a", "é".encode()],
+        seed=[-3],
+        n=[2],
+    )
+    assert {t.name for t in message.inputs} | {"prompt_token_ids"} == SPECS.keys(), "every input of the contract"
+    assert parse(message) == GenerationRequest(
+        prompt="Grüße",
+        max_tokens=7,
+        n=2,
+        stop=("a", "é"),
+        sampling=SamplingParams(
+            temperature=0.5,
+            top_p=0.25,
+            top_k=40,
+            min_p=0.125,
+            presence_penalty=-1.5,
+            frequency_penalty=1.5,
+            repetition_penalty=1.25,
+            seed=-3,
+        ),
+    )
+
+
+@forms
+def test_token_ids(form: Build) -> None:
+    assert list(parse(form(prompt_token_ids=[5, 0, 2**31 - 1])).prompt) == [5, 0, 2**31 - 1]
+
+
+@forms
+def test_an_empty_prompt_is_a_prompt(form: Build) -> None:
+    assert parse(form(prompt=[b""])).prompt == ""
+
+
+@forms
+def test_nothing_to_stop_at(form: Build) -> None:
+    assert parse(form(prompt=[b"x"], stop=[])).stop == ()
+
+
+@forms
+@pytest.mark.parametrize("spec", [s for s in contract.INPUTS if s.shape == (1,) and s.low is not None])
+def test_the_ends_of_a_range_belong_to_it(form: Build, spec: TensorSpec) -> None:
+    assert spec.low is not None
+    high = spec.high if spec.high is not None else contract.INT32_MAX
+    for value in (spec.low, high):
+        number = int(value) if spec.datatype == "INT32" else value
+        parse(form(prompt=[b"x"], **{spec.name: [number]}))
+
+
+@forms
+@pytest.mark.parametrize("spec", [s for s in contract.INPUTS if s.shape == (1,) and s.low is not None])
+def test_beyond_the_ends_of_a_range(form: Build, spec: TensorSpec) -> None:
+    step = 1 if spec.datatype == "INT32" else 0.001
+    for bound, beyond in ((spec.low, -step), (spec.high, step)):
+        if bound is None or spec is contract.SEED:  # Which has all that INT32 can say.
+            continue
+        number = type(step)(bound) + beyond
+        error = refusal(form(prompt=[b"x"], **{spec.name: [number]}))
+        assert error.tensor == spec.name
+        assert f"tensor '{spec.name}'" in str(error)
+        assert "out of range [" in str(error)
+
+
+# ---- What is refused
+
+BAD: dict[str, tuple[dict[str, Any], str, str]] = {
+    "no prompt": ({"max_tokens": [1]}, "prompt", "missing"),
+    "no tensor at all": ({}, "prompt", "missing"),
+    "both prompts": ({"prompt": [b"x"], "prompt_token_ids": [1]}, "prompt", "given together with 'prompt_token_ids'"),
+    "two prompts in one": ({"prompt": [b"x", b"y"]}, "prompt", "shape is [2], must be [1]"),
+    "prompt of no element": ({"prompt": []}, "prompt", "shape is [0], must be [1]"),
+    "prompt in two dimensions": ({"prompt": tensor("BYTES", (1, 1), b"x")}, "prompt", "shape is [1, 1], must be [1]"),
+    "prompt as a scalar": ({"prompt": tensor("BYTES", (), b"x")}, "prompt", "shape is [], must be [1]"),
+    "prompt not UTF-8": ({"prompt": [b"a\xff"]}, "prompt", "not UTF-8"),
+    "prompt ends in a character": ({"prompt": [b"\xe2\x82"]}, "prompt", "not UTF-8"),
+    "prompt with a surrogate": ({"prompt": [b"\xed\xa0\x80"]}, "prompt", "not UTF-8"),
+    "prompt as numbers": ({"prompt": tensor("INT32", (1,), 1)}, "prompt", "datatype is INT32, must be BYTES"),
+    "no token ids": ({"prompt_token_ids": []}, "prompt_token_ids", "empty"),
+    "negative token id": ({"prompt_token_ids": [1, -1, 3]}, "prompt_token_ids", "-1 is out of range [0, inf]"),
+    "token ids in a batch": (
+        {"prompt_token_ids": tensor("INT32", (1, 2), 1, 2)},
+        "prompt_token_ids",
+        "shape is [1, 2], must be [-1]",
+    ),
+    "token ids of 64 bits": (
+        {"prompt_token_ids": tensor("INT64", (1,), 1)},
+        "prompt_token_ids",
+        "datatype is INT64, must be INT32",
+    ),
+    "negative max_tokens": ({"prompt": [b"x"], "max_tokens": [-1]}, "max_tokens", "-1 is out of range [0, inf]"),
+    "two max_tokens": ({"prompt": [b"x"], "max_tokens": [1, 2]}, "max_tokens", "shape is [2], must be [1]"),
+    "max_tokens as a float": (
+        {"prompt": [b"x"], "max_tokens": tensor("FP32", (1,), 1.0)},
+        "max_tokens",
+        "datatype is FP32, must be INT32",
+    ),
+    "NaN": ({"prompt": [b"x"], "temperature": [math.nan]}, "temperature", "nan is not a finite number"),
+    "infinity": ({"prompt": [b"x"], "temperature": [math.inf]}, "temperature", "inf is not a finite number"),
+    "minus infinity": ({"prompt": [b"x"], "top_p": [-math.inf]}, "top_p", "-inf is not a finite number"),
+    "temperature of 64 bits": (
+        {"prompt": [b"x"], "temperature": tensor("FP64", (1,), 1.0)},
+        "temperature",
+        "datatype is FP64, must be FP32",
+    ),
+    "n of 0": ({"prompt": [b"x"], "n": [0]}, "n", "0 is out of range [1, 128]"),
+    "17 stop strings": ({"prompt": [b"x"], "stop": [b"s"] * 17}, "stop", "17 strings, at most 16"),
+    "an empty stop string": ({"prompt": [b"x"], "stop": [b"a", b""]}, "stop", "1 to 1000 characters"),
+    "a long stop string": ({"prompt": [b"x"], "stop": [b"s" * (MAX_STOP_LENGTH + 1)]}, "stop", "1 to 1000 characters"),
+    "a stop string not UTF-8": ({"prompt": [b"x"], "stop": [b"\x80"]}, "stop", "not UTF-8"),
+    "unknown": ({"prompt": [b"x"], "text_intpu": tensor("BYTES", (1,), b"x")}, "text_intpu", "not an input"),
+    "an output": ({"prompt": [b"x"], "text": tensor("BYTES", (1,), b"x")}, "text", "not an input"),
+}
+
+
+@forms
+@pytest.mark.parametrize(("inputs", "name", "problem"), BAD.values(), ids=BAD.keys())
+def test_bad_tensors_are_named(form: Build, inputs: dict[str, Any], name: str, problem: str) -> None:
+    error = refusal(form(**inputs))
+    assert error.tensor == name
+    assert str(error).startswith(f"tensor '{name}': ")
+    assert problem in str(error)
+
+
+def test_as_many_stop_strings_as_may_be_and_as_long() -> None:
+    stop = tuple(chr(ord("a") + i) * MAX_STOP_LENGTH for i in range(16))
+    assert parse(typed(prompt=[b"x"], stop=[s.encode() for s in stop])).stop == stop
+
+
+def test_both_forms_of_contents() -> None:
+    message = raw(prompt=[b"x"], max_tokens=[1])
+    message.inputs[1].contents.int_contents.append(1)
+    assert refusal(message).tensor == "max_tokens"
+
+
+def test_some_tensors_raw_and_some_typed() -> None:
+    message = raw(prompt=[b"x"])
+    add_input(message, contract.MAX_TOKENS, [1])
+    assert refusal(message).tensor == "max_tokens"
+
+
+def test_an_input_given_twice() -> None:
+    message = typed(prompt=[b"x"])
+    add_input(message, contract.PROMPT, [b"y"])
+    assert str(refusal(message)) == "tensor 'prompt': given twice"
+
+
+def test_contents_in_the_wrong_field() -> None:
+    message = typed(prompt=[b"x"])
+    message.inputs.add(name="max_tokens", datatype="INT32", shape=[1], contents=InferTensorContents(int64_contents=[1]))
+    assert refusal(message).tensor == "max_tokens"
+
+
+def test_elements_that_do_not_fill_the_shape() -> None:
+    message = typed(prompt=[b"x"], max_tokens=[1])
+    message.inputs[1].shape[:] = [2]
+    assert str(refusal(message)) == "tensor 'max_tokens': 1 elements do not fill shape [2]"
+
+
+def test_fp32_bounds_are_meant_to_its_precision() -> None:
+    assert parse(raw(prompt=[b"x"], repetition_penalty=[0.01])).sampling.repetition_penalty < 0.01
+
+
+@given(
+    inputs=st.lists(
+        st.tuples(
+            st.sampled_from([*SPECS, "other"]),
+            st.sampled_from(["BYTES", "INT32", "FP32", "INT64", ""]),
+            st.lists(st.integers(-1, 2), max_size=2),
+            st.one_of(st.binary(max_size=12), st.sampled_from([b"\1\0\0\0", b"\1\0\0\0x", b"\0\0\xc0\x7f"])),
+        ),
+        max_size=3,
+    )
+)
+def test_whatever_comes_is_a_request_or_an_invalid_one(inputs: list[tuple[str, str, list[int], bytes]]) -> None:
+    message = typed()
+    for name, datatype, shape, contents in inputs:
+        message.inputs.add(name=name, datatype=datatype, shape=shape)
+        message.raw_input_contents.append(contents)
+    with suppress(InvalidRequest):
+        request = parse(message)
+        assert math.isfinite(request.sampling.temperature)
+        assert request.n >= 1
+
+
+# ---- Timeout
+
+
+def with_timeout(**parameter: Any) -> ModelInferRequest:
+    message = typed(prompt=[b"x"])
+    for kind, value in parameter.items():
+        setattr(message.parameters["timeout"], kind, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("parameter", "seconds"),
+    [
+        ({"int64_param": 1_500_000}, 1.5),
+        ({"uint64_param": 1}, 1e-6),
+        ({"int64_param": 0}, None),
+        ({"uint64_param": 0}, None),
+        ({}, None),
+    ],
+)
+def test_timeout(parameter: dict[str, Any], seconds: float | None) -> None:
+    assert parse(with_timeout(**parameter)).timeout == seconds
+
+
+@pytest.mark.parametrize(
+    "parameter", [{"int64_param": -1}, {"string_param": "1"}, {"double_param": 1.0}, {"bool_param": True}]
+)
+def test_bad_timeouts(parameter: dict[str, Any]) -> None:
+    error = refusal(with_timeout(**parameter))
+    assert str(error).startswith("parameter 'timeout': ")
+    assert error.tensor == ""
+
+
+def test_a_timeout_without_a_value() -> None:
+    message = typed(prompt=[b"x"])
+    message.parameters["timeout"].SetInParent()
+    assert str(refusal(message)).startswith("parameter 'timeout': ")
+
+
+# ---- Back
+
+
+def delta(index: int = 0, text: str = "", reason: str | None = None, n: int = 1, cached: int = 4) -> Delta:
+    return Delta(index, text, reason, completion_tokens=n, prompt_tokens=9, cached_tokens=cached)
+
+
+def values(response: ModelInferResponse) -> dict[str, list[Any]]:
+    return {name: list(t.elements) for name, t in read_outputs(response).items()}
+
+
+ANSWER = [delta(1, "b", n=1), delta(0, "a", n=1), delta(1, "", "length", n=2), delta(0, "é", "stop", n=3)]
+
+
+@forms
+def test_a_unary_answer(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    message.id = "7"
+    response = Responder(message, "served", contract.UNARY_OUTPUTS).unary(ANSWER)
+    assert values(response) == {
+        "text": ["aé".encode(), b"b"],
+        "finish_reason": [b"stop", b"length"],
+        "model": [b"served"],
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+        "completion_tokens": [3, 2],
+    }
+    assert (response.id, response.model_name, response.model_version) == ("7", "m", "1")
+    assert bool(response.raw_output_contents) == (form is raw)
+    assert all(t.HasField("contents") == (form is typed) for t in response.outputs)
+
+
+@forms
+def test_answers_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(ANSWER)
+    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(ANSWER), final=True)
+    for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
+        read = read_outputs(response)
+        assert list(read) == [spec.name for spec in specs]
+        for spec in specs:
+            assert read[spec.name].datatype == spec.datatype
+            assert spec.accepts_shape(read[spec.name].shape)
+
+
+@forms
+def test_a_stream_response_without_an_end(form: Build) -> None:
+    response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
+        [delta(0, "a"), delta(2, "b")], final=False
+    )
+    assert values(response) == {"token": [b"a", b"b"], "index": [0, 2], "finish_reason": [b"null", b"null"]}
+    assert response.parameters["triton_final_response"].bool_param is False
+    assert response.parameters["triton_final_response"].WhichOneof("parameter_choice") == "bool_param"
+
+
+@forms
+def test_a_stream_response_with_the_end_of_a_choice(form: Build) -> None:
+    response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
+        [delta(0, "a", n=3), delta(1, "", "stop", n=2)], final=True
+    )
+    assert values(response) == {
+        "token": [b"a", b""],
+        "index": [0, 1],
+        "finish_reason": [b"null", b"stop"],
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+        "completion_tokens": [3, 2],
+    }
+    assert response.parameters["triton_final_response"].bool_param is True
+
+
+@forms
+def test_an_empty_final_response(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    message.id = "i"
+    response = Responder(message, "m", contract.STREAM_OUTPUTS).stream([], final=True)
+    assert (len(response.outputs), len(response.raw_output_contents), response.id) == (0, 0, "i")
+    assert response.parameters["triton_final_response"].bool_param is True
+
+
+@forms
+def test_only_the_outputs_that_were_asked_for(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    for name in ("finish_reason", "text", "text"):
+        message.outputs.add(name=name)
+    response = Responder(message, "m", contract.UNARY_OUTPUTS).unary([delta(0, "a", "stop")])
+    assert values(response) == {"text": [b"a"], "finish_reason": [b"stop"]}
+    assert len(response.raw_output_contents) == (2 if form is raw else 0)
+
+
+@pytest.mark.parametrize("name", ["logits", "token", ""])
+def test_an_output_that_this_call_does_not_have(name: str) -> None:
+    message = typed(prompt=[b"x"])
+    message.outputs.add(name="text")
+    message.outputs.add(name=name)
+    with pytest.raises(InvalidRequest, match=f"output '{name}': not produced by this call"):
+        Responder(message, "m", contract.UNARY_OUTPUTS)
+
+
+def test_the_version_is_the_one_that_was_asked_for() -> None:
+    message = typed(prompt=[b"x"])
+    message.model_name, message.model_version = "generate", "llamacpp"
+    response = Responder(message, "m", contract.UNARY_OUTPUTS).build([])
+    assert (response.model_name, response.model_version) == ("generate", "llamacpp")
+
+
+def test_merging_keeps_each_choices_order_and_its_last_counts() -> None:
+    merged = merge([delta(1, "x", n=1), delta(0, "a", n=1), delta(1, "y", n=2), delta(1, "z", "stop", n=3, cached=8)])
+    assert merged == [delta(0, "a", n=1), delta(1, "xyz", "stop", n=3, cached=8)]
+
+
+def test_merging_nothing() -> None:
+    assert merge([]) == []
+    assert tensors.is_raw(ModelInferRequest()) is False

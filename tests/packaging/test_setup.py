@@ -10,7 +10,7 @@ from scripts.stamp import Stamp
 from tests.packaging.commands import copy_of_checkout, only_line, script
 
 NEW = Stamp()
-# pip must find nothing that spares the compiling: no index, no wheel that it built before.
+# Nothing must spare the compiling: no index, no wheel that was made before.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
 
 
@@ -21,7 +21,7 @@ def checkout(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def offline(tmp_path: Path) -> dict[str, str]:
-    return {**OFFLINE, "PIP_CACHE_DIR": str(tmp_path / "pip-cache")}
+    return {**OFFLINE, "PIP_CACHE_DIR": str(tmp_path / "pip-cache"), "XDG_CACHE_HOME": str(tmp_path / "cache")}
 
 
 def path_without_compilers(folder: Path) -> str:

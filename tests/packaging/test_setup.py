@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts import stamp
+from scripts import llama_wheel, stamp
 from scripts.stamp import Stamp
 from tests.packaging.commands import copy_of_checkout, only_line, script
 
@@ -85,3 +85,10 @@ def test_a_stamp_is_read_as_written(tmp_path: Path) -> None:
     assert stamp.read(path) == wanted(extras="worker test")
     path.write_text('{"extras": 3}')
     assert stamp.read(path) == NEW
+
+
+def test_a_wheel_is_known_by_all_that_it_was_made_from() -> None:
+    key = llama_wheel.key("llama-cpp-python==1", "")
+    assert key == llama_wheel.key("llama-cpp-python==1", "")
+    assert key != llama_wheel.key("llama-cpp-python==2", "")
+    assert key != llama_wheel.key("llama-cpp-python==1", "-DGGML_CUDA=on")

@@ -13,12 +13,19 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
 
+_SETTINGS: dict[str, Any] = {
+    "auto_envvar_prefix": ENV_PREFIX,
+    "max_content_width": 100,
+    "help_option_names": ["-h", "--help"],
+}
 
-@click.command(context_settings={"auto_envvar_prefix": ENV_PREFIX, "max_content_width": 100})
+
+@click.command(context_settings=_SETTINGS)
 @click.option(
     "--model",
     "models",
     multiple=True,
+    envvar=f"{ENV_PREFIX}_MODEL",
     show_envvar=True,
     metavar="[NAME=]PATH",
     help="GGUF file to serve, repeatable; the first is the default. Without a name, its file name is taken.",
@@ -34,12 +41,12 @@ def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
     _run(parse_models(models), values)
 
 
-@click.group(context_settings={"auto_envvar_prefix": "ANYSERVE", "max_content_width": 100})
+@click.group(context_settings=_SETTINGS)
 def anyserve() -> None:
     """AnyServe: serve language models over the KServe v2 gRPC protocol."""
 
 
-@anyserve.command(context_settings={"auto_envvar_prefix": ENV_PREFIX})
+@anyserve.command(context_settings=_SETTINGS)
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("--name", default=None, help="Name of the model. Default: its file name.")
 @common_options

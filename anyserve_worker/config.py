@@ -51,6 +51,11 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
 
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     attributes.setdefault("show_default", True)
+    kind = attributes.get("type")
+    if kind is int or isinstance(kind, click.IntRange):
+        attributes["metavar"] = "N"
+    elif isinstance(kind, click.FloatRange):
+        attributes["metavar"] = "SECONDS"
     return click.option(*names, show_envvar=True, **attributes)
 
 
@@ -58,7 +63,7 @@ _at_least_1 = click.IntRange(min=1)
 _or_auto = click.IntRange(min=0)
 
 _OPTIONS = (
-    _option("--host", default="127.0.0.1", help="Address to listen on; 0.0.0.0 in a container."),
+    _option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 in a container."),
     _option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="Port of the gRPC server; 0: any."),
     _option(
         "--n-ctx",

@@ -103,6 +103,7 @@ class Generation:
         self._mailbox: deque[Delta | WorkerError] = deque()
         self._arrived = asyncio.Event()
         self._open_choices = len(sequences)
+        self._failed = False
         self.sequences = sequences
         self.deadline = deadline
         self.submitted_ns = time.monotonic_ns()
@@ -110,7 +111,13 @@ class Generation:
 
     @property
     def done(self) -> bool:
+        """Nothing more will come than what is in the mailbox, which may end with an error."""
         return self._open_choices == 0
+
+    @property
+    def complete(self) -> bool:
+        """Every choice has come to its end, none with an error."""
+        return self.done and not self._failed
 
     def cancel(self) -> None:
         """The caller is gone; the engine drops the request before its next step."""
@@ -123,7 +130,7 @@ class Generation:
         if self.done:
             return
         if isinstance(item, WorkerError):
-            self._open_choices = 0
+            self._open_choices, self._failed = 0, True
         elif item.finish_reason:
             self._open_choices -= 1
         self._mailbox.append(item)
@@ -191,14 +198,14 @@ class Engine:
 
     async def submit(self, request: GenerationRequest) -> Generation:
         """Raises QueueFull, InvalidRequest, ContextLengthExceeded or Draining. The caller iterates, or cancels."""
-        if self._closing:
-            raise Draining("the worker is shutting down")
+        self._refuse_if_closing()
         if self._n_requests >= self._max_requests:
             raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
         self._n_requests += 1
         try:
             prompt = await self._tokens(request.prompt)
             self._check_length(request, prompt)
+            self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
         except BaseException:
             self._n_requests -= 1
             raise
@@ -216,6 +223,10 @@ class Engine:
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
+
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise Draining("the worker is shutting down")
 
     async def _tokens(self, prompt: str | Items[int]) -> "array[int]":
         if not isinstance(prompt, str):
@@ -263,8 +274,8 @@ class Engine:
 
     def _run(self) -> None:
         while not self._closing:
-            self._take_in(wait=self._scheduler.idle)
             try:
+                self._take_in(wait=self._scheduler.idle)
                 self.step()
             except Exception as error:
                 log.exception("a step failed")

@@ -215,7 +215,7 @@ async def _stream(
     anyserve = _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
     empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
     async for deltas in generation:
-        done = generation.done
+        done = generation.complete
         parts = [merge(deltas)]
         if anyserve:
             parts = [part for part in _split_ends(parts[0]) if part]

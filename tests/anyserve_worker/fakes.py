@@ -1,10 +1,15 @@
 """Stand-ins for the native side. They keep books of their own and refuse what llama.cpp could not do."""
 
+import asyncio
+import threading
 from array import array
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
-from anyserve_worker.errors import NoRoom
+from anyserve_worker.errors import InvalidRequest, NoRoom
+from anyserve_worker.scheduler import Chunk
+from anyserve_worker.sequence import Sequence
+from protos import contract
 
 
 @dataclass
@@ -75,3 +80,143 @@ class FakeMemory:
 
     def _sees_enough(self, seq_id: int, n: int) -> bool:
         return self.window is None or self.forgotten[seq_id] <= max(0, n - self.window)
+
+
+END = 0
+"""The token that ends an answer. Every other is a byte, so that characters come in pieces."""
+PATIENCE = 20
+"""Seconds after which a test that waits for the engine's thread has failed."""
+
+
+class ByteVocabulary:
+    def tokenize(self, prompt: str) -> "array[int]":
+        return array("i", list(prompt.encode()))
+
+    def check_tokens(self, token_ids: "array[int]") -> None:
+        if max(token_ids) > 255:
+            raise InvalidRequest("no such token", tensor=contract.PROMPT_TOKEN_IDS.name)
+
+    def piece(self, token: int) -> bytes:
+        return bytes([token])
+
+    def is_end(self, token: int) -> bool:
+        return token == END
+
+
+class SlowVocabulary(ByteVocabulary):
+    """Tokenizes only when it is told to."""
+
+    def __init__(self) -> None:
+        self.may_go_on = threading.Event()
+
+    def tokenize(self, prompt: str) -> "array[int]":
+        assert self.may_go_on.wait(PATIENCE)
+        return super().tokenize(prompt)
+
+
+class Gate:
+    """Lets a thread through one by one: it waits in `enter`, the test in `entered`."""
+
+    def __init__(self) -> None:
+        self._waiting = threading.Semaphore(0)
+        self._passes = threading.Semaphore(0)
+        self._open = False
+
+    def enter(self) -> None:
+        if not self._open:
+            self._waiting.release()
+            assert self._passes.acquire(timeout=PATIENCE)
+
+    async def entered(self) -> None:
+        """The thread stands at the gate."""
+        assert await asyncio.to_thread(self._waiting.acquire, timeout=PATIENCE)
+
+    def entered_now(self) -> bool:
+        """Blocks the event loop until the thread stands at the gate."""
+        return self._waiting.acquire(timeout=PATIENCE)
+
+    def let_through(self) -> None:
+        self._passes.release()
+
+    def open(self) -> None:
+        """For good."""
+        self._open = True
+        self._passes.release()
+
+
+class FakeSampler:
+    def __init__(self) -> None:
+        self.handle = object()
+        self.n_freed = 0
+
+    def free(self) -> None:
+        self.n_freed += 1
+
+
+class FakeRunner:
+    """Answers each prompt with what the script says, byte by byte, and then the end; `ok` if the script lacks it."""
+
+    def __init__(
+        self,
+        script: dict[str, bytes] | None = None,
+        *,
+        n_ctx: int = 100,
+        n_batch: int = 64,
+        n_cells: int = 400,
+        n_sequences: int = 16,
+        memory: FakeMemory | None = None,
+        gate: Gate | None = None,
+        failures: Items[Exception | None] = (),
+    ) -> None:
+        """`memory` may be smaller than `n_cells` says. `failures`: what the first calls of `run` raise, if not None."""
+        self.n_ctx, self.n_batch, self.n_cells, self.n_sequences = n_ctx, n_batch, n_cells, n_sequences
+        self.memory = memory or FakeMemory(n_cells)
+        self.script = script or {}
+        self.gate = gate
+        self.failures = list(failures)
+        self.steps: list[list[tuple[str, int]]] = []
+        """(prompt, tokens computed) for each chunk of each step."""
+        self.samplers: list[FakeSampler] = []
+        self.n_clears = 0
+
+    def run(self, chunks: list[Chunk]) -> None:
+        if self.gate:
+            self.gate.enter()
+        if self.failures and (failure := self.failures.pop(0)):
+            raise failure
+        if self.memory.n_used + sum(chunk.count for chunk in chunks) > self.memory.n_cells:
+            raise NoRoom
+        for chunk in chunks:
+            sequence, end = chunk.sequence, chunk.start + chunk.count
+            self.memory.compute(sequence.seq_id, chunk.start, sequence.tokens[chunk.start : end])
+        self.steps.append([(self.prompt(chunk.sequence), chunk.count) for chunk in chunks])
+
+    def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
+        sampled = []
+        for chunk in chunks:
+            if not chunk.samples:
+                continue
+            sequence = chunk.sequence
+            if sequence.sampler is None:
+                self.samplers.append(FakeSampler())
+                sequence.sampler = self.samplers[-1]
+            answer = self.script.get(self.prompt(sequence), b"ok") + bytes([END])
+            sampled.append((sequence, answer[sequence.n_generated]))
+        return sampled
+
+    def prompt(self, sequence: Sequence) -> str:
+        return bytes(list(sequence.tokens[: sequence.n_prompt])).decode(errors="replace")
+
+    def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
+        return self.memory.usable_prefix(seq_id, length, n)
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        self.memory.copy(source, target, n)
+
+    def truncate(self, seq_id: int, n: int) -> bool:
+        return self.memory.truncate(seq_id, n)
+
+    def clear(self) -> None:
+        self.n_clears += 1
+        self.memory.sequences.clear()
+        self.memory.forgotten.clear()

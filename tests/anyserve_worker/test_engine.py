@@ -1,0 +1,557 @@
+"""The engine on a fake model that follows a script: what callers get, and that nothing is left behind."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import Context
+from dataclasses import replace
+from typing import Any, TypeVarTuple, Unpack
+
+import pytest
+
+from anyserve_worker.engine import INLINE_TOKENIZE, Engine, Generation, Vocabulary
+from anyserve_worker.errors import (
+    ContextLengthExceeded,
+    DeadlineExceeded,
+    Draining,
+    EngineFailure,
+    InvalidRequest,
+    QueueFull,
+)
+from anyserve_worker.options import ModelOptions
+from anyserve_worker.request import Delta, GenerationRequest, merge
+from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
+
+OPTIONS = ModelOptions(parallel=4, max_queue=8, prefill_chunk=16)
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@asynccontextmanager
+async def engine_on(
+    runner: FakeRunner,
+    options: ModelOptions = OPTIONS,
+    *,
+    vocabulary: Vocabulary | None = None,
+    clock: Callable[[], float] | None = None,
+) -> AsyncIterator[Engine]:
+    """A started engine. At the end all is quiet, and everything that it took has been given back."""
+    clock = clock or Clock()
+    engine = Engine(vocabulary or ByteVocabulary(), runner, options, clock)
+    engine.start()
+    try:
+        yield engine
+    finally:
+        if runner.gate:
+            runner.gate.open()
+        await engine.close()
+    assert engine.n_requests == 0
+    assert engine.n_running == 0
+    assert engine.n_free_cells == runner.n_cells
+    assert not runner.memory.sequences
+    assert [sampler.n_freed for sampler in runner.samplers] == [1] * len(runner.samplers)
+
+
+def ask(prompt: str, **fields: Any) -> GenerationRequest:
+    return GenerationRequest(prompt, **fields)
+
+
+async def collect(generation: Generation) -> list[Delta]:
+    async with asyncio.timeout(PATIENCE):
+        return [delta async for deltas in generation for delta in deltas]
+
+
+async def answer(engine: Engine, request: GenerationRequest) -> list[Delta]:
+    """One for each choice."""
+    return merge(await collect(await engine.submit(request)))
+
+
+def said(deltas: list[Delta]) -> list[tuple[str, str | None]]:
+    return [(delta.text, delta.finish_reason) for delta in deltas]
+
+
+# ---- What comes out
+
+
+async def test_an_answer_until_its_end() -> None:
+    async with engine_on(FakeRunner({"question": b"answer"})) as engine:
+        deltas = await collect(await engine.submit(ask("question")))
+    assert said(deltas) == [*((letter, None) for letter in "answer"), ("", "stop")]
+    assert [delta.completion_tokens for delta in deltas] == [1, 2, 3, 4, 5, 6, 7]
+    assert {(delta.index, delta.prompt_tokens, delta.cached_tokens) for delta in deltas} == {(0, 8, 0)}
+
+
+async def test_every_step_is_delivered_as_it_is_computed() -> None:
+    gate = Gate()
+    async with engine_on(FakeRunner({"q": b"abc"}, gate=gate)) as engine:
+        answers = aiter(await engine.submit(ask("q")))
+        for letter in "abc":
+            gate.let_through()
+            assert said(await anext(answers)) == [(letter, None)]
+        gate.let_through()
+        assert said(await anext(answers)) == [("", "stop")]
+        with pytest.raises(StopAsyncIteration):
+            await anext(answers)
+
+
+async def test_characters_come_out_whole() -> None:
+    async with engine_on(FakeRunner({"q": "é😀".encode()})) as engine:
+        deltas = await collect(await engine.submit(ask("q")))
+    assert said(deltas) == [("é", None), ("😀", None), ("", "stop")]
+    assert [delta.completion_tokens for delta in deltas] == [2, 6, 7]
+
+
+async def test_max_tokens() -> None:
+    async with engine_on(FakeRunner({"q": b"abcdef"})) as engine:
+        deltas = await collect(await engine.submit(ask("q", max_tokens=3)))
+    assert said(deltas) == [("a", None), ("b", None), ("c", "length")]
+    assert deltas[-1].completion_tokens == 3
+
+
+async def test_a_character_that_max_tokens_cuts() -> None:
+    async with engine_on(FakeRunner({"q": "aé".encode()})) as engine:
+        assert said(await answer(engine, ask("q", max_tokens=2))) == [("a�", "length")]
+
+
+async def test_the_end_and_max_tokens_at_once() -> None:
+    async with engine_on(FakeRunner({"q": b"ab"})) as engine:
+        assert said(await answer(engine, ask("q", max_tokens=3))) == [("ab", "stop")]
+
+
+async def test_no_tokens_at_all() -> None:
+    runner = FakeRunner()
+    async with engine_on(runner) as engine:
+        choices = await answer(engine, ask("question", max_tokens=0, n=2))
+    assert said(choices) == [("", "length"), ("", "length")]
+    assert {(c.completion_tokens, c.prompt_tokens, c.cached_tokens) for c in choices} == {(0, 8, 0)}
+    assert runner.steps == []
+    assert engine.stats.success.count == 1
+
+
+@pytest.mark.parametrize("max_tokens", [None, 3, 50])
+async def test_until_the_context_is_full(max_tokens: int | None) -> None:
+    async with engine_on(FakeRunner({"12345": b"abcdef"}, n_ctx=8)) as engine:
+        assert said(await answer(engine, ask("12345", max_tokens=max_tokens))) == [("abc", "length")]
+
+
+async def test_stop_strings_are_found_across_tokens_and_not_shown() -> None:
+    async with engine_on(FakeRunner({"q": b"one END two"})) as engine:
+        deltas = await collect(await engine.submit(ask("q", stop=("END", "two"))))
+    assert "".join(delta.text for delta in deltas) == "one "
+    assert [delta.finish_reason for delta in deltas][-1] == "stop"
+    assert deltas[-1].completion_tokens == 7
+
+
+async def test_a_stop_string_that_does_not_come_is_shown_at_the_end() -> None:
+    async with engine_on(FakeRunner({"q": b"one EN"})) as engine:
+        assert said(await answer(engine, ask("q", stop=("END",)))) == [("one EN", "stop")]
+        assert said(await answer(engine, ask("q", stop=("END",), max_tokens=5))) == [("one E", "length")]
+
+
+async def test_a_stop_string_in_the_last_token_is_a_stop() -> None:
+    async with engine_on(FakeRunner({"q": b"one END"})) as engine:
+        assert said(await answer(engine, ask("q", stop=("END",), max_tokens=7))) == [("one ", "stop")]
+
+
+async def test_choices_are_told_apart_and_counted_alone() -> None:
+    runner = FakeRunner({"question": b"ab"})
+    async with engine_on(runner) as engine:
+        deltas = await collect(await engine.submit(ask("question", n=3)))
+    choices = merge(deltas)
+    assert said(choices) == [("ab", "stop")] * 3
+    assert [(c.index, c.completion_tokens, c.prompt_tokens) for c in choices] == [(0, 3, 8), (1, 3, 8), (2, 3, 8)]
+    for index in range(3):
+        assert [d.text for d in deltas if d.index == index] == ["a", "b", ""]
+
+
+async def test_token_ids_are_a_prompt() -> None:
+    async with engine_on(FakeRunner({"hi": b"yes"})) as engine:
+        request = GenerationRequest(prompt=tuple(b"hi"))
+        assert said(await answer(engine, request)) == [("yes", "stop")]
+
+
+async def test_many_at_once_do_not_mix() -> None:
+    script = {f"question {i}": f"answer {i} of a crowd".encode() for i in range(12)}
+    async with engine_on(FakeRunner(script, n_cells=100)) as engine:
+        answers = await asyncio.gather(*(answer(engine, ask(prompt)) for prompt in script))
+    assert [said(choices) for choices in answers] == [[(text.decode(), "stop")] for text in script.values()]
+
+
+async def test_a_long_prompt_is_tokenized_elsewhere_and_answered() -> None:
+    prompt = "x" * (INLINE_TOKENIZE + 1)
+    async with engine_on(FakeRunner({prompt: b"a"}, n_ctx=5000, n_cells=6000)) as engine:
+        assert said(await answer(engine, ask(prompt))) == [("a", "stop")]
+
+
+# ---- Prefixes
+
+
+async def test_a_prefix_is_computed_once() -> None:
+    runner = FakeRunner({"a long question": b"yes", "a long question, and another": b"no"})
+    async with engine_on(runner) as engine:
+        first = await answer(engine, ask("a long question"))
+        second = await answer(engine, ask("a long question, and another"))
+    assert [c.cached_tokens for c in (*first, *second)] == [0, 15]
+    # Three tokens of the first answer were computed too, but the second prompt goes on otherwise.
+    assert [step[0][1] for step in runner.steps] == [15, 1, 1, 1, 13, 1, 1]
+    assert (engine.stats.prompt_tokens, engine.stats.cached_tokens, engine.stats.generated_tokens) == (43, 15, 7)
+
+
+async def test_choices_share_their_prompt() -> None:
+    runner = FakeRunner({"a prompt of more than sixteen tokens": b"a"})
+    async with engine_on(runner) as engine:
+        await answer(engine, ask("a prompt of more than sixteen tokens", n=3))
+    assert sum(count for step in runner.steps for _, count in step) == 36 + 2 + 3
+
+
+async def test_without_the_prefix_cache_everything_is_computed() -> None:
+    runner = FakeRunner({"a prompt of more than sixteen tokens": b"a"})
+    async with engine_on(runner, replace(OPTIONS, prefix_cache=False)) as engine:
+        for _ in range(2):
+            choices = await answer(engine, ask("a prompt of more than sixteen tokens", n=2))
+            assert [c.cached_tokens for c in choices] == [0, 0]
+            assert engine.n_free_cells == runner.n_cells
+    assert sum(count for step in runner.steps for _, count in step) == 4 * 37
+
+
+# ---- What is refused at once
+
+
+@pytest.mark.parametrize("prompt", ["12345678", "123456789"])
+async def test_a_prompt_past_the_context(prompt: str) -> None:
+    async with engine_on(FakeRunner(n_ctx=8)) as engine:
+        for given, tensor in ((prompt, "prompt"), (tuple(prompt.encode()), "prompt_token_ids")):
+            with pytest.raises(ContextLengthExceeded) as refused:
+                await engine.submit(GenerationRequest(given))
+            assert refused.value.tensor == tensor
+            assert f"tensor '{tensor}': {len(prompt)} tokens, but the context of this model is 8" in str(refused.value)
+        assert engine.n_requests == 0
+        assert said(await answer(engine, ask("1234567"))) == [("o", "length")]
+
+
+async def test_a_token_that_does_not_exist() -> None:
+    async with engine_on(FakeRunner()) as engine:
+        with pytest.raises(InvalidRequest):
+            await engine.submit(GenerationRequest((1, 256)))
+        assert engine.n_requests == 0
+
+
+async def test_a_full_queue() -> None:
+    gate = Gate()
+    options = replace(OPTIONS, parallel=1, max_queue=1)
+    async with engine_on(FakeRunner({"q": b"abc"}, gate=gate), options) as engine:
+        running, waiting = [await engine.submit(ask("q")) for _ in range(2)]
+        with pytest.raises(QueueFull):
+            await engine.submit(ask("q"))
+        assert engine.n_requests == 2
+        for _ in range(4):
+            gate.let_through()
+        assert said(merge(await collect(running))) == [("abc", "stop")]
+        assert engine.n_requests == 1
+        late = await engine.submit(ask("q"))
+        gate.open()
+        assert said(merge(await collect(waiting))) == said(merge(await collect(late))) == [("abc", "stop")]
+
+
+async def test_a_cancelled_request_makes_place_in_the_queue() -> None:
+    gate = Gate()
+    options = replace(OPTIONS, parallel=1, max_queue=0)
+    async with engine_on(FakeRunner(gate=gate), options) as engine:
+        generation = await engine.submit(ask("q"))
+        await gate.entered()
+        generation.cancel()
+        assert engine.n_requests == 0
+        other = await engine.submit(ask("p"))
+        gate.open()
+        assert said(merge(await collect(other))) == [("ok", "stop")]
+
+
+async def test_a_submission_that_is_cancelled_while_its_prompt_is_tokenized() -> None:
+    vocabulary = SlowVocabulary()
+    async with engine_on(FakeRunner(), vocabulary=vocabulary) as engine:
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        await asyncio.sleep(0)
+        assert engine.n_requests == 1
+        submission.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await submission
+        assert engine.n_requests == 0
+        vocabulary.may_go_on.set()
+
+
+# ---- Cancellation
+
+
+async def test_a_cancelled_request_is_gone_by_the_next_step() -> None:
+    gate = Gate()
+    runner = FakeRunner({"first": b"abcdefgh", "other": b"abcdefgh"}, gate=gate)
+    async with engine_on(runner) as engine:
+        first = await engine.submit(ask("first"))
+        await gate.entered()
+        other = await engine.submit(ask("other"))
+        gate.let_through()
+        await gate.entered()
+        gate.let_through()
+        await gate.entered()  # Both decode.
+        first.cancel()
+        gate.let_through()
+        await gate.entered()
+        gate.open()
+        assert said(merge(await collect(other))) == [("abcdefgh", "stop")]
+    prompts = [[prompt for prompt, _ in step] for step in runner.steps]
+    assert prompts[:4] == [["first"], ["first", "other"], ["first", "other"], ["other"]]
+    assert (engine.stats.success.count, engine.stats.failure.count) == (1, 1)
+
+
+async def test_cancelling_a_waiting_request() -> None:
+    gate = Gate()
+    runner = FakeRunner(gate=gate)
+    async with engine_on(runner, replace(OPTIONS, parallel=1)) as engine:
+        first = await engine.submit(ask("first"))
+        await gate.entered()
+        (await engine.submit(ask("second"))).cancel()
+        gate.open()
+        assert said(merge(await collect(first))) == [("ok", "stop")]
+    assert {prompt for step in runner.steps for prompt, _ in step} == {"first"}
+
+
+async def test_cancelling_before_the_engine_has_seen_it() -> None:
+    runner = FakeRunner()
+    async with engine_on(runner) as engine:
+        (await engine.submit(ask("first", n=3))).cancel()
+        assert said(await answer(engine, ask("second"))) == [("ok", "stop")]
+
+
+async def test_cancelling_late_or_twice_changes_nothing() -> None:
+    async with engine_on(FakeRunner()) as engine:
+        generation = await engine.submit(ask("q"))
+        await collect(generation)
+        generation.cancel()
+        assert engine.n_requests == 0
+        generation = await engine.submit(ask("q"))
+        generation.cancel()
+        generation.cancel()
+        assert engine.n_requests == 0
+        assert said(await answer(engine, ask("q"))) == [("ok", "stop")]
+
+
+async def test_cancelling_when_the_end_is_under_way() -> None:
+    """The engine has finished, its caller has not heard of it yet."""
+    gate = Gate()
+    async with engine_on(FakeRunner(gate=gate)) as engine:
+        generation = await engine.submit(ask("q", max_tokens=1))
+        other = await engine.submit(ask("other"))
+        await gate.entered()
+        gate.let_through()
+        # Without giving the event loop a turn: the next step begins, so the first one's outcome was handed over.
+        assert gate.entered_now()
+        generation.cancel()
+        gate.open()
+        assert said(merge(await collect(other))) == [("ok", "stop")]
+        assert engine.n_requests == 0
+
+
+async def test_what_was_cancelled_gets_nothing_more() -> None:
+    gate = Gate()
+    async with engine_on(FakeRunner({"q": b"abcdef"}, gate=gate)) as engine:
+        generation = await engine.submit(ask("q"))
+        answers = aiter(generation)
+        gate.let_through()
+        assert said(await anext(answers)) == [("a", None)]
+        generation.cancel()
+        gate.open()
+        with pytest.raises(StopAsyncIteration):
+            await anext(answers)
+
+
+# ---- Deadlines
+
+
+async def test_a_deadline_ends_a_running_request() -> None:
+    gate, clock = Gate(), Clock()
+    async with engine_on(FakeRunner({"q": b"abcdef", "p": b"abc"}, gate=gate), clock=clock) as engine:
+        generation = await engine.submit(ask("q", timeout=10.0))
+        other = await engine.submit(ask("p"))
+        answers = aiter(generation)
+        clock.now += 9
+        gate.let_through()
+        assert said(await anext(answers)) == [("a", None)]
+        await gate.entered()
+        await gate.entered()
+        clock.now += 1
+        gate.open()
+        assert said(await anext(answers)) == [("b", None)]
+        with pytest.raises(DeadlineExceeded):
+            await anext(answers)
+        assert said(merge(await collect(other))) == [("abc", "stop")]
+    assert engine.stats.failure.count == 1
+
+
+async def test_a_deadline_ends_a_waiting_request() -> None:
+    gate, clock = Gate(), Clock()
+    runner = FakeRunner({"q": b"abc"}, gate=gate)
+    async with engine_on(runner, replace(OPTIONS, parallel=1), clock=clock) as engine:
+        first = await engine.submit(ask("q"))
+        await gate.entered()
+        waiting = await engine.submit(ask("p", timeout=1.0))
+        clock.now += 2
+        gate.open()
+        with pytest.raises(DeadlineExceeded):
+            await collect(waiting)
+        assert said(merge(await collect(first))) == [("abc", "stop")]
+    assert {prompt for step in runner.steps for prompt, _ in step} == {"q"}
+
+
+# ---- When the model fails
+
+
+async def test_a_step_without_a_place_is_tried_again_with_less() -> None:
+    """The memory has less room than the books say: cached prefixes go, then the last request waits."""
+    script = {"first": b"a" * 20, "other": b"b" * 20, "third": b"c" * 20}
+    runner = FakeRunner(script, memory=FakeMemory(30))
+    async with engine_on(runner) as engine:
+        answers = await asyncio.gather(*(answer(engine, ask(prompt)) for prompt in script))
+    assert [said(choices) for choices in answers] == [[(text.decode(), "stop")] for text in script.values()]
+    assert engine.stats.failure.count == 0
+
+
+async def test_a_request_that_has_no_place_even_alone() -> None:
+    runner = FakeRunner({"12345": b"a" * 50}, memory=FakeMemory(20))
+    async with engine_on(runner) as engine:
+        with pytest.raises(EngineFailure, match="no place"):
+            await answer(engine, ask("12345"))
+        assert said(await answer(engine, ask("small"))) == [("ok", "stop")]
+
+
+async def test_a_failing_step_fails_its_requests_and_the_engine_lives_on() -> None:
+    gate = Gate()
+    runner = FakeRunner({"first": b"abc"}, gate=gate, failures=[None, RuntimeError("llama_decode returned -3")])
+    async with engine_on(runner) as engine:
+        first = await engine.submit(ask("first", n=2))
+        second = await engine.submit(ask("second"))
+        gate.open()
+        for generation in (first, second):
+            with pytest.raises(EngineFailure, match="llama_decode returned -3"):
+                await collect(generation)
+        assert runner.n_clears == 1
+        assert (engine.n_requests, engine.n_free_cells) == (0, runner.n_cells)
+        choices = await answer(engine, ask("first"))
+        assert said(choices) == [("abc", "stop")]
+        assert choices[0].cached_tokens == 0, "what was computed before is not trusted"
+
+
+async def test_what_came_before_an_error_is_delivered_and_is_not_complete() -> None:
+    gate = Gate()
+    runner = FakeRunner({"q": b"abc"}, gate=gate, failures=[None, None, RuntimeError("no")])
+    async with engine_on(runner) as engine:
+        generation = await engine.submit(ask("q"))
+        for _ in range(3):
+            await gate.entered()
+            gate.let_through()
+        gate.open()
+        await engine.close()  # All of it is in the mailbox now.
+        answers = aiter(generation)
+        assert said(await anext(answers)) == [("a", None), ("b", None)]
+        assert (generation.done, generation.complete) == (True, False)
+        with pytest.raises(EngineFailure):
+            await anext(answers)
+
+
+async def test_an_answer_is_complete_with_its_last_choice() -> None:
+    gate = Gate()
+    async with engine_on(FakeRunner({"q": b"a"}, gate=gate)) as engine:
+        generation = await engine.submit(ask("q"))
+        answers = aiter(generation)
+        for complete in (False, True):
+            gate.let_through()
+            await anext(answers)
+            assert generation.complete is complete
+
+
+# ---- The end
+
+
+async def test_closing_fails_what_is_there() -> None:
+    gate = Gate()
+    options = replace(OPTIONS, parallel=1)
+    async with engine_on(FakeRunner({"q": b"a" * 50}, gate=gate), options) as engine:
+        running, waiting = await engine.submit(ask("q")), await engine.submit(ask("p"))
+        await gate.entered()
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        with pytest.raises(Draining):
+            await engine.submit(ask("late"))
+        gate.open()
+        await closing
+        with pytest.raises(Draining):
+            await collect(running)
+        with pytest.raises(Draining):
+            await collect(waiting)
+        assert engine.n_requests == 0
+
+
+async def test_closing_when_idle() -> None:
+    async with engine_on(FakeRunner()) as engine:
+        await answer(engine, ask("q"))
+
+
+async def test_closing_while_a_prompt_is_tokenized() -> None:
+    """Nobody waits for an engine that is gone."""
+    vocabulary = SlowVocabulary()
+    async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        await asyncio.sleep(0)
+        await engine.close()
+        vocabulary.may_go_on.set()
+        with pytest.raises(Draining):
+            await submission
+
+
+# ---- Costs
+
+
+Ts = TypeVarTuple("Ts")
+
+
+class CountingLoop(asyncio.SelectorEventLoop):
+    """Counts how often another thread wakes it up to hand over an engine's outbox."""
+
+    n_wakeups = 0
+
+    def call_soon_threadsafe(
+        self, callback: Callable[[Unpack[Ts]], object], *args: *Ts, context: Context | None = None
+    ) -> asyncio.Handle:
+        self.n_wakeups += getattr(callback, "__self__", None).__class__ is Engine
+        return super().call_soon_threadsafe(callback, *args, context=context)
+
+
+def test_a_step_wakes_the_event_loop_once() -> None:
+    runner = FakeRunner({f"question {i}": b"a" * 20 for i in range(4)})
+    loop = CountingLoop()
+
+    async def everybody() -> None:
+        async with engine_on(runner) as engine:
+            await asyncio.gather(*(answer(engine, ask(prompt)) for prompt in runner.script))
+
+    with asyncio.Runner(loop_factory=lambda: loop) as asyncio_runner:
+        asyncio_runner.run(everybody())
+    assert 20 <= loop.n_wakeups <= len(runner.steps)
+    assert loop.n_wakeups < sum(len(step) for step in runner.steps)
+
+
+async def test_counts() -> None:
+    async with engine_on(FakeRunner({"q": b"abc"})) as engine:
+        assert engine.stats.last_request_ms == 0
+        await answer(engine, ask("q"))
+        await answer(engine, ask("q", n=2))
+        stats = engine.stats
+        assert (stats.success.count, stats.failure.count, stats.queue.count) == (2, 0, 2)
+        assert stats.generated_tokens == 3 * 4
+        assert stats.last_request_ms > 0
+        assert stats.success.ns >= stats.queue.ns > 0

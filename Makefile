@@ -5,7 +5,7 @@ WORKER_PORT ?= 8000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup models lint fmt protos clean
+.PHONY: help run test setup models lint fmt docs protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -23,15 +23,19 @@ setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp
 models: setup ## what the tests need besides packages: two small models, the old openai client
 	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 openai-0.28
 
-lint: setup ## ruff, mypy, and whether the generated stubs are those of the .proto
+lint: setup ## ruff, mypy, and whether the generated stubs and tables are up to date
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@PYTHON=$(BIN)/python scripts/gen_protos.sh --check
+	@$(BIN)/python -m scripts.readme --check
 
 fmt: setup ## formats the Python files
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
+
+docs: setup ## fills README.md's tables from the code
+	@$(BIN)/python -m scripts.readme
 
 protos: setup ## regenerates the stubs from the .proto
 	@PYTHON=$(BIN)/python scripts/gen_protos.sh

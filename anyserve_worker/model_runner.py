@@ -56,7 +56,7 @@ class Model:
         """`on_progress` gets the loaded fraction, 0 to 1, often."""
         if not path.is_file():
             raise LoadError(f"{path}: no such file")
-        _native_log.start()
+        _native.start()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
         params.load_mode = _LOAD_MODES[options.mmap, options.mlock]
@@ -68,7 +68,7 @@ class Model:
         params.progress_callback = llama.llama_progress_callback(progress)
         handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
-            raise LoadError(f"{path}: {_native_log.last_error or 'llama.cpp cannot load it'}")
+            raise LoadError(f"{path}: {_native.last_error or 'llama.cpp cannot load it'}")
         self.handle = handle
         self.vocab = llama.llama_model_get_vocab(handle)
         if llama.llama_model_has_encoder(handle) or not llama.llama_model_has_decoder(handle):
@@ -193,7 +193,7 @@ class ModelRunner:
         params.no_perf = True
         self._ctx = llama.llama_init_from_model(model.handle, params)
         if not self._ctx:
-            raise LoadError(f"no context of {params.n_ctx} cells: {_native_log.last_error or 'out of memory?'}")
+            raise LoadError(f"no context of {params.n_ctx} cells: {_native.last_error or 'out of memory?'}")
         self.n_cells = llama.llama_n_ctx(self._ctx)
         self._memory = llama.llama_get_memory(self._ctx)
         self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
@@ -207,7 +207,7 @@ class ModelRunner:
         self._batch.token[0] = self._batch.pos[0] = self._batch.seq_id[0][0] = 0
         self._batch.logits[0] = 1
         if llama.llama_decode(self._ctx, self._batch) != 0:
-            raise LoadError(f"the model computes nothing: {_native_log.last_error}")
+            raise LoadError(f"the model computes nothing: {_native.last_error}")
         llama.llama_memory_clear(self._memory, True)
 
     # ---- A step
@@ -232,7 +232,7 @@ class ModelRunner:
         if status == 1:
             raise NoRoom
         if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}: {_native_log.last_error}")
+            raise RuntimeError(f"llama_decode returned {status}: {_native.last_error}")
 
     def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
         """The next token of each chunk that reached its sequence's end, after `run`."""
@@ -328,19 +328,21 @@ def _seed(seed: int | None, index: int) -> int:
     return (seed + index) % (2**32 - 1)
 
 
-class _NativeLog:
-    """llama.cpp's log, at debug level; its last error is kept for our own messages."""
+class _Native:
+    """What the library needs once a process; its log goes to ours at debug level, its last error into our messages."""
 
     def __init__(self) -> None:
         self.last_error = ""
         self._callback: object = None
 
     def start(self) -> None:
-        """Once a process: the callback must live as long as the library."""
+        """Before the first model. The callback must live as long as the library."""
         self.last_error = ""
         if self._callback is None:
             self._callback = llama.llama_log_callback(self._receive)
             llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+            # Builds that carry a library for each kind of processor choose theirs here.
+            llama.llama_backend_init()
 
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode(errors="replace").strip()
@@ -350,4 +352,4 @@ class _NativeLog:
             log.debug("%s", line)
 
 
-_native_log = _NativeLog()
+_native = _Native()

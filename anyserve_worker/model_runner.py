@@ -52,8 +52,8 @@ class LoadError(Exception):
 class Model:
     """A loaded GGUF file. Raises LoadError if it cannot be loaded or generates no text."""
 
-    def __init__(self, path: Path, options: ModelOptions, on_progress: Callable[[float], None]) -> None:
-        """`on_progress` gets the loaded fraction, 0 to 1, often."""
+    def __init__(self, path: Path, options: ModelOptions, on_progress: Callable[[float], bool]) -> None:
+        """`on_progress` gets the loaded fraction, 0 to 1, often; its False gives the loading up, with a LoadError."""
         if not path.is_file():
             raise LoadError(f"{path}: no such file")
         _native.start()
@@ -62,8 +62,7 @@ class Model:
         params.load_mode = _LOAD_MODES[options.mmap, options.mlock]
 
         def progress(fraction: float, _: ctypes.c_void_p) -> bool:
-            on_progress(fraction)
-            return True
+            return on_progress(fraction)
 
         params.progress_callback = llama.llama_progress_callback(progress)
         handle = llama.llama_model_load_from_file(os.fsencode(path), params)
@@ -80,7 +79,6 @@ class Model:
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
-        self._ends = {token for token in range(self.n_vocab) if llama.llama_vocab_is_eog(self.vocab, token)}
 
     def metadata(self, key: str) -> str:
         """A scalar of the GGUF metadata as text; empty if absent."""
@@ -115,7 +113,7 @@ class Model:
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token (end of sequence, of turn, …)."""
-        return token in self._ends
+        return bool(llama.llama_vocab_is_eog(self.vocab, token))
 
     def piece(self, token: int) -> bytes:
         """The bytes that a token adds to the text; they may end inside a character."""
@@ -172,7 +170,7 @@ class ModelRunner:
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
         """Raises LoadError if the context does not fit into memory."""
         self.model = model
-        self.n_ctx = options.n_ctx or min(model.n_ctx_train, DEFAULT_MAX_CONTEXT)
+        self.n_ctx = options.n_ctx or min(model.n_ctx_train or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
         if self.n_ctx > model.n_ctx_train:
             log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
         self.n_batch = options.n_batch

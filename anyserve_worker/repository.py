@@ -36,6 +36,8 @@ class ServedModel:
     reason: str = ""
     config: dict[str, str] = field(default_factory=dict)
     """contract.CONFIG_PARAMETERS, without those that are unknown."""
+    unwanted: bool = False
+    """Loading ends early, with a LoadError."""
     _model: Model | None = None
     _runner: ModelRunner | None = None
     _engine: Engine | None = None
@@ -51,7 +53,12 @@ class ServedModel:
 
     def load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
         """Blocks, for as long as the file is large. Raises LoadError."""
-        self._model = Model(self.path, options, on_progress)
+
+        def progress(fraction: float) -> bool:
+            on_progress(fraction)
+            return not self.unwanted
+
+        self._model = Model(self.path, options, progress)
         self._runner = ModelRunner(self._model, options, threads)
         self._runner.warm_up()
 
@@ -127,6 +134,12 @@ class Repository:
             model.start(options)
             log.info("model '%s' is ready: %s", model.name, model.config["description"])
 
+    def give_up(self) -> None:
+        """Ends a `load` that is under way."""
+        for model in self._models.values():
+            model.unwanted = True
+
     async def close(self) -> None:
+        """Not while `load` is under way."""
         for model in self._models.values():
             await model.close()

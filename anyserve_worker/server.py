@@ -99,13 +99,15 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions) -> N
     loading = asyncio.create_task(worker.load(model_options, server_options.threads))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    worker.repository.give_up()  # What is not loaded by now need not be.
     try:
-        if loading.done():
-            loading.result()
-            log.info("ready: %s", ", ".join(model.name for model in worker.repository))
-            await stop.wait()
-        log.info("draining for at most %g s", server_options.drain_timeout)
+        await loading
     except LoadError:
         await worker.drain(0)
+        if stop.is_set():
+            return
         raise
+    log.info("ready: %s", ", ".join(model.name for model in worker.repository))
+    await stop.wait()
+    log.info("draining for at most %g s", server_options.drain_timeout)
     await worker.drain(server_options.drain_timeout)

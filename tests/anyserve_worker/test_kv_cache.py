@@ -20,9 +20,11 @@ def tokens_of(text: str) -> "array[int]":
 class Cache:
     """A cache with its memory, for tests that tell a story: a letter is a token."""
 
-    def __init__(self, n_cells: int = 100, n_sequences: int = 8, memory: FakeMemory | None = None) -> None:
+    def __init__(
+        self, n_cells: int = 100, n_sequences: int = 8, memory: FakeMemory | None = None, reuse: bool = True
+    ) -> None:
         self.memory = memory or FakeMemory(n_cells)
-        self.cache = KVCache(self.memory, n_cells, n_sequences)
+        self.cache = KVCache(self.memory, n_cells, n_sequences, reuse)
 
     def run(self, text: str, n: int | None = None) -> tuple[int, int]:
         """Admits and computes (the first `n` tokens of) a text; returns its id and how many tokens were cached."""
@@ -358,6 +360,20 @@ def test_a_window_that_has_moved_on_cannot_go_back() -> None:
     c = Cache(memory=FakeMemory(100, window=3))
     c.keep("abcdefgh")
     assert c.run("abcdefghij")[1] == 8
+
+
+# ---- Without reuse
+
+
+def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
+    c = Cache(n_cells=20, reuse=False)
+    c.keep("abcd")
+    assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (20, 0, {})
+    c.run("abcd", n=2)
+    assert c.cache.promised_prefix(tokens_of("abcdef")) == 0
+    assert c.run("abcdef")[1] == 0
+    assert c.free == 10
+    assert c.cache.evict_all() == 0
 
 
 # ---- Anything, in any order

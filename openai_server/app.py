@@ -19,11 +19,14 @@ from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.template import Templates
 from openai_server.config import Config
-from openai_server.errors import APIError, InternalError
+from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
 from openai_server.routes import JSON, Routes
 
 log = logging.getLogger(__name__)
+
+LAST_WORDS = 1.0
+"""Seconds for requests that were cancelled to tell their clients."""
 
 
 class App:
@@ -31,6 +34,7 @@ class App:
 
     def __init__(self, config: Config, backend: Backend) -> None:
         self._backend = backend
+        self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
         templates = Templates(
             clock=time.thread_time,
@@ -59,6 +63,8 @@ class App:
         try:
             yield
         finally:
+            if self._running:  # uvicorn has cancelled them, and does not wait until they have said so
+                await asyncio.wait(self._running, timeout=LAST_WORDS)
             watch.cancel()
             with suppress(asyncio.CancelledError):
                 await watch
@@ -68,15 +74,31 @@ class App:
         if scope["type"] != "http":
             await self._starlette(scope, receive, send)
             return
+        task = asyncio.current_task()
+        assert task is not None
+        self._running.add(task)
+        try:
+            await self._answer(scope, receive, send)
+        finally:
+            self._running.discard(task)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = f"req_{uuid4().hex}"
+        started = False
 
         async def send_with_id(message: Message) -> None:
+            nonlocal started
             if message["type"] == "http.response.start":
+                started = True
                 message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
             await send(message)
 
         try:
             await self._starlette(scope, receive, send_with_id)
+        except asyncio.CancelledError:
+            # The server has waited for this answer long enough.
+            if not started:
+                await _respond(ShuttingDown())(scope, receive, send_with_id)
         except Exception:
             # Starlette has answered already, and raises for the log alone.
             log.exception("%s %s failed (%s)", scope["method"], scope["path"], id)

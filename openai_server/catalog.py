@@ -47,8 +47,10 @@ class Catalog:
         if error.status in ("UNAVAILABLE", "NOT_FOUND"):
             self.forget()
 
-    async def names(self) -> tuple[str, ...]:
+    async def names(self, *, fresh: bool = False) -> tuple[str, ...]:
         """At least one. Raises BackendError, or Unavailable if no model is ready."""
+        if fresh:
+            self._names = ()
         if self._names:
             return self._names
         async with self._lookup:
@@ -64,8 +66,7 @@ class Catalog:
         name = self._known(requested, await self.names())
         if name is None:
             # It may have been loaded since.
-            self.forget()
-            name = self._known(requested, await self.names())
+            name = self._known(requested, await self.names(fresh=True))
         if name is None:
             raise ModelNotFound(requested or "")
         if name not in self._models:

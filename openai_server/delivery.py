@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 from starlette.types import Receive, Scope, Send
 
 from openai_server import sse
-from openai_server.errors import APIError, InternalError
+from openai_server.errors import APIError, InternalError, ShuttingDown
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -52,7 +52,7 @@ class EventStream:
     """An ASGI response that sends `events` as they come, and a ping whenever `ping_interval` seconds were silent.
 
     The status is sent with the first of these. A failure before that is raised, so that it gets a status of its own; a
-    later one becomes an event.
+    later one becomes an event. Cancelling is the server's way to say that it waits no longer.
     """
 
     def __init__(self, events: AsyncGenerator[bytes, None], *, ping_interval: float) -> None:
@@ -78,6 +78,11 @@ class EventStream:
                     await self._send(send, sse.PING)
             if pump.done():
                 await pump
+        except asyncio.CancelledError:
+            await _stop(pump)
+            if not self._started:
+                raise
+            await self._end(send, sse.failure(ShuttingDown()))
         finally:
             await _stop(pump, gone)
 
@@ -85,6 +90,7 @@ class EventStream:
         return max(0.0, self._last_sent + self._ping_interval - self._clock())
 
     async def _pump(self, send: Send) -> None:
+        last = b""
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
@@ -95,9 +101,8 @@ class EventStream:
             if not isinstance(error, APIError):
                 log.exception("a stream failed")
                 error = InternalError()
-            await self._send(send, sse.failure(error))
-        async with self._sending:
-            await send({"type": "http.response.body", "body": b""})
+            last = sse.failure(error)
+        await self._end(send, last)
 
     async def _send(self, send: Send, body: bytes) -> None:
         async with self._sending:
@@ -107,3 +112,7 @@ class EventStream:
                 await send({"type": "http.response.start", "status": 200, "headers": headers})
             await send({"type": "http.response.body", "body": body, "more_body": True})
             self._last_sent = self._clock()
+
+    async def _end(self, send: Send, last: bytes) -> None:
+        async with self._sending:
+            await send({"type": "http.response.body", "body": last})

@@ -77,6 +77,11 @@ class Unavailable(APIError):
         super().__init__(503, message, code="backend_unavailable", headers={"retry-after": "1"})
 
 
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
+
+
 class InternalError(APIError):
     """Tells nothing of what went wrong: that is for the log."""
 

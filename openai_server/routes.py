@@ -22,6 +22,7 @@ from openai_server.errors import (
     BodyTooLarge,
     InvalidRequest,
     ModelNotFound,
+    ShuttingDown,
     Unavailable,
     from_backend,
 )
@@ -141,7 +142,7 @@ class Routes:
 
     async def _names(self) -> tuple[str, ...]:
         try:
-            return await self._catalog.names()
+            return await self._catalog.names(fresh=True)
         except BackendError as error:
             raise self._failed(error) from error
 
@@ -172,7 +173,7 @@ class Routes:
     async def ready(self, _: Request) -> Response:
         """200 only if a request would be answered: the backend is there and its first model is ready."""
         if self.draining:
-            raise Unavailable("The server is shutting down.")
+            raise ShuttingDown
         try:
             ready = await self._backend.ready(await self._catalog.first())
         except BackendError as error:

@@ -91,6 +91,8 @@ async def test_a_model_that_is_loaded_later_is_found() -> None:
         assert (await sidecar.complete(prompt="x", model="later")).status == 404
         worker.models = ("tiny", "later")
         assert (await sidecar.complete(prompt="x", model="later")).json["model"] == "later"
+        worker.models = ("tiny", "later", "last")
+        assert [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]] == list(worker.models)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -25,6 +25,16 @@ class Running:
     process: Process
     port: int
 
+    @property
+    def stderr(self) -> asyncio.StreamReader:
+        assert self.process.stderr is not None
+        return self.process.stderr
+
+    async def tell(self, what: signal.Signals) -> None:
+        """Returns when the process has taken note."""
+        self.process.send_signal(what)
+        assert what.name.encode() in await asyncio.wait_for(self.stderr.readline(), TIMEOUT)
+
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), TIMEOUT)
 
@@ -56,15 +66,18 @@ async def sidecar(worker_port: int, *args: str) -> AsyncIterator[Running]:
         await process.communicate()
 
 
-async def post(port: int, path: str, body: object) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-    """Sends a request and leaves the answer to be read."""
+@asynccontextmanager
+async def posted(port: int, path: str, body: object) -> AsyncIterator[asyncio.StreamReader]:
+    """Sends a request; its answer is to be read. Leaving closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     content = json.dumps(body).encode()
     writer.write(
         b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n%b" % (path.encode(), len(content), content)
     )
-    await writer.drain()
-    return reader, writer
+    try:
+        yield reader
+    finally:
+        writer.close()
 
 
 def client(port: int) -> AsyncOpenAI:
@@ -100,12 +113,11 @@ async def test_the_openai_package_is_served() -> None:
 async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with serving(worker) as worker_port, sidecar(worker_port) as running:
-        reader, writer = await post(running.port, "/v1/completions", {"prompt": "x", "stream": stream})
-        id = await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
-        if stream:
-            await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
-        assert worker.cancelled.empty()
-        writer.close()
+        async with posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer:
+            id = await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+            if stream:
+                await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+            assert worker.cancelled.empty()
         assert await asyncio.wait_for(worker.cancelled.get(), TIMEOUT) == id
 
 
@@ -117,34 +129,51 @@ async def test_sigterm_lets_the_running_answer_finish() -> None:
         await told_to_end.wait()
         yield last("two")
 
-    async with serving(FakeWorker(stream=stream)) as worker_port, sidecar(worker_port) as running:
-        reader, writer = await post(running.port, "/v1/completions", {"prompt": "x", "stream": True})
-        await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
-        running.process.send_signal(signal.SIGTERM)
-        assert running.process.stderr is not None
-        assert b"SIGTERM" in await asyncio.wait_for(running.process.stderr.readline(), TIMEOUT)
+    async with (
+        serving(FakeWorker(stream=stream)) as worker_port,
+        sidecar(worker_port) as running,
+        posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
+    ):
+        await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+        await running.tell(signal.SIGTERM)
         told_to_end.set()
-        rest = await asyncio.wait_for(reader.read(), TIMEOUT)
+        rest = await asyncio.wait_for(answer.read(), TIMEOUT)
         assert b"two" in rest
         assert b"[DONE]" in rest
-        writer.close()
         assert await running.ended() == 0
 
 
-@pytest.mark.parametrize("signals", [[signal.SIGTERM], [signal.SIGINT], [signal.SIGTERM, signal.SIGTERM]])
-async def test_an_answer_that_does_not_finish_is_given_up(signals: list[signal.Signals]) -> None:
-    patience = "1" if len(signals) == 1 else "600"
-    worker = FakeWorker(hangs)
-    async with serving(worker) as worker_port, sidecar(worker_port, "--drain-timeout", patience) as running:
-        _, writer = await post(running.port, "/v1/completions", {"prompt": "x"})
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool) -> None:
+    worker = FakeWorker(hangs, hangs_midway)
+    async with (
+        serving(worker) as worker_port,
+        sidecar(worker_port, "--drain-timeout", "1") as running,
+        posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
+    ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
-        assert running.process.stderr is not None
-        for sent in signals:
-            running.process.send_signal(sent)
-            await asyncio.wait_for(running.process.stderr.readline(), TIMEOUT)
+        await running.tell(signal.SIGINT)
+        said = await asyncio.wait_for(answer.read(), TIMEOUT)
+        assert b'"message":"The server is shutting down."' in said
+        assert said.startswith(b"HTTP/1.1 503") != stream
+        assert (b"[DONE]" in said) == stream
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         assert await running.ended() == 0
-        writer.close()
+        assert b"Traceback" not in await running.stderr.read()
+
+
+async def test_told_twice_it_does_not_wait() -> None:
+    worker = FakeWorker(hangs)
+    async with (
+        serving(worker) as worker_port,
+        sidecar(worker_port, "--drain-timeout", "600") as running,
+        posted(running.port, "/v1/completions", {"prompt": "x"}),
+    ):
+        await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+        await running.tell(signal.SIGTERM)
+        await running.tell(signal.SIGTERM)
+        await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
+        assert await running.ended() == 0
 
 
 async def test_a_port_in_use_is_one_clear_line() -> None:

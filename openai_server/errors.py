@@ -13,7 +13,7 @@ Envelope = dict[str, dict[str, str | None]]
 class APIError(Exception):
     """What the client is told: an HTTP status and the four fields of the envelope.
 
-    `param` names the request field to blame, as a path such as `messages[0].content`; `retry_after` is in seconds.
+    `param` names the request field to blame, as a path such as `messages[0].content`.
     """
 
     def __init__(

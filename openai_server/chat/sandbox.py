@@ -87,7 +87,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
             budget.look_at(value)
         if isinstance(function, LoopContext):  # a step down in a recursive loop
             args = (Metered(args[0]), *args[1:]) if args else args
-        elif owner is not None and isinstance(owner, (*_METHODS, type)):
+        elif owner is not None and isinstance(owner, _OWNERS):
             budget.look_at(owner)
             args = _check_method(budget, owner, function.__name__, args)
         result = super().call(context, function, *args, **kwargs)
@@ -256,6 +256,7 @@ _METHODS: dict[type, dict[str, _Check]] = {
     tuple: dict.fromkeys(("count", "index")),
     dict: dict.fromkeys(("copy", "get", "items", "keys", "values")),
 }
+_OWNERS = (*_METHODS, type)
 
 
 def _check_method(budget: Budget, owner: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:

@@ -90,7 +90,7 @@ def _elements(request: Request, name: str) -> list[bytes | int | float]:
     if value is None:
         return []
     if name == "stop":
-        return [text.encode() for text in ([value] if isinstance(value, str) else value)]
+        return [text.encode() for text in request.stops]
     if name == "seed":
         return [fold_seed(value)]
     if name == "top_k":

@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 from openai_server import decode, encode
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
-from openai_server.chat.template import CHATML, Templates
+from openai_server.chat.template import CHATML, CHATML_END, Templates
 from openai_server.decode import Answer, Choice, StreamDecoder
 from openai_server.errors import BackendError, from_backend
 from openai_server.responses import Chunks
 from openai_server.schemas import ChatRequest, CompletionRequest, Prompt
+from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 PROMPTS_IN_FLIGHT = 16
@@ -99,7 +100,14 @@ class Generator:
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
         model = await self._catalog.resolve(request.model)
-        prompts = request.prompts if isinstance(request, CompletionRequest) else [await self._render(request, model)]
+        prompts: list[Prompt]
+        if isinstance(request, CompletionRequest):
+            prompts = request.prompts
+        else:
+            template = self._chat_template or model.parameters.get("chat_template") or CHATML
+            prompts = [await self._render(request, model, template)]
+            if template is CHATML and contract.STOP.name in model.takes:
+                request = request.with_stop(CHATML_END)
         calls = [
             encode.infer_request(
                 request, prompt, model=model.name, request_id=f"{id}-{k}" if len(prompts) > 1 else id, takes=model.takes
@@ -108,13 +116,12 @@ class Generator:
         ]
         return _Prepared(model, calls)
 
-    async def _render(self, request: ChatRequest, model: Model) -> Prompt:
-        source = self._chat_template or model.parameters.get("chat_template") or CHATML
+    async def _render(self, request: ChatRequest, model: Model, template: str) -> Prompt:
         special_tokens = {
             name: token for name in ("bos_token", "eos_token") if (token := model.parameters.get(name)) is not None
         }
         # In a thread, so that a template at its limit does not hold up the streams of others.
-        return await asyncio.to_thread(self._templates.render, source, request.messages, special_tokens)
+        return await asyncio.to_thread(self._templates.render, template, request.messages, special_tokens)
 
 
 # ---- Several at a time

@@ -9,7 +9,7 @@ a key that is in none of them.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Self, TypeVar
 
 import msgspec
 import orjson
@@ -61,6 +61,16 @@ class Request(Struct, kw_only=True):
     def choices(self) -> int:
         """Choices for each prompt."""
         return self.n or 1
+
+    @property
+    def stops(self) -> list[str]:
+        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
+
+    def with_stop(self, text: str) -> Self:
+        """One more stop string, unless there are as many as there may be."""
+        if len(self.stops) >= contract.MAX_STOP_STRINGS:
+            return self
+        return msgspec.structs.replace(self, stop=[*self.stops, text])
 
     @property
     def include_usage(self) -> bool:

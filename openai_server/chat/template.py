@@ -26,6 +26,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """For a model that brings no template of its own."""
+CHATML_END = "<|im_end|>"
+"""How a turn of CHATML ends. To a model without a template it is mere text, so it has to be a stop string."""
 
 MAX_SOURCE = 1 << 20
 """Characters of a template's source. (The largest of well-known models have some 20,000.)"""

@@ -59,6 +59,24 @@ async def test_a_model_without_a_template_gets_chatml() -> None:
     assert prompt == "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
 
 
+async def test_chatml_ends_where_its_turn_does() -> None:
+    """To a model without a template the end of a turn is mere text."""
+    worker = FakeWorker()
+    async with running(worker) as sidecar:
+        await sidecar.chat()
+        await sidecar.chat(stop="x")
+        await sidecar.chat(stop=["x"] * contract.MAX_STOP_STRINGS)
+    assert [sent(request)["stop"] for request in worker.requests] == [
+        [b"<|im_end|>"],
+        [b"x", b"<|im_end|>"],
+        [b"x"] * contract.MAX_STOP_STRINGS,
+    ]
+    worker = FakeWorker(parameters=TOLD)
+    async with running(worker) as sidecar:
+        await sidecar.chat()
+    assert "stop" not in sent(worker.requests[-1])
+
+
 async def test_an_operators_template_overrides_the_models() -> None:
     worker = FakeWorker(parameters=TOLD)
     async with running(worker, chat_template="{{ messages[0].content }}!") as sidecar:

@@ -32,7 +32,7 @@ class FakeMemory:
     # ---- kv_cache.Memory
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
-        assert 0 < n <= length == len(self.sequences[seq_id])
+        assert 0 < n <= length >= len(self.sequences.get(seq_id, ()))
         if self.recurrent:
             return n if n == length else 0
         return n if self._sees_enough(seq_id, n) else 0
@@ -79,7 +79,7 @@ class FakeMemory:
         return len({cell for seq_id, tokens in self.sequences.items() for cell, _ in tokens[self.forgotten[seq_id] :]})
 
     def _sees_enough(self, seq_id: int, n: int) -> bool:
-        return self.window is None or self.forgotten[seq_id] <= max(0, n - self.window)
+        return self.window is None or self.forgotten.get(seq_id, 0) <= max(0, n - self.window)
 
 
 END = 0

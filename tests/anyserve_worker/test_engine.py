@@ -481,8 +481,9 @@ async def test_closing_fails_what_is_there() -> None:
     gate = Gate()
     options = replace(OPTIONS, parallel=1)
     async with engine_on(FakeRunner({"q": b"a" * 50}, gate=gate), options) as engine:
-        running, waiting = await engine.submit(ask("q")), await engine.submit(ask("p"))
+        running = await engine.submit(ask("q"))
         await gate.entered()
+        waiting = await engine.submit(ask("p"))  # The engine has not seen it yet.
         closing = asyncio.create_task(engine.close())
         await asyncio.sleep(0)
         with pytest.raises(Draining):
@@ -546,7 +547,8 @@ def test_a_step_wakes_the_event_loop_once() -> None:
 
 
 async def test_counts() -> None:
-    async with engine_on(FakeRunner({"q": b"abc"})) as engine:
+    runner = FakeRunner({"q": b"abc"})
+    async with engine_on(runner) as engine:
         assert engine.stats.last_request_ms == 0
         await answer(engine, ask("q"))
         await answer(engine, ask("q", n=2))
@@ -554,4 +556,6 @@ async def test_counts() -> None:
         assert (stats.success.count, stats.failure.count, stats.queue.count) == (2, 0, 2)
         assert stats.generated_tokens == 3 * 4
         assert stats.last_request_ms > 0
+        assert stats.steps.count == len(runner.steps)
+        assert stats.steps.ns > 0
         assert stats.success.ns >= stats.queue.ns > 0

@@ -6,7 +6,7 @@ from collections import Counter
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, precondition, rule
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from anyserve_worker.kv_cache import KVCache, common_prefix
 from tests.anyserve_worker.fakes import FakeMemory
@@ -182,6 +182,14 @@ def test_the_longest_promise_counts() -> None:
     c.run("abxx", n=0)
     c.run("abcd", n=0)
     assert c.cache.promised_prefix(tokens_of("abcde")) == 4
+
+
+def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
+    c = Cache(memory=FakeMemory(100, recurrent=True))
+    c.run("abcd", n=2)
+    assert c.cache.promised_prefix(tokens_of("abcdef")) == 4
+    assert c.cache.promised_prefix(tokens_of("abcxyz")) == 0
+    assert c.cache.promised_prefix(tokens_of("abcd")) == 0
 
 
 # ---- Room
@@ -379,24 +387,33 @@ def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
 # ---- Anything, in any order
 
 
+def somebody_runs(machine: "AnyOrder") -> bool:
+    return bool(machine.tokens)
+
+
+def much_is_cached(machine: "AnyOrder") -> bool:
+    return machine.cache.n_cached_sequences > 2
+
+
 class AnyOrder(RuleBasedStateMachine):
     """Random use of a small cache. The memory refuses illegal calls; the books are compared after each step."""
 
-    running: Bundle[int] = Bundle("running")
-
     @initialize(
-        n_cells=st.integers(4, 24), n_sequences=st.integers(1, 5), kind=st.sampled_from(["full", "window", "recurrent"])
+        n_cells=st.integers(6, 40), n_sequences=st.integers(1, 6), kind=st.sampled_from(["full", "window", "recurrent"])
     )
     def start(self, n_cells: int, n_sequences: int, kind: str) -> None:
         self.memory = FakeMemory(n_cells, window=3 if kind == "window" else None, recurrent=kind == "recurrent")
         self.cache = KVCache(self.memory, n_cells, n_sequences)
         self.tokens: dict[int, array[int]] = {}
+        """Of running sequences."""
         self.computed: dict[int, int] = {}
-        self.released: list[int] = []
-        """Ids of cached prefixes, as far as this test knows, in the order of release."""
 
-    @rule(target=running, text=st.text(alphabet="ab", min_size=1, max_size=12))
-    def acquire(self, text: str) -> int:
+    def pick(self, i: int) -> int:
+        return sorted(self.tokens)[i % len(self.tokens)]
+
+    @rule(text=st.text(alphabet="ab", min_size=1, max_size=12), n=st.integers(0, 12))
+    def acquire(self, text: str, n: int) -> None:
+        """And the first `n` tokens are computed at once."""
         tokens = tokens_of(text)
         before = self.snapshot()
         source, best = self.cache.best_prefix(tokens)
@@ -407,18 +424,20 @@ class AnyOrder(RuleBasedStateMachine):
             shared = best if source in self.tokens else 0
             no_cells = len(tokens) - shared > self.memory.n_cells - n_running_cells
             assert no_cells or len(self.tokens) == self.cache.n_sequences
-            return -1
-        seq_id, n = acquired
-        assert seq_id not in self.tokens
-        assert n == best < len(tokens)
-        assert self.memory.tokens(seq_id) == tokens[:n]
-        self.tokens[seq_id], self.computed[seq_id] = tokens, n
-        return seq_id
-
-    @rule(seq_id=running, n=st.integers(1, 5))
-    def compute(self, seq_id: int, n: int) -> None:
-        if seq_id not in self.tokens:
             return
+        seq_id, cached = acquired
+        assert seq_id not in self.tokens
+        assert cached == best < len(tokens)
+        assert self.memory.tokens(seq_id) == tokens[:cached]
+        self.tokens[seq_id], self.computed[seq_id] = tokens, cached
+        self.advance(seq_id, n)
+
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5), n=st.integers(1, 12))
+    def compute(self, i: int, n: int) -> None:
+        self.advance(self.pick(i), n)
+
+    def advance(self, seq_id: int, n: int) -> None:
         start, tokens = self.computed[seq_id], self.tokens[seq_id]
         end = min(start + n, len(tokens))
         if end > start:
@@ -426,35 +445,36 @@ class AnyOrder(RuleBasedStateMachine):
             self.cache.commit(seq_id, end)
             self.computed[seq_id] = end
 
-    @rule(seq_id=running, token=st.sampled_from("ab"))
-    def grow(self, seq_id: int, token: str) -> None:
-        if seq_id not in self.tokens or self.computed[seq_id] < len(self.tokens[seq_id]):
-            return
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5), token=st.sampled_from("ab"))
+    def grow(self, i: int, token: str) -> None:
+        seq_id = self.pick(i)
+        self.advance(seq_id, len(self.tokens[seq_id]))
         before = self.snapshot()
         if self.cache.grow(seq_id, len(self.tokens[seq_id]) + 1):
             self.tokens[seq_id].append(ord(token))
         else:
             assert self.snapshot() == before
-            assert not self.cache.n_cached_sequences or self.cache.n_free_cells == 0
+            assert self.cache.n_free_cells == 0
 
-    @rule(seq_id=consumes(running))
-    def release(self, seq_id: int) -> None:
-        if seq_id in self.tokens:
-            computed = self.computed[seq_id]
-            self.cache.release(seq_id)
-            kept = self.cache._entries.get(seq_id)
-            assert (kept is not None) == (computed > 0)
-            del self.tokens[seq_id], self.computed[seq_id]
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5))
+    def release(self, i: int) -> None:
+        seq_id = self.pick(i)
+        self.cache.release(seq_id)
+        assert (seq_id in self.cache._entries) == (self.computed[seq_id] > 0)
+        del self.tokens[seq_id], self.computed[seq_id]
 
+    @precondition(much_is_cached)
     @rule()
     def evict_all(self) -> None:
         before = self.cache.n_cached_sequences
         assert self.cache.evict_all() == before
         assert self.cache.n_cached_sequences == 0
 
-    @precondition(lambda self: len(self.tokens) == 0)
-    @rule()
-    def without_running_sequences_everything_can_be_had(self) -> None:
+    def teardown(self) -> None:
+        for seq_id in self.tokens:
+            self.cache.release(seq_id)
         self.cache.evict_all()
         assert self.cache.n_free_cells == self.cache.n_cells
         assert not self.memory.sequences

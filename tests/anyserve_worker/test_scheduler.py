@@ -243,6 +243,28 @@ def test_nobody_waits_for_what_is_cached_already() -> None:
     assert s.steps(1) == [[1, 1]]
 
 
+def test_nobody_waits_for_a_state_that_will_have_moved_on() -> None:
+    s = Steps(memory=FakeMemory(1000, recurrent=True))
+    s.add(sequence(range(20)), sequence(range(20)), sequence([*range(19), *unlike(1, 5)]))
+    assert s.steps(1) == [[20, 20, 24]]
+
+
+def test_a_state_is_waited_for_by_who_continues_it() -> None:
+    s = Steps(memory=FakeMemory(1000, recurrent=True))
+    s.add(sequence(range(20), n_new=3), sequence([*range(20), *unlike(1, 5)], n_new=3))
+    assert s.steps(2) == [[20], [1, 5]]
+
+
+def test_choices_that_continue_a_state_share_it() -> None:
+    s = Steps(memory=FakeMemory(1000, recurrent=True))
+    first = sequence(range(20))
+    s.add(first)
+    s.run()
+    prompt = [*first.tokens, *unlike(1, 20)]
+    s.add(*(sequence(prompt) for _ in range(3)))
+    assert s.steps(1) == [[21, 21, 21]]
+
+
 def test_who_waited_for_a_prefix_goes_on_when_its_owner_is_gone() -> None:
     s = Steps(batch_tokens=16)
     shared = list(unlike(0, 40))

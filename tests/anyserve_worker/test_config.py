@@ -151,6 +151,25 @@ def test_options_of_the_server() -> None:
     assert (server_options.drain_timeout, server_options.log_level) == (1.5, "debug")
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--parallel", "8", "--n-batch", "8"),
+        ("--parallel", "1", "--n-batch", "1", "--n-ubatch", "1", "--prefill-chunk", "1"),
+        ("--parallel", "256", "--cached-sequences", "255"),
+        ("--kv-cells", "10", "--n-ctx", "10"),
+        ("--kv-cells", "1"),
+        ("--port", "65535", "--drain-timeout", "0"),
+    ],
+)
+def test_the_ends_of_what_is_allowed(arguments: tuple[str, ...]) -> None:
+    server_options, model_options = options(*arguments)
+    for option, value in zip(arguments[::2], arguments[1::2], strict=True):
+        name = option.removeprefix("--").replace("-", "_")
+        owner = model_options if hasattr(model_options, name) else server_options
+        assert getattr(owner, name) == float(value)
+
+
 @pytest.mark.parametrize("command", [main, anyserve], ids=["python -m", "anyserve"])
 def test_help_names_every_option_and_its_environment_variable(command: click.Command) -> None:
     arguments = ["--help"] if command is main else ["serve", "--help"]
@@ -182,6 +201,7 @@ def test_version() -> None:
         (("--model", "x.gguf", "--port", "65536"), "Error: Invalid value for '--port'"),
         (("--model", "x.gguf", "--parallel", "0"), "Error: Invalid value for '--parallel'"),
         (("--model", "x.gguf", "--parallel", "257"), "Error: Invalid value for '--parallel'"),
+        (("--model", "x.gguf", "--cached-sequences", "256"), "Error: Invalid value for '--cached-sequences'"),
         (("--model", "x.gguf", "--n-batch", "0"), "Error: Invalid value for '--n-batch'"),
         (("--model", "x.gguf", "--prefill-chunk", "0"), "Error: Invalid value for '--prefill-chunk'"),
         (("--model", "x.gguf", "--n-ctx", "-1"), "Error: Invalid value for '--n-ctx'"),

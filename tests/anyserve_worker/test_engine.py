@@ -508,10 +508,12 @@ async def test_closing_while_a_prompt_is_tokenized() -> None:
     async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
         submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
         await asyncio.sleep(0)
-        await engine.close()
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
         vocabulary.may_go_on.set()
         with pytest.raises(Draining):
             await submission
+        await closing
 
 
 # ---- Costs

@@ -1,7 +1,6 @@
 """Real processes for the tests: workers and sidecars on loopback ports of their own, ended with the test."""
 
 import contextlib
-import ctypes
 import re
 import signal
 import socket
@@ -18,7 +17,13 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 START_TIMEOUT = 120.0
 """Seconds; a loaded machine loads models slowly."""
-_PR_SET_PDEATHSIG = 1
+_DIE_WITH_PARENT = """
+import ctypes, os, signal, sys
+PR_SET_PDEATHSIG = 1
+ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+os.execvp(sys.argv[1], sys.argv[1:])
+"""
+"""In the child, before the command. A `preexec_fn` would fork gRPC's threads too, which can end the child first."""
 
 
 def free_port() -> int:
@@ -36,15 +41,13 @@ class Process:
         self._lines: list[str] = []
         self._changed = threading.Condition()
         self._ended = False
-        libc = ctypes.CDLL(None)
         self.popen = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", "-c", _DIE_WITH_PARENT, *command],
             env=env,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            preexec_fn=lambda: libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL),
         )
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -21,7 +21,8 @@ class Memory(Protocol):
         """How many of the first `n` tokens of a sequence of `length` can be used again: `n`, fewer, or 0.
 
         The sequence can then be cut back to so many, or copied. Memory that cannot be cut (recurrent) gives all or
-        nothing; a sliding window, nothing once it has moved on.
+        nothing; a sliding window, nothing once it has moved on. `length` may be more than is computed: then the
+        question is what there is hope for.
         """
 
     def copy(self, source: int, target: int, n: int) -> None:
@@ -73,13 +74,17 @@ class KVCache:
         return sum(not entry.running for entry in self._entries.values())
 
     def promised_prefix(self, tokens: "array[int]") -> int:
-        """The longest prefix of `tokens` that a running sequence has yet to compute to its end; 0 if there is none."""
-        if not self.reuse:
-            return 0
-        common = (
-            (common_prefix(entry.tokens, tokens), entry.n_computed) for entry in self._entries.values() if entry.running
-        )
-        return max((n for n, n_computed in common if n > n_computed), default=0)
+        """The longest prefix of `tokens` that a running sequence has yet to compute to its end; 0 if there is none.
+
+        Only one that can be used again then: a state that cannot be cut will have moved on.
+        """
+        best = 0
+        for seq_id, entry in self._entries.items() if self.reuse else ():
+            if entry.running:
+                n = min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
+                if n > max(best, entry.n_computed):
+                    best = max(best, self.memory.usable_prefix(seq_id, len(entry.tokens), n))
+        return best
 
     def best_prefix(self, tokens: "array[int]") -> tuple[int, int]:
         """(sequence id, length) of the longest prefix that can be used again; (-1, 0) if there is none.

@@ -15,6 +15,7 @@ from array import array
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from collections.abc import Sequence as Items
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from queue import Empty, SimpleQueue
 from typing import Protocol
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 
 INLINE_TOKENIZE = 4096
 """Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
+TOKENIZER_THREADS = 4
+"""So many long prompts are tokenized at the same time."""
 
 
 class Vocabulary(Protocol):
@@ -176,6 +179,7 @@ class Engine:
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     # ---- On the event loop
 
@@ -204,7 +208,8 @@ class Engine:
         self._n_requests += 1
         try:
             prompt = await self._tokens(request.prompt)
-            self._check_length(request, prompt)
+            if len(prompt) >= self.n_ctx:
+                raise self._too_long(request.prompt, str(len(prompt)))
             self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
         except BaseException:
             self._n_requests -= 1
@@ -219,10 +224,12 @@ class Engine:
         self._inbox.put(lambda: self._abort(generation, None))
 
     async def close(self) -> None:
-        """Fails what is still there, ends the thread. The runner may be freed afterwards."""
+        """Fails what is still there, ends the threads. The runner and the vocabulary may be freed afterwards."""
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
+        # The caller of a tokenizer may be gone, but the thread still reads the vocabulary.
+        await asyncio.to_thread(self._tokenizers.shutdown)
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
@@ -235,16 +242,30 @@ class Engine:
             return tokens
         if len(prompt) <= INLINE_TOKENIZE:
             return self._vocabulary.tokenize(prompt)
-        return await asyncio.to_thread(self._vocabulary.tokenize, prompt)
+        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._tokenize, prompt)
 
-    def _check_length(self, request: GenerationRequest, prompt: "array[int]") -> None:
-        if len(prompt) >= self.n_ctx:
-            tensor = contract.PROMPT if isinstance(request.prompt, str) else contract.PROMPT_TOKEN_IDS
-            raise ContextLengthExceeded(
-                f"tensor '{tensor.name}': {len(prompt)} tokens, but the context of this model is {self.n_ctx} tokens, "
-                "prompt and completion together",
-                tensor=tensor.name,
-            )
+    def _tokenize(self, prompt: str) -> "array[int]":
+        """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
+
+        llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
+        """
+        size = max(INLINE_TOKENIZE, 4 * self.n_ctx)
+        while size < len(prompt):
+            self._refuse_if_closing()
+            n = len(self._vocabulary.tokenize(prompt[:size]))
+            if n > 2 * self.n_ctx:  # A part's last word may become more tokens than it would in the whole; not so many.
+                raise self._too_long(prompt, f"more than {n // 2}")
+            size *= 2
+        self._refuse_if_closing()
+        return self._vocabulary.tokenize(prompt)
+
+    def _too_long(self, prompt: str | Items[int], n: str) -> ContextLengthExceeded:
+        tensor = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
+        return ContextLengthExceeded(
+            f"tensor '{tensor.name}': {n} tokens, but the context of this model is {self.n_ctx} tokens, "
+            "prompt and completion together",
+            tensor=tensor.name,
+        )
 
     def _sequences(self, request: GenerationRequest, prompt: "array[int]") -> list[Sequence]:
         room = self.n_ctx - len(prompt)

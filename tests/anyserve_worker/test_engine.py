@@ -1,6 +1,7 @@
 """The engine on a fake model that follows a script: what callers get, and that nothing is left behind."""
 
 import asyncio
+from array import array
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
@@ -233,6 +234,30 @@ async def test_a_prompt_past_the_context(prompt: str) -> None:
             assert f"tensor '{tensor}': {len(prompt)} tokens, but the context of this model is 8" in str(refused.value)
         assert engine.n_requests == 0
         assert said(await answer(engine, ask("1234567"))) == [("o", "length")]
+
+
+async def test_a_prompt_far_past_the_context_is_not_tokenized_to_its_end() -> None:
+    lengths = []
+
+    class Vocabulary(ByteVocabulary):
+        def tokenize(self, prompt: str) -> "array[int]":
+            lengths.append(len(prompt))
+            return super().tokenize(prompt)
+
+    async with engine_on(FakeRunner(n_ctx=8), vocabulary=Vocabulary()) as engine:
+        with pytest.raises(ContextLengthExceeded) as refused:
+            await engine.submit(ask("x" * 1_000_000))
+        assert "tensor 'prompt': more than 2048 tokens, but the context of this model is 8" in str(refused.value)
+    assert lengths == [INLINE_TOKENIZE]
+
+
+async def test_a_long_prompt_with_long_tokens_is_tokenized_in_the_end() -> None:
+    class Vocabulary(ByteVocabulary):
+        def tokenize(self, prompt: str) -> "array[int]":
+            return super().tokenize(prompt[::1000])
+
+    async with engine_on(FakeRunner({"x" * 50: b"a"}), vocabulary=Vocabulary()) as engine:
+        assert said(await answer(engine, ask("x" * 50_000))) == [("a", "stop")]
 
 
 async def test_a_token_that_does_not_exist() -> None:
@@ -513,6 +538,20 @@ async def test_closing_while_a_prompt_is_tokenized() -> None:
         vocabulary.may_go_on.set()
         with pytest.raises(Draining):
             await submission
+        await closing
+
+
+async def test_closing_waits_for_the_tokenizing_of_who_is_gone() -> None:
+    """Afterwards the vocabulary may be freed."""
+    vocabulary = SlowVocabulary()
+    async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        await asyncio.sleep(0)
+        submission.cancel()
+        closing = asyncio.create_task(engine.close())
+        await asyncio.wait((closing,), timeout=0.2)
+        assert not closing.done()
+        vocabulary.may_go_on.set()
         await closing
 
 

@@ -7,7 +7,7 @@ then its data. A message uses one form for all of its tensors.
 
 import math
 import struct
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -136,9 +136,8 @@ def _typed(datatype: str, elements: Elements) -> InferTensorContents:
     return contents
 
 
-def _read(messages: Iterable[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
+def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
-    messages = list(messages)
     if raw_contents:
         for message in messages:
             if message.HasField("contents"):

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import tracemalloc
 from collections.abc import Sequence
 from typing import Any
 
@@ -335,3 +336,16 @@ def test_whatever_comes_it_is_a_tensor_or_an_error(raw: bytes, datatype: str, sh
         assert refused(request).tensor == "x"
     else:
         assert len(tensor.elements) == math.prod(shape)
+
+
+def test_many_tensors_cost_nothing_once_one_is_refused() -> None:
+    """A message of 16 MB has room for eight million empty ones."""
+    request = ModelInferRequest.FromString(b"\x2a\x00" * 100_000)
+    tracemalloc.start()
+    try:
+        with pytest.raises(TensorError):
+            read_inputs(request)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 1_000_000

@@ -45,6 +45,10 @@ _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, Tru
 """(mmap, mlock) to `enum llama_load_mode`."""
 
 
+MIN_TEMPERATURE = 1e-6
+"""What is lower is greedy, which it equals; divided by much less, logits become infinite and the text garbage."""
+
+
 class LoadError(Exception):
     """The model file cannot be served; the message is one line."""
 
@@ -300,7 +304,7 @@ class NativeSampler:
                     n_vocab, n_ctx, 1, sampling.frequency_penalty, sampling.presence_penalty
                 )
             )
-        if sampling.temperature == 0:
+        if sampling.temperature < MIN_TEMPERATURE:
             add(llama.llama_sampler_init_greedy())
             return
         if sampling.top_k > 0:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Of a request: far more than any context's worth of text."""
+FAREWELL = 0.5
+"""Seconds that a call gets to end when the last inference is over."""
 _CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
     ("grpc.max_send_message_length", -1),
@@ -79,7 +81,13 @@ class Worker:
         """Takes nothing new, gives running requests `timeout` seconds, then ends."""
         await self._set_serving(False)
         self._servicer.drain()
-        await self._server.stop(timeout)
+        stopping = asyncio.create_task(self._server.stop(timeout))
+        quiet = asyncio.create_task(self._servicer.quiet())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
+        quiet.cancel()
+        # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
+        await self._server.stop(min(timeout, FAREWELL))
+        await stopping
         await self.repository.close()
 
     async def _set_serving(self, serving: bool) -> None:

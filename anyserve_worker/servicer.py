@@ -6,15 +6,17 @@ response with `error_message`, and the stream lives on.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from anyserve_worker import __version__
 from anyserve_worker.engine import Generation
-from anyserve_worker.errors import Draining, WorkerError
+from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
 from anyserve_worker.request import Delta, Responder, merge, parse
 from protos import contract, grpc_predict_v2_pb2_grpc
@@ -23,12 +25,18 @@ from protos import grpc_predict_v2_pb2 as pb
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
+StreamResponses = asyncio.Queue[pb.ModelStreamInferResponse | WorkerError | None]
+"""None is the end of the stream, an error the end of it for all of its requests."""
 
 PLATFORM = "llama_cpp"
 EXTENSIONS = ("model_repository", "model_configuration", "statistics")
 """Triton's names of the extensions, as ServerMetadata lists them."""
 STREAM_BACKLOG = 64
 """Responses that may wait for a slow reader of a stream; behind them, tokens gather in the requests' mailboxes."""
+STREAM_REQUESTS = 512
+"""Requests of a stream that may be unanswered, refused ones included; those behind them are not read yet."""
+MAX_ID_LENGTH = 1000
+"""Characters. Each response of a stream repeats the id."""
 _DATA_TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
 
 
@@ -36,10 +44,30 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     def __init__(self, repository: Repository) -> None:
         self._repository = repository
         self._draining = asyncio.Event()
+        self._n_calls = 0
+        """Inference calls that go on."""
+        self._quiet = asyncio.Event()
+        """Draining, and the last of them has ended."""
 
     def drain(self) -> None:
         """No new requests from now on; running ones go on, streams end when theirs have."""
         self._draining.set()
+        if not self._n_calls:
+            self._quiet.set()
+
+    async def quiet(self) -> None:
+        """After `drain`: waits for the last inference call."""
+        await self._quiet.wait()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        self._n_calls += 1
+        try:
+            yield
+        finally:
+            self._n_calls -= 1
+            if self._draining.is_set() and not self._n_calls:
+                self._quiet.set()
 
     # ---- Health and metadata
 
@@ -111,6 +139,10 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     # ---- Inference
 
     async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        with self._inference():
+            return await self._infer(request, context)
+
+    async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         try:
             if _addresses(request, contract.ANYSERVE_MODEL_INFO):
                 return self._model_info(request)
@@ -129,34 +161,41 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        responses: asyncio.Queue[pb.ModelStreamInferResponse | None] = asyncio.Queue(STREAM_BACKLOG)
+        responses: StreamResponses = asyncio.Queue(STREAM_BACKLOG)
         reader = asyncio.create_task(self._read(request_iterator, responses))
-        try:
-            while (response := await responses.get()) is not None:
-                yield response
-        finally:
-            reader.cancel()
+        with self._inference():
+            try:
+                while (response := await responses.get()) is not None:
+                    if isinstance(response, WorkerError):
+                        await _abort(context, response)
+                    yield response
+            finally:
+                reader.cancel()
 
     async def _read(
         self,
         requests: AsyncIterator[pb.ModelInferRequest],
-        responses: "asyncio.Queue[pb.ModelStreamInferResponse | None]",
+        responses: StreamResponses,
     ) -> None:
         """Answers every request of a stream, each in its own task, until the client has sent its last."""
+        error: WorkerError | None = None
         draining = asyncio.create_task(self._draining.wait())
+        places = asyncio.Semaphore(STREAM_REQUESTS)
         try:
             async with asyncio.TaskGroup() as answers:
-                while (request := await _next(requests, draining)) is not None:
-                    answers.create_task(self._answer(request, responses))
+                while await places.acquire() and (request := await _next(requests, draining)) is not None:
+                    answer = answers.create_task(self._answer(request, responses))
+                    answer.add_done_callback(lambda _: places.release())
+        except* DecodeError:
+            error = InvalidRequest("a message of the stream cannot be parsed")
         except* Exception:
             log.exception("a stream broke")
+            error = WorkerError("internal error")
         finally:
             draining.cancel()
-        await responses.put(None)
+        await responses.put(error)
 
-    async def _answer(
-        self, request: pb.ModelInferRequest, responses: "asyncio.Queue[pb.ModelStreamInferResponse | None]"
-    ) -> None:
+    async def _answer(self, request: pb.ModelInferRequest, responses: StreamResponses) -> None:
         try:
             model, responder = self._prepare(request, contract.STREAM_OUTPUTS)
             generation = await model.engine.submit(parse(request))
@@ -176,6 +215,8 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> tuple[ServedModel, Responder]:
         if self._draining.is_set():
             raise Draining("the worker is shutting down")
+        if len(request.id) > MAX_ID_LENGTH:
+            raise InvalidRequest(f"the id is longer than {MAX_ID_LENGTH} characters")
         if _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM):
             model = self._repository.default
         else:

@@ -1,6 +1,7 @@
 """The worker over real gRPC with real models: what it generates, and what it answers to what it can't."""
 
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -212,6 +213,49 @@ def test_a_bad_tensor_is_named(service: Service, inputs: dict[str, Any], named: 
     assert error.code is grpc.StatusCode.INVALID_ARGUMENT
     assert f"'{named}'" in error.message
     assert error.trailers[contract.ERROR_TENSOR] == named
+
+
+def test_hardly_any_temperature_is_greedy(exact_service: Service) -> None:
+    greedy, hardly = (
+        text(exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=8, temperature=temperature)))
+        for temperature in (0.0, 1e-40)
+    )
+    assert hardly == greedy
+
+
+def test_an_id_is_short(service: Service) -> None:
+    """Every response repeats it."""
+    assert _error(service, infer(SMOLLM2, STORY, id="x" * 100_000)).code is grpc.StatusCode.INVALID_ARGUMENT
+
+
+def test_a_message_that_is_none_ends_its_stream(worker_address: str, service: Service) -> None:
+    with grpc.insecure_channel(worker_address) as channel:
+        stream: Any = channel.stream_stream("/inference.GRPCInferenceService/ModelStreamInfer")
+        call = stream(iter([b"nonsense"]))
+        with pytest.raises(grpc.RpcError) as caught:
+            list(call)
+    assert _failure(caught.value).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert service.ServerReady(pb.ServerReadyRequest()).ready
+
+
+def test_who_does_not_read_is_not_read(service: Service) -> None:
+    """Answers wait for their reader, but not without end."""
+    n_sent = 0
+
+    def requests() -> Iterator[pb.ModelInferRequest]:
+        nonlocal n_sent
+        request = infer("nobody" * 10_000, "x" * 100_000)
+        while n_sent < 3000:
+            n_sent += 1
+            yield request
+
+    call = service.ModelStreamInfer(requests())
+    before = -1
+    while n_sent > before:
+        before = n_sent
+        time.sleep(1)
+    call.cancel()
+    assert n_sent < 2000
 
 
 def test_a_prompt_past_the_context_is_refused(service: Service) -> None:

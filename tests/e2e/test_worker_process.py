@@ -122,6 +122,30 @@ def test_sigterm_drains_what_is_running() -> None:
         assert process.end() == 0
 
 
+def test_nobody_waits_for_who_watches_the_health() -> None:
+    with (
+        servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "256") as (process, address),
+        grpc.insecure_channel(address) as channel,
+    ):
+        stub: Any = health_pb2_grpc.HealthStub(channel)
+        watch = stub.Watch(health_pb2.HealthCheckRequest())
+        assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
+        process.popen.terminate()
+        assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
+        assert process.end(timeout=15) == 0
+
+
+def test_a_prompt_is_tokenized_while_the_worker_ends() -> None:
+    """Its client is gone; what the tokenizer reads is not freed under it."""
+    with (
+        servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--drain-timeout", "0") as (process, address),
+        servers.stub(address) as service,
+    ):
+        with pytest.raises(grpc.RpcError):
+            service.ModelInfer(infer(SMOLLM2, "<|im_start|>" * 16_000, max_tokens=1), timeout=0.15)
+        assert process.end() == 0
+
+
 def test_cells_run_short_and_everybody_is_answered() -> None:
     """Preemption: eight requests that together need several times the cells there are, each right in the end."""
     with (

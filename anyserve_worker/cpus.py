@@ -14,7 +14,9 @@ def usable_cpus(affinity: int, quota: float | None) -> int:
 
 
 def detect_cpus(root: Path = Path("/")) -> int:
-    return usable_cpus(len(os.sched_getaffinity(0)), cgroup_quota(root))
+    # macOS has no affinity masks.
+    affinity = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return usable_cpus(affinity, cgroup_quota(root))
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:

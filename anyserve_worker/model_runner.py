@@ -71,7 +71,7 @@ class Model:
         params.progress_callback = llama.llama_progress_callback(progress)
         handle = llama.llama_model_load_from_file(os.fsencode(path), params)
         if not handle:
-            raise LoadError(f"{path}: {_native.last_error or 'llama.cpp cannot load it'}")
+            raise LoadError(f"{path}: {_native.first_error or 'llama.cpp cannot load it'}")
         self.handle = handle
         self.vocab = llama.llama_model_get_vocab(handle)
         if llama.llama_model_has_encoder(handle) or not llama.llama_model_has_decoder(handle):
@@ -334,12 +334,14 @@ class _Native:
     """What the library needs once a process; its log goes to ours at debug level, its last error into our messages."""
 
     def __init__(self) -> None:
+        self.first_error = ""
+        """Of this load: the cause, which the last one only sums up."""
         self.last_error = ""
         self._callback: object = None
 
     def start(self) -> None:
         """Before the first model. The callback must live as long as the library."""
-        self.last_error = ""
+        self.first_error = self.last_error = ""
         if self._callback is None:
             self._callback = llama.llama_log_callback(self._receive)
             llama.llama_log_set(self._callback, ctypes.c_void_p(0))
@@ -349,8 +351,9 @@ class _Native:
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode(errors="replace").strip()
         if line.strip("."):
-            if level == 3:  # GGML_LOG_LEVEL_ERROR
+            if level == 4:  # GGML_LOG_LEVEL_ERROR
                 self.last_error = line
+                self.first_error = self.first_error or line
             log.debug("%s", line)
 
 

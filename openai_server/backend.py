@@ -1,6 +1,7 @@
 """The only file that speaks gRPC: KServe v2 calls with deadlines, cancellation, and errors as BackendError."""
 
 import ipaddress
+import logging
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from typing import TypeVar
 
@@ -20,6 +21,8 @@ from protos.grpc_predict_v2_pb2 import (
     ServerReadyRequest,
 )
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 << 20
 T = TypeVar("T")
@@ -73,8 +76,11 @@ class Backend:
         while True:
             await self._channel.wait_for_state_change(state)
             if state is grpc.ChannelConnectivity.READY:
+                log.warning("lost the backend %s", self.target)
                 lost()
             state = self._channel.get_state(try_to_connect=True)
+            if state is grpc.ChannelConnectivity.READY:
+                log.info("connected to the backend %s", self.target)
 
     # ---- What there is. Each raises BackendError.
 

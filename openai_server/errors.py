@@ -121,6 +121,7 @@ class Http:
 
 _FAILED = "The model backend failed."
 _AWAY = "The model backend is not available at the moment; please try again."
+_LATE = "The model did not answer within this server's time limit."
 _REFUSED = "The model backend refused this server's credentials."
 
 # Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
@@ -128,7 +129,7 @@ GRPC_TO_HTTP: dict[str, Http] = {
     "CANCELLED": Http(499, "cancelled"),
     "UNKNOWN": Http(502, "backend_error"),
     "INVALID_ARGUMENT": Http(400),
-    "DEADLINE_EXCEEDED": Http(504, "timeout"),
+    "DEADLINE_EXCEEDED": Http(504, "timeout", _LATE),
     "NOT_FOUND": Http(404, "model_not_found"),
     "ALREADY_EXISTS": Http(502, "backend_error", _FAILED),
     "PERMISSION_DENIED": Http(502, "backend_error", _REFUSED),
@@ -152,9 +153,13 @@ def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
         param = "model"
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
         param = params.get(contract.PROMPT.name)
+    message = error.message
+    if param:
+        # The client knows its own fields, not our tensors.
+        message = message.replace(f"tensor '{error.tensor}'", f"'{param}'", 1)
     return APIError(
         http.status,
-        http.says or error.message or _FAILED,
+        http.says or message or _FAILED,
         param=param,
         code=error.reason or http.code,
         headers={"retry-after": http.retry_after} if http.retry_after else None,

@@ -7,9 +7,11 @@ ourselves would otherwise be told twice.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import os
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
@@ -34,6 +36,7 @@ def start(
         command,
         env=env,
         process_group=0,
+        preexec_fn=_end_with_parent if sys.platform == "linux" else None,
         # A background group that reads from the terminal would be suspended.
         stdin=subprocess.DEVNULL,
         stdout=output,
@@ -41,6 +44,11 @@ def start(
         text=True,
         errors="replace",
     )
+
+
+def _end_with_parent() -> None:
+    """Not even a parent that is killed leaves them behind. (Linux, prctl(2): PR_SET_PDEATHSIG.)"""
+    ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def end(children: Iterable[subprocess.Popen[str]], grace_s: float = 15.0) -> None:

@@ -27,7 +27,8 @@ HOST = "127.0.0.1"
 POLL_S = 0.25
 REQUEST_TIMEOUT_S = 120.0
 REMIND_S = 30.0
-GRACE_S = 30.0  # the worker lets running requests finish for 25
+DRAIN_S = 5  # running requests get as long to finish: somebody who presses Ctrl-C waits for it
+GRACE_S = 30.0  # for what --worker-args and --sidecar-args may say instead
 # What a gateway says while what is behind it is not there yet.
 NOT_YET = (502, 503, 504)
 
@@ -49,6 +50,8 @@ def main() -> int:
     options = _options()
     for name, variable, port in (("worker", "WORKER_PORT", options.worker_port), ("sidecar", "PORT", options.port)):
         _require_free(name, variable, port)
+    if options.port == options.worker_port:
+        raise Fail(f"the worker and the sidecar can't both have port {options.port}")
     if options.model and not Path(options.model).is_file():
         raise Fail(f"there is no model file {options.model}")
 
@@ -59,12 +62,12 @@ def main() -> int:
     endpoint = f"{HOST}:{options.worker_port}"
     commands = {
         "worker": [
-            *(options.worker or [python, "-m", "anyserve_worker"]),
+            *(options.worker or [python, "-m", "anyserve_worker", "--drain-timeout", str(DRAIN_S)]),
             *("--model", model, "--host", HOST, "--port", str(options.worker_port)),
             *options.worker_args,
         ],
         "sidecar": [
-            *(options.sidecar or [python, "-m", "openai_server"]),
+            *(options.sidecar or [python, "-m", "openai_server", "--drain-timeout", str(DRAIN_S)]),
             *("--anyserve-endpoint", endpoint, "--host", HOST, "--port", str(options.port)),
             *options.sidecar_args,
         ],
@@ -79,7 +82,7 @@ def main() -> int:
             _require_alive(running)
             time.sleep(POLL_S)
     except children.Stopped:
-        print("\nstopping", flush=True)
+        print("\nstopping (Ctrl-C again: at once)", flush=True)
         return 0
     finally:
         children.end(running.values(), GRACE_S)
@@ -105,8 +108,9 @@ def _require_free(name: str, variable: str, port: int) -> None:
             probe.bind((HOST, port))
         except (OSError, OverflowError) as error:
             reason = getattr(error, "strerror", None) or error
+            other = port + 1 if 0 < port < 65535 else 8081
             raise Fail(
-                f"port {port} can't be had for the {name}: {reason} (another one: make run {variable}={port + 1})"
+                f"port {port} can't be had for the {name}: {reason} (another one: make run {variable}={other})"
             ) from None
 
 
@@ -150,7 +154,7 @@ def _require_alive(running: Mapping[str, subprocess.Popen[str]]) -> None:
 
 def _say_what_runs(options: Options, model: str) -> None:
     url = f"http://{HOST}:{options.port}"
-    body = '{"messages":[{"role":"user","content":"Why is the sky blue?"}]}'
+    body = '{"messages":[{"role":"user","content":"Why is the sky blue?"}],"max_tokens":100,"temperature":0}'
     print(
         f"""
 Ready.

@@ -65,6 +65,8 @@ class Pair:
         return [int(line.partition("pid=")[2]) for line in self.log.read_text().splitlines() if "pid=" in line]
 
     def left_running(self) -> list[int]:
+        if not self.log.exists():
+            return []  # Nothing was started.
         return [pid for pid in self.pids() if Path(f"/proc/{pid}").exists()] if sys.platform == "linux" else []
 
 
@@ -74,7 +76,9 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
     yield pair
     if pair.process:
         with pair.process:
-            pair.process.kill()
+            pair.process.terminate()
+            pair.process.communicate(timeout=20)
+    assert pair.left_running() == []
 
 
 def test_prints_a_command_to_paste_when_a_request_works(pair: Pair) -> None:
@@ -95,6 +99,24 @@ def test_a_signal_ends_both(pair: Pair, number: signal.Signals) -> None:
     assert (process.returncode, errors) == (0, "")
     assert sorted(pair.notes()) == ["sidecar SIGTERM", "worker SIGTERM"]
     assert pair.left_running() == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
+def test_a_launcher_that_is_killed_leaves_nobody_behind(pair: Pair) -> None:
+    process = pair.start()
+    pair.until_ready()
+    process.kill()
+    process.communicate(timeout=20)
+    deadline = time.monotonic() + 20
+    while pair.left_running():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_the_two_cannot_have_one_port(pair: Pair) -> None:
+    pair.port = pair.worker_port
+    _, errors = pair.start().communicate(timeout=20)
+    assert errors == f"error: the worker and the sidecar can't both have port {pair.port}\n"
 
 
 def test_a_signal_while_starting_ends_both(pair: Pair) -> None:

@@ -33,7 +33,9 @@ class Running:
     async def tell(self, what: signal.Signals) -> None:
         """Returns when the process has taken note."""
         self.process.send_signal(what)
-        assert what.name.encode() in await asyncio.wait_for(self.stderr.readline(), TIMEOUT)
+        async with asyncio.timeout(TIMEOUT):
+            while what.name.encode() not in (line := await self.stderr.readline()):
+                assert line, "it ended without a word"
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), TIMEOUT)

@@ -12,16 +12,11 @@ import logging
 import threading
 import time
 from array import array
-from collections import deque
-from collections.abc import AsyncIterator, Callable
-from collections.abc import Sequence as Items
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
 from anyserve_worker.errors import (
-    ContextLengthExceeded,
     DeadlineExceeded,
     Draining,
     EngineFailure,
@@ -29,29 +24,18 @@ from anyserve_worker.errors import (
     QueueFull,
     WorkerError,
 )
+from anyserve_worker.generation import Generation
 from anyserve_worker.kv_cache import KVCache, Memory
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.output import TextOutput
 from anyserve_worker.request import Delta, GenerationRequest
 from anyserve_worker.scheduler import Chunk, Scheduler
-from anyserve_worker.sequence import Sequence, token_array
+from anyserve_worker.sequence import Sequence
+from anyserve_worker.stats import EngineStats
+from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
 
 log = logging.getLogger(__name__)
-
-INLINE_TOKENIZE = 4096
-"""Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
-TOKENIZER_THREADS = 4
-"""So many long prompts are tokenized at the same time."""
-
-
-class Vocabulary(Protocol):
-    """What the engine asks of `model_runner.Model`. Safe from any thread."""
-
-    def tokenize(self, prompt: str) -> "array[int]": ...
-    def check_tokens(self, token_ids: "array[int]") -> None: ...
-    def piece(self, token: int) -> bytes: ...
-    def is_end(self, token: int) -> bool: ...
 
 
 class Runner(Memory, Protocol):
@@ -65,93 +49,6 @@ class Runner(Memory, Protocol):
     def run(self, chunks: list[Chunk]) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]: ...
     def clear(self) -> None: ...
-
-
-@dataclass(slots=True)
-class Counter:
-    """Triton's StatisticDuration."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, ns: int) -> None:
-        self.count += 1
-        self.ns += ns
-
-
-@dataclass(slots=True)
-class EngineStats:
-    """Written by the engine's thread. Durations: `success`, `failure` whole requests, `queue` until first computed."""
-
-    success: Counter = field(default_factory=Counter)
-    failure: Counter = field(default_factory=Counter)
-    queue: Counter = field(default_factory=Counter)
-    steps: Counter = field(default_factory=Counter)
-    prompt_tokens: int = 0
-    cached_tokens: int = 0
-    generated_tokens: int = 0
-    last_request_ms: int = 0
-    """Unix time at which the last request came."""
-
-
-class Generation:
-    """A request in the engine, as its caller on the event loop sees it.
-
-    Iterate to get what has come since the last time: a list of deltas, in order. Raises WorkerError where the request
-    failed. Leaving the iteration early is not enough to stop the engine: `cancel()`.
-    """
-
-    def __init__(self, engine: "Engine", sequences: list[Sequence], deadline: float | None) -> None:
-        self._engine = engine
-        self._mailbox: deque[Delta | WorkerError] = deque()
-        self._arrived = asyncio.Event()
-        self._open_choices = len(sequences)
-        self._failed = False
-        self.sequences = sequences
-        self.deadline = deadline
-        self.submitted_ns = time.monotonic_ns()
-        self.started = False
-
-    @property
-    def done(self) -> bool:
-        """Nothing more will come than what is in the mailbox, which may end with an error."""
-        return self._open_choices == 0
-
-    @property
-    def complete(self) -> bool:
-        """Every choice has come to its end, none with an error."""
-        return self.done and not self._failed
-
-    def cancel(self) -> None:
-        """The caller is gone; the engine drops the request before its next step."""
-        if not self.done:
-            self._open_choices = 0
-            self._engine.abort(self)
-
-    def put(self, item: Delta | WorkerError) -> None:
-        """Called on the event loop only."""
-        if self.done:
-            return
-        if isinstance(item, WorkerError):
-            self._open_choices, self._failed = 0, True
-        elif item.finish_reason:
-            self._open_choices -= 1
-        self._mailbox.append(item)
-        self._arrived.set()
-
-    async def __aiter__(self) -> AsyncIterator[list[Delta]]:
-        while self._mailbox or not self.done:
-            await self._arrived.wait()
-            self._arrived.clear()
-            deltas: list[Delta] = []
-            while self._mailbox:
-                item = self._mailbox.popleft()
-                if isinstance(item, WorkerError):
-                    if deltas:
-                        yield deltas
-                    raise item
-                deltas.append(item)
-            yield deltas
 
 
 class Engine:
@@ -179,7 +76,7 @@ class Engine:
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
-        self._tokenizers = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self._tokenizer = Tokenizer(vocabulary, runner.n_ctx)
 
     # ---- On the event loop
 
@@ -207,14 +104,12 @@ class Engine:
             raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
         self._n_requests += 1
         try:
-            prompt = await self._tokens(request.prompt)
-            if len(prompt) >= self.n_ctx:
-                raise self._too_long(request.prompt, str(len(prompt)))
+            prompt = await self._tokenizer.tokens(request.prompt)
             self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
         except BaseException:
             self._n_requests -= 1
             raise
-        generation = Generation(self, self._sequences(request, prompt), self._deadline(request))
+        generation = Generation(self._sequences(request, prompt), self._deadline(request), self.abort)
         self._inbox.put(lambda: self._start(generation))
         return generation
 
@@ -228,44 +123,11 @@ class Engine:
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
-        # The caller of a tokenizer may be gone, but the thread still reads the vocabulary.
-        await asyncio.to_thread(self._tokenizers.shutdown)
+        await self._tokenizer.close()
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise Draining("the worker is shutting down")
-
-    async def _tokens(self, prompt: str | Items[int]) -> "array[int]":
-        if not isinstance(prompt, str):
-            tokens = token_array(prompt)
-            self._vocabulary.check_tokens(tokens)
-            return tokens
-        if len(prompt) <= INLINE_TOKENIZE:
-            return self._vocabulary.tokenize(prompt)
-        return await asyncio.get_running_loop().run_in_executor(self._tokenizers, self._tokenize, prompt)
-
-    def _tokenize(self, prompt: str) -> "array[int]":
-        """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
-
-        llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
-        """
-        size = max(INLINE_TOKENIZE, 4 * self.n_ctx)
-        while size < len(prompt):
-            self._refuse_if_closing()
-            n = len(self._vocabulary.tokenize(prompt[:size]))
-            if n > 2 * self.n_ctx:  # A part's last word may become more tokens than it would in the whole; not so many.
-                raise self._too_long(prompt, f"more than {n // 2}")
-            size *= 2
-        self._refuse_if_closing()
-        return self._vocabulary.tokenize(prompt)
-
-    def _too_long(self, prompt: str | Items[int], n: str) -> ContextLengthExceeded:
-        tensor = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
-        return ContextLengthExceeded(
-            f"tensor '{tensor.name}': {n} tokens, but the context of this model is {self.n_ctx} tokens, "
-            "prompt and completion together",
-            tensor=tensor.name,
-        )
 
     def _sequences(self, request: GenerationRequest, prompt: "array[int]") -> list[Sequence]:
         room = self.n_ctx - len(prompt)
@@ -332,7 +194,8 @@ class Engine:
             self._runner.run(chunks)
         except NoRoom:
             if not self._scheduler.relieve():
-                self._fail_all(EngineFailure("the KV cache has no place for a single sequence"))
+                for sequence in list(self._scheduler.running):
+                    self._abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
             return False
         now = time.monotonic_ns()
         self.stats.steps.add(now - started)

@@ -15,8 +15,8 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from anyserve_worker import __version__
-from anyserve_worker.engine import Generation
 from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
+from anyserve_worker.generation import Generation
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
 from anyserve_worker.request import Delta, Responder, merge, parse
 from protos import contract, grpc_predict_v2_pb2_grpc

@@ -30,6 +30,7 @@ PURE = (
     "anyserve_worker.output",
     "anyserve_worker.errors",
     "anyserve_worker.options",
+    "anyserve_worker.stats",
 )
 """A package stands for all of its modules."""
 

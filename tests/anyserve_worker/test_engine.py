@@ -10,7 +10,7 @@ from typing import Any, TypeVarTuple, Unpack
 
 import pytest
 
-from anyserve_worker.engine import INLINE_TOKENIZE, Engine, Generation, Vocabulary
+from anyserve_worker.engine import Engine
 from anyserve_worker.errors import (
     ContextLengthExceeded,
     DeadlineExceeded,
@@ -19,8 +19,10 @@ from anyserve_worker.errors import (
     InvalidRequest,
     QueueFull,
 )
+from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.request import Delta, GenerationRequest, merge
+from anyserve_worker.tokenizer import INLINE_TOKENIZE, Vocabulary
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
 
 OPTIONS = ModelOptions(parallel=4, max_queue=8, prefill_chunk=16)

@@ -1,0 +1,73 @@
+"""A request that the engine works on, as its caller on the event loop sees it."""
+
+import asyncio
+import time
+from collections import deque
+from collections.abc import AsyncIterator, Callable
+
+from anyserve_worker.errors import WorkerError
+from anyserve_worker.request import Delta
+from anyserve_worker.sequence import Sequence
+
+
+class Generation:
+    """A request in the engine, as its caller on the event loop sees it.
+
+    Iterate to get what has come since the last time: a list of deltas, in order. Raises WorkerError where the request
+    failed. Leaving the iteration early is not enough to stop the engine: `cancel()`.
+    """
+
+    def __init__(
+        self, sequences: list[Sequence], deadline: float | None, on_cancel: Callable[["Generation"], None]
+    ) -> None:
+        """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
+        self._on_cancel = on_cancel
+        self._mailbox: deque[Delta | WorkerError] = deque()
+        self._arrived = asyncio.Event()
+        self._open_choices = len(sequences)
+        self._failed = False
+        self.sequences = sequences
+        self.deadline = deadline
+        self.submitted_ns = time.monotonic_ns()
+        self.started = False
+
+    @property
+    def done(self) -> bool:
+        """Nothing more will come than what is in the mailbox, which may end with an error."""
+        return self._open_choices == 0
+
+    @property
+    def complete(self) -> bool:
+        """Every choice has come to its end, none with an error."""
+        return self.done and not self._failed
+
+    def cancel(self) -> None:
+        """The caller is gone; the engine drops the request before its next step."""
+        if not self.done:
+            self._open_choices = 0
+            self._on_cancel(self)
+
+    def put(self, item: Delta | WorkerError) -> None:
+        """Called on the event loop only."""
+        if self.done:
+            return
+        if isinstance(item, WorkerError):
+            self._open_choices, self._failed = 0, True
+        elif item.finish_reason:
+            self._open_choices -= 1
+        self._mailbox.append(item)
+        self._arrived.set()
+
+    async def __aiter__(self) -> AsyncIterator[list[Delta]]:
+        while self._mailbox or not self.done:
+            await self._arrived.wait()
+            self._arrived.clear()
+            deltas: list[Delta] = []
+            while self._mailbox:
+                item = self._mailbox.popleft()
+                if isinstance(item, WorkerError):
+                    if deltas:
+                        yield deltas
+                    raise item
+                deltas.append(item)
+            yield deltas

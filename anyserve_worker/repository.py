@@ -5,6 +5,7 @@ import enum
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -125,9 +126,13 @@ class Repository:
         self, options: ModelOptions, threads: int, reporter: Callable[[str], Callable[[float], None]]
     ) -> None:
         """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError."""
+        loop = asyncio.get_running_loop()
         for model in self._models.values():
             try:
-                await asyncio.to_thread(model.load, options, threads, reporter(model.name))
+                # A thread that ends with it: OpenMP keeps a pool for each thread that ever computed, and as soon as
+                # there are more pooled threads than processors, all of them sleep instead of spinning.
+                with ThreadPoolExecutor(1) as loader:
+                    await loop.run_in_executor(loader, model.load, options, threads, reporter(model.name))
             except LoadError as error:
                 model.state, model.reason = State.UNAVAILABLE, str(error)
                 raise

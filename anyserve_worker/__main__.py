@@ -63,6 +63,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     for _, path in models:
         if not path.is_file():
             raise click.ClickException(f"{path}: no such model file")
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines about a port in use; ours says it better.
     # Imports llama.cpp, which --help and a wrong option need not wait for.
     from anyserve_worker.model_runner import LoadError
     from anyserve_worker.server import StartError, serve
@@ -84,5 +85,4 @@ def _check_health(port: int) -> int:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines about a port in use; ours says it better.
     main(prog_name="python -m anyserve_worker")

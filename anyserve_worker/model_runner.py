@@ -242,12 +242,9 @@ class ModelRunner:
         for chunk, row in zip((chunk for chunk in chunks if chunk.samples), self._rows, strict=True):
             sequence = chunk.sequence
             if sequence.sampler is None:
-                sequence.sampler = self._make_sampler(sequence)
+                sequence.sampler = NativeSampler(sequence, self.model.n_vocab, self.n_ctx)
             sampled.append((sequence, llama.llama_sampler_sample(sequence.sampler.handle, self._ctx, row)))
         return sampled
-
-    def _make_sampler(self, sequence: Sequence) -> "NativeSampler":
-        return NativeSampler(sequence, self.model.n_vocab, self.n_ctx)
 
     # ---- kv_cache.Memory
 

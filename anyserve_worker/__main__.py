@@ -7,6 +7,9 @@ import sys
 from pathlib import Path
 from typing import Any
 
+# grpc's own lines about a port in use; ours says it better. Read when grpc is imported.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+
 import click
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -63,7 +66,6 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     for _, path in models:
         if not path.is_file():
             raise click.ClickException(f"{path}: no such model file")
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # grpc's own lines about a port in use; ours says it better.
     # Imports llama.cpp, which --help and a wrong option need not wait for.
     from anyserve_worker.model_runner import LoadError
     from anyserve_worker.server import StartError, serve

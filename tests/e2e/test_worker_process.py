@@ -48,7 +48,9 @@ def test_a_port_in_use_is_one_line() -> None:
         holder.bind(("127.0.0.1", 0))
         holder.listen()
         port = holder.getsockname()[1]
-        error = _one_line_error(_run("--model", str(smollm2_path()), "--port", str(port)))
+        result = _run("--model", str(smollm2_path()), "--port", str(port))
+    error = _one_line_error(result)
+    assert result.stderr.splitlines() == [error]
     assert str(port) in error
 
 

@@ -14,7 +14,8 @@ class Generation:
     """A request in the engine, as its caller on the event loop sees it.
 
     Iterate to get what has come since the last time: a list of deltas, in order. Raises WorkerError where the request
-    failed. Leaving the iteration early is not enough to stop the engine: `cancel()`.
+    failed. Or have it all sent on, with `forward`. Leaving the iteration early is not enough to stop the engine:
+    `cancel()`.
     """
 
     def __init__(
@@ -24,6 +25,7 @@ class Generation:
         self._on_cancel = on_cancel
         self._mailbox: deque[Delta | WorkerError] = deque()
         self._arrived = asyncio.Event()
+        self._sink: Callable[[Delta | WorkerError], None] | None = None
         self._open_choices = len(sequences)
         self._failed = False
         self.sequences = sequences
@@ -55,8 +57,16 @@ class Generation:
             self._open_choices, self._failed = 0, True
         elif item.finish_reason:
             self._open_choices -= 1
+        if self._sink:
+            self._sink(item)
+            return
         self._mailbox.append(item)
         self._arrived.set()
+
+    def forward(self, sink: Callable[[Delta | WorkerError], None]) -> None:
+        """Instead of iterating: `sink` is called on the event loop for all that comes. Before anything has come."""
+        assert not self._mailbox
+        self._sink = sink
 
     async def __aiter__(self) -> AsyncIterator[list[Delta]]:
         while self._mailbox or not self.done:

@@ -56,6 +56,11 @@ class Delta:
     cached_tokens: int
 
 
+def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
+    """Whether the model is named in AnyServe's manner, as one of these."""
+    return message.model_version == contract.ANYSERVE_VERSION and message.model_name in capabilities
+
+
 def parse(message: ModelInferRequest) -> GenerationRequest:
     """Raises InvalidRequest, naming the tensor."""
     try:
@@ -229,10 +234,12 @@ def merge(deltas: Iterable[Delta]) -> list[Delta]:
     by_index: dict[int, list[Delta]] = {}
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
-    return [
-        parts[0] if len(parts) == 1 else replace(parts[-1], text="".join(part.text for part in parts))
-        for _, parts in sorted(by_index.items())
-    ]
+    return [joined(parts) for _, parts in sorted(by_index.items())]
+
+
+def joined(parts: Sequence[Delta]) -> Delta:
+    """Deltas of one choice, in order, as one."""
+    return parts[0] if len(parts) == 1 else replace(parts[-1], text="".join(part.text for part in parts))
 
 
 def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:

@@ -1,40 +1,31 @@
 """The gRPC side: KServe's methods onto the engine, and errors onto gRPC.
 
-ModelStreamInfer has Triton's manners: many requests share a stream and are told apart by id; an error of one is a
-response with `error_message`, and the stream lives on.
+ModelStreamInfer is a file of its own: `stream.py`.
 """
 
 import asyncio
 import logging
 from collections.abc import AsyncIterator, Iterable, Iterator
-from contextlib import contextmanager
-from dataclasses import replace
+from contextlib import aclosing, contextmanager
 from typing import Any, NoReturn
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from anyserve_worker import __version__
 from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
-from anyserve_worker.generation import Generation
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
-from anyserve_worker.request import Delta, Responder, merge, parse
+from anyserve_worker.request import Responder, addresses, parse
+from anyserve_worker.stream import Stream
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
 
 log = logging.getLogger(__name__)
 
 Context = grpc.aio.ServicerContext[Any, Any]
-StreamResponses = asyncio.Queue[pb.ModelStreamInferResponse | WorkerError | None]
-"""None is the end of the stream, an error the end of it for all of its requests."""
 
 PLATFORM = "llama_cpp"
-EXTENSIONS = ("model_repository", "model_configuration", "statistics")
-"""Triton's names of the extensions, as ServerMetadata lists them."""
-STREAM_BACKLOG = 64
-"""Responses that may wait for a slow reader of a stream; behind them, tokens gather in the requests' mailboxes."""
-STREAM_REQUESTS = 512
-"""Requests of a stream that may be unanswered, refused ones included; those behind them are not read yet."""
+EXTENSIONS = ("model_repository", "model_configuration", "statistics", contract.EXTENSION_STEP_BATCHES)
+"""As ServerMetadata lists them: Triton's names, and one of our own."""
 MAX_ID_LENGTH = 1000
 """Characters. Each response of a stream repeats the id."""
 _DATA_TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
@@ -144,9 +135,10 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         try:
-            if _addresses(request, contract.ANYSERVE_MODEL_INFO):
+            if addresses(request, contract.ANYSERVE_MODEL_INFO):
                 return self._model_info(request)
-            model, responder = self._prepare(request, contract.UNARY_OUTPUTS)
+            model = self._admit(request)
+            responder = Responder(request, model.name, contract.UNARY_OUTPUTS)
             generation = await model.engine.submit(parse(request))
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
@@ -161,67 +153,23 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
-        responses: StreamResponses = asyncio.Queue(STREAM_BACKLOG)
-        reader = asyncio.create_task(self._read(request_iterator, responses))
         with self._inference():
             try:
-                while (response := await responses.get()) is not None:
-                    if isinstance(response, WorkerError):
-                        await _abort(context, response)
-                    yield response
-            finally:
-                reader.cancel()
+                async with aclosing(Stream(self._admit, self._draining).responses(request_iterator)) as responses:
+                    async for response in responses:
+                        yield response
+            except WorkerError as error:
+                await _abort(context, error)
 
-    async def _read(
-        self,
-        requests: AsyncIterator[pb.ModelInferRequest],
-        responses: StreamResponses,
-    ) -> None:
-        """Answers every request of a stream, each in its own task, until the client has sent its last."""
-        error: WorkerError | None = None
-        draining = asyncio.create_task(self._draining.wait())
-        places = asyncio.Semaphore(STREAM_REQUESTS)
-        try:
-            async with asyncio.TaskGroup() as answers:
-                while await places.acquire() and (request := await _next(requests, draining)) is not None:
-                    answer = answers.create_task(self._answer(request, responses))
-                    answer.add_done_callback(lambda _: places.release())
-        except* DecodeError:
-            error = InvalidRequest("a message of the stream cannot be parsed")
-        except* Exception:
-            log.exception("a stream broke")
-            error = WorkerError("internal error")
-        finally:
-            draining.cancel()
-        await responses.put(error)
-
-    async def _answer(self, request: pb.ModelInferRequest, responses: StreamResponses) -> None:
-        try:
-            model, responder = self._prepare(request, contract.STREAM_OUTPUTS)
-            generation = await model.engine.submit(parse(request))
-            try:
-                async for response in _stream(request, responder, generation):
-                    await responses.put(pb.ModelStreamInferResponse(infer_response=response))
-            finally:
-                generation.cancel()
-        except WorkerError as error:
-            await responses.put(_error_response(request, error))
-        except Exception:
-            log.exception("request '%s' failed", request.id)
-            await responses.put(_error_response(request, WorkerError("internal error")))
-
-    def _prepare(
-        self, request: pb.ModelInferRequest, outputs: tuple[contract.TensorSpec, ...]
-    ) -> tuple[ServedModel, Responder]:
+    def _admit(self, request: pb.ModelInferRequest) -> ServedModel:
+        """The model that is asked. Raises WorkerError."""
         if self._draining.is_set():
             raise Draining("the worker is shutting down")
         if len(request.id) > MAX_ID_LENGTH:
             raise InvalidRequest(f"the id is longer than {MAX_ID_LENGTH} characters")
-        if _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM):
-            model = self._repository.default
-        else:
-            model = self._repository.get(request.model_name, request.model_version)
-        return model, Responder(request, model.name, outputs)
+        if addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM):
+            return self._repository.default
+        return self._repository.get(request.model_name, request.model_version)
 
     def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         model = self._repository.default
@@ -234,43 +182,6 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             return self._repository.get(name, version)
         except WorkerError as error:
             await _abort(context, error)
-
-
-def _addresses(request: pb.ModelInferRequest, *capabilities: str) -> bool:
-    return request.model_version == contract.ANYSERVE_VERSION and request.model_name in capabilities
-
-
-async def _next(requests: AsyncIterator[pb.ModelInferRequest], draining: "asyncio.Task[Any]") -> Any:
-    """The next request of a stream; None at its end, or when the worker drains."""
-    request = asyncio.ensure_future(anext(requests, None))
-    await asyncio.wait((request, draining), return_when=asyncio.FIRST_COMPLETED)
-    if request.done():
-        return request.result()
-    request.cancel()
-    return None
-
-
-async def _stream(
-    request: pb.ModelInferRequest, responder: Responder, generation: Generation
-) -> AsyncIterator[pb.ModelInferResponse]:
-    anyserve = _addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
-    empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
-    async for deltas in generation:
-        done = generation.complete
-        parts = [merge(deltas)]
-        if anyserve:
-            parts = [part for part in _split_ends(parts[0]) if part]
-        for part in parts:
-            yield responder.stream(part, final=done and part is parts[-1] and not empty_final)
-    if empty_final:
-        yield responder.stream([], final=True)
-
-
-def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
-    """AnyServe's manner: a choice ends with an empty token of its own."""
-    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text]
-    ends = [replace(choice, text="") for choice in choices if choice.finish_reason]
-    return texts, ends
 
 
 def _statistics(model: ServedModel) -> pb.ModelStatistics:
@@ -301,16 +212,3 @@ async def _abort(context: Context, error: WorkerError) -> NoReturn:
     trailers = ((contract.ERROR_REASON, error.reason), (contract.ERROR_TENSOR, error.tensor))
     await context.abort(error.status, str(error), tuple((key, value) for key, value in trailers if value))
     raise AssertionError("abort raises")
-
-
-def _error_response(request: pb.ModelInferRequest, error: WorkerError) -> pb.ModelStreamInferResponse:
-    response = pb.ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
-    for key, value in (
-        (contract.ERROR_STATUS, error.status.name),
-        (contract.ERROR_REASON, error.reason),
-        (contract.ERROR_TENSOR, error.tensor),
-    ):
-        if value:
-            response.parameters[key].string_param = value
-    response.parameters[contract.PARAM_FINAL].bool_param = True
-    return pb.ModelStreamInferResponse(error_message=str(error), infer_response=response)

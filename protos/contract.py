@@ -118,6 +118,32 @@ UNARY_OUTPUTS: tuple[TensorSpec, ...] = (TEXT, FINISH_REASON, MODEL, PROMPT_TOKE
 STREAM_OUTPUTS: tuple[TensorSpec, ...] = (TOKEN, INDEX, FINISH_REASON, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS)
 OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
 
+# ---- Step batches: what a step of the engine added to all of a stream's requests that want it in this form. Each of
+# these tensors has one element a row; a row is one choice of one request.
+
+REQUEST = TensorSpec("request", "INT32", (ANY,), "number of the request that the row belongs to", 0)
+ROW_TOKEN = TensorSpec("token", "BYTES", (ANY,), "the text that was added to the choice, whole UTF-8 characters")
+ROW_INDEX = TensorSpec("index", "INT32", (ANY,), "which choice of the request it is", 0)
+ROW_FINISH_REASON = TensorSpec(
+    "finish_reason", "BYTES", (ANY,), "as in a stream; there, like those below, if one of the rows ends its choice"
+)
+ROW_PROMPT_TOKENS = TensorSpec("prompt_tokens", "INT32", (ANY,), "tokens in the prompt of the request")
+ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "of these, read from the KV cache by choice 0")
+ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice until now")
+
+STEP_BATCH: tuple[TensorSpec, ...] = (
+    REQUEST,
+    ROW_TOKEN,
+    ROW_INDEX,
+    ROW_FINISH_REASON,
+    ROW_PROMPT_TOKENS,
+    ROW_CACHED_TOKENS,
+    ROW_COMPLETION_TOKENS,
+)
+
+EXTENSION_STEP_BATCHES = "anyserve_step_batches"
+"""In ServerMetadata.extensions: the server knows PARAM_REQUEST and PARAM_CANCEL."""
+
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
 FINISH_LENGTH = "length"
@@ -140,6 +166,13 @@ PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"
 """bool, request: the final flag comes on a response of its own, without outputs."""
 PARAM_FINAL = "triton_final_response"
 """bool, stream response: nothing more follows for this request id."""
+
+# ---- Parameters of step batches (our own).
+
+PARAM_REQUEST = "anyserve_request"
+"""int64, stream request: its answer comes in step batches, under this number of 0…2³¹-1. Its error says it again."""
+PARAM_CANCEL = "anyserve_cancel"
+"""int64, stream request without anything else: the request with this number is given up."""
 
 # ---- What an error says beside its status and message. Unary: trailing metadata. Stream: parameters of infer_response.
 
@@ -188,6 +221,7 @@ def markdown() -> str:
     parameters = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in CONFIG_PARAMETERS.items())
     return (
         f"### Inputs\n\n{_tensor_table(INPUTS)}\n\n### Outputs\n\n{_tensor_table(OUTPUTS)}\n\n"
+        f"### Step batches\n\n{_tensor_table(STEP_BATCH)}\n\n"
         f"### `model_info` outputs\n\n{_tensor_table(MODEL_INFO_OUTPUTS)}\n\n"
         f"### `ModelConfig.parameters`\n\n| parameter | meaning |\n|---|---|\n{parameters}\n"
     )

@@ -24,6 +24,7 @@ PURE = (
     "openai_server.errors",
     "openai_server.chat",
     "anyserve_worker.request",
+    "anyserve_worker.batch",
     "anyserve_worker.sequence",
     "anyserve_worker.scheduler",
     "anyserve_worker.kv_cache",

@@ -11,7 +11,7 @@ from protos.contract import ANY, TensorSpec
 from protos.grpc_predict_v2_pb2 import DESCRIPTOR
 
 README = (Path(contract.__file__).parent / "README.md").read_text()
-EVERY_SPEC = tuple(chain(contract.INPUTS, contract.OUTPUTS, contract.MODEL_INFO_OUTPUTS))
+EVERY_SPEC = tuple(chain(contract.INPUTS, contract.OUTPUTS, contract.STEP_BATCH, contract.MODEL_INFO_OUTPUTS))
 
 
 def test_readme_has_the_printed_tables() -> None:
@@ -44,7 +44,7 @@ def test_readme_has_every_error() -> None:
 
 
 def test_tensor_names_are_unique_on_each_side() -> None:
-    for specs in (contract.INPUTS, contract.OUTPUTS, contract.MODEL_INFO_OUTPUTS):
+    for specs in (contract.INPUTS, contract.OUTPUTS, contract.STEP_BATCH, contract.MODEL_INFO_OUTPUTS):
         names = [spec.name for spec in specs]
         assert len(set(names)) == len(names)
 

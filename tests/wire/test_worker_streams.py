@@ -1,0 +1,329 @@
+"""Step batches as the worker makes them: what a client of the stream gets, and that nothing is left behind."""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from grpc import aio
+
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse, ServerMetadataRequest
+from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
+from tests.wire.worker import OPTIONS, Worker, stub, worker
+
+SPECS = {spec.name: spec for spec in contract.INPUTS}
+
+
+def ask(
+    prompt: str, number: int | None = None, *, model: str = "tiny", id: str = "", **inputs: Any
+) -> ModelInferRequest:
+    message = ModelInferRequest(model_name=model, id=id)
+    for name, value in {"prompt": prompt.encode(), **inputs}.items():
+        tensors.add_input(message, SPECS[name], [value])
+    if number is not None:
+        message.parameters[contract.PARAM_REQUEST].int64_param = number
+    return message
+
+
+def cancel(number: int) -> ModelInferRequest:
+    message = ModelInferRequest()
+    message.parameters[contract.PARAM_CANCEL].int64_param = number
+    return message
+
+
+def columns(response: ModelStreamInferResponse) -> dict[str, list[Any]]:
+    read = tensors.read_outputs(response.infer_response)
+    return {name: list(tensor.elements) for name, tensor in read.items()}
+
+
+class Client:
+    """One stream, and what has come on it, put together."""
+
+    def __init__(self, call: Any) -> None:
+        self.call = call
+        self.texts: dict[tuple[int, int], str] = defaultdict(str)
+        self.ends: dict[tuple[int, int], tuple[str, int, int, int]] = {}
+        """(finish_reason, prompt, cached, completion tokens)"""
+        self.errors: list[tuple[int | None, str]] = []
+        self.n_batches = 0
+
+    async def send(self, *messages: ModelInferRequest) -> None:
+        for message in messages:
+            await self.call.write(message)
+
+    async def read(self) -> bool:
+        """One response. False at the end of the stream."""
+        async with asyncio.timeout(PATIENCE):
+            response = await self.call.read()
+        if response is aio.EOF:
+            return False
+        said = response.infer_response.parameters
+        if response.error_message:
+            number = said[contract.PARAM_REQUEST].int64_param if contract.PARAM_REQUEST in said else None
+            self.errors.append((number, said[contract.ERROR_STATUS].string_param))
+            return True
+        self._take(columns(response))
+        return True
+
+    def _take(self, batch: dict[str, list[Any]]) -> None:
+        self.n_batches += 1
+        keys = list(zip(batch["request"], batch["index"], strict=True))
+        assert len(set(keys)) == len(keys), "a choice is in a batch at most once"
+        for key, token in zip(keys, batch["token"], strict=True):
+            assert key not in self.ends, "nothing follows the end"
+            self.texts[key] += token.decode()
+        if "finish_reason" not in batch:
+            assert list(batch) == ["request", "token", "index"]
+            return
+        assert list(batch) == [spec.name for spec in contract.STEP_BATCH]
+        counts = zip(batch["prompt_tokens"], batch["cached_tokens"], batch["completion_tokens"], strict=True)
+        for key, reason, count in zip(keys, batch["finish_reason"], counts, strict=True):
+            if reason != b"null":
+                self.ends[key] = (reason.decode(), *count)
+
+    async def until_ended(self, *keys: tuple[int, int]) -> None:
+        while not set(keys) <= set(self.ends):
+            assert await self.read(), "the stream ended"
+
+
+@asynccontextmanager
+async def client(port: int) -> AsyncIterator[Client]:
+    async with stub(port) as service:
+        open_stream: Any = service.ModelStreamInfer
+        call = open_stream()
+        try:
+            yield Client(call)
+        finally:
+            call.cancel()
+
+
+async def eventually(worker: Worker, n_requests: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while worker.n_requests != n_requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def test_the_extension_is_named() -> None:
+    async with worker() as running, stub(running.port) as service:
+        call: Any = service.ServerMetadata(ServerMetadataRequest())
+        metadata = await call
+    assert contract.EXTENSION_STEP_BATCHES in metadata.extensions
+
+
+async def test_many_requests_share_the_messages() -> None:
+    prompts = {number: f"{number} prompt" for number in range(8)}
+    gate = Gate()
+    runner = FakeRunner({prompt: f"answer {prompt}".encode() for prompt in prompts.values()}, gate=gate)
+    async with worker({"tiny": runner}) as running, client(running.port) as stream:
+        await stream.send(*(ask(prompt, number) for number, prompt in prompts.items()))
+        await eventually(running, 8)
+        gate.open()
+        await stream.until_ended(*((number, 0) for number in prompts))
+    assert stream.texts == {(number, 0): f"answer {prompt}" for number, prompt in prompts.items()}
+    assert stream.ends == {(number, 0): ("stop", 8, 0, 16) for number in prompts}
+    assert stream.n_batches <= len(runner.steps)
+    assert stream.n_batches < 8 * 16
+
+
+async def test_the_choices_of_a_request_are_told_apart() -> None:
+    async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
+        await stream.send(ask("q", 7, n=3, max_tokens=2))
+        await stream.until_ended((7, 0), (7, 1), (7, 2))
+    assert stream.texts == {(7, i): "ab" for i in range(3)}
+    assert {end[0] for end in stream.ends.values()} == {"length"}
+
+
+async def test_models_share_a_stream_and_so_do_requests_without_a_number() -> None:
+    runners = {"tiny": FakeRunner({"q": b"small"}), "other": FakeRunner({"q": b"large"})}
+    async with worker(runners) as running, client(running.port) as stream:
+        await stream.send(ask("q", 0), ask("q", 1, model="other"))
+        await stream.until_ended((0, 0), (1, 0))
+        assert stream.texts == {(0, 0): "small", (1, 0): "large"}
+        await stream.send(ask("q", id="alone"))
+        text, final = b"", False
+        while not final:
+            response = (await stream.call.read()).infer_response
+            assert response.id == "alone"
+            text += tensors.read_outputs(response)["token"].elements[0]
+            final = response.parameters[contract.PARAM_FINAL].bool_param
+        assert text == b"small"
+
+
+async def test_a_cancelled_request_is_gone_and_the_others_are_not() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        await stream.send(ask("q", 1), ask("q", 2), cancel(3))
+        await eventually(running, 2)
+        await stream.send(cancel(1))
+        await eventually(running, 1)
+        gate.open()
+        await stream.until_ended((2, 0))
+        assert stream.texts == {(2, 0): "abc"}
+        await stream.send(cancel(2), ask("q", 1))  # over, and its number is free
+        await stream.until_ended((1, 0))
+
+
+async def test_an_error_is_told_by_number_and_the_stream_lives_on() -> None:
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(ask("q", 1, max_tokens=-3), ask("q", 2, model="nobody"), ask("q", 3, max_tokens=1))
+        await stream.until_ended((3, 0))
+        while len(stream.errors) < 2:
+            await stream.read()
+        assert sorted(stream.errors, key=str) == [(1, "INVALID_ARGUMENT"), (2, "NOT_FOUND")]
+
+
+def _numbered(parameter: str, **value: Any) -> ModelInferRequest:
+    message = ask("q")
+    for kind, given in value.items():
+        setattr(message.parameters[parameter], kind, given)
+    return message
+
+
+@pytest.mark.parametrize("parameter", [contract.PARAM_REQUEST, contract.PARAM_CANCEL])
+@pytest.mark.parametrize(
+    "value", [{"int64_param": -1}, {"int64_param": 2**31}, {"string_param": "1"}, {"bool_param": True}, {}]
+)
+async def test_a_bad_number(parameter: str, value: dict[str, Any]) -> None:
+    message = _numbered(parameter, **value)
+    if not value:
+        message.parameters[parameter].SetInParent()
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(message, ask("q", 1))
+        await stream.until_ended((1, 0))
+        while not stream.errors:
+            await stream.read()
+    assert stream.errors == [(None, "INVALID_ARGUMENT")]
+
+
+async def test_a_number_that_is_in_use() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        await stream.send(ask("q", 1), ask("other", 1))
+        await stream.read()
+        assert stream.errors == [(None, "INVALID_ARGUMENT")]
+        gate.open()
+        await stream.until_ended((1, 0))
+        assert stream.texts == {(1, 0): "abc"}
+
+
+async def test_what_step_batches_do_not_have_is_refused() -> None:
+    named, final = ask("q", 1), ask("q", 2)
+    named.outputs.add(name="token")
+    final.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(named, final)
+        await stream.read()
+        await stream.read()
+    assert stream.errors == [(1, "INVALID_ARGUMENT"), (2, "INVALID_ARGUMENT")]
+
+
+async def test_a_timeout_is_that_of_one_request() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        late = ask("late", 1)
+        late.parameters[contract.PARAM_TIMEOUT].int64_param = 1
+        await stream.send(late, ask("q", 2))
+        gate.open()
+        await stream.until_ended((2, 0))
+        while not stream.errors:
+            await stream.read()
+    assert stream.errors == [(1, "DEADLINE_EXCEEDED")]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+async def test_the_end_of_a_stream_is_the_end_of_its_requests(numbered: bool) -> None:
+    gate = Gate()
+    async with (
+        worker({"tiny": FakeRunner(gate=gate)}) as running,
+        client(running.port) as stream,
+        client(running.port) as other,
+    ):
+        await stream.send(*(ask("q", i if numbered else None) for i in range(5)))
+        await other.send(ask("q", 1))
+        await eventually(running, 6)
+        stream.call.cancel()
+        await eventually(running, 1)
+        gate.open()
+        await other.until_ended((1, 0))
+    assert other.texts == {(1, 0): "ok"}
+
+
+async def test_a_client_that_has_sent_its_last_gets_all_answers() -> None:
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(*(ask("q", i) for i in range(5)))
+        await stream.call.done_writing()
+        while await stream.read():
+            pass
+    assert stream.texts == {(i, 0): "ok" for i in range(5)}
+
+
+# ---- Many
+
+
+async def test_a_cancellation_does_not_wait_behind_requests_that_go_on() -> None:
+    gate = Gate()
+    options = replace(OPTIONS, parallel=8, max_queue=592)
+    async with worker({"tiny": FakeRunner(gate=gate)}, options) as running, client(running.port) as stream:
+        await stream.send(*(ask("q", i) for i in range(601)))
+        await stream.read()
+        assert stream.errors == [(600, "RESOURCE_EXHAUSTED")]
+        await stream.send(cancel(5))
+        await eventually(running, 599)
+
+
+@pytest.mark.parametrize("parameter", [contract.PARAM_REQUEST, contract.PARAM_CANCEL, None])
+async def test_who_does_not_read_is_not_read(parameter: str | None) -> None:
+    """Answers wait for their reader, but not without end."""
+
+    def messages() -> Iterable[ModelInferRequest]:
+        for number in range(3000):
+            message = ask("x" * 100_000, model="nobody" * 10_000)
+            if parameter:
+                message.parameters[parameter].int64_param = number if parameter == contract.PARAM_REQUEST else -1
+            yield message
+
+    n_sent = 0
+    async with worker() as running, client(running.port) as stream:
+        try:
+            for message in messages():
+                async with asyncio.timeout(1):
+                    await stream.send(message)
+                n_sent += 1
+        except TimeoutError:
+            pass
+        assert n_sent < 2000
+
+
+# ---- Draining
+
+
+async def test_a_worker_that_drains_finishes_refuses_and_ends_the_stream() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        await stream.send(ask("q", 1), ask("q", 2))
+        await eventually(running, 2)
+        running.servicer.drain()
+        await stream.send(ask("q", 3))
+        await stream.read()
+        assert stream.errors == [(3, "UNAVAILABLE")]
+        await stream.send(cancel(2))
+        await eventually(running, 1)
+        gate.open()
+        await stream.until_ended((1, 0))
+        assert not await stream.read()
+        async with asyncio.timeout(PATIENCE):
+            await running.servicer.quiet()
+
+
+async def test_a_stream_without_requests_does_not_hold_up_a_drain() -> None:
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(ask("q", 1))
+        await stream.until_ended((1, 0))
+        running.servicer.drain()
+        async with asyncio.timeout(PATIENCE):
+            await running.servicer.quiet()
+        assert not await stream.read()

@@ -1,0 +1,60 @@
+"""The worker's real servicer on engines that follow a script, over real gRPC."""
+
+from collections.abc import AsyncIterator, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+from grpc import aio
+
+from anyserve_worker.engine import Engine
+from anyserve_worker.options import ModelOptions
+from anyserve_worker.repository import Repository, State
+from anyserve_worker.servicer import InferenceServicer
+from anyserve_worker.threads import ThreadChooser
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
+from tests.anyserve_worker.fakes import ByteVocabulary, FakeRunner
+
+OPTIONS = ModelOptions(parallel=16, max_queue=48, prefill_chunk=16)
+
+
+class Worker:
+    def __init__(self, servicer: InferenceServicer, engines: dict[str, Engine], server: aio.Server, port: int) -> None:
+        self.servicer, self.engines, self.server, self.port = servicer, engines, server, port
+
+    @property
+    def n_requests(self) -> int:
+        return sum(engine.n_requests for engine in self.engines.values())
+
+
+@asynccontextmanager
+async def worker(
+    runners: Mapping[str, FakeRunner] | None = None, options: ModelOptions = OPTIONS, port: int = 0
+) -> AsyncIterator[Worker]:
+    """Serves a model for each runner. At the end, every engine has got back what it gave."""
+    runners = {"tiny": FakeRunner()} if runners is None else runners
+    engines = {name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,))) for name, runner in runners.items()}
+    repository = Repository([(name, Path()) for name in runners])
+    for model in repository:
+        model._engine, model.state = engines[model.name], State.READY
+        engines[model.name].start()
+    servicer = InferenceServicer(repository)
+    server = aio.server()
+    add_GRPCInferenceServiceServicer_to_server(servicer, server)
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
+    await server.start()
+    async with AsyncExitStack() as at_the_end:
+        for name, engine in engines.items():
+            at_the_end.push_async_callback(engine.close)
+            if gate := runners[name].gate:
+                at_the_end.callback(gate.open)
+        at_the_end.push_async_callback(server.stop, None)
+        yield Worker(servicer, engines, server, port)
+    for name, runner in runners.items():
+        assert engines[name].n_requests == 0
+        assert engines[name].n_free_cells == runner.n_cells
+
+
+@asynccontextmanager
+async def stub(port: int) -> AsyncIterator[GRPCInferenceServiceStub]:
+    async with aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        yield GRPCInferenceServiceStub(channel)

@@ -29,7 +29,7 @@ FROM base AS llama-cpp
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ gcc \
  && rm -rf /var/lib/apt/lists/*
-COPY scripts/llama_cpp.cmake /src/
+COPY scripts/llama_cpp.cmake scripts/llama_cpu.cmake scripts/amx_tile_config.h /src/
 ARG LLAMA_CPP_PYTHON=0.3.36
 ENV CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/llama_cpp.cmake \
  -DANYSERVE_BACKEND_DIR=/opt/venv/lib/python3.12/site-packages/llama_cpp/lib \
@@ -38,9 +38,7 @@ RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels "llama-cpp-python==$L
 
 FROM packages AS worker-venv
 COPY --from=llama-cpp /wheels /wheels
-# Without the library for processors with AMX: see llama_cpp.cmake; theirs is then the one for zen4.
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --find-links /wheels "/src[worker]" \
- && rm -f /opt/venv/lib/python3.12/site-packages/llama_cpp/lib/libggml-cpu-sapphirerapids.so
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --find-links /wheels "/src[worker]"
 COPY README.md LICENSE ./
 COPY protos/ protos/
 COPY anyserve_worker/ anyserve_worker/

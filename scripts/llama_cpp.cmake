@@ -11,14 +11,7 @@ set(CMAKE_INSTALL_LIBDIR llama_cpp/lib)
 set(CMAKE_INSTALL_INCLUDEDIR llama_cpp/include)
 set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 
-# No AMX: on processors that have it, the first prompt of some tokens ends in a segmentation fault. Compilers (gcc 12
-# for one) drop most of the tile configuration that llama.cpp builds on the stack, as their intrinsic names 8 of its 64
-# bytes; llama.cpp's issue 20824 and pull request 26954.
-include(CheckCCompilerFlag)
-check_c_compiler_flag(-mno-amx-tile ANYSERVE_KNOWS_AMX)
-if(ANYSERVE_KNOWS_AMX)
-  add_compile_options(-mno-amx-tile -mno-amx-int8 -mno-amx-bf16)
-endif()
+include("${CMAKE_CURRENT_LIST_DIR}/llama_cpu.cmake")
 
 # With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
 # looks only beside the executable (python) and in the current directory.

@@ -19,12 +19,14 @@ from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
 CMAKE_INCLUDE = Path(__file__).with_name("llama_cpp.cmake")
+COMPILED_WITH = [CMAKE_INCLUDE, *(CMAKE_INCLUDE.with_name(name) for name in ("llama_cpu.cmake", "amx_tile_config.h"))]
+"""What a build depends on beside llama.cpp's own files."""
 
 
 def key(requirement: str, cmake_args: str) -> str:
     """Two builds of one key are interchangeable."""
     machine = [platform.system(), platform.machine(), *platform.libc_ver(), _processor()]
-    parts = [requirement, cmake_args, CMAKE_INCLUDE.read_text(), *machine]
+    parts = [requirement, cmake_args, *(file.read_text() for file in COMPILED_WITH), *machine]
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 

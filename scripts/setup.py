@@ -44,7 +44,7 @@ def ensure_venv(extras: set[str]) -> None:
             _make_venv()
         want = have.wanted(ROOT, PYPROJECT.read_bytes(), extras, os.environ)
         if "worker" in want.extras:
-            want = dataclasses.replace(want, llama_wheel=llama_wheel.key(_llama_requirement(), want.cmake_args))
+            want = dataclasses.replace(want, llama_wheel=llama_wheel.key(llama_requirement(), want.cmake_args))
         if want != have:
             _install(have, want)
 
@@ -71,7 +71,7 @@ def _install(have: Stamp, want: Stamp) -> None:
     started = time.monotonic()
     LOG.unlink(missing_ok=True)
     pip = Pip(VENV_PYTHON, LOG)
-    wheel = llama_wheel.get(pip, _llama_requirement(), want.cmake_args) if want.llama_wheel else None
+    wheel = llama_wheel.get(pip, llama_requirement(), want.cmake_args) if want.llama_wheel else None
     STAMP.unlink(missing_ok=True)
     if wheel and want.llama_wheel != have.llama_wheel:
         # It may replace one of the same version, built with other options.
@@ -81,7 +81,7 @@ def _install(have: Stamp, want: Stamp) -> None:
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
 
 
-def _llama_requirement() -> str:
+def llama_requirement() -> str:
     import tomllib  # not at the top: an older Python must get as far as saying that it is too old
 
     project = tomllib.loads(PYPROJECT.read_text())["project"]

@@ -1,0 +1,9 @@
+# How llama.cpp's code for this processor is compiled: for our wheel, and for the peers that are measured beside it.
+# Read right after a project() line (CMAKE_PROJECT_INCLUDE or CMAKE_PROJECT_<name>_INCLUDE).
+
+# gcc reads 8 of the 64 bytes that its own intrinsic loads; the rest of the tile configuration, which llama.cpp makes on
+# the stack, is optimised away, and on processors with AMX the first prompt of some tokens ends in a segmentation fault
+# (llama.cpp's issue 20824 and pull request 26954). So gcc gets an intrinsic that says what it reads.
+if(CMAKE_CXX_COMPILER_ID STREQUAL "GNU")
+  add_compile_options("$<$<COMPILE_LANGUAGE:CXX>:SHELL:-include ${CMAKE_CURRENT_LIST_DIR}/amx_tile_config.h>")
+endif()

@@ -110,10 +110,13 @@ _OPTIONS = (
         "--threads",
         default=_DEFAULTS.threads,
         type=_or_auto,
-        help="Threads for generation. 0: as many as the CPU affinity and the cgroup's quota allow.",
+        help="Threads for generation. 0: learned from how long steps take, within the CPU affinity and the cgroup's quota.",
     ),
     _option(
-        "--threads-batch", default=_DEFAULTS.threads_batch, type=_or_auto, help="Threads for prompts. 0: as --threads."
+        "--threads-batch",
+        default=_DEFAULTS.threads_batch,
+        type=_or_auto,
+        help="Threads for steps with prompts. 0: as --threads.",
     ),
     _option(
         "--n-gpu-layers", default=_DEFAULTS.n_gpu_layers, type=int, help="Layers to put on a GPU, if any. -1: all."

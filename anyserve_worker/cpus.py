@@ -4,13 +4,17 @@ Never the host's core count: a pod with a CPU limit is stopped for the rest of e
 the quota up, and llama.cpp's threads, which spin while they wait for each other, use it up fastest.
 """
 
+import math
 import os
 from pathlib import Path
 
 
 def usable_cpus(affinity: int, quota: float | None) -> int:
-    """Whole processors within the affinity mask and the quota (in processors; None is unlimited); at least 1."""
-    return max(1, affinity if quota is None else min(affinity, int(quota)))
+    """Most threads that may help, within the affinity mask and the quota (in processors; None is unlimited).
+
+    A quota of 1.5 may be worth two threads that are stopped now and then; `threads.py` finds out.
+    """
+    return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
 
 def detect_cpus(root: Path = Path("/")) -> int:
@@ -59,3 +63,29 @@ def _read(path: Path) -> str:
         return path.read_text()
     except OSError:
         return ""
+
+
+class IdleMeter:
+    """Idle processors, among those that this process may run on. Linux only."""
+
+    def __init__(self, root: Path = Path("/")) -> None:
+        self._stat = root / "proc/stat"
+        self._cpus = {f"cpu{cpu}" for cpu in os.sched_getaffinity(0)} if hasattr(os, "sched_getaffinity") else set()
+        self._last = self._times()
+
+    def __call__(self) -> float | None:
+        """Processors that were idle on average since the last call; None if unknown or not measurable yet."""
+        last, self._last = self._last, self._times()
+        total = self._last[1] - last[1]
+        return len(self._cpus) * (self._last[0] - last[0]) / total if total > 0 else None
+
+    def _times(self) -> tuple[int, int]:
+        """Idle and total time in clock ticks, summed up. Format: proc(5), /proc/stat."""
+        idle = total = 0
+        for line in _read(self._stat).splitlines():
+            name, *times = line.split()
+            if name in self._cpus:
+                ticks = [int(ticks) for ticks in times[:8]]  # user nice system idle iowait irq softirq steal
+                idle += ticks[3] + ticks[4]
+                total += sum(ticks)
+        return idle, total

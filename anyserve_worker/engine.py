@@ -32,6 +32,7 @@ from anyserve_worker.request import Delta, GenerationRequest
 from anyserve_worker.scheduler import Chunk, Scheduler
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
+from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
 
@@ -46,7 +47,7 @@ class Runner(Memory, Protocol):
     n_cells: int
     n_sequences: int
 
-    def run(self, chunks: list[Chunk]) -> None: ...
+    def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]: ...
     def clear(self) -> None: ...
 
@@ -57,12 +58,14 @@ class Engine:
         vocabulary: Vocabulary,
         runner: Runner,
         options: ModelOptions,
+        threads: ThreadChooser,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.n_ctx = runner.n_ctx
         self.stats = EngineStats()
         self._vocabulary = vocabulary
         self._runner = runner
+        self._threads = threads
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
         self._cache = KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache)
@@ -92,6 +95,11 @@ class Engine:
     @property
     def n_running(self) -> int:
         return len(self._scheduler.running)
+
+    @property
+    def threads_chosen(self) -> list[tuple[bool, int, int]]:
+        """(with prompts, least number of tokens, threads) for each kind of step that there was."""
+        return self._threads.chosen
 
     @property
     def n_free_cells(self) -> int:
@@ -189,15 +197,18 @@ class Engine:
 
     def _computed(self, chunks: list[Chunk]) -> bool:
         """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
+        n_tokens = sum(chunk.count for chunk in chunks)
         started = time.monotonic_ns()
+        threads = self._threads.choose(n_tokens, prompts=n_tokens > len(chunks), now=started / 1e9)
         try:
-            self._runner.run(chunks)
+            self._runner.run(chunks, threads)
         except NoRoom:
             if not self._scheduler.relieve():
                 for sequence in list(self._scheduler.running):
                     self._abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
             return False
         now = time.monotonic_ns()
+        self._threads.record((now - started) / 1e9, now / 1e9)
         self.stats.steps.add(now - started)
         for chunk in chunks:
             generation = self._owner[chunk.sequence]

@@ -172,7 +172,7 @@ class ModelRunner:
     """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
 
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
-        """Raises LoadError if the context does not fit into memory."""
+        """`threads` until a step says otherwise. Raises LoadError if the context does not fit into memory."""
         self.model = model
         self.n_ctx = options.n_ctx or min(model.n_ctx_train or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
         if self.n_ctx > model.n_ctx_train:
@@ -185,8 +185,7 @@ class ModelRunner:
         params.n_ubatch = min(options.n_ubatch, options.n_batch)
         params.n_seq_max = self.n_sequences
         params.n_outputs_max = self.n_sequences  # One token's logits a sequence, not the whole batch's: room is taken.
-        params.n_threads = options.threads or threads
-        params.n_threads_batch = options.threads_batch or options.threads or threads
+        params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
         params.type_k = _CACHE_TYPES[options.cache_type_k]
         params.type_v = _CACHE_TYPES[options.cache_type_v]
@@ -198,39 +197,31 @@ class ModelRunner:
             raise LoadError(f"no context of {params.n_ctx} cells: {_native.last_error or 'out of memory?'}")
         self.n_cells = llama.llama_n_ctx(self._ctx)
         self._memory = llama.llama_get_memory(self._ctx)
-        self._batch = llama.llama_batch_init(self.n_batch, 0, 1)
-        for i in range(self.n_batch):
-            self._batch.n_seq_id[i] = 1
-        self._rows: list[int] = []
+        self._threads = threads
+        self._rows = _Batch(self.n_batch)
 
     def warm_up(self) -> None:
         """Computes one token, so that the first request does not pay for page faults and allocations."""
-        self._batch.n_tokens = 1
-        self._batch.token[0] = self._batch.pos[0] = self._batch.seq_id[0][0] = 0
-        self._batch.logits[0] = 1
-        if llama.llama_decode(self._ctx, self._batch) != 0:
+        self._rows.clear()
+        self._rows.add(token_array([0]), 0, 0, logits=True)
+        if llama.llama_decode(self._ctx, self._rows.native()) != 0:
             raise LoadError(f"the model computes nothing: {_native.last_error}")
         llama.llama_memory_clear(self._memory, True)
 
     # ---- A step
 
-    def run(self, chunks: list[Chunk]) -> None:
+    def run(self, chunks: list[Chunk], threads: int) -> None:
         """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model cannot go on."""
-        batch, row = self._batch, 0
-        self._rows = []
+        if threads != self._threads:
+            llama.llama_set_n_threads(self._ctx, threads, threads)
+            self._threads = threads
+        rows = self._rows
+        rows.clear()
         for chunk in chunks:
-            tokens, seq_id = chunk.sequence.tokens, chunk.sequence.seq_id
-            for position in range(chunk.start, chunk.start + chunk.count):
-                batch.token[row] = tokens[position]
-                batch.pos[row] = position
-                batch.seq_id[row][0] = seq_id
-                batch.logits[row] = 0
-                row += 1
-            if chunk.samples:
-                batch.logits[row - 1] = 1
-                self._rows.append(row - 1)
-        batch.n_tokens = row
-        status = llama.llama_decode(self._ctx, batch)
+            sequence = chunk.sequence
+            tokens = sequence.tokens[chunk.start : chunk.start + chunk.count]
+            rows.add(tokens, chunk.start, sequence.seq_id, logits=chunk.samples)
+        status = llama.llama_decode(self._ctx, rows.native())
         if status == 1:
             raise NoRoom
         if status != 0:
@@ -238,8 +229,11 @@ class ModelRunner:
 
     def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
         """The next token of each chunk that reached its sequence's end, after `run`."""
-        sampled = []
-        for chunk, row in zip((chunk for chunk in chunks if chunk.samples), self._rows, strict=True):
+        sampled, row = [], -1
+        for chunk in chunks:
+            row += chunk.count
+            if not chunk.samples:
+                continue
             sequence = chunk.sequence
             if sequence.sampler is None:
                 sequence.sampler = NativeSampler(sequence, self.model.n_vocab, self.n_ctx)
@@ -272,8 +266,57 @@ class ModelRunner:
         llama.llama_memory_clear(self._memory, True)
 
     def free(self) -> None:
-        llama.llama_batch_free(self._batch)
         llama.llama_free(self._ctx)
+
+
+class _Batch:
+    """A llama_batch whose arrays are ours, made once and filled by slices; each row has one sequence."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._token, self._pos, self._seq_id, self._logits = (
+            array(code, bytes(array(code).itemsize * n_rows)) for code in "iiib"
+        )
+        n_seq_id = array("i", [1]) * n_rows
+        first = self._seq_id.buffer_info()[0]
+        seq_ids = (ctypes.POINTER(llama.llama_seq_id) * n_rows)(
+            *(
+                ctypes.cast(first + row * self._seq_id.itemsize, ctypes.POINTER(llama.llama_seq_id))
+                for row in range(n_rows)
+            )
+        )
+        self._kept = n_seq_id, seq_ids
+        self._native = llama.llama_batch(
+            token=_pointer(self._token, llama.llama_token),
+            pos=_pointer(self._pos, llama.llama_pos),
+            n_seq_id=_pointer(n_seq_id, ctypes.c_int32),
+            seq_id=ctypes.cast(seq_ids, ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        self._n = 0
+
+    def add(self, tokens: "array[int]", position: int, seq_id: int, *, logits: bool) -> None:
+        """Tokens of one sequence from `position` on; `logits` are those of the last one."""
+        start, end = self._n, self._n + len(tokens)
+        self._token[start:end] = tokens
+        self._logits[end - 1] = logits
+        if len(tokens) == 1:
+            self._pos[start], self._seq_id[start] = position, seq_id
+        else:
+            self._pos[start:end] = array("i", range(position, position + len(tokens)))
+            self._seq_id[start:end] = array("i", [seq_id]) * len(tokens)
+            self._logits[start : end - 1] = array("b", bytes(len(tokens) - 1))
+        self._n = end
+
+    def native(self) -> Any:
+        self._native.n_tokens = self._n
+        return self._native
+
+
+def _pointer(values: "array[int]", kind: Any) -> Any:
+    return ctypes.cast(values.buffer_info()[0], ctypes.POINTER(kind))
 
 
 class NativeSampler:

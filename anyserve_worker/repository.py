@@ -9,10 +9,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from anyserve_worker.cpus import IdleMeter
 from anyserve_worker.engine import Engine
 from anyserve_worker.errors import ModelNotReady, UnknownModel
 from anyserve_worker.model_runner import LoadError, Model, ModelRunner
 from anyserve_worker.options import ModelOptions
+from anyserve_worker.threads import ThreadChooser
 from protos import contract
 
 log = logging.getLogger(__name__)
@@ -39,6 +41,7 @@ class ServedModel:
     """contract.CONFIG_PARAMETERS, without those that are unknown."""
     unwanted: bool = False
     """Loading ends early, with a LoadError."""
+    _threads: ThreadChooser | None = None
     _model: Model | None = None
     _runner: ModelRunner | None = None
     _engine: Engine | None = None
@@ -59,6 +62,7 @@ class ServedModel:
             on_progress(fraction)
             return not self.unwanted
 
+        self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
         self._model = Model(self.path, options, progress)
         self._runner = ModelRunner(self._model, options, threads)
         self._runner.warm_up()
@@ -67,7 +71,8 @@ class ServedModel:
         """On the event loop, after `load`."""
         assert self._model is not None
         assert self._runner is not None
-        self._engine = Engine(self._model, self._runner, options)
+        assert self._threads is not None
+        self._engine = Engine(self._model, self._runner, options, self._threads)
         self._engine.start()
         self.config = {name: value for name, value in self._describe(self._model, self._runner).items() if value}
         self.state = State.READY

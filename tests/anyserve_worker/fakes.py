@@ -179,7 +179,7 @@ class FakeRunner:
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
 
-    def run(self, chunks: list[Chunk]) -> None:
+    def run(self, chunks: list[Chunk], threads: int) -> None:
         if self.gate:
             self.gate.enter()
         if self.failures and (failure := self.failures.pop(0)):

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anyserve_worker.cpus import cgroup_quota, detect_cpus, usable_cpus
+from anyserve_worker.cpus import IdleMeter, cgroup_quota, detect_cpus, usable_cpus
 
 
 def tree(root: Path, files: dict[str, str]) -> Path:
@@ -79,14 +79,14 @@ def test_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> No
         (8, None, 8),
         (1, None, 1),
         (8, 4.0, 4),
-        (8, 3.99, 3),
-        (8, 1.5, 1),
+        (8, 3.01, 4),
+        (8, 1.5, 2),
         (8, 0.5, 1),
         (2, 16.0, 2),
         (1, 1.0, 1),
     ],
 )
-def test_whole_processors_within_both(affinity: int, quota: float | None, usable: int) -> None:
+def test_threads_within_both(affinity: int, quota: float | None, usable: int) -> None:
     assert usable_cpus(affinity, quota) == usable
 
 
@@ -98,3 +98,21 @@ def test_detection_takes_the_affinity_and_the_quota(tmp_path: Path) -> None:
 
 def test_detection_on_this_machine() -> None:
     assert 1 <= detect_cpus() <= len(os.sched_getaffinity(0))
+
+
+def test_idle_processors_of_our_mask_since_the_last_call(tmp_path: Path) -> None:
+    def stat(busy: int, idle: int) -> dict[str, str]:
+        lines = [f"cpu{cpu} {busy} 0 0 {idle} 0 0 0 0 0 0" for cpu in sorted(os.sched_getaffinity(0))]
+        return {"proc/stat": "\n".join(["cpu  9 9 9 9 9 9 9 9 9 9", *lines, "cpu9999 0 0 0 500 0 0 0 0", "intr 1 2 3"])}
+
+    n = len(os.sched_getaffinity(0))
+    meter = IdleMeter(tree(tmp_path, stat(100, 100)))
+    assert meter() is None
+    tree(tmp_path, stat(130, 110))
+    assert meter() == pytest.approx(n * 0.25)
+    tree(tmp_path, stat(130, 150))
+    assert meter() == pytest.approx(n)
+
+
+def test_idle_processors_are_unknown_without_proc(tmp_path: Path) -> None:
+    assert IdleMeter(tmp_path)() is None

@@ -22,6 +22,7 @@ from anyserve_worker.errors import (
 from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.request import Delta, GenerationRequest, merge
+from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, Vocabulary
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
 
@@ -46,7 +47,7 @@ async def engine_on(
 ) -> AsyncIterator[Engine]:
     """A started engine. At the end all is quiet, and everything that it took has been given back."""
     clock = clock or Clock()
-    engine = Engine(vocabulary or ByteVocabulary(), runner, options, clock)
+    engine = Engine(vocabulary or ByteVocabulary(), runner, options, ThreadChooser((1,), (1,)), clock)
     engine.start()
     try:
         yield engine

@@ -5,7 +5,7 @@ WORKER_PORT ?= 8000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test setup models lint fmt docs protos clean
+.PHONY: help run test bench setup models lint fmt docs protos clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -16,6 +16,10 @@ run: ## worker and sidecar, set up from nothing [MODEL=x.gguf PORT= WORKER_PORT=
 
 test: setup models lint ## everything that is checked, set up from nothing [PYTEST_ARGS="-k name"]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)
+
+bench: ## side by side with its peers, into benchmarks/results [BENCH_ARGS="serving --quick"]
+	@$(PYTHON) -m scripts.setup worker bench
+	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp of your own]
 	@exec $(PYTHON) -m scripts.setup worker test

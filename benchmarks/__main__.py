@@ -1,0 +1,59 @@
+"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [--quick]"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from benchmarks import machine, peers, raw, report, serving
+from benchmarks.settings import FULL, QUICK, SMOKE, Settings
+from benchmarks.systems import OURS, SYSTEMS, Launcher
+from scripts import children, fetch
+from scripts.errors import run_main
+
+PARTS = ("raw", "serving")
+
+
+def main() -> int:
+    children.stop_on_signals()
+    options = _options()
+    settings = SMOKE if options.smoke else QUICK if options.quick else FULL
+    for part in options.parts or PARTS:
+        run(part, settings, options)
+    print(f"written: {options.results}", flush=True)
+    return 0
+
+
+def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
+    """Measures one part and writes it down at once: what comes later can't lose it."""
+    model = fetch.ensure_model("smollm2")
+    found_peers = None
+    if part in ("serving", "neighbour") and options.systems != [OURS]:
+        found_peers = peers.ensure(options.llama_server)
+    launcher = Launcher(settings, model, found_peers)
+    measure: dict[str, Callable[[], dict[str, Any]]] = {
+        "raw": lambda: raw.measure(settings, model),
+        "serving": lambda: serving.measure(launcher, options.systems),
+    }
+    stamp, began = machine.stamp(), time.monotonic()
+    figures = measure[part]()
+    stamp["seconds"] = round(time.monotonic() - began)
+    report.update(options.results, part, {"stamp": stamp, "figures": figures})
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="make bench", description="Measures the system beside its peers.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all if none is named")
+    parser.add_argument("--quick", action="store_true", help="one round of less: a look, not a result")
+    parser.add_argument("--smoke", action="store_true", help="seconds of everything, to see that it works")
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="to compare (all)")
+    parser.add_argument("--llama-server", type=Path, help="one that was compiled already")
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for what is found")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    run_main(main)

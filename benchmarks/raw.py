@@ -1,0 +1,62 @@
+"""The raw limit: what llama.cpp itself does on this machine. The 100 % that serving is compared with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks import processes
+from benchmarks.settings import Settings
+from benchmarks.stats import median
+
+CONTEXT = 75
+"""Tokens of context with which decoding begins, as with the short prompts; it grows by the tokens of an answer."""
+LIMIT_S = 400.0
+
+
+def loop(settings: Settings, model: Path, **orders: Any) -> list[dict[str, Any]]:
+    """The figures of benchmarks.raw_loop, in a process that has ended afterwards."""
+    orders |= {"model": str(model), "threads": settings.threads, "n_ctx": settings.cells, "slots": settings.slots}
+    answer = processes.run([sys.executable, "-m", "benchmarks.raw_loop"], json.dumps(orders).encode(), LIMIT_S)
+    figures: list[dict[str, Any]] = json.loads(answer)
+    return figures
+
+
+def measure(settings: Settings, model: Path) -> dict[str, Any]:
+    steps, seconds = settings.completion_tokens, settings.short_s / 4
+    rounds = []
+    for number in range(settings.rounds):
+        print(f"raw limit, round {number + 1}", flush=True)
+        figures = loop(
+            settings,
+            model,
+            batches=settings.batches,
+            chunks=settings.chunks,
+            context=CONTEXT,
+            steps=steps,
+            seconds=seconds,
+        )
+        rounds.append(figures)
+    return {"context": CONTEXT, "steps": steps, "threads": settings.threads, **summary(rounds)}
+
+
+def summary(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
+    """Tokens a second, the median over rounds, by batch or chunk and then by layout. PURE."""
+    tables: dict[str, Any] = {"decode": {}, "prompt": {}}
+    for table, key in (("decode", "batch"), ("prompt", "chunk")):
+        for each in rounds[0]:
+            if key in each:
+                same = [
+                    other["tokens_per_s"]
+                    for figures in rounds
+                    for other in figures
+                    if other.get(key) == each[key] and other["layout"] == each["layout"]
+                ]
+                tables[table].setdefault(str(each[key]), {})[each["layout"]] = median(same)
+    return tables
+
+
+def best(by_layout: dict[str, float]) -> tuple[str, float]:
+    return max(by_layout.items(), key=lambda item: item[1])

@@ -1,0 +1,193 @@
+"""llama_decode in a bare loop: what the machine can do, in a process of its own, told by JSON on stdin.
+
+    python -m benchmarks.raw_loop < orders.json > figures.json
+
+No server, no scheduler, no text: tokens go in, the likeliest one is taken for each sequence, and goes in again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+# As the worker: libgomp's threads must not spin for seconds when a core is taken away. Read at load.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import llama_cpp as llama
+
+N_BATCH = 512
+SPREAD = 7919  # a prime: arbitrary tokens, all over the vocabulary
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the KV cells lie, and which attention runs over them."""
+
+    unified: bool
+    flash: bool
+
+    @property
+    def name(self) -> str:
+        return f"{'one pool' if self.unified else 'split'}, flash attention {'on' if self.flash else 'off'}"
+
+
+LAYOUTS = tuple(Layout(unified, flash) for unified in (True, False) for flash in (True, False))
+
+
+class Model:
+    def __init__(self, path: str) -> None:
+        # Kept: the library calls it as long as it is loaded.
+        self._silent = llama.llama_log_callback(lambda *_: None)
+        llama.llama_log_set(self._silent, None)
+        llama.llama_backend_init()
+        self.handle = llama.llama_model_load_from_file(path.encode(), llama.llama_model_default_params())
+        if not self.handle:
+            sys.exit(f"{path} can't be loaded")
+        self._vocab = llama.llama_model_get_vocab(self.handle)
+        self.n_vocab = llama.llama_vocab_n_tokens(self._vocab)
+
+    def tokens(self, text: str) -> list[int]:
+        data = text.encode()
+        room = (llama.llama_token * (len(data) + 2))()
+        n = llama.llama_tokenize(self._vocab, data, len(data), room, len(room), True, True)
+        return list(room[:n])
+
+    def arbitrary(self, n: int) -> list[int]:
+        return [(1000 + i * SPREAD) % self.n_vocab for i in range(n)]
+
+
+class Loop:
+    """A context, and one batch that is filled again and again."""
+
+    def __init__(self, model: Model, layout: Layout, *, threads: int, n_ctx: int, sequences: int) -> None:
+        params = llama.llama_context_default_params()
+        params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_BATCH
+        params.n_seq_max = params.n_outputs_max = sequences
+        params.n_threads = params.n_threads_batch = threads
+        params.flash_attn_type, params.kv_unified, params.no_perf = int(layout.flash), layout.unified, True
+        self._ctx = llama.llama_init_from_model(model.handle, params)
+        if not self._ctx:
+            sys.exit(f"no context of {n_ctx} tokens, {layout.name}")
+        self._memory = llama.llama_get_memory(self._ctx)
+        self._batch = llama.llama_batch_init(N_BATCH, 0, 1)
+        for row in range(N_BATCH):
+            self._batch.n_seq_id[row] = 1
+        self._greedy = llama.llama_sampler_init_greedy()
+
+    def free(self) -> None:
+        llama.llama_sampler_free(self._greedy)
+        llama.llama_batch_free(self._batch)
+        llama.llama_free(self._ctx)
+
+    def clear(self) -> None:
+        llama.llama_memory_clear(self._memory, True)
+
+    def cut(self, sequence: int, length: int) -> None:
+        llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
+
+    def run(self, rows: Sequence[tuple[int, int, int, bool]]) -> list[int]:
+        """Computes (token, position, sequence, sampled) rows; the likeliest next token of each row that is sampled."""
+        batch = self._batch
+        for row, (token, position, sequence, sampled) in enumerate(rows):
+            batch.token[row], batch.pos[row] = token, position
+            batch.seq_id[row][0], batch.logits[row] = sequence, sampled
+        batch.n_tokens = len(rows)
+        if llama.llama_decode(self._ctx, batch) != 0:
+            sys.exit("llama_decode failed")
+        return [
+            llama.llama_sampler_sample(self._greedy, self._ctx, row)
+            for row, (*_, sampled) in enumerate(rows)
+            if sampled
+        ]
+
+    def read(self, prompts: Sequence[Sequence[int]]) -> list[int]:
+        """Reads a prompt into each sequence, from its begin; the first token that follows each."""
+        rows = [
+            (token, position, sequence, position == len(prompt) - 1)
+            for sequence, prompt in enumerate(prompts)
+            for position, token in enumerate(prompt)
+        ]
+        return [token for begin in range(0, len(rows), N_BATCH) for token in self.run(rows[begin : begin + N_BATCH])]
+
+
+def decode_rate(loop: Loop, model: Model, batch: int, context: int, steps: int, seconds: float) -> float:
+    """Tokens a second with `batch` sequences, whose context grows from `context` by `steps` tokens, over and over."""
+    loop.clear()
+    loop.read([model.arbitrary(context)] * batch)
+    spent, computed = 0.0, 0
+    while spent < seconds:
+        for sequence in range(batch):
+            loop.cut(sequence, context)
+        tokens = [1000] * batch
+        began = time.perf_counter()
+        for position in range(context, context + steps):
+            tokens = loop.run([(token, position, sequence, True) for sequence, token in enumerate(tokens)])
+            computed += batch
+            if spent + time.perf_counter() - began > seconds:
+                break
+        spent += time.perf_counter() - began
+    return computed / spent
+
+
+def prompt_rate(loop: Loop, model: Model, chunk: int, seconds: float) -> float:
+    """Tokens a second of prompts of one chunk."""
+    prompt = model.arbitrary(chunk)
+    computed, began = 0, time.perf_counter()
+    while time.perf_counter() - began < seconds:
+        loop.clear()
+        loop.read([prompt])
+        computed += chunk
+    return computed / (time.perf_counter() - began)
+
+
+def lockstep(loop: Loop, prompts: Sequence[Sequence[int]], concurrency: int, new_tokens: int) -> dict[str, float]:
+    """The work of closed-loop clients: `concurrency` prompts are read, then all go on together, then the next ones."""
+    began, tokens, firsts = time.perf_counter(), 0, []
+    for first in range(0, len(prompts), concurrency):
+        wave = prompts[first : first + concurrency]
+        started = time.perf_counter()
+        loop.clear()
+        last = loop.read(wave)
+        firsts.append(time.perf_counter() - started)
+        for step in range(new_tokens - 1):
+            last = loop.run([(last[i], len(prompt) + step, i, True) for i, prompt in enumerate(wave)])
+        tokens += len(wave) * new_tokens
+    seconds = time.perf_counter() - began
+    return {"tokens_per_s": tokens / seconds, "ttft_p50_ms": 1e3 * sum(firsts) / len(firsts), "tokens": tokens}
+
+
+def figures(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """One for each kind of measurement that is asked for."""
+    model = Model(orders["model"])
+    size = {"threads": orders["threads"], "n_ctx": orders["n_ctx"], "sequences": orders["slots"]}
+    for layout in LAYOUTS:
+        if orders.get("layouts") and layout.name not in orders["layouts"]:
+            continue
+        loop = Loop(model, layout, **size)
+        prompt_rate(loop, model, 32, 0.1)  # warm
+        for batch in orders.get("batches", ()):
+            rate = decode_rate(loop, model, batch, orders["context"], orders["steps"], orders["seconds"])
+            yield {"layout": layout.name, "batch": batch, "tokens_per_s": rate}
+        # Split cells give one sequence a part of the context only, and a single prompt needs no pool.
+        for chunk in orders.get("chunks", ()) if layout.unified else ():
+            yield {
+                "layout": layout.name,
+                "chunk": chunk,
+                "tokens_per_s": prompt_rate(loop, model, chunk, orders["seconds"]),
+            }
+        for work in orders.get("work", ()):
+            if work.get("layout", layout.name) == layout.name:
+                prompts = [model.tokens(prompt) for prompt in work["prompts"]]
+                lockstep(loop, prompts[: work["concurrency"]], work["concurrency"], 4)  # warm, as the servers are
+                done = lockstep(loop, prompts, work["concurrency"], work["new_tokens"])
+                yield {"layout": layout.name, "concurrency": work["concurrency"], **done}
+        loop.free()
+
+
+if __name__ == "__main__":
+    print(json.dumps(list(figures(json.load(sys.stdin)))))

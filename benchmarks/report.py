@@ -1,0 +1,190 @@
+"""Writes what was found: results.json with every figure, README.md with tables, and the plots."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from benchmarks import plots
+from benchmarks.raw import best
+from benchmarks.serving import RAW
+from benchmarks.systems import LLAMA_SERVER, OURS
+
+RESULTS = Path(__file__).with_name("results")
+Part = dict[str, Any]
+
+
+def update(folder: Path, part: str, found: Part) -> None:
+    """One part anew, the others as they were; each has a stamp of its own."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "results.json"
+    results: dict[str, Part] = json.loads(path.read_text()) if path.exists() else {}
+    results[part] = found
+    path.write_text(json.dumps(_finite(results), indent=1, allow_nan=False) + "\n")
+    write(folder, results)
+
+
+def write(folder: Path, results: dict[str, Part]) -> None:
+    (folder / "README.md").write_text(markdown(results))
+    if "serving" in results:
+        plots.serving(results["serving"]["figures"], folder)
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what could not be measured is null."""
+    if isinstance(value, dict):
+        return {key: _finite(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_finite(each) for each in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def markdown(results: dict[str, Part]) -> str:
+    """The whole page. PURE."""
+    sections = {"raw": raw, "serving": serving, "translator": translator, "neighbour": neighbour}
+    lines = [
+        "# Results",
+        "",
+        "Written by `make bench`; [../README.md](../README.md) says what is measured and how.",
+        "",
+    ]
+    for name, section in sections.items():
+        if name in results:
+            lines += [*section(results[name]["figures"]), "", *_stamp(results[name]["stamp"]), ""]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+def _stamp(stamp: Part) -> list[str]:
+    packages = ", ".join(f"{name} {version}" for name, version in stamp["packages"].items())
+    return [
+        f"Measured {stamp['date']} in {stamp['seconds']} s, commit {stamp['commit']}, on {stamp['cpu']}, "
+        f"{stamp['cores']} cores, {stamp['memory_gib']} GiB, {stamp['kernel']}, load before {stamp['load_before']}; "
+        f"Python {stamp['python']}, {packages}."
+    ]
+
+
+def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = ["| " + " | ".join(header) + " |", "|---|" + "---:|" * (len(header) - 1)]
+    return lines + ["| " + " | ".join(row) + " |" for row in rows]
+
+
+def number(value: float | None, digits: int = 3) -> str:
+    """With so many significant digits; a dash for what could not be measured."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if value == 0:
+        return "0"
+    places = max(0, digits - 1 - math.floor(math.log10(abs(value))))
+    return f"{value:,.{min(places, 3)}f}"
+
+
+def _ratio(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{value:.2f}"
+
+
+# ---- The parts
+
+
+def raw(figures: Part) -> list[str]:
+    lines = [
+        "## Raw limit",
+        "",
+        f"Tokens a second of llama_decode in a bare loop, {figures['threads']} threads, and the ",
+    ]
+    lines[-1] += f"layout that is best. Decoding from {figures['context']} tokens of context, {figures['steps']} steps."
+    layouts = list(next(iter(figures["decode"].values())))
+    rows = []
+    for batch, by_layout in figures["decode"].items():
+        name, rate = best(by_layout)
+        rows.append([batch, number(rate), name, *(number(by_layout[layout]) for layout in layouts)])
+    lines += ["", *table(["batch", "tokens/s", "best", *layouts], rows), ""]
+    chunks = [[chunk, number(best(by)[1]), best(by)[0]] for chunk, by in figures["prompt"].items()]
+    return lines + table(["prompt of", "tokens/s", "best"], chunks)
+
+
+# Column, figure, whether more is better.
+SERVING = {
+    "tokens/s": "tokens_per_s",
+    "first token p50 ms": "ttft_p50_ms",
+    "p95 ms": "ttft_p95_ms",
+    "gap p50 ms": "gap_p50_ms",
+    "p99 ms": "gap_p99_ms",
+}
+OTHERS = {
+    "n=8": SERVING,
+    "long arrival": {"gap p50 ms": "gap_p50_ms", "gap p99 ms": "gap_p99_ms", "its own first token ms": "ttft_ms"},
+    "shared prefix": {
+        "cold first token ms": "cold_ttft_ms",
+        "warm ms": "warm_ttft_ms",
+        "warm ÷ cold": "warm_of_cold",
+        "8 clients tokens/s": "tokens_per_s",
+    },
+}
+
+
+def serving(figures: Part) -> list[str]:
+    setup = figures["setup"]
+    lines = [
+        "## Serving",
+        "",
+        f"{setup['model']}, {setup['threads']} threads, {setup['slots']} slots, {setup['cells']} cells, "
+        f"{setup['new_tokens']} new tokens; medians of {setup['rounds']} rounds. In parentheses the ratio to "
+        f"{LLAMA_SERVER}, the median of the ratios within each round.",
+        "",
+        "![throughput](throughput.svg)",
+        "",
+        "![first token](first-token.svg)",
+        "",
+    ]
+    for name, columns in {**{n: SERVING for n in figures["workloads"] if n.startswith("short")}, **OTHERS}.items():
+        by_system = figures["workloads"].get(name)
+        if by_system:
+            lines += [f"### {_title(name)}", "", *_workload(by_system, columns, raw=name.startswith("short")), ""]
+    lines += [f"{system} could not be measured: {why.splitlines()[0]}" for system, why in figures["problems"].items()]
+    return lines[:-1] if not lines[-1] else lines
+
+
+def _title(name: str) -> str:
+    word, _, clients = name.partition(", ")
+    return f"Short distinct prompts, {clients} client{'s' if clients != '1' else ''}" if clients else word
+
+
+def _workload(by_system: Part, columns: dict[str, str], *, raw: bool) -> list[str]:
+    rows = []
+    for system, found in by_system.items():
+        median, compared = found["median"], found["to_llama_server"]
+        row = [system]
+        for figure in columns.values():
+            ratio = f" ({_ratio(compared[figure])})" if figure in compared and system != LLAMA_SERVER else ""
+            row.append(number(median[figure]) + ratio if figure in median else "")
+        if raw:
+            row.append(_percent(found["to_raw"].get("tokens_per_s")))
+        row.append(", ".join(f"{key.removeprefix('cpu_s_')} {number(median[key])}" for key in median if "cpu_s" in key))
+        row.append(_remarks(median))
+        rows.append(row)
+    return table(["", *columns, *(["of raw"] if raw else []), "CPU s", ""], rows)
+
+
+def _remarks(median: Part) -> str:
+    said = [f"{number(median[name])} {name}" for name in ("errors", "cut") if median.get(name)]
+    if median.get("choices", 8) != 8:
+        said.append(f"{number(median['choices'])} choice(s)")
+    return ", ".join(said)
+
+
+def _percent(value: float | None) -> str:
+    return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
+
+
+def translator(figures: Part) -> list[str]:
+    return ["## Translator alone", ""]
+
+
+def neighbour(figures: Part) -> list[str]:
+    return ["## Neighbour", ""]
+
+
+__all__ = ["OURS", "RAW", "markdown", "update", "write"]

@@ -1,0 +1,67 @@
+"""How much is measured: everything, a quick look, or just enough to see that it works."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from scripts.toolchain import usable_cores
+
+
+@dataclass(frozen=True)
+class Settings:
+    """The same for every system that is compared."""
+
+    rounds: int = 3
+    threads: int = usable_cores()
+    n_ctx: int = 8192  # tokens that one sequence may have
+    cells: int = 24576  # tokens that all sequences and what is cached may have together
+    slots: int = 32  # sequences computed at once
+    concurrencies: tuple[int, ...] = (1, 4, 8, 16, 32)
+    streams: tuple[int, ...] = (1, 16, 64, 256)  # of the translator
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the raw limit
+    chunks: tuple[int, ...] = (32, 64, 128, 256, 512)  # tokens of a prompt in one llama_decode
+    completion_tokens: int = 48
+    long_prompt_tokens: int = 2000
+    point_limit_s: float = 25.0  # no measured point takes longer: what is slow is measured on less work
+    short_s: float = 3.0  # duration of a point that has no given amount of work
+    neighbour_rounds: int = 2
+    neighbour_concurrencies: tuple[int, ...] = (1, 8)
+    reaction_s: float = 20.0
+    latency_calls: int = 2000
+
+    def requests(self, concurrency: int) -> int:
+        """A point's work: some waves, and enough for a percentile where a wave is small."""
+        return max(2 * concurrency, 8 + concurrency)
+
+
+FULL = Settings()
+QUICK = replace(
+    FULL,
+    rounds=1,
+    concurrencies=(1, 8, 32),
+    streams=(1, 64),
+    batches=(1, 8, 32),
+    chunks=(128, 512),
+    point_limit_s=15.0,
+    short_s=1.5,
+    neighbour_rounds=1,
+    neighbour_concurrencies=(1,),
+    reaction_s=12.0,
+    latency_calls=500,
+)
+SMOKE = replace(
+    QUICK,
+    slots=2,
+    n_ctx=1024,
+    cells=2048,
+    concurrencies=(1, 2),
+    streams=(1, 4),
+    batches=(1, 2),
+    chunks=(32,),
+    completion_tokens=4,
+    long_prompt_tokens=200,
+    point_limit_s=10.0,
+    short_s=0.3,
+    reaction_s=1.0,
+    latency_calls=20,
+)

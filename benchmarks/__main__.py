@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, peers, raw, report, serving
+from benchmarks import machine, peers, raw, report, serving, translator
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
 from scripts.errors import run_main
 
-PARTS = ("raw", "serving")
+PARTS = ("raw", "serving", "translator")
 
 
 def main() -> int:
@@ -37,6 +37,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "raw": lambda: raw.measure(settings, model),
         "serving": lambda: serving.measure(launcher, options.systems),
+        "translator": lambda: translator.measure(settings),
     }
     stamp, began = machine.stamp(), time.monotonic()
     figures = measure[part]()

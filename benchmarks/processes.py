@@ -108,21 +108,26 @@ class Process:
         self._log.close()
 
 
-def run(command: Sequence[str], stdin: bytes, timeout_s: float, env: Mapping[str, str] | None = None) -> bytes:
-    """What a child that reads its orders from stdin writes to stdout. Raises Fail if it fails or takes longer."""
-    with tempfile.TemporaryFile() as orders:
-        orders.write(stdin)
-        orders.seek(0)
-        child = Process(command, stdin=orders, stdout=subprocess.PIPE, env=env)
-    try:
-        answer, _ = child.popen.communicate(timeout=timeout_s)
-        if child.popen.returncode:
-            raise Fail(f"{child.name} ended with exit code {child.popen.returncode}:\n{child.tail()}")
-        return bytes(answer)
-    except subprocess.TimeoutExpired:
-        raise Fail(f"{child.name} was not done after {timeout_s:.0f} s:\n{child.tail()}") from None
-    finally:
-        child.end(grace_s=0.0)
+class Job(Process):
+    """A child that reads its orders from stdin and ends with an answer on stdout."""
+
+    def __init__(self, command: Sequence[str], orders: bytes) -> None:
+        with tempfile.TemporaryFile() as file:
+            file.write(orders)
+            file.seek(0)
+            super().__init__(command, stdin=file, stdout=subprocess.PIPE)
+
+    def answer(self, timeout_s: float) -> bytes:
+        """Waits for it. Raises Fail if the child fails or takes longer."""
+        try:
+            answer, _ = self.popen.communicate(timeout=timeout_s)
+            if self.popen.returncode:
+                raise Fail(f"{self.name} ended with exit code {self.popen.returncode}:\n{self.tail()}")
+            return bytes(answer)
+        except subprocess.TimeoutExpired:
+            raise Fail(f"{self.name} was not done after {timeout_s:.0f} s:\n{self.tail()}") from None
+        finally:
+            self.end(grace_s=0.0)
 
 
 def free_port() -> int:

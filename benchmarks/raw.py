@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from benchmarks import processes
+from benchmarks.processes import Job
 from benchmarks.settings import Settings
 from benchmarks.stats import median
 
@@ -19,7 +19,7 @@ LIMIT_S = 400.0
 def loop(settings: Settings, model: Path, **orders: Any) -> list[dict[str, Any]]:
     """The figures of benchmarks.raw_loop, in a process that has ended afterwards."""
     orders |= {"model": str(model), "threads": settings.threads, "n_ctx": settings.cells, "slots": settings.slots}
-    answer = processes.run([sys.executable, "-m", "benchmarks.raw_loop"], json.dumps(orders).encode(), LIMIT_S)
+    answer = Job([sys.executable, "-m", "benchmarks.raw_loop"], json.dumps(orders).encode()).answer(LIMIT_S)
     figures: list[dict[str, Any]] = json.loads(answer)
     return figures
 

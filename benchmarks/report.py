@@ -169,7 +169,7 @@ def _workload(by_system: Part, columns: dict[str, str], *, raw: bool) -> list[st
 
 
 def _remarks(median: Part) -> str:
-    said = [f"{number(median[name])} {name}" for name in ("errors", "cut") if median.get(name)]
+    said = [f"{number(median[name])} {name}" for name in ("errors", "cut", "missing") if median.get(name)]
     if median.get("choices", 8) != 8:
         said.append(f"{number(median['choices'])} choice(s)")
     return ", ".join(said)
@@ -179,8 +179,51 @@ def _percent(value: float | None) -> str:
     return "–" if value is None or not math.isfinite(value) else f"{100 * value:.0f} %"
 
 
+TRANSLATOR = {
+    "tokens per CPU-second": "tokens_per_cpu_s",
+    "tokens/s": "tokens_per_s",
+    "chunks a token": "chunks_per_token",
+    "CPU µs a chunk": "cpu_us_per_chunk",
+}
+SINGLE = {
+    "start": {"first answer s": "first_answer_s"},
+    "memory": {"at rest MiB": "at_rest_mib", "KiB a stream": "kib_per_stream"},
+    "unary": {"requests/s": "requests_per_s", "CPU ms a request": "cpu_ms_per_request"},
+    "latency": {
+        "added p50 ms": "added_p50_ms",
+        "added p99 ms": "added_p99_ms",
+        "HTTP p50 ms": "http_p50_ms",
+        "direct p50 ms": "direct_p50_ms",
+    },
+}
+
+
 def translator(figures: Part) -> list[str]:
-    return ["## Translator alone", ""]
+    points = figures["points"]
+    lines = [
+        "## Translator alone",
+        "",
+        "Tokens per CPU-second of the translating process; in parentheses the ratio to ",
+    ]
+    lines[-1] += "the bare uvicorn app, which only writes such chunks."
+    for kind in ("paced", "saturated"):
+        rows = []
+        for name, by_way in points.items():
+            if name.startswith(kind):
+                for way, found in by_way.items():
+                    median, compared = found["median"], found["to_bare"].get("tokens_per_cpu_s")
+                    row = [number(median[figure]) for figure in TRANSLATOR.values()]
+                    row[0] += f" ({_ratio(compared)})"
+                    rows.append([f"{name.partition(', ')[2]}, {way}", *row, _remarks(median)])
+        lines += ["", f"### {kind.capitalize()}", "", *table(["streams", *TRANSLATOR, ""], rows)]
+    ways = list(dict.fromkeys(way for by_way in points.values() for way in by_way))
+    rows = [
+        [title, *(number(points[point].get(way, {}).get("median", {}).get(figure)) for way in ways)]
+        for point, columns in SINGLE.items()
+        if point in points
+        for title, figure in columns.items()
+    ]
+    return [*lines, "", *table(["", *ways], rows)]
 
 
 def neighbour(figures: Part) -> list[str]:

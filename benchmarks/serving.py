@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
 from typing import Any
 
-from benchmarks import figures, processes, prompts, raw
+from benchmarks import figures, prompts, raw
+from benchmarks.loading import load
 from benchmarks.orders import Answer, Orders
 from benchmarks.raw_loop import Layout
 from benchmarks.stats import interleaved, median, medians, paired_ratios, ratio
@@ -22,13 +21,6 @@ RUNNING = 8
 WARM_REQUESTS = 5
 Rounds = dict[str, dict[str, list[dict[str, float]]]]
 """Workload → system → one set of figures a round."""
-
-
-def load(orders: Orders) -> list[Answer]:
-    answer = processes.run(
-        [sys.executable, "-m", "benchmarks.load"], json.dumps(asdict(orders)).encode(), orders.limit_s + 30
-    )
-    return [Answer(**each) for each in json.loads(answer)]
 
 
 class Workloads:

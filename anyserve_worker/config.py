@@ -110,7 +110,7 @@ _OPTIONS = (
         "--threads",
         default=_DEFAULTS.threads,
         type=_or_auto,
-        help="Threads for generation. 0: learned from how long steps take, within the CPU affinity and the cgroup's quota.",
+        help="Threads for generation. 0: as many as make steps fast, within the CPU affinity and the cgroup's quota.",
     ),
     _option(
         "--threads-batch",

@@ -18,11 +18,13 @@ from typing import Any
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as llama
+import numpy as np
 
 from anyserve_worker.errors import InvalidRequest, NoRoom
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.sampling import MIN_TEMPERATURE, DirectSampler, Scratch, direct_sampler
 from anyserve_worker.scheduler import Chunk
-from anyserve_worker.sequence import Sequence, token_array
+from anyserve_worker.sequence import Sampler, Sequence, token_array
 from protos import contract
 
 log = logging.getLogger(__name__)
@@ -43,10 +45,6 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type`."""
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 """(mmap, mlock) to `enum llama_load_mode`."""
-
-
-MIN_TEMPERATURE = 1e-6
-"""What is lower is greedy, which it equals; divided by much less, logits become infinite and the text garbage."""
 
 
 class LoadError(Exception):
@@ -198,6 +196,7 @@ class ModelRunner:
         self.n_cells = llama.llama_n_ctx(self._ctx)
         self._memory = llama.llama_get_memory(self._ctx)
         self._threads = threads
+        self._scratch = Scratch(model.n_vocab)
         self._rows = _Batch(self.n_batch)
 
     def warm_up(self) -> None:
@@ -236,9 +235,16 @@ class ModelRunner:
                 continue
             sequence = chunk.sequence
             if sequence.sampler is None:
-                sequence.sampler = NativeSampler(sequence, self.model.n_vocab, self.n_ctx)
-            sampled.append((sequence, llama.llama_sampler_sample(sequence.sampler.handle, self._ctx, row)))
+                sequence.sampler = self._new_sampler(sequence)
+            sampled.append((sequence, sequence.sampler.sample(row)))
         return sampled
+
+    def _new_sampler(self, sequence: Sequence) -> Sampler:
+        seed = _seed(sequence.sampling.seed, sequence.index)
+        direct = direct_sampler(sequence.sampling, seed, self._scratch)
+        if direct:
+            return LogitsSampler(direct, self._ctx, self.model.n_vocab)
+        return NativeSampler(sequence, seed, self._ctx, self.model.n_vocab, self.n_ctx)
 
     # ---- kv_cache.Memory
 
@@ -319,11 +325,29 @@ def _pointer(values: "array[int]", kind: Any) -> Any:
     return ctypes.cast(values.buffer_info()[0], ctypes.POINTER(kind))
 
 
+class LogitsSampler:
+    """Samples from the logits in place."""
+
+    def __init__(self, direct: DirectSampler, ctx: Any, n_vocab: int) -> None:
+        self._direct = direct
+        self._ctx = ctx
+        self._row_type = ctypes.c_float * n_vocab
+
+    def sample(self, row: int) -> int:
+        logits = ctypes.cast(llama.llama_get_logits_ith(self._ctx, row), ctypes.c_void_p).value
+        assert logits is not None
+        return self._direct.sample(np.frombuffer(memoryview(self._row_type.from_address(logits)), dtype=np.float32))
+
+    def free(self) -> None:
+        """Holds nothing."""
+
+
 class NativeSampler:
     """llama.cpp's sampler chain of one sequence, in llama.cpp's own order."""
 
-    def __init__(self, sequence: Sequence, n_vocab: int, n_ctx: int) -> None:
+    def __init__(self, sequence: Sequence, seed: int, ctx: Any, n_vocab: int, n_ctx: int) -> None:
         """`n_ctx`: how far back, in tokens, the penalties look."""
+        self._ctx = ctx
         params = llama.llama_sampler_chain_default_params()
         params.no_perf = True
         self.handle = llama.llama_sampler_chain_init(params)
@@ -355,7 +379,10 @@ class NativeSampler:
             add(llama.llama_sampler_init_min_p(sampling.min_p, 1))
         if sampling.temperature != 1:
             add(llama.llama_sampler_init_temp(sampling.temperature))
-        add(llama.llama_sampler_init_dist(_seed(sampling.seed, sequence.index)))
+        add(llama.llama_sampler_init_dist(seed))
+
+    def sample(self, row: int) -> int:
+        return int(llama.llama_sampler_sample(self.handle, self._ctx, row))
 
     def free(self) -> None:
         if self.handle:

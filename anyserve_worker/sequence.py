@@ -9,7 +9,7 @@ Invariants:
 from array import array
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from anyserve_worker.output import TextOutput
 from anyserve_worker.request import SamplingParams
@@ -23,9 +23,10 @@ def token_array(tokens: Items[int] = ()) -> "array[int]":
 
 
 class Sampler(Protocol):
-    """A native sampler chain; made and used by the model runner only."""
+    """Made and used by the model runner only."""
 
-    handle: Any
+    def sample(self, row: int) -> int:
+        """The next token, from the logits of this row of the last step."""
 
     def free(self) -> None: ...
 

@@ -5,11 +5,15 @@ sequence id belongs to a running sequence, or to a finished one whose cells are 
 Sequences that share a prefix share its cells: a cell is free when the last of them lets go. Cached prefixes are
 evicted, the least recently used first, when cells or sequence ids run short.
 
+They are evicted too when they have been of no use for long enough, since they are not free: attention passes over all
+cells up to the last one in use, and 2,000 of others' cells make a small model's step half as long again. How long is
+enough is learned: every eviction that was not regretted shortens the patience, one that was doubles it.
+
 What can really be done with the cells depends on the model, so it is asked: `Memory`.
 """
 
 from array import array
-from collections import Counter
+from collections import Counter, deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -32,6 +36,17 @@ class Memory(Protocol):
         """Forgets all but the first `n` tokens. False if this memory can only forget all of them, and did."""
 
 
+MIN_PATIENCE, FIRST_PATIENCE, MAX_PATIENCE = 32.0, 1000.0, 2.0**30
+"""Generated tokens, of all sequences together, that an unused cached prefix outlives. The first is about what its
+computation costs, in passing over its cells, with a small model on a CPU."""
+NOT_REGRETTED, REGRETTED = 0.9, 2.0
+"""What an eviction does to the patience."""
+REGRET = 16
+"""Tokens that have to be computed again for an eviction to be regretted."""
+N_REMEMBERED = 64
+"""Evicted prefixes whose return is looked for."""
+
+
 @dataclass(slots=True)
 class _Entry:
     tokens: "array[int]"
@@ -42,6 +57,8 @@ class _Entry:
     running: bool
     last_used: int
     """Counts up with every release: the smallest is the least recently used."""
+    used_at: int = 0
+    """`KVCache._generated` at the last use."""
 
 
 @dataclass(slots=True)
@@ -57,6 +74,10 @@ class KVCache:
     _free_ids: list[int] = field(init=False)
     _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
     _uses: int = field(init=False, default=0)
+    _generated: int = field(init=False, default=0)
+    _patience: float = field(init=False, default=FIRST_PATIENCE)
+    _evicted: "deque[array[int]]" = field(init=False, default_factory=lambda: deque(maxlen=N_REMEMBERED))
+    """Prefixes for which there was no more patience, without their cells."""
 
     def __post_init__(self) -> None:
         self._free_cells = list(range(self.n_cells))
@@ -109,6 +130,7 @@ class KVCache:
         array is kept: it may grow, but its prefix must not change while the sequence has the id.
         """
         source, n = self.best_prefix(tokens)
+        self._regret(tokens, n)
         if not self._make_room(len(tokens) - n, spare=source, keep=n):
             return None
         taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
@@ -133,6 +155,15 @@ class KVCache:
         """The cells of the first `n_computed` tokens are now filled, and others may use them."""
         self._entries[seq_id].n_computed = n_computed
 
+    def pass_time(self, n_generated: int) -> None:
+        """A step has generated so many tokens, at the cost of passing over all cells. Evicts what is of no use."""
+        self._generated += n_generated
+        oldest = self._generated - self._patience
+        for seq_id in [k for k, entry in self._entries.items() if not entry.running and entry.used_at < oldest]:
+            self._evicted.append(self._entries[seq_id].tokens)
+            self._drop(seq_id)
+            self._patience = max(self._patience * NOT_REGRETTED, MIN_PATIENCE)
+
     def release(self, seq_id: int) -> None:
         """The sequence is no longer running; what it computed becomes a cached prefix."""
         entry = self._entries[seq_id]
@@ -143,8 +174,7 @@ class KVCache:
         del entry.cells[entry.n_computed :]
         entry.tokens = entry.tokens[: entry.n_computed]
         entry.running = False
-        self._uses += 1
-        entry.last_used = self._uses
+        self._touch(entry)
 
     def evict_all(self) -> int:
         """Drops every cached prefix; returns how many there were."""
@@ -159,6 +189,18 @@ class KVCache:
             self._drop(seq_id)
 
     # ---- Inside
+
+    def _touch(self, entry: _Entry) -> None:
+        self._uses += 1
+        entry.last_used, entry.used_at = self._uses, self._generated
+
+    def _regret(self, tokens: "array[int]", n: int) -> None:
+        """Looks whether more than the `n` tokens that are left could have been used again."""
+        for evicted in self._evicted:
+            if min(common_prefix(evicted, tokens), len(tokens) - 1) >= n + REGRET:
+                self._patience = min(self._patience * REGRETTED, MAX_PATIENCE)
+                self._evicted.remove(evicted)
+                return
 
     def _may_take_over(self, source: int, n: int) -> bool:
         """A cached prefix that is used whole goes over to its user; one that is needed again stays."""
@@ -180,8 +222,7 @@ class KVCache:
         if source < 0:
             return seq_id, []
         self.memory.copy(source, seq_id, n)
-        self._uses += 1
-        self._entries[source].last_used = self._uses
+        self._touch(self._entries[source])
         cells = self._entries[source].cells[:n]
         for cell in cells:
             self._owners[cell] += 1

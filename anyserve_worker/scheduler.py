@@ -81,6 +81,7 @@ class Scheduler:
         for chunk in chunks:
             chunk.sequence.n_computed = chunk.start + chunk.count
             self.cache.commit(chunk.sequence.seq_id, chunk.sequence.n_computed)
+        self.cache.pass_time(len(chunks))
 
     # ---- Ends
 

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anyserve_worker.kv_cache import KVCache, common_prefix
+from anyserve_worker.kv_cache import FIRST_PATIENCE, MIN_PATIENCE, KVCache, common_prefix
 from tests.anyserve_worker.fakes import FakeMemory
 
 
@@ -550,3 +550,83 @@ def test_common_prefix_with_one_difference_anywhere(length: int) -> None:
 def test_common_prefix(a: list[int], b: list[int], n: int) -> None:
     x, y = array("i", a), array("i", a[:n] + b)
     assert common_prefix(x, y) == plain_common_prefix(x, y)
+
+
+# ---- Patience with cached prefixes that nobody uses
+
+STORY = "once upon a time there was a fox"
+OTHER = "the quick brown dog jumps over it"
+
+
+def test_an_unused_prefix_is_evicted_after_a_while_of_generation() -> None:
+    c = Cache()
+    c.keep(STORY)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(STORY) == len(STORY)
+    c.cache.pass_time(1)
+    assert c.cached(STORY) == 0
+    assert c.free == 100
+
+
+def test_running_sequences_and_those_in_use_stay() -> None:
+    c = Cache()
+    c.run(STORY)
+    c.keep(OTHER)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.release(c.run(OTHER + "!")[0])
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(OTHER) == len(OTHER)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(OTHER) == 0
+    assert c.cached(STORY) == len(STORY)
+
+
+def test_shared_cells_outlive_an_evicted_sharer() -> None:
+    c = Cache()
+    c.keep(STORY + " and so on")
+    assert c.run(STORY + "!")[1] == len(STORY)
+    c.cache.pass_time(10**6)
+    assert c.cache.n_cached_sequences == 0
+    assert c.free == 100 - len(STORY + "!")
+    assert c.cached(STORY) == len(STORY)
+
+
+def lifetime(c: Cache, text: str) -> int:
+    """Generated tokens after which a prefix is gone."""
+    c.keep(text)
+    for n in range(1, 100_000):
+        c.cache.pass_time(1)
+        if not c.cached(text):
+            return n
+    raise AssertionError("it stays for ever")
+
+
+def test_patience_shrinks_while_nobody_comes_back_but_not_to_nothing() -> None:
+    c = Cache()
+    lifetimes = [lifetime(c, f"{k} {OTHER}") for k in range(10, 99)]
+    assert lifetimes == sorted(lifetimes, reverse=True)
+    assert lifetimes[0] == FIRST_PATIENCE + 1
+    assert lifetimes[-1] == MIN_PATIENCE + 1
+
+
+def test_patience_grows_with_each_eviction_that_was_regretted() -> None:
+    c = Cache()
+    first = lifetime(c, STORY)
+    second = lifetime(c, STORY)
+    third = lifetime(c, STORY)
+    assert second == pytest.approx(first * 1.8, rel=0.01)
+    assert third == pytest.approx(second * 1.8, rel=0.01)
+
+
+def test_a_short_common_beginning_is_no_reason_for_regret() -> None:
+    c = Cache()
+    first = lifetime(c, "once upon a" + OTHER)
+    assert lifetime(c, STORY) < first
+
+
+def test_nothing_is_evicted_while_nothing_is_generated() -> None:
+    c = Cache()
+    c.keep(STORY)
+    for _ in range(1000):
+        c.cache.pass_time(0)
+    assert c.cached(STORY) == len(STORY)

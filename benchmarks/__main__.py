@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, peers, raw, report, serving, translator
+from benchmarks import machine, neighbour, peers, raw, report, serving, translator
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
 from scripts.errors import run_main
 
-PARTS = ("raw", "serving", "translator")
+PARTS = ("raw", "serving", "translator", "neighbour")
 
 
 def main() -> int:
@@ -38,6 +38,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
         "raw": lambda: raw.measure(settings, model),
         "serving": lambda: serving.measure(launcher, options.systems),
         "translator": lambda: translator.measure(settings),
+        "neighbour": lambda: neighbour.measure(launcher, options.systems),
     }
     stamp, began = machine.stamp(), time.monotonic()
     figures = measure[part]()

@@ -123,7 +123,7 @@ class Load:
         self.answers: list[Answer] = []
         self._bodies = deque(body.encode() for body in orders.bodies)
         self._all_stream = asyncio.Event()
-        self._began = time.perf_counter()
+        self._began = 0.0
 
     def now(self) -> float:
         return time.perf_counter() - self._began
@@ -140,7 +140,7 @@ class Load:
     async def run(self) -> list[Answer]:
         self._late_began = asyncio.Event()
         clients = [asyncio.ensure_future(self._client()) for _ in range(self.orders.concurrency)]
-        self._began = time.perf_counter()
+        self._began = self.orders.began or time.perf_counter()
         work: set[asyncio.Future[Any]] = {asyncio.gather(*clients)}
         if self.orders.late:
             work.add(asyncio.ensure_future(self._come_late()))

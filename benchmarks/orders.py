@@ -16,6 +16,7 @@ class Orders:
     path: str = "/v1/completions"
     late: str = ""  # sent once every client has had `late_after` tokens; when it has begun to answer, all ends
     late_after: int = 8
+    began: float = 0.0  # what times are counted from (time.perf_counter); 0: when the load begins
     count: bool = False  # count marks and line ends instead of reading the events
 
 

@@ -227,7 +227,31 @@ def translator(figures: Part) -> list[str]:
 
 
 def neighbour(figures: Part) -> list[str]:
-    return ["## Neighbour", ""]
+    setup, points = figures["setup"], figures["points"]
+    names = list(dict.fromkeys(name for point in points.values() for name in point["median"]))
+    rows = []
+    for point, found in points.items():
+        rates = [number(found["median"].get(name, {}).get("tokens_per_s")) for name in names]
+        of_best = found["auto_of_best"]
+        ratios = [_ratio(of_best[s]["ratio"]) if s in of_best else "–" for s in (OURS, LLAMA_SERVER)]
+        rows.append([f"{point} client{'s' if not point.endswith(', 1') else ''}", *rates, *ratios])
+    lines = [
+        "## Neighbour",
+        "",
+        f"Tokens a second with so many threads. The quota is {setup['quota']:g} processors, made by {setup['how']}; "
+        "the ratios are of automatic threads to the best fixed count of ours, and to llama-server's best.",
+        "",
+        *table(["", *names, "auto ÷ our best", "auto ÷ llama-server's best"], rows),
+        "",
+        "A neighbour on one core that comes and goes every few seconds; seconds after each change until the rate of",
+        "tokens was within 10 % of what it then stayed at:",
+        "",
+    ]
+    for clients, found in figures["reaction"].items():
+        seconds = ", ".join("not" if each is None else f"{each:.2g}" for each in found["seconds"])
+        lines.append(f"- {clients} client{'s' if clients != '1' else ''}: {seconds}")
+    lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
+    return lines
 
 
 __all__ = ["OURS", "RAW", "markdown", "update", "write"]

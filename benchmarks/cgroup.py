@@ -1,0 +1,75 @@
+"""A control group with a CPU quota, below the one that we are in; version 1 or 2, whichever is mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+PERIOD_US = 100_000
+REMOVE_S = 5.0
+
+
+@contextlib.contextmanager
+def quota(processors: float) -> Iterator[Path | None]:
+    """The folder of a group that may use so many processors; None where none can be made."""
+    folder = next((made for parent in _parents() if (made := _make(parent, processors))), None)
+    try:
+        yield folder
+    finally:
+        if folder:
+            _remove(folder)
+
+
+def _parents() -> list[Path]:
+    """Where groups for the cpu controller may be made, the nearest first."""
+    found = []
+    for line in _read(Path("/proc/self/cgroup")).splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        mounts = (
+            [Path("/sys/fs/cgroup/cpu")] if controllers else [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
+        )
+        # In a container the path may be the host's; then the mount's root is our group.
+        found += [folder for mount in mounts for folder in (mount / path.lstrip("/"), mount) if folder.is_dir()]
+    return found
+
+
+def _make(parent: Path, processors: float) -> Path | None:
+    folder = parent / f"anyserve-bench-{os.getpid()}"
+    quota_us = round(processors * PERIOD_US)
+    try:
+        folder.mkdir()
+        if (folder / "cpu.cfs_quota_us").exists():
+            (folder / "cpu.cfs_period_us").write_text(str(PERIOD_US))
+            (folder / "cpu.cfs_quota_us").write_text(str(quota_us))
+        elif (folder / "cpu.max").exists():
+            (folder / "cpu.max").write_text(f"{quota_us} {PERIOD_US}")
+        else:
+            raise OSError(f"no cpu controller in {folder}")
+    except OSError:
+        _remove(folder)
+        return None
+    return folder
+
+
+def _remove(folder: Path) -> None:
+    """Once the processes in it have ended."""
+    deadline = time.monotonic() + REMOVE_S
+    while folder.exists():
+        try:
+            folder.rmdir()
+        except OSError:
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.05)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text()
+    except OSError:
+        return ""

@@ -1,14 +1,19 @@
 """The only file that speaks gRPC: KServe v2 calls with deadlines, cancellation, and errors as BackendError."""
 
+import asyncio
 import ipaddress
 import logging
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
+from contextlib import aclosing, asynccontextmanager
 from typing import TypeVar
 
 import grpc
 from grpc import aio
 
-from openai_server.errors import BackendError
+from openai_server.decode import StreamReader
+from openai_server.errors import BackendError, stream_error
+from openai_server.mailbox import Cancel, Mailbox
+from openai_server.multiplex import SharedStream
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -18,6 +23,7 @@ from protos.grpc_predict_v2_pb2 import (
     ModelReadyRequest,
     ModelStreamInferResponse,
     RepositoryIndexRequest,
+    ServerMetadataRequest,
     ServerReadyRequest,
 )
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -25,6 +31,8 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 log = logging.getLogger(__name__)
 
 MAX_MESSAGE_BYTES = 64 << 20
+MAX_SHARED_BYTES = 1 << 20
+"""Of a request on the shared stream. One that the backend finds too large ends its stream, and others would wait."""
 T = TypeVar("T")
 
 
@@ -66,8 +74,14 @@ class Backend:
         self._lookup_timeout = lookup_timeout
         self._channel = aio.insecure_channel(target, options=channel_options(target))
         self._stub = GRPCInferenceServiceStub(self._channel)
+        self._opening = asyncio.Lock()
+        self._offers_step_batches: bool | None = None
+        """None is unknown; kept as long as the connection."""
+        self._shared: SharedStream | None = None
 
     async def close(self) -> None:
+        if self._shared is not None:
+            await self._shared.close()
         await self._channel.close()
 
     async def watch(self, lost: Callable[[], None]) -> None:
@@ -77,6 +91,7 @@ class Backend:
             await self._channel.wait_for_state_change(state)
             if state is grpc.ChannelConnectivity.READY:
                 log.warning("lost the backend %s", self.target)
+                self._offers_step_batches = None
                 lost()
             state = self._channel.get_state(try_to_connect=True)
             if state is grpc.ChannelConnectivity.READY:
@@ -117,18 +132,76 @@ class Backend:
         """Raises BackendError."""
         return await _result(self._stub.ModelInfer(request, timeout=self._timeout))
 
-    async def stream(self, request: ModelInferRequest) -> AsyncGenerator[ModelInferResponse, None]:
-        """The responses to one request, the only one of its stream. Raises BackendError."""
-        call = self._stub.ModelStreamInfer(iter((request,)), timeout=self._timeout)
+    @asynccontextmanager
+    async def stream(self, requests: Sequence[ModelInferRequest], n: int) -> AsyncIterator[Mailbox]:
+        """The answers to these requests, each for `n` choices, as they grow. Leaving cancels what still runs."""
+        shared = await self._shared_stream()
+
+        def start(k: int, mailbox: Mailbox) -> Cancel:
+            if shared is not None and requests[k].ByteSize() <= MAX_SHARED_BYTES:
+                return shared.start(requests[k], n, k, mailbox)
+            task = asyncio.create_task(self._stream_alone(requests[k], n, k, mailbox))
+            return task.cancel
+
+        mailbox = Mailbox(len(requests), start)
+        try:
+            yield mailbox
+        finally:
+            mailbox.close()
+
+    async def _shared_stream(self) -> SharedStream | None:
+        """The stream for all requests, or None if the backend takes only one a stream."""
+        async with self._opening:
+            if self._shared is not None and self._shared.retired:
+                self._shared = self._offers_step_batches = None
+            if self._offers_step_batches is None:
+                self._offers_step_batches = await self._ask_for_step_batches()
+            if self._offers_step_batches and self._shared is None:
+                self._shared = SharedStream(self._open, timeout=self._timeout)
+        return self._shared
+
+    async def _ask_for_step_batches(self) -> bool | None:
+        """None if nobody answers, which the request itself will notice too."""
+        try:
+            metadata = await _result(self._stub.ServerMetadata(ServerMetadataRequest(), timeout=self._lookup_timeout))
+        except BackendError as error:
+            return False if error.status == "UNIMPLEMENTED" else None
+        return contract.EXTENSION_STEP_BATCHES in metadata.extensions
+
+    async def _open(
+        self, requests: AsyncIterator[ModelInferRequest], timeout: float | None = None
+    ) -> AsyncGenerator[ModelStreamInferResponse, None]:
+        call = self._stub.ModelStreamInfer(requests, timeout=timeout)
         try:
             async for response in call:
-                if response.error_message:
-                    raise _stream_error(response)
-                yield response.infer_response
+                yield response
         except aio.AioRpcError as error:
             raise _rpc_error(error) from None
         finally:
             call.cancel()
+
+    async def _stream_alone(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> None:
+        """A stream for one request."""
+        reader = StreamReader(n)
+        try:
+            async with aclosing(self._open(_only(request), self._timeout)) as responses:
+                async for response in responses:
+                    if response.error_message:
+                        raise stream_error(response)
+                    for index, token, reason in reader.read(response.infer_response):
+                        mailbox.put(k * n + index, token, reason)
+            reader.end()
+        except BackendError as error:
+            mailbox.fail(k, error)
+        except Exception:
+            log.exception("request '%s' failed", request.id)
+            mailbox.fail(k, BackendError("INTERNAL", "internal error"))
+        else:
+            mailbox.end(k, reader.usage)
+
+
+async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
+    yield request
 
 
 async def _result(call: Awaitable[T]) -> T:
@@ -146,17 +219,6 @@ def _rpc_error(error: aio.AioRpcError) -> BackendError:
     return BackendError(
         error.code().name,
         error.details() or "",
-        reason=said.get(contract.ERROR_REASON, ""),
-        tensor=said.get(contract.ERROR_TENSOR, ""),
-    )
-
-
-def _stream_error(response: ModelStreamInferResponse) -> BackendError:
-    """A stream has no status for one request: it is in the parameters, or unknown."""
-    said = {key: value.string_param for key, value in response.infer_response.parameters.items()}
-    return BackendError(
-        said.get(contract.ERROR_STATUS, "UNKNOWN"),
-        response.error_message,
         reason=said.get(contract.ERROR_REASON, ""),
         tensor=said.get(contract.ERROR_TENSOR, ""),
     )

@@ -7,6 +7,7 @@ nothing of token counts gets no usage, one that says nothing of reasons gets no 
 import codecs
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import repeat
 from typing import NamedTuple, TypeVar
 
 from openai_server.errors import BackendError
@@ -40,7 +41,7 @@ def total(usages: Iterable[Usage | None]) -> Usage | None:
     return Usage(prompt, completion, cached)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: there is one for each token, and frozen ones take three times as long to make
 class Choice:
     """What one choice has become, or (in a stream) by what it has grown."""
 
@@ -73,15 +74,14 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     return Answer(choices, usage)
 
 
-class StreamDecoder:
-    """The responses to one prompt, one after the other, to the deltas of its `n` choices.
+# ---- A stream of one request
 
-    `first_index` is the index that choice 0 has in the client's eyes.
-    """
 
-    def __init__(self, n: int, *, first_index: int = 0) -> None:
-        self._first_index = first_index
-        self._text = [_utf8_decoder(errors="replace") for _ in range(n)]
+class StreamReader:
+    """The responses to one prompt, one after the other, to the tokens of its `n` choices."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
         self._unfinished = set(range(n))
         self._knows_reasons = False
         self._said_final = False
@@ -89,8 +89,8 @@ class StreamDecoder:
         self._cached: int | None = None
         self._completion: dict[int, int] = {}
 
-    def feed(self, response: ModelInferResponse) -> list[Choice]:
-        """The choices that moved. Raises BackendError."""
+    def read(self, response: ModelInferResponse) -> list[tuple[int, bytes, str | None]]:
+        """For the choices that moved: which, what was added, and the finish_reason at its end. Raises BackendError."""
         if contract.PARAM_FINAL in response.parameters:
             self._said_final |= response.parameters[contract.PARAM_FINAL].bool_param
         if not response.outputs:
@@ -103,18 +103,15 @@ class StreamDecoder:
         self._knows_reasons |= bool(reasons)
         self._count(outputs, indexes)
 
-        deltas = []
+        rows = []
         for token, index, reason in zip(tokens, indexes, reasons or [""] * k, strict=True):
-            if not 0 <= index < len(self._text):
-                raise _nonsense(f"sent choice {index} of {len(self._text)}")
+            if not 0 <= index < self._n:
+                raise no_such_choice(index, self._n)
             finished = reason not in _UNFINISHED
             if finished:
                 self._unfinished.discard(index)
-            # The contract promises whole characters, but not every backend has read it.
-            text = self._text[index].decode(token, final=finished)
-            if text or finished:
-                deltas.append(Choice(self._first_index + index, text, reason if finished else None))
-        return deltas
+            rows.append((index, token, reason if finished else None))
+        return rows
 
     def end(self) -> None:
         """To be called when the stream has ended. Raises BackendError if the answer is not whole."""
@@ -136,6 +133,65 @@ class StreamDecoder:
             self._prompt = prompt[0]
         if cached := outputs.numbers(contract.CACHED_TOKENS):
             self._cached = cached[0]
+
+
+# ---- Step batches
+
+
+class End(NamedTuple):
+    """What a step batch says of a choice that has come to its end."""
+
+    reason: str
+    prompt: int
+    cached: int
+    completion: int
+
+
+def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, End | None]]:
+    """Its rows: number of the request, what was added, to which choice, and how that ended. Raises BackendError."""
+    outputs = _Outputs(response)
+    tokens = outputs.elements(contract.ROW_TOKEN)
+    k = len(tokens)
+
+    def numbers(spec: TensorSpec) -> Sequence[int]:
+        column = outputs.numbers(spec)
+        if len(column) != k:
+            raise _nonsense(f"sent {len(column)} elements of '{spec.name}' for {k} rows")
+        return column
+
+    requests, indexes = numbers(contract.REQUEST), numbers(contract.ROW_INDEX)
+    reasons = outputs.column(outputs.texts(contract.ROW_FINISH_REASON), k, contract.ROW_FINISH_REASON)
+    if not reasons:
+        return zip(requests, tokens, indexes, repeat(None, k), strict=True)
+    counts = map(numbers, (contract.ROW_PROMPT_TOKENS, contract.ROW_CACHED_TOKENS, contract.ROW_COMPLETION_TOKENS))
+    ends = [None if end[0] in _UNFINISHED else End(*end) for end in zip(reasons, *counts, strict=True)]
+    return zip(requests, tokens, indexes, ends, strict=True)
+
+
+# ---- Text
+
+
+class Texts:
+    """The tokens of `n` choices to text."""
+
+    def __init__(self, n: int) -> None:
+        self._decoders: list[codecs.IncrementalDecoder | None] = [None] * n
+
+    def grow(self, index: int, token: bytes, reason: str | None) -> Choice | None:
+        """By what the choice grows, None if by nothing."""
+        decoder = self._decoders[index]
+        if decoder is None:
+            try:
+                text = token.decode()
+            except UnicodeDecodeError:
+                # The contract promises whole characters, but not every backend has read it.
+                decoder = self._decoders[index] = _utf8_decoder(errors="replace")
+        if decoder is not None:
+            text = decoder.decode(token, final=reason is not None)
+        return Choice(index, text, reason) if text or reason is not None else None
+
+
+# ---- Tensors
 
 
 class _Outputs:
@@ -166,6 +222,10 @@ class _Outputs:
         if values and len(values) != length:
             raise _nonsense(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
         return values
+
+
+def no_such_choice(index: int, n: int) -> BackendError:
+    return _nonsense(f"sent choice {index} of {n}")
 
 
 def _nonsense(what: str) -> BackendError:

@@ -6,6 +6,7 @@ PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}
 from dataclasses import dataclass
 
 from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 
 Envelope = dict[str, dict[str, str | None]]
 
@@ -105,6 +106,17 @@ class BackendError(Exception):
         self.message = message
         self.reason = reason
         self.tensor = tensor
+
+
+def stream_error(response: ModelStreamInferResponse) -> BackendError:
+    """A stream has no status for one request: it is in the parameters, or unknown."""
+    said = {key: value.string_param for key, value in response.infer_response.parameters.items()}
+    return BackendError(
+        said.get(contract.ERROR_STATUS, "UNKNOWN"),
+        response.error_message,
+        reason=said.get(contract.ERROR_REASON, ""),
+        tensor=said.get(contract.ERROR_TENSOR, ""),
+    )
 
 
 @dataclass(frozen=True, slots=True)

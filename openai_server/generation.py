@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
-from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -10,15 +9,13 @@ from openai_server import decode, encode
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.chat.template import CHATML, CHATML_END, Templates
-from openai_server.decode import Answer, Choice, StreamDecoder
+from openai_server.decode import Answer
 from openai_server.errors import BackendError, from_backend
+from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.responses import Chunks
 from openai_server.schemas import ChatRequest, CompletionRequest, Prompt
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
-
-PROMPTS_IN_FLIGHT = 16
-"""Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
 
 AnyRequest = CompletionRequest | ChatRequest
 T = TypeVar("T")
@@ -62,16 +59,15 @@ class Generator:
             try:
                 prepared = await self._prepare(request, id)
                 chunks = chunks_for(prepared.model.name)
-                begin = chunks.begin(len(prepared.calls) * request.choices)
-                decoders = [
-                    StreamDecoder(request.choices, first_index=k * request.choices) for k in range(len(prepared.calls))
-                ]
-                streams = [self._deltas(call, decoder) for call, decoder in zip(prepared.calls, decoders, strict=True)]
-                async with aclosing(_merged(streams)) as merged:
-                    async for choices in merged:
-                        yield begin + b"".join([chunks.delta(choice) for choice in choices])
-                        begin, again = b"", False
-                yield begin + chunks.end(decode.total(decoder.usage for decoder in decoders))
+                n_choices = len(prepared.calls) * request.choices
+                begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
+                async with self._backend.stream(prepared.calls, request.choices) as mailbox:
+                    while rows := await mailbox.take():
+                        choices = [choice for row in rows if (choice := texts.grow(*row))]
+                        if choices:
+                            yield begin + b"".join([chunks.delta(choice) for choice in choices])
+                            begin, again = b"", False
+                yield begin + chunks.end(decode.total(mailbox.usages))
                 return
             except BackendError as error:
                 if not (self._outdated(error, request) and again):
@@ -87,14 +83,6 @@ class Generator:
 
     async def _infer(self, call: ModelInferRequest, n: int) -> Answer:
         return decode.answer(await self._backend.infer(call), n)
-
-    async def _deltas(self, call: ModelInferRequest, decoder: StreamDecoder) -> AsyncGenerator[list[Choice], None]:
-        async with aclosing(self._backend.stream(call)) as responses:
-            async for response in responses:
-                choices = decoder.feed(response)
-                if choices:
-                    yield choices
-        decoder.end()
 
     # ---- Before the calls
 
@@ -145,40 +133,3 @@ async def _gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
             task.cancel()
         for call in calls:
             call.close()  # those that never got a slot
-
-
-async def _merged(streams: Sequence[AsyncGenerator[T, None]]) -> AsyncGenerator[T, None]:
-    """The items of all streams as they come; the first failure ends all."""
-    if len(streams) == 1:
-        async with aclosing(streams[0]) as only:
-            async for item in only:
-                yield item
-        return
-    # Bounded, so that a slow reader slows the streams down.
-    ready: asyncio.Queue[T | Exception | None] = asyncio.Queue(PROMPTS_IN_FLIGHT)
-    slots = asyncio.Semaphore(PROMPTS_IN_FLIGHT)
-
-    async def pump(stream: AsyncGenerator[T, None]) -> None:
-        try:
-            async with slots, aclosing(stream) as items:
-                async for item in items:
-                    await ready.put(item)
-            await ready.put(None)
-        except Exception as error:
-            await ready.put(error)
-
-    tasks = [asyncio.create_task(pump(stream)) for stream in streams]
-    try:
-        running = len(tasks)
-        while running:
-            match await ready.get():
-                case None:
-                    running -= 1
-                case Exception() as error:
-                    raise error
-                case item:
-                    yield item
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)

@@ -2,7 +2,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.decode import Choice, StreamDecoder, Usage, answer, total
+from openai_server.decode import Choice, End, StreamReader, Texts, Usage, answer, step_batch, total
 from openai_server.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferResponse
@@ -76,6 +76,17 @@ def test_totals() -> None:
 # ---- Streams
 
 
+class StreamDecoder(StreamReader):
+    """All the way from a response to what the client gets to see."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self._texts = Texts(n)
+
+    def feed(self, response: ModelInferResponse) -> list[Choice]:
+        return [choice for row in self.read(response) if (choice := self._texts.grow(*row))]
+
+
 @pytest.mark.parametrize("raw", [False, True])
 def test_a_stream(raw: bool) -> None:
     decoder = StreamDecoder(1)
@@ -87,8 +98,8 @@ def test_a_stream(raw: bool) -> None:
 
 
 def test_usage_counts_each_choice_once() -> None:
-    decoder = StreamDecoder(2, first_index=4)
-    assert decoder.feed(last(index=1)) == [Choice(5, "", "stop")]
+    decoder = StreamDecoder(2)
+    assert decoder.feed(last(index=1)) == [Choice(1, "", "stop")]
     assert decoder.usage == Usage(3, 2, 1)
     decoder.feed(last(index=0))
     assert decoder.usage == Usage(3, 4, 1)
@@ -153,3 +164,40 @@ def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
     deltas = [delta for token in tokens for delta in decoder.feed(says(token))]
     deltas += decoder.feed(last())
     assert "".join(delta.text for delta in deltas) == b"".join(tokens).decode(errors="replace")
+
+
+# ---- Step batches
+
+
+def batch(*outputs: tuple[contract.TensorSpec, list[object]], raw: bool = False) -> ModelInferResponse:
+    texts = ((contract.REQUEST, [7, 5]), (contract.ROW_TOKEN, [b"a", b"b"]), (contract.ROW_INDEX, [0, 1]))
+    return message(*texts, *outputs, raw=raw)
+
+
+ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
+    (contract.ROW_FINISH_REASON, [b"null", b"stop"]),
+    (contract.ROW_PROMPT_TOKENS, [1, 2]),
+    (contract.ROW_CACHED_TOKENS, [0, 1]),
+    (contract.ROW_COMPLETION_TOKENS, [3, 4]),
+]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_step_batch(raw: bool) -> None:
+    assert list(step_batch(batch(raw=raw))) == [(7, b"a", 0, None), (5, b"b", 1, None)]
+    assert list(step_batch(batch(*ENDS, raw=raw))) == [(7, b"a", 0, None), (5, b"b", 1, End("stop", 2, 1, 4))]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        token("a"),
+        batch(*ENDS[:3]),
+        batch((contract.ROW_FINISH_REASON, [b"stop"])),
+        batch(*ENDS[:3], (contract.ROW_COMPLETION_TOKENS, [1])),
+        message((contract.REQUEST, [1, 2]), (contract.ROW_TOKEN, [b"a"]), (contract.ROW_INDEX, [0])),
+    ],
+)
+def test_a_step_batch_that_makes_no_sense(response: ModelInferResponse) -> None:
+    with pytest.raises(BackendError):
+        step_batch(response)

@@ -49,6 +49,7 @@ class Refusal(Exception):
 
 
 Infer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]
+Responses = asyncio.Queue[ModelStreamInferResponse | None]
 Stream = Callable[[ModelInferRequest], AsyncIterator[ModelInferResponse]]
 
 
@@ -93,6 +94,29 @@ def last(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = 
         (contract.COMPLETION_TOKENS, [2]),
         final=final,
     )
+
+
+def as_step_batch(response: ModelInferResponse, number: int) -> ModelInferResponse:
+    """One request's response, which has to name everything that a step batch does."""
+    told = {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
+    k = len(told["token"])
+    rows: list[tuple[TensorSpec, Sequence[Any]]] = [
+        (contract.REQUEST, [number] * k),
+        (contract.ROW_TOKEN, told["token"]),
+        (contract.ROW_INDEX, told["index"]),
+    ]
+    if any(reason != contract.NOT_FINISHED.encode() for reason in told["finish_reason"]):
+        rows += [
+            (contract.ROW_FINISH_REASON, told["finish_reason"]),
+            (contract.ROW_PROMPT_TOKENS, told["prompt_tokens"] * k),
+            (contract.ROW_CACHED_TOKENS, told.get("cached_tokens", [0]) * k),
+            (contract.ROW_COMPLETION_TOKENS, told["completion_tokens"]),
+        ]
+    return message(*rows)
+
+
+def _number(request: ModelInferRequest, parameter: str) -> int | None:
+    return request.parameters[parameter].int64_param if parameter in request.parameters else None
 
 
 def answers(*responses: ModelInferResponse) -> Infer:
@@ -154,6 +178,9 @@ async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 class FakeWorker(GRPCInferenceServiceServicer):
     """`models` None: a server without RepositoryIndex. `unimplemented` names further calls that it does not know."""
 
+    STEP_BATCHES = False
+    """Whether workers offer them if their test does not say; the fixture `both_kinds_of_stream` sets it."""
+
     def __init__(
         self,
         infer: Infer = echo,
@@ -164,7 +191,10 @@ class FakeWorker(GRPCInferenceServiceServicer):
         parameters: Mapping[str, str] | None = None,
         unimplemented: Iterable[str] = (),
         ready: bool = True,
+        step_batches: bool | None = None,
     ) -> None:
+        self.step_batches = self.STEP_BATCHES if step_batches is None else step_batches
+        self.n_streams = 0
         self.models = None if models is None else tuple(models)
         self.inputs = tuple(inputs)
         self.parameters = dict(parameters or {})
@@ -172,7 +202,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.ready = ready
         self.requests: list[ModelInferRequest] = []
         self.lookups: list[str] = []
-        """Calls that asked for a model's metadata or config."""
+        """Calls that asked for metadata or config."""
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         """Ids of requests, as they come."""
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
@@ -184,7 +214,9 @@ class FakeWorker(GRPCInferenceServiceServicer):
         return ServerLiveResponse(live=True)
 
     async def ServerMetadata(self, request: ServerMetadataRequest, context: Context) -> ServerMetadataResponse:
-        return ServerMetadataResponse(name="fake")
+        await self._check("ServerMetadata", "", context)
+        extensions = [contract.EXTENSION_STEP_BATCHES] if self.step_batches else []
+        return ServerMetadataResponse(name="fake", extensions=extensions)
 
     async def ModelStatistics(self, request: ModelStatisticsRequest, context: Context) -> ModelStatisticsResponse:
         return ModelStatisticsResponse()
@@ -236,20 +268,52 @@ class FakeWorker(GRPCInferenceServiceServicer):
     async def ModelStreamInfer(
         self, request_iterator: AsyncIterator[ModelInferRequest], context: Context
     ) -> AsyncIterator[ModelStreamInferResponse]:
-        async for request in request_iterator:
-            self._record(request)
-            try:
-                async for response in self._stream(request):
-                    yield ModelStreamInferResponse(infer_response=response)
-            except Refusal as refusal:
-                failed = ModelStreamInferResponse(error_message=refusal.message)
-                for key, value in {contract.ERROR_STATUS: refusal.status, **refusal.facts()}.items():
-                    if value:
-                        failed.infer_response.parameters[key].string_param = value
-                yield failed
-            except asyncio.CancelledError:
-                self.cancelled.put_nowait(request.id)
-                raise
+        responses: Responses = asyncio.Queue()
+        self.n_streams += 1
+
+        async def read() -> None:
+            numbered: dict[int, asyncio.Task[None]] = {}
+            async with asyncio.TaskGroup() as answers:
+                async for request in request_iterator:
+                    if (cancelled := _number(request, contract.PARAM_CANCEL)) is not None:
+                        numbered[cancelled].cancel()
+                        continue
+                    number = _number(request, contract.PARAM_REQUEST)
+                    assert (number is not None) == self.step_batches
+                    self._record(request)
+                    task = answers.create_task(self._answer(request, number, responses))
+                    if number is not None:
+                        numbered[number] = task
+            responses.put_nowait(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (response := await responses.get()) is not None:
+                yield response
+        finally:
+            reader.cancel()
+
+    async def _answer(
+        self,
+        request: ModelInferRequest,
+        number: int | None,
+        responses: "asyncio.Queue[ModelStreamInferResponse | None]",
+    ) -> None:
+        try:
+            async for response in self._stream(request):
+                answer = response if number is None else as_step_batch(response, number)
+                responses.put_nowait(ModelStreamInferResponse(infer_response=answer))
+        except Refusal as refusal:
+            failed = ModelStreamInferResponse(error_message=refusal.message)
+            for key, value in {contract.ERROR_STATUS: refusal.status, **refusal.facts()}.items():
+                if value:
+                    failed.infer_response.parameters[key].string_param = value
+            if number is not None:
+                failed.infer_response.parameters[contract.PARAM_REQUEST].int64_param = number
+            responses.put_nowait(failed)
+        except asyncio.CancelledError:
+            self.cancelled.put_nowait(request.id)
+            raise
 
     def _record(self, request: ModelInferRequest) -> None:
         self.requests.append(request)
@@ -260,7 +324,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
             self.lookups.append(call)
         if call in self.unimplemented:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no {call} here")
-        if self.models is not None and model not in self.models:
+        if model and self.models is not None and model not in self.models:
             await context.abort(grpc.StatusCode.NOT_FOUND, f"no model '{model}'")
 
 

@@ -1,10 +1,13 @@
 from typing import Any
 
+import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from protos import contract
 from tests.wire.fake_worker import FakeWorker, answers, last, message, says, sent, token, whole
 from tests.wire.sidecar import Sidecar, running
+
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
 TEMPLATE = "{{ bos_token }}{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]"
 TOLD = {"chat_template": TEMPLATE, "bos_token": "<s>"}

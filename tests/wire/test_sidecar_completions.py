@@ -15,6 +15,8 @@ from tests.wire.fake_worker import (
 )
 from tests.wire.sidecar import running
 
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
 
 async def test_a_completion_has_the_shape_of_the_openai_package() -> None:
     worker = FakeWorker(answers(whole(" world", reason="length")))

@@ -8,6 +8,8 @@ from protos import contract
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, says
 from tests.wire.sidecar import running
 
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
 STATUSES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode.OK]
 
 

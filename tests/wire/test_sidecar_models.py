@@ -11,6 +11,8 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, Refusal, echo, echo_stream, serving
 from tests.wire.sidecar import Sidecar, app_for, running
 
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
 
 async def test_the_models_that_are_ready_are_listed() -> None:
     worker = FakeWorker(models=["org/big", "small"], parameters={"loaded_at": "1700000000"})

@@ -17,6 +17,8 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, serving, token
 
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
 TIMEOUT = 30
 
 

@@ -9,6 +9,8 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last, message, says, token
 from tests.wire.sidecar import running
 
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
 
 async def test_a_stream_of_completions() -> None:
     async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
@@ -82,14 +84,14 @@ async def test_one_failing_prompt_of_several_ends_the_others() -> None:
 
 
 async def test_a_stream_that_ends_before_its_choices_do_is_a_failure() -> None:
-    async with running(FakeWorker(stream=says(token("a")))) as sidecar:
+    async with running(FakeWorker(stream=says(token("a")), step_batches=False)) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert "ended the stream early" in reply.events[-1]["error"]["message"]
 
 
 async def test_a_backend_that_knows_only_the_final_flag() -> None:
     said = message((contract.TOKEN, [b"all"]), final=True)
-    async with running(FakeWorker(stream=says(said))) as sidecar:
+    async with running(FakeWorker(stream=says(said), step_batches=False)) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
     assert [event["choices"][0] for event in reply.events] == [
         {"index": 0, "text": "all", "logprobs": None, "finish_reason": None}

@@ -32,7 +32,9 @@ async def worker(
 ) -> AsyncIterator[Worker]:
     """Serves a model for each runner. At the end, every engine has got back what it gave."""
     runners = {"tiny": FakeRunner()} if runners is None else runners
-    engines = {name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,))) for name, runner in runners.items()}
+    engines = {
+        name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,))) for name, runner in runners.items()
+    }
     repository = Repository([(name, Path()) for name in runners])
     for model in repository:
         model._engine, model.state = engines[model.name], State.READY

@@ -1,0 +1,103 @@
+"""Where the answers to one HTTP request gather until it takes them: it may have several prompts, each with choices."""
+
+import asyncio
+from collections.abc import Callable
+
+from openai_server.decode import Usage
+from openai_server.errors import BackendError
+
+PROMPTS_IN_FLIGHT = 16
+"""Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
+MERGE = 256
+"""Rows that may wait; then those of one choice become one, so that a slow client costs no more than its text."""
+
+Row = tuple[int, bytes, str | None]
+"""Which choice (over all prompts), what was added to it, and its finish_reason if that is its end."""
+Cancel = Callable[[], object]
+Start = Callable[[int, "Mailbox"], Cancel]
+"""Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
+
+
+class Mailbox:
+    """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls."""
+
+    def __init__(self, n_prompts: int, start: Start) -> None:
+        self.usages: list[Usage | None] = []
+        """Of the prompts whose answers are whole, in the order in which they became so."""
+        self._n_prompts = n_prompts
+        self._start = start
+        self._running: dict[int, Cancel] = {}
+        self._n_started = 0
+        self._rows: list[Row] = []
+        self._room = MERGE
+        self._error: BackendError | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._start_more()
+
+    # ---- For the reader
+
+    async def take(self) -> list[Row]:
+        """What has come since the last time; empty at the end. Raises BackendError."""
+        while not self._rows:
+            if self._error is not None:
+                raise self._error
+            if len(self.usages) == self._n_prompts:
+                return []
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        rows, self._rows, self._room = self._rows, [], MERGE
+        return rows
+
+    def close(self) -> None:
+        """Cancels the calls that still run."""
+        running, self._running = self._running, {}
+        for cancel in running.values():
+            cancel()
+
+    # ---- For the calls
+
+    def put(self, index: int, token: bytes, reason: str | None) -> None:
+        self._rows.append((index, token, reason))
+        if len(self._rows) >= self._room:
+            self._rows = merged(self._rows)
+            self._room = len(self._rows) + MERGE
+        waiter = self._waiter
+        if waiter is not None:
+            self._waiter = None
+            if not waiter.done():
+                waiter.set_result(None)
+
+    def end(self, k: int, usage: Usage | None) -> None:
+        """The answer to prompt k is whole."""
+        self._running.pop(k, None)
+        self.usages.append(usage)
+        self._start_more()
+        self._wake()
+
+    def fail(self, k: int, error: BackendError) -> None:
+        """The call for prompt k has ended with an error."""
+        self._running.pop(k, None)
+        self._error = self._error or error
+        self.close()
+        self._wake()
+
+    def _start_more(self) -> None:
+        while self._n_started < self._n_prompts and len(self._running) < PROMPTS_IN_FLIGHT and self._error is None:
+            k = self._n_started
+            self._n_started += 1
+            self._running[k] = self._start(k, self)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """One row a choice, in the order of their first."""
+    by_choice: dict[int, tuple[list[bytes], list[str | None]]] = {}
+    for index, token, reason in rows:
+        tokens, reasons = by_choice.setdefault(index, ([], []))
+        tokens.append(token)
+        reasons.append(reason)
+    return [(index, b"".join(tokens), reasons[-1]) for index, (tokens, reasons) in by_choice.items()]

@@ -1,0 +1,165 @@
+"""The sidecar keeps one stream to a worker that offers step batches: who shares it, and what happens when it breaks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
+
+import pytest
+
+from openai_server import backend
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
+from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, sent, serving, token
+from tests.wire.sidecar import Reply, Sidecar, app_for, running
+from tests.wire.worker import Worker, worker
+
+
+def text(reply: Reply) -> str:
+    return "".join(choice["text"] for event in reply.events for choice in event["choices"])
+
+
+async def ask(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
+    return await sidecar.complete(prompt=prompt, stream=True, max_tokens=50, **body)
+
+
+async def running_on(worker: Worker, n_requests: int) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while worker.n_requests != n_requests:  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+# ---- Sidecar and worker together, on a model that is a script
+
+
+async def test_all_requests_share_one_stream() -> None:
+    fake = FakeWorker(step_batches=True)
+    async with running(fake) as sidecar:
+        replies = await asyncio.gather(*(ask(sidecar, f"a b {i}") for i in range(20)))
+        await ask(sidecar, "x")
+    assert [text(reply) for reply in replies] == [f"ab{i}" for i in range(20)]
+    assert fake.n_streams == 1
+    assert fake.lookups.count("ServerMetadata") == 1
+
+
+async def test_a_backend_that_does_not_offer_it_is_asked_once() -> None:
+    for fake in (FakeWorker(step_batches=False), FakeWorker(step_batches=False, unimplemented=["ServerMetadata"])):
+        async with running(fake) as sidecar:
+            for _ in range(3):
+                assert text(await ask(sidecar, "a b")) == "ab"
+        assert fake.n_streams == 3
+        assert fake.lookups.count("ServerMetadata") == 1
+
+
+async def test_sidecar_and_worker() -> None:
+    runner = FakeRunner({f"{i} é": f"answer é {i}".encode() for i in range(12)})
+    async with worker({"tiny": runner}) as served, app_for(served.port) as one, app_for(served.port) as two:
+        replies = await asyncio.gather(*(ask((one, two)[i % 2], f"{i} é", n=2) for i in range(12)))
+        refused = await ask(one, "x" * 200)
+        both = await one.complete(prompt=["0 é", "1 é"], stream=True, stream_options={"include_usage": True})
+    for i, reply in enumerate(replies):
+        said = ["".join(c["text"] for e in reply.events for c in e["choices"] if c["index"] == k) for k in (0, 1)]
+        assert said == [f"answer é {i}"] * 2
+    assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
+    assert both.events[-1]["usage"]["prompt_tokens"] == 8
+
+
+async def test_a_client_that_leaves_frees_its_place() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as served, app_for(served.port) as sidecar:
+        calls = [sidecar.start("POST", "/v1/completions", {"prompt": "q", "stream": True}) for _ in range(3)]
+        await running_on(served, 3)
+        calls[1].disconnect()
+        await running_on(served, 2)
+        gate.open()
+        for call in (calls[0], calls[2]):
+            await call.task
+            assert text(call.reply) == "abc"
+        await calls[1].task
+
+
+async def test_a_worker_that_restarts_between_requests() -> None:
+    async with AsyncExitStack() as first:
+        served = await first.enter_async_context(worker({"tiny": FakeRunner({"q": b"first"})}))
+        async with app_for(served.port) as sidecar:
+            assert text(await ask(sidecar, "q")) == "first"
+            await first.aclose()
+            async with worker({"tiny": FakeRunner({"q": b"second"})}, port=served.port), asyncio.timeout(30):
+                while (reply := await ask(sidecar, "q")).status != 200:
+                    assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
+                    await asyncio.sleep(0.05)
+                assert text(reply) == "second"
+
+
+async def test_a_worker_that_drains_finishes_what_it_has() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as served, app_for(served.port) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "q", "stream": True})
+        await running_on(served, 1)
+        served.servicer.drain()
+        late = await ask(sidecar, "q")
+        assert (late.status, late.error["code"], late.headers["retry-after"]) == (503, "draining", "1")
+        gate.open()
+        await call.task
+        async with asyncio.timeout(PATIENCE):
+            await served.servicer.quiet()
+    assert text(call.reply) == "abc"
+
+
+# ---- Before a fake
+
+
+async def test_the_backend_goes_while_streams_run() -> None:
+    async with AsyncExitStack() as first:
+        port = await first.enter_async_context(serving(fake := FakeWorker(stream=hangs_midway, step_batches=True)))
+        async with app_for(port) as sidecar:
+            midway = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
+            await midway.until(b"one")
+            whole = sidecar.start("POST", "/v1/completions", {"prompt": ["x"] * 20, "stream": True})
+            for _ in range(17):
+                await asyncio.wait_for(fake.arrived.get(), 10)
+            await first.aclose()
+            await asyncio.wait_for(midway.task, 10)
+            await asyncio.wait_for(whole.task, 10)
+            assert midway.reply.events[-1]["error"]["code"] == "backend_unavailable"
+            assert b"backend_unavailable" in whole.reply.body
+            # Another kind of worker takes its place.
+            async with serving(FakeWorker(step_batches=False), port), asyncio.timeout(30):
+                while (reply := await ask(sidecar, "a b")).status != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+                assert text(reply) == "ab"
+
+
+async def test_a_request_that_is_too_large_to_share_has_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with worker({"tiny": FakeRunner(n_ctx=5000, n_cells=9000)}) as served, app_for(served.port) as sidecar:
+        monkeypatch.setattr(backend, "MAX_SHARED_BYTES", 500)
+        replies = await asyncio.gather(ask(sidecar, "x" * 1000), ask(sidecar, "x"))
+    assert [text(reply) for reply in replies] == ["ok", "ok"]
+
+
+async def test_a_slow_client_holds_up_nobody() -> None:
+    """Its answer gathers in its mailbox while the others get theirs."""
+
+    async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for _ in range(2000 if sent(request)["prompt"] == [b"slow"] else 20):
+            yield token("x")
+            await asyncio.sleep(0)
+        yield last()
+
+    async with running(FakeWorker(stream=stream, step_batches=True)) as sidecar:
+        slow = sidecar.start("POST", "/v1/completions", {"prompt": "slow", "stream": True})
+        async with slow._grew:  # its `send` waits
+            for _ in range(5):
+                assert text(await ask(sidecar, "fast")) == "x" * 20
+        await asyncio.wait_for(slow.task, 30)
+        assert text(slow.reply) == "x" * 2000
+
+
+async def test_a_stopped_backend_and_the_time_limit() -> None:
+    fake = FakeWorker(hangs, hangs_midway, step_batches=True)
+    async with running(fake, request_timeout=0.2) as sidecar:
+        reply = await ask(sidecar, "x")
+        assert reply.events[-1]["error"]["code"] == "timeout"
+        await asyncio.wait_for(fake.cancelled.get(), 10)
+    [request] = fake.requests
+    assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 200_000

@@ -25,7 +25,7 @@ QUOTA_PART = 0.75
 """Of the processors: 1.5 of two."""
 HOG_LIMIT_S = 600.0
 """A hog ends by itself after that, whatever happens."""
-SETTLE_S = 2.0
+SETTLE_S = 1.5
 """Of load under the same conditions before it is measured."""
 PHASE_S = 5.0
 BIN_S = 0.25

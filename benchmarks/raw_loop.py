@@ -85,7 +85,7 @@ class Loop:
         llama.llama_free(self._ctx)
 
     def clear(self) -> None:
-        llama.llama_memory_clear(self._memory, True)
+        llama.llama_memory_clear(self._memory, False)  # with its data, hundreds of megabytes would be written
 
     def cut(self, sequence: int, length: int) -> None:
         llama.llama_memory_seq_rm(self._memory, sequence, length, -1)

@@ -127,11 +127,12 @@ OTHERS = {
 
 def serving(figures: Part) -> list[str]:
     setup = figures["setup"]
+    rounds = f"{setup['rounds']} rounds ({setup['python_rounds']} of the Python servers)"
     lines = [
         "## Serving",
         "",
         f"{setup['model']}, {setup['threads']} threads, {setup['slots']} slots, {setup['cells']} cells, "
-        f"{setup['new_tokens']} new tokens; medians of {setup['rounds']} rounds. In parentheses the ratio to "
+        f"{setup['new_tokens']} new tokens; medians of {rounds}. In parentheses the ratio to "
         f"{LLAMA_SERVER}, the median of the ratios within each round.",
         "",
         "![throughput](throughput.svg)",

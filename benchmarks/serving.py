@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -11,7 +12,7 @@ from benchmarks.loading import load
 from benchmarks.orders import Answer, Orders
 from benchmarks.raw_loop import Layout
 from benchmarks.stats import interleaved, median, medians, paired_ratios, ratio
-from benchmarks.systems import LLAMA_SERVER, Launcher, Server, completion
+from benchmarks.systems import LLAMA_SERVER, PYTHON, Launcher, Server, completion
 from scripts.errors import Fail
 
 RAW = "raw limit"
@@ -98,7 +99,9 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
     rounds: Rounds = {}
     problems: dict[str, str] = {}
     for number, system in interleaved([*systems, RAW], launcher.settings.rounds):
-        print(f"serving, round {number + 1}: {system}", flush=True)
+        if system in PYTHON and number >= launcher.settings.python_rounds:
+            continue
+        began = time.monotonic()
         workloads = Workloads(launcher, f"round {number}")
         try:
             if system == RAW:
@@ -108,8 +111,9 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
                     found = {name: _timed(server, point) for name, point in workloads.points().items()}
         except Fail as fail:
             problems[system] = str(fail)
-            print(f"  {fail}", flush=True)
+            print(f"serving, round {number + 1}: {system}: {fail}", flush=True)
             continue
+        print(f"serving, round {number + 1}: {system}, {time.monotonic() - began:.0f} s", flush=True)
         for name, each in found.items():
             rounds.setdefault(name, {}).setdefault(system, []).append(each)
     settings = launcher.settings
@@ -121,6 +125,7 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
             "cells": settings.cells,
             "slots": settings.slots,
             "rounds": settings.rounds,
+            "python_rounds": settings.python_rounds,
             "new_tokens": settings.completion_tokens,
         },
         "problems": problems,
@@ -130,6 +135,8 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
 
 
 def _timed(server: Server, point: Callable[[Server], dict[str, float]]) -> dict[str, float]:
+    # Not every server gives up at once what nobody waits for any more.
+    server.wait_until_idle()
     before = server.cpu_seconds()
     found = point(server)
     after = server.cpu_seconds()

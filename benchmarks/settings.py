@@ -12,6 +12,7 @@ class Settings:
     """The same for every system that is compared."""
 
     rounds: int = 3
+    python_rounds: int = 2  # of the peers written in Python, which are slow
     threads: int = usable_cores()
     n_ctx: int = 8192  # tokens that one sequence may have
     cells: int = 24576  # tokens that all sequences and what is cached may have together
@@ -22,28 +23,29 @@ class Settings:
     chunks: tuple[int, ...] = (32, 64, 128, 256, 512)  # tokens of a prompt in one llama_decode
     completion_tokens: int = 48
     long_prompt_tokens: int = 2000
-    point_limit_s: float = 25.0  # no measured point takes longer: what is slow is measured on less work
-    short_s: float = 3.0  # duration of a point that has no given amount of work
+    point_limit_s: float = 16.0  # no measured point takes longer: what is slow is measured on less work
+    short_s: float = 2.0  # duration of a point that has no given amount of work
     neighbour_rounds: int = 2
     neighbour_concurrencies: tuple[int, ...] = (1, 8)
     reaction_s: float = 20.0
     latency_calls: int = 2000
 
     def requests(self, concurrency: int) -> int:
-        """A point's work: some waves, and enough for a percentile where a wave is small."""
-        return max(2 * concurrency, 8 + concurrency)
+        """A point's work: two waves, and enough for a percentile where a wave is small."""
+        return max(2 * concurrency, 6)
 
 
 FULL = Settings()
 QUICK = replace(
     FULL,
     rounds=1,
+    python_rounds=1,
     concurrencies=(1, 8, 32),
     streams=(1, 64),
     batches=(1, 8, 32),
     chunks=(128, 512),
-    point_limit_s=15.0,
-    short_s=1.5,
+    point_limit_s=12.0,
+    short_s=1.0,
     neighbour_rounds=1,
     neighbour_concurrencies=(1,),
     reaction_s=12.0,
@@ -51,6 +53,7 @@ QUICK = replace(
 )
 SMOKE = replace(
     QUICK,
+    threads=1,
     slots=2,
     n_ctx=1024,
     cells=2048,

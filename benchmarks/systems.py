@@ -7,7 +7,7 @@ import json
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,10 @@ MODEL = "bench"
 OURS, LLAMA_SERVER = "anyserve", "llama-server"
 LLAMA_CPP_SERVER, EXAMPLE_SERVER = "llama_cpp.server", "examples/server"
 SYSTEMS = (OURS, LLAMA_SERVER, LLAMA_CPP_SERVER, EXAMPLE_SERVER)
+PYTHON = (LLAMA_CPP_SERVER, EXAMPLE_SERVER)
 START_S = 120.0
+IDLE_LIMIT_S, IDLE_LOOK_S, IDLE_SHARE = 20.0, 0.2, 0.2
+"""A server is idle when it takes less than this share of a processor for as long as one looks."""
 
 
 @dataclass
@@ -37,13 +40,20 @@ class Server:
     def cpu_seconds(self) -> dict[str, float]:
         return {name: process.cpu_seconds() for name, process in self.processes.items()}
 
-
-Start = Callable[[str, int, Path], dict[str, Process]]
+    def wait_until_idle(self) -> None:
+        """Or until IDLE_LIMIT_S have passed."""
+        deadline = time.monotonic() + IDLE_LIMIT_S
+        taken = sum(self.cpu_seconds().values())
+        while time.monotonic() < deadline:
+            time.sleep(IDLE_LOOK_S)
+            before, taken = taken, sum(self.cpu_seconds().values())
+            if taken - before < IDLE_SHARE * IDLE_LOOK_S:
+                return
 
 
 @dataclass
 class Launcher:
-    """`threads` None: as each system decides by itself. `cgroup`: the folder of a group for all that is started."""
+    """Starts systems. `cgroup`: the folder of a group for all that is started."""
 
     settings: Settings
     model: Path
@@ -73,7 +83,6 @@ class Launcher:
         if system == OURS:
             command = [sys.executable, "-m", "anyserve_worker", "--model", f"{MODEL}={model}", "--port", "0"]
             command += ["--n-ctx", str(s.n_ctx), "--kv-cells", str(s.cells), "--parallel", str(s.slots)]
-            # What started it is what is compared, so each one is told the same; only `auto` leaves it to the worker.
             command += ["--threads", str(threads)] if threads else []
             started["worker"] = Process(command, cgroup=self.cgroup)
             worker_port = started["worker"].wait_for(r"listening on 127\.0\.0\.1:(\d+)", START_S)[1]

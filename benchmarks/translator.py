@@ -22,7 +22,7 @@ WAYS = (STREAM_EACH, STEP_BATCHES, BARE)
 START_S = 60.0
 STEP_MS = {1: 5.0, 16: 10.0, 64: 20.0, 256: 50.0}
 """Paced: each stream gets a token every so many milliseconds, all of them at once, as from an engine's step."""
-FULL_SPEED = 20_000
+FULL_SPEED = 15_000
 """Tokens of a saturated point, for each second that it should take at least."""
 UNARY_CLIENTS = 16
 STARTS = 3
@@ -142,12 +142,12 @@ def latency(server: Sidecar, calls: int) -> Figures:
     return found
 
 
-def memory(server: Sidecar, count: int) -> Figures:
+def memory(server: Sidecar, count: int, seconds: float) -> Figures:
     """Of a server that has answered once; then with `count` streams open that get a token now and then."""
     at_rest = server.process.resident_bytes()
-    orders = _orders(server, _body(8, 250.0, stream=True), count, count, START_S)
+    orders = _orders(server, _body(4, seconds / 4 * 1e3, stream=True), count, count, START_S)
     job = loading.start(orders)
-    time.sleep(1.5)
+    time.sleep(seconds * 0.7)
     open_streams = server.process.resident_bytes()
     loading.answers(job, orders)
     return {"at_rest_mib": at_rest / 2**20, "kib_per_stream": (open_streams - at_rest) / 2**10 / count}
@@ -185,7 +185,7 @@ def _round(way: str, settings: Settings) -> dict[str, Figures]:
                 starts.append(seconds)
         with sidecar(way, grpc_port) as (server, seconds):
             found["start"] = {"first_answer_s": percentile([*starts, seconds], 50)}
-            found["memory"] = memory(server, max(settings.streams))
+            found["memory"] = memory(server, max(settings.streams), settings.short_s * 1.5)
             for count in settings.streams:
                 step_ms = STEP_MS.get(count, 20.0)
                 tokens = max(2, round(settings.short_s * 1e3 / step_ms))

@@ -46,6 +46,7 @@ class Runner(Memory, Protocol):
     n_batch: int
     n_cells: int
     n_sequences: int
+    mixes: bool
 
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]: ...
@@ -69,7 +70,7 @@ class Engine:
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
         self._cache = KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache)
-        self._scheduler = Scheduler(self._cache, options.parallel, runner.n_batch, options.prefill_chunk)
+        self._scheduler = Scheduler(self._cache, options.parallel, runner.n_batch, options.prefill_chunk, runner.mixes)
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation, Delta | WorkerError]] = []
         self._live: set[Generation] = set()

@@ -36,9 +36,9 @@ class Memory(Protocol):
         """Forgets all but the first `n` tokens. False if this memory can only forget all of them, and did."""
 
 
-MIN_PATIENCE, FIRST_PATIENCE, MAX_PATIENCE = 32.0, 1000.0, 2.0**30
-"""Generated tokens, of all sequences together, that an unused cached prefix outlives. The first is about what its
-computation costs, in passing over its cells, with a small model on a CPU."""
+MIN_PATIENCE, FIRST_PATIENCE, MAX_PATIENCE = 32.0, 200.0, 2.0**30
+"""Generated tokens, of all sequences together, that an unused cached prefix outlives. With a small model on a CPU, to
+have passed over a prefix's cells costs as much as to compute it after about 1,000."""
 NOT_REGRETTED, REGRETTED = 0.9, 2.0
 """What an eviction does to the patience."""
 REGRET = 16

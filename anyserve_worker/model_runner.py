@@ -176,6 +176,9 @@ class ModelRunner:
         if self.n_ctx > model.n_ctx_train:
             log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
         self.n_batch = options.n_batch
+        # On a CPU, attention of 64 rows and more is computed in tiles, and a tile passes over every cell that any of
+        # its rows sees: in one step with others, a prompt would be computed against the cells of all sequences.
+        self.mixes = llama.llama_supports_gpu_offload()
         self.n_sequences = min(options.parallel + options.cached_sequences, llama.llama_max_parallel_sequences())
         params = llama.llama_context_default_params()
         params.n_ctx = max(options.kv_cells, self.n_ctx)

@@ -2,7 +2,8 @@
 
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
 with chunks of prompts, in the order of arrival. While anybody decodes, prompts get at most `prefill_chunk` tokens a
-step, so that a long prompt never stalls a stream.
+step, so that a long prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of
+their own, one after each step of decoding.
 
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
 once. When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed
@@ -19,6 +20,8 @@ from anyserve_worker.sequence import NO_SEQ_ID, Sequence
 
 MIN_SHARED_PREFIX = 16
 """Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
+WORTH_A_STEP = 32
+"""Tokens. A step of so many prompt tokens is computed about as fast, token by token, as a larger one."""
 LOOK_AHEAD = 16
 """Waiting sequences that are looked at in a step beyond those that can start."""
 
@@ -45,10 +48,13 @@ class Scheduler:
     """Most tokens in one step."""
     prefill_chunk: int
     """Most prompt tokens in a step in which somebody decodes."""
+    mixes: bool = True
+    """Prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     n_preempted: int = 0
+    _prompts_next: bool = field(init=False, default=False)
     _holds_back: bool = field(init=False, default=False)
     """Until a step is computed, nobody is admitted: who just gave way would come back, and nothing would be gained."""
 
@@ -63,16 +69,27 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The next step. Empty if there is nothing to do."""
-        chunks = list(self._decodes())
-        budget = self.batch_tokens - len(chunks)
-        if chunks:
+        if self.mixes:
+            decodes = list(self._decodes())
+            return decodes + self._prompts(self.batch_tokens - len(decodes))
+        chunks = self._prompts(self.batch_tokens) if self._prompts_next else []
+        self._prompts_next = not chunks
+        return chunks or list(self._decodes()) or self._prompts(self.batch_tokens)
+
+    def _prompts(self, budget: int) -> list[Chunk]:
+        """Chunks of prompts, of at most `budget` tokens."""
+        if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
+        most = budget
+        chunks: list[Chunk] = []
         prefilling = self._prefilling()
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
         while budget > 0 and (sequence := next(prefilling, None)):
             chunk = Chunk(sequence, sequence.n_computed, min(budget, sequence.n_remaining))
             budget -= chunk.count
             chunks.append(chunk)
+            if not self.mixes and most - budget >= WORTH_A_STEP:
+                break
         return chunks
 
     def commit(self, chunks: list[Chunk]) -> None:
@@ -106,7 +123,7 @@ class Scheduler:
 
     def _decodes(self) -> Iterator[Chunk]:
         for sequence in list(self.running):
-            if sequence.n_remaining == 1 and sequence.n_generated and self._grow(sequence):
+            if _decodes(sequence) and self._grow(sequence):
                 yield Chunk(sequence, sequence.n_computed, 1)
 
     def _grow(self, sequence: Sequence) -> bool:
@@ -120,7 +137,7 @@ class Scheduler:
     def _prefilling(self) -> Iterator[Sequence]:
         """Running sequences with a prompt to compute, then waiting ones as they are admitted."""
         for sequence in list(self.running):
-            if sequence.n_remaining > 1 or not sequence.n_generated:
+            if not _decodes(sequence):
                 yield sequence
         if not self._holds_back or not self.running:
             yield from self._admit()
@@ -158,3 +175,7 @@ class Scheduler:
         self.running.remove(sequence)
         self.cache.release(sequence.seq_id)
         sequence.seq_id, sequence.n_computed = NO_SEQ_ID, 0
+
+
+def _decodes(sequence: Sequence) -> bool:
+    return sequence.n_remaining == 1 and sequence.n_generated > 0

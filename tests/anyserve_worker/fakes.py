@@ -158,6 +158,8 @@ class FakeSampler:
 class FakeRunner:
     """Answers each prompt with what the script says, byte by byte, and then the end; `ok` if the script lacks it."""
 
+    mixes = True
+
     def __init__(
         self,
         script: dict[str, bytes] | None = None,

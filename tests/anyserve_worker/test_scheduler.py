@@ -38,10 +38,11 @@ class Steps:
         prefill_chunk: int = 64,
         n_cached: int = 8,
         memory: FakeMemory | None = None,
+        mixes: bool = True,
     ) -> None:
         self.memory = memory or FakeMemory(n_cells)
         self.cache = KVCache(self.memory, n_cells, max_running + n_cached)
-        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk)
+        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk, mixes)
         self.finished: list[Sequence] = []
         self.failed: list[Sequence] = []
 
@@ -98,8 +99,11 @@ class Steps:
         assert sum(chunk.count for chunk in chunks) <= scheduler.batch_tokens
         assert bool(chunks) or not scheduler.running
         decodes = [s for s in scheduler.running if s in decoding]
-        assert sequences[: len(decodes)] == decodes, "everybody who decodes does, and comes first"
-        if decodes:
+        prompts_only = not scheduler.mixes and not decoding.intersection(sequences)
+        assert prompts_only or sequences[: len(decodes)] == decodes, "everybody who decodes does, and comes first"
+        if prompts_only:
+            assert not decodes or sum(chunk.count for chunk in chunks) <= scheduler.prefill_chunk
+        elif decodes:
             assert sum(chunk.count for chunk in chunks[len(decodes) :]) <= scheduler.prefill_chunk
         for chunk in chunks:
             assert chunk.sequence in scheduler.running
@@ -494,6 +498,7 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
         batch_tokens=data.draw(st.integers(max_running, 24), "batch"),
         prefill_chunk=data.draw(st.integers(1, 24), "chunk"),
         n_cached=data.draw(st.integers(0, 4), "cached"),
+        mixes=data.draw(st.booleans(), "mixes"),
         memory=FakeMemory(
             # Of "small" the books do not know.
             40 if kind == "small" else n_cells,
@@ -530,3 +535,26 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
     s.cache.evict_all()
     assert s.cache.n_free_cells == n_cells
     assert not s.memory.sequences
+
+
+# ---- Steps that do not mix
+
+
+def test_prompts_and_decoding_take_turns() -> None:
+    s = Steps(prefill_chunk=40, mixes=False)
+    s.add(sequence(unlike(1, 10), n_new=9), sequence(unlike(2, 10), n_new=9))
+    assert s.steps(2) == [[10, 10], [1, 1]]
+    s.add(sequence(unlike(3, 90), n_new=2))
+    assert s.steps(7) == [[40], [1, 1], [40], [1, 1], [10], [1, 1, 1], [1, 1]]
+
+
+def test_alone_a_prompt_needs_no_turns() -> None:
+    s = Steps(prefill_chunk=10, batch_tokens=64, mixes=False)
+    s.add(sequence(unlike(1, 100), n_new=2))
+    assert s.steps(3) == [[64], [36], [1]]
+
+
+def test_short_prompts_share_a_step_until_it_is_worth_it() -> None:
+    s = Steps(batch_tokens=200, mixes=False)
+    s.add(*(sequence(unlike(i, 20), n_new=1) for i in range(1, 4)))
+    assert s.steps(2) == [[20, 20], [20]]

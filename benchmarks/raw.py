@@ -25,7 +25,6 @@ def loop(settings: Settings, model: Path, **orders: Any) -> list[dict[str, Any]]
 
 
 def measure(settings: Settings, model: Path) -> dict[str, Any]:
-    steps, seconds = settings.completion_tokens, settings.short_s / 4
     rounds = []
     for number in range(settings.rounds):
         print(f"raw limit, round {number + 1}", flush=True)
@@ -35,26 +34,25 @@ def measure(settings: Settings, model: Path) -> dict[str, Any]:
             batches=settings.batches,
             chunks=settings.chunks,
             context=CONTEXT,
-            steps=steps,
-            seconds=seconds,
+            long_batches=settings.long_batches,
+            long_chunks=settings.long_chunks,
+            long_context=settings.long_prompt_tokens,
+            steps=settings.completion_tokens,
+            seconds=settings.short_s / 4,
         )
         rounds.append(figures)
-    return {"context": CONTEXT, "steps": steps, "threads": settings.threads, **summary(rounds)}
+    return {"steps": settings.completion_tokens, "threads": settings.threads, **summary(rounds)}
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Tokens a second, the median over rounds, by batch or chunk and then by layout. PURE."""
+    """Tokens a second, the median over rounds: for each batch or chunk at each context, by layout. PURE."""
     tables: dict[str, Any] = {"decode": {}, "prompt": {}}
     for table, key in (("decode", "batch"), ("prompt", "chunk")):
-        for each in rounds[0]:
-            if key in each:
-                same = [
-                    other["tokens_per_s"]
-                    for figures in rounds
-                    for other in figures
-                    if other.get(key) == each[key] and other["layout"] == each["layout"]
-                ]
-                tables[table].setdefault(str(each[key]), {})[each["layout"]] = median(same)
+        rates: dict[str, dict[str, list[float]]] = {}
+        for each in (each for figures in rounds for each in figures if key in each):
+            point = rates.setdefault(f"{each[key]} at {each['context']}", {})
+            point.setdefault(each["layout"], []).append(each["tokens_per_s"])
+        tables[table] = {point: {layout: median(same) for layout, same in by.items()} for point, by in rates.items()}
     return tables
 
 

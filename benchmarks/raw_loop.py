@@ -39,6 +39,10 @@ class Layout:
 LAYOUTS = tuple(Layout(unified, flash) for unified in (True, False) for flash in (True, False))
 
 
+class NoRoom(Exception):
+    """The sequence is longer than its part of the context."""
+
+
 class Model:
     def __init__(self, path: str) -> None:
         # Kept: the library calls it as long as it is loaded.
@@ -87,6 +91,11 @@ class Loop:
     def clear(self) -> None:
         llama.llama_memory_clear(self._memory, False)  # with its data, hundreds of megabytes would be written
 
+    def share(self, sequences: int) -> None:
+        """The others go on from what the first one has read."""
+        for other in range(1, sequences):
+            llama.llama_memory_seq_cp(self._memory, 0, other, -1, -1)
+
     def cut(self, sequence: int, length: int) -> None:
         llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
 
@@ -98,7 +107,7 @@ class Loop:
             batch.seq_id[row][0], batch.logits[row] = sequence, sampled
         batch.n_tokens = len(rows)
         if llama.llama_decode(self._ctx, batch) != 0:
-            sys.exit("llama_decode failed")
+            raise NoRoom
         return [
             llama.llama_sampler_sample(self._greedy, self._ctx, row)
             for row, (*_, sampled) in enumerate(rows)
@@ -115,10 +124,8 @@ class Loop:
         return [token for begin in range(0, len(rows), N_BATCH) for token in self.run(rows[begin : begin + N_BATCH])]
 
 
-def decode_rate(loop: Loop, model: Model, batch: int, context: int, steps: int, seconds: float) -> float:
-    """Tokens a second with `batch` sequences, whose context grows from `context` by `steps` tokens, over and over."""
-    loop.clear()
-    loop.read([model.arbitrary(context)] * batch)
+def decode_rate(loop: Loop, batch: int, context: int, steps: int, seconds: float) -> float:
+    """Tokens a second of `batch` sequences whose context has been read and grows by `steps` tokens, over and over."""
     spent, computed = 0.0, 0
     while spent < seconds:
         for sequence in range(batch):
@@ -134,13 +141,13 @@ def decode_rate(loop: Loop, model: Model, batch: int, context: int, steps: int, 
     return computed / spent
 
 
-def prompt_rate(loop: Loop, model: Model, chunk: int, seconds: float) -> float:
-    """Tokens a second of prompts of one chunk."""
-    prompt = model.arbitrary(chunk)
+def prompt_rate(loop: Loop, model: Model, chunk: int, context: int, seconds: float) -> float:
+    """Tokens a second of a chunk of a prompt, of which `context` tokens have been read before."""
+    rows = [(token, context + i, 0, i == chunk - 1) for i, token in enumerate(model.arbitrary(chunk))]
     computed, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
-        loop.clear()
-        loop.read([prompt])
+        loop.cut(0, context)
+        loop.run(rows)
         computed += chunk
     return computed / (time.perf_counter() - began)
 
@@ -169,24 +176,52 @@ def figures(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
         if orders.get("layouts") and layout.name not in orders["layouts"]:
             continue
         loop = Loop(model, layout, **size)
-        prompt_rate(loop, model, 32, 0.1)  # warm
-        for batch in orders.get("batches", ()):
-            rate = decode_rate(loop, model, batch, orders["context"], orders["steps"], orders["seconds"])
-            yield {"layout": layout.name, "batch": batch, "tokens_per_s": rate}
-        # Split cells give one sequence a part of the context only, and a single prompt needs no pool.
-        for chunk in orders.get("chunks", ()) if layout.unified else ():
-            yield {
-                "layout": layout.name,
-                "chunk": chunk,
-                "tokens_per_s": prompt_rate(loop, model, chunk, orders["seconds"]),
-            }
+        prompt_rate(loop, model, 32, 0, 0.1)  # warm
+        for each in _rates(loop, model, orders):
+            yield {"layout": layout.name, **each}
+        # Split cells give each sequence only its part of the context, so a long one needs the pool.
+        if layout.unified:
+            for each in _rates_after_long_prompt(loop, model, orders):
+                yield {"layout": layout.name, **each}
         for work in orders.get("work", ()):
-            if work.get("layout", layout.name) == layout.name:
-                prompts = [model.tokens(prompt) for prompt in work["prompts"]]
-                lockstep(loop, prompts[: work["concurrency"]], work["concurrency"], 4)  # warm, as the servers are
-                done = lockstep(loop, prompts, work["concurrency"], work["new_tokens"])
-                yield {"layout": layout.name, "concurrency": work["concurrency"], **done}
+            prompts = [model.tokens(prompt) for prompt in work["prompts"]]
+            lockstep(loop, prompts[: work["concurrency"]], work["concurrency"], 4)  # warm, as the servers are
+            done = lockstep(loop, prompts, work["concurrency"], work["new_tokens"])
+            yield {"layout": layout.name, "concurrency": work["concurrency"], **done}
         loop.free()
+
+
+def _rates(loop: Loop, model: Model, orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for batch in orders.get("batches", ()):
+        loop.clear()
+        loop.read([model.arbitrary(orders["context"])] * batch)
+        rate = decode_rate(loop, batch, orders["context"], orders["steps"], orders["seconds"])
+        yield {"batch": batch, "context": orders["context"], "tokens_per_s": rate}
+    loop.clear()
+    for chunk in orders.get("chunks", ()):
+        try:
+            yield {"chunk": chunk, "context": 0, "tokens_per_s": prompt_rate(loop, model, chunk, 0, orders["seconds"])}
+        except NoRoom:
+            return
+
+
+def _rates_after_long_prompt(loop: Loop, model: Model, orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """It is read once; sequences that go on together share it."""
+    context = orders.get("long_context", 0)
+    if not context:
+        return
+    loop.clear()
+    loop.read([model.arbitrary(context)])
+    for chunk in orders["long_chunks"]:
+        rate = prompt_rate(loop, model, chunk, context, orders["seconds"])
+        yield {"chunk": chunk, "context": context, "tokens_per_s": rate}
+    loop.cut(0, context)
+    for batch in orders["long_batches"]:
+        loop.share(batch)
+        rate = decode_rate(loop, batch, context, orders["steps"], orders["seconds"])
+        yield {"batch": batch, "context": context, "tokens_per_s": rate}
+        for sequence in range(batch):
+            loop.cut(sequence, context)
 
 
 if __name__ == "__main__":

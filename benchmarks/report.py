@@ -92,20 +92,21 @@ def raw(figures: Part) -> list[str]:
     lines = [
         "## Raw limit",
         "",
-        f"Tokens a second of llama_decode in a bare loop, {figures['threads']} threads, and the ",
+        f"Tokens a second of llama_decode in a bare loop, {figures['threads']} threads: the best layout of the cells, "
+        f"then each. First {figures['steps']} steps of so many sequences from a context of so many tokens; with a long",
+        "context they share it. Then a chunk of a prompt, after so many tokens that were read before.",
     ]
-    lines[-1] += f"layout that is best. Decoding from {figures['context']} tokens of context, {figures['steps']} steps."
-    layouts = list(next(iter(figures["decode"].values())))
-    rows = []
-    for batch, by_layout in figures["decode"].items():
-        name, rate = best(by_layout)
-        rows.append([batch, number(rate), name, *(number(by_layout[layout]) for layout in layouts)])
-    lines += ["", *table(["batch", "tokens/s", "best", *layouts], rows), ""]
-    chunks = [[chunk, number(best(by)[1]), best(by)[0]] for chunk, by in figures["prompt"].items()]
-    return lines + table(["prompt of", "tokens/s", "best"], chunks)
+    for title, key in (("sequences", "decode"), ("prompt tokens", "prompt")):
+        layouts = list(dict.fromkeys(layout for by in figures[key].values() for layout in by))
+        rows = [
+            [point, number(best(by)[1]), best(by)[0], *(number(by.get(layout)) for layout in layouts)]
+            for point, by in figures[key].items()
+        ]
+        lines += ["", *table([title, "tokens/s", "best", *layouts], rows)]
+    return lines
 
 
-# Column, figure, whether more is better.
+# Column: figure.
 SERVING = {
     "tokens/s": "tokens_per_s",
     "first token p50 ms": "ttft_p50_ms",

@@ -21,6 +21,8 @@ class Settings:
     streams: tuple[int, ...] = (1, 16, 64, 256)  # of the translator
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the raw limit
     chunks: tuple[int, ...] = (32, 64, 128, 256, 512)  # tokens of a prompt in one llama_decode
+    long_batches: tuple[int, ...] = (1, 8)  # both also after a long prompt
+    long_chunks: tuple[int, ...] = (16, 128, 512)
     completion_tokens: int = 48
     long_prompt_tokens: int = 2000
     point_limit_s: float = 16.0  # no measured point takes longer: what is slow is measured on less work
@@ -61,6 +63,8 @@ SMOKE = replace(
     streams=(1, 4),
     batches=(1, 2),
     chunks=(32,),
+    long_batches=(1,),
+    long_chunks=(16,),
     completion_tokens=4,
     long_prompt_tokens=200,
     point_limit_s=10.0,

@@ -105,6 +105,8 @@ class Process:
             self.popen.wait(grace_s)
         _signal_group(self.popen.pid, signal.SIGKILL)
         self.popen.wait()
+        if self.popen.stdout:
+            self.popen.stdout.close()
         self._log.close()
 
 

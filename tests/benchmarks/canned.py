@@ -1,0 +1,107 @@
+"""Results as a run writes them, small enough to be read."""
+
+from typing import Any
+
+from benchmarks import neighbour, raw, serving, translator
+from benchmarks.systems import LLAMA_SERVER, OURS
+
+STAMP: dict[str, Any] = {
+    "date": "2026-01-02 03:04 UTC",
+    "commit": "0123456789ab",
+    "cpu": "A Processor",
+    "cores": 2,
+    "memory_gib": 8.0,
+    "kernel": "Linux 6",
+    "python": "3.11.7",
+    "packages": {"grpcio": "1.80.0"},
+    "load_before": 0.1,
+    "seconds": 60,
+}
+
+
+def point(tokens_per_s: float, **more: float) -> dict[str, float]:
+    latencies = {"ttft_p50_ms": 10.0, "ttft_p95_ms": 20.0, "gap_p50_ms": 1.0, "gap_p99_ms": 2.0}
+    return {"tokens_per_s": tokens_per_s, **latencies, "errors": 0.0, "cut": 0.0, **more}
+
+
+def serving_part() -> dict[str, Any]:
+    rounds: serving.Rounds = {
+        "short, 1": {
+            OURS: [point(110, cpu_s_worker=1.5, cpu_s_sidecar=0.25), point(230)],
+            LLAMA_SERVER: [point(100, cpu_s_server=1.0), point(200)],
+            serving.RAW: [point(125), point(250)],
+        },
+        "short, 8": {OURS: [point(300)], LLAMA_SERVER: [point(200, cut=3)], serving.RAW: [point(400)]},
+        "n=8": {OURS: [point(100, choices=8)], LLAMA_SERVER: [point(10, choices=1)]},
+        "long arrival": {OURS: [{"gap_p50_ms": 10.0, "gap_p99_ms": 50.0, "ttft_ms": 900.0, "errors": 0.0}]},
+        "shared prefix": {OURS: [point(50, cold_ttft_ms=2000, warm_ttft_ms=40, warm_of_cold=0.02)]},
+    }
+    setup = {
+        "model": "m.gguf",
+        "threads": 2,
+        "context": 512,
+        "cells": 1024,
+        "slots": 4,
+        "rounds": 2,
+        "python_rounds": 1,
+    }
+    return {
+        "setup": {**setup, "new_tokens": 48},
+        "problems": {"examples/server": "it ended\nwith more lines"},
+        "rounds": rounds,
+        "workloads": serving.summary(rounds),
+    }
+
+
+def raw_part() -> dict[str, Any]:
+    def rate(layout: str, value: float, **more: int) -> dict[str, Any]:
+        return {"layout": layout, "tokens_per_s": value, **more}
+
+    rounds = [
+        [rate("a", 100 + n, batch=1, context=75), rate("b", 90, batch=1, context=75), rate("a", 9, chunk=32, context=0)]
+        for n in (0, 2, 7)
+    ]
+    return {"steps": 48, "threads": 2, **raw.summary(rounds)}
+
+
+def translator_part() -> dict[str, Any]:
+    def streams(rate: float) -> dict[str, Any]:
+        figures = {"tokens_per_cpu_s": rate, "tokens_per_s": 10.0, "chunks_per_token": 1.0, "cpu_us_per_chunk": 5.0}
+        return {"median": figures, "to_bare": {"tokens_per_cpu_s": rate / 200}}
+
+    return {
+        "points": {
+            "start": {way: {"median": {"first_answer_s": 0.5}, "to_bare": {}} for way in translator.WAYS},
+            "paced, 64": {way: streams(100.0) for way in translator.WAYS},
+            "saturated, 64": {way: streams(50.0) for way in translator.WAYS},
+        }
+    }
+
+
+def neighbour_part() -> dict[str, Any]:
+    rounds = {
+        f"{condition}, 1": {
+            neighbour.AUTO: [point(90), point(190)],
+            f"{OURS}, 1": [point(100), point(200)],
+            f"{OURS}, 2": [point(50), point(60)],
+            f"{LLAMA_SERVER}, 1": [point(45), point(95)],
+        }
+        for condition in (neighbour.QUIET, neighbour.QUOTA)
+    }
+    return {
+        "setup": {"processors": 2, "quota": 1.5, "how": "a control group"},
+        "problems": {},
+        "rounds": rounds,
+        "points": neighbour.summary(rounds),
+        "reaction": {"1": {"bin_s": 0.25, "rates": [1.0], "changes": [5.0], "seconds": [0.5, None]}},
+    }
+
+
+def results() -> dict[str, Any]:
+    parts = {
+        "raw": raw_part(),
+        "serving": serving_part(),
+        "translator": translator_part(),
+        "neighbour": neighbour_part(),
+    }
+    return {name: {"stamp": STAMP, "figures": figures} for name, figures in parts.items()}

@@ -1,0 +1,107 @@
+import json
+import math
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+
+from benchmarks import plots, report, serving
+from benchmarks.systems import OURS
+from tests.benchmarks import canned
+
+PAGE = report.markdown(canned.results())
+
+
+def row(page: str, begin: str) -> list[str]:
+    line = next(line for line in page.splitlines() if line.startswith(f"| {begin} |"))
+    return [cell.strip() for cell in line.strip("|").split("|")]
+
+
+def test_every_table_has_its_columns() -> None:
+    tables = [line for line in PAGE.splitlines() if line.startswith("|")]
+    width = 0
+    for before, line in zip(["", *tables], tables, strict=False):
+        cells = line.count("|")
+        if line.startswith("|---"):
+            assert cells == before.count("|")
+            width = cells
+        elif width and not before.startswith("|---"):
+            width = cells if cells != width and line not in before else width
+    assert len(tables) > 20
+
+
+def test_ratios_stand_beside_figures() -> None:
+    cells = row(PAGE.partition("1 client\n")[2], OURS)
+    # 170 is the median of 110 and 230, the ratios are 1.1 and 1.15, of the raw limit 88 % and 92 %.
+    assert cells[1] == "170 (1.12)"
+    assert "90 %" in cells
+    assert "worker 1.50, sidecar 0.250" in cells
+
+
+def test_what_went_wrong_is_said() -> None:
+    assert "examples/server could not be measured: it ended\n" in PAGE
+    assert "3.00 cut" in PAGE
+    assert "1.00 choice(s)" in PAGE
+
+
+def test_the_raw_limit_is_the_best_layout() -> None:
+    assert row(PAGE, "1 at 75")[1:] == ["102", "a", "102", "90.0"]
+
+
+def test_auto_is_compared_with_the_best_fixed_count() -> None:
+    cells = row(PAGE, "quiet, 1 client")
+    assert cells[-2:] == [f"{(0.9 + 0.95) / 2:.2f}", "2.00"]
+
+
+def test_each_part_says_where_it_was_measured() -> None:
+    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 4
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(0, "0"), (0.01234, "0.012"), (1.2345, "1.23"), (12.345, "12.3"), (1234.5, "1,234"), (None, "–"), (math.nan, "–")],
+)
+def test_numbers(value: float | None, text: str) -> None:
+    assert report.number(value) == text
+
+
+def test_a_part_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+    for name, part in canned.results().items():
+        report.update(tmp_path, name, part)
+    before = json.loads((tmp_path / "results.json").read_text())
+    anew = {"stamp": {**canned.STAMP, "commit": "ffff"}, "figures": canned.raw_part()}
+    report.update(tmp_path, "raw", anew)
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["raw"]["stamp"]["commit"] == "ffff"
+    assert written["serving"] == before["serving"]
+    page = (tmp_path / "README.md").read_text()
+    assert "commit ffff" in page
+    assert page.count("commit 0123456789ab") == 3
+
+
+def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
+    part = canned.serving_part()
+    part["workloads"]["short, 1"][OURS]["median"]["gap_p99_ms"] = math.nan
+    report.update(tmp_path, "serving", {"stamp": canned.STAMP, "figures": part})
+    written = json.loads((tmp_path / "results.json").read_text())
+    assert written["serving"]["figures"]["workloads"]["short, 1"][OURS]["median"]["gap_p99_ms"] is None
+    # And can be read again.
+    report.update(tmp_path, "raw", {"stamp": canned.STAMP, "figures": canned.raw_part()})
+
+
+def test_lines_of_a_plot() -> None:
+    found = plots.lines(canned.serving_part(), "tokens_per_s", without=[serving.RAW])
+    assert found[OURS] == ([1, 8], [170, 300])
+    assert serving.RAW not in found
+
+
+def test_plots_are_the_same_for_the_same_figures(tmp_path: Path) -> None:
+    drawn = []
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+        plots.serving(canned.serving_part(), tmp_path / name)
+        drawn.append([(tmp_path / name / file).read_bytes() for file in ("throughput.svg", "first-token.svg")])
+    assert drawn[0] == drawn[1]
+    texts = "".join(ElementTree.fromstring(drawn[0][0]).itertext())
+    assert OURS in texts
+    assert serving.RAW in texts

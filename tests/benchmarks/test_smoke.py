@@ -1,0 +1,98 @@
+"""The whole harness with our own pair, for seconds. What is written has its shape; how fast it was is not asked."""
+
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
+from benchmarks.serving import RAW
+from benchmarks.systems import OURS
+from benchmarks.translator import STEP_BATCHES, WAYS
+
+ROOT = Path(__file__).resolve().parents[2]
+PARTS = ("raw", "serving", "translator", "neighbour")
+LIMIT_S = 600.0
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    folder = tmp_path_factory.mktemp("results")
+    command = [sys.executable, "-m", "benchmarks", "--smoke", "--systems", OURS, "--results", str(folder)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert {path.name for path in folder.iterdir()} == {
+        "README.md",
+        "results.json",
+        "throughput.svg",
+        "first-token.svg",
+    }
+    written: dict[str, Any] = json.loads((folder / "results.json").read_text())
+    return written
+
+
+def figures(results: dict[str, Any], part: str) -> Any:
+    return results[part]["figures"]
+
+
+def test_every_part_has_a_stamp(results: dict[str, Any]) -> None:
+    assert tuple(results) == PARTS
+    for part in results.values():
+        stamp = part["stamp"]
+        assert stamp["cores"] >= 1
+        assert stamp["commit"]
+        assert stamp["packages"]["llama-cpp-python"] != "none"
+
+
+def test_raw(results: dict[str, Any]) -> None:
+    found = figures(results, "raw")
+    assert set(found["decode"]) == {"1 at 75", "2 at 75", "1 at 200"}
+    assert set(found["prompt"]) == {"32 at 0", "16 at 200"}
+    assert all(
+        rate > 0 for table in (found["decode"], found["prompt"]) for by in table.values() for rate in by.values()
+    )
+
+
+def test_serving(results: dict[str, Any]) -> None:
+    found = figures(results, "serving")
+    assert found["problems"] == {}
+    assert set(found["workloads"]) == {"short, 1", "short, 2", "n=8", "long arrival", "shared prefix"}
+    for name, by_system in found["workloads"].items():
+        ours = by_system[OURS]["median"]
+        assert ours["errors"] == 0, name
+        assert {"cpu_s_worker", "cpu_s_sidecar"} <= set(ours)
+    short = found["workloads"]["short, 2"]
+    assert set(short) == {OURS, RAW}
+    assert short[OURS]["median"]["tokens"] == 6 * 4
+    assert short[OURS]["to_raw"]["tokens_per_s"] > 0
+    assert found["workloads"]["n=8"][OURS]["median"]["choices"] == 8
+    assert found["workloads"]["shared prefix"][OURS]["median"]["warm_of_cold"] > 0
+
+
+def test_translator(results: dict[str, Any]) -> None:
+    points = figures(results, "translator")["points"]
+    for name in ("paced, 1", "paced, 4", "saturated, 1", "saturated, 4"):
+        assert set(points[name]) == set(WAYS)
+        for way in WAYS:
+            found = points[name][way]["median"]
+            assert (found["missing"], found["errors"]) == (0, 0), (name, way)
+            assert 0 < found["chunks_per_token"] <= 1
+    assert points["unary"][STEP_BATCHES]["median"]["requests_per_s"] > 0
+    assert points["latency"][STEP_BATCHES]["median"]["direct_p50_ms"] > 0
+    assert points["memory"][STEP_BATCHES]["median"]["at_rest_mib"] > 10
+    assert points["start"][STEP_BATCHES]["median"]["first_answer_s"] > 0
+
+
+def test_neighbour(results: dict[str, Any]) -> None:
+    found = figures(results, "neighbour")
+    assert found["problems"] == {}
+    assert set(found["points"]) == {f"{condition}, 1" for condition in (QUIET, ONE_BUSY, ALL_BUSY, QUOTA)}
+    for point in found["points"].values():
+        assert set(point["median"]) == {AUTO, f"{OURS}, 1"}
+        assert all(each["tokens_per_s"] > 0 for each in point["median"].values())
+        assert math.isfinite(point["auto_of_best"][OURS]["ratio"])
+    assert found["reaction"]["1"]["rates"]

@@ -21,7 +21,7 @@ from openai_server.chat.template import Templates
 from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
-from openai_server.routes import JSON, Routes
+from openai_server.routes import GENERATION, JSON, Endpoint, Routes
 
 log = logging.getLogger(__name__)
 
@@ -94,23 +94,39 @@ class App:
             await send(message)
 
         try:
-            await self._starlette(scope, receive, send_with_id)
+            if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
+                await self._generate(endpoint, scope, receive, send_with_id)
+            else:
+                await self._starlette(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server has waited for this answer long enough.
             if not started:
                 await _respond(ShuttingDown())(scope, receive, send_with_id)
         except Exception:
-            # Starlette has answered already, and raises for the log alone.
             log.exception("%s %s failed (%s)", scope["method"], scope["path"], id)
+            if not started:  # Starlette has answered already, and raises for the log alone
+                await _respond(InternalError())(scope, receive, send_with_id)
+
+    async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
+        """What Starlette's router would do, without the functions that it puts before `send`: 1 µs for each token."""
+        try:
+            response = await self.routes.generate(Request(scope, receive), endpoint)
+            await response(scope, receive, send)
+        except APIError as error:
+            await _told(error)(scope, receive, send)
 
 
 def _respond(error: APIError) -> Response:
     return JSON(error.envelope(), status_code=error.status, headers=error.headers)
 
 
-async def _api_error(_: Request, error: Any) -> Response:
+def _told(error: APIError) -> Response:
     log.debug("%d: %s", error.status, error.message, exc_info=error.__cause__)
     return _respond(error)
+
+
+async def _api_error(_: Request, error: Any) -> Response:
+    return _told(error)
 
 
 async def _router_error(request: Request, error: Any) -> Response:

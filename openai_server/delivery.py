@@ -59,7 +59,10 @@ class EventStream:
         self._events = events
         self._ping_interval = ping_interval
         self._started = False
-        self._sending = asyncio.Lock()
+        self._sending = False
+        """An event is on its way, and the client is slow if it stays so."""
+        self._pinging = asyncio.Lock()
+        """Held while a ping is sent, since `send` is called by one task at a time. Events only look whether it is."""
         self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,10 +75,10 @@ class EventStream:
                 await asyncio.wait({pump, gone}, timeout=self._until_ping(), return_when=asyncio.FIRST_COMPLETED)
                 if pump.done() or gone.done():
                     break
-                if self._sending.locked():  # it is the client that is slow
+                if self._sending:
                     self._last_sent = self._clock()
                 elif self._until_ping() == 0:
-                    await self._send(send, sse.PING)
+                    await self._ping(send)
             if pump.done():
                 await pump
         except asyncio.CancelledError:
@@ -94,7 +97,14 @@ class EventStream:
         try:
             async with aclosing(self._events) as events:
                 async for event in events:
-                    await self._send(send, event)
+                    if self._pinging.locked():
+                        await self._after_ping()
+                    self._sending = True
+                    if not self._started:
+                        await self._start(send)
+                    await send({"type": "http.response.body", "body": event, "more_body": True})
+                    self._sending = False
+                    self._last_sent = self._clock()
         except Exception as error:
             if not self._started:
                 raise
@@ -102,17 +112,24 @@ class EventStream:
                 log.exception("a stream failed")
                 error = InternalError()
             last = sse.failure(error)
+        await self._after_ping()
         await self._end(send, last)
 
-    async def _send(self, send: Send, body: bytes) -> None:
-        async with self._sending:
+    async def _after_ping(self) -> None:
+        async with self._pinging:
+            pass
+
+    async def _ping(self, send: Send) -> None:
+        async with self._pinging:
             if not self._started:
-                self._started = True
-                headers = [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
-                await send({"type": "http.response.start", "status": 200, "headers": headers})
-            await send({"type": "http.response.body", "body": body, "more_body": True})
+                await self._start(send)
+            await send({"type": "http.response.body", "body": sse.PING, "more_body": True})
             self._last_sent = self._clock()
 
+    async def _start(self, send: Send) -> None:
+        self._started = True
+        headers = [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+
     async def _end(self, send: Send, last: bytes) -> None:
-        async with self._sending:
-            await send({"type": "http.response.body", "body": last})
+        await send({"type": "http.response.body", "body": last})

@@ -106,6 +106,13 @@ class Chunks:
         self._tail = b'],"usage":null}' + sse.END if include_usage else b"]}" + sse.END
         self._header = head
         self._include_usage = include_usage
+        self._text_heads: dict[int, bytes] = {}
+        """Up to the text, by choice."""
+        self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
+
+    _text_begin: bytes
+    """Of a choice, from its index to its text; with one %d."""
+    _text_end: bytes
 
     def begin(self, choices: int) -> bytes:
         """What comes before the first delta of `choices` choices."""
@@ -120,17 +127,28 @@ class Chunks:
             return sse.DONE
         return sse.event({**self._header, "choices": [], "usage": usage(used)}) + sse.DONE
 
+    def _text(self, choice: Choice) -> bytes:
+        """The event of a choice that goes on: nearly all are."""
+        head = self._text_heads.get(choice.index)
+        if head is None:
+            head = self._text_heads[choice.index] = self._head + self._text_begin % choice.index
+        return head + orjson.dumps(choice.text) + self._text_tail
+
     def _event(self, choice: bytes) -> bytes:
         return self._head + choice + self._tail
 
 
 class CompletionChunks(Chunks):
     kind = "text_completion"
+    _text_begin = b'{"index":%d,"text":'
+    _text_end = b""
 
     def begin(self, choices: int) -> bytes:
         return b""
 
     def delta(self, choice: Choice) -> bytes:
+        if choice.finish_reason is None:
+            return self._text(choice)
         return self._event(
             b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}'
             % (choice.index, orjson.dumps(choice.text), orjson.dumps(choice.finish_reason))
@@ -141,17 +159,17 @@ class ChatChunks(Chunks):
     """Role, then content, then finish_reason, for each choice."""
 
     kind = "chat.completion.chunk"
+    _text_begin = b'{"index":%d,"delta":{"content":'
+    _text_end = b"}"
 
     def begin(self, choices: int) -> bytes:
         return b"".join(self._event(self._choice(i, b'{"role":"assistant","content":""}')) for i in range(choices))
 
     def delta(self, choice: Choice) -> bytes:
-        events = b""
-        if choice.text:
-            events = self._event(self._choice(choice.index, b'{"content":%b}' % orjson.dumps(choice.text)))
-        if choice.finish_reason is not None:
-            events += self._event(self._choice(choice.index, b"{}", orjson.dumps(choice.finish_reason)))
-        return events
+        event = self._text(choice) if choice.text else b""
+        if choice.finish_reason is None:
+            return event
+        return event + self._event(self._choice(choice.index, b"{}", orjson.dumps(choice.finish_reason)))
 
     @staticmethod
     def _choice(index: int, delta: bytes, finish_reason: bytes = b"null") -> bytes:

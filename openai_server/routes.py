@@ -56,6 +56,10 @@ COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, 
 CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.ChatChunks)
 
 
+GENERATION = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
+"""What nearly all requests are for; by path."""
+
+
 class Routes:
     """`clock` gives Unix seconds. `draining` is set when the server has been told to end."""
 
@@ -95,12 +99,13 @@ class Routes:
     # ---- Generation
 
     async def completions(self, request: Request) -> Response:
-        return await self._generate(request, COMPLETIONS)
+        return await self.generate(request, COMPLETIONS)
 
     async def chat_completions(self, request: Request) -> Response:
-        return await self._generate(request, CHAT)
+        return await self.generate(request, CHAT)
 
-    async def _generate(self, http: Request, endpoint: Endpoint) -> Response:
+    async def generate(self, http: Request, endpoint: Endpoint) -> Response:
+        """Raises APIError, and so may the response."""
         try:
             request = endpoint.parse(await self._body(http))
             _take_model_from_path(request, http.path_params)

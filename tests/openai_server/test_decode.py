@@ -169,9 +169,9 @@ def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
 # ---- Step batches
 
 
-def batch(*outputs: tuple[contract.TensorSpec, list[object]], raw: bool = False) -> ModelInferResponse:
+def batch(*outputs: tuple[contract.TensorSpec, list[object]]) -> ModelInferResponse:
     texts = ((contract.REQUEST, [7, 5]), (contract.ROW_TOKEN, [b"a", b"b"]), (contract.ROW_INDEX, [0, 1]))
-    return message(*texts, *outputs, raw=raw)
+    return message(*texts, *outputs)
 
 
 ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
@@ -182,10 +182,9 @@ ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
 ]
 
 
-@pytest.mark.parametrize("raw", [False, True])
-def test_a_step_batch(raw: bool) -> None:
-    assert list(step_batch(batch(raw=raw))) == [(7, b"a", 0, None), (5, b"b", 1, None)]
-    assert list(step_batch(batch(*ENDS, raw=raw))) == [(7, b"a", 0, None), (5, b"b", 1, End("stop", 2, 1, 4))]
+def test_a_step_batch() -> None:
+    assert list(step_batch(batch())) == [(7, b"a", 0, None), (5, b"b", 1, None)]
+    assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, End("stop", 2, 1, 4))]
 
 
 @pytest.mark.parametrize(
@@ -196,6 +195,7 @@ def test_a_step_batch(raw: bool) -> None:
         batch((contract.ROW_FINISH_REASON, [b"stop"])),
         batch(*ENDS[:3], (contract.ROW_COMPLETION_TOKENS, [1])),
         message((contract.REQUEST, [1, 2]), (contract.ROW_TOKEN, [b"a"]), (contract.ROW_INDEX, [0])),
+        message((contract.REQUEST, [1]), (contract.TensorSpec("token", "INT32", (1,), ""), [1]), (contract.INDEX, [0])),
     ],
 )
 def test_a_step_batch_that_makes_no_sense(response: ModelInferResponse) -> None:

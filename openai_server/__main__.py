@@ -56,6 +56,7 @@ async def serve(config: Config, listener: socket.socket) -> None:
             lifespan="on",
             log_config=None,
             access_log=config.access_log,
+            proxy_headers=config.access_log,  # only the log asks where a request really came from
             server_header=False,
             timeout_graceful_shutdown=config.drain_timeout,
         ),

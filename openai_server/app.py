@@ -6,8 +6,8 @@ import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -45,10 +45,15 @@ class App:
         self.routes = Routes(
             backend,
             self._catalog,
-            Generator(backend, self._catalog, templates, chat_template=config.chat_template),
+            Generator(
+                backend,
+                self._catalog,
+                templates,
+                chat_template=config.chat_template,
+                ping_interval=config.ping_interval,
+            ),
             clock=time.time,
             max_body_bytes=config.max_body_bytes,
-            ping_interval=config.ping_interval,
         )
         self._starlette = Starlette(
             routes=self.routes.table(),
@@ -83,7 +88,7 @@ class App:
             self._running.discard(task)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        id = f"req_{uuid4().hex}"
+        id = f"req_{token_hex(16)}"
         started = False
 
         async def send_with_id(message: Message) -> None:

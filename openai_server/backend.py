@@ -133,7 +133,7 @@ class Backend:
         return await _result(self._stub.ModelInfer(request, timeout=self._timeout))
 
     @asynccontextmanager
-    async def stream(self, requests: Sequence[ModelInferRequest], n: int) -> AsyncIterator[Mailbox]:
+    async def stream(self, requests: Sequence[ModelInferRequest], n: int, patience: float) -> AsyncIterator[Mailbox]:
         """The answers to these requests, each for `n` choices, as they grow. Leaving cancels what still runs."""
         shared = await self._shared_stream()
 
@@ -143,7 +143,7 @@ class Backend:
             task = asyncio.create_task(self._stream_alone(requests[k], n, k, mailbox))
             return task.cancel
 
-        mailbox = Mailbox(len(requests), start)
+        mailbox = Mailbox(len(requests), start, patience=patience)
         try:
             yield mailbox
         finally:

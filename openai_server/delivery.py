@@ -5,10 +5,10 @@ When the client goes, the task that works for it is cancelled, and with it the c
 
 import asyncio
 import logging
-from collections.abc import AsyncGenerator, Coroutine
-from contextlib import aclosing
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, TypeVar
 
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from openai_server import sse
@@ -16,120 +16,79 @@ from openai_server.errors import APIError, InternalError, ShuttingDown
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
+Write = Callable[[bytes], Awaitable[None]]
 
 
 class ClientGone(Exception):
     """Nobody is there to read the answer."""
 
 
-async def _gone(receive: Receive) -> None:
-    """Returns when the client has closed the connection. The body must have been read."""
-    while (await receive())["type"] != "http.disconnect":
-        pass
-
-
-async def _stop(*tasks: asyncio.Task[Any]) -> None:
-    """Cancels, and waits until that is done."""
-    for task in tasks:
-        task.cancel()
-    await asyncio.gather(*tasks, return_exceptions=True)
-
-
 async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`. Raises ClientGone if the client leaves before that."""
-    working = asyncio.create_task(work)
-    gone = asyncio.create_task(_gone(receive))
+    """The result of `work`, which is cancelled if the client leaves before that; then raises ClientGone.
+
+    The body must have been read. This task does the work itself: waiting for another one would make it later.
+    """
+    worker = asyncio.current_task()
+    assert worker is not None
+    gone = False
+
+    async def watch() -> None:
+        nonlocal gone
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        gone = True
+        worker.cancel()
+
+    watcher = asyncio.create_task(watch())
     try:
-        await asyncio.wait({working, gone}, return_when=asyncio.FIRST_COMPLETED)
-        if not working.done():
-            raise ClientGone
-        return working.result()
+        return await work
+    except asyncio.CancelledError:
+        # The server may have cancelled as well, and that counts more.
+        if gone and worker.uncancel() == 0:
+            raise ClientGone from None
+        raise
     finally:
-        await _stop(working, gone)
+        watcher.cancel()
 
 
-class EventStream:
-    """An ASGI response that sends `events` as they come, and a ping whenever `ping_interval` seconds were silent.
+class EventStream(Response):
+    """What `events` writes, as it comes.
 
-    The status is sent with the first of these. A failure before that is raised, so that it gets a status of its own; a
+    The status is sent with the first event. A failure before that is raised, so that it gets a status of its own; a
     later one becomes an event. Cancelling is the server's way to say that it waits no longer.
     """
 
-    def __init__(self, events: AsyncGenerator[bytes, None], *, ping_interval: float) -> None:
+    def __init__(self, events: Callable[[Write], Coroutine[Any, Any, None]]) -> None:
+        super().__init__(headers=sse.HEADERS)
+        del self.headers["content-length"]
         self._events = events
-        self._ping_interval = ping_interval
-        self._started = False
-        self._sending = False
-        """An event is on its way, and the client is slow if it stays so."""
-        self._pinging = asyncio.Lock()
-        """Held while a ping is sent, since `send` is called by one task at a time. Events only look whether it is."""
-        self._last_sent = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        self._clock = asyncio.get_running_loop().time
-        self._last_sent = self._clock()
-        pump = asyncio.create_task(self._pump(send))
-        gone = asyncio.create_task(_gone(receive))
-        try:
-            while True:
-                await asyncio.wait({pump, gone}, timeout=self._until_ping(), return_when=asyncio.FIRST_COMPLETED)
-                if pump.done() or gone.done():
-                    break
-                if self._sending:
-                    self._last_sent = self._clock()
-                elif self._until_ping() == 0:
-                    await self._ping(send)
-            if pump.done():
-                await pump
-        except asyncio.CancelledError:
-            await _stop(pump)
-            if not self._started:
-                raise
-            await self._end(send, sse.failure(ShuttingDown()))
-        finally:
-            await _stop(pump, gone)
+        started = False
 
-    def _until_ping(self) -> float:
-        return max(0.0, self._last_sent + self._ping_interval - self._clock())
+        async def write(event: bytes) -> None:
+            nonlocal started
+            if not started:
+                started = True
+                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
+            await send({"type": "http.response.body", "body": event, "more_body": True})
 
-    async def _pump(self, send: Send) -> None:
         last = b""
         try:
-            async with aclosing(self._events) as events:
-                async for event in events:
-                    if self._pinging.locked():
-                        await self._after_ping()
-                    self._sending = True
-                    if not self._started:
-                        await self._start(send)
-                    await send({"type": "http.response.body", "body": event, "more_body": True})
-                    self._sending = False
-                    self._last_sent = self._clock()
-        except Exception as error:
-            if not self._started:
+            await unless_gone(receive, self._events(write))
+        except ClientGone:
+            return
+        except (asyncio.CancelledError, Exception) as error:
+            if not started:
                 raise
-            if not isinstance(error, APIError):
-                log.exception("a stream failed")
-                error = InternalError()
-            last = sse.failure(error)
-        await self._after_ping()
-        await self._end(send, last)
-
-    async def _after_ping(self) -> None:
-        async with self._pinging:
-            pass
-
-    async def _ping(self, send: Send) -> None:
-        async with self._pinging:
-            if not self._started:
-                await self._start(send)
-            await send({"type": "http.response.body", "body": sse.PING, "more_body": True})
-            self._last_sent = self._clock()
-
-    async def _start(self, send: Send) -> None:
-        self._started = True
-        headers = [(name.encode(), value.encode()) for name, value in sse.HEADERS.items()]
-        await send({"type": "http.response.start", "status": 200, "headers": headers})
-
-    async def _end(self, send: Send, last: bytes) -> None:
+            last = sse.failure(_told(error))
         await send({"type": "http.response.body", "body": last})
+
+
+def _told(error: BaseException) -> APIError:
+    if isinstance(error, APIError):
+        return error
+    if isinstance(error, asyncio.CancelledError):
+        return ShuttingDown()
+    log.error("a stream failed", exc_info=error)
+    return InternalError()

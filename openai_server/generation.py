@@ -1,15 +1,16 @@
 """One request to the backend and back: as many calls as it has prompts, and their answers together."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from openai_server import decode, encode
+from openai_server import decode, encode, sse
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.chat.template import CHATML, CHATML_END, Templates
 from openai_server.decode import Answer
+from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.responses import Chunks
@@ -28,15 +29,22 @@ class _Prepared:
 
 
 class Generator:
-    """`chat_template` overrides the models' own."""
+    """`chat_template` overrides the models' own. A stream that is silent for `ping_interval` seconds gets a ping."""
 
     def __init__(
-        self, backend: Backend, catalog: Catalog, templates: Templates, *, chat_template: str | None = None
+        self,
+        backend: Backend,
+        catalog: Catalog,
+        templates: Templates,
+        *,
+        chat_template: str | None,
+        ping_interval: float,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._templates = templates
         self._chat_template = chat_template
+        self._ping_interval = ping_interval
 
     async def answer(self, request: AnyRequest, id: str) -> tuple[str, list[Answer]]:
         """The model that answered, and its answer to each prompt. Raises APIError."""
@@ -50,10 +58,8 @@ class Generator:
                     raise from_backend(error, encode.params(request)) from error
         raise AssertionError("the second try answers or raises")
 
-    async def stream(
-        self, request: AnyRequest, id: str, chunks_for: Callable[[str], Chunks]
-    ) -> AsyncGenerator[bytes, None]:
-        """The events of the answer; `chunks_for` takes the name of the model. Raises APIError."""
+    async def stream(self, request: AnyRequest, id: str, chunks_for: Callable[[str], Chunks], write: Write) -> None:
+        """Writes the events of the answer; `chunks_for` takes the name of the model. Raises APIError."""
         again = True
         while True:
             try:
@@ -61,13 +67,18 @@ class Generator:
                 chunks = chunks_for(prepared.model.name)
                 n_choices = len(prepared.calls) * request.choices
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
-                async with self._backend.stream(prepared.calls, request.choices) as mailbox:
-                    while rows := await mailbox.take():
-                        choices = [choice for row in rows if (choice := texts.grow(*row))]
-                        if choices:
-                            yield begin + b"".join([chunks.delta(choice) for choice in choices])
+                async with self._backend.stream(prepared.calls, request.choices, self._ping_interval) as mailbox:
+                    while (rows := await mailbox.take()) is not None:
+                        events = begin
+                        for row in rows:
+                            if choice := texts.grow(*row):
+                                events += chunks.delta(choice)
+                        if events != begin:
                             begin, again = b"", False
-                yield begin + chunks.end(decode.total(mailbox.usages))
+                            await write(events)
+                        elif not rows:
+                            await write(sse.PING)
+                await write(begin + chunks.end(decode.total(mailbox.usages)))
                 return
             except BackendError as error:
                 if not (self._outdated(error, request) and again):

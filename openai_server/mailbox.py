@@ -19,9 +19,12 @@ Start = Callable[[int, "Mailbox"], Cancel]
 
 
 class Mailbox:
-    """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls."""
+    """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls.
 
-    def __init__(self, n_prompts: int, start: Start) -> None:
+    `patience`: seconds of silence after which the task wants to be told.
+    """
+
+    def __init__(self, n_prompts: int, start: Start, *, patience: float) -> None:
         self.usages: list[Usage | None] = []
         """Of the prompts whose answers are whole, in the order in which they became so."""
         self._n_prompts = n_prompts
@@ -31,25 +34,42 @@ class Mailbox:
         self._rows: list[Row] = []
         self._room = MERGE
         self._error: BackendError | None = None
+        self._patience = patience
+        self._silent = False
+        self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
+        self._waits_since = 0.0
+        self._timer = self._loop.call_later(patience, self._watch_for_silence)
         self._start_more()
 
     # ---- For the reader
 
-    async def take(self) -> list[Row]:
-        """What has come since the last time; empty at the end. Raises BackendError."""
-        while not self._rows:
+    async def take(self) -> list[Row] | None:
+        """What has come since the last time, empty after a long silence; None at the end. Raises BackendError."""
+        self._silent = False
+        while not self._rows and not self._silent:
             if self._error is not None:
                 raise self._error
             if len(self.usages) == self._n_prompts:
-                return []
-            self._waiter = asyncio.get_running_loop().create_future()
+                return None
+            self._waits_since = self._loop.time()
+            self._waiter = self._loop.create_future()
             await self._waiter
         rows, self._rows, self._room = self._rows, [], MERGE
         return rows
 
+    def _watch_for_silence(self) -> None:
+        """One timer that comes back, since one for each wait would cost more than the token that ends it."""
+        now = self._loop.time()
+        since = self._waits_since if self._waiter is not None else now
+        if now >= since + self._patience:
+            since, self._silent = now, True
+            self._wake()
+        self._timer = self._loop.call_at(since + self._patience, self._watch_for_silence)
+
     def close(self) -> None:
         """Cancels the calls that still run."""
+        self._timer.cancel()
         running, self._running = self._running, {}
         for cancel in running.values():
             cancel()
@@ -61,11 +81,8 @@ class Mailbox:
         if len(self._rows) >= self._room:
             self._rows = merged(self._rows)
             self._room = len(self._rows) + MERGE
-        waiter = self._waiter
-        if waiter is not None:
-            self._waiter = None
-            if not waiter.done():
-                waiter.set_result(None)
+        if self._waiter is not None:
+            self._wake()
 
     def end(self, k: int, usage: Usage | None) -> None:
         """The answer to prompt k is whole."""

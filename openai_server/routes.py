@@ -3,14 +3,13 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from secrets import token_hex
 from typing import Any
-from uuid import uuid4
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from openai_server import responses, schemas
 from openai_server.backend import Backend
@@ -71,7 +70,6 @@ class Routes:
         *,
         clock: Callable[[], float],
         max_body_bytes: int,
-        ping_interval: float,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
@@ -79,7 +77,6 @@ class Routes:
         self._clock = clock
         self._started_at = int(clock())
         self._max_body_bytes = max_body_bytes
-        self._ping_interval = ping_interval
         self.draining = False
 
     def table(self) -> list[Route]:
@@ -109,15 +106,17 @@ class Routes:
         try:
             request = endpoint.parse(await self._body(http))
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + uuid4().hex
+            id = endpoint.id_prefix + token_hex(16)
             created = int(self._clock())
             if request.stream:
-                events = self._generator.stream(
-                    request,
-                    id,
-                    lambda model: endpoint.chunks(Header(id, created, model), include_usage=request.include_usage),
+                return EventStream(
+                    lambda write: self._generator.stream(
+                        request,
+                        id,
+                        lambda model: endpoint.chunks(Header(id, created, model), include_usage=request.include_usage),
+                        write,
+                    )
                 )
-                return _Streamed(EventStream(events, ping_interval=self._ping_interval))
             model, answers = await unless_gone(http.receive, self._generator.answer(request, id))
             return JSON(endpoint.whole(Header(id, created, model), answers))
         except (ClientGone, ClientDisconnect):
@@ -188,17 +187,6 @@ class Routes:
         if not ready:
             raise Unavailable("The model backend can't answer at the moment.")
         return JSON({"status": "ok"})
-
-
-class _Streamed(Response):
-    """Starlette wants a Response; this one leaves everything to the stream."""
-
-    def __init__(self, stream: EventStream) -> None:
-        super().__init__()
-        self._stream = stream
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self._stream(scope, receive, send)
 
 
 def _take_model_from_path(request: AnyRequest, path: Mapping[str, str]) -> None:

@@ -9,7 +9,7 @@ import math
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
@@ -53,8 +53,7 @@ class TensorError(ValueError):
         self.tensor = tensor
 
 
-@dataclass(frozen=True, slots=True)
-class Tensor:
+class Tensor(NamedTuple):
     name: str
     datatype: str
     shape: tuple[int, ...]
@@ -148,21 +147,23 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, T
         name = message.name
         if name in tensors:
             raise TensorError(name, "given twice")
-        if message.datatype not in _DATATYPES:
-            raise TensorError(name, f"unknown datatype '{message.datatype}'")
+        datatype = message.datatype
+        if datatype not in _DATATYPES:
+            raise TensorError(name, f"unknown datatype '{datatype}'")
         shape = tuple(message.shape)
-        if any(d < 0 for d in shape):
+        if min(shape, default=0) < 0:
             raise TensorError(name, f"negative dimension in shape {list(shape)}")
-        elements = from_raw(name, message.datatype, raw_contents[i]) if raw_contents else _read_typed(message)
+        elements = from_raw(name, datatype, raw_contents[i]) if raw_contents else _read_typed(message, datatype)
         if len(elements) != math.prod(shape):
             raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
-        tensors[name] = Tensor(name, message.datatype, shape, elements)
+        tensors[name] = Tensor(name, datatype, shape, elements)
     return tensors
 
 
-def _read_typed(message: Any) -> Elements:
-    field = _DATATYPES[message.datatype].contents
-    filled = [descriptor.name for descriptor, _ in message.contents.ListFields()]
-    if any(other != field for other in filled):
-        raise TensorError(message.name, f"{message.datatype} belongs in '{field}', not in {filled}")
-    return list(getattr(message.contents, field)) if field else []
+def _read_typed(message: Any, datatype: str) -> Elements:
+    field = _DATATYPES[datatype].contents
+    contents = message.contents
+    filled = [descriptor.name for descriptor, _ in contents.ListFields()]
+    if filled not in ([field], []):
+        raise TensorError(message.name, f"{datatype} belongs in '{field}', not in {filled}")
+    return list(getattr(contents, field)) if filled else []

@@ -23,24 +23,24 @@ class Calls:
         self.started.append(k)
         return lambda: self.cancelled.append(k)
 
-    def mailbox(self, n_prompts: int = 1) -> Mailbox:
-        return Mailbox(n_prompts, self.start)
+    def mailbox(self, n_prompts: int = 1, patience: float = 60) -> Mailbox:
+        return Mailbox(n_prompts, self.start, patience=patience)
 
 
-async def test_what_has_come_is_taken_at_once_and_the_end_is_empty() -> None:
+async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
     mailbox = Calls().mailbox()
     mailbox.put(0, b"a", None)
     mailbox.put(0, b"b", "stop")
     mailbox.end(0, USAGE)
     assert await mailbox.take() == [(0, b"a", None), (0, b"b", "stop")]
-    assert await mailbox.take() == []
+    assert await mailbox.take() is None
     assert mailbox.usages == [USAGE]
 
 
 async def test_a_reader_is_woken() -> None:
     mailbox = Calls().mailbox()
 
-    async def waiting() -> "asyncio.Task[list[Row]]":
+    async def waiting() -> "asyncio.Task[list[Row] | None]":
         reader = asyncio.create_task(mailbox.take())
         await asyncio.sleep(0)
         assert not reader.done()
@@ -51,7 +51,7 @@ async def test_a_reader_is_woken() -> None:
     assert await reader == [(0, b"a", None)]
     reader = await waiting()
     mailbox.end(0, None)
-    assert await reader == []
+    assert await reader is None
 
 
 async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
@@ -62,6 +62,35 @@ async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
     mailbox.put(0, b"a", None)
     await asyncio.wait((reader,))
     assert await mailbox.take() == [(0, b"a", None)]
+
+
+async def test_silence_is_told_again_and_again() -> None:
+    mailbox = Calls().mailbox(patience=0.01)
+    began = asyncio.get_running_loop().time()
+    assert [await mailbox.take() for _ in range(3)] == [[], [], []]
+    assert asyncio.get_running_loop().time() - began >= 0.03
+    mailbox.put(0, b"a", "stop")
+    assert await mailbox.take() == [(0, b"a", "stop")]
+    mailbox.close()
+
+
+async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
+    mailbox = Calls().mailbox(2)
+    reader = asyncio.create_task(mailbox.take())
+    await asyncio.sleep(0)
+    mailbox.end(0, None)
+    await asyncio.sleep(0)
+    mailbox.put(1, b"a", None)
+    assert await reader == [(1, b"a", None)]
+    mailbox.close()
+
+
+async def test_who_is_not_waiting_hears_of_no_silence() -> None:
+    mailbox = Calls().mailbox(patience=0.01)
+    await asyncio.sleep(0.05)
+    mailbox.put(0, b"a", None)
+    assert await mailbox.take() == [(0, b"a", None)]
+    mailbox.close()
 
 
 async def test_a_failure_comes_after_what_was_said_and_cancels_the_others() -> None:
@@ -95,7 +124,7 @@ async def test_so_many_prompts_at_a_time() -> None:
         if k != 3:
             mailbox.end(k, None)
     assert calls.started == list(range(PROMPTS_IN_FLIGHT + 2))
-    assert await mailbox.take() == []
+    assert await mailbox.take() is None
 
 
 async def test_a_call_that_fails_at_once() -> None:
@@ -105,7 +134,7 @@ async def test_a_call_that_fails_at_once() -> None:
         mailbox.fail(k, BackendError("UNAVAILABLE", "gone"))
         return lambda: calls.cancelled.append(k)
 
-    mailbox = Mailbox(3, start)
+    mailbox = Mailbox(3, start, patience=60)
     with pytest.raises(BackendError):
         await mailbox.take()
 
@@ -115,6 +144,7 @@ async def test_what_waits_for_a_slow_reader_is_as_large_as_its_text() -> None:
     for i in range(10_000):
         mailbox.put(i % 3, b"x", "stop" if i == 9_999 else None)
     rows = await mailbox.take()
+    assert rows is not None
     assert len(rows) < MERGE + 3
     assert rows[-1][2] == "stop"
     assert sum(len(token) for _, token, _ in rows) == 10_000

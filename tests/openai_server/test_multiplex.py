@@ -97,7 +97,7 @@ def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
     def start(k: int, mailbox: Mailbox) -> Cancel:
         return shared.start(ModelInferRequest(id=str(k)), n, k, mailbox)
 
-    return Mailbox(prompts, start)
+    return Mailbox(prompts, start, patience=60)
 
 
 async def whole(mailbox: Mailbox) -> Said:

@@ -12,6 +12,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 import grpc
+import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
@@ -71,7 +72,8 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     from anyserve_worker.server import StartError, serve
 
     try:
-        asyncio.run(serve(server_options, model_options))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve(server_options, model_options))
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from error
 

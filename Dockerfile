@@ -29,7 +29,7 @@ FROM base AS llama-cpp
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ gcc \
  && rm -rf /var/lib/apt/lists/*
-COPY scripts/llama_cpp.cmake scripts/llama_cpu.cmake scripts/amx_tile_config.h /src/
+COPY scripts/llama_cpp.cmake scripts/llama_cpu.cmake scripts/llama_masked_cells.cmake scripts/amx_tile_config.h /src/
 ARG LLAMA_CPP_PYTHON=0.3.36
 ENV CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/llama_cpp.cmake \
  -DANYSERVE_BACKEND_DIR=/opt/venv/lib/python3.12/site-packages/llama_cpp/lib \

@@ -13,6 +13,9 @@ set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 
 include("${CMAKE_CURRENT_LIST_DIR}/llama_cpu.cmake")
 
+set(LLAMA_CPP_DIR "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp")
+include("${CMAKE_CURRENT_LIST_DIR}/llama_masked_cells.cmake")
+
 # With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
 # looks only beside the executable (python) and in the current directory.
 if(ANYSERVE_BACKEND_DIR)

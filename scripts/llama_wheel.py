@@ -19,7 +19,8 @@ from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
 CMAKE_INCLUDE = Path(__file__).with_name("llama_cpp.cmake")
-COMPILED_WITH = [CMAKE_INCLUDE, *(CMAKE_INCLUDE.with_name(name) for name in ("llama_cpu.cmake", "amx_tile_config.h"))]
+_INCLUDED = ("llama_cpu.cmake", "amx_tile_config.h", "llama_masked_cells.cmake")
+COMPILED_WITH = [CMAKE_INCLUDE, *(CMAKE_INCLUDE.with_name(name) for name in _INCLUDED)]
 """What a build depends on beside llama.cpp's own files."""
 
 

@@ -3,7 +3,8 @@
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
 with chunks of prompts, in the order of arrival. While anybody decodes, prompts get at most `prefill_chunk` tokens a
 step, so that a long prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of
-their own, one after each step of decoding.
+their own, one after each step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a
+prompt to be read, since all of them are served sooner by a fuller batch.
 
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
 once. When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed
@@ -20,8 +21,6 @@ from anyserve_worker.sequence import NO_SEQ_ID, Sequence
 
 MIN_SHARED_PREFIX = 16
 """Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
-WORTH_A_STEP = 32
-"""Tokens. A step of so many prompt tokens is computed about as fast, token by token, as a larger one."""
 LOOK_AHEAD = 16
 """Waiting sequences that are looked at in a step beyond those that can start."""
 
@@ -54,7 +53,8 @@ class Scheduler:
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     n_preempted: int = 0
-    _prompts_next: bool = field(init=False, default=False)
+    _read: int = field(init=False, default=0)
+    """Tokens of prompts in steps of their own since anybody could decode."""
     _holds_back: bool = field(init=False, default=False)
     """Until a step is computed, nobody is admitted: who just gave way would come back, and nothing would be gained."""
 
@@ -72,15 +72,22 @@ class Scheduler:
         if self.mixes:
             decodes = list(self._decodes())
             return decodes + self._prompts(self.batch_tokens - len(decodes))
-        chunks = self._prompts(self.batch_tokens) if self._prompts_next else []
-        self._prompts_next = not chunks
-        return chunks or list(self._decodes()) or self._prompts(self.batch_tokens)
+        if self._prompts_are_next() and (chunks := self._prompts(self.batch_tokens)):
+            self._read += sum(chunk.count for chunk in chunks)
+            return chunks
+        self._read = 0
+        return list(self._decodes()) or self._prompts(self.batch_tokens)
+
+    def _prompts_are_next(self) -> bool:
+        if not self._read or self._read >= self.batch_tokens:
+            return not self._read
+        n_decoding = sum(map(_decodes, self.running))
+        return n_decoding < min(len(self.running) + len(self.waiting), self.max_running) - n_decoding
 
     def _prompts(self, budget: int) -> list[Chunk]:
         """Chunks of prompts, of at most `budget` tokens."""
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
-        most = budget
         chunks: list[Chunk] = []
         prefilling = self._prefilling()
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
@@ -88,8 +95,6 @@ class Scheduler:
             chunk = Chunk(sequence, sequence.n_computed, min(budget, sequence.n_remaining))
             budget -= chunk.count
             chunks.append(chunk)
-            if not self.mixes and most - budget >= WORTH_A_STEP:
-                break
         return chunks
 
     def commit(self, chunks: list[Chunk]) -> None:

@@ -554,7 +554,23 @@ def test_alone_a_prompt_needs_no_turns() -> None:
     assert s.steps(3) == [[64], [36], [1]]
 
 
-def test_short_prompts_share_a_step_until_it_is_worth_it() -> None:
-    s = Steps(batch_tokens=200, mixes=False)
-    s.add(*(sequence(unlike(i, 20), n_new=1) for i in range(1, 4)))
-    assert s.steps(2) == [[20, 20], [20]]
+def test_a_crowd_of_prompts_is_read_before_the_few_who_decode_go_on() -> None:
+    s = Steps(batch_tokens=200, prefill_chunk=40, mixes=False)
+    s.add(sequence(unlike(9, 10), n_new=9))
+    assert s.steps(1) == [[10]]
+    s.add(*(sequence(unlike(i, 40), n_new=9) for i in range(1, 6)))
+    assert s.steps(6) == [[40], [40], [1, 1, 1], [40], [1, 1, 1, 1], [40]]
+
+
+def test_a_crowd_of_prompts_does_not_hold_up_decoding_for_more_than_a_batch() -> None:
+    s = Steps(batch_tokens=64, prefill_chunk=40, max_running=16, mixes=False)
+    s.add(sequence(unlike(9, 64), n_new=9))
+    assert s.steps(1) == [[64]]
+    s.add(*(sequence(unlike(i, 40), n_new=9) for i in range(1, 9)))
+    assert s.steps(6) == [[1], [40], [40], [1, 1, 1], [40], [40]]
+
+
+def test_who_cannot_be_admitted_is_not_waited_for() -> None:
+    s = Steps(batch_tokens=40, max_running=2, mixes=False)
+    s.add(*(sequence(unlike(i, 40), n_new=9) for i in range(1, 9)))
+    assert s.steps(5) == [[40], [1], [40], [1, 1], [1, 1]]

@@ -1,5 +1,6 @@
 """The options of the command line. Each is also an environment variable: OPENAI_SERVER_ and its name."""
 
+import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,6 +21,7 @@ class Config:
     anyserve_endpoint: str = "localhost:8000"
     host: str = "127.0.0.1"
     port: int = 8080
+    workers: int = 1
     model_alias: Mapping[str, str] = field(default_factory=dict)
     served_model: tuple[str, ...] = ()
     chat_template: str | None = None
@@ -32,6 +34,9 @@ class Config:
     drain_timeout: int = 25
     log_level: str = "info"
     access_log: bool = False
+
+    def set_up_logging(self) -> None:
+        logging.basicConfig(level=self.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
 
 # ---- Callbacks of options: what was given to what is meant
@@ -83,6 +88,12 @@ OPTIONS = (
     _option("--anyserve-endpoint", "KServe v2 gRPC server to speak to.", metavar="HOST:PORT"),
     _option("--host", "Address to listen on; 0.0.0.0 is every IPv4 address.", metavar="ADDRESS"),
     _option("--port", "Port to listen on; 0 is a free one.", type=click.IntRange(0, 65535), metavar="PORT"),
+    _option(
+        "--workers",
+        "Processes that serve, each with the backend on a connection of its own.",
+        type=click.IntRange(1),
+        metavar="N",
+    ),
     _option(
         "--model-alias",
         "Another name for a served model; repeatable.",

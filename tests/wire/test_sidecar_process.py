@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -10,6 +11,7 @@ from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
@@ -33,11 +35,16 @@ class Running:
         return self.process.stderr
 
     async def tell(self, what: signal.Signals) -> None:
-        """Returns when the process has taken note."""
+        """Returns when it has taken note."""
         self.process.send_signal(what)
+        await self.says(b"finishing the running requests")
+
+    async def says(self, what: bytes) -> bytes:
+        """The next line that holds this."""
         async with asyncio.timeout(TIMEOUT):
-            while what.name.encode() not in (line := await self.stderr.readline()):
+            while what not in (line := await self.stderr.readline()):
                 assert line, "it ended without a word"
+        return line
 
     async def ended(self) -> int:
         return await asyncio.wait_for(self.process.wait(), TIMEOUT)
@@ -125,7 +132,8 @@ async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
         assert await asyncio.wait_for(worker.cancelled.get(), TIMEOUT) == id
 
 
-async def test_sigterm_lets_the_running_answer_finish() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_sigterm_lets_the_running_answer_finish(workers: str) -> None:
     told_to_end = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
@@ -135,7 +143,7 @@ async def test_sigterm_lets_the_running_answer_finish() -> None:
 
     async with (
         serving(FakeWorker(stream=stream)) as worker_port,
-        sidecar(worker_port) as running,
+        sidecar(worker_port, "--workers", workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
     ):
         await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
@@ -147,12 +155,13 @@ async def test_sigterm_lets_the_running_answer_finish() -> None:
         assert await running.ended() == 0
 
 
+@pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool) -> None:
+async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, workers: str) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with (
         serving(worker) as worker_port,
-        sidecar(worker_port, "--drain-timeout", "1") as running,
+        sidecar(worker_port, "--drain-timeout", "1", "--workers", workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
@@ -166,11 +175,12 @@ async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool) 
         assert b"Traceback" not in await running.stderr.read()
 
 
-async def test_told_twice_it_does_not_wait() -> None:
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_told_twice_it_does_not_wait(workers: str) -> None:
     worker = FakeWorker(hangs)
     async with (
         serving(worker) as worker_port,
-        sidecar(worker_port, "--drain-timeout", "600") as running,
+        sidecar(worker_port, "--drain-timeout", "600", "--workers", workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x"}),
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
@@ -180,11 +190,40 @@ async def test_told_twice_it_does_not_wait() -> None:
         assert await running.ended() == 0
 
 
-async def test_a_port_in_use_is_one_clear_line() -> None:
+async def test_a_worker_process_that_dies_is_replaced() -> None:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--workers", "2") as running:
+        async with client(running.port) as openai:
+            await openai.completions.create(model="tiny", prompt="a")  # so one of them has started
+            victims = _children(running.process.pid)
+            for victim in victims:
+                os.kill(victim, signal.SIGKILL)
+            for _ in victims:
+                assert b"ended with status -9; starting another one" in await running.says(b"worker process")
+            await openai.completions.create(model="tiny", prompt="b")
+        running.process.send_signal(signal.SIGINT)
+        assert await running.ended() == 0
+
+
+async def test_nobody_outlives_the_parent() -> None:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--workers", "2") as running:
+        running.process.kill()
+        assert await running.ended() == -signal.SIGKILL
+        # The children hold the other end of this pipe.
+        await asyncio.wait_for(running.stderr.read(), TIMEOUT)
+        with pytest.raises(ConnectionRefusedError):
+            await asyncio.open_connection("127.0.0.1", running.port)
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+async def test_a_port_in_use_is_one_clear_line(workers: str) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "openai_server", "--port", str(port)), stderr=PIPE
+            *(sys.executable, "-m", "openai_server", "--port", str(port), "--workers", workers), stderr=PIPE
         )
         _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
     assert said.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"

@@ -1,0 +1,35 @@
+"""`python -m openai_server.child FD`: one of several processes that serve, started by supervisor.py.
+
+It inherits the listening socket as FD, reads the configuration from stdin, says on stdout that it has started, and
+takes the end of stdin as the end of its parent.
+"""
+
+import asyncio
+import pickle
+import socket
+import sys
+
+from openai_server import server
+from openai_server.config import Config
+from openai_server.server import Server
+
+
+def main() -> None:
+    config: Config = pickle.load(sys.stdin.buffer)
+    config.set_up_logging()
+    server.run(config, socket.socket(fileno=int(sys.argv[1])), _started)
+
+
+def _started(server: Server) -> None:
+    print("started", flush=True)
+    loop = asyncio.get_running_loop()
+
+    def orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        server.end("the parent process is gone")
+
+    loop.add_reader(sys.stdin, orphaned)
+
+
+if __name__ == "__main__":
+    main()

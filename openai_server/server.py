@@ -1,0 +1,70 @@
+"""One process that serves: listens, answers, and ends cleanly on SIGINT and SIGTERM."""
+
+import asyncio
+import logging
+import signal
+import socket
+from collections.abc import Callable
+from types import FrameType
+
+import uvicorn
+import uvloop
+
+from openai_server.app import App
+from openai_server.backend import Backend
+from openai_server.config import Config
+
+log = logging.getLogger(__name__)
+
+
+class Server(uvicorn.Server):
+    """Told to end, it stops being ready, lets the running requests finish, and exits with 0. Told again, it hurries."""
+
+    def __init__(self, config: uvicorn.Config, app: App, started: Callable[["Server"], None]) -> None:
+        super().__init__(config)
+        self._app = app
+        self._started = started
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        self._started(self)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.end(signal.Signals(sig).name)
+
+    def end(self, why: str) -> None:
+        log.info("%s: finishing the running requests", why)
+        self._app.routes.draining = True
+        self.force_exit = self.should_exit
+        self.should_exit = True
+
+
+async def _serve(config: Config, listener: socket.socket, started: Callable[[Server], None]) -> None:
+    backend = Backend(
+        config.anyserve_endpoint, timeout=config.request_timeout or None, lookup_timeout=config.lookup_timeout
+    )
+    app = App(config, backend)
+    server = Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=config.access_log,
+            proxy_headers=config.access_log,  # only the log asks where a request really came from
+            server_header=False,
+            timeout_graceful_shutdown=config.drain_timeout,
+        ),
+        app,
+        started,
+    )
+    await server.serve([listener])
+
+
+def run(config: Config, listener: socket.socket, started: Callable[[Server], None] = lambda _: None) -> None:
+    """Until it is told to end. `started` is called once requests are being answered."""
+    # uvicorn reports its own life at INFO, which we do ourselves.
+    logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(_serve(config, listener, started))

@@ -1,0 +1,112 @@
+"""The parent of several processes that accept on one socket: it starts them, replaces those that die, and ends them.
+
+They are started as programs of their own, since gRPC does not survive a fork; and in process groups of their own, so
+that Ctrl-C reaches only the parent, which tells them once.
+"""
+
+import asyncio
+import logging
+import pickle
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Sequence
+from contextlib import suppress
+
+import click
+
+from openai_server.config import Config
+
+log = logging.getLogger(__name__)
+
+SHORT_LIFE = 10.0
+"""Seconds. Who lived longer is replaced at once."""
+PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before those who live shorter, one after the other, are replaced."""
+
+
+CHILD = (sys.executable, "-m", "openai_server.child")
+
+
+class Supervisor:
+    """`child` is the command of a process that serves."""
+
+    def __init__(self, config: Config, listener: socket.socket, *, child: Sequence[str] = CHILD) -> None:
+        self._config = config
+        self._listener = listener
+        self._child = child
+        self._running: set[Process] = set()
+        self._ending = asyncio.Event()
+        self._failed = False
+
+    async def run(self) -> None:
+        """Until told to end. Raises ClickException if a process can't start."""
+        await asyncio.gather(*(self._keep_one() for _ in range(self._config.workers)))
+        if self._failed:
+            raise click.ClickException("a worker process can't start")
+
+    def end(self) -> None:
+        """All finish what they are doing. Called again, they hurry."""
+        self._ending.set()
+        self._listener.close()  # so that nobody can connect once they have closed theirs
+        for process in self._running:
+            with suppress(ProcessLookupError):  # it has just ended
+                process.terminate()
+
+    async def _keep_one(self) -> None:
+        clock = asyncio.get_running_loop().time
+        has_started, short_lives = False, 0
+        while not self._ending.is_set():
+            began = clock()
+            process = await self._start()
+            has_started |= await self._has_started(process)
+            status = await process.wait()
+            self._running.discard(process)
+            if self._ending.is_set():
+                return
+            if not has_started and status >= 0:  # below 0 it was killed, and the next one may fare better
+                self._failed = True
+                self.end()
+                return
+            short_lives = short_lives + 1 if clock() - began < SHORT_LIFE else 0
+            pause = PAUSES[min(short_lives, len(PAUSES)) - 1] if short_lives else 0.0
+            log.error(
+                "worker process %d ended with status %d; starting another one in %g s", process.pid, status, pause
+            )
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
+
+    async def _start(self) -> Process:
+        fd = self._listener.fileno()
+        process = await asyncio.create_subprocess_exec(
+            *self._child,
+            str(fd),
+            stdin=PIPE,
+            stdout=PIPE,
+            pass_fds=[fd],
+            process_group=0,
+        )
+        self._running.add(process)
+        if self._ending.is_set():
+            process.terminate()
+        return process
+
+    async def _has_started(self, process: Process) -> bool:
+        """False if it ends before."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pickle.dumps(self._config))  # stays open: its end is the end of this process
+        return bool(await process.stdout.readline())
+
+
+def supervise(config: Config, listener: socket.socket) -> None:
+    """Until SIGINT or SIGTERM. Raises ClickException."""
+
+    async def main() -> None:
+        supervisor = Supervisor(config, listener)
+        for told in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
+        await supervisor.run()
+
+    asyncio.run(main())

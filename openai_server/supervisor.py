@@ -60,7 +60,9 @@ class Supervisor:
         while not self._ending.is_set():
             began = clock()
             process = await self._start()
-            has_started |= await self._has_started(process)
+            if await self._has_started(process):
+                has_started = True
+                log.info("worker process %d has started", process.pid)
             status = await process.wait()
             self._running.discard(process)
             if self._ending.is_set():

@@ -10,8 +10,7 @@ import sys
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, field
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
@@ -28,6 +27,9 @@ TIMEOUT = 30
 class Running:
     process: Process
     port: int
+    workers: int
+    children: list[int] = field(default_factory=list)
+    """Process ids of the workers, if there are several."""
 
     @property
     def stderr(self) -> asyncio.StreamReader:
@@ -35,9 +37,10 @@ class Running:
         return self.process.stderr
 
     async def tell(self, what: signal.Signals) -> None:
-        """Returns when it has taken note."""
+        """Returns when all have taken note."""
         self.process.send_signal(what)
-        await self.says(b"finishing the running requests")
+        for _ in range(self.workers):
+            await self.says(b"finishing the running requests")
 
     async def says(self, what: bytes) -> bytes:
         """The next line that holds this."""
@@ -51,26 +54,19 @@ class Running:
 
 
 @asynccontextmanager
-async def sidecar(worker_port: int, *args: str) -> AsyncIterator[Running]:
-    process = await asyncio.create_subprocess_exec(
-        *(
-            sys.executable,
-            "-m",
-            "openai_server",
-            "--port",
-            "0",
-            "--anyserve-endpoint",
-            f"127.0.0.1:{worker_port}",
-            *args,
-        ),
-        stderr=PIPE,
-    )
+async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterator[Running]:
+    command = (sys.executable, "-m", "openai_server", "--port", "0", "--anyserve-endpoint", f"127.0.0.1:{worker_port}")
+    process = await asyncio.create_subprocess_exec(*command, "--workers", str(workers), *args, stderr=PIPE)
     try:
-        assert process.stderr is not None
-        line = await asyncio.wait_for(process.stderr.readline(), TIMEOUT)
-        found = re.search(rb"listening on http://127\.0\.0\.1:(\d+)", line)
+        running = Running(process, 0, workers)
+        line = await running.says(b"listening on")
+        found = re.search(rb"http://127\.0\.0\.1:(\d+)", line)
         assert found is not None, line
-        yield Running(process, int(found[1]))
+        running.port = int(found[1])
+        while workers > 1 and len(running.children) < workers:
+            line = await running.says(b"has started")
+            running.children.append(int(line.split()[-3]))
+        yield running
     finally:
         if process.returncode is None:
             process.kill()
@@ -132,8 +128,8 @@ async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
         assert await asyncio.wait_for(worker.cancelled.get(), TIMEOUT) == id
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_sigterm_lets_the_running_answer_finish(workers: str) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_sigterm_lets_the_running_answer_finish(workers: int) -> None:
     told_to_end = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
@@ -143,7 +139,7 @@ async def test_sigterm_lets_the_running_answer_finish(workers: str) -> None:
 
     async with (
         serving(FakeWorker(stream=stream)) as worker_port,
-        sidecar(worker_port, "--workers", workers) as running,
+        sidecar(worker_port, workers=workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
     ):
         await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
@@ -155,13 +151,13 @@ async def test_sigterm_lets_the_running_answer_finish(workers: str) -> None:
         assert await running.ended() == 0
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, workers: str) -> None:
+async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, workers: int) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with (
         serving(worker) as worker_port,
-        sidecar(worker_port, "--drain-timeout", "1", "--workers", workers) as running,
+        sidecar(worker_port, "--drain-timeout", "1", workers=workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
@@ -175,37 +171,35 @@ async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, 
         assert b"Traceback" not in await running.stderr.read()
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_told_twice_it_does_not_wait(workers: str) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_told_twice_it_does_not_wait(workers: int) -> None:
     worker = FakeWorker(hangs)
     async with (
         serving(worker) as worker_port,
-        sidecar(worker_port, "--drain-timeout", "600", "--workers", workers) as running,
+        sidecar(worker_port, "--drain-timeout", "600", workers=workers) as running,
         posted(running.port, "/v1/completions", {"prompt": "x"}),
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
         await running.tell(signal.SIGTERM)
-        await running.tell(signal.SIGTERM)
+        running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         assert await running.ended() == 0
 
 
 async def test_a_worker_process_that_dies_is_replaced() -> None:
-    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--workers", "2") as running:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
+        for child in running.children:
+            os.kill(child, signal.SIGKILL)
+        for _ in running.children:
+            await running.says(b"ended with status -9; starting another one")
         async with client(running.port) as openai:
-            await openai.completions.create(model="tiny", prompt="a")  # so one of them has started
-            victims = _children(running.process.pid)
-            for victim in victims:
-                os.kill(victim, signal.SIGKILL)
-            for _ in victims:
-                assert b"ended with status -9; starting another one" in await running.says(b"worker process")
-            await openai.completions.create(model="tiny", prompt="b")
+            await openai.completions.create(model="tiny", prompt="a")
         running.process.send_signal(signal.SIGINT)
         assert await running.ended() == 0
 
 
 async def test_nobody_outlives_the_parent() -> None:
-    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--workers", "2") as running:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
         running.process.kill()
         assert await running.ended() == -signal.SIGKILL
         # The children hold the other end of this pipe.
@@ -214,16 +208,12 @@ async def test_nobody_outlives_the_parent() -> None:
             await asyncio.open_connection("127.0.0.1", running.port)
 
 
-def _children(pid: int) -> list[int]:
-    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
-
-
-@pytest.mark.parametrize("workers", ["1", "2"])
-async def test_a_port_in_use_is_one_clear_line(workers: str) -> None:
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_a_port_in_use_is_one_clear_line(workers: int) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", "openai_server", "--port", str(port), "--workers", workers), stderr=PIPE
+            *(sys.executable, "-m", "openai_server", "--port", str(port), "--workers", str(workers)), stderr=PIPE
         )
         _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
     assert said.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"

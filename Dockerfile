@@ -29,9 +29,9 @@ FROM base AS llama-cpp
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ gcc \
  && rm -rf /var/lib/apt/lists/*
-COPY scripts/llama_cpp.cmake scripts/llama_cpu.cmake scripts/llama_masked_cells.cmake scripts/amx_tile_config.h /src/
+COPY scripts/llama/ /src/llama/
 ARG LLAMA_CPP_PYTHON=0.3.36
-ENV CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/llama_cpp.cmake \
+ENV CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/llama/wheel.cmake \
  -DANYSERVE_BACKEND_DIR=/opt/venv/lib/python3.12/site-packages/llama_cpp/lib \
  -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
 RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels "llama-cpp-python==$LLAMA_CPP_PYTHON"

@@ -18,9 +18,8 @@ from scripts.errors import Fail
 from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
-CMAKE_INCLUDE = Path(__file__).with_name("llama_cpp.cmake")
-_INCLUDED = ("llama_cpu.cmake", "amx_tile_config.h", "llama_masked_cells.cmake")
-COMPILED_WITH = [CMAKE_INCLUDE, *(CMAKE_INCLUDE.with_name(name) for name in _INCLUDED)]
+BUILD = Path(__file__).with_name("llama")
+COMPILED_WITH = sorted(BUILD.iterdir())
 """What a build depends on beside llama.cpp's own files."""
 
 
@@ -49,7 +48,7 @@ def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
         with tempfile.TemporaryDirectory() as nowhere:
             if not pip.succeeds("download", "--only-binary", ":all:", "--dest", nowhere, *wheel):
                 raise
-    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE_INCLUDE}")
+    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={BUILD / 'wheel.cmake'}")
     cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
         made = Path(new, "wheel")

@@ -11,10 +11,10 @@ set(CMAKE_INSTALL_LIBDIR llama_cpp/lib)
 set(CMAKE_INSTALL_INCLUDEDIR llama_cpp/include)
 set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 
-include("${CMAKE_CURRENT_LIST_DIR}/llama_cpu.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/processor.cmake")
 
 set(LLAMA_CPP_DIR "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp")
-include("${CMAKE_CURRENT_LIST_DIR}/llama_masked_cells.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/attention.cmake")
 
 # With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
 # looks only beside the executable (python) and in the current directory.

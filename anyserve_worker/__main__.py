@@ -9,6 +9,8 @@ from typing import Any
 
 # grpc's own lines about a port in use; ours says it better. Read when grpc is imported.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+# The thread in which grpc polls reads the sockets as well, instead of waking one of a pool beside those that compute.
+os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import click
 import grpc

@@ -173,8 +173,15 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
 
     def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         model = self._repository.default
+        chosen = model.engine.threads_chosen
         return Responder(request, model.name, contract.MODEL_INFO_OUTPUTS).build(
-            [(contract.MODEL_NAME, [model.name.encode()]), (contract.N_CTX, [model.engine.n_ctx])]
+            [
+                (contract.MODEL_NAME, [model.name.encode()]),
+                (contract.N_CTX, [model.engine.n_ctx]),
+                (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in chosen]),
+                (contract.STEP_TOKENS, [tokens for _, tokens, _ in chosen]),
+                (contract.STEP_THREADS, [threads for _, _, threads in chosen]),
+            ]
         )
 
     async def _model(self, name: str, version: str, context: Context) -> ServedModel:

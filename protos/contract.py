@@ -156,7 +156,17 @@ ANYSERVE_GENERATE_STREAM = "generate_stream"
 ANYSERVE_MODEL_INFO = "model_info"
 MODEL_NAME = TensorSpec("model_name", "BYTES", (1,), "`model_info`: the served model")
 N_CTX = TensorSpec("n_ctx", "INT32", (1,), "`model_info`: its context length in tokens")
-MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX)
+STEP_KIND = TensorSpec(
+    "step_kind",
+    "BYTES",
+    (ANY,),
+    "`model_info`: `decode` or `prefill` (with prompts in it), for each kind of step so far",
+)
+STEP_TOKENS = TensorSpec(
+    "step_tokens", "INT32", (ANY,), "`model_info`: tokens of such a step, from this many to twice as many"
+)
+STEP_THREADS = TensorSpec("step_threads", "INT32", (ANY,), "`model_info`: the threads that such steps get now")
+MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP_TOKENS, STEP_THREADS)
 
 # ---- Request and response parameters (Triton's).
 

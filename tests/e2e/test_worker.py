@@ -1,5 +1,6 @@
 """The worker over real gRPC with real models: what it generates, and what it answers to what it can't."""
 
+import os
 import threading
 import time
 from collections.abc import Iterator
@@ -165,8 +166,8 @@ def test_a_stream_carries_many_requests_and_outlives_a_bad_one(service: Service)
 
 
 def test_anyserves_own_addressing(service: Service) -> None:
-    info = pb.ModelInferRequest(model_name="model_info", model_version="llamacpp")
-    assert outputs(service.ModelInfer(info)) == {"model_name": [SMOLLM2], "n_ctx": [2048]}
+    info = model_info(service)
+    assert (info["model_name"], info["n_ctx"]) == ([SMOLLM2], [2048])
     request = infer("generate", STORY, max_tokens=8, temperature=0.0)
     request.model_version = "llamacpp"
     answer = outputs(service.ModelInfer(request))
@@ -176,6 +177,19 @@ def test_anyserves_own_addressing(service: Service) -> None:
     assert "".join(part["token"][0] for part in parts)
     assert all(part["finish_reason"] == ["null"] for part in parts[:-1])
     assert (parts[-1]["token"], parts[-1]["finish_reason"]) == ([""], ["length"])
+
+
+def model_info(service: Service) -> dict[str, list[Any]]:
+    return outputs(service.ModelInfer(pb.ModelInferRequest(model_name="model_info", model_version="llamacpp")))
+
+
+def test_the_worker_says_which_threads_it_chose(service: Service) -> None:
+    service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=4, temperature=0.0, n=2))
+    info = model_info(service)
+    kinds = dict(zip(zip(info["step_kind"], info["step_tokens"], strict=True), info["step_threads"], strict=True))
+    assert kinds[("decode", 2)] >= 1
+    assert any(kind == "prefill" for kind, _ in kinds)
+    assert max(info["step_threads"]) <= len(os.sched_getaffinity(0))
 
 
 @dataclass(frozen=True)

@@ -39,7 +39,7 @@ class Client(asyncio.Protocol):
         if self._transport is None or self._transport.is_closing():
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", load.orders.port)
         assert self._transport
-        self._answer, self._events, self._whole = answer, EventReader(), b""
+        self._answer, self._events, self._whole, self._stays_open = answer, EventReader(), b"", False
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
         head = f"POST {load.orders.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -49,7 +49,7 @@ class Client(asyncio.Protocol):
             await self._done
         finally:
             answer.ended = load.now()
-            if not self._done.done() or self._done.cancelled() or not self._parser.should_keep_alive():
+            if not self._stays_open:
                 self.close()
 
     def close(self) -> None:
@@ -90,7 +90,7 @@ class Client(asyncio.Protocol):
                     self._read(orjson.loads(event))
 
     def on_message_complete(self) -> None:
-        status = self._parser.get_status_code()
+        status, self._stays_open = self._parser.get_status_code(), self._parser.should_keep_alive()
         self._end("" if status == 200 else f"{status}: {self._whole[:500].decode(errors='replace')}")
 
     # ----

@@ -114,6 +114,18 @@ async def test_clients_are_a_closed_loop() -> None:
     assert (len(answers), most) == (10, 3)
 
 
+async def test_each_client_keeps_its_connection() -> None:
+    peers = set()
+
+    async def note(writer: Writer, _: int) -> None:
+        peers.add(writer.get_extra_info("peername"))
+        writer.write(ANSWER)
+
+    async with server(note) as port:
+        await load(port, 10, 3)
+    assert len(peers) <= 3
+
+
 async def test_the_limit_cuts() -> None:
     async def hang(writer: Writer, _: int) -> None:
         writer.write(HEAD + chunk(token("a")))

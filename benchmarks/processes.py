@@ -67,8 +67,9 @@ class Process:
 
     @property
     def output(self) -> str:
-        self._log.seek(0)
-        return self._log.read().decode(errors="replace")
+        # Not by seeking: the child writes where we would leave the position, which it shares with us.
+        log = self._log.fileno()
+        return os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
 
     def wait_for(self, pattern: str, timeout_s: float) -> re.Match[str]:
         """Until its output has a match. Raises Fail if it ends before, or takes longer."""

@@ -111,3 +111,13 @@ def test_a_quota_is_gone_afterwards() -> None:
             assert str(process.popen.pid) in (folder / "cgroup.procs").read_text().split()
             process.end()
     assert folder is None or not folder.exists()
+
+
+def test_reading_the_output_leaves_it_alone() -> None:
+    program = "import os, time\nfor i in range(20_000): os.write(1, b'%d ' % i)\ntime.sleep(600)"
+    process = Process([sys.executable, "-c", program])
+    try:
+        process.wait_for("19999 ", 60.0)
+        assert process.output == "".join(f"{i} " for i in range(20_000))
+    finally:
+        process.end(0.0)

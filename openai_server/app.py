@@ -100,7 +100,7 @@ class App:
 
         try:
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
-                await self._generate(endpoint, scope, receive, send_with_id)
+                await self._generate(endpoint, id, scope, receive, send)
             else:
                 await self._starlette(scope, receive, send_with_id)
         except asyncio.CancelledError:
@@ -112,13 +112,18 @@ class App:
             if not started:  # Starlette has answered already, and raises for the log alone
                 await _respond(InternalError())(scope, receive, send_with_id)
 
-    async def _generate(self, endpoint: Endpoint, scope: Scope, receive: Receive, send: Send) -> None:
-        """What Starlette's router would do, without the functions that it puts before `send`: 1 µs for each token."""
+    async def _generate(self, endpoint: Endpoint, id: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await response(scope, receive, send)
+            await _with_id(response, id)(scope, receive, send)
         except APIError as error:
-            await _told(error)(scope, receive, send)
+            await _with_id(_told(error), id)(scope, receive, send)
+
+
+def _with_id(response: Response, id: str) -> Response:
+    response.headers["x-request-id"] = id
+    return response
 
 
 def _respond(error: APIError) -> Response:

@@ -6,6 +6,7 @@ import os
 import platform
 import re
 import subprocess
+import sys
 import time
 from importlib import metadata
 from pathlib import Path
@@ -38,7 +39,27 @@ def stamp() -> dict[str, Any]:
         "python": platform.python_version(),
         "packages": {name: _version(name) for name in PACKAGES},
         "load_before": round(os.getloadavg()[0], 2),
+        "wake_up_us": round(_wake_up_s() * 1e6),
     }
+
+
+def _wake_up_s(count: int = 1000) -> float:
+    """To wake a process on another core and be woken by it: streams do it all the time, virtual machines slowly."""
+    cores = sorted(os.sched_getaffinity(0))
+    echo = f"import os\nos.sched_setaffinity(0, [{cores[-1]}])\nwhile byte := os.read(0, 1): os.write(1, byte)"
+    command = [sys.executable, "-c", echo]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, bufsize=0) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        os.sched_setaffinity(0, cores[:1])
+        began = 0.0
+        for number in range(-1, count):
+            if number == 0:
+                began = time.perf_counter()  # the child has started
+            child.stdin.write(b".")
+            child.stdout.read(1)
+        os.sched_setaffinity(0, cores)
+        return (time.perf_counter() - began) / count
 
 
 def _commit() -> str:

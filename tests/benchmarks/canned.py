@@ -15,6 +15,7 @@ STAMP: dict[str, Any] = {
     "python": "3.11.7",
     "packages": {"grpcio": "1.80.0"},
     "load_before": 0.1,
+    "wake_up_us": 12,
     "seconds": 60,
 }
 

@@ -44,6 +44,7 @@ def test_every_part_has_a_stamp(results: dict[str, Any]) -> None:
     for part in results.values():
         stamp = part["stamp"]
         assert stamp["cores"] >= 1
+        assert stamp["wake_up_us"] > 0
         assert stamp["commit"]
         assert stamp["packages"]["llama-cpp-python"] != "none"
 

@@ -10,7 +10,7 @@ import click
 
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
-from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, ModelOptions
+from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, ModelOptions
 from protos import contract
 
 ENV_PREFIX = "ANYSERVE_WORKER"
@@ -135,6 +135,13 @@ _OPTIONS = (
         "--swa-full/--no-swa-full",
         default=_DEFAULTS.swa_full,
         help="Models with a sliding window: keep all cells, so that prefixes stay reusable; takes more memory.",
+    ),
+    _option(
+        "--prompt-lookup",
+        default=_DEFAULTS.prompt_lookup,
+        type=click.IntRange(0, MAX_DRAFT),
+        help="Most tokens that a step drafts ahead, from where the last ones occurred before: answers that repeat text "
+        "come in fewer steps. 0: off.",
     ),
     _option(
         "--drain-timeout",

@@ -47,9 +47,10 @@ class Runner(Memory, Protocol):
     n_cells: int
     n_sequences: int
     mixes: bool
+    prompt_lookup: int
 
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
-    def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]: ...
+    def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
     def clear(self) -> None: ...
 
 
@@ -70,7 +71,9 @@ class Engine:
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
         self._cache = KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache)
-        self._scheduler = Scheduler(self._cache, options.parallel, runner.n_batch, options.prefill_chunk, runner.mixes)
+        self._scheduler = Scheduler(
+            self._cache, options.parallel, runner.n_batch, options.prefill_chunk, runner.mixes, runner.prompt_lookup
+        )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation, Delta | WorkerError]] = []
         self._live: set[Generation] = set()
@@ -184,9 +187,9 @@ class Engine:
         if not chunks or not self._computed(chunks):
             return
         sampled = self._runner.sample(chunks)
-        self._scheduler.commit(chunks)
-        for sequence, token in sampled:
-            self._append(sequence, token)
+        self._scheduler.commit(chunks, sampled)
+        for chunk, tokens in zip(chunks, sampled, strict=True):
+            self._append(chunk, tokens)
 
     def _take_in(self, *, wait: bool) -> None:
         try:
@@ -198,9 +201,9 @@ class Engine:
 
     def _computed(self, chunks: list[Chunk]) -> bool:
         """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
-        n_tokens = sum(chunk.count for chunk in chunks)
+        n_tokens = sum(chunk.n_rows for chunk in chunks)
         started = time.monotonic_ns()
-        threads = self._threads.choose(n_tokens, prompts=n_tokens > len(chunks), now=started / 1e9)
+        threads = self._threads.choose(n_tokens, prompts=any(chunk.count > 1 for chunk in chunks), now=started / 1e9)
         try:
             self._runner.run(chunks, threads)
         except NoRoom:
@@ -220,16 +223,24 @@ class Engine:
                 self.stats.cached_tokens += chunk.sequence.n_cached
         return True
 
-    def _append(self, sequence: Sequence, token: int) -> None:
-        sequence.tokens.append(token)
-        self.stats.generated_tokens += 1
-        output, text, reason = sequence.output, "", None
-        if self._vocabulary.is_end(token):
-            reason = contract.FINISH_STOP
-        else:
-            text = output.push(self._vocabulary.piece(token))
-            if not output.stopped and len(sequence.tokens) >= sequence.limit:
-                reason = contract.FINISH_LENGTH
+    def _append(self, chunk: Chunk, tokens: list[int]) -> None:
+        """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
+        sequence, text, reason = chunk.sequence, "", None
+        output = sequence.output
+        for token in tokens:
+            sequence.tokens.append(token)
+            self.stats.generated_tokens += 1
+            if self._vocabulary.is_end(token):
+                reason = contract.FINISH_STOP
+            else:
+                text += output.push(self._vocabulary.piece(token))
+                if not output.stopped and len(sequence.tokens) >= sequence.limit:
+                    reason = contract.FINISH_LENGTH
+            if reason or output.stopped:
+                break
+        if chunk.draft:
+            self.stats.drafted_tokens += len(chunk.draft)
+            self.stats.accepted_tokens += len(tokens) - 1
         if reason:
             text += output.flush()
         if output.stopped:

@@ -151,6 +151,12 @@ class KVCache:
             self._take_cells(cells, missing)
         return True
 
+    def accept(self, seq_id: int, n: int) -> None:
+        """A draft was computed in free cells, which nobody has taken since: now the cells of `n` tokens are taken, and
+        what the memory has beyond them is forgotten."""
+        self.grow(seq_id, n)
+        self.memory.truncate(seq_id, n)
+
     def commit(self, seq_id: int, n_computed: int) -> None:
         """The cells of the first `n_computed` tokens are now filled, and others may use them."""
         self._entries[seq_id].n_computed = n_computed
@@ -167,6 +173,8 @@ class KVCache:
     def release(self, seq_id: int) -> None:
         """The sequence is no longer running; what it computed becomes a cached prefix."""
         entry = self._entries[seq_id]
+        # Of an accepted draft more may be computed than the sequence has: it may have ended inside.
+        entry.n_computed = min(entry.n_computed, len(entry.tokens))
         if not self.reuse or entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
             self._drop(seq_id)
             return

@@ -22,6 +22,7 @@ import numpy as np
 
 from anyserve_worker.errors import InvalidRequest, NoRoom
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.sampling import MIN_TEMPERATURE, DirectSampler, Scratch, direct_sampler
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sampler, Sequence, token_array
@@ -185,7 +186,10 @@ class ModelRunner:
         params.n_batch = options.n_batch
         params.n_ubatch = min(options.n_ubatch, options.n_batch)
         params.n_seq_max = self.n_sequences
-        params.n_outputs_max = self.n_sequences  # One token's logits a sequence, not the whole batch's: room is taken.
+        self.prompt_lookup = self._prompt_lookup(options)
+        # Logits of one token a sequence and of drafts, not of the whole batch: room is taken. llama.cpp wants at least
+        # as many as there are sequences.
+        params.n_outputs_max = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
         params.type_k = _CACHE_TYPES[options.cache_type_k]
@@ -202,10 +206,20 @@ class ModelRunner:
         self._scratch = Scratch(model.n_vocab)
         self._rows = _Batch(self.n_batch)
 
+    def _prompt_lookup(self, options: ModelOptions) -> int:
+        """Most tokens of a draft. 0 for a memory that cannot be cut: it could not forget a rejected draft.
+
+        Not a LoadError: one worker serves several models with the same options, and answers are the same without.
+        """
+        if options.prompt_lookup and (self.model.is_recurrent or (self.model.n_swa > 0 and not options.swa_full)):
+            log.warning("prompt lookup is off for this model: its memory cannot be cut back to fewer tokens")
+            return 0
+        return options.prompt_lookup
+
     def warm_up(self) -> None:
         """Computes one token, so that the first request does not pay for page faults and allocations."""
         self._rows.clear()
-        self._rows.add(token_array([0]), 0, 0, logits=True)
+        self._rows.add(token_array([0]), 0, 0, n_logits=1)
         if llama.llama_decode(self._ctx, self._rows.native()) != 0:
             raise LoadError(f"the model computes nothing: {_native.last_error}")
         llama.llama_memory_clear(self._memory, True)
@@ -220,27 +234,34 @@ class ModelRunner:
         rows = self._rows
         rows.clear()
         for chunk in chunks:
-            sequence = chunk.sequence
-            tokens = sequence.tokens[chunk.start : chunk.start + chunk.count]
-            rows.add(tokens, chunk.start, sequence.seq_id, logits=chunk.samples)
+            n_logits = 1 + len(chunk.draft) if chunk.samples else 0
+            rows.add(chunk.tokens, chunk.start, chunk.sequence.seq_id, n_logits)
         status = llama.llama_decode(self._ctx, rows.native())
         if status == 1:
             raise NoRoom
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}: {_native.last_error}")
 
-    def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
-        """The next token of each chunk that reached its sequence's end, after `run`."""
-        sampled, row = [], -1
+    def sample(self, chunks: list[Chunk]) -> list[list[int]]:
+        """The next tokens of each chunk that reached its sequence's end, after `run`; of others none."""
+        sampled, row = [], 0
         for chunk in chunks:
-            row += chunk.count
-            if not chunk.samples:
-                continue
-            sequence = chunk.sequence
-            if sequence.sampler is None:
-                sequence.sampler = self._new_sampler(sequence)
-            sampled.append((sequence, sequence.sampler.sample(row)))
+            sampled.append(self._sample(chunk, row + chunk.count - 1) if chunk.samples else [])
+            row += chunk.n_rows
         return sampled
+
+    def _sample(self, chunk: Chunk, row: int) -> list[int]:
+        """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
+        sequence = chunk.sequence
+        if sequence.sampler is None:
+            sequence.sampler = self._new_sampler(sequence)
+        tokens = [sequence.sampler.sample(row)]
+        for drafted in chunk.draft:
+            if tokens[-1] != drafted:
+                break
+            row += 1
+            tokens.append(sequence.sampler.sample(row))
+        return tokens
 
     def _new_sampler(self, sequence: Sequence) -> Sampler:
         seed = _seed(sequence.sampling.seed, sequence.index)
@@ -306,17 +327,16 @@ class _Batch:
     def clear(self) -> None:
         self._n = 0
 
-    def add(self, tokens: "array[int]", position: int, seq_id: int, *, logits: bool) -> None:
-        """Tokens of one sequence from `position` on; `logits` are those of the last one."""
+    def add(self, tokens: "array[int]", position: int, seq_id: int, n_logits: int) -> None:
+        """Tokens of one sequence from `position` on, with the logits of the last `n_logits`."""
         start, end = self._n, self._n + len(tokens)
         self._token[start:end] = tokens
-        self._logits[end - 1] = logits
         if len(tokens) == 1:
-            self._pos[start], self._seq_id[start] = position, seq_id
+            self._pos[start], self._seq_id[start], self._logits[start] = position, seq_id, n_logits
         else:
             self._pos[start:end] = array("i", range(position, position + len(tokens)))
             self._seq_id[start:end] = array("i", [seq_id]) * len(tokens)
-            self._logits[start : end - 1] = array("b", bytes(len(tokens) - 1))
+            self._logits[start:end] = array("b", bytes(len(tokens) - n_logits) + b"\1" * n_logits)
         self._n = end
 
     def native(self) -> Any:

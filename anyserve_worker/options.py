@@ -11,6 +11,9 @@ FLASH_ATTENTION: tuple[str, ...] = get_args(FlashAttention)
 DEFAULT_MAX_CONTEXT = 8192
 """Tokens. Default bound of the context where the model was trained with a longer one: KV cells are memory."""
 
+MAX_DRAFT = 16
+"""Tokens. Longer drafts are seldom right to their end."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
@@ -34,3 +37,4 @@ class ModelOptions:
     mmap: bool = True
     mlock: bool = False
     swa_full: bool = True
+    prompt_lookup: int = 0

@@ -9,14 +9,19 @@ prompt to be read, since all of them are served sooner by a fuller batch.
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
 once. When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed
 again later; its tokens and its sampler stay.
+
+With prompt lookup, decoding sequences get drafts of their next tokens into a step that stays small with them. The cells
+of drafts are free ones that nobody else needs in this step: only what was accepted takes them.
 """
 
+from array import array
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 
 from anyserve_worker.kv_cache import KVCache
+from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.sequence import NO_SEQ_ID, Sequence
 
 MIN_SHARED_PREFIX = 16
@@ -27,15 +32,29 @@ LOOK_AHEAD = 16
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
-    """`sequence.tokens[start : start + count]` are computed in this step."""
+    """`sequence.tokens[start : start + count]` are computed in this step, and behind them a draft of the next ones."""
 
     sequence: Sequence
     start: int
     count: int
+    draft: tuple[int, ...] = ()
+    """Only of a chunk that samples."""
+
+    @property
+    def n_rows(self) -> int:
+        return self.count + len(self.draft)
+
+    @property
+    def tokens(self) -> "array[int]":
+        """One for each row."""
+        tokens = self.sequence.tokens[self.start : self.start + self.count]
+        tokens.extend(self.draft)
+        return tokens
 
     @property
     def samples(self) -> bool:
-        """The chunk reaches the end of the sequence: its last token's logits give the next token."""
+        """The chunk reaches the end of the sequence: its last token's logits give the next token, and those of each
+        token of the draft one more, as long as the draft turns out to be right."""
         return self.start + self.count == len(self.sequence.tokens)
 
 
@@ -49,6 +68,8 @@ class Scheduler:
     """Most prompt tokens in a step in which somebody decodes."""
     mixes: bool = True
     """Prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
+    prompt_lookup: int = 0
+    """Most tokens of a draft."""
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
@@ -69,6 +90,10 @@ class Scheduler:
 
     def schedule(self) -> list[Chunk]:
         """The next step. Empty if there is nothing to do."""
+        chunks = self._chunks()
+        return self._with_drafts(chunks) if self.prompt_lookup else chunks
+
+    def _chunks(self) -> list[Chunk]:
         if self.mixes:
             decodes = list(self._decodes())
             return decodes + self._prompts(self.batch_tokens - len(decodes))
@@ -97,12 +122,37 @@ class Scheduler:
             chunks.append(chunk)
         return chunks
 
-    def commit(self, chunks: list[Chunk]) -> None:
-        """The step was computed."""
+    def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
+        """The same step, with drafts if everybody in it decodes and rows and cells are left."""
+        room = min(max_rows(self.prompt_lookup), self.batch_tokens) - len(chunks)
+        room = min(room, self.cache.n_free_cells)
+        if room <= 0 or not all(_decodes(chunk.sequence) for chunk in chunks):
+            return chunks
+        drafted: list[Chunk] = []
+        for n_left, chunk in zip(range(len(chunks), 0, -1), chunks, strict=True):
+            sequence = chunk.sequence
+            n_wanted = sequence.limit - len(sequence.tokens) - 1  # One more token is sampled than is accepted.
+            most = min(self.prompt_lookup, room // n_left, n_wanted)
+            draft = sequence.lookup.draft(sequence.tokens, most) if most > 0 else ()
+            room -= len(draft)
+            drafted.append(replace(chunk, draft=draft))
+        return drafted
+
+    def commit(self, chunks: list[Chunk], sampled: list[list[int]]) -> None:
+        """The step was computed. `sampled`: of each chunk the accepted tokens of its draft and a new one, or nothing.
+
+        To be appended to the sequences by the caller.
+        """
         self._holds_back = False
-        for chunk in chunks:
-            chunk.sequence.n_computed = chunk.start + chunk.count
-            self.cache.commit(chunk.sequence.seq_id, chunk.sequence.n_computed)
+        for chunk, tokens in zip(chunks, sampled, strict=True):
+            sequence = chunk.sequence
+            sequence.n_computed = chunk.start + chunk.count
+            if chunk.draft:
+                n_accepted = len(tokens) - 1
+                sequence.n_computed += n_accepted
+                sequence.lookup.record(len(chunk.draft), n_accepted)
+                self.cache.accept(sequence.seq_id, sequence.n_computed)
+            self.cache.commit(sequence.seq_id, sequence.n_computed)
         self.cache.pass_time(len(chunks))
 
     # ---- Ends

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from anyserve_worker.output import TextOutput
+from anyserve_worker.prompt_lookup import PromptLookup
 from anyserve_worker.request import SamplingParams
 
 NO_SEQ_ID = -1
@@ -45,6 +46,7 @@ class Sequence:
     output: TextOutput
     sampler: Sampler | None = None
     """Made when the sequence is first scheduled, kept when it is preempted."""
+    lookup: PromptLookup = field(default_factory=PromptLookup)
     seq_id: int = NO_SEQ_ID
     n_computed: int = 0
     n_cached: int = field(default=-1)

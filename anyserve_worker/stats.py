@@ -26,5 +26,8 @@ class EngineStats:
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
+    drafted_tokens: int = 0
+    accepted_tokens: int = 0
+    """Of those that were drafted."""
     last_request_ms: int = 0
     """Unix time at which the last request came."""

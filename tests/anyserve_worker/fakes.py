@@ -7,6 +7,8 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
 from anyserve_worker.errors import InvalidRequest, NoRoom
+from anyserve_worker.kv_cache import common_prefix
+from anyserve_worker.options import MAX_DRAFT
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
 from protos import contract
@@ -170,6 +172,7 @@ class FakeRunner:
         n_sequences: int = 16,
         memory: FakeMemory | None = None,
         gate: Gate | None = None,
+        prompt_lookup: int = 0,
         failures: Items[Exception | None] = (),
     ) -> None:
         """`memory` may be smaller than `n_cells` says. `failures`: what the first calls of `run` raise, if not None."""
@@ -177,9 +180,10 @@ class FakeRunner:
         self.memory = memory or FakeMemory(n_cells)
         self.script = script or {}
         self.gate = gate
+        self.prompt_lookup = prompt_lookup
         self.failures = list(failures)
         self.steps: list[list[tuple[str, int]]] = []
-        """(prompt, tokens computed) for each chunk of each step."""
+        """(prompt, tokens computed, those of drafts included) for each chunk of each step."""
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
 
@@ -188,25 +192,23 @@ class FakeRunner:
             self.gate.enter()
         if self.failures and (failure := self.failures.pop(0)):
             raise failure
-        if self.memory.n_used + sum(chunk.count for chunk in chunks) > self.memory.n_cells:
+        if self.memory.n_used + sum(chunk.n_rows for chunk in chunks) > self.memory.n_cells:
             raise NoRoom
         for chunk in chunks:
-            sequence, end = chunk.sequence, chunk.start + chunk.count
-            self.memory.compute(sequence.seq_id, chunk.start, sequence.tokens[chunk.start : end])
-        self.steps.append([(self.prompt(chunk.sequence), chunk.count) for chunk in chunks])
+            self.memory.compute(chunk.sequence.seq_id, chunk.start, chunk.tokens)
+        self.steps.append([(self.prompt(chunk.sequence), chunk.n_rows) for chunk in chunks])
 
-    def sample(self, chunks: list[Chunk]) -> list[tuple[Sequence, int]]:
-        sampled = []
-        for chunk in chunks:
-            if not chunk.samples:
-                continue
-            sequence = chunk.sequence
-            if sequence.sampler is None:
-                self.samplers.append(FakeSampler())
-                sequence.sampler = self.samplers[-1]
-            answer = self.script.get(self.prompt(sequence), b"ok") + bytes([END])
-            sampled.append((sequence, answer[sequence.n_generated]))
-        return sampled
+    def sample(self, chunks: list[Chunk]) -> list[list[int]]:
+        return [self._sample(chunk) if chunk.samples else [] for chunk in chunks]
+
+    def _sample(self, chunk: Chunk) -> list[int]:
+        sequence = chunk.sequence
+        if sequence.sampler is None:
+            self.samplers.append(FakeSampler())
+            sequence.sampler = self.samplers[-1]
+        answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
+        rest = answer[sequence.n_generated :]
+        return list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
 
     def prompt(self, sequence: Sequence) -> str:
         return bytes(list(sequence.tokens[: sequence.n_prompt])).decode(errors="replace")

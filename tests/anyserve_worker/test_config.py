@@ -111,6 +111,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "mmap": ("0", False),
     "mlock": ("1", True),
     "swa_full": ("no", False),
+    "prompt_lookup": ("4", 4),
 }
 """A value other than the default for every field of ModelOptions."""
 

@@ -24,7 +24,7 @@ from anyserve_worker.options import ModelOptions
 from anyserve_worker.request import Delta, GenerationRequest, merge
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, Vocabulary
-from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
+from tests.anyserve_worker.fakes import END, PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
 
 OPTIONS = ModelOptions(parallel=4, max_queue=8, prefill_chunk=16)
 
@@ -222,6 +222,86 @@ async def test_without_the_prefix_cache_everything_is_computed() -> None:
             assert [c.cached_tokens for c in choices] == [0, 0]
             assert engine.n_free_cells == runner.n_cells
     assert sum(count for step in runner.steps for _, count in step) == 4 * 37
+
+
+# ---- Drafts
+
+PASSAGE = "It was a bright cold day in April"
+REPEAT = {PASSAGE: f"{PASSAGE}, he said, a bright cold day.".encode()}
+
+
+async def test_an_answer_is_the_same_with_drafts_and_takes_fewer_steps() -> None:
+    plain, runner = FakeRunner(REPEAT), FakeRunner(REPEAT, prompt_lookup=4)
+    async with engine_on(plain) as engine:
+        expected = await answer(engine, ask(PASSAGE))
+        assert (engine.stats.drafted_tokens, engine.stats.accepted_tokens) == (0, 0)
+    async with engine_on(runner) as engine:
+        assert await answer(engine, ask(PASSAGE)) == expected
+        stats = engine.stats
+    assert stats.generated_tokens == expected[0].completion_tokens
+    assert len(runner.steps) == stats.generated_tokens - stats.accepted_tokens
+    assert 0 < stats.accepted_tokens < stats.drafted_tokens, "some are wrong"
+    assert sum(rows for step in runner.steps[1:] for _, rows in step) == len(runner.steps) - 1 + stats.drafted_tokens
+
+
+@pytest.mark.parametrize("length", range(1, 20))
+async def test_an_end_inside_a_draft(length: int) -> None:
+    """By max_tokens and by a stop string; what comes behind it is neither shown nor counted."""
+    text = REPEAT[PASSAGE].decode()
+    async with engine_on(FakeRunner(REPEAT, prompt_lookup=4)) as engine:
+        limited = await answer(engine, ask(PASSAGE, max_tokens=length))
+        assert said(limited) == [(text[:length], "length")]
+        assert limited[0].completion_tokens == length
+        stop = text[length : length + 3]
+        stopped = await answer(engine, ask(PASSAGE, stop=(stop,)))
+        assert said(stopped) == [(text[:length], "stop")]
+        assert stopped[0].completion_tokens == length + 3
+        assert engine.stats.generated_tokens == 2 * length + 3
+        again = await answer(engine, ask(PASSAGE + text))
+        assert again[0].cached_tokens in range(len(PASSAGE) + length, len(PASSAGE) + length + 4)
+
+
+async def test_the_end_of_the_answer_inside_a_draft() -> None:
+    prompt = tuple(b"one two" + bytes([END]) + b" and more")
+    async with engine_on(FakeRunner({bytes(prompt).decode(): b"one two"}, prompt_lookup=8)) as engine:
+        (choice,) = await answer(engine, GenerationRequest(prompt))
+        assert (choice.text, choice.finish_reason, choice.completion_tokens) == ("one two", "stop", 8)
+        assert engine.stats.accepted_tokens > 0
+
+
+async def test_until_the_context_is_full_with_drafts() -> None:
+    prompt = "abcdefgh"
+    async with engine_on(FakeRunner({prompt: b"abcdefgh"}, n_ctx=14, n_cells=14, prompt_lookup=8)) as engine:
+        assert said(await answer(engine, ask(prompt))) == [("abcdef", "length")]
+        assert engine.stats.accepted_tokens > 0
+
+
+async def test_a_crowd_with_drafts_and_too_few_cells() -> None:
+    script = {f"question {i} question {i}": f"question {i} question {i} or {i}{i}{i}".encode() for i in range(6)}
+    async with engine_on(FakeRunner(script, n_cells=110, prompt_lookup=4)) as engine:
+        answers = await asyncio.gather(*(answer(engine, ask(prompt)) for prompt in script))
+        assert engine.stats.accepted_tokens > 0
+    assert [said(choices) for choices in answers] == [[(text.decode(), "stop")] for text in script.values()]
+
+
+async def test_cancelling_who_drafts() -> None:
+    gate = Gate()
+    async with engine_on(FakeRunner(REPEAT, gate=gate, prompt_lookup=4)) as engine:
+        generation = await engine.submit(ask(PASSAGE))
+        for _ in range(6):
+            await gate.entered()
+            gate.let_through()
+        await gate.entered()
+        generation.cancel()
+        gate.open()
+        assert said(await answer(engine, ask(PASSAGE))) == [(REPEAT[PASSAGE].decode(), "stop")]
+
+
+async def test_choices_that_draft_share_their_prompt() -> None:
+    async with engine_on(FakeRunner(REPEAT, prompt_lookup=2)) as engine:
+        choices = await answer(engine, ask(PASSAGE, n=3))
+        assert said(choices) == [(REPEAT[PASSAGE].decode(), "stop")] * 3
+        assert engine.stats.accepted_tokens > 0
 
 
 # ---- What is refused at once

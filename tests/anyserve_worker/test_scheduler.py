@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from anyserve_worker.errors import NoRoom
 from anyserve_worker.kv_cache import KVCache
 from anyserve_worker.output import TextOutput
+from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.request import SamplingParams
 from anyserve_worker.scheduler import MIN_SHARED_PREFIX, Chunk, Scheduler
 from anyserve_worker.sequence import NO_SEQ_ID, Sequence
@@ -26,6 +27,11 @@ def unlike(i: int, length: int) -> Iterable[int]:
     return range(1000 * i, 1000 * i + length)
 
 
+def next_token(tokens: "array[int]") -> int:
+    """Repeats itself, but not for long."""
+    return (sum(tokens) + len(tokens) // 9) % 7
+
+
 class Steps:
     """A scheduler on a fake memory. Tokens come from the tokens before them; a sequence ends at its limit."""
 
@@ -39,10 +45,11 @@ class Steps:
         n_cached: int = 8,
         memory: FakeMemory | None = None,
         mixes: bool = True,
+        prompt_lookup: int = 0,
     ) -> None:
         self.memory = memory or FakeMemory(n_cells)
         self.cache = KVCache(self.memory, n_cells, max_running + n_cached)
-        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk, mixes)
+        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk, mixes, prompt_lookup)
         self.finished: list[Sequence] = []
         self.failed: list[Sequence] = []
 
@@ -58,7 +65,7 @@ class Steps:
         self.check(chunks, decoding)
         for done, chunk in enumerate(chunks):
             try:
-                self.memory.compute(chunk.sequence.seq_id, chunk.start, self.tokens(chunk))
+                self.memory.compute(chunk.sequence.seq_id, chunk.start, chunk.tokens)
             except NoRoom:
                 for earlier in chunks[:done]:
                     self.memory.truncate(earlier.sequence.seq_id, earlier.start)
@@ -67,14 +74,24 @@ class Steps:
                     self.failed += scheduler.running
                     scheduler.remove(scheduler.running[0])
                 return []
-        scheduler.commit(chunks)
-        for chunk in chunks:
-            if chunk.samples:
-                chunk.sequence.tokens.append(sum(chunk.sequence.tokens) % 7)
-                if len(chunk.sequence.tokens) >= chunk.sequence.limit:
-                    self.finished.append(chunk.sequence)
-                    scheduler.remove(chunk.sequence)
-        return [(chunk.sequence, chunk.count) for chunk in chunks]
+        sampled = [self.sample(chunk) for chunk in chunks]
+        scheduler.commit(chunks, sampled)
+        for chunk, tokens in zip(chunks, sampled, strict=True):
+            chunk.sequence.tokens.extend(tokens)
+            if len(chunk.sequence.tokens) >= chunk.sequence.limit:
+                self.finished.append(chunk.sequence)
+                scheduler.remove(chunk.sequence)
+        return [(chunk.sequence, chunk.n_rows) for chunk in chunks]
+
+    def sample(self, chunk: Chunk) -> list[int]:
+        tokens = chunk.sequence.tokens[:]
+        if chunk.samples:
+            tokens.append(next_token(tokens))
+        for drafted in chunk.draft:
+            if tokens[-1] != drafted:
+                break
+            tokens.append(next_token(tokens))
+        return list(tokens[len(chunk.sequence.tokens) :])
 
     def steps(self, n: int) -> list[list[int]]:
         """Tokens computed for each chunk of each of the next steps."""
@@ -87,16 +104,13 @@ class Steps:
             self.step()
         raise AssertionError(f"still running: {self.scheduler.running}, waiting: {self.scheduler.waiting}")
 
-    def tokens(self, chunk: Chunk) -> "array[int]":
-        return chunk.sequence.tokens[chunk.start : chunk.start + chunk.count]
-
     def check(self, chunks: list[Chunk], decoding: set[Sequence]) -> None:
         """What holds for every step."""
         scheduler = self.scheduler
         sequences = [chunk.sequence for chunk in chunks]
         assert len(set(sequences)) == len(sequences)
         assert len(scheduler.running) <= scheduler.max_running
-        assert sum(chunk.count for chunk in chunks) <= scheduler.batch_tokens
+        assert sum(chunk.n_rows for chunk in chunks) <= scheduler.batch_tokens
         assert bool(chunks) or not scheduler.running
         decodes = [s for s in scheduler.running if s in decoding]
         prompts_only = not scheduler.mixes and not decoding.intersection(sequences)
@@ -112,6 +126,14 @@ class Steps:
             assert chunk.start + chunk.count <= len(chunk.sequence.tokens)
             assert chunk.samples == (chunk.start + chunk.count == len(chunk.sequence.tokens))
             assert self.memory.tokens(chunk.sequence.seq_id) == chunk.sequence.tokens[: chunk.start]
+            assert not chunk.draft or chunk.sequence in decoding
+            assert len(chunk.draft) <= scheduler.prompt_lookup
+            assert not chunk.draft or len(chunk.sequence.tokens) + len(chunk.draft) < chunk.sequence.limit
+        n_drafted = sum(len(chunk.draft) for chunk in chunks)
+        if n_drafted:
+            assert decoding.issuperset(sequences), "prompts have no drafts beside them"
+            assert len(chunks) + n_drafted <= max_rows(scheduler.prompt_lookup)
+            assert n_drafted <= self.cache.n_free_cells, "drafts use what nobody else has"
         for waiting in scheduler.waiting:
             assert (waiting.seq_id, waiting.n_computed) == (NO_SEQ_ID, 0)
 
@@ -499,6 +521,7 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
         prefill_chunk=data.draw(st.integers(1, 24), "chunk"),
         n_cached=data.draw(st.integers(0, 4), "cached"),
         mixes=data.draw(st.booleans(), "mixes"),
+        prompt_lookup=data.draw(st.sampled_from([0, 1, 4, 16]), "lookup") if kind in ("full", "small") else 0,
         memory=FakeMemory(
             # Of "small" the books do not know.
             40 if kind == "small" else n_cells,
@@ -530,7 +553,7 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
     for each in s.finished:
         tokens = each.tokens[: each.n_prompt]
         for _ in range(each.n_generated):
-            tokens.append(sum(tokens) % 7)
+            tokens.append(next_token(tokens))
         assert tokens == each.tokens
     s.cache.evict_all()
     assert s.cache.n_free_cells == n_cells
@@ -574,3 +597,118 @@ def test_who_cannot_be_admitted_is_not_waited_for() -> None:
     s = Steps(batch_tokens=40, max_running=2, mixes=False)
     s.add(*(sequence(unlike(i, 40), n_new=9) for i in range(1, 9)))
     assert s.steps(5) == [[40], [1], [40], [1, 1], [1, 1]]
+
+
+# ---- Drafts
+
+
+def repeating(i: int = 0) -> Sequence:
+    """Its text repeats itself soon."""
+    return sequence([*unlike(i, 2), 1, 2, 4], n_new=30)
+
+
+def test_tokens_are_the_same_with_drafts() -> None:
+    s, plain = Steps(prompt_lookup=4), Steps()
+    one, other = repeating(), repeating()
+    s.add(one)
+    plain.add(other)
+    s.run()
+    plain.run()
+    assert one.tokens == other.tokens
+    assert one.limit == len(one.tokens)
+
+
+def test_drafts_save_steps() -> None:
+    counts = []
+    for prompt_lookup in (0, 1, 4):
+        s = Steps(prompt_lookup=prompt_lookup)
+        s.add(repeating())
+        n_steps = 0
+        while not s.scheduler.idle:
+            s.step()
+            n_steps += 1
+        counts.append(n_steps)
+    assert counts[0] == 30
+    assert counts[0] > counts[1] > counts[2]
+
+
+def test_rejected_tokens_leave_no_cells() -> None:
+    s = Steps(prompt_lookup=4)
+    one = repeating()
+    s.add(one)
+    n_rejected = 0
+    while not s.scheduler.idle:
+        before = len(one.tokens)
+        rows = s.steps(1)[0][0]
+        if one.seq_id != NO_SEQ_ID and before > one.n_prompt:
+            n_rejected += rows - (len(one.tokens) - before)
+            assert s.memory.tokens(one.seq_id) == one.tokens[:-1]
+            assert s.cache.n_free_cells == 1000 - one.n_computed
+    assert n_rejected > 0
+
+
+def test_several_share_the_rows_of_a_step() -> None:
+    s = Steps(prompt_lookup=4)
+    s.add(*(repeating(i) for i in range(3)))
+    assert s.steps(1) == [[5, 5, 5]]
+    steps = s.steps(12)
+    assert max(sum(step) for step in steps) == max_rows(4)
+    assert any(min(step) > 1 for step in steps), "each gets some"
+
+
+def test_a_crowd_gets_no_drafts() -> None:
+    s = Steps(prompt_lookup=4)
+    s.add(*(repeating(i) for i in range(8)))
+    assert s.steps(20)[1:] == [[1] * 8] * 19
+
+
+def test_nobody_drafts_beside_a_prompt() -> None:
+    s = Steps(prompt_lookup=4, prefill_chunk=10)
+    s.add(repeating(), sequence(unlike(5, 200)))
+    steps = s.steps(10)
+    assert all(step[0] == 1 for step in steps[1:])
+
+
+def test_drafts_take_free_cells_only() -> None:
+    """Neither those of a cached prefix nor, in the same step, those that others go on with."""
+    s = Steps(prompt_lookup=4, n_cells=44)
+    s.add(sequence(unlike(9, 10)))
+    s.run()
+    one = sequence([1, 2, 4, 1, 2], n_new=27)
+    s.add(one)
+    while not s.scheduler.idle:
+        s.step()
+    assert s.cache.n_cached_sequences == 2
+    assert s.scheduler.n_preempted == 0
+
+
+def test_without_room_for_a_draft_there_is_none() -> None:
+    """Each has the cells that it needs in the end, and not one more."""
+    s = Steps(prompt_lookup=16, n_cells=2 * 34)
+    s.add(repeating(0), repeating(1))
+    s.run()
+    assert s.scheduler.n_preempted == 0
+    assert len(s.finished) == 2
+
+
+def test_who_drafts_gives_way_and_goes_on_the_same() -> None:
+    s, plain = Steps(prompt_lookup=4, n_cells=40), Steps()
+    requests, others = [[repeating(i) for i in range(2)] for _ in range(2)]
+    s.add(*requests)
+    plain.add(*others)
+    s.run()
+    plain.run()
+    assert s.scheduler.n_preempted > 0
+    assert [each.tokens for each in requests] == [each.tokens for each in others]
+
+
+def test_abort_between_drafts() -> None:
+    s = Steps(prompt_lookup=4)
+    one = repeating()
+    s.add(one)
+    s.steps(5)
+    s.scheduler.remove(one)
+    assert s.scheduler.idle
+    again = sequence([*one.tokens, 5])
+    s.add(again)
+    assert s.steps(1) == [[2]]  # The last token of the first one was not computed.

@@ -59,10 +59,11 @@ def markdown(results: dict[str, Part]) -> str:
 
 def _stamp(stamp: Part) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in stamp["packages"].items())
+    wake_up = stamp.get("wake_up_us", "?")  # a part that was measured longer ago may not have it
     return [
         f"Measured {stamp['date']} in {stamp['seconds']} s, commit {stamp['commit']}, on {stamp['cpu']}, "
         f"{stamp['cores']} cores, {stamp['memory_gib']} GiB, {stamp['kernel']}, load before {stamp['load_before']}, "
-        f"{stamp['wake_up_us']} µs to wake another core and be woken; "
+        f"{wake_up} µs to wake another core and be woken; "
         f"Python {stamp['python']}, {packages}."
     ]
 

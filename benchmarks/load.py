@@ -24,6 +24,8 @@ from benchmarks.orders import Answer, Orders
 MARK = b"~"
 """In `count` mode: a byte that each token has once. One byte can't be torn apart by the network."""
 
+LOST = "the connection was lost"
+
 
 class Client(asyncio.Protocol):
     """One connection, kept open from request to request where the server does so."""
@@ -35,11 +37,20 @@ class Client(asyncio.Protocol):
         self._answer = Answer(0.0)
 
     async def ask(self, body: bytes, answer: Answer) -> None:
+        kept = self._transport is not None
+        await self._ask(body, answer)
+        if kept and answer.error == LOST and not self._began:
+            # Some servers close a connection that they had promised to keep; every client has to live with that.
+            answer.error = ""
+            await self._ask(body, answer)
+
+    async def _ask(self, body: bytes, answer: Answer) -> None:
         load = self._load
         if self._transport is None or self._transport.is_closing():
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", load.orders.port)
         assert self._transport
-        self._answer, self._events, self._whole, self._stays_open = answer, EventReader(), b"", False
+        self._answer, self._events, self._whole = answer, EventReader(), b""
+        self._began = self._stays_open = False
         self._parser = httptools.HttpResponseParser(self)
         self._done = asyncio.get_running_loop().create_future()
         head = f"POST {load.orders.path} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
@@ -63,6 +74,7 @@ class Client(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self._began = True
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
@@ -70,7 +82,7 @@ class Client(asyncio.Protocol):
 
     def connection_lost(self, _: Exception | None) -> None:
         self._transport = None
-        self._end("the connection was lost")
+        self._end(LOST)
 
     # ---- httptools' callbacks
 

@@ -126,6 +126,17 @@ async def test_each_client_keeps_its_connection() -> None:
     assert len(peers) <= 3
 
 
+async def test_a_server_may_close_what_it_promised_to_keep() -> None:
+    async def close_late(writer: Writer, _: int) -> None:
+        writer.write(ANSWER)
+        await asyncio.sleep(0.05)  # the next request is on its way by now
+        writer.close()
+
+    async with server(close_late) as port:
+        answers = await load(port, 4, 2)
+    assert [answer.error for answer in answers] == [""] * 4
+
+
 async def test_the_limit_cuts() -> None:
     async def hang(writer: Writer, _: int) -> None:
         writer.write(HEAD + chunk(token("a")))

@@ -1,6 +1,5 @@
 """`python -m anyserve_worker`, and the console script `anyserve`."""
 
-import asyncio
 import logging
 import os
 import sys
@@ -74,8 +73,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     from anyserve_worker.server import StartError, serve
 
     try:
-        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(serve(server_options, model_options))
+        uvloop.run(serve(server_options, model_options))
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from error
 

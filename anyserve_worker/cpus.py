@@ -29,11 +29,12 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
     Formats: Linux Documentation/admin-guide/cgroup-v2.rst (`cpu.max`: "quota period", or "max period") and
     scheduler/sched-bwc.rst (version 1: `cpu.cfs_quota_us`, -1 for none, `cpu.cfs_period_us`).
     """
-    quotas = [quota for directory in _cgroup_directories(root) if (quota := _quota(directory)) is not None]
+    quotas = [quota for directory in cgroup_directories(root) if (quota := _quota(directory)) is not None]
     return min(quotas, default=None)
 
 
-def _cgroup_directories(root: Path) -> list[Path]:
+def cgroup_directories(root: Path) -> list[Path]:
+    """Of this process's groups for the cpu controller and those above them, the nearest first; some may not exist."""
     directories = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -104,10 +104,12 @@ class Scheduler:
         return list(self._decodes()) or self._prompts(self.batch_tokens)
 
     def _prompts_are_next(self) -> bool:
-        if not self._read or self._read >= self.batch_tokens:
-            return not self._read
+        """After each step of decoding; and again, up to a batch's tokens, while fewer decode than have to be read."""
+        if not self._read:
+            return True
         n_decoding = sum(map(_decodes, self.running))
-        return n_decoding < min(len(self.running) + len(self.waiting), self.max_running) - n_decoding
+        n_to_read = min(len(self.running) + len(self.waiting), self.max_running) - n_decoding
+        return self._read < self.batch_tokens and n_decoding < n_to_read
 
     def _prompts(self, budget: int) -> list[Chunk]:
         """Chunks of prompts, of at most `budget` tokens."""

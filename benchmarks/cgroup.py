@@ -8,6 +8,8 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from anyserve_worker.cpus import cgroup_directories
+
 PERIOD_US = 100_000
 REMOVE_S = 5.0
 
@@ -15,27 +17,12 @@ REMOVE_S = 5.0
 @contextlib.contextmanager
 def quota(processors: float) -> Iterator[Path | None]:
     """The folder of a group that may use so many processors; None where none can be made."""
-    folder = next((made for parent in _parents() if (made := _make(parent, processors))), None)
+    folder = next((made for parent in cgroup_directories(Path("/")) if (made := _make(parent, processors))), None)
     try:
         yield folder
     finally:
         if folder:
             _remove(folder)
-
-
-def _parents() -> list[Path]:
-    """Where groups for the cpu controller may be made, the nearest first."""
-    found = []
-    for line in _read(Path("/proc/self/cgroup")).splitlines():
-        _, controllers, path = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
-            continue
-        mounts = (
-            [Path("/sys/fs/cgroup/cpu")] if controllers else [Path("/sys/fs/cgroup"), Path("/sys/fs/cgroup/unified")]
-        )
-        # In a container the path may be the host's; then the mount's root is our group.
-        found += [folder for mount in mounts for folder in (mount / path.lstrip("/"), mount) if folder.is_dir()]
-    return found
 
 
 def _make(parent: Path, processors: float) -> Path | None:
@@ -66,10 +53,3 @@ def _remove(folder: Path) -> None:
             if time.monotonic() > deadline:
                 return
             time.sleep(0.05)
-
-
-def _read(path: Path) -> str:
-    try:
-        return path.read_text()
-    except OSError:
-        return ""

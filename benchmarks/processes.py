@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO
 
+from scripts import children
 from scripts.errors import Fail
 
 TICKS = os.sysconf("SC_CLK_TCK")
@@ -101,11 +100,7 @@ class Process:
 
     def end(self, grace_s: float = 3.0) -> None:
         """Asks the whole group to end, then kills what is left of it."""
-        _signal_group(self.popen.pid, signal.SIGTERM)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.popen.wait(grace_s)
-        _signal_group(self.popen.pid, signal.SIGKILL)
-        self.popen.wait()
+        children.end([self.popen], grace_s)
         if self.popen.stdout:
             self.popen.stdout.close()
         self._log.close()
@@ -133,20 +128,13 @@ class Job(Process):
             self.end(grace_s=0.0)
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
 def tree(pid: int) -> list[int]:
     """A process and all below it."""
     found = [pid]
     for parent in found:
-        for children in Path(f"/proc/{parent}/task").glob("*/children"):
+        for listed in Path(f"/proc/{parent}/task").glob("*/children"):
             with contextlib.suppress(OSError):
-                found += map(int, children.read_text().split())
+                found += map(int, listed.read_text().split())
     return found
 
 
@@ -164,8 +152,3 @@ def _resident(pid: int) -> int:
         if match := re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE):
             return int(match[1]) * 1024
     return 0
-
-
-def _signal_group(pid: int, number: int) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(pid, number)

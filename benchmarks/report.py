@@ -10,7 +10,6 @@ from typing import Any
 
 from benchmarks import plots
 from benchmarks.raw import best
-from benchmarks.serving import RAW
 from benchmarks.systems import LLAMA_SERVER, OURS
 
 RESULTS = Path(__file__).with_name("results")
@@ -256,6 +255,3 @@ def neighbour(figures: Part) -> list[str]:
         lines.append(f"- {clients} client{'s' if clients != '1' else ''}: {seconds}")
     lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
     return lines
-
-
-__all__ = ["OURS", "RAW", "markdown", "update", "write"]

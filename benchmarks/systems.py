@@ -14,9 +14,10 @@ from typing import Any
 
 from benchmarks import client
 from benchmarks.peers import Peers
-from benchmarks.processes import Process, free_port
+from benchmarks.processes import Process
 from benchmarks.settings import Settings
 from scripts.errors import Fail
+from scripts.ports import free_port
 
 MODEL = "bench"
 """Name under which every system serves the model."""

@@ -11,11 +11,12 @@ from typing import Any
 
 from benchmarks import client, loading, pace
 from benchmarks.orders import Answer, Orders
-from benchmarks.processes import Job, Process, free_port
+from benchmarks.processes import Job, Process
 from benchmarks.settings import Settings
 from benchmarks.stats import interleaved, medians, paired_ratios, percentile
 from benchmarks.systems import MODEL
 from scripts.errors import Fail
+from scripts.ports import free_port
 
 STREAM_EACH, STEP_BATCHES, BARE = "a stream a request", "step batches", "bare uvicorn"
 WAYS = (STREAM_EACH, STEP_BATCHES, BARE)

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from secrets import token_hex
 from typing import Any
 
@@ -57,6 +58,11 @@ CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, resp
 
 GENERATION = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
 """What nearly all requests are for; by path."""
+GENERATION_BY_ENGINE = {
+    "/v1/engines/{model:path}/chat/completions": CHAT,
+    "/v1/engines/{model:path}/completions": COMPLETIONS,
+}
+"""`engine=` of openai 0.28 puts the model into the path. A model's name may have slashes: chat comes first."""
 
 
 class Routes:
@@ -80,26 +86,17 @@ class Routes:
         self.draining = False
 
     def table(self) -> list[Route]:
+        paths = [*GENERATION.items(), *GENERATION_BY_ENGINE.items()]
         return [
             Route("/v1/models", self.models),
             Route("/v1/models/{model:path}", self.model),
-            Route("/v1/completions", self.completions, methods=["POST"]),
-            Route("/v1/chat/completions", self.chat_completions, methods=["POST"]),
-            # `engine=` of openai 0.28 puts the model into the path.
-            Route("/v1/engines/{model:path}/chat/completions", self.chat_completions, methods=["POST"]),
-            Route("/v1/engines/{model:path}/completions", self.completions, methods=["POST"]),
+            *(Route(path, partial(self.generate, endpoint=endpoint), methods=["POST"]) for path, endpoint in paths),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
             Route("/health", self.ready),
         ]
 
     # ---- Generation
-
-    async def completions(self, request: Request) -> Response:
-        return await self.generate(request, COMPLETIONS)
-
-    async def chat_completions(self, request: Request) -> Response:
-        return await self.generate(request, CHAT)
 
     async def generate(self, http: Request, endpoint: Endpoint) -> Response:
         """Raises APIError, and so may the response."""

@@ -1,6 +1,5 @@
 """One process that serves: listens, answers, and ends cleanly on SIGINT and SIGTERM."""
 
-import asyncio
 import logging
 import signal
 import socket
@@ -66,5 +65,4 @@ def run(config: Config, listener: socket.socket, started: Callable[[Server], Non
     """Until it is told to end. `started` is called once requests are being answered."""
     # uvicorn reports its own life at INFO, which we do ourselves.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(_serve(config, listener, started))
+    uvloop.run(_serve(config, listener, started))

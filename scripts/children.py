@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from types import FrameType
+from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
@@ -51,7 +52,7 @@ def _end_with_parent() -> None:
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
-def end(children: Iterable[subprocess.Popen[str]], grace_s: float = 15.0) -> None:
+def end(children: Iterable[subprocess.Popen[Any]], grace_s: float = 15.0) -> None:
     """Asks all to end, waits, and kills what is left; being told to stop a second time cuts the waiting short."""
     children = list(children)
     try:
@@ -68,7 +69,7 @@ def end(children: Iterable[subprocess.Popen[str]], grace_s: float = 15.0) -> Non
             child.wait()
 
 
-def _signal_group(child: subprocess.Popen[str], number: int) -> None:
+def _signal_group(child: subprocess.Popen[Any], number: int) -> None:
     # The leader may be gone while its own children live on (pip's compilers), so this doesn't ask whether it is.
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)

@@ -32,6 +32,9 @@ PURE = (
     "anyserve_worker.errors",
     "anyserve_worker.options",
     "anyserve_worker.stats",
+    "anyserve_worker.threads",
+    "anyserve_worker.sampling",
+    "anyserve_worker.prompt_lookup",
 )
 """A package stands for all of its modules."""
 

@@ -14,6 +14,7 @@ import grpc
 
 from protos import grpc_predict_v2_pb2 as pb
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from scripts.ports import free_port
 
 START_TIMEOUT = 120.0
 """Seconds; a loaded machine loads models slowly."""
@@ -24,13 +25,6 @@ ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
 """In the child, before the command. A `preexec_fn` would fork gRPC's threads too, which can end the child first."""
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
 
 
 class Process:

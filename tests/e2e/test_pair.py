@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 import pytest
 
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from scripts.ports import free_port
 from tests.e2e import servers
 from tests.e2e.conftest import SMOLLM2, Pair
 from tests.models import smollm2_path
@@ -65,7 +66,7 @@ def test_pings_while_a_long_prompt_is_read(pinging: str) -> None:
 
 
 def test_the_worker_goes_and_comes_back() -> None:
-    port = servers.free_port()
+    port = free_port()
     options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "1024", "--port", str(port))
     with servers.sidecar(f"127.0.0.1:{port}") as (_, url):
         assert _get(url, "/livez")[0] == 200

@@ -13,6 +13,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 
 from protos import grpc_predict_v2_pb2 as pb
+from scripts.ports import free_port
 from tests.e2e import servers
 from tests.e2e.conftest import GEMMA3, SMOLLM2
 from tests.e2e.messages import LONG_STORY, STORY, infer, outputs, text
@@ -77,7 +78,7 @@ def test_health_and_reflection(worker_address: str) -> None:
         assert "inference.GRPCInferenceService" in database.get_services()
     port = worker_address.rpartition(":")[2]
     assert _run("--healthcheck", "--port", port).returncode == 0
-    assert _run("--healthcheck", "--port", str(servers.free_port())).returncode == 1
+    assert _run("--healthcheck", "--port", str(free_port())).returncode == 1
 
 
 def test_it_is_live_before_it_is_ready() -> None:

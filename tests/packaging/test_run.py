@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.packaging.commands import ROOT, free_port, only_line, run, script
+from scripts.ports import free_port
+from tests.packaging.commands import ROOT, only_line, run, script
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
 

@@ -1,8 +1,9 @@
-// Included by llama.cpp's ops.cpp, see attention.cmake: attention of one row to half-precision cells.
+// Included by llama.cpp's ops.cpp, see attention.cmake: attention of rows to half-precision cells.
 //
-// llama.cpp goes from cell to cell: a dot product, an exponential by the C library, and a sum that is read, converted and
-// stored again. This goes by blocks of the cells that the row sees: all scores, all exponentials as vectors, then the
-// weighted sum in registers, in single precision. The running maximum is that of https://arxiv.org/abs/2112.05682.
+// llama.cpp goes from cell to cell for each head: a dot product, an exponential by the C library, and a sum that is read,
+// converted and stored again. This takes the heads of a row that share a head of K and V together, and goes by blocks of
+// the cells that the row sees: all scores, all exponentials as vectors, then the weighted sums in registers, in single
+// precision. The running maximum is that of https://arxiv.org/abs/2112.05682.
 #pragma once
 
 #include "ggml.h"
@@ -12,8 +13,9 @@
 #include <algorithm>
 #include <cmath>
 #include <cstring>
+#include <vector>
 
-#if defined(__AVX512F__) && defined(__AVX512DQ__)
+#if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
 #define ANYSERVE_ATTENTION
 #include <immintrin.h>
 using anyserve_vec = __m512;
@@ -23,10 +25,25 @@ static inline anyserve_vec anyserve_load(const ggml_fp16_t * x) {
     return _mm512_cvtph_ps(_mm256_loadu_si256((const __m256i *) x));
 }
 static inline void anyserve_store(float * y, anyserve_vec x) { _mm512_storeu_ps(y, x); }
+static inline anyserve_vec anyserve_mul(anyserve_vec x, anyserve_vec y) { return _mm512_mul_ps(x, y); }
 static inline anyserve_vec anyserve_fma(anyserve_vec x, anyserve_vec y, anyserve_vec sum) {
     return _mm512_fmadd_ps(x, y, sum);
 }
-static inline float anyserve_sum(anyserve_vec x) { return _mm512_reduce_add_ps(x); }
+static inline anyserve_vec anyserve_max(anyserve_vec x, anyserve_vec y) { return _mm512_max_ps(x, y); }
+static inline float anyserve_max(anyserve_vec x) { return _mm512_reduce_max_ps(x); }
+// The sums of four vectors' elements.
+static inline __m128 anyserve_sums(const anyserve_vec * x) {
+    const __m512 x01 = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    const __m512 x23 = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    const __m512 sum = _mm512_add_ps(_mm512_shuffle_ps(x01, x23, 0x44), _mm512_shuffle_ps(x01, x23, 0xEE));
+    const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
+    return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
+}
+static const int anyserve_vecs = 4; // of each head's sum that are kept in registers
+// One bit for each of 32 cells.
+static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
+    return _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(mask), _mm512_set1_epi16((short) 0xFC00));
+}
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define ANYSERVE_ATTENTION
 #include <immintrin.h>
@@ -37,13 +54,27 @@ static inline anyserve_vec anyserve_load(const ggml_fp16_t * x) {
     return _mm256_cvtph_ps(_mm_loadu_si128((const __m128i *) x));
 }
 static inline void anyserve_store(float * y, anyserve_vec x) { _mm256_storeu_ps(y, x); }
+static inline anyserve_vec anyserve_mul(anyserve_vec x, anyserve_vec y) { return _mm256_mul_ps(x, y); }
 static inline anyserve_vec anyserve_fma(anyserve_vec x, anyserve_vec y, anyserve_vec sum) {
     return _mm256_fmadd_ps(x, y, sum);
 }
-static inline float anyserve_sum(anyserve_vec x) {
-    __m128 half = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    half = _mm_add_ps(half, _mm_movehl_ps(half, half));
-    return _mm_cvtss_f32(_mm_add_ss(half, _mm_movehdup_ps(half)));
+static inline anyserve_vec anyserve_max(anyserve_vec x, anyserve_vec y) { return _mm256_max_ps(x, y); }
+static inline float anyserve_max(anyserve_vec x) {
+    __m128 half = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    half = _mm_max_ps(half, _mm_movehl_ps(half, half));
+    return _mm_cvtss_f32(_mm_max_ss(half, _mm_movehdup_ps(half)));
+}
+static inline __m128 anyserve_sums(const anyserve_vec * x) {
+    const __m256 sum = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    return _mm_add_ps(_mm256_castps256_ps128(sum), _mm256_extractf128_ps(sum, 1));
+}
+static const int anyserve_vecs = 2;
+static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
+    const __m256i hidden = _mm256_set1_epi16((short) 0xFC00);
+    const __m256i low  = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *) mask), hidden);
+    const __m256i high = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *) mask + 1), hidden);
+    const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xD8);
+    return ~(uint32_t) _mm256_movemask_epi8(both);
 }
 #endif
 
@@ -84,94 +115,226 @@ static inline void anyserve_share(const ggml_tensor * mask, int64_t n_cells, int
 
 #if defined(ANYSERVE_ATTENTION)
 
-static const int anyserve_vec_size = sizeof(anyserve_vec) / sizeof(float);
-static const int anyserve_strip    = 4 * anyserve_vec_size; // what four registers hold
+static const int anyserve_vec_size  = sizeof(anyserve_vec) / sizeof(float);
+static const int anyserve_strip     = anyserve_vecs * anyserve_vec_size;
+static const int anyserve_max_heads = 4;   // that are computed together
+static const int anyserve_max_dim   = 640; // of a head
+static const int anyserve_ahead     = 12;  // so many cells are read before they are needed
 
 static inline bool anyserve_attends(const ggml_tensor * k, const ggml_tensor * v) {
-    return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_strip == 0 && v->ne[0] % anyserve_strip == 0;
+    return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_strip == 0 &&
+        v->ne[0] % anyserve_strip == 0 && v->ne[0] <= anyserve_max_dim;
 }
 
-struct anyserve_row {
-    const float * q;
-    const char * k;           // of cell 0
-    const char * v;
-    const ggml_fp16_t * mask; // one element a cell; may be null
-    float scale, slope, softcap;
-};
-
-static inline float anyserve_dot(const float * q, const ggml_fp16_t * k, int64_t n) {
-    anyserve_vec sum[4] = { anyserve_set1(0), anyserve_set1(0), anyserve_set1(0), anyserve_set1(0) };
-    for (int64_t d = 0; d < n; d += anyserve_strip) {
-        for (int i = 0; i < 4; ++i) {
-            const int64_t at = d + i * anyserve_vec_size;
-            sum[i] = anyserve_fma(anyserve_load(q + at), anyserve_load(k + at), sum[i]);
+// The cells from begin to end that the mask does not hide, and some more that are only read ahead.
+static int anyserve_cells(const ggml_fp16_t * mask, int64_t begin, int64_t end, std::vector<int32_t> & cells) {
+    cells.resize(end - begin + anyserve_ahead);
+    int n = 0;
+    for (int64_t ic = begin; ic < end;) {
+        if (mask && ic + 32 <= end) {
+            for (uint32_t seen = anyserve_seen(mask + ic); seen; seen &= seen - 1) {
+                cells[n++] = ic + __builtin_ctz(seen);
+            }
+            ic += 32;
+        } else {
+            if (!mask || mask[ic] != 0xFC00) {
+                cells[n++] = ic;
+            }
+            ++ic;
         }
     }
-    return anyserve_sum((sum[0] + sum[1]) + (sum[2] + sum[3]));
+    for (int i = 0; i < anyserve_ahead; ++i) {
+        cells[n + i] = n ? cells[n - 1] : begin;
+    }
+    return n;
 }
 
-// The cells from ic to end: out[DV] is the sum of their values, weighted by exp(score - max); sum is that of the weights.
-static void anyserve_attend(const anyserve_row & row, const ggml_tensor * k, const ggml_tensor * v, int64_t ic, int64_t end, float * out, float * max, float * sum) {
+struct anyserve_query {
+    const float * q;
+    float slope;
+    float * out;      // [DV]: the sum of the cells' values, weighted by exp(score - max)
+    float max, sum;   // sum: of the weights
+};
+
+struct anyserve_head {
+    const char * k;   // of cell 0
+    const char * v;
+    int64_t nbk, nbv; // bytes from cell to cell
+    int64_t DK, DV;
+    const ggml_fp16_t * mask; // one element a cell; may be null
+    float scale, softcap;
+};
+
+// Adds n cells to G heads of one row.
+template <int G>
+static void anyserve_attend(const anyserve_head & head, const int32_t * cells, int n, anyserve_query * queries) {
     const int block = 64;
-    const int64_t DK = k->ne[0], DV = v->ne[0];
-    int64_t cells[block];
-    float weights[block];
+    alignas(64) float weights[G][block];
 
-    memset(out, 0, DV * sizeof(float));
-    while (true) {
-        int n = 0;
-        float block_max = -INFINITY;
-        while (n < block && ic < end) {
-            if (row.mask && row.mask[ic] == anyserve_hidden) {
-                ic = anyserve_first_seen(row.mask, ic, end);
-                continue;
-            }
-            float score = row.scale * anyserve_dot(row.q, (const ggml_fp16_t *) (row.k + ic * k->nb[1]), DK);
-            if (row.softcap != 0.0f) {
-                score = row.softcap * tanhf(score);
-            }
-            if (row.mask) {
-                score += row.slope * GGML_CPU_FP16_TO_FP32(row.mask[ic]);
-            }
-            block_max  = std::max(block_max, score);
-            weights[n] = score;
-            cells[n++] = ic++;
-        }
-        if (n == 0) {
-            return;
-        }
-        if (block_max > *max) {
-            const float shrink = expf(*max - block_max);
-            ggml_vec_scale_f32(DV, out, shrink);
-            *sum *= shrink;
-            *max = block_max;
-        }
-        // Up to whole vectors: the exponentials of the rest would be computed one by one.
-        const int padded = GGML_PAD(n, anyserve_vec_size);
-        std::fill(weights + n, weights + padded, -INFINITY);
-        *sum += ggml_vec_soft_max_f32(padded, weights, weights, *max);
-
-        for (int64_t d = 0; d < DV; d += anyserve_strip) {
-            anyserve_vec strip[4];
-            for (int i = 0; i < 4; ++i) {
-                strip[i] = anyserve_load(out + d + i * anyserve_vec_size);
-            }
-            for (int j = 0; j < n; ++j) {
-                const anyserve_vec weight = anyserve_set1(weights[j]);
-                const ggml_fp16_t * value = (const ggml_fp16_t *) (row.v + cells[j] * v->nb[1]) + d;
-                for (int i = 0; i < 4; ++i) {
-                    strip[i] = anyserve_fma(anyserve_load(value + i * anyserve_vec_size), weight, strip[i]);
+    for (; n > 0; n -= block, cells += block) {
+        const int n_cells = std::min(n, block);
+        ggml_fp16_t biases = 0;
+        for (int j = 0; j < n_cells; j += 4) {
+            anyserve_vec dots[G][4];
+            const ggml_fp16_t * keys[4];
+            for (int c = 0; c < 4; ++c) {
+                keys[c] = (const ggml_fp16_t *) (head.k + cells[j + c] * head.nbk);
+                const char * ahead = head.k + cells[j + c + anyserve_ahead] * head.nbk;
+                for (int64_t line = 0; line < head.DK * (int64_t) sizeof(ggml_fp16_t); line += 64) {
+                    _mm_prefetch(ahead + line, _MM_HINT_T0);
+                }
+                biases |= head.mask ? head.mask[cells[j + c]] : 0;
+                for (int g = 0; g < G; ++g) {
+                    dots[g][c] = anyserve_set1(0);
                 }
             }
-            for (int i = 0; i < 4; ++i) {
-                anyserve_store(out + d + i * anyserve_vec_size, strip[i]);
+            for (int64_t d = 0; d < head.DK; d += anyserve_vec_size) {
+                for (int c = 0; c < 4; ++c) {
+                    const anyserve_vec key = anyserve_load(keys[c] + d);
+                    for (int g = 0; g < G; ++g) {
+                        dots[g][c] = anyserve_fma(anyserve_load(queries[g].q + d), key, dots[g][c]);
+                    }
+                }
+            }
+            for (int g = 0; g < G; ++g) {
+                _mm_store_ps(weights[g] + j, anyserve_sums(dots[g]));
             }
         }
+        // Up to whole vectors: the exponentials of the rest would be computed one by one.
+        const int padded = GGML_PAD(n_cells, anyserve_vec_size);
+        for (int g = 0; g < G; ++g) {
+            anyserve_query & query = queries[g];
+            for (int j = 0; j < padded; j += anyserve_vec_size) {
+                anyserve_store(weights[g] + j, anyserve_mul(anyserve_load(weights[g] + j), anyserve_set1(head.scale)));
+            }
+            // Most masks only hide, and what is hidden is not among the cells.
+            if (head.softcap != 0.0f || biases) {
+                for (int j = 0; j < n_cells; ++j) {
+                    const float score = head.softcap != 0.0f ? head.softcap * tanhf(weights[g][j]) : weights[g][j];
+                    weights[g][j] = score + (head.mask ? query.slope * GGML_CPU_FP16_TO_FP32(head.mask[cells[j]]) : 0.0f);
+                }
+            }
+            std::fill(weights[g] + n_cells, weights[g] + padded, -INFINITY);
+            anyserve_vec maxima = anyserve_set1(-INFINITY);
+            for (int j = 0; j < padded; j += anyserve_vec_size) {
+                maxima = anyserve_max(maxima, anyserve_load(weights[g] + j));
+            }
+            const float max = anyserve_max(maxima);
+            if (max > query.max) {
+                const float shrink = expf(query.max - max);
+                ggml_vec_scale_f32(head.DV, query.out, shrink);
+                query.sum *= shrink;
+                query.max = max;
+            }
+            query.sum += ggml_vec_soft_max_f32(padded, weights[g], weights[g], query.max);
+        }
+        for (int64_t d = 0; d < head.DV; d += anyserve_strip) {
+            anyserve_vec sums[G][anyserve_vecs];
+            for (int g = 0; g < G; ++g) {
+                for (int i = 0; i < anyserve_vecs; ++i) {
+                    sums[g][i] = anyserve_load(queries[g].out + d + i * anyserve_vec_size);
+                }
+            }
+            for (int j = 0; j < n_cells; ++j) {
+                const char * ahead = head.v + cells[j + anyserve_ahead] * head.nbv + d * sizeof(ggml_fp16_t);
+                for (int64_t line = 0; line < anyserve_strip * (int64_t) sizeof(ggml_fp16_t); line += 64) {
+                    _mm_prefetch(ahead + line, _MM_HINT_T0);
+                }
+                const ggml_fp16_t * value = (const ggml_fp16_t *) (head.v + cells[j] * head.nbv) + d;
+                for (int i = 0; i < anyserve_vecs; ++i) {
+                    const anyserve_vec part = anyserve_load(value + i * anyserve_vec_size);
+                    for (int g = 0; g < G; ++g) {
+                        sums[g][i] = anyserve_fma(part, anyserve_set1(weights[g][j]), sums[g][i]);
+                    }
+                }
+            }
+            for (int g = 0; g < G; ++g) {
+                for (int i = 0; i < anyserve_vecs; ++i) {
+                    anyserve_store(queries[g].out + d + i * anyserve_vec_size, sums[g][i]);
+                }
+            }
+        }
+    }
+}
+
+// The rows from ir0 to ir1 of all rows and heads, the heads of a row beside each other, and their cells from ic_start to
+// ic_end. The results go to dst or, of single rows, to partials as in ggml_compute_forward_flash_attn_ext_f16_one_chunk.
+static void anyserve_attend_rows(ggml_tensor * dst, int64_t ir0, int64_t ir1, int64_t ic_start, int64_t ic_end, float * partials, int64_t partial_stride) {
+    const ggml_tensor * q     = dst->src[0];
+    const ggml_tensor * k     = dst->src[1];
+    const ggml_tensor * v     = dst->src[2];
+    const ggml_tensor * mask  = dst->src[3];
+    const ggml_tensor * sinks = dst->src[4];
+    const int64_t DV = v->ne[0], n_rows = q->ne[1], n_heads = q->ne[2];
+    const int64_t k_group = n_heads / k->ne[2], v_group = n_heads / v->ne[2];
+    float scale, max_bias, softcap;
+    memcpy(&scale,    (const float *) dst->op_params + 0, sizeof(float));
+    memcpy(&max_bias, (const float *) dst->op_params + 1, sizeof(float));
+    memcpy(&softcap,  (const float *) dst->op_params + 2, sizeof(float));
+    const uint32_t n_head_log2 = 1u << (uint32_t) floor(log2(n_heads));
+    const float m0 = powf(2.0f, -max_bias / n_head_log2), m1 = powf(2.0f, -(max_bias / 2.0f) / n_head_log2);
+
+    static thread_local std::vector<int32_t> cells;
+    const ggml_fp16_t * mask_of_cells = nullptr;
+    int n_cells = -1;
+    alignas(64) float out[anyserve_max_heads][anyserve_max_dim];
+
+    while (ir0 < ir1) {
+        const int64_t h = ir0 % n_heads, i1 = ir0 / n_heads % n_rows, i3 = ir0 / (n_heads * n_rows);
+        const ggml_fp16_t * row_mask = mask ? (const ggml_fp16_t *) ((const char *) mask->data + i1 * mask->nb[1] + h % mask->ne[2] * mask->nb[2] + i3 % mask->ne[3] * mask->nb[3]) : nullptr;
+        if (n_cells < 0 || row_mask != mask_of_cells) {
+            n_cells = anyserve_cells(row_mask, ic_start, ic_end, cells);
+            mask_of_cells = row_mask;
+        }
+        const anyserve_head head = {
+            (const char *) k->data + h / k_group * k->nb[2] + i3 / (q->ne[3] / k->ne[3]) * k->nb[3],
+            (const char *) v->data + h / v_group * v->nb[2] + i3 / (q->ne[3] / v->ne[3]) * v->nb[3],
+            (int64_t) k->nb[1], (int64_t) v->nb[1], k->ne[0], DV, row_mask, softcap != 0.0f ? scale / softcap : scale, softcap,
+        };
+        // Heads with the same K, V and mask.
+        int64_t n = std::min({ ir1 - ir0, k_group - h % k_group, v_group - h % v_group, (int64_t) anyserve_max_heads });
+        if (mask && mask->ne[2] > 1) {
+            n = 1;
+        }
+        anyserve_query queries[anyserve_max_heads];
+        for (int g = 0; g < n; ++g) {
+            const int64_t i2 = h + g;
+            const float slope = max_bias <= 0.0f ? 1.0f : i2 < n_head_log2 ? powf(m0, i2 + 1) : powf(m1, 2 * (i2 - n_head_log2) + 1);
+            memset(out[g], 0, DV * sizeof(float));
+            queries[g] = { (const float *) ((const char *) q->data + i1 * q->nb[1] + i2 * q->nb[2] + i3 * q->nb[3]), slope, out[g], -INFINITY, 0.0f };
+        }
+        switch (n) {
+            case 1: anyserve_attend<1>(head, cells.data(), n_cells, queries); break;
+            case 2: anyserve_attend<2>(head, cells.data(), n_cells, queries); break;
+            case 3: anyserve_attend<3>(head, cells.data(), n_cells, queries); break;
+            case 4: anyserve_attend<4>(head, cells.data(), n_cells, queries); break;
+        }
+        for (int g = 0; g < n; ++g) {
+            anyserve_query & query = queries[g];
+            const int64_t i2 = h + g;
+            if (sinks && ic_start == 0) {
+                const float sink = ((const float *) sinks->data)[i2], max = std::max(query.max, sink);
+                ggml_vec_scale_f32(DV, query.out, expf(query.max - max));
+                query.sum = query.sum * expf(query.max - max) + expf(sink - max);
+                query.max = max;
+            }
+            if (partials) {
+                float * partial = partials + i2 * partial_stride;
+                partial[0] = query.max;
+                partial[1] = query.sum;
+                memcpy(partial + 2, query.out, DV * sizeof(float));
+            } else {
+                ggml_vec_scale_f32(DV, query.out, query.sum == 0.0f ? 0.0f : 1.0f / query.sum);
+                memcpy((char *) dst->data + i2 * dst->nb[1] + i1 * dst->nb[2] + i3 * dst->nb[3], query.out, DV * sizeof(float));
+            }
+        }
+        ir0 += n;
     }
 }
 
 #else
 
 static inline bool anyserve_attends(const ggml_tensor *, const ggml_tensor *) { return false; }
+static inline void anyserve_attend_rows(ggml_tensor *, int64_t, int64_t, int64_t, int64_t, float *, int64_t) {}
 
 #endif

@@ -2,20 +2,11 @@
 #
 # The cells of all sequences lie in one pool, so most of it is hidden from any one row; llama.cpp looks at each cell again
 # for each row and head. With 32 sequences of 100 tokens that is a third of a step, and cells that are kept for a later
-# request slow down those that have nothing to do with them. What is hidden is passed over 64 cells at a time.
+# request slow down those that have nothing to do with them. What is hidden is passed over many cells at a time.
 
-set(ops "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/ops.cpp")
-file(READ "${ops}" text)
-
-function(replace_once old new)
-  string(FIND "${text}" "${old}" first)
-  string(FIND "${text}" "${old}" last REVERSE)
-  if(first EQUAL -1 OR NOT first EQUAL last)
-    message(FATAL_ERROR "${ops} is not the one that scripts/llama/attention.cmake knows: ${old}")
-  endif()
-  string(REPLACE "${old}" "${new}" text "${text}")
-  set(text "${text}" PARENT_SCOPE)
-endfunction()
+include("${CMAKE_CURRENT_LIST_DIR}/replace.cmake")
+set(source "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/ops.cpp")
+file(READ "${source}" text)
 
 string(FIND "${text}" "anyserve_attention.h" done)
 if(done EQUAL -1)
@@ -33,22 +24,21 @@ if(done EQUAL -1)
 #include <algorithm>
 ]=])
 
-  # One row: by blocks where that is possible, otherwise cell by cell.
+  # Rows, by blocks of cells where that is possible, otherwise cell by cell.
   replace_once(
 [=[
-        for (int64_t ic = ic_start; ic < ic_end; ++ic) {
-            const float mv =]=]
+    // parallelize by q rows using ggml_vec_dot_f32
+
+    float scale         = 1.0f;
+]=]
 [=[
-        const bool attends = anyserve_attends(k, v);
-#if defined(ANYSERVE_ATTENTION)
-        if (attends) {
-            const char * k_head = (const char *) k->data + ik2*nbk2 + ik3*nbk3;
-            const char * v_head = (const char *) v->data + iv2*nbv2 + iv3*nbv3;
-            anyserve_attend({ pq, k_head, v_head, mp, scale, slope, logit_softcap }, k, v, ic_start, ic_end, VKQ32, &M, &S);
-        }
-#endif
-        for (int64_t ic = attends ? ic_end : ic_start; ic < ic_end; ++ic) {
-            const float mv =]=])
+    if (anyserve_attends(k, v)) {
+        anyserve_attend_rows(dst, ir0, ir1, ic_start, ic_end, partials, partial_stride);
+        return;
+    }
+
+    float scale         = 1.0f;
+]=])
   replace_once(
 [=[
             if (mv == -INFINITY) {
@@ -59,14 +49,50 @@ if(done EQUAL -1)
                 ic = anyserve_first_seen(mp, ic, ic_end) - 1;
                 continue;
 ]=])
+  # Heads that share a head of K and V are not given to different threads.
   replace_once(
 [=[
-        if (v->type == GGML_TYPE_F16) {
-            for (int64_t d = 0; d < DV; ++d) {]=]
+        int64_t chunk_size = (nr + nth_scaled - 1) / nth_scaled;
+]=]
 [=[
-        if (v->type == GGML_TYPE_F16 && !attends) {
-            for (int64_t d = 0; d < DV; ++d) {]=])
+        int64_t chunk_size = (nr + nth_scaled - 1) / nth_scaled;
+        const int64_t group = neq2 / nek2;
+        if (nr / group >= nth_scaled) {
+            chunk_size = (chunk_size + group - 1) / group * group;
+        }
+]=])
+  replace_once(
+[=[
+        const int64_t dr = (nr + nchunk - 1) / nchunk;
 
+        static constexpr int64_t Q_TILE_SZ]=]
+[=[
+        const int64_t dr = nchunk == nth ? (nr + nchunk - 1) / nchunk : chunk_size;
+
+        static constexpr int64_t Q_TILE_SZ]=])
+  # All heads of a single row at once.
+  replace_once(
+[=[
+            for (int64_t q_head = 0; q_head < neq2; q_head++) {
+                ggml_compute_forward_flash_attn_ext_f16_one_chunk(
+                    params, dst, q_head, q_head + 1, ic_start, ic_end,
+                    chunk_partials, partial_stride);
+            }
+]=]
+[=[
+            ggml_compute_forward_flash_attn_ext_f16_one_chunk(
+                params, dst, 0, neq2, ic_start, ic_end, chunk_partials, partial_stride);
+]=])
+
+  # Tiles compute rows that there are not and cells that are hidden, and convert K and V again for each head.
+  replace_once(
+[=[
+                                neq1 >= Q_TILE_SZ);
+]=]
+[=[
+                                neq1 >= Q_TILE_SZ &&
+                                !(anyserve_attends(k, v) && group > 1));
+]=])
   # A tile of rows and cells.
   replace_once(
 [=[
@@ -105,5 +131,5 @@ if(done EQUAL -1)
   replace_once(
 "        ggml_flash_attn_ext_reduce_partials(params, dst, nth, chunk_size);"
 "        ggml_flash_attn_ext_reduce_partials(params, dst, nth, /* no share is left out */ 1);")
-  file(WRITE "${ops}" "${text}")
+  file(WRITE "${source}" "${text}")
 endif()

@@ -15,6 +15,7 @@ include("${CMAKE_CURRENT_LIST_DIR}/processor.cmake")
 
 set(LLAMA_CPP_DIR "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp")
 include("${CMAKE_CURRENT_LIST_DIR}/attention.cmake")
+include("${CMAKE_CURRENT_LIST_DIR}/matmul.cmake")
 
 # With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
 # looks only beside the executable (python) and in the current directory.

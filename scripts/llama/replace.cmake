@@ -1,0 +1,10 @@
+# Replaces what occurs once in `text`, which was read from the file `source`. An error if that file is another version's.
+function(replace_once old new)
+  string(FIND "${text}" "${old}" first)
+  string(FIND "${text}" "${old}" last REVERSE)
+  if(first EQUAL -1 OR NOT first EQUAL last)
+    message(FATAL_ERROR "${source} is not the one that scripts/llama knows: ${old}")
+  endif()
+  string(REPLACE "${old}" "${new}" text "${text}")
+  set(text "${text}" PARENT_SCOPE)
+endfunction()

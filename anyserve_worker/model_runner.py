@@ -7,6 +7,7 @@ concurrent: a runner belongs to its engine's thread. The vocabulary's functions 
 import ctypes
 import logging
 import os
+import platform
 import secrets
 from array import array
 from collections.abc import Callable
@@ -177,9 +178,7 @@ class ModelRunner:
         if self.n_ctx > model.n_ctx_train:
             log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
         self.n_batch = options.n_batch
-        # On a CPU, attention of 64 rows and more is computed in tiles, and a tile passes over every cell that any of
-        # its rows sees: in one step with others, a prompt would be computed against the cells of all sequences.
-        self.mixes = llama.llama_supports_gpu_offload()
+        self.mixes = llama.llama_supports_gpu_offload() or self._attends_by_rows(options)
         self.n_sequences = min(options.parallel + options.cached_sequences, llama.llama_max_parallel_sequences())
         params = llama.llama_context_default_params()
         params.n_ctx = max(options.kv_cells, self.n_ctx)
@@ -205,6 +204,15 @@ class ModelRunner:
         self._threads = threads
         self._scratch = Scratch(model.n_vocab)
         self._rows = _Batch(self.n_batch)
+
+    @staticmethod
+    def _attends_by_rows(options: ModelOptions) -> bool:
+        """Whether a CPU's attention is ours (scripts/llama/anyserve_attention.h), which costs what each row sees.
+
+        llama.cpp's own goes by tiles of 64 rows, and passes over every cell that any of them sees: in one step with
+        others, a prompt would be computed against the cells of all sequences.
+        """
+        return platform.machine() in ("x86_64", "AMD64") and options.cache_type_k == options.cache_type_v == "f16"
 
     def _prompt_lookup(self, options: ModelOptions) -> int:
         """Most tokens of a draft. 0 for a memory that cannot be cut: it could not forget a rejected draft.

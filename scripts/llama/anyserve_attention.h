@@ -115,45 +115,56 @@ static inline void anyserve_share(const ggml_tensor * mask, int64_t n_cells, int
 
 #if defined(ANYSERVE_ATTENTION)
 
-static const int anyserve_vec_size  = sizeof(anyserve_vec) / sizeof(float);
-static const int anyserve_strip     = anyserve_vecs * anyserve_vec_size;
-static const int anyserve_max_heads = 4;   // that are computed together
-static const int anyserve_max_dim   = 640; // of a head
-static const int anyserve_ahead     = 12;  // so many cells are read before they are needed
+static const int anyserve_vec_size    = sizeof(anyserve_vec) / sizeof(float);
+static const int anyserve_block       = 64;  // cells whose weights are computed before their values are added
+static const int anyserve_max_queries = 4;   // that are computed together
+static const int anyserve_max_dim     = 640; // of a head
+static const int anyserve_ahead       = 12;  // so many cells are read before they are needed
 
 static inline bool anyserve_attends(const ggml_tensor * k, const ggml_tensor * v) {
-    return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_strip == 0 &&
-        v->ne[0] % anyserve_strip == 0 && v->ne[0] <= anyserve_max_dim;
+    return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_vec_size == 0 &&
+        v->ne[0] % anyserve_vec_size == 0 && v->ne[0] <= anyserve_max_dim;
 }
 
-// The cells from begin to end that the mask does not hide, and some more that are only read ahead.
-static int anyserve_cells(const ggml_fp16_t * mask, int64_t begin, int64_t end, std::vector<int32_t> & cells) {
-    cells.resize(end - begin + anyserve_ahead);
-    int n = 0;
-    for (int64_t ic = begin; ic < end;) {
-        if (mask && ic + 32 <= end) {
-            for (uint32_t seen = anyserve_seen(mask + ic); seen; seen &= seen - 1) {
-                cells[n++] = ic + __builtin_ctz(seen);
+// The cells that one row of the mask does not hide, or those that one of several does not.
+struct anyserve_cells {
+    std::vector<int32_t> list; // and some more, that are only read ahead
+    int n;
+
+    void find(const ggml_fp16_t * const * masks, int n_masks, int64_t begin, int64_t end) {
+        list.resize(end - begin + anyserve_ahead);
+        n = 0;
+        for (int64_t ic = begin; ic < end;) {
+            if (masks[0] && ic + 32 <= end) {
+                uint32_t seen = 0;
+                for (int i = 0; i < n_masks; ++i) {
+                    seen |= anyserve_seen(masks[i] + ic);
+                }
+                for (; seen; seen &= seen - 1) {
+                    list[n++] = ic + __builtin_ctz(seen);
+                }
+                ic += 32;
+            } else {
+                bool seen = !masks[0];
+                for (int i = 0; i < n_masks && !seen; ++i) {
+                    seen = masks[i][ic] != anyserve_hidden;
+                }
+                if (seen) {
+                    list[n++] = ic;
+                }
+                ++ic;
             }
-            ic += 32;
-        } else {
-            if (!mask || mask[ic] != 0xFC00) {
-                cells[n++] = ic;
-            }
-            ++ic;
         }
+        std::fill_n(list.begin() + n, anyserve_ahead, n ? list[n - 1] : begin);
     }
-    for (int i = 0; i < anyserve_ahead; ++i) {
-        cells[n + i] = n ? cells[n - 1] : begin;
-    }
-    return n;
-}
+};
 
 struct anyserve_query {
     const float * q;
+    const ggml_fp16_t * mask; // one element a cell; may be null
     float slope;
-    float * out;      // [DV]: the sum of the cells' values, weighted by exp(score - max)
-    float max, sum;   // sum: of the weights
+    float * out;    // [DV]: the sum of the cells' values, weighted by exp(score - max)
+    float max, sum; // sum: of the weights
 };
 
 struct anyserve_head {
@@ -161,19 +172,51 @@ struct anyserve_head {
     const char * v;
     int64_t nbk, nbv; // bytes from cell to cell
     int64_t DK, DV;
-    const ggml_fp16_t * mask; // one element a cell; may be null
     float scale, softcap;
 };
 
-// Adds n cells to G heads of one row.
+// Adds W vectors of the cells' values, from d on, to the sums of G queries.
+template <int G, int W>
+static void anyserve_add_values(const anyserve_head & head, const int32_t * cells, int n_cells, const float weights[][anyserve_block], anyserve_query * queries, int64_t d) {
+    anyserve_vec sums[G][W];
+    for (int g = 0; g < G; ++g) {
+        for (int i = 0; i < W; ++i) {
+            sums[g][i] = anyserve_load(queries[g].out + d + i * anyserve_vec_size);
+        }
+    }
+    for (int j = 0; j < n_cells; ++j) {
+        const char * ahead = head.v + cells[j + anyserve_ahead] * head.nbv + d * sizeof(ggml_fp16_t);
+        for (int64_t line = 0; line < W * anyserve_vec_size * (int64_t) sizeof(ggml_fp16_t); line += 64) {
+            _mm_prefetch(ahead + line, _MM_HINT_T0);
+        }
+        const ggml_fp16_t * value = (const ggml_fp16_t *) (head.v + cells[j] * head.nbv) + d;
+        for (int i = 0; i < W; ++i) {
+            const anyserve_vec part = anyserve_load(value + i * anyserve_vec_size);
+            for (int g = 0; g < G; ++g) {
+                sums[g][i] = anyserve_fma(part, anyserve_set1(weights[g][j]), sums[g][i]);
+            }
+        }
+    }
+    for (int g = 0; g < G; ++g) {
+        for (int i = 0; i < W; ++i) {
+            anyserve_store(queries[g].out + d + i * anyserve_vec_size, sums[g][i]);
+        }
+    }
+}
+
+// Adds n cells to G queries with the same K and V: heads of one row, or rows of one head.
 template <int G>
 static void anyserve_attend(const anyserve_head & head, const int32_t * cells, int n, anyserve_query * queries) {
-    const int block = 64;
-    alignas(64) float weights[G][block];
+    alignas(64) float weights[G][anyserve_block];
 
-    for (; n > 0; n -= block, cells += block) {
-        const int n_cells = std::min(n, block);
+    for (; n > 0; n -= anyserve_block, cells += anyserve_block) {
+        const int n_cells = std::min(n, anyserve_block);
         ggml_fp16_t biases = 0;
+        for (int g = 0; g < G && queries[g].mask && (g == 0 || queries[g].mask != queries[0].mask); ++g) {
+            for (int j = 0; j < n_cells; ++j) {
+                biases |= queries[g].mask[cells[j]];
+            }
+        }
         for (int j = 0; j < n_cells; j += 4) {
             anyserve_vec dots[G][4];
             const ggml_fp16_t * keys[4];
@@ -183,7 +226,6 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
                 for (int64_t line = 0; line < head.DK * (int64_t) sizeof(ggml_fp16_t); line += 64) {
                     _mm_prefetch(ahead + line, _MM_HINT_T0);
                 }
-                biases |= head.mask ? head.mask[cells[j + c]] : 0;
                 for (int g = 0; g < G; ++g) {
                     dots[g][c] = anyserve_set1(0);
                 }
@@ -207,11 +249,11 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
             for (int j = 0; j < padded; j += anyserve_vec_size) {
                 anyserve_store(weights[g] + j, anyserve_mul(anyserve_load(weights[g] + j), anyserve_set1(head.scale)));
             }
-            // Most masks only hide, and what is hidden is not among the cells.
+            // Most masks only hide, and what is hidden from all is not among the cells.
             if (head.softcap != 0.0f || biases) {
                 for (int j = 0; j < n_cells; ++j) {
                     const float score = head.softcap != 0.0f ? head.softcap * tanhf(weights[g][j]) : weights[g][j];
-                    weights[g][j] = score + (head.mask ? query.slope * GGML_CPU_FP16_TO_FP32(head.mask[cells[j]]) : 0.0f);
+                    weights[g][j] = score + (query.mask ? query.slope * GGML_CPU_FP16_TO_FP32(query.mask[cells[j]]) : 0.0f);
                 }
             }
             std::fill(weights[g] + n_cells, weights[g] + padded, -INFINITY);
@@ -226,39 +268,45 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
                 query.sum *= shrink;
                 query.max = max;
             }
-            query.sum += ggml_vec_soft_max_f32(padded, weights[g], weights[g], query.max);
+            if (query.max == -INFINITY) {
+                std::fill(weights[g], weights[g] + padded, 0.0f); // a row that sees none of these cells
+            } else {
+                query.sum += ggml_vec_soft_max_f32(padded, weights[g], weights[g], query.max);
+            }
         }
-        for (int64_t d = 0; d < head.DV; d += anyserve_strip) {
-            anyserve_vec sums[G][anyserve_vecs];
-            for (int g = 0; g < G; ++g) {
-                for (int i = 0; i < anyserve_vecs; ++i) {
-                    sums[g][i] = anyserve_load(queries[g].out + d + i * anyserve_vec_size);
-                }
-            }
-            for (int j = 0; j < n_cells; ++j) {
-                const char * ahead = head.v + cells[j + anyserve_ahead] * head.nbv + d * sizeof(ggml_fp16_t);
-                for (int64_t line = 0; line < anyserve_strip * (int64_t) sizeof(ggml_fp16_t); line += 64) {
-                    _mm_prefetch(ahead + line, _MM_HINT_T0);
-                }
-                const ggml_fp16_t * value = (const ggml_fp16_t *) (head.v + cells[j] * head.nbv) + d;
-                for (int i = 0; i < anyserve_vecs; ++i) {
-                    const anyserve_vec part = anyserve_load(value + i * anyserve_vec_size);
-                    for (int g = 0; g < G; ++g) {
-                        sums[g][i] = anyserve_fma(part, anyserve_set1(weights[g][j]), sums[g][i]);
-                    }
-                }
-            }
-            for (int g = 0; g < G; ++g) {
-                for (int i = 0; i < anyserve_vecs; ++i) {
-                    anyserve_store(queries[g].out + d + i * anyserve_vec_size, sums[g][i]);
-                }
-            }
+        int64_t d = 0;
+        for (; d + anyserve_vecs * anyserve_vec_size <= head.DV; d += anyserve_vecs * anyserve_vec_size) {
+            anyserve_add_values<G, anyserve_vecs>(head, cells, n_cells, weights, queries, d);
+        }
+        for (; d < head.DV; d += anyserve_vec_size) {
+            anyserve_add_values<G, 1>(head, cells, n_cells, weights, queries, d);
         }
     }
 }
 
-// The rows from ir0 to ir1 of all rows and heads, the heads of a row beside each other, and their cells from ic_start to
-// ic_end. The results go to dst or, of single rows, to partials as in ggml_compute_forward_flash_attn_ext_f16_one_chunk.
+// Rows of queries that follow each other, and what they see.
+struct anyserve_rows_of_cells {
+    int64_t index = -1; // of this block among all
+    const ggml_fp16_t * masks[anyserve_max_queries];
+    anyserve_cells cells[anyserve_max_queries], all;
+    bool alike; // they see much the same, as rows of one prompt do
+
+    void find(int n_rows, int64_t begin, int64_t end) {
+        int64_t sum = 0;
+        for (int r = 0; r < n_rows; ++r) {
+            cells[r].find(masks + r, 1, begin, end);
+            sum += cells[r].n;
+        }
+        if (n_rows > 1) {
+            all.find(masks, n_rows, begin, end);
+            alike = all.n * (int64_t) n_rows <= sum + sum / 4;
+        }
+    }
+};
+
+// The queries from ir0 to ir1 of all rows and heads, and their cells from ic_start to ic_end. The results go to dst or, of
+// single rows, to partials as in ggml_compute_forward_flash_attn_ext_f16_one_chunk. Queries that may be computed together
+// follow each other: the heads of a row or, if each head has K and V of its own, a few rows of each head.
 static void anyserve_attend_rows(ggml_tensor * dst, int64_t ir0, int64_t ir1, int64_t ic_start, int64_t ic_end, float * partials, int64_t partial_stride) {
     const ggml_tensor * q     = dst->src[0];
     const ggml_tensor * k     = dst->src[1];
@@ -267,6 +315,9 @@ static void anyserve_attend_rows(ggml_tensor * dst, int64_t ir0, int64_t ir1, in
     const ggml_tensor * sinks = dst->src[4];
     const int64_t DV = v->ne[0], n_rows = q->ne[1], n_heads = q->ne[2];
     const int64_t k_group = n_heads / k->ne[2], v_group = n_heads / v->ne[2];
+    const bool mask_of_head = mask && mask->ne[2] > 1;
+    const int64_t block = k_group == 1 && !mask_of_head ? anyserve_max_queries : 1;
+    const int64_t n_blocks = (n_rows + block - 1) / block;
     float scale, max_bias, softcap;
     memcpy(&scale,    (const float *) dst->op_params + 0, sizeof(float));
     memcpy(&max_bias, (const float *) dst->op_params + 1, sizeof(float));
@@ -274,44 +325,53 @@ static void anyserve_attend_rows(ggml_tensor * dst, int64_t ir0, int64_t ir1, in
     const uint32_t n_head_log2 = 1u << (uint32_t) floor(log2(n_heads));
     const float m0 = powf(2.0f, -max_bias / n_head_log2), m1 = powf(2.0f, -(max_bias / 2.0f) / n_head_log2);
 
-    static thread_local std::vector<int32_t> cells;
-    const ggml_fp16_t * mask_of_cells = nullptr;
-    int n_cells = -1;
-    alignas(64) float out[anyserve_max_heads][anyserve_max_dim];
+    static thread_local anyserve_rows_of_cells rows;
+    rows.index = -1;
+    alignas(64) float out[anyserve_max_queries][anyserve_max_dim];
 
     while (ir0 < ir1) {
-        const int64_t h = ir0 % n_heads, i1 = ir0 / n_heads % n_rows, i3 = ir0 / (n_heads * n_rows);
-        const ggml_fp16_t * row_mask = mask ? (const ggml_fp16_t *) ((const char *) mask->data + i1 * mask->nb[1] + h % mask->ne[2] * mask->nb[2] + i3 % mask->ne[3] * mask->nb[3]) : nullptr;
-        if (n_cells < 0 || row_mask != mask_of_cells) {
-            n_cells = anyserve_cells(row_mask, ic_start, ic_end, cells);
-            mask_of_cells = row_mask;
+        const int64_t i3 = ir0 / (n_heads * n_rows), of_i3 = ir0 % (n_heads * n_rows);
+        const int64_t first = of_i3 / (block * n_heads) * block, in_block = std::min(block, n_rows - first);
+        const int64_t of_block = of_i3 - first * n_heads, h = of_block / in_block, r = of_block % in_block;
+        const int64_t index = (i3 * n_blocks + first / block) * (mask_of_head ? n_heads : 1) + (mask_of_head ? h : 0);
+        if (rows.index != index) {
+            for (int i = 0; i < in_block; ++i) {
+                rows.masks[i] = mask ? (const ggml_fp16_t *) ((const char *) mask->data + (first + i) * mask->nb[1] + h % mask->ne[2] * mask->nb[2] + i3 % mask->ne[3] * mask->nb[3]) : nullptr;
+            }
+            rows.find(in_block, ic_start, ic_end);
+            rows.index = index;
         }
         const anyserve_head head = {
             (const char *) k->data + h / k_group * k->nb[2] + i3 / (q->ne[3] / k->ne[3]) * k->nb[3],
             (const char *) v->data + h / v_group * v->nb[2] + i3 / (q->ne[3] / v->ne[3]) * v->nb[3],
-            (int64_t) k->nb[1], (int64_t) v->nb[1], k->ne[0], DV, row_mask, softcap != 0.0f ? scale / softcap : scale, softcap,
+            (int64_t) k->nb[1], (int64_t) v->nb[1], k->ne[0], DV, softcap != 0.0f ? scale / softcap : scale, softcap,
         };
-        // Heads with the same K, V and mask.
-        int64_t n = std::min({ ir1 - ir0, k_group - h % k_group, v_group - h % v_group, (int64_t) anyserve_max_heads });
-        if (mask && mask->ne[2] > 1) {
-            n = 1;
+        int64_t n;
+        if (in_block > 1) {
+            n = rows.alike ? in_block - r : 1;
+        } else {
+            n = mask_of_head ? 1 : std::min(k_group - h % k_group, v_group - h % v_group);
         }
-        anyserve_query queries[anyserve_max_heads];
+        n = std::min({ n, ir1 - ir0, (int64_t) anyserve_max_queries });
+
+        anyserve_query queries[anyserve_max_queries];
         for (int g = 0; g < n; ++g) {
-            const int64_t i2 = h + g;
+            const int64_t row = in_block > 1 ? r + g : 0, i2 = in_block > 1 ? h : h + g;
             const float slope = max_bias <= 0.0f ? 1.0f : i2 < n_head_log2 ? powf(m0, i2 + 1) : powf(m1, 2 * (i2 - n_head_log2) + 1);
             memset(out[g], 0, DV * sizeof(float));
-            queries[g] = { (const float *) ((const char *) q->data + i1 * q->nb[1] + i2 * q->nb[2] + i3 * q->nb[3]), slope, out[g], -INFINITY, 0.0f };
+            const char * of_query = (const char *) q->data + (first + row) * q->nb[1] + i2 * q->nb[2] + i3 * q->nb[3];
+            queries[g] = { (const float *) of_query, rows.masks[row], slope, out[g], -INFINITY, 0.0f };
         }
+        const anyserve_cells & cells = in_block > 1 && n > 1 ? rows.all : rows.cells[r];
         switch (n) {
-            case 1: anyserve_attend<1>(head, cells.data(), n_cells, queries); break;
-            case 2: anyserve_attend<2>(head, cells.data(), n_cells, queries); break;
-            case 3: anyserve_attend<3>(head, cells.data(), n_cells, queries); break;
-            case 4: anyserve_attend<4>(head, cells.data(), n_cells, queries); break;
+            case 1: anyserve_attend<1>(head, cells.list.data(), cells.n, queries); break;
+            case 2: anyserve_attend<2>(head, cells.list.data(), cells.n, queries); break;
+            case 3: anyserve_attend<3>(head, cells.list.data(), cells.n, queries); break;
+            case 4: anyserve_attend<4>(head, cells.list.data(), cells.n, queries); break;
         }
         for (int g = 0; g < n; ++g) {
             anyserve_query & query = queries[g];
-            const int64_t i2 = h + g;
+            const int64_t i1 = in_block > 1 ? first + r + g : first, i2 = in_block > 1 ? h : h + g;
             if (sinks && ic_start == 0) {
                 const float sink = ((const float *) sinks->data)[i2], max = std::max(query.max, sink);
                 ggml_vec_scale_f32(DV, query.out, expf(query.max - max));

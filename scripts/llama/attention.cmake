@@ -91,7 +91,7 @@ if(done EQUAL -1)
 ]=]
 [=[
                                 neq1 >= Q_TILE_SZ &&
-                                !(anyserve_attends(k, v) && group > 1));
+                                !(anyserve_attends(k, v)));
 ]=])
   # A tile of rows and cells.
   replace_once(

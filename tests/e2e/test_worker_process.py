@@ -167,7 +167,8 @@ def test_cells_run_short_and_everybody_is_answered() -> None:
 def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
     """Prompts longer than the window of 512: what comes after a reused prefix equals what comes without reuse."""
     prompt = LONG_STORY * 4
-    # What follows is in the prompt word for word: no rounding changes a model's mind about it, a lost cell does.
+    # What follows is in the prompt word for word, up to the end of its sentence: no rounding changes a model's mind about
+    # it, a lost cell does.
     tails = ["Once upon", "Once upon a time, in a forest far", "Once upon a time, in a forest far away, there lived"]
     options = ("--model", f"{GEMMA3}={gemma3_path()}", "--n-ctx", "2048", swa)
 
@@ -178,7 +179,7 @@ def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
             for tail in tails:
                 if not reuse:  # Something in between that pushes the prefix out.
                     service.ModelInfer(infer(GEMMA3, "Hello " + prompt, max_tokens=1))
-                answer = service.ModelInfer(infer(GEMMA3, prompt + tail, max_tokens=12, temperature=0.0))
+                answer = service.ModelInfer(infer(GEMMA3, prompt + tail, max_tokens=4, temperature=0.0))
                 result.append((text(answer), outputs(answer)["cached_tokens"][0]))
             return result
 

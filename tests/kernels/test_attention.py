@@ -86,13 +86,16 @@ def scattered(n_rows: int, n_cells: int, share: float) -> Halves:
 
 
 LLAMA = Heads(9, 3, 64, 64)
+EACH_ITS_OWN = Heads(4, 4, 64, 64)
 HEADS = [
     LLAMA,
-    Heads(4, 4, 64, 64),
+    EACH_ITS_OWN,
     Heads(14, 2, 64, 64),
     Heads(8, 1, 128, 128),
     Heads(2, 1, 192, 128),
-    Heads(4, 2, 80, 80),
+    Heads(4, 1, 256, 256),
+    Heads(4, 2, 80, 96),
+    Heads(2, 2, 40, 40),
 ]
 
 
@@ -104,34 +107,36 @@ def test_all_shapes_of_heads(heads: Heads, n_rows: int, threads: int) -> None:
     np.testing.assert_allclose(got, want, atol=2e-3)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.9])
-@pytest.mark.parametrize(("n_rows", "n_cells"), [(1, 100), (1, 1500), (3, 37), (3, 1500), (70, 600)])
-def test_masks(n_rows: int, n_cells: int, share: float, threads: int) -> None:
-    got, want = attention(Case(LLAMA, scattered(n_rows, n_cells, share)), threads)
+@pytest.mark.parametrize(("n_rows", "n_cells"), [(1, 100), (1, 1500), (3, 37), (6, 1500), (70, 600)])
+def test_masks(heads: Heads, n_rows: int, n_cells: int, share: float) -> None:
+    got, want = attention(Case(heads, scattered(n_rows, n_cells, share)), threads=2)
     np.testing.assert_allclose(got, want, atol=2e-3)
 
 
+@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
 @pytest.mark.parametrize("n_rows", [1, 4, 70])
 @pytest.mark.parametrize("n_cells", [64, 640])
 @pytest.mark.parametrize(
     "extras", [{"max_bias": 8.0}, {"softcap": 5.0}, {"sinks": True}, {"softcap": 5.0, "sinks": True}], ids=str
 )
-def test_biases_caps_and_sinks(n_rows: int, n_cells: int, extras: dict[str, float]) -> None:
+def test_biases_caps_and_sinks(heads: Heads, n_rows: int, n_cells: int, extras: dict[str, float]) -> None:
     mask = causal(n_rows, n_cells)
     if "max_bias" in extras:
         row, cell = np.ogrid[:n_rows, :n_cells]
         mask = np.where(mask == 0, cell - (row + n_cells - n_rows), HIDDEN).astype(np.float16)
-    got, want = attention(Case(LLAMA, mask, **extras), threads=2)  # type: ignore[arg-type]
+    got, want = attention(Case(heads, mask, **extras), threads=2)  # type: ignore[arg-type]
     np.testing.assert_allclose(got, want, atol=2e-3)
 
 
-@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
+@pytest.mark.parametrize("n_rows", [1, 8])
 @pytest.mark.parametrize("n_cells", [64, 640])
-def test_row_that_sees_nothing_is_zero(n_rows: int, n_cells: int) -> None:
+def test_row_that_sees_nothing_is_zero(heads: Heads, n_rows: int, n_cells: int) -> None:
     mask = causal(n_rows, n_cells)
     mask[0] = HIDDEN
-    got, want = attention(Case(LLAMA, mask), threads=2)
+    got, want = attention(Case(heads, mask), threads=2)
     assert np.all(got[0] == 0)
     np.testing.assert_allclose(got[1:], want[1:], atol=2e-3)
 

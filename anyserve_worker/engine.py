@@ -202,7 +202,7 @@ class Engine:
     def _computed(self, chunks: list[Chunk]) -> bool:
         """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
         n_tokens = sum(chunk.n_rows for chunk in chunks)
-        started = time.monotonic_ns()
+        started, cpu_started = time.monotonic_ns(), time.thread_time()
         threads = self._threads.choose(n_tokens, prompts=any(chunk.count > 1 for chunk in chunks), now=started / 1e9)
         try:
             self._runner.run(chunks, threads)
@@ -212,7 +212,7 @@ class Engine:
                     self._abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
             return False
         now = time.monotonic_ns()
-        self._threads.record((now - started) / 1e9, now / 1e9)
+        self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self.stats.steps.add(now - started)
         for chunk in chunks:
             generation = self._owner[chunk.sequence]

@@ -193,4 +193,6 @@ async def _main() -> bytes:
 
 
 if __name__ == "__main__":
-    sys.stdout.buffer.write(uvloop.run(_main()))
+    # A writer of its own: with PYTHONUNBUFFERED, sys.stdout may take what the pipe has room for, and drop the rest.
+    with open(sys.stdout.fileno(), "wb") as answer:
+        answer.write(uvloop.run(_main()))

@@ -1,6 +1,7 @@
 """The choice of threads, against a simulated machine: what steps cost with how many threads, and when that changes."""
 
 from collections.abc import Callable
+from random import Random
 
 import pytest
 
@@ -15,6 +16,8 @@ class Machine:
 
     def __init__(self, cost: Cost, most: int = 2, idle: Callable[[], float | None] = lambda: None) -> None:
         self.cost = cost
+        self.share = 1.0
+        """Of a processor that the engine's thread gets."""
         self.now = 100.0
         self.used: list[tuple[float, int, float]] = []
         self.chooser = ThreadChooser(ladder(most), ladder(most), idle)
@@ -26,7 +29,7 @@ class Machine:
             took = self.cost(threads, self.now)
             self.used.append((self.now, threads, took))
             self.now += took
-            self.chooser.record(took, self.now)
+            self.chooser.record(took, self.now, self.share * took)
 
     def rate(self, last: float) -> float:
         """Steps a second over the `last` seconds."""
@@ -117,12 +120,38 @@ def rate_of(cost: Cost, threads: int) -> float:
     return steps / now
 
 
-def test_more_threads_are_not_tried_where_nothing_is_idle() -> None:
+def test_more_threads_are_not_tried_where_nothing_is_idle_but_our_own_processor() -> None:
     machine = Machine(HOG, idle=lambda: 0.05)
     machine.run(5)
     machine.used.clear()
     machine.run(20)
     assert {threads for _, threads, _ in machine.used} == {1}
+
+
+def test_where_all_processors_are_busy_more_threads_get_more_of_them() -> None:
+    machine = Machine(HOG, idle=lambda: 0.0)
+    machine.run(5)
+    machine.cost, machine.share = constant(0.024, 0.014), 0.5
+    machine.run(4)
+    machine.run(10)
+    assert machine.rate(last=10) > 0.95 / 0.014
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize(("one", "two"), [(0.018, 0.014), (0.012, 0.016)])
+def test_steps_that_vary_by_chance_are_compared_for_long_enough(one: float, two: float, seed: int) -> None:
+    """Now and then a neighbour has the processor for its slice of 4 ms."""
+    random = Random(seed)
+
+    def shared(threads: int, _: float) -> float:
+        mean = (one, two)[threads - 1]
+        slices = sum(random.random() < 0.25 for _ in range(6))
+        return mean - 0.006 + 0.004 * slices
+
+    machine = Machine(shared, idle=lambda: 0.0)
+    machine.share = 0.5
+    machine.run(60)
+    assert machine.rate(last=50) > 0.95 / min(one, two)
 
 
 def test_many_cores_are_climbed_down_and_up() -> None:

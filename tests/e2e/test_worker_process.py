@@ -167,8 +167,8 @@ def test_cells_run_short_and_everybody_is_answered() -> None:
 def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
     """Prompts longer than the window of 512: what comes after a reused prefix equals what comes without reuse."""
     prompt = LONG_STORY * 4
-    # What follows is in the prompt word for word, up to the end of its sentence: no rounding changes a model's mind about
-    # it, a lost cell does.
+    # What follows is in the prompt word for word, up to the end of its sentence: no rounding changes a model's mind
+    # about it, a lost cell does.
     tails = ["Once upon", "Once upon a time, in a forest far", "Once upon a time, in a forest far away, there lived"]
     options = ("--model", f"{GEMMA3}={gemma3_path()}", "--n-ctx", "2048", swa)
 

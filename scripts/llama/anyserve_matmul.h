@@ -97,6 +97,9 @@ static void anyserve_quantize(const float * x, const anyserve_group & group, cha
         _mm_storeu_si128(quants + 1, _mm_xor_si128(_mm512_cvtepi32_epi8(q1), sign));
         scales[m]          = max / 127.0f;
         scales[stride + m] = scales[m] * _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
+        for (int r = group.n_rows; m == 0 && r < stride; ++r) {
+            scales[r] = scales[stride + r] = 0.0f; // rows that there are not: whatever their quants are, nothing odd
+        }
     }
 }
 
@@ -290,7 +293,7 @@ static void anyserve_multiply(const ggml_compute_params * params, ggml_tensor * 
     });
 }
 
-// Whether anyserve_mul_mat does it; if so, do(a null pointer to a block of the type).
+// Calls run with a null pointer to a block of the type. False if the type is none of ours.
 template <typename F>
 static bool anyserve_with_type(ggml_type type, const F & run) {
     switch (type) {

@@ -28,10 +28,6 @@ TRIAL, LONG_TRIAL = 0.12, 0.6
 """Seconds of steps that a trial lasts: if its result is beyond chance, and if it stays in doubt."""
 SURE = 2.0
 """Standard errors of a difference that is beyond chance."""
-BLIND_WASTE = 0.05
-"""Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
-SECOND_LOOK = 0.5
-"""Seconds until a change to fewer threads is looked at again there: it may have begun in a bad moment."""
 HOPELESS = 1.3
 """A trial whose tokens take this many times as long as before ends at once."""
 CLEAR = 0.7
@@ -45,6 +41,10 @@ UP_COST, UP_PAUSE = 0.03, (0.4, 0.9)
 """Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
 BLIND_COST, BLIND_PAUSE = 0.01, (2.0, 8.0)
 """The same where no processor is idle and the engine's thread is kept waiting, for all shapes together."""
+BLIND_WASTE = 0.05
+"""Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
+SECOND_LOOK = 0.5
+"""Seconds until a change to fewer threads is looked at again there: it may have begun in a bad moment."""
 DOWN_COST, DOWN_PAUSE = 0.01, (2.0, 10.0)
 """The same for fewer threads."""
 MAX_COST = 0.08

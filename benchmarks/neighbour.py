@@ -159,10 +159,10 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
     phase_s = min(PHASE_S, duration / 4)
     print(f"neighbour that comes and goes, {concurrency} client(s)", flush=True)
     with launcher.running(OURS, auto=True) as server:
-        # Enough for the whole time, and long, so that few prompts are read in between.
+        # Enough for the whole time, and short: of long ones the rate falls as contexts grow, until all begin anew.
         bodies = [
-            json.dumps(completion(prompts.short(f"reaction {concurrency}", number), settings.completion_tokens * 8))
-            for number in range(16 * concurrency)
+            json.dumps(completion(prompts.short(f"reaction {concurrency}", number), settings.completion_tokens))
+            for number in range(100 * concurrency)
         ]
         began = time.perf_counter()
         orders = Orders(server.port, bodies, concurrency, duration, began=began)

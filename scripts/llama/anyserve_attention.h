@@ -15,6 +15,8 @@
 #include <cstring>
 #include <vector>
 
+static const ggml_fp16_t anyserve_hidden = 0xFC00; // minus infinity
+
 #if defined(__AVX512F__) && defined(__AVX512DQ__) && defined(__AVX512BW__)
 #define ANYSERVE_ATTENTION
 #include <immintrin.h>
@@ -42,7 +44,7 @@ static inline __m128 anyserve_sums(const anyserve_vec * x) {
 static const int anyserve_vecs = 4; // of each head's sum that are kept in registers
 // One bit for each of 32 cells.
 static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
-    return _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(mask), _mm512_set1_epi16((short) 0xFC00));
+    return _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(mask), _mm512_set1_epi16((short) anyserve_hidden));
 }
 #elif defined(__AVX2__) && defined(__FMA__) && defined(__F16C__)
 #define ANYSERVE_ATTENTION
@@ -70,15 +72,13 @@ static inline __m128 anyserve_sums(const anyserve_vec * x) {
 }
 static const int anyserve_vecs = 2;
 static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
-    const __m256i hidden = _mm256_set1_epi16((short) 0xFC00);
+    const __m256i hidden = _mm256_set1_epi16((short) anyserve_hidden);
     const __m256i low  = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *) mask), hidden);
     const __m256i high = _mm256_cmpeq_epi16(_mm256_loadu_si256((const __m256i *) mask + 1), hidden);
     const __m256i both = _mm256_permute4x64_epi64(_mm256_packs_epi16(low, high), 0xD8);
     return ~(uint32_t) _mm256_movemask_epi8(both);
 }
 #endif
-
-static const ggml_fp16_t anyserve_hidden = 0xFC00; // minus infinity
 
 // The first cell from ic on that the mask does not hide, or end.
 static inline int64_t anyserve_first_seen(const ggml_fp16_t * mask, int64_t ic, int64_t end) {
@@ -120,6 +120,7 @@ static const int anyserve_block       = 64;  // cells whose weights are computed
 static const int anyserve_max_queries = 4;   // that are computed together
 static const int anyserve_max_dim     = 640; // of a head
 static const int anyserve_ahead       = 12;  // so many cells are read before they are needed
+static const int anyserve_padding     = anyserve_ahead + 3; // of a list of cells, which is taken four at a time
 
 static inline bool anyserve_attends(const ggml_tensor * k, const ggml_tensor * v) {
     return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_vec_size == 0 &&
@@ -128,11 +129,11 @@ static inline bool anyserve_attends(const ggml_tensor * k, const ggml_tensor * v
 
 // The cells that one row of the mask does not hide, or those that one of several does not.
 struct anyserve_cells {
-    std::vector<int32_t> list; // and some more, that are only read ahead
+    std::vector<int32_t> list; // and some more, that are read but do not count
     int n;
 
     void find(const ggml_fp16_t * const * masks, int n_masks, int64_t begin, int64_t end) {
-        list.resize(end - begin + anyserve_ahead);
+        list.resize(end - begin + anyserve_padding);
         n = 0;
         for (int64_t ic = begin; ic < end;) {
             if (masks[0] && ic + 32 <= end) {
@@ -155,7 +156,7 @@ struct anyserve_cells {
                 ++ic;
             }
         }
-        std::fill_n(list.begin() + n, anyserve_ahead, n ? list[n - 1] : begin);
+        std::fill_n(list.begin() + n, anyserve_padding, n ? list[n - 1] : begin);
     }
 };
 

@@ -4,14 +4,10 @@
 # for each row and head. With 32 sequences of 100 tokens that is a third of a step, and cells that are kept for a later
 # request slow down those that have nothing to do with them. What is hidden is passed over many cells at a time.
 
-include("${CMAKE_CURRENT_LIST_DIR}/replace.cmake")
-set(source "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/ops.cpp")
-file(READ "${source}" text)
+include("${CMAKE_CURRENT_LIST_DIR}/patch.cmake")
+patch("ops.cpp" "anyserve_attention.h")
 
-string(FIND "${text}" "anyserve_attention.h" done)
-if(done EQUAL -1)
-  file(COPY "${CMAKE_CURRENT_LIST_DIR}/anyserve_attention.h" DESTINATION "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu")
-  replace_once(
+replace_once(
 [=[
 #include "vec.h"
 
@@ -24,8 +20,8 @@ if(done EQUAL -1)
 #include <algorithm>
 ]=])
 
-  # Rows, by blocks of cells where that is possible, otherwise cell by cell.
-  replace_once(
+# Rows, by blocks of cells where that is possible, otherwise cell by cell.
+replace_once(
 [=[
     // parallelize by q rows using ggml_vec_dot_f32
 
@@ -39,7 +35,7 @@ if(done EQUAL -1)
 
     float scale         = 1.0f;
 ]=])
-  replace_once(
+replace_once(
 [=[
             if (mv == -INFINITY) {
                 continue;
@@ -49,8 +45,8 @@ if(done EQUAL -1)
                 ic = anyserve_first_seen(mp, ic, ic_end) - 1;
                 continue;
 ]=])
-  # Heads that share a head of K and V are not given to different threads.
-  replace_once(
+# Heads that share a head of K and V are not given to different threads.
+replace_once(
 [=[
         int64_t chunk_size = (nr + nth_scaled - 1) / nth_scaled;
 ]=]
@@ -61,7 +57,7 @@ if(done EQUAL -1)
             chunk_size = (chunk_size + group - 1) / group * group;
         }
 ]=])
-  replace_once(
+replace_once(
 [=[
         const int64_t dr = (nr + nchunk - 1) / nchunk;
 
@@ -70,8 +66,8 @@ if(done EQUAL -1)
         const int64_t dr = nchunk == nth ? (nr + nchunk - 1) / nchunk : chunk_size;
 
         static constexpr int64_t Q_TILE_SZ]=])
-  # All heads of a single row at once.
-  replace_once(
+# All heads of a single row at once.
+replace_once(
 [=[
             for (int64_t q_head = 0; q_head < neq2; q_head++) {
                 ggml_compute_forward_flash_attn_ext_f16_one_chunk(
@@ -84,17 +80,17 @@ if(done EQUAL -1)
                 params, dst, 0, neq2, ic_start, ic_end, chunk_partials, partial_stride);
 ]=])
 
-  # Tiles compute rows that there are not and cells that are hidden, and convert K and V again for each head.
-  replace_once(
+# Tiles compute rows that there are not and cells that are hidden, and convert K and V again for each head.
+replace_once(
 [=[
                                 neq1 >= Q_TILE_SZ);
 ]=]
 [=[
                                 neq1 >= Q_TILE_SZ &&
-                                !(anyserve_attends(k, v)));
+                                !anyserve_attends(k, v));
 ]=])
-  # A tile of rows and cells.
-  replace_once(
+# A tile of rows and cells.
+replace_once(
 [=[
                 bool can_skip = true;
                 for (int tq = 0; tq < tile_rows; tq++) {
@@ -111,15 +107,15 @@ if(done EQUAL -1)
                 for (int tq = 0; tq < tile_rows; tq++) {
 ]=])
 
-  # One row whose cells are shared among the threads: those that it sees, not those of the pool.
-  replace_once(
+# One row whose cells are shared among the threads: those that it sees, not those of the pool.
+replace_once(
 [=[
         const int64_t chunk_size = (nek1 + nth - 1) / nth;
 
         // Partials]=]
 [=[
         // Partials]=])
-  replace_once(
+replace_once(
 [=[
         const int64_t ic_start = ith * chunk_size;
         const int64_t ic_end   = std::min(ic_start + chunk_size, nek1);
@@ -128,8 +124,7 @@ if(done EQUAL -1)
         int64_t ic_start, ic_end;
         anyserve_share(dst->src[3], nek1, ith, nth, &ic_start, &ic_end);
 ]=])
-  replace_once(
+replace_once(
 "        ggml_flash_attn_ext_reduce_partials(params, dst, nth, chunk_size);"
 "        ggml_flash_attn_ext_reduce_partials(params, dst, nth, /* no share is left out */ 1);")
-  file(WRITE "${source}" "${text}")
-endif()
+file(WRITE "${source}" "${text}")

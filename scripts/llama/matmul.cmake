@@ -1,14 +1,10 @@
 # Changes llama.cpp's products with quantized weights on processors with AMX (in LLAMA_CPP_DIR); what is called instead is
 # in anyserve_matmul.h.
 
-include("${CMAKE_CURRENT_LIST_DIR}/replace.cmake")
-set(source "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/amx/mmq.cpp")
-file(READ "${source}" text)
+include("${CMAKE_CURRENT_LIST_DIR}/patch.cmake")
+patch("amx/mmq.cpp" "anyserve_matmul.h")
 
-string(FIND "${text}" "anyserve_matmul.h" done)
-if(done EQUAL -1)
-  file(COPY "${CMAKE_CURRENT_LIST_DIR}/anyserve_matmul.h" DESTINATION "${LLAMA_CPP_DIR}/ggml/src/ggml-cpu/amx")
-  replace_once(
+replace_once(
 [=[
 size_t ggml_backend_amx_desired_wsize(const struct ggml_tensor * dst) {
     struct ggml_tensor * src0 = dst->src[0];
@@ -24,7 +20,7 @@ size_t ggml_backend_amx_desired_wsize(const struct ggml_tensor * dst) {
         return anyserve_size;
     }
 ]=])
-  replace_once(
+replace_once(
 [=[
 void ggml_backend_amx_mul_mat(const ggml_compute_params * params, struct ggml_tensor * dst) {
 ]=]
@@ -34,5 +30,4 @@ void ggml_backend_amx_mul_mat(const ggml_compute_params * params, struct ggml_te
         return;
     }
 ]=])
-  file(WRITE "${source}" "${text}")
-endif()
+file(WRITE "${source}" "${text}")

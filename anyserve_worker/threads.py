@@ -7,8 +7,8 @@ is tried for a few steps:
 
 - a lower one as soon as steps take longer than they used to, otherwise rarely;
 - a higher one several times a second, if there are idle processors for it, since nothing else tells that a neighbour
-  has left; and from time to time where no processor is idle and the engine's own thread is kept waiting, since there
-  more threads get more of the processors;
+  has left; and, where no processor is idle, as soon as the engine's own thread is kept waiting, and from time to time
+  after that, since there more threads get more of the processors;
 - a trial ends at its first step if that is hopeless, and lasts longer than a period of the cgroup's quota if it is
   not, since a quota that is overdrawn is felt only at the period's end;
 - where processors are shared, the time of a step is a matter of luck: what differs by less than chance would have it
@@ -25,7 +25,8 @@ RECENT = 0.15
 MIN_STEPS = 4
 """Steps before an average counts."""
 TRIAL, LONG_TRIAL = 0.12, 0.6
-"""Seconds of steps that a trial lasts: if its result is beyond chance, and if it stays in doubt."""
+"""Seconds of steps that a trial lasts: if its result is beyond chance, and if it stays in doubt or the engine's thread
+is kept waiting."""
 SURE = 2.0
 """Standard errors of a difference that is beyond chance."""
 HOPELESS = 1.3
@@ -40,7 +41,7 @@ SLOWER = 1.2
 UP_COST, UP_PAUSE = 0.03, (0.4, 0.9)
 """Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
 BLIND_COST, BLIND_PAUSE = 0.01, (2.0, 8.0)
-"""The same where no processor is idle and the engine's thread is kept waiting, for all shapes together."""
+"""The same where the engine's thread is kept waiting, for all shapes together."""
 BLIND_WASTE = 0.05
 """Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
 SECOND_LOOK = 0.5
@@ -127,8 +128,12 @@ class _Shape:
     """Another shape has changed its count: so should this one, maybe."""
     trial: _Window | None = None
     trial_rung: int = 0
+    crowded: bool = False
+    """The engine's thread is kept waiting."""
     blind: bool = False
-    """The trial is of more threads, where no processor is idle."""
+    """So it was when the trial began, and it is of more threads: these first have to get their turn."""
+    begins_blind: bool = False
+    """The next step is the first of such a trial, which tells nothing."""
     next_up: float = 0
     next_blind_up: float = 0
     """Whether processors are idle or not."""
@@ -175,6 +180,7 @@ class ThreadChooser:
         self._running = shape, n_tokens
         if shape.trial is None and (rung := self._due(shape, now)) is not None:
             shape.trial, shape.trial_rung = _Window(LONG_TRIAL), rung
+            shape.blind = shape.begins_blind = shape.crowded and rung > shape.rung
         return shape.counts[shape.rung if shape.trial is None else shape.trial_rung]
 
     def record(self, seconds: float, now: float, cpu_seconds: float) -> None:
@@ -186,6 +192,12 @@ class ThreadChooser:
             shape.recent.add(n_tokens, seconds, cpu_seconds)
             if shape.recent.known:
                 shape.usual = min(shape.usual or math.inf, shape.recent.cost + SURE * shape.recent.error)
+                if shape.recent.crowded and not shape.crowded:
+                    shape.next_blind_up = now + RECENT  # To be compared with steps that all are kept waiting
+                shape.crowded = shape.recent.crowded
+            return
+        if shape.begins_blind:
+            shape.begins_blind = False
             return
         trial = shape.trial
         trial.add(n_tokens, seconds, cpu_seconds)
@@ -196,7 +208,7 @@ class ThreadChooser:
             self._fail(shape, trial, now)
         elif ratio < CLEAR and len(trial.steps) >= CLEAR_STEPS and sure:
             self._win(shape, trial, now)
-        elif trial.known and trial.seconds >= (TRIAL if sure else LONG_TRIAL):
+        elif trial.known and trial.seconds >= (TRIAL if sure and not shape.crowded else LONG_TRIAL):
             (self._win if ratio < BETTER else self._fail)(shape, trial, now)
 
     def _new_shape(self, key: tuple[bool, int], now: float) -> _Shape:
@@ -212,7 +224,6 @@ class ThreadChooser:
         """The rung to try now, if any."""
         if len(shape.counts) == 1 or not shape.recent.known:
             return None
-        shape.blind = False
         up = shape.rung + 1 if shape.rung + 1 < len(shape.counts) else None
         down = shape.rung - 1 - shape.failed_down % shape.rung if shape.rung else None
         if shape.suspect or shape.recent.cost - SURE * shape.recent.error > SLOWER * shape.usual:
@@ -221,8 +232,7 @@ class ThreadChooser:
         if up is not None and now >= shape.next_up:
             shape.next_up = now + UP_PAUSE[0]
             idle = self._idle()
-            shape.blind = idle is not None and idle < IDLE
-            if not shape.blind or (shape.recent.crowded and now >= shape.next_blind_up):
+            if idle is None or idle >= IDLE or (shape.crowded and now >= shape.next_blind_up):
                 return up
         if down is not None and now >= shape.next_down:
             return down
@@ -233,7 +243,7 @@ class ThreadChooser:
         shape.rung, shape.recent, shape.failed_down = shape.trial_rung, trial, 0
         trial.span = RECENT
         shape.next_up = now + UP_PAUSE[0]
-        shape.next_blind_up, shape.next_down = max(shape.next_blind_up, now + again), now + DOWN_PAUSE[0]
+        shape.next_blind_up, shape.next_down = now + again, now + DOWN_PAUSE[0]
         for other in self._shapes.values():
             other.suspect = other is not shape
             if not other.recent.known and len(other.counts) == len(shape.counts):
@@ -244,9 +254,10 @@ class ThreadChooser:
         wasted = _wasted(trial, shape.recent)
         if shape.trial_rung > shape.rung:
             shape.next_up = now + max(_pause(wasted / UP_COST, UP_PAUSE), wasted / MAX_COST)
-            blind_pause = max(_pause(wasted / BLIND_COST, BLIND_PAUSE), wasted / MAX_COST)
-            for each in self._shapes.values():
-                each.next_blind_up = max(each.next_blind_up, now + blind_pause)
+            if shape.blind:
+                blind_pause = max(_pause(wasted / BLIND_COST, BLIND_PAUSE), wasted / MAX_COST)
+                for each in self._shapes.values():
+                    each.next_blind_up = max(each.next_blind_up, now + blind_pause)
         else:
             shape.failed_down += 1
             shape.next_down = now + _pause(wasted / DOWN_COST, DOWN_PAUSE)

@@ -137,6 +137,24 @@ def test_where_all_processors_are_busy_more_threads_get_more_of_them() -> None:
     assert machine.rate(last=10) > 0.95 / 0.014
 
 
+@pytest.mark.parametrize("n_tokens", [1, 8])
+def test_a_second_neighbour_is_noticed_soon(n_tokens: int) -> None:
+    machine = Machine(QUIET, idle=lambda: 0.0)
+    machine.run(3, n_tokens)
+    machine.cost, machine.share = HOG, 0.95
+    machine.run(6, n_tokens)
+
+    def two_neighbours(threads: int, _: float) -> float:
+        """The second thread first has to get its turn."""
+        began = machine.used[-1][1] == 1
+        return 0.024 if threads == 1 else 0.080 if began else 0.014
+
+    machine.cost, machine.share = two_neighbours, 0.5
+    machine.run(1.5, n_tokens)
+    machine.run(4, n_tokens)
+    assert machine.rate(last=4) > 0.9 / 0.014
+
+
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("one", "two"), [(0.018, 0.014), (0.012, 0.016)])
 def test_steps_that_vary_by_chance_are_compared_for_long_enough(one: float, two: float, seed: int) -> None:

@@ -24,6 +24,11 @@ def number(message: ModelInferRequest, parameter: str) -> int | None:
 
 def check_form(message: ModelInferRequest) -> None:
     """Raises InvalidRequest if a request with a number asks for what step batches don't have."""
+    if any(tensor.name == contract.LOGPROBS.name for tensor in message.inputs):
+        raise InvalidRequest(
+            f"tensor '{contract.LOGPROBS.name}': not in step batches, which have no place for them",
+            tensor=contract.LOGPROBS.name,
+        )
     if message.outputs:
         raise InvalidRequest("a request that is answered in step batches cannot name its outputs")
     if message.parameters[contract.PARAM_EMPTY_FINAL].bool_param:

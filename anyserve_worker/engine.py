@@ -9,6 +9,7 @@ gone, deadline passed, engine failure, shutdown). Both free its cells before the
 
 import asyncio
 import logging
+import math
 import threading
 import time
 from array import array
@@ -16,6 +17,7 @@ from collections.abc import Callable
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
+from anyserve_worker.echo import echo_of
 from anyserve_worker.errors import (
     DeadlineExceeded,
     Draining,
@@ -26,9 +28,11 @@ from anyserve_worker.errors import (
 )
 from anyserve_worker.generation import Generation
 from anyserve_worker.kv_cache import KVCache, Memory
+from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.output import TextOutput
-from anyserve_worker.request import Delta, GenerationRequest
+from anyserve_worker.request import Delta, GenerationRequest, SamplingParams, TokenLogprob
+from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk, Scheduler
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
@@ -37,6 +41,9 @@ from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
 
 log = logging.getLogger(__name__)
+
+NO_SCORE = Score(-1, math.nan, ())
+"""Of a prompt's first token, which nothing precedes."""
 
 
 class Runner(Memory, Protocol):
@@ -48,9 +55,11 @@ class Runner(Memory, Protocol):
     n_sequences: int
     mixes: bool
     prompt_lookup: int
+    n_score_rows: int
 
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
+    def prepare(self, sequence: Sequence) -> None: ...
     def clear(self) -> None: ...
 
 
@@ -72,7 +81,13 @@ class Engine:
         self._max_requests = options.parallel + options.max_queue
         self._cache = KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache)
         self._scheduler = Scheduler(
-            self._cache, options.parallel, runner.n_batch, options.prefill_chunk, runner.mixes, runner.prompt_lookup
+            self._cache,
+            options.parallel,
+            runner.n_batch,
+            options.prefill_chunk,
+            runner.mixes,
+            runner.prompt_lookup,
+            runner.n_score_rows,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation, Delta | WorkerError]] = []
@@ -116,12 +131,13 @@ class Engine:
             raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
         self._n_requests += 1
         try:
-            prompt = await self._tokenizer.tokens(request.prompt)
+            prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
+            sequences = await self._sequences(request, prompt)
             self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
         except BaseException:
             self._n_requests -= 1
             raise
-        generation = Generation(self._sequences(request, prompt), self._deadline(request), self.abort)
+        generation = Generation(sequences, self._deadline(request), self.abort)
         self._inbox.put(lambda: self._start(generation))
         return generation
 
@@ -141,20 +157,38 @@ class Engine:
         if self._closing:
             raise Draining("the worker is shutting down")
 
-    def _sequences(self, request: GenerationRequest, prompt: "array[int]") -> list[Sequence]:
+    async def _sequences(self, request: GenerationRequest, prompt: "array[int]") -> list[Sequence]:
         room = self.n_ctx - len(prompt)
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
-        return [
+        sampling = request.sampling
+        self._check_tokens(sampling)
+        guide = await self._tokenizer.off_loop(self._vocabulary.compile, request.guide) if request.guide else None
+        echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
+        sequences = [
             Sequence(
                 index=index,
                 tokens=prompt[:],
                 n_prompt=len(prompt),
                 limit=len(prompt) + n_new,
-                sampling=request.sampling,
+                sampling=sampling,
                 output=TextOutput(request.stop),
+                guide=guide and guide.copy(),
+                special=not request.skip_special_tokens,
+                echo=echo,
+                logprobs=None if sampling.logprobs is None else LogprobOutput(),
+                scores_prompt=request.echo and sampling.logprobs is not None,
             )
             for index in range(request.n)
         ]
+        if sampling.dry_multiplier:
+            # Its sampler looks for the sequence breakers in every token of the vocabulary: nothing for a step.
+            for sequence in sequences:
+                await self._tokenizer.off_loop(self._runner.prepare, sequence)
+        return sequences
+
+    def _check_tokens(self, sampling: SamplingParams) -> None:
+        self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
+        self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)
 
     def _deadline(self, request: GenerationRequest) -> float | None:
         return None if request.timeout is None else self._clock() + request.timeout
@@ -226,14 +260,23 @@ class Engine:
     def _append(self, chunk: Chunk, tokens: list[int]) -> None:
         """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
         sequence, text, reason = chunk.sequence, "", None
-        output = sequence.output
+        output, vocabulary, logprobs = sequence.output, self._vocabulary, sequence.logprobs
+        if sequence.error:
+            self._abort(self._owner[sequence], sequence.error)
+            return
+        echoed = self._echo(sequence) if sequence.echo and tokens else None
         for token in tokens:
+            if len(sequence.tokens) >= sequence.limit:  # Nothing was to be generated, the prompt had to be read.
+                reason = contract.FINISH_LENGTH
+                break
             sequence.tokens.append(token)
             self.stats.generated_tokens += 1
-            if self._vocabulary.is_end(token):
+            if vocabulary.is_end(token) or token in sequence.sampling.stop_token_ids:
                 reason = contract.FINISH_STOP
             else:
-                text += output.push(self._vocabulary.piece(token))
+                if logprobs:
+                    logprobs.push(self._told(sequence.scored.popleft()), len(text) + output.n_held)
+                text += output.push(vocabulary.written(token) if sequence.special else vocabulary.piece(token))
                 if not output.stopped and len(sequence.tokens) >= sequence.limit:
                     reason = contract.FINISH_LENGTH
             if reason or output.stopped:
@@ -241,16 +284,37 @@ class Engine:
         if chunk.draft:
             self.stats.drafted_tokens += len(chunk.draft)
             self.stats.accepted_tokens += len(tokens) - 1
+        if sequence.guide_ended and tokens:
+            reason = contract.FINISH_STOP
         if reason:
             text += output.flush()
         if output.stopped:
             reason = contract.FINISH_STOP
-        if text or reason:
-            self._emit(sequence, text, reason)
+        if text or reason or echoed:
+            told = logprobs.pop(len(text), all=bool(reason) and not output.stopped) if logprobs else ()
+            if echoed:
+                text, told = echoed[0] + text, echoed[1] + told
+            self._emit(sequence, text, reason, told)
         if reason:
             self._finish(sequence)
 
-    def _emit(self, sequence: Sequence, text: str, reason: str | None) -> None:
+    def _echo(self, sequence: Sequence) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """What the answer begins with, with the log probabilities of the prompt's tokens if they are wanted."""
+        echo, sequence.echo = sequence.echo, None
+        assert echo is not None
+        if not sequence.scores_prompt:
+            return echo.text, ()
+        scores = [NO_SCORE, *(sequence.scored.popleft() for _ in range(sequence.n_prompt - 1))]
+        told = zip(scores[sequence.n_prompt - len(echo.pieces) :], echo.pieces, strict=True)
+        return echo.text, tuple(self._told(score, piece) for score, piece in told)
+
+    def _told(self, score: Score, piece: bytes | None = None) -> TokenLogprob:
+        """As the wire tells it. `piece`, if the token is not written as it always is."""
+        written = self._vocabulary.written
+        top = tuple((written(token), logprob) for token, logprob in score.top)
+        return TokenLogprob(written(score.token) if piece is None else piece, score.logprob, top)
+
+    def _emit(self, sequence: Sequence, text: str, reason: str | None, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         generation = self._owner[sequence]
         delta = Delta(
             index=sequence.index,
@@ -259,6 +323,7 @@ class Engine:
             completion_tokens=sequence.n_generated,
             prompt_tokens=sequence.n_prompt,
             cached_tokens=max(0, generation.sequences[0].n_cached),
+            logprobs=logprobs,
         )
         self._outbox.append((generation, delta))
 
@@ -275,10 +340,11 @@ class Engine:
         for sequence in generation.sequences:
             self._owner[sequence] = generation
         for sequence in generation.sequences:
-            if sequence.limit > sequence.n_prompt:
+            if sequence.limit > sequence.n_prompt or sequence.wants_scores:
                 self._scheduler.add(sequence)
             else:
-                self._emit(sequence, "", contract.FINISH_LENGTH)
+                text, logprobs = self._echo(sequence) if sequence.echo else ("", ())
+                self._emit(sequence, text, contract.FINISH_LENGTH, logprobs)
                 self._close(sequence)
 
     def _finish(self, sequence: Sequence) -> None:

@@ -124,13 +124,13 @@ class KVCache:
 
     # ---- Taking and giving back
 
-    def acquire(self, tokens: "array[int]") -> tuple[int, int] | None:
-        """Gives a new running sequence an id and cells for all of `tokens`, using again what it can.
+    def acquire(self, tokens: "array[int]", *, reuse: bool = True) -> tuple[int, int] | None:
+        """Gives a new running sequence an id and cells for all of `tokens`, using again what it can, unless not to.
 
         Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room. The
         array is kept: it may grow, but its prefix must not change while the sequence has the id.
         """
-        source, n = self.best_prefix(tokens)
+        source, n = self.best_prefix(tokens) if reuse else (-1, 0)
         self._regret(tokens, n)
         if not self._make_room(len(tokens) - n, spare=source, keep=n):
             return None

@@ -1,4 +1,4 @@
-"""The model: the only file that imports llama_cpp.
+"""The model: this and `samplers.py` are the only files that import llama_cpp.
 
 `Model` is the weights and the vocabulary, `ModelRunner` a context that computes steps on them. Nothing here is
 concurrent: a runner belongs to its engine's thread. The vocabulary's functions may be called from any thread.
@@ -11,6 +11,7 @@ import platform
 import secrets
 from array import array
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,15 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 import llama_cpp as llama
 import numpy as np
 
-from anyserve_worker.errors import InvalidRequest, NoRoom
+from anyserve_worker.errors import InvalidRequest, NoRoom, WorkerError
+from anyserve_worker.guide import Guides, Matcher
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.prompt_lookup import max_rows
-from anyserve_worker.sampling import MIN_TEMPERATURE, DirectSampler, Scratch, direct_sampler
+from anyserve_worker.request import Guide
+from anyserve_worker.samplers import Rows, new_sampler
+from anyserve_worker.sampling import Distribution, Scratch
 from anyserve_worker.scheduler import Chunk
-from anyserve_worker.sequence import Sampler, Sequence, token_array
+from anyserve_worker.sequence import Sequence, token_array
 from protos import contract
 
 log = logging.getLogger(__name__)
@@ -47,6 +51,10 @@ _FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type`."""
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 """(mmap, mlock) to `enum llama_load_mode`."""
+
+
+MAX_SCORE_ROWS = 64
+"""Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
 
 
 class LoadError(Exception):
@@ -83,6 +91,14 @@ class Model:
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
+        self._written: dict[int, bytes] = {}
+        self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
+        self._guides = Guides(
+            [self.written(token) for token in range(self.n_vocab)],
+            self._is_control,
+            self.end_tokens.tolist(),
+            self.tokenize,
+        )
 
     def metadata(self, key: str) -> str:
         """A scalar of the GGUF metadata as text; empty if absent."""
@@ -113,7 +129,10 @@ class Model:
 
     def _token_text(self, token: int) -> str:
         """As it is written in a prompt. `piece` is empty for these tokens, since they are not part of an answer."""
-        return self._render(token, special=True).decode(errors="replace") if token >= 0 else ""
+        return self.written(token).decode(errors="replace") if token >= 0 else ""
+
+    def _is_control(self, token: int) -> bool:
+        return bool(llama.llama_vocab_is_control(self.vocab, token))
 
     def is_end(self, token: int) -> bool:
         """Whether the model ends its answer with this token (end of sequence, of turn, …)."""
@@ -125,6 +144,13 @@ class Model:
         if piece is None:
             piece = self._pieces[token] = self._render(token, special=False)
         return piece
+
+    def written(self, token: int) -> bytes:
+        """The same with control tokens, as they are written in a prompt."""
+        written = self._written.get(token)
+        if written is None:
+            written = self._written[token] = self._render(token, special=True)
+        return written
 
     def _render(self, token: int, *, special: bool) -> bytes:
         size = 64
@@ -140,14 +166,7 @@ class Model:
 
         Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
         """
-        text = prompt.encode()
-        tokens = token_array(bytes(4 * (len(text) + 1)))  # No token is empty: this is room for all.
-        view = (llama.llama_token * len(tokens)).from_buffer(tokens)
-        n = llama.llama_tokenize(self.vocab, text, len(text), view, len(tokens), False, True)
-        del view
-        if n < 0:
-            raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
-        del tokens[n:]
+        tokens = self._plain_tokens(prompt)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         if not tokens:
@@ -157,12 +176,55 @@ class Model:
             )
         return tokens
 
-    def check_tokens(self, token_ids: "array[int]") -> None:
+    def _plain_tokens(self, prompt: str) -> "array[int]":
+        text = prompt.encode()
+        tokens = token_array(bytes(4 * (len(text) + 1)))  # No token is empty: this is room for all.
+        view = (llama.llama_token * len(tokens)).from_buffer(tokens)
+        n = llama.llama_tokenize(self.vocab, text, len(text), view, len(tokens), False, True)
+        del view
+        if n < 0:
+            raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
+        del tokens[n:]
+        return tokens
+
+    def adds_bos(self, text: str) -> bool:
+        """Whether `tokenize` puts a BOS in front of this text."""
+        wanted = self._bos >= 0 and (self._adds_bos or not text)
+        return wanted and not text.encode().startswith(self.written(self._bos))
+
+    def infill(self, prefix: str, suffix: str) -> "array[int]":
+        """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
+
+        In the order prefix, suffix, middle, in which llama.cpp's server asks as well.
+        """
+        begin, middle, end = (
+            marker(self.vocab)
+            for marker in (llama.llama_vocab_fim_pre, llama.llama_vocab_fim_mid, llama.llama_vocab_fim_suf)
+        )
+        if min(begin, middle, end) < 0:
+            name = contract.SUFFIX.name
+            raise InvalidRequest(
+                f"tensor '{name}': this model has no tokens for filling in the middle of a text", tensor=name
+            )
+        tokens = token_array([self._bos] if self._bos >= 0 and self._adds_bos else [])
+        tokens.append(begin)
+        tokens.extend(self._plain_tokens(prefix))
+        tokens.append(end)
+        tokens.extend(self._plain_tokens(suffix))
+        tokens.append(middle)
+        return tokens
+
+    def compile(self, guide: Guide) -> Matcher:
+        """Raises InvalidRequest."""
+        return self._guides.compile(guide)
+
+    def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
         """Raises InvalidRequest for an id outside of the vocabulary."""
-        worst = max(token_ids)
+        worst = max(token_ids, default=0)
         if worst >= self.n_vocab:
-            name = contract.PROMPT_TOKEN_IDS.name
-            raise InvalidRequest(f"tensor '{name}': no token {worst}, the vocabulary has {self.n_vocab}", tensor=name)
+            raise InvalidRequest(
+                f"tensor '{tensor}': no token {worst}, the vocabulary has {self.n_vocab}", tensor=tensor
+            )
 
     def free(self) -> None:
         llama.llama_model_free(self.handle)
@@ -178,6 +240,7 @@ class ModelRunner:
         if self.n_ctx > model.n_ctx_train:
             log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
         self.n_batch = options.n_batch
+        self.n_score_rows = min(MAX_SCORE_ROWS, options.n_batch)
         self.mixes = llama.llama_supports_gpu_offload() or self._attends_by_rows(options)
         self.n_sequences = min(options.parallel + options.cached_sequences, llama.llama_max_parallel_sequences())
         params = llama.llama_context_default_params()
@@ -189,6 +252,7 @@ class ModelRunner:
         # Logits of one token a sequence and of drafts, not of the whole batch: room is taken. llama.cpp wants at least
         # as many as there are sequences.
         params.n_outputs_max = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
+        params.n_outputs_max += self.n_score_rows
         params.n_threads = params.n_threads_batch = threads
         params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
         params.type_k = _CACHE_TYPES[options.cache_type_k]
@@ -203,7 +267,8 @@ class ModelRunner:
         self._memory = llama.llama_get_memory(self._ctx)
         self._threads = threads
         self._scratch = Scratch(model.n_vocab)
-        self._rows = _Batch(self.n_batch)
+        self._batch = _Batch(self.n_batch)
+        self._rows = Rows(self._ctx, model.n_vocab)
 
     @staticmethod
     def _attends_by_rows(options: ModelOptions) -> bool:
@@ -226,9 +291,9 @@ class ModelRunner:
 
     def warm_up(self) -> None:
         """Computes one token, so that the first request does not pay for page faults and allocations."""
-        self._rows.clear()
-        self._rows.add(token_array([0]), 0, 0, n_logits=1)
-        if llama.llama_decode(self._ctx, self._rows.native()) != 0:
+        self._batch.clear()
+        self._batch.add(token_array([0]), 0, 0, n_logits=1)
+        if llama.llama_decode(self._ctx, self._batch.native()) != 0:
             raise LoadError(f"the model computes nothing: {_native.last_error}")
         llama.llama_memory_clear(self._memory, True)
 
@@ -239,21 +304,25 @@ class ModelRunner:
         if threads != self._threads:
             llama.llama_set_n_threads(self._ctx, threads, threads)
             self._threads = threads
-        rows = self._rows
-        rows.clear()
+        batch = self._batch
+        batch.clear()
         for chunk in chunks:
-            n_logits = 1 + len(chunk.draft) if chunk.samples else 0
-            rows.add(chunk.tokens, chunk.start, chunk.sequence.seq_id, n_logits)
-        status = llama.llama_decode(self._ctx, rows.native())
+            batch.add(chunk.tokens, chunk.start, chunk.sequence.seq_id, chunk.n_logits)
+        status = llama.llama_decode(self._ctx, batch.native())
         if status == 1:
             raise NoRoom
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}: {_native.last_error}")
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
-        """The next tokens of each chunk that reached its sequence's end, after `run`; of others none."""
+        """The next tokens of each chunk that reached its sequence's end, after `run`; of others none.
+
+        A sequence that cannot go on gets an `error`, and a token that means nothing.
+        """
         sampled, row = [], 0
         for chunk in chunks:
+            if chunk.scores:
+                self._score(chunk, row)
             sampled.append(self._sample(chunk, row + chunk.count - 1) if chunk.samples else [])
             row += chunk.n_rows
         return sampled
@@ -262,21 +331,42 @@ class ModelRunner:
         """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
         sequence = chunk.sequence
         if sequence.sampler is None:
-            sequence.sampler = self._new_sampler(sequence)
-        tokens = [sequence.sampler.sample(row)]
-        for drafted in chunk.draft:
-            if tokens[-1] != drafted:
-                break
-            row += 1
-            tokens.append(sequence.sampler.sample(row))
+            self.prepare(sequence)
+        assert sequence.sampler is not None
+        try:
+            tokens = [sequence.sampler.sample(row)]
+            for drafted in chunk.draft:
+                if tokens[-1] != drafted or sequence.guide_ended:
+                    break
+                row += 1
+                tokens.append(sequence.sampler.sample(row))
+        except WorkerError as error:
+            sequence.error = error
+            return [0]
         return tokens
 
-    def _new_sampler(self, sequence: Sequence) -> Sampler:
-        seed = _seed(sequence.sampling.seed, sequence.index)
-        direct = direct_sampler(sequence.sampling, seed, self._scratch)
-        if direct:
-            return LogitsSampler(direct, self._ctx, self.model.n_vocab)
-        return NativeSampler(sequence, seed, self._ctx, self.model.n_vocab, self.n_ctx)
+    def _score(self, chunk: Chunk, row: int) -> None:
+        """Takes down how likely the prompt's tokens were: each row tells of the token behind it."""
+        sequence = chunk.sequence
+        assert sequence.sampling.logprobs is not None
+        for position in range(chunk.start, min(chunk.start + chunk.count, sequence.n_prompt - 1)):
+            if position + 1 == sequence.n_scored:
+                distribution = Distribution(self._rows[row + position - chunk.start], sequence.sampling.logprobs)
+                sequence.scored.append(distribution.score(sequence.tokens[position + 1]))
+                sequence.n_scored += 1
+
+    def prepare(self, sequence: Sequence) -> None:
+        """Makes the sampler, which is else made at its first use. From any thread, before the sequence is running."""
+        sequence.sampler = new_sampler(
+            sequence,
+            _seed(sequence.sampling.seed, sequence.index),
+            ctx=self._ctx,
+            vocab=self.model.vocab,
+            rows=self._rows,
+            end_tokens=self.model.end_tokens,
+            scratch=self._scratch,
+            n_ctx=self.n_ctx,
+        )
 
     # ---- kv_cache.Memory
 
@@ -354,71 +444,6 @@ class _Batch:
 
 def _pointer(values: "array[int]", kind: Any) -> Any:
     return ctypes.cast(values.buffer_info()[0], ctypes.POINTER(kind))
-
-
-class LogitsSampler:
-    """Samples from the logits in place."""
-
-    def __init__(self, direct: DirectSampler, ctx: Any, n_vocab: int) -> None:
-        self._direct = direct
-        self._ctx = ctx
-        self._row_type = ctypes.c_float * n_vocab
-
-    def sample(self, row: int) -> int:
-        logits = ctypes.cast(llama.llama_get_logits_ith(self._ctx, row), ctypes.c_void_p).value
-        assert logits is not None
-        return self._direct.sample(np.frombuffer(memoryview(self._row_type.from_address(logits)), dtype=np.float32))
-
-    def free(self) -> None:
-        """Holds nothing."""
-
-
-class NativeSampler:
-    """llama.cpp's sampler chain of one sequence, in llama.cpp's own order."""
-
-    def __init__(self, sequence: Sequence, seed: int, ctx: Any, n_vocab: int, n_ctx: int) -> None:
-        """`n_ctx`: how far back, in tokens, the penalties look."""
-        self._ctx = ctx
-        params = llama.llama_sampler_chain_default_params()
-        params.no_perf = True
-        self.handle = llama.llama_sampler_chain_init(params)
-        sampling = sequence.sampling
-
-        def add(sampler: Any) -> None:
-            llama.llama_sampler_chain_add(self.handle, sampler)
-
-        if sampling.repetition_penalty != 1:
-            repetition = llama.llama_sampler_init_penalties(n_vocab, n_ctx, sampling.repetition_penalty, 0, 0)
-            # This one knows the prompt; presence and frequency are of the output alone, as in OpenAI's API.
-            for token in sequence.tokens[: sequence.n_prompt]:
-                llama.llama_sampler_accept(repetition, token)
-            add(repetition)
-        if sampling.presence_penalty or sampling.frequency_penalty:
-            add(
-                llama.llama_sampler_init_penalties(
-                    n_vocab, n_ctx, 1, sampling.frequency_penalty, sampling.presence_penalty
-                )
-            )
-        if sampling.temperature < MIN_TEMPERATURE:
-            add(llama.llama_sampler_init_greedy())
-            return
-        if sampling.top_k > 0:
-            add(llama.llama_sampler_init_top_k(sampling.top_k))
-        if sampling.top_p < 1:
-            add(llama.llama_sampler_init_top_p(sampling.top_p, 1))
-        if sampling.min_p > 0:
-            add(llama.llama_sampler_init_min_p(sampling.min_p, 1))
-        if sampling.temperature != 1:
-            add(llama.llama_sampler_init_temp(sampling.temperature))
-        add(llama.llama_sampler_init_dist(seed))
-
-    def sample(self, row: int) -> int:
-        return int(llama.llama_sampler_sample(self.handle, self._ctx, row))
-
-    def free(self) -> None:
-        if self.handle:
-            llama.llama_sampler_free(self.handle)
-            self.handle = None
 
 
 def _seed(seed: int | None, index: int) -> int:

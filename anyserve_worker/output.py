@@ -17,6 +17,11 @@ class TextOutput:
         self.stopped = False
         """A stop string was found; nothing more comes out."""
 
+    @property
+    def n_held(self) -> int:
+        """Characters."""
+        return len(self._held)
+
     def push(self, piece: bytes) -> str:
         """Takes the bytes of one token; returns the text that is now certain."""
         return self._advance(self._decoder.decode(piece))

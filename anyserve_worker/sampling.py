@@ -1,11 +1,12 @@
-"""The two most frequent ways to sample, on the logits as they are. PURE.
+"""The two most frequent ways to sample, on the logits as they are; and log probabilities. PURE.
 
 llama.cpp's sampler chain copies the whole vocabulary into an array of candidates for each token; for greedy decoding
 and for plain temperature that is most of what sampling costs. Everything else goes through the chain.
 """
 
+import math
 import random
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -13,7 +14,8 @@ import numpy.typing as npt
 from anyserve_worker.request import SamplingParams
 
 Logits = npt.NDArray[np.float32]
-"""Shape [n_vocab]; read only."""
+"""Shape [n_vocab]."""
+TokenIds = npt.NDArray[np.int64]
 
 MIN_TEMPERATURE = 1e-6
 """What is lower is greedy, which it equals; divided by much less, logits become infinite and the text garbage."""
@@ -78,8 +80,48 @@ def direct_sampler(sampling: SamplingParams, seed: int, scratch: Scratch) -> Dir
     """None if it takes llama.cpp's chain. `seed` is that of this choice."""
     if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
         return None
+    if sampling.dry_multiplier:
+        return None
     if sampling.temperature < MIN_TEMPERATURE:
         return Greedy()
-    if sampling.top_k == 0 and sampling.top_p == 1 and sampling.min_p == 0:
+    truncated = sampling.top_k or sampling.top_p < 1 or sampling.min_p or sampling.typical_p < 1 or sampling.top_n_sigma
+    if not (truncated or sampling.xtc_probability or sampling.mirostat):
         return Plain(sampling.temperature, seed, scratch)
     return None
+
+
+# ---- Log probabilities
+
+
+class Score(NamedTuple):
+    """ln p of a token, and of the likeliest in its place: (token, ln p), likeliest first."""
+
+    token: int
+    logprob: float
+    top: tuple[tuple[int, float], ...]
+
+
+class Distribution:
+    """softmax(logits), as logarithms, with the `n_top` likeliest tokens."""
+
+    def __init__(self, logits: Logits, n_top: int) -> None:
+        self._logits = logits
+        greatest = float(logits.max())
+        self._log_sum = greatest + math.log(float(np.exp(logits - np.float32(greatest)).sum(dtype=np.float64)))
+        self._top = tuple((token, self._logprob(token)) for token in _likeliest(logits, n_top))
+
+    def score(self, token: int) -> Score:
+        return Score(token, self._logprob(token), self._top)
+
+    def _logprob(self, token: int) -> float:
+        return float(self._logits[token]) - self._log_sum
+
+
+def _likeliest(logits: Logits, n: int) -> list[int]:
+    """In their order; of equals the first."""
+    n = min(n, len(logits))
+    if not n:
+        return []
+    candidates = np.flatnonzero(logits >= np.partition(logits, -n)[-n])
+    order = np.argsort(-logits[candidates], kind="stable")
+    return [int(token) for token in candidates[order[:n]]]

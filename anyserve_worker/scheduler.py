@@ -52,6 +52,18 @@ class Chunk:
         return tokens
 
     @property
+    def scores(self) -> bool:
+        """How likely the tokens of the prompt are is wanted, and known in this step."""
+        return self.sequence.wants_scores
+
+    @property
+    def n_logits(self) -> int:
+        """The last so many rows need their logits."""
+        if self.scores:
+            return self.n_rows
+        return 1 + len(self.draft) if self.samples else 0
+
+    @property
     def samples(self) -> bool:
         """The chunk reaches the end of the sequence: its last token's logits give the next token, and those of each
         token of the draft one more, as long as the draft turns out to be right."""
@@ -70,6 +82,8 @@ class Scheduler:
     """Prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
     prompt_lookup: int = 0
     """Most tokens of a draft."""
+    score_rows: int = 64
+    """Most tokens in a step that belong to prompts whose own probabilities are wanted."""
     waiting: deque[Sequence] = field(default_factory=deque)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
@@ -116,12 +130,16 @@ class Scheduler:
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
         chunks: list[Chunk] = []
+        score_rows = self.score_rows
         prefilling = self._prefilling()
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
-        while budget > 0 and (sequence := next(prefilling, None)):
-            chunk = Chunk(sequence, sequence.n_computed, min(budget, sequence.n_remaining))
-            budget -= chunk.count
-            chunks.append(chunk)
+        while budget > 0 and score_rows > 0 and (sequence := next(prefilling, None)):
+            count = min(budget, sequence.n_remaining)
+            if sequence.wants_scores:
+                count = min(count, score_rows)
+                score_rows -= count
+            budget -= count
+            chunks.append(Chunk(sequence, sequence.n_computed, count))
         return chunks
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
@@ -206,7 +224,8 @@ class Scheduler:
                 return
             if self._is_being_computed(sequence):
                 continue
-            acquired = self.cache.acquire(sequence.tokens)
+            # A prefix that is not computed tells nothing of its probabilities.
+            acquired = self.cache.acquire(sequence.tokens, reuse=not sequence.wants_scores)
             if acquired is None:
                 return  # Nobody overtakes a sequence that needs room.
             self.waiting.remove(sequence)
@@ -218,7 +237,7 @@ class Scheduler:
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
         promised = self.cache.promised_prefix(sequence.tokens)
-        if promised < MIN_SHARED_PREFIX:
+        if promised < MIN_SHARED_PREFIX or sequence.wants_scores:
             return False
         _, available = self.cache.best_prefix(sequence.tokens)
         return promised - available >= MIN_SHARED_PREFIX

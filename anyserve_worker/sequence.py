@@ -7,13 +7,18 @@ Invariants:
 """
 
 from array import array
+from collections import deque
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from anyserve_worker.echo import Echo
+from anyserve_worker.errors import WorkerError
+from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.output import TextOutput
 from anyserve_worker.prompt_lookup import PromptLookup
 from anyserve_worker.request import SamplingParams
+from anyserve_worker.sampling import Score
 
 NO_SEQ_ID = -1
 
@@ -30,6 +35,18 @@ class Sampler(Protocol):
         """The next token, from the logits of this row of the last step."""
 
     def free(self) -> None: ...
+
+
+class Guide(Protocol):
+    """What a choice's text has to match, and how far it has come. Implemented by `guide.Matcher`."""
+
+    ended: bool
+    """Nothing can follow."""
+
+    def mask(self, logits: Any) -> None:
+        """Makes every token impossible that cannot come next. Raises WorkerError if that takes too much."""
+
+    def accept(self, token: int) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -51,7 +68,27 @@ class Sequence:
     n_computed: int = 0
     n_cached: int = field(default=-1)
     """Tokens found in the KV cache when the sequence first ran; -1 before."""
-    finish_reason: str | None = None
+    guide: Guide | None = None
+    error: WorkerError | None = None
+    """The sequence cannot go on."""
+    echo: Echo | None = None
+    """Comes before all that is generated; None when it is out."""
+    special: bool = False
+    """Control tokens are part of the text."""
+    logprobs: LogprobOutput | None = None
+    scored: deque[Score] = field(default_factory=deque)
+    """Of each token whose probability is wanted, in order; filled by the model runner, taken by the engine."""
+    scores_prompt: bool = False
+    n_scored: int = 1
+    """Tokens of the prompt of which that is done. The first follows nothing."""
+
+    @property
+    def wants_scores(self) -> bool:
+        return self.scores_prompt and self.n_scored < self.n_prompt
+
+    @property
+    def guide_ended(self) -> bool:
+        return self.guide is not None and self.guide.ended
 
     @property
     def n_generated(self) -> int:

@@ -28,7 +28,7 @@ EXTENSIONS = ("model_repository", "model_configuration", "statistics", contract.
 """As ServerMetadata lists them: Triton's names, and one of our own."""
 MAX_ID_LENGTH = 1000
 """Characters. Each response of a stream repeats the id."""
-_DATA_TYPES = {"BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
+_DATA_TYPES = {"BYTES": pb.TYPE_STRING, "BOOL": pb.TYPE_BOOL, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
 
 
 class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):

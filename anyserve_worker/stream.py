@@ -214,8 +214,8 @@ async def _responses(
 
 def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
     """AnyServe's manner: a choice ends with an empty token of its own."""
-    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text]
-    ends = [replace(choice, text="") for choice in choices if choice.finish_reason]
+    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs]
+    ends = [replace(choice, text="", logprobs=()) for choice in choices if choice.finish_reason]
     return texts, ends
 
 

@@ -2,13 +2,19 @@
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
+from anyserve_worker import sequence
 from anyserve_worker.errors import ContextLengthExceeded, Draining
+from anyserve_worker.request import Guide
 from anyserve_worker.sequence import token_array
 from protos import contract
+from protos.contract import TensorSpec
+
+T = TypeVar("T")
 
 INLINE_TOKENIZE = 4096
 """Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
@@ -16,12 +22,21 @@ TOKENIZER_THREADS = 4
 """So many long prompts are tokenized at the same time."""
 
 
+class Compiled(sequence.Guide, Protocol):
+    def copy(self) -> sequence.Guide:
+        """For another choice, from where this one is."""
+
+
 class Vocabulary(Protocol):
     """What the engine asks of `model_runner.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
-    def check_tokens(self, token_ids: "array[int]") -> None: ...
+    def infill(self, prefix: str, suffix: str) -> "array[int]": ...
+    def adds_bos(self, text: str) -> bool: ...
+    def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
+    def compile(self, guide: Guide) -> Compiled: ...
     def piece(self, token: int) -> bytes: ...
+    def written(self, token: int) -> bytes: ...
     def is_end(self, token: int) -> bool: ...
 
 
@@ -32,19 +47,29 @@ class Tokenizer:
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
-    async def tokens(self, prompt: str | Items[int]) -> "array[int]":
-        """Of a text, or token ids as they are. Raises ContextLengthExceeded, InvalidRequest, or Draining."""
+    async def tokens(self, prompt: str | Items[int], suffix: str | None = None) -> "array[int]":
+        """Of a text, of one to fill in before `suffix`, or token ids as they are.
+
+        Raises ContextLengthExceeded, InvalidRequest, or Draining.
+        """
         if not isinstance(prompt, str):
             tokens = token_array(prompt)
-            self._vocabulary.check_tokens(tokens)
+            self._vocabulary.check_tokens(tokens, contract.PROMPT_TOKEN_IDS.name)
+        elif suffix is not None:
+            tokens = await self.off_loop(self._infill, prompt, suffix)
         elif len(prompt) <= INLINE_TOKENIZE:
             tokens = self._vocabulary.tokenize(prompt)
         else:
-            self._refuse_if_closing()
-            tokens = await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenize, prompt)
+            tokens = await self.off_loop(self._tokenize, prompt)
         if len(tokens) >= self._n_ctx:
-            raise self._too_long(prompt, str(len(tokens)))
+            spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
+            raise self._too_long(spec, str(len(tokens)))
         return tokens
+
+    async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of work that takes milliseconds, done in a thread. Raises Draining, or what it raises."""
+        self._refuse_if_closing()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
@@ -54,6 +79,12 @@ class Tokenizer:
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise Draining("the worker is shutting down")
+
+    def _infill(self, prefix: str, suffix: str) -> "array[int]":
+        for text, spec in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
+            if len(self._tokenize(text)) >= self._n_ctx:
+                raise self._too_long(spec, f"{self._n_ctx} or more")
+        return self._vocabulary.infill(prefix, suffix)
 
     def _tokenize(self, prompt: str) -> "array[int]":
         """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
@@ -66,13 +97,12 @@ class Tokenizer:
             n = len(self._vocabulary.tokenize(prompt[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
             if n > 2 * self._n_ctx:
-                raise self._too_long(prompt, f"more than {n // 2}")
+                raise self._too_long(contract.PROMPT, f"more than {n // 2}")
             size *= 2
         self._refuse_if_closing()
         return self._vocabulary.tokenize(prompt)
 
-    def _too_long(self, prompt: str | Items[int], n: str) -> ContextLengthExceeded:
-        tensor = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
+    def _too_long(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(
             f"tensor '{tensor.name}': {n} tokens, but the context of this model is {self._n_ctx} tokens, "
             "prompt and completion together",

@@ -33,6 +33,11 @@ class TensorSpec:
 INT32_MAX = 2**31 - 1
 MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
+MAX_LOGPROBS = 20
+MAX_LOGIT_BIAS = 1024
+"""Tokens of one request whose logits may be biased."""
+MAX_TOKEN_LIST = 1024
+"""Stop tokens and the like."""
 
 # ---- Inputs: one prompt (as text or as token ids) and how to sample from it. Everything but the prompt is optional.
 
@@ -69,6 +74,72 @@ REPETITION_PENALTY = TensorSpec(
 STOP = TensorSpec(
     "stop", "BYTES", (ANY,), f"up to {MAX_STOP_STRINGS} UTF-8 strings that end a choice; they are not part of its text"
 )
+TYPICAL_P = TensorSpec("typical_p", "FP32", (1,), "locally typical sampling: mass to keep; absent: 1 (off)", 0, 1)
+TOP_N_SIGMA = TensorSpec(
+    "top_n_sigma", "FP32", (1,), "keeps logits within so many standard deviations of the greatest; absent: 0 (off)", 0
+)
+REPEAT_LAST_N = TensorSpec(
+    "repeat_last_n", "INT32", (1,), "tokens that the three penalties look back at; -1 or absent: all, 0: none", -1
+)
+XTC_PROBABILITY = TensorSpec(
+    "xtc_probability", "FP32", (1,), "chance of excluding top choices at a token; absent: 0 (off)", 0, 1
+)
+XTC_THRESHOLD = TensorSpec(
+    "xtc_threshold", "FP32", (1,), "of tokens at least this likely, all but the last are excluded; absent: 0.1", 0, 1
+)
+DRY_MULTIPLIER = TensorSpec(
+    "dry_multiplier", "FP32", (1,), "strength of the penalty on repeated sequences; absent: 0 (off)", 0, 100
+)
+DRY_BASE = TensorSpec("dry_base", "FP32", (1,), "its growth a token; absent: 1.75", 1, 100)
+DRY_ALLOWED_LENGTH = TensorSpec(
+    "dry_allowed_length", "INT32", (1,), "tokens that may be repeated without it; absent: 2", 0
+)
+DRY_PENALTY_LAST_N = TensorSpec(
+    "dry_penalty_last_n", "INT32", (1,), "tokens that it looks back at; -1 or absent: all, 0: none", -1
+)
+DRY_SEQUENCE_BREAKERS = TensorSpec(
+    "dry_sequence_breakers",
+    "BYTES",
+    (ANY,),
+    f'up to {MAX_STOP_STRINGS} strings that end a sequence for it; absent: newline, `:`, `"`, `*`',
+)
+MIROSTAT = TensorSpec("mirostat", "INT32", (1,), "1 and 2: that version, instead of the truncations; absent: 0", 0, 2)
+MIROSTAT_TAU = TensorSpec("mirostat_tau", "FP32", (1,), "its target surprise in bits; absent: 5", 0, 100)
+MIROSTAT_ETA = TensorSpec("mirostat_eta", "FP32", (1,), "its learning rate; absent: 0.1", 0, 1)
+LOGIT_BIAS_TOKEN_IDS = TensorSpec(
+    "logit_bias_token_ids", "INT32", (ANY,), f"up to {MAX_LOGIT_BIAS} tokens whose logits are changed", 0
+)
+LOGIT_BIAS = TensorSpec("logit_bias", "FP32", (ANY,), "what is added to the logit of each of these", -100, 100)
+MIN_TOKENS = TensorSpec(
+    "min_tokens", "INT32", (1,), "tokens before which no end token and no stop token is sampled; absent: 0", 0
+)
+IGNORE_EOS = TensorSpec("ignore_eos", "BOOL", (1,), "no end token is sampled at all; absent: false")
+STOP_TOKEN_IDS = TensorSpec(
+    "stop_token_ids", "INT32", (ANY,), f"up to {MAX_TOKEN_LIST} tokens that end a choice, like the model's own", 0
+)
+SKIP_SPECIAL_TOKENS = TensorSpec(
+    "skip_special_tokens", "BOOL", (1,), "control tokens are not part of the text; absent: true"
+)
+JSON_SCHEMA = TensorSpec(
+    "json_schema", "BYTES", (1,), "JSON Schema that the text of each choice is valid against, as compact JSON"
+)
+REGEX = TensorSpec("regex", "BYTES", (1,), "regular expression that the whole text of each choice matches")
+GRAMMAR = TensorSpec("grammar", "BYTES", (1,), "the same as a grammar in llama.cpp's GBNF, rule `root`")
+LARK = TensorSpec("lark", "BYTES", (1,), "the same as a grammar in llguidance's Lark, rule `start`")
+LOGPROBS = TensorSpec(
+    "logprobs",
+    "INT32",
+    (1,),
+    "log probabilities of the tokens, with those of so many likeliest; absent: none",
+    0,
+    MAX_LOGPROBS,
+)
+ECHO = TensorSpec(
+    "echo", "BOOL", (1,), "each choice begins with the prompt, and so do its log probabilities; absent: false"
+)
+SUFFIX = TensorSpec(
+    "suffix", "BYTES", (1,), "UTF-8 text that follows: the model fills in between `prompt` and it, if it can"
+)
 SEED = TensorSpec(
     "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
 )
@@ -85,10 +156,39 @@ INPUTS: tuple[TensorSpec, ...] = (
     PRESENCE_PENALTY,
     FREQUENCY_PENALTY,
     REPETITION_PENALTY,
+    REPEAT_LAST_N,
+    TYPICAL_P,
+    TOP_N_SIGMA,
+    XTC_PROBABILITY,
+    XTC_THRESHOLD,
+    DRY_MULTIPLIER,
+    DRY_BASE,
+    DRY_ALLOWED_LENGTH,
+    DRY_PENALTY_LAST_N,
+    DRY_SEQUENCE_BREAKERS,
+    MIROSTAT,
+    MIROSTAT_TAU,
+    MIROSTAT_ETA,
+    LOGIT_BIAS_TOKEN_IDS,
+    LOGIT_BIAS,
     STOP,
+    STOP_TOKEN_IDS,
+    MIN_TOKENS,
+    IGNORE_EOS,
+    SKIP_SPECIAL_TOKENS,
+    JSON_SCHEMA,
+    REGEX,
+    GRAMMAR,
+    LARK,
+    LOGPROBS,
+    ECHO,
+    SUFFIX,
     SEED,
     N,
 )
+
+GUIDES: tuple[TensorSpec, ...] = (JSON_SCHEMA, REGEX, GRAMMAR, LARK)
+"""At most one of them."""
 
 # ---- Outputs. Unary answers hold every choice, in order; a stream response holds the k choices that moved.
 
@@ -114,8 +214,39 @@ COMPLETION_TOKENS = TensorSpec(
     "tokens sampled for each choice, the end token included; sent with `prompt_tokens`",
 )
 
-UNARY_OUTPUTS: tuple[TensorSpec, ...] = (TEXT, FINISH_REASON, MODEL, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS)
-STREAM_OUTPUTS: tuple[TensorSpec, ...] = (TOKEN, INDEX, FINISH_REASON, PROMPT_TOKENS, CACHED_TOKENS, COMPLETION_TOKENS)
+LOGPROB_INDEX = TensorSpec(
+    "logprob_index", "INT32", (ANY,), "if `logprobs` was given: which choice each of the following tokens belongs to"
+)
+LOGPROB_TOKEN = TensorSpec(
+    "logprob_token", "BYTES", (ANY,), "the tokens of the text, in order; one may end inside a character"
+)
+LOGPROB = TensorSpec(
+    "logprob", "FP32", (ANY,), "ln p of each, before sampling changed it; NaN for the first token of a prompt"
+)
+TOP_LOGPROB_TOKEN = TensorSpec(
+    "top_logprob_token", "BYTES", (ANY,), "of each of these tokens, the `logprobs` likeliest in its place"
+)
+TOP_LOGPROB = TensorSpec("top_logprob", "FP32", (ANY,), "ln p of each of those, greatest first; NaN as above")
+
+LOGPROB_OUTPUTS: tuple[TensorSpec, ...] = (LOGPROB_INDEX, LOGPROB_TOKEN, LOGPROB, TOP_LOGPROB_TOKEN, TOP_LOGPROB)
+UNARY_OUTPUTS: tuple[TensorSpec, ...] = (
+    TEXT,
+    FINISH_REASON,
+    MODEL,
+    PROMPT_TOKENS,
+    CACHED_TOKENS,
+    COMPLETION_TOKENS,
+    *LOGPROB_OUTPUTS,
+)
+STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
+    TOKEN,
+    INDEX,
+    FINISH_REASON,
+    PROMPT_TOKENS,
+    CACHED_TOKENS,
+    COMPLETION_TOKENS,
+    *LOGPROB_OUTPUTS,
+)
 OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
 
 # ---- Step batches: what a step of the engine added to all of a stream's requests that want it in this form. Each of

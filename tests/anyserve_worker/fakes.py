@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from anyserve_worker.errors import InvalidRequest, NoRoom
 from anyserve_worker.kv_cache import common_prefix
 from anyserve_worker.options import MAX_DRAFT
+from anyserve_worker.request import Guide
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
-from protos import contract
 
 
 @dataclass
@@ -94,15 +94,45 @@ class ByteVocabulary:
     def tokenize(self, prompt: str) -> "array[int]":
         return array("i", list(prompt.encode()))
 
-    def check_tokens(self, token_ids: "array[int]") -> None:
-        if max(token_ids) > 255:
-            raise InvalidRequest("no such token", tensor=contract.PROMPT_TOKEN_IDS.name)
+    def infill(self, prefix: str, suffix: str) -> "array[int]":
+        return array("i", f"<{prefix}|{suffix}>".encode())
+
+    def adds_bos(self, text: str) -> bool:
+        return False
+
+    def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
+        if max(token_ids, default=0) > 255:
+            raise InvalidRequest("no such token", tensor=tensor)
+
+    def compile(self, guide: Guide) -> "FakeGuide":
+        return FakeGuide(len(guide.source))
 
     def piece(self, token: int) -> bytes:
         return bytes([token])
 
+    def written(self, token: int) -> bytes:
+        return bytes([token])
+
     def is_end(self, token: int) -> bool:
         return token == END
+
+
+@dataclass
+class FakeGuide:
+    """Ends a choice after so many tokens."""
+
+    n_left: int
+    ended: bool = False
+
+    def copy(self) -> "FakeGuide":
+        return FakeGuide(self.n_left)
+
+    def mask(self, logits: object) -> None:
+        """The fake runner samples by its script."""
+
+    def accept(self, token: int) -> None:
+        self.n_left -= 1
+        self.ended = self.n_left == 0
 
 
 class SlowVocabulary(ByteVocabulary):
@@ -184,6 +214,7 @@ class FakeRunner:
         self.failures = list(failures)
         self.steps: list[list[tuple[str, int]]] = []
         """(prompt, tokens computed, those of drafts included) for each chunk of each step."""
+        self.n_score_rows = n_batch
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
 
@@ -204,14 +235,17 @@ class FakeRunner:
     def _sample(self, chunk: Chunk) -> list[int]:
         sequence = chunk.sequence
         if sequence.sampler is None:
-            self.samplers.append(FakeSampler())
-            sequence.sampler = self.samplers[-1]
+            self.prepare(sequence)
         answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
         rest = answer[sequence.n_generated :]
         return list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
 
     def prompt(self, sequence: Sequence) -> str:
         return bytes(list(sequence.tokens[: sequence.n_prompt])).decode(errors="replace")
+
+    def prepare(self, sequence: Sequence) -> None:
+        self.samplers.append(FakeSampler())
+        sequence.sampler = self.samplers[-1]
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return self.memory.usable_prefix(seq_id, length, n)

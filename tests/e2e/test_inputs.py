@@ -1,0 +1,262 @@
+"""Every sampling input of the worker on a real model: it does what its name says, alone and in a busy batch."""
+
+import json
+import math
+import re
+from typing import Any
+
+import grpc
+import pytest
+
+from protos import contract
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+from tests.e2e.conftest import GEMMA3, SMOLLM2
+from tests.e2e.messages import STORY, infer, outputs, text
+
+Service = GRPCInferenceServiceStub
+END_OF_TURN = 2
+
+
+def greedy(service: Service, prompt: str | list[int] = STORY, max_tokens: int = 24, **inputs: Any) -> dict[str, Any]:
+    return outputs(service.ModelInfer(infer(SMOLLM2, prompt, max_tokens=max_tokens, temperature=0.0, **inputs)))
+
+
+def refusal(service: Service, **inputs: Any) -> grpc.RpcError:
+    with pytest.raises(grpc.RpcError) as refused:
+        greedy(service, **inputs)
+    assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    return refused.value
+
+
+def blamed(error: grpc.RpcError) -> str:
+    return dict(error.trailing_metadata())[contract.ERROR_TENSOR]
+
+
+# ---- Tokens that are wanted or not
+
+
+def test_a_bias_forces_a_token_or_forbids_it(service: Service) -> None:
+    plain = greedy(service, max_tokens=1)["text"][0]
+    first = greedy(service, max_tokens=1, logprobs=0)
+    assert first["logprob_token"] == [plain]
+    forced = greedy(service, max_tokens=3, logit_bias_token_ids=[4093], logit_bias=[100.0], logprobs=0)
+    assert len(set(forced["logprob_token"])) == 1
+    assert forced["logprob"][0] < -5, "what the model thought of it before it was forced"
+
+
+def test_a_bias_that_is_no_token_is_refused(service: Service) -> None:
+    assert blamed(refusal(service, logit_bias_token_ids=[10**6], logit_bias=[1.0])) == "logit_bias_token_ids"
+    assert blamed(refusal(service, logit_bias_token_ids=[1, 2], logit_bias=[1.0])) == "logit_bias"
+    assert blamed(refusal(service, stop_token_ids=[10**6])) == "stop_token_ids"
+
+
+PROMPT_YES = "<|im_start|>user\nSay yes.<|im_end|>\n<|im_start|>assistant\n"
+
+
+def test_the_end_can_be_put_off_or_ignored(service: Service) -> None:
+    n_plain = greedy(service, PROMPT_YES, 60)["completion_tokens"][0]
+    assert n_plain < 40
+    later = greedy(service, PROMPT_YES, 60, min_tokens=n_plain + 5)
+    assert n_plain + 5 <= later["completion_tokens"][0]
+    never = greedy(service, PROMPT_YES, 60, ignore_eos=True)
+    assert never["completion_tokens"] == [60]
+    assert never["finish_reason"] == ["length"]
+
+
+def test_a_stop_token_ends_the_choice_before_itself(exact_service: Service) -> None:
+    whole = greedy(exact_service, logprobs=0)
+    pieces = whole["logprob_token"]
+    until_fox = greedy(exact_service, stop_token_ids=[16438])  # " fox"
+    at = pieces.index(" fox")
+    assert until_fox["text"] == ["".join(pieces[:at])]
+    assert until_fox["finish_reason"] == ["stop"]
+
+
+def test_control_tokens_are_text_if_they_are_asked_for(service: Service) -> None:
+    start = 1  # <|im_start|>
+    forced: dict[str, Any] = {"logit_bias_token_ids": [start], "logit_bias": [100.0]}
+    assert greedy(service, max_tokens=2, **forced)["text"] == [""]
+    assert greedy(service, max_tokens=2, **forced, skip_special_tokens=False)["text"] == ["<|im_start|>" * 2]
+
+
+# ---- Samplers
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"typical_p": 0.5},
+        {"top_n_sigma": 1.0},
+        {"xtc_probability": 0.9, "xtc_threshold": 0.05},
+        {"mirostat": 1, "mirostat_tau": 3.0},
+        {"mirostat": 2, "mirostat_eta": 0.2},
+        {"repetition_penalty": 1.5, "repeat_last_n": 8},
+        {"dry_multiplier": 2.0, "dry_allowed_length": 1, "dry_sequence_breakers": ["\n"]},
+        {"top_k": 20, "top_p": 0.9, "min_p": 0.02, "typical_p": 0.9, "frequency_penalty": 0.5},
+    ],
+    ids=lambda inputs: "-".join(inputs),
+)
+def test_samplers_are_reproducible_and_make_a_difference(exact_service: Service, inputs: dict[str, Any]) -> None:
+    def drawn(**more: Any) -> str:
+        return text(exact_service.ModelInfer(infer(SMOLLM2, STORY, max_tokens=40, seed=11, temperature=1.3, **more)))
+
+    assert drawn(**inputs) == drawn(**inputs)
+    assert drawn(**inputs) != drawn()
+
+
+def test_repeated_text_is_punished(exact_service: Service) -> None:
+    prompt = "I say no. I say no. I say no. I say no. I say no. I say"
+
+    def goes_on(**inputs: Any) -> bool:
+        said = greedy(exact_service, prompt, 8, **inputs)["text"][0]
+        return bool(said.startswith(" no. I say no"))
+
+    assert goes_on()
+    assert not goes_on(dry_multiplier=10.0)
+    assert goes_on(dry_multiplier=10.0, dry_penalty_last_n=0)
+    assert not goes_on(repetition_penalty=5.0)
+    assert goes_on(repetition_penalty=5.0, repeat_last_n=0)
+
+
+# ---- Guides
+
+
+def test_text_matches_a_regular_expression(service: Service) -> None:
+    answer = greedy(service, regex=r"[a-c]{3}-\d{4}")
+    assert re.fullmatch(r"[a-c]{3}-\d{4}", answer["text"][0])
+    assert answer["finish_reason"] == ["stop"]
+
+
+def test_text_is_valid_against_a_schema_for_each_choice_and_in_a_stream(service: Service) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"animal": {"enum": ["fox", "crow"]}, "legs": {"type": "integer"}, "wild": {"type": "boolean"}},
+        "required": ["animal", "legs", "wild"],
+        "additionalProperties": False,
+    }
+    request = infer(SMOLLM2, STORY, max_tokens=200, n=4, seed=5, temperature=1.5, json_schema=json.dumps(schema))
+    streamed = [""] * 4
+    for response in service.ModelStreamInfer(iter([request])):
+        part = outputs(response.infer_response)
+        for index, token in zip(part["index"], part["token"], strict=True):
+            streamed[index] += token
+    for answer in streamed:
+        value = json.loads(answer)
+        assert set(value) == {"animal", "legs", "wild"}
+        assert value["animal"] in ("fox", "crow")
+        assert isinstance(value["wild"], bool)
+
+
+def test_text_follows_a_grammar(service: Service) -> None:
+    assert greedy(service, grammar='root ::= "yes" | "no"')["text"][0] in ("yes", "no")
+    assert greedy(service, lark='start: "<" /[a-z]{2}/ ">"')["text"][0][0] == "<"
+
+
+def test_guides_and_log_probabilities_together(service: Service) -> None:
+    answer = greedy(service, regex="[0-9]{4}", logprobs=3)
+    assert "".join(answer["logprob_token"]) == answer["text"][0]
+    assert not answer["top_logprob_token"][0].isdigit(), "what the model would have said"
+
+
+@pytest.mark.parametrize(
+    ("inputs", "says"),
+    [
+        ({"regex": "(a"}, "unclosed group"),
+        ({"json_schema": "{"}, "EOF"),
+        ({"json_schema": '{"type": "array", "uniqueItems": true}'}, "uniqueItems"),
+        ({"grammar": "no grammar"}, ""),
+        ({"grammar": "(" * 20_000}, ""),
+        ({"lark": "start: <no_such_token>"}, "no_such_token"),
+        ({"regex": "a" * (1 << 19)}, "longer than"),
+        ({"regex": "a", "lark": 'start: "a"'}, "given together with"),
+    ],
+)
+def test_a_guide_that_cannot_be_followed_is_refused_by_name(
+    service: Service, inputs: dict[str, str], says: str
+) -> None:
+    error = refusal(service, **inputs)
+    assert blamed(error) in inputs
+    assert says in (error.details() or "")
+
+
+# ---- Log probabilities
+
+
+def test_log_probabilities_are_those_of_the_text(service: Service) -> None:
+    answer = greedy(service, logprobs=3)
+    assert "".join(answer["logprob_token"]) == answer["text"][0]
+    assert answer["logprob_index"] == [0] * len(answer["logprob"])
+    tops = list(zip(*[iter(answer["top_logprob_token"])] * 3, strict=True))
+    values = list(zip(*[iter(answer["top_logprob"])] * 3, strict=True))
+    for token, logprob, top, value in zip(answer["logprob_token"], answer["logprob"], tops, values, strict=True):
+        assert top[0] == token
+        assert value[0] == logprob <= 0
+        assert list(value) == sorted(value, reverse=True)
+        assert sum(map(math.exp, value)) <= 1 + 1e-4
+
+
+def test_log_probabilities_end_before_a_stop_string(exact_service: Service) -> None:
+    whole = greedy(exact_service)["text"][0]
+    stop = whole[20:27]
+    answer = greedy(exact_service, stop=[stop], logprobs=0)
+    said = "".join(answer["logprob_token"])
+    assert said.startswith(answer["text"][0])
+    assert len(said) < len(answer["text"][0]) + len(stop) + 10
+
+
+def test_streamed_log_probabilities_are_the_unary_ones(exact_service: Service) -> None:
+    request = infer(SMOLLM2, STORY, max_tokens=20, temperature=0.0, logprobs=2)
+    whole = outputs(exact_service.ModelInfer(request))
+    streamed: dict[str, list[Any]] = {spec.name: [] for spec in contract.LOGPROB_OUTPUTS}
+    for response in exact_service.ModelStreamInfer(iter([request])):
+        part = outputs(response.infer_response)
+        for name, elements in streamed.items():
+            elements += part.get(name, [])
+    assert streamed == {name: whole[name] for name in streamed}
+
+
+# ---- The prompt as part of the answer
+
+
+@pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
+def test_echo_with_the_log_probabilities_of_the_prompt(service: Service, model: str) -> None:
+    prompt = "The capital of France is Paris, and the capital of Germany is"
+    request = infer(model, prompt, max_tokens=0, echo=True, logprobs=1)
+    answer = outputs(service.ModelInfer(request))
+    assert answer["text"] == ["".join(answer["logprob_token"])] == [prompt]
+    assert answer["completion_tokens"] == [0]
+    assert answer["finish_reason"] == ["length"]
+    by_token = dict(zip(answer["logprob_token"], answer["logprob"], strict=True))
+    assert by_token[" Paris"] > -3
+    assert math.isnan(answer["logprob"][0]) == (model == SMOLLM2), "Gemma's has a BOS before it"
+
+
+def test_scores_of_a_long_prompt_do_not_depend_on_chunks_or_on_what_is_cached(exact_service: Service) -> None:
+    prompt = "The fox ran over the hill and looked at the crow. " * 30
+    answers = [greedy(exact_service, prompt, 1, echo=True, logprobs=0) for _ in range(2)]
+    first, second = (answer["logprob"] for answer in answers)
+    assert len(first) > 300
+    assert all(abs(a - b) < 0.05 for a, b in zip(first[1:], second[1:], strict=True))
+    # A prefix alone has the same probabilities.
+    part = greedy(exact_service, prompt[:50], 0, echo=True, logprobs=0)["logprob"]
+    assert all(abs(a - b) < 0.1 for a, b in zip(part[1:10], first[1:10], strict=True))
+
+
+def test_token_ids_are_scored_one_by_one(service: Service) -> None:
+    ids = [504, 3575, 282, 4649, 314, 7042]
+    answer = greedy(service, ids, 0, echo=True, logprobs=0)
+    assert len(answer["logprob"]) == len(ids)
+    assert answer["text"] == ["".join(answer["logprob_token"])]
+
+
+def test_echo_without_log_probabilities_for_each_choice(service: Service) -> None:
+    request = infer(SMOLLM2, "One, two,", max_tokens=3, n=2, seed=1, echo=True)
+    answer = outputs(service.ModelInfer(request))
+    assert all(choice.startswith("One, two,") and len(choice) > 9 for choice in answer["text"])
+    assert outputs(service.ModelInfer(infer(SMOLLM2, "One, two,", max_tokens=0, echo=True)))["text"] == ["One, two,"]
+
+
+def test_a_model_that_cannot_fill_in_says_so(service: Service) -> None:
+    error = refusal(service, suffix="the end")
+    assert blamed(error) == "suffix"
+    assert "filling in" in (error.details() or "")

@@ -209,9 +209,5 @@ def new_sampler(
 ) -> Sampler:
     """`seed` is that of this choice."""
     direct = direct_sampler(sequence.sampling, seed, scratch)
-    drawing: Sampler
-    if direct:
-        drawing = LogitsSampler(direct, rows)
-    else:
-        drawing = NativeSampler(sequence, seed, ctx, vocab, n_ctx)
+    drawing = LogitsSampler(direct, rows) if direct else NativeSampler(sequence, seed, ctx, vocab, n_ctx)
     return EditingSampler(drawing, sequence, rows, end_tokens) if EditingSampler.is_needed(sequence) else drawing

@@ -138,7 +138,7 @@ class Backend:
         shared = await self._shared_stream()
 
         def start(k: int, mailbox: Mailbox) -> Cancel:
-            if shared is not None and requests[k].ByteSize() <= MAX_SHARED_BYTES:
+            if shared is not None and _may_share(requests[k]):
                 return shared.start(requests[k], n, k, mailbox)
             task = asyncio.create_task(self._stream_alone(requests[k], n, k, mailbox))
             return task.cancel
@@ -188,8 +188,8 @@ class Backend:
                 async for response in responses:
                     if response.error_message:
                         raise stream_error(response)
-                    for index, token, reason in reader.read(response.infer_response):
-                        mailbox.put(k * n + index, token, reason)
+                    for index, token, reason, logprobs in reader.read(response.infer_response):
+                        mailbox.put(k * n + index, token, reason, logprobs)
             reader.end()
         except BackendError as error:
             mailbox.fail(k, error)
@@ -198,6 +198,13 @@ class Backend:
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))
         else:
             mailbox.end(k, reader.usage)
+
+
+def _may_share(request: ModelInferRequest) -> bool:
+    """Step batches have no place for log probabilities."""
+    return request.ByteSize() <= MAX_SHARED_BYTES and not any(
+        tensor.name == contract.LOGPROBS.name for tensor in request.inputs
+    )
 
 
 async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:

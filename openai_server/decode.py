@@ -5,8 +5,9 @@ nothing of token counts gets no usage, one that says nothing of reasons gets no 
 """
 
 import codecs
+import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple, TypeVar
 
 from openai_server.errors import BackendError
@@ -40,6 +41,17 @@ def total(usages: Iterable[Usage | None]) -> Usage | None:
     return Usage(prompt, completion, cached)
 
 
+class TokenLogprob(NamedTuple):
+    """ln p of a token, and of the likeliest in its place. None: nothing precedes it, so it has none."""
+
+    token: bytes
+    logprob: float | None
+    top: Sequence[tuple[bytes, float]]
+
+
+Logprobs = Sequence[TokenLogprob]
+
+
 @dataclass(slots=True)  # not frozen: there is one for each token, and frozen ones take three times as long to make
 class Choice:
     """What one choice has become, or (in a stream) by what it has grown."""
@@ -47,12 +59,24 @@ class Choice:
     index: int
     text: str
     finish_reason: str | None
+    logprobs: Logprobs = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
     choices: list[Choice]
     usage: Usage | None
+
+
+def best(answer: Answer, n: int) -> Answer:
+    """The `n` choices with the greatest log probability a token, best first. All that was generated is counted."""
+
+    def likelihood(choice: Choice) -> float:
+        known = [token.logprob for token in choice.logprobs if token.logprob is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    chosen = sorted(answer.choices, key=likelihood, reverse=True)[:n]
+    return Answer([replace(choice, index=i) for i, choice in enumerate(chosen)], answer.usage)
 
 
 def answer(response: ModelInferResponse, n: int) -> Answer:
@@ -62,8 +86,9 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     if len(texts) != n:
         raise _nonsense(f"sent {len(texts)} choices where {n} were asked for")
     reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
+    logprobs = outputs.logprobs()
     choices = [
-        Choice(i, text, None if reason in _UNFINISHED else reason)
+        Choice(i, text, None if reason in _UNFINISHED else reason, logprobs.get(i, ()))
         for i, (text, reason) in enumerate(zip(texts, reasons or [""] * n, strict=True))
     ]
     counts = outputs.column(outputs.numbers(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
@@ -74,6 +99,9 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
 
 
 # ---- A stream of one request
+
+Row = tuple[int, bytes, str | None, Logprobs]
+"""Which choice, what was added to it, its finish_reason if that is its end, and the added tokens' log probabilities."""
 
 
 class StreamReader:
@@ -88,8 +116,8 @@ class StreamReader:
         self._cached: int | None = None
         self._completion: dict[int, int] = {}
 
-    def read(self, response: ModelInferResponse) -> list[tuple[int, bytes, str | None]]:
-        """For the choices that moved: which, what was added, and the finish_reason at its end. Raises BackendError."""
+    def read(self, response: ModelInferResponse) -> list[Row]:
+        """For the choices that moved. Raises BackendError."""
         if contract.PARAM_FINAL in response.parameters:
             self._said_final |= response.parameters[contract.PARAM_FINAL].bool_param
         if not response.outputs:
@@ -102,14 +130,15 @@ class StreamReader:
         self._knows_reasons |= bool(reasons)
         self._count(outputs, indexes)
 
-        rows = []
+        logprobs = outputs.logprobs()
+        rows: list[Row] = []
         for token, index, reason in zip(tokens, indexes, reasons or [""] * k, strict=True):
             if not 0 <= index < self._n:
                 raise no_such_choice(index, self._n)
             finished = reason not in _UNFINISHED
             if finished:
                 self._unfinished.discard(index)
-            rows.append((index, token, reason if finished else None))
+            rows.append((index, token, reason if finished else None, logprobs.get(index, ())))
         return rows
 
     def end(self) -> None:
@@ -192,7 +221,7 @@ class Texts:
     def __init__(self, n: int) -> None:
         self._decoders: list[codecs.IncrementalDecoder | None] = [None] * n
 
-    def grow(self, index: int, token: bytes, reason: str | None) -> Choice | None:
+    def grow(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs) -> Choice | None:
         """By what the choice grows, None if by nothing."""
         decoder = self._decoders[index]
         if decoder is None:
@@ -203,7 +232,7 @@ class Texts:
                 decoder = self._decoders[index] = _utf8_decoder(errors="replace")
         if decoder is not None:
             text = decoder.decode(token, final=reason is not None)
-        return Choice(index, text, reason) if text or reason is not None else None
+        return Choice(index, text, reason, logprobs) if text or reason is not None or logprobs else None
 
 
 # ---- Tensors
@@ -230,6 +259,29 @@ class _Outputs:
         return [element.decode(errors="replace") for element in self.elements(spec)]
 
     def numbers(self, spec: TensorSpec) -> Sequence[int]:
+        return self.elements(spec)  # type: ignore[return-value]  # the datatype says so
+
+    def logprobs(self) -> dict[int, list[TokenLogprob]]:
+        """By choice; empty if the backend sends none."""
+        indexes = self.numbers(contract.LOGPROB_INDEX)
+        if not indexes:
+            return {}
+        k = len(indexes)
+        tokens = self.column(self.elements(contract.LOGPROB_TOKEN), k, contract.LOGPROB_TOKEN)
+        values = self.column(self._floats(contract.LOGPROB), k, contract.LOGPROB)
+        tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self._floats(contract.TOP_LOGPROB)
+        n_top, rest = divmod(len(tops), k)
+        if rest or len(top_values) != len(tops) or not tokens or not values:
+            raise _nonsense("sent log probabilities that do not belong together")
+        by_choice: dict[int, list[TokenLogprob]] = {}
+        for i, (index, token, value) in enumerate(zip(indexes, tokens, values, strict=True)):
+            known = not math.isnan(value)
+            row = slice(i * n_top, (i + 1) * n_top)
+            top = list(zip(tops[row], top_values[row], strict=True)) if known else ()
+            by_choice.setdefault(index, []).append(TokenLogprob(token, value if known else None, top))
+        return by_choice
+
+    def _floats(self, spec: TensorSpec) -> Sequence[float]:
         return self.elements(spec)  # type: ignore[return-value]  # the datatype says so
 
     def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:

@@ -3,8 +3,12 @@
 PURE.
 """
 
-from collections.abc import Container
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+import orjson
 
 from openai_server.errors import UnsupportedParameter
 from openai_server.schemas import Prompt, Request
@@ -18,29 +22,103 @@ class Sampling:
     tensor: TensorSpec
     off: float | None = None
     """The value that means the same as leaving the tensor out, if there is one."""
+    elements: Callable[[Any], Sequence[Any]] | None = None
+    """Of the request, where they are not the field itself; empty if there is nothing to send."""
+    field: str = ""
+    """Name of the field, where it is not the key."""
+
+
+def _choice_limit(request: Request) -> Sequence[int]:
+    limit = request.token_limit[1]
+    return () if limit is None else (limit,)
+
+
+def _guide(name: str) -> Callable[[Any], Sequence[bytes]]:
+    def elements(request: Request) -> Sequence[bytes]:
+        source = getattr(request, name)
+        if source is None:
+            return ()
+        return [source.encode() if isinstance(source, str) else orjson.dumps(source)]
+
+    return elements
+
+
+def _texts(texts: Sequence[str] | None) -> Sequence[bytes]:
+    return [text.encode() for text in texts or ()]
+
+
+def _number(value: float | None) -> Sequence[Any]:
+    """-1 is a second word for off."""
+    return () if value is None else (max(value, 0),)
 
 
 # Attribute of the request → tensor.
 SAMPLING: dict[str, Sampling] = {
-    "max_tokens": Sampling(contract.MAX_TOKENS),
+    "max_tokens": Sampling(contract.MAX_TOKENS, elements=_choice_limit),
     "temperature": Sampling(contract.TEMPERATURE, off=1),
     "top_p": Sampling(contract.TOP_P, off=1),
-    "top_k": Sampling(contract.TOP_K, off=0),
+    "top_k": Sampling(contract.TOP_K, off=0, elements=lambda request: _number(request.top_k)),
     "min_p": Sampling(contract.MIN_P, off=0),
+    "typical_p": Sampling(contract.TYPICAL_P, off=1),
+    "top_n_sigma": Sampling(contract.TOP_N_SIGMA, off=0, elements=lambda request: _number(request.top_n_sigma)),
     "presence_penalty": Sampling(contract.PRESENCE_PENALTY, off=0),
     "frequency_penalty": Sampling(contract.FREQUENCY_PENALTY, off=0),
-    "repetition_penalty": Sampling(contract.REPETITION_PENALTY, off=1),
-    "stop": Sampling(contract.STOP),
-    "seed": Sampling(contract.SEED),
-    "n": Sampling(contract.N, off=1),
+    "penalty": Sampling(contract.REPETITION_PENALTY, off=1, field="repetition_penalty"),
+    "repeat_last_n": Sampling(contract.REPEAT_LAST_N, off=-1),
+    "xtc_probability": Sampling(contract.XTC_PROBABILITY, off=0),
+    "xtc_threshold": Sampling(contract.XTC_THRESHOLD),
+    "dry_multiplier": Sampling(contract.DRY_MULTIPLIER, off=0),
+    "dry_base": Sampling(contract.DRY_BASE),
+    "dry_allowed_length": Sampling(contract.DRY_ALLOWED_LENGTH),
+    "dry_penalty_last_n": Sampling(contract.DRY_PENALTY_LAST_N, off=-1),
+    "dry_sequence_breakers": Sampling(
+        contract.DRY_SEQUENCE_BREAKERS, elements=lambda request: _texts(request.dry_sequence_breakers)
+    ),
+    "mirostat": Sampling(contract.MIROSTAT, off=0),
+    "mirostat_tau": Sampling(contract.MIROSTAT_TAU),
+    "mirostat_eta": Sampling(contract.MIROSTAT_ETA),
+    "logit_bias": Sampling(
+        contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda request: [int(token) for token in request.logit_bias or ()]
+    ),
+    "biases": Sampling(
+        contract.LOGIT_BIAS, elements=lambda request: list((request.logit_bias or {}).values()), field="logit_bias"
+    ),
+    "stop": Sampling(contract.STOP, elements=lambda request: _texts(request.stops)),
+    "stop_token_ids": Sampling(contract.STOP_TOKEN_IDS, elements=lambda request: request.stop_token_ids or ()),
+    "min_tokens": Sampling(contract.MIN_TOKENS, off=0),
+    "ignore_eos": Sampling(contract.IGNORE_EOS, off=False),
+    "skip_special_tokens": Sampling(contract.SKIP_SPECIAL_TOKENS, off=True),
+    "schema": Sampling(contract.JSON_SCHEMA, elements=_guide("schema")),
+    "regex": Sampling(contract.REGEX, elements=_guide("regex")),
+    "grammar": Sampling(contract.GRAMMAR, elements=_guide("grammar")),
+    "top_tokens": Sampling(contract.LOGPROBS, field="logprobs"),
+    "seed": Sampling(
+        contract.SEED, elements=lambda request: () if request.seed is None else (fold_seed(request.seed),)
+    ),
+    "generated": Sampling(
+        contract.N,
+        off=1,
+        elements=lambda request: () if request.n is None and request.generated == 1 else (request.generated,),
+        field="n",
+    ),
+    # Of completions alone.
+    "echo": Sampling(contract.ECHO, off=False),
+    "suffix": Sampling(
+        contract.SUFFIX, elements=lambda request: () if request.suffix is None else (request.suffix.encode(),)
+    ),
 }
 
 
 def params(request: Request) -> dict[str, str]:
     """Tensor → the field of this request that it came from, to name in errors."""
-    names = {sampling.tensor.name: name for name, sampling in SAMPLING.items()}
+    names = {sampling.tensor.name: sampling.field or name for name, sampling in SAMPLING.items()}
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
+    names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
+    names[contract.LARK.name] = "tool_choice"
+    names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
+    if request.repeat_penalty is not None:
+        names[contract.REPETITION_PENALTY.name] = "repeat_penalty"
     return names
 
 
@@ -53,13 +131,22 @@ EVERYTHING: Container[str] = _Everything()
 """The inputs of a backend that does not say which tensors it takes."""
 
 
+Inputs = Mapping[TensorSpec, tensors.Elements]
+
+
 def infer_request(
-    request: Request, prompt: Prompt, *, model: str, request_id: str, takes: Container[str] = EVERYTHING
+    request: Request,
+    prompt: Prompt,
+    *,
+    model: str,
+    request_id: str,
+    takes: Container[str] = EVERYTHING,
+    ours: Inputs = MappingProxyType({}),
 ) -> ModelInferRequest:
     """Only what the client set is sent, so that everything else is the backend's default.
 
-    `takes` are the names of the backend's inputs. Raises UnsupportedParameter if the client set something that can't
-    be said to this backend.
+    `takes` are the names of the backend's inputs; `ours` is what this server asks for by itself, in place of what the
+    client says. Raises UnsupportedParameter if the client set something that can't be said to this backend.
     """
     message = ModelInferRequest(model_name=model, id=request_id)
     spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
@@ -69,33 +156,26 @@ def infer_request(
         )
     tensors.add_input(message, spec, [prompt.encode()] if isinstance(prompt, str) else prompt)
 
+    for spec, elements in ours.items():
+        tensors.add_input(message, spec, elements)
     for name, sampling in SAMPLING.items():
-        values = _elements(request, name)
-        if not values:
+        values = _elements(request, name, sampling)
+        if not values or sampling.tensor in ours:
             continue
         if sampling.tensor.name in takes:
             tensors.add_input(message, sampling.tensor, values)
-        elif values != [sampling.off] and _was_set(request, name):
+        elif list(values) != [sampling.off] and _was_set(request, name):
             field = params(request)[sampling.tensor.name]
             raise UnsupportedParameter(field, f"The model '{model}' does not support '{field}'.")
     return message
 
 
-def _elements(request: Request, name: str) -> list[bytes | int | float]:
+def _elements(request: Request, name: str, sampling: Sampling) -> Sequence[Any]:
     """Empty if there is nothing to send."""
-    if name == "max_tokens":
-        limit = request.token_limit[1]
-        return [] if limit is None else [limit]
-    value = getattr(request, name)
-    if value is None:
-        return []
-    if name == "stop":
-        return [text.encode() for text in request.stops]
-    if name == "seed":
-        return [fold_seed(value)]
-    if name == "top_k":
-        return [max(value, 0)]  # -1 is a second word for off
-    return [value]
+    if sampling.elements is None:
+        value = getattr(request, name, None)
+        return () if value is None else (value,)
+    return () if name == "suffix" and not hasattr(request, name) else sampling.elements(request)
 
 
 def _was_set(request: Request, name: str) -> bool:

@@ -51,7 +51,7 @@ class Generator:
         for again in (True, False):
             try:
                 prepared = await self._prepare(request, id)
-                answers = await _gather([self._infer(call, request.choices) for call in prepared.calls])
+                answers = await _gather([self._infer(call, request) for call in prepared.calls])
                 return prepared.model.name, answers
             except BackendError as error:
                 if not (self._outdated(error, request) and again):
@@ -92,8 +92,9 @@ class Generator:
 
     # ---- One call
 
-    async def _infer(self, call: ModelInferRequest, n: int) -> Answer:
-        return decode.answer(await self._backend.infer(call), n)
+    async def _infer(self, call: ModelInferRequest, request: AnyRequest) -> Answer:
+        answer = decode.answer(await self._backend.infer(call), request.generated)
+        return answer if request.generated == request.choices else decode.best(answer, request.choices)
 
     # ---- Before the calls
 
@@ -107,9 +108,17 @@ class Generator:
             prompts = [await self._render(request, model, template)]
             if template is CHATML and contract.STOP.name in model.takes:
                 request = request.with_stop(CHATML_END)
+        ours = {}
+        if request.generated > request.choices and request.top_tokens is None:
+            ours[contract.LOGPROBS] = [0]  # To tell which are the best.
         calls = [
             encode.infer_request(
-                request, prompt, model=model.name, request_id=f"{id}-{k}" if len(prompts) > 1 else id, takes=model.takes
+                request,
+                prompt,
+                model=model.name,
+                request_id=f"{id}-{k}" if len(prompts) > 1 else id,
+                takes=model.takes,
+                ours=ours,
             )
             for k, prompt in enumerate(prompts)
         ]

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-from openai_server.decode import Usage
+from openai_server.decode import Logprobs, Row, TokenLogprob, Usage
 from openai_server.errors import BackendError
 
 PROMPTS_IN_FLIGHT = 16
@@ -11,8 +11,6 @@ PROMPTS_IN_FLIGHT = 16
 MERGE = 256
 """Rows that may wait; then those of one choice become one, so that a slow client costs no more than its text."""
 
-Row = tuple[int, bytes, str | None]
-"""Which choice (over all prompts), what was added to it, and its finish_reason if that is its end."""
 Cancel = Callable[[], object]
 Start = Callable[[int, "Mailbox"], Cancel]
 """Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
@@ -76,8 +74,9 @@ class Mailbox:
 
     # ---- For the calls
 
-    def put(self, index: int, token: bytes, reason: str | None) -> None:
-        self._rows.append((index, token, reason))
+    def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
+        """`index` over all prompts."""
+        self._rows.append((index, token, reason, logprobs))
         if len(self._rows) >= self._room:
             self._rows = merged(self._rows)
             self._room = len(self._rows) + MERGE
@@ -112,9 +111,12 @@ class Mailbox:
 
 def merged(rows: list[Row]) -> list[Row]:
     """One row a choice, in the order of their first."""
-    by_choice: dict[int, tuple[list[bytes], list[str | None]]] = {}
-    for index, token, reason in rows:
-        tokens, reasons = by_choice.setdefault(index, ([], []))
+    by_choice: dict[int, tuple[list[bytes], list[str | None], list[TokenLogprob]]] = {}
+    for index, token, reason, logprobs in rows:
+        tokens, reasons, all_logprobs = by_choice.setdefault(index, ([], [], []))
         tokens.append(token)
         reasons.append(reason)
-    return [(index, b"".join(tokens), reasons[-1]) for index, (tokens, reasons) in by_choice.items()]
+        all_logprobs += logprobs
+    return [
+        (index, b"".join(tokens), reasons[-1], logprobs) for index, (tokens, reasons, logprobs) in by_choice.items()
+    ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import orjson
 
-from openai_server import sse
+from openai_server import logprobs, sse
 from openai_server.decode import Answer, Choice, Usage, total
 
 Object = dict[str, Any]
@@ -48,19 +48,24 @@ def models(listed: Iterable[Object]) -> Object:
 # ---- Whole answers. `answers` has one item for each prompt; the choices of prompt k follow those of prompt k - 1.
 
 
-def completion(header: Header, answers: Sequence[Answer]) -> Object:
+def completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: bool) -> Object:
     return _whole(
         header,
         "text_completion",
         [
-            {"index": index, "text": choice.text, "logprobs": None, "finish_reason": choice.finish_reason}
+            {
+                "index": index,
+                "text": choice.text,
+                "logprobs": logprobs.CompletionLogprobs().part(choice.logprobs) if tells_logprobs else None,
+                "finish_reason": choice.finish_reason,
+            }
             for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
         ],
         answers,
     )
 
 
-def chat_completion(header: Header, answers: Sequence[Answer]) -> Object:
+def chat_completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: bool) -> Object:
     return _whole(
         header,
         "chat.completion",
@@ -68,7 +73,7 @@ def chat_completion(header: Header, answers: Sequence[Answer]) -> Object:
             {
                 "index": index,
                 "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": None,
+                "logprobs": logprobs.chat(choice.logprobs) if tells_logprobs else None,
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
@@ -100,12 +105,13 @@ class Chunks:
 
     kind: str
 
-    def __init__(self, header: Header, *, include_usage: bool) -> None:
+    def __init__(self, header: Header, *, include_usage: bool, tells_logprobs: bool = False) -> None:
         head = {"id": header.id, "object": self.kind, "created": header.created, "model": header.model}
         self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
         self._tail = b'],"usage":null}' + sse.END if include_usage else b"]}" + sse.END
         self._header = head
         self._include_usage = include_usage
+        self._tells_logprobs = tells_logprobs
         self._text_heads: dict[int, bytes] = {}
         """Up to the text, by choice."""
         self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
@@ -144,14 +150,16 @@ class CompletionChunks(Chunks):
     _text_end = b""
 
     def begin(self, choices: int) -> bytes:
+        self._logprobs = [logprobs.CompletionLogprobs() for _ in range(choices)]
         return b""
 
     def delta(self, choice: Choice) -> bytes:
-        if choice.finish_reason is None:
+        if choice.finish_reason is None and not self._tells_logprobs:
             return self._text(choice)
+        told = self._logprobs[choice.index].part(choice.logprobs) if self._tells_logprobs else None
         return self._event(
-            b'{"index":%d,"text":%b,"logprobs":null,"finish_reason":%b}'
-            % (choice.index, orjson.dumps(choice.text), orjson.dumps(choice.finish_reason))
+            b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
+            % (choice.index, orjson.dumps(choice.text), orjson.dumps(told), orjson.dumps(choice.finish_reason))
         )
 
 
@@ -166,10 +174,20 @@ class ChatChunks(Chunks):
         return b"".join(self._event(self._choice(i, b'{"role":"assistant","content":""}')) for i in range(choices))
 
     def delta(self, choice: Choice) -> bytes:
-        event = self._text(choice) if choice.text else b""
+        event = b""
+        if choice.logprobs:
+            event = self._with_logprobs(choice)
+        elif choice.text:
+            event = self._text(choice)
         if choice.finish_reason is None:
             return event
         return event + self._event(self._choice(choice.index, b"{}", orjson.dumps(choice.finish_reason)))
+
+    def _with_logprobs(self, choice: Choice) -> bytes:
+        return self._event(
+            b'{"index":%d,"delta":{"content":%b},"logprobs":%b,"finish_reason":null}'
+            % (choice.index, orjson.dumps(choice.text), orjson.dumps(logprobs.chat(choice.logprobs)))
+        )
 
     @staticmethod
     def _choice(index: int, delta: bytes, finish_reason: bytes = b"null") -> bytes:

@@ -5,7 +5,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
-from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
@@ -48,7 +47,7 @@ class Endpoint:
 
     parse: Callable[[bytes], AnyRequest]
     id_prefix: str
-    whole: Callable[[Header, Any], Object]
+    whole: Callable[..., Object]
     chunks: type[responses.Chunks]
 
 
@@ -110,12 +109,17 @@ class Routes:
                     lambda write: self._generator.stream(
                         request,
                         id,
-                        lambda model: endpoint.chunks(Header(id, created, model), include_usage=request.include_usage),
+                        lambda model: endpoint.chunks(
+                            Header(id, created, model),
+                            include_usage=request.include_usage,
+                            tells_logprobs=request.top_tokens is not None,
+                        ),
                         write,
                     )
                 )
             model, answers = await unless_gone(http.receive, self._generator.answer(request, id))
-            return JSON(endpoint.whole(Header(id, created, model), answers))
+            tells_logprobs = request.top_tokens is not None
+            return JSON(endpoint.whole(Header(id, created, model), answers, tells_logprobs=tells_logprobs))
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 

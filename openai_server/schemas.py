@@ -25,15 +25,45 @@ INT64_MAX = 2**63 - 1
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for completions. (Chat has none: it goes on until the context is full.)"""
 
+ANY_OBJECT = {"type": "object"}
+"""As a JSON Schema."""
+
 Text = Annotated[str, Meta(min_length=1)]
 TokenId = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 TokenLimit = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
+LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
+"""So many tokens back; -1: to the beginning."""
+Fraction = Annotated[float, Meta(ge=0, le=1)]
+Penalty = Annotated[float, Meta(ge=0.01, le=10)]
+Bias = Annotated[float, Meta(ge=-100, le=100)]
 Prompt = str | list[int]
 """Text, or token ids."""
 
 
 class StreamOptions(Struct):
     include_usage: bool | None = None
+
+
+class TextFormat(Struct, tag_field="type", tag="text"):
+    pass
+
+
+class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
+    schema: dict[str, Any] | None = None  # not in OpenAI's API; llama-server takes it here
+
+
+class NamedSchema(Struct):
+    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")]
+    schema: dict[str, Any] | None = None
+    description: str | None = None
+    strict: bool | None = None
+
+
+class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
+    json_schema: NamedSchema
+
+
+ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class Request(Struct, kw_only=True):
@@ -52,15 +82,70 @@ class Request(Struct, kw_only=True):
     stop: Text | Annotated[list[Text], Meta(max_length=contract.MAX_STOP_STRINGS)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    logit_bias: Annotated[dict[str, Bias], Meta(max_length=contract.MAX_LOGIT_BIAS)] | None = None
     # Extensions, named as other servers name them.
     top_k: Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)] | None = None  # 0 and -1: off
-    min_p: Annotated[float, Meta(ge=0, le=1)] | None = None
-    repetition_penalty: Annotated[float, Meta(ge=0.01, le=10)] | None = None
+    min_p: Fraction | None = None
+    typical_p: Fraction | None = None
+    top_n_sigma: Annotated[float, Meta(ge=-1)] | None = None  # 0 and -1: off
+    repetition_penalty: Penalty | None = None  # vLLM
+    repeat_penalty: Penalty | None = None  # llama.cpp, for the same
+    repeat_last_n: LastTokens | None = None
+    xtc_probability: Fraction | None = None
+    xtc_threshold: Fraction | None = None
+    dry_multiplier: Annotated[float, Meta(ge=0, le=100)] | None = None
+    dry_base: Annotated[float, Meta(ge=1, le=100)] | None = None
+    dry_allowed_length: TokenLimit | None = None
+    dry_penalty_last_n: LastTokens | None = None
+    dry_sequence_breakers: Annotated[list[Text], Meta(max_length=contract.MAX_STOP_STRINGS)] | None = None
+    mirostat: Literal[0, 1, 2] | None = None
+    mirostat_tau: Annotated[float, Meta(ge=0, le=100)] | None = None
+    mirostat_eta: Fraction | None = None
+    min_tokens: TokenLimit | None = None
+    ignore_eos: bool | None = None
+    stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
+    skip_special_tokens: bool | None = None
+    # At most one of these four says what the text has to match.
+    response_format: ResponseFormat | None = None
+    json_schema: dict[str, Any] | None = None
+    regex: Text | None = None
+    grammar: Text | None = None  # GBNF
 
     @property
     def choices(self) -> int:
         """Choices for each prompt."""
         return self.n or 1
+
+    @property
+    def generated(self) -> int:
+        """Choices that are generated for each prompt; the answer has the best `choices` of them."""
+        return self.choices
+
+    @property
+    def top_tokens(self) -> int | None:
+        """How many of the likeliest tokens the answer tells with each token; None: no log probabilities."""
+        return None
+
+    @property
+    def schema(self) -> dict[str, Any] | None:
+        """JSON Schema that the text has to be valid against."""
+        match self.response_format:
+            case JsonSchemaFormat(json_schema=named):
+                return named.schema or ANY_OBJECT
+            case JsonObjectFormat(schema=schema):
+                return schema or ANY_OBJECT
+        return self.json_schema
+
+    @property
+    def guides(self) -> list[str]:
+        """The fields that say what the text has to match."""
+        guides = [name for name in ("json_schema", "regex", "grammar") if getattr(self, name) is not None]
+        formatted = self.response_format is not None and not isinstance(self.response_format, TextFormat)
+        return ["response_format", *guides] if formatted else guides
+
+    @property
+    def penalty(self) -> float | None:
+        return self.repetition_penalty if self.repeat_penalty is None else self.repeat_penalty
 
     @property
     def stops(self) -> list[str]:
@@ -86,6 +171,18 @@ class CompletionRequest(Request, kw_only=True):
     PROMPT_FIELD = "prompt"
 
     prompt: str | Annotated[list[str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]], Meta(min_length=1)]
+    best_of: Annotated[int, Meta(ge=1, le=contract.MAX_CHOICES)] | None = None
+    echo: bool | None = None
+    logprobs: Annotated[int, Meta(ge=0, le=5)] | None = None
+    suffix: str | None = None
+
+    @property
+    def generated(self) -> int:
+        return self.best_of or self.choices
+
+    @property
+    def top_tokens(self) -> int | None:
+        return self.logprobs
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -169,6 +266,12 @@ class ChatRequest(Request, kw_only=True):
 
     messages: Annotated[list[Message], Meta(min_length=1)]
     max_completion_tokens: TokenLimit | None = None
+    logprobs: bool | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None
+
+    @property
+    def top_tokens(self) -> int | None:
+        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
@@ -206,49 +309,44 @@ def _mapped(struct: type[Struct]) -> frozenset[str]:
 
 NO_EFFECT = frozenset({"user"})  # identifies the end user to OpenAI's abuse monitoring
 
-COMPLETION_FIELDS = Fields(
-    _mapped(CompletionRequest),
-    NO_EFFECT,
-    {
-        "best_of": (1,),
-        "echo": (False,),
-        "logit_bias": ({},),
-        "logprobs": (),  # even 0 asks for logprobs
-        "suffix": ("",),
-    },
-)
+COMPLETION_FIELDS = Fields(_mapped(CompletionRequest), NO_EFFECT)
 
 CHAT_FIELDS = Fields(
     _mapped(ChatRequest),
-    NO_EFFECT,
+    NO_EFFECT
+    | {
+        "metadata",  # labels of a stored answer; nothing is stored here
+        "prediction",  # a hint that may make the answer come sooner
+        "prompt_cache_key",  # routes to a server with a warm cache; there is one server
+        "prompt_cache_options",  # prefixes are always cached
+        "prompt_cache_retention",
+        "safety_identifier",  # as `user`
+        "service_tier",  # which queue of OpenAI's; there is one
+        "store",  # nothing is stored, which the answer doesn't show
+    },
     {
         "audio": (),
         "function_call": ("none",),
         "functions": ([],),
-        "logit_bias": ({},),
-        "logprobs": (False,),
-        "metadata": ({},),
         "modalities": (["text"],),
         "moderation": (),
         "parallel_tool_calls": (True, False),  # without tools it says nothing
-        "prediction": (),
-        "prompt_cache_key": (),
-        "prompt_cache_options": (),
-        "prompt_cache_retention": (),
         "reasoning_effort": (),
-        "response_format": ({"type": "text"},),
-        "safety_identifier": (),
-        "service_tier": ("auto", "default"),
-        "store": (False,),
         "tool_choice": ("none", "auto"),  # without tools, both mean a message
         "tools": ([],),
-        "top_logprobs": (0,),
         "verbosity": ("medium",),  # OpenAI's default
         "web_search_options": (),
     },
 )
 
 STREAM_OPTIONS_FIELDS = Fields(_mapped(StreamOptions), neutral={"include_obfuscation": (False,)})
+
+RESPONSE_FORMAT_FIELDS = {
+    "text": Fields(frozenset({"type"})),
+    "json_object": Fields(frozenset({"type", "schema"})),
+    "json_schema": Fields(frozenset({"type", "json_schema"})),
+}
+NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema"}), frozenset({"description", "strict"}))  # always strict
 
 _ROLE = frozenset({"role"})
 MESSAGE_FIELDS: dict[str, Fields] = {
@@ -274,8 +372,14 @@ FUNCTION_CALL_FIELDS = Fields(_mapped(FunctionCall))
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises InvalidRequest."""
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
-    if len(request.prompts) * request.choices > MAX_CHOICES:
-        raise InvalidRequest(f"More than {MAX_CHOICES} choices (prompts times 'n') were asked for.", param="prompt")
+    if len(request.prompts) * request.generated > MAX_CHOICES:
+        raise InvalidRequest(
+            f"More than {MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
+        )
+    if request.generated < request.choices:
+        raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
+    if request.generated > request.choices and request.stream:
+        raise InvalidRequest("'best_of' is not possible in a stream: the best is known at the end.", param="best_of")
     return request
 
 
@@ -285,6 +389,8 @@ def parse_chat(body: bytes) -> ChatRequest:
     limits = {request.max_tokens, request.max_completion_tokens} - {None}
     if len(limits) > 1:
         raise InvalidRequest("'max_tokens' and 'max_completion_tokens' differ; give one of them.", param="max_tokens")
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
     return request
 
 
@@ -301,6 +407,11 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     fields.check(given)
     if isinstance(options := given.get("stream_options"), dict):
         STREAM_OPTIONS_FIELDS.check(options, "stream_options.")
+    if isinstance(format := given.get("response_format"), dict):
+        if (fields_of_format := RESPONSE_FORMAT_FIELDS.get(str(format.get("type")))) is not None:
+            fields_of_format.check(format, "response_format.")
+        if isinstance(named := format.get("json_schema"), dict):
+            NAMED_SCHEMA_FIELDS.check(named, "response_format.json_schema.")
     try:
         request = msgspec.convert(given, struct)
     except msgspec.ValidationError as error:
@@ -309,7 +420,21 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
         _check_messages(given["messages"])
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    _check_extensions(request)
     return request
+
+
+def _check_extensions(request: Request) -> None:
+    if request.repeat_penalty is not None and request.repetition_penalty not in (None, request.repeat_penalty):
+        raise InvalidRequest(
+            "'repeat_penalty' and 'repetition_penalty' differ; give one of them.", param="repeat_penalty"
+        )
+    if len(request.guides) > 1:
+        first, second, *_ = request.guides
+        raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
+    for token in request.logit_bias or ():
+        if not (token.isascii() and token.isdecimal() and int(token) <= contract.INT32_MAX):
+            raise InvalidRequest(f"'logit_bias': {token!r} is no token id.", param="logit_bias")
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:

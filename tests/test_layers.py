@@ -102,9 +102,9 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         assert not [name for name in imported if within(name, ("tests", "scripts"))], module
 
 
-def test_only_the_model_runner_imports_llama_cpp() -> None:
+def test_only_the_model_runner_and_its_samplers_import_llama_cpp() -> None:
     users = {m for m, imported in modules(*PACKAGES).items() if any(within(name, ("llama_cpp",)) for name in imported)}
-    assert users == {"anyserve_worker.model_runner"}
+    assert users == {"anyserve_worker.model_runner", "anyserve_worker.samplers"}
 
 
 def test_only_the_backend_speaks_grpc_in_the_sidecar() -> None:

@@ -1,8 +1,23 @@
+import math
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.decode import Choice, End, StreamReader, Texts, Usage, answer, step_batch, total
+from openai_server.decode import (
+    Answer,
+    Choice,
+    End,
+    StreamReader,
+    Texts,
+    TokenLogprob,
+    Usage,
+    answer,
+    best,
+    step_batch,
+    total,
+)
 from openai_server.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferResponse
@@ -201,3 +216,43 @@ def test_a_step_batch() -> None:
 def test_a_step_batch_that_makes_no_sense(response: ModelInferResponse) -> None:
     with pytest.raises(BackendError):
         step_batch(response)
+
+
+# ---- Log probabilities
+
+LOGPROB_TENSORS: list[tuple[contract.TensorSpec, list[Any]]] = [
+    (contract.LOGPROB_INDEX, [0, 0, 1]),
+    (contract.LOGPROB_TOKEN, [b"a", b"b", b"c"]),
+    (contract.LOGPROB, [math.nan, -1.0, -2.0]),
+    (contract.TOP_LOGPROB_TOKEN, [b"", b"x", b"y"]),
+    (contract.TOP_LOGPROB, [math.nan, -0.5, -0.25]),
+]
+
+
+def with_logprobs(*outputs: tuple[contract.TensorSpec, list[Any]]) -> ModelInferResponse:
+    return message((contract.TEXT, [b"ab", b"c"]), *outputs)
+
+
+def test_log_probabilities_belong_to_their_choice() -> None:
+    told = answer(with_logprobs(*LOGPROB_TENSORS), 2)
+    assert [list(choice.logprobs) for choice in told.choices] == [
+        [TokenLogprob(b"a", None, ()), TokenLogprob(b"b", -1.0, [(b"x", -0.5)])],
+        [TokenLogprob(b"c", -2.0, [(b"y", -0.25)])],
+    ]
+
+
+@pytest.mark.parametrize("missing", range(1, 5))
+def test_log_probabilities_that_do_not_belong_together(missing: int) -> None:
+    outputs = [output for i, output in enumerate(LOGPROB_TENSORS) if i != missing]
+    with pytest.raises(BackendError):
+        answer(with_logprobs(*outputs), 2)
+
+
+def test_the_best_are_those_with_the_likeliest_tokens() -> None:
+    def choice(index: int, *logprobs: float) -> Choice:
+        return Choice(index, str(index), "stop", [TokenLogprob(b"x", logprob, ()) for logprob in logprobs])
+
+    told = Answer([choice(0, -2.0), choice(1, -1.0, -1.0, -1.0), choice(2, -3.0, -0.5)], Usage(1, 6, None))
+    chosen = best(told, 2)
+    assert [(choice.index, choice.text) for choice in chosen.choices] == [(0, "1"), (1, "2")]
+    assert chosen.usage == told.usage

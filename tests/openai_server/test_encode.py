@@ -26,15 +26,77 @@ def test_only_what_was_set_is_sent() -> None:
 
 
 def test_tensors_are_those_of_the_contract() -> None:
-    everything = {"temperature": 1, "top_p": 1, "top_k": 1, "min_p": 1, "presence_penalty": 1, "frequency_penalty": 1}
-    everything |= {"repetition_penalty": 1, "stop": ["a"], "seed": 1, "n": 1, "max_tokens": 1}  # type: ignore[dict-item]
-    request = parse_completion(json.dumps({"prompt": "x", **everything}).encode())
-    message = encode.infer_request(request, [1, 2], model="m", request_id="id")
+    guides = ({"json_schema": {"type": "object"}}, {"regex": "a"}, {"grammar": "root ::= []"})
     specs = {spec.name: spec for spec in contract.INPUTS}
-    for tensor in message.inputs:
-        assert tensor.datatype == specs[tensor.name].datatype
-        assert specs[tensor.name].accepts_shape(tuple(tensor.shape))
-    assert {tensor.name for tensor in message.inputs} == set(specs) - {"prompt"}
+    sent = set()
+    for guide in guides:
+        request = parse_completion(json.dumps({"prompt": "x", **EVERYTHING, **guide}).encode())
+        message = encode.infer_request(request, [1, 2], model="m", request_id="id")
+        for tensor in message.inputs:
+            assert tensor.datatype == specs[tensor.name].datatype
+            assert specs[tensor.name].accepts_shape(tuple(tensor.shape))
+        sent |= {tensor.name for tensor in message.inputs}
+    assert sent == set(specs) - {"prompt", "lark"}
+
+
+EVERYTHING: dict[str, Any] = {
+    "temperature": 1,
+    "top_p": 1,
+    "top_k": 1,
+    "min_p": 1,
+    "typical_p": 1,
+    "top_n_sigma": 1,
+    "presence_penalty": 1,
+    "frequency_penalty": 1,
+    "repetition_penalty": 1,
+    "repeat_last_n": 1,
+    "xtc_probability": 1,
+    "xtc_threshold": 1,
+    "dry_multiplier": 1,
+    "dry_base": 1,
+    "dry_allowed_length": 1,
+    "dry_penalty_last_n": 1,
+    "dry_sequence_breakers": ["a"],
+    "mirostat": 1,
+    "mirostat_tau": 1,
+    "mirostat_eta": 1,
+    "logit_bias": {"5": -1, "7": 2.5},
+    "stop": ["a"],
+    "stop_token_ids": [1],
+    "min_tokens": 1,
+    "ignore_eos": True,
+    "skip_special_tokens": False,
+    "logprobs": 1,
+    "echo": True,
+    "suffix": "x",
+    "seed": 1,
+    "n": 1,
+    "max_tokens": 1,
+}
+
+
+def test_a_bias_is_two_tensors() -> None:
+    sent = tensors_of({"logit_bias": {"5": -1, "7": 2.5}})
+    assert (sent["logit_bias_token_ids"], sent["logit_bias"]) == ([5, 7], [-1, 2.5])
+
+
+@pytest.mark.parametrize("format", [{"type": "json_object"}, {"type": "json_schema", "json_schema": {"name": "n"}}])
+def test_any_object_is_a_schema_too(format: dict[str, Any]) -> None:
+    assert tensors_of({"response_format": format})["json_schema"] == [b'{"type":"object"}']
+
+
+def test_text_is_no_format() -> None:
+    assert "json_schema" not in tensors_of({"response_format": {"type": "text"}})
+
+
+def test_who_wants_the_best_gets_all_generated() -> None:
+    assert tensors_of({"n": 2, "best_of": 5})["n"] == [5]
+    assert tensors_of({"best_of": 3})["n"] == [3]
+
+
+def test_what_this_server_asks_for_goes_before_what_the_client_says() -> None:
+    sent = tensors_of({"skip_special_tokens": True}, ours={contract.SKIP_SPECIAL_TOKENS: [False]})
+    assert sent["skip_special_tokens"] == [False]
 
 
 @pytest.mark.parametrize(("given", "sent"), [(-1, 0), (0, 0), (5, 5)])

@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.decode import Usage
+from openai_server.decode import Row, Usage
 from openai_server.errors import BackendError
-from openai_server.mailbox import MERGE, PROMPTS_IN_FLIGHT, Cancel, Mailbox, Row, merged
+from openai_server.mailbox import MERGE, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 
 USAGE = Usage(1, 2, 0)
 
@@ -32,7 +32,7 @@ async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
     mailbox.put(0, b"a", None)
     mailbox.put(0, b"b", "stop")
     mailbox.end(0, USAGE)
-    assert await mailbox.take() == [(0, b"a", None), (0, b"b", "stop")]
+    assert await mailbox.take() == [(0, b"a", None, ()), (0, b"b", "stop", ())]
     assert await mailbox.take() is None
     assert mailbox.usages == [USAGE]
 
@@ -48,7 +48,7 @@ async def test_a_reader_is_woken() -> None:
 
     reader = await waiting()
     mailbox.put(0, b"a", None)
-    assert await reader == [(0, b"a", None)]
+    assert await reader == [(0, b"a", None, ())]
     reader = await waiting()
     mailbox.end(0, None)
     assert await reader is None
@@ -61,7 +61,7 @@ async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
     reader.cancel()
     mailbox.put(0, b"a", None)
     await asyncio.wait((reader,))
-    assert await mailbox.take() == [(0, b"a", None)]
+    assert await mailbox.take() == [(0, b"a", None, ())]
 
 
 async def test_silence_is_told_again_and_again() -> None:
@@ -70,7 +70,7 @@ async def test_silence_is_told_again_and_again() -> None:
     assert [await mailbox.take() for _ in range(3)] == [[], [], []]
     assert asyncio.get_running_loop().time() - began >= 0.03
     mailbox.put(0, b"a", "stop")
-    assert await mailbox.take() == [(0, b"a", "stop")]
+    assert await mailbox.take() == [(0, b"a", "stop", ())]
     mailbox.close()
 
 
@@ -81,7 +81,7 @@ async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
     mailbox.end(0, None)
     await asyncio.sleep(0)
     mailbox.put(1, b"a", None)
-    assert await reader == [(1, b"a", None)]
+    assert await reader == [(1, b"a", None, ())]
     mailbox.close()
 
 
@@ -89,7 +89,7 @@ async def test_who_is_not_waiting_hears_of_no_silence() -> None:
     mailbox = Calls().mailbox(patience=0.01)
     await asyncio.sleep(0.05)
     mailbox.put(0, b"a", None)
-    assert await mailbox.take() == [(0, b"a", None)]
+    assert await mailbox.take() == [(0, b"a", None, ())]
     mailbox.close()
 
 
@@ -100,7 +100,7 @@ async def test_a_failure_comes_after_what_was_said_and_cancels_the_others() -> N
     mailbox.fail(1, BackendError("INTERNAL", "first"))
     mailbox.fail(2, BackendError("INTERNAL", "second"))
     assert sorted(calls.cancelled) == [0, 2]
-    assert await mailbox.take() == [(1, b"a", None)]
+    assert await mailbox.take() == [(1, b"a", None, ())]
     with pytest.raises(BackendError, match="first"):
         await mailbox.take()
 
@@ -147,19 +147,19 @@ async def test_what_waits_for_a_slow_reader_is_as_large_as_its_text() -> None:
     assert rows is not None
     assert len(rows) < MERGE + 3
     assert rows[-1][2] == "stop"
-    assert sum(len(token) for _, token, _ in rows) == 10_000
+    assert sum(len(token) for _, token, *_ in rows) == 10_000
 
 
-rows = st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=3), st.none()))
+rows = st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=3), st.none(), st.just(())))
 
 
 @given(rows=rows, at=st.integers(0, 20))
-def test_merging_changes_no_text(rows: list[tuple[int, bytes, str | None]], at: int) -> None:
-    def texts(told: list[tuple[int, bytes, str | None]]) -> dict[int, bytes]:
+def test_merging_changes_no_text(rows: list[Row], at: int) -> None:
+    def texts(told: list[Row]) -> dict[int, bytes]:
         whole: dict[int, bytes] = defaultdict(bytes)
-        for index, token, _ in told:
+        for index, token, *_ in told:
             whole[index] += token
         return whole
 
     assert texts(merged(rows[:at]) + rows[at:]) == texts(merged(merged(rows[:at]) + rows[at:])) == texts(rows)
-    assert len(merged(rows)) == len({index for index, _, _ in rows})
+    assert len(merged(rows)) == len({index for index, *_ in rows})

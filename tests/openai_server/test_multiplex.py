@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.decode import Usage
+from openai_server.decode import Row, Usage
 from openai_server.errors import BackendError
 from openai_server.mailbox import Cancel, Mailbox
 from openai_server.multiplex import SharedStream
@@ -17,7 +17,7 @@ from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.wire.fake_worker import message
 
-Said = list[tuple[int, bytes, str | None]]
+Said = list[Row]
 
 
 class Backend:
@@ -114,15 +114,15 @@ async def test_rows_go_to_whom_they_belong() -> None:
         backend.says((b, b"b0", 0), (a, b"a", 0), (c, b"c1", 1), (c, b"c0", 0))
         backend.ends((a, b"!", 0), (b, b"", 0), (b, b"b1", 1))
         backend.ends((c, b"", 0), (c, b"", 1), reason=b"length")
-        assert await whole(one) == [(0, b"a", None), (0, b"!", "stop")]
+        assert await whole(one) == [(0, b"a", None, ()), (0, b"!", "stop", ())]
         assert await whole(two) == [
-            (0, b"b0", None),
-            (3, b"c1", None),
-            (2, b"c0", None),
-            (0, b"", "stop"),
-            (1, b"b1", "stop"),
-            (2, b"", "length"),
-            (3, b"", "length"),
+            (0, b"b0", None, ()),
+            (3, b"c1", None, ()),
+            (2, b"c0", None, ()),
+            (0, b"", "stop", ()),
+            (1, b"b1", "stop", ()),
+            (2, b"", "length", ()),
+            (3, b"", "length", ()),
         ]
         assert one.usages == [Usage(3, 2, 1)]
         assert two.usages == [Usage(3, 4, 1), Usage(3, 4, 1)]
@@ -139,7 +139,7 @@ async def test_an_error_is_that_of_one_request() -> None:
         with pytest.raises(BackendError) as refused:
             await bad.take()
         assert (refused.value.status, refused.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
-        assert await whole(good) == [(0, b"x", "stop")]
+        assert await whole(good) == [(0, b"x", "stop", ())]
         assert not shared.retired
 
 
@@ -152,7 +152,7 @@ async def test_a_backend_that_drains_gets_nothing_new() -> None:
             await new.take()
         assert shared.retired
         backend.ends((a, b"x", 0))
-        assert await whole(old) == [(0, b"x", "stop")]
+        assert await whole(old) == [(0, b"x", "stop", ())]
 
 
 @pytest.mark.parametrize("error", [None, BackendError("UNAVAILABLE", "gone"), BackendError("INTERNAL", "odd")])
@@ -162,7 +162,7 @@ async def test_losing_the_stream_fails_its_requests(error: BackendError | None) 
         a = await backend.number()
         backend.says((a, b"x", 0))
         backend.breaks(error)
-        assert await mailboxes[0].take() == [(0, b"x", None)]
+        assert await mailboxes[0].take() == [(0, b"x", None, ())]
         for mailbox in mailboxes:
             with pytest.raises(BackendError) as lost:
                 await mailbox.take()
@@ -178,7 +178,7 @@ async def test_a_choice_that_nobody_asked_for_fails_its_request(index: int) -> N
         backend.ends((a, b"x", index), (b, b"y", 0))
         with pytest.raises(BackendError, match="sent choice"):
             await bad.take()
-        assert await whole(good) == [(0, b"y", "stop")]
+        assert await whole(good) == [(0, b"y", "stop", ())]
         assert await backend.cancelled() == a
 
 
@@ -199,7 +199,7 @@ async def test_who_is_gone_is_cancelled_and_gets_nothing() -> None:
         assert await backend.cancelled() == a
         backend.says((a, b"late", 0), (b, b"x", 0))
         backend.ends((a, b"later", 0), (b, b"", 0))
-        assert await whole(other) == [(0, b"x", None), (0, b"", "stop")]
+        assert await whole(other) == [(0, b"x", None, ()), (0, b"", "stop", ())]
         gone.close()
         assert backend.sent.empty()
 
@@ -248,8 +248,8 @@ async def test_who_does_not_take_holds_up_nobody() -> None:
         for _ in range(5000):
             backend.says((a, b"s", 0), (b, b"f", 0))
         backend.ends((a, b"", 0), (b, b"", 0))
-        assert b"".join(token for _, token, _ in await whole(fast)) == b"f" * 5000
-        assert b"".join(token for _, token, _ in await whole(slow)) == b"s" * 5000
+        assert b"".join(token for _, token, *_ in await whole(fast)) == b"f" * 5000
+        assert b"".join(token for _, token, *_ in await whole(slow)) == b"s" * 5000
 
 
 @given(
@@ -267,4 +267,4 @@ async def test_any_interleaving_gives_the_same_texts(texts: list[list[bytes]], o
             backend.says(*((numbers[i], left[i].pop(0), 0) for i in who))
         backend.ends(*((number, b"", 0) for number in numbers))
         for mailbox, tokens in zip(mailboxes, texts, strict=True):
-            assert b"".join(token for _, token, _ in await whole(mailbox)) == b"".join(tokens)
+            assert b"".join(token for _, token, *_ in await whole(mailbox)) == b"".join(tokens)

@@ -8,7 +8,7 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openai_server import responses, sse
-from openai_server.decode import Answer, Choice, Usage
+from openai_server.decode import Answer, Choice, TokenLogprob, Usage
 from openai_server.errors import InternalError
 from openai_server.responses import ChatChunks, Chunks, CompletionChunks, Header
 
@@ -23,9 +23,11 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS), strict=True)
+    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS, tells_logprobs=False), strict=True)
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
-    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, ANSWERS[:1]), strict=True)
+    chat = ChatCompletion.model_validate(
+        responses.chat_completion(HEADER, ANSWERS[:1], tells_logprobs=False), strict=True
+    )
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
     assert (completion.id, chat.model) == (HEADER.id, HEADER.model)
     assert completion.usage is not None
@@ -81,3 +83,38 @@ def test_a_failure_ends_the_stream() -> None:
 def test_a_ping_is_a_comment() -> None:
     assert sse.PING.startswith(b":")
     assert sse.PING.endswith(b"\n\n")
+
+
+# ---- Log probabilities
+
+TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b"a", -0.25)])]
+
+
+def test_whole_answers_with_log_probabilities_are_valid() -> None:
+    answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
+    completion = Completion.model_validate(responses.completion(HEADER, answers, tells_logprobs=True), strict=True)
+    assert [choice.logprobs and choice.logprobs.tokens for choice in completion.choices] == [["a", "b"], []]
+    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, answers, tells_logprobs=True), strict=True)
+    contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
+    assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
+
+
+def test_streamed_log_probabilities_come_with_their_text() -> None:
+    writer = ChatChunks(HEADER, include_usage=False, tells_logprobs=True)
+    data = (
+        writer.begin(1)
+        + writer.delta(Choice(0, "a", None, TOKENS[:1]))
+        + writer.delta(Choice(0, "", "stop", TOKENS[1:]))
+    )
+    chunks = [ChatCompletionChunk.model_validate(event, strict=True) for event in events(data)]
+    told = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
+    assert [(text, reason) for text, _, reason in told] == [("", None), ("a", None), ("", None), (None, "stop")]
+    assert [token.token for _, logprobs, _ in told if logprobs for token in logprobs.content or []] == ["a", "b"]
+
+
+def test_streamed_offsets_go_on_for_each_choice() -> None:
+    writer = CompletionChunks(HEADER, include_usage=False, tells_logprobs=True)
+    data = writer.begin(2)
+    for index, text, tokens in ((0, "a", TOKENS[:1]), (1, "b", TOKENS[1:]), (0, "b", TOKENS[1:])):
+        data += writer.delta(Choice(index, text, None, tokens))
+    assert [event["choices"][0]["logprobs"]["text_offset"] for event in events(data)] == [[0], [0], [1]]

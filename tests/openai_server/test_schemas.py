@@ -70,10 +70,14 @@ def test_no_field_is_in_two_places(typed: Any, fields: Fields) -> None:
     )
 
 
-@pytest.mark.parametrize("fields", [schemas.COMPLETION_FIELDS, schemas.CHAT_FIELDS])
-def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields) -> None:
-    prompts = {contract.PROMPT.name, contract.PROMPT_TOKEN_IDS.name}
-    assert {spec.name for spec in contract.INPUTS} - prompts <= fields.mapped
+@pytest.mark.parametrize(
+    ("fields", "others"),
+    [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
+)
+def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
+    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.LARK)}
+    with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
+    assert {spec.name for spec in contract.INPUTS} - ours - with_another - others <= fields.mapped
 
 
 # ---- Parsing
@@ -130,14 +134,6 @@ def test_range(parse: Any, field: str, good: list[object], bad: list[object]) ->
             parse(**{field: value})
         assert caught.value.param in (field, f"{field}[0]")
         assert caught.value.code is None
-
-
-@pytest.mark.parametrize("field", sorted(schemas.COMPLETION_FIELDS.neutral))
-def test_completion_fields_that_are_not_supported(field: str) -> None:
-    for value in [None, *schemas.COMPLETION_FIELDS.neutral[field]]:
-        completion(**{field: value})
-    for value in (7, "7", {"a": 1}, [1]):
-        assert refused(field, **{field: value}).code == "unsupported_parameter"
 
 
 @pytest.mark.parametrize("field", sorted(schemas.CHAT_FIELDS.neutral))

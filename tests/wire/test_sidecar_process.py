@@ -112,8 +112,10 @@ async def test_the_openai_package_is_served() -> None:
             await openai.completions.create(model="other", prompt="a")
         assert unknown.value.code == "model_not_found"
         with pytest.raises(BadRequestError) as unsupported:
-            await openai.completions.create(model="tiny", prompt="a", echo=True)
-        assert (unsupported.value.param, unsupported.value.code) == ("echo", "unsupported_parameter")
+            await openai.chat.completions.create(
+                model="tiny", messages=[{"role": "user", "content": "a"}], verbosity="low"
+            )
+        assert (unsupported.value.param, unsupported.value.code) == ("verbosity", "unsupported_parameter")
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -29,6 +29,7 @@ from anyserve_worker.errors import (
 from anyserve_worker.generation import Generation
 from anyserve_worker.kv_cache import KVCache, Memory
 from anyserve_worker.logprobs import LogprobOutput
+from anyserve_worker.mark import Mark
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.output import TextOutput
 from anyserve_worker.request import Delta, GenerationRequest, SamplingParams, TokenLogprob
@@ -173,6 +174,7 @@ class Engine:
                 sampling=sampling,
                 output=TextOutput(request.stop),
                 guide=guide and guide.copy(),
+                mark=Mark(request.mark) if request.mark else None,
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),
@@ -276,7 +278,10 @@ class Engine:
             else:
                 if logprobs:
                     logprobs.push(self._told(sequence.scored.popleft()), len(text) + output.n_held)
-                text += output.push(vocabulary.written(token) if sequence.special else vocabulary.piece(token))
+                piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
+                if sequence.mark:
+                    sequence.mark.push(piece, sequence.n_generated)
+                text += output.push(piece)
                 if not output.stopped and len(sequence.tokens) >= sequence.limit:
                     reason = contract.FINISH_LENGTH
             if reason or output.stopped:
@@ -324,6 +329,7 @@ class Engine:
             prompt_tokens=sequence.n_prompt,
             cached_tokens=max(0, generation.sequences[0].n_cached),
             logprobs=logprobs,
+            marked_tokens=sequence.mark.count(sequence.n_generated) if sequence.mark else None,
         )
         self._outbox.append((generation, delta))
 

@@ -83,6 +83,7 @@ class GenerationRequest:
     suffix: str | None = None
     skip_special_tokens: bool = True
     guide: Guide | None = None
+    mark: tuple[str, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     timeout: float | None = None
     """Seconds from arrival."""
@@ -99,6 +100,8 @@ class Delta:
     prompt_tokens: int
     cached_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
+    marked_tokens: int | None = None
+    """None: there is no mark."""
 
 
 def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
@@ -127,6 +130,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         suffix=_suffix(given),
         skip_special_tokens=_scalar(given, contract.SKIP_SPECIAL_TOKENS, True),
         guide=_guide(given),
+        mark=_strings(given, contract.MARK) or (),
         sampling=_sampling(given),
         timeout=_timeout(message),
     )
@@ -362,7 +366,11 @@ def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
         (contract.PROMPT_TOKENS, [choices[0].prompt_tokens]),
         (contract.CACHED_TOKENS, [choices[0].cached_tokens]),
         (contract.COMPLETION_TOKENS, [choice.completion_tokens for choice in choices]),
-    ]
+    ] + (
+        [(contract.MARKED_TOKENS, [choice.marked_tokens for choice in choices])]
+        if choices[0].marked_tokens is not None
+        else []
+    )
 
 
 def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:

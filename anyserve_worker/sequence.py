@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from anyserve_worker.echo import Echo
 from anyserve_worker.errors import WorkerError
 from anyserve_worker.logprobs import LogprobOutput
+from anyserve_worker.mark import Mark
 from anyserve_worker.output import TextOutput
 from anyserve_worker.prompt_lookup import PromptLookup
 from anyserve_worker.request import SamplingParams
@@ -69,6 +70,7 @@ class Sequence:
     n_cached: int = field(default=-1)
     """Tokens found in the KV cache when the sequence first ran; -1 before."""
     guide: Guide | None = None
+    mark: Mark | None = None
     error: WorkerError | None = None
     """The sequence cannot go on."""
     echo: Echo | None = None

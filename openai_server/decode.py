@@ -21,24 +21,28 @@ T = TypeVar("T")
 
 
 class Usage(NamedTuple):
-    """Numbers of tokens; `cached` is None if the backend does not say."""
+    """Numbers of tokens; None if the backend does not say, of `marked` also if nobody asked."""
 
     prompt: int
     completion: int
     cached: int | None
+    marked: int | None = None
+    """Of `completion`, those until a choice's mark."""
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:
     """The sum, or None if one of them is unknown."""
     prompt = completion = 0
     cached: int | None = 0
+    marked: int | None = 0
     for usage in usages:
         if usage is None:
             return None
         prompt += usage.prompt
         completion += usage.completion
         cached = None if cached is None or usage.cached is None else cached + usage.cached
-    return Usage(prompt, completion, cached)
+        marked = None if marked is None or usage.marked is None else marked + usage.marked
+    return Usage(prompt, completion, cached, marked)
 
 
 class TokenLogprob(NamedTuple):
@@ -94,7 +98,10 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     counts = outputs.column(outputs.numbers(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
     prompt = outputs.numbers(contract.PROMPT_TOKENS)
     cached = outputs.numbers(contract.CACHED_TOKENS)
-    usage = Usage(prompt[0], sum(counts), cached[0] if cached else None) if prompt and counts else None
+    marked = outputs.column(outputs.numbers(contract.MARKED_TOKENS), n, contract.MARKED_TOKENS)
+    usage = None
+    if prompt and counts:
+        usage = Usage(prompt[0], sum(counts), cached[0] if cached else None, sum(marked) if marked else None)
     return Answer(choices, usage)
 
 
@@ -115,6 +122,7 @@ class StreamReader:
         self._prompt: int | None = None
         self._cached: int | None = None
         self._completion: dict[int, int] = {}
+        self._marked: dict[int, int] = {}
 
     def read(self, response: ModelInferResponse) -> list[Row]:
         """For the choices that moved. Raises BackendError."""
@@ -150,13 +158,17 @@ class StreamReader:
     def usage(self) -> Usage | None:
         if self._prompt is None or not self._completion:
             return None
-        return Usage(self._prompt, sum(self._completion.values()), self._cached)
+        marked = sum(self._marked.values()) if self._marked else None
+        return Usage(self._prompt, sum(self._completion.values()), self._cached, marked)
 
     def _count(self, outputs: "_Outputs", indexes: Sequence[int]) -> None:
         counts = outputs.numbers(contract.COMPLETION_TOKENS)
         if counts:
             counts = outputs.column(counts, len(indexes), contract.COMPLETION_TOKENS)
             self._completion.update(zip(indexes, counts, strict=True))
+        if marked := outputs.numbers(contract.MARKED_TOKENS):
+            marked = outputs.column(marked, len(indexes), contract.MARKED_TOKENS)
+            self._marked.update(zip(indexes, marked, strict=True))
         if prompt := outputs.numbers(contract.PROMPT_TOKENS):
             self._prompt = prompt[0]
         if cached := outputs.numbers(contract.CACHED_TOKENS):
@@ -173,6 +185,8 @@ class End(NamedTuple):
     prompt: int
     cached: int
     completion: int
+    marked: int = -1
+    """-1: nobody asked."""
 
 
 def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, End | None]]:
@@ -197,9 +211,10 @@ def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, 
     ends: list[End | None] = [None] * k
     if contract.ROW_FINISH_REASON.name in columns:
         reasons, prompts, cached, completions = map(column, _ENDS)
+        marked = column(contract.ROW_MARKED_TOKENS) if contract.ROW_MARKED_TOKENS.name in columns else [-1] * k
         for i, reason in enumerate(reasons):
             if reason not in _UNFINISHED_BYTES:
-                ends[i] = End(reason.decode(errors="replace"), prompts[i], cached[i], completions[i])
+                ends[i] = End(reason.decode(errors="replace"), prompts[i], cached[i], completions[i], marked[i])
     return zip(requests, tokens, indexes, ends, strict=True)
 
 

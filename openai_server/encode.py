@@ -115,7 +115,7 @@ def params(request: Request) -> dict[str, str]:
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
-    names[contract.LARK.name] = "tool_choice"
+    names[contract.LARK.name] = names[contract.MARK.name] = "tool_choice"
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
     if request.repeat_penalty is not None:
         names[contract.REPETITION_PENALTY.name] = "repeat_penalty"

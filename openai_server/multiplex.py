@@ -35,6 +35,7 @@ class _Request:
     unfinished: set[int]
     timer: asyncio.TimerHandle | None
     completion: int = 0
+    marked: int | None = None
 
 
 class SharedStream:
@@ -160,9 +161,11 @@ class SharedStream:
         request.mailbox.put(request.k * request.n + index, token, end.reason)
         request.unfinished.discard(index)
         request.completion += end.completion
+        if end.marked >= 0:
+            request.marked = (request.marked or 0) + end.marked
         if not request.unfinished:
             self._over(number)
-            request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached))
+            request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
 
     def _take_error(self, response: ModelStreamInferResponse) -> None:
         error = stream_error(response)

@@ -140,6 +140,9 @@ ECHO = TensorSpec(
 SUFFIX = TensorSpec(
     "suffix", "BYTES", (1,), "UTF-8 text that follows: the model fills in between `prompt` and it, if it can"
 )
+MARK = TensorSpec(
+    "mark", "BYTES", (ANY,), f"up to {MAX_STOP_STRINGS} UTF-8 strings; tokens until one of them came are counted"
+)
 SEED = TensorSpec(
     "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
 )
@@ -183,6 +186,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     LOGPROBS,
     ECHO,
     SUFFIX,
+    MARK,
     SEED,
     N,
 )
@@ -214,6 +218,12 @@ COMPLETION_TOKENS = TensorSpec(
     "tokens sampled for each choice, the end token included; sent with `prompt_tokens`",
 )
 
+MARKED_TOKENS = TensorSpec(
+    "marked_tokens",
+    "INT32",
+    (ANY,),
+    "if `mark` was given: of these, those until the first of its strings was complete, or all",
+)
 LOGPROB_INDEX = TensorSpec(
     "logprob_index", "INT32", (ANY,), "if `logprobs` was given: which choice each of the following tokens belongs to"
 )
@@ -236,6 +246,7 @@ UNARY_OUTPUTS: tuple[TensorSpec, ...] = (
     PROMPT_TOKENS,
     CACHED_TOKENS,
     COMPLETION_TOKENS,
+    MARKED_TOKENS,
     *LOGPROB_OUTPUTS,
 )
 STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
@@ -245,6 +256,7 @@ STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
     PROMPT_TOKENS,
     CACHED_TOKENS,
     COMPLETION_TOKENS,
+    MARKED_TOKENS,
     *LOGPROB_OUTPUTS,
 )
 OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
@@ -261,6 +273,9 @@ ROW_FINISH_REASON = TensorSpec(
 ROW_PROMPT_TOKENS = TensorSpec("prompt_tokens", "INT32", (ANY,), "tokens in the prompt of the request")
 ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "of these, read from the KV cache by choice 0")
 ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice until now")
+ROW_MARKED_TOKENS = TensorSpec(
+    "marked_tokens", "INT32", (ANY,), "of these, as in a stream; -1 for a request without `mark`; absent if all are"
+)
 
 STEP_BATCH: tuple[TensorSpec, ...] = (
     REQUEST,
@@ -270,6 +285,7 @@ STEP_BATCH: tuple[TensorSpec, ...] = (
     ROW_PROMPT_TOKENS,
     ROW_CACHED_TOKENS,
     ROW_COMPLETION_TOKENS,
+    ROW_MARKED_TOKENS,
 )
 
 EXTENSION_STEP_BATCHES = "anyserve_step_batches"

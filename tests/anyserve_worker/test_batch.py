@@ -2,6 +2,7 @@
 
 import asyncio
 from collections import defaultdict
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -27,7 +28,7 @@ def read(response: ModelInferResponse) -> dict[str, list[Any]]:
 def test_tensors_are_those_of_the_contract() -> None:
     specs = {spec.name: spec for spec in contract.STEP_BATCH}
     response = step_batch([row(1, "a"), row(2, "é", reason="stop")])
-    assert {output.name for output in response.outputs} == set(specs)
+    assert {output.name for output in response.outputs} == set(specs) - {"marked_tokens"}
     for output in response.outputs:
         assert output.datatype == specs[output.name].datatype
         assert specs[output.name].accepts_shape(tuple(output.shape))
@@ -118,3 +119,9 @@ async def test_responses_of_single_requests_wait_for_a_place() -> None:
     said = [(await anext(answers)).error_message for _ in range(BACKLOG + 2)]
     assert said[-2:] == ["at once", "last"]
     await waiting
+
+
+def test_a_mark_is_told_of_whoever_asked() -> None:
+    marked = (1, replace(row(1, "a", reason="stop")[1], marked_tokens=3))
+    told = read(step_batch([marked, row(2, "b")]))
+    assert told["marked_tokens"] == [3, -1]

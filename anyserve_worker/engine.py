@@ -174,7 +174,7 @@ class Engine:
                 sampling=sampling,
                 output=TextOutput(request.stop),
                 guide=guide and guide.copy(),
-                mark=Mark(request.mark) if request.mark else None,
+                mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),

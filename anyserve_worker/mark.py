@@ -1,23 +1,36 @@
-"""How many tokens come before a mark in a choice's text, such as the end of its reasoning. PURE."""
+"""How many tokens of a choice belong to its beginning, up to a mark: its reasoning, for one. PURE."""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 
 class Mark:
-    def __init__(self, marks: Iterable[str]) -> None:
-        self._marks = [mark.encode() for mark in marks]
-        self._longest = max(map(len, self._marks), default=0)
+    """Counts up to the first of `ends`. With `begin`, only in a text that begins with it, after white space."""
+
+    def __init__(self, ends: Sequence[str], begin: str = "") -> None:
+        self._ends = [end.encode() for end in ends]
+        self._longest = max(map(len, self._ends))
+        self._begin = begin.encode()
         self._tail = b""
+        self._counts = True
         self._n_before: int | None = None
 
     def push(self, piece: bytes, n_tokens: int) -> None:
         """The bytes of a token, and how many tokens there are with it."""
-        if self._n_before is None:
-            text = self._tail + piece
-            if any(mark in text for mark in self._marks):
-                self._n_before = n_tokens
-            self._tail = text[len(text) - self._longest + 1 :] if self._longest <= len(text) else text
+        if self._n_before is not None or not self._counts:
+            return
+        text = self._tail + piece
+        if self._begin:
+            text = text.lstrip()
+            if len(text) < len(self._begin):
+                self._counts, self._tail = self._begin.startswith(text), text
+                return
+            self._counts, self._begin = text.startswith(self._begin), b""
+        if any(end in text for end in self._ends):
+            self._n_before = n_tokens
+        self._tail = text[max(0, len(text) - self._longest + 1) :]
 
     def count(self, n_tokens: int) -> int:
-        """Tokens until the first of the marks was complete; of `n_tokens` all, if none was."""
+        """Of `n_tokens`."""
+        if self._begin or not self._counts:
+            return 0
         return n_tokens if self._n_before is None else self._n_before

@@ -83,7 +83,8 @@ class GenerationRequest:
     suffix: str | None = None
     skip_special_tokens: bool = True
     guide: Guide | None = None
-    mark: tuple[str, ...] = ()
+    mark_begin: str = ""
+    mark_end: tuple[str, ...] = ()
     sampling: SamplingParams = field(default_factory=SamplingParams)
     timeout: float | None = None
     """Seconds from arrival."""
@@ -130,7 +131,8 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         suffix=_suffix(given),
         skip_special_tokens=_scalar(given, contract.SKIP_SPECIAL_TOKENS, True),
         guide=_guide(given),
-        mark=_strings(given, contract.MARK) or (),
+        mark_begin=(_strings(given, contract.MARK_BEGIN) or ("",))[0],
+        mark_end=_strings(given, contract.MARK_END) or (),
         sampling=_sampling(given),
         timeout=_timeout(message),
     )

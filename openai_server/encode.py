@@ -109,13 +109,18 @@ SAMPLING: dict[str, Sampling] = {
 }
 
 
+OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END)
+"""No field of the client's is behind these."""
+
+
 def params(request: Request) -> dict[str, str]:
     """Tensor → the field of this request that it came from, to name in errors."""
     names = {sampling.tensor.name: sampling.field or name for name, sampling in SAMPLING.items()}
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
-    names[contract.LARK.name] = names[contract.MARK.name] = "tool_choice"
+    for ours in OURS:
+        names[ours.name] = "tool_choice"
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
     if request.repeat_penalty is not None:
         names[contract.REPETITION_PENALTY.name] = "repeat_penalty"

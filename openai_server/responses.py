@@ -10,7 +10,8 @@ from typing import Any
 import orjson
 
 from openai_server import logprobs, sse
-from openai_server.decode import Answer, Choice, Usage, total
+from openai_server.chat.message import MessageReader, Reading, message
+from openai_server.decode import Answer, Choice, TokenLogprob, Usage, total
 
 Object = dict[str, Any]
 
@@ -34,6 +35,8 @@ def usage(usage: Usage | None) -> Object | None:
     }
     if usage.cached is not None:
         said["prompt_tokens_details"] = {"cached_tokens": usage.cached}
+    if usage.marked is not None:
+        said["completion_tokens_details"] = {"reasoning_tokens": usage.marked}
     return said
 
 
@@ -65,21 +68,21 @@ def completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: boo
     )
 
 
-def chat_completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: bool) -> Object:
-    return _whole(
-        header,
-        "chat.completion",
-        [
-            {
-                "index": index,
-                "message": {"role": "assistant", "content": choice.text, "refusal": None},
-                "logprobs": logprobs.chat(choice.logprobs) if tells_logprobs else None,
-                "finish_reason": choice.finish_reason,
-            }
-            for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
-        ],
-        answers,
-    )
+def chat_completion(
+    header: Header, answers: Sequence[Answer], *, tells_logprobs: bool, reading: Reading | None = None
+) -> Object:
+    """`reading` says how the texts are read; without it, they are the messages' content."""
+    choices = []
+    for index, choice in enumerate(choice for answer in answers for choice in answer.choices):
+        said: Object = {"role": "assistant", "content": choice.text, "refusal": None}
+        reason = choice.finish_reason
+        if reading:
+            reader = MessageReader(reading)
+            said = message(reader.read(choice.text, ended=True))
+            reason = reason and reader.finish_reason(reason)
+        told = logprobs.chat(choice.logprobs) if tells_logprobs else None
+        choices.append({"index": index, "message": said, "logprobs": told, "finish_reason": reason})
+    return _whole(header, "chat.completion", choices, answers)
 
 
 def _whole(header: Header, kind: str, choices: list[Object], answers: Sequence[Answer]) -> Object:
@@ -192,3 +195,35 @@ class ChatChunks(Chunks):
     @staticmethod
     def _choice(index: int, delta: bytes, finish_reason: bytes = b"null") -> bytes:
         return b'{"index":%d,"delta":%b,"logprobs":null,"finish_reason":%b}' % (index, delta, finish_reason)
+
+
+class ReadChatChunks(ChatChunks):
+    """The same of answers that have to be read: reasoning and calls are deltas of their own."""
+
+    def __init__(self, header: Header, *, reading: Reading, include_usage: bool, tells_logprobs: bool = False) -> None:
+        super().__init__(header, include_usage=include_usage, tells_logprobs=tells_logprobs)
+        self._reading = reading
+
+    def begin(self, choices: int) -> bytes:
+        self._readers = [MessageReader(self._reading) for _ in range(choices)]
+        self._untold: list[list[TokenLogprob]] = [[] for _ in range(choices)]
+        return super().begin(choices)
+
+    def delta(self, choice: Choice) -> bytes:
+        """Log probabilities go with the first delta that comes behind them."""
+        index, reason = choice.index, choice.finish_reason
+        reader, untold = self._readers[index], self._untold[index]
+        untold += choice.logprobs
+        deltas = reader.read(choice.text, ended=reason is not None)
+        if reason is not None and untold and not deltas:
+            deltas = [{"content": ""}]
+        event = b""
+        for delta in deltas:
+            told = orjson.dumps(logprobs.chat(untold)) if untold else b"null"
+            untold.clear()
+            event += self._event(
+                b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}' % (index, orjson.dumps(delta), told)
+            )
+        if reason is not None:
+            event += self._event(self._choice(index, b"{}", orjson.dumps(reader.finish_reason(reason))))
+        return event

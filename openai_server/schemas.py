@@ -18,6 +18,7 @@ from msgspec import Meta, Struct
 from openai_server.errors import InvalidRequest, UnsupportedParameter
 from protos import contract
 
+MAX_TOOLS = 128
 MAX_CHOICES = 2048
 """Most choices of one request, prompts times `n`: the answer is built in memory."""
 
@@ -226,6 +227,18 @@ class ToolCall(Struct):
     function: FunctionCall
 
 
+class FunctionDefinition(Struct):
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]  # OpenAI's names, and dots
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
 class SystemMessage(Struct, tag_field="role", tag="system"):
     content: Content
     name: str | None = None
@@ -261,6 +274,44 @@ class FunctionMessage(Struct, tag_field="role", tag="function"):
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
 
 
+# ---- What the model may do with the tools
+
+
+class FunctionName(Struct):
+    name: str
+
+
+class NamedTool(Struct, tag_field="type", tag="function"):
+    function: FunctionName
+
+
+class AllowedTools(Struct):
+    mode: Literal["auto", "required"]
+    tools: list[NamedTool]
+
+
+class AllowedToolChoice(Struct, tag_field="type", tag="allowed_tools"):
+    allowed_tools: AllowedTools
+
+
+ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
+
+
+@dataclass(frozen=True, slots=True)
+class ToolUse:
+    """The tools that the model may call, in either API's words."""
+
+    tools: Sequence[Tool]
+    must: bool = False
+    """The answer is a call."""
+    named: str | None = None
+    """Of this function."""
+    parallel: bool = True
+    """There may be several."""
+    legacy: bool = False
+    """They are the older API's functions, and so is the call."""
+
+
 class ChatRequest(Request, kw_only=True):
     PROMPT_FIELD = "messages"
 
@@ -268,10 +319,47 @@ class ChatRequest(Request, kw_only=True):
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None
+    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    functions: Annotated[list[FunctionDefinition], Meta(max_length=MAX_TOOLS)] | None = None
+    function_call: Literal["none", "auto"] | FunctionName | None = None
+    reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
+    # Extensions, for templates.
+    add_generation_prompt: bool | None = None
+    continue_final_message: bool | None = None
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
 
     @property
     def top_tokens(self) -> int | None:
         return (self.top_logprobs or 0) if self.logprobs else None
+
+    @property
+    def tool_use(self) -> ToolUse | None:
+        """None if the model is not to call anything."""
+        if self.functions:
+            if self.function_call == "none":
+                return None
+            named = self.function_call.name if isinstance(self.function_call, FunctionName) else None
+            tools = [Tool("function", function) for function in self.functions]
+            return ToolUse(tools, named is not None, named, parallel=False, legacy=True)
+        parallel = self.parallel_tool_calls is not False
+        match self.tool_choice:
+            case _ if not self.tools:
+                return None
+            case None | "auto":
+                return ToolUse(self.tools, parallel=parallel)
+            case "none":
+                return None
+            case "required":
+                return ToolUse(self.tools, must=True, parallel=parallel)
+            case NamedTool(function=function):
+                return ToolUse(self.tools, must=True, named=function.name, parallel=False)
+            case AllowedToolChoice(allowed_tools=allowed):
+                names = {tool.function.name for tool in allowed.tools}
+                tools = [tool for tool in self.tools if tool.function.name in names]
+                return ToolUse(tools, must=allowed.mode == "required", parallel=parallel)
 
     @property
     def token_limit(self) -> tuple[str, int | None]:
@@ -326,14 +414,8 @@ CHAT_FIELDS = Fields(
     },
     {
         "audio": (),
-        "function_call": ("none",),
-        "functions": ([],),
         "modalities": (["text"],),
         "moderation": (),
-        "parallel_tool_calls": (True, False),  # without tools it says nothing
-        "reasoning_effort": (),
-        "tool_choice": ("none", "auto"),  # without tools, both mean a message
-        "tools": ([],),
         "verbosity": ("medium",),  # OpenAI's default
         "web_search_options": (),
     },
@@ -391,6 +473,7 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise InvalidRequest("'max_tokens' and 'max_completion_tokens' differ; give one of them.", param="max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
+    _check_tools(request)
     return request
 
 
@@ -435,6 +518,44 @@ def _check_extensions(request: Request) -> None:
     for token in request.logit_bias or ():
         if not (token.isascii() and token.isdecimal() and int(token) <= contract.INT32_MAX):
             raise InvalidRequest(f"'logit_bias': {token!r} is no token id.", param="logit_bias")
+
+
+def _check_tools(request: ChatRequest) -> None:
+    if request.tools and request.functions:
+        raise InvalidRequest("'functions' is the older form of 'tools'; give one of them.", param="functions")
+    _check_functions([tool.function for tool in request.tools or ()], request.tool_choice, "tools", "tool_choice")
+    _check_functions(request.functions or (), request.function_call, "functions", "function_call")
+    if request.tool_choice == "required" and not request.tools:
+        raise InvalidRequest("'tool_choice' is \"required\", but there are no 'tools'.", param="tool_choice")
+    if request.continue_final_message and request.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
+        )
+    if request.tool_use and request.guides:
+        first = request.guides[0]
+        raise InvalidRequest(f"'{first}' can't be combined with tools that may be called.", param=first)
+
+
+def _check_functions(functions: Sequence[FunctionDefinition], choice: object, param: str, choice_param: str) -> None:
+    names = {function.name for function in functions}
+    if len(names) < len(functions):
+        raise InvalidRequest(f"'{param}': two functions have the same name.", param=param)
+    if unknown := _chosen(choice) - names:
+        raise InvalidRequest(
+            f"'{choice_param}': there is no function '{min(unknown)}' in '{param}'.", param=choice_param
+        )
+
+
+def _chosen(choice: object) -> set[str]:
+    """Names of functions."""
+    match choice:
+        case NamedTool(function=function):
+            return {function.name}
+        case FunctionName(name=name):
+            return {name}
+        case AllowedToolChoice(allowed_tools=allowed):
+            return {tool.function.name for tool in allowed.tools}
+    return set()
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:

@@ -140,9 +140,10 @@ ECHO = TensorSpec(
 SUFFIX = TensorSpec(
     "suffix", "BYTES", (1,), "UTF-8 text that follows: the model fills in between `prompt` and it, if it can"
 )
-MARK = TensorSpec(
-    "mark", "BYTES", (ANY,), f"up to {MAX_STOP_STRINGS} UTF-8 strings; tokens until one of them came are counted"
+MARK_END = TensorSpec(
+    "mark_end", "BYTES", (ANY,), f"1 to {MAX_STOP_STRINGS} UTF-8 strings; tokens until one of them came are counted"
 )
+MARK_BEGIN = TensorSpec("mark_begin", "BYTES", (1,), "with `mark_end`: only if the text begins with this, are they")
 SEED = TensorSpec(
     "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
 )
@@ -186,7 +187,8 @@ INPUTS: tuple[TensorSpec, ...] = (
     LOGPROBS,
     ECHO,
     SUFFIX,
-    MARK,
+    MARK_BEGIN,
+    MARK_END,
     SEED,
     N,
 )
@@ -222,7 +224,7 @@ MARKED_TOKENS = TensorSpec(
     "marked_tokens",
     "INT32",
     (ANY,),
-    "if `mark` was given: of these, those until the first of its strings was complete, or all",
+    "if `mark_end` was given: of these, those until the first of its strings was complete, or all",
 )
 LOGPROB_INDEX = TensorSpec(
     "logprob_index", "INT32", (ANY,), "if `logprobs` was given: which choice each of the following tokens belongs to"
@@ -274,7 +276,7 @@ ROW_PROMPT_TOKENS = TensorSpec("prompt_tokens", "INT32", (ANY,), "tokens in the 
 ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "of these, read from the KV cache by choice 0")
 ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice until now")
 ROW_MARKED_TOKENS = TensorSpec(
-    "marked_tokens", "INT32", (ANY,), "of these, as in a stream; -1 for a request without `mark`; absent if all are"
+    "marked_tokens", "INT32", (ANY,), "of these, as in a stream; -1 for a request without `mark_end`; absent if all are"
 )
 
 STEP_BATCH: tuple[TensorSpec, ...] = (

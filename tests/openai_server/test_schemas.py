@@ -19,7 +19,7 @@ from openai.types.chat import (
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.chat.chat_completion_message_function_tool_call_param import Function
 
-from openai_server import schemas
+from openai_server import encode, schemas
 from openai_server.errors import InvalidRequest
 from openai_server.schemas import (
     ChatRequest,
@@ -75,7 +75,7 @@ def test_no_field_is_in_two_places(typed: Any, fields: Fields) -> None:
     [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
-    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.LARK, contract.MARK)}
+    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.OURS)}
     with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
     assert {spec.name for spec in contract.INPUTS} - ours - with_another - others <= fields.mapped
 

@@ -1,22 +1,21 @@
-"""The tables of README.md, printed from the code. `--check` fails where the README says something else.
+"""The tables of README.md and docs/, printed from the code. `--check` fails where they say something else.
 
 Each stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 import re
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 
 import click
 
 from anyserve_worker.__main__ import main as worker
-from openai_server import schemas
 from openai_server.__main__ import main as sidecar
-from openai_server.encode import SAMPLING
 from openai_server.errors import GRPC_TO_HTTP
+from scripts import fields
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
 
 
 def _table(header: str, rows: Iterable[tuple[str, ...]]) -> str:
@@ -41,28 +40,6 @@ def options(command: click.Command) -> str:
     return _table("option | default | environment | meaning", rows)
 
 
-def fields() -> str:
-    """Request field → tensor, and who has it."""
-    rows = [
-        ("`model`", "both", "`model_name`; absent: the first served model"),
-        ("`prompt`", "completions", "`prompt`, or `prompt_token_ids` for token ids; one request a prompt"),
-        ("`messages`", "chat", "`prompt`, rendered with the model's chat template"),
-    ]
-    for name, sampling in SAMPLING.items():
-        names = "`max_tokens`, `max_completion_tokens` (chat)" if name == "max_tokens" else f"`{name}`"
-        rows.append((names, "both", f"`{sampling.tensor.name}` {sampling.tensor.datatype}"))
-    rows.append(("`stream`, `stream_options.include_usage`", "both", "`ModelStreamInfer` instead of `ModelInfer`"))
-    rows += [(f"`{name}`", "both", "none: it has no effect on the output") for name in sorted(schemas.NO_EFFECT)]
-    return _table("field | endpoint | becomes", rows)
-
-
-def refused() -> str:
-    def names(table: schemas.Fields) -> str:
-        return ", ".join(f"`{name}`" for name in sorted(table.neutral))
-
-    return f"- completions: {names(schemas.COMPLETION_FIELDS)}\n- chat: {names(schemas.CHAT_FIELDS)}"
-
-
 def statuses() -> str:
     rows = (
         (f"`{status}`", str(http.status), f"`{http.code}`" if http.code else "")
@@ -71,30 +48,40 @@ def statuses() -> str:
     return _table("gRPC status | HTTP status | `code`", rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {
-    "sidecar options": lambda: options(sidecar),
-    "worker options": lambda: options(worker),
-    "fields": fields,
-    "refused": refused,
-    "statuses": statuses,
+TABLES: dict[str, dict[str, Callable[[], str]]] = {
+    "README.md": {
+        "sidecar options": lambda: options(sidecar),
+        "worker options": lambda: options(worker),
+        "statuses": statuses,
+    },
+    "docs/fields.md": {
+        "completions": lambda: _table(fields.HEADER, fields.completions()),
+        "chat": lambda: _table(fields.HEADER, fields.chat()),
+    },
 }
 
 
-def fill(text: str) -> str:
-    """The README with its tables as the code has them. Raises ValueError if one has no place in it."""
-    for name, table in TABLES.items():
+def fill(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
+    """The text with these tables as the code has them. Raises ValueError if one has no place in it."""
+    for name, table in tables.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):
-            raise ValueError(f"README.md has no place for the table {name!r}")
+            raise ValueError(f"there is no place for the table {name!r}")
         content = table()
         text = pattern.sub(lambda match, content=content: match[1] + content + match[2], text)  # type: ignore[misc]
     return text
 
 
+def main(*, check: bool) -> None:
+    for name, tables in TABLES.items():
+        path = ROOT / name
+        before = path.read_text()
+        after = fill(before, tables)
+        if not check:
+            path.write_text(after)
+        elif before != after:
+            sys.exit(f"{name} is not up to date: run `make docs`")
+
+
 if __name__ == "__main__":
-    before = README.read_text()
-    after = fill(before)
-    if "--check" not in sys.argv:
-        README.write_text(after)
-    elif before != after:
-        sys.exit("README.md is not up to date: run `make docs`")
+    main(check="--check" in sys.argv)

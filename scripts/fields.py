@@ -1,0 +1,93 @@
+"""The table of request fields: endpoint, field, type and range, tensor. Printed from the code into docs/fields.md."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import msgspec
+
+from openai_server import schemas
+from openai_server.encode import SAMPLING
+from openai_server.schemas import ChatRequest, CompletionRequest, Fields, Request
+
+Row = tuple[str, ...]
+HEADER = "field | type, range | becomes"
+
+# What no sampling tensor says of a field.
+OTHERWISE = {
+    "model": "`model_name`; absent: the first served model",
+    "prompt": "`prompt`, or `prompt_token_ids`; one call a prompt",
+    "messages": "`prompt`, rendered with the model's chat template",
+    "max_completion_tokens": "`max_tokens`",
+    "repeat_penalty": "`repetition_penalty`",
+    "response_format": "`json_schema`",
+    "top_logprobs": "`logprobs`",
+    "best_of": "`n`, of which the likeliest are told",
+    "stream": "`ModelStreamInfer` instead of `ModelInfer`",
+    "stream_options": "with `include_usage`, a chunk with the counts",
+    "tools": "the template's `tools`, and how the answer is read",
+    "tool_choice": "`lark`, where a call is required or a schema strict",
+    "parallel_tool_calls": "whether `lark` allows several",
+    "functions": "as `tools`; the answer has `function_call`",
+    "function_call": "as `tool_choice`",
+    "reasoning_effort": "the template's variable of this name",
+    "add_generation_prompt": "the template's variable of this name",
+    "continue_final_message": "the prompt ends with the last message, which the model continues",
+    "chat_template_kwargs": "more variables of the template",
+    "enable_thinking": "the template's variable of this name",
+}
+_TENSORS = {sampling.field or name: sampling.tensor for name, sampling in SAMPLING.items()}
+_TENSORS |= {"n": SAMPLING["generated"].tensor, "json_schema": SAMPLING["schema"].tensor}
+
+
+def completions() -> list[Row]:
+    return list(_rows(CompletionRequest, schemas.COMPLETION_FIELDS))
+
+
+def chat() -> list[Row]:
+    return list(_rows(ChatRequest, schemas.CHAT_FIELDS))
+
+
+def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
+    _, components = msgspec.json.schema_components([struct])
+    for name, schema in components[struct.__name__]["properties"].items():
+        tensor = _TENSORS.get(name)
+        becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
+        assert becomes, f"what becomes of {name}?"
+        yield f"`{name}`", _type(schema, components), becomes
+    for name in sorted(fields.no_effect):
+        yield f"`{name}`", "anything", "nothing: it has no effect on the answer"
+    for name, neutral in sorted(fields.neutral.items()):
+        values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in (None, *neutral))
+        yield f"`{name}`", values, "a 400 for any other value: not supported"
+
+
+def _type(schema: Mapping[str, Any], components: Mapping[str, Any]) -> str:
+    """In words. null is left out: it is the same as no field."""
+    if "anyOf" in schema:
+        return " or ".join(_type(one, components) for one in schema["anyOf"] if one.get("type") != "null")
+    if "$ref" in schema:
+        return _type(components[schema["$ref"].rpartition("/")[2]], components)
+    if "enum" in schema:
+        return ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in schema["enum"])
+    kind = str(schema.get("type", "anything"))
+    if kind == "array":
+        most = f"up to {schema['maxItems']} " if "maxItems" in schema else ""
+        return f"array of {most}{_type(schema['items'], components)}"
+    if kind == "object" and "properties" in schema:
+        return "{" + ", ".join(f"`{name}`" for name in schema["properties"]) + "}"
+    low, high = schema.get("minimum"), schema.get("maximum")
+    if low is None and high is None:
+        return kind
+    return f"{kind} {_bound(low)}…{_bound(high)}"
+
+
+def _bound(value: float | None) -> str:
+    if value is None:
+        return ""
+    for power in (31, 63):
+        if abs(value + 0.5) == 2**power - 0.5 or value == 2**power - 1:
+            return f"-2{_SUPER[power]}" if value < 0 else f"2{_SUPER[power]}-1"
+    return f"{value:g}"
+
+
+_SUPER = {31: "³¹", 63: "⁶³"}

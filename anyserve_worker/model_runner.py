@@ -109,9 +109,9 @@ class Model:
         llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, length + 1)
         return buffer.raw[:length].decode(errors="replace")
 
-    @property
-    def chat_template(self) -> str:
-        return self.metadata("tokenizer.chat_template")
+    def chat_template(self, name: str = "") -> str:
+        """The default one, or one of those that have a name; empty if absent."""
+        return self.metadata(f"tokenizer.chat_template.{name}" if name else "tokenizer.chat_template")
 
     @property
     def description(self) -> str:

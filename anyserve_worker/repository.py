@@ -79,7 +79,8 @@ class ServedModel:
 
     def _describe(self, model: Model, runner: ModelRunner) -> dict[str, str]:
         description = {
-            "chat_template": model.chat_template,
+            "chat_template": model.chat_template(),
+            "chat_template_tool_use": model.chat_template("tool_use"),
             "bos_token": model.bos_text,
             "eos_token": model.eos_text,
             "context_length": str(runner.n_ctx),

@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from openai_server import decode, encode, sse
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
-from openai_server.chat.template import CHATML, CHATML_END, Templates
+from openai_server.chat.template import CHATML, CHATML_END, Templates, source_for
 from openai_server.decode import Answer
 from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
@@ -104,7 +104,7 @@ class Generator:
         if isinstance(request, CompletionRequest):
             prompts = request.prompts
         else:
-            template = self._chat_template or model.parameters.get("chat_template") or CHATML
+            template = self._chat_template or source_for(model.parameters, tools=False) or CHATML
             prompts = [await self._render(request, model, template)]
             if template is CHATML and contract.STOP.name in model.takes:
                 request = request.with_stop(CHATML_END)

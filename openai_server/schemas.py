@@ -258,6 +258,8 @@ class AssistantMessage(Struct, tag_field="role", tag="assistant"):
     content: Content | None = None
     name: str | None = None
     tool_calls: list[ToolCall] | None = None
+    function_call: FunctionCall | None = None  # of the older API: the one tool call
+    reasoning_content: str | None = None  # not in OpenAI's API; other servers name it so
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
@@ -438,7 +440,7 @@ MESSAGE_FIELDS: dict[str, Fields] = {
     "assistant": Fields(
         _mapped(AssistantMessage) | _ROLE,
         # What a client sends back of our own answer, and nothing in it.
-        neutral={"annotations": ([],), "audio": (), "function_call": (), "refusal": ()},
+        neutral={"annotations": ([],), "audio": (), "refusal": ()},
     ),
     "tool": Fields(_mapped(ToolMessage) | _ROLE),
     "function": Fields(_mapped(FunctionMessage) | _ROLE),
@@ -569,8 +571,11 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
         for j, call in enumerate(message.get("tool_calls") or ()):
             TOOL_CALL_FIELDS.check(call, f"{path}tool_calls[{j}].")
             FUNCTION_CALL_FIELDS.check(call["function"], f"{path}tool_calls[{j}].function.")
-        if message["role"] == "assistant" and content is None and not message.get("tool_calls"):
-            raise InvalidRequest("An assistant message needs 'content' or 'tool_calls'.", param=f"{path}content")
+        if message["role"] == "assistant":
+            if older_call := message.get("function_call"):
+                FUNCTION_CALL_FIELDS.check(older_call, f"{path}function_call.")
+            if content is None and not message.get("tool_calls") and not older_call:
+                raise InvalidRequest("An assistant message needs 'content' or 'tool_calls'.", param=f"{path}content")
 
 
 # msgspec tells the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".

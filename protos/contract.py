@@ -350,6 +350,7 @@ REASON_DRAINING = "draining"
 
 CONFIG_PARAMETERS: dict[str, str] = {
     "chat_template": "Jinja source of the chat template",
+    "chat_template_tool_use": "the same for requests with tools, of a model that has one of its own for them",
     "bos_token": "text of the begin-of-sequence token",
     "eos_token": "text of the end-of-sequence token",
     "context_length": "most tokens of one sequence, prompt and completion together",

@@ -121,13 +121,13 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; here its body and no more."""
+    """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; here a scope, no more."""
 
     tags = {"generation"}  # noqa: RUF012  # as declared by Jinja
 
-    def parse(self, parser: Parser) -> list[nodes.Node]:
-        next(parser.stream)
-        return parser.parse_statements(("name:endgeneration",), drop_needle=True)
+    def parse(self, parser: Parser) -> nodes.Node:
+        line = next(parser.stream).lineno
+        return nodes.Scope(parser.parse_statements(("name:endgeneration",), drop_needle=True), lineno=line)
 
 
 class _Guard(NodeTransformer):
@@ -304,7 +304,7 @@ def _tested(function: Any) -> Function:
 def _tojson(
     value: object,
     ensure_ascii: bool = False,
-    indent: int | None = None,
+    indent: int | str | None = None,
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
@@ -314,10 +314,10 @@ def _tojson(
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, check_circular=False
     )
-    if indent is None:
+    if indent is None and separators is None:
         return encoder.encode(value)
-    if not isinstance(indent, int) or indent > 16:
-        raise LimitExceeded("tojson: 'indent' must be a number up to 16")
+    if (len(indent) if isinstance(indent, str) else indent or 0) > 16:
+        raise LimitExceeded("tojson: 'indent' must be at most 16 characters")
     pieces = []
     for piece in encoder.iterencode(value):
         budget.spend(len(piece))

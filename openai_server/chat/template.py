@@ -1,23 +1,27 @@
 """Messages to a prompt, with the model's own chat template.
 
 PURE: clocks are passed in. Templates are written for Hugging Face's transformers, so its environment is followed
-(transformers, `utils/chat_template_utils.py`): `messages`, `add_generation_prompt`, the special tokens, `tojson`,
-`raise_exception`, `strftime_now`, loop controls and the generation tag.
+(transformers, `utils/chat_template_utils.py`): `messages`, `tools`, `documents`, `add_generation_prompt`, the special
+tokens, `tojson`, `raise_exception`, `strftime_now`, loop controls and the generation tag. tests/openai_server/chat/
+test_corpus.py compares the two over the templates of many models.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from datetime import datetime
 from functools import lru_cache
 from typing import Any, NoReturn
 
-import orjson
-from jinja2 import Template, TemplateError, TemplateRuntimeError, TemplateSyntaxError, nodes
+from jinja2 import Template, TemplateError, TemplateRuntimeError, TemplateSyntaxError
 
-from openai_server.chat.limits import CURRENT, Budget
+from openai_server.chat import continuation
+from openai_server.chat.capabilities import BOUNDS, Capabilities, capabilities
+from openai_server.chat.limits import CURRENT, Budget, LimitExceeded
+from openai_server.chat.messages import Form, Tools, as_seen, tools_as_seen
 from openai_server.chat.sandbox import SandboxedTemplates
 from openai_server.errors import InvalidRequest
-from openai_server.schemas import AssistantMessage, Message, ToolCall, ToolMessage
+from openai_server.schemas import Message
 
 CHATML = (
     "{% for message in messages %}"
@@ -35,22 +39,43 @@ _SCRATCH = 16
 """Characters that may be made on the way, as a multiple of those of the prompt."""
 _MAX_MESSAGE = 1000
 """Characters of a template's own error message that are passed on."""
+_OWN_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
+"""Of a request: `chat_template_kwargs` can't set them once more."""
+
+
+def source_for(parameters: Mapping[str, str], *, tools: bool) -> str | None:
+    """Of a model's templates, the one for a request with or without tools. (A few models have one for each.)"""
+    return (tools and parameters.get("chat_template_tool_use")) or parameters.get("chat_template")
+
+
+@dataclass(frozen=True, slots=True)
+class RenderOptions:
+    """What a request may say beside its messages, under the names that templates and other servers use."""
+
+    tools: Tools = ()
+    add_generation_prompt: bool = True
+    """The prompt ends with the beginning of the assistant's next message."""
+    continue_final_message: bool = False
+    """The prompt ends inside the last message."""
+    chat_template_kwargs: Mapping[str, Any] = field(default_factory=dict)
+    """Any variables, such as `enable_thinking`."""
+
+
+_DEFAULT = RenderOptions()
 
 
 @dataclass(frozen=True, slots=True)
 class ChatTemplate:
     template: Template
-    knows_developer: bool
-    """False: the template was written before that role, and gets `system` instead."""
-    wants_parts: bool
-    """The template loops over a message's content, and takes no string for it."""
+    capabilities: Capabilities
 
 
 class Templates:
     """Compiles each template once and renders it under a budget.
 
     `clock` gives processor seconds of the calling thread, so that a busy neighbour does not make a template fail;
-    `now` gives the local time; `seconds` and `characters` bound one rendering.
+    `now` gives the local time; `seconds` and `characters` bound one rendering, and all that is tried with a template
+    when it is compiled.
     """
 
     def __init__(
@@ -63,15 +88,60 @@ class Templates:
         self._environment = SandboxedTemplates(raise_exception=_raise_exception, strftime_now=self._strftime_now)
         self._compiled = lru_cache(maxsize=16)(self._compile)
 
-    def render(self, source: str, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
-        """The prompt, up to where the assistant's next message begins.
+    def render(
+        self,
+        source: str,
+        messages: Sequence[Message],
+        special_tokens: Mapping[str, str],
+        options: RenderOptions = _DEFAULT,
+    ) -> str:
+        """The prompt.
 
         `special_tokens` are `bos_token` and `eos_token`, where known. Raises InvalidRequest for a template that fails
         in any way, within the bounds.
         """
-        reset = CURRENT.set(Budget(self._clock, self._seconds, _SCRATCH * self._characters))
+        self._check(options)
+        with self._bounded():
+            chat = self._compiled(source)
+            form = chat.capabilities.form
+            seen = as_seen(messages, form)
+            text = continuation.mark(seen, messages[-1]) if options.continue_final_message else None
+            given = {
+                "messages": seen,
+                "tools": tools_as_seen(options.tools, form),
+                "documents": None,
+                "add_generation_prompt": options.add_generation_prompt,
+                **special_tokens,
+                **options.chat_template_kwargs,
+            }
+            prompt = self._written(chat.template, given)
+            return prompt if text is None else continuation.cut(prompt, text)
+
+    def capabilities(self, source: str) -> Capabilities:
+        """Kept with the compiled template. Raises InvalidRequest for one that can't be compiled."""
+        with self._bounded():
+            return self._compiled(source).capabilities
+
+    def _check(self, options: RenderOptions) -> None:
+        if options.continue_final_message and options.add_generation_prompt:
+            raise InvalidRequest(
+                "'continue_final_message' goes on with the last message, 'add_generation_prompt' begins another one; "
+                "set one of them to false.",
+                param="continue_final_message",
+            )
+        for name in options.chat_template_kwargs:
+            if name in _OWN_FIELDS or name in self._environment.globals:
+                raise InvalidRequest(
+                    f"'chat_template_kwargs' can't set '{name}'.", param=f"chat_template_kwargs.{name}"
+                )
+
+    @contextmanager
+    def _bounded(self) -> Iterator[None]:
+        reset = CURRENT.set(self._budget())
         try:
-            return self._render(source, messages, special_tokens)
+            yield
+        except InvalidRequest:
+            raise
         except TemplateSyntaxError as error:
             raise _failed(f"{error.message} (line {error.lineno})") from None
         except RecursionError:
@@ -85,30 +155,44 @@ class Templates:
         finally:
             CURRENT.reset(reset)
 
-    def _render(self, source: str, messages: Sequence[Message], special_tokens: Mapping[str, str]) -> str:
-        chat = self._compiled(source)
+    def _budget(self) -> Budget:
+        return Budget(self._clock, self._seconds, _SCRATCH * self._characters)
+
+    def _written(self, template: Template, given: dict[str, Any]) -> str:
         pieces, size = [], 0
-        for piece in chat.template.generate(
-            messages=[_seen(message, chat) for message in messages],
-            add_generation_prompt=True,
-            tools=None,
-            documents=None,
-            **special_tokens,
-        ):
+        for piece in template.generate(given):
             size += len(piece)
             if size > self._characters:
-                raise TemplateRuntimeError(f"the prompt is longer than {self._characters} characters")
+                raise LimitExceeded(f"the prompt is longer than {self._characters} characters")
             pieces.append(piece)
         return "".join(pieces)
 
     def _compile(self, source: str) -> ChatTemplate:
         if len(source) > MAX_SOURCE:
             raise TemplateRuntimeError(f"its source is longer than {MAX_SOURCE} characters")
-        return ChatTemplate(
-            self._environment.compiled(source),
-            knows_developer="developer" in source,
-            wants_parts=_wants_parts(self._environment.parse(source)),
-        )
+        template = self._environment.compiled(source)
+
+        def attempt(messages: Sequence[Message], form: Form, tools: Tools) -> str | None:
+            given = {
+                "messages": as_seen(messages, form),
+                "tools": tools_as_seen(tools, form),
+                "documents": None,
+                "add_generation_prompt": True,
+                "bos_token": "",
+                "eos_token": "",
+            }
+            try:
+                return self._written(template, given)
+            except BOUNDS:
+                raise
+            except Exception:  # as above
+                return None
+
+        reset = CURRENT.set(self._budget())
+        try:
+            return ChatTemplate(template, capabilities(self._environment.parse(source), attempt))
+        finally:
+            CURRENT.reset(reset)
 
     def _strftime_now(self, format: str) -> str:
         if len(format) > 100:
@@ -126,53 +210,3 @@ def _failed(problem: str) -> InvalidRequest:
     return InvalidRequest(
         f"The chat template can't render these messages: {problem}", param="messages", code="chat_template_failed"
     )
-
-
-def _wants_parts(tree: nodes.Template) -> bool:
-    """Whether the template loops over the content of a message without asking first whether it is a string."""
-    loops = (loop.iter for loop in tree.find_all(nodes.For))
-    over_content = any(
-        (isinstance(items, nodes.Getattr) and items.attr == "content")
-        or (isinstance(items, nodes.Getitem) and isinstance(items.arg, nodes.Const) and items.arg.value == "content")
-        for items in loops
-    )
-    return over_content and not any(test.name == "string" for test in tree.find_all(nodes.Test))
-
-
-# ---- Messages as templates see them
-
-
-def _seen(message: Message, chat: ChatTemplate) -> dict[str, Any]:
-    role = message.__struct_config__.tag
-    if role == "developer" and not chat.knows_developer:
-        role = "system"
-    seen: dict[str, Any] = {"role": role, "content": _content(message, as_parts=chat.wants_parts)}
-    if message.name is not None:
-        seen["name"] = message.name
-    if isinstance(message, ToolMessage):
-        seen["tool_call_id"] = message.tool_call_id
-    if isinstance(message, AssistantMessage) and message.tool_calls:
-        seen["tool_calls"] = [_tool_call(call) for call in message.tool_calls]
-    return seen
-
-
-def _content(message: Message, *, as_parts: bool) -> str | list[dict[str, str]] | None:
-    content = message.content
-    if content is None:
-        return None
-    if as_parts:
-        texts = [content] if isinstance(content, str) else [part.text for part in content]
-        return [{"type": "text", "text": text} for text in texts]
-    return content if isinstance(content, str) else "\n".join(part.text for part in content)
-
-
-def _tool_call(call: ToolCall) -> dict[str, Any]:
-    """Templates expect the arguments as an object; the API has them as a string of JSON."""
-    arguments: Any = call.function.arguments
-    try:
-        parsed = orjson.loads(arguments)
-    except orjson.JSONDecodeError:
-        parsed = None
-    if isinstance(parsed, dict):
-        arguments = parsed
-    return {"id": call.id, "type": call.type, "function": {"name": call.function.name, "arguments": arguments}}

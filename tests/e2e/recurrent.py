@@ -19,6 +19,9 @@ MAMBA = "mamba"
 JAMBA = "jamba"
 """A hybrid: a layer with a state, then one with attention and KV cells."""
 
+TOOL_TEMPLATE = "{{ tools | tojson }}"
+"""The first one has a chat template of its own for tools."""
+
 _CONTEXT = 2048
 _LAYERS = 2
 _WIDTH = 64
@@ -55,6 +58,8 @@ def _write(architecture: str, path: Path, vocabulary: dict[str, ReaderField]) ->
     writer.add_ssm_time_step_rank(_RANK)
     for name, field in vocabulary.items():
         writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
+    if architecture == MAMBA:
+        writer.add_string("tokenizer.chat_template.tool_use", TOOL_TEMPLATE)
     for name, values in _weights(architecture, vocabulary["tokenizer.ggml.tokens"].contents()).items():
         writer.add_tensor(name, values)
     writer.write_header_to_file()

@@ -89,6 +89,16 @@ def test_an_answer_shows_what_the_whole_prompt_was(alone: Worker, model: str) ->
     assert parameters["architecture"].string_value == model
 
 
+def test_a_template_for_tools_is_told(alone: Worker) -> None:
+    mamba, jamba = (
+        alone.service.ModelConfig(pb.ModelConfigRequest(name=name)).config.parameters
+        for name in (recurrent.MAMBA, recurrent.JAMBA)
+    )
+    assert mamba["chat_template_tool_use"].string_value == recurrent.TOOL_TEMPLATE
+    assert mamba["chat_template"] == jamba["chat_template"]
+    assert "chat_template_tool_use" not in jamba
+
+
 def test_the_same_prompt_again(alone: Worker, worker: Worker, model: str) -> None:
     """Its last token has to be computed, so the state would have to be that of one token less."""
     prompt = "Again Anna" + RIVER * 2

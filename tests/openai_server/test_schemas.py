@@ -22,9 +22,11 @@ from openai.types.chat.chat_completion_message_function_tool_call_param import F
 from openai_server import encode, schemas
 from openai_server.errors import InvalidRequest
 from openai_server.schemas import (
+    AssistantMessage,
     ChatRequest,
     CompletionRequest,
     Fields,
+    FunctionCall,
     ToolMessage,
     UserMessage,
     parse_chat,
@@ -248,9 +250,12 @@ def test_each_role() -> None:
             "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
         },
         {"role": "tool", "content": "t", "tool_call_id": "1"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
         {"role": "function", "content": None, "name": "f"},
-        {"role": "assistant", "content": ""},
+        {"role": "assistant", "content": "", "function_call": None, "reasoning_content": "r"},
     )
+    assert request.messages[5] == AssistantMessage(function_call=FunctionCall("f", "{}"))
+    assert request.messages[7] == AssistantMessage("", reasoning_content="r")
     assert request.messages[2] == UserMessage("u")
     assert request.messages[4] == ToolMessage("t", "1")
 
@@ -275,6 +280,13 @@ def test_each_role() -> None:
         ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
         ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
         ({"role": "assistant", "content": "x", "refusal": "no"}, "messages[0].refusal"),
+        ({"role": "assistant", "content": "x", "reasoning_content": ["r"]}, "messages[0].reasoning_content"),
+        ({"role": "assistant", "function_call": {}}, "messages[0].function_call.name"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call.arguments"),
+        (
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "", "y": 1}},
+            "messages[0].function_call.y",
+        ),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0].type"),
         ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[0].tool_calls[0].type"),
         ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),

@@ -114,6 +114,8 @@ def test_too_long(source: str) -> None:
         "{{ '{:{w}}'.format(1, w=1000000000) }}",
         "{{ '{:.1000000000f}'.format(1.5) }}",
         "{{ [[1]] | tojson(indent=1000000000) }}",
+        "{{ [[1]] | tojson(indent='" + " " * 1000 + "') }}",
+        "{{ range(9999) | list | tojson(separators=('" + "," * 9999 + "', ':')) }}",
         BILLION_LAUGHS + "{{ ns.x }}",
         BILLION_LAUGHS + "{{ ns.x ~ '' }}",
         BILLION_LAUGHS + "{{ ns.x | string }}",

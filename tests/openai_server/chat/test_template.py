@@ -3,30 +3,24 @@ from datetime import datetime
 
 import pytest
 
-from openai_server.chat.template import CHATML, MAX_SOURCE, Templates
+from openai_server.chat.template import CHATML, MAX_SOURCE, RenderOptions, Templates, source_for
 from openai_server.errors import InvalidRequest
-from openai_server.schemas import (
-    AssistantMessage,
-    DeveloperMessage,
-    FunctionCall,
-    FunctionMessage,
-    Message,
-    SystemMessage,
-    TextPart,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
+from openai_server.schemas import AssistantMessage, Message, SystemMessage, TextPart, UserMessage
+from tests.openai_server.chat import reference
 
 HI: list[Message] = [UserMessage("hi")]
+NOW = datetime(2026, 3, 4, 5, 6)
+DEFAULT = RenderOptions()
 
 
 def templates(characters: int = 100_000) -> Templates:
-    return Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4, 5, 6), seconds=1, characters=characters)
+    return Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=characters)
 
 
-def render(source: str, messages: Sequence[Message] = HI, **special_tokens: str) -> str:
-    return templates().render(source, messages, special_tokens)
+def render(
+    source: str, messages: Sequence[Message] = HI, options: RenderOptions = DEFAULT, **special_tokens: str
+) -> str:
+    return templates().render(source, messages, special_tokens, options)
 
 
 def fails(source: str, messages: Sequence[Message] = HI) -> str:
@@ -56,7 +50,7 @@ def test_chatml() -> None:
         ("  {% if true %}\n    x\n  {% endif %}\n", "    x\n"),  # trim_blocks, lstrip_blocks
         ("{% for i in range(9) %}{% if i == 2 %}{% break %}{% endif %}{{ i }}{% endfor %}", "01"),
         ("{% for i in range(3) %}{% if i == 1 %}{% continue %}{% endif %}{{ i }}{% endfor %}", "02"),
-        ("{% generation %}a{% set x = 1 %}{% endgeneration %}{{ x }}", "a1"),
+        ("{% generation %}a{% set x = 1 %}{{ x }}{% endgeneration %}{{ x }}", "a1"),
         ("{{ strftime_now('%d %b %Y') }}", "04 Mar 2026"),
         ("{{ {'a': ['<é>', none, true]} | tojson }}", '{"a": ["<é>", null, true]}'),
         ("{{ {'b': 1, 'a': 2} | tojson(indent=2) }}", '{\n  "b": 1,\n  "a": 2\n}'),
@@ -121,46 +115,63 @@ def test_a_template_in_the_style_of_many() -> None:
     assert "Roles must alternate" in fails(source, [UserMessage("a"), UserMessage("b")])
 
 
-# ---- Messages
+# ---- What a request says beside its messages
 
 
-def test_developer_is_system_to_templates_that_do_not_know_it() -> None:
-    messages = [DeveloperMessage("x")]
-    assert render("{{ messages[0].role }}", messages) == "system"
-    assert render("{{ messages[0].role }}{# developer #}", messages) == "developer"
-
-
-def test_parts_become_one_string() -> None:
-    messages = [UserMessage([TextPart("text", "a"), TextPart("text", "b")])]
-    assert render("{{ messages[0].content }}", messages) == "a\nb"
-
-
-@pytest.mark.parametrize("content", ["message.content", "message['content']"])
-def test_a_template_that_takes_only_parts_gets_parts(content: str) -> None:
-    source = (
-        "{% for message in messages %}{% for p in " + content + " %}[{{ p.type }}:{{ p.text }}]{% endfor %}{% endfor %}"
+def test_tools() -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": "<é>"}}}
+    source = "{% if tools %}{{ tools | tojson }}{% else %}{{ tools }}{% endif %}"
+    assert render(source, options=RenderOptions(tools=[tool])) == (
+        '[{"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": "<é>"}}}]'
     )
-    messages: list[Message] = [UserMessage("a"), UserMessage([TextPart("text", "b"), TextPart("text", "c")])]
-    assert render(source, messages) == "[text:a][text:b][text:c]"
+    assert render(source) == "None"
 
 
-def test_names_and_tool_calls_are_passed_on() -> None:
-    call = ToolCall("1", "function", FunctionCall("f", '{"x": [1]}'))
-    broken = ToolCall("2", "function", FunctionCall("g", "{not json"))
-    messages: list[Message] = [
-        UserMessage("u", name="me"),
-        AssistantMessage(tool_calls=[call, broken]),
-        ToolMessage("t", "1", name="f"),
-        FunctionMessage(None, "f"),
-    ]
-    source = (
-        "{% for m in messages %}{{ m.role }},{{ m.name }},{{ m.content }},{{ m.tool_call_id }}"
-        "{% for c in m.tool_calls %},{{ c.id }} {{ c.function.name }} {{ c.function.arguments | tojson }}{% endfor %};"
-        "{% endfor %}"
-    )
-    assert render(source, messages) == (
-        'user,me,u,;assistant,,None,,1 f {"x": [1]},2 g "{not json";tool,f,t,1;function,f,None,;'
-    )
+def test_variables_of_a_templates_own() -> None:
+    source = "{{ enable_thinking }}{{ bos_token }}{{ documents }}{{ x.y[0] }}"
+    given = {"enable_thinking": False, "bos_token": "B", "documents": [], "x": {"y": ["z"]}, "self": 1, "unknown": 2}
+    assert render(source, options=RenderOptions(chat_template_kwargs=given), bos_token="<s>") == "FalseB[]z"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("messages", "tools", "add_generation_prompt", "continue_final_message"),
+        *("raise_exception", "strftime_now", "namespace", "range", "dict"),
+    ],
+)
+def test_variables_that_are_not_a_templates_own(name: str) -> None:
+    with pytest.raises(InvalidRequest, match=f"can't set '{name}'") as caught:
+        render("x", options=RenderOptions(chat_template_kwargs={name: []}))
+    assert caught.value.param == f"chat_template_kwargs.{name}"
+
+
+def test_without_generation_prompt() -> None:
+    assert render(CHATML, options=RenderOptions(add_generation_prompt=False)) == "<|im_start|>user\nhi<|im_end|>\n"
+
+
+def test_the_template_for_tools() -> None:
+    both = {"chat_template": "a", "chat_template_tool_use": "b"}
+    assert (source_for(both, tools=False), source_for(both, tools=True)) == ("a", "b")
+    assert source_for({"chat_template": "a"}, tools=True) == "a"
+    assert source_for({}, tools=True) is None
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ x | tojson }}",
+        "{{ x | tojson(ensure_ascii=true) }}",
+        "{{ x | tojson(indent=2) }}{{ x | tojson(indent=0) }}{{ x | tojson(indent='\t') }}",
+        "{{ x | tojson(separators=(',', ':')) }}{{ x | tojson(indent=4, separators=(',', ' : ')) }}",
+        "{{ x | tojson(sort_keys=true) }}",
+        "{{ x | tojson(true, 1, ('; ', '= '), true) }}",
+    ],
+)
+def test_json_is_that_of_transformers(source: str) -> None:
+    value = {"b": ["</script> & 'é' \u2028 😀", 1.0, 1e100, -0.5, None, True], "a": {"2": [], "1": {}}, "c": [[1, [2]]]}
+    prompt = render(source, options=RenderOptions(chat_template_kwargs={"x": value}))
+    assert prompt == reference.render(source, [{"role": "user", "content": "hi"}], NOW, x=value)
 
 
 # ---- Failures

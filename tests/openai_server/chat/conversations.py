@@ -204,7 +204,7 @@ def as_wanted(conversation: list[Json], form: Form) -> list[Json]:
         if "tool_calls" in message:
             if form.null_content and message["content"] == "":
                 message["content"] = None
-            if form.content_or_reasoning and "reasoning" in message:
+            if form.content_or_reasoning and message.get("reasoning"):
                 message["content"] = ""
             for each in message["tool_calls"]:
                 if form.text_arguments:

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog
+from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
 from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
@@ -48,8 +49,7 @@ class App:
             Generator(
                 backend,
                 self._catalog,
-                templates,
-                chat_template=config.chat_template,
+                Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}"),
                 ping_interval=config.ping_interval,
             ),
             clock=time.time,

@@ -120,7 +120,7 @@ def params(request: Request) -> dict[str, str]:
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
     for ours in OURS:
-        names[ours.name] = "tool_choice"
+        names[ours.name] = request.guides[0] if request.guides else "tools"
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
     if request.repeat_penalty is not None:
         names[contract.REPETITION_PENALTY.name] = "repeat_penalty"

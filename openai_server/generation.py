@@ -7,14 +7,15 @@ from typing import Any, TypeVar
 
 from openai_server import decode, encode, sse
 from openai_server.backend import Backend
-from openai_server.catalog import Catalog, Model
-from openai_server.chat.template import CHATML, CHATML_END, Templates, source_for
+from openai_server.catalog import Catalog
+from openai_server.chat.plan import Planner
+from openai_server.chat.reading import Reading
 from openai_server.decode import Answer
 from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.responses import Chunks
-from openai_server.schemas import ChatRequest, CompletionRequest, Prompt
+from openai_server.schemas import ChatRequest, CompletionRequest
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
@@ -23,48 +24,48 @@ T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
+class Source:
+    """Who answers, and how that is read."""
+
+    model: str
+    reading: Reading | None = None
+    """None: all text is content."""
+
+
+@dataclass(frozen=True, slots=True)
 class _Prepared:
-    model: Model
+    source: Source
     calls: list[ModelInferRequest]
 
 
 class Generator:
-    """`chat_template` overrides the models' own. A stream that is silent for `ping_interval` seconds gets a ping."""
+    """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(
-        self,
-        backend: Backend,
-        catalog: Catalog,
-        templates: Templates,
-        *,
-        chat_template: str | None,
-        ping_interval: float,
-    ) -> None:
+    def __init__(self, backend: Backend, catalog: Catalog, planner: Planner, *, ping_interval: float) -> None:
         self._backend = backend
         self._catalog = catalog
-        self._templates = templates
-        self._chat_template = chat_template
+        self._planner = planner
         self._ping_interval = ping_interval
 
-    async def answer(self, request: AnyRequest, id: str) -> tuple[str, list[Answer]]:
-        """The model that answered, and its answer to each prompt. Raises APIError."""
+    async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
+        """Who answered, and the answer to each prompt. Raises APIError."""
         for again in (True, False):
             try:
                 prepared = await self._prepare(request, id)
                 answers = await _gather([self._infer(call, request) for call in prepared.calls])
-                return prepared.model.name, answers
+                return prepared.source, answers
             except BackendError as error:
                 if not (self._outdated(error, request) and again):
                     raise from_backend(error, encode.params(request)) from error
         raise AssertionError("the second try answers or raises")
 
-    async def stream(self, request: AnyRequest, id: str, chunks_for: Callable[[str], Chunks], write: Write) -> None:
-        """Writes the events of the answer; `chunks_for` takes the name of the model. Raises APIError."""
+    async def stream(self, request: AnyRequest, id: str, chunks_for: Callable[[Source], Chunks], write: Write) -> None:
+        """Writes the events of the answer. Raises APIError."""
         again = True
         while True:
             try:
                 prepared = await self._prepare(request, id)
-                chunks = chunks_for(prepared.model.name)
+                chunks = chunks_for(prepared.source)
                 n_choices = len(prepared.calls) * request.choices
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
                 async with self._backend.stream(prepared.calls, request.choices, self._ping_interval) as mailbox:
@@ -100,17 +101,16 @@ class Generator:
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
         model = await self._catalog.resolve(request.model)
-        prompts: list[Prompt]
+        inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
         if isinstance(request, CompletionRequest):
-            prompts = request.prompts
+            prompts, reading = request.prompts, None
         else:
-            template = self._chat_template or source_for(model.parameters, tools=False) or CHATML
-            prompts = [await self._render(request, model, template)]
-            if template is CHATML and contract.STOP.name in model.takes:
-                request = request.with_stop(CHATML_END)
-        ours = {}
+            # In a thread, so that a template at its limit does not hold up the streams of others.
+            plan = await asyncio.to_thread(self._planner.plan, request, model.parameters, model.takes)
+            request, prompts, reading = plan.request, [plan.prompt], plan.reading
+            inputs |= plan.inputs
         if request.generated > request.choices and request.top_tokens is None:
-            ours[contract.LOGPROBS] = [0]  # To tell which are the best.
+            inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
         calls = [
             encode.infer_request(
                 request,
@@ -118,18 +118,11 @@ class Generator:
                 model=model.name,
                 request_id=f"{id}-{k}" if len(prompts) > 1 else id,
                 takes=model.takes,
-                ours=ours,
+                ours=inputs,
             )
             for k, prompt in enumerate(prompts)
         ]
-        return _Prepared(model, calls)
-
-    async def _render(self, request: ChatRequest, model: Model, template: str) -> Prompt:
-        special_tokens = {
-            name: token for name in ("bos_token", "eos_token") if (token := model.parameters.get(name)) is not None
-        }
-        # In a thread, so that a template at its limit does not hold up the streams of others.
-        return await asyncio.to_thread(self._templates.render, template, request.messages, special_tokens)
+        return _Prepared(Source(model.name, reading), calls)
 
 
 # ---- Several at a time

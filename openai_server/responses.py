@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from openai_server import logprobs, sse
-from openai_server.chat.message import MessageReader, Reading, message
+from openai_server.chat.reading import MessageReader, Reading, message
 from openai_server.decode import Answer, Choice, TokenLogprob, Usage, total
 
 Object = dict[str, Any]
@@ -23,6 +23,16 @@ class Header:
     id: str
     created: int
     model: str
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """What a client wants to be told, and how the answer is read (None: all text is content)."""
+
+    logprobs: bool = False
+    include_usage: bool = False
+    """In a stream, as its last chunk."""
+    reading: Reading | None = None
 
 
 def usage(usage: Usage | None) -> Object | None:
@@ -51,7 +61,7 @@ def models(listed: Iterable[Object]) -> Object:
 # ---- Whole answers. `answers` has one item for each prompt; the choices of prompt k follow those of prompt k - 1.
 
 
-def completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: bool) -> Object:
+def completion(header: Header, answers: Sequence[Answer], telling: Telling) -> Object:
     return _whole(
         header,
         "text_completion",
@@ -59,7 +69,7 @@ def completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: boo
             {
                 "index": index,
                 "text": choice.text,
-                "logprobs": logprobs.CompletionLogprobs().part(choice.logprobs) if tells_logprobs else None,
+                "logprobs": logprobs.CompletionLogprobs().part(choice.logprobs) if telling.logprobs else None,
                 "finish_reason": choice.finish_reason,
             }
             for index, choice in enumerate(choice for answer in answers for choice in answer.choices)
@@ -68,19 +78,16 @@ def completion(header: Header, answers: Sequence[Answer], *, tells_logprobs: boo
     )
 
 
-def chat_completion(
-    header: Header, answers: Sequence[Answer], *, tells_logprobs: bool, reading: Reading | None = None
-) -> Object:
-    """`reading` says how the texts are read; without it, they are the messages' content."""
+def chat_completion(header: Header, answers: Sequence[Answer], telling: Telling) -> Object:
     choices = []
     for index, choice in enumerate(choice for answer in answers for choice in answer.choices):
         said: Object = {"role": "assistant", "content": choice.text, "refusal": None}
         reason = choice.finish_reason
-        if reading:
-            reader = MessageReader(reading)
+        if telling.reading:
+            reader = MessageReader(telling.reading)
             said = message(reader.read(choice.text, ended=True))
             reason = reason and reader.finish_reason(reason)
-        told = logprobs.chat(choice.logprobs) if tells_logprobs else None
+        told = logprobs.chat(choice.logprobs) if telling.logprobs else None
         choices.append({"index": index, "message": said, "logprobs": told, "finish_reason": reason})
     return _whole(header, "chat.completion", choices, answers)
 
@@ -108,13 +115,12 @@ class Chunks:
 
     kind: str
 
-    def __init__(self, header: Header, *, include_usage: bool, tells_logprobs: bool = False) -> None:
+    def __init__(self, header: Header, telling: Telling) -> None:
         head = {"id": header.id, "object": self.kind, "created": header.created, "model": header.model}
         self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
-        self._tail = b'],"usage":null}' + sse.END if include_usage else b"]}" + sse.END
+        self._tail = b'],"usage":null}' + sse.END if telling.include_usage else b"]}" + sse.END
         self._header = head
-        self._include_usage = include_usage
-        self._tells_logprobs = tells_logprobs
+        self._telling = telling
         self._text_heads: dict[int, bytes] = {}
         """Up to the text, by choice."""
         self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
@@ -132,7 +138,7 @@ class Chunks:
         raise NotImplementedError
 
     def end(self, used: Usage | None) -> bytes:
-        if not self._include_usage:
+        if not self._telling.include_usage:
             return sse.DONE
         return sse.event({**self._header, "choices": [], "usage": usage(used)}) + sse.DONE
 
@@ -157,9 +163,9 @@ class CompletionChunks(Chunks):
         return b""
 
     def delta(self, choice: Choice) -> bytes:
-        if choice.finish_reason is None and not self._tells_logprobs:
+        if choice.finish_reason is None and not self._telling.logprobs:
             return self._text(choice)
-        told = self._logprobs[choice.index].part(choice.logprobs) if self._tells_logprobs else None
+        told = self._logprobs[choice.index].part(choice.logprobs) if self._telling.logprobs else None
         return self._event(
             b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
             % (choice.index, orjson.dumps(choice.text), orjson.dumps(told), orjson.dumps(choice.finish_reason))
@@ -200,8 +206,8 @@ class ChatChunks(Chunks):
 class ReadChatChunks(ChatChunks):
     """The same of answers that have to be read: reasoning and calls are deltas of their own."""
 
-    def __init__(self, header: Header, *, reading: Reading, include_usage: bool, tells_logprobs: bool = False) -> None:
-        super().__init__(header, include_usage=include_usage, tells_logprobs=tells_logprobs)
+    def __init__(self, header: Header, telling: Telling, reading: Reading) -> None:
+        super().__init__(header, telling)
         self._reading = reading
 
     def begin(self, choices: int) -> bytes:
@@ -227,3 +233,7 @@ class ReadChatChunks(ChatChunks):
         if reason is not None:
             event += self._event(self._choice(index, b"{}", orjson.dumps(reader.finish_reason(reason))))
         return event
+
+
+def chat_chunks(header: Header, telling: Telling) -> ChatChunks:
+    return ReadChatChunks(header, telling, telling.reading) if telling.reading else ChatChunks(header, telling)

@@ -1,7 +1,7 @@
 """The endpoints: HTTP to a validated request, and its answer to HTTP."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
@@ -14,6 +14,7 @@ from starlette.routing import Route
 from openai_server import responses, schemas
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
+from openai_server.decode import Answer
 from openai_server.delivery import ClientGone, EventStream, unless_gone
 from openai_server.errors import (
     APIError,
@@ -25,8 +26,8 @@ from openai_server.errors import (
     Unavailable,
     from_backend,
 )
-from openai_server.generation import AnyRequest, Generator
-from openai_server.responses import Header, Object
+from openai_server.generation import AnyRequest, Generator, Source
+from openai_server.responses import Chunks, Header, Object, Telling
 
 log = logging.getLogger(__name__)
 
@@ -47,12 +48,12 @@ class Endpoint:
 
     parse: Callable[[bytes], AnyRequest]
     id_prefix: str
-    whole: Callable[..., Object]
-    chunks: type[responses.Chunks]
+    whole: Callable[[Header, Sequence[Answer], Telling], Object]
+    chunks: Callable[[Header, Telling], Chunks]
 
 
 COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, responses.CompletionChunks)
-CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.ChatChunks)
+CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.chat_chunks)
 
 
 GENERATION = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
@@ -109,17 +110,12 @@ class Routes:
                     lambda write: self._generator.stream(
                         request,
                         id,
-                        lambda model: endpoint.chunks(
-                            Header(id, created, model),
-                            include_usage=request.include_usage,
-                            tells_logprobs=request.top_tokens is not None,
-                        ),
+                        lambda source: endpoint.chunks(Header(id, created, source.model), _telling(request, source)),
                         write,
                     )
                 )
-            model, answers = await unless_gone(http.receive, self._generator.answer(request, id))
-            tells_logprobs = request.top_tokens is not None
-            return JSON(endpoint.whole(Header(id, created, model), answers, tells_logprobs=tells_logprobs))
+            source, answers = await unless_gone(http.receive, self._generator.answer(request, id))
+            return JSON(endpoint.whole(Header(id, created, source.model), answers, _telling(request, source)))
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -188,6 +184,10 @@ class Routes:
         if not ready:
             raise Unavailable("The model backend can't answer at the moment.")
         return JSON({"status": "ok"})
+
+
+def _telling(request: AnyRequest, source: Source) -> Telling:
+    return Telling(request.top_tokens is not None, request.include_usage, source.reading)
 
 
 def _take_model_from_path(request: AnyRequest, path: Mapping[str, str]) -> None:

@@ -10,7 +10,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 from openai_server import responses, sse
 from openai_server.decode import Answer, Choice, TokenLogprob, Usage
 from openai_server.errors import InternalError
-from openai_server.responses import ChatChunks, Chunks, CompletionChunks, Header
+from openai_server.responses import ChatChunks, Chunks, CompletionChunks, Header, Telling
 
 HEADER = Header('id-"1"', 1700000000, "org/mödel")
 ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
@@ -23,11 +23,9 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS, tells_logprobs=False), strict=True)
+    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS, Telling()), strict=True)
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
-    chat = ChatCompletion.model_validate(
-        responses.chat_completion(HEADER, ANSWERS[:1], tells_logprobs=False), strict=True
-    )
+    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, ANSWERS[:1], Telling()), strict=True)
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
     assert (completion.id, chat.model) == (HEADER.id, HEADER.model)
     assert completion.usage is not None
@@ -41,7 +39,7 @@ def test_a_model_is_valid() -> None:
 @pytest.mark.parametrize("chunks", [CompletionChunks, ChatChunks])
 @pytest.mark.parametrize("include_usage", [False, True])
 def test_every_chunk_has_the_same_header(chunks: type[Chunks], include_usage: bool) -> None:
-    writer = chunks(HEADER, include_usage=include_usage)
+    writer = chunks(HEADER, Telling(include_usage=include_usage))
     data = writer.begin(2) + writer.delta(Choice(1, "x", "stop")) + writer.end(Usage(1, 2, None))
     *said, done = events(data)
     assert done == "data: [DONE]"
@@ -55,14 +53,14 @@ def test_every_chunk_has_the_same_header(chunks: type[Chunks], include_usage: bo
 
 @given(text=st.text(), index=st.integers(0, 2047), reason=st.sampled_from([None, "stop", "length"]))
 def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
-    [chunk] = events(CompletionChunks(HEADER, include_usage=False).delta(Choice(index, text, reason)))
+    [chunk] = events(CompletionChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason)))
     assert chunk["choices"] == [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]
-    for chunk in events(ChatChunks(HEADER, include_usage=False).delta(Choice(index, text, reason))):
+    for chunk in events(ChatChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason))):
         ChatCompletionChunk.model_validate(chunk, strict=True)
 
 
 def test_content_and_reason_are_chunks_of_their_own() -> None:
-    said = events(ChatChunks(HEADER, include_usage=False).delta(Choice(0, "x", "stop")))
+    said = events(ChatChunks(HEADER, Telling(include_usage=False)).delta(Choice(0, "x", "stop")))
     assert [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in said] == [
         ({"content": "x"}, None),
         ({}, "stop"),
@@ -70,7 +68,7 @@ def test_content_and_reason_are_chunks_of_their_own() -> None:
 
 
 def test_unknown_usage_is_null() -> None:
-    [chunk, _] = events(ChatChunks(HEADER, include_usage=True).end(None))
+    [chunk, _] = events(ChatChunks(HEADER, Telling(include_usage=True)).end(None))
     assert (chunk["choices"], chunk["usage"]) == ([], None)
 
 
@@ -92,15 +90,17 @@ TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b
 
 def test_whole_answers_with_log_probabilities_are_valid() -> None:
     answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
-    completion = Completion.model_validate(responses.completion(HEADER, answers, tells_logprobs=True), strict=True)
+    completion = Completion.model_validate(responses.completion(HEADER, answers, Telling(logprobs=True)), strict=True)
     assert [choice.logprobs and choice.logprobs.tokens for choice in completion.choices] == [["a", "b"], []]
-    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, answers, tells_logprobs=True), strict=True)
+    chat = ChatCompletion.model_validate(
+        responses.chat_completion(HEADER, answers, Telling(logprobs=True)), strict=True
+    )
     contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
     assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
 
 
 def test_streamed_log_probabilities_come_with_their_text() -> None:
-    writer = ChatChunks(HEADER, include_usage=False, tells_logprobs=True)
+    writer = ChatChunks(HEADER, Telling(logprobs=True))
     data = (
         writer.begin(1)
         + writer.delta(Choice(0, "a", None, TOKENS[:1]))
@@ -113,7 +113,7 @@ def test_streamed_log_probabilities_come_with_their_text() -> None:
 
 
 def test_streamed_offsets_go_on_for_each_choice() -> None:
-    writer = CompletionChunks(HEADER, include_usage=False, tells_logprobs=True)
+    writer = CompletionChunks(HEADER, Telling(logprobs=True))
     data = writer.begin(2)
     for index, text, tokens in ((0, "a", TOKENS[:1]), (1, "b", TOKENS[1:]), (0, "b", TOKENS[1:])):
         data += writer.delta(Choice(index, text, None, tokens))

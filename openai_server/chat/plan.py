@@ -1,0 +1,170 @@
+"""What becomes of a chat request for one model: the prompt, what the backend is asked for, how the answer is read.
+
+PURE: clocks and ids are passed in. All of it follows from the model's chat template, which tells how the model writes
+its reasoning and its calls of tools.
+"""
+
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import orjson
+
+from openai_server.chat import parsing
+from openai_server.chat.reading import Reading
+from openai_server.chat.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
+from openai_server.chat.tools import generic
+from openai_server.chat.tools.formats import format_of
+from openai_server.encode import Inputs
+from openai_server.errors import UnsupportedParameter
+from openai_server.schemas import AssistantMessage, ChatRequest, FunctionMessage, Message, Tool, ToolMessage, ToolUse
+from protos import contract
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    request: ChatRequest
+    """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
+    prompt: str
+    inputs: Inputs = field(default_factory=dict)
+    """What this server asks for by itself."""
+    reading: Reading | None = None
+    """None: the text is the message's content."""
+
+
+class Planner:
+    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls."""
+
+    def __init__(self, templates: Templates, *, chat_template: str | None, new_id: Callable[[], str]) -> None:
+        self._templates = templates
+        self._chat_template = chat_template
+        self._new_id = new_id
+
+    def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
+        """`parameters` and `takes` are the model's (see catalog.Model). Takes milliseconds. Raises InvalidRequest."""
+        use = request.tool_use
+        template = self._chat_template or source_for(parameters, tools=use is not None) or CHATML
+        prompt = self._render(request, use, template, parameters)
+        if template is CHATML and contract.STOP.name in takes:
+            request = request.with_stop(CHATML_END)
+        if request.grammar is not None:
+            return Plan(request, prompt)  # It describes the text as the model writes it, thoughts and all.
+        tools = use.tools if use else None
+        inputs = {spec: values for spec, values in _wishes(template, prompt, tools).items() if spec.name in takes}
+        if guide := _guide(request, use, template, prompt):
+            name, lark = guide
+            if contract.LARK.name not in takes:
+                raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
+            inputs[contract.LARK] = [lark.encode()]
+        reading = None
+        if parsing.is_read(template, tools):
+            reading = Reading(
+                partial(parsing.parser_for, template, prompt, tools),
+                self._new_id,
+                legacy=use is not None and use.legacy,
+                named=use is not None and use.named is not None,
+            )
+        return Plan(request, prompt, inputs, reading)
+
+    def prompt(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+        """What the model reads. Raises InvalidRequest."""
+        use = request.tool_use
+        template = self._chat_template or source_for(parameters, tools=use is not None) or CHATML
+        return self._render(request, use, template, parameters)
+
+    def _render(self, request: ChatRequest, use: ToolUse | None, template: str, parameters: Mapping[str, str]) -> str:
+        messages: Sequence[Message] = request.messages
+        tools = use.tools if use else ()
+        if not format_of(template).in_template and (tools or any(map(_is_about_tools, messages))):
+            told = ""
+            if use:
+                told = generic.instructions(use.tools, parallel=use.parallel, must=use.must, named=use.named)
+            messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
+            tools = ()
+        special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
+        goes_on = bool(request.continue_final_message)
+        begins = not goes_on if request.add_generation_prompt is None else request.add_generation_prompt
+        options = RenderOptions(
+            tools=[_described(tool) for tool in tools],
+            add_generation_prompt=begins,
+            continue_final_message=goes_on,
+            chat_template_kwargs=self._variables(request, template),
+        )
+        return self._templates.render(template, messages, special_tokens, options)
+
+    def _variables(self, request: ChatRequest, template: str) -> dict[str, Any]:
+        """Of the template, beside the messages. Raises UnsupportedParameter for one that it does not know."""
+        variables = dict(request.chat_template_kwargs or {})
+        if request.reasoning_effort is None and request.enable_thinking is None:
+            return variables
+        known = self._templates.capabilities(template).variables
+        thinks = request.enable_thinking
+        if (effort := request.reasoning_effort) is not None:
+            if "reasoning_effort" in known:
+                variables["reasoning_effort"] = effort
+            elif thinks is None:
+                thinks = effort != "none"
+        if thinks is not None:
+            switches = [name for name in _SWITCHES if name in known]
+            if not switches and (thinks or parsing.thoughts_of(template)):
+                name = "reasoning_effort" if request.enable_thinking is None else "enable_thinking"
+                raise UnsupportedParameter(name, f"This model's chat template does not know '{name}'.")
+            variables |= dict.fromkeys(switches, thinks)
+        return variables
+
+
+_SWITCHES = ("enable_thinking", "thinking")
+"""Names of the variable that turns reasoning on and off."""
+
+
+def _is_about_tools(message: Message) -> bool:
+    if isinstance(message, AssistantMessage):
+        return bool(message.tool_calls or message.function_call)
+    return isinstance(message, ToolMessage | FunctionMessage)
+
+
+def _described(tool: Tool) -> dict[str, Any]:
+    """As templates expect it: without what was not given."""
+    function = tool.function
+    described: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        described["description"] = function.description
+    if function.parameters is not None:
+        described["parameters"] = function.parameters
+    return {"type": "function", "function": described}
+
+
+def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[contract.TensorSpec, list[Any]]:
+    """What the backend is asked for if it can: the answer can be read without, but not as well."""
+    wishes: dict[contract.TensorSpec, list[Any]] = {}
+    if parsing.needs_special_tokens(template, tools):
+        wishes[contract.SKIP_SPECIAL_TOKENS] = [False]
+    if marks := parsing.marks_for(template, prompt):
+        if marks.begin:
+            wishes[contract.MARK_BEGIN] = [marks.begin.encode()]
+        wishes[contract.MARK_END] = [end.encode() for end in marks.ends]
+    return wishes
+
+
+def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
+    """The field that asks for it, and what holds the answer to it; None where the text is free."""
+    body = _body(request)
+    if use and use.must:
+        name = "function_call" if use.legacy else "tool_choice"
+        return name, parsing.grammar_for(template, prompt, use.tools, parallel=use.parallel, named=use.named)
+    if body and (use or parsing.thoughts_of(template)):
+        return request.guides[0], parsing.guided_grammar_for(
+            template, prompt, use.tools if use else (), parallel=use is None or use.parallel, body=body
+        )
+    if use and any(tool.function.strict for tool in use.tools):
+        return "tools", parsing.strict_grammar_for(template, prompt, use.tools, parallel=use.parallel)
+    return None
+
+
+def _body(request: ChatRequest) -> str:
+    """What the content has to match, in Lark; empty if nothing."""
+    if request.regex is not None:
+        return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", request.regex, flags=re.DOTALL) + "/"
+    return "" if request.schema is None else f"%json {orjson.dumps(request.schema).decode()}"

@@ -448,6 +448,13 @@ MESSAGE_FIELDS: dict[str, Fields] = {
 TEXT_PART_FIELDS = Fields(_mapped(TextPart), neutral={"prompt_cache_breakpoint": ()})
 TOOL_CALL_FIELDS = Fields(_mapped(ToolCall))
 FUNCTION_CALL_FIELDS = Fields(_mapped(FunctionCall))
+TOOL_FIELDS = Fields(_mapped(Tool))
+FUNCTION_FIELDS = Fields(_mapped(FunctionDefinition))
+TOOL_CHOICE_FIELDS = {
+    "function": Fields(_mapped(NamedTool) | {"type"}),
+    "allowed_tools": Fields(_mapped(AllowedToolChoice) | {"type"}),
+}
+ALLOWED_TOOLS_FIELDS = Fields(_mapped(AllowedTools))
 
 
 # ---- Parsing
@@ -503,6 +510,7 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
         raise _invalid(error) from None
     if isinstance(request, ChatRequest):
         _check_messages(given["messages"])
+        _check_tool_fields(given)
     if request.stream_options is not None and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
     _check_extensions(request)
@@ -533,9 +541,8 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest(
             "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
         )
-    if request.tool_use and request.guides:
-        first = request.guides[0]
-        raise InvalidRequest(f"'{first}' can't be combined with tools that may be called.", param=first)
+    if request.tool_use and request.grammar is not None:
+        raise InvalidRequest("'grammar' can't be combined with tools that may be called.", param="grammar")
 
 
 def _check_functions(functions: Sequence[FunctionDefinition], choice: object, param: str, choice_param: str) -> None:
@@ -558,6 +565,19 @@ def _chosen(choice: object) -> set[str]:
         case AllowedToolChoice(allowed_tools=allowed):
             return {tool.function.name for tool in allowed.tools}
     return set()
+
+
+def _check_tool_fields(given: dict[str, Any]) -> None:
+    """Called after conversion, as below."""
+    for i, tool in enumerate(given.get("tools") or ()):
+        TOOL_FIELDS.check(tool, f"tools[{i}].")
+        FUNCTION_FIELDS.check(tool["function"], f"tools[{i}].function.")
+    for i, function in enumerate(given.get("functions") or ()):
+        FUNCTION_FIELDS.check(function, f"functions[{i}].")
+    if isinstance(choice := given.get("tool_choice"), dict):
+        TOOL_CHOICE_FIELDS[choice["type"]].check(choice, "tool_choice.")
+        if isinstance(allowed := choice.get("allowed_tools"), dict):
+            ALLOWED_TOOLS_FIELDS.check(allowed, "tool_choice.allowed_tools.")
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:

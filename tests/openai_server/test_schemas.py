@@ -5,12 +5,16 @@ from typing import Any, get_args, get_type_hints
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import (
+    ChatCompletionAllowedToolChoiceParam,
+    ChatCompletionAllowedToolsParam,
     ChatCompletionAssistantMessageParam,
     ChatCompletionContentPartTextParam,
     ChatCompletionDeveloperMessageParam,
     ChatCompletionFunctionMessageParam,
+    ChatCompletionFunctionToolParam,
     ChatCompletionMessageFunctionToolCallParam,
     ChatCompletionMessageParam,
+    ChatCompletionNamedToolChoiceParam,
     ChatCompletionStreamOptionsParam,
     ChatCompletionSystemMessageParam,
     ChatCompletionToolMessageParam,
@@ -18,6 +22,13 @@ from openai.types.chat import (
 )
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.chat.chat_completion_message_function_tool_call_param import Function
+from openai.types.shared_params import (
+    FunctionDefinition,
+    ResponseFormatJSONObject,
+    ResponseFormatJSONSchema,
+    ResponseFormatText,
+)
+from openai.types.shared_params.response_format_json_schema import JSONSchema
 
 from openai_server import encode, schemas
 from openai_server.errors import InvalidRequest
@@ -51,6 +62,16 @@ API = [
     (ChatCompletionContentPartTextParam, schemas.TEXT_PART_FIELDS),
     (ChatCompletionMessageFunctionToolCallParam, schemas.TOOL_CALL_FIELDS),
     (Function, schemas.FUNCTION_CALL_FIELDS),
+    (ChatCompletionFunctionToolParam, schemas.TOOL_FIELDS),
+    (FunctionDefinition, schemas.FUNCTION_FIELDS),
+    (chat_create_params.Function, schemas.FUNCTION_FIELDS),
+    (ChatCompletionNamedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["function"]),
+    (ChatCompletionAllowedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["allowed_tools"]),
+    (ChatCompletionAllowedToolsParam, schemas.ALLOWED_TOOLS_FIELDS),
+    (ResponseFormatText, schemas.RESPONSE_FORMAT_FIELDS["text"]),
+    (ResponseFormatJSONObject, schemas.RESPONSE_FORMAT_FIELDS["json_object"]),
+    (ResponseFormatJSONSchema, schemas.RESPONSE_FORMAT_FIELDS["json_schema"]),
+    (JSONSchema, schemas.NAMED_SCHEMA_FIELDS),
 ]
 
 
@@ -303,3 +324,135 @@ def test_messages_that_are_none(messages: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_chat(json.dumps({"messages": messages}).encode())
     assert caught.value.param == "messages"
+
+
+# ---- Extensions and guides
+
+
+@pytest.mark.parametrize("parse", [completion, chat])
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("repeat_penalty", {"repeat_penalty": 1.1, "repetition_penalty": 1.2}),
+        ("logit_bias", {"logit_bias": {"abc": 1}}),
+        ("logit_bias", {"logit_bias": {"-1": 1}}),
+        ("logit_bias", {"logit_bias": {str(2**31): 1}}),
+        ("regex", {"json_schema": {}, "regex": "a"}),
+        ("grammar", {"response_format": {"type": "json_object"}, "grammar": "a"}),
+        (
+            "response_format.json_schema.name",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "é"}}},
+        ),
+        ("response_format.schema", {"response_format": {"type": "text", "schema": {}}}),
+        ("response_format.json_schema.x", {"response_format": {"type": "json_schema", "json_schema": {"x": 1}}}),
+        ("response_format.json_schema", {"response_format": {"type": "json_schema"}}),
+        ("response_format.type", {"response_format": {"type": "xml"}}),
+        ("mirostat", {"mirostat": 3}),
+        ("stop_token_ids[0]", {"stop_token_ids": [-1]}),
+    ],
+)
+def test_extensions_that_make_no_sense(parse: Any, field: str, body: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**body)
+    assert caught.value.param == field
+
+
+def test_both_names_of_a_penalty() -> None:
+    assert completion(repeat_penalty=1.5).penalty == completion(repetition_penalty=1.5).penalty == 1.5
+    assert completion(repeat_penalty=1.5, repetition_penalty=1.5).penalty == 1.5
+
+
+def test_a_text_format_is_no_guide() -> None:
+    assert completion(response_format={"type": "text"}, regex="a").guides == ["regex"]
+
+
+def test_best_of() -> None:
+    assert completion(n=2, best_of=4).generated == 4
+    assert refused("best_of", n=2, best_of=1).status == 400
+    refused("best_of", best_of=2, stream=True)
+    completion(n=2, best_of=2, stream=True)
+    refused("prompt", prompt=["x"] * 20, best_of=128)
+
+
+def test_top_tokens() -> None:
+    assert completion(logprobs=0).top_tokens == 0
+    assert completion().top_tokens is None
+    assert chat(logprobs=True).top_tokens == 0
+    assert chat(logprobs=True, top_logprobs=20).top_tokens == 20
+    assert chat(logprobs=False).top_tokens is None
+    chat_refused("top_logprobs", top_logprobs=3)
+    chat_refused("top_logprobs", logprobs=True, top_logprobs=21)
+    refused("logprobs", logprobs=6)
+
+
+# ---- Tools
+
+
+def function(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "parameters": {"type": "object"}, **more}
+
+
+def tool(name: str, **more: object) -> dict[str, object]:
+    return {"type": "function", "function": function(name, **more)}
+
+
+TOOLS = [tool("f"), tool("g", description="…", strict=True)]
+
+
+def use(**body: object) -> schemas.ToolUse:
+    found = chat(**body).tool_use
+    assert found is not None
+    return found
+
+
+def test_without_tools_there_is_no_use() -> None:
+    for body in ({}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}):
+        assert chat(**body).tool_use is None
+
+
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_tools_that_may_be_called(choice: object) -> None:
+    found = use(tools=TOOLS, tool_choice=choice)
+    assert ([t.function.name for t in found.tools], found.must, found.parallel) == (["f", "g"], False, True)
+    assert not use(tools=TOOLS, parallel_tool_calls=False).parallel
+
+
+def test_tools_of_which_one_must_be_called() -> None:
+    assert use(tools=TOOLS, tool_choice="required").must
+    named = use(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}})
+    assert (named.must, named.named, named.parallel) == (True, "g", False)
+
+
+def test_allowed_tools() -> None:
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "g"}}]}
+    found = use(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert ([t.function.name for t in found.tools], found.must) == (["g"], True)
+
+
+def test_functions_are_the_older_tools() -> None:
+    found = use(functions=[function("f")], function_call={"name": "f"})
+    assert (found.legacy, found.named, found.parallel) == (True, "f", False)
+    assert chat(functions=[function("f")], function_call="none").tool_use is None
+
+
+@pytest.mark.parametrize(
+    ("param", "body"),
+    [
+        ("tool_choice", {"tool_choice": "required"}),
+        ("tool_choice", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}),
+        ("function_call", {"functions": [function("f")], "function_call": {"name": "x"}}),
+        ("functions", {"functions": [function("f")], "tools": TOOLS}),
+        ("tools", {"tools": [tool("f"), tool("f")]}),
+        ("tools[0].function.name", {"tools": [tool("a b")]}),
+        ("tools[0].type", {"tools": [{"type": "custom", "custom": {"name": "x"}}]}),
+        ("tools[1].function.x", {"tools": [tool("f"), tool("g", x=1)]}),
+        ("tools[0].x", {"tools": [{**tool("f"), "x": 1}]}),
+        ("tool_choice.x", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}, "x": 1}}),
+        ("grammar", {"tools": TOOLS, "grammar": 'root ::= "a"'}),
+        ("tools", {"tools": [tool(f"f{i}") for i in range(129)]}),
+        ("continue_final_message", {"continue_final_message": True, "add_generation_prompt": True}),
+        ("reasoning_effort", {"reasoning_effort": "much"}),
+    ],
+)
+def test_tools_that_make_no_sense(param: str, body: dict[str, object]) -> None:
+    chat_refused(param, **body)

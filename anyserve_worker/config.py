@@ -89,7 +89,7 @@ _OPTIONS = (
     _option(
         "--prefix-cache/--no-prefix-cache",
         default=_DEFAULTS.prefix_cache,
-        help="Compute a prefix that requests share only once. Without it, and with --parallel 1, equal requests get "
+        help="Compute a prefix that requests share only once. Without it, with --parallel 1 and a fixed number of --threads, equal requests get "
         "equal answers to the bit.",
     ),
     _option(

@@ -45,6 +45,8 @@ def exact_address() -> Iterator[str]:
         "--parallel",
         "1",
         "--no-prefix-cache",
+        "--threads",
+        "1",
     ) as (_, address):
         yield address
 

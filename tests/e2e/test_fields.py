@@ -132,7 +132,7 @@ def test_a_required_call_is_one_of_the_tools_with_valid_arguments(client: OpenAI
     (choice,) = answer.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
-    (call,) = choice.message.tool_calls or ()
+    (call,) = choice.message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     arguments = json.loads(call.function.arguments)
     if call.function.name == "get_weather":
@@ -145,7 +145,7 @@ def test_a_required_call_is_one_of_the_tools_with_valid_arguments(client: OpenAI
 
 def test_a_named_function_is_called(client: OpenAI) -> None:
     (choice,) = chat(client, tools=TOOLS, tool_choice=NAMED).choices
-    (call,) = choice.message.tool_calls or ()
+    (call,) = choice.message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
     assert call.function.name == "get_time"
     assert choice.finish_reason == "stop"

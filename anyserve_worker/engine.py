@@ -223,7 +223,8 @@ class Engine:
         sampled = self._runner.sample(chunks)
         self._scheduler.commit(chunks, sampled)
         for chunk, tokens in zip(chunks, sampled, strict=True):
-            self._append(chunk, tokens)
+            if chunk.sequence in self._owner:  # It is not if another choice of its request has failed just now.
+                self._append(chunk, tokens)
 
     def _take_in(self, *, wait: bool) -> None:
         try:
@@ -284,7 +285,7 @@ class Engine:
         if chunk.draft:
             self.stats.drafted_tokens += len(chunk.draft)
             self.stats.accepted_tokens += len(tokens) - 1
-        if sequence.guide_ended and tokens:
+        if sequence.guide_ended and sequence.n_generated:
             reason = contract.FINISH_STOP
         if reason:
             text += output.flush()
@@ -363,8 +364,7 @@ class Engine:
 
     def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
         """The sequence is out of the scheduler. With the last of its request, the request is over."""
-        if sequence.sampler:
-            sequence.sampler.free()
+        _free_sampler(sequence)
         generation = self._owner.pop(sequence)
         if generation in self._live and not any(other in self._owner for other in generation.sequences):
             self._live.remove(generation)
@@ -382,3 +382,9 @@ class Engine:
             self._abort(generation, error)
         self._cache.clear()
         self._runner.clear()
+
+
+def _free_sampler(sequence: Sequence) -> None:
+    if sequence.sampler:
+        sequence.sampler.free()
+        sequence.sampler = None

@@ -14,6 +14,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -59,7 +60,7 @@ class Runner(Memory, Protocol):
 
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
-    def prepare(self, sequence: Sequence) -> None: ...
+    def prepare(self, sequences: Items[Sequence]) -> None: ...
     def clear(self) -> None: ...
 
 
@@ -181,10 +182,20 @@ class Engine:
             for index in range(request.n)
         ]
         if sampling.dry_multiplier:
-            # Its sampler looks for the sequence breakers in every token of the vocabulary: nothing for a step.
-            for sequence in sequences:
-                await self._tokenizer.off_loop(self._runner.prepare, sequence)
+            await self._prepare(sequences)
         return sequences
+
+    async def _prepare(self, sequences: list[Sequence]) -> None:
+        """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
+        to seconds, nothing for a step. A request that goes no further, for whatever reason, leaves none of them."""
+        work = self._tokenizer.start(self._runner.prepare, sequences)
+        try:
+            await asyncio.wrap_future(work)
+            self._refuse_if_closing()
+        except BaseException:
+            # The thread may still make them, and if so is not interrupted.
+            work.add_done_callback(lambda _: _free_samplers(sequences))
+            raise
 
     def _check_tokens(self, sampling: SamplingParams) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
@@ -364,7 +375,7 @@ class Engine:
 
     def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
         """The sequence is out of the scheduler. With the last of its request, the request is over."""
-        _free_sampler(sequence)
+        _free_samplers([sequence])
         generation = self._owner.pop(sequence)
         if generation in self._live and not any(other in self._owner for other in generation.sequences):
             self._live.remove(generation)
@@ -384,7 +395,8 @@ class Engine:
         self._runner.clear()
 
 
-def _free_sampler(sequence: Sequence) -> None:
-    if sequence.sampler:
-        sequence.sampler.free()
-        sequence.sampler = None
+def _free_samplers(sequences: Items[Sequence]) -> None:
+    for sequence in sequences:
+        if sequence.sampler:
+            sequence.sampler.free()
+            sequence.sampler = None

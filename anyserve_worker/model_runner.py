@@ -27,7 +27,7 @@ from anyserve_worker.guide import Guides, Matcher
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.request import Guide
-from anyserve_worker.samplers import Rows, new_sampler
+from anyserve_worker.samplers import Dry, Rows, new_sampler
 from anyserve_worker.sampling import Distribution, Scratch
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence, token_array
@@ -331,7 +331,7 @@ class ModelRunner:
         """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
         sequence = chunk.sequence
         if sequence.sampler is None:
-            self.prepare(sequence)
+            self.prepare([sequence])
         assert sequence.sampler is not None
         try:
             tokens = [sequence.sampler.sample(row)]
@@ -355,18 +355,28 @@ class ModelRunner:
                 sequence.scored.append(distribution.score(sequence.tokens[position + 1]))
                 sequence.n_scored += 1
 
-    def prepare(self, sequence: Sequence) -> None:
-        """Makes the sampler, which is else made at its first use. From any thread, before the sequence is running."""
-        sequence.sampler = new_sampler(
-            sequence,
-            _seed(sequence.sampling.seed, sequence.index),
-            ctx=self._ctx,
-            vocab=self.model.vocab,
-            rows=self._rows,
-            end_tokens=self.model.end_tokens,
-            scratch=self._scratch,
-            n_ctx=self.n_ctx,
-        )
+    def prepare(self, sequences: Items[Sequence]) -> None:
+        """Makes the samplers of a prompt's choices, which are else made at their first use.
+
+        From any thread, before the sequences are running.
+        """
+        dry = Dry.of(sequences[0], self.model.vocab, self.n_ctx)
+        try:
+            for sequence in sequences:
+                sequence.sampler = new_sampler(
+                    sequence,
+                    _seed(sequence.sampling.seed, sequence.index),
+                    dry,
+                    ctx=self._ctx,
+                    vocab=self.model.vocab,
+                    rows=self._rows,
+                    end_tokens=self.model.end_tokens,
+                    scratch=self._scratch,
+                    n_ctx=self.n_ctx,
+                )
+        finally:
+            if dry:
+                dry.free()
 
     # ---- kv_cache.Memory
 

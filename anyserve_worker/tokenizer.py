@@ -4,7 +4,7 @@ import asyncio
 from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from anyserve_worker import sequence
@@ -68,8 +68,12 @@ class Tokenizer:
 
     async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
         """The result of work that takes milliseconds, done in a thread. Raises Draining, or what it raises."""
+        return await asyncio.wrap_future(self.start(work, *args))
+
+    def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
+        """The same, for who has to know when it is done even if nobody waits for it any more."""
         self._refuse_if_closing()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        return self._threads.submit(work, *args)
 
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""

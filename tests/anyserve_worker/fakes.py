@@ -235,7 +235,7 @@ class FakeRunner:
     def _sample(self, chunk: Chunk) -> list[int]:
         sequence = chunk.sequence
         if sequence.sampler is None:
-            self.prepare(sequence)
+            self.prepare([sequence])
         answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
         rest = answer[sequence.n_generated :]
         return list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
@@ -243,9 +243,10 @@ class FakeRunner:
     def prompt(self, sequence: Sequence) -> str:
         return bytes(list(sequence.tokens[: sequence.n_prompt])).decode(errors="replace")
 
-    def prepare(self, sequence: Sequence) -> None:
-        self.samplers.append(FakeSampler())
-        sequence.sampler = self.samplers[-1]
+    def prepare(self, sequences: Items[Sequence]) -> None:
+        for sequence in sequences:
+            self.samplers.append(FakeSampler())
+            sequence.sampler = self.samplers[-1]
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return self.memory.usable_prefix(seq_id, length, n)

@@ -55,14 +55,14 @@ def test_outputs_are_those_of_both_calls() -> None:
 
 @pytest.mark.parametrize("spec", EVERY_SPEC, ids=lambda spec: spec.name)
 def test_spec_keeps_to_the_rules_of_the_table(spec: TensorSpec) -> None:
-    assert spec.datatype in ("BYTES", "INT32", "FP32")
+    assert spec.datatype in ("BYTES", "BOOL", "INT32", "FP32")
     assert spec.name == spec.name.lower()
     assert spec.meaning
     assert "|" not in spec.meaning
     assert all(d == ANY or d > 0 for d in spec.shape)
     if spec.low is not None and spec.high is not None:
         assert spec.low < spec.high
-    if spec.datatype == tensors.BYTES:
+    if spec.datatype in (tensors.BYTES, "BOOL"):
         assert (spec.low, spec.high) == (None, None)
 
 

@@ -25,6 +25,9 @@ from anyserve_worker.sequence import Sampler, Sequence
 _MIROSTAT_M = 100
 """Likeliest tokens from which version 1 estimates the distribution's shape: the paper's value, and llama.cpp's."""
 
+_NO_PROBABILITY = 1e-30
+"""Relative to the likeliest token's."""
+
 
 class Rows:
     """The logits of a context's last step, by row of its batch."""
@@ -99,8 +102,8 @@ class EditingSampler:
             logits[self._stop_tokens] = -np.inf
         if guide:
             guide.mask(logits)
-            if logits.max() == -np.inf:
-                raise EngineFailure("no token is left that this request allows at this place")
+        if (guide or too_early) and logits.max() == -np.inf:
+            raise EngineFailure("no token is left that this request allows at this place")
 
     def free(self) -> None:
         self._drawing.free()
@@ -199,6 +202,7 @@ class NativeSampler:
             return
         if sampling.mirostat:
             self._add(llama.llama_sampler_init_temp(sampling.temperature))
+            self._add_floor()
             tau, eta = sampling.mirostat_tau, sampling.mirostat_eta
             if sampling.mirostat == 1:
                 self._add(llama.llama_sampler_init_mirostat(n_vocab, seed, tau, eta, _MIROSTAT_M))
@@ -210,6 +214,7 @@ class NativeSampler:
         if sampling.top_k > 0:
             self._add(llama.llama_sampler_init_top_k(sampling.top_k))
         if sampling.typical_p < 1:
+            self._add_floor()
             self._add(llama.llama_sampler_init_typical(sampling.typical_p, 1))
         if sampling.top_p < 1:
             self._add(llama.llama_sampler_init_top_p(sampling.top_p, 1))
@@ -220,6 +225,10 @@ class NativeSampler:
         if sampling.temperature != 1:
             self._add(llama.llama_sampler_init_temp(sampling.temperature))
         self._add(llama.llama_sampler_init_dist(seed))
+
+    def _add_floor(self) -> None:
+        """Leaves out tokens of no probability, which a guide makes: entropies that meet a 0 are no numbers."""
+        self._add(llama.llama_sampler_init_min_p(_NO_PROBABILITY, 1))
 
 
 def new_sampler(

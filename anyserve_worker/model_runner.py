@@ -97,7 +97,7 @@ class Model:
             [self.written(token) for token in range(self.n_vocab)],
             self._is_control,
             self.end_tokens.tolist(),
-            self.tokenize,
+            self.text_tokens,
         )
 
     def metadata(self, key: str) -> str:
@@ -166,7 +166,7 @@ class Model:
 
         Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
         """
-        tokens = self._plain_tokens(prompt)
+        tokens = self.text_tokens(prompt)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         if not tokens:
@@ -176,11 +176,12 @@ class Model:
             )
         return tokens
 
-    def _plain_tokens(self, prompt: str) -> "array[int]":
-        text = prompt.encode()
-        tokens = token_array(bytes(4 * (len(text) + 1)))  # No token is empty: this is room for all.
+    def text_tokens(self, text: str) -> "array[int]":
+        """The same, of a part of a prompt: without BOS, and none for no text."""
+        encoded = text.encode()
+        tokens = token_array(bytes(4 * (len(encoded) + 1)))  # No token is empty: this is room for all.
         view = (llama.llama_token * len(tokens)).from_buffer(tokens)
-        n = llama.llama_tokenize(self.vocab, text, len(text), view, len(tokens), False, True)
+        n = llama.llama_tokenize(self.vocab, encoded, len(encoded), view, len(tokens), False, True)
         del view
         if n < 0:
             raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
@@ -192,7 +193,7 @@ class Model:
         wanted = self._bos >= 0 and (self._adds_bos or not text)
         return wanted and not text.encode().startswith(self.written(self._bos))
 
-    def infill(self, prefix: str, suffix: str) -> "array[int]":
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
 
         In the order prefix, suffix, middle, in which llama.cpp's server asks as well.
@@ -208,9 +209,9 @@ class Model:
             )
         tokens = token_array([self._bos] if self._bos >= 0 and self._adds_bos else [])
         tokens.append(begin)
-        tokens.extend(self._plain_tokens(prefix))
+        tokens.extend(prefix)
         tokens.append(end)
-        tokens.extend(self._plain_tokens(suffix))
+        tokens.extend(suffix)
         tokens.append(middle)
         return tokens
 

@@ -31,7 +31,8 @@ class Vocabulary(Protocol):
     """What the engine asks of `model_runner.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
-    def infill(self, prefix: str, suffix: str) -> "array[int]": ...
+    def text_tokens(self, text: str) -> "array[int]": ...
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]": ...
     def adds_bos(self, text: str) -> bool: ...
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
     def compile(self, guide: Guide) -> Compiled: ...
@@ -60,7 +61,7 @@ class Tokenizer:
         elif len(prompt) <= INLINE_TOKENIZE:
             tokens = self._vocabulary.tokenize(prompt)
         else:
-            tokens = await self.off_loop(self._tokenize, prompt)
+            tokens = await self.off_loop(self._tokenize, self._vocabulary.tokenize, prompt, contract.PROMPT)
         if len(tokens) >= self._n_ctx:
             spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
             raise self._too_long(spec, str(len(tokens)))
@@ -85,26 +86,28 @@ class Tokenizer:
             raise Draining("the worker is shutting down")
 
     def _infill(self, prefix: str, suffix: str) -> "array[int]":
+        parts = []
         for text, spec in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
-            if len(self._tokenize(text)) >= self._n_ctx:
-                raise self._too_long(spec, f"{self._n_ctx} or more")
-        return self._vocabulary.infill(prefix, suffix)
+            parts.append(self._tokenize(self._vocabulary.text_tokens, text, spec))
+            if len(parts[-1]) >= self._n_ctx:
+                raise self._too_long(spec, str(len(parts[-1])))
+        return self._vocabulary.infill(*parts)
 
-    def _tokenize(self, prompt: str) -> "array[int]":
+    def _tokenize(self, tokenize: Callable[[str], "array[int]"], text: str, spec: TensorSpec) -> "array[int]":
         """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
 
         llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
         """
         size = max(INLINE_TOKENIZE, 4 * self._n_ctx)
-        while size < len(prompt):
+        while size < len(text):
             self._refuse_if_closing()
-            n = len(self._vocabulary.tokenize(prompt[:size]))
+            n = len(tokenize(text[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
             if n > 2 * self._n_ctx:
-                raise self._too_long(contract.PROMPT, f"more than {n // 2}")
+                raise self._too_long(spec, f"more than {n // 2}")
             size *= 2
         self._refuse_if_closing()
-        return self._vocabulary.tokenize(prompt)
+        return tokenize(text)
 
     def _too_long(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(

@@ -94,8 +94,11 @@ class ByteVocabulary:
     def tokenize(self, prompt: str) -> "array[int]":
         return array("i", list(prompt.encode()))
 
-    def infill(self, prefix: str, suffix: str) -> "array[int]":
-        return array("i", f"<{prefix}|{suffix}>".encode())
+    def text_tokens(self, text: str) -> "array[int]":
+        return self.tokenize(text)
+
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
+        return array("i", b"<%b|%b>" % (bytes(prefix), bytes(suffix)))
 
     def adds_bos(self, text: str) -> bool:
         return False

@@ -163,7 +163,9 @@ class Engine:
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
         sampling = request.sampling
         self._check_tokens(sampling)
-        guide = await self._tokenizer.off_loop(self._vocabulary.compile, request.guide) if request.guide else None
+        guide = None
+        if request.guide:
+            guide = await asyncio.wrap_future(self._tokenizer.start(self._vocabulary.compile, request.guide))
         echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
         sequences = [
             Sequence(

@@ -91,10 +91,10 @@ class Model:
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
-        self._written: dict[int, bytes] = {}
+        self._written = [self._render(token, special=True) for token in range(self.n_vocab)]
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
         self._guides = Guides(
-            [self.written(token) for token in range(self.n_vocab)],
+            self._written,
             self._is_control,
             self.end_tokens.tolist(),
             self.text_tokens,
@@ -147,10 +147,7 @@ class Model:
 
     def written(self, token: int) -> bytes:
         """The same with control tokens, as they are written in a prompt."""
-        written = self._written.get(token)
-        if written is None:
-            written = self._written[token] = self._render(token, special=True)
-        return written
+        return self._written[token]
 
     def _render(self, token: int, *, special: bool) -> bytes:
         size = 64
@@ -228,6 +225,7 @@ class Model:
             )
 
     def free(self) -> None:
+        self._guides.close()
         llama.llama_model_free(self.handle)
 
 

@@ -47,6 +47,7 @@ class Tokenizer:
         self._n_ctx = n_ctx
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="guides")
 
     async def tokens(self, prompt: str | Items[int], suffix: str | None = None) -> "array[int]":
         """Of a text, of one to fill in before `suffix`, or token ids as they are.
@@ -57,29 +58,38 @@ class Tokenizer:
             tokens = token_array(prompt)
             self._vocabulary.check_tokens(tokens, contract.PROMPT_TOKEN_IDS.name)
         elif suffix is not None:
-            tokens = await self.off_loop(self._infill, prompt, suffix)
+            tokens = await self._off_loop(self._infill, prompt, suffix)
         elif len(prompt) <= INLINE_TOKENIZE:
             tokens = self._vocabulary.tokenize(prompt)
         else:
-            tokens = await self.off_loop(self._tokenize, self._vocabulary.tokenize, prompt, contract.PROMPT)
+            tokens = await self._off_loop(self._tokenize, self._vocabulary.tokenize, prompt, contract.PROMPT)
         if len(tokens) >= self._n_ctx:
             spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
             raise self._too_long(spec, str(len(tokens)))
         return tokens
 
-    async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of work that takes milliseconds, done in a thread. Raises Draining, or what it raises."""
-        return await asyncio.wrap_future(self.start(work, *args))
-
     def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
-        """The same, for who has to know when it is done even if nobody waits for it any more."""
+        """Work that a bad request can make last a second or two: one such at a time, and no prompt waits for it.
+
+        Raises Draining, now or in its stead.
+        """
+
+        def unless_closing() -> T:
+            self._refuse_if_closing()
+            return work(*args)
+
         self._refuse_if_closing()
-        return self._threads.submit(work, *args)
+        return self._slow_thread.submit(unless_closing)
 
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
         self._closing = True
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._slow_thread):
+            await asyncio.to_thread(threads.shutdown)
+
+    async def _off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        self._refuse_if_closing()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     def _refuse_if_closing(self) -> None:
         if self._closing:

@@ -23,6 +23,7 @@ from anyserve_worker.errors import (
     DeadlineExceeded,
     Draining,
     EngineFailure,
+    InvalidRequest,
     NoRoom,
     QueueFull,
     WorkerError,
@@ -43,6 +44,8 @@ from protos import contract
 
 log = logging.getLogger(__name__)
 
+MAX_ECHOED_LOGPROBS = 1 << 20
+"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
 NO_SCORE = Score(-1, math.nan, ())
 """Of a prompt's first token, which nothing precedes."""
 
@@ -163,6 +166,7 @@ class Engine:
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
         sampling = request.sampling
         self._check_tokens(sampling)
+        self._check_echo(request, len(prompt))
         guide = None
         if request.guide:
             guide = await asyncio.wrap_future(self._tokenizer.start(self._vocabulary.compile, request.guide))
@@ -198,6 +202,15 @@ class Engine:
             # The thread may still make them, and if so is not interrupted.
             work.add_done_callback(lambda _: _free_samplers(sequences))
             raise
+
+    def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
+        if request.echo and request.sampling.logprobs is not None:
+            n = request.n * n_prompt * (1 + request.sampling.logprobs)
+            if n > MAX_ECHOED_LOGPROBS:
+                raise InvalidRequest(
+                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
+                    tensor=contract.ECHO.name,
+                )
 
     def _check_tokens(self, sampling: SamplingParams) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)

@@ -14,6 +14,7 @@ import threading
 import time
 from array import array
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 from queue import Empty, SimpleQueue
 from typing import Protocol
 
@@ -22,6 +23,7 @@ from anyserve_worker.errors import (
     DeadlineExceeded,
     Draining,
     EngineFailure,
+    InvalidRequest,
     NoRoom,
     QueueFull,
     WorkerError,
@@ -43,6 +45,8 @@ from protos import contract
 
 log = logging.getLogger(__name__)
 
+MAX_ECHOED_LOGPROBS = 1 << 20
+"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
 NO_SCORE = Score(-1, math.nan, ())
 """Of a prompt's first token, which nothing precedes."""
 
@@ -60,7 +64,7 @@ class Runner(Memory, Protocol):
 
     def run(self, chunks: list[Chunk], threads: int) -> None: ...
     def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
-    def prepare(self, sequence: Sequence) -> None: ...
+    def prepare(self, sequences: Items[Sequence]) -> None: ...
     def clear(self) -> None: ...
 
 
@@ -163,7 +167,10 @@ class Engine:
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
         sampling = request.sampling
         self._check_tokens(sampling)
-        guide = await self._tokenizer.off_loop(self._vocabulary.compile, request.guide) if request.guide else None
+        self._check_echo(request, len(prompt))
+        guide = None
+        if request.guide:
+            guide = await asyncio.wrap_future(self._tokenizer.start(self._vocabulary.compile, request.guide))
         echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
         sequences = [
             Sequence(
@@ -183,10 +190,29 @@ class Engine:
             for index in range(request.n)
         ]
         if sampling.dry_multiplier:
-            # Its sampler looks for the sequence breakers in every token of the vocabulary: nothing for a step.
-            for sequence in sequences:
-                await self._tokenizer.off_loop(self._runner.prepare, sequence)
+            await self._prepare(sequences)
         return sequences
+
+    async def _prepare(self, sequences: list[Sequence]) -> None:
+        """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
+        to seconds, nothing for a step. A request that goes no further, for whatever reason, leaves none of them."""
+        work = self._tokenizer.start(self._runner.prepare, sequences)
+        try:
+            await asyncio.wrap_future(work)
+            self._refuse_if_closing()
+        except BaseException:
+            # The thread may still make them, and if so is not interrupted.
+            work.add_done_callback(lambda _: _free_samplers(sequences))
+            raise
+
+    def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
+        if request.echo and request.sampling.logprobs is not None:
+            n = request.n * n_prompt * (1 + request.sampling.logprobs)
+            if n > MAX_ECHOED_LOGPROBS:
+                raise InvalidRequest(
+                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
+                    tensor=contract.ECHO.name,
+                )
 
     def _check_tokens(self, sampling: SamplingParams) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
@@ -225,7 +251,8 @@ class Engine:
         sampled = self._runner.sample(chunks)
         self._scheduler.commit(chunks, sampled)
         for chunk, tokens in zip(chunks, sampled, strict=True):
-            self._append(chunk, tokens)
+            if chunk.sequence in self._owner:  # It is not if another choice of its request has failed just now.
+                self._append(chunk, tokens)
 
     def _take_in(self, *, wait: bool) -> None:
         try:
@@ -289,7 +316,7 @@ class Engine:
         if chunk.draft:
             self.stats.drafted_tokens += len(chunk.draft)
             self.stats.accepted_tokens += len(tokens) - 1
-        if sequence.guide_ended and tokens:
+        if sequence.guide_ended and sequence.n_generated:
             reason = contract.FINISH_STOP
         if reason:
             text += output.flush()
@@ -369,8 +396,7 @@ class Engine:
 
     def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
         """The sequence is out of the scheduler. With the last of its request, the request is over."""
-        if sequence.sampler:
-            sequence.sampler.free()
+        _free_samplers([sequence])
         generation = self._owner.pop(sequence)
         if generation in self._live and not any(other in self._owner for other in generation.sequences):
             self._live.remove(generation)
@@ -388,3 +414,10 @@ class Engine:
             self._abort(generation, error)
         self._cache.clear()
         self._runner.clear()
+
+
+def _free_samplers(sequences: Items[Sequence]) -> None:
+    for sequence in sequences:
+        if sequence.sampler:
+            sequence.sampler.free()
+            sequence.sampler = None

@@ -1,28 +1,23 @@
-"""What a choice's text has to match: the only file that imports llguidance.
+"""What a choice's text has to match: a guide becomes a matcher, which says before each token which can come next.
 
-JSON Schemas, regular expressions and grammars become a matcher, which says before each token which ones can come next.
-llguidance computes that lazily and within limits, so a grammar that would explode fails its own request, at once.
+llguidance computes that lazily and within limits, so a grammar that would explode fails its own request, at once; one
+that already explodes while it is compiled does that in a process of its own (`trial.py`).
 """
 
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
-from llguidance.gbnf_to_lark import any_to_lark
+from llguidance import LLMatcher
 
+from anyserve_worker import grammar
 from anyserve_worker.errors import EngineFailure, InvalidRequest
+from anyserve_worker.grammar import GrammarError
 from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Logits
-from protos import contract
+from anyserve_worker.trial import Trial
 
-MAX_SOURCE = 1 << 18
+MAX_SOURCE = 1 << 16
 """Characters."""
-MAX_GBNF = 1 << 15
-"""Characters of a GBNF grammar, which is translated in Python."""
-# Fuel: about 50,000 a millisecond while compiling, 14,000 a millisecond in a step.
-_LIMITS = LLParserLimits(
-    initial_lexer_fuel=5_000_000, step_lexer_fuel=150_000, step_max_items=50_000, verbose_errors=False
-)
 
 
 class Guides:
@@ -45,17 +40,24 @@ class Guides:
         named = list(tokens)
         for token in special:
             named[token] = _name(tokens[token])
-        vocabulary = _Vocabulary(named, special, end_tokens[0], tokenize)
-        self._tokenizer = LLTokenizer(TokenizerWrapper(vocabulary), eos_token=list(end_tokens))
+        self._tokenizer = grammar.tokenizer(named, special, end_tokens, tokenize) if end_tokens else None
+        self._trial = Trial(len(tokens), [named[token] for token in special])
 
     def compile(self, guide: Guide) -> "Matcher":
-        """Takes milliseconds, in the worst case a tenth of a second. Raises InvalidRequest, naming the tensor."""
+        """Takes milliseconds, and a second at the worst. Raises InvalidRequest, naming the tensor."""
+        if self._tokenizer is None:
+            raise _refused(guide, "this model has no token that ends an answer")
         if len(guide.source) > MAX_SOURCE:
             raise _refused(guide, f"longer than {MAX_SOURCE} characters")
-        matcher = LLMatcher(self._tokenizer, _grammar(guide), log_level=0, limits=_LIMITS)
-        if matcher.is_error():
-            raise _refused(guide, matcher.get_error())
-        return Matcher(matcher, self._n_vocab)
+        try:
+            translated = self._trial.run(guide.tensor.name, guide.source)
+            return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab)
+        except GrammarError as error:
+            raise _refused(guide, str(error)) from None
+
+    def close(self) -> None:
+        """Ends the trial process."""
+        self._trial.close()
 
 
 class Matcher:
@@ -73,61 +75,17 @@ class Matcher:
     def mask(self, logits: Logits) -> None:
         allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
         if self._matcher.is_error():
-            raise EngineFailure(f"the grammar became too complex: {self._matcher.get_error()}")
+            raise EngineFailure(f"the grammar became too complex: {grammar.problem(self._matcher)}")
         logits[allowed[: self._n_vocab] == 0] = -np.inf
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise EngineFailure(f"the grammar cannot go on: {self._matcher.get_error()}")
+            raise EngineFailure(f"the grammar cannot go on: {grammar.problem(self._matcher)}")
         self.ended = self._matcher.is_stopped()
-
-
-class _Vocabulary:
-    """What llguidance's TokenizerWrapper wraps."""
-
-    def __init__(
-        self, tokens: list[bytes], special: list[int], end: int, tokenize: Callable[[str], Sequence[int]]
-    ) -> None:
-        self.tokens = tokens
-        self.special_token_ids = special
-        self.eos_token_id = end
-        self.bos_token_id = None
-        self._tokenize = tokenize
-
-    def __call__(self, text: str) -> list[int]:
-        return list(self._tokenize(text))
 
 
 def _name(token: bytes) -> bytes:
     return token if token.startswith(b"<") and token.endswith(b">") else b"<|" + token + b"|>"
-
-
-def _grammar(guide: Guide) -> str:
-    """In llguidance's own form. Raises InvalidRequest for what is seen before it is compiled."""
-    if guide.tensor is contract.LARK:
-        return LLMatcher.grammar_from_lark(guide.source)
-    if guide.tensor is contract.REGEX:
-        return LLMatcher.grammar_from_regex(guide.source)
-    if guide.tensor is contract.JSON_SCHEMA:
-        return _json_schema(guide)
-    if len(guide.source) > MAX_GBNF:
-        raise _refused(guide, f"longer than {MAX_GBNF} characters")
-    try:
-        return LLMatcher.grammar_from_lark(any_to_lark(guide.source))
-    except RecursionError:
-        raise _refused(guide, "it nests too deeply") from None
-    except Exception as error:  # whatever its parser raises
-        raise _refused(guide, str(error)) from None
-
-
-def _json_schema(guide: Guide) -> str:
-    try:
-        # Compact: where white space is free, a small model writes nothing else.
-        return LLMatcher.grammar_from_json_schema(
-            guide.source, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
-        )
-    except ValueError as error:
-        raise _refused(guide, str(error)) from None
 
 
 def _refused(guide: Guide, problem: str) -> InvalidRequest:

@@ -131,7 +131,8 @@ class KVCache:
         array is kept: it may grow, but its prefix must not change while the sequence has the id.
         """
         source, n = self.best_prefix(tokens) if reuse else (-1, 0)
-        self._regret(tokens, n)
+        if reuse:
+            self._regret(tokens, n)
         if not self._make_room(len(tokens) - n, spare=source, keep=n):
             return None
         taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)

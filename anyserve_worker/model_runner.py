@@ -27,7 +27,7 @@ from anyserve_worker.guide import Guides, Matcher
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.request import Guide
-from anyserve_worker.samplers import Rows, new_sampler
+from anyserve_worker.samplers import Dry, Rows, new_sampler
 from anyserve_worker.sampling import Distribution, Scratch
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence, token_array
@@ -91,13 +91,13 @@ class Model:
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
-        self._written: dict[int, bytes] = {}
+        self._written = [self._render(token, special=True) for token in range(self.n_vocab)]
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
         self._guides = Guides(
-            [self.written(token) for token in range(self.n_vocab)],
+            self._written,
             self._is_control,
             self.end_tokens.tolist(),
-            self.tokenize,
+            self.text_tokens,
         )
 
     def metadata(self, key: str) -> str:
@@ -147,10 +147,7 @@ class Model:
 
     def written(self, token: int) -> bytes:
         """The same with control tokens, as they are written in a prompt."""
-        written = self._written.get(token)
-        if written is None:
-            written = self._written[token] = self._render(token, special=True)
-        return written
+        return self._written[token]
 
     def _render(self, token: int, *, special: bool) -> bytes:
         size = 64
@@ -166,7 +163,7 @@ class Model:
 
         Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
         """
-        tokens = self._plain_tokens(prompt)
+        tokens = self.text_tokens(prompt)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         if not tokens:
@@ -176,11 +173,12 @@ class Model:
             )
         return tokens
 
-    def _plain_tokens(self, prompt: str) -> "array[int]":
-        text = prompt.encode()
-        tokens = token_array(bytes(4 * (len(text) + 1)))  # No token is empty: this is room for all.
+    def text_tokens(self, text: str) -> "array[int]":
+        """The same, of a part of a prompt: without BOS, and none for no text."""
+        encoded = text.encode()
+        tokens = token_array(bytes(4 * (len(encoded) + 1)))  # No token is empty: this is room for all.
         view = (llama.llama_token * len(tokens)).from_buffer(tokens)
-        n = llama.llama_tokenize(self.vocab, text, len(text), view, len(tokens), False, True)
+        n = llama.llama_tokenize(self.vocab, encoded, len(encoded), view, len(tokens), False, True)
         del view
         if n < 0:
             raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
@@ -192,7 +190,7 @@ class Model:
         wanted = self._bos >= 0 and (self._adds_bos or not text)
         return wanted and not text.encode().startswith(self.written(self._bos))
 
-    def infill(self, prefix: str, suffix: str) -> "array[int]":
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
 
         In the order prefix, suffix, middle, in which llama.cpp's server asks as well.
@@ -208,9 +206,9 @@ class Model:
             )
         tokens = token_array([self._bos] if self._bos >= 0 and self._adds_bos else [])
         tokens.append(begin)
-        tokens.extend(self._plain_tokens(prefix))
+        tokens.extend(prefix)
         tokens.append(end)
-        tokens.extend(self._plain_tokens(suffix))
+        tokens.extend(suffix)
         tokens.append(middle)
         return tokens
 
@@ -227,6 +225,7 @@ class Model:
             )
 
     def free(self) -> None:
+        self._guides.close()
         llama.llama_model_free(self.handle)
 
 
@@ -331,7 +330,7 @@ class ModelRunner:
         """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
         sequence = chunk.sequence
         if sequence.sampler is None:
-            self.prepare(sequence)
+            self.prepare([sequence])
         assert sequence.sampler is not None
         try:
             tokens = [sequence.sampler.sample(row)]
@@ -355,18 +354,28 @@ class ModelRunner:
                 sequence.scored.append(distribution.score(sequence.tokens[position + 1]))
                 sequence.n_scored += 1
 
-    def prepare(self, sequence: Sequence) -> None:
-        """Makes the sampler, which is else made at its first use. From any thread, before the sequence is running."""
-        sequence.sampler = new_sampler(
-            sequence,
-            _seed(sequence.sampling.seed, sequence.index),
-            ctx=self._ctx,
-            vocab=self.model.vocab,
-            rows=self._rows,
-            end_tokens=self.model.end_tokens,
-            scratch=self._scratch,
-            n_ctx=self.n_ctx,
-        )
+    def prepare(self, sequences: Items[Sequence]) -> None:
+        """Makes the samplers of a prompt's choices, which are else made at their first use.
+
+        From any thread, before the sequences are running.
+        """
+        dry = Dry.of(sequences[0], self.model.vocab, self.n_ctx)
+        try:
+            for sequence in sequences:
+                sequence.sampler = new_sampler(
+                    sequence,
+                    _seed(sequence.sampling.seed, sequence.index),
+                    dry,
+                    ctx=self._ctx,
+                    vocab=self.model.vocab,
+                    rows=self._rows,
+                    end_tokens=self.model.end_tokens,
+                    scratch=self._scratch,
+                    n_ctx=self.n_ctx,
+                )
+        finally:
+            if dry:
+                dry.free()
 
     # ---- kv_cache.Memory
 

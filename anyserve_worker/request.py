@@ -15,6 +15,8 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 MAX_STOP_LENGTH = 1000
 """Characters. A stop string is compared at every token."""
+MAX_BREAKER_BYTES = 40
+"""Of a DRY sequence breaker: llama.cpp would cut off what is longer."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,6 +172,10 @@ def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParams:
     params: dict[str, Any] = {spec.name: given[spec.name].elements[0] for spec in _SCALARS if spec.name in given}
     breakers = _strings(given, contract.DRY_SEQUENCE_BREAKERS)
     if breakers is not None:
+        if any(len(text.encode()) > MAX_BREAKER_BYTES or "\0" in text for text in breakers):
+            raise _refuse(
+                contract.DRY_SEQUENCE_BREAKERS, f"each string must have 1 to {MAX_BREAKER_BYTES} bytes, none of them 0"
+            )
         params["dry_sequence_breakers"] = breakers
     stop_token_ids = _at_most(given, contract.STOP_TOKEN_IDS, contract.MAX_TOKEN_LIST)
     return SamplingParams(**params, logit_bias=_logit_bias(given), stop_token_ids=frozenset(stop_token_ids))

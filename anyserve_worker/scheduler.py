@@ -88,6 +88,8 @@ class Scheduler:
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     n_preempted: int = 0
+    _score_rows_left: int = field(init=False, default=0)
+    """In the step that is being made."""
     _read: int = field(init=False, default=0)
     """Tokens of prompts in steps of their own since anybody could decode."""
     _holds_back: bool = field(init=False, default=False)
@@ -130,14 +132,14 @@ class Scheduler:
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
         chunks: list[Chunk] = []
-        score_rows = self.score_rows
+        self._score_rows_left = self.score_rows
         prefilling = self._prefilling()
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
-        while budget > 0 and score_rows > 0 and (sequence := next(prefilling, None)):
+        while budget > 0 and (sequence := next(prefilling, None)):
             count = min(budget, sequence.n_remaining)
             if sequence.wants_scores:
-                count = min(count, score_rows)
-                score_rows -= count
+                count = min(count, self._score_rows_left)
+                self._score_rows_left -= count
             budget -= count
             chunks.append(Chunk(sequence, sequence.n_computed, count))
         return chunks
@@ -212,7 +214,7 @@ class Scheduler:
     def _prefilling(self) -> Iterator[Sequence]:
         """Running sequences with a prompt to compute, then waiting ones as they are admitted."""
         for sequence in list(self.running):
-            if not _decodes(sequence):
+            if not _decodes(sequence) and self._has_rows_for(sequence):
                 yield sequence
         if not self._holds_back or not self.running:
             yield from self._admit()
@@ -222,7 +224,7 @@ class Scheduler:
         for sequence in candidates:
             if len(self.running) >= self.max_running:
                 return
-            if self._is_being_computed(sequence):
+            if self._is_being_computed(sequence) or not self._has_rows_for(sequence):
                 continue
             # A prefix that is not computed tells nothing of its probabilities.
             acquired = self.cache.acquire(sequence.tokens, reuse=not sequence.wants_scores)
@@ -234,6 +236,9 @@ class Scheduler:
             if sequence.n_cached < 0:
                 sequence.n_cached = sequence.n_computed
             yield sequence
+
+    def _has_rows_for(self, sequence: Sequence) -> bool:
+        return self._score_rows_left > 0 or not sequence.wants_scores
 
     def _is_being_computed(self, sequence: Sequence) -> bool:
         promised = self.cache.promised_prefix(sequence.tokens)

@@ -4,7 +4,7 @@ import asyncio
 from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, Protocol, TypeVar
 
 from anyserve_worker import sequence
@@ -31,7 +31,8 @@ class Vocabulary(Protocol):
     """What the engine asks of `model_runner.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
-    def infill(self, prefix: str, suffix: str) -> "array[int]": ...
+    def text_tokens(self, text: str) -> "array[int]": ...
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]": ...
     def adds_bos(self, text: str) -> bool: ...
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
     def compile(self, guide: Guide) -> Compiled: ...
@@ -46,6 +47,7 @@ class Tokenizer:
         self._n_ctx = n_ctx
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
+        self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="guides")
 
     async def tokens(self, prompt: str | Items[int], suffix: str | None = None) -> "array[int]":
         """Of a text, of one to fill in before `suffix`, or token ids as they are.
@@ -56,51 +58,66 @@ class Tokenizer:
             tokens = token_array(prompt)
             self._vocabulary.check_tokens(tokens, contract.PROMPT_TOKEN_IDS.name)
         elif suffix is not None:
-            tokens = await self.off_loop(self._infill, prompt, suffix)
+            tokens = await self._off_loop(self._infill, prompt, suffix)
         elif len(prompt) <= INLINE_TOKENIZE:
             tokens = self._vocabulary.tokenize(prompt)
         else:
-            tokens = await self.off_loop(self._tokenize, prompt)
+            tokens = await self._off_loop(self._tokenize, self._vocabulary.tokenize, prompt, contract.PROMPT)
         if len(tokens) >= self._n_ctx:
             spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
             raise self._too_long(spec, str(len(tokens)))
         return tokens
 
-    async def off_loop(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of work that takes milliseconds, done in a thread. Raises Draining, or what it raises."""
+    def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
+        """Work that a bad request can make last a second or two: one such at a time, and no prompt waits for it.
+
+        Raises Draining, now or in its stead.
+        """
+
+        def unless_closing() -> T:
+            self._refuse_if_closing()
+            return work(*args)
+
         self._refuse_if_closing()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        return self._slow_thread.submit(unless_closing)
 
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
         self._closing = True
-        await asyncio.to_thread(self._threads.shutdown)
+        for threads in (self._threads, self._slow_thread):
+            await asyncio.to_thread(threads.shutdown)
+
+    async def _off_loop(self, work: Callable[..., T], *args: Any) -> T:
+        self._refuse_if_closing()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise Draining("the worker is shutting down")
 
     def _infill(self, prefix: str, suffix: str) -> "array[int]":
+        parts = []
         for text, spec in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
-            if len(self._tokenize(text)) >= self._n_ctx:
-                raise self._too_long(spec, f"{self._n_ctx} or more")
-        return self._vocabulary.infill(prefix, suffix)
+            parts.append(self._tokenize(self._vocabulary.text_tokens, text, spec))
+            if len(parts[-1]) >= self._n_ctx:
+                raise self._too_long(spec, str(len(parts[-1])))
+        return self._vocabulary.infill(*parts)
 
-    def _tokenize(self, prompt: str) -> "array[int]":
+    def _tokenize(self, tokenize: Callable[[str], "array[int]"], text: str, spec: TensorSpec) -> "array[int]":
         """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
 
         llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
         """
         size = max(INLINE_TOKENIZE, 4 * self._n_ctx)
-        while size < len(prompt):
+        while size < len(text):
             self._refuse_if_closing()
-            n = len(self._vocabulary.tokenize(prompt[:size]))
+            n = len(tokenize(text[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
             if n > 2 * self._n_ctx:
-                raise self._too_long(contract.PROMPT, f"more than {n // 2}")
+                raise self._too_long(spec, f"more than {n // 2}")
             size *= 2
         self._refuse_if_closing()
-        return self._vocabulary.tokenize(prompt)
+        return tokenize(text)
 
     def _too_long(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
         return ContextLengthExceeded(

@@ -101,7 +101,7 @@ DRY_SEQUENCE_BREAKERS = TensorSpec(
     "dry_sequence_breakers",
     "BYTES",
     (ANY,),
-    f'up to {MAX_STOP_STRINGS} strings that end a sequence for it; absent: newline, `:`, `"`, `*`',
+    f'up to {MAX_STOP_STRINGS} strings, of up to 40 bytes, that end a sequence for it; absent: newline, `:`, `"`, `*`',
 )
 MIROSTAT = TensorSpec("mirostat", "INT32", (1,), "1 and 2: that version, instead of the truncations; absent: 0", 0, 2)
 MIROSTAT_TAU = TensorSpec("mirostat_tau", "FP32", (1,), "its target surprise in bits; absent: 5", 0, 100)

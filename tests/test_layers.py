@@ -11,7 +11,7 @@ PACKAGES = ("protos", "openai_server", "anyserve_worker")
 STUBS = ("protos.grpc_predict_v2_pb2", "protos.grpc_predict_v2_pb2_grpc")
 GENERATION = ("openai_server", "anyserve_worker")
 
-IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", "subprocess", "llama_cpp")
+IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", "subprocess", "llama_cpp", "llguidance")
 """Sockets, clocks, threads, models. Channels are `grpc`, of which a pure module may have `StatusCode` alone."""
 PURE = (
     "protos.contract",
@@ -35,6 +35,8 @@ PURE = (
     "anyserve_worker.threads",
     "anyserve_worker.sampling",
     "anyserve_worker.prompt_lookup",
+    "anyserve_worker.logprobs",
+    "anyserve_worker.echo",
 )
 """A package stands for all of its modules."""
 
@@ -102,9 +104,16 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         assert not [name for name in imported if within(name, ("tests", "scripts"))], module
 
 
-def test_only_the_model_runner_and_its_samplers_import_llama_cpp() -> None:
-    users = {m for m, imported in modules(*PACKAGES).items() if any(within(name, ("llama_cpp",)) for name in imported)}
-    assert users == {"anyserve_worker.model_runner", "anyserve_worker.samplers"}
+@pytest.mark.parametrize(
+    ("library", "users"),
+    [
+        ("llama_cpp", {"anyserve_worker.model_runner", "anyserve_worker.samplers"}),
+        ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
+    ],
+)
+def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, users: set[str]) -> None:
+    found = {m for m, imported in modules(*PACKAGES).items() if any(within(name, (library,)) for name in imported)}
+    assert found == users
 
 
 def test_only_the_backend_speaks_grpc_in_the_sidecar() -> None:
@@ -128,7 +137,8 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 
 IMPURE_MODULES = {
     *("anyserve_worker.engine", "anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
-    *("anyserve_worker.model_runner", "anyserve_worker.progress", "anyserve_worker.__main__"),
+    *("anyserve_worker.model_runner", "anyserve_worker.samplers", "anyserve_worker.tokenizer"),
+    *("anyserve_worker.trial", "anyserve_worker.guide", "anyserve_worker.progress", "anyserve_worker.__main__"),
 }
 
 

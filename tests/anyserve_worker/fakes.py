@@ -3,13 +3,15 @@
 import asyncio
 import threading
 from array import array
+from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
-from anyserve_worker.errors import InvalidRequest, NoRoom
+from anyserve_worker.errors import EngineFailure, InvalidRequest, NoRoom
 from anyserve_worker.kv_cache import common_prefix
 from anyserve_worker.options import MAX_DRAFT
 from anyserve_worker.request import Guide
+from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
 
@@ -94,8 +96,11 @@ class ByteVocabulary:
     def tokenize(self, prompt: str) -> "array[int]":
         return array("i", list(prompt.encode()))
 
-    def infill(self, prefix: str, suffix: str) -> "array[int]":
-        return array("i", f"<{prefix}|{suffix}>".encode())
+    def text_tokens(self, text: str) -> "array[int]":
+        return self.tokenize(text)
+
+    def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
+        return array("i", [*b"<", *prefix, *b"|", *suffix, *b">"])
 
     def adds_bos(self, text: str) -> bool:
         return False
@@ -105,6 +110,8 @@ class ByteVocabulary:
             raise InvalidRequest("no such token", tensor=tensor)
 
     def compile(self, guide: Guide) -> "FakeGuide":
+        if not guide.source:
+            raise InvalidRequest("no such guide", tensor=guide.tensor.name)
         return FakeGuide(len(guide.source))
 
     def piece(self, token: int) -> bytes:
@@ -176,6 +183,25 @@ class Gate:
         self._passes.release()
 
 
+def score(chunk: Chunk) -> None:
+    """Takes down how likely the prompt's tokens were, of those whose turn it is."""
+    sequence = chunk.sequence
+    if not chunk.scores:
+        return
+    assert chunk.n_logits == chunk.n_rows
+    assert chunk.start <= sequence.n_scored - 1, "nothing is left out"
+    for position in range(chunk.start + 1, min(chunk.start + chunk.count + 1, sequence.n_prompt)):
+        if position == sequence.n_scored:
+            sequence.scored.append(fake_score(sequence, position, sequence.tokens[position]))
+            sequence.n_scored += 1
+
+
+def fake_score(sequence: Sequence, position: int, token: int) -> Score:
+    """That of a token tells where it stands; the others in its place are the letters."""
+    top = tuple((ord("a") + i, -float(i)) for i in range(sequence.sampling.logprobs or 0))
+    return Score(token, -float(position), top)
+
+
 class FakeSampler:
     def __init__(self) -> None:
         self.n_freed = 0
@@ -204,8 +230,13 @@ class FakeRunner:
         gate: Gate | None = None,
         prompt_lookup: int = 0,
         failures: Items[Exception | None] = (),
+        failing: Mapping[tuple[str, int], int] | None = None,
+        n_score_rows: int | None = None,
     ) -> None:
-        """`memory` may be smaller than `n_cells` says. `failures`: what the first calls of `run` raise, if not None."""
+        """`memory` may be smaller than `n_cells` says. `failures`: what the first calls of `run` raise, if not None.
+
+        `failing`: choices, by prompt and index, that cannot go on after so many tokens.
+        """
         self.n_ctx, self.n_batch, self.n_cells, self.n_sequences = n_ctx, n_batch, n_cells, n_sequences
         self.memory = memory or FakeMemory(n_cells)
         self.script = script or {}
@@ -214,7 +245,8 @@ class FakeRunner:
         self.failures = list(failures)
         self.steps: list[list[tuple[str, int]]] = []
         """(prompt, tokens computed, those of drafts included) for each chunk of each step."""
-        self.n_score_rows = n_batch
+        self.failing = failing or {}
+        self.n_score_rows = n_score_rows or n_batch
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
 
@@ -230,22 +262,38 @@ class FakeRunner:
         self.steps.append([(self.prompt(chunk.sequence), chunk.n_rows) for chunk in chunks])
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
+        for chunk in chunks:
+            score(chunk)
         return [self._sample(chunk) if chunk.samples else [] for chunk in chunks]
 
     def _sample(self, chunk: Chunk) -> list[int]:
         sequence = chunk.sequence
         if sequence.sampler is None:
-            self.prepare(sequence)
+            self.prepare([sequence])
         answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
         rest = answer[sequence.n_generated :]
-        return list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
+        tokens = list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
+        failing = self.failing.get((self.prompt(sequence), sequence.index))
+        if failing is not None and sequence.n_generated + len(tokens) > failing:
+            sequence.error = EngineFailure("this sequence cannot go on")
+            return [END]
+        if sequence.guide:
+            for n, token in enumerate(tokens):
+                sequence.guide.accept(token)
+                if sequence.guide_ended:
+                    del tokens[n + 1 :]
+        if sequence.sampling.logprobs is not None:
+            start = len(sequence.tokens)
+            sequence.scored.extend(fake_score(sequence, start + n, token) for n, token in enumerate(tokens))
+        return tokens
 
     def prompt(self, sequence: Sequence) -> str:
         return bytes(list(sequence.tokens[: sequence.n_prompt])).decode(errors="replace")
 
-    def prepare(self, sequence: Sequence) -> None:
-        self.samplers.append(FakeSampler())
-        sequence.sampler = self.samplers[-1]
+    def prepare(self, sequences: Items[Sequence]) -> None:
+        for sequence in sequences:
+            self.samplers.append(FakeSampler())
+            sequence.sampler = self.samplers[-1]
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return self.memory.usable_prefix(seq_id, length, n)

@@ -1,8 +1,9 @@
 """The engine on a fake model that follows a script: what callers get, and that nothing is left behind."""
 
 import asyncio
+import threading
 from array import array
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from dataclasses import replace
@@ -10,6 +11,7 @@ from typing import Any, TypeVarTuple, Unpack
 
 import pytest
 
+from anyserve_worker import sequence
 from anyserve_worker.engine import Engine
 from anyserve_worker.errors import (
     ContextLengthExceeded,
@@ -21,9 +23,10 @@ from anyserve_worker.errors import (
 )
 from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
-from anyserve_worker.request import Delta, GenerationRequest, merge
+from anyserve_worker.request import Delta, GenerationRequest, Guide, SamplingParams, merge
 from anyserve_worker.threads import ThreadChooser
-from anyserve_worker.tokenizer import INLINE_TOKENIZE, Vocabulary
+from anyserve_worker.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
+from protos import contract
 from tests.anyserve_worker.fakes import END, PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
 
 OPTIONS = ModelOptions(parallel=4, max_queue=8, prefill_chunk=16)
@@ -304,6 +307,327 @@ async def test_choices_that_draft_share_their_prompt() -> None:
         assert engine.stats.accepted_tokens > 0
 
 
+# ---- Ends that are asked for
+
+
+async def test_a_stop_token_ends_a_choice_before_itself_and_is_counted() -> None:
+    async with engine_on(FakeRunner({"q": b"abcd"})) as engine:
+        request = ask("q", sampling=SamplingParams(stop_token_ids=frozenset(b"cx")))
+        assert said(choices := await answer(engine, request)) == [("ab", "stop")]
+        assert choices[0].completion_tokens == 3
+
+
+async def test_a_stop_token_inside_a_draft() -> None:
+    async with engine_on(FakeRunner(REPEAT, prompt_lookup=4)) as engine:
+        request = ask(PASSAGE, sampling=SamplingParams(stop_token_ids=frozenset(b"r")))
+        assert said(await answer(engine, request)) == [("It was a b", "stop")]
+        assert engine.stats.accepted_tokens > 0
+
+
+def guided(prompt: str, n_tokens: int, **fields: Any) -> GenerationRequest:
+    """A guide that ends after so many tokens."""
+    return ask(prompt, guide=Guide(contract.REGEX, "x" * n_tokens), **fields)
+
+
+async def test_a_guide_ends_each_choice_by_itself() -> None:
+    async with engine_on(FakeRunner({"q": b"abcdef"})) as engine:
+        choices = await answer(engine, guided("q", 3, n=2))
+        assert said(choices) == [("abc", "stop")] * 2
+        assert [choice.completion_tokens for choice in choices] == [3, 3]
+        assert said(await answer(engine, guided("q", 3, max_tokens=2))) == [("ab", "length")]
+        assert said(await answer(engine, guided("q", 3, max_tokens=3))) == [("abc", "stop")]
+        assert said(await answer(engine, guided("q", 7))) == [("abcdef", "stop")], "its end token was the seventh"
+
+
+async def test_a_guide_ends_a_choice_in_what_may_be_a_stop_string() -> None:
+    async with engine_on(FakeRunner({"q": b"abEN"})) as engine:
+        assert said(await answer(engine, guided("q", 4, stop=("END",)))) == [("abEN", "stop")]
+
+
+@pytest.mark.parametrize("n_tokens", range(1, 20))
+async def test_a_guide_that_ends_inside_a_draft(n_tokens: int) -> None:
+    async with engine_on(FakeRunner(REPEAT, prompt_lookup=4)) as engine:
+        choices = await answer(engine, guided(PASSAGE, n_tokens))
+        assert said(choices) == [(REPEAT[PASSAGE].decode()[:n_tokens], "stop")]
+        assert choices[0].completion_tokens == n_tokens
+
+
+async def test_nothing_generated_is_no_end_of_a_guide() -> None:
+    async with engine_on(FakeRunner()) as engine:
+        request = guided("abc", 1, max_tokens=0, echo=True, sampling=LOGPROBS)
+        assert said(await answer(engine, request)) == [("abc", "length")]
+
+
+class ControlVocabulary(ByteVocabulary):
+    """Capital letters are control tokens."""
+
+    def piece(self, token: int) -> bytes:
+        return b"" if ord("A") <= token <= ord("Z") else super().piece(token)
+
+
+async def test_control_tokens_are_part_of_the_text_if_asked_for() -> None:
+    async with engine_on(FakeRunner({"q": b"aXbY"}), vocabulary=ControlVocabulary()) as engine:
+        assert said(await answer(engine, ask("q"))) == [("ab", "stop")]
+        assert said(await answer(engine, ask("q", skip_special_tokens=False))) == [("aXbY", "stop")]
+
+
+# ---- Log probabilities, and the prompt as part of the answer
+
+LOGPROBS = SamplingParams(logprobs=1)
+
+
+def scores(delta: Delta) -> list[tuple[bytes, float]]:
+    """In the fake, minus the position of the token."""
+    return [(told.token, told.logprob) for told in delta.logprobs]
+
+
+def positions(text: bytes, start: int) -> list[tuple[bytes, float]]:
+    return [(text[i : i + 1], -float(start + i)) for i in range(len(text))]
+
+
+async def test_log_probabilities_come_with_their_tokens() -> None:
+    async with engine_on(FakeRunner({"que": b"a\xc3\xa9b"})) as engine:
+        deltas = await collect(await engine.submit(ask("que", sampling=SamplingParams(logprobs=2))))
+    assert [(delta.text, scores(delta)) for delta in deltas] == [
+        ("a", [(b"a", -3.0)]),
+        ("é", [(b"\xc3", -4.0), (b"\xa9", -5.0)]),
+        ("b", [(b"b", -6.0)]),
+        ("", []),
+    ]
+    assert {told.top for delta in deltas for told in delta.logprobs} == {((b"a", 0.0), (b"b", -1.0))}
+
+
+async def test_no_log_probabilities_of_a_stop_string_or_a_stop_token() -> None:
+    async with engine_on(FakeRunner({"q": b"abENDc"})) as engine:
+        (choice,) = await answer(engine, ask("q", stop=("END",), sampling=LOGPROBS))
+        assert scores(choice) == positions(b"ab", 1)
+        stop_token = SamplingParams(logprobs=1, stop_token_ids=frozenset(b"N"))
+        (choice,) = await answer(engine, ask("q", stop=("END",), sampling=stop_token))
+        assert (choice.text, scores(choice)) == ("abE", positions(b"abE", 1))
+
+
+async def test_log_probabilities_of_what_was_cut_off_by_max_tokens() -> None:
+    async with engine_on(FakeRunner({"q": b"aEN"})) as engine:
+        (choice,) = await answer(engine, ask("q", stop=("END",), max_tokens=3, sampling=LOGPROBS))
+        assert scores(choice) == positions(b"aEN", 1)
+        (choice,) = await answer(engine, ask("p", max_tokens=0, sampling=LOGPROBS))
+        assert scores(choice) == []
+
+
+@pytest.mark.parametrize("prompt_lookup", [2, 4])
+async def test_log_probabilities_of_drafts(prompt_lookup: int) -> None:
+    async with engine_on(FakeRunner(REPEAT, prompt_lookup=prompt_lookup)) as engine:
+        (choice,) = await answer(engine, ask(PASSAGE, sampling=LOGPROBS))
+        assert engine.stats.accepted_tokens > 0
+    assert scores(choice) == positions(REPEAT[PASSAGE], len(PASSAGE))
+
+
+@pytest.mark.parametrize("max_tokens", [0, 1, None])
+@pytest.mark.parametrize("n", [1, 3])
+@pytest.mark.parametrize("prompt", ["p", "prompt", "a prompt of more than sixteen tokens"])
+async def test_echo_comes_first_in_each_choice(prompt: str, n: int, max_tokens: int | None) -> None:
+    whole = b"abc"[:max_tokens]
+    runner = FakeRunner({prompt: b"abc"}, n_score_rows=5)
+    async with engine_on(runner) as engine:
+        plain = await answer(engine, ask(prompt, n=n, max_tokens=max_tokens))
+        choices = await answer(engine, ask(prompt, n=n, max_tokens=max_tokens, echo=True))
+        told = await answer(engine, ask(prompt, n=n, max_tokens=max_tokens, echo=True, sampling=LOGPROBS))
+    assert [c.text for c in choices] == [c.text for c in told] == [prompt + whole.decode()] * n
+    assert [(c.finish_reason, c.completion_tokens) for c in choices] == [
+        (c.finish_reason, c.completion_tokens) for c in plain
+    ]
+    for choice in told:
+        first, *others = scores(choice)
+        assert (first[0], str(first[1])) == (prompt[:1].encode(), "nan")
+        assert others == positions(prompt.encode() + whole, 0)[1:]
+        assert choice.logprobs[0].top == ()
+        assert (choice.completion_tokens, choice.cached_tokens) == (plain[0].completion_tokens, 0)
+
+
+async def test_echo_without_log_probabilities_needs_no_step() -> None:
+    runner = FakeRunner()
+    async with engine_on(runner) as engine:
+        assert said(await answer(engine, ask("prompt", max_tokens=0, echo=True))) == [("prompt", "length")]
+    assert runner.steps == []
+
+
+async def test_echo_uses_prefixes_unless_it_is_scored() -> None:
+    prompt = "a prompt of more than sixteen tokens"
+    async with engine_on(FakeRunner({prompt: b"abc"})) as engine:
+        await answer(engine, ask(prompt))
+        (choice,) = await answer(engine, ask(prompt, echo=True))
+        assert choice.cached_tokens == len(prompt) - 1
+        (choice,) = await answer(engine, ask(prompt, echo=True, sampling=LOGPROBS))
+        assert choice.cached_tokens == 0
+
+
+async def test_a_prompt_is_scored_while_others_generate_and_cells_run_out() -> None:
+    prompt = "a prompt of more than sixteen tokens"
+    script = {prompt: b"abc", **{f"q{i}": b"x" * 30 for i in range(3)}}
+    async with engine_on(FakeRunner(script, n_cells=110, n_score_rows=4)) as engine:
+        others = [await engine.submit(ask(f"q{i}")) for i in range(3)]
+        choices = await answer(engine, ask(prompt, n=2, echo=True, sampling=LOGPROBS))
+        for other in others:
+            assert said(merge(await collect(other))) == [("x" * 30, "stop")]
+    for choice in choices:
+        assert scores(choice)[1:] == positions(prompt.encode() + b"abc", 0)[1:]
+
+
+async def test_too_many_log_probabilities_of_prompts() -> None:
+    prompt = "x" * 5000
+    async with engine_on(FakeRunner(n_ctx=6000, n_cells=6000)) as engine:
+        with pytest.raises(InvalidRequest, match="'echo': 13440000 log probabilities of prompts") as refused:
+            await engine.submit(ask(prompt, n=128, echo=True, sampling=SamplingParams(logprobs=20)))
+        assert refused.value.tensor == "echo"
+        assert engine.n_requests == 0
+
+
+# ---- What takes long to prepare
+
+DRY = SamplingParams(dry_multiplier=1.0)
+
+
+class SlowRunner(FakeRunner):
+    """Prepares samplers only when it is told to; `fails`: not the second one."""
+
+    def __init__(self, *, fails: bool = False, **options: Any) -> None:
+        super().__init__(**options)
+        self.prepares = threading.Event()
+        self.may_go_on = threading.Event()
+        self.fails = fails
+
+    def prepare(self, sequences: Sequence[sequence.Sequence]) -> None:
+        self.prepares.set()
+        assert self.may_go_on.wait(PATIENCE)
+        super().prepare(sequences[:1])
+        if self.fails:
+            raise RuntimeError("no memory")
+        super().prepare(sequences[1:])
+
+
+async def preparing(engine: Engine, runner: SlowRunner, **fields: Any) -> "asyncio.Task[Generation]":
+    submission = asyncio.create_task(engine.submit(ask("q", sampling=DRY, **fields)))
+    assert await asyncio.to_thread(runner.prepares.wait, PATIENCE)
+    return submission
+
+
+async def test_samplers_are_prepared_off_the_loop_and_before_the_request_runs() -> None:
+    runner = SlowRunner()
+    async with engine_on(runner) as engine:
+        submission = await preparing(engine, runner, n=3)
+        assert not submission.done()
+        runner.may_go_on.set()
+        assert said(merge(await collect(await submission))) == [("ok", "stop")] * 3
+        assert len(runner.samplers) == 3
+
+
+async def test_a_client_that_goes_while_samplers_are_prepared_leaves_none() -> None:
+    runner = SlowRunner()
+    async with engine_on(runner) as engine:
+        first = await preparing(engine, runner, n=2)
+        behind = asyncio.create_task(engine.submit(ask("p", sampling=DRY)))
+        await asyncio.sleep(0)
+        for submission in (first, behind):
+            submission.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await submission
+        assert engine.n_requests == 0
+        runner.may_go_on.set()
+    assert [sampler.n_freed for sampler in runner.samplers] == [1, 1], "nobody waited for those of the second"
+    assert runner.steps == []
+
+
+async def test_closing_while_samplers_are_prepared() -> None:
+    runner = SlowRunner()
+    async with engine_on(runner) as engine:
+        first = await preparing(engine, runner)
+        behind = asyncio.create_task(engine.submit(ask("p", sampling=DRY)))
+        await asyncio.sleep(0)
+        closing = asyncio.create_task(engine.close())
+        await asyncio.sleep(0)
+        runner.may_go_on.set()
+        for submission in (first, behind):
+            with pytest.raises(Draining):
+                await submission
+        await closing
+    assert runner.samplers, "and each was freed, as those of all tests are"
+
+
+async def test_samplers_of_which_one_cannot_be_made() -> None:
+    runner = SlowRunner(fails=True)
+    async with engine_on(runner) as engine:
+        runner.may_go_on.set()
+        with pytest.raises(RuntimeError, match="no memory"):
+            await engine.submit(ask("q", n=2, sampling=DRY))
+        assert engine.n_requests == 0
+        assert [sampler.n_freed for sampler in runner.samplers] == [1]
+
+
+async def test_long_prompts_do_not_wait_for_what_takes_long() -> None:
+    prompt = "x" * (INLINE_TOKENIZE + 1)
+    runner = SlowRunner(n_ctx=5000, n_cells=6000)
+    async with engine_on(runner) as engine:
+        slow = [await preparing(engine, runner)]
+        slow += [asyncio.create_task(engine.submit(ask("p", sampling=DRY))) for _ in range(TOKENIZER_THREADS)]
+        async with asyncio.timeout(PATIENCE):
+            long = await engine.submit(ask(prompt, max_tokens=0))
+        assert said(await collect(long)) == [("", "length")]
+        runner.may_go_on.set()
+        for submission in slow:
+            assert said(merge(await collect(await submission))) == [("ok", "stop")]
+
+
+async def test_a_guide_that_is_refused() -> None:
+    async with engine_on(FakeRunner()) as engine:
+        with pytest.raises(InvalidRequest) as refused:
+            await engine.submit(guided("q", 0, sampling=DRY))
+        assert refused.value.tensor == "regex"
+        assert engine.n_requests == 0
+
+
+@pytest.mark.parametrize(
+    ("sampling", "tensor"),
+    [
+        (SamplingParams(logit_bias=((5, 1.0), (256, 1.0))), "logit_bias_token_ids"),
+        (SamplingParams(stop_token_ids=frozenset((256,))), "stop_token_ids"),
+    ],
+)
+async def test_tokens_that_do_not_exist_are_named(sampling: SamplingParams, tensor: str) -> None:
+    async with engine_on(FakeRunner()) as engine:
+        with pytest.raises(InvalidRequest) as refused:
+            await engine.submit(ask("q", sampling=sampling))
+        assert refused.value.tensor == tensor
+        assert engine.n_requests == 0
+
+
+# ---- Filling in
+
+
+async def test_a_text_to_fill_in() -> None:
+    async with engine_on(FakeRunner({"<be|ing>": b"ginn"})) as engine:
+        (choice,) = await answer(engine, ask("be", suffix="ing"))
+    assert (choice.text, choice.prompt_tokens) == ("ginn", 8)
+
+
+async def test_either_side_may_be_empty() -> None:
+    async with engine_on(FakeRunner({"<|>": b"a", "<a|>": b"b", "<|a>": b"c"})) as engine:
+        for prefix, suffix, text in (("", "", "a"), ("a", "", "b"), ("", "a", "c")):
+            assert said(await answer(engine, ask(prefix, suffix=suffix))) == [(text, "stop")]
+
+
+@pytest.mark.parametrize("length", [20, 5000, 100_000])
+async def test_the_side_that_is_too_long_is_named(length: int) -> None:
+    async with engine_on(FakeRunner(n_ctx=20)) as engine:
+        for prefix, suffix, tensor in (("x" * length, "y", "prompt"), ("y", "x" * length, "suffix")):
+            with pytest.raises(ContextLengthExceeded) as refused:
+                await engine.submit(ask(prefix, suffix=suffix))
+            assert refused.value.tensor == tensor
+            assert str(refused.value).startswith(f"tensor '{tensor}': ")
+        with pytest.raises(ContextLengthExceeded):
+            await engine.submit(ask("x" * 9, suffix="y" * 9))
+        assert engine.n_requests == 0
+
+
 # ---- What is refused at once
 
 
@@ -514,6 +838,40 @@ async def test_a_deadline_ends_a_waiting_request() -> None:
             await collect(waiting)
         assert said(merge(await collect(first))) == [("abc", "stop")]
     assert {prompt for step in runner.steps for prompt, _ in step} == {"q"}
+
+
+# ---- When a sequence cannot go on
+
+
+@pytest.mark.parametrize("prompt_lookup", [0, 4])
+@pytest.mark.parametrize("index", [0, 1, 2])
+@pytest.mark.parametrize("after", [0, 1, 3])
+async def test_a_choice_that_cannot_go_on_fails_its_request_alone(prompt_lookup: int, index: int, after: int) -> None:
+    script = {**REPEAT, "question": b"a long answer", "other": b"another long answer"}
+    failing = {(prompt, index): after for prompt in ("question", PASSAGE)}
+    runner = FakeRunner(script, failing=failing, prompt_lookup=prompt_lookup)
+    async with engine_on(runner, replace(OPTIONS, parallel=8)) as engine:
+        other = await engine.submit(ask("other", n=2))
+        for prompt in ("question", PASSAGE):
+            with pytest.raises(EngineFailure, match="this sequence cannot go on"):
+                await answer(engine, ask(prompt, n=3))
+        assert said(merge(await collect(other))) == [("another long answer", "stop")] * 2
+        assert runner.n_clears == 0, "the engine took it for no failure of its own"
+        assert (engine.stats.success.count, engine.stats.failure.count) == (1, 2)
+        assert said(await answer(engine, ask("other"))) == [("another long answer", "stop")]
+
+
+async def test_all_choices_cannot_go_on_in_the_same_step() -> None:
+    gate = Gate()
+    runner = FakeRunner(failing={("question", index): 1 for index in range(3)}, gate=gate)
+    async with engine_on(runner) as engine:
+        failing, other = await engine.submit(ask("question", n=3)), await engine.submit(ask("other"))
+        gate.open()
+        with pytest.raises(EngineFailure):
+            await collect(failing)
+        assert said(merge(await collect(other))) == [("ok", "stop")]
+        assert runner.n_clears == 0
+        assert engine.stats.failure.count == 1
 
 
 # ---- When the model fails

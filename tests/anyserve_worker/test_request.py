@@ -12,11 +12,14 @@ from hypothesis import strategies as st
 
 from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.request import (
+    MAX_BREAKER_BYTES,
     MAX_STOP_LENGTH,
     Delta,
     GenerationRequest,
+    Guide,
     Responder,
     SamplingParams,
+    TokenLogprob,
     merge,
     parse,
 )
@@ -87,13 +90,39 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         stop=[b"a", "é".encode()],
         seed=[-3],
         n=[2],
+        repeat_last_n=[64],
+        typical_p=[0.75],
+        top_n_sigma=[1.5],
+        xtc_probability=[0.375],
+        xtc_threshold=[0.0625],
+        dry_multiplier=[0.875],
+        dry_base=[1.125],
+        dry_allowed_length=[3],
+        dry_penalty_last_n=[128],
+        dry_sequence_breakers=[b"\n", "é".encode()],
+        mirostat=[2],
+        mirostat_tau=[4.5],
+        mirostat_eta=[0.03125],
+        logit_bias_token_ids=[5, 7],
+        logit_bias=[-100.0, 2.5],
+        stop_token_ids=[8, 9, 8],
+        min_tokens=[4],
+        ignore_eos=[True],
+        skip_special_tokens=[False],
+        json_schema=['{"const": "é"}'.encode()],
+        logprobs=[5],
+        suffix=["Füße".encode()],
     )
-    assert {t.name for t in message.inputs} | {"prompt_token_ids"} == SPECS.keys(), "every input of the contract"
+    others = {"prompt_token_ids", "echo", "regex", "grammar", "lark"}
+    assert {t.name for t in message.inputs} | others == SPECS.keys(), "every input of the contract"
     assert parse(message) == GenerationRequest(
         prompt="Grüße",
         max_tokens=7,
         n=2,
         stop=("a", "é"),
+        suffix="Füße",
+        skip_special_tokens=False,
+        guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}'),
         sampling=SamplingParams(
             temperature=0.5,
             top_p=0.25,
@@ -102,9 +131,74 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
             presence_penalty=-1.5,
             frequency_penalty=1.5,
             repetition_penalty=1.25,
+            repeat_last_n=64,
+            typical_p=0.75,
+            top_n_sigma=1.5,
+            xtc_probability=0.375,
+            xtc_threshold=0.0625,
+            dry_multiplier=0.875,
+            dry_base=1.125,
+            dry_allowed_length=3,
+            dry_penalty_last_n=128,
+            dry_sequence_breakers=("\n", "é"),
+            mirostat=2,
+            mirostat_tau=4.5,
+            mirostat_eta=0.03125,
+            logit_bias=((5, -100.0), (7, 2.5)),
+            min_tokens=4,
+            ignore_eos=True,
+            stop_token_ids=frozenset((8, 9)),
+            logprobs=5,
             seed=-3,
         ),
     )
+
+
+@forms
+@pytest.mark.parametrize("spec", contract.GUIDES, ids=lambda spec: spec.name)
+def test_every_guide_is_told_by_its_language(form: Build, spec: TensorSpec) -> None:
+    assert parse(form(prompt=[b"x"], **{spec.name: ["é".encode()]})).guide == Guide(spec, "é")
+
+
+@forms
+@pytest.mark.parametrize("value", [True, False])
+def test_echo_and_the_other_flags(form: Build, value: bool) -> None:
+    request = parse(form(prompt=[b"x"], echo=[value], ignore_eos=[value], skip_special_tokens=[value]))
+    assert (request.echo, request.sampling.ignore_eos, request.skip_special_tokens) == (value, value, value)
+
+
+@forms
+def test_echo_goes_with_token_ids_and_its_absence_with_a_suffix(form: Build) -> None:
+    assert parse(form(prompt_token_ids=[1], echo=[True])).echo
+    assert parse(form(prompt=[b"x"], echo=[False], suffix=[b""])).suffix == ""
+
+
+@forms
+def test_no_log_probabilities_are_not_those_of_no_others(form: Build) -> None:
+    assert parse(form(prompt=[b"x"])).sampling.logprobs is None
+    assert parse(form(prompt=[b"x"], logprobs=[0])).sampling.logprobs == 0
+
+
+@forms
+def test_lists_of_nothing(form: Build) -> None:
+    empty = ("logit_bias", "logit_bias_token_ids", "stop_token_ids", "dry_sequence_breakers")
+    sampling = parse(form(prompt=[b"x"], **{name: [] for name in empty})).sampling
+    assert sampling == SamplingParams(dry_sequence_breakers=())
+
+
+def test_lists_as_long_as_may_be() -> None:
+    sampling = parse(
+        raw(
+            prompt=[b"x"],
+            logit_bias_token_ids=range(contract.MAX_LOGIT_BIAS),
+            logit_bias=[1.0] * contract.MAX_LOGIT_BIAS,
+            stop_token_ids=range(contract.MAX_TOKEN_LIST),
+            dry_sequence_breakers=["é".encode() * (MAX_BREAKER_BYTES // 2)] * contract.MAX_STOP_STRINGS,
+        )
+    ).sampling
+    assert len(sampling.logit_bias) == contract.MAX_LOGIT_BIAS
+    assert len(sampling.stop_token_ids) == contract.MAX_TOKEN_LIST
+    assert len(sampling.dry_sequence_breakers) == contract.MAX_STOP_STRINGS
 
 
 @forms
@@ -188,10 +282,88 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "datatype is FP64, must be FP32",
     ),
     "n of 0": ({"prompt": [b"x"], "n": [0]}, "n", "0 is out of range [1, 128]"),
-    "17 stop strings": ({"prompt": [b"x"], "stop": [b"s"] * 17}, "stop", "17 strings, at most 16"),
+    "17 stop strings": ({"prompt": [b"x"], "stop": [b"s"] * 17}, "stop", "17 elements, at most 16"),
     "an empty stop string": ({"prompt": [b"x"], "stop": [b"a", b""]}, "stop", "1 to 1000 characters"),
     "a long stop string": ({"prompt": [b"x"], "stop": [b"s" * (MAX_STOP_LENGTH + 1)]}, "stop", "1 to 1000 characters"),
     "a stop string not UTF-8": ({"prompt": [b"x"], "stop": [b"\x80"]}, "stop", "not UTF-8"),
+    "a breaker that llama.cpp would cut off": (
+        {"prompt": [b"x"], "dry_sequence_breakers": [b"a", "é".encode() * 21]},
+        "dry_sequence_breakers",
+        "1 to 40 bytes",
+    ),
+    "a breaker that C would cut off": (
+        {"prompt": [b"x"], "dry_sequence_breakers": [b"a\0b"]},
+        "dry_sequence_breakers",
+        "none of them 0",
+    ),
+    "an empty breaker": ({"prompt": [b"x"], "dry_sequence_breakers": [b""]}, "dry_sequence_breakers", "1 to"),
+    "17 breakers": ({"prompt": [b"x"], "dry_sequence_breakers": [b"a"] * 17}, "dry_sequence_breakers", "at most 16"),
+    "a breaker not UTF-8": (
+        {"prompt": [b"x"], "dry_sequence_breakers": [b"\xff"]},
+        "dry_sequence_breakers",
+        "not UTF-8",
+    ),
+    "fewer biases than tokens": (
+        {"prompt": [b"x"], "logit_bias_token_ids": [1, 2], "logit_bias": [1.0]},
+        "logit_bias",
+        "1 elements for 2 tokens",
+    ),
+    "biases alone": ({"prompt": [b"x"], "logit_bias": [1.0]}, "logit_bias", "1 elements for 0 tokens"),
+    "tokens without biases": ({"prompt": [b"x"], "logit_bias_token_ids": [1]}, "logit_bias", "0 elements for 1 tokens"),
+    "too many biases": (
+        {"prompt": [b"x"], "logit_bias_token_ids": [1] * 1025, "logit_bias": [1.0] * 1025},
+        "logit_bias_token_ids",
+        "1025 elements, at most 1024",
+    ),
+    "a bias of no number": (
+        {"prompt": [b"x"], "logit_bias_token_ids": [1, 2], "logit_bias": [1.0, math.nan]},
+        "logit_bias",
+        "nan is not a finite number",
+    ),
+    "a large bias": (
+        {"prompt": [b"x"], "logit_bias_token_ids": [1, 2], "logit_bias": [0.0, -101.0]},
+        "logit_bias",
+        "-101 is out of range [-100, 100]",
+    ),
+    "a bias of no token": (
+        {"prompt": [b"x"], "logit_bias_token_ids": [-1], "logit_bias": [1.0]},
+        "logit_bias_token_ids",
+        "-1 is out of range",
+    ),
+    "too many stop tokens": ({"prompt": [b"x"], "stop_token_ids": [1] * 1025}, "stop_token_ids", "at most 1024"),
+    "a negative stop token": ({"prompt": [b"x"], "stop_token_ids": [1, -2]}, "stop_token_ids", "-2 is out of range"),
+    "a flag as a number": (
+        {"prompt": [b"x"], "echo": tensor("INT32", (1,), 1)},
+        "echo",
+        "datatype is INT32, must be BOOL",
+    ),
+    "two flags": ({"prompt": [b"x"], "ignore_eos": [True, False]}, "ignore_eos", "shape is [2], must be [1]"),
+    "a number as a flag": (
+        {"prompt": [b"x"], "logprobs": tensor("BOOL", (1,), True)},
+        "logprobs",
+        "datatype is BOOL, must be INT32",
+    ),
+    "many log probabilities": ({"prompt": [b"x"], "logprobs": [21]}, "logprobs", "21 is out of range [0, 20]"),
+    "two guides": (
+        {"prompt": [b"x"], "lark": [b"x"], "regex": [b"x"]},
+        "lark",
+        "given together with 'regex'",
+    ),
+    "a guide not UTF-8": ({"prompt": [b"x"], "regex": [b"\xff"]}, "regex", "not UTF-8"),
+    "two schemas": ({"prompt": [b"x"], "json_schema": [b"{}", b"{}"]}, "json_schema", "shape is [2], must be [1]"),
+    "a suffix of token ids": (
+        {"prompt_token_ids": [1], "suffix": [b"x"]},
+        "suffix",
+        "given together with 'prompt_token_ids'",
+    ),
+    "a suffix with echo": (
+        {"prompt": [b"x"], "suffix": [b"y"], "echo": [True]},
+        "suffix",
+        "given together with 'echo'",
+    ),
+    "a suffix not UTF-8": ({"prompt": [b"x"], "suffix": [b"\xe2\x82"]}, "suffix", "not UTF-8"),
+    "a suffix without a prompt": ({"suffix": [b"x"]}, "prompt", "missing"),
+    "mirostat 3": ({"prompt": [b"x"], "mirostat": [3]}, "mirostat", "3 is out of range [0, 2]"),
     "unknown": ({"prompt": [b"x"], "text_intpu": tensor("BYTES", (1,), b"x")}, "text_intpu", "not an input"),
     "an output": ({"prompt": [b"x"], "text": tensor("BYTES", (1,), b"x")}, "text", "not an input"),
 }
@@ -309,8 +481,10 @@ def test_a_timeout_without_a_value() -> None:
 # ---- Back
 
 
-def delta(index: int = 0, text: str = "", reason: str | None = None, n: int = 1, cached: int = 4) -> Delta:
-    return Delta(index, text, reason, completion_tokens=n, prompt_tokens=9, cached_tokens=cached)
+def delta(
+    index: int = 0, text: str = "", reason: str | None = None, n: int = 1, cached: int = 4, *logprobs: TokenLogprob
+) -> Delta:
+    return Delta(index, text, reason, completion_tokens=n, prompt_tokens=9, cached_tokens=cached, logprobs=logprobs)
 
 
 def values(response: ModelInferResponse) -> dict[str, list[Any]]:
@@ -341,8 +515,9 @@ def test_a_unary_answer(form: Build) -> None:
 @forms
 def test_answers_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
     message = form(prompt=[b"x"])
-    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(ANSWER)
-    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(ANSWER), final=True)
+    told = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
+    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary([told, *ANSWER])
+    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge([told, *ANSWER]), final=True)
     for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
         read = read_outputs(response)
         assert list(read) == [spec.name for spec in specs]
@@ -415,6 +590,40 @@ def test_the_version_is_the_one_that_was_asked_for() -> None:
 def test_merging_keeps_each_choices_order_and_its_last_counts() -> None:
     merged = merge([delta(1, "x", n=1), delta(0, "a", n=1), delta(1, "y", n=2), delta(1, "z", "stop", n=3, cached=8)])
     assert merged == [delta(0, "a", n=1), delta(1, "xyz", "stop", n=3, cached=8)]
+
+
+FIRST = TokenLogprob(b"\xc3", math.nan)
+SECOND = TokenLogprob(b"\xa9", -0.5, ((b"\xa9", -0.5), (b"x", -1.5)))
+THIRD = TokenLogprob(b"", -2.0, ((b"y", -0.25), (b"", -2.0)))
+
+
+@forms
+def test_log_probabilities_of_several_choices(form: Build) -> None:
+    choices = [delta(1, "é", None, 2, 4, FIRST, SECOND), delta(0, "", "stop", 1, 4, THIRD)]
+    responder = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS)
+    told = values(responder.stream(choices, final=False))
+    assert told["logprob_index"] == [1, 1, 0]
+    assert told["logprob_token"] == [b"\xc3", b"\xa9", b""]
+    assert [str(x) for x in told["logprob"]] == ["nan", "-0.5", "-2.0"]
+    assert told["top_logprob_token"] == [b"", b"", b"\xa9", b"x", b"y", b""]
+    assert [str(x) for x in told["top_logprob"]] == ["nan", "nan", "-0.5", "-1.5", "-0.25", "-2.0"]
+
+
+@forms
+def test_log_probabilities_without_others(form: Build) -> None:
+    told = values(
+        Responder(form(prompt=[b"x"]), "m", contract.UNARY_OUTPUTS).unary(
+            [delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0)), delta(0, "b", "stop", 2, 4, TokenLogprob(b"b", -2.0))]
+        )
+    )
+    assert told["text"] == [b"ab"]
+    assert (told["logprob_index"], told["logprob_token"], told["logprob"]) == ([0, 0], [b"a", b"b"], [-1.0, -2.0])
+    assert told["top_logprob_token"] == told["top_logprob"] == []
+
+
+def test_merging_keeps_log_probabilities_in_order() -> None:
+    merged = merge([delta(0, "a", None, 1, 4, FIRST), delta(0, "", None, 2), delta(0, "b", None, 3, 4, SECOND, THIRD)])
+    assert merged[0].logprobs == (FIRST, SECOND, THIRD)
 
 
 def test_merging_nothing() -> None:

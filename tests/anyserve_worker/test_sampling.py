@@ -1,13 +1,14 @@
-"""The samplers that need no native chain: what they choose, how often, and for which parameters they are chosen."""
+"""The samplers that need no native chain: what they choose, how often, and for which parameters; log probabilities."""
 
 from collections import Counter
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 
 from anyserve_worker.request import SamplingParams
-from anyserve_worker.sampling import BLOCK, Greedy, Plain, Scratch, direct_sampler
+from anyserve_worker.sampling import BLOCK, Distribution, Greedy, Logits, Plain, Scratch, direct_sampler
 
 SCRATCH = Scratch(5)
 LOGITS = np.array([1.0, 3.0, -2.0, 3.0, 0.0], dtype=np.float32)
@@ -62,6 +63,18 @@ def test_impossible_tokens_are_never_drawn() -> None:
         ({"temperature": 0.0, "repetition_penalty": 1.1}, type(None)),
         ({"presence_penalty": 0.5}, type(None)),
         ({"frequency_penalty": -0.5}, type(None)),
+        ({"typical_p": 0.9}, type(None)),
+        ({"top_n_sigma": 1.0}, type(None)),
+        ({"xtc_probability": 0.5}, type(None)),
+        ({"mirostat": 1}, type(None)),
+        ({"mirostat": 2}, type(None)),
+        ({"dry_multiplier": 0.5}, type(None)),
+        ({"temperature": 0.0, "dry_multiplier": 0.5}, type(None)),
+        ({"temperature": 0.0, "mirostat": 2, "typical_p": 0.5, "top_n_sigma": 1.0, "xtc_probability": 1.0}, Greedy),
+        # These change the logits before anything is drawn from them, or nothing while the others are absent.
+        ({"logit_bias": ((1, 2.0),), "logprobs": 5, "min_tokens": 3, "ignore_eos": True}, Plain),
+        ({"stop_token_ids": frozenset((1,))}, Plain),
+        ({"repeat_last_n": 5, "dry_base": 2.0, "mirostat_tau": 3.0, "xtc_threshold": 0.2}, Plain),
     ],
 )
 def test_who_needs_the_chain(params: dict[str, Any], kind: type) -> None:
@@ -80,3 +93,54 @@ def test_a_distribution_leaves_nothing_behind_for_the_next() -> None:
     Plain(1.0, 1, scratch).sample(np.array([9, 9, 9], dtype=np.float32))
     peaked = np.array([0, 60, 0], dtype=np.float32)
     assert {Plain(1.0, seed, scratch).sample(peaked) for seed in range(50)} == {1}
+
+
+# ---- Log probabilities
+
+
+def reference(logits: Logits) -> npt.NDArray[np.float64]:
+    """The plain softmax, in double precision."""
+    weights = np.exp(logits.astype(np.float64) - float(logits.max()))
+    with np.errstate(divide="ignore"):
+        return np.asarray(np.log(weights / weights.sum()))
+
+
+@pytest.mark.parametrize("n_vocab", [1, 2, 5, BLOCK + 1, 50_000])
+@pytest.mark.parametrize("scale", [0.0, 1.0, 30.0])
+def test_log_probabilities_are_those_of_the_softmax(n_vocab: int, scale: float) -> None:
+    logits = (np.random.default_rng(n_vocab).standard_normal(n_vocab) * scale + 7).astype(np.float32)
+    expected = reference(logits)
+    distribution = Distribution(logits, 5)
+    for token in {0, n_vocab - 1, int(logits.argmax())}:
+        score = distribution.score(token)
+        assert score.token == token
+        assert score.logprob == pytest.approx(expected[token], abs=1e-4)
+        assert [t for t, _ in score.top] == sorted(range(n_vocab), key=lambda t: (-logits[t], t))[:5]
+        assert [p for _, p in score.top] == pytest.approx([expected[t] for t, _ in score.top], abs=1e-4)
+
+
+@pytest.mark.parametrize("n_top", [0, 1, 2, 3, 4, 5, 6, 20])
+def test_the_likeliest_of_equals_are_the_first(n_top: int) -> None:
+    top = Distribution(LOGITS, n_top).score(2).top
+    assert [token for token, _ in top] == [1, 3, 0, 4, 2][:n_top]
+
+
+def test_all_equal() -> None:
+    score = Distribution(np.full(1000, 3, dtype=np.float32), 3).score(999)
+    assert score.logprob == pytest.approx(-np.log(1000))
+    assert [token for token, _ in score.top] == [0, 1, 2]
+
+
+def test_impossible_tokens_have_no_probability() -> None:
+    score = Distribution(np.array([-np.inf, 1.0, -np.inf, 1.0], dtype=np.float32), 3).score(0)
+    assert score.logprob == -np.inf
+    assert [token for token, _ in score.top] == [1, 3, 0]
+    assert [logprob for _, logprob in score.top] == pytest.approx([-np.log(2), -np.log(2), -np.inf])
+
+
+@pytest.mark.parametrize("greatest", [-1e4, 1e4, 3e38])
+def test_extreme_logits_are_no_overflow(greatest: float) -> None:
+    logits = np.array([greatest, 0.0, greatest, -1e30], dtype=np.float32)
+    score = Distribution(logits, 1).score(0)
+    assert score.logprob <= 0 or score.logprob == pytest.approx(0, abs=1e-3)
+    assert np.isfinite(score.logprob)

@@ -14,12 +14,19 @@ from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.request import SamplingParams
 from anyserve_worker.scheduler import MIN_SHARED_PREFIX, Chunk, Scheduler
 from anyserve_worker.sequence import NO_SEQ_ID, Sequence
-from tests.anyserve_worker.fakes import FakeMemory
+from tests.anyserve_worker.fakes import FakeMemory, score
 
 
 def sequence(prompt: Iterable[int], n_new: int = 1) -> Sequence:
     tokens = array("i", prompt)
     return Sequence(0, tokens, len(tokens), len(tokens) + n_new, SamplingParams(), TextOutput())
+
+
+def scored(prompt: Iterable[int], n_new: int = 1) -> Sequence:
+    """One whose prompt's own probabilities are wanted."""
+    wanting = sequence(prompt, n_new)
+    wanting.scores_prompt = True
+    return wanting
 
 
 def unlike(i: int, length: int) -> Iterable[int]:
@@ -46,10 +53,13 @@ class Steps:
         memory: FakeMemory | None = None,
         mixes: bool = True,
         prompt_lookup: int = 0,
+        score_rows: int = 64,
     ) -> None:
         self.memory = memory or FakeMemory(n_cells)
         self.cache = KVCache(self.memory, n_cells, max_running + n_cached)
-        self.scheduler = Scheduler(self.cache, max_running, batch_tokens, prefill_chunk, mixes, prompt_lookup)
+        self.scheduler = Scheduler(
+            self.cache, max_running, batch_tokens, prefill_chunk, mixes, prompt_lookup, score_rows
+        )
         self.finished: list[Sequence] = []
         self.failed: list[Sequence] = []
 
@@ -61,8 +71,9 @@ class Steps:
         """(sequence, tokens computed) of one step; empty if the memory had no place for it."""
         scheduler = self.scheduler
         decoding = {s for s in scheduler.running if s.n_generated and s.n_remaining == 1}
+        n_preempted = scheduler.n_preempted
         chunks = scheduler.schedule()
-        self.check(chunks, decoding)
+        self.check(chunks, decoding, somebody_gave_way=scheduler.n_preempted > n_preempted)
         for done, chunk in enumerate(chunks):
             try:
                 self.memory.compute(chunk.sequence.seq_id, chunk.start, chunk.tokens)
@@ -74,6 +85,9 @@ class Steps:
                     self.failed += scheduler.running
                     scheduler.remove(scheduler.running[0])
                 return []
+        rows = [(chunk.sequence, chunk.n_rows) for chunk in chunks]
+        for chunk in chunks:
+            score(chunk)
         sampled = [self.sample(chunk) for chunk in chunks]
         scheduler.commit(chunks, sampled)
         for chunk, tokens in zip(chunks, sampled, strict=True):
@@ -81,7 +95,7 @@ class Steps:
             if len(chunk.sequence.tokens) >= chunk.sequence.limit:
                 self.finished.append(chunk.sequence)
                 scheduler.remove(chunk.sequence)
-        return [(chunk.sequence, chunk.n_rows) for chunk in chunks]
+        return rows
 
     def sample(self, chunk: Chunk) -> list[int]:
         tokens = chunk.sequence.tokens[:]
@@ -104,8 +118,8 @@ class Steps:
             self.step()
         raise AssertionError(f"still running: {self.scheduler.running}, waiting: {self.scheduler.waiting}")
 
-    def check(self, chunks: list[Chunk], decoding: set[Sequence]) -> None:
-        """What holds for every step."""
+    def check(self, chunks: list[Chunk], decoding: set[Sequence], *, somebody_gave_way: bool) -> None:
+        """What holds for every step. Who gave way may be back at once, behind others, if its whole prefix is shared."""
         scheduler = self.scheduler
         sequences = [chunk.sequence for chunk in chunks]
         assert len(set(sequences)) == len(sequences)
@@ -114,7 +128,8 @@ class Steps:
         assert bool(chunks) or not scheduler.running
         decodes = [s for s in scheduler.running if s in decoding]
         prompts_only = not scheduler.mixes and not decoding.intersection(sequences)
-        assert prompts_only or sequences[: len(decodes)] == decodes, "everybody who decodes does, and comes first"
+        in_order = sequences[: len(decodes)] == decodes
+        assert prompts_only or in_order or somebody_gave_way, "everybody who decodes does, and comes first"
         if prompts_only:
             assert not decodes or sum(chunk.count for chunk in chunks) <= scheduler.prefill_chunk
         elif decodes:
@@ -129,6 +144,8 @@ class Steps:
             assert not chunk.draft or chunk.sequence in decoding
             assert len(chunk.draft) <= scheduler.prompt_lookup
             assert not chunk.draft or len(chunk.sequence.tokens) + len(chunk.draft) < chunk.sequence.limit
+            assert chunk.n_logits == (chunk.n_rows if chunk.scores else chunk.samples + len(chunk.draft))
+        assert sum(chunk.count for chunk in chunks if chunk.scores) <= scheduler.score_rows
         n_drafted = sum(len(chunk.draft) for chunk in chunks)
         if n_drafted:
             assert decoding.issuperset(sequences), "prompts have no drafts beside them"
@@ -712,3 +729,114 @@ def test_abort_between_drafts() -> None:
     again = sequence([*one.tokens, 5])
     s.add(again)
     assert s.steps(1) == [[2]]  # The last token of the first one was not computed.
+
+
+# ---- Prompts whose own probabilities are wanted
+
+
+def told(of: Sequence) -> list[tuple[int, int]]:
+    """(token, where it stands) of each score."""
+    return [(s.token, int(-s.logprob)) for s in of.scored]
+
+
+def whole(of: Sequence) -> list[tuple[int, int]]:
+    return [(token, position) for position, token in enumerate(of.tokens[: of.n_prompt])][1:]
+
+
+@pytest.mark.parametrize("length", [1, 2, 9, 10, 11, 20, 21, 35])
+def test_a_prompt_is_scored_in_parts_and_whole(length: int) -> None:
+    steps = Steps(score_rows=10)
+    wanting = scored(unlike(1, length), 3)
+    steps.add(wanting)
+    parts = [10] * ((length - 1) // 10) + [1] if length % 10 == 1 else [10] * (length // 10) + [length % 10]
+    assert steps.steps(len(parts)) == [[n] for n in parts if n] + [[1]] * (not parts[-1])
+    steps.run()
+    assert told(wanting) == whole(wanting)
+    assert steps.finished == [wanting]
+
+
+def test_rows_of_scored_prompts_are_bounded_and_others_get_the_rest() -> None:
+    steps = Steps(batch_tokens=50, score_rows=10)
+    first, second, plain = scored(unlike(1, 15), 2), scored(unlike(2, 15), 2), sequence(unlike(3, 70), 2)
+    steps.add(first, second, plain)
+    assert steps.step() == [(first, 10), (plain, 40)]
+    assert steps.step() == [(first, 5), (plain, 30), (second, 5)]
+    assert steps.step() == [(first, 1), (plain, 1), (second, 10)]
+    steps.run()
+    assert told(second) == whole(second)
+
+
+def test_scored_prompts_are_served_in_their_order() -> None:
+    steps = Steps(batch_tokens=50, score_rows=10, max_running=2)
+    queue = [scored(unlike(i, 25), 1) for i in range(5)]
+    steps.add(*queue, *(plain := [sequence(unlike(10 + i, 5), 1) for i in range(5)]))
+    steps.run()
+    assert [s for s in steps.finished if s in queue] == queue
+    assert [s for s in steps.finished if s in plain] == plain
+
+
+def test_a_scored_prompt_uses_no_prefix_and_waits_for_none() -> None:
+    steps = Steps(batch_tokens=60)
+    steps.add(sequence(range(40), 2))
+    steps.run()
+    again, running, wanting = scored(range(40)), sequence(range(100, 150)), scored([*range(100, 150), 5])
+    steps.add(again, running, wanting)
+    assert steps.step() == [(again, 40), (running, 20)], "what was computed before is computed again"
+    assert steps.step() == [(running, 30), (wanting, 30)]
+    steps.run()
+    assert told(wanting) == whole(wanting)
+
+
+def test_what_a_scored_prompt_has_computed_is_used_by_others() -> None:
+    steps = Steps()
+    steps.add(scored(range(40)))
+    steps.run()
+    steps.add(sequence([*range(40), 99]))
+    assert steps.steps(1) == [[1]]
+
+
+@pytest.mark.parametrize("n_cells", [36, 39, 42])
+def test_scoring_goes_on_where_it_was_after_giving_way(n_cells: int) -> None:
+    steps = Steps(n_cells=n_cells, score_rows=4, batch_tokens=8, prefill_chunk=8, n_cached=0)
+    decoding, wanting = sequence(unlike(1, 5), 30), scored(unlike(2, 30), 3)
+    steps.add(decoding)
+    steps.step()
+    steps.add(wanting)
+    in_the_middle = 0
+    while not steps.scheduler.idle:
+        before = steps.scheduler.n_preempted
+        steps.step()
+        in_the_middle += steps.scheduler.n_preempted > before and 1 < wanting.n_scored < wanting.n_prompt
+    assert told(wanting) == whole(wanting)
+    assert steps.finished == [decoding, wanting]
+    assert in_the_middle, "the sizes are chosen for that"
+
+
+def test_a_decoding_sequence_that_gave_way_is_not_scored_again() -> None:
+    steps = Steps(n_cells=64, n_cached=8)
+    first, second = sequence(unlike(1, 10), 30), scored(unlike(2, 10), 30)
+    steps.add(first, second)
+    steps.run()
+    assert steps.scheduler.n_preempted > 0
+    assert told(second) == whole(second)
+
+
+@given(
+    prompts=st.lists(st.tuples(st.booleans(), st.integers(1, 60), st.integers(1, 12)), min_size=1, max_size=8),
+    n_cells=st.integers(75, 160),
+    score_rows=st.integers(1, 20),
+    mixes=st.booleans(),
+    prompt_lookup=st.sampled_from([0, 3]),
+)
+def test_all_get_done_and_every_score_is_there_once(
+    prompts: list[tuple[bool, int, int]], n_cells: int, score_rows: int, mixes: bool, prompt_lookup: int
+) -> None:
+    steps = Steps(n_cells=n_cells, score_rows=score_rows, mixes=mixes, prompt_lookup=prompt_lookup, batch_tokens=32)
+    everybody = [
+        (scored if wants else sequence)((k % 5 for k in range(length)), n_new) for wants, length, n_new in prompts
+    ]
+    steps.add(*everybody)
+    steps.run()
+    assert len(steps.finished) == len(everybody)
+    for each in everybody:
+        assert told(each) == (whole(each) if each.scores_prompt else [])

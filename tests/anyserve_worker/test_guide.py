@@ -1,0 +1,276 @@
+"""Guides with real llguidance on a vocabulary of bytes: what may come next, what is refused, and what it may cost."""
+
+import json
+import time
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+
+from anyserve_worker.errors import EngineFailure, InvalidRequest
+from anyserve_worker.guide import MAX_SOURCE, Guides, Matcher
+from anyserve_worker.request import Guide
+from protos import contract
+from protos.contract import TensorSpec
+
+JSON_SCHEMA, REGEX, GRAMMAR, LARK = contract.JSON_SCHEMA, contract.REGEX, contract.GRAMMAR, contract.LARK
+END, CALL, TOOL = 256, 257, 258
+VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>", b"<|call|>", b"[TOOL]", b"abc"]
+ABC = len(VOCABULARY) - 1
+"""`abc`, a token of more than one character."""
+
+
+def build(end_tokens: list[int]) -> Guides:
+    return Guides(VOCABULARY, lambda token: END <= token <= TOOL, end_tokens, lambda text: list(text.encode()))
+
+
+@pytest.fixture(scope="module")
+def guides() -> Iterator[Guides]:
+    guides = build([END])
+    yield guides
+    guides.close()
+
+
+def allowed(matcher: Matcher) -> set[int]:
+    logits = np.zeros(len(VOCABULARY), dtype=np.float32)
+    matcher.mask(logits)
+    assert set(np.unique(logits)) <= {0.0, -np.inf}
+    return set(np.flatnonzero(logits == 0).tolist())
+
+
+def letters(text: str) -> set[int]:
+    return set(text.encode())
+
+
+def accept(matcher: Matcher, text: str) -> None:
+    for token in text.encode():
+        assert token in allowed(matcher)
+        matcher.accept(token)
+
+
+def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        guides.compile(Guide(tensor, source))
+    assert refused.value.tensor == tensor.name
+    assert str(refused.value).startswith(f"tensor '{tensor.name}': ")
+    return str(refused.value)
+
+
+# ---- What may come next
+
+
+def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
+    matcher = guides.compile(Guide(REGEX, "[ab]{2}"))
+    logits = np.arange(len(VOCABULARY), dtype=np.float32)
+    matcher.mask(logits)
+    assert {i: float(x) for i, x in enumerate(logits) if x != -np.inf} == {i: float(i) for i in letters("ab")}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source"),
+    [
+        (REGEX, "(yes|no)!"),
+        (GRAMMAR, 'root ::= ("yes" | "no") "!"'),
+        (LARK, 'start: ("yes" | "no") "!"'),
+    ],
+)
+def test_every_language_says_what_comes_next(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    matcher = guides.compile(Guide(tensor, source))
+    assert allowed(matcher) == letters("yn")
+    accept(matcher, "no")
+    assert allowed(matcher) == letters("!")
+    assert not matcher.ended
+    accept(matcher, "!")
+    assert matcher.ended
+
+
+def test_a_schema_gives_compact_json(guides: Guides) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}, "b": {"const": "é"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    matcher = guides.compile(Guide(JSON_SCHEMA, json.dumps(schema)))
+    accept(matcher, '{"a": true, "b": "é"}')
+    assert matcher.ended
+
+
+def test_tokens_of_many_characters(guides: Guides) -> None:
+    assert allowed(guides.compile(Guide(REGEX, "[ax][by][cz]"))) == letters("ax") | {ABC}
+    assert allowed(guides.compile(Guide(REGEX, "[ax][by][yz]"))) == letters("ax")
+
+
+def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
+    matcher = guides.compile(Guide(REGEX, "a+"))
+    assert allowed(matcher) == letters("a")
+    accept(matcher, "a")
+    assert allowed(matcher) == {ord("a"), END}
+    assert not matcher.ended
+    matcher.accept(END)
+    assert matcher.ended
+
+
+def test_nothing_may_come_at_all(guides: Guides) -> None:
+    matcher = guides.compile(Guide(REGEX, ""))
+    assert allowed(matcher) == {END}
+    matcher.accept(END)
+    assert matcher.ended
+
+
+def test_every_end_token_ends() -> None:
+    guides = build([END, CALL])
+    try:
+        assert allowed(guides.compile(Guide(REGEX, "a?"))) == {ord("a"), END, CALL}
+    finally:
+        guides.close()
+
+
+def test_control_tokens_are_named_and_are_no_text(guides: Guides) -> None:
+    matcher = guides.compile(Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'))
+    assert allowed(matcher) == {CALL}
+    matcher.accept(CALL)
+    assert allowed(matcher) == {TOOL}
+    matcher.accept(TOOL)
+    assert allowed(matcher) == letters("x")
+    # Written out, they are characters.
+    assert allowed(guides.compile(Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
+
+
+def test_copies_go_their_own_ways(guides: Guides) -> None:
+    original = guides.compile(Guide(REGEX, "ab|cd"))
+    first, second = original.copy(), original.copy()
+    accept(first, "ab")
+    accept(second, "c")
+    assert allowed(original) == letters("ac")
+    assert allowed(second) == letters("d")
+    assert (original.ended, first.ended, second.ended) == (False, True, False)
+    third = second.copy()
+    accept(third, "d")
+    assert allowed(second) == letters("d")
+
+
+def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
+    with pytest.raises(EngineFailure, match="cannot go on"):
+        guides.compile(Guide(REGEX, "abc")).accept(ord("x"))
+
+
+# ---- What is refused
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source", "says"),
+    [
+        (REGEX, "(", "regex"),
+        (REGEX, "(?=a)b", "look"),
+        (REGEX, r"(a)\1", "backreference"),
+        (REGEX, r"[^\s\S]", "nothing matches it"),
+        (JSON_SCHEMA, "", "EOF"),
+        (JSON_SCHEMA, "{", "EOF"),
+        (JSON_SCHEMA, "[]", "object"),
+        (JSON_SCHEMA, '{"type": "no such type"}', "no such type"),
+        (JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "not present"),
+        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "not present"),
+        (JSON_SCHEMA, '{"$ref": "#"}', "nothing matches it"),
+        (JSON_SCHEMA, '{"a":' * 10_000, "recursion"),
+        (GRAMMAR, "", "root"),
+        (GRAMMAR, 'rule ::= "a"', "root"),
+        (GRAMMAR, "root ::= missing", "missing"),
+        (GRAMMAR, 'root ::= "a', "end of input"),
+        (GRAMMAR, "root ::= " + "(" * 20_000, "too deeply"),
+        (LARK, "", "mpty"),
+        (LARK, "start: missing", "missing"),
+        (LARK, "start: <no_such_token>", "no_such_token"),
+        (LARK, "start: <[999999]>", "too large"),
+        (LARK, "start: " + "(" * 30_000, "too deeply"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(guides: Guides, tensor: TensorSpec, source: str, says: str) -> None:
+    assert says in refusal(guides, tensor, source)
+
+
+@pytest.mark.parametrize("tensor", contract.GUIDES, ids=lambda spec: spec.name)
+def test_a_source_that_is_too_long(guides: Guides, tensor: TensorSpec) -> None:
+    assert f"longer than {MAX_SOURCE}" in refusal(guides, tensor, "a" * (MAX_SOURCE + 1))
+
+
+def test_a_model_that_has_no_end() -> None:
+    assert "no token that ends" in refusal(build([]), REGEX, "a")
+
+
+# ---- What it may cost
+
+CHAIN = 1400
+EXPLODING = {
+    "intersections": (
+        LARK,
+        "start: A\nA: " + " & ".join(f"/(a|b)*a(a|b){{{n}}}/" for n in range(1, 40)),
+    ),
+    "many repetitions": (REGEX, ".*" * 5000),
+    "a multiple of much": (JSON_SCHEMA, '{"type": "integer", "multipleOf": 100000007}'),
+    "lines": (GRAMMAR, "\n" * 60_000),
+    "a chain of rules": (LARK, "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"'),
+    "a chain of references": (
+        JSON_SCHEMA,
+        json.dumps(
+            {
+                "$defs": {
+                    str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} if i < CHAIN else {"type": "null"}
+                    for i in range(CHAIN + 1)
+                },
+                "$ref": "#/$defs/0",
+            }
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
+def test_what_explodes_is_refused_and_the_next_is_served(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    assert len(source) <= MAX_SOURCE
+    started = time.process_time()
+    assert "too complex" in refusal(guides, tensor, source)
+    assert time.process_time() - started < 1, "the time of this process: the work is done in another"
+    accept(guides.compile(Guide(REGEX, "ab")), "ab")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source"),
+    [
+        (REGEX, "(a|b)*a(a|b){25}"),
+        (REGEX, r"(\w{1,100}\s){1,1000}"),
+        (REGEX, "((a{1000}){1000}){1000}"),
+        (REGEX, "(a?){5000}a{5000}"),
+        (GRAMMAR, 'root ::= "a"{100000000}'),
+        (LARK, 'start: (("a"{1000}){1000}){1000}'),
+        (JSON_SCHEMA, '{"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}'),
+        (JSON_SCHEMA, '{"type": "array", "minItems": 100000000}'),
+        (JSON_SCHEMA, '{"type": "string", "minLength": 100000000}'),
+    ],
+)
+def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    random = np.random.default_rng(3)
+    started = time.process_time()
+    try:
+        matcher = guides.compile(Guide(tensor, source))
+        for _ in range(200):
+            matcher.accept(int(random.choice(sorted(allowed(matcher)))))
+            if matcher.ended:
+                break
+    except (InvalidRequest, EngineFailure):
+        pass
+    assert time.process_time() - started < 2
+
+
+def test_a_grammar_that_explodes_later_is_an_engine_failure(guides: Guides) -> None:
+    matcher = guides.compile(Guide(GRAMMAR, 'root ::= "a"{100000000}'))
+    with pytest.raises(EngineFailure, match="Too many items"):
+        accept(matcher, "a" * 1000)
+
+
+def test_after_the_end_of_the_worker_nothing_is_started() -> None:
+    guides = build([END])
+    guides.compile(Guide(REGEX, "a"))
+    guides.close()
+    assert "shutting down" in refusal(guides, REGEX, "a")

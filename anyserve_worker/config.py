@@ -89,8 +89,8 @@ _OPTIONS = (
     _option(
         "--prefix-cache/--no-prefix-cache",
         default=_DEFAULTS.prefix_cache,
-        help="Compute a prefix that requests share only once. Without it, with --parallel 1 and a fixed number of --threads, equal requests get "
-        "equal answers to the bit.",
+        help="Compute a prefix that requests share only once. Without it, with --parallel 1 and a fixed number of "
+        "--threads, equal requests get equal answers to the bit.",
     ),
     _option(
         "--max-queue",

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -112,6 +113,8 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         json_schema=['{"const": "é"}'.encode()],
         logprobs=[5],
         suffix=["Füße".encode()],
+        mark_begin=["<ä>".encode()],
+        mark_end=[b"</a>", b"</b>"],
     )
     others = {"prompt_token_ids", "echo", "regex", "grammar", "lark"}
     assert {t.name for t in message.inputs} | others == SPECS.keys(), "every input of the contract"
@@ -123,6 +126,8 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         suffix="Füße",
         skip_special_tokens=False,
         guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}'),
+        mark_begin="<ä>",
+        mark_end=("</a>", "</b>"),
         sampling=SamplingParams(
             temperature=0.5,
             top_p=0.25,
@@ -516,8 +521,9 @@ def test_a_unary_answer(form: Build) -> None:
 def test_answers_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
     message = form(prompt=[b"x"])
     told = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
-    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary([told, *ANSWER])
-    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge([told, *ANSWER]), final=True)
+    deltas = [replace(part, marked_tokens=1) for part in (told, *ANSWER)]
+    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(deltas)
+    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(deltas), final=True)
     for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
         read = read_outputs(response)
         assert list(read) == [spec.name for spec in specs]

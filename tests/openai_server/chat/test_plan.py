@@ -23,7 +23,8 @@ PLAIN = (
 HERMES = (
     "{% if tools %}[tools]{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for call in m.tool_calls %}"
-    '<tool_call>\n{"name": "{{ call.function.name }}", "arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
+    '<tool_call>\n{"name": "{{ call.function.name }}", '
+    '"arguments": {{ call.function.arguments | tojson }}}\n</tool_call>'
     "{% endfor %}{% endfor %}[assistant]"
     "{% if enable_thinking %}<think>\n{% elif enable_thinking is defined %}<think>\n\n</think>\n\n{% endif %}"
 )

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from typing import Any
 
+import grpc
+
 from protos import contract, tensors
 from protos import grpc_predict_v2_pb2 as pb
 
@@ -41,6 +43,12 @@ def outputs(response: pb.ModelInferResponse) -> dict[str, list[Any]]:
         name: [e.decode() if isinstance(e, bytes) else e for e in tensor.elements]
         for name, tensor in tensors.read_outputs(response).items()
     }
+
+
+def trailers(error: grpc.RpcError) -> dict[str, str]:
+    """What an error says beside its status and message."""
+    metadata: Any = error.trailing_metadata()
+    return dict(metadata)
 
 
 def text(response: pb.ModelInferResponse) -> str:

@@ -11,7 +11,7 @@ import pytest
 from protos import contract
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from tests.e2e.conftest import GEMMA3, SMOLLM2
-from tests.e2e.messages import STORY, infer, outputs, text
+from tests.e2e.messages import STORY, infer, outputs, text, trailers
 
 Service = GRPCInferenceServiceStub
 END_OF_TURN = 2
@@ -29,7 +29,7 @@ def refusal(service: Service, **inputs: Any) -> grpc.RpcError:
 
 
 def blamed(error: grpc.RpcError) -> str:
-    return dict(error.trailing_metadata())[contract.ERROR_TENSOR]
+    return trailers(error)[contract.ERROR_TENSOR]
 
 
 # ---- Tokens that are wanted or not
@@ -260,3 +260,54 @@ def test_a_model_that_cannot_fill_in_says_so(service: Service) -> None:
     error = refusal(service, suffix="the end")
     assert blamed(error) == "suffix"
     assert "filling in" in (error.details() or "")
+
+
+# ---- What would hurt others
+
+SEGFAULTS = "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"'
+EXPLODES = "start: A\nA: " + " & ".join(f"/(a|b)*a(a|b){{{n}}}/" for n in range(1, 40))
+
+
+def test_guides_that_explode_are_refused_while_others_stream(service: Service) -> None:
+    stream = service.ModelStreamInfer(iter([infer(SMOLLM2, STORY, max_tokens=200, temperature=0.0, ignore_eos=True)]))
+    first = next(stream)
+    assert not first.error_message
+    bad = [infer(SMOLLM2, STORY, lark=source, max_tokens=5) for source in (SEGFAULTS, EXPLODES) * 2]
+    for call in [service.ModelInfer.future(request) for request in bad]:
+        error = call.exception()
+        assert isinstance(error, grpc.RpcError)
+        assert blamed(error) == "lark"
+        assert "too complex" in str(error.details())
+    *_, last = stream
+    assert outputs(last.infer_response)["completion_tokens"] == [200]
+    assert greedy(service, regex="yes")["text"] == ["yes"]
+
+
+def test_a_guide_that_explodes_later_fails_its_request_alone(service: Service) -> None:
+    other = service.ModelInfer.future(infer(SMOLLM2, STORY, max_tokens=60, temperature=0.0, ignore_eos=True))
+    with pytest.raises(grpc.RpcError) as failed:
+        greedy(service, grammar='root ::= "a"{100000000}', n=2, max_tokens=60)
+    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert outputs(other.result())["completion_tokens"] == [60]
+
+
+def test_looking_back_at_more_than_there_is(exact_service: Service) -> None:
+    most = 2**31 - 1
+    for penalty in ("repeat_last_n", "dry_penalty_last_n"):
+        inputs: dict[str, Any] = {"repetition_penalty": 1.3, "dry_multiplier": 1.0}
+        assert greedy(exact_service, **{**inputs, penalty: most}) == greedy(exact_service, **inputs)
+
+
+def test_choices_with_breakers_are_prepared_once(service: Service) -> None:
+    breakers = [chr(ord("a") + i) * 40 for i in range(16)]
+    request = infer(SMOLLM2, STORY, max_tokens=2, n=64, seed=1, dry_multiplier=1.0, dry_sequence_breakers=breakers)
+    assert len(outputs(service.ModelInfer(request, timeout=60))["text"]) == 64
+
+
+@pytest.mark.parametrize("inputs", [{"typical_p": 0.9}, {"mirostat": 1}, {"mirostat": 2}], ids=lambda i: "-".join(i))
+def test_samplers_that_take_logarithms_beside_a_guide(service: Service, inputs: dict[str, Any]) -> None:
+    """What it makes impossible has no logarithm. Mirostat 1 made nothing but the likeliest of that."""
+    request = infer(SMOLLM2, STORY, n=8, seed=3, temperature=1.5, regex="[abc]{8}", **inputs)
+    answers = outputs(service.ModelInfer(request))["text"]
+    assert all(re.fullmatch("[abc]{8}", answer) for answer in answers)
+    assert len(set(answers)) > 4

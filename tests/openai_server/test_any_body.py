@@ -83,7 +83,8 @@ def outcome(parse: Any, body: object) -> APIError | None:
     try:
         request = parse(json.dumps(body).encode())
         if isinstance(request, schemas.CompletionRequest):
-            prompts, inputs = request.prompts, {}
+            prompts: list[schemas.Prompt] = request.prompts
+            inputs: encode.Inputs = {}
         else:
             plan = PLANNER.plan(request, {"chat_template": TEMPLATE}, EVERYTHING)
             request, prompts, inputs = plan.request, [plan.prompt], plan.inputs

@@ -140,7 +140,7 @@ def test_a_template_without_tools_is_told_of_them_in_words() -> None:
 
 
 def test_calls_and_results_of_the_history_are_text_to_a_template_without_tools() -> None:
-    call = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+    call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages = [
         USER,
         {"role": "assistant", "tool_calls": [call]},

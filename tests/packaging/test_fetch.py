@@ -1,14 +1,17 @@
 import hashlib
 import subprocess
 import sys
+import tarfile
+import tomllib
 import zipfile
 from pathlib import Path
 
 import pytest
 
-from scripts.fetch import MODEL_FILES
+from scripts.fetch import MODEL_FILES, TEMPLATES_FROM, TEMPLATES_SHA256
 from tests.models import gemma3_path, openai_028_path, smollm2_path
-from tests.packaging.commands import copy_of_checkout, only_line, run, script
+from tests.packaging.commands import ROOT, copy_of_checkout, only_line, run, script
+from tests.templates import template_paths
 
 
 @pytest.mark.parametrize(("name", "path"), [("smollm2", smollm2_path), ("gemma3", gemma3_path)])
@@ -58,6 +61,45 @@ def test_a_damaged_download_is_one_line_and_is_not_kept(tmp_path: Path) -> None:
     assert line == f"error: {model.file} arrived damaged: its SHA-256 is not {model.sha256}"
     assert list((tmp_path / "cache" / "anyserve" / "models").iterdir()) == []
     assert list((checkout / ".models").iterdir()) == []
+
+
+def test_the_templates_are_of_the_llama_cpp_that_we_use() -> None:
+    with (ROOT / "pyproject.toml").open("rb") as file:
+        worker = tomllib.load(file)["project"]["optional-dependencies"]["worker"]
+    assert TEMPLATES_FROM in worker
+    assert len(template_paths()) > 60
+    assert "<|im_start|>" in template_paths()["Qwen-Qwen3-0.6B"].read_text()
+
+
+def test_damaged_sources_are_one_line_and_are_not_kept(tmp_path: Path) -> None:
+    sources = tmp_path / "sources" / "llama_cpp_python-0.3.36"
+    sources.mkdir(parents=True)
+    (sources / "PKG-INFO").write_text(METADATA)
+    (sources / "pyproject.toml").write_text(
+        '[build-system]\nrequires = []\nbuild-backend = "backend"\nbackend-path = ["."]'
+    )
+    (sources / "backend.py").write_text(BACKEND)
+    with tarfile.open(f"{sources}.tar.gz", "w:gz") as archive:
+        archive.add(sources, sources.name)
+    env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(sources.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
+    line = only_line(script("fetch", "chat-templates", env=env, cwd=copy_of_checkout(tmp_path / "checkout")))
+    assert line == f"error: {sources.name}.tar.gz arrived damaged: its SHA-256 is not {TEMPLATES_SHA256}"
+    assert list((tmp_path / "cache" / "anyserve" / "chat-templates").iterdir()) == []
+
+
+METADATA = "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"
+BACKEND = f"""
+from pathlib import Path
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    info = Path(folder, "llama_cpp_python-0.3.36.dist-info")
+    info.mkdir()
+    info.joinpath("METADATA").write_text({METADATA!r})
+    return info.name
+
+def build_wheel(*arguments):
+    raise RuntimeError("nothing is compiled for its sources")
+"""
 
 
 def test_an_index_that_is_away_is_one_line(tmp_path: Path) -> None:

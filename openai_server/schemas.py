@@ -129,6 +129,18 @@ class ToolCall(Struct):
     function: FunctionCall
 
 
+class FunctionDefinition(Struct):
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]  # OpenAI's names, and dots
+    description: str | None = None
+    parameters: dict[str, Any] | None = None
+    strict: bool | None = None
+
+
+class Tool(Struct):
+    type: Literal["function"]
+    function: FunctionDefinition
+
+
 class SystemMessage(Struct, tag_field="role", tag="system"):
     content: Content
     name: str | None = None

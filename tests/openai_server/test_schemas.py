@@ -406,8 +406,8 @@ def use(**body: object) -> schemas.ToolUse:
 
 
 def test_without_tools_there_is_no_use() -> None:
-    for body in ({}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}):
-        assert chat(**body).tool_use is None
+    bodies: list[Any] = [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}]
+    assert [chat(**body).tool_use for body in bodies] == [None] * len(bodies)
 
 
 @pytest.mark.parametrize("choice", [None, "auto"])

@@ -141,7 +141,7 @@ def test_a_template_without_tools_is_told_of_them_in_words() -> None:
 
 def test_calls_and_results_of_the_history_are_text_to_a_template_without_tools() -> None:
     call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
-    messages = [
+    messages: list[Any] = [
         USER,
         {"role": "assistant", "tool_calls": [call]},
         {"role": "tool", "tool_call_id": "c", "content": "42"},

@@ -1,0 +1,60 @@
+"""What the text of one choice turns out to be, piece by piece: content, reasoning, calls of tools.
+
+PURE. Invariants of every parser:
+
+- What comes out, put together, does not depend on how the text was cut into pieces.
+- Nothing is lost: text that only looks like a call comes out as content, at the latest at the end. (Whitespace directly
+  around markers belongs to the markers.)
+- Held back is only what may still become part of a marker, or of a call whose name is not known yet.
+- No text makes a parser raise, and the work is linear in the text.
+"""
+
+from dataclasses import dataclass
+from typing import Protocol
+
+
+@dataclass(slots=True)  # none of them frozen: there is one for each token, see decode.Choice
+class Content:
+    text: str
+
+
+@dataclass(slots=True)
+class Reasoning:
+    text: str
+
+
+@dataclass(slots=True)
+class CallBegin:
+    """`index` counts the calls of one choice from 0. `id` is None unless the model gave the call one of its own."""
+
+    index: int
+    name: str
+    id: str | None = None
+
+
+@dataclass(slots=True)
+class CallArguments:
+    """The next piece of the arguments; all pieces of a call together are the text of one JSON value."""
+
+    index: int
+    text: str
+
+
+Event = Content | Reasoning | CallBegin | CallArguments
+
+
+class Parser(Protocol):
+    def push(self, text: str) -> list[Event]: ...
+
+    def end(self) -> list[Event]:
+        """The text is over, because the model ended it or had to stop. Called once, last."""
+
+
+class PlainParser:
+    """All text is content."""
+
+    def push(self, text: str) -> list[Event]:
+        return [Content(text)] if text else []
+
+    def end(self) -> list[Event]:
+        return []

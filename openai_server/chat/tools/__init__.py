@@ -1,0 +1,1 @@
+"""Calls of tools: one module for each format that models write them in."""

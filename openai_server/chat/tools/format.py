@@ -1,0 +1,152 @@
+"""What every format of tool calls has: a parser, and grammars that hold a model to it.
+
+PURE. A format is a module with a subclass of `ToolFormat`: its markers, how it reads a call behind them, and how its
+grammar writes one.
+"""
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from functools import partial
+from typing import ClassVar
+
+from openai_server.chat.events import Parser
+from openai_server.chat.reader import Output, Reader, StepParser, Steps
+from openai_server.chat.reasoning import Markers, Marks
+from openai_server.chat.tools.grammar import ANY, GAP, Rules, free_text, is_control, literal, marker
+from openai_server.schemas import Tool
+
+_NAME = re.compile(r"[a-zA-Z0-9_.-]+")
+_MAX_NAME = 128
+
+
+class ToolFormat(ABC):
+    name: str
+    special_tokens: bool = False
+    """Its markers are control tokens: the worker has to be asked to write such tokens into the text."""
+    in_template: ClassVar[bool] = True
+    """The template tells the model of the tools. False: `generic.as_plain` has to."""
+    always: ClassVar[bool] = False
+    """Answers without calls are in this format as well, so they need its parser even if there are no tools."""
+    reasons: ClassVar[bool] = False
+    """Its parser takes out the reasoning."""
+    reasoning_marks: ClassVar[Marks | None] = None
+    """Of a format whose parser does."""
+
+    markers: tuple[str, ...]
+    """Where a call may begin. A grammar begins calls with the first one."""
+    dropped: tuple[str, ...] = ()
+    """Control tokens that say nothing where they stand."""
+    section: str = ""
+    """A control token in front of the first call."""
+
+    # ---- Parsing
+
+    def parser(self, tools: Sequence[Tool]) -> Parser:
+        return StepParser(partial(self._read, tools=tools))
+
+    def begun_in(self, prompt: str) -> str:
+        """The end of the prompt that the parser has to know, as if the model had written it."""
+        return ""
+
+    def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
+        while found := (yield from reader.until((*self.markers, *self.dropped), out.content)):
+            if found not in self.dropped:
+                reader.keep(found)
+                yield from self._read_call(reader, out, tools, found)
+                out.content(reader.kept())
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+        """Reads what is behind the marker `found`. What the reader still keeps afterwards was no call."""
+        raise NotImplementedError
+
+    # ---- Grammars. `thoughts` are the markers of reasoning that may come first, `thinking` says that it has begun.
+
+    def grammar(
+        self,
+        tools: Sequence[Tool],
+        *,
+        parallel: bool,
+        named: str | None = None,
+        thoughts: Markers | None = None,
+        thinking: bool = False,
+    ) -> str:
+        """Exactly one call (or several, if `parallel`) of these tools, or of the one that is `named`."""
+        rules = Rules()
+        offered = [tool for tool in tools if named in (None, tool.function.name)]
+        calls = self._calls(rules, offered, parallel)
+        thought = _thought(rules, thoughts, thinking)
+        return rules.text(f"{thought if thinking else f'({thought})?'} {calls}" if thought else calls)
+
+    def guided_grammar(
+        self,
+        tools: Sequence[Tool],
+        *,
+        body: str,
+        parallel: bool,
+        thoughts: Markers | None = None,
+        thinking: bool = False,
+    ) -> str:
+        """Content that matches `body`, in Lark, or such calls as `grammar` has."""
+        rules = Rules()
+        answer = rules.rule(body)
+        if tools:
+            answer = f"({answer} | {self._calls(rules, tools, parallel)})"
+        thought = _thought(rules, thoughts, thinking)
+        return rules.text(f"{thought if thinking else f'({thought})?'} {answer}" if thought else answer)
+
+    def strict_grammar(
+        self,
+        tools: Sequence[Tool],
+        *,
+        parallel: bool = True,
+        thoughts: Markers | None = None,
+        thinking: bool = False,
+    ) -> str:
+        """Free text, then no call, or such calls as `grammar` has. Free text can't hold a call of another kind."""
+        rules = Rules()
+        thought = _thought(rules, thoughts, thinking)
+        behind_thought = self._text_or_calls(rules, tools, parallel)
+        if thoughts is None or thinking:
+            return rules.text(f"{thought} {behind_thought}")
+        if is_control(thoughts.begin):
+            return rules.text(f"({thought})? {behind_thought}")
+        # An answer that begins like a thought is one: the rules for answers don't apply within it.
+        no_thought = self._text_or_calls(rules, tools, parallel, [thoughts.begin])
+        return rules.text(f"{no_thought} | {thought} {behind_thought}")
+
+    def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        return f"{self._opening()} {self._behind_marker(rules, tools, parallel)}"
+
+    def _opening(self) -> str:
+        return f"{marker(self.section)} {marker(self.markers[0])}" if self.section else marker(self.markers[0])
+
+    def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        """The text does not begin with any of `not_first`."""
+        calls = self._behind_marker(rules, tools, parallel)
+        text = rules.terminal(free_text(self.markers, not_first))
+        if is_control(self.markers[0]):
+            return rules.rule(f"{text} ({self._opening()} {calls})?")
+        # Ends at the marker, wherever that comes; no other marker may be in the text.
+        begun = rules.shortest(f"{free_text(self.markers[1:], not_first)} {literal(self.markers[0])}")
+        return rules.rule(f"{text} | {begun} {calls}")
+
+    @abstractmethod
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        """Calls, as they go on behind the first marker."""
+
+
+def read_name(reader: Reader) -> Steps[str]:
+    """Reads the name of a function, "" if there is none."""
+    return (yield from reader.run(_NAME, _MAX_NAME)) or ""
+
+
+def _thought(rules: Rules, thoughts: Markers | None, thinking: bool) -> str:
+    if thoughts is None:
+        return ""
+    gap = rules.terminal(GAP)
+    if is_control(thoughts.end):
+        text = f"{rules.terminal(free_text([thoughts.end]))} {marker(thoughts.end)} {gap}"
+        return rules.rule(text if thinking else f"{marker(thoughts.begin)} {text}")
+    begin = "" if thinking else f"/[ \\t\\r\\n]{{0,4}}/ {literal(thoughts.begin)} "
+    return rules.rule(f"{rules.shortest(f'{begin}{ANY} {literal(thoughts.end)}')} {gap}")

@@ -1,0 +1,95 @@
+"""The format of GLM 4.5 and later, and of those who took it over.
+
+PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 has no line breaks.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openai_server.chat.reader import Output, Reader, Steps
+from openai_server.chat.tools import schema
+from openai_server.chat.tools.arguments import TextArguments, parameters_of
+from openai_server.chat.tools.format import ToolFormat, read_name
+from openai_server.chat.tools.grammar import NAME, Rules, free_text, literal, many
+from openai_server.schemas import Tool
+
+_KEY = re.compile(r"[^<>\n]+")
+_MAX_KEY = 512
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_KEY_OPEN, _KEY_CLOSE = "<arg_key>", "</arg_key>"
+_VALUE_OPEN, _VALUE_CLOSE = "<arg_value>", "</arg_value>"
+
+
+class Glm(ToolFormat):
+    markers = (_OPEN,)
+
+    def __init__(self, name: str, line: str) -> None:
+        self.name = name
+        self._line = line
+        """What a grammar writes between elements."""
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+        yield from reader.spaces()
+        name = yield from read_name(reader)
+        arguments = TextArguments(parameters_of(tools).get(name), out.arguments)
+        begun = False
+        while name:
+            yield from reader.spaces()
+            tag = yield from reader.literal(_KEY_OPEN, _CLOSE)
+            key = None
+            if tag == _KEY_OPEN:
+                key = yield from self._read_key(reader)
+            if not tag or (tag == _KEY_OPEN and not key):
+                return
+            reader.forget()
+            if not begun:
+                begun = True
+                out.begin(name)
+            if not key:
+                arguments.close()
+                return
+            if not (yield from arguments.read(reader, key, (_VALUE_CLOSE,))):
+                return
+            reader.keep()
+
+    def _read_key(self, reader: Reader) -> Steps[str | None]:
+        """Reads up to where the value begins."""
+        key = yield from reader.run(_KEY, _MAX_KEY)
+        if not (yield from reader.literal(_KEY_CLOSE)):
+            return None
+        yield from reader.spaces()
+        return key if (yield from reader.literal(_VALUE_OPEN)) else None
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        calls = rules.one_of([self._call(rules, tool) for tool in tools])
+        return many(calls, literal(self._line + _OPEN), several=parallel)
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        parameters = schema.parameters(tool.function)
+        exactly, required = bool(tool.function.strict), schema.required(parameters)
+        elements = [
+            (self._element(rules, key, value, parameters, exactly), key in required)
+            for key, value in schema.properties(parameters).items()
+        ]
+        between = literal(f"{_KEY_CLOSE}{self._line}{_VALUE_OPEN}")
+        anything = f"({literal(_KEY_OPEN)} {NAME} {between} {self._text(rules)})*"
+        body = rules.sequence(elements, "") if elements else anything
+        return f"{literal(tool.function.name + self._line)} {body} {literal(_CLOSE)}"
+
+    def _element(self, rules: Rules, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
+        types = schema.types(value, root)
+        head = literal(f"{_KEY_OPEN}{key}{_KEY_CLOSE}{self._line}{_VALUE_OPEN}")
+        if types is not None and "string" not in types:
+            json = rules.json(schema.with_definitions(value, root), exactly=exactly)
+            return rules.rule(f"{head} {json} {literal(_VALUE_CLOSE + self._line)}")
+        if texts := schema.texts(value):
+            return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {literal(_VALUE_CLOSE + self._line)}")
+        return rules.rule(f"{head} {self._text(rules)}")
+
+    def _text(self, rules: Rules) -> str:
+        return rules.shortest(f"{free_text([_VALUE_CLOSE])} {literal(_VALUE_CLOSE + self._line)}")
+
+
+GLM = Glm("glm", "\n")
+GLM_47 = Glm("glm-4.7", "")

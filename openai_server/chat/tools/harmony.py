@@ -1,0 +1,142 @@
+"""gpt-oss's format, in which an answer is a series of messages.
+
+PURE. Each message has a header with its channel, and for a call whom it is `to`:
+
+    <|channel|>analysis<|message|>reasoning<|end|>
+    <|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{…}<|call|>
+    <|start|>assistant<|channel|>final<|message|>content<|return|>
+
+The prompt ends within the first header. Text without a header is content.
+"""
+
+import re
+from collections.abc import Callable, Sequence
+
+from openai_server.chat import json_text
+from openai_server.chat.reader import Output, Reader, Steps
+from openai_server.chat.reasoning import Marks
+from openai_server.chat.tools.format import ToolFormat
+from openai_server.chat.tools.grammar import Rules, free_text, literal
+from openai_server.schemas import Tool
+
+_START, _CHANNEL, _MESSAGE = "<|start|>", "<|channel|>", "<|message|>"
+_ENDS = ("<|end|>", "<|call|>", "<|return|>")
+_CONSTRAIN = "<|constrain|>"
+_IN_HEADER = (_START, _CHANNEL, _CONSTRAIN)
+_NEXT = '<|end|> <|start|> "assistant"'
+"""How a grammar goes on behind a message that is not the last one."""
+_PLAIN_HEADER = re.compile(r"[^<]+")
+_MAX_HEADER = 256
+_TO = re.compile(r"to=([^\s<]+)")
+_CHANNEL_NAME = re.compile(r"<\|channel\|>(\w+)")
+_HEADER_MARKS = re.compile(r"<\|start\|>(?:assistant)?|<\|(?:channel|constrain|message)\|>")
+_ROLE = "assistant"
+_BETWEEN = "\n\n"
+"""Put between two messages of one kind."""
+
+
+class Harmony(ToolFormat):
+    name = "harmony"
+    special_tokens = True
+    always = True
+    reasons = True
+    reasoning_marks = Marks("<|channel|>analysis", ("<|end|>", "<|call|>", "<|channel|>final"))
+    markers = (_START, _CHANNEL, _MESSAGE)
+
+    def begun_in(self, prompt: str) -> str:
+        at = prompt.rfind(_START + _ROLE)
+        return prompt[at:] if at >= 0 else ""
+
+    def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
+        told: set[str] = set()
+        found = ""
+        while True:
+            reader.keep(found)
+            header = yield from self._read_header(reader, found)
+            if header is not None:
+                reader.forget()
+                found = yield from self._read_body(reader, out, header, told)
+            else:
+                text = reader.kept()
+                # Where the answer was cut off within a header, there is no content.
+                if (yield from reader.peek()) or _CHANNEL not in text:
+                    out.content(_HEADER_MARKS.sub("", text))
+                found = yield from reader.until((*self.markers, *_ENDS), out.content)
+            if found in _ENDS:
+                found = ""
+            if not found and not (yield from reader.peek()):
+                return
+
+    def _read_header(self, reader: Reader, header: str) -> Steps[str | None]:
+        """Reads up to where the message begins; None if that is no header."""
+        if not header:
+            header = yield from reader.literal(*_IN_HEADER, _MESSAGE, " to=")
+        while header and not header.endswith(_MESSAGE):
+            more = yield from reader.run(_PLAIN_HEADER, _MAX_HEADER)
+            token = yield from reader.literal(*_IN_HEADER, _MESSAGE)
+            if more is None or not token or len(header) > _MAX_HEADER:
+                return None
+            header += more + token
+        return header or None
+
+    def _read_body(self, reader: Reader, out: Output, header: str, told: set[str]) -> Steps[str]:
+        """Reads up to a marker, which is returned."""
+        channels, receivers = _CHANNEL_NAME.findall(header), _TO.findall(header)
+        receiver = receivers[-1] if receivers else _ROLE
+        if receiver != _ROLE:
+            out.begin(receiver.removeprefix("functions."))
+            return (yield from self._read_arguments(reader, out))
+        kind = "analysis" if channels and channels[-1] == "analysis" else "final"
+        write: Callable[[str], None] = out.reasoning if kind == "analysis" else out.content
+        first = True
+
+        def emit(text: str) -> None:
+            nonlocal first
+            if first and kind in told:
+                write(_BETWEEN)
+            first = False
+            told.add(kind)
+            write(text)
+
+        return (yield from reader.until((*self.markers, *_ENDS), emit))
+
+    def _read_arguments(self, reader: Reader, out: Output) -> Steps[str]:
+        ends = (*self.markers, *_ENDS)
+        yield from reader.spaces()
+        if (yield from reader.peek()) == "{":
+            yield from json_text.value(reader, out.arguments)
+            return (yield from reader.until(ends, out.content))
+        # For a tool that takes no JSON but text, such as python.
+        out.arguments('"')
+        found = yield from reader.until(ends, lambda text: out.arguments(json_text.in_string(text)))
+        if found:
+            out.arguments('"')
+        return found
+
+    # ---- Grammar: always one call, since <|call|> ends the answer
+
+    def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        thought = f'{_CHANNEL} "analysis" {_MESSAGE} {self._text(rules)} {_NEXT}'
+        return f"({thought})? {self._behind_marker(rules, tools, parallel)}"
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        return rules.one_of([self._call(rules, tool) for tool in tools])
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        to = f" to=functions.{tool.function.name}"
+        in_front = f'{literal(to)} {_CHANNEL} "commentary json"'
+        behind = f'{_CHANNEL} {literal(f"commentary{to} ")} {_CONSTRAIN} "json"'
+        return f"({in_front} | {behind}) {_MESSAGE} {rules.arguments(tool)}"
+
+    def _text(self, rules: Rules) -> str:
+        # The parser knows the markers by their text alone.
+        return rules.terminal(free_text((*self.markers, *_ENDS)))
+
+    def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        text = self._text(rules)
+        told = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
+        final = f'{_CHANNEL} "final" {_MESSAGE} {text}'
+        return rules.rule(f"({told})* ({final} | {self._behind_marker(rules, tools, parallel)})")
+
+
+HARMONY = Harmony()

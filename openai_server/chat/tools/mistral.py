@@ -1,0 +1,64 @@
+"""Mistral's formats.
+
+PURE. Older models write a list, `[TOOL_CALLS][{"name": "f", "arguments": {…}}]`; newer ones a marker for each call,
+`[TOOL_CALLS]f[ARGS]{…}`, some of them with an id, `[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{…}`. Both are read.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from openai_server.chat import json_text
+from openai_server.chat.reader import Output, Reader, Steps
+from openai_server.chat.tools.format import ToolFormat, read_name
+from openai_server.chat.tools.grammar import Rules, literal, many, marker
+from openai_server.chat.tools.json_calls import JsonCalls, read_calls
+from openai_server.schemas import Tool
+
+_CALLS, _ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
+
+
+def _read_call(reader: Reader, out: Output) -> Steps[None]:
+    yield from reader.spaces()
+    if (yield from reader.peek()) in ("[", "{"):
+        yield from read_calls(reader, out)
+        return
+    name = yield from read_name(reader)
+    if not name:
+        return
+    id = None
+    if (yield from reader.literal(_ID)):
+        id = yield from read_name(reader)
+    yield from reader.literal(_ARGUMENTS)
+    yield from reader.spaces()
+    if (yield from reader.peek()) == "{":
+        reader.forget()
+        out.begin(name, id or None)
+        yield from json_text.value(reader, out.arguments)
+
+
+@dataclass(frozen=True)
+class MistralCalls(ToolFormat):
+    name: str
+    ids: bool
+    special_tokens: bool = True
+    markers: tuple[str, ...] = (_CALLS,)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+        return _read_call(reader, out)
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        id = f"{marker(_ID)} /[a-zA-Z0-9]{{9}}/" if self.ids else ""
+        call = rules.one_of(
+            [f"{literal(tool.function.name)} {id} {marker(_ARGUMENTS)} {rules.arguments(tool)}" for tool in tools]
+        )
+        return many(call, marker(_CALLS), several=parallel)
+
+
+class MistralList(JsonCalls):
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+        return _read_call(reader, out)
+
+
+MISTRAL_LIST = MistralList("mistral-list", (_CALLS,), special_tokens=True, listed=True)
+MISTRAL = MistralCalls("mistral", ids=False)
+MISTRAL_WITH_IDS = MistralCalls("mistral-ids", ids=True)

@@ -1,0 +1,116 @@
+"""Grammars, compiled by llguidance for a vocabulary of all bytes and some control tokens, as the worker does it."""
+
+import random
+from collections.abc import Sequence
+from functools import lru_cache
+
+from llguidance import LLMatcher, LLTokenizer, TokenizerWrapper
+
+CONTROL_TOKENS = (
+    *("<|tool_call|>", "<|/tool_call|>", "<|python_tag|>", "<|python_start|>", "<|python_end|>", "<|function_call|>"),
+    *("[TOOL_CALLS]", "[CALL_ID]", "[ARGS]", "[THINK]", "[/THINK]"),
+    *("<|START_ACTION|>", "<|END_ACTION|>", "<|START_RESPONSE|>", "<|END_RESPONSE|>", "<|START_TEXT|>", "<|END_TEXT|>"),
+    *("<|START_THINKING|>", "<|END_THINKING|>"),
+    *(
+        "<｜tool▁calls▁begin｜>",
+        "<｜tool▁calls▁end｜>",
+        "<｜tool▁call▁begin｜>",
+        "<｜tool▁call▁end｜>",
+        "<｜tool▁sep｜>",
+    ),
+    *("<|tool_calls_section_begin|>", "<|tool_calls_section_end|>", "<|tool_call_begin|>", "<|tool_call_end|>"),
+    "<|tool_call_argument_begin|>",
+    *("<|tool_call_start|>", "<|tool_call_end|>"),
+    *("<|start|>", "<|channel|>", "<|constrain|>", "<|message|>", "<|end|>"),
+)
+
+
+class _Vocabulary:
+    """What llguidance asks of a tokenizer."""
+
+    def __init__(self) -> None:
+        control = self._control = list(dict.fromkeys(CONTROL_TOKENS))
+        names = [text if text.startswith("<") else f"<|{text}|>" for text in control]
+        self.ids = dict(zip(control, range(256, 256 + len(control)), strict=True))
+        self.tokens = [bytes([byte]) for byte in range(256)] + [name.encode() for name in names] + [b"<|eos|>"]
+        self.special_token_ids = list(range(256, len(self.tokens)))
+        self.eos_token_id = len(self.tokens) - 1
+        self.bos_token_id = None
+
+    def __call__(self, text: bytes) -> list[int]:
+        return list(text)
+
+    def text(self, id: int) -> bytes:
+        return self.tokens[id] if id < 256 else self._control[id - 256].encode()
+
+
+_vocabulary = _Vocabulary()
+
+
+@lru_cache(maxsize=1)
+def _tokenizer() -> LLTokenizer:
+    return LLTokenizer(TokenizerWrapper(_vocabulary))
+
+
+def tokens(text: str, *, control: bool = True) -> list[int]:
+    """As a model writes the text: markers as control tokens, or (if not `control`) spelled in bytes."""
+    ids: list[int] = []
+    at = 0
+    while at < len(text):
+        found = next((x for x in _vocabulary.ids if control and text.startswith(x, at)), None)
+        ids += [_vocabulary.ids[found]] if found else text[at].encode()
+        at += len(found or text[at])
+    return ids
+
+
+@lru_cache(maxsize=64)
+def _compiled(grammar: str) -> LLMatcher:
+    made = LLMatcher(_tokenizer(), grammar, log_level=0)
+    assert not made.is_error(), f"{made.get_error()}\n{grammar}"
+    return made
+
+
+def matcher(grammar: str) -> LLMatcher:
+    return _compiled(grammar).deep_copy()
+
+
+def accepted(grammar: str, text: str | Sequence[int]) -> bool:
+    """Whether the whole text may be written, and the answer end there."""
+    taken, made = _consumed(grammar, text)
+    return taken is None and made.is_accepting()
+
+
+def refused_at(grammar: str, text: str | Sequence[int]) -> int | None:
+    """How many tokens may be written before the first that may not; None if all may."""
+    return _consumed(grammar, text)[0]
+
+
+def _consumed(grammar: str, text: str | Sequence[int]) -> tuple[int | None, LLMatcher]:
+    ids = tokens(text) if isinstance(text, str) else list(text)
+    made = matcher(grammar)
+    taken = made.try_consume_tokens(ids)
+    assert not made.is_error(), made.get_error()  # such as a lexer that became too complex
+    return (taken if taken < len(ids) else None), made
+
+
+_ENDS = ("</parameter>\n", "\n</parameter>\n", "</｜DSML｜parameter>\n", "</arg_value>", "</arg_value>\n")
+
+
+def written_by_chance(grammar: str, chance: random.Random, begin: str = "") -> str:
+    """What a model would write that chooses by chance, after `begin`; it likes whatever ends things."""
+    made = matcher(grammar)
+    ids = tokens(begin)
+    assert made.consume_tokens(ids)
+    eos = _vocabulary.eos_token_id
+    while True:
+        mask = made.compute_bitmask()
+        allowed = [i for i in range(len(_vocabulary.tokens)) if mask[i // 8] >> (i % 8) & 1]
+        if allowed == [eos] or (eos in allowed and chance.random() < 0.2):
+            return b"".join(map(_vocabulary.text, ids)).decode(errors="replace")
+        ends = [tokens(end) for end in _ENDS if made.validate_tokens(tokens(end)) == len(tokens(end))]
+        ends += [[i] for i in allowed if i != eos and (i >= 256 or chr(i) in '"}])')]
+        others = [[i] for i in allowed if 32 <= i < 127 or i == 10] or [[i] for i in allowed if i != eos]
+        choice = chance.choice(ends if ends and chance.random() < 0.5 else others)
+        assert made.consume_tokens(choice)
+        ids += choice
+        assert len(ids) < 2000

@@ -1,0 +1,466 @@
+"""Grammars, compiled by llguidance: they take what the parsers understand and nothing else, token by token."""
+
+import json
+import random
+from functools import partial
+from typing import Any, NamedTuple
+
+import msgspec
+import pytest
+
+from openai_server.chat.reasoning import Markers
+from openai_server.chat.tools.format import ToolFormat
+from openai_server.chat.tools.grammar import Rules, is_control, literal, marker
+from openai_server.chat.tools.harmony import HARMONY
+from openai_server.chat.tools.python_calls import LFM2
+from openai_server.chat.tools.tagged import HERMES
+from openai_server.chat.tools.xml_calls import QWEN3_CODER
+from openai_server.schemas import Tool
+from tests.openai_server.chat.answers import Answer, Call, answer, tool
+from tests.openai_server.chat.grammars import accepted, refused_at, tokens, written_by_chance
+from tests.openai_server.chat.tools.cases import FORMATS
+
+
+class Written(NamedTuple):
+    """Two calls as a grammar has them: of get_weather in Paris, and of now."""
+
+    before: str
+    first: str
+    between: str
+    second: str
+    after: str
+
+    @property
+    def one(self) -> str:
+        return self.before + self.first + self.after
+
+    @property
+    def both(self) -> str:
+        return "".join(self)
+
+
+def _json(before: str, between: str, after: str) -> Written:
+    first = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
+    return Written(before, first, between, '{"name": "now", "arguments": {}}', after)
+
+
+_DSML_CITY = '\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
+WRITTEN = {
+    "hermes": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
+    "generic": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
+    "granite": _json("<|tool_call|>[", ", ", "]"),
+    "phi4": _json("<|tool_call|>[", ", ", "]<|/tool_call|>"),
+    "nemotron": _json("<TOOLCALL>[", ", ", "]</TOOLCALL>"),
+    "apriel": _json("<tool_calls>[", ", ", "]</tool_calls>"),
+    "gigachat": _json("<|function_call|>", "<|function_call|>", ""),
+    "mistral-list": _json("[TOOL_CALLS][", ", ", "]"),
+    "llama-json": Written("", '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", "", ""),
+    "llama-pythonic": Written("[", 'get_weather(city="Paris")', ", ", "now()", "]"),
+    "lfm2": Written("<|tool_call_start|>[", 'get_weather(city="Paris")', ", ", "now()", "]<|tool_call_end|>"),
+    "mistral": Written("[TOOL_CALLS]", 'get_weather[ARGS]{"city": "Paris"}', "[TOOL_CALLS]", "now[ARGS]{}", ""),
+    "mistral-ids": Written(
+        "[TOOL_CALLS]",
+        'get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Paris"}',
+        "[TOOL_CALLS]",
+        "now[CALL_ID]000000001[ARGS]{}",
+        "",
+    ),
+    "command-r": Written(
+        "Action:\n```json\n[\n    {\n",
+        '        "tool_name": "get_weather",\n        "parameters": {"city": "Paris"}\n    }',
+        ",\n    {\n",
+        '        "tool_name": "now",\n        "parameters": {}\n    }',
+        "\n]\n```",
+    ),
+    "command-r7b": Written(
+        "<|START_ACTION|>[\n    ",
+        '{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}',
+        ",\n    ",
+        '{"tool_call_id": "1", "tool_name": "now", "parameters": {}}',
+        "\n]<|END_ACTION|>",
+    ),
+    "deepseek-v3": Written(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
+        'function<｜tool▁sep｜>get_weather\n```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜>',
+        "\n<｜tool▁call▁begin｜>",
+        "function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+    "deepseek-v3.1": Written(
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
+        'get_weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜>',
+        "<｜tool▁call▁begin｜>",
+        "now<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
+        "<｜tool▁calls▁end｜>",
+    ),
+    "deepseek-v3.2": Written(
+        "<｜DSML｜function_calls>\n",
+        f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
+        "",
+        '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
+        "</｜DSML｜function_calls>",
+    ),
+    "deepseek-v4": Written(
+        "<｜DSML｜tool_calls>\n",
+        f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
+        "",
+        '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
+        "</｜DSML｜tool_calls>",
+    ),
+    "kimi": Written(
+        "<|tool_calls_section_begin|><|tool_call_begin|>",
+        'functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris"}<|tool_call_end|>',
+        "<|tool_call_begin|>",
+        "functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>",
+        "<|tool_calls_section_end|>",
+    ),
+    "functionary-v3.1": Written(
+        "<function=", 'get_weather>{"city": "Paris"}</function>', "<function=", "now>{}</function>", ""
+    ),
+    "functionary-v3.2": Written("", 'get_weather\n{"city": "Paris"}', ">>>", "now\n{}", ""),
+    "qwen3-coder": Written(
+        "<tool_call>\n",
+        "<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>",
+        "\n</tool_call>\n<tool_call>\n",
+        "<function=now>\n</function>",
+        "\n</tool_call>",
+    ),
+    "seed": Written(
+        "<seed:tool_call>\n",
+        "<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>",
+        "\n</seed:tool_call>\n<seed:tool_call>\n",
+        "<function=now>\n</function>",
+        "\n</seed:tool_call>",
+    ),
+    "minimax-m2": Written(
+        "<minimax:tool_call>\n",
+        '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n',
+        "",
+        '<invoke name="now">\n</invoke>\n',
+        "</minimax:tool_call>",
+    ),
+    "glm": Written(
+        "<tool_call>",
+        "get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
+        "\n<tool_call>",
+        "now\n</tool_call>",
+        "",
+    ),
+    "glm-4.7": Written(
+        "<tool_call>",
+        "get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>",
+        "<tool_call>",
+        "now</tool_call>",
+        "",
+    ),
+    "harmony": Written(
+        "", '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}', "", "", ""
+    ),
+}
+WRITTEN["cohere2"] = WRITTEN["command-r7b"]
+ONE_AT_A_TIME = {"llama-json", "harmony"}
+
+WEATHER = tool("get_weather", {"city": {"type": "string"}, "days": {"type": "integer"}}, "city", strict=True)
+NOW = tool("now", {})
+PICK = tool("pick", {"one": {"enum": ["a", "b"]}, "numbers": {"type": "array", "items": {"type": "integer"}}})
+TOOLS = [WEATHER, NOW, PICK]
+THINK, CONTROL_THINK = Markers("<think>", "</think>"), Markers("[THINK]", "[/THINK]")
+
+each_format = pytest.mark.parametrize("name", WRITTEN)
+
+
+def read(tool_format: ToolFormat, text: str, tools: list[Tool] = TOOLS) -> Answer:
+    parser = tool_format.parser(tools)
+    if tool_format.name == "functionary-v3.2":
+        parser.push(">>>")  # the end of the prompt
+    return answer(parser, [text])
+
+
+def test_every_format_is_tested() -> None:
+    assert set(WRITTEN) == set(FORMATS)
+
+
+# ---- A call there must be
+
+
+@each_format
+def test_it_takes_what_the_parser_understands(name: str) -> None:
+    grammar = FORMATS[name].grammar(TOOLS, parallel=True)
+    assert accepted(grammar, WRITTEN[name].one)
+    assert read(FORMATS[name], WRITTEN[name].one).calls[0].arguments == '{"city": "Paris"}'
+    if name not in ONE_AT_A_TIME:
+        assert accepted(grammar, WRITTEN[name].both)
+        calls = read(FORMATS[name], WRITTEN[name].both)
+        assert calls.content == ""
+        assert [call.name for call in calls.calls] == ["get_weather", "now"]
+        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False), WRITTEN[name].both)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), WRITTEN[name].one)
+
+
+@each_format
+def test_it_takes_nothing_else(name: str) -> None:
+    grammar = FORMATS[name].grammar(TOOLS, parallel=True)
+    text = WRITTEN[name].one
+    for wrong in ("", "Hello.", "\n" * 20, text + "\nHello.", text[:-1]):
+        assert not accepted(grammar, wrong), wrong
+    for wrong in (text.replace("get_weather", "get_rain"), text.replace("city", "town")):
+        assert refused_at(grammar, wrong) is not None
+
+
+@each_format
+def test_the_named_function_and_no_other(name: str) -> None:
+    written = WRITTEN[name]
+    now = written.before + written.second + written.after
+    if name not in ONE_AT_A_TIME:
+        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="now"), now)
+        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="get_weather"), now)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="get_weather"), written.one)
+    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="now"), written.one)
+
+
+@each_format
+def test_whatever_it_takes_is_calls_with_valid_arguments(name: str) -> None:
+    chance = random.Random(1)
+    for parallel in [False, True] * 2:
+        text = written_by_chance(FORMATS[name].grammar(TOOLS, parallel=parallel), chance)
+        told = read(FORMATS[name], text)
+        assert told.content == "", text
+        assert told.calls, text
+        assert parallel or len(told.calls) == 1, text
+        for call in told.calls:
+            check(call)
+
+
+def check(call: Call) -> None:
+    """Against the schemas of TOOLS."""
+    arguments = json.loads(call.arguments)
+    allowed: dict[str, Any] = {
+        "get_weather": {"city": str, "days": int},
+        "now": None,
+        "pick": {"one": str, "numbers": list},
+    }
+    kinds = allowed[call.name]
+    assert isinstance(arguments, dict)
+    if kinds is not None:
+        assert all(isinstance(value, kinds[key]) for key, value in arguments.items())
+        assert call.name != "get_weather" or "city" in arguments
+        assert arguments.get("one", "a") in ("a", "b")
+
+
+# ---- A call there may be
+
+
+@each_format
+def test_free_text_and_calls(name: str) -> None:
+    tool_format, written = FORMATS[name], WRITTEN[name]
+    grammar = tool_format.strict_grammar(TOOLS)
+    before = {"functionary-v3.2": "all\n", "harmony": "<|channel|>final<|message|>"}.get(name, "")
+    assert accepted(grammar, before + "Hello <b>world</b> [1] (2) `{}` Action: >> <|\n\n")
+    assert accepted(grammar, written.one)
+    if name not in ONE_AT_A_TIME:
+        assert accepted(grammar, written.both)
+        assert not accepted(tool_format.strict_grammar(TOOLS, parallel=False), written.both)
+    if name not in {"llama-json", "llama-pythonic", "harmony", "functionary-v3.2", "command-r7b", "cohere2"}:
+        assert accepted(grammar, "Let me see.\n" + written.one)
+    for wrong in ("get_rain", "town", "oops"):
+        text = written.one.replace("get_weather", wrong) if wrong != "town" else written.one.replace("city", wrong)
+        assert refused_at(grammar, text) is not None
+
+
+@each_format
+def test_free_text_cant_begin_a_call(name: str) -> None:
+    """Neither with the control token nor with its text."""
+    tool_format = FORMATS[name]
+    grammar = tool_format.strict_grammar(TOOLS)
+    for begin in tool_format.markers:
+        for control in (True, False):
+            ids = tokens(f"Well, {begin}<oops>", control=control)
+            assert refused_at(grammar, ids) is not None
+
+
+@each_format
+def test_free_text_full_of_beginnings_of_markers(name: str) -> None:
+    """The lexer's states must not multiply: llguidance would give up."""
+    tool_format = FORMATS[name]
+    markers = (*tool_format.markers, *tool_format.dropped)
+    beginnings = [text[:end] + " " for text in markers for end in range(1, len(text))]
+    begin = {"functionary-v3.2": "all\n", "harmony": "<|channel|>final<|message|>"}.get(name, "Well, ")
+    text = begin + "".join(random.Random(3).choices(beginnings, k=500))
+    assert refused_at(tool_format.strict_grammar(TOOLS, thoughts=THINK), text) is None
+
+
+def test_what_ends_free_text_cant_be_spelled() -> None:
+    """A parser can't tell the text of a control token from the token."""
+    final = "<|channel|>final<|message|>"
+    for text in ("<|end|>", "<|start|>assistant to=functions.now<|message|>{}", "<|channel|>"):
+        assert not accepted(HARMONY.strict_grammar(TOOLS), tokens(final) + tokens(text, control=False))
+    grammar = FORMATS["mistral"].strict_grammar(TOOLS, thoughts=CONTROL_THINK, thinking=True)
+    assert not accepted(grammar, tokens("[/THINK]", control=False) + tokens("[/THINK]"))
+
+
+@each_format
+def test_whatever_calls_are_in_free_text_have_valid_arguments(name: str) -> None:
+    chance = random.Random(2)
+    grammar = FORMATS[name].strict_grammar(TOOLS)
+    for begin in [WRITTEN[name].before, ""] * 2:
+        for call in read(FORMATS[name], written_by_chance(grammar, chance, begin)).calls:
+            check(call)
+
+
+# ---- Thoughts come first
+
+
+@pytest.mark.parametrize("thoughts", [THINK, CONTROL_THINK], ids=["text", "control"])
+@pytest.mark.parametrize("name", ["hermes", "mistral", "llama-json", "command-r7b", "functionary-v3.2", "glm"])
+def test_thoughts_come_first(name: str, thoughts: Markers) -> None:
+    tool_format, one = FORMATS[name], WRITTEN[name].one
+    begun = f"{thoughts.begin}\nI may call.\n{thoughts.end}\n\n"
+    inside = begun.removeprefix(thoughts.begin)
+    for make in (partial(tool_format.grammar, parallel=False), tool_format.strict_grammar):
+        outside = make(TOOLS, thoughts=thoughts, thinking=False)
+        assert accepted(outside, begun + one)
+        assert accepted(outside, one)
+        within = make(TOOLS, thoughts=thoughts, thinking=True)
+        assert accepted(within, inside + one)
+        assert not accepted(within, "I may" + one)
+    if not is_control(tool_format.markers[0]):
+        # Within a thought, a marker is text.
+        thought = f"{thoughts.begin}{tool_format.markers[0]}oops{thoughts.end}"
+        assert accepted(tool_format.strict_grammar(TOOLS, thoughts=thoughts), thought + one)
+
+
+def test_harmony_thinks_before_it_calls() -> None:
+    thought = "<|channel|>analysis<|message|>I may call.<|end|><|start|>assistant"
+    assert accepted(HARMONY.grammar(TOOLS, parallel=False), thought + WRITTEN["harmony"].one)
+    assert accepted(HARMONY.strict_grammar(TOOLS), thought + WRITTEN["harmony"].one)
+    assert accepted(HARMONY.grammar(TOOLS, parallel=False), " to=functions.now<|channel|>commentary json<|message|>{}")
+    assert not accepted(HARMONY.grammar(TOOLS, parallel=False), thought + "<|channel|>final<|message|>Hello.")
+    assert accepted(HARMONY.strict_grammar(TOOLS), thought + "<|channel|>final<|message|>Hello.")
+
+
+# ---- Schemas
+
+
+def hermes(name: str, arguments: str) -> str:
+    return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+
+
+@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}])
+def test_a_tool_without_parameters_takes_any_object(parameters: dict[str, Any] | None) -> None:
+    any_object = tool("f")
+    any_object.function.parameters = parameters
+    grammar = HERMES.grammar([any_object], parallel=False)
+    for arguments in ("{}", '{"a": [1, {"b": null}]}'):
+        assert accepted(grammar, hermes("f", arguments))
+    for arguments in ("[]", '"a"', "null"):
+        assert not accepted(grammar, hermes("f", arguments))
+
+
+def test_whitespace_is_that_of_the_templates() -> None:
+    grammar = HERMES.grammar([PICK], parallel=False)
+    assert accepted(grammar, hermes("pick", '{"one": "a", "numbers": [1, 2]}'))
+    for arguments in ('{"one":"a"}', '{ "one": "a"}', '{"one": "a",\n"numbers": []}', '{"numbers": [1,2]}'):
+        assert not accepted(grammar, hermes("pick", arguments))
+
+
+def test_arguments_that_the_schema_does_not_name() -> None:
+    closed = tool("f", {"a": {"type": "integer"}})
+    assert not accepted(HERMES.grammar([closed], parallel=False), hermes("f", '{"b": 1}'))
+    opened = msgspec.structs.replace(closed)
+    opened.function.parameters = {**(closed.function.parameters or {}), "additionalProperties": True}
+    assert accepted(HERMES.grammar([opened], parallel=False), hermes("f", '{"b": 1}'))
+
+
+def test_references_lead_somewhere() -> None:
+    parameters = {
+        "type": "object",
+        "properties": {"at": {"$ref": "#/$defs/place"}, "text": {"$ref": "#/$defs/word"}},
+        "required": ["at"],
+        "$defs": {
+            "place": {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]},
+            "word": {"type": "string"},
+        },
+    }
+    referring = tool("f")
+    referring.function.parameters = parameters
+    assert accepted(HERMES.grammar([referring], parallel=False), hermes("f", '{"at": {"x": 1}}'))
+    grammar = QWEN3_CODER.grammar([referring], parallel=False)
+    text = (
+        "<tool_call>\n<function=f>\n<parameter=at>\n{}\n</parameter>\n<parameter=text>\n7\n</parameter>\n</function>\n"
+        "</tool_call>"
+    )
+    assert accepted(grammar, text.replace("{}", '{"x": 1}'))
+    assert not accepted(grammar, text)
+    assert read(QWEN3_CODER, text, [referring]).calls == [Call("f", '{"at": {}, "text": "7"}')]
+
+
+def test_a_strict_schema_is_followed_or_refused() -> None:
+    schema: dict[str, Any] = {"a": {"type": "string", "format": "no-such-format"}}
+    assert accepted(HERMES.grammar([tool("f", schema)], parallel=False), hermes("f", '{"a": "b"}'))
+    with pytest.raises(AssertionError, match="no-such-format"):
+        accepted(HERMES.grammar([tool("f", schema, strict=True)], parallel=False), "")
+
+
+def test_hostile_texts_stay_texts() -> None:
+    schema: dict[str, Any] = {'"} | /.*/ #\n': {"enum": ['a" | /.*/', "\x7f\\"]}, "x-guidance": {"type": "string"}}
+    for tool_format in (HERMES, QWEN3_CODER):
+        grammar = tool_format.grammar([tool("f", schema)], parallel=False)
+        assert not accepted(grammar, "anything")
+    grammar = HERMES.grammar([tool("f", schema)], parallel=False)
+    assert accepted(grammar, hermes("f", json.dumps({'"} | /.*/ #\n': 'a" | /.*/'})))
+
+
+def test_strings_in_xml_are_those_of_the_schema() -> None:
+    grammar = QWEN3_CODER.grammar([PICK], parallel=False)
+    text = "<tool_call>\n<function=pick>\n<parameter=one>\n{}\n</parameter>\n</function>\n</tool_call>"
+    assert accepted(grammar, text.replace("{}", "a"))
+    assert not accepted(grammar, text.replace("{}", "c"))
+
+
+@pytest.mark.parametrize(
+    ("items", "texts"),
+    [
+        ([], {""}),
+        ([("a", True)], {"a"}),
+        ([("a", False)], {"", "a"}),
+        ([("a", True), ("b", False), ("c", False)], {"a", "a,b", "a,c", "a,b,c"}),
+        ([("a", False), ("b", True), ("c", False)], {"b", "a,b", "b,c", "a,b,c"}),
+        ([("a", False), ("b", False)], {"", "a", "b", "a,b"}),
+    ],
+)
+def test_sequences(items: list[tuple[str, bool]], texts: set[str]) -> None:
+    rules = Rules()
+    sequence = rules.sequence([(literal(text), must) for text, must in items], ",")
+    grammar = rules.text(f'"(" {sequence} ")"')
+    letters = [text for text, _ in items]
+    tried = (
+        {
+            ",".join(x for x, bit in zip(letters, f"{bits:0{len(letters)}b}", strict=True) if bit == "1")
+            for bits in range(2 ** len(letters))
+        }
+        if letters
+        else {""}
+    )
+    assert {text for text in tried | {"b,a", "a,", ",a", "a,a"} if accepted(grammar, f"({text})")} == texts
+
+
+def test_optional_arguments_of_python_calls() -> None:
+    grammar = LFM2.grammar([PICK], parallel=False)
+    for arguments in ("", 'one="a"', "numbers=[1, 2]", 'one="b", numbers=[]'):
+        assert accepted(grammar, f"<|tool_call_start|>[pick({arguments})]<|tool_call_end|>")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ("<tool_call>", '"<tool_call>"'),
+        ("<|python_tag|>", "<|python_tag|>"),
+        ("<｜tool▁sep｜>", "<｜tool▁sep｜>"),
+        ("[TOOL_CALLS]", "<|[TOOL_CALLS]|>"),
+        ("[/THINK]", "<|[/THINK]|>"),
+        ("[BEGIN FINAL RESPONSE]", '"[BEGIN FINAL RESPONSE]"'),
+        ("a\n\"'\\\x7f\x01é", '"a\\n\\"\'\\\\\\x7f\\u0001é"'),
+    ],
+)
+def test_markers_in_grammars(text: str, written: str) -> None:
+    assert marker(text) == written

@@ -61,23 +61,29 @@ def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
     return message.model_version == contract.ANYSERVE_VERSION and message.model_name in capabilities
 
 
-def parse(message: ModelInferRequest) -> GenerationRequest:
-    """Raises InvalidRequest, naming the tensor."""
+def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
+    """The inputs by name, each as its specification wants it. Raises InvalidRequest, naming the tensor."""
     try:
         given = tensors.read_inputs(message)
     except tensors.TensorError as error:
         raise InvalidRequest(str(error), tensor=error.tensor) from error
-    known = {spec.name: spec for spec in contract.INPUTS}
+    known = {spec.name: spec for spec in specs}
     for tensor in given.values():
         if tensor.name not in known:
             raise InvalidRequest(f"tensor '{tensor.name}': not an input of this model", tensor=tensor.name)
         _check(known[tensor.name], tensor)
+    return given
+
+
+def parse(message: ModelInferRequest) -> GenerationRequest:
+    """Raises InvalidRequest, naming the tensor."""
+    given = read(message, contract.INPUTS)
 
     def scalar(spec: TensorSpec, default: Any) -> Any:
         return given[spec.name].elements[0] if spec.name in given else default
 
     return GenerationRequest(
-        prompt=_prompt(given),
+        prompt=prompt_of(given),
         max_tokens=scalar(contract.MAX_TOKENS, None),
         n=scalar(contract.N, 1),
         stop=_stop(given),
@@ -91,7 +97,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
             repetition_penalty=scalar(contract.REPETITION_PENALTY, 1.0),
             seed=scalar(contract.SEED, None),
         ),
-        timeout=_timeout(message),
+        timeout=timeout_of(message),
     )
 
 
@@ -123,20 +129,20 @@ def _bound(value: float | None, unbounded: str) -> str:
     return unbounded if value is None else f"{value:g}"
 
 
-def _utf8(spec: TensorSpec, element: bytes) -> str:
+def utf8(spec: TensorSpec, element: bytes) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError as error:
         raise InvalidRequest(f"tensor '{spec.name}': not UTF-8 ({error})", tensor=spec.name) from error
 
 
-def _prompt(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
+def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     text, token_ids = given.get(contract.PROMPT.name), given.get(contract.PROMPT_TOKEN_IDS.name)
     if (text is None) == (token_ids is None):
         problem = "missing" if text is None else "given together with 'prompt_token_ids'"
         raise InvalidRequest(f"tensor '{contract.PROMPT.name}': {problem}", tensor=contract.PROMPT.name)
     if text is not None:
-        return _utf8(contract.PROMPT, text.elements[0])
+        return utf8(contract.PROMPT, text.elements[0])
     assert token_ids is not None
     if not token_ids.elements:
         name = contract.PROMPT_TOKEN_IDS.name
@@ -153,7 +159,7 @@ def _stop(given: dict[str, tensors.Tensor]) -> tuple[str, ...]:
         raise InvalidRequest(
             f"tensor '{spec.name}': {len(elements)} strings, at most {contract.MAX_STOP_STRINGS}", tensor=spec.name
         )
-    stop = tuple(_utf8(spec, element) for element in elements)
+    stop = tuple(utf8(spec, element) for element in elements)
     if not all(0 < len(text) <= MAX_STOP_LENGTH for text in stop):
         raise InvalidRequest(
             f"tensor '{spec.name}': each string must have 1 to {MAX_STOP_LENGTH} characters", tensor=spec.name
@@ -161,7 +167,7 @@ def _stop(given: dict[str, tensors.Tensor]) -> tuple[str, ...]:
     return stop
 
 
-def _timeout(message: ModelInferRequest) -> float | None:
+def timeout_of(message: ModelInferRequest) -> float | None:
     parameter = message.parameters.get(contract.PARAM_TIMEOUT)
     if parameter is None:
         return None

@@ -1,80 +1,174 @@
-"""Prompts to tokens, without holding up the event loop, and within the context."""
+"""Texts to tokens and back, without holding up the event loop, and within the context."""
 
 import asyncio
 from array import array
+from collections.abc import Callable
 from collections.abc import Sequence as Items
 from concurrent.futures import ThreadPoolExecutor
-from typing import Protocol
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol, TypeVar
 
-from anyserve_worker.errors import ContextLengthExceeded, Draining
+from anyserve_worker.errors import ContextLengthExceeded, Draining, InvalidRequest
 from anyserve_worker.sequence import token_array
 from protos import contract
+from protos.contract import TensorSpec
 
 INLINE_TOKENIZE = 4096
 """Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
 TOKENIZER_THREADS = 4
 """So many long prompts are tokenized at the same time."""
+MIN_TOKENIZED = 8192
+"""Tokens that a text may have whose tokens are all that is wanted, where the context is shorter."""
+
+T = TypeVar("T")
 
 
 class Vocabulary(Protocol):
     """What the engine asks of `model_runner.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]": ...
+    def ranked_pair(self, query: str, document: str) -> "array[int]": ...
+    def text_of(self, tokens: "array[int]") -> bytes: ...
     def check_tokens(self, token_ids: "array[int]") -> None: ...
     def piece(self, token: int) -> bytes: ...
+    def written(self, token: int) -> bytes: ...
     def is_end(self, token: int) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Most tokens, and what a longer text is told."""
+
+    tokens: int
+    said: str
+
+    def exceeded(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(f"tensor '{tensor.name}': {n} tokens, but {self.said}", tensor=tensor.name)
+
+
+def _context(n_ctx: int) -> str:
+    return f"the context of this model is {n_ctx} tokens"
+
+
 class Tokenizer:
+    """All of its methods raise Draining while it closes, and InvalidRequest for what cannot be tokenized."""
+
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
+        """`n_ctx`: of a sequence that is generated."""
         self._vocabulary = vocabulary
-        self._n_ctx = n_ctx
+        self._to_generate = Limit(n_ctx - 1, f"{_context(n_ctx)}, prompt and completion together")
+        most = max(n_ctx, MIN_TOKENIZED)
+        self._to_split = Limit(most, f"at most {most} can be had at once")
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
 
     async def tokens(self, prompt: str | Items[int]) -> "array[int]":
-        """Of a text, or token ids as they are. Raises ContextLengthExceeded, InvalidRequest, or Draining."""
-        if not isinstance(prompt, str):
-            tokens = token_array(prompt)
-            self._vocabulary.check_tokens(tokens)
-        elif len(prompt) <= INLINE_TOKENIZE:
-            tokens = self._vocabulary.tokenize(prompt)
-        else:
-            self._refuse_if_closing()
-            tokens = await asyncio.get_running_loop().run_in_executor(self._threads, self._tokenize, prompt)
-        if len(tokens) >= self._n_ctx:
-            raise self._too_long(prompt, str(len(tokens)))
+        """To generate from; token ids as they are. Raises ContextLengthExceeded."""
+        return await self._tokens(prompt, self._vocabulary.tokenize, self._to_generate)
+
+    async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
+        """With what the model wants around a text; token ids as they are. Raises ContextLengthExceeded."""
+        tokenize = partial(self._vocabulary.tokens_of, add_special=True, parse_special=True)
+        tokens = await self._tokens(prompt, tokenize, Limit(n_ctx, _context(n_ctx)))
+        if not tokens:
+            name = contract.PROMPT.name
+            raise InvalidRequest(f"tensor '{name}': empty, and the model adds nothing to it", tensor=name)
         return tokens
+
+    async def tokens_to_rank(self, query: str, document: str, n_ctx: int) -> "array[int]":
+        """Raises ContextLengthExceeded, which blames the longer text."""
+        limit = Limit(n_ctx, _context(n_ctx))
+        longer = contract.QUERY if len(query) > len(document) else contract.DOCUMENT
+
+        def work() -> "array[int]":
+            tokenize = partial(self._vocabulary.tokens_of, add_special=False, parse_special=True)
+            for text, tensor in ((query, contract.QUERY), (document, contract.DOCUMENT)):
+                self._refuse_if_far_too_long(text, tokenize, limit, tensor)
+            return self._vocabulary.ranked_pair(query, document)
+
+        tokens = await self._off_the_loop(work, len(query) + len(document))
+        if len(tokens) > n_ctx:
+            raise limit.exceeded(longer, f"{len(tokens)} with those of the other text")
+        if not tokens:
+            name = contract.QUERY.name
+            raise InvalidRequest(f"tensor '{name}': empty, and so is the document", tensor=name)
+        return tokens
+
+    async def split(self, text: str, *, add_special: bool, parse_special: bool) -> tuple["array[int]", list[bytes]]:
+        """The tokens of a text, and what each stands for. Raises ContextLengthExceeded."""
+
+        def work() -> tuple["array[int]", list[bytes]]:
+            tokenize = partial(self._vocabulary.tokens_of, add_special=add_special, parse_special=parse_special)
+            self._refuse_if_far_too_long(text, tokenize, self._to_split, contract.TEXT_TO_TOKENIZE)
+            tokens = tokenize(text)
+            if len(tokens) > self._to_split.tokens:
+                raise self._to_split.exceeded(contract.TEXT_TO_TOKENIZE, str(len(tokens)))
+            return tokens, [self._vocabulary.written(token) for token in tokens]
+
+        return await self._off_the_loop(work, len(text))
+
+    async def join(self, token_ids: Items[int]) -> bytes:
+        """The text of tokens, special ones included."""
+
+        def work() -> bytes:
+            tokens = token_array(token_ids)
+            self._vocabulary.check_tokens(tokens)
+            return self._vocabulary.text_of(tokens)
+
+        return await self._off_the_loop(work, len(token_ids))
 
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
         self._closing = True
         await asyncio.to_thread(self._threads.shutdown)
 
+    # ---- Inside
+
+    async def _tokens(
+        self, prompt: str | Items[int], tokenize: "Callable[[str], array[int]]", limit: Limit
+    ) -> "array[int]":
+        if not isinstance(prompt, str):
+            tensor, tokens = contract.PROMPT_TOKEN_IDS, token_array(prompt)
+            self._vocabulary.check_tokens(tokens)
+        else:
+            tensor, text = contract.PROMPT, prompt
+
+            def work() -> "array[int]":
+                self._refuse_if_far_too_long(text, tokenize, limit, tensor)
+                return tokenize(text)
+
+            tokens = await self._off_the_loop(work, len(text))
+        if len(tokens) > limit.tokens:
+            raise limit.exceeded(tensor, str(len(tokens)))
+        return tokens
+
+    async def _off_the_loop(self, work: Callable[[], T], size: int) -> T:
+        """What is small is done at once."""
+        if size <= INLINE_TOKENIZE:
+            return work()
+        self._refuse_if_closing()
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
+
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise Draining("the worker is shutting down")
 
-    def _tokenize(self, prompt: str) -> "array[int]":
-        """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
+    def _refuse_if_far_too_long(
+        self, text: str, tokenize: "Callable[[str], array[int]]", limit: Limit, tensor: TensorSpec
+    ) -> None:
+        """Looks at a part first, then at a larger one: a text that is far too long is not tokenized to its end.
 
         llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
         """
-        size = max(INLINE_TOKENIZE, 4 * self._n_ctx)
-        while size < len(prompt):
+        size = max(INLINE_TOKENIZE, 4 * limit.tokens)
+        while size < len(text):
             self._refuse_if_closing()
-            n = len(self._vocabulary.tokenize(prompt[:size]))
+            n = len(tokenize(text[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
-            if n > 2 * self._n_ctx:
-                raise self._too_long(prompt, f"more than {n // 2}")
+            if n > 2 * limit.tokens:
+                raise limit.exceeded(tensor, f"more than {n // 2}")
             size *= 2
-        self._refuse_if_closing()
-        return self._vocabulary.tokenize(prompt)
-
-    def _too_long(self, prompt: str | Items[int], n: str) -> ContextLengthExceeded:
-        tensor = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
-        return ContextLengthExceeded(
-            f"tensor '{tensor.name}': {n} tokens, but the context of this model is {self._n_ctx} tokens, "
-            "prompt and completion together",
-            tensor=tensor.name,
-        )
+        if len(text) > INLINE_TOKENIZE:
+            self._refuse_if_closing()

@@ -24,6 +24,8 @@ PURE = (
     "openai_server.errors",
     "openai_server.chat",
     "anyserve_worker.request",
+    "anyserve_worker.tasks",
+    "anyserve_worker.embedder",
     "anyserve_worker.batch",
     "anyserve_worker.sequence",
     "anyserve_worker.scheduler",
@@ -102,9 +104,9 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         assert not [name for name in imported if within(name, ("tests", "scripts"))], module
 
 
-def test_only_the_model_runner_imports_llama_cpp() -> None:
+def test_only_the_runners_import_llama_cpp() -> None:
     users = {m for m, imported in modules(*PACKAGES).items() if any(within(name, ("llama_cpp",)) for name in imported)}
-    assert users == {"anyserve_worker.model_runner"}
+    assert users == {"anyserve_worker.model_runner", "anyserve_worker.embedding_runner"}
 
 
 def test_only_the_backend_speaks_grpc_in_the_sidecar() -> None:
@@ -128,7 +130,8 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 
 IMPURE_MODULES = {
     *("anyserve_worker.engine", "anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
-    *("anyserve_worker.model_runner", "anyserve_worker.progress", "anyserve_worker.__main__"),
+    *("anyserve_worker.model_runner", "anyserve_worker.embedding_runner", "anyserve_worker.embeddings"),
+    *("anyserve_worker.progress", "anyserve_worker.__main__"),
 }
 
 

@@ -94,9 +94,23 @@ class ByteVocabulary:
     def tokenize(self, prompt: str) -> "array[int]":
         return array("i", list(prompt.encode()))
 
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        """`add_special` puts a 1 before the text, `parse_special` takes each "#" for a 2."""
+        given = text.encode()
+        return array("i", [*([1] if add_special else []), *(given.replace(b"#", b"\2") if parse_special else given)])
+
+    def ranked_pair(self, query: str, document: str) -> "array[int]":
+        return array("i", f"{query}|{document}".encode())
+
+    def text_of(self, tokens: "array[int]") -> bytes:
+        return bytes(list(tokens))
+
     def check_tokens(self, token_ids: "array[int]") -> None:
-        if max(token_ids) > 255:
+        if max(token_ids, default=0) > 255:
             raise InvalidRequest("no such token", tensor=contract.PROMPT_TOKEN_IDS.name)
+
+    def written(self, token: int) -> bytes:
+        return bytes([token])
 
     def piece(self, token: int) -> bytes:
         return bytes([token])

@@ -22,6 +22,7 @@ from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
+from openai_server.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -42,16 +43,18 @@ class App:
             seconds=config.template_timeout,
             characters=config.template_max_chars,
         )
+        generator = Generator(
+            backend,
+            self._catalog,
+            templates,
+            chat_template=config.chat_template,
+            ping_interval=config.ping_interval,
+        )
         self.routes = Routes(
             backend,
             self._catalog,
-            Generator(
-                backend,
-                self._catalog,
-                templates,
-                chat_template=config.chat_template,
-                ping_interval=config.ping_interval,
-            ),
+            generator,
+            Tasks(backend, self._catalog, generator),
             clock=time.time,
             max_body_bytes=config.max_body_bytes,
         )

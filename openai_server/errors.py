@@ -3,6 +3,7 @@
 PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from protos import contract
@@ -56,6 +57,17 @@ class UnsupportedParameter(InvalidRequest):
     def __init__(self, param: str, message: str = "") -> None:
         super().__init__(
             message or f"'{param}' is not supported by this server.", param=param, code="unsupported_parameter"
+        )
+
+
+class TaskNotSupported(InvalidRequest):
+    """Such as a chat with a model that makes embeddings."""
+
+    def __init__(self, model: str, task: str, tasks: Iterable[str]) -> None:
+        super().__init__(
+            f"The model '{model}' can't {task}. What it can do: {', '.join(tasks)}.",
+            param="model",
+            code="unsupported_task",
         )
 
 

@@ -51,7 +51,7 @@ class Generator:
         for again in (True, False):
             try:
                 prepared = await self._prepare(request, id)
-                answers = await _gather([self._infer(call, request.choices) for call in prepared.calls])
+                answers = await gather([self._infer(call, request.choices) for call in prepared.calls])
                 return prepared.model.name, answers
             except BackendError as error:
                 if not (self._outdated(error, request) and again):
@@ -99,6 +99,7 @@ class Generator:
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
         model = await self._catalog.resolve(request.model)
+        model.require(contract.TASK_GENERATE)
         prompts: list[Prompt]
         if isinstance(request, CompletionRequest):
             prompts = request.prompts
@@ -115,6 +116,13 @@ class Generator:
         ]
         return _Prepared(model, calls)
 
+    async def chat_prompt(self, request: ChatRequest, model: Model) -> str:
+        """What the messages become, for who wants to know that alone. Raises InvalidRequest."""
+        template = self._chat_template or model.parameters.get("chat_template") or CHATML
+        prompt = await self._render(request, model, template)
+        assert isinstance(prompt, str)
+        return prompt
+
     async def _render(self, request: ChatRequest, model: Model, template: str) -> Prompt:
         special_tokens = {
             name: token for name in ("bos_token", "eos_token") if (token := model.parameters.get(name)) is not None
@@ -126,7 +134,7 @@ class Generator:
 # ---- Several at a time
 
 
-async def _gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; the first failure cancels the rest."""
     if len(calls) == 1:
         return [await calls[0]]

@@ -176,7 +176,7 @@ def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
     if http.code == "model_not_found":
         param = "model"
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
-        param = params.get(contract.PROMPT.name)
+        param = param or params.get(contract.PROMPT.name)
     message = error.message
     if param:
         # The client knows its own fields, not our tensors.

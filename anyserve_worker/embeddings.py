@@ -7,8 +7,6 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
-
 from anyserve_worker.embedder import Embedder, Job, Pooler
 from anyserve_worker.errors import DeadlineExceeded, EngineFailure, WorkerError
 from anyserve_worker.stats import EngineStats
@@ -37,8 +35,8 @@ class Embedding:
             self.done = True
             self._on_cancel(self)
 
-    def put(self, error: Any) -> None:
-        """The job is done, or failed with a WorkerError. Called on the event loop only."""
+    def put(self, error: WorkerError | None) -> None:
+        """The job is done, or has failed. Called on the event loop only."""
         self.done = True
         self._error = error
         self._arrived.set()

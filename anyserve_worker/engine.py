@@ -3,6 +3,8 @@
 Requests and cancellations come in through an inbox; what a step yields goes out through mailboxes on the event loop,
 with one wake-up of the loop a step. Nothing that a client does can block the thread.
 
+Behind each step of generation comes one batch of embeddings, if any wait (`embeddings.py`).
+
 A sequence ends in one of two ways: `_finish`, when it has its finish_reason, or `_abort`, for everything else (client
 gone, deadline passed, engine failure, shutdown). Both free its cells before the next step.
 """

@@ -225,9 +225,6 @@ class FakePooler:
     def clear(self) -> None:
         self.sequences.clear()
 
-    def free(self) -> None:
-        """Holds nothing."""
-
 
 class FakeSampler:
     def __init__(self) -> None:

@@ -7,6 +7,7 @@ import asyncio
 import logging
 import time
 from collections.abc import Callable
+
 from anyserve_worker.embedder import Embedder, Job, Pooler
 from anyserve_worker.errors import DeadlineExceeded, EngineFailure, WorkerError
 from anyserve_worker.stats import EngineStats

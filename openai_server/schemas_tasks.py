@@ -159,7 +159,7 @@ _FORMS: dict[str, tuple[type[TokenizeRequest], Fields]] = {
 
 def parse_tokenize(body: bytes) -> TokenizeRequest:
     """What is to be tokenized says which form the request and its answer have. Raises InvalidRequest."""
-    given = load(body)
+    given = {key: value for key, value in load(body).items() if value is not None or key not in _FORMS}
     forms = [name for name in _FORMS if name in given]
     if len(forms) != 1:
         raise InvalidRequest("Give one of 'content', 'prompt' and 'messages'.", param=forms[-1] if forms else "prompt")

@@ -258,15 +258,24 @@ def test_a_state_is_read_in_chunks_too(tmp_path: Path) -> None:
             servers.worker(f"--model={path}", "--prefill-chunk", chunk) as (_, address),
             servers.stub(address) as service,
         ):
-            vectors.append(np.array([_embedding(service, recurrent.JAMBA, text) for text in texts]))
+            requests = [_to_embed(recurrent.JAMBA, text) for text in texts * 2]
+            calls = [service.ModelInfer.future(request) for request in requests]
+            together = np.array([outputs(call.result())["embedding"] for call in calls])
+            alone = np.array([_embedding(service, recurrent.JAMBA, text) for text in texts])
+            assert cosines(together, np.concatenate([alone, alone])).min() > 0.9999
+            vectors.append(alone)
     assert cosines(*vectors).min() > 0.9999
 
 
-def _embedding(service: GRPCInferenceServiceStub, model: str, text: str) -> list[float]:
+def _to_embed(model: str, text: str) -> pb.ModelInferRequest:
     request = pb.ModelInferRequest(model_name=model)
     request.parameters[contract.PARAM_TASK].string_param = contract.TASK_EMBED
     tensors.add_input(request, contract.PROMPT, [text.encode()])
-    return outputs(service.ModelInfer(request))["embedding"]
+    return request
+
+
+def _embedding(service: GRPCInferenceServiceStub, model: str, text: str) -> list[float]:
+    return outputs(service.ModelInfer(_to_embed(model, text)))["embedding"]
 
 
 def test_the_workers_own_pooling_is_the_default(paths: dict[str, Path]) -> None:

@@ -170,6 +170,7 @@ def test_the_field_of_the_text_says_which_form_it_is() -> None:
     content = parsed(parse_tokenize, content="x", add_special=True, parse_special=False, with_pieces=True)
     assert content == ContentToTokenize(content="x", add_special=True, parse_special=False, with_pieces=True)
     assert parsed(parse_tokenize, content="x", add_special=None) == ContentToTokenize(content="x")
+    assert parsed(parse_tokenize, content=None, prompt="x") == PromptToTokenize(prompt="x")
     prompt = parsed(parse_tokenize, prompt="x", add_special_tokens=False, return_token_strs=True)
     assert prompt == PromptToTokenize(prompt="x", add_special_tokens=False, return_token_strs=True)
     messages = [{"role": "user", "content": "x"}]
@@ -186,7 +187,7 @@ def test_the_field_of_the_text_says_which_form_it_is() -> None:
         ("prompt", {"content": "x", "prompt": "x"}),
         ("messages", {"prompt": "x", "messages": []}),
         ("content", {"content": ["x", 1]}),
-        ("content", {"content": None}),
+        ("prompt", {"content": None}),
         ("add_special_tokens", {"content": "x", "add_special_tokens": True}),
         ("add_special", {"prompt": "x", "add_special": True}),
         ("with_pieces", {"prompt": "x", "with_pieces": True}),

@@ -10,7 +10,7 @@ import click
 
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
-from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, ModelOptions
+from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, POOLINGS, ModelOptions
 from protos import contract
 
 ENV_PREFIX = "ANYSERVE_WORKER"
@@ -144,6 +144,12 @@ _OPTIONS = (
         "come in fewer steps. 0: off.",
     ),
     _option(
+        "--pooling",
+        default=_DEFAULTS.pooling,
+        type=click.Choice(POOLINGS),
+        help="How embeddings are made of the vectors of all tokens. auto: the model's own way, or else the mean.",
+    ),
+    _option(
         "--drain-timeout",
         default=25.0,
         type=click.FloatRange(min=0),
@@ -165,7 +171,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
     """From the values of `common_options`. Raises click.UsageError."""
     for name, _ in models:
-        if name in (contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM, contract.ANYSERVE_MODEL_INFO):
+        if name in contract.ANYSERVE_CAPABILITIES:
             raise click.UsageError(f"a model cannot be called {name!r}: that name is part of AnyServe's protocol")
     if values["parallel"] > values["n_batch"]:
         raise click.UsageError("--parallel must not be larger than --n-batch: a step takes one token of each sequence")

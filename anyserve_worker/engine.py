@@ -3,6 +3,8 @@
 Requests and cancellations come in through an inbox; what a step yields goes out through mailboxes on the event loop,
 with one wake-up of the loop a step. Nothing that a client does can block the thread.
 
+Behind each step of generation comes one batch of embeddings, if any wait (`embeddings.py`).
+
 A sequence ends in one of two ways: `_finish`, when it has its finish_reason, or `_abort`, for everything else (client
 gone, deadline passed, engine failure, shutdown). Both free its cells before the next step.
 """
@@ -13,12 +15,15 @@ import math
 import threading
 import time
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from contextlib import contextmanager
 from queue import Empty, SimpleQueue
-from typing import Protocol
+from typing import Any, Protocol
 
 from anyserve_worker.echo import echo_of
+from anyserve_worker.embedder import Job, Pooler
+from anyserve_worker.embeddings import Embedding, Embeddings
 from anyserve_worker.errors import (
     DeadlineExceeded,
     Draining,
@@ -39,6 +44,7 @@ from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk, Scheduler
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
+from anyserve_worker.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
@@ -76,7 +82,11 @@ class Engine:
         options: ModelOptions,
         threads: ThreadChooser,
         clock: Callable[[], float] = time.monotonic,
+        *,
+        pooler: Pooler | None = None,
+        pooler_threads: ThreadChooser | None = None,
     ) -> None:
+        """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread."""
         self.n_ctx = runner.n_ctx
         self.stats = EngineStats()
         self._vocabulary = vocabulary
@@ -95,9 +105,18 @@ class Engine:
             runner.n_score_rows,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._outbox: list[tuple[Generation, Delta | WorkerError]] = []
+        self._outbox: list[tuple[Generation | Embedding, Delta | WorkerError | None]] = []
         self._live: set[Generation] = set()
         self._owner: dict[Sequence, Generation] = {}
+        self._pooler = pooler
+        self._embeddings: Embeddings | None = None
+        if pooler:
+            self._embeddings = Embeddings(
+                pooler,
+                pooler_threads or ThreadChooser((1,), (1,)),
+                self.stats,
+                lambda embedding, error: self._outbox.append((embedding, error)),
+            )
         self._n_requests = 0
         """Requests that have not been answered yet; counted on the event loop."""
         self._closing = False
@@ -131,25 +150,55 @@ class Engine:
 
     async def submit(self, request: GenerationRequest) -> Generation:
         """Raises QueueFull, InvalidRequest, ContextLengthExceeded or Draining. The caller iterates, or cancels."""
-        self._refuse_if_closing()
-        if self._n_requests >= self._max_requests:
-            raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
-        self._n_requests += 1
-        try:
+        with self._place():
             prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
             sequences = await self._sequences(request, prompt)
-            self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
-        except BaseException:
-            self._n_requests -= 1
-            raise
-        generation = Generation(sequences, self._deadline(request), self.abort)
+        generation = Generation(sequences, self._deadline(request.timeout), self.abort)
         self._inbox.put(lambda: self._start(generation))
         return generation
+
+    async def embed(self, request: EmbedRequest | RankRequest) -> Job:
+        """When it is done. Raises as `submit` does, and for what goes wrong later. To cancel it drops the request."""
+        assert self._pooler is not None
+        assert self._embeddings is not None
+        embeddings, pooling, most = self._embeddings, self._pooler.pooling, self._pooler.n_embedding
+        with self._place():
+            if isinstance(request, RankRequest):
+                tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, self._pooler.n_ctx)
+            else:
+                tokens = await self._tokenizer.tokens_to_embed(request.prompt, self._pooler.n_ctx)
+                pooling = request.pooling or pooling
+                if (request.dimensions or 0) > most:
+                    name = contract.DIMENSIONS.name
+                    raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
+        embedding = Embedding(Job(tokens, pooling), self._deadline(request.timeout), self._abort_embedding)
+        self._inbox.put(lambda: embeddings.add(embedding))
+        try:
+            return await embedding.result()
+        finally:
+            embedding.cancel()
+
+    async def tokenize(self, request: TokenizeRequest) -> tuple["array[int]", list[bytes]]:
+        """The tokens, and what each stands for. Raises as `submit` does."""
+        with self._place(kept=False):
+            return await self._tokenizer.split(
+                request.text, add_special=request.add_special, parse_special=request.parse_special
+            )
+
+    async def detokenize(self, request: DetokenizeRequest) -> bytes:
+        """Raises as `submit` does."""
+        with self._place(kept=False):
+            return await self._tokenizer.join(request.token_ids)
 
     def abort(self, generation: Generation) -> None:
         """The one way out before the end; the caller gets nothing more."""
         self._n_requests -= 1
         self._inbox.put(lambda: self._abort(generation, None))
+
+    def _abort_embedding(self, embedding: Embedding) -> None:
+        self._n_requests -= 1
+        if embeddings := self._embeddings:
+            self._inbox.put(lambda: embeddings.abort(embedding))
 
     async def close(self) -> None:
         """Fails what is still there, ends the threads. The runner and the vocabulary may be freed afterwards."""
@@ -157,6 +206,22 @@ class Engine:
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
         await self._tokenizer.close()
+
+    @contextmanager
+    def _place(self, *, kept: bool = True) -> Iterator[None]:
+        """A place among the requests, kept for what follows unless the block fails. Raises QueueFull or Draining."""
+        self._refuse_if_closing()
+        if self._n_requests >= self._max_requests:
+            raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
+        self._n_requests += 1
+        try:
+            yield
+            self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
+        except BaseException:
+            kept = False
+            raise
+        finally:
+            self._n_requests -= not kept
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
@@ -218,22 +283,24 @@ class Engine:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
         self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)
 
-    def _deadline(self, request: GenerationRequest) -> float | None:
-        return None if request.timeout is None else self._clock() + request.timeout
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self._clock() + timeout
 
-    def _hand_over(self, outbox: list[tuple[Generation, Delta | WorkerError]]) -> None:
-        for generation, item in outbox:
-            if not generation.done:
-                generation.put(item)
-                self._n_requests -= generation.done
+    def _hand_over(self, outbox: list[tuple[Generation | Embedding, Any]]) -> None:
+        for work, item in outbox:
+            if not work.done:
+                work.put(item)
+                self._n_requests -= work.done
 
     # ---- On the engine's thread
 
     def _run(self) -> None:
         while not self._closing:
             try:
-                self._take_in(wait=self._scheduler.idle)
+                self._take_in(wait=self._scheduler.idle and (not self._embeddings or self._embeddings.idle))
                 self.step()
+                if self._embeddings:
+                    self._embeddings.step()  # One batch, so that streams go on.
             except Exception as error:
                 log.exception("a step failed")
                 self._fail_all(EngineFailure(f"the engine could not compute a step: {error}"))
@@ -408,10 +475,14 @@ class Engine:
         for generation in list(self._live):
             if generation.deadline is not None and now >= generation.deadline:
                 self._abort(generation, DeadlineExceeded("the request's timeout has passed"))
+        if self._embeddings:
+            self._embeddings.expire(now)
 
     def _fail_all(self, error: WorkerError) -> None:
         for generation in list(self._live):
             self._abort(generation, error)
+        if self._embeddings:
+            self._embeddings.fail_all(error)
         self._cache.clear()
         self._runner.clear()
 

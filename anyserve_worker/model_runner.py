@@ -1,4 +1,4 @@
-"""The model: this and `samplers.py` are the only files that import llama_cpp.
+"""The model: beside `samplers.py` and `embedding_runner.py` the only file that imports llama_cpp.
 
 `Model` is the weights and the vocabulary, `ModelRunner` a context that computes steps on them. Nothing here is
 concurrent: a runner belongs to its engine's thread. The vocabulary's functions may be called from any thread.
@@ -8,10 +8,12 @@ import ctypes
 import logging
 import os
 import platform
+import re
 import secrets
 from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -47,12 +49,19 @@ _CACHE_TYPES = {
     "bf16": 30,
 }
 """`enum ggml_type`."""
-_FLASH_ATTENTION = {"auto": -1, "off": 0, "on": 1}
+FLASH_ATTENTION_TYPES = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type`."""
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 """(mmap, mlock) to `enum llama_load_mode`."""
 
 
+_POOLINGS = {
+    llama.LLAMA_POOLING_TYPE_MEAN: contract.POOLING_MEAN,
+    llama.LLAMA_POOLING_TYPE_CLS: contract.POOLING_CLS,
+    llama.LLAMA_POOLING_TYPE_LAST: contract.POOLING_LAST,
+}
+N_SPECIAL = 8
+"""Room for the tokens that are added around a text."""
 MAX_SCORE_ROWS = 64
 """Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
 
@@ -62,7 +71,7 @@ class LoadError(Exception):
 
 
 class Model:
-    """A loaded GGUF file. Raises LoadError if it cannot be loaded or generates no text."""
+    """A loaded GGUF file. Raises LoadError if it cannot be loaded, or can do none of our tasks."""
 
     def __init__(self, path: Path, options: ModelOptions, on_progress: Callable[[float], bool]) -> None:
         """`on_progress` gets the loaded fraction, 0 to 1, often; its False gives the loading up, with a LoadError."""
@@ -82,12 +91,16 @@ class Model:
             raise LoadError(f"{path}: {_native.first_error or 'llama.cpp cannot load it'}")
         self.handle = handle
         self.vocab = llama.llama_model_get_vocab(handle)
-        if llama.llama_model_has_encoder(handle) or not llama.llama_model_has_decoder(handle):
-            raise LoadError(f"{path}: {self.metadata('general.architecture')} models generate no text")
+        if llama.llama_model_has_encoder(handle) or llama.llama_model_is_diffusion(handle):
+            raise LoadError(f"{path}: {self.metadata('general.architecture')} models are not supported")
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocab)
         self.n_ctx_train = llama.llama_model_n_ctx_train(handle)
         self.n_swa = llama.llama_model_n_swa(handle)
         self.is_recurrent = llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle)
+        architecture = self.metadata("general.architecture")
+        self.is_causal = self.metadata(f"{architecture}.attention.causal") != "false"
+        """Not causal is an encoder, whose tokens see those behind them: it can't go on with a text."""
+        self.pooling_type = int(self.metadata(f"{architecture}.pooling_type") or llama.LLAMA_POOLING_TYPE_NONE)
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
@@ -97,8 +110,25 @@ class Model:
             self._written,
             self._is_control,
             self.end_tokens.tolist(),
-            self.text_tokens,
+            partial(self.tokens_of, add_special=False, parse_special=True),
         )
+
+    @property
+    def pooling(self) -> str:
+        """How it makes one vector of all tokens; of one that generates and says nothing, the mean serves best."""
+        return _POOLINGS.get(self.pooling_type, contract.POOLING_MEAN)
+
+    @property
+    def ranks(self) -> bool:
+        return self.pooling_type == llama.LLAMA_POOLING_TYPE_RANK
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """What it can do."""
+        texts = (contract.TASK_TOKENIZE, contract.TASK_DETOKENIZE)
+        if self.ranks:
+            return (contract.TASK_RANK, *texts)
+        return (*((contract.TASK_GENERATE,) if self.is_causal else ()), contract.TASK_EMBED, *texts)
 
     def metadata(self, key: str) -> str:
         """A scalar of the GGUF metadata as text; empty if absent."""
@@ -118,6 +148,15 @@ class Model:
         buffer = ctypes.create_string_buffer(256)
         llama.llama_model_desc(self.handle, buffer, len(buffer))
         return buffer.value.decode(errors="replace")
+
+    @property
+    def n_parameters(self) -> int:
+        return int(llama.llama_model_n_params(self.handle))
+
+    @property
+    def size(self) -> int:
+        """Of the weights, in bytes."""
+        return int(llama.llama_model_size(self.handle))
 
     @property
     def bos_text(self) -> str:
@@ -163,7 +202,7 @@ class Model:
 
         Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
         """
-        tokens = self.text_tokens(prompt)
+        tokens = self.tokens_of(prompt, add_special=False, parse_special=True)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         if not tokens:
@@ -173,12 +212,12 @@ class Model:
             )
         return tokens
 
-    def text_tokens(self, text: str) -> "array[int]":
-        """The same, of a part of a prompt: without BOS, and none for no text."""
-        encoded = text.encode()
-        tokens = token_array(bytes(4 * (len(encoded) + 1)))  # No token is empty: this is room for all.
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        """`add_special`: with what the model wants around a text, BOS and EOS or their like."""
+        given = text.encode()
+        tokens = token_array(bytes(4 * (len(given) + N_SPECIAL)))  # No token is empty: this is room for all.
         view = (llama.llama_token * len(tokens)).from_buffer(tokens)
-        n = llama.llama_tokenize(self.vocab, encoded, len(encoded), view, len(tokens), False, True)
+        n = llama.llama_tokenize(self.vocab, given, len(given), view, len(tokens), add_special, parse_special)
         del view
         if n < 0:
             raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
@@ -215,6 +254,40 @@ class Model:
     def compile(self, guide: Guide) -> Matcher:
         """Raises InvalidRequest."""
         return self._guides.compile(guide)
+
+    def text_of(self, tokens: "array[int]") -> bytes:
+        """Special tokens included, as they are written in a prompt."""
+        if not tokens:
+            return b""
+        ids = (llama.llama_token * len(tokens)).from_buffer(tokens)
+        size = 8 * len(tokens) + 64
+        while True:
+            buffer = ctypes.create_string_buffer(size)
+            length = llama.llama_detokenize(self.vocab, ids, len(tokens), buffer, size, False, True)
+            if length >= 0:
+                return buffer.raw[:length]
+            size = -length
+
+    def ranked_pair(self, query: str, document: str) -> "array[int]":
+        """Tokens of both, put together as llama-server does: by the model's rerank template, or else its end tokens."""
+        template = llama.llama_model_chat_template(self.handle, b"rerank")
+        if template:
+            texts = {"{query}": query, "{document}": document}
+            text = re.sub("|".join(texts), lambda found: texts[found[0]], template.decode(errors="replace"))
+            return self.tokens_of(text, add_special=False, parse_special=True)
+        sep = llama.llama_vocab_sep(self.vocab)
+        eos = llama.llama_vocab_eos(self.vocab)
+        end = [eos if eos >= 0 else sep] if llama.llama_vocab_get_add_eos(self.vocab) else []
+        return token_array(
+            [
+                *([self._bos] if self._adds_bos else []),
+                *self.tokens_of(query, add_special=False, parse_special=False),
+                *end,
+                *([sep] if llama.llama_vocab_get_add_sep(self.vocab) else []),
+                *self.tokens_of(document, add_special=False, parse_special=False),
+                *end,
+            ]
+        )
 
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
         """Raises InvalidRequest for an id outside of the vocabulary."""
@@ -253,7 +326,7 @@ class ModelRunner:
         params.n_outputs_max = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
         params.n_outputs_max += self.n_score_rows
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = _FLASH_ATTENTION[options.flash_attention]
+        params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
         params.type_k = _CACHE_TYPES[options.cache_type_k]
         params.type_v = _CACHE_TYPES[options.cache_type_v]
         params.swa_full = options.swa_full
@@ -264,9 +337,11 @@ class ModelRunner:
             raise LoadError(f"no context of {params.n_ctx} cells: {_native.last_error or 'out of memory?'}")
         self.n_cells = llama.llama_n_ctx(self._ctx)
         self._memory = llama.llama_get_memory(self._ctx)
+        if not self._memory:
+            raise LoadError("the model has no memory to generate from")
         self._threads = threads
         self._scratch = Scratch(model.n_vocab)
-        self._batch = _Batch(self.n_batch)
+        self._batch = Batch(self.n_batch)
         self._rows = Rows(self._ctx, model.n_vocab)
 
     @staticmethod
@@ -406,7 +481,7 @@ class ModelRunner:
         llama.llama_free(self._ctx)
 
 
-class _Batch:
+class Batch:
     """A llama_batch whose arrays are ours, made once and filled by slices; each row has one sequence."""
 
     def __init__(self, n_rows: int) -> None:
@@ -490,3 +565,8 @@ class _Native:
 
 
 _native = _Native()
+
+
+def last_error() -> str:
+    """What llama.cpp last complained about."""
+    return _native.last_error

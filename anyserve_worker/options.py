@@ -5,8 +5,10 @@ from typing import Literal, get_args
 
 CacheType = Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"]
 FlashAttention = Literal["auto", "on", "off"]
+Pooling = Literal["auto", "mean", "cls", "last"]
 CACHE_TYPES: tuple[str, ...] = get_args(CacheType)
 FLASH_ATTENTION: tuple[str, ...] = get_args(FlashAttention)
+POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 DEFAULT_MAX_CONTEXT = 8192
 """Tokens. Default bound of the context where the model was trained with a longer one: KV cells are memory."""
@@ -38,3 +40,4 @@ class ModelOptions:
     mlock: bool = False
     swa_full: bool = True
     prompt_lookup: int = 0
+    pooling: Pooling = "auto"

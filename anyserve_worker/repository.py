@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from anyserve_worker.cpus import IdleMeter
+from anyserve_worker.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import ModelNotReady, UnknownModel
+from anyserve_worker.errors import InvalidRequest, ModelNotReady, UnknownModel
 from anyserve_worker.model_runner import LoadError, Model, ModelRunner
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.threads import ThreadChooser
@@ -39,11 +40,15 @@ class ServedModel:
     reason: str = ""
     config: dict[str, str] = field(default_factory=dict)
     """contract.CONFIG_PARAMETERS, without those that are unknown."""
+    tasks: tuple[str, ...] = (contract.TASK_GENERATE,)
+    """What it can do; known when it is ready."""
     unwanted: bool = False
     """Loading ends early, with a LoadError."""
     _threads: ThreadChooser | None = None
+    _pooler_threads: ThreadChooser | None = None
     _model: Model | None = None
-    _runner: ModelRunner | None = None
+    _runner: ModelRunner | NoGeneration | None = None
+    _pooler: EmbeddingRunner | None = None
     _engine: Engine | None = None
 
     @property
@@ -55,6 +60,13 @@ class ServedModel:
             )
         return self._engine
 
+    def engine_for(self, task: str) -> Engine:
+        """Raises ModelNotReady, or InvalidRequest if the model cannot do that."""
+        engine = self.engine
+        if task not in self.tasks:
+            raise InvalidRequest(f"model '{self.name}' cannot {task}; it can {', '.join(self.tasks)}")
+        return engine
+
     def load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
         """Blocks, for as long as the file is large. Raises LoadError."""
 
@@ -63,31 +75,54 @@ class ServedModel:
             return not self.unwanted
 
         self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
+        self._pooler_threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
         self._model = Model(self.path, options, progress)
-        self._runner = ModelRunner(self._model, options, threads)
-        self._runner.warm_up()
+        self._pooler = EmbeddingRunner(self._model, options, threads)
+        if contract.TASK_GENERATE in self._model.tasks:
+            self._runner = ModelRunner(self._model, options, threads)
+            self._runner.warm_up()
+        else:
+            self._runner = NoGeneration(self._pooler.n_ctx)
+            self._pooler.warm_up()
 
     def start(self, options: ModelOptions) -> None:
         """On the event loop, after `load`."""
         assert self._model is not None
         assert self._runner is not None
+        assert self._pooler is not None
         assert self._threads is not None
-        self._engine = Engine(self._model, self._runner, options, self._threads)
+        self._engine = Engine(
+            self._model,
+            self._runner,
+            options,
+            self._threads,
+            pooler=self._pooler,
+            pooler_threads=self._pooler_threads,
+        )
         self._engine.start()
-        self.config = {name: value for name, value in self._describe(self._model, self._runner).items() if value}
+        self.tasks = self._model.tasks
+        description = self._describe(self._model, self._runner.n_ctx, self._pooler)
+        self.config = {name: value for name, value in description.items() if value}
         self.state = State.READY
 
-    def _describe(self, model: Model, runner: ModelRunner) -> dict[str, str]:
+    def _describe(self, model: Model, n_ctx: int, pooler: EmbeddingRunner) -> dict[str, str]:
+        embeds = contract.TASK_EMBED in model.tasks
         description = {
             "chat_template": model.chat_template(),
             "chat_template_tool_use": model.chat_template("tool_use"),
             "bos_token": model.bos_text,
             "eos_token": model.eos_text,
-            "context_length": str(runner.n_ctx),
+            "context_length": str(n_ctx),
             "vocab_size": str(model.n_vocab),
             "architecture": model.metadata("general.architecture"),
             "description": model.description,
             "loaded_at": str(int(time.time())),
+            "tasks": ",".join(model.tasks),
+            "pooling": pooler.pooling if embeds else "",
+            "embedding_length": str(pooler.n_embedding) if embeds else "",
+            "context_length_trained": str(model.n_ctx_train),
+            "parameter_count": str(model.n_parameters),
+            "size": str(model.size),
         }
         assert description.keys() == contract.CONFIG_PARAMETERS.keys()
         return description
@@ -96,8 +131,9 @@ class ServedModel:
         self.state = State.UNAVAILABLE
         if self._engine:
             await self._engine.close()
-        if self._runner:
-            self._runner.free()
+        for runner in (self._runner, self._pooler):
+            if runner:
+                runner.free()
         if self._model:
             self._model.free()
 

@@ -112,20 +112,26 @@ def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
     return message.model_version == contract.ANYSERVE_VERSION and message.model_name in capabilities
 
 
-def parse(message: ModelInferRequest) -> GenerationRequest:
-    """Raises InvalidRequest, naming the tensor."""
+def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
+    """The inputs by name, each as its specification wants it. Raises InvalidRequest, naming the tensor."""
     try:
         given = tensors.read_inputs(message)
     except tensors.TensorError as error:
         raise InvalidRequest(str(error), tensor=error.tensor) from error
-    known = {spec.name: spec for spec in contract.INPUTS}
+    known = {spec.name: spec for spec in specs}
     for tensor in given.values():
         if tensor.name not in known:
             raise InvalidRequest(f"tensor '{tensor.name}': not an input of this model", tensor=tensor.name)
         _check(known[tensor.name], tensor)
+    return given
+
+
+def parse(message: ModelInferRequest) -> GenerationRequest:
+    """Raises InvalidRequest, naming the tensor."""
+    given = read(message, contract.INPUTS)
 
     return GenerationRequest(
-        prompt=_prompt(given),
+        prompt=prompt_of(given),
         max_tokens=_scalar(given, contract.MAX_TOKENS, None),
         n=_scalar(given, contract.N, 1),
         stop=_strings(given, contract.STOP) or (),
@@ -136,7 +142,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         mark_begin=(_strings(given, contract.MARK_BEGIN) or ("",))[0],
         mark_end=_strings(given, contract.MARK_END) or (),
         sampling=_sampling(given),
-        timeout=_timeout(message),
+        timeout=timeout_of(message),
     )
 
 
@@ -195,7 +201,7 @@ def _guide(given: dict[str, tensors.Tensor]) -> Guide | None:
         return None
     if len(specs) > 1:
         raise _refuse(specs[1], f"given together with '{specs[0].name}'")
-    return Guide(specs[0], _utf8(specs[0], given[specs[0].name].elements[0]))
+    return Guide(specs[0], utf8(specs[0], given[specs[0].name].elements[0]))
 
 
 def _suffix(given: dict[str, tensors.Tensor]) -> str | None:
@@ -205,7 +211,7 @@ def _suffix(given: dict[str, tensors.Tensor]) -> str | None:
     for other in (contract.PROMPT_TOKEN_IDS, contract.ECHO):
         if other.name in given and (other is not contract.ECHO or given[other.name].elements[0]):
             raise _refuse(spec, f"given together with '{other.name}'")
-    return _utf8(spec, given[spec.name].elements[0])
+    return utf8(spec, given[spec.name].elements[0])
 
 
 # ---- Single tensors
@@ -229,7 +235,7 @@ def _strings(given: dict[str, tensors.Tensor], spec: TensorSpec) -> tuple[str, .
     """None if it is absent."""
     if spec.name not in given:
         return None
-    strings = tuple(_utf8(spec, element) for element in _at_most(given, spec, contract.MAX_STOP_STRINGS))
+    strings = tuple(utf8(spec, element) for element in _at_most(given, spec, contract.MAX_STOP_STRINGS))
     if not all(0 < len(text) <= MAX_STOP_LENGTH for text in strings):
         raise _refuse(spec, f"each string must have 1 to {MAX_STOP_LENGTH} characters")
     return strings
@@ -264,26 +270,26 @@ def _bound(value: float | None, unbounded: str) -> str:
     return unbounded if value is None else f"{value:g}"
 
 
-def _utf8(spec: TensorSpec, element: bytes) -> str:
+def utf8(spec: TensorSpec, element: bytes) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError as error:
         raise _refuse(spec, f"not UTF-8 ({error})") from error
 
 
-def _prompt(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
+def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     text, token_ids = given.get(contract.PROMPT.name), given.get(contract.PROMPT_TOKEN_IDS.name)
     if (text is None) == (token_ids is None):
         raise _refuse(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
     if text is not None:
-        return _utf8(contract.PROMPT, text.elements[0])
+        return utf8(contract.PROMPT, text.elements[0])
     assert token_ids is not None
     if not token_ids.elements:
         raise _refuse(contract.PROMPT_TOKEN_IDS, "empty")
     return token_ids.elements
 
 
-def _timeout(message: ModelInferRequest) -> float | None:
+def timeout_of(message: ModelInferRequest) -> float | None:
     parameter = message.parameters.get(contract.PARAM_TIMEOUT)
     if parameter is None:
         return None

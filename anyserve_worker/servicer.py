@@ -12,10 +12,24 @@ from typing import Any, NoReturn
 import grpc
 
 from anyserve_worker import __version__
+from anyserve_worker.engine import Engine
 from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
 from anyserve_worker.request import Responder, addresses, parse
 from anyserve_worker.stream import Stream
+from anyserve_worker.tasks import (
+    DetokenizeRequest,
+    EmbedRequest,
+    Outputs,
+    RankRequest,
+    Request,
+    TokenizeRequest,
+    embedded,
+    ranked,
+    task_of,
+    tokenized,
+)
+from anyserve_worker.tasks import parse as parse_task
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
 
@@ -28,7 +42,7 @@ EXTENSIONS = ("model_repository", "model_configuration", "statistics", contract.
 """As ServerMetadata lists them: Triton's names, and one of our own."""
 MAX_ID_LENGTH = 1000
 """Characters. Each response of a stream repeats the id."""
-_DATA_TYPES = {"BYTES": pb.TYPE_STRING, "BOOL": pb.TYPE_BOOL, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
+_DATA_TYPES = {"BOOL": pb.TYPE_BOOL, "BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
 
 
 class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
@@ -88,8 +102,8 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             name=model.name,
             versions=[MODEL_VERSION],
             platform=PLATFORM,
-            inputs=metadata(contract.INPUTS),
-            outputs=metadata(contract.OUTPUTS),
+            inputs=metadata(_inputs(model)),
+            outputs=metadata(_outputs(model)),
         )
 
     async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
@@ -100,10 +114,10 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             backend=PLATFORM,
             input=[
                 pb.ModelInput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape, optional=True)
-                for s in contract.INPUTS
+                for s in _inputs(model)
             ],
             output=[
-                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in contract.OUTPUTS
+                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in _outputs(model)
             ],
             parameters={name: pb.ModelParameter(string_value=value) for name, value in model.config.items()},
             model_transaction_policy=pb.ModelTransactionPolicy(decoupled=True),
@@ -137,9 +151,13 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         try:
             if addresses(request, contract.ANYSERVE_MODEL_INFO):
                 return self._model_info(request)
+            task = task_of(request)
             model = self._admit(request)
-            responder = Responder(request, model.name, contract.UNARY_OUTPUTS)
-            generation = await model.engine.submit(parse(request))
+            engine = model.engine_for(task)
+            responder = Responder(request, model.name, contract.TASKS[task].outputs)
+            if task != contract.TASK_GENERATE:
+                return responder.build(await _perform(engine, parse_task(task, request)))
+            generation = await engine.submit(parse(request))
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
             finally:
@@ -155,7 +173,8 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         with self._inference():
             try:
-                async with aclosing(Stream(self._admit, self._draining).responses(request_iterator)) as responses:
+                stream = Stream(self._admit_to_stream, self._draining)
+                async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:
                         yield response
             except WorkerError as error:
@@ -167,9 +186,16 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             raise Draining("the worker is shutting down")
         if len(request.id) > MAX_ID_LENGTH:
             raise InvalidRequest(f"the id is longer than {MAX_ID_LENGTH} characters")
-        if addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM):
+        if addresses(request, *contract.TASKS, contract.ANYSERVE_GENERATE_STREAM):
             return self._repository.default
         return self._repository.get(request.model_name, request.model_version)
+
+    def _admit_to_stream(self, request: pb.ModelInferRequest) -> ServedModel:
+        model = self._admit(request)
+        if (task := task_of(request)) != contract.TASK_GENERATE:
+            raise InvalidRequest(f"parameter '{contract.PARAM_TASK}': '{task}' has no stream, only ModelInfer")
+        model.engine_for(task)
+        return model
 
     def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         model = self._repository.default
@@ -189,6 +215,35 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             return self._repository.get(name, version)
         except WorkerError as error:
             await _abort(context, error)
+
+
+def _inputs(model: ServedModel) -> list[contract.TensorSpec]:
+    return _distinct(spec for task in model.tasks for spec in contract.TASKS[task].inputs)
+
+
+def _outputs(model: ServedModel) -> list[contract.TensorSpec]:
+    streamed = contract.STREAM_OUTPUTS if contract.TASK_GENERATE in model.tasks else ()
+    return _distinct((*(spec for task in model.tasks for spec in contract.TASKS[task].outputs), *streamed))
+
+
+def _distinct(specs: Iterable[contract.TensorSpec]) -> list[contract.TensorSpec]:
+    """The first of each name."""
+    found: dict[str, contract.TensorSpec] = {}
+    for spec in specs:
+        found.setdefault(spec.name, spec)
+    return list(found.values())
+
+
+async def _perform(engine: Engine, request: Request) -> Outputs:
+    match request:
+        case EmbedRequest():
+            return embedded(request, await engine.embed(request))
+        case RankRequest():
+            return ranked(await engine.embed(request))
+        case TokenizeRequest():
+            return tokenized(*await engine.tokenize(request))
+        case DetokenizeRequest():
+            return [(contract.WHOLE_TEXT, [await engine.detokenize(request)])]
 
 
 def _statistics(model: ServedModel) -> pb.ModelStatistics:

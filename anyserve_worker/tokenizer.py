@@ -1,25 +1,29 @@
-"""Prompts to tokens, without holding up the event loop, and within the context."""
+"""Texts to tokens and back, without holding up the event loop, and within the context."""
 
 import asyncio
 from array import array
 from collections.abc import Callable
 from collections.abc import Sequence as Items
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from anyserve_worker import sequence
-from anyserve_worker.errors import ContextLengthExceeded, Draining
+from anyserve_worker.errors import ContextLengthExceeded, Draining, InvalidRequest
 from anyserve_worker.request import Guide
 from anyserve_worker.sequence import token_array
 from protos import contract
 from protos.contract import TensorSpec
 
-T = TypeVar("T")
-
 INLINE_TOKENIZE = 4096
 """Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
 TOKENIZER_THREADS = 4
 """So many long prompts are tokenized at the same time."""
+MIN_TOKENIZED = 8192
+"""Tokens that a text may have whose tokens are all that is wanted, where the context is shorter."""
+
+T = TypeVar("T")
 
 
 class Compiled(sequence.Guide, Protocol):
@@ -31,8 +35,10 @@ class Vocabulary(Protocol):
     """What the engine asks of `model_runner.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
-    def text_tokens(self, text: str) -> "array[int]": ...
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]": ...
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]": ...
+    def ranked_pair(self, query: str, document: str) -> "array[int]": ...
+    def text_of(self, tokens: "array[int]") -> bytes: ...
     def adds_bos(self, text: str) -> bool: ...
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
     def compile(self, guide: Guide) -> Compiled: ...
@@ -41,31 +47,55 @@ class Vocabulary(Protocol):
     def is_end(self, token: int) -> bool: ...
 
 
+@dataclass(frozen=True, slots=True)
+class Limit:
+    """Most tokens, and what a longer text is told."""
+
+    tokens: int
+    said: str
+
+    def exceeded(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
+        return ContextLengthExceeded(f"tensor '{tensor.name}': {n} tokens, but {self.said}", tensor=tensor.name)
+
+
+def _context(n_ctx: int) -> str:
+    return f"the context of this model is {n_ctx} tokens"
+
+
 class Tokenizer:
+    """All of its methods raise Draining while it closes, and InvalidRequest for what cannot be tokenized."""
+
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
+        """`n_ctx`: of a sequence that is generated."""
         self._vocabulary = vocabulary
-        self._n_ctx = n_ctx
+        self._to_generate = Limit(n_ctx - 1, f"{_context(n_ctx)}, prompt and completion together")
+        most = max(n_ctx, MIN_TOKENIZED)
+        self._to_split = Limit(most, f"at most {most} can be had at once")
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="guides")
 
     async def tokens(self, prompt: str | Items[int], suffix: str | None = None) -> "array[int]":
-        """Of a text, of one to fill in before `suffix`, or token ids as they are.
+        """To generate from, or to fill in before `suffix`; token ids as they are. Raises ContextLengthExceeded."""
+        if suffix is None or not isinstance(prompt, str):
+            return await self._tokens(prompt, self._vocabulary.tokenize, self._to_generate)
+        return await self._tokens_to_fill_in(prompt, suffix)
 
-        Raises ContextLengthExceeded, InvalidRequest, or Draining.
-        """
-        if not isinstance(prompt, str):
-            tokens = token_array(prompt)
-            self._vocabulary.check_tokens(tokens, contract.PROMPT_TOKEN_IDS.name)
-        elif suffix is not None:
-            tokens = await self._off_loop(self._infill, prompt, suffix)
-        elif len(prompt) <= INLINE_TOKENIZE:
-            tokens = self._vocabulary.tokenize(prompt)
-        else:
-            tokens = await self._off_loop(self._tokenize, self._vocabulary.tokenize, prompt, contract.PROMPT)
-        if len(tokens) >= self._n_ctx:
-            spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
-            raise self._too_long(spec, str(len(tokens)))
+    async def _tokens_to_fill_in(self, prefix: str, suffix: str) -> "array[int]":
+        tokenize, limit = partial(self._vocabulary.tokens_of, add_special=False, parse_special=True), self._to_generate
+
+        def work() -> "array[int]":
+            parts = []
+            for text, tensor in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
+                self._refuse_if_far_too_long(text, tokenize, limit, tensor)
+                parts.append(tokenize(text))
+                if len(parts[-1]) > limit.tokens:
+                    raise limit.exceeded(tensor, str(len(parts[-1])))
+            return self._vocabulary.infill(*parts)
+
+        tokens = await self._off_the_loop(work, len(prefix) + len(suffix))
+        if len(tokens) > limit.tokens:
+            raise limit.exceeded(contract.PROMPT, str(len(tokens)))
         return tokens
 
     def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
@@ -81,47 +111,108 @@ class Tokenizer:
         self._refuse_if_closing()
         return self._slow_thread.submit(unless_closing)
 
+    async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
+        """With what the model wants around a text; token ids as they are. Raises ContextLengthExceeded."""
+        tokenize = partial(self._vocabulary.tokens_of, add_special=True, parse_special=True)
+        tokens = await self._tokens(prompt, tokenize, Limit(n_ctx, _context(n_ctx)))
+        if not tokens:
+            name = contract.PROMPT.name
+            raise InvalidRequest(f"tensor '{name}': empty, and the model adds nothing to it", tensor=name)
+        return tokens
+
+    async def tokens_to_rank(self, query: str, document: str, n_ctx: int) -> "array[int]":
+        """Raises ContextLengthExceeded, which blames the longer text."""
+        limit = Limit(n_ctx, _context(n_ctx))
+        longer = contract.QUERY if len(query) > len(document) else contract.DOCUMENT
+
+        def work() -> "array[int]":
+            tokenize = partial(self._vocabulary.tokens_of, add_special=False, parse_special=True)
+            for text, tensor in ((query, contract.QUERY), (document, contract.DOCUMENT)):
+                self._refuse_if_far_too_long(text, tokenize, limit, tensor)
+            return self._vocabulary.ranked_pair(query, document)
+
+        tokens = await self._off_the_loop(work, len(query) + len(document))
+        if len(tokens) > n_ctx:
+            raise limit.exceeded(longer, f"{len(tokens)} with those of the other text")
+        if not tokens:
+            name = contract.QUERY.name
+            raise InvalidRequest(f"tensor '{name}': empty, and so is the document", tensor=name)
+        return tokens
+
+    async def split(self, text: str, *, add_special: bool, parse_special: bool) -> tuple["array[int]", list[bytes]]:
+        """The tokens of a text, and what each stands for. Raises ContextLengthExceeded."""
+
+        def work() -> tuple["array[int]", list[bytes]]:
+            tokenize = partial(self._vocabulary.tokens_of, add_special=add_special, parse_special=parse_special)
+            self._refuse_if_far_too_long(text, tokenize, self._to_split, contract.TEXT_TO_TOKENIZE)
+            tokens = tokenize(text)
+            if len(tokens) > self._to_split.tokens:
+                raise self._to_split.exceeded(contract.TEXT_TO_TOKENIZE, str(len(tokens)))
+            return tokens, [self._vocabulary.written(token) for token in tokens]
+
+        return await self._off_the_loop(work, len(text))
+
+    async def join(self, token_ids: Items[int]) -> bytes:
+        """The text of tokens, special ones included."""
+
+        def work() -> bytes:
+            tokens = token_array(token_ids)
+            self._vocabulary.check_tokens(tokens, contract.PROMPT_TOKEN_IDS.name)
+            return self._vocabulary.text_of(tokens)
+
+        return await self._off_the_loop(work, len(token_ids))
+
     async def close(self) -> None:
         """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
         self._closing = True
         for threads in (self._threads, self._slow_thread):
             await asyncio.to_thread(threads.shutdown)
 
-    async def _off_loop(self, work: Callable[..., T], *args: Any) -> T:
+    # ---- Inside
+
+    async def _tokens(
+        self, prompt: str | Items[int], tokenize: "Callable[[str], array[int]]", limit: Limit
+    ) -> "array[int]":
+        if not isinstance(prompt, str):
+            tensor, tokens = contract.PROMPT_TOKEN_IDS, token_array(prompt)
+            self._vocabulary.check_tokens(tokens, tensor.name)
+        else:
+            tensor, text = contract.PROMPT, prompt
+
+            def work() -> "array[int]":
+                self._refuse_if_far_too_long(text, tokenize, limit, tensor)
+                return tokenize(text)
+
+            tokens = await self._off_the_loop(work, len(text))
+        if len(tokens) > limit.tokens:
+            raise limit.exceeded(tensor, str(len(tokens)))
+        return tokens
+
+    async def _off_the_loop(self, work: Callable[[], T], size: int) -> T:
+        """What is small is done at once."""
+        if size <= INLINE_TOKENIZE:
+            return work()
         self._refuse_if_closing()
-        return await asyncio.get_running_loop().run_in_executor(self._threads, work, *args)
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
             raise Draining("the worker is shutting down")
 
-    def _infill(self, prefix: str, suffix: str) -> "array[int]":
-        parts = []
-        for text, spec in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
-            parts.append(self._tokenize(self._vocabulary.text_tokens, text, spec))
-            if len(parts[-1]) >= self._n_ctx:
-                raise self._too_long(spec, str(len(parts[-1])))
-        return self._vocabulary.infill(*parts)
-
-    def _tokenize(self, tokenize: Callable[[str], "array[int]"], text: str, spec: TensorSpec) -> "array[int]":
-        """Looks at a part first, then at a larger one: a prompt that is far too long is not tokenized to its end.
+    def _refuse_if_far_too_long(
+        self, text: str, tokenize: "Callable[[str], array[int]]", limit: Limit, tensor: TensorSpec
+    ) -> None:
+        """Looks at a part first, then at a larger one: a text that is far too long is not tokenized to its end.
 
         llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
         """
-        size = max(INLINE_TOKENIZE, 4 * self._n_ctx)
+        size = max(INLINE_TOKENIZE, 4 * limit.tokens)
         while size < len(text):
             self._refuse_if_closing()
             n = len(tokenize(text[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
-            if n > 2 * self._n_ctx:
-                raise self._too_long(spec, f"more than {n // 2}")
+            if n > 2 * limit.tokens:
+                raise limit.exceeded(tensor, f"more than {n // 2}")
             size *= 2
-        self._refuse_if_closing()
-        return tokenize(text)
-
-    def _too_long(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
-        return ContextLengthExceeded(
-            f"tensor '{tensor.name}': {n} tokens, but the context of this model is {self._n_ctx} tokens, "
-            "prompt and completion together",
-            tensor=tensor.name,
-        )
+        if len(text) > INLINE_TOKENIZE:
+            self._refuse_if_closing()

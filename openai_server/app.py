@@ -23,6 +23,7 @@ from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
+from openai_server.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -43,15 +44,12 @@ class App:
             seconds=config.template_timeout,
             characters=config.template_max_chars,
         )
+        planner = Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}")
         self.routes = Routes(
             backend,
             self._catalog,
-            Generator(
-                backend,
-                self._catalog,
-                Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}"),
-                ping_interval=config.ping_interval,
-            ),
+            Generator(backend, self._catalog, planner, ping_interval=config.ping_interval),
+            Tasks(backend, self._catalog, planner),
             clock=time.time,
             max_body_bytes=config.max_body_bytes,
         )

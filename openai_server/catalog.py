@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from openai_server.backend import Backend
 from openai_server.encode import EVERYTHING
-from openai_server.errors import BackendError, ModelNotFound, Unavailable
-from protos.contract import ANYSERVE_VERSION
+from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
+from protos.contract import ANYSERVE_VERSION, TASK_GENERATE
 
 FIRST_MODEL_ALIAS = ANYSERVE_VERSION
 """Always a name of the first model, as in AnyServe's instructions."""
@@ -24,6 +24,22 @@ class Model:
     """Names of its input tensors."""
     parameters: Mapping[str, str]
     """Of contract.CONFIG_PARAMETERS; absent is unknown."""
+
+    @property
+    def tasks(self) -> list[str]:
+        """What it can do. A backend that does not say knows of nothing but generation."""
+        return self.parameters.get("tasks", TASK_GENERATE).split(",")
+
+    @property
+    def context_length(self) -> int | None:
+        """None is unknown."""
+        told = self.parameters.get("context_length", "")
+        return int(told) if told.isascii() and told.isdecimal() else None
+
+    def require(self, task: str) -> None:
+        """Raises TaskNotSupported."""
+        if task not in self.tasks:
+            raise TaskNotSupported(self.name, task, self.tasks)
 
 
 class Catalog:

@@ -105,6 +105,32 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     return Answer(choices, usage)
 
 
+# ---- Other tasks. Each raises BackendError for an answer that is none.
+
+
+def embedding(response: ModelInferResponse) -> tuple[Sequence[float], int | None]:
+    """The vector, and the number of the prompt's tokens if the backend says."""
+    outputs = _Outputs(response)
+    return outputs.required(contract.EMBEDDING), outputs.first(contract.PROMPT_TOKENS)
+
+
+def score(response: ModelInferResponse) -> tuple[float, int | None]:
+    """The score, and the number of tokens if the backend says."""
+    outputs = _Outputs(response)
+    return outputs.required(contract.SCORE)[0], outputs.first(contract.PROMPT_TOKENS)
+
+
+def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]]:
+    """The tokens of a text, and what each stands for. There may be none."""
+    outputs = _Outputs(response)
+    ids = outputs.numbers(contract.TOKEN_IDS)
+    return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
+
+
+def text(response: ModelInferResponse) -> str:
+    return str(_Outputs(response).required(contract.WHOLE_TEXT)[0].decode(errors="replace"))
+
+
 # ---- A stream of one request
 
 Row = tuple[int, bytes, str | None, Logprobs]
@@ -269,6 +295,17 @@ class _Outputs:
         if tensor.datatype != spec.datatype:
             raise _nonsense(f"sent '{spec.name}' as {tensor.datatype}, not as {spec.datatype}")
         return tensor.elements
+
+    def required(self, spec: TensorSpec) -> Sequence[Any]:
+        """At least one."""
+        elements = self.elements(spec)
+        if not elements:
+            raise _nonsense(f"sent no '{spec.name}'")
+        return elements
+
+    def first(self, spec: TensorSpec) -> int | None:
+        numbers = self.numbers(spec)
+        return numbers[0] if numbers else None
 
     def texts(self, spec: TensorSpec) -> list[str]:
         return [element.decode(errors="replace") for element in self.elements(spec)]

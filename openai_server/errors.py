@@ -3,6 +3,7 @@
 PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from protos import contract
@@ -56,6 +57,17 @@ class UnsupportedParameter(InvalidRequest):
     def __init__(self, param: str, message: str = "") -> None:
         super().__init__(
             message or f"'{param}' is not supported by this server.", param=param, code="unsupported_parameter"
+        )
+
+
+class TaskNotSupported(InvalidRequest):
+    """Such as a chat with a model that makes embeddings."""
+
+    def __init__(self, model: str, task: str, tasks: Iterable[str]) -> None:
+        super().__init__(
+            f"The model '{model}' can't {task}. What it can do: {', '.join(tasks)}.",
+            param="model",
+            code="unsupported_task",
         )
 
 
@@ -164,7 +176,7 @@ def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
     if http.code == "model_not_found":
         param = "model"
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
-        param = params.get(contract.PROMPT.name)
+        param = param or params.get(contract.PROMPT.name)
     message = error.message
     if param:
         # The client knows its own fields, not our tensors.

@@ -52,7 +52,7 @@ class Generator:
         for again in (True, False):
             try:
                 prepared = await self._prepare(request, id)
-                answers = await _gather([self._infer(call, request) for call in prepared.calls])
+                answers = await gather([self._infer(call, request) for call in prepared.calls])
                 return prepared.source, answers
             except BackendError as error:
                 if not (self._outdated(error, request) and again):
@@ -101,6 +101,7 @@ class Generator:
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
         model = await self._catalog.resolve(request.model)
+        model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
         if isinstance(request, CompletionRequest):
             prompts, reading = request.prompts, None
@@ -128,7 +129,7 @@ class Generator:
 # ---- Several at a time
 
 
-async def _gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+async def gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     """All results in order; the first failure cancels the rest."""
     if len(calls) == 1:
         return [await calls[0]]

@@ -3,7 +3,7 @@
 PURE. The types in the `openai` package are the reference of every shape.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,8 +50,29 @@ def usage(usage: Usage | None) -> Object | None:
     return said
 
 
-def model(name: str, created: int) -> Object:
-    return {"id": name, "object": "model", "created": created, "owned_by": "anyserve"}
+_META = {
+    "n_vocab": "vocab_size",
+    "n_ctx_train": "context_length_trained",
+    "n_embd": "embedding_length",
+    "n_params": "parameter_count",
+    "size": "size",
+}
+_CAPABILITIES = {"generate": "completion", "embed": "embedding", "rank": "rerank"}
+
+
+def model(name: str, created: int, tasks: Iterable[str], parameters: Mapping[str, str]) -> Object:
+    """More than OpenAI tells has the names of other servers: `max_model_len` is vLLM's, the rest llama-server's.
+
+    What the backend does not tell is not there.
+    """
+    told: Object = {"id": name, "object": "model", "created": created, "owned_by": "anyserve"}
+    numbers = {key: int(value) for key, value in parameters.items() if value.isascii() and value.isdecimal()}
+    if "context_length" in numbers:
+        told["max_model_len"] = numbers["context_length"]
+    told["capabilities"] = [_CAPABILITIES.get(task, task) for task in tasks]
+    if meta := {key: numbers[parameter] for key, parameter in _META.items() if parameter in numbers}:
+        told["meta"] = meta
+    return told
 
 
 def models(listed: Iterable[Object]) -> Object:

@@ -1,17 +1,18 @@
 """The endpoints: HTTP to a validated request, and its answer to HTTP."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from secrets import token_hex
+from typing import Any
 
 import orjson
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
-from openai_server import responses, schemas
+from openai_server import responses, schemas, schemas_tasks
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
@@ -28,6 +29,7 @@ from openai_server.errors import (
 )
 from openai_server.generation import AnyRequest, Generator, Source
 from openai_server.responses import Chunks, Header, Object, Telling
+from openai_server.tasks import Tasks
 
 log = logging.getLogger(__name__)
 
@@ -56,13 +58,42 @@ COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, 
 CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.chat_chunks)
 
 
-GENERATION = {"/v1/completions": COMPLETIONS, "/v1/chat/completions": CHAT}
-"""What nearly all requests are for; by path."""
-GENERATION_BY_ENGINE = {
-    "/v1/engines/{model:path}/chat/completions": CHAT,
-    "/v1/engines/{model:path}/completions": COMPLETIONS,
+@dataclass(frozen=True, slots=True)
+class TaskEndpoint:
+    """An endpoint that generates nothing."""
+
+    parse: Callable[[bytes], Any]
+    id_prefix: str
+    perform: Callable[[Tasks, Any, str], Coroutine[Any, Any, Object]]
+
+
+EMBEDDINGS = TaskEndpoint(schemas_tasks.parse_embedding, "embd-", Tasks.embed)
+RERANK = TaskEndpoint(schemas_tasks.parse_rerank, "rerank-", Tasks.rerank)
+TOKENIZE = TaskEndpoint(schemas_tasks.parse_tokenize, "tokenize-", Tasks.tokenize)
+DETOKENIZE = TaskEndpoint(schemas_tasks.parse_detokenize, "detokenize-", Tasks.detokenize)
+
+GENERATION = {
+    "/v1/completions": COMPLETIONS,
+    "/v1/chat/completions": CHAT,
+    "/completions": COMPLETIONS,
+    "/chat/completions": CHAT,
 }
-"""`engine=` of openai 0.28 puts the model into the path. A model's name may have slashes: chat comes first."""
+"""What nearly all requests are for; by path. Without /v1 for clients whose base URL has none, as everywhere below."""
+TASKS = {
+    "/v1/embeddings": EMBEDDINGS,
+    "/embeddings": EMBEDDINGS,
+    "/v1/rerank": RERANK,
+    "/rerank": RERANK,
+    "/tokenize": TOKENIZE,
+    "/detokenize": DETOKENIZE,
+}
+BY_MODEL: dict[str, Endpoint | TaskEndpoint] = {
+    f"{prefix}/{{model:path}}/{name}": endpoint
+    for prefix in ("/v1/engines", "")
+    for name, endpoint in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS))
+}
+"""The model is in the path: for openai 0.28 with `engine=`, and by itself. A model's name may have slashes: chat comes
+first, and the others' own paths before all of these."""
 
 
 class Routes:
@@ -73,6 +104,7 @@ class Routes:
         backend: Backend,
         catalog: Catalog,
         generator: Generator,
+        tasks: Tasks,
         *,
         clock: Callable[[], float],
         max_body_bytes: int,
@@ -80,21 +112,29 @@ class Routes:
         self._backend = backend
         self._catalog = catalog
         self._generator = generator
+        self._tasks = tasks
         self._clock = clock
         self._started_at = int(clock())
         self._max_body_bytes = max_body_bytes
         self.draining = False
 
     def table(self) -> list[Route]:
-        paths = [*GENERATION.items(), *GENERATION_BY_ENGINE.items()]
+        endpoints: dict[str, Endpoint | TaskEndpoint] = {**GENERATION, **TASKS, **BY_MODEL}
         return [
             Route("/v1/models", self.models),
+            Route("/models", self.models),
             Route("/v1/models/{model:path}", self.model),
-            *(Route(path, partial(self.generate, endpoint=endpoint), methods=["POST"]) for path, endpoint in paths),
+            Route("/models/{model:path}", self.model),
             Route("/livez", self.live),
             Route("/readyz", self.ready),
             Route("/health", self.ready),
+            *(Route(path, self._handler(endpoint), methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
+
+    def _handler(self, endpoint: Endpoint | TaskEndpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
+        if isinstance(endpoint, TaskEndpoint):
+            return partial(self.perform, endpoint=endpoint)
+        return partial(self.generate, endpoint=endpoint)
 
     # ---- Generation
 
@@ -116,6 +156,16 @@ class Routes:
                 )
             source, answers = await unless_gone(http.receive, self._generator.answer(request, id))
             return JSON(endpoint.whole(Header(id, created, source.model), answers, _telling(request, source)))
+        except (ClientGone, ClientDisconnect):
+            return Response(status_code=CLIENT_CLOSED_REQUEST)
+
+    async def perform(self, http: Request, endpoint: TaskEndpoint) -> Response:
+        """Raises APIError."""
+        try:
+            request = endpoint.parse(await self._body(http))
+            _take_model_from_path(request, http.path_params)
+            id = endpoint.id_prefix + token_hex(16)
+            return JSON(await unless_gone(http.receive, endpoint.perform(self._tasks, request, id)))
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -152,7 +202,7 @@ class Routes:
             model = await self._catalog.resolve(name)
         except BackendError as error:
             raise self._failed(error) from error
-        return responses.model(model.name, self._created(model))
+        return responses.model(model.name, self._created(model), model.tasks, model.parameters)
 
     def _created(self, model: Model) -> int:
         """When the model was loaded, or else when this process was."""
@@ -190,7 +240,7 @@ def _telling(request: AnyRequest, source: Source) -> Telling:
     return Telling(request.top_tokens is not None, request.include_usage, source.reading)
 
 
-def _take_model_from_path(request: AnyRequest, path: Mapping[str, str]) -> None:
+def _take_model_from_path(request: AnyRequest | schemas_tasks.TaskRequest, path: Mapping[str, str]) -> None:
     model = path.get("model")
     if model and request.model and request.model != model:
         raise InvalidRequest(f"The path names the model '{model}', the body another one.", param="model")

@@ -487,15 +487,30 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 
 R = TypeVar("R", bound=Request)
+S = TypeVar("S", bound=Struct)
 
 
-def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
+def load(body: bytes) -> dict[str, Any]:
+    """Raises InvalidRequest."""
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(given, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    return given
+
+
+def convert(given: dict[str, Any], struct: type[S]) -> S:
+    """Raises InvalidRequest, which names the field."""
+    try:
+        return msgspec.convert(given, struct)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
+    given = load(body)
     fields.check(given)
     if isinstance(options := given.get("stream_options"), dict):
         STREAM_OPTIONS_FIELDS.check(options, "stream_options.")
@@ -504,10 +519,7 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
             fields_of_format.check(format, "response_format.")
         if isinstance(named := format.get("json_schema"), dict):
             NAMED_SCHEMA_FIELDS.check(named, "response_format.json_schema.")
-    try:
-        request = msgspec.convert(given, struct)
-    except msgspec.ValidationError as error:
-        raise _invalid(error) from None
+    request = convert(given, struct)
     if isinstance(request, ChatRequest):
         _check_messages(given["messages"])
         _check_tool_fields(given)

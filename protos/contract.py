@@ -297,12 +297,77 @@ NOT_FINISHED = "null"
 FINISH_STOP = "stop"
 FINISH_LENGTH = "length"
 
+# ---- Other tasks than to generate: unary calls whose parameter PARAM_TASK says which.
+
+TASK_GENERATE = "generate"
+TASK_EMBED = "embed"
+TASK_RANK = "rank"
+TASK_TOKENIZE = "tokenize"
+TASK_DETOKENIZE = "detokenize"
+
+POOLING_MEAN = "mean"
+POOLING_CLS = "cls"
+POOLING_LAST = "last"
+POOLINGS = (POOLING_MEAN, POOLING_CLS, POOLING_LAST)
+
+POOLING = TensorSpec(
+    "pooling",
+    "BYTES",
+    (1,),
+    "how the vectors of all tokens become one: `mean`, `cls` (the first), `last`; absent: the model's own way",
+)
+NORMALIZE = TensorSpec("normalize", "BOOL", (1,), "whether the embedding gets the length 1; absent: true")
+DIMENSIONS = TensorSpec(
+    "dimensions",
+    "INT32",
+    (1,),
+    "so many of the embedding's first elements are kept, before it is normalized; absent: all",
+    1,
+)
+QUERY = TensorSpec("prompt", "BYTES", (1,), "the query, as UTF-8 text")
+DOCUMENT = TensorSpec("document", "BYTES", (1,), "the document, as UTF-8 text")
+TEXT_TO_TOKENIZE = TensorSpec("prompt", "BYTES", (1,), "UTF-8 text")
+ADD_SPECIAL = TensorSpec(
+    "add_special", "BOOL", (1,), "whether the model's own tokens of beginning and end are added; absent: false"
+)
+PARSE_SPECIAL = TensorSpec("parse_special", "BOOL", (1,), "whether special tokens are recognised; absent: true")
+TOKENS_TO_TEXT = TensorSpec("prompt_token_ids", "INT32", (ANY,), "the tokens; there may be none", 0)
+
+EMBEDDING = TensorSpec("embedding", "FP32", (ANY,), "the vector")
+SCORE = TensorSpec(
+    "score", "FP32", (1,), "how well the document answers the query; more is better, models differ in scale"
+)
+TOKEN_IDS = TensorSpec("token_ids", "INT32", (ANY,), "the tokens")
+TOKEN_PIECES = TensorSpec(
+    "token_pieces", "BYTES", (ANY,), "what each token stands for; may end inside a UTF-8 character"
+)
+WHOLE_TEXT = TensorSpec("text", "BYTES", (1,), "the text of the tokens, special ones included")
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What a task takes, and what it answers."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+
+
+TASKS: dict[str, Task] = {
+    TASK_GENERATE: Task(INPUTS, UNARY_OUTPUTS),
+    TASK_EMBED: Task((PROMPT, PROMPT_TOKEN_IDS, POOLING, NORMALIZE, DIMENSIONS), (EMBEDDING, PROMPT_TOKENS)),
+    TASK_RANK: Task((QUERY, DOCUMENT), (SCORE, PROMPT_TOKENS)),
+    TASK_TOKENIZE: Task((TEXT_TO_TOKENIZE, ADD_SPECIAL, PARSE_SPECIAL), (TOKEN_IDS, TOKEN_PIECES)),
+    TASK_DETOKENIZE: Task((TOKENS_TO_TEXT,), (WHOLE_TEXT,)),
+}
+
 # ---- AnyServe's addressing: the capability is the model name, the engine is the version.
 
 ANYSERVE_VERSION = "llamacpp"
 ANYSERVE_GENERATE = "generate"
 ANYSERVE_GENERATE_STREAM = "generate_stream"
 ANYSERVE_MODEL_INFO = "model_info"
+ANYSERVE_CAPABILITIES = (*TASKS, ANYSERVE_GENERATE_STREAM, ANYSERVE_MODEL_INFO)
+"""The other tasks are capabilities under their own names."""
 MODEL_NAME = TensorSpec("model_name", "BYTES", (1,), "`model_info`: the served model")
 N_CTX = TensorSpec("n_ctx", "INT32", (1,), "`model_info`: its context length in tokens")
 STEP_KIND = TensorSpec(
@@ -321,6 +386,8 @@ MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP
 
 PARAM_TIMEOUT = "timeout"
 """int64, microseconds: the request fails with DEADLINE_EXCEEDED when they have passed; 0 is no limit."""
+PARAM_TASK = "task"
+"""string, unary request: what to do, one of TASKS; absent: generate. Our own."""
 PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"
 """bool, request: the final flag comes on a response of its own, without outputs."""
 PARAM_FINAL = "triton_final_response"
@@ -358,6 +425,13 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "architecture": "GGUF `general.architecture`",
     "description": "architecture, size and quantization in one line",
     "loaded_at": "Unix time, in seconds, at which the model became ready",
+    "tasks": "what the model can do, separated by commas: `generate`, `embed`, `rank`, `tokenize`, `detokenize`; "
+    "absent: `generate`",
+    "pooling": "how it makes one vector of all tokens if the request does not say: `mean`, `cls`, `last`",
+    "embedding_length": "elements of an embedding",
+    "context_length_trained": "longest sequence that the model was trained with",
+    "parameter_count": "number of weights",
+    "size": "bytes of the weights",
 }
 
 
@@ -379,9 +453,16 @@ def _tensor_table(specs: tuple[TensorSpec, ...]) -> str:
 def markdown() -> str:
     """The tables of `protos/README.md`."""
     parameters = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in CONFIG_PARAMETERS.items())
+    tasks = "".join(
+        f"### Task `{name}`: inputs\n\n{_tensor_table(task.inputs)}\n\n"
+        f"### Task `{name}`: outputs\n\n{_tensor_table(task.outputs)}\n\n"
+        for name, task in TASKS.items()
+        if name != TASK_GENERATE
+    )
     return (
         f"### Inputs\n\n{_tensor_table(INPUTS)}\n\n### Outputs\n\n{_tensor_table(OUTPUTS)}\n\n"
         f"### Step batches\n\n{_tensor_table(STEP_BATCH)}\n\n"
+        f"{tasks}"
         f"### `model_info` outputs\n\n{_tensor_table(MODEL_INFO_OUTPUTS)}\n\n"
         f"### `ModelConfig.parameters`\n\n| parameter | meaning |\n|---|---|\n{parameters}\n"
     )

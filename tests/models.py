@@ -13,6 +13,10 @@ def gemma3_path() -> Path:
     return fetch.ensure_model("gemma3")
 
 
+def minilm_path() -> Path:
+    return fetch.ensure_model("minilm")
+
+
 def openai_028_path() -> Path:
     """A folder for PYTHONPATH, in a process of its own."""
     return fetch.ensure_openai_028()

@@ -17,13 +17,18 @@ PURE = (
     "protos.contract",
     "protos.tensors",
     "openai_server.schemas",
+    "openai_server.schemas_tasks",
     "openai_server.encode",
+    "openai_server.encode_tasks",
     "openai_server.decode",
     "openai_server.responses",
+    "openai_server.responses_tasks",
     "openai_server.sse",
     "openai_server.errors",
     "openai_server.chat",
     "anyserve_worker.request",
+    "anyserve_worker.tasks",
+    "anyserve_worker.embedder",
     "anyserve_worker.batch",
     "anyserve_worker.sequence",
     "anyserve_worker.scheduler",
@@ -107,7 +112,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
 @pytest.mark.parametrize(
     ("library", "users"),
     [
-        ("llama_cpp", {"anyserve_worker.model_runner", "anyserve_worker.samplers"}),
+        ("llama_cpp", {f"anyserve_worker.{name}" for name in ("model_runner", "samplers", "embedding_runner")}),
         ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
     ],
 )
@@ -138,6 +143,7 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 IMPURE_MODULES = {
     *("anyserve_worker.engine", "anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
     *("anyserve_worker.model_runner", "anyserve_worker.samplers", "anyserve_worker.tokenizer"),
+    *("anyserve_worker.embedding_runner", "anyserve_worker.embeddings"),
     *("anyserve_worker.trial", "anyserve_worker.guide", "anyserve_worker.progress", "anyserve_worker.__main__"),
 }
 

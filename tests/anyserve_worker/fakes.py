@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
 
+import numpy as np
+
+from anyserve_worker.embedder import Part, Vector
 from anyserve_worker.errors import EngineFailure, InvalidRequest, NoRoom
 from anyserve_worker.kv_cache import common_prefix
 from anyserve_worker.options import MAX_DRAFT
@@ -14,6 +17,7 @@ from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
+from protos import contract
 
 
 @dataclass
@@ -96,14 +100,22 @@ class ByteVocabulary:
     def tokenize(self, prompt: str) -> "array[int]":
         return array("i", list(prompt.encode()))
 
-    def text_tokens(self, text: str) -> "array[int]":
-        return self.tokenize(text)
-
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         return array("i", [*b"<", *prefix, *b"|", *suffix, *b">"])
 
     def adds_bos(self, text: str) -> bool:
         return False
+
+    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        """`add_special` puts a 1 before the text, `parse_special` takes each "#" for a 2."""
+        given = text.encode()
+        return array("i", [*([1] if add_special else []), *(given.replace(b"#", b"\2") if parse_special else given)])
+
+    def ranked_pair(self, query: str, document: str) -> "array[int]":
+        return array("i", list(f"{query}|{document}".encode()))
+
+    def text_of(self, tokens: "array[int]") -> bytes:
+        return bytes(list(tokens))
 
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
         if max(token_ids, default=0) > 255:
@@ -114,10 +126,10 @@ class ByteVocabulary:
             raise InvalidRequest("no such guide", tensor=guide.tensor.name)
         return FakeGuide(len(guide.source))
 
-    def piece(self, token: int) -> bytes:
+    def written(self, token: int) -> bytes:
         return bytes([token])
 
-    def written(self, token: int) -> bytes:
+    def piece(self, token: int) -> bytes:
         return bytes([token])
 
     def is_end(self, token: int) -> bool:
@@ -200,6 +212,69 @@ def fake_score(sequence: Sequence, position: int, token: int) -> Score:
     """That of a token tells where it stands; the others in its place are the letters."""
     top = tuple((ord("a") + i, -float(i)) for i in range(sequence.sampling.logprobs or 0))
     return Score(token, -float(position), top)
+
+
+class FakePooler:
+    """A model whose vector of a token is [token, position, 1]; as a reranker, the score is the sum of all tokens.
+
+    `whole` as in embedder.Pooler. `failures`: what the first batches raise, if not None.
+    """
+
+    def __init__(
+        self,
+        *,
+        n_ctx: int = 100,
+        n_batch: int = 16,
+        n_cells: int = 100,
+        n_sequences: int = 4,
+        whole: bool = False,
+        ranks: bool = False,
+        gate: Gate | None = None,
+        failures: Items[Exception | None] = (),
+    ) -> None:
+        self.n_ctx, self.n_batch, self.n_cells, self.n_sequences = n_ctx, n_batch, n_cells, n_sequences
+        self.whole, self.ranks, self.pooling, self.n_embedding = whole, ranks, contract.POOLING_MEAN, 3
+        self.gate = gate
+        self.failures = list(failures)
+        self.batches: list[list[int]] = []
+        """Tokens of each part."""
+        self.sequences: dict[int, list[int]] = {}
+        """Tokens by sequence id, until it is forgotten."""
+        self._given: list[Vector] = []
+
+    def run(self, parts: list[Part], threads: int) -> list[Vector]:
+        if self.gate:
+            self.gate.enter()
+        for rows in self._given:
+            rows[:] = np.nan  # Valid until the next call.
+        if self.failures and (failure := self.failures.pop(0)):
+            raise failure
+        counts = [part.count for part in parts]
+        assert parts
+        assert min(counts) > 0
+        assert len({part.job.seq_id for part in parts}) == len(parts) <= self.n_sequences
+        assert sum(counts) <= self.n_batch or (self.whole and len(parts) == 1)
+        for part in parts:
+            seen = self.sequences.setdefault(part.job.seq_id, [])
+            assert 0 <= part.job.seq_id < self.n_sequences
+            assert len(seen) == part.start, "positions are consecutive"
+            seen += part.tokens
+            assert not self.whole or part.count == len(part.job.tokens)
+        assert sum(map(len, self.sequences.values())) <= self.n_cells, "sequences that are done were forgotten"
+        self.batches.append(counts)
+        self._given = [self._rows(part) for part in parts]
+        return self._given
+
+    def _rows(self, part: Part) -> Vector:
+        if self.ranks:
+            return np.array([[float(sum(self.sequences[part.job.seq_id]))]])
+        return np.array([[token, part.start + i, 1.0] for i, token in enumerate(part.tokens)])
+
+    def forget(self, seq_id: int) -> None:
+        self.sequences.pop(seq_id, None)
+
+    def clear(self) -> None:
+        self.sequences.clear()
 
 
 class FakeSampler:

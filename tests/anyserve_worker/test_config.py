@@ -112,6 +112,7 @@ OTHER: dict[str, tuple[str, Any]] = {
     "mlock": ("1", True),
     "swa_full": ("no", False),
     "prompt_lookup": ("4", 4),
+    "pooling": ("cls", "cls"),
 }
 """A value other than the default for every field of ModelOptions."""
 

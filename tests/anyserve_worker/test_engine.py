@@ -27,7 +27,16 @@ from anyserve_worker.request import Delta, GenerationRequest, Guide, SamplingPar
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from protos import contract
-from tests.anyserve_worker.fakes import END, PATIENCE, ByteVocabulary, FakeMemory, FakeRunner, Gate, SlowVocabulary
+from tests.anyserve_worker.fakes import (
+    END,
+    PATIENCE,
+    ByteVocabulary,
+    FakeMemory,
+    FakePooler,
+    FakeRunner,
+    Gate,
+    SlowVocabulary,
+)
 
 OPTIONS = ModelOptions(parallel=4, max_queue=8, prefill_chunk=16)
 
@@ -47,21 +56,25 @@ async def engine_on(
     *,
     vocabulary: Vocabulary | None = None,
     clock: Callable[[], float] | None = None,
+    pooler: FakePooler | None = None,
 ) -> AsyncIterator[Engine]:
     """A started engine. At the end all is quiet, and everything that it took has been given back."""
     clock = clock or Clock()
-    engine = Engine(vocabulary or ByteVocabulary(), runner, options, ThreadChooser((1,), (1,)), clock)
+    threads = ThreadChooser((1,), (1,))
+    engine = Engine(vocabulary or ByteVocabulary(), runner, options, threads, clock, pooler=pooler)
     engine.start()
     try:
         yield engine
     finally:
-        if runner.gate:
-            runner.gate.open()
+        for gate in (runner.gate, pooler and pooler.gate):
+            if gate:
+                gate.open()
         await engine.close()
     assert engine.n_requests == 0
     assert engine.n_running == 0
     assert engine.n_free_cells == runner.n_cells
     assert not runner.memory.sequences
+    assert not (pooler and pooler.sequences)
     assert [sampler.n_freed for sampler in runner.samplers] == [1] * len(runner.samplers)
 
 

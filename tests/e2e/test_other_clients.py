@@ -46,6 +46,8 @@ def test_openai_0_28(exact_pair: Pair) -> None:
         out["chat"] = openai.ChatCompletion.create(**chat)
         out["chat_stream"] = list(openai.ChatCompletion.create(stream=True, **chat))
         out["models"] = openai.Model.list()
+        embedding = openai.Embedding.create(engine="llamacpp", input=["a fox", "a crow"])
+        out["embedding"] = [len(item["embedding"]) for item in embedding["data"]]
         try:
             openai.Completion.create(model="nobody", prompt="x")
         except InvalidRequestError as error:
@@ -63,6 +65,7 @@ def test_openai_0_28(exact_pair: Pair) -> None:
     content = out["chat"]["choices"][0]["message"]["content"]
     assert content == "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in out["chat_stream"])
     assert out["models"]["data"][0]["id"] == SMOLLM2
+    assert out["embedding"] == [576, 576]
     assert out["error"] == [404, "model_not_found", "model"]
 
 

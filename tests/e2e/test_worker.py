@@ -28,12 +28,16 @@ def test_the_server_describes_itself_and_its_models(service: Service) -> None:
     assert [(model.name, model.state) for model in index.models] == [(SMOLLM2, "READY"), (GEMMA3, "READY")]
     assert "model_configuration" in service.ServerMetadata(pb.ServerMetadataRequest()).extensions
     metadata = service.ModelMetadata(pb.ModelMetadataRequest(name=SMOLLM2))
-    assert [tensor.name for tensor in metadata.inputs] == [spec.name for spec in contract.INPUTS]
+    inputs = [spec.name for spec in contract.INPUTS]
+    assert [tensor.name for tensor in metadata.inputs][: len(inputs)] == inputs
+    assert "add_special" in {tensor.name for tensor in metadata.inputs}
     smollm2, gemma3 = (
         service.ModelConfig(pb.ModelConfigRequest(name=name)).config.parameters for name in (SMOLLM2, GEMMA3)
     )
     assert "<|im_start|>" in smollm2["chat_template"].string_value
     assert smollm2["context_length"].string_value == "2048"
+    assert smollm2["tasks"].string_value == "generate,embed,tokenize,detokenize"
+    assert (smollm2["embedding_length"].string_value, smollm2["pooling"].string_value) == ("576", "mean")
     assert smollm2["eos_token"].string_value == "<|im_end|>"
     assert gemma3["bos_token"].string_value == "<bos>"
     assert gemma3["architecture"].string_value == "gemma3"

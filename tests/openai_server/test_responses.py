@@ -32,8 +32,20 @@ def test_whole_answers_are_valid() -> None:
     assert completion.usage.total_tokens == 14
 
 
-def test_a_model_is_valid() -> None:
-    Model.model_validate(responses.model("m", 1), strict=True)
+def test_a_model_is_valid_and_tells_what_is_known() -> None:
+    parameters = {
+        "context_length": "2048",
+        "vocab_size": "9",
+        "embedding_length": "4",
+        "size": "many",
+        "bos_token": "1",
+    }
+    told = responses.model("m", 1, ["generate", "embed", "tokenize"], parameters)
+    assert Model.model_validate(told, strict=True).id == "m"
+    assert told["max_model_len"] == 2048
+    assert told["capabilities"] == ["completion", "embedding", "tokenize"]
+    assert told["meta"] == {"n_vocab": 9, "n_embd": 4}
+    assert set(told) - set(responses.model("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}
 
 
 @pytest.mark.parametrize("chunks", [CompletionChunks, ChatChunks])

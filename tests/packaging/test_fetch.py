@@ -9,12 +9,14 @@ from pathlib import Path
 import pytest
 
 from scripts.fetch import MODEL_FILES, TEMPLATES_FROM, TEMPLATES_SHA256
-from tests.models import gemma3_path, openai_028_path, smollm2_path
+from tests.models import gemma3_path, minilm_path, openai_028_path, smollm2_path
 from tests.packaging.commands import ROOT, copy_of_checkout, only_line, run, script
 from tests.templates import template_paths
 
 
-@pytest.mark.parametrize(("name", "path"), [("smollm2", smollm2_path), ("gemma3", gemma3_path)])
+@pytest.mark.parametrize(
+    ("name", "path"), [("smollm2", smollm2_path), ("gemma3", gemma3_path), ("minilm", minilm_path)]
+)
 def test_the_models_are_what_they_should_be(name: str, path: object) -> None:
     assert callable(path)
     with path().open("rb") as file:

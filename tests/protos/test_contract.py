@@ -11,7 +11,11 @@ from protos.contract import ANY, TensorSpec
 from protos.grpc_predict_v2_pb2 import DESCRIPTOR
 
 README = (Path(contract.__file__).parent / "README.md").read_text()
-EVERY_SPEC = tuple(chain(contract.INPUTS, contract.OUTPUTS, contract.STEP_BATCH, contract.MODEL_INFO_OUTPUTS))
+SIDES = (
+    *(contract.INPUTS, contract.OUTPUTS, contract.STEP_BATCH, contract.MODEL_INFO_OUTPUTS),
+    *(side for task in contract.TASKS.values() for side in (task.inputs, task.outputs)),
+)
+EVERY_SPEC = tuple(chain.from_iterable(SIDES))
 
 
 def test_readme_has_the_printed_tables() -> None:
@@ -44,9 +48,16 @@ def test_readme_has_every_error() -> None:
 
 
 def test_tensor_names_are_unique_on_each_side() -> None:
-    for specs in (contract.INPUTS, contract.OUTPUTS, contract.STEP_BATCH, contract.MODEL_INFO_OUTPUTS):
+    for specs in SIDES:
         names = [spec.name for spec in specs]
         assert len(set(names)) == len(names)
+
+
+def test_tensors_of_one_name_have_one_datatype() -> None:
+    """A model lists the inputs of all its tasks by their names."""
+    for side in ("inputs", "outputs"):
+        kinds = {(spec.name, spec.datatype) for task in contract.TASKS.values() for spec in getattr(task, side)}
+        assert len({name for name, _ in kinds}) == len(kinds)
 
 
 def test_outputs_are_those_of_both_calls() -> None:

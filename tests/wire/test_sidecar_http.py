@@ -13,11 +13,14 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, sent, whole
 from tests.wire.sidecar import running
 
-ENDPOINTS = ["/v1/completions", "/v1/chat/completions"]
+ENDPOINTS = [
+    *("/v1/completions", "/v1/chat/completions"),
+    *("/v1/embeddings", "/v1/rerank", "/tokenize", "/detokenize", "/completions", "/x/chat/completions"),
+]
 
 
 @pytest.mark.parametrize(
-    ("method", "path"), [("GET", "/"), ("GET", "/v1"), ("POST", "/v1/embeddings"), ("GET", "/v1/completions/x")]
+    ("method", "path"), [("GET", "/"), ("GET", "/v1"), ("POST", "/v1/audio/speech"), ("GET", "/v1/completions/x")]
 )
 async def test_an_unknown_path(method: str, path: str) -> None:
     async with running(FakeWorker()) as sidecar:

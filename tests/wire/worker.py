@@ -12,7 +12,7 @@ from anyserve_worker.repository import Repository, State
 from anyserve_worker.servicer import InferenceServicer
 from anyserve_worker.threads import ThreadChooser
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
-from tests.anyserve_worker.fakes import ByteVocabulary, FakeRunner
+from tests.anyserve_worker.fakes import ByteVocabulary, FakePooler, FakeRunner
 
 OPTIONS = ModelOptions(parallel=16, max_queue=48, prefill_chunk=16)
 
@@ -28,16 +28,27 @@ class Worker:
 
 @asynccontextmanager
 async def worker(
-    runners: Mapping[str, FakeRunner] | None = None, options: ModelOptions = OPTIONS, port: int = 0
+    runners: Mapping[str, FakeRunner] | None = None,
+    options: ModelOptions = OPTIONS,
+    port: int = 0,
+    poolers: Mapping[str, FakePooler] | None = None,
 ) -> AsyncIterator[Worker]:
-    """Serves a model for each runner. At the end, every engine has got back what it gave."""
+    """Serves a model for each runner. At the end, every engine has got back what it gave.
+
+    A model with a pooler embeds as well; if that is a reranker, it ranks and does not generate.
+    """
     runners = {"tiny": FakeRunner()} if runners is None else runners
+    poolers = poolers or {}
     engines = {
-        name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,))) for name, runner in runners.items()
+        name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,)), pooler=poolers.get(name))
+        for name, runner in runners.items()
     }
     repository = Repository([(name, Path()) for name in runners])
     for model in repository:
         model._engine, model.state = engines[model.name], State.READY
+        if pooler := poolers.get(model.name):
+            own = ("rank",) if pooler.ranks else ("generate", "embed")
+            model.tasks = (*own, "tokenize", "detokenize")
         engines[model.name].start()
     servicer = InferenceServicer(repository)
     server = aio.server()
@@ -47,8 +58,9 @@ async def worker(
     async with AsyncExitStack() as at_the_end:
         for name, engine in engines.items():
             at_the_end.push_async_callback(engine.close)
-            if gate := runners[name].gate:
-                at_the_end.callback(gate.open)
+            for gate in (runners[name].gate, name in poolers and poolers[name].gate):
+                if gate:
+                    at_the_end.callback(gate.open)
         at_the_end.push_async_callback(server.stop, None)
         yield Worker(servicer, engines, server, port)
     for name, runner in runners.items():

@@ -1,0 +1,128 @@
+"""What can be asked besides generation: tensors to requests, and results to tensors. PURE.
+
+Which of these tasks a model can do depends on the model, see `model_runner.Model.tasks`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anyserve_worker.embedder import Job, embedding
+from anyserve_worker.errors import EngineFailure, InvalidRequest
+from anyserve_worker.request import addresses, prompt_of, read, timeout_of, utf8
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+Outputs = list[tuple[TensorSpec, tensors.Elements]]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """`pooling` None: the model's own way. `dimensions` None: all. `timeout`: seconds from arrival."""
+
+    prompt: str | Sequence[int]
+    pooling: str | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    query: str
+    document: str
+    timeout: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    text: str
+    add_special: bool = False
+    parse_special: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DetokenizeRequest:
+    token_ids: Sequence[int]
+
+
+Request = EmbedRequest | RankRequest | TokenizeRequest | DetokenizeRequest
+
+
+def task_of(message: ModelInferRequest) -> str:
+    """The task that is asked for, by its parameter or in AnyServe's manner. Raises InvalidRequest."""
+    name = contract.PARAM_TASK
+    task = contract.TASK_GENERATE
+    if name in message.parameters:
+        parameter = message.parameters[name]
+        task = parameter.string_param
+        if parameter.WhichOneof("parameter_choice") != "string_param" or task not in contract.TASKS:
+            raise InvalidRequest(f"parameter '{name}': must be one of {', '.join(contract.TASKS)}")
+    if addresses(message, *contract.TASKS):
+        if name in message.parameters and task != message.model_name:
+            raise InvalidRequest(f"parameter '{name}': '{task}', but the capability is '{message.model_name}'")
+        task = message.model_name
+    return task
+
+
+def parse(task: str, message: ModelInferRequest) -> Request:
+    """Raises InvalidRequest, naming the tensor."""
+    given = read(message, contract.TASKS[task].inputs)
+
+    def scalar(spec: TensorSpec, default: Any) -> Any:
+        return given[spec.name].elements[0] if spec.name in given else default
+
+    def text(spec: TensorSpec) -> str:
+        if spec.name not in given:
+            raise InvalidRequest(f"tensor '{spec.name}': missing", tensor=spec.name)
+        return utf8(spec, given[spec.name].elements[0])
+
+    if task == contract.TASK_EMBED:
+        pooling = text(contract.POOLING) if contract.POOLING.name in given else None
+        if pooling is not None and pooling not in contract.POOLINGS:
+            name = contract.POOLING.name
+            raise InvalidRequest(f"tensor '{name}': must be one of {', '.join(contract.POOLINGS)}", tensor=name)
+        return EmbedRequest(
+            prompt=prompt_of(given),
+            pooling=pooling,
+            normalize=scalar(contract.NORMALIZE, True),
+            dimensions=scalar(contract.DIMENSIONS, None),
+            timeout=timeout_of(message),
+        )
+    if task == contract.TASK_RANK:
+        return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message))
+    if task == contract.TASK_TOKENIZE:
+        return TokenizeRequest(
+            text(contract.TEXT_TO_TOKENIZE), scalar(contract.ADD_SPECIAL, False), scalar(contract.PARSE_SPECIAL, True)
+        )
+    name = contract.TOKENS_TO_TEXT.name
+    if name not in given:
+        raise InvalidRequest(f"tensor '{name}': missing", tensor=name)
+    return DetokenizeRequest(given[name].elements)
+
+
+# ---- Back to tensors
+
+
+def embedded(request: EmbedRequest, job: Job) -> Outputs:
+    """Raises EngineFailure for a vector that is none."""
+    vector = embedding(job, normalize=request.normalize, dimensions=request.dimensions)
+    if not np.isfinite(vector).all():
+        raise EngineFailure("the model computed an embedding that is not finite")
+    return [(contract.EMBEDDING, vector.tolist()), (contract.PROMPT_TOKENS, [len(job.tokens)])]
+
+
+def ranked(job: Job) -> Outputs:
+    """Raises EngineFailure for a score that is none. Of several scores the first one counts, as in llama-server."""
+    assert job.vector is not None
+    score = float(job.vector[0])
+    if not np.isfinite(score):
+        raise EngineFailure("the model computed a score that is not finite")
+    return [(contract.SCORE, [score]), (contract.PROMPT_TOKENS, [len(job.tokens)])]
+
+
+def tokenized(tokens: Sequence[int], pieces: Sequence[bytes]) -> Outputs:
+    return [(contract.TOKEN_IDS, tokens), (contract.TOKEN_PIECES, pieces)]

@@ -1,0 +1,179 @@
+"""JSON to validated requests of the endpoints that generate nothing: embeddings, rerank, tokenize, detokenize.
+
+PURE. The rule of `schemas.py` holds here too: no field is accepted and ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+import orjson
+from msgspec import Meta, Struct
+
+from openai_server.errors import InvalidRequest
+from openai_server.schemas import NO_EFFECT, ChatRequest, Fields, Prompt, Text, TokenId, convert, load, parse_chat
+from protos import contract
+
+MAX_INPUTS = 2048
+"""Of one request, as in OpenAI's API."""
+
+Positive = Annotated[int, Meta(ge=1, le=contract.INT32_MAX)]
+Tokens = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class EmbeddingRequest(Struct, kw_only=True):
+    input: Text | Annotated[list[Text | TokenId | Tokens], Meta(min_length=1)]
+    model: str | None = None
+    dimensions: Positive | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    # Extensions: `normalize` is vLLM's, `pooling` our own.
+    normalize: bool | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Raises InvalidRequest for a list of several kinds."""
+        if isinstance(self.input, str):
+            return [self.input]
+        kinds = {type(item) for item in self.input}
+        if len(kinds) > 1:
+            raise InvalidRequest(
+                "'input' must be a string, an array of strings, an array of token ids or an array of arrays of those.",
+                param="input",
+            )
+        if kinds == {int}:
+            return [self.input]  # type: ignore[list-item]  # every item is an int
+        return self.input  # type: ignore[return-value]  # none is
+
+
+class TextDocument(Struct):
+    text: str
+
+
+class RerankRequest(Struct, kw_only=True):
+    query: Text
+    documents: Annotated[list[str | TextDocument], Meta(min_length=1, max_length=MAX_INPUTS)]
+    model: str | None = None
+    top_n: Positive | None = None
+    return_documents: bool | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [document if isinstance(document, str) else document.text for document in self.documents]
+
+
+class ContentToTokenize(Struct, kw_only=True):
+    """llama-server's form."""
+
+    content: str
+    model: str | None = None
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class PromptToTokenize(Struct, kw_only=True):
+    """vLLM's form."""
+
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class MessagesToTokenize(Struct, kw_only=True):
+    """vLLM's form of a chat. The template puts special tokens where they belong."""
+
+    messages: Any
+    """For `chat`, which checks them."""
+    model: str | None = None
+    add_special_tokens: bool = False
+    return_token_strs: bool = False
+
+    @property
+    def chat(self) -> ChatRequest:
+        """Raises InvalidRequest."""
+        return parse_chat(orjson.dumps({"messages": self.messages}))
+
+
+class DetokenizeRequest(Struct, kw_only=True):
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize
+TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
+
+EMBEDDING_FIELDS = Fields(frozenset(EmbeddingRequest.__struct_fields__), NO_EFFECT)
+RERANK_FIELDS = Fields(
+    frozenset(RerankRequest.__struct_fields__),
+    NO_EFFECT,
+    {
+        "max_chunks_per_doc": (),
+        "max_tokens_per_doc": (),
+        "rank_fields": (["text"],),
+        "truncate_prompt_tokens": (),
+    },
+)
+DOCUMENT_FIELDS = Fields(frozenset(TextDocument.__struct_fields__))
+CONTENT_FIELDS = Fields(frozenset(ContentToTokenize.__struct_fields__))
+PROMPT_FIELDS = Fields(frozenset(PromptToTokenize.__struct_fields__))
+MESSAGES_FIELDS = Fields(
+    frozenset(MessagesToTokenize.__struct_fields__),
+    neutral={
+        "add_generation_prompt": (True,),
+        "chat_template": (),
+        "chat_template_kwargs": ({},),
+        "continue_final_message": (False,),
+        "tools": ([],),
+    },
+)
+DETOKENIZE_FIELDS = Fields(frozenset(DetokenizeRequest.__struct_fields__))
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    EMBEDDING_FIELDS.check(given)
+    request = convert(given, EmbeddingRequest)
+    if len(request.prompts) > MAX_INPUTS:
+        raise InvalidRequest(f"'input' has more than {MAX_INPUTS} items.", param="input")
+    return request
+
+
+def parse_rerank(body: bytes) -> RerankRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    RERANK_FIELDS.check(given)
+    request = convert(given, RerankRequest)
+    for i, document in enumerate(given["documents"]):
+        if isinstance(document, dict):
+            DOCUMENT_FIELDS.check(document, f"documents[{i}].")
+    return request
+
+
+_FORMS: dict[str, tuple[type[TokenizeRequest], Fields]] = {
+    "content": (ContentToTokenize, CONTENT_FIELDS),
+    "prompt": (PromptToTokenize, PROMPT_FIELDS),
+    "messages": (MessagesToTokenize, MESSAGES_FIELDS),
+}
+
+
+def parse_tokenize(body: bytes) -> TokenizeRequest:
+    """What is to be tokenized says which form the request and its answer have. Raises InvalidRequest."""
+    given = {key: value for key, value in load(body).items() if value is not None or key not in _FORMS}
+    forms = [name for name in _FORMS if name in given]
+    if len(forms) != 1:
+        raise InvalidRequest("Give one of 'content', 'prompt' and 'messages'.", param=forms[-1] if forms else "prompt")
+    struct, fields = _FORMS[forms[0]]
+    fields.check(given)
+    # null stands for unset, also where the default is not None.
+    request: TokenizeRequest = convert({key: value for key, value in given.items() if value is not None}, struct)
+    if isinstance(request, MessagesToTokenize):
+        _ = request.chat  # refuses what is wrong with the messages
+    return request
+
+
+def parse_detokenize(body: bytes) -> DetokenizeRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    DETOKENIZE_FIELDS.check(given)
+    return convert(given, DetokenizeRequest)

@@ -1,0 +1,120 @@
+"""Requests that generate nothing, to the backend and back: a call for each of their texts."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Mapping, Sequence
+from typing import Any, TypeVar
+
+from openai_server import decode, encode_tasks, responses_tasks
+from openai_server.backend import Backend
+from openai_server.catalog import Catalog, Model
+from openai_server.chat.plan import Planner
+from openai_server.encode_tasks import Target
+from openai_server.errors import BackendError, from_backend
+from openai_server.generation import gather
+from openai_server.responses import Object
+from openai_server.schemas_tasks import (
+    ContentToTokenize,
+    DetokenizeRequest,
+    EmbeddingRequest,
+    MessagesToTokenize,
+    RerankRequest,
+    TaskRequest,
+    TokenizeRequest,
+)
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
+T = TypeVar("T")
+
+
+class Tasks:
+    """Each method gives the object of the answer, and raises APIError. `id` is that of the request."""
+
+    def __init__(self, backend: Backend, catalog: Catalog, planner: Planner) -> None:
+        self._backend = backend
+        self._catalog = catalog
+        self._planner = planner
+
+    async def embed(self, request: EmbeddingRequest, id: str) -> Object:
+        def read(response: ModelInferResponse) -> tuple[Any, int | None]:
+            elements, n_tokens = decode.embedding(response)
+            return responses_tasks.vector(elements, request), n_tokens
+
+        async def work(model: Model) -> Object:
+            prompts = request.prompts
+            calls = [encode_tasks.embed(request, prompt, to) for prompt, to in _each(prompts, model, id)]
+            results = await self._infer(calls, read)
+            return responses_tasks.embeddings(model.name, *_columns(results))
+
+        return await self._perform(contract.TASK_EMBED, request, work, encode_tasks.EMBEDDING_PARAMS)
+
+    async def rerank(self, request: RerankRequest, id: str) -> Object:
+        async def work(model: Model) -> Object:
+            texts = request.texts
+            calls = [encode_tasks.rank(request.query, text, to) for text, to in _each(texts, model, id)]
+            results = await self._infer(calls, decode.score)
+            return responses_tasks.rerank(id, model.name, request, *_columns(results))
+
+        return await self._perform(contract.TASK_RANK, request, work, encode_tasks.RERANK_PARAMS)
+
+    async def tokenize(self, request: TokenizeRequest, id: str) -> Object:
+        field = "messages"
+        if not isinstance(request, MessagesToTokenize):
+            field = "content" if isinstance(request, ContentToTokenize) else "prompt"
+
+        async def work(model: Model) -> Object:
+            if isinstance(request, MessagesToTokenize):
+                text = await asyncio.to_thread(self._planner.prompt, request.chat, model.parameters)
+            else:
+                text = getattr(request, field)
+            call = encode_tasks.tokenize(request, text, field, Target(model.name, model.takes, id))
+            [(ids, pieces)] = await self._infer([call], decode.tokens)
+            return responses_tasks.tokens(request, ids, pieces, model.context_length)
+
+        return await self._perform(contract.TASK_TOKENIZE, request, work, {contract.TEXT_TO_TOKENIZE.name: field})
+
+    async def detokenize(self, request: DetokenizeRequest, id: str) -> Object:
+        async def work(model: Model) -> Object:
+            call = encode_tasks.detokenize(request.tokens, Target(model.name, model.takes, id))
+            [text] = await self._infer([call], decode.text)
+            return responses_tasks.text(text)
+
+        return await self._perform(contract.TASK_DETOKENIZE, request, work, encode_tasks.DETOKENIZE_PARAMS)
+
+    # ---- Inside
+
+    async def _infer(self, calls: list[ModelInferRequest], read: Callable[[ModelInferResponse], T]) -> list[T]:
+        async def one(call: ModelInferRequest) -> T:
+            return read(await self._backend.infer(call))
+
+        return await gather([one(call) for call in calls])
+
+    async def _perform(
+        self,
+        task: str,
+        request: TaskRequest,
+        work: Callable[[Model], Coroutine[Any, Any, Object]],
+        params: Mapping[str, str],
+    ) -> Object:
+        """`params`: tensor → the field that it came from."""
+        for again in (True, False):
+            try:
+                model = await self._catalog.resolve(request.model)
+                model.require(task)
+                return await work(model)
+            except BackendError as error:
+                self._catalog.learn(error)
+                # Who names no model gets the one that is there now.
+                if not (again and error.status == "NOT_FOUND" and not request.model):
+                    raise from_backend(error, dict(params)) from error
+        raise AssertionError("the second try answers or raises")
+
+
+def _each(texts: Sequence[T], model: Model, id: str) -> list[tuple[T, Target]]:
+    """Each text with the target of its call."""
+    ids = [f"{id}-{k}" for k in range(len(texts))] if len(texts) > 1 else [id]
+    return [(text, Target(model.name, model.takes, id)) for text, id in zip(texts, ids, strict=True)]
+
+
+def _columns(results: list[tuple[Any, int | None]]) -> tuple[list[Any], list[int | None]]:
+    return [result for result, _ in results], [n_tokens for _, n_tokens in results]

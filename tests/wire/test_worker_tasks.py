@@ -1,0 +1,177 @@
+"""What the worker does besides generation, over real gRPC."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import (
+    ModelConfigRequest,
+    ModelInferRequest,
+    ModelMetadataRequest,
+    ModelStatisticsRequest,
+)
+from tests.anyserve_worker.fakes import PATIENCE, FakePooler, FakeRunner, Gate
+from tests.wire.test_worker_streams import eventually
+from tests.wire.worker import Worker, stub, worker
+
+Service = Any
+"""A stub; its generated type is that of a channel without asyncio."""
+
+
+def ask(task: str, *, model: str = "tiny", version: str = "", id: str = "", **inputs: Any) -> ModelInferRequest:
+    message = ModelInferRequest(model_name=model, model_version=version, id=id)
+    if not version:
+        message.parameters[contract.PARAM_TASK].string_param = task
+    specs = {spec.name: spec for spec in contract.TASKS[task].inputs}
+    for name, value in inputs.items():
+        values = value if isinstance(value, list) else [value]
+        tensors.add_input(message, specs[name], [v.encode() if isinstance(v, str) else v for v in values])
+    return message
+
+
+@asynccontextmanager
+async def serving(pooler: FakePooler | None = None) -> AsyncIterator[tuple[Worker, Service]]:
+    """`tiny` generates and embeds, `judge` ranks."""
+    runners = {"tiny": FakeRunner(), "judge": FakeRunner()}
+    poolers = {"tiny": pooler or FakePooler(), "judge": FakePooler(ranks=True)}
+    async with worker(runners, poolers=poolers) as served, stub(served.port) as service:
+        yield served, service
+
+
+async def answer(service: Service, message: ModelInferRequest) -> dict[str, list[Any]]:
+    async with asyncio.timeout(PATIENCE):
+        response = await service.ModelInfer(message)
+    return {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
+
+
+async def refusal(service: Service, message: ModelInferRequest) -> tuple[str, str, dict[str, Any]]:
+    with pytest.raises(aio.AioRpcError) as failed:
+        await service.ModelInfer(message)
+    trailers = {key: value for key, value in failed.value.trailing_metadata() or () if key.startswith("error_")}
+    return failed.value.code().name, failed.value.details() or "", trailers
+
+
+async def test_each_task() -> None:
+    async with serving() as (_, service):
+        assert await answer(service, ask("embed", prompt="ab", pooling="last", normalize=False)) == {
+            "embedding": [ord("b"), 2, 1],
+            "prompt_tokens": [3],
+        }
+        embedded = await answer(service, ask("embed", prompt_token_ids=[3], pooling="cls", dimensions=1))
+        assert embedded == {"embedding": [1], "prompt_tokens": [1]}
+        ranked = await answer(service, ask("rank", model="judge", prompt="q", document="d"))
+        assert ranked == {"score": [ord("q") + ord("|") + ord("d")], "prompt_tokens": [3]}
+        tokenized = await answer(service, ask("tokenize", prompt="é#", add_special=True))
+        assert tokenized == {"token_ids": [1, 0xC3, 0xA9, 2], "token_pieces": [b"\1", b"\xc3", b"\xa9", b"\2"]}
+        assert await answer(service, ask("tokenize", prompt="")) == {"token_ids": [], "token_pieces": []}
+        assert await answer(service, ask("detokenize", prompt_token_ids=[104, 105])) == {"text": [b"hi"]}
+        assert (await answer(service, ask("generate", prompt="x")))["text"] == [b"ok"]
+
+
+async def test_a_raw_request_has_a_raw_answer() -> None:
+    message = ask("embed", prompt="ab", pooling="last", normalize=False)
+    for tensor, given in zip(message.inputs, tensors.read_inputs(message).values(), strict=True):
+        message.raw_input_contents.append(tensors.to_raw(given.datatype, given.elements))
+        tensor.ClearField("contents")
+    message.outputs.add(name="embedding")
+    async with serving() as (_, service):
+        response = await service.ModelInfer(message)
+        assert len(response.raw_output_contents) == 1
+        assert list(tensors.read_outputs(response)["embedding"].elements) == [ord("b"), 2, 1]
+
+
+async def test_capabilities_address_the_first_model() -> None:
+    async with serving() as (_, service):
+        tokenized = await answer(service, ask("tokenize", model="tokenize", version="llamacpp", prompt="a"))
+        assert tokenized["token_ids"] == [97]
+        embedded = await answer(service, ask("embed", model="embed", version="llamacpp", prompt="a"))
+        assert embedded["prompt_tokens"] == [2]
+        code, message, _ = await refusal(
+            service, ask("rank", model="rank", version="llamacpp", prompt="a", document="b")
+        )
+        assert (code, message) == (
+            "INVALID_ARGUMENT",
+            "model 'tiny' cannot rank; it can generate, embed, tokenize, detokenize",
+        )
+
+
+async def test_what_a_model_can_not_do_is_refused_by_name() -> None:
+    async with serving() as (_, service):
+        for message, task in (
+            (ask("embed", model="judge", prompt="a"), "embed"),
+            (ask("generate", model="judge", prompt="a"), "generate"),
+            (ask("rank", prompt="a", document="b"), "rank"),
+        ):
+            code, said, _ = await refusal(service, message)
+            assert (code, f"cannot {task}; it can" in said) == ("INVALID_ARGUMENT", True)
+
+
+async def test_errors_name_the_tensor() -> None:
+    async with serving() as (_, service):
+        code, _, trailers = await refusal(service, ask("embed", prompt="x" * 100))
+        assert (code, trailers) == (
+            "INVALID_ARGUMENT",
+            {"error_reason": "context_length_exceeded", "error_tensor": "prompt"},
+        )
+        _, _, trailers = await refusal(service, ask("embed", prompt="x", dimensions=9))
+        assert trailers == {"error_tensor": "dimensions"}
+        code, said, _ = await refusal(service, ask("detokenize", model="nobody", prompt_token_ids=[1]))
+        assert (code, "nobody" in said) == ("NOT_FOUND", True)
+        message = ask("embed", prompt="x")
+        message.outputs.add(name="text")
+        assert "output 'text'" in (await refusal(service, message))[1]
+
+
+async def test_a_timeout_and_a_client_that_leaves() -> None:
+    gate = Gate()
+    async with serving(FakePooler(n_batch=10, gate=gate)) as (served, service):
+        message = ask("embed", prompt="x" * 39)
+        message.parameters[contract.PARAM_TIMEOUT].int64_param = 1
+        late = asyncio.create_task(refusal(service, message))
+        call: Any = service.ModelInfer(ask("embed", prompt="x" * 39))
+        await eventually(served, 2)
+        call.cancel()
+        await eventually(served, 1)
+        gate.open()
+        assert (await late)[0] == "DEADLINE_EXCEEDED"
+        stats = (await service.ModelStatistics(ModelStatisticsRequest(name="tiny"))).model_stats[0].inference_stats
+        assert (stats.success.count, stats.fail.count) == (0, 2)
+
+
+async def test_streams_are_for_generation() -> None:
+    def requests() -> Any:
+        return iter([ask("embed", prompt="x", id="a"), ask("generate", model="judge", prompt="x", id="b")])
+
+    async with serving() as (_, service):
+        told = {}
+        async for response in service.ModelStreamInfer(requests()):
+            told[response.infer_response.id] = response.error_message
+            said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
+            assert said == grpc.StatusCode.INVALID_ARGUMENT.name
+    assert told == {
+        "a": "parameter 'task': 'embed' has no stream, only ModelInfer",
+        "b": "model 'judge' cannot generate; it can rank, tokenize, detokenize",
+    }
+
+
+async def test_a_model_lists_the_tensors_of_what_it_can_do() -> None:
+    async with serving() as (_, service):
+        tiny, judge = [await service.ModelMetadata(ModelMetadataRequest(name=name)) for name in ("tiny", "judge")]
+        names = [tensor.name for tensor in tiny.inputs]
+        assert len(set(names)) == len(names)
+        assert {spec.name for task in ("generate", "embed", "tokenize") for spec in contract.TASKS[task].inputs} == set(
+            names
+        )
+        assert [t.name for t in judge.inputs] == [
+            *("prompt", "document", "add_special", "parse_special", "prompt_token_ids")
+        ]
+        assert {t.name for t in judge.outputs} == {"score", "prompt_tokens", "token_ids", "token_pieces", "text"}
+        assert {"token", "embedding"} <= {t.name for t in tiny.outputs}
+        config = (await service.ModelConfig(ModelConfigRequest(name="tiny"))).config
+        assert {i.name: i.data_type for i in config.input}["normalize"] == 1  # TYPE_BOOL

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 
 from openai_server.chat.reader import Output, Reader, Steps
 from openai_server.chat.tools.format import ToolFormat
-from openai_server.chat.tools.grammar import Rules, free_text, literal
+from openai_server.chat.tools.grammar import GAP, Rules, free_text, literal
 from openai_server.chat.tools.json_calls import read_calls
 from openai_server.chat.tools.python_calls import python_calls, read_python_calls
 from openai_server.schemas import Tool
@@ -36,7 +36,7 @@ class BareCalls(ToolFormat):
     def _read_bare(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]: ...
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return self._behind_marker(rules, tools, parallel)
+        return f"{GAP} {self._behind_marker(rules, tools, parallel)}"
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         text = rules.terminal(free_text(self.markers, [self.bracket, *not_first]))

@@ -13,7 +13,7 @@ from typing import ClassVar
 from openai_server.chat.events import Parser
 from openai_server.chat.reader import Output, Reader, StepParser, Steps
 from openai_server.chat.reasoning import Markers, Marks
-from openai_server.chat.tools.grammar import ANY, GAP, Rules, free_text, is_control, literal, marker
+from openai_server.chat.tools.grammar import ANY, GAP, SPACES, Rules, free_text, is_control, literal, marker
 from openai_server.schemas import Tool
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -75,8 +75,10 @@ class ToolFormat(ABC):
         rules = Rules()
         offered = [tool for tool in tools if named in (None, tool.function.name)]
         calls = self._calls(rules, offered, parallel)
-        thought = _thought(rules, thoughts, thinking)
-        return rules.text(f"{thought if thinking else f'({thought})?'} {calls}" if thought else calls)
+        if thoughts is None:
+            return rules.text(calls)
+        thought = _thought(rules, thoughts, thinking, "")
+        return rules.text(f"{thought} {calls}" if thinking else f"{GAP} ({thought})? {calls}")
 
     def guided_grammar(
         self,
@@ -92,8 +94,10 @@ class ToolFormat(ABC):
         answer = rules.rule(body)
         if tools:
             answer = f"({answer} | {self._calls(rules, tools, parallel)})"
-        thought = _thought(rules, thoughts, thinking)
-        return rules.text(f"{thought if thinking else f'({thought})?'} {answer}" if thought else answer)
+        if thoughts is None:
+            return rules.text(answer)
+        thought = _thought(rules, thoughts, thinking, "")
+        return rules.text(f"{thought} {answer}" if thinking else f"({thought})? {answer}")
 
     def strict_grammar(
         self,
@@ -105,9 +109,11 @@ class ToolFormat(ABC):
     ) -> str:
         """Free text, then no call, or such calls as `grammar` has. Free text can't hold a call of another kind."""
         rules = Rules()
-        thought = _thought(rules, thoughts, thinking)
         behind_thought = self._text_or_calls(rules, tools, parallel)
-        if thoughts is None or thinking:
+        if thoughts is None:
+            return rules.text(behind_thought)
+        thought = _thought(rules, thoughts, thinking, SPACES)
+        if thinking:
             return rules.text(f"{thought} {behind_thought}")
         if is_control(thoughts.begin):
             return rules.text(f"({thought})? {behind_thought}")
@@ -116,7 +122,7 @@ class ToolFormat(ABC):
         return rules.text(f"{no_thought} | {thought} {behind_thought}")
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return f"{self._opening()} {self._behind_marker(rules, tools, parallel)}"
+        return f"{GAP} {self._opening()} {self._behind_marker(rules, tools, parallel)}"
 
     def _opening(self) -> str:
         return f"{marker(self.section)} {marker(self.markers[0])}" if self.section else marker(self.markers[0])
@@ -141,12 +147,10 @@ def read_name(reader: Reader) -> Steps[str]:
     return (yield from reader.run(_NAME, _MAX_NAME)) or ""
 
 
-def _thought(rules: Rules, thoughts: Markers | None, thinking: bool) -> str:
-    if thoughts is None:
-        return ""
-    gap = rules.terminal(GAP)
+def _thought(rules: Rules, thoughts: Markers, thinking: bool, spaces: str) -> str:
+    """A thought with its markers; `spaces` may be in front of it."""
     if is_control(thoughts.end):
-        text = f"{rules.terminal(free_text([thoughts.end]))} {marker(thoughts.end)} {gap}"
-        return rules.rule(text if thinking else f"{marker(thoughts.begin)} {text}")
-    begin = "" if thinking else f"/[ \\t\\r\\n]{{0,4}}/ {literal(thoughts.begin)} "
-    return rules.rule(f"{rules.shortest(f'{begin}{ANY} {literal(thoughts.end)}')} {gap}")
+        text = f"{rules.terminal(free_text([thoughts.end]))} {marker(thoughts.end)}"
+        return rules.rule(text if thinking else f"{spaces} {marker(thoughts.begin)} {text}")
+    begin = "" if thinking else f"{spaces} {literal(thoughts.begin)}"
+    return rules.shortest(f"{begin} {ANY} {literal(thoughts.end)}")

@@ -12,7 +12,7 @@ from openai_server.chat.tools.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
 from openai_server.chat.tools.format import ToolFormat
 from openai_server.chat.tools.functionary import FUNCTIONARY_V31, FUNCTIONARY_V32
 from openai_server.chat.tools.generic import GENERIC
-from openai_server.chat.tools.glm import GLM, GLM_47
+from openai_server.chat.tools.glm import GLM
 from openai_server.chat.tools.harmony import HARMONY
 from openai_server.chat.tools.kimi import KIMI
 from openai_server.chat.tools.mistral import MISTRAL, MISTRAL_LIST, MISTRAL_WITH_IDS
@@ -30,7 +30,6 @@ _RECOGNIZED: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
     (DEEPSEEK_V32, ("｜DSML｜", "function_calls>")),
     (QWEN3_CODER, ("<tool_call>", "<function=", "<parameter=")),
     (FUNCTIONARY_V31, ("<function=", "</function>")),
-    (GLM_47, ("<tool_call>", "</arg_key><arg_value>")),
     (GLM, ("<tool_call>", "<arg_key>")),
     (KIMI, ("<|tool_call_begin|>", "<|tool_call_argument_begin|>")),
     (DEEPSEEK_V3, ("<｜tool▁call▁begin｜>", "```json")),

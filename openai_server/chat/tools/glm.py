@@ -1,6 +1,7 @@
 """The format of GLM 4.5 and later, and of those who took it over.
 
-PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 has no line breaks.
+PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 has no line breaks,
+others have some of them, so a grammar leaves them to the model.
 """
 
 import re
@@ -19,15 +20,13 @@ _MAX_KEY = 512
 _OPEN, _CLOSE = "<tool_call>", "</tool_call>"
 _KEY_OPEN, _KEY_CLOSE = "<arg_key>", "</arg_key>"
 _VALUE_OPEN, _VALUE_CLOSE = "<arg_value>", "</arg_value>"
+_LINE = '"\\n"?'
+_TO_VALUE = f"{literal(_KEY_CLOSE)} {_LINE} {literal(_VALUE_OPEN)}"
 
 
 class Glm(ToolFormat):
+    name = "glm"
     markers = (_OPEN,)
-
-    def __init__(self, name: str, line: str) -> None:
-        self.name = name
-        self._line = line
-        """What a grammar writes between elements."""
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
         yield from reader.spaces()
@@ -63,7 +62,7 @@ class Glm(ToolFormat):
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
-        return many(calls, literal(self._line + _OPEN), several=parallel)
+        return many(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         parameters = schema.parameters(tool.function)
@@ -72,24 +71,22 @@ class Glm(ToolFormat):
             (self._element(rules, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
-        between = literal(f"{_KEY_CLOSE}{self._line}{_VALUE_OPEN}")
-        anything = f"({literal(_KEY_OPEN)} {NAME} {between} {self._text(rules)})*"
+        anything = f"({literal(_KEY_OPEN)} {NAME} {_TO_VALUE} {self._text(rules)})*"
         body = rules.sequence(elements, "") if elements else anything
-        return f"{literal(tool.function.name + self._line)} {body} {literal(_CLOSE)}"
+        return f"{literal(tool.function.name)} {_LINE} {body} {literal(_CLOSE)}"
 
     def _element(self, rules: Rules, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
         types = schema.types(value, root)
-        head = literal(f"{_KEY_OPEN}{key}{_KEY_CLOSE}{self._line}{_VALUE_OPEN}")
+        head = f"{literal(_KEY_OPEN + key)} {_TO_VALUE}"
         if types is not None and "string" not in types:
             json = rules.json(schema.with_definitions(value, root), exactly=exactly)
-            return rules.rule(f"{head} {json} {literal(_VALUE_CLOSE + self._line)}")
+            return rules.rule(f"{head} {json} {literal(_VALUE_CLOSE)} {_LINE}")
         if texts := schema.texts(value):
-            return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {literal(_VALUE_CLOSE + self._line)}")
+            return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {literal(_VALUE_CLOSE)} {_LINE}")
         return rules.rule(f"{head} {self._text(rules)}")
 
     def _text(self, rules: Rules) -> str:
-        return rules.shortest(f"{free_text([_VALUE_CLOSE])} {literal(_VALUE_CLOSE + self._line)}")
+        return rules.rule(f"{rules.shortest(f'{free_text([_VALUE_CLOSE])} {literal(_VALUE_CLOSE)}')} {_LINE}")
 
 
-GLM = Glm("glm", "\n")
-GLM_47 = Glm("glm-4.7", "")
+GLM = Glm()

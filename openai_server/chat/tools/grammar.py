@@ -25,6 +25,7 @@ ANY = "/(?s:.*)/"
 NAME = "/[a-zA-Z0-9_.-]{1,64}/"
 SPACES = r"/[ \t\r\n]*/"
 GAP = r"/[ \n]{0,4}/"
+"""What models write in front of calls."""
 
 
 def literal(text: str) -> str:

@@ -6,7 +6,7 @@ from openai_server.chat.tools.deepseek import DEEPSEEK_V3, DEEPSEEK_V31
 from openai_server.chat.tools.format import ToolFormat
 from openai_server.chat.tools.functionary import FUNCTIONARY_V31, FUNCTIONARY_V32
 from openai_server.chat.tools.generic import GENERIC
-from openai_server.chat.tools.glm import GLM, GLM_47
+from openai_server.chat.tools.glm import GLM
 from openai_server.chat.tools.harmony import HARMONY
 from openai_server.chat.tools.kimi import KIMI
 from openai_server.chat.tools.mistral import MISTRAL, MISTRAL_LIST, MISTRAL_WITH_IDS
@@ -309,7 +309,7 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         Answer("", [ROME]),
     ),
     (
-        GLM_47,
+        GLM,
         "Two.<tool_call>get_weather<arg_key>city</arg_key><arg_value>Paris</arg_value></tool_call>"
         "<tool_call>now</tool_call>",
         Answer("Two.", [PARIS, Call("now", "{}")]),

@@ -65,7 +65,6 @@ _MARKERS = {
     "seed": ["<function=now>", "<parameter=city>", "</parameter>", "</function>", "</seed:tool_call>"],
     "minimax-m2": ['<invoke name="now">', '<parameter name="q">', "</parameter>", "</invoke>", "</minimax:tool_call>"],
     "glm": ["<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"],
-    "glm-4.7": ["<arg_key>", "</arg_key>", "<arg_value>", "</arg_value>", "</tool_call>"],
     "kimi": ["functions.q:0", "<|tool_call_argument_begin|>"],
     "mistral": ["[ARGS]"],
     "mistral-ids": ["[CALL_ID]", "[ARGS]"],

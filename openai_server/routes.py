@@ -71,6 +71,7 @@ EMBEDDINGS = TaskEndpoint(schemas_tasks.parse_embedding, "embd-", Tasks.embed)
 RERANK = TaskEndpoint(schemas_tasks.parse_rerank, "rerank-", Tasks.rerank)
 TOKENIZE = TaskEndpoint(schemas_tasks.parse_tokenize, "tokenize-", Tasks.tokenize)
 DETOKENIZE = TaskEndpoint(schemas_tasks.parse_detokenize, "detokenize-", Tasks.detokenize)
+APPLY_TEMPLATE = TaskEndpoint(schemas.parse_chat, "template-", Tasks.apply_template)
 
 GENERATION = {
     "/v1/completions": COMPLETIONS,
@@ -86,6 +87,7 @@ TASKS = {
     "/rerank": RERANK,
     "/tokenize": TOKENIZE,
     "/detokenize": DETOKENIZE,
+    "/apply-template": APPLY_TEMPLATE,
 }
 BY_MODEL: dict[str, Endpoint | TaskEndpoint] = {
     f"{prefix}/{{model:path}}/{name}": endpoint

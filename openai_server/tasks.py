@@ -12,6 +12,7 @@ from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
 from openai_server.generation import gather
 from openai_server.responses import Object
+from openai_server.schemas import ChatRequest
 from openai_server.schemas_tasks import (
     ContentToTokenize,
     DetokenizeRequest,
@@ -81,6 +82,14 @@ class Tasks:
 
         return await self._perform(contract.TASK_DETOKENIZE, request, work, encode_tasks.DETOKENIZE_PARAMS)
 
+    async def apply_template(self, request: ChatRequest, id: str) -> Object:
+        """What the model would read: the backend has nothing to do."""
+
+        async def work(model: Model) -> Object:
+            return {"prompt": await asyncio.to_thread(self._planner.prompt, request, model.parameters)}
+
+        return await self._perform(contract.TASK_GENERATE, request, work, {})
+
     # ---- Inside
 
     async def _infer(self, calls: list[ModelInferRequest], read: Callable[[ModelInferResponse], T]) -> list[T]:
@@ -92,7 +101,7 @@ class Tasks:
     async def _perform(
         self,
         task: str,
-        request: TaskRequest,
+        request: TaskRequest | ChatRequest,
         work: Callable[[Model], Coroutine[Any, Any, Object]],
         params: Mapping[str, str],
     ) -> Object:

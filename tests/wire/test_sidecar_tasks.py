@@ -180,6 +180,15 @@ async def test_a_text_without_tokens_and_back() -> None:
         assert await post(sidecar, "/detokenize", tokens=[104, 0xC3]) == {"content": "h\ufffd", "prompt": "h\ufffd"}
 
 
+async def test_the_prompt_of_a_chat() -> None:
+    async with running(worker()) as sidecar:
+        chat = {"messages": [{"role": "user", "content": "hi"}]}
+        prompt = (await post(sidecar, "/apply-template", **chat))["prompt"]
+        assert "hi" in prompt
+        tool = {"type": "function", "function": {"name": "find_it"}}
+        assert "find_it" in (await post(sidecar, "/apply-template", **chat, tools=[tool]))["prompt"]
+
+
 # ---- Which model, and what it can do
 
 

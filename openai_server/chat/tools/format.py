@@ -97,7 +97,7 @@ class ToolFormat(ABC):
         if thoughts is None:
             return rules.text(answer)
         thought = _thought(rules, thoughts, thinking, "")
-        return rules.text(f"{thought} {answer}" if thinking else f"({thought})? {answer}")
+        return rules.text(f"{thought} {GAP} {answer}" if thinking else f"({thought} {GAP})? {answer}")
 
     def strict_grammar(
         self,

@@ -14,11 +14,11 @@ from openai_server.chat.tools.tagged import HERMES
 from openai_server.schemas import (
     AssistantMessage,
     DeveloperMessage,
+    FunctionCall,
     FunctionMessage,
     Message,
     SystemMessage,
     Tool,
-    ToolCall,
     ToolMessage,
     UserMessage,
 )
@@ -52,7 +52,7 @@ def instructions(tools: Sequence[Tool], *, parallel: bool = True, must: bool = F
 
 
 def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True) -> list[Message]:
-    """The same conversation without calls and results of tools. `told` is what `instructions` gave.
+    """The same conversation without calls and results of tools. `told` is what `instructions` gave, or empty.
 
     A template that knows no system role gets that text in front of the first message.
     """
@@ -67,16 +67,19 @@ def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True
                 plain.append(UserMessage(result))
             from_tool = True
             continue
-        if isinstance(message, AssistantMessage) and message.tool_calls:
-            calls = "\n".join(map(_call, message.tool_calls))
+        if isinstance(message, AssistantMessage) and (called := _calls(message)):
             text = _text(message)
-            message = msgspec.structs.replace(message, content=f"{text}\n{calls}" if text else calls, tool_calls=None)
+            message = msgspec.structs.replace(
+                message, content=f"{text}\n{called}" if text else called, tool_calls=None, function_call=None
+            )
         if from_tool and isinstance(message, UserMessage):
             plain[-1] = UserMessage(f"{_text(plain[-1])}\n\n{_text(message)}", message.name)
         else:
             plain.append(message)
         from_tool = False
     first = plain[0] if plain else None
+    if not told:
+        return plain
     if isinstance(first, SystemMessage | DeveloperMessage):
         plain[0] = msgspec.structs.replace(first, content=f"{_text(first)}\n\n{told}")
     elif system_role:
@@ -94,9 +97,16 @@ def _described(tool: Tool) -> dict[str, object]:
     return {key: value for key, value in function.items() if value is not None and key != "strict"}
 
 
-def _call(call: ToolCall) -> str:
-    name = orjson.dumps(call.function.name).decode()
-    return f'<tool_call>\n{{"name": {name}, "arguments": {call.function.arguments or "{}"}}}\n</tool_call>'
+def _calls(message: AssistantMessage) -> str:
+    functions = [call.function for call in message.tool_calls or ()]
+    if message.function_call:
+        functions.append(message.function_call)
+    return "\n".join(map(_call, functions))
+
+
+def _call(function: FunctionCall) -> str:
+    name = orjson.dumps(function.name).decode()
+    return f'<tool_call>\n{{"name": {name}, "arguments": {function.arguments or "{}"}}}\n</tool_call>'
 
 
 def _text(message: Message) -> str:

@@ -152,6 +152,13 @@ def test_calls_and_results_of_the_history_are_text_to_a_template_without_tools()
     assert "None" not in prompt
 
 
+def test_calls_of_the_older_api_are_text_as_well() -> None:
+    call: Any = {"role": "assistant", "content": "Well.", "function_call": {"name": "f", "arguments": '{"a": 1}'}}
+    prompt = plan(USER, call, {"role": "function", "name": "f", "content": "42"}).prompt
+    assert prompt.startswith("[user]hi[assistant]Well.\n<tool_call>")
+    assert "42" in prompt
+
+
 def test_tools_that_must_not_be_called_are_not_told() -> None:
     found = plan(template=HERMES, tools=[TOOL], tool_choice="none")
     assert found.prompt == "[user]hi[assistant]"

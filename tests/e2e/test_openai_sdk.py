@@ -134,9 +134,9 @@ def test_errors_are_the_sdks_own(client: openai.OpenAI) -> None:
         client.chat.completions.create(
             model=SMOLLM2,
             messages=MESSAGES,
-            tools=[{"type": "function", "function": {"name": "f"}}],
+            tools=[{"type": "function", "function": {"name": "f g"}}],
         )
-    assert tools.value.param == "tools"
+    assert tools.value.param == "tools[0].function.name"
     with pytest.raises(openai.BadRequestError) as in_stream:
         client.chat.completions.create(
             model=SMOLLM2,

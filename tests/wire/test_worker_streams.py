@@ -79,7 +79,8 @@ class Client:
         if "finish_reason" not in batch:
             assert list(batch) == ["request", "token", "index"]
             return
-        assert list(batch) == [spec.name for spec in contract.STEP_BATCH]
+        unmarked = [spec.name for spec in contract.STEP_BATCH if spec is not contract.ROW_MARKED_TOKENS]
+        assert list(batch) == unmarked
         counts = zip(batch["prompt_tokens"], batch["cached_tokens"], batch["completion_tokens"], strict=True)
         for key, reason, count in zip(keys, batch["finish_reason"], counts, strict=True):
             if reason != b"null":

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import msgspec
 import orjson
 
 from openai_server.chat import parsing
@@ -58,6 +59,7 @@ class Planner:
             if contract.LARK.name not in takes:
                 raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
+            request = msgspec.structs.replace(request, response_format=None, json_schema=None, regex=None)
         reading = None
         if parsing.is_read(template, tools):
             reading = Reading(

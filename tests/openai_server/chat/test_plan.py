@@ -190,5 +190,6 @@ def test_a_format_alone_is_the_backends_business() -> None:
 
 @pytest.mark.parametrize("body", [{"response_format": OBJECT}, {"regex": "a/b"}])
 def test_a_format_after_a_thought_or_in_place_of_a_call(body: dict[str, Any]) -> None:
-    assert lark(plan(template=HERMES, enable_thinking=True, **body))
-    assert lark(plan(tools=[TOOL], **body))
+    for found in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
+        assert lark(found)
+        assert found.request.guides == [], "it is said once"

@@ -32,12 +32,20 @@ def needs_special_tokens(template: str, tools: Sequence[Tool] | None) -> bool:
     )
 
 
-def grammar_for(template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, named: str | None = None) -> str:
+def grammar_for(
+    template: str,
+    prompt: str,
+    tools: Sequence[Tool],
+    *,
+    parallel: bool,
+    named: str | None = None,
+    may_think: bool = True,
+) -> str:
     """For an answer that must be a call (or several, if `parallel`) of these tools, or of the one that is `named`.
 
-    Where the model thinks before it answers, it may still do so.
+    Where the model thinks before it answers, it may still do so, unless it has been told not to.
     """
-    thoughts = thoughts_of(template)
+    thoughts = thoughts_of(template) if may_think else None
     return format_of(template).grammar(
         tools,
         parallel=parallel,
@@ -47,9 +55,11 @@ def grammar_for(template: str, prompt: str, tools: Sequence[Tool], *, parallel: 
     )
 
 
-def strict_grammar_for(template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool) -> str:
+def strict_grammar_for(
+    template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, may_think: bool = True
+) -> str:
     """For an answer that may have calls, whose arguments then follow the schemas."""
-    thoughts = thoughts_of(template)
+    thoughts = thoughts_of(template) if may_think else None
     return format_of(template).strict_grammar(
         tools,
         parallel=parallel,
@@ -76,9 +86,11 @@ def marks_for(template: str, prompt: str) -> Marks | None:
     return format_of(template).reasoning_marks
 
 
-def guided_grammar_for(template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str) -> str:
+def guided_grammar_for(
+    template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str, may_think: bool = True
+) -> str:
     """For an answer whose content matches `body`, in Lark. The model may think before it, or call a tool instead."""
-    thoughts = thoughts_of(template)
+    thoughts = thoughts_of(template) if may_think else None
     return format_of(template).guided_grammar(
         tools,
         parallel=parallel,

@@ -153,15 +153,22 @@ def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[co
 def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
     """The field that asks for it, and what holds the answer to it; None where the text is free."""
     body = _body(request)
+    told_not_to = request.enable_thinking is False or request.reasoning_effort == "none"
+    may_think = not told_not_to and parsing.thoughts_of(template) is not None
     if use and use.must:
         name = "function_call" if use.legacy else "tool_choice"
-        return name, parsing.grammar_for(template, prompt, use.tools, parallel=use.parallel, named=use.named)
-    if body and (use or parsing.thoughts_of(template)):
+        return name, parsing.grammar_for(
+            template, prompt, use.tools, parallel=use.parallel, named=use.named, may_think=may_think
+        )
+    if body and (use or may_think):
+        tools, parallel = (use.tools, use.parallel) if use else ((), True)
         return request.guides[0], parsing.guided_grammar_for(
-            template, prompt, use.tools if use else (), parallel=use is None or use.parallel, body=body
+            template, prompt, tools, parallel=parallel, body=body, may_think=may_think
         )
     if use and any(tool.function.strict for tool in use.tools):
-        return "tools", parsing.strict_grammar_for(template, prompt, use.tools, parallel=use.parallel)
+        return "tools", parsing.strict_grammar_for(
+            template, prompt, use.tools, parallel=use.parallel, may_think=may_think
+        )
     return None
 
 
@@ -169,4 +176,8 @@ def _body(request: ChatRequest) -> str:
     """What the content has to match, in Lark; empty if nothing."""
     if request.regex is not None:
         return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", request.regex, flags=re.DOTALL) + "/"
-    return "" if request.schema is None else f"%json {orjson.dumps(request.schema).decode()}"
+    return "" if request.schema is None else f"%json {orjson.dumps(request.schema | COMPACT).decode()}"
+
+
+COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
+"""In a schema, to llguidance: where white space is free, a small model writes nothing else."""

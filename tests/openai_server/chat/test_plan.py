@@ -193,3 +193,4 @@ def test_a_format_after_a_thought_or_in_place_of_a_call(body: dict[str, Any]) ->
     for found in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
         assert lark(found)
         assert found.request.guides == [], "it is said once"
+    assert not lark(plan(template=HERMES, enable_thinking=False, **body)), "there is no thought to come behind"

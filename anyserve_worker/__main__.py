@@ -69,7 +69,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
         if not path.is_file():
             raise click.ClickException(f"{path}: no such model file")
     # Imports llama.cpp, which --help and a wrong option need not wait for.
-    from anyserve_worker.model_runner import LoadError
+    from anyserve_worker.errors import LoadError
     from anyserve_worker.server import StartError, serve
 
     try:

@@ -1,4 +1,4 @@
-"""The native side of embeddings and scores. Beside `model_runner.py` the only file that imports llama_cpp.
+"""The native side of embeddings and scores.
 
 The context that generates gives no embeddings, so there is a second one on the same weights, made at the first request:
 most who serve a model that generates want nothing else of it. It pools nothing (`embedder.py` does), so that each
@@ -12,14 +12,15 @@ from typing import Any
 import numpy as np
 
 from anyserve_worker.embedder import Part, Vector
-from anyserve_worker.model_runner import FLASH_ATTENTION_TYPES, Batch, LoadError, Model, last_error
+from anyserve_worker.errors import LoadError
+from anyserve_worker.model import Model
+from anyserve_worker.model_runner import FLASH_ATTENTION_TYPES, Batch
+from anyserve_worker.native import library, llama
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence, token_array
 
 # isort: split
-# After model_runner, which sets the environment that llama.cpp reads when it is loaded.
-import llama_cpp as llama
 
 
 class EmbeddingRunner:
@@ -61,7 +62,9 @@ class EmbeddingRunner:
         params.no_perf = True
         ctx = llama.llama_init_from_model(self._model.handle, params)
         if not ctx:
-            raise LoadError(f"no context of {params.n_ctx} tokens for embeddings: {last_error() or 'out of memory?'}")
+            raise LoadError(
+                f"no context of {params.n_ctx} tokens for embeddings: {library.last_error or 'out of memory?'}"
+            )
         self._ctx = ctx
         self._memory = llama.llama_get_memory(ctx)
         self._rows = Batch(params.n_batch)
@@ -72,7 +75,7 @@ class EmbeddingRunner:
         self._rows.clear()
         self._rows.add(token_array([0]), 0, 0, n_logits=1)
         if llama.llama_decode(self._ctx, self._rows.native()) != 0:
-            raise LoadError(f"the model computes nothing: {last_error()}")
+            raise LoadError(f"the model computes nothing: {library.last_error}")
         self.clear()
 
     # ---- embedder.Pooler
@@ -92,7 +95,7 @@ class EmbeddingRunner:
             rows.add(part.tokens, part.start, part.job.seq_id, n_logits=part.count)
         status = llama.llama_decode(self._ctx, rows.native())
         if status != 0:
-            raise RuntimeError(f"llama_decode returned {status}: {last_error()}")
+            raise RuntimeError(f"llama_decode returned {status}: {library.last_error}")
         if self.ranks:
             return [self._vectors(llama.llama_get_embeddings_seq(self._ctx, part.job.seq_id), 1) for part in parts]
         vectors = self._vectors(llama.llama_get_embeddings(self._ctx), sum(part.count for part in parts))

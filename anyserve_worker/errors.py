@@ -63,5 +63,9 @@ class EngineFailure(WorkerError):
     status = StatusCode.INTERNAL
 
 
+class LoadError(Exception):
+    """The model file cannot be served; the message is one line."""
+
+
 class NoRoom(Exception):
     """Between model runner and engine: llama.cpp found no KV cells for the step, and changed nothing."""

@@ -51,7 +51,7 @@ class Guides:
             raise _refused(guide, f"longer than {MAX_SOURCE} characters")
         try:
             translated = self._trial.run(guide.tensor.name, guide.source)
-            return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab)
+            return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab, guide)
         except GrammarError as error:
             raise _refused(guide, str(error)) from None
 
@@ -63,19 +63,20 @@ class Guides:
 class Matcher:
     """Implements sequence.Guide."""
 
-    def __init__(self, matcher: LLMatcher, n_vocab: int) -> None:
+    def __init__(self, matcher: LLMatcher, n_vocab: int, guide: Guide) -> None:
         self._matcher = matcher
         self._n_vocab = n_vocab
+        self._guide = guide
         self.ended = False
 
     def copy(self) -> "Matcher":
         """For another choice, from where this one is."""
-        return Matcher(self._matcher.deep_copy(), self._n_vocab)
+        return Matcher(self._matcher.deep_copy(), self._n_vocab, self._guide)
 
     def mask(self, logits: Logits) -> None:
         allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
         if self._matcher.is_error():
-            raise EngineFailure(f"the grammar became too complex: {grammar.problem(self._matcher)}")
+            raise _refused(self._guide, f"it became too complex: {grammar.problem(self._matcher)}")
         logits[allowed[: self._n_vocab] == 0] = -np.inf
 
     def accept(self, token: int) -> None:

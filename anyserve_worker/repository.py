@@ -12,8 +12,9 @@ from pathlib import Path
 from anyserve_worker.cpus import IdleMeter
 from anyserve_worker.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import InvalidRequest, ModelNotReady, UnknownModel
-from anyserve_worker.model_runner import LoadError, Model, ModelRunner
+from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
+from anyserve_worker.model import Model
+from anyserve_worker.model_runner import ModelRunner
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.threads import ThreadChooser
 from protos import contract

@@ -1,4 +1,4 @@
-"""Samplers of one sequence, on the logits of a step. Beside `model_runner.py` the only file that imports llama_cpp.
+"""Samplers of one sequence, on the logits of a step.
 
 What a request asks of the logits beyond drawing a token (log probabilities, biases, a guide) happens in place, in
 llama.cpp's own buffer, before the token is drawn from it.
@@ -7,10 +7,10 @@ llama.cpp's own buffer, before the token is drawn from it.
 import ctypes
 from typing import Any
 
-import llama_cpp as llama
 import numpy as np
 
-from anyserve_worker.errors import EngineFailure
+from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.native import llama
 from anyserve_worker.sampling import (
     MIN_TEMPERATURE,
     DirectSampler,
@@ -103,7 +103,7 @@ class EditingSampler:
         if guide:
             guide.mask(logits)
         if (guide or too_early) and logits.max() == -np.inf:
-            raise EngineFailure("no token is left that this request allows at this place")
+            raise InvalidRequest("no token is left that this request allows at this place")
 
     def free(self) -> None:
         self._drawing.free()

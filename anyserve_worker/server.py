@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from anyserve_worker.config import ServerOptions
-from anyserve_worker.model_runner import LoadError
+from anyserve_worker.errors import LoadError
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository

@@ -1,6 +1,6 @@
 """What can be asked besides generation: tensors to requests, and results to tensors. PURE.
 
-Which of these tasks a model can do depends on the model, see `model_runner.Model.tasks`.
+Which of these tasks a model can do depends on the model, see `model.Model.tasks`.
 """
 
 from collections.abc import Sequence

@@ -34,6 +34,9 @@ HOPELESS = 1.3
 CLEAR = 0.7
 """A trial whose tokens take this part of the time, or less, has won after CLEAR_STEPS."""
 CLEAR_STEPS = 3
+COLLAPSE = 0.5
+"""A trial of fewer threads whose tokens take this part of the time, or less, tells of a processor that was taken away,
+and counts for all shapes."""
 BETTER = 0.95
 """A trial wins in the end if its tokens take this part of the time, or less."""
 SLOWER = 1.2
@@ -44,6 +47,8 @@ BLIND_COST, BLIND_PAUSE = 0.01, (2.0, 8.0)
 """The same where the engine's thread is kept waiting, for all shapes together."""
 BLIND_WASTE = 0.05
 """Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
+LASTING = 0.3
+"""Seconds after which an engine's thread that is kept waiting has a neighbour: a shorter while is a client's doing."""
 SECOND_LOOK = 0.5
 """Seconds until a change to fewer threads is looked at again there: it may have begun in a bad moment."""
 DOWN_COST, DOWN_PAUSE = 0.01, (2.0, 10.0)
@@ -193,7 +198,7 @@ class ThreadChooser:
             if shape.recent.known:
                 shape.usual = min(shape.usual or math.inf, shape.recent.cost + SURE * shape.recent.error)
                 if shape.recent.crowded and not shape.crowded:
-                    shape.next_blind_up = now + RECENT  # To be compared with steps that all are kept waiting
+                    shape.next_blind_up = now + LASTING
                 shape.crowded = shape.recent.crowded
             return
         if shape.begins_blind:
@@ -240,14 +245,20 @@ class ThreadChooser:
 
     def _win(self, shape: _Shape, trial: _Window, now: float) -> None:
         again = SECOND_LOOK if shape.trial_rung < shape.rung else BLIND_PAUSE[0]
+        collapsed = shape.trial_rung < shape.rung and trial.cost < COLLAPSE * shape.recent.cost
         shape.rung, shape.recent, shape.failed_down = shape.trial_rung, trial, 0
         trial.span = RECENT
         shape.next_up = now + UP_PAUSE[0]
         shape.next_blind_up, shape.next_down = now + again, now + DOWN_PAUSE[0]
         for other in self._shapes.values():
             other.suspect = other is not shape
-            if not other.recent.known and len(other.counts) == len(shape.counts):
+            if other is shape or len(other.counts) != len(shape.counts):
+                continue
+            if not other.recent.known:
                 other.rung = shape.rung
+            elif collapsed and other.rung > shape.rung:
+                other.rung, other.recent, other.usual, other.trial = shape.rung, _Window(RECENT), 0, None
+                other.suspect = False
         self._end(shape)
 
     def _fail(self, shape: _Shape, trial: _Window, now: float) -> None:

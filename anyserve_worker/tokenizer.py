@@ -32,7 +32,7 @@ class Compiled(sequence.Guide, Protocol):
 
 
 class Vocabulary(Protocol):
-    """What the engine asks of `model_runner.Model`. Safe from any thread."""
+    """What the engine asks of `model.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str) -> "array[int]": ...
     def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]": ...

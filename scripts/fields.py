@@ -1,4 +1,4 @@
-"""The table of request fields: endpoint, field, type and range, tensor. Printed from the code into docs/fields.md."""
+"""The tables of request fields: type and range, tensor, which backends can. Printed from the code into docs/fields.md."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -10,7 +10,7 @@ from openai_server.encode import SAMPLING
 from openai_server.schemas import ChatRequest, CompletionRequest, Fields, Request
 
 Row = tuple[str, ...]
-HEADER = "field | type, range | becomes"
+HEADER = "field | type, range | becomes | backends"
 
 # What no sampling tensor says of a field.
 OTHERWISE = {
@@ -35,6 +35,17 @@ OTHERWISE = {
     "chat_template_kwargs": "more variables of the template",
     "enable_thinking": "the template's variable of this name",
 }
+ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
+BACKENDS = {
+    "max_completion_tokens": WITH_TENSOR,
+    "repeat_penalty": WITH_TENSOR,
+    "response_format": WITH_TENSOR,
+    "top_logprobs": WITH_TENSOR,
+    "best_of": "ours; others that take `n` and `logprobs`",
+    "tool_choice": "all; to require a call, ours and others that take `lark`",
+    "function_call": "all; to require a call, ours and others that take `lark`",
+}
+"""Where it is not told by the tensor alone."""
 _TENSORS = {sampling.field or name: sampling.tensor for name, sampling in SAMPLING.items()}
 _TENSORS |= {"n": SAMPLING["generated"].tensor, "json_schema": SAMPLING["schema"].tensor}
 
@@ -53,12 +64,12 @@ def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
         tensor = _TENSORS.get(name)
         becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
         assert becomes, f"what becomes of {name}?"
-        yield f"`{name}`", _type(schema, components), becomes
+        yield f"`{name}`", _type(schema, components), becomes, BACKENDS.get(name, WITH_TENSOR if tensor else ALL)
     for name in sorted(fields.no_effect):
-        yield f"`{name}`", "anything", "nothing: it has no effect on the answer"
+        yield f"`{name}`", "anything", "nothing: it has no effect on the answer", ALL
     for name, neutral in sorted(fields.neutral.items()):
         values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in (None, *neutral))
-        yield f"`{name}`", values, "a 400 for any other value: not supported"
+        yield f"`{name}`", values, "a 400 for any other value: not supported", "none"
 
 
 def _type(schema: Mapping[str, Any], components: Mapping[str, Any]) -> str:

@@ -112,7 +112,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
 @pytest.mark.parametrize(
     ("library", "users"),
     [
-        ("llama_cpp", {f"anyserve_worker.{name}" for name in ("model_runner", "samplers", "embedding_runner")}),
+        ("llama_cpp", {"anyserve_worker.native"}),
         ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
     ],
 )
@@ -142,7 +142,8 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 
 IMPURE_MODULES = {
     *("anyserve_worker.engine", "anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
-    *("anyserve_worker.model_runner", "anyserve_worker.samplers", "anyserve_worker.tokenizer"),
+    *("anyserve_worker.native", "anyserve_worker.model", "anyserve_worker.model_runner"),
+    *("anyserve_worker.samplers", "anyserve_worker.tokenizer"),
     *("anyserve_worker.embedding_runner", "anyserve_worker.embeddings"),
     *("anyserve_worker.trial", "anyserve_worker.guide", "anyserve_worker.progress", "anyserve_worker.__main__"),
 }

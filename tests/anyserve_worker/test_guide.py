@@ -263,9 +263,9 @@ def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: 
     assert time.process_time() - started < 2
 
 
-def test_a_grammar_that_explodes_later_is_an_engine_failure(guides: Guides) -> None:
+def test_a_grammar_that_explodes_later_is_blamed_then(guides: Guides) -> None:
     matcher = guides.compile(Guide(GRAMMAR, 'root ::= "a"{100000000}'))
-    with pytest.raises(EngineFailure, match="Too many items"):
+    with pytest.raises(InvalidRequest, match="Too many items"):
         accept(matcher, "a" * 1000)
 
 

@@ -97,6 +97,19 @@ def test_all_shapes_learn_from_one() -> None:
     assert [threads for _, threads, _ in machine.used[-20:]].count(1) > 15
 
 
+def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
+    """Prompts come seldom: each of their steps with a thread too many takes long."""
+    machine = Machine(QUIET)
+    for _ in range(20):
+        machine.run(0.2, 8)
+        machine.run(0.1, 100, prompts=True)
+    machine.cost = constant(0.012, 0.060)
+    machine.run(1, 8)
+    machine.used.clear()
+    machine.run(0.1, 100, prompts=True)
+    assert {threads for _, threads, _ in machine.used} == {1}
+
+
 def test_a_quota_that_is_felt_at_the_end_of_its_period() -> None:
     """1.5 processors: two threads are stopped for a quarter of each 0.1 s, which short trials would not see."""
 

@@ -6,7 +6,8 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from anyserve_worker.model_runner import Model, ModelRunner
+from anyserve_worker.model import Model
+from anyserve_worker.model_runner import ModelRunner
 from anyserve_worker.options import FlashAttention, ModelOptions
 from anyserve_worker.output import TextOutput
 from anyserve_worker.request import SamplingParams

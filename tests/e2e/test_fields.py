@@ -13,6 +13,7 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk, ChatCompletio
 from pydantic import BaseModel
 
 from tests.e2e.conftest import SMOLLM2, Pair
+from tests.shapes import exact
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the weather in Paris?"}]
 WEATHER = {
@@ -43,7 +44,7 @@ def chat(client: OpenAI, **body: Any) -> ChatCompletion:
     body = {"model": SMOLLM2, "messages": MESSAGES, "temperature": 0, "max_tokens": 60, **body}
     answer = client.chat.completions.create(**body)
     assert isinstance(answer, ChatCompletion)
-    return ChatCompletion.model_validate(answer.model_dump(exclude_unset=True), strict=True)
+    return exact(ChatCompletion, answer)
 
 
 def gathered(client: OpenAI, **body: Any) -> dict[int, dict[str, Any]]:
@@ -51,7 +52,7 @@ def gathered(client: OpenAI, **body: Any) -> dict[int, dict[str, Any]]:
     body = {"model": SMOLLM2, "messages": MESSAGES, "temperature": 0, "max_tokens": 60, **body}
     messages: dict[int, dict[str, Any]] = {}
     for chunk in client.chat.completions.create(**body, stream=True):
-        ChatCompletionChunk.model_validate(chunk.model_dump(exclude_unset=True), strict=True)
+        exact(ChatCompletionChunk, chunk)
         for choice in chunk.choices:
             said = messages.setdefault(choice.index, {"content": "", "calls": [], "finish_reason": None})
             said["content"] += choice.delta.content or ""

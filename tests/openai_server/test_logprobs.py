@@ -11,6 +11,7 @@ from openai.types.completion_choice import Logprobs as CompletionShape
 from openai_server import logprobs
 from openai_server.decode import TokenLogprob
 from openai_server.logprobs import LEAST, CompletionLogprobs
+from tests.shapes import exact
 
 ROCKET = " 🚀".encode()
 
@@ -20,9 +21,7 @@ def token(text: bytes, logprob: float | None = -0.5, *top: tuple[bytes, float]) 
 
 
 def test_chat() -> None:
-    told = ChoiceLogprobs.model_validate(
-        logprobs.chat([token(b"Hi", -0.25, (b"Hi", -0.25), (ROCKET[:3], -2.0))]), strict=True
-    )
+    told = exact(ChoiceLogprobs, logprobs.chat([token(b"Hi", -0.25, (b"Hi", -0.25), (ROCKET[:3], -2.0))]))
     assert told.content is not None
     (first,) = told.content
     assert (first.token, first.logprob, first.bytes) == ("Hi", -0.25, [72, 105])
@@ -32,7 +31,7 @@ def test_chat() -> None:
 
 def test_completions() -> None:
     part = CompletionLogprobs().part([token(b"Hi"), token(ROCKET[:3], -1.0, (b"x", -0.5)), token(ROCKET[3:])])
-    told = CompletionShape.model_validate(part, strict=True)
+    told = exact(CompletionShape, part)
     assert told.tokens == ["Hi", "bytes:\\x20\\xf0\\x9f", "bytes:\\x9a\\x80"]
     assert told.text_offset == [0, 2, 3]
     assert told.token_logprobs == [-0.5, -1.0, -0.5]

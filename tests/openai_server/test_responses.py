@@ -11,6 +11,7 @@ from openai_server import responses, sse
 from openai_server.decode import Answer, Choice, TokenLogprob, Usage
 from openai_server.errors import InternalError
 from openai_server.responses import ChatChunks, Chunks, CompletionChunks, Header, Telling
+from tests.shapes import exact
 
 HEADER = Header('id-"1"', 1700000000, "org/mödel")
 ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
@@ -23,9 +24,9 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    completion = Completion.model_validate(responses.completion(HEADER, ANSWERS, Telling()), strict=True)
+    completion = exact(Completion, responses.completion(HEADER, ANSWERS, Telling()))
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
-    chat = ChatCompletion.model_validate(responses.chat_completion(HEADER, ANSWERS[:1], Telling()), strict=True)
+    chat = exact(ChatCompletion, responses.chat_completion(HEADER, ANSWERS[:1], Telling()))
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
     assert (completion.id, chat.model) == (HEADER.id, HEADER.model)
     assert completion.usage is not None
@@ -68,7 +69,7 @@ def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
     [chunk] = events(CompletionChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason)))
     assert chunk["choices"] == [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]
     for chunk in events(ChatChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason))):
-        ChatCompletionChunk.model_validate(chunk, strict=True)
+        exact(ChatCompletionChunk, chunk)
 
 
 def test_content_and_reason_are_chunks_of_their_own() -> None:
@@ -102,11 +103,9 @@ TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b
 
 def test_whole_answers_with_log_probabilities_are_valid() -> None:
     answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
-    completion = Completion.model_validate(responses.completion(HEADER, answers, Telling(logprobs=True)), strict=True)
+    completion = exact(Completion, responses.completion(HEADER, answers, Telling(logprobs=True)))
     assert [choice.logprobs and choice.logprobs.tokens for choice in completion.choices] == [["a", "b"], []]
-    chat = ChatCompletion.model_validate(
-        responses.chat_completion(HEADER, answers, Telling(logprobs=True)), strict=True
-    )
+    chat = exact(ChatCompletion, responses.chat_completion(HEADER, answers, Telling(logprobs=True)))
     contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
     assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
 
@@ -118,7 +117,7 @@ def test_streamed_log_probabilities_come_with_their_text() -> None:
         + writer.delta(Choice(0, "a", None, TOKENS[:1]))
         + writer.delta(Choice(0, "", "stop", TOKENS[1:]))
     )
-    chunks = [ChatCompletionChunk.model_validate(event, strict=True) for event in events(data)]
+    chunks = [exact(ChatCompletionChunk, event) for event in events(data)]
     told = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
     assert [(text, reason) for text, _, reason in told] == [("", None), ("a", None), ("", None), (None, "stop")]
     assert [token.token for _, logprobs, _ in told if logprobs for token in logprobs.content or []] == ["a", "b"]

@@ -4,6 +4,7 @@ import pytest
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from protos import contract
+from tests.shapes import exact
 from tests.wire.fake_worker import FakeWorker, answers, last, message, says, sent, token, whole
 from tests.wire.sidecar import Sidecar, running
 
@@ -24,7 +25,7 @@ async def test_a_chat_completion_has_the_shape_of_the_openai_package() -> None:
     worker = FakeWorker(answers(whole("Hello", "Hi")))
     async with running(worker) as sidecar:
         reply = await sidecar.chat(n=2)
-    completion = ChatCompletion.model_validate_json(reply.body, strict=True)
+    completion = exact(ChatCompletion, reply.json)
     assert completion.id.startswith("chatcmpl-")
     assert [(c.index, c.message.content, c.finish_reason) for c in completion.choices] == [
         (0, "Hello", "stop"),
@@ -108,7 +109,7 @@ async def test_a_stream_is_role_then_deltas_then_reason_then_usage_then_done() -
     assert reply.headers["content-type"] == "text/event-stream; charset=utf-8"
     assert reply.headers["cache-control"] == "no-cache"
     assert reply.headers["x-accel-buffering"] == "no"
-    chunks = [ChatCompletionChunk.model_validate(event, strict=True) for event in reply.events]
+    chunks = [exact(ChatCompletionChunk, event) for event in reply.events]
     assert len({(chunk.id, chunk.created, chunk.model) for chunk in chunks}) == 1
     assert [(event["choices"][0]["delta"], event["choices"][0]["finish_reason"]) for event in reply.events[:-1]] == [
         ({"role": "assistant", "content": ""}, None),

@@ -4,6 +4,7 @@ import pytest
 from openai.types import Completion
 
 from protos import contract
+from tests.shapes import exact
 from tests.wire.fake_worker import (
     ALL_INPUTS,
     FakeWorker,
@@ -23,7 +24,7 @@ async def test_a_completion_has_the_shape_of_the_openai_package() -> None:
     async with running(worker) as sidecar:
         reply = await sidecar.complete(prompt="hello")
     assert reply.headers["content-type"] == "application/json"
-    completion = Completion.model_validate_json(reply.body, strict=True)
+    completion = exact(Completion, reply.json)
     assert completion.model == "tiny"
     assert completion.id.startswith("cmpl-")
     assert [(c.index, c.text, c.finish_reason) for c in completion.choices] == [(0, " world", "length")]
@@ -60,7 +61,7 @@ async def test_each_form_of_prompt(prompt: object, expected: list[dict[str, Any]
 async def test_choices_of_several_prompts_are_numbered_on_and_their_usage_is_summed() -> None:
     async with running(FakeWorker(echo)) as sidecar:
         reply = await sidecar.complete(prompt=["a", "b"], n=2)
-    completion = Completion.model_validate_json(reply.body, strict=True)
+    completion = exact(Completion, reply.json)
     assert [(c.index, c.text) for c in completion.choices] == [(0, "a"), (1, "a"), (2, "b"), (3, "b")]
     assert completion.usage is not None
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (6, 8)

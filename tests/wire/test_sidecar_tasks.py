@@ -16,6 +16,7 @@ from openai_server import schemas_tasks
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.shapes import exact
 from tests.wire.fake_worker import FakeWorker, Infer, Refusal, hangs, message, refuses, sent
 from tests.wire.sidecar import Sidecar, running
 
@@ -80,7 +81,7 @@ async def test_embeddings_of_each_form_of_input(given: object, n_tokens: list[in
     backend = worker()
     async with running(backend) as sidecar:
         reply = await sidecar.send("POST", "/v1/embeddings", {"input": given})
-    response = CreateEmbeddingResponse.model_validate_json(reply.body, strict=True)
+    response = exact(CreateEmbeddingResponse, reply.json)
     assert [item.embedding for item in response.data] == [[n, 0.5] for n in n_tokens]
     assert [item.index for item in response.data] == list(range(len(n_tokens)))
     assert (response.model, response.usage.prompt_tokens) == ("tiny", sum(n_tokens))

@@ -1,0 +1,48 @@
+"""llama.cpp, loaded once and in the environment that it needs: the only file that imports llama_cpp.
+
+What it logs goes to our log at debug level, its errors into our messages.
+"""
+
+import ctypes
+import logging
+import os
+
+# A thread that waits for its siblings spins for this many rounds before it sleeps. libgomp's default is seconds when
+# it sees as many processors as threads, which starves everybody as soon as one of them is taken away. Read at load.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
+
+import llama_cpp as llama
+
+__all__ = ["library", "llama"]
+
+log = logging.getLogger(__name__)
+
+
+class _Library:
+    """What it needs once a process."""
+
+    def __init__(self) -> None:
+        self.first_error = ""
+        """Of this load: the cause, which the last one only sums up."""
+        self.last_error = ""
+        self._callback: object = None
+
+    def start(self) -> None:
+        """Before the first model. The callback must live as long as the library."""
+        self.first_error = self.last_error = ""
+        if self._callback is None:
+            self._callback = llama.llama_log_callback(self._receive)
+            llama.llama_log_set(self._callback, ctypes.c_void_p(0))
+            # Builds that carry a library for each kind of processor choose theirs here.
+            llama.llama_backend_init()
+
+    def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
+        line = text.decode(errors="replace").strip()
+        if line.strip("."):
+            if level == 4:  # GGML_LOG_LEVEL_ERROR
+                self.last_error = line
+                self.first_error = self.first_error or line
+            log.debug("%s", line)
+
+
+library = _Library()

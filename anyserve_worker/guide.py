@@ -10,7 +10,7 @@ import numpy as np
 from llguidance import LLMatcher
 
 from anyserve_worker import grammar
-from anyserve_worker.errors import EngineFailure, InvalidRequest
+from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.grammar import GrammarError
 from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Logits
@@ -81,7 +81,7 @@ class Matcher:
 
     def accept(self, token: int) -> None:
         if not self._matcher.consume_token(token):
-            raise EngineFailure(f"the grammar cannot go on: {grammar.problem(self._matcher)}")
+            raise _refused(self._guide, f"it cannot go on: {grammar.problem(self._matcher)}")
         self.ended = self._matcher.is_stopped()
 
 

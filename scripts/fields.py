@@ -1,4 +1,4 @@
-"""The tables of request fields: type and range, tensor, which backends can. Printed from the code into docs/fields.md."""
+"""The tables of request fields, printed from the code into docs/fields.md: type and range, tensor, backends."""
 
 from collections.abc import Iterator, Mapping
 from typing import Any

@@ -287,7 +287,8 @@ def test_a_guide_that_explodes_later_fails_its_request_alone(service: Service) -
     other = service.ModelInfer.future(infer(SMOLLM2, STORY, max_tokens=60, temperature=0.0, ignore_eos=True))
     with pytest.raises(grpc.RpcError) as failed:
         greedy(service, grammar='root ::= "a"{100000000}', n=2, max_tokens=60)
-    assert failed.value.code() is grpc.StatusCode.INTERNAL
+    assert failed.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert blamed(failed.value) == "grammar"
     assert outputs(other.result())["completion_tokens"] == [60]
 
 

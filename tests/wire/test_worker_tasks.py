@@ -131,15 +131,19 @@ async def test_errors_name_the_tensor() -> None:
 async def test_a_timeout_and_a_client_that_leaves() -> None:
     gate = Gate()
     async with serving(FakePooler(n_batch=10, gate=gate)) as (served, service):
+        call: Any = service.ModelInfer(ask("embed", prompt="x" * 39))
+        sent = asyncio.ensure_future(call)
+        await gate.entered()  # From here on, nothing expires before the gate is open.
         message = ask("embed", prompt="x" * 39)
         message.parameters[contract.PARAM_TIMEOUT].int64_param = 1
         late = asyncio.create_task(refusal(service, message))
-        call: Any = service.ModelInfer(ask("embed", prompt="x" * 39))
         await eventually(served, 2)
         call.cancel()
         await eventually(served, 1)
         gate.open()
         assert (await late)[0] == "DEADLINE_EXCEEDED"
+        with pytest.raises(asyncio.CancelledError):
+            await sent
         stats = (await service.ModelStatistics(ModelStatisticsRequest(name="tiny"))).model_stats[0].inference_stats
         assert (stats.success.count, stats.fail.count) == (0, 2)
 

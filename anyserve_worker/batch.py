@@ -2,8 +2,8 @@
 
 from collections.abc import Iterable
 
+from anyserve_worker.delta import Delta, joined
 from anyserve_worker.errors import InvalidRequest
-from anyserve_worker.request import Delta, joined
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 

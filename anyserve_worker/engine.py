@@ -21,6 +21,7 @@ from contextlib import contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any, Protocol
 
+from anyserve_worker.delta import Delta, TokenLogprob
 from anyserve_worker.echo import echo_of
 from anyserve_worker.embedder import Job, Pooler
 from anyserve_worker.embeddings import Embedding, Embeddings
@@ -39,7 +40,7 @@ from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.mark import Mark
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.output import TextOutput
-from anyserve_worker.request import Delta, GenerationRequest, SamplingParams, TokenLogprob
+from anyserve_worker.request import GenerationRequest, SamplingParams
 from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk, Scheduler
 from anyserve_worker.sequence import Sequence

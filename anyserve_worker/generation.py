@@ -5,8 +5,8 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 
+from anyserve_worker.delta import Delta
 from anyserve_worker.errors import WorkerError
-from anyserve_worker.request import Delta
 from anyserve_worker.sequence import Sequence
 
 

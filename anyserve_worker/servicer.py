@@ -15,7 +15,8 @@ from anyserve_worker import __version__
 from anyserve_worker.engine import Engine
 from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
-from anyserve_worker.request import Responder, addresses, parse
+from anyserve_worker.request import addresses, parse
+from anyserve_worker.responder import Responder
 from anyserve_worker.stream import Stream
 from anyserve_worker.tasks import (
     DetokenizeRequest,

@@ -12,11 +12,13 @@ from dataclasses import replace
 from google.protobuf.message import DecodeError
 
 from anyserve_worker import batch
+from anyserve_worker.delta import Delta, merge
 from anyserve_worker.errors import InvalidRequest, WorkerError
 from anyserve_worker.generation import Generation
 from anyserve_worker.outbox import Outbox
 from anyserve_worker.repository import ServedModel
-from anyserve_worker.request import Delta, Responder, addresses, merge, parse
+from anyserve_worker.request import addresses, parse
+from anyserve_worker.responder import Responder
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 

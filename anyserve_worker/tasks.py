@@ -11,7 +11,7 @@ import numpy as np
 
 from anyserve_worker.embedder import Job, embedding
 from anyserve_worker.errors import EngineFailure, InvalidRequest
-from anyserve_worker.request import addresses, prompt_of, read, timeout_of, utf8
+from anyserve_worker.request import addresses, prompt_of, read, refuse, scalar, timeout_of, utf8
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -72,36 +72,34 @@ def parse(task: str, message: ModelInferRequest) -> Request:
     """Raises InvalidRequest, naming the tensor."""
     given = read(message, contract.TASKS[task].inputs)
 
-    def scalar(spec: TensorSpec, default: Any) -> Any:
-        return given[spec.name].elements[0] if spec.name in given else default
+    def elements(spec: TensorSpec) -> Sequence[Any]:
+        if spec.name not in given:
+            raise refuse(spec, "missing")
+        return given[spec.name].elements
 
     def text(spec: TensorSpec) -> str:
-        if spec.name not in given:
-            raise InvalidRequest(f"tensor '{spec.name}': missing", tensor=spec.name)
-        return utf8(spec, given[spec.name].elements[0])
+        return utf8(spec, elements(spec)[0])
 
     if task == contract.TASK_EMBED:
         pooling = text(contract.POOLING) if contract.POOLING.name in given else None
         if pooling is not None and pooling not in contract.POOLINGS:
-            name = contract.POOLING.name
-            raise InvalidRequest(f"tensor '{name}': must be one of {', '.join(contract.POOLINGS)}", tensor=name)
+            raise refuse(contract.POOLING, f"must be one of {', '.join(contract.POOLINGS)}")
         return EmbedRequest(
             prompt=prompt_of(given),
             pooling=pooling,
-            normalize=scalar(contract.NORMALIZE, True),
-            dimensions=scalar(contract.DIMENSIONS, None),
+            normalize=scalar(given, contract.NORMALIZE, True),
+            dimensions=scalar(given, contract.DIMENSIONS, None),
             timeout=timeout_of(message),
         )
     if task == contract.TASK_RANK:
         return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message))
     if task == contract.TASK_TOKENIZE:
         return TokenizeRequest(
-            text(contract.TEXT_TO_TOKENIZE), scalar(contract.ADD_SPECIAL, False), scalar(contract.PARSE_SPECIAL, True)
+            text(contract.TEXT_TO_TOKENIZE),
+            scalar(given, contract.ADD_SPECIAL, False),
+            scalar(given, contract.PARSE_SPECIAL, True),
         )
-    name = contract.TOKENS_TO_TEXT.name
-    if name not in given:
-        raise InvalidRequest(f"tensor '{name}': missing", tensor=name)
-    return DetokenizeRequest(given[name].elements)
+    return DetokenizeRequest(elements(contract.TOKENS_TO_TEXT))
 
 
 # ---- Back to tensors

@@ -63,6 +63,11 @@ class Catalog:
         if error.status in ("UNAVAILABLE", "NOT_FOUND"):
             self.forget()
 
+    def outdated(self, error: BackendError, requested: str | None) -> bool:
+        """Learns of it, and says whether another try may find another model: who names none gets the one there is."""
+        self.learn(error)
+        return error.status == "NOT_FOUND" and not requested
+
     async def names(self, *, fresh: bool = False) -> tuple[str, ...]:
         """At least one. Raises BackendError, or Unavailable if no model is ready."""
         if fresh:

@@ -96,12 +96,11 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
         for i, (text, reason) in enumerate(zip(texts, reasons or [""] * n, strict=True))
     ]
     counts = outputs.column(outputs.numbers(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
-    prompt = outputs.numbers(contract.PROMPT_TOKENS)
-    cached = outputs.numbers(contract.CACHED_TOKENS)
+    prompt, cached = outputs.first(contract.PROMPT_TOKENS), outputs.first(contract.CACHED_TOKENS)
     marked = outputs.column(outputs.numbers(contract.MARKED_TOKENS), n, contract.MARKED_TOKENS)
     usage = None
-    if prompt and counts:
-        usage = Usage(prompt[0], sum(counts), cached[0] if cached else None, sum(marked) if marked else None)
+    if prompt is not None and counts:
+        usage = Usage(prompt, sum(counts), cached, sum(marked) if marked else None)
     return Answer(choices, usage)
 
 

@@ -33,9 +33,11 @@ def _choice_limit(request: Request) -> Sequence[int]:
     return () if limit is None else (limit,)
 
 
-def _guide(name: str) -> Callable[[Any], Sequence[bytes]]:
+def _source(name: str) -> Callable[[Any], Sequence[bytes]]:
+    """Text as it is, an object as JSON."""
+
     def elements(request: Request) -> Sequence[bytes]:
-        source = getattr(request, name)
+        source = getattr(request, name, None)
         if source is None:
             return ()
         return [source.encode() if isinstance(source, str) else orjson.dumps(source)]
@@ -88,9 +90,9 @@ SAMPLING: dict[str, Sampling] = {
     "min_tokens": Sampling(contract.MIN_TOKENS, off=0),
     "ignore_eos": Sampling(contract.IGNORE_EOS, off=False),
     "skip_special_tokens": Sampling(contract.SKIP_SPECIAL_TOKENS, off=True),
-    "schema": Sampling(contract.JSON_SCHEMA, elements=_guide("schema")),
-    "regex": Sampling(contract.REGEX, elements=_guide("regex")),
-    "grammar": Sampling(contract.GRAMMAR, elements=_guide("grammar")),
+    "schema": Sampling(contract.JSON_SCHEMA, elements=_source("schema")),
+    "regex": Sampling(contract.REGEX, elements=_source("regex")),
+    "grammar": Sampling(contract.GRAMMAR, elements=_source("grammar")),
     "top_tokens": Sampling(contract.LOGPROBS, field="logprobs"),
     "seed": Sampling(
         contract.SEED, elements=lambda request: () if request.seed is None else (fold_seed(request.seed),)
@@ -103,9 +105,7 @@ SAMPLING: dict[str, Sampling] = {
     ),
     # Of completions alone.
     "echo": Sampling(contract.ECHO, off=False),
-    "suffix": Sampling(
-        contract.SUFFIX, elements=lambda request: () if request.suffix is None else (request.suffix.encode(),)
-    ),
+    "suffix": Sampling(contract.SUFFIX, elements=_source("suffix")),
 }
 
 
@@ -177,10 +177,10 @@ def infer_request(
 
 def _elements(request: Request, name: str, sampling: Sampling) -> Sequence[Any]:
     """Empty if there is nothing to send."""
-    if sampling.elements is None:
-        value = getattr(request, name, None)
-        return () if value is None else (value,)
-    return () if name == "suffix" and not hasattr(request, name) else sampling.elements(request)
+    if sampling.elements:
+        return sampling.elements(request)
+    value = getattr(request, name, None)
+    return () if value is None else (value,)
 
 
 def _was_set(request: Request, name: str) -> bool:

@@ -55,7 +55,7 @@ class Generator:
                 answers = await gather([self._infer(call, request) for call in prepared.calls])
                 return prepared.source, answers
             except BackendError as error:
-                if not (self._outdated(error, request) and again):
+                if not (self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, encode.params(request)) from error
         raise AssertionError("the second try answers or raises")
 
@@ -82,14 +82,9 @@ class Generator:
                 await write(begin + chunks.end(decode.total(mailbox.usages)))
                 return
             except BackendError as error:
-                if not (self._outdated(error, request) and again):
+                if not (self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, encode.params(request)) from error
                 again = False
-
-    def _outdated(self, error: BackendError, request: AnyRequest) -> bool:
-        """Whether another try may find another model: who names none gets the one that is there."""
-        self._catalog.learn(error)
-        return error.status == "NOT_FOUND" and not request.model
 
     # ---- One call
 

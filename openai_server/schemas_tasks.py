@@ -1,6 +1,6 @@
 """JSON to validated requests of the endpoints that generate nothing: embeddings, rerank, tokenize, detokenize.
 
-PURE. The rule of `schemas.py` holds here too: no field is accepted and ignored.
+PURE. The rule of `schemas/fields.py` holds here too: no field is accepted and ignored.
 """
 
 from typing import Annotated, Any, Literal
@@ -9,7 +9,19 @@ import orjson
 from msgspec import Meta, Struct
 
 from openai_server.errors import InvalidRequest
-from openai_server.schemas import NO_EFFECT, ChatRequest, Fields, Prompt, Text, TokenId, convert, load, parse_chat
+from openai_server.schemas import (
+    NO_EFFECT,
+    ChatRequest,
+    Fields,
+    Prompt,
+    Text,
+    TokenId,
+    convert,
+    load,
+    mapped,
+    parse_chat,
+    prompts_of,
+)
 from protos import contract
 
 MAX_INPUTS = 2048
@@ -31,17 +43,7 @@ class EmbeddingRequest(Struct, kw_only=True):
     @property
     def prompts(self) -> list[Prompt]:
         """Raises InvalidRequest for a list of several kinds."""
-        if isinstance(self.input, str):
-            return [self.input]
-        kinds = {type(item) for item in self.input}
-        if len(kinds) > 1:
-            raise InvalidRequest(
-                "'input' must be a string, an array of strings, an array of token ids or an array of arrays of those.",
-                param="input",
-            )
-        if kinds == {int}:
-            return [self.input]  # type: ignore[list-item]  # every item is an int
-        return self.input  # type: ignore[return-value]  # none is
+        return prompts_of(self.input, "input")
 
 
 class TextDocument(Struct):
@@ -102,9 +104,9 @@ class DetokenizeRequest(Struct, kw_only=True):
 TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize
 TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
-EMBEDDING_FIELDS = Fields(frozenset(EmbeddingRequest.__struct_fields__), NO_EFFECT)
+EMBEDDING_FIELDS = Fields(mapped(EmbeddingRequest), NO_EFFECT)
 RERANK_FIELDS = Fields(
-    frozenset(RerankRequest.__struct_fields__),
+    mapped(RerankRequest),
     NO_EFFECT,
     {
         "max_chunks_per_doc": (),
@@ -113,11 +115,11 @@ RERANK_FIELDS = Fields(
         "truncate_prompt_tokens": (),
     },
 )
-DOCUMENT_FIELDS = Fields(frozenset(TextDocument.__struct_fields__))
-CONTENT_FIELDS = Fields(frozenset(ContentToTokenize.__struct_fields__))
-PROMPT_FIELDS = Fields(frozenset(PromptToTokenize.__struct_fields__))
+DOCUMENT_FIELDS = Fields(mapped(TextDocument))
+CONTENT_FIELDS = Fields(mapped(ContentToTokenize))
+PROMPT_FIELDS = Fields(mapped(PromptToTokenize))
 MESSAGES_FIELDS = Fields(
-    frozenset(MessagesToTokenize.__struct_fields__),
+    mapped(MessagesToTokenize),
     neutral={
         "add_generation_prompt": (True,),
         "chat_template": (),
@@ -126,7 +128,7 @@ MESSAGES_FIELDS = Fields(
         "tools": ([],),
     },
 )
-DETOKENIZE_FIELDS = Fields(frozenset(DetokenizeRequest.__struct_fields__))
+DETOKENIZE_FIELDS = Fields(mapped(DetokenizeRequest))
 
 
 def parse_embedding(body: bytes) -> EmbeddingRequest:

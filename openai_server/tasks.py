@@ -112,9 +112,7 @@ class Tasks:
                 model.require(task)
                 return await work(model)
             except BackendError as error:
-                self._catalog.learn(error)
-                # Who names no model gets the one that is there now.
-                if not (again and error.status == "NOT_FOUND" and not request.model):
+                if not (self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, dict(params)) from error
         raise AssertionError("the second try answers or raises")
 

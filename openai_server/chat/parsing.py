@@ -45,13 +45,13 @@ def grammar_for(
 
     Where the model thinks before it answers, it may still do so, unless it has been told not to.
     """
-    thoughts = thoughts_of(template) if may_think else None
+    thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).grammar(
         tools,
         parallel=parallel,
         named=named,
         thoughts=thoughts,
-        thinking=thoughts is not None and starts_inside(prompt, thoughts),
+        thinking=thinking,
     )
 
 
@@ -59,12 +59,26 @@ def strict_grammar_for(
     template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, may_think: bool = True
 ) -> str:
     """For an answer that may have calls, whose arguments then follow the schemas."""
-    thoughts = thoughts_of(template) if may_think else None
+    thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).strict_grammar(
         tools,
         parallel=parallel,
         thoughts=thoughts,
-        thinking=thoughts is not None and starts_inside(prompt, thoughts),
+        thinking=thinking,
+    )
+
+
+def guided_grammar_for(
+    template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str, may_think: bool = True
+) -> str:
+    """For an answer whose content matches `body`, in Lark. The model may think before it, or call a tool instead."""
+    thoughts, thinking = _thinking(template, prompt, may_think=may_think)
+    return format_of(template).guided_grammar(
+        tools,
+        parallel=parallel,
+        body=body,
+        thoughts=thoughts,
+        thinking=thinking,
     )
 
 
@@ -86,15 +100,7 @@ def marks_for(template: str, prompt: str) -> Marks | None:
     return format_of(template).reasoning_marks
 
 
-def guided_grammar_for(
-    template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str, may_think: bool = True
-) -> str:
-    """For an answer whose content matches `body`, in Lark. The model may think before it, or call a tool instead."""
+def _thinking(template: str, prompt: str, *, may_think: bool) -> tuple[Markers | None, bool]:
+    """The markers of thoughts that may come, and whether one has begun."""
     thoughts = thoughts_of(template) if may_think else None
-    return format_of(template).guided_grammar(
-        tools,
-        parallel=parallel,
-        body=body,
-        thoughts=thoughts,
-        thinking=thoughts is not None and starts_inside(prompt, thoughts),
-    )
+    return thoughts, thoughts is not None and starts_inside(prompt, thoughts)

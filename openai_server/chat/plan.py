@@ -46,7 +46,7 @@ class Planner:
     def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
         """`parameters` and `takes` are the model's (see catalog.Model). Takes milliseconds. Raises InvalidRequest."""
         use = request.tool_use
-        template = self._chat_template or source_for(parameters, tools=use is not None) or CHATML
+        template = self._template(use, parameters)
         prompt = self._render(request, use, template, parameters)
         if template is CHATML and contract.STOP.name in takes:
             request = request.with_stop(CHATML_END)
@@ -73,8 +73,10 @@ class Planner:
     def prompt(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
         """What the model reads. Raises InvalidRequest."""
         use = request.tool_use
-        template = self._chat_template or source_for(parameters, tools=use is not None) or CHATML
-        return self._render(request, use, template, parameters)
+        return self._render(request, use, self._template(use, parameters), parameters)
+
+    def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
+        return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
 
     def _render(self, request: ChatRequest, use: ToolUse | None, template: str, parameters: Mapping[str, str]) -> str:
         messages: Sequence[Message] = request.messages

@@ -3,134 +3,46 @@
 PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, `parse` puts them together.
 """
 
-from openai_server.schemas.fields import (
-    ALLOWED_TOOLS_FIELDS,
-    CHAT_FIELDS,
-    COMPLETION_FIELDS,
-    FUNCTION_CALL_FIELDS,
-    FUNCTION_FIELDS,
-    MESSAGE_FIELDS,
-    NAMED_SCHEMA_FIELDS,
-    NO_EFFECT,
-    RESPONSE_FORMAT_FIELDS,
-    STREAM_OPTIONS_FIELDS,
-    TEXT_PART_FIELDS,
-    TOOL_CALL_FIELDS,
-    TOOL_CHOICE_FIELDS,
-    TOOL_FIELDS,
-    Fields,
-)
-from openai_server.schemas.messages import (
-    AllowedToolChoice,
-    AllowedTools,
-    AssistantMessage,
-    Content,
-    DeveloperMessage,
-    FunctionCall,
-    FunctionDefinition,
-    FunctionMessage,
-    FunctionName,
-    Message,
-    NamedTool,
-    SystemMessage,
-    TextPart,
-    Tool,
-    ToolCall,
-    ToolChoice,
-    ToolMessage,
-    ToolUse,
-    UserMessage,
-)
-from openai_server.schemas.parse import (
-    convert,
-    load,
-    parse_chat,
-    parse_completion,
-)
-from openai_server.schemas.requests import (
-    ANY_OBJECT,
-    COMPLETION_MAX_TOKENS,
-    INT64_MAX,
-    MAX_CHOICES,
-    MAX_TOOLS,
-    Bias,
-    ChatRequest,
-    CompletionRequest,
-    Fraction,
-    JsonObjectFormat,
-    JsonSchemaFormat,
-    LastTokens,
-    NamedSchema,
-    Penalty,
-    Prompt,
-    Request,
-    ResponseFormat,
-    StreamOptions,
-    Text,
-    TextFormat,
-    TokenId,
-    TokenLimit,
-)
-
-__all__ = [
-    "ALLOWED_TOOLS_FIELDS",
-    "ANY_OBJECT",
-    "CHAT_FIELDS",
-    "COMPLETION_FIELDS",
-    "COMPLETION_MAX_TOKENS",
-    "FUNCTION_CALL_FIELDS",
-    "FUNCTION_FIELDS",
-    "INT64_MAX",
-    "MAX_CHOICES",
-    "MAX_TOOLS",
-    "MESSAGE_FIELDS",
-    "NAMED_SCHEMA_FIELDS",
-    "NO_EFFECT",
-    "RESPONSE_FORMAT_FIELDS",
-    "STREAM_OPTIONS_FIELDS",
-    "TEXT_PART_FIELDS",
-    "TOOL_CALL_FIELDS",
-    "TOOL_CHOICE_FIELDS",
-    "TOOL_FIELDS",
-    "AllowedToolChoice",
-    "AllowedTools",
-    "AssistantMessage",
-    "Bias",
-    "ChatRequest",
-    "CompletionRequest",
-    "Content",
-    "DeveloperMessage",
-    "Fields",
-    "Fraction",
-    "FunctionCall",
-    "FunctionDefinition",
-    "FunctionMessage",
-    "FunctionName",
-    "JsonObjectFormat",
-    "JsonSchemaFormat",
-    "LastTokens",
-    "Message",
-    "NamedSchema",
-    "NamedTool",
-    "Penalty",
-    "Prompt",
-    "Request",
-    "ResponseFormat",
-    "StreamOptions",
-    "SystemMessage",
-    "Text",
-    "TextFormat",
-    "TextPart",
-    "TokenId",
-    "TokenLimit",
-    "Tool",
-    "ToolCall",
-    "ToolChoice",
-    "ToolMessage",
-    "ToolUse",
-    "UserMessage",
-    "convert",
-    "load",
-    "parse_chat",
-    "parse_completion",
-]
+from openai_server.schemas.fields import ALLOWED_TOOLS_FIELDS as ALLOWED_TOOLS_FIELDS
+from openai_server.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
+from openai_server.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
+from openai_server.schemas.fields import FUNCTION_CALL_FIELDS as FUNCTION_CALL_FIELDS
+from openai_server.schemas.fields import FUNCTION_FIELDS as FUNCTION_FIELDS
+from openai_server.schemas.fields import MESSAGE_FIELDS as MESSAGE_FIELDS
+from openai_server.schemas.fields import NAMED_SCHEMA_FIELDS as NAMED_SCHEMA_FIELDS
+from openai_server.schemas.fields import NO_EFFECT as NO_EFFECT
+from openai_server.schemas.fields import RESPONSE_FORMAT_FIELDS as RESPONSE_FORMAT_FIELDS
+from openai_server.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPTIONS_FIELDS
+from openai_server.schemas.fields import TEXT_PART_FIELDS as TEXT_PART_FIELDS
+from openai_server.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
+from openai_server.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
+from openai_server.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
+from openai_server.schemas.fields import Fields as Fields
+from openai_server.schemas.fields import mapped as mapped
+from openai_server.schemas.messages import AssistantMessage as AssistantMessage
+from openai_server.schemas.messages import Content as Content
+from openai_server.schemas.messages import DeveloperMessage as DeveloperMessage
+from openai_server.schemas.messages import FunctionCall as FunctionCall
+from openai_server.schemas.messages import FunctionDefinition as FunctionDefinition
+from openai_server.schemas.messages import FunctionMessage as FunctionMessage
+from openai_server.schemas.messages import Message as Message
+from openai_server.schemas.messages import SystemMessage as SystemMessage
+from openai_server.schemas.messages import TextPart as TextPart
+from openai_server.schemas.messages import Tool as Tool
+from openai_server.schemas.messages import ToolCall as ToolCall
+from openai_server.schemas.messages import ToolMessage as ToolMessage
+from openai_server.schemas.messages import ToolUse as ToolUse
+from openai_server.schemas.messages import UserMessage as UserMessage
+from openai_server.schemas.parse import convert as convert
+from openai_server.schemas.parse import load as load
+from openai_server.schemas.parse import parse_chat as parse_chat
+from openai_server.schemas.parse import parse_completion as parse_completion
+from openai_server.schemas.requests import INT64_MAX as INT64_MAX
+from openai_server.schemas.requests import MAX_CHOICES as MAX_CHOICES
+from openai_server.schemas.requests import ChatRequest as ChatRequest
+from openai_server.schemas.requests import CompletionRequest as CompletionRequest
+from openai_server.schemas.requests import Prompt as Prompt
+from openai_server.schemas.requests import Request as Request
+from openai_server.schemas.requests import Text as Text
+from openai_server.schemas.requests import TokenId as TokenId
+from openai_server.schemas.requests import prompts_of as prompts_of

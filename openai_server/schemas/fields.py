@@ -54,16 +54,17 @@ class Fields:
                 raise UnsupportedParameter(path + key)
 
 
-def _mapped(struct: type[Struct]) -> frozenset[str]:
+def mapped(struct: type[Struct]) -> frozenset[str]:
+    """All of its attributes."""
     return frozenset(struct.__struct_fields__)
 
 
 NO_EFFECT = frozenset({"user"})  # identifies the end user to OpenAI's abuse monitoring
 
-COMPLETION_FIELDS = Fields(_mapped(CompletionRequest), NO_EFFECT)
+COMPLETION_FIELDS = Fields(mapped(CompletionRequest), NO_EFFECT)
 
 CHAT_FIELDS = Fields(
-    _mapped(ChatRequest),
+    mapped(ChatRequest),
     NO_EFFECT
     | {
         "metadata",  # labels of a stored answer; nothing is stored here
@@ -84,7 +85,7 @@ CHAT_FIELDS = Fields(
     },
 )
 
-STREAM_OPTIONS_FIELDS = Fields(_mapped(StreamOptions), neutral={"include_obfuscation": (False,)})
+STREAM_OPTIONS_FIELDS = Fields(mapped(StreamOptions), neutral={"include_obfuscation": (False,)})
 
 RESPONSE_FORMAT_FIELDS = {
     "text": Fields(frozenset({"type"})),
@@ -95,24 +96,24 @@ NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema"}), frozenset({"descript
 
 _ROLE = frozenset({"role"})
 MESSAGE_FIELDS: dict[str, Fields] = {
-    "system": Fields(_mapped(SystemMessage) | _ROLE),
-    "developer": Fields(_mapped(DeveloperMessage) | _ROLE),
-    "user": Fields(_mapped(UserMessage) | _ROLE),
+    "system": Fields(mapped(SystemMessage) | _ROLE),
+    "developer": Fields(mapped(DeveloperMessage) | _ROLE),
+    "user": Fields(mapped(UserMessage) | _ROLE),
     "assistant": Fields(
-        _mapped(AssistantMessage) | _ROLE,
+        mapped(AssistantMessage) | _ROLE,
         # What a client sends back of our own answer, and nothing in it.
         neutral={"annotations": ([],), "audio": (), "refusal": ()},
     ),
-    "tool": Fields(_mapped(ToolMessage) | _ROLE),
-    "function": Fields(_mapped(FunctionMessage) | _ROLE),
+    "tool": Fields(mapped(ToolMessage) | _ROLE),
+    "function": Fields(mapped(FunctionMessage) | _ROLE),
 }
-TEXT_PART_FIELDS = Fields(_mapped(TextPart), neutral={"prompt_cache_breakpoint": ()})
-TOOL_CALL_FIELDS = Fields(_mapped(ToolCall))
-FUNCTION_CALL_FIELDS = Fields(_mapped(FunctionCall))
-TOOL_FIELDS = Fields(_mapped(Tool))
-FUNCTION_FIELDS = Fields(_mapped(FunctionDefinition))
+TEXT_PART_FIELDS = Fields(mapped(TextPart), neutral={"prompt_cache_breakpoint": ()})
+TOOL_CALL_FIELDS = Fields(mapped(ToolCall))
+FUNCTION_CALL_FIELDS = Fields(mapped(FunctionCall))
+TOOL_FIELDS = Fields(mapped(Tool))
+FUNCTION_FIELDS = Fields(mapped(FunctionDefinition))
 TOOL_CHOICE_FIELDS = {
-    "function": Fields(_mapped(NamedTool) | {"type"}),
-    "allowed_tools": Fields(_mapped(AllowedToolChoice) | {"type"}),
+    "function": Fields(mapped(NamedTool) | {"type"}),
+    "allowed_tools": Fields(mapped(AllowedToolChoice) | {"type"}),
 }
-ALLOWED_TOOLS_FIELDS = Fields(_mapped(AllowedTools))
+ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools))

@@ -41,6 +41,19 @@ Prompt = str | list[int]
 """Text, or token ids."""
 
 
+def prompts_of(given: str | list[Any], field: str) -> list[Prompt]:
+    """One text, one list of token ids, or a list of either. Raises InvalidRequest for a list of several kinds."""
+    if isinstance(given, str):
+        return [given]
+    kinds = {type(item) for item in given}
+    if len(kinds) > 1:
+        raise InvalidRequest(
+            f"'{field}' must be a string, an array of strings, an array of token ids or an array of arrays of those.",
+            param=field,
+        )
+    return [given] if kinds == {int} else given
+
+
 class StreamOptions(Struct):
     include_usage: bool | None = None
 
@@ -188,17 +201,7 @@ class CompletionRequest(Request, kw_only=True):
     @property
     def prompts(self) -> list[Prompt]:
         """Raises InvalidRequest for a list of several kinds."""
-        if isinstance(self.prompt, str):
-            return [self.prompt]
-        kinds = {type(item) for item in self.prompt}
-        if len(kinds) > 1:
-            raise InvalidRequest(
-                "'prompt' must be a string, an array of strings, an array of token ids or an array of arrays of those.",
-                param="prompt",
-            )
-        if kinds == {int}:
-            return [self.prompt]  # type: ignore[list-item]  # every item is an int
-        return self.prompt  # type: ignore[return-value]  # none is
+        return prompts_of(self.prompt, "prompt")
 
     @property
     def token_limit(self) -> tuple[str, int | None]:

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.batch import Row, step_batch
+from anyserve_worker.delta import Delta
 from anyserve_worker.outbox import BACKLOG, Outbox
-from anyserve_worker.request import Delta
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
 

@@ -12,6 +12,7 @@ from typing import Any, TypeVarTuple, Unpack
 import pytest
 
 from anyserve_worker import sequence
+from anyserve_worker.delta import Delta, merge
 from anyserve_worker.engine import Engine
 from anyserve_worker.errors import (
     ContextLengthExceeded,
@@ -23,7 +24,7 @@ from anyserve_worker.errors import (
 )
 from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
-from anyserve_worker.request import Delta, GenerationRequest, Guide, SamplingParams, merge
+from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from protos import contract

@@ -5,9 +5,9 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
+from anyserve_worker.delta import TokenLogprob
 from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.output import TextOutput
-from anyserve_worker.request import TokenLogprob
 
 Step = tuple[str, tuple[bytes, ...]]
 """The text and the tokens that went out."""

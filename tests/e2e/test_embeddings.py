@@ -27,8 +27,9 @@ from tests.models import gemma3_path, minilm_path, smollm2_path
 
 MINILM = "minilm"
 REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
-"""What transformers 4.57.6 with PyTorch 2.13.0 makes of each text with the weights that `scripts/minilm.py` starts
-from: the tokens, and the mean of the last hidden state over them with the length 1, as base64 of 16-bit floats."""
+"""What transformers 4.57.6 with PyTorch 2.13.0 makes of each text with the weights that the GGUF file
+is converted from: the tokens, and the mean of the last hidden state over them with the length 1, as base64 of 16-bit
+floats."""
 
 PASSAGE = "The fox met the crow by the river, and they talked about the weather until it was dark. " * 10
 """More than is read in one step."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.fetch import MODEL_FILES, TEMPLATES_FROM, TEMPLATES_SHA256
+from scripts.fetch import MODEL_FILES, SOURCES, SOURCES_SHA256
 from tests.models import gemma3_path, minilm_path, openai_028_path, smollm2_path
 from tests.packaging.commands import ROOT, copy_of_checkout, only_line, run, script
 from tests.templates import template_paths
@@ -68,7 +68,7 @@ def test_a_damaged_download_is_one_line_and_is_not_kept(tmp_path: Path) -> None:
 def test_the_templates_are_of_the_llama_cpp_that_we_use() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         worker = tomllib.load(file)["project"]["optional-dependencies"]["worker"]
-    assert TEMPLATES_FROM in worker
+    assert SOURCES in worker
     assert len(template_paths()) > 60
     assert "<|im_start|>" in template_paths()["Qwen-Qwen3-0.6B"].read_text()
 
@@ -85,8 +85,8 @@ def test_damaged_sources_are_one_line_and_are_not_kept(tmp_path: Path) -> None:
         archive.add(sources, sources.name)
     env = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(sources.parent), "XDG_CACHE_HOME": str(tmp_path / "cache")}
     line = only_line(script("fetch", "chat-templates", env=env, cwd=copy_of_checkout(tmp_path / "checkout")))
-    assert line == f"error: {sources.name}.tar.gz arrived damaged: its SHA-256 is not {TEMPLATES_SHA256}"
-    assert list((tmp_path / "cache" / "anyserve" / "chat-templates").iterdir()) == []
+    assert line == f"error: {sources.name}.tar.gz arrived damaged: its SHA-256 is not {SOURCES_SHA256}"
+    assert list((tmp_path / "cache" / "anyserve" / "llama.cpp").iterdir()) == []
 
 
 METADATA = "Metadata-Version: 2.1\nName: llama-cpp-python\nVersion: 0.3.36\n"

@@ -5,7 +5,8 @@ holds up all others. Which count is best depends on the number of tokens in the 
 change. So each batch shape (the tokens of a step, in powers of two) has a count in use, and now and then another one
 is tried for a few steps:
 
-- a lower one as soon as steps take longer than they used to, otherwise rarely;
+- a lower one as soon as steps take longer than they used to, and at once if the engine's own thread is kept waiting in
+  them; otherwise rarely;
 - a higher one several times a second, if there are idle processors for it, since nothing else tells that a neighbour
   has left; and, where no processor is idle, as soon as the engine's own thread is kept waiting, and from time to time
   after that, since there more threads get more of the processors;
@@ -16,19 +17,18 @@ is tried for a few steps:
 """
 
 import math
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from anyserve_worker.step_times import SURE, StepTimes
+
 RECENT = 0.15
 """Seconds of steps over which the time of a token is averaged: more than one period of a CPU quota (0.1 s)."""
-MIN_STEPS = 4
-"""Steps before an average counts."""
+STALE = 3.0
+"""Seconds without a step after which it counts no more."""
 TRIAL, LONG_TRIAL = 0.12, 0.6
 """Seconds of steps that a trial lasts: if its result is beyond chance, and if it stays in doubt or the engine's thread
 is kept waiting."""
-SURE = 2.0
-"""Standard errors of a difference that is beyond chance."""
 HOPELESS = 1.3
 """A trial whose tokens take this many times as long as before ends at once."""
 CLEAR = 0.7
@@ -37,28 +37,37 @@ CLEAR_STEPS = 3
 COLLAPSE = 0.5
 """A trial of fewer threads whose tokens take this part of the time, or less, tells of a processor that was taken away,
 and counts for all shapes."""
+ALARM, ALARM_STEPS = 2.0, 2
+"""So many steps in a row, in which tokens take this many times as long as they used to and the engine's thread begins
+to be kept waiting, are what a neighbour does who has just come. A single one is what anybody does for a moment."""
 BETTER = 0.95
 """A trial wins in the end if its tokens take this part of the time, or less."""
 SLOWER = 1.2
 """Tokens that take this many times as long as they used to are a sign that something has changed."""
 UP_COST, UP_PAUSE = 0.03, (0.4, 0.9)
 """Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
-BLIND_COST, BLIND_PAUSE = 0.01, (2.0, 8.0)
+BLIND_COST, BLIND_PAUSE = 0.05, (2.0, 8.0)
 """The same where the engine's thread is kept waiting, for all shapes together."""
 BLIND_WASTE = 0.05
 """Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
+BLIND_SETTLE = 0.35
+"""Seconds after which the system has moved the threads of such a trial apart, at the latest; hopeless steps before tell
+nothing."""
 LASTING = 0.3
-"""Seconds after which an engine's thread that is kept waiting has a neighbour: a shorter while is a client's doing."""
+"""Seconds after which an engine's thread that is kept waiting has a neighbour, or else has none any more: a shorter
+while is a client's doing."""
 SECOND_LOOK = 0.5
 """Seconds until a change to fewer threads is looked at again there: it may have begun in a bad moment."""
-DOWN_COST, DOWN_PAUSE = 0.01, (2.0, 10.0)
-"""The same for fewer threads."""
+DOWN_COST, DOWN_PAUSE, MOST_PATIENCE = 0.01, (2.0, 10.0), 4
+"""The same for fewer threads; the pause grows up to so many times while no count wins."""
 MAX_COST = 0.08
 """Where single steps are so slow that the longest pause would waste more than this part, pauses are longer."""
-CROWDED = 0.8
+CROWDED = 0.75
 """Part of the time of a step in which a thread that is alone on its processor computes, at least."""
 IDLE = 0.3
 """Idle processors that make a trial of more threads worth while."""
+LOOK = 0.2
+"""Seconds over which they are counted; a processor's times are told in ticks of 0.01 s."""
 
 
 def ladder(most: int) -> tuple[int, ...]:
@@ -71,80 +80,46 @@ def ladder(most: int) -> tuple[int, ...]:
 
 
 @dataclass(slots=True)
-class _Window:
-    """The last steps: at least `span` seconds of them, if there were as many."""
-
-    span: float
-    steps: deque[tuple[int, float, float]] = field(default_factory=deque)
-    """(tokens, seconds, seconds of processor time of the engine's thread)."""
-    tokens: int = 0
-    seconds: float = 0
-    cpu_seconds: float = 0
-    squares: float = 0
-    """Of the seconds a token of each step."""
-
-    def add(self, tokens: int, seconds: float, cpu_seconds: float) -> None:
-        self.steps.append((tokens, seconds, cpu_seconds))
-        self._count(tokens, seconds, cpu_seconds, 1)
-        while len(self.steps) > MIN_STEPS and self.seconds - self.steps[0][1] > self.span:
-            self._count(*self.steps.popleft(), -1)
-
-    def _count(self, tokens: int, seconds: float, cpu_seconds: float, sign: int) -> None:
-        self.tokens += sign * tokens
-        self.seconds += sign * seconds
-        self.cpu_seconds += sign * cpu_seconds
-        self.squares += sign * (seconds / tokens) ** 2
-
-    @property
-    def known(self) -> bool:
-        return len(self.steps) >= MIN_STEPS
-
-    @property
-    def cost(self) -> float:
-        """Seconds a token."""
-        return self.seconds / self.tokens
-
-    @property
-    def crowded(self) -> bool:
-        """Whether the engine's thread had to wait for a processor."""
-        return self.cpu_seconds < CROWDED * self.seconds
-
-    @property
-    def variance(self) -> float:
-        """Of the steps' seconds a token."""
-        return max(0.0, self.squares / len(self.steps) - self.cost**2)
-
-    @property
-    def error(self) -> float:
-        """Standard error of `cost`."""
-        return math.sqrt(self.variance / len(self.steps))
-
-
-@dataclass(slots=True)
 class _Shape:
     """Steps of about as many tokens. `rung` is the index of the count in use."""
 
     counts: tuple[int, ...]
     rung: int
-    recent: _Window = field(default_factory=lambda: _Window(RECENT))
+    recent: StepTimes = field(default_factory=lambda: StepTimes(RECENT))
     usual: float = 0
     """Cost when the count in use was last compared, or the least since."""
-    suspect: bool = False
-    """Another shape has changed its count: so should this one, maybe."""
-    trial: _Window | None = None
+    suspect: int = 0
+    """Another shape has gone up (1) or down (-1): so should this one, maybe."""
+    alarmed: bool = False
+    """`recent` begins with the alarm."""
+    trial: StepTimes | None = None
     trial_rung: int = 0
     crowded: bool = False
-    """The engine's thread is kept waiting."""
+    """The engine's thread is kept waiting, for LASTING at least."""
+    otherwise_since: float | None = None
+    """It has not been so of late."""
+    last_step: float = math.inf
+    """When it began."""
     blind: bool = False
-    """So it was when the trial began, and it is of more threads: these first have to get their turn."""
-    begins_blind: bool = False
-    """The next step is the first of such a trial, which tells nothing."""
+    """The trial is of more threads, for which no processor is idle: these first have to get their turn."""
+    settles_until: float | None = None
+    """When hopeless steps of such a trial begin to tell something; None: now."""
     next_up: float = 0
     next_blind_up: float = 0
     """Whether processors are idle or not."""
     next_down: float = 0
     failed_down: int = 0
     """Trials of fewer threads since the last change: each goes further down, then it begins anew."""
+
+    def forget(self) -> None:
+        """What the last steps were like."""
+        self.recent, self.trial, self.alarmed = StepTimes(RECENT), None, False
+
+    def begin_at(self, rung: int) -> None:
+        if rung != self.rung:
+            self.forget()
+            self.rung, self.usual, self.suspect = rung, 0, 0
+            self.crowded, self.otherwise_since = False, None
 
 
 class ThreadChooser:
@@ -160,9 +135,11 @@ class ThreadChooser:
         idle: Callable[[], float | None] = lambda: None,
     ) -> None:
         self._counts = {False: counts, True: prompt_counts}
-        self._idle = idle
+        self._idle = _IdleProcessors(idle)
         self._shapes: dict[tuple[bool, int], _Shape] = {}
         self._running: tuple[_Shape, int] | None = None
+        self._alarms: list[_Shape] = []
+        """ALARM steps in a row."""
 
     @classmethod
     def of(cls, threads: int, threads_batch: int, usable: int, idle: Callable[[], float | None]) -> "ThreadChooser":
@@ -183,9 +160,13 @@ class ThreadChooser:
         if shape is None:
             shape = self._shapes[key] = self._new_shape(key, now)
         self._running = shape, n_tokens
+        if now - shape.last_step > STALE:
+            shape.forget()
+        shape.last_step = now
         if shape.trial is None and (rung := self._due(shape, now)) is not None:
-            shape.trial, shape.trial_rung = _Window(LONG_TRIAL), rung
-            shape.blind = shape.begins_blind = shape.crowded and rung > shape.rung
+            shape.trial, shape.trial_rung = StepTimes(LONG_TRIAL), rung
+            shape.blind = rung > shape.rung and (shape.crowded or not self._idle.enough(now))
+            shape.settles_until = now + BLIND_SETTLE if shape.blind else None
         return shape.counts[shape.rung if shape.trial is None else shape.trial_rung]
 
     def record(self, seconds: float, now: float, cpu_seconds: float) -> None:
@@ -194,27 +175,48 @@ class ThreadChooser:
             return
         shape, n_tokens = self._running
         if shape.trial is None:
-            shape.recent.add(n_tokens, seconds, cpu_seconds)
-            if shape.recent.known:
-                shape.usual = min(shape.usual or math.inf, shape.recent.cost + SURE * shape.recent.error)
-                if shape.recent.crowded and not shape.crowded:
-                    shape.next_blind_up = now + LASTING
-                shape.crowded = shape.recent.crowded
+            self._record_usual(shape, n_tokens, seconds, cpu_seconds, now)
             return
-        if shape.begins_blind:
-            shape.begins_blind = False
+        if shape.settles_until is not None:
+            hopeless = seconds > HOPELESS * shape.recent.cost * n_tokens
+            if now >= shape.settles_until or not hopeless:
+                shape.settles_until = None
             return
         trial = shape.trial
         trial.add(n_tokens, seconds, cpu_seconds)
         ratio = trial.cost / shape.recent.cost
-        sure = _differ(trial, shape.recent)
-        too_dear = trial.known or not shape.blind or _wasted(trial, shape.recent) > BLIND_WASTE
+        sure = trial.differs_from(shape.recent)
+        too_dear = trial.known or not shape.blind or trial.wasted(shape.recent) > BLIND_WASTE
         if ratio > HOPELESS and sure and too_dear:
             self._fail(shape, trial, now)
-        elif ratio < CLEAR and len(trial.steps) >= CLEAR_STEPS and sure:
+        elif len(trial.steps) >= CLEAR_STEPS and ((ratio < CLEAR and sure) or (ratio < COLLAPSE and shape.alarmed)):
             self._win(shape, trial, now)
         elif trial.known and trial.seconds >= (TRIAL if sure and not shape.crowded else LONG_TRIAL):
             (self._win if ratio < BETTER else self._fail)(shape, trial, now)
+
+    def _record_usual(self, shape: _Shape, n_tokens: int, seconds: float, cpu_seconds: float, now: float) -> None:
+        """A step that is no trial."""
+        recent = shape.recent
+        recent.add(n_tokens, seconds, cpu_seconds)
+        slow = seconds > ALARM * shape.usual * n_tokens and cpu_seconds < CROWDED * seconds
+        if slow and shape.rung and shape.usual and not shape.crowded:
+            self._alarms.append(shape)
+        else:
+            self._alarms.clear()
+        if len(self._alarms) == ALARM_STEPS:
+            for each in self._alarms:
+                each.recent = each.recent.last(self._alarms.count(each))
+                each.alarmed = True
+            self._alarms.clear()
+        elif recent.known:
+            shape.usual = min(shape.usual or math.inf, recent.cost + SURE * recent.error)
+            if (recent.share < CROWDED) == shape.crowded:
+                shape.otherwise_since = None
+            elif shape.otherwise_since is None:
+                shape.otherwise_since = now
+            elif now - shape.otherwise_since >= LASTING:
+                shape.crowded, shape.otherwise_since = not shape.crowded, None
+                shape.next_blind_up = now
 
     def _new_shape(self, key: tuple[bool, int], now: float) -> _Shape:
         """Begins like the shape that is next to it."""
@@ -227,42 +229,42 @@ class ThreadChooser:
 
     def _due(self, shape: _Shape, now: float) -> int | None:
         """The rung to try now, if any."""
-        if len(shape.counts) == 1 or not shape.recent.known:
+        if len(shape.counts) == 1 or not (shape.recent.known or shape.alarmed):
             return None
         up = shape.rung + 1 if shape.rung + 1 < len(shape.counts) else None
         down = shape.rung - 1 - shape.failed_down % shape.rung if shape.rung else None
-        if shape.suspect or shape.recent.cost - SURE * shape.recent.error > SLOWER * shape.usual:
-            shape.suspect = False
-            return down if down is not None else up
-        if up is not None and now >= shape.next_up:
-            shape.next_up = now + UP_PAUSE[0]
-            idle = self._idle()
-            if idle is None or idle >= IDLE or (shape.crowded and now >= shape.next_blind_up):
-                return up
+        suspect, shape.suspect = shape.suspect, 0
+        slower = shape.recent.cost - SURE * shape.recent.error > SLOWER * shape.usual
+        if down is not None and (suspect < 0 or shape.alarmed or slower):
+            return down
+        if up is not None and suspect > 0:
+            return up
+        blindly = shape.crowded and now >= shape.next_blind_up
+        if up is not None and now >= shape.next_up and (blindly or self._idle.enough(now)):
+            return up
         if down is not None and now >= shape.next_down:
             return down
         return None
 
-    def _win(self, shape: _Shape, trial: _Window, now: float) -> None:
-        again = SECOND_LOOK if shape.trial_rung < shape.rung else BLIND_PAUSE[0]
-        collapsed = shape.trial_rung < shape.rung and trial.cost < COLLAPSE * shape.recent.cost
+    def _win(self, shape: _Shape, trial: StepTimes, now: float) -> None:
+        direction = 1 if shape.trial_rung > shape.rung else -1
+        again = SECOND_LOOK if direction < 0 else BLIND_PAUSE[0]
+        collapsed = direction < 0 and trial.cost < COLLAPSE * shape.recent.cost
         shape.rung, shape.recent, shape.failed_down = shape.trial_rung, trial, 0
         trial.span = RECENT
         shape.next_up = now + UP_PAUSE[0]
         shape.next_blind_up, shape.next_down = now + again, now + DOWN_PAUSE[0]
         for other in self._shapes.values():
-            other.suspect = other is not shape
             if other is shape or len(other.counts) != len(shape.counts):
                 continue
-            if not other.recent.known:
-                other.rung = shape.rung
-            elif collapsed and other.rung > shape.rung:
-                other.rung, other.recent, other.usual, other.trial = shape.rung, _Window(RECENT), 0, None
-                other.suspect = False
-        self._end(shape)
+            if not other.recent.known or (collapsed and other.rung > shape.rung):
+                other.begin_at(shape.rung)
+            else:
+                other.suspect = direction
+        self._end(shape, now)
 
-    def _fail(self, shape: _Shape, trial: _Window, now: float) -> None:
-        wasted = _wasted(trial, shape.recent)
+    def _fail(self, shape: _Shape, trial: StepTimes, now: float) -> None:
+        wasted = trial.wasted(shape.recent) + (BLIND_SETTLE if shape.blind else 0)
         if shape.trial_rung > shape.rung:
             shape.next_up = now + max(_pause(wasted / UP_COST, UP_PAUSE), wasted / MAX_COST)
             if shape.blind:
@@ -271,24 +273,33 @@ class ThreadChooser:
                     each.next_blind_up = max(each.next_blind_up, now + blind_pause)
         else:
             shape.failed_down += 1
-            shape.next_down = now + _pause(wasted / DOWN_COST, DOWN_PAUSE)
-        self._end(shape)
+            patience = min(1 + shape.failed_down // shape.rung, MOST_PATIENCE)
+            shape.next_down = now + patience * _pause(wasted / DOWN_COST, DOWN_PAUSE)
+        self._end(shape, now)
 
-    def _end(self, shape: _Shape) -> None:
+    def _end(self, shape: _Shape, now: float) -> None:
         shape.usual = shape.recent.cost
-        shape.trial = None
+        shape.trial, shape.alarmed = None, False
+        self._idle.restart(now)
 
 
-def _differ(trial: _Window, recent: _Window) -> bool:
-    """Whether it is beyond chance that they do. A short trial does not know yet how much its steps vary."""
-    variance = trial.variance if trial.known else max(trial.variance, recent.variance)
-    error = math.sqrt(variance / len(trial.steps) + recent.error**2)
-    return abs(trial.cost - recent.cost) > SURE * error
+class _IdleProcessors:
+    """Counted over LOOK seconds in which no count was changed: how many were idle with another one tells nothing."""
 
+    def __init__(self, count: Callable[[], float | None]) -> None:
+        self._count = count
+        self._since = -math.inf
+        self._idle: float | None = 0.0
 
-def _wasted(trial: _Window, recent: _Window) -> float:
-    """Seconds."""
-    return trial.seconds - trial.tokens * recent.cost
+    def restart(self, now: float) -> None:
+        self._count()
+        self._since, self._idle = now, 0.0
+
+    def enough(self, now: float) -> bool:
+        """For one more thread, as far as is known."""
+        if now - self._since >= LOOK:
+            self._since, self._idle = now, self._count()
+        return self._idle is None or self._idle >= IDLE
 
 
 def _pause(seconds: float, bounds: tuple[float, float]) -> float:

@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from random import Random
 from typing import Any
 
 from benchmarks import cgroup, figures, loading, prompts
@@ -159,10 +160,11 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
     phase_s = min(PHASE_S, duration / 4)
     print(f"neighbour that comes and goes, {concurrency} client(s)", flush=True)
     with launcher.running(OURS, auto=True) as server:
-        # Enough for the whole time, and short: of long ones the rate falls as contexts grow, until all begin anew.
+        # Enough for the whole time, and short: of long ones the rate falls as contexts grow, until all begin anew. Of
+        # different lengths: clients whose answers end together make waves, longer than what is to be seen.
         bodies = [
-            json.dumps(completion(prompts.short(f"reaction {concurrency}", number), settings.completion_tokens))
-            for number in range(100 * concurrency)
+            json.dumps(completion(prompts.short(f"reaction {concurrency}", number), length))
+            for number, length in zip(range(100 * concurrency), _lengths(settings.completion_tokens), strict=False)
         ]
         began = time.perf_counter()
         orders = Orders(server.port, bodies, concurrency, duration, began=began)
@@ -171,6 +173,13 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
         answers = loading.answers(job, orders)
     rates = figures.rates(answers, BIN_S, duration)
     return {"bin_s": BIN_S, "rates": rates, "changes": changes, "seconds": reactions(rates, changes, duration)}
+
+
+def _lengths(mean: int) -> Iterator[int]:
+    """From half to one and a half times the mean, the same in each run."""
+    random = Random(1)
+    while True:
+        yield random.randint(mean // 2, mean + mean // 2)
 
 
 def _come_and_go(now: Callable[[], float], duration: float, phase_s: float) -> list[float]:

@@ -110,6 +110,86 @@ def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
     assert {threads for _, threads, _ in machine.used} == {1}
 
 
+def test_two_slow_steps_in_which_the_thread_is_kept_waiting_are_enough() -> None:
+    """Of whatever shapes: the engine does not wait for four steps that take ten times as long."""
+    machine = Machine(QUIET, idle=lambda: 0.0)
+    for _ in range(10):
+        machine.run(0.2, 8)
+        machine.run(0.1, 100, prompts=True)
+    machine.cost, machine.share = constant(0.012, 0.070), 0.5
+    machine.used.clear()
+    machine.run(0.01, 100, prompts=True)
+    machine.run(0.3, 8)
+    assert [threads for _, threads, _ in machine.used[:3]] == [2, 2, 1]
+    assert {threads for _, threads, _ in machine.used[2:]} == {1}
+
+
+def test_a_single_slow_step_is_nobodys_neighbour() -> None:
+    machine = Machine(QUIET, idle=lambda: 0.0)
+    machine.run(0.5)
+    machine.used.clear()
+    for _ in range(4):
+        machine.cost, machine.share = constant(0.012, 0.070), 0.5
+        machine.run(0.001)
+        machine.cost, machine.share = QUIET, 1.0
+        machine.run(0.3)
+    assert {threads for _, threads, _ in machine.used} == {2}
+
+
+def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
+    machine = Machine(constant(0.012, 0.014), idle=lambda: 0.0)
+    machine.run(1, 1)
+    machine.run(3, 8)  # goes down
+    machine.used.clear()
+    machine.run(1, 8)
+    machine.run(1, 1)
+    assert machine.chooser.chosen == [(False, 1, 1), (False, 8, 1)]
+    assert {threads for _, threads, _ in machine.used[20:80]} == {1}
+
+
+def test_what_was_long_ago_is_not_compared_with() -> None:
+    """Alone at the first, then beside two neighbours, where two threads cost less than one, but more than one did."""
+    machine = Machine(constant(0.006, 0.010), idle=lambda: 0.0)
+    machine.run(4, 8)
+    assert machine.chooser.chosen == [(False, 8, 1)]
+    machine.now += 10
+    machine.cost, machine.share = constant(0.024, 0.014), 0.5
+    machine.run(2.5, 8)
+    assert machine.chooser.chosen == [(False, 8, 2)]
+
+
+def test_a_shape_may_pause_in_the_midst_of_a_trial() -> None:
+    machine = Machine(constant(0.012, 0.011), idle=lambda: 0.0)
+    machine.run(2.05)
+    assert machine.used[-1][1] == 1
+    machine.now += 10
+    machine.used.clear()
+    machine.run(0.1)
+    assert [threads for _, threads, _ in machine.used[:4]] == [2] * 4
+
+
+@pytest.mark.parametrize("slow_s", [0.1, 0.3])
+def test_threads_that_are_not_apart_yet_are_waited_for(slow_s: float) -> None:
+    """Where all processors are busy, a second thread begins on the first one's until the system has moved it."""
+    machine = Machine(constant(0.024, 0.014), idle=lambda: 0.0)
+    machine.run(1)
+    machine.chooser = ThreadChooser(ladder(2), ladder(2), lambda: 0.0)
+    machine.cost, machine.share = HOG, 0.95
+    machine.run(4)
+    since = machine.now
+
+    def moved(threads: int, now: float) -> float:
+        nonlocal since
+        if threads == 1:
+            since = now
+            return 0.024
+        return 0.130 if now - since < slow_s else 0.014
+
+    machine.cost, machine.share = moved, 0.5
+    machine.run(1.5)
+    assert machine.chooser.chosen == [(False, 8, 2)]
+
+
 def test_a_quota_that_is_felt_at_the_end_of_its_period() -> None:
     """1.5 processors: two threads are stopped for a quarter of each 0.1 s, which short trials would not see."""
 

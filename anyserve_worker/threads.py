@@ -36,18 +36,20 @@ CLEAR = 0.7
 CLEAR_STEPS = 3
 COLLAPSE = 0.5
 """A trial of fewer threads whose tokens take this part of the time, or less, tells of a processor that was taken away,
-and counts for all shapes."""
-ALARM, ALARM_STEPS = 2.0, 2
-"""So many steps in a row, in which tokens take this many times as long as they used to and the engine's thread begins
-to be kept waiting, are what a neighbour does who has just come. A single one is what anybody does for a moment."""
+and counts for all shapes; so does the next one that finds it idle."""
+ALARM, ALARM_STEPS, ALARM_S = 2.0, 2, 0.05
+"""Steps in a row, so many and of so many seconds together, in which tokens take this many times as long as they used to
+and the engine's thread begins to be kept waiting, are what a neighbour does who has just come. Less is what anybody
+does for a moment."""
 BETTER = 0.95
 """A trial wins in the end if its tokens take this part of the time, or less."""
 SLOWER = 1.2
 """Tokens that take this many times as long as they used to are a sign that something has changed."""
 UP_COST, UP_PAUSE = 0.03, (0.4, 0.9)
 """Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
-BLIND_COST, BLIND_PAUSE = 0.05, (2.0, 8.0)
-"""The same where the engine's thread is kept waiting, for all shapes together."""
+BLIND_PAUSE, MOST_DOUBLED = 1.0, 4
+"""Seconds between such trials where the engine's thread is kept waiting, for all shapes together. They are doubled
+after each that fails, so many times at most, since the first ones may have had bad luck."""
 BLIND_WASTE = 0.05
 """Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
 BLIND_SETTLE = 0.35
@@ -138,8 +140,12 @@ class ThreadChooser:
         self._idle = _IdleProcessors(idle)
         self._shapes: dict[tuple[bool, int], _Shape] = {}
         self._running: tuple[_Shape, int] | None = None
-        self._alarms: list[_Shape] = []
-        """ALARM steps in a row."""
+        self._alarms: list[tuple[_Shape, float]] = []
+        """ALARM steps in a row, with their seconds."""
+        self._blind_failures = 0
+        """Since the engine's thread began to be kept waiting, or more threads did win."""
+        self._collapsed = False
+        """A processor was taken away, and has not come back yet."""
 
     @classmethod
     def of(cls, threads: int, threads_batch: int, usable: int, idle: Callable[[], float | None]) -> "ThreadChooser":
@@ -191,7 +197,7 @@ class ThreadChooser:
             self._fail(shape, trial, now)
         elif len(trial.steps) >= CLEAR_STEPS and ((ratio < CLEAR and sure) or (ratio < COLLAPSE and shape.alarmed)):
             self._win(shape, trial, now)
-        elif trial.known and trial.seconds >= (TRIAL if sure and not shape.crowded else LONG_TRIAL):
+        elif trial.known and trial.seconds >= (TRIAL if shape.alarmed or (sure and not shape.crowded) else LONG_TRIAL):
             (self._win if ratio < BETTER else self._fail)(shape, trial, now)
 
     def _record_usual(self, shape: _Shape, n_tokens: int, seconds: float, cpu_seconds: float, now: float) -> None:
@@ -200,12 +206,13 @@ class ThreadChooser:
         recent.add(n_tokens, seconds, cpu_seconds)
         slow = seconds > ALARM * shape.usual * n_tokens and cpu_seconds < CROWDED * seconds
         if slow and shape.rung and shape.usual and not shape.crowded:
-            self._alarms.append(shape)
+            self._alarms.append((shape, seconds))
         else:
             self._alarms.clear()
-        if len(self._alarms) == ALARM_STEPS:
-            for each in self._alarms:
-                each.recent = each.recent.last(self._alarms.count(each))
+        if len(self._alarms) >= ALARM_STEPS and sum(took for _, took in self._alarms) >= ALARM_S:
+            shapes = [each for each, _ in self._alarms]
+            for each in shapes:
+                each.recent = each.recent.last(shapes.count(each))
                 each.alarmed = True
             self._alarms.clear()
         elif recent.known:
@@ -216,7 +223,7 @@ class ThreadChooser:
                 shape.otherwise_since = now
             elif now - shape.otherwise_since >= LASTING:
                 shape.crowded, shape.otherwise_since = not shape.crowded, None
-                shape.next_blind_up = now
+                shape.next_blind_up, self._blind_failures = now, 0
 
     def _new_shape(self, key: tuple[bool, int], now: float) -> _Shape:
         """Begins like the shape that is next to it."""
@@ -224,7 +231,7 @@ class ThreadChooser:
         alike = [other for other in self._shapes if other[0] == key[0]]
         nearest = min(alike, key=lambda other: abs(other[1] - key[1]), default=None)
         rung = len(counts) - 1 if nearest is None else self._shapes[nearest].rung
-        blind, down = now + BLIND_PAUSE[0], now + DOWN_PAUSE[0]
+        blind, down = now + BLIND_PAUSE, now + DOWN_PAUSE[0]
         return _Shape(counts, rung, next_up=now, next_blind_up=blind, next_down=down)
 
     def _due(self, shape: _Shape, now: float) -> int | None:
@@ -248,8 +255,12 @@ class ThreadChooser:
 
     def _win(self, shape: _Shape, trial: StepTimes, now: float) -> None:
         direction = 1 if shape.trial_rung > shape.rung else -1
-        again = SECOND_LOOK if direction < 0 else BLIND_PAUSE[0]
+        again = SECOND_LOOK if direction < 0 else BLIND_PAUSE
         collapsed = direction < 0 and trial.cost < COLLAPSE * shape.recent.cost
+        if shape.blind:
+            self._blind_failures = 0
+        came_back = direction > 0 and not shape.blind and self._collapsed
+        self._collapsed = collapsed or (self._collapsed and not came_back)
         shape.rung, shape.recent, shape.failed_down = shape.trial_rung, trial, 0
         trial.span = RECENT
         shape.next_up = now + UP_PAUSE[0]
@@ -257,18 +268,20 @@ class ThreadChooser:
         for other in self._shapes.values():
             if other is shape or len(other.counts) != len(shape.counts):
                 continue
-            if not other.recent.known or (collapsed and other.rung > shape.rung):
+            farther = (shape.rung - other.rung) * direction > 0
+            if not other.recent.known or (farther and (collapsed or came_back)):
                 other.begin_at(shape.rung)
             else:
                 other.suspect = direction
         self._end(shape, now)
 
     def _fail(self, shape: _Shape, trial: StepTimes, now: float) -> None:
-        wasted = trial.wasted(shape.recent) + (BLIND_SETTLE if shape.blind else 0)
+        wasted = trial.wasted(shape.recent)
         if shape.trial_rung > shape.rung:
             shape.next_up = now + max(_pause(wasted / UP_COST, UP_PAUSE), wasted / MAX_COST)
             if shape.blind:
-                blind_pause = max(_pause(wasted / BLIND_COST, BLIND_PAUSE), wasted / MAX_COST)
+                blind_pause = BLIND_PAUSE * 2 ** min(self._blind_failures, MOST_DOUBLED)
+                self._blind_failures += 1
                 for each in self._shapes.values():
                     each.next_blind_up = max(each.next_blind_up, now + blind_pause)
         else:

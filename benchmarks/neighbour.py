@@ -162,9 +162,15 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
     with launcher.running(OURS, auto=True) as server:
         # Enough for the whole time, and short: of long ones the rate falls as contexts grow, until all begin anew. Of
         # different lengths: clients whose answers end together make waves, longer than what is to be seen.
+        mean, random = settings.completion_tokens, Random(1)
+        spread = mean // 2 if concurrency > 1 else 0
         bodies = [
-            json.dumps(completion(prompts.short(f"reaction {concurrency}", number), length))
-            for number, length in zip(range(100 * concurrency), _lengths(settings.completion_tokens), strict=False)
+            json.dumps(
+                completion(
+                    prompts.short(f"reaction {concurrency}", number), random.randint(mean - spread, mean + spread)
+                )
+            )
+            for number in range(100 * concurrency)
         ]
         began = time.perf_counter()
         orders = Orders(server.port, bodies, concurrency, duration, began=began)
@@ -173,13 +179,6 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
         answers = loading.answers(job, orders)
     rates = figures.rates(answers, BIN_S, duration)
     return {"bin_s": BIN_S, "rates": rates, "changes": changes, "seconds": reactions(rates, changes, duration)}
-
-
-def _lengths(mean: int) -> Iterator[int]:
-    """From half to one and a half times the mean, the same in each run."""
-    random = Random(1)
-    while True:
-        yield random.randint(mean // 2, mean + mean // 2)
 
 
 def _come_and_go(now: Callable[[], float], duration: float, phase_s: float) -> list[float]:

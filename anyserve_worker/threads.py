@@ -47,9 +47,11 @@ SLOWER = 1.2
 """Tokens that take this many times as long as they used to are a sign that something has changed."""
 UP_COST, UP_PAUSE = 0.03, (0.4, 0.9)
 """Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
+DOWN_COST, DOWN_PAUSE, MOST_PATIENCE = 0.01, (2.0, 10.0), 4
+"""The same for fewer threads; the pause grows up to so many times while no count wins."""
 BLIND_PAUSE, MOST_DOUBLED = 1.0, 4
-"""Seconds between such trials where the engine's thread is kept waiting, for all shapes together. They are doubled
-after each that fails, so many times at most, since the first ones may have had bad luck."""
+"""Seconds between trials of more threads where the engine's thread is kept waiting, for all shapes together. They are
+doubled after each that fails, so many times at most, since the first ones may have had bad luck."""
 BLIND_WASTE = 0.05
 """Seconds that such a trial may waste before it has MIN_STEPS: a single slow step tells nothing there."""
 BLIND_SETTLE = 0.35
@@ -60,8 +62,6 @@ LASTING = 0.3
 while is a client's doing."""
 SECOND_LOOK = 0.5
 """Seconds until a change to fewer threads is looked at again there: it may have begun in a bad moment."""
-DOWN_COST, DOWN_PAUSE, MOST_PATIENCE = 0.01, (2.0, 10.0), 4
-"""The same for fewer threads; the pause grows up to so many times while no count wins."""
 MAX_COST = 0.08
 """Where single steps are so slow that the longest pause would waste more than this part, pauses are longer."""
 CROWDED = 0.75

@@ -1,48 +1,112 @@
-# Two images:  docker build --target sidecar -t openai-server .     docker build --target worker -t anyserve-worker .
-# `worker` has no model in it: docker run -v ./models:/models:ro anyserve-worker --model /models/x.gguf
-# `worker-demo` is the same with the default model. docker-compose.yml starts it beside the sidecar.
+# Images, each a target:  docker build --target sidecar -t openai-server .     docker build --target worker -t anyserve-worker .
+# `worker` and `worker-cuda` have no model in them: docker run -v ./models:/models:ro anyserve-worker --model /models/x.gguf
+# `worker-demo` is `worker` with the default model. docker-compose.yml starts it beside the sidecar.
+#
+# Every Python package comes from a file in requirements/, by its hash (`make lock`).
+
+ARG PYTHON_PACKAGES=/opt/venv/lib/python3.12/site-packages
+# llama.cpp for every x86-64 and arm64: one library for each kind of processor, the best is loaded at run time.
+ARG LLAMA_CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/scripts/llama/wheel.cmake \
+ -DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib \
+ -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
 
 # trixie for its gcc 14: older ones can't compile llama.cpp's newest arm64 variants.
 FROM python:3.12-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN groupadd --gid 10001 anyserve \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin anyserve
+LABEL org.opencontainers.image.licenses="Apache-2.0" \
+ org.opencontainers.image.version="0.1.0"
 
-# The packages that both need, without our code: an edit of ours doesn't install them again.
-FROM base AS packages
+# What builds wheels, beside the empty environment that is filled for an image.
+FROM base AS build
 WORKDIR /src
-COPY pyproject.toml ./
-RUN python -m venv --without-pip /opt/venv \
- && touch README.md LICENSE \
- && pip --python /opt/venv/bin/python install --no-cache-dir .
+COPY requirements/ requirements/
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt \
+ && python -m venv --without-pip /opt/venv
 
-FROM packages AS sidecar-venv
-COPY README.md LICENSE ./
+# The packages before our code: an edit of ours doesn't install them again.
+FROM build AS sidecar-venv
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
+ -r requirements/sidecar.txt
+COPY pyproject.toml README.md LICENSE ./
 COPY protos/ protos/
 COPY openai_server/ openai_server/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --force-reinstall . \
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
+ && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
+ && pip --python /opt/venv/bin/python check \
  && rm /opt/venv/bin/anyserve
 
-# llama.cpp for every x86-64 and arm64: one library for each kind of processor, the best is loaded at run time.
-FROM base AS llama-cpp
+FROM build AS llama-cpp
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++ gcc \
  && rm -rf /var/lib/apt/lists/*
-COPY scripts/llama/ /src/llama/
-ARG LLAMA_CPP_PYTHON=0.3.36
-ENV CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/llama/wheel.cmake \
- -DANYSERVE_BACKEND_DIR=/opt/venv/lib/python3.12/site-packages/llama_cpp/lib \
- -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
-RUN pip wheel --no-cache-dir --no-deps --wheel-dir /wheels "llama-cpp-python==$LLAMA_CPP_PYTHON"
+COPY scripts/llama/ scripts/llama/
+ARG LLAMA_CMAKE_ARGS
+ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS"
+RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --no-binary llama-cpp-python \
+ --wheel-dir /wheels -r requirements/llama-cpp-python.txt
 
-FROM packages AS worker-venv
-COPY --from=llama-cpp /wheels /wheels
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --find-links /wheels "/src[worker]"
-COPY README.md LICENSE ./
+# The same and a library for NVIDIA's GPUs. Where there is none it doesn't load, and the processor computes.
+FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS llama-cpp-cuda
+# hadolint ignore=DL3008
+RUN apt-get update \
+ && apt-get install -y --no-install-recommends g++-14 gcc-14 python3-venv \
+ && rm -rf /var/lib/apt/lists/* \
+ && python3 -m venv /opt/build
+WORKDIR /src
+ENV PATH=/opt/build/bin:$PATH CC=gcc-14 CXX=g++-14 CUDAHOSTCXX=g++-14
+COPY requirements/ requirements/
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
+COPY scripts/llama/ scripts/llama/
+ARG LLAMA_CMAKE_ARGS
+# NCCL is in this image and not in ours; a library that needs it wouldn't load.
+ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
+RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --no-binary llama-cpp-python \
+ --wheel-dir /wheels -r requirements/llama-cpp-python.txt
+
+FROM build AS worker-packages
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
+ -r requirements/worker.txt
+
+FROM worker-packages AS worker-code
+COPY pyproject.toml README.md LICENSE ./
 COPY protos/ protos/
 COPY anyserve_worker/ anyserve_worker/
-RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --force-reinstall .
+RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
+
+FROM worker-packages AS worker-venv
+COPY --from=llama-cpp /wheels /wheels
+COPY --from=worker-code /wheels /wheels
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
+ && pip --python /opt/venv/bin/python check
+
+FROM worker-packages AS worker-cuda-venv
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
+ -r requirements/cuda.txt
+COPY --from=llama-cpp-cuda /wheels /wheels
+COPY --from=worker-code /wheels /wheels
+RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
+ && pip --python /opt/venv/bin/python check
+
+# What an image holds besides Debian's packages, in CycloneDX's form: /usr/share/sbom/python.cdx.json
+FROM base AS sbom
+WORKDIR /src
+COPY requirements/sbom.txt pyproject.toml ./
+RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r sbom.txt
+
+FROM sbom AS sidecar-sbom
+COPY --from=sidecar-venv /opt/venv /opt/venv
+RUN cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file python.cdx.json /opt/venv
+
+FROM sbom AS worker-sbom
+COPY --from=worker-venv /opt/venv /opt/venv
+RUN cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file python.cdx.json /opt/venv
+
+FROM sbom AS worker-cuda-sbom
+COPY --from=worker-cuda-venv /opt/venv /opt/venv
+RUN cyclonedx-py environment --pyproject pyproject.toml --output-reproducible --output-file python.cdx.json /opt/venv
 
 FROM base AS model
 WORKDIR /src
@@ -50,7 +114,10 @@ COPY scripts/ scripts/
 RUN python -m scripts.fetch smollm2
 
 FROM base AS sidecar
+LABEL org.opencontainers.image.title="openai-server" \
+ org.opencontainers.image.description="OpenAI's REST API in front of any KServe v2 gRPC text model server"
 COPY --from=sidecar-venv /opt/venv /opt/venv
+COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
 ENV OPENAI_SERVER_HOST=0.0.0.0 OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001
@@ -58,13 +125,14 @@ HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
   CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['OPENAI_SERVER_PORT'] + '/readyz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "openai_server"]
 
-FROM base AS worker
+FROM base AS worker-base
+LABEL org.opencontainers.image.title="anyserve-worker" \
+ org.opencontainers.image.description="GGUF models on llama.cpp behind the KServe v2 gRPC protocol"
 # OpenMP, which llama.cpp's threads run on.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1 \
  && rm -rf /var/lib/apt/lists/*
-COPY --from=worker-venv /opt/venv /opt/venv
 ENV ANYSERVE_WORKER_HOST=0.0.0.0 ANYSERVE_WORKER_PORT=8000
 EXPOSE 8000
 USER 10001:10001
@@ -72,6 +140,18 @@ USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
   CMD ["python", "-m", "anyserve_worker", "--healthcheck"]
 ENTRYPOINT ["python", "-m", "anyserve_worker"]
+
+FROM worker-base AS worker-cuda
+ARG PYTHON_PACKAGES
+# What the container runtime is to bring in from the host: the driver, for computing.
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
+ LD_LIBRARY_PATH=$PYTHON_PACKAGES/nvidia/cuda_runtime/lib:$PYTHON_PACKAGES/nvidia/cublas/lib
+COPY --from=worker-cuda-venv /opt/venv /opt/venv
+COPY --from=worker-cuda-sbom /src/python.cdx.json /usr/share/sbom/
+
+FROM worker-base AS worker
+COPY --from=worker-venv /opt/venv /opt/venv
+COPY --from=worker-sbom /src/python.cdx.json /usr/share/sbom/
 
 FROM worker AS worker-demo
 COPY --from=model /src/.models/SmolLM2-135M-Instruct.Q4_1.gguf /models/

@@ -5,7 +5,7 @@ WORKER_PORT ?= 8000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup models lint fmt docs protos clean
+.PHONY: help run test bench setup models lint fmt docs protos lock audit clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -43,6 +43,14 @@ docs: setup ## fills README.md's tables from the code
 
 protos: setup ## regenerates the stubs from the .proto
 	@PYTHON=$(BIN)/python scripts/gen_protos.sh
+
+lock: ## requirements/, what the images install, from pyproject.toml [LOCK_ARGS=--upgrade for the newest of everything]
+	@$(PYTHON) -m scripts.setup lock
+	@$(BIN)/python -m scripts.lock $(LOCK_ARGS)
+
+audit: ## known vulnerabilities of what the images install; asks PyPI's database, which a mirror doesn't have
+	@$(PYTHON) -m scripts.setup lock
+	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off $(patsubst %,-r %,$(wildcard requirements/*.txt))
 
 clean: ## removes what was set up or built here; downloaded models stay in the user's cache
 	@rm -rf .venv .models .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

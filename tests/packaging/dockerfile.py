@@ -9,6 +9,8 @@ from pathlib import Path
 
 @dataclass
 class Stage:
+    """One stage; what comes before the first is a stage without a name, on which nothing is built."""
+
     name: str
     parent: str
     instructions: list[tuple[str, str]] = field(default_factory=list)
@@ -18,7 +20,20 @@ class Stage:
 
     @property
     def environment(self) -> dict[str, str]:
-        return dict(word.split("=", 1) for rest in self.all("ENV") for word in shlex.split(rest))
+        return self._pairs("ENV")
+
+    @property
+    def labels(self) -> dict[str, str]:
+        return self._pairs("LABEL")
+
+    @property
+    def arguments(self) -> dict[str, str]:
+        """Those that have a default."""
+        return self._pairs("ARG")
+
+    def _pairs(self, instruction: str) -> dict[str, str]:
+        words = [word for rest in self.all(instruction) for word in shlex.split(rest)]
+        return dict(word.split("=", 1) for word in words if "=" in word)
 
     @property
     def copies(self) -> list[tuple[str, list[str]]]:
@@ -34,7 +49,8 @@ class Stage:
 def read_stages(path: Path) -> dict[str, Stage]:
     """In the order of the file."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
-    stages: dict[str, Stage] = {}
+    stage = Stage("", "")
+    stages: dict[str, Stage] = {"": stage}
     for line in text.replace("\\\n", " ").splitlines():
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":

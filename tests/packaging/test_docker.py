@@ -14,14 +14,22 @@ from typing import Any
 import pytest
 import yaml
 
-from scripts.fetch import MODEL_FILES
+from scripts.fetch import MODEL_FILES, SOURCES_SHA256
+from scripts.lock import LOCKS
 from tests.packaging.commands import ROOT, run
 from tests.packaging.dockerfile import Stage, exec_form, read_stages, with_ancestors
+from tests.packaging.lockfile import read_lock
 
 STAGES = read_stages(ROOT / "Dockerfile")
-PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PROJECT = PYPROJECT["project"]
 COMPOSE: dict[str, Any] = yaml.safe_load((ROOT / "docker-compose.yml").read_text())
-MODULES = {"sidecar": "openai_server", "worker": "anyserve_worker", "worker-demo": "anyserve_worker"}
+MODULES = {
+    "sidecar": "openai_server",
+    "worker": "anyserve_worker",
+    "worker-cuda": "anyserve_worker",
+    "worker-demo": "anyserve_worker",
+}
 IMAGES = sorted(MODULES)
 
 
@@ -50,15 +58,64 @@ def test_hadolint_has_nothing_to_say() -> None:
 
 def test_base_images_are_pinned_to_a_version_that_we_support() -> None:
     bases = {stage.parent for stage in STAGES.values() if stage.parent not in STAGES}
-    assert len(bases) == 1
-    version = re.fullmatch(r"python:(3\.\d+)-slim-[a-z]+", bases.pop())
+    (python,) = [base for base in bases if base.startswith("python:")]
+    version = re.fullmatch(r"python:(3\.\d+)-slim-[a-z]+", python)
     assert version
     assert PROJECT["requires-python"] == ">=3.11"
     assert int(version[1].partition(".")[2]) >= 11
     # Where the processor's library is looked for is compiled in.
-    assert (
-        f"/opt/venv/lib/python{version[1]}/site-packages/llama_cpp/lib" in STAGES["llama-cpp"].environment["CMAKE_ARGS"]
-    )
+    packages = f"/opt/venv/lib/python{version[1]}/site-packages"
+    assert STAGES[""].arguments["PYTHON_PACKAGES"] == packages
+    assert "-DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib" in STAGES[""].arguments["LLAMA_CMAKE_ARGS"]
+    # Only to compile in: no image is made of it.
+    (cuda,) = bases - {python}
+    assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-devel-ubuntu\d\d\.04", cuda)
+    assert all(image(name).parent == python for name in IMAGES)
+
+
+def test_cuda_is_of_one_version_and_found_at_run_time() -> None:
+    version = re.match(r"nvidia/cuda:(\d+)\.(\d+)\.", STAGES["llama-cpp-cuda"].parent)
+    assert version
+    libraries = read_lock("cuda").pins
+    for name in ("nvidia-cuda-runtime", "nvidia-cublas"):
+        assert libraries[f"{name}-cu{version[1]}"].release[:2] == (int(version[1]), int(version[2])), name
+    where = STAGES["worker-cuda"].environment["LD_LIBRARY_PATH"].split(":")
+    assert where == [f"$PYTHON_PACKAGES/nvidia/{name}/lib" for name in ("cuda_runtime", "cublas")]
+    # The same libraries for processors as everywhere, so that it runs where no GPU is.
+    both = [STAGES[name].environment["CMAKE_ARGS"] for name in ("llama-cpp", "llama-cpp-cuda")]
+    assert both == ["$LLAMA_CMAKE_ARGS", "$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"]
+    assert "-DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON" in STAGES[""].arguments["LLAMA_CMAKE_ARGS"]
+
+
+def test_packages_come_from_the_locks_alone() -> None:
+    used = set()
+    for stage in STAGES.values():
+        for commands in stage.all("RUN"):
+            for command in commands.split("&&"):
+                if not re.search(r"\bpip\b.* (install|wheel) ", command):
+                    continue
+                locks = re.findall(r"-r (?:requirements/)?([\w-]+)\.txt", command)
+                used.update(locks)
+                # Ours, and the wheels that a build made: nothing is looked for anywhere.
+                from_here = "--no-deps" in command and ("--no-index" in command or "--no-build-isolation" in command)
+                assert "--require-hashes" in command if locks else from_here, command
+                built = "--no-build-isolation" in command
+                assert built or "--only-binary :all:" in command or "--no-index" in command, command
+    assert used == set(LOCKS)
+
+
+@pytest.mark.parametrize("name", IMAGES)
+def test_images_say_what_they_are_and_what_is_in_them(name: str) -> None:
+    stage = image(name)
+    labels = {key.removeprefix("org.opencontainers.image."): value for key, value in stage.labels.items()}
+    assert set(labels) == {"title", "description", "version", "licenses"}
+    assert (labels["version"], labels["licenses"]) == (PROJECT["version"], PROJECT["license"])
+    venvs = [origin for origin, sources in stage.copies if sources == ["/opt/venv"]]
+    lists = [(origin, rest) for origin, rest in stage.copies if rest == ["/src/python.cdx.json"]]
+    ((origin, _),) = lists
+    # Of the environment that is in the image, not of another.
+    assert STAGES[origin].copies == [(venvs[0], ["/opt/venv"])]
+    assert STAGES[origin].all("RUN")[0].startswith("cyclonedx-py environment ")
 
 
 def test_copied_files_exist_and_are_in_the_context() -> None:
@@ -113,7 +170,8 @@ def test_options_and_variables_exist(name: str, help_of: dict[str, str]) -> None
 def test_versions_and_names_are_those_used_elsewhere() -> None:
     worker: list[str] = PROJECT["optional-dependencies"]["worker"]
     (pinned,) = [requirement for requirement in worker if requirement.startswith("llama-cpp-python")]
-    assert STAGES["llama-cpp"].all("ARG") == ["LLAMA_CPP_PYTHON=" + pinned.partition("==")[2]]
+    assert [pinned] == PYPROJECT["dependency-groups"]["llama-cpp-python"]
+    assert read_lock("llama-cpp-python").hashes == {"llama-cpp-python": {SOURCES_SHA256}}
     model = MODEL_FILES["smollm2"].file
     assert STAGES["worker-demo"].copies == [("model", [f"/src/.models/{model}"])]
     assert exec_form(STAGES["worker-demo"].all("CMD")[-1]) == ["--model", f"/models/{model}"]

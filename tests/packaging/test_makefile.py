@@ -20,7 +20,7 @@ def test_help_lists_every_target() -> None:
 
 
 def test_every_target_expands() -> None:
-    for target in ("run", "test", "setup", "models", "lint", "fmt", "protos", "clean"):
+    for target in ("run", "test", "setup", "models", "lint", "fmt", "protos", "lock", "audit", "clean"):
         result = run("make", "--dry-run", target)
         assert (result.returncode, result.stderr) == (0, ""), target
 

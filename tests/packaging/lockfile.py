@@ -1,0 +1,47 @@
+"""Reads a file of requirements/ as far as the tests need it: pins, hashes, and who asked for each package."""
+
+import re
+from dataclasses import dataclass, field
+
+from packaging.markers import Marker
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+from packaging.version import Version
+
+from tests.packaging.commands import ROOT
+
+PROJECT = "anyserve-openai"
+
+
+@dataclass
+class Lock:
+    """By canonical names."""
+
+    pins: dict[str, Version] = field(default_factory=dict)
+    markers: dict[str, Marker] = field(default_factory=dict)
+    hashes: dict[str, set[str]] = field(default_factory=dict)
+    """SHA-256."""
+    asked_by: dict[str, set[str]] = field(default_factory=dict)
+    """The packages that require it; PROJECT is this one."""
+
+
+def read_lock(name: str) -> Lock:
+    """A line in another form than `make lock` writes is an error."""
+    lock = Lock()
+    package = ""
+    for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
+        if pin := re.fullmatch(r"(\S+==\S+)( ; .+)? \\", line):
+            requirement = Requirement(pin[1] + (pin[2] or ""))
+            package = canonicalize_name(requirement.name)
+            (specifier,) = requirement.specifier
+            lock.pins[package] = Version(specifier.version)
+            lock.hashes[package], lock.asked_by[package] = set(), set()
+            if requirement.marker:
+                lock.markers[package] = requirement.marker
+        elif hashed := re.fullmatch(r"    --hash=sha256:([0-9a-f]{64})(?: \\)?", line):
+            lock.hashes[package].add(hashed[1])
+        elif asked := re.fullmatch(r"    # (?:  |via )([\w.-]+)(?: \(.*\))?", line):
+            lock.asked_by[package].add(canonicalize_name(asked[1]))
+        else:
+            assert line in ("", "    # via") or line.startswith("#"), line
+    return lock

@@ -1,0 +1,113 @@
+"""The locks in requirements/ agree with pyproject.toml, without a look at the network."""
+
+import importlib.metadata
+import tomllib
+from itertools import pairwise
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from scripts.lock import LLAMA, LOCKS, command, python_version
+from tests.packaging.commands import ROOT, run
+from tests.packaging.lockfile import PROJECT, read_lock
+
+PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+NAMES = sorted(LOCKS)
+IMAGE = {
+    "sys_platform": "linux",
+    "platform_system": "Linux",
+    "os_name": "posix",
+    "implementation_name": "cpython",
+    "platform_python_implementation": "CPython",
+    "python_version": python_version(),
+    "python_full_version": f"{python_version()}.0",
+    "extra": "",
+}
+"""Where what is locked gets installed."""
+
+
+def asked_for(name: str) -> list[Requirement]:
+    """Directly, by pyproject.toml."""
+    project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
+    lines = {
+        "sidecar": project["dependencies"],
+        "worker": project["dependencies"] + project["optional-dependencies"]["worker"],
+        **groups,
+    }[name]
+    return [Requirement(line) for line in lines]
+
+
+def is_left_out(name: str, package: str) -> bool:
+    return (name, package) == ("worker", LLAMA)
+
+
+def test_each_lock_is_made_and_no_other_is_there() -> None:
+    assert sorted(path.stem for path in (ROOT / "requirements").iterdir()) == NAMES
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_requirement_is_pinned_within_its_range_and_hashed(name: str) -> None:
+    lock = read_lock(name)
+    for requirement in asked_for(name):
+        package = canonicalize_name(requirement.name)
+        if is_left_out(name, package):
+            assert package not in lock.pins
+            continue
+        assert requirement.specifier.contains(lock.pins[package]), f"{requirement}: run make lock"
+        if name != LLAMA:
+            assert PROJECT in lock.asked_by[package]
+    assert all(lock.hashes.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if name != LLAMA])
+def test_nothing_is_there_that_nobody_requires(name: str) -> None:
+    lock = read_lock(name)
+    direct = {canonicalize_name(requirement.name) for requirement in asked_for(name)}
+    for package, askers in lock.asked_by.items():
+        assert askers, package
+        for asker in askers:
+            assert asker in lock.pins or asker == PROJECT or is_left_out(name, asker), f"{package} for {asker}"
+        assert (package in direct) == (PROJECT in askers), f"{package}: run make lock"
+
+
+@pytest.mark.parametrize("name", ["sidecar", "worker"])
+def test_what_a_package_requires_is_there_too(name: str) -> None:
+    """As far as the same versions are installed here, and so tell what they require."""
+    lock, seen = read_lock(name), 0
+    for package in [*lock.pins, *([LLAMA] if name == "worker" else [])]:
+        installed = importlib.metadata.distribution(package)
+        if package in lock.pins and installed.version != str(lock.pins[package]):
+            continue
+        seen += 1
+        for line in installed.requires or []:
+            requirement = Requirement(line)
+            if requirement.marker is None or requirement.marker.evaluate(IMAGE):
+                version = lock.pins[canonicalize_name(requirement.name)]
+                assert requirement.specifier.contains(version), f"{package} requires {line}"
+    assert seen
+
+
+def test_what_both_images_have_is_the_same() -> None:
+    sidecar, worker = read_lock("sidecar"), read_lock("worker")
+    assert sidecar.pins.items() <= worker.pins.items()
+    assert all(worker.hashes[package] == hashes for package, hashes in sidecar.hashes.items())
+
+
+def test_what_builds_is_what_pyproject_says() -> None:
+    assert set(PYPROJECT["build-system"]["requires"]) <= set(PYPROJECT["dependency-groups"]["build"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_lock_names_no_index_and_is_made_for_all_platforms(name: str) -> None:
+    words = command(name)
+    for word in ("--universal", "--generate-hashes", "--no-emit-index-url"):
+        assert word in words
+    assert "://" not in (ROOT / "requirements" / f"{name}.txt").read_text()
+
+
+def test_make_audit_reads_every_lock() -> None:
+    words = run("make", "--dry-run", "audit").stdout.split()
+    read = [word for before, word in pairwise(words) if before == "-r"]
+    assert sorted(read) == [f"requirements/{name}.txt" for name in NAMES]
+    assert {"--strict", "--require-hashes"} <= set(words)

@@ -11,8 +11,10 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
 
 import click
 
+from openai_server import __version__
 from openai_server.config import Config, command
 from openai_server.supervisor import supervise
+from openai_server.telemetry import logs, tracing
 
 log = logging.getLogger("openai_server")
 
@@ -32,13 +34,33 @@ def run(config: Config) -> None:
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    log.info("listening on %s, backend %s, workers: %d", address, config.anyserve_endpoint, config.workers)
+    admin = None if config.admin_port is None else listen(config.host, config.admin_port)
+    _greet(config, address, admin)
     if config.workers > 1:
-        supervise(config, listener)
+        supervise(config, listener, *([admin] if admin else []))
     else:
         from openai_server import server  # of what it takes, a parent of several needs nothing: 30 MiB
 
-        server.run(config, listener)
+        server.run(config, listener, admin)
+
+
+def _greet(config: Config, address: str, admin: socket.socket | None) -> None:
+    health = f"{address.rpartition(':')[0]}:{admin.getsockname()[1]}" if admin else address
+    logs.say(
+        log,
+        logging.INFO,
+        f"listening on {address}",
+        {
+            "version": __version__,
+            "backend": config.anyserve_endpoint,
+            "api": f"{address}/v1",
+            "health": f"{health}/readyz",
+            "metrics": f"{health}/metrics",
+            "workers": config.workers,
+            "aliases": ",".join(f"{alias}={model}" for alias, model in config.model_alias.items()),
+            "tracing": tracing.wanted(config.tracing) or None,
+        },
+    )
 
 
 main = command(run)

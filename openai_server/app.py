@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from secrets import token_hex
@@ -13,8 +13,10 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
+from openai_server.admin import metrics_route
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
@@ -24,6 +26,9 @@ from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
 from openai_server.tasks import Tasks
+from openai_server.telemetry import tracing
+from openai_server.telemetry.observer import Observer
+from openai_server.telemetry.record import Record
 
 log = logging.getLogger(__name__)
 
@@ -53,12 +58,12 @@ class App:
             clock=time.time,
             max_body_bytes=config.max_body_bytes,
         )
-        self._starlette = Starlette(
-            routes=self.routes.table(),
-            exception_handlers={APIError: _api_error, HTTPException: _router_error, Exception: _unexpected_error},
-            lifespan=self._lifespan,
-        )
-        self._starlette.router.redirect_slashes = False
+        self._observer = Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
+        administration = [*self.routes.health_table(), metrics_route(self._observer.metrics)]
+        self.admin = _starlette(administration)
+        """What is served on --admin-port."""
+        own = administration if config.admin_port is None else []
+        self._starlette = _starlette([*self.routes.table(), *own], self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -72,6 +77,7 @@ class App:
             with suppress(asyncio.CancelledError):
                 await watch
             await self._backend.close()
+            await asyncio.to_thread(self._observer.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -80,25 +86,26 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
+        record = self._observer.begin(scope)
         try:
-            await self._answer(scope, receive, send)
+            await self._answer(record, scope, receive, send)
         finally:
             self._running.discard(task)
+            self._observer.end(record)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        id = f"req_{token_hex(16)}"
-        started = False
+    async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+        id, started = record.id, False
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
-                started = True
+                started, record.status = True, message["status"]
                 message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
             await send(message)
 
         try:
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
-                await self._generate(endpoint, id, scope, receive, send)
+                await self._generate(endpoint, record, scope, receive, send)
             else:
                 await self._starlette(scope, receive, send_with_id)
         except asyncio.CancelledError:
@@ -106,21 +113,32 @@ class App:
             if not started:
                 await _respond(ShuttingDown())(scope, receive, send_with_id)
         except Exception:
-            log.exception("%s %s failed (%s)", scope["method"], scope["path"], id)
+            log.exception("%s %s failed (%s)", record.method, record.path, id)
             if not started:  # Starlette has answered already, and raises for the log alone
                 await _respond(InternalError())(scope, receive, send_with_id)
 
-    async def _generate(self, endpoint: Endpoint, id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _generate(self, endpoint: Endpoint, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await _with_id(response, id)(scope, receive, send)
+            await _recorded(response, record)(scope, receive, send)
         except APIError as error:
-            await _with_id(_told(error), id)(scope, receive, send)
+            await _recorded(_told(error), record)(scope, receive, send)
 
 
-def _with_id(response: Response, id: str) -> Response:
-    response.headers["x-request-id"] = id
+def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:
+    app = Starlette(
+        routes=routes,
+        exception_handlers={APIError: _api_error, HTTPException: _router_error, Exception: _unexpected_error},
+        lifespan=lifespan,
+    )
+    app.router.redirect_slashes = False
+    return app
+
+
+def _recorded(response: Response, record: Record) -> Response:
+    record.status = response.status_code
+    response.headers["x-request-id"] = record.id
     return response
 
 

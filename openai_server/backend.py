@@ -14,6 +14,7 @@ from openai_server.decode import StreamReader
 from openai_server.errors import BackendError, stream_error
 from openai_server.mailbox import Cancel, Mailbox
 from openai_server.multiplex import SharedStream
+from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -130,7 +131,7 @@ class Backend:
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Raises BackendError."""
-        return await _result(self._stub.ModelInfer(request, timeout=self._timeout))
+        return await _result(self._stub.ModelInfer(request, timeout=self._timeout, metadata=record.current().headers))
 
     @asynccontextmanager
     async def stream(self, requests: Sequence[ModelInferRequest], n: int, patience: float) -> AsyncIterator[Mailbox]:
@@ -171,7 +172,7 @@ class Backend:
     async def _open(
         self, requests: AsyncIterator[ModelInferRequest], timeout: float | None = None
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        call = self._stub.ModelStreamInfer(requests, timeout=timeout)
+        call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=record.current().headers)
         try:
             async for response in call:
                 yield response

@@ -5,13 +5,17 @@ or the model gone, or somebody asks for a name that is not known.
 """
 
 import asyncio
+import logging
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
 from openai_server.backend import Backend
 from openai_server.encode import EVERYTHING
 from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
+from openai_server.telemetry import logs
 from protos.contract import ANYSERVE_VERSION, TASK_GENERATE
+
+log = logging.getLogger(__name__)
 
 FIRST_MODEL_ALIAS = ANYSERVE_VERSION
 """Always a name of the first model, as in AnyServe's instructions."""
@@ -131,4 +135,7 @@ class Catalog:
         except BackendError as error:
             if error.status != "UNIMPLEMENTED":
                 raise
-        return Model(name, takes, parameters)
+        model = Model(name, takes, parameters)
+        fields = {"context": model.context_length, "can": ",".join(model.tasks), "is": parameters.get("description")}
+        logs.say(log, logging.INFO, f"found the model '{name}'", fields)
+        return model

@@ -1,6 +1,6 @@
-"""`python -m openai_server.child FD`: one of several processes that serve, started by supervisor.py.
+"""`python -m openai_server.child FD [ADMIN_FD]`: one of several processes that serve, started by supervisor.py.
 
-It inherits the listening socket as FD, reads the configuration from stdin, says on stdout that it has started, and
+It inherits the listening sockets as FDs, reads the configuration from stdin, says on stdout that it has started, and
 takes the end of stdin as the end of its parent.
 """
 
@@ -17,7 +17,8 @@ from openai_server.server import Server
 def main() -> None:
     config: Config = pickle.load(sys.stdin.buffer)
     config.set_up_logging()
-    server.run(config, socket.socket(fileno=int(sys.argv[1])), _started)
+    listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
+    server.run(config, listeners[0], listeners[1] if len(listeners) > 1 else None, _started)
 
 
 def _started(server: Server) -> None:

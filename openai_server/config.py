@@ -1,6 +1,5 @@
 """The options of the command line. Each is also an environment variable: OPENAI_SERVER_ and its name."""
 
-import logging
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +9,7 @@ from typing import Any
 import click
 
 from openai_server import __version__
+from openai_server.telemetry import logs, tracing
 
 ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
 
@@ -32,11 +32,14 @@ class Config:
     template_max_chars: int = 4 << 20
     max_body_bytes: int = 16 << 20
     drain_timeout: int = 25
+    admin_port: int | None = None
     log_level: str = "info"
-    access_log: bool = False
+    log_format: str = logs.TEXT
+    access_log: bool = True
+    tracing: str = tracing.AUTO
 
     def set_up_logging(self) -> None:
-        logging.basicConfig(level=self.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+        logs.set_up(self.log_level, self.log_format)
 
 
 # ---- Callbacks of options: what was given to what is meant
@@ -130,8 +133,23 @@ OPTIONS = (
         type=click.IntRange(0),
         metavar="SECONDS",
     ),
+    _option(
+        "--admin-port",
+        "Port for health and metrics, on the same address; they are no longer on --port then. 0 is a free one.",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+    ),
     _option("--log-level", "Least level to log.", type=click.Choice(["debug", "info", "warning", "error"])),
-    _option("--access-log/--no-access-log", "Whether to log each request."),
+    _option("--log-format", "Lines to read, or JSON objects.", type=click.Choice(logs.FORMATS)),
+    _option(
+        "--access-log/--no-access-log",
+        "One line a request, with ids, model, tokens and times; never prompts, answers or keys.",
+    ),
+    _option(
+        "--tracing",
+        "OpenTelemetry spans. auto: if OTEL_EXPORTER_OTLP_ENDPOINT says where to, and the extra `otel` is installed.",
+        type=click.Choice(tracing.CHOICES),
+    ),
 )
 
 

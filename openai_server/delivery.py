@@ -13,10 +13,15 @@ from starlette.types import Receive, Scope, Send
 
 from openai_server import sse
 from openai_server.errors import APIError, InternalError, ShuttingDown
+from openai_server.telemetry import record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 Write = Callable[[bytes], Awaitable[None]]
+
+
+CLIENT_CLOSED_REQUEST = 499
+"""nginx's status for a client that left; nobody sees it but the access log."""
 
 
 class ClientGone(Exception):
@@ -77,11 +82,14 @@ class EventStream(Response):
         try:
             await unless_gone(receive, self._events(write))
         except ClientGone:
+            record.current().status = CLIENT_CLOSED_REQUEST
             return
         except (asyncio.CancelledError, Exception) as error:
             if not started:
                 raise
-            last = sse.failure(_told(error))
+            told = _told(error)
+            record.current().status = told.status
+            last = sse.failure(told)
         await send({"type": "http.response.body", "body": last})
 
 

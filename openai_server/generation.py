@@ -16,6 +16,7 @@ from openai_server.errors import BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.responses import Chunks
 from openai_server.schemas import ChatRequest, CompletionRequest
+from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
@@ -61,25 +62,31 @@ class Generator:
 
     async def stream(self, request: AnyRequest, id: str, chunks_for: Callable[[Source], Chunks], write: Write) -> None:
         """Writes the events of the answer. Raises APIError."""
-        again = True
+        again, seen = True, record.current()
         while True:
             try:
                 prepared = await self._prepare(request, id)
                 chunks = chunks_for(prepared.source)
                 n_choices = len(prepared.calls) * request.choices
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
+                seen.begin_stream(n_choices)
                 async with self._backend.stream(prepared.calls, request.choices, self._ping_interval) as mailbox:
                     while (rows := await mailbox.take()) is not None:
                         events = begin
                         for row in rows:
                             if choice := texts.grow(*row):
                                 events += chunks.delta(choice)
+                                if choice.finish_reason is not None:
+                                    seen.finish_reasons.append(choice.finish_reason)
                         if events != begin:
+                            if seen.first_token is None:
+                                seen.take_first_token()
                             begin, again = b"", False
                             await write(events)
                         elif not rows:
                             await write(sse.PING)
-                await write(begin + chunks.end(decode.total(mailbox.usages)))
+                seen.usage = decode.total(mailbox.usages)
+                await write(begin + chunks.end(seen.usage))
                 return
             except BackendError as error:
                 if not (self._catalog.outdated(error, request.model) and again):
@@ -96,6 +103,7 @@ class Generator:
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
         model = await self._catalog.resolve(request.model)
+        record.current().model = model.name
         model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
         if isinstance(request, CompletionRequest):

@@ -8,12 +8,14 @@ import asyncio
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
+from contextvars import Context
 from dataclasses import dataclass
 
 from openai_server import decode
 from openai_server.decode import End, Usage
 from openai_server.errors import BackendError, stream_error
 from openai_server.mailbox import Cancel, Mailbox
+from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 
@@ -58,7 +60,8 @@ class SharedStream:
         self._cancelled: list[int] = []
         """Numbers that the backend has to be told."""
         self._to_send = asyncio.Event()
-        self._reader = asyncio.create_task(self._read())
+        # Not for the request that happens to be the first.
+        self._reader = asyncio.create_task(self._read(), context=Context())
 
     async def close(self) -> None:
         self._reader.cancel()
@@ -69,6 +72,8 @@ class SharedStream:
         """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
         number = self._number()
         request.parameters[contract.PARAM_REQUEST].int64_param = number
+        for name, value in record.current().headers:
+            request.parameters[contract.PARAM_OF_HEADER[name]].string_param = value
         timer = None
         if self._timeout is not None:
             request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)

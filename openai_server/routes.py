@@ -16,7 +16,7 @@ from openai_server import responses, schemas, schemas_tasks
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
-from openai_server.delivery import ClientGone, EventStream, unless_gone
+from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, unless_gone
 from openai_server.errors import (
     APIError,
     BackendError,
@@ -30,11 +30,9 @@ from openai_server.errors import (
 from openai_server.generation import AnyRequest, Generator, Source
 from openai_server.responses import Chunks, Header, Object, Telling
 from openai_server.tasks import Tasks
+from openai_server.telemetry import record
 
 log = logging.getLogger(__name__)
-
-CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left; nobody sees it but the access log."""
 
 
 class JSON(Response):
@@ -127,11 +125,11 @@ class Routes:
             Route("/models", self.models),
             Route("/v1/models/{model:path}", self.model),
             Route("/models/{model:path}", self.model),
-            Route("/livez", self.live),
-            Route("/readyz", self.ready),
-            Route("/health", self.ready),
             *(Route(path, self._handler(endpoint), methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
+
+    def health_table(self) -> list[Route]:
+        return [Route("/livez", self.live), Route("/readyz", self.ready), Route("/health", self.ready)]
 
     def _handler(self, endpoint: Endpoint | TaskEndpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if isinstance(endpoint, TaskEndpoint):
@@ -157,7 +155,9 @@ class Routes:
                     )
                 )
             source, answers = await unless_gone(http.receive, self._generator.answer(request, id))
-            return JSON(endpoint.whole(Header(id, created, source.model), answers, _telling(request, source)))
+            told = endpoint.whole(Header(id, created, source.model), answers, _telling(request, source))
+            record.current().take_answer(told)
+            return JSON(told)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -167,7 +167,9 @@ class Routes:
             request = endpoint.parse(await self._body(http))
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + token_hex(16)
-            return JSON(await unless_gone(http.receive, endpoint.perform(self._tasks, request, id)))
+            told = await unless_gone(http.receive, endpoint.perform(self._tasks, request, id))
+            record.current().take_answer(told)
+            return JSON(told)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 

@@ -9,6 +9,7 @@ from types import FrameType
 import uvicorn
 import uvloop
 
+from openai_server import admin as admin_port
 from openai_server.app import App
 from openai_server.backend import Backend
 from openai_server.config import Config
@@ -39,7 +40,9 @@ class Server(uvicorn.Server):
         log.info("%s: finishing the running requests", why)
 
 
-async def _serve(config: Config, listener: socket.socket, started: Callable[[Server], None]) -> None:
+async def _serve(
+    config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
+) -> None:
     backend = Backend(
         config.anyserve_endpoint, timeout=config.request_timeout or None, lookup_timeout=config.lookup_timeout
     )
@@ -51,7 +54,7 @@ async def _serve(config: Config, listener: socket.socket, started: Callable[[Ser
             ws="none",
             lifespan="on",
             log_config=None,
-            access_log=config.access_log,
+            access_log=False,  # ours knows more
             proxy_headers=config.access_log,  # only the log asks where a request really came from
             server_header=False,
             timeout_graceful_shutdown=config.drain_timeout,
@@ -59,11 +62,17 @@ async def _serve(config: Config, listener: socket.socket, started: Callable[[Ser
         app,
         started,
     )
-    await server.serve([listener])
+    async with admin_port.serving(app.admin, admin):
+        await server.serve([listener])
 
 
-def run(config: Config, listener: socket.socket, started: Callable[[Server], None] = lambda _: None) -> None:
-    """Until it is told to end. `started` is called once requests are being answered."""
+def run(
+    config: Config,
+    listener: socket.socket,
+    admin: socket.socket | None = None,
+    started: Callable[[Server], None] = lambda _: None,
+) -> None:
+    """Until it is told to end. `admin` listens for health and metrics. `started` is called once it answers."""
     # uvicorn reports its own life at INFO, which we do ourselves.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
-    uvloop.run(_serve(config, listener, started))
+    uvloop.run(_serve(config, listener, admin, started))

@@ -11,12 +11,13 @@ import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import click
 
 from openai_server.config import Config
+from openai_server.telemetry import sharing
 
 log = logging.getLogger(__name__)
 
@@ -30,12 +31,19 @@ CHILD = (sys.executable, "-m", "openai_server.child")
 
 
 class Supervisor:
-    """`child` is the command of a process that serves."""
+    """`child` is the command of a process that serves; `buried` is told the process id of each that has ended."""
 
-    def __init__(self, config: Config, listener: socket.socket, *, child: Sequence[str] = CHILD) -> None:
+    def __init__(
+        self,
+        config: Config,
+        *listeners: socket.socket,
+        child: Sequence[str] = CHILD,
+        buried: Callable[[int], None] = lambda _: None,
+    ) -> None:
         self._config = config
-        self._listener = listener
+        self._listeners = listeners
         self._child = child
+        self._buried = buried
         self._running: set[Process] = set()
         self._ending = asyncio.Event()
         self._failed = False
@@ -49,7 +57,8 @@ class Supervisor:
     def end(self) -> None:
         """All finish what they are doing. Called again, they hurry."""
         self._ending.set()
-        self._listener.close()  # so that nobody can connect once they have closed theirs
+        for listener in self._listeners:
+            listener.close()  # so that nobody can connect once they have closed theirs
         for process in self._running:
             with suppress(ProcessLookupError):  # it has just ended
                 process.terminate()
@@ -65,6 +74,7 @@ class Supervisor:
                 log.info("worker process %d has started", process.pid)
             status = await process.wait()
             self._running.discard(process)
+            self._buried(process.pid)
             if self._ending.is_set():
                 return
             if not has_started and status >= 0:  # below 0 it was killed, and the next one may fare better
@@ -80,13 +90,13 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause)
 
     async def _start(self) -> Process:
-        fd = self._listener.fileno()
+        fds = [listener.fileno() for listener in self._listeners]
         process = await asyncio.create_subprocess_exec(
             *self._child,
-            str(fd),
+            *map(str, fds),
             stdin=PIPE,
             stdout=PIPE,
-            pass_fds=[fd],
+            pass_fds=fds,
             process_group=0,
         )
         self._running.add(process)
@@ -102,13 +112,14 @@ class Supervisor:
         return bool(await process.stdout.readline())
 
 
-def supervise(config: Config, listener: socket.socket) -> None:
+def supervise(config: Config, *listeners: socket.socket) -> None:
     """Until SIGINT or SIGTERM. Raises ClickException."""
 
     async def main() -> None:
-        supervisor = Supervisor(config, listener)
+        supervisor = Supervisor(config, *listeners, buried=sharing.forget)
         for told in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
         await supervisor.run()
 
-    asyncio.run(main())
+    with sharing.shared():
+        asyncio.run(main())

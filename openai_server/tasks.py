@@ -22,6 +22,7 @@ from openai_server.schemas_tasks import (
     TaskRequest,
     TokenizeRequest,
 )
+from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -109,6 +110,7 @@ class Tasks:
         for again in (True, False):
             try:
                 model = await self._catalog.resolve(request.model)
+                record.current().model = model.name
                 model.require(task)
                 return await work(model)
             except BackendError as error:

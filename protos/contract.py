@@ -400,6 +400,15 @@ PARAM_REQUEST = "anyserve_request"
 PARAM_CANCEL = "anyserve_cancel"
 """int64, stream request without anything else: the request with this number is given up."""
 
+# ---- Whom a request is for, for logs and traces: metadata of the call, or of a request on a shared stream a parameter.
+
+METADATA_REQUEST_ID = "x-request-id"
+"""What the HTTP client calls its request."""
+METADATA_TRACEPARENT = "traceparent"
+"""The span of W3C's trace context that the request belongs to."""
+PARAM_OF_HEADER = {METADATA_REQUEST_ID: "anyserve_request_id", METADATA_TRACEPARENT: "anyserve_traceparent"}
+"""String parameters of a request with PARAM_REQUEST. They have no effect on its answer."""
+
 # ---- What an error says beside its status and message. Unary: trailing metadata. Stream: parameters of infer_response.
 
 ERROR_STATUS = "error_status"

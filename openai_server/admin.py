@@ -1,0 +1,59 @@
+"""Health and metrics: on the API's port, or with `--admin-port` on one of their own, and then not on the API's.
+
+The server on a port of its own lives from before the API's first answer until after its last one, so that it can tell
+of the drain.
+"""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+from starlette.types import ASGIApp
+
+from openai_server.telemetry.metrics import CONTENT_TYPE, Metrics
+
+
+def metrics_route(metrics: Metrics) -> Route:
+    async def answer(_: Request) -> Response:
+        # In a thread: with many series, the text takes longer than streams should wait.
+        return Response(await asyncio.to_thread(metrics.text), headers={"content-type": CONTENT_TYPE})
+
+    return Route("/metrics", answer)
+
+
+class _Server(uvicorn.Server):
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """They are the API's server's."""
+        yield
+
+
+@asynccontextmanager
+async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator[None]:
+    """Serves on `listener`, if there is one, until the block ends."""
+    if listener is None:
+        yield
+        return
+    server = _Server(
+        uvicorn.Config(
+            app,
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            timeout_graceful_shutdown=1,
+        )
+    )
+    task = asyncio.create_task(server.serve([listener]))
+    try:
+        yield
+    finally:
+        server.should_exit = True
+        await task

@@ -1,0 +1,31 @@
+"""One line for each request that is over, with numbers and ids only: no prompts, answers or keys."""
+
+import logging
+
+from openai_server.telemetry.logs import say
+from openai_server.telemetry.record import Record
+
+log = logging.getLogger("openai_server.access")
+
+
+def write(record: Record) -> None:
+    usage = record.usage
+    fields = {
+        "status": record.status,
+        "request_id": record.id,
+        "endpoint": record.endpoint,
+        "model": record.model,
+        "stream": record.stream or None,
+        "prompt_tokens": usage and usage.prompt,
+        "cached_tokens": usage and usage.cached,
+        "completion_tokens": usage and usage.completion,
+        "finish_reason": ",".join(dict.fromkeys(record.finish_reasons)),
+        "ttft": _rounded(record.time_to_first_token),
+        "duration": _rounded(record.duration),
+        "client": record.client,
+    }
+    say(log, logging.INFO, f"{record.method} {record.path}", fields)
+
+
+def _rounded(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds, 6)

@@ -1,0 +1,142 @@
+"""Prometheus metrics of the sidecar. Fed once or twice a request, never by a token.
+
+Names and buckets are those of OpenTelemetry's conventions for generative AI where there are such, in Prometheus'
+spelling; the others begin with `openai_server_`. Labels have few values: endpoints of ours, models that the backend
+serves, statuses. A request whose model was not found has an empty one.
+
+With `--workers`, a scrape of one process tells the sums of all: `sharing.py`.
+"""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.process_collector import ProcessCollector
+
+from openai_server import __version__
+from openai_server.telemetry import sharing
+from openai_server.telemetry.endpoints import OPERATIONS
+from openai_server.telemetry.record import Record
+
+disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time at which it began, which nobody asks for
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+PROVIDER = "anyserve"
+
+# As the conventions give them.
+DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
+FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
+PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
+TOKENS = tuple(float(4**k) for k in range(14))
+FINE = (0.001, 0.0025, 0.005)
+"""In front of PER_TOKEN: what a small model takes."""
+
+_GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
+
+
+class Metrics:
+    def __init__(self) -> None:
+        registry = self._registry = CollectorRegistry()
+        Gauge(
+            "openai_server_info", "1; its version.", ["version"], registry=registry, multiprocess_mode="livemax"
+        ).labels(__version__).set(1)
+        self._requests = Counter(
+            "openai_server_requests",
+            "Requests that were answered. A stream that failed midway counts with the status that it would have got, "
+            "one whose client left with 499.",
+            ["endpoint", "model", "status"],
+            registry=registry,
+        )
+        self._running = Gauge(
+            "openai_server_requests_running",
+            "Requests that are being answered.",
+            ["endpoint"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._waiting = Gauge(
+            "openai_server_requests_waiting",
+            "Streams among them that have no token yet.",
+            ["endpoint"],
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        by_model = ["endpoint", "model"]
+        self._prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
+        self._cached = Counter(
+            "openai_server_cached_tokens", "Those of prompts that were not computed again.", by_model, registry=registry
+        )
+        self._completion = Counter(
+            "openai_server_completion_tokens",
+            "Tokens generated, of answers that came to their end.",
+            by_model,
+            registry=registry,
+        )
+        self._duration = Histogram(
+            "gen_ai_server_request_duration_seconds",
+            "From a request to the end of its answer.",
+            [*_GEN_AI, "error_type"],
+            registry=registry,
+            buckets=DURATIONS,
+        )
+        self._first_token = Histogram(
+            "gen_ai_server_time_to_first_token_seconds",
+            "From a request to the first token of its stream.",
+            _GEN_AI,
+            registry=registry,
+            buckets=FIRST_TOKEN,
+        )
+        self._per_token = Histogram(
+            "gen_ai_server_time_per_output_token_seconds",
+            "Mean time between the tokens of a stream, behind the first.",
+            _GEN_AI,
+            registry=registry,
+            buckets=(*FINE, *PER_TOKEN),
+        )
+        self._usage = Histogram(
+            "gen_ai_client_token_usage",
+            "Tokens of a request.",
+            [*_GEN_AI, "gen_ai_token_type"],
+            registry=registry,
+            buckets=TOKENS,
+        )
+        if not sharing.is_shared():  # of one process, which says nothing where there are several
+            ProcessCollector(registry=registry)
+
+    # ---- What happens
+
+    def begin(self, record: Record) -> None:
+        self._running.labels(record.endpoint).inc()
+
+    def wait(self, record: Record, n: int) -> None:
+        self._waiting.labels(record.endpoint).inc(n)
+
+    def end(self, record: Record) -> None:
+        self._running.labels(record.endpoint).dec()
+        self._requests.labels(record.endpoint, record.model, str(record.status)).inc()
+        if usage := record.usage:
+            self._prompt.labels(record.endpoint, record.model).inc(usage.prompt)
+            self._cached.labels(record.endpoint, record.model).inc(usage.cached or 0)
+            self._completion.labels(record.endpoint, record.model).inc(usage.completion)
+        if operation := OPERATIONS.get(record.endpoint):
+            self._observe(record, (operation, PROVIDER, record.model))
+
+    def _observe(self, record: Record, labels: tuple[str, str, str]) -> None:
+        error = str(record.status) if record.status >= 400 else ""
+        self._duration.labels(*labels, error).observe(record.duration)
+        if (seconds := record.time_to_first_token) is not None:
+            self._first_token.labels(*labels).observe(seconds)
+        if (seconds := record.time_per_output_token) is not None:
+            self._per_token.labels(*labels).observe(seconds)
+        if usage := record.usage:
+            self._usage.labels(*labels, "input").observe(usage.prompt)
+            if record.finish_reasons:
+                self._usage.labels(*labels, "output").observe(usage.completion)
+
+    # ---- What there is
+
+    def text(self) -> bytes:
+        registry = self._registry
+        if sharing.is_shared():
+            registry = CollectorRegistry()
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # registers itself
+        return generate_latest(registry)

@@ -1,0 +1,40 @@
+"""Begins and ends the record of each request, and passes it on: to metrics, the access log, traces."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from openai_server.telemetry import access_log, record
+from openai_server.telemetry.endpoints import UNLOGGED, endpoint
+from openai_server.telemetry.metrics import Metrics
+from openai_server.telemetry.record import Record
+from openai_server.telemetry.tracing import Tracer, tracer
+
+
+class Observer:
+    def __init__(self, *, log_access: bool, tracer: Tracer | None = None) -> None:
+        self.metrics = Metrics()
+        self._log_access = log_access
+        self._tracer = tracer
+
+    @classmethod
+    def of(cls, *, log_access: bool, tracing: bool) -> "Observer":
+        return cls(log_access=log_access, tracer=tracer() if tracing else None)
+
+    def begin(self, scope: Mapping[str, Any]) -> Record:
+        begun = record.begin(scope, endpoint(scope["path"]), self.metrics.wait)
+        self.metrics.begin(begun)
+        if self._tracer and begun.endpoint not in UNLOGGED:
+            self._tracer.begin(begun)
+        return begun
+
+    def end(self, ended: Record) -> None:
+        ended.end()
+        self.metrics.end(ended)
+        if self._log_access and ended.endpoint not in UNLOGGED:
+            access_log.write(ended)
+        if self._tracer and ended.span is not None:
+            self._tracer.end(ended)
+
+    def close(self) -> None:
+        if self._tracer:
+            self._tracer.close()

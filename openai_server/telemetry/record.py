@@ -1,0 +1,143 @@
+"""What is known of one HTTP request while it is answered: for its access line, its metrics and its span.
+
+The record of the request that a task works for is in a context variable, so that whoever learns something of the
+request can write it down without passing the record through all that lies between. Tasks that serve many requests
+must start without it.
+"""
+
+import re
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from secrets import token_hex
+from typing import Any
+
+from openai_server.decode import Usage
+from openai_server.telemetry.current import record as _current
+from openai_server.telemetry.endpoints import OTHER
+from protos import contract
+
+MAX_ID_LENGTH = 128
+_SANE_ID = re.compile(rf"[!-~]{{1,{MAX_ID_LENGTH}}}", re.ASCII)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+MAX_PATH_LENGTH = 256
+"""Of what is logged."""
+
+
+def request_id(given: str | None) -> str:
+    """The client's own, if it is visible ASCII of a sane length, or else a new one."""
+    return given if given and _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
+
+
+@dataclass(slots=True, eq=False)
+class Record:
+    """Times are those of `clock`. Token counts are known at the end of an answer, and only if the backend says."""
+
+    id: str = ""
+    method: str = ""
+    path: str = ""
+    endpoint: str = OTHER
+    client: str = ""
+    traceparent: str = ""
+    """Of W3C's trace context: the span that calls to the backend belong to."""
+    clock: Callable[[], float] = time.perf_counter
+    on_waiting: Callable[["Record", int], None] = lambda _, __: None
+    """Told 1 when a stream begins to wait for its first token, and -1 when it does no more."""
+    status: int = 0
+    """Of HTTP. Of a stream that failed midway, what it would have been, and 499 if the client left before the end."""
+    model: str = ""
+    """That serves it; empty until it is found."""
+    stream: bool = False
+    choices: int = 1
+    usage: Usage | None = None
+    finish_reasons: list[str] = field(default_factory=list)
+    """One a choice, in the order in which they ended."""
+    started: float = 0
+    first_token: float | None = None
+    """Of a stream."""
+    ended: float = 0
+    span: Any = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    # ---- As it goes on
+
+    def begin_stream(self, choices: int) -> None:
+        """Again, if the request is tried again."""
+        if not self.stream:
+            self.on_waiting(self, 1)
+        self.stream, self.choices = True, choices
+
+    def take_first_token(self) -> None:
+        self.first_token = self.clock()
+        self.on_waiting(self, -1)
+
+    def take_answer(self, told: Mapping[str, Any]) -> None:
+        """Of a whole answer, as the client gets it."""
+        choices = told.get("choices") or ()
+        self.choices = len(choices) or 1
+        self.finish_reasons = [reason for choice in choices if (reason := choice["finish_reason"])]
+        if usage := told.get("usage"):
+            details = usage.get("prompt_tokens_details") or {}
+            completion = usage.get("completion_tokens", 0)
+            self.usage = Usage(usage["prompt_tokens"], completion, details.get("cached_tokens"))
+
+    def end(self) -> None:
+        self.ended = self.clock()
+        if self.stream and self.first_token is None:
+            self.on_waiting(self, -1)
+
+    # ---- What follows from it
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.ended - self.started
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds; None if there was none, or nobody could see it."""
+        return None if self.first_token is None else self.first_token - self.started
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Mean seconds between the tokens of a choice, behind the first; None if unknown."""
+        if self.first_token is None or self.usage is None:
+            return None
+        gaps = self.usage.completion / self.choices - 1
+        return (self.ended - self.first_token) / gaps if gaps > 0 else None
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """What a call to the backend says of the request that it is for: metadata of gRPC."""
+        found = {contract.METADATA_REQUEST_ID: self.id, contract.METADATA_TRACEPARENT: self.traceparent}
+        return [(name, value) for name, value in found.items() if value]
+
+
+def current() -> Record:
+    """Of the request that this task works for; one that nobody reads, if there is none."""
+    return _current.get() or Record()
+
+
+def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record, int], None]) -> Record:
+    """The record of an ASGI request, which is the current one from now on."""
+    headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
+    client, traceparent = scope.get("client"), headers.get(b"traceparent", "")
+    record = Record(
+        id=request_id(headers.get(b"x-request-id")),
+        method=scope["method"],
+        path=_shown(scope.get("raw_path") or b""),
+        endpoint=endpoint,
+        client=client[0] if client else "",
+        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
+        on_waiting=on_waiting,
+    )
+    _current.set(record)
+    return record
+
+
+def _shown(path: bytes) -> str:
+    """As it came, percent signs and all, so that it is one word of a line."""
+    text = path[:MAX_PATH_LENGTH].decode("ascii", "backslashreplace")
+    return re.sub(r"[^!-~]", "?", text)

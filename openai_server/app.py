@@ -15,6 +15,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
+from openai_server.access.admission import Admission
+from openai_server.access.caps import Caps
+from openai_server.access.cors import Cors
+from openai_server.access.gate import Gate, Visit
+from openai_server.access.key_ring import KeyRing
+from openai_server.access.rates import Rates
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
@@ -38,6 +44,19 @@ class App:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        self._gate = Gate(
+            KeyRing(config.api_key, config.api_key_file),
+            Admission(config.max_concurrency, config.max_queue),
+            Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
+            Cors(config.cors_origin),
+            clock=time.monotonic,
+        )
+        caps = Caps(
+            output_tokens=config.max_output_tokens,
+            n=config.max_n,
+            prompt=config.max_prompt_chars,
+            schema=config.max_schema_bytes,
+        )
         templates = Templates(
             clock=time.thread_time,
             now=datetime.now,
@@ -48,10 +67,12 @@ class App:
         self.routes = Routes(
             backend,
             self._catalog,
-            Generator(backend, self._catalog, planner, ping_interval=config.ping_interval),
+            Generator(backend, self._catalog, planner, caps, ping_interval=config.ping_interval),
             Tasks(backend, self._catalog, planner),
             clock=time.time,
+            caps=caps,
             max_body_bytes=config.max_body_bytes,
+            body_timeout=config.body_timeout,
         )
         self._starlette = Starlette(
             routes=self.routes.table(),
@@ -62,15 +83,19 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        watch = asyncio.create_task(self._backend.watch(self._catalog.forget))
+        watches = [
+            asyncio.create_task(self._backend.watch(self._catalog.forget)),
+            asyncio.create_task(self._gate.key_ring.watch()),
+        ]
         try:
             yield
         finally:
             if self._running:  # uvicorn has cancelled them, and does not wait until they have said so
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for watch in watches:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
             await self._backend.close()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,19 +113,30 @@ class App:
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         id = f"req_{token_hex(16)}"
         started = False
+        visit = self._gate.visit(scope)
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started = True
-                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+                ours = {"x-request-id": id, **visit.headers}.items()
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode("latin-1")) for name, value in ours),
+                ]
             await send(message)
 
         try:
+            if (preflight := visit.preflight()) is not None:
+                await Response(status_code=204, headers=preflight)(scope, receive, send_with_id)
+                return
+            visit.authenticate()
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
-                await self._generate(endpoint, id, scope, receive, send)
+                await self._generate(endpoint, id, visit, scope, receive, send)
             else:
                 await self._starlette(scope, receive, send_with_id)
+        except APIError as error:  # of the gate: the others have been answered
+            await _told(error)(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server has waited for this answer long enough.
             if not started:
@@ -110,17 +146,22 @@ class App:
             if not started:  # Starlette has answered already, and raises for the log alone
                 await _respond(InternalError())(scope, receive, send_with_id)
 
-    async def _generate(self, endpoint: Endpoint, id: str, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _generate(
+        self, endpoint: Endpoint, id: str, visit: Visit, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await _with_id(response, id)(scope, receive, send)
+            await _with_ours(response, id, visit)(scope, receive, send)
         except APIError as error:
-            await _with_id(_told(error), id)(scope, receive, send)
+            await _with_ours(_told(error), id, visit)(scope, receive, send)
 
 
-def _with_id(response: Response, id: str) -> Response:
+def _with_ours(response: Response, id: str, visit: Visit) -> Response:
+    """With the headers that every answer has."""
     response.headers["x-request-id"] = id
+    if visit.headers:
+        response.headers.update(visit.headers)
     return response
 
 

@@ -1,6 +1,7 @@
 """`python -m openai_server`: serves, in one process or several."""
 
 import errno
+import ipaddress
 import logging
 import os
 import socket
@@ -12,6 +13,7 @@ os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
 import click
 
 from openai_server import __version__
+from openai_server.access.tls import TLS, TLSError
 from openai_server.config import Config, command
 from openai_server.supervisor import supervise
 from openai_server.telemetry import logs, tracing
@@ -29,13 +31,24 @@ def listen(host: str, port: int) -> socket.socket:
         raise click.ClickException(f"can't listen on {host}:{port}: {problem}") from error
 
 
+def is_loopback(host: str) -> bool:
+    return ipaddress.ip_address(host).is_loopback
+
+
 def run(config: Config) -> None:
     config.set_up_logging()
+    if config.tls_files is not None:
+        try:
+            TLS(config.tls_files)
+        except TLSError as error:
+            raise click.ClickException(str(error)) from error
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
-    address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+    address = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
     admin = None if config.admin_port is None else listen(config.host, config.admin_port)
     _greet(config, address, admin)
+    if not (config.api_key or config.api_key_file or is_loopback(host)):
+        log.warning("no API key is set: whoever reaches %s is served", address)
     if config.workers > 1:
         supervise(config, listener, *([admin] if admin else []))
     else:

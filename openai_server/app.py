@@ -16,6 +16,12 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import Message, Receive, Scope, Send
 
+from openai_server.access.admission import Admission
+from openai_server.access.caps import Caps
+from openai_server.access.cors import Cors
+from openai_server.access.gate import Gate, Visit
+from openai_server.access.key_ring import KeyRing
+from openai_server.access.rates import Rates
 from openai_server.admin import metrics_route
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog
@@ -43,6 +49,19 @@ class App:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        self._gate = Gate(
+            KeyRing(config.api_key, config.api_key_file),
+            Admission(config.max_concurrency, config.max_queue),
+            Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
+            Cors(config.cors_origin),
+            clock=time.monotonic,
+        )
+        caps = Caps(
+            output_tokens=config.max_output_tokens,
+            n=config.max_n,
+            prompt=config.max_prompt_chars,
+            schema=config.max_schema_bytes,
+        )
         templates = Templates(
             clock=time.thread_time,
             now=datetime.now,
@@ -53,10 +72,12 @@ class App:
         self.routes = Routes(
             backend,
             self._catalog,
-            Generator(backend, self._catalog, planner, ping_interval=config.ping_interval),
+            Generator(backend, self._catalog, planner, caps, ping_interval=config.ping_interval),
             Tasks(backend, self._catalog, planner),
             clock=time.time,
+            caps=caps,
             max_body_bytes=config.max_body_bytes,
+            body_timeout=config.body_timeout,
         )
         self._observer = Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         administration = [*self.routes.health_table(), metrics_route(self._observer.metrics)]
@@ -67,15 +88,19 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        watch = asyncio.create_task(self._backend.watch(self._catalog.forget))
+        watches = [
+            asyncio.create_task(self._backend.watch(self._catalog.forget)),
+            asyncio.create_task(self._gate.key_ring.watch()),
+        ]
         try:
             yield
         finally:
             if self._running:  # uvicorn has cancelled them, and does not wait until they have said so
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
-            watch.cancel()
-            with suppress(asyncio.CancelledError):
-                await watch
+            for watch in watches:
+                watch.cancel()
+                with suppress(asyncio.CancelledError):
+                    await watch
             await self._backend.close()
             await asyncio.to_thread(self._observer.close)
 
@@ -95,19 +120,30 @@ class App:
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         id, started = record.id, False
+        visit = self._gate.visit(scope)
 
         async def send_with_id(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started, record.status = True, message["status"]
-                message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+                ours = {"x-request-id": id, **visit.headers}.items()
+                message["headers"] = [
+                    *message["headers"],
+                    *((name.encode(), value.encode("latin-1")) for name, value in ours),
+                ]
             await send(message)
 
         try:
+            if (preflight := visit.preflight()) is not None:
+                await Response(status_code=204, headers=preflight)(scope, receive, send_with_id)
+                return
+            visit.authenticate()
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
-                await self._generate(endpoint, record, scope, receive, send)
+                await self._generate(endpoint, record, visit, scope, receive, send)
             else:
                 await self._starlette(scope, receive, send_with_id)
+        except APIError as error:  # of the gate: the others have been answered
+            await _told(error)(scope, receive, send_with_id)
         except asyncio.CancelledError:
             # The server has waited for this answer long enough.
             if not started:
@@ -117,13 +153,15 @@ class App:
             if not started:  # Starlette has answered already, and raises for the log alone
                 await _respond(InternalError())(scope, receive, send_with_id)
 
-    async def _generate(self, endpoint: Endpoint, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _generate(
+        self, endpoint: Endpoint, record: Record, visit: Visit, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await _recorded(response, record)(scope, receive, send)
+            await _with_ours(response, record, visit)(scope, receive, send)
         except APIError as error:
-            await _recorded(_told(error), record)(scope, receive, send)
+            await _with_ours(_told(error), record, visit)(scope, receive, send)
 
 
 def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:
@@ -136,9 +174,12 @@ def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:
     return app
 
 
-def _recorded(response: Response, record: Record) -> Response:
+def _with_ours(response: Response, record: Record, visit: Visit) -> Response:
+    """With the headers that every answer has."""
     record.status = response.status_code
     response.headers["x-request-id"] = record.id
+    if visit.headers:
+        response.headers.update(visit.headers)
     return response
 
 

@@ -9,6 +9,7 @@ from typing import Any
 import click
 
 from openai_server import __version__
+from openai_server.access.tls import Files
 from openai_server.telemetry import logs, tracing
 
 ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
@@ -31,12 +32,34 @@ class Config:
     template_timeout: float = 1
     template_max_chars: int = 4 << 20
     max_body_bytes: int = 16 << 20
+    api_key: tuple[str, ...] = field(default=(), repr=False)
+    api_key_file: Path | None = None
+    cors_origin: tuple[str, ...] = ()
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    header_timeout: float = 10
+    body_timeout: float = 60
+    keep_alive_timeout: int = 75
+    max_concurrency: int = 1024
+    max_queue: int = 1024
+    requests_per_minute: int = 0
+    tokens_per_minute: int = 0
+    max_output_tokens: int = 0
+    max_n: int = 128
+    max_prompt_chars: int = 4 << 20
+    max_schema_bytes: int = 256 << 10
     drain_timeout: int = 25
     admin_port: int | None = None
     log_level: str = "info"
     log_format: str = logs.TEXT
     access_log: bool = True
     tracing: str = tracing.AUTO
+
+    @property
+    def tls_files(self) -> Files | None:
+        """None: plain HTTP."""
+        return Files(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
 
     def set_up_logging(self) -> None:
         logs.set_up(self.log_level, self.log_format)
@@ -69,6 +92,42 @@ def _file_text(_: click.Context, __: click.Parameter, path: str | None) -> str |
         raise click.BadParameter(f"can't read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
 
 
+def _api_keys(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    """No message holds a key."""
+    from openai_server.access import keys  # and with it protobuf, which the parent of several processes does not need
+
+    found = _names(context, option, given)
+    if given and not found:  # such as a variable of the shell that is not set: not a reason to let everybody in
+        raise click.BadParameter("it is empty.")
+    try:
+        keys.keys_from_options(found)
+    except keys.BadKeys as error:
+        raise click.BadParameter(f"{error}.") from None
+    return found
+
+
+def _api_key_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        from openai_server.access import key_ring, keys
+
+        try:
+            key_ring.read(path)
+        except keys.BadKeys as error:
+            raise click.BadParameter(f"'{path}': {error}.") from None
+    return path
+
+
+_ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
+
+
+def _origins(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    origins = _names(context, option, given)
+    for origin in origins:
+        if not _ORIGIN.fullmatch(origin):
+            raise click.BadParameter(f"{origin!r} is not of the form http://host:port, nor '*'.")
+    return origins
+
+
 def _option(flag: str, help: str, **how: Any) -> click.Option:
     name = flag.removeprefix("--").split("/")[0].replace("-", "_")
     if not how.get("multiple"):
@@ -86,6 +145,73 @@ def _option(flag: str, help: str, **how: Any) -> click.Option:
 def _seconds(low: float = 0.001) -> dict[str, Any]:
     return {"type": click.FloatRange(min=low), "metavar": "SECONDS"}
 
+
+def _count(low: int, high: int | None = None) -> dict[str, Any]:
+    return {"type": click.IntRange(low, high), "metavar": "N"}
+
+
+def _path(**how: Any) -> dict[str, Any]:
+    return {"type": click.Path(path_type=Path), "metavar": "FILE", **how}
+
+
+ACCESS_OPTIONS = (
+    _option(
+        "--api-key",
+        "Key that requests must show as `Authorization: Bearer KEY`; repeatable. Other users of the machine can see"
+        " the command line: the variable or --api-key-file keeps it from them.",
+        metavar="KEY",
+        callback=_api_keys,
+        multiple=True,
+    ),
+    _option(
+        "--api-key-file",
+        "File of further keys, one a line, or `name: key`; keys of one name share its limits. Read again when it"
+        " changes.",
+        **_path(callback=_api_key_file),
+    ),
+    _option(
+        "--cors-origin",
+        "Origin of web pages that may use this server, such as https://chat.example.com, or `*`; repeatable.",
+        metavar="ORIGIN",
+        callback=_origins,
+        multiple=True,
+    ),
+    _option("--tls-cert", "Certificate with its chain (PEM): serves HTTPS. Read again when it changes.", **_path()),
+    _option("--tls-key", "Its key (PEM), if that is not in the same file.", **_path()),
+    _option("--tls-client-ca", "CA (PEM) of the certificates that clients then have to show.", **_path()),
+    _option("--header-timeout", "Longest time for a request's headers; then 408.", **_seconds()),
+    _option("--body-timeout", "Longest time for a request's body; then 408.", **_seconds()),
+    _option(
+        "--keep-alive-timeout",
+        "Time after which a connection without a request is closed.",
+        type=click.IntRange(1),
+        metavar="SECONDS",
+    ),
+    _option("--max-concurrency", "Requests that run at a time, in each process; 0 is no limit.", **_count(0)),
+    _option(
+        "--max-queue",
+        "Requests that wait for a place, in each process; above it the answer is 429. API keys take turns.",
+        **_count(0),
+    ),
+    _option(
+        "--requests-per-minute",
+        "Requests of each API key, in each process; above it the answer is 429. 0 is no limit.",
+        **_count(0),
+    ),
+    _option(
+        "--tokens-per-minute",
+        "Tokens, read and generated, of each API key, in each process; above it the answer is 429. 0 is no limit.",
+        **_count(0),
+    ),
+    _option(
+        "--max-output-tokens",
+        "Largest `max_tokens`, and where a request without one ends; 0 is no limit but the context.",
+        **_count(0),
+    ),
+    _option("--max-n", "Largest `n` and `best_of`.", **_count(1, 128)),
+    _option("--max-prompt-chars", "Characters of a prompt, or token ids; 0 is no limit.", **_count(0)),
+    _option("--max-schema-bytes", "Size of a JSON Schema, regular expression or grammar; 0 is no limit.", **_count(0)),
+)
 
 OPTIONS = (
     _option("--anyserve-endpoint", "KServe v2 gRPC server to speak to.", metavar="HOST:PORT"),
@@ -139,6 +265,7 @@ OPTIONS = (
         type=click.IntRange(0, 65535),
         metavar="PORT",
     ),
+    *ACCESS_OPTIONS,
     _option("--log-level", "Least level to log.", type=click.Choice(["debug", "info", "warning", "error"])),
     _option("--log-format", "Lines to read, or JSON objects.", type=click.Choice(logs.FORMATS)),
     _option(
@@ -157,7 +284,10 @@ def command(run: Callable[[Config], None]) -> click.Command:
     """The command line, which calls `run` with what was given."""
 
     def callback(**given: Any) -> None:
-        run(Config(**given))
+        config = Config(**given)
+        if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
+            raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
+        run(config)
 
     made = click.Command(
         "openai_server",

@@ -5,6 +5,7 @@ PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from math import ceil
 
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
@@ -81,6 +82,48 @@ class ModelNotFound(APIError):
 class BodyTooLarge(APIError):
     def __init__(self, limit: int) -> None:
         super().__init__(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+class BodyTooSlow(APIError):
+    def __init__(self, seconds: float) -> None:
+        # What is left of the body would be taken for the next request.
+        headers = {"connection": "close"}
+        super().__init__(
+            408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout", headers=headers
+        )
+
+
+class AboveLimit(InvalidRequest):
+    """A field asks for more than this server is set to give. `of` is what it is: integer, string or array."""
+
+    def __init__(self, param: str, problem: str, *, of: str) -> None:
+        code = "integer_above_max_value" if of == "integer" else f"{of}_above_max_length"
+        super().__init__(f"'{param}' {problem}.", param=param, code=code)
+
+
+class Unauthorized(APIError):
+    def __init__(self, message: str) -> None:
+        super().__init__(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+class RateLimited(APIError):
+    """The caller may ask again after `wait` seconds."""
+
+    def __init__(self, message: str, wait: float, headers: dict[str, str]) -> None:
+        retry = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
+        super().__init__(429, message, code="rate_limit_exceeded", headers=headers | retry)
+
+
+class Overloaded(APIError):
+    """There are more requests than this server takes at a time."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            429,
+            "The server has too many requests at the moment; please try again.",
+            code="server_overloaded",
+            headers={"retry-after": "1"},
+        )
 
 
 class Unavailable(APIError):

@@ -6,11 +6,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from openai_server import decode, encode, sse
+from openai_server.access.caps import Caps
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.reading import Reading
-from openai_server.decode import Answer
+from openai_server.decode import Answer, Usage
 from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
@@ -22,6 +23,9 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 AnyRequest = CompletionRequest | ChatRequest
 T = TypeVar("T")
+
+Delivered = Callable[[Sequence[Usage | None], int, int], None]
+"""Told the usage of the prompts whose answers are whole, how many there are, and the tokens that were taken of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +46,13 @@ class _Prepared:
 class Generator:
     """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, planner: Planner, *, ping_interval: float) -> None:
+    def __init__(
+        self, backend: Backend, catalog: Catalog, planner: Planner, caps: Caps, *, ping_interval: float
+    ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner
+        self._caps = caps
         self._ping_interval = ping_interval
 
     async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
@@ -60,8 +67,15 @@ class Generator:
                     raise from_backend(error, encode.params(request)) from error
         raise AssertionError("the second try answers or raises")
 
-    async def stream(self, request: AnyRequest, id: str, chunks_for: Callable[[Source], Chunks], write: Write) -> None:
-        """Writes the events of the answer. Raises APIError."""
+    async def stream(
+        self,
+        request: AnyRequest,
+        id: str,
+        chunks_for: Callable[[Source], Chunks],
+        write: Write,
+        delivered: Delivered,
+    ) -> None:
+        """Writes the events of the answer; however that ends, `delivered` is told how far it came. Raises APIError."""
         again, seen = True, record.current()
         while True:
             try:
@@ -71,20 +85,23 @@ class Generator:
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
                 seen.begin_stream(n_choices)
                 async with self._backend.stream(prepared.calls, request.choices, self._ping_interval) as mailbox:
-                    while (rows := await mailbox.take()) is not None:
-                        events = begin
-                        for row in rows:
-                            if choice := texts.grow(*row):
-                                events += chunks.delta(choice)
-                                if choice.finish_reason is not None:
-                                    seen.finish_reasons.append(choice.finish_reason)
-                        if events != begin:
-                            if seen.first_token is None:
-                                seen.take_first_token()
-                            begin, again = b"", False
-                            await write(events)
-                        elif not rows:
-                            await write(sse.PING)
+                    try:
+                        while (rows := await mailbox.take()) is not None:
+                            events = begin
+                            for row in rows:
+                                if choice := texts.grow(*row):
+                                    events += chunks.delta(choice)
+                                    if choice.finish_reason is not None:
+                                        seen.finish_reasons.append(choice.finish_reason)
+                            if events != begin:
+                                if seen.first_token is None:
+                                    seen.take_first_token()
+                                begin, again = b"", False
+                                await write(events)
+                            elif not rows:
+                                await write(sse.PING)
+                    finally:
+                        delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 seen.usage = decode.total(mailbox.usages)
                 await write(begin + chunks.end(seen.usage))
                 return
@@ -111,6 +128,7 @@ class Generator:
         else:
             # In a thread, so that a template at its limit does not hold up the streams of others.
             plan = await asyncio.to_thread(self._planner.plan, request, model.parameters, model.takes)
+            self._caps.check_prompts("messages", [plan.prompt])
             request, prompts, reading = plan.request, [plan.prompt], plan.reading
             inputs |= plan.inputs
         if request.generated > request.choices and request.top_tokens is None:

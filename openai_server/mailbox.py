@@ -25,6 +25,8 @@ class Mailbox:
     def __init__(self, n_prompts: int, start: Start, *, patience: float) -> None:
         self.usages: list[Usage | None] = []
         """Of the prompts whose answers are whole, in the order in which they became so."""
+        self.n_taken = 0
+        """Tokens that were taken."""
         self._n_prompts = n_prompts
         self._start = start
         self._running: dict[int, Cancel] = {}
@@ -54,6 +56,7 @@ class Mailbox:
             self._waiter = self._loop.create_future()
             await self._waiter
         rows, self._rows, self._room = self._rows, [], MERGE
+        self.n_taken += len(rows)
         return rows
 
     def _watch_for_silence(self) -> None:
@@ -78,7 +81,8 @@ class Mailbox:
         """`index` over all prompts."""
         self._rows.append((index, token, reason, logprobs))
         if len(self._rows) >= self._room:
-            self._rows = merged(self._rows)
+            rows, self._rows = self._rows, merged(self._rows)
+            self.n_taken += len(rows) - len(self._rows)
             self._room = len(self._rows) + MERGE
         if self._waiter is not None:
             self._wake()

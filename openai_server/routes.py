@@ -1,5 +1,6 @@
 """The endpoints: HTTP to a validated request, and its answer to HTTP."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -13,14 +14,17 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from openai_server import responses, schemas, schemas_tasks
+from openai_server.access.caps import Caps
+from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
-from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, unless_gone
+from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, Write, unless_gone
 from openai_server.errors import (
     APIError,
     BackendError,
     BodyTooLarge,
+    BodyTooSlow,
     InvalidRequest,
     ModelNotFound,
     ShuttingDown,
@@ -29,6 +33,7 @@ from openai_server.errors import (
 )
 from openai_server.generation import AnyRequest, Generator, Source
 from openai_server.responses import Chunks, Header, Object, Telling
+from openai_server.schemas import CompletionRequest
 from openai_server.tasks import Tasks
 from openai_server.telemetry import record
 
@@ -107,7 +112,9 @@ class Routes:
         tasks: Tasks,
         *,
         clock: Callable[[], float],
+        caps: Caps,
         max_body_bytes: int,
+        body_timeout: float,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
@@ -115,7 +122,9 @@ class Routes:
         self._tasks = tasks
         self._clock = clock
         self._started_at = int(clock())
+        self._caps = caps
         self._max_body_bytes = max_body_bytes
+        self._body_timeout = body_timeout
         self.draining = False
 
     def table(self) -> list[Route]:
@@ -140,21 +149,36 @@ class Routes:
 
     async def generate(self, http: Request, endpoint: Endpoint) -> Response:
         """Raises APIError, and so may the response."""
+        visit = visit_of(http.scope)
         try:
-            request = endpoint.parse(await self._body(http))
+            visit.count_request()
+            body = await self._body(http)
+            request = self._caps.applied(endpoint.parse(body), len(body))
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + token_hex(16)
             created = int(self._clock())
-            if request.stream:
-                return EventStream(
-                    lambda write: self._generator.stream(
+            visit.reserve(len(body), _most_tokens(request))
+
+            async def events(write: Write) -> None:
+                async with visit.running():
+                    await self._generator.stream(
                         request,
                         id,
                         lambda source: endpoint.chunks(Header(id, created, source.model), _telling(request, source)),
                         write,
+                        visit.delivered,
                     )
-                )
-            source, answers = await unless_gone(http.receive, self._generator.answer(request, id))
+
+            async def whole() -> tuple[Source, list[Answer]]:
+                async with visit.running():
+                    source, answers = await self._generator.answer(request, id)
+                    usages = [answer.usage for answer in answers]
+                    visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
+                    return source, answers
+
+            if request.stream:
+                return EventStream(events)
+            source, answers = await unless_gone(http.receive, whole())
             told = endpoint.whole(Header(id, created, source.model), answers, _telling(request, source))
             record.current().take_answer(told)
             return JSON(told)
@@ -163,26 +187,42 @@ class Routes:
 
     async def perform(self, http: Request, endpoint: TaskEndpoint) -> Response:
         """Raises APIError."""
+        visit = visit_of(http.scope)
         try:
-            request = endpoint.parse(await self._body(http))
+            visit.count_request()
+            body = await self._body(http)
+            request = endpoint.parse(body)
+            self._caps.check_task(request)
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + token_hex(16)
-            told = await unless_gone(http.receive, endpoint.perform(self._tasks, request, id))
+            visit.reserve(len(body), 0)
+
+            async def work() -> Object:
+                async with visit.running():
+                    done = await endpoint.perform(self._tasks, request, id)
+                    visit.used((done.get("usage") or {}).get("total_tokens", 0))
+                    return done
+
+            told = await unless_gone(http.receive, work())
             record.current().take_answer(told)
             return JSON(told)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def _body(self, http: Request) -> bytes:
-        """Raises BodyTooLarge as soon as that is known."""
+        """Raises BodyTooLarge as soon as that is known, BodyTooSlow."""
         announced = http.headers.get("content-length", "")
         if announced.isdecimal() and int(announced) > self._max_body_bytes:
             raise BodyTooLarge(self._max_body_bytes)
         body = bytearray()
-        async for part in http.stream():
-            body += part
-            if len(body) > self._max_body_bytes:
-                raise BodyTooLarge(self._max_body_bytes)
+        try:
+            async with asyncio.timeout(self._body_timeout):
+                async for part in http.stream():
+                    body += part
+                    if len(body) > self._max_body_bytes:
+                        raise BodyTooLarge(self._max_body_bytes)
+        except TimeoutError:
+            raise BodyTooSlow(self._body_timeout) from None
         return bytes(body)
 
     # ---- Models
@@ -242,6 +282,18 @@ class Routes:
 
 def _telling(request: AnyRequest, source: Source) -> Telling:
     return Telling(request.top_tokens is not None, request.include_usage, source.reading)
+
+
+def _most_tokens(request: AnyRequest) -> int:
+    """That may be generated; without a limit of its own a request reserves none."""
+    _, each = request.token_limit
+    n_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
+    return (each or 0) * request.generated * n_prompts
+
+
+def _rough_tokens(answers: Sequence[Answer]) -> int:
+    """Where the backend does not count."""
+    return sum(len(choice.text) for answer in answers for choice in answer.choices) // CHARACTERS_PER_TOKEN
 
 
 def _take_model_from_path(request: AnyRequest | schemas_tasks.TaskRequest, path: Mapping[str, str]) -> None:

@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+from asyncio import create_task
 from collections.abc import Callable
 from types import FrameType
 
@@ -10,6 +11,8 @@ import uvicorn
 import uvloop
 
 from openai_server import admin as admin_port
+from openai_server.access.connection import connection
+from openai_server.access.tls import TLS
 from openai_server.app import App
 from openai_server.backend import Backend
 from openai_server.config import Config
@@ -47,23 +50,30 @@ async def _serve(
         config.anyserve_endpoint, timeout=config.request_timeout or None, lookup_timeout=config.lookup_timeout
     )
     app = App(config, backend)
-    server = Server(
-        uvicorn.Config(
-            app,
-            http="httptools",
-            ws="none",
-            lifespan="on",
-            log_config=None,
-            access_log=False,  # ours knows more
-            proxy_headers=config.access_log,  # only the log asks where a request really came from
-            server_header=False,
-            timeout_graceful_shutdown=config.drain_timeout,
-        ),
+    served = uvicorn.Config(
         app,
-        started,
+        http=connection(header_seconds=config.header_timeout, body_seconds=config.body_timeout),
+        ws="none",
+        lifespan="on",
+        log_config=None,
+        access_log=False,  # ours knows more
+        proxy_headers=config.access_log,  # only the log asks where a request really came from
+        server_header=False,
+        timeout_keep_alive=config.keep_alive_timeout,
+        timeout_graceful_shutdown=config.drain_timeout,
     )
-    async with admin_port.serving(app.admin, admin):
-        await server.serve([listener])
+    served.load()
+    watch = None
+    if config.tls_files is not None:
+        tls = TLS(config.tls_files)
+        served.ssl = tls.context
+        watch = create_task(tls.watch())
+    try:
+        async with admin_port.serving(app.admin, admin):
+            await Server(served, app, started).serve([listener])
+    finally:
+        if watch is not None:
+            watch.cancel()
 
 
 def run(

@@ -1,0 +1,136 @@
+"""uvicorn's connection, whose client has to send its headers in time and within bounds.
+
+uvicorn bounds neither: a client that sends a byte now and then would hold a connection for ever, one that sends no end
+of headers would fill the memory. The time for a body is watched where it is read (`routes.py`), as long as it is read;
+what arrives after an early answer (a 401, say) is watched here.
+"""
+
+from asyncio import TimerHandle, Transport
+from enum import Enum, auto
+from http import HTTPStatus
+from typing import Any
+
+import orjson
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from openai_server.errors import APIError
+
+MAX_HEADER_BYTES = 64 << 10
+"""Of a request line and its headers; also of whatever else comes between two pieces of a body."""
+
+
+class Phase(Enum):
+    """What of a request is expected next."""
+
+    HEADERS = auto()
+    BODY = auto()
+    NOTHING = auto()
+    """Its end has come."""
+
+
+class Connection(HttpToolsProtocol):
+    """A new connection has as long for its first byte as for its headers."""
+
+    HEADER_SECONDS: float
+    BODY_SECONDS: float
+
+    _phase = Phase.NOTHING
+    _unread = 0
+    """Bytes since the last piece of a body, or since the last request."""
+    _timer: TimerHandle | None = None
+    _timed: Phase | None = None
+    """For what the timer was set."""
+
+    def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn
+        super().connection_made(transport)
+        self._set_timer(Phase.HEADERS)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        self._unread += len(data)
+        super().data_received(data)
+        if self.transport.is_closing():
+            self._stop_timer()
+        elif self._unread > MAX_HEADER_BYTES:
+            self._refuse(APIError(431, f"The headers are larger than {MAX_HEADER_BYTES} bytes."))
+        elif self._phase is Phase.NOTHING and (self._unread == 0 or self._answering()):
+            self._stop_timer()
+        else:  # Bytes that begin no request, such as empty lines, are those of headers as well.
+            expected = Phase.BODY if self._phase is Phase.BODY else Phase.HEADERS
+            if self._timed is not expected:
+                self._set_timer(expected)
+
+    # ---- Of the parser
+
+    def on_message_begin(self) -> None:
+        self._phase = Phase.HEADERS
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        self._phase = Phase.BODY
+        self._unread = 0
+        super().on_headers_complete()
+
+    def on_body(self, body: bytes) -> None:
+        self._unread = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        self._phase = Phase.NOTHING
+        self._unread = 0
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        self._refuse(APIError(400, "The request is not valid HTTP.", code="invalid_http"))
+
+    # ---- Time
+
+    def _set_timer(self, phase: Phase) -> None:
+        self._stop_timer()
+        self._timed = phase
+        seconds = self.HEADER_SECONDS if phase is Phase.HEADERS else self.BODY_SECONDS
+        self._timer = self.loop.call_later(seconds, self._late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+        self._timer = self._timed = None
+
+    def _late(self) -> None:
+        phase, self._timed = self._timed, None
+        if self.transport.is_closing() or phase is None:
+            return
+        if self.flow.read_paused or self.pipeline or self._answering():
+            # It is we who don't read, or an answer is still on its way, which must not be cut off; one whose body is
+            # late ends by itself.
+            self._set_timer(phase)
+        elif self._phase is Phase.NOTHING and self._unread == 0:
+            self.transport.close()  # It never said anything, and expects no answer.
+        elif phase is Phase.HEADERS:
+            problem = f"The request's headers did not arrive within {self.HEADER_SECONDS:g} s."
+            self._refuse(APIError(408, problem, code="request_timeout"))
+        else:
+            self.transport.close()
+
+    def _answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, error: APIError) -> None:
+        """Ends the connection; if no answer is on its way, with this one."""
+        self._stop_timer()
+        if not self._answering():
+            body = orjson.dumps(error.envelope())
+            head = (
+                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            )
+            self.transport.write(head.encode() + body)
+        self.transport.close()
+
+
+def connection(*, header_seconds: float, body_seconds: float) -> type[Any]:
+    """uvicorn takes a class, and makes one for each connection itself."""
+    return type("Connection", (Connection,), {"HEADER_SECONDS": header_seconds, "BODY_SECONDS": body_seconds})

@@ -1,0 +1,119 @@
+"""What every request passes before it is answered: whose it is, whether it may run now, and what it has used.
+
+A Visit goes with each request from its arrival to its end. All that costs it is at those two: nothing is done for a
+token.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterable
+from contextlib import asynccontextmanager
+
+from starlette.types import Scope
+
+from openai_server.access.admission import Admission, Ticket
+from openai_server.access.cors import Cors
+from openai_server.access.key_ring import KeyRing
+from openai_server.access.keys import ANYBODY, Caller
+from openai_server.access.rates import Account, Rates
+from openai_server.decode import Usage
+from openai_server.errors import APIError, Overloaded
+
+OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics"))
+"""Paths that need no key: who asks them is a probe."""
+CHARACTERS_PER_TOKEN = 4
+"""Roughly, to estimate what the backend has not counted."""
+
+
+class Gate:
+    """`clock` gives seconds from any start."""
+
+    def __init__(
+        self, key_ring: KeyRing, admission: Admission, rates: Rates, cors: Cors, *, clock: Callable[[], float]
+    ) -> None:
+        self.key_ring = key_ring
+        self.admission = admission
+        self.rates = rates
+        self.cors = cors
+        self.clock = clock
+
+    def visit(self, scope: Scope) -> "Visit":
+        visit = scope["visit"] = Visit(self, scope)
+        return visit
+
+
+def visit_of(scope: Scope) -> "Visit":
+    visit: Visit = scope["visit"]
+    return visit
+
+
+class Visit:
+    """One request. `headers` are for its answer, whatever that is."""
+
+    def __init__(self, gate: Gate, scope: Scope) -> None:
+        self._gate = gate
+        self._scope = scope
+        self._account: Account | None = None
+        self._reserved = 0
+        self._prompt_estimate = 0
+        self._n_tokens = 0
+        self._used = 0
+        self.caller: Caller = ANYBODY
+        self.headers = gate.cors.headers(scope["headers"])
+
+    def preflight(self) -> dict[str, str] | None:
+        """What to answer a browser that asks whether it may ask; None if this is no such question."""
+        return self._gate.cors.preflight(self._scope["method"], self._scope["headers"])
+
+    def authenticate(self) -> None:
+        """Raises Unauthorized."""
+        if self._scope["path"] not in OPEN:
+            self.caller = self._gate.key_ring.keys.caller(self._scope["headers"])
+
+    # ---- Requests that work for their answer, in this order
+
+    def count_request(self) -> None:
+        """Raises RateLimited."""
+        now = self._gate.clock()
+        self._account = self._gate.rates.account(self.caller.id, now)
+        self._account.take_request(now)
+        self.headers |= self._account.headers(now)
+
+    def reserve(self, characters: int, output_tokens: int) -> None:
+        """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
+        assert self._account is not None
+        now = self._gate.clock()
+        self._prompt_estimate = characters // CHARACTERS_PER_TOKEN
+        self._reserved = self._account.reserve(self._prompt_estimate + output_tokens, now)
+        self.headers |= self._account.headers(now)
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Waits for a place, and at the end pays for what was used. Raises Overloaded."""
+        assert self._account is not None
+        admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        ticket = Ticket(self.caller.id, lambda may: None if admitted.done() else admitted.set_result(may))
+        self._gate.admission.arrive(ticket)
+        try:
+            if not await admitted:
+                raise Overloaded
+            self._used = self._prompt_estimate  # should nobody wait for the end: the backend has read it
+            yield
+        except APIError:
+            if not self._n_tokens:
+                self._used = 0
+            raise
+        finally:
+            self._gate.admission.leave(ticket)
+            self._account.settle(self._reserved, self._used, self._gate.clock())
+
+    def used(self, tokens: int) -> None:
+        self._used = tokens
+
+    def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
+        """How far the answers came: what is known of those that are whole, and the tokens of all that were seen."""
+        self._n_tokens = n_tokens
+        known = [usage for usage in usages if usage is not None]
+        self._used = sum(usage.prompt + usage.completion for usage in known)
+        if len(known) < n_prompts:
+            rest = max(0, n_tokens - sum(usage.completion for usage in known))
+            self._used += self._prompt_estimate * (n_prompts - len(known)) // n_prompts + rest

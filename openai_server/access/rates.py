@@ -1,0 +1,110 @@
+"""Requests and tokens a minute, as OpenAI counts them: a bucket of each for every caller, which fills steadily.
+
+PURE: `now` is passed in, in seconds from any start. A request takes one from the first bucket. From the second it takes
+what it may need at most, and gives back at its end what it did not use; what was used beyond that makes a debt.
+"""
+
+import math
+from dataclasses import dataclass
+
+from openai_server.errors import RateLimited
+
+MINUTE = 60.0
+
+
+class Bucket:
+    """Full at first; `limit` is what it holds and what it gains in a minute."""
+
+    def __init__(self, limit: int, now: float) -> None:
+        self.limit = limit
+        self._level = float(limit)
+        self._at = now
+
+    def level(self, now: float) -> float:
+        """Below 0 is a debt."""
+        if now > self._at:
+            self._level = min(self.limit, self._level + (now - self._at) * self.limit / MINUTE)
+            self._at = now
+        return self._level
+
+    def wait(self, amount: float, now: float) -> float:
+        """Seconds until there is so much (at most all) in it."""
+        # A hair more than there is still counts: it is what rounding leaves after exactly the wait that was told.
+        missing = min(amount, self.limit) - self.level(now)
+        return 0.0 if missing <= 1e-6 else missing * MINUTE / self.limit
+
+    def take(self, amount: float, now: float) -> None:
+        """A negative amount is given back."""
+        self._level = min(self.limit, self.level(now) - amount)
+
+
+@dataclass(slots=True)
+class Account:
+    """Of one caller; None is not limited."""
+
+    requests: Bucket | None
+    tokens: Bucket | None
+
+    def take_request(self, now: float) -> None:
+        """Raises RateLimited."""
+        self._take("requests", 1, now)
+
+    def reserve(self, tokens: int, now: float) -> int:
+        """Takes what is needed at most, and says how much that is. Raises RateLimited."""
+        if self.tokens is None:
+            return 0
+        # Who may need more than there ever is gets it all, rather than nothing for ever.
+        tokens = min(tokens, self.tokens.limit)
+        self._take("tokens", tokens, now)
+        return tokens
+
+    def settle(self, reserved: int, used: int, now: float) -> None:
+        if self.tokens is not None:
+            self.tokens.take(used - reserved, now)
+
+    def headers(self, now: float) -> dict[str, str]:
+        headers = {}
+        for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
+            if bucket is not None:
+                headers[f"x-ratelimit-limit-{name}"] = str(bucket.limit)
+                headers[f"x-ratelimit-remaining-{name}"] = str(max(0, math.floor(bucket.level(now) + 1e-6)))
+                headers[f"x-ratelimit-reset-{name}"] = duration(bucket.wait(bucket.limit, now))
+        return headers
+
+    def _take(self, name: str, amount: int, now: float) -> None:
+        bucket: Bucket | None = getattr(self, name)
+        if bucket is None:
+            return
+        if wait := bucket.wait(amount, now):
+            raise RateLimited(
+                f"The limit of {bucket.limit} {name} a minute is reached; please try again in {duration(wait)}.",
+                wait,
+                self.headers(now),
+            )
+        bucket.take(amount, now)
+
+
+class Rates:
+    """0 is no limit."""
+
+    def __init__(self, *, requests_per_minute: int, tokens_per_minute: int) -> None:
+        self._requests = requests_per_minute
+        self._tokens = tokens_per_minute
+        self._accounts: dict[str, Account] = {}
+
+    def account(self, caller: str, now: float) -> Account:
+        if (account := self._accounts.get(caller)) is None:
+            account = self._accounts[caller] = Account(
+                Bucket(self._requests, now) if self._requests else None,
+                Bucket(self._tokens, now) if self._tokens else None,
+            )
+        return account
+
+
+def duration(seconds: float) -> str:
+    """As in OpenAI's headers: `120ms`, `17s`, `1m30.5s`. Never less than it takes."""
+    milliseconds = math.ceil(seconds * 1000 - 1e-6)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms"
+    minutes, rest = divmod(milliseconds, 60_000)
+    return f"{minutes}m{rest / 1000:g}s" if minutes else f"{rest / 1000:g}s"

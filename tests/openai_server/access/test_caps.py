@@ -1,0 +1,123 @@
+from typing import Any
+
+import orjson
+import pytest
+
+from openai_server.access.caps import Caps
+from openai_server.errors import AboveLimit
+from openai_server.schemas import parse_chat, parse_completion
+from openai_server.schemas_tasks import parse_detokenize, parse_embedding, parse_rerank, parse_tokenize
+
+MESSAGES = [{"role": "user", "content": "hi"}]
+
+
+def completion(caps: Caps, **fields: Any) -> Any:
+    body = orjson.dumps({"prompt": "x", **fields})
+    return caps.applied(parse_completion(body), len(body))
+
+
+def chat(caps: Caps, **fields: Any) -> Any:
+    body = orjson.dumps({"messages": MESSAGES, **fields})
+    return caps.applied(parse_chat(body), len(body))
+
+
+def refused(param: str, code: str, work: Any, *args: Any, **fields: Any) -> None:
+    with pytest.raises(AboveLimit) as error:
+        work(*args, **fields)
+    assert (error.value.status, error.value.param, error.value.code) == (400, param, code)
+    assert f"'{param}'" in error.value.message
+
+
+def test_output_tokens() -> None:
+    caps, code = Caps(output_tokens=10), "integer_above_max_value"
+    refused("max_tokens", code, completion, caps, max_tokens=11)
+    refused("max_tokens", code, chat, caps, max_tokens=11)
+    refused("max_completion_tokens", code, chat, caps, max_completion_tokens=11)
+    assert completion(caps, max_tokens=10).max_tokens == 10
+    assert chat(caps, max_completion_tokens=10).token_limit == ("max_completion_tokens", 10)
+
+
+def test_who_names_no_end_gets_the_limit() -> None:
+    assert chat(Caps(output_tokens=10)).token_limit == ("max_tokens", 10)
+    assert completion(Caps(output_tokens=10)).token_limit == ("max_tokens", 10)  # OpenAI's 16 are no wish of the client
+    assert completion(Caps(output_tokens=20)).token_limit == ("max_tokens", 16)
+    assert chat(Caps()).token_limit == ("max_tokens", None)
+
+
+def test_n() -> None:
+    refused("n", "integer_above_max_value", chat, Caps(n=2), n=3)
+    refused("n", "integer_above_max_value", completion, Caps(n=2), n=3)
+    refused("best_of", "integer_above_max_value", completion, Caps(n=2), best_of=3)
+    assert chat(Caps(n=2), n=2).n == 2
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param", "code"),
+    [
+        ("xxxx", "prompt", "string_above_max_length"),
+        (["x", "xxxx"], "prompt[1]", "string_above_max_length"),
+        ([1, 2, 3, 4], "prompt", "array_above_max_length"),
+        ([[1], [1, 2, 3, 4]], "prompt[1]", "array_above_max_length"),
+    ],
+)
+def test_a_prompt(prompt: Any, param: str, code: str) -> None:
+    refused(param, code, completion, Caps(prompt=3), prompt=prompt)
+    assert completion(Caps(prompt=4), prompt=prompt).prompt == prompt
+    assert completion(Caps(), prompt=prompt).prompt == prompt
+
+
+@pytest.mark.parametrize(
+    ("parse", "fields", "param"),
+    [
+        (parse_embedding, {"input": "xxxx"}, "input"),
+        (parse_embedding, {"input": ["x", "xxxx"]}, "input[1]"),
+        (parse_rerank, {"query": "xxxx", "documents": ["x"]}, "query"),
+        (parse_rerank, {"query": "x", "documents": ["x", {"text": "xxxx"}]}, "documents[1]"),
+        (parse_tokenize, {"content": "xxxx"}, "content"),
+        (parse_tokenize, {"prompt": "xxxx"}, "prompt"),
+        (parse_detokenize, {"tokens": [1, 2, 3, 4]}, "tokens"),
+    ],
+)
+def test_what_the_other_endpoints_read(parse: Any, fields: dict[str, Any], param: str) -> None:
+    request = parse(orjson.dumps(fields))
+    code = "array_above_max_length" if param == "tokens" else "string_above_max_length"
+    refused(param, code, Caps(prompt=3).check_task, request)
+    Caps(prompt=4).check_task(request)
+
+
+def with_schema(size: int) -> dict[str, Any]:
+    schema = {"type": "object", "description": ""}
+    return {**schema, "description": "x" * (size - len(orjson.dumps(schema)))}
+
+
+@pytest.mark.parametrize(
+    ("param", "fields"),
+    [
+        (
+            "response_format",
+            lambda n: {
+                "response_format": {"type": "json_schema", "json_schema": {"name": "x", "schema": with_schema(n)}}
+            },
+        ),
+        ("response_format", lambda n: {"response_format": {"type": "json_object", "schema": with_schema(n)}}),
+        ("json_schema", lambda n: {"json_schema": with_schema(n)}),
+        ("regex", lambda n: {"regex": "x" * n}),
+        ("grammar", lambda n: {"grammar": "é" * (n // 2)}),
+        (
+            "tools[1].function.parameters",
+            lambda n: {
+                "tools": [
+                    {"type": "function", "function": {"name": "a"}},
+                    {"type": "function", "function": {"name": "b", "parameters": with_schema(n)}},
+                ]
+            },
+        ),
+        ("functions[0].parameters", lambda n: {"functions": [{"name": "b", "parameters": with_schema(n)}]}),
+    ],
+)
+def test_a_schema(param: str, fields: Any) -> None:
+    refused(param, "string_above_max_length", chat, Caps(schema=1000), **fields(1002))
+    chat(Caps(schema=1000), **fields(1000))
+    chat(Caps(), **fields(100_000))
+    if param in ("response_format", "json_schema", "regex", "grammar"):
+        refused(param, "string_above_max_length", completion, Caps(schema=1000), **fields(1002))

@@ -1,0 +1,108 @@
+import hmac
+from contextlib import suppress
+
+import pytest
+
+from openai_server.access import keys as module
+from openai_server.access.keys import ANYBODY, BadKeys, Keys, keys_from_file, keys_from_options
+from openai_server.errors import Unauthorized
+
+SECRET = "sk-secret"
+
+
+def bearer(key: str, scheme: str = "Bearer") -> list[tuple[bytes, bytes]]:
+    return [(b"host", b"x"), (b"authorization", f"{scheme} {key}".encode())]
+
+
+def test_without_keys_everybody_is_let_in() -> None:
+    assert Keys().caller([]) == Keys().caller(bearer("anything")) == ANYBODY
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
+def test_each_key_has_a_caller_of_its_own(scheme: str) -> None:
+    keys = keys_from_options(["one", "two"])
+    one, two = (keys.caller(bearer(key, scheme)) for key in ("one", "two"))
+    assert one.id != two.id
+    assert (one.name, two.name) == ("key 1", "key 2")
+
+
+@pytest.mark.parametrize(
+    ("headers", "problem"),
+    [
+        ([], "No API key was given"),
+        ([(b"authorization", b"")], "not of the form"),
+        ([(b"authorization", SECRET.encode())], "not of the form"),
+        ([(b"authorization", b"Basic " + SECRET.encode())], "not of the form"),
+        ([(b"authorization", b"Bearer")], "holds no API key"),
+        ([(b"authorization", b"Bearer   ")], "holds no API key"),
+        (bearer(SECRET + "x"), "not one of this server's"),
+        (bearer(SECRET[:-1]), "not one of this server's"),
+        (bearer(SECRET.upper()), "not one of this server's"),
+        ([(b"authorization", b"Bearer \xff\xfe")], "not one of this server's"),
+        (bearer(SECRET) + bearer(SECRET), "more than one"),
+    ],
+)
+def test_who_has_no_key_is_told_why_but_not_what(headers: list[tuple[bytes, bytes]], problem: str) -> None:
+    with pytest.raises(Unauthorized, match=problem) as refused:
+        keys_from_options([SECRET]).caller(headers)
+    error = refused.value
+    assert (error.status, error.type, error.code) == (401, "invalid_request_error", "invalid_api_key")
+    assert error.headers == {"www-authenticate": "Bearer"}
+    assert SECRET[3:].lower() not in error.message.lower()
+
+
+@pytest.mark.parametrize("given", ["first", "second", "third", "none of them"])
+def test_all_keys_are_compared_whichever_it_is(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared = []
+
+    class Counting:
+        @staticmethod
+        def compare_digest(known: bytes, digest: bytes) -> bool:
+            compared.append(known)
+            return hmac.compare_digest(known, digest)
+
+    monkeypatch.setattr(module, "hmac", Counting)  # the only trace that it leaves
+    with suppress(Unauthorized):
+        keys_from_options(["first", "second", "third"]).caller(bearer(given))
+    assert len(compared) == 3
+
+
+def test_a_file() -> None:
+    keys = keys_from_file("# who may\n\n  plain  \nalice: a1\r\nalice:\ta2\nbob: b:1\n")
+    plain, first, second, bob = (keys.caller(bearer(key)) for key in ("plain", "a1", "a2", "b:1"))
+    assert (plain.name, first.name, bob.name) == ("line 3", "alice", "bob")
+    assert first == second  # one after the other, when keys are replaced
+    assert len({plain.id, first.id, bob.id}) == 3
+
+
+def test_who_a_key_is_does_not_depend_on_its_line() -> None:
+    before, after = keys_from_file("a\nb"), keys_from_file("\n\nb")
+    assert before.caller(bearer("b")).id == after.caller(bearer("b")).id
+
+
+def test_a_name_can_not_be_that_of_another_key() -> None:
+    digest = keys_from_options(["a"]).caller(bearer("a")).id
+    assert keys_from_file(f"{digest}: b").caller(bearer("b")).id != digest
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("", "no key"),
+        ("# nothing\n\n", "no key"),
+        ("good\nalice sk-secret", "line 2 is neither"),
+        ("alice: sk-secret more", "line 1 is neither"),
+        (": sk-secret", "line 1 is neither"),
+        ("schlüssel-sk-secret", "line 1 has characters"),
+        ("sk-secret\x00", "line 1 has characters"),
+    ],
+)
+def test_a_bad_file_is_told_by_its_line_alone(text: str, problem: str) -> None:
+    with pytest.raises(BadKeys, match=problem) as bad:
+        keys_from_file(text)
+    assert "secret" not in str(bad.value)
+
+
+def test_keys_are_not_in_what_is_printed() -> None:
+    keys = keys_from_options([SECRET])
+    assert SECRET not in f"{keys!r} {vars(keys)!r}"

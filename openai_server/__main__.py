@@ -32,7 +32,7 @@ def run(config: Config) -> None:
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
     address = f"http://{f'[{host}]' if ':' in host else host}:{port}"
-    log.info("listening on %s, backend %s, workers: %d", address, config.anyserve_endpoint, config.workers)
+    log.info("listening on %s, backend %s, workers: %d", address, ", ".join(config.anyserve_endpoint), config.workers)
     if config.workers > 1:
         supervise(config, listener)
     else:

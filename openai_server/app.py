@@ -15,13 +15,13 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Message, Receive, Scope, Send
 
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
 from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
+from openai_server.pool import Pool
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
 from openai_server.tasks import Tasks
 
@@ -34,7 +34,7 @@ LAST_WORDS = 1.0
 class App:
     """Serves `config` with `backend`, which it closes at the end."""
 
-    def __init__(self, config: Config, backend: Backend) -> None:
+    def __init__(self, config: Config, backend: Pool) -> None:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
@@ -94,6 +94,9 @@ class App:
             if message["type"] == "http.response.start":
                 started = True
                 message["headers"] = [*message["headers"], (b"x-request-id", id.encode())]
+                if self.routes.draining:
+                    # The client's next request goes over another connection, and that to another server.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -114,14 +117,15 @@ class App:
         """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await _with_id(response, id)(scope, receive, send)
+            await self._with_id(response, id)(scope, receive, send)
         except APIError as error:
-            await _with_id(_told(error), id)(scope, receive, send)
+            await self._with_id(_told(error), id)(scope, receive, send)
 
-
-def _with_id(response: Response, id: str) -> Response:
-    response.headers["x-request-id"] = id
-    return response
+    def _with_id(self, response: Response, id: str) -> Response:
+        response.headers["x-request-id"] = id
+        if self.routes.draining:
+            response.headers["connection"] = "close"
+        return response
 
 
 def _respond(error: APIError) -> Response:

@@ -8,9 +8,9 @@ import asyncio
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from openai_server.backend import Backend
 from openai_server.encode import EVERYTHING
 from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
+from openai_server.pool import Pool
 from protos.contract import ANYSERVE_VERSION, TASK_GENERATE
 
 FIRST_MODEL_ALIAS = ANYSERVE_VERSION
@@ -45,7 +45,7 @@ class Model:
 class Catalog:
     """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models."""
 
-    def __init__(self, backend: Backend, *, served: Sequence[str], aliases: Mapping[str, str]) -> None:
+    def __init__(self, backend: Pool, *, served: Sequence[str], aliases: Mapping[str, str]) -> None:
         self._backend = backend
         self._served = tuple(served)
         self._aliases = dict(aliases)

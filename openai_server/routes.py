@@ -13,7 +13,6 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from openai_server import responses, schemas, schemas_tasks
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
 from openai_server.delivery import ClientGone, EventStream, unless_gone
@@ -28,6 +27,7 @@ from openai_server.errors import (
     from_backend,
 )
 from openai_server.generation import AnyRequest, Generator, Source
+from openai_server.pool import Pool
 from openai_server.responses import Chunks, Header, Object, Telling
 from openai_server.tasks import Tasks
 
@@ -103,7 +103,7 @@ class Routes:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Pool,
         catalog: Catalog,
         generator: Generator,
         tasks: Tasks,

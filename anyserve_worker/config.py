@@ -11,6 +11,7 @@ import click
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
 from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, POOLINGS, ModelOptions
+from anyserve_worker.tls import TLS
 from protos import contract
 
 ENV_PREFIX = "ANYSERVE_WORKER"
@@ -30,6 +31,11 @@ class ServerOptions:
     log_level: str
     threads: int
     """Processors that this process may use."""
+    drain_delay: float = 0
+    """Seconds after SIGTERM in which new requests are still taken."""
+    keepalive_time: float = 10
+    """Seconds of silence before a client is pinged, and again until it counts as gone."""
+    tls: TLS | None = None
 
 
 def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
@@ -59,6 +65,7 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     return click.option(*names, show_envvar=True, **attributes)
 
 
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _at_least_1 = click.IntRange(min=1)
 _or_auto = click.IntRange(min=0)
 
@@ -149,6 +156,26 @@ _OPTIONS = (
         type=click.Choice(POOLINGS),
         help="How embeddings are made of the vectors of all tokens. auto: the model's own way, or else the mean.",
     ),
+    _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM): serve over TLS."),
+    _option("--tls-key", type=_FILE, metavar="FILE", help="Its private key (PEM). Files that change are read again."),
+    _option(
+        "--tls-client-ca",
+        type=_FILE,
+        metavar="FILE",
+        help="Certificate authorities (PEM); clients must show a certificate of theirs.",
+    ),
+    _option(
+        "--keepalive-time",
+        default=10.0,
+        type=click.FloatRange(min=0.1),
+        help="Silence on a connection before the client is pinged, and then again until it counts as gone.",
+    ),
+    _option(
+        "--drain-delay",
+        default=0.0,
+        type=click.FloatRange(min=0),
+        help="Seconds after SIGTERM in which it is not ready any more, but takes requests of who has not noticed yet.",
+    ),
     _option(
         "--drain-timeout",
         default=25.0,
@@ -168,6 +195,17 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _tls(values: dict[str, Any]) -> TLS | None:
+    certificate, key, client_ca = (values[name] for name in ("tls_cert", "tls_key", "tls_client_ca"))
+    if (certificate is None) != (key is None):
+        raise click.UsageError("--tls-cert and --tls-key go together")
+    if certificate is None or key is None:
+        if client_ca:
+            raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
+        return None
+    return TLS(certificate, key, client_ca)
+
+
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
     """From the values of `common_options`. Raises click.UsageError."""
     for name, _ in models:
@@ -185,5 +223,8 @@ def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple
         drain_timeout=values["drain_timeout"],
         log_level=values["log_level"],
         threads=detect_cpus(),
+        drain_delay=values["drain_delay"],
+        keepalive_time=values["keepalive_time"],
+        tls=_tls(values),
     )
     return server_options, model_options

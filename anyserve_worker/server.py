@@ -4,6 +4,7 @@ import asyncio
 import logging
 import signal
 import sys
+from contextlib import suppress
 from dataclasses import dataclass
 
 import grpc
@@ -16,6 +17,7 @@ from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository
 from anyserve_worker.servicer import InferenceServicer
+from anyserve_worker.tls import TLSError, credentials
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
 
@@ -26,17 +28,22 @@ MAX_MESSAGE_BYTES = 16 * 2**20
 """Of a request: far more than any context's worth of text."""
 FAREWELL = 0.5
 """Seconds that a call gets to end when the last inference is over."""
-_CHANNEL_OPTIONS = (
-    ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-    ("grpc.max_send_message_length", -1),
-    # A second worker on the same port must fail, not share it.
-    ("grpc.so_reuseport", 0),
-    # Clients may ping idle connections to keep them through proxies; the server finds dead clients in the same way.
-    ("grpc.http2.min_recv_ping_interval_without_data_ms", 5_000),
-    ("grpc.keepalive_permit_without_calls", 1),
-    ("grpc.keepalive_time_ms", 30_000),
-    ("grpc.keepalive_timeout_ms", 10_000),
-)
+
+
+def _channel_options(keepalive: float) -> tuple[tuple[str, int], ...]:
+    return (
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # A second worker on the same port must fail, not share it.
+        ("grpc.so_reuseport", 0),
+        # contract.EXTENSION_PINGS, with some room for pings that overtake the clock.
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A client that vanished, and its sequences with it.
+        ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
+        ("grpc.http2.max_pings_without_data", 0),
+    )
 
 
 class StartError(Exception):
@@ -57,14 +64,20 @@ class Worker:
     async def listen(cls, options: ServerOptions) -> "Worker":
         """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
         repository = Repository(options.models)
-        server = grpc.aio.server(options=_CHANNEL_OPTIONS)
+        server = grpc.aio.server(options=_channel_options(options.keepalive_time))
         servicer = InferenceServicer(repository)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         health_servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            port = server.add_insecure_port(f"{options.host}:{options.port}")
+            address = f"{options.host}:{options.port}"
+            if options.tls:
+                port = server.add_secure_port(address, credentials(options.tls))
+            else:
+                port = server.add_insecure_port(address)
+        except TLSError as error:
+            raise StartError(str(error)) from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
         worker = cls(repository, port, server, servicer, health_servicer)
@@ -76,6 +89,11 @@ class Worker:
         """Loads the models; the worker is ready afterwards. Raises LoadError."""
         await self.repository.load(options, threads, reporter(sys.stderr))
         await self._set_serving(True)
+
+    async def leave(self) -> None:
+        """Not ready any more, though it still takes requests: who picks servers has time to notice."""
+        self._servicer.leaving = True
+        await self._set_serving(False)
 
     async def drain(self, timeout: float) -> None:
         """Takes nothing new, gives running requests `timeout` seconds, then ends."""
@@ -117,5 +135,11 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions) -> N
         raise
     log.info("ready: %s", ", ".join(model.name for model in worker.repository))
     await stop.wait()
+    if server_options.drain_delay:
+        log.info("leaving in %g s", server_options.drain_delay)
+        await worker.leave()
+        stop.clear()
+        with suppress(TimeoutError):  # unless told again
+            await asyncio.wait_for(stop.wait(), server_options.drain_delay)
     log.info("draining for at most %g s", server_options.drain_timeout)
     await worker.drain(server_options.drain_timeout)

@@ -39,8 +39,8 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 PLATFORM = "llama_cpp"
-EXTENSIONS = ("model_repository", "model_configuration", "statistics", contract.EXTENSION_STEP_BATCHES)
-"""As ServerMetadata lists them: Triton's names, and one of our own."""
+EXTENSIONS = ("model_repository", "model_configuration", "statistics", *contract.EXTENSIONS)
+"""As ServerMetadata lists them: Triton's names, and our own."""
 MAX_ID_LENGTH = 1000
 """Characters. Each response of a stream repeats the id."""
 _DATA_TYPES = {"BOOL": pb.TYPE_BOOL, "BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
@@ -54,9 +54,12 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         """Inference calls that go on."""
         self._quiet = asyncio.Event()
         """Draining, and the last of them has ended."""
+        self.leaving = False
+        """It will drain soon, and is not ready any more."""
 
     def drain(self) -> None:
         """No new requests from now on; running ones go on, streams end when theirs have."""
+        self.leaving = True
         self._draining.set()
         if not self._n_calls:
             self._quiet.set()
@@ -81,11 +84,11 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._repository.ready and not self._draining.is_set())
+        return pb.ServerReadyResponse(ready=self._repository.ready and not self.leaving)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         model = await self._model(request.name, request.version, context)
-        return pb.ModelReadyResponse(ready=model.state is State.READY and not self._draining.is_set())
+        return pb.ModelReadyResponse(ready=model.state is State.READY and not self.leaving)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="anyserve_worker", version=__version__, extensions=EXTENSIONS)

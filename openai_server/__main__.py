@@ -65,7 +65,7 @@ def _greet(config: Config, address: str, admin: socket.socket | None) -> None:
         f"listening on {address}",
         {
             "version": __version__,
-            "backend": config.anyserve_endpoint,
+            "backend": ", ".join(config.anyserve_endpoint),
             "api": f"{address}/v1",
             "health": f"{health}/readyz",
             "metrics": f"{health}/metrics",

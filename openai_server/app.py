@@ -23,13 +23,13 @@ from openai_server.access.gate import Gate, Visit
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
 from openai_server.admin import metrics_route
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
 from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
+from openai_server.pool import Pool
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
 from openai_server.tasks import Tasks
 from openai_server.telemetry import tracing
@@ -45,7 +45,7 @@ LAST_WORDS = 1.0
 class App:
     """Serves `config` with `backend`, which it closes at the end."""
 
-    def __init__(self, config: Config, backend: Backend) -> None:
+    def __init__(self, config: Config, backend: Pool) -> None:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
@@ -131,6 +131,9 @@ class App:
                     *message["headers"],
                     *((name.encode(), value.encode("latin-1")) for name, value in ours),
                 ]
+                if self.routes.draining:
+                    # The client's next request goes over another connection, and that to another server.
+                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
@@ -159,9 +162,19 @@ class App:
         """What the router would do, but each token reaches `send` itself. Raises only if nothing was sent."""
         try:
             response = await self.routes.generate(Request(scope, receive), endpoint)
-            await _with_ours(response, record, visit)(scope, receive, send)
+            await self._with_ours(response, record, visit)(scope, receive, send)
         except APIError as error:
-            await _with_ours(_told(error), record, visit)(scope, receive, send)
+            await self._with_ours(_told(error), record, visit)(scope, receive, send)
+
+    def _with_ours(self, response: Response, record: Record, visit: Visit) -> Response:
+        """With the headers that every answer has."""
+        record.status = response.status_code
+        response.headers["x-request-id"] = record.id
+        if visit.headers:
+            response.headers.update(visit.headers)
+        if self.routes.draining:
+            response.headers["connection"] = "close"
+        return response
 
 
 def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:
@@ -172,15 +185,6 @@ def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:
     )
     app.router.redirect_slashes = False
     return app
-
-
-def _with_ours(response: Response, record: Record, visit: Visit) -> Response:
-    """With the headers that every answer has."""
-    record.status = response.status_code
-    response.headers["x-request-id"] = record.id
-    if visit.headers:
-        response.headers.update(visit.headers)
-    return response
 
 
 def _respond(error: APIError) -> Response:

@@ -1,15 +1,19 @@
-"""The only file that speaks gRPC: KServe v2 calls with deadlines, cancellation, and errors as BackendError."""
+"""The only file that calls gRPC: KServe v2 with deadlines, cancellation, and errors as BackendError.
+
+`channel.py` opens the channels; `pool.py` is for several servers.
+"""
 
 import asyncio
-import ipaddress
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import aclosing, asynccontextmanager
-from typing import TypeVar
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
+from contextlib import aclosing, suppress
+from functools import partial
+from typing import Any, TypeVar
 
 import grpc
 from grpc import aio
 
+from openai_server.channel import Dialer
 from openai_server.decode import StreamReader
 from openai_server.errors import BackendError, stream_error
 from openai_server.mailbox import Cancel, Mailbox
@@ -31,143 +35,208 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 
 log = logging.getLogger(__name__)
 
-MAX_MESSAGE_BYTES = 64 << 20
 MAX_SHARED_BYTES = 1 << 20
 """Of a request on the shared stream. One that the backend finds too large ends its stream, and others would wait."""
+READY_INTERVAL = 1.0
+"""Seconds between questions to a server that is not ready."""
+_PLAIN = Dialer()
 T = TypeVar("T")
 
 
-def channel_options(target: str) -> list[tuple[str, int]]:
-    options = [
-        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
-        ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # A worker that comes back is found within a second or so.
-        ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", 1000),
-        ("grpc.max_reconnect_backoff_ms", 1000),
-        # A peer that vanished is noticed while a call waits for it. Not more often: servers that were told nothing
-        # about pings take them for an attack, and by themselves worker and sidecar are on one host.
-        ("grpc.keepalive_time_ms", 60_000),
-        ("grpc.keepalive_timeout_ms", 20_000),
-    ]
-    if is_loopback(target):
-        options.append(("grpc.enable_http_proxy", 0))
-    return options
-
-
-def is_loopback(target: str) -> bool:
-    host = target.removeprefix("dns:").removeprefix("///").rsplit(":", 1)[0].strip("[]")
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or target.startswith(("unix:", "unix-abstract:"))
-
-
 class Backend:
-    """One channel to one KServe v2 server. Made in the event loop that uses it.
+    """One KServe v2 server, on one channel. Made in the event loop that uses it.
 
-    `timeout` bounds an inference call, `lookup_timeout` every other one; both in seconds, None is no bound.
+    `timeout` bounds an inference call, `lookup_timeout` every other one; both in seconds, None is no bound. `name` is
+    the host, where `target` is one of its addresses.
     """
 
-    def __init__(self, target: str, *, timeout: float | None, lookup_timeout: float) -> None:
+    def __init__(
+        self,
+        target: str,
+        *,
+        timeout: float | None,
+        lookup_timeout: float,
+        dialer: Dialer = _PLAIN,
+        name: str = "",
+    ) -> None:
         self.target = target
+        self.usable = False
+        """Connected, and ready when it was asked last."""
         self._timeout = timeout
         self._lookup_timeout = lookup_timeout
-        self._channel = aio.insecure_channel(target, options=channel_options(target))
-        self._stub = GRPCInferenceServiceStub(self._channel)
-        self._opening = asyncio.Lock()
-        self._offers_step_batches: bool | None = None
+        self._dial = partial(dialer.open, target, name)
+        self._impatient = False
+        """The channel pings as often as the server permits."""
+        self._use(self._dial())
+        self._learning = asyncio.Lock()
+        self._extensions: frozenset[str] | None = None
         """None is unknown; kept as long as the connection."""
         self._shared: SharedStream | None = None
+        self._n_unary = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        """Of streams that are not shared, and of those that are not yet."""
+        self._check: asyncio.Task[None] | None = None
+        self._closing: set[asyncio.Task[None]] = set()
 
-    async def close(self) -> None:
+    def _use(self, channel: aio.Channel) -> None:
+        self._channel = channel
+        self._stub = GRPCInferenceServiceStub(channel)
+
+    @property
+    def n_running(self) -> int:
+        """Inference calls."""
+        return self._n_unary + len(self._tasks) + (self._shared.n_requests if self._shared else 0)
+
+    async def close(self, grace: float | None = None) -> None:
+        """Running calls get so many seconds."""
+        if self._check is not None:
+            self._check.cancel()
         if self._shared is not None:
-            await self._shared.close()
-        await self._channel.close()
+            if grace:
+                self._shared.retire()
+            else:
+                await self._shared.close()
+        await self._channel.close(grace)
+
+    # ---- The connection
 
     async def watch(self, lost: Callable[[], None]) -> None:
         """Keeps the channel connected, and calls `lost` whenever it stops being so. Runs until cancelled."""
-        state = self._channel.get_state(try_to_connect=True)
         while True:
-            await self._channel.wait_for_state_change(state)
-            if state is grpc.ChannelConnectivity.READY:
-                log.warning("lost the backend %s", self.target)
-                self._offers_step_batches = None
-                lost()
             state = self._channel.get_state(try_to_connect=True)
-            if state is grpc.ChannelConnectivity.READY:
-                log.info("connected to the backend %s", self.target)
+            if state is not grpc.ChannelConnectivity.READY:
+                await self._channel.wait_for_state_change(state)
+                continue
+            if await self._suit_pings():
+                continue
+            log.info("connected to the backend %s", self.target)
+            self.doubt()
+            await self._channel.wait_for_state_change(state)
+            log.warning("lost the backend %s", self.target)
+            self.usable, self._extensions = False, None
+            lost()
+
+    def doubt(self) -> None:
+        """It is not usable until it has said that it is ready."""
+        self.usable = False
+        if self._check is None or self._check.done():
+            self._check = asyncio.create_task(self._until_ready())
+
+    async def _until_ready(self) -> None:
+        while self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            try:
+                self.usable = (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready
+            except BackendError as error:
+                self.usable = error.status == "UNIMPLEMENTED"
+            if self.usable:
+                return
+            await asyncio.sleep(READY_INTERVAL)
+
+    async def _suit_pings(self) -> bool:
+        """Whether there is a new channel, with pings as the server permits them: it has to say so first."""
+        with suppress(BackendError):
+            await self._learn()
+        impatient = contract.EXTENSION_PINGS in (self._extensions or ())
+        if self._extensions is None or impatient == self._impatient:
+            return False
+        if self._shared is not None:
+            self._shared.retire()
+        closing = asyncio.create_task(self._channel.close(self._timeout))
+        self._closing.add(closing)
+        closing.add_done_callback(self._closing.discard)
+        self._impatient = impatient
+        self._use(self._dial(impatient=impatient))
+        return True
+
+    async def _learn(self) -> None:
+        """What the server offers. Raises BackendError."""
+        async with self._learning:
+            if self._shared is not None and self._shared.retired:
+                self._shared = self._extensions = None  # another kind of server may have taken its place
+            if self._extensions is None:
+                try:
+                    metadata = await self._lookup(self._stub.ServerMetadata, ServerMetadataRequest())
+                    self._extensions = frozenset(metadata.extensions)
+                except BackendError as error:
+                    if error.status != "UNIMPLEMENTED":
+                        raise
+                    self._extensions = frozenset()
 
     # ---- What there is. Each raises BackendError.
 
     async def ready(self, model: str) -> bool:
-        server = await _result(self._stub.ServerReady(ServerReadyRequest(), timeout=self._lookup_timeout))
-        if not server.ready:
+        if not (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
             return False
-        return (await _result(self._stub.ModelReady(ModelReadyRequest(name=model), timeout=self._lookup_timeout))).ready
+        return (await self._lookup(self._stub.ModelReady, ModelReadyRequest(name=model))).ready
 
     async def models(self) -> list[str]:
         """Names of the models that are ready, in the backend's order."""
-        index = await _result(
-            self._stub.RepositoryIndex(RepositoryIndexRequest(ready=True), timeout=self._lookup_timeout)
-        )
+        index = await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest(ready=True))
         # A name is listed once for each version; a server that knows no states lists only what is ready.
         return list(dict.fromkeys(model.name for model in index.models if model.state in ("READY", "")))
 
     async def inputs(self, model: str) -> frozenset[str]:
         """Names of the tensors that the model takes; empty if the backend does not tell."""
-        metadata = await _result(
-            self._stub.ModelMetadata(ModelMetadataRequest(name=model), timeout=self._lookup_timeout)
-        )
+        metadata = await self._lookup(self._stub.ModelMetadata, ModelMetadataRequest(name=model))
         return frozenset(tensor.name for tensor in metadata.inputs)
 
     async def parameters(self, model: str) -> dict[str, str]:
         """Those of contract.CONFIG_PARAMETERS that the backend tells."""
-        answer = await _result(self._stub.ModelConfig(ModelConfigRequest(name=model), timeout=self._lookup_timeout))
+        answer = await self._lookup(self._stub.ModelConfig, ModelConfigRequest(name=model))
         told = answer.config.parameters
         return {name: told[name].string_value for name in contract.CONFIG_PARAMETERS if name in told}
+
+    async def _lookup(self, call: Callable[..., Awaitable[T]], request: object) -> T:
+        """A server that does not answer a question is away."""
+        try:
+            return await _result(call(request, timeout=self._lookup_timeout))
+        except BackendError as error:
+            if error.status != "DEADLINE_EXCEEDED":
+                raise
+            raise BackendError("UNAVAILABLE", error.message) from None
 
     # ---- Inference. Cancelling the caller cancels the call, at once.
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Raises BackendError."""
-        return await _result(self._stub.ModelInfer(request, timeout=self._timeout, metadata=record.current().headers))
-
-    @asynccontextmanager
-    async def stream(self, requests: Sequence[ModelInferRequest], n: int, patience: float) -> AsyncIterator[Mailbox]:
-        """The answers to these requests, each for `n` choices, as they grow. Leaving cancels what still runs."""
-        shared = await self._shared_stream()
-
-        def start(k: int, mailbox: Mailbox) -> Cancel:
-            if shared is not None and _may_share(requests[k]):
-                return shared.start(requests[k], n, k, mailbox)
-            task = asyncio.create_task(self._stream_alone(requests[k], n, k, mailbox))
-            return task.cancel
-
-        mailbox = Mailbox(len(requests), start, patience=patience)
+        self._n_unary += 1
         try:
-            yield mailbox
+            return await _result(
+                self._stub.ModelInfer(request, timeout=self._timeout, metadata=record.current().headers)
+            )
         finally:
-            mailbox.close()
+            self._n_unary -= 1
 
-    async def _shared_stream(self) -> SharedStream | None:
-        """The stream for all requests, or None if the backend takes only one a stream."""
-        async with self._opening:
-            if self._shared is not None and self._shared.retired:
-                self._shared = self._offers_step_batches = None
-            if self._offers_step_batches is None:
-                self._offers_step_batches = await self._ask_for_step_batches()
-            if self._offers_step_batches and self._shared is None:
+    def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
+        """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
+        if self._extensions is not None and not (self._shared and self._shared.retired):
+            return self._start(request, n, k, mailbox)
+        cancel: Cancel | None = None
+
+        async def learn_first() -> None:
+            nonlocal cancel
+            try:
+                await self._learn()
+            except BackendError as error:
+                mailbox.fail(k, error)
+            else:
+                cancel = self._start(request, n, k, mailbox)
+
+        learning = self._task(learn_first())
+        return lambda: cancel() if cancel else learning.cancel()
+
+    def _start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
+        if contract.EXTENSION_STEP_BATCHES in (self._extensions or ()) and _may_share(request):
+            if self._shared is None or self._shared.retired:
                 self._shared = SharedStream(self._open, timeout=self._timeout)
-        return self._shared
+            return self._shared.start(request, n, k, mailbox)
+        return self._task(self._stream_alone(request, n, k, mailbox)).cancel
 
-    async def _ask_for_step_batches(self) -> bool | None:
-        """None if nobody answers, which the request itself will notice too."""
-        try:
-            metadata = await _result(self._stub.ServerMetadata(ServerMetadataRequest(), timeout=self._lookup_timeout))
-        except BackendError as error:
-            return False if error.status == "UNIMPLEMENTED" else None
-        return contract.EXTENSION_STEP_BATCHES in metadata.extensions
+    def _task(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     async def _open(
         self, requests: AsyncIterator[ModelInferRequest], timeout: float | None = None

@@ -9,9 +9,9 @@ import logging
 from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 
-from openai_server.backend import Backend
 from openai_server.encode import EVERYTHING
 from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
+from openai_server.pool import Pool
 from openai_server.telemetry import logs
 from protos.contract import ANYSERVE_VERSION, TASK_GENERATE
 
@@ -49,7 +49,7 @@ class Model:
 class Catalog:
     """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models."""
 
-    def __init__(self, backend: Backend, *, served: Sequence[str], aliases: Mapping[str, str]) -> None:
+    def __init__(self, backend: Pool, *, served: Sequence[str], aliases: Mapping[str, str]) -> None:
         self._backend = backend
         self._served = tuple(served)
         self._aliases = dict(aliases)

@@ -19,7 +19,13 @@ ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
 class Config:
     """Times are in seconds. What each field means is said once, in the help of its option."""
 
-    anyserve_endpoint: str = "localhost:8000"
+    anyserve_endpoint: tuple[str, ...] = ("localhost:8000",)
+    backend_tls: bool = False
+    backend_ca: str | None = None
+    backend_cert: str | None = None
+    backend_key: str | None = None
+    backend_server_name: str = ""
+    keepalive_time: float = 5
     host: str = "127.0.0.1"
     port: int = 8080
     workers: int = 1
@@ -49,6 +55,7 @@ class Config:
     max_n: int = 128
     max_prompt_chars: int = 4 << 20
     max_schema_bytes: int = 256 << 10
+    drain_delay: float = 0
     drain_timeout: int = 25
     admin_port: int | None = None
     log_level: str = "info"
@@ -128,6 +135,16 @@ def _origins(context: click.Context, option: click.Parameter, given: Sequence[st
     return origins
 
 
+def _endpoints(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    endpoints = tuple(dict.fromkeys(_names(context, option, given)))
+    if not endpoints:
+        raise click.BadParameter("there must be one.")
+    for endpoint in endpoints:
+        if endpoint.startswith("dns:///") and not re.fullmatch(r"dns:///[^/]+:\d{1,5}", endpoint):
+            raise click.BadParameter(f"{endpoint!r} is not of the form dns:///host:port.")
+    return endpoints
+
+
 def _option(flag: str, help: str, **how: Any) -> click.Option:
     name = flag.removeprefix("--").split("/")[0].replace("-", "_")
     if not how.get("multiple"):
@@ -144,6 +161,10 @@ def _option(flag: str, help: str, **how: Any) -> click.Option:
 
 def _seconds(low: float = 0.001) -> dict[str, Any]:
     return {"type": click.FloatRange(min=low), "metavar": "SECONDS"}
+
+
+def _file() -> dict[str, Any]:
+    return {"type": click.Path(exists=True, dir_okay=False, readable=True), "metavar": "FILE"}
 
 
 def _count(low: int, high: int | None = None) -> dict[str, Any]:
@@ -214,7 +235,30 @@ ACCESS_OPTIONS = (
 )
 
 OPTIONS = (
-    _option("--anyserve-endpoint", "KServe v2 gRPC server to speak to.", metavar="HOST:PORT"),
+    _option(
+        "--anyserve-endpoint",
+        "KServe v2 gRPC server to speak to; repeatable, for several with the same models. With `dns:///` in front, "
+        "every address of the name is a server.",
+        metavar="HOST:PORT",
+        callback=_endpoints,
+        default=Config.__dataclass_fields__["anyserve_endpoint"].default,
+        multiple=True,
+    ),
+    _option("--backend-tls/--no-backend-tls", "Speak to it over TLS, trusting the system's certificate authorities."),
+    _option("--backend-ca", "Certificate authorities (PEM) to trust instead.", **_file()),
+    _option("--backend-cert", "Certificate (PEM) to show to the backend.", **_file()),
+    _option("--backend-key", "Private key (PEM) of --backend-cert.", **_file()),
+    _option(
+        "--backend-server-name",
+        "Name that the backend's certificate must have. Default: the host of the endpoint.",
+        metavar="NAME",
+    ),
+    _option(
+        "--keepalive-time",
+        "Silence on a connection in use before the backend is pinged, and then again until it counts as lost. Backends "
+        "that don't say that they permit it are pinged once a minute.",
+        **_seconds(),
+    ),
     _option("--host", "Address to listen on; 0.0.0.0 is every IPv4 address.", metavar="ADDRESS"),
     _option("--port", "Port to listen on; 0 is a free one.", type=click.IntRange(0, 65535), metavar="PORT"),
     _option(
@@ -254,6 +298,11 @@ OPTIONS = (
         "--max-body-bytes", "Largest request body; above it the answer is 413.", type=click.IntRange(1), metavar="N"
     ),
     _option(
+        "--drain-delay",
+        "Time after SIGTERM in which it is not ready any more, but answers those who have not noticed yet.",
+        **_seconds(0),
+    ),
+    _option(
         "--drain-timeout",
         "Time that running requests have to end after SIGTERM.",
         type=click.IntRange(0),
@@ -287,6 +336,10 @@ def command(run: Callable[[Config], None]) -> click.Command:
         config = Config(**given)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
             raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
+        if (config.backend_cert is None) != (config.backend_key is None):
+            raise click.UsageError("--backend-cert and --backend-key go together.")
+        if not config.backend_tls and (config.backend_ca or config.backend_cert or config.backend_server_name):
+            raise click.UsageError("--backend-ca, --backend-cert and --backend-server-name need --backend-tls.")
         run(config)
 
     made = click.Command(

@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from openai_server import decode, encode, sse
 from openai_server.access.caps import Caps
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.reading import Reading
@@ -15,6 +14,7 @@ from openai_server.decode import Answer, Usage
 from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
+from openai_server.pool import Pool
 from openai_server.responses import Chunks
 from openai_server.schemas import ChatRequest, CompletionRequest
 from openai_server.telemetry import record
@@ -46,9 +46,7 @@ class _Prepared:
 class Generator:
     """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(
-        self, backend: Backend, catalog: Catalog, planner: Planner, caps: Caps, *, ping_interval: float
-    ) -> None:
+    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner, caps: Caps, *, ping_interval: float) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner

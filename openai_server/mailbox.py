@@ -14,6 +14,8 @@ MERGE = 256
 Cancel = Callable[[], object]
 Start = Callable[[int, "Mailbox"], Cancel]
 """Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
+Retry = Callable[[int, "Mailbox", BackendError], Cancel | None]
+"""Starts a call that failed a second time, elsewhere; None if that makes no sense."""
 
 
 class Mailbox:
@@ -22,13 +24,16 @@ class Mailbox:
     `patience`: seconds of silence after which the task wants to be told.
     """
 
-    def __init__(self, n_prompts: int, start: Start, *, patience: float) -> None:
+    def __init__(self, n_prompts: int, start: Start, *, patience: float, retry: Retry = lambda *_: None) -> None:
         self.usages: list[Usage | None] = []
         """Of the prompts whose answers are whole, in the order in which they became so."""
         self.n_taken = 0
         """Tokens that were taken."""
         self._n_prompts = n_prompts
         self._start = start
+        self._retry = retry
+        self._spoken = False
+        """Something was said already, so that no call may start again."""
         self._running: dict[int, Cancel] = {}
         self._n_started = 0
         self._rows: list[Row] = []
@@ -80,6 +85,7 @@ class Mailbox:
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
         """`index` over all prompts."""
         self._rows.append((index, token, reason, logprobs))
+        self._spoken = True
         if len(self._rows) >= self._room:
             rows, self._rows = self._rows, merged(self._rows)
             self.n_taken += len(rows) - len(self._rows)
@@ -96,7 +102,10 @@ class Mailbox:
 
     def fail(self, k: int, error: BackendError) -> None:
         """The call for prompt k has ended with an error."""
-        self._running.pop(k, None)
+        started = self._running.pop(k, None)
+        if started and not self._spoken and not self._error and (again := self._retry(k, self, error)):
+            self._running[k] = again
+            return
         self._error = self._error or error
         self.close()
         self._wake()

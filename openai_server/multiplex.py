@@ -50,6 +50,7 @@ class SharedStream:
     def __init__(self, open: Open, *, timeout: float | None) -> None:
         self.retired = False
         """It has ended, or its backend drains: new requests belong on another one."""
+        self._retiring = False
         self._open = open
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
@@ -62,6 +63,17 @@ class SharedStream:
         self._to_send = asyncio.Event()
         # Not for the request that happens to be the first.
         self._reader = asyncio.create_task(self._read(), context=Context())
+
+    @property
+    def n_requests(self) -> int:
+        """That are not over."""
+        return len(self._requests)
+
+    def retire(self) -> None:
+        """It ends with the last of its requests."""
+        self.retired = self._retiring = True
+        if not self._requests:
+            self._reader.cancel()
 
     async def close(self) -> None:
         self._reader.cancel()
@@ -96,6 +108,8 @@ class SharedStream:
         request = self._requests.pop(number, None)
         if request is not None and request.timer is not None:
             request.timer.cancel()
+        if self._retiring and not self._requests:
+            self._reader.cancel()
         return request
 
     def _cancel(self, number: int) -> None:
@@ -180,6 +194,13 @@ class SharedStream:
             self._fail(parameters[contract.PARAM_REQUEST].int64_param, error)
         else:
             log.error("the backend refused a message: %s", error.message)
+
+
+def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
+    """As it was before it was sent on a shared stream."""
+    for parameter in (contract.PARAM_REQUEST, contract.PARAM_TIMEOUT):
+        request.parameters.pop(parameter, None)
+    return request
 
 
 def _cancellation(number: int) -> ModelInferRequest:

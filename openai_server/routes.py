@@ -16,7 +16,6 @@ from starlette.routing import Route
 from openai_server import responses, schemas, schemas_tasks
 from openai_server.access.caps import Caps
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
 from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, Write, unless_gone
@@ -32,6 +31,7 @@ from openai_server.errors import (
     from_backend,
 )
 from openai_server.generation import AnyRequest, Generator, Source
+from openai_server.pool import Pool
 from openai_server.responses import Chunks, Header, Object, Telling
 from openai_server.schemas import CompletionRequest
 from openai_server.tasks import Tasks
@@ -106,7 +106,7 @@ class Routes:
 
     def __init__(
         self,
-        backend: Backend,
+        backend: Pool,
         catalog: Catalog,
         generator: Generator,
         tasks: Tasks,

@@ -3,6 +3,7 @@
 import logging
 import signal
 import socket
+import time
 from asyncio import create_task
 from collections.abc import Callable
 from types import FrameType
@@ -15,16 +16,25 @@ from openai_server.access.connection import connection
 from openai_server.access.tls import TLS
 from openai_server.app import App
 from openai_server.backend import Backend
+from openai_server.channel import dialer
 from openai_server.config import Config
+from openai_server.pool import Address, Pool
 
 log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Told to end, it stops being ready, lets the running requests finish, and exits with 0. Told again, it hurries."""
+    """Told to end, it stops being ready, lets the running requests finish, and exits with 0. Told again, it hurries.
 
-    def __init__(self, config: uvicorn.Config, app: App, started: Callable[["Server"], None]) -> None:
+    `delay`: seconds for which it still takes new requests, from those who have not noticed yet.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, app: App, started: Callable[["Server"], None], *, delay: float = 0
+    ) -> None:
         super().__init__(config)
+        self._delay = delay
+        self._closes_at: float | None = None
         self._app = app
         self._started = started
 
@@ -37,19 +47,40 @@ class Server(uvicorn.Server):
 
     def end(self, why: str) -> None:
         # Before a word is said: who reads it may tell us again at once, and this runs again in the midst of itself.
-        self.force_exit = self.should_exit
-        self.should_exit = True
+        if self._closes_at is None:
+            self._closes_at = time.monotonic() + self._delay
+            self.should_exit = not self._delay
+        else:
+            self.force_exit = self.should_exit = True
         self._app.routes.draining = True
         log.info("%s: finishing the running requests", why)
+
+    async def on_tick(self, counter: int) -> bool:
+        if self._closes_at is not None and time.monotonic() >= self._closes_at:
+            self.should_exit = True
+        return await super().on_tick(counter)
+
+
+def backends(config: Config) -> Pool:
+    """Raises ClickException."""
+    dial = dialer(config)
+
+    def open(address: Address) -> Backend:
+        return Backend(
+            address.target,
+            timeout=config.request_timeout or None,
+            lookup_timeout=config.lookup_timeout,
+            dialer=dial,
+            name=address.name,
+        )
+
+    return Pool(config.anyserve_endpoint, open)
 
 
 async def _serve(
     config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
 ) -> None:
-    backend = Backend(
-        config.anyserve_endpoint, timeout=config.request_timeout or None, lookup_timeout=config.lookup_timeout
-    )
-    app = App(config, backend)
+    app = App(config, backends(config))
     served = uvicorn.Config(
         app,
         http=connection(header_seconds=config.header_timeout, body_seconds=config.body_timeout),
@@ -70,7 +101,7 @@ async def _serve(
         watch = create_task(tls.watch())
     try:
         async with admin_port.serving(app.admin, admin):
-            await Server(served, app, started).serve([listener])
+            await Server(served, app, started, delay=config.drain_delay).serve([listener])
     finally:
         if watch is not None:
             watch.cancel()

@@ -5,12 +5,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from openai_server import decode, encode_tasks, responses_tasks
-from openai_server.backend import Backend
 from openai_server.catalog import Catalog, Model
 from openai_server.chat.plan import Planner
 from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
 from openai_server.generation import gather
+from openai_server.pool import Pool
 from openai_server.responses import Object
 from openai_server.schemas import ChatRequest
 from openai_server.schemas_tasks import (
@@ -32,7 +32,7 @@ T = TypeVar("T")
 class Tasks:
     """Each method gives the object of the answer, and raises APIError. `id` is that of the request."""
 
-    def __init__(self, backend: Backend, catalog: Catalog, planner: Planner) -> None:
+    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner

@@ -292,6 +292,9 @@ STEP_BATCH: tuple[TensorSpec, ...] = (
 
 EXTENSION_STEP_BATCHES = "anyserve_step_batches"
 """In ServerMetadata.extensions: the server knows PARAM_REQUEST and PARAM_CANCEL."""
+EXTENSION_PINGS = "anyserve_pings"
+"""The same: it may be pinged once a second, whether it has something to do or not."""
+EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS)
 
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"

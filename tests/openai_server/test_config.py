@@ -24,7 +24,7 @@ def test_nothing_given_is_the_defaults(given: list[Config]) -> None:
 
 
 def test_the_defaults_that_users_know() -> None:
-    assert (Config().anyserve_endpoint, Config().host, Config().port) == ("localhost:8000", "127.0.0.1", 8080)
+    assert (Config().anyserve_endpoint, Config().host, Config().port) == (("localhost:8000",), "127.0.0.1", 8080)
 
 
 def test_every_field_has_an_option_and_every_option_a_variable() -> None:

@@ -10,8 +10,8 @@ from typing import Any
 from starlette.types import Message
 
 from openai_server.app import App
-from openai_server.backend import Backend
 from openai_server.config import Config
+from openai_server.server import backends
 from tests.wire.fake_worker import FakeWorker, serving
 
 
@@ -133,9 +133,8 @@ class Sidecar:
 @asynccontextmanager
 async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
     """An application whose backend is at `port`, from start-up to shutdown."""
-    made = Config(anyserve_endpoint=f"127.0.0.1:{port}", **config)
-    backend = Backend(made.anyserve_endpoint, timeout=made.request_timeout or None, lookup_timeout=made.lookup_timeout)
-    app = App(made, backend)
+    made = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
+    app = App(made, backends(made))
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))

@@ -1,6 +1,6 @@
 import pytest
 
-from openai_server.backend import channel_options, is_loopback
+from openai_server.channel import channel_options, is_loopback
 
 
 @pytest.mark.parametrize(

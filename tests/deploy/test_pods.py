@@ -1,0 +1,200 @@
+"""The pods of deploy/ agree with the programs and images that run in them."""
+
+import re
+from typing import Any
+
+import click
+import pytest
+
+import anyserve_worker.__main__
+import openai_server.__main__
+from tests.deploy.manifests import FOLDERS, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
+from tests.packaging.commands import ROOT
+from tests.packaging.dockerfile import exec_form, read_stages, with_ancestors
+from tests.wire.fake_worker import FakeWorker
+from tests.wire.sidecar import running
+
+STAGES = read_stages(ROOT / "Dockerfile")
+SIDECAR = "sidecar"
+WORKERS = ("worker", "worker-cuda", "worker-demo")
+PODS = [(folder, pod) for folder in FOLDERS for pod in pods(folder)]
+CONTAINERS = [(folder, pod, container) for folder, pod in PODS for container in pod.containers]
+MARGIN = 5
+"""Seconds in a grace period beyond what is planned."""
+
+every_pod = pytest.mark.parametrize(("folder", "pod"), PODS, ids=[f"{folder}:{pod.name}" for folder, pod in PODS])
+every_container = pytest.mark.parametrize(
+    ("pod", "container"),
+    [(pod, container) for _, pod, container in CONTAINERS],
+    ids=[f"{folder}:{container['name']}" for folder, _, container in CONTAINERS],
+)
+
+
+def command(container: Resource) -> click.Command:
+    return openai_server.__main__.main if program(container) == SIDECAR else anyserve_worker.__main__.main
+
+
+def options(container: Resource, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """As the program itself reads them: what it doesn't know, or can't use, is an error."""
+    image = with_ancestors(STAGES, program(container)).environment
+    environment = {**image, **{variable["name"]: variable["value"] for variable in container.get("env", [])}}
+    for name, value in environment.items():
+        if name.startswith(("OPENAI_SERVER_", "ANYSERVE_WORKER_")):
+            monkeypatch.setenv(name, value)
+    arguments = [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], word) for word in container["args"]]
+    return command(container).make_context(container["name"], arguments).params
+
+
+@every_container
+def test_the_programs_take_their_options(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+    given = options(container, monkeypatch)
+    assert given["host"] == "0.0.0.0"  # kubelet's probes and other pods come from outside
+    known = {f"OPENAI_SERVER_{name}".upper() for name in given} | {f"ANYSERVE_WORKER_{name}".upper() for name in given}
+    for variable in container.get("env", []):
+        assert variable["name"] in known or f"$({variable['name']})" in " ".join(container["args"])
+
+
+@every_container
+def test_ports_are_the_programs(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+    (port,) = container["ports"]
+    assert port["containerPort"] == options(container, monkeypatch)["port"]
+    assert str(port["containerPort"]) == with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
+    for probe in (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")):
+        if program(container) == SIDECAR:
+            assert probe["httpGet"]["port"] == port["name"]
+        else:
+            assert probe["grpc"] == {"port": port["containerPort"]}  # of the whole server, which is ""
+
+
+async def test_http_probes_ask_what_is_there() -> None:
+    asked = {
+        (kind, container[f"{kind}Probe"]["httpGet"]["path"])
+        for _, _, container in CONTAINERS
+        for kind in ("startup", "readiness", "liveness")
+        if program(container) == SIDECAR
+    }
+    paths = dict(asked)
+    assert len(paths) == len(asked) == 3
+    worker = FakeWorker()
+    async with running(worker) as sidecar:
+        assert {(await sidecar.get(path)).status for path in paths.values()} == {200}
+        worker.ready = False
+        # Starting again would not bring the worker back.
+        statuses = {kind: (await sidecar.get(path)).status for kind, path in paths.items()}
+        assert statuses == {"startup": 200, "readiness": 503, "liveness": 200}
+
+
+@every_container
+def test_probes_are_patient_enough(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+    startup, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
+    health = with_ancestors(STAGES, program(container)).all("HEALTHCHECK")[-1]
+    found = re.search(r"--start-period=(\d+)([sm])", health)
+    assert found
+    assert startup["periodSeconds"] * startup["failureThreshold"] >= int(found[1]) * (60 if found[2] == "m" else 1)
+    # A pod is out of the Service long before it is started again.
+    assert live["periodSeconds"] * live["failureThreshold"] >= 3 * ready["periodSeconds"] * ready["failureThreshold"]
+    if program(container) == SIDECAR:
+        assert ready["timeoutSeconds"] > options(container, monkeypatch)["lookup_timeout"]
+
+
+@every_pod
+def test_the_worker_is_there_before_the_sidecar_and_after_it(folder: str, pod: Pod) -> None:
+    order = [program(container) for container in pod.containers]
+    if len(order) == 1:
+        return
+    assert order[0] in WORKERS
+    assert order[1:] == [SIDECAR]
+    (worker,) = pod.spec["initContainers"]
+    assert worker["restartPolicy"] == "Always"
+    assert "startupProbe" in worker  # what the sidecar's start waits for
+    endpoint = re.fullmatch(r"--anyserve-endpoint=127\.0\.0\.1:(\d+)", pod.spec["containers"][0]["args"][0])
+    assert endpoint
+    assert int(endpoint[1]) == worker["ports"][0]["containerPort"]
+
+
+@every_pod
+def test_what_ends_gets_the_time_that_it_was_promised(folder: str, pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+    # Native sidecars are told to end when all others have ended.
+    needed = sum(
+        container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
+        + options(container, monkeypatch)["drain_timeout"]
+        for container in pod.containers
+    )
+    assert pod.spec["terminationGracePeriodSeconds"] == needed + MARGIN
+    # Those that get requests from other pods keep answering until these know that they go.
+    for container in pod.spec["containers"]:
+        assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5
+
+
+@every_pod
+def test_pods_may_do_nothing_that_they_need_not(folder: str, pod: Pod) -> None:
+    spec = pod.spec
+    assert spec["automountServiceAccountToken"] is False
+    # The variables of Services have names that our options have too.
+    assert spec["enableServiceLinks"] is False
+    assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
+    for container in pod.containers:
+        context = {**spec["securityContext"], **container["securityContext"]}
+        user = f"{context['runAsUser']}:{context['runAsGroup']}"
+        assert user == with_ancestors(STAGES, program(container)).all("USER")[-1]
+        assert context["runAsNonRoot"] is True
+        assert context["readOnlyRootFilesystem"] is True
+        assert context["allowPrivilegeEscalation"] is False
+        assert context["seccompProfile"] == {"type": "RuntimeDefault"}
+        assert context["capabilities"] == {"drop": ["ALL"]}
+        for kind in ("requests", "limits"):
+            assert {"cpu", "memory"} <= container["resources"][kind].keys()
+    account = spec.get("serviceAccountName")
+    if account:
+        accounts = {a["metadata"]["name"]: a for a in of_kind(kustomize(folder), "ServiceAccount")}
+        assert accounts[account]["automountServiceAccountToken"] is False
+
+
+@every_pod
+def test_what_is_mounted_is_there_and_only_memory_can_be_written(folder: str, pod: Pod) -> None:
+    volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
+    claims = {claim["metadata"]["name"] for claim in of_kind(kustomize(folder), "PersistentVolumeClaim")}
+    used: set[str] = set()
+    for container in pod.containers:
+        mounts = {mount["mountPath"]: mount for mount in container["volumeMounts"]}
+        used.update(mount["name"] for mount in mounts.values())
+        memory = volumes[mounts.pop("/tmp")["name"]]["emptyDir"]
+        assert memory["medium"] == "Memory"
+        assert memory["sizeLimit"]
+        assert all(mount["readOnly"] is True for mount in mounts.values())
+    assert used == set(volumes)  # no two containers share what they write
+    for volume in volumes.values():
+        if claim := volume.get("persistentVolumeClaim"):
+            assert claim["readOnly"] is True
+            assert claim["claimName"] in claims
+
+
+@every_container
+def test_the_model_is_where_the_worker_looks(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+    if program(container) not in WORKERS:
+        return
+    (model,) = options(container, monkeypatch)["models"]
+    if program(container) == "worker-demo":
+        assert ["--model", model] == exec_form(STAGES["worker-demo"].all("CMD")[-1])
+    elif container["name"] == "kserve-container":
+        assert model == f"{pod.name}=/mnt/models/model.gguf"  # where KServe puts it, and the name that clients ask for
+    else:
+        (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
+        assert model == f"{mount['mountPath']}/model.gguf"
+
+
+@every_container
+def test_images_are_targets_of_the_dockerfile(pod: Pod, container: Resource) -> None:
+    assert program(container) in STAGES
+    readme = (ROOT / "README.md").read_text()
+    assert re.search(rf"docker build --target {program(container)} +-t {container['image']} ", readme)
+    assert container["image"].rpartition(":")[2] == openai_server.__version__ == anyserve_worker.__version__
+
+
+@pytest.mark.parametrize("folder", WHOLE)
+def test_a_gpu_is_asked_for_where_the_image_can_use_it(folder: str) -> None:
+    workers = [c for pod in pods(folder) for c in pod.containers if program(c) in WORKERS]
+    assert workers
+    for worker in workers:
+        has_gpu = "nvidia.com/gpu" in worker["resources"]["limits"]
+        assert has_gpu == (program(worker) == "worker-cuda") == (folder == "overlays/gpu")

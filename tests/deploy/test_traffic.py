@@ -1,0 +1,143 @@
+"""Who may speak to whom in deploy/, who is chosen, and by what the number of pods goes."""
+
+import re
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import DEPLOY, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
+
+METRIC = "anyserve_worker_requests_waiting"
+
+
+def chosen(folder: str, labels: dict[str, str]) -> list[Pod]:
+    assert labels
+    return [pod for pod in pods(folder) if labels.items() <= pod.labels.items()]
+
+
+def port_of(pod: Pod, port: int | str) -> int:
+    """By name or number, of a container that has it open."""
+    ((number),) = [
+        open_port["containerPort"]
+        for container in pod.containers
+        for open_port in container["ports"]
+        if port in (open_port["name"], open_port["containerPort"])
+    ]
+    return int(number)
+
+
+@pytest.mark.parametrize("folder", WHOLE)
+def test_services_lead_to_open_ports(folder: str) -> None:
+    services = of_kind(kustomize(folder), "Service")
+    assert services
+    for service in services:
+        found = chosen(folder, service["spec"]["selector"])
+        assert found, service["metadata"]["name"]
+        for pod in found:
+            for port in service["spec"]["ports"]:
+                number = port_of(pod, port["targetPort"])
+                # A name without an address gives the pods' own: nobody translates the port.
+                assert service["spec"].get("clusterIP") != "None" or port["port"] == number
+
+
+@pytest.mark.parametrize("folder", WHOLE)
+def test_sidecars_on_their_own_reach_every_worker(folder: str) -> None:
+    headless = {
+        service["metadata"]["name"]: service
+        for service in of_kind(kustomize(folder), "Service")
+        if service["spec"].get("clusterIP") == "None"
+    }
+    for pod in pods(folder):
+        if [program(container) for container in pod.containers] != ["sidecar"]:
+            continue
+        found = re.match(r"--anyserve-endpoint=dns:///([a-z-]+):(\d+)$", pod.containers[0]["args"][0])
+        assert found
+        service = headless[found[1]]["spec"]
+        assert int(found[2]) == service["ports"][0]["port"]
+        workers = chosen(folder, service["selector"])
+        assert workers
+        (policy,) = [p["spec"] for p in policies_for(folder, pod)]
+        to_workers, to_names = policy["egress"]
+        assert chosen(folder, to_workers["to"][0]["podSelector"]["matchLabels"]) == workers
+        assert port_of(workers[0], to_workers["ports"][0]["port"]) == service["ports"][0]["port"]
+        assert {(port["protocol"], port["port"]) for port in to_names["ports"]} == {("UDP", 53), ("TCP", 53)}
+
+
+def policies_for(folder: str, pod: Pod) -> list[Resource]:
+    policies = of_kind(kustomize(folder), "NetworkPolicy")
+    return [p for p in policies if p["spec"]["podSelector"]["matchLabels"].items() <= pod.labels.items()]
+
+
+@pytest.mark.parametrize("folder", ["base", "gateway"])
+def test_pods_are_reached_where_they_serve_and_reach_nothing_else(folder: str) -> None:
+    for pod in pods(folder):
+        (policy,) = [policy["spec"] for policy in policies_for(folder, pod)]
+        assert policy["policyTypes"] == ["Ingress", "Egress"]
+        (ingress,) = policy["ingress"]
+        (port,) = ingress["ports"]
+        serves = next(c for c in reversed(pod.containers) if c["ports"][0]["name"] == port["port"])
+        if program(serves) == "sidecar":
+            assert "from" not in ingress
+        else:  # whoever may send it tensors is one of ours
+            (source,) = ingress["from"]
+            for client in chosen(folder, source["podSelector"]["matchLabels"]):
+                assert program(client.containers[0]) == "sidecar"
+        has_worker_inside = len(pod.containers) == 2 or program(pod.containers[0]) != "sidecar"
+        assert (policy["egress"] == []) == has_worker_inside
+
+
+@pytest.mark.parametrize("folder", WHOLE)
+def test_selectors_find_their_own_pods_alone(folder: str) -> None:
+    resources = kustomize(folder)
+    for deployment in of_kind(resources, "Deployment"):
+        name = deployment["metadata"]["name"]
+        spec = deployment["spec"]
+        (pod,) = chosen(folder, spec["selector"]["matchLabels"])
+        assert pod.name == name
+        for spread in pod.spec["topologySpreadConstraints"]:
+            assert chosen(folder, spread["labelSelector"]["matchLabels"]) == [pod]
+        (budget,) = [
+            b["spec"]
+            for b in of_kind(resources, "PodDisruptionBudget")
+            if chosen(folder, b["spec"]["selector"]["matchLabels"]) == [pod]
+        ]
+        # With one pod, minAvailable would keep a node from ever being emptied.
+        assert budget["maxUnavailable"] == 1
+        assert "minAvailable" not in budget
+
+
+def test_the_number_of_pods_is_the_autoscalers_alone() -> None:
+    resources = kustomize("overlays/autoscale")
+    (scaler,) = of_kind(resources, "HorizontalPodAutoscaler")
+    target = scaler["spec"]["scaleTargetRef"]
+    (deployment,) = of_kind(resources, target["kind"])
+    assert (deployment["metadata"]["name"], deployment["apiVersion"]) == (target["name"], target["apiVersion"])
+    # Otherwise each apply would set it back.
+    assert "replicas" not in deployment["spec"]
+
+
+def test_all_scale_on_the_same_metric() -> None:
+    (scaler,) = of_kind(kustomize("overlays/autoscale"), "HorizontalPodAutoscaler")
+    (metric,) = scaler["spec"]["metrics"]
+    assert metric["pods"]["metric"] == {"name": METRIC}
+    rules = yaml.safe_load((DEPLOY / "overlays/autoscale/prometheus-adapter.yaml").read_text())["rules"]["custom"]
+    (rule,) = rules
+    assert rule["seriesQuery"].partition("{")[0] == METRIC
+    assert rule["name"] == {"matches": f"^{METRIC}$", "as": METRIC}
+    (service,) = of_kind(kustomize("overlays/kserve-autoscale"), "InferenceService")
+    (kserve,) = service["spec"]["predictor"]["autoScaling"]["metrics"]
+    query = kserve["external"]["metric"]["query"]
+    assert METRIC in query
+    # The pods of the service's own Deployment.
+    assert f'pod=~"{service["metadata"]["name"]}-predictor-.*"' in query
+
+
+def test_kserve_finds_the_runtime_for_the_model() -> None:
+    resources = kustomize("kserve")
+    (runtime,) = of_kind(resources, "ServingRuntime")
+    (service,) = of_kind(resources, "InferenceService")
+    model = service["spec"]["predictor"]["model"]
+    assert model["runtime"] == runtime["metadata"]["name"]
+    assert model["modelFormat"]["name"] in [known["name"] for known in runtime["spec"]["supportedModelFormats"]]
+    assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]
+    assert model["protocolVersion"] == "grpc-v2"

@@ -26,6 +26,7 @@ PURE = (
     "openai_server.sse",
     "openai_server.errors",
     "openai_server.chat",
+    "openai_server.telemetry.endpoints",
     "anyserve_worker.delta",
     "anyserve_worker.request",
     "anyserve_worker.responder",
@@ -44,6 +45,7 @@ PURE = (
     "anyserve_worker.prompt_lookup",
     "anyserve_worker.logprobs",
     "anyserve_worker.echo",
+    "anyserve_worker.telemetry.origin",
 )
 """A package stands for all of its modules."""
 

@@ -12,6 +12,7 @@ from starlette.types import Message
 from openai_server.app import App
 from openai_server.backend import Backend
 from openai_server.config import Config
+from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
 
 
@@ -116,7 +117,9 @@ class Sidecar:
         call = self.start(method, path, body, headers)
         await asyncio.wait_for(call.task, 30)
         assert call.reply.complete
-        assert call.reply.headers["x-request-id"].startswith("req_")
+        given = dict(headers or {}).get("x-request-id")
+        id = call.reply.headers["x-request-id"]
+        assert id.startswith("req_") or id == given
         return call.reply
 
     async def get(self, path: str) -> Reply:
@@ -131,11 +134,11 @@ class Sidecar:
 
 
 @asynccontextmanager
-async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
+async def app_for(port: int, *, observer: Observer | None = None, **config: Any) -> AsyncIterator[Sidecar]:
     """An application whose backend is at `port`, from start-up to shutdown."""
     made = Config(anyserve_endpoint=f"127.0.0.1:{port}", **config)
     backend = Backend(made.anyserve_endpoint, timeout=made.request_timeout or None, lookup_timeout=made.lookup_timeout)
-    app = App(made, backend)
+    app = App(made, backend, observer)
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))
@@ -150,6 +153,6 @@ async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
 
 
 @asynccontextmanager
-async def running(worker: FakeWorker, **config: Any) -> AsyncIterator[Sidecar]:
-    async with serving(worker) as port, app_for(port, **config) as sidecar:
+async def running(worker: FakeWorker, *, observer: Observer | None = None, **config: Any) -> AsyncIterator[Sidecar]:
+    async with serving(worker) as port, app_for(port, observer=observer, **config) as sidecar:
         yield sidecar

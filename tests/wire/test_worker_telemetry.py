@@ -32,7 +32,7 @@ def scrape(running: Worker) -> Scrape:
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(PATIENCE):
-        while not condition():
+        while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
@@ -80,6 +80,7 @@ async def test_who_is_there_while_they_are() -> None:
         assert told.value("anyserve_worker_requests_refused_total") == 1
         assert told.value("anyserve_worker_kv_cells_used") >= 3
         await stream.send(cancel(0), cancel(1))
+        await eventually(running, 0)
         gate.open()
         await until(lambda: scrape(running).value("anyserve_worker_requests_ended_total", outcome="cancelled") == 2)
 

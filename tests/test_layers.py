@@ -118,6 +118,14 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     [
         ("llama_cpp", {"anyserve_worker.native"}),
         ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
+        ("opentelemetry", {"openai_server.telemetry.tracing", "anyserve_worker.telemetry.tracing"}),
+        (
+            "prometheus_client",
+            {
+                *("openai_server.telemetry.metrics", "openai_server.telemetry.sharing"),
+                "anyserve_worker.telemetry.metrics",
+            },
+        ),
     ],
 )
 def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, users: set[str]) -> None:

@@ -1,19 +1,23 @@
 """`python -m openai_server` as a process: real sockets, signals, and the `openai` package as its client."""
 
 import asyncio
+import gzip
 import json
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.exposition import Scrape
@@ -301,3 +305,39 @@ async def test_each_line_of_a_json_log_is_an_object() -> None:
         assert await running.ended() == 0
         rest = (await running.stderr.read()).splitlines()
     assert all(json.loads(line)["level"] for line in (running.greeting, *rest))
+
+
+async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            body = self.rfile.read(int(self.headers["content-length"]))
+            bodies.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with serving(FakeWorker()) as worker_port, sidecar(worker_port) as running:
+            assert b"tracing=True" in running.greeting
+            await completed(running.port, 1)
+            await running.tell(signal.SIGTERM)
+            assert await running.ended() == 0
+        collector.shutdown()
+    sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+    spans = [
+        (span.name, [attribute.value.string_value for attribute in resource.resource.attributes])
+        for request in sent
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    assert [name for name, _ in spans] == ["POST /v1/completions"]
+    assert "openai_server" in spans[0][1]

@@ -68,6 +68,13 @@ async def test_the_variables_ask_for_metrics_and_labels_that_exist(dashboard: An
     assert all(match and match[1] in names for match in asked), queries
 
 
+async def test_the_documentation_has_every_metric_and_no_other() -> None:
+    told = set(re.findall(r"^\| `(\w+)` \|", (DASHBOARD.parents[2] / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    families = [family for scrape in await scrapes() for family in scrape.families.values()]
+    ours = [family for family in families if not family.name.startswith("process_")]
+    assert told == {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
+
+
 def test_every_variable_of_an_expression_is_defined(dashboard: Any) -> None:
     defined = {variable["name"] for variable in dashboard["templating"]["list"]}
     used = set(re.findall(r"\$\{?(\w+)", json.dumps(dashboard["panels"])))

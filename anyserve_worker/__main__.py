@@ -1,6 +1,5 @@
 """`python -m anyserve_worker`, and the console script `anyserve`."""
 
-import logging
 import os
 import sys
 from pathlib import Path
@@ -17,6 +16,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
+from anyserve_worker.telemetry import logs
 
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": ENV_PREFIX,
@@ -62,9 +62,7 @@ def serve(model: Path, name: str | None, **values: Any) -> None:
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     server_options, model_options = build(models, values)
-    logging.basicConfig(
-        level=server_options.log_level.upper(), format="%(asctime)s %(levelname)s %(name)s: %(message)s"
-    )
+    logs.set_up(server_options.log_level, values["log_format"])
     for _, path in models:
         if not path.is_file():
             raise click.ClickException(f"{path}: no such model file")

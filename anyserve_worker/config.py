@@ -11,6 +11,7 @@ import click
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
 from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, POOLINGS, ModelOptions
+from anyserve_worker.telemetry import logs, tracing
 from anyserve_worker.tls import TLS
 from protos import contract
 
@@ -36,6 +37,11 @@ class ServerOptions:
     keepalive_time: float = 10
     """Seconds of silence before a client is pinged, and again until it counts as gone."""
     tls: TLS | None = None
+    metrics_host: str = ""
+    metrics_port: int | None = None
+    """None: no metrics. 0: any free one."""
+    access_log: bool = False
+    tracing: str = tracing.OFF
 
 
 def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
@@ -183,7 +189,30 @@ _OPTIONS = (
         help="Seconds that running requests get to finish after SIGTERM.",
     ),
     _option(
-        "--log-level", default="info", type=click.Choice(["debug", "info", "warning", "error"]), help="Least to log."
+        "--metrics-port",
+        default=None,
+        type=click.IntRange(0, 65535),
+        help="Port of an HTTP server for GET /metrics, in Prometheus' format; 0: any. Absent: none.",
+    ),
+    _option("--metrics-host", default=None, metavar="ADDRESS", help="Its address. Absent: as --host."),
+    _option(
+        "--log-level",
+        default="info",
+        type=click.Choice(["debug", "info", "warning", "error"]),
+        help="Least to log.",
+    ),
+    _option(
+        "--access-log/--no-access-log",
+        default=True,
+        help="One line a generation, with ids, tokens and times; never prompts or answers.",
+    ),
+    _option("--log-format", default=logs.TEXT, type=click.Choice(logs.FORMATS), help="Lines to read, or JSON objects."),
+    _option(
+        "--tracing",
+        default=tracing.AUTO,
+        type=click.Choice(tracing.CHOICES),
+        help="OpenTelemetry spans of queue, prefill and decode. auto: if OTEL_EXPORTER_OTLP_ENDPOINT says where to, "
+        "and the extra `otel` is installed.",
     ),
 )
 
@@ -226,5 +255,9 @@ def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple
         drain_delay=values["drain_delay"],
         keepalive_time=values["keepalive_time"],
         tls=_tls(values),
+        metrics_host=values["metrics_host"] or values["host"],
+        metrics_port=values["metrics_port"],
+        access_log=values["access_log"],
+        tracing=values["tracing"],
     )
     return server_options, model_options

@@ -81,6 +81,7 @@ class Embeddings:
             return
         self._embedder.remove(embedding.job)
         self._stats.failure.add(time.monotonic_ns() - embedding.submitted_ns)
+        self._stats.outcomes[error.status.name.lower() if error else "cancelled"] += 1
         if error:
             self._deliver(embedding, error)
 
@@ -116,6 +117,7 @@ class Embeddings:
         for job in done:
             embedding = self._by_job.pop(job)
             self._stats.success.add(now - embedding.submitted_ns)
+            self._stats.outcomes["embedded"] += 1
             self._deliver(embedding, None)
 
     def _count(self, embedding: Embedding, now_ns: int) -> None:

@@ -46,6 +46,7 @@ from anyserve_worker.scheduler import Chunk, Scheduler
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
 from anyserve_worker.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
+from anyserve_worker.telemetry.origin import NOBODY, Origin
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
@@ -86,9 +87,13 @@ class Engine:
         *,
         pooler: Pooler | None = None,
         pooler_threads: ThreadChooser | None = None,
+        on_end: Callable[[Generation], None] = lambda _: None,
     ) -> None:
-        """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread."""
-        self.n_ctx = runner.n_ctx
+        """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread.
+
+        `on_end` is called on the event loop for each generation that has ended.
+        """
+        self.n_ctx, self.n_cells = runner.n_ctx, runner.n_cells
         self.stats = EngineStats()
         self._vocabulary = vocabulary
         self._runner = runner
@@ -107,6 +112,8 @@ class Engine:
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation | Embedding, Delta | WorkerError | None]] = []
+        self._ended: list[Generation] = []
+        self._on_end = on_end
         self._live: set[Generation] = set()
         self._owner: dict[Sequence, Generation] = {}
         self._pooler = pooler
@@ -141,6 +148,19 @@ class Engine:
         return len(self._scheduler.running)
 
     @property
+    def n_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    @property
+    def n_preempted(self) -> int:
+        return self._scheduler.n_preempted
+
+    @property
+    def n_kept(self) -> int:
+        """Tokens of running sequences that have KV cells; those of a shared prefix count for each."""
+        return sum(sequence.n_computed for sequence in self._scheduler.running.copy())
+
+    @property
     def threads_chosen(self) -> list[tuple[bool, int, int]]:
         """(with prompts, least number of tokens, threads) for each kind of step that there was."""
         return self._threads.chosen
@@ -149,12 +169,12 @@ class Engine:
     def n_free_cells(self) -> int:
         return self._cache.n_free_cells
 
-    async def submit(self, request: GenerationRequest) -> Generation:
+    async def submit(self, request: GenerationRequest, origin: Origin = NOBODY) -> Generation:
         """Raises QueueFull, InvalidRequest, ContextLengthExceeded or Draining. The caller iterates, or cancels."""
         with self._place():
             prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
             sequences = await self._sequences(request, prompt)
-        generation = Generation(sequences, self._deadline(request.timeout), self.abort)
+        generation = Generation(sequences, self._deadline(request.timeout), self.abort, origin)
         self._inbox.put(lambda: self._start(generation))
         return generation
 
@@ -213,6 +233,7 @@ class Engine:
         """A place among the requests, kept for what follows unless the block fails. Raises QueueFull or Draining."""
         self._refuse_if_closing()
         if self._n_requests >= self._max_requests:
+            self.stats.requests_refused += 1
             raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
         self._n_requests += 1
         try:
@@ -287,11 +308,13 @@ class Engine:
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._clock() + timeout
 
-    def _hand_over(self, outbox: list[tuple[Generation | Embedding, Any]]) -> None:
+    def _hand_over(self, outbox: list[tuple[Generation | Embedding, Any]], ended: list[Generation]) -> None:
         for work, item in outbox:
             if not work.done:
                 work.put(item)
                 self._n_requests -= work.done
+        for generation in ended:
+            self._on_end(generation)
 
     # ---- On the engine's thread
 
@@ -345,11 +368,15 @@ class Engine:
         now = time.monotonic_ns()
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self.stats.steps.add(now - started)
+        self.stats.step_seconds.add((now - started) / 1e9)
+        self.stats.step_tokens.add(n_tokens)
+        self.stats.step_sequences.add(len(chunks))
         for chunk in chunks:
             generation = self._owner[chunk.sequence]
             if not generation.started:
-                generation.started = True
+                generation.started_ns = started
                 self.stats.queue.add(started - generation.submitted_ns)
+                self.stats.queue_seconds.add((started - generation.submitted_ns) / 1e9)
                 self.stats.prompt_tokens += chunk.sequence.n_prompt
                 self.stats.cached_tokens += chunk.sequence.n_cached
         return True
@@ -416,6 +443,10 @@ class Engine:
 
     def _emit(self, sequence: Sequence, text: str, reason: str | None, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         generation = self._owner[sequence]
+        if not generation.first_ns:
+            self._take_first(generation)
+        if reason:
+            generation.reasons.append(reason)
         delta = Delta(
             index=sequence.index,
             text=text,
@@ -428,10 +459,16 @@ class Engine:
         )
         self._outbox.append((generation, delta))
 
+    def _take_first(self, generation: Generation) -> None:
+        generation.first_ns = time.monotonic_ns()
+        if generation.started:
+            self.stats.prefill_seconds.add((generation.first_ns - generation.started_ns) / 1e9)
+
     def _deliver(self) -> None:
-        if self._outbox and self._loop is not None:
+        if (self._outbox or self._ended) and self._loop is not None:
             outbox, self._outbox = self._outbox, []
-            self._loop.call_soon_threadsafe(self._hand_over, outbox)
+            ended, self._ended = self._ended, []
+            self._loop.call_soon_threadsafe(self._hand_over, outbox, ended)
 
     # ---- Beginning and end of a request
 
@@ -455,6 +492,7 @@ class Engine:
     def _abort(self, generation: Generation, error: WorkerError | None) -> None:
         if generation not in self._live:
             return
+        generation.error = error
         for sequence in generation.sequences:
             if sequence in self._owner:
                 self._scheduler.remove(sequence)
@@ -469,7 +507,11 @@ class Engine:
         if generation in self._live and not any(other in self._owner for other in generation.sequences):
             self._live.remove(generation)
             counter = self.stats.failure if failed else self.stats.success
-            counter.add(time.monotonic_ns() - generation.submitted_ns)
+            generation.ended_ns = time.monotonic_ns()
+            counter.add(generation.ended_ns - generation.submitted_ns)
+            self.stats.request_seconds.add((generation.ended_ns - generation.submitted_ns) / 1e9)
+            self.stats.outcomes[generation.outcome] += 1
+            self._ended.append(generation)
 
     def _expire(self) -> None:
         now = self._clock()

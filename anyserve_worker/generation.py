@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from anyserve_worker.delta import Delta
 from anyserve_worker.errors import WorkerError
 from anyserve_worker.sequence import Sequence
+from anyserve_worker.telemetry.origin import NOBODY, Origin
 
 
 class Generation:
@@ -19,7 +20,11 @@ class Generation:
     """
 
     def __init__(
-        self, sequences: list[Sequence], deadline: float | None, on_cancel: Callable[["Generation"], None]
+        self,
+        sequences: list[Sequence],
+        deadline: float | None,
+        on_cancel: Callable[["Generation"], None],
+        origin: Origin = NOBODY,
     ) -> None:
         """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
         self._on_cancel = on_cancel
@@ -30,8 +35,17 @@ class Generation:
         self._failed = False
         self.sequences = sequences
         self.deadline = deadline
+        self.origin = origin
+        # Of time.monotonic_ns(), 0 if it has not come so far. The engine's thread takes them down, as what follows.
         self.submitted_ns = time.monotonic_ns()
-        self.started = False
+        self.started_ns = 0
+        """Its first step began."""
+        self.first_ns = 0
+        """Its first text came."""
+        self.ended_ns = 0
+        self.reasons: list[str] = []
+        """finish_reasons of its choices, in the order in which they ended."""
+        self.error: WorkerError | None = None
 
     @property
     def done(self) -> bool:
@@ -42,6 +56,21 @@ class Generation:
     def complete(self) -> bool:
         """Every choice has come to its end, none with an error."""
         return self.done and not self._failed
+
+    @property
+    def started(self) -> bool:
+        return self.started_ns > 0
+
+    @property
+    def n_generated(self) -> int:
+        return sum(sequence.n_generated for sequence in self.sequences)
+
+    @property
+    def outcome(self) -> str:
+        """How it has ended, in a word of which there are few."""
+        if self.error:
+            return self.error.status.name.lower()
+        return self.reasons[-1] if len(self.reasons) == len(self.sequences) else "cancelled"
 
     def cancel(self) -> None:
         """The caller is gone; the engine drops the request before its next step."""

@@ -7,15 +7,18 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from anyserve_worker.cpus import IdleMeter
 from anyserve_worker.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.engine import Engine
 from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
+from anyserve_worker.generation import Generation
 from anyserve_worker.model import Model
 from anyserve_worker.model_runner import ModelRunner
 from anyserve_worker.options import ModelOptions
+from anyserve_worker.telemetry.logs import say
 from anyserve_worker.threads import ThreadChooser
 from protos import contract
 
@@ -43,6 +46,11 @@ class ServedModel:
     """contract.CONFIG_PARAMETERS, without those that are unknown."""
     tasks: tuple[str, ...] = (contract.TASK_GENERATE,)
     """What it can do; known when it is ready."""
+    on_end: Callable[[str, Generation], None] = lambda _, __: None
+    """Told the name and each generation that has ended."""
+    load_seconds: float = 0
+    most_threads: int = 0
+    """That steps may be given; known when it is loaded."""
     unwanted: bool = False
     """Loading ends early, with a LoadError."""
     _threads: ThreadChooser | None = None
@@ -75,6 +83,7 @@ class ServedModel:
             on_progress(fraction)
             return not self.unwanted
 
+        self.most_threads = threads
         self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
         self._pooler_threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
         self._model = Model(self.path, options, progress)
@@ -99,6 +108,7 @@ class ServedModel:
             self._threads,
             pooler=self._pooler,
             pooler_threads=self._pooler_threads,
+            on_end=partial(self.on_end, self.name),
         )
         self._engine.start()
         self.tasks = self._model.tasks
@@ -139,11 +149,27 @@ class ServedModel:
             self._model.free()
 
 
+def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:
+    engine, config = model.engine, model.config
+    fixed = [threads for threads in (options.threads, options.threads_batch) if threads]
+    return {
+        "context": engine.n_ctx,
+        "context_trained": config.get("context_length_trained"),
+        "kv_cells": engine.n_cells,
+        "parallel": options.parallel,
+        "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.most_threads}",
+        "can": ",".join(model.tasks),
+        "load_seconds": model.load_seconds,
+    }
+
+
 class Repository:
     """Models by name, in the order in which they were given: the first is the default."""
 
-    def __init__(self, models: Iterable[tuple[str, Path]]) -> None:
-        self._models = {name: ServedModel(name, path) for name, path in models}
+    def __init__(
+        self, models: Iterable[tuple[str, Path]], on_end: Callable[[str, Generation], None] = lambda _, __: None
+    ) -> None:
+        self._models = {name: ServedModel(name, path, on_end=on_end) for name, path in models}
 
     def __iter__(self) -> Iterator[ServedModel]:
         return iter(self._models.values())
@@ -172,6 +198,7 @@ class Repository:
         loop = asyncio.get_running_loop()
         for model in self._models.values():
             try:
+                began = time.monotonic()
                 # A thread that ends with it: OpenMP keeps a pool for each thread that ever computed, and as soon as
                 # there are more pooled threads than processors, all of them sleep instead of spinning.
                 with ThreadPoolExecutor(1) as loader:
@@ -179,8 +206,10 @@ class Repository:
             except LoadError as error:
                 model.state, model.reason = State.UNAVAILABLE, str(error)
                 raise
+            model.load_seconds = round(time.monotonic() - began, 3)
             model.start(options)
-            log.info("model '%s' is ready: %s", model.name, model.config["description"])
+            ready = f"model '{model.name}' is ready: {model.config['description']}"
+            say(log, logging.INFO, ready, _banner(model, options))
 
     def give_up(self) -> None:
         """Ends a `load` that is under way."""

@@ -11,12 +11,17 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from anyserve_worker import __version__
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.errors import LoadError
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository
 from anyserve_worker.servicer import InferenceServicer
+from anyserve_worker.telemetry import tracing
+from anyserve_worker.telemetry.logs import say
+from anyserve_worker.telemetry.metrics_server import MetricsServer
+from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.tls import TLSError, credentials
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
@@ -59,11 +64,15 @@ class Worker:
     _server: grpc.aio.Server
     _servicer: InferenceServicer
     _health: health.aio.HealthServicer
+    _observer: Observer
+    _metrics: MetricsServer | None
 
     @classmethod
     async def listen(cls, options: ServerOptions) -> "Worker":
         """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
-        repository = Repository(options.models)
+        tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
+        observer = Observer(log_access=options.access_log, tracer=tracer)
+        repository = Repository(options.models, observer.ended)
         server = grpc.aio.server(options=_channel_options(options.keepalive_time))
         servicer = InferenceServicer(repository)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
@@ -80,7 +89,7 @@ class Worker:
             raise StartError(str(error)) from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
-        worker = cls(repository, port, server, servicer, health_servicer)
+        worker = cls(repository, port, server, servicer, health_servicer, observer, _metrics(options, repository))
         await worker._set_serving(False)
         await server.start()
         return worker
@@ -107,11 +116,34 @@ class Worker:
         await self._server.stop(min(timeout, FAREWELL))
         await stopping
         await self.repository.close()
+        await asyncio.to_thread(self._close_telemetry)
+
+    def _close_telemetry(self) -> None:
+        if self._metrics:
+            self._metrics.close()
+        self._observer.close()
+
+    @property
+    def metrics_port(self) -> int | None:
+        return self._metrics.port if self._metrics else None
 
     async def _set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
         for service in ("", SERVICE):
             await self._health.set(service, status)
+
+
+def _metrics(options: ServerOptions, repository: Repository) -> MetricsServer | None:
+    """Raises StartError."""
+    if options.metrics_port is None:
+        return None
+    from anyserve_worker.telemetry.metrics import CONTENT_TYPE, Metrics
+
+    try:
+        return MetricsServer(options.metrics_host, options.metrics_port, Metrics(repository).text, CONTENT_TYPE)
+    except OSError as error:
+        where = f"{options.metrics_host}:{options.metrics_port}"
+        raise StartError(f"cannot listen on {where} for metrics: {error.strerror}") from error
 
 
 async def serve(server_options: ServerOptions, model_options: ModelOptions) -> None:
@@ -121,7 +153,12 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions) -> N
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     worker = await Worker.listen(server_options)
-    log.info("listening on %s:%d", server_options.host, worker.port)
+    fields = {
+        "version": __version__,
+        "metrics": f"http://{server_options.metrics_host}:{worker.metrics_port}/metrics" if worker.metrics_port else "",
+        "tracing": tracing.wanted(server_options.tracing) or None,
+    }
+    say(log, logging.INFO, f"listening on {server_options.host}:{worker.port}", fields)
     loading = asyncio.create_task(worker.load(model_options, server_options.threads))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -31,6 +31,7 @@ from anyserve_worker.tasks import (
     tokenized,
 )
 from anyserve_worker.tasks import parse as parse_task
+from anyserve_worker.telemetry.origin import origin
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
 
@@ -161,7 +162,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             responder = Responder(request, model.name, contract.TASKS[task].outputs)
             if task != contract.TASK_GENERATE:
                 return responder.build(await _perform(engine, parse_task(task, request)))
-            generation = await engine.submit(parse(request))
+            generation = await engine.submit(parse(request), origin(request, context.invocation_metadata() or ()))
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
             finally:
@@ -177,7 +178,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
     ) -> AsyncIterator[pb.ModelStreamInferResponse]:
         with self._inference():
             try:
-                stream = Stream(self._admit_to_stream, self._draining)
+                stream = Stream(self._admit_to_stream, self._draining, context.invocation_metadata() or ())
                 async with aclosing(stream.responses(request_iterator)) as responses:
                     async for response in responses:
                         yield response

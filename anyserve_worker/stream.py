@@ -19,6 +19,7 @@ from anyserve_worker.outbox import Outbox
 from anyserve_worker.repository import ServedModel
 from anyserve_worker.request import addresses, parse
 from anyserve_worker.responder import Responder
+from anyserve_worker.telemetry.origin import Metadata, origin
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
@@ -29,11 +30,17 @@ MAX_WAITING = 512
 
 
 class Stream:
-    """`admit` finds the model of a request, or raises WorkerError; `draining` is set when the worker is to end."""
+    """`admit` finds the model of a request, or raises WorkerError; `draining` is set when the worker is to end.
 
-    def __init__(self, admit: Callable[[ModelInferRequest], ServedModel], draining: asyncio.Event) -> None:
+    `metadata` is the call's: of use for requests without a number, whose call is their own.
+    """
+
+    def __init__(
+        self, admit: Callable[[ModelInferRequest], ServedModel], draining: asyncio.Event, metadata: Metadata = ()
+    ) -> None:
         self._admit = admit
         self._draining = draining
+        self._metadata = metadata
         self._outbox = Outbox(self._on_sent)
         self._numbered: dict[int, Generation | asyncio.Task[None]] = {}
         """By number, those that are not over; a task until the engine has it."""
@@ -134,7 +141,7 @@ class Stream:
         try:
             model = self._admit(request)
             batch.check_form(request)
-            generation = await model.engine.submit(parse(request))
+            generation = await model.engine.submit(parse(request), origin(request))
         except Exception as error:
             del self._numbered[number]
             self._end(request, error, number)
@@ -175,7 +182,7 @@ class Stream:
         try:
             model = self._admit(request)
             responder = Responder(request, model.name, contract.STREAM_OUTPUTS)
-            generation = await model.engine.submit(parse(request))
+            generation = await model.engine.submit(parse(request), origin(request, self._metadata))
             try:
                 async for response, last in _responses(request, responder, generation):
                     await self._outbox.put(ModelStreamInferResponse(infer_response=response), ends=last)

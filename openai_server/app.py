@@ -45,7 +45,7 @@ LAST_WORDS = 1.0
 class App:
     """Serves `config` with `backend`, which it closes at the end."""
 
-    def __init__(self, config: Config, backend: Pool) -> None:
+    def __init__(self, config: Config, backend: Pool, observer: Observer | None = None) -> None:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
@@ -79,7 +79,7 @@ class App:
             max_body_bytes=config.max_body_bytes,
             body_timeout=config.body_timeout,
         )
-        self._observer = Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
+        self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         administration = [*self.routes.health_table(), metrics_route(self._observer.metrics)]
         self.admin = _starlette(administration)
         """What is served on --admin-port."""

@@ -136,6 +136,10 @@ class Catalog:
             if error.status != "UNIMPLEMENTED":
                 raise
         model = Model(name, takes, parameters)
-        fields = {"context": model.context_length, "can": ",".join(model.tasks), "is": parameters.get("description")}
+        fields = {
+            "context": model.context_length,
+            "can": ",".join(model.tasks),
+            "description": parameters.get("description"),
+        }
         logs.say(log, logging.INFO, f"found the model '{name}'", fields)
         return model

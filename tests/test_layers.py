@@ -31,6 +31,7 @@ PURE = (
     "openai_server.access.cors",
     "openai_server.access.keys",
     "openai_server.access.rates",
+    "openai_server.telemetry.endpoints",
     "anyserve_worker.delta",
     "anyserve_worker.request",
     "anyserve_worker.responder",
@@ -49,6 +50,7 @@ PURE = (
     "anyserve_worker.prompt_lookup",
     "anyserve_worker.logprobs",
     "anyserve_worker.echo",
+    "anyserve_worker.telemetry.origin",
 )
 """A package stands for all of its modules."""
 
@@ -121,6 +123,14 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     [
         ("llama_cpp", {"anyserve_worker.native"}),
         ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
+        ("opentelemetry", {"openai_server.telemetry.tracing", "anyserve_worker.telemetry.tracing"}),
+        (
+            "prometheus_client",
+            {
+                *("openai_server.telemetry.metrics", "openai_server.telemetry.sharing"),
+                "anyserve_worker.telemetry.metrics",
+            },
+        ),
     ],
 )
 def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, users: set[str]) -> None:

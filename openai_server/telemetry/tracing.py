@@ -4,6 +4,7 @@ The span belongs to the trace that the client names in `traceparent`, and the ca
 Where the spans go is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …).
 """
 
+import importlib
 import importlib.util
 import os
 from typing import TYPE_CHECKING, Any

@@ -52,7 +52,10 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         ([], {"OPENAI_SERVER_MODEL_ALIAS": "a=b, c=d"}, "model_alias", {"a": "b", "c": "d"}),
         ([], {"OPENAI_SERVER_SERVED_MODEL": "x y"}, "served_model", ("x", "y")),
         (["--served-model", "x", "--served-model", "y"], {}, "served_model", ("x", "y")),
-        ([], {"OPENAI_SERVER_ACCESS_LOG": "1"}, "access_log", True),
+        ([], {"OPENAI_SERVER_ACCESS_LOG": "0"}, "access_log", False),
+        (["--no-access-log"], {}, "access_log", False),
+        (["--admin-port", "0"], {}, "admin_port", 0),
+        (["--log-format", "json"], {}, "log_format", "json"),
         (["--request-timeout", "0"], {}, "request_timeout", 0),
     ],
 )

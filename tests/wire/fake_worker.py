@@ -201,6 +201,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.unimplemented = frozenset(unimplemented)
         self.ready = ready
         self.requests: list[ModelInferRequest] = []
+        self.metadata: list[list[tuple[str, str | bytes]]] = []
+        """Of each inference call."""
         self.lookups: list[str] = []
         """Calls that asked for metadata or config."""
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
@@ -252,6 +254,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
 
     async def ModelInfer(self, request: ModelInferRequest, context: Context) -> ModelInferResponse:
         self._record(request)
+        self.metadata.append(list(context.invocation_metadata() or ()))
         try:
             await self._check("ModelInfer", request.model_name, context)
             return await self._infer(request)
@@ -270,6 +273,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
     ) -> AsyncIterator[ModelStreamInferResponse]:
         responses: Responses = asyncio.Queue()
         self.n_streams += 1
+        self.metadata.append(list(context.invocation_metadata() or ()))
 
         async def read() -> None:
             numbered: dict[int, asyncio.Task[None]] = {}

@@ -12,6 +12,7 @@ from starlette.types import Message
 from openai_server.app import App
 from openai_server.config import Config
 from openai_server.server import backends
+from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
 
 
@@ -116,7 +117,9 @@ class Sidecar:
         call = self.start(method, path, body, headers)
         await asyncio.wait_for(call.task, 30)
         assert call.reply.complete
-        assert call.reply.headers["x-request-id"].startswith("req_")
+        given = dict(headers or {}).get("x-request-id")
+        id = call.reply.headers["x-request-id"]
+        assert id.startswith("req_") or id == given
         return call.reply
 
     async def get(self, path: str) -> Reply:
@@ -131,10 +134,10 @@ class Sidecar:
 
 
 @asynccontextmanager
-async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
+async def app_for(port: int, *, observer: Observer | None = None, **config: Any) -> AsyncIterator[Sidecar]:
     """An application whose backend is at `port`, from start-up to shutdown."""
     made = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
-    app = App(made, backends(made))
+    app = App(made, backends(made), observer)
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))
@@ -149,6 +152,6 @@ async def app_for(port: int, **config: Any) -> AsyncIterator[Sidecar]:
 
 
 @asynccontextmanager
-async def running(worker: FakeWorker, **config: Any) -> AsyncIterator[Sidecar]:
-    async with serving(worker) as port, app_for(port, **config) as sidecar:
+async def running(worker: FakeWorker, *, observer: Observer | None = None, **config: Any) -> AsyncIterator[Sidecar]:
+    async with serving(worker) as port, app_for(port, observer=observer, **config) as sidecar:
         yield sidecar

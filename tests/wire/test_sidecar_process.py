@@ -1,21 +1,26 @@
 """`python -m openai_server` as a process: real sockets, signals, and the `openai` package as its client."""
 
 import asyncio
+import gzip
 import json
 import os
 import re
 import signal
 import socket
 import sys
+import threading
 from asyncio.subprocess import PIPE, Process
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, serving, token
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -30,6 +35,8 @@ class Running:
     workers: int
     children: list[int] = field(default_factory=list)
     """Process ids of the workers, if there are several."""
+    greeting: bytes = b""
+    """The first line."""
 
     @property
     def stderr(self) -> asyncio.StreamReader:
@@ -62,10 +69,12 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
         line = await running.says(b"listening on")
         found = re.search(rb"http://127\.0\.0\.1:(\d+)", line)
         assert found is not None, line
-        running.port = int(found[1])
+        running.port, running.greeting = int(found[1]), line
         while workers > 1 and len(running.children) < workers:
             line = await running.says(b"has started")
-            running.children.append(int(line.split()[-3]))
+            pid = re.search(rb"worker process (\d+)", line)
+            assert pid is not None, line
+            running.children.append(int(pid[1]))
         yield running
     finally:
         if process.returncode is None:
@@ -220,3 +229,115 @@ async def test_a_port_in_use_is_one_clear_line(workers: int) -> None:
         _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
     assert said.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"
     assert process.returncode == 1
+
+
+async def fetched(port: int, path: str) -> tuple[int, bytes]:
+    """Status and body of a GET."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode())
+        head, _, body = (await asyncio.wait_for(reader.read(), TIMEOUT)).partition(b"\r\n\r\n")
+        return int(head.split()[1]), body
+    finally:
+        writer.close()
+
+
+async def completed(port: int, times: int) -> None:
+    """On connections of their own, so that they may come to any process."""
+    for _ in range(times):
+        async with posted(port, "/v1/completions", {"prompt": "x"}) as answer:
+            await asyncio.wait_for(answer.readuntil(b"choices"), TIMEOUT)
+
+
+def answered(scraped: bytes) -> float:
+    return Scrape(scraped).value("openai_server_requests_total", endpoint="/v1/completions", status="200")
+
+
+async def test_a_scrape_of_one_of_several_tells_the_sums_of_all_the_dead_included() -> None:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
+        await completed(running.port, 20)
+        before = [answered((await fetched(running.port, "/metrics"))[1]) for _ in range(10)]
+        assert before == [20] * 10
+        os.kill(running.children[0], signal.SIGKILL)
+        await running.says(b"has started")
+        await completed(running.port, 5)
+        status, scraped = await fetched(running.port, "/metrics")
+        assert (status, answered(scraped)) == (200, 25)
+        assert Scrape(scraped).value("openai_server_info") == 1
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_health_and_metrics_on_a_port_of_their_own(workers: int) -> None:
+    may_end = asyncio.Event()
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        yield token("one")
+        await may_end.wait()
+        yield last("two")
+
+    options = ("--admin-port", "0", "--log-format", "json")
+    async with (
+        serving(FakeWorker(stream=stream)) as worker_port,
+        sidecar(worker_port, *options, workers=workers) as running,
+    ):
+        greeting = json.loads(running.greeting)
+        admin = int(greeting["metrics"].rpartition(":")[2].partition("/")[0])
+        assert (await fetched(running.port, "/metrics"))[0] == 404
+        assert [(await fetched(admin, path))[0] for path in ("/livez", "/readyz", "/v1/models")] == [200, 200, 404]
+        async with posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer:
+            await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+            await running.tell(signal.SIGTERM)
+            if workers == 1:  # one that drains still tells of it
+                scraped = (await fetched(admin, "/metrics"))[1]
+                assert Scrape(scraped).value("openai_server_requests_running", endpoint="/v1/completions") == 1
+                assert (await fetched(admin, "/readyz"))[0] == 503
+            may_end.set()
+            await asyncio.wait_for(answer.readuntil(b"[DONE]"), TIMEOUT)
+        assert await running.ended() == 0
+
+
+async def test_each_line_of_a_json_log_is_an_object() -> None:
+    async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--log-format", "json") as running:
+        await completed(running.port, 1)
+        line = json.loads(await running.says(b"openai_server.access"))
+        assert (line["message"], line["status"], line["model"]) == ("POST /v1/completions", 200, "tiny")
+        await running.tell(signal.SIGTERM)
+        assert await running.ended() == 0
+        rest = (await running.stderr.read()).splitlines()
+    assert all(json.loads(line)["level"] for line in (running.greeting, *rest))
+
+
+async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
+    bodies: list[bytes] = []
+
+    class Collector(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            assert self.path == "/v1/traces"
+            body = self.rfile.read(int(self.headers["content-length"]))
+            bodies.append(gzip.decompress(body) if self.headers.get("content-encoding") == "gzip" else body)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Collector) as collector:
+        threading.Thread(target=collector.serve_forever, daemon=True).start()
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{collector.server_port}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1")
+        async with serving(FakeWorker()) as worker_port, sidecar(worker_port) as running:
+            assert b"tracing=True" in running.greeting
+            await completed(running.port, 1)
+            await running.tell(signal.SIGTERM)
+            assert await running.ended() == 0
+        collector.shutdown()
+    sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+    spans = [
+        (span.name, [attribute.value.string_value for attribute in resource.resource.attributes])
+        for request in sent
+        for resource in request.resource_spans
+        for scope in resource.scope_spans
+        for span in scope.spans
+    ]
+    assert [name for name, _ in spans] == ["POST /v1/completions"]
+    assert "openai_server" in spans[0][1]

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
 from pathlib import Path
 
 from grpc import aio
@@ -10,6 +11,7 @@ from anyserve_worker.engine import Engine
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.repository import Repository, State
 from anyserve_worker.servicer import InferenceServicer
+from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.threads import ThreadChooser
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
 from tests.anyserve_worker.fakes import ByteVocabulary, FakePooler, FakeRunner
@@ -18,8 +20,16 @@ OPTIONS = ModelOptions(parallel=16, max_queue=48, prefill_chunk=16)
 
 
 class Worker:
-    def __init__(self, servicer: InferenceServicer, engines: dict[str, Engine], server: aio.Server, port: int) -> None:
+    def __init__(
+        self,
+        servicer: InferenceServicer,
+        engines: dict[str, Engine],
+        server: aio.Server,
+        port: int,
+        repository: Repository,
+    ) -> None:
         self.servicer, self.engines, self.server, self.port = servicer, engines, server, port
+        self.repository = repository
 
     @property
     def n_requests(self) -> int:
@@ -32,6 +42,7 @@ async def worker(
     options: ModelOptions = OPTIONS,
     port: int = 0,
     poolers: Mapping[str, FakePooler] | None = None,
+    observer: Observer | None = None,
 ) -> AsyncIterator[Worker]:
     """Serves a model for each runner. At the end, every engine has got back what it gave.
 
@@ -40,7 +51,14 @@ async def worker(
     runners = {"tiny": FakeRunner()} if runners is None else runners
     poolers = poolers or {}
     engines = {
-        name: Engine(ByteVocabulary(), runner, options, ThreadChooser((1,), (1,)), pooler=poolers.get(name))
+        name: Engine(
+            ByteVocabulary(),
+            runner,
+            options,
+            ThreadChooser((1,), (1,)),
+            pooler=poolers.get(name),
+            on_end=partial((observer or Observer()).ended, name),
+        )
         for name, runner in runners.items()
     }
     repository = Repository([(name, Path()) for name in runners])
@@ -62,7 +80,7 @@ async def worker(
                 if gate:
                     at_the_end.callback(gate.open)
         at_the_end.push_async_callback(server.stop, None)
-        yield Worker(servicer, engines, server, port)
+        yield Worker(servicer, engines, server, port, repository)
     for name, runner in runners.items():
         assert engines[name].n_requests == 0
         assert engines[name].n_free_cells == runner.n_cells

@@ -1,0 +1,128 @@
+"""Prometheus metrics of the worker, read from the engines' counters when somebody asks.
+
+Labels have few values: models that are served, ways to end, kinds of steps.
+"""
+
+from collections.abc import Iterable, Iterator
+from math import inf
+
+from prometheus_client import CollectorRegistry
+from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from anyserve_worker import __version__
+from anyserve_worker.engine import Engine
+from anyserve_worker.repository import ServedModel, State
+from anyserve_worker.stats import Histogram
+
+CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
+_PREFIX = "anyserve_worker_"
+_COUNTERS = {
+    "prompt_tokens": "Tokens of prompts that were begun, those found in the KV cache included.",
+    "cached_tokens": "Tokens of prompts that were found in the KV cache.",
+    "generated_tokens": "Tokens that were sampled.",
+    "drafted_tokens": "Tokens drafted by prompt lookup.",
+    "accepted_tokens": "Drafted tokens that turned out right.",
+    "requests_refused": "Requests that were refused because the queue was full.",
+}
+"""Fields of EngineStats."""
+_HISTOGRAMS = {
+    "queue_seconds": "From the arrival of a request to its first step.",
+    "prefill_seconds": "From the first step of a request to its first text.",
+    "request_seconds": "From the arrival of a request to its end.",
+    "step_seconds": "What a step of the model took.",
+    "step_tokens": "Tokens in a step: of prompts, drafts and generation.",
+    "step_sequences": "Sequences in a step.",
+}
+"""Fields of EngineStats."""
+
+
+def _gauges(engine: Engine) -> Iterator[tuple[str, str, float]]:
+    yield "requests", "Requests that are in the engine, waiting, running or embedding.", engine.n_requests
+    yield "sequences_running", "Sequences in the batch.", engine.n_running
+    yield "sequences_waiting", "Sequences that wait for a place in the batch.", engine.n_waiting
+    yield "kv_cells", "KV cells that there are.", engine.n_cells
+    yield "kv_cells_used", "KV cells of running sequences and cached prefixes.", engine.n_cells - engine.n_free_cells
+    yield "kv_tokens_running", "Tokens that running sequences keep; a shared prefix counts for each.", engine.n_kept
+    yield "context_tokens", "Longest sequence, prompt and completion together.", engine.n_ctx
+
+
+class WorkerCollector(Collector):
+    """`models` is looked at anew each time."""
+
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._models = models
+
+    def collect(self) -> Iterator[Metric]:
+        info = GaugeMetricFamily(f"{_PREFIX}info", "1; its version.", labels=["version"])
+        info.add_metric([__version__], 1)
+        yield info
+        ready = GaugeMetricFamily(f"{_PREFIX}model_ready", "Whether the model can answer.", labels=["model"])
+        loading = GaugeMetricFamily(f"{_PREFIX}model_load_seconds", "What loading the model took.", labels=["model"])
+        engines: dict[str, Engine] = {}
+        for model in self._models:
+            ready.add_metric([model.name], model.state is State.READY)
+            if model.state is State.READY:
+                loading.add_metric([model.name], model.load_seconds)
+                engines[model.name] = model.engine
+        yield from (ready, loading)
+        yield from self._of(engines)
+
+    def _of(self, engines: dict[str, Engine]) -> Iterator[Metric]:
+        gauges: dict[str, GaugeMetricFamily] = {}
+        for name, engine in engines.items():
+            for gauge, meaning, value in _gauges(engine):
+                family = gauges.setdefault(gauge, GaugeMetricFamily(_PREFIX + gauge, meaning, labels=["model"]))
+                family.add_metric([name], value)
+        yield from gauges.values()
+        for field, meaning in _COUNTERS.items():
+            counter = CounterMetricFamily(_PREFIX + field, meaning, labels=["model"])
+            for name, engine in engines.items():
+                counter.add_metric([name], getattr(engine.stats, field))
+            yield counter
+        for field, meaning in _HISTOGRAMS.items():
+            histogram = HistogramMetricFamily(_PREFIX + field, meaning, labels=["model"])
+            for name, engine in engines.items():
+                _add(histogram, name, getattr(engine.stats, field))
+            yield histogram
+        yield from self._more(engines)
+
+    def _more(self, engines: dict[str, Engine]) -> Iterator[Metric]:
+        preempted = CounterMetricFamily(
+            f"{_PREFIX}preemptions", "Sequences that gave way, to be computed again.", labels=["model"]
+        )
+        ended = CounterMetricFamily(
+            f"{_PREFIX}requests_ended", "Requests, by how they ended.", labels=["model", "outcome"]
+        )
+        threads = GaugeMetricFamily(
+            f"{_PREFIX}threads",
+            "Threads that steps of so many tokens or more get, up to the next.",
+            labels=["model", "step", "tokens"],
+        )
+        for name, engine in engines.items():
+            preempted.add_metric([name], engine.n_preempted)
+            for outcome, count in engine.stats.outcomes.copy().items():
+                ended.add_metric([name, outcome], count)
+            for prompts, tokens, count in engine.threads_chosen:
+                threads.add_metric([name, "prefill" if prompts else "decode", str(tokens)], count)
+        yield from (preempted, ended, threads)
+
+
+def _add(family: HistogramMetricFamily, model: str, histogram: Histogram) -> None:
+    buckets, seen = [], 0
+    for bound, count in zip((*histogram.bounds, inf), histogram.counts.copy(), strict=True):
+        seen += count
+        buckets.append(("+Inf" if bound == inf else str(float(bound)), float(seen)))
+    family.add_metric([model], buckets, histogram.total)
+
+
+class Metrics:
+    def __init__(self, models: Iterable[ServedModel]) -> None:
+        self._registry = CollectorRegistry()
+        self._registry.register(WorkerCollector(models))
+        ProcessCollector(registry=self._registry)
+
+    def text(self) -> bytes:
+        return generate_latest(self._registry)

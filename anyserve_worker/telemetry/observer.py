@@ -1,0 +1,49 @@
+"""What is told of a generation that has ended: a line of the log, and spans."""
+
+import logging
+
+from anyserve_worker.generation import Generation
+from anyserve_worker.telemetry.logs import say
+from anyserve_worker.telemetry.tracing import Tracer
+
+log = logging.getLogger("anyserve_worker.access")
+
+
+class Observer:
+    def __init__(self, *, log_access: bool = False, tracer: Tracer | None = None) -> None:
+        self._log_access = log_access
+        self._tracer = tracer
+
+    def ended(self, model: str, generation: Generation) -> None:
+        """On the event loop."""
+        if self._log_access:
+            _log(model, generation)
+        if self._tracer:
+            self._tracer.ended(model, generation)
+
+    def close(self) -> None:
+        if self._tracer:
+            self._tracer.close()
+
+
+def _log(model: str, generation: Generation) -> None:
+    origin, first = generation.origin, generation.sequences[0]
+    fields = {
+        "request_id": origin.request_id,
+        "id": origin.id,
+        "model": model,
+        "outcome": generation.outcome,
+        "prompt_tokens": first.n_prompt,
+        "cached_tokens": max(0, first.n_cached),
+        "completion_tokens": generation.n_generated,
+        "queue": _seconds(generation.submitted_ns, generation.started_ns),
+        "prefill": _seconds(generation.started_ns, generation.first_ns),
+        "decode": _seconds(generation.first_ns, generation.ended_ns),
+        "duration": _seconds(generation.submitted_ns, generation.ended_ns),
+    }
+    say(log, logging.INFO, "generation", fields)
+
+
+def _seconds(begin_ns: int, end_ns: int) -> float | None:
+    """None if it did not come so far."""
+    return round((end_ns - begin_ns) / 1e9, 6) if begin_ns and end_ns else None

@@ -1,0 +1,47 @@
+"""Whom a request is for: ids for the log, and its place in a trace. PURE.
+
+They have no effect on an answer, so what makes no sense is left out rather than refused.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+_ID = re.compile(r"[!-~]{1,128}", re.ASCII)
+_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Each is empty if it is unknown."""
+
+    id: str = ""
+    """Of the gRPC request."""
+    request_id: str = ""
+    """What the HTTP client calls it."""
+    traceparent: str = ""
+
+
+NOBODY = Origin()
+
+
+def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
+    """`metadata` is that of a call which is for this request alone."""
+    told = {name: value for name, value in metadata if isinstance(value, str)}
+    for header, parameter in contract.PARAM_OF_HEADER.items():
+        if parameter in request.parameters:
+            told[header] = request.parameters[parameter].string_param
+    return Origin(
+        _sane(_ID, request.id),
+        _sane(_ID, told.get(contract.METADATA_REQUEST_ID, "")),
+        _sane(_TRACEPARENT, told.get(contract.METADATA_TRACEPARENT, "")),
+    )
+
+
+def _sane(pattern: re.Pattern[str], text: str) -> str:
+    return text if pattern.fullmatch(text) else ""

@@ -1,0 +1,39 @@
+import json
+import logging
+import sys
+
+import pytest
+
+from anyserve_worker.telemetry import logs
+
+
+@pytest.fixture
+def log() -> logging.Logger:
+    return logging.getLogger("anyserve_worker.x")
+
+
+def record(log: logging.Logger, message: str, *args: object, **fields: object) -> logging.LogRecord:
+    extra = {"fields": fields} if fields else None
+    return log.makeRecord(log.name, logging.WARNING, "", 1, message, args, None, extra=extra)
+
+
+def test_a_line_of_text(log: logging.Logger) -> None:
+    line = logs.Text().format(record(log, "hello %s", "you", a=1, b=0.25, c="two words", d='q"', e=""))
+    assert line.endswith(r' WARNING anyserve_worker.x: hello you a=1 b=0.25 c="two words" d="q\"" e=')
+
+
+def test_a_line_of_json(log: logging.Logger) -> None:
+    line = logs.JSONLines().format(record(log, "two\nlines", a=1, b=None))
+    assert "\n" not in line
+    told = json.loads(line)
+    assert told.pop("time").endswith("+00:00")
+    assert told == {"level": "warning", "logger": "anyserve_worker.x", "message": "two\nlines", "a": 1, "b": None}
+
+
+def test_an_exception_in_json(log: logging.Logger) -> None:
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        failed = log.makeRecord(log.name, logging.ERROR, "", 1, "failed", (), sys.exc_info())
+    told = json.loads(logs.JSONLines().format(failed))
+    assert told["exception"].endswith("ValueError: bad")

@@ -1,0 +1,38 @@
+import pytest
+
+from anyserve_worker.telemetry.origin import Origin, origin
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def request(id: str = "cmpl-1", **parameters: str) -> ModelInferRequest:
+    message = ModelInferRequest(id=id)
+    for name, value in parameters.items():
+        message.parameters[name].string_param = value
+    return message
+
+
+def test_of_the_call() -> None:
+    metadata = (("x-request-id", "mine"), ("traceparent", PARENT), ("user-agent", "x"), ("x-bin", b"\0"))
+    assert origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT)
+
+
+def test_of_a_request_on_a_shared_stream() -> None:
+    given = request(anyserve_request_id="mine", anyserve_traceparent=PARENT)
+    assert origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT)
+
+
+def test_nothing_is_told() -> None:
+    assert origin(ModelInferRequest()) == Origin()
+
+
+@pytest.mark.parametrize("bad", ["", "two words", "a\nb", "\x1b[0m", "ä", "x" * 129, "a\n"])
+def test_what_would_spoil_a_log_is_left_out(bad: str) -> None:
+    assert origin(request(bad, anyserve_request_id=bad, anyserve_traceparent=bad)) == Origin()
+
+
+def test_a_parameter_of_another_type_is_left_out() -> None:
+    message = ModelInferRequest()
+    message.parameters["anyserve_request_id"].int64_param = 5
+    assert origin(message) == Origin()

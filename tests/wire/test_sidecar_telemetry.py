@@ -1,0 +1,263 @@
+"""What operators see of the sidecar: metrics, ids, access lines, spans."""
+
+import asyncio
+import json
+import logging
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from openai_server.telemetry.observer import Observer
+from openai_server.telemetry.tracing import Tracer
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.exposition import Scrape
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, last, refuses, says, serving, token
+from tests.wire.sidecar import Sidecar, app_for, running
+
+pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+
+STREAM = {"prompt": "x", "stream": True}
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+async def scraped(sidecar: Sidecar) -> Scrape:
+    reply = await sidecar.get("/metrics")
+    assert reply.status == 200
+    assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return Scrape(reply.body)
+
+
+# ---- Metrics
+
+
+async def test_requests_are_counted_by_endpoint_model_and_status() -> None:
+    async with running(FakeWorker()) as sidecar:
+        await sidecar.complete(prompt="x")
+        await sidecar.send("POST", "/completions", {"prompt": "x"})
+        await sidecar.send("POST", "/tiny/completions", {"prompt": "x"})
+        await sidecar.complete(**STREAM)
+        await sidecar.chat(model="llamacpp")
+        await sidecar.complete(prompt="x", model="made-up")
+        await sidecar.complete()
+        scrape = await scraped(sidecar)
+    requests = "openai_server_requests_total"
+    assert scrape.value(requests, endpoint="/v1/completions", model="tiny", status="200") == 4
+    assert scrape.value(requests, endpoint="/v1/chat/completions", model="tiny", status="200") == 1
+    assert scrape.value(requests, endpoint="/v1/completions", model="", status="404") == 1
+    assert scrape.value(requests, endpoint="/v1/completions", model="", status="400") == 1
+    assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
+
+
+async def test_what_clients_make_up_makes_no_series() -> None:
+    async with running(FakeWorker()) as sidecar:
+        before = len((await scraped(sidecar)).series("openai_server_requests_total"))
+        for k in range(20):
+            await sidecar.get(f"/made/up/{k}")
+            await sidecar.get(f"/v1/models/made-up-{k}")
+            await sidecar.complete(prompt="x", model=f"made-up-{k}")
+        after = (await scraped(sidecar)).series("openai_server_requests_total")
+    added = [labels for labels in after if labels["endpoint"] != "/metrics"]
+    assert (before, len(added)) == (0, 3)
+
+
+async def test_tokens_and_times_of_a_stream() -> None:
+    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+        await sidecar.complete(**STREAM)
+        scrape = await scraped(sidecar)
+    labels = {"gen_ai_operation_name": "text_completion", "gen_ai_request_model": "tiny"}
+    assert scrape.value("openai_server_prompt_tokens_total", model="tiny") == 3
+    assert scrape.value("openai_server_cached_tokens_total", model="tiny") == 1
+    assert scrape.value("openai_server_completion_tokens_total", model="tiny") == 2
+    assert scrape.value("gen_ai_client_token_usage_sum", gen_ai_token_type="input", **labels) == 3
+    assert scrape.value("gen_ai_client_token_usage_sum", gen_ai_token_type="output", **labels) == 2
+    for name in ("request_duration", "time_to_first_token", "time_per_output_token"):
+        assert scrape.value(f"gen_ai_server_{name}_seconds_count", **labels) == 1, name
+        assert scrape.value(f"gen_ai_server_{name}_seconds_bucket", le="+Inf", **labels) == 1, name
+    first = scrape.value("gen_ai_server_time_to_first_token_seconds_sum")
+    assert 0 < first < scrape.value("gen_ai_server_request_duration_seconds_sum")
+
+
+async def test_a_whole_answer_has_tokens_but_no_first_one() -> None:
+    async with running(FakeWorker()) as sidecar:
+        await sidecar.chat(n=2)
+        await sidecar.send("POST", "/v1/embeddings", {"input": "x", "model": "made-up"})
+        scrape = await scraped(sidecar)
+    assert scrape.value("openai_server_completion_tokens_total", endpoint="/v1/chat/completions") == 4
+    assert scrape.value("gen_ai_server_request_duration_seconds_count", gen_ai_operation_name="chat") == 1
+    assert scrape.value("gen_ai_server_request_duration_seconds_count", error_type="404") == 1
+    assert scrape.value("gen_ai_server_time_to_first_token_seconds_count") == 0
+
+
+async def test_running_and_waiting() -> None:
+    may_speak, may_end = asyncio.Event(), asyncio.Event()
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await may_speak.wait()
+        yield token("one")
+        await may_end.wait()
+        yield last("two")
+
+    def counted(scrape: Scrape) -> tuple[float, float]:
+        endpoint = {"endpoint": "/v1/completions"}
+        waiting = scrape.value("openai_server_requests_waiting", **endpoint)
+        return scrape.value("openai_server_requests_running", **endpoint), waiting
+
+    worker = FakeWorker(stream=stream)
+    async with running(worker) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", STREAM)
+        await worker.arrived.get()
+        assert counted(await scraped(sidecar)) == (1, 1)
+        may_speak.set()
+        await call.until(b"one")
+        assert counted(await scraped(sidecar)) == (1, 0)
+        may_end.set()
+        await call.task
+        assert counted(await scraped(sidecar)) == (0, 0)
+
+
+async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_left_as_499() -> None:
+    failing = FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))
+    async with running(failing) as sidecar:
+        assert (await sidecar.complete(**STREAM)).status == 200
+        assert (await scraped(sidecar)).value("openai_server_requests_total", status="500", model="tiny") == 1
+    async with running(FakeWorker(stream=hangs_midway)) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", STREAM)
+        await call.until(b"one")
+        call.disconnect()
+        await call.task
+        scrape = await scraped(sidecar)
+        assert scrape.value("openai_server_requests_total", status="499", model="tiny") == 1
+        assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
+
+
+async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() -> None:
+    async with running(FakeWorker(), admin_port=0) as sidecar:
+        for path in ("/metrics", "/livez", "/readyz", "/health"):
+            assert (await sidecar.get(path)).status == 404, path
+        assert (await sidecar.get("/v1/models")).status == 200
+
+
+# ---- Ids
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_id_of_the_client_goes_all_the_way(stream: bool) -> None:
+    worker = FakeWorker()
+    headers = {"x-request-id": "mine-1", "traceparent": PARENT}
+    async with running(worker) as sidecar:
+        reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
+    assert reply.headers["x-request-id"] == "mine-1"
+    if stream and worker.step_batches:
+        told = {name: value.string_param for name, value in worker.requests[0].parameters.items()}
+        assert (told["anyserve_request_id"], told["anyserve_traceparent"]) == ("mine-1", PARENT)
+    else:
+        assert {("x-request-id", "mine-1"), ("traceparent", PARENT)} <= set(worker.metadata[0])
+        assert "anyserve_request_id" not in worker.requests[0].parameters
+
+
+async def test_an_id_that_is_not_sane_is_replaced() -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x"}, {"x-request-id": "two words"})
+    assert reply.headers["x-request-id"].startswith("req_")
+
+
+async def test_errors_have_the_id_too() -> None:
+    async with running(FakeWorker()) as sidecar:
+        for path in ("/v1/completions", "/nowhere"):
+            reply = await sidecar.send("POST", path, b"{", {"x-request-id": "mine"})
+            assert (reply.status >= 400, reply.headers["x-request-id"]) == (True, "mine")
+
+
+# ---- Access lines
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
+    found = [record for record in caplog.records if record.name == "openai_server.access"]
+    return [(record.getMessage(), record.__dict__["fields"]) for record in found]
+
+
+async def test_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    secret = "the prompt that nobody may read"
+    headers = {"x-request-id": "mine", "authorization": "Bearer sk-secret-key"}
+    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+        await sidecar.send("POST", "/v1/completions", {"prompt": secret, "stream": True}, headers)
+        await sidecar.send("POST", "/v1/completions", {"prompt": secret, "model": "none"}, headers)
+        await sidecar.get("/readyz")
+        await sidecar.get("/metrics")
+    [(message, fields), (_, failed)] = lines(caplog)
+    assert message == "POST /v1/completions"
+    assert fields.pop("ttft") <= fields.pop("duration")
+    assert fields == {
+        "status": 200,
+        "request_id": "mine",
+        "endpoint": "/v1/completions",
+        "model": "tiny",
+        "stream": True,
+        "prompt_tokens": 3,
+        "cached_tokens": 1,
+        "completion_tokens": 2,
+        "finish_reason": "stop",
+        "client": "127.0.0.1",
+    }
+    assert failed.pop("duration") > 0
+    assert failed == {"status": 404, "request_id": "mine", "endpoint": "/v1/completions", "client": "127.0.0.1"}
+    for record in caplog.records:
+        if record.name.startswith("openai_server"):
+            said = json.dumps({key: str(value) for key, value in record.__dict__.items()})
+            assert secret not in said + record.getMessage()
+            assert "sk-secret-key" not in said + record.getMessage()
+
+
+async def test_no_line_if_there_are_to_be_none(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with running(FakeWorker(), access_log=False) as sidecar:
+        await sidecar.complete(prompt="x")
+    assert not lines(caplog)
+
+
+# ---- Spans
+
+
+def spans_to(exporter: InMemorySpanExporter) -> Observer:
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    return Observer(log_access=False, tracer=Tracer(provider))
+
+
+async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_span() -> None:
+    exporter, worker = InMemorySpanExporter(), FakeWorker()
+    async with serving(worker) as port, app_for(port, observer=spans_to(exporter)) as sidecar:
+        await sidecar.send(
+            "POST",
+            "/v1/chat/completions",
+            {"messages": [{"role": "user", "content": "x"}]},
+            {"traceparent": PARENT, "x-request-id": "mine"},
+        )
+        await sidecar.get("/readyz")
+    [span] = exporter.get_finished_spans()
+    assert span.name == "POST /v1/chat/completions"
+    assert span.parent is not None
+    assert f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}" in PARENT
+    told = dict(worker.metadata[0])["traceparent"]
+    assert told == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01"
+    attributes = dict(span.attributes or {})
+    assert attributes["gen_ai.operation.name"] == "chat"
+    assert attributes["gen_ai.request.model"] == "tiny"
+    assert attributes["gen_ai.usage.output_tokens"] == 2
+    assert attributes["http.response.status_code"] == 200
+    assert attributes["anyserve.request_id"] == "mine"
+
+
+async def test_a_failure_is_a_failed_span() -> None:
+    exporter = InMemorySpanExporter()
+    worker = FakeWorker(infer=refuses(Refusal("UNAVAILABLE", "away")))
+    async with serving(worker) as port, app_for(port, observer=spans_to(exporter)) as sidecar:
+        await sidecar.complete(prompt="x")
+    [span] = exporter.get_finished_spans()
+    assert span.status.status_code.name == "ERROR"
+    assert dict(span.attributes or {})["error.type"] == "503"

@@ -1,0 +1,191 @@
+"""What operators see of the worker, and a trace from the HTTP client into the engine."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import pytest
+from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
+from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+from anyserve_worker.tasks import EmbedRequest
+from anyserve_worker.telemetry.metrics import Metrics
+from anyserve_worker.telemetry.observer import Observer
+from anyserve_worker.telemetry.tracing import Tracer
+from openai_server.telemetry.observer import Observer as SidecarObserver
+from openai_server.telemetry.tracing import Tracer as SidecarTracer
+from tests.anyserve_worker.fakes import PATIENCE, FakePooler, FakeRunner, Gate
+from tests.wire.exposition import Scrape
+from tests.wire.sidecar import app_for
+from tests.wire.test_worker_streams import ask, cancel, client, eventually
+from tests.wire.worker import OPTIONS, Worker, stub, worker
+
+PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def scrape(running: Worker) -> Scrape:
+    return Scrape(Metrics(running.repository).text())
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def infer(running: Worker, prompt: str, *, metadata: tuple[tuple[str, str], ...] = ()) -> None:
+    async with stub(running.port) as service:
+        call: Any = service.ModelInfer
+        await call(ask(prompt, id="call-1"), metadata=metadata)
+
+
+# ---- Metrics
+
+
+async def test_what_the_engine_did_is_counted() -> None:
+    async with worker({"tiny": FakeRunner({"a prompt": b"four"})}) as running:
+        await infer(running, "a prompt")
+        await infer(running, "a prompt")
+        told = scrape(running)
+        tiny = {"model": "tiny"}
+        assert told.value("anyserve_worker_requests_ended_total", outcome="stop", **tiny) == 2
+        assert told.value("anyserve_worker_prompt_tokens_total", **tiny) == 16
+        assert told.value("anyserve_worker_cached_tokens_total", **tiny) == 7
+        assert told.value("anyserve_worker_generated_tokens_total", **tiny) == 10
+        assert told.value("anyserve_worker_kv_cells", **tiny) == 400
+        assert told.value("anyserve_worker_model_ready", **tiny) == 1
+        steps = told.value("anyserve_worker_step_seconds_count", **tiny)
+        assert steps == told.value("anyserve_worker_step_sequences_bucket", le="1.0", **tiny) == 10
+        assert told.value("anyserve_worker_step_tokens_sum", **tiny) == 8 + 1 + 8
+        for name in ("queue", "prefill", "request"):
+            assert told.value(f"anyserve_worker_{name}_seconds_count", **tiny) == 2, name
+        assert told.value("anyserve_worker_threads", step="decode", **tiny) == 1
+
+
+async def test_who_is_there_while_they_are() -> None:
+    gate = Gate()
+    options = replace(OPTIONS, parallel=1, max_queue=1)
+    async with worker({"tiny": FakeRunner(gate=gate)}, options) as running, client(running.port) as stream:
+        await stream.send(ask("one", 0))
+        await gate.entered()
+        await stream.send(ask("two", 1), ask("three", 2))
+        while not stream.errors:
+            await stream.read()
+        told = scrape(running)
+        assert told.value("anyserve_worker_requests") == 2
+        assert told.value("anyserve_worker_sequences_running") == 1
+        assert told.value("anyserve_worker_requests_refused_total") == 1
+        assert told.value("anyserve_worker_kv_cells_used") >= 3
+        await stream.send(cancel(0), cancel(1))
+        await eventually(running, 0)
+        gate.open()
+        await until(lambda: scrape(running).value("anyserve_worker_requests_ended_total", outcome="cancelled") == 2)
+
+
+async def test_embeddings_are_counted_as_such() -> None:
+    async with worker(poolers={"tiny": FakePooler()}) as running:
+        await running.engines["tiny"].embed(EmbedRequest("abc"))
+        assert scrape(running).value("anyserve_worker_requests_ended_total", outcome="embedded") == 1
+
+
+# ---- Lines
+
+
+def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
+    return [record.__dict__["fields"] for record in caplog.records if record.name == "anyserve_worker.access"]
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_id_of_the_http_request_is_in_the_line_of_the_generation(
+    caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    async with (
+        worker({"tiny": FakeRunner({"a secret": b"ok"})}, observer=Observer(log_access=True)) as running,
+        app_for(running.port) as sidecar,
+    ):
+        body = {"prompt": "a secret", "stream": stream}
+        await sidecar.send("POST", "/v1/completions", body, {"x-request-id": "mine"})
+        await eventually(running, 0)
+    [fields] = lines(caplog)
+    assert fields["id"].startswith("cmpl-")
+    assert (fields["request_id"], fields["model"], fields["outcome"]) == ("mine", "tiny", "stop")
+    assert (fields["prompt_tokens"], fields["cached_tokens"], fields["completion_tokens"]) == (8, 0, 3)
+    assert fields["queue"] + fields["prefill"] + fields["decode"] == pytest.approx(fields["duration"], abs=1e-5)
+    assert "secret" not in caplog.text
+
+
+async def test_one_that_was_given_up(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    gate = Gate()
+    async with (
+        worker({"tiny": FakeRunner(gate=gate)}, observer=Observer(log_access=True)) as running,
+        client(running.port) as stream,
+    ):
+        await stream.send(ask("x", 0))
+        await gate.entered()
+        await stream.send(cancel(0))
+        await eventually(running, 0)
+        gate.open()
+    [fields] = lines(caplog)
+    assert fields["outcome"] == "cancelled"
+
+
+# ---- Spans
+
+
+def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
+    return {span.name: span for span in exporter.get_finished_spans()}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_trace_from_the_client_to_queue_prefill_and_decode(stream: bool) -> None:
+    exporter = InMemorySpanExporter()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    observer = Observer(tracer=Tracer(provider))
+    sidecar_observer = SidecarObserver(log_access=False, tracer=SidecarTracer(provider))
+    async with (
+        worker(observer=observer) as running,
+        app_for(running.port, observer=sidecar_observer) as sidecar,
+    ):
+        await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, {"traceparent": PARENT})
+        await eventually(running, 0)
+    spans = by_name(exporter)
+    served, whole = spans["POST /v1/completions"], spans["generate tiny"]
+    phases = [spans[name] for name in ("queue", "prefill", "decode")]
+    assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {PARENT.split("-")[1]}
+    assert whole.parent is not None
+    assert whole.parent.span_id == served.context.span_id
+    assert all(phase.parent and phase.parent.span_id == whole.context.span_id for phase in phases)
+    edges = [whole.start_time, *(phase.end_time for phase in phases)]
+    assert edges[-1] == whole.end_time
+    assert edges == sorted(edges, key=lambda edge: edge or 0)
+    assert [phase.start_time for phase in phases] == edges[:-1]
+    assert dict(whole.attributes or {})["gen_ai.usage.output_tokens"] == 3
+
+
+async def test_a_generation_that_never_ran_only_waited() -> None:
+    exporter, gate = InMemorySpanExporter(), Gate()
+    provider = TracerProvider()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    options = replace(OPTIONS, parallel=1)
+    runner = FakeRunner(gate=gate)
+    async with (
+        worker({"tiny": runner}, options, observer=Observer(tracer=Tracer(provider))) as running,
+        client(running.port) as stream,
+    ):
+        await stream.send(ask("one", 0))
+        await gate.entered()
+        await stream.send(ask("two", 1))
+        await eventually(running, 2)
+        await stream.send(cancel(1))
+        await eventually(running, 1)
+        gate.open()
+        await stream.until_ended((0, 0))
+    spans = exporter.get_finished_spans()
+    [given_up] = [span for span in spans if dict(span.attributes or {}).get("anyserve.outcome") == "cancelled"]
+    assert [s.name for s in spans if s.parent and s.parent.span_id == given_up.context.span_id] == ["queue"]

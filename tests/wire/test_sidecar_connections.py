@@ -6,6 +6,8 @@ import os
 import re
 import signal
 import ssl
+import sys
+from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -13,7 +15,14 @@ from typing import Any
 
 import pytest
 import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
+from openai_server.access.tls import TLS, Files, TLSError
 from tests.wire.fake_worker import FakeWorker, last, serving, token
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
 
@@ -342,6 +351,39 @@ async def test_renewed_certificates_are_taken_without_a_restart(certificates: Ce
                 await completed(running, after)
                 assert await refused(running, before)
             assert (await kept.ask("GET", "/livez"))[0] == 200  # its connection is still open
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("option", "content", "problem"),
+    [
+        ("--tls-cert", None, "can't load the certificate and its key from {path} and {key}: No such file or directory"),
+        ("--tls-cert", b"nonsense", "can't load the certificate and its key from {path} and {key}: "),
+        ("--tls-key", b"nonsense", "can't load the certificate and its key from {cert} and {path}: "),
+        ("--tls-client-ca", b"nonsense", "can't load the CA of clients from {path}: "),
+    ],
+)
+async def test_files_that_are_wrong_are_one_clear_line(
+    certificates: Certificates, tmp_path: Path, option: str, content: bytes | None, problem: str, workers: str
+) -> None:
+    path = tmp_path / "wrong.pem"
+    if content is not None:
+        path.write_bytes(content)
+    files = {"--tls-cert": certificates.cert, "--tls-key": certificates.key, option: path}
+    args = [str(word) for pair in files.items() for word in pair]
+    command = (sys.executable, "-m", "openai_server", "--port", "0", "--workers", workers, *args)
+    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE)
+    _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    assert said.decode().startswith("Error: " + problem.format(path=path, cert=certificates.cert, key=certificates.key))
+    assert (said.count(b"\n"), process.returncode) == (1, 1)
+
+
+async def test_a_key_with_a_password_asks_nobody(certificates: Certificates) -> None:
+    key = load_pem_private_key(certificates.key.read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    put(certificates.key, locked)
+    with pytest.raises(TLSError, match="can't load the certificate and its key"):
+        TLS(Files(certificates.cert, certificates.key))
 
 
 async def test_a_certificate_in_one_file_with_its_key(certificates: Certificates) -> None:

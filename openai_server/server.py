@@ -49,7 +49,11 @@ async def _serve(config: Config, listener: socket.socket, started: Callable[[Ser
     app = App(config, backend)
     served = uvicorn.Config(
         app,
-        http=connection(header_seconds=config.header_timeout, body_seconds=config.body_timeout),
+        http=connection(
+            header_seconds=config.header_timeout,
+            body_seconds=config.body_timeout,
+            send_seconds=config.send_timeout,
+        ),
         ws="none",
         lifespan="on",
         log_config=None,

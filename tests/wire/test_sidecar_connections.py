@@ -5,11 +5,12 @@ import json
 import os
 import re
 import signal
+import socket
 import ssl
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from openai_server.access.tls import TLS, Files, TLSError
-from tests.wire.fake_worker import FakeWorker, last, serving, token
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, last, sent, serving, token, whole
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
 
 BODY = json.dumps({"prompt": "a b", "stream": True}).encode()
@@ -189,6 +191,43 @@ async def test_others_do_not_notice_slow_clients() -> None:
                 writer.transport.abort()
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_does_not_read_gives_its_place_to_others(stream: bool) -> None:
+    async def tell(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for _ in range(100):
+            yield token("x" * (100_000 if sent(request)["prompt"] == [b"much"] else 1))
+        yield last()
+
+    async def told(request: ModelInferRequest) -> ModelInferResponse:
+        return whole("x" * (10_000_000 if sent(request)["prompt"] == [b"much"] else 1))
+
+    worker = FakeWorker(told, tell)
+    limits = ("--max-concurrency", "1", "--max-queue", "0", "--send-timeout", "0.5", "--keep-alive-timeout", "1")
+    async with started(*limits, worker=worker) as running:
+        body = json.dumps({"prompt": "much", "stream": stream}).encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as deaf:
+            deaf.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+            async with asyncio.timeout(TIMEOUT), connected(running) as client:
+                small = {"prompt": "x", "stream": stream}
+                while (await client.ask("POST", "/v1/completions", small))[0] != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(2)
+            # The server has closed it: what is left in the buffers, and no more.
+            received = await asyncio.to_thread(read_all, deaf)
+        assert b"x" * 100 in received
+        assert len(received) < 10_000_000
+
+
+def read_all(connection: socket.socket) -> bytes:
+    connection.settimeout(TIMEOUT)
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while part := connection.recv(1 << 20):
+            received += part
+    return bytes(received)
+
+
 # ---- No end
 
 
@@ -206,18 +245,18 @@ async def test_others_do_not_notice_slow_clients() -> None:
 )
 async def test_headers_without_end(what: bytes) -> None:
     async with started() as running, connected(running) as client:
-        sent = 0
+        n_sent = 0
         client.send(what)
         endless = what[-600:] if what.endswith(b"\r\n") else what[-1:] * 600
-        while not client.reader.at_eof() and sent < 4 << 20:
+        while not client.reader.at_eof() and n_sent < 4 << 20:
             try:
                 client.send(endless * 20)
                 await client.writer.drain()
             except ConnectionError:
                 break
-            sent += 600 * 20
+            n_sent += 600 * 20
             await asyncio.sleep(0.001)
-        assert sent < 4 << 20
+        assert n_sent < 4 << 20
 
 
 async def test_what_is_no_http_gets_the_envelope() -> None:

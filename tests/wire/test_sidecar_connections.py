@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.serialization import (
     PrivateFormat,
     load_pem_private_key,
 )
+from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 
 from openai_server.access.tls import TLS, Files, TLSError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -430,3 +431,32 @@ async def test_a_certificate_in_one_file_with_its_key(certificates: Certificates
     put(certificates.cert, both)
     async with started("--tls-cert", str(certificates.cert)) as running:
         await completed(running, certificates.client())
+
+
+# ---- The `openai` package
+
+
+async def test_the_openai_package_knows_what_it_is_told() -> None:
+    def client(running: Running, key: str, retries: int = 0) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key=key, max_retries=retries)
+
+    async with started("--api-key", "a", "--api-key", "b", "--requests-per-minute", "120") as running:
+        async with client(running, "wrong") as openai:
+            with pytest.raises(AuthenticationError) as unknown:
+                await openai.completions.create(model="tiny", prompt="x")
+            assert unknown.value.code == "invalid_api_key"
+        async with client(running, "a") as openai:
+
+            async def all_of_them() -> None:
+                while True:  # some flow back meanwhile
+                    await openai.completions.create(model="tiny", prompt="x")
+
+            with pytest.raises(RateLimitError) as limited:
+                await all_of_them()
+            assert limited.value.code == "rate_limit_exceeded"
+            assert limited.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+        async with client(running, "a", retries=2) as openai:  # waits as long as it is told
+            await openai.completions.create(model="tiny", prompt="x")
+        async with client(running, "b") as openai:
+            raw = await openai.completions.with_raw_response.create(model="tiny", prompt="x")
+            assert raw.headers["x-ratelimit-remaining-requests"] == "119"

@@ -49,7 +49,7 @@ class App:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
-        self._gate = Gate(
+        self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
             Admission(config.max_concurrency, config.max_queue),
             Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
@@ -90,7 +90,7 @@ class App:
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
         watches = [
             asyncio.create_task(self._backend.watch(self._catalog.forget)),
-            asyncio.create_task(self._gate.key_ring.watch()),
+            asyncio.create_task(self.gate.key_ring.watch()),
         ]
         try:
             yield
@@ -120,7 +120,7 @@ class App:
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         id, started = record.id, False
-        visit = self._gate.visit(scope)
+        visit = self.gate.visit(scope)
 
         async def send_with_id(message: Message) -> None:
             nonlocal started

@@ -46,6 +46,7 @@ class Config:
     tls_client_ca: Path | None = None
     header_timeout: float = 10
     body_timeout: float = 60
+    send_timeout: float = 60
     keep_alive_timeout: int = 75
     max_concurrency: int = 1024
     max_queue: int = 1024
@@ -202,6 +203,7 @@ ACCESS_OPTIONS = (
     _option("--tls-client-ca", "CA (PEM) of the certificates that clients then have to show.", **_path()),
     _option("--header-timeout", "Longest time for a request's headers; then 408.", **_seconds()),
     _option("--body-timeout", "Longest time for a request's body; then 408.", **_seconds()),
+    _option("--send-timeout", "Longest time that a client may not read what waits for it.", **_seconds()),
     _option(
         "--keep-alive-timeout",
         "Time after which a connection without a request is closed.",

@@ -83,7 +83,11 @@ async def _serve(
     app = App(config, backends(config))
     served = uvicorn.Config(
         app,
-        http=connection(header_seconds=config.header_timeout, body_seconds=config.body_timeout),
+        http=connection(
+            header_seconds=config.header_timeout,
+            body_seconds=config.body_timeout,
+            send_seconds=config.send_timeout,
+        ),
         ws="none",
         lifespan="on",
         log_config=None,

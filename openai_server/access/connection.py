@@ -1,8 +1,9 @@
-"""uvicorn's connection, whose client has to send its headers in time and within bounds.
+"""uvicorn's connection, whose client has to send its headers in time and within bounds, and to read its answer in time.
 
-uvicorn bounds neither: a client that sends a byte now and then would hold a connection for ever, one that sends no end
-of headers would fill the memory. The time for a body is watched where it is read (`routes.py`), as long as it is read;
-what arrives after an early answer (a 401, say) is watched here.
+uvicorn bounds none of it: a client that sends a byte now and then would hold a connection for ever, one that does not
+read a place among those that run, and one that sends no end of headers would fill the memory. The time for a body is
+watched where it is read (`routes.py`), as long as it is read; what arrives after an early answer (a 401, say) is
+watched here.
 """
 
 from asyncio import TimerHandle, Transport
@@ -33,6 +34,7 @@ class Connection(HttpToolsProtocol):
 
     HEADER_SECONDS: float
     BODY_SECONDS: float
+    SEND_SECONDS: float
 
     _phase = Phase.NOTHING
     _unread = 0
@@ -40,6 +42,7 @@ class Connection(HttpToolsProtocol):
     _timer: TimerHandle | None = None
     _timed: Phase | None = None
     """For what the timer was set."""
+    _send_timer: TimerHandle | None = None
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
@@ -47,6 +50,7 @@ class Connection(HttpToolsProtocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_send_timer()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -86,7 +90,38 @@ class Connection(HttpToolsProtocol):
     def send_400_response(self, msg: str) -> None:
         self._refuse(APIError(400, "The request is not valid HTTP.", code="invalid_http"))
 
-    # ---- Time
+    # ---- Readers
+
+    def pause_writing(self) -> None:
+        """More waits to be sent than should."""
+        super().pause_writing()
+        self._set_send_timer()
+
+    def resume_writing(self) -> None:
+        self._stop_send_timer()
+        super().resume_writing()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        if self.transport.is_closing() and self.transport.get_write_buffer_size():
+            self._set_send_timer()  # Else it would be closing until all of it is sent.
+
+    def timeout_keep_alive_handler(self) -> None:
+        if self.transport.get_write_buffer_size():
+            self.transport.abort()
+        else:
+            super().timeout_keep_alive_handler()
+
+    def _set_send_timer(self) -> None:
+        if self._send_timer is None:
+            self._send_timer = self.loop.call_later(self.SEND_SECONDS, self.transport.abort)
+
+    def _stop_send_timer(self) -> None:
+        if self._send_timer is not None:
+            self._send_timer.cancel()
+            self._send_timer = None
+
+    # ---- Senders
 
     def _set_timer(self, phase: Phase) -> None:
         self._stop_timer()
@@ -131,6 +166,7 @@ class Connection(HttpToolsProtocol):
         self.transport.close()
 
 
-def connection(*, header_seconds: float, body_seconds: float) -> type[Any]:
+def connection(*, header_seconds: float, body_seconds: float, send_seconds: float) -> type[Any]:
     """uvicorn takes a class, and makes one for each connection itself."""
-    return type("Connection", (Connection,), {"HEADER_SECONDS": header_seconds, "BODY_SECONDS": body_seconds})
+    seconds = {"HEADER_SECONDS": header_seconds, "BODY_SECONDS": body_seconds, "SEND_SECONDS": send_seconds}
+    return type("Connection", (Connection,), seconds)

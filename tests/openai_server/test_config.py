@@ -5,6 +5,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openai_server import __version__
+from openai_server.access.tls import Files
 from openai_server.config import OPTIONS, Config, command
 
 
@@ -57,6 +58,12 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         (["--admin-port", "0"], {}, "admin_port", 0),
         (["--log-format", "json"], {}, "log_format", "json"),
         (["--request-timeout", "0"], {}, "request_timeout", 0),
+        (["--api-key", "a", "--api-key", "b,c"], {}, "api_key", ("a", "b", "c")),
+        ([], {"OPENAI_SERVER_API_KEY": "a b,c"}, "api_key", ("a", "b", "c")),
+        (["--cors-origin", "http://localhost:3000"], {}, "cors_origin", ("http://localhost:3000",)),
+        (["--cors-origin", "*"], {}, "cors_origin", ("*",)),
+        (["--tls-cert", "c.pem", "--tls-key", "k.pem"], {}, "tls_files", Files(Path("c.pem"), Path("k.pem"))),
+        ([], {}, "tls_files", None),
     ],
 )
 def test_an_option(given: list[Config], args: list[str], env: dict[str, str], field: str, value: Any) -> None:
@@ -87,6 +94,47 @@ def test_a_mistake_is_told_and_nothing_runs(given: list[Config], args: list[str]
     result = run(given, *args)
     assert (result.exit_code, given) == (2, [])
     assert "Error: " in result.output
+
+
+@pytest.mark.parametrize(
+    ("args", "problem"),
+    [
+        (["--api-key", ""], "it is empty"),
+        (["--api-key", " , "], "it is empty"),
+        (["--api-key", "good", "--api-key", "schlüssel"], "key 2 has characters"),
+        (["--api-key-file", "nowhere"], "can't read it: No such file or directory"),
+        (["--cors-origin", "chat.example.com"], "is not of the form http://host:port"),
+        (["--cors-origin", "https://chat.example.com/"], "is not of the form http://host:port"),
+        (["--tls-key", "k.pem"], "need --tls-cert"),
+        (["--tls-client-ca", "k.pem"], "need --tls-cert"),
+        (["--max-n", "129"], "not in the range"),
+        (["--header-timeout", "0"], "not in the range"),
+    ],
+)
+def test_a_door_that_would_not_close_is_a_mistake(given: list[Config], args: list[str], problem: str) -> None:
+    result = run(given, *args)
+    assert (result.exit_code, given) == (2, [])
+    assert problem in " ".join(result.output.split())
+
+
+def test_a_key_file_is_checked_and_not_told(given: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("sk-good\n")
+    assert run(given, "--api-key-file", str(path)).exit_code == 0
+    assert given.pop().api_key_file == path
+    path.write_text("sk-good\nalice = sk-secret\n")
+    result = run(given, "--api-key-file", str(path))
+    assert (result.exit_code, given) == (2, [])
+    assert "line 2 is neither" in " ".join(result.output.split())
+    assert "sk-" not in result.output
+
+
+def test_no_key_is_shown_by_a_mistake_or_by_printing(given: list[Config]) -> None:
+    for args in (["sk-secret", "--port", "x"], ["sk-secret-é"], ["sk-secret\x7f"]):
+        assert "secret" not in run(given, "--api-key", *args).output
+    assert "secret" not in run(given, "--help", env={"OPENAI_SERVER_API_KEY": "sk-secret"}).output
+    run(given, "--api-key", "sk-secret")
+    assert "secret" not in repr(given)
 
 
 def test_version(given: list[Config]) -> None:

@@ -67,7 +67,7 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
     try:
         running = Running(process, 0, workers)
         line = await running.says(b"listening on")
-        found = re.search(rb"http://127\.0\.0\.1:(\d+)", line)
+        found = re.search(rb"https?://127\.0\.0\.1:(\d+)", line)
         assert found is not None, line
         running.port, running.greeting = int(found[1]), line
         while workers > 1 and len(running.children) < workers:

@@ -1,0 +1,138 @@
+"""uvicorn's connection with our bounds: bytes in, bytes out, without a socket."""
+
+import asyncio
+from collections.abc import Iterable
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from openai_server.access.connection import MAX_HEADER_BYTES, Connection, connection
+
+BODY = b"0123456789"
+PLAIN = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n" + BODY
+CHUNKED = (
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"3;why=not\r\n012\r\n7\r\n3456789\r\n0\r\ntrailer: 1\r\n\r\n"
+)
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+        self.unsent = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: Any) -> None:
+        assert not self.closed
+        self.written += data
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
+
+
+def connected(seconds: float = 1000) -> tuple[Connection, FakeTransport]:
+    made = connection(header_seconds=seconds, body_seconds=seconds, send_seconds=seconds)
+    config = uvicorn.Config(echo, http=made, lifespan="off", log_config=None, ws="none")
+    config.load()
+    transport, client = FakeTransport(), made(config, ServerState(), {}, asyncio.get_running_loop())
+    client.connection_made(transport)
+    return client, transport
+
+
+async def answered(client: Connection, transport: FakeTransport, parts: Iterable[bytes], answers: int = 1) -> None:
+    """Sends the parts, each followed by what the server does with it; then checks that all was answered."""
+    for part in parts:
+        client.data_received(part)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while transport.written.count(b"<" + BODY + b">") < answers:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") == answers
+    assert not transport.closed
+    assert client._timer is None
+    client.connection_lost(None)
+
+
+@pytest.mark.parametrize("request_", [PLAIN, CHUNKED, b"\r\n" + PLAIN], ids=["plain", "chunked", "empty line"])
+async def test_a_request_in_two_parts_or_byte_by_byte(request_: bytes) -> None:
+    for k in range(len(request_) + 1):
+        await answered(*connected(), [part for part in (request_[:k], request_[k:]) if part])
+    await answered(*connected(), [request_[k : k + 1] for k in range(len(request_))])
+
+
+async def test_two_requests_at_once_cut_anywhere() -> None:
+    both = PLAIN + CHUNKED
+    for k in range(len(both) + 1):
+        await answered(*connected(), [part for part in (both[:k], both[k:]) if part], answers=2)
+
+
+async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> None:
+    client, transport = connected()
+    assert 1000 * len(CHUNKED) > MAX_HEADER_BYTES
+    await answered(client, transport, [CHUNKED] * 1000, answers=1000)
+
+
+async def test_a_large_body_in_small_chunks_is_no_header() -> None:
+    client, transport = connected()
+    client.data_received(b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(MAX_HEADER_BYTES // 100):
+        client.data_received(b"1\r\nx\r\n" * 100)
+        await asyncio.sleep(0)
+    assert not transport.closed
+    client.connection_lost(None)
+
+
+@pytest.mark.parametrize("sent", [b"POST", b"\r", PLAIN[:-1], PLAIN[:-1] + b"9GET", CHUNKED[:-2]])
+async def test_what_was_begun_is_timed(sent: bytes) -> None:
+    client, _ = connected()
+    client.data_received(sent)
+    assert client._timer is not None
+    client.connection_lost(None)
+    assert client._timer is None
+
+
+async def test_a_late_head_is_told_and_the_connection_closed() -> None:
+    client, transport = connected(0.01)
+    client.data_received(b"POST /a")
+    await asyncio.sleep(0.05)
+    assert transport.written.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert transport.closed
+
+
+async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading() -> None:
+    client, transport = connected(0.05)
+    client.data_received(PLAIN)
+    client.pause_writing()
+    client.resume_writing()
+    await asyncio.sleep(0.1)
+    assert not transport.closed
+    client.pause_writing()
+    await asyncio.sleep(0.1)
+    assert transport.closed

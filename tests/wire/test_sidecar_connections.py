@@ -1,0 +1,462 @@
+"""Connections to a real process: clients that take their time, ones that send no end, TLS."""
+
+import asyncio
+import json
+import os
+import re
+import signal
+import socket
+import ssl
+import sys
+from asyncio.subprocess import PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
+from openai import AsyncOpenAI, AuthenticationError, RateLimitError
+
+from openai_server.access.tls import TLS, Files, TLSError
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, last, sent, serving, token, whole
+from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
+
+BODY = json.dumps({"prompt": "a b", "stream": True}).encode()
+HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
+SLOW = ("--header-timeout", "0.5", "--body-timeout", "0.5", "--keep-alive-timeout", "1")
+
+
+@asynccontextmanager
+async def started(*args: str, workers: int = 1, worker: FakeWorker | None = None) -> AsyncIterator[Running]:
+    async with serving(worker or FakeWorker()) as port, sidecar(port, *args, workers=workers) as running:
+        yield running
+
+
+class Client:
+    """One connection, byte for byte."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.reader, self.writer = reader, writer
+
+    def send(self, data: bytes) -> None:
+        self.writer.write(data)
+
+    async def drip(self, data: bytes) -> bytes:
+        """A byte now and then, until the server has had enough; what it says to that."""
+        answer = asyncio.create_task(self.rest())
+        for byte in data:
+            self.send(bytes([byte]))
+            await asyncio.wait([answer], timeout=0.05)
+            if answer.done():
+                break
+        return await answer
+
+    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+        """Status and body, of which all that streams send is one."""
+        content = b"" if body is None else json.dumps(body).encode()
+        given = {"host": "x", "content-length": str(len(content)), **headers}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+        self.send("\r\n".join([*lines, "", ""]).encode() + content)
+        async with asyncio.timeout(TIMEOUT):
+            head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
+            if length := re.search(rb"content-length: (\d+)", head):
+                return int(head.split()[1]), await self.reader.readexactly(int(length[1]))
+            return int(head.split()[1]), await self.reader.readuntil(b"\r\n0\r\n\r\n")
+
+    async def rest(self) -> bytes:
+        """All that still comes until the server closes."""
+        async with asyncio.timeout(TIMEOUT):
+            try:
+                return await self.reader.read()
+            except ConnectionResetError:
+                return b"reset"
+
+
+@asynccontextmanager
+async def connected(running: Running, tls: ssl.SSLContext | None = None) -> AsyncIterator[Client]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", running.port, ssl=tls)
+    try:
+        yield Client(reader, writer)
+    finally:
+        writer.transport.abort()
+
+
+def error(answer: bytes) -> tuple[int, Any]:
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"connection: close" in head.lower()
+    envelope = json.loads(body)["error"]
+    assert set(envelope) == {"message", "type", "param", "code"}
+    return int(head.split()[1]), envelope
+
+
+# ---- Slow clients
+
+
+async def test_a_slow_client_is_cut_off_at_any_point() -> None:
+    async with started(*SLOW) as running:
+        for k in (1, 5, len(HEAD) - 20, len(HEAD) - 1):
+            async with connected(running) as client:
+                client.send(HEAD[:k])
+                status, envelope = error(await client.rest())
+                assert (status, envelope["code"]) == (408, "request_timeout")
+                assert "headers" in envelope["message"]
+        for k in (0, 1, len(BODY) - 1):
+            async with connected(running) as client:
+                client.send(HEAD + BODY[:k])
+                status, envelope = error(await client.rest())
+                assert (status, envelope["code"]) == (408, "request_timeout")
+                assert "body" in envelope["message"]
+
+
+@pytest.mark.parametrize(
+    "what", [HEAD, b"\r\n" * 50, HEAD + BODY.ljust(len(BODY) + 100)], ids=["headers", "empty lines", "body"]
+)
+async def test_a_byte_now_and_then_does_not_help(what: bytes) -> None:
+    skipped = len(HEAD) if what.startswith(HEAD + BODY) else 0
+    async with started(*SLOW) as running, connected(running) as client:
+        head = HEAD.replace(b": %d" % len(BODY), b": %d" % (len(what) - skipped))
+        client.send(head if skipped else b"")
+        started_at = asyncio.get_running_loop().time()
+        assert error(await client.drip(what[skipped:]))[0] == 408
+        assert 0.4 < asyncio.get_running_loop().time() - started_at < 2.5
+
+
+async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+    async with started(*SLOW) as running, connected(running) as client:
+        assert await client.rest() == b""
+
+
+async def test_an_idle_connection_is_closed_later_than_a_slow_one() -> None:
+    async with started("--header-timeout", "0.3", "--keep-alive-timeout", "2") as running, connected(running) as client:
+        client.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(client.reader.readuntil(b'{"status":"ok"}'), TIMEOUT)
+        await asyncio.sleep(0.6)
+        client.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(client.reader.readuntil(b'{"status":"ok"}'), TIMEOUT)
+        began = asyncio.get_running_loop().time()
+        assert await client.rest() == b""
+        assert 1.5 < asyncio.get_running_loop().time() - began < 4
+
+
+async def test_a_slow_second_request_is_cut_off_as_well() -> None:
+    async with started("--header-timeout", "0.3") as running, connected(running) as client:
+        client.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+        await asyncio.wait_for(client.reader.readuntil(b'{"status":"ok"}'), TIMEOUT)
+        assert error(await client.drip(b"\r\nGET /livez HTTP/1.1\r\n"))[0] == 408
+
+
+async def test_who_is_refused_early_can_not_go_on_for_ever_with_the_body() -> None:
+    async with started(*SLOW, "--api-key", "k") as running, connected(running) as client:
+        client.send(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
+        await asyncio.wait_for(client.reader.readuntil(b"invalid_api_key"), TIMEOUT)
+        began = asyncio.get_running_loop().time()
+        await client.drip(b" " * 100)
+        assert asyncio.get_running_loop().time() - began < 2.5
+
+
+async def test_an_answer_takes_as_long_as_it_takes_also_with_a_second_request_begun() -> None:
+    async def slowly(_: Any) -> AsyncIterator[Any]:
+        yield token("one")
+        await asyncio.sleep(2)
+        yield last("two")
+
+    async with started(*SLOW, worker=FakeWorker(stream=slowly)) as running, connected(running) as client:
+        client.send(HEAD + BODY + b"GET /li")
+        answer = await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), TIMEOUT)
+        assert b"two" in answer
+        assert b"[DONE]" in answer
+        await client.rest()
+
+
+async def test_others_do_not_notice_slow_clients() -> None:
+    async with started("--header-timeout", "20") as running:
+        clients = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", running.port) for _ in range(300)))
+        try:
+            for i, (_, writer) in enumerate(clients):
+                writer.write((HEAD + BODY)[: i % len(HEAD + BODY)])
+            for _ in range(5):
+                async with connected(running) as client:
+                    began = asyncio.get_running_loop().time()
+                    assert (await client.ask("POST", "/v1/completions", {"prompt": "x"}))[0] == 200
+                    assert asyncio.get_running_loop().time() - began < 2
+        finally:
+            for _, writer in clients:
+                writer.transport.abort()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_does_not_read_gives_its_place_to_others(stream: bool) -> None:
+    async def tell(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for _ in range(100):
+            yield token("x" * (100_000 if sent(request)["prompt"] == [b"much"] else 1))
+        yield last()
+
+    async def told(request: ModelInferRequest) -> ModelInferResponse:
+        return whole("x" * (10_000_000 if sent(request)["prompt"] == [b"much"] else 1))
+
+    worker = FakeWorker(told, tell)
+    limits = ("--max-concurrency", "1", "--max-queue", "0", "--send-timeout", "0.5", "--keep-alive-timeout", "1")
+    async with started(*limits, worker=worker) as running:
+        body = json.dumps({"prompt": "much", "stream": stream}).encode()
+        with socket.create_connection(("127.0.0.1", running.port)) as deaf:
+            deaf.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+            await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
+            async with asyncio.timeout(TIMEOUT), connected(running) as client:
+                small = {"prompt": "x", "stream": stream}
+                while (await client.ask("POST", "/v1/completions", small))[0] != 200:  # noqa: ASYNC110
+                    await asyncio.sleep(0.1)
+            await asyncio.sleep(2)
+            # The server has closed it: what is left in the buffers, and no more.
+            received = await asyncio.to_thread(read_all, deaf)
+        assert b"x" * 100 in received
+        assert len(received) < 10_000_000
+
+
+def read_all(connection: socket.socket) -> bytes:
+    connection.settimeout(TIMEOUT)
+    received = bytearray()
+    with suppress(ConnectionResetError):
+        while part := connection.recv(1 << 20):
+            received += part
+    return bytes(received)
+
+
+# ---- No end
+
+
+@pytest.mark.parametrize(
+    "what",
+    [
+        b"GET /" + b"a" * 1000,
+        b"GET / HTTP/1.1\r\n" + b"a" * 1000,
+        b"GET / HTTP/1.1\r\na: " + b"a" * 1000,
+        b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200,
+        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200,
+        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"a" * 1000,
+    ],
+    ids=["path", "a name", "a value", "headers", "trailers", "a chunk's extension"],
+)
+async def test_headers_without_end(what: bytes) -> None:
+    async with started() as running, connected(running) as client:
+        n_sent = 0
+        client.send(what)
+        endless = what[-600:] if what.endswith(b"\r\n") else what[-1:] * 600
+        while not client.reader.at_eof() and n_sent < 4 << 20:
+            try:
+                client.send(endless * 20)
+                await client.writer.drain()
+            except ConnectionError:
+                break
+            n_sent += 600 * 20
+            await asyncio.sleep(0.001)
+        assert n_sent < 4 << 20
+
+
+async def test_what_is_no_http_gets_the_envelope() -> None:
+    async with started() as running, connected(running) as client:
+        client.send(b"\x16\x03\x01 hello\r\n\r\n")
+        status, envelope = error(await client.rest())
+        assert (status, envelope["code"]) == (400, "invalid_http")
+
+
+# ---- Keys
+
+
+async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker() -> None:
+    key = "sk-very-secret"
+    args = ("--log-level", "debug", "--access-log", "--api-key", key)
+    async with started(*args, workers=2) as running:
+        async with connected(running) as client:
+            answers = [
+                await client.ask("POST", "/v1/completions", body, authorization=f"Bearer {given}")
+                for given in (key, key + "-wrong")
+                for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}, {"prompt": 3})
+            ]
+            assert [status for status, _ in answers] == [200, 200, 400, 401, 401, 401]
+            assert key not in str(answers)
+        commands = await asyncio.to_thread(lambda: [Path(f"/proc/{id}/cmdline").read_text() for id in running.children])
+        assert key not in str(commands)
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+        said = await running.stderr.read()
+        assert b"401" in said
+        assert key.encode() not in said
+
+
+# ---- TLS
+
+
+class Certificates:
+    """As files: what the server shows, and the CA of its clients."""
+
+    def __init__(self, directory: Path) -> None:
+        self.cert, self.key, self.client_ca = (directory / name for name in ("cert.pem", "key.pem", "client-ca.pem"))
+        self.renew()
+
+    def renew(self) -> None:
+        """From a new CA each, as if nothing was left of the old ones."""
+        self.ca, self.clients = trustme.CA(), trustme.CA()
+        issued = self.ca.issue_cert("127.0.0.1", "localhost")
+        put(self.key, issued.private_key_pem.bytes())
+        put(self.cert, b"".join(blob.bytes() for blob in issued.cert_chain_pems))
+        put(self.client_ca, self.clients.cert_pem.bytes())
+
+    def client(self, *, shows: bool = False) -> ssl.SSLContext:
+        context = ssl.create_default_context()
+        self.ca.configure_trust(context)
+        if shows:
+            self.clients.issue_cert("client@example.com").configure_cert(context)
+        return context
+
+
+def put(path: Path, content: bytes) -> None:
+    """At once, as whoever renews certificates should."""
+    new = path.with_suffix(".new")
+    new.write_bytes(content)
+    os.replace(new, path)
+
+
+@pytest.fixture
+def certificates(tmp_path: Path) -> Certificates:
+    return Certificates(tmp_path)
+
+
+async def completed(running: Running, context: ssl.SSLContext) -> bytes:
+    async with connected(running, context) as client:
+        status, body = await client.ask("POST", "/v1/completions", {"prompt": "a b", "stream": True})
+        assert status == 200
+        assert b"data: [DONE]" in body
+        return body
+
+
+async def refused(running: Running, context: ssl.SSLContext) -> bool:
+    try:
+        await completed(running, context)
+    except (ssl.SSLError, ConnectionError, asyncio.IncompleteReadError):
+        return True
+    return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_https(certificates: Certificates, workers: int) -> None:
+    args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
+    async with started(*args, workers=workers) as running:
+        assert b'"text":"a"' in await completed(running, certificates.client())
+        assert await refused(running, ssl.create_default_context())
+        async with connected(running) as plain:
+            plain.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert b"HTTP" not in await plain.rest()
+        running.process.send_signal(signal.SIGTERM)
+        assert await running.ended() == 0
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+async def test_mutual_tls(certificates: Certificates, version: ssl.TLSVersion) -> None:
+    args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
+    async with started(*args, "--tls-client-ca", str(certificates.client_ca)) as running:
+        known, unknown, stranger = (certificates.client(shows=shows) for shows in (True, False, False))
+        trustme.CA().issue_cert("client@example.com").configure_cert(stranger)
+        for context in (known, unknown, stranger):
+            context.maximum_version = version
+        await completed(running, known)
+        assert await refused(running, unknown)
+        assert await refused(running, stranger)
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_renewed_certificates_are_taken_without_a_restart(certificates: Certificates, workers: int) -> None:
+    args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
+    async with started(*args, "--tls-client-ca", str(certificates.client_ca), workers=workers) as running:
+        before = certificates.client(shows=True)
+        async with connected(running, before) as kept:
+            await kept.ask("GET", "/livez")
+            put(certificates.key, b"half a key")
+            for _ in range(workers):
+                await running.says(b"keeping what was there before: can't load the certificate")
+            await completed(running, before)
+
+            certificates.renew()
+            for _ in range(workers):
+                await running.says(b"read again")
+            after = certificates.client(shows=True)
+            for _ in range(3 * workers):
+                await completed(running, after)
+                assert await refused(running, before)
+            assert (await kept.ask("GET", "/livez"))[0] == 200  # its connection is still open
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(
+    ("option", "content", "problem"),
+    [
+        ("--tls-cert", None, "can't load the certificate and its key from {path} and {key}: No such file or directory"),
+        ("--tls-cert", b"nonsense", "can't load the certificate and its key from {path} and {key}: "),
+        ("--tls-key", b"nonsense", "can't load the certificate and its key from {cert} and {path}: "),
+        ("--tls-client-ca", b"nonsense", "can't load the CA of clients from {path}: "),
+    ],
+)
+async def test_files_that_are_wrong_are_one_clear_line(
+    certificates: Certificates, tmp_path: Path, option: str, content: bytes | None, problem: str, workers: str
+) -> None:
+    path = tmp_path / "wrong.pem"
+    if content is not None:
+        path.write_bytes(content)
+    files = {"--tls-cert": certificates.cert, "--tls-key": certificates.key, option: path}
+    args = [str(word) for pair in files.items() for word in pair]
+    command = (sys.executable, "-m", "openai_server", "--port", "0", "--workers", workers, *args)
+    process = await asyncio.create_subprocess_exec(*command, stderr=PIPE)
+    _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    assert said.decode().startswith("Error: " + problem.format(path=path, cert=certificates.cert, key=certificates.key))
+    assert (said.count(b"\n"), process.returncode) == (1, 1)
+
+
+async def test_a_key_with_a_password_asks_nobody(certificates: Certificates) -> None:
+    key = load_pem_private_key(certificates.key.read_bytes(), None)
+    locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
+    put(certificates.key, locked)
+    with pytest.raises(TLSError, match="can't load the certificate and its key"):
+        TLS(Files(certificates.cert, certificates.key))
+
+
+async def test_a_certificate_in_one_file_with_its_key(certificates: Certificates) -> None:
+    both = certificates.key.read_bytes() + certificates.cert.read_bytes()
+    put(certificates.cert, both)
+    async with started("--tls-cert", str(certificates.cert)) as running:
+        await completed(running, certificates.client())
+
+
+# ---- The `openai` package
+
+
+async def test_the_openai_package_knows_what_it_is_told() -> None:
+    def client(running: Running, key: str, retries: int = 0) -> AsyncOpenAI:
+        return AsyncOpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key=key, max_retries=retries)
+
+    async with started("--api-key", "a", "--api-key", "b", "--requests-per-minute", "120") as running:
+        async with client(running, "wrong") as openai:
+            with pytest.raises(AuthenticationError) as unknown:
+                await openai.completions.create(model="tiny", prompt="x")
+            assert unknown.value.code == "invalid_api_key"
+        async with client(running, "a") as openai:
+
+            async def all_of_them() -> None:
+                while True:  # some flow back meanwhile
+                    await openai.completions.create(model="tiny", prompt="x")
+
+            with pytest.raises(RateLimitError) as limited:
+                await all_of_them()
+            assert limited.value.code == "rate_limit_exceeded"
+            assert limited.value.response.headers["x-ratelimit-remaining-requests"] == "0"
+        async with client(running, "a", retries=2) as openai:  # waits as long as it is told
+            await openai.completions.create(model="tiny", prompt="x")
+        async with client(running, "b") as openai:
+            raw = await openai.completions.with_raw_response.create(model="tiny", prompt="x")
+            assert raw.headers["x-ratelimit-remaining-requests"] == "119"

@@ -157,9 +157,7 @@ _OPTIONS = (
         help="How embeddings are made of the vectors of all tokens. auto: the model's own way, or else the mean.",
     ),
     _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM): serve over TLS."),
-    _option(
-        "--tls-key", type=_FILE, metavar="FILE", help="Its private key (PEM). Files that change are read again."
-    ),
+    _option("--tls-key", type=_FILE, metavar="FILE", help="Its private key (PEM). Files that change are read again."),
     _option(
         "--tls-client-ca",
         type=_FILE,

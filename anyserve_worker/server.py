@@ -47,6 +47,7 @@ def _channel_options(keepalive: float) -> tuple[tuple[str, int], ...]:
         # A client that vanished, and its sequences with it.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
+        ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # or else a ping has a minute, whatever the line above
         ("grpc.http2.max_pings_without_data", 0),
     )
 
@@ -86,7 +87,7 @@ class Worker:
             else:
                 port = server.add_insecure_port(address)
         except TLSError as error:
-            raise StartError(str(error)) from error
+            raise StartError(f"cannot serve TLS: {error}") from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
         worker = cls(repository, port, server, servicer, health_servicer, observer, _metrics(options, repository))

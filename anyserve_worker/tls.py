@@ -26,9 +26,12 @@ class TLS:
     client_ca: Path | None = None
 
     def stamp(self) -> Stamp:
-        """Changes with the files. Raises OSError."""
+        """Changes with the files. Raises TLSError."""
         paths = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
-        return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
+        try:
+            return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
+        except OSError as error:
+            raise TLSError(str(error)) from error
 
     def read(self) -> grpc.ServerCertificateConfiguration:
         """Raises TLSError."""
@@ -42,7 +45,7 @@ class TLS:
                 root_certificates=self.client_ca.read_bytes() if self.client_ca else None,
             )
         except (OSError, ValueError) as error:  # ssl.SSLError is an OSError
-            raise TLSError(f"can't serve TLS with {self.certificate} and {self.key}: {error}") from error
+            raise TLSError(f"{self.certificate}, {self.key}: {error}") from error
 
 
 def credentials(tls: TLS) -> grpc.ServerCredentials:
@@ -58,7 +61,7 @@ def credentials(tls: TLS) -> grpc.ServerCredentials:
             if stamp == seen:
                 return None
             configuration = tls.read()
-        except (OSError, TLSError) as error:
+        except TLSError as error:
             log.error("the certificate stays the one that it was: %s", error)
             return None
         seen = stamp

@@ -71,6 +71,7 @@ def channel_options(target: str, keepalive: float = PATIENT, timeout: float = PA
         # A peer that vanished is noticed while a call waits for it.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(timeout * 1000)),
+        ("grpc.http2.ping_timeout_ms", round(timeout * 1000)),  # or else a ping has a minute, whatever the line above
         # As often as that also while only the peer has something to say.
         ("grpc.http2.max_pings_without_data", 0),
     ]

@@ -16,6 +16,7 @@ from openai_server.backend import Backend
 from openai_server.errors import BackendError
 from openai_server.mailbox import Cancel, Mailbox
 from openai_server.multiplex import unnumbered
+from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 log = logging.getLogger(__name__)
@@ -132,10 +133,11 @@ class Pool:
         return backend
 
     def _again(self, error: BackendError, tried: list[Backend]) -> Backend | None:
-        """Who else may answer what the last one that was tried did not. Puts that one under doubt."""
-        if error.status != "UNAVAILABLE":
+        """Who else may answer what the last one that was tried did not. One that is away is put under doubt."""
+        if error.status == "UNAVAILABLE":
+            tried[-1].doubt()
+        elif error.reason != contract.REASON_QUEUE_FULL:
             return None
-        tried[-1].doubt()
         other = self._pick(tried)
         if other is not None:
             log.warning("%s: %s; trying %s", tried[-1].target, error.message, other.target)

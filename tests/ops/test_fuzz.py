@@ -1,0 +1,152 @@
+"""Random and mutated messages at a real worker: a status for each in time, never INTERNAL, and it serves as before."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.protobuf.message import DecodeError
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from protos import contract
+from protos import grpc_predict_v2_pb2 as pb
+from tests.e2e import servers
+from tests.e2e.messages import infer
+from tests.models import smollm2_path
+
+TIMEOUT = 20.0
+PATH = "/inference.GRPCInferenceService/"
+INPUTS = {spec.name: spec for task in contract.TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
+PARAMETERS = [value for name, value in vars(contract).items() if name.startswith("PARAM_") and name != "PARAM_TIMEOUT"]
+BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
+"""What no request may be answered with; gRPC itself says INTERNAL to what is no message."""
+
+# ---- Messages
+
+numbers = st.one_of(st.sampled_from([0, 1, -1, 2, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1))
+floats = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5]), st.floats(width=32))
+texts = st.one_of(
+    st.sampled_from([b"", b"Once upon a time", b"{}", b'root ::= "a"*', b"(a+)+b"]), st.binary(max_size=40)
+)
+
+
+@st.composite
+def tensor(draw: st.DrawFn) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
+    """Of a known or unknown name, often with what belongs there."""
+    spec = INPUTS[draw(st.sampled_from(sorted(INPUTS)))]
+    sane = draw(st.integers(0, 3)) > 0
+    made = pb.ModelInferRequest.InferInputTensor(
+        name=spec.name if sane else draw(st.text(max_size=20)),
+        datatype=spec.datatype
+        if sane
+        else draw(st.sampled_from(["BYTES", "INT32", "FP32", "BOOL", "UINT64", "", "x"])),
+    )
+    contents = made.contents
+    match spec.datatype if sane else draw(st.sampled_from(["BYTES", "INT32", "FP32", "BOOL", "INT64"])):
+        case "BYTES":
+            values: list[Any] = draw(st.lists(texts, max_size=3))
+            contents.bytes_contents.extend(values)
+        case "INT32":
+            values = draw(st.lists(st.integers(0, 300) if sane else numbers, max_size=4))
+            contents.int_contents.extend(values)
+        case "FP32":
+            values = draw(st.lists(floats, max_size=3))
+            contents.fp32_contents.extend(values)
+        case "BOOL":
+            values = draw(st.lists(st.booleans(), max_size=2))
+            contents.bool_contents.extend(values)
+        case _:
+            values = draw(st.lists(numbers, max_size=2))
+            contents.int64_contents.extend(values)
+    made.shape.extend([len(values)] if sane else draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3)))
+    return made, draw(st.binary(max_size=24))
+
+
+@st.composite
+def message(draw: st.DrawFn) -> pb.ModelInferRequest:
+    made = infer("smollm2", "Once upon", max_tokens=3) if draw(st.booleans()) else pb.ModelInferRequest()
+    made.model_name = draw(st.sampled_from(["smollm2", "smollm2", "", "other", contract.ANYSERVE_MODEL_INFO]))
+    made.id = draw(st.text(max_size=10))
+    tensors = draw(st.lists(tensor(), max_size=5))
+    made.inputs.extend(one for one, _ in tensors)
+    if draw(st.integers(0, 3)) == 0:
+        made.raw_input_contents.extend(raw for _, raw in tensors)
+    for name in draw(st.lists(st.one_of(st.sampled_from(PARAMETERS), st.text(max_size=9)), max_size=3)):
+        match draw(st.integers(0, 3)):
+            case 0:
+                made.parameters[name].int64_param = draw(numbers)
+            case 1:
+                made.parameters[name].string_param = draw(st.sampled_from([*contract.TASKS, "x"]))
+            case 2:
+                made.parameters[name].bool_param = True
+            case _:
+                made.parameters[name].double_param = draw(floats)
+    if draw(st.integers(0, 5)) == 0:
+        made.outputs.add(name=draw(st.text(max_size=9)))
+    return made
+
+
+@st.composite
+def mutated(draw: st.DrawFn) -> bytes:
+    """The bytes of a message, some of them others."""
+    wire = bytearray(draw(message()).SerializeToString())
+    for _ in range(draw(st.integers(0, 3))):
+        at = draw(st.integers(0, len(wire)))
+        wire[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+    return bytes(wire)
+
+
+def parses(wire: bytes) -> bool:
+    try:
+        pb.ModelInferRequest.FromString(wire)
+    except DecodeError:
+        return False
+    return True
+
+
+# ---- The worker
+
+
+@pytest.fixture(scope="module")
+def channel() -> Iterator[grpc.Channel]:
+    options = ("--n-ctx", "64", "--parallel", "4", "--max-queue", "8")
+    with (
+        servers.worker("--model", f"smollm2={smollm2_path()}", *options) as (process, address),
+        grpc.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel,
+    ):
+        yield channel
+        stub: Any = channel.unary_unary(f"{PATH}ModelInfer", pb.ModelInferRequest.SerializeToString)
+        whole = [stub.future(infer("smollm2", "Once upon", max_tokens=40, ignore_eos=True)) for _ in range(12)]
+        assert all(call.result(timeout=TIMEOUT) for call in whole)
+        assert process.end() == 0
+        assert "ERROR anyserve_worker" not in process.output, process.output
+
+
+few = settings(max_examples=150, suppress_health_check=list(HealthCheck))
+
+
+@few
+@given(wire=mutated())
+def test_one_message(channel: grpc.Channel, wire: bytes) -> None:
+    call: Any = channel.unary_unary(f"{PATH}ModelInfer")
+    code = grpc.StatusCode.OK
+    try:
+        call(wire, timeout=TIMEOUT)
+    except grpc.RpcError as error:
+        code = error.code()
+    assert code not in BROKEN or not parses(wire)
+
+
+@few
+@given(wires=st.lists(mutated(), min_size=1, max_size=6))
+def test_a_stream_of_them(channel: grpc.Channel, wires: list[bytes]) -> None:
+    call: Any = channel.stream_stream(f"{PATH}ModelStreamInfer", None, pb.ModelStreamInferResponse.FromString)
+    code = grpc.StatusCode.OK
+    try:
+        for response in call(iter(wires), timeout=TIMEOUT):
+            said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
+            assert said not in {status.name for status in BROKEN}
+    except grpc.RpcError as error:
+        code = error.code()
+    assert code not in BROKEN or not all(map(parses, wires))

@@ -1,0 +1,191 @@
+"""TLS between the sidecar's backend and the worker's server, both as they are, without a model."""
+
+import asyncio
+import os
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import trustme
+from click import ClickException
+from click.testing import CliRunner
+
+from anyserve_worker.__main__ import main as worker_command
+from anyserve_worker.config import ServerOptions
+from anyserve_worker.server import StartError, Worker
+from anyserve_worker.tls import TLS
+from openai_server.config import Config, command
+from openai_server.errors import BackendError
+from openai_server.pool import Pool
+from openai_server.server import backends
+
+
+@dataclass
+class Authority:
+    """Makes certificates, as PEM files in `folder`."""
+
+    folder: Path
+
+    def __post_init__(self) -> None:
+        self._ca = trustme.CA()
+        self.folder.mkdir()
+        self.file = self.folder / "ca.pem"
+        self._ca.cert_pem.write_to_path(str(self.file))
+
+    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
+        """The certificate and its key."""
+        issued = self._ca.issue_cert(*(hosts or (name,)))
+        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
+        # In one go each, as whoever renews them does.
+        for pem, path in (
+            (b"".join(blob.bytes() for blob in issued.cert_chain_pems), certificate),
+            (issued.private_key_pem.bytes(), key),
+        ):
+            fresh = path.with_suffix(".new")
+            fresh.write_bytes(pem)
+            os.replace(fresh, path)
+        return certificate, key
+
+
+@pytest.fixture
+def ours(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "ours")
+
+
+@pytest.fixture
+def theirs(tmp_path: Path) -> Authority:
+    return Authority(tmp_path / "theirs")
+
+
+@asynccontextmanager
+async def served(tls: TLS | None) -> AsyncIterator[int]:
+    options = ServerOptions(models=(), host="127.0.0.1", port=0, drain_timeout=0, log_level="info", threads=1, tls=tls)
+    worker = await Worker.listen(options)
+    try:
+        yield worker.port
+    finally:
+        await worker.drain(0)
+
+
+@asynccontextmanager
+async def asking(port: int, **config: Any) -> AsyncIterator[Pool]:
+    given: dict[str, Any] = {"anyserve_endpoint": (f"localhost:{port}",), "backend_tls": True, **config}
+    given |= {name: str(value) for name, value in given.items() if isinstance(value, Path)}
+    pool = backends(Config(**given))
+    try:
+        yield pool
+    finally:
+        await pool.close()
+
+
+async def refused(port: int, **config: Any) -> None:
+    async with asking(port, **config) as pool:
+        with pytest.raises(BackendError) as caught:
+            await pool.models()
+        assert caught.value.status == "UNAVAILABLE"
+
+
+async def test_the_backend_must_be_who_it_should_be(ours: Authority, theirs: Authority) -> None:
+    async with served(TLS(*ours.issue("localhost"))) as port:
+        async with asking(port, backend_ca=ours.file) as pool:
+            assert await pool.models() == []
+        await refused(port, backend_ca=theirs.file)
+        await refused(port)  # the system's authorities don't know ours
+        await refused(port, backend_tls=False)
+        await refused(port, backend_ca=ours.file, backend_server_name="other.example")
+
+
+async def test_a_name_other_than_the_endpoints(ours: Authority) -> None:
+    async with served(TLS(*ours.issue("worker.example"))) as port:
+        await refused(port, backend_ca=ours.file)
+        async with asking(port, backend_ca=ours.file, backend_server_name="worker.example") as pool:
+            assert await pool.models() == []
+
+
+async def test_each_address_of_a_name_shows_a_certificate_for_the_name(ours: Authority) -> None:
+    async with AsyncExitStack() as stack:
+        port = await stack.enter_async_context(served(TLS(*ours.issue("localhost"))))
+        name = (f"dns:///localhost:{port}",)
+        pool = await stack.enter_async_context(asking(port, anyserve_endpoint=name, backend_ca=ours.file))
+        watching = asyncio.create_task(pool.watch(lambda: None))
+        try:
+            assert await asyncio.wait_for(pool.models(), 10) == []
+        finally:
+            watching.cancel()
+            await asyncio.gather(watching, return_exceptions=True)
+
+
+async def test_the_client_must_be_known_too(ours: Authority, theirs: Authority) -> None:
+    mine, key = ours.issue("sidecar")
+    strange, strange_key = theirs.issue("sidecar")
+    async with served(TLS(*ours.issue("localhost"), ours.file)) as port:
+        async with asking(port, backend_ca=ours.file, backend_cert=mine, backend_key=key) as pool:
+            assert await pool.models() == []
+        await refused(port, backend_ca=ours.file)
+        await refused(port, backend_ca=ours.file, backend_cert=strange, backend_key=strange_key)
+
+
+async def test_a_certificate_is_renewed_without_a_restart(ours: Authority, theirs: Authority) -> None:
+    certificate, key = ours.issue("localhost")
+    async with served(TLS(certificate, key)) as port, asking(port, backend_ca=ours.file) as before:
+        assert await before.models() == []
+        certificate.write_text("half of a certif")
+        async with asking(port, backend_ca=ours.file) as pool:
+            assert await pool.models() == []
+        for new, old in zip(theirs.issue("localhost"), (certificate, key), strict=True):
+            os.replace(new, old)
+        async with asking(port, backend_ca=theirs.file) as pool:
+            assert await pool.models() == []
+        await refused(port, backend_ca=ours.file)
+        assert await before.models() == []
+
+
+async def test_files_that_are_no_certificates(ours: Authority, tmp_path: Path) -> None:
+    certificate, key = ours.issue("localhost")
+    _, other_key = ours.issue("other")
+    nonsense = tmp_path / "nonsense.pem"
+    nonsense.write_text("nonsense")
+    for tls in (
+        TLS(nonsense, key),
+        TLS(certificate, nonsense),
+        TLS(certificate, other_key),
+        TLS(certificate, key, nonsense),
+        TLS(tmp_path / "absent", key),
+    ):
+        with pytest.raises(StartError, match="cannot serve TLS: "):
+            await Worker.listen(ServerOptions((), "127.0.0.1", 0, 0, "info", 1, tls=tls))
+    for files in ({"backend_ca": nonsense}, {"backend_cert": certificate, "backend_key": other_key}):
+        given: dict[str, Any] = {name: str(path) for name, path in files.items()}
+        with pytest.raises(ClickException, match="--backend-ca, --backend-cert"):
+            backends(Config(backend_tls=True, **given))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--backend-tls", "--backend-cert", "FILE"], "go together"),
+        (["--backend-ca", "FILE"], "need --backend-tls"),
+        (["--backend-tls", "--backend-ca", "/no/such/file"], "does not exist"),
+    ],
+)
+def test_options_of_the_sidecar_that_make_no_sense(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(command(lambda _: None), [__file__ if o == "FILE" else o for o in options])
+    assert result.exit_code == 2
+    assert said in result.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (["--tls-cert", "FILE"], "go together"),
+        (["--tls-client-ca", "FILE"], "needs --tls-cert"),
+        (["--tls-cert", "/no/such/file"], "does not exist"),
+    ],
+)
+def test_options_of_the_worker_that_make_no_sense(options: list[str], said: str) -> None:
+    result = CliRunner().invoke(worker_command, ["--model", "x=y", *(__file__ if o == "FILE" else o for o in options)])
+    assert result.exit_code == 2
+    assert said in result.output

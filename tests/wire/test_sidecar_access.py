@@ -114,7 +114,7 @@ async def test_the_key_file_is_followed_also_through_symlinks(
 @pytest.mark.parametrize("stream", [False, True])
 async def test_what_is_above_a_limit_names_its_field(stream: bool) -> None:
     worker = FakeWorker()
-    limits = {"max_output_tokens": 10, "max_n": 2, "max_prompt_chars": 100, "max_schema_bytes": 50}
+    limits: dict[str, Any] = {"max_output_tokens": 10, "max_n": 2, "max_prompt_chars": 100, "max_schema_bytes": 50}
     async with running(worker, **limits) as sidecar:
         too_much: dict[str, dict[str, object]] = {
             "max_tokens": {"max_tokens": 11},
@@ -259,7 +259,7 @@ async def used(sidecar: Sidecar, call: Callable[[], Any]) -> int:
     return 10**6 - int(reply.headers["x-ratelimit-remaining-tokens"])
 
 
-RATES = {"requests_per_minute": 1000, "tokens_per_minute": 10**6}
+RATES: dict[str, Any] = {"requests_per_minute": 1000, "tokens_per_minute": 10**6}
 
 
 @pytest.mark.parametrize("stream", [False, True])

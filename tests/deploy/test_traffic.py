@@ -17,7 +17,7 @@ def chosen(folder: str, labels: dict[str, str]) -> list[Pod]:
 
 def port_of(pod: Pod, port: int | str) -> int:
     """By name or number, of a container that has it open."""
-    ((number),) = [
+    (number,) = [
         open_port["containerPort"]
         for container in pod.containers
         for open_port in container["ports"]
@@ -60,6 +60,12 @@ def test_sidecars_on_their_own_reach_every_worker(folder: str) -> None:
         to_workers, to_names = policy["egress"]
         assert chosen(folder, to_workers["to"][0]["podSelector"]["matchLabels"]) == workers
         assert port_of(workers[0], to_workers["ports"][0]["port"]) == service["ports"][0]["port"]
+        for worker in workers:
+            (policy,) = [p["spec"] for p in policies_for(folder, worker)]
+            ((source,),) = [rule["from"] for rule in policy["ingress"]]
+            assert pod in chosen(folder, source["podSelector"]["matchLabels"])
+            (port,) = policy["ingress"][0]["ports"]
+            assert port_of(worker, port["port"]) == service["ports"][0]["port"]
         assert {(port["protocol"], port["port"]) for port in to_names["ports"]} == {("UDP", 53), ("TCP", 53)}
 
 

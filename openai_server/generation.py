@@ -90,7 +90,7 @@ class Generator:
                                 if choice := texts.grow(*row):
                                     events += chunks.delta(choice)
                                     if choice.finish_reason is not None:
-                                        seen.finish_reasons.append(choice.finish_reason)
+                                        seen.finish_reasons.append(chunks.reason(choice) or choice.finish_reason)
                             if events != begin:
                                 if seen.first_token is None:
                                     seen.take_first_token()

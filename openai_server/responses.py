@@ -158,6 +158,10 @@ class Chunks:
         """The events of one choice that moved."""
         raise NotImplementedError
 
+    def reason(self, choice: Choice) -> str | None:
+        """The finish_reason that was told in its last delta."""
+        return choice.finish_reason
+
     def end(self, used: Usage | None) -> bytes:
         if not self._telling.include_usage:
             return sse.DONE
@@ -235,6 +239,9 @@ class ReadChatChunks(ChatChunks):
         self._readers = [MessageReader(self._reading) for _ in range(choices)]
         self._untold: list[list[TokenLogprob]] = [[] for _ in range(choices)]
         return super().begin(choices)
+
+    def reason(self, choice: Choice) -> str | None:
+        return choice.finish_reason and self._readers[choice.index].finish_reason(choice.finish_reason)
 
     def delta(self, choice: Choice) -> bytes:
         """Log probabilities go with the first delta that comes behind them."""

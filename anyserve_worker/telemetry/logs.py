@@ -4,6 +4,7 @@ What a line says beside its message are `fields`. Prompts and answers are never 
 """
 
 import logging
+import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
@@ -35,9 +36,14 @@ class Text(logging.Formatter):
         return " ".join((super().formatMessage(record), *(f"{name}={_shown(v)}" for name, v in fields.items())))
 
 
+_NEEDS_QUOTES = re.compile(r'[^!-~]|["=]')
+
+
 def _shown(value: object) -> str:
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    return orjson.dumps(text).decode() if any(char in text for char in ' "=\n') else text
+    if isinstance(value, float):
+        return f"{value:.6g}"
+    text = str(value)
+    return orjson.dumps(text).decode() if _NEEDS_QUOTES.search(text) else text
 
 
 class JSONLines(logging.Formatter):

@@ -7,6 +7,8 @@ serves, statuses. A request whose model was not found has an empty one.
 With `--workers`, a scrape of one process tells the sums of all: `sharing.py`.
 """
 
+from functools import cache
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -39,21 +41,21 @@ class Metrics:
         Gauge(
             "openai_server_info", "1; its version.", ["version"], registry=registry, multiprocess_mode="livemax"
         ).labels(__version__).set(1)
-        self._requests = Counter(
+        requests = Counter(
             "openai_server_requests",
             "Requests that were answered. A stream that failed midway counts with the status that it would have got, "
             "one whose client left with 499.",
             ["endpoint", "model", "status"],
             registry=registry,
         )
-        self._running = Gauge(
+        running = Gauge(
             "openai_server_requests_running",
             "Requests that are being answered.",
             ["endpoint"],
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._waiting = Gauge(
+        waiting = Gauge(
             "openai_server_requests_waiting",
             "Streams among them that have no token yet.",
             ["endpoint"],
@@ -61,76 +63,87 @@ class Metrics:
             multiprocess_mode="livesum",
         )
         by_model = ["endpoint", "model"]
-        self._prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
-        self._cached = Counter(
+        prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
+        cached = Counter(
             "openai_server_cached_tokens", "Those of prompts that were not computed again.", by_model, registry=registry
         )
-        self._completion = Counter(
+        completion = Counter(
             "openai_server_completion_tokens",
             "Tokens generated, of answers that came to their end.",
             by_model,
             registry=registry,
         )
-        self._duration = Histogram(
+        duration = Histogram(
             "gen_ai_server_request_duration_seconds",
             "From a request to the end of its answer.",
             [*_GEN_AI, "error_type"],
             registry=registry,
             buckets=DURATIONS,
         )
-        self._first_token = Histogram(
+        first_token = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
             "From a request to the first token of its stream.",
             _GEN_AI,
             registry=registry,
             buckets=FIRST_TOKEN,
         )
-        self._per_token = Histogram(
+        per_token = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
             "Mean time between the tokens of a stream, behind the first.",
             _GEN_AI,
             registry=registry,
             buckets=(*FINE, *PER_TOKEN),
         )
-        self._usage = Histogram(
+        usage = Histogram(
             "gen_ai_client_token_usage",
             "Tokens of a request.",
             [*_GEN_AI, "gen_ai_token_type"],
             registry=registry,
             buckets=TOKENS,
         )
+        # To look a series up takes several times as long as to count in it. There are as many as there are labels.
+        self._requests = cache(requests.labels)
+        self._running = cache(running.labels)
+        self._waiting = cache(waiting.labels)
+        self._prompt = cache(prompt.labels)
+        self._cached = cache(cached.labels)
+        self._completion = cache(completion.labels)
+        self._duration = cache(duration.labels)
+        self._first_token = cache(first_token.labels)
+        self._per_token = cache(per_token.labels)
+        self._usage = cache(usage.labels)
         if not sharing.is_shared():  # of one process, which says nothing where there are several
             ProcessCollector(registry=registry)
 
     # ---- What happens
 
     def begin(self, record: Record) -> None:
-        self._running.labels(record.endpoint).inc()
+        self._running(record.endpoint).inc()
 
     def wait(self, record: Record, n: int) -> None:
-        self._waiting.labels(record.endpoint).inc(n)
+        self._waiting(record.endpoint).inc(n)
 
     def end(self, record: Record) -> None:
-        self._running.labels(record.endpoint).dec()
-        self._requests.labels(record.endpoint, record.model, str(record.status)).inc()
+        self._running(record.endpoint).dec()
+        self._requests(record.endpoint, record.model, str(record.status)).inc()
         if usage := record.usage:
-            self._prompt.labels(record.endpoint, record.model).inc(usage.prompt)
-            self._cached.labels(record.endpoint, record.model).inc(usage.cached or 0)
-            self._completion.labels(record.endpoint, record.model).inc(usage.completion)
+            self._prompt(record.endpoint, record.model).inc(usage.prompt)
+            self._cached(record.endpoint, record.model).inc(usage.cached or 0)
+            self._completion(record.endpoint, record.model).inc(usage.completion)
         if operation := OPERATIONS.get(record.endpoint):
             self._observe(record, (operation, PROVIDER, record.model))
 
     def _observe(self, record: Record, labels: tuple[str, str, str]) -> None:
         error = str(record.status) if record.status >= 400 else ""
-        self._duration.labels(*labels, error).observe(record.duration)
+        self._duration(*labels, error).observe(record.duration)
         if (seconds := record.time_to_first_token) is not None:
-            self._first_token.labels(*labels).observe(seconds)
+            self._first_token(*labels).observe(seconds)
         if (seconds := record.time_per_output_token) is not None:
-            self._per_token.labels(*labels).observe(seconds)
+            self._per_token(*labels).observe(seconds)
         if usage := record.usage:
-            self._usage.labels(*labels, "input").observe(usage.prompt)
+            self._usage(*labels, "input").observe(usage.prompt)
             if record.finish_reasons:
-                self._usage.labels(*labels, "output").observe(usage.completion)
+                self._usage(*labels, "output").observe(usage.completion)
 
     # ---- What there is
 

@@ -24,9 +24,9 @@ MAX_PATH_LENGTH = 256
 """Of what is logged."""
 
 
-def request_id(given: str | None) -> str:
+def request_id(given: str) -> str:
     """The client's own, if it is visible ASCII of a sane length, or else a new one."""
-    return given if given and _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
+    return given if _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
 
 
 @dataclass(slots=True, eq=False)
@@ -122,10 +122,10 @@ def current() -> Record:
 
 def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record, int], None]) -> Record:
     """The record of an ASGI request, which is the current one from now on."""
-    headers = {name: value.decode("latin-1") for name, value in reversed(scope["headers"])}
-    client, traceparent = scope.get("client"), headers.get(b"traceparent", "")
+    headers = dict(reversed(scope["headers"]))  # the first of each name
+    client, traceparent = scope.get("client"), headers.get(b"traceparent", b"").decode("latin-1")
     record = Record(
-        id=request_id(headers.get(b"x-request-id")),
+        id=request_id(headers.get(b"x-request-id", b"").decode("latin-1")),
         method=scope["method"],
         path=_shown(scope.get("raw_path") or b""),
         endpoint=endpoint,
@@ -140,4 +140,4 @@ def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record,
 def _shown(path: bytes) -> str:
     """As it came, percent signs and all, so that it is one word of a line."""
     text = path[:MAX_PATH_LENGTH].decode("ascii", "backslashreplace")
-    return re.sub(r"[^!-~]", "?", text)
+    return text if text.isprintable() and " " not in text else re.sub(r"[^!-~]", "?", text)

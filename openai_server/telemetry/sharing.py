@@ -3,6 +3,8 @@
 The parent names the directory in the environment before it starts any of them. It needs nothing else of all this.
 """
 
+import fcntl
+import glob
 import os
 import shutil
 import tempfile
@@ -13,19 +15,35 @@ DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's environment variable; read when it is imported."""
 _MEMORY = "/dev/shm"
 """There also where the root file system is read-only."""
+_PREFIX, _LOCK = "openai_server-", "lock"
 
 
 @contextmanager
-def shared() -> Iterator[None]:
+def shared(root: str | None = None) -> Iterator[None]:
     """Processes that are started from here on count together."""
-    usable = os.path.isdir(_MEMORY) and os.access(_MEMORY, os.W_OK)
-    directory = tempfile.mkdtemp(prefix="openai_server-", dir=_MEMORY if usable else None)
-    os.environ[DIRECTORY] = directory
-    try:
-        yield
-    finally:
-        del os.environ[DIRECTORY]
-        shutil.rmtree(directory, ignore_errors=True)
+    if root is None:
+        root = _MEMORY if os.path.isdir(_MEMORY) and os.access(_MEMORY, os.W_OK) else tempfile.gettempdir()
+    _sweep(root)
+    directory = tempfile.mkdtemp(prefix=_PREFIX, dir=root)
+    with open(os.path.join(directory, _LOCK), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        os.environ[DIRECTORY] = directory
+        try:
+            yield
+        finally:
+            del os.environ[DIRECTORY]
+            shutil.rmtree(directory, ignore_errors=True)
+
+
+def _sweep(root: str) -> None:
+    """Removes what parents that were killed have left: nobody holds its lock."""
+    for path in glob.glob(os.path.join(glob.escape(root), f"{_PREFIX}*", _LOCK)):
+        try:
+            with open(path) as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                shutil.rmtree(os.path.dirname(path), ignore_errors=True)
+        except OSError:
+            continue  # it lives, is somebody else's, or was removed just now
 
 
 def forget(pid: int) -> None:

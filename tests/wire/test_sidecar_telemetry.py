@@ -15,7 +15,18 @@ from openai_server.telemetry.observer import Observer
 from openai_server.telemetry.tracing import Tracer
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.exposition import Scrape
-from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, last, refuses, says, serving, token
+from tests.wire.fake_worker import (
+    FakeWorker,
+    Refusal,
+    answers,
+    hangs_midway,
+    last,
+    refuses,
+    says,
+    serving,
+    token,
+    whole,
+)
 from tests.wire.sidecar import Sidecar, app_for, running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -211,6 +222,21 @@ async def test_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
             said = json.dumps({key: str(value) for key, value in record.__dict__.items()})
             assert secret not in said + record.getMessage()
             assert "sk-secret-key" not in said + record.getMessage()
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_line_has_the_finish_reason_that_the_client_was_told(
+    caplog: pytest.LogCaptureFixture, stream: bool
+) -> None:
+    caplog.set_level(logging.INFO)
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
+    async with running(FakeWorker(infer=answers(whole(call)), stream=says(last(call)))) as sidecar:
+        reply = await sidecar.chat(tools=tools, stream=stream)
+    assert reply.status == 200, reply.body
+    told = reply.events[-1]["choices"][0] if stream else reply.json["choices"][0]
+    [(_, fields)] = lines(caplog)
+    assert fields["finish_reason"] == told["finish_reason"] == "tool_calls"
 
 
 async def test_no_line_if_there_are_to_be_none(caplog: pytest.LogCaptureFixture) -> None:

@@ -109,9 +109,9 @@ class Unauthorized(APIError):
 class RateLimited(APIError):
     """The caller may ask again after `wait` seconds."""
 
-    def __init__(self, message: str, wait: float, headers: dict[str, str]) -> None:
-        retry = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
-        super().__init__(429, message, code="rate_limit_exceeded", headers=headers | retry)
+    def __init__(self, message: str, wait: float) -> None:
+        headers = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
+        super().__init__(429, message, code="rate_limit_exceeded", headers=headers)
 
 
 class Overloaded(APIError):

@@ -75,16 +75,20 @@ class Visit:
         """Raises RateLimited."""
         now = self._gate.clock()
         self._account = self._gate.rates.account(self.caller.id, now)
-        self._account.take_request(now)
-        self.headers |= self._account.headers(now)
+        try:
+            self._account.take_request(now)
+        finally:
+            self.headers |= self._account.headers(now)
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
         assert self._account is not None
         now = self._gate.clock()
         self._prompt_estimate = characters // CHARACTERS_PER_TOKEN
-        self._reserved = self._account.reserve(self._prompt_estimate + output_tokens, now)
-        self.headers |= self._account.headers(now)
+        try:
+            self._reserved = self._account.reserve(self._prompt_estimate + output_tokens, now)
+        finally:
+            self.headers |= self._account.headers(now)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:

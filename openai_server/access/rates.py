@@ -79,7 +79,6 @@ class Account:
             raise RateLimited(
                 f"The limit of {bucket.limit} {name} a minute is reached; please try again in {duration(wait)}.",
                 wait,
-                self.headers(now),
             )
         bucket.take(amount, now)
 

@@ -88,6 +88,7 @@ class Call:
                 assert not self.reply.status, "two responses"
                 self.reply.status = message["status"]
                 self.reply.headers = {name.decode(): value.decode() for name, value in message["headers"]}
+                assert len(self.reply.headers) == len(message["headers"]), "a header twice"
             else:
                 self.reply.body += message.get("body", b"")
                 self.reply.complete = not message.get("more_body", False)

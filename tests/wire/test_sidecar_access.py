@@ -240,8 +240,9 @@ async def test_requests_a_minute() -> None:
             assert reply.headers["x-ratelimit-limit-requests"] == "3"
             assert reply.headers["x-ratelimit-remaining-requests"] == str(remaining)
             assert "x-ratelimit-limit-tokens" not in reply.headers
-        reply = await sidecar.send("POST", "/v1/embeddings", {"input": "x"}, shown("a"))
-        assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
+        for path in (COMPLETIONS, "/v1/embeddings"):
+            reply = await sidecar.send("POST", path, {"prompt": "x"}, shown("a"))
+            assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
         assert 18 <= int(reply.headers["retry-after"]) <= 20
         assert reply.headers["x-ratelimit-remaining-requests"] == "0"
         assert reply.headers["x-ratelimit-reset-requests"].endswith("s")
@@ -313,6 +314,9 @@ async def test_tokens_a_minute() -> None:
             assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
             assert "1000 tokens a minute" in reply.error["message"]
             assert 0 < int(reply.headers["retry-after"]) <= 15
+            assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 600
+        embedding = await sidecar.send("POST", "/v1/embeddings", {"input": "x" * 2400})
+        assert (embedding.status, embedding.error["code"]) == (429, "rate_limit_exceeded")
         held.may.release()
         assert (await replied(first)).status == 200
 

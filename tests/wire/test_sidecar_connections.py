@@ -10,7 +10,7 @@ import ssl
 import sys
 from asyncio.subprocess import PIPE
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -227,6 +227,31 @@ def read_all(connection: socket.socket) -> bytes:
         while part := connection.recv(1 << 20):
             received += part
     return bytes(received)
+
+
+async def test_ten_times_what_fits_is_refused_at_once_and_slows_nobody_down() -> None:
+    async def takes_a_second(_: ModelInferRequest) -> ModelInferResponse:
+        await asyncio.sleep(1)
+        return whole("x")
+
+    clock = asyncio.get_running_loop().time
+    worker = FakeWorker(takes_a_second)
+    async with started("--max-concurrency", "4", "--max-queue", "4", worker=worker) as running, AsyncExitStack() as all:
+        clients = [await all.enter_async_context(connected(running)) for _ in range(80)]
+
+        async def ask(client: Client) -> tuple[int, float]:
+            began = clock()
+            status, _ = await client.ask("POST", "/v1/completions", {"prompt": "x"})
+            return status, clock() - began
+
+        answers = await asyncio.gather(*map(ask, clients))
+        accepted, refused = ([took for status, took in answers if status == which] for which in (200, 429))
+        assert (len(accepted), len(refused)) == (8, 72)
+        assert max(refused) < 0.9  # before the first place was free
+        assert max(accepted) < 2.9
+        status, took = await ask(clients[0])
+        assert status == 200
+        assert took < 1.9
 
 
 # ---- No end

@@ -26,9 +26,8 @@ def test_requests() -> None:
     error = refused(lambda: limited.take_request(0.0))
     assert (error.status, error.type, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
     assert error.message == "The limit of 3 requests a minute is reached; please try again in 20s."
-    assert error.headers == {
-        "retry-after": "20",
-        "retry-after-ms": "20000",
+    assert error.headers == {"retry-after": "20", "retry-after-ms": "20000"}
+    assert limited.headers(0.0) == {
         "x-ratelimit-limit-requests": "3",
         "x-ratelimit-remaining-requests": "0",
         "x-ratelimit-reset-requests": "1m0s",

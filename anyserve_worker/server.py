@@ -17,7 +17,7 @@ from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository
 from anyserve_worker.servicer import InferenceServicer
-from anyserve_worker.tls import TLSError, credentials
+from anyserve_worker.tls import TLSError, credentials, probe_address
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
 
@@ -60,6 +60,7 @@ class Worker:
     _server: grpc.aio.Server
     _servicer: InferenceServicer
     _health: health.aio.HealthServicer
+    _probe: grpc.aio.Server
 
     @classmethod
     async def listen(cls, options: ServerOptions) -> "Worker":
@@ -81,9 +82,14 @@ class Worker:
             raise StartError(f"cannot serve TLS: {error}") from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
-        worker = cls(repository, port, server, servicer, health_servicer)
+        probe = grpc.aio.server()
+        if options.tls:
+            health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
+            probe.add_insecure_port(probe_address(port))
+        worker = cls(repository, port, server, servicer, health_servicer, probe)
         await worker._set_serving(False)
         await server.start()
+        await probe.start()
         return worker
 
     async def load(self, options: ModelOptions, threads: int) -> None:
@@ -107,6 +113,7 @@ class Worker:
         # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
         await self._server.stop(min(timeout, FAREWELL))
         await stopping
+        await self._probe.stop(None)
         await self.repository.close()
 
     async def _set_serving(self, serving: bool) -> None:

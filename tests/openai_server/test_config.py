@@ -54,6 +54,8 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         (["--served-model", "x", "--served-model", "y"], {}, "served_model", ("x", "y")),
         ([], {"OPENAI_SERVER_ACCESS_LOG": "1"}, "access_log", True),
         (["--request-timeout", "0"], {}, "request_timeout", 0),
+        (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", "b:2,a:1"], {}, "anyserve_endpoint", ("a:1", "b:2")),
+        ([], {"OPENAI_SERVER_ANYSERVE_ENDPOINT": "dns:///a:1 b:2"}, "anyserve_endpoint", ("dns:///a:1", "b:2")),
     ],
 )
 def test_an_option(given: list[Config], args: list[str], env: dict[str, str], field: str, value: Any) -> None:
@@ -77,6 +79,9 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--chat-template", "nowhere.jinja"],
         ["--ping-interval", "0"],
         ["--log-level", "loud"],
+        ["--anyserve-endpoint", ""],
+        ["--anyserve-endpoint", "dns:///no-port"],
+        ["--anyserve-endpoint", "dns://resolver/name:1"],
         ["--unknown"],
     ],
 )

@@ -111,9 +111,10 @@ class Worker:
         await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
         quiet.cancel()
         # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
-        await self._server.stop(min(timeout, FAREWELL))
+        if timeout > 0 and not stopping.done():  # two that hurry would meet: grpc crashes
+            await self._server.stop(min(timeout, FAREWELL))
         await stopping
-        await self._probe.stop(None)
+        await self._probe.stop(0)
         await self.repository.close()
 
     async def _set_serving(self, serving: bool) -> None:

@@ -55,7 +55,7 @@ async def test_the_one_with_the_fewest_requests_gets_the_next(stream: bool) -> N
             call.disconnect()
             await asyncio.wait_for(call.task, 10)
         async with asyncio.timeout(10):
-            while any(backend.n_running for backend in backends(sidecar)):
+            while any(backend.n_running for backend in backends(sidecar)):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
 
 

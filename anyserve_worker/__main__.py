@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
 from anyserve_worker.telemetry import logs
+from anyserve_worker.tls import probe_address
 
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": ENV_PREFIX,
@@ -40,7 +41,7 @@ _SETTINGS: dict[str, Any] = {
 def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
     """Serve GGUF models on llama.cpp over the KServe v2 gRPC protocol."""
     if healthcheck:
-        sys.exit(_check_health(values["port"]))
+        sys.exit(_check_health(values["port"], tls=values["tls_cert"] is not None))
     if not models:
         raise click.UsageError("no model: give --model /path/to/model.gguf")
     _run(parse_models(models), values)
@@ -76,8 +77,9 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _check_health(port: int) -> int:
-    with grpc.insecure_channel(f"127.0.0.1:{port}", options=(("grpc.enable_http_proxy", 0),)) as channel:
+def _check_health(port: int, *, tls: bool) -> int:
+    address = probe_address(port) if tls else f"127.0.0.1:{port}"
+    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)

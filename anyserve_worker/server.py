@@ -22,7 +22,7 @@ from anyserve_worker.telemetry import tracing
 from anyserve_worker.telemetry.logs import say
 from anyserve_worker.telemetry.metrics_server import MetricsServer
 from anyserve_worker.telemetry.observer import Observer
-from anyserve_worker.tls import TLSError, credentials
+from anyserve_worker.tls import TLSError, credentials, probe_address
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
 
@@ -65,6 +65,7 @@ class Worker:
     _server: grpc.aio.Server
     _servicer: InferenceServicer
     _health: health.aio.HealthServicer
+    _probe: grpc.aio.Server
     _observer: Observer
     _metrics: MetricsServer | None
 
@@ -90,9 +91,15 @@ class Worker:
             raise StartError(f"cannot serve TLS: {error}") from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
-        worker = cls(repository, port, server, servicer, health_servicer, observer, _metrics(options, repository))
+        probe = grpc.aio.server()
+        if options.tls:
+            health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
+            probe.add_insecure_port(probe_address(port))
+        metrics = _metrics(options, repository)
+        worker = cls(repository, port, server, servicer, health_servicer, probe, observer, metrics)
         await worker._set_serving(False)
         await server.start()
+        await probe.start()
         return worker
 
     async def load(self, options: ModelOptions, threads: int) -> None:
@@ -114,8 +121,10 @@ class Worker:
         await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
         quiet.cancel()
         # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
-        await self._server.stop(min(timeout, FAREWELL))
+        if timeout > 0 and not stopping.done():  # two that hurry would meet: grpc crashes
+            await self._server.stop(min(timeout, FAREWELL))
         await stopping
+        await self._probe.stop(0)
         await self.repository.close()
         await asyncio.to_thread(self._close_telemetry)
 

@@ -71,5 +71,10 @@ def credentials(tls: TLS) -> grpc.ServerCredentials:
     return grpc.dynamic_ssl_server_credentials(first, newer, require_client_authentication=tls.client_ca is not None)
 
 
+def probe_address(port: int) -> str:
+    """Where a worker that serves TLS on `port` tells its health, and nothing else, to this machine without TLS."""
+    return f"unix-abstract:anyserve_worker.{port}"
+
+
 def _no_password() -> str:
     raise ValueError("the key is encrypted")

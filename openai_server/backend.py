@@ -39,6 +39,8 @@ MAX_SHARED_BYTES = 1 << 20
 """Of a request on the shared stream. One that the backend finds too large ends its stream, and others would wait."""
 READY_INTERVAL = 1.0
 """Seconds between questions to a server that is not ready."""
+NO_TIMEOUT = 3600.0
+"""Seconds that the last calls of a channel get that is replaced, if they have no other limit."""
 _PLAIN = Dialer()
 T = TypeVar("T")
 
@@ -89,8 +91,9 @@ class Backend:
 
     async def close(self, grace: float | None = None) -> None:
         """Running calls get so many seconds."""
-        if self._check is not None:
-            self._check.cancel()
+        for task in (self._check, *self._closing):
+            if task is not None:
+                task.cancel()
         if self._shared is not None:
             if grace:
                 self._shared.retire()
@@ -141,7 +144,7 @@ class Backend:
             return False
         if self._shared is not None:
             self._shared.retire()
-        closing = asyncio.create_task(self._channel.close(self._timeout))
+        closing = asyncio.create_task(self._channel.close(self._timeout or NO_TIMEOUT))  # once its calls have ended
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         self._impatient = impatient

@@ -33,6 +33,7 @@ class Dialer:
         """`name`: the host, where `target` is one of its addresses. `impatient`: the server permits frequent pings."""
         time, timeout = (self.keepalive, self.keepalive) if impatient else (PATIENT, PATIENT_TIMEOUT)
         options = channel_options(target, time, timeout)
+        options.append(("grpc.keepalive_permit_without_calls", int(impatient)))
         name = self.server_name or name
         if self.credentials is None:
             return aio.insecure_channel(target, options=options)

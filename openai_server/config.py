@@ -141,7 +141,7 @@ def _endpoints(context: click.Context, option: click.Parameter, given: Sequence[
     if not endpoints:
         raise click.BadParameter("there must be one.")
     for endpoint in endpoints:
-        if endpoint.startswith("dns:///") and not re.fullmatch(r"dns:///[^/]+:\d{1,5}", endpoint):
+        if endpoint.startswith("dns:") and not re.fullmatch(r"dns:///[^/]+:\d{1,5}", endpoint):
             raise click.BadParameter(f"{endpoint!r} is not of the form dns:///host:port.")
     return endpoints
 

@@ -85,7 +85,7 @@ class SharedStream:
         number = self._number()
         request.parameters[contract.PARAM_REQUEST].int64_param = number
         for name, value in record.current().headers:
-            request.parameters[contract.PARAM_OF_HEADER[name]].string_param = value
+            request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
         timer = None
         if self._timeout is not None:
             request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)

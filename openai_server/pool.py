@@ -140,7 +140,7 @@ class Pool:
             return None
         other = self._pick(tried)
         if other is not None:
-            log.warning("%s: %s; trying %s", tried[-1].target, error.message, other.target)
+            log.info("%s: %s; trying %s", tried[-1].target, error.message, other.target)
         return other
 
     async def _ask(self, call: Callable[[Backend], Awaitable[T]]) -> T:

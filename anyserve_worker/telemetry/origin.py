@@ -33,7 +33,7 @@ NOBODY = Origin()
 def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
     """`metadata` is that of a call which is for this request alone."""
     told = {name: value for name, value in metadata if isinstance(value, str)}
-    for header, parameter in contract.PARAM_OF_HEADER.items():
+    for header, parameter in contract.HEADER_PARAMETERS.items():
         if parameter in request.parameters:
             told[header] = request.parameters[parameter].string_param
     return Origin(

@@ -58,6 +58,8 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         (["--admin-port", "0"], {}, "admin_port", 0),
         (["--log-format", "json"], {}, "log_format", "json"),
         (["--request-timeout", "0"], {}, "request_timeout", 0),
+        (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", "b:2,a:1"], {}, "anyserve_endpoint", ("a:1", "b:2")),
+        ([], {"OPENAI_SERVER_ANYSERVE_ENDPOINT": "dns:///a:1 b:2"}, "anyserve_endpoint", ("dns:///a:1", "b:2")),
         (["--api-key", "a", "--api-key", "b,c"], {}, "api_key", ("a", "b", "c")),
         ([], {"OPENAI_SERVER_API_KEY": "a b,c"}, "api_key", ("a", "b", "c")),
         (["--cors-origin", "http://localhost:3000"], {}, "cors_origin", ("http://localhost:3000",)),
@@ -87,6 +89,9 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--chat-template", "nowhere.jinja"],
         ["--ping-interval", "0"],
         ["--log-level", "loud"],
+        ["--anyserve-endpoint", ""],
+        ["--anyserve-endpoint", "dns:///no-port"],
+        ["--anyserve-endpoint", "dns://resolver/name:1"],
         ["--unknown"],
     ],
 )

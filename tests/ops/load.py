@@ -65,6 +65,6 @@ def _ask(connection: http.client.HTTPConnection, *, stream: bool) -> str:
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         return repr(error)
-    if response.status != 200 or b'"error"' in answer:
+    if response.status != 200 or b'data: {"error"' in answer:
         return f"{response.status} {answer[-300:]!r}"
     return ""

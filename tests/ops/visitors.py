@@ -121,6 +121,6 @@ def _read(connection: socket.socket, manner: str, chance: random.Random) -> str:
             break
         answer += data
     status = answer[9:12].decode()
-    if wanted is None and status == "200" and b'"error"' in answer:
+    if wanted is None and status == "200" and b'data: {"error"' in answer:
         return f"200, then {answer[-300:]!r}"
     return status or "nothing"

@@ -20,6 +20,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.ops.client import ask, get
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, serving, token
 
@@ -180,6 +181,24 @@ async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, 
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         assert await running.ended() == 0
         assert b"Traceback" not in await running.stderr.read()
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+async def test_for_a_while_it_answers_those_who_have_not_noticed(workers: int) -> None:
+    async with (
+        serving(FakeWorker()) as worker_port,
+        sidecar(worker_port, "--drain-delay", "600", workers=workers) as running,
+    ):
+        url = f"http://127.0.0.1:{running.port}"
+        assert "connection" not in (await asyncio.to_thread(get, url, "/readyz")).headers
+        await running.tell(signal.SIGTERM)
+        for stream in (False, True):
+            answer = await asyncio.to_thread(ask, url, {"prompt": "x", "stream": stream}, "/v1/completions")
+            assert (answer.good, answer.headers["connection"]) == (True, "close")
+        late = await asyncio.to_thread(get, url, "/readyz")
+        assert (late.status, late.headers["connection"]) == (503, "close")
+        running.process.send_signal(signal.SIGTERM)  # a second time: now it hurries
+        assert await running.ended() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -4,12 +4,10 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import trustme
 from click import ClickException
 from click.testing import CliRunner
 
@@ -21,33 +19,7 @@ from openai_server.config import Config, command
 from openai_server.errors import BackendError
 from openai_server.pool import Pool
 from openai_server.server import backends
-
-
-@dataclass
-class Authority:
-    """Makes certificates, as PEM files in `folder`."""
-
-    folder: Path
-
-    def __post_init__(self) -> None:
-        self._ca = trustme.CA()
-        self.folder.mkdir()
-        self.file = self.folder / "ca.pem"
-        self._ca.cert_pem.write_to_path(str(self.file))
-
-    def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """The certificate and its key."""
-        issued = self._ca.issue_cert(*(hosts or (name,)))
-        certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        # In one go each, as whoever renews them does.
-        for pem, path in (
-            (b"".join(blob.bytes() for blob in issued.cert_chain_pems), certificate),
-            (issued.private_key_pem.bytes(), key),
-        ):
-            fresh = path.with_suffix(".new")
-            fresh.write_bytes(pem)
-            os.replace(fresh, path)
-        return certificate, key
+from tests.certificates import Authority
 
 
 @pytest.fixture

@@ -193,7 +193,8 @@ _REFUSED = "The model backend refused this server's credentials."
 
 # Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
 GRPC_TO_HTTP: dict[str, Http] = {
-    "CANCELLED": Http(499, "cancelled"),
+    # Never by us: then nobody would wait for the answer. It is how a server that shuts down meets a call.
+    "CANCELLED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
     "UNKNOWN": Http(502, "backend_error"),
     "INVALID_ARGUMENT": Http(400),
     "DEADLINE_EXCEEDED": Http(504, "timeout", _LATE),

@@ -27,6 +27,8 @@ RESOLVE_INTERVAL = 5.0
 """Seconds between looks at the addresses of names."""
 GRACE = 600.0
 """Seconds that running requests of a server get whose address is gone."""
+AWAY = ("UNAVAILABLE", "CANCELLED")
+"""Statuses of calls to a server that is not there, or shuts down."""
 T = TypeVar("T")
 
 
@@ -134,7 +136,7 @@ class Pool:
 
     def _again(self, error: BackendError, tried: list[Backend]) -> Backend | None:
         """Who else may answer what the last one that was tried did not. One that is away is put under doubt."""
-        if error.status == "UNAVAILABLE":
+        if error.status in AWAY:
             tried[-1].doubt()
         elif error.reason != contract.REASON_QUEUE_FULL:
             return None

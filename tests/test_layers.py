@@ -138,9 +138,9 @@ def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, use
     assert found == users
 
 
-def test_only_the_backend_speaks_grpc_in_the_sidecar() -> None:
+def test_only_the_backend_and_its_channel_speak_grpc_in_the_sidecar() -> None:
     users = {module for module, imported in modules("openai_server").items() if speaks_grpc(imported)}
-    assert users == {"openai_server.backend"}
+    assert users == {"openai_server.backend", "openai_server.channel"}
 
 
 def speaks_grpc(imported: set[str]) -> bool:

@@ -63,7 +63,9 @@ class Account:
             self.tokens.take(used - reserved, now)
 
     def headers(self, now: float) -> dict[str, str]:
-        headers = {}
+        headers: dict[str, str] = {}
+        if self.requests is self.tokens is None:
+            return headers
         for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None:
                 headers[f"x-ratelimit-limit-{name}"] = str(bucket.limit)

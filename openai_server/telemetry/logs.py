@@ -28,7 +28,7 @@ def set_up(level: str, format: str) -> None:
     handler.setFormatter(JSONLines() if format == JSON else Text())
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # What no line shows need not be found out for it: a third of what a line costs. (Logging HOWTO, "Optimization".)
-    logging._srcfile = None  # type: ignore[attr-defined]
+    logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 

@@ -31,10 +31,6 @@ def listen(host: str, port: int) -> socket.socket:
         raise click.ClickException(f"can't listen on {host}:{port}: {problem}") from error
 
 
-def is_loopback(host: str) -> bool:
-    return ipaddress.ip_address(host).is_loopback
-
-
 def run(config: Config) -> None:
     config.set_up_logging()
     if config.tls_files is not None:
@@ -47,7 +43,7 @@ def run(config: Config) -> None:
     address = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
     admin = None if config.admin_port is None else listen(config.host, config.admin_port)
     _greet(config, address, admin)
-    if not (config.api_key or config.api_key_file or is_loopback(host)):
+    if not (config.api_key or config.api_key_file or ipaddress.ip_address(host).is_loopback):
         log.warning("no API key is set: whoever reaches %s is served", address)
     if config.workers > 1:
         supervise(config, listener, *([admin] if admin else []))

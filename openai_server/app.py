@@ -119,42 +119,39 @@ class App:
             self._observer.end(record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
-        id, started = record.id, False
+        started = False
         visit = self.gate.visit(scope)
 
-        async def send_with_id(message: Message) -> None:
+        async def send_with_ours(message: Message) -> None:
             nonlocal started
             if message["type"] == "http.response.start":
                 started, record.status = True, message["status"]
-                ours = {"x-request-id": id, **visit.headers}.items()
+                ours = self._own_headers(record, visit).items()
                 message["headers"] = [
                     *message["headers"],
                     *((name.encode(), value.encode("latin-1")) for name, value in ours),
                 ]
-                if self.routes.draining:
-                    # The client's next request goes over another connection, and that to another server.
-                    message["headers"].append((b"connection", b"close"))
             await send(message)
 
         try:
             if (preflight := visit.preflight()) is not None:
-                await Response(status_code=204, headers=preflight)(scope, receive, send_with_id)
+                await Response(status_code=204, headers=preflight)(scope, receive, send_with_ours)
                 return
             visit.authenticate()
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
                 await self._generate(endpoint, record, visit, scope, receive, send)
             else:
-                await self._starlette(scope, receive, send_with_id)
+                await self._starlette(scope, receive, send_with_ours)
         except APIError as error:  # of the gate: the others have been answered
-            await _told(error)(scope, receive, send_with_id)
+            await _told(error)(scope, receive, send_with_ours)
         except asyncio.CancelledError:
             # The server has waited for this answer long enough.
             if not started:
-                await _respond(ShuttingDown())(scope, receive, send_with_id)
+                await _respond(ShuttingDown())(scope, receive, send_with_ours)
         except Exception:
-            log.exception("%s %s failed (%s)", record.method, record.path, id)
+            log.exception("%s %s failed (%s)", record.method, record.path, record.id)
             if not started:  # Starlette has answered already, and raises for the log alone
-                await _respond(InternalError())(scope, receive, send_with_id)
+                await _respond(InternalError())(scope, receive, send_with_ours)
 
     async def _generate(
         self, endpoint: Endpoint, record: Record, visit: Visit, scope: Scope, receive: Receive, send: Send
@@ -167,14 +164,17 @@ class App:
             await self._with_ours(_told(error), record, visit)(scope, receive, send)
 
     def _with_ours(self, response: Response, record: Record, visit: Visit) -> Response:
-        """With the headers that every answer has."""
         record.status = response.status_code
-        response.headers["x-request-id"] = record.id
-        if visit.headers:
-            response.headers.update(visit.headers)
-        if self.routes.draining:
-            response.headers["connection"] = "close"
+        response.headers.update(self._own_headers(record, visit))
         return response
+
+    def _own_headers(self, record: Record, visit: Visit) -> dict[str, str]:
+        """What every answer has, however it is sent."""
+        headers = {"x-request-id": record.id, **visit.headers}
+        if self.routes.draining:
+            # The client's next request goes over another connection, and that to another server.
+            headers["connection"] = "close"
+        return headers
 
 
 def _starlette(routes: Sequence[BaseRoute], lifespan: Any = None) -> Starlette:

@@ -77,7 +77,6 @@ class App:
             clock=time.time,
             caps=caps,
             max_body_bytes=config.max_body_bytes,
-            body_timeout=config.body_timeout,
         )
         self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         administration = [*self.routes.health_table(), metrics_route(self._observer.metrics)]
@@ -116,7 +115,9 @@ class App:
             await self._answer(record, scope, receive, send)
         finally:
             self._running.discard(task)
-            self._observer.end(record)
+            record.end()
+            # The loop writes the answer when this step is over, which what is told of it should not hold up.
+            asyncio.get_running_loop().call_soon(self._observer.end, record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -126,11 +127,7 @@ class App:
             nonlocal started
             if message["type"] == "http.response.start":
                 started, record.status = True, message["status"]
-                ours = self._own_headers(record, visit).items()
-                message["headers"] = [
-                    *message["headers"],
-                    *((name.encode(), value.encode("latin-1")) for name, value in ours),
-                ]
+                message["headers"] = [*message["headers"], *self._own_headers(record, visit)]
             await send(message)
 
         try:
@@ -165,15 +162,16 @@ class App:
 
     def _with_ours(self, response: Response, record: Record, visit: Visit) -> Response:
         record.status = response.status_code
-        response.headers.update(self._own_headers(record, visit))
+        response.raw_headers += self._own_headers(record, visit)
         return response
 
-    def _own_headers(self, record: Record, visit: Visit) -> dict[str, str]:
+    def _own_headers(self, record: Record, visit: Visit) -> list[tuple[bytes, bytes]]:
         """What every answer has, however it is sent."""
-        headers = {"x-request-id": record.id, **visit.headers}
+        headers = [(b"x-request-id", record.id.encode())]
+        headers += [(name.encode(), value.encode("latin-1")) for name, value in visit.headers.items()]
         if self.routes.draining:
             # The client's next request goes over another connection, and that to another server.
-            headers["connection"] = "close"
+            headers.append((b"connection", b"close"))
         return headers
 
 

@@ -23,46 +23,36 @@ class Sampling:
     off: float | None = None
     """The value that means the same as leaving the tensor out, if there is one."""
     elements: Callable[[Any], Sequence[Any]] | None = None
-    """Of the request, where they are not the field itself; empty if there is nothing to send."""
+    """Of the attribute's value, where they are not that value alone; empty if there is nothing to send."""
+    attribute: str = ""
+    """Of the request, where it is not the key."""
     field: str = ""
-    """Name of the field, where it is not the key."""
+    """That a client sets, where it is not the key."""
 
 
-def _choice_limit(request: Request) -> Sequence[int]:
-    limit = request.token_limit[1]
-    return () if limit is None else (limit,)
-
-
-def _source(name: str) -> Callable[[Any], Sequence[bytes]]:
+def _source(value: str | Mapping[str, Any]) -> Sequence[bytes]:
     """Text as it is, an object as JSON."""
-
-    def elements(request: Request) -> Sequence[bytes]:
-        source = getattr(request, name, None)
-        if source is None:
-            return ()
-        return [source.encode() if isinstance(source, str) else orjson.dumps(source)]
-
-    return elements
+    return [value.encode() if isinstance(value, str) else orjson.dumps(value)]
 
 
-def _texts(texts: Sequence[str] | None) -> Sequence[bytes]:
-    return [text.encode() for text in texts or ()]
+def _texts(texts: Sequence[str]) -> Sequence[bytes]:
+    return [text.encode() for text in texts]
 
 
-def _number(value: float | None) -> Sequence[Any]:
+def _number(value: float) -> Sequence[Any]:
     """-1 is a second word for off."""
-    return () if value is None else (max(value, 0),)
+    return (max(value, 0),)
 
 
-# Attribute of the request → tensor.
+# An attribute that is None is not sent.
 SAMPLING: dict[str, Sampling] = {
-    "max_tokens": Sampling(contract.MAX_TOKENS, elements=_choice_limit),
+    "max_tokens": Sampling(contract.MAX_TOKENS, attribute="most_tokens"),
     "temperature": Sampling(contract.TEMPERATURE, off=1),
     "top_p": Sampling(contract.TOP_P, off=1),
-    "top_k": Sampling(contract.TOP_K, off=0, elements=lambda request: _number(request.top_k)),
+    "top_k": Sampling(contract.TOP_K, off=0, elements=_number),
     "min_p": Sampling(contract.MIN_P, off=0),
     "typical_p": Sampling(contract.TYPICAL_P, off=1),
-    "top_n_sigma": Sampling(contract.TOP_N_SIGMA, off=0, elements=lambda request: _number(request.top_n_sigma)),
+    "top_n_sigma": Sampling(contract.TOP_N_SIGMA, off=0, elements=_number),
     "presence_penalty": Sampling(contract.PRESENCE_PENALTY, off=0),
     "frequency_penalty": Sampling(contract.FREQUENCY_PENALTY, off=0),
     "penalty": Sampling(contract.REPETITION_PENALTY, off=1, field="repetition_penalty"),
@@ -73,40 +63,30 @@ SAMPLING: dict[str, Sampling] = {
     "dry_base": Sampling(contract.DRY_BASE),
     "dry_allowed_length": Sampling(contract.DRY_ALLOWED_LENGTH),
     "dry_penalty_last_n": Sampling(contract.DRY_PENALTY_LAST_N, off=-1),
-    "dry_sequence_breakers": Sampling(
-        contract.DRY_SEQUENCE_BREAKERS, elements=lambda request: _texts(request.dry_sequence_breakers)
-    ),
+    "dry_sequence_breakers": Sampling(contract.DRY_SEQUENCE_BREAKERS, elements=_texts),
     "mirostat": Sampling(contract.MIROSTAT, off=0),
     "mirostat_tau": Sampling(contract.MIROSTAT_TAU),
     "mirostat_eta": Sampling(contract.MIROSTAT_ETA),
-    "logit_bias": Sampling(
-        contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda request: [int(token) for token in request.logit_bias or ()]
-    ),
+    "logit_bias": Sampling(contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda biases: [int(token) for token in biases]),
     "biases": Sampling(
-        contract.LOGIT_BIAS, elements=lambda request: list((request.logit_bias or {}).values()), field="logit_bias"
+        contract.LOGIT_BIAS, elements=lambda biases: list(biases.values()), attribute="logit_bias", field="logit_bias"
     ),
-    "stop": Sampling(contract.STOP, elements=lambda request: _texts(request.stops)),
-    "stop_token_ids": Sampling(contract.STOP_TOKEN_IDS, elements=lambda request: request.stop_token_ids or ()),
+    "stop": Sampling(contract.STOP, elements=lambda stop: _texts([stop] if isinstance(stop, str) else stop)),
+    "stop_token_ids": Sampling(contract.STOP_TOKEN_IDS, elements=lambda ids: ids),
     "min_tokens": Sampling(contract.MIN_TOKENS, off=0),
     "ignore_eos": Sampling(contract.IGNORE_EOS, off=False),
     "skip_special_tokens": Sampling(contract.SKIP_SPECIAL_TOKENS, off=True),
-    "schema": Sampling(contract.JSON_SCHEMA, elements=_source("schema")),
-    "regex": Sampling(contract.REGEX, elements=_source("regex")),
-    "grammar": Sampling(contract.GRAMMAR, elements=_source("grammar")),
+    "schema": Sampling(contract.JSON_SCHEMA, elements=_source),
+    "regex": Sampling(contract.REGEX, elements=_source),
+    "grammar": Sampling(contract.GRAMMAR, elements=_source),
     "top_tokens": Sampling(contract.LOGPROBS, field="logprobs"),
-    "seed": Sampling(
-        contract.SEED, elements=lambda request: () if request.seed is None else (fold_seed(request.seed),)
-    ),
-    "generated": Sampling(
-        contract.N,
-        off=1,
-        elements=lambda request: () if request.n is None and request.generated == 1 else (request.generated,),
-        field="n",
-    ),
+    "seed": Sampling(contract.SEED, elements=lambda seed: (fold_seed(seed),)),
+    "generated": Sampling(contract.N, off=1, attribute="generated_if_said", field="n"),
     # Of completions alone.
     "echo": Sampling(contract.ECHO, off=False),
-    "suffix": Sampling(contract.SUFFIX, elements=_source("suffix")),
+    "suffix": Sampling(contract.SUFFIX, elements=_source),
 }
+_ROWS = [(name, row.attribute or name, row.elements, row) for name, row in SAMPLING.items()]
 
 
 OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END)
@@ -163,8 +143,11 @@ def infer_request(
 
     for spec, elements in ours.items():
         tensors.add_input(message, spec, elements)
-    for name, sampling in SAMPLING.items():
-        values = _elements(request, name, sampling)
+    for name, attribute, elements_of, sampling in _ROWS:
+        value = getattr(request, attribute, None)
+        if value is None:
+            continue
+        values = elements_of(value) if elements_of else (value,)
         if not values or sampling.tensor in ours:
             continue
         if sampling.tensor.name in takes:
@@ -173,14 +156,6 @@ def infer_request(
             field = params(request)[sampling.tensor.name]
             raise UnsupportedParameter(field, f"The model '{model}' does not support '{field}'.")
     return message
-
-
-def _elements(request: Request, name: str, sampling: Sampling) -> Sequence[Any]:
-    """Empty if there is nothing to send."""
-    if sampling.elements:
-        return sampling.elements(request)
-    value = getattr(request, name, None)
-    return () if value is None else (value,)
 
 
 def _was_set(request: Request, name: str) -> bool:

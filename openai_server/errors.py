@@ -86,11 +86,7 @@ class BodyTooLarge(APIError):
 
 class BodyTooSlow(APIError):
     def __init__(self, seconds: float) -> None:
-        # What is left of the body would be taken for the next request.
-        headers = {"connection": "close"}
-        super().__init__(
-            408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout", headers=headers
-        )
+        super().__init__(408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout")
 
 
 class AboveLimit(InvalidRequest):

@@ -1,6 +1,5 @@
 """The endpoints: HTTP to a validated request, and its answer to HTTP."""
 
-import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +14,7 @@ from starlette.routing import Route
 
 from openai_server import responses, schemas, schemas_tasks
 from openai_server.access.caps import Caps
+from openai_server.access.connection import BODY_LATE
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
@@ -114,7 +114,6 @@ class Routes:
         clock: Callable[[], float],
         caps: Caps,
         max_body_bytes: int,
-        body_timeout: float,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
@@ -124,7 +123,6 @@ class Routes:
         self._started_at = int(clock())
         self._caps = caps
         self._max_body_bytes = max_body_bytes
-        self._body_timeout = body_timeout
         self.draining = False
 
     def table(self) -> list[Route]:
@@ -160,7 +158,7 @@ class Routes:
             visit.reserve(len(body), _most_tokens(request))
 
             async def events(write: Write) -> None:
-                async with visit.running():
+                async with visit:
                     await self._generator.stream(
                         request,
                         id,
@@ -170,7 +168,7 @@ class Routes:
                     )
 
             async def whole() -> tuple[Source, list[Answer]]:
-                async with visit.running():
+                async with visit:
                     source, answers = await self._generator.answer(request, id)
                     usages = [answer.usage for answer in answers]
                     visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
@@ -198,7 +196,7 @@ class Routes:
             visit.reserve(len(body), 0)
 
             async def work() -> Object:
-                async with visit.running():
+                async with visit:
                     done = await endpoint.perform(self._tasks, request, id)
                     visit.used((done.get("usage") or {}).get("total_tokens", 0))
                     return done
@@ -210,19 +208,21 @@ class Routes:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def _body(self, http: Request) -> bytes:
-        """Raises BodyTooLarge as soon as that is known, BodyTooSlow."""
-        announced = http.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced) > self._max_body_bytes:
+        """Raises BodyTooLarge as soon as that is known, BodyTooSlow, ClientDisconnect."""
+        announced = dict(http.scope["headers"]).get(b"content-length", b"")
+        if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise BodyTooLarge(self._max_body_bytes)
-        body = bytearray()
-        try:
-            async with asyncio.timeout(self._body_timeout):
-                async for part in http.stream():
-                    body += part
-                    if len(body) > self._max_body_bytes:
-                        raise BodyTooLarge(self._max_body_bytes)
-        except TimeoutError:
-            raise BodyTooSlow(self._body_timeout) from None
+        body, more = bytearray(), True
+        while more:
+            message = await http.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+            if len(body) > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
+        if seconds := http.scope.get(BODY_LATE):
+            raise BodyTooSlow(seconds)
         return bytes(body)
 
     # ---- Models
@@ -286,9 +286,8 @@ def _telling(request: AnyRequest, source: Source) -> Telling:
 
 def _most_tokens(request: AnyRequest) -> int:
     """That may be generated; without a limit of its own a request reserves none."""
-    _, each = request.token_limit
     n_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
-    return (each or 0) * request.generated * n_prompts
+    return (request.most_tokens or 0) * request.generated * n_prompts
 
 
 def _rough_tokens(answers: Sequence[Answer]) -> int:

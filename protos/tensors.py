@@ -163,7 +163,8 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, T
 def _read_typed(message: Any, datatype: str) -> Elements:
     field = _DATATYPES[datatype].contents
     contents = message.contents
-    filled = [descriptor.name for descriptor, _ in contents.ListFields()]
-    if filled not in ([field], []):
+    elements = list(getattr(contents, field)) if field else []
+    if len(contents.ListFields()) > bool(elements):
+        filled = [descriptor.name for descriptor, _ in contents.ListFields()]
         raise TensorError(message.name, f"{datatype} belongs in '{field}', not in {filled}")
-    return list(getattr(contents, field)) if filled else []
+    return elements

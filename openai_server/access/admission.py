@@ -20,10 +20,10 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """`decide` is told once whether the request may run."""
+    """`decided` is called once: when the request may run, or was refused."""
 
     caller: str
-    decide: Callable[[bool], None]
+    decided: Callable[[], None] = lambda: None
     state: State = State.NEW
 
 
@@ -90,7 +90,7 @@ class Admission:
         caller.running += 1
         self.running += 1
         ticket.state = State.RUNNING
-        ticket.decide(True)
+        ticket.decided()
 
     def _make_room(self, newcomer: _Caller) -> bool:
         waiting = [caller for caller in self._callers.values() if caller.waiting]
@@ -106,7 +106,7 @@ class Admission:
     def _refuse(self, ticket: Ticket) -> None:
         ticket.state = State.OVER
         self._forget(ticket.caller)
-        ticket.decide(False)
+        ticket.decided()
 
     def _forget(self, name: str) -> None:
         if not self._callers[name].load:

@@ -1,15 +1,13 @@
 """uvicorn's connection, whose client has to send its headers in time and within bounds, and to read its answer in time.
 
 uvicorn bounds none of it: a client that sends a byte now and then would hold a connection for ever, one that does not
-read a place among those that run, and one that sends no end of headers would fill the memory. The time for a body is
-watched where it is read (`routes.py`), as long as it is read; what arrives after an early answer (a 401, say) is
-watched here.
+read a place among those that run, and one that sends no end of headers would fill the memory.
 """
 
 from asyncio import TimerHandle, Transport
 from enum import Enum, auto
 from http import HTTPStatus
-from typing import Any
+from typing import Any, cast
 
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -18,6 +16,10 @@ from openai_server.errors import APIError
 
 MAX_HEADER_BYTES = 64 << 10
 """Of a request line and its headers; also of whatever else comes between two pieces of a body."""
+
+
+BODY_LATE = "body_late"
+"""In the ASGI scope of a request whose body was given up: the seconds that it had. What came of it is all there is."""
 
 
 class Phase(Enum):
@@ -139,9 +141,10 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing() or phase is None:
             return
         if self.flow.read_paused or self.pipeline or self._answering():
-            # It is we who don't read, or an answer is still on its way, which must not be cut off; one whose body is
-            # late ends by itself.
+            # It is we who don't read, or an answer is still on its way, which must not be cut off.
             self._set_timer(phase)
+            if phase is Phase.BODY and not (self.flow.read_paused or self.pipeline or self.cycle.response_started):
+                self._end_body()
         elif self._phase is Phase.NOTHING and self._unread == 0:
             self.transport.close()  # It never said anything, and expects no answer.
         elif phase is Phase.HEADERS:
@@ -149,6 +152,12 @@ class Connection(HttpToolsProtocol):
             self._refuse(APIError(408, problem, code="request_timeout"))
         else:
             self.transport.close()
+
+    def _end_body(self) -> None:
+        """For the application, which waits for it. What comes of it later must not be taken for another request."""
+        cast(dict[str, Any], self.cycle.scope)[BODY_LATE] = self.BODY_SECONDS
+        self.cycle.keep_alive = self.cycle.more_body = False
+        self.cycle.message_event.set()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete

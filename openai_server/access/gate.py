@@ -5,12 +5,11 @@ token.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import Callable, Iterable
 
 from starlette.types import Scope
 
-from openai_server.access.admission import Admission, Ticket
+from openai_server.access.admission import Admission, State, Ticket
 from openai_server.access.cors import Cors
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
@@ -47,12 +46,14 @@ def visit_of(scope: Scope) -> "Visit":
 
 
 class Visit:
-    """One request. `headers` are for its answer, whatever that is."""
+    """One request. `headers` are for its answer, whatever that is. Works for its answer inside `async with`."""
 
     def __init__(self, gate: Gate, scope: Scope) -> None:
         self._gate = gate
         self._scope = scope
         self._account: Account | None = None
+        """None: without limits."""
+        self._ticket: Ticket | None = None
         self._reserved = 0
         self._prompt_estimate = 0
         self._n_tokens = 0
@@ -73,6 +74,8 @@ class Visit:
 
     def count_request(self) -> None:
         """Raises RateLimited."""
+        if not self._gate.rates.limited:
+            return
         now = self._gate.clock()
         self._account = self._gate.rates.account(self.caller.id, now)
         try:
@@ -82,32 +85,39 @@ class Visit:
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
-        assert self._account is not None
-        now = self._gate.clock()
         self._prompt_estimate = characters // CHARACTERS_PER_TOKEN
+        if self._account is None:
+            return
+        now = self._gate.clock()
         try:
             self._reserved = self._account.reserve(self._prompt_estimate + output_tokens, now)
         finally:
             self.headers |= self._account.headers(now)
 
-    @asynccontextmanager
-    async def running(self) -> AsyncIterator[None]:
-        """Waits for a place, and at the end pays for what was used. Raises Overloaded."""
-        assert self._account is not None
-        admitted: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        ticket = Ticket(self.caller.id, lambda may: None if admitted.done() else admitted.set_result(may))
+    async def __aenter__(self) -> None:
+        """Waits for a place. Raises Overloaded."""
+        ticket = self._ticket = Ticket(self.caller.id)
         self._gate.admission.arrive(ticket)
         try:
-            if not await admitted:
+            if ticket.state is State.WAITING:
+                await _decision(ticket)
+            if ticket.state is not State.RUNNING:
                 raise Overloaded
-            self._used = self._prompt_estimate  # should nobody wait for the end: the backend has read it
-            yield
-        except APIError:
-            if not self._n_tokens:
-                self._used = 0
+        except BaseException:
+            self._leave()
             raise
-        finally:
-            self._gate.admission.leave(ticket)
+        self._used = self._prompt_estimate  # should nobody wait for the end: the backend has read it
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
+        """Pays for what was used."""
+        if isinstance(error, APIError) and not self._n_tokens:
+            self._used = 0
+        self._leave()
+
+    def _leave(self) -> None:
+        assert self._ticket is not None
+        self._gate.admission.leave(self._ticket)
+        if self._account is not None:
             self._account.settle(self._reserved, self._used, self._gate.clock())
 
     def used(self, tokens: int) -> None:
@@ -121,3 +131,9 @@ class Visit:
         if len(known) < n_prompts:
             rest = max(0, n_tokens - sum(usage.completion for usage in known))
             self._used += self._prompt_estimate * (n_prompts - len(known)) // n_prompts + rest
+
+
+async def _decision(ticket: Ticket) -> None:
+    decided = asyncio.get_running_loop().create_future()
+    ticket.decided = lambda: None if decided.done() else decided.set_result(None)
+    await decided

@@ -64,8 +64,6 @@ class Account:
 
     def headers(self, now: float) -> dict[str, str]:
         headers: dict[str, str] = {}
-        if self.requests is self.tokens is None:
-            return headers
         for name, bucket in (("requests", self.requests), ("tokens", self.tokens)):
             if bucket is not None:
                 headers[f"x-ratelimit-limit-{name}"] = str(bucket.limit)
@@ -92,6 +90,7 @@ class Rates:
         self._requests = requests_per_minute
         self._tokens = tokens_per_minute
         self._accounts: dict[str, Account] = {}
+        self.limited = bool(requests_per_minute or tokens_per_minute)
 
     def account(self, caller: str, now: float) -> Account:
         if (account := self._accounts.get(caller)) is None:

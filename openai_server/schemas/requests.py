@@ -136,6 +136,11 @@ class Request(Struct, kw_only=True):
         return self.choices
 
     @property
+    def generated_if_said(self) -> int | None:
+        """None if the request says nothing of how many."""
+        return None if self.n is None and self.generated == 1 else self.generated
+
+    @property
     def top_tokens(self) -> int | None:
         """How many of the likeliest tokens the answer tells with each token; None: no log probabilities."""
         return None
@@ -179,6 +184,11 @@ class Request(Struct, kw_only=True):
     def token_limit(self) -> tuple[str, int | None]:
         """The field that sets the limit, for errors, and the limit; None is until the context is full."""
         return "max_tokens", self.max_tokens
+
+    @property
+    def most_tokens(self) -> int | None:
+        """For each choice; None is until the context is full."""
+        return self.token_limit[1]
 
 
 class CompletionRequest(Request, kw_only=True):

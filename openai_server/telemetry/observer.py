@@ -28,7 +28,7 @@ class Observer:
         return begun
 
     def end(self, ended: Record) -> None:
-        ended.end()
+        """Of a record that has ended."""
         self.metrics.end(ended)
         if self._log_access and ended.endpoint not in UNLOGGED:
             access_log.write(ended)

@@ -26,7 +26,7 @@ MAX_PATH_LENGTH = 256
 
 def request_id(given: str) -> str:
     """The client's own, if it is visible ASCII of a sane length, or else a new one."""
-    return given if _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
+    return given if given and _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
 
 
 @dataclass(slots=True, eq=False)
@@ -111,8 +111,10 @@ class Record:
     @property
     def headers(self) -> list[tuple[str, str]]:
         """What a call to the backend says of the request that it is for: metadata of gRPC."""
-        found = {contract.METADATA_REQUEST_ID: self.id, contract.METADATA_TRACEPARENT: self.traceparent}
-        return [(name, value) for name, value in found.items() if value]
+        headers = [(contract.METADATA_REQUEST_ID, self.id)] if self.id else []
+        if self.traceparent:
+            headers.append((contract.METADATA_TRACEPARENT, self.traceparent))
+        return headers
 
 
 def current() -> Record:
@@ -123,18 +125,22 @@ def current() -> Record:
 def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record, int], None]) -> Record:
     """The record of an ASGI request, which is the current one from now on."""
     headers = dict(reversed(scope["headers"]))  # the first of each name
-    client, traceparent = scope.get("client"), headers.get(b"traceparent", b"").decode("latin-1")
+    client = scope.get("client")
     record = Record(
         id=request_id(headers.get(b"x-request-id", b"").decode("latin-1")),
         method=scope["method"],
         path=_shown(scope.get("raw_path") or b""),
         endpoint=endpoint,
         client=client[0] if client else "",
-        traceparent=traceparent if _TRACEPARENT.fullmatch(traceparent) else "",
+        traceparent=_traceparent(headers.get(b"traceparent", b"").decode("latin-1")),
         on_waiting=on_waiting,
     )
     _current.set(record)
     return record
+
+
+def _traceparent(given: str) -> str:
+    return given if given and _TRACEPARENT.fullmatch(given) else ""
 
 
 def _shown(path: bytes) -> str:

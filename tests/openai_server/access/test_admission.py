@@ -4,7 +4,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.access.admission import Admission, Ticket
+from openai_server.access.admission import Admission, State, Ticket
 
 
 @dataclass
@@ -25,9 +25,10 @@ class Room:
         for name in names:
             self.admission.leave(self.tickets[name])
 
-    def _decided(self, name: str, may: bool) -> None:
+    def _decided(self, name: str) -> None:
         assert name not in self.admitted + self.refused, "decided twice"
-        (self.admitted if may else self.refused).append(name)
+        running = self.tickets[name].state is State.RUNNING
+        (self.admitted if running else self.refused).append(name)
 
 
 def test_so_many_run_so_many_wait_the_rest_is_refused_at_once() -> None:

@@ -15,13 +15,15 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from openai_server.telemetry.metrics import CONTENT_TYPE, Metrics
+from openai_server.telemetry.metrics import CONTENT_TYPE
+from openai_server.telemetry.observer import Observer
 
 
-def metrics_route(metrics: Metrics) -> Route:
+def metrics_route(observer: Observer) -> Route:
     async def answer(_: Request) -> Response:
+        observer.tell()
         # In a thread: with many series, the text takes longer than streams should wait.
-        return Response(await asyncio.to_thread(metrics.text), headers={"content-type": CONTENT_TYPE})
+        return Response(await asyncio.to_thread(observer.metrics.text), headers={"content-type": CONTENT_TYPE})
 
     return Route("/metrics", answer)
 

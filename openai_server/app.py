@@ -79,7 +79,7 @@ class App:
             max_body_bytes=config.max_body_bytes,
         )
         self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
-        administration = [*self.routes.health_table(), metrics_route(self._observer.metrics)]
+        administration = [*self.routes.health_table(), metrics_route(self._observer)]
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
         own = administration if config.admin_port is None else []
@@ -115,9 +115,7 @@ class App:
             await self._answer(record, scope, receive, send)
         finally:
             self._running.discard(task)
-            record.end()
-            # The loop writes the answer when this step is over, which what is told of it should not hold up.
-            asyncio.get_running_loop().call_soon(self._observer.end, record)
+            self._observer.end(record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         started = False

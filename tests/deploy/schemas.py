@@ -1,4 +1,4 @@
-"""Refuses what Kubernetes or KServe would not take, unknown fields above all."""
+"""Refuses what Kubernetes, KServe or Prometheus' operator would not take, unknown fields above all."""
 
 import ast
 import json
@@ -14,11 +14,13 @@ from referencing.jsonschema import DRAFT202012
 
 from scripts.fetch import ensure_kserve_types
 from tests.deploy.manifests import Resource
+from tests.deploy.operator_schemas import definitions as operator_definitions
 
 NEWEST: str = kubernetes_validate.latest_version()
 Schema = dict[str, Any]
 _KUBERNETES = "https://kubernetes.io/api/_definitions.json"
 _KSERVE = "https://kserve.github.io/"
+_OPERATOR = "https://prometheus-operator.dev/"
 _PLAIN: dict[str, Schema] = {
     "str": {"type": "string"},
     "bool": {"type": "boolean"},
@@ -32,23 +34,32 @@ _PLAIN: dict[str, Schema] = {
 
 def check(resource: Resource, version: str = NEWEST) -> None:
     """Raises jsonschema.ValidationError. `version` is Kubernetes'."""
-    group = resource["apiVersion"].partition("/")[0]
+    group, _, api = resource["apiVersion"].partition("/")
+    kind = resource["kind"]
     if group == "serving.kserve.io":
-        _kserve_validator(resource["apiVersion"].partition("/")[2], resource["kind"]).validate(resource)
+        _validator(f"{_KSERVE}#/$defs/V{api.removeprefix('v')}{kind}").validate(resource)
+    elif group == "monitoring.coreos.com":
+        _validator(f"{_OPERATOR}#/$defs/{kind}").validate(resource)
     else:
         kubernetes_validate.validate(resource, version, strict=True)
 
 
 @cache
-def _kserve_validator(version: str, kind: str) -> jsonschema.Draft202012Validator:
+def _validator(reference: str) -> jsonschema.Draft202012Validator:
+    return jsonschema.Draft202012Validator({"$ref": reference}, registry=_registry())
+
+
+@cache
+def _registry() -> Registry[Any]:
     folder = files(kubernetes_validate).joinpath("kubernetes-json-schema", f"v{NEWEST}-local-strict")
     kubernetes = json.loads(folder.joinpath("_definitions.json").read_text())
-    kserve = {"$defs": _kserve_definitions(kubernetes["$defs"])}
-    registry: Registry[Any] = Registry().with_resources(
-        (uri, DRAFT202012.create_resource(schema)) for uri, schema in ((_KUBERNETES, kubernetes), (_KSERVE, kserve))
-    )
-    root = {"$ref": f"{_KSERVE}#/$defs/V{version.removeprefix('v')}{kind}"}
-    return jsonschema.Draft202012Validator(root, registry=registry)
+    metadata = {"$ref": f"{_KUBERNETES}#/$defs/io.k8s.apimachinery.pkg.apis.meta.v1.ObjectMeta"}
+    schemas = {
+        _KUBERNETES: kubernetes,
+        _KSERVE: {"$defs": _kserve_definitions(kubernetes["$defs"])},
+        _OPERATOR: {"$defs": operator_definitions(f"{_OPERATOR}#/$defs/", metadata)},
+    }
+    return Registry().with_resources((uri, DRAFT202012.create_resource(schema)) for uri, schema in schemas.items())
 
 
 def _kserve_definitions(kubernetes: Schema) -> dict[str, Schema]:

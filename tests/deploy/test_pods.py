@@ -1,6 +1,9 @@
 """The pods of deploy/ agree with the programs and images that run in them."""
 
+import asyncio
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import click
@@ -8,11 +11,12 @@ import pytest
 
 import anyserve_worker.__main__
 import openai_server.__main__
+from openai_server.pool import RESOLVE_INTERVAL
 from tests.deploy.manifests import FOLDERS, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
 from tests.packaging.commands import ROOT
 from tests.packaging.dockerfile import exec_form, read_stages, with_ancestors
 from tests.wire.fake_worker import FakeWorker
-from tests.wire.sidecar import running
+from tests.wire.sidecar import Call, running
 
 STAGES = read_stages(ROOT / "Dockerfile")
 SIDECAR = "sidecar"
@@ -21,6 +25,13 @@ PODS = [(folder, pod) for folder in FOLDERS for pod in pods(folder)]
 CONTAINERS = [(folder, pod, container) for folder, pod in PODS for container in pod.containers]
 MARGIN = 5
 """Seconds in a grace period beyond what is planned."""
+KEPT_BY_DNS = 5
+"""Seconds: what CoreDNS says of Services' names, unless it is told otherwise."""
+SECRETS = {
+    "openai-server-keys": {"keys": "a-key\n"},
+    "openai-server-tls": {"tls.crt": "", "tls.key": ""},
+}
+Options = Callable[[Pod, Resource], dict[str, Any]]
 
 every_pod = pytest.mark.parametrize(("folder", "pod"), PODS, ids=[f"{folder}:{pod.name}" for folder, pod in PODS])
 every_container = pytest.mark.parametrize(
@@ -34,20 +45,30 @@ def command(container: Resource) -> click.Command:
     return openai_server.__main__.main if program(container) == SIDECAR else anyserve_worker.__main__.main
 
 
-def options(container: Resource, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+@pytest.fixture
+def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
     """As the program itself reads them: what it doesn't know, or can't use, is an error."""
-    image = with_ancestors(STAGES, program(container)).environment
-    environment = {**image, **{variable["name"]: variable["value"] for variable in container.get("env", [])}}
-    for name, value in environment.items():
-        if name.startswith(("OPENAI_SERVER_", "ANYSERVE_WORKER_")):
-            monkeypatch.setenv(name, value)
-    arguments = [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], word) for word in container["args"]]
-    return command(container).make_context(container["name"], arguments).params
+
+    def read(pod: Pod, container: Resource) -> dict[str, Any]:
+        image = with_ancestors(STAGES, program(container)).environment
+        environment = {**image, **{variable["name"]: variable["value"] for variable in container.get("env", [])}}
+        for name, value in environment.items():
+            if name.startswith(("OPENAI_SERVER_", "ANYSERVE_WORKER_")):
+                monkeypatch.setenv(name, value)
+        arguments = [re.sub(r"\$\((\w+)\)", lambda found: environment[found[1]], word) for word in container["args"]]
+        for path, secret in pod.secrets(container).items():
+            (tmp_path / secret).mkdir()
+            for file, content in SECRETS[secret].items():
+                (tmp_path / secret / file).write_text(content)
+            arguments = [word.replace(f"={path}/", f"={tmp_path / secret}/") for word in arguments]
+        return command(container).make_context(container["name"], arguments).params
+
+    return read
 
 
 @every_container
-def test_the_programs_take_their_options(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
-    given = options(container, monkeypatch)
+def test_the_programs_take_their_options(pod: Pod, container: Resource, options: Options) -> None:
+    given = options(pod, container)
     assert given["host"] == "0.0.0.0"  # kubelet's probes and other pods come from outside
     known = {f"OPENAI_SERVER_{name}".upper() for name in given} | {f"ANYSERVE_WORKER_{name}".upper() for name in given}
     for variable in container.get("env", []):
@@ -55,15 +76,31 @@ def test_the_programs_take_their_options(pod: Pod, container: Resource, monkeypa
 
 
 @every_container
-def test_ports_are_the_programs(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
-    (port,) = container["ports"]
-    assert port["containerPort"] == options(container, monkeypatch)["port"]
-    assert str(port["containerPort"]) == with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
+def test_ports_are_the_programs(pod: Pod, container: Resource, options: Options) -> None:
+    given = options(pod, container)
+    own, for_operators = container["ports"]
+    assert own["containerPort"] == given["port"]
+    assert str(own["containerPort"]) == with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
+    name, option = ("admin", "admin_port") if program(container) == SIDECAR else ("metrics", "metrics_port")
+    assert (for_operators["name"], for_operators["containerPort"]) == (name, given[option])
     for probe in (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")):
         if program(container) == SIDECAR:
-            assert probe["httpGet"]["port"] == port["name"]
+            assert probe["httpGet"]["port"] == "admin"
+            # The API's may be HTTPS; this one never is.
+            assert "scheme" not in probe["httpGet"]
         else:
-            assert probe["grpc"] == {"port": port["containerPort"]}  # of the whole server, which is ""
+            assert probe["grpc"] == {"port": own["containerPort"]}  # of the whole server, which is ""
+
+
+@every_pod
+def test_programs_in_a_pod_have_ports_of_their_own(folder: str, pod: Pod) -> None:
+    numbers = [port["containerPort"] for container in pod.containers for port in container["ports"]]
+    assert len(set(numbers)) == len(numbers)
+
+
+@every_container
+def test_lines_of_the_log_are_for_machines(pod: Pod, container: Resource, options: Options) -> None:
+    assert options(pod, container)["log_format"] == "json"
 
 
 async def test_http_probes_ask_what_is_there() -> None:
@@ -76,16 +113,22 @@ async def test_http_probes_ask_what_is_there() -> None:
     paths = dict(asked)
     assert len(paths) == len(asked) == 3
     worker = FakeWorker()
-    async with running(worker) as sidecar:
-        assert {(await sidecar.get(path)).status for path in paths.values()} == {200}
+    async with running(worker, admin_port=0) as sidecar:
+
+        async def answer(path: str) -> int:
+            call = Call(sidecar.app.admin, "GET", path, b"", {})
+            await asyncio.wait_for(call.task, 30)
+            return call.reply.status
+
+        assert {await answer(path) for path in paths.values()} == {200}
         worker.ready = False
         # Starting again would not bring the worker back.
-        statuses = {kind: (await sidecar.get(path)).status for kind, path in paths.items()}
+        statuses = {kind: await answer(path) for kind, path in paths.items()}
         assert statuses == {"startup": 200, "readiness": 503, "liveness": 200}
 
 
 @every_container
-def test_probes_are_patient_enough(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_probes_are_patient_enough(pod: Pod, container: Resource, options: Options) -> None:
     startup, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
     health = with_ancestors(STAGES, program(container)).all("HEALTHCHECK")[-1]
     found = re.search(r"--start-period=(\d+)([sm])", health)
@@ -94,7 +137,7 @@ def test_probes_are_patient_enough(pod: Pod, container: Resource, monkeypatch: p
     # A pod is out of the Service long before it is started again.
     assert live["periodSeconds"] * live["failureThreshold"] >= 3 * ready["periodSeconds"] * ready["failureThreshold"]
     if program(container) == SIDECAR:
-        assert ready["timeoutSeconds"] > options(container, monkeypatch)["lookup_timeout"]
+        assert ready["timeoutSeconds"] > options(pod, container)["lookup_timeout"]
 
 
 @every_pod
@@ -113,17 +156,19 @@ def test_the_worker_is_there_before_the_sidecar_and_after_it(folder: str, pod: P
 
 
 @every_pod
-def test_what_ends_gets_the_time_that_it_was_promised(folder: str, pod: Pod, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_ends_gets_the_time_that_it_was_promised(folder: str, pod: Pod, options: Options) -> None:
     # Native sidecars are told to end when all others have ended.
-    needed = sum(
-        container.get("lifecycle", {}).get("preStop", {}).get("sleep", {}).get("seconds", 0)
-        + options(container, monkeypatch)["drain_timeout"]
-        for container in pod.containers
-    )
+    given = {container["name"]: options(pod, container) for container in pod.containers}
+    needed = sum(each["drain_delay"] + each["drain_timeout"] for each in given.values())
     assert pod.spec["terminationGracePeriodSeconds"] == needed + MARGIN
+    for container in pod.containers:
+        assert "lifecycle" not in container
     # Those that get requests from other pods keep answering until these know that they go.
-    for container in pod.spec["containers"]:
-        assert container["lifecycle"]["preStop"]["sleep"]["seconds"] >= 5
+    (outermost,) = pod.spec["containers"]
+    noticed_after = 5 if program(outermost) == SIDECAR else KEPT_BY_DNS + RESOLVE_INTERVAL
+    assert given[outermost["name"]]["drain_delay"] >= noticed_after
+    # A worker behind its own sidecar gets none any more.
+    assert all(given[c["name"]]["drain_delay"] == 0 for c in pod.spec.get("initContainers", []))
 
 
 @every_pod
@@ -170,10 +215,10 @@ def test_what_is_mounted_is_there_and_only_memory_can_be_written(folder: str, po
 
 
 @every_container
-def test_the_model_is_where_the_worker_looks(pod: Pod, container: Resource, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_model_is_where_the_worker_looks(pod: Pod, container: Resource, options: Options) -> None:
     if program(container) not in WORKERS:
         return
-    (model,) = options(container, monkeypatch)["models"]
+    (model,) = options(pod, container)["models"]
     if program(container) == "worker-demo":
         assert ["--model", model] == exec_form(STAGES["worker-demo"].all("CMD")[-1])
     elif container["name"] == "kserve-container":

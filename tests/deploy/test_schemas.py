@@ -4,7 +4,7 @@ from typing import Any
 import jsonschema
 import pytest
 
-from tests.deploy.manifests import DEPLOY, FOLDERS, kustomize, of_kind
+from tests.deploy.manifests import COMPONENTS, DEPLOY, FOLDERS, IN_DEPLOY, kustomize, of_kind
 from tests.deploy.schemas import NEWEST, check
 
 OLDEST = {"overlays/model-image": "1.33"}
@@ -17,12 +17,12 @@ def test_the_readme_names_each_folder_and_what_it_needs() -> None:
     assert f"Kubernetes {OLDEST_OF_ALL} or newer" in readme
     for folder, version in OLDEST.items():
         assert f"Kubernetes {version} or newer" in (DEPLOY / folder / "kustomization.yaml").read_text()
-    for folder in FOLDERS:
+    for folder in (*IN_DEPLOY, *COMPONENTS):
         assert f"]({folder}" in readme, folder
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_kubernetes_and_kserve_know_every_field(folder: str) -> None:
+def test_kubernetes_kserve_and_prometheus_know_every_field(folder: str) -> None:
     for resource in kustomize(folder):
         for version in (OLDEST.get(folder, OLDEST_OF_ALL), NEWEST):
             check(resource, version)
@@ -58,7 +58,9 @@ def spoilt_copies(folder: str) -> Iterator[dict[str, Any]]:
             place += 1
 
 
-@pytest.mark.parametrize("folder", ["base", "kserve", "overlays/autoscale", "overlays/kserve-autoscale"])
+@pytest.mark.parametrize(
+    "folder", ["base with components", "kserve", "overlays/autoscale", "overlays/kserve-autoscale"]
+)
 def test_a_field_that_is_not_known_would_be_found(folder: str) -> None:
     """Wherever it stands: a schema with a hole would let the test above pass."""
     tried = 0

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
+from starlette.applications import Starlette
 from starlette.types import Message
 
 from openai_server.app import App
@@ -55,7 +56,7 @@ class Reply:
 class Call:
     """One HTTP request under way."""
 
-    def __init__(self, app: App, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(self, app: App | Starlette, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
         self.reply = Reply()
         self._gone = asyncio.Event()
         self._parts = [body]

@@ -1,0 +1,78 @@
+"""The schemas of the resources of Prometheus' operator (`monitoring.coreos.com/v1`).
+
+Read from the Python classes that are generated from its own definitions. A type that is written in a way which is not
+known here is one that no value fits.
+"""
+
+import ast
+from typing import Any
+
+from scripts.fetch import ensure_prometheus_types
+
+Schema = dict[str, Any]
+_PLAIN: dict[str, Schema] = {
+    "str": {"type": "string"},
+    "bool": {"type": "boolean"},
+    "int": {"type": "integer"},
+    "float": {"type": "number"},
+}
+_LIMITS = {"pattern": "pattern", "min_length": "minLength", "ge": "minimum", "le": "maximum"}
+"""What a field says of its values, and what a schema calls it."""
+_NOTHING: Schema = {"not": {}}
+
+
+def definitions(here: str, metadata: Schema) -> dict[str, Schema]:
+    """By kind. `here` is before a name in a reference to one of them; `metadata` is Kubernetes' own."""
+    classes = [
+        node
+        for node in ast.parse((ensure_prometheus_types() / "v1.py").read_text()).body
+        if isinstance(node, ast.ClassDef)
+    ]
+    known = {
+        **_PLAIN,
+        "apimachinery.ObjectMeta": metadata,
+        **{node.name: {"$ref": f"{here}{node.name}"} for node in classes},
+    }
+    return {node.name: _of_class(node, known) for node in classes}
+
+
+def _of_class(node: ast.ClassDef, known: dict[str, Schema]) -> Schema:
+    fields = [statement for statement in node.body if isinstance(statement, ast.AnnAssign)]
+    properties, required = {}, []
+    for field in fields:
+        name = _settings(field.annotation).get("alias", ast.unparse(field.target))
+        properties[name] = _of_type(field.annotation, known)
+        if field.value is None:
+            required.append(name)
+    if ast.unparse(node.bases[0]).startswith("RootModel["):
+        return properties["root"]
+    return {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
+
+
+def _of_type(kind: ast.expr, known: dict[str, Schema]) -> Schema:
+    if not isinstance(kind, ast.Subscript):
+        return known.get(ast.unparse(kind), _NOTHING)
+    parts = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
+    match ast.unparse(kind.value), parts:
+        case "Annotated", [inner, _]:
+            given = _settings(kind)
+            return {**_of_type(inner, known), **{_LIMITS[key]: given[key] for key in _LIMITS.keys() & given.keys()}}
+        case "Optional", [inner]:
+            return _of_type(inner, known)
+        case "List", [inner]:
+            return {"type": "array", "items": _of_type(inner, known)}
+        case "Dict", [_, inner]:
+            return {"type": "object", "additionalProperties": _of_type(inner, known)}
+        case "Union", _:
+            return {"anyOf": [_of_type(part, known) for part in parts]}
+        case "Literal", _:
+            return {"enum": [ast.literal_eval(part) for part in parts]}
+    return _NOTHING
+
+
+def _settings(annotation: ast.expr) -> dict[str, Any]:
+    """The arguments of `Field` in `Annotated[type, Field(...)]`."""
+    match annotation:
+        case ast.Subscript(slice=ast.Tuple(elts=[_, ast.Call(keywords=keywords)])):
+            return {keyword.arg: ast.literal_eval(keyword.value) for keyword in keywords if keyword.arg}
+    return {}

@@ -1,0 +1,188 @@
+"""deploy/components/: keys, TLS, and what Prometheus' operator is told."""
+
+import re
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.deploy.manifests import DEPLOY, WHOLE, WITH_COMPONENTS, Resource, build, kustomize, of_kind, pods, program
+from tests.deploy.test_traffic import METRIC, port_of
+from tests.packaging.commands import run
+from tests.wire.test_dashboard import scrapes
+
+MONITORED = [folder for folder in WHOLE if of_kind(kustomize(folder), "PodMonitor")]
+PROMETHEUS = {"job", "instance", "namespace", "pod", "container", "endpoint"}
+"""Labels that the operator gives to all series; of one that is in a series already, Prometheus renames that."""
+NAME = re.compile(r"\b(?:openai_server|anyserve_worker|gen_ai)_\w+")
+RULES: Resource = yaml.safe_load((DEPLOY / "components" / "alerts" / "rules.yaml").read_text())
+
+
+# ---- Keys and certificates
+
+
+def example_of_the_readme() -> Resource:
+    """Its kustomization, with what is to be added to it."""
+    text = (DEPLOY / "README.md").read_text()
+    first, more = (
+        yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    )
+    assert not first.keys() & more.keys()
+    whole: Resource = {**first, **more}
+    for key in ("resources", "components"):
+        whole[key] = [path.removeprefix("github.com/…/") for path in whole[key]]
+    return whole
+
+
+def test_the_readmes_keys_are_where_the_sidecar_looks() -> None:
+    resources = build(example_of_the_readme(), {"keys": "team: a-key\n"})
+    (secret,) = of_kind(resources, "Secret")
+    (deployment,) = of_kind(resources, "Deployment")
+    spec = deployment["spec"]["template"]["spec"]
+    (container,) = spec["containers"]
+    (volume,) = [volume for volume in spec["volumes"] if "secret" in volume]
+    # Without a hash behind it: a changed Secret of the same name reaches pods that run.
+    assert volume["secret"]["secretName"] == secret["metadata"]["name"] == "openai-server-keys"
+    (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
+    (file,) = secret["data"]
+    assert f"--api-key-file={mount['mountPath']}/{file}" in container["args"]
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_secrets_are_followed_and_only_the_sidecars(folder: str) -> None:
+    found: list[str] = []
+    for pod in pods(folder):
+        # No pod serves without keys: it waits for the Secret.
+        assert not any(volume.get("secret", {}).get("optional") for volume in pod.spec["volumes"])
+        for container in pod.containers:
+            secrets = set(pod.secrets(container).values())
+            assert secrets == (
+                {"openai-server-keys", "openai-server-tls"} if program(container) == "sidecar" else set()
+            )
+            found += secrets
+            # With subPath a container keeps the file that it started with.
+            assert not any("subPath" in mount for mount in container["volumeMounts"])
+    assert found
+
+
+@pytest.mark.parametrize("folder", WITH_COMPONENTS)
+def test_https_is_at_the_port_of_https(folder: str) -> None:
+    services = of_kind(kustomize(folder), "Service")
+    ports = [port for service in services for port in service["spec"]["ports"] if port["targetPort"] == "http"]
+    assert ports == [{"name": "https", "port": 443, "targetPort": "http", "appProtocol": "https"}]
+
+
+# ---- Who is scraped, and by whom
+
+
+def monitored(folder: str) -> Iterator[tuple[Resource, Resource, Resource]]:
+    """Monitors and endpoints of containers."""
+    for monitor in of_kind(kustomize(folder), "PodMonitor"):
+        chosen = [p for p in pods(folder) if monitor["spec"]["selector"]["matchLabels"].items() <= p.labels.items()]
+        for endpoint in monitor["spec"]["podMetricsEndpoints"]:
+            for container in [container for pod in chosen for container in pod.containers]:
+                if endpoint["port"] in [port["name"] for port in container["ports"]]:
+                    yield monitor, endpoint, container
+
+
+@pytest.mark.parametrize("folder", MONITORED)
+def test_every_program_is_scraped_once_under_its_own_job(folder: str) -> None:
+    everything = [container["name"] for pod in pods(folder) for container in pod.containers]
+    assert sorted(container["name"] for *_, container in monitored(folder)) == sorted(everything)
+    programs: dict[str, set[str]] = {}
+    for monitor, endpoint, container in monitored(folder):
+        assert "path" not in endpoint  # /metrics
+        programs.setdefault(monitor["metadata"]["name"], set()).add(program(container))
+    # By which the dashboard tells their process_… metrics apart.
+    assert len(programs) == 2
+    assert all(len(names) == 1 for names in programs.values())
+
+
+@pytest.mark.parametrize("folder", MONITORED)
+def test_prometheus_may_reach_metrics_and_nothing_else(folder: str) -> None:
+    (policy,) = [
+        p["spec"] for p in of_kind(kustomize(folder), "NetworkPolicy") if p["metadata"]["name"] == "anyserve-metrics"
+    ]
+    assert policy["policyTypes"] == ["Ingress"]
+    (rule,) = policy["ingress"]
+    assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
+    # Numbers: plugins don't find the names of ports of init containers.
+    permitted = {port["port"] for port in rule["ports"]}
+    scraped = set()
+    for pod in pods(folder):
+        assert policy["podSelector"]["matchLabels"].items() <= pod.labels.items()
+        for container in pod.containers:
+            scraped.add(port_of(pod, "admin" if program(container) == "sidecar" else "metrics"))
+    assert permitted == scraped
+
+
+async def test_no_label_of_ours_is_renamed() -> None:
+    (sidecar, worker) = await scrapes()
+    labels = [
+        {label for name in scrape.names for series in scrape.series(name) for label in series}
+        for scrape in (sidecar, worker)
+    ]
+    dropped = {
+        container["name"]: {r["regex"] for r in endpoint.get("relabelings", []) if r["action"] == "labeldrop"}
+        for _, endpoint, container in monitored("base with components")
+    }
+    assert labels[0] & PROMETHEUS == dropped["openai-server"]
+    assert labels[1] & PROMETHEUS == dropped["worker"] == set()
+
+
+# ---- What is asked for
+
+
+def alerts() -> list[Any]:
+    return [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
+
+
+async def test_alerts_ask_for_metrics_and_labels_that_exist() -> None:
+    found = await scrapes()
+    labels: dict[str, set[str]] = {}
+    for scrape in found:
+        for name in scrape.names:
+            labels[name] = labels.get(name, set()).union(*scrape.series(name))
+    for rule in alerts():
+        expression = rule["expr"]
+        names = NAME.findall(expression)
+        assert names
+        assert not set(names) - labels.keys(), rule["alert"]
+        # Nothing else is asked for: all other words are of the language.
+        rest = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)|offset \w+", "", NAME.sub("", expression))
+        words = set(re.findall(r"[a-z_]\w+", rest))
+        assert words <= {"sum", "rate", "absent", "and", "histogram_quantile", "avg_over_time"}, rule["alert"]
+        common = set.intersection(*(labels[name] for name in names)) | PROMETHEUS
+        by = {label for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(", ")}
+        asked = set(re.findall(r"(\w+)=~?\"", expression))
+        assert by | asked <= common, rule["alert"]
+        told = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        # What was summed away can't be told.
+        assert told <= (by or common), rule["alert"]
+
+
+def test_alerts_say_what_and_how_bad() -> None:
+    names = [rule["alert"] for rule in alerts()]
+    assert len(set(names)) == len(names)
+    for rule in alerts():
+        assert set(rule) == {"alert", "expr", "for", "labels", "annotations"}
+        assert rule["labels"]["severity"] in ("critical", "warning")
+        assert set(rule["annotations"]) == {"summary", "description"}
+    readme = (DEPLOY / "README.md").read_text()
+    assert set(re.findall(r"`((?:OpenAIServer|Anyserve)[A-Z]\w+)`", readme)) == set(names)
+
+
+def test_promtool_accepts_the_rules_where_there_is_one(tmp_path: Path) -> None:
+    promtool = shutil.which("promtool")
+    if promtool:
+        (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES["spec"]))
+        result = run(promtool, "check", "rules", str(tmp_path / "rules.yml"))
+        assert result.returncode == 0, result.stdout + result.stderr
+
+
+async def test_the_worker_tells_what_the_autoscaler_looks_at() -> None:
+    (_, worker) = await scrapes()
+    assert [set(labels) for labels in worker.series(METRIC)] == [{"model"}]

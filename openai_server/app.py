@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from secrets import token_hex
@@ -43,9 +43,15 @@ LAST_WORDS = 1.0
 
 
 class App:
-    """Serves `config` with `backend`, which it closes at the end."""
+    """Serves `config` with `backend`, which it closes at the end. `watches` run as long as it does."""
 
-    def __init__(self, config: Config, backend: Pool, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Pool,
+        observer: Observer | None = None,
+        watches: Sequence[Callable[[], Awaitable[None]]] = (),
+    ) -> None:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
@@ -79,6 +85,7 @@ class App:
             max_body_bytes=config.max_body_bytes,
         )
         self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
+        self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
         administration = [*self.routes.health_table(), metrics_route(self._observer)]
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
@@ -87,10 +94,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        watches = [
-            asyncio.create_task(self._backend.watch(self._catalog.forget)),
-            asyncio.create_task(self.gate.key_ring.watch()),
-        ]
+        watches = [asyncio.ensure_future(watch()) for watch in self._watches]
         try:
             yield
         finally:

@@ -4,7 +4,6 @@ import logging
 import signal
 import socket
 import time
-from asyncio import create_task
 from collections.abc import Callable
 from types import FrameType
 
@@ -80,7 +79,8 @@ def backends(config: Config) -> Pool:
 async def _serve(
     config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
 ) -> None:
-    app = App(config, backends(config))
+    tls = TLS(config.tls_files) if config.tls_files else None
+    app = App(config, backends(config), watches=[tls.watch] if tls else [])
     served = uvicorn.Config(
         app,
         http=connection(
@@ -98,17 +98,10 @@ async def _serve(
         timeout_graceful_shutdown=config.drain_timeout,
     )
     served.load()
-    watch = None
-    if config.tls_files is not None:
-        tls = TLS(config.tls_files)
+    if tls is not None:
         served.ssl = tls.context
-        watch = create_task(tls.watch())
-    try:
-        async with admin_port.serving(app.admin, admin):
-            await Server(served, app, started, delay=config.drain_delay).serve([listener])
-    finally:
-        if watch is not None:
-            watch.cancel()
+    async with admin_port.serving(app.admin, admin):
+        await Server(served, app, started, delay=config.drain_delay).serve([listener])
 
 
 def run(

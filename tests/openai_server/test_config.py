@@ -6,7 +6,8 @@ from click.testing import CliRunner, Result
 
 from openai_server import __version__
 from openai_server.access.tls import Files
-from openai_server.config import OPTIONS, Config, command
+from openai_server.config import Config
+from openai_server.options import OPTIONS, command
 
 
 @pytest.fixture

@@ -15,8 +15,9 @@ from anyserve_worker.__main__ import main as worker_command
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.server import StartError, Worker
 from anyserve_worker.tls import TLS
-from openai_server.config import Config, command
+from openai_server.config import Config
 from openai_server.errors import BackendError
+from openai_server.options import command
 from openai_server.pool import Pool
 from openai_server.server import backends
 from tests.certificates import Authority

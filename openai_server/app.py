@@ -55,12 +55,15 @@ class App:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
             Admission(config.max_concurrency, config.max_queue),
             Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
             Cors(config.cors_origin),
             clock=time.monotonic,
+            patience=config.queue_timeout,
+            meter=self._observer.metrics,
         )
         caps = Caps(
             output_tokens=config.max_output_tokens,
@@ -84,7 +87,6 @@ class App:
             caps=caps,
             max_body_bytes=config.max_body_bytes,
         )
-        self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
         administration = [*self.routes.health_table(), metrics_route(self._observer)]
         self.admin = _starlette(administration)

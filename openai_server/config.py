@@ -49,6 +49,7 @@ class Config:
     keep_alive_timeout: int = 75
     max_concurrency: int = 1024
     max_queue: int = 1024
+    queue_timeout: float = 30
     requests_per_minute: int = 0
     tokens_per_minute: int = 0
     max_output_tokens: int = 0

@@ -6,6 +6,7 @@ token.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from starlette.types import Scope
 
@@ -23,17 +24,40 @@ CHARACTERS_PER_TOKEN = 4
 """Roughly, to estimate what the backend has not counted."""
 
 
+class Meter(Protocol):
+    """Told of the queue."""
+
+    def admitted(self, n: int) -> None:
+        """1 when a request gets a place, -1 when it leaves it."""
+
+    def queued(self, n: int) -> None:
+        """1 when a request begins to wait for a place, -1 when it does no more."""
+
+    def waited(self, seconds: float) -> None:
+        """Whatever came of it."""
+
+
 class Gate:
-    """`clock` gives seconds from any start."""
+    """`clock` gives seconds from any start. `patience`: seconds that a request waits for a place; 0 is no limit."""
 
     def __init__(
-        self, key_ring: KeyRing, admission: Admission, rates: Rates, cors: Cors, *, clock: Callable[[], float]
+        self,
+        key_ring: KeyRing,
+        admission: Admission,
+        rates: Rates,
+        cors: Cors,
+        *,
+        clock: Callable[[], float],
+        patience: float,
+        meter: Meter,
     ) -> None:
         self.key_ring = key_ring
         self.admission = admission
         self.rates = rates
         self.cors = cors
         self.clock = clock
+        self.patience = patience
+        self.meter = meter
 
     def visit(self, scope: Scope) -> "Visit":
         visit = scope["visit"] = Visit(self, scope)
@@ -100,9 +124,10 @@ class Visit:
         self._gate.admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:
-                await _decision(ticket)
+                await self._wait(ticket)
             if ticket.state is not State.RUNNING:
                 raise Overloaded
+            self._gate.meter.admitted(1)
         except BaseException:
             self._leave()
             raise
@@ -112,7 +137,18 @@ class Visit:
         """Pays for what was used."""
         if isinstance(error, APIError) and not self._n_tokens:
             self._used = 0
+        self._gate.meter.admitted(-1)
         self._leave()
+
+    async def _wait(self, ticket: Ticket) -> None:
+        """Until something is decided, or for as long as it makes sense."""
+        gate, since = self._gate, self._gate.clock()
+        gate.meter.queued(1)
+        try:
+            await _decision(ticket, gate.patience)
+        finally:
+            gate.meter.queued(-1)
+            gate.meter.waited(gate.clock() - since)
 
     def _leave(self) -> None:
         assert self._ticket is not None
@@ -133,7 +169,19 @@ class Visit:
             self._used += self._prompt_estimate * (n_prompts - len(known)) // n_prompts + rest
 
 
-async def _decision(ticket: Ticket) -> None:
-    decided = asyncio.get_running_loop().create_future()
-    ticket.decided = lambda: None if decided.done() else decided.set_result(None)
-    await decided
+async def _decision(ticket: Ticket, patience: float) -> None:
+    """After so many seconds the ticket may still be waiting."""
+    loop = asyncio.get_running_loop()
+    decided = loop.create_future()
+
+    def wake() -> None:
+        if not decided.done():
+            decided.set_result(None)
+
+    ticket.decided = wake
+    timer = loop.call_later(patience, wake) if patience else None
+    try:
+        await decided
+    finally:
+        if timer is not None:
+            timer.cancel()

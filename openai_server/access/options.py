@@ -86,6 +86,11 @@ ACCESS_OPTIONS = (
         **count(0),
     ),
     option(
+        "--queue-timeout",
+        "Longest time that a request waits for a place; then the answer is 429. 0 is no limit.",
+        **seconds(0),
+    ),
+    option(
         "--requests-per-minute",
         "Requests of each API key, in each process; above it the answer is 429. 0 is no limit.",
         **count(0),

@@ -29,6 +29,7 @@ DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(float(4**k) for k in range(14))
+QUEUE = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 FINE = (0.001, 0.0025, 0.005)
 """In front of PER_TOKEN: what a small model takes."""
 
@@ -61,6 +62,25 @@ class Metrics:
             ["endpoint"],
             registry=registry,
             multiprocess_mode="livesum",
+        )
+        self._admitted = Gauge(
+            "openai_server_requests_admitted",
+            "Requests that have one of the --max-concurrency places.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queued = Gauge(
+            "openai_server_requests_queued",
+            "Requests that wait for such a place.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queue_seconds = Histogram(
+            "openai_server_queue_seconds",
+            "How long requests waited for such a place, those that did not get one too; who got one at once is left "
+            "out.",
+            registry=registry,
+            buckets=QUEUE,
         )
         by_model = ["endpoint", "model"]
         prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
@@ -122,6 +142,15 @@ class Metrics:
 
     def wait(self, record: Record, n: int) -> None:
         self._waiting(record.endpoint).inc(n)
+
+    def admitted(self, n: int) -> None:
+        self._admitted.inc(n)
+
+    def queued(self, n: int) -> None:
+        self._queued.inc(n)
+
+    def waited(self, seconds: float) -> None:
+        self._queue_seconds.observe(seconds)
 
     def end(self, record: Record) -> None:
         self._running(record.endpoint).dec()

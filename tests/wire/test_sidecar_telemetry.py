@@ -131,6 +131,45 @@ async def test_running_and_waiting() -> None:
         assert counted(await scraped(sidecar)) == (0, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_places_and_the_queue_for_them(stream: bool) -> None:
+    may_end = asyncio.Semaphore(0)
+
+    async def infer(_: ModelInferRequest) -> ModelInferResponse:
+        await may_end.acquire()
+        return whole("x")
+
+    async def generate(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await may_end.acquire()
+        yield last("x")
+
+    async def counted() -> tuple[float, float, float]:
+        scrape = await scraped(sidecar)
+        names = ("requests_admitted", "requests_queued", "queue_seconds_count")
+        first, second, third = (scrape.value(f"openai_server_{name}") for name in names)
+        return first, second, third
+
+    worker = FakeWorker(infer, generate)
+    async with running(worker, max_concurrency=1, max_queue=2) as sidecar:
+        assert await counted() == (0, 0, 0)
+        calls = []
+        for k in range(3):
+            calls.append(sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": stream}))
+            while (await counted())[:2] != (1, k):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await sidecar.complete(prompt="x", stream=stream)).status == 429
+        calls[2].disconnect()  # who leaves the queue has waited as well
+        await calls[2].task
+        assert await counted() == (1, 1, 1)
+        for _ in range(2):
+            may_end.release()
+        for call in calls[:2]:
+            await call.task
+            assert call.reply.status == 200
+        assert await counted() == (0, 0, 2)
+        assert (await scraped(sidecar)).value("openai_server_queue_seconds_sum") > 0
+
+
 async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_left_as_499() -> None:
     failing = FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))
     async with running(failing) as sidecar:

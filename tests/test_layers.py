@@ -16,6 +16,7 @@ IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", 
 PURE = (
     "protos.contract",
     "protos.tensors",
+    "protos.trace_context",
     "openai_server.schemas",
     "openai_server.schemas_tasks",
     "openai_server.encode",

@@ -83,13 +83,18 @@ class Metrics:
             buckets=QUEUE,
         )
         by_model = ["endpoint", "model"]
-        prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
+        prompt = Counter(
+            "openai_server_prompt_tokens",
+            "Tokens of prompts whose answers came to their end.",
+            by_model,
+            registry=registry,
+        )
         cached = Counter(
             "openai_server_cached_tokens", "Those of prompts that were not computed again.", by_model, registry=registry
         )
         completion = Counter(
             "openai_server_completion_tokens",
-            "Tokens generated, of answers that came to their end.",
+            "Tokens generated; of a stream that was cut off, the pieces of text that had come until then.",
             by_model,
             registry=registry,
         )
@@ -116,7 +121,7 @@ class Metrics:
         )
         usage = Histogram(
             "gen_ai_client_token_usage",
-            "Tokens of a request.",
+            "Tokens of a request whose answer came to its end.",
             [*_GEN_AI, "gen_ai_token_type"],
             registry=registry,
             buckets=TOKENS,
@@ -158,7 +163,8 @@ class Metrics:
         if usage := record.usage:
             self._prompt(record.endpoint, record.model).inc(usage.prompt)
             self._cached(record.endpoint, record.model).inc(usage.cached or 0)
-            self._completion(record.endpoint, record.model).inc(usage.completion)
+        if tokens := record.completion_tokens:
+            self._completion(record.endpoint, record.model).inc(tokens)
         if operation := OPERATIONS.get(record.endpoint):
             self._observe(record, (operation, PROVIDER, record.model))
 

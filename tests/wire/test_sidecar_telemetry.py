@@ -185,6 +185,35 @@ async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_
         assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_tokens_of_a_stream_that_was_cut_off(caplog: pytest.LogCaptureFixture, fails: bool) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for text in ("one", "two", "three"):
+            yield token(text)
+        if fails:
+            raise Refusal("INTERNAL", "secret")
+        await asyncio.Event().wait()
+
+    exporter = InMemorySpanExporter()
+    observer = Observer(log_access=True, tracer=Tracer(exporting(exporter)))
+    async with running(FakeWorker(stream=stream), observer=observer) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", STREAM)
+        await call.until(b"three")
+        call.disconnect()
+        await call.task
+        scrape = await scraped(sidecar)
+    assert scrape.value("openai_server_completion_tokens_total", model="tiny") == 3
+    assert scrape.value("openai_server_prompt_tokens_total") == 0
+    assert scrape.value("gen_ai_client_token_usage_count") == 0
+    [(_, fields)] = lines(caplog)
+    assert (fields["status"], fields["completion_tokens"]) == (500 if fails else 499, 3)
+    assert "prompt_tokens" not in fields
+    [span] = exporter.get_finished_spans()
+    assert dict(span.attributes or {})["gen_ai.usage.output_tokens"] == 3
+
+
 async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         for path in ("/metrics", "/livez", "/readyz", "/health"):
@@ -198,15 +227,16 @@ async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_id_of_the_client_goes_all_the_way(stream: bool) -> None:
     worker = FakeWorker()
-    headers = {"x-request-id": "mine-1", "traceparent": PARENT}
+    headers = {"x-request-id": "mine-1", "traceparent": PARENT, "tracestate": "vendor=1"}
     async with running(worker) as sidecar:
         reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
     assert reply.headers["x-request-id"] == "mine-1"
     if stream and worker.step_batches:
         told = {name: value.string_param for name, value in worker.requests[0].parameters.items()}
         assert (told["anyserve_request_id"], told["anyserve_traceparent"]) == ("mine-1", PARENT)
+        assert told["anyserve_tracestate"] == "vendor=1"
     else:
-        assert {("x-request-id", "mine-1"), ("traceparent", PARENT)} <= set(worker.metadata[0])
+        assert set(headers.items()) <= set(worker.metadata[0])
         assert "anyserve_request_id" not in worker.requests[0].parameters
 
 
@@ -289,10 +319,14 @@ async def test_no_line_if_there_are_to_be_none(caplog: pytest.LogCaptureFixture)
 # ---- Spans
 
 
-def spans_to(exporter: InMemorySpanExporter) -> Observer:
+def exporting(exporter: InMemorySpanExporter) -> TracerProvider:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Observer(log_access=False, tracer=Tracer(provider))
+    return provider
+
+
+def spans_to(exporter: InMemorySpanExporter) -> Observer:
+    return Observer(log_access=False, tracer=Tracer(exporting(exporter)))
 
 
 async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_span() -> None:

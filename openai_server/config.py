@@ -37,12 +37,14 @@ class Config:
     template_timeout: float = 1
     template_max_chars: int = 4 << 20
     max_body_bytes: int = 16 << 20
+    max_inflight_body_bytes: int = 128 << 20
     api_key: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
     cors_origin: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None
     tls_client_ca: Path | None = None
+    max_connections: int = 4096
     header_timeout: float = 10
     body_timeout: float = 60
     send_timeout: float = 60

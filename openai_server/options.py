@@ -9,7 +9,7 @@ import click
 
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS
-from openai_server.config import Config, file, names, option, seconds
+from openai_server.config import Config, count, file, names, option, seconds
 from openai_server.telemetry import logs, tracing
 
 
@@ -106,6 +106,11 @@ OPTIONS = (
         "--max-body-bytes", "Largest request body; above it the answer is 413.", type=click.IntRange(1), metavar="N"
     ),
     option(
+        "--max-inflight-body-bytes",
+        "Bodies of all requests that are not over, in each process; above it the answer is 429. 0 is no limit.",
+        **count(0),
+    ),
+    option(
         "--drain-delay",
         "Time after SIGTERM in which it is not ready any more, but answers those who have not noticed yet.",
         **seconds(0),
@@ -144,6 +149,8 @@ def command(run: Callable[[Config], None]) -> click.Command:
         config = Config(**given)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
             raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
+        if 0 < config.max_inflight_body_bytes < config.max_body_bytes:
+            raise click.UsageError("--max-inflight-body-bytes is less than --max-body-bytes.")
         if (config.backend_cert is None) != (config.backend_key is None):
             raise click.UsageError("--backend-cert and --backend-key go together.")
         if not config.backend_tls and (config.backend_ca or config.backend_cert or config.backend_server_name):

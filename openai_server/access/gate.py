@@ -38,7 +38,9 @@ class Meter(Protocol):
 
 
 class Gate:
-    """`clock` gives seconds from any start. `patience`: seconds that a request waits for a place; 0 is no limit."""
+    """`clock` gives seconds from any start. 0 is no limit of these: `patience`, the seconds that a request waits for a
+    place, and `most_held`, the bytes of the bodies of all requests that are not over.
+    """
 
     def __init__(
         self,
@@ -49,6 +51,7 @@ class Gate:
         *,
         clock: Callable[[], float],
         patience: float,
+        most_held: int,
         meter: Meter,
     ) -> None:
         self.key_ring = key_ring
@@ -57,6 +60,8 @@ class Gate:
         self.cors = cors
         self.clock = clock
         self.patience = patience
+        self.most_held = most_held
+        self.held = 0
         self.meter = meter
 
     def visit(self, scope: Scope) -> "Visit":
@@ -82,6 +87,7 @@ class Visit:
         self._prompt_estimate = 0
         self._n_tokens = 0
         self._used = 0
+        self._held = 0
         self.caller: Caller = ANYBODY
         self.headers = gate.cors.headers(scope["headers"])
 
@@ -93,6 +99,11 @@ class Visit:
         """Raises Unauthorized."""
         if self._scope["path"] not in OPEN:
             self.caller = self._gate.key_ring.keys.caller(self._scope["headers"])
+
+    def end(self) -> None:
+        """It has been answered, or nobody waits for that."""
+        self._gate.held -= self._held
+        self._held = 0
 
     # ---- Requests that work for their answer, in this order
 
@@ -106,6 +117,17 @@ class Visit:
             self._account.take_request(now)
         finally:
             self.headers |= self._account.headers(now)
+
+    def hold(self, n_bytes: int) -> None:
+        """So much more of its body. Raises Overloaded.
+
+        What is made of a body is about as large, so it counts until the end of the request, not of the body.
+        """
+        gate = self._gate
+        self._held += n_bytes
+        gate.held += n_bytes
+        if gate.held > gate.most_held > 0:
+            raise Overloaded
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""

@@ -70,7 +70,14 @@ ACCESS_OPTIONS = (
     option("--tls-cert", "Certificate with its chain (PEM): serves HTTPS. Read again when it changes.", **path()),
     option("--tls-key", "Its key (PEM), if that is not in the same file.", **path()),
     option("--tls-client-ca", "CA (PEM) of the certificates that clients then have to show.", **path()),
-    option("--header-timeout", "Longest time for a request's headers; then 408.", **seconds()),
+    option(
+        "--max-connections",
+        "Open connections, in each process; above it the answer is 503. Fewer where the limit of open files is lower.",
+        **count(1),
+    ),
+    option(
+        "--header-timeout", "Longest time for a request's headers, then 408; and for a handshake of TLS.", **seconds()
+    ),
     option("--body-timeout", "Longest time for a request's body; then 408.", **seconds()),
     option("--send-timeout", "Longest time that a client may not read what waits for it.", **seconds()),
     option(

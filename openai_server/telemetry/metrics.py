@@ -82,6 +82,11 @@ class Metrics:
             registry=registry,
             buckets=QUEUE,
         )
+        self._connections_refused = Counter(
+            "openai_server_connections_refused",
+            "Connections that were closed at once because there were too many.",
+            registry=registry,
+        )
         by_model = ["endpoint", "model"]
         prompt = Counter(
             "openai_server_prompt_tokens",
@@ -156,6 +161,9 @@ class Metrics:
 
     def waited(self, seconds: float) -> None:
         self._queue_seconds.observe(seconds)
+
+    def connection_refused(self) -> None:
+        self._connections_refused.inc()
 
     def end(self, record: Record) -> None:
         self._running(record.endpoint).dec()

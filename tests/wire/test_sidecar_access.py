@@ -263,6 +263,30 @@ async def test_who_gets_a_place_in_time_is_not_disturbed_later() -> None:
         assert "".join(event["choices"][0]["text"] for event in (await replied(calls[1])).events) == "onetwo"
 
 
+async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
+    held = Held()
+    worker = held.worker()
+    async with running(worker, max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
+        first = ask(sidecar, "x" * 500)
+        await until(lambda: len(worker.requests) == 1)
+        for path in (COMPLETIONS, "/v1/embeddings", "/tiny/completions"):
+            refused = await sidecar.send("POST", path, {"prompt": "x" * 500})
+            assert (refused.status, refused.error["code"]) == (429, "server_overloaded")
+            assert refused.headers["retry-after"] == "1"
+        second = ask(sidecar, "small", stream=True)
+        held.may.release()
+        held.may.release()
+        assert [(await replied(call)).status for call in (first, second)] == [200, 200]
+        held.may.release()
+        assert (await sidecar.complete(prompt="x" * 900)).status == 200
+        assert (await sidecar.complete(prompt="x" * 2000)).status == 413
+        gone = ask(sidecar, "x" * 500)
+        await until(lambda: sidecar.app.gate.held > 500)
+        gone.disconnect()
+        await asyncio.wait_for(gone.task, TIMEOUT)
+        assert sidecar.app.gate.held == 0
+
+
 # ---- How fast
 
 

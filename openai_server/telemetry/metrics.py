@@ -17,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from openai_server import __version__
 from openai_server.telemetry import sharing
 from openai_server.telemetry.endpoints import OPERATIONS
+from openai_server.telemetry.processes import ProcessesCollector
 from openai_server.telemetry.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time at which it began, which nobody asks for
@@ -142,7 +143,7 @@ class Metrics:
         self._first_token = cache(first_token.labels)
         self._per_token = cache(per_token.labels)
         self._usage = cache(usage.labels)
-        if not sharing.is_shared():  # of one process, which says nothing where there are several
+        if not sharing.is_shared():
             ProcessCollector(registry=registry)
 
     # ---- What happens
@@ -195,4 +196,5 @@ class Metrics:
         if sharing.is_shared():
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # registers itself
+            registry.register(ProcessesCollector(sharing.processes))
         return generate_latest(registry)

@@ -100,7 +100,7 @@ def backends(config: Config) -> Pool:
             name=address.name,
         )
 
-    return Pool(config.anyserve_endpoint, open)
+    return Pool(config.anyserve_endpoint, open, renewals=dial.watch)
 
 
 async def _serve(

@@ -176,22 +176,6 @@ async def test_an_answer_takes_as_long_as_it_takes_also_with_a_second_request_be
         await client.rest()
 
 
-async def test_more_connections_than_there_may_be() -> None:
-    async with started("--max-connections", "2", "--admin-port", "0", *SLOW) as running:
-        async with connected(running) as first, connected(running):
-            assert (await first.ask("GET", "/v1/models"))[0] == 200
-            async with connected(running) as third:
-                status, envelope = error(await third.rest())
-                assert (status, envelope["code"], envelope["type"]) == (503, "server_overloaded", "server_error")
-            assert (await first.ask("GET", "/v1/models"))[0] == 200
-        async with asyncio.timeout(TIMEOUT):
-            while True:  # until those two are known to be gone
-                async with connected(running) as client:
-                    with suppress(ConnectionError, asyncio.IncompleteReadError):
-                        if (await client.ask("GET", "/v1/models"))[0] == 200:
-                            break
-
-
 async def test_others_do_not_notice_slow_clients() -> None:
     async with started("--header-timeout", "20") as running:
         clients = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", running.port) for _ in range(300)))
@@ -440,6 +424,25 @@ async def test_a_handshake_has_as_long_as_headers(certificates: Certificates) ->
         began = asyncio.get_running_loop().time()
         assert await client.rest() in (b"", b"reset")
         assert 0.4 < asyncio.get_running_loop().time() - began < 2.5
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_more_connections_than_there_may_be(certificates: Certificates, tls: bool) -> None:
+    context = certificates.client() if tls else None
+    files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key)) if tls else ()
+    async with started("--max-connections", "2", *files) as running:
+        async with connected(running, context) as first, connected(running, context):
+            assert (await first.ask("GET", "/v1/models"))[0] == 200
+            async with connected(running, context) as third:
+                status, envelope = error(await third.rest())
+                assert (status, envelope["code"], envelope["type"]) == (503, "server_overloaded", "server_error")
+            assert (await first.ask("GET", "/v1/models"))[0] == 200
+        async with asyncio.timeout(TIMEOUT):
+            while True:  # until those two are known to be gone
+                async with connected(running, context) as client:
+                    with suppress(ConnectionError, asyncio.IncompleteReadError):
+                        if (await client.ask("GET", "/v1/models"))[0] == 200:
+                            break
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])

@@ -14,7 +14,8 @@ import click
 
 from openai_server import __version__
 from openai_server.access.tls import TLS, TLSError
-from openai_server.config import Config, command
+from openai_server.config import Config
+from openai_server.options import command
 from openai_server.supervisor import supervise
 from openai_server.telemetry import logs, tracing
 

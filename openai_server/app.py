@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from datetime import datetime
 from secrets import token_hex
@@ -43,18 +43,28 @@ LAST_WORDS = 1.0
 
 
 class App:
-    """Serves `config` with `backend`, which it closes at the end."""
+    """Serves `config` with `backend`, which it closes at the end. `watches` run as long as it does."""
 
-    def __init__(self, config: Config, backend: Pool, observer: Observer | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        backend: Pool,
+        observer: Observer | None = None,
+        watches: Sequence[Callable[[], Awaitable[None]]] = (),
+    ) -> None:
         self._backend = backend
         self._running: set[asyncio.Task[object]] = set()
         self._catalog = Catalog(backend, served=config.served_model, aliases=config.model_alias)
+        self.observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
         self.gate = Gate(
             KeyRing(config.api_key, config.api_key_file),
             Admission(config.max_concurrency, config.max_queue),
             Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
             Cors(config.cors_origin),
             clock=time.monotonic,
+            patience=config.queue_timeout,
+            most_held=config.max_inflight_body_bytes,
+            meter=self.observer.metrics,
         )
         caps = Caps(
             output_tokens=config.max_output_tokens,
@@ -78,8 +88,8 @@ class App:
             caps=caps,
             max_body_bytes=config.max_body_bytes,
         )
-        self._observer = observer or Observer.of(log_access=config.access_log, tracing=tracing.wanted(config.tracing))
-        administration = [*self.routes.health_table(), metrics_route(self._observer)]
+        self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
+        administration = [*self.routes.health_table(), metrics_route(self.observer)]
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
         own = administration if config.admin_port is None else []
@@ -87,10 +97,7 @@ class App:
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
-        watches = [
-            asyncio.create_task(self._backend.watch(self._catalog.forget)),
-            asyncio.create_task(self.gate.key_ring.watch()),
-        ]
+        watches = [asyncio.ensure_future(watch()) for watch in self._watches]
         try:
             yield
         finally:
@@ -101,7 +108,7 @@ class App:
                 with suppress(asyncio.CancelledError):
                     await watch
             await self._backend.close()
-            await asyncio.to_thread(self._observer.close)
+            await asyncio.to_thread(self.observer.close)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -110,12 +117,12 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        record = self._observer.begin(scope)
+        record = self.observer.begin(scope)
         try:
             await self._answer(record, scope, receive, send)
         finally:
             self._running.discard(task)
-            self._observer.end(record)
+            self.observer.end(record)
 
     async def _answer(self, record: Record, scope: Scope, receive: Receive, send: Send) -> None:
         started = False
@@ -147,6 +154,8 @@ class App:
             log.exception("%s %s failed (%s)", record.method, record.path, record.id)
             if not started:  # Starlette has answered already, and raises for the log alone
                 await _respond(InternalError())(scope, receive, send_with_ours)
+        finally:
+            visit.end()
 
     async def _generate(
         self, endpoint: Endpoint, record: Record, visit: Visit, scope: Scope, receive: Receive, send: Send

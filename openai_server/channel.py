@@ -1,7 +1,12 @@
-"""How channels to the backend are opened: TLS, and how they find out that the other side is gone."""
+"""How channels to the backend are opened: TLS, and how they find out that the other side is gone.
 
+A channel keeps the certificates that it was opened with. When their files change, all are opened anew: `pool.py`.
+"""
+
+import asyncio
 import ipaddress
 import ssl
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,6 +14,7 @@ import click
 import grpc
 from grpc import aio
 
+from openai_server.access.watched import follow, signature
 from openai_server.config import Config
 
 MAX_MESSAGE_BYTES = 64 << 20
@@ -21,44 +27,75 @@ Options = list[tuple[str, int | str]]
 
 
 @dataclass(frozen=True, slots=True)
-class Dialer:
-    """`keepalive`: seconds of silence before the backend is pinged, and again until it is given up."""
+class Files:
+    """PEM. None: the system's authorities; no certificate is shown."""
 
-    keepalive: float = 5.0
-    credentials: grpc.ChannelCredentials | None = None
-    server_name: str = ""
-    """That the certificate must be for; empty is the host of the endpoint."""
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    @property
+    def paths(self) -> list[Path]:
+        return [path for path in (self.ca, self.certificate, self.key) if path is not None]
+
+    def credentials(self) -> grpc.ChannelCredentials:
+        """Raises OSError, of which ssl.SSLError is one: grpc itself would say nothing of a bad file."""
+        ca, key, certificate = (path.read_bytes() if path else None for path in (self.ca, self.key, self.certificate))
+        check = ssl.create_default_context()
+        if self.ca:
+            check.load_verify_locations(self.ca)
+        if self.certificate:
+            check.load_cert_chain(self.certificate, self.key)
+        return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+class Dialer:
+    """`keepalive`: seconds of silence before the backend is pinged, and again until it is given up. `server_name`: that
+    the certificate must be for; empty is the host of the endpoint. Without `files` there is no TLS. Raises OSError.
+    """
+
+    def __init__(self, keepalive: float = 5.0, files: Files | None = None, server_name: str = "") -> None:
+        self._keepalive = keepalive
+        self._files = files
+        self._server_name = server_name
+        self._seen = signature(files.paths) if files else ()  # before they are read: a change in between is seen later
+        self._credentials = files.credentials() if files else None
 
     def open(self, target: str, name: str = "", *, impatient: bool = False) -> aio.Channel:
         """`name`: the host, where `target` is one of its addresses. `impatient`: the server permits frequent pings."""
-        time, timeout = (self.keepalive, self.keepalive) if impatient else (PATIENT, PATIENT_TIMEOUT)
+        time, timeout = (self._keepalive, self._keepalive) if impatient else (PATIENT, PATIENT_TIMEOUT)
         options = channel_options(target, time, timeout)
         options.append(("grpc.keepalive_permit_without_calls", int(impatient)))
-        name = self.server_name or name
-        if self.credentials is None:
+        name = self._server_name or name
+        if self._credentials is None:
             return aio.insecure_channel(target, options=options)
         if name:
             options.append(("grpc.ssl_target_name_override", name))
-        return aio.secure_channel(target, self.credentials, options=options)
+        return aio.secure_channel(target, self._credentials, options=options)
+
+    async def watch(self, renewed: Callable[[], None]) -> None:
+        """Follows the files; calls `renewed` when channels are opened with new ones. Runs until cancelled."""
+        files, loop = self._files, asyncio.get_running_loop()
+        if files is None or not files.paths:
+            return
+
+        def read_again() -> None:
+            self._credentials = files.credentials()
+            loop.call_soon_threadsafe(renewed)
+
+        await follow(files.paths, self._seen, read_again)
 
 
 def dialer(config: Config) -> Dialer:
     """Raises ClickException if a file of --backend-... is not what it should be."""
     if not config.backend_tls:
         return Dialer(config.keepalive_time)
-    ca, certificate, key = (
-        Path(file).read_bytes() if file else None
-        for file in (config.backend_ca, config.backend_cert, config.backend_key)
-    )
-    check = ssl.create_default_context()
+    given = (config.backend_ca, config.backend_cert, config.backend_key)
+    files = Files(*(Path(file) if file else None for file in given))
     try:
-        if config.backend_ca:
-            check.load_verify_locations(config.backend_ca)
-        if config.backend_cert:
-            check.load_cert_chain(config.backend_cert, config.backend_key)
-    except ssl.SSLError as error:
+        return Dialer(config.keepalive_time, files, config.backend_server_name)
+    except OSError as error:
         raise click.ClickException(f"the files of --backend-ca, --backend-cert, --backend-key: {error}") from error
-    return Dialer(config.keepalive_time, grpc.ssl_channel_credentials(ca, key, certificate), config.backend_server_name)
 
 
 def channel_options(target: str, keepalive: float = PATIENT, timeout: float = PATIENT_TIMEOUT) -> Options:

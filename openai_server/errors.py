@@ -122,6 +122,16 @@ class Overloaded(APIError):
         )
 
 
+class TooManyConnections(APIError):
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "The server has too many connections at the moment; please try again.",
+            code="server_overloaded",
+            headers={"retry-after": "1"},
+        )
+
+
 class Unavailable(APIError):
     """The backend can't answer now; a second later it may."""
 

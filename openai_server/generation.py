@@ -98,6 +98,9 @@ class Generator:
                                 await write(events)
                             elif not rows:
                                 await write(sse.PING)
+                    except BaseException:
+                        seen.cut_off(mailbox.usages, mailbox.n_taken)
+                        raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 seen.usage = decode.total(mailbox.usages)

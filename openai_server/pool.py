@@ -7,10 +7,10 @@ reasons that are not its own before the first token has come, to each of the oth
 import asyncio
 import logging
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Sequence
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
+from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from openai_server.backend import Backend
 from openai_server.errors import BackendError
@@ -40,6 +40,8 @@ class Address:
 
 
 Open = Callable[[Address], Backend]
+Renewals = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
+"""Calls back whenever backends have to be opened anew. Runs until cancelled."""
 Resolve = Callable[[str], Awaitable[list[Address]]]
 
 
@@ -56,8 +58,11 @@ async def resolve(endpoint: str) -> list[Address]:
 class Pool:
     """Made in the event loop that uses it. `open` makes the backend of an address; they are closed here."""
 
-    def __init__(self, endpoints: Sequence[str], open: Open, *, resolve: Resolve = resolve) -> None:
+    def __init__(
+        self, endpoints: Sequence[str], open: Open, *, resolve: Resolve = resolve, renewals: Renewals | None = None
+    ) -> None:
         self._open = open
+        self._renewals = renewals
         self._resolve = resolve
         self._names = [endpoint.removeprefix(EVERY_ADDRESS) for endpoint in endpoints if _is_name(endpoint)]
         self._backends = {
@@ -67,6 +72,7 @@ class Pool:
         self._resolved: dict[str, list[Address]] = {}
         self._looked = asyncio.Event()
         """All names have been looked up once."""
+        self._renewed = asyncio.Event()
         self._watches: dict[Address, asyncio.Task[None]] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -79,6 +85,7 @@ class Pool:
 
     async def watch(self, lost: Callable[[], None]) -> None:
         """Keeps all connected, and calls `lost` whenever one stops being so. Runs until cancelled."""
+        renewals = asyncio.create_task(self._renewals(self.renew)) if self._renewals else None
         try:
             while True:
                 for name in self._names:
@@ -87,8 +94,12 @@ class Pool:
                 for address, backend in self._backends.items():
                     if address not in self._watches:
                         self._watches[address] = asyncio.create_task(backend.watch(lost))
-                await asyncio.sleep(RESOLVE_INTERVAL)
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._renewed.wait(), RESOLVE_INTERVAL)
+                self._renewed.clear()
         finally:
+            if renewals is not None:
+                renewals.cancel()
             for watch in self._watches.values():
                 watch.cancel()
             await asyncio.gather(*self._watches.values(), return_exceptions=True)
@@ -107,6 +118,13 @@ class Pool:
         for address in before:
             if address not in found:
                 self._leave(address)
+
+    def renew(self) -> None:
+        """All backends are opened anew. What runs ends where it is."""
+        for address in list(self._backends):
+            self._leave(address)
+            self._backends[address] = self._open(address)
+        self._renewed.set()
 
     def _leave(self, address: Address) -> None:
         if watch := self._watches.pop(address, None):

@@ -208,7 +208,8 @@ class Routes:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def _body(self, http: Request) -> bytes:
-        """Raises BodyTooLarge as soon as that is known, BodyTooSlow, ClientDisconnect."""
+        """Raises BodyTooLarge as soon as that is known, BodyTooSlow, Overloaded, ClientDisconnect."""
+        visit = visit_of(http.scope)
         announced = dict(http.scope["headers"]).get(b"content-length", b"")
         if announced.isdigit() and int(announced) > self._max_body_bytes:
             raise BodyTooLarge(self._max_body_bytes)
@@ -217,10 +218,11 @@ class Routes:
             message = await http.receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            body += message.get("body", b"")
+            body += (part := message.get("body", b""))
             more = message.get("more_body", False)
             if len(body) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
+            visit.hold(len(part))
         if seconds := http.scope.get(BODY_LATE):
             raise BodyTooSlow(seconds)
         return bytes(body)

@@ -1,18 +1,20 @@
 """One process that serves: listens, answers, and ends cleanly on SIGINT and SIGTERM."""
 
+import asyncio
 import logging
 import signal
 import socket
 import time
-from asyncio import create_task
 from collections.abc import Callable
 from types import FrameType
+from typing import Any, cast
 
 import uvicorn
 import uvloop
 
 from openai_server import admin as admin_port
 from openai_server.access.connection import connection
+from openai_server.access.open_files import room_for
 from openai_server.access.tls import TLS
 from openai_server.app import App
 from openai_server.backend import Backend
@@ -26,21 +28,45 @@ log = logging.getLogger(__name__)
 class Server(uvicorn.Server):
     """Told to end, it stops being ready, lets the running requests finish, and exits with 0. Told again, it hurries.
 
-    `delay`: seconds for which it still takes new requests, from those who have not noticed yet.
+    `delay`: seconds for which it still takes new requests, from those who have not noticed yet. `handshake`: seconds
+    for that of TLS.
     """
 
     def __init__(
-        self, config: uvicorn.Config, app: App, started: Callable[["Server"], None], *, delay: float = 0
+        self,
+        config: uvicorn.Config,
+        app: App,
+        started: Callable[["Server"], None],
+        *,
+        delay: float = 0,
+        handshake: float = 60,
     ) -> None:
         super().__init__(config)
+        self._handshake = handshake
         self._delay = delay
         self._closes_at: float | None = None
         self._app = app
         self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        await super().startup([])  # all but listening, which it does without a limit for handshakes
+        loop, config = asyncio.get_running_loop(), self.config
+        for listener in sockets or ():
+            server = await loop.create_server(
+                self._connection,
+                sock=listener,
+                ssl=config.ssl,
+                backlog=config.backlog,
+                ssl_handshake_timeout=self._handshake if config.ssl else None,
+            )
+            self.servers.append(server)
         self._started(self)
+
+    def _connection(self) -> asyncio.Protocol:
+        """For each that is accepted; what uvicorn gives it."""
+        state, made_for = self.lifespan.state, cast(type[Any], self.config.http_protocol_class)
+        made: asyncio.Protocol = made_for(config=self.config, server_state=self.server_state, app_state=state)
+        return made
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         self.end(signal.Signals(sig).name)
@@ -74,19 +100,22 @@ def backends(config: Config) -> Pool:
             name=address.name,
         )
 
-    return Pool(config.anyserve_endpoint, open)
+    return Pool(config.anyserve_endpoint, open, renewals=dial.watch)
 
 
 async def _serve(
     config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
 ) -> None:
-    app = App(config, backends(config))
+    tls = TLS(config.tls_files) if config.tls_files else None
+    app = App(config, backends(config), watches=[tls.watch] if tls else [])
     served = uvicorn.Config(
         app,
         http=connection(
             header_seconds=config.header_timeout,
             body_seconds=config.body_timeout,
             send_seconds=config.send_timeout,
+            most=room_for(config.max_connections),
+            refused=app.observer.metrics.connection_refused,
         ),
         ws="none",
         lifespan="on",
@@ -98,17 +127,11 @@ async def _serve(
         timeout_graceful_shutdown=config.drain_timeout,
     )
     served.load()
-    watch = None
-    if config.tls_files is not None:
-        tls = TLS(config.tls_files)
+    if tls is not None:
         served.ssl = tls.context
-        watch = create_task(tls.watch())
-    try:
-        async with admin_port.serving(app.admin, admin):
-            await Server(served, app, started, delay=config.drain_delay).serve([listener])
-    finally:
-        if watch is not None:
-            watch.cancel()
+    async with admin_port.serving(app.admin, admin):
+        server = Server(served, app, started, delay=config.drain_delay, handshake=config.header_timeout)
+        await server.serve([listener])
 
 
 def run(

@@ -409,7 +409,13 @@ METADATA_REQUEST_ID = "x-request-id"
 """What the HTTP client calls its request."""
 METADATA_TRACEPARENT = "traceparent"
 """The span of W3C's trace context that the request belongs to."""
-HEADER_PARAMETERS = {METADATA_REQUEST_ID: "anyserve_request_id", METADATA_TRACEPARENT: "anyserve_traceparent"}
+METADATA_TRACESTATE = "tracestate"
+"""What tracing systems know of that trace, passed on as it is; never without METADATA_TRACEPARENT."""
+HEADER_PARAMETERS = {
+    METADATA_REQUEST_ID: "anyserve_request_id",
+    METADATA_TRACEPARENT: "anyserve_traceparent",
+    METADATA_TRACESTATE: "anyserve_tracestate",
+}
 """String parameters of a request with PARAM_REQUEST. They have no effect on its answer."""
 
 # ---- What an error says beside its status and message. Unary: trailing metadata. Stream: parameters of infer_response.

@@ -16,6 +16,7 @@ IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", 
 PURE = (
     "protos.contract",
     "protos.tensors",
+    "protos.trace_context",
     "openai_server.schemas",
     "openai_server.schemas_tasks",
     "openai_server.encode",
@@ -127,7 +128,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         (
             "prometheus_client",
             {
-                *("openai_server.telemetry.metrics", "openai_server.telemetry.sharing"),
+                *(f"openai_server.telemetry.{name}" for name in ("metrics", "processes", "sharing")),
                 "anyserve_worker.telemetry.metrics",
             },
         ),

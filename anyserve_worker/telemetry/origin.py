@@ -7,11 +7,10 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from protos import contract
+from protos import contract, trace_context
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 _ID = re.compile(r"[!-~]{1,128}", re.ASCII)
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -25,6 +24,7 @@ class Origin:
     request_id: str = ""
     """What the HTTP client calls it."""
     traceparent: str = ""
+    tracestate: str = ""
 
 
 NOBODY = Origin()
@@ -36,12 +36,14 @@ def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
     for header, parameter in contract.HEADER_PARAMETERS.items():
         if parameter in request.parameters:
             told[header] = request.parameters[parameter].string_param
+    parent = trace_context.parent(told.get(contract.METADATA_TRACEPARENT, ""))
     return Origin(
-        _sane(_ID, request.id),
-        _sane(_ID, told.get(contract.METADATA_REQUEST_ID, "")),
-        _sane(_TRACEPARENT, told.get(contract.METADATA_TRACEPARENT, "")),
+        _sane(request.id),
+        _sane(told.get(contract.METADATA_REQUEST_ID, "")),
+        parent,
+        trace_context.state(told.get(contract.METADATA_TRACESTATE, "")) if parent else "",
     )
 
 
-def _sane(pattern: re.Pattern[str], text: str) -> str:
-    return text if pattern.fullmatch(text) else ""
+def _sane(id: str) -> str:
+    return id if _ID.fullmatch(id) else ""

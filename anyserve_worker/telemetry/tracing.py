@@ -53,7 +53,8 @@ class Tracer:
     def ended(self, model: str, generation: "Generation") -> None:
         since_1970 = time.time_ns() - time.monotonic_ns()
         submitted, ended = generation.submitted_ns + since_1970, generation.ended_ns + since_1970
-        parent = self._context_of({"traceparent": generation.origin.traceparent})
+        origin = generation.origin
+        parent = self._context_of({"traceparent": origin.traceparent, "tracestate": origin.tracestate})
         whole = self._tracer.start_span(
             f"generate {model}", parent, self._server, _attributes(model, generation), start_time=submitted
         )

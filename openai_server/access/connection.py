@@ -1,10 +1,12 @@
 """uvicorn's connection, whose client has to send its headers in time and within bounds, and to read its answer in time.
 
 uvicorn bounds none of it: a client that sends a byte now and then would hold a connection for ever, one that does not
-read a place among those that run, and one that sends no end of headers would fill the memory.
+read a place among those that run, and one that sends no end of headers would fill the memory. Those that are more
+than so many are told so and closed at once. (uvicorn's `limit_concurrency` lets them in, and refuses what they ask.)
 """
 
 from asyncio import TimerHandle, Transport
+from collections.abc import Callable
 from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, cast
@@ -12,7 +14,7 @@ from typing import Any, cast
 import orjson
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from openai_server.errors import APIError
+from openai_server.errors import APIError, TooManyConnections
 
 MAX_HEADER_BYTES = 64 << 10
 """Of a request line and its headers; also of whatever else comes between two pieces of a body."""
@@ -37,6 +39,10 @@ class Connection(HttpToolsProtocol):
     HEADER_SECONDS: float
     BODY_SECONDS: float
     SEND_SECONDS: float
+    MOST: int
+    """Open ones at a time; with TLS, those whose handshake is done."""
+    refused: Callable[[], None]
+    """Told of each that is one too many."""
 
     _phase = Phase.NOTHING
     _unread = 0
@@ -48,7 +54,11 @@ class Connection(HttpToolsProtocol):
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
-        self._set_timer(Phase.HEADERS)
+        if len(self.connections) > self.MOST:
+            self.refused()
+            self._refuse(TooManyConnections())
+        else:
+            self._set_timer(Phase.HEADERS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
@@ -167,15 +177,26 @@ class Connection(HttpToolsProtocol):
         self._stop_timer()
         if not self._answering():
             body = orjson.dumps(error.envelope())
-            head = (
-                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            )
-            self.transport.write(head.encode() + body)
+            head = [
+                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+                "content-type: application/json",
+                f"content-length: {len(body)}",
+                *(f"{name}: {value}" for name, value in error.headers.items()),
+                "connection: close",
+            ]
+            self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
 
 
-def connection(*, header_seconds: float, body_seconds: float, send_seconds: float) -> type[Any]:
+def connection(
+    *, header_seconds: float, body_seconds: float, send_seconds: float, most: int, refused: Callable[[], None]
+) -> type[Any]:
     """uvicorn takes a class, and makes one for each connection itself."""
-    seconds = {"HEADER_SECONDS": header_seconds, "BODY_SECONDS": body_seconds, "SEND_SECONDS": send_seconds}
-    return type("Connection", (Connection,), seconds)
+    bounds = {
+        "HEADER_SECONDS": header_seconds,
+        "BODY_SECONDS": body_seconds,
+        "SEND_SECONDS": send_seconds,
+        "MOST": most,
+        "refused": staticmethod(refused),
+    }
+    return type("Connection", (Connection,), bounds)

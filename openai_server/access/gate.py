@@ -6,6 +6,7 @@ token.
 
 import asyncio
 from collections.abc import Callable, Iterable
+from typing import Protocol
 
 from starlette.types import Scope
 
@@ -23,17 +24,45 @@ CHARACTERS_PER_TOKEN = 4
 """Roughly, to estimate what the backend has not counted."""
 
 
+class Meter(Protocol):
+    """Told of the queue."""
+
+    def admitted(self, n: int) -> None:
+        """1 when a request gets a place, -1 when it leaves it."""
+
+    def queued(self, n: int) -> None:
+        """1 when a request begins to wait for a place, -1 when it does no more."""
+
+    def waited(self, seconds: float) -> None:
+        """Whatever came of it."""
+
+
 class Gate:
-    """`clock` gives seconds from any start."""
+    """`clock` gives seconds from any start. 0 is no limit of these: `patience`, the seconds that a request waits for a
+    place, and `most_held`, the bytes of the bodies of all requests that are not over.
+    """
 
     def __init__(
-        self, key_ring: KeyRing, admission: Admission, rates: Rates, cors: Cors, *, clock: Callable[[], float]
+        self,
+        key_ring: KeyRing,
+        admission: Admission,
+        rates: Rates,
+        cors: Cors,
+        *,
+        clock: Callable[[], float],
+        patience: float,
+        most_held: int,
+        meter: Meter,
     ) -> None:
         self.key_ring = key_ring
         self.admission = admission
         self.rates = rates
         self.cors = cors
         self.clock = clock
+        self.patience = patience
+        self.most_held = most_held
+        self.held = 0
+        self.meter = meter
 
     def visit(self, scope: Scope) -> "Visit":
         visit = scope["visit"] = Visit(self, scope)
@@ -58,6 +87,7 @@ class Visit:
         self._prompt_estimate = 0
         self._n_tokens = 0
         self._used = 0
+        self._held = 0
         self.caller: Caller = ANYBODY
         self.headers = gate.cors.headers(scope["headers"])
 
@@ -69,6 +99,11 @@ class Visit:
         """Raises Unauthorized."""
         if self._scope["path"] not in OPEN:
             self.caller = self._gate.key_ring.keys.caller(self._scope["headers"])
+
+    def end(self) -> None:
+        """It has been answered, or nobody waits for that."""
+        self._gate.held -= self._held
+        self._held = 0
 
     # ---- Requests that work for their answer, in this order
 
@@ -82,6 +117,17 @@ class Visit:
             self._account.take_request(now)
         finally:
             self.headers |= self._account.headers(now)
+
+    def hold(self, n_bytes: int) -> None:
+        """So much more of its body. Raises Overloaded.
+
+        What is made of a body is about as large, so it counts until the end of the request, not of the body.
+        """
+        gate = self._gate
+        self._held += n_bytes
+        gate.held += n_bytes
+        if gate.held > gate.most_held > 0:
+            raise Overloaded
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
@@ -100,9 +146,10 @@ class Visit:
         self._gate.admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:
-                await _decision(ticket)
+                await self._wait(ticket)
             if ticket.state is not State.RUNNING:
                 raise Overloaded
+            self._gate.meter.admitted(1)
         except BaseException:
             self._leave()
             raise
@@ -112,7 +159,18 @@ class Visit:
         """Pays for what was used."""
         if isinstance(error, APIError) and not self._n_tokens:
             self._used = 0
+        self._gate.meter.admitted(-1)
         self._leave()
+
+    async def _wait(self, ticket: Ticket) -> None:
+        """Until something is decided, or for as long as it makes sense."""
+        gate, since = self._gate, self._gate.clock()
+        gate.meter.queued(1)
+        try:
+            await _decision(ticket, gate.patience)
+        finally:
+            gate.meter.queued(-1)
+            gate.meter.waited(gate.clock() - since)
 
     def _leave(self) -> None:
         assert self._ticket is not None
@@ -133,7 +191,19 @@ class Visit:
             self._used += self._prompt_estimate * (n_prompts - len(known)) // n_prompts + rest
 
 
-async def _decision(ticket: Ticket) -> None:
-    decided = asyncio.get_running_loop().create_future()
-    ticket.decided = lambda: None if decided.done() else decided.set_result(None)
-    await decided
+async def _decision(ticket: Ticket, patience: float) -> None:
+    """After so many seconds the ticket may still be waiting."""
+    loop = asyncio.get_running_loop()
+    decided = loop.create_future()
+
+    def wake() -> None:
+        if not decided.done():
+            decided.set_result(None)
+
+    ticket.decided = wake
+    timer = loop.call_later(patience, wake) if patience else None
+    try:
+        await decided
+    finally:
+        if timer is not None:
+            timer.cancel()

@@ -18,7 +18,7 @@ def write(record: Record) -> None:
         "stream": record.stream or None,
         "prompt_tokens": usage and usage.prompt,
         "cached_tokens": usage and usage.cached,
-        "completion_tokens": usage and usage.completion,
+        "completion_tokens": record.completion_tokens,
         "finish_reason": ",".join(dict.fromkeys(record.finish_reasons)),
         "ttft": _rounded(record.time_to_first_token),
         "duration": _rounded(record.duration),

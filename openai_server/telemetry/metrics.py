@@ -17,6 +17,7 @@ from prometheus_client.process_collector import ProcessCollector
 from openai_server import __version__
 from openai_server.telemetry import sharing
 from openai_server.telemetry.endpoints import OPERATIONS
+from openai_server.telemetry.processes import ProcessesCollector
 from openai_server.telemetry.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time at which it began, which nobody asks for
@@ -29,6 +30,7 @@ DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(float(4**k) for k in range(14))
+QUEUE = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 FINE = (0.001, 0.0025, 0.005)
 """In front of PER_TOKEN: what a small model takes."""
 
@@ -62,14 +64,43 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self._admitted = Gauge(
+            "openai_server_requests_admitted",
+            "Requests that have one of the --max-concurrency places.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queued = Gauge(
+            "openai_server_requests_queued",
+            "Requests that wait for such a place.",
+            registry=registry,
+            multiprocess_mode="livesum",
+        )
+        self._queue_seconds = Histogram(
+            "openai_server_queue_seconds",
+            "How long requests waited for such a place, those that did not get one too; who got one at once is left "
+            "out.",
+            registry=registry,
+            buckets=QUEUE,
+        )
+        self._connections_refused = Counter(
+            "openai_server_connections_refused",
+            "Connections that were closed at once because there were too many.",
+            registry=registry,
+        )
         by_model = ["endpoint", "model"]
-        prompt = Counter("openai_server_prompt_tokens", "Tokens of prompts.", by_model, registry=registry)
+        prompt = Counter(
+            "openai_server_prompt_tokens",
+            "Tokens of prompts whose answers came to their end.",
+            by_model,
+            registry=registry,
+        )
         cached = Counter(
             "openai_server_cached_tokens", "Those of prompts that were not computed again.", by_model, registry=registry
         )
         completion = Counter(
             "openai_server_completion_tokens",
-            "Tokens generated, of answers that came to their end.",
+            "Tokens generated; of a stream that was cut off, the pieces of text that had come until then.",
             by_model,
             registry=registry,
         )
@@ -96,7 +127,7 @@ class Metrics:
         )
         usage = Histogram(
             "gen_ai_client_token_usage",
-            "Tokens of a request.",
+            "Tokens of a request whose answer came to its end.",
             [*_GEN_AI, "gen_ai_token_type"],
             registry=registry,
             buckets=TOKENS,
@@ -112,7 +143,7 @@ class Metrics:
         self._first_token = cache(first_token.labels)
         self._per_token = cache(per_token.labels)
         self._usage = cache(usage.labels)
-        if not sharing.is_shared():  # of one process, which says nothing where there are several
+        if not sharing.is_shared():
             ProcessCollector(registry=registry)
 
     # ---- What happens
@@ -123,13 +154,26 @@ class Metrics:
     def wait(self, record: Record, n: int) -> None:
         self._waiting(record.endpoint).inc(n)
 
+    def admitted(self, n: int) -> None:
+        self._admitted.inc(n)
+
+    def queued(self, n: int) -> None:
+        self._queued.inc(n)
+
+    def waited(self, seconds: float) -> None:
+        self._queue_seconds.observe(seconds)
+
+    def connection_refused(self) -> None:
+        self._connections_refused.inc()
+
     def end(self, record: Record) -> None:
         self._running(record.endpoint).dec()
         self._requests(record.endpoint, record.model, str(record.status)).inc()
         if usage := record.usage:
             self._prompt(record.endpoint, record.model).inc(usage.prompt)
             self._cached(record.endpoint, record.model).inc(usage.cached or 0)
-            self._completion(record.endpoint, record.model).inc(usage.completion)
+        if tokens := record.completion_tokens:
+            self._completion(record.endpoint, record.model).inc(tokens)
         if operation := OPERATIONS.get(record.endpoint):
             self._observe(record, (operation, PROVIDER, record.model))
 
@@ -152,4 +196,5 @@ class Metrics:
         if sharing.is_shared():
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]  # registers itself
+            registry.register(ProcessesCollector(sharing.processes))
         return generate_latest(registry)

@@ -7,7 +7,7 @@ must start without it.
 
 import re
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from secrets import token_hex
 from typing import Any
@@ -15,11 +15,10 @@ from typing import Any
 from openai_server.decode import Usage
 from openai_server.telemetry.current import record as _current
 from openai_server.telemetry.endpoints import OTHER
-from protos import contract
+from protos import contract, trace_context
 
 MAX_ID_LENGTH = 128
 _SANE_ID = re.compile(rf"[!-~]{{1,{MAX_ID_LENGTH}}}", re.ASCII)
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?!0{32})[0-9a-f]{32}-(?!0{16})[0-9a-f]{16}-[0-9a-f]{2}", re.ASCII)
 MAX_PATH_LENGTH = 256
 """Of what is logged."""
 
@@ -40,6 +39,8 @@ class Record:
     client: str = ""
     traceparent: str = ""
     """Of W3C's trace context: the span that calls to the backend belong to."""
+    tracestate: str = ""
+    """What tracing systems know of that trace; empty without one."""
     clock: Callable[[], float] = time.perf_counter
     on_waiting: Callable[["Record", int], None] = lambda _, __: None
     """Told 1 when a stream begins to wait for its first token, and -1 when it does no more."""
@@ -50,6 +51,9 @@ class Record:
     stream: bool = False
     choices: int = 1
     usage: Usage | None = None
+    """Of an answer that came to its end."""
+    delivered: int = 0
+    """Tokens of a stream that was cut off."""
     finish_reasons: list[str] = field(default_factory=list)
     """One a choice, in the order in which they ended."""
     started: float = 0
@@ -73,6 +77,10 @@ class Record:
         self.first_token = self.clock()
         self.on_waiting(self, -1)
 
+    def cut_off(self, usages: Iterable[Usage | None], n_taken: int) -> None:
+        """A stream of which so much came: pieces, and what is known of the prompts whose answers are whole."""
+        self.delivered = max(n_taken, sum(usage.completion for usage in usages if usage is not None))
+
     def take_answer(self, told: Mapping[str, Any]) -> None:
         """Of a whole answer, as the client gets it."""
         choices = told.get("choices") or ()
@@ -89,6 +97,10 @@ class Record:
             self.on_waiting(self, -1)
 
     # ---- What follows from it
+
+    @property
+    def completion_tokens(self) -> int | None:
+        return self.usage.completion if self.usage else self.delivered or None
 
     @property
     def duration(self) -> float:
@@ -114,6 +126,8 @@ class Record:
         headers = [(contract.METADATA_REQUEST_ID, self.id)] if self.id else []
         if self.traceparent:
             headers.append((contract.METADATA_TRACEPARENT, self.traceparent))
+            if self.tracestate:
+                headers.append((contract.METADATA_TRACESTATE, self.tracestate))
         return headers
 
 
@@ -126,21 +140,24 @@ def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record,
     """The record of an ASGI request, which is the current one from now on."""
     headers = dict(reversed(scope["headers"]))  # the first of each name
     client = scope.get("client")
+    parent = trace_context.parent(headers.get(b"traceparent", b"").decode("latin-1"))
     record = Record(
         id=request_id(headers.get(b"x-request-id", b"").decode("latin-1")),
         method=scope["method"],
         path=_shown(scope.get("raw_path") or b""),
         endpoint=endpoint,
         client=client[0] if client else "",
-        traceparent=_traceparent(headers.get(b"traceparent", b"").decode("latin-1")),
+        traceparent=parent,
+        tracestate=_tracestate(scope["headers"]) if parent and b"tracestate" in headers else "",
         on_waiting=on_waiting,
     )
     _current.set(record)
     return record
 
 
-def _traceparent(given: str) -> str:
-    return given if given and _TRACEPARENT.fullmatch(given) else ""
+def _tracestate(headers: Iterable[tuple[bytes, bytes]]) -> str:
+    """It may come in several, which are parts of one list."""
+    return trace_context.state(b",".join(value for name, value in headers if name == b"tracestate").decode("latin-1"))
 
 
 def _shown(path: bytes) -> str:

@@ -53,5 +53,11 @@ def forget(pid: int) -> None:
     mark_process_dead(pid, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
 
 
+def processes() -> list[int]:
+    """The ids of those that live: of the others, what they were doing is forgotten."""
+    files = glob.glob("gauge_live*_*.db", root_dir=os.environ[DIRECTORY])
+    return sorted({int(os.path.splitext(name)[0].rpartition("_")[2]) for name in files})
+
+
 def is_shared() -> bool:
     return DIRECTORY in os.environ

@@ -52,11 +52,12 @@ class Tracer:
         self._server, self._failed = SpanKind.SERVER, Status(StatusCode.ERROR)
 
     def begin(self, record: "Record") -> None:
-        parent = self._context_of({"traceparent": record.traceparent})
+        parent = self._context_of({"traceparent": record.traceparent, "tracestate": record.tracestate})
         span = self._tracer.start_span(f"{record.method} {record.endpoint}", parent, self._server)
         record.span, context = span, span.get_span_context()
         sampled = context.trace_flags & _SAMPLED
         record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}"
+        record.tracestate = context.trace_state.to_header()
 
     def end(self, record: "Record") -> None:
         span, ended = record.span, None
@@ -88,7 +89,7 @@ def _attributes(record: "Record") -> dict[str, Any]:
         "gen_ai.provider.name": operation and PROVIDER,
         "gen_ai.request.model": record.model,
         "gen_ai.usage.input_tokens": usage and usage.prompt,
-        "gen_ai.usage.output_tokens": usage and usage.completion,
+        "gen_ai.usage.output_tokens": record.completion_tokens,
         "gen_ai.response.finish_reasons": tuple(record.finish_reasons) or None,
     }
 

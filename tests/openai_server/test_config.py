@@ -6,7 +6,8 @@ from click.testing import CliRunner, Result
 
 from openai_server import __version__
 from openai_server.access.tls import Files
-from openai_server.config import OPTIONS, Config, command
+from openai_server.config import Config
+from openai_server.options import OPTIONS, command
 
 
 @pytest.fixture
@@ -111,6 +112,7 @@ def test_a_mistake_is_told_and_nothing_runs(given: list[Config], args: list[str]
         (["--cors-origin", "chat.example.com"], "is not of the form http://host:port"),
         (["--cors-origin", "https://chat.example.com/"], "is not of the form http://host:port"),
         (["--tls-key", "k.pem"], "need --tls-cert"),
+        (["--max-inflight-body-bytes", "1"], "less than --max-body-bytes"),
         (["--tls-client-ca", "k.pem"], "need --tls-cert"),
         (["--max-n", "129"], "not in the range"),
         (["--header-timeout", "0"], "not in the range"),

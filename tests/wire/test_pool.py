@@ -13,7 +13,7 @@ from openai_server.pool import Address, Pool
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from scripts.ports import free_port
-from tests.wire.fake_worker import FakeWorker, Refusal, echo, hangs, hangs_midway, refuses, says, serving, token
+from tests.wire.fake_worker import FakeWorker, Refusal, echo, hangs, hangs_midway, last, refuses, says, serving, token
 from tests.wire.sidecar import Sidecar, app_for
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -215,6 +215,29 @@ def _prompt() -> list[ModelInferRequest.InferInputTensor]:
     request = ModelInferRequest()
     tensors.add_input(request, contract.PROMPT, [b"x"])
     return list(request.inputs)
+
+
+async def test_opened_anew_while_one_is_answered() -> None:
+    may_end = asyncio.Event()
+
+    async def slow(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        yield token("one")
+        await may_end.wait()
+        yield last("two")
+
+    worker = FakeWorker(stream=slow)
+    async with before(worker) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
+        await asyncio.wait_for(call.until(b"one"), 10)
+        [was] = backends(sidecar)
+        sidecar.app._backend.renew()
+        assert (await sidecar.complete(prompt="x")).status == 200
+        await usable(sidecar, 1)
+        assert backends(sidecar) != [was]
+        may_end.set()
+        await asyncio.wait_for(call.task, 10)
+        assert "".join(event["choices"][0]["text"] for event in call.reply.events) == "onetwo"
+        assert (await sidecar.complete(prompt="x", stream=True)).status == 200
 
 
 async def test_a_name_without_addresses_is_503() -> None:

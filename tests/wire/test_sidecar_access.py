@@ -228,6 +228,65 @@ async def test_who_goes_away_leaves_the_queue(stream: bool) -> None:
     assert prompts(worker) == ["first", "waits"]
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_who_has_waited_too_long_is_told_and_costs_nothing(stream: bool) -> None:
+    held = Held()
+    worker = held.worker()
+    limits: dict[str, Any] = {"max_concurrency": 1, "max_queue": 5, "queue_timeout": 0.2, "tokens_per_minute": 10**6}
+    async with running(worker, **limits) as sidecar:
+        sidecar.app.gate.clock = lambda: 1e6  # nothing flows back
+        first = ask(sidecar, "first", stream=stream)
+        await until(lambda: len(worker.requests) == 1)
+        late = await replied(ask(sidecar, "late", stream=stream))
+        assert (late.status, late.error["type"], late.error["code"]) == (429, "rate_limit_error", "server_overloaded")
+        assert late.headers["retry-after"] == "1"
+        again = await replied(ask(sidecar, "late", stream=stream))
+        tokens = "x-ratelimit-remaining-tokens"
+        assert again.headers[tokens] == late.headers[tokens], "what the one before had set aside is back"
+        assert sidecar.app.gate.admission.waiting == 0
+        for _ in range(2):
+            held.may.release()
+        assert (await replied(first)).status == 200
+        assert (await replied(ask(sidecar, "now", stream=stream))).status == 200
+    assert prompts(worker) == ["first", "now"]
+
+
+async def test_who_gets_a_place_in_time_is_not_disturbed_later() -> None:
+    held = Held()
+    async with running(held.worker(), max_concurrency=1, queue_timeout=0.3) as sidecar:
+        calls = [ask(sidecar, str(i), stream=True) for i in range(2)]
+        await asyncio.sleep(0.1)
+        held.may.release()
+        assert (await replied(calls[0])).status == 200
+        await asyncio.sleep(0.5)
+        held.may.release()
+        assert "".join(event["choices"][0]["text"] for event in (await replied(calls[1])).events) == "onetwo"
+
+
+async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
+    held = Held()
+    worker = held.worker()
+    async with running(worker, max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
+        first = ask(sidecar, "x" * 500)
+        await until(lambda: len(worker.requests) == 1)
+        for path in (COMPLETIONS, "/v1/embeddings", "/tiny/completions"):
+            refused = await sidecar.send("POST", path, {"prompt": "x" * 500})
+            assert (refused.status, refused.error["code"]) == (429, "server_overloaded")
+            assert refused.headers["retry-after"] == "1"
+        second = ask(sidecar, "small", stream=True)
+        held.may.release()
+        held.may.release()
+        assert [(await replied(call)).status for call in (first, second)] == [200, 200]
+        held.may.release()
+        assert (await sidecar.complete(prompt="x" * 900)).status == 200
+        assert (await sidecar.complete(prompt="x" * 2000)).status == 413
+        gone = ask(sidecar, "x" * 500)
+        await until(lambda: sidecar.app.gate.held > 500)
+        gone.disconnect()
+        await asyncio.wait_for(gone.task, TIMEOUT)
+        assert sidecar.app.gate.held == 0
+
+
 # ---- How fast
 
 

@@ -418,6 +418,33 @@ async def test_renewed_certificates_are_taken_without_a_restart(certificates: Ce
             assert (await kept.ask("GET", "/livez"))[0] == 200  # its connection is still open
 
 
+async def test_a_handshake_has_as_long_as_headers(certificates: Certificates) -> None:
+    files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
+    async with started(*files, *SLOW) as running, connected(running) as client:
+        began = asyncio.get_running_loop().time()
+        assert await client.rest() in (b"", b"reset")
+        assert 0.4 < asyncio.get_running_loop().time() - began < 2.5
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_more_connections_than_there_may_be(certificates: Certificates, tls: bool) -> None:
+    context = certificates.client() if tls else None
+    files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key)) if tls else ()
+    async with started("--max-connections", "2", *files) as running:
+        async with connected(running, context) as first, connected(running, context):
+            assert (await first.ask("GET", "/v1/models"))[0] == 200
+            async with connected(running, context) as third:
+                status, envelope = error(await third.rest())
+                assert (status, envelope["code"], envelope["type"]) == (503, "server_overloaded", "server_error")
+            assert (await first.ask("GET", "/v1/models"))[0] == 200
+        async with asyncio.timeout(TIMEOUT):
+            while True:  # until those two are known to be gone
+                async with connected(running, context) as client:
+                    with suppress(ConnectionError, asyncio.IncompleteReadError):
+                        if (await client.ask("GET", "/v1/models"))[0] == 200:
+                            break
+
+
 @pytest.mark.parametrize("workers", ["1", "2"])
 @pytest.mark.parametrize(
     ("option", "content", "problem"),

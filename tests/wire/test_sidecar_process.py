@@ -272,17 +272,35 @@ def answered(scraped: bytes) -> float:
     return Scrape(scraped).value("openai_server_requests_total", endpoint="/v1/completions", status="200")
 
 
+async def counted(port: int, times: int) -> Scrape:
+    """What they say once they have told of so many: a moment after the last one's end."""
+    async with asyncio.timeout(TIMEOUT):
+        while True:
+            status, scraped = await fetched(port, "/metrics")
+            assert status == 200
+            if answered(scraped) >= times:
+                assert answered(scraped) == times
+                return Scrape(scraped)
+
+
 async def test_a_scrape_of_one_of_several_tells_the_sums_of_all_the_dead_included() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
         await completed(running.port, 20)
+        await counted(running.port, 20)
         before = [answered((await fetched(running.port, "/metrics"))[1]) for _ in range(10)]
         assert before == [20] * 10
         os.kill(running.children[0], signal.SIGKILL)
-        await running.says(b"has started")
+        started = re.search(rb"worker process (\d+)", await running.says(b"has started"))
+        assert started is not None
+        living = {running.children[1], int(started[1])}
         await completed(running.port, 5)
-        status, scraped = await fetched(running.port, "/metrics")
-        assert (status, answered(scraped)) == (200, 25)
-        assert Scrape(scraped).value("openai_server_info") == 1
+        scrape = await counted(running.port, 25)
+        assert scrape.value("openai_server_info") == 1
+        for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
+            by_pid = {int(labels["pid"]): scrape.value(name, **labels) for labels in scrape.series(name)}
+            assert set(by_pid) == living
+            assert min(by_pid.values()) > 0
+        assert scrape.value("process_resident_memory_bytes", pid=str(min(living))) > 10e6
 
 
 @pytest.mark.parametrize("workers", [1, 2])

@@ -131,6 +131,45 @@ async def test_running_and_waiting() -> None:
         assert counted(await scraped(sidecar)) == (0, 0)
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_places_and_the_queue_for_them(stream: bool) -> None:
+    may_end = asyncio.Semaphore(0)
+
+    async def infer(_: ModelInferRequest) -> ModelInferResponse:
+        await may_end.acquire()
+        return whole("x")
+
+    async def generate(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        await may_end.acquire()
+        yield last("x")
+
+    async def counted() -> tuple[float, float, float]:
+        scrape = await scraped(sidecar)
+        names = ("requests_admitted", "requests_queued", "queue_seconds_count")
+        first, second, third = (scrape.value(f"openai_server_{name}") for name in names)
+        return first, second, third
+
+    worker = FakeWorker(infer, generate)
+    async with running(worker, max_concurrency=1, max_queue=2) as sidecar:
+        assert await counted() == (0, 0, 0)
+        calls = []
+        for k in range(3):
+            calls.append(sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": stream}))
+            while (await counted())[:2] != (1, k):  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+        assert (await sidecar.complete(prompt="x", stream=stream)).status == 429
+        calls[2].disconnect()  # who leaves the queue has waited as well
+        await calls[2].task
+        assert await counted() == (1, 1, 1)
+        for _ in range(2):
+            may_end.release()
+        for call in calls[:2]:
+            await call.task
+            assert call.reply.status == 200
+        assert await counted() == (0, 0, 2)
+        assert (await scraped(sidecar)).value("openai_server_queue_seconds_sum") > 0
+
+
 async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_left_as_499() -> None:
     failing = FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))
     async with running(failing) as sidecar:
@@ -146,6 +185,35 @@ async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_
         assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
 
 
+@pytest.mark.parametrize("fails", [False, True])
+async def test_the_tokens_of_a_stream_that_was_cut_off(caplog: pytest.LogCaptureFixture, fails: bool) -> None:
+    caplog.set_level(logging.INFO)
+
+    async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+        for text in ("one", "two", "three"):
+            yield token(text)
+        if fails:
+            raise Refusal("INTERNAL", "secret")
+        await asyncio.Event().wait()
+
+    exporter = InMemorySpanExporter()
+    observer = Observer(log_access=True, tracer=Tracer(exporting(exporter)))
+    async with running(FakeWorker(stream=stream), observer=observer) as sidecar:
+        call = sidecar.start("POST", "/v1/completions", STREAM)
+        await call.until(b"three")
+        call.disconnect()
+        await call.task
+        scrape = await scraped(sidecar)
+    assert scrape.value("openai_server_completion_tokens_total", model="tiny") == 3
+    assert scrape.value("openai_server_prompt_tokens_total") == 0
+    assert scrape.value("gen_ai_client_token_usage_count") == 0
+    [(_, fields)] = lines(caplog)
+    assert (fields["status"], fields["completion_tokens"]) == (500 if fails else 499, 3)
+    assert "prompt_tokens" not in fields
+    [span] = exporter.get_finished_spans()
+    assert dict(span.attributes or {})["gen_ai.usage.output_tokens"] == 3
+
+
 async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         for path in ("/metrics", "/livez", "/readyz", "/health"):
@@ -159,15 +227,16 @@ async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() 
 @pytest.mark.parametrize("stream", [False, True])
 async def test_the_id_of_the_client_goes_all_the_way(stream: bool) -> None:
     worker = FakeWorker()
-    headers = {"x-request-id": "mine-1", "traceparent": PARENT}
+    headers = {"x-request-id": "mine-1", "traceparent": PARENT, "tracestate": "vendor=1"}
     async with running(worker) as sidecar:
         reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
     assert reply.headers["x-request-id"] == "mine-1"
     if stream and worker.step_batches:
         told = {name: value.string_param for name, value in worker.requests[0].parameters.items()}
         assert (told["anyserve_request_id"], told["anyserve_traceparent"]) == ("mine-1", PARENT)
+        assert told["anyserve_tracestate"] == "vendor=1"
     else:
-        assert {("x-request-id", "mine-1"), ("traceparent", PARENT)} <= set(worker.metadata[0])
+        assert set(headers.items()) <= set(worker.metadata[0])
         assert "anyserve_request_id" not in worker.requests[0].parameters
 
 
@@ -250,10 +319,14 @@ async def test_no_line_if_there_are_to_be_none(caplog: pytest.LogCaptureFixture)
 # ---- Spans
 
 
-def spans_to(exporter: InMemorySpanExporter) -> Observer:
+def exporting(exporter: InMemorySpanExporter) -> TracerProvider:
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
-    return Observer(log_access=False, tracer=Tracer(provider))
+    return provider
+
+
+def spans_to(exporter: InMemorySpanExporter) -> Observer:
+    return Observer(log_access=False, tracer=Tracer(exporting(exporter)))
 
 
 async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_span() -> None:

@@ -1,6 +1,7 @@
 """TLS between the sidecar's backend and the worker's server, both as they are, without a model."""
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -15,8 +16,10 @@ from anyserve_worker.__main__ import main as worker_command
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.server import StartError, Worker
 from anyserve_worker.tls import TLS
-from openai_server.config import Config, command
+from openai_server.access import watched
+from openai_server.config import Config
 from openai_server.errors import BackendError
+from openai_server.options import command
 from openai_server.pool import Pool
 from openai_server.server import backends
 from tests.certificates import Authority
@@ -113,6 +116,62 @@ async def test_a_certificate_is_renewed_without_a_restart(ours: Authority, their
             assert await pool.models() == []
         await refused(port, backend_ca=ours.file)
         assert await before.models() == []
+
+
+async def test_the_sidecar_renews_what_it_trusts_and_shows(
+    ours: Authority,
+    theirs: Authority,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setattr(watched, "INTERVAL", 0.02)
+    caplog.set_level(logging.INFO)
+    shown, key = ours.issue("sidecar")
+    trusted = tmp_path / "trusted.pem"
+
+    def trust(authority: Authority) -> None:
+        fresh = trusted.with_suffix(".new")
+        fresh.write_bytes(authority.file.read_bytes())
+        os.replace(fresh, trusted)
+
+    async def logged(text: str, times: int = 1) -> None:
+        async with asyncio.timeout(10):
+            while caplog.text.count(text) < times:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    async def answers(pool: Pool) -> bool:
+        try:
+            return await asyncio.wait_for(pool.models(), 10) == []
+        except BackendError:
+            return False
+
+    trust(ours)
+    async with AsyncExitStack() as stack:
+        old = await stack.enter_async_context(served(TLS(*ours.issue("localhost"), ours.file)))
+        new = await stack.enter_async_context(served(TLS(*theirs.issue("localhost"), theirs.file)))
+        files = {"backend_ca": trusted, "backend_cert": shown, "backend_key": key}
+        to_old = await stack.enter_async_context(asking(old, **files))
+        to_new = await stack.enter_async_context(asking(new, **files))
+        watching = [asyncio.create_task(pool.watch(lambda: None)) for pool in (to_old, to_new)]
+        try:
+            assert [await answers(pool) for pool in (to_old, to_new)] == [True, False]
+            good = shown.read_bytes()
+            shown.write_text("half of a certif")
+            await logged("keeping what was there before", times=2)
+            assert [await answers(pool) for pool in (to_old, to_new)] == [True, False]
+            shown.write_bytes(good)
+            await logged("read again", times=2)
+            trust(theirs)
+            for fresh, before in zip(theirs.issue("sidecar"), (shown, key), strict=True):
+                os.replace(fresh, before)
+            async with asyncio.timeout(10):
+                while [await answers(pool) for pool in (to_old, to_new)] != [False, True]:  # noqa: ASYNC110
+                    await asyncio.sleep(0.05)
+        finally:
+            for task in watching:
+                task.cancel()
+            await asyncio.gather(*watching, return_exceptions=True)
 
 
 async def test_files_that_are_no_certificates(ours: Authority, tmp_path: Path) -> None:

@@ -152,12 +152,14 @@ async def test_a_trace_from_the_client_to_queue_prefill_and_decode(stream: bool)
         worker(observer=observer) as running,
         app_for(running.port, observer=sidecar_observer) as sidecar,
     ):
-        await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, {"traceparent": PARENT})
+        headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
+        await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
         await eventually(running, 0)
     spans = by_name(exporter)
     served, whole = spans["POST /v1/completions"], spans["generate tiny"]
     phases = [spans[name] for name in ("queue", "prefill", "decode")]
     assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {PARENT.split("-")[1]}
+    assert {span.context.trace_state.to_header() for span in spans.values()} == {"vendor=1"}
     assert whole.parent is not None
     assert whole.parent.span_id == served.context.span_id
     assert all(phase.parent and phase.parent.span_id == whole.context.span_id for phase in phases)

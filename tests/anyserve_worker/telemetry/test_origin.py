@@ -14,13 +14,19 @@ def request(id: str = "cmpl-1", **parameters: str) -> ModelInferRequest:
 
 
 def test_of_the_call() -> None:
-    metadata = (("x-request-id", "mine"), ("traceparent", PARENT), ("user-agent", "x"), ("x-bin", b"\0"))
-    assert origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT)
+    trace = (("traceparent", PARENT), ("tracestate", "a=1"))
+    metadata = (("x-request-id", "mine"), *trace, ("user-agent", "x"), ("x-bin", b"\0"))
+    assert origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT, "a=1")
 
 
 def test_of_a_request_on_a_shared_stream() -> None:
-    given = request(anyserve_request_id="mine", anyserve_traceparent=PARENT)
-    assert origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT)
+    given = request(anyserve_request_id="mine", anyserve_traceparent=PARENT, anyserve_tracestate="a=1")
+    assert origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT, "a=1")
+
+
+def test_no_state_without_a_trace() -> None:
+    assert origin(request(anyserve_tracestate="a=1")) == Origin("cmpl-1")
+    assert origin(request(anyserve_traceparent=PARENT, anyserve_tracestate="a")) == Origin("cmpl-1", "", PARENT)
 
 
 def test_nothing_is_told() -> None:

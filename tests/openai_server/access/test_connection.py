@@ -1,9 +1,10 @@
 """uvicorn's connection with our bounds: bytes in, bytes out, without a socket."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import orjson
 import pytest
 import uvicorn
 from starlette.requests import Request
@@ -56,11 +57,17 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
 
 
-def connected(seconds: float = 1000) -> tuple[Connection, FakeTransport]:
-    made = connection(header_seconds=seconds, body_seconds=seconds, send_seconds=seconds)
+def connected(
+    seconds: float = 1000,
+    *,
+    most: int = 1,
+    state: ServerState | None = None,
+    refused: Callable[[], None] = lambda: None,
+) -> tuple[Connection, FakeTransport]:
+    made = connection(header_seconds=seconds, body_seconds=seconds, send_seconds=seconds, most=most, refused=refused)
     config = uvicorn.Config(echo, http=made, lifespan="off", log_config=None, ws="none")
     config.load()
-    transport, client = FakeTransport(), made(config, ServerState(), {}, asyncio.get_running_loop())
+    transport, client = FakeTransport(), made(config, state or ServerState(), {}, asyncio.get_running_loop())
     client.connection_made(transport)
     return client, transport
 
@@ -107,6 +114,28 @@ async def test_a_large_body_in_small_chunks_is_no_header() -> None:
         await asyncio.sleep(0)
     assert not transport.closed
     client.connection_lost(None)
+
+
+async def test_one_too_many_is_told_so_and_closed() -> None:
+    state, told = ServerState(), list[str]()
+
+    def connect() -> tuple[Connection, FakeTransport]:
+        return connected(most=2, state=state, refused=lambda: told.append("refused"))
+
+    first, second, third = connect(), connect(), connect()
+    assert told == ["refused"]
+    head, _, body = third[1].written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nretry-after: 1\r\n" in head
+    assert b"\r\nconnection: close" in head
+    assert orjson.loads(body)["error"]["code"] == "server_overloaded"
+    assert third[1].closed
+    assert third[0]._timer is None
+    third[0].connection_lost(None)
+    await answered(*first, [PLAIN])  # which ends with its connection
+    await answered(*connect(), [PLAIN])
+    await answered(*second, [PLAIN])
+    assert told == ["refused"]
 
 
 @pytest.mark.parametrize("sent", [b"POST", b"\r", PLAIN[:-1], PLAIN[:-1] + b"9GET", CHUNKED[:-2]])

@@ -31,23 +31,23 @@ def test_any_other_gets_a_new_one(id: str) -> None:
     assert all(name.startswith("req_") for name in made)
 
 
-@pytest.mark.parametrize(
-    "given",
-    [
-        "",
-        "00",
-        PARENT[:-1],
-        PARENT + "0",
-        PARENT.upper(),
-        PARENT.replace("00-", "ff-", 1),
-        "00-" + "0" * 32 + "-b7ad6b7169203331-01",
-        "00-0af7651916cd43dd8448eb211c80319c-" + "0" * 16 + "-01",
-        PARENT + "\n",
-    ],
-)
-def test_a_traceparent_that_is_none_is_left_out(given: str) -> None:
-    assert begun(traceparent=given).traceparent == ""
-    assert begun(traceparent=PARENT).traceparent == PARENT
+def test_what_is_no_trace_context_is_left_out() -> None:
+    for parent, state, passed_on in [
+        (PARENT, "a=1", "a=1"),
+        (PARENT, "a", ""),
+        (PARENT + "0", "a=1", ""),
+        ("", "a=1", ""),
+    ]:
+        record = begun(traceparent=parent, tracestate=state)
+        assert record.traceparent == (PARENT if parent == PARENT else "")
+        assert record.tracestate == passed_on
+
+
+def test_a_tracestate_of_several_headers_is_one_list() -> None:
+    given = scope(traceparent=PARENT, tracestate="a=1")
+    given["headers"].append((b"tracestate", b"b=2"))
+    record = begin(given, "other", lambda _, __: None)
+    assert record.headers[1:] == [("traceparent", PARENT), ("tracestate", "a=1,b=2")]
 
 
 def test_the_current_record_is_that_of_the_request() -> None:
@@ -95,6 +95,19 @@ def test_a_stream_without_a_token_waits_until_its_end() -> None:
     assert waiting == [1, -1]
     assert record.time_to_first_token is None
     assert record.time_per_output_token is None
+
+
+def test_a_stream_that_was_cut_off_has_the_tokens_that_came() -> None:
+    record = Record()
+    assert record.completion_tokens is None
+    record.cut_off([], 0)
+    assert record.completion_tokens is None, "it failed before the first, and has no count"
+    record.cut_off([], 4)
+    assert record.completion_tokens == 4
+    record.cut_off([Usage(3, 10, 0), None], 4)  # pieces may have become one on the way
+    assert record.completion_tokens == 10
+    record.usage = Usage(3, 12, 0)  # it was tried again
+    assert record.completion_tokens == 12
 
 
 def test_one_token_has_no_gap() -> None:

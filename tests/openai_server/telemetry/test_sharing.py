@@ -30,6 +30,16 @@ def test_what_a_killed_parent_left_is_removed(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [other]
 
 
+def test_who_lives(tmp_path: Path) -> None:
+    with sharing.shared(str(tmp_path)):
+        directory = Path(os.environ[sharing.DIRECTORY])
+        for name in ("gauge_livemax_7", "gauge_livesum_7", "gauge_livesum_12", "counter_3"):
+            (directory / f"{name}.db").touch()
+        assert sharing.processes() == [7, 12]
+        sharing.forget(7)
+        assert sharing.processes() == [12]
+
+
 def test_what_another_parent_uses_stays(tmp_path: Path) -> None:
     living = left_behind(tmp_path)
     with (living / "lock").open() as lock:

@@ -115,6 +115,14 @@ def test_an_output_that_this_call_does_not_have(name: str) -> None:
         Responder(message, "m", contract.UNARY_OUTPUTS)
 
 
+def test_very_many_outputs() -> None:
+    message = typed(prompt=[b"x"])
+    for _ in range(257):
+        message.outputs.add(name="text")
+    with pytest.raises(InvalidRequest, match="257 outputs, at most 256"):
+        Responder(message, "m", contract.UNARY_OUTPUTS)
+
+
 def test_the_version_is_the_one_that_was_asked_for() -> None:
     message = typed(prompt=[b"x"])
     message.model_name, message.model_version = "generate", "llamacpp"

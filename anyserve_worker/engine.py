@@ -11,16 +11,17 @@ import logging
 import threading
 import time
 from array import array
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
+from anyserve_worker import sequence
 from anyserve_worker.delta import Delta
 from anyserve_worker.echo import echo_of
 from anyserve_worker.embedder import Job, Pooler
 from anyserve_worker.embeddings import Embedding, Embeddings
-from anyserve_worker.errors import Draining, EngineFailure, InvalidRequest, QueueFull, WorkerError
+from anyserve_worker.errors import DeadlineExceeded, Draining, EngineFailure, InvalidRequest, QueueFull, WorkerError
 from anyserve_worker.generation import Generation
 from anyserve_worker.generations import Generations, Runner
 from anyserve_worker.kv_cache import KVCache
@@ -28,7 +29,7 @@ from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.mark import Mark
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.output import TextOutput
-from anyserve_worker.request import GenerationRequest, SamplingParams
+from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
 from anyserve_worker.scheduler import Scheduler
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
@@ -140,11 +141,14 @@ class Engine:
         return self._scheduler.cache.n_free_cells
 
     async def submit(self, request: GenerationRequest, origin: Origin = NOBODY) -> Generation:
-        """Raises QueueFull, InvalidRequest, ContextLengthExceeded or Draining. The caller iterates, or cancels."""
+        """Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining. The caller iterates,
+        or cancels."""
+        deadline = self._deadline(request.timeout)
         with self._place():
-            prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
-            sequences = await self._sequences(request, prompt)
-        generation = Generation(sequences, self._deadline(request.timeout), self.abort, origin)
+            async with _within(request.timeout):
+                prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
+                sequences = await self._sequences(request, prompt)
+        generation = Generation(sequences, deadline, self.abort, origin)
         self._inbox.put(lambda: self._generations.add(generation))
         return generation
 
@@ -153,16 +157,18 @@ class Engine:
         assert self._pooler is not None
         assert self._embeddings is not None
         embeddings, pooling, most = self._embeddings, self._pooler.pooling, self._pooler.n_embedding
+        deadline = self._deadline(request.timeout)
         with self._place():
-            if isinstance(request, RankRequest):
-                tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, self._pooler.n_ctx)
-            else:
-                tokens = await self._tokenizer.tokens_to_embed(request.prompt, self._pooler.n_ctx)
-                pooling = request.pooling or pooling
-                if (request.dimensions or 0) > most:
-                    name = contract.DIMENSIONS.name
-                    raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
-        embedding = Embedding(Job(tokens, pooling), self._deadline(request.timeout), self._abort_embedding)
+            async with _within(request.timeout):
+                if isinstance(request, RankRequest):
+                    tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, self._pooler.n_ctx)
+                else:
+                    tokens = await self._tokenizer.tokens_to_embed(request.prompt, self._pooler.n_ctx)
+                    pooling = request.pooling or pooling
+            if isinstance(request, EmbedRequest) and (request.dimensions or 0) > most:
+                name = contract.DIMENSIONS.name
+                raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
+        embedding = Embedding(Job(tokens, pooling), deadline, self._abort_embedding)
         self._inbox.put(lambda: embeddings.add(embedding))
         try:
             return await embedding.result()
@@ -225,9 +231,9 @@ class Engine:
         sampling = request.sampling
         self._check_tokens(sampling)
         self._check_echo(request, len(prompt))
-        guide = None
+        guides: list[sequence.Guide | None] = [None] * request.n
         if request.guide:
-            guide = await asyncio.wrap_future(self._tokenizer.start(self._vocabulary.compile, request.guide))
+            guides = await asyncio.wrap_future(self._tokenizer.start(self._compile, request.guide, request.n))
         echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
         sequences = [
             Sequence(
@@ -237,7 +243,7 @@ class Engine:
                 limit=len(prompt) + n_new,
                 sampling=sampling,
                 output=TextOutput(request.stop),
-                guide=guide and guide.copy(),
+                guide=guides[index],
                 mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
                 special=not request.skip_special_tokens,
                 echo=echo,
@@ -249,6 +255,11 @@ class Engine:
         if sampling.dry_multiplier:
             await self._prepare(sequences)
         return sequences
+
+    def _compile(self, guide: Guide, n: int) -> list[sequence.Guide | None]:
+        """For each of `n` choices. Not on the event loop: a copy may take milliseconds too."""
+        first = self._vocabulary.compile(guide)
+        return [first, *(first.copy() for _ in range(n - 1))]
 
     async def _prepare(self, sequences: list[Sequence]) -> None:
         """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
@@ -334,6 +345,16 @@ class Engine:
             self._embeddings.fail_all(error)
 
 
+@asynccontextmanager
+async def _within(timeout: float | None) -> AsyncIterator[None]:
+    """For what comes before the engine's thread knows of a request. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the request's timeout has passed") from None
+
+
 def _free_samplers(sequences: list[Sequence]) -> None:
-    for sequence in sequences:
-        sequence.free_sampler()
+    for one in sequences:
+        one.free_sampler()

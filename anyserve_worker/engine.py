@@ -1,4 +1,4 @@
-"""The engine: one thread owns the model; requests are let in, made ready and told of their answers on the event loop.
+"""The engine: one thread owns the model; requests are let in and told of their answers on the event loop.
 
 Requests and cancellations come to the thread through an inbox; what a step yields goes out through mailboxes on the
 event loop, with one wake-up of the loop a step. Nothing that a client does can block the thread.
@@ -16,22 +16,17 @@ from contextlib import asynccontextmanager, contextmanager
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from anyserve_worker import sequence
 from anyserve_worker.delta import Delta
-from anyserve_worker.echo import echo_of
 from anyserve_worker.embedder import Job, Pooler
 from anyserve_worker.embeddings import Embedding, Embeddings
 from anyserve_worker.errors import DeadlineExceeded, Draining, EngineFailure, InvalidRequest, QueueFull, WorkerError
 from anyserve_worker.generation import Generation
 from anyserve_worker.generations import Generations, Runner
 from anyserve_worker.kv_cache import KVCache
-from anyserve_worker.logprobs import LogprobOutput
-from anyserve_worker.mark import Mark
 from anyserve_worker.options import ModelOptions
-from anyserve_worker.output import TextOutput
-from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
+from anyserve_worker.preparation import Preparation
+from anyserve_worker.request import GenerationRequest
 from anyserve_worker.scheduler import Scheduler
-from anyserve_worker.sequence import Sequence
 from anyserve_worker.stats import EngineStats
 from anyserve_worker.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.telemetry.origin import NOBODY, Origin
@@ -40,9 +35,6 @@ from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
 
 log = logging.getLogger(__name__)
-
-MAX_ECHOED_LOGPROBS = 1 << 20
-"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
 
 
 class Engine:
@@ -64,8 +56,6 @@ class Engine:
         """
         self.n_ctx, self.n_cells = runner.n_ctx, runner.n_cells
         self.stats = EngineStats()
-        self._vocabulary = vocabulary
-        self._runner = runner
         self._threads = threads
         self._clock = clock
         self._max_requests = options.parallel + options.max_queue
@@ -102,6 +92,7 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._tokenizer = Tokenizer(vocabulary, runner.n_ctx)
+        self._preparation = Preparation(vocabulary, runner, self._tokenizer, self._refuse_if_closing)
 
     # ---- On the event loop
 
@@ -146,8 +137,7 @@ class Engine:
         deadline = self._deadline(request.timeout)
         with self._place():
             async with _within(request.timeout):
-                prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
-                sequences = await self._sequences(request, prompt)
+                sequences = await self._preparation.sequences(request)
         generation = Generation(sequences, deadline, self.abort, origin)
         self._inbox.put(lambda: self._generations.add(generation))
         return generation
@@ -225,67 +215,6 @@ class Engine:
         if self._closing:
             raise Draining("the worker is shutting down")
 
-    async def _sequences(self, request: GenerationRequest, prompt: "array[int]") -> list[Sequence]:
-        room = self.n_ctx - len(prompt)
-        n_new = room if request.max_tokens is None else min(room, request.max_tokens)
-        sampling = request.sampling
-        self._check_tokens(sampling)
-        self._check_echo(request, len(prompt))
-        guides: list[sequence.Guide | None] = [None] * request.n
-        if request.guide:
-            guides = await asyncio.wrap_future(self._tokenizer.start(self._compile, request.guide, request.n))
-        echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
-        sequences = [
-            Sequence(
-                index=index,
-                tokens=prompt[:],
-                n_prompt=len(prompt),
-                limit=len(prompt) + n_new,
-                sampling=sampling,
-                output=TextOutput(request.stop),
-                guide=guides[index],
-                mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
-                special=not request.skip_special_tokens,
-                echo=echo,
-                logprobs=None if sampling.logprobs is None else LogprobOutput(),
-                scores_prompt=request.echo and sampling.logprobs is not None,
-            )
-            for index in range(request.n)
-        ]
-        if sampling.dry_multiplier:
-            await self._prepare(sequences)
-        return sequences
-
-    def _compile(self, guide: Guide, n: int) -> list[sequence.Guide | None]:
-        """For each of `n` choices. Not on the event loop: a copy may take milliseconds too."""
-        first = self._vocabulary.compile(guide)
-        return [first, *(first.copy() for _ in range(n - 1))]
-
-    async def _prepare(self, sequences: list[Sequence]) -> None:
-        """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
-        to seconds, nothing for a step. A request that goes no further, for whatever reason, leaves none of them."""
-        work = self._tokenizer.start(self._runner.prepare, sequences)
-        try:
-            await asyncio.wrap_future(work)
-            self._refuse_if_closing()
-        except BaseException:
-            # The thread may still make them, and if so is not interrupted.
-            work.add_done_callback(lambda _: _free_samplers(sequences))
-            raise
-
-    def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
-        if request.echo and request.sampling.logprobs is not None:
-            n = request.n * n_prompt * (1 + request.sampling.logprobs)
-            if n > MAX_ECHOED_LOGPROBS:
-                raise InvalidRequest(
-                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
-                    tensor=contract.ECHO.name,
-                )
-
-    def _check_tokens(self, sampling: SamplingParams) -> None:
-        self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
-        self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)
-
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._clock() + timeout
 
@@ -353,8 +282,3 @@ async def _within(timeout: float | None) -> AsyncIterator[None]:
             yield
     except TimeoutError:
         raise DeadlineExceeded("the request's timeout has passed") from None
-
-
-def _free_samplers(sequences: list[Sequence]) -> None:
-    for one in sequences:
-        one.free_sampler()

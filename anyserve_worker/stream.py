@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from anyserve_worker import batch
@@ -79,6 +80,8 @@ class Stream:
                 await self._all_answered.wait()
         except* DecodeError:
             error = InvalidRequest("a message of the stream cannot be parsed")
+        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone: nobody is there to be told.
+            log.debug("a stream was cut off: %s", cut.exceptions)
         except* Exception:
             log.exception("a stream broke")
             error = WorkerError("internal error")

@@ -18,6 +18,8 @@ class Responder:
         self._message = message
         self._model = model
         self._raw = tensors.is_raw(message)
+        if len(message.outputs) > tensors.MAX_TENSORS:
+            raise InvalidRequest(f"{len(message.outputs)} outputs, at most {tensors.MAX_TENSORS}")
         wanted = {output.name for output in message.outputs}
         unknown = wanted - {spec.name for spec in produced}
         if unknown:

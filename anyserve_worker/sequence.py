@@ -100,3 +100,8 @@ class Sequence:
     def n_remaining(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more while prefilling."""
         return len(self.tokens) - self.n_computed
+
+    def free_sampler(self) -> None:
+        if self.sampler:
+            self.sampler.free()
+            self.sampler = None

@@ -23,6 +23,7 @@ from anyserve_worker.telemetry.logs import say
 from anyserve_worker.telemetry.metrics_server import MetricsServer
 from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.tls import TLSError, credentials, probe_address
+from anyserve_worker.unparsable import Interceptor
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
 
@@ -75,7 +76,7 @@ class Worker:
         tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
         repository = Repository(options.models, observer.ended)
-        server = grpc.aio.server(options=_channel_options(options.keepalive_time))
+        server = grpc.aio.server(interceptors=(Interceptor(),), options=_channel_options(options.keepalive_time))
         servicer = InferenceServicer(repository)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         health_servicer = health.aio.HealthServicer()
@@ -91,7 +92,7 @@ class Worker:
             raise StartError(f"cannot serve TLS: {error}") from error
         except RuntimeError as error:
             raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
-        probe = grpc.aio.server()
+        probe = grpc.aio.server(interceptors=(Interceptor(),))
         if options.tls:
             health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
             probe.add_insecure_port(probe_address(port))

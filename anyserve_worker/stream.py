@@ -9,6 +9,7 @@ import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from dataclasses import replace
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from anyserve_worker import batch
@@ -27,6 +28,9 @@ log = logging.getLogger(__name__)
 
 MAX_WAITING = 512
 """Requests of a stream that may wait for its reader; while there are more, it is not read from."""
+
+MAX_TOLD = 1000
+"""Characters of the id and the model's name that an error repeats. Longer ones are refused."""
 
 
 class Stream:
@@ -76,6 +80,8 @@ class Stream:
                 await self._all_answered.wait()
         except* DecodeError:
             error = InvalidRequest("a message of the stream cannot be parsed")
+        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone: nobody is there to be told.
+            log.debug("a stream was cut off: %s", cut.exceptions)
         except* Exception:
             log.exception("a stream broke")
             error = WorkerError("internal error")
@@ -140,8 +146,9 @@ class Stream:
     async def _start(self, request: ModelInferRequest, number: int) -> None:
         try:
             model = self._admit(request)
+            wanted = parse(request)
             batch.check_form(request)
-            generation = await model.engine.submit(parse(request), origin(request))
+            generation = await model.engine.submit(wanted, origin(request))
         except Exception as error:
             del self._numbered[number]
             self._end(request, error, number)
@@ -196,6 +203,8 @@ class Stream:
 async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:
     """The next request of a stream; None at its end, or when the worker has drained."""
     request = asyncio.ensure_future(anext(requests, None))
+    # When the server stops, it fails, also if nobody waits for it any more.
+    request.add_done_callback(lambda it: it.cancelled() or it.exception())
     await asyncio.wait((request, drained), return_when=asyncio.FIRST_COMPLETED)
     if request.done():
         return request.result()
@@ -234,7 +243,12 @@ def _error_response(
     if not isinstance(error, WorkerError):
         log.error("request '%s' failed", request.id, exc_info=error)
         error = WorkerError("internal error")
-    response = ModelInferResponse(model_name=request.model_name, model_version=request.model_version, id=request.id)
+    # Many of these may wait for their reader: none is large, whatever the request was.
+    response = ModelInferResponse(
+        model_name=request.model_name[:MAX_TOLD],
+        model_version=request.model_version[:MAX_TOLD],
+        id=request.id[:MAX_TOLD],
+    )
     for key, value in (
         (contract.ERROR_STATUS, error.status.name),
         (contract.ERROR_REASON, error.reason),

@@ -15,6 +15,9 @@ from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, ModelInferResponse
 
 BYTES = "BYTES"
+MAX_TENSORS = 256
+MAX_DIMENSIONS = 16
+"""More of either is nothing but work: of dimensions with the square of their number, for the product of them all."""
 Elements = Sequence[Any]
 """bytes for BYTES, bool for BOOL, int for (U)INT*, float for FP*, in row-major order."""
 
@@ -137,6 +140,8 @@ def _typed(datatype: str, elements: Elements) -> InferTensorContents:
 
 def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
+    if len(messages) > MAX_TENSORS:
+        raise TensorError("", f"{len(messages)} tensors, at most {MAX_TENSORS}")
     if raw_contents:
         for message in messages:
             if message.HasField("contents"):
@@ -150,6 +155,8 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, T
         datatype = message.datatype
         if datatype not in _DATATYPES:
             raise TensorError(name, f"unknown datatype '{datatype}'")
+        if len(message.shape) > MAX_DIMENSIONS:
+            raise TensorError(name, f"{len(message.shape)} dimensions, at most {MAX_DIMENSIONS}")
         shape = tuple(message.shape)
         if min(shape, default=0) < 0:
             raise TensorError(name, f"negative dimension in shape {list(shape)}")

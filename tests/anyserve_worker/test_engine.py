@@ -854,6 +854,26 @@ async def test_a_deadline_ends_a_waiting_request() -> None:
     assert {prompt for step in runner.steps for prompt, _ in step} == {"q"}
 
 
+async def test_a_deadline_counts_from_arrival() -> None:
+    """Also while a prompt is tokenized, or a guide waits for those of others."""
+    vocabulary = SlowVocabulary()
+    async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
+        with pytest.raises(DeadlineExceeded):
+            await engine.submit(ask("x" * (INLINE_TOKENIZE + 1), timeout=0.02))
+        assert engine.n_requests == 0
+        vocabulary.may_go_on.set()
+
+    clock = Clock()
+    vocabulary = SlowVocabulary()
+    async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary, clock=clock) as engine:
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1), timeout=60)))
+        await asyncio.sleep(0)
+        clock.now += 61
+        vocabulary.may_go_on.set()
+        with pytest.raises(DeadlineExceeded):
+            await collect(await submission)
+
+
 # ---- When a sequence cannot go on
 
 

@@ -2,6 +2,7 @@
 
 import math
 import struct
+import time
 import tracemalloc
 from collections.abc import Sequence
 from typing import Any
@@ -192,6 +193,26 @@ def test_shapes_of_one_element(shape: list[int]) -> None:
     expected = Tensor("x", "INT32", tuple(shape), [5])
     assert read_inputs(typed)["x"] == expected
     assert read_inputs(raw)["x"] == Tensor("x", "INT32", tuple(shape), (5,))
+
+
+def test_a_shape_of_very_many_dimensions_is_not_multiplied_out() -> None:
+    """That would take hours."""
+    started = time.process_time()
+    for shape in ([2**62] * 1_000_000, [1] * 17):
+        with pytest.raises(TensorError, match=f"{len(shape)} dimensions, at most 16") as caught:
+            read_inputs(typed_request("INT32", shape, InferTensorContents(int_contents=[5])))
+        assert caught.value.tensor == "x"
+    assert time.process_time() - started < 5
+    assert read_inputs(typed_request("INT32", [1] * 16, InferTensorContents(int_contents=[5])))["x"].elements == [5]
+
+
+@pytest.mark.parametrize(("n", "problem"), [(256, "given twice"), (257, "257 tensors, at most 256")])
+def test_very_many_tensors(n: int, problem: str) -> None:
+    request = ModelInferRequest()
+    for _ in range(n):
+        request.inputs.add(name="x", datatype="INT32", shape=[0])
+    with pytest.raises(TensorError, match=problem):
+        read_inputs(request)
 
 
 @pytest.mark.parametrize("shape", [[0], [3, 0], [0, 2**62, 2**62]])

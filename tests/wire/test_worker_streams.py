@@ -211,6 +211,17 @@ async def test_a_number_that_is_in_use() -> None:
         assert stream.texts == {(1, 0): "abc"}
 
 
+async def test_an_error_is_small_however_large_the_request_was() -> None:
+    """Errors wait for their reader, many of them."""
+    long = "x" * 1_000_000
+    async with worker() as running, client(running.port) as stream:
+        await stream.send(ask("q", 1, model=long, id=long), ask("q", model=long, id=long))
+        for _ in range(2):
+            response = await stream.call.read()
+            assert response.ByteSize() < 10_000
+            assert response.infer_response.parameters[contract.ERROR_STATUS].string_param == "INVALID_ARGUMENT"
+
+
 async def test_what_step_batches_do_not_have_is_refused() -> None:
     named, final = ask("q", 1), ask("q", 2)
     named.outputs.add(name="token")
@@ -281,8 +292,8 @@ async def test_who_does_not_read_is_not_read(parameter: str | None) -> None:
     """Answers wait for their reader, but not without end."""
 
     def messages() -> Iterable[ModelInferRequest]:
-        for number in range(3000):
-            message = ask("x" * 100_000, model="nobody" * 10_000)
+        for number in range(20_000):
+            message = ask("x", model="nobody" * 200, id="x" * 1000)
             if parameter:
                 message.parameters[parameter].int64_param = number if parameter == contract.PARAM_REQUEST else -1
             yield message
@@ -296,7 +307,7 @@ async def test_who_does_not_read_is_not_read(parameter: str | None) -> None:
                 n_sent += 1
         except TimeoutError:
             pass
-        assert n_sent < 2000
+        assert n_sent < 15_000
 
 
 # ---- Draining

@@ -1,0 +1,101 @@
+"""What a request needs before its first step: its prompt as tokens, its guide compiled, a sequence for each choice.
+
+On the event loop; what takes longer is done on the tokenizer's threads.
+"""
+
+import asyncio
+from collections.abc import Callable
+
+from anyserve_worker import sequence
+from anyserve_worker.echo import echo_of
+from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.generations import Runner
+from anyserve_worker.logprobs import LogprobOutput
+from anyserve_worker.mark import Mark
+from anyserve_worker.output import TextOutput
+from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
+from anyserve_worker.sequence import Sequence
+from anyserve_worker.tokenizer import Tokenizer, Vocabulary
+from protos import contract
+
+MAX_ECHOED_LOGPROBS = 1 << 20
+"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
+
+
+class Preparation:
+    def __init__(
+        self, vocabulary: Vocabulary, runner: Runner, tokenizer: Tokenizer, refuse_if_closing: Callable[[], None]
+    ) -> None:
+        """`refuse_if_closing` raises Draining if the engine is about to end."""
+        self._vocabulary = vocabulary
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._refuse_if_closing = refuse_if_closing
+
+    async def sequences(self, request: GenerationRequest) -> list[Sequence]:
+        """One for each choice. Raises InvalidRequest, ContextLengthExceeded or Draining."""
+        prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
+        room = self._runner.n_ctx - len(prompt)
+        n_new = room if request.max_tokens is None else min(room, request.max_tokens)
+        sampling = request.sampling
+        self._check_tokens(sampling)
+        self._check_echo(request, len(prompt))
+        guides: list[sequence.Guide | None] = [None] * request.n
+        if request.guide:
+            guides = await asyncio.wrap_future(self._tokenizer.start(self._compile, request.guide, request.n))
+        echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
+        sequences = [
+            Sequence(
+                index=index,
+                tokens=prompt[:],
+                n_prompt=len(prompt),
+                limit=len(prompt) + n_new,
+                sampling=sampling,
+                output=TextOutput(request.stop),
+                guide=guides[index],
+                mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
+                special=not request.skip_special_tokens,
+                echo=echo,
+                logprobs=None if sampling.logprobs is None else LogprobOutput(),
+                scores_prompt=request.echo and sampling.logprobs is not None,
+            )
+            for index in range(request.n)
+        ]
+        if sampling.dry_multiplier:
+            await self._make_samplers(sequences)
+        return sequences
+
+    def _compile(self, guide: Guide, n: int) -> list[sequence.Guide | None]:
+        """For each of `n` choices. Not on the event loop: a copy may take milliseconds too."""
+        first = self._vocabulary.compile(guide)
+        return [first, *(first.copy() for _ in range(n - 1))]
+
+    async def _make_samplers(self, sequences: list[Sequence]) -> None:
+        """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
+        to seconds, nothing for a step. A request that goes no further, for whatever reason, leaves none of them."""
+        work = self._tokenizer.start(self._runner.prepare, sequences)
+        try:
+            await asyncio.wrap_future(work)
+            self._refuse_if_closing()
+        except BaseException:
+            # The thread may still make them, and if so is not interrupted.
+            work.add_done_callback(lambda _: _free_samplers(sequences))
+            raise
+
+    def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
+        if request.echo and request.sampling.logprobs is not None:
+            n = request.n * n_prompt * (1 + request.sampling.logprobs)
+            if n > MAX_ECHOED_LOGPROBS:
+                raise InvalidRequest(
+                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
+                    tensor=contract.ECHO.name,
+                )
+
+    def _check_tokens(self, sampling: SamplingParams) -> None:
+        self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
+        self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)
+
+
+def _free_samplers(sequences: list[Sequence]) -> None:
+    for one in sequences:
+        one.free_sampler()

@@ -38,7 +38,10 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
         known.mkdir(parents=True, exist_ok=True)
         for i, content in enumerate(target.seeds()):
             (known / f"seed-{i}").write_bytes(content)
+        dictionary = corpus / f"{name}.dict"
+        dictionary.write_text("".join(f"{_quoted(word)}\n" for word in sorted(set(target.words()))))
         options = {
+            "dict": dictionary,
             "max_total_time": seconds,
             "max_len": target.longest,
             "timeout": int(SECONDS),
@@ -56,6 +59,11 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
     if broken:
         click.echo(f"broken: {', '.join(broken)}")
         sys.exit(1)
+
+
+def _quoted(word: str) -> str:
+    """As libFuzzer reads it."""
+    return '"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"'
 
 
 def fuzz(name: str, arguments: list[str]) -> None:

@@ -21,11 +21,12 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_worker import request as worker_request
 from anyserve_worker import tasks as worker_tasks
 from anyserve_worker.errors import InvalidRequest
-from openai_server import decode, encode, responses, responses_tasks, schemas, schemas_tasks
+from openai_server import decode, encode, openapi, responses, responses_tasks, schemas, schemas_tasks
 from openai_server.chat import json_text
 from openai_server.chat.events import Parser
 from openai_server.chat.plan import Planner
 from openai_server.chat.reasoning import ReasoningParser, markers_of
+from openai_server.chat.sandbox import FILTERS, TESTS
 from openai_server.chat.template import RenderOptions, Templates
 from openai_server.decode import Answer
 from openai_server.encode import EVERYTHING
@@ -46,6 +47,8 @@ SECONDS = 5.0
 class Target:
     run: Callable[[bytes], None]
     seeds: Callable[[], Iterable[bytes]]
+    words: Callable[[], Iterable[str]] = tuple
+    """What a fuzzer would be long in finding by itself."""
     longest: int = 4096
     """Bytes of an input."""
 
@@ -136,6 +139,15 @@ def bodies() -> list[bytes]:
     return [orjson.dumps(body) for body in BODIES]
 
 
+def keys() -> Iterator[str]:
+    """With their colon, and the words that are values."""
+    for schema in openapi.document(keys=False, administration=False)["components"]["schemas"].values():
+        for name, value in schema.get("properties", {}).items():
+            yield f'"{name}":'
+            for one in (value, *value.get("anyOf", ())):
+                yield from (f'"{word}"' for word in one.get("enum", ()) if isinstance(word, str))
+
+
 # ---- Text of models
 
 
@@ -192,6 +204,10 @@ def texts() -> list[bytes]:
     return [*found, b"\0\1\0\7<think>\nhm\n</think>\n\nyes", b'\0\2\0\7hm</think><tool_call>{"name": "f"}']
 
 
+def markers() -> Iterable[str]:
+    return {word for _, text, _ in CASES for word in re.findall(r"<[^<>\s]{1,40}>|\[[A-Z_]+\]", text)}
+
+
 # ---- Templates
 
 
@@ -225,6 +241,40 @@ SOURCES = (
     "{% for k, v in {'a': 1}.items() recursive %}{{ loop.index0 }}{{ k }}{{ loop([]) }}{% else %}x{% endfor %}",
     "{{ {}.__class__ }}{{ ''.join(messages[0].values()) }}{{ messages | tojson | length | string | indent(3) }}",
 )
+
+
+def names() -> list[str]:
+    """Of what a template may use."""
+    tags = (
+        "for",
+        "in",
+        "endfor",
+        "if",
+        "elif",
+        "else",
+        "endif",
+        "set",
+        "endset",
+        "macro",
+        "endmacro",
+        "call",
+        "endcall",
+    )
+    kinds = (
+        "str",
+        "int",
+        "list",
+        "dict",
+        "__class__",
+        "__globals__",
+        "cycler",
+        "joiner",
+        "namespace",
+        "lipsum",
+        "range",
+    )
+    return [*tags, *kinds, *(f"|{name}" for name in FILTERS), *(f"is {name}" for name in TESTS if name.isalpha())]
+
 
 # ---- Messages of KServe's protocol
 
@@ -341,12 +391,12 @@ def told() -> list[bytes]:
 
 
 TARGETS: dict[str, Target] = {
-    "completion": Target(completion, bodies),
-    "chat": Target(chat, bodies),
-    "task": Target(task, bodies),
+    "completion": Target(completion, bodies, keys),
+    "chat": Target(chat, bodies, keys),
+    "task": Target(task, bodies, keys),
     "json": Target(json_of_models, lambda: [*bodies(), b"{'a': True, \"b\": [1, -2.5e3, null, ], 'c': '\\x41\\d'}"]),
-    "calls": Target(calls, texts, longest=600),
-    "template": Target(template, lambda: [b"\1" + source.encode() for source in SOURCES], longest=1000),
+    "calls": Target(calls, texts, markers, longest=600),
+    "template": Target(template, lambda: [b"\1" + source.encode() for source in SOURCES], names, longest=1000),
     "worker": Target(worker, requests),
     "codec": Target(codec, requests),
     "backend": Target(backend, told),

@@ -1,5 +1,7 @@
 """The OpenAPI document, as it is served: its paths are the routes, its schemas fit what is answered."""
 
+import subprocess
+import sys
 from typing import Any
 
 import msgspec
@@ -42,6 +44,11 @@ async def test_the_paths_are_the_routes() -> None:
     assert {path: methods for path, methods in made.items() if f"/v1{path}" not in made} == {
         path: set(operations) for path, operations in described.items()
     }
+
+
+def test_it_takes_no_memory_before_somebody_asks() -> None:
+    code = "import sys, openai_server.app; sys.exit('openai_server.openapi' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 async def test_the_schemas_are_json_schemas() -> None:

@@ -13,7 +13,7 @@ from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
 from openai_server.access.admission import Admission
@@ -90,9 +90,10 @@ class App:
         )
         self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
         administration = [*self.routes.health_table(), metrics_route(self.observer)]
+        self._has_administration = config.admin_port is None
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
-        own = administration if config.admin_port is None else []
+        own = [Route("/openapi.json", self._openapi), *(administration if self._has_administration else ())]
         self._starlette = _starlette([*self.routes.table(), *own], self._lifespan)
 
     @asynccontextmanager
@@ -109,6 +110,12 @@ class App:
                     await watch
             await self._backend.close()
             await asyncio.to_thread(self.observer.close)
+
+    async def _openapi(self, _: Request) -> Response:
+        from openai_server import openapi  # not before: few ask, and it takes some memory
+
+        keys, administration = bool(self.gate.key_ring.keys), self._has_administration
+        return Response(openapi.encoded(keys=keys, administration=administration), media_type="application/json")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

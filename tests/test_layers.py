@@ -26,6 +26,8 @@ PURE = (
     "openai_server.responses_tasks",
     "openai_server.sse",
     "openai_server.errors",
+    "openai_server.openapi",
+    "openai_server.openapi_answers",
     "openai_server.chat",
     "openai_server.access.admission",
     "openai_server.access.caps",

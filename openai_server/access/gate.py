@@ -18,8 +18,8 @@ from openai_server.access.rates import Account, Rates
 from openai_server.decode import Usage
 from openai_server.errors import APIError, Overloaded
 
-OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics"))
-"""Paths that need no key: who asks them is a probe."""
+OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json"))
+"""Paths that need no key: who asks them is a probe, or wants to know how to show one."""
 CHARACTERS_PER_TOKEN = 4
 """Roughly, to estimate what the backend has not counted."""
 

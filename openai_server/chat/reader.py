@@ -93,12 +93,12 @@ class Reader:
         return found
 
     def run(self, characters: re.Pattern[str], limit: int) -> Steps[str | None]:
-        """Reads all characters that come next and match; None if there are more than `limit`."""
+        """Reads all characters that come next and match; None if there are more than `limit`, of which one is read."""
         pieces: list[str] = []
         while True:
             found = characters.match(self._text, self._at)
             if found:
-                pieces.append(self._take(found.end()))
+                pieces.append(self._take(min(found.end(), self._at + limit + 1)))
                 limit -= len(pieces[-1])
                 if limit < 0:
                     return None

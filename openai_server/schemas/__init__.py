@@ -8,6 +8,7 @@ from openai_server.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
 from openai_server.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
 from openai_server.schemas.fields import FUNCTION_CALL_FIELDS as FUNCTION_CALL_FIELDS
 from openai_server.schemas.fields import FUNCTION_FIELDS as FUNCTION_FIELDS
+from openai_server.schemas.fields import FUNCTION_NAME_FIELDS as FUNCTION_NAME_FIELDS
 from openai_server.schemas.fields import MESSAGE_FIELDS as MESSAGE_FIELDS
 from openai_server.schemas.fields import NAMED_SCHEMA_FIELDS as NAMED_SCHEMA_FIELDS
 from openai_server.schemas.fields import NO_EFFECT as NO_EFFECT

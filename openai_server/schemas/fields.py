@@ -19,6 +19,7 @@ from openai_server.schemas.messages import (
     FunctionCall,
     FunctionDefinition,
     FunctionMessage,
+    FunctionName,
     NamedTool,
     SystemMessage,
     TextPart,
@@ -112,6 +113,7 @@ TOOL_CALL_FIELDS = Fields(mapped(ToolCall))
 FUNCTION_CALL_FIELDS = Fields(mapped(FunctionCall))
 TOOL_FIELDS = Fields(mapped(Tool))
 FUNCTION_FIELDS = Fields(mapped(FunctionDefinition))
+FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
 TOOL_CHOICE_FIELDS = {
     "function": Fields(mapped(NamedTool) | {"type"}),
     "allowed_tools": Fields(mapped(AllowedToolChoice) | {"type"}),

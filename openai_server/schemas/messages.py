@@ -29,7 +29,7 @@ class ToolCall(Struct):
 
 
 class FunctionDefinition(Struct):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]  # OpenAI's names, and dots
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}(?!\n)$")]  # OpenAI's, and dots
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None

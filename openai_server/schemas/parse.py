@@ -15,6 +15,7 @@ from openai_server.schemas.fields import (
     COMPLETION_FIELDS,
     FUNCTION_CALL_FIELDS,
     FUNCTION_FIELDS,
+    FUNCTION_NAME_FIELDS,
     MESSAGE_FIELDS,
     NAMED_SCHEMA_FIELDS,
     RESPONSE_FORMAT_FIELDS,
@@ -166,10 +167,19 @@ def _check_tool_fields(given: dict[str, Any]) -> None:
         FUNCTION_FIELDS.check(tool["function"], f"tools[{i}].function.")
     for i, function in enumerate(given.get("functions") or ()):
         FUNCTION_FIELDS.check(function, f"functions[{i}].")
+    if isinstance(choice := given.get("function_call"), dict):
+        FUNCTION_NAME_FIELDS.check(choice, "function_call.")
     if isinstance(choice := given.get("tool_choice"), dict):
         TOOL_CHOICE_FIELDS[choice["type"]].check(choice, "tool_choice.")
-        if isinstance(allowed := choice.get("allowed_tools"), dict):
+        if choice["type"] == "function":
+            FUNCTION_NAME_FIELDS.check(choice["function"], "tool_choice.function.")
+        else:
+            allowed = choice["allowed_tools"]
             ALLOWED_TOOLS_FIELDS.check(allowed, "tool_choice.allowed_tools.")
+            for i, tool in enumerate(allowed["tools"]):
+                path = f"tool_choice.allowed_tools.tools[{i}]."
+                TOOL_CHOICE_FIELDS["function"].check(tool, path)
+                FUNCTION_NAME_FIELDS.check(tool["function"], f"{path}function.")
 
 
 def _check_messages(messages: list[dict[str, Any]]) -> None:

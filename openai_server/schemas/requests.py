@@ -67,7 +67,9 @@ class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
 
 
 class NamedSchema(Struct):
-    name: Annotated[str, Meta(min_length=1, max_length=64, pattern="^[a-zA-Z0-9_-]+$")]
+    name: Annotated[
+        str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+(?!\n)$")
+    ]  # Python's $ lets a line break follow
     schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None

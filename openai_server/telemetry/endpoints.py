@@ -14,7 +14,7 @@ UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
 _BY_PATH = {
     **{name.removeprefix("/v1"): name for name in (*OPERATIONS, "/v1/models", "/v1/rerank")},
     **{name: name for name in (*OPERATIONS, "/v1/models", "/v1/rerank")},
-    **{name: name for name in ("/tokenize", "/detokenize", "/apply-template", *UNLOGGED)},
+    **{name: name for name in ("/tokenize", "/detokenize", "/apply-template", "/openapi.json", *UNLOGGED)},
 }
 
 

@@ -435,6 +435,14 @@ def test_functions_are_the_older_tools() -> None:
     assert chat(functions=[function("f")], function_call="none").tool_use is None
 
 
+def named(name: str, **more: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name}} | more
+
+
+def allowed(*tools: dict[str, object]) -> dict[str, object]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": list(tools)}}
+
+
 @pytest.mark.parametrize(
     ("param", "body"),
     [
@@ -448,6 +456,18 @@ def test_functions_are_the_older_tools() -> None:
         ("tools[1].function.x", {"tools": [tool("f"), tool("g", x=1)]}),
         ("tools[0].x", {"tools": [{**tool("f"), "x": 1}]}),
         ("tool_choice.x", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}, "x": 1}}),
+        ("tool_choice.function.x", {"tools": TOOLS, "tool_choice": named("f", function={"name": "f", "x": 1})}),
+        ("tool_choice.allowed_tools.tools[1].x", {"tools": TOOLS, "tool_choice": allowed(named("f"), named("f", x=1))}),
+        (
+            "tool_choice.allowed_tools.tools[0].function.x",
+            {"tools": TOOLS, "tool_choice": allowed(named("f", function={"name": "f", "x": 1}))},
+        ),
+        ("function_call.x", {"functions": [function("f")], "function_call": {"name": "f", "x": 1}}),
+        ("tools[0].function.name", {"tools": [tool("f\n")]}),
+        (
+            "response_format.json_schema.name",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "f\n", "schema": {}}}},
+        ),
         ("grammar", {"tools": TOOLS, "grammar": 'root ::= "a"'}),
         ("tools", {"tools": [tool(f"f{i}") for i in range(129)]}),
         ("continue_final_message", {"continue_final_message": True, "add_generation_prompt": True}),

@@ -28,6 +28,12 @@ def test_at_every_cut(tool_format: ToolFormat, text: str, expected: Answer) -> N
             json.loads(call.arguments)
 
 
+@pytest.mark.parametrize("length", [255, 256, 257, 258, 400])
+def test_a_header_that_is_too_long_is_read_the_same_at_every_cut(length: int) -> None:
+    found = same_at_every_cut(lambda: parser(HARMONY), "<|channel|>" + "x" * length)
+    assert found.content == ("x" * length if length > 257 else "")  # till then it may be one that was cut off
+
+
 @pytest.mark.parametrize(("tool_format", "text", "expected"), CASES, ids=lambda x: getattr(x, "name", None))
 def test_cut_off_anywhere(tool_format: ToolFormat, text: str, expected: Answer) -> None:
     """Nothing is taken back: what came of a beginning is the beginning of what comes of the whole."""

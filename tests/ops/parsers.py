@@ -1,0 +1,403 @@
+"""What reads bytes of strangers, as targets for a fuzzer: each takes any bytes, and raises if it has found a bug.
+
+What a parser may raise is part of its target, and so is what must hold of its results. `seeds` are where a fuzzer
+starts: bytes that get far into the parser.
+"""
+
+import json
+import re
+import struct
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cache, partial
+from typing import Any
+
+import orjson
+from google.protobuf.message import DecodeError, Message
+
+from anyserve_worker import request as worker_request
+from anyserve_worker import tasks as worker_tasks
+from anyserve_worker.errors import InvalidRequest
+from openai_server import decode, encode, openapi, responses, responses_tasks, schemas, schemas_tasks
+from openai_server.chat import json_text
+from openai_server.chat.events import Parser
+from openai_server.chat.plan import Planner
+from openai_server.chat.reasoning import ReasoningParser, markers_of
+from openai_server.chat.sandbox import FILTERS, TESTS
+from openai_server.chat.template import RenderOptions, Templates
+from openai_server.decode import Answer
+from openai_server.encode import EVERYTHING
+from openai_server.errors import APIError, BackendError
+from openai_server.responses import Header, Telling
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.openai_server.chat.answers import answer
+from tests.openai_server.chat.conversations import CASES as CONVERSATIONS
+from tests.openai_server.chat.tools.cases import CASES, FORMATS, TOOLS
+from tests.wire import fake_worker
+
+SECONDS = 5.0
+"""That one input may take; most take less than a millisecond."""
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    run: Callable[[bytes], None]
+    seeds: Callable[[], Iterable[bytes]]
+    words: Callable[[], Iterable[str]] = tuple
+    """What a fuzzer would be long in finding by itself."""
+    longest: int = 4096
+    """Bytes of an input."""
+
+
+TEMPLATE = (
+    '{% if tools %}{{ tools | tojson }}<tool_call>"arguments"</tool_call>{% endif %}'
+    "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
+    "{% if enable_thinking %}<think>{% endif %}"
+)
+TEMPLATES = Templates(clock=time.thread_time, now=partial(datetime, 2026, 3, 4), seconds=0.5, characters=5000)
+PLANNER = Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1")
+
+# ---- Bodies of HTTP requests
+
+
+def blamed(error: APIError) -> None:
+    """The client is told what is wrong with its request, in an envelope that can be written."""
+    assert 400 <= error.status < 500
+    assert error.message
+    orjson.dumps(error.envelope())
+
+
+def completion(body: bytes) -> None:
+    try:
+        request = schemas.parse_completion(body)
+        for prompt in request.prompts:
+            encode.infer_request(request, prompt, model="m", request_id="id")
+    except APIError as error:
+        blamed(error)
+
+
+def chat(body: bytes) -> None:
+    try:
+        plan = PLANNER.plan(schemas.parse_chat(body), {"chat_template": TEMPLATE}, EVERYTHING)
+        encode.infer_request(plan.request, plan.prompt, model="m", request_id="id", ours=plan.inputs)
+    except APIError as error:
+        blamed(error)
+
+
+TASKS: tuple[Callable[[bytes], Any], ...] = (
+    schemas_tasks.parse_embedding,
+    schemas_tasks.parse_rerank,
+    schemas_tasks.parse_tokenize,
+    schemas_tasks.parse_detokenize,
+)
+
+
+def task(body: bytes) -> None:
+    for parse in TASKS:
+        try:
+            parse(body)
+        except APIError as error:
+            blamed(error)
+
+
+BODIES: tuple[dict[str, Any], ...] = (
+    {"prompt": ["a", "b"], "n": 2, "best_of": 3, "logprobs": 2, "stop": ["x"], "logit_bias": {"1": 2.5}, "seed": -1},
+    {"prompt": [[1, 2], [3]], "stream": True, "stream_options": {"include_usage": True}, "regex": "a|b"},
+    {"prompt": "x", "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": {"a": [1]}}}},
+    {
+        "messages": [{"role": "user", "content": [{"type": "text", "text": "x"}]}],
+        "tools": [{"type": "function", "function": {"name": "f", "parameters": {"$ref": "#"}, "strict": True}}],
+        "tool_choice": {
+            "type": "allowed_tools",
+            "allowed_tools": {"mode": "required", "tools": [{"type": "function", "function": {"name": "f"}}]},
+        },
+        "regex": "(a|b)/c",
+    },
+    {
+        "messages": [
+            {"role": "assistant", "tool_calls": [{"id": "i", "type": "function", "function": {"name": "f"}}]},
+            {"role": "tool", "content": "x", "tool_call_id": "i"},
+        ],
+        "functions": [{"name": "f"}],
+        "function_call": {"name": "f"},
+        "reasoning_effort": "low",
+        "chat_template_kwargs": {"a": None},
+    },
+    {"input": ["a"], "dimensions": 2, "encoding_format": "base64"},
+    {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1},
+    {"content": "x", "with_pieces": True},
+    {"messages": [{"role": "user", "content": "x"}], "return_token_strs": True},
+    {"tokens": [1, 2]},
+)
+
+
+def bodies() -> list[bytes]:
+    return [orjson.dumps(body) for body in BODIES]
+
+
+def keys() -> Iterator[str]:
+    """With their colon, and the words that are values."""
+    for schema in openapi.document(keys=False, administration=False)["components"]["schemas"].values():
+        for name, value in schema.get("properties", {}).items():
+            yield f'"{name}":'
+            for one in (value, *value.get("anyOf", ())):
+                yield from (f'"{word}"' for word in one.get("enum", ()) if isinstance(word, str))
+
+
+# ---- Text of models
+
+
+def json_of_models(data: bytes) -> None:
+    """Valid JSON is JSON to others too, and what is JSON to others is passed on as it is."""
+    text = data.decode(errors="replace").strip()
+    found = json_text.valid(text)
+    if found is not None and not _deep(found):
+        json.loads(found)
+    try:
+        value = orjson.loads(text)
+    except orjson.JSONDecodeError:
+        return
+    if not LONG_WORD.search(text):
+        assert found is not None
+        assert orjson.loads(found) == value
+
+
+LONG_WORD = re.compile("[-+.0-9A-Za-z]{401}")
+"""No number of ours has so many digits."""
+
+
+def _deep(text: str) -> bool:
+    """Too deep for Python's own reader."""
+    return text.count("[") + text.count("{") > 500
+
+
+NAMES = sorted(FORMATS)
+THOUGHTS = markers_of("<think></think>")
+
+
+def calls(data: bytes) -> None:
+    """The first bytes say which format, whether in thoughts, and where to cut; what comes out depends on no cut."""
+    format, mode, at, text = data[:1], data[1:2], int.from_bytes(data[2:4]), data[4:].decode(errors="replace")
+    tool_format = FORMATS[NAMES[int.from_bytes(format) % len(NAMES)]]
+    thinks = int.from_bytes(mode) % 3
+
+    def parser() -> Parser:
+        made = tool_format.parser(TOOLS)
+        assert THOUGHTS is not None
+        return ReasoningParser(THOUGHTS, made, thinks == 2) if thinks else made
+
+    whole = answer(parser(), [text])
+    at %= len(text) + 1
+    assert answer(parser(), [text[:at], text[at:]]) == whole
+    assert answer(parser(), list(text)) == whole
+
+
+def texts() -> list[bytes]:
+    found = [
+        bytes([NAMES.index(tool_format.name), 0, 0, 9]) + text.encode("utf-8", "surrogatepass")
+        for tool_format, text, _ in CASES
+    ]
+    return [*found, b"\0\1\0\7<think>\nhm\n</think>\n\nyes", b'\0\2\0\7hm</think><tool_call>{"name": "f"}']
+
+
+def markers() -> Iterable[str]:
+    return {word for _, text, _ in CASES for word in re.findall(r"<[^<>\s]{1,40}>|\[[A-Z_]+\]", text)}
+
+
+# ---- Templates
+
+
+@cache
+def conversations() -> list[Any]:
+    return [case.messages for case in CONVERSATIONS.values()]
+
+
+def template(data: bytes) -> None:
+    """Whatever a model brings as its template: a prompt, or an error of the request."""
+    source = data[1:].decode(errors="replace")
+    messages = conversations()[int.from_bytes(data[:1]) % len(conversations())]
+    began = time.thread_time()
+    try:
+        prompt = TEMPLATES.render(source, messages, {"bos_token": "<s>"}, RenderOptions())
+        assert len(prompt) <= 5000
+        prompt.encode()
+    except APIError as error:
+        blamed(error)
+    assert time.thread_time() - began < SECONDS / 2, "the time limit does not hold"
+
+
+SOURCES = (
+    TEMPLATE,
+    "{% set ns = namespace(a=0) %}{% for m in messages %}{% set ns.a = ns.a + 1 %}{{ ns.a ~ m.content }}{% endfor %}",
+    "{% macro f(x, y='z') %}{{ x | upper }}{{ caller() if caller }}{% endmacro %}{{ f(messages[0].content) }}",
+    "{{ messages | map(attribute='role') | join(',') }}{{ messages[::-1] | length }}{{ 'a' * 20 }}{{ 2 ** 8 }}",
+    "{{ '%s-%d' | format('a', 3) }}{{ '{:>9}'.format(1) }}{{ range(9) | list | batch(2) | list }}{{ 'ab'.center(9) }}",
+    "{%- if messages[0]['role'] == 'system' -%}{{ raise_exception('no') }}{%- endif -%}{{ strftime_now('%Y') }}",
+    "{% generation %}{{ 'x'.replace('x', 'y').split('y') }}{% endgeneration %}{{ [1, 2] | tojson(indent=2) }}",
+    "{% for k, v in {'a': 1}.items() recursive %}{{ loop.index0 }}{{ k }}{{ loop([]) }}{% else %}x{% endfor %}",
+    "{{ {}.__class__ }}{{ ''.join(messages[0].values()) }}{{ messages | tojson | length | string | indent(3) }}",
+)
+
+
+def names() -> list[str]:
+    """Of what a template may use."""
+    tags = (
+        "for",
+        "in",
+        "endfor",
+        "if",
+        "elif",
+        "else",
+        "endif",
+        "set",
+        "endset",
+        "macro",
+        "endmacro",
+        "call",
+        "endcall",
+    )
+    kinds = (
+        "str",
+        "int",
+        "list",
+        "dict",
+        "__class__",
+        "__globals__",
+        "cycler",
+        "joiner",
+        "namespace",
+        "lipsum",
+        "range",
+    )
+    return [*tags, *kinds, *(f"|{name}" for name in FILTERS), *(f"is {name}" for name in TESTS if name.isalpha())]
+
+
+# ---- Messages of KServe's protocol
+
+
+def _parsed(kind: type[Message], data: bytes) -> Any:
+    try:
+        return kind.FromString(data)
+    except DecodeError:
+        return None
+
+
+def worker(data: bytes) -> None:
+    """Either program's requests, to the worker: each is read as every task that it could be."""
+    request = _parsed(ModelInferRequest, data)
+    if request is None:
+        return
+    with suppress(InvalidRequest):
+        worker_tasks.task_of(request)
+    for name in contract.TASKS:
+        with suppress(InvalidRequest):
+            worker_request.parse(request) if name == contract.TASK_GENERATE else worker_tasks.parse(name, request)
+
+
+def codec(data: bytes) -> None:
+    """What can be read can be written in the other form, and read again."""
+    request = _parsed(ModelInferRequest, data)
+    if request is None:
+        return
+    try:
+        read = tensors.read_inputs(request)
+    except tensors.TensorError:
+        return
+    raw = ModelInferRequest()
+    for name, tensor in read.items():
+        raw.inputs.add(name=name, datatype=tensor.datatype, shape=tensor.shape)
+        try:
+            raw.raw_input_contents.append(tensors.to_raw(tensor.datatype, tensor.elements))
+        except struct.error:  # typed contents hold INT8 in 32 bits, where there is room for more
+            return
+    again = tensors.read_inputs(raw)
+    assert {name: repr(list(tensor.elements)) for name, tensor in again.items()} == {
+        name: repr(list(tensor.elements)) for name, tensor in read.items()
+    }
+
+
+HEADER = Header("id", 1, "m")
+TELLING = Telling(logprobs=True, include_usage=True)
+
+
+def backend(data: bytes) -> None:
+    """Answers of any backend, to the sidecar: each is read as every answer that it could be, and told."""
+    response = _parsed(ModelInferResponse, data)
+    if response is None:
+        return
+
+    def whole() -> None:
+        read = decode.answer(response, len(response.outputs[0].shape) if response.outputs else 1)
+        answers: list[Answer] = [read]
+        orjson.dumps(responses.completion(HEADER, answers, TELLING))
+        orjson.dumps(responses.chat_completion(HEADER, answers, TELLING))
+
+    def stream() -> None:
+        reader = decode.StreamReader(2)
+        reader.read(response)
+        _ = reader.usage
+        reader.end()
+
+    def embedding() -> None:
+        vector, count = decode.embedding(response)
+        request = schemas_tasks.EmbeddingRequest(input="x")
+        orjson.dumps(responses_tasks.embeddings("m", [responses_tasks.vector(vector, request)], [count]))
+
+    def others() -> Iterator[Callable[[], object]]:
+        for read in (decode.score, decode.tokens, decode.text):
+            yield partial(read, response)
+
+    for read in (whole, stream, embedding, lambda: list(decode.step_batch(response)), *others()):
+        with suppress(BackendError):
+            read()
+
+
+def requests() -> list[bytes]:
+    made = []
+    for chosen in ((contract.PROMPT, contract.MAX_TOKENS, contract.STOP, contract.N), contract.INPUTS):
+        request = ModelInferRequest(model_name="m", id="i")
+        for spec in chosen:
+            tensors.add_input(request, spec, [ELEMENTS.get(spec.datatype, 1)])
+        made.append(request.SerializeToString())
+    for name, task_specs in contract.TASKS.items():
+        request = ModelInferRequest(model_name="m")
+        request.parameters[contract.PARAM_TASK].string_param = name
+        for spec in task_specs.inputs:
+            request.inputs.add(name=spec.name, datatype=spec.datatype, shape=[1])
+            request.raw_input_contents.append(tensors.to_raw(spec.datatype, [ELEMENTS.get(spec.datatype, 1)]))
+        made.append(request.SerializeToString())
+    return made
+
+
+ELEMENTS: dict[str, Any] = {"BYTES": b"x", "FP32": 0.5, "BOOL": True}
+
+
+def told() -> list[bytes]:
+    made = [
+        fake_worker.whole("a", "b"),
+        fake_worker.token("a"),
+        fake_worker.last("a"),
+        fake_worker.as_step_batch(fake_worker.last("a"), 3),
+        fake_worker.message((contract.EMBEDDING, [0.5, 1.0]), (contract.PROMPT_TOKENS, [2]), raw=True),
+        fake_worker.message((contract.SCORE, [0.5])),
+        fake_worker.message((contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"x"])),
+        fake_worker.message((contract.WHOLE_TEXT, [b"x"])),
+    ]
+    return [response.SerializeToString() for response in made]
+
+
+TARGETS: dict[str, Target] = {
+    "completion": Target(completion, bodies, keys),
+    "chat": Target(chat, bodies, keys),
+    "task": Target(task, bodies, keys),
+    "json": Target(json_of_models, lambda: [*bodies(), b"{'a': True, \"b\": [1, -2.5e3, null, ], 'c': '\\x41\\d'}"]),
+    "calls": Target(calls, texts, markers, longest=600),
+    "template": Target(template, lambda: [b"\1" + source.encode() for source in SOURCES], names, longest=1000),
+    "worker": Target(worker, requests),
+    "codec": Target(codec, requests),
+    "backend": Target(backend, told),
+}

@@ -1,0 +1,168 @@
+"""The OpenAPI document, as it is served: its paths are the routes, its schemas fit what is answered."""
+
+import subprocess
+import sys
+from typing import Any
+
+import msgspec
+import pytest
+from jsonschema import Draft202012Validator
+from starlette.routing import Route
+
+from openai_server import openapi, openapi_answers, schemas, schemas_tasks
+from openai_server.routes import BY_MODEL
+from tests.ops.able_worker import able_worker
+from tests.wire.fake_worker import FakeWorker
+from tests.wire.sidecar import Sidecar, running
+
+TOOLS = [{"type": "function", "function": {"name": "f"}}]
+CALLS = {"tools": TOOLS, "enable_thinking": True}
+
+
+async def served(sidecar: Sidecar) -> Any:
+    reply = await sidecar.get("/openapi.json")
+    assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
+    return reply.json
+
+
+def check(document: Any, schema: Any, value: object) -> None:
+    Draft202012Validator({**schema, "components": document["components"]}).validate(value)
+
+
+def answer_of(document: Any, method: str, path: str, status: int = 200) -> Any:
+    return document["paths"][path][method]["responses"][str(status)]["content"]["application/json"]["schema"]
+
+
+async def test_the_paths_are_the_routes() -> None:
+    async with running(FakeWorker()) as sidecar:
+        described = (await served(sidecar))["paths"]
+    made = {
+        route.path.replace(":path}", "}"): {method.lower() for method in route.methods or ()} - {"head"}
+        for route in sidecar.app._starlette.routes
+        if isinstance(route, Route) and route.path not in BY_MODEL
+    }
+    assert {path: methods for path, methods in made.items() if f"/v1{path}" not in made} == {
+        path: set(operations) for path, operations in described.items()
+    }
+
+
+def test_it_takes_no_memory_before_somebody_asks() -> None:
+    code = "import sys, openai_server.app; sys.exit('openai_server.openapi' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+async def test_the_schemas_are_json_schemas() -> None:
+    async with running(FakeWorker()) as sidecar:
+        document = await served(sidecar)
+    for schema in document["components"]["schemas"].values():
+        Draft202012Validator.check_schema(schema)
+        assert schema["additionalProperties"] is False
+
+
+async def test_every_field_that_is_known_is_described() -> None:
+    async with running(FakeWorker()) as sidecar:
+        found = (await served(sidecar))["components"]["schemas"]
+    for struct, fields in (
+        (schemas.ChatRequest, schemas.CHAT_FIELDS),
+        (schemas.CompletionRequest, schemas.COMPLETION_FIELDS),
+        (schemas_tasks.RerankRequest, schemas_tasks.RERANK_FIELDS),
+    ):
+        known = {*fields.mapped, *fields.no_effect, *fields.neutral}
+        assert found[struct.__name__]["properties"].keys() == known
+
+
+def test_every_struct_of_a_request_has_a_table_of_fields() -> None:
+    asked = [body for one in openapi.OPERATIONS for body in one.bodies]
+    _, components = msgspec.json.schema_components(asked)
+    assert components.keys() == {struct.__name__ for struct in openapi._CHECKED_BY}
+
+
+async def test_with_keys_it_is_open_and_says_that_the_others_are_not() -> None:
+    async with running(FakeWorker(), api_key=("secret",)) as sidecar:
+        document = await served(sidecar)
+    assert document["security"] == [{"key": []}]
+    assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
+    for path, operations in document["paths"].items():
+        for operation in operations.values():
+            is_open = path in ("/livez", "/readyz", "/health", "/metrics", "/openapi.json")
+            assert (operation.get("security") == []) == is_open
+            assert ("401" in operation["responses"]) != is_open
+
+
+async def test_health_is_not_there_if_it_has_a_port_of_its_own() -> None:
+    async with running(FakeWorker(), admin_port=0) as sidecar:
+        paths = (await served(sidecar))["paths"]
+        for path in ("/metrics", "/livez"):
+            assert path not in paths
+            assert (await sidecar.get(path)).status == 404
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/health", "/livez", "/readyz", "/openapi.json"])
+async def test_answers_to_get(path: str) -> None:
+    async with running(able_worker()) as sidecar:
+        document = await served(sidecar)
+        reply = await sidecar.get(path)
+        assert reply.status == 200
+        check(document, answer_of(document, "get", path.replace("tiny", "{model}")), reply.json)
+
+
+MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+ANSWERED: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": "a"}),
+    ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "logprobs": 2}),
+    ("/v1/chat/completions", {**MESSAGES}),
+    ("/v1/chat/completions", {**MESSAGES, **CALLS, "logprobs": True, "top_logprobs": 2}),
+    ("/v1/chat/completions", {**MESSAGES, "functions": [{"name": "f"}], "n": 2}),
+    ("/v1/embeddings", {"input": "a"}),
+    ("/v1/embeddings", {"input": [[1], [2]], "encoding_format": "base64"}),
+    ("/v1/rerank", {"query": "a", "documents": ["b", {"text": "c"}]}),
+    ("/v1/rerank", {"query": "a", "documents": ["b"], "return_documents": True}),
+    ("/tokenize", {"content": "a", "add_special": None, "prompt": None}),
+    ("/tokenize", {"content": "a", "with_pieces": True}),
+    ("/tokenize", {"prompt": "a"}),
+    ("/tokenize", {**MESSAGES, "return_token_strs": True}),
+    ("/detokenize", {"tokens": [1]}),
+    ("/apply-template", {**MESSAGES}),
+]
+
+
+@pytest.mark.parametrize(("path", "body"), ANSWERED)
+async def test_answers(path: str, body: dict[str, Any]) -> None:
+    async with running(able_worker()) as sidecar:
+        document = await served(sidecar)
+        asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        check(document, asked, body)
+        reply = await sidecar.send("POST", path, body)
+        assert reply.status == 200, reply.body
+        check(document, answer_of(document, "post", path), reply.json)
+
+
+@pytest.mark.parametrize(("path", "body"), [one for one in ANSWERED if one[0].endswith("completions")])
+async def test_events(path: str, body: dict[str, Any]) -> None:
+    chunk = openapi_answers.ChatCompletionChunk if "chat" in path else openapi_answers.CompletionChunk
+    async with running(able_worker()) as sidecar:
+        document = await served(sidecar)
+        options = {"stream": True, "stream_options": {"include_usage": True}}
+        reply = await sidecar.send("POST", path, body | options)
+        events = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
+        described = events["properties"]["data"]["anyOf"][0]["contentSchema"]
+        assert described["oneOf"][0] == {"$ref": f"#/components/schemas/{chunk.__name__}"}
+        assert len(reply.events) > 5
+        for event in reply.events:
+            check(document, described, event)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status"),
+    [
+        ("/v1/completions", {"prompt": 1}, 400),
+        ("/v1/chat/completions", {**MESSAGES, "model": "other"}, 404),
+        ("/v1/completions", {"prompt": "a" * 200}, 413),
+    ],
+)
+async def test_errors(path: str, body: dict[str, Any], status: int) -> None:
+    async with running(able_worker(), max_body_bytes=150) as sidecar:
+        document = await served(sidecar)
+        reply = await sidecar.send("POST", path, body)
+        assert reply.status == status
+        check(document, answer_of(document, "post", path, status), reply.json)

@@ -4,35 +4,32 @@ PURE. Jinja's own sandbox keeps a template from reaching Python; it does not kee
 
 - each loop, concatenation, comparison and slice of the template's syntax tree is wrapped in a call of a `guard_`;
 - calls, operators and output pass through the sandbox's own hooks, which do the same;
-- filters, globals and methods of built-in types are those in the tables below and no others. The few whose result can
-  be out of proportion to their arguments have their size worked out before they run.
+- filters, tests and methods of built-in types are those of `functions.py` and no others.
 """
 
-import json
 import re
-from collections.abc import Callable, Iterable
-from functools import wraps
+from collections.abc import Iterable
 from typing import Any
 
-from jinja2 import Environment, Template, TemplateRuntimeError, Undefined, nodes, pass_context, pass_environment
+from jinja2 import Template, nodes, pass_context
 from jinja2.ext import Extension
-from jinja2.filters import FILTERS as JINJA_FILTERS
-from jinja2.filters import make_attrgetter
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
 from jinja2.sandbox import ImmutableSandboxedEnvironment, SandboxedFormatter
-from jinja2.tests import TESTS as JINJA_TESTS
 from jinja2.utils import Namespace
 from jinja2.visitor import NodeTransformer
 
-from openai_server.chat.limits import CONTAINERS, CURRENT, Budget, LimitExceeded, Metered, check_integers
-
-Function = Callable[..., Any]
-
-_MAX_WIDTH = 9999
-"""Of a field in a format string."""
-_MAX_FORMAT = 4096
-"""Characters of a %-format string."""
+from openai_server.chat.functions import (
+    FILTERS,
+    MAX_WIDTH,
+    OWNERS,
+    TESTS,
+    Function,
+    check_method,
+    check_percent,
+    text,
+)
+from openai_server.chat.limits import CURRENT, LimitExceeded, Metered, check_integers
 
 
 class SandboxedTemplates(ImmutableSandboxedEnvironment):
@@ -87,9 +84,9 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
             budget.look_at(value)
         if isinstance(function, LoopContext):  # a step down in a recursive loop
             args = (Metered(args[0]), *args[1:]) if args else args
-        elif owner is not None and isinstance(owner, _OWNERS):
+        elif owner is not None and isinstance(owner, OWNERS):
             budget.look_at(owner)
-            args = _check_method(budget, owner, function.__name__, args)
+            args = check_method(budget, owner, function.__name__, args)
         result = super().call(context, function, *args, **kwargs)
         budget.spend_on(result)
         return result
@@ -100,7 +97,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
             budget.spend_on(left)
             budget.spend_on(right)
         elif operator == "%" and isinstance(left, str | bytes):
-            _check_percent(budget, left, right)
+            check_percent(budget, left, right)
         elif operator == "*":
             for sequence, times in ((left, right), (right, left)):
                 if isinstance(times, int) and times > 0:
@@ -176,19 +173,7 @@ def _guarded(guard: str, *values: nodes.Node) -> nodes.Call:
     return nodes.Call(nodes.EnvironmentAttribute(guard, lineno=line), list(values), [], None, None, lineno=line)
 
 
-# ---- Values to text
-
-
-def text(value: object) -> str:
-    """`str(value)`, for values that can be meant as text."""
-    budget = CURRENT.get()
-    if isinstance(value, CONTAINERS):
-        budget.spend(budget.weigh(value))
-    elif isinstance(value, str):
-        budget.spend(len(value))
-    elif not (value is None or isinstance(value, int | float | Undefined)):
-        raise TemplateRuntimeError(f"a value of type {type(value).__name__} can't be written")
-    return str(value)
+# ---- Output
 
 
 @pass_context  # keeps the compiler from writing constants by itself
@@ -198,191 +183,11 @@ def _write(_: Context, value: object) -> str:
 
 class _Formatter(SandboxedFormatter):
     def format_field(self, value: object, format_spec: str) -> str:
-        if any(int(digits) > _MAX_WIDTH for digits in re.findall(r"\d+", format_spec)):
-            raise LimitExceeded(f"a field was wider than {_MAX_WIDTH}")
-        CURRENT.get().spend(len(format_spec) + _MAX_WIDTH * bool(format_spec))
+        if any(int(digits) > MAX_WIDTH for digits in re.findall(r"\d+", format_spec)):
+            raise LimitExceeded(f"a field was wider than {MAX_WIDTH}")
+        CURRENT.get().spend(len(format_spec) + MAX_WIDTH * bool(format_spec))
         return format(value, format_spec) if format_spec else text(value)
 
     def convert_field(self, value: Any, conversion: str | None) -> Any:
         CURRENT.get().spend(CURRENT.get().weigh(value) if conversion else 0)
         return super().convert_field(value, conversion)
-
-
-_WIDE = re.compile(r"%(?:\([^)]*\))?[^a-zA-Z%]*(?:\*|\d{5})")
-
-
-def _check_percent(budget: Budget, template: str | bytes, values: object) -> None:
-    if isinstance(template, bytes) or len(template) > _MAX_FORMAT or _WIDE.search(template):
-        raise LimitExceeded("a format string was too long, or a field in it too wide")
-    budget.spend((1 + template.count("%")) * (_MAX_WIDTH + budget.weigh(values)))
-
-
-# ---- Methods of built-in types: which there are, and how large the result of some can be
-
-
-def _padded(budget: Budget, _: str, width: int = 0, *__: object) -> None:
-    budget.spend(max(width, 0))
-
-
-def _replaced(budget: Budget, owner: str, old: str = "", new: str = "", count: int | None = -1, *_: object) -> None:
-    times = owner.count(old)
-    if count is not None and count >= 0:
-        times = min(times, count)
-    budget.spend(len(owner) + times * len(new))
-
-
-def _joined(budget: Budget, separator: str, items: Iterable[Any] = (), *_: object) -> None:
-    for item in items:
-        budget.spend(len(separator) + budget.weigh(item))
-
-
-_STRING = (
-    "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower "
-    "isnumeric isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
-    "rstrip split splitlines startswith strip swapcase title upper"
-)
-_Check = Callable[..., None] | None
-_METHODS: dict[type, dict[str, _Check]] = {
-    str: {
-        **dict.fromkeys(_STRING.split()),
-        **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
-        "replace": _replaced,
-        "join": _joined,
-    },
-    bytes: {"decode": None},
-    int: {},
-    float: {"is_integer": None},
-    list: dict.fromkeys(("copy", "count", "index")),
-    tuple: dict.fromkeys(("count", "index")),
-    dict: dict.fromkeys(("copy", "get", "items", "keys", "values")),
-}
-_OWNERS = (*_METHODS, type)
-
-
-def _check_method(budget: Budget, owner: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Raises for a method that is in no table, or whose result would be too large. Gives the arguments to use."""
-    for kind, methods in _METHODS.items():
-        if isinstance(owner, kind) and name in methods:
-            if name == "join" and args:
-                args = (list(Metered(args[0])), *args[1:])  # a generator can be read only once
-            if (check := methods[name]) is not None:
-                check(budget, owner, *args)
-            return args
-    raise TemplateRuntimeError(f"{type(owner).__name__}.{name} is not available in chat templates")
-
-
-# ---- Filters and tests
-
-
-def _metered(function: Function) -> Function:
-    """Of a filter whose result is in proportion to its arguments."""
-
-    @wraps(function)  # keeps Jinja's marks of what else the filter wants to be passed
-    def call(*args: Any, **kwargs: Any) -> Any:
-        budget = CURRENT.get()
-        for value in (*args, *kwargs.values()):
-            budget.weigh(value)  # unlike look_at, refuses a namespace: a filter would write it out
-            budget.look_at(value)
-        result = function(*args, **kwargs)
-        budget.spend_on(result)
-        return result
-
-    return call
-
-
-def _tested(function: Any) -> Function:
-    @wraps(function)
-    def call(*args: Any) -> Any:
-        budget = CURRENT.get()
-        for value in args:
-            budget.look_at(value)
-        return function(*args)
-
-    return call
-
-
-def _tojson(
-    value: object,
-    ensure_ascii: bool = False,
-    indent: int | str | None = None,
-    separators: tuple[str, str] | None = None,
-    sort_keys: bool = False,
-) -> str:
-    """As transformers has it: plain JSON, where Jinja's own would escape for HTML."""
-    budget = CURRENT.get()
-    budget.spend(budget.weigh(value))
-    encoder = json.JSONEncoder(
-        ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, check_circular=False
-    )
-    if indent is None and separators is None:
-        return encoder.encode(value)
-    if (len(indent) if isinstance(indent, str) else indent or 0) > 16:
-        raise LimitExceeded("tojson: 'indent' must be at most 16 characters")
-    pieces = []
-    for piece in encoder.iterencode(value):
-        budget.spend(len(piece))
-        pieces.append(piece)
-    return "".join(pieces)
-
-
-@pass_environment
-def _join(environment: Environment, value: Iterable[Any], d: str = "", attribute: str | int | None = None) -> str:
-    separator = text(d)
-    get = make_attrgetter(environment, attribute)
-    budget = CURRENT.get()
-    pieces = []
-    for item in Metered(value):
-        budget.spend(len(separator))
-        pieces.append(text(get(item)))
-    return separator.join(pieces)
-
-
-def _center(value: object, width: int = 80) -> str:
-    CURRENT.get().spend(max(width, 0))
-    return text(value).center(width)
-
-
-def _replace(s: object, old: str, new: str, count: int | None = None) -> str:
-    owner = text(s)
-    _replaced(CURRENT.get(), owner, text(old), text(new), count)
-    return owner.replace(text(old), text(new), -1 if count is None else count)
-
-
-def _indent(s: object, width: int | str = 4, first: bool = False, blank: bool = False) -> str:
-    lines = text(s).count("\n") + 1
-    CURRENT.get().spend(lines * (width if isinstance(width, int) else len(width)))
-    return str(JINJA_FILTERS["indent"](text(s), width, first, blank))
-
-
-def _round(value: float, precision: int = 0, method: str = "common") -> float:
-    if not -30 <= precision <= 30:
-        raise LimitExceeded("round: 'precision' must be between -30 and 30")
-    return float(JINJA_FILTERS["round"](value, precision, method))
-
-
-def _batch(value: Iterable[Any], linecount: int, fill_with: object = None) -> list[list[Any]]:
-    CURRENT.get().spend(max(linecount, 0))  # the last batch is filled up
-    return list(JINJA_FILTERS["batch"](Metered(value), linecount, fill_with))
-
-
-def _format(value: str, *args: object, **kwargs: object) -> str:
-    _check_percent(CURRENT.get(), value, args or kwargs)
-    return value % (args or kwargs)
-
-
-_PROPORTIONATE = (
-    "abs capitalize count d default dictsort e escape first float groupby int items last length list lower map max min "
-    "reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper"
-)
-FILTERS: dict[str, Function] = {
-    **{name: _metered(JINJA_FILTERS[name]) for name in _PROPORTIONATE.split()},
-    "batch": _batch,
-    "center": _center,
-    "format": _format,
-    "indent": _indent,
-    "join": _join,
-    "replace": _replace,
-    "round": _round,
-    "tojson": _tojson,
-}
-TESTS: dict[str, Function] = {name: _tested(test) for name, test in JINJA_TESTS.items()}

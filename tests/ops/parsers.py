@@ -24,9 +24,9 @@ from anyserve_worker.errors import InvalidRequest
 from openai_server import decode, encode, openapi, responses, responses_tasks, schemas, schemas_tasks
 from openai_server.chat import json_text
 from openai_server.chat.events import Parser
+from openai_server.chat.functions import FILTERS, TESTS
 from openai_server.chat.plan import Planner
 from openai_server.chat.reasoning import ReasoningParser, markers_of
-from openai_server.chat.sandbox import FILTERS, TESTS
 from openai_server.chat.template import RenderOptions, Templates
 from openai_server.decode import Answer
 from openai_server.encode import EVERYTHING

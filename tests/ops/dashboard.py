@@ -26,7 +26,7 @@ from tests.ops.visitors import Visitors
 
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "anyserve.json"
-WORKER = ("--n-ctx", "1024", "--kv-cells", "1024", "--parallel", "8", "--prompt-lookup", "4")
+WORKER = ("--n-ctx", "512", "--kv-cells", "512", "--parallel", "8", "--prompt-lookup", "4")
 """Few cells, so that sequences have to give way to others at times."""
 SIDECAR = ("--max-concurrency", "12", "--max-queue", "12")
 RATE_INTERVAL = "10s"

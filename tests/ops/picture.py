@@ -22,6 +22,7 @@ LEGEND = 5
 BACKGROUND, PANEL, TEXT, FAINT, GRID = "#111217", "#181b1f", "#ccccdc", "#8e8e9b", "#2b2d33"
 COLORS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#ffa6b0", "#c8f2c2", "#ffee52")
 
+MIB = 2**20
 Query = Callable[[str], list[Series]]
 
 
@@ -90,7 +91,10 @@ def _panel(told: dict[str, Any], query: Query) -> Panel:
         right = other.get("custom.axisPlacement") == "right"
         for series in query(target["expr"]):
             name = _filled_in(target["legendFormat"], series.labels)
-            panel.lines.append(Line(name, series, other.get("unit", panel.unit), right))
+            unit = other.get("unit", panel.unit)
+            if unit == "bytes":  # as MiB, so that an axis has round ones
+                series = Series(series.labels, series.times, [value / MIB for value in series.values])
+            panel.lines.append(Line(name, series, unit, right))
     return panel
 
 
@@ -109,7 +113,7 @@ def in_unit(value: float, unit: str) -> str:
         case "s":
             return f"{value:.3g} s" if value >= 1 or not value else f"{value * 1000:.3g} ms"
         case "bytes":
-            return f"{value / 2**20:.3g} MiB"
+            return f"{value:.4g} MiB"
         case "reqps":
             return f"{value:.3g} req/s"
         case _:
@@ -236,7 +240,7 @@ def _heatmap(axes: Any, panel: Panel) -> None:
     for line in lines:
         counts = dict(zip(line.series.times, line.series.values, strict=True))
         rows.append([max(0.0, counts.get(at, 0.0) - below.get(at, 0.0)) for at in times])
-        names.append(line.name)
+        names.append(line.name.removesuffix(".0"))
         below = counts
     used = max((number for number, row in enumerate(rows) if any(row)), default=0) + 1
     most = percentile([value for row in rows for value in row if value], 98)

@@ -68,6 +68,10 @@ class Asking:
         self._thread.join()
         return self._end
 
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
     def leave(self) -> None:
         """Without an answer."""
         self._connection.sock.shutdown(socket.SHUT_RDWR)

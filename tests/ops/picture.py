@@ -18,7 +18,6 @@ WIDTH = 64
 HEIGHT = 29
 """Pixels of one of its cells."""
 DPI = 100
-N_COLORS = 96
 LEGEND = 5
 """Most entries; a picture can't be scrolled."""
 BACKGROUND, PANEL, TEXT, FAINT, GRID = "#111217", "#181b1f", "#ccccdc", "#8e8e9b", "#2b2d33"
@@ -147,8 +146,9 @@ def draw(drawn: list[Panel], title: str, path: Path) -> None:
             _draw(figure, panel, (left, right), (bottom, top))
     drawing = io.BytesIO()
     figure.savefig(drawing, facecolor=BACKGROUND, metadata={"Software": None})
-    image = Image.open(drawing).convert("RGB").quantize(N_COLORS, dither=Image.Dither.NONE)
-    image.save(path, optimize=True)  # less than half the size
+    image = Image.open(drawing).convert("RGB")
+    # Less than half the size. The widest choice of colors keeps those of thin lines.
+    image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
 def _draw(figure: Any, panel: Panel, x: tuple[float, float], y: tuple[float, float]) -> None:

@@ -127,9 +127,15 @@ class Trial:
 
     def two_keys(self, rates: tuple[float, float]) -> tuple[Load, Load]:
         """At the same time."""
-        first, second = (self._open(key, rate) for key, rate in zip(KEYS, rates, strict=True))
-        one, other = self._run({"key A": first, "key B": second})
-        return one, other
+        return self._beside(*(self._open(key, rate) for key, rate in zip(KEYS, rates, strict=True)))
+
+    def one_client_beside(self, rate: float) -> tuple[Load, Load]:
+        """Of another key; it asks again as soon as it is answered, so it never has more than one request in there."""
+        return self._beside(self._open(KEYS[0], rate), closed_loop(self._asker(KEYS[1]), 1, self._seconds))
+
+    def _beside(self, one: Asking, other: Asking) -> tuple[Load, Load]:
+        first, second = self._run({"key A": one, "key B": other})
+        return first, second
 
     def _asker(self, key: str) -> Ask:
         return Asker(self._pair.url, key, self._tokens, next(self._seeds))

@@ -64,7 +64,7 @@ class House:
 
             servers.eventually(quiet, 60)
 
-    def problems(self, before: dict[str, Census]) -> list[str]:
+    def problems(self, before: dict[str, Census], memory: int = MEMORY) -> list[str]:
         """What is still held when all have left: by the programs' own account, by the system's, and by trying."""
         found = [
             f"{program}: {metric} is {value}"
@@ -77,7 +77,7 @@ class House:
             then = before[program]
             if now.fds > then.fds:
                 found.append(f"{program}: {now.fds} file descriptors, {then.fds} before")
-            if now.resident > then.resident + MEMORY:
+            if now.resident > then.resident + memory:
                 found.append(f"{program}: {now.resident} MiB, {then.resident} before")
             if now.threads > then.threads + THREADS:
                 found.append(f"{program}: {now.threads} threads, {then.threads} before")

@@ -2,6 +2,7 @@
 
 import http.client
 import json
+import socket
 import threading
 import time
 from dataclasses import dataclass, field
@@ -31,9 +32,11 @@ class End:
         return self.status == 200 and self.error is None and not self.failure
 
 
-def ask(url: str, body: dict[str, Any], path: str = "/v1/chat/completions", *, timeout: float = 60) -> End:
+def ask(
+    url: str, body: dict[str, Any], path: str = "/v1/chat/completions", *, key: str = "", timeout: float = 60
+) -> End:
     """One request on a connection of its own, read to its end."""
-    return Asking(url, body, path, timeout=timeout).end()
+    return Asking(url, body, path, key=key, timeout=timeout).end()
 
 
 def get(url: str, path: str) -> End:
@@ -44,10 +47,17 @@ class Asking:
     """A request under way, in a thread."""
 
     def __init__(
-        self, url: str, body: dict[str, Any] | None, path: str = "/v1/chat/completions", *, timeout: float = 60
+        self,
+        url: str,
+        body: dict[str, Any] | None,
+        path: str = "/v1/chat/completions",
+        *,
+        key: str = "",
+        timeout: float = 60,
     ) -> None:
         self._connection = http.client.HTTPConnection(urlsplit(url).netloc, timeout=timeout)
         self._body, self._path = body, path
+        self._headers = {"authorization": f"Bearer {key}"} if key else {}
         self._end = End()
         self.speaks = threading.Event()
         """The first bytes of the answer have come."""
@@ -57,6 +67,14 @@ class Asking:
     def end(self) -> End:
         self._thread.join()
         return self._end
+
+    @property
+    def over(self) -> bool:
+        return not self._thread.is_alive()
+
+    def leave(self) -> None:
+        """Without an answer."""
+        self._connection.sock.shutdown(socket.SHUT_RDWR)
 
     def _run(self) -> None:
         began = time.monotonic()
@@ -71,7 +89,7 @@ class Asking:
 
     def _ask(self) -> None:
         method, body = ("GET", None) if self._body is None else ("POST", json.dumps(self._body))
-        self._connection.request(method, self._path, body)
+        self._connection.request(method, self._path, body, self._headers)
         response = self._connection.getresponse()
         self._end.status = response.status
         self._end.headers = {name.lower(): value for name, value in response.getheaders()}

@@ -1,35 +1,20 @@
 """Clients as they come: some read their answer to the end, most do not, and each leaves at a moment of its own."""
 
-import json
 import random
 import socket
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
-from typing import Any
 from urllib.parse import urlsplit
 
-STORY = "Once upon a time, in a forest far away, there lived a fox who could read. " * 4
+from tests.ops import traffic
+
 TIMEOUT = 60.0
-MANNERS = ("silent", "half a request", "gone at once", "gone midway", "reset midway", "slow", "deaf", "whole", "whole")
+LEAVERS = ("silent", "half a request", "gone at once", "gone midway", "reset midway", "deaf")
+"""Those who are gone before their answer has come."""
+MANNERS = (*LEAVERS, "slow", "whole", "whole", "whole")
 NO_LINGER = struct.pack("ii", 1, 0)
-
-
-def bodies(chance: random.Random) -> tuple[str, dict[str, Any]]:
-    """A path and a request, of all kinds."""
-    fields: dict[str, Any] = {"max_tokens": chance.choice([1, 5, 20, 60]), "temperature": 2.0}
-    prompt = STORY[: chance.randrange(1, len(STORY))]
-    kind = chance.randrange(6)
-    if kind == 0:
-        return "/tokenize", {"content": prompt}
-    if kind == 1:
-        return "/v1/embeddings", {"input": [prompt, "x"]}
-    if kind == 2:
-        return "/v1/completions", {"prompt": [prompt, "x"], "n": 2, "stream": chance.random() < 0.5, **fields}
-    if kind == 3:
-        return "/v1/completions", {"prompt": prompt, "logprobs": 2, "stream": True, **fields}
-    return "/v1/chat/completions", {"messages": [{"role": "user", "content": prompt}], "stream": kind == 4, **fields}
 
 
 class Visitors:
@@ -46,6 +31,15 @@ class Visitors:
         self.came: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.failures: list[str] = []
+
+    @property
+    def n_left(self) -> int:
+        return sum(self.came[manner] for manner in LEAVERS)
+
+    def introduce(self) -> None:
+        """One visit of each kind, read to the end: what the first of its kind costs is no leak."""
+        for number, kind in enumerate(traffic.KINDS):
+            self._make(kind(random.Random(number)), "whole", random.Random(number))
 
     def visit(self, n_visits: int, *, until: Callable[[], bool] = lambda: False) -> None:
         """So many visits, or until it is time; returns when all have left."""
@@ -66,23 +60,10 @@ class Visitors:
         self._seed += 1
 
     def _visit(self, chance: random.Random) -> None:
-        path, body = bodies(chance)
-        content = json.dumps(body).encode()
-        head = f"POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {len(content)}\r\n\r\n"
-        request = head.encode() + content
-        manner = chance.choice(
-            [
-                "silent",
-                "half a request",
-                "gone at once",
-                "gone midway",
-                "reset midway",
-                "slow",
-                "deaf",
-                "whole",
-                "whole",
-            ]
-        )
+        self._make(traffic.request(chance), chance.choice(MANNERS), chance)
+
+    def _make(self, request: traffic.Request, manner: str, chance: random.Random) -> None:
+        content = request.content
         status = ""
         try:
             with socket.socket() as connection:
@@ -91,8 +72,8 @@ class Visitors:
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as small as can be
                 connection.connect(self._address)
                 if manner != "silent":
-                    n_bytes = chance.randrange(len(request)) if manner == "half a request" else len(request)
-                    connection.sendall(request[:n_bytes])
+                    n_bytes = chance.randrange(len(content)) if manner == "half a request" else len(content)
+                    connection.sendall(content[:n_bytes])
                 if manner in ("whole", "slow", "gone midway", "reset midway"):
                     status = _read(connection, manner, chance)
                 elif manner == "deaf":
@@ -105,8 +86,8 @@ class Visitors:
             self.came[manner] += 1
             if status:
                 self.statuses[status] += 1
-            if status not in ("", "200", "429"):
-                self.failures.append(f"{manner} {path}: {status}")
+            if status not in ("", str(request.status), "429"):
+                self.failures.append(f"{manner} {request.path} {request.body}: {status}")
 
 
 def _read(connection: socket.socket, manner: str, chance: random.Random) -> str:

@@ -1,0 +1,147 @@
+"""`python -m tests.ops.overload`: more requests than the pair can answer, and what becomes of those that it accepts.
+
+The promise: what is accepted keeps its speed, what is not is refused at once, memory stays flat, probes are answered,
+and a key that sends little is served beside one that floods. Requests come in an open loop, from this process, on the
+same processors.
+"""
+
+import sys
+from collections.abc import Iterator, Sequence
+
+import click
+
+from benchmarks.stats import ratio
+from tests.ops.trial import Load, Trial, pair
+
+FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)
+FLOOD = 10.0
+STEADY = 0.2
+"""What the key beside the one that floods asks for, of the capacity: less than half, its share."""
+
+# ---- What has to hold. Generous: the clients share the processors, and ten times the load has ten times the clients.
+
+SPEED = 0.6
+"""Tokens per second of an overload, and the inverse of the time per token, beside those with all places taken."""
+QUEUE = 1.5
+"""Time to first token p95, in times that all who run and wait take."""
+AT_ONCE = 0.25
+"""Seconds to a refusal."""
+LATE = 0.01
+"""Share of the refusals that may take longer."""
+PROBE = 1.0
+"""Seconds, Kubernetes' default time to answer a probe."""
+MEMORY = 24
+"""MiB by which a process may grow."""
+
+HEAD = """\
+                   requests                    tokens   ms a token     first token ms    refusal ms    probe       MiB
+                       /s  accepted   refused      /s    p50   p95      p50      p95     p50     p99     max  worker sidecar
+"""  # noqa: E501 - a table
+
+
+def row(load: Load) -> str:
+    refusal = [f"{load.refusal(percent) * 1000:.1f}" if load.refused else "–" for percent in (50, 99)]
+    return "".join(
+        (
+            f"{load.name:17}",
+            f"{len(load.outcomes) / load.seconds:8.1f}{len(load.accepted):10d}{len(load.refused):10d}",
+            f"{load.tokens_per_s:8.0f}",
+            f"{load.per_token(50) * 1000:7.1f}{load.per_token(95) * 1000:6.1f}",
+            f"{load.wait(50) * 1000:9.0f}{load.wait(95) * 1000:9.0f}",
+            f"{refusal[0]:>8}{refusal[1]:>8}",
+            f"{load.watch.slowest_probe * 1000:8.0f}",
+            f"{load.watch.peak['worker']:8d}{load.watch.peak['sidecar']:8d}",
+        )
+    )
+
+
+def beside(load: Load, once: Load) -> str:
+    return (
+        f"{load.name} beside {once.name}: tokens/s {ratio(load.tokens_per_s, once.tokens_per_s):.2f},"
+        f" time per token {ratio(load.per_token(50), once.per_token(50)):.2f}"
+        f" (p95 {ratio(load.per_token(95), once.per_token(95)):.2f}),"
+        f" first token {ratio(load.wait(50), once.wait(50)):.2f} (p95 {ratio(load.wait(95), once.wait(95)):.2f})"
+    )
+
+
+def broken(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> Iterator[str]:
+    """What a load shows of promises that don't hold, beside `full`, which takes all places and no more.
+
+    `full_house` is how long all who may run and wait take, `n_displaced` how many gave up their place in the queue.
+    """
+    for outcome in load.outcomes:
+        if not (outcome.accepted or outcome.refused):
+            yield f"{load.name}: not answered as promised: {outcome}"
+    if not load.accepted:
+        yield f"{load.name}: nothing was accepted"
+    if load.per_token(50) > full.per_token(50) / SPEED:
+        yield f"{load.name}: a token takes {load.per_token(50):.4f} s, {full.per_token(50):.4f} with all places taken"
+    if load.wait(95) > QUEUE * full_house:
+        yield f"{load.name}: first tokens come after {load.wait(95):.2f} s, where a full house takes {full_house:.2f}"
+    late = [outcome for outcome in load.refused if outcome.seconds > AT_ONCE]
+    if len(late) > LATE * len(load.refused) + n_displaced:
+        yield f"{load.name}: {len(late)} of {len(load.refused)} refusals took more than {AT_ONCE} s"
+    if load.watch.lost_probes or load.watch.slowest_probe > PROBE:
+        yield f"{load.name}: {load.watch.lost_probes} probes lost, the slowest took {load.watch.slowest_probe:.2f} s"
+
+
+def slower(load: Load, full: Load) -> Iterator[str]:
+    if load.tokens_per_s < SPEED * full.tokens_per_s:
+        yield f"{load.name}: {load.tokens_per_s:.0f} tokens/s, of {full.tokens_per_s:.0f} with all places taken"
+
+
+def unfair(flooding: Load, steady: Load) -> Iterator[str]:
+    if steady.refused:
+        yield f"{steady.name}: {len(steady.refused)} of {len(steady.outcomes)} refused"
+    if steady.wait(50) > flooding.wait(50):
+        yield f"{steady.name}: waits {steady.wait(50):.2f} s, the one that floods {flooding.wait(50):.2f}"
+
+
+def grown(before: dict[str, int], loads: Sequence[Load]) -> Iterator[str]:
+    for name, resident in before.items():
+        peak = max(load.watch.peak[name] for load in loads)
+        if peak > resident + MEMORY:
+            yield f"the {name} grew from {resident} to {peak} MiB"
+
+
+@click.command()
+@click.option("--places", default=8, show_default=True, help="--max-concurrency of the sidecar.")
+@click.option("--queue", default=8, show_default=True, help="Its --max-queue.")
+@click.option("--tokens", default=64, show_default=True, help="Length of answers, in the mean.")
+@click.option("--seconds", default=20.0, show_default=True, help="Time of each load.")
+def main(places: int, queue: int, tokens: int, seconds: float) -> None:
+    """Loads a pair with up to ten times what it can answer. Exit status 1 if it does not hold what is promised."""
+    with pair(places, queue) as served:
+        trial = Trial(served, tokens, seconds)
+        trial.all_places()  # what is there only after the first requests is no growth
+        before = served.resident()
+        full = trial.all_places()
+        rate = full.tokens_per_s / tokens
+        click.echo(f"{HEAD}{row(full)}")
+        loads = {}
+        for factor in FACTORS:
+            loads[factor] = trial.times(factor, rate)
+            click.echo(row(loads[factor]))
+        flooding, steady = trial.two_keys((FLOOD * rate, STEADY * rate))
+        click.echo(f"{row(flooding)}\n{row(steady)}")
+        after = served.resident()
+    for factor, load in loads.items():
+        if factor > 1:
+            click.echo(beside(load, loads[1.0]))
+    click.echo(
+        f"key B: {len(steady.accepted)} of {len(steady.outcomes)} accepted, first token {beside(steady, flooding)}"
+    )
+    click.echo(f"MiB before {before}, afterwards {after}")
+
+    full_house = (places + queue) * tokens / full.tokens_per_s
+    problems = [problem for load in loads.values() for problem in broken(load, full, full_house)]
+    problems += [problem for factor, load in loads.items() if factor > 1 for problem in slower(load, full)]
+    problems += [*broken(flooding, full, full_house, len(steady.outcomes)), *broken(steady, full, full_house)]
+    problems += [*unfair(flooding, steady), *grown(before, [full, *loads.values(), flooding, steady])]
+    for problem in problems:
+        click.echo(problem, err=True)
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -110,15 +110,19 @@ class RateLimited(APIError):
         super().__init__(429, message, code="rate_limit_exceeded", headers=headers)
 
 
-class Overloaded(APIError):
-    """There are more requests than this server takes at a time."""
+LONGEST_RETRY = 60
+"""Seconds; clients of OpenAI take no longer ones at their word."""
 
-    def __init__(self) -> None:
+
+class Overloaded(APIError):
+    """There are more requests than this server takes at a time; perhaps fewer after `wait` seconds."""
+
+    def __init__(self, wait: float = 1) -> None:
         super().__init__(
             429,
             "The server has too many requests at the moment; please try again.",
             code="server_overloaded",
-            headers={"retry-after": "1"},
+            headers={"retry-after": str(min(max(1, ceil(wait)), LONGEST_RETRY))},
         )
 
 

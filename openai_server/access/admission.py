@@ -111,3 +111,26 @@ class Admission:
     def _forget(self, name: str) -> None:
         if not self._callers[name].load:
             del self._callers[name]
+
+
+class Turnover:
+    """How fast places become free while others wait for one. `now` is in seconds from any start."""
+
+    _WEIGHT = 0.1
+    """Of the newest time between two of them, in their mean."""
+
+    def __init__(self) -> None:
+        self._last: float | None = None
+        """When one became free that was waited for, unless nobody waited since."""
+        self._interval = 0.0
+
+    def freed(self, now: float, waiting: int) -> None:
+        """`waiting`: for the place that becomes free, and the next ones."""
+        if self._last is not None:
+            passed = now - self._last
+            self._interval += (passed - self._interval) * (self._WEIGHT if self._interval else 1)
+        self._last = now if waiting else None
+
+    def wait(self, waiting: int) -> float:
+        """Seconds until so many have got a place; 0 is unknown."""
+        return self._interval * waiting

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from starlette.types import Scope
 
-from openai_server.access.admission import Admission, State, Ticket
+from openai_server.access.admission import Admission, State, Ticket, Turnover
 from openai_server.access.cors import Cors
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
@@ -56,6 +56,7 @@ class Gate:
     ) -> None:
         self.key_ring = key_ring
         self.admission = admission
+        self.turnover = Turnover()
         self.rates = rates
         self.cors = cors
         self.clock = clock
@@ -63,6 +64,9 @@ class Gate:
         self.most_held = most_held
         self.held = 0
         self.meter = meter
+
+    def overloaded(self) -> Overloaded:
+        return Overloaded(self.turnover.wait(self.admission.waiting))
 
     def visit(self, scope: Scope) -> "Visit":
         visit = scope["visit"] = Visit(self, scope)
@@ -127,7 +131,7 @@ class Visit:
         self._held += n_bytes
         gate.held += n_bytes
         if gate.held > gate.most_held > 0:
-            raise Overloaded
+            raise gate.overloaded()
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
@@ -148,7 +152,7 @@ class Visit:
             if ticket.state is State.WAITING:
                 await self._wait(ticket)
             if ticket.state is not State.RUNNING:
-                raise Overloaded
+                raise self._gate.overloaded()
             self._gate.meter.admitted(1)
         except BaseException:
             self._leave()
@@ -159,7 +163,9 @@ class Visit:
         """Pays for what was used."""
         if isinstance(error, APIError) and not self._n_tokens:
             self._used = 0
-        self._gate.meter.admitted(-1)
+        gate = self._gate
+        gate.meter.admitted(-1)
+        gate.turnover.freed(gate.clock(), gate.admission.waiting)
         self._leave()
 
     async def _wait(self, ticket: Ticket) -> None:

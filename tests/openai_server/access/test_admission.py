@@ -4,7 +4,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.access.admission import Admission, State, Ticket
+from openai_server.access.admission import Admission, State, Ticket, Turnover
 
 
 @dataclass
@@ -128,3 +128,26 @@ def test_nothing_is_lost_and_nobody_waits_for_a_free_place(
         assert not room.admission.waiting or len(running) == places
     room.leave(*inside)
     assert (room.admission.running, room.admission.waiting, room.admission._callers) == (0, 0, {})
+
+
+# ---- How long it takes
+
+
+def test_how_long_those_who_wait_will_take_follows_how_fast_places_become_free() -> None:
+    turnover = Turnover()
+    assert turnover.wait(5) == 0
+    for k in range(20):
+        turnover.freed(now=2.0 * k, waiting=3)
+    assert turnover.wait(5) == 10
+    for k in range(100):
+        turnover.freed(now=38 + 0.5 * k, waiting=3)
+    assert 2.5 <= turnover.wait(5) < 2.6
+
+
+def test_times_in_which_nobody_waited_say_nothing() -> None:
+    turnover = Turnover()
+    turnover.freed(now=0, waiting=1)
+    turnover.freed(now=1, waiting=0)
+    turnover.freed(now=1000, waiting=1)
+    turnover.freed(now=1001, waiting=1)
+    assert turnover.wait(7) == 7

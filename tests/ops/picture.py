@@ -100,7 +100,7 @@ def _panel(told: dict[str, Any], query: Query) -> Panel:
 
 
 def _filled_in(legend: str, labels: Mapping[str, str]) -> str:
-    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), legend)
+    return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), legend).strip()
 
 
 # ---- Units

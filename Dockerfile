@@ -122,7 +122,7 @@ ENV OPENAI_SERVER_HOST=0.0.0.0 OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + (os.environ.get('OPENAI_SERVER_ADMIN_PORT') or os.environ['OPENAI_SERVER_PORT']) + '/readyz', timeout=4)"]
+  CMD ["python", "-c", "import os, ssl, urllib.request as r; e = os.environ; admin = e.get('OPENAI_SERVER_ADMIN_PORT'); s = 's' * (not admin and 'OPENAI_SERVER_TLS_CERT' in e); r.urlopen(f'http{s}://127.0.0.1:' + (admin or e['OPENAI_SERVER_PORT']) + '/readyz', timeout=4, context=ssl._create_unverified_context() if s else None)"]
 ENTRYPOINT ["python", "-m", "openai_server"]
 
 FROM base AS worker-base

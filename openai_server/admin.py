@@ -15,8 +15,12 @@ from starlette.responses import Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
+from openai_server.access.connection import connection
 from openai_server.telemetry.metrics import CONTENT_TYPE
 from openai_server.telemetry.observer import Observer
+
+MOST = 64
+"""Connections to a port of their own."""
 
 
 def metrics_route(observer: Observer) -> Route:
@@ -44,7 +48,7 @@ async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator
     server = _Server(
         uvicorn.Config(
             app,
-            http="httptools",
+            http=connection(header_seconds=10, body_seconds=10, send_seconds=60, most=MOST, refused=lambda: None),
             ws="none",
             lifespan="off",
             log_config=None,

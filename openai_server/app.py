@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 from datetime import datetime
 from secrets import token_hex
 from typing import Any
@@ -106,8 +106,9 @@ class App:
                 await asyncio.wait(self._running, timeout=LAST_WORDS)
             for watch in watches:
                 watch.cancel()
-                with suppress(asyncio.CancelledError):
-                    await watch
+            for ended in await asyncio.gather(*watches, return_exceptions=True):
+                if isinstance(ended, Exception):
+                    log.error("a watch failed", exc_info=ended)
             await self._backend.close()
             await asyncio.to_thread(self.observer.close)
 

@@ -192,7 +192,7 @@ class Backend:
     async def _lookup(self, call: Callable[..., Awaitable[T]], request: object) -> T:
         """A server that does not answer a question is away."""
         try:
-            return await _result(call(request, timeout=self._lookup_timeout))
+            return await _result(call, request, timeout=self._lookup_timeout)
         except BackendError as error:
             if error.status != "DEADLINE_EXCEEDED":
                 raise
@@ -204,9 +204,8 @@ class Backend:
         """Raises BackendError."""
         self._n_unary += 1
         try:
-            return await _result(
-                self._stub.ModelInfer(request, timeout=self._timeout, metadata=record.current().headers)
-            )
+            headers = record.current().headers
+            return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
         finally:
             self._n_unary -= 1
 
@@ -220,10 +219,9 @@ class Backend:
             nonlocal cancel
             try:
                 await self._learn()
+                cancel = self._start(request, n, k, mailbox)
             except BackendError as error:
                 mailbox.fail(k, error)
-            else:
-                cancel = self._start(request, n, k, mailbox)
 
         learning = self._task(learn_first())
         return lambda: cancel() if cancel else learning.cancel()
@@ -244,14 +242,16 @@ class Backend:
     async def _open(
         self, requests: AsyncIterator[ModelInferRequest], timeout: float | None = None
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=record.current().headers)
+        call = None
         try:
+            call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=record.current().headers)
             async for response in call:
                 yield response
-        except aio.AioRpcError as error:
-            raise _rpc_error(error) from None
+        except _FAILURES as error:
+            raise _failure(error) from None
         finally:
-            call.cancel()
+            if call is not None:
+                call.cancel()
 
     async def _stream_alone(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> None:
         """A stream for one request."""
@@ -284,11 +284,25 @@ async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
     yield request
 
 
-async def _result(call: Awaitable[T]) -> T:
+async def _result(call: Callable[..., Awaitable[T]], request: object, **how: Any) -> T:
     try:
-        return await call
-    except aio.AioRpcError as error:
-        raise _rpc_error(error) from None
+        return await call(request, **how)
+    except _FAILURES as error:
+        raise _failure(error) from None
+
+
+_FAILURES = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
+
+
+def _failure(error: BaseException) -> BaseException:
+    """A channel that is closed by us cancels its calls, and can't be used for others: then another one has taken its
+    place, and nobody has cancelled the task."""
+    if isinstance(error, aio.AioRpcError):
+        return _rpc_error(error)
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        return error
+    return BackendError("UNAVAILABLE", "the connection to the backend was closed")
 
 
 def _rpc_error(error: aio.AioRpcError) -> BackendError:

@@ -39,19 +39,20 @@ class Files:
         return [path for path in (self.ca, self.certificate, self.key) if path is not None]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises OSError, of which ssl.SSLError is one: grpc itself would say nothing of a bad file."""
+        """Raises OSError, of which ssl.SSLError is one, or ValueError: grpc itself would say nothing of a bad file."""
         ca, key, certificate = (path.read_bytes() if path else None for path in (self.ca, self.key, self.certificate))
         check = ssl.create_default_context()
         if self.ca:
             check.load_verify_locations(self.ca)
         if self.certificate:
-            check.load_cert_chain(self.certificate, self.key)
+            # Without a password OpenSSL would ask for one on the terminal.
+            check.load_cert_chain(self.certificate, self.key, password=lambda: b"")
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 class Dialer:
     """`keepalive`: seconds of silence before the backend is pinged, and again until it is given up. `server_name`: that
-    the certificate must be for; empty is the host of the endpoint. Without `files` there is no TLS. Raises OSError.
+    the certificate must be for; empty is the host of the endpoint. Without `files` there is no TLS. Raises as they do.
     """
 
     def __init__(self, keepalive: float = 5.0, files: Files | None = None, server_name: str = "") -> None:
@@ -94,7 +95,7 @@ def dialer(config: Config) -> Dialer:
     files = Files(*(Path(file) if file else None for file in given))
     try:
         return Dialer(config.keepalive_time, files, config.backend_server_name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise click.ClickException(f"the files of --backend-ca, --backend-cert, --backend-key: {error}") from error
 
 

@@ -108,7 +108,7 @@ class Pool:
         """A name without addresses keeps those it had: who looks after names may be away for a moment."""
         try:
             found = await self._resolve(name)
-        except OSError as error:
+        except (OSError, UnicodeError) as error:  # the latter of what can be no name
             log.warning("can't resolve %s: %s", name, error)
             return
         before, self._resolved[name] = self._resolved.get(name, []), found
@@ -120,7 +120,7 @@ class Pool:
                 self._leave(address)
 
     def renew(self) -> None:
-        """All backends are opened anew. What runs ends where it is."""
+        """All backends are opened anew. What runs goes on, on the old connections."""
         for address in list(self._backends):
             self._leave(address)
             self._backends[address] = self._open(address)

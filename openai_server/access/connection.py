@@ -5,6 +5,7 @@ read a place among those that run, and one that sends no end of headers would fi
 than so many are told so and closed at once. (uvicorn's `limit_concurrency` lets them in, and refuses what they ask.)
 """
 
+import sys
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
 from enum import Enum, auto
@@ -18,6 +19,10 @@ from openai_server.errors import APIError, TooManyConnections
 
 MAX_HEADER_BYTES = 64 << 10
 """Of a request line and its headers; also of whatever else comes between two pieces of a body."""
+MAX_HEADERS = 128
+"""Small ones take many times their size."""
+MAX_PIPELINED = 64
+"""Requests that may wait for the answers to those before them; each read may bring thousands of small ones."""
 
 
 BODY_LATE = "body_late"
@@ -45,6 +50,9 @@ class Connection(HttpToolsProtocol):
     """Told of each that is one too many."""
 
     _phase = Phase.NOTHING
+    _n_headers = 0
+    _header_bytes = 0
+    """As far as they are parsed: one read may bring more than `_unread` is compared with."""
     _unread = 0
     """Bytes since the last piece of a body, or since the last request."""
     _timer: TimerHandle | None = None
@@ -71,7 +79,7 @@ class Connection(HttpToolsProtocol):
         if self.transport.is_closing():
             self._stop_timer()
         elif self._unread > MAX_HEADER_BYTES:
-            self._refuse(APIError(431, f"The headers are larger than {MAX_HEADER_BYTES} bytes."))
+            self._refuse(_headers_too_large())
         elif self._phase is Phase.NOTHING and (self._unread == 0 or self._answering()):
             self._stop_timer()
         else:  # Bytes that begin no request, such as empty lines, are those of headers as well.
@@ -83,11 +91,28 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._phase = Phase.HEADERS
+        self._n_headers = self._header_bytes = 0
         super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count_header(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._n_headers += 1
+        self._count_header(len(name) + len(value))
+        super().on_header(name, value)
+
+    def _count_header(self, n_bytes: int) -> None:
+        self._header_bytes += n_bytes
+        if self._header_bytes > MAX_HEADER_BYTES or self._n_headers > MAX_HEADERS:
+            raise _headers_too_large()
 
     def on_headers_complete(self) -> None:
         self._phase = Phase.BODY
         self._unread = 0
+        if len(self.pipeline) >= MAX_PIPELINED:
+            raise APIError(400, f"More than {MAX_PIPELINED} requests came without waiting for their answers.")
         super().on_headers_complete()
 
     def on_body(self, body: bytes) -> None:
@@ -100,7 +125,12 @@ class Connection(HttpToolsProtocol):
         super().on_message_complete()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(APIError(400, "The request is not valid HTTP.", code="invalid_http"))
+        """Called where the parser's error, of which ours is the context, is handled."""
+        error = sys.exception()
+        ours = error.__context__ if error else None
+        if not isinstance(ours, APIError):
+            ours = APIError(400, "The request is not valid HTTP.", code="invalid_http")
+        self._refuse(ours)
 
     # ---- Readers
 
@@ -115,6 +145,8 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
+        if self.pipeline:
+            self.flow.pause_reading()  # Else each answer would let in more requests.
         if self.transport.is_closing() and self.transport.get_write_buffer_size():
             self._set_send_timer()  # Else it would be closing until all of it is sent.
 
@@ -186,6 +218,10 @@ class Connection(HttpToolsProtocol):
             ]
             self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
         self.transport.close()
+
+
+def _headers_too_large() -> APIError:
+    return APIError(431, f"There are more than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} lines of headers.")
 
 
 def connection(

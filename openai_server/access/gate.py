@@ -63,7 +63,22 @@ class Gate:
         self.patience = patience
         self.most_held = most_held
         self.held = 0
+        self._held_by: dict[str, int] = {}
+        """Of each caller who holds any."""
         self.meter = meter
+
+    def holds_too_much(self, caller: str, n_bytes: int) -> bool:
+        """So many bytes more. When there are too many, only of those callers who have more than their part of them."""
+        self.held += n_bytes
+        self._held_by[caller] = mine = self._held_by.get(caller, 0) + n_bytes
+        return self.held > self.most_held > 0 and mine * len(self._held_by) > self.most_held
+
+    def release(self, caller: str, n_bytes: int) -> None:
+        if n_bytes:
+            self.held -= n_bytes
+            self._held_by[caller] -= n_bytes
+            if not self._held_by[caller]:
+                del self._held_by[caller]
 
     def overloaded(self) -> Overloaded:
         return Overloaded(self.turnover.wait(self.admission.waiting))
@@ -106,7 +121,7 @@ class Visit:
 
     def end(self) -> None:
         """It has been answered, or nobody waits for that."""
-        self._gate.held -= self._held
+        self._gate.release(self.caller.id, self._held)
         self._held = 0
 
     # ---- Requests that work for their answer, in this order
@@ -129,8 +144,7 @@ class Visit:
         """
         gate = self._gate
         self._held += n_bytes
-        gate.held += n_bytes
-        if gate.held > gate.most_held > 0:
+        if gate.holds_too_much(self.caller.id, n_bytes):
             raise gate.overloaded()
 
     def reserve(self, characters: int, output_tokens: int) -> None:

@@ -34,17 +34,20 @@ def _signature(path: Path) -> tuple[int, int, int, int] | None:
 async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], None]) -> None:
     """Calls `changed`, in a thread, whenever the files differ from those that were `seen`. Runs until cancelled.
 
-    What `changed` raises is logged: then what there was before goes on.
+    What `changed` raises is logged once: what there was before goes on, and it is tried again.
     """
+    names, told = ", ".join(map(str, paths)), ""
     while True:
         await asyncio.sleep(INTERVAL)
         now = await asyncio.to_thread(signature, paths)
         if now == seen:
             continue
-        seen = now
         try:
             await asyncio.to_thread(changed)
-        except Exception as error:  # such as a file that is half written; its next change brings us here again
-            log.error("%s: keeping what was there before: %s", ", ".join(map(str, paths)), error)
+        except Exception as error:  # such as a file that is half written, or no free file descriptor at the moment
+            if told != str(error):
+                told = str(error)
+                log.error("%s: keeping what was there before: %s", names, error)
         else:
-            log.info("%s: read again", ", ".join(map(str, paths)))
+            seen, told = now, ""
+            log.info("%s: read again", names)

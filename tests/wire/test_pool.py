@@ -1,6 +1,7 @@
 """Several backends: who gets a request, what becomes of it when that one dies, and who is left out until when."""
 
 import asyncio
+import socket
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -9,6 +10,7 @@ import pytest
 
 from openai_server import pool
 from openai_server.backend import Backend
+from openai_server.errors import BackendError
 from openai_server.pool import Address, Pool
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -240,6 +242,11 @@ async def test_opened_anew_while_one_is_answered() -> None:
         assert (await sidecar.complete(prompt="x", stream=True)).status == 200
 
 
+async def test_what_can_be_no_name_is_503() -> None:
+    async with app_for(0, anyserve_endpoint=("dns:///a..b:80",)) as sidecar:
+        assert (await sidecar.complete(prompt="x")).status == 503
+
+
 async def test_a_name_without_addresses_is_503() -> None:
     async with app_for(0, anyserve_endpoint=("dns:///name.invalid:1",)) as sidecar:
         reply = await asyncio.wait_for(sidecar.complete(prompt="x"), 30)
@@ -249,3 +256,23 @@ async def test_a_name_without_addresses_is_503() -> None:
 async def test_localhost_resolves() -> None:
     assert Address("127.0.0.1:8000", "127.0.0.1") in await pool.resolve("127.0.0.1:8000")
     assert await pool.resolve("[::1]:8000") == [Address("[::1]:8000", "::1")]
+
+
+async def test_opened_anew_while_requests_wait_for_a_backend_that_says_nothing() -> None:
+    """They wait for the answer to one question, and those who did not ask it are told as well."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        port = silent.getsockname()[1]
+        made = Pool([f"127.0.0.1:{port}"], lambda address: Backend(address.target, timeout=60, lookup_timeout=60))
+
+        async def ask() -> None:
+            async with made.stream([ModelInferRequest(model_name="m")], 1, 60) as mailbox:
+                await mailbox.take()
+
+        asked = [asyncio.create_task(ask()) for _ in range(3)]
+        await asyncio.sleep(0.2)
+        made.renew()
+        for one in asked:
+            with pytest.raises(BackendError) as caught:
+                await asyncio.wait_for(one, 30)
+            assert caught.value.status == "UNAVAILABLE"
+        await made.close()

@@ -287,6 +287,20 @@ async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
         assert sidecar.app.gate.held == 0
 
 
+async def test_who_holds_little_is_not_refused_for_what_another_one_holds() -> None:
+    held = Held()
+    worker = held.worker()
+    async with running(worker, api_key=("a", "b"), max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
+        first = ask(sidecar, "x" * 800, key="a")
+        await until(lambda: len(worker.requests) == 1)
+        assert (await replied(ask(sidecar, "x" * 200, key="a"))).status == 429
+        second = ask(sidecar, "x" * 200, key="b")
+        held.may.release()
+        held.may.release()
+        assert [(await replied(call)).status for call in (first, second)] == [200, 200]
+        assert sidecar.app.gate.held == 0
+
+
 # ---- How fast
 
 

@@ -12,7 +12,7 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
-from openai_server.access.connection import MAX_HEADER_BYTES, Connection, connection
+from openai_server.access.connection import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, Connection, connection
 
 BODY = b"0123456789"
 PLAIN = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n" + BODY
@@ -104,6 +104,50 @@ async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> 
     client, transport = connected()
     assert 1000 * len(CHUNKED) > MAX_HEADER_BYTES
     await answered(client, transport, [CHUNKED] * 1000, answers=1000)
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\n",
+        b"GET /a HTTP/1.1\r\na: " + b"a" * MAX_HEADER_BYTES + b"\r\n",
+        b"GET /a HTTP/1.1\r\n" + b"a:\r\n" * (MAX_HEADERS + 1),
+    ],
+    ids=["path", "one", "many"],
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_headers_out_of_proportion_however_they_come(head: bytes, pieces: int) -> None:
+    client, transport = connected()
+    message = head + b"host: x\r\n\r\n"
+    size = -(-len(message) // pieces)
+    for k in range(pieces):
+        if not transport.closed:
+            client.data_received(message[k * size : (k + 1) * size])
+    assert transport.written.startswith(b"HTTP/1.1 431 ")
+    assert transport.closed
+    client.connection_lost(None)
+
+
+async def test_no_more_requests_wait_on_a_connection_than_may() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN * (MAX_PIPELINED + 1))
+    assert not transport.closed
+    for _ in range(100):
+        await asyncio.sleep(0)
+    client.data_received(PLAIN * 10_000)
+    assert len(client.pipeline) <= MAX_PIPELINED
+    assert transport.closed
+    client.connection_lost(None)
+
+
+async def test_nothing_is_read_while_requests_wait_on_a_connection() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN * 20)
+    while client.pipeline:
+        assert client.flow.read_paused
+        await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") >= 19
+    client.connection_lost(None)
 
 
 async def test_a_large_body_in_small_chunks_is_no_header() -> None:

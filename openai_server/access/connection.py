@@ -50,9 +50,6 @@ class Connection(HttpToolsProtocol):
     """Told of each that is one too many."""
 
     _phase = Phase.NOTHING
-    _n_headers = 0
-    _header_bytes = 0
-    """As far as they are parsed: one read may bring more than `_unread` is compared with."""
     _unread = 0
     """Bytes since the last piece of a body, or since the last request."""
     _timer: TimerHandle | None = None
@@ -78,7 +75,7 @@ class Connection(HttpToolsProtocol):
         super().data_received(data)
         if self.transport.is_closing():
             self._stop_timer()
-        elif self._unread > MAX_HEADER_BYTES:
+        elif self._unread > MAX_HEADER_BYTES or len(self.headers or ()) > MAX_HEADERS:
             self._refuse(_headers_too_large())
         elif self._phase is Phase.NOTHING and (self._unread == 0 or self._answering()):
             self._stop_timer()
@@ -91,25 +88,13 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         self._phase = Phase.HEADERS
-        self._n_headers = self._header_bytes = 0
         super().on_message_begin()
-
-    def on_url(self, url: bytes) -> None:
-        self._count_header(len(url))
-        super().on_url(url)
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self._n_headers += 1
-        self._count_header(len(name) + len(value))
-        super().on_header(name, value)
-
-    def _count_header(self, n_bytes: int) -> None:
-        self._header_bytes += n_bytes
-        if self._header_bytes > MAX_HEADER_BYTES or self._n_headers > MAX_HEADERS:
-            raise _headers_too_large()
 
     def on_headers_complete(self) -> None:
         self._phase = Phase.BODY
+        too_many = len(self.headers or ()) > MAX_HEADERS
+        if too_many or (self._unread > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES):
+            raise _headers_too_large()
         self._unread = 0
         if len(self.pipeline) >= MAX_PIPELINED:
             raise APIError(400, f"More than {MAX_PIPELINED} requests came without waiting for their answers.")
@@ -131,6 +116,9 @@ class Connection(HttpToolsProtocol):
         if not isinstance(ours, APIError):
             ours = APIError(400, "The request is not valid HTTP.", code="invalid_http")
         self._refuse(ours)
+
+    def _header_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
     # ---- Readers
 

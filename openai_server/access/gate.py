@@ -142,10 +142,9 @@ class Visit:
 
         What is made of a body is about as large, so it counts until the end of the request, not of the body.
         """
-        gate = self._gate
         self._held += n_bytes
-        if gate.holds_too_much(self.caller.id, n_bytes):
-            raise gate.overloaded()
+        if n_bytes and self._gate.holds_too_much(self.caller.id, n_bytes):
+            raise self._gate.overloaded()
 
     def reserve(self, characters: int, output_tokens: int) -> None:
         """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""

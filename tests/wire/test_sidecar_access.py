@@ -287,6 +287,13 @@ async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
         assert sidecar.app.gate.held == 0
 
 
+async def test_who_sends_no_body_has_no_part_in_what_others_may_hold() -> None:
+    held = Held()
+    async with running(held.worker(), api_key=("a", "b"), max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
+        assert (await sidecar.send("POST", COMPLETIONS, b"", shown("b"))).status == 400
+        assert not sidecar.app.gate._held_by
+
+
 async def test_who_holds_little_is_not_refused_for_what_another_one_holds() -> None:
     held = Held()
     worker = held.worker()

@@ -8,6 +8,7 @@ import codecs
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
 from openai_server.errors import BackendError
@@ -279,21 +280,29 @@ class Texts:
 
 
 class _Outputs:
-    """The tensors of one response, by specification; those that are absent are empty."""
+    """The tensors of one response, by specification; those that are absent are empty.
+
+    A tensor is read when it is asked for, and of its shape nothing: all are columns, whose lengths have to agree.
+    """
 
     def __init__(self, response: ModelInferResponse) -> None:
+        outputs, raw = response.outputs, response.raw_output_contents
+        if raw and len(raw) != len(outputs):
+            raise _nonsense(f"sent a malformed answer: {len(raw)} raw contents for {len(outputs)} tensors")
+        self._tensors = {
+            output.name: (output, part) for output, part in zip(outputs, raw or repeat(None), strict=False)
+        }
+
+    def elements(self, spec: TensorSpec) -> Sequence[Any]:
+        output, raw = self._tensors.get(spec.name, (None, None))
+        if output is None:
+            return ()
+        if output.datatype != spec.datatype:
+            raise _nonsense(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
         try:
-            self._tensors = tensors.read_outputs(response)
+            return tensors.output_elements(output, raw)
         except tensors.TensorError as error:
             raise _nonsense(f"sent a malformed answer: {error}") from error
-
-    def elements(self, spec: TensorSpec) -> Sequence[bytes]:
-        tensor = self._tensors.get(spec.name)
-        if tensor is None:
-            return ()
-        if tensor.datatype != spec.datatype:
-            raise _nonsense(f"sent '{spec.name}' as {tensor.datatype}, not as {spec.datatype}")
-        return tensor.elements
 
     def required(self, spec: TensorSpec) -> Sequence[Any]:
         """At least one."""
@@ -310,7 +319,7 @@ class _Outputs:
         return [element.decode(errors="replace") for element in self.elements(spec)]
 
     def numbers(self, spec: TensorSpec) -> Sequence[int]:
-        return self.elements(spec)  # type: ignore[return-value]  # the datatype says so
+        return self.elements(spec)
 
     def logprobs(self) -> dict[int, list[TokenLogprob]]:
         """By choice; empty if the backend sends none."""
@@ -333,7 +342,7 @@ class _Outputs:
         return by_choice
 
     def _floats(self, spec: TensorSpec) -> Sequence[float]:
-        return self.elements(spec)  # type: ignore[return-value]  # the datatype says so
+        return self.elements(spec)
 
     def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
         """Empty, or one value for each of `length` choices."""

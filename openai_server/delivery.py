@@ -19,9 +19,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 Write = Callable[[bytes], Awaitable[None]]
 
-
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody sees it but the access log."""
+WATCH_AFTER = 0.01
+"""Seconds before a client is watched: an answer that is there sooner would only wait for the task that does it."""
 
 
 class ClientGone(Exception):
@@ -35,6 +36,7 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
     """
     worker = asyncio.current_task()
     assert worker is not None
+    watcher: asyncio.Task[None] | None = None
     gone = False
 
     async def watch() -> None:
@@ -44,7 +46,11 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
         gone = True
         worker.cancel()
 
-    watcher = asyncio.create_task(watch())
+    def begin_to_watch() -> None:
+        nonlocal watcher
+        watcher = asyncio.create_task(watch())
+
+    timer = asyncio.get_running_loop().call_later(WATCH_AFTER, begin_to_watch)
     try:
         return await work
     except asyncio.CancelledError:
@@ -53,7 +59,9 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise ClientGone from None
         raise
     finally:
-        watcher.cancel()
+        timer.cancel()
+        if watcher is not None:
+            watcher.cancel()
 
 
 class EventStream(Response):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from secrets import token_hex
+from os import urandom
 from typing import Any
 
 import orjson
@@ -41,10 +41,16 @@ log = logging.getLogger(__name__)
 
 
 class JSON(Response):
-    media_type = "application/json"
+    """Nearly every answer, so its headers are not made in Starlette's way, which takes longer than all the rest."""
 
-    def render(self, content: object) -> bytes:
-        return orjson.dumps(content)
+    def __init__(self, content: object, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
+        self.status_code, self.background = status_code, None
+        self.body = orjson.dumps(content)
+        self.raw_headers = [
+            (b"content-length", b"%d" % len(self.body)),
+            (b"content-type", b"application/json"),
+            *((name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()),
+        ]
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +159,7 @@ class Routes:
             body = await self._body(http)
             request = self._caps.applied(endpoint.parse(body), len(body))
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + token_hex(16)
+            id = endpoint.id_prefix + urandom(16).hex()
             created = int(self._clock())
             visit.reserve(len(body), _most_tokens(request))
 
@@ -192,7 +198,7 @@ class Routes:
             request = endpoint.parse(body)
             self._caps.check_task(request)
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + token_hex(16)
+            id = endpoint.id_prefix + urandom(16).hex()
             visit.reserve(len(body), 0)
 
             async def work() -> Object:
@@ -210,9 +216,9 @@ class Routes:
     async def _body(self, http: Request) -> bytes:
         """Raises BodyTooLarge as soon as that is known, BodyTooSlow, Overloaded, ClientDisconnect."""
         visit = visit_of(http.scope)
-        announced = dict(http.scope["headers"]).get(b"content-length", b"")
-        if announced.isdigit() and int(announced) > self._max_body_bytes:
-            raise BodyTooLarge(self._max_body_bytes)
+        for name, value in http.scope["headers"]:
+            if name == b"content-length" and int(value) > self._max_body_bytes:
+                raise BodyTooLarge(self._max_body_bytes)
         body, more = bytearray(), True
         while more:
             message = await http.receive()

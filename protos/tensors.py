@@ -106,20 +106,17 @@ def is_raw(request: ModelInferRequest) -> bool:
 
 def add_input(request: ModelInferRequest, spec: TensorSpec, elements: Elements) -> None:
     """Appends a tensor of shape [len(elements)] in the typed form."""
-    request.inputs.add(
-        name=spec.name, datatype=spec.datatype, shape=[len(elements)], contents=_typed(spec.datatype, elements)
-    )
+    tensor = request.inputs.add(name=spec.name, datatype=spec.datatype, shape=(len(elements),))
+    _fill(tensor.contents, spec.datatype, elements)
 
 
 def add_output(response: ModelInferResponse, spec: TensorSpec, elements: Elements, *, raw: bool) -> None:
     """Appends a tensor of shape [len(elements)] in the form that the request used."""
+    tensor = response.outputs.add(name=spec.name, datatype=spec.datatype, shape=(len(elements),))
     if raw:
-        response.outputs.add(name=spec.name, datatype=spec.datatype, shape=[len(elements)])
         response.raw_output_contents.append(to_raw(spec.datatype, elements))
     else:
-        response.outputs.add(
-            name=spec.name, datatype=spec.datatype, shape=[len(elements)], contents=_typed(spec.datatype, elements)
-        )
+        _fill(tensor.contents, spec.datatype, elements)
 
 
 def read_inputs(request: ModelInferRequest) -> dict[str, Tensor]:
@@ -132,10 +129,17 @@ def read_outputs(response: ModelInferResponse) -> dict[str, Tensor]:
     return _read(response.outputs, response.raw_output_contents)
 
 
-def _typed(datatype: str, elements: Elements) -> InferTensorContents:
-    contents = InferTensorContents()
+def output_elements(message: Any, raw: bytes | None) -> Elements:
+    """Of one output; `raw` are its contents unless it is typed. Takes half the time of `read_outputs`, since it looks
+    neither at the shape nor for contents in a wrong field. Raises TensorError if `raw` ends inside an element.
+    """
+    if raw is not None:
+        return from_raw(message.name, message.datatype, raw)
+    return list(getattr(message.contents, _DATATYPES[message.datatype].contents))
+
+
+def _fill(contents: InferTensorContents, datatype: str, elements: Elements) -> None:
     getattr(contents, _DATATYPES[datatype].contents).extend(elements)
-    return contents
 
 
 def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:

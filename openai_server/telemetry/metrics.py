@@ -37,6 +37,21 @@ FINE = (0.001, 0.0025, 0.005)
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
 
+class _Level:
+    """The number behind a gauge of one process, which reads it at a scrape: a request has to wait less for that."""
+
+    def __init__(self, gauge: Gauge) -> None:
+        self._n = 0.0
+        gauge.set_function(lambda: self._n)
+
+    def inc(self, amount: float = 1) -> None:
+        self._n += amount
+
+
+def _level(gauge: Gauge) -> Gauge | _Level:
+    return gauge if sharing.is_shared() else _Level(gauge)
+
+
 class Metrics:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
@@ -64,17 +79,21 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self._admitted = Gauge(
-            "openai_server_requests_admitted",
-            "Requests that have one of the --max-concurrency places.",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self._admitted = _level(
+            Gauge(
+                "openai_server_requests_admitted",
+                "Requests that have one of the --max-concurrency places.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            )
         )
-        self._queued = Gauge(
-            "openai_server_requests_queued",
-            "Requests that wait for such a place.",
-            registry=registry,
-            multiprocess_mode="livesum",
+        self._queued = _level(
+            Gauge(
+                "openai_server_requests_queued",
+                "Requests that wait for such a place.",
+                registry=registry,
+                multiprocess_mode="livesum",
+            )
         )
         self._queue_seconds = Histogram(
             "openai_server_queue_seconds",
@@ -134,8 +153,8 @@ class Metrics:
         )
         # To look a series up takes several times as long as to count in it. There are as many as there are labels.
         self._requests = cache(requests.labels)
-        self._running = cache(running.labels)
-        self._waiting = cache(waiting.labels)
+        self._running = cache(lambda *labels: _level(running.labels(*labels)))
+        self._waiting = cache(lambda *labels: _level(waiting.labels(*labels)))
         self._prompt = cache(prompt.labels)
         self._cached = cache(cached.labels)
         self._completion = cache(completion.labels)
@@ -167,7 +186,7 @@ class Metrics:
         self._connections_refused.inc()
 
     def end(self, record: Record) -> None:
-        self._running(record.endpoint).dec()
+        self._running(record.endpoint).inc(-1)
         self._requests(record.endpoint, record.model, str(record.status)).inc()
         if usage := record.usage:
             self._prompt(record.endpoint, record.model).inc(usage.prompt)

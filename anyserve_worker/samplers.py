@@ -35,12 +35,17 @@ class Rows:
     def __init__(self, ctx: Any, n_vocab: int) -> None:
         self._ctx = ctx
         self._row_type = ctypes.c_float * n_vocab
+        self._views: dict[int, Logits] = {}
+        """By address: llama.cpp puts its logits into the same memory again and again."""
 
     def __getitem__(self, row: int) -> Logits:
         """Shape [n_vocab]: llama.cpp's own memory, valid until the next step."""
-        logits = ctypes.cast(llama.llama_get_logits_ith(self._ctx, row), ctypes.c_void_p).value
-        assert logits is not None
-        return np.frombuffer(memoryview(self._row_type.from_address(logits)), dtype=np.float32)
+        address = ctypes.addressof(llama.llama_get_logits_ith(self._ctx, row).contents)
+        view = self._views.get(address)
+        if view is None:
+            view = np.frombuffer(memoryview(self._row_type.from_address(address)), dtype=np.float32)
+            self._views[address] = view
+        return view
 
 
 class LogitsSampler:

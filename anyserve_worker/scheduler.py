@@ -30,7 +30,7 @@ LOOK_AHEAD = 16
 """Waiting sequences that are looked at in a step beyond those that can start."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)  # not frozen: one for each token, and frozen ones take three times as long to make
 class Chunk:
     """`sequence.tokens[start : start + count]` are computed in this step, and behind them a draft of the next ones."""
 

@@ -165,6 +165,8 @@ class ThreadChooser:
         shape = self._shapes.get(key)
         if shape is None:
             shape = self._shapes[key] = self._new_shape(key, now)
+        if len(shape.counts) == 1:
+            return shape.counts[0]
         self._running = shape, n_tokens
         if now - shape.last_step > STALE:
             shape.forget()
@@ -179,7 +181,7 @@ class ThreadChooser:
         """What the step of the last `choose` took; `cpu_seconds` is the processor time of the calling thread in it."""
         if self._running is None:
             return
-        shape, n_tokens = self._running
+        (shape, n_tokens), self._running = self._running, None
         if shape.trial is None:
             self._record_usual(shape, n_tokens, seconds, cpu_seconds, now)
             return

@@ -176,9 +176,11 @@ class Model:
         """`add_special`: with what the model wants around a text, BOS and EOS or their like."""
         given = text.encode()
         tokens = token_array(bytes(4 * (len(given) + N_SPECIAL)))  # No token is empty: this is room for all.
-        view = (llama.llama_token * len(tokens)).from_buffer(tokens)
-        n = llama.llama_tokenize(self.vocab, given, len(given), view, len(tokens), add_special, parse_special)
-        del view
+        first = llama.llama_token.from_buffer(tokens)
+        n = llama.llama_tokenize(
+            self.vocab, given, len(given), ctypes.byref(first), len(tokens), add_special, parse_special
+        )
+        del first  # else the array can't be cut
         if n < 0:
             raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
         del tokens[n:]

@@ -20,7 +20,7 @@ from openai_server.decode import (
 )
 from openai_server.errors import BackendError
 from protos import contract
-from protos.grpc_predict_v2_pb2 import ModelInferResponse
+from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
 from tests.wire.fake_worker import last, message, token, whole
 
 
@@ -36,6 +36,13 @@ def says(
 
 
 # ---- Unary
+
+
+NO_CONTENTS = ModelInferResponse.InferOutputTensor(name="text", datatype="BYTES", shape=[1])
+
+
+def with_contents(contents: InferTensorContents) -> ModelInferResponse.InferOutputTensor:
+    return ModelInferResponse.InferOutputTensor(name="text", datatype="BYTES", shape=[1], contents=contents)
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -74,12 +81,23 @@ def test_unknown_tensors_are_ignored() -> None:
         message((contract.TEXT, [b"a"]), (contract.FINISH_REASON, [b"stop", b"stop"])),
         message((contract.TensorSpec("text", "INT32", (1,), ""), [1])),
         ModelInferResponse(raw_output_contents=[b"x"]),
+        ModelInferResponse(outputs=[NO_CONTENTS], raw_output_contents=[b"\2\0\0\0a"]),
+        ModelInferResponse(outputs=[NO_CONTENTS], raw_output_contents=[b"\1\0\0\0a", b""]),
+        ModelInferResponse(outputs=[with_contents(InferTensorContents(int_contents=[1]))]),
     ],
 )
 def test_an_answer_that_makes_no_sense(response: ModelInferResponse) -> None:
     with pytest.raises(BackendError) as caught:
         answer(response, 1)
     assert caught.value.status == "UNKNOWN"
+
+
+def test_whatever_shape_it_says_an_output_is_its_elements() -> None:
+    """Backends of models with a batch dimension send [1, 1], others forget to say it."""
+    for shape in ([1], [1, 1], []):
+        output = with_contents(InferTensorContents(bytes_contents=[b"a"]))
+        output.shape[:] = shape
+        assert answer(ModelInferResponse(outputs=[output]), 1).choices[0].text == "a"
 
 
 def test_totals() -> None:

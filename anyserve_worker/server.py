@@ -43,7 +43,7 @@ def _channel_options(keepalive: float) -> tuple[tuple[str, int], ...]:
         # A second worker on the same port must fail, not share it.
         ("grpc.so_reuseport", 0),
         # contract.EXTENSION_PINGS, with some room for pings that overtake the clock.
-        ("grpc.http2.min_recv_ping_interval_without_data_ms", 500),
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.keepalive_permit_without_calls", 1),
         # A client that vanished, and its sequences with it.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),

@@ -1,0 +1,35 @@
+"""The worker's server as it is, without a model, and a client that pings it as often as it may."""
+
+import asyncio
+
+import grpc
+import pytest
+from grpc import aio
+
+from anyserve_worker.config import ServerOptions
+from anyserve_worker.server import Worker
+from openai_server.channel import channel_options
+from protos.grpc_predict_v2_pb2 import ServerMetadataRequest
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
+
+INTERVAL = 1.0
+"""Seconds between two pings: contract.EXTENSION_PINGS."""
+STRIKES = 2
+"""That gRPC forgives by itself: the next ping that comes too soon ends the connection, with all that runs on it."""
+
+
+async def test_a_silent_connection_may_be_pinged_once_a_second() -> None:
+    """As while a long answer is computed that is told as a whole."""
+    worker = await Worker.listen(ServerOptions((), "127.0.0.1", 0, 0, "info", 1))
+    target = f"127.0.0.1:{worker.port}"
+    options = [*channel_options(target, INTERVAL, INTERVAL), ("grpc.keepalive_permit_without_calls", 1)]
+    try:
+        async with aio.insecure_channel(target, options=options) as channel:
+            await GRPCInferenceServiceStub(channel).ServerMetadata(ServerMetadataRequest())
+            ready = grpc.ChannelConnectivity.READY
+            assert channel.get_state() is ready
+            with pytest.raises(TimeoutError):
+                # The first ping is always welcome, and one more for a clock that is late.
+                await asyncio.wait_for(channel.wait_for_state_change(ready), (STRIKES + 3) * INTERVAL)
+    finally:
+        await worker.drain(0)

@@ -166,6 +166,7 @@ class ThreadChooser:
         if shape is None:
             shape = self._shapes[key] = self._new_shape(key, now)
         if len(shape.counts) == 1:
+            self._running = None
             return shape.counts[0]
         self._running = shape, n_tokens
         if now - shape.last_step > STALE:
@@ -181,7 +182,7 @@ class ThreadChooser:
         """What the step of the last `choose` took; `cpu_seconds` is the processor time of the calling thread in it."""
         if self._running is None:
             return
-        (shape, n_tokens), self._running = self._running, None
+        shape, n_tokens = self._running
         if shape.trial is None:
             self._record_usual(shape, n_tokens, seconds, cpu_seconds, now)
             return

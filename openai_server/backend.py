@@ -205,7 +205,7 @@ class Backend:
         self._n_unary += 1
         try:
             headers = record.current().headers
-            return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=aio.Metadata(*headers))
+            return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
         finally:
             self._n_unary -= 1
 

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from os import urandom
+from secrets import token_hex
 from typing import Any
 
 import orjson
@@ -159,7 +159,7 @@ class Routes:
             body = await self._body(http)
             request = self._caps.applied(endpoint.parse(body), len(body))
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + urandom(16).hex()
+            id = endpoint.id_prefix + token_hex(16)
             created = int(self._clock())
             visit.reserve(len(body), _most_tokens(request))
 
@@ -198,7 +198,7 @@ class Routes:
             request = endpoint.parse(body)
             self._caps.check_task(request)
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + urandom(16).hex()
+            id = endpoint.id_prefix + token_hex(16)
             visit.reserve(len(body), 0)
 
             async def work() -> Object:
@@ -217,7 +217,7 @@ class Routes:
         """Raises BodyTooLarge as soon as that is known, BodyTooSlow, Overloaded, ClientDisconnect."""
         visit = visit_of(http.scope)
         for name, value in http.scope["headers"]:
-            if name == b"content-length" and int(value) > self._max_body_bytes:
+            if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
         body, more = bytearray(), True
         while more:

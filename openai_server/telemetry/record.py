@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from os import urandom
+from secrets import token_hex
 from typing import Any
 
 from openai_server.decode import Usage
@@ -25,7 +25,7 @@ MAX_PATH_LENGTH = 256
 
 def request_id(given: str) -> str:
     """The client's own, if it is visible ASCII of a sane length, or else a new one."""
-    return given if given and _SANE_ID.fullmatch(given) else f"req_{urandom(16).hex()}"
+    return given if given and _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
 
 
 @dataclass(slots=True, eq=False)

@@ -92,6 +92,12 @@ def test_an_answer_that_makes_no_sense(response: ModelInferResponse) -> None:
     assert caught.value.status == "UNKNOWN"
 
 
+def test_contents_in_a_wrong_field_are_named() -> None:
+    output = with_contents(InferTensorContents(int_contents=[1]))
+    with pytest.raises(BackendError, match="'text': BYTES belongs in 'bytes_contents', not in \\['int_contents'\\]"):
+        answer(ModelInferResponse(outputs=[output]), 1)
+
+
 def test_whatever_shape_it_says_an_output_is_its_elements() -> None:
     """Backends of models with a batch dimension send [1, 1], others forget to say it."""
     for shape in ([1], [1, 1], []):

@@ -78,6 +78,8 @@ class GenerationRequest:
     sampling: SamplingParams = field(default_factory=SamplingParams)
     timeout: float | None = None
     """Seconds from arrival."""
+    caller: str = ""
+    """The caller that shares the worker with others; empty: the one that all requests without a name have in common."""
 
 
 def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
@@ -116,6 +118,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         mark_end=_strings(given, contract.MARK_END) or (),
         sampling=_sampling(given),
         timeout=timeout_of(message),
+        caller=caller_of(message),
     )
 
 
@@ -271,3 +274,15 @@ def timeout_of(message: ModelInferRequest) -> float | None:
     if micros < 0:
         raise InvalidRequest(f"parameter '{contract.PARAM_TIMEOUT}': must be whole microseconds, 0 for no limit")
     return micros / 1e6 or None
+
+
+def caller_of(message: ModelInferRequest) -> str:
+    """Empty if it is absent. Raises InvalidRequest."""
+    parameter = message.parameters.get(contract.PARAM_CALLER)
+    if parameter is None:
+        return ""
+    if parameter.WhichOneof("parameter_choice") != "string_param" or len(parameter.string_param) > contract.MAX_CALLER:
+        raise InvalidRequest(
+            f"parameter '{contract.PARAM_CALLER}': must be a string of at most {contract.MAX_CALLER} characters"
+        )
+    return str(parameter.string_param)

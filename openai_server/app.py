@@ -148,6 +148,7 @@ class App:
                 await Response(status_code=204, headers=preflight)(scope, receive, send_with_ours)
                 return
             visit.authenticate()
+            record.caller = visit.caller.label
             if scope["method"] == "POST" and (endpoint := GENERATION.get(scope["path"])):
                 await self._generate(endpoint, record, visit, scope, receive, send)
             else:

@@ -202,6 +202,7 @@ class Backend:
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Raises BackendError."""
+        _name_caller(request)
         self._n_unary += 1
         try:
             headers = record.current().headers
@@ -211,6 +212,7 @@ class Backend:
 
     def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
         """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
+        _name_caller(request)
         if self._extensions is not None and not (self._shared and self._shared.retired):
             return self._start(request, n, k, mailbox)
         cancel: Cancel | None = None
@@ -271,6 +273,11 @@ class Backend:
             mailbox.fail(k, BackendError("INTERNAL", "internal error"))
         else:
             mailbox.end(k, reader.usage)
+
+
+def _name_caller(request: ModelInferRequest) -> None:
+    if caller := record.current().caller:
+        request.parameters[contract.PARAM_CALLER].string_param = caller
 
 
 def _may_share(request: ModelInferRequest) -> bool:

@@ -389,6 +389,9 @@ MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP
 
 PARAM_TIMEOUT = "timeout"
 """int64, microseconds: the request fails with DEADLINE_EXCEEDED when they have passed; 0 is no limit."""
+PARAM_CALLER = "anyserve_caller"
+"""string of at most MAX_CALLER characters: whose request it is. Callers share the server fairly. Our own."""
+MAX_CALLER = 256
 PARAM_TASK = "task"
 """string, unary request: what to do, one of TASKS; absent: generate. Our own."""
 PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"

@@ -12,6 +12,9 @@ from openai_server.errors import Unauthorized
 
 Header = tuple[bytes, bytes]
 
+_LABEL_LENGTH = 32
+"""Characters: of a key without a name, half of its digest."""
+
 
 class Caller(NamedTuple):
     """Whom the limits are for."""
@@ -19,6 +22,11 @@ class Caller(NamedTuple):
     id: str
     name: str
     """For logs."""
+
+    @property
+    def label(self) -> str:
+        """For backends: stands for the caller without giving its key away. Empty for ANYBODY."""
+        return self.id[:_LABEL_LENGTH]
 
 
 ANYBODY = Caller("", "")

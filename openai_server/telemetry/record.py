@@ -37,6 +37,8 @@ class Record:
     path: str = ""
     endpoint: str = OTHER
     client: str = ""
+    caller: str = ""
+    """Name of the caller for the backend; empty without API keys."""
     traceparent: str = ""
     """Of W3C's trace context: the span that calls to the backend belong to."""
     tracestate: str = ""

@@ -469,3 +469,24 @@ def test_a_timeout_without_a_value() -> None:
     message = typed(prompt=[b"x"])
     message.parameters["timeout"].SetInParent()
     assert str(refusal(message)).startswith("parameter 'timeout': ")
+
+
+# ---- The caller
+
+
+def with_caller(**parameter: Any) -> ModelInferRequest:
+    message = typed(prompt=[b"x"])
+    for kind, value in parameter.items():
+        setattr(message.parameters["anyserve_caller"], kind, value)
+    return message
+
+
+def test_the_caller() -> None:
+    assert parse(with_caller()).caller == ""
+    assert parse(with_caller(string_param="team-a")).caller == "team-a"
+    assert parse(with_caller(string_param="é" * 256)).caller == "é" * 256
+
+
+@pytest.mark.parametrize("parameter", [{"int64_param": 1}, {"bool_param": True}, {"string_param": "x" * 257}])
+def test_a_caller_that_is_no_short_string_is_refused(parameter: dict[str, Any]) -> None:
+    assert str(refusal(with_caller(**parameter))).startswith("parameter 'anyserve_caller': must be a string")

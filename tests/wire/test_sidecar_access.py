@@ -70,6 +70,24 @@ async def test_with_a_key_and_without_one_for_probes() -> None:
             assert (await sidecar.get(path)).status == 200
 
 
+@pytest.mark.parametrize("stream", [False, True])
+async def test_the_backend_learns_the_caller_but_no_key(stream: bool, tmp_path: Path) -> None:
+    keys = tmp_path / "keys"
+    keys.write_text("team-a: sk-one\nteam-a: sk-two\nsk-three\n")
+    worker = FakeWorker()
+    async with running(worker, api_key_file=keys) as sidecar:
+        for key in ("sk-one", "sk-two", "sk-three"):
+            await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream}, shown(key))
+    first, second, third = (request.parameters["anyserve_caller"].string_param for request in worker.requests)
+    assert first == second == "name team-a"
+    assert third not in ("", first)
+    assert "sk-" not in str(worker.requests)
+    without_keys = FakeWorker()
+    async with running(without_keys) as sidecar:
+        await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream})
+    assert "anyserve_caller" not in without_keys.requests[0].parameters
+
+
 async def test_the_key_file_is_followed_also_through_symlinks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

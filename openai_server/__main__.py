@@ -39,6 +39,8 @@ def run(config: Config) -> None:
             TLS(config.tls_files)
         except TLSError as error:
             raise click.ClickException(str(error)) from error
+    if config.chat_template is not None:
+        _check_template(config.chat_template)
     listener = listen(config.host, config.port)
     host, port = listener.getsockname()[:2]
     address = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
@@ -52,6 +54,18 @@ def run(config: Config) -> None:
         from openai_server import server  # of what it takes, a parent of several needs nothing: 30 MiB
 
         server.run(config, listener, admin)
+
+
+def _check_template(source: str) -> None:
+    """Raises ClickException for a template that can't be compiled."""
+    from openai_server import template_compiler  # few need it
+
+    try:
+        problem = template_compiler.problem_with(source)
+    except (template_compiler.CompilerFailed, OSError) as error:
+        raise click.ClickException(f"--chat-template: can't compile the chat template: {error}") from error
+    if problem is not None:
+        raise click.ClickException(f"--chat-template: the chat template can't be compiled: {problem}")
 
 
 def _greet(config: Config, address: str, admin: socket.socket | None) -> None:

@@ -26,6 +26,7 @@ from openai_server.admin import metrics_route
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
+from openai_server.chat_planner import ChatPlanner
 from openai_server.config import Config
 from openai_server.errors import APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
@@ -77,8 +78,11 @@ class App:
             now=datetime.now,
             seconds=config.template_timeout,
             characters=config.template_max_chars,
+            compile=None,  # ChatPlanner does, in a process of its own
         )
-        planner = Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}")
+        planner = ChatPlanner(
+            templates, Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}")
+        )
         self.routes = Routes(
             backend,
             self._catalog,

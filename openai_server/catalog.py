@@ -1,13 +1,20 @@
-"""Which models the backend serves, under which names, and what it tells of them.
+"""Which models the backend serves, under which names, and what it reports of them.
 
-Learned once and kept until there is a sign that it has changed: the connection was lost, a call found the backend away
-or the model gone, or somebody asks for a name that is not known.
+The list and the models are kept until new ones have arrived, so that a request for a known model waits for nobody's
+lookup. Three things lead to new ones:
+
+- The connection was lost: everything is dropped, because another server may take the place of the one that is gone.
+- A call failed with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and is used meanwhile.
+- A name is unknown, or the caller wants a fresh list: that caller alone waits for the new list.
 """
 
 import asyncio
 import logging
-from collections.abc import Container, Mapping, Sequence
+import time
+from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from typing import Any, TypeVar
 
 from openai_server.encode import EVERYTHING
 from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
@@ -19,6 +26,9 @@ log = logging.getLogger(__name__)
 
 FIRST_MODEL_ALIAS = ANYSERVE_VERSION
 """Always a name of the first model, as in AnyServe's instructions."""
+LOOKUP_INTERVAL = 1.0
+"""Seconds between two lookups of the list for the same reason: unknown names, or errors of calls."""
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,59 +56,112 @@ class Model:
             raise TaskNotSupported(self.name, task, self.tasks)
 
 
-class Catalog:
-    """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models."""
+class _Interval:
+    """Permits one lookup, and the next one LOOKUP_INTERVAL after that has ended."""
 
-    def __init__(self, backend: Pool, *, served: Sequence[str], aliases: Mapping[str, str]) -> None:
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._free_at = float("-inf")
+
+    @property
+    def over(self) -> bool:
+        return self._clock() >= self._free_at
+
+    def begin(self) -> None:
+        self._free_at = self._clock() + LOOKUP_INTERVAL
+
+
+class Catalog:
+    """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models; `clock`
+    gives seconds from any start."""
+
+    def __init__(
+        self,
+        backend: Pool,
+        *,
+        served: Sequence[str],
+        aliases: Mapping[str, str],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._backend = backend
         self._served = tuple(served)
         self._aliases = dict(aliases)
         self._names: tuple[str, ...] = ()
+        """In the backend's order; empty is unknown."""
         self._models: dict[str, Model] = {}
-        self._lookup = asyncio.Lock()
-        """One lookup at a time, whose result serves all who wait for it."""
+        self._lookups: dict[str | None, asyncio.Task[Any]] = {}
+        """Those under way, each for all callers who wait for it: by model, None is the list."""
+        self._unknown: asyncio.Task[None] | None = None
+        """The last lookup of the list for unknown names, and its end: until then, such names stay unknown."""
+        self._after_unknown = _Interval(clock)
+        self._unlisted: Callable[[], BackendError | Unavailable] | None = None
+        """Why that lookup failed: unknown names get the same answer."""
+        self._after_replaced = _Interval(clock)
+        """Since the last lookup of the list because the first model was gone."""
+        self._renewal: asyncio.Task[None] | None = None
+        """The last lookup of everything because a call had failed, and its end."""
+        self._after_error = _Interval(clock)
+        self._outdated = False
+        """A call has failed, and not everything has been looked up since."""
 
     def forget(self) -> None:
+        """Drops everything. Lookups under way still answer their callers, and are not kept."""
         self._names = ()
         self._models = {}
+        self._lookups = {}
+        self._outdated = False
 
     def learn(self, error: BackendError) -> None:
-        """Forgets what an error shows to be out of date."""
-        if error.status in ("UNAVAILABLE", "NOT_FOUND"):
-            self.forget()
+        """Looks everything up again if the error shows that it may be out of date. Nobody waits for that."""
+        if error.status in ("UNAVAILABLE", "NOT_FOUND") and self._names:
+            self._outdated = True
+            self._renew()
 
-    def outdated(self, error: BackendError, requested: str | None) -> bool:
-        """Learns of it, and says whether another try may find another model: who names none gets the one there is."""
+    async def outdated(self, error: BackendError, requested: str | None) -> bool:
+        """Learns from the error, and returns whether another try may find another model: one without a name may."""
+        if error.status == "NOT_FOUND" and not requested:
+            if self._after_replaced.over:
+                try:
+                    await self._list()
+                except (BackendError, Unavailable):
+                    return False
+                finally:
+                    self._after_replaced.begin()
+            self.learn(error)
+            return True
         self.learn(error)
-        return error.status == "NOT_FOUND" and not requested
+        return False
 
     async def names(self, *, fresh: bool = False) -> tuple[str, ...]:
         """At least one. Raises BackendError, or Unavailable if no model is ready."""
-        if fresh:
-            self._names = ()
-        if self._names:
-            return self._names
-        async with self._lookup:
-            if not self._names:
-                self._names = await self._find_names()
-            return self._names
+        return await self._list() if fresh or not self._names else self._names
 
     async def first(self) -> str:
         return (await self.names())[0]
 
     async def resolve(self, requested: str | None) -> Model:
         """No name is the first model. Raises ModelNotFound, BackendError, Unavailable."""
-        name = self._known(requested, await self.names())
-        if name is None:
-            # It may have been loaded since.
-            name = self._known(requested, await self.names(fresh=True))
+        if self._outdated:
+            self._renew()
+        fresh = not self._names
+        names = await self.names()
+        name = self._known(requested, names)
+        if name is None and not fresh:
+            name = self._known(requested, await self._names_for_unknown())  # It may have been loaded since.
         if name is None:
             raise ModelNotFound(requested or "")
-        if name not in self._models:
-            async with self._lookup:
-                if name not in self._models:
-                    self._models[name] = await self._find(name)
-        return self._models[name]
+        return await self._model(name)
+
+    async def all(self) -> list[Model]:
+        """The models of a fresh list. Raises BackendError, Unavailable."""
+        models = []
+        for name in await self.names(fresh=True):
+            try:
+                models.append(await self._model(name))
+            except BackendError as error:
+                if error.status != "NOT_FOUND":
+                    raise  # otherwise it has been unloaded since the list was made
+        return models
 
     def _known(self, requested: str | None, names: Sequence[str]) -> str | None:
         if not requested:
@@ -109,6 +172,74 @@ class Catalog:
             return target if target in names else None
         return names[0] if requested == FIRST_MODEL_ALIAS else None
 
+    # ---- Lookups
+
+    async def _names_for_unknown(self) -> tuple[str, ...]:
+        """A list that is not older than LOOKUP_INTERVAL. Raises BackendError, Unavailable."""
+        if self._after_unknown.over and (self._unknown is None or self._unknown.done()):
+            self._unknown = asyncio.create_task(self._look_up_unknown())
+        if self._unknown is not None:
+            await asyncio.shield(self._unknown)
+        if self._unlisted is not None:
+            raise self._unlisted()
+        return await self.names()
+
+    async def _look_up_unknown(self) -> None:
+        self._unlisted = None
+        try:
+            await self._list()
+        except BackendError as error:
+            self._unlisted = partial(
+                BackendError, error.status, error.message, reason=error.reason, tensor=error.tensor
+            )
+        except Unavailable as error:
+            self._unlisted = partial(Unavailable, error.message)
+        finally:
+            self._after_unknown.begin()
+
+    def _renew(self) -> None:
+        if self._after_error.over and (self._renewal is None or self._renewal.done()):
+            self._renewal = asyncio.create_task(self._look_up_again())
+
+    async def _look_up_again(self) -> None:
+        models = self._models
+        try:
+            names = await self._list()
+            for name in set(models).intersection(names):
+                await self._shared(name, partial(self._find, name))
+            if models is self._models:
+                self._outdated = False
+        except (BackendError, Unavailable) as error:
+            log.debug("can't look up the models again: %s", error)
+        finally:
+            self._after_error.begin()
+
+    async def _list(self) -> tuple[str, ...]:
+        return await self._shared(None, self._find_names)
+
+    async def _model(self, name: str) -> Model:
+        if (model := self._models.get(name)) is not None:
+            return model
+        return await self._shared(name, partial(self._find, name))
+
+    async def _shared(self, key: str | None, look_up: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Joins the lookup under way, or begins one. A caller that is cancelled does not end it for the others."""
+        task: asyncio.Task[T] | None = self._lookups.get(key)
+        if task is None:
+            task = self._lookups[key] = asyncio.create_task(look_up())
+            task.add_done_callback(partial(self._ended, key))
+        return await asyncio.shield(task)
+
+    def _ended(self, key: str | None, task: "asyncio.Task[Any]") -> None:
+        if self._lookups.get(key) is task:
+            del self._lookups[key]
+        if not task.cancelled():
+            task.exception()  # asyncio logs one that nobody waits for any more
+
+    def _is_kept(self, key: str | None) -> bool:
+        """Whether the lookup that runs here has not been overtaken by `forget`."""
+        return self._lookups.get(key) is asyncio.current_task()
+
     async def _find_names(self) -> tuple[str, ...]:
         try:
             names = tuple(await self._backend.models())
@@ -118,6 +249,10 @@ class Catalog:
             names = self._served
             if not names:
                 raise Unavailable("The backend does not list its models; name them with --served-model.") from None
+        if self._is_kept(None):
+            self._names, self._unlisted = names, None
+            for name in set(self._models).difference(names):
+                del self._models[name]
         if not names:
             raise Unavailable("The model backend has no model ready at the moment; please try again.")
         return names
@@ -136,10 +271,12 @@ class Catalog:
             if error.status != "UNIMPLEMENTED":
                 raise
         model = Model(name, takes, parameters)
-        fields = {
-            "context": model.context_length,
-            "can": ",".join(model.tasks),
-            "description": parameters.get("description"),
-        }
-        logs.say(log, logging.INFO, f"found the model '{name}'", fields)
+        if self._is_kept(name) and model != self._models.get(name):
+            self._models[name] = model
+            fields = {
+                "context": model.context_length,
+                "can": ",".join(model.tasks),
+                "description": parameters.get("description"),
+            }
+            logs.say(log, logging.INFO, f"found the model '{name}'", fields)
         return model

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 from openai_server import decode, encode, sse
 from openai_server.access.caps import Caps
 from openai_server.catalog import Catalog
-from openai_server.chat.plan import Planner
 from openai_server.chat.reading import Reading
+from openai_server.chat_planner import ChatPlanner
 from openai_server.decode import Answer, Usage
 from openai_server.delivery import Write
 from openai_server.errors import BackendError, from_backend
@@ -46,7 +46,9 @@ class _Prepared:
 class Generator:
     """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner, caps: Caps, *, ping_interval: float) -> None:
+    def __init__(
+        self, backend: Pool, catalog: Catalog, planner: ChatPlanner, caps: Caps, *, ping_interval: float
+    ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner
@@ -61,7 +63,7 @@ class Generator:
                 answers = await gather([self._infer(call, request) for call in prepared.calls])
                 return prepared.source, answers
             except BackendError as error:
-                if not (self._catalog.outdated(error, request.model) and again):
+                if not (await self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, encode.params(request)) from error
         raise AssertionError("the second try answers or raises")
 
@@ -107,7 +109,7 @@ class Generator:
                 await write(begin + chunks.end(seen.usage))
                 return
             except BackendError as error:
-                if not (self._catalog.outdated(error, request.model) and again):
+                if not (await self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, encode.params(request)) from error
                 again = False
 
@@ -127,8 +129,7 @@ class Generator:
         if isinstance(request, CompletionRequest):
             prompts, reading = request.prompts, None
         else:
-            # In a thread, so that a template at its limit does not hold up the streams of others.
-            plan = await asyncio.to_thread(self._planner.plan, request, model.parameters, model.takes)
+            plan = await self._planner.plan(request, model.parameters, model.takes)
             self._caps.check_prompts("messages", [plan.prompt])
             request, prompts, reading = plan.request, [plan.prompt], plan.reading
             inputs |= plan.inputs

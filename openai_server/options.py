@@ -91,7 +91,7 @@ OPTIONS = (
     ),
     option(
         "--chat-template",
-        "File with a Jinja chat template, used instead of the models' own.",
+        "File with a Jinja chat template, used instead of the models' own. It must compile.",
         metavar="FILE",
         callback=_file_text,
     ),

@@ -236,24 +236,22 @@ class Routes:
     # ---- Models
 
     async def models(self, _: Request) -> Response:
-        return JSON(responses.models([await self._described(name) for name in await self._names()]))
+        try:
+            models = await self._catalog.all()
+        except BackendError as error:
+            raise self._failed(error) from error
+        return JSON(responses.models([self._described(model) for model in models]))
 
     async def model(self, request: Request) -> Response:
         if not (name := request.path_params["model"]):
             raise ModelNotFound(name)
-        return JSON(await self._described(name))
-
-    async def _names(self) -> tuple[str, ...]:
-        try:
-            return await self._catalog.names(fresh=True)
-        except BackendError as error:
-            raise self._failed(error) from error
-
-    async def _described(self, name: str) -> Object:
         try:
             model = await self._catalog.resolve(name)
         except BackendError as error:
             raise self._failed(error) from error
+        return JSON(self._described(model))
+
+    def _described(self, model: Model) -> Object:
         return responses.model(model.name, self._created(model), model.tasks, model.parameters)
 
     def _created(self, model: Model) -> int:

@@ -8,10 +8,9 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from jinja2 import meta, nodes
-
 from openai_server.chat.limits import LimitExceeded
 from openai_server.chat.messages import Form, Tools
+from openai_server.chat.source import CompiledSource
 from openai_server.schemas import (
     AssistantMessage,
     FunctionCall,
@@ -43,61 +42,16 @@ class Capabilities:
         return "tools" in self.variables
 
 
-def capabilities(tree: nodes.Template, attempt: Attempt) -> Capabilities:
-    roles = frozenset(_roles(tree))
+def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
+    roles = compiled.roles
     form, system = Form(developer="developer" in roles, function="function" in roles), False
     with suppress(*BOUNDS):
         form = replace(form, parts=_wants_parts(form, attempt))
         system = _writes([SystemMessage(_VALUE), UserMessage("a")], form, attempt)
         form = replace(form, whole_tools=_wants_whole_tools(form, attempt))
-        if _mentions(tree, "tool_calls"):
+        if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
-    return Capabilities(frozenset(meta.find_undeclared_variables(tree)), roles, system, form)
-
-
-# ---- From the tree
-
-
-def _mentions(tree: nodes.Template, key: str) -> bool:
-    return any(node.attr == key for node in tree.find_all(nodes.Getattr)) or any(
-        node.value == key for node in tree.find_all(nodes.Const)
-    )
-
-
-def _roles(tree: nodes.Template) -> Iterator[str]:
-    for compare in tree.find_all(nodes.Compare):
-        sides = [compare.expr, *(operand.expr for operand in compare.ops)]
-        if any(_is_role(side) for side in sides):
-            for side in sides:
-                yield from _strings(side)
-    for chosen in tree.find_all(nodes.Filter):
-        if chosen.name in ("selectattr", "rejectattr") and len(chosen.args) == 3 and _is(chosen.args[0], "role"):
-            yield from _strings(chosen.args[2])
-
-
-def _is_role(node: nodes.Node | None) -> bool:
-    """Of a message, or a variable that is called so; in lower case, perhaps."""
-    if isinstance(node, nodes.Filter):
-        return _is_role(node.node)
-    if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
-        return any(_is(argument, "role") for argument in node.args[:1]) or _is_role(node.node.node)
-    if isinstance(node, nodes.Getattr):
-        return node.attr == "role"
-    if isinstance(node, nodes.Getitem):
-        return _is(node.arg, "role")
-    return isinstance(node, nodes.Name) and "role" in node.name
-
-
-def _is(node: nodes.Node, value: str) -> bool:
-    return isinstance(node, nodes.Const) and node.value == value
-
-
-def _strings(node: nodes.Node) -> Iterator[str]:
-    if isinstance(node, nodes.Const) and isinstance(node.value, str):
-        yield node.value
-    elif isinstance(node, nodes.List | nodes.Tuple):
-        for item in node.items:
-            yield from _strings(item)
+    return Capabilities(compiled.variables, roles, system, form)
 
 
 # ---- By trying

@@ -23,6 +23,8 @@ MAX_WIDTH = 9999
 """Of a field in a format string."""
 _MAX_FORMAT = 4096
 """Characters of a %-format string."""
+_MAX_AT_ONCE = 1 << 18
+"""Characters of JSON that are written in one call, in which neither other threads run nor the clock is looked at."""
 
 
 # ---- Values to text
@@ -142,11 +144,12 @@ def _tojson(
 ) -> str:
     """As transformers has it: plain JSON, where Jinja's own would escape for HTML."""
     budget = CURRENT.get()
-    budget.spend(budget.weigh(value))
+    weight = budget.weigh(value)
+    budget.spend(weight)
     encoder = json.JSONEncoder(
         ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys, check_circular=False
     )
-    if indent is None and separators is None:
+    if indent is None and separators is None and weight <= _MAX_AT_ONCE:
         return encoder.encode(value)
     if (len(indent) if isinstance(indent, str) else indent or 0) > 16:
         raise LimitExceeded("tojson: 'indent' must be at most 16 characters")

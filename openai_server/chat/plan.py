@@ -75,6 +75,10 @@ class Planner:
         use = request.tool_use
         return self._render(request, use, self._template(use, parameters), parameters)
 
+    def template_for(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+        """The source that `plan` and `prompt` render."""
+        return self._template(request.tool_use, parameters)
+
     def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
         return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
 

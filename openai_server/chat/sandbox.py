@@ -9,9 +9,11 @@ PURE. Jinja's own sandbox keeps a template from reaching Python; it does not kee
 
 import re
 from collections.abc import Iterable
+from types import CodeType
 from typing import Any
 
-from jinja2 import Template, nodes, pass_context
+from jinja2 import Template, TemplateRuntimeError, nodes, pass_context
+from jinja2.compiler import CodeGenerator
 from jinja2.ext import Extension
 from jinja2.parser import Parser
 from jinja2.runtime import Context, LoopContext
@@ -31,10 +33,26 @@ from openai_server.chat.functions import (
 )
 from openai_server.chat.limits import CURRENT, LimitExceeded, Metered, check_integers
 
+MAX_PYTHON = 1 << 20
+"""Characters of the Python code that Jinja writes for a template. The largest of well-known models have some 60,000."""
+
+
+class _CodeGenerator(CodeGenerator):
+    """Ends where the code is too long: some statements write all variables, so its length is quadratic."""
+
+    _n_written = 0
+
+    def write(self, x: str) -> None:
+        self._n_written += len(x)
+        if self._n_written > MAX_PYTHON:
+            raise TemplateRuntimeError(f"it becomes more than {MAX_PYTHON} characters of Python code")
+        super().write(x)
+
 
 class SandboxedTemplates(ImmutableSandboxedEnvironment):
-    """Compiles with `compiled`; what it compiles runs only while `limits.CURRENT` is set."""
+    """Writes Python with `python`; a template from its code runs only while `limits.CURRENT` is set."""
 
+    code_generator_class = _CodeGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
 
     def __init__(self, **functions: Function) -> None:
@@ -50,11 +68,15 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         self.tests = dict(TESTS)
         self.globals = {"range": self.globals["range"], "dict": dict, "namespace": Namespace, **functions}
 
-    def compiled(self, source: str) -> Template:
-        """Raises TemplateSyntaxError, and whatever else a hostile source makes Python's compiler raise."""
-        tree = _Guard().visit(self.parse(source))
-        tree.set_environment(self)
-        return self.from_string(tree)
+    def python(self, tree: nodes.Template) -> str:
+        """The Python code of a template, whose syntax tree gets the guards. Raises TemplateError."""
+        guarded: nodes.Template = _Guard().visit(tree)
+        guarded.set_environment(self)
+        return self.compile(guarded, raw=True)
+
+    def template(self, code: CodeType) -> Template:
+        """`code`: what `python` wrote, compiled."""
+        return Template.from_code(self, code, self.make_globals(None))
 
     # ---- Guards, called by the syntax tree
 

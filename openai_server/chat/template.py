@@ -10,16 +10,16 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import datetime
-from functools import lru_cache
 from typing import Any, NoReturn
 
-from jinja2 import Template, TemplateError, TemplateRuntimeError, TemplateSyntaxError
+from jinja2 import Template, TemplateError, TemplateRuntimeError
 
 from openai_server.chat import continuation
 from openai_server.chat.capabilities import BOUNDS, Capabilities, capabilities
 from openai_server.chat.limits import CURRENT, Budget, LimitExceeded
 from openai_server.chat.messages import Form, Tools, as_seen, tools_as_seen
 from openai_server.chat.sandbox import SandboxedTemplates
+from openai_server.chat.source import CompiledSource, check_length, compile_source, problem
 from openai_server.errors import InvalidRequest
 from openai_server.schemas import Message
 
@@ -33,12 +33,10 @@ CHATML = (
 CHATML_END = "<|im_end|>"
 """How a turn of CHATML ends. To a model without a template it is mere text, so it has to be a stop string."""
 
-MAX_SOURCE = 1 << 20
-"""Characters of a template's source. (The largest of well-known models have some 20,000.)"""
+_KEPT = 32
+"""Number of sources whose compiled templates, or failures to compile, are kept."""
 _SCRATCH = 16
 """Characters that may be made on the way, as a multiple of those of the prompt."""
-_MAX_MESSAGE = 1000
-"""Characters of a template's own error message that are passed on."""
 _OWN_FIELDS = frozenset({"messages", "tools", "add_generation_prompt", "continue_final_message"})
 """Of a request: `chat_template_kwargs` can't set them once more."""
 
@@ -70,23 +68,62 @@ class ChatTemplate:
     capabilities: Capabilities
 
 
+class NotCompiled(Exception):
+    """The template of this source has to be compiled first."""
+
+
 class Templates:
-    """Compiles each template once and renders it under a budget.
+    """Keeps compiled templates and renders them under a budget.
 
     `clock` gives processor seconds of the calling thread, so that a busy neighbour does not make a template fail;
     `now` gives the local time; `seconds` and `characters` bound one rendering, and all that is tried with a template
-    when it is compiled.
+    once it is compiled. `compile` is called in the middle of a rendering, without a budget; None: `keep` has to bring
+    what another process has compiled.
     """
 
     def __init__(
-        self, *, clock: Callable[[], float], now: Callable[[], datetime], seconds: float, characters: int
+        self,
+        *,
+        clock: Callable[[], float],
+        now: Callable[[], datetime],
+        seconds: float,
+        characters: int,
+        compile: Callable[[str], CompiledSource] | None = compile_source,
     ) -> None:
         self._clock = clock
         self._now = now
         self._seconds = seconds
         self._characters = characters
+        self._compile = compile
         self._environment = SandboxedTemplates(raise_exception=_raise_exception, strftime_now=self._strftime_now)
-        self._compiled = lru_cache(maxsize=16)(self._compile)
+        self._kept: dict[str, ChatTemplate | str] = {}
+        """By source, the oldest first. A string is the problem of a source that can't be compiled."""
+
+    def find(self, source: str) -> ChatTemplate:
+        """Raises InvalidRequest for a template that can't be compiled, NotCompiled if that is not known yet."""
+        found = self._kept.get(source)
+        if found is None:
+            try:
+                check_length(source)  # costs nothing, so it is not kept
+            except TemplateError as error:
+                raise not_compiled(problem(error)) from None
+            if self._compile is None:
+                raise NotCompiled
+            try:
+                found = self.keep(source, self._compile(source))
+            except Exception as error:  # whatever a source makes of Jinja and Python
+                found = self.keep(source, problem(error))
+        if isinstance(found, str):
+            raise not_compiled(found)
+        return found
+
+    def keep(self, source: str, compiled: CompiledSource | str) -> ChatTemplate | str:
+        """What was compiled of `source`, or the problem with it. Takes processor time within the budget."""
+        found = compiled if isinstance(compiled, str) else self._tried(compiled)
+        self._kept[source] = found
+        for oldest in list(self._kept)[:-_KEPT]:
+            self._kept.pop(oldest, None)  # another thread may be at it
+        return found
 
     def render(
         self,
@@ -101,8 +138,8 @@ class Templates:
         in any way, within the bounds.
         """
         self._check(options)
+        chat = self.find(source)
         with self._bounded():
-            chat = self._compiled(source)
             form = chat.capabilities.form
             seen = as_seen(messages, form)
             text = continuation.mark(seen, messages[-1]) if options.continue_final_message else None
@@ -118,9 +155,8 @@ class Templates:
             return prompt if text is None else continuation.cut(prompt, text)
 
     def capabilities(self, source: str) -> Capabilities:
-        """Kept with the compiled template. Raises InvalidRequest for one that can't be compiled."""
-        with self._bounded():
-            return self._compiled(source).capabilities
+        """Kept with the compiled template. Raises what `find` raises."""
+        return self.find(source).capabilities
 
     def _check(self, options: RenderOptions) -> None:
         if options.continue_final_message and options.add_generation_prompt:
@@ -142,16 +178,8 @@ class Templates:
             yield
         except InvalidRequest:
             raise
-        except TemplateSyntaxError as error:
-            raise _failed(f"{error.message} (line {error.lineno})") from None
-        except RecursionError:
-            raise _failed("it nests too deeply") from None
-        except MemoryError:
-            raise _failed("it takes too much memory") from None
-        except TemplateError as error:
-            raise _failed(error.message or "") from None
         except Exception as error:  # a template can raise whatever an expression can
-            raise _failed(f"{type(error).__name__}: {error}") from None
+            raise _failed("render these messages", problem(error)) from None
         finally:
             CURRENT.reset(reset)
 
@@ -167,10 +195,11 @@ class Templates:
             pieces.append(piece)
         return "".join(pieces)
 
-    def _compile(self, source: str) -> ChatTemplate:
-        if len(source) > MAX_SOURCE:
-            raise TemplateRuntimeError(f"its source is longer than {MAX_SOURCE} characters")
-        template = self._environment.compiled(source)
+    def _tried(self, compiled: CompiledSource) -> ChatTemplate | str:
+        try:
+            template = self._environment.template(compiled.code)
+        except Exception as error:  # as above
+            return problem(error)
 
         def attempt(messages: Sequence[Message], form: Form, tools: Tools) -> str | None:
             given = {
@@ -190,7 +219,7 @@ class Templates:
 
         reset = CURRENT.set(self._budget())
         try:
-            return ChatTemplate(template, capabilities(self._environment.parse(source), attempt))
+            return ChatTemplate(template, capabilities(compiled, attempt))
         finally:
             CURRENT.reset(reset)
 
@@ -204,9 +233,9 @@ def _raise_exception(message: object) -> NoReturn:
     raise TemplateRuntimeError(str(message) if isinstance(message, str) else "raise_exception")
 
 
-def _failed(problem: str) -> InvalidRequest:
-    if len(problem) > _MAX_MESSAGE:
-        problem = problem[:_MAX_MESSAGE] + "…"
-    return InvalidRequest(
-        f"The chat template can't render these messages: {problem}", param="messages", code="chat_template_failed"
-    )
+def not_compiled(problem: str) -> InvalidRequest:
+    return _failed("be compiled", problem)
+
+
+def _failed(what: str, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"The chat template can't {what}: {problem}", param="messages", code="chat_template_failed")

@@ -204,7 +204,13 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.metadata: list[list[tuple[str, str | bytes]]] = []
         """Of each inference call."""
         self.lookups: list[str] = []
-        """Calls that asked for metadata or config."""
+        """Calls that asked for the list of models, metadata or config."""
+        self.held: dict[str, asyncio.Event] = {}
+        """Calls by name, or by name and model (`ModelConfig tiny`), that get no answer until their event is set."""
+        self.failing: set[str] = set()
+        """Calls that fail with UNAVAILABLE."""
+        self.looked_up: asyncio.Queue[str] = asyncio.Queue()
+        """As `lookups`, as they come."""
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
         """Ids of requests, as they come."""
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
@@ -230,6 +236,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
         return ModelReadyResponse(ready=self.ready and request.name in (self.models or ()))
 
     async def RepositoryIndex(self, request: RepositoryIndexRequest, context: Context) -> RepositoryIndexResponse:
+        await self._check("RepositoryIndex", "", context)
         if self.models is None:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, "no index here")
         index = RepositoryIndexResponse()
@@ -326,6 +333,12 @@ class FakeWorker(GRPCInferenceServiceServicer):
     async def _check(self, call: str, model: str, context: Context) -> None:
         if call != "ModelInfer":
             self.lookups.append(call)
+            self.looked_up.put_nowait(call)
+        for key in (call, f"{call} {model}"):
+            if key in self.held:
+                await self.held[key].wait()
+        if call in self.failing:
+            await context.abort(grpc.StatusCode.UNAVAILABLE, f"no {call} now")
         if call in self.unimplemented:
             await context.abort(grpc.StatusCode.UNIMPLEMENTED, f"no {call} here")
         if model and self.models is not None and model not in self.models:

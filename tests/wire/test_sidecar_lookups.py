@@ -1,0 +1,220 @@
+"""What one client asks for delays nobody else: lookups of the model list and of models, with a slow backend."""
+
+import asyncio
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+
+import pytest
+
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, Refusal, echo, sent
+from tests.wire.sidecar import Call, Reply, Sidecar, running
+
+TINY = {"prompt": "x", "model": "tiny"}
+CHAT = {"messages": [{"role": "user", "content": "x"}]}
+INTERVAL = 1.0
+"""Seconds for which the sidecar takes an unknown name for unknown."""
+
+
+async def ended(call: Call) -> Reply:
+    await asyncio.wait_for(call.task, 30)
+    return call.reply
+
+
+def complete(sidecar: Sidecar, model: str) -> Call:
+    return sidecar.start("POST", "/v1/completions", {"prompt": "x", "model": model})
+
+
+@asynccontextmanager
+async def slow(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[Sidecar, asyncio.Event]]:
+    """A sidecar that knows its models; from now on, `calls` get no answer until the event is set."""
+    async with running(worker, lookup_timeout=30) as sidecar:
+        assert (await sidecar.get("/v1/models")).status == 200
+        answer = asyncio.Event()
+        worker.held = dict.fromkeys(calls, answer)
+        while not worker.looked_up.empty():
+            worker.looked_up.get_nowait()
+        worker.lookups.clear()
+        try:
+            yield sidecar, answer
+        finally:
+            answer.set()
+
+
+async def known_models_answer(sidecar: Sidecar) -> None:
+    for model in ("tiny", "second", "llamacpp", "alias", None):
+        assert (await sidecar.complete(prompt="x", model=model)).status == 200
+        assert (await sidecar.chat(model=model)).status == 200
+        assert (await sidecar.chat(model=model, stream=True)).events
+    assert (
+        await sidecar.send("POST", "/apply-template", {"messages": [{"role": "user", "content": "x"}]})
+    ).status == 200
+    assert (await sidecar.get("/v1/models/tiny")).status == 200
+    assert (await sidecar.get("/readyz")).status == 200
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body"),
+    [
+        ("GET", "/v1/models", None),
+        ("GET", "/models", None),
+        ("GET", "/v1/models/unknown", None),
+        ("POST", "/v1/completions", {"prompt": "x", "model": "unknown"}),
+        ("POST", "/v1/completions", {"prompt": "x", "model": "unknown", "stream": True}),
+        ("POST", "/v1/chat/completions", {**CHAT, "model": "unknown"}),
+        ("POST", "/v1/embeddings", {"input": "x", "model": "unknown"}),
+        ("POST", "/v1/rerank", {"query": "x", "documents": ["x"], "model": "unknown"}),
+        ("POST", "/tokenize", {"prompt": "x", "model": "unknown"}),
+        ("POST", "/detokenize", {"tokens": [1], "model": "unknown"}),
+        ("POST", "/v1/completions", {"prompt": "x", "model": "alias-of-nothing"}),
+    ],
+)
+async def test_a_known_model_waits_for_nobodys_lookup(
+    method: str, path: str, body: Mapping[str, object] | None
+) -> None:
+    aliases = {"alias": "second", "alias-of-nothing": "gone"}
+    worker = FakeWorker(models=["tiny", "second"])
+    async with running(worker, lookup_timeout=30, model_alias=aliases) as sidecar:
+        await known_models_answer(sidecar)
+        worker.held["RepositoryIndex"] = answer = asyncio.Event()
+        n_before = worker.lookups.count("RepositoryIndex")
+        waiting = [sidecar.start(method, path, body) for _ in range(3)]
+        while worker.lookups.count("RepositoryIndex") == n_before:
+            await worker.looked_up.get()
+        await known_models_answer(sidecar)
+        assert not any(call.task.done() for call in waiting)
+        answer.set()
+        assert {(await ended(call)).status for call in waiting} == (
+            {404} if "unknown" in f"{path}{body}" or body else {200}
+        )
+        assert worker.lookups.count("RepositoryIndex") == n_before + 1
+
+
+async def test_a_hundred_unknown_names_at_once_are_one_lookup() -> None:
+    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+        calls = [complete(sidecar, f"unknown-{k}") for k in range(100)]
+        assert await worker.looked_up.get() == "RepositoryIndex"
+        answer.set()
+        for call in calls:
+            reply = await ended(call)
+            assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+        assert worker.lookups == ["RepositoryIndex"]
+
+
+async def test_unknown_names_without_pause_are_a_lookup_a_second() -> None:
+    async with slow(worker := FakeWorker()) as (sidecar, _):
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        for k in range(300):
+            assert (await sidecar.complete(prompt="x", model=f"unknown-{k}")).status == 404
+        assert 1 <= len(worker.lookups) <= 1 + (loop.time() - begun) / INTERVAL
+
+
+async def test_an_unknown_name_is_found_once_it_is_listed() -> None:
+    async with slow(worker := FakeWorker()) as (sidecar, _):
+        assert (await sidecar.complete(prompt="x", model="later")).status == 404
+        worker.models = ("tiny", "later")
+        await until_known(sidecar, "later")
+        worker.models = ("tiny", "last")
+        assert [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]] == ["tiny", "last"]
+        assert (await sidecar.complete(prompt="x", model="last")).status == 200
+        assert (await sidecar.complete(prompt="x", model="later")).status == 404
+
+
+async def until_known(sidecar: Sidecar, model: str) -> None:
+    async with asyncio.timeout(30):  # a second, in fact
+        while True:
+            if (await sidecar.complete(prompt="x", model=model)).status == 200:
+                return
+            await asyncio.sleep(0.1)
+
+
+async def test_who_lists_the_models_together_shares_one_lookup() -> None:
+    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+        calls = [sidecar.start("GET", "/v1/models") for _ in range(50)]
+        assert await worker.looked_up.get() == "RepositoryIndex"
+        worker.models = ("tiny", "new")
+        answer.set()
+        for call in calls:
+            assert [model["id"] for model in (await ended(call)).json["data"]] == ["tiny", "new"]
+        assert worker.lookups.count("RepositoryIndex") == 1
+
+
+async def test_a_client_that_leaves_does_not_end_the_lookup_for_others() -> None:
+    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+        first = complete(sidecar, "unknown")
+        assert await worker.looked_up.get() == "RepositoryIndex"
+        others = [complete(sidecar, "new"), sidecar.start("GET", "/v1/models")]
+        await asyncio.sleep(0)
+        first.disconnect()
+        await ended(first)
+        worker.models = ("tiny", "new")
+        answer.set()
+        assert [(await ended(call)).status for call in others] == [200, 200]
+        assert worker.lookups.count("RepositoryIndex") == 1
+
+
+async def test_a_lookup_that_fails_is_an_error_for_those_alone_who_need_it() -> None:
+    async with slow(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
+        worker.failing.add("RepositoryIndex")
+        calls = [sidecar.start("GET", "/v1/models"), complete(sidecar, "unknown"), complete(sidecar, "other")]
+        assert await worker.looked_up.get() == "RepositoryIndex"
+        answer.set()
+        for reply in [await ended(call) for call in calls] + [await sidecar.complete(prompt="x", model="third")]:
+            assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
+        assert (await sidecar.complete(**TINY)).status == 200
+        assert (await sidecar.chat(model="second")).status == 200
+        worker.failing.clear()
+        assert (await sidecar.get("/v1/models")).status == 200
+        assert (await sidecar.complete(prompt="x", model="third")).status == 404
+
+
+async def test_a_slow_model_does_not_hold_up_another_ones_lookup() -> None:
+    worker = FakeWorker(models=["tiny", "slow"])
+    worker.held["ModelConfig slow"] = answer = asyncio.Event()
+    async with running(worker, lookup_timeout=30) as sidecar:
+        waiting = [complete(sidecar, "slow"), complete(sidecar, "slow"), sidecar.start("GET", "/v1/models")]
+        assert (await sidecar.complete(**TINY)).status == 200
+        assert (await sidecar.complete(prompt="x", model="unknown")).status == 404
+        assert not any(call.task.done() for call in waiting)
+        waiting[0].disconnect()
+        answer.set()
+        assert [(await ended(call)).status for call in waiting[1:]] == [200, 200]
+    assert worker.lookups.count("ModelConfig") == 2
+
+
+@pytest.mark.parametrize("status", ["NOT_FOUND", "UNAVAILABLE"])
+async def test_one_models_errors_clear_nothing_for_others(status: str) -> None:
+    async def infer(request: ModelInferRequest) -> ModelInferResponse:
+        if request.model_name == "broken-model":
+            raise Refusal(status, "not loaded")
+        return await echo(request)
+
+    async with slow(
+        worker := FakeWorker(infer, models=["tiny", "broken-model"]), "RepositoryIndex", "ModelConfig", "ModelMetadata"
+    ) as (sidecar, _):
+        for _ in range(20):
+            assert (await sidecar.complete(prompt="x", model="broken-model")).status in (404, 503)
+            assert (await sidecar.complete(**TINY)).status == 200
+            assert (await sidecar.chat()).status == 200
+        assert worker.lookups.count("RepositoryIndex") == 1  # in the background, where it hangs
+
+
+async def test_a_template_that_was_replaced_behind_a_proxy_is_found() -> None:
+    """The connection is never lost: a call that fails is the only sign."""
+    failing = True
+
+    async def infer(request: ModelInferRequest) -> ModelInferResponse:
+        if failing:
+            raise Refusal("UNAVAILABLE", "restarting")
+        return await echo(request)
+
+    worker = FakeWorker(infer, parameters={"chat_template": "old"})
+    async with running(worker) as sidecar:
+        assert (await sidecar.chat()).status == 503
+        failing, worker.parameters = False, {"chat_template": "new"}
+        async with asyncio.timeout(30):  # a second, in fact
+            while True:
+                if (await sidecar.chat()).status == 200 and sent(worker.requests[-1])["prompt"] == [b"new"]:
+                    return
+                await asyncio.sleep(0.1)

@@ -5,6 +5,7 @@ import ipaddress
 import logging
 import os
 import socket
+import subprocess
 
 # The thread in which grpc polls reads the sockets as well, instead of waking one of a pool for it: a streamed token
 # takes half the time there. Read when grpc is imported, here and in the processes that are started from here.
@@ -62,7 +63,7 @@ def _check_template(source: str) -> None:
 
     try:
         problem = template_compiler.problem_with(source)
-    except (template_compiler.CompilerFailed, OSError) as error:
+    except (template_compiler.CompilerFailed, OSError, subprocess.SubprocessError) as error:
         raise click.ClickException(f"--chat-template: can't compile the chat template: {error}") from error
     if problem is not None:
         raise click.ClickException(f"--chat-template: the chat template can't be compiled: {problem}")

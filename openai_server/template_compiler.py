@@ -34,7 +34,7 @@ async def compile_apart(source: str) -> Compiled | str:
     """What `source` becomes, or the problem with it. Raises CompilerFailed if there is no telling."""
     try:
         process = await asyncio.create_subprocess_exec(
-            *_COMMAND, stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_environment()
+            *_command(), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_environment()
         )
     except OSError as error:
         raise CompilerFailed(str(error)) from error
@@ -53,7 +53,7 @@ async def compile_apart(source: str) -> Compiled | str:
 def problem_with(source: str) -> str | None:
     """Compiles `source` and drops the result. Raises CompilerFailed."""
     done = subprocess.run(
-        _COMMAND,
+        _command(),
         input=_encoded(source),
         stdout=PIPE,
         stderr=DEVNULL,
@@ -65,7 +65,8 @@ def problem_with(source: str) -> str | None:
     return answer if isinstance(answer, str) else None
 
 
-_COMMAND = (sys.executable, "-m", __name__)
+def _command() -> tuple[str, ...]:
+    return (sys.executable, "-m", __name__, str(PROCESSOR_SECONDS), str(MEMORY))
 
 
 def _environment() -> dict[str, str]:
@@ -90,15 +91,15 @@ def _answer(written: bytes, status: int) -> Compiled | str:
 # ---- In the process
 
 
-def main() -> None:
+def main(processor_seconds: float, memory: int) -> None:
     from openai_server.chat.source import compile_source, problem  # here alone: the parent of workers needs no Jinja
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
     answer: Compiled | str
-    signal.setitimer(signal.ITIMER_PROF, PROCESSOR_SECONDS)  # Ends the process.
+    signal.setitimer(signal.ITIMER_PROF, processor_seconds)  # Ends the process.
     try:
         compiled = compile_source(source)
         answer = (
@@ -114,4 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    main(float(sys.argv[1]), int(sys.argv[2]))

@@ -70,10 +70,21 @@ def _joined(budget: Budget, separator: str, items: Iterable[Any] = (), *_: objec
         budget.spend(len(separator) + budget.weigh(item))
 
 
+def _split(budget: Budget, owner: str, separator: str | None = None, limit: int = -1, *_: object) -> None:
+    times = sum(map(owner.count, _SPACES if separator is None else (separator,)))
+    budget.spend_on_items(1 + (times if limit < 0 else min(times, limit)))
+
+
+def _split_lines(budget: Budget, owner: str, *_: object) -> None:
+    budget.spend_on_items(1 + owner.count("\n") + owner.count("\r"))
+
+
+_SPACES = (" ", "\n", "\t", "\r")
+"""Others are rare: what they split is counted afterwards."""
 _STRING = (
     "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower "
-    "isnumeric isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition rsplit "
-    "rstrip split splitlines startswith strip swapcase title upper"
+    "isnumeric isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition "
+    "rstrip startswith strip swapcase title upper"
 )
 _Check = Callable[..., None] | None
 _METHODS: dict[type, dict[str, _Check]] = {
@@ -82,6 +93,8 @@ _METHODS: dict[type, dict[str, _Check]] = {
         **dict.fromkeys(("center", "ljust", "rjust", "zfill"), _padded),
         "replace": _replaced,
         "join": _joined,
+        **dict.fromkeys(("split", "rsplit"), _split),
+        "splitlines": _split_lines,
     },
     bytes: {"decode": None},
     int: {},
@@ -108,13 +121,16 @@ def check_method(budget: Budget, owner: Any, name: str, args: tuple[Any, ...]) -
 # ---- Filters and tests
 
 
-def _metered(function: Function) -> Function:
-    """Of a filter whose result is in proportion to its arguments."""
+def _metered(name: str) -> Function:
+    """Jinja's filter of this name, whose result is in proportion to its arguments."""
+    function: Function = JINJA_FILTERS[name]
 
     @wraps(function)  # keeps Jinja's marks of what else the filter wants to be passed
     def call(*args: Any, **kwargs: Any) -> Any:
         budget = CURRENT.get()
         for value in (*args, *kwargs.values()):
+            if name in _LISTING and isinstance(value, str):
+                budget.spend_on_items(len(value))
             budget.weigh(value)  # unlike look_at, refuses a namespace: a filter would write it out
             budget.look_at(value)
         result = function(*args, **kwargs)
@@ -209,8 +225,10 @@ _PROPORTIONATE = (
     "abs capitalize count d default dictsort e escape first float groupby int items last length list lower map max min "
     "reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper"
 )
+_LISTING = ("list", "sort", "groupby")
+"""Filters that make a list of a text's characters."""
 FILTERS: dict[str, Function] = {
-    **{name: _metered(JINJA_FILTERS[name]) for name in _PROPORTIONATE.split()},
+    **{name: _metered(name) for name in _PROPORTIONATE.split()},
     "batch": _batch,
     "center": _center,
     "format": _format,

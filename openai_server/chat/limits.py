@@ -62,6 +62,10 @@ class Budget:
         else:
             self.tick()
 
+    def spend_on_items(self, count: int) -> None:
+        """Called before a list of `count` items is made."""
+        self.spend(_ITEM * count)
+
     def look_at(self, value: object) -> None:
         """Called before work on all that `value` contains, such as a comparison."""
         if isinstance(value, (str, bytes, *CONTAINERS)):

@@ -63,7 +63,7 @@ _KNOWN: tuple[tuple[str, Markers], ...] = (
 )
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def markers_of(template: str) -> Markers | None:
     """The markers that the source of a chat template speaks of."""
     for text, markers in _KNOWN:

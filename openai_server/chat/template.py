@@ -33,7 +33,7 @@ CHATML = (
 CHATML_END = "<|im_end|>"
 """How a turn of CHATML ends. To a model without a template it is mere text, so it has to be a stop string."""
 
-_KEPT = 32
+_KEPT = 64
 """Number of sources whose compiled templates, or failures to compile, are kept."""
 _SCRATCH = 16
 """Characters that may be made on the way, as a multiple of those of the prompt."""

@@ -54,7 +54,7 @@ _RECOGNIZED: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
 _TOLD_OF_TOOLS = re.compile(r"\btools\b")
 
 
-@lru_cache(maxsize=32)
+@lru_cache(maxsize=64)
 def format_of(template: str) -> ToolFormat:
     if not _TOLD_OF_TOOLS.search(template):
         return GENERIC

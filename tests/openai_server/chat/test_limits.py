@@ -160,6 +160,27 @@ def test_a_large_message_does_not_help(source: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "work",
+    [
+        "messages[0].content.split('a')",
+        "messages[0].content.split()",
+        "messages[0].content.rsplit('a')",
+        "messages[0].content.splitlines()",
+        "messages[0].content | list",
+        "messages[0].content | sort",
+    ],
+)
+def test_a_list_is_counted_before_it_is_made(work: str) -> None:
+    with pytest.raises(InvalidRequest, match="characters"):
+        render("{{ (" + work + ") | length }}", "a\n" * 1_000_000)
+
+
+def test_a_split_that_is_limited_is_counted_so() -> None:
+    assert render("{{ messages[0].content.split('a', 1) | length }}", "a" * 20_000) == "2"
+    assert render("{{ messages[0].content.rsplit('a')[-1] }}", "a" * 4_000) == ""
+
+
+@pytest.mark.parametrize(
     "source",
     [
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",

@@ -1,11 +1,11 @@
 """Which models the backend serves, under which names, and what it reports of them.
 
-The list and the models are kept until new ones have arrived, so that a request for a known model waits for nobody's
-lookup. Three things lead to new ones:
+The list and the models are kept until new ones have arrived, so that a request for a known model does not wait for the
+lookup that another request needs. Three events lead to new ones:
 
-- The connection was lost: everything is dropped, because another server may take the place of the one that is gone.
+- A connection was lost: everything is dropped, because another server may take the place of the one that is gone.
 - A call failed with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and is used meanwhile.
-- A name is unknown, or the caller wants a fresh list: that caller alone waits for the new list.
+- A name is unknown, or a request needs a fresh list: that request waits for the new list.
 """
 
 import asyncio
@@ -90,19 +90,21 @@ class Catalog:
         """In the backend's order; empty is unknown."""
         self._models: dict[str, Model] = {}
         self._lookups: dict[str | None, asyncio.Task[Any]] = {}
-        """Those under way, each for all callers who wait for it: by model, None is the list."""
+        """Lookups under way, each shared by all requests that wait for it: by model, None is the list."""
         self._unknown: asyncio.Task[None] | None = None
-        """The last lookup of the list for unknown names, and its end: until then, such names stay unknown."""
+        """The last lookup of the list for unknown names."""
         self._after_unknown = _Interval(clock)
+        """Since that lookup; until it is over, unknown names stay unknown."""
         self._unlisted: Callable[[], BackendError | Unavailable] | None = None
         """Why that lookup failed: unknown names get the same answer."""
         self._after_replaced = _Interval(clock)
         """Since the last lookup of the list because the first model was gone."""
         self._renewal: asyncio.Task[None] | None = None
-        """The last lookup of everything because a call had failed, and its end."""
+        """The last lookup of everything because a call had failed."""
         self._after_error = _Interval(clock)
+        """Since that lookup."""
         self._outdated = False
-        """A call has failed, and not everything has been looked up since."""
+        """A call has failed since everything was looked up."""
 
     def forget(self) -> None:
         """Drops everything. Lookups under way still answer their callers, and are not kept."""
@@ -112,13 +114,13 @@ class Catalog:
         self._outdated = False
 
     def learn(self, error: BackendError) -> None:
-        """Looks everything up again if the error shows that it may be out of date. Nobody waits for that."""
+        """Looks everything up again, in the background, if the error shows that it may be out of date."""
         if error.status in ("UNAVAILABLE", "NOT_FOUND") and self._names:
             self._outdated = True
             self._renew()
 
     async def outdated(self, error: BackendError, requested: str | None) -> bool:
-        """Learns from the error, and returns whether another try may find another model: one without a name may."""
+        """Learns from the error. Returns whether a retry may find another model, which a request without a name may."""
         if error.status == "NOT_FOUND" and not requested:
             if self._after_replaced.over:
                 try:
@@ -202,14 +204,18 @@ class Catalog:
             self._renewal = asyncio.create_task(self._look_up_again())
 
     async def _look_up_again(self) -> None:
-        models = self._models
+        models, self._outdated = self._models, False  # a later error sets it again
         try:
             names = await self._list()
             for name in set(models).intersection(names):
-                await self._shared(name, partial(self._find, name))
-            if models is self._models:
-                self._outdated = False
+                try:
+                    await self._shared(name, partial(self._find, name))
+                except BackendError as error:
+                    if error.status != "NOT_FOUND":
+                        raise
+                    models.pop(name, None)  # the list is wrong about this one
         except (BackendError, Unavailable) as error:
+            self._outdated = True
             log.debug("can't look up the models again: %s", error)
         finally:
             self._after_error.begin()
@@ -223,7 +229,7 @@ class Catalog:
         return await self._shared(name, partial(self._find, name))
 
     async def _shared(self, key: str | None, look_up: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Joins the lookup under way, or begins one. A caller that is cancelled does not end it for the others."""
+        """Joins the lookup under way, or begins one, which goes on if this request is cancelled."""
         task: asyncio.Task[T] | None = self._lookups.get(key)
         if task is None:
             task = self._lookups[key] = asyncio.create_task(look_up())
@@ -234,7 +240,7 @@ class Catalog:
         if self._lookups.get(key) is task:
             del self._lookups[key]
         if not task.cancelled():
-            task.exception()  # asyncio logs one that nobody waits for any more
+            task.exception()  # asyncio logs an exception that was never retrieved
 
     def _is_kept(self, key: str | None) -> bool:
         """Whether the lookup that runs here has not been overtaken by `forget`."""

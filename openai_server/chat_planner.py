@@ -27,7 +27,7 @@ class ChatPlanner:
         self._templates = templates
         self._planner = planner
         self._compiling: dict[str, asyncio.Task[None]] = {}
-        """By source: all requests for a template wait for one compilation, and none of them holds a thread."""
+        """By source. All requests for a template wait for one compilation, without holding a thread."""
         self._slots = asyncio.Semaphore(COMPILATIONS)
 
     async def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
@@ -54,12 +54,12 @@ class ChatPlanner:
         if task is None:
             task = self._compiling[source] = asyncio.create_task(self._compile_once(source))
             task.add_done_callback(partial(self._compiled, source))
-        await asyncio.shield(task)  # a client that leaves does not end it for the others
+        await asyncio.shield(task)  # it goes on if this request is cancelled
 
     def _compiled(self, source: str, task: "asyncio.Task[None]") -> None:
         del self._compiling[source]
         if not task.cancelled():
-            task.exception()  # asyncio logs one that nobody waits for any more
+            task.exception()  # asyncio logs an exception that was never retrieved
 
     async def _compile_once(self, source: str) -> None:
         async with self._slots:

@@ -1,6 +1,6 @@
 """Compiles a chat template in a process of its own, which has little processor time and memory.
 
-Python's compiler lets no other thread run meanwhile, and nothing bounds what it or Jinja takes for a hostile source.
+Python's compiler blocks all other threads, and neither it nor Jinja bounds what a hostile source takes.
 Each compilation starts a process, which runs this file: the source goes in, the code and what is read from the syntax
 tree come out, or the problem with the source.
 """
@@ -31,7 +31,7 @@ class CompilerFailed(Exception):
 
 
 async def compile_apart(source: str) -> Compiled | str:
-    """What `source` becomes, or the problem with it. Raises CompilerFailed if there is no telling."""
+    """What `source` becomes, or the problem with it. Raises CompilerFailed."""
     try:
         process = await asyncio.create_subprocess_exec(
             *_command(), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_environment()

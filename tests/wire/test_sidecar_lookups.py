@@ -1,4 +1,4 @@
-"""What one client asks for delays nobody else: lookups of the model list and of models, with a slow backend."""
+"""A lookup of the model list or of a model, with a slow backend, delays only the requests that need it."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -69,7 +69,7 @@ async def known_models_answer(sidecar: Sidecar) -> None:
         ("POST", "/v1/completions", {"prompt": "x", "model": "alias-of-nothing"}),
     ],
 )
-async def test_a_known_model_waits_for_nobodys_lookup(
+async def test_a_known_model_does_not_wait_for_a_lookup(
     method: str, path: str, body: Mapping[str, object] | None
 ) -> None:
     aliases = {"alias": "second", "alias-of-nothing": "gone"}
@@ -129,7 +129,7 @@ async def until_known(sidecar: Sidecar, model: str) -> None:
             await asyncio.sleep(0.1)
 
 
-async def test_who_lists_the_models_together_shares_one_lookup() -> None:
+async def test_requests_for_the_list_share_one_lookup() -> None:
     async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
         calls = [sidecar.start("GET", "/v1/models") for _ in range(50)]
         assert await worker.looked_up.get() == "RepositoryIndex"
@@ -154,7 +154,7 @@ async def test_a_client_that_leaves_does_not_end_the_lookup_for_others() -> None
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
-async def test_a_lookup_that_fails_is_an_error_for_those_alone_who_need_it() -> None:
+async def test_a_lookup_that_fails_is_an_error_only_where_it_is_needed() -> None:
     async with slow(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
         worker.failing.add("RepositoryIndex")
         calls = [sidecar.start("GET", "/v1/models"), complete(sidecar, "unknown"), complete(sidecar, "other")]

@@ -22,6 +22,7 @@ from anyserve_worker.embeddings import Embedding, Embeddings
 from anyserve_worker.errors import DeadlineExceeded, Draining, EngineFailure, InvalidRequest, QueueFull, WorkerError
 from anyserve_worker.generation import Generation
 from anyserve_worker.generations import Generations, Runner
+from anyserve_worker.guide_compiler import GuideCompiler
 from anyserve_worker.kv_cache import KVCache
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.preparation import Preparation
@@ -92,7 +93,8 @@ class Engine:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._tokenizer = Tokenizer(vocabulary, runner.n_ctx)
-        self._preparation = Preparation(vocabulary, runner, self._tokenizer, self._refuse_if_closing)
+        self._guides = GuideCompiler(vocabulary, self.stats, self._max_requests)
+        self._preparation = Preparation(vocabulary, runner, self._tokenizer, self._guides, self._refuse_if_closing)
 
     # ---- On the event loop
 
@@ -112,6 +114,10 @@ class Engine:
     @property
     def n_waiting(self) -> int:
         return len(self._scheduler.waiting)
+
+    @property
+    def n_guides_waiting(self) -> int:
+        return self._guides.n_waiting
 
     @property
     def n_preempted(self) -> int:
@@ -192,6 +198,7 @@ class Engine:
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
+        await self._guides.close()
         await self._tokenizer.close()
 
     @contextmanager

@@ -69,3 +69,11 @@ class LoadError(Exception):
 
 class NoRoom(Exception):
     """Between model runner and engine: llama.cpp found no KV cells for the step, and changed nothing."""
+
+
+class TrialOverrun(Exception):
+    """Between guides and their queue: compiling the guide takes more processor time than it was given."""
+
+
+class TrialLost(Exception):
+    """Between guides and their queue: a trial ended without a verdict. It was killed from outside, or never ran."""

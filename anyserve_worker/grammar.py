@@ -1,6 +1,6 @@
 """JSON Schemas, regular expressions and grammars to llguidance's matchers.
 
-It is read by the trial process too (`trial.py`), which has to start fast: hence nothing heavy is imported here.
+It is read by the trial process too (`trial_server.py`), which has to start fast: hence nothing heavy is imported here.
 """
 
 from collections.abc import Callable, Sequence
@@ -14,6 +14,7 @@ from protos import contract
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=200_000, step_lexer_fuel=150_000, step_max_items=50_000, verbose_errors=False
 )
+GuideTokenizer = LLTokenizer
 
 
 class GrammarError(Exception):

@@ -1,4 +1,4 @@
-"""What a choice's text has to match: a guide becomes a matcher, which says before each token which can come next.
+"""What a choice's text has to match: a guide becomes a matcher, which computes before each token which can come next.
 
 llguidance computes that lazily and within limits, so a grammar that would explode fails its own request, at once; one
 that already explodes while it is compiled does that in a process of its own (`trial.py`).
@@ -14,7 +14,7 @@ from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.grammar import GrammarError
 from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Logits
-from anyserve_worker.trial import Trial
+from anyserve_worker.trial import Trials
 
 MAX_SOURCE = 1 << 16
 """Characters."""
@@ -41,23 +41,36 @@ class Guides:
         for token in special:
             named[token] = _name(tokens[token])
         self._tokenizer = grammar.tokenizer(named, special, end_tokens, tokenize) if end_tokens else None
-        self._trial = Trial(len(tokens), [named[token] for token in special])
+        self._trials = Trials(len(tokens), [named[token] for token in special])
 
-    def compile(self, guide: Guide) -> "Matcher":
-        """Takes milliseconds, and a second at the worst. Raises InvalidRequest, naming the tensor."""
+    def start(self) -> None:
+        """Starts what compiles guides, so that the first does not wait for it."""
+        if self._tokenizer:
+            self._trials.start()
+
+    def check(self, guide: Guide) -> None:
+        """Raises InvalidRequest for what need not be compiled to be refused. Takes no time."""
         if self._tokenizer is None:
             raise _refused(guide, "this model has no token that ends an answer")
         if len(guide.source) > MAX_SOURCE:
             raise _refused(guide, f"longer than {MAX_SOURCE} characters")
+
+    def compile(self, guide: Guide, seconds: float) -> "Matcher":
+        """Spends at most `seconds` of processor time on finding out what the guide takes, and as much again here.
+
+        Raises InvalidRequest, naming the tensor, TrialOverrun if that does not suffice, TrialLost or Draining.
+        """
+        self.check(guide)
+        assert self._tokenizer is not None
         try:
-            translated = self._trial.run(guide.tensor.name, guide.source)
+            translated = self._trials.run(guide.tensor.name, guide.source, seconds)
             return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab, guide)
         except GrammarError as error:
             raise _refused(guide, str(error)) from None
 
     def close(self) -> None:
-        """Ends the trial process."""
-        self._trial.close()
+        """Ends the trial processes, whatever they do."""
+        self._trials.close()
 
 
 class Matcher:

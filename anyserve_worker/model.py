@@ -72,6 +72,8 @@ class Model:
             self.end_tokens.tolist(),
             partial(self.tokens_of, add_special=False, parse_special=True),
         )
+        if contract.TASK_GENERATE in self.tasks:
+            self._guides.start()
 
     @property
     def pooling(self) -> str:
@@ -213,9 +215,17 @@ class Model:
         tokens.append(middle)
         return tokens
 
-    def compile(self, guide: Guide) -> Matcher:
-        """Raises InvalidRequest."""
-        return self._guides.compile(guide)
+    def check_guide(self, guide: Guide) -> None:
+        """Raises InvalidRequest for what need not be compiled to be refused."""
+        self._guides.check(guide)
+
+    def compile(self, guide: Guide, seconds: float) -> Matcher:
+        """Raises InvalidRequest, TrialOverrun (it takes more than `seconds`), TrialLost or Draining."""
+        return self._guides.compile(guide, seconds)
+
+    def stop_compiling(self) -> None:
+        """Ends each `compile` soon, with Draining."""
+        self._guides.close()
 
     def text_of(self, tokens: "array[int]") -> bytes:
         """Special tokens included, as they are written in a prompt."""

@@ -5,15 +5,17 @@ On the event loop; what takes longer is done on the tokenizer's threads.
 
 import asyncio
 from collections.abc import Callable
+from collections.abc import Sequence as Items
 
 from anyserve_worker import sequence
 from anyserve_worker.echo import echo_of
 from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.generations import Runner
+from anyserve_worker.guide_compiler import GuideCompiler
 from anyserve_worker.logprobs import LogprobOutput
 from anyserve_worker.mark import Mark
 from anyserve_worker.output import TextOutput
-from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
+from anyserve_worker.request import GenerationRequest, SamplingParams
 from anyserve_worker.sequence import Sequence
 from anyserve_worker.tokenizer import Tokenizer, Vocabulary
 from protos import contract
@@ -24,25 +26,31 @@ MAX_ECHOED_LOGPROBS = 1 << 20
 
 class Preparation:
     def __init__(
-        self, vocabulary: Vocabulary, runner: Runner, tokenizer: Tokenizer, refuse_if_closing: Callable[[], None]
+        self,
+        vocabulary: Vocabulary,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        guides: GuideCompiler,
+        refuse_if_closing: Callable[[], None],
     ) -> None:
         """`refuse_if_closing` raises Draining if the engine is about to end."""
         self._vocabulary = vocabulary
         self._runner = runner
         self._tokenizer = tokenizer
+        self._guides = guides
         self._refuse_if_closing = refuse_if_closing
 
     async def sequences(self, request: GenerationRequest) -> list[Sequence]:
-        """One for each choice. Raises InvalidRequest, ContextLengthExceeded or Draining."""
+        """One for each choice. Raises InvalidRequest, ContextLengthExceeded, QueueFull or Draining."""
         prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
         room = self._runner.n_ctx - len(prompt)
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
         sampling = request.sampling
         self._check_tokens(sampling)
         self._check_echo(request, len(prompt))
-        guides: list[sequence.Guide | None] = [None] * request.n
+        guides: Items[sequence.Guide | None] = [None] * request.n
         if request.guide:
-            guides = await asyncio.wrap_future(self._tokenizer.start(self._compile, request.guide, request.n))
+            guides = await self._guides.compile(request.guide, request.caller, request.n)
         echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
         sequences = [
             Sequence(
@@ -64,11 +72,6 @@ class Preparation:
         if sampling.dry_multiplier:
             await self._make_samplers(sequences)
         return sequences
-
-    def _compile(self, guide: Guide, n: int) -> list[sequence.Guide | None]:
-        """For each of `n` choices. Not on the event loop: a copy may take milliseconds too."""
-        first = self._vocabulary.compile(guide)
-        return [first, *(first.copy() for _ in range(n - 1))]
 
     async def _make_samplers(self, sequences: list[Sequence]) -> None:
         """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up

@@ -58,7 +58,9 @@ class EngineStats:
     outcomes: Tally[str] = field(default_factory=Tally)
     """How requests have ended: a finish_reason, `embedded`, `cancelled`, or the status of their error."""
     requests_refused: int = 0
-    """Because the queue was full; counted on the event loop."""
+    """Because the queue was full, or that of guides; counted on the event loop."""
+    guide_trials: int = 0
+    """Attempts to compile a guide; counted on the event loop."""
 
     # Of generation, in seconds.
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))

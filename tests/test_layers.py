@@ -53,6 +53,8 @@ PURE = (
     "anyserve_worker.prompt_lookup",
     "anyserve_worker.logprobs",
     "anyserve_worker.echo",
+    "anyserve_worker.guide_queue",
+    "anyserve_worker.guide_memory",
     "anyserve_worker.telemetry.origin",
 )
 """A package stands for all of its modules."""
@@ -166,7 +168,9 @@ IMPURE_MODULES = {
     *("anyserve_worker.native", "anyserve_worker.model", "anyserve_worker.model_runner"),
     *("anyserve_worker.samplers", "anyserve_worker.tokenizer"),
     *("anyserve_worker.embedding_runner", "anyserve_worker.embeddings"),
-    *("anyserve_worker.trial", "anyserve_worker.guide", "anyserve_worker.progress", "anyserve_worker.__main__"),
+    *("anyserve_worker.trial", "anyserve_worker.trial_server"),
+    *("anyserve_worker.guide", "anyserve_worker.guide_compiler"),
+    *("anyserve_worker.progress", "anyserve_worker.__main__"),
 }
 
 

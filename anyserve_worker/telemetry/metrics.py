@@ -25,7 +25,8 @@ _COUNTERS = {
     "generated_tokens": "Tokens that were sampled.",
     "drafted_tokens": "Tokens drafted by prompt lookup.",
     "accepted_tokens": "Drafted tokens that turned out right.",
-    "requests_refused": "Requests that were refused because the queue was full.",
+    "requests_refused": "Requests that were refused because the queue, or that of guides to compile, was full.",
+    "guide_trials": "Attempts to compile a guide. Guides that are remembered need none, slow ones up to three.",
 }
 """Fields of EngineStats."""
 _HISTOGRAMS = {
@@ -43,6 +44,7 @@ def _gauges(engine: Engine) -> Iterator[tuple[str, str, float]]:
     yield "requests", "Requests that are in the engine, waiting, running or embedding.", engine.n_requests
     yield "sequences_running", "Sequences in the batch.", engine.n_running
     yield "sequences_waiting", "Sequences that wait for a place in the batch.", engine.n_waiting
+    yield "guides_waiting", "Guides that wait to be compiled.", engine.n_guides_waiting
     yield "kv_cells", "KV cells that there are.", engine.n_cells
     yield "kv_cells_used", "KV cells of running sequences and cached prefixes.", engine.n_cells - engine.n_free_cells
     yield "kv_tokens_running", "Tokens that running sequences keep; a shared prefix counts for each.", engine.n_kept

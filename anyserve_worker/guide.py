@@ -5,6 +5,7 @@ that already explodes while it is compiled does that in a process of its own (`t
 """
 
 from collections.abc import Callable, Sequence
+from time import thread_time
 
 import numpy as np
 from llguidance import LLMatcher
@@ -16,8 +17,12 @@ from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Logits
 from anyserve_worker.trial import Trials
 
-MAX_SOURCE = 1 << 16
-"""Characters."""
+MAX_SOURCE = 1 << 18
+"""Characters. A grammar for the calls of 60 tools has 115,000 in some formats."""
+SECONDS_PER_TOKEN = 0.01
+"""Processor time in the engine's steps, on average. The masks of real schemas take less than a millisecond."""
+SPARE_SECONDS = 0.25
+"""What a choice may take beyond that."""
 
 
 class Guides:
@@ -80,6 +85,7 @@ class Matcher:
         self._matcher = matcher
         self._n_vocab = n_vocab
         self._guide = guide
+        self._spare = SPARE_SECONDS
         self.ended = False
 
     def copy(self) -> "Matcher":
@@ -87,13 +93,22 @@ class Matcher:
         return Matcher(self._matcher.deep_copy(), self._n_vocab, self._guide)
 
     def mask(self, logits: Logits) -> None:
-        allowed = np.unpackbits(np.frombuffer(self._matcher.compute_bitmask(), dtype=np.uint8), bitorder="little")
+        """Raises InvalidRequest if the guide has become too complex, or holds up the engine's steps for too long."""
+        before = thread_time()
+        mask = self._matcher.compute_bitmask()
+        self._spare = min(SPARE_SECONDS, self._spare + SECONDS_PER_TOKEN) - (thread_time() - before)
         if self._matcher.is_error():
             raise _refused(self._guide, f"it became too complex: {grammar.problem(self._matcher)}")
+        if self._spare < 0:
+            raise _refused(self._guide, "it is too complex: computing which tokens may come next takes too long")
+        allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         logits[allowed[: self._n_vocab] == 0] = -np.inf
 
     def accept(self, token: int) -> None:
-        if not self._matcher.consume_token(token):
+        before = thread_time()
+        accepted = self._matcher.consume_token(token)
+        self._spare -= thread_time() - before
+        if not accepted:
             raise _refused(self._guide, f"it cannot go on: {grammar.problem(self._matcher)}")
         self.ended = self._matcher.is_stopped()
 

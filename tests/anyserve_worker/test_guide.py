@@ -7,8 +7,9 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
+from anyserve_worker import guide
 from anyserve_worker.errors import Draining, InvalidRequest, TrialOverrun
-from anyserve_worker.guide import MAX_SOURCE, Guides, Matcher
+from anyserve_worker.guide import MAX_SOURCE, SECONDS_PER_TOKEN, SPARE_SECONDS, Guides, Matcher
 from anyserve_worker.request import Guide
 from protos import contract
 from protos.contract import TensorSpec
@@ -265,6 +266,36 @@ def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: 
     except InvalidRequest:
         pass
     assert time.process_time() - started < 2
+
+
+def test_an_ambiguous_grammar_comes_to_an_end(guides: Guides) -> None:
+    """Each token takes longer than the one before, up to the limit of a step."""
+    with pytest.raises(InvalidRequest, match="complex"):
+        accept(guides.compile(Guide(LARK, "start: a\na: a a | a a a | /./"), SECONDS), "a" * 1000)
+
+
+class Clock:
+    """Each look at it takes some time."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_a_guide_that_holds_up_the_steps_is_refused(guides: Guides, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(step=0.4 * SECONDS_PER_TOKEN)
+    monkeypatch.setattr(guide, "thread_time", clock)
+    matcher = guides.compile(Guide(REGEX, "a*"), SECONDS)
+    accept(matcher, "a" * 500)
+    clock.step = 3 * SECONDS_PER_TOKEN
+    n_tokens = int(SPARE_SECONDS / (5 * SECONDS_PER_TOKEN))
+    accept(matcher, "a" * n_tokens)
+    with pytest.raises(InvalidRequest, match="takes too long"):
+        accept(matcher, "aa")
+    accept(guides.compile(Guide(REGEX, "a*"), SECONDS), "a" * n_tokens)
 
 
 def test_a_grammar_that_explodes_later_is_blamed_then(guides: Guides) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 import orjson
 
 from openai_server.chat.tools import schema
+from openai_server.errors import InvalidRequest
 from openai_server.schemas import Tool
 
 _LIKE_CONTROL = re.compile(r"<\|[^<>\s]+\|>|<｜[^<>\s]+｜>|\[/?[A-Z_]+\]")
@@ -26,6 +27,9 @@ NAME = "/[a-zA-Z0-9_.-]{1,64}/"
 SPACES = r"/[ \t\r\n]*/"
 GAP = r"/[ \n]{0,4}/"
 """What models write in front of calls."""
+MAX_LENGTH = 1 << 18
+"""Characters of one grammar: no worker takes a longer one, and building it would hold the event loop. 60 tools have
+up to 115,000."""
 
 
 def literal(text: str) -> str:
@@ -67,28 +71,37 @@ def many(one: str, separator: str, *, several: bool) -> str:
 
 
 class Rules:
-    """The rules of one grammar, as they are added."""
+    """The rules of one grammar, as they are added. Raises InvalidRequest if they become too long."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
+        self._length = 0
+
+    def _add(self, line: str) -> None:
+        self._length += len(line)
+        if self._length > MAX_LENGTH:
+            raise InvalidRequest(
+                f"The grammar for calls of these tools would be longer than {MAX_LENGTH} characters.", param="tools"
+            )
+        self._lines.append(line)
 
     def rule(self, body: str) -> str:
         """Adds a rule and returns its name."""
         name = f"r{len(self._lines)}"
-        self._lines.append(f"{name}: {body}")
+        self._add(f"{name}: {body}")
         return name
 
     def terminal(self, expression: str) -> str:
         """Adds an expression of patterns, which is read as a whole, and as much of it as possible."""
         name = f"T{len(self._lines)}"
-        self._lines.append(f"{name}: {expression}")
+        self._add(f"{name}: {expression}")
         return name
 
     def shortest(self, expression: str) -> str:
         """The same, but it ends where it first can."""
         terminal = self.terminal(expression)
         name = f"r{len(self._lines)}"
-        self._lines.append(f"{name}[lazy]: {terminal}")
+        self._add(f"{name}[lazy]: {terminal}")
         return name
 
     def one_of(self, bodies: Sequence[str]) -> str:
@@ -109,13 +122,15 @@ class Rules:
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
         """Some of the items, in their order and separated; the second part says whether an item must be there."""
         behind = '""'
-        first: list[str] = []  # ways to begin with an item, of which those in front are left out
+        first: list[str] = []  # ways to begin with an item, of which those in front are left out; the last one first
         for item, must in reversed(items):
-            first = [f"{item} {behind}"] if must else [f"{item} {behind}", *first]
+            if must:
+                first.clear()
+            first.append(f"{item} {behind}")
             again = f"{literal(separator)} {item}" if separator else item
             behind = self.rule(f"{again} {behind}" if must else f"({again})? {behind}")
         may_be_empty = not any(must for _, must in items)
-        return self.rule(" | ".join([*first, *(['""'] if may_be_empty else [])]))
+        return self.rule(" | ".join([*reversed(first), *(['""'] if may_be_empty else [])]))
 
     def text(self, start: str) -> str:
         """The whole grammar."""

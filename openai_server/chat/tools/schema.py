@@ -10,6 +10,8 @@ from openai_server.schemas import FunctionDefinition
 
 Schema = dict[str, Any]
 _MAX_REFERENCES = 16
+_MAX_VALUES = 1000
+"""How many values of an `enum` are looked at for their types: any number of arguments may refer to the same one."""
 _TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "additionalProperties"})
 
@@ -74,13 +76,17 @@ def _types(schema: object, root: Mapping[str, Any], left: list[int]) -> frozense
     if "const" in schema:
         return frozenset({_type_of(schema["const"])})
     if isinstance(values := schema.get("enum"), list) and values:
-        return frozenset(map(_type_of, values))
+        return frozenset(map(_type_of, values[:_MAX_VALUES]))
     if isinstance(reference := schema.get("$ref"), str):
         return _types(_referred(reference, root), root, left)
     for key in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(key), list) and choices:
-            each = [_types(choice, root, left) for choice in choices]
-            return None if None in each else frozenset().union(*(names for names in each if names))
+            found: frozenset[str] = frozenset()
+            for choice in choices:
+                if (names := _types(choice, root, left)) is None:
+                    return None
+                found |= names
+            return found
     return None
 
 

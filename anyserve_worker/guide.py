@@ -60,15 +60,21 @@ class Guides:
         if len(guide.source) > MAX_SOURCE:
             raise _refused(guide, f"longer than {MAX_SOURCE} characters")
 
-    def compile(self, guide: Guide, seconds: float) -> "Matcher":
-        """Spends at most `seconds` of processor time on finding out what the guide takes, and as much again here.
+    def try_guide(self, guide: Guide, seconds: float) -> str:
+        """The guide in llguidance's own form, if compiling it takes at most `seconds` of processor time.
 
-        Raises InvalidRequest, naming the tensor, TrialOverrun if that does not suffice, TrialLost or Draining.
+        Raises InvalidRequest, naming the tensor, TrialOverrun if the time does not suffice, TrialLost or Draining.
         """
         self.check(guide)
+        try:
+            return self._trials.run(guide.tensor.name, guide.source, seconds)
+        except GrammarError as error:
+            raise _refused(guide, str(error)) from None
+
+    def compile(self, guide: Guide, translated: str) -> "Matcher":
+        """From what `try_guide` returned; takes as long as it did. Raises InvalidRequest."""
         assert self._tokenizer is not None
         try:
-            translated = self._trials.run(guide.tensor.name, guide.source, seconds)
             return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab, guide)
         except GrammarError as error:
             raise _refused(guide, str(error)) from None

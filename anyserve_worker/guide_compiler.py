@@ -1,4 +1,4 @@
-"""Compiles the guides of all requests: quick ones at once, slow ones one after the other, each distinct guide once.
+"""Compiles the guides of all requests: quick ones first, slow ones in turn, equal ones together.
 
 Nobody can tell how long a guide takes before it is compiled. So a guide gets little processor time first. If that does
 not suffice, it starts again with more, in the lane of slow guides. A quick guide therefore never waits for a slow one.
@@ -7,10 +7,10 @@ On the event loop; the work is done on threads, one for each lane.
 """
 
 import asyncio
-import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
+from typing import NamedTuple
 
 from anyserve_worker import sequence
 from anyserve_worker.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun, WorkerError
@@ -26,14 +26,24 @@ SECONDS = (0.01, 0.07, 0.5)
 MAX_WAIT = 10.0
 """Seconds that a guide may wait for its turn."""
 MAX_SLOW = 64
-"""Slow guides that may wait, for all callers."""
+"""Guides that may wait on the last level, for all callers."""
 MAX_SLOW_PER_CALLER = 16
 MAX_REFUSALS = 4096
 """Refusals to remember, of at most MAX_MESSAGE characters each."""
-MAX_COMPILED = 128
-"""Compiled guides to keep."""
-MAX_COMPILED_SECONDS = 0.25
-"""Processor time that compiling the kept guides took, all together. A second of it builds 15 to 400 MB."""
+MAX_ACCEPTED = 1024
+"""Guides to remember that need no further trial."""
+MAX_ACCEPTED_CHARACTERS = 1 << 24
+"""Of those, all together, in llguidance's own form."""
+
+
+class Accepted(NamedTuple):
+    """A guide that passed its trial.
+
+    A matcher is not remembered: its copies share a lexer, which grows with each text.
+    """
+
+    translated: str
+    level: int
 
 
 @dataclass(eq=False)
@@ -43,6 +53,8 @@ class Job:
     key: bytes
     guide: Guide
     level: int = 0
+    translated: str | None = None
+    """None until it has passed its trial."""
     running: bool = False
     waiters: dict[asyncio.Future[Compiled], str] = field(default_factory=dict)
     """The requests' callers by future."""
@@ -68,7 +80,7 @@ class GuideCompiler:
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
         self._jobs: dict[bytes, Job] = {}
         self._refusals: LeastRecentlyUsed[str] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
-        self._compiled: LeastRecentlyUsed[Compiled] = LeastRecentlyUsed(MAX_COMPILED, MAX_COMPILED_SECONDS)
+        self._accepted: LeastRecentlyUsed[Accepted] = LeastRecentlyUsed(MAX_ACCEPTED, MAX_ACCEPTED_CHARACTERS)
         self._closing = False
 
     @property
@@ -82,7 +94,7 @@ class GuideCompiler:
         key = digest(guide)
         if refusal := self._refusals.get(key):
             raise InvalidRequest(refusal, tensor=guide.tensor.name)
-        compiled = self._compiled.get(key) or await self._result(key, guide, caller)
+        compiled = await self._result(key, guide, caller)
         if n == 1:
             return [compiled.copy()]
         # A copy may take a millisecond.
@@ -99,14 +111,16 @@ class GuideCompiler:
         await asyncio.to_thread(self._vocabulary.stop_compiling)
         for thread in (self._quick.thread, self._slow.thread, self._copier):
             await asyncio.to_thread(thread.shutdown)
-        self._compiled.clear()
 
     # ---- Requests that wait
 
     async def _result(self, key: bytes, guide: Guide, caller: str) -> Compiled:
         job = self._jobs.get(key)
         if job is None:
-            job = self._jobs[key] = Job(key, guide)
+            accepted = self._accepted.get(key)
+            job = self._jobs[key] = (
+                Job(key, guide, accepted.level, accepted.translated) if accepted else Job(key, guide)
+            )
         result: asyncio.Future[Compiled] = asyncio.get_running_loop().create_future()
         is_new = caller not in job.waiters.values()
         job.waiters[result] = caller
@@ -114,10 +128,11 @@ class GuideCompiler:
             if is_new and not job.running and not self._enqueue(job, caller):
                 raise self._full()
             self._dispatch()
-            await asyncio.wait((result,), timeout=self._max_wait)
-            if not result.done() and not job.running:
-                raise self._full()
-            return await result
+            while not result.done():
+                await asyncio.wait((result,), timeout=self._max_wait)
+                if not result.done() and not job.running:
+                    raise self._full()
+            return result.result()
         finally:
             self._leave(job, result)
 
@@ -152,24 +167,27 @@ class GuideCompiler:
         for lane in (self._quick, self._slow):
             if not lane.busy and (job := lane.queue.take()):
                 lane.busy = job.running = True
-                self._stats.guide_trials += 1
-                work = asyncio.get_running_loop().run_in_executor(lane.thread, self._compile, job.guide, job.level)
+                self._stats.guide_trials += job.translated is None
+                work = asyncio.get_running_loop().run_in_executor(lane.thread, self._compile, job)
                 work.add_done_callback(partial(self._ended, lane, job))
 
-    def _compile(self, guide: Guide, level: int) -> tuple[Compiled, float]:
-        """On a lane's thread: the guide, and the processor time that it took in this process."""
+    def _compile(self, job: Job) -> tuple[str, Compiled]:
+        """On a lane's thread: the guide in llguidance's own form, and compiled."""
+        translated = self._try(job) if job.translated is None else job.translated
+        return translated, self._vocabulary.compile(job.guide, translated)
+
+    def _try(self, job: Job) -> str:
         for _ in range(2):
             try:
-                before = time.thread_time()
-                return self._vocabulary.compile(guide, SECONDS[level]), time.thread_time() - before
+                return self._vocabulary.try_guide(job.guide, SECONDS[job.level])
             except TrialLost:
                 self._refuse_if_closing()
         raise QueueFull("the guide could not be compiled, because its trial was ended from outside; try again later")
 
-    def _ended(self, lane: Lane, job: Job, work: "asyncio.Future[tuple[Compiled, float]]") -> None:
+    def _ended(self, lane: Lane, job: Job, work: "asyncio.Future[tuple[str, Compiled]]") -> None:
         lane.busy = job.running = False
         try:
-            compiled, seconds = work.result()
+            translated, compiled = work.result()
         except TrialOverrun:
             self._overran(job)
         except InvalidRequest as refusal:
@@ -178,8 +196,8 @@ class GuideCompiler:
             self._fail(job, error)
         else:
             self._jobs.pop(job.key, None)
-            if not self._closing:
-                self._compiled.put(job.key, compiled, seconds)
+            if job.translated is None:
+                self._accepted.put(job.key, Accepted(translated, job.level), len(translated))
             for result in job.waiters:
                 if not result.done():
                     result.set_result(compiled)

@@ -14,7 +14,8 @@ class GuideQueue(Generic[J]):
     """Jobs that wait. One job may wait for several callers; the first whose turn it is takes it for all of them."""
 
     def __init__(self, n_levels: int, most: int, most_per_caller: int) -> None:
-        """A caller's jobs on a lower level go first. A job counts once for each caller that waits for it."""
+        """A caller's jobs on a lower level go first. `most` and `most_per_caller` limit the highest level, where a job
+        counts once for each caller that waits for it."""
         self._n_levels = n_levels
         self._most = most
         self._most_per_caller = most_per_caller
@@ -28,11 +29,13 @@ class GuideQueue(Generic[J]):
         return self._n_waiting
 
     def add(self, job: J, caller: str, level: int = 0) -> bool:
-        """False if the queue or the caller's part of it is full."""
+        """False if the highest level or the caller's part of it is full."""
         levels = self._levels.get(caller)
-        n_of_caller = sum(map(len, levels)) if levels else 0
-        if self._n_waiting >= self._most or n_of_caller >= self._most_per_caller:
-            return False
+        if level == self._n_levels - 1:
+            n_of_caller = len(levels[-1]) if levels else 0
+            n_of_all = sum(len(levels[-1]) for levels in self._levels.values())
+            if n_of_all >= self._most or n_of_caller >= self._most_per_caller:
+                return False
         if levels is None:
             levels = self._levels[caller] = tuple(deque() for _ in range(self._n_levels))
             self._turns[caller] = self._last_turn - 1

@@ -127,10 +127,13 @@ class ByteVocabulary:
     def stop_compiling(self) -> None:
         """Nothing takes long."""
 
-    def compile(self, guide: Guide, seconds: float) -> "FakeGuide":
+    def try_guide(self, guide: Guide, seconds: float) -> str:
         if not guide.source:
             raise InvalidRequest("no such guide", tensor=guide.tensor.name)
-        return FakeGuide(len(guide.source))
+        return guide.source
+
+    def compile(self, guide: Guide, translated: str) -> "FakeGuide":
+        return FakeGuide(len(translated))
 
     def written(self, token: int) -> bytes:
         return bytes([token])

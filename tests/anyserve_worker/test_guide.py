@@ -34,6 +34,10 @@ def guides() -> Iterator[Guides]:
     guides.close()
 
 
+def compiled(guides: Guides, guide: Guide) -> Matcher:
+    return guides.compile(guide, guides.try_guide(guide, SECONDS))
+
+
 def allowed(matcher: Matcher) -> set[int]:
     logits = np.zeros(len(VOCABULARY), dtype=np.float32)
     matcher.mask(logits)
@@ -53,7 +57,7 @@ def accept(matcher: Matcher, text: str) -> None:
 
 def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
     with pytest.raises(InvalidRequest) as refused:
-        guides.compile(Guide(tensor, source), SECONDS)
+        compiled(guides, Guide(tensor, source))
     assert refused.value.tensor == tensor.name
     assert str(refused.value).startswith(f"tensor '{tensor.name}': ")
     return str(refused.value)
@@ -63,7 +67,7 @@ def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
 
 
 def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
-    matcher = guides.compile(Guide(REGEX, "[ab]{2}"), SECONDS)
+    matcher = compiled(guides, Guide(REGEX, "[ab]{2}"))
     logits = np.arange(len(VOCABULARY), dtype=np.float32)
     matcher.mask(logits)
     assert {i: float(x) for i, x in enumerate(logits) if x != -np.inf} == {i: float(i) for i in letters("ab")}
@@ -78,7 +82,7 @@ def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
     ],
 )
 def test_every_language_says_what_comes_next(guides: Guides, tensor: TensorSpec, source: str) -> None:
-    matcher = guides.compile(Guide(tensor, source), SECONDS)
+    matcher = compiled(guides, Guide(tensor, source))
     assert allowed(matcher) == letters("yn")
     accept(matcher, "no")
     assert allowed(matcher) == letters("!")
@@ -94,18 +98,18 @@ def test_a_schema_gives_compact_json(guides: Guides) -> None:
         "required": ["a", "b"],
         "additionalProperties": False,
     }
-    matcher = guides.compile(Guide(JSON_SCHEMA, json.dumps(schema)), SECONDS)
+    matcher = compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema)))
     accept(matcher, '{"a": true, "b": "é"}')
     assert matcher.ended
 
 
 def test_tokens_of_many_characters(guides: Guides) -> None:
-    assert allowed(guides.compile(Guide(REGEX, "[ax][by][cz]"), SECONDS)) == letters("ax") | {ABC}
-    assert allowed(guides.compile(Guide(REGEX, "[ax][by][yz]"), SECONDS)) == letters("ax")
+    assert allowed(compiled(guides, Guide(REGEX, "[ax][by][cz]"))) == letters("ax") | {ABC}
+    assert allowed(compiled(guides, Guide(REGEX, "[ax][by][yz]"))) == letters("ax")
 
 
 def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
-    matcher = guides.compile(Guide(REGEX, "a+"), SECONDS)
+    matcher = compiled(guides, Guide(REGEX, "a+"))
     assert allowed(matcher) == letters("a")
     accept(matcher, "a")
     assert allowed(matcher) == {ord("a"), END}
@@ -115,7 +119,7 @@ def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
 
 
 def test_nothing_may_come_at_all(guides: Guides) -> None:
-    matcher = guides.compile(Guide(REGEX, ""), SECONDS)
+    matcher = compiled(guides, Guide(REGEX, ""))
     assert allowed(matcher) == {END}
     matcher.accept(END)
     assert matcher.ended
@@ -124,24 +128,24 @@ def test_nothing_may_come_at_all(guides: Guides) -> None:
 def test_every_end_token_ends() -> None:
     guides = build([END, CALL])
     try:
-        assert allowed(guides.compile(Guide(REGEX, "a?"), SECONDS)) == {ord("a"), END, CALL}
+        assert allowed(compiled(guides, Guide(REGEX, "a?"))) == {ord("a"), END, CALL}
     finally:
         guides.close()
 
 
 def test_control_tokens_are_named_and_are_no_text(guides: Guides) -> None:
-    matcher = guides.compile(Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'), SECONDS)
+    matcher = compiled(guides, Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'))
     assert allowed(matcher) == {CALL}
     matcher.accept(CALL)
     assert allowed(matcher) == {TOOL}
     matcher.accept(TOOL)
     assert allowed(matcher) == letters("x")
     # Written out, they are characters.
-    assert allowed(guides.compile(Guide(REGEX, r"<\|call\|>|\[TOOL\]"), SECONDS)) == letters("<[")
+    assert allowed(compiled(guides, Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
 
 
 def test_copies_go_their_own_ways(guides: Guides) -> None:
-    original = guides.compile(Guide(REGEX, "ab|cd"), SECONDS)
+    original = compiled(guides, Guide(REGEX, "ab|cd"))
     first, second = original.copy(), original.copy()
     accept(first, "ab")
     accept(second, "c")
@@ -155,7 +159,7 @@ def test_copies_go_their_own_ways(guides: Guides) -> None:
 
 def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
     with pytest.raises(InvalidRequest, match="cannot go on"):
-        guides.compile(Guide(REGEX, "abc"), SECONDS).accept(ord("x"))
+        compiled(guides, Guide(REGEX, "abc")).accept(ord("x"))
 
 
 # ---- What is refused
@@ -234,10 +238,10 @@ def test_what_explodes_is_refused_and_the_next_is_served(guides: Guides, tensor:
     assert len(source) <= MAX_SOURCE
     started = time.process_time()
     with pytest.raises((InvalidRequest, TrialOverrun)) as ended:
-        guides.compile(Guide(tensor, source), SECONDS)
+        compiled(guides, Guide(tensor, source))
     assert ended.type is TrialOverrun or "too complex" in str(ended.value)
     assert time.process_time() - started < 1, "the time of this process: the work is done in another"
-    accept(guides.compile(Guide(REGEX, "ab"), SECONDS), "ab")
+    accept(compiled(guides, Guide(REGEX, "ab")), "ab")
 
 
 @pytest.mark.parametrize(
@@ -258,7 +262,7 @@ def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: 
     random = np.random.default_rng(3)
     started = time.process_time()
     try:
-        matcher = guides.compile(Guide(tensor, source), SECONDS)
+        matcher = compiled(guides, Guide(tensor, source))
         for _ in range(200):
             matcher.accept(int(random.choice(sorted(allowed(matcher)))))
             if matcher.ended:
@@ -271,7 +275,7 @@ def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: 
 def test_an_ambiguous_grammar_comes_to_an_end(guides: Guides) -> None:
     """Each token takes longer than the one before, up to the limit of a step."""
     with pytest.raises(InvalidRequest, match="complex"):
-        accept(guides.compile(Guide(LARK, "start: a\na: a a | a a a | /./"), SECONDS), "a" * 1000)
+        accept(compiled(guides, Guide(LARK, "start: a\na: a a | a a a | /./")), "a" * 1000)
 
 
 class Clock:
@@ -288,25 +292,25 @@ class Clock:
 def test_a_guide_that_holds_up_the_steps_is_refused(guides: Guides, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(step=0.4 * SECONDS_PER_TOKEN)
     monkeypatch.setattr(guide, "thread_time", clock)
-    matcher = guides.compile(Guide(REGEX, "a*"), SECONDS)
+    matcher = compiled(guides, Guide(REGEX, "a*"))
     accept(matcher, "a" * 500)
     clock.step = 3 * SECONDS_PER_TOKEN
     n_tokens = int(SPARE_SECONDS / (5 * SECONDS_PER_TOKEN))
     accept(matcher, "a" * n_tokens)
     with pytest.raises(InvalidRequest, match="takes too long"):
         accept(matcher, "aa")
-    accept(guides.compile(Guide(REGEX, "a*"), SECONDS), "a" * n_tokens)
+    accept(compiled(guides, Guide(REGEX, "a*")), "a" * n_tokens)
 
 
 def test_a_grammar_that_explodes_later_is_blamed_then(guides: Guides) -> None:
-    matcher = guides.compile(Guide(GRAMMAR, 'root ::= "a"{100000000}'), SECONDS)
+    matcher = compiled(guides, Guide(GRAMMAR, 'root ::= "a"{100000000}'))
     with pytest.raises(InvalidRequest, match="Too many items"):
         accept(matcher, "a" * 1000)
 
 
 def test_after_the_end_of_the_worker_nothing_is_started() -> None:
     guides = build([END])
-    guides.compile(Guide(REGEX, "a"), SECONDS)
+    compiled(guides, Guide(REGEX, "a"))
     guides.close()
     with pytest.raises(Draining):
-        guides.compile(Guide(REGEX, "a"), SECONDS)
+        compiled(guides, Guide(REGEX, "a"))

@@ -91,12 +91,14 @@ def test_what_is_discarded_is_not_taken() -> None:
 
 def test_a_full_part_leaves_room_for_others() -> None:
     queue = build(2, most=5, most_per_caller=2)
-    assert [queue.add(f"a{i}", "a", i % 2) for i in range(3)] == [True, True, False]
-    assert [queue.add(f"b{i}", "b") for i in range(3)] == [True, True, False]
-    assert queue.add("c0", "c")
-    assert not queue.add("d0", "d"), "all together are too many"
-    assert queue.take() == "a0"
-    assert queue.add("d0", "d")
+    assert [queue.add(f"a{i}", "a", 1) for i in range(3)] == [True, True, False]
+    assert [queue.add(f"b{i}", "b", 1) for i in range(3)] == [True, True, False]
+    assert queue.add("c0", "c", 1)
+    assert not queue.add("d0", "d", 1), "all together are too many"
+    assert all(queue.add(f"quick{i}", "a") for i in range(9)), "lower levels have no limit"
+    assert queue.take() == "quick0"
+    assert queue.take() == "b0"
+    assert queue.add("d0", "d", 1)
 
 
 def test_a_cleared_queue_is_empty() -> None:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -180,3 +182,21 @@ def test_many_threads(trials: Trials) -> None:
         answers = list(threads.map(run, range(24)))
     assert answers[1::2] == ["overrun"] * 12
     assert all(f"{{{i}}}" in answers[i] for i in range(0, 24, 2))
+
+
+def test_everything_ends_with_a_worker_that_is_killed() -> None:
+    script = (
+        "import os, signal\n"
+        "from anyserve_worker.trial import Trials\n"
+        "trials = Trials(300, [])\n"
+        "trials.run('regex', '[ab]', 0.5)\n"
+        "print(trials._server._process.pid, trials._idle[0].pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

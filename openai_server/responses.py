@@ -10,7 +10,7 @@ from typing import Any
 import orjson
 
 from openai_server import logprobs, sse
-from openai_server.chat.reading import MessageReader, Reading, message
+from openai_server.chat.reading import MessageReader, Reading
 from openai_server.decode import Answer, Choice, TokenLogprob, Usage, total
 
 Object = dict[str, Any]
@@ -106,7 +106,7 @@ def chat_completion(header: Header, answers: Sequence[Answer], telling: Telling)
         reason = choice.finish_reason
         if telling.reading:
             reader = MessageReader(telling.reading)
-            said = message(reader.read(choice.text, ended=True))
+            said = reader.message(choice.text, reason)
             reason = reason and reader.finish_reason(reason)
         told = logprobs.chat(choice.logprobs) if telling.logprobs else None
         choices.append({"index": index, "message": said, "logprobs": told, "finish_reason": reason})
@@ -203,9 +203,10 @@ class ChatChunks(Chunks):
     kind = "chat.completion.chunk"
     _text_begin = b'{"index":%d,"delta":{"content":'
     _text_end = b"}"
+    _first_delta = b'{"role":"assistant","content":""}'
 
     def begin(self, choices: int) -> bytes:
-        return b"".join(self._event(self._choice(i, b'{"role":"assistant","content":""}')) for i in range(choices))
+        return b"".join(self._event(self._choice(i, self._first_delta)) for i in range(choices))
 
     def delta(self, choice: Choice) -> bytes:
         event = b""
@@ -234,6 +235,8 @@ class ReadChatChunks(ChatChunks):
     def __init__(self, header: Header, telling: Telling, reading: Reading) -> None:
         super().__init__(header, telling)
         self._reading = reading
+        if reading.must_call:
+            self._first_delta = b'{"role":"assistant","content":null}'
 
     def begin(self, choices: int) -> bytes:
         self._readers = [MessageReader(self._reading) for _ in range(choices)]
@@ -248,19 +251,28 @@ class ReadChatChunks(ChatChunks):
         index, reason = choice.index, choice.finish_reason
         reader, untold = self._readers[index], self._untold[index]
         untold += choice.logprobs
-        deltas = reader.read(choice.text, ended=reason is not None)
+        deltas = reader.read(choice.text, ended=reason is not None, reason=reason)
         if reason is not None and untold and not deltas:
             deltas = [{"content": ""}]
-        event = b""
-        for delta in deltas:
-            told = orjson.dumps(logprobs.chat(untold)) if untold else b"null"
-            untold.clear()
-            event += self._event(
-                b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}' % (index, orjson.dumps(delta), told)
-            )
+        event = self._deltas(index, deltas)
         if reason is not None:
             event += self._event(self._choice(index, b"{}", orjson.dumps(reader.finish_reason(reason))))
         return event
+
+    def end(self, used: Usage | None) -> bytes:
+        """A backend that knows no reasons has not said of any choice that it was the end."""
+        rest = b"".join(self._deltas(i, reader.read("", ended=True)) for i, reader in enumerate(self._readers))
+        return rest + super().end(used)
+
+    def _deltas(self, index: int, deltas: Iterable[Object]) -> bytes:
+        untold, events = self._untold[index], b""
+        for delta in deltas:
+            told = orjson.dumps(logprobs.chat(untold)) if untold else b"null"
+            untold.clear()
+            events += self._event(
+                b'{"index":%d,"delta":%b,"logprobs":%b,"finish_reason":null}' % (index, orjson.dumps(delta), told)
+            )
+        return events
 
 
 def chat_chunks(header: Header, telling: Telling) -> ChatChunks:

@@ -10,7 +10,7 @@ from typing import Final
 
 import orjson
 
-from openai_server.chat.reader import Emit, Reader, Steps
+from openai_server.chat.reader import Emit, Output, Reader, Steps
 
 _VALUE: Final = 0
 _ITEM: Final = 1  # a value, or the end of the list
@@ -22,6 +22,7 @@ _SPACES = re.compile(r"[ \t\r\n]+")
 _PLAIN = {'"': re.compile(r'[^"\\\x00-\x1f]+'), "'": re.compile(r"[^'\"\\\x00-\x1f]+")}
 _WORD = re.compile(r"[-+.0-9A-Za-z]+")
 _NUMBER = re.compile(r"-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][-+]?[0-9]+)?")
+_NUMBER_BEGUN = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9]*)?)?")
 _NAMES = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _HEX_DIGITS = {"u": 4, "x": 2}
 _MAX_WORD = 400
@@ -69,9 +70,12 @@ class JsonScanner:
     def end(self) -> str:
         if self._word and not self.failed:
             self._end_word()
+            if self.failed and _begins(self._word):
+                self.failed = False
+                if self._word[0].isupper():
+                    self._word = ""  # is put otherwise in JSON
         rest = self._taken() + self._comma + self._escape + self._word
         self._comma = self._escape = self._word = ""
-        self.failed = not self.done
         return rest
 
     def _taken(self) -> str:
@@ -173,6 +177,11 @@ class JsonScanner:
         return at + 1
 
 
+def _begins(word: str) -> bool:
+    """Whether more text may make it a name or a number."""
+    return _NUMBER_BEGUN.fullmatch(word) is not None or any(name.startswith(word) for name in _NAMES)
+
+
 def in_string(text: str) -> str:
     """As it stands between the quotes of a JSON string."""
     return orjson.dumps(text).decode()[1:-1]
@@ -208,24 +217,47 @@ def string(reader: Reader) -> Steps[str | None]:
 
 
 def arguments(reader: Reader, emit: Emit) -> Steps[bool]:
-    """Reads the arguments of a call: an object, which goes to `emit` as it comes, or what stands for one."""
+    """Reads the arguments of a call: an object, which goes to `emit` as it comes, or all of what stands for one."""
     if (yield from reader.peek()) == "{":
         return (yield from value(reader, emit))
     pieces: list[str] = []
     whole = yield from value(reader, pieces.append)
-    emit(_as_object("".join(pieces)) if whole else "".join(pieces))
+    if whole:
+        emit(_as_object("".join(pieces)))
     return whole
 
 
 def _as_object(text: str) -> str:
-    """None instead of no arguments, or JSON within a string."""
-    if text == "null":
-        return "{}"
+    """None instead of no arguments, an empty text or list, or JSON within a string."""
+    inner: str | None = text
     if text.startswith('"'):
         try:
-            inner = valid(str(orjson.loads(text)).strip())
+            written = str(orjson.loads(text)).strip()
         except orjson.JSONDecodeError:
             return text
-        if inner is not None and inner.startswith("{"):
-            return inner
-    return text
+        inner = valid(written) if written else "null"
+    if inner == "null" or (text.startswith("[") and not text[1:-1].strip()):
+        return "{}"
+    return inner if inner is not None and inner.startswith("{") else text
+
+
+def arguments_of(reader: Reader, out: Output, name: str, id: str | None, none: tuple[str, ...]) -> Steps[bool]:
+    """Reads the arguments of the call of `name`, which begins with them; whether they were whole.
+
+    One of `none` comes next where the model has left them out.
+    """
+    if (yield from reader.peek()) == "{":
+        reader.forget()
+        out.begin(name, id)
+        return (yield from value(reader, out.arguments))
+    pieces: list[str] = []
+    left_out = yield from reader.next_of(*none)
+    if not left_out and not (yield from arguments(reader, pieces.append)):
+        return False
+    text = "".join(pieces) or "{}"
+    if not text.startswith("{"):
+        return False
+    reader.forget()
+    out.begin(name, id)
+    out.arguments(text)
+    return True

@@ -5,14 +5,14 @@ PURE. Composes reasoning and formats of tool calls.
 
 from collections.abc import Sequence
 
-from openai_server.chat.events import Parser, PlainParser
+from openai_server.chat.events import CallsOnly, Parser, PlainParser
 from openai_server.chat.reasoning import Markers, Marks, ReasoningParser, markers_of, starts_inside
 from openai_server.chat.tools.formats import format_of
 from openai_server.schemas import Tool
 
 
-def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None) -> Parser:
-    """A parser for one choice of the answer to `prompt`. `tools` are those it may call."""
+def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None, *, must_call: bool = False) -> Parser:
+    """A parser for one choice of the answer to `prompt`. `tools` are those it may call, or `must_call`."""
     tool_format = format_of(template)
     parser: Parser = PlainParser()
     if tools or tool_format.always:
@@ -21,7 +21,7 @@ def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None) -> Pars
             parser.push(begun)
     if thoughts := thoughts_of(template):
         parser = ReasoningParser(thoughts, parser, starts_inside(prompt, thoughts))
-    return parser
+    return CallsOnly(parser) if must_call else parser
 
 
 def needs_special_tokens(template: str, tools: Sequence[Tool] | None) -> bool:

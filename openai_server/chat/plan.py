@@ -16,7 +16,7 @@ import orjson
 from openai_server.chat import parsing
 from openai_server.chat.reading import Reading
 from openai_server.chat.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
-from openai_server.chat.tools import generic
+from openai_server.chat.tools import generic, schema
 from openai_server.chat.tools.formats import format_of
 from openai_server.encode import Inputs
 from openai_server.errors import UnsupportedParameter
@@ -63,10 +63,11 @@ class Planner:
         reading = None
         if parsing.is_read(template, tools):
             reading = Reading(
-                partial(parsing.parser_for, template, prompt, tools),
+                partial(parsing.parser_for, template, prompt, tools, must_call=use is not None and use.must),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 named=use is not None and use.named is not None,
+                must_call=use is not None and use.must,
             )
         return Plan(request, prompt, inputs, reading)
 
@@ -140,7 +141,8 @@ def _described(tool: Tool) -> dict[str, Any]:
     if function.description is not None:
         described["description"] = function.description
     if function.parameters is not None:
-        described["parameters"] = function.parameters
+        # Templates loop over the properties, even where there are none.
+        described["parameters"] = schema.with_properties(function.parameters)
     return {"type": "function", "function": described}
 
 

@@ -30,7 +30,7 @@ class Scanner(Protocol):
         """Reads from `at`; returns up to where it is read, and what to hand out for that."""
 
     def end(self) -> str:
-        """No more text; returns what was held back. Sets `done` or `failed`."""
+        """No more text; returns what was held back. Neither `done` nor `failed`: the text could have gone on."""
 
 
 class Reader:
@@ -41,6 +41,8 @@ class Reader:
         self._at = 0
         self._ended = False
         self._kept: list[str] | None = None
+        self.ran_out = False
+        """The text ended where more of it was wanted: what could not be read is no mistake."""
 
     def push(self, text: str) -> None:
         self._text = self._text[self._at :] + text
@@ -75,21 +77,28 @@ class Reader:
         """The next character, "" at the end."""
         while self._at == len(self._text):
             if self._ended:
+                self.ran_out = True
                 return ""
             yield
         return self._text[self._at]
 
     def literal(self, *literals: str) -> Steps[str]:
         """Reads the longest of `literals` that comes next; "" if none does."""
+        found = yield from self.next_of(*literals)
+        self._take(self._at + len(found))
+        return found
+
+    def next_of(self, *literals: str) -> Steps[str]:
+        """The longest of `literals` that comes next, which is not read; "" if none does."""
         longest = max(map(len, literals))
         while True:
             ahead = self._text[self._at : self._at + longest]
-            more = not self._ended and any(len(ahead) < len(x) and x.startswith(ahead) for x in literals)
-            if not more:
+            more = any(len(ahead) < len(x) and x.startswith(ahead) for x in literals)
+            if not more or self._ended:
                 break
             yield
         found = max((x for x in literals if ahead.startswith(x)), key=len, default="")
-        self._take(self._at + len(found))
+        self.ran_out |= more and not found
         return found
 
     def run(self, characters: re.Pattern[str], limit: int) -> Steps[str | None]:
@@ -102,7 +111,10 @@ class Reader:
                 limit -= len(pieces[-1])
                 if limit < 0:
                     return None
-            if self._at < len(self._text) or self._ended:
+            if self._at < len(self._text):
+                return "".join(pieces)
+            if self._ended:
+                self.ran_out = True
                 return "".join(pieces)
             yield
 
@@ -114,10 +126,11 @@ class Reader:
                 return
             yield
 
-    def until(self, markers: tuple[str, ...], emit: Emit) -> Steps[str]:
+    def until(self, markers: tuple[str, ...], emit: Emit, *, drop_beginning: bool = False) -> Steps[str]:
         """Emits the text before the first of `markers`, and reads that marker; returns it, "" at the end.
 
-        No marker may begin another one.
+        No marker may begin another one. `drop_beginning`: where the text ends with the beginning of a marker, that is
+        read and not emitted.
         """
         search = _search(markers)
         while True:
@@ -125,10 +138,13 @@ class Reader:
                 if found.start() > self._at:
                     emit(self._take(found.start()))
                 return self._take(found.end())
-            safe = len(self._text) if self._ended else search.may_begin_at(self._text, self._at)
+            held_back = not self._ended or drop_beginning
+            safe = search.may_begin_at(self._text, self._at) if held_back else len(self._text)
             if safe > self._at:
                 emit(self._take(safe))
             if self._ended:
+                self._take(len(self._text))
+                self.ran_out = True
                 return ""
             yield
 
@@ -146,6 +162,7 @@ class Reader:
                 yield
         if rest := scanner.end():
             emit(rest)
+        self.ran_out |= not (scanner.done or scanner.failed)
         return scanner.done
 
     def rest(self) -> str:
@@ -210,7 +227,8 @@ class Output:
         self._content = Trimmed(self._add_content)
         self._has_content = False
         self._behind_call = False
-        self._calls = 0
+        self._expected: tuple[str, str | None] | None = None
+        self.n_calls = 0
 
     def take(self) -> list[Event]:
         events, self._events = self._events, []
@@ -226,17 +244,35 @@ class Output:
         if text:
             self._add(Reasoning(text))
 
+    def expect(self, name: str, id: str | None = None) -> None:
+        """The name of a call is complete: if the text ends before its arguments, it is a call all the same."""
+        self._expected = name, id
+
     def begin(self, name: str, id: str | None = None) -> None:
         if not self._has_content:
             self._content.rest()
         self._behind_call = True
-        self._events.append(CallBegin(self._calls, name, id))
-        self._calls += 1
+        self._expected = None
+        self._events.append(CallBegin(self.n_calls, name, id))
+        self.n_calls += 1
+
+    def expect_none(self) -> None:
+        self._expected = None
+
+    def cut(self) -> None:
+        """The text has ended behind the marker of a call, which begins if it is expected."""
+        self._behind_call = True
+        if self._expected:
+            self.begin(*self._expected)
+
+    @property
+    def expects(self) -> bool:
+        return self._expected is not None
 
     def arguments(self, text: str) -> None:
         """Of the call that began last."""
         if text:
-            self._add(CallArguments(self._calls - 1, text))
+            self._add(CallArguments(self.n_calls - 1, text))
 
     def end(self) -> None:
         rest = self._content.rest()

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from openai_server.chat.events import CallArguments, CallBegin, Content, Event, Parser, Reasoning
+from protos import contract
 
 Object = dict[str, Any]
 
@@ -26,6 +27,8 @@ class Reading:
     """A call is told in the older API's words, where there is at most one."""
     named: bool = False
     """The function to call was named: OpenAI says `stop` then, as nothing was decided."""
+    must_call: bool = False
+    """The answer is a call: without content, it is null."""
 
 
 class MessageReader:
@@ -35,13 +38,27 @@ class MessageReader:
         self._reading = reading
         self._parser = reading.new_parser()
         self._n_calls = 0
+        self._has_arguments = True
+        """Of the last call."""
+        self._ended = False
 
-    def read(self, text: str, *, ended: bool) -> list[Object]:
-        """Deltas for the next piece of text; `ended`: it is the last."""
+    def read(self, text: str, *, ended: bool, reason: str | None = None) -> list[Object]:
+        """Deltas for the next piece of text; `ended`: it is the last, for this reason. Nothing comes after that."""
+        if self._ended:
+            return []
+        self._ended = ended
         events = self._parser.push(text) if text else []
         if ended:
             events += self._parser.end()
-        return [delta for event in events if (delta := self._delta(event))]
+        deltas = [delta for event in events if (delta := self._delta(event))]
+        if ended and not self._has_arguments and reason != contract.FINISH_LENGTH:
+            # The model wrote none, and was not cut off.
+            deltas += filter(None, [self._delta(CallArguments(self._n_calls - 1, "{}"))])
+        return deltas
+
+    def message(self, text: str, reason: str | None) -> Object:
+        """The whole message, for a text that ended for this reason."""
+        return message(self.read(text, ended=True, reason=reason), must_call=self._reading.must_call)
 
     def finish_reason(self, reason: str) -> str:
         """What the end of the text means for the message."""
@@ -56,19 +73,20 @@ class MessageReader:
             case Reasoning(text=text):
                 return {"reasoning_content": text}
             case CallBegin(index=index, name=name, id=id):
-                self._n_calls = index + 1
+                self._n_calls, self._has_arguments = index + 1, False
                 function = {"name": name, "arguments": ""}
                 if self._reading.legacy:
                     return None if index else {"function_call": function}
                 call = {"index": index, "id": id or self._reading.new_id(), "type": "function", "function": function}
                 return {"tool_calls": [call]}
             case CallArguments(index=index, text=text):
+                self._has_arguments = True
                 if self._reading.legacy:
                     return None if index else {"function_call": {"arguments": text}}
                 return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
 
-def message(deltas: Iterable[Object]) -> Object:
+def message(deltas: Iterable[Object], *, must_call: bool = False) -> Object:
     """All deltas of a choice, put together."""
     content, reasoning, calls = [], [], []
     function_call: Object | None = None
@@ -84,7 +102,7 @@ def message(deltas: Iterable[Object]) -> Object:
             function_call = function_call or {"name": part.get("name", ""), "arguments": ""}
             function_call["arguments"] += part["arguments"]
     text = "".join(content)
-    calls_something = bool(calls or function_call)
+    calls_something = must_call or bool(calls or function_call)
     made: Object = {"role": "assistant", "content": None if calls_something and not text else text, "refusal": None}
     if thought := "".join(reasoning):
         made["reasoning_content"] = thought

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from openai_server import encode, schemas
 from openai_server.chat.plan import Planner
-from openai_server.chat.reading import MessageReader, message
+from openai_server.chat.reading import MessageReader
 from openai_server.chat.template import Templates
 from openai_server.encode import EVERYTHING
 from openai_server.errors import APIError
@@ -89,7 +89,7 @@ def outcome(parse: Any, body: object) -> APIError | None:
             plan = PLANNER.plan(request, {"chat_template": TEMPLATE}, EVERYTHING)
             request, prompts, inputs = plan.request, [plan.prompt], plan.inputs
             if plan.reading:
-                message(MessageReader(plan.reading).read("<think>a</think><tool_call>\n{", ended=True))
+                MessageReader(plan.reading).message("<think>a</think><tool_call>\n{", "stop")
         for prompt in prompts:
             encode.infer_request(request, prompt, model="m", request_id="id", ours=inputs)
     except APIError as error:

@@ -1,7 +1,8 @@
 """Arguments that a model writes as plain text under their names, to one JSON object.
 
 PURE. The tool's schema says what the text stands for. A string is passed on as it comes; anything else waits for its
-end, since only then is it known to be JSON. What is not JSON is a string, whatever the schema says.
+end, since only then is it known to be JSON, and is left out if that does not come. What is not JSON is a string,
+whatever the schema says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,14 +41,15 @@ class TextArguments:
         self._empty = False
         if types == _STRING:
             self._emit('"')
-            end = yield from reader.until(ends, lambda text: self._emit(json_text.in_string(text)))
+            end = yield from reader.until(ends, lambda text: self._emit(json_text.in_string(text)), drop_beginning=True)
             if end:
                 self._emit('"')
             return bool(end)
         pieces: list[str] = []
         end = yield from reader.until(ends, pieces.append)
         text = "".join(pieces)
-        self._emit(as_json(text, types) if end else text)
+        if end:
+            self._emit(as_json(text, types))
         return bool(end)
 
     def close(self) -> None:

@@ -20,10 +20,12 @@ class CommandR(ToolFormat):
     name = "command-r"
     markers = ("Action:\n```json", "Action: ```json")
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
-        if (yield from read_calls(reader, out)):
-            yield from reader.spaces()
-            yield from reader.literal("```")
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return ("```",)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        return (yield from read_calls(reader, out))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
@@ -46,8 +48,8 @@ class CommandR7B(ToolFormat):
         self._answer = answer
         self.dropped = (*answer, _END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
-        yield from read_calls(reader, out)
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        return (yield from read_calls(reader, out))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])

@@ -29,26 +29,29 @@ class DeepSeek(ToolFormat):
     markers: tuple[str, ...] = (_ONE,)
     dropped: tuple[str, ...] = (_ALL, _ALL_END, _ONE_END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal(_SEPARATOR)):
-            return
+            return False
         yield from reader.spaces()
         fence = ""
         if name == "function" and (yield from reader.peek()) != "{":
             name = yield from read_name(reader)
+            if not name or not (yield from reader.peek()):
+                return False
+            out.expect(name)
             yield from reader.spaces()
             fence = yield from reader.literal("```json")
             yield from reader.spaces()
-        if not name or (yield from reader.peek()) != "{":
-            return
-        reader.forget()
-        out.begin(name)
-        if (yield from json_text.value(reader, out.arguments)):
+        out.expect(name)
+        none = ("```",) if fence else (_ONE_END, _ALL_END, _ONE)
+        if not (yield from json_text.arguments_of(reader, out, name, None, none)):
+            return False
+        if fence:
             yield from reader.spaces()
-            if fence:
-                yield from reader.literal("```")
+            yield from reader.literal("```")
+        return True
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])

@@ -18,6 +18,8 @@ from openai_server.schemas import Tool
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]+")
 _MAX_NAME = 128
+_STRAY = re.compile(r"[\s}\]]+")
+_MAX_STRAY = 64
 
 
 class ToolFormat(ABC):
@@ -40,6 +42,11 @@ class ToolFormat(ABC):
     section: str = ""
     """A control token in front of the first call."""
 
+    @property
+    def closers(self) -> tuple[str, ...]:
+        """What may stand behind a call, or behind all of them, beside what is `dropped`."""
+        return ()
+
     # ---- Parsing
 
     def parser(self, tools: Sequence[Tool]) -> Parser:
@@ -50,15 +57,57 @@ class ToolFormat(ABC):
         return ""
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
-        while found := (yield from reader.until((*self.markers, *self.dropped), out.content)):
-            if found not in self.dropped:
-                reader.keep(found)
-                yield from self._read_call(reader, out, tools, found)
-                out.content(reader.kept())
+        return self._read_on(reader, out, tools)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
-        """Reads what is behind the marker `found`. What the reader still keeps afterwards was no call."""
+    def _read_on(self, reader: Reader, out: Output, tools: Sequence[Tool], *, broken: bool = False) -> Steps[None]:
+        """`broken`: a call has gone wrong, up to whose end there is no content."""
+        markers = (*self.markers, *self.dropped)
+        begun = broken or out.n_calls > 0
+        while True:
+            if broken:
+                found = yield from reader.until((*markers, *self.closers), ignore)
+            else:
+                found = yield from reader.until(markers, out.content, drop_beginning=begun)
+            broken = False
+            if not found:
+                if begun and not out.n_calls:
+                    out.cut()
+                return
+            if found not in self.markers:
+                begun = begun or found == self.section
+                continue
+            n_calls = out.n_calls
+            reader.keep(found)
+            whole = yield from self._read_call(reader, out, tools, found)
+            if reader.ran_out:
+                self._cut(reader, out)
+                return
+            out.expect_none()
+            if out.n_calls == n_calls:
+                out.content(reader.kept())
+                continue
+            begun, broken = True, not whole
+            if whole:
+                yield from self._finish(reader)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        """Reads what is behind the marker `found`; whether that was whole. If no call has begun it is content."""
         raise NotImplementedError
+
+    def _finish(self, reader: Reader) -> Steps[None]:
+        """Reads what is left of a whole call, with the brackets that a model has closed too often."""
+        reader.forget()
+        yield from reader.run(_STRAY, _MAX_STRAY)
+        if self.closers:
+            yield from reader.literal(*self.closers)
+        if reader.ran_out:
+            reader.rest()
+
+    def _cut(self, reader: Reader, out: Output) -> None:
+        """The text has ended within a call, which begins if its name is known. Nothing of it is content."""
+        reader.forget()
+        reader.rest()
+        out.cut()
 
     # ---- Grammars. `thoughts` are the markers of reasoning that may come first, `thinking` says that it has begun.
 
@@ -140,6 +189,10 @@ class ToolFormat(ABC):
     @abstractmethod
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         """Calls, as they go on behind the first marker."""
+
+
+def ignore(text: str) -> None:
+    pass
 
 
 def read_name(reader: Reader) -> Steps[str]:

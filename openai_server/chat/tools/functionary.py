@@ -17,18 +17,17 @@ class FunctionaryV31(ToolFormat):
     name = "functionary-v3.1"
     markers = ("<function=",)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return ("</function>",)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal(">")):
-            return
+            return False
+        out.expect(name)
         yield from reader.spaces()
-        if (yield from reader.peek()) != "{":
-            return
-        reader.forget()
-        out.begin(name)
-        if (yield from json_text.value(reader, out.arguments)):
-            yield from reader.spaces()
-            yield from reader.literal("</function>")
+        return (yield from json_text.arguments_of(reader, out, name, None, self.closers))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of(
@@ -45,16 +44,15 @@ class FunctionaryV32(ToolFormat):
     def begun_in(self, prompt: str) -> str:
         return ">>>" if prompt.endswith(">>>") else ""
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal("\n")):
-            return
+            return False
         if name == "all":
             reader.forget()
-        elif (yield from reader.peek()) == "{":
-            reader.forget()
-            out.begin(name)
-            yield from json_text.value(reader, out.arguments)
+            return True
+        out.expect(name)
+        return (yield from json_text.arguments_of(reader, out, name, None, self.markers))
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return self._behind_marker(rules, tools, parallel)

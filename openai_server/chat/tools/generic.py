@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
+from openai_server.chat.tools import schema
 from openai_server.chat.tools.json_calls import JsonCalls
 from openai_server.chat.tools.tagged import HERMES
 from openai_server.schemas import (
@@ -35,13 +36,17 @@ def instructions(tools: Sequence[Tool], *, parallel: bool = True, must: bool = F
     """What tools there are, how to call them, and whether the next answer must be a call (of the `named` one)."""
     listed = "\n".join(orjson.dumps(_described(tool)).decode() for tool in tools)
     several = "For each function call, write" if parallel else "You may call one function at a time. For a call, write"
+    with_parameters = sum(not schema.takes_nothing(schema.parameters(tool.function)) for tool in tools)
+    example = '{"argument": "value"}' if with_parameters else "{}"
     texts = [
         "You can call functions. These are described here as JSON, one a line:\n"
         f"<tools>\n{listed}\n</tools>\n\n"
         f"{several} a JSON object with the name of the function and its arguments within <tool_call> tags:\n"
-        '<tool_call>\n{"name": "function name", "arguments": {"argument": "value"}}\n</tool_call>\n'
+        f'<tool_call>\n{{"name": "function name", "arguments": {example}}}\n</tool_call>\n'
         "The result then comes within <tool_response> tags."
     ]
+    if 0 < with_parameters < len(tools):
+        texts.append('For a function without parameters, write "arguments": {}.')
     if named is not None:
         texts.append(f"Answer with a call of {named}.")
     elif must:

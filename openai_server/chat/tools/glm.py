@@ -28,28 +28,35 @@ class Glm(ToolFormat):
     name = "glm"
     markers = (_OPEN,)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return (_CLOSE,)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
         name = yield from read_name(reader)
         arguments = TextArguments(parameters_of(tools).get(name), out.arguments)
         begun = False
-        while name:
+        if not name or not (yield from reader.peek()):
+            return False
+        out.expect(name)
+        while True:
             yield from reader.spaces()
             tag = yield from reader.literal(_KEY_OPEN, _CLOSE)
             key = None
             if tag == _KEY_OPEN:
                 key = yield from self._read_key(reader)
             if not tag or (tag == _KEY_OPEN and not key):
-                return
+                return False
             reader.forget()
             if not begun:
                 begun = True
                 out.begin(name)
             if not key:
                 arguments.close()
-                return
+                return True
             if not (yield from arguments.read(reader, key, (_VALUE_CLOSE,))):
-                return
+                return False
             reader.keep()
 
     def _read_key(self, reader: Reader) -> Steps[str | None]:
@@ -71,8 +78,10 @@ class Glm(ToolFormat):
             (self._element(rules, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
-        anything = f"({literal(_KEY_OPEN)} {NAME} {_TO_VALUE} {self._text(rules)})*"
-        body = rules.sequence(elements, "") if elements else anything
+        if elements or schema.takes_nothing(parameters):
+            body = rules.sequence(elements, "")
+        else:
+            body = f"({literal(_KEY_OPEN)} {NAME} {_TO_VALUE} {self._text(rules)})*"
         return f"{literal(tool.function.name)} {_LINE} {body} {literal(_CLOSE)}"
 
     def _element(self, rules: Rules, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:

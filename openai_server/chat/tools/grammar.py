@@ -117,6 +117,8 @@ class Rules:
 
     def arguments(self, tool: Tool) -> str:
         """The arguments of a call as a JSON object."""
+        if schema.takes_nothing(schema.parameters(tool.function)):
+            return literal("{}")
         return self.json(schema.closed_parameters(tool.function), exactly=bool(tool.function.strict))
 
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from openai_server.chat import json_text
 from openai_server.chat.reader import Output, Reader, Steps
 from openai_server.chat.reasoning import Marks
-from openai_server.chat.tools.format import ToolFormat
+from openai_server.chat.tools.format import ToolFormat, ignore
 from openai_server.chat.tools.grammar import Rules, free_text, literal
 from openai_server.schemas import Tool
 
@@ -31,6 +31,8 @@ _TO = re.compile(r"to=([^\s<]+)")
 _CHANNEL_NAME = re.compile(r"<\|channel\|>(\w+)")
 _HEADER_MARKS = re.compile(r"<\|start\|>(?:assistant)?|<\|(?:channel|constrain|message)\|>")
 _ROLE = "assistant"
+_HEADER_BEGUN = re.compile(r"(?:<\|start\|>)?(?:assistant)?(?:.*<\|channel\|>| to=)", re.DOTALL)
+_WHOLE_TO = re.compile(r"to=([^\s<]+)[\s<]")
 _BETWEEN = "\n\n"
 """Put between two messages of one kind."""
 
@@ -49,7 +51,7 @@ class Harmony(ToolFormat):
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
         told: set[str] = set()
-        found = ""
+        found, first = "", True
         while True:
             reader.keep(found)
             header = yield from self._read_header(reader, found)
@@ -58,10 +60,14 @@ class Harmony(ToolFormat):
                 found = yield from self._read_body(reader, out, header, told)
             else:
                 text = reader.kept()
-                # Where the answer was cut off within a header, there is no content.
-                if (yield from reader.peek()) or _CHANNEL not in text:
-                    out.content(_HEADER_MARKS.sub("", text))
+                if reader.ran_out and (not first or _HEADER_BEGUN.match(text)):
+                    if receivers := _WHOLE_TO.findall(text):
+                        out.expect(_called(receivers[-1]))
+                    self._cut(reader, out)
+                    return
+                out.content(_HEADER_MARKS.sub("", text))
                 found = yield from reader.until((*self.markers, *_ENDS), out.content)
+            first = False
             if found in _ENDS:
                 found = ""
             if not found and not (yield from reader.peek()):
@@ -84,8 +90,7 @@ class Harmony(ToolFormat):
         channels, receivers = _CHANNEL_NAME.findall(header), _TO.findall(header)
         receiver = receivers[-1] if receivers else _ROLE
         if receiver != _ROLE:
-            out.begin(receiver.removeprefix("functions."))
-            return (yield from self._read_arguments(reader, out))
+            return (yield from self._read_arguments(reader, out, receiver))
         kind = "analysis" if channels and channels[-1] == "analysis" else "final"
         write: Callable[[str], None] = out.reasoning if kind == "analysis" else out.content
         first = True
@@ -100,18 +105,25 @@ class Harmony(ToolFormat):
 
         return (yield from reader.until((*self.markers, *_ENDS), emit))
 
-    def _read_arguments(self, reader: Reader, out: Output) -> Steps[str]:
+    def _read_arguments(self, reader: Reader, out: Output, receiver: str) -> Steps[str]:
+        """Up to the next marker nothing is content, not even what is behind the arguments."""
+        out.begin(_called(receiver))
         ends = (*self.markers, *_ENDS)
         yield from reader.spaces()
-        if (yield from reader.peek()) == "{":
+        if (yield from reader.next_of(*ends, "null")):
+            out.arguments("{}")
+        elif (yield from reader.peek()) == "{":
             yield from json_text.value(reader, out.arguments)
-            return (yield from reader.until(ends, out.content))
-        # For a tool that takes no JSON but text, such as python.
-        out.arguments('"')
-        found = yield from reader.until(ends, lambda text: out.arguments(json_text.in_string(text)))
-        if found:
+        elif not reader.ran_out:
+            # For a tool that takes no JSON but text, such as python.
             out.arguments('"')
-        return found
+            found = yield from reader.until(
+                ends, lambda text: out.arguments(json_text.in_string(text)), drop_beginning=True
+            )
+            if found:
+                out.arguments('"')
+            return found
+        return (yield from reader.until(ends, ignore))
 
     # ---- Grammar: always one call, since <|call|> ends the answer
 
@@ -137,6 +149,10 @@ class Harmony(ToolFormat):
         told = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
         final = f'{_CHANNEL} "final" {_MESSAGE} {text}'
         return rules.rule(f"({told})* ({final} | {self._behind_marker(rules, tools, parallel)})")
+
+
+def _called(receiver: str) -> str:
+    return receiver.removeprefix("functions.")
 
 
 HARMONY = Harmony()

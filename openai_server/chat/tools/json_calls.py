@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from openai_server.chat import json_text
 from openai_server.chat.reader import Output, Reader, Steps
-from openai_server.chat.tools.format import ToolFormat
+from openai_server.chat.tools.format import ToolFormat, ignore
 from openai_server.chat.tools.grammar import Rules, literal, many, marker
 from openai_server.schemas import Tool
 
@@ -40,6 +40,8 @@ def read_call(reader: Reader, out: Output, known: Container[str] | None = None) 
             name = yield from json_text.string(reader)
             if not name:
                 return False
+            if known is None or name in known:
+                out.expect(name)
         elif key in _ARGUMENT_KEYS and not begun and early is None:
             early = []
             if name is not None:
@@ -47,7 +49,7 @@ def read_call(reader: Reader, out: Output, known: Container[str] | None = None) 
                 _begin(reader, out, name)
             if not (yield from json_text.arguments(reader, out.arguments if begun else early.append)):
                 return False
-        elif not (yield from json_text.value(reader, _ignore)):
+        elif not (yield from json_text.value(reader, ignore)):
             return False
         if name is not None and early is not None and not begun:
             begun = True
@@ -94,10 +96,6 @@ def _begin(reader: Reader, out: Output, name: str) -> None:
     out.begin(name)
 
 
-def _ignore(text: str) -> None:
-    pass
-
-
 @dataclass(frozen=True)
 class JsonCalls(ToolFormat):
     """One marker in front of each call, or of a list of calls, and perhaps one behind. The rest is for the grammar."""
@@ -113,10 +111,12 @@ class JsonCalls(ToolFormat):
     between: str = ""
     """What is between two calls."""
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
-        if (yield from read_calls(reader, out, listed=found.endswith("["))) and self.close:
-            yield from reader.spaces()
-            yield from reader.literal(self.close)
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return (self.close,) if self.close else ()
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        return (yield from read_calls(reader, out, listed=found.endswith("[")))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         call = rules.one_of([_call(rules, tool) for tool in tools])

@@ -26,18 +26,16 @@ class Kimi(ToolFormat):
     markers = ("<|tool_call_begin|>",)
     dropped = (_ALL, _ALL_END, _END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
         id = yield from reader.run(_ID, _MAX_ID)
         yield from reader.spaces()
         name = (id or "").removeprefix("functions.").rpartition(":")[0]
         if not name or not (yield from reader.literal(_ARGUMENTS)):
-            return
+            return False
+        out.expect(name, id)
         yield from reader.spaces()
-        if (yield from reader.peek()) == "{":
-            reader.forget()
-            out.begin(name, id)
-            yield from json_text.value(reader, out.arguments)
+        return (yield from json_text.arguments_of(reader, out, name, id, (*self.dropped, *self.markers)))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])

@@ -17,23 +17,25 @@ from openai_server.schemas import Tool
 _CALLS, _ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
 
 
-def _read_call(reader: Reader, out: Output) -> Steps[None]:
+def _read_call(reader: Reader, out: Output) -> Steps[bool]:
     yield from reader.spaces()
     if (yield from reader.peek()) in ("[", "{"):
-        yield from read_calls(reader, out)
-        return
+        return (yield from read_calls(reader, out))
     name = yield from read_name(reader)
-    if not name:
-        return
+    if not name or not (yield from reader.peek()):
+        return False
+    out.expect(name)
     id = None
     if (yield from reader.literal(_ID)):
-        id = yield from read_name(reader)
-    yield from reader.literal(_ARGUMENTS)
+        id = (yield from read_name(reader)) or None
+    if (yield from reader.literal(_ARGUMENTS)):
+        out.expect(name, id)
+        yield from reader.spaces()
+        return (yield from json_text.arguments_of(reader, out, name, id, (_CALLS,)))
     yield from reader.spaces()
-    if (yield from reader.peek()) == "{":
-        reader.forget()
-        out.begin(name, id or None)
-        yield from json_text.value(reader, out.arguments)
+    if (yield from reader.peek()) != "{":
+        return False
+    return (yield from json_text.arguments_of(reader, out, name, id, (_CALLS,)))
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,7 @@ class MistralCalls(ToolFormat):
     special_tokens: bool = True
     markers: tuple[str, ...] = (_CALLS,)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         return _read_call(reader, out)
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
@@ -55,7 +57,7 @@ class MistralCalls(ToolFormat):
 
 
 class MistralList(JsonCalls):
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         return _read_call(reader, out)
 
 

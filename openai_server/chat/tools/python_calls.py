@@ -4,7 +4,7 @@ PURE. Values are those that both JSON and Python have, in either way of writing 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 
 import orjson
 
@@ -17,28 +17,33 @@ from openai_server.schemas import Tool
 
 _KEY = re.compile(r"[a-zA-Z0-9_]+")
 _MAX_KEY = 512
+_ANY_KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
 
 
-def read_python_calls(reader: Reader, out: Output) -> Steps[None]:
+def read_python_calls(reader: Reader, out: Output, known: Container[str] | None = None) -> Steps[bool]:
+    """Whether all were whole. A call that is cut off before its arguments has one of the `known` names, if given."""
     if not (yield from reader.literal("[")):
-        return
+        return False
     more = True
     while more:
         yield from reader.spaces()
-        if not (yield from _read_call(reader, out)):
-            return
+        if not (yield from _read_call(reader, out, known)):
+            return False
         reader.keep()
         yield from reader.spaces()
         more = bool((yield from reader.literal(",")))
     yield from reader.literal("]")
     reader.forget()
+    return True
 
 
-def _read_call(reader: Reader, out: Output) -> Steps[bool]:
+def _read_call(reader: Reader, out: Output, known: Container[str] | None) -> Steps[bool]:
     """Whether it was a whole call. It begins with its first argument, or with the closing bracket."""
     name = yield from read_name(reader)
     if not name or not (yield from reader.literal("(")):
         return False
+    if known is None or name in known:
+        out.expect(name)
     begun = False
     while True:
         yield from reader.spaces()
@@ -84,7 +89,10 @@ def _call(rules: Rules, tool: Tool) -> str:
     for key, value in schema.properties(parameters).items():
         json = rules.json(schema.with_definitions(value, parameters), exactly=exactly)
         arguments.append((rules.rule(f"{literal(f'{key}=')} {json}"), key in required))
-    body = rules.sequence(arguments, ", ") if arguments else ""
+    body = rules.sequence(arguments, ", ")
+    if not arguments and not schema.takes_nothing(parameters):
+        any_argument = rules.rule(f'{_ANY_KEY} "=" {rules.json({}, exactly=False)}')
+        body = f"({many(any_argument, literal(', '), several=True)})?"
     return f"{literal(tool.function.name + '(')} {body} {literal(')')}"
 
 
@@ -94,9 +102,9 @@ class Lfm2(ToolFormat):
     markers = ("<|tool_call_start|>",)
     dropped = ("<|tool_call_end|>",)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
-        yield from read_python_calls(reader, out)
+        return (yield from read_python_calls(reader, out))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return f"{python_calls(rules, tools, parallel)} {marker(self.dropped[0])}"

@@ -14,11 +14,23 @@ _MAX_VALUES = 1000
 """How many values of an `enum` are looked at for their types: any number of arguments may refer to the same one."""
 _TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
 _COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "additionalProperties"})
+_WITHOUT_NAMES = _COMBINING | {
+    *("$dynamicRef", "const", "enum", "minProperties", "propertyNames", "unevaluatedProperties"),
+    *("dependencies", "dependentRequired", "dependentSchemas"),
+}
+"""What says something of arguments even if `properties` names none."""
+_NULLABLE = ("properties", "required", "additionalProperties", "patternProperties")
 
 
 def parameters(function: FunctionDefinition) -> Schema:
     """The schema of the arguments; it says at least that they are an object."""
-    return {"type": "object", **(function.parameters or {})}
+    schema = {"type": "object", **(function.parameters or {})}
+    for key in _NULLABLE:
+        if key in schema and schema[key] is None:
+            del schema[key]
+    if schema["type"] is None:
+        schema["type"] = "object"
+    return schema
 
 
 def closed_parameters(function: FunctionDefinition) -> Schema:
@@ -30,6 +42,21 @@ def closed_parameters(function: FunctionDefinition) -> Schema:
     if properties(schema) and not _COMBINING & schema.keys():
         schema["additionalProperties"] = False
     return schema
+
+
+def with_properties(parameters: Schema) -> Schema:
+    """The same schema, with `properties` (that may be empty) and a type."""
+    if isinstance(parameters.get("properties"), dict):
+        return parameters
+    return {"type": "object", **parameters, "properties": {}}
+
+
+def takes_nothing(schema: Mapping[str, Any]) -> bool:
+    """Whether these are the parameters of a function without any: its arguments are {}."""
+    spoken_of = _WITHOUT_NAMES & schema.keys()
+    if schema.get("additionalProperties") is False:
+        spoken_of -= {"additionalProperties"}
+    return not (properties(schema) or required(schema) or spoken_of)
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:

@@ -62,24 +62,29 @@ class XmlCalls(ToolFormat):
     special_tokens: bool = False
     together: bool = False
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[None]:
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return (self.close,)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         parameters = parameters_of(tools)
         open, close = self.tags.call
         more = True
         while more:
             yield from reader.spaces()
             if found != open and not (yield from reader.literal(open)):
-                return
+                return False
             name = yield from read_name(reader)
             if not name or not (yield from reader.literal(close)):
-                return
+                return False
+            out.expect(name)
             if not (yield from self._read_arguments(reader, out, name, parameters.get(name))):
-                return
-            reader.keep()
+                return False
+            reader.forget()
             yield from reader.spaces()
-            more = not (yield from reader.literal(self.close)) and (yield from reader.peek()) == open[0]
+            more = not (yield from reader.next_of(self.close)) and bool((yield from reader.next_of(open)))
             found = ""
-        reader.forget()
+        return True
 
     def _read_arguments(
         self, reader: Reader, out: Output, name: str, parameters: Mapping[str, Any] | None
@@ -128,7 +133,8 @@ class XmlCalls(ToolFormat):
             (_element(rules, tags, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
-        body = rules.sequence(elements, "") if elements else f"({_any_element(rules, tags)})*"
+        takes_any = not elements and not schema.takes_nothing(parameters)
+        body = f"({_any_element(rules, tags)})*" if takes_any else rules.sequence(elements, "")
         return f"{head} {body} {literal(tags.call_end)}"
 
 

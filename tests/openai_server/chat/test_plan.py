@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from openai_server.chat.plan import Plan, Planner
-from openai_server.chat.reading import MessageReader, message
+from openai_server.chat.reading import MessageReader
 from openai_server.chat.template import CHATML_END, Templates
 from openai_server.encode import EVERYTHING
 from openai_server.errors import InvalidRequest, UnsupportedParameter
@@ -56,7 +56,7 @@ def lark(found: Plan) -> str:
 
 def read(found: Plan, text: str) -> dict[str, Any]:
     assert found.reading is not None
-    return message(MessageReader(found.reading).read(text, ended=True))
+    return MessageReader(found.reading).message(text, "stop")
 
 
 # ---- Prompts

@@ -3,7 +3,7 @@
 import json
 import random
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import pytest
@@ -20,139 +20,7 @@ from openai_server.schemas import Tool
 from tests.openai_server.chat.answers import Answer, Call, answer, tool
 from tests.openai_server.chat.grammars import accepted, refused_at, tokens, written_by_chance
 from tests.openai_server.chat.tools.cases import FORMATS
-
-
-class Written(NamedTuple):
-    """Two calls as a grammar has them: of get_weather in Paris, and of now."""
-
-    before: str
-    first: str
-    between: str
-    second: str
-    after: str
-
-    @property
-    def one(self) -> str:
-        return self.before + self.first + self.after
-
-    @property
-    def both(self) -> str:
-        return "".join(self)
-
-
-def _json(before: str, between: str, after: str) -> Written:
-    first = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
-    return Written(before, first, between, '{"name": "now", "arguments": {}}', after)
-
-
-_DSML_CITY = '\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
-WRITTEN = {
-    "hermes": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
-    "generic": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
-    "granite": _json("<|tool_call|>[", ", ", "]"),
-    "phi4": _json("<|tool_call|>[", ", ", "]<|/tool_call|>"),
-    "nemotron": _json("<TOOLCALL>[", ", ", "]</TOOLCALL>"),
-    "apriel": _json("<tool_calls>[", ", ", "]</tool_calls>"),
-    "gigachat": _json("<|function_call|>", "<|function_call|>", ""),
-    "mistral-list": _json("[TOOL_CALLS][", ", ", "]"),
-    "llama-json": Written("", '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", "", ""),
-    "llama-pythonic": Written("[", 'get_weather(city="Paris")', ", ", "now()", "]"),
-    "lfm2": Written("<|tool_call_start|>[", 'get_weather(city="Paris")', ", ", "now()", "]<|tool_call_end|>"),
-    "mistral": Written("[TOOL_CALLS]", 'get_weather[ARGS]{"city": "Paris"}', "[TOOL_CALLS]", "now[ARGS]{}", ""),
-    "mistral-ids": Written(
-        "[TOOL_CALLS]",
-        'get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Paris"}',
-        "[TOOL_CALLS]",
-        "now[CALL_ID]000000001[ARGS]{}",
-        "",
-    ),
-    "command-r": Written(
-        "Action:\n```json\n[\n    {\n",
-        '        "tool_name": "get_weather",\n        "parameters": {"city": "Paris"}\n    }',
-        ",\n    {\n",
-        '        "tool_name": "now",\n        "parameters": {}\n    }',
-        "\n]\n```",
-    ),
-    "command-r7b": Written(
-        "<|START_ACTION|>[\n    ",
-        '{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}',
-        ",\n    ",
-        '{"tool_call_id": "1", "tool_name": "now", "parameters": {}}',
-        "\n]<|END_ACTION|>",
-    ),
-    "deepseek-v3": Written(
-        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
-        'function<｜tool▁sep｜>get_weather\n```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜>',
-        "\n<｜tool▁call▁begin｜>",
-        "function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>",
-        "<｜tool▁calls▁end｜>",
-    ),
-    "deepseek-v3.1": Written(
-        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
-        'get_weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜>',
-        "<｜tool▁call▁begin｜>",
-        "now<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
-        "<｜tool▁calls▁end｜>",
-    ),
-    "deepseek-v3.2": Written(
-        "<｜DSML｜function_calls>\n",
-        f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
-        "",
-        '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
-        "</｜DSML｜function_calls>",
-    ),
-    "deepseek-v4": Written(
-        "<｜DSML｜tool_calls>\n",
-        f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
-        "",
-        '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
-        "</｜DSML｜tool_calls>",
-    ),
-    "kimi": Written(
-        "<|tool_calls_section_begin|><|tool_call_begin|>",
-        'functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris"}<|tool_call_end|>',
-        "<|tool_call_begin|>",
-        "functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>",
-        "<|tool_calls_section_end|>",
-    ),
-    "functionary-v3.1": Written(
-        "<function=", 'get_weather>{"city": "Paris"}</function>', "<function=", "now>{}</function>", ""
-    ),
-    "functionary-v3.2": Written("", 'get_weather\n{"city": "Paris"}', ">>>", "now\n{}", ""),
-    "qwen3-coder": Written(
-        "<tool_call>\n",
-        "<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>",
-        "\n</tool_call>\n<tool_call>\n",
-        "<function=now>\n</function>",
-        "\n</tool_call>",
-    ),
-    "seed": Written(
-        "<seed:tool_call>\n",
-        "<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>",
-        "\n</seed:tool_call>\n<seed:tool_call>\n",
-        "<function=now>\n</function>",
-        "\n</seed:tool_call>",
-    ),
-    "minimax-m2": Written(
-        "<minimax:tool_call>\n",
-        '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n',
-        "",
-        '<invoke name="now">\n</invoke>\n',
-        "</minimax:tool_call>",
-    ),
-    "glm": Written(
-        "<tool_call>",
-        "get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
-        "\n<tool_call>",
-        "now\n</tool_call>",
-        "",
-    ),
-    "harmony": Written(
-        "", '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}', "", "", ""
-    ),
-}
-WRITTEN["cohere2"] = WRITTEN["command-r7b"]
-ONE_AT_A_TIME = {"llama-json", "harmony"}
+from tests.openai_server.chat.tools.written import ONE_AT_A_TIME, WRITTEN
 
 WEATHER = tool("get_weather", {"city": {"type": "string"}, "days": {"type": "integer"}}, "city", strict=True)
 NOW = tool("now", {})
@@ -342,15 +210,88 @@ def hermes(name: str, arguments: str) -> str:
     return f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
 
 
-@pytest.mark.parametrize("parameters", [None, {}, {"type": "object"}])
-def test_a_tool_without_parameters_takes_any_object(parameters: dict[str, Any] | None) -> None:
-    any_object = tool("f")
-    any_object.function.parameters = parameters
-    grammar = HERMES.grammar([any_object], parallel=False)
+NO_PARAMETERS: list[dict[str, Any] | None] = [
+    None,
+    {},
+    {"type": "object"},
+    {"type": None},
+    {"properties": {}},
+    {"type": "object", "properties": None, "required": None, "additionalProperties": None},
+    {"type": "object", "properties": {}, "required": []},
+    {"type": "object", "properties": {}, "additionalProperties": False},
+    {"$schema": "s", "type": "object", "title": "No", "description": "d", "$defs": {"a": {"type": "string"}}},
+]
+ANY_PARAMETERS: list[dict[str, Any]] = [
+    {"type": "object", "additionalProperties": True},
+    {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
+    {"type": "object", "patternProperties": {"^a": {"type": "string"}}},
+    {"type": "object", "required": ["a"]},
+    {"type": "object", "minProperties": 1},
+    {"$ref": "#/$defs/a", "$defs": {"a": {"type": "object", "properties": {"a": {"type": "string"}}}}},
+    {"anyOf": [{"type": "object", "properties": {"a": {"type": "string"}}}]},
+    {"allOf": [{"type": "object", "properties": {"a": {"type": "string"}}}]},
+]
+
+
+def with_parameters(parameters: dict[str, Any] | None, *, strict: bool | None = None) -> Tool:
+    made = tool("now", strict=strict)
+    made.function.parameters = parameters
+    return made
+
+
+@each_format
+def test_a_tool_without_parameters_gets_none(name: str) -> None:
+    chance, tool_format = random.Random(4), FORMATS[name]
+    for parameters in (None, {"type": "object", "properties": {}}):
+        now = with_parameters(parameters)
+        grammar = tool_format.grammar([now], parallel=False)
+        for _ in range(3):
+            assert [call.arguments for call in read(tool_format, written_by_chance(grammar, chance), [now]).calls] == [
+                "{}"
+            ]
+
+
+@pytest.mark.parametrize("parameters", NO_PARAMETERS)
+@pytest.mark.parametrize("strict", [None, True])
+def test_schemas_without_parameters(parameters: dict[str, Any] | None, strict: bool | None) -> None:
+    now = with_parameters(parameters, strict=strict)
+    for grammar in (HERMES.grammar([now], parallel=False), HERMES.strict_grammar([now])):
+        assert accepted(grammar, hermes("now", "{}"))
+        assert not accepted(grammar, hermes("now", '{"argument": "value"}'))
+    text = "<tool_call>\n<function=now>\n</function>\n</tool_call>"
+    assert accepted(QWEN3_CODER.grammar([now], parallel=False), text)
+    argument = "<parameter=argument>\nvalue\n</parameter>\n"
+    assert not accepted(QWEN3_CODER.grammar([now], parallel=False), text.replace("</f", f"{argument}</f"))
+
+
+@pytest.mark.parametrize("parameters", ANY_PARAMETERS)
+@pytest.mark.parametrize(
+    ("name", "argument"),
+    [
+        ("hermes", '{"a": "b"}'),
+        ("qwen3-coder", "\n<parameter=a>\nb\n</parameter>\n"),
+        ("glm", "<arg_key>a</arg_key>\n<arg_value>b</arg_value>\n"),
+        ("lfm2", 'a="b"'),
+    ],
+)
+def test_a_schema_that_names_no_parameters_may_allow_some(name: str, argument: str, parameters: dict[str, Any]) -> None:
+    tool_format, now = FORMATS[name], with_parameters(parameters)
+    text = {
+        "hermes": hermes("now", argument),
+        "qwen3-coder": f"<tool_call>\n<function=now>{argument}</function>\n</tool_call>",
+        "glm": f"<tool_call>now\n{argument}</tool_call>",
+        "lfm2": f"<|tool_call_start|>[now({argument})]<|tool_call_end|>",
+    }[name]
+    assert accepted(tool_format.grammar([now], parallel=False), text)
+    assert json.loads(read(tool_format, text, [now]).calls[0].arguments) == {"a": "b"}
+
+
+def test_arguments_are_an_object() -> None:
+    grammar = HERMES.grammar([with_parameters({"additionalProperties": True})], parallel=False)
     for arguments in ("{}", '{"a": [1, {"b": null}]}'):
-        assert accepted(grammar, hermes("f", arguments))
+        assert accepted(grammar, hermes("now", arguments))
     for arguments in ("[]", '"a"', "null"):
-        assert not accepted(grammar, hermes("f", arguments))
+        assert not accepted(grammar, hermes("now", arguments))
 
 
 def test_whitespace_is_that_of_the_templates() -> None:

@@ -97,7 +97,8 @@ class ToolFormat(ABC):
     def _finish(self, reader: Reader) -> Steps[None]:
         """Reads what is left of a whole call, with the brackets that a model has closed too often."""
         reader.forget()
-        yield from reader.run(_STRAY, _MAX_STRAY)
+        while (yield from reader.run(_STRAY, _MAX_STRAY)) is None:
+            pass
         if self.closers:
             yield from reader.literal(*self.closers)
         if reader.ran_out:

@@ -110,7 +110,8 @@ class Harmony(ToolFormat):
         out.begin(_called(receiver))
         ends = (*self.markers, *_ENDS)
         yield from reader.spaces()
-        if (yield from reader.next_of(*ends, "null")):
+        none = (*ends, "null") if receiver != _called(receiver) else ends
+        if (yield from reader.next_of(*none)):
             out.arguments("{}")
         elif (yield from reader.peek()) == "{":
             yield from json_text.value(reader, out.arguments)

@@ -18,7 +18,8 @@ _WITHOUT_NAMES = _COMBINING | {
     *("$dynamicRef", "const", "enum", "minProperties", "propertyNames", "unevaluatedProperties"),
     *("dependencies", "dependentRequired", "dependentSchemas"),
 }
-"""What says something of arguments even if `properties` names none."""
+"""Keywords that allow or require arguments even if `properties` names none."""
+_ADDITIONAL = frozenset({"additionalProperties", "unevaluatedProperties"})
 _NULLABLE = ("properties", "required", "additionalProperties", "patternProperties")
 
 
@@ -53,10 +54,9 @@ def with_properties(parameters: Schema) -> Schema:
 
 def takes_nothing(schema: Mapping[str, Any]) -> bool:
     """Whether these are the parameters of a function without any: its arguments are {}."""
-    spoken_of = _WITHOUT_NAMES & schema.keys()
-    if schema.get("additionalProperties") is False:
-        spoken_of -= {"additionalProperties"}
-    return not (properties(schema) or required(schema) or spoken_of)
+    return not (properties(schema) or required(schema) or any(map(schema.get, _WITHOUT_NAMES - _ADDITIONAL))) and all(
+        schema.get(key) in (None, False) for key in _ADDITIONAL
+    )
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:

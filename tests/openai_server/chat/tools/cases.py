@@ -62,6 +62,18 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         Answer("", [Call("edit", '{"any": {"a": [{}, [1.5e3]]}}')]),
     ),
     (HERMES, "Write <tool_call> around it.", Answer("Write <tool_call> around it.")),
+    (HERMES, "Write <tool_call>", Answer("Write")),
+    (HERMES, '<tool_call>{"name": "now", "arguments": {}}}}]\n</tool_call>Done.', Answer("Done.", [Call("now", "{}")])),
+    (
+        HERMES,
+        f'<tool_call>{{"name": "now", "arguments": ""}}{" " * 200}</tool_call> Done.',
+        Answer("Done.", [Call("now", "{}")]),
+    ),
+    (
+        HERMES,  # goes wrong, and is followed by one that does not
+        '<tool_call>{"name": "now", "arguments": {oops}</tool_call> Well. <tool_call>{"name": "now"}</tool_call>',
+        Answer("Well.", [Call("now", "{"), Call("now", "{}")]),
+    ),
     (HERMES, "<tool_call>\n</tool_call>", Answer("<tool_call>\n</tool_call>")),
     (HERMES, '<tool_call>{"arguments": {}}</tool_call>', Answer('<tool_call>{"arguments": {}}</tool_call>')),
     (HERMES, '<tool_call>{"name": {}}', Answer('<tool_call>{"name": {}}')),
@@ -159,6 +171,8 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
     ),
     (MISTRAL, '[TOOL_CALLS]get_weather{"city": "Paris"}', Answer("", [PARIS])),
     (MISTRAL, "[TOOL_CALLS] get [TOOL", Answer("[TOOL_CALLS] get [TOOL")),
+    (MISTRAL, "[TOOL_CALLS]now[ARGS]null", Answer("", [Call("now", "{}")])),
+    (MISTRAL, "[TOOL_CALLS]now[ARGS][TOOL_CALLS]now[ARGS]{}", Answer("", [Call("now", "{}"), Call("now", "{}")])),
     (
         MISTRAL_WITH_IDS,
         "[TOOL_CALLS]now[CALL_ID]a1b2c3d4e[ARGS]{}[TOOL_CALLS]now[CALL_ID]000000001[ARGS]{}",
@@ -199,6 +213,11 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         '<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>get_weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜>'
         "<｜tool▁call▁begin｜>function<｜tool▁sep｜>{}<｜tool▁call▁end｜><｜tool▁calls▁end｜>",
         Answer("", [PARIS, Call("function", "{}")]),
+    ),
+    (
+        DEEPSEEK_V31,
+        "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>now<｜tool▁sep｜><｜tool▁call▁end｜><｜tool▁calls▁end｜>",
+        Answer("", [Call("now", "{}")]),
     ),
     (DEEPSEEK_V31, "<｜tool▁call▁begin｜>a b", Answer("<｜tool▁call▁begin｜>a b")),
     (DEEPSEEK_V31, "<｜tool▁call▁begin｜>a<｜tool▁sep｜>b", Answer("<｜tool▁call▁begin｜>a<｜tool▁sep｜>b")),
@@ -241,9 +260,11 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         'Look: <function=get_weather>{"city": "Paris"}</function><function=now>{}</function>',
         Answer("Look:", [PARIS, Call("now", "{}")]),
     ),
+    (FUNCTIONARY_V31, "<function=now></function> Done.", Answer("Done.", [Call("now", "{}")])),
     (FUNCTIONARY_V31, "<function=f>(x)</function>", Answer("<function=f>(x)</function>")),
     (FUNCTIONARY_V31, "<function= f>", Answer("<function= f>")),
     (FUNCTIONARY_V32, ">>>all\nHello.", Answer("Hello.")),
+    (FUNCTIONARY_V32, ">>>now\n>>>all\nHello.", Answer("Hello.", [Call("now", "{}")])),
     (
         FUNCTIONARY_V32,
         '>>>all\nLook: >>> x\n>>>get_weather\n{"city": "Paris"}>>>now\n{}',
@@ -342,6 +363,11 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         ' to=functions.get_weather<|channel|>commentary json<|message|>{"city": "Paris"}<|call|>',
         Answer("", [PARIS]),
     ),
+    (HARMONY, " to=functions.now<|channel|>commentary json<|message|><|call|>", Answer("", [Call("now", "{}")])),
+    (HARMONY, " to=functions.now<|channel|>commentary json<|message|>null<|call|>", Answer("", [Call("now", "{}")])),
+    (HARMONY, " to=functions.now<|channel|>commentary<|message|>{} oops<|call|>", Answer("", [Call("now", "{}")])),
+    (HARMONY, "<|channel|>final<|mess", Answer("")),
+    (HARMONY, "<|channel|>final<|message|>Hello.<|end|><|start|>assis", Answer("Hello.")),
     (
         HARMONY,
         '<|channel|>analysis to=python code<|message|>print("é")\n<|call|>',

@@ -14,7 +14,7 @@ from openai_server.schemas import (
     UserMessage,
 )
 from tests.openai_server.chat.answers import Call, answer
-from tests.openai_server.chat.tools.cases import TOOLS, WEATHER
+from tests.openai_server.chat.tools.cases import NOW, TOOLS, WEATHER
 
 
 def call(name: str, arguments: str) -> ToolCall:
@@ -28,6 +28,14 @@ def test_instructions_describe_the_tools() -> None:
     assert orjson.loads(listed[0]) == {"name": "get_weather", "parameters": WEATHER.function.parameters}
     assert "as usual" in text
     assert "one function at a time" not in text
+
+
+def test_the_example_has_no_arguments_where_no_tool_has_parameters() -> None:
+    assert '"arguments": {"argument": "value"}' in instructions([WEATHER])
+    assert "without parameters" not in instructions([WEATHER])
+    assert '"arguments": {}}' in instructions([NOW])
+    assert '"value"' not in instructions([NOW])
+    assert 'For a function without parameters, write "arguments": {}.' in instructions([WEATHER, NOW])
 
 
 def test_instructions_say_what_is_asked_for() -> None:

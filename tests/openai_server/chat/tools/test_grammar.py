@@ -219,10 +219,13 @@ NO_PARAMETERS: list[dict[str, Any] | None] = [
     {"type": "object", "properties": None, "required": None, "additionalProperties": None},
     {"type": "object", "properties": {}, "required": []},
     {"type": "object", "properties": {}, "additionalProperties": False},
+    {"type": "object", "patternProperties": {}, "minProperties": 0, "maxProperties": 0},
+    {"type": "object", "unevaluatedProperties": False, "allOf": []},
     {"$schema": "s", "type": "object", "title": "No", "description": "d", "$defs": {"a": {"type": "string"}}},
 ]
 ANY_PARAMETERS: list[dict[str, Any]] = [
     {"type": "object", "additionalProperties": True},
+    {"type": "object", "additionalProperties": {}},
     {"type": "object", "properties": {}, "additionalProperties": {"type": "string"}},
     {"type": "object", "patternProperties": {"^a": {"type": "string"}}},
     {"type": "object", "required": ["a"]},

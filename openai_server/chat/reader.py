@@ -269,6 +269,10 @@ class Output:
     def expects(self) -> bool:
         return self._expected is not None
 
+    @property
+    def is_empty(self) -> bool:
+        return not (self._has_content or self.n_calls)
+
     def arguments(self, text: str) -> None:
         """Of the call that began last."""
         if text:

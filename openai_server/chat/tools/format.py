@@ -32,6 +32,8 @@ class ToolFormat(ABC):
     """Answers without calls are in this format as well, so they need its parser even if there are no tools."""
     reasons: ClassVar[bool] = False
     """Its parser takes out the reasoning."""
+    begun_by_prompt: ClassVar[bool] = False
+    """The marker at the beginning of an answer is the end of the prompt: it is no part of the text."""
     reasoning_marks: ClassVar[Marks | None] = None
     """Of a format whose parser does."""
 
@@ -77,7 +79,7 @@ class ToolFormat(ABC):
                 begun = begun or found == self.section
                 continue
             n_calls = out.n_calls
-            reader.keep(found)
+            reader.keep("" if self.begun_by_prompt and out.is_empty else found)
             whole = yield from self._read_call(reader, out, tools, found)
             if reader.ran_out:
                 self._cut(reader, out)

@@ -39,6 +39,7 @@ class FunctionaryV31(ToolFormat):
 class FunctionaryV32(ToolFormat):
     name = "functionary-v3.2"
     always = True
+    begun_by_prompt = True
     markers = (">>>",)
 
     def begun_in(self, prompt: str) -> str:

@@ -270,7 +270,8 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         '>>>all\nLook: >>> x\n>>>get_weather\n{"city": "Paris"}>>>now\n{}',
         Answer("Look: >>> x", [PARIS, Call("now", "{}")]),
     ),
-    (FUNCTIONARY_V32, ">>>f\nx >>>", Answer(">>>f\nx")),
+    (FUNCTIONARY_V32, ">>>f\nx >>>", Answer("f\nx")),
+    (FUNCTIONARY_V32, ">>>Hello, >>>you there", Answer("Hello, >>>you there")),
     # ---- XML
     (
         QWEN3_CODER,

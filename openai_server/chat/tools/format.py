@@ -64,10 +64,11 @@ class ToolFormat(ABC):
     def _read_on(self, reader: Reader, out: Output, tools: Sequence[Tool], *, broken: bool = False) -> Steps[None]:
         """`broken`: a call has gone wrong, up to whose end there is no content."""
         markers = (*self.markers, *self.dropped)
+        ends = [end for end in self.closers if not any(end in marker for marker in markers)]
         begun = broken or out.n_calls > 0
         while True:
             if broken:
-                found = yield from reader.until((*markers, *self.closers), ignore)
+                found = yield from reader.until((*markers, *ends), ignore)
             else:
                 found = yield from reader.until(markers, out.content, drop_beginning=begun)
             broken = False

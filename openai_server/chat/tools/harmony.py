@@ -153,7 +153,7 @@ class Harmony(ToolFormat):
 
 
 def _called(receiver: str) -> str:
-    return receiver.removeprefix("functions.")
+    return receiver.removeprefix("functions.") or receiver
 
 
 HARMONY = Harmony()

@@ -140,6 +140,9 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
     (LLAMA_JSON, '{"name": "now"}', Answer("", [Call("now", "{}")])),
     (LLAMA_JSON, '{"name": "Alice", "age": 3} is JSON.', Answer('{"name": "Alice", "age": 3} is JSON.')),
     (LLAMA_JSON, ' {"a": [1, 2', Answer(' {"a": [1, 2')),
+    (LLAMA_JSON, '{"name": "Ali', Answer('{"name": "Ali')),
+    (LLAMA_JSON, '{"name": "get_w', Answer("")),
+    (LLAMA_JSON, '<|python_tag|>{"name": "Ali', Answer("")),
     (LLAMA_JSON, 'Say {"name": "now"}', Answer('Say {"name": "now"}')),
     (LLAMA_JSON, "Let me see. <|python_tag|>print(1)", Answer("Let me see. <|python_tag|>print(1)")),
     (
@@ -155,6 +158,9 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
     (LLAMA_PYTHONIC, "[link text](url)", Answer("[link text](url)")),
     (LLAMA_PYTHONIC, "[1] says f(x=1)", Answer("[1] says f(x=1)")),
     (LLAMA_PYTHONIC, "[f(1)]", Answer("[f(1)]")),
+    (LLAMA_PYTHONIC, "[1, 2", Answer("[1, 2")),
+    (LLAMA_PYTHONIC, "[get_w", Answer("")),
+    (LLAMA_PYTHONIC, "[get_rain", Answer("[get_rain")),
     (LLAMA_PYTHONIC, "[f(x=1] more", Answer("", [Call("f", '{"x": 1')])),
     (
         LFM2,
@@ -191,6 +197,11 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         Answer("I will look.", [PARIS]),
     ),
     (COMMAND_R, 'Action: ```json\n[{"tool_name": "now", "parameters": {}}]```', Answer("", [Call("now", "{}")])),
+    (
+        COMMAND_R,
+        'Action: ```json\n[{"tool_name": "now", "parameters": {oops}}\n```Action: ```json\n[{"tool_name": "now"}]```',
+        Answer("", [Call("now", "{"), Call("now", "{}")]),
+    ),
     (COMMAND_R, "Action: wait", Answer("Action: wait")),
     (
         COMMAND_R7B,

@@ -235,7 +235,7 @@ class Generations:
 
     def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
         """The sequence is out of the scheduler. With the last of its request, the request is over."""
-        sequence.free_sampler()
+        sequence.sampler = None
         generation = self._owner.pop(sequence)
         if generation in self._live and not any(other in self._owner for other in generation.sequences):
             self._live.remove(generation)

@@ -11,12 +11,13 @@ from array import array
 from collections.abc import Sequence as Items
 from typing import Any
 
+from anyserve_worker.chain import SeenPrompt
 from anyserve_worker.errors import LoadError, NoRoom, WorkerError
 from anyserve_worker.model import Model
 from anyserve_worker.native import library, llama
 from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.prompt_lookup import max_rows
-from anyserve_worker.samplers import Dry, Rows, new_sampler
+from anyserve_worker.samplers import Rows, new_sampler
 from anyserve_worker.sampling import Distribution, Scratch
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence, token_array
@@ -175,23 +176,17 @@ class ModelRunner:
 
         From any thread, before the sequences are running.
         """
-        dry = Dry.of(sequences[0], self.model.vocab, self.n_ctx)
-        try:
-            for sequence in sequences:
-                sequence.sampler = new_sampler(
-                    sequence,
-                    _seed(sequence.sampling.seed, sequence.index),
-                    dry,
-                    ctx=self._ctx,
-                    vocab=self.model.vocab,
-                    rows=self._rows,
-                    end_tokens=self.model.end_tokens,
-                    scratch=self._scratch,
-                    n_ctx=self.n_ctx,
-                )
-        finally:
-            if dry:
-                dry.free()
+        first = sequences[0]
+        seen = SeenPrompt(first.sampling, first.tokens[: first.n_prompt], self.n_ctx, self.model.breakers)
+        for sequence in sequences:
+            sequence.sampler = new_sampler(
+                sequence,
+                _seed(sequence.sampling.seed, sequence.index),
+                seen,
+                rows=self._rows,
+                end_tokens=self.model.end_tokens,
+                scratch=self._scratch,
+            )
 
     # ---- kv_cache.Memory
 
@@ -272,7 +267,5 @@ def _pointer(values: "array[int]", kind: Any) -> Any:
 
 
 def _seed(seed: int | None, index: int) -> int:
-    """32 bits. All ones would mean "random" to llama.cpp."""
-    if seed is None:
-        return secrets.randbelow(2**32 - 1)
-    return (seed + index) % (2**32 - 1)
+    """32 bits."""
+    return secrets.randbits(32) if seed is None else (seed + index) % 2**32

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 from anyserve_worker import sequence
+from anyserve_worker.chain import looks_back
 from anyserve_worker.echo import echo_of
 from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.generations import Runner
@@ -22,6 +23,8 @@ from protos import contract
 
 MAX_ECHOED_LOGPROBS = 1 << 20
 """Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
+INLINE_LOOK_BACK = 8192
+"""Tokens of a prompt that a penalty other than DRY looks back at on the event loop: within a millisecond."""
 
 
 class Preparation:
@@ -69,21 +72,20 @@ class Preparation:
             )
             for index in range(request.n)
         ]
-        if sampling.dry_multiplier:
+        if looks_back(sampling):
             await self._make_samplers(sequences)
         return sequences
 
     async def _make_samplers(self, sequences: list[Sequence]) -> None:
-        """Makes the samplers of a request at once: DRY looks for its breakers in the whole vocabulary, which takes up
-        to seconds, nothing for a step. A request that goes no further, for whatever reason, leaves none of them."""
-        work = self._tokenizer.start(self._runner.prepare, sequences)
-        try:
-            await asyncio.wrap_future(work)
+        """Makes the samplers of a request at once, so that its choices share what the penalties need of the prompt.
+
+        That takes microseconds a token of the prompt, and DRY looks for its breakers in the whole vocabulary.
+        """
+        if sequences[0].sampling.dry_multiplier or sequences[0].n_prompt > INLINE_LOOK_BACK:
+            await asyncio.wrap_future(self._tokenizer.start(self._runner.prepare, sequences))
             self._refuse_if_closing()
-        except BaseException:
-            # The thread may still make them, and if so is not interrupted.
-            work.add_done_callback(lambda _: _free_samplers(sequences))
-            raise
+        else:
+            self._runner.prepare(sequences)
 
     def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
         if request.echo and request.sampling.logprobs is not None:
@@ -97,8 +99,3 @@ class Preparation:
     def _check_tokens(self, sampling: SamplingParams) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
         self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)
-
-
-def _free_samplers(sequences: list[Sequence]) -> None:
-    for one in sequences:
-        one.free_sampler()

@@ -1,7 +1,7 @@
-"""The two most frequent ways to sample, on the logits as they are; and log probabilities. PURE.
+"""How a token is drawn from the logits as they are: greedily, by plain temperature; and log probabilities. PURE.
 
-llama.cpp's sampler chain copies the whole vocabulary into an array of candidates for each token; for greedy decoding
-and for plain temperature that is most of what sampling costs. Everything else goes through the chain.
+llama.cpp's sampler chain copies the whole vocabulary into an array of candidates for each token, and walks or sorts
+that array several times. Here a token costs a few passes of numpy over the logits, and work on short lists.
 """
 
 import math
@@ -11,7 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from anyserve_worker.request import SamplingParams
+from anyserve_worker.selection import highest
 
 Logits = npt.NDArray[np.float32]
 """Shape [n_vocab]."""
@@ -25,7 +25,8 @@ BLOCK = 256
 
 
 class DirectSampler(Protocol):
-    def sample(self, logits: Logits) -> int: ...
+    def sample(self, logits: Logits) -> int:
+        """The next token. May change the logits, which are this token's alone."""
 
 
 class Greedy:
@@ -41,31 +42,53 @@ class Scratch:
     def __init__(self, n_vocab: int) -> None:
         self.n_vocab = n_vocab
         self.weights = np.zeros(-(-n_vocab // BLOCK) * BLOCK, dtype=np.float32)
-        """Zero beyond the vocabulary."""
+        self.shifted = np.zeros(n_vocab, dtype=np.float32)
+        self.products = np.zeros(n_vocab, dtype=np.float32)
 
 
-class Plain:
-    """Any token, with the probability softmax(logits / temperature), by inversion of the distribution function.
+class Drawn(NamedTuple):
+    at: int
+    """Index into the logits."""
+    probability: float
+
+
+class Draw:
+    """Draws an index with the probability softmax(logits / temperature), by inversion of the distribution function.
 
     The function is summed up in blocks, so that most of it need not be looked at token by token.
     """
 
-    def __init__(self, temperature: float, seed: int, scratch: Scratch) -> None:
+    def __init__(self, temperature: float, random_: random.Random, scratch: Scratch) -> None:
         self._inverse = np.float32(1 / temperature)
-        self._random = random.Random(seed)
+        self._random = random_
         self._scratch = scratch
 
-    def sample(self, logits: Logits) -> int:
-        padded = self._scratch.weights
-        weights = padded[: self._scratch.n_vocab]
+    def __call__(self, logits: Logits) -> Drawn:
+        """At most n_vocab logits, in an order that does not depend on small differences between them."""
+        n = len(logits)
+        padded = self._scratch.weights[: -(-n // BLOCK) * BLOCK]
+        padded[n:] = 0
+        weights = padded[:n]
         np.subtract(logits, logits.max(), out=weights)
         np.multiply(weights, self._inverse, out=weights)
         np.exp(weights, out=weights)
         blocks = padded.reshape(-1, BLOCK)
         # In double precision: a vocabulary's small probabilities add up to more than single precision resolves.
-        block, within = _invert(blocks.sum(axis=1).cumsum(dtype=np.float64), self._random.random())
-        token, _ = _invert(blocks[block].cumsum(dtype=np.float64), within)
-        return block * BLOCK + token
+        cumulated = blocks.sum(axis=1).cumsum(dtype=np.float64)
+        block, within = _invert(cumulated, self._random.random())
+        index, _ = _invert(blocks[block].cumsum(dtype=np.float64), within)
+        index += block * BLOCK
+        return Drawn(index, float(weights[index] / cumulated[-1]))
+
+
+class Plain:
+    """Any token, with the probability softmax(logits / temperature)."""
+
+    def __init__(self, temperature: float, seed: int, scratch: Scratch) -> None:
+        self._draw = Draw(temperature, random.Random(seed), scratch)
+
+    def sample(self, logits: Logits) -> int:
+        return self._draw(logits).at
 
 
 def _invert(cumulated: npt.NDArray[np.float64], fraction: float) -> tuple[int, float]:
@@ -74,20 +97,6 @@ def _invert(cumulated: npt.NDArray[np.float64], fraction: float) -> tuple[int, f
     item = int(cumulated.searchsorted(at, side="right"))
     start = cumulated[item - 1] if item else 0.0
     return item, float((at - start) / (cumulated[item] - start))
-
-
-def direct_sampler(sampling: SamplingParams, seed: int, scratch: Scratch) -> DirectSampler | None:
-    """None if it takes llama.cpp's chain. `seed` is that of this choice."""
-    if sampling.repetition_penalty != 1 or sampling.presence_penalty or sampling.frequency_penalty:
-        return None
-    if sampling.dry_multiplier:
-        return None
-    if sampling.temperature < MIN_TEMPERATURE:
-        return Greedy()
-    truncated = sampling.top_k or sampling.top_p < 1 or sampling.min_p or sampling.typical_p < 1 or sampling.top_n_sigma
-    if not (truncated or sampling.xtc_probability or sampling.mirostat):
-        return Plain(sampling.temperature, seed, scratch)
-    return None
 
 
 # ---- Log probabilities
@@ -119,9 +128,11 @@ class Distribution:
 
 def _likeliest(logits: Logits, n: int) -> list[int]:
     """In their order; of equals the first."""
-    n = min(n, len(logits))
     if not n:
         return []
-    candidates = np.flatnonzero(logits >= np.partition(logits, -n)[-n])
+    candidates = highest(logits, n)
+    if len(candidates) < n:
+        impossible = (logits == -np.inf).nonzero()[0]
+        candidates = np.concatenate((candidates, impossible[: n - len(candidates)]))
     order = np.argsort(-logits[candidates], kind="stable")
-    return [int(token) for token in candidates[order[:n]]]
+    return [int(token) for token in candidates[order]]

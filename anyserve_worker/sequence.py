@@ -35,8 +35,6 @@ class Sampler(Protocol):
     def sample(self, row: int) -> int:
         """The next token, from the logits of this row of the last step."""
 
-    def free(self) -> None: ...
-
 
 class Guide(Protocol):
     """What a choice's text has to match, and how far it has come. Implemented by `guide.Matcher`."""
@@ -100,8 +98,3 @@ class Sequence:
     def n_remaining(self) -> int:
         """Tokens to compute before the next one can be sampled: 1 while decoding, more while prefilling."""
         return len(self.tokens) - self.n_computed
-
-    def free_sampler(self) -> None:
-        if self.sampler:
-            self.sampler.free()
-            self.sampler = None

@@ -287,14 +287,8 @@ class FakePooler:
 
 
 class FakeSampler:
-    def __init__(self) -> None:
-        self.n_freed = 0
-
     def sample(self, row: int) -> int:
         raise AssertionError("the fake runner samples by its script")
-
-    def free(self) -> None:
-        self.n_freed += 1
 
 
 class FakeRunner:

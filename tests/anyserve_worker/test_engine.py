@@ -24,6 +24,7 @@ from anyserve_worker.errors import (
 )
 from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
+from anyserve_worker.preparation import INLINE_LOOK_BACK
 from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
@@ -76,7 +77,6 @@ async def engine_on(
     assert engine.n_free_cells == runner.n_cells
     assert not runner.memory.sequences
     assert not (pooler and pooler.sequences)
-    assert [sampler.n_freed for sampler in runner.samplers] == [1] * len(runner.samplers)
 
 
 def ask(prompt: str, **fields: Any) -> GenerationRequest:
@@ -547,7 +547,7 @@ async def test_a_client_that_goes_while_samplers_are_prepared_leaves_none() -> N
                 await submission
         assert engine.n_requests == 0
         runner.may_go_on.set()
-    assert [sampler.n_freed for sampler in runner.samplers] == [1, 1], "nobody waited for those of the second"
+    assert len(runner.samplers) == 2, "nobody waited for those of the second"
     assert runner.steps == []
 
 
@@ -564,7 +564,7 @@ async def test_closing_while_samplers_are_prepared() -> None:
             with pytest.raises(Draining):
                 await submission
         await closing
-    assert runner.samplers, "and each was freed, as those of all tests are"
+    assert runner.steps == []
 
 
 async def test_samplers_of_which_one_cannot_be_made() -> None:
@@ -574,7 +574,7 @@ async def test_samplers_of_which_one_cannot_be_made() -> None:
         with pytest.raises(RuntimeError, match="no memory"):
             await engine.submit(ask("q", n=2, sampling=DRY))
         assert engine.n_requests == 0
-        assert [sampler.n_freed for sampler in runner.samplers] == [1]
+        assert runner.steps == []
 
 
 async def test_long_prompts_do_not_wait_for_what_takes_long() -> None:
@@ -589,6 +589,37 @@ async def test_long_prompts_do_not_wait_for_what_takes_long() -> None:
         runner.may_go_on.set()
         for submission in slow:
             assert said(merge(await collect(await submission))) == [("ok", "stop")]
+
+
+class WatchedRunner(FakeRunner):
+    """Notes whether each preparation ran on the event loop."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        self.on_the_loop: list[bool] = []
+
+    def prepare(self, sequences: Sequence[sequence.Sequence]) -> None:
+        self.on_the_loop.append(threading.current_thread() is threading.main_thread())
+        super().prepare(sequences)
+
+
+@pytest.mark.parametrize(
+    ("n_prompt", "sampling", "on_the_loop"),
+    [
+        (5, SamplingParams(repetition_penalty=1.1), [True]),
+        (INLINE_LOOK_BACK + 1, SamplingParams(repetition_penalty=1.1), [False]),
+        (5, DRY, [False]),
+    ],
+)
+async def test_what_a_long_prompt_takes_is_done_off_the_loop_once_for_all_choices(
+    n_prompt: int, sampling: SamplingParams, on_the_loop: list[bool]
+) -> None:
+    runner = WatchedRunner(n_ctx=2 * INLINE_LOOK_BACK, n_cells=4 * INLINE_LOOK_BACK)
+    async with engine_on(runner) as engine:
+        generation = await engine.submit(ask("q" * n_prompt, n=3, sampling=sampling))
+        assert said(merge(await collect(generation))) == [("ok", "stop")] * 3
+    assert runner.on_the_loop == on_the_loop
+    assert len(runner.samplers) == 3
 
 
 async def test_a_guide_that_is_refused() -> None:

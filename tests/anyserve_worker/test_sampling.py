@@ -1,14 +1,12 @@
-"""The samplers that need no native chain: what they choose, how often, and for which parameters; log probabilities."""
+"""Greedy and plain sampling: what they choose, and how often; log probabilities."""
 
 from collections import Counter
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
 
-from anyserve_worker.request import SamplingParams
-from anyserve_worker.sampling import BLOCK, Distribution, Greedy, Logits, Plain, Scratch, direct_sampler
+from anyserve_worker.sampling import BLOCK, Distribution, Greedy, Logits, Plain, Scratch
 
 SCRATCH = Scratch(5)
 LOGITS = np.array([1.0, 3.0, -2.0, 3.0, 0.0], dtype=np.float32)
@@ -48,37 +46,6 @@ def test_impossible_tokens_are_never_drawn() -> None:
     logits = np.array([-np.inf, 0.0, -np.inf, 0.0, -np.inf], dtype=np.float32)
     sampler = Plain(1.0, 1, SCRATCH)
     assert {sampler.sample(logits) for _ in range(500)} == {1, 3}
-
-
-@pytest.mark.parametrize(
-    ("params", "kind"),
-    [
-        ({"temperature": 0.0}, Greedy),
-        ({"temperature": 0.0, "top_k": 5, "top_p": 0.1}, Greedy),
-        ({}, Plain),
-        ({"temperature": 0.7}, Plain),
-        ({"top_p": 0.9}, type(None)),
-        ({"top_k": 40}, type(None)),
-        ({"min_p": 0.1}, type(None)),
-        ({"temperature": 0.0, "repetition_penalty": 1.1}, type(None)),
-        ({"presence_penalty": 0.5}, type(None)),
-        ({"frequency_penalty": -0.5}, type(None)),
-        ({"typical_p": 0.9}, type(None)),
-        ({"top_n_sigma": 1.0}, type(None)),
-        ({"xtc_probability": 0.5}, type(None)),
-        ({"mirostat": 1}, type(None)),
-        ({"mirostat": 2}, type(None)),
-        ({"dry_multiplier": 0.5}, type(None)),
-        ({"temperature": 0.0, "dry_multiplier": 0.5}, type(None)),
-        ({"temperature": 0.0, "mirostat": 2, "typical_p": 0.5, "top_n_sigma": 1.0, "xtc_probability": 1.0}, Greedy),
-        # These change the logits before anything is drawn from them, or nothing while the others are absent.
-        ({"logit_bias": ((1, 2.0),), "logprobs": 5, "min_tokens": 3, "ignore_eos": True}, Plain),
-        ({"stop_token_ids": frozenset((1,))}, Plain),
-        ({"repeat_last_n": 5, "dry_base": 2.0, "mirostat_tau": 3.0, "xtc_threshold": 0.2}, Plain),
-    ],
-)
-def test_who_needs_the_chain(params: dict[str, Any], kind: type) -> None:
-    assert type(direct_sampler(SamplingParams(**params), 1, SCRATCH)) is kind
 
 
 @pytest.mark.parametrize("n_vocab", [1, BLOCK - 1, BLOCK, BLOCK + 1, 5 * BLOCK + 7])

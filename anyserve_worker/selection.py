@@ -1,0 +1,97 @@
+"""The highest of many values, found without sorting them all. PURE.
+
+A bound below which nothing is chosen takes a few passes of numpy over the values; what reaches it is a short list.
+"""
+
+import numpy as np
+import numpy.typing as npt
+
+Values = npt.NDArray[np.float32]
+Indices = npt.NDArray[np.int64]
+
+N_FIRST = 256
+"""Values among which a mass is looked for first: in a distribution of tokens they have nearly all of it."""
+MAX_SORTED = 2048
+"""Values. Longer lists are narrowed down before they are sorted."""
+
+
+def at_least(values: Values, bound: float) -> Indices:
+    """The indices of values that reach a bound, in ascending order."""
+    return (values >= np.float32(bound)).nonzero()[0]
+
+
+def highest(values: Values, n: int) -> Indices:
+    """The indices of the `n` highest values above -inf, in ascending order; of equals the first."""
+    near = _near(values, n)
+    if len(near) <= n:
+        return near
+    at_hand = values[near]
+    last = np.partition(at_hand, len(near) - n)[len(near) - n]
+    chosen = at_hand > last
+    chosen[(at_hand == last).nonzero()[0][: n - np.count_nonzero(chosen)]] = True
+    kept: Indices = near[chosen]
+    return kept
+
+
+def heaviest(keys: Values, weights: Values, mass: float, *, beyond: bool) -> Indices:
+    """The fewest indices, from the highest key on, whose weights reach `mass`, or exceed it (`beyond`); ascending.
+
+    All above -inf if the mass is never reached; of equal keys the first ones.
+    """
+    near = _near(keys, N_FIRST)
+    if len(near) <= MAX_SORTED:
+        order = near[np.argsort(-keys[near], kind="stable")]
+        cumulated = weights[order].cumsum(dtype=np.float64)
+        n = _count(cumulated, mass, beyond)
+        if n <= len(order):
+            chosen = order[:n]
+            chosen.sort()
+            return chosen
+    return _heaviest_of_many(keys, weights, mass, beyond)
+
+
+def _count(cumulated: npt.NDArray[np.float64], mass: float, beyond: bool) -> int:
+    """How many items reach the mass, or exceed it; one more than there are if all do not."""
+    return int(cumulated.searchsorted(mass, side="right" if beyond else "left")) + 1
+
+
+def _heaviest_of_many(keys: Values, weights: Values, mass: float, beyond: bool) -> Indices:
+    """The same for a flat distribution: halves the interval of keys in which the last one lies."""
+    kept = np.zeros(len(keys), dtype=np.bool_)
+    undecided = (keys > -np.inf).nonzero()[0]
+    above = 0.0
+    while len(undecided) > MAX_SORTED:
+        at_hand = keys[undecided]
+        low, high = at_hand.min(), at_hand.max()
+        if low == high:
+            break
+        middle = low + (high - low) / 2
+        upper = at_hand >= (middle if middle > low else high)
+        in_upper = undecided[upper]
+        with_upper = above + float(weights[in_upper].sum(dtype=np.float64))
+        if with_upper > mass or (with_upper == mass and not beyond):
+            undecided = in_upper
+        else:
+            above = with_upper
+            kept[in_upper] = True
+            undecided = undecided[~upper]
+    order = undecided[np.argsort(-keys[undecided], kind="stable")]
+    cumulated = above + weights[order].cumsum(dtype=np.float64)
+    kept[order[: _count(cumulated, mass, beyond)]] = True
+    return kept.nonzero()[0]
+
+
+def _near(values: Values, n: int) -> Indices:
+    """The indices of all values above -inf that reach a bound below which none of the `n` highest lies; ascending.
+
+    The n-th highest of the maxima of groups is such a bound, and not much is between it and the n-th highest value.
+    """
+    n_groups = max(1024, 4 * n)
+    rows = len(values) // n_groups
+    if rows < 2:
+        return (values > -np.inf).nonzero()[0]
+    maxima = values[: rows * n_groups].reshape(rows, n_groups).max(axis=0)
+    rest = values[rows * n_groups :]
+    np.maximum(maxima[: len(rest)], rest, out=maxima[: len(rest)])
+    bound = np.partition(maxima, n_groups - n)[n_groups - n]
+    return (values >= bound if bound > -np.inf else values > -np.inf).nonzero()[0]

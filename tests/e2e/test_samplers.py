@@ -1,0 +1,86 @@
+"""Samplers on a real vocabulary and in a real worker."""
+
+import random
+from array import array
+from collections.abc import Iterator
+
+import llama_cpp as llama
+import numpy as np
+import pytest
+
+from anyserve_worker.chain import SeenPrompt, chain
+from anyserve_worker.model import Model
+from anyserve_worker.options import ModelOptions
+from anyserve_worker.penalties import Penalizing
+from anyserve_worker.request import SamplingParams
+from anyserve_worker.sampling import Scratch
+from benchmarks.sampler_chain import Chain
+from tests.models import smollm2_path
+
+N_CTX = 512
+TEXTS = "a ab abab b ba bab the these :: : colon , \n\n"
+
+
+@pytest.fixture(scope="module")
+def model() -> Iterator[Model]:
+    model = Model(smollm2_path(), ModelOptions(), lambda _: True)
+    yield model
+    model.free()
+
+
+def tokens_of(model: Model, text: str) -> "array[int]":
+    return model.tokens_of(text, add_special=False, parse_special=False)
+
+
+def test_breakers_are_looked_for_in_what_llama_cpp_makes_of_each_token(model: Model) -> None:
+    words = model._words
+    assert [words[token] for token in range(model.n_vocab)] == [
+        model.text_of(array("i", [token])) for token in range(model.n_vocab)
+    ]
+
+
+@pytest.mark.parametrize(
+    "breakers",
+    [
+        ("\n", ":", '"', "*"),
+        ("ab",),
+        ("abab", "ba"),
+        ("a b",),
+        ("b a b",),
+        ("bab", "ab ab", "a"),
+        ("ababab" * 6,),
+        ("e", "ö", " the"),
+    ],
+    ids=repr,
+)
+def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breakers: tuple[str, ...]) -> None:
+    chosen = random.Random(repr(breakers))
+    alphabet = tokens_of(model, TEXTS)
+    n_penalized = 0
+    for trial in range(12):
+        sampling = SamplingParams(
+            temperature=0.0,
+            dry_multiplier=1.0,
+            dry_allowed_length=chosen.choice([0, 1, 2]),
+            dry_penalty_last_n=chosen.choice([-1, -1, 3, 20]),
+            dry_sequence_breakers=breakers,
+        )
+        tokens = chosen.sample(list(alphabet), chosen.choice([2, 3, 5]))
+        prompt = array("i", [chosen.choice(tokens) for _ in range(chosen.choice([1, 5, 100]))])
+        ours = chain(sampling, 1, SeenPrompt(sampling, prompt, N_CTX, model.breakers), Scratch(model.n_vocab))
+        theirs = Chain(sampling, 1, prompt, model.vocab, model.n_vocab, N_CTX)
+        logits = np.random.default_rng(trial).standard_normal(model.n_vocab).astype(np.float32)
+        for _ in range(40):
+            _, found = theirs.apply(logits)
+            expected = np.zeros_like(logits)
+            expected[found["id"]] = found["logit"]
+            changed = logits.copy()
+            assert isinstance(ours, Penalizing)
+            ours._penalties[0].apply(changed)
+            assert np.allclose(np.maximum(changed, -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
+            n_penalized += int(np.count_nonzero(changed != logits))
+            token = chosen.choice(tokens)
+            ours._penalties[0].accept(token)
+            llama.llama_sampler_accept(theirs.handle, token)
+        theirs.free()
+    assert n_penalized

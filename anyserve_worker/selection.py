@@ -9,9 +9,9 @@ import numpy.typing as npt
 Values = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
-N_FIRST = 256
-"""Values among which a mass is looked for first: in a distribution of tokens they have nearly all of it."""
-MAX_SORTED = 2048
+N_FIRST = (256, 2048)
+"""Values among which a mass is looked for first, and then: in a distribution of tokens they have nearly all of it."""
+MAX_SORTED = 4096
 """Values. Longer lists are narrowed down before they are sorted."""
 
 
@@ -38,8 +38,10 @@ def heaviest(keys: Values, weights: Values, mass: float, *, beyond: bool) -> Ind
 
     All above -inf if the mass is never reached; of equal keys the first ones.
     """
-    near = _near(keys, N_FIRST)
-    if len(near) <= MAX_SORTED:
+    for n_first in N_FIRST:
+        near = _near(keys, n_first)
+        if len(near) > MAX_SORTED:
+            break
         order = near[np.argsort(-keys[near], kind="stable")]
         cumulated = weights[order].cumsum(dtype=np.float64)
         n = _count(cumulated, mass, beyond)

@@ -1,4 +1,4 @@
-"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [--quick]"""
+"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [samplers] [--quick]"""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, neighbour, peers, raw, report, serving, translator
+from benchmarks import machine, neighbour, peers, raw, report, samplers, serving, translator
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
 from scripts.errors import run_main
 
-PARTS = ("raw", "serving", "translator", "neighbour")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers")
 
 
 def main() -> int:
@@ -39,6 +39,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
         "serving": lambda: serving.measure(launcher, options.systems),
         "translator": lambda: translator.measure(settings),
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
+        "samplers": lambda: samplers.measure(settings, model),
     }
     stamp, began = machine.stamp(), time.monotonic()
     figures = measure[part]()

@@ -43,7 +43,7 @@ def _finite(value: Any) -> Any:
 
 def markdown(results: dict[str, Part]) -> str:
     """The whole page. PURE."""
-    sections = {"raw": raw, "serving": serving, "translator": translator, "neighbour": neighbour}
+    sections = {"raw": raw, "serving": serving, "translator": translator, "neighbour": neighbour, "samplers": samplers}
     lines = [
         "# Results",
         "",
@@ -255,3 +255,39 @@ def neighbour(figures: Part) -> list[str]:
         lines.append(f"- {clients} client{'s' if clients != '1' else ''}: {seconds}")
     lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
     return lines
+
+
+def samplers(figures: Part) -> list[str]:
+    """The chain's time on logits leaves out its copy of the vocabulary; in the model's steps everything counts."""
+    lines = [
+        "## Samplers",
+        "",
+        f"{figures['model']}, {figures['threads']} threads: steps with {figures['choices']} choices of a prompt of "
+        f"{figures['prompt']} tokens, in a loop without a server. In",
+        "parentheses how many times as long a step takes as with greedy sampling, measured beside it. The chain is "
+        "llama.cpp's own.",
+    ]
+    rows = [
+        [
+            name,
+            *(f"{number(by[who]['tokens_per_s'])} ({_ratio(by[who]['of_greedy'])})" for who in ("ours", "chain")),
+            *(number(by[who][key]) for key in ("sample_ms", "prepare_ms") for who in ("ours", "chain")),
+        ]
+        for name, by in figures["steps_by_sampler"].items()
+    ]
+    header = ["", "tokens/s", "chain", "sampling ms a step", "chain", "preparing ms", "chain"]
+    lines += ["", *table(header, rows)]
+    lines += [
+        "",
+        "Processor time of a token on made-up logits, after as long a prompt; in parentheses the ratio to greedy.",
+    ]
+    header, columns = [""], []
+    for n_vocab, by_sampler in figures["vocabularies"].items():
+        greedy = by_sampler["greedy"]["us"]
+        header += [f"{int(n_vocab):,} tokens: µs", "chain µs"]
+        columns.append(
+            {name: (f"{number(us['us'])} ({_ratio(us['us'] / greedy)})", us) for name, us in by_sampler.items()}
+        )
+    names = list(next(iter(figures["vocabularies"].values())))
+    rows = [[name, *(x for by in columns for x in (by[name][0], number(by[name][1]["chain_us"])))] for name in names]
+    return [*lines, "", *table(header, rows)]

@@ -40,10 +40,18 @@ class Chain:
 
     def apply(self, logits: npt.NDArray[np.float32]) -> tuple[int, npt.NDArray[Any]]:
         """The token that is drawn, and the candidates that were left to draw from."""
+        self.fill(logits)
+        return self.pick()
+
+    def fill(self, logits: npt.NDArray[np.float32]) -> None:
+        """Makes the whole vocabulary candidates."""
+        self._candidates["id"] = np.arange(self._n_vocab, dtype=np.int32)
+        self._candidates["logit"] = logits
+        self._candidates["p"] = 0
+
+    def pick(self) -> tuple[int, npt.NDArray[Any]]:
+        """After `fill`, once: the token that is drawn, and the candidates that were left to draw from."""
         candidates = self._candidates
-        candidates["id"] = np.arange(self._n_vocab, dtype=np.int32)
-        candidates["logit"] = logits
-        candidates["p"] = 0
         left = llama.llama_token_data_array(
             data=ctypes.cast(candidates.ctypes.data, llama.llama_token_data_p),
             size=self._n_vocab,

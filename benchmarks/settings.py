@@ -31,6 +31,9 @@ class Settings:
     neighbour_concurrencies: tuple[int, ...] = (1, 8)
     reaction_s: float = 20.0
     latency_calls: int = 2000
+    sampler_tokens: int = 160  # that each sampler draws from made-up logits
+    sampler_steps: int = 32  # of a model, with each sampler
+    sampler_prompt_tokens: int = 1900
 
     def requests(self, concurrency: int) -> int:
         """A point's work: two waves, and enough for a percentile where a wave is small."""
@@ -52,6 +55,8 @@ QUICK = replace(
     neighbour_concurrencies=(1,),
     reaction_s=12.0,
     latency_calls=500,
+    sampler_tokens=40,
+    sampler_steps=8,
 )
 SMOKE = replace(
     QUICK,
@@ -71,4 +76,7 @@ SMOKE = replace(
     short_s=0.3,
     reaction_s=1.0,
     latency_calls=20,
+    sampler_tokens=8,
+    sampler_steps=2,
+    sampler_prompt_tokens=100,
 )

@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from benchmarks import neighbour, raw, serving, translator
+from benchmarks import neighbour, raw, samplers, serving, translator
 from benchmarks.systems import LLAMA_SERVER, OURS
 
 STAMP: dict[str, Any] = {
@@ -98,11 +98,32 @@ def neighbour_part() -> dict[str, Any]:
     }
 
 
+def samplers_part() -> dict[str, Any]:
+    def on_logits(name: str, us: float) -> dict[str, Any]:
+        return {"sampler": name, "n_vocab": 1000, "prepare_ms": 0.1, "us": us, "chain_us": 3 * us}
+
+    def step(name: str, who: str, ms: float) -> dict[str, Any]:
+        times = {"prepare_ms": 0.1, "step_ms": ms, "sample_ms": ms / 10, "tokens_per_s": 8e3 / ms, "of_greedy": ms / 20}
+        return {"sampler": name, "samplers": who, **times}
+
+    rounds = [
+        [
+            *(on_logits(name, us * slow) for name, us in (("greedy", 4.0), ("typical_p", 100.0))),
+            *(step("greedy", who, 20.0 * slow) for who in ("ours", "chain")),
+            *(step("typical_p", who, ms * slow) for who, ms in (("ours", 22.0), ("chain", 90.0))),
+        ]
+        for slow in (1.0, 1.5, 1.0)
+    ]
+    setup = {"model": "a.gguf", "threads": 2, "prompt": 1900, "choices": 8, "steps": 32}
+    return {**setup, **samplers.summary(rounds)}
+
+
 def results() -> dict[str, Any]:
     parts = {
         "raw": raw_part(),
         "serving": serving_part(),
         "translator": translator_part(),
         "neighbour": neighbour_part(),
+        "samplers": samplers_part(),
     }
     return {name: {"stamp": STAMP, "figures": figures} for name, figures in parts.items()}

@@ -53,8 +53,14 @@ def test_auto_is_compared_with_the_best_fixed_count() -> None:
     assert cells[-2:] == [f"{(0.9 + 0.95) / 2:.2f}", "2.00"]
 
 
+def test_samplers_are_compared_with_greedy_and_with_the_chain() -> None:
+    steps, logits = PAGE.partition("## Samplers")[2].split("Processor time")
+    assert row(steps, "typical_p") == ["typical_p", "364 (1.10)", "88.9 (4.50)", "2.20", "9.00", "0.100", "0.100"]
+    assert row(logits, "typical_p") == ["typical_p", "100 (25.00)", "300"]
+
+
 def test_each_part_says_where_it_was_measured() -> None:
-    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 4
+    assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 5
 
 
 @pytest.mark.parametrize(
@@ -77,7 +83,7 @@ def test_a_part_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     assert written["serving"] == before["serving"]
     page = (tmp_path / "README.md").read_text()
     assert "commit ffff" in page
-    assert page.count("commit 0123456789ab") == 3
+    assert page.count("commit 0123456789ab") == 4
 
 
 def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:

@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 
 from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
+from benchmarks.sampler_loop import SAMPLERS
+from benchmarks.samplers import VOCABULARIES
 from benchmarks.serving import RAW
 from benchmarks.systems import OURS
 from benchmarks.translator import STEP_BATCHES, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("raw", "serving", "translator", "neighbour")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers")
 LIMIT_S = 600.0
 
 
@@ -97,3 +99,14 @@ def test_neighbour(results: dict[str, Any]) -> None:
         assert all(each["tokens_per_s"] > 0 for each in point["median"].values())
         assert math.isfinite(point["auto_of_best"][OURS]["ratio"])
     assert found["reaction"]["1"]["rates"]
+
+
+def test_samplers(results: dict[str, Any]) -> None:
+    found = figures(results, "samplers")
+    assert set(found["vocabularies"]) == {str(n_vocab) for n_vocab in VOCABULARIES}
+    for by_sampler in found["vocabularies"].values():
+        assert set(by_sampler) == set(SAMPLERS)
+        assert all(us["us"] > 0 and us["chain_us"] > 0 for us in by_sampler.values())
+    assert set(found["steps_by_sampler"]) == set(SAMPLERS)
+    for by in found["steps_by_sampler"].values():
+        assert all(by[who]["tokens_per_s"] > 0 for who in ("ours", "chain"))

@@ -1,0 +1,216 @@
+"""Samplers in a bare loop, ours and llama.cpp's chain in turn, in a process of its own, with orders as JSON on stdin.
+
+    python -m benchmarks.sampler_loop < orders.json > figures.json
+
+First on made-up logits of a large vocabulary, then in the steps of a real model: several choices of one long prompt.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from array import array
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anyserve_worker.breakers import Breakers, Words
+from anyserve_worker.chain import SeenPrompt, chain
+from anyserve_worker.model import Model
+from anyserve_worker.model_runner import ModelRunner
+from anyserve_worker.native import llama
+from anyserve_worker.options import ModelOptions
+from anyserve_worker.output import TextOutput
+from anyserve_worker.request import SamplingParams
+from anyserve_worker.sampling import Scratch
+from anyserve_worker.scheduler import Chunk
+from anyserve_worker.sequence import Sequence
+from benchmarks.prompts import prose
+from benchmarks.sampler_chain import Chain
+
+GREEDY = "greedy"
+SAMPLERS: dict[str, SamplingParams] = {
+    GREEDY: SamplingParams(temperature=0.0),
+    "temperature": SamplingParams(temperature=0.8),
+    "repetition_penalty, greedy": SamplingParams(temperature=0.0, repetition_penalty=1.1),
+    "repetition_penalty": SamplingParams(repetition_penalty=1.1),
+    "presence_penalty, frequency_penalty": SamplingParams(presence_penalty=0.5, frequency_penalty=0.5),
+    "dry_multiplier, greedy": SamplingParams(temperature=0.0, dry_multiplier=0.8),
+    "dry_multiplier": SamplingParams(dry_multiplier=0.8),
+    "typical_p": SamplingParams(typical_p=0.9),
+    "top_k": SamplingParams(top_k=40),
+    "top_p": SamplingParams(top_p=0.9),
+    "min_p": SamplingParams(min_p=0.05),
+    "top_n_sigma": SamplingParams(top_n_sigma=1.5),
+    "xtc_probability": SamplingParams(xtc_probability=0.5),
+    "mirostat 1": SamplingParams(mirostat=1),
+    "mirostat 2": SamplingParams(mirostat=2),
+    "top_k, top_p, min_p, repetition_penalty": SamplingParams(
+        temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, repetition_penalty=1.1
+    ),
+}
+N_CTX = 4096
+N_ROWS = 8
+"""Logits that a sampler gets in turn."""
+
+
+# ---- Made-up logits
+
+
+def on_logits(n_vocab: int, n_prompt: int, n_tokens: int) -> Iterator[dict[str, Any]]:
+    """Microseconds a token. Those of the chain are without the copy of the vocabulary that it works on."""
+    random = np.random.default_rng(n_vocab)
+    rows = [_logits(random, n_vocab) for _ in range(N_ROWS)]
+    prompt = array("i", (random.zipf(1.2, n_prompt) % n_vocab).astype(np.int32).tolist())
+    words = Words([b"%d" % token for token in range(n_vocab)])
+    scratch, row = Scratch(n_vocab), np.zeros(n_vocab, dtype=np.float32)
+    for name, sampling in SAMPLERS.items():
+        began = time.perf_counter()
+        seen = SeenPrompt(sampling, prompt, N_CTX, lambda texts: Breakers(words, texts, lambda _: []))
+        ours = [chain(sampling, seed, seen, scratch) for seed in range(N_ROWS)]
+        figures = {"sampler": name, "n_vocab": n_vocab, "prepare_ms": 1e3 * (time.perf_counter() - began)}
+        # Without breakers: llama.cpp looks for them in a real vocabulary.
+        theirs = Chain(_without_breakers(sampling), 1, prompt, None, n_vocab, N_CTX)
+        spent = chain_spent = 0.0
+        for number in range(n_tokens):
+            np.copyto(row, rows[number % N_ROWS])
+            began = time.thread_time()
+            ours[number % N_ROWS].sample(row)
+            spent += time.thread_time() - began
+            theirs.fill(rows[number % N_ROWS])
+            began = time.thread_time()
+            token, _ = theirs.pick()
+            llama.llama_sampler_accept(theirs.handle, token)
+            chain_spent += time.thread_time() - began
+        theirs.free()
+        yield figures | {"us": 1e6 * spent / n_tokens, "chain_us": 1e6 * chain_spent / n_tokens}
+
+
+def _logits(random: np.random.Generator, n_vocab: int) -> npt.NDArray[np.float32]:
+    """Their distribution has an entropy of some three nats."""
+    logits = -1.4 * np.log(np.arange(1, n_vocab + 1)) + random.standard_normal(n_vocab)
+    random.shuffle(logits)
+    return logits.astype(np.float32)
+
+
+def _without_breakers(sampling: SamplingParams) -> SamplingParams:
+    return SamplingParams(
+        **{name: getattr(sampling, name) for name in sampling.__slots__} | {"dry_sequence_breakers": ()}
+    )
+
+
+# ---- A real model
+
+
+class ChainSampler:
+    """Implements sequence.Sampler with llama.cpp's chain."""
+
+    def __init__(self, runner: ModelRunner, sequence: Sequence, seed: int) -> None:
+        model = runner.model
+        self._ctx = runner._ctx
+        self._chain = Chain(sequence.sampling, seed, sequence.tokens, model.vocab, model.n_vocab, runner.n_ctx)
+
+    def sample(self, row: int) -> int:
+        return int(llama.llama_sampler_sample(self._chain.handle, self._ctx, row))
+
+    def free(self) -> None:
+        self._chain.free()
+
+
+class Steps:
+    """Choices of one prompt, which is read once."""
+
+    def __init__(self, model_path: str, n_choices: int, n_prompt: int, threads: int) -> None:
+        self._model = Model(Path(model_path), ModelOptions(), lambda _: True)
+        options = ModelOptions(n_ctx=N_CTX, parallel=n_choices, prompt_lookup=0)
+        self._runner = ModelRunner(self._model, options, threads)
+        self._n_choices, self._threads = n_choices, threads
+        tokens = self._model.tokens_of(prose("samplers", 2 * n_prompt), add_special=False, parse_special=False)
+        self._prompt = tokens[:n_prompt]
+        reader = self._sequence(0, SamplingParams())
+        for start in range(0, n_prompt - 1, options.n_batch):
+            self._runner.run([Chunk(reader, start, min(options.n_batch, n_prompt - 1 - start))], threads)
+        for seq_id in range(1, n_choices):
+            self._runner.copy(0, seq_id, n_prompt - 1)
+
+    def _sequence(self, seq_id: int, sampling: SamplingParams) -> Sequence:
+        n_prompt = len(self._prompt)
+        return Sequence(
+            index=seq_id,
+            tokens=self._prompt[:],
+            n_prompt=n_prompt,
+            limit=N_CTX,
+            sampling=sampling,
+            output=TextOutput(()),
+            seq_id=seq_id,
+        )
+
+    def measure(self, sampling: SamplingParams, n_steps: int, prepare: Callable[[list[Sequence]], None]) -> list[float]:
+        """Milliseconds: to prepare the samplers; of a step; of the sampling in it."""
+        sequences = [self._sequence(seq_id, sampling) for seq_id in range(self._n_choices)]
+        for sequence in sequences:
+            self._runner.truncate(sequence.seq_id, len(self._prompt) - 1)
+        began = time.perf_counter()
+        prepare(sequences)
+        prepared, sampling_s = time.perf_counter() - began, 0.0
+        started = time.perf_counter()
+        for _ in range(n_steps):
+            chunks = [Chunk(sequence, len(sequence.tokens) - 1, 1) for sequence in sequences]
+            self._runner.run(chunks, self._threads)
+            began = time.perf_counter()
+            sampled = self._runner.sample(chunks)
+            sampling_s += time.perf_counter() - began
+            for sequence, tokens in zip(sequences, sampled, strict=True):
+                sequence.tokens.extend(tokens)
+        spent = time.perf_counter() - started
+        return [1e3 * prepared, 1e3 * spent / n_steps, 1e3 * sampling_s / n_steps]
+
+    def ours(self, sampling: SamplingParams, n_steps: int) -> list[float]:
+        return self.measure(sampling, n_steps, self._runner.prepare)
+
+    def theirs(self, sampling: SamplingParams, n_steps: int) -> list[float]:
+        made: list[ChainSampler] = []
+
+        def prepare(sequences: list[Sequence]) -> None:
+            for sequence in sequences:
+                made.append(ChainSampler(self._runner, sequence, sequence.index))
+                sequence.sampler = made[-1]
+
+        found = self.measure(sampling, n_steps, prepare)
+        for sampler in made:
+            sampler.free()
+        return found
+
+
+def on_model(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    n_steps, n_choices = orders["steps"], orders["choices"]
+    steps = Steps(orders["model"], n_choices, orders["prompt"], orders["threads"])
+    steps.ours(SAMPLERS[GREEDY], n_steps)  # warm
+    for name, sampling in SAMPLERS.items():
+        # Beside each sampler anew: a neighbour slows both of them.
+        greedy = steps.ours(SAMPLERS[GREEDY], n_steps)
+        for samplers, measure in (("ours", steps.ours), ("chain", steps.theirs)):
+            prepare_ms, step_ms, sample_ms = measure(sampling, n_steps)
+            yield {
+                "sampler": name,
+                "samplers": samplers,
+                "prepare_ms": prepare_ms,
+                "step_ms": step_ms,
+                "sample_ms": sample_ms,
+                "tokens_per_s": 1e3 * n_choices / step_ms,
+                "of_greedy": step_ms / greedy[1],
+            }
+
+
+def figures(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    for n_vocab in orders["vocabularies"]:
+        yield from on_logits(n_vocab, orders["prompt"], orders["tokens"])
+    yield from on_model(orders)
+
+
+if __name__ == "__main__":
+    print(json.dumps(list(figures(json.load(sys.stdin)))))

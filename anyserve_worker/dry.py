@@ -24,6 +24,9 @@ MAX_PENALTY = 1e30
 N_NARROWED = 32
 """Tokens that are compared at all places at once, before the places that are left are looked at one by one."""
 
+N_SPARSE = 64
+"""Places. More of them are looked up in an array of all places."""
+
 
 class Repetition:
     """Where the last token of a text stood before, and how many tokens up to there are the text's last ones."""
@@ -35,6 +38,10 @@ class Repetition:
 
     def then(self, places: Places) -> "Repetition":
         """With one more token, which stood at `places` before."""
+        if len(places) > N_SPARSE:
+            before = np.zeros(int(max(places[-1], self.places[-1] if len(self.places) else 0)) + 2, dtype=np.int64)
+            before[self.places + 1] = self.lengths
+            return Repetition(places, before[places] + 1)
         lengths = np.ones(len(places), dtype=np.int64)
         if len(self.places) and len(places):
             before = self.places.searchsorted(places - 1)
@@ -105,6 +112,8 @@ class DryPrompt:
         self.head, self.end = breaker or (-1, -1)
         # No repetition goes on before the beginning of a breaker.
         self.repetition = Repetition.of(self.tokens, len(self.tokens) - 1 - self.head)
+        self.longest: Places = np.zeros(len(breakers.alone), dtype=np.int64)
+        """Scratch of `Dry.apply`, zero between two of them: for each token of the vocabulary a length."""
 
 
 class Dry:
@@ -168,29 +177,31 @@ class Dry:
         lengths = np.minimum(np.minimum(lengths, places - first + 1), limit)
         repeated = lengths >= max(self._allowed_length, 1)
         places, lengths = places[repeated], lengths[repeated]
+        tokens = self._tokens_at(places + 1)
         if self._allowed_length == 0:
             # Every token then follows a repetition, of no token at least.
-            everywhere = np.arange(first, n - 1)
-            places = np.concatenate((everywhere, places))
-            lengths = np.concatenate((np.zeros_like(everywhere), lengths))
-        if len(places):
-            self._penalize(logits, places + 1, lengths)
+            tokens = np.concatenate((self._tokens_at(np.arange(first + 1, n)), tokens))
+            lengths = np.concatenate((np.zeros(len(tokens) - len(lengths), dtype=np.int64), lengths))
+        if len(tokens):
+            self._penalize(logits, tokens, lengths)
 
-    def _penalize(self, logits: Logits, places: Places, lengths: Places) -> None:
-        """The tokens that stand at these places, each for the longest of its lengths."""
+    def _tokens_at(self, places: Places) -> Places:
+        """The tokens at these places, which are in ascending order."""
         n_prompt = len(self._prompt.tokens)
-        tokens = np.where(
-            places < n_prompt,
-            self._prompt.tokens[np.minimum(places, n_prompt - 1)],
-            self._output[np.maximum(places - n_prompt, 0)],
-        )
-        penalized = ~self._prompt.breakers.alone[tokens]
-        # Where a token comes again, the last of its values stays.
-        order = lengths.argsort(kind="stable")
-        order = order[penalized[order]]
-        exponents = lengths[order] - self._allowed_length
+        n_in_prompt = int(places.searchsorted(n_prompt))
+        in_prompt = self._prompt.tokens[places[:n_in_prompt]]
+        return np.concatenate((in_prompt, self._output[places[n_in_prompt:] - n_prompt])).astype(np.int64)
+
+    def _penalize(self, logits: Logits, tokens: Places, lengths: Places) -> None:
+        """These tokens, each for the longest of its lengths."""
+        longest = self._prompt.longest
+        np.maximum.at(longest, tokens, lengths)
+        # A token may be left several times, each time with the same length.
+        left = (lengths == longest[tokens]) & ~self._prompt.breakers.alone[tokens]
+        longest[tokens] = 0
+        tokens, lengths = tokens[left], lengths[left]
+        exponents = lengths - self._allowed_length
         if self._max_exponent:
             exponents = np.minimum(exponents, self._max_exponent)
         penalties = self._multiplier * np.float64(self._base) ** exponents
-        tokens = tokens[order]
         logits[tokens] -= np.minimum(penalties, MAX_PENALTY).astype(np.float32)

@@ -12,6 +12,7 @@ import sys
 import time
 from array import array
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +32,7 @@ from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
 from benchmarks.prompts import prose
 from benchmarks.sampler_chain import Chain
+from benchmarks.stats import median
 
 GREEDY = "greedy"
 SAMPLERS: dict[str, SamplingParams] = {
@@ -121,6 +123,18 @@ class ChainSampler:
         self._chain.free()
 
 
+@dataclass(frozen=True)
+class Timing:
+    """Milliseconds, wall time."""
+
+    prepare_ms: float
+    """Of the samplers of all choices."""
+    run_ms: list[float]
+    """Of what is computed in each step."""
+    sample_ms: list[float]
+    """Of the sampling in each step."""
+
+
 class Steps:
     """Choices of one prompt, which is read once."""
 
@@ -149,30 +163,29 @@ class Steps:
             seq_id=seq_id,
         )
 
-    def measure(self, sampling: SamplingParams, n_steps: int, prepare: Callable[[list[Sequence]], None]) -> list[float]:
-        """Milliseconds: to prepare the samplers; of a step; of the sampling in it."""
+    def measure(self, sampling: SamplingParams, n_steps: int, prepare: Callable[[list[Sequence]], None]) -> Timing:
         sequences = [self._sequence(seq_id, sampling) for seq_id in range(self._n_choices)]
         for sequence in sequences:
             self._runner.truncate(sequence.seq_id, len(self._prompt) - 1)
         began = time.perf_counter()
         prepare(sequences)
-        prepared, sampling_s = time.perf_counter() - began, 0.0
-        started = time.perf_counter()
+        timing = Timing(1e3 * (time.perf_counter() - began), [], [])
         for _ in range(n_steps):
             chunks = [Chunk(sequence, len(sequence.tokens) - 1, 1) for sequence in sequences]
-            self._runner.run(chunks, self._threads)
             began = time.perf_counter()
+            self._runner.run(chunks, self._threads)
+            computed = time.perf_counter()
             sampled = self._runner.sample(chunks)
-            sampling_s += time.perf_counter() - began
+            timing.run_ms.append(1e3 * (computed - began))
+            timing.sample_ms.append(1e3 * (time.perf_counter() - computed))
             for sequence, tokens in zip(sequences, sampled, strict=True):
                 sequence.tokens.extend(tokens)
-        spent = time.perf_counter() - started
-        return [1e3 * prepared, 1e3 * spent / n_steps, 1e3 * sampling_s / n_steps]
+        return timing
 
-    def ours(self, sampling: SamplingParams, n_steps: int) -> list[float]:
+    def ours(self, sampling: SamplingParams, n_steps: int) -> Timing:
         return self.measure(sampling, n_steps, self._runner.prepare)
 
-    def theirs(self, sampling: SamplingParams, n_steps: int) -> list[float]:
+    def theirs(self, sampling: SamplingParams, n_steps: int) -> Timing:
         made: list[ChainSampler] = []
 
         def prepare(sequences: list[Sequence]) -> None:
@@ -180,10 +193,10 @@ class Steps:
                 made.append(ChainSampler(self._runner, sequence, sequence.index))
                 sequence.sampler = made[-1]
 
-        found = self.measure(sampling, n_steps, prepare)
+        timing = self.measure(sampling, n_steps, prepare)
         for sampler in made:
             sampler.free()
-        return found
+        return timing
 
 
 def on_model(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -191,18 +204,20 @@ def on_model(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
     steps = Steps(orders["model"], n_choices, orders["prompt"], orders["threads"])
     steps.ours(SAMPLERS[GREEDY], n_steps)  # warm
     for name, sampling in SAMPLERS.items():
-        # Beside each sampler anew: a neighbour slows both of them.
+        # Greedy beside each of them anew: a neighbour slows all three. What is computed does not depend on the sampler.
         greedy = steps.ours(SAMPLERS[GREEDY], n_steps)
-        for samplers, measure in (("ours", steps.ours), ("chain", steps.theirs)):
-            prepare_ms, step_ms, sample_ms = measure(sampling, n_steps)
+        timings = {"ours": steps.ours(sampling, n_steps), "chain": steps.theirs(sampling, n_steps)}
+        run_ms = median([ms for timing in (greedy, *timings.values()) for ms in timing.run_ms])
+        for samplers, timing in timings.items():
+            sample_ms = median(timing.sample_ms)
             yield {
                 "sampler": name,
                 "samplers": samplers,
-                "prepare_ms": prepare_ms,
-                "step_ms": step_ms,
+                "prepare_ms": timing.prepare_ms,
+                "run_ms": run_ms,
                 "sample_ms": sample_ms,
-                "tokens_per_s": 1e3 * n_choices / step_ms,
-                "of_greedy": step_ms / greedy[1],
+                "tokens_per_s": 1e3 * n_choices / (run_ms + sample_ms),
+                "of_greedy": (run_ms + sample_ms) / (run_ms + median(greedy.sample_ms)),
             }
 
 

@@ -103,7 +103,7 @@ def samplers_part() -> dict[str, Any]:
         return {"sampler": name, "n_vocab": 1000, "prepare_ms": 0.1, "us": us, "chain_us": 3 * us}
 
     def step(name: str, who: str, ms: float) -> dict[str, Any]:
-        times = {"prepare_ms": 0.1, "step_ms": ms, "sample_ms": ms / 10, "tokens_per_s": 8e3 / ms, "of_greedy": ms / 20}
+        times = {"prepare_ms": 0.1, "run_ms": ms, "sample_ms": ms / 10, "tokens_per_s": 8e3 / ms, "of_greedy": ms / 20}
         return {"sampler": name, "samplers": who, **times}
 
     rounds = [

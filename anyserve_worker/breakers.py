@@ -57,7 +57,7 @@ class Breakers:
         for head_end, text in self._tails.pop((), ()):
             self.alone[[t for t in range(len(words)) if words[t].endswith(head_end) and text not in words[t]]] = True
         self.lengths = sorted({len(tail) for tail in self._tails})
-        """Of the tails, in tokens."""
+        """Lengths of the tails, in tokens, ascending."""
         self._firsts = np.array(sorted({tail[0] for tail in self._tails}), dtype=np.int32)
 
     def are(self, head: int, tail: tuple[int, ...]) -> bool:

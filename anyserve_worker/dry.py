@@ -102,7 +102,7 @@ def _common(left: Tokens, right: Tokens) -> int:
 
 
 class DryPrompt:
-    """What DRY knows behind a prompt, the same for all of its choices."""
+    """The state of DRY behind a prompt, shared by its choices."""
 
     def __init__(self, prompt: Tokens, last_n: int, breakers: Breakers) -> None:
         """`last_n`: how many tokens it looks back at."""
@@ -117,7 +117,7 @@ class DryPrompt:
 
 
 class Dry:
-    """Implements penalties.Penalty. Places count from the beginning of what it knows of the prompt."""
+    """Implements penalties.Penalty. Places count from the first token of `prompt.tokens`."""
 
     def __init__(self, sampling: SamplingParams, last_n: int, prompt: DryPrompt) -> None:
         self._multiplier = sampling.dry_multiplier

@@ -58,7 +58,7 @@ def _count(cumulated: npt.NDArray[np.float64], mass: float, beyond: bool) -> int
 
 
 def _heaviest_of_many(keys: Values, weights: Values, mass: float, beyond: bool) -> Indices:
-    """The same for a flat distribution: halves the interval of keys in which the last one lies."""
+    """`heaviest` for a flat distribution: halves the interval of keys in which the last one lies."""
     kept = np.zeros(len(keys), dtype=np.bool_)
     undecided = (keys > -np.inf).nonzero()[0]
     above = 0.0

@@ -73,7 +73,7 @@ class Mirostat:
         return left.token(drawn.at)
 
     def _version_1(self, logits: Logits) -> TokenIds:
-        """The k likeliest: the estimated exponent of Zipf's law says for which k the surprise is expected."""
+        """The k likeliest tokens, where k follows from mu and from the estimated exponent of Zipf's law."""
         top = np.sort(logits[highest(logits, MIROSTAT_M)])[::-1].astype(np.float64)
         top = top[top >= MIN_LOG_WEIGHT]
         ranks = np.arange(1, len(top))

@@ -128,11 +128,11 @@ class Timing:
     """Milliseconds, wall time."""
 
     prepare_ms: float
-    """Of the samplers of all choices."""
+    """Preparing the samplers of all choices."""
     run_ms: list[float]
-    """Of what is computed in each step."""
+    """Computing each step."""
     sample_ms: list[float]
-    """Of the sampling in each step."""
+    """Sampling in each step."""
 
 
 class Steps:

@@ -35,7 +35,7 @@ def measure(settings: Settings, model: Path) -> dict[str, Any]:
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians over rounds: for each vocabulary by sampler; of the model by sampler and by who samples. PURE."""
+    """Medians over rounds: by vocabulary and sampler; by sampler and by whose code samples. PURE."""
     vocabularies: dict[str, dict[str, list[dict[str, Any]]]] = {}
     steps: dict[str, dict[str, list[dict[str, Any]]]] = {}
     for each in (each for figures in rounds for each in figures):

@@ -179,7 +179,7 @@ def test_what_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> N
 
 
 def breakers(words: list[bytes], *texts: str) -> Breakers:
-    """Of a vocabulary that has all single bytes behind these words."""
+    """The vocabulary has these words, and all single bytes behind them."""
     alphabet = [*words, *(bytes([byte]) for byte in range(256))]
     return Breakers(Words(alphabet), texts, lambda text: [len(words) + byte for byte in text])
 

@@ -161,7 +161,7 @@ def test_a_temperature_that_makes_logits_huge() -> None:
         assert {sampler.sample(logits.copy()) for _ in range(20)} == {2}
 
 
-def test_the_draw_tells_the_probability() -> None:
+def test_a_draw_has_its_probability() -> None:
     logits = np.log(np.array([0.5, 0.25, 0.25], dtype=np.float32))
     draw = Draw(1.0, random.Random(1), Scratch(3))
     assert {(drawn.at, round(drawn.probability, 5)) for drawn in (draw(logits) for _ in range(50))} == {

@@ -1,8 +1,10 @@
 """Samplers on a real vocabulary and in a real worker."""
 
 import random
+import re
 from array import array
 from collections.abc import Iterator
+from typing import Any
 
 import llama_cpp as llama
 import numpy as np
@@ -15,6 +17,9 @@ from anyserve_worker.penalties import Penalizing
 from anyserve_worker.request import SamplingParams
 from anyserve_worker.sampling import Scratch
 from benchmarks.sampler_chain import Chain
+from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub as Service
+from tests.e2e.conftest import SMOLLM2
+from tests.e2e.messages import infer, outputs
 from tests.models import smollm2_path
 
 N_CTX = 512
@@ -84,3 +89,25 @@ def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breake
             llama.llama_sampler_accept(theirs.handle, token)
         theirs.free()
     assert n_penalized
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"top_k": 40, "top_p": 0.9, "min_p": 0.01},
+        {"top_n_sigma": 2.0},
+        {"xtc_probability": 1.0, "xtc_threshold": 0.0},
+        {"repetition_penalty": 3.0, "presence_penalty": 1.0, "frequency_penalty": 1.0},
+        {"dry_multiplier": 100.0, "dry_base": 100.0, "dry_allowed_length": 0},
+        {"typical_p": 0.9, "temperature": 0.01, "dry_multiplier": 100.0, "dry_base": 100.0, "dry_allowed_length": 0},
+        {"mirostat": 2, "repetition_penalty": 3.0, "dry_multiplier": 5.0},
+    ],
+    ids=lambda inputs: "-".join(inputs),
+)
+def test_every_choice_keeps_to_its_guide(service: Service, inputs: dict[str, Any]) -> None:
+    """Penalties that make nearly every possible token impossible leave one all the same."""
+    inputs = {"temperature": 1.5, "logprobs": 2, "regex": "[abc]{8}", **inputs}
+    request = infer(SMOLLM2, "abc cba abc", n=8, seed=3, **inputs)
+    answer = outputs(service.ModelInfer(request))
+    assert all(re.fullmatch("[abc]{8}", text) for text in answer["text"])
+    assert len(answer["top_logprob"]) == 2 * len(answer["logprob"])

@@ -220,7 +220,7 @@ async def _api_error(_: Request, error: Any) -> Response:
 
 async def _router_error(request: Request, error: Any) -> Response:
     """The router's own 404 and 405, whose headers (Allow) are kept."""
-    message = f"{error.detail}: {request.method} {request.url.path}"
+    message = f"{error.detail}: {request.method} {request.scope['path']}"
     return _respond(APIError(error.status_code, message, headers=dict(error.headers or {})))
 
 

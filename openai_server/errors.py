@@ -84,6 +84,16 @@ class BodyTooLarge(APIError):
         super().__init__(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
 
 
+class UnsupportedEncoding(APIError):
+    def __init__(self, content_encoding: str) -> None:
+        super().__init__(
+            415,
+            f"The request body has the Content-Encoding {content_encoding!r}; this server reads only 'identity'.",
+            code="unsupported_content_encoding",
+            headers={"accept-encoding": "identity"},
+        )
+
+
 class BodyTooSlow(APIError):
     def __init__(self, seconds: float) -> None:
         super().__init__(408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout")

@@ -87,7 +87,7 @@ class Operation:
 
 _ALWAYS = frozenset({500})
 _OF_BACKEND = frozenset(http.status for http in GRPC_TO_HTTP.values())
-_OF_BODY = frozenset({400, 408, 413, 429})
+_OF_BODY = frozenset({400, 408, 413, 415, 429})
 _POSTED = _ALWAYS | _OF_BACKEND | _OF_BODY
 
 OPERATIONS = (

@@ -8,13 +8,14 @@ from secrets import token_hex
 from typing import Any
 
 import orjson
+from starlette.convertors import PathConvertor, register_url_convertor
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
 from openai_server import responses, schemas, schemas_tasks
 from openai_server.access.caps import Caps
-from openai_server.access.connection import BODY_LATE
+from openai_server.access.connection import BODY_ERROR
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
@@ -23,11 +24,10 @@ from openai_server.errors import (
     APIError,
     BackendError,
     BodyTooLarge,
-    BodyTooSlow,
     InvalidRequest,
-    ModelNotFound,
     ShuttingDown,
     Unavailable,
+    UnsupportedEncoding,
     from_backend,
 )
 from openai_server.generation import AnyRequest, Generator, Source
@@ -98,9 +98,26 @@ TASKS = {
     "/detokenize": DETOKENIZE,
     "/apply-template": APPLY_TEMPLATE,
 }
+
+
+class ModelName(PathConvertor):
+    """A model's name in a path. It may have slashes but no empty segment, as `//` or a slash at the end would make."""
+
+    regex = r"[^/]+(?:/[^/]+)*"
+
+
+class LeadingModelName(PathConvertor):
+    """The same at the beginning of a path, where a segment `v1` comes from a base URL and names no model either."""
+
+    regex = r"(?:(?!v1/)[^/]+/)*(?!v1/)[^/]+"
+
+
+register_url_convertor("model", ModelName())
+register_url_convertor("leading_model", LeadingModelName())
+
 BY_MODEL: dict[str, Endpoint | TaskEndpoint] = {
-    f"{prefix}/{{model:path}}/{name}": endpoint
-    for prefix in ("/v1/engines", "")
+    f"{prefix}/{name}": endpoint
+    for prefix in ("/v1/engines/{model:model}", "/engines/{model:model}", "/{model:leading_model}")
     for name, endpoint in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS))
 }
 """The model is in the path: for openai 0.28 with `engine=`, and by itself. A model's name may have slashes: chat comes
@@ -136,8 +153,8 @@ class Routes:
         return [
             Route("/v1/models", self.models),
             Route("/models", self.models),
-            Route("/v1/models/{model:path}", self.model),
-            Route("/models/{model:path}", self.model),
+            Route("/v1/models/{model:model}", self.model),
+            Route("/models/{model:model}", self.model),
             *(Route(path, self._handler(endpoint), methods=["POST"]) for path, endpoint in endpoints.items()),
         ]
 
@@ -214,11 +231,14 @@ class Routes:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def _body(self, http: Request) -> bytes:
-        """Raises BodyTooLarge as soon as that is known, BodyTooSlow, Overloaded, ClientDisconnect."""
+        """Raises BodyTooLarge as soon as that is known, UnsupportedEncoding, Overloaded, ClientDisconnect, and the
+        connection's error for a body that is late or broken."""
         visit = visit_of(http.scope)
         for name, value in http.scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
+            if name == b"content-encoding" and not _is_identity(value):
+                raise UnsupportedEncoding(value.decode("latin-1"))
         body, more = bytearray(), True
         while more:
             message = await http.receive()
@@ -229,8 +249,8 @@ class Routes:
             if len(body) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
             visit.hold(len(part))
-        if seconds := http.scope.get(BODY_LATE):
-            raise BodyTooSlow(seconds)
+        if error := http.scope.get(BODY_ERROR):
+            raise error
         return bytes(body)
 
     # ---- Models
@@ -243,10 +263,8 @@ class Routes:
         return JSON(responses.models([self._described(model) for model in models]))
 
     async def model(self, request: Request) -> Response:
-        if not (name := request.path_params["model"]):
-            raise ModelNotFound(name)
         try:
-            model = await self._catalog.resolve(name)
+            model = await self._catalog.resolve(request.path_params["model"])
         except BackendError as error:
             raise self._failed(error) from error
         return JSON(self._described(model))
@@ -284,6 +302,10 @@ class Routes:
         if not ready:
             raise Unavailable("The model backend can't answer at the moment.")
         return JSON({"status": "ok"})
+
+
+def _is_identity(content_encoding: bytes) -> bool:
+    return all(coding.strip(b" \t").lower() in (b"identity", b"") for coding in content_encoding.split(b","))
 
 
 def _telling(request: AnyRequest, source: Source) -> Telling:

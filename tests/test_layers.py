@@ -32,6 +32,7 @@ PURE = (
     "openai_server.access.admission",
     "openai_server.access.caps",
     "openai_server.access.cors",
+    "openai_server.access.framing",
     "openai_server.access.keys",
     "openai_server.access.rates",
     "openai_server.telemetry.endpoints",

@@ -1,11 +1,11 @@
-"""uvicorn's connection, whose client has to send its headers in time and within bounds, and to read its answer in time.
+"""uvicorn's connection, with RFC 9112's framing enforced, and with limits on what a client may send and how slowly.
 
-uvicorn bounds none of it: a client that sends a byte now and then would hold a connection for ever, one that does not
-read a place among those that run, and one that sends no end of headers would fill the memory. Those that are more
-than so many are told so and closed at once. (uvicorn's `limit_concurrency` lets them in, and refuses what they ask.)
+uvicorn enforces none of these limits: a client that trickles bytes would hold its connection forever, one that doesn't
+read its answer would hold a slot, and endless headers would fill the memory. A connection over the limit gets an
+answer and is closed at once. (uvicorn's `limit_concurrency` accepts it and refuses its requests.)
 """
 
-import sys
+import logging
 from asyncio import TimerHandle, Transport
 from collections.abc import Callable
 from enum import Enum, auto
@@ -13,20 +13,30 @@ from http import HTTPStatus
 from typing import Any, cast
 
 import orjson
+from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from openai_server.errors import APIError, TooManyConnections
+from openai_server.access import framing
+from openai_server.access.answering import Outlet, adapt
+from openai_server.access.linger import Linger
+from openai_server.errors import APIError, BodyTooSlow, InternalError, TooManyConnections
+
+log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
 """Of a request line and its headers; also of whatever else comes between two pieces of a body."""
 MAX_HEADERS = 128
 """Small ones take many times their size."""
+CHUNK_OVERHEAD = 8
+"""Bytes of chunk sizes and extensions that each byte of a body may cost, beyond MAX_HEADER_BYTES."""
 MAX_PIPELINED = 64
 """Requests that may wait for the answers to those before them; each read may bring thousands of small ones."""
 
+MAX_REJECTED = 32
+"""Connections over the limit that may be open while their clients read the refusal."""
 
-BODY_LATE = "body_late"
-"""In the ASGI scope of a request whose body was given up: the seconds that it had. What came of it is all there is."""
+BODY_ERROR = "body_error"
+"""Key in the ASGI scope: the APIError for a body that is broken or late. The body then ends where it is."""
 
 
 class Phase(Enum):
@@ -38,6 +48,10 @@ class Phase(Enum):
     """Its end has come."""
 
 
+class NoMoreRequests(Exception):
+    """The request before this one has ended the connection (RFC 9112, 9.6)."""
+
+
 class Connection(HttpToolsProtocol):
     """A new connection has as long for its first byte as for its headers."""
 
@@ -47,80 +61,154 @@ class Connection(HttpToolsProtocol):
     MOST: int
     """Open ones at a time; with TLS, those whose handshake is done."""
     refused: Callable[[], None]
-    """Told of each that is one too many."""
+    """Called for each connection over the limit."""
+    rejected: set["Connection"]
+    """Those that are still open."""
 
     _phase = Phase.NOTHING
     _unread = 0
-    """Bytes since the last piece of a body, or since the last request."""
+    """Bytes since the last request, or of a body's framing beyond what its content allows."""
     _timer: TimerHandle | None = None
     _timed: Phase | None = None
     """For what the timer was set."""
     _send_timer: TimerHandle | None = None
+    _deaf = False
+    """Nothing that still comes is read as HTTP."""
+    _last_error: APIError | None = None
+    """The answer to a request that can't be read, once those before it are answered."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
+        self._renew_parser()
+        self._outlet = Outlet(transport, self._close)
+        self._linger = Linger(transport, self.loop, self._close_now)
         if len(self.connections) > self.MOST:
             self.refused()
-            self._refuse(TooManyConnections())
+            self._reject()
         else:
             self._set_timer(Phase.HEADERS)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
         self._stop_send_timer()
+        self._linger.stop()
+        self.rejected.discard(self)
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        """Replaces uvicorn's, which takes what follows an upgrade for another request."""
+        if self._deaf:
+            self._linger.discard(len(data))
+            return
+        self._unset_keepalive_if_required()
         self._unread += len(data)
-        super().data_received(data)
+        try:
+            self._parse(data)
+        except HttpParserError as error:
+            self._fail(error)
+            return
         if self.transport.is_closing():
             self._stop_timer()
+        elif self._linger.has_begun:
+            self._linger.discard(len(data))
         elif self._unread > MAX_HEADER_BYTES or len(self.headers or ()) > MAX_HEADERS:
-            self._refuse(_headers_too_large())
+            self._refuse(self._too_large())
         elif self._phase is Phase.NOTHING and (self._unread == 0 or self._answering()):
             self._stop_timer()
         else:  # Bytes that begin no request, such as empty lines, are those of headers as well.
             expected = Phase.BODY if self._phase is Phase.BODY else Phase.HEADERS
             if self._timed is not expected:
                 self._set_timer(expected)
+            if expected is Phase.BODY and self.cycle.response_complete:
+                self._linger.discard(len(data))
 
-    # ---- Of the parser
+    def _parse(self, data: bytes) -> None:
+        """Raises HttpParserError.
+
+        The parser stops after a head that asks for an upgrade, and expects another protocol. A new one gets that head
+        without the upgrade, and frames the body as any other.
+        """
+        while True:
+            parser = self.parser
+            try:
+                parser.feed_data(data)
+                return
+            except HttpParserUpgrade as upgrade:
+                head = framing.without_upgrade(parser.get_method(), self.url, parser.get_http_version(), self.headers)
+                data = head + data[upgrade.args[0] :]
+                self._renew_parser()
+
+    def _renew_parser(self) -> None:
+        self.parser = HttpRequestParser(self)
+        # What follows `Connection: close` is ours to ignore, and versions are for `framing`.
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_version=True)
+
+    # ---- Callbacks of the parser
 
     def on_message_begin(self) -> None:
+        if self.cycle is not None and not self.cycle.keep_alive:
+            raise NoMoreRequests
         self._phase = Phase.HEADERS
+        self._checked: list[framing.Header] = []
         super().on_message_begin()
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        name, value = name.lower(), value.rstrip(b" \t")
+        if name in framing.CHECKED:
+            self._checked.append((name, value))
+        self.headers.append((name, value))
+
     def on_headers_complete(self) -> None:
-        self._phase = Phase.BODY
-        too_many = len(self.headers or ()) > MAX_HEADERS
-        if too_many or (self._unread > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES):
-            raise _headers_too_large()
-        self._unread = 0
+        parser = self.parser
+        if (
+            len(self.headers) > MAX_HEADERS
+            or len(self.url) > framing.MAX_TARGET_BYTES
+            or (self._unread > MAX_HEADER_BYTES and self._header_bytes() > MAX_HEADER_BYTES)
+        ):
+            raise self._too_large()
+        method, version = parser.get_method(), parser.get_http_version()
+        if parser.should_upgrade() and method != b"CONNECT":
+            return  # This head comes again.
+        self.scope["method"] = method.decode("ascii")
+        self.url = framing.check(method, version, self.url, self._checked)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise APIError(400, f"More than {MAX_PIPELINED} requests came without waiting for their answers.")
+        self.expect_100_continue = version != "1.0" and any(name == b"expect" for name, _ in self._checked)
         super().on_headers_complete()
+        self._phase = Phase.BODY
+        self._unread = 0
+        cycle = self.cycle
+        cycle.transport = self._outlet  # type: ignore[assignment]
+        if version != "1.1":
+            cast(dict[str, Any], cycle.scope)["http_version"] = "1.0" if version == "1.0" else "1.1"
+            cycle.keep_alive = parser.should_keep_alive()
+        if version == "1.0" or self.expect_100_continue:
+            adapt(cycle)
+        self.headers = []  # Trailers are counted there, and are no headers (RFC 9112, 7.1.2).
 
     def on_body(self, body: bytes) -> None:
-        self._unread = 0
+        self._unread -= CHUNK_OVERHEAD * len(body)
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self._phase is Phase.HEADERS:
+            return  # An upgrade's head.
         self._phase = Phase.NOTHING
         self._unread = 0
+        self._linger.reset()
         super().on_message_complete()
-
-    def send_400_response(self, msg: str) -> None:
-        """Called where the parser's error, of which ours is the context, is handled."""
-        error = sys.exception()
-        ours = error.__context__ if error else None
-        if not isinstance(ours, APIError):
-            ours = APIError(400, "The request is not valid HTTP.", code="invalid_http")
-        self._refuse(ours)
+        if self._linger.has_begun:
+            self._close_now()
 
     def _header_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
 
-    # ---- Readers
+    def _too_large(self) -> APIError:
+        if self._phase is Phase.HEADERS and len(self.url) > framing.MAX_TARGET_BYTES:
+            return framing.target_too_long()
+        return APIError(431, f"There are more than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} lines of headers.")
+
+    # ---- Clients that don't read
 
     def pause_writing(self) -> None:
         """More waits to be sent than should."""
@@ -132,11 +220,16 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
 
     def on_response_complete(self) -> None:
+        if self._linger.has_begun:
+            self.server_state.total_requests += 1
+            return
         super().on_response_complete()
+        if self.transport.is_closing():
+            return
         if self.pipeline:
             self.flow.pause_reading()  # Else each answer would let in more requests.
-        if self.transport.is_closing() and self.transport.get_write_buffer_size():
-            self._set_send_timer()  # Else it would be closing until all of it is sent.
+        elif self._last_error is not None and not self._answering():
+            self._answer(self._last_error)
 
     def timeout_keep_alive_handler(self) -> None:
         if self.transport.get_write_buffer_size():
@@ -153,7 +246,7 @@ class Connection(HttpToolsProtocol):
             self._send_timer.cancel()
             self._send_timer = None
 
-    # ---- Senders
+    # ---- Clients that send slowly
 
     def _set_timer(self, phase: Phase) -> None:
         self._stop_timer()
@@ -174,42 +267,99 @@ class Connection(HttpToolsProtocol):
             # It is we who don't read, or an answer is still on its way, which must not be cut off.
             self._set_timer(phase)
             if phase is Phase.BODY and not (self.flow.read_paused or self.pipeline or self.cycle.response_started):
-                self._end_body()
+                self._refuse(BodyTooSlow(self.BODY_SECONDS))
         elif self._phase is Phase.NOTHING and self._unread == 0:
             self.transport.close()  # It never said anything, and expects no answer.
         elif phase is Phase.HEADERS:
             problem = f"The request's headers did not arrive within {self.HEADER_SECONDS:g} s."
             self._refuse(APIError(408, problem, code="request_timeout"))
         else:
-            self.transport.close()
-
-    def _end_body(self) -> None:
-        """For the application, which waits for it. What comes of it later must not be taken for another request."""
-        cast(dict[str, Any], self.cycle.scope)[BODY_LATE] = self.BODY_SECONDS
-        self.cycle.keep_alive = self.cycle.more_body = False
-        self.cycle.message_event.set()
+            self._close_now()
 
     def _answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
+    # ---- The end
+
+    def _fail(self, error: HttpParserError) -> None:
+        """`error` is the parser's; its context is what a callback raised."""
+        cause = error.__context__
+        if isinstance(cause, NoMoreRequests):
+            self._deaf = True
+            self._stop_timer()
+        elif isinstance(cause, APIError):
+            self._refuse(cause)
+        elif isinstance(error, HttpParserCallbackError):
+            log.error("a request could not be read", exc_info=error)
+            self._refuse(InternalError())
+        else:
+            self._refuse(framing.parser_error(str(error)))
+
     def _refuse(self, error: APIError) -> None:
-        """Ends the connection; if no answer is on its way, with this one."""
+        """Answers with `error`, after the requests before it. Nothing after it is read: its end is not known."""
+        self._deaf = True
         self._stop_timer()
-        if not self._answering():
-            body = orjson.dumps(error.envelope())
-            head = [
-                f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
-                "content-type: application/json",
-                f"content-length: {len(body)}",
-                *(f"{name}: {value}" for name, value in error.headers.items()),
-                "connection: close",
-            ]
-            self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        if self._phase is Phase.BODY:
+            self._end_body(error)
+        elif self._answering():
+            self._last_error = error
+        else:
+            self._answer(error)
+
+    def _end_body(self, error: APIError) -> None:
+        """The application, which waits for the body, answers."""
+        cycle = self.cycle
+        if cycle.response_complete:
+            self._close()
+            return
+        cast(dict[str, Any], cycle.scope)[BODY_ERROR] = error
+        cycle.keep_alive = cycle.more_body = False
+        cycle.message_event.set()
+
+    def _reject(self) -> None:
+        self.connections.discard(self)
+        self.rejected.add(self)
+        self._refuse(TooManyConnections())
+        if len(self.rejected) > MAX_REJECTED:
+            self._close_now()
+
+    def _answer(self, error: APIError) -> None:
+        log.debug("%s: %d: %s", self.client, error.status, error.message)
+        body = orjson.dumps(error.envelope())
+        head = [
+            f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
+            "content-type: application/json",
+            f"content-length: {len(body)}",
+            *(f"{name}: {value}" for name, value in error.headers.items()),
+            "connection: close",
+        ]
+        is_head = self._phase is Phase.HEADERS and self.scope.get("method") == "HEAD"
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + (b"" if is_head else body))
+        self._close()
+
+    def _close(self) -> None:
+        """Ends the connection after its last answer: at once, if the client must have sent everything before."""
+        if self.transport.is_closing() or self._linger.has_begun:
+            return
+        unread = self._phase is not Phase.NOTHING or self._unread or self._deaf or self.pipeline
+        if not unread and not self.flow.read_paused and not self.transport.can_write_eof():
+            self._close_now()
+            return
+        self._deaf = self._deaf or self._phase is not Phase.BODY or bool(self.pipeline)
+        self.pipeline.clear()
+        if self.cycle is not None:
+            self.cycle.keep_alive = False
+        self._stop_timer()
+        self._unset_keepalive_if_required()
+        self._linger.begin(self.BODY_SECONDS)
+        self.flow.resume_reading()
+
+    def _close_now(self) -> None:
+        self._stop_timer()
+        self._linger.stop()
         self.transport.close()
-
-
-def _headers_too_large() -> APIError:
-    return APIError(431, f"There are more than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} lines of headers.")
+        if self.transport.get_write_buffer_size():
+            self._set_send_timer()  # Else it would be closing until all of it is sent.
 
 
 def connection(
@@ -222,5 +372,6 @@ def connection(
         "SEND_SECONDS": send_seconds,
         "MOST": most,
         "refused": staticmethod(refused),
+        "rejected": set(),
     }
     return type("Connection", (Connection,), bounds)

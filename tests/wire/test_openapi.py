@@ -37,7 +37,7 @@ async def test_the_paths_are_the_routes() -> None:
     async with running(FakeWorker()) as sidecar:
         described = (await served(sidecar))["paths"]
     made = {
-        route.path.replace(":path}", "}"): {method.lower() for method in route.methods or ()} - {"head"}
+        route.path.replace(":model}", "}"): {method.lower() for method in route.methods or ()} - {"head"}
         for route in sidecar.app._starlette.routes
         if isinstance(route, Route) and route.path not in BY_MODEL
     }

@@ -264,8 +264,8 @@ async def test_ten_times_what_fits_is_refused_at_once_and_slows_nobody_down() ->
         b"GET / HTTP/1.1\r\n" + b"a" * 1000,
         b"GET / HTTP/1.1\r\na: " + b"a" * 1000,
         b"GET / HTTP/1.1\r\n" + b"a: b\r\n" * 200,
-        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200,
-        b"POST /v1/completions HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"a" * 1000,
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n0\r\n" + b"a: b\r\n" * 200,
+        b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n1;" + b"a" * 1000,
     ],
     ids=["path", "a name", "a value", "headers", "trailers", "a chunk's extension"],
 )

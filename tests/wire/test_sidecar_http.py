@@ -28,6 +28,52 @@ async def test_an_unknown_path(method: str, path: str) -> None:
     assert (reply.status, reply.error["type"]) == (404, "invalid_request_error")
 
 
+GENERATING = ("chat/completions", "completions", "embeddings")
+NO_PATHS = [
+    *(
+        ("POST", f"{prefix}{name}")
+        for name in (*GENERATING, "rerank", "tokenize")
+        for prefix in (
+            "/v1/v1/",
+            "//v1/",
+            "/v1//",
+            "//",
+            "///",
+            "/v1/v1/v1/",
+            "/api/v1/",
+            "/v1/org/name/",
+            "/v1/engines//",
+        )
+    ),
+    *(("POST", f"/v1/{name}/") for name in (*GENERATING, "rerank")),
+    *(("POST", f"/{prefix}/v1/{name}") for name in GENERATING for prefix in ("org/name", "openai")),
+    *(("POST", f"{prefix}/tiny//{name}") for name in GENERATING for prefix in ("", "/v1/engines", "/engines")),
+    *(("POST", f"{prefix}//tiny/{name}") for name in GENERATING for prefix in ("", "/v1/engines", "/engines")),
+    *(("GET", path) for path in ("/v1/models/", "/models/", "/v1//models", "//v1/models", "/v1/v1/models", "//models")),
+    *(("GET", path) for path in ("/v1/models//tiny", "/v1/models/tiny/", "/v1/models//", "/v1//models/tiny")),
+    *(("GET", path) for path in ("/livez/", "//livez", "/health/", "/v1/health", "/openapi.json/")),
+]
+
+
+@pytest.mark.parametrize(("method", "path"), NO_PATHS)
+async def test_a_path_with_something_too_much_is_named_and_taken_for_no_model(method: str, path: str) -> None:
+    async with running(FakeWorker(models=["tiny", "org/name"])) as sidecar:
+        reply = await sidecar.send(method, path, {"messages": [], "prompt": "x", "input": "x", "model": "tiny"})
+    assert (reply.status, reply.error["param"], reply.error["code"]) == (404, None, None)
+    assert reply.error["message"] == f"Not Found: {method} {path}"
+
+
+@pytest.mark.parametrize("prefix", ["/v1/engines", "/engines", ""])
+async def test_a_model_whose_name_has_slashes_is_found_by_its_path(prefix: str) -> None:
+    async with running(FakeWorker(models=["tiny", "org/name", "org/v1.5/v1x"])) as sidecar:
+        for model in ("org/name", "org/v1.5/v1x", "tiny"):
+            assert (await sidecar.send("POST", f"{prefix}/{model}/completions", {"prompt": "x"})).json["model"] == model
+            assert (await sidecar.get(f"/v1/models/{model}")).json["id"] == model
+            assert (await sidecar.get(f"{prefix}/{model}/completions")).headers["allow"] == "POST"
+        unknown = await sidecar.send("POST", f"{prefix}/org/other/completions", {"prompt": "x"})
+    assert (unknown.status, unknown.error["code"]) == (404, "model_not_found")
+
+
 @pytest.mark.parametrize(
     ("method", "path", "allow"),
     [

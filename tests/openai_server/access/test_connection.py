@@ -12,7 +12,9 @@ from starlette.responses import PlainTextResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.server import ServerState
 
+from openai_server.access import linger
 from openai_server.access.connection import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, Connection, connection
+from openai_server.access.framing import MAX_TARGET_BYTES
 
 BODY = b"0123456789"
 PLAIN = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n" + BODY
@@ -27,14 +29,26 @@ class FakeTransport(asyncio.Transport):
         super().__init__()
         self.written = b""
         self.closed = False
+        self.eof = False
         self.unsent = 0
 
     def get_extra_info(self, name: str, default: Any = None) -> Any:
         return default
 
     def write(self, data: Any) -> None:
-        assert not self.closed
+        assert not self.ended
         self.written += data
+
+    @property
+    def ended(self) -> bool:
+        """The client sees that nothing more comes."""
+        return self.closed or self.eof
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.eof = True
 
     def close(self) -> None:
         self.closed = True
@@ -82,7 +96,7 @@ async def answered(client: Connection, transport: FakeTransport, parts: Iterable
         while transport.written.count(b"<" + BODY + b">") < answers:  # noqa: ASYNC110
             await asyncio.sleep(0)
     assert transport.written.count(b"HTTP/1.1 200") == answers
-    assert not transport.closed
+    assert not transport.ended
     assert client._timer is None
     client.connection_lost(None)
 
@@ -107,24 +121,24 @@ async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> 
 
 
 @pytest.mark.parametrize(
-    "head",
+    ("head", "status"),
     [
-        b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\n",
-        b"GET /a HTTP/1.1\r\na: " + b"a" * MAX_HEADER_BYTES + b"\r\n",
-        b"GET /a HTTP/1.1\r\n" + b"a:\r\n" * (MAX_HEADERS + 1),
+        (b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\n", 414),
+        (b"GET /" + b"a" * MAX_TARGET_BYTES + b" HTTP/1.1\r\n", 414),
+        (b"GET /a HTTP/1.1\r\na: " + b"a" * MAX_HEADER_BYTES + b"\r\n", 431),
+        (b"GET /a HTTP/1.1\r\n" + b"a:\r\n" * (MAX_HEADERS + 1), 431),
     ],
-    ids=["path", "one", "many"],
+    ids=["path", "target", "one", "many"],
 )
 @pytest.mark.parametrize("pieces", [1, 3])
-async def test_headers_out_of_proportion_however_they_come(head: bytes, pieces: int) -> None:
+async def test_headers_out_of_proportion_however_they_come(head: bytes, status: int, pieces: int) -> None:
     client, transport = connected()
     message = head + b"host: x\r\n\r\n"
     size = -(-len(message) // pieces)
     for k in range(pieces):
-        if not transport.closed:
-            client.data_received(message[k * size : (k + 1) * size])
-    assert transport.written.startswith(b"HTTP/1.1 431 ")
-    assert transport.closed
+        client.data_received(message[k * size : (k + 1) * size])
+    assert transport.written.startswith(b"HTTP/1.1 %d " % status)
+    assert transport.ended
     client.connection_lost(None)
 
 
@@ -134,9 +148,14 @@ async def test_no_more_requests_wait_on_a_connection_than_may() -> None:
     assert not transport.closed
     for _ in range(100):
         await asyncio.sleep(0)
+    answers = transport.written.count(b"HTTP/1.1 200")
     client.data_received(PLAIN * 10_000)
     assert len(client.pipeline) <= MAX_PIPELINED
-    assert transport.closed
+    async with asyncio.timeout(10):
+        while not transport.ended:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") <= answers + MAX_PIPELINED + 1
+    assert transport.written.count(b"HTTP/1.1 400") == 1
     client.connection_lost(None)
 
 
@@ -173,9 +192,9 @@ async def test_one_too_many_is_told_so_and_closed() -> None:
     assert b"\r\nretry-after: 1\r\n" in head
     assert b"\r\nconnection: close" in head
     assert orjson.loads(body)["error"]["code"] == "server_overloaded"
-    assert third[1].closed
-    assert third[0]._timer is None
+    assert third[1].ended
     third[0].connection_lost(None)
+    assert third[0]._timer is None
     await answered(*first, [PLAIN])  # which ends with its connection
     await answered(*connect(), [PLAIN])
     await answered(*second, [PLAIN])
@@ -196,7 +215,7 @@ async def test_a_late_head_is_told_and_the_connection_closed() -> None:
     client.data_received(b"POST /a")
     await asyncio.sleep(0.05)
     assert transport.written.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
-    assert transport.closed
+    assert transport.ended
 
 
 async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading() -> None:
@@ -209,3 +228,43 @@ async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading()
     client.pause_writing()
     await asyncio.sleep(0.1)
     assert transport.closed
+
+
+async def test_who_goes_on_sending_after_the_last_answer_is_read_until_he_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linger, "IDLE_SECONDS", 0.05)
+    client, transport = connected()
+    client.data_received(b"nonsense\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    for _ in range(10):
+        assert (transport.eof, transport.closed) == (True, False)
+        client.data_received(PLAIN)
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    assert transport.closed
+    assert transport.written.count(b"HTTP/1.1") == 1
+    client.connection_lost(None)
+
+
+async def test_a_body_that_follows_an_early_answer_is_read_to_its_end_and_no_further() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN.replace(b"\r\n\r\n", b"\r\nExpect: x\r\n\r\n"))
+    assert transport.written.startswith(b"HTTP/1.1 417 ")
+    client.data_received(b"x" * (linger.MAX_DISCARDED_BYTES // 2))
+    assert not transport.closed
+    client.data_received(b"x" * (linger.MAX_DISCARDED_BYTES // 2 + 1))
+    assert transport.closed
+    client.connection_lost(None)
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [PLAIN, CHUNKED], ids=["plain", "chunked"])
+async def test_an_upgrade_is_ignored_wherever_it_is_cut(request_: bytes) -> None:
+    wanted = request_.replace(b"\r\n\r\n", b"\r\n" + UPGRADE, 1)
+    three = wanted + request_ + wanted
+    for k in range(len(three) + 1):
+        await answered(*connected(), [part for part in (three[:k], three[k:]) if part], answers=3)
+    await answered(*connected(), [three[k : k + 1] for k in range(len(three))], answers=3)

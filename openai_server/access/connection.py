@@ -6,20 +6,21 @@ answer and is closed at once. (uvicorn's `limit_concurrency` accepts it and refu
 """
 
 import logging
-from asyncio import TimerHandle, Transport
+from asyncio import Event, Transport
 from collections.abc import Callable
-from enum import Enum, auto
 from http import HTTPStatus
 from typing import Any, cast
+from urllib.parse import unquote
 
 import orjson
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from openai_server.access import framing
 from openai_server.access.answering import Outlet, adapt
 from openai_server.access.linger import Linger
-from openai_server.errors import APIError, BodyTooSlow, InternalError, TooManyConnections
+from openai_server.access.timing import Phase, TimedConnection
+from openai_server.errors import APIError, InternalError, TooManyConnections
 
 log = logging.getLogger(__name__)
 
@@ -39,25 +40,13 @@ BODY_ERROR = "body_error"
 """Key in the ASGI scope: the APIError for a body that is broken or late. The body then ends where it is."""
 
 
-class Phase(Enum):
-    """What of a request is expected next."""
-
-    HEADERS = auto()
-    BODY = auto()
-    NOTHING = auto()
-    """Its end has come."""
-
-
 class NoMoreRequests(Exception):
     """The request before this one has ended the connection (RFC 9112, 9.6)."""
 
 
-class Connection(HttpToolsProtocol):
+class Connection(TimedConnection):
     """A new connection has as long for its first byte as for its headers."""
 
-    HEADER_SECONDS: float
-    BODY_SECONDS: float
-    SEND_SECONDS: float
     MOST: int
     """Open ones at a time; with TLS, those whose handshake is done."""
     refused: Callable[[], None]
@@ -65,13 +54,6 @@ class Connection(HttpToolsProtocol):
     rejected: set["Connection"]
     """Those that are still open."""
 
-    _phase = Phase.NOTHING
-    _unread = 0
-    """Bytes since the last request, or of a body's framing beyond what its content allows."""
-    _timer: TimerHandle | None = None
-    _timed: Phase | None = None
-    """For what the timer was set."""
-    _send_timer: TimerHandle | None = None
     _deaf = False
     """Nothing that still comes is read as HTTP."""
     _last_error: APIError | None = None
@@ -149,14 +131,10 @@ class Connection(HttpToolsProtocol):
         if self.cycle is not None and not self.cycle.keep_alive:
             raise NoMoreRequests
         self._phase = Phase.HEADERS
-        self._checked: list[framing.Header] = []
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
-        name, value = name.lower(), value.rstrip(b" \t")
-        if name in framing.CHECKED:
-            self._checked.append((name, value))
-        self.headers.append((name, value))
+        self.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         parser = self.parser
@@ -170,21 +148,50 @@ class Connection(HttpToolsProtocol):
         if parser.should_upgrade() and method != b"CONNECT":
             return  # This head comes again.
         self.scope["method"] = method.decode("ascii")
-        self.url = framing.check(method, version, self.url, self._checked)
+        target, waits = framing.check(method, version, self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
             raise APIError(400, f"More than {MAX_PIPELINED} requests came without waiting for their answers.")
-        self.expect_100_continue = version != "1.0" and any(name == b"expect" for name, _ in self._checked)
-        super().on_headers_complete()
         self._phase = Phase.BODY
         self._unread = 0
-        cycle = self.cycle
-        cycle.transport = self._outlet  # type: ignore[assignment]
-        if version != "1.1":
-            cast(dict[str, Any], cycle.scope)["http_version"] = "1.0" if version == "1.0" else "1.1"
-            cycle.keep_alive = parser.should_keep_alive()
-        if version == "1.0" or self.expect_100_continue:
-            adapt(cycle)
         self.headers = []  # Trailers are counted there, and are no headers (RFC 9112, 7.1.2).
+        self._begin(target, version, waits)
+
+    def _begin(self, target: bytes, version: str, waits: bool) -> None:
+        """Runs the application, after the requests before this one. Replaces uvicorn's, which parses targets itself."""
+        scope = cast(dict[str, Any], self.scope)
+        raw_path, _, query = target.partition(b"?")
+        path = raw_path.decode("ascii")
+        scope["path"] = self.root_path + (unquote(path) if "%" in path else path)
+        scope["raw_path"] = self.root_path.encode("ascii") + raw_path
+        scope["query_string"] = query
+        if version == "1.0":
+            scope["http_version"] = version
+        before, cycle = (
+            self.cycle,
+            RequestResponseCycle(
+                scope=self.scope,
+                transport=self._outlet,  # type: ignore[arg-type]  # all of it that a cycle uses
+                flow=self.flow,
+                logger=self.logger,
+                access_logger=self.access_logger,
+                access_log=self.access_log,
+                default_headers=self.server_state.default_headers,
+                message_event=Event(),
+                expect_100_continue=waits,
+                keep_alive=self.parser.should_keep_alive(),
+                on_response=self.on_response_complete,
+            ),
+        )
+        if waits or version == "1.0":
+            adapt(cycle)
+        self.cycle = cycle
+        if before is None or before.response_complete:
+            task = self.loop.create_task(cycle.run_asgi(self.app))
+            task.add_done_callback(self.tasks.discard)
+            self.tasks.add(task)
+        else:
+            self.flow.pause_reading()
+            self.pipeline.appendleft((cycle, self.app))
 
     def on_body(self, body: bytes) -> None:
         self._unread -= CHUNK_OVERHEAD * len(body)
@@ -195,7 +202,7 @@ class Connection(HttpToolsProtocol):
             return  # An upgrade's head.
         self._phase = Phase.NOTHING
         self._unread = 0
-        self._linger.reset()
+        self._linger.discarded = 0
         super().on_message_complete()
         if self._linger.has_begun:
             self._close_now()
@@ -208,17 +215,6 @@ class Connection(HttpToolsProtocol):
             return framing.target_too_long()
         return APIError(431, f"There are more than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} lines of headers.")
 
-    # ---- Clients that don't read
-
-    def pause_writing(self) -> None:
-        """More waits to be sent than should."""
-        super().pause_writing()
-        self._set_send_timer()
-
-    def resume_writing(self) -> None:
-        self._stop_send_timer()
-        super().resume_writing()
-
     def on_response_complete(self) -> None:
         if self._linger.has_begun:
             self.server_state.total_requests += 1
@@ -230,54 +226,6 @@ class Connection(HttpToolsProtocol):
             self.flow.pause_reading()  # Else each answer would let in more requests.
         elif self._last_error is not None and not self._answering():
             self._answer(self._last_error)
-
-    def timeout_keep_alive_handler(self) -> None:
-        if self.transport.get_write_buffer_size():
-            self.transport.abort()
-        else:
-            super().timeout_keep_alive_handler()
-
-    def _set_send_timer(self) -> None:
-        if self._send_timer is None:
-            self._send_timer = self.loop.call_later(self.SEND_SECONDS, self.transport.abort)
-
-    def _stop_send_timer(self) -> None:
-        if self._send_timer is not None:
-            self._send_timer.cancel()
-            self._send_timer = None
-
-    # ---- Clients that send slowly
-
-    def _set_timer(self, phase: Phase) -> None:
-        self._stop_timer()
-        self._timed = phase
-        seconds = self.HEADER_SECONDS if phase is Phase.HEADERS else self.BODY_SECONDS
-        self._timer = self.loop.call_later(seconds, self._late)
-
-    def _stop_timer(self) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
-        self._timer = self._timed = None
-
-    def _late(self) -> None:
-        phase, self._timed = self._timed, None
-        if self.transport.is_closing() or phase is None:
-            return
-        if self.flow.read_paused or self.pipeline or self._answering():
-            # It is we who don't read, or an answer is still on its way, which must not be cut off.
-            self._set_timer(phase)
-            if phase is Phase.BODY and not (self.flow.read_paused or self.pipeline or self.cycle.response_started):
-                self._refuse(BodyTooSlow(self.BODY_SECONDS))
-        elif self._phase is Phase.NOTHING and self._unread == 0:
-            self.transport.close()  # It never said anything, and expects no answer.
-        elif phase is Phase.HEADERS:
-            problem = f"The request's headers did not arrive within {self.HEADER_SECONDS:g} s."
-            self._refuse(APIError(408, problem, code="request_timeout"))
-        else:
-            self._close_now()
-
-    def _answering(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
 
     # ---- The end
 
@@ -326,11 +274,11 @@ class Connection(HttpToolsProtocol):
     def _answer(self, error: APIError) -> None:
         log.debug("%s: %d: %s", self.client, error.status, error.message)
         body = orjson.dumps(error.envelope())
+        fields = {"content-type": "application/json", "content-length": str(len(body)), **error.headers}
         head = [
             f"HTTP/1.1 {error.status} {HTTPStatus(error.status).phrase}",
-            "content-type: application/json",
-            f"content-length: {len(body)}",
-            *(f"{name}: {value}" for name, value in error.headers.items()),
+            *(f"{name.decode()}: {value.decode()}" for name, value in self.server_state.default_headers),
+            *(f"{name}: {value}" for name, value in fields.items()),
             "connection: close",
         ]
         is_head = self._phase is Phase.HEADERS and self.scope.get("method") == "HEAD"
@@ -355,11 +303,8 @@ class Connection(HttpToolsProtocol):
         self.flow.resume_reading()
 
     def _close_now(self) -> None:
-        self._stop_timer()
         self._linger.stop()
-        self.transport.close()
-        if self.transport.get_write_buffer_size():
-            self._set_send_timer()  # Else it would be closing until all of it is sent.
+        super()._close_now()
 
 
 def connection(

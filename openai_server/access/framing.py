@@ -4,18 +4,22 @@ The parser (llhttp) enforces the grammar. These are the rules that it leaves to 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import lru_cache
+from operator import itemgetter
 
 from openai_server.errors import APIError
 
 Header = tuple[bytes, bytes]
 
-CHECKED = frozenset((b"host", b"transfer-encoding", b"expect"))
-"""Names of the headers that `check` reads."""
 MAX_TARGET_BYTES = 16 << 10
+MAX_CACHED_BYTES = 300
+"""Bytes of a target or host that is looked up. A host is no longer: a name in DNS has 253 at most, before its port."""
 METHODS = "GET, HEAD, POST, OPTIONS"
 """What some path of this server answers."""
 
+_NAME = itemgetter(0)
+_PATH = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
 _HOST = re.compile(rb"(?:\[[0-9A-Fa-fvV:.]+\]|[A-Za-z0-9\-._~!$&'()*+,;=%]*)(?::[0-9]*)?")
 _BAD_ESCAPE = re.compile(rb"%(?![0-9A-Fa-f]{2})")
 _ABSOLUTE = re.compile(rb"https?://([^/?]+)(.*)", re.IGNORECASE)
@@ -32,28 +36,59 @@ def parser_error(reason: str) -> APIError:
     return invalid(reason.strip(".") or "it can't be parsed")
 
 
-def check(method: bytes, version: str, target: bytes, headers: Sequence[Header]) -> bytes:
-    """The target in origin form, or `*`. `headers` are those in CHECKED, with lower-case names. Raises APIError."""
-    if version not in ("1.1", "1.0"):
-        _check_version(version)
+def check(method: bytes, version: str, target: bytes, headers: Sequence[Header]) -> tuple[bytes, bool]:
+    """The target in origin form, or `*`; and whether the client waits for `100 Continue` before it sends the body.
+
+    The names of `headers` are in lower case. Raises APIError.
+    """
+    names = list(map(_NAME, headers))
+    n_hosts = names.count(b"host")
+    is_plain = version == "1.1" and n_hosts == 1 and b"transfer-encoding" not in names and b"expect" not in names
+    waits = False if is_plain else _check_special(version, n_hosts, headers)
+    if n_hosts and not _is_host(headers[names.index(b"host")][1]):
+        raise invalid("the Host header names no host")
     if method == b"CONNECT":
         raise APIError(405, "Method Not Allowed: CONNECT", headers={"allow": METHODS})
-    codings: list[bytes] = []
-    hosts = 0
-    for name, value in headers:
-        if name == b"host":
-            hosts += 1
-            if not _HOST.fullmatch(value):
-                raise invalid("the Host header names no host")
-        elif name == b"transfer-encoding":
-            codings += (coding.strip(b" \t").lower() for coding in value.split(b","))
-        elif version != "1.0" and value.lower() != b"100-continue":
-            raise APIError(417, "The only expectation that this server meets is 100-continue.")
-    if hosts != 1 and (hosts or version != "1.0"):
-        raise invalid("it has no Host header" if not hosts else "it has more than one Host header")
+    return target if _is_path(target) else _origin_form(method, target), waits
+
+
+def _check_special(version: str, n_hosts: int, headers: Sequence[Header]) -> bool:
+    """Returns whether the client waits for `100 Continue`."""
+    if version not in ("1.1", "1.0"):
+        _check_version(version)
+    if n_hosts > 1 or (n_hosts == 0 and version != "1.0"):
+        raise invalid("it has more than one Host header" if n_hosts else "it has no Host header")
+    expectations = [] if version == "1.0" else [value.strip(b" \t").lower() for value in _values(b"expect", headers)]
+    if expectations and set(expectations) != {b"100-continue"}:
+        raise APIError(417, "The only expectation that this server meets is 100-continue.")
+    codings = [coding for value in _values(b"transfer-encoding", headers) for coding in value.split(b",")]
+    codings = [coding.strip(b" \t").lower() for coding in codings]
     if codings and (version == "1.0" or codings != [b"chunked"]):
         raise _transfer_encoding(version, codings)
-    return _origin_form(method, target)
+    return bool(expectations)
+
+
+def _values(name: bytes, headers: Iterable[Header]) -> Iterator[bytes]:
+    return (value for found, value in headers if found == name)
+
+
+@lru_cache(maxsize=256)
+def _matches_path(target: bytes) -> bool:
+    return _PATH.fullmatch(target) is not None
+
+
+def _is_path(target: bytes) -> bool:
+    """Whether it is in origin form, without a query. Nearly every request has one of few targets."""
+    return len(target) <= MAX_CACHED_BYTES and _matches_path(target)
+
+
+def _is_host(value: bytes) -> bool:
+    return len(value) <= MAX_CACHED_BYTES and _matches_host(value)
+
+
+@lru_cache(maxsize=256)
+def _matches_host(value: bytes) -> bool:
+    return _HOST.fullmatch(value.rstrip(b" \t")) is not None
 
 
 def _check_version(version: str) -> None:
@@ -79,11 +114,11 @@ def _transfer_encoding(version: str, codings: Sequence[bytes]) -> APIError:
 def _origin_form(method: bytes, target: bytes) -> bytes:
     if len(target) > MAX_TARGET_BYTES:
         raise target_too_long()
-    if not target.startswith(b"/"):
+    if target[:1] != b"/":
         if target == b"*" and method == b"OPTIONS":
             return target
         absolute = _ABSOLUTE.fullmatch(target)
-        if absolute is None or not _HOST.fullmatch(absolute[1]):
+        if absolute is None or not _is_host(absolute[1]):
             raise invalid("its target is neither a path nor an http URL")
         target = absolute[2] if absolute[2].startswith(b"/") else b"/" + absolute[2]
     if b"#" in target:

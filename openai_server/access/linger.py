@@ -22,8 +22,8 @@ class Linger:
         self._timer: TimerHandle | None = None
         self._ends_at = 0.0
         self._heard_at = 0.0
-        self._discarded = 0
-        """Bytes."""
+        self.discarded = 0
+        """Bytes since the last request that was read to its end."""
         self.has_begun = False
 
     def begin(self, most_seconds: float) -> None:
@@ -43,13 +43,9 @@ class Linger:
     def discard(self, n_bytes: int) -> None:
         """Also before `begin`, where an answer has not been sent yet or the connection stays open."""
         self._heard_at = self._loop.time()
-        self._discarded += n_bytes
-        if self._discarded > MAX_DISCARDED_BYTES:
+        self.discarded += n_bytes
+        if self.discarded > MAX_DISCARDED_BYTES:
             self._transport.abort()  # With TLS, `close` would go on reading.
-
-    def reset(self) -> None:
-        """What is sent from now on belongs to another request."""
-        self._discarded = 0
 
     def _wait(self) -> None:
         now, idle_at = self._loop.time(), self._heard_at + IDLE_SECONDS

@@ -287,6 +287,7 @@ def test_a_request_is_answered_once_and_the_connection_is_in_step_or_closed(
         responses = [raw.response(method) for _ in row.statuses]
         assert tuple(response.status for response in responses) == row.statuses
         for response in responses:
+            assert "date" in response.headers
             assert "smuggled" not in response.body.decode()
             assert response.status == 200 or method == "HEAD" or response.error
         if row.is_open:

@@ -30,7 +30,7 @@ def adapt(cycle: RequestResponseCycle) -> None:
 
 
 async def _send_unexpected(cycle: RequestResponseCycle, send: Callable[[Message], Awaitable[None]], what: Any) -> None:
-    """After an answer instead of `100 Continue`, the next bytes may be the body or another request: nobody knows."""
+    """After an answer instead of `100 Continue`, the next bytes may be the body or another request."""
     if cycle.waiting_for_100_continue and cycle.more_body:
         cycle.keep_alive = False
     await send(what)

@@ -74,6 +74,7 @@ class Connection(TimedConnection):
         self._stop_timer()
         self._stop_send_timer()
         self._linger.stop()
+        self._outlet.close = self._linger.close = _do_nothing  # They refer to this connection, which refers to them.
         self.rejected.discard(self)
         super().connection_lost(exc)
 
@@ -107,8 +108,8 @@ class Connection(TimedConnection):
     def _parse(self, data: bytes) -> None:
         """Raises HttpParserError.
 
-        The parser stops after a head that asks for an upgrade, and expects another protocol. A new one gets that head
-        without the upgrade, and frames the body as any other.
+        The parser stops after a head that requests an upgrade, and expects another protocol. A new parser reads that
+        head without the upgrade, and frames the body as that of any other request.
         """
         while True:
             parser = self.parser
@@ -122,7 +123,7 @@ class Connection(TimedConnection):
 
     def _renew_parser(self) -> None:
         self.parser = HttpRequestParser(self)
-        # What follows `Connection: close` is ours to ignore, and versions are for `framing`.
+        # `on_message_begin` refuses what follows `Connection: close`, and `framing` checks the version.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_version=True)
 
     # ---- Callbacks of the parser
@@ -146,7 +147,7 @@ class Connection(TimedConnection):
             raise self._too_large()
         method, version = parser.get_method(), parser.get_http_version()
         if parser.should_upgrade() and method != b"CONNECT":
-            return  # This head comes again.
+            return  # `_parse` feeds this head again, without the upgrade.
         self.scope["method"] = method.decode("ascii")
         target, waits = framing.check(method, version, self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
@@ -166,26 +167,23 @@ class Connection(TimedConnection):
         scope["query_string"] = query
         if version == "1.0":
             scope["http_version"] = version
-        before, cycle = (
-            self.cycle,
-            RequestResponseCycle(
-                scope=self.scope,
-                transport=self._outlet,  # type: ignore[arg-type]  # all of it that a cycle uses
-                flow=self.flow,
-                logger=self.logger,
-                access_logger=self.access_logger,
-                access_log=self.access_log,
-                default_headers=self.server_state.default_headers,
-                message_event=Event(),
-                expect_100_continue=waits,
-                keep_alive=self.parser.should_keep_alive(),
-                on_response=self.on_response_complete,
-            ),
+        cycle = RequestResponseCycle(
+            scope=self.scope,
+            transport=self._outlet,  # type: ignore[arg-type]  # all of it that a cycle uses
+            flow=self.flow,
+            logger=self.logger,
+            access_logger=self.access_logger,
+            access_log=self.access_log,
+            default_headers=self.server_state.default_headers,
+            message_event=Event(),
+            expect_100_continue=waits,
+            keep_alive=self.parser.should_keep_alive(),
+            on_response=self.on_response_complete,
         )
         if waits or version == "1.0":
             adapt(cycle)
-        self.cycle = cycle
-        if before is None or before.response_complete:
+        is_busy, self.cycle = self._answering(), cycle
+        if not is_busy:
             task = self.loop.create_task(cycle.run_asgi(self.app))
             task.add_done_callback(self.tasks.discard)
             self.tasks.add(task)
@@ -199,7 +197,7 @@ class Connection(TimedConnection):
 
     def on_message_complete(self) -> None:
         if self._phase is Phase.HEADERS:
-            return  # An upgrade's head.
+            return  # As above: the parser ends the message at an upgrade.
         self._phase = Phase.NOTHING
         self._unread = 0
         self._linger.discarded = 0
@@ -213,6 +211,8 @@ class Connection(TimedConnection):
     def _too_large(self) -> APIError:
         if self._phase is Phase.HEADERS and len(self.url) > framing.MAX_TARGET_BYTES:
             return framing.target_too_long()
+        if self._phase is Phase.BODY:
+            return APIError(431, "The chunks of the request body have too many extensions or trailers.")
         return APIError(431, f"There are more than {MAX_HEADER_BYTES} bytes or {MAX_HEADERS} lines of headers.")
 
     def on_response_complete(self) -> None:
@@ -305,6 +305,9 @@ class Connection(TimedConnection):
     def _close_now(self) -> None:
         self._linger.stop()
         super()._close_now()
+
+
+def _do_nothing() -> None: ...
 
 
 def connection(

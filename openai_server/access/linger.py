@@ -13,12 +13,12 @@ IDLE_SECONDS = 2.0
 
 
 class Linger:
-    """`close` is called when the client has stopped sending. One that goes on for too long is cut off."""
+    """Calls `close` when the client has stopped sending. Aborts the connection if that takes too long."""
 
     def __init__(self, transport: Transport, loop: AbstractEventLoop, close: Callable[[], None]) -> None:
         self._transport = transport
         self._loop = loop
-        self._close = close
+        self.close = close
         self._timer: TimerHandle | None = None
         self._ends_at = 0.0
         self._heard_at = 0.0
@@ -50,7 +50,7 @@ class Linger:
     def _wait(self) -> None:
         now, idle_at = self._loop.time(), self._heard_at + IDLE_SECONDS
         if now >= idle_at:
-            self._close()
+            self.close()
         elif now >= self._ends_at:
             self._transport.abort()
         else:

@@ -145,7 +145,7 @@ def test_a_connection_too_many(worker: str) -> None:
         assert first.response().status == 200
 
 
-def test_a_body_that_is_late_is_still_answered_when_the_rest_comes(worker: str) -> None:
+def test_a_body_that_does_not_come(worker: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--body-timeout", "1")
         raw = stack.enter_context(connected(port))

@@ -1,6 +1,8 @@
 """uvicorn's connection with our bounds: bytes in, bytes out, without a socket."""
 
 import asyncio
+import gc
+import weakref
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -230,7 +232,7 @@ async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading()
     assert transport.closed
 
 
-async def test_who_goes_on_sending_after_the_last_answer_is_read_until_he_stops(
+async def test_a_client_that_goes_on_sending_after_the_last_answer_is_read_until_it_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(linger, "IDLE_SECONDS", 0.05)
@@ -268,3 +270,22 @@ async def test_an_upgrade_is_ignored_wherever_it_is_cut(request_: bytes) -> None
     for k in range(len(three) + 1):
         await answered(*connected(), [part for part in (three[:k], three[k:]) if part], answers=3)
     await answered(*connected(), [three[k : k + 1] for k in range(len(three))], answers=3)
+
+
+@pytest.mark.parametrize("request_", [PLAIN, PLAIN.replace(b"host: x", b"host: x\r\nconnection: close")])
+async def test_a_connection_that_is_lost_leaves_no_garbage(request_: bytes) -> None:
+    client, transport = connected()
+    lost = weakref.ref(client)
+    client.data_received(request_)
+    async with asyncio.timeout(10):
+        while BODY + b">" not in transport.written:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.disable()
+    try:
+        client.connection_lost(None)
+        del client, transport
+        assert lost() is None
+    finally:
+        gc.enable()

@@ -10,7 +10,18 @@ import click
 
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
-from anyserve_worker.options import CACHE_TYPES, DEFAULT_MAX_CONTEXT, FLASH_ATTENTION, MAX_DRAFT, POOLINGS, ModelOptions
+from anyserve_worker.options import (
+    CACHE_TYPES,
+    DEFAULT_MAX_CONTEXT,
+    FLASH_ATTENTION,
+    KEPT_CELLS,
+    MAX_DRAFT,
+    POOLINGS,
+    SHORT_PROMPT,
+    SLOTS_PER_KEPT,
+    ModelOptions,
+)
+from anyserve_worker.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
 from anyserve_worker.telemetry import logs, tracing
 from anyserve_worker.tls import TLS
 from protos import contract
@@ -88,10 +99,16 @@ _OPTIONS = (
         "--kv-cells",
         default=_DEFAULTS.kv_cells,
         type=_or_auto,
-        help="KV cells (tokens) that all sequences and cached prefixes share. 0: as many as --n-ctx.",
+        help="KV cells (tokens) that all sequences and cached prefixes share. Up to "
+        f"{KEPT_CELLS} of them are kept for prompts of at most {SHORT_PROMPT} tokens, if there are so many more than "
+        f"--n-ctx. 0: --n-ctx and a quarter more, at most {KEPT_CELLS}.",
     ),
     _option(
-        "--parallel", default=_DEFAULTS.parallel, type=click.IntRange(1, 256), help="Most sequences computed at once."
+        "--parallel",
+        default=_DEFAULTS.parallel,
+        type=click.IntRange(1, 256),
+        help=f"Most sequences computed at once. If it is not 1, one more for every {SLOTS_PER_KEPT}, at least one, is "
+        f"kept for prompts of at most {SHORT_PROMPT} tokens.",
     ),
     _option(
         "--cached-sequences",
@@ -111,7 +128,13 @@ _OPTIONS = (
         type=_or_auto,
         help="Requests that may wait beyond --parallel; more get RESOURCE_EXHAUSTED.",
     ),
-    _option("--n-batch", default=_DEFAULTS.n_batch, type=_at_least_1, help="Most tokens in one step."),
+    _option(
+        "--n-batch",
+        default=_DEFAULTS.n_batch,
+        type=_at_least_1,
+        help=f"Most tokens in one step. A step that would take longer than {STEP_SECONDS:g} s has fewer, at least "
+        f"{MIN_STEP_TOKENS}, unless --parallel is 1.",
+    ),
     _option("--n-ubatch", default=_DEFAULTS.n_ubatch, type=_at_least_1, help="Most tokens llama.cpp computes at once."),
     _option(
         "--prefill-chunk",

@@ -24,7 +24,7 @@ from anyserve_worker.generation import Generation
 from anyserve_worker.generations import Generations, Runner
 from anyserve_worker.guide_compiler import GuideCompiler
 from anyserve_worker.kv_cache import KVCache
-from anyserve_worker.options import ModelOptions
+from anyserve_worker.options import KEPT_CELLS, ModelOptions
 from anyserve_worker.preparation import Preparation
 from anyserve_worker.request import GenerationRequest
 from anyserve_worker.scheduler import Scheduler
@@ -68,6 +68,8 @@ class Engine:
             runner.mixes,
             runner.prompt_lookup,
             runner.n_score_rows,
+            kept_slots=max(0, min(options.kept_slots, runner.n_sequences - options.parallel)),
+            kept_cells=max(0, min(KEPT_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[Generation | Embedding, Delta | WorkerError | None]] = []

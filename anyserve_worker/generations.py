@@ -120,7 +120,8 @@ class Generations:
         """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
         n_tokens = sum(chunk.n_rows for chunk in chunks)
         started, cpu_started = time.monotonic_ns(), time.thread_time()
-        threads = self._threads.choose(n_tokens, prompts=any(chunk.count > 1 for chunk in chunks), now=started / 1e9)
+        prompts = any(chunk.count > 1 for chunk in chunks)
+        threads = self._threads.choose(n_tokens, prompts=prompts, now=started / 1e9)
         try:
             self._runner.run(chunks, threads)
         except NoRoom:
@@ -129,6 +130,8 @@ class Generations:
                     self.abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
             return False
         now = time.monotonic_ns()
+        if prompts:
+            self._scheduler.pace.record(n_tokens, (now - started) / 1e9)
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self._stats.steps.add(now - started)
         self._stats.step_seconds.add((now - started) / 1e9)

@@ -14,7 +14,7 @@ What can really be done with the cells depends on the model, so it is asked: `Me
 """
 
 from array import array
-from collections import Counter, deque
+from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -72,6 +72,10 @@ class KVCache:
     _free_cells: list[int] = field(init=False)
     _owners: list[int] = field(init=False)
     """How many entries share each cell."""
+    _runners: list[int] = field(init=False)
+    """How many running entries share each cell."""
+    _n_held: int = field(init=False, default=0)
+    """Cells of running entries: those that no eviction can free."""
     _free_ids: list[int] = field(init=False)
     _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
     _uses: int = field(init=False, default=0)
@@ -83,6 +87,7 @@ class KVCache:
     def __post_init__(self) -> None:
         self._free_cells = list(range(self.n_cells))
         self._owners = [0] * self.n_cells
+        self._runners = [0] * self.n_cells
         self._free_ids = list(range(self.n_sequences))
 
     # ---- What there is
@@ -95,17 +100,24 @@ class KVCache:
     def n_cached_sequences(self) -> int:
         return sum(not entry.running for entry in self._entries.values())
 
-    def promised_prefix(self, tokens: "array[int]") -> int:
-        """The longest prefix of `tokens` that a running sequence has yet to compute to its end; 0 if there is none.
+    def n_cells_of(self, seq_id: int) -> int:
+        """Cells of a sequence, those that it shares included."""
+        return len(self._entries[seq_id].cells)
+
+    def promised_prefix(self, tokens: "array[int]") -> tuple[int, int]:
+        """(sequence id, length) of the longest prefix of `tokens` that a running sequence has yet to compute to its
+        end; (-1, 0) if there is none.
 
         Only one that can be used again then: a state that cannot be cut will have moved on.
         """
-        best = 0
+        best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
             if entry.running:
                 n = min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
-                if n > max(best, entry.n_computed):
-                    best = max(best, self.memory.usable_prefix(seq_id, len(entry.tokens), n))
+                if n > max(best[1], entry.n_computed):
+                    n = self.memory.usable_prefix(seq_id, len(entry.tokens), n)
+                    if n > best[1]:
+                        best = (seq_id, n)
         return best
 
     def best_prefix(self, tokens: "array[int]") -> tuple[int, int]:
@@ -124,31 +136,34 @@ class KVCache:
 
     # ---- Taking and giving back
 
-    def acquire(self, tokens: "array[int]", *, reuse: bool = True) -> tuple[int, int] | None:
+    def acquire(self, tokens: "array[int]", *, reuse: bool = True, reserve: int = 0) -> tuple[int, int] | None:
         """Gives a new running sequence an id and cells for all of `tokens`, using again what it can, unless not to.
 
-        Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room. The
-        array is kept: it may grow, but its prefix must not change while the sequence has the id.
+        Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room, or
+        fewer than `reserve` cells would be left for others. The array is kept: it may grow, but its prefix must not
+        change while the sequence has the id.
         """
         source, n = self.best_prefix(tokens) if reuse else (-1, 0)
         if reuse:
             self._regret(tokens, n)
-        if not self._make_room(len(tokens) - n, spare=source, keep=n):
+        if not self._make_room(len(tokens) - n, spare=source, keep=n, reserve=reserve):
             return None
         taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
         if taken is None:
             return None
         seq_id, cells = taken
         self._entries[seq_id] = _Entry(tokens, cells, n, running=True, last_used=self._uses)
+        self._hold(cells)
         self._take_cells(cells, len(tokens) - n)
         return seq_id, n
 
-    def grow(self, seq_id: int, n: int) -> bool:
-        """Sees to it that a running sequence has cells for `n` tokens. False if there is no room."""
+    def grow(self, seq_id: int, n: int, reserve: int = 0) -> bool:
+        """Sees to it that a running sequence has cells for `n` tokens. False if there is no room, or fewer than
+        `reserve` cells would be left for others."""
         cells = self._entries[seq_id].cells
         missing = n - len(cells)
         if missing > 0:
-            if not self._make_room(missing):
+            if not self._make_room(missing, reserve=reserve):
                 return False
             self._take_cells(cells, missing)
         return True
@@ -180,10 +195,10 @@ class KVCache:
         if not self.reuse or entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
             self._drop(seq_id)
             return
+        self._let_go(entry)
         self._free(entry.cells[entry.n_computed :])
         del entry.cells[entry.n_computed :]
         entry.tokens = entry.tokens[: entry.n_computed]
-        entry.running = False
         self._touch(entry)
 
     def evict_all(self) -> int:
@@ -246,12 +261,12 @@ class KVCache:
         ]
         return min(cached)[1] if cached else None
 
-    def _make_room(self, n: int, spare: int = -1, keep: int = 0) -> bool:
-        """Evicts cached prefixes until `n` cells are free; none if that would not be enough.
+    def _make_room(self, n: int, spare: int = -1, keep: int = 0, reserve: int = 0) -> bool:
+        """Evicts cached prefixes until `n` cells are free; none if fewer than `reserve` could be freed after that.
 
         Of `spare` the first `keep` tokens stay; it is cut back to them when everything else is gone.
         """
-        if len(self._free_cells) < n and len(self._free_cells) + self._n_evictable(spare, keep) < n:
+        if len(self._free_cells) < n + reserve and self._n_available(spare, keep) < n + reserve:
             return False
         while len(self._free_cells) < n:
             victim = self._lru(spare)
@@ -261,13 +276,10 @@ class KVCache:
             self._drop(victim)
         return True
 
-    def _n_evictable(self, spare: int, keep: int) -> int:
-        """Cells that only cached prefixes hold, but for the first `keep` of `spare`."""
-        held: Counter[int] = Counter()
-        for seq_id, entry in self._entries.items():
-            if not entry.running:
-                held.update(entry.cells[keep:] if seq_id == spare else entry.cells)
-        return sum(self._owners[cell] == n for cell, n in held.items())
+    def _n_available(self, spare: int, keep: int) -> int:
+        """Cells that are free, or that only cached prefixes hold, but for the first `keep` of `spare`."""
+        kept = self._entries[spare].cells[:keep] if spare >= 0 else ()
+        return self.n_cells - self._n_held - sum(self._runners[cell] == 0 for cell in kept)
 
     def _cut(self, seq_id: int, n: int) -> None:
         """Cuts a cached prefix back to its first `n` tokens, which the memory said to be usable."""
@@ -279,10 +291,25 @@ class KVCache:
             entry.n_computed = n
 
     def _take_cells(self, cells: list[int], n: int) -> None:
+        """For a running entry."""
+        self._n_held += n
         for _ in range(n):
             cell = self._free_cells.pop()
-            self._owners[cell] = 1
+            self._owners[cell] = self._runners[cell] = 1
             cells.append(cell)
+
+    def _hold(self, cells: list[int]) -> None:
+        """A running entry uses these cells, which others may hold or have cached."""
+        for cell in cells:
+            self._n_held += self._runners[cell] == 0
+            self._runners[cell] += 1
+
+    def _let_go(self, entry: _Entry) -> None:
+        """The entry runs no more."""
+        entry.running = False
+        for cell in entry.cells:
+            self._runners[cell] -= 1
+            self._n_held -= self._runners[cell] == 0
 
     def _free(self, cells: list[int]) -> None:
         for cell in cells:
@@ -292,6 +319,8 @@ class KVCache:
 
     def _drop(self, seq_id: int) -> None:
         entry = self._entries.pop(seq_id)
+        if entry.running:
+            self._let_go(entry)
         self.memory.truncate(seq_id, 0)
         self._free(entry.cells)
         self._free_ids.append(seq_id)

@@ -56,9 +56,10 @@ class ModelRunner:
         self.n_batch = options.n_batch
         self.n_score_rows = min(MAX_SCORE_ROWS, options.n_batch)
         self.mixes = llama.llama_supports_gpu_offload() or self._attends_by_rows(options)
-        self.n_sequences = min(options.parallel + options.cached_sequences, llama.llama_max_parallel_sequences())
+        n_running = options.parallel + options.kept_slots
+        self.n_sequences = min(n_running + options.cached_sequences, llama.llama_max_parallel_sequences())
         params = llama.llama_context_default_params()
-        params.n_ctx = max(options.kv_cells, self.n_ctx)
+        params.n_ctx = options.n_cells(self.n_ctx)
         params.n_batch = options.n_batch
         params.n_ubatch = min(options.n_ubatch, options.n_batch)
         params.n_seq_max = self.n_sequences

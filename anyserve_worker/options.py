@@ -10,8 +10,15 @@ CACHE_TYPES: tuple[str, ...] = get_args(CacheType)
 FLASH_ATTENTION: tuple[str, ...] = get_args(FlashAttention)
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
+SHORT_PROMPT = 512
+"""Tokens of a prompt that counts as short: it never waits for a longer one to be read."""
 DEFAULT_MAX_CONTEXT = 8192
 """Tokens. Default bound of the context where the model was trained with a longer one: KV cells are memory."""
+
+KEPT_CELLS = 1024
+"""KV cells that only short prompts may use, at most: some chats, or one of the longest short prompts and its answer."""
+SLOTS_PER_KEPT = 8
+"""One slot in addition to so many is kept for short prompts, at least one."""
 
 MAX_DRAFT = 16
 """Tokens. Longer drafts are seldom right to their end."""
@@ -41,3 +48,14 @@ class ModelOptions:
     swa_full: bool = True
     prompt_lookup: int = 0
     pooling: Pooling = "auto"
+
+    @property
+    def kept_slots(self) -> int:
+        """Slots beyond `parallel` for short prompts. None where one sequence is computed at a time: then an answer
+        would depend on others. None where a step has no row for it."""
+        return min(max(1, self.parallel // SLOTS_PER_KEPT), self.n_batch - self.parallel) if self.parallel > 1 else 0
+
+    def n_cells(self, n_ctx: int) -> int:
+        """KV cells for all sequences. `n_ctx`: tokens of the longest one."""
+        kept = min(KEPT_CELLS, n_ctx // 4) if self.kept_slots and n_ctx > SHORT_PROMPT else 0
+        return max(self.kv_cells, n_ctx) if self.kv_cells else n_ctx + kept

@@ -68,6 +68,7 @@ class Preparation:
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),
+                caller=request.caller,
                 scores_prompt=request.echo and sampling.logprobs is not None,
             )
             for index in range(request.n)

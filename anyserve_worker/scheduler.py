@@ -1,33 +1,48 @@
 """Waiting and running sequences, and what the next step computes. PURE.
 
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
-with chunks of prompts, in the order of arrival. While anybody decodes, prompts get at most `prefill_chunk` tokens a
-step, so that a long prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of
-their own, one after each step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a
-prompt to be read, since all of them are served sooner by a fuller batch.
+with chunks of prompts. While anybody decodes, prompts get at most `prefill_chunk` tokens a step, so that a long prompt
+never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of their own, one after each
+step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a prompt to be read, since all of
+them are served sooner by a fuller batch.
+
+A step with prompts is bounded by time, `StepPace`, since a prompt that arrives meanwhile waits for its end. A quarter
+of its prompt tokens belongs to the first in line: it is read in at most four times the time that it takes alone, and so
+no prompt starves. The rest goes by size, so that a short prompt isn't stuck behind a long one. Both orders are fair
+between callers: `PromptLine`.
+
+Long prompts may hold all slots and cells that there are for them; a few more are kept for prompts of at most
+SHORT_PROMPT tokens. They are the only ones that overtake a prompt that waits for room, and take none of its room. (A
+long prompt could yield instead. But one that decodes would stall its stream, and what it holds is of use only where the
+memory can be cut and prefixes are kept.)
 
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
-once. When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed
-again later; its tokens and its sampler stay.
+once. What its turn would have given to it goes to the sequence that it waits for, up to the end of the prefix: a short
+prompt waits no longer for what a long one has begun than if it computed it itself. When the KV cells run out, the
+sequence that was admitted last goes back to the head of the queue and is computed again later; its tokens and its
+sampler stay.
 
 With prompt lookup, decoding sequences get drafts of their next tokens into a step that stays small with them. The cells
 of drafts are free ones that nobody else needs in this step: only what was accepted takes them.
 """
 
 from array import array
-from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
-from itertools import islice
 
 from anyserve_worker.kv_cache import KVCache
+from anyserve_worker.options import SHORT_PROMPT
+from anyserve_worker.prompt_line import PromptLine
 from anyserve_worker.prompt_lookup import max_rows
 from anyserve_worker.sequence import NO_SEQ_ID, Sequence
+from anyserve_worker.step_pace import StepPace
 
 MIN_SHARED_PREFIX = 16
 """Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
 LOOK_AHEAD = 16
 """Waiting sequences that are looked at in a step beyond those that can start."""
+FIRST_SHARE = 4
+"""The first in line has one in so many prompt tokens of each step."""
 
 
 @dataclass(slots=True)  # not frozen: one for each token, and frozen ones take three times as long to make
@@ -84,10 +99,17 @@ class Scheduler:
     """Most tokens of a draft."""
     score_rows: int = 64
     """Most tokens in a step that belong to prompts whose own probabilities are wanted."""
-    waiting: deque[Sequence] = field(default_factory=deque)
+    kept_slots: int = 0
+    """Slots beyond `max_running` that only short prompts use, while long ones hold slots."""
+    kept_cells: int = 0
+    """KV cells that only short prompts use. All others are enough for a sequence that fills the context."""
+    waiting: PromptLine = field(default_factory=PromptLine)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
+    pace: StepPace = field(default_factory=StepPace)
     n_preempted: int = 0
+    _reserve: int = field(init=False, default=0)
+    """Those of the kept cells that no short prompt holds at the moment."""
     _score_rows_left: int = field(init=False, default=0)
     """In the step that is being made."""
     _read: int = field(init=False, default=0)
@@ -100,7 +122,8 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, sequence: Sequence) -> None:
-        self.waiting.append(sequence)
+        n_cached = 0 if sequence.wants_scores else self.cache.best_prefix(sequence.tokens)[1]
+        self.waiting.add(sequence, len(sequence.tokens) - n_cached)
 
     # ---- One step
 
@@ -110,6 +133,7 @@ class Scheduler:
         return self._with_drafts(chunks) if self.prompt_lookup else chunks
 
     def _chunks(self) -> list[Chunk]:
+        self._count_kept()
         if self.mixes:
             decodes = list(self._decodes())
             return decodes + self._prompts(self.batch_tokens - len(decodes))
@@ -125,29 +149,58 @@ class Scheduler:
             return True
         n_decoding = sum(map(_decodes, self.running))
         n_to_read = min(len(self.running) + len(self.waiting), self.max_running) - n_decoding
-        return self._read < self.batch_tokens and n_decoding < n_to_read
+        return self._read < self._bounded(self.batch_tokens) and n_decoding < n_to_read
+
+    def _bounded(self, n_tokens: int) -> int:
+        """As many of these tokens as a step may have. All of them if nobody could join the next step anyway: then an
+        answer doesn't depend on how fast the steps before it were."""
+        return self.pace.bound(n_tokens) if self.max_running > 1 else n_tokens
 
     def _prompts(self, budget: int) -> list[Chunk]:
         """Chunks of prompts, of at most `budget` tokens."""
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
-        chunks: list[Chunk] = []
+        budget = self._bounded(budget)
         self._score_rows_left = self.score_rows
-        prefilling = self._prefilling()
+        admission = _Admission(self)
+        shares: dict[Sequence, int] = {}
+
+        def give(sequence: Sequence, most: int) -> int:
+            """Admits the sequence if it waits. Returns how many tokens it got, or the one whose prefix it waits for."""
+            served, most = admission.served(sequence, most)
+            if served is None:
+                return 0
+            n = min(most, served.n_remaining - shares.get(served, 0))
+            if served.wants_scores:
+                n = min(n, self._score_rows_left)
+                self._score_rows_left -= n
+            if n > 0:
+                shares[served] = shares.get(served, 0) + n
+            return max(n, 0)
+
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
-        while budget > 0 and (sequence := next(prefilling, None)):
-            count = min(budget, sequence.n_remaining)
-            if sequence.wants_scores:
-                count = min(count, self._score_rows_left)
-                self._score_rows_left -= count
-            budget -= count
-            chunks.append(Chunk(sequence, sequence.n_computed, count))
-        return chunks
+        if budget > 0 and (first := self.waiting.first()):
+            budget -= give(first, max(1, budget // FIRST_SHARE))
+        for sequence in self._by_size() if budget > 0 else ():
+            budget -= give(sequence, budget)
+            if budget <= 0:
+                break
+        return [Chunk(sequence, sequence.n_computed, n) for sequence, n in shares.items()]
+
+    def _by_size(self) -> list[Sequence]:
+        """Running sequences with a prompt to compute and waiting ones that may be admitted. In each size class, those
+        that are being read come first, with the fewest remaining tokens."""
+        size = self.waiting.size
+        reading = sorted((s for s in self.running if not _decodes(s)), key=lambda s: (size(s), s.n_remaining))
+        n_free = self.max_running + self.kept_slots - len(self.running)
+        if n_free <= 0 or not self.waiting or (self._holds_back and self.running):
+            return reading
+        return sorted([*reading, *self.waiting.by_size(n_free + LOOK_AHEAD)], key=size)  # Stable.
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
         """The same step, with drafts if everybody in it decodes and rows and cells are left."""
         room = min(max_rows(self.prompt_lookup), self.batch_tokens) - len(chunks)
-        room = min(room, self.cache.n_free_cells)
+        room = min(room, self.cache.n_free_cells - self._reserve)
         if room <= 0 or not all(_decodes(chunk.sequence) for chunk in chunks):
             return chunks
         drafted: list[Chunk] = []
@@ -168,6 +221,8 @@ class Scheduler:
         self._holds_back = False
         for chunk, tokens in zip(chunks, sampled, strict=True):
             sequence = chunk.sequence
+            if chunk.samples and sequence in self.waiting:
+                self.waiting.leave(sequence)
             sequence.n_computed = chunk.start + chunk.count
             if chunk.draft:
                 n_accepted = len(tokens) - 1
@@ -181,9 +236,9 @@ class Scheduler:
 
     def remove(self, sequence: Sequence) -> None:
         """The sequence is finished or unwanted, in whatever state it is."""
-        if sequence.seq_id == NO_SEQ_ID:
-            self.waiting.remove(sequence)
-        else:
+        if sequence in self.waiting:
+            self.waiting.leave(sequence)
+        if sequence.seq_id != NO_SEQ_ID:
             self._stop(sequence)
 
     def relieve(self) -> bool:
@@ -206,56 +261,91 @@ class Scheduler:
     def _grow(self, sequence: Sequence) -> bool:
         """A cell for one more token, at the cost of those admitted last. False if it had to go itself, or was gone."""
         while sequence.seq_id != NO_SEQ_ID:
-            if self.cache.grow(sequence.seq_id, len(sequence.tokens)):
+            reserve = 0 if _is_short(sequence) else self._reserve
+            if self.cache.grow(sequence.seq_id, len(sequence.tokens), reserve):
                 return True
-            self._preempt(self.running[-1])
+            # Short ones that hold no more than what is kept for them stand in nobody's way.
+            self._preempt(next(s for s in reversed(self.running) if not reserve or not _is_short(s)))
+            self._count_kept()
         return False
 
-    def _prefilling(self) -> Iterator[Sequence]:
-        """Running sequences with a prompt to compute, then waiting ones as they are admitted."""
-        for sequence in list(self.running):
-            if not _decodes(sequence) and self._has_rows_for(sequence):
-                yield sequence
-        if not self._holds_back or not self.running:
-            yield from self._admit()
+    def _count_kept(self) -> None:
+        if self.kept_cells:
+            held = sum(self.cache.n_cells_of(s.seq_id) for s in self.running if _is_short(s))
+            self._reserve = max(0, self.kept_cells - held)
 
-    def _admit(self) -> Iterator[Sequence]:
-        candidates = list(islice(self.waiting, self.max_running - len(self.running) + LOOK_AHEAD))
-        for sequence in candidates:
-            if len(self.running) >= self.max_running:
-                return
-            if self._is_being_computed(sequence) or not self._has_rows_for(sequence):
-                continue
-            # A prefix that is not computed tells nothing of its probabilities.
-            acquired = self.cache.acquire(sequence.tokens, reuse=not sequence.wants_scores)
-            if acquired is None:
-                return  # Nobody overtakes a sequence that needs room.
-            self.waiting.remove(sequence)
-            self.running.append(sequence)
-            sequence.seq_id, sequence.n_computed = acquired
-            if sequence.n_cached < 0:
-                sequence.n_cached = sequence.n_computed
-            yield sequence
-
-    def _has_rows_for(self, sequence: Sequence) -> bool:
-        return self._score_rows_left > 0 or not sequence.wants_scores
-
-    def _is_being_computed(self, sequence: Sequence) -> bool:
-        promised = self.cache.promised_prefix(sequence.tokens)
-        if promised < MIN_SHARED_PREFIX or sequence.wants_scores:
+    def _admit(self, sequence: Sequence, *, kept_only: bool) -> bool:
+        """`kept_only`: to what is kept for short prompts. False if there is no slot or no room."""
+        n_short = sum(map(_is_short, self.running)) if self.kept_slots else 0
+        short = _is_short(sequence)
+        if kept_only:
+            if not short or n_short >= self.kept_slots or len(sequence.tokens) > self._reserve:
+                return False
+        elif len(self.running) - (0 if short else min(n_short, self.kept_slots)) >= self.max_running:
             return False
-        _, available = self.cache.best_prefix(sequence.tokens)
-        return promised - available >= MIN_SHARED_PREFIX
+        acquired = self.cache.acquire(
+            sequence.tokens,
+            reuse=not sequence.wants_scores,  # A prefix that is not computed tells nothing of its probabilities.
+            reserve=0 if short else self._reserve,
+        )
+        if acquired is None:
+            return False
+        self.waiting.start(sequence)
+        self.running.append(sequence)
+        sequence.seq_id, sequence.n_computed = acquired
+        if sequence.n_cached < 0:
+            sequence.n_cached = sequence.n_computed
+        self._count_kept()
+        return True
+
+    def _computing_prefix(self, sequence: Sequence) -> tuple[Sequence, int] | None:
+        """(running sequence, tokens that are missing) of a prefix that it pays to wait for."""
+        if sequence.wants_scores:
+            return None
+        seq_id, promised = self.cache.promised_prefix(sequence.tokens)
+        if promised < MIN_SHARED_PREFIX or promised - self.cache.best_prefix(sequence.tokens)[1] < MIN_SHARED_PREFIX:
+            return None
+        producer = next(s for s in self.running if s.seq_id == seq_id)
+        return producer, promised - producer.n_computed
 
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
-        self.waiting.appendleft(sequence)
+        self.waiting.put_back(sequence)
         self.n_preempted += 1
 
     def _stop(self, sequence: Sequence) -> None:
         self.running.remove(sequence)
         self.cache.release(sequence.seq_id)
         sequence.seq_id, sequence.n_computed = NO_SEQ_ID, 0
+
+
+class _Admission:
+    """Who is let in while one step is made."""
+
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
+        self._blocked = False
+        """A sequence waits for room: nobody overtakes it, but short prompts within what is kept for them."""
+
+    def served(self, sequence: Sequence, most: int) -> tuple[Sequence | None, int]:
+        """(who gets the turn of this sequence, at most how many tokens). None: nobody."""
+        scheduler = self._scheduler
+        if sequence.wants_scores and scheduler._score_rows_left <= 0:
+            return None, 0
+        if sequence.seq_id != NO_SEQ_ID:
+            return sequence, most
+        if scheduler._holds_back and scheduler.running:
+            return None, 0
+        if found := scheduler._computing_prefix(sequence):
+            return found[0], min(most, found[1])
+        if not self._blocked and scheduler._admit(sequence, kept_only=False):
+            return sequence, most
+        self._blocked = True
+        return (sequence if scheduler._admit(sequence, kept_only=True) else None), most
+
+
+def _is_short(sequence: Sequence) -> bool:
+    return sequence.n_prompt <= SHORT_PROMPT
 
 
 def _decodes(sequence: Sequence) -> bool:

@@ -78,6 +78,8 @@ class Sequence:
     logprobs: LogprobOutput | None = None
     scored: deque[Score] = field(default_factory=deque)
     """Of each token whose probability is wanted, in order; filled by the model runner, taken by the engine."""
+    caller: str = ""
+    """The caller that shares the worker with others."""
     scores_prompt: bool = False
     n_scored: int = 1
     """Tokens of the prompt of which that is done. The first follows nothing."""

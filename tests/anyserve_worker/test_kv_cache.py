@@ -161,35 +161,35 @@ def test_a_prefix_is_promised_until_it_is_computed_to_its_end() -> None:
     c = Cache()
     tokens = tokens_of("abcdxx")
     seq_id, _ = c.run("abcdefgh", n=0)
-    assert c.cache.promised_prefix(tokens) == 4
+    assert c.cache.promised_prefix(tokens)[1] == 4
     c.memory.compute(seq_id, 0, tokens_of("abc"))
     c.cache.commit(seq_id, 3)
-    assert c.cache.promised_prefix(tokens) == 4
+    assert c.cache.promised_prefix(tokens)[1] == 4
     c.memory.compute(seq_id, 3, tokens_of("d"))
     c.cache.commit(seq_id, 4)
-    assert c.cache.promised_prefix(tokens) == 0
+    assert c.cache.promised_prefix(tokens)[1] == 0
 
 
 def test_nobody_promises_what_is_not_common_or_not_running() -> None:
     c = Cache()
     c.keep("abcd")
     c.run("xyz", n=0)
-    assert c.cache.promised_prefix(tokens_of("abcdef")) == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
 
 
 def test_the_longest_promise_counts() -> None:
     c = Cache()
     c.run("abxx", n=0)
     c.run("abcd", n=0)
-    assert c.cache.promised_prefix(tokens_of("abcde")) == 4
+    assert c.cache.promised_prefix(tokens_of("abcde"))[1] == 4
 
 
 def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     c.run("abcd", n=2)
-    assert c.cache.promised_prefix(tokens_of("abcdef")) == 4
-    assert c.cache.promised_prefix(tokens_of("abcxyz")) == 0
-    assert c.cache.promised_prefix(tokens_of("abcd")) == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 4
+    assert c.cache.promised_prefix(tokens_of("abcxyz"))[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcd"))[1] == 0
 
 
 # ---- Room
@@ -378,7 +378,7 @@ def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
     c.keep("abcd")
     assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (20, 0, {})
     c.run("abcd", n=2)
-    assert c.cache.promised_prefix(tokens_of("abcdef")) == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
     assert c.run("abcdef")[1] == 0
     assert c.free == 10
     assert c.cache.evict_all() == 0

@@ -336,8 +336,10 @@ def test_the_next_request_of_a_conversation_computes_what_is_new() -> None:
 def test_nobody_overtakes_a_sequence_that_needs_room() -> None:
     s = Steps(n_cells=20)
     large, small = sequence(unlike(1, 15)), sequence(unlike(2, 2))
-    s.add(sequence(unlike(0, 10), n_new=5), large, small)
-    assert s.steps(4) == [[10], [1], [1], [1]]
+    s.add(sequence(unlike(0, 10), n_new=5), large)
+    assert s.steps(1) == [[10]]
+    s.add(small)
+    assert s.steps(3) == [[1], [1], [1]]
     s.run()
     assert s.finished[1:] == [large, small]
 

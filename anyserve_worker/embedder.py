@@ -1,23 +1,30 @@
 """Prompts that wait for their vector or score, and what the next batch computes of them. PURE.
 
-A batch takes jobs in the order of arrival, as many as fit: tokens, sequences, and KV cells where the model has them.
-Where attention is causal, a prompt may be read in chunks, batch by batch, and the batch is full to the last token; at
-most the first job of the queue is then partly read. Elsewhere (`whole`) every token sees all others, so each prompt is
-in one batch, and one that is longer than a batch should be is alone in its own.
+A batch takes as many jobs as fit: tokens, sequences, and KV cells where the model has them. They go by size and by
+turn, as the prompts of texts do (`PromptLine`): a short one doesn't wait for long ones, nor a caller with one for
+another caller's thousands, and every fourth batch begins with the first in line, so that no job starves.
+
+Where attention is causal, a prompt may be read in chunks, batch by batch, and the batch is full to the last token.
+Elsewhere (`whole`) every token sees all others, so each prompt is in one batch, and one that is longer than a batch
+should be is alone in its own.
 
 The runner gives a vector for each token, and they are pooled here; or, of a reranker, the score, which is right with a
 prompt's last token.
 """
 
 from array import array
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
+from anyserve_worker.options import SHORT_PROMPT
+from anyserve_worker.prompt_line import PromptLine
 from protos import contract
+
+FIRST_EVERY = 4
+"""One in so many batches begins with the first in line."""
 
 Vector = NDArray[np.floating[Any]]
 
@@ -30,6 +37,8 @@ class Job:
     """At least one, at most the runner's n_ctx."""
     pooling: str
     """One of contract.POOLINGS. A reranker's scores need none."""
+    caller: str = ""
+    """The caller that shares the worker with others."""
     seq_id: int = -1
     """While it is partly read."""
     n_computed: int = 0
@@ -82,43 +91,64 @@ class Pooler(Protocol):
 @dataclass(slots=True)
 class Embedder:
     runner: Pooler
-    _jobs: deque[Job] = field(init=False, default_factory=deque)
+    _line: PromptLine[Job] = field(init=False, default_factory=PromptLine)
+    _begun: list[Job] = field(init=False, default_factory=list)
+    """Jobs that have a sequence id: they are partly read, or in the batch that is computed."""
     _free_ids: list[int] = field(init=False)
+    _n_batches: int = field(init=False, default=0)
 
     def __post_init__(self) -> None:
         self._free_ids = list(range(self.runner.n_sequences))
 
     @property
     def idle(self) -> bool:
-        return not self._jobs
+        return not self._line and not self._begun
 
     def add(self, job: Job) -> None:
-        self._jobs.append(job)
+        self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short ones go in the order of arrival.
 
     def remove(self, job: Job) -> None:
         """Unwanted, in whatever state it is."""
-        self._jobs.remove(job)
+        self._line.leave(job)
         self._release(job)
 
-    def schedule(self) -> list[Part]:
-        """The next batch. Empty if there is nothing to do."""
+    def schedule(self, most: int | None = None) -> list[Part]:
+        """The next batch, of at most `most` tokens as far as that is possible. Empty if there is nothing to do."""
+        self._n_batches += 1
         parts: list[Part] = []
-        room, cells = self.runner.n_batch, self.runner.n_cells
-        for job in self._jobs:
+        room = self.runner.n_batch if most is None else min(self.runner.n_batch, most)
+        cells = self.runner.n_cells - sum(len(job.tokens) for job in self._begun)
+        blocked = False
+        for job in self._in_order():
             length = len(job.tokens)
             count = length - job.n_computed
             if count > room:
                 if self.runner.whole and parts:
                     break  # Nobody overtakes a prompt that needs room.
                 count = count if self.runner.whole else room
-            if count <= 0 or length > cells or (job.seq_id < 0 and not self._free_ids):
+            if count <= 0:
                 break
             if job.seq_id < 0:
-                job.seq_id = self._free_ids.pop()
+                blocked = blocked or length > cells or not self._free_ids
+                if blocked:
+                    continue  # Those that are begun go on, and room becomes free.
+                self._begin(job)
+                cells -= length
             parts.append(Part(job, job.n_computed, count))
             room -= count
-            cells -= length
         return parts
+
+    def _in_order(self) -> list[Job]:
+        jobs = sorted([*self._begun, *self._line.by_size(len(self._free_ids))], key=self._line.size)  # Stable.
+        first = self._line.first()
+        if first is None or self._n_batches % FIRST_EVERY:
+            return jobs
+        return [first, *(job for job in jobs if job is not first)]
+
+    def _begin(self, job: Job) -> None:
+        self._line.start(job)
+        self._begun.append(job)
+        job.seq_id = self._free_ids.pop()
 
     def run(self, parts: list[Part], threads: int) -> list[Job]:
         """Computes a batch. Returns the jobs that are done by it, out of the queue; raises as the runner does."""
@@ -138,6 +168,7 @@ class Embedder:
 
     def _release(self, job: Job) -> None:
         if job.seq_id >= 0:
+            self._begun.remove(job)
             self.runner.forget(job.seq_id)
             self._free_ids.append(job.seq_id)
             job.seq_id = -1

@@ -16,7 +16,7 @@ from anyserve_worker.errors import LoadError
 from anyserve_worker.model import Model
 from anyserve_worker.model_runner import FLASH_ATTENTION_TYPES, Batch
 from anyserve_worker.native import library, llama
-from anyserve_worker.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.options import DEFAULT_MAX_CONTEXT, SHORT_PROMPT, ModelOptions
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence, token_array
 
@@ -40,8 +40,9 @@ class EmbeddingRunner:
         # llama.cpp also computes the logits of every token whose embedding it gives, if the model has a head for them:
         # what can be read in chunks is, in those of prompts beside running streams.
         self.n_batch = options.n_batch if self.whole else min(options.n_batch, options.prefill_chunk)
-        self.n_cells = max(self.n_ctx, self.n_batch)
-        self.n_sequences = min(options.parallel, llama.llama_max_parallel_sequences())
+        # Beside a long prompt that is partly read there is room for short ones.
+        self.n_cells = max(self.n_ctx, self.n_batch) + (0 if self.whole else SHORT_PROMPT)
+        self.n_sequences = min(options.parallel + options.kept_slots, llama.llama_max_parallel_sequences())
         self.n_embedding = int(llama.llama_model_n_embd_out(model.handle))
         self._width = llama.llama_model_n_cls_out(model.handle) if self.ranks else self.n_embedding
         self._threads = threads

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from anyserve_worker.embedder import Embedder, Job, Pooler
 from anyserve_worker.errors import DeadlineExceeded, EngineFailure, WorkerError
 from anyserve_worker.stats import EngineStats
+from anyserve_worker.step_pace import StepPace
 from anyserve_worker.threads import ThreadChooser
 
 log = logging.getLogger(__name__)
@@ -62,6 +63,8 @@ class Embeddings:
         """`threads` learns from these batches alone. `deliver` is told of each that comes to its end unless it was
         aborted without an error."""
         self._embedder = Embedder(pooler)
+        self._n_batch = pooler.n_batch
+        self._pace = StepPace()
         self._threads = threads
         self._stats = stats
         self._deliver = deliver
@@ -96,7 +99,7 @@ class Embeddings:
 
     def step(self) -> None:
         """One batch. A batch that fails takes its own requests with it, and nobody else's."""
-        parts = self._embedder.schedule()
+        parts = self._embedder.schedule(self._pace.bound(self._n_batch))
         if not parts:
             return
         started, cpu_started = time.monotonic_ns(), time.thread_time()
@@ -112,6 +115,7 @@ class Embeddings:
             self._embedder.clear()
             return
         now = time.monotonic_ns()
+        self._pace.record(n_tokens, (now - started) / 1e9)
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self._stats.steps.add(now - started)
         for job in done:

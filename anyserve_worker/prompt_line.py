@@ -15,11 +15,18 @@ from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Iterator
 from itertools import islice
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from anyserve_worker.options import SHORT_PROMPT
-from anyserve_worker.sequence import Sequence
 
+
+class HasCaller(Protocol):
+    """Is itself, whatever its tokens are: it can be a key."""
+
+    caller: str
+
+
+Prompt = TypeVar("Prompt", bound=HasCaller)
 Work = TypeVar("Work")
 
 
@@ -52,78 +59,78 @@ class _Ring(Generic[Work]):
             self.works[caller] = self.works.pop(caller)
 
 
-class PromptLine:
+class PromptLine(Generic[Prompt]):
     """Iterates over the waiting prompts: those that gave way first, then in the order of arrival."""
 
     def __init__(self) -> None:
-        self._places: dict[Sequence, tuple[int, int]] = {}
+        self._places: dict[Prompt, tuple[int, int]] = {}
         """(tokens to compute, number by arrival) of every prompt in the line, waiting or being read."""
         self._n_arrived = 0
-        self._waiting: dict[Sequence, None] = {}
+        self._waiting: dict[Prompt, None] = {}
         """In the order of arrival, without those that gave way."""
-        self._resumed: deque[Sequence] = deque()
+        self._resumed: deque[Prompt] = deque()
         """Gave way, and wait to be computed again."""
-        self._classes: dict[int, _Ring[list[tuple[int, int, Sequence]]]] = {}
+        self._classes: dict[int, _Ring[list[tuple[int, int, Prompt]]]] = {}
         """The waiting prompts of each size class: each caller's sorted by tokens to compute, then by arrival."""
-        self._callers: _Ring[dict[Sequence, None]] = _Ring()
+        self._callers: _Ring[dict[Prompt, None]] = _Ring()
         """All prompts in the line: each caller's by arrival."""
-        self._first: Sequence | None = None
+        self._first: Prompt | None = None
 
     def __len__(self) -> int:
         return len(self._waiting) + len(self._resumed)
 
-    def __iter__(self) -> Iterator[Sequence]:
+    def __iter__(self) -> Iterator[Prompt]:
         yield from self._resumed
         yield from self._waiting
 
-    def __contains__(self, sequence: Sequence) -> bool:
+    def __contains__(self, prompt: Prompt) -> bool:
         """Whether the prompt is not read to its end."""
-        return sequence in self._places
+        return prompt in self._places
 
     # ---- Coming and going
 
-    def add(self, sequence: Sequence, n_needed: int) -> None:
+    def add(self, prompt: Prompt, n_needed: int) -> None:
         """`n_needed`: tokens that have to be computed."""
-        self._enter(sequence, n_needed)
-        self._waiting[sequence] = None
+        self._enter(prompt, n_needed)
+        self._waiting[prompt] = None
         callers = self._classes.setdefault(size_class(n_needed), _Ring())
-        insort(callers.join(sequence.caller, []), (*self._places[sequence], sequence))
+        insort(callers.join(prompt.caller, []), (*self._places[prompt], prompt))
 
-    def put_back(self, sequence: Sequence) -> None:
-        """The sequence gave way: it waits before all others."""
-        if sequence not in self._places:
-            self._enter(sequence, len(sequence.tokens))
-        self._resumed.appendleft(sequence)
+    def put_back(self, prompt: Prompt, n_needed: int) -> None:
+        """The prompt gave way: it waits before all others."""
+        if prompt not in self._places:
+            self._enter(prompt, n_needed)
+        self._resumed.appendleft(prompt)
 
-    def start(self, sequence: Sequence) -> None:
-        """The sequence waits no more. It stays in the line until its prompt is read."""
-        if sequence not in self._waiting:
-            self._resumed.remove(sequence)
+    def start(self, prompt: Prompt) -> None:
+        """The prompt waits no more. It stays in the line until its prompt is read."""
+        if prompt not in self._waiting:
+            self._resumed.remove(prompt)
             return
-        self._stop_waiting(sequence)
-        self._classes[self.size(sequence)].had_turn(sequence.caller)
+        self._stop_waiting(prompt)
+        self._classes[self.size(prompt)].had_turn(prompt.caller)
 
-    def leave(self, sequence: Sequence) -> None:
+    def leave(self, prompt: Prompt) -> None:
         """The prompt is read, or unwanted."""
-        if sequence in self._waiting:
-            self._stop_waiting(sequence)
-        elif sequence in self._resumed:
-            self._resumed.remove(sequence)
-        del self._places[sequence]
-        prompts = self._callers.works[sequence.caller]
-        del prompts[sequence]
+        if prompt in self._waiting:
+            self._stop_waiting(prompt)
+        elif prompt in self._resumed:
+            self._resumed.remove(prompt)
+        del self._places[prompt]
+        prompts = self._callers.works[prompt.caller]
+        del prompts[prompt]
         if not prompts:
-            del self._callers.works[sequence.caller]
-        if self._first is sequence:
+            del self._callers.works[prompt.caller]
+        if self._first is prompt:
             self._first = None
 
     # ---- The orders
 
-    def size(self, sequence: Sequence) -> int:
+    def size(self, prompt: Prompt) -> int:
         """The size class of a prompt in the line. It does not change while the prompt is read."""
-        return size_class(self._places[sequence][0])
+        return size_class(self._places[prompt][0])
 
-    def first(self) -> Sequence | None:
+    def first(self) -> Prompt | None:
         """The first in line, waiting or being read. None if the line is empty."""
         if self._resumed:
             return self._resumed[0]
@@ -133,7 +140,7 @@ class PromptLine:
             self._first = next(iter(prompts))
         return self._first
 
-    def by_size(self, most: int) -> list[Sequence]:
+    def by_size(self, most: int) -> list[Prompt]:
         """At most `most` waiting prompts, those that gave way first, then by size."""
         found = list(islice(self._resumed, most))
         for size in sorted(self._classes):
@@ -146,15 +153,15 @@ class PromptLine:
 
     # ---- Inside
 
-    def _enter(self, sequence: Sequence, n_needed: int) -> None:
+    def _enter(self, prompt: Prompt, n_needed: int) -> None:
         self._n_arrived += 1
-        self._places[sequence] = n_needed, self._n_arrived
-        self._callers.join(sequence.caller, {})[sequence] = None
+        self._places[prompt] = n_needed, self._n_arrived
+        self._callers.join(prompt.caller, {})[prompt] = None
 
-    def _stop_waiting(self, sequence: Sequence) -> None:
-        del self._waiting[sequence]
-        lines = self._classes[self.size(sequence)].works
-        line = lines[sequence.caller]
-        del line[bisect_left(line, self._places[sequence], key=lambda entry: entry[:2])]
+    def _stop_waiting(self, prompt: Prompt) -> None:
+        del self._waiting[prompt]
+        lines = self._classes[self.size(prompt)].works
+        line = lines[prompt.caller]
+        del line[bisect_left(line, self._places[prompt], key=lambda entry: entry[:2])]
         if not line:
-            del lines[sequence.caller]
+            del lines[prompt.caller]

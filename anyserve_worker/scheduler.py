@@ -103,7 +103,7 @@ class Scheduler:
     """Slots beyond `max_running` that only short prompts use, while long ones hold slots."""
     kept_cells: int = 0
     """KV cells that only short prompts use. All others are enough for a sequence that fills the context."""
-    waiting: PromptLine = field(default_factory=PromptLine)
+    waiting: PromptLine[Sequence] = field(default_factory=PromptLine)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     pace: StepPace = field(default_factory=StepPace)
@@ -310,7 +310,7 @@ class Scheduler:
 
     def _preempt(self, sequence: Sequence) -> None:
         self._stop(sequence)
-        self.waiting.put_back(sequence)
+        self.waiting.put_back(sequence, len(sequence.tokens))
         self.n_preempted += 1
 
     def _stop(self, sequence: Sequence) -> None:

@@ -11,7 +11,7 @@ import numpy as np
 
 from anyserve_worker.embedder import Job, embedding
 from anyserve_worker.errors import EngineFailure, InvalidRequest
-from anyserve_worker.request import addresses, prompt_of, read, refuse, scalar, timeout_of, utf8
+from anyserve_worker.request import addresses, caller_of, prompt_of, read, refuse, scalar, timeout_of, utf8
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -28,6 +28,7 @@ class EmbedRequest:
     normalize: bool = True
     dimensions: int | None = None
     timeout: float | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +36,7 @@ class RankRequest:
     query: str
     document: str
     timeout: float | None = None
+    caller: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +92,10 @@ def parse(task: str, message: ModelInferRequest) -> Request:
             normalize=scalar(given, contract.NORMALIZE, True),
             dimensions=scalar(given, contract.DIMENSIONS, None),
             timeout=timeout_of(message),
+            caller=caller_of(message),
         )
     if task == contract.TASK_RANK:
-        return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message))
+        return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message), caller_of(message))
     if task == contract.TASK_TOKENIZE:
         return TokenizeRequest(
             text(contract.TEXT_TO_TOKENIZE),

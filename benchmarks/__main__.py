@@ -1,4 +1,4 @@
-"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [samplers] [--quick]"""
+"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [samplers] [fairness] [--quick]"""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import machine, neighbour, peers, raw, report, samplers, serving, translator
+from benchmarks import fairness, machine, neighbour, peers, raw, report, samplers, serving, translator
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
 from scripts.errors import run_main
 
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
 
 
 def main() -> int:
@@ -31,15 +31,16 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
     """Measures one part and writes it down at once: what comes later can't lose it."""
     model = fetch.ensure_model("smollm2")
     found_peers = None
-    if part in ("serving", "neighbour") and options.systems != [OURS]:
+    if part in ("serving", "neighbour", "fairness") and options.systems != [OURS]:
         found_peers = peers.ensure(options.llama_server)
-    launcher = Launcher(settings, model, found_peers)
+    launcher = Launcher(settings, model, found_peers, before=options.before)
     measure: dict[str, Callable[[], dict[str, Any]]] = {
         "raw": lambda: raw.measure(settings, model),
         "serving": lambda: serving.measure(launcher, options.systems),
         "translator": lambda: translator.measure(settings),
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
         "samplers": lambda: samplers.measure(settings, model),
+        "fairness": lambda: fairness.measure(launcher, options.systems),
     }
     stamp, began = machine.stamp(), time.monotonic()
     figures = measure[part]()
@@ -54,6 +55,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--smoke", action="store_true", help="seconds of everything, to see that it works")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="to compare (all)")
     parser.add_argument("--llama-server", type=Path, help="one that was compiled already")
+    parser.add_argument("--before", type=Path, help="a checkout of ours to compare with, by the part fairness")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for what is found")
     return parser.parse_args()
 

@@ -43,7 +43,14 @@ def _finite(value: Any) -> Any:
 
 def markdown(results: dict[str, Part]) -> str:
     """The whole page. PURE."""
-    sections = {"raw": raw, "serving": serving, "translator": translator, "neighbour": neighbour, "samplers": samplers}
+    sections = {
+        "raw": raw,
+        "serving": serving,
+        "translator": translator,
+        "neighbour": neighbour,
+        "samplers": samplers,
+        "fairness": fairness,
+    }
     lines = [
         "# Results",
         "",
@@ -291,3 +298,29 @@ def samplers(figures: Part) -> list[str]:
     names = list(next(iter(figures["vocabularies"].values())))
     rows = [[name, *(x for by in columns for x in (by[name][0], number(by[name][1]["chain_us"])))] for name in names]
     return [*lines, "", *table(header, rows)]
+
+
+def fairness(figures: Part) -> list[str]:
+    setup = figures["setup"]
+    rows = []
+    for point, by_system in figures["points"].items():
+        for system, found in by_system.items():
+            median, to_alone = found["median"], found["to_alone"]
+            figure = [number(median.get(name)) for name in ("ttft_p50_s", "ttft_max_s", "answer_p50_s", "long_ttft_s")]
+            cut = f"{number(median['cut'])} not answered" if median["cut"] else ""
+            rows.append([point, system, *figure, _ratio(to_alone.get("ttft_p50_s")), cut])
+    lines = [
+        "## Fairness",
+        "",
+        f"Chats of {setup['short_tokens']} tokens, one after the other, while long prompts of about "
+        f"{setup['long_tokens']} tokens are read: seconds to the first token and to the end of an answer. "
+        f"{setup['slots']} slots and {setup['cells']} KV cells, unless the options are the defaults. "
+        f"What was not answered within {setup['limit_s']:g} s counts as that.",
+        "",
+        *table(
+            ["long prompts", "", "TTFT p50", "TTFT max", "answer p50", "TTFT of the long one", "TTFT p50 ÷ alone", ""],
+            rows,
+        ),
+    ]
+    lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
+    return lines

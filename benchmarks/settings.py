@@ -34,6 +34,11 @@ class Settings:
     sampler_tokens: int = 160  # that each sampler draws from made-up logits
     sampler_steps: int = 32  # of a model, with each sampler
     sampler_prompt_tokens: int = 1900
+    fairness_rounds: int = 1
+    fairness_tokens: int = 7231  # of a long prompt
+    fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
+    fairness_shorts: int = 5
+    fairness_limit_s: float = 20.0  # for all short ones of a point
 
     def requests(self, concurrency: int) -> int:
         """A point's work: two waves, and enough for a percentile where a wave is small."""
@@ -57,6 +62,9 @@ QUICK = replace(
     latency_calls=500,
     sampler_tokens=40,
     sampler_steps=8,
+    fairness_tokens=3000,
+    fairness_longs=(1, 16),
+    fairness_limit_s=12.0,
 )
 SMOKE = replace(
     QUICK,
@@ -79,4 +87,7 @@ SMOKE = replace(
     sampler_tokens=8,
     sampler_steps=2,
     sampler_prompt_tokens=100,
+    fairness_tokens=600,
+    fairness_longs=(1, 2),
+    fairness_shorts=2,
 )

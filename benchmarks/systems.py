@@ -23,6 +23,8 @@ MODEL = "bench"
 """Name under which every system serves the model."""
 OURS, LLAMA_SERVER = "anyserve", "llama-server"
 LLAMA_CPP_SERVER, EXAMPLE_SERVER = "llama_cpp.server", "examples/server"
+BEFORE = "anyserve before"
+"""Another checkout of ours."""
 SYSTEMS = (OURS, LLAMA_SERVER, LLAMA_CPP_SERVER, EXAMPLE_SERVER)
 PYTHON = (LLAMA_CPP_SERVER, EXAMPLE_SERVER)
 START_S = 120.0
@@ -54,12 +56,17 @@ class Server:
 
 @dataclass
 class Launcher:
-    """Starts systems. `cgroup`: the folder of a group for all that is started."""
+    """Starts systems. `cgroup`: the folder of a group for all that is started. `before`: the checkout of BEFORE.
+
+    `defaults`: ours has its own default context, cells and slots.
+    """
 
     settings: Settings
     model: Path
     peers: Peers | None = None
     cgroup: Path | None = None
+    before: Path | None = None
+    defaults: bool = False
 
     @contextlib.contextmanager
     def running(self, system: str, threads: int | None = None, *, auto: bool = False) -> Iterator[Server]:
@@ -81,14 +88,18 @@ class Launcher:
     def _start(self, system: str, port: int, threads: int | None, folder: Path, started: dict[str, Process]) -> None:
         s, model, peers = self.settings, str(self.model), self.peers
         host = ("--host", client.HOST, "--port", str(port))
-        if system == OURS:
-            command = [sys.executable, "-m", "anyserve_worker", "--model", f"{MODEL}={model}", "--port", "0"]
-            command += ["--n-ctx", str(s.n_ctx), "--kv-cells", str(s.cells), "--parallel", str(s.slots)]
+        if system in (OURS, BEFORE):
+            python, env = [sys.executable], {}
+            if system == BEFORE:
+                python, env = [sys.executable, "-P"], {"PYTHONPATH": str(self.before)}
+            command = [*python, "-m", "anyserve_worker", "--model", f"{MODEL}={model}", "--port", "0"]
+            if not self.defaults:
+                command += ["--n-ctx", str(s.n_ctx), "--kv-cells", str(s.cells), "--parallel", str(s.slots)]
             command += ["--threads", str(threads)] if threads else []
-            started["worker"] = Process(command, cgroup=self.cgroup)
+            started["worker"] = Process(command, env=env, cgroup=self.cgroup)
             worker_port = started["worker"].wait_for(r"listening on 127\.0\.0\.1:(\d+)", START_S)[1]
-            command = [sys.executable, "-m", "openai_server", "--anyserve-endpoint", f"{client.HOST}:{worker_port}"]
-            started["sidecar"] = Process([*command, *host], cgroup=self.cgroup)
+            command = [*python, "-m", "openai_server", "--anyserve-endpoint", f"{client.HOST}:{worker_port}"]
+            started["sidecar"] = Process([*command, *host], env=env, cgroup=self.cgroup)
             return
         if peers is None:
             raise Fail(f"{system} has not been installed")

@@ -15,8 +15,8 @@ from tests.anyserve_worker.fakes import FakePooler
 MEAN, CLS, LAST = contract.POOLINGS
 
 
-def job(*tokens: int, pooling: str = MEAN) -> Job:
-    return Job(array("i", tokens), pooling)
+def job(*tokens: int, pooling: str = MEAN, caller: str = "") -> Job:
+    return Job(array("i", tokens), pooling, caller)
 
 
 def all_done(embedder: Embedder, jobs: Sequence[Job]) -> list[Job]:
@@ -46,7 +46,7 @@ def test_every_prompt_gets_its_own_vector_in_turn(
 ) -> None:
     pooler = FakePooler(n_batch=n_batch, n_cells=n_cells, n_sequences=n_sequences, whole=whole)
     jobs = [job(*range(10 * i, 10 * i + n), pooling=poolings[i]) for i, n in enumerate(lengths)]
-    assert all_done(Embedder(pooler), jobs) == jobs
+    assert all_done(Embedder(pooler), jobs) == jobs, "all are short"
     assert not pooler.sequences
     for each in jobs:
         first, last = float(each.tokens[0]), float(each.tokens[-1])
@@ -95,6 +95,52 @@ def test_who_is_removed_leaves_nothing_behind() -> None:
     assert embedder.run(embedder.schedule(), 1) == [other]
     assert embedder.idle
     assert embedder.schedule() == []
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_caller_with_one_text_does_not_wait_for_another_callers_thousands(*, whole: bool) -> None:
+    embedder = Embedder(FakePooler(n_batch=16, n_cells=1000, whole=whole))
+    for _ in range(2000):
+        embedder.add(job(*range(8), caller="many"))
+    embedder.run(embedder.schedule(), 1)
+    one = job(*range(8), caller="one")
+    embedder.add(one)
+    assert one in embedder.run(embedder.schedule(), 1)
+
+
+@pytest.mark.parametrize("whole", [True, False])
+def test_a_short_text_does_not_wait_for_long_ones(*, whole: bool) -> None:
+    embedder = Embedder(FakePooler(n_ctx=2000, n_batch=64, n_cells=2512, whole=whole))
+    longs = [job(*range(2000)) for _ in range(9)]
+    for each in longs:
+        embedder.add(each)
+    for _ in range(5):
+        embedder.run(embedder.schedule(), 1)
+    short = job(*range(30))
+    embedder.add(short)
+    assert short in [*embedder.run(embedder.schedule(), 1), *embedder.run(embedder.schedule(), 1)]
+
+
+@pytest.mark.parametrize("whole", [True, False])
+@pytest.mark.parametrize("n_sequences", [1, 4])
+def test_a_flow_of_short_texts_starves_no_long_one(n_sequences: int, *, whole: bool) -> None:
+    embedder = Embedder(FakePooler(n_ctx=2000, n_batch=64, n_cells=2512, n_sequences=n_sequences, whole=whole))
+    middle, long, done = job(*range(1000)), job(*range(2000)), []
+    for each in (middle, long):
+        embedder.add(each)
+    for _ in range(4 * (3000 // 64 + 9)):
+        for _ in range(4):
+            embedder.add(job(*range(30), caller="others"))
+        parts = embedder.schedule()
+        assert parts
+        done += embedder.run(parts, 1)
+    assert [each for each in done if each in (middle, long)] == [middle, long]
+
+
+def test_a_batch_is_no_longer_than_it_should_be() -> None:
+    embedder = Embedder(FakePooler(n_batch=64))
+    embedder.add(job(*range(90)))
+    assert [part.count for part in embedder.schedule(20)] == [20]
 
 
 def test_a_score_is_that_of_the_whole_prompt() -> None:

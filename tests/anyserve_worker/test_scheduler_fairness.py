@@ -400,7 +400,7 @@ def test_size_classes() -> None:
 
 
 def test_the_line_by_size_and_by_turn() -> None:
-    line = PromptLine()
+    line: PromptLine[Sequence] = PromptLine()
     a = [prompt(n, caller="a") for n in (900, 300, 100)]
     b = [prompt(n, caller="b") for n in (200, 7000)]
     for each in (*a, *b):
@@ -427,15 +427,15 @@ def test_the_line_by_size_and_by_turn() -> None:
 
 
 def test_who_gave_way_comes_first() -> None:
-    line = PromptLine()
+    line: PromptLine[Sequence] = PromptLine()
     waiting, first, second = prompt(10), prompt(600), prompt(700)
     for each in (waiting, first, second):
         line.add(each, len(each.tokens))
     for each in (first, second):
         line.start(each)
         line.leave(each)
-    line.put_back(second)
-    line.put_back(first)
+    line.put_back(second, 700)
+    line.put_back(first, 600)
     assert list(line) == [first, second, waiting]
     assert line.by_size(9) == [first, second, waiting]
     assert line.first() is first

@@ -17,7 +17,7 @@ from benchmarks.systems import OURS
 from benchmarks.translator import STEP_BATCHES, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = ("raw", "serving", "translator", "neighbour", "samplers")
+PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
 LIMIT_S = 600.0
 
 
@@ -110,3 +110,12 @@ def test_samplers(results: dict[str, Any]) -> None:
     assert set(found["steps_by_sampler"]) == set(SAMPLERS)
     for by in found["steps_by_sampler"].values():
         assert all(by[who]["tokens_per_s"] > 0 for who in ("ours", "chain"))
+def test_fairness(results: dict[str, Any]) -> None:
+    points = figures(results, "fairness")["points"]
+    defaults = ("beside 2, default options", "alone, default options")
+    assert set(points) == {"alone", "beside 1", "beside 2", *defaults}
+    for by_system in points.values():
+        found = by_system[OURS]["median"]
+        assert (found["errors"], found["cut"]) == (0, 0)
+        assert found["ttft_p50_s"] > 0
+    assert points["beside 1"][OURS]["median"]["long_tokens"] > 500

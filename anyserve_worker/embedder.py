@@ -146,7 +146,7 @@ class Embedder:
         return [first, *(job for job in jobs if job is not first)]
 
     def _begin(self, job: Job) -> None:
-        self._line.start(job)
+        self._line.start(job, len(job.tokens))
         self._begun.append(job)
         job.seq_id = self._free_ids.pop()
 

@@ -102,13 +102,16 @@ class PromptLine(Generic[Prompt]):
             self._enter(prompt, n_needed)
         self._resumed.appendleft(prompt)
 
-    def start(self, prompt: Prompt) -> None:
-        """The prompt waits no more. It stays in the line until its prompt is read."""
-        if prompt not in self._waiting:
+    def start(self, prompt: Prompt, n_needed: int) -> None:
+        """The prompt waits no more; so many tokens have to be computed after all. It stays in the line until it is
+        read."""
+        n_expected, number = self._places[prompt]
+        if prompt in self._waiting:
+            self._stop_waiting(prompt)
+            self._classes[size_class(n_expected)].had_turn(prompt.caller)
+        else:
             self._resumed.remove(prompt)
-            return
-        self._stop_waiting(prompt)
-        self._classes[self.size(prompt)].had_turn(prompt.caller)
+        self._places[prompt] = n_needed, number
 
     def leave(self, prompt: Prompt) -> None:
         """The prompt is read, or unwanted."""

@@ -274,23 +274,25 @@ class Scheduler:
             held = sum(self.cache.n_cells_of(s.seq_id) for s in self.running if _is_short(s))
             self._reserve = max(0, self.kept_cells - held)
 
-    def _admit(self, sequence: Sequence, *, kept_only: bool) -> bool:
-        """`kept_only`: to what is kept for short prompts. False if there is no slot or no room."""
+    def _has_slot_for(self, sequence: Sequence, *, kept_only: bool) -> bool:
+        """`kept_only`: within what is kept for short prompts."""
         n_short = sum(map(_is_short, self.running)) if self.kept_slots else 0
-        short = _is_short(sequence)
         if kept_only:
-            if not short or n_short >= self.kept_slots or len(sequence.tokens) > self._reserve:
-                return False
-        elif len(self.running) - (0 if short else min(n_short, self.kept_slots)) >= self.max_running:
-            return False
+            slot = n_short < self.kept_slots or len(self.running) + 1 < self.max_running  # One is for who waits.
+            return slot and _is_short(sequence) and len(sequence.tokens) <= self._reserve
+        n_running = len(self.running) - (0 if _is_short(sequence) else min(n_short, self.kept_slots))
+        return n_running < self.max_running
+
+    def _admit(self, sequence: Sequence) -> bool:
+        """False if there is no room."""
         acquired = self.cache.acquire(
             sequence.tokens,
             reuse=not sequence.wants_scores,  # A prefix that is not computed tells nothing of its probabilities.
-            reserve=0 if short else self._reserve,
+            reserve=0 if _is_short(sequence) else self._reserve,
         )
         if acquired is None:
             return False
-        self.waiting.start(sequence)
+        self.waiting.start(sequence, len(sequence.tokens) - acquired[1])
         self.running.append(sequence)
         sequence.seq_id, sequence.n_computed = acquired
         if sequence.n_cached < 0:
@@ -333,15 +335,22 @@ class _Admission:
         if sequence.wants_scores and scheduler._score_rows_left <= 0:
             return None, 0
         if sequence.seq_id != NO_SEQ_ID:
-            return sequence, most
+            return (None if _decodes(sequence) else sequence), most
         if scheduler._holds_back and scheduler.running:
             return None, 0
+        # What is cheap to see comes first: this is done in every step for all who wait at the head of the line.
+        if not scheduler._has_slot_for(sequence, kept_only=self._blocked):
+            if self._blocked or not scheduler._has_slot_for(sequence, kept_only=True):
+                self._blocked = True
+                return None, 0
+            self._blocked = True
         if found := scheduler._computing_prefix(sequence):
-            return found[0], min(most, found[1])
-        if not self._blocked and scheduler._admit(sequence, kept_only=False):
+            producer, missing = found
+            return (None if _decodes(producer) else producer), min(most, missing)
+        if scheduler._admit(sequence):
             return sequence, most
         self._blocked = True
-        return (sequence if scheduler._admit(sequence, kept_only=True) else None), most
+        return None, 0
 
 
 def _is_short(sequence: Sequence) -> bool:

@@ -38,7 +38,7 @@ class Settings:
     fairness_tokens: int = 7231  # of a long prompt
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
-    fairness_limit_s: float = 20.0  # for all short ones of a point
+    fairness_limit_s: float = 15.0  # for all short ones of a point
 
     def requests(self, concurrency: int) -> int:
         """A point's work: two waves, and enough for a percentile where a wave is small."""

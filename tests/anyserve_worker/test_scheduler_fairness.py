@@ -303,6 +303,20 @@ def test_cells_are_kept_for_short_prompts() -> None:
     assert s.scheduler.n_preempted == 0
 
 
+def test_as_many_short_prompts_share_the_cells_that_are_kept_as_fit() -> None:
+    s = Simulation(parallel=16, n_cells=N_CTX + 1024)
+    s.add(prompt(N_CTX - 100, 100), prompt(LONG))
+    for _ in range(5):
+        s.step()
+    shorts = [prompt(100, 300) for _ in range(8)]
+    s.add(*shorts)
+    s.run(until=lambda: all(short in s.first_token for short in shorts[:6]))
+    assert sum(short in s.scheduler.running for short in shorts) >= 6
+    assert not s.finished
+    s.run()
+    assert len(s.finished) == 10
+
+
 @pytest.mark.parametrize("n_cells", [N_CTX, N_CTX + 256, N_CTX + 1024, 2 * N_CTX])
 @pytest.mark.parametrize("n_new", [1, 200, 700])
 def test_short_prompts_take_no_room_from_a_long_one_that_waits(n_cells: int, n_new: int) -> None:
@@ -409,7 +423,7 @@ def test_the_line_by_size_and_by_turn() -> None:
     assert line.by_size(9) == [a[2], b[0], a[1], a[0], b[1]]
     assert line.by_size(2) == [a[2], b[0]]
     assert line.first() is a[0]
-    line.start(a[2])
+    line.start(a[2], len(a[2].tokens))
     assert line.by_size(2) == [b[0], a[1]]
     assert (a[2] in line, len(line)) == (True, 4)
     line.leave(a[0])
@@ -419,7 +433,7 @@ def test_the_line_by_size_and_by_turn() -> None:
     line.leave(a[1])
     line.leave(a[2])
     assert line.first() is b[1]
-    line.start(b[1])
+    line.start(b[1], len(b[1].tokens))
     assert len(line) == 0
     assert line.first() is b[1], "until it is read"
     line.leave(b[1])
@@ -432,7 +446,7 @@ def test_who_gave_way_comes_first() -> None:
     for each in (waiting, first, second):
         line.add(each, len(each.tokens))
     for each in (first, second):
-        line.start(each)
+        line.start(each, len(each.tokens))
         line.leave(each)
     line.put_back(second, 700)
     line.put_back(first, 600)
@@ -441,7 +455,7 @@ def test_who_gave_way_comes_first() -> None:
     assert line.first() is first
     line.leave(first)
     assert line.first() is second
-    line.start(second)
+    line.start(second, len(second.tokens))
     assert line.first() is waiting
     assert second in line, "until it is computed again"
 
@@ -464,6 +478,20 @@ def test_a_step_has_what_fits_into_its_time(token_s: float, bound: int) -> None:
         pace.record(n, n * token_s)
     assert abs(pace.bound(512) - bound) <= 1
     assert pace.bound(5) == 5
+
+
+def test_a_prompt_whose_prefix_was_evicted_is_a_long_one_again() -> None:
+    s = Simulation(parallel=2)
+    before = prompt(LONG)
+    s.add(before)
+    s.run()
+    again = prompt(LONG, prefix=before.tokens)
+    s.add(again)
+    assert s.scheduler.waiting.size(again) == 0
+    s.cache.evict_all()
+    s.step()
+    assert s.scheduler.waiting.size(again) == 2
+    s.run()
 
 
 def test_a_waiting_sequence_has_nothing() -> None:

@@ -16,7 +16,7 @@ from benchmarks.systems import BEFORE, LLAMA_SERVER, OURS, Launcher, Server, com
 from scripts.errors import Fail
 
 SHORT_TOKENS = 137
-NEW_TOKENS = 8
+NEW_TOKENS = 4
 """Tokens that each answer has."""
 UNDER_WAY_S = 1.5
 """Seconds after which the long prompts are being read."""

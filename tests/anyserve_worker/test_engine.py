@@ -224,6 +224,20 @@ async def test_a_prefix_is_computed_once() -> None:
     assert (engine.stats.prompt_tokens, engine.stats.cached_tokens, engine.stats.generated_tokens) == (43, 15, 7)
 
 
+async def test_a_caller_with_one_request_does_not_wait_for_another_callers_many() -> None:
+    gate = Gate()
+    runner = FakeRunner(gate=gate)
+    async with engine_on(runner, replace(OPTIONS, parallel=1)) as engine:
+        generations = [await engine.submit(ask(f"many {k}", caller="many")) for k in range(6)]
+        await gate.entered()
+        generations.append(await engine.submit(ask("one", caller="one")))
+        gate.open()
+        for generation in generations:
+            await collect(generation)
+    order = list(dict.fromkeys(prompt for step in runner.steps for prompt, _ in step))
+    assert order[:3] == ["many 0", "one", "many 1"]
+
+
 async def test_choices_share_their_prompt() -> None:
     runner = FakeRunner({"a prompt of more than sixteen tokens": b"a"})
     async with engine_on(runner) as engine:

@@ -64,6 +64,28 @@ async def test_many_at_once_share_batches_and_keep_their_own() -> None:
     assert pooler.batches == [[2], [4, 4, 4, 4], [4, 4]]
 
 
+@pytest.mark.parametrize("ranks", [False, True])
+async def test_a_caller_with_one_text_does_not_wait_for_another_callers_many(ranks: bool) -> None:
+    def ask_for(text: str, caller: str) -> EmbedRequest | RankRequest:
+        return RankRequest("q", text, caller=caller) if ranks else EmbedRequest(text, caller=caller)
+
+    gate = Gate()
+    order: list[str] = []
+
+    async def embed_for(text: str, caller: str) -> None:
+        await engine.embed(ask_for(text, caller))
+        order.append(text)
+
+    async with engine_on(FakeRunner(), pooler=FakePooler(n_batch=12, gate=gate, ranks=ranks)) as engine:
+        tasks = [asyncio.create_task(embed_for(f"many {k}", "many")) for k in range(8)]
+        await gate.entered()
+        tasks.append(asyncio.create_task(embed_for("one text", "one")))
+        await asyncio.sleep(0)
+        gate.open()
+        await asyncio.gather(*tasks)
+    assert order.index("one text") <= 2
+
+
 async def test_streams_go_on_between_batches() -> None:
     gate = Gate()
     pooler = FakePooler(n_batch=10, gate=gate)

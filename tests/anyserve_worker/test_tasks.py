@@ -173,3 +173,24 @@ def test_what_is_no_number_is_the_models_fault() -> None:
 
 def test_tokens_as_tensors() -> None:
     assert tokenized([1], [b"a"]) == [(contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"a"])]
+
+
+# ---- The caller
+
+
+@pytest.mark.parametrize(
+    ("task", "inputs"),
+    [(contract.TASK_EMBED, {"prompt": [b"a"]}), (contract.TASK_RANK, {"prompt": [b"a"], "document": [b"b"]})],
+)
+def test_the_caller(task: str, inputs: dict[str, Any]) -> None:
+    made = message(task, **inputs)
+    request = parse(task, made)
+    assert isinstance(request, EmbedRequest | RankRequest)
+    assert request.caller == ""
+    made.parameters[contract.PARAM_CALLER].string_param = "team-a"
+    request = parse(task, made)
+    assert isinstance(request, EmbedRequest | RankRequest)
+    assert request.caller == "team-a"
+    made.parameters[contract.PARAM_CALLER].int64_param = 1
+    with pytest.raises(InvalidRequest, match="anyserve_caller"):
+        parse(task, made)

@@ -24,7 +24,7 @@ from anyserve_worker.prompt_line import PromptLine
 from protos import contract
 
 FIRST_EVERY = 4
-"""One in so many batches begins with the first in line."""
+"""Batches from one that begins with the first in line to the next."""
 
 Vector = NDArray[np.floating[Any]]
 

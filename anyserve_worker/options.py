@@ -18,7 +18,7 @@ DEFAULT_MAX_CONTEXT = 8192
 KEPT_CELLS = 1024
 """KV cells that only short prompts may use, at most: some chats, or one of the longest short prompts and its answer."""
 SLOTS_PER_KEPT = 8
-"""One slot in addition to so many is kept for short prompts, at least one."""
+"""Slots per additional slot that is kept for short prompts."""
 
 MAX_DRAFT = 16
 """Tokens. Longer drafts are seldom right to their end."""

@@ -4,8 +4,8 @@
 waits for a long one. Within a class callers take turns, and a caller's own prompts go by their length.
 
 *By turn*: one prompt is the first in line until it is read. Then the next caller has its turn, with its oldest prompt.
-A part of every step belongs to the first in line, and so does room that becomes free: hence no prompt starves. A prompt
-that had to give way comes before all turns.
+A part of every step belongs to the first in line, and so does room that becomes free: hence no prompt starves. A
+preempted prompt comes before all turns.
 
 Equal shares for all waiting prompts would be fair too, but a short prompt beside sixteen long ones would get its first
 token after seventeen times its own work, and every long prompt would hold its cells half read for as long as all take.
@@ -60,16 +60,16 @@ class _Ring(Generic[Work]):
 
 
 class PromptLine(Generic[Prompt]):
-    """Iterates over the waiting prompts: those that gave way first, then in the order of arrival."""
+    """Iterates over the waiting prompts: preempted ones first, then in the order of arrival."""
 
     def __init__(self) -> None:
         self._places: dict[Prompt, tuple[int, int]] = {}
         """(tokens to compute, number by arrival) of every prompt in the line, waiting or being read."""
         self._n_arrived = 0
         self._waiting: dict[Prompt, None] = {}
-        """In the order of arrival, without those that gave way."""
+        """In the order of arrival, without preempted ones."""
         self._resumed: deque[Prompt] = deque()
-        """Gave way, and wait to be computed again."""
+        """Preempted prompts, which wait to be computed again."""
         self._classes: dict[int, _Ring[list[tuple[int, int, Prompt]]]] = {}
         """The waiting prompts of each size class: each caller's sorted by tokens to compute, then by arrival."""
         self._callers: _Ring[dict[Prompt, None]] = _Ring()
@@ -97,14 +97,13 @@ class PromptLine(Generic[Prompt]):
         insort(callers.join(prompt.caller, []), (*self._places[prompt], prompt))
 
     def put_back(self, prompt: Prompt, n_needed: int) -> None:
-        """The prompt gave way: it waits before all others."""
+        """The prompt was preempted: it waits before all others."""
         if prompt not in self._places:
             self._enter(prompt, n_needed)
         self._resumed.appendleft(prompt)
 
     def start(self, prompt: Prompt, n_needed: int) -> None:
-        """The prompt waits no more; so many tokens have to be computed after all. It stays in the line until it is
-        read."""
+        """The prompt waits no more, but stays in the line until it is read. `n_needed` replaces that of `add`."""
         n_expected, number = self._places[prompt]
         if prompt in self._waiting:
             self._stop_waiting(prompt)
@@ -144,7 +143,7 @@ class PromptLine(Generic[Prompt]):
         return self._first
 
     def by_size(self, most: int) -> list[Prompt]:
-        """At most `most` waiting prompts, those that gave way first, then by size."""
+        """At most `most` waiting prompts: preempted ones, then by size."""
         found = list(islice(self._resumed, most))
         for size in sorted(self._classes):
             lines = list(islice(self._classes[size].works.values(), most))

@@ -12,13 +12,13 @@ no prompt starves. The rest goes by size, so that a short prompt isn't stuck beh
 between callers: `PromptLine`.
 
 Long prompts may hold all slots and cells that there are for them; a few more are kept for prompts of at most
-SHORT_PROMPT tokens. They are the only ones that overtake a prompt that waits for room, and take none of its room. (A
-long prompt could yield instead. But one that decodes would stall its stream, and what it holds is of use only where the
-memory can be cut and prefixes are kept.)
+SHORT_PROMPT tokens. Only these overtake a prompt that waits for room, and they take none of its room. (A long prompt
+could yield instead. But one that decodes would stall its stream, and its cells last only where the memory can be cut
+and prefixes are cached.)
 
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
-once. What its turn would have given to it goes to the sequence that it waits for, up to the end of the prefix: a short
-prompt waits no longer for what a long one has begun than if it computed it itself. When the KV cells run out, the
+once. Its tokens of the step go to the sequence that it waits for, up to the end of the prefix: waiting for the prefix
+takes no longer than computing it. When the KV cells run out, the
 sequence that was admitted last goes back to the head of the queue and is computed again later; its tokens and its
 sampler stay.
 
@@ -109,7 +109,7 @@ class Scheduler:
     pace: StepPace = field(default_factory=StepPace)
     n_preempted: int = 0
     _reserve: int = field(init=False, default=0)
-    """Those of the kept cells that no short prompt holds at the moment."""
+    """Kept cells that no short prompt holds at the moment."""
     _score_rows_left: int = field(init=False, default=0)
     """In the step that is being made."""
     _read: int = field(init=False, default=0)
@@ -166,7 +166,7 @@ class Scheduler:
         shares: dict[Sequence, int] = {}
 
         def give(sequence: Sequence, most: int) -> int:
-            """Admits the sequence if it waits. Returns how many tokens it got, or the one whose prefix it waits for."""
+            """Admits the sequence if it waits. Returns the tokens that it got, or that the producer of its prefix got."""
             served, most = admission.served(sequence, most)
             if served is None:
                 return 0
@@ -264,7 +264,7 @@ class Scheduler:
             reserve = 0 if _is_short(sequence) else self._reserve
             if self.cache.grow(sequence.seq_id, len(sequence.tokens), reserve):
                 return True
-            # Short ones that hold no more than what is kept for them stand in nobody's way.
+            # A short sequence holds kept cells, which are of no use for a long one.
             self._preempt(next(s for s in reversed(self.running) if not reserve or not _is_short(s)))
             self._count_kept()
         return False
@@ -275,10 +275,11 @@ class Scheduler:
             self._reserve = max(0, self.kept_cells - held)
 
     def _has_slot_for(self, sequence: Sequence, *, kept_only: bool) -> bool:
-        """`kept_only`: within what is kept for short prompts."""
+        """Whether there is a slot. `kept_only`: for a short prompt that fits into the kept cells."""
         n_short = sum(map(_is_short, self.running)) if self.kept_slots else 0
         if kept_only:
-            slot = n_short < self.kept_slots or len(self.running) + 1 < self.max_running  # One is for who waits.
+            # One slot stays free for the sequence that waits for cells.
+            slot = n_short < self.kept_slots or len(self.running) + 1 < self.max_running
             return slot and _is_short(sequence) and len(sequence.tokens) <= self._reserve
         n_running = len(self.running) - (0 if _is_short(sequence) else min(n_short, self.kept_slots))
         return n_running < self.max_running
@@ -301,7 +302,7 @@ class Scheduler:
         return True
 
     def _computing_prefix(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        """(running sequence, tokens that are missing) of a prefix that it pays to wait for."""
+        """The running sequence that computes a prefix which it pays to wait for, and the missing tokens."""
         if sequence.wants_scores:
             return None
         seq_id, promised = self.cache.promised_prefix(sequence.tokens)
@@ -322,15 +323,15 @@ class Scheduler:
 
 
 class _Admission:
-    """Who is let in while one step is made."""
+    """Admits waiting sequences while one step is made."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._blocked = False
-        """A sequence waits for room: nobody overtakes it, but short prompts within what is kept for them."""
+        """A sequence waits for room: only short prompts within the kept slots and cells overtake it."""
 
     def served(self, sequence: Sequence, most: int) -> tuple[Sequence | None, int]:
-        """(who gets the turn of this sequence, at most how many tokens). None: nobody."""
+        """(the sequence that gets this one's turn, most tokens). None: no sequence."""
         scheduler = self._scheduler
         if sequence.wants_scores and scheduler._score_rows_left <= 0:
             return None, 0
@@ -338,7 +339,7 @@ class _Admission:
             return (None if _decodes(sequence) else sequence), most
         if scheduler._holds_back and scheduler.running:
             return None, 0
-        # What is cheap to see comes first: this is done in every step for all who wait at the head of the line.
+        # Cheap conditions come first: every step looks at the head of the line.
         if not scheduler._has_slot_for(sequence, kept_only=self._blocked):
             if self._blocked or not scheduler._has_slot_for(sequence, kept_only=True):
                 self._blocked = True

@@ -360,6 +360,27 @@ def test_one_at_a_time_is_one_at_a_time_and_in_whole_batches() -> None:
     assert [[chunk.count for chunk in s.step()] for _ in range(4)] == [[512], [512], [476], [SHORT]]
 
 
+@pytest.mark.parametrize(
+    ("options", "kept_slots", "n_cells"),
+    [
+        (ModelOptions(), 2, N_CTX + 1024),
+        (ModelOptions(parallel=2), 1, N_CTX + 1024),
+        (ModelOptions(parallel=1), 0, N_CTX),
+        (ModelOptions(parallel=8, n_batch=8), 0, N_CTX),
+        (ModelOptions(parallel=256), 32, N_CTX + 1024),
+        (ModelOptions(kv_cells=N_CTX), 2, N_CTX),
+        (ModelOptions(kv_cells=9000), 2, 9000),
+    ],
+)
+def test_what_the_options_keep(options: ModelOptions, kept_slots: int, n_cells: int) -> None:
+    assert (options.kept_slots, options.n_cells(N_CTX)) == (kept_slots, n_cells)
+
+
+@pytest.mark.parametrize(("n_ctx", "n_cells"), [(256, 256), (512, 512), (1024, 1280), (2048, 2560), (32768, 33792)])
+def test_cells_by_default(n_ctx: int, n_cells: int) -> None:
+    assert ModelOptions().n_cells(n_ctx) == n_cells
+
+
 # ---- Prefixes
 
 

@@ -116,6 +116,6 @@ def test_fairness(results: dict[str, Any]) -> None:
     assert set(points) == {"alone", "beside 1", "beside 2", *defaults}
     for by_system in points.values():
         found = by_system[OURS]["median"]
-        assert (found["errors"], found["cut"]) == (0, 0)
+        assert found["errors"] == 0
         assert found["ttft_p50_s"] > 0
-    assert points["beside 1"][OURS]["median"]["long_tokens"] > 500
+    assert points["beside 1"][OURS]["median"]["long_ttft_s"] > 0

@@ -166,7 +166,7 @@ class Scheduler:
         shares: dict[Sequence, int] = {}
 
         def give(sequence: Sequence, most: int) -> int:
-            """Admits the sequence if it waits. Returns the tokens that it got, or that the producer of its prefix got."""
+            """Admits the sequence if it waits. Returns how many tokens it got, or the producer of its prefix."""
             served, most = admission.served(sequence, most)
             if served is None:
                 return 0

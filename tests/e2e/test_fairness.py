@@ -1,5 +1,6 @@
 """Long prompts, short prompts and several callers on a real worker: the order in which answers come, never how fast."""
 
+import threading
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,8 +20,9 @@ TIMEOUT = 300
 
 @pytest.fixture(scope="module")
 def own_service() -> Iterator[Service]:
-    """A worker with two slots, and cells for one sequence that fills the context."""
-    options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "1024", "--parallel", "2", "--threads", "1")
+    """A worker with two slots. Beside the kept cells it has enough for two sequences of 640 tokens, or one of 1,024."""
+    model = ("--model", f"{SMOLLM2}={smollm2_path()}")
+    options = (*model, "--n-ctx", "1024", "--kv-cells", "2560", "--parallel", "2", "--threads", "1")
     with servers.worker(*options) as (_, address), servers.stub(address) as stub:
         yield stub
 
@@ -49,24 +51,49 @@ def test_a_short_prompt_is_answered_before_the_long_ones_that_came_first(own_ser
         assert outputs(long.result())["prompt_tokens"] == [900]
 
 
+class Stream:
+    """An answer, read by a thread of its own as it comes."""
+
+    def __init__(self, service: Service, message: pb.ModelInferRequest) -> None:
+        self.n_tokens = 0
+        self._began = threading.Event()
+        self._call = service.ModelStreamInfer(iter([message]))
+        self._thread = threading.Thread(target=self._read)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for response in self._call:
+            self.n_tokens += len(outputs(response.infer_response)["token"])
+            self._began.set()
+
+    def wait_for_first(self) -> None:
+        assert self._began.wait(TIMEOUT)
+
+    def wait_for_end(self) -> int:
+        self._thread.join(TIMEOUT)
+        return self.n_tokens
+
+
 def test_a_short_prompt_comes_through_where_long_ones_hold_all_slots(own_service: Service) -> None:
-    longs = [own_service.ModelStreamInfer(iter([request(20 + k, 520, max_tokens=100)])) for k in range(3)]
-    next(longs[0])
-    next(longs[1])  # Both generate, and the third one waits for a slot.
+    running = [Stream(own_service, request(20 + k, 520, max_tokens=120)) for k in range(2)]
+    for stream in running:
+        stream.wait_for_first()
+    waiting = own_service.ModelInfer.future(request(28, 520, max_tokens=1), timeout=TIMEOUT)
     outputs(own_service.ModelInfer(request(29, 30, max_tokens=2), timeout=TIMEOUT))
-    assert sum(1 for _ in longs[1]) > 50, "it was far from its end"
-    for long in longs:
-        long.cancel()
+    assert all(stream.n_tokens < 120 for stream in running)
+    assert not waiting.done()
+    assert [stream.wait_for_end() for stream in running] == [120, 120]
+    assert outputs(waiting.result())["prompt_tokens"] == [520]
 
 
 def test_a_short_prompt_comes_through_where_a_long_one_holds_all_cells(own_service: Service) -> None:
-    running = own_service.ModelStreamInfer(iter([request(30, 900, max_tokens=124)]))
+    running = Stream(own_service, request(30, 900, max_tokens=124))
+    running.wait_for_first()
     waiting = own_service.ModelInfer.future(request(31, 1000, max_tokens=1), timeout=TIMEOUT)
-    next(running)
     outputs(own_service.ModelInfer(request(39, 137, max_tokens=2), timeout=TIMEOUT))
+    assert running.n_tokens < 124
     assert not waiting.done()
-    n_left = sum(len(outputs(response.infer_response)["token"]) for response in running)
-    assert n_left > 50, "it was far from its end"
+    assert running.wait_for_end() == 124
     assert outputs(waiting.result())["prompt_tokens"] == [1000]
 
 

@@ -167,16 +167,16 @@ class Scheduler:
 
         def give(sequence: Sequence, most: int) -> int:
             """Admits the sequence if it waits. Returns how many tokens it got, or the producer of its prefix."""
-            served, most = admission.served(sequence, most)
+            served, share = admission.served(sequence)
             if served is None:
                 return 0
-            n = min(most, served.n_remaining - shares.get(served, 0))
+            n = max(0, min(most, share - shares.get(served, 0)))
             if served.wants_scores:
                 n = min(n, self._score_rows_left)
                 self._score_rows_left -= n
-            if n > 0:
+            if n:
                 shares[served] = shares.get(served, 0) + n
-            return max(n, 0)
+            return n
 
         # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
         if budget > 0 and (first := self.waiting.first()):
@@ -330,13 +330,13 @@ class _Admission:
         self._blocked = False
         """A sequence waits for room: only short prompts within the kept slots and cells overtake it."""
 
-    def served(self, sequence: Sequence, most: int) -> tuple[Sequence | None, int]:
-        """(the sequence that gets this one's turn, most tokens). None: no sequence."""
+    def served(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """(the sequence that gets this one's turn, the most tokens that it may have in the step). None: no sequence."""
         scheduler = self._scheduler
         if sequence.wants_scores and scheduler._score_rows_left <= 0:
             return None, 0
         if sequence.seq_id != NO_SEQ_ID:
-            return (None if _decodes(sequence) else sequence), most
+            return (None if _decodes(sequence) else sequence), sequence.n_remaining
         if scheduler._holds_back and scheduler.running:
             return None, 0
         # Cheap conditions come first: every step looks at the head of the line.
@@ -347,9 +347,9 @@ class _Admission:
             self._blocked = True
         if found := scheduler._computing_prefix(sequence):
             producer, missing = found
-            return (None if _decodes(producer) else producer), min(most, missing)
+            return (None if _decodes(producer) else producer), missing
         if scheduler._admit(sequence):
-            return sequence, most
+            return sequence, sequence.n_remaining
         self._blocked = True
         return None, 0
 

@@ -398,6 +398,18 @@ def test_a_short_prompt_does_not_wait_for_a_shared_prefix_at_a_long_ones_pace() 
     assert long in s.finished
 
 
+def test_many_that_wait_for_one_prefix_do_not_push_its_producer_beyond_it() -> None:
+    s = Simulation()
+    shared = [-1] * 60
+    long = prompt(LONG, prefix=shared)
+    s.add(long)
+    s.scheduler.pace.record(10, 1e6)
+    assert [chunk.count for chunk in s.scheduler.schedule()] == [MIN_STEP_TOKENS]
+    s.add(*(prompt(SHORT, prefix=shared) for _ in range(20)), other := prompt(SHORT))
+    counts = {chunk.sequence: chunk.count for chunk in s.scheduler.schedule()}
+    assert counts == {long: 60, other: 4}
+
+
 def test_choices_of_a_long_prompt_do_not_make_it_a_short_one() -> None:
     s = Simulation()
     tokens = prompt(LONG)

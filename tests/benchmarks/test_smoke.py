@@ -110,6 +110,8 @@ def test_samplers(results: dict[str, Any]) -> None:
     assert set(found["steps_by_sampler"]) == set(SAMPLERS)
     for by in found["steps_by_sampler"].values():
         assert all(by[who]["tokens_per_s"] > 0 for who in ("ours", "chain"))
+
+
 def test_fairness(results: dict[str, Any]) -> None:
     points = figures(results, "fairness")["points"]
     defaults = ("beside 2, default options", "alone, default options")

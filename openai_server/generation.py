@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from openai_server import decode, encode, sse
 from openai_server.access.caps import Caps
+from openai_server.access.turns import FairThreads
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.reading import Reading
@@ -44,13 +45,23 @@ class _Prepared:
 
 
 class Generator:
-    """A stream that is silent for `ping_interval` seconds gets a ping."""
+    """A stream that is silent for `ping_interval` seconds gets a ping. Chats are planned in `threads`."""
 
-    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner, caps: Caps, *, ping_interval: float) -> None:
+    def __init__(
+        self,
+        backend: Pool,
+        catalog: Catalog,
+        planner: Planner,
+        caps: Caps,
+        threads: FairThreads,
+        *,
+        ping_interval: float,
+    ) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner
         self._caps = caps
+        self._threads = threads
         self._ping_interval = ping_interval
 
     async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
@@ -128,7 +139,7 @@ class Generator:
             prompts, reading = request.prompts, None
         else:
             # In a thread, so that a template at its limit does not hold up the streams of others.
-            plan = await asyncio.to_thread(self._planner.plan, request, model.parameters, model.takes)
+            plan = await self._threads.run(self._planner.plan, request, model.parameters, model.takes)
             self._caps.check_prompts("messages", [plan.prompt])
             request, prompts, reading = plan.request, [plan.prompt], plan.reading
             inputs |= plan.inputs

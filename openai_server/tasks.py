@@ -1,10 +1,10 @@
 """Requests that generate nothing, to the backend and back: a call for each of their texts."""
 
-import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from openai_server import decode, encode_tasks, responses_tasks
+from openai_server.access.turns import FairThreads
 from openai_server.catalog import Catalog, Model
 from openai_server.chat.plan import Planner
 from openai_server.encode_tasks import Target
@@ -32,10 +32,11 @@ T = TypeVar("T")
 class Tasks:
     """Each method gives the object of the answer, and raises APIError. `id` is that of the request."""
 
-    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner) -> None:
+    def __init__(self, backend: Pool, catalog: Catalog, planner: Planner, threads: FairThreads) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner
+        self._threads = threads
 
     async def embed(self, request: EmbeddingRequest, id: str) -> Object:
         def read(response: ModelInferResponse) -> tuple[Any, int | None]:
@@ -66,7 +67,7 @@ class Tasks:
 
         async def work(model: Model) -> Object:
             if isinstance(request, MessagesToTokenize):
-                text = await asyncio.to_thread(self._planner.prompt, request.chat, model.parameters)
+                text = await self._threads.run(self._planner.prompt, request.chat, model.parameters)
             else:
                 text = getattr(request, field)
             call = encode_tasks.tokenize(request, text, field, Target(model.name, model.takes, id))
@@ -87,7 +88,7 @@ class Tasks:
         """What the model would read: the backend has nothing to do."""
 
         async def work(model: Model) -> Object:
-            return {"prompt": await asyncio.to_thread(self._planner.prompt, request, model.parameters)}
+            return {"prompt": await self._threads.run(self._planner.prompt, request, model.parameters)}
 
         return await self._perform(contract.TASK_GENERATE, request, work, {})
 

@@ -122,7 +122,7 @@ class Observer:
     def _look(self, seen: Seen, over: threading.Event) -> None:
         while not over.wait(0.05):
             seen.own = max(seen.own, census(self._pid).resident)
-            seen.all = max(seen.all, sum(census(pid).resident for pid in family(self._pid)))
+            seen.all = max(seen.all, sum(resident(pid) for pid in family(self._pid)))
 
 
 def family(pid: int) -> list[int]:
@@ -131,6 +131,14 @@ def family(pid: int) -> list[int]:
     with open(f"/proc/{pid}/task/{pid}/children") as children:
         found += map(int, children.read().split())
     return found
+
+
+def resident(pid: int) -> int:
+    """MiB; 0 for a process that has just ended."""
+    try:
+        return census(pid).resident
+    except (OSError, KeyError):
+        return 0
 
 
 @contextmanager

@@ -197,6 +197,8 @@ async def test_errors_are_those_of_small_bodies() -> None:
 
 async def test_a_limit_of_the_server_holds_there_too() -> None:
     async with running(FakeWorker(), max_prompt_chars=19_999, max_output_tokens=5) as sidecar:
+        reply = await sidecar.complete(prompt="a", suffix="a" * MANY)
+        assert (reply.status, reply.error["param"], reply.error["code"]) == (400, "suffix", "string_above_max_length")
         reply = await sidecar.complete(prompt=[0] * MANY)
         assert (reply.status, reply.error["code"]) == (400, "array_above_max_length")
         reply = await sidecar.complete(prompt=[[0] * 9000] * 3, max_tokens=6)

@@ -56,7 +56,7 @@ def _result(name: str, body: bytes, caps: Caps) -> Any:
         return compact(validated(PARSERS[name], body, caps))
     except InvalidRequest as error:
         return Refusal(error.status, error.message, error.param, error.code)
-    except MemoryError:
+    except (MemoryError, SystemError):  # orjson makes the second of the first
         raise
     except Exception:
         traceback.print_exc()  # where the parent process logs
@@ -68,5 +68,5 @@ if __name__ == "__main__":
         main()
     except (BrokenPipeError, ConnectionResetError):  # the parent process is gone
         sys.exit(1)
-    except MemoryError:
+    except (MemoryError, SystemError):  # orjson makes the second of the first
         os._exit(1)

@@ -1,6 +1,5 @@
 """Bodies that are expensive for a server: some above its limits, some just within them."""
 
-from collections.abc import Callable
 from itertools import count
 from typing import NamedTuple
 
@@ -175,6 +174,3 @@ class Attack:
 
     def next(self) -> bytes:
         return self._requests[next(self._n) % len(self._requests)]
-
-
-Made = Callable[[int, int], dict[str, Hostile]]

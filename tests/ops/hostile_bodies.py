@@ -6,6 +6,7 @@ running stream grows by at most 50 ms. The attacker, the backend and this proces
 
 import http.client
 import json
+import signal
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 
 import click
@@ -29,8 +30,8 @@ PROBE = 0.050
 """Seconds in which /livez has to answer, at p99."""
 GAP = 0.050
 """Seconds by which a stream's largest gap may grow."""
-MEMORY = 160
-"""MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and some."""
+MEMORY = 192
+"""MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and half of that for what is being decoded."""
 PROBE_INTERVAL = 0.02
 STEP = 0.02
 """Seconds between two tokens of the stream."""
@@ -79,7 +80,7 @@ class Observer:
     """Others of one server: a probe, a reader of a stream, and a look at its memory."""
 
     def __init__(self, port: int, pid: int) -> None:
-        self._port = port
+        self.port = port
         self._pid = pid
 
     def during(self, seen: Seen) -> Seen:
@@ -94,7 +95,7 @@ class Observer:
         return seen
 
     def _probe(self, seen: Seen, over: threading.Event) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         while not over.wait(PROBE_INTERVAL):
             began = time.perf_counter()
             connection.request("GET", "/livez")
@@ -103,7 +104,7 @@ class Observer:
         connection.close()
 
     def _read(self, seen: Seen, over: threading.Event) -> None:
-        connection = http.client.HTTPConnection("127.0.0.1", self._port, timeout=60)
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
         tokens = int((seen.seconds + 60) / STEP)
         body = {"prompt": pace.prompt(tokens, STEP * 1000), "max_tokens": tokens, "stream": True}
         connection.request("POST", "/v1/completions", json.dumps(body))
@@ -117,6 +118,7 @@ class Observer:
                     seen.gaps.append(now - last)
                 last = now
         assert over.is_set(), "the stream has ended"
+        response.close()
         connection.close()
 
     def _look(self, seen: Seen, over: threading.Event) -> None:
@@ -210,24 +212,27 @@ def served(*options: str) -> Iterator[Observer]:
             servers.eventually(lambda: ready(sidecar_port))
             yield Observer(sidecar_port, sidecar.popen.pid)
     finally:
-        backend.popen.kill()
-        backend.popen.wait()
+        backend.end(signal.SIGKILL)
 
 
 def ready(port: int) -> bool:
-    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-    connection.request("GET", "/readyz")
-    return connection.getresponse().status == 200
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
 
 
-def trial(names: Sequence[str], seconds: float, size: int, values: int, connections: int) -> Iterator[Seen]:
-    """First the server alone, then under each kind, then under all of them mixed."""
+def trial(
+    names: Sequence[str], seconds: float, size: int, values: int, connections: int, *, mixed: bool = False
+) -> Iterator[Seen]:
+    """First the server alone, then under each kind (not if `mixed`), then under all of them mixed."""
+    attacks = {} if mixed else {name: [name] for name in names}
+    if len(names) > 1:
+        attacks["all, mixed"] = list(names)
     with served() as observer:
-        port = observer._port
         yield observer.during(Seen("alone", seconds))
-        for name in [*names, ""] if len(names) > 1 else names:
-            with attacked(port, [name] if name else names, size, values, connections) as statuses:
-                seen = observer.during(Seen(name or "all, mixed", seconds))
+        for name, kinds_of_it in attacks.items():
+            with attacked(observer.port, kinds_of_it, size, values, connections) as statuses:
+                seen = observer.during(Seen(name, seconds))
             seen.statuses = statuses
             yield seen
 

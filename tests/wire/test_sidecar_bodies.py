@@ -4,16 +4,23 @@ import asyncio
 import json
 import os
 import signal
+import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from openai_server.access.caps import Caps
+from openai_server.bodies.frames import Limits
+from openai_server.bodies.helpers import Helpers
+from openai_server.errors import BodyTooComplex, InvalidRequest, Unavailable
 from openai_server.schemas import bounds
 from protos import contract
-from tests.wire.fake_worker import FakeWorker, answers, message, sent
+from tests.wire.fake_worker import FakeWorker, answers, message, sent, serving
 from tests.wire.sidecar import Sidecar, running
+from tests.wire.test_sidecar_process import posted, sidecar
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 USER = {"role": "user", "content": "hi"}
@@ -326,3 +333,111 @@ async def test_what_detokenizing_reads_is_paid() -> None:
         reply = await sidecar.send("POST", "/detokenize", {"tokens": [1] * 30_000})
         assert (reply.status, len(inputs(worker)["prompt_token_ids"])) == (200, 30_000)
         assert await remaining(sidecar, "/detokenize", {"tokens": [1]}) == 30_001
+
+
+# ---- Real processes
+
+
+async def large(port: int) -> int:
+    async with posted(port, COMPLETIONS, {"prompt": [0] * MANY}) as answer:
+        return int((await answer.readline()).split()[1])
+
+
+async def test_each_process_that_serves_has_its_own_helpers_which_end_with_it() -> None:
+    async with serving(FakeWorker()) as port, sidecar(port, workers=2) as running:
+        assert await asyncio.gather(*(large(running.port) for _ in range(20))) == [200] * 20
+        of_each = [helpers(pid) for pid in running.children]
+        assert all(len(pids) <= 2 for pids in of_each)
+        mine = [pid for pids in of_each for pid in pids]
+        assert mine
+        for pid in running.children:
+            os.kill(pid, signal.SIGKILL)
+        await eventually(lambda: not any(map(is_alive, mine)))
+
+
+async def test_they_end_with_a_server_that_is_killed() -> None:
+    async with serving(FakeWorker()) as port, sidecar(port) as running:
+        assert await large(running.port) == 200
+        mine = helpers(running.process.pid)
+        assert mine
+        running.process.kill()
+        await eventually(lambda: not any(map(is_alive, mine)))
+
+
+async def test_they_end_when_the_server_is_asked_to() -> None:
+    async with serving(FakeWorker()) as port, sidecar(port) as running:
+        assert await large(running.port) == 200
+        mine = helpers(running.process.pid)
+        await running.tell(signal.SIGTERM)
+        assert await running.ended() == 0
+        assert not any(map(is_alive, mine))
+
+
+def is_alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
+    except OSError:
+        return False
+
+
+async def eventually(holds: Callable[[], bool]) -> None:
+    for _ in range(1500):
+        if holds():
+            return
+        await asyncio.sleep(0.02)
+    raise AssertionError("it took longer than 30 s")
+
+
+# ---- A process at its limits
+
+
+async def with_limits(body: bytes, limits: Limits) -> None:
+    helpers = Helpers(limits)
+    try:
+        await helpers.run("parse_completion", body, "anyone")
+    finally:
+        await helpers.close()
+
+
+async def test_a_body_that_takes_too_long_is_a_413() -> None:
+    body = json.dumps({f"k{i}": i for i in range(300_000)}).encode()
+    with pytest.raises(BodyTooComplex):
+        await with_limits(body, Limits(Caps(), seconds=0.01, memory=1 << 30))
+
+
+async def test_a_body_that_takes_too_much_memory_is_a_413() -> None:
+    body = json.dumps({"prompt": [{}] * 2_000_000}).encode()
+    with pytest.raises(BodyTooComplex):
+        await with_limits(body, Limits(Caps(), seconds=10, memory=150 << 20))
+
+
+async def test_a_process_that_can_not_start_is_a_503() -> None:
+    helpers = Helpers(Limits(Caps(), 1, 1 << 30), program=(sys.executable, "-c", "raise SystemExit(3)"))
+    with pytest.raises(Unavailable):
+        await helpers.run("parse_completion", b"{}", "anyone")
+    await helpers.close()
+
+
+async def test_waiting_is_bounded_and_fair() -> None:
+    slow = json.dumps({"prompt": [[1]] * 200_000}).encode()
+    helpers = Helpers(Limits(Caps(), 10, 1 << 30), processes=1, patience=0.001)
+    jobs = [asyncio.create_task(helpers.run("parse_completion", slow, "anyone")) for _ in range(5)]
+    ended = await asyncio.gather(*jobs, return_exceptions=True)
+    assert sorted(type(error).__name__ for error in ended) == ["InvalidRequest", *["Overloaded"] * 4]
+    await helpers.close()
+
+
+async def test_callers_take_turns() -> None:
+    body = json.dumps({"prompt": [[1]] * 50_000}).encode()
+    helpers, order = Helpers(Limits(Caps(), 10, 1 << 30), processes=1), []
+
+    async def ask_as(caller: str) -> None:
+        with suppress(InvalidRequest):
+            await helpers.run("parse_completion", body, caller)
+        order.append(caller)
+
+    first = [asyncio.create_task(ask_as("floods")) for _ in range(8)]
+    await asyncio.sleep(0)
+    await asyncio.gather(*first, asyncio.create_task(ask_as("other")))
+    assert order.index("other") <= 1
+    await helpers.close()

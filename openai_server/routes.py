@@ -15,7 +15,7 @@ from starlette.routing import Route
 from openai_server import responses, schemas, schemas_tasks
 from openai_server.access.connection import BODY_LATE
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
-from openai_server.bodies.cost import VALUE_BYTES, structure
+from openai_server.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
 from openai_server.bodies.reader import Bodies
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
@@ -133,6 +133,7 @@ class Routes:
         self._bodies = bodies
         self._max_body_bytes = max_body_bytes
         self._max_json_values = max_json_values
+        self._uncounted_bytes = min(UNCOUNTED_BYTES, max_json_values)
         self.draining = False
 
     def table(self) -> list[Route]:
@@ -223,7 +224,7 @@ class Routes:
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
     async def _body(self, http: Request) -> tuple[bytearray, int]:
-        """With the number of its structural bytes.
+        """With the number of its structural bytes, 0 for one that is too small to be counted.
 
         Raises BodyTooLarge and TooManyValues as soon as that is known, BodyTooSlow, Overloaded, ClientDisconnect.
         """
@@ -231,7 +232,7 @@ class Routes:
         for name, value in http.scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
-        body, n_values, held, more = bytearray(), 0, 0, True
+        body, n_values, held, counting, more = bytearray(), 0, 0, False, True
         while more:
             message = await http.receive()
             if message["type"] == "http.disconnect":
@@ -240,10 +241,13 @@ class Routes:
             more = message.get("more_body", False)
             if len(body) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
-            n_values += structure(part)
-            if n_values > self._max_json_values:
-                raise TooManyValues(self._max_json_values)
-            size = max(len(body), n_values * VALUE_BYTES)
+            size = len(body)
+            if size > self._uncounted_bytes:
+                n_values += structure(part if counting else body)
+                counting = True
+                if n_values > self._max_json_values:
+                    raise TooManyValues(self._max_json_values)
+                size = max(size, n_values * VALUE_BYTES)
             visit.hold(size - held)
             held = size
         if seconds := http.scope.get(BODY_LATE):

@@ -28,6 +28,7 @@ MAX_DEPTH = 200
 """Levels of a free-form field. orjson writes 254, and what is made of a field has some around it."""
 
 FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
+_FREE_FORM = frozenset(FREE_FORM)
 _SMALLEST_ITEM = 20
 """Bytes that a content part or tool call takes at least."""
 _ORJSON_DEPTH = 254
@@ -63,6 +64,8 @@ def check_messages(messages: object, body_size: int) -> None:
 
 def check_free_form(given: Mapping[str, Any], body_size: int) -> None:
     """Raises AboveLimit."""
+    if _FREE_FORM.isdisjoint(given):
+        return
     for field in FREE_FORM:
         value = given.get(field)
         if not isinstance(value, dict | list):

@@ -1,7 +1,9 @@
 """Bodies that are expensive for a server: some above its limits, some just within them."""
 
+from collections.abc import Callable
+from functools import partial
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 USER = b'{"role":"user","content":""}'
@@ -12,26 +14,50 @@ ROOM = 1024
 
 class Hostile(NamedTuple):
     path: str
-    body: bytes
+    make: Callable[[], bytes]
+
+    @property
+    def body(self) -> bytes:
+        return self.make()
 
 
-def filled(head: bytes, item: bytes, tail: bytes, size: int, most: int | None = None) -> bytes:
+def make_filled(head: bytes, item: bytes, tail: bytes, size: int, most: int | None = None) -> bytes:
     """A list of one item again and again, as long as `size` bytes hold or `most` items."""
     n = (size - ROOM) // (len(item) + 1)
     return head + b",".join([item] * (n if most is None else min(n, most))) + tail
 
 
-def text(head: bytes, unit: bytes, tail: bytes, size: int) -> bytes:
+def make_text(head: bytes, unit: bytes, tail: bytes, size: int) -> bytes:
     return head + unit * ((size - ROOM) // len(unit)) + tail
 
 
-def keys(head: bytes, value: bytes, tail: bytes, size: int) -> bytes:
+def make_keys(head: bytes, value: bytes, tail: bytes, size: int) -> bytes:
     n = (size - ROOM) // (len(value) + 12)
     return head + b",".join(b'"k%d":%b' % (i, value) for i in range(n)) + tail
 
 
-def nested(head: bytes, tail: bytes, size: int, levels: int = 100) -> bytes:
-    return filled(head + b'{"enum":[', b'{"a":' * levels + b"1" + b"}" * levels, b"]}" + tail, size)
+def make_nested(head: bytes, tail: bytes, size: int, levels: int = 100) -> bytes:
+    return make_filled(head + b'{"enum":[', b'{"a":' * levels + b"1" + b"}" * levels, b"]}" + tail, size)
+
+
+Make = Callable[[], bytes]
+"""Bodies are made when they are needed: together they take a gigabyte."""
+
+
+def filled(*of: Any) -> Make:
+    return partial(make_filled, *of)
+
+
+def text(*of: Any) -> Make:
+    return partial(make_text, *of)
+
+
+def keys(*of: Any) -> Make:
+    return partial(make_keys, *of)
+
+
+def nested(*of: Any) -> Make:
+    return partial(make_nested, *of)
 
 
 def kinds(size: int, values: int) -> dict[str, Hostile]:
@@ -46,12 +72,17 @@ def kinds(size: int, values: int) -> dict[str, Hostile]:
         "lists of ids within": Hostile(
             COMPLETIONS,
             filled(
-                b'{"max_tokens":1,"prompt":[', b"[" + b",".join([b"12345"] * 500) + b"]", b"]}", size, within // 501
+                b'{"max_tokens":1,"prompt":[',
+                b"[" + b",".join([b"12345"] * 500) + b"]",
+                b"]}",
+                size,
+                within // 501,
             ),
         ),
         "inputs of one id": Hostile(EMBEDDINGS, filled(b'{"input":[', b"[1]", b"]}", size)),
         "inputs of ids within": Hostile(
-            EMBEDDINGS, filled(b'{"input":[', b"[" + b",".join([b"12345"] * 500) + b"]", b"]}", size, within // 501)
+            EMBEDDINGS,
+            filled(b'{"input":[', b"[" + b",".join([b"12345"] * 500) + b"]", b"]}", size, within // 501),
         ),
         "inputs of texts": Hostile(EMBEDDINGS, filled(b'{"input":[', b'"a"', b"]}", size)),
         "inputs of texts within": Hostile(EMBEDDINGS, filled(b'{"input":[', b'"a"', b"]}", size, min(2048, within))),
@@ -165,12 +196,13 @@ class Attack:
     """What the attacking process sends: each body of a list in turn, over and over."""
 
     def __init__(self, bodies: list[Hostile]) -> None:
-        self._requests = [
-            b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n%b"
-            % (hostile.path.encode(), len(hostile.body), hostile.body)
-            for hostile in bodies
-        ]
+        self._requests = [_request(hostile.path.encode(), hostile.body) for hostile in bodies]
         self._n = count()
 
     def next(self) -> bytes:
         return self._requests[next(self._n) % len(self._requests)]
+
+
+def _request(path: bytes, body: bytes) -> bytes:
+    head = b"POST %b HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: %d\r\n\r\n"
+    return head % (path, len(body)) + body

@@ -168,9 +168,9 @@ def attack(port: int, names: Sequence[str], size: int, values: int, connections:
     all_of_them = [made[name] for name in names]
     statuses: Counter[str] = Counter()
     over = threading.Event()
+    requests = Attack(all_of_them)
 
     def run() -> None:
-        requests = Attack(all_of_them)
         while not over.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:

@@ -33,7 +33,8 @@ from anyserve_worker.tasks import DetokenizeRequest, EmbedRequest, RankRequest, 
 from anyserve_worker.telemetry.origin import NOBODY, Origin
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import Tokenizer, Vocabulary
-from protos import contract
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 log = logging.getLogger(__name__)
 
@@ -184,6 +185,12 @@ class Engine:
         """Raises as `submit` does."""
         with self._place(kept=False):
             return await self._tokenizer.join(request.token_ids)
+
+    def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
+        """Called before the request is parsed. Raises ContextLengthExceeded."""
+        n_ids = tensors.n_ids(request, contract.PROMPT_TOKEN_IDS.name)
+        if n_ids > tensors.LONG:
+            self._tokenizer.refuse_too_many(task, n_ids, self._pooler.n_ctx if self._pooler else 0)
 
     def abort(self, generation: Generation) -> None:
         """The one way out before the end; the caller gets nothing more."""

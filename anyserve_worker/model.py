@@ -290,7 +290,10 @@ class Model:
 
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
         """Raises InvalidRequest for an id outside of the vocabulary."""
-        worst = max(token_ids, default=0)
+        if isinstance(token_ids, array) and token_ids:
+            worst = int(np.frombuffer(token_ids, np.int32).max())
+        else:
+            worst = max(token_ids, default=0)
         if worst >= self.n_vocab:
             raise InvalidRequest(
                 f"tensor '{tensor}': no token {worst}, the vocabulary has {self.n_vocab}", tensor=tensor

@@ -4,9 +4,12 @@ Every check of a value stands here or in the contract's table; the engine trusts
 """
 
 import math
+from array import array
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
+
+import numpy as np
 
 from anyserve_worker.errors import InvalidRequest
 from protos import contract, tensors
@@ -228,6 +231,8 @@ def _check(spec: TensorSpec, tensor: tensors.Tensor) -> None:
         raise refuse(spec, f"shape is {list(tensor.shape)}, must be {list(spec.shape)}")
     if spec.datatype in (tensors.BYTES, "BOOL"):
         return
+    if spec.datatype == "FP32" and len(tensor.elements) > tensors.LONG:  # each is looked at below
+        raise refuse(spec, f"{len(tensor.elements)} elements, at most {contract.MAX_LOGIT_BIAS}")
     # Of integers the extremes stand for all: a prompt may have a million ids.
     for value in tensor.elements if spec.datatype == "FP32" else _extremes(tensor.elements):
         if not math.isfinite(value):
@@ -239,6 +244,9 @@ def _check(spec: TensorSpec, tensor: tensors.Tensor) -> None:
 
 
 def _extremes(elements: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(elements, array):
+        numbers = np.frombuffer(elements, np.int32)
+        return int(numbers.min()), int(numbers.max())
     return (min(elements), max(elements)) if elements else ()
 
 

@@ -159,6 +159,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             task = task_of(request)
             model = self._admit(request)
             engine = model.engine_for(task)
+            engine.refuse_too_many_ids(task, request)
             responder = Responder(request, model.name, contract.TASKS[task].outputs)
             if task != contract.TASK_GENERATE:
                 return responder.build(await _perform(engine, parse_task(task, request)))

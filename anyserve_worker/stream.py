@@ -146,6 +146,7 @@ class Stream:
     async def _start(self, request: ModelInferRequest, number: int) -> None:
         try:
             model = self._admit(request)
+            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             wanted = parse(request)
             batch.check_form(request)
             generation = await model.engine.submit(wanted, origin(request))
@@ -188,6 +189,7 @@ class Stream:
     async def _answer(self, request: ModelInferRequest) -> None:
         try:
             model = self._admit(request)
+            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             responder = Responder(request, model.name, contract.STREAM_OUTPUTS)
             generation = await model.engine.submit(parse(request), origin(request, self._metadata))
             try:

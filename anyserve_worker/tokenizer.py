@@ -101,6 +101,16 @@ class Tokenizer:
             raise limit.exceeded(contract.PROMPT, str(len(tokens)))
         return tokens
 
+    def refuse_too_many(self, task: str, n_ids: int, n_ctx_to_embed: int) -> None:
+        """Called before token ids are converted, which takes long for millions. Raises ContextLengthExceeded."""
+        limit, tensor = self._to_generate, contract.PROMPT_TOKEN_IDS
+        if task == contract.TASK_DETOKENIZE:
+            limit, tensor = self._to_split, contract.TOKENS_TO_TEXT
+        elif task == contract.TASK_EMBED:
+            limit = Limit(n_ctx_to_embed, _context(n_ctx_to_embed))
+        if n_ids > limit.tokens:
+            raise limit.exceeded(tensor, str(n_ids))
+
     def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
         """Work that a bad request can make last a second or two: one such at a time, and no prompt waits for it.
 

@@ -1,4 +1,4 @@
-"""Bytes that are no message: the client's error, and nothing to fill the log with.
+"""Bytes that are no message, or one of too many parts: the client's error, and nothing to fill the log with.
 
 grpc itself says UNKNOWN to them, and logs a traceback for each.
 """
@@ -11,6 +11,8 @@ from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
+
+from anyserve_worker.message_parts import MAX_PARTS, has_too_many
 
 log = logging.getLogger(__name__)
 
@@ -44,11 +46,17 @@ class Interceptor(grpc.aio.ServerInterceptor):
 def _guard(handler: Any, method: str) -> Any:
     async def refuse(context: Context) -> None:
         log.debug("a message to %s cannot be parsed", method)
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the message cannot be parsed")
+        problem = f"the message cannot be parsed, or has more than {MAX_PARTS} parts"
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
+
+    def parse(message: bytes) -> Any:
+        if has_too_many(message):
+            raise DecodeError
+        return handler.request_deserializer(message)
 
     def deserialize(message: bytes) -> Any:
         try:
-            return handler.request_deserializer(message)
+            return parse(message)
         except DecodeError:
             return _UNPARSABLE
 
@@ -76,4 +84,4 @@ def _guard(handler: Any, method: str) -> Any:
     if handler.unary_stream:
         assert not isasyncgenfunction(handler.unary_stream)  # It writes by itself.
         return grpc.unary_stream_rpc_method_handler(watch, deserialize, serialize)
-    return grpc.stream_stream_rpc_method_handler(stream, handler.request_deserializer, serialize)
+    return grpc.stream_stream_rpc_method_handler(stream, parse, serialize)

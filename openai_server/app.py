@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -22,7 +23,9 @@ from openai_server.access.cors import Cors
 from openai_server.access.gate import Gate, Visit
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
+from openai_server.access.turns import FairThreads
 from openai_server.admin import metrics_route
+from openai_server.bodies.reader import Bodies
 from openai_server.catalog import Catalog
 from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
@@ -39,6 +42,10 @@ from openai_server.telemetry.record import Record
 
 log = logging.getLogger(__name__)
 
+PLANNING_THREADS = 2
+"""Render chat templates. More would only take the interpreter from the event loop more often."""
+MAX_PLANNED = 4096
+"""Chats that wait for one of these threads."""
 LAST_WORDS = 1.0
 """Seconds for requests that were cancelled to tell their clients."""
 
@@ -80,17 +87,24 @@ class App:
             characters=config.template_max_chars,
             compile=None,  # ChatPlanner does, in a process of its own
         )
-        planner = ChatPlanner(
-            templates, Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}")
+        threads = FairThreads(
+            PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, patience=config.queue_timeout or math.inf
         )
+        planner = ChatPlanner(
+            templates,
+            Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}"),
+            threads,
+        )
+        self._bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self.routes = Routes(
             backend,
             self._catalog,
             Generator(backend, self._catalog, planner, caps, ping_interval=config.ping_interval),
-            Tasks(backend, self._catalog, planner),
+            Tasks(backend, self._catalog, planner, threads),
             clock=time.time,
-            caps=caps,
+            bodies=self._bodies,
             max_body_bytes=config.max_body_bytes,
+            max_json_values=config.max_json_values,
         )
         self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
         administration = [*self.routes.health_table(), metrics_route(self.observer)]
@@ -113,6 +127,7 @@ class App:
             for ended in await asyncio.gather(*watches, return_exceptions=True):
                 if isinstance(ended, Exception):
                     log.error("a watch failed", exc_info=ended)
+            await self._bodies.close()
             await self._backend.close()
             await asyncio.to_thread(self.observer.close)
 

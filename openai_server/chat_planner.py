@@ -6,6 +6,7 @@ from collections.abc import Callable, Container, Mapping
 from functools import partial
 from typing import TypeVar
 
+from openai_server.access.turns import FairThreads
 from openai_server.chat.plan import Plan, Planner
 from openai_server.chat.source import CompiledSource, compile_source
 from openai_server.chat.template import CHATML, NotCompiled, Templates
@@ -21,21 +22,22 @@ T = TypeVar("T")
 
 
 class ChatPlanner:
-    """The methods of `planner`, whose `templates` compile nothing themselves."""
+    """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`."""
 
-    def __init__(self, templates: Templates, planner: Planner) -> None:
+    def __init__(self, templates: Templates, planner: Planner, threads: FairThreads) -> None:
         self._templates = templates
         self._planner = planner
+        self._threads = threads
         self._compiling: dict[str, asyncio.Task[None]] = {}
         """By source. All requests for a template wait for one compilation, without holding a thread."""
         self._slots = asyncio.Semaphore(COMPILATIONS)
 
     async def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
-        """Raises InvalidRequest, Unavailable."""
+        """Raises InvalidRequest, Unavailable, Overloaded."""
         return await self._run(request, parameters, partial(self._planner.plan, request, parameters, takes))
 
     async def prompt(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
-        """Raises InvalidRequest, Unavailable."""
+        """Raises InvalidRequest, Unavailable, Overloaded."""
         return await self._run(request, parameters, partial(self._planner.prompt, request, parameters))
 
     async def _run(self, request: ChatRequest, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
@@ -44,7 +46,7 @@ class ChatPlanner:
             try:
                 self._templates.find(source)
                 # In a thread, so that a template at its limit does not hold up the streams of others.
-                return await asyncio.to_thread(work)
+                return await self._threads.run(work)
             except NotCompiled:  # yet, or dropped for other templates
                 await self._compile(source)
 

@@ -37,6 +37,7 @@ class Config:
     template_timeout: float = 1
     template_max_chars: int = 4 << 20
     max_body_bytes: int = 16 << 20
+    max_json_values: int = 1 << 20
     max_inflight_body_bytes: int = 128 << 20
     api_key: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None

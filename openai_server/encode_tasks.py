@@ -39,7 +39,7 @@ class Target:
     id: str
 
 
-Input = tuple[TensorSpec, tensors.Elements, str]
+Input = tuple[TensorSpec, tensors.Elements | tensors.Packed, str]
 """With the field that it came from."""
 
 
@@ -77,7 +77,7 @@ def tokenize(request: TokenizeRequest, text: str, field: str, to: Target) -> Mod
     return _message(contract.TASK_TOKENIZE, to, [(contract.TEXT_TO_TOKENIZE, [text.encode()], field), *options])
 
 
-def detokenize(tokens: list[int], to: Target) -> ModelInferRequest:
+def detokenize(tokens: list[int] | tensors.Packed, to: Target) -> ModelInferRequest:
     return _message(contract.TASK_DETOKENIZE, to, [(contract.TOKENS_TO_TEXT, tokens, "tokens")])
 
 

@@ -13,6 +13,17 @@ from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 Envelope = dict[str, dict[str, str | None]]
 
 
+MAX_QUOTED = 4000
+"""Characters of a message, and of a `param`: both may quote a name or a value that the client made up."""
+
+
+def clipped(text: str) -> str:
+    """The text, without its middle where it is too long."""
+    if len(text) <= MAX_QUOTED:
+        return text
+    return f"{text[: MAX_QUOTED // 2]}…{text[-MAX_QUOTED // 2 :]}"
+
+
 class APIError(Exception):
     """What the client is told: an HTTP status and the four fields of the envelope.
 
@@ -30,8 +41,8 @@ class APIError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = message
-        self.param = param
+        self.message = clipped(message)
+        self.param = param and clipped(param)
         self.code = code
         self.headers = headers or {}
 
@@ -92,6 +103,21 @@ class UnsupportedEncoding(APIError):
             code="unsupported_content_encoding",
             headers={"accept-encoding": "identity"},
         )
+
+
+class TooManyValues(APIError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            413,
+            f"The request body has more than {limit} JSON values, this server's limit (--max-json-values): commas and "
+            "opening brackets are counted, those in strings too.",
+            code="request_too_large",
+        )
+
+
+class BodyTooComplex(APIError):
+    def __init__(self) -> None:
+        super().__init__(413, "The request body takes too much time or memory to decode.", code="request_too_large")
 
 
 class BodyTooSlow(APIError):

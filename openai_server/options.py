@@ -106,6 +106,12 @@ OPTIONS = (
         "--max-body-bytes", "Largest request body; above it the answer is 413.", type=click.IntRange(1), metavar="N"
     ),
     option(
+        "--max-json-values",
+        "Most JSON values in a request body, counted by its commas and opening brackets, those in strings too; above it"
+        " the answer is 413.",
+        **count(1),
+    ),
+    option(
         "--max-inflight-body-bytes",
         "Bodies of all requests that are not over, in each process; above it the answer is 429. 0 is no limit.",
         **count(0),

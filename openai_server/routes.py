@@ -14,9 +14,10 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from openai_server import responses, schemas, schemas_tasks
-from openai_server.access.caps import Caps
 from openai_server.access.connection import BODY_ERROR
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
+from openai_server.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
+from openai_server.bodies.reader import Bodies
 from openai_server.catalog import Catalog, Model
 from openai_server.decode import Answer
 from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, Write, unless_gone
@@ -26,6 +27,7 @@ from openai_server.errors import (
     BodyTooLarge,
     InvalidRequest,
     ShuttingDown,
+    TooManyValues,
     Unavailable,
     UnsupportedEncoding,
     from_backend,
@@ -80,7 +82,7 @@ EMBEDDINGS = TaskEndpoint(schemas_tasks.parse_embedding, "embd-", Tasks.embed)
 RERANK = TaskEndpoint(schemas_tasks.parse_rerank, "rerank-", Tasks.rerank)
 TOKENIZE = TaskEndpoint(schemas_tasks.parse_tokenize, "tokenize-", Tasks.tokenize)
 DETOKENIZE = TaskEndpoint(schemas_tasks.parse_detokenize, "detokenize-", Tasks.detokenize)
-APPLY_TEMPLATE = TaskEndpoint(schemas.parse_chat, "template-", Tasks.apply_template)
+APPLY_TEMPLATE = TaskEndpoint(schemas_tasks.parse_template, "template-", Tasks.apply_template)
 
 GENERATION = {
     "/v1/completions": COMPLETIONS,
@@ -135,8 +137,9 @@ class Routes:
         tasks: Tasks,
         *,
         clock: Callable[[], float],
-        caps: Caps,
+        bodies: Bodies,
         max_body_bytes: int,
+        max_json_values: int,
     ) -> None:
         self._backend = backend
         self._catalog = catalog
@@ -144,8 +147,10 @@ class Routes:
         self._tasks = tasks
         self._clock = clock
         self._started_at = int(clock())
-        self._caps = caps
+        self._bodies = bodies
         self._max_body_bytes = max_body_bytes
+        self._max_json_values = max_json_values
+        self._uncounted_bytes = min(UNCOUNTED_BYTES, max_json_values)
         self.draining = False
 
     def table(self) -> list[Route]:
@@ -173,12 +178,15 @@ class Routes:
         visit = visit_of(http.scope)
         try:
             visit.count_request()
-            body = await self._body(http)
-            request = self._caps.applied(endpoint.parse(body), len(body))
+            body, n_values = await self._body(http)
+            request: AnyRequest = await self._bodies.request(
+                endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
+            )
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + token_hex(16)
             created = int(self._clock())
-            visit.reserve(len(body), _most_tokens(request))
+            visit.reserve(_prompt_tokens(request, len(body)), _most_tokens(request))
+            del body  # a stream may take minutes
 
             async def events(write: Write) -> None:
                 async with visit:
@@ -211,17 +219,19 @@ class Routes:
         visit = visit_of(http.scope)
         try:
             visit.count_request()
-            body = await self._body(http)
-            request = endpoint.parse(body)
-            self._caps.check_task(request)
+            body, n_values = await self._body(http)
+            request = await self._bodies.request(
+                endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
+            )
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + token_hex(16)
-            visit.reserve(len(body), 0)
+            visit.reserve(_prompt_tokens(request, len(body)), 0)
+            del body
 
             async def work() -> Object:
                 async with visit:
                     done = await endpoint.perform(self._tasks, request, id)
-                    visit.used((done.get("usage") or {}).get("total_tokens", 0))
+                    visit.used((done.get("usage") or {}).get("total_tokens"))
                     return done
 
             told = await unless_gone(http.receive, work())
@@ -230,16 +240,19 @@ class Routes:
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
-    async def _body(self, http: Request) -> bytes:
-        """Raises BodyTooLarge as soon as that is known, UnsupportedEncoding, Overloaded, ClientDisconnect, and the
-        connection's error for a body that is late or broken."""
+    async def _body(self, http: Request) -> tuple[bytearray, int]:
+        """The body and the number of its structural bytes, 0 for one that is too small to be counted.
+
+        Raises BodyTooLarge and TooManyValues as soon as that is known, UnsupportedEncoding, Overloaded,
+        ClientDisconnect, and the connection's error for a body that is late or broken.
+        """
         visit = visit_of(http.scope)
         for name, value in http.scope["headers"]:
             if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
             if name == b"content-encoding" and not _is_identity(value):
                 raise UnsupportedEncoding(value.decode("latin-1"))
-        body, more = bytearray(), True
+        body, n_values, held, counting, more = bytearray(), 0, 0, False, True
         while more:
             message = await http.receive()
             if message["type"] == "http.disconnect":
@@ -248,10 +261,18 @@ class Routes:
             more = message.get("more_body", False)
             if len(body) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
-            visit.hold(len(part))
+            size = len(body)
+            if size > self._uncounted_bytes:
+                n_values += structure(part if counting else body)
+                counting = True
+                if n_values > self._max_json_values:
+                    raise TooManyValues(self._max_json_values)
+                size = max(size, n_values * VALUE_BYTES)
+            visit.hold(size - held)
+            held = size
         if error := http.scope.get(BODY_ERROR):
             raise error
-        return bytes(body)
+        return body, n_values
 
     # ---- Models
 
@@ -316,6 +337,18 @@ def _most_tokens(request: AnyRequest) -> int:
     """That may be generated; without a limit of its own a request reserves none."""
     n_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
     return (request.most_tokens or 0) * request.generated * n_prompts
+
+
+def _prompt_tokens(request: AnyRequest | schemas_tasks.TaskRequest, body_size: int) -> int:
+    """An estimate of the prompt: token ids count as what they are, text by its length."""
+    match request:
+        case CompletionRequest() | schemas_tasks.EmbeddingRequest():
+            prompts = request.prompts
+            if not isinstance(prompts[0], str):
+                return sum(map(len, prompts))
+        case schemas_tasks.DetokenizeRequest():
+            return len(request.tokens)
+    return body_size // CHARACTERS_PER_TOKEN
 
 
 def _rough_tokens(answers: Sequence[Answer]) -> int:

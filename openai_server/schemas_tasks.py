@@ -5,7 +5,6 @@ PURE. The rule of `schemas/fields.py` holds here too: no field is accepted and i
 
 from typing import Annotated, Any, Literal
 
-import orjson
 from msgspec import Meta, Struct
 
 from openai_server.errors import InvalidRequest
@@ -16,16 +15,16 @@ from openai_server.schemas import (
     Prompt,
     Text,
     TokenId,
+    bounds,
     convert,
     load,
     mapped,
     parse_chat,
+    parse_messages,
     prompts_of,
 )
+from openai_server.schemas.bounds import MAX_INPUTS
 from protos import contract
-
-MAX_INPUTS = 2048
-"""Of one request, as in OpenAI's API."""
 
 Positive = Annotated[int, Meta(ge=1, le=contract.INT32_MAX)]
 Tokens = Annotated[list[TokenId], Meta(min_length=1)]
@@ -85,15 +84,14 @@ class MessagesToTokenize(Struct, kw_only=True):
     """vLLM's form of a chat. The template puts special tokens where they belong."""
 
     messages: Any
-    """For `chat`, which checks them."""
+    """Those of `chat`, which `parse_tokenize` has checked."""
     model: str | None = None
     add_special_tokens: bool = False
     return_token_strs: bool = False
 
     @property
     def chat(self) -> ChatRequest:
-        """Raises InvalidRequest."""
-        return parse_chat(orjson.dumps({"messages": self.messages}))
+        return ChatRequest(messages=self.messages)
 
 
 class DetokenizeRequest(Struct, kw_only=True):
@@ -135,6 +133,7 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
     """Raises InvalidRequest."""
     given = load(body)
     EMBEDDING_FIELDS.check(given)
+    bounds.check_prompts("input", given.get("input"), MAX_INPUTS)
     request = convert(given, EmbeddingRequest)
     if len(request.prompts) > MAX_INPUTS:
         raise InvalidRequest(f"'input' has more than {MAX_INPUTS} items.", param="input")
@@ -170,8 +169,13 @@ def parse_tokenize(body: bytes) -> TokenizeRequest:
     # null stands for unset, also where the default is not None.
     request: TokenizeRequest = convert({key: value for key, value in given.items() if value is not None}, struct)
     if isinstance(request, MessagesToTokenize):
-        _ = request.chat  # refuses what is wrong with the messages
+        request.messages = parse_messages(request.messages, len(body))
     return request
+
+
+def parse_template(body: bytes) -> ChatRequest:
+    """A chat that is only to be rendered. Raises InvalidRequest."""
+    return parse_chat(body)
 
 
 def parse_detokenize(body: bytes) -> DetokenizeRequest:

@@ -1,9 +1,11 @@
 """One process that serves: listens, answers, and ends cleanly on SIGINT and SIGTERM."""
 
 import asyncio
+import gc
 import logging
 import signal
 import socket
+import sys
 import time
 from collections.abc import Callable
 from types import FrameType
@@ -23,6 +25,11 @@ from openai_server.config import Config
 from openai_server.pool import Address, Pool
 
 log = logging.getLogger(__name__)
+
+
+SWITCH_INTERVAL = 0.001
+"""Seconds after which the event loop gets the interpreter back from a thread that renders a template; Python's 5 ms
+are longer than a token takes."""
 
 
 class Server(uvicorn.Server):
@@ -127,6 +134,8 @@ async def _serve(
         timeout_graceful_shutdown=config.drain_timeout,
     )
     served.load()
+    gc.collect()
+    gc.freeze()  # what lives as long as the process is not looked at again when a large request makes garbage
     if tls is not None:
         served.ssl = tls.context
     async with admin_port.serving(app.admin, admin):
@@ -143,4 +152,5 @@ def run(
     """Until it is told to end. `admin` listens for health and metrics. `started` is called once it answers."""
     # uvicorn reports its own life at INFO, which we do ourselves.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
+    sys.setswitchinterval(SWITCH_INTERVAL)
     uvloop.run(_serve(config, listener, admin, started))

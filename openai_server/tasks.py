@@ -4,11 +4,12 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from typing import Any, TypeVar
 
 from openai_server import decode, encode_tasks, responses_tasks
+from openai_server.access.turns import FairThreads
 from openai_server.catalog import Catalog, Model
 from openai_server.chat_planner import ChatPlanner
 from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
-from openai_server.generation import gather
+from openai_server.generation import gather, spread
 from openai_server.pool import Pool
 from openai_server.responses import Object
 from openai_server.schemas import ChatRequest
@@ -26,15 +27,18 @@ from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 T = TypeVar("T")
+MANY_TOKENS = 4096
+"""Of a text; the answer for more of them is built in a thread."""
 
 
 class Tasks:
     """Each method gives the object of the answer, and raises APIError. `id` is that of the request."""
 
-    def __init__(self, backend: Pool, catalog: Catalog, planner: ChatPlanner) -> None:
+    def __init__(self, backend: Pool, catalog: Catalog, planner: ChatPlanner, threads: FairThreads) -> None:
         self._backend = backend
         self._catalog = catalog
         self._planner = planner
+        self._threads = threads
 
     async def embed(self, request: EmbeddingRequest, id: str) -> Object:
         def read(response: ModelInferResponse) -> tuple[Any, int | None]:
@@ -43,7 +47,7 @@ class Tasks:
 
         async def work(model: Model) -> Object:
             prompts = request.prompts
-            calls = [encode_tasks.embed(request, prompt, to) for prompt, to in _each(prompts, model, id)]
+            calls = await spread(encode_tasks.embed(request, prompt, to) for prompt, to in _each(prompts, model, id))
             results = await self._infer(calls, read)
             return responses_tasks.embeddings(model.name, *_columns(results))
 
@@ -52,7 +56,7 @@ class Tasks:
     async def rerank(self, request: RerankRequest, id: str) -> Object:
         async def work(model: Model) -> Object:
             texts = request.texts
-            calls = [encode_tasks.rank(request.query, text, to) for text, to in _each(texts, model, id)]
+            calls = await spread(encode_tasks.rank(request.query, text, to) for text, to in _each(texts, model, id))
             results = await self._infer(calls, decode.score)
             return responses_tasks.rerank(id, model.name, request, *_columns(results))
 
@@ -70,6 +74,8 @@ class Tasks:
                 text = getattr(request, field)
             call = encode_tasks.tokenize(request, text, field, Target(model.name, model.takes, id))
             [(ids, pieces)] = await self._infer([call], decode.tokens)
+            if len(ids) > MANY_TOKENS:  # an object for each of their pieces takes long
+                return await self._threads.run(responses_tasks.tokens, request, ids, pieces, model.context_length)
             return responses_tasks.tokens(request, ids, pieces, model.context_length)
 
         return await self._perform(contract.TASK_TOKENIZE, request, work, {contract.TEXT_TO_TOKENIZE.name: field})

@@ -7,6 +7,8 @@ then its data. A message uses one form for all of its tensors.
 
 import math
 import struct
+import sys
+from array import array
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -18,6 +20,12 @@ BYTES = "BYTES"
 MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
 """More of either is nothing but work: of dimensions with the square of their number, for the product of them all."""
+MAX_INPUT_ELEMENTS = 1 << 20
+"""Of an input; more than any context has tokens. To convert so many takes 10 to 20 ms."""
+MAX_INPUT_STRINGS = 1 << 14
+"""Elements of a BYTES input, which take longer."""
+LONG = 4096
+"""Elements from which on INT32 are read as an array, which is converted and searched several times as fast."""
 Elements = Sequence[Any]
 """bytes for BYTES, bool for BOOL, int for (U)INT*, float for FP*, in row-major order."""
 
@@ -56,6 +64,17 @@ class TensorError(ValueError):
         self.tensor = tensor
 
 
+@dataclass(frozen=True, slots=True)
+class Packed:
+    """Elements in the wire form of InferTensorContents: a million of them are one object, copied at once."""
+
+    n: int
+    contents: bytes
+
+    def __len__(self) -> int:
+        return self.n
+
+
 class Tensor(NamedTuple):
     name: str
     datatype: str
@@ -72,20 +91,31 @@ def to_raw(datatype: str, elements: Elements) -> bytes:
     return struct.pack(f"<{len(elements)}{_DATATYPES[datatype].code}", *elements)
 
 
-def from_raw(name: str, datatype: str, raw: bytes) -> Elements:
-    """Raises TensorError if `raw` ends inside an element."""
+def from_raw(name: str, datatype: str, raw: bytes, *, bounded: bool = False) -> Elements:
+    """Raises TensorError if `raw` ends inside an element, or has more elements than an input may have (`bounded`)."""
     if datatype == BYTES:
-        return _split_bytes(name, raw)
+        return _split_bytes(name, raw, MAX_INPUT_STRINGS if bounded else len(raw))
     code = _DATATYPES[datatype].code
     count, rest = divmod(len(raw), struct.calcsize("<" + code))
     if rest:
         raise TensorError(name, f"{len(raw)} raw bytes are no whole number of {datatype} elements")
+    if bounded and count > MAX_INPUT_ELEMENTS:
+        raise _too_many(name, count, MAX_INPUT_ELEMENTS)
+    if count > LONG and code == "i" and sys.byteorder == "little":
+        return array("i", raw)
     return struct.unpack(f"<{count}{code}", raw)
 
 
-def _split_bytes(name: str, raw: bytes) -> list[bytes]:
-    elements, at = [], 0
+def _too_many(name: str, n: int, most: int) -> TensorError:
+    return TensorError(name, f"{n} elements, at most {most}")
+
+
+def _split_bytes(name: str, raw: bytes, most: int) -> list[bytes]:
+    elements: list[bytes] = []
+    at = 0
     while at < len(raw):
+        if len(elements) == most:
+            raise TensorError(name, f"more than {most} elements")
         end = at + 4
         if end <= len(raw):
             (length,) = struct.unpack_from("<I", raw, at)
@@ -104,7 +134,22 @@ def is_raw(request: ModelInferRequest) -> bool:
     return bool(request.raw_input_contents)
 
 
-def add_input(request: ModelInferRequest, spec: TensorSpec, elements: Elements) -> None:
+def packed(datatype: str, elements: Elements) -> Packed:
+    contents = InferTensorContents()
+    _fill(contents, datatype, elements)
+    return Packed(len(elements), contents.SerializeToString())
+
+
+def n_ids(request: ModelInferRequest, name: str) -> int:
+    """How many elements an INT32 input has, without converting any; 0 if it is absent or of another type."""
+    for i, message in enumerate(request.inputs[:MAX_TENSORS]):
+        if message.name == name and message.datatype == "INT32":
+            raw = request.raw_input_contents
+            return len(raw[i]) // 4 if i < len(raw) else len(message.contents.int_contents)
+    return 0
+
+
+def add_input(request: ModelInferRequest, spec: TensorSpec, elements: Elements | Packed) -> None:
     """Appends a tensor of shape [len(elements)] in the typed form."""
     tensor = request.inputs.add(name=spec.name, datatype=spec.datatype, shape=(len(elements),))
     _fill(tensor.contents, spec.datatype, elements)
@@ -121,12 +166,12 @@ def add_output(response: ModelInferResponse, spec: TensorSpec, elements: Element
 
 def read_inputs(request: ModelInferRequest) -> dict[str, Tensor]:
     """Raises TensorError for anything that the two forms of the protocol do not allow."""
-    return _read(request.inputs, request.raw_input_contents)
+    return _read(request.inputs, request.raw_input_contents, bounded=True)
 
 
 def read_outputs(response: ModelInferResponse) -> dict[str, Tensor]:
     """Raises TensorError for anything that the two forms of the protocol do not allow."""
-    return _read(response.outputs, response.raw_output_contents)
+    return _read(response.outputs, response.raw_output_contents, bounded=False)
 
 
 def output_elements(message: Any, raw: bytes | None) -> Elements:
@@ -140,11 +185,14 @@ def output_elements(message: Any, raw: bytes | None) -> Elements:
     return list(elements) or _read_typed(message, message.datatype)
 
 
-def _fill(contents: InferTensorContents, datatype: str, elements: Elements) -> None:
+def _fill(contents: InferTensorContents, datatype: str, elements: Elements | Packed) -> None:
+    if isinstance(elements, Packed):
+        contents.MergeFromString(elements.contents)
+        return
     getattr(contents, _DATATYPES[datatype].contents).extend(elements)
 
 
-def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, Tensor]:
+def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bool) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     if len(messages) > MAX_TENSORS:
         raise TensorError("", f"{len(messages)} tensors, at most {MAX_TENSORS}")
@@ -166,17 +214,26 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes]) -> dict[str, T
         shape = tuple(message.shape)
         if min(shape, default=0) < 0:
             raise TensorError(name, f"negative dimension in shape {list(shape)}")
-        elements = from_raw(name, datatype, raw_contents[i]) if raw_contents else _read_typed(message, datatype)
+        if raw_contents:
+            elements = from_raw(name, datatype, raw_contents[i], bounded=bounded)
+        else:
+            elements = _read_typed(message, datatype, bounded=bounded)
         if len(elements) != math.prod(shape):
             raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
         tensors[name] = Tensor(name, datatype, shape, elements)
     return tensors
 
 
-def _read_typed(message: Any, datatype: str) -> Elements:
+def _read_typed(message: Any, datatype: str, *, bounded: bool = False) -> Elements:
     field = _DATATYPES[datatype].contents
     contents = message.contents
-    elements = list(getattr(contents, field)) if field else []
+    elements: Elements = []
+    if field:
+        sent = getattr(contents, field)
+        most = MAX_INPUT_STRINGS if datatype == BYTES else MAX_INPUT_ELEMENTS
+        if bounded and len(sent) > most:
+            raise _too_many(message.name, len(sent), most)
+        elements = array("i", sent) if len(sent) > LONG and datatype == "INT32" else list(sent)
     if len(contents.ListFields()) > bool(elements):
         filled = [descriptor.name for descriptor, _ in contents.ListFields()]
         raise TensorError(message.name, f"{datatype} belongs in '{field}', not in {filled}")

@@ -40,6 +40,7 @@ class Caps:
         self._check_n(request)
         if isinstance(request, CompletionRequest):
             self.check_prompts("prompt", request.prompts, several=isinstance(request.prompt, list))
+            self.check_prompts("suffix", [request.suffix or ""])
         if self.schema and body_size > self.schema:  # else nothing in it can be larger
             self._check_schemas(request)
         field, asked = request.token_limit

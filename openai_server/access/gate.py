@@ -138,7 +138,7 @@ class Visit:
             self.headers |= self._account.headers(now)
 
     def hold(self, n_bytes: int) -> None:
-        """So much more of its body. Raises Overloaded.
+        """Counts more bytes of its body, or of what is decoded from it. Raises Overloaded.
 
         What is made of a body is about as large, so it counts until the end of the request, not of the body.
         """
@@ -146,9 +146,9 @@ class Visit:
         if n_bytes and self._gate.holds_too_much(self.caller.id, n_bytes):
             raise self._gate.overloaded()
 
-    def reserve(self, characters: int, output_tokens: int) -> None:
-        """Tokens for so many characters of prompt, and for so many of output. Raises RateLimited."""
-        self._prompt_estimate = characters // CHARACTERS_PER_TOKEN
+    def reserve(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Sets aside tokens: an estimate for the prompt, and the most that may be generated. Raises RateLimited."""
+        self._prompt_estimate = prompt_tokens
         if self._account is None:
             return
         now = self._gate.clock()
@@ -197,8 +197,9 @@ class Visit:
         if self._account is not None:
             self._account.settle(self._reserved, self._used, self._gate.clock())
 
-    def used(self, tokens: int) -> None:
-        self._used = tokens
+    def used(self, tokens: int | None) -> None:
+        """None: the backend does not count, so the estimate stands."""
+        self._used = self._prompt_estimate if tokens is None else tokens
 
     def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
         """How far the answers came: what is known of those that are whole, and the tokens of all that were seen."""

@@ -3,6 +3,7 @@
 PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, `parse` puts them together.
 """
 
+from openai_server.schemas.bounds import MAX_CHOICES as MAX_CHOICES
 from openai_server.schemas.fields import ALLOWED_TOOLS_FIELDS as ALLOWED_TOOLS_FIELDS
 from openai_server.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
 from openai_server.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
@@ -38,8 +39,8 @@ from openai_server.schemas.parse import convert as convert
 from openai_server.schemas.parse import load as load
 from openai_server.schemas.parse import parse_chat as parse_chat
 from openai_server.schemas.parse import parse_completion as parse_completion
+from openai_server.schemas.parse import parse_messages as parse_messages
 from openai_server.schemas.requests import INT64_MAX as INT64_MAX
-from openai_server.schemas.requests import MAX_CHOICES as MAX_CHOICES
 from openai_server.schemas.requests import ChatRequest as ChatRequest
 from openai_server.schemas.requests import CompletionRequest as CompletionRequest
 from openai_server.schemas.requests import Prompt as Prompt

@@ -6,6 +6,8 @@ from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
 
+from openai_server.schemas.bounds import MAX_PARTS, MAX_TOOL_CALLS, MAX_TOOLS
+
 # ---- One Struct a role
 
 
@@ -14,7 +16,7 @@ class TextPart(Struct):
     text: str
 
 
-Content = str | Annotated[list[TextPart], Meta(min_length=1)]
+Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
 
 
 class FunctionCall(Struct):
@@ -58,7 +60,7 @@ class UserMessage(Struct, tag_field="role", tag="user"):
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
     content: Content | None = None
     name: str | None = None
-    tool_calls: list[ToolCall] | None = None
+    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOL_CALLS)] | None = None
     function_call: FunctionCall | None = None  # of the older API: the one tool call
     reasoning_content: str | None = None  # not in OpenAI's API; other servers name it so
 
@@ -90,7 +92,7 @@ class NamedTool(Struct, tag_field="type", tag="function"):
 
 class AllowedTools(Struct):
     mode: Literal["auto", "required"]
-    tools: list[NamedTool]
+    tools: Annotated[list[NamedTool], Meta(max_length=MAX_TOOLS)]
 
 
 class AllowedToolChoice(Struct, tag_field="type", tag="allowed_tools"):

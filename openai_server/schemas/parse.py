@@ -8,7 +8,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import InvalidRequest
+from openai_server.errors import InvalidRequest, clipped
+from openai_server.schemas import bounds
 from openai_server.schemas.fields import (
     ALLOWED_TOOLS_FIELDS,
     CHAT_FIELDS,
@@ -30,10 +31,10 @@ from openai_server.schemas.messages import (
     AllowedToolChoice,
     FunctionDefinition,
     FunctionName,
+    Message,
     NamedTool,
 )
 from openai_server.schemas.requests import (
-    MAX_CHOICES,
     ChatRequest,
     CompletionRequest,
     Request,
@@ -44,9 +45,9 @@ from protos import contract
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises InvalidRequest."""
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
-    if len(request.prompts) * request.generated > MAX_CHOICES:
+    if len(request.prompts) * request.generated > bounds.MAX_CHOICES:
         raise InvalidRequest(
-            f"More than {MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
+            f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
         )
     if request.generated < request.choices:
         raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
@@ -65,6 +66,15 @@ def parse_chat(body: bytes) -> ChatRequest:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
     _check_tools(request)
     return request
+
+
+def parse_messages(messages: object, body_size: int) -> list[Message]:
+    """Those of a chat, alone. Raises InvalidRequest."""
+    given = {"messages": messages}
+    bounds.check_messages(messages, body_size)
+    request = convert(given, ChatRequest)
+    _check_messages(given["messages"])  # type: ignore[arg-type]  # after conversion, it is a list of objects
+    return request.messages
 
 
 R = TypeVar("R", bound=Request)
@@ -100,6 +110,9 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
             fields_of_format.check(format, "response_format.")
         if isinstance(named := format.get("json_schema"), dict):
             NAMED_SCHEMA_FIELDS.check(named, "response_format.json_schema.")
+    bounds.check_prompts("prompt", given.get("prompt"), bounds.MAX_CHOICES)
+    bounds.check_messages(given.get("messages"), len(body))
+    bounds.check_free_form(given, len(body))
     request = convert(given, struct)
     if isinstance(request, ChatRequest):
         _check_messages(given["messages"])
@@ -206,7 +219,7 @@ _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
 
 def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
-    place = _PLACE.match(str(error))
+    place = _PLACE.match(clipped(str(error)))  # it may quote a value
     assert place is not None  # every part of it is optional
     problem, param = place["problem"], place["path"] or ""
     if missing := _MISSING.search(problem):

@@ -6,6 +6,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from openai_server.errors import InvalidRequest
+from openai_server.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     FunctionDefinition,
@@ -17,10 +18,7 @@ from openai_server.schemas.messages import (
     ToolUse,
 )
 from protos import contract
-
-MAX_TOOLS = 128
-MAX_CHOICES = 2048
-"""Most choices of one request, prompts times `n`: the answer is built in memory."""
+from protos.tensors import Packed
 
 INT64_MAX = 2**63 - 1
 COMPLETION_MAX_TOKENS = 16
@@ -37,13 +35,13 @@ LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=0.01, le=10)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
-Prompt = str | list[int]
+Prompt = str | list[int] | Packed
 """Text, or token ids."""
 
 
-def prompts_of(given: str | list[Any], field: str) -> list[Prompt]:
+def prompts_of(given: str | Packed | list[Any], field: str) -> list[Prompt]:
     """One text, one list of token ids, or a list of either. Raises InvalidRequest for a list of several kinds."""
-    if isinstance(given, str):
+    if isinstance(given, str | Packed):
         return [given]
     kinds = {type(item) for item in given}
     if len(kinds) > 1:
@@ -223,7 +221,7 @@ class CompletionRequest(Request, kw_only=True):
 class ChatRequest(Request, kw_only=True):
     PROMPT_FIELD = "messages"
 
-    messages: Annotated[list[Message], Meta(min_length=1)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None

@@ -7,8 +7,8 @@ from openai.types import EmbeddingCreateParams
 
 from openai_server import schemas_tasks
 from openai_server.errors import InvalidRequest, UnsupportedParameter
+from openai_server.schemas.bounds import MAX_INPUTS
 from openai_server.schemas_tasks import (
-    MAX_INPUTS,
     ContentToTokenize,
     DetokenizeRequest,
     EmbeddingRequest,

@@ -1,0 +1,75 @@
+"""Turns at work beside the event loop: a bounded number at a time, fair between callers, with a bounded wait."""
+
+import asyncio
+import contextvars
+import math
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from typing import Any, TypeVar
+
+from openai_server.access.admission import Admission, State, Ticket
+from openai_server.errors import Overloaded
+from openai_server.telemetry import record
+
+T = TypeVar("T")
+
+
+class Turns:
+    """`running` at a time, `waiting` in the queue, each for up to `patience` seconds."""
+
+    def __init__(self, running: int, *, waiting: int, patience: float) -> None:
+        self._admission = Admission(running, waiting)
+        self._patience = patience
+
+    async def take(self, caller: str) -> Ticket:
+        """A ticket, to be given back. Raises Overloaded."""
+        ticket = Ticket(caller)
+        self._admission.arrive(ticket)
+        try:
+            if ticket.state is State.WAITING:
+                await self._decision(ticket)
+            if ticket.state is not State.RUNNING:
+                raise Overloaded
+        except BaseException:
+            self.give_back(ticket)
+            raise
+        return ticket
+
+    def give_back(self, ticket: Ticket) -> None:
+        self._admission.leave(ticket)
+
+    async def _decision(self, ticket: Ticket) -> None:
+        """Returns when the ticket is admitted or refused, or after `patience` seconds."""
+        decided = asyncio.get_running_loop().create_future()
+
+        def wake() -> None:
+            if not decided.done():
+                decided.set_result(None)
+
+        ticket.decided = wake
+        patience = self._patience if self._patience < math.inf else None
+        with suppress(TimeoutError):
+            await asyncio.wait_for(decided, patience)
+
+
+class FairThreads:
+    """Threads for work that takes milliseconds. They are few: each that computes delays the event loop by 5 ms, the
+    interval in which the interpreter goes from one thread to another."""
+
+    def __init__(self, n: int, *, name: str, waiting: int, patience: float) -> None:
+        self._turns = Turns(n, waiting=waiting, patience=patience)
+        self._threads = ThreadPoolExecutor(n, thread_name_prefix=name)
+
+    async def run(self, work: Callable[..., T], *args: Any) -> T:
+        """The result of `work`, for the caller of the current request. Raises what `work` raises, and Overloaded."""
+        ticket = await self._turns.take(record.current().caller)
+        loop = asyncio.get_running_loop()
+
+        def over(_: object) -> None:
+            with suppress(RuntimeError):  # the loop is closed: nobody waits for a turn any more
+                loop.call_soon_threadsafe(self._turns.give_back, ticket)
+
+        job = self._threads.submit(contextvars.copy_context().run, work, *args)
+        job.add_done_callback(over)  # also where nobody waits for the result: the thread is taken until then
+        return await asyncio.wrap_future(job)

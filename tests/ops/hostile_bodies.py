@@ -1,0 +1,266 @@
+"""`python -m tests.ops.hostile_bodies`: what bodies that are expensive to decode do to everybody else.
+
+The promise: while such bodies arrive without a pause, `/livez` answers within 50 ms at p99, and the largest gap of a
+running stream grows by at most 50 ms. The attacker, the backend and this process run on the same processors.
+"""
+
+import http.client
+import json
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from contextlib import closing, contextmanager
+from dataclasses import dataclass, field
+
+import click
+
+from benchmarks import pace
+from benchmarks.stats import percentile
+from scripts.ports import free_port
+from tests.e2e import servers
+from tests.ops.census import census
+from tests.ops.hostile import Attack, kinds
+
+PROBE = 0.050
+"""Seconds in which /livez has to answer, at p99."""
+GAP = 0.050
+"""Seconds by which a stream's largest gap may grow."""
+MEMORY = 192
+"""MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and half of that for what is being decoded."""
+PROBE_INTERVAL = 0.02
+STEP = 0.02
+"""Seconds between two tokens of the stream."""
+SIZE, VALUES = 16 << 20, 1 << 20
+"""The default limits of a body."""
+
+HEAD = """\
+                                     requests   statuses                    livez ms              stream's gap    MiB
+                                           /s                          p50     p99     max     p99     max   own  with helpers
+"""  # noqa: E501 - a table
+
+
+@dataclass
+class Seen:
+    """What one period showed to others."""
+
+    name: str
+    seconds: float
+    probes: list[float] = field(default_factory=list)
+    gaps: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    own: int = 0
+    """MiB of the process that serves, at most."""
+    all: int = 0
+    """MiB with its helper processes."""
+
+    def row(self) -> str:
+        statuses = " ".join(f"{status}×{n}" for status, n in self.statuses.most_common(3))
+        ms = [percentile(self.probes, percent) * 1000 for percent in (50, 99, 100)]
+        gaps = [percentile(self.gaps, percent) * 1000 for percent in (99, 100)]
+        return (
+            f"{self.name:34}{self.statuses.total() / self.seconds:11.1f}   {statuses:24}"
+            f"{ms[0]:6.1f}{ms[1]:8.1f}{ms[2]:8.1f}{gaps[0]:8.1f}{gaps[1]:8.1f}{self.own:6d}{self.all:8d}"
+        )
+
+    def broken(self, alone: "Seen") -> Iterator[str]:
+        if (late := percentile(self.probes, 99)) > PROBE:
+            yield f"{self.name}: /livez took {late * 1000:.0f} ms at p99"
+        if (gap := max(self.gaps)) > max(alone.gaps) + GAP:
+            yield f"{self.name}: a gap of {gap * 1000:.0f} ms in a stream, {max(alone.gaps) * 1000:.0f} ms alone"
+        if self.own > alone.own + MEMORY:
+            yield f"{self.name}: the sidecar grew from {alone.own} to {self.own} MiB"
+
+
+class Observer:
+    """Others of one server: a probe, a reader of a stream, and a look at its memory."""
+
+    def __init__(self, port: int, pid: int) -> None:
+        self.port = port
+        self._pid = pid
+
+    def during(self, seen: Seen) -> Seen:
+        over = threading.Event()
+        threads = [threading.Thread(target=work, args=(seen, over)) for work in (self._probe, self._read, self._look)]
+        for thread in threads:
+            thread.start()
+        time.sleep(seen.seconds)
+        over.set()
+        for thread in threads:
+            thread.join()
+        return seen
+
+    def _probe(self, seen: Seen, over: threading.Event) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        while not over.wait(PROBE_INTERVAL):
+            began = time.perf_counter()
+            connection.request("GET", "/livez")
+            assert connection.getresponse().read() == b'{"status":"ok"}'
+            seen.probes.append(time.perf_counter() - began)
+        connection.close()
+
+    def _read(self, seen: Seen, over: threading.Event) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
+        tokens = int((seen.seconds + 60) / STEP)
+        body = {"prompt": pace.prompt(tokens, STEP * 1000), "max_tokens": tokens, "stream": True}
+        connection.request("POST", "/v1/completions", json.dumps(body))
+        response = connection.getresponse()
+        assert response.status == 200, response.read()
+        last: float | None = None
+        while not over.is_set() and (line := response.readline()):
+            if line.startswith(b"data: "):
+                now = time.perf_counter()
+                if last is not None:
+                    seen.gaps.append(now - last)
+                last = now
+        assert over.is_set(), "the stream has ended"
+        response.close()
+        connection.close()
+
+    def _look(self, seen: Seen, over: threading.Event) -> None:
+        while not over.wait(0.05):
+            seen.own = max(seen.own, census(self._pid).resident)
+            seen.all = max(seen.all, sum(resident(pid) for pid in family(self._pid)))
+
+
+def family(pid: int) -> list[int]:
+    """A process and those that it has started."""
+    found = [pid]
+    with open(f"/proc/{pid}/task/{pid}/children") as children:
+        found += map(int, children.read().split())
+    return found
+
+
+def resident(pid: int) -> int:
+    """MiB; 0 for a process that has just ended."""
+    try:
+        return census(pid).resident
+    except (OSError, KeyError):
+        return 0
+
+
+@contextmanager
+def attacked(port: int, names: Sequence[str], size: int, values: int, connections: int) -> Iterator[Counter[str]]:
+    """By another process, until the end of the block; then its answers are counted."""
+    statuses: Counter[str] = Counter()
+    command = [sys.executable, "-m", "tests.ops.hostile_bodies", "--attack", str(port)]
+    command += ["--size", str(size), "--values", str(values), "--connections", str(connections)]
+    attacker = subprocess.Popen(
+        [*command, *(word for name in names for word in ("--kind", name))],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert attacker.stdout is not None
+    assert attacker.stdout.readline() == "ready\n"
+    yield statuses
+    told, _ = attacker.communicate("", timeout=120)
+    statuses.update(json.loads(told))
+
+
+def attack(port: int, names: Sequence[str], size: int, values: int, connections: int) -> None:
+    """In the attacking process: until stdin ends."""
+    made = kinds(size, values)
+    all_of_them = [made[name] for name in names]
+    statuses: Counter[str] = Counter()
+    over = threading.Event()
+    requests = Attack(all_of_them)
+
+    def run() -> None:
+        while not over.is_set():
+            try:
+                with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
+                    while not over.is_set():
+                        connection.sendall(requests.next())
+                        statuses[answer(connection)] += 1
+            except (OSError, http.client.HTTPException):
+                statuses["cut"] += 1
+
+    threads = [threading.Thread(target=run) for _ in range(connections)]
+    for thread in threads:
+        thread.start()
+    print("ready", flush=True)
+    sys.stdin.read()
+    over.set()
+    for thread in threads:
+        thread.join()
+    print(json.dumps(statuses), flush=True)
+
+
+def answer(connection: socket.socket) -> str:
+    response = http.client.HTTPResponse(connection)
+    response.begin()
+    response.read()
+    status = str(response.status)
+    if response.will_close:
+        connection.close()
+    return status
+
+
+@contextmanager
+def served(*options: str) -> Iterator[Observer]:
+    """A sidecar before a backend that answers at a steady pace."""
+    port = free_port()
+    backend = servers.Process(sys.executable, "-m", "benchmarks.fake_worker", str(port), "step-batches")
+    try:
+        with servers.sidecar(f"127.0.0.1:{port}", *options) as (sidecar, url):
+            sidecar_port = int(url.rpartition(":")[2])
+            servers.eventually(lambda: ready(sidecar_port))
+            yield Observer(sidecar_port, sidecar.popen.pid)
+    finally:
+        backend.end(signal.SIGKILL)
+
+
+def ready(port: int) -> bool:
+    with closing(http.client.HTTPConnection("127.0.0.1", port, timeout=10)) as connection:
+        connection.request("GET", "/readyz")
+        return connection.getresponse().status == 200
+
+
+def trial(
+    names: Sequence[str], seconds: float, size: int, values: int, connections: int, *, mixed: bool = False
+) -> Iterator[Seen]:
+    """First the server alone, then under each kind (not if `mixed`), then under all of them mixed."""
+    attacks = {} if mixed else {name: [name] for name in names}
+    if len(names) > 1:
+        attacks["all, mixed"] = list(names)
+    with served() as observer:
+        yield observer.during(Seen("alone", seconds))
+        for name, kinds_of_it in attacks.items():
+            with attacked(observer.port, kinds_of_it, size, values, connections) as statuses:
+                seen = observer.during(Seen(name, seconds))
+            seen.statuses = statuses
+            yield seen
+
+
+@click.command()
+@click.option("--seconds", default=5.0, show_default=True, help="Time of each kind.")
+@click.option("--connections", default=4, show_default=True, help="Connections over which bodies come.")
+@click.option("--size", default=SIZE, show_default=True, help="Bytes of a body.")
+@click.option("--values", default=VALUES, show_default=True, help="JSON values of bodies within the limits.")
+@click.option("--kind", "names", multiple=True, help="Only this kind; repeatable.")
+@click.option("--attack", "port", type=int, hidden=True)
+def main(seconds: float, connections: int, size: int, values: int, names: tuple[str, ...], port: int | None) -> None:
+    """Loads a sidecar with expensive bodies. Exit status 1 if others notice more of that than is promised."""
+    names = names or tuple(kinds(4096, 100))
+    if port is not None:
+        attack(port, names, size, values, connections)
+        return
+    click.echo(HEAD, nl=False)
+    alone: Seen | None = None
+    problems: list[str] = []
+    for seen in trial(names, seconds, size, values, connections):
+        click.echo(seen.row())
+        alone = alone or seen
+        problems += seen.broken(alone)
+    for problem in problems:
+        click.echo(problem, err=True)
+    sys.exit(bool(problems))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,142 @@
+"""Messages with more of something than there may be: refused before it is converted, at once."""
+
+from array import array
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from anyserve_worker.message_parts import has_too_many
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+from tests.anyserve_worker.fakes import FakePooler
+from tests.wire.worker import stub, worker
+
+IDS, MANY = contract.PROMPT_TOKEN_IDS, 2_000_000
+
+
+def request(spec: TensorSpec, elements: Any, *, raw: bool, task: str = contract.TASK_GENERATE) -> ModelInferRequest:
+    message = ModelInferRequest(model_name="tiny")
+    message.parameters[contract.PARAM_TASK].string_param = task
+    if raw:
+        message.inputs.add(name=spec.name, datatype=spec.datatype, shape=(len(elements),))
+        message.raw_input_contents.append(tensors.to_raw(spec.datatype, elements))
+    else:
+        tensors.add_input(message, spec, elements)
+    return message
+
+
+@asynccontextmanager
+async def client() -> AsyncIterator[Any]:
+    async with worker(poolers={"tiny": FakePooler()}) as served, stub(served.port) as service:
+        yield service
+
+
+async def refusal(message: ModelInferRequest) -> tuple[grpc.StatusCode, dict[str, str], str]:
+    async with client() as service:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await service.ModelInfer(message)
+        trailers = {key: str(value) for key, value in refused.value.trailing_metadata() or ()}
+        return refused.value.code(), trailers, refused.value.details() or ""
+
+
+@pytest.fixture(autouse=True)
+def _large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    """grpc's own limit of 4 MiB would come first: the worker's is 16 MiB."""
+    made = aio.server
+    options = [("grpc.max_receive_message_length", 16 << 20)]
+    monkeypatch.setattr(aio, "server", lambda: made(options=options))
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("task", [contract.TASK_GENERATE, contract.TASK_EMBED, contract.TASK_DETOKENIZE])
+@pytest.mark.parametrize("n", [tensors.LONG + 5000, MANY])
+async def test_more_token_ids_than_the_context_has(raw: bool, task: str, n: int) -> None:
+    code, trailers, details = await refusal(request(IDS, [1] * n, raw=raw, task=task))
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
+    assert trailers[contract.ERROR_TENSOR] == IDS.name
+    assert str(n) in details
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_they_are_refused_in_a_stream_too(raw: bool) -> None:
+    async def requests() -> AsyncIterator[ModelInferRequest]:
+        yield request(IDS, [1] * MANY, raw=raw)
+
+    async with client() as service:
+        (response,) = [response async for response in service.ModelStreamInfer(requests())]
+        assert str(MANY) in response.error_message
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize(
+    ("spec", "elements"),
+    [
+        (contract.STOP, [b""] * 16_385),
+        (contract.LOGIT_BIAS, [0.0] * MANY),
+        (contract.LOGIT_BIAS, [0.0] * 2000),
+        (contract.STOP_TOKEN_IDS, [1] * MANY),
+        (contract.STOP_TOKEN_IDS, [1] * 2000),
+    ],
+)
+async def test_more_of_another_input(spec: TensorSpec, elements: Any, raw: bool) -> None:
+    message = request(contract.PROMPT, [b"hi"], raw=raw)
+    more = request(spec, elements, raw=raw)
+    message.inputs.extend(more.inputs)
+    message.raw_input_contents.extend(more.raw_input_contents)
+    code, trailers, details = await refusal(message)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers[contract.ERROR_TENSOR] == spec.name
+    assert "at most" in details or "more than" in details
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_long_prompts_within_the_context_are_read_as_they_are(raw: bool) -> None:
+    ids = [i % 250 for i in range(8000)]
+    async with client() as service:
+        answer = await service.ModelInfer(request(IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
+        (text,) = tensors.read_outputs(answer)[contract.WHOLE_TEXT.name].elements
+        assert text == bytes(ids)
+
+
+def test_an_array_is_what_a_list_is() -> None:
+    ids = list(range(-5, 9000))
+    for raw in (False, True):
+        read = tensors.read_inputs(request(IDS, ids, raw=raw))[IDS.name].elements
+        assert read == array("i", ids)
+
+
+# ---- Parts
+
+
+def filled(**fields: Any) -> bytes:
+    return ModelInferRequest(**fields).SerializeToString()
+
+
+def test_messages_of_many_parts_are_counted() -> None:
+    inputs = [ModelInferRequest.InferInputTensor()] * 40_000
+    outputs = [ModelInferRequest.InferRequestedOutputTensor()] * 40_000
+    assert has_too_many(filled(inputs=inputs))
+    assert has_too_many(filled(outputs=outputs))
+    assert has_too_many(filled(raw_input_contents=[b""] * 40_000))
+    named = ModelInferRequest.InferInputTensor(name="prompt")
+    named.contents.bytes_contents.extend([b""] * 40_000)
+    assert has_too_many(filled(inputs=[named]))
+    parameters = ModelInferRequest()
+    for i in range(20_000):
+        parameters.parameters[str(i)].bool_param = True
+    assert has_too_many(parameters.SerializeToString())
+
+
+def test_large_messages_of_few_parts_are_not() -> None:
+    for raw in (False, True):
+        assert not has_too_many(request(IDS, [300] * 1_000_000, raw=raw).SerializeToString())
+    assert not has_too_many(request(contract.PROMPT, [b"\x2a\x00" * 5_000_000], raw=False).SerializeToString())
+    assert not has_too_many(b"\xff" * 100_000)  # no message: protobuf says so
+    assert not has_too_many(b"\x0a\xff\xff\x7f" + b"\0" * 100_000)
+    assert not has_too_many(b"")

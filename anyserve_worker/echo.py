@@ -5,10 +5,12 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
+from anyserve_worker.special_text import Spans
+
 
 class Vocabulary(Protocol):
     def written(self, token: int) -> bytes: ...
-    def adds_bos(self, text: str) -> bool: ...
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +20,12 @@ class Echo:
     """Of the prompt's last tokens: a BOS that was put in front of a text is not part of it."""
 
 
-def echo_of(prompt: str | Items[int], tokens: "array[int]", vocabulary: Vocabulary) -> Echo:
-    """`tokens` are those of `prompt`."""
+def echo_of(prompt: str | Items[int], tokens: "array[int]", vocabulary: Vocabulary, plain: Spans = ()) -> Echo:
+    """`tokens` are those of `prompt`, `plain` its plain spans."""
     pieces = [vocabulary.written(token) for token in tokens]
     if not isinstance(prompt, str):
         return Echo(b"".join(pieces).decode(errors="replace"), tuple(pieces))
-    if vocabulary.adds_bos(prompt):
+    if vocabulary.adds_bos(prompt, plain):
         del pieces[0]
     # SentencePiece puts a space in front of a text.
     if pieces and pieces[0].startswith(b" ") and not prompt.startswith(" "):

@@ -178,7 +178,7 @@ class Engine:
         """The tokens, and what each stands for. Raises as `submit` does."""
         with self._place(kept=False):
             return await self._tokenizer.split(
-                request.text, add_special=request.add_special, parse_special=request.parse_special
+                request.text, add_special=request.add_special, parse_special=request.parse_special, plain=request.plain
             )
 
     async def detokenize(self, request: DetokenizeRequest) -> bytes:

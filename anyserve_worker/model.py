@@ -4,8 +4,9 @@ import ctypes
 import os
 import re
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from collections.abc import Sequence as Items
+from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 
@@ -18,6 +19,7 @@ from anyserve_worker.native import library, llama
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.request import Guide
 from anyserve_worker.sequence import token_array
+from anyserve_worker.special_text import Piece, Spans, SpecialTexts, SpecialToken
 from protos import contract
 
 _LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
@@ -68,12 +70,15 @@ class Model:
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
         self._written = [self._render(token, special=True) for token in range(self.n_vocab)]
+        self.special_texts = SpecialTexts(self._special_tokens())
+        self._puts_space = self._written[next(iter(self.tokens_of("a", parse_special=False)), 0)].startswith(b" ")
+        """In front of a text, and so behind each special token (SentencePiece)."""
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
         self._guides = Guides(
             self._written,
             self._is_control,
             self.end_tokens.tolist(),
-            partial(self.tokens_of, add_special=False, parse_special=True),
+            self.tokens_of,
         )
         if contract.TASK_GENERATE in self.tasks:
             self._guides.start()
@@ -180,12 +185,26 @@ class Model:
                 return buffer.raw[:length]
             size = -length
 
-    def tokenize(self, prompt: str) -> "array[int]":
+    def _special_tokens(self) -> Iterator[SpecialToken]:
+        """All that llama.cpp reads in a text."""
+        hidden = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
+        for token in range(self.n_vocab):
+            attributes = llama.llama_vocab_get_attr(self.vocab, token)
+            if attributes & (hidden | llama.LLAMA_TOKEN_ATTR_USER_DEFINED):
+                yield SpecialToken(
+                    llama.llama_vocab_get_text(self.vocab, token).decode(errors="replace"),
+                    user_defined=not attributes & hidden,
+                    strips_left=bool(attributes & llama.LLAMA_TOKEN_ATTR_LSTRIP),
+                    strips_right=bool(attributes & llama.LLAMA_TOKEN_ATTR_RSTRIP),
+                )
+
+    def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
         """Raises InvalidRequest if nothing remains to start from.
 
-        Special tokens are recognised. BOS comes first if the model wants one, and once, also if the text has it.
+        Special tokens are recognised outside of the plain spans. BOS comes first if the model wants one, and once, also
+        if the text has it.
         """
-        tokens = self.tokens_of(prompt, add_special=False, parse_special=True)
+        tokens = self.tokens_of(prompt, plain=plain)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
             tokens.insert(0, self._bos)
         if not tokens:
@@ -195,8 +214,38 @@ class Model:
             )
         return tokens
 
-    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
-        """`add_special`: with what the model wants around a text, BOS and EOS or their like."""
+    def tokens_of(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+    ) -> "array[int]":
+        """`add_special`: with what the model wants around a text, BOS and EOS or their like.
+
+        `parse_special`: special tokens are recognised, but not in the plain spans.
+        """
+        if not (plain and parse_special):
+            return self._tokens(text, add_special=add_special, parse_special=parse_special)
+        around = self._tokens("", add_special=add_special, parse_special=False)
+        tokens = around[: 1 if self._adds_bos or len(around) > 1 else 0]
+        end = around[len(tokens) :]
+        for piece in self.special_texts.pieces(text, plain):
+            tokens += self._continued(piece) if piece.continues else self._piece(piece)
+        return tokens + end
+
+    def _piece(self, piece: Piece) -> "array[int]":
+        return self._tokens(piece.text, add_special=False, parse_special=piece.parse_special)
+
+    def _continued(self, piece: Piece) -> "array[int]":
+        """The tokens of what goes on in the middle of a text, without SentencePiece's space in front of it."""
+        if not self._puts_space:
+            return self._piece(piece)
+        for before in "\n\t\1\2":  # one of them is a token that takes in nothing of what follows
+            first = self._piece(replace(piece, text=before))
+            tokens = self._piece(replace(piece, text=before + piece.text))
+            rest = tokens[len(first) :]
+            if tokens[: len(first)] == first and rest and piece.text.encode().startswith(self.written(rest[0])):
+                return rest
+        return self._piece(piece)
+
+    def _tokens(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> "array[int]":
         return self._tokens_of(text.encode(), add_special=add_special, parse_special=parse_special)
 
     def _tokens_of(self, given: bytes, *, add_special: bool, parse_special: bool) -> "array[int]":
@@ -211,10 +260,11 @@ class Model:
         del tokens[n:]
         return tokens
 
-    def adds_bos(self, text: str) -> bool:
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool:
         """Whether `tokenize` puts a BOS in front of this text."""
         wanted = self._bos >= 0 and (self._adds_bos or not text)
-        return wanted and not text.encode().startswith(self.written(self._bos))
+        begins = text.startswith(self.bos_text) and not (plain and plain[0][0] < len(self.bos_text))
+        return wanted and not begins
 
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
@@ -272,21 +322,32 @@ class Model:
         template = llama.llama_model_chat_template(self.handle, b"rerank")
         if template:
             texts = {"{query}": query, "{document}": document}
-            text = re.sub("|".join(texts), lambda found: texts[found[0]], template.decode(errors="replace"))
-            return self.tokens_of(text, add_special=False, parse_special=True)
+            parts = re.split(f"({'|'.join(texts)})", template.decode(errors="replace"))
+            text, fields = "", []
+            for part in parts:
+                if part in texts:
+                    fields.append((len(text), len(text) + len(texts[part])))
+                text += texts.get(part, part)
+            return self.tokens_of(text, plain=self.special_texts.inside(text, fields, "".join(parts)))
         sep = llama.llama_vocab_sep(self.vocab)
         eos = llama.llama_vocab_eos(self.vocab)
         end = [eos if eos >= 0 else sep] if llama.llama_vocab_get_add_eos(self.vocab) else []
         return token_array(
             [
                 *([self._bos] if self._adds_bos else []),
-                *self.tokens_of(query, add_special=False, parse_special=False),
+                *self._tokens_of_field(query),
                 *end,
                 *([sep] if llama.llama_vocab_get_add_sep(self.vocab) else []),
-                *self.tokens_of(document, add_special=False, parse_special=False),
+                *self._tokens_of_field(document),
                 *end,
             ]
         )
+
+    def _tokens_of_field(self, text: str) -> "array[int]":
+        """Neither a control token is in them nor what stands around them."""
+        markup = self.bos_text + self.eos_text + self._token_text(llama.llama_vocab_sep(self.vocab))
+        plain = self.special_texts.inside(text, [(0, len(text))], markup)
+        return self.tokens_of(text, parse_special=bool(plain), plain=plain)
 
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
         """Raises InvalidRequest for an id outside of the vocabulary."""

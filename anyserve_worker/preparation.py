@@ -45,7 +45,7 @@ class Preparation:
 
     async def sequences(self, request: GenerationRequest) -> list[Sequence]:
         """One for each choice. Raises InvalidRequest, ContextLengthExceeded, QueueFull or Draining."""
-        prompt = await self._tokenizer.tokens(request.prompt, request.suffix)
+        prompt = await self._tokenizer.tokens(request.prompt, request.suffix, request.plain)
         room = self._runner.n_ctx - len(prompt)
         n_new = room if request.max_tokens is None else min(room, request.max_tokens)
         sampling = request.sampling
@@ -54,7 +54,7 @@ class Preparation:
         guides: Items[sequence.Guide | None] = [None] * request.n
         if request.guide:
             guides = await self._guides.compile(request.guide, request.caller, request.n)
-        echo = echo_of(request.prompt, prompt, self._vocabulary) if request.echo else None
+        echo = echo_of(request.prompt, prompt, self._vocabulary, request.plain) if request.echo else None
         sequences = [
             Sequence(
                 index=index,

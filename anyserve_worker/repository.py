@@ -2,6 +2,7 @@
 
 import asyncio
 import enum
+import json
 import logging
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -26,6 +27,10 @@ log = logging.getLogger(__name__)
 
 MODEL_VERSION = "1"
 """A GGUF file has no versions; this is the one that KServe asks for."""
+
+
+MAX_USER_DEFINED = 256 << 10
+"""Bytes of `user_defined_tokens` in a model's parameters: a client may take no message above 4 MiB."""
 
 
 class State(enum.Enum):
@@ -118,11 +123,14 @@ class ServedModel:
 
     def _describe(self, model: Model, n_ctx: int, pooler: EmbeddingRunner) -> dict[str, str]:
         embeds = contract.TASK_EMBED in model.tasks
+        templates = model.chat_template() + model.chat_template("tool_use")
         description = {
             "chat_template": model.chat_template(),
             "chat_template_tool_use": model.chat_template("tool_use"),
             "bos_token": model.bos_text,
             "eos_token": model.eos_text,
+            "control_tokens": json.dumps(model.special_texts.control, ensure_ascii=False),
+            "user_defined_tokens": json.dumps(_within(model.special_texts.user_defined, templates), ensure_ascii=False),
             "context_length": str(n_ctx),
             "vocab_size": str(model.n_vocab),
             "architecture": model.metadata("general.architecture"),
@@ -147,6 +155,17 @@ class ServedModel:
                 runner.free()
         if self._model:
             self._model.free()
+
+
+def _within(texts: Iterable[str], templates: str) -> list[str]:
+    """As many as MAX_USER_DEFINED allows, those of the chat templates first."""
+    kept, left = [], MAX_USER_DEFINED
+    for text in sorted(texts, key=lambda text: text not in templates):
+        left -= len(text.encode()) + len('"", ')
+        if left < 0:
+            break
+        kept.append(text)
+    return kept
 
 
 def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.special_text import Spans
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -69,6 +70,8 @@ class GenerationRequest:
     """`prompt` is text, or token ids to be used as they are. `max_tokens` None: until the context is full."""
 
     prompt: str | Sequence[int]
+    plain: Spans = ()
+    """Spans of the prompt that are text, whatever they look like, in characters."""
     max_tokens: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
@@ -109,7 +112,8 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
     given = read(message, contract.INPUTS)
 
     return GenerationRequest(
-        prompt=prompt_of(given),
+        prompt=(prompt := prompt_of(given)),
+        plain=plain_spans(given, prompt),
         max_tokens=scalar(given, contract.MAX_TOKENS, None),
         n=scalar(given, contract.N, 1),
         stop=_strings(given, contract.STOP) or (),
@@ -271,6 +275,29 @@ def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     if not token_ids.elements:
         raise refuse(contract.PROMPT_TOKEN_IDS, "empty")
     return token_ids.elements
+
+
+def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
+    """In characters, as the contract has them in bytes. Raises InvalidRequest."""
+    spec = contract.PLAIN_SPANS
+    if spec.name not in given:
+        return ()
+    if not isinstance(prompt, str):
+        raise refuse(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
+    offsets = np.array(given[spec.name].elements, np.int64)
+    if len(offsets) % 2:
+        raise refuse(spec, f"{len(offsets)} elements, must be pairs of start and end")
+    data = np.frombuffer(prompt.encode(), np.uint8)
+    steps = np.diff(offsets)
+    if (steps < 0).any() or (steps[::2] == 0).any():
+        raise refuse(spec, "the spans must be in order, none of them empty, none inside another one")
+    if len(offsets) and offsets[-1] > len(data):
+        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {len(data)} bytes")
+    begins = np.append((data & 0xC0) != 0x80, True)  # a character, at each byte
+    if not begins[offsets].all():
+        raise refuse(spec, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
+    characters = (np.cumsum(begins) - 1)[offsets].tolist()
+    return tuple(zip(characters[::2], characters[1::2], strict=True))
 
 
 def timeout_of(message: ModelInferRequest) -> float | None:

@@ -11,7 +11,18 @@ import numpy as np
 
 from anyserve_worker.embedder import Job, embedding
 from anyserve_worker.errors import EngineFailure, InvalidRequest
-from anyserve_worker.request import addresses, caller_of, prompt_of, read, refuse, scalar, timeout_of, utf8
+from anyserve_worker.request import (
+    addresses,
+    caller_of,
+    plain_spans,
+    prompt_of,
+    read,
+    refuse,
+    scalar,
+    timeout_of,
+    utf8,
+)
+from anyserve_worker.special_text import Spans
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -42,6 +53,8 @@ class RankRequest:
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
     text: str
+    plain: Spans = ()
+    """As of GenerationRequest."""
     add_special: bool = False
     parse_special: bool = True
 
@@ -97,8 +110,10 @@ def parse(task: str, message: ModelInferRequest) -> Request:
     if task == contract.TASK_RANK:
         return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message), caller_of(message))
     if task == contract.TASK_TOKENIZE:
+        to_tokenize = text(contract.TEXT_TO_TOKENIZE)
         return TokenizeRequest(
-            text(contract.TEXT_TO_TOKENIZE),
+            to_tokenize,
+            plain_spans(given, to_tokenize),
             scalar(given, contract.ADD_SPECIAL, False),
             scalar(given, contract.PARSE_SPECIAL, True),
         )

@@ -13,6 +13,7 @@ from anyserve_worker import sequence
 from anyserve_worker.errors import ContextLengthExceeded, Draining, InvalidRequest
 from anyserve_worker.request import Guide
 from anyserve_worker.sequence import token_array
+from anyserve_worker.special_text import Spans
 from protos import contract
 from protos.contract import TensorSpec
 
@@ -34,12 +35,14 @@ class Compiled(sequence.Guide, Protocol):
 class Vocabulary(Protocol):
     """What the engine asks of `model.Model`. Safe from any thread."""
 
-    def tokenize(self, prompt: str) -> "array[int]": ...
-    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]": ...
+    def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]": ...
+    def tokens_of(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+    ) -> "array[int]": ...
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]": ...
     def ranked_pair(self, query: str, document: str) -> "array[int]": ...
     def text_of(self, tokens: "array[int]") -> bytes: ...
-    def adds_bos(self, text: str) -> bool: ...
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool: ...
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
     def check_guide(self, guide: Guide) -> None: ...
     def try_guide(self, guide: Guide, seconds: float) -> str: ...
@@ -78,25 +81,30 @@ class Tokenizer:
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="samplers")
 
-    async def tokens(self, prompt: str | Items[int], suffix: str | None = None) -> "array[int]":
-        """To generate from, or to fill in before `suffix`; token ids as they are. Raises ContextLengthExceeded."""
-        if suffix is None or not isinstance(prompt, str):
-            return await self._tokens(prompt, self._vocabulary.tokenize, self._to_generate)
-        return await self._tokens_to_fill_in(prompt, suffix)
+    async def tokens(self, prompt: str | Items[int], suffix: str | None = None, plain: Spans = ()) -> "array[int]":
+        """To generate from, or to fill in before `suffix`; token ids as they are. Raises ContextLengthExceeded.
 
-    async def _tokens_to_fill_in(self, prefix: str, suffix: str) -> "array[int]":
-        tokenize, limit = partial(self._vocabulary.tokens_of, add_special=False, parse_special=True), self._to_generate
+        `plain` are the prompt's plain spans.
+        """
+        if suffix is None or not isinstance(prompt, str):
+            tokenize = partial(self._vocabulary.tokenize, plain=plain) if plain else self._vocabulary.tokenize
+            return await self._tokens(prompt, tokenize, self._to_generate, slow=bool(plain))
+        return await self._tokens_to_fill_in(prompt, suffix, plain)
+
+    async def _tokens_to_fill_in(self, prefix: str, suffix: str, plain: Spans) -> "array[int]":
+        limit = self._to_generate
 
         def work() -> "array[int]":
             parts = []
-            for text, tensor in ((prefix, contract.PROMPT), (suffix, contract.SUFFIX)):
+            for text, tensor, spans in ((prefix, contract.PROMPT, plain), (suffix, contract.SUFFIX, ())):
+                tokenize = partial(self._vocabulary.tokens_of, plain=spans)
                 self._refuse_if_far_too_long(text, tokenize, limit, tensor)
                 parts.append(tokenize(text))
                 if len(parts[-1]) > limit.tokens:
                     raise limit.exceeded(tensor, str(len(parts[-1])))
             return self._vocabulary.infill(*parts)
 
-        tokens = await self._off_the_loop(work, len(prefix) + len(suffix))
+        tokens = await self._off_the_loop(work, len(prefix) + len(suffix), slow=bool(plain))
         if len(tokens) > limit.tokens:
             raise limit.exceeded(contract.PROMPT, str(len(tokens)))
         return tokens
@@ -126,7 +134,7 @@ class Tokenizer:
 
     async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
         """With what the model wants around a text; token ids as they are. Raises ContextLengthExceeded."""
-        tokenize = partial(self._vocabulary.tokens_of, add_special=True, parse_special=True)
+        tokenize = partial(self._vocabulary.tokens_of, add_special=True)
         tokens = await self._tokens(prompt, tokenize, Limit(n_ctx, _context(n_ctx)))
         if not tokens:
             name = contract.PROMPT.name
@@ -139,7 +147,7 @@ class Tokenizer:
         longer = contract.QUERY if len(query) > len(document) else contract.DOCUMENT
 
         def work() -> "array[int]":
-            tokenize = partial(self._vocabulary.tokens_of, add_special=False, parse_special=True)
+            tokenize = partial(self._vocabulary.tokens_of, parse_special=False)
             for text, tensor in ((query, contract.QUERY), (document, contract.DOCUMENT)):
                 self._refuse_if_far_too_long(text, tokenize, limit, tensor)
             return self._vocabulary.ranked_pair(query, document)
@@ -152,18 +160,22 @@ class Tokenizer:
             raise InvalidRequest(f"tensor '{name}': empty, and so is the document", tensor=name)
         return tokens
 
-    async def split(self, text: str, *, add_special: bool, parse_special: bool) -> tuple["array[int]", list[bytes]]:
+    async def split(
+        self, text: str, *, add_special: bool, parse_special: bool, plain: Spans = ()
+    ) -> tuple["array[int]", list[bytes]]:
         """The tokens of a text, and what each stands for. Raises ContextLengthExceeded."""
 
         def work() -> tuple["array[int]", list[bytes]]:
-            tokenize = partial(self._vocabulary.tokens_of, add_special=add_special, parse_special=parse_special)
+            tokenize = partial(
+                self._vocabulary.tokens_of, add_special=add_special, parse_special=parse_special, plain=plain
+            )
             self._refuse_if_far_too_long(text, tokenize, self._to_split, contract.TEXT_TO_TOKENIZE)
             tokens = tokenize(text)
             if len(tokens) > self._to_split.tokens:
                 raise self._to_split.exceeded(contract.TEXT_TO_TOKENIZE, str(len(tokens)))
             return tokens, [self._vocabulary.written(token) for token in tokens]
 
-        return await self._off_the_loop(work, len(text))
+        return await self._off_the_loop(work, len(text), slow=bool(plain))
 
     async def join(self, token_ids: Items[int]) -> bytes:
         """The text of tokens, special ones included."""
@@ -184,7 +196,7 @@ class Tokenizer:
     # ---- Inside
 
     async def _tokens(
-        self, prompt: str | Items[int], tokenize: "Callable[[str], array[int]]", limit: Limit
+        self, prompt: str | Items[int], tokenize: "Callable[[str], array[int]]", limit: Limit, *, slow: bool = False
     ) -> "array[int]":
         if not isinstance(prompt, str):
             tensor, tokens = contract.PROMPT_TOKEN_IDS, token_array(prompt)
@@ -196,14 +208,14 @@ class Tokenizer:
                 self._refuse_if_far_too_long(text, tokenize, limit, tensor)
                 return tokenize(text)
 
-            tokens = await self._off_the_loop(work, len(text))
+            tokens = await self._off_the_loop(work, len(text), slow=slow)
         if len(tokens) > limit.tokens:
             raise limit.exceeded(tensor, str(len(tokens)))
         return tokens
 
-    async def _off_the_loop(self, work: Callable[[], T], size: int) -> T:
-        """What is small is done at once."""
-        if size <= INLINE_TOKENIZE:
+    async def _off_the_loop(self, work: Callable[[], T], size: int, *, slow: bool = False) -> T:
+        """Work on a small size is done at once, unless it is `slow`: each plain span may be a call of the tokenizer."""
+        if size <= INLINE_TOKENIZE and not slow:
             return work()
         self._refuse_if_closing()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)

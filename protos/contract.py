@@ -50,6 +50,13 @@ PROMPT = TensorSpec(
 PROMPT_TOKEN_IDS = TensorSpec(
     "prompt_token_ids", "INT32", (ANY,), "the prompt as token ids, used as they are, instead of `prompt`", 0
 )
+PLAIN_SPANS = TensorSpec(
+    "plain_spans",
+    "INT32",
+    (ANY,),
+    "pairs of byte offsets into `prompt`, start and end, ascending: what lies between is text and no special token",
+    0,
+)
 MAX_TOKENS = TensorSpec(
     "max_tokens", "INT32", (1,), "most tokens to generate per choice; absent: until the context is full", 0
 )
@@ -152,6 +159,7 @@ N = TensorSpec("n", "INT32", (1,), "choices to generate from the one prompt; abs
 INPUTS: tuple[TensorSpec, ...] = (
     PROMPT,
     PROMPT_TOKEN_IDS,
+    PLAIN_SPANS,
     MAX_TOKENS,
     TEMPERATURE,
     TOP_P,
@@ -359,7 +367,7 @@ TASKS: dict[str, Task] = {
     TASK_GENERATE: Task(INPUTS, UNARY_OUTPUTS),
     TASK_EMBED: Task((PROMPT, PROMPT_TOKEN_IDS, POOLING, NORMALIZE, DIMENSIONS), (EMBEDDING, PROMPT_TOKENS)),
     TASK_RANK: Task((QUERY, DOCUMENT), (SCORE, PROMPT_TOKENS)),
-    TASK_TOKENIZE: Task((TEXT_TO_TOKENIZE, ADD_SPECIAL, PARSE_SPECIAL), (TOKEN_IDS, TOKEN_PIECES)),
+    TASK_TOKENIZE: Task((TEXT_TO_TOKENIZE, PLAIN_SPANS, ADD_SPECIAL, PARSE_SPECIAL), (TOKEN_IDS, TOKEN_PIECES)),
     TASK_DETOKENIZE: Task((TOKENS_TO_TEXT,), (WHOLE_TEXT,)),
 }
 
@@ -441,6 +449,9 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "chat_template_tool_use": "the same for requests with tools, of a model that has one of its own for them",
     "bos_token": "text of the begin-of-sequence token",
     "eos_token": "text of the end-of-sequence token",
+    "control_tokens": "JSON array: texts of the control tokens, which are read in a prompt and nowhere else",
+    "user_defined_tokens": "JSON array: texts of the tokens that are read in any text, without those of whitespace; at "
+    "most 256 KiB, those of the chat templates first",
     "context_length": "most tokens of one sequence, prompt and completion together",
     "vocab_size": "number of tokens in the vocabulary",
     "architecture": "GGUF `general.architecture`",

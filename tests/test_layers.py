@@ -17,6 +17,7 @@ PURE = (
     "protos.contract",
     "protos.tensors",
     "protos.trace_context",
+    "protos.literals",
     "openai_server.schemas",
     "openai_server.schemas_tasks",
     "openai_server.encode",
@@ -62,6 +63,7 @@ PURE = (
     "anyserve_worker.echo",
     "anyserve_worker.guide_queue",
     "anyserve_worker.guide_memory",
+    "anyserve_worker.special_text",
     "anyserve_worker.telemetry.origin",
 )
 """A package stands for all of its modules."""

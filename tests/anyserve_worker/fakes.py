@@ -17,6 +17,7 @@ from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Score
 from anyserve_worker.scheduler import Chunk
 from anyserve_worker.sequence import Sequence
+from anyserve_worker.special_text import Spans
 from protos import contract
 
 
@@ -97,16 +98,18 @@ PATIENCE = 20
 
 
 class ByteVocabulary:
-    def tokenize(self, prompt: str) -> "array[int]":
+    def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
         return array("i", list(prompt.encode()))
 
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         return array("i", [*b"<", *prefix, *b"|", *suffix, *b">"])
 
-    def adds_bos(self, text: str) -> bool:
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool:
         return False
 
-    def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+    def tokens_of(
+        self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+    ) -> "array[int]":
         """`add_special` puts a 1 before the text, `parse_special` takes each "#" for a 2."""
         given = text.encode()
         return array("i", [*([1] if add_special else []), *(given.replace(b"#", b"\2") if parse_special else given)])
@@ -169,9 +172,9 @@ class SlowVocabulary(ByteVocabulary):
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
 
-    def tokenize(self, prompt: str) -> "array[int]":
+    def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
         assert self.may_go_on.wait(PATIENCE)
-        return super().tokenize(prompt)
+        return super().tokenize(prompt, plain)
 
 
 class Gate:

@@ -5,6 +5,7 @@ from array import array
 import pytest
 
 from anyserve_worker.echo import Echo, echo_of
+from anyserve_worker.special_text import Spans
 
 BOS, CALL, HI, SPACED, HALF, REST = range(6)
 WRITTEN = [b"<s>", b"<call>", b"hi", b" hi", b"\xc3", b"\xa9"]
@@ -17,7 +18,7 @@ class Vocabulary:
     def written(self, token: int) -> bytes:
         return WRITTEN[token]
 
-    def adds_bos(self, text: str) -> bool:
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool:
         return self._bos and not text.startswith("<s>")
 
 

@@ -26,6 +26,7 @@ from anyserve_worker.generation import Generation
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.preparation import INLINE_LOOK_BACK
 from anyserve_worker.request import GenerationRequest, Guide, SamplingParams
+from anyserve_worker.special_text import Spans
 from anyserve_worker.threads import ThreadChooser
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from protos import contract
@@ -706,7 +707,7 @@ async def test_a_prompt_far_past_the_context_is_not_tokenized_to_its_end() -> No
     lengths = []
 
     class Vocabulary(ByteVocabulary):
-        def tokenize(self, prompt: str) -> "array[int]":
+        def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
             lengths.append(len(prompt))
             return super().tokenize(prompt)
 
@@ -719,7 +720,7 @@ async def test_a_prompt_far_past_the_context_is_not_tokenized_to_its_end() -> No
 
 async def test_a_long_prompt_with_long_tokens_is_tokenized_in_the_end() -> None:
     class Vocabulary(ByteVocabulary):
-        def tokenize(self, prompt: str) -> "array[int]":
+        def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
             return super().tokenize(prompt[::1000])
 
     async with engine_on(FakeRunner({"x" * 50: b"a"}), vocabulary=Vocabulary()) as engine:

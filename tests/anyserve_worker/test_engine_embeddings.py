@@ -16,6 +16,7 @@ from anyserve_worker.errors import (
     InvalidRequest,
     QueueFull,
 )
+from anyserve_worker.special_text import Spans
 from anyserve_worker.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.tokenizer import INLINE_TOKENIZE, MIN_TOKENIZED
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakePooler, FakeRunner, Gate, SlowVocabulary
@@ -135,7 +136,9 @@ async def test_more_dimensions_than_there_are() -> None:
 
 async def test_nothing_to_embed() -> None:
     class Plain(ByteVocabulary):
-        def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        def tokens_of(
+            self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+        ) -> "array[int]":
             return super().tokens_of(text, add_special=False, parse_special=parse_special)
 
         def ranked_pair(self, query: str, document: str) -> "array[int]":
@@ -270,7 +273,9 @@ async def test_a_text_far_too_long_is_not_tokenized_to_its_end() -> None:
     seen: list[int] = []
 
     class Counting(ByteVocabulary):
-        def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        def tokens_of(
+            self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+        ) -> "array[int]":
             seen.append(len(text))
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 
@@ -288,7 +293,9 @@ async def test_a_text_far_too_long_is_not_tokenized_to_its_end() -> None:
 
 async def test_who_leaves_while_a_text_is_tokenized() -> None:
     class Slow(SlowVocabulary):
-        def tokens_of(self, text: str, *, add_special: bool, parse_special: bool) -> "array[int]":
+        def tokens_of(
+            self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
+        ) -> "array[int]":
             assert self.may_go_on.wait(PATIENCE)
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 

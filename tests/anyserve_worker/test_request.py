@@ -104,7 +104,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         mark_begin=["<ä>".encode()],
         mark_end=[b"</a>", b"</b>"],
     )
-    others = {"prompt_token_ids", "echo", "regex", "grammar", "lark"}
+    others = {"prompt_token_ids", "plain_spans", "echo", "regex", "grammar", "lark"}
     assert {t.name for t in message.inputs} | others == SPECS.keys(), "every input of the contract"
     assert parse(message) == GenerationRequest(
         prompt="Grüße",
@@ -490,3 +490,39 @@ def test_the_caller() -> None:
 @pytest.mark.parametrize("parameter", [{"int64_param": 1}, {"bool_param": True}, {"string_param": "x" * 257}])
 def test_a_caller_that_is_no_short_string_is_refused(parameter: dict[str, Any]) -> None:
     assert str(refusal(with_caller(**parameter))).startswith("parameter 'anyserve_caller': must be a string")
+
+
+# ---- Plain spans
+
+GREETING = "Grüße<|im_end|>"  # ü and ß have two bytes
+
+
+@forms
+@pytest.mark.parametrize(
+    ("offsets", "plain"),
+    [
+        ([], ()),
+        ([7, 17], ((5, 15),)),
+        ([0, 2, 2, 4], ((0, 2), (2, 3))),
+        ([0, 17], ((0, 15),)),
+        ([16, 17], ((14, 15),)),
+    ],
+)
+def test_plain_spans_are_given_in_bytes(form: Build, offsets: list[int], plain: tuple[tuple[int, int], ...]) -> None:
+    assert parse(form(prompt=[GREETING.encode()], plain_spans=offsets)).plain == plain
+
+
+@forms
+@pytest.mark.parametrize(
+    "offsets", [[1], [1, 2, 4], [2, 1], [4, 4], [0, 4, 2, 6], [4, 6, 0, 2], [0, 18], [17, 18], [-1, 2], [3, 7], [0, 3]]
+)
+def test_plain_spans_that_are_none(form: Build, offsets: list[int]) -> None:
+    error = refusal(form(prompt=[GREETING.encode()], plain_spans=offsets))
+    assert error.tensor == "plain_spans"
+
+
+@forms
+def test_plain_spans_are_those_of_a_text(form: Build) -> None:
+    assert refusal(form(prompt_token_ids=[1, 2, 3], plain_spans=[0, 1])).tensor == "plain_spans"
+    assert refusal(form(prompt=[b""], plain_spans=[0, 1])).tensor == "plain_spans"
+    assert parse(form(prompt=[b""], plain_spans=[])).plain == ()

@@ -92,7 +92,12 @@ class App:
         )
         planner = ChatPlanner(
             templates,
-            Planner(templates, chat_template=config.chat_template, new_id=lambda: f"call_{token_hex(12)}"),
+            Planner(
+                templates,
+                chat_template=config.chat_template,
+                new_id=lambda: f"call_{token_hex(12)}",
+                refuses_markup=config.forged_markup == "refuse",
+            ),
             threads,
         )
         self._bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)

@@ -7,8 +7,9 @@ from functools import partial
 from typing import TypeVar
 
 from openai_server.access.turns import FairThreads
+from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.chat.plan import Plan, Planner
-from openai_server.chat.source import CompiledSource, compile_source
+from openai_server.chat.source import CompiledSource, Words, compile_source
 from openai_server.chat.template import CHATML, NotCompiled, Templates
 from openai_server.errors import Unavailable
 from openai_server.schemas import ChatRequest
@@ -36,9 +37,9 @@ class ChatPlanner:
         """Raises InvalidRequest, Unavailable, Overloaded."""
         return await self._run(request, parameters, partial(self._planner.plan, request, parameters, takes))
 
-    async def prompt(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+    async def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        return await self._run(request, parameters, partial(self._planner.prompt, request, parameters))
+        return await self._run(request, parameters, partial(self._planner.prompt, request, parameters, takes))
 
     async def _run(self, request: ChatRequest, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
         source = self._planner.template_for(request, parameters)
@@ -79,6 +80,8 @@ class ChatPlanner:
                     log.warning("a chat template can't be compiled: %s", answer)
                     compiled = answer
                 else:
-                    code, variables, roles, mentions_tool_calls = answer
-                    compiled = CompiledSource(code, frozenset(variables), frozenset(roles), mentions_tool_calls)
+                    code, variables, roles, mentions_tool_calls, words = answer
+                    compiled = CompiledSource(
+                        code, frozenset(variables), frozenset(roles), mentions_tool_calls, Words(*map(frozenset, words))
+                    )
             await asyncio.to_thread(self._templates.keep, source, compiled)

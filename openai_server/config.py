@@ -31,6 +31,7 @@ class Config:
     model_alias: Mapping[str, str] = field(default_factory=dict)
     served_model: tuple[str, ...] = ()
     chat_template: str | None = None
+    forged_markup: str = "allow"
     request_timeout: float = 600
     lookup_timeout: float = 5
     ping_interval: float = 5

@@ -99,6 +99,7 @@ def params(request: Request) -> dict[str, str]:
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
+    names[contract.PLAIN_SPANS.name] = request.PROMPT_FIELD
     for ours in OURS:
         names[ours.name] = request.guides[0] if request.guides else "tools"
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"

@@ -5,7 +5,9 @@ PURE. Each call is for one text.
 
 from collections.abc import Container, Iterable
 from dataclasses import dataclass
+from itertools import chain
 
+from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.errors import UnsupportedParameter
 from openai_server.schemas import Prompt
 from openai_server.schemas_tasks import ContentToTokenize, EmbeddingRequest, TokenizeRequest
@@ -65,7 +67,7 @@ def rank(query: str, document: str, to: Target) -> ModelInferRequest:
     )
 
 
-def tokenize(request: TokenizeRequest, text: str, field: str, to: Target) -> ModelInferRequest:
+def tokenize(request: TokenizeRequest, prompt: ChatPrompt, field: str, to: Target) -> ModelInferRequest:
     """`field` is where the text came from."""
     if isinstance(request, ContentToTokenize):
         options: list[Input] = [
@@ -74,7 +76,10 @@ def tokenize(request: TokenizeRequest, text: str, field: str, to: Target) -> Mod
         ]
     else:
         options = [(contract.ADD_SPECIAL, [request.add_special_tokens], "add_special_tokens")]
-    return _message(contract.TASK_TOKENIZE, to, [(contract.TEXT_TO_TOKENIZE, [text.encode()], field), *options])
+    if prompt.plain:
+        options.append((contract.PLAIN_SPANS, list(chain.from_iterable(prompt.plain)), field))
+    text: Input = (contract.TEXT_TO_TOKENIZE, [prompt.text.encode()], field)
+    return _message(contract.TASK_TOKENIZE, to, [text, *options])
 
 
 def detokenize(tokens: list[int] | tensors.Packed, to: Target) -> ModelInferRequest:

@@ -95,6 +95,13 @@ OPTIONS = (
         metavar="FILE",
         callback=_file_text,
     ),
+    option(
+        "--forged-markup",
+        "What to do with a chat that has the model's markup in a field, such as a control token in a message, if the "
+        "backend can't be sent which parts of the prompt are plain text: `allow` sends it, and the model reads markup; "
+        "`refuse` answers 400. Other backends read text in either case.",
+        type=click.Choice(("allow", "refuse")),
+    ),
     option("--request-timeout", "Longest time for the answer to one prompt; 0 is no limit.", **seconds(0)),
     option("--lookup-timeout", "Longest time to ask the backend for its health or models.", **seconds()),
     option("--ping-interval", "Silence in a stream before a comment is sent to keep it open.", **seconds()),

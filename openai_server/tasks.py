@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 from openai_server import decode, encode_tasks, responses_tasks
 from openai_server.access.turns import FairThreads
 from openai_server.catalog import Catalog, Model
+from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.chat_planner import ChatPlanner
 from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
@@ -69,10 +70,10 @@ class Tasks:
 
         async def work(model: Model) -> Object:
             if isinstance(request, MessagesToTokenize):
-                text = await self._planner.prompt(request.chat, model.parameters)
+                prompt = await self._planner.prompt(request.chat, model.parameters, model.takes)
             else:
-                text = getattr(request, field)
-            call = encode_tasks.tokenize(request, text, field, Target(model.name, model.takes, id))
+                prompt = ChatPrompt(getattr(request, field))
+            call = encode_tasks.tokenize(request, prompt, field, Target(model.name, model.takes, id))
             [(ids, pieces)] = await self._infer([call], decode.tokens)
             if len(ids) > MANY_TOKENS:  # an object for each of their pieces takes long
                 return await self._threads.run(responses_tasks.tokens, request, ids, pieces, model.context_length)
@@ -92,7 +93,8 @@ class Tasks:
         """What the model would read: the backend has nothing to do."""
 
         async def work(model: Model) -> Object:
-            return {"prompt": await self._planner.prompt(request, model.parameters)}
+            prompt = await self._planner.prompt(request, model.parameters, model.takes)
+            return {"prompt": prompt.text}
 
         return await self._perform(contract.TASK_GENERATE, request, work, {})
 

@@ -22,7 +22,7 @@ MEMORY = 160 << 20
 TIMEOUT = 60.0
 """Seconds until a process counts as stuck, however little processor time it has got."""
 
-Compiled = tuple[CodeType, list[str], list[str], bool]
+Compiled = tuple[CodeType, list[str], list[str], bool, list[list[str]]]
 """The fields of chat.source.CompiledSource: marshal knows neither classes nor frozen sets of a fixed order."""
 
 
@@ -92,6 +92,8 @@ def _answer(written: bytes, status: int) -> Compiled | str:
 
 
 def main(processor_seconds: float, memory: int) -> None:
+    from dataclasses import astuple
+
     from openai_server.chat.source import compile_source, problem  # here alone: the parent of workers needs no Jinja
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the server.
@@ -107,6 +109,7 @@ def main(processor_seconds: float, memory: int) -> None:
             sorted(compiled.variables),
             sorted(compiled.roles),
             compiled.mentions_tool_calls,
+            [sorted(words) for words in astuple(compiled.words)],
         )
         written = marshal.dumps(answer)
     except Exception as error:  # whatever a source makes of Jinja and Python

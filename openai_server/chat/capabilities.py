@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from openai_server.chat.limits import LimitExceeded
 from openai_server.chat.messages import Form, Tools
-from openai_server.chat.source import CompiledSource
+from openai_server.chat.source import CompiledSource, Words
 from openai_server.schemas import (
     AssistantMessage,
     FunctionCall,
@@ -36,6 +36,9 @@ class Capabilities:
     system: bool
     """It writes the text of a system message."""
     form: Form
+    words: Words
+    written: tuple[str, ...] = ()
+    """The prompts of the conversations that were tried: markup that it puts together is in them."""
 
     @property
     def tools(self) -> bool:
@@ -43,6 +46,18 @@ class Capabilities:
 
 
 def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
+    written = []
+
+    def noted(messages: Sequence[Message], form: Form, tools: Tools) -> str | None:
+        if prompt := attempt(messages, form, tools):
+            written.append(prompt)
+        return prompt
+
+    form, system = _tried(compiled, noted)
+    return Capabilities(compiled.variables, compiled.roles, system, form, compiled.words, tuple(dict.fromkeys(written)))
+
+
+def _tried(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, bool]:
     roles = compiled.roles
     form, system = Form(developer="developer" in roles, function="function" in roles), False
     with suppress(*BOUNDS):
@@ -51,7 +66,7 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
         form = replace(form, whole_tools=_wants_whole_tools(form, attempt))
         if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
-    return Capabilities(compiled.variables, roles, system, form)
+    return form, system
 
 
 # ---- By trying

@@ -7,19 +7,22 @@ its reasoning and its calls of tools.
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import lru_cache, partial
+from itertools import chain
 from typing import Any
 
 import msgspec
 import orjson
 
 from openai_server.chat import parsing
+from openai_server.chat.markup import LISTED, MARKUP_PARAMETERS, Markup, markup_of
+from openai_server.chat.plain_fields import ChatPrompt, PlainFields, field_with
 from openai_server.chat.reading import Reading
 from openai_server.chat.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
 from openai_server.chat.tools import generic, schema
 from openai_server.chat.tools.formats import format_of
 from openai_server.encode import Inputs
-from openai_server.errors import UnsupportedParameter
+from openai_server.errors import InvalidRequest, UnsupportedParameter
 from openai_server.schemas import AssistantMessage, ChatRequest, FunctionMessage, Message, Tool, ToolMessage, ToolUse
 from protos import contract
 
@@ -29,6 +32,7 @@ class Plan:
     request: ChatRequest
     """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
     prompt: str
+    """`inputs` has its plain spans."""
     inputs: Inputs = field(default_factory=dict)
     """What this server asks for by itself."""
     reading: Reading | None = None
@@ -36,10 +40,20 @@ class Plan:
 
 
 class Planner:
-    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls."""
+    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: from a client
+    whose chat has markup in its fields, where the backend can't be sent spans of plain text."""
 
-    def __init__(self, templates: Templates, *, chat_template: str | None, new_id: Callable[[], str]) -> None:
+    def __init__(
+        self,
+        templates: Templates,
+        *,
+        chat_template: str | None,
+        new_id: Callable[[], str],
+        refuses_markup: bool = False,
+    ) -> None:
         self._templates = templates
+        self._refuses_markup = refuses_markup
+        self._markup = lru_cache(maxsize=16)(self._make_markup)
         self._chat_template = chat_template
         self._new_id = new_id
 
@@ -47,14 +61,19 @@ class Planner:
         """`parameters` and `takes` are the model's (see catalog.Model). Takes milliseconds. Raises InvalidRequest."""
         use = request.tool_use
         template = self._template(use, parameters)
-        prompt = self._render(request, use, template, parameters)
+        rendered = self._render(request, use, template, parameters, takes)
+        prompt, marked = rendered.text, rendered.marked
+        plain: dict[contract.TensorSpec, list[Any]] = {}
+        if rendered.plain:
+            plain[contract.PLAIN_SPANS] = list(chain.from_iterable(rendered.plain))
         if template is CHATML and contract.STOP.name in takes:
             request = request.with_stop(CHATML_END)
         if request.grammar is not None:
-            return Plan(request, prompt)  # It describes the text as the model writes it, thoughts and all.
+            return Plan(request, prompt, plain)  # It describes the text as the model writes it, thoughts and all.
         tools = use.tools if use else None
-        inputs = {spec: values for spec, values in _wishes(template, prompt, tools).items() if spec.name in takes}
-        if guide := _guide(request, use, template, prompt):
+        inputs = {spec: values for spec, values in _wishes(template, marked, tools).items() if spec.name in takes}
+        inputs |= plain
+        if guide := _guide(request, use, template, marked):
             name, lark = guide
             if contract.LARK.name not in takes:
                 raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
@@ -63,7 +82,7 @@ class Planner:
         reading = None
         if parsing.is_read(template, tools):
             reading = Reading(
-                partial(parsing.parser_for, template, prompt, tools, must_call=use is not None and use.must),
+                partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 named=use is not None and use.named is not None,
@@ -71,10 +90,10 @@ class Planner:
             )
         return Plan(request, prompt, inputs, reading)
 
-    def prompt(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+    def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
         """What the model reads. Raises InvalidRequest."""
         use = request.tool_use
-        return self._render(request, use, self._template(use, parameters), parameters)
+        return self._render(request, use, self._template(use, parameters), parameters, takes)
 
     def template_for(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
         """The source that `plan` and `prompt` render."""
@@ -83,13 +102,30 @@ class Planner:
     def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
         return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
 
-    def _render(self, request: ChatRequest, use: ToolUse | None, template: str, parameters: Mapping[str, str]) -> str:
+    def _render(
+        self,
+        request: ChatRequest,
+        use: ToolUse | None,
+        template: str,
+        parameters: Mapping[str, str],
+        takes: Container[str],
+    ) -> ChatPrompt:
         messages: Sequence[Message] = request.messages
-        tools = use.tools if use else ()
+        tools: Sequence[Tool] = use.tools if use else ()
+        variables: Mapping[str, Any] = self._variables(request, template)
+        markable = contract.PLAIN_SPANS.name in takes and LISTED in parameters
+        fields = None
+        if markable or self._refuses_markup:
+            markup = self._markup(template, *(parameters.get(name) for name in MARKUP_PARAMETERS))
+            fields = PlainFields(markup, parsing.thoughts_of(template), template)
+        mark = fields.mark if fields else None
         if not format_of(template).in_template and (tools or any(map(_is_about_tools, messages))):
             told = ""
+            if fields:  # before our own tags are put around them
+                (messages, tools), _, variables = fields.mark((messages, tools), None, variables)
+                mark = None
             if use:
-                told = generic.instructions(use.tools, parallel=use.parallel, must=use.must, named=use.named)
+                told = generic.instructions(tools, parallel=use.parallel, must=use.must, named=use.named)
             messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
             tools = ()
         special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
@@ -99,9 +135,30 @@ class Planner:
             tools=[_described(tool) for tool in tools],
             add_generation_prompt=begins,
             continue_final_message=goes_on,
-            chat_template_kwargs=self._variables(request, template),
+            chat_template_kwargs=variables,
         )
-        return self._templates.render(template, messages, special_tokens, options)
+        try:
+            rendered = self._templates.render(template, messages, special_tokens, options, mark)
+        except InvalidRequest as error:
+            if fields:
+                error.message = fields.clean(error.message)
+            raise
+        if not fields:
+            return ChatPrompt(rendered, (), rendered)
+        prompt = fields.prompt(rendered)
+        if prompt.plain and not markable:
+            field = field_with(request, markup)
+            raise InvalidRequest(
+                f"'{field}' has markup of the model's chat template in it, and this model's backend can't tell it from "
+                "the template's own.",
+                param=field,
+                code="markup_in_message",
+            )
+        return prompt
+
+    def _make_markup(self, template: str, *values: str | None) -> Markup:
+        parameters = {name: value for name, value in zip(MARKUP_PARAMETERS, values, strict=True) if value is not None}
+        return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
 
     def _variables(self, request: ChatRequest, template: str) -> dict[str, Any]:
         """Of the template, beside the messages. Raises UnsupportedParameter for one that it does not know."""

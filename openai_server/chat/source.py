@@ -30,6 +30,21 @@ class CompiledSource:
     roles: frozenset[str]
     """Values with which the template compares the role of a message."""
     mentions_tool_calls: bool
+    words: "Words"
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """What stands in a template's source, for who looks for markup."""
+
+    texts: frozenset[str]
+    """All strings."""
+    attributes: frozenset[str]
+    """All names that it looks up in an object by themselves, as in `tool.name`."""
+    removed: frozenset[str]
+    """Texts at which it cuts a string, or which it replaces."""
+    changes_case: frozenset[str]
+    """Which of `upper` and `lower` it uses."""
 
 
 def compile_source(source: str) -> CompiledSource:
@@ -40,9 +55,10 @@ def compile_source(source: str) -> CompiledSource:
         raise TemplateRuntimeError(f"its source has more than {MAX_TOKENS} tokens")
     tree = environment.parse(source)
     roles, mentions_tool_calls = frozenset(_roles(tree)), _mentions(tree, "tool_calls")
+    words = _words(tree)
     python = environment.python(tree)  # from here on, the tree has guards in it
     variables = _variables(environment, tree)
-    return CompiledSource(compile(python, "<template>", "exec"), variables, roles, mentions_tool_calls)
+    return CompiledSource(compile(python, "<template>", "exec"), variables, roles, mentions_tool_calls, words)
 
 
 def check_length(source: str) -> None:
@@ -125,3 +141,45 @@ def _strings(node: nodes.Node) -> Iterator[str]:
     elif isinstance(node, nodes.List | nodes.Tuple):
         for item in node.items:
             yield from _strings(item)
+
+
+def _words(tree: nodes.Template) -> Words:
+    return Words(
+        texts=frozenset(_texts(tree)),
+        attributes=frozenset(found.attr for found in tree.find_all(nodes.Getattr)),
+        removed=frozenset(_removed(tree)),
+        changes_case=frozenset(_CASES & {*_methods(tree), *(found.name for found in tree.find_all(nodes.Filter))}),
+    )
+
+
+def _texts(tree: nodes.Template) -> Iterator[str]:
+    for data in tree.find_all(nodes.TemplateData):
+        yield data.data
+    for const in tree.find_all(nodes.Const):
+        if isinstance(const.value, str) and const.value:
+            yield const.value
+
+
+_CASES = frozenset({"upper", "lower"})
+_CUTS = frozenset({"split", "rsplit", "partition", "rpartition", "replace", "removeprefix", "removesuffix"})
+
+
+def _methods(tree: nodes.Template) -> Iterator[str]:
+    for call in tree.find_all(nodes.Call):
+        if isinstance(call.node, nodes.Getattr):
+            yield call.node.attr
+
+
+def _removed(tree: nodes.Template) -> Iterator[str]:
+    """The first argument of each call that cuts a text; single characters and whitespace are left out."""
+    constants: dict[str, set[str]] = {}
+    for assign in tree.find_all(nodes.Assign):
+        if isinstance(assign.target, nodes.Name):
+            constants.setdefault(assign.target.name, set()).update(_strings(assign.node))
+    calls = [(call.node.attr, call.args) for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr)]
+    calls += [(found.name, found.args) for found in tree.find_all(nodes.Filter)]
+    for name, args in calls:
+        if name in _CUTS and args:
+            cut = args[0]
+            texts = constants.get(cut.name, ()) if isinstance(cut, nodes.Name) else _strings(cut)
+            yield from (text for text in texts if len(text.strip()) > 1)

@@ -17,7 +17,7 @@ from jinja2 import Template, TemplateError, TemplateRuntimeError
 from openai_server.chat import continuation
 from openai_server.chat.capabilities import BOUNDS, Capabilities, capabilities
 from openai_server.chat.limits import CURRENT, Budget, LimitExceeded
-from openai_server.chat.messages import Form, Tools, as_seen, tools_as_seen
+from openai_server.chat.messages import Form, Seen, Tools, as_seen, tools_as_seen
 from openai_server.chat.sandbox import SandboxedTemplates
 from openai_server.chat.source import CompiledSource, check_length, compile_source, problem
 from openai_server.errors import InvalidRequest
@@ -60,6 +60,9 @@ class RenderOptions:
 
 
 _DEFAULT = RenderOptions()
+Mark = Callable[
+    [list[Seen], list[Seen] | None, Mapping[str, Any]], tuple[list[Seen], list[Seen] | None, Mapping[str, Any]]
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,8 +134,10 @@ class Templates:
         messages: Sequence[Message],
         special_tokens: Mapping[str, str],
         options: RenderOptions = _DEFAULT,
+        mark: Mark | None = None,
     ) -> str:
-        """The prompt.
+        """The prompt. `mark` gets the messages, the tools and the variables of the request as the template would see
+        them, and returns what it sees instead.
 
         `special_tokens` are `bos_token` and `eos_token`, where known. Raises InvalidRequest for a template that fails
         in any way, within the bounds.
@@ -141,15 +146,18 @@ class Templates:
         chat = self.find(source)
         with self._bounded():
             form = chat.capabilities.form
-            seen = as_seen(messages, form)
+            seen, tools = as_seen(messages, form), tools_as_seen(options.tools, form)
+            variables = options.chat_template_kwargs
+            if mark:
+                seen, tools, variables = mark(seen, tools, variables)
             text = continuation.mark(seen, messages[-1]) if options.continue_final_message else None
             given = {
                 "messages": seen,
-                "tools": tools_as_seen(options.tools, form),
+                "tools": tools,
                 "documents": None,
                 "add_generation_prompt": options.add_generation_prompt,
                 **special_tokens,
-                **options.chat_template_kwargs,
+                **variables,
             }
             prompt = self._written(chat.template, given)
             return prompt if text is None else continuation.cut(prompt, text)

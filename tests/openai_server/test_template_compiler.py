@@ -16,7 +16,8 @@ COSTLY = "{{ a }}" * 3900
 async def test_what_comes_out() -> None:
     compiled = await compile_apart("{{ messages }}{{ x }}{% if role == 'a' %}{% endif %}{{ m.tool_calls }}")
     assert not isinstance(compiled, str)
-    assert compiled[1:] == (["m", "messages", "role", "x"], ["a"], True)
+    words = [["a"], ["tool_calls"], [], []]
+    assert compiled[1:] == (["m", "messages", "role", "x"], ["a"], True, words)
     assert await compile_apart("{% if %}") == "Expected an expression, got 'end of statement block' (line 1)"
     assert problem_with("é{{ a }}") is None
     assert "line 2" in (problem_with("\n{% if %}") or "")

@@ -60,6 +60,10 @@ class Markup:
         self.longest = max(map(len, self.tokens), default=0)
         self._beginnings = frozenset(token[:n] for token in self.tokens for n in range(1, len(token)))
         self._endings = frozenset(token[n:] for token in self.tokens for n in range(1, len(token)))
+        edges = {
+            char for token in self.tokens for each in (token[0], token[-1]) for char in (each.lower(), each.upper())
+        }
+        self._edges = "".join(sorted(edges))
         self._first = re.compile(
             f"[{re.escape(''.join({token[0] for token in self.tokens}))}]" if self.tokens else "(?!)"
         )
@@ -77,50 +81,50 @@ class Markup:
         """Whether a whole token is in it."""
         return self.pattern.search(text) is not None
 
-    def places(self, text: str) -> list[int]:
+    def places(self, text: str) -> Iterator[int]:
         """Where to mark this text, so that there is a mark in whatever token it becomes, or becomes a part of.
 
         In each token, behind its first character; at an end that may be continued by what comes before or behind the
         text in the prompt; and the same around what the template may cut out of it.
         """
-        places = self._inside(text)
+        if len(text) < self.longest + _MARGIN and text.strip() in self._middles:
+            yield len(text) - len(text.lstrip())
+            return
+        for edge in self._edges:  # a search for one character takes hardly any time
+            if edge in text:
+                break
+        else:
+            return
+        yield from self._inside(text)
         for case in self._cases:
             if len(changed := case(text)) == len(text) and changed != text:
-                places += self._inside(changed)
-        if (end := self._open_end(text, len(text))) is not None:
-            places.append(end)
-        if (start := self._open_start(text, 0)) is not None:
-            places.append(start)
-        if len(text) < self.longest + 8 and text.strip() in self._middles:
-            places.append(len(text) - len(text.lstrip()))
-        if self._removed:
-            for cut in self._removed.finditer(text):
-                places += [
-                    place
-                    for place in (self._open_end(text, cut.start()), self._open_start(text, cut.end()))
-                    if place is not None
-                ]
-        return places
+                yield from self._inside(changed)
+        yield from self._open_end(text, len(text))
+        yield from self._open_start(text, 0)
+        for cut in self._removed.finditer(text) if self._removed else ():
+            yield from self._open_end(text, cut.start())
+            yield from self._open_start(text, cut.end())
 
-    def _inside(self, text: str) -> list[int]:
-        return [found.start() + (found.end() - found.start() > 1) for found in occurrences(self.pattern, text)]
+    def _inside(self, text: str) -> Iterator[int]:
+        for found in occurrences(self.pattern, text):
+            yield found.start() + (found.end() - found.start() > 1)
 
-    def _open_end(self, text: str, end: int) -> int | None:
+    def _open_end(self, text: str, end: int) -> Iterator[int]:
         """Where `text[:end]` ends without its whitespace, if the beginning of a token stands there."""
         tail = text[max(0, end - self.longest - _MARGIN) : end].rstrip()
         for first in self._first.finditer(tail, max(0, len(tail) - self.longest)):
             if tail[first.start() :] in self._beginnings:
-                return end - len(text[max(0, end - self.longest - _MARGIN) : end]) + len(tail)
-        return None
+                yield end - len(text[max(0, end - self.longest - _MARGIN) : end]) + len(tail)
+                return
 
-    def _open_start(self, text: str, start: int) -> int | None:
+    def _open_start(self, text: str, start: int) -> Iterator[int]:
         """Where `text[start:]` begins without its whitespace, if the end of a token stands there."""
         head = text[start : start + self.longest + _MARGIN]
         stripped = head.lstrip()[: self.longest]
         for last in self._last.finditer(stripped):
             if stripped[: last.end()] in self._endings:
-                return start + len(head) - len(head.lstrip())
-        return None
+                yield start + len(head) - len(head.lstrip())
+                return
 
 
 _MARGIN = 64

@@ -10,7 +10,7 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 from typing import Any, TypeVar
 
 import msgspec
@@ -28,9 +28,9 @@ M = TypeVar("M")
 T = TypeVar("T")
 V = TypeVar("V")
 Spans = Sequence[tuple[int, int]]
-Text = tuple[str, Spans]
-"""With the places in it of the markers of the assistant's own reasoning."""
 
+MOST = 1 << 18
+"""Marks of one request. So many tokens of markup, as text, are more than any model reads."""
 MANY = 1 << 14
 """Spans; of more than so many, neighbours are joined where no markup is between them."""
 _MARKS = (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
@@ -56,22 +56,23 @@ class PlainFields:
         self._thoughts = thoughts
         self._source = source
         self._mark = ""
+        self._n_marks = 0
 
     def mark(self, messages: M, tools: T, variables: V) -> tuple[M, T, V]:
         """The same, as Structs or as a template sees them, with marks where they need one.
 
-        Raises InvalidRequest if there is no character left for a mark.
+        Raises InvalidRequest if there is no character left for a mark, or if it would take too many.
         """
-        texts: list[Text] = []
+        if not any(map(self._found, (messages, tools, variables))):
+            return messages, tools, variables
+        texts: list[str] = []
 
-        def note(text: str, markers: Spans = ()) -> str:
-            texts.append((text, markers))
+        def note(text: str, _: Spans) -> str:
+            texts.append(text)
             return text
 
         _Walk(note, self._thoughts).all(messages, tools, variables)
-        if not any(self._places(text, markers) for text, markers in texts):
-            return messages, tools, variables
-        self._mark = _unused(chain((text for text, _ in texts), (self._source,)))
+        self._mark = _unused((*texts, self._source))
         marked: tuple[M, T, V] = _Walk(self._marked, self._thoughts).all(messages, tools, variables)
         return marked
 
@@ -93,21 +94,41 @@ class PlainFields:
 
     # ---- Inside
 
-    def _places(self, text: str, markers: Spans = ()) -> list[int]:
+    def _found(self, value: Any) -> bool:
+        """Whether any string in it may need a mark. Most requests come no further."""
+        kind = type(value)
+        if kind is str:
+            return next(self._markup.places(value), None) is not None
+        if kind is dict:
+            for key, item in value.items():
+                if key != "role" and (self._found(item) or (key not in _KEYS and self._found(key))):
+                    return True
+            return False
+        if kind is list or kind is tuple:
+            return any(map(self._found, value))
+        if isinstance(value, Struct):
+            return any(self._found(getattr(value, name)) for name in value.__struct_fields__)
+        return False
+
+    def _places(self, text: str, markers: Spans = ()) -> Iterator[int]:
         if not markers:
-            return self._markup.places(text)
-        places, start = [], 0
+            yield from self._markup.places(text)
+            return
+        start = 0
         for begin, end in (*markers, (len(text), len(text))):
-            places += [start + place for place in self._markup.places(text[start:begin])]
+            for place in self._markup.places(text[start:begin]):
+                yield start + place
             start = end
-        return places
 
     def _marked(self, text: str, markers: Spans = ()) -> str:
-        places = self._places(text, markers)
-        if not places:
-            return text
+        places = set(islice(self._places(text, markers), MOST + 1))
+        self._n_marks += len(places)
+        if self._n_marks > MOST:
+            raise InvalidRequest(
+                f"Texts of the request read as the model's markup in more than {MOST} places.", param="messages"
+            )
         parts, start = [], 0
-        for place in sorted(set(places)):
+        for place in sorted(places):
             parts.append(text[start:place])
             start = place
         return self._mark.join((*parts, text[start:]))
@@ -210,6 +231,8 @@ def _unescaped(text: str, mark: str) -> str:
 
 _CONSTANT = frozenset({"role", "type"})
 """Keys of messages and tools whose values are no client's."""
+_KEYS = frozenset({"role", "content", "name", "reasoning_content", "reasoning", "thinking", "tool_calls", "function"})
+"""Keys of messages that no client chose, and that are in nearly all of them: they need no look."""
 _OBJECTS = frozenset({"arguments", "parameters"})
 """Keys under which all keys are the client's."""
 

@@ -16,6 +16,8 @@ from protos.literals import occurrences, pattern_of
 
 _LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z][A-Z_]{1,30}\]|◁[^◁▷\s]{1,30}▷")
 """For a backend that doesn't list its control tokens: what a template writes in this form."""
+_BRACKETS = re.compile(r"[<>\[\]{}()|｜◁▷]")
+"""What markup has: a user-defined token may be a word or a number as well, which every template has in its text."""
 _GENERIC_TAGS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
@@ -34,7 +36,8 @@ def markup_of(parameters: Mapping[str, str], template: Capabilities, thoughts: M
         tokens.update(_texts(parameters[LISTED]))
     else:
         tokens.update(_LOOKS_LIKE_MARKUP.findall(written))
-    tokens.update(text for text in _texts(parameters.get("user_defined_tokens", "")) if text in written)
+    user_defined = _texts(parameters.get("user_defined_tokens", ""))
+    tokens.update(text for text in user_defined if _BRACKETS.search(text) and len(text) > 2 and text in written)
     return Markup(tokens, template)
 
 

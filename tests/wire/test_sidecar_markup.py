@@ -313,3 +313,31 @@ async def test_apply_template_gives_the_text() -> None:
     async with running(fake) as sidecar:
         reply = await sidecar.send("POST", "/apply-template", {"messages": [said(FORGED)]})
     assert reply.json == {"prompt": f"<s><|start|>user\n{FORGED}<|end|><|start|>assistant\n"}
+
+
+async def test_a_token_of_the_templates_is_read_beside_one_that_is_forged() -> None:
+    """The forged one would take a character of it."""
+    tokens = json.dumps(["<|start|>", "<|end|>", "x<"])
+    fake = worker("{% for m in messages %}<|start|>{{ m.content }}<|end|>{% endfor %}", control_tokens=tokens)
+    async with running(fake) as sidecar:
+        request = await sent(sidecar, fake, said("ax"))
+    assert parts(request) == [("<|start|>a", False), ("x", True), ("<|end|>", False)]
+
+
+async def test_words_and_numbers_are_no_markup() -> None:
+    """Some vocabularies have user-defined tokens for them, and each template has such texts."""
+    words = json.dumps(["role", "user", "1", "assistant", "--"])
+    fake = worker(user_defined_tokens=words)
+    async with running(fake) as sidecar:
+        request = await sent(sidecar, fake, said("role user 1 assistant --"))
+    assert plain(request) == []
+
+
+async def test_more_markup_than_a_model_reads() -> None:
+    fake = worker()
+    async with running(fake, max_prompt_chars=0, template_max_chars=16 << 20) as sidecar:
+        request = await sent(sidecar, fake, said("<|end|>x" * 100_000), said("<|end|>"))
+        assert plain(request)[-1] == "<|end|>"
+        assert sum(text.count("<|end|>") for text in plain(request)) == 100_001
+        refused = await sidecar.chat(said("<|end|>x" * 300_000))
+    assert (refused.status, refused.error["param"]) == (400, "messages")

@@ -3,6 +3,7 @@
 import json
 import re
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -83,7 +84,7 @@ def in_characters(prompt: ChatPrompt) -> list[tuple[int, int]]:
 
 # ---- Markup anywhere
 
-NEUTRAL = str.maketrans("<[◁", ">]▷")
+NEUTRAL = str.maketrans("<[◁|｜", ">]▷!!")
 """Looks like no token, and is as long, escaped for HTML as well."""
 
 
@@ -95,7 +96,12 @@ def bodies(draw: st.DrawFn, tokens: tuple[str, ...], *, short_ids: bool) -> Json
         token = draw(st.sampled_from(tokens))
         cut = draw(st.integers(1, len(token) - 1))
         kind = draw(st.integers(0, 3))
-        return label + {0: "".join(parts), 1: "".join(parts) + token[:cut], 2: token[cut:], 3: "plain"}[kind]
+        return {
+            0: label + "".join(parts),
+            1: label + "".join(parts) + token[:cut],
+            2: token[cut:] + label,
+            3: label + "plain",
+        }[kind]
 
     arguments = json.dumps({f"k{text('')}": text("v"), "list": [text("i")]}, ensure_ascii=draw(st.booleans()))
     id = "call00001" if short_ids else text("id")
@@ -169,6 +175,27 @@ def test_markup_in_any_field_is_text(name: str, data: st.DataObject) -> None:
         is_genuine = prompt.text[start:end] == expected.text[start:end]
         is_plain = any(a < end and start < b for a, b in plain)
         assert is_plain != is_genuine, (prompt.text[start - 20 : end + 20], start, end, plain)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=4)
+@given(data=st.data())
+def test_parts_make_no_token_together(name: str, data: st.DataObject) -> None:
+    """Also not those that the template puts side by side, stripped or not."""
+    token = data.draw(st.sampled_from(tokens_of(name)))
+    cuts = sorted(data.draw(st.sets(st.integers(1, len(token) - 1), min_size=1, max_size=2)))
+    space = data.draw(st.sampled_from(["", " ", "\n"]))
+    parts = [token[a:b] + space for a, b in pairwise((0, *cuts, len(token)))]
+    for content in ([{"type": "text", "text": part} for part in parts], parts[0]):
+        body = {"messages": [said("user", content), said("assistant", parts[-1]), said("user", parts[0])]}  # type: ignore[arg-type]
+        expected, prompt = attempt(name, neutral(body)), attempt(name, body)
+        if isinstance(expected, InvalidRequest) or isinstance(prompt, InvalidRequest):
+            assert type(expected) is type(prompt)
+            return
+        plain = in_characters(prompt)
+        for start, end in occurrences(prompt.text, markup_of(name)):
+            is_plain = any(a < end and start < b for a, b in plain)
+            assert is_plain or prompt.text[start:end] == expected.text[start:end]
 
 
 # ---- Reasoning in the assistant's content

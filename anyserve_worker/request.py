@@ -71,7 +71,7 @@ class GenerationRequest:
 
     prompt: str | Sequence[int]
     plain: Spans = ()
-    """Spans of the prompt that are text, whatever they look like, in characters."""
+    """Spans of the prompt, in characters, in which no special token is read."""
     max_tokens: int | None = None
     n: int = 1
     stop: tuple[str, ...] = ()
@@ -278,7 +278,7 @@ def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
 
 
 def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
-    """In characters, as the contract has them in bytes. Raises InvalidRequest."""
+    """The spans in characters; the tensor has bytes. Raises InvalidRequest."""
     spec = contract.PLAIN_SPANS
     if spec.name not in given:
         return ()

@@ -35,7 +35,7 @@ class Piece:
     text: str
     parse_special: bool
     continues: bool = False
-    """It goes on in the middle of a text: SentencePiece must not put a space in front of it."""
+    """It continues the piece before it: SentencePiece must not put a space in front of it."""
 
 
 class SpecialTexts:
@@ -84,7 +84,7 @@ class SpecialTexts:
         return pieces
 
     def inside(self, text: str, fields: Spans, markup: str) -> list[tuple[int, int]]:
-        """The spans that keep these fields text: around what touches one, and is a control token or in `markup`."""
+        """The spans that keep these fields text: control tokens and `markup` that touch one."""
         mask = _mask(text, fields, _PLAIN)
         spans: list[tuple[int, int]] = []
         for start, end, token in self._found(text):

@@ -54,7 +54,7 @@ class RankRequest:
 class TokenizeRequest:
     text: str
     plain: Spans = ()
-    """As of GenerationRequest."""
+    """The same as `GenerationRequest.plain`."""
     add_special: bool = False
     parse_special: bool = True
 

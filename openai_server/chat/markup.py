@@ -17,12 +17,12 @@ from protos.literals import occurrences, pattern_of
 _LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z][A-Z_]{1,30}\]|◁[^◁▷\s]{1,30}▷")
 """For a backend that doesn't list its control tokens: what a template writes in this form."""
 _BRACKETS = re.compile(r"[<>\[\]{}()|｜◁▷]")
-"""What markup has: a user-defined token may be a word or a number as well, which every template has in its text."""
+"""Markup has one of these. A user-defined token may also be a word or a number, which every template writes."""
 _GENERIC_TAGS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
 def markup_of(parameters: Mapping[str, str], template: Capabilities, thoughts: Markers | None) -> "Markup":
-    """`parameters` are the model's. Takes milliseconds."""
+    """The markup of the model with these `parameters`. Takes a tenth of a second for 6,000 tokens."""
     written = "\n".join(
         (
             *template.words.texts,
@@ -46,7 +46,7 @@ MARKUP_PARAMETERS = (LISTED := "control_tokens", "user_defined_tokens", "bos_tok
 
 
 def _texts(parameter: str) -> list[str]:
-    """Of a JSON array of strings; empty for anything else."""
+    """The strings of a JSON array; empty for anything else."""
     try:
         texts = orjson.loads(parameter)
     except orjson.JSONDecodeError:
@@ -131,7 +131,7 @@ class Markup:
 
 
 _MARGIN = 64
-"""Characters of whitespace around a text that are looked behind."""
+"""Characters of whitespace at an end of a text that may be stripped."""
 _CASES = {"upper": str.upper, "lower": str.lower}
 
 
@@ -148,4 +148,4 @@ def _middles(tokens: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
 
 
 _MIDDLE = 8
-"""Characters of a token that a template writes on either side of a field."""
+"""Characters of a token that a template may write on either side of a field."""

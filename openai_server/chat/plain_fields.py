@@ -63,18 +63,13 @@ class PlainFields:
 
         Raises InvalidRequest if there is no character left for a mark, or if it would take too many.
         """
-        if not any(map(self._found, (messages, tools, variables))):
+        try:
+            if any(map(self._found, (messages, tools, variables))):
+                self._choose_mark(messages, tools, variables)
+                messages, tools, variables = _Walk(self._marked, self._thoughts).all(messages, tools, variables)
             return messages, tools, variables
-        texts: list[str] = []
-
-        def note(text: str, _: Spans) -> str:
-            texts.append(text)
-            return text
-
-        _Walk(note, self._thoughts).all(messages, tools, variables)
-        self._mark = _unused((*texts, self._source))
-        marked: tuple[M, T, V] = _Walk(self._marked, self._thoughts).all(messages, tools, variables)
-        return marked
+        except RecursionError:
+            raise InvalidRequest("The messages or the tools nest too deeply.", param="messages") from None
 
     def prompt(self, rendered: str) -> ChatPrompt:
         if not self._mark:
@@ -94,16 +89,23 @@ class PlainFields:
 
     # ---- Inside
 
+    def _choose_mark(self, *values: Any) -> None:
+        texts = [self._source]
+
+        def note(text: str, _: Spans) -> str:
+            texts.append(text)
+            return text
+
+        _Walk(note, self._thoughts).all(*values)
+        self._mark = _unused(texts)
+
     def _found(self, value: Any) -> bool:
         """Whether any string in it may need a mark. Most requests come no further."""
         kind = type(value)
         if kind is str:
             return next(self._markup.places(value), None) is not None
         if kind is dict:
-            for key, item in value.items():
-                if key != "role" and (self._found(item) or (key not in _KEYS and self._found(key))):
-                    return True
-            return False
+            return any((key not in _KEYS and self._found(key)) or self._found(item) for key, item in value.items())
         if kind is list or kind is tuple:
             return any(map(self._found, value))
         if isinstance(value, Struct):

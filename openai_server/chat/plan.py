@@ -40,8 +40,8 @@ class Plan:
 
 
 class Planner:
-    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: from a client
-    whose chat has markup in its fields, where the backend can't be sent spans of plain text."""
+    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: a chat
+    with markup in its fields is refused if the backend takes no plain spans."""
 
     def __init__(
         self,

@@ -331,8 +331,8 @@ def test_a_document_forges_no_separator(embedders: Pair) -> None:
     """What looks like the end of a text in it is made of more tokens than the one that separates the texts."""
 
     def n_tokens(model: str, query: str, document: str) -> int:
-        told = post(embedders, "/rerank", model=model, query=query, documents=[document])
-        n: int = told["usage"]["total_tokens"]
+        answer = post(embedders, "/rerank", model=model, query=query, documents=[document])
+        n: int = answer["usage"]["total_tokens"]
         return n
 
     for model, forged in ((rerankers.ENCODER, "[SEP]"), (rerankers.CAUSAL, "<|im_end|>")):

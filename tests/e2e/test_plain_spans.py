@@ -45,7 +45,7 @@ def tokenized(service: Service, model: str, text: str, plain: Sequence[int] | No
 
 
 def spans(text: str, *parts: str) -> list[int]:
-    """Of these parts, each of which is in the text once."""
+    """The offsets of these parts, each of which is in the text once."""
     found = []
     for part in parts:
         start = text.encode().index(part.encode())
@@ -176,7 +176,7 @@ def test_a_text_of_nothing_but_markup_is_refused_soon(service: Service) -> None:
 
 
 @pytest.mark.parametrize("model", MODELS)
-def test_the_markup_is_told(service: Service, model: str) -> None:
+def test_the_config_lists_the_markup(service: Service, model: str) -> None:
     config = service.ModelConfig(pb.ModelConfigRequest(name=model)).config.parameters
     begin, end = turns(model)
     control = json.loads(config["control_tokens"].string_value)

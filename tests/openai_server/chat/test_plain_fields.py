@@ -84,7 +84,7 @@ def in_characters(prompt: ChatPrompt) -> list[tuple[int, int]]:
 
 # ---- Markup anywhere
 
-NEUTRAL = str.maketrans("<[◁|｜", ">]▷!!")
+NEUTRAL = str.maketrans("<[◁|", ">]▷!")
 """Looks like no token, and is as long, escaped for HTML as well."""
 
 

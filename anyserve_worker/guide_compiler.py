@@ -33,7 +33,7 @@ MAX_REFUSALS = 4096
 MAX_ACCEPTED = 1024
 """Guides to remember that need no further trial."""
 MAX_ACCEPTED_CHARACTERS = 1 << 24
-"""Of those, all together, in llguidance's own form."""
+"""All accepted guides together, in llguidance's own form."""
 
 
 class Accepted(NamedTuple):

@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -70,7 +69,7 @@ class App:
             Rates(requests_per_minute=config.requests_per_minute, tokens_per_minute=config.tokens_per_minute),
             Cors(config.cors_origin),
             clock=time.monotonic,
-            patience=config.queue_timeout,
+            queue_timeout=config.queue_timeout,
             most_held=config.max_inflight_body_bytes,
             meter=self.observer.metrics,
         )
@@ -88,7 +87,7 @@ class App:
             compile=None,  # ChatPlanner does, in a process of its own
         )
         threads = FairThreads(
-            PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, patience=config.queue_timeout or math.inf
+            PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
         )
         planner = ChatPlanner(
             templates,

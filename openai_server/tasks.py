@@ -29,7 +29,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 T = TypeVar("T")
 MANY_TOKENS = 4096
-"""Of a text; the answer for more of them is built in a thread."""
+"""Tokens of a text; the answer with more of them is built in a thread."""
 
 
 class Tasks:

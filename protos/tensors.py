@@ -21,7 +21,7 @@ MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
 """More of either is nothing but work: of dimensions with the square of their number, for the product of them all."""
 MAX_INPUT_ELEMENTS = 1 << 20
-"""Of an input; more than any context has tokens. To convert so many takes 10 to 20 ms."""
+"""Most elements of an input, more than any context has tokens. Converting them takes 10 to 20 ms."""
 MAX_INPUT_STRINGS = 1 << 14
 """Elements of a BYTES input, which take longer."""
 LONG = 4096

@@ -4,7 +4,6 @@ A Visit goes with each request from its arrival to its end. All that costs it is
 token.
 """
 
-import asyncio
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -15,6 +14,7 @@ from openai_server.access.cors import Cors
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
+from openai_server.access.turns import decision
 from openai_server.decode import Usage
 from openai_server.errors import APIError, Overloaded
 
@@ -38,8 +38,8 @@ class Meter(Protocol):
 
 
 class Gate:
-    """`clock` gives seconds from any start. 0 is no limit of these: `patience`, the seconds that a request waits for a
-    place, and `most_held`, the bytes of the bodies of all requests that are not over.
+    """`clock` gives seconds from any start. `queue_timeout`: seconds that a request waits for a slot. `most_held`:
+    bytes of the bodies of all requests that are not over. For both, 0 is no limit.
     """
 
     def __init__(
@@ -50,7 +50,7 @@ class Gate:
         cors: Cors,
         *,
         clock: Callable[[], float],
-        patience: float,
+        queue_timeout: float,
         most_held: int,
         meter: Meter,
     ) -> None:
@@ -60,7 +60,7 @@ class Gate:
         self.rates = rates
         self.cors = cors
         self.clock = clock
-        self.patience = patience
+        self.queue_timeout = queue_timeout
         self.most_held = most_held
         self.held = 0
         self._held_by: dict[str, int] = {}
@@ -186,7 +186,7 @@ class Visit:
         gate, since = self._gate, self._gate.clock()
         gate.meter.queued(1)
         try:
-            await _decision(ticket, gate.patience)
+            await decision(ticket, gate.queue_timeout)
         finally:
             gate.meter.queued(-1)
             gate.meter.waited(gate.clock() - since)
@@ -209,21 +209,3 @@ class Visit:
         if len(known) < n_prompts:
             rest = max(0, n_tokens - sum(usage.completion for usage in known))
             self._used += self._prompt_estimate * (n_prompts - len(known)) // n_prompts + rest
-
-
-async def _decision(ticket: Ticket, patience: float) -> None:
-    """After so many seconds the ticket may still be waiting."""
-    loop = asyncio.get_running_loop()
-    decided = loop.create_future()
-
-    def wake() -> None:
-        if not decided.done():
-            decided.set_result(None)
-
-    ticket.decided = wake
-    timer = loop.call_later(patience, wake) if patience else None
-    try:
-        await decided
-    finally:
-        if timer is not None:
-            timer.cancel()

@@ -76,7 +76,7 @@ class TimedConnection(HttpToolsProtocol):
         if self.transport.is_closing() or phase is None:
             return
         if self.flow.read_paused or self.pipeline or self._answering():
-            # It is we who don't read, or an answer is still on its way, which must not be cut off.
+            # The server itself doesn't read, or an answer is still on its way, which must not be cut off.
             self._set_timer(phase)
             if phase is Phase.BODY and not (self.flow.read_paused or self.pipeline or self.cycle.response_started):
                 self._refuse(BodyTooSlow(self.BODY_SECONDS))

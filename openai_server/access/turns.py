@@ -2,7 +2,6 @@
 
 import asyncio
 import contextvars
-import math
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -16,11 +15,11 @@ T = TypeVar("T")
 
 
 class Turns:
-    """`running` at a time, `waiting` in the queue, each for up to `patience` seconds."""
+    """`running` at a time, `waiting` in the queue, each for at most `queue_timeout` seconds; 0 is no limit."""
 
-    def __init__(self, running: int, *, waiting: int, patience: float) -> None:
+    def __init__(self, running: int, *, waiting: int, queue_timeout: float) -> None:
         self._admission = Admission(running, waiting)
-        self._patience = patience
+        self._queue_timeout = queue_timeout
 
     async def take(self, caller: str) -> Ticket:
         """A ticket, to be given back. Raises Overloaded."""
@@ -28,7 +27,7 @@ class Turns:
         self._admission.arrive(ticket)
         try:
             if ticket.state is State.WAITING:
-                await self._decision(ticket)
+                await decision(ticket, self._queue_timeout)
             if ticket.state is not State.RUNNING:
                 raise Overloaded
         except BaseException:
@@ -39,26 +38,31 @@ class Turns:
     def give_back(self, ticket: Ticket) -> None:
         self._admission.leave(ticket)
 
-    async def _decision(self, ticket: Ticket) -> None:
-        """Returns when the ticket is admitted or refused, or after `patience` seconds."""
-        decided = asyncio.get_running_loop().create_future()
 
-        def wake() -> None:
-            if not decided.done():
-                decided.set_result(None)
+async def decision(ticket: Ticket, queue_timeout: float) -> None:
+    """Returns when the waiting ticket is admitted or refused, or after `queue_timeout` seconds; 0 is no limit."""
+    loop = asyncio.get_running_loop()
+    decided = loop.create_future()
 
-        ticket.decided = wake
-        patience = self._patience if self._patience < math.inf else None
-        with suppress(TimeoutError):
-            await asyncio.wait_for(decided, patience)
+    def wake() -> None:
+        if not decided.done():
+            decided.set_result(None)
+
+    ticket.decided = wake
+    timer = loop.call_later(queue_timeout, wake) if queue_timeout else None
+    try:
+        await decided
+    finally:
+        if timer is not None:
+            timer.cancel()
 
 
 class FairThreads:
-    """Threads for work that takes milliseconds. They are few: each that computes delays the event loop by 5 ms, the
-    interval in which the interpreter goes from one thread to another."""
+    """Threads for work that takes milliseconds. There are few, because each one that computes delays the event loop by
+    up to the interpreter's switch interval (server.SWITCH_INTERVAL)."""
 
-    def __init__(self, n: int, *, name: str, waiting: int, patience: float) -> None:
-        self._turns = Turns(n, waiting=waiting, patience=patience)
+    def __init__(self, n: int, *, name: str, waiting: int, queue_timeout: float) -> None:
+        self._turns = Turns(n, waiting=waiting, queue_timeout=queue_timeout)
         self._threads = ThreadPoolExecutor(n, thread_name_prefix=name)
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:

@@ -29,7 +29,7 @@ PROCESSES = 2
 """At most, in each process that serves."""
 MAX_WAITING = 64
 """Bodies that wait for a helper process."""
-PATIENCE = 10.0
+QUEUE_TIMEOUT = 10.0
 """Seconds that a body waits for a helper process."""
 PROCESSOR_SECONDS = 5.0
 """For one body. A million values take half a second."""
@@ -59,11 +59,11 @@ class Helpers:
         *,
         program: Sequence[str] = PROGRAM,
         processes: int = PROCESSES,
-        patience: float = PATIENCE,
+        queue_timeout: float = QUEUE_TIMEOUT,
     ) -> None:
         self._limits = limits
         self._program = program
-        self._turns = Turns(processes, waiting=MAX_WAITING, patience=patience)
+        self._turns = Turns(processes, waiting=MAX_WAITING, queue_timeout=queue_timeout)
         self._idle: list[_Helper] = []
         self._running: set[_Helper] = set()
         self._jobs: set[asyncio.Task[Any]] = set()

@@ -32,7 +32,7 @@ class Bodies:
         self._next_large = 0.0
         """When the next body above INLINE_BYTES may be decoded in the event loop, by its clock."""
         self._turn = asyncio.Lock()
-        """Of bodies that take milliseconds: one between two looks at the network."""
+        """Held by a body that takes milliseconds to decode: one such body in each turn of the event loop."""
 
     async def request(
         self, parse: Parse, body: bytes | bytearray, n_values: int, *, caller: str, receive: Receive

@@ -39,7 +39,7 @@ class MessageReader:
         self._parser = reading.new_parser()
         self._n_calls = 0
         self._has_arguments = True
-        """Of the last call."""
+        """Belongs to the last call."""
         self._ended = False
 
     def read(self, text: str, *, ended: bool, reason: str | None = None) -> list[Object]:

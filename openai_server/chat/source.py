@@ -35,7 +35,7 @@ class CompiledSource:
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """What stands in a template's source, for who looks for markup."""
+    """The words of a template's source, where markup is looked for."""
 
     texts: frozenset[str]
     """All strings."""

@@ -420,7 +420,7 @@ async def test_a_process_that_can_not_start_is_a_503() -> None:
 
 async def test_waiting_is_bounded_and_fair() -> None:
     slow = json.dumps({"prompt": [[1]] * 200_000}).encode()
-    helpers = Helpers(Limits(Caps(), 10, 1 << 30), processes=1, patience=0.001)
+    helpers = Helpers(Limits(Caps(), 10, 1 << 30), processes=1, queue_timeout=0.001)
     jobs = [asyncio.create_task(helpers.run("parse_completion", slow, "anyone")) for _ in range(5)]
     ended = await asyncio.gather(*jobs, return_exceptions=True)
     assert sorted(type(error).__name__ for error in ended) == ["InvalidRequest", *["Overloaded"] * 4]

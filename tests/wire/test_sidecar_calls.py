@@ -42,7 +42,7 @@ TEMPLATES = {
 """A template of each format of which the corpus has one that renders tools."""
 
 ENDS_OF_THOUGHTS = {"nemotron": "</think>", "cohere2": "<|END_THINKING|>", "minimax-m2": "</think>"}
-"""Of those whose prompt begins one."""
+"""Templates whose prompt begins a thought, with what ends it."""
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
 WEATHER = {"name": "get_weather", "description": "The weather", "parameters": CITY}

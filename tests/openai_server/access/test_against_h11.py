@@ -26,7 +26,7 @@ SCRAPS = [
     *(b"Upgrade: h2c\r\nConnection: Upgrade\r\n", b"GET /a HTTP/1.1\r\nHost: x\r\n\r\n"),
 ]
 LENIENT = ("illegal request line", "no request line received")
-"""Of h11: llhttp takes more white space around the parts of a request line, and more empty lines before it."""
+"""Errors of h11 alone: llhttp takes more white space within a request line, and more empty lines before it."""
 
 Seen = tuple[str, bytes, bytes]
 """Method, target and content of a request."""

@@ -89,7 +89,7 @@ SAMPLING: dict[str, Sampling] = {
 _ROWS = [(name, row.attribute or name, row.elements, row) for name, row in SAMPLING.items()]
 
 
-OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END)
+OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
 """No field of the client's is behind these."""
 
 
@@ -99,9 +99,9 @@ def params(request: Request) -> dict[str, str]:
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
-    names[contract.PLAIN_SPANS.name] = request.PROMPT_FIELD
     for ours in OURS:
         names[ours.name] = request.guides[0] if request.guides else "tools"
+    names[contract.PLAIN_SPANS.name] = request.PROMPT_FIELD
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
     if request.repeat_penalty is not None:
         names[contract.REPETITION_PENALTY.name] = "repeat_penalty"

@@ -33,7 +33,7 @@ MOST = 1 << 18
 """Marks of one request. So many tokens of markup, as text, are more than any model reads."""
 MANY = 1 << 14
 """Spans; of more than so many, neighbours are joined where no markup is between them."""
-_MARKS = (*range(0xFDD0, 0xFDF0), *range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
+_MARKS = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 """Characters that no text needs: noncharacters, and those for private use."""
 _ESCAPES = re.compile(r"\\u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|\\U([0-9a-fA-F]{8})")
 
@@ -204,7 +204,7 @@ def _unused(texts: Iterable[str]) -> str:
                     code = 0x10000 + (code - 0xD800) * 0x400 + int(low, 16) - 0xDC00
                 if code <= 0x10FFFF:
                     present.add(chr(code))
-    for code in _MARKS:
+    for code in chain.from_iterable(_MARKS):
         if chr(code) not in present:
             return chr(code)
     raise InvalidRequest("The messages use every character for private use; leave some out.", param="messages")

@@ -135,7 +135,7 @@ class Generator:
             inputs |= plan.inputs
         if request.generated > request.choices and request.top_tokens is None:
             inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
-        calls = await spread(
+        calls = (
             encode.infer_request(
                 request,
                 prompt,
@@ -146,7 +146,7 @@ class Generator:
             )
             for k, prompt in enumerate(prompts)
         )
-        return _Prepared(Source(model.name, reading), calls)
+        return _Prepared(Source(model.name, reading), list(calls) if len(prompts) <= AT_ONCE else await spread(calls))
 
 
 # ---- Several at a time

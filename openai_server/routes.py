@@ -179,7 +179,7 @@ class Routes:
         try:
             visit.count_request()
             body, n_values = await self._body(http)
-            request: AnyRequest = await self._bodies.request(
+            request: AnyRequest = self._bodies.small(endpoint.parse, body, n_values) or await self._bodies.large(
                 endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
             )
             _take_model_from_path(request, http.path_params)
@@ -220,7 +220,7 @@ class Routes:
         try:
             visit.count_request()
             body, n_values = await self._body(http)
-            request = await self._bodies.request(
+            request = self._bodies.small(endpoint.parse, body, n_values) or await self._bodies.large(
                 endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
             )
             _take_model_from_path(request, http.path_params)

@@ -16,6 +16,7 @@ import uvloop
 
 from openai_server import admin as admin_port
 from openai_server.access.connection import connection
+from openai_server.access.forwarded import Forwarded
 from openai_server.access.open_files import room_for
 from openai_server.access.tls import TLS
 from openai_server.app import App
@@ -128,12 +129,14 @@ async def _serve(
         lifespan="on",
         log_config=None,
         access_log=False,  # ours knows more
-        proxy_headers=config.access_log,  # only the log asks where a request really came from
+        proxy_headers=False,  # `Forwarded` reads them
         server_header=False,
         timeout_keep_alive=config.keep_alive_timeout,
         timeout_graceful_shutdown=config.drain_timeout,
     )
     served.load()
+    if config.access_log:  # nothing else uses the client's address
+        served.loaded_app = Forwarded(served.loaded_app, served)
     gc.collect()
     gc.freeze()  # what lives as long as the process is not looked at again when a large request makes garbage
     if tls is not None:

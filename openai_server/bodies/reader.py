@@ -34,12 +34,14 @@ class Bodies:
         self._turn = asyncio.Lock()
         """Held by a body that takes milliseconds to decode: one such body in each turn of the event loop."""
 
-    async def request(
+    def small(self, parse: Parse, body: bytes | bytearray, n_values: int) -> Any:
+        """The validated request; None if the body is not small, so that `large` has to decode it. Raises APIError."""
+        return validated(parse, body, self._caps) if is_small(body, n_values) else None
+
+    async def large(
         self, parse: Parse, body: bytes | bytearray, n_values: int, *, caller: str, receive: Receive
     ) -> Any:
         """The validated request. Raises APIError, and ClientGone while a helper process works."""
-        if is_small(body, n_values):
-            return validated(parse, body, self._caps)
         async with self._turn:
             inline = fits_inline(body, n_values) and self._may_be_large(len(body))
             await asyncio.sleep(0)

@@ -5,7 +5,7 @@ their longest sessions have some thousand messages, their largest tool lists 128
 """
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import orjson
 
@@ -27,11 +27,49 @@ tool calls together."""
 MAX_DEPTH = 200
 """Levels of a free-form field. orjson writes 254, and what is made of a field has some around it."""
 
+MAX_WORD = 1 << 16
+"""Characters of a field that takes one of few words."""
+WORDS = frozenset(
+    ("encoding_format", "function_call", "mode", "pooling", "reasoning_effort", "role", "tool_choice", "type")
+)
+"""Fields that take one of few words. For another string msgspec writes an error that quotes it, in time that grows with
+its length."""
+_DATA = frozenset(("arguments", "chat_template_kwargs", "json_schema", "metadata", "parameters", "schema"))
+"""Fields whose content may have any keys."""
+
 FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
 _FREE_FORM = frozenset(FREE_FORM)
+_Place: TypeAlias = "tuple[_Place, str | int] | None"
+"""Of a value: that of what holds it, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
 """Bytes that a content part or tool call takes at least."""
 _ORJSON_DEPTH = 254
+
+
+def check_words(given: Mapping[str, Any], body_size: int) -> None:
+    """Raises AboveLimit, naming the field."""
+    if body_size <= MAX_WORD:
+        return
+    rest: list[tuple[Any, _Place]] = [(given, None)]
+    while rest:
+        value, place = rest.pop()
+        if isinstance(value, dict):
+            for key, item in value.items():
+                if key in WORDS and isinstance(item, str) and len(item) > MAX_WORD:
+                    raise AboveLimit(_path((place, key)), f"has more than {MAX_WORD} characters", of="string")
+                if isinstance(item, dict | list) and key not in _DATA:
+                    rest.append((item, (place, key)))
+        else:
+            rest.extend((item, (place, i)) for i, item in enumerate(value) if isinstance(item, dict))
+
+
+def _path(place: "_Place") -> str:
+    """Such as `messages[0].role`."""
+    keys: list[str | int] = []
+    while place is not None:
+        place, key = place
+        keys.append(key)
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in reversed(keys)).removeprefix(".")
 
 
 def check_messages(messages: object, body_size: int) -> None:

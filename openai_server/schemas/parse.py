@@ -89,6 +89,7 @@ def load(body: bytes) -> dict[str, Any]:
         raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
     if not isinstance(given, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    bounds.check_words(given, len(body))
     return given
 
 

@@ -2,6 +2,7 @@ import json
 from collections.abc import Mapping
 from typing import Any, get_args, get_type_hints
 
+import msgspec
 import pytest
 from openai.types import completion_create_params
 from openai.types.chat import (
@@ -40,9 +41,11 @@ from openai_server.schemas import (
     FunctionCall,
     ToolMessage,
     UserMessage,
+    bounds,
     parse_chat,
     parse_completion,
 )
+from openai_server.schemas_tasks import EmbeddingRequest, RerankRequest, TokenizeRequest
 from protos import contract
 
 # ---- Every field of the API has a place
@@ -476,3 +479,27 @@ def allowed(*tools: dict[str, object]) -> dict[str, object]:
 )
 def test_tools_that_make_no_sense(param: str, body: dict[str, object]) -> None:
     chat_refused(param, **body)
+
+
+# ---- Bounds
+
+
+def test_all_fields_of_few_words_are_known() -> None:
+    found = set()
+    parsed = (*(ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest), *get_args(TokenizeRequest))
+    kinds: list[Any] = list(msgspec.inspect.multi_type_info(parsed))
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, msgspec.inspect.StructType):
+            found |= {kind.tag_field} - {None}
+            for field in kind.fields:
+                options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
+                literals = [option for option in options if isinstance(option, msgspec.inspect.LiteralType)]
+                if any(isinstance(value, str) for literal in literals for value in literal.values):
+                    found.add(field.name)
+                kinds += options
+        elif isinstance(kind, msgspec.inspect.UnionType):
+            kinds += kind.types
+        elif isinstance(kind, msgspec.inspect.ListType):
+            kinds.append(kind.item_type)
+    assert found == bounds.WORDS

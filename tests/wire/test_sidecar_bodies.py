@@ -119,6 +119,39 @@ async def test_each_list_has_a_bound(path: str, body: Any, param: str) -> None:
         assert (reply.status, reply.error["param"]) == (400, param), reply.body[:500]
 
 
+WORD = "k" * 70_000
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        (CHAT, chat(USER, reasoning_effort=WORD), "reasoning_effort"),
+        (CHAT, chat(USER, tools=[tool()], tool_choice=WORD), "tool_choice"),
+        (CHAT, chat(USER, functions=[tool()["function"]], function_call=WORD), "function_call"),
+        (CHAT, chat(USER, {"role": WORD, "content": "x"}), "messages[1].role"),
+        (CHAT, chat({"role": "user", "content": [{"type": WORD, "text": "x"}]}), "messages[0].content[0].type"),
+        (CHAT, chat(USER, tools=[{**tool(), "type": WORD}]), "tools[0].type"),
+        (CHAT, chat(USER, response_format={"type": WORD}), "response_format.type"),
+        (EMBEDDINGS, {"input": "x", "encoding_format": WORD}, "encoding_format"),
+        (EMBEDDINGS, {"input": "x", "pooling": WORD}, "pooling"),
+        ("/tokenize", {"messages": [{"role": WORD, "content": "x"}]}, "messages[0].role"),
+        ("/apply-template", chat({"role": WORD, "content": "x"}), "messages[0].role"),
+    ],
+)
+async def test_a_long_text_in_place_of_a_word_is_refused_before_it_is_quoted(path: str, body: Any, param: str) -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.send("POST", path, body)
+        assert (reply.status, reply.error["param"]) == (400, param)
+        assert "65536 characters" in reply.error["message"]
+
+
+async def test_data_may_have_a_long_text_under_the_name_of_a_word() -> None:
+    worker = FakeWorker(parameters={"chat_template": "{{ type }}{{ messages[0].content }}"})
+    async with running(worker) as sidecar:
+        reply = await sidecar.send("POST", CHAT, chat(USER, chat_template_kwargs={"type": WORD}))
+        assert reply.status == 200, reply.body[:300]
+
+
 async def test_a_refusal_names_the_limit() -> None:
     async with running(FakeWorker()) as sidecar:
         for path, body, limit in (

@@ -11,6 +11,7 @@ import signal
 import socket
 import sys
 import traceback
+from contextlib import suppress
 from typing import Any
 
 from openai_server.access.caps import Caps
@@ -20,6 +21,8 @@ from openai_server.errors import InvalidRequest
 
 NICENESS = 10
 """The event loop goes first where processors are scarce."""
+OOM_SCORE = "1000"
+"""Where the memory is short, Linux ends a helper process before it ends the server."""
 RECURSION = 10_000
 """Levels that pickle may nest: decoded JSON has at most 1024, each of which takes it a few."""
 
@@ -27,6 +30,8 @@ RECURSION = 10_000
 def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends it
     os.nice(NICENESS)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write(OOM_SCORE)
     sys.setrecursionlimit(RECURSION)
     stream = socket.socket(fileno=int(sys.argv[1])).makefile("rwb")
     limits: Limits = pickle.loads(_frame(stream))

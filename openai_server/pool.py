@@ -164,7 +164,8 @@ class Pool:
         return other
 
     async def _ask(self, call: Callable[[Backend], Awaitable[T]]) -> T:
-        await self._some()
+        if self._names or not self._backends:
+            await self._some()
         backend = self._pick()
         tried: list[Backend] = []
         while True:

@@ -141,13 +141,6 @@ class Catalog:
     async def first(self) -> str:
         return (await self.names())[0]
 
-    def known(self, requested: str | None) -> Model | None:
-        """The model that `resolve` returns; None if something has to be looked up first."""
-        if self._outdated or not self._names:
-            return None
-        name = self._known(requested, self._names)
-        return None if name is None else self._models.get(name)
-
     async def resolve(self, requested: str | None) -> Model:
         """No name is the first model. Raises ModelNotFound, BackendError, Unavailable."""
         if self._outdated:

@@ -122,7 +122,7 @@ class Generator:
     # ---- Before the calls
 
     async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
-        model = self._catalog.known(request.model) or await self._catalog.resolve(request.model)
+        model = await self._catalog.resolve(request.model)
         record.current().model = model.name
         model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}

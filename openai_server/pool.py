@@ -164,8 +164,7 @@ class Pool:
         return other
 
     async def _ask(self, call: Callable[[Backend], Awaitable[T]]) -> T:
-        if self._names or not self._backends:
-            await self._some()
+        await self._some()
         backend = self._pick()
         tried: list[Backend] = []
         while True:

@@ -40,7 +40,7 @@ _DATA = frozenset(("arguments", "chat_template_kwargs", "json_schema", "metadata
 FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
 _FREE_FORM = frozenset(FREE_FORM)
 _Place: TypeAlias = "tuple[_Place, str | int] | None"
-"""Of a value: that of what holds it, and its key there. None is the body."""
+"""A value's place: the place of its container, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
 """Bytes that a content part or tool call takes at least."""
 _ORJSON_DEPTH = 254

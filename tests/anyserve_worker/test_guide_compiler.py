@@ -1,4 +1,4 @@
-"""Guides of many requests: who waits for whom, what is remembered, what is refused. The vocabulary is a fake."""
+"""Guides of many requests: which wait for which, what is remembered, what is refused. The vocabulary is a fake."""
 
 import asyncio
 import threading

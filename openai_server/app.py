@@ -207,7 +207,8 @@ class App:
     def _own_headers(self, record: Record, visit: Visit) -> list[tuple[bytes, bytes]]:
         """What every answer has, however it is sent."""
         headers = [(b"x-request-id", record.id.encode())]
-        headers += [(name.encode(), value.encode("latin-1")) for name, value in visit.headers.items()]
+        if visit.headers:
+            headers += [(name.encode(), value.encode("latin-1")) for name, value in visit.headers.items()]
         if self.routes.draining:
             # The client's next request goes over another connection, and that to another server.
             headers.append((b"connection", b"close"))

@@ -96,9 +96,9 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
         Choice(i, text, None if reason in _UNFINISHED else reason, logprobs.get(i, ()))
         for i, (text, reason) in enumerate(zip(texts, reasons or [""] * n, strict=True))
     ]
-    counts = outputs.column(outputs.numbers(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
+    counts = outputs.column(outputs.elements(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
     prompt, cached = outputs.first(contract.PROMPT_TOKENS), outputs.first(contract.CACHED_TOKENS)
-    marked = outputs.column(outputs.numbers(contract.MARKED_TOKENS), n, contract.MARKED_TOKENS)
+    marked = outputs.column(outputs.elements(contract.MARKED_TOKENS), n, contract.MARKED_TOKENS)
     usage = None
     if prompt is not None and counts:
         usage = Usage(prompt, sum(counts), cached, sum(marked) if marked else None)
@@ -123,7 +123,7 @@ def score(response: ModelInferResponse) -> tuple[float, int | None]:
 def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]]:
     """The tokens of a text, and what each stands for. There may be none."""
     outputs = _Outputs(response)
-    ids = outputs.numbers(contract.TOKEN_IDS)
+    ids = outputs.elements(contract.TOKEN_IDS)
     return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
 
 
@@ -159,7 +159,7 @@ class StreamReader:
         outputs = _Outputs(response)
         tokens = outputs.elements(contract.TOKEN)
         k = len(tokens)
-        indexes = outputs.column(outputs.numbers(contract.INDEX), k, contract.INDEX) or [0] * k
+        indexes = outputs.column(outputs.elements(contract.INDEX), k, contract.INDEX) or [0] * k
         reasons = outputs.column(outputs.texts(contract.FINISH_REASON), k, contract.FINISH_REASON)
         self._knows_reasons |= bool(reasons)
         self._count(outputs, indexes)
@@ -188,16 +188,16 @@ class StreamReader:
         return Usage(self._prompt, sum(self._completion.values()), self._cached, marked)
 
     def _count(self, outputs: "_Outputs", indexes: Sequence[int]) -> None:
-        counts = outputs.numbers(contract.COMPLETION_TOKENS)
+        counts = outputs.elements(contract.COMPLETION_TOKENS)
         if counts:
             counts = outputs.column(counts, len(indexes), contract.COMPLETION_TOKENS)
             self._completion.update(zip(indexes, counts, strict=True))
-        if marked := outputs.numbers(contract.MARKED_TOKENS):
+        if marked := outputs.elements(contract.MARKED_TOKENS):
             marked = outputs.column(marked, len(indexes), contract.MARKED_TOKENS)
             self._marked.update(zip(indexes, marked, strict=True))
-        if prompt := outputs.numbers(contract.PROMPT_TOKENS):
+        if prompt := outputs.elements(contract.PROMPT_TOKENS):
             self._prompt = prompt[0]
-        if cached := outputs.numbers(contract.CACHED_TOKENS):
+        if cached := outputs.elements(contract.CACHED_TOKENS):
             self._cached = cached[0]
 
 
@@ -312,24 +312,21 @@ class _Outputs:
         return elements
 
     def first(self, spec: TensorSpec) -> int | None:
-        numbers = self.numbers(spec)
-        return numbers[0] if numbers else None
+        elements = self.elements(spec)
+        return elements[0] if elements else None
 
     def texts(self, spec: TensorSpec) -> list[str]:
         return [element.decode(errors="replace") for element in self.elements(spec)]
 
-    def numbers(self, spec: TensorSpec) -> Sequence[int]:
-        return self.elements(spec)
-
     def logprobs(self) -> dict[int, list[TokenLogprob]]:
         """By choice; empty if the backend sends none."""
-        indexes = self.numbers(contract.LOGPROB_INDEX)
+        indexes = self.elements(contract.LOGPROB_INDEX)
         if not indexes:
             return {}
         k = len(indexes)
         tokens = self.column(self.elements(contract.LOGPROB_TOKEN), k, contract.LOGPROB_TOKEN)
-        values = self.column(self._floats(contract.LOGPROB), k, contract.LOGPROB)
-        tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self._floats(contract.TOP_LOGPROB)
+        values = self.column(self.elements(contract.LOGPROB), k, contract.LOGPROB)
+        tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self.elements(contract.TOP_LOGPROB)
         n_top, rest = divmod(len(tops), k)
         if rest or len(top_values) != len(tops) or not tokens or not values:
             raise _nonsense("sent log probabilities that do not belong together")
@@ -340,9 +337,6 @@ class _Outputs:
             top = list(zip(tops[row], top_values[row], strict=True)) if known else ()
             by_choice.setdefault(index, []).append(TokenLogprob(token, value if known else None, top))
         return by_choice
-
-    def _floats(self, spec: TensorSpec) -> Sequence[float]:
-        return self.elements(spec)
 
     def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
         """Empty, or one value for each of `length` choices."""

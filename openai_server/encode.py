@@ -5,6 +5,8 @@ PURE.
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
@@ -86,7 +88,13 @@ SAMPLING: dict[str, Sampling] = {
     "echo": Sampling(contract.ECHO, off=False),
     "suffix": Sampling(contract.SUFFIX, elements=_source),
 }
-_ROWS = [(name, row.attribute or name, row.elements, row) for name, row in SAMPLING.items()]
+
+
+@cache
+def _table(kind: type[Request]) -> tuple[list[tuple[str, Sampling]], Callable[[Request], tuple[Any, ...]]]:
+    """The rows that this kind of request has, and what reads all their attributes with one call."""
+    rows = [(name, row) for name, row in SAMPLING.items() if hasattr(kind, row.attribute or name)]
+    return rows, attrgetter(*(row.attribute or name for name, row in rows))
 
 
 OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
@@ -144,11 +152,11 @@ def infer_request(
 
     for spec, elements in ours.items():
         tensors.add_input(message, spec, elements)
-    for name, attribute, elements_of, sampling in _ROWS:
-        value = getattr(request, attribute, None)
+    rows, read = _table(type(request))
+    for (name, sampling), value in zip(rows, read(request), strict=True):
         if value is None:
             continue
-        values = elements_of(value) if elements_of else (value,)
+        values = sampling.elements(value) if sampling.elements else (value,)
         if not values or sampling.tensor in ours:
             continue
         if sampling.tensor.name in takes:

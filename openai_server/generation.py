@@ -60,8 +60,9 @@ class Generator:
         for again in (True, False):
             try:
                 prepared = await self._prepare(request, id)
-                answers = await gather([self._infer(call, request) for call in prepared.calls])
-                return prepared.source, answers
+                if len(prepared.calls) == 1:
+                    return prepared.source, [await self._infer(prepared.calls[0], request)]
+                return prepared.source, await gather([self._infer(call, request) for call in prepared.calls])
             except BackendError as error:
                 if not (await self._catalog.outdated(error, request.model) and again):
                     raise from_backend(error, encode.params(request)) from error
@@ -116,8 +117,9 @@ class Generator:
     # ---- One call
 
     async def _infer(self, call: ModelInferRequest, request: AnyRequest) -> Answer:
-        answer = decode.answer(await self._backend.infer(call), request.generated)
-        return answer if request.generated == request.choices else decode.best(answer, request.choices)
+        n, n_generated = request.choices, request.generated
+        answer = decode.answer(await self._backend.infer(call), n_generated)
+        return answer if n_generated == n else decode.best(answer, n)
 
     # ---- Before the calls
 
@@ -133,7 +135,7 @@ class Generator:
             self._caps.check_prompts("messages", [plan.prompt])
             request, prompts, reading = plan.request, [plan.prompt], plan.reading
             inputs |= plan.inputs
-        if request.generated > request.choices and request.top_tokens is None:
+        if request.chooses_best and request.top_tokens is None:
             inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
         calls = (
             encode.infer_request(

@@ -9,8 +9,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from openai_server.backend import Backend
 from openai_server.errors import BackendError
@@ -32,8 +31,7 @@ AWAY = ("UNAVAILABLE", "CANCELLED")
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Address:
+class Address(NamedTuple):
     target: str
     name: str = ""
     """The host that it was found for."""

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from secrets import token_hex
+from os import urandom
 from typing import Any
 
 import orjson
@@ -48,11 +48,9 @@ class JSON(Response):
     def __init__(self, content: object, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.status_code, self.background = status_code, None
         self.body = orjson.dumps(content)
-        self.raw_headers = [
-            (b"content-length", b"%d" % len(self.body)),
-            (b"content-type", b"application/json"),
-            *((name.lower().encode(), value.encode("latin-1")) for name, value in (headers or {}).items()),
-        ]
+        self.raw_headers = [(b"content-length", b"%d" % len(self.body)), (b"content-type", b"application/json")]
+        if headers:
+            self.raw_headers += [(name.lower().encode(), value.encode("latin-1")) for name, value in headers.items()]
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,9 +181,10 @@ class Routes:
                 endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
             )
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + token_hex(16)
+            id = endpoint.id_prefix + urandom(16).hex()
             created = int(self._clock())
-            visit.reserve(_prompt_tokens(request, len(body)), _most_tokens(request))
+            if visit.is_limited:
+                visit.reserve(_prompt_tokens(request, len(body)), _most_tokens(request))
             del body  # a stream may take minutes
 
             async def events(write: Write) -> None:
@@ -201,8 +200,9 @@ class Routes:
             async def whole() -> tuple[Source, list[Answer]]:
                 async with visit:
                     source, answers = await self._generator.answer(request, id)
-                    usages = [answer.usage for answer in answers]
-                    visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
+                    if visit.is_limited:
+                        usages = [answer.usage for answer in answers]
+                        visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
                     return source, answers
 
             if request.stream:
@@ -224,7 +224,7 @@ class Routes:
                 endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
             )
             _take_model_from_path(request, http.path_params)
-            id = endpoint.id_prefix + token_hex(16)
+            id = endpoint.id_prefix + urandom(16).hex()
             visit.reserve(_prompt_tokens(request, len(body)), 0)
             del body
 
@@ -358,6 +358,8 @@ def _rough_tokens(answers: Sequence[Answer]) -> int:
 
 def _take_model_from_path(request: AnyRequest | schemas_tasks.TaskRequest, path: Mapping[str, str]) -> None:
     model = path.get("model")
-    if model and request.model and request.model != model:
+    if not model:
+        return
+    if request.model and request.model != model:
         raise InvalidRequest(f"The path names the model '{model}', the body another one.", param="model")
-    request.model = model or request.model
+    request.model = model

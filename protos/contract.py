@@ -10,9 +10,9 @@ ANY = -1
 """A dimension of any size, as in `ModelMetadata`."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class TensorSpec:
-    """One tensor of the contract.
+    """One tensor of the contract. There is one of each, so they are compared by identity.
 
     `shape` may hold `ANY`. `low` and `high` bound each element, both inclusive; `None` is unbounded.
     """

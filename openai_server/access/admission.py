@@ -52,7 +52,9 @@ class Admission:
         self.waiting = 0
 
     def arrive(self, ticket: Ticket) -> None:
-        caller = self._callers.setdefault(ticket.caller, _Caller())
+        caller = self._callers.get(ticket.caller)
+        if caller is None:
+            caller = self._callers[ticket.caller] = _Caller()
         if not self._max_running or self.running < self._max_running:  # then nobody waits
             self._run(caller, ticket)
         elif self.waiting < self._max_waiting or self._make_room(caller):
@@ -123,6 +125,11 @@ class Turnover:
         self._last: float | None = None
         """When one became free that was waited for, unless nobody waited since."""
         self._interval = 0.0
+
+    @property
+    def is_measuring(self) -> bool:
+        """Whether the last place that became free was waited for."""
+        return self._last is not None
 
     def freed(self, now: float, waiting: int) -> None:
         """`waiting`: for the place that becomes free, and the next ones."""

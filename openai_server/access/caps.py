@@ -37,14 +37,17 @@ class Caps:
 
     def applied(self, request: R, body_size: int) -> R:
         """The request, which ends at the limit if it names no end. Raises AboveLimit."""
-        self._check_n(request)
-        if isinstance(request, CompletionRequest):
+        if self.n:
+            self._check_n(request)
+        if self.prompt and isinstance(request, CompletionRequest):
             self.check_prompts("prompt", request.prompts, several=isinstance(request.prompt, list))
             self.check_prompts("suffix", [request.suffix or ""])
         if self.schema and body_size > self.schema:  # else nothing in it can be larger
             self._check_schemas(request)
+        if not self.output_tokens:
+            return request
         field, asked = request.token_limit
-        if not self.output_tokens or (asked is not None and asked <= self.output_tokens):
+        if asked is not None and asked <= self.output_tokens:
             return request
         if asked is None:
             return msgspec.structs.replace(request, max_tokens=self.output_tokens)
@@ -82,7 +85,7 @@ class Caps:
 
     def _check_n(self, request: Request) -> None:
         for field in ("n", "best_of"):
-            if self.n and (getattr(request, field, None) or 0) > self.n:
+            if (getattr(request, field, None) or 0) > self.n:
                 raise AboveLimit(field, f"is above this server's limit of {self.n}", of="integer")
 
     def _check_schemas(self, request: Request) -> None:

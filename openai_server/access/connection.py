@@ -159,7 +159,7 @@ class Connection(TimedConnection):
 
     def _begin(self, target: bytes, version: str, waits: bool) -> None:
         """Runs the application, after the requests before this one. Replaces uvicorn's, which parses targets itself."""
-        scope = cast(dict[str, Any], self.scope)
+        scope: Any = self.scope
         raw_path, _, query = target.partition(b"?")
         path = raw_path.decode("ascii")
         scope["path"] = self.root_path + (unquote(path) if "%" in path else path)

@@ -146,6 +146,11 @@ class Visit:
         if n_bytes and self._gate.holds_too_much(self.caller.id, n_bytes):
             raise self._gate.overloaded()
 
+    @property
+    def is_limited(self) -> bool:
+        """Whether tokens are counted for this caller, so that `reserve` and `delivered` have an effect."""
+        return self._account is not None
+
     def reserve(self, prompt_tokens: int, output_tokens: int) -> None:
         """Sets aside tokens: an estimate for the prompt, and the most that may be generated. Raises RateLimited."""
         self._prompt_estimate = prompt_tokens
@@ -178,7 +183,8 @@ class Visit:
             self._used = 0
         gate = self._gate
         gate.meter.admitted(-1)
-        gate.turnover.freed(gate.clock(), gate.admission.waiting)
+        if gate.admission.waiting or gate.turnover.is_measuring:
+            gate.turnover.freed(gate.clock(), gate.admission.waiting)
         self._leave()
 
     async def _wait(self, ticket: Ticket) -> None:
@@ -204,6 +210,8 @@ class Visit:
     def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
         """How far the answers came: what is known of those that are whole, and the tokens of all that were seen."""
         self._n_tokens = n_tokens
+        if self._account is None:
+            return
         known = [usage for usage in usages if usage is not None]
         self._used = sum(usage.prompt + usage.completion for usage in known)
         if len(known) < n_prompts:

@@ -49,9 +49,11 @@ def parse_completion(body: bytes) -> CompletionRequest:
         raise InvalidRequest(
             f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
         )
-    if request.generated < request.choices:
+    if request.best_of is None:
+        return request
+    if request.best_of < request.choices:
         raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
-    if request.generated > request.choices and request.stream:
+    if request.chooses_best and request.stream:
         raise InvalidRequest("'best_of' is not possible in a stream: the best is known at the end.", param="best_of")
     return request
 

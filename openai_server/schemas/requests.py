@@ -136,9 +136,15 @@ class Request(Struct, kw_only=True):
         return self.choices
 
     @property
+    def chooses_best(self) -> bool:
+        """More choices are generated than returned."""
+        return False
+
+    @property
     def generated_if_said(self) -> int | None:
         """None if the request says nothing of how many."""
-        return None if self.n is None and self.generated == 1 else self.generated
+        n_generated = self.generated
+        return None if self.n is None and n_generated == 1 else n_generated
 
     @property
     def top_tokens(self) -> int | None:
@@ -158,9 +164,16 @@ class Request(Struct, kw_only=True):
     @property
     def guides(self) -> list[str]:
         """The fields that say what the text has to match."""
-        guides = [name for name in ("json_schema", "regex", "grammar") if getattr(self, name) is not None]
-        formatted = self.response_format is not None and not isinstance(self.response_format, TextFormat)
-        return ["response_format", *guides] if formatted else guides
+        guides = []
+        if self.response_format is not None and not isinstance(self.response_format, TextFormat):
+            guides.append("response_format")
+        if self.json_schema is not None:
+            guides.append("json_schema")
+        if self.regex is not None:
+            guides.append("regex")
+        if self.grammar is not None:
+            guides.append("grammar")
+        return guides
 
     @property
     def penalty(self) -> float | None:
@@ -202,7 +215,11 @@ class CompletionRequest(Request, kw_only=True):
 
     @property
     def generated(self) -> int:
-        return self.best_of or self.choices
+        return self.best_of or self.n or 1
+
+    @property
+    def chooses_best(self) -> bool:
+        return self.best_of is not None and self.best_of > (self.n or 1)
 
     @property
     def top_tokens(self) -> int | None:

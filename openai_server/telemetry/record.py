@@ -9,7 +9,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from secrets import token_hex
+from os import urandom
 from typing import Any
 
 from openai_server.decode import Usage
@@ -25,7 +25,7 @@ MAX_PATH_LENGTH = 256
 
 def request_id(given: str) -> str:
     """The client's own, if it is visible ASCII of a sane length, or else a new one."""
-    return given if given and _SANE_ID.fullmatch(given) else f"req_{token_hex(16)}"
+    return given if given and _SANE_ID.fullmatch(given) else f"req_{urandom(16).hex()}"
 
 
 @dataclass(slots=True, eq=False)
@@ -142,7 +142,8 @@ def begin(scope: Mapping[str, Any], endpoint: str, on_waiting: Callable[[Record,
     """The record of an ASGI request, which is the current one from now on."""
     headers = dict(reversed(scope["headers"]))  # the first of each name
     client = scope.get("client")
-    parent = trace_context.parent(headers.get(b"traceparent", b"").decode("latin-1"))
+    given = headers.get(b"traceparent")
+    parent = trace_context.parent(given.decode("latin-1")) if given else ""
     record = Record(
         id=request_id(headers.get(b"x-request-id", b"").decode("latin-1")),
         method=scope["method"],

@@ -1,4 +1,4 @@
-"""`make bench`: python -m benchmarks [raw] [serving] [translator] [neighbour] [samplers] [fairness] [--quick]"""
+"""`make bench`: python -m benchmarks [PART ...] [--quick] [--before CHECKOUT]"""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from benchmarks import fairness, machine, neighbour, peers, raw, report, samplers, serving, translator
+from benchmarks import fairness, machine, neighbour, peers, raw, report, samplers, serving, translator, versions
 from benchmarks.settings import FULL, QUICK, SMOKE, Settings
 from benchmarks.systems import OURS, SYSTEMS, Launcher
 from scripts import children, fetch
-from scripts.errors import run_main
+from scripts.errors import Fail, run_main
 
+VERSIONS = "versions"
 PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
 
 
@@ -21,7 +22,10 @@ def main() -> int:
     children.stop_on_signals()
     options = _options()
     settings = SMOKE if options.smoke else QUICK if options.quick else FULL
-    for part in options.parts or PARTS:
+    parts = options.parts or [*PARTS, *([VERSIONS] if options.before else [])]
+    if VERSIONS in parts and not options.before:
+        raise Fail(f"{VERSIONS} needs --before CHECKOUT")
+    for part in parts:
         run(part, settings, options)
     print(f"written: {options.results}", flush=True)
     return 0
@@ -41,6 +45,7 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
         "neighbour": lambda: neighbour.measure(launcher, options.systems),
         "samplers": lambda: samplers.measure(settings, model),
         "fairness": lambda: fairness.measure(launcher, options.systems),
+        VERSIONS: lambda: versions.measure(settings, options.before),
     }
     stamp, began = machine.stamp(), time.monotonic()
     figures = measure[part]()
@@ -50,12 +55,12 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="make bench", description="Measures the system beside its peers.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, []], help="all if none is named")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, VERSIONS, []], help="all if none is named")
     parser.add_argument("--quick", action="store_true", help="one round of less: a look, not a result")
     parser.add_argument("--smoke", action="store_true", help="seconds of everything, to see that it works")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="to compare (all)")
     parser.add_argument("--llama-server", type=Path, help="one that was compiled already")
-    parser.add_argument("--before", type=Path, help="a checkout of ours to compare with, by the part fairness")
+    parser.add_argument("--before", type=Path, help="a checkout of ours to compare with, by fairness and versions")
     parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for what is found")
     return parser.parse_args()
 

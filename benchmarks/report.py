@@ -50,6 +50,7 @@ def markdown(results: dict[str, Part]) -> str:
         "neighbour": neighbour,
         "samplers": samplers,
         "fairness": fairness,
+        "versions": versions,
     }
     lines = [
         "# Results",
@@ -324,3 +325,26 @@ def fairness(figures: Part) -> list[str]:
     ]
     lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
     return lines
+
+
+VERSIONS = {"call p50 ms": "call_p50_ms", "CPU µs a chunk": "cpu_us_per_chunk"}
+
+
+def versions(figures: Part) -> list[str]:
+    rows = [
+        [
+            f"{way}, {version}",
+            *(f"{number(found['median'][name])} ({found['to_before'][name]:.3f})" for name in VERSIONS.values()),
+            _remarks(found["median"]),
+        ]
+        for way, by_version in figures.items()
+        for version, found in by_version.items()
+    ]
+    return [
+        "## Versions",
+        "",
+        "The sidecar and another checkout of it side by side: a whole answer of one token, and streams at full speed.",
+        "In parentheses the ratio to the version before.",
+        "",
+        *table(["", *VERSIONS, ""], rows),
+    ]

@@ -7,6 +7,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 from benchmarks import client, loading, pace
@@ -30,6 +31,7 @@ STARTS = 3
 """The median counts; the first one may have to compile every module."""
 WITH_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 """Environment of the servers. An installed package has its bytecode, so compiling is no part of a start."""
+ROOT = Path(__file__).resolve().parents[1]
 Figures = dict[str, float]
 
 
@@ -54,16 +56,16 @@ def fake_worker(way: str) -> Iterator[int]:
 
 
 @contextlib.contextmanager
-def sidecar(way: str, grpc_port: int) -> Iterator[tuple[Sidecar, float]]:
-    """With the seconds from its start to its first answer."""
+def sidecar(way: str, grpc_port: int, *, checkout: Path | None = None) -> Iterator[tuple[Sidecar, float]]:
+    """With the seconds from its start to its first answer. `checkout`: of another version; None is this one."""
     port = free_port()
     if way == BARE:
         command = [sys.executable, "-m", "benchmarks.bare_app", str(port)]
     else:
-        command = [sys.executable, "-m", "openai_server", "--port", str(port)]
+        command = [sys.executable, "-P", "-m", "openai_server", "--port", str(port)]
         command += ["--anyserve-endpoint", f"{client.HOST}:{grpc_port}"]
     began = time.perf_counter()
-    process = Process(command, env=WITH_BYTECODE)
+    process = Process(command, env={**WITH_BYTECODE, "PYTHONPATH": str(checkout or ROOT)})
     try:
         _wait_for_an_answer(process, port, began + START_S)
         yield Sidecar(process, port, grpc_port), time.perf_counter() - began

@@ -13,8 +13,8 @@ from benchmarks.neighbour import ALL_BUSY, AUTO, ONE_BUSY, QUIET, QUOTA
 from benchmarks.sampler_loop import SAMPLERS
 from benchmarks.samplers import VOCABULARIES
 from benchmarks.serving import RAW
-from benchmarks.systems import OURS
-from benchmarks.translator import STEP_BATCHES, WAYS
+from benchmarks.systems import BEFORE, OURS
+from benchmarks.translator import STEP_BATCHES, STREAM_EACH, WAYS
 
 ROOT = Path(__file__).resolve().parents[2]
 PARTS = ("raw", "serving", "translator", "neighbour", "samplers", "fairness")
@@ -121,3 +121,23 @@ def test_fairness(results: dict[str, Any]) -> None:
         assert found["errors"] == 0
         assert found["ttft_p50_s"] > 0
     assert points["beside 1"][OURS]["median"]["long_ttft_s"] > 0
+
+
+def test_versions(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "benchmarks", "versions", "--smoke", "--before", str(ROOT)]
+    subprocess.run([*command, "--results", str(tmp_path)], cwd=ROOT, check=True, timeout=LIMIT_S)
+    found = figures(json.loads((tmp_path / "results.json").read_text()), "versions")
+    assert set(found) == {STEP_BATCHES, STREAM_EACH}
+    for by_version in found.values():
+        assert set(by_version) == {OURS, BEFORE}
+        for version in by_version.values():
+            assert version["median"]["call_p50_ms"] > 0
+            assert version["median"]["errors"] == 0
+            assert version["to_before"]["call_p50_ms"] > 0
+
+
+def test_versions_need_another_checkout() -> None:
+    command = [sys.executable, "-m", "benchmarks", "versions", "--smoke"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=LIMIT_S, check=False)
+    assert done.returncode == 1
+    assert "--before CHECKOUT" in done.stderr

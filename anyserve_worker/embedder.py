@@ -39,6 +39,8 @@ class Job:
     """One of contract.POOLINGS. A reranker's scores need none."""
     caller: str = ""
     """The caller that shares the worker with others."""
+    priority: int = 0
+    """Waiting prompts with a smaller number are read first."""
     seq_id: int = -1
     """While it is partly read."""
     n_computed: int = 0
@@ -139,7 +141,7 @@ class Embedder:
         return parts
 
     def _in_order(self) -> list[Job]:
-        jobs = sorted([*self._begun, *self._line.by_size(len(self._free_ids))], key=self._line.size)  # Stable.
+        jobs = sorted([*self._begun, *self._line.by_size(len(self._free_ids))], key=self._line.rank)  # Stable.
         first = self._line.first()
         if first is None or self._n_batches % FIRST_EVERY:
             return jobs

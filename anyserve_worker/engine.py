@@ -167,7 +167,7 @@ class Engine:
             if isinstance(request, EmbedRequest) and (request.dimensions or 0) > most:
                 name = contract.DIMENSIONS.name
                 raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
-        embedding = Embedding(Job(tokens, pooling, request.caller), deadline, self._abort_embedding)
+        embedding = Embedding(Job(tokens, pooling, request.caller, request.priority), deadline, self._abort_embedding)
         self._inbox.put(lambda: embeddings.add(embedding))
         try:
             return await embedding.result()

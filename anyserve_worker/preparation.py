@@ -69,6 +69,7 @@ class Preparation:
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),
                 caller=request.caller,
+                priority=request.priority,
                 scores_prompt=request.echo and sampling.logprobs is not None,
             )
             for index in range(request.n)

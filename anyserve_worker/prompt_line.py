@@ -1,9 +1,11 @@
 """The prompts that are not read to their end, and the two orders in which a step serves them. PURE.
 
-*By size*: size classes first (prompts of at most SHORT_PROMPT tokens are the first), so that a short prompt never
-waits for a long one. Within a class callers take turns, and a caller's own prompts go by their length.
+*By size*: the smallest priority number first, then size classes (prompts of at most SHORT_PROMPT tokens are the
+first), so that a short prompt never waits for a long one. Within a class callers take turns, and a caller's own
+prompts go by their length.
 
-*By turn*: one prompt is the first in line until it is read. Then the next caller has its turn, with its oldest prompt.
+*By turn*, whatever their priority: one prompt is the first in line until it is read. Then the next caller has its
+turn, with its oldest prompt.
 A part of every step belongs to the first in line, and so does room that becomes free: hence no prompt starves. A
 preempted prompt comes before all turns.
 
@@ -24,8 +26,11 @@ class HasCaller(Protocol):
     """Is itself, whatever its tokens are: it can be a key."""
 
     caller: str
+    priority: int
 
 
+Rank = tuple[int, int]
+"""Priority and size class."""
 Prompt = TypeVar("Prompt", bound=HasCaller)
 Work = TypeVar("Work")
 
@@ -70,8 +75,8 @@ class PromptLine(Generic[Prompt]):
         """In the order of arrival, without preempted ones."""
         self._resumed: deque[Prompt] = deque()
         """Preempted prompts, which wait to be computed again."""
-        self._classes: dict[int, _Ring[list[tuple[int, int, Prompt]]]] = {}
-        """The waiting prompts of each size class: each caller's sorted by tokens to compute, then by arrival."""
+        self._ranks: dict[Rank, _Ring[list[tuple[int, int, Prompt]]]] = {}
+        """The waiting prompts of each rank: each caller's sorted by tokens to compute, then by arrival."""
         self._callers: _Ring[dict[Prompt, None]] = _Ring()
         """All prompts in the line: each caller's by arrival."""
         self._first: Prompt | None = None
@@ -93,7 +98,7 @@ class PromptLine(Generic[Prompt]):
         """`n_needed`: tokens that have to be computed."""
         self._enter(prompt, n_needed)
         self._waiting[prompt] = None
-        callers = self._classes.setdefault(size_class(n_needed), _Ring())
+        callers = self._ranks.setdefault(self.rank(prompt), _Ring())
         insort(callers.join(prompt.caller, []), (*self._places[prompt], prompt))
 
     def put_back(self, prompt: Prompt, n_needed: int) -> None:
@@ -104,10 +109,10 @@ class PromptLine(Generic[Prompt]):
 
     def start(self, prompt: Prompt, n_needed: int) -> None:
         """The prompt waits no more, but stays in the line until it is read. `n_needed` replaces that of `add`."""
-        n_expected, number = self._places[prompt]
+        number = self._places[prompt][1]
         if prompt in self._waiting:
+            self._ranks[self.rank(prompt)].had_turn(prompt.caller)
             self._stop_waiting(prompt)
-            self._classes[size_class(n_expected)].had_turn(prompt.caller)
         else:
             self._resumed.remove(prompt)
         self._places[prompt] = n_needed, number
@@ -128,9 +133,9 @@ class PromptLine(Generic[Prompt]):
 
     # ---- The orders
 
-    def size(self, prompt: Prompt) -> int:
-        """The size class of a prompt in the line. It does not change while the prompt is read."""
-        return size_class(self._places[prompt][0])
+    def rank(self, prompt: Prompt) -> Rank:
+        """The rank of a prompt in the line. It does not change while the prompt is read."""
+        return prompt.priority, size_class(self._places[prompt][0])
 
     def first(self) -> Prompt | None:
         """The first in line, waiting or being read. None if the line is empty."""
@@ -143,10 +148,10 @@ class PromptLine(Generic[Prompt]):
         return self._first
 
     def by_size(self, most: int) -> list[Prompt]:
-        """At most `most` waiting prompts: preempted ones, then by size."""
+        """At most `most` waiting prompts: preempted ones, then by rank."""
         found = list(islice(self._resumed, most))
-        for size in sorted(self._classes):
-            lines = list(islice(self._classes[size].works.values(), most))
+        for rank in sorted(self._ranks):
+            lines = list(islice(self._ranks[rank].works.values(), most))
             turn = 0
             while len(found) < most and (prompts := [line[turn][2] for line in lines if turn < len(line)]):
                 found += prompts
@@ -162,8 +167,11 @@ class PromptLine(Generic[Prompt]):
 
     def _stop_waiting(self, prompt: Prompt) -> None:
         del self._waiting[prompt]
-        lines = self._classes[self.size(prompt)].works
+        rank = self.rank(prompt)
+        lines = self._ranks[rank].works
         line = lines[prompt.caller]
         del line[bisect_left(line, self._places[prompt], key=lambda entry: entry[:2])]
         if not line:
             del lines[prompt.caller]
+        if not lines and prompt.priority:  # Clients choose the number: there may be any.
+            del self._ranks[rank]

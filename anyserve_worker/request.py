@@ -86,6 +86,8 @@ class GenerationRequest:
     """Seconds from arrival."""
     caller: str = ""
     """The caller that shares the worker with others; empty: the one that all requests without a name have in common."""
+    priority: int = 0
+    """Waiting prompts with a smaller number are read first."""
 
 
 def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
@@ -126,6 +128,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         sampling=_sampling(given),
         timeout=timeout_of(message),
         caller=caller_of(message),
+        priority=scalar(given, contract.PRIORITY, 0),
     )
 
 

@@ -188,14 +188,14 @@ class Scheduler:
         return [Chunk(sequence, sequence.n_computed, n) for sequence, n in shares.items()]
 
     def _by_size(self) -> list[Sequence]:
-        """Running sequences with a prompt to compute and waiting ones that may be admitted. In each size class, those
-        that are being read come first, with the fewest remaining tokens."""
-        size = self.waiting.size
-        reading = sorted((s for s in self.running if not _decodes(s)), key=lambda s: (size(s), s.n_remaining))
+        """Running sequences with a prompt to compute and waiting ones that may be admitted. In each rank, those that
+        are being read come first, with the fewest remaining tokens."""
+        rank = self.waiting.rank
+        reading = sorted((s for s in self.running if not _decodes(s)), key=lambda s: (rank(s), s.n_remaining))
         n_free = self.max_running + self.kept_slots - len(self.running)
         if n_free <= 0 or not self.waiting or (self._holds_back and self.running):
             return reading
-        return sorted([*reading, *self.waiting.by_size(n_free + LOOK_AHEAD)], key=size)  # Stable.
+        return sorted([*reading, *self.waiting.by_size(n_free + LOOK_AHEAD)], key=rank)  # Stable.
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
         """The same step, with drafts if everybody in it decodes and rows and cells are left."""

@@ -80,6 +80,8 @@ class Sequence:
     """Of each token whose probability is wanted, in order; filled by the model runner, taken by the engine."""
     caller: str = ""
     """The caller that shares the worker with others."""
+    priority: int = 0
+    """Waiting prompts with a smaller number are read first."""
     scores_prompt: bool = False
     n_scored: int = 1
     """Tokens of the prompt of which that is done. The first follows nothing."""

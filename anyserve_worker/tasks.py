@@ -40,6 +40,7 @@ class EmbedRequest:
     dimensions: int | None = None
     timeout: float | None = None
     caller: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,7 @@ class RankRequest:
     document: str
     timeout: float | None = None
     caller: str = ""
+    priority: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +108,16 @@ def parse(task: str, message: ModelInferRequest) -> Request:
             dimensions=scalar(given, contract.DIMENSIONS, None),
             timeout=timeout_of(message),
             caller=caller_of(message),
+            priority=scalar(given, contract.PRIORITY, 0),
         )
     if task == contract.TASK_RANK:
-        return RankRequest(text(contract.QUERY), text(contract.DOCUMENT), timeout_of(message), caller_of(message))
+        return RankRequest(
+            text(contract.QUERY),
+            text(contract.DOCUMENT),
+            timeout_of(message),
+            caller_of(message),
+            scalar(given, contract.PRIORITY, 0),
+        )
     if task == contract.TASK_TOKENIZE:
         to_tokenize = text(contract.TEXT_TO_TOKENIZE)
         return TokenizeRequest(

@@ -84,6 +84,7 @@ SAMPLING: dict[str, Sampling] = {
     "top_tokens": Sampling(contract.LOGPROBS, field="logprobs"),
     "seed": Sampling(contract.SEED, elements=lambda seed: (fold_seed(seed),)),
     "generated": Sampling(contract.N, off=1, attribute="generated_if_said", field="n"),
+    "priority": Sampling(contract.PRIORITY, off=0),
     # Of completions alone.
     "echo": Sampling(contract.ECHO, off=False),
     "suffix": Sampling(contract.SUFFIX, elements=_source),

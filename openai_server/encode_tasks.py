@@ -10,7 +10,7 @@ from itertools import chain
 from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.errors import UnsupportedParameter
 from openai_server.schemas import Prompt
-from openai_server.schemas_tasks import ContentToTokenize, EmbeddingRequest, TokenizeRequest
+from openai_server.schemas_tasks import ContentToTokenize, EmbeddingRequest, RerankRequest, TokenizeRequest
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -56,15 +56,18 @@ def embed(request: EmbeddingRequest, prompt: Prompt, to: Target) -> ModelInferRe
         value = getattr(request, field)
         if value is not None:
             inputs.append((spec, [value.encode() if isinstance(value, str) else value], field))
-    return _message(contract.TASK_EMBED, to, inputs)
+    return _message(contract.TASK_EMBED, to, [*inputs, *_priority(request.priority)])
 
 
-def rank(query: str, document: str, to: Target) -> ModelInferRequest:
-    return _message(
-        contract.TASK_RANK,
-        to,
-        [(contract.QUERY, [query.encode()], "query"), (contract.DOCUMENT, [document.encode()], "documents")],
-    )
+def rank(request: RerankRequest, document: str, to: Target) -> ModelInferRequest:
+    query: Input = (contract.QUERY, [request.query.encode()], "query")
+    text: Input = (contract.DOCUMENT, [document.encode()], "documents")
+    return _message(contract.TASK_RANK, to, [query, text, *_priority(request.priority)])
+
+
+def _priority(priority: int | None) -> list[Input]:
+    """Empty for 0, the default."""
+    return [(contract.PRIORITY, [priority], "priority")] if priority else []
 
 
 def tokenize(request: TokenizeRequest, prompt: ChatPrompt, field: str, to: Target) -> ModelInferRequest:

@@ -26,6 +26,7 @@ from openai_server.schemas import (
 from openai_server.schemas.bounds import MAX_INPUTS
 from protos import contract
 
+Priority = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 Positive = Annotated[int, Meta(ge=1, le=contract.INT32_MAX)]
 Tokens = Annotated[list[TokenId], Meta(min_length=1)]
 
@@ -35,9 +36,10 @@ class EmbeddingRequest(Struct, kw_only=True):
     model: str | None = None
     dimensions: Positive | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    # Extensions: `normalize` is vLLM's, `pooling` our own.
+    # Extensions: `normalize` and `priority` are vLLM's, `pooling` our own.
     normalize: bool | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
+    priority: Priority | None = None
 
     @property
     def prompts(self) -> list[Prompt]:
@@ -55,6 +57,7 @@ class RerankRequest(Struct, kw_only=True):
     model: str | None = None
     top_n: Positive | None = None
     return_documents: bool | None = None
+    priority: Priority | None = None
 
     @property
     def texts(self) -> list[str]:

@@ -57,7 +57,7 @@ class Tasks:
     async def rerank(self, request: RerankRequest, id: str) -> Object:
         async def work(model: Model) -> Object:
             texts = request.texts
-            calls = await spread(encode_tasks.rank(request.query, text, to) for text, to in _each(texts, model, id))
+            calls = await spread(encode_tasks.rank(request, text, to) for text, to in _each(texts, model, id))
             results = await self._infer(calls, decode.score)
             return responses_tasks.rerank(id, model.name, request, *_columns(results))
 

@@ -155,6 +155,9 @@ SEED = TensorSpec(
     "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
 )
 N = TensorSpec("n", "INT32", (1,), "choices to generate from the one prompt; absent: 1", 1, MAX_CHOICES)
+PRIORITY = TensorSpec(
+    "priority", "INT32", (1,), "waiting prompts with a smaller number are read first; absent: 0, which is the first", 0
+)
 
 INPUTS: tuple[TensorSpec, ...] = (
     PROMPT,
@@ -199,6 +202,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     MARK_END,
     SEED,
     N,
+    PRIORITY,
 )
 
 GUIDES: tuple[TensorSpec, ...] = (JSON_SCHEMA, REGEX, GRAMMAR, LARK)
@@ -365,8 +369,8 @@ class Task:
 
 TASKS: dict[str, Task] = {
     TASK_GENERATE: Task(INPUTS, UNARY_OUTPUTS),
-    TASK_EMBED: Task((PROMPT, PROMPT_TOKEN_IDS, POOLING, NORMALIZE, DIMENSIONS), (EMBEDDING, PROMPT_TOKENS)),
-    TASK_RANK: Task((QUERY, DOCUMENT), (SCORE, PROMPT_TOKENS)),
+    TASK_EMBED: Task((PROMPT, PROMPT_TOKEN_IDS, POOLING, NORMALIZE, DIMENSIONS, PRIORITY), (EMBEDDING, PROMPT_TOKENS)),
+    TASK_RANK: Task((QUERY, DOCUMENT, PRIORITY), (SCORE, PROMPT_TOKENS)),
     TASK_TOKENIZE: Task((TEXT_TO_TOKENIZE, PLAIN_SPANS, ADD_SPECIAL, PARSE_SPECIAL), (TOKEN_IDS, TOKEN_PIECES)),
     TASK_DETOKENIZE: Task((TOKENS_TO_TEXT,), (WHOLE_TEXT,)),
 }

@@ -15,6 +15,7 @@ from openai_server import schemas, schemas_tasks
 from openai_server.__main__ import main as sidecar
 from openai_server.encode_tasks import EMBEDDING
 from openai_server.errors import GRPC_TO_HTTP
+from protos.contract import PRIORITY
 from scripts import fields
 
 ROOT = Path(__file__).parents[1]
@@ -49,6 +50,7 @@ def task_fields() -> str:
         ("`input`", "embeddings", "`prompt`, or `prompt_token_ids` for token ids; one request an input"),
         ("`encoding_format`", "embeddings", "the answer's form: `float` or `base64`"),
         *((f"`{name}`", "embeddings", f"`{spec.name}` {spec.datatype}") for name, spec in EMBEDDING.items()),
+        ("`priority`", "embeddings, rerank", f"`{PRIORITY.name}` {PRIORITY.datatype}"),
         ("`query`, `documents`", "rerank", "`prompt` and `document`; one request a document"),
         ("`top_n`, `return_documents`", "rerank", "the answer: how many of the best, and whether with their text"),
         ("`content`, `prompt`, `messages`", "tokenize", "`prompt`; `messages` rendered with the model's chat template"),

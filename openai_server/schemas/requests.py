@@ -119,6 +119,7 @@ class Request(Struct, kw_only=True):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
     skip_special_tokens: bool | None = None
+    priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; the smaller the sooner
     # At most one of these four says what the text has to match.
     response_format: ResponseFormat | None = None
     json_schema: dict[str, Any] | None = None

@@ -103,6 +103,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         suffix=["Füße".encode()],
         mark_begin=["<ä>".encode()],
         mark_end=[b"</a>", b"</b>"],
+        priority=[3],
     )
     others = {"prompt_token_ids", "plain_spans", "echo", "regex", "grammar", "lark"}
     assert {t.name for t in message.inputs} | others == SPECS.keys(), "every input of the contract"
@@ -116,6 +117,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}'),
         mark_begin="<ä>",
         mark_end=("</a>", "</b>"),
+        priority=3,
         sampling=SamplingParams(
             temperature=0.5,
             top_p=0.25,

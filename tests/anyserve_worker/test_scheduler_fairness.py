@@ -40,10 +40,10 @@ class AnyMemory:
 _tokens = count(1)
 
 
-def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] = ()) -> Sequence:
+def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] = (), priority: int = 0) -> Sequence:
     """A prompt that shares nothing with others but the prefix."""
     tokens = array("i", [*prefix, *[next(_tokens)] * length][:length])
-    return Sequence(0, tokens, length, length + n_new, SamplingParams(), TextOutput(), caller=caller)
+    return Sequence(0, tokens, length, length + n_new, SamplingParams(), TextOutput(), caller=caller, priority=priority)
 
 
 def seconds(n_tokens: int) -> float:
@@ -473,6 +473,56 @@ def test_the_line_by_size_and_by_turn() -> None:
     assert line.first() is None
 
 
+def test_the_line_by_priority() -> None:
+    line: PromptLine[Sequence] = PromptLine()
+    last, later = prompt(100, priority=7), prompt(200, caller="b", priority=1)
+    long, short = prompt(7000), prompt(300)
+    for each in (last, later, long, short):
+        line.add(each, len(each.tokens))
+    assert line.by_size(9) == [short, long, later, last]
+    assert line.first() is last, "it came first, and its turn doesn't depend on its priority"
+    for each in (last, later, long, short):
+        line.start(each, len(each.tokens))
+        line.leave(each)
+    assert line.by_size(9) == []
+
+
+def test_priorities_leave_nothing_behind() -> None:
+    line: PromptLine[Sequence] = PromptLine()
+    n_before = len(line._ranks)
+    for number in range(1, 1000):
+        each = prompt(10, priority=number)
+        line.add(each, 10)
+        line.leave(each)
+    assert len(line._ranks) == n_before
+
+
+@pytest.mark.parametrize("parallel", [2, 32])
+def test_a_prompt_overtakes_those_that_let_others_go_first(parallel: int) -> None:
+    """A tenth more than beside nothing but the first in line, which has a quarter of every step."""
+    s = Simulation(parallel)
+    background = [prompt(400, caller="batch", priority=1) for _ in range(200)]
+    s.add(*background)
+    s.step()
+    chat = prompt(LONG)
+    s.add(chat)
+    s.run(lambda: chat in s.first_token)
+    assert (
+        s.first_token[chat] - s.arrived[chat] < 1.1 * seconds(LONG) * FIRST_SHARE / (FIRST_SHARE - 1) + s.longest_step
+    )
+    s.run()
+    assert set(background) <= set(s.finished), "they were read all the same"
+
+
+def test_a_prompt_with_a_large_number_has_its_turn() -> None:
+    """Under others that never end."""
+    s = Simulation(parallel=4)
+    background = prompt(2000, caller="batch", priority=9)
+    s.add(prompt(400), background)
+    s.run(lambda: background in s.first_token, feed=(prompt(400) for _ in count()))
+    assert s.first_token[background] - s.arrived[background] < 2 * FIRST_SHARE * seconds(2000)
+
+
 def test_who_gave_way_comes_first() -> None:
     line: PromptLine[Sequence] = PromptLine()
     waiting, first, second = prompt(10), prompt(600), prompt(700)
@@ -520,10 +570,10 @@ def test_a_prompt_whose_prefix_was_evicted_is_a_long_one_again() -> None:
     s.run()
     again = prompt(LONG, prefix=before.tokens)
     s.add(again)
-    assert s.scheduler.waiting.size(again) == 0
+    assert s.scheduler.waiting.rank(again) == (0, 0)
     s.cache.evict_all()
     s.step()
-    assert s.scheduler.waiting.size(again) == 2
+    assert s.scheduler.waiting.rank(again) == (0, 2)
     s.run()
 
 

@@ -83,7 +83,9 @@ def test_a_task_that_is_none() -> None:
             {"prompt": [b"x"], "pooling": [b"last"], "normalize": [False], "dimensions": [5]},
             EmbedRequest("x", "last", normalize=False, dimensions=5),
         ),
+        ("embed", {"prompt": [b"x"], "priority": [2]}, EmbedRequest("x", priority=2)),
         ("rank", {"prompt": [b"q"], "document": [b"d"]}, RankRequest("q", "d")),
+        ("rank", {"prompt": [b"q"], "document": [b"d"], "priority": [2]}, RankRequest("q", "d", priority=2)),
         ("tokenize", {"prompt": [b""]}, TokenizeRequest("")),
         (
             "tokenize",

@@ -66,6 +66,7 @@ EVERYTHING: dict[str, Any] = {
     "min_tokens": 1,
     "ignore_eos": True,
     "skip_special_tokens": False,
+    "priority": 1,
     "logprobs": 1,
     "echo": True,
     "suffix": "x",

@@ -99,6 +99,7 @@ async def test_every_field_of_embeddings_arrives_as_its_tensor() -> None:
             dimensions=2,
             normalize=False,
             pooling="cls",
+            priority=3,
             encoding_format="base64",
         )
     assert struct.unpack("<2f", base64.b64decode(told["data"][0]["embedding"])) == (1.0, 0.5)
@@ -107,7 +108,39 @@ async def test_every_field_of_embeddings_arrives_as_its_tensor() -> None:
         "dimensions": [2],
         "normalize": [False],
         "pooling": [b"cls"],
+        "priority": [3],
     }
+
+
+PATHS_WITH_PRIORITY: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [{"role": "user", "content": "x"}]},
+    "/v1/embeddings": {"input": "x"},
+    "/v1/rerank": {"query": "x", "documents": ["1"]},
+}
+
+
+@pytest.mark.parametrize("path", PATHS_WITH_PRIORITY)
+@pytest.mark.parametrize(("priority", "status"), [(None, 200), (0, 200), (1, 400), (-1, 400), (2**31, 400), ("1", 400)])
+async def test_a_priority_that_a_backend_can_not_meet(path: str, priority: object, status: int) -> None:
+    """0 asks for what happens anyway. A negative number would overtake others."""
+
+    async def answers(request: ModelInferRequest) -> ModelInferResponse:
+        return await infer(request) if task_of(request) else message((contract.TEXT, [b"a"]))
+
+    backend = worker(answers, inputs=EVERYTHING - {contract.PRIORITY.name})
+    async with running(backend) as sidecar:
+        reply = await sidecar.send("POST", path, {**PATHS_WITH_PRIORITY[path], "priority": priority})
+    assert reply.status == status, reply.body
+    if status == 400:
+        assert reply.error["param"] == "priority"
+
+
+async def test_the_priority_of_a_rerank() -> None:
+    backend = worker()
+    async with running(backend) as sidecar:
+        await post(sidecar, "/v1/rerank", query="x", documents=["1", "2"], priority=4)
+    assert [sent(request)["priority"] for request in backend.requests] == [[4], [4]]
 
 
 async def test_what_is_not_said_is_left_to_the_model() -> None:

@@ -1,10 +1,11 @@
 """API keys: which there are, and whose the one in a request is.
 
-PURE. Keys are kept as digests alone. What is said of a bad key or a bad line never holds any of its text.
+PURE. Keys are kept as digests alone, and looked up by them: that takes as long for ten thousand keys as for one, and
+how long it takes depends on the digest, from which nobody can guess a key. What is said of a bad key or a bad line
+never holds any of its text.
 """
 
 import hashlib
-import hmac
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
@@ -50,6 +51,10 @@ class Keys:
         return len(self._callers)
 
     def __or__(self, other: "Keys") -> "Keys":
+        """Raises BadKeys if a key is one caller's in the first and another one's in the second."""
+        for digest, caller in self._callers.items():
+            if other._callers.get(digest, caller).id != caller.id:
+                raise BadKeys(f"it gives {caller.name} of --api-key to another caller")
         return Keys((self._callers | other._callers).items())
 
     def caller(self, headers: Iterable[Header]) -> Caller:
@@ -67,14 +72,9 @@ class Keys:
         key = key.strip()
         if not key:
             raise Unauthorized("The Authorization header holds no API key.")
-        digest = _digest(key)
-        found: Caller | None = None
-        for known, caller in self._callers.items():  # all of them: how long this takes says nothing
-            if hmac.compare_digest(known, digest):
-                found = caller
-        if found is None:
+        if (caller := self._callers.get(_digest(key))) is None:
             raise Unauthorized("The API key is not one of this server's.")
-        return found
+        return caller
 
 
 def keys_from_options(given: Sequence[str]) -> Keys:
@@ -83,22 +83,32 @@ def keys_from_options(given: Sequence[str]) -> Keys:
 
 
 def keys_from_file(text: str) -> Keys:
-    """One key a line, or `name: key`; keys of one name share its limits. Raises BadKeys."""
-    entries = []
+    """One key a line, or `name: key`; keys of one name share its limits. Raises BadKeys, also for a key of two callers.
+
+    The same line twice is one key of one caller.
+    """
+    callers: dict[bytes, Caller] = {}
+    numbers: dict[bytes, int] = {}
     for number, line in enumerate(text.splitlines(), 1):
         line = line.strip()
         if not line or line.startswith("#"):
             continue
-        words = line.split()
-        if len(words) == 1:
-            entries.append(_entry(words[0], f"line {number}"))
-        elif len(words) == 2 and len(words[0]) > 1 and words[0].endswith(":"):
-            entries.append(_entry(words[1], f"line {number}", words[0][:-1]))
-        else:
-            raise BadKeys(f"line {number} is neither a key nor of the form 'name: key'")
-    if not entries:
+        digest, caller = _line(line.split(), f"line {number}")
+        if callers.setdefault(digest, caller).id != caller.id:
+            raise BadKeys(f"lines {numbers[digest]} and {number} have the same key, but are two callers")
+        numbers.setdefault(digest, number)
+    if not callers:
         raise BadKeys("there is no key in it")
-    return Keys(entries)
+    return Keys(callers.items())
+
+
+def _line(words: Sequence[str], place: str) -> tuple[bytes, Caller]:
+    is_named = len(words[0]) > 1 and words[0].endswith(":")
+    if is_named and len(words) == 1:
+        raise BadKeys(f"{place} has a name without a key")
+    if len(words) > 1 + is_named or words[0] == ":":
+        raise BadKeys(f"{place} is neither a key nor of the form 'name: key'")
+    return _entry(words[-1], place, words[0][:-1] if is_named else "")
 
 
 def _entry(key: str, place: str, name: str = "") -> tuple[bytes, Caller]:

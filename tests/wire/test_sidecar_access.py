@@ -115,10 +115,19 @@ async def test_the_key_file_is_followed_also_through_symlinks(
             await until(lambda: "read again" in caplog.text)
             assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             for i, (bad, problem) in enumerate(
-                [(None, "No such file"), (b"sk-secret and more", "line 1 is neither"), (b"\xffsk-secret", "not UTF-8")]
+                [
+                    (None, "No such file"),
+                    (b"sk-secret and more", "line 1 is neither"),
+                    (b"\xffsk-secret", "not UTF-8"),
+                    (b"", "there is no key in it"),
+                    (b"alice: two\ncarol:", "line 2 has a name without a key"),
+                    (b"alice: sk-secret\nbob: sk-secret", "lines 1 and 2 have the same key"),
+                    (b"alice: two\nbob: always", "it gives key 1 of --api-key to another caller"),
+                ]
             ):
                 put(f"..bad{i}", bad)
                 await until(lambda problem=problem: problem in caplog.text)  # type: ignore[misc]
+                assert len([one for one in caplog.records if one.levelname == "ERROR"]) == i + 1
                 assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             put("..3", b"three")
             await until(lambda: caplog.text.count("read again") == 2)

@@ -1,10 +1,8 @@
-import hmac
-from contextlib import suppress
+import hashlib
 
 import pytest
 
-from openai_server.access import keys as module
-from openai_server.access.keys import ANYBODY, BadKeys, Keys, keys_from_file, keys_from_options
+from openai_server.access.keys import ANYBODY, BadKeys, Caller, Keys, keys_from_file, keys_from_options
 from openai_server.errors import Unauthorized
 
 SECRET = "sk-secret"
@@ -51,20 +49,21 @@ def test_who_has_no_key_is_told_why_but_not_what(headers: list[tuple[bytes, byte
     assert SECRET[3:].lower() not in error.message.lower()
 
 
-@pytest.mark.parametrize("given", ["first", "second", "third", "none of them"])
-def test_all_keys_are_compared_whichever_it_is(given: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    compared = []
+def test_ten_thousand_keys_are_looked_up_not_compared() -> None:
+    class Digest(bytes):
+        n_compared = 0
 
-    class Counting:
-        @staticmethod
-        def compare_digest(known: bytes, digest: bytes) -> bool:
-            compared.append(known)
-            return hmac.compare_digest(known, digest)
+        def __eq__(self, other: object) -> bool:
+            Digest.n_compared += 1
+            return super().__eq__(other)
 
-    monkeypatch.setattr(module, "hmac", Counting)  # the only trace that it leaves
-    with suppress(Unauthorized):
-        keys_from_options(["first", "second", "third"]).caller(bearer(given))
-    assert len(compared) == 3
+        __hash__ = bytes.__hash__
+
+    keys = Keys((Digest(hashlib.sha256(b"key %d" % i).digest()), Caller(str(i), "")) for i in range(10_000))
+    assert keys.caller(bearer("key 9876")).id == "9876"
+    with pytest.raises(Unauthorized):
+        keys.caller(bearer("key 10000"))
+    assert Digest.n_compared <= 2
 
 
 def test_a_file() -> None:
@@ -93,6 +92,15 @@ def test_a_name_can_not_be_that_of_another_key() -> None:
         ("good\nalice sk-secret", "line 2 is neither"),
         ("alice: sk-secret more", "line 1 is neither"),
         (": sk-secret", "line 1 is neither"),
+        ("good\n:", "line 2 is neither"),
+        ("good\nalice:", "line 2 has a name without a key"),
+        ("good\nsk-secret:\n", "line 2 has a name without a key"),
+        ("alice: sk-secret\n\nbob: sk-secret", "lines 1 and 3 have the same key"),
+        ("sk-secret\nbob: sk-secret", "lines 1 and 2 have the same key"),
+        ("bob: sk-secret\ngood\nsk-secret", "lines 1 and 3 have the same key"),
+        ("alice: one\nalice: sk-secret\nbob: sk-secret", "lines 2 and 3 have the same key"),
+        ("alice: schlüssel-sk-secret", "line 1 has characters"),
+        ("alice: sk- secret", "line 1 is neither"),
         ("schlüssel-sk-secret", "line 1 has characters"),
         ("sk-secret\x00", "line 1 has characters"),
     ],
@@ -101,6 +109,22 @@ def test_a_bad_file_is_told_by_its_line_alone(text: str, problem: str) -> None:
     with pytest.raises(BadKeys, match=problem) as bad:
         keys_from_file(text)
     assert "secret" not in str(bad.value)
+
+
+@pytest.mark.parametrize("text", ["one\none", "alice: one\nalice: one", "alice: one\nalice: two\nalice: one"])
+def test_a_line_that_comes_twice_is_one_key(text: str) -> None:
+    keys = keys_from_file(text)
+    assert len(keys) == len(set(text.split()) - {"alice:"})
+
+
+@pytest.mark.parametrize("text", ["alice: two", "good\nalice: one\nbob: two"])
+def test_a_key_of_an_option_and_of_another_caller_in_the_file(text: str) -> None:
+    with pytest.raises(BadKeys, match="it gives key 2 of --api-key to another caller"):
+        keys_from_options(["first", "two"]) | keys_from_file(text)
+
+
+def test_a_key_of_an_option_may_be_in_the_file_without_a_name() -> None:
+    assert len(keys_from_options(["one", "two"]) | keys_from_file("two\nthree")) == 3
 
 
 def test_keys_are_not_in_what_is_printed() -> None:

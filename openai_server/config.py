@@ -1,5 +1,6 @@
 """What the command line says, and how its options are made: `options.py` and `access/options.py` list them."""
 
+import os
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -80,11 +81,11 @@ class Config:
 # ---- To make options
 
 
-def option(flag: str, help: str, **how: Any) -> click.Option:
+def option(flag: str, help: str, *, cls: type[click.Option] = click.Option, **how: Any) -> click.Option:
     name = flag.removeprefix("--").split("/")[0].replace("-", "_")
     if not how.get("multiple"):
         how.setdefault("default", Config.__dataclass_fields__[name].default)
-    return click.Option(
+    return cls(
         [flag, name],
         help=help,
         envvar=ENVIRONMENT_PREFIX + name.upper(),
@@ -92,6 +93,16 @@ def option(flag: str, help: str, **how: Any) -> click.Option:
         show_default=how.get("default") is not None,
         **how,
     )
+
+
+class EmptyIsGiven(click.Option):
+    """An option whose environment variable counts where it is set to nothing, which click ignores."""
+
+    def value_from_envvar(self, ctx: click.Context) -> Any:
+        value = super().value_from_envvar(ctx)
+        if not value and isinstance(self.envvar, str) and self.envvar in os.environ:
+            return ("",) if self.multiple else ""
+        return value
 
 
 def seconds(low: float = 0.001) -> dict[str, Any]:

@@ -1,15 +1,16 @@
 """The options of the command line. Each is also an environment variable: OPENAI_SERVER_ and its name."""
 
-import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import click
 
 from openai_server import __version__
-from openai_server.access.options import ACCESS_OPTIONS
-from openai_server.config import Config, count, file, names, option, seconds
+from openai_server.access.options import ACCESS_OPTIONS, check_keys
+from openai_server.config import Config, EmptyIsGiven, count, file, names, option, seconds
+from openai_server.target import FORM, problem_with
 from openai_server.telemetry import logs, tracing
 
 
@@ -34,19 +35,20 @@ def _file_text(_: click.Context, __: click.Parameter, path: str | None) -> str |
 
 def _endpoints(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
     endpoints = tuple(dict.fromkeys(names(context, option, given)))
-    if not endpoints:
-        raise click.BadParameter("there must be one.")
+    if not (endpoints and all(value.strip() for value in given)):
+        raise click.BadParameter(f"it is empty; an endpoint has the form {FORM}.")
     for endpoint in endpoints:
-        if endpoint.startswith("dns:") and not re.fullmatch(r"dns:///[^/]+:\d{1,5}", endpoint):
-            raise click.BadParameter(f"{endpoint!r} is not of the form dns:///host:port.")
+        if problem := problem_with(endpoint):
+            raise click.BadParameter(f"{endpoint!r} {problem}; an endpoint has the form {FORM}.")
     return endpoints
 
 
 OPTIONS = (
     option(
         "--anyserve-endpoint",
-        "KServe v2 gRPC server to speak to; repeatable, for several with the same models. With `dns:///` in front, "
-        "every address of the name is a server.",
+        "KServe v2 gRPC server to speak to; repeatable, for several with the same models. An IPv6 address is in "
+        "brackets. With `dns:///` in front, every address of the name is a server. `unix:PATH` is a socket.",
+        cls=EmptyIsGiven,
         metavar="HOST:PORT",
         callback=_endpoints,
         default=Config.__dataclass_fields__["anyserve_endpoint"].default,
@@ -155,6 +157,29 @@ OPTIONS = (
 )
 
 
+class _Mistake(click.ClickException):
+    exit_code = 2
+
+
+@contextmanager
+def _mistakes_as_one_line() -> Iterator[None]:
+    """Without the usage that click prints before it: the line is read in a log, among others."""
+    try:
+        yield
+    except click.UsageError as error:
+        raise _Mistake(error.format_message()) from None
+
+
+class _Command(click.Command):
+    def make_context(self, *args: Any, **how: Any) -> click.Context:
+        with _mistakes_as_one_line():
+            return super().make_context(*args, **how)
+
+    def invoke(self, ctx: click.Context) -> Any:
+        with _mistakes_as_one_line():
+            return super().invoke(ctx)
+
+
 def command(run: Callable[[Config], None]) -> click.Command:
     """The command line, which calls `run` with what was given."""
 
@@ -166,11 +191,13 @@ def command(run: Callable[[Config], None]) -> click.Command:
             raise click.UsageError("--max-inflight-body-bytes is less than --max-body-bytes.")
         if (config.backend_cert is None) != (config.backend_key is None):
             raise click.UsageError("--backend-cert and --backend-key go together.")
+        if config.api_key and config.api_key_file:
+            check_keys(config.api_key, config.api_key_file)
         if not config.backend_tls and (config.backend_ca or config.backend_cert or config.backend_server_name):
             raise click.UsageError("--backend-ca, --backend-cert and --backend-server-name need --backend-tls.")
         run(config)
 
-    made = click.Command(
+    made = _Command(
         "openai_server",
         callback=callback,
         params=list(OPTIONS),

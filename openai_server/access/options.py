@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from openai_server.config import count, names, option, path, seconds
+from openai_server.config import EmptyIsGiven, count, names, option, path, seconds
 
 
 def _api_keys(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
@@ -27,11 +27,23 @@ def _api_key_file(_: click.Context, __: click.Parameter, path: Path | None) -> P
     if path is not None:
         from openai_server.access import key_ring, keys
 
+        if path == Path():
+            raise click.BadParameter("it is empty.")
         try:
             key_ring.read(path)
         except keys.BadKeys as error:
             raise click.BadParameter(f"'{path}': {error}.") from None
     return path
+
+
+def check_keys(given: Sequence[str], path: Path) -> None:
+    """Both together. Raises UsageError."""
+    from openai_server.access import key_ring, keys
+
+    try:
+        key_ring.KeyRing(given, path)
+    except keys.BadKeys as error:
+        raise click.UsageError(f"--api-key-file '{path}': {error}.") from None
 
 
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
@@ -51,6 +63,7 @@ ACCESS_OPTIONS = (
         "Key that requests must show as `Authorization: Bearer KEY`; repeatable. Other users of the machine can see"
         " the command line: the variable or --api-key-file keeps it from them.",
         metavar="KEY",
+        cls=EmptyIsGiven,
         callback=_api_keys,
         multiple=True,
     ),
@@ -58,6 +71,7 @@ ACCESS_OPTIONS = (
         "--api-key-file",
         "File of further keys, one a line, or `name: key`; keys of one name share its limits. Read again when it"
         " changes.",
+        cls=EmptyIsGiven,
         **path(callback=_api_key_file),
     ),
     option(

@@ -61,6 +61,12 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         (["--request-timeout", "0"], {}, "request_timeout", 0),
         (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", "b:2,a:1"], {}, "anyserve_endpoint", ("a:1", "b:2")),
         ([], {"OPENAI_SERVER_ANYSERVE_ENDPOINT": "dns:///a:1 b:2"}, "anyserve_endpoint", ("dns:///a:1", "b:2")),
+        (["--anyserve-endpoint", "[::1]:1,dns:///[::1]:2"], {}, "anyserve_endpoint", ("[::1]:1", "dns:///[::1]:2")),
+        (["--anyserve-endpoint", "[fe80::1%eth0]:1"], {}, "anyserve_endpoint", ("[fe80::1%eth0]:1",)),
+        (["--anyserve-endpoint", "unix:/run/w.sock"], {}, "anyserve_endpoint", ("unix:/run/w.sock",)),
+        (["--anyserve-endpoint", "unix:///run/w.sock,"], {}, "anyserve_endpoint", ("unix:///run/w.sock",)),
+        (["--anyserve-endpoint", "unix:w,unix-abstract:w"], {}, "anyserve_endpoint", ("unix:w", "unix-abstract:w")),
+        (["--anyserve-endpoint", "my_worker.1:65535"], {}, "anyserve_endpoint", ("my_worker.1:65535",)),
         (["--api-key", "a", "--api-key", "b,c"], {}, "api_key", ("a", "b", "c")),
         ([], {"OPENAI_SERVER_API_KEY": "a b,c"}, "api_key", ("a", "b", "c")),
         (["--cors-origin", "http://localhost:3000"], {}, "cors_origin", ("http://localhost:3000",)),
@@ -90,16 +96,88 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--chat-template", "nowhere.jinja"],
         ["--ping-interval", "0"],
         ["--log-level", "loud"],
-        ["--anyserve-endpoint", ""],
-        ["--anyserve-endpoint", "dns:///no-port"],
-        ["--anyserve-endpoint", "dns://resolver/name:1"],
         ["--unknown"],
     ],
 )
 def test_a_mistake_is_told_and_nothing_runs(given: list[Config], args: list[str]) -> None:
     result = run(given, *args)
     assert (result.exit_code, given) == (2, [])
-    assert "Error: " in result.output
+    assert result.output.startswith("Error: ")
+    assert result.output.count("\n") == 1
+
+
+FORM = "an endpoint has the form HOST:PORT ([ADDRESS]:PORT for IPv6), dns:///HOST:PORT or unix:PATH."
+
+
+@pytest.mark.parametrize("source", ["option", "variable", "second option", "second of a list"])
+@pytest.mark.parametrize(
+    ("endpoint", "problem"),
+    [
+        ("http://localhost:8000", "begins with http://"),
+        ("https://localhost", "begins with https://"),
+        ("grpc://localhost:8000", "begins with grpc://"),
+        ("dns://resolver/name:1", "begins with dns://"),
+        ("dns:///http://name:1", "begins with http://"),
+        ("localhost", "has no port"),
+        ("localhost:", "has no port"),
+        ("dns:///name", "has no port"),
+        ("[::1]", "has no port"),
+        ("::1:8000", "has more than one colon"),
+        ("a:1:2", "has more than one colon"),
+        ("ipv4:127.0.0.1:8000", "has more than one colon"),
+        (":8000", "has no host"),
+        ("/run/worker.sock", "has a path"),
+        ("localhost:8000/v1", "has a path"),
+        *(
+            (f"localhost:{port}", "has a port that is not a number from 1 to 65535")
+            for port in ("0", "70000", "x", "-1", "٣")
+        ),
+        ("[::1]:0", "has a port that is not"),
+        ("[::g]:8000", "has a host that is neither"),
+        ("256.0.0.1:8000", "has a host that is neither"),
+        ("a..b:8000", "has a host that is neither"),
+        ("user@host:8000", "has a host that is neither"),
+        ("wörker:8000", "has a host that is neither"),
+        ("worker :8000", "'worker' has no port"),
+        ("unix:", "names no path"),
+        ("unix://run/w.sock", "names no path"),
+    ],
+)
+def test_what_is_no_endpoint_is_one_line_with_the_form(
+    given: list[Config], endpoint: str, problem: str, source: str
+) -> None:
+    name = "OPENAI_SERVER_ANYSERVE_ENDPOINT"
+    args, env = {
+        "option": (["--anyserve-endpoint", endpoint], {}),
+        "variable": ([], {name: endpoint}),
+        "second option": (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", endpoint], {}),
+        "second of a list": ([], {name: f"a:1,{endpoint}"}),
+    }[source]
+    result = run(given, *args, env=env)
+    assert (result.exit_code, given) == (2, [])
+    assert result.output.startswith("Error: Invalid value for '--anyserve-endpoint' (env var: '")
+    assert result.output.count("\n") == 1
+    assert problem in result.output
+    assert result.output.endswith(f"{FORM}\n")
+
+
+@pytest.mark.parametrize("empty", ["", " ", ","])
+def test_no_endpoint_is_a_mistake(given: list[Config], empty: str) -> None:
+    for args, env in (
+        (["--anyserve-endpoint", empty], {}),
+        ([], {"OPENAI_SERVER_ANYSERVE_ENDPOINT": empty}),
+        (["--anyserve-endpoint", "", "--anyserve-endpoint", "a:1"], {}),
+    ):
+        result = run(given, *args, env=env)
+        assert (result.exit_code, given) == (2, [])
+        assert result.output.endswith(f": it is empty; {FORM}\n")
+
+
+def test_an_empty_variable_for_keys_is_a_mistake(given: list[Config]) -> None:
+    for name in ("API_KEY", "API_KEY_FILE"):
+        result = run(given, env={f"OPENAI_SERVER_{name}": ""})
+        assert (result.exit_code, given) == (2, [])
+        assert "it is empty" in result.output
 
 
 @pytest.mark.parametrize(
@@ -134,6 +212,21 @@ def test_a_key_file_is_checked_and_not_told(given: list[Config], tmp_path: Path)
     assert (result.exit_code, given) == (2, [])
     assert "line 2 is neither" in " ".join(result.output.split())
     assert "sk-" not in result.output
+
+
+def test_a_key_of_two_callers_is_a_mistake(given: list[Config], tmp_path: Path) -> None:
+    path = tmp_path / "keys"
+    path.write_text("alice: sk-secret\nbob: sk-secret\n")
+    result = run(given, "--api-key-file", str(path))
+    assert (result.exit_code, given) == (2, [])
+    assert "lines 1 and 2 have the same key" in result.output
+    path.write_text("alice: sk-secret\n")
+    both = run(given, "--api-key-file", str(path), "--api-key", "sk-other,sk-secret")
+    assert (both.exit_code, given) == (2, [])
+    assert both.output == f"Error: --api-key-file '{path}': it gives key 2 of --api-key to another caller.\n"
+    assert "secret" not in result.output + both.output.replace(str(path), "")
+    path.write_text("sk-secret\n")
+    assert run(given, "--api-key-file", str(path), "--api-key", "sk-secret").exit_code == 0
 
 
 def test_no_key_is_shown_by_a_mistake_or_by_printing(given: list[Config]) -> None:

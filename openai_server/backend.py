@@ -5,6 +5,7 @@
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
 from functools import partial
@@ -18,6 +19,7 @@ from openai_server.decode import StreamReader
 from openai_server.errors import BackendError, stream_error
 from openai_server.mailbox import Cancel, Mailbox
 from openai_server.multiplex import SharedStream
+from openai_server.outages import Outages
 from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
@@ -64,6 +66,9 @@ class Backend:
         self.target = target
         self.usable = False
         """Connected, and ready when it was asked last."""
+        self._outages = Outages(
+            log, f"can't reach the backend {target}", f"connected to the backend {target}", time.monotonic
+        )
         self._timeout = timeout
         self._lookup_timeout = lookup_timeout
         self._dial = partial(dialer.open, target, name)
@@ -108,16 +113,27 @@ class Backend:
         while True:
             state = self._channel.get_state(try_to_connect=True)
             if state is not grpc.ChannelConnectivity.READY:
+                if state is grpc.ChannelConnectivity.TRANSIENT_FAILURE and (reason := await self._failure()):
+                    self._outages.lost(reason)
                 await self._channel.wait_for_state_change(state)
                 continue
             if await self._suit_pings():
                 continue
-            log.info("connected to the backend %s", self.target)
+            self._outages.back()
             self.doubt()
             await self._channel.wait_for_state_change(state)
-            log.warning("lost the backend %s", self.target)
             self.usable, self._extensions = False, None
             lost()
+            self._outages.lost(await self._failure() or "the connection was closed")
+
+    async def _failure(self) -> str:
+        """Why the server can't be reached; empty: it can, or nobody would read it. A channel itself doesn't say why."""
+        if self._outages.would_log:
+            try:
+                await self._lookup(self._stub.ServerReady, ServerReadyRequest())
+            except BackendError as error:
+                return error.message if error.status == "UNAVAILABLE" else ""
+        return ""
 
     def doubt(self) -> None:
         """It is not usable until it has said that it is ready."""
@@ -126,12 +142,16 @@ class Backend:
             self._check = asyncio.create_task(self._until_ready())
 
     async def _until_ready(self) -> None:
+        failure = ""
         while self._channel.get_state() is grpc.ChannelConnectivity.READY:
+            if failure:  # and the connection is still there, so `watch` has no reason of its own
+                self._outages.lost(failure)
             try:
-                self.usable = (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready
+                self.usable, failure = (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready, ""
             except BackendError as error:
-                self.usable = error.status == "UNIMPLEMENTED"
+                self.usable, failure = error.status == "UNIMPLEMENTED", error.message
             if self.usable:
+                self._outages.back()
                 return
             await asyncio.sleep(READY_INTERVAL)
 

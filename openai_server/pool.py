@@ -7,6 +7,7 @@ reasons that are not its own before the first token has come, to each of the oth
 import asyncio
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, NamedTuple, TypeVar
@@ -15,6 +16,7 @@ from openai_server.backend import Backend
 from openai_server.errors import BackendError
 from openai_server.mailbox import Cancel, Mailbox
 from openai_server.multiplex import unnumbered
+from openai_server.outages import Outages
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -68,6 +70,10 @@ class Pool:
         }
         """The one that got a request last stands last: where several are equal, they take turns."""
         self._resolved: dict[str, list[Address]] = {}
+        self._outages = {
+            name: Outages(log, f"can't resolve {name}", f"{name} is resolved again", time.monotonic, is_there=True)
+            for name in self._names
+        }
         self._looked = asyncio.Event()
         """All names have been looked up once."""
         self._renewed = asyncio.Event()
@@ -107,8 +113,9 @@ class Pool:
         try:
             found = await self._resolve(name)
         except (OSError, UnicodeError) as error:  # the latter of what can be no name
-            log.warning("can't resolve %s: %s", name, error)
+            self._outages[name].lost(str(error))
             return
+        self._outages[name].back()
         before, self._resolved[name] = self._resolved.get(name, []), found
         for address in found:
             if address not in self._backends:

@@ -1,0 +1,193 @@
+"""A backend that can't be reached is one warning with the reason, and one line when it is back."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc import aio
+
+from openai_server import pool
+from openai_server.outages import BURST, PERIOD, Outages
+from scripts.ports import free_port
+from tests.certificates import Authority
+from tests.wire.fake_worker import FakeWorker, serving
+from tests.wire.test_sidecar_process import TIMEOUT, Running, completed, fetched, sidecar
+
+AWAY, BACK = "can't reach the backend", "connected to the backend"
+
+
+class Lines:
+    """What a sidecar logs, without access lines."""
+
+    def __init__(self, running: Running) -> None:
+        self._running = running
+        self.seen: list[str] = []
+
+    async def until(self, *words: str) -> str:
+        """The next line that holds all of these."""
+        async with asyncio.timeout(TIMEOUT):
+            while line := (await self._running.stderr.readline()).decode():
+                if "openai_server.access" not in line:
+                    self.seen.append(line)
+                if all(word in line for word in words):
+                    return line
+        raise AssertionError(self.seen)
+
+    def about(self, *words: str) -> list[str]:
+        return [line for line in self.seen if all(word in line for word in words)]
+
+    async def end(self) -> None:
+        self._running.process.terminate()
+        assert await self._running.ended() == 0
+        self.seen += (await self._running.stderr.read()).decode().splitlines()
+
+
+@asynccontextmanager
+async def watched(port: int, *args: str) -> AsyncIterator[tuple[Running, Lines]]:
+    async with sidecar(port, *args) as running:
+        yield running, Lines(running)
+
+
+async def test_one_that_was_never_there_is_one_warning_and_one_line_when_it_comes() -> None:
+    attempts = asyncio.Semaphore(0)
+
+    async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.close()
+        attempts.release()
+
+    async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        async with watched(port) as (running, lines):
+            assert f" WARNING openai_server.backend: {AWAY} 127.0.0.1:{port}: " in await lines.until(AWAY)
+            for _ in range(3):
+                await asyncio.wait_for(attempts.acquire(), TIMEOUT)
+                assert (await fetched(running.port, "/readyz"))[0] == 503
+            server.close()
+            async with serving(FakeWorker(), port):
+                assert f" INFO openai_server.backend: {BACK} 127.0.0.1:{port}\n" in await lines.until(BACK)
+                await completed(running.port, 1)
+                await lines.end()
+    assert (len(lines.about(AWAY)), len(lines.about(BACK))) == (1, 1)
+
+
+async def test_one_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() -> None:
+    port = free_port()
+    async with watched(port) as (_, lines):
+        for _ in range(2):
+            assert "Connection refused" in await lines.until(AWAY)
+            async with serving(FakeWorker(), port):
+                await lines.until(BACK)
+        await lines.until(AWAY)
+        await lines.end()
+    told = lines.about("the backend")
+    assert [AWAY in line for line in told] == [True, False, True, False, True], told
+
+
+async def test_each_of_several_is_named() -> None:
+    addresses = [f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"]
+    async with (
+        serving(FakeWorker()) as port,
+        watched(port, "--anyserve-endpoint", ",".join(addresses)) as (_, lines),
+    ):
+        for address in addresses:
+            if not lines.about(AWAY, address):
+                await lines.until(AWAY, address)
+        await lines.end()
+    assert len(lines.about(AWAY)) == 2
+
+
+async def test_a_name_that_does_not_resolve_is_the_reason() -> None:
+    async with watched(free_port(), "--anyserve-endpoint", "nobody.invalid:8000") as (_, lines):
+        assert "resol" in await lines.until(AWAY, "nobody.invalid:8000")
+        await lines.end()
+    assert len(lines.about("nobody.invalid")) == 1
+
+
+async def test_a_name_of_many_that_does_not_resolve(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(pool, "RESOLVE_INTERVAL", 0.01)
+    caplog.set_level(logging.INFO)
+    here, looked_up = [False], asyncio.Semaphore(0)
+
+    async def resolve(name: str) -> list[pool.Address]:
+        looked_up.release()
+        if here[0]:
+            return []
+        raise OSError("no such name")
+
+    async def several() -> None:
+        for _ in range(5):
+            await asyncio.wait_for(looked_up.acquire(), TIMEOUT)
+
+    made = pool.Pool(["dns:///workers:1"], lambda _: pytest.fail("there is none"), resolve=resolve)
+    watching = asyncio.create_task(made.watch(lambda: None))
+    for now in (False, True, False):
+        here[0] = now
+        await several()
+    watching.cancel()
+    await asyncio.gather(watching, return_exceptions=True)
+    told = [record.getMessage() for record in caplog.records if "workers:1" in record.getMessage()]
+    away = "can't resolve workers:1: no such name"
+    assert told == [away, "workers:1 is resolved again", away]
+
+
+async def test_a_certificate_of_another_authority_is_the_reason(tmp_path: Path) -> None:
+    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    certificate, key = (path.read_bytes() for path in theirs.issue("localhost"))
+    server = aio.server()
+    port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
+    await server.start()
+    options = ("--anyserve-endpoint", f"localhost:{port}", "--backend-tls", "--backend-ca", str(ours.file))
+    try:
+        async with watched(free_port(), *options) as (_, lines):
+            assert "CERTIFICATE_VERIFY_FAILED" in await lines.until(AWAY, f"localhost:{port}")
+            await asyncio.sleep(1.5)  # another attempt
+            await lines.end()
+    finally:
+        await server.stop(None)
+    assert len(lines.about("CERTIFICATE_VERIFY_FAILED")) == 1, lines.seen
+
+
+async def test_one_that_answers_no_question_is_a_warning() -> None:
+    """Such as one behind a proxy that can be reached itself."""
+
+    class Away(FakeWorker):
+        here = asyncio.Event()
+
+        async def ServerReady(self, request: object, context: object) -> object:  # type: ignore[override]
+            if not self.here.is_set():
+                await context.abort(grpc.StatusCode.UNAVAILABLE, "no upstream")  # type: ignore[attr-defined]
+            return await super().ServerReady(request, context)  # type: ignore[arg-type]
+
+    worker = Away()
+    async with serving(worker) as port, watched(port) as (_, lines):
+        assert "no upstream" in await lines.until(AWAY)
+        worker.here.set()
+        await lines.until(BACK)
+        await lines.end()
+    assert len(lines.about(AWAY)) == 1
+
+
+def test_one_that_comes_and_goes_all_the_time_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    now = [0.0]
+    outages = Outages(logging.getLogger("test"), "lost", "back", lambda: now[0])
+    for _ in range(1000):  # ten times a second
+        outages.lost("why")
+        now[0] += 0.05
+        outages.back()
+        now[0] += 0.05
+    n_lines = len(caplog.records)
+    assert n_lines <= 2 * BURST * (100 / PERIOD + 1)
+    outages.lost("why")
+    now[0] += PERIOD
+    assert outages.would_log, "that it is away is logged in the end"
+    outages.lost("for long")
+    outages.lost("for long")
+    [last] = caplog.records[n_lines:]
+    assert last.getMessage().startswith("lost: for long")

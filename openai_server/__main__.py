@@ -10,10 +10,12 @@ import subprocess
 # The thread in which grpc polls reads the sockets as well, instead of waking one of a pool for it: a streamed token
 # takes half the time there. Read when grpc is imported, here and in the processes that are started from here.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
+# Lines of gRPC's own are no lines of our log, and come with each attempt to connect.
+os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from openai_server import __version__
+from openai_server import __version__, standard_streams
 from openai_server.access.tls import TLS, TLSError
 from openai_server.config import Config
 from openai_server.options import command
@@ -91,4 +93,5 @@ def _greet(config: Config, address: str, admin: socket.socket | None) -> None:
 main = command(run)
 
 if __name__ == "__main__":
+    standard_streams.secure()
     main(prog_name="python -m openai_server")

@@ -9,12 +9,15 @@ import pickle
 import socket
 import sys
 
-from openai_server import server
+import click
+
+from openai_server import server, standard_streams
 from openai_server.config import Config
 from openai_server.server import Server
 
 
 def main() -> None:
+    standard_streams.secure()
     config: Config = pickle.load(sys.stdin.buffer)
     config.set_up_logging()
     listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
@@ -33,4 +36,8 @@ def _started(server: Server) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

@@ -11,14 +11,16 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, cast
 
+import click
 import uvicorn
 import uvloop
 
 from openai_server import admin as admin_port
 from openai_server.access.connection import connection
 from openai_server.access.forwarded import Forwarded
+from openai_server.access.keys import BadKeys
 from openai_server.access.open_files import room_for
-from openai_server.access.tls import TLS
+from openai_server.access.tls import TLS, TLSError
 from openai_server.app import App
 from openai_server.backend import Backend
 from openai_server.channel import dialer
@@ -114,8 +116,13 @@ def backends(config: Config) -> Pool:
 async def _serve(
     config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
 ) -> None:
-    tls = TLS(config.tls_files) if config.tls_files else None
-    app = App(config, backends(config), watches=[tls.watch] if tls else [])
+    try:
+        tls = TLS(config.tls_files) if config.tls_files else None
+        app = App(config, backends(config), watches=[tls.watch] if tls else [])
+    except TLSError as error:  # the files were good when the first process started
+        raise click.ClickException(str(error)) from error
+    except BadKeys as error:
+        raise click.ClickException(f"--api-key-file '{config.api_key_file}': {error}.") from error
     served = uvicorn.Config(
         app,
         http=connection(

@@ -64,8 +64,7 @@ def _result(name: str, body: bytes, caps: Caps) -> Any:
     except (MemoryError, SystemError):  # orjson makes the second of the first
         raise
     except Exception:
-        traceback.print_exc()  # where the parent process logs
-        return Refusal(500, "", None, None)
+        return Refusal(500, traceback.format_exc(), None, None)  # the parent process logs it
 
 
 if __name__ == "__main__":

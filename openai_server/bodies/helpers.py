@@ -81,6 +81,7 @@ class Helpers:
         if not isinstance(result, Refusal):
             return result
         if result.status == 500:
+            log.error("a helper process failed at a body: %s", result.message)
             raise InternalError
         raise InvalidRequest(result.message, param=result.param, code=result.code)
 

@@ -7,6 +7,9 @@ from openai_server.telemetry.record import Record
 
 log = logging.getLogger("openai_server.access")
 
+MAX_CLIENT_LENGTH = 64
+"""Characters of the client's address: a proxy may pass on whatever its client wrote in X-Forwarded-For."""
+
 
 def write(record: Record) -> None:
     usage = record.usage
@@ -22,7 +25,7 @@ def write(record: Record) -> None:
         "finish_reason": ",".join(dict.fromkeys(record.finish_reasons)),
         "ttft": _rounded(record.time_to_first_token),
         "duration": _rounded(record.duration),
-        "client": record.client,
+        "client": record.client[:MAX_CLIENT_LENGTH],
     }
     say(log, logging.INFO, f"{record.method} {record.path}", fields)
 

@@ -29,7 +29,7 @@ def metrics_route(observer: Observer) -> Route:
         # In a thread: with many series, the text takes longer than streams should wait.
         return Response(await asyncio.to_thread(observer.metrics.text), headers={"content-type": CONTENT_TYPE})
 
-    return Route("/metrics", answer)
+    return Route("/metrics", answer, name="/metrics")
 
 
 class _Server(uvicorn.Server):

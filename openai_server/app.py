@@ -36,6 +36,7 @@ from openai_server.pool import Pool
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
 from openai_server.tasks import Tasks
 from openai_server.telemetry import tracing
+from openai_server.telemetry.endpoints import Endpoints
 from openai_server.telemetry.observer import Observer
 from openai_server.telemetry.record import Record
 
@@ -115,8 +116,13 @@ class App:
         self._has_administration = config.admin_port is None
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
-        own = [Route("/openapi.json", self._openapi), *(administration if self._has_administration else ())]
-        self._starlette = _starlette([*self.routes.table(), *own], self._lifespan)
+        table = [
+            *self.routes.table(),
+            Route("/openapi.json", self._openapi, name="/openapi.json"),
+            *(administration if self._has_administration else ()),
+        ]
+        self._endpoints = Endpoints(table)
+        self._starlette = _starlette(table, self._lifespan)
 
     @asynccontextmanager
     async def _lifespan(self, _: Starlette) -> AsyncIterator[None]:
@@ -148,7 +154,7 @@ class App:
         task = asyncio.current_task()
         assert task is not None
         self._running.add(task)
-        record = self.observer.begin(scope)
+        record = self.observer.begin(scope, self._endpoints.name(scope["method"], scope["path"]))
         try:
             await self._answer(record, scope, receive, send)
         finally:

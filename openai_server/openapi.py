@@ -28,8 +28,9 @@ _REF = "#/components/schemas/{name}"
 
 DESCRIPTION = (
     "OpenAI's REST API in front of a KServe v2 gRPC text model server. Paths with /v1 answer without it too. Where a "
-    "request names a model, the model may be in the path instead: /{model}/chat/completions, and for older clients "
-    "/v1/engines/{model}/chat/completions; so for completions and embeddings. null is the same as no field."
+    "request names a model, the model may be in the path instead: /{model}/chat/completions, in short /{model}/chat, "
+    "also as /v1/models/{model}/chat/completions, and for older clients /v1/engines/{model}/chat/completions; so for "
+    "completions and embeddings, which have no short path. null is the same as no field."
 )
 
 _CHECKED_BY: dict[Any, Fields] = {

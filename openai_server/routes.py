@@ -107,9 +107,12 @@ class ModelName(PathConvertor):
 
 
 class LeadingModelName(PathConvertor):
-    """The same at the beginning of a path, where a segment `v1` comes from a base URL and names no model either."""
+    """The same at the beginning of a path, where a segment `v1` comes from a base URL and names no model either.
 
-    regex = r"(?:(?!v1/)[^/]+/)*(?!v1/)[^/]+"
+    What begins with `models/` or `engines/` is one of the other paths.
+    """
+
+    regex = r"(?!(?:models|engines)/)(?:(?!v1/)[^/]+/)*(?!v1/)[^/]+"
 
 
 register_url_convertor("model", ModelName())
@@ -117,11 +120,24 @@ register_url_convertor("leading_model", LeadingModelName())
 
 BY_MODEL: dict[str, Endpoint | TaskEndpoint] = {
     f"{prefix}/{name}": endpoint
-    for prefix in ("/v1/engines/{model:model}", "/engines/{model:model}", "/{model:leading_model}")
-    for name, endpoint in (("chat/completions", CHAT), ("completions", COMPLETIONS), ("embeddings", EMBEDDINGS))
+    for prefix in (
+        *("/v1/engines/{model:model}", "/engines/{model:model}"),
+        *("/v1/models/{model:model}", "/models/{model:model}"),
+        "/{model:leading_model}",
+    )
+    for name, endpoint in (
+        ("chat/completions", CHAT),
+        ("completions", COMPLETIONS),
+        ("embeddings", EMBEDDINGS),
+        ("chat", CHAT),
+    )
 }
-"""The model is in the path: for openai 0.28 with `engine=`, and by itself. A model's name may have slashes: chat comes
-first, and the others' own paths before all of these."""
+"""The model is in the path: for openai 0.28 with `engine=`, below the model's own path, and by itself, with hayhooks'
+`/chat` too. A model's name may have slashes: chat comes first, and the others' own paths before all of these."""
+
+
+ENDPOINT_NAMES = {endpoint: path for path, endpoint in reversed((GENERATION | TASKS).items())}
+"""The first path of each: what metrics and logs call it, whichever path was taken."""
 
 
 class Routes:
@@ -152,17 +168,25 @@ class Routes:
         self.draining = False
 
     def table(self) -> list[Route]:
+        """The name of a route is that of its endpoint in metrics and logs."""
         endpoints: dict[str, Endpoint | TaskEndpoint] = {**GENERATION, **TASKS, **BY_MODEL}
         return [
-            Route("/v1/models", self.models),
-            Route("/models", self.models),
-            Route("/v1/models/{model:model}", self.model),
-            Route("/models/{model:model}", self.model),
-            *(Route(path, self._handler(endpoint), methods=["POST"]) for path, endpoint in endpoints.items()),
+            *(Route(path, self.models, name="/v1/models") for path in ("/v1/models", "/models")),
+            *(
+                Route(f"{path}/{{model:model}}", self.model, name="/v1/models/{model}")
+                for path in ("/v1/models", "/models")
+            ),
+            *(
+                Route(path, self._handler(endpoint), methods=["POST"], name=ENDPOINT_NAMES[endpoint])
+                for path, endpoint in endpoints.items()
+            ),
         ]
 
     def health_table(self) -> list[Route]:
-        return [Route("/livez", self.live), Route("/readyz", self.ready), Route("/health", self.ready)]
+        return [
+            Route(path, handler, name=path)
+            for path, handler in (("/livez", self.live), ("/readyz", self.ready), ("/health", self.ready))
+        ]
 
     def _handler(self, endpoint: Endpoint | TaskEndpoint) -> Callable[[Request], Coroutine[Any, Any, Response]]:
         if isinstance(endpoint, TaskEndpoint):

@@ -1,4 +1,11 @@
-"""Paths to the names of endpoints that metrics and logs use: few and fixed, whatever clients ask for. PURE."""
+"""Names of endpoints that metrics and logs use: few and fixed, whatever clients ask for. PURE."""
+
+from collections.abc import Iterable
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from starlette.routing import Route
 
 OTHER = "other"
 """What is no endpoint of ours."""
@@ -7,24 +14,33 @@ CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/
 OPERATIONS = {CHAT: "chat", COMPLETIONS: "text_completion", EMBEDDINGS: "embeddings"}
 """Their names in OpenTelemetry's conventions for generative AI, which know no others of ours."""
 
-MODEL = "/v1/models/{model}"
 UNLOGGED = {"/livez", "/readyz", "/health", "/metrics"}
 """Asked every few seconds by machines: no access lines."""
 
-_BY_PATH = {
-    **{name.removeprefix("/v1"): name for name in (*OPERATIONS, "/v1/models", "/v1/rerank")},
-    **{name: name for name in (*OPERATIONS, "/v1/models", "/v1/rerank")},
-    **{name: name for name in ("/tokenize", "/detokenize", "/apply-template", "/openapi.json", *UNLOGGED)},
-}
+MAX_CACHED = 256
+"""Characters of a path that is kept with its name, and the number of such paths."""
 
 
-def endpoint(path: str) -> str:
-    """The name of the endpoint that `path` leads to; those with a model in the path are the ones without."""
-    if name := _BY_PATH.get(path):
-        return name
-    if path.startswith(("/v1/models/", "/models/")):
-        return MODEL
-    for name in (CHAT, COMPLETIONS, EMBEDDINGS):  # in the order of the routes
-        if path.endswith(name.removeprefix("/v1")):
-            return name
-    return OTHER
+class Endpoints:
+    """The names are those of the routes, as the router picks them."""
+
+    def __init__(self, routes: Iterable["Route"]) -> None:
+        self._routes = list(routes)
+        self._fixed = {
+            (method, route.path): route.name
+            for route in reversed(self._routes)
+            if not route.param_convertors
+            for method in route.methods or ()
+        }
+        self._kept = lru_cache(MAX_CACHED)(self._matched)
+
+    def name(self, method: str, path: str) -> str:
+        """Of the endpoint that answers; where the method is not allowed, of the one that says so."""
+        if found := self._fixed.get((method, path)):
+            return found
+        return self._kept(method, path) if len(path) <= MAX_CACHED else self._matched(method, path)
+
+    def _matched(self, method: str, path: str) -> str:
+        matching = [route for route in self._routes if route.path_regex.match(path)]
+        allowed = [route for route in matching if method in (route.methods or ())]
+        return next((route.name for route in allowed or matching), OTHER)

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from openai_server.telemetry import access_log, record
-from openai_server.telemetry.endpoints import UNLOGGED, endpoint
+from openai_server.telemetry.endpoints import UNLOGGED
 from openai_server.telemetry.metrics import Metrics
 from openai_server.telemetry.record import Record
 from openai_server.telemetry.tracing import Tracer, tracer
@@ -27,8 +27,8 @@ class Observer:
     def of(cls, *, log_access: bool, tracing: bool) -> "Observer":
         return cls(log_access=log_access, tracer=tracer() if tracing else None)
 
-    def begin(self, scope: Mapping[str, Any]) -> Record:
-        begun = record.begin(scope, endpoint(scope["path"]), self.metrics.wait)
+    def begin(self, scope: Mapping[str, Any], endpoint: str) -> Record:
+        begun = record.begin(scope, endpoint, self.metrics.wait)
         self.metrics.begin(begun)
         if self._tracer and begun.endpoint not in UNLOGGED:
             self._tracer.begin(begun)

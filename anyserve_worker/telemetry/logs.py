@@ -1,8 +1,11 @@
 """Log lines, as text or as one JSON object each.
 
-What a line says beside its message are `fields`. Prompts and answers are never among them.
+What a line says beside its message are `fields`. Prompts and answers are never among them. Whatever a client sent that
+gets into a line, or into the text of an exception, has its unprintable characters as escapes: it can't begin a line of
+its own, move a terminal's cursor, or turn the direction of what follows it.
 """
 
+import json
 import logging
 import re
 from collections.abc import Mapping
@@ -33,7 +36,12 @@ class Text(logging.Formatter):
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         fields: dict[str, Any] = getattr(record, "fields", {})
-        return " ".join((super().formatMessage(record), *(f"{name}={_shown(v)}" for name, v in fields.items())))
+        line = super().formatMessage(record)
+        return printable(" ".join((line, *(f"{name}={_shown(value)}" for name, value in fields.items()))))
+
+    def formatException(self, ei: Any) -> str:
+        """Indented, as a line of a message could be taken for one of the log."""
+        return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
 _NEEDS_QUOTES = re.compile(r'[^!-~]|["=]')
@@ -43,7 +51,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return orjson.dumps(text).decode() if _NEEDS_QUOTES.search(text) else text
+    return _json(text) if _NEEDS_QUOTES.search(text) else text
 
 
 class JSONLines(logging.Formatter):
@@ -57,4 +65,24 @@ class JSONLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(line, default=str).decode()
+        return printable(_json(line))
+
+
+def _json(value: object) -> str:
+    try:
+        return orjson.dumps(value, default=str).decode()
+    except TypeError:  # half of a surrogate pair, as names of files may have, or a number of more than 64 bits
+        return json.dumps(value, default=str)
+
+
+_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
+
+
+def printable(text: str) -> str:
+    """Every character that is not printable as an escape of JSON, in which a JSON object stays what it is."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
+
+
+def _escape(character: str) -> str:
+    units = character.encode("utf-16-be", "surrogatepass").hex()
+    return _ESCAPES.get(character) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))

@@ -37,3 +37,14 @@ def test_an_exception_in_json(log: logging.Logger) -> None:
         failed = log.makeRecord(log.name, logging.ERROR, "", 1, "failed", (), sys.exc_info())
     told = json.loads(logs.JSONLines().format(failed))
     assert told["exception"].endswith("ValueError: bad")
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_nothing_unprintable_is_in_a_line(log: logging.Logger, format: str) -> None:
+    formatter = logs.Text() if format == logs.TEXT else logs.JSONLines()
+    sent = "a\x00\x1b[2J\n2026-01-01 x\x7f\x85\x9b\u200f\u2028\u202e\ud800"
+    line = formatter.format(record(log, f"hello {sent}", request_id=sent))
+    assert line.isprintable()
+    assert line.count(r"\u001b[2J\n2026") == line.count(r"\u0085\u009b\u200f\u2028\u202e\ud800") == 2
+    if format == logs.JSON:
+        assert json.loads(line)["request_id"] == sent

@@ -4,7 +4,7 @@ import logging
 from collections import deque
 from collections.abc import Callable
 
-BURST = 3
+BURST = 5
 """Outages that are logged one by one, of those within PERIOD."""
 PERIOD = 60.0
 """Seconds."""

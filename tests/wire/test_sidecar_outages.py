@@ -12,6 +12,7 @@ from grpc import aio
 
 from openai_server import pool
 from openai_server.outages import BURST, PERIOD, Outages
+from protos.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from scripts.ports import free_port
 from tests.certificates import Authority
 from tests.wire.fake_worker import FakeWorker, serving
@@ -171,6 +172,19 @@ async def test_one_that_answers_no_question_is_a_warning() -> None:
         await lines.until(BACK)
         await lines.end()
     assert len(lines.about(AWAY)) == 1
+
+
+async def test_one_on_a_socket_in_the_file_system(tmp_path: Path) -> None:
+    server, endpoint = aio.server(), f"unix:{tmp_path / 'socket'}"
+    add_GRPCInferenceServiceServicer_to_server(FakeWorker(), server)
+    server.add_insecure_port(endpoint)
+    await server.start()
+    try:
+        async with watched(free_port(), "--anyserve-endpoint", endpoint) as (running, lines):
+            await lines.until(BACK, endpoint)
+            await completed(running.port, 1)
+    finally:
+        await server.stop(None)
 
 
 def test_one_that_comes_and_goes_all_the_time_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:

@@ -14,7 +14,7 @@ from openai_server.errors import Unauthorized
 Header = tuple[bytes, bytes]
 
 _LABEL_LENGTH = 32
-"""Characters: of a key without a name, half of its digest."""
+"""Characters: of a key without a name, half of its digest; of a long name, a part of its digest."""
 
 
 class Caller(NamedTuple):
@@ -115,7 +115,10 @@ def _entry(key: str, place: str, name: str = "") -> tuple[bytes, Caller]:
     if not (key and key.isascii() and key.isprintable() and " " not in key):
         raise BadKeys(f"{place} has characters that a key can't have")
     digest = _digest(key.encode())
-    return digest, Caller(f"name {name}" if name else digest.hex(), name or place)
+    if not name:
+        return digest, Caller(digest.hex(), place)
+    id = f"name {name}"  # a label is its beginning, which long names may share
+    return digest, Caller(id if len(id) <= _LABEL_LENGTH else f"name {_digest(name.encode()).hex()}", name)
 
 
 def _digest(key: bytes) -> bytes:

@@ -45,9 +45,20 @@ async def redirected(worker_port: int, to: str, *args: str) -> AsyncIterator[tup
             await process.wait()
 
 
-@pytest.mark.parametrize("options", [(), ("--workers", "2", "--log-format", "json")], ids=["one", "two, JSON"])
+TWO = ("--workers", "2", "--log-format", "json")
+
+
 @pytest.mark.parametrize(
-    "to", [">&-", "2>&-", "<&- >&- 2>&-", ">/dev/full 2>&1"], ids=["stdout", "stderr", "all", "full"]
+    ("to", "options"),
+    [
+        (">&-", ()),
+        ("2>&-", ()),
+        ("<&- >&- 2>&-", ("--log-format", "json")),
+        (">/dev/full 2>&1", ("--log-level", "debug")),
+        ("<&- >&- 2>&-", TWO),
+        ("2>/dev/full", TWO),
+    ],
+    ids=lambda value: value if isinstance(value, str) else " ".join(value) or "one",
 )
 async def test_it_serves_and_ends_where_nothing_can_be_written(to: str, options: tuple[str, ...]) -> None:
     async with serving(FakeWorker()) as worker_port, redirected(worker_port, to, *options) as (process, port):

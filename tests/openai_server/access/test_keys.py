@@ -79,6 +79,15 @@ def test_who_a_key_is_does_not_depend_on_its_line() -> None:
     assert before.caller(bearer("b")).id == after.caller(bearer("b")).id
 
 
+def test_long_names_with_the_same_beginning_are_two_callers_for_a_backend_too() -> None:
+    team = "the-team-with-the-very-long-name"
+    keys = keys_from_file(f"{team}-a: one\n{team}-b: two\n{team}-b: three\nshort: four")
+    labels = [keys.caller(bearer(key)).label for key in ("one", "two", "three", "four")]
+    assert labels[1] == labels[2]
+    assert len(set(labels)) == 3
+    assert labels[3] == "name short"
+
+
 def test_a_name_can_not_be_that_of_another_key() -> None:
     digest = keys_from_options(["a"]).caller(bearer("a")).id
     assert keys_from_file(f"{digest}: b").caller(bearer("b")).id != digest

@@ -10,19 +10,45 @@ from protos import contract
 
 MAX_MESSAGE = 500
 """Characters. Message and tensor travel in headers, and too large headers end the connection with everybody on it."""
-MAX_TENSOR_NAME = 100
+MAX_NAME = 100
+"""Characters of a name that a client made up: of a tensor or the part of a guide (longer ones are left out), or of
+anything that a message quotes."""
+
+
+def shortened(text: str, most: int = MAX_NAME) -> str:
+    """The text, without its middle if it has more than `most` characters."""
+    if len(text) <= most:
+        return text
+    half = (most - 1) // 2
+    return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
 class WorkerError(Exception):
-    """`status`: gRPC code. `reason`: a word for programs, may be empty. `tensor`: the input to blame, may be empty."""
+    """`status`: gRPC code. `reason`: a word for programs. `tensor`: the input to blame; `part`: the part of the guide
+    in it. Each but the status may be empty."""
 
     status = StatusCode.INTERNAL
     reason = ""
 
-    def __init__(self, message: str, *, tensor: str = "") -> None:
-        super().__init__(message if len(message) <= MAX_MESSAGE else message[: MAX_MESSAGE - 1] + "…")
-        fits = tensor.isascii() and tensor.isprintable() and len(tensor) <= MAX_TENSOR_NAME
-        self.tensor = tensor if fits else ""
+    def __init__(self, message: str, *, tensor: str = "", part: str = "") -> None:
+        super().__init__(shortened(message, MAX_MESSAGE))
+        self.tensor = _if_short(tensor)
+        self.part = _if_short(part)
+
+    @property
+    def details(self) -> dict[str, str]:
+        """What the contract sends beside status and message, by its names."""
+        details = {
+            contract.ERROR_REASON: self.reason,
+            contract.ERROR_TENSOR: self.tensor,
+            contract.ERROR_PART: self.part,
+        }
+        return {name: value for name, value in details.items() if value}
+
+
+def _if_short(name: str) -> str:
+    """Empty for a name that no header can have."""
+    return name if name.isascii() and name.isprintable() and len(name) <= MAX_NAME else ""
 
 
 class InvalidRequest(WorkerError):
@@ -32,7 +58,20 @@ class InvalidRequest(WorkerError):
 
 
 class ContextLengthExceeded(InvalidRequest):
+    """`context_length` and `prompt_tokens` are for the client, as the contract writes them; both may be empty."""
+
     reason = contract.REASON_CONTEXT_LENGTH
+
+    def __init__(self, message: str, *, tensor: str = "", context_length: str = "", prompt_tokens: str = "") -> None:
+        super().__init__(message, tensor=tensor)
+        self._numbers = {
+            contract.ERROR_CONTEXT_LENGTH: context_length,
+            contract.ERROR_PROMPT_TOKENS: prompt_tokens,
+        }
+
+    @property
+    def details(self) -> dict[str, str]:
+        return super().details | {name: value for name, value in self._numbers.items() if value}
 
 
 class UnknownModel(WorkerError):

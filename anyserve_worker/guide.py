@@ -13,6 +13,7 @@ from llguidance import LLMatcher
 from anyserve_worker import grammar
 from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.grammar import GrammarError
+from anyserve_worker.guide_errors import explained
 from anyserve_worker.request import Guide
 from anyserve_worker.sampling import Logits
 from anyserve_worker.trial import Trials
@@ -69,7 +70,7 @@ class Guides:
         try:
             return self._trials.run(guide.tensor.name, guide.source, seconds)
         except GrammarError as error:
-            raise _refused(guide, str(error)) from None
+            raise _refused(guide, *explained(guide.tensor.name, guide.source, str(error))) from None
 
     def compile(self, guide: Guide, translated: str) -> "Matcher":
         """From what `try_guide` returned; takes as long as it did. Raises InvalidRequest."""
@@ -77,7 +78,7 @@ class Guides:
         try:
             return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab, guide)
         except GrammarError as error:
-            raise _refused(guide, str(error)) from None
+            raise _refused(guide, *explained(guide.tensor.name, guide.source, str(error))) from None
 
     def close(self) -> None:
         """Ends the trial processes, whatever they do."""
@@ -123,5 +124,5 @@ def _name(token: bytes) -> bytes:
     return token if token.startswith(b"<") and token.endswith(b">") else b"<|" + token + b"|>"
 
 
-def _refused(guide: Guide, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"tensor '{guide.tensor.name}': {problem}", tensor=guide.tensor.name)
+def _refused(guide: Guide, problem: str, part: str = "") -> InvalidRequest:
+    return InvalidRequest(f"tensor '{guide.tensor.name}': {problem}", tensor=guide.tensor.name, part=part)

@@ -7,13 +7,15 @@ On the event loop; the work is done on threads, one for each lane.
 """
 
 import asyncio
+import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from anyserve_worker import sequence
 from anyserve_worker.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun, WorkerError
+from anyserve_worker.guide_errors import parts
 from anyserve_worker.guide_memory import LeastRecentlyUsed, digest
 from anyserve_worker.guide_queue import GuideQueue
 from anyserve_worker.request import Guide
@@ -23,6 +25,8 @@ from anyserve_worker.trial import TOO_COMPLEX
 
 SECONDS = (0.01, 0.07, 0.5)
 """Seconds of processor time on each level. Ordinary guides take 1 to 5 ms; the last level is the limit."""
+BLAME_SECONDS = (0.02, 0.1, 1.0)
+"""Seconds on each level to look for the part of a refused guide that is to blame, where the refusal names none."""
 MAX_WAIT = 10.0
 """Seconds that a guide may wait for its turn."""
 MAX_SLOW = 64
@@ -34,6 +38,8 @@ MAX_ACCEPTED = 1024
 """Guides to remember that need no further trial."""
 MAX_ACCEPTED_CHARACTERS = 1 << 24
 """All accepted guides together, in llguidance's own form."""
+
+E = TypeVar("E", bound=WorkerError)
 
 
 class Accepted(NamedTuple):
@@ -79,7 +85,7 @@ class GuideCompiler:
         self._slow = Lane("slow-guides", GuideQueue(len(SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
         self._jobs: dict[bytes, Job] = {}
-        self._refusals: LeastRecentlyUsed[str] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
+        self._refusals: LeastRecentlyUsed[InvalidRequest] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
         self._accepted: LeastRecentlyUsed[Accepted] = LeastRecentlyUsed(MAX_ACCEPTED, MAX_ACCEPTED_CHARACTERS)
         self._closing = False
 
@@ -93,7 +99,7 @@ class GuideCompiler:
         self._vocabulary.check_guide(guide)
         key = digest(guide)
         if refusal := self._refusals.get(key):
-            raise InvalidRequest(refusal, tensor=guide.tensor.name)
+            raise _own(refusal)
         compiled = await self._result(key, guide, caller)
         if n == 1:
             return [compiled.copy()]
@@ -182,7 +188,37 @@ class GuideCompiler:
                 return self._vocabulary.try_guide(job.guide, SECONDS[job.level])
             except TrialLost:
                 self._refuse_if_closing()
+            except TrialOverrun:
+                if job.level + 1 < len(SECONDS):
+                    raise
+                raise self._blamed(job, _too_complex(job.guide)) from None
+            except InvalidRequest as refusal:
+                raise self._blamed(job, refusal) from None
         raise QueueFull("the guide could not be compiled, because its trial was ended from outside; try again later")
+
+    def _blamed(self, job: Job, refusal: InvalidRequest) -> InvalidRequest:
+        """The refusal, or that of the first part of the guide that is refused alone."""
+        if refusal.part:
+            return refusal
+        tensor, seconds = job.guide.tensor, min(SECONDS[job.level], SECONDS[1])
+        end = time.monotonic() + BLAME_SECONDS[job.level]
+        for part, source in parts(tensor.name, job.guide.source):
+            if time.monotonic() > end:
+                break
+            own: InvalidRequest | None = None
+            try:
+                self._vocabulary.try_guide(Guide(tensor, source), seconds)
+            except TrialOverrun:
+                if TOO_COMPLEX not in str(refusal):
+                    break
+                own = refusal
+            except InvalidRequest as error:
+                own = error
+            except (TrialLost, Draining):
+                break
+            if own is not None:
+                return InvalidRequest(str(own), tensor=tensor.name, part=part)
+        return refusal
 
     def _ended(self, lane: Lane, job: Job, work: "asyncio.Future[tuple[str, Compiled]]") -> None:
         lane.busy = job.running = False
@@ -205,11 +241,8 @@ class GuideCompiler:
             self._dispatch()
 
     def _overran(self, job: Job) -> None:
-        """The job starts again with more time, for those that still wait and have a place among the slow ones."""
-        if job.level + 1 == len(SECONDS):
-            tensor = job.guide.tensor.name
-            self._remember(job, InvalidRequest(f"tensor '{tensor}': {TOO_COMPLEX}", tensor=tensor))
-            return
+        """The job starts again with more time, for those that still wait and have a place among the slow ones. (On the
+        last level, too little time is a refusal.)"""
         job.level += 1
         refused: list[asyncio.Future[Compiled]] = []
         for caller in dict.fromkeys(job.waiters.values()):
@@ -222,7 +255,7 @@ class GuideCompiler:
             self._jobs.pop(job.key, None)
 
     def _remember(self, job: Job, refusal: InvalidRequest) -> None:
-        self._refusals.put(job.key, str(refusal), 1)
+        self._refusals.put(job.key, _own(refusal), 1)
         self._fail(job, refusal)
 
     def _fail(self, job: Job, error: Exception) -> None:
@@ -235,6 +268,13 @@ class GuideCompiler:
 def _set_exception(result: asyncio.Future[Compiled], error: Exception) -> None:
     """Each request gets an exception of its own, because raising one adds to its traceback."""
     if not result.done():
-        own = type(error)(str(error), tensor=error.tensor) if isinstance(error, WorkerError) else error
-        result.set_exception(own)
+        result.set_exception(_own(error) if isinstance(error, WorkerError) else error)
         result.exception()  # The request may be gone before it looks.
+
+
+def _own(error: E) -> E:
+    return type(error)(str(error), tensor=error.tensor, part=error.part)
+
+
+def _too_complex(guide: Guide) -> InvalidRequest:
+    return InvalidRequest(f"tensor '{guide.tensor.name}': {TOO_COMPLEX}", tensor=guide.tensor.name)

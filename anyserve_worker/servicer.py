@@ -277,6 +277,5 @@ def _statistics(model: ServedModel) -> pb.ModelStatistics:
 
 
 async def _abort(context: Context, error: WorkerError) -> NoReturn:
-    trailers = ((contract.ERROR_REASON, error.reason), (contract.ERROR_TENSOR, error.tensor))
-    await context.abort(error.status, str(error), tuple((key, value) for key, value in trailers if value))
+    await context.abort(error.status, str(error), tuple(error.details.items()))
     raise AssertionError("abort raises")

@@ -251,13 +251,8 @@ def _error_response(
         model_version=request.model_version[:MAX_TOLD],
         id=request.id[:MAX_TOLD],
     )
-    for key, value in (
-        (contract.ERROR_STATUS, error.status.name),
-        (contract.ERROR_REASON, error.reason),
-        (contract.ERROR_TENSOR, error.tensor),
-    ):
-        if value:
-            response.parameters[key].string_param = value
+    for key, value in (error.details | {contract.ERROR_STATUS: error.status.name}).items():
+        response.parameters[key].string_param = value
     if number is None:
         response.parameters[contract.PARAM_FINAL].bool_param = True
     else:

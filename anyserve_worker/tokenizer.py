@@ -55,17 +55,32 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """Most tokens, and what a longer text is told."""
+    """The most `tokens` of a text, because the context has `n_ctx`; None: because the answer has no room for more."""
 
     tokens: int
-    said: str
+    n_ctx: int | None = None
 
-    def exceeded(self, tensor: TensorSpec, n: str) -> ContextLengthExceeded:
-        return ContextLengthExceeded(f"tensor '{tensor.name}': {n} tokens, but {self.said}", tensor=tensor.name)
+    def exceeded(
+        self, tensor: TensorSpec, n: int, *, more: bool = False, what: str = "it has"
+    ) -> ContextLengthExceeded:
+        """`more`: the text has more than `n` tokens."""
+        count = f"{'more than ' if more else ''}{n} tokens"
+        if self.n_ctx is None:
+            message = f"{count}, but at most {self.tokens} can be had at once"
+            return ContextLengthExceeded(f"tensor '{tensor.name}': {message}", tensor=tensor.name)
+        # Clients look for the words of OpenAI's message.
+        also = ", and at least one is generated" if self.tokens < n <= self.n_ctx else ""
+        message = f"This model's maximum context length is {self.n_ctx} tokens. However, {what} {count}{also}."
+        return ContextLengthExceeded(
+            f"tensor '{tensor.name}': {message}",
+            tensor=tensor.name,
+            context_length=str(self.n_ctx),
+            prompt_tokens=f"{'>' if more else ''}{n}",
+        )
 
 
-def _context(n_ctx: int) -> str:
-    return f"the context of this model is {n_ctx} tokens"
+def _whole_context(n_ctx: int) -> Limit:
+    return Limit(n_ctx, n_ctx)
 
 
 class Tokenizer:
@@ -74,9 +89,8 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
         """`n_ctx`: of a sequence that is generated."""
         self._vocabulary = vocabulary
-        self._to_generate = Limit(n_ctx - 1, f"{_context(n_ctx)}, prompt and completion together")
-        most = max(n_ctx, MIN_TOKENIZED)
-        self._to_split = Limit(most, f"at most {most} can be had at once")
+        self._to_generate = Limit(n_ctx - 1, n_ctx)  # One token at least is generated.
+        self._to_split = Limit(max(n_ctx, MIN_TOKENIZED))
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="samplers")
@@ -101,12 +115,12 @@ class Tokenizer:
                 self._refuse_if_far_too_long(text, tokenize, limit, tensor)
                 parts.append(tokenize(text))
                 if len(parts[-1]) > limit.tokens:
-                    raise limit.exceeded(tensor, str(len(parts[-1])))
+                    raise limit.exceeded(tensor, len(parts[-1]))
             return self._vocabulary.infill(*parts)
 
         tokens = await self._off_the_loop(work, len(prefix) + len(suffix), slow=bool(plain))
         if len(tokens) > limit.tokens:
-            raise limit.exceeded(contract.PROMPT, str(len(tokens)))
+            raise limit.exceeded(contract.PROMPT, len(tokens))
         return tokens
 
     def refuse_too_many(self, task: str, n_ids: int, n_ctx_to_embed: int) -> None:
@@ -115,9 +129,9 @@ class Tokenizer:
         if task == contract.TASK_DETOKENIZE:
             limit, tensor = self._to_split, contract.TOKENS_TO_TEXT
         elif task == contract.TASK_EMBED:
-            limit = Limit(n_ctx_to_embed, _context(n_ctx_to_embed))
+            limit = _whole_context(n_ctx_to_embed)
         if n_ids > limit.tokens:
-            raise limit.exceeded(tensor, str(n_ids))
+            raise limit.exceeded(tensor, n_ids)
 
     def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
         """Work that a bad request can make last a second or two: one such at a time, and no prompt waits for it.
@@ -135,7 +149,7 @@ class Tokenizer:
     async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
         """With what the model wants around a text; token ids as they are. Raises ContextLengthExceeded."""
         tokenize = partial(self._vocabulary.tokens_of, add_special=True)
-        tokens = await self._tokens(prompt, tokenize, Limit(n_ctx, _context(n_ctx)))
+        tokens = await self._tokens(prompt, tokenize, _whole_context(n_ctx))
         if not tokens:
             name = contract.PROMPT.name
             raise InvalidRequest(f"tensor '{name}': empty, and the model adds nothing to it", tensor=name)
@@ -143,7 +157,7 @@ class Tokenizer:
 
     async def tokens_to_rank(self, query: str, document: str, n_ctx: int) -> "array[int]":
         """Raises ContextLengthExceeded, which blames the longer text."""
-        limit = Limit(n_ctx, _context(n_ctx))
+        limit = _whole_context(n_ctx)
         longer = contract.QUERY if len(query) > len(document) else contract.DOCUMENT
 
         def work() -> "array[int]":
@@ -154,7 +168,7 @@ class Tokenizer:
 
         tokens = await self._off_the_loop(work, len(query) + len(document))
         if len(tokens) > n_ctx:
-            raise limit.exceeded(longer, f"{len(tokens)} with those of the other text")
+            raise limit.exceeded(longer, len(tokens), what="query and document have")
         if not tokens:
             name = contract.QUERY.name
             raise InvalidRequest(f"tensor '{name}': empty, and so is the document", tensor=name)
@@ -172,7 +186,7 @@ class Tokenizer:
             self._refuse_if_far_too_long(text, tokenize, self._to_split, contract.TEXT_TO_TOKENIZE)
             tokens = tokenize(text)
             if len(tokens) > self._to_split.tokens:
-                raise self._to_split.exceeded(contract.TEXT_TO_TOKENIZE, str(len(tokens)))
+                raise self._to_split.exceeded(contract.TEXT_TO_TOKENIZE, len(tokens))
             return tokens, [self._vocabulary.written(token) for token in tokens]
 
         return await self._off_the_loop(work, len(text), slow=bool(plain))
@@ -210,7 +224,7 @@ class Tokenizer:
 
             tokens = await self._off_the_loop(work, len(text), slow=slow)
         if len(tokens) > limit.tokens:
-            raise limit.exceeded(tensor, str(len(tokens)))
+            raise limit.exceeded(tensor, len(tokens))
         return tokens
 
     async def _off_the_loop(self, work: Callable[[], T], size: int, *, slow: bool = False) -> T:
@@ -237,7 +251,7 @@ class Tokenizer:
             n = len(tokenize(text[:size]))
             # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
             if n > 2 * limit.tokens:
-                raise limit.exceeded(tensor, f"more than {n // 2}")
+                raise limit.exceeded(tensor, n // 2, more=True)
             size *= 2
         if len(text) > INLINE_TOKENIZE:
             self._refuse_if_closing()

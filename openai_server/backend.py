@@ -333,13 +333,8 @@ def _failure(error: BaseException) -> BaseException:
 
 
 def _rpc_error(error: aio.AioRpcError) -> BackendError:
-    said = {
+    details = {
         key: value if isinstance(value, str) else value.decode(errors="replace")
         for key, value in error.trailing_metadata() or ()
     }
-    return BackendError(
-        error.code().name,
-        error.details() or "",
-        reason=said.get(contract.ERROR_REASON, ""),
-        tensor=said.get(contract.ERROR_TENSOR, ""),
-    )
+    return BackendError(error.code().name, error.details() or "", details)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from openai_server.context_length import is_number
 from openai_server.encode import EVERYTHING
 from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
 from openai_server.pool import Pool
@@ -47,8 +48,8 @@ class Model:
     @property
     def context_length(self) -> int | None:
         """None is unknown."""
-        told = self.parameters.get("context_length", "")
-        return int(told) if told.isascii() and told.isdecimal() else None
+        length = self.parameters.get("context_length", "")
+        return int(length) if is_number(length) else None
 
     def require(self, task: str) -> None:
         """Raises TaskNotSupported."""
@@ -154,6 +155,12 @@ class Catalog:
             raise ModelNotFound(requested or "")
         return await self._model(name)
 
+    def context_length(self, requested: str | None) -> int | None:
+        """Of the model that a request names; None if that is not known without a lookup."""
+        name = self._known(requested, self._names) if self._names else None
+        model = self._models.get(name or "")
+        return None if model is None else model.context_length
+
     async def all(self) -> list[Model]:
         """The models of a fresh list. Raises BackendError, Unavailable."""
         models = []
@@ -191,9 +198,7 @@ class Catalog:
         try:
             await self._list()
         except BackendError as error:
-            self._unlisted = partial(
-                BackendError, error.status, error.message, reason=error.reason, tensor=error.tensor
-            )
+            self._unlisted = partial(BackendError, error.status, error.message, error.details)
         except Unavailable as error:
             self._unlisted = partial(Unavailable, error.message)
         finally:

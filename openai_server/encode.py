@@ -12,8 +12,9 @@ from typing import Any
 
 import orjson
 
+from openai_server import guide_parts
 from openai_server.errors import UnsupportedParameter
-from openai_server.schemas import Prompt, Request
+from openai_server.schemas import ChatRequest, Prompt, Request
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -103,18 +104,38 @@ OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SP
 
 
 def params(request: Request) -> dict[str, str]:
-    """Tensor → the field of this request that it came from, to name in errors."""
+    """Tensor, or part of a guide → the field of this request that it came from, to name in errors."""
     names = {sampling.tensor.name: sampling.field or name for name, sampling in SAMPLING.items()}
     names[contract.MAX_TOKENS.name] = request.token_limit[0]
     names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
     names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
+    names |= _functions(request)
+    if request.guides:
+        names[guide_parts.GUIDE] = request.guides[0]
     for ours in OURS:
-        names[ours.name] = request.guides[0] if request.guides else "tools"
+        names[ours.name] = request.guides[0] if request.guides else "functions" if _is_older(request) else "tools"
     names[contract.PLAIN_SPANS.name] = request.PROMPT_FIELD
     names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
     if request.repeat_penalty is not None:
         names[contract.REPETITION_PENALTY.name] = "repeat_penalty"
     return names
+
+
+def _is_older(request: Request) -> bool:
+    """Whether its tools are the older API's functions."""
+    return isinstance(request, ChatRequest) and bool(request.functions)
+
+
+def _functions(request: Request) -> dict[str, str]:
+    """Part of a guide → the parameters of the function that it is for."""
+    if not isinstance(request, ChatRequest):
+        return {}
+    tools = enumerate(request.tools or ())
+    functions = enumerate(request.functions or ())
+    return {
+        **{guide_parts.of_function(tool.function.name): f"tools[{i}].function.parameters" for i, tool in tools},
+        **{guide_parts.of_function(function.name): f"functions[{i}].parameters" for i, function in functions},
+    }
 
 
 class _Everything:

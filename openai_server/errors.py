@@ -3,25 +3,34 @@
 PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
 """
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
+from types import MappingProxyType
 
+from openai_server import context_length, guide_parts
+from openai_server.context_length import Room
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 
 Envelope = dict[str, dict[str, str | None]]
 
 
-MAX_QUOTED = 4000
-"""Characters of a message, and of a `param`: both may quote a name or a value that the client made up."""
+MAX_MESSAGE = 1000
+"""Characters of a message."""
+MAX_PARAM = 200
+"""Characters of a `param`, which may be made of names that the client made up."""
+MAX_QUOTED = 100
+"""Characters of a name or value that a message quotes."""
 
 
-def clipped(text: str) -> str:
-    """The text, without its middle where it is too long."""
-    if len(text) <= MAX_QUOTED:
+def shortened(text: str, most: int = MAX_QUOTED) -> str:
+    """The text, without its middle if it has more than `most` characters."""
+    if len(text) <= most:
         return text
-    return f"{text[: MAX_QUOTED // 2]}…{text[-MAX_QUOTED // 2 :]}"
+    half = (most - 1) // 2
+    return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
 class APIError(Exception):
@@ -41,8 +50,8 @@ class APIError(Exception):
     ) -> None:
         super().__init__(message)
         self.status = status
-        self.message = clipped(message)
-        self.param = param and clipped(param)
+        self.message = shortened(message, MAX_MESSAGE)
+        self.param = param and shortened(param, MAX_PARAM)
         self.code = code
         self.headers = headers or {}
 
@@ -68,7 +77,9 @@ class UnsupportedParameter(InvalidRequest):
 
     def __init__(self, param: str, message: str = "") -> None:
         super().__init__(
-            message or f"'{param}' is not supported by this server.", param=param, code="unsupported_parameter"
+            message or f"'{shortened(param)}' is not supported by this server.",
+            param=param,
+            code="unsupported_parameter",
         )
 
 
@@ -86,7 +97,7 @@ class TaskNotSupported(InvalidRequest):
 class ModelNotFound(APIError):
     def __init__(self, model: str) -> None:
         super().__init__(
-            404, f"The model '{model}' does not exist on this server.", param="model", code="model_not_found"
+            404, f"The model '{shortened(model)}' does not exist on this server.", param="model", code="model_not_found"
         )
 
 
@@ -99,7 +110,8 @@ class UnsupportedEncoding(APIError):
     def __init__(self, content_encoding: str) -> None:
         super().__init__(
             415,
-            f"The request body has the Content-Encoding {content_encoding!r}; this server reads only 'identity'.",
+            f"The request body has the Content-Encoding {shortened(content_encoding)!r}; this server reads only "
+            "'identity'.",
             code="unsupported_content_encoding",
             headers={"accept-encoding": "identity"},
         )
@@ -130,7 +142,7 @@ class AboveLimit(InvalidRequest):
 
     def __init__(self, param: str, problem: str, *, of: str) -> None:
         code = "integer_above_max_value" if of == "integer" else f"{of}_above_max_length"
-        super().__init__(f"'{param}' {problem}.", param=param, code=code)
+        super().__init__(f"'{shortened(param, MAX_PARAM)}' {problem}.", param=param, code=code)
 
 
 class Unauthorized(APIError):
@@ -197,27 +209,24 @@ class InternalError(APIError):
 class BackendError(Exception):
     """A failed gRPC call, or an answer that makes no sense (which counts as UNKNOWN).
 
-    `status` is the name of a gRPC status code; `reason` is one of the contract's REASON_ words or empty; `tensor` is
-    the input tensor to blame or empty.
+    `status` is the name of a gRPC status code. `details` are the contract's ERROR_ names, each of which may be absent.
     """
 
-    def __init__(self, status: str, message: str, *, reason: str = "", tensor: str = "") -> None:
+    def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
         super().__init__(message)
         self.status = status
         self.message = message
-        self.reason = reason
-        self.tensor = tensor
+        self.details = details
+        self.reason = details.get(contract.ERROR_REASON, "")
+        """One of the contract's REASON_ words, or empty."""
+        self.tensor = details.get(contract.ERROR_TENSOR, "")
+        """The input tensor to blame, or empty."""
 
 
 def stream_error(response: ModelStreamInferResponse) -> BackendError:
     """A stream has no status for one request: it is in the parameters, or unknown."""
-    said = {key: value.string_param for key, value in response.infer_response.parameters.items()}
-    return BackendError(
-        said.get(contract.ERROR_STATUS, "UNKNOWN"),
-        response.error_message,
-        reason=said.get(contract.ERROR_REASON, ""),
-        tensor=said.get(contract.ERROR_TENSOR, ""),
-    )
+    details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
+    return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
 
 
 @dataclass(frozen=True, slots=True)
@@ -259,18 +268,26 @@ GRPC_TO_HTTP: dict[str, Http] = {
 }
 
 
-def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
-    """`params` maps a tensor's name to the request field that it came from."""
+def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
+    """`params` maps the name of a tensor, or of a guide's part, to the request field that it came from. `room` is for
+    the message about a prompt that is too long; None leaves the backend's."""
     http = GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
-    param = params.get(error.tensor)
+    part = error.details.get(contract.ERROR_PART, "")
+    param = params.get(part) or params.get(error.tensor)
+    message = error.message
+    if error.tensor == contract.LARK.name:
+        message = _EXCERPT.split(message, maxsplit=1)[0]
     if http.code == "model_not_found":
         param = "model"
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
         param = param or params.get(contract.PROMPT.name)
-    message = error.message
     if param:
         # The client knows its own fields, not our tensors.
-        message = message.replace(f"tensor '{error.tensor}'", f"'{param}'", 1)
+        function = guide_parts.function_of(part) if part in params else ""
+        field = f"'{param}' of the function '{function}'" if function else f"'{param}'"
+        message = message.replace(f"tensor '{error.tensor}'", field, 1)
+    if room is not None and error.reason == contract.REASON_CONTEXT_LENGTH:
+        message = context_length.message(param or "", room.reported(error.details), message)
     return APIError(
         http.status,
         http.says or message or _FAILED,
@@ -278,3 +295,7 @@ def from_backend(error: BackendError, params: dict[str, str]) -> APIError:
         code=error.reason or http.code,
         headers={"retry-after": http.retry_after} if http.retry_after else None,
     )
+
+
+_EXCERPT = re.compile(r"\n *\d+ \| ")
+"""In front of lines of our own grammar, which a backend may repeat after an error in it."""

@@ -10,9 +10,10 @@ from openai_server.access.caps import Caps
 from openai_server.catalog import Catalog
 from openai_server.chat.reading import Reading
 from openai_server.chat_planner import ChatPlanner
+from openai_server.context_length import Room
 from openai_server.decode import Answer, Usage
 from openai_server.delivery import Write
-from openai_server.errors import BackendError, from_backend
+from openai_server.errors import APIError, BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.pool import Pool
 from openai_server.responses import Chunks
@@ -65,7 +66,7 @@ class Generator:
                 return prepared.source, await gather([self._infer(call, request) for call in prepared.calls])
             except BackendError as error:
                 if not (await self._catalog.outdated(error, request.model) and again):
-                    raise from_backend(error, encode.params(request)) from error
+                    raise self._failed(error, request) from error
         raise AssertionError("the second try answers or raises")
 
     async def stream(
@@ -111,8 +112,12 @@ class Generator:
                 return
             except BackendError as error:
                 if not (await self._catalog.outdated(error, request.model) and again):
-                    raise from_backend(error, encode.params(request)) from error
+                    raise self._failed(error, request) from error
                 again = False
+
+    def _failed(self, error: BackendError, request: AnyRequest) -> APIError:
+        room = Room(self._catalog.context_length(request.model), request.most_tokens)
+        return from_backend(error, encode.params(request), room)
 
     # ---- One call
 

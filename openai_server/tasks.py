@@ -8,6 +8,7 @@ from openai_server.access.turns import FairThreads
 from openai_server.catalog import Catalog, Model
 from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.chat_planner import ChatPlanner
+from openai_server.context_length import Room
 from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
 from openai_server.generation import gather, spread
@@ -122,7 +123,9 @@ class Tasks:
                 return await work(model)
             except BackendError as error:
                 if not (await self._catalog.outdated(error, request.model) and again):
-                    raise from_backend(error, dict(params)) from error
+                    fills = task in (contract.TASK_EMBED, contract.TASK_RANK)
+                    room = Room(self._catalog.context_length(request.model)) if fills else None
+                    raise from_backend(error, params, room) from error
         raise AssertionError("the second try answers or raises")
 
 

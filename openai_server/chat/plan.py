@@ -231,7 +231,7 @@ def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str
             template, prompt, tools, parallel=parallel, body=body, may_think=may_think
         )
     if use and any(tool.function.strict for tool in use.tools):
-        return "tools", parsing.strict_grammar_for(
+        return "functions" if use.legacy else "tools", parsing.strict_grammar_for(
             template, prompt, use.tools, parallel=use.parallel, may_think=may_think
         )
     return None

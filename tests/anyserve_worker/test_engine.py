@@ -698,7 +698,13 @@ async def test_a_prompt_past_the_context(prompt: str) -> None:
             with pytest.raises(ContextLengthExceeded) as refused:
                 await engine.submit(GenerationRequest(given))
             assert refused.value.tensor == tensor
-            assert f"tensor '{tensor}': {len(prompt)} tokens, but the context of this model is 8" in str(refused.value)
+            also = ", and at least one is generated" if len(prompt) == 8 else ""
+            assert str(refused.value) == (
+                f"tensor '{tensor}': This model's maximum context length is 8 tokens. However, it has {len(prompt)} "
+                f"tokens{also}."
+            )
+            assert refused.value.details["error_context_length"] == "8"
+            assert refused.value.details["error_prompt_tokens"] == str(len(prompt))
         assert engine.n_requests == 0
         assert said(await answer(engine, ask("1234567"))) == [("o", "length")]
 
@@ -714,7 +720,8 @@ async def test_a_prompt_far_past_the_context_is_not_tokenized_to_its_end() -> No
     async with engine_on(FakeRunner(n_ctx=8), vocabulary=Vocabulary()) as engine:
         with pytest.raises(ContextLengthExceeded) as refused:
             await engine.submit(ask("x" * 1_000_000))
-        assert "tensor 'prompt': more than 2048 tokens, but the context of this model is 8" in str(refused.value)
+        assert "context length is 8 tokens. However, it has more than 2048 tokens" in str(refused.value)
+        assert refused.value.details["error_prompt_tokens"] == ">2048"
     assert lengths == [INLINE_TOKENIZE]
 
 

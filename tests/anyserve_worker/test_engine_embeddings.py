@@ -119,7 +119,7 @@ async def test_streams_go_on_between_batches() -> None:
 )
 async def test_a_text_past_the_context(request_: EmbedRequest | RankRequest, tensor: str) -> None:
     async with engine_on(FakeRunner(), pooler=FakePooler(n_ctx=100)) as engine:
-        with pytest.raises(ContextLengthExceeded, match="the context of this model is 100 tokens") as refused:
+        with pytest.raises(ContextLengthExceeded, match="maximum context length is 100 tokens") as refused:
             await engine.embed(request_)
         assert refused.value.tensor == tensor
         # To embed needs no room for an answer.

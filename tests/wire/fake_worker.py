@@ -38,14 +38,18 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class Refusal(Exception):
-    """Raised by a script: the request fails in the way of the contract. Without a status, it says only a message."""
+    """Raised by a script: the request fails in the way of the contract. Without a status, it says only a message.
 
-    def __init__(self, status: str, message: str, *, reason: str = "", tensor: str = "") -> None:
+    `details` are further details of the contract, by name.
+    """
+
+    def __init__(self, status: str, message: str, *, reason: str = "", tensor: str = "", **details: str) -> None:
         super().__init__(message)
         self.status, self.message, self.reason, self.tensor = status, message, reason, tensor
+        self.details = details
 
     def facts(self) -> dict[str, str]:
-        return {contract.ERROR_REASON: self.reason, contract.ERROR_TENSOR: self.tensor}
+        return {contract.ERROR_REASON: self.reason, contract.ERROR_TENSOR: self.tensor, **self.details}
 
 
 Infer = Callable[[ModelInferRequest], Awaitable[ModelInferResponse]]

@@ -131,7 +131,7 @@ async def test_a_failure_after_a_ping_is_an_event() -> None:
     assert call.reply.events == [
         {
             "error": {
-                "message": "too long",
+                "message": "This model's maximum context length is exceeded by your prompt: too long",
                 "type": "invalid_request_error",
                 "param": "prompt",
                 "code": "context_length_exceeded",

@@ -114,11 +114,17 @@ async def test_what_a_model_can_not_do_is_refused_by_name() -> None:
 
 async def test_errors_name_the_tensor() -> None:
     async with serving() as (_, service):
-        code, _, trailers = await refusal(service, ask("embed", prompt="x" * 100))
+        code, said, trailers = await refusal(service, ask("embed", prompt="x" * 100))
         assert (code, trailers) == (
             "INVALID_ARGUMENT",
-            {"error_reason": "context_length_exceeded", "error_tensor": "prompt"},
+            {
+                "error_reason": "context_length_exceeded",
+                "error_tensor": "prompt",
+                "error_context_length": "100",
+                "error_prompt_tokens": "101",
+            },
         )
+        assert said == "tensor 'prompt': This model's maximum context length is 100 tokens. However, it has 101 tokens."
         _, _, trailers = await refusal(service, ask("embed", prompt="x", dimensions=9))
         assert trailers == {"error_tensor": "dimensions"}
         code, said, _ = await refusal(service, ask("detokenize", model="nobody", prompt_token_ids=[1]))

@@ -67,6 +67,7 @@ async def worker(
         if pooler := poolers.get(model.name):
             own = ("rank",) if pooler.ranks else ("generate", "embed")
             model.tasks = (*own, "tokenize", "detokenize")
+            model.config["tasks"] = ",".join(model.tasks)
         engines[model.name].start()
     servicer = InferenceServicer(repository)
     server = aio.server()

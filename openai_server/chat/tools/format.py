@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
+from openai_server import guide_parts
 from openai_server.chat.events import Parser
 from openai_server.chat.reader import Output, Reader, StepParser, Steps
 from openai_server.chat.reasoning import Markers, Marks
@@ -144,7 +145,7 @@ class ToolFormat(ABC):
     ) -> str:
         """Content that matches `body`, in Lark, or such calls as `grammar` has."""
         rules = Rules()
-        answer = rules.rule(body)
+        answer = rules.rule(body, guide_parts.GUIDE)
         if tools:
             answer = f"({answer} | {self._calls(rules, tools, parallel)})"
         if thoughts is None:

@@ -72,6 +72,7 @@ class Glm(ToolFormat):
         return many(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
+        rules.begin(tool)
         parameters = schema.parameters(tool.function)
         exactly, required = bool(tool.function.strict), schema.required(parameters)
         elements = [

@@ -16,9 +16,11 @@ from typing import Any
 
 import orjson
 
+from openai_server import guide_parts
 from openai_server.chat.tools import schema
 from openai_server.errors import InvalidRequest
 from openai_server.schemas import Tool
+from protos.contract import PART_COMMENT
 
 _LIKE_CONTROL = re.compile(r"<\|[^<>\s]+\|>|<｜[^<>\s]+｜>|\[/?[A-Z_]+\]")
 _JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
@@ -76,8 +78,16 @@ class Rules:
     def __init__(self) -> None:
         self._lines: list[str] = []
         self._length = 0
+        self._function = ""
 
-    def _add(self, line: str) -> None:
+    def begin(self, tool: Tool) -> None:
+        """The schemas that follow are of this tool."""
+        self._function = tool.function.name
+
+    def _add(self, line: str, part: str = "") -> None:
+        """`part`: the part of the grammar that the rule belongs to, for errors."""
+        if part:
+            line = f"{PART_COMMENT}{part}\n{line}"
         self._length += len(line)
         if self._length > MAX_LENGTH:
             raise InvalidRequest(
@@ -85,10 +95,10 @@ class Rules:
             )
         self._lines.append(line)
 
-    def rule(self, body: str) -> str:
+    def rule(self, body: str, part: str = "") -> str:
         """Adds a rule and returns its name."""
         name = f"r{len(self._lines)}"
-        self._add(f"{name}: {body}")
+        self._add(f"{name}: {body}", part)
         return name
 
     def terminal(self, expression: str) -> str:
@@ -113,10 +123,11 @@ class Rules:
             schema = {}
         if isinstance(schema, dict):
             schema = {**schema, "x-guidance": {**_JSON_STYLE, "lenient": not exactly}}
-        return self.rule(f"%json {orjson.dumps(schema).decode()}")
+        return self.rule(f"%json {orjson.dumps(schema).decode()}", guide_parts.of_function(self._function))
 
     def arguments(self, tool: Tool) -> str:
         """The arguments of a call as a JSON object."""
+        self.begin(tool)
         if schema.takes_nothing(schema.parameters(tool.function)):
             return literal("{}")
         return self.json(schema.closed_parameters(tool.function), exactly=bool(tool.function.strict))

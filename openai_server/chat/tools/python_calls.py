@@ -83,6 +83,7 @@ def python_calls(rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
 
 
 def _call(rules: Rules, tool: Tool) -> str:
+    rules.begin(tool)
     parameters = schema.parameters(tool.function)
     exactly, required = bool(tool.function.strict), schema.required(parameters)
     arguments = []

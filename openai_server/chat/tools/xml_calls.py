@@ -126,6 +126,7 @@ class XmlCalls(ToolFormat):
         return many(one, literal(f"\n{self.markers[0]}"), several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
+        rules.begin(tool)
         tags, parameters = self.tags, schema.parameters(tool.function)
         head = literal(f"{tags.call[0]}{tool.function.name}{tags.call[1]}\n")
         exactly, required = bool(tool.function.strict), schema.required(parameters)

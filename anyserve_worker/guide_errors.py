@@ -1,0 +1,69 @@
+"""llguidance's errors in words for the client: what is wrong with which part of its guide. PURE.
+
+llguidance repeats the lines of the grammar around an error, and names their numbers. That grammar is rarely the
+client's own text: a schema, a regular expression or GBNF was translated to it, or the sidecar made it of several.
+"""
+
+import re
+from collections.abc import Iterator
+
+from anyserve_worker.errors import shortened
+from protos import contract
+
+MAX_QUOTED = 60
+"""Characters of a regular expression around the error in it."""
+MAX_REASON = 300
+"""Characters."""
+
+_PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): ")
+_EXCERPT = re.compile(r"\n *\d+ \| ")
+_SCHEMA = "failed to compile JSON schema: "
+_REGEX = re.compile(
+    r"(?:invalid regex .* \(in regex\): )?regex parse error:\n(?P<shown>.*)\nerror: (?P<reason>[^\n]*)", re.DOTALL
+)
+_SHOWN_LINE = re.compile(r" {4}| *\d+: ")
+"""In front of a line of the regular expression, as the error shows it."""
+_PART = re.compile(rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/)$", re.MULTILINE)
+"""A rule that needs no other one, with the name of its part."""
+
+
+def explained(language: str, source: str, error: str) -> tuple[str, str]:
+    """What is wrong, and the name of the part in which it is; empty if that is unknown."""
+    reason = error.removesuffix("<non-verbose/>").strip()
+    line = 0
+    if place := _PLACE.match(reason):
+        reason, line = reason[place.end() :], int(place["line"])
+    reason = _EXCERPT.split(reason, maxsplit=1)[0].removeprefix(_SCHEMA)
+    if found := _REGEX.fullmatch(reason):
+        reason = f"{_around_error(found['shown'])}: {found['reason']}"
+    part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
+    if language == contract.LARK.name and line and not part:
+        reason = f"line {line}: {reason}"
+    return shortened(reason, MAX_REASON), part
+
+
+def parts(language: str, source: str) -> Iterator[tuple[str, str]]:
+    """The names of parts, with a guide in the same language for each rule of theirs that needs no other one."""
+    if language == contract.LARK.name:
+        for name, body in _PART.findall(source):
+            yield name, f"start: {body}\n"
+
+
+def _part_of_line(source: str, line: int) -> str:
+    lines = source.split("\n", line)[:line]
+    comment = lines[-2] if len(lines) > 1 else ""
+    return comment.removeprefix(contract.PART_COMMENT) if comment.startswith(contract.PART_COMMENT) else ""
+
+
+def _around_error(shown: str) -> str:
+    """The expression as a parse error shows it, with a line of carets below, to what is around the first caret."""
+    lines = shown.split("\n")
+    below = next((i for i, line in enumerate(lines) if i and set(line) <= set(" ^") and "^" in line), 0)
+    if not below:
+        return "invalid regular expression"
+    margin = _SHOWN_LINE.match(lines[below - 1])
+    start = margin.end() if margin else 0
+    expression, at = lines[below - 1][start:], lines[below].index("^") - start
+    begin, end = max(0, at - MAX_QUOTED // 2), at + MAX_QUOTED // 2
+    quoted = f"{'…' if begin else ''}{expression[begin:end]}{'…' if end < len(expression) else ''}"
+    return f"invalid regular expression '{quoted}' (character {at + 1})"

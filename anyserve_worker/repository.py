@@ -14,7 +14,7 @@ from pathlib import Path
 from anyserve_worker.cpus import IdleMeter
 from anyserve_worker.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
+from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel, shortened
 from anyserve_worker.generation import Generation
 from anyserve_worker.model import Model
 from anyserve_worker.model_runner import ModelRunner
@@ -205,9 +205,9 @@ class Repository:
         """Raises UnknownModel."""
         model = self._models.get(name)
         if model is None:
-            raise UnknownModel(f"model '{name}' is not served here; served: {', '.join(self._models)}")
+            raise UnknownModel(f"model '{shortened(name)}' is not served here; served: {', '.join(self._models)}")
         if version not in ("", MODEL_VERSION):
-            raise UnknownModel(f"model '{name}' has no version '{version}', only '{MODEL_VERSION}'")
+            raise UnknownModel(f"model '{name}' has no version '{shortened(version)}', only '{MODEL_VERSION}'")
         return model
 
     async def load(

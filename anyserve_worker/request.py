@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.errors import InvalidRequest, shortened
 from anyserve_worker.special_text import Spans
 from protos import contract, tensors
 from protos.contract import TensorSpec
@@ -104,7 +104,7 @@ def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, t
     known = {spec.name: spec for spec in specs}
     for tensor in given.values():
         if tensor.name not in known:
-            raise InvalidRequest(f"tensor '{tensor.name}': not an input of this model", tensor=tensor.name)
+            raise InvalidRequest(f"tensor '{shortened(tensor.name)}': not an input of this model", tensor=tensor.name)
         _check(known[tensor.name], tensor)
     return given
 

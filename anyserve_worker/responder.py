@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterable
 
 from anyserve_worker.delta import Delta, merge
-from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.errors import InvalidRequest, shortened
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -23,7 +23,7 @@ class Responder:
         wanted = {output.name for output in message.outputs}
         unknown = wanted - {spec.name for spec in produced}
         if unknown:
-            raise InvalidRequest(f"output '{min(unknown)}': not produced by this call")
+            raise InvalidRequest(f"output '{shortened(min(unknown))}': not produced by this call")
         self._wanted = wanted or {spec.name for spec in produced}
 
     def unary(self, deltas: Iterable[Delta]) -> ModelInferResponse:

@@ -30,7 +30,7 @@ from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
 from openai_server.chat_planner import ChatPlanner
 from openai_server.config import Config
-from openai_server.errors import APIError, InternalError, ShuttingDown
+from openai_server.errors import MAX_PARAM, APIError, InternalError, ShuttingDown, shortened
 from openai_server.generation import Generator
 from openai_server.pool import Pool
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes
@@ -246,7 +246,7 @@ async def _api_error(_: Request, error: Any) -> Response:
 
 async def _router_error(request: Request, error: Any) -> Response:
     """The router's own 404 and 405, whose headers (Allow) are kept."""
-    message = f"{error.detail}: {request.method} {request.scope['path']}"
+    message = f"{error.detail}: {shortened(request.method)} {shortened(request.scope['path'], MAX_PARAM)}"
     return _respond(APIError(error.status_code, message, headers=dict(error.headers or {})))
 
 

@@ -57,6 +57,8 @@ _META = {
     "n_params": "parameter_count",
     "size": "size",
 }
+_MAX_DIGITS = 18
+"""Of a number that JSON has for every client."""
 _CAPABILITIES = {"generate": "completion", "embed": "embedding", "rank": "rerank"}
 
 
@@ -66,7 +68,11 @@ def model(name: str, created: int, tasks: Iterable[str], parameters: Mapping[str
     What the backend does not tell is not there.
     """
     told: Object = {"id": name, "object": "model", "created": created, "owned_by": "anyserve"}
-    numbers = {key: int(value) for key, value in parameters.items() if value.isascii() and value.isdecimal()}
+    numbers = {
+        key: int(value)
+        for key, value in parameters.items()
+        if value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS
+    }
     if "context_length" in numbers:
         told["max_model_len"] = numbers["context_length"]
     told["capabilities"] = [_CAPABILITIES.get(task, task) for task in tasks]

@@ -31,6 +31,7 @@ from openai_server.errors import (
     Unavailable,
     UnsupportedEncoding,
     from_backend,
+    shortened,
 )
 from openai_server.generation import AnyRequest, Generator, Source
 from openai_server.pool import Pool
@@ -40,6 +41,9 @@ from openai_server.tasks import Tasks
 from openai_server.telemetry import record
 
 log = logging.getLogger(__name__)
+
+MAX_LENGTH_DIGITS = 18
+"""Of a body's length."""
 
 
 class JSON(Response):
@@ -272,7 +276,7 @@ class Routes:
         """
         visit = visit_of(http.scope)
         for name, value in http.scope["headers"]:
-            if name == b"content-length" and value.isdigit() and int(value) > self._max_body_bytes:
+            if name == b"content-length" and value.isdigit() and _exceeds(value, self._max_body_bytes):
                 raise BodyTooLarge(self._max_body_bytes)
             if name == b"content-encoding" and not _is_identity(value):
                 raise UnsupportedEncoding(value.decode("latin-1"))
@@ -349,6 +353,12 @@ class Routes:
         return JSON({"status": "ok"})
 
 
+def _exceeds(digits: bytes, most: int) -> bool:
+    """Python reads no integer of more than 4300 digits."""
+    number = digits.lstrip(b"0") or b"0"
+    return len(number) > MAX_LENGTH_DIGITS or int(number) > most
+
+
 def _is_identity(content_encoding: bytes) -> bool:
     return all(coding.strip(b" \t").lower() in (b"identity", b"") for coding in content_encoding.split(b","))
 
@@ -385,5 +395,5 @@ def _take_model_from_path(request: AnyRequest | schemas_tasks.TaskRequest, path:
     if not model:
         return
     if request.model and request.model != model:
-        raise InvalidRequest(f"The path names the model '{model}', the body another one.", param="model")
+        raise InvalidRequest(f"The path names the model '{shortened(model)}', the body another one.", param="model")
     request.model = model

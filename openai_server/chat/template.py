@@ -20,7 +20,7 @@ from openai_server.chat.limits import CURRENT, Budget, LimitExceeded
 from openai_server.chat.messages import Form, Seen, Tools, as_seen, tools_as_seen
 from openai_server.chat.sandbox import SandboxedTemplates
 from openai_server.chat.source import CompiledSource, check_length, compile_source, problem
-from openai_server.errors import InvalidRequest
+from openai_server.errors import InvalidRequest, shortened
 from openai_server.schemas import Message
 
 CHATML = (
@@ -176,7 +176,8 @@ class Templates:
         for name in options.chat_template_kwargs:
             if name in _OWN_FIELDS or name in self._environment.globals:
                 raise InvalidRequest(
-                    f"'chat_template_kwargs' can't set '{name}'.", param=f"chat_template_kwargs.{name}"
+                    f"'chat_template_kwargs' can't set '{shortened(name)}'.",
+                    param=f"chat_template_kwargs.{shortened(name)}",
                 )
 
     @contextmanager

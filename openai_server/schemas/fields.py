@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from msgspec import Struct
 
-from openai_server.errors import InvalidRequest, UnsupportedParameter
+from openai_server.errors import InvalidRequest, UnsupportedParameter, shortened
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     AllowedTools,
@@ -49,7 +49,8 @@ class Fields:
             if key in self.mapped or key in self.no_effect:
                 continue
             if key not in self.neutral:
-                raise InvalidRequest(f"Unrecognized request argument supplied: {path}{key}", param=path + key)
+                field = path + shortened(key)
+                raise InvalidRequest(f"Unrecognized request argument supplied: {field}", param=field)
             # Types are compared too, since 0 == False.
             if value is not None and not any(type(value) is type(same) and value == same for same in self.neutral[key]):
                 raise UnsupportedParameter(path + key)

@@ -8,7 +8,7 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import InvalidRequest, clipped
+from openai_server.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, shortened
 from openai_server.schemas import bounds
 from openai_server.schemas.fields import (
     ALLOWED_TOOLS_FIELDS,
@@ -109,7 +109,8 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     if isinstance(options := given.get("stream_options"), dict):
         STREAM_OPTIONS_FIELDS.check(options, "stream_options.")
     if isinstance(format := given.get("response_format"), dict):
-        if (fields_of_format := RESPONSE_FORMAT_FIELDS.get(str(format.get("type")))) is not None:
+        kind = format.get("type")
+        if isinstance(kind, str) and (fields_of_format := RESPONSE_FORMAT_FIELDS.get(kind)) is not None:
             fields_of_format.check(format, "response_format.")
         if isinstance(named := format.get("json_schema"), dict):
             NAMED_SCHEMA_FIELDS.check(named, "response_format.json_schema.")
@@ -135,8 +136,10 @@ def _check_extensions(request: Request) -> None:
         first, second, *_ = request.guides
         raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
     for token in request.logit_bias or ():
-        if not (token.isascii() and token.isdecimal() and int(token) <= contract.INT32_MAX):
-            raise InvalidRequest(f"'logit_bias': {token!r} is no token id.", param="logit_bias")
+        if not (
+            token.isascii() and token.isdecimal() and len(token) <= _MAX_DIGITS and int(token) <= contract.INT32_MAX
+        ):
+            raise InvalidRequest(f"'logit_bias': {shortened(token)!r} is no token id.", param="logit_bias")
 
 
 def _check_tools(request: ChatRequest) -> None:
@@ -146,6 +149,11 @@ def _check_tools(request: ChatRequest) -> None:
     _check_functions(request.functions or (), request.function_call, "functions", "function_call")
     if request.tool_choice == "required" and not request.tools:
         raise InvalidRequest("'tool_choice' is \"required\", but there are no 'tools'.", param="tool_choice")
+    if isinstance(request.tool_choice, AllowedToolChoice):
+        allowed = request.tool_choice.allowed_tools
+        if allowed.mode == "required" and not allowed.tools:
+            field = "tool_choice.allowed_tools.tools"
+            raise InvalidRequest(f"'{field}' is empty, but its mode is \"required\".", param=field)
     if request.continue_final_message and request.add_generation_prompt:
         raise InvalidRequest(
             "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
@@ -160,7 +168,7 @@ def _check_functions(functions: Sequence[FunctionDefinition], choice: object, pa
         raise InvalidRequest(f"'{param}': two functions have the same name.", param=param)
     if unknown := _chosen(choice) - names:
         raise InvalidRequest(
-            f"'{choice_param}': there is no function '{min(unknown)}' in '{param}'.", param=choice_param
+            f"'{choice_param}': there is no function '{shortened(min(unknown))}' in '{param}'.", param=choice_param
         )
 
 
@@ -216,15 +224,20 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
                 raise InvalidRequest("An assistant message needs 'content' or 'tool_calls'.", param=f"{path}content")
 
 
+_MAX_DIGITS = 10
+"""Of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
+_MAX_PROBLEM = 200
+"""Characters of what msgspec says of a value."""
+
 # msgspec tells the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
 _PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
 
 def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
-    place = _PLACE.match(clipped(str(error)))  # it may quote a value
+    place = _PLACE.match(shortened(str(error), MAX_MESSAGE))  # it may quote a value
     assert place is not None  # every part of it is optional
-    problem, param = place["problem"], place["path"] or ""
+    problem, param = shortened(place["problem"], _MAX_PROBLEM), shortened(place["path"] or "", MAX_PARAM)
     if missing := _MISSING.search(problem):
         param = f"{param}.{missing['field']}" if param else missing["field"]
         problem = "This field is required"

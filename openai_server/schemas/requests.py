@@ -283,6 +283,8 @@ class ChatRequest(Request, kw_only=True):
             case AllowedToolChoice(allowed_tools=allowed):
                 names = {tool.function.name for tool in allowed.tools}
                 tools = [tool for tool in self.tools if tool.function.name in names]
+                if not tools:
+                    return None
                 return ToolUse(tools, must=allowed.mode == "required", parallel=parallel)
 
     @property

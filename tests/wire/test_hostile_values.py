@@ -1,0 +1,206 @@
+"""A value that is too deep, too long or too large, in each place of each body: a short 400 that names the field.
+
+The places are found in bodies that have every kind of field; what none of them has is in test_any_body.py.
+"""
+
+import json
+import logging
+from collections.abc import Iterator
+from copy import deepcopy
+from typing import Any
+
+import pytest
+
+from protos import contract
+from tests.wire.fake_worker import FakeWorker
+from tests.wire.sidecar import Sidecar, running
+
+TEMPLATE = (
+    "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}{{ labels | tojson if labels }}"
+    "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
+)
+SHORT = 2500
+"""Bytes of an error's body."""
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}}}
+TOOL = {"type": "function", "function": {**FUNCTION, "strict": True}}
+CALL = {"id": "i", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
+NAMED = {"type": "function", "function": {"name": "f"}}
+USER = {"role": "user", "content": [{"type": "text", "text": "x"}], "name": "n"}
+FORMAT = {"type": "json_schema", "json_schema": {"name": "n", "schema": {"type": "object"}, "strict": True}}
+SAMPLING = {
+    "model": "tiny",
+    "logit_bias": {"1": 2.5},
+    "seed": 1,
+    "max_tokens": 3,
+    "temperature": 0.5,
+    "stop": ["x"],
+    "stop_token_ids": [1],
+    "top_k": 1,
+    "min_p": 0.1,
+    "n": 1,
+    "stream": True,
+    "stream_options": {"include_usage": True},
+    "user": "u",
+}
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 1, "json_schema": {"type": "object"}, **SAMPLING}),
+    ("/v1/completions", {"prompt": [[1, 2]], "best_of": 1, "suffix": "s", "echo": False, "regex": "a|b"}),
+    ("/completions", {"prompt": "a", "grammar": 'root ::= "a"', "response_format": {"type": "text"}}),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [
+                USER,
+                {"role": "assistant", "tool_calls": [CALL]},
+                {"role": "tool", "tool_call_id": "i", "content": "r"},
+            ],
+            "tools": [TOOL],
+            "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "required", "tools": [NAMED]}},
+            "response_format": FORMAT,
+            "chat_template_kwargs": {"labels": {"a": 1}},
+            "metadata": {"a": "b"},
+            **SAMPLING,
+        },
+    ),
+    (
+        "/v1/chat/completions",
+        {
+            "messages": [
+                {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+                {"role": "function", "name": "f", "content": "r"},
+            ],
+            "functions": [FUNCTION],
+            "function_call": {"name": "f"},
+            "reasoning_effort": "low",
+            "logprobs": True,
+            "top_logprobs": 1,
+            "prediction": {"type": "content", "content": "x"},
+        },
+    ),
+    ("/v1/chat/completions", {"messages": [USER], "tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": True}),
+    ("/chat/completions", {"messages": [USER], "response_format": {"type": "json_object", "schema": {"a": 1}}}),
+    ("/apply-template", {"messages": [USER], "tools": [TOOL]}),
+    (
+        "/v1/embeddings",
+        {"model": "tiny", "input": ["a"], "dimensions": 2, "encoding_format": "float", "pooling": "mean"},
+    ),
+    ("/v1/rerank", {"model": "tiny", "query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}),
+    ("/tokenize", {"model": "tiny", "content": "x", "with_pieces": True}),
+    ("/tokenize", {"messages": [USER], "return_token_strs": True}),
+    ("/detokenize", {"model": "tiny", "tokens": [1, 2]}),
+]
+PLACE = "<here>"
+
+
+def nested(levels: int, opening: str, closing: str) -> str:
+    return opening * levels + "1" + closing * levels
+
+
+LISTS = ("[", "]")
+OBJECTS = ('{"a":', "}")
+HOSTILE: dict[str, str] = {
+    **{f"{levels} lists": nested(levels, *LISTS) for levels in (150, 255, 500, 950)},
+    **{f"{levels} objects": nested(levels, *OBJECTS) for levels in (150, 255, 500, 950)},
+    "a schema of 260 levels": f'{{"type":"object","properties":{nested(260, *OBJECTS)}}}',
+    "a long word": json.dumps("w" * 20_000),
+    "a long key": json.dumps({"k" * 20_000: 1}),
+    "a text of digits": json.dumps("9" * 5000),
+    "a key of digits": json.dumps({"9" * 5000: 1}),
+    "deep arguments": json.dumps(nested(300, *OBJECTS)),
+    "deeper arguments": json.dumps(nested(1000, *OBJECTS)),
+    "deep JSON in a text": json.dumps(nested(1000, *LISTS)),
+    **{
+        text[:9]: text
+        for text in ("1e300", "1e400", "-1e400", "1e-9999", "9" * 30, "9" * 5000, "0." + "0" * 5000 + "1")
+    },
+    **{text: text for text in ("NaN", "Infinity", "-0.0", "1e15")},
+}
+"""JSON, or nearly."""
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a body."""
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield (*path, key)
+        yield from places(item, (*path, key))
+
+
+def replaced(body: dict[str, Any], path: tuple[Any, ...], value: str) -> bytes:
+    made = deepcopy(body)
+    container: Any = made
+    for key in path[:-1]:
+        container = container[key]
+    container[path[-1]] = PLACE
+    return json.dumps(made).replace(json.dumps(PLACE), value).encode()
+
+
+def backend() -> FakeWorker:
+    inputs = [spec.name for task in contract.TASKS.values() for spec in task.inputs]
+    return FakeWorker(inputs=inputs, parameters={"chat_template": TEMPLATE, "tasks": ",".join(contract.TASKS)})
+
+
+async def check(sidecar: Sidecar, path: str, body: bytes, what: object) -> None:
+    reply = await sidecar.send("POST", path, body)
+    if reply.status == 200 or reply.status == 502:  # the fake worker answers no tasks
+        return
+    assert 400 <= reply.status < 500, (what, reply.body[:500])
+    assert len(reply.body) < SHORT, (what, reply.body[:500])
+    assert reply.error["param"] or reply.error["code"] == "invalid_json", (what, reply.error)
+    assert len(reply.error["param"] or "") <= 250, (what, reply.error)
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES, ids=[f"{i} {path}" for i, (path, _) in enumerate(BODIES)])
+async def test_in_each_place(path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+    async with running(backend()) as sidecar:
+        await check(sidecar, path, json.dumps(body).encode(), "as it is")
+        for place in places(body):
+            for name, value in HOSTILE.items():
+                await check(sidecar, path, replaced(body, place, value), (place, name))
+            if isinstance(place[-1], str):
+                await check(sidecar, path, replaced(body, (*place[:-1], "k" * 20_000), "1"), (place, "a long name"))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+@pytest.mark.parametrize("path", sorted({path for path, _ in BODIES}))
+async def test_a_model_of_8_mb(path: str) -> None:
+    body = next(dict(body) for at, body in BODIES if at == path)
+    async with running(backend()) as sidecar:
+        for stream in (False, True):
+            options = {"stream": stream} if "completions" in path and "stream_options" not in body else {}
+            reply = await sidecar.send("POST", path, {**body, **options, "model": "m" * (8 << 20)})
+            assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+            assert len(reply.body) < 400
+
+
+async def test_names_in_paths_and_headers() -> None:
+    long = "n" * 10_000
+    async with running(backend()) as sidecar:
+        for method, path in (
+            ("GET", f"/v1/models/{long}"),
+            ("GET", f"/v1/{long}"),
+            ("POST", f"/v1/{long}"),
+            ("DELETE", f"/v1/models/{long}"),
+            ("POST", f"/{long}/chat/completions"),
+            ("POST", f"/v1/engines/{long}/completions"),
+        ):
+            body = {"messages": [USER]} if "chat" in path else {"prompt": "x"}
+            reply = await sidecar.send(method, path, body)
+            assert reply.status in (404, 405), path
+            assert len(reply.body) < 500
+        reply = await sidecar.send("POST", f"/{long}/chat/completions", {"messages": [USER], "model": "tiny"})
+        assert reply.status == 400
+        assert len(reply.body) < 500
+        encoding = await sidecar.send("POST", "/v1/completions", {"prompt": "x"}, {"content-encoding": long})
+        assert encoding.status == 415
+        assert len(encoding.body) < 500
+        length = await sidecar.send("POST", "/v1/completions", {"prompt": "x"}, {"content-length": "9" * 5000})
+        assert length.status == 413
+
+
+async def test_numbers_that_a_backend_reports() -> None:
+    parameters = {"context_length": "9" * 5000, "vocab_size": "8" * 5000, "size": "7" * 30, "loaded_at": "1e400"}
+    async with running(FakeWorker(parameters=parameters)) as sidecar:
+        reply = await sidecar.get("/v1/models")
+        assert reply.status == 200, reply.body
+        assert (await sidecar.complete(prompt="x")).status == 200

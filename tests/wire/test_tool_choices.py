@@ -1,0 +1,75 @@
+"""What a request may say of the tools that the model has to call, and of those that it may: over HTTP."""
+
+from typing import Any
+
+import pytest
+
+from tests.wire.fake_worker import FakeWorker, sent
+from tests.wire.sidecar import running
+
+F = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
+TOOLS = [{"type": "function", "function": F}]
+NAMED_F = {"type": "function", "function": {"name": "f"}}
+NAMED_G = {"type": "function", "function": {"name": "g"}}
+
+
+def allowed(mode: str, *tools: Any) -> dict[str, Any]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": list(tools)}}
+
+
+REFUSED: dict[str, tuple[dict[str, Any], str]] = {
+    "required without tools": ({"tool_choice": "required"}, "tool_choice"),
+    "required, no tool": ({"tool_choice": "required", "tools": []}, "tool_choice"),
+    "required, functions alone": ({"tool_choice": "required", "functions": [F]}, "tool_choice"),
+    "a name without tools": ({"tool_choice": NAMED_F}, "tool_choice"),
+    "a name, no tool": ({"tool_choice": NAMED_F, "tools": []}, "tool_choice"),
+    "another name": ({"tool_choice": NAMED_G, "tools": TOOLS}, "tool_choice"),
+    "none allowed, required": (
+        {"tool_choice": allowed("required"), "tools": TOOLS},
+        "tool_choice.allowed_tools.tools",
+    ),
+    "none allowed, required, without tools": ({"tool_choice": allowed("required")}, "tool_choice.allowed_tools.tools"),
+    "none allowed, required, no tool": (
+        {"tool_choice": allowed("required"), "tools": []},
+        "tool_choice.allowed_tools.tools",
+    ),
+    "one allowed, no tool": ({"tool_choice": allowed("required", NAMED_F), "tools": []}, "tool_choice"),
+    "another one allowed": ({"tool_choice": allowed("auto", NAMED_F, NAMED_G), "tools": TOOLS}, "tool_choice"),
+    "an older name without functions": ({"function_call": {"name": "f"}}, "function_call"),
+    "an older name, no function": ({"function_call": {"name": "f"}, "functions": []}, "function_call"),
+    "an older name among tools": ({"function_call": {"name": "f"}, "tools": TOOLS}, "function_call"),
+    "another older name": ({"function_call": {"name": "g"}, "functions": [F]}, "function_call"),
+}
+
+
+@pytest.mark.parametrize(("fields", "param"), REFUSED.values(), ids=REFUSED)
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_choice_that_no_call_can_meet(fields: dict[str, Any], param: str, stream: bool) -> None:
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.chat(stream=stream, **fields)
+        rendered = await sidecar.send(
+            "POST", "/apply-template", {"messages": [{"role": "user", "content": "x"}], **fields}
+        )
+    for refused in (reply, rendered):
+        assert (refused.status, refused.error["param"]) == (400, param), refused.body
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"tool_choice": allowed("auto"), "tools": TOOLS},
+        {"tool_choice": allowed("auto")},
+        {"tool_choice": "auto", "tools": []},
+        {"tool_choice": "none"},
+        {"function_call": "auto", "functions": []},
+        {"function_call": "none", "functions": [F]},
+    ],
+)
+async def test_where_nothing_may_be_called_the_model_hears_of_no_tools(fields: dict[str, Any]) -> None:
+    worker = FakeWorker()
+    async with running(worker) as sidecar:
+        reply = await sidecar.chat(**fields)
+        assert reply.status == 200, reply.body
+        plain = await sidecar.chat()
+    assert sent(worker.requests[0]) == sent(worker.requests[1])
+    assert reply.json["choices"][0]["message"] == plain.json["choices"][0]["message"]

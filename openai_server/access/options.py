@@ -128,5 +128,9 @@ ACCESS_OPTIONS = (
     ),
     option("--max-n", "Largest `n` and `best_of`.", **count(1, 128)),
     option("--max-prompt-chars", "Characters of a prompt, or token ids; 0 is no limit.", **count(0)),
-    option("--max-schema-bytes", "Size of a JSON Schema, regular expression or grammar; 0 is no limit.", **count(0)),
+    option(
+        "--max-schema-bytes",
+        "Bytes of a JSON Schema (as compact JSON), regular expression or grammar; 0 is no limit.",
+        **count(0),
+    ),
 )

@@ -23,6 +23,9 @@ _REGEX = re.compile(
 )
 _SHOWN_LINE = re.compile(r" {4}| *\d+: ")
 """In front of a line of the regular expression, as the error shows it."""
+_LENGTHS = re.compile(r" *\(\?s:\.\{")
+"""Begins the expression that llguidance makes of `minLength` and `maxLength`."""
+_TOO_LONG = "'minLength' or 'maxLength' is too large"
 _PART = re.compile(rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/)$", re.MULTILINE)
 """A rule that needs no other one, with the name of its part."""
 
@@ -35,7 +38,8 @@ def explained(language: str, source: str, error: str) -> tuple[str, str]:
         reason, line = reason[place.end() :], int(place["line"])
     reason = _EXCERPT.split(reason, maxsplit=1)[0].removeprefix(_SCHEMA)
     if found := _REGEX.fullmatch(reason):
-        reason = f"{_around_error(found['shown'])}: {found['reason']}"
+        lengths = _LENGTHS.match(found["shown"])
+        reason = _TOO_LONG if lengths else f"{_around_error(found['shown'])}: {found['reason']}"
     part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
     if language == contract.LARK.name and line and not part:
         reason = f"line {line}: {reason}"

@@ -44,6 +44,8 @@ log = logging.getLogger(__name__)
 
 MAX_LENGTH_DIGITS = 18
 """Of a body's length."""
+MAX_TIME = 1 << 53
+"""Seconds; a larger number is no time, nor a number that JSON has for every client."""
 
 
 class JSON(Response):
@@ -325,9 +327,10 @@ class Routes:
         """When the model was loaded, or else when this process was."""
         loaded_at = model.parameters.get("loaded_at", "")
         try:
-            return int(float(loaded_at))
+            created = int(float(loaded_at))
         except (ValueError, OverflowError):
             return self._started_at
+        return created if 0 <= created < MAX_TIME else self._started_at
 
     def _failed(self, error: BackendError) -> APIError:
         self._catalog.learn(error)

@@ -50,6 +50,7 @@ REASONS: dict[str, tuple[Any, str]] = {
         {"type": "integer", "minimum": 5, "maximum": 3},
         "Unsatisfiable schema: required property 'a' is unsatisfiable",
     ),
+    "a length": ({"type": "string", "maxLength": 10**15}, "'minLength' or 'maxLength' is too large"),
     "a type": ({"type": "text"}, "Invalid type: text"),
     "a reference": ({"$ref": "#/$defs/nothing"}, "does not exist"),
     "what takes too long": (SLOW, "too complex"),

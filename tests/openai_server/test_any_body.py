@@ -32,6 +32,14 @@ PLANNER = Planner(
     new_id=lambda: "call_1",
 )
 
+
+def deep(value: object) -> object:
+    """Deeper than what is written again may be."""
+    for _ in range(260):
+        value = [value]
+    return value
+
+
 scalars = st.one_of(
     st.none(),
     st.booleans(),
@@ -39,6 +47,7 @@ scalars = st.one_of(
     st.floats(allow_nan=False, allow_infinity=False),
     st.text(max_size=5),
     st.sampled_from(["auto", "none", "required", "function", "text", "json_object", "user", "f", "", "a|b", "("]),
+    st.sampled_from(["9" * 5000, "w" * 5000, 10**30, 1e300, "[" * 1000 + "]" * 1000]),
 )
 words = st.sampled_from(
     sorted(
@@ -48,7 +57,11 @@ words = st.sampled_from(
 )
 values = st.recursive(
     scalars,
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(words | st.text(max_size=3), inner, max_size=4),
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(words | st.text(max_size=3) | st.sampled_from(["9" * 5000, "k" * 5000]), inner, max_size=4)
+        | inner.map(deep)
+    ),
     max_leaves=8,
 )
 TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}]
@@ -76,7 +89,7 @@ def check(error: APIError | None) -> None:
     if error is not None:
         assert 400 <= error.status < 500
         assert error.message
-        json.dumps(error.envelope())
+        assert len(json.dumps(error.envelope())) < 8000
 
 
 def outcome(parse: Any, body: object) -> APIError | None:

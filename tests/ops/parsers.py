@@ -65,10 +65,10 @@ PLANNER = Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1")
 
 
 def blamed(error: APIError) -> None:
-    """The client is told what is wrong with its request, in an envelope that can be written."""
+    """The client is told what is wrong with its request, in a short envelope that can be written."""
     assert 400 <= error.status < 500
     assert error.message
-    orjson.dumps(error.envelope())
+    assert len(orjson.dumps(error.envelope())) < 8000
 
 
 def completion(body: bytes) -> None:
@@ -135,8 +135,23 @@ BODIES: tuple[dict[str, Any], ...] = (
 )
 
 
-def bodies() -> list[bytes]:
+HOSTILE = (
+    b'{"prompt": "x", "logit_bias": {"' + b"9" * 3000 + b'": 1}}',
+    b'{"prompt": "x", "response_format": {"type": ' + b"[" * 960 + b"]" * 960 + b"}}",
+    b'{"prompt": "x", "json_schema": ' + b'{"not":' * 260 + b"{}" + b"}" * 260 + b"}",
+    b'{"messages": [{"role": "' + b"r" * 3000 + b'", "content": "x"}], "max_tokens": 1e300}',
+    b'{"messages": [{"role": "user", "content": "x"}], "' + b"k" * 3000 + b'": 1}',
+    b'{"input": "x", "dimensions": ' + b"9" * 300 + b"}",
+)
+"""Values that are too long, too deep or too large."""
+
+
+def plain_bodies() -> list[bytes]:
     return [orjson.dumps(body) for body in BODIES]
+
+
+def bodies() -> list[bytes]:
+    return [*plain_bodies(), *HOSTILE]
 
 
 def keys() -> Iterator[str]:
@@ -286,6 +301,10 @@ def _parsed(kind: type[Message], data: bytes) -> Any:
         return None
 
 
+def fits_headers(error: InvalidRequest) -> None:
+    assert len(str(error)) + sum(map(len, error.details.values())) < 1000
+
+
 def worker(data: bytes) -> None:
     """Either program's requests, to the worker: each is read as every task that it could be."""
     request = _parsed(ModelInferRequest, data)
@@ -294,8 +313,10 @@ def worker(data: bytes) -> None:
     with suppress(InvalidRequest):
         worker_tasks.task_of(request)
     for name in contract.TASKS:
-        with suppress(InvalidRequest):
+        try:
             worker_request.parse(request) if name == contract.TASK_GENERATE else worker_tasks.parse(name, request)
+        except InvalidRequest as error:
+            fits_headers(error)
 
 
 def codec(data: bytes) -> None:
@@ -394,7 +415,9 @@ TARGETS: dict[str, Target] = {
     "completion": Target(completion, bodies, keys),
     "chat": Target(chat, bodies, keys),
     "task": Target(task, bodies, keys),
-    "json": Target(json_of_models, lambda: [*bodies(), b"{'a': True, \"b\": [1, -2.5e3, null, ], 'c': '\\x41\\d'}"]),
+    "json": Target(
+        json_of_models, lambda: [*plain_bodies(), b"{'a': True, \"b\": [1, -2.5e3, null, ], 'c': '\\x41\\d'}"]
+    ),
     "calls": Target(calls, texts, markers, longest=600),
     "template": Target(template, lambda: [b"\1" + source.encode() for source in SOURCES], names, longest=1000),
     "worker": Target(worker, requests),

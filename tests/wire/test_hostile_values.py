@@ -199,8 +199,48 @@ async def test_names_in_paths_and_headers() -> None:
 
 
 async def test_numbers_that_a_backend_reports() -> None:
-    parameters = {"context_length": "9" * 5000, "vocab_size": "8" * 5000, "size": "7" * 30, "loaded_at": "1e400"}
-    async with running(FakeWorker(parameters=parameters)) as sidecar:
-        reply = await sidecar.get("/v1/models")
-        assert reply.status == 200, reply.body
-        assert (await sidecar.complete(prompt="x")).status == 200
+    parameters = {"context_length": "9" * 5000, "vocab_size": "8" * 5000, "size": "7" * 30}
+    for loaded_at in ("1e400", "1e300", "-1", "nan", "9" * 5000):
+        async with running(FakeWorker(parameters={**parameters, "loaded_at": loaded_at})) as sidecar:
+            reply = await sidecar.get("/v1/models")
+            assert reply.status == 200, reply.body
+            (model,) = reply.json["data"]
+            assert model["created"] > 1_700_000_000
+            assert "max_model_len" not in model
+            assert (await sidecar.complete(prompt="x")).status == 200
+
+
+GROWING = '{"enum":[' + ",".join(["1e15"] * 150) + "]}"
+"""800 bytes as it is sent, 2900 as it is compiled."""
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/completions", {"prompt": "x", "json_schema": PLACE}, "json_schema"),
+        (
+            "/v1/completions",
+            {"prompt": "x", "response_format": {"type": "json_object", "schema": PLACE}},
+            "response_format",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [USER], "tools": [{"type": "function", "function": {"name": "f", "parameters": PLACE}}]},
+            "tools[0].function.parameters",
+        ),
+        (
+            "/v1/chat/completions",
+            {"messages": [USER], "functions": [{"name": "f", "parameters": PLACE}]},
+            "functions[0].parameters",
+        ),
+    ],
+)
+async def test_a_schema_counts_as_it_is_compiled(path: str, body: dict[str, Any], param: str) -> None:
+    text = json.dumps(body).replace(json.dumps(PLACE), GROWING).encode()
+    for limit, status in ((2500, 400), (3000, 200)):
+        assert len(text) < limit
+        async with running(backend(), max_schema_bytes=limit) as sidecar:
+            reply = await sidecar.send("POST", path, text)
+            assert reply.status == status, reply.body
+            if status == 400:
+                assert (reply.error["param"], reply.error["code"]) == (param, "string_above_max_length")

@@ -1,0 +1,111 @@
+"""Names of a client's own making in requests to the worker: an error quotes the beginning and the end of a long one."""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+import grpc
+import pytest
+from grpc import aio
+
+from protos import contract, tensors
+from protos import grpc_predict_v2_pb2 as pb
+from tests.wire.worker import stub, worker
+
+LONG = "n" * (1 << 20)
+SHORT = 600
+"""Characters of an error: it travels in a header."""
+
+
+@asynccontextmanager
+async def serving() -> AsyncIterator[Any]:
+    async with worker() as served, stub(served.port) as service:
+        yield service
+
+
+def request() -> pb.ModelInferRequest:
+    message = pb.ModelInferRequest(model_name="tiny", id="i")
+    tensors.add_input(message, contract.PROMPT, [b"x"])
+    return message
+
+
+def unnamed(message: pb.ModelInferRequest) -> None:
+    message.model_name = LONG
+
+
+def version(message: pb.ModelInferRequest) -> None:
+    message.model_version = LONG
+
+
+def identified(message: pb.ModelInferRequest) -> None:
+    message.id = LONG
+
+
+def input_name(message: pb.ModelInferRequest) -> None:
+    message.inputs.add(name=LONG, datatype="BYTES", shape=[1]).contents.bytes_contents.append(b"x")
+
+
+def datatype(message: pb.ModelInferRequest) -> None:
+    message.inputs[0].datatype = LONG
+
+
+def output_name(message: pb.ModelInferRequest) -> None:
+    message.outputs.add(name=LONG)
+
+
+def task(message: pb.ModelInferRequest) -> None:
+    message.parameters[contract.PARAM_TASK].string_param = LONG
+
+
+def caller(message: pb.ModelInferRequest) -> None:
+    message.parameters[contract.PARAM_CALLER].string_param = LONG
+
+
+def capability(message: pb.ModelInferRequest) -> None:
+    message.model_name, message.model_version = LONG, contract.ANYSERVE_VERSION
+
+
+CHANGES = (unnamed, version, identified, input_name, datatype, output_name, task, caller, capability)
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=lambda change: str(change.__name__))
+async def test_in_an_inference(change: Callable[[pb.ModelInferRequest], None]) -> None:
+    message = request()
+    change(message)
+
+    async def requests() -> AsyncIterator[pb.ModelInferRequest]:
+        yield message
+
+    async with serving() as service:
+        with pytest.raises(aio.AioRpcError) as refused:
+            await service.ModelInfer(message)
+        assert refused.value.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
+        assert 0 < len(refused.value.details() or "") < SHORT
+        (response,) = [response async for response in service.ModelStreamInfer(requests())]
+    assert 0 < len(response.error_message) < SHORT
+    assert response.ByteSize() < 8192
+
+
+@pytest.mark.parametrize("field", ["name", "version"])
+async def test_in_a_lookup(field: str) -> None:
+    given: dict[str, Any] = {"name": "tiny", field: LONG}
+    async with serving() as service:
+        for call in (
+            service.ModelReady(pb.ModelReadyRequest(**given)),
+            service.ModelMetadata(pb.ModelMetadataRequest(**given)),
+            service.ModelConfig(pb.ModelConfigRequest(**given)),
+            service.ModelStatistics(pb.ModelStatisticsRequest(**given)),
+        ):
+            with pytest.raises(aio.AioRpcError) as refused:
+                await call
+            assert refused.value.code() is grpc.StatusCode.NOT_FOUND
+            assert "nnn…nnn" in (refused.value.details() or "")
+            assert len(refused.value.details() or "") < SHORT
+
+
+@pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
+async def test_the_longest_timeout(kind: str) -> None:
+    message = request()
+    setattr(message.parameters[contract.PARAM_TIMEOUT], kind, 2**63 - 1 if kind == "int64_param" else 2**64 - 1)
+    async with serving() as service:
+        assert (await service.ModelInfer(message)).outputs

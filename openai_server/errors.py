@@ -205,6 +205,9 @@ class InternalError(APIError):
 
 # ---- Errors of the backend
 
+MAX_BACKEND_MESSAGE = 4 * MAX_MESSAGE
+"""Characters of a backend's message, before what is of no use to a client is taken out of it."""
+
 
 class BackendError(Exception):
     """A failed gRPC call, or an answer that makes no sense (which counts as UNKNOWN).
@@ -213,6 +216,7 @@ class BackendError(Exception):
     """
 
     def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
+        message = shortened(message, MAX_BACKEND_MESSAGE)  # of a stream's error it may be a long one
         super().__init__(message)
         self.status = status
         self.message = message

@@ -217,6 +217,15 @@ def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[co
 
 def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
     """The field that asks for it, and what holds the answer to it; None where the text is free."""
+    try:
+        return _made_guide(request, use, template, prompt)
+    except InvalidRequest as error:
+        if use and use.legacy and error.param == "tools":
+            error.param = "functions"
+        raise
+
+
+def _made_guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
     body = _body(request)
     told_not_to = request.enable_thinking is False or request.reasoning_effort == "none"
     may_think = not told_not_to and parsing.thoughts_of(template) is not None

@@ -27,6 +27,7 @@ from openai_server.schemas.fields import (
     TOOL_FIELDS,
     Fields,
 )
+from openai_server.schemas.json_place import field_of
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     FunctionDefinition,
@@ -88,7 +89,9 @@ def load(body: bytes) -> dict[str, Any]:
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise InvalidRequest(f"The body is not valid JSON: {error}", code="invalid_json") from None
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error}", param=field_of(error), code="invalid_json"
+        ) from None
     if not isinstance(given, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
     bounds.check_words(given, len(body))
@@ -135,6 +138,8 @@ def _check_extensions(request: Request) -> None:
     if len(request.guides) > 1:
         first, second, *_ = request.guides
         raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
+    if request.regex is not None and _ENDS_IN_ESCAPE.search(request.regex):
+        raise InvalidRequest("'regex' ends with a backslash that escapes nothing.", param="regex")
     for token in request.logit_bias or ():
         if not (
             token.isascii() and token.isdecimal() and len(token) <= _MAX_DIGITS and int(token) <= contract.INT32_MAX
@@ -224,6 +229,7 @@ def _check_messages(messages: list[dict[str, Any]]) -> None:
                 raise InvalidRequest("An assistant message needs 'content' or 'tool_calls'.", param=f"{path}content")
 
 
+_ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _MAX_DIGITS = 10
 """Of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
 _MAX_PROBLEM = 200

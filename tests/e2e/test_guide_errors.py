@@ -109,6 +109,14 @@ def test_other_guides(pair: Pair, name: str) -> None:
         assert len(error["message"]) < 200
 
 
+def test_a_regex_that_ends_within_an_escape(service: GRPCInferenceServiceStub) -> None:
+    with pytest.raises(grpc.RpcError) as failed:
+        service.ModelInfer(infer(SMOLLM2, "x", regex="a\\", max_tokens=1))
+    error: Any = failed.value
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "tensor 'regex': it ends with a backslash that escapes nothing"
+
+
 LARK = '%llguidance {}\nstart: a | b\n// part: one\na: %json {"type": "string"}\n// part: two\nb: %json {"type": "x"}\n'
 
 

@@ -20,13 +20,17 @@ INPUTS = {spec.name: spec for task in contract.TASKS.values() for spec in (*task
 PARAMETERS = [value for name, value in vars(contract).items() if name.startswith("PARAM_") and name != "PARAM_TIMEOUT"]
 BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 """What no request may be answered with."""
+LONGEST = 500
+"""Characters of an error's message."""
 
 # ---- Messages
 
 numbers = st.one_of(st.sampled_from([0, 1, -1, 2, 2**31 - 1, -(2**31)]), st.integers(-(2**31), 2**31 - 1))
 floats = st.one_of(st.sampled_from([0.0, 1.0, -1.0, 0.5]), st.floats(width=32))
 texts = st.one_of(
-    st.sampled_from([b"", b"Once upon a time", b"{}", b'root ::= "a"*', b"(a+)+b"]), st.binary(max_size=40)
+    st.sampled_from([b"", b"Once upon a time", b"{}", b'root ::= "a"*', b"(a+)+b", b"(" * 5000, b"9" * 5000]),
+    st.sampled_from([b'{"not":' * 300 + b"{}" + b"}" * 300, b'{"pattern":"' + b"x" * 5000 + b'("}']),
+    st.binary(max_size=40),
 )
 
 
@@ -65,7 +69,9 @@ def tensor(draw: st.DrawFn) -> tuple[pb.ModelInferRequest.InferInputTensor, byte
 @st.composite
 def message(draw: st.DrawFn) -> pb.ModelInferRequest:
     made = infer("smollm2", "Once upon", max_tokens=3) if draw(st.booleans()) else pb.ModelInferRequest()
-    made.model_name = draw(st.sampled_from(["smollm2", "smollm2", "", "other", contract.ANYSERVE_MODEL_INFO]))
+    made.model_name = draw(
+        st.sampled_from(["smollm2", "smollm2", "", "other", "n" * 5000, contract.ANYSERVE_MODEL_INFO])
+    )
     made.id = draw(st.text(max_size=10))
     tensors = draw(st.lists(tensor(), max_size=5))
     made.inputs.extend(one for one, _ in tensors)
@@ -122,12 +128,13 @@ few = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 @given(wire=mutated())
 def test_one_message(channel: grpc.Channel, wire: bytes) -> None:
     call: Any = channel.unary_unary(f"{PATH}ModelInfer")
-    code = grpc.StatusCode.OK
+    code, message = grpc.StatusCode.OK, ""
     try:
         call(wire, timeout=TIMEOUT)
     except grpc.RpcError as error:
-        code = error.code()
+        code, message = error.code(), error.details() or ""
     assert code not in BROKEN
+    assert len(message) <= LONGEST
 
 
 @few
@@ -139,6 +146,7 @@ def test_a_stream_of_them(channel: grpc.Channel, wires: list[bytes]) -> None:
         for response in call(iter(wires), timeout=TIMEOUT):
             said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
             assert said not in {status.name for status in BROKEN}
+            assert len(response.error_message) <= LONGEST
     except grpc.RpcError as error:
         code = error.code()
     assert code not in BROKEN

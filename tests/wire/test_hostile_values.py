@@ -198,6 +198,40 @@ async def test_names_in_paths_and_headers() -> None:
         assert length.status == 413
 
 
+@pytest.mark.parametrize("literal", ["1e400", "-1e400", "9" * 5000, "NaN", "-Infinity"])
+async def test_what_is_no_number(literal: str) -> None:
+    async with running(backend()) as sidecar:
+        for path, body, field in (
+            ("/v1/completions", {"prompt": 'a, "b": {[', "max_tokens": PLACE, "n": 1}, "max_tokens"),
+            ("/v1/completions", {"prompt": ["a", "b"], "logit_bias": {"1": 2, "5": PLACE}}, "logit_bias.5"),
+            ("/v1/chat/completions", {"messages": [USER, {"role": PLACE}]}, "messages[1].role"),
+            ("/v1/embeddings", {"input": [[1, 2], [3, PLACE]]}, "input[1][1]"),
+            ("/v1/embeddings", {"input": "x" * 20_000, "dimensions": PLACE}, None),
+        ):
+            text = json.dumps(body).replace(json.dumps(PLACE), literal).encode()
+            reply = await sidecar.send("POST", path, text)
+            assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "invalid_json", field)
+
+
+async def test_what_nests_too_deeply_to_be_read() -> None:
+    async with running(backend()) as sidecar:
+        text = json.dumps({"messages": [USER], "tools": PLACE}).replace(json.dumps(PLACE), nested(1100, *OBJECTS))
+        reply = await sidecar.send("POST", "/v1/chat/completions", text.encode())
+    assert (reply.status, reply.error["param"]) == (400, "tools")
+
+
+@pytest.mark.parametrize("regex", ["\\", "a\\\\\\"])
+async def test_a_regex_that_ends_within_an_escape(regex: str) -> None:
+    tools = [{"type": "function", "function": FUNCTION}]
+    async with running(backend()) as sidecar:
+        for reply in (
+            await sidecar.complete(prompt="x", regex=regex),
+            await sidecar.chat(regex=regex, tools=tools),
+        ):
+            assert (reply.status, reply.error["param"]) == (400, "regex")
+        assert (await sidecar.chat(regex=regex + "\\", tools=tools)).status == 200
+
+
 async def test_numbers_that_a_backend_reports() -> None:
     parameters = {"context_length": "9" * 5000, "vocab_size": "8" * 5000, "size": "7" * 30}
     for loaded_at in ("1e400", "1e300", "-1", "nan", "9" * 5000):

@@ -73,3 +73,12 @@ async def test_where_nothing_may_be_called_the_model_hears_of_no_tools(fields: d
         plain = await sidecar.chat()
     assert sent(worker.requests[0]) == sent(worker.requests[1])
     assert reply.json["choices"][0]["message"] == plain.json["choices"][0]["message"]
+
+
+async def test_tools_and_functions_whose_grammar_would_be_too_long() -> None:
+    large = {**F, "parameters": {"properties": {f"p{i}": {"type": "string", "maxLength": 9} for i in range(12_000)}}}
+    async with running(FakeWorker(), max_schema_bytes=0) as sidecar:
+        tools = await sidecar.chat(tools=[{"type": "function", "function": large}], tool_choice="required")
+        functions = await sidecar.chat(functions=[large], function_call={"name": "f"})
+    assert (tools.status, tools.error["param"]) == (400, "tools")
+    assert (functions.status, functions.error["param"]) == (400, "functions")

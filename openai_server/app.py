@@ -236,7 +236,7 @@ def _respond(error: APIError) -> Response:
 
 
 def _told(error: APIError) -> Response:
-    log.debug("%d: %s (%r)", error.status, error.message, error.__cause__)
+    log.debug("%d: %r (%r)", error.status, error.message, error.__cause__)
     return _respond(error)
 
 

@@ -48,7 +48,7 @@ _vocabulary = _Vocabulary()
 
 
 @lru_cache(maxsize=1)
-def _tokenizer() -> LLTokenizer:
+def tokenizer() -> LLTokenizer:
     return LLTokenizer(TokenizerWrapper(_vocabulary))
 
 
@@ -65,7 +65,7 @@ def tokens(text: str, *, control: bool = True) -> list[int]:
 
 @lru_cache(maxsize=64)
 def _compiled(grammar: str) -> LLMatcher:
-    made = LLMatcher(_tokenizer(), grammar, log_level=0)
+    made = LLMatcher(tokenizer(), grammar, log_level=0)
     assert not made.is_error(), f"{made.get_error()}\n{grammar}"
     return made
 

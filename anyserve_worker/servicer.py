@@ -13,7 +13,7 @@ import grpc
 
 from anyserve_worker import __version__
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
+from anyserve_worker.errors import Draining, InvalidRequest, WorkerError, shortened
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
 from anyserve_worker.request import addresses, parse
 from anyserve_worker.responder import Responder
@@ -171,7 +171,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         except WorkerError as error:
             await _abort(context, error)
         except Exception:
-            log.exception("request '%s' failed", request.id)
+            log.exception("request %r failed", shortened(request.id))
             await _abort(context, WorkerError("internal error"))
 
     async def ModelStreamInfer(

@@ -14,7 +14,7 @@ from google.protobuf.message import DecodeError
 
 from anyserve_worker import batch
 from anyserve_worker.delta import Delta, merge
-from anyserve_worker.errors import InvalidRequest, WorkerError
+from anyserve_worker.errors import InvalidRequest, WorkerError, shortened
 from anyserve_worker.generation import Generation
 from anyserve_worker.outbox import Outbox
 from anyserve_worker.repository import ServedModel
@@ -243,7 +243,7 @@ def _error_response(
     request: ModelInferRequest, error: Exception, number: int | None = None
 ) -> ModelStreamInferResponse:
     if not isinstance(error, WorkerError):
-        log.error("request '%s' failed", request.id, exc_info=error)
+        log.error("request %r failed", shortened(request.id), exc_info=error)
         error = WorkerError("internal error")
     # Many of these may wait for their reader: none is large, whatever the request was.
     response = ModelInferResponse(

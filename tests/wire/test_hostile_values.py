@@ -1,6 +1,6 @@
 """A value that is too deep, too long or too large, in each place of each body: a short 400 that names the field.
 
-The places are found in bodies that have every kind of field; what none of them has is in test_any_body.py.
+The places are found in bodies that have every kind of field, the fields in the description of the API.
 """
 
 import json
@@ -159,6 +159,40 @@ async def test_in_each_place(path: str, body: dict[str, Any], caplog: pytest.Log
                 await check(sidecar, path, replaced(body, place, value), (place, name))
             if isinstance(place[-1], str):
                 await check(sidecar, path, replaced(body, (*place[:-1], "k" * 20_000), "1"), (place, "a long name"))
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+REQUIRED: dict[str, dict[str, Any]] = {
+    "/v1/completions": {"prompt": "x"},
+    "/v1/chat/completions": {"messages": [USER]},
+    "/v1/embeddings": {"input": "x"},
+    "/v1/rerank": {"query": "q", "documents": ["a"]},
+    "/tokenize": {"messages": [USER]},
+    "/detokenize": {"tokens": [1]},
+}
+ONE_OF_EACH = ("950 lists", "255 objects", "a text of digits", "a long key", "a long word", "1e300", "NaN")
+
+
+def fields(schema: dict[str, Any], document: dict[str, Any]) -> set[str]:
+    """All that a schema of the document names."""
+    if reference := schema.get("$ref"):
+        return fields(document["components"]["schemas"][reference.rpartition("/")[2]], document)
+    found = set(schema.get("properties", ()))
+    for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
+        found |= fields(part, document)
+    return found
+
+
+@pytest.mark.parametrize("path", REQUIRED)
+async def test_in_each_field(path: str, caplog: pytest.LogCaptureFixture) -> None:
+    async with running(backend()) as sidecar:
+        document = (await sidecar.get("/openapi.json")).json
+        content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
+        names = fields(content["schema"], document)
+        assert names >= REQUIRED[path].keys()
+        for field in names:
+            for name in ONE_OF_EACH:
+                await check(sidecar, path, replaced(REQUIRED[path], (field,), HOSTILE[name]), (field, name))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 

@@ -43,7 +43,7 @@ from openai_server.telemetry import record
 log = logging.getLogger(__name__)
 
 MAX_LENGTH_DIGITS = 18
-"""Of a body's length."""
+"""That are read of a body's length: Python reads no integer of more than 4300."""
 MAX_TIME = 1 << 53
 """Seconds; a larger number is no time, nor a number that JSON has for every client."""
 
@@ -278,7 +278,7 @@ class Routes:
         """
         visit = visit_of(http.scope)
         for name, value in http.scope["headers"]:
-            if name == b"content-length" and value.isdigit() and _exceeds(value, self._max_body_bytes):
+            if name == b"content-length" and value.isdigit() and int(value[:MAX_LENGTH_DIGITS]) > self._max_body_bytes:
                 raise BodyTooLarge(self._max_body_bytes)
             if name == b"content-encoding" and not _is_identity(value):
                 raise UnsupportedEncoding(value.decode("latin-1"))
@@ -354,12 +354,6 @@ class Routes:
         if not ready:
             raise Unavailable("The model backend can't answer at the moment.")
         return JSON({"status": "ok"})
-
-
-def _exceeds(digits: bytes, most: int) -> bool:
-    """Python reads no integer of more than 4300 digits."""
-    number = digits.lstrip(b"0") or b"0"
-    return len(number) > MAX_LENGTH_DIGITS or int(number) > most
 
 
 def _is_identity(content_encoding: bytes) -> bool:

@@ -14,6 +14,8 @@ EXPOSED = ", ".join(
         *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
     )
 )
+MAX_NAMES = 4096
+"""Bytes of the names of headers that a browser asks for. None has more; longer ones aren't repeated."""
 MAX_AGE = "600"
 """Seconds for which a browser need not ask again."""
 
@@ -44,7 +46,8 @@ class Cors:
             return None
         headers = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-max-age": MAX_AGE}
         # All that it names: clients send a dozen of their own. `*` would leave out Authorization.
-        if asked := given.get(b"access-control-request-headers"):
+        asked = given.get(b"access-control-request-headers", b"")
+        if 0 < len(asked) <= MAX_NAMES:
             headers["access-control-allow-headers"] = asked.decode("latin-1")
         return headers
 

@@ -45,6 +45,16 @@ def test_a_preflight() -> None:
     }
 
 
+def test_a_preflight_with_endless_names() -> None:
+    request = asks(
+        ORIGIN, (b"access-control-request-method", b"POST"), (b"access-control-request-headers", b"x" * 10_000)
+    )
+    assert Cors([ORIGIN]).preflight("OPTIONS", request) == {
+        "access-control-allow-methods": "GET, POST, DELETE",
+        "access-control-max-age": "600",
+    }
+
+
 def test_no_preflight() -> None:
     assert Cors([ORIGIN]).preflight("OPTIONS", asks(ORIGIN)) is None
     assert Cors([ORIGIN]).preflight("POST", asks(ORIGIN, (b"access-control-request-method", b"POST"))) is None

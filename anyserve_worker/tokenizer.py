@@ -55,7 +55,7 @@ class Vocabulary(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most `tokens` of a text, because the context has `n_ctx`; None: because the answer has no room for more."""
+    """The most `tokens` of a text. `n_ctx`: the context that bounds them; None: the size of the answer does."""
 
     tokens: int
     n_ctx: int | None = None
@@ -64,7 +64,7 @@ class Limit:
         self, tensor: TensorSpec, n: int, *, more: bool = False, what: str = "it has"
     ) -> ContextLengthExceeded:
         """`more`: the text has more than `n` tokens."""
-        count = f"{'more than ' if more else ''}{n} tokens"
+        count = f"{n} tokens{' or more' if more else ''}"
         if self.n_ctx is None:
             message = f"{count}, but at most {self.tokens} can be had at once"
             return ContextLengthExceeded(f"tensor '{tensor.name}': {message}", tensor=tensor.name)

@@ -66,5 +66,7 @@ def message(field: str, room: Room, backend_message: str) -> str:
             output = max(1, room.output_tokens or 0)
             use = _USES[field].format(prompt=prompt, output=output)
             return f"{limit}you requested {prompt + output} tokens ({use}). {reduce}"
-    count = prompt_tokens.replace(">", "more than ") if prompt_tokens else "more"
-    return f"{limit}{text} resulted in {count} tokens. {reduce}"
+    count = f"{prompt_tokens} tokens" if prompt_tokens else "more tokens"
+    if prompt_tokens.startswith(">"):  # the number stands where clients look for it
+        count = f"{prompt_tokens[1:]} tokens or more"
+    return f"{limit}{text} resulted in {count}. {reduce}"

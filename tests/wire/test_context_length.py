@@ -58,7 +58,7 @@ async def test_our_worker_reports_the_numbers(stream: bool) -> None:
 async def test_a_prompt_that_the_worker_does_not_count_to_its_end() -> None:
     async with worker({"tiny": FakeRunner(n_ctx=100)}) as served, app_for(served.port) as sidecar:
         error = await refused(sidecar, "/v1/completions", prompt=LONG * 1000)
-    assert "context length is 100 tokens. However, your prompt resulted in more than 2048 tokens." in error["message"]
+    assert "context length is 100 tokens. However, your prompt resulted in 2048 tokens or more." in error["message"]
 
 
 async def test_texts_to_embed_and_to_rank() -> None:

@@ -179,7 +179,7 @@ async def test_a_model_lists_the_tensors_of_what_it_can_do() -> None:
             names
         )
         assert [t.name for t in judge.inputs] == [
-            *("prompt", "document", "plain_spans", "add_special", "parse_special", "prompt_token_ids")
+            *("prompt", "document", "priority", "plain_spans", "add_special", "parse_special", "prompt_token_ids")
         ]
         assert {t.name for t in judge.outputs} == {"score", "prompt_tokens", "token_ids", "token_pieces", "text"}
         assert {"token", "embedding"} <= {t.name for t in tiny.outputs}

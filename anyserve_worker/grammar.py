@@ -3,11 +3,15 @@
 It is read by the trial process too (`trial_server.py`), which has to start fast: hence nothing heavy is imported here.
 """
 
+import json
+import re
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
+from anyserve_worker.lenient import without_patterns
 from protos import contract
 
 # Within these limits a mask takes at most about 50 ms (EPYC, vocabularies of 49,152 and 262,144 tokens); those of real
@@ -34,13 +38,19 @@ def tokenizer(
 
 
 def translate(language: str, source: str) -> str:
-    """To llguidance's own form. `language` is the name of a tensor. Raises GrammarError."""
+    """To llguidance's own form. `language` is that of a guide. Raises GrammarError."""
     try:
         match language:
-            case contract.JSON_SCHEMA.name:
+            case contract.JSON_SCHEMA.name | contract.LENIENT_SCHEMA.name:
                 # Compact: where white space is free, a small model writes nothing else.
                 return LLMatcher.grammar_from_json_schema(
-                    source, defaults={"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
+                    source,
+                    defaults={
+                        "whitespace_flexible": False,
+                        "item_separator": ", ",
+                        "key_separator": ": ",
+                        "lenient": language == contract.LENIENT_SCHEMA.name,
+                    },
                 )
             case contract.REGEX.name:
                 return LLMatcher.grammar_from_regex(source)
@@ -52,6 +62,20 @@ def translate(language: str, source: str) -> str:
         raise GrammarError("it nests too deeply") from None
     except Exception as error:  # whatever the parser of GBNF raises
         raise GrammarError(str(error)) from None
+
+
+def tried(tokenizer: LLTokenizer, language: str, source: str) -> str:
+    """In llguidance's own form, which compiles. Raises GrammarError."""
+    grammar = translate(language, source)
+    try:
+        compiled(tokenizer, grammar)
+        return grammar
+    except GrammarError:
+        relaxed = without_patterns(grammar, partial(_is_enforceable, tokenizer))
+        if relaxed is None:
+            raise
+    compiled(tokenizer, relaxed)
+    return relaxed
 
 
 def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -68,6 +92,26 @@ def problem(matcher: LLMatcher) -> str:
     """Of one that is in error."""
     error = matcher.get_error().removesuffix("<non-verbose/>").strip()
     return "nothing matches it" if error == "NoExtensionBias" else error
+
+
+def _is_enforceable(tokenizer: LLTokenizer, pattern: str) -> bool:
+    """True also for a pattern that is no regular expression, which is an error."""
+    schema = json.dumps({"type": "string", "pattern": pattern})
+    try:
+        compiled(tokenizer, translate(contract.JSON_SCHEMA.name, schema))
+        return True
+    except GrammarError as error:
+        if not _BEYOND.search(str(error)):
+            return True
+    try:
+        re.compile(pattern)
+    except (re.error, OverflowError, RecursionError):
+        return True
+    return False
+
+
+_BEYOND = re.compile("not supported|regex parse error")
+"""In llguidance's refusal of a pattern, other than that it is too complex."""
 
 
 class _Vocabulary:

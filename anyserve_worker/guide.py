@@ -73,7 +73,7 @@ class Guides:
         """
         self.check(guide)
         try:
-            return self._trials.run(guide.tensor.name, guide.source, seconds)
+            return self._trials.run(guide.language, guide.source, seconds)
         except GrammarError as error:
             raise _refused(guide, *explained(guide.tensor.name, guide.source, str(error))) from None
 

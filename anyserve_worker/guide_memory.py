@@ -11,7 +11,7 @@ V = TypeVar("V")
 
 def digest(guide: Guide) -> bytes:
     """Identifies language and source."""
-    return sha256(guide.tensor.name.encode() + b"\0" + guide.source.encode()).digest()
+    return sha256(guide.language.encode() + b"\0" + guide.source.encode()).digest()
 
 
 class LeastRecentlyUsed(Generic[V]):

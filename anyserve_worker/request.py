@@ -63,6 +63,13 @@ class Guide:
 
     tensor: TensorSpec
     source: str
+    lenient: bool = False
+    """Whether what can't be enforced of a JSON Schema is left out, rather than refused."""
+
+    @property
+    def language(self) -> str:
+        """The name of the tensor that says how to compile it."""
+        return contract.LENIENT_SCHEMA.name if self.lenient else self.tensor.name
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,12 +189,15 @@ def _logit_bias(given: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], ..
 
 
 def _guide(given: dict[str, tensors.Tensor]) -> Guide | None:
+    lenient = scalar(given, contract.LENIENT_SCHEMA, False)
+    if lenient and contract.JSON_SCHEMA.name not in given:
+        raise refuse(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
     specs = [spec for spec in contract.GUIDES if spec.name in given]
     if not specs:
         return None
     if len(specs) > 1:
         raise refuse(specs[1], f"given together with '{specs[0].name}'")
-    return Guide(specs[0], utf8(specs[0], given[specs[0].name].elements[0]))
+    return Guide(specs[0], utf8(specs[0], given[specs[0].name].elements[0]), lenient)
 
 
 def _suffix(given: dict[str, tensors.Tensor]) -> str | None:

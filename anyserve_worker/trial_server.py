@@ -20,7 +20,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from anyserve_worker.grammar import GrammarError, GuideTokenizer, compiled, tokenizer, translate
+from anyserve_worker.grammar import GrammarError, GuideTokenizer, compiled, tokenizer, translate, tried
 
 LENGTH = struct.Struct("!I")
 """Bytes of the vocabulary, which is JSON."""
@@ -98,9 +98,7 @@ def _serve(channel: socket.socket, vocabulary: GuideTokenizer) -> None:
 
 def _attempt(vocabulary: GuideTokenizer, language: str, source: str, answer: dict[str, Any]) -> None:
     try:
-        grammar = translate(language, source)
-        compiled(vocabulary, grammar)
-        answer["grammar"] = grammar
+        answer["grammar"] = tried(vocabulary, language, source)
     except GrammarError as error:
         answer["error"] = str(error)
     except BaseException as error:  # llguidance's panics are no Exception.

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from openai_server import guide_parts
+from openai_server.closing import closed
 from openai_server.errors import UnsupportedParameter
 from openai_server.schemas import ChatRequest, Prompt, Request
 from protos import contract, tensors
@@ -99,7 +100,7 @@ def _table(kind: type[Request]) -> tuple[list[tuple[str, Sampling]], Callable[[R
     return rows, attrgetter(*(row.attribute or name for name, row in rows))
 
 
-OURS = (contract.LARK, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
+OURS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
 """No field of the client's is behind these."""
 
 
@@ -136,6 +137,17 @@ def _functions(request: Request) -> dict[str, str]:
         **{guide_parts.of_function(tool.function.name): f"tools[{i}].function.parameters" for i, tool in tools},
         **{guide_parts.of_function(function.name): f"functions[{i}].parameters" for i, function in functions},
     }
+
+
+def schema_inputs(request: Request, takes: Container[str]) -> dict[TensorSpec, Sequence[Any]]:
+    """The request's JSON Schema for this backend, once for all prompts. Takes up to 15 ms."""
+    if (schema := request.schema) is None or contract.JSON_SCHEMA.name not in takes:
+        return {}
+    inputs: dict[TensorSpec, Sequence[Any]] = {contract.JSON_SCHEMA: _source(closed(schema))}
+    # A backend that doesn't list its inputs may refuse a tensor that no client set.
+    if not request.strict_schema and takes is not EVERYTHING and contract.LENIENT_SCHEMA.name in takes:
+        inputs[contract.LENIENT_SCHEMA] = [True]
+    return inputs
 
 
 class _Everything:

@@ -140,6 +140,8 @@ class Generator:
             self._caps.check_prompts("messages", [plan.prompt])
             request, prompts, reading = plan.request, [plan.prompt], plan.reading
             inputs |= plan.inputs
+        if request.response_format is not None or request.json_schema is not None:
+            inputs |= encode.schema_inputs(request, model.takes)
         if request.chooses_best and request.top_tokens is None:
             inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
         calls = (

@@ -130,6 +130,9 @@ SKIP_SPECIAL_TOKENS = TensorSpec(
 JSON_SCHEMA = TensorSpec(
     "json_schema", "BYTES", (1,), "JSON Schema that the text of each choice is valid against, as compact JSON"
 )
+LENIENT_SCHEMA = TensorSpec(
+    "lenient_schema", "BOOL", (1,), "what of `json_schema` can't be enforced is left out; absent: false, it is an error"
+)
 REGEX = TensorSpec("regex", "BYTES", (1,), "regular expression that the whole text of each choice matches")
 GRAMMAR = TensorSpec("grammar", "BYTES", (1,), "the same as a grammar in llama.cpp's GBNF, rule `root`")
 LARK = TensorSpec("lark", "BYTES", (1,), "the same as a grammar in llguidance's Lark, rule `start`")
@@ -192,6 +195,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     IGNORE_EOS,
     SKIP_SPECIAL_TOKENS,
     JSON_SCHEMA,
+    LENIENT_SCHEMA,
     REGEX,
     GRAMMAR,
     LARK,

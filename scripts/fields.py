@@ -19,7 +19,7 @@ OTHERWISE = {
     "messages": "`prompt`, rendered with the model's chat template",
     "max_completion_tokens": "`max_tokens`",
     "repeat_penalty": "`repetition_penalty`",
-    "response_format": "`json_schema`",
+    "response_format": "`json_schema`; `lenient_schema`, unless `strict`",
     "top_logprobs": "`logprobs`",
     "best_of": "`n`, of which the likeliest are told",
     "stream": "`ModelStreamInfer` instead of `ModelInfer`",

@@ -20,6 +20,7 @@ PURE = (
     "protos.literals",
     "openai_server.schemas",
     "openai_server.schemas_tasks",
+    "openai_server.closing",
     "openai_server.encode",
     "openai_server.encode_tasks",
     "openai_server.decode",
@@ -63,6 +64,7 @@ PURE = (
     "anyserve_worker.echo",
     "anyserve_worker.guide_queue",
     "anyserve_worker.guide_memory",
+    "anyserve_worker.lenient",
     "anyserve_worker.special_text",
     "anyserve_worker.telemetry.origin",
 )

@@ -12,7 +12,6 @@ from itertools import chain
 from typing import Any
 
 import msgspec
-import orjson
 
 from openai_server.chat import parsing
 from openai_server.chat.markup import LISTED, MARKUP_PARAMETERS, Markup, markup_of
@@ -21,6 +20,8 @@ from openai_server.chat.reading import Reading
 from openai_server.chat.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
 from openai_server.chat.tools import generic, schema
 from openai_server.chat.tools.formats import format_of
+from openai_server.chat.tools.grammar import json_value
+from openai_server.closing import closed
 from openai_server.encode import Inputs
 from openai_server.errors import InvalidRequest, UnsupportedParameter
 from openai_server.schemas import AssistantMessage, ChatRequest, FunctionMessage, Message, Tool, ToolMessage, ToolUse
@@ -250,8 +251,4 @@ def _body(request: ChatRequest) -> str:
     """What the content has to match, in Lark; empty if nothing."""
     if request.regex is not None:
         return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", request.regex, flags=re.DOTALL) + "/"
-    return "" if request.schema is None else f"%json {orjson.dumps(request.schema | COMPACT).decode()}"
-
-
-COMPACT = {"x-guidance": {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}}
-"""In a schema, to llguidance: where white space is free, a small model writes nothing else."""
+    return "" if request.schema is None else json_value(closed(request.schema), exactly=request.strict_schema)

@@ -94,7 +94,7 @@ RESPONSE_FORMAT_FIELDS = {
     "json_object": Fields(frozenset({"type", "schema"})),
     "json_schema": Fields(frozenset({"type", "json_schema"})),
 }
-NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema"}), frozenset({"description", "strict"}))  # always strict
+NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema", "strict"}), frozenset({"description"}))
 
 _ROLE = frozenset({"role"})
 MESSAGE_FIELDS: dict[str, Fields] = {

@@ -163,6 +163,12 @@ class Request(Struct, kw_only=True):
         return self.json_schema
 
     @property
+    def strict_schema(self) -> bool:
+        """Whether a keyword of `schema` that can't be enforced is an error. Otherwise it is left out."""
+        format = self.response_format
+        return isinstance(format, JsonSchemaFormat) and bool(format.json_schema.strict)
+
+    @property
     def guides(self) -> list[str]:
         """The fields that say what the text has to match."""
         guides = []

@@ -3,6 +3,7 @@
 import json
 import time
 from collections.abc import Iterator
+from typing import Any
 
 import numpy as np
 import pytest
@@ -195,6 +196,94 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
 )
 def test_what_cannot_be_followed_is_refused(guides: Guides, tensor: TensorSpec, source: str, says: str) -> None:
     assert says in refusal(guides, tensor, source)
+
+
+# ---- Lenient schemas: what can't be enforced is left out
+
+A_OR_1: dict[str, Any] = {"type": "array", "items": {"enum": ["a", 1]}}
+OBJECT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"const": 1}},
+    "additionalProperties": False,
+}
+UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "uniqueItems": (A_OR_1 | {"uniqueItems": True}, '["a", "a", 1]'),
+    "contains": (A_OR_1 | {"contains": {"const": 1}, "minContains": 2, "maxContains": 3}, '["a"]'),
+    "unevaluatedItems": (A_OR_1 | {"unevaluatedItems": False}, '["a"]'),
+    "not": (OBJECT | {"not": {"required": ["a"]}}, '{"a": 1}'),
+    "propertyNames": (OBJECT | {"propertyNames": {"const": "b"}}, '{"a": 1}'),
+    "dependentRequired": (OBJECT | {"dependentRequired": {"a": ["b"]}}, '{"a": 1}'),
+    "dependentSchemas": (OBJECT | {"dependentSchemas": {"a": {"required": ["b"]}}}, '{"a": 1}'),
+    "dependencies": (OBJECT | {"dependencies": {"a": ["b"]}}, '{"a": 1}'),
+    "if": (OBJECT | {"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["a"]}}, "{}"),
+    "unevaluatedProperties": (OBJECT | {"unevaluatedProperties": False}, '{"a": 1}'),
+    "maxProperties": ({"type": "object", "properties": {"a": {}}, "maxProperties": 2}, '{"a": 1}'),
+    "format": ({"type": "string", "format": "iri"}, '"no iri"'),
+    "oneOf": ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "1"),
+    "look-ahead": ({"type": "string", "pattern": "^(?!a)"}, '"a"'),
+    "look-behind": ({"items": {"type": "string", "pattern": "(?<!a)$"}}, '["a"]'),
+    "a word boundary": (OBJECT | {"properties": {"a": {"type": "string", "pattern": r"\bx\b"}}}, '{"a": "y"}'),
+    "a backreference": ({"anyOf": [{"type": "string", "pattern": r"^(a)\1$"}]}, '"a"'),
+    "names of look-ahead": (
+        {"type": "object", "patternProperties": {"^(?!b)": {"const": 1}}, "additionalProperties": False},
+        '{"b": 1}',
+    ),
+}
+"""Each with a text that a lenient schema allows."""
+
+
+def written(guides: Guides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
+    accept(compiled(guides, Guide(tensor, source, lenient)), text)
+
+
+@pytest.mark.parametrize("name", UNENFORCEABLE)
+def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: Guides, name: str) -> None:
+    schema, text = UNENFORCEABLE[name]
+    source = json.dumps(schema)
+    written(guides, JSON_SCHEMA, source, text, lenient=True)
+    with pytest.raises(InvalidRequest):
+        compiled(guides, Guide(JSON_SCHEMA, source))
+    # The same inside a grammar, as for the arguments of a call.
+    lark = "start: r0\nr0: %json " + json.dumps(schema | {"x-guidance": {"lenient": True}})
+    accept(compiled(guides, Guide(LARK, lark)), text.replace(", ", ",").replace(": ", ":"))
+    with pytest.raises(InvalidRequest):
+        compiled(guides, Guide(LARK, lark.replace("true}}", "false}}")))
+
+
+@pytest.mark.parametrize("name", UNENFORCEABLE)
+def test_the_rest_of_a_lenient_schema_is_enforced(guides: Guides, name: str) -> None:
+    schema, _ = UNENFORCEABLE[name]
+    both = {"type": "object", "properties": {"x": schema, "y": {"type": "integer"}}, "required": ["y"]}
+    matcher = compiled(guides, Guide(JSON_SCHEMA, json.dumps(both | {"additionalProperties": False}), lenient=True))
+    accept(matcher, '{"y": ')
+    assert ord('"') not in allowed(matcher)
+    accept(matcher, "1}")
+    assert matcher.ended
+
+
+def test_what_looks_like_a_pattern_is_data(guides: Guides) -> None:
+    data = {"pattern": "(?!a)", "patternProperties": {"(?!a)": 1}}
+    schema = {
+        "type": "object",
+        "properties": {"pattern": {"const": data}, "b": {"type": "string", "pattern": "(?!a)"}},
+        "required": ["pattern", "b"],
+    }
+    written(guides, JSON_SCHEMA, json.dumps(schema), json.dumps({"pattern": data, "b": "x"}), lenient=True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "string", "pattern": "("}, "unclosed group"),
+        ({"items": [{"pattern": "(?!a)"}, {"type": "string", "pattern": "[b"}]}, "unclosed"),
+        ({"type": "no such type"}, "no such type"),
+        ({"$ref": "#/$defs/a"}, "does not exist"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
+    ],
+)
+def test_what_is_wrong_with_a_lenient_schema_is_refused(guides: Guides, schema: object, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema), lenient=True))
 
 
 @pytest.mark.parametrize("tensor", contract.GUIDES, ids=lambda spec: spec.name)

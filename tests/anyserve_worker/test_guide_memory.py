@@ -7,6 +7,7 @@ from protos import contract
 
 def test_a_digest_identifies_language_and_source() -> None:
     guides = [Guide(tensor, source) for tensor in contract.GUIDES for source in ("", "a", "b", "é")]
+    guides += [Guide(contract.JSON_SCHEMA, source, lenient=True) for source in ("", "a")]
     assert len({digest(guide) for guide in guides}) == len(guides)
     assert digest(Guide(contract.REGEX, "a")) == digest(Guide(contract.REGEX, "a"))
 

@@ -99,6 +99,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         ignore_eos=[True],
         skip_special_tokens=[False],
         json_schema=['{"const": "é"}'.encode()],
+        lenient_schema=[True],
         logprobs=[5],
         suffix=["Füße".encode()],
         mark_begin=["<ä>".encode()],
@@ -114,7 +115,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         stop=("a", "é"),
         suffix="Füße",
         skip_special_tokens=False,
-        guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}'),
+        guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}', lenient=True),
         mark_begin="<ä>",
         mark_end=("</a>", "</b>"),
         priority=3,
@@ -345,6 +346,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         "given together with 'regex'",
     ),
     "a guide not UTF-8": ({"prompt": [b"x"], "regex": [b"\xff"]}, "regex", "not UTF-8"),
+    "leniency without a schema": (
+        {"prompt": [b"x"], "regex": [b"a"], "lenient_schema": [True]},
+        "lenient_schema",
+        "given without 'json_schema'",
+    ),
     "two schemas": ({"prompt": [b"x"], "json_schema": [b"{}", b"{}"]}, "json_schema", "shape is [2], must be [1]"),
     "a suffix of token ids": (
         {"prompt_token_ids": [1], "suffix": [b"x"]},

@@ -113,7 +113,7 @@ def test_the_deltas_of_a_stream_are_the_whole_answer(client: OpenAI, body: dict[
     assert gathered(client, **body) == as_gathered(chat(client, **body))
 
 
-UNENFORCEABLE = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}}}
+UNENFORCEABLE = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}, "strict": True}}
 
 
 # ---- Tools

@@ -164,6 +164,8 @@ def test_guides_and_log_probabilities_together(service: Service) -> None:
         ({"regex": "(a"}, "unclosed group"),
         ({"json_schema": "{"}, "EOF"),
         ({"json_schema": '{"type": "array", "uniqueItems": true}'}, "uniqueItems"),
+        ({"json_schema": '{"type": "array", "uniqueItems": true}', "lenient_schema": False}, "uniqueItems"),
+        ({"json_schema": '{"type": "string", "pattern": "("}', "lenient_schema": True}, "unclosed group"),
         ({"grammar": "no grammar"}, ""),
         ({"grammar": "(" * 20_000}, ""),
         ({"lark": "start: <no_such_token>"}, "no_such_token"),
@@ -172,7 +174,7 @@ def test_guides_and_log_probabilities_together(service: Service) -> None:
     ],
 )
 def test_a_guide_that_cannot_be_followed_is_refused_by_name(
-    service: Service, inputs: dict[str, str], says: str
+    service: Service, inputs: dict[str, Any], says: str
 ) -> None:
     error = refusal(service, **inputs)
     assert blamed(error) in inputs

@@ -73,7 +73,7 @@ class Glm(ToolFormat):
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         rules.begin(tool)
-        parameters = schema.parameters(tool.function)
+        parameters = schema.closed_parameters(tool.function)
         exactly, required = bool(tool.function.strict), schema.required(parameters)
         elements = [
             (self._element(rules, key, value, parameters, exactly), key in required)

@@ -72,6 +72,15 @@ def many(one: str, separator: str, *, several: bool) -> str:
     return f"{one} ({separator} {one})*" if several else one
 
 
+def json_value(schema: Any, *, exactly: bool) -> str:
+    """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are left out."""
+    if schema is True:
+        schema = {}
+    if isinstance(schema, dict):
+        schema = {**schema, "x-guidance": {**_JSON_STYLE, "lenient": not exactly}}
+    return f"%json {orjson.dumps(schema).decode()}"
+
+
 class Rules:
     """The rules of one grammar, as they are added. Raises InvalidRequest if they become too long."""
 
@@ -119,11 +128,7 @@ class Rules:
 
     def json(self, schema: Any, *, exactly: bool) -> str:
         """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are left out."""
-        if schema is True:
-            schema = {}
-        if isinstance(schema, dict):
-            schema = {**schema, "x-guidance": {**_JSON_STYLE, "lenient": not exactly}}
-        return self.rule(f"%json {orjson.dumps(schema).decode()}", guide_parts.of_function(self._function))
+        return self.rule(json_value(schema, exactly=exactly), guide_parts.of_function(self._function))
 
     def arguments(self, tool: Tool) -> str:
         """The arguments of a call as a JSON object."""

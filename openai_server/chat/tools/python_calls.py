@@ -84,7 +84,7 @@ def python_calls(rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
 
 def _call(rules: Rules, tool: Tool) -> str:
     rules.begin(tool)
-    parameters = schema.parameters(tool.function)
+    parameters = schema.closed_parameters(tool.function)
     exactly, required = bool(tool.function.strict), schema.required(parameters)
     arguments = []
     for key, value in schema.properties(parameters).items():

@@ -6,6 +6,7 @@ PURE. A schema comes from a request: it may be anything that is a JSON object.
 from collections.abc import Mapping
 from typing import Any
 
+from openai_server.closing import closed
 from openai_server.schemas import FunctionDefinition
 
 Schema = dict[str, Any]
@@ -13,11 +14,13 @@ _MAX_REFERENCES = 16
 _MAX_VALUES = 1000
 """How many values of an `enum` are looked at for their types: any number of arguments may refer to the same one."""
 _TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
-_COMBINING = frozenset({"$ref", "allOf", "anyOf", "oneOf", "not", "if", "patternProperties", "additionalProperties"})
-_WITHOUT_NAMES = _COMBINING | {
-    *("$dynamicRef", "const", "enum", "minProperties", "propertyNames", "unevaluatedProperties"),
-    *("dependencies", "dependentRequired", "dependentSchemas"),
-}
+_WITHOUT_NAMES = frozenset(
+    {
+        *("$ref", "$dynamicRef", "allOf", "anyOf", "oneOf", "not", "if", "const", "enum"),
+        *("additionalProperties", "unevaluatedProperties", "patternProperties", "propertyNames", "minProperties"),
+        *("dependencies", "dependentRequired", "dependentSchemas"),
+    }
+)
 """Keywords that allow or require arguments even if `properties` names none."""
 _ADDITIONAL = frozenset({"additionalProperties", "unevaluatedProperties"})
 _NULLABLE = ("properties", "required", "additionalProperties", "patternProperties")
@@ -35,14 +38,8 @@ def parameters(function: FunctionDefinition) -> Schema:
 
 
 def closed_parameters(function: FunctionDefinition) -> Schema:
-    """The same without arguments that the schema does not name, unless it speaks of them.
-
-    They would be allowed, but a small model that may always write one more may never end.
-    """
-    schema = parameters(function)
-    if properties(schema) and not _COMBINING & schema.keys():
-        schema["additionalProperties"] = False
-    return schema
+    """The same without arguments and members that the schema does not name, unless it speaks of them."""
+    return closed(parameters(function))
 
 
 def with_properties(parameters: Schema) -> Schema:

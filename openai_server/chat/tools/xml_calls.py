@@ -127,7 +127,7 @@ class XmlCalls(ToolFormat):
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         rules.begin(tool)
-        tags, parameters = self.tags, schema.parameters(tool.function)
+        tags, parameters = self.tags, schema.closed_parameters(tool.function)
         head = literal(f"{tags.call[0]}{tool.function.name}{tags.call[1]}\n")
         exactly, required = bool(tool.function.strict), schema.required(parameters)
         elements = [

@@ -3,15 +3,13 @@
 It is read by the trial process too (`trial_server.py`), which has to start fast: hence nothing heavy is imported here.
 """
 
-import json
-import re
 from collections.abc import Callable, Sequence
 from functools import partial
 
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
-from anyserve_worker.lenient import without_patterns
+from anyserve_worker.lenient import relaxed
 from protos import contract
 
 # Within these limits a mask takes at most about 50 ms (EPYC, vocabularies of 49,152 and 262,144 tokens); those of real
@@ -71,11 +69,11 @@ def tried(tokenizer: LLTokenizer, language: str, source: str) -> str:
         compiled(tokenizer, grammar)
         return grammar
     except GrammarError:
-        relaxed = without_patterns(grammar, partial(_is_enforceable, tokenizer))
-        if relaxed is None:
+        less = relaxed(grammar, partial(_is_refused, tokenizer))
+        if less is None:
             raise
-    compiled(tokenizer, relaxed)
-    return relaxed
+    compiled(tokenizer, less)
+    return less
 
 
 def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
@@ -94,24 +92,12 @@ def problem(matcher: LLMatcher) -> str:
     return "nothing matches it" if error == "NoExtensionBias" else error
 
 
-def _is_enforceable(tokenizer: LLTokenizer, pattern: str) -> bool:
-    """True also for a pattern that is no regular expression, which is an error."""
-    schema = json.dumps({"type": "string", "pattern": pattern})
+def _is_refused(tokenizer: LLTokenizer, schema: str) -> bool:
     try:
         compiled(tokenizer, translate(contract.JSON_SCHEMA.name, schema))
+        return False
+    except GrammarError:
         return True
-    except GrammarError as error:
-        if not _BEYOND.search(str(error)):
-            return True
-    try:
-        re.compile(pattern)
-    except (re.error, OverflowError, RecursionError):
-        return True
-    return False
-
-
-_BEYOND = re.compile("not supported|regex parse error")
-"""In llguidance's refusal of a pattern, other than that it is too complex."""
 
 
 class _Vocabulary:

@@ -224,6 +224,10 @@ UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
     "look-behind": ({"items": {"type": "string", "pattern": "(?<!a)$"}}, '["a"]'),
     "a word boundary": (OBJECT | {"properties": {"a": {"type": "string", "pattern": r"\bx\b"}}}, '{"a": "y"}'),
     "a backreference": ({"anyOf": [{"type": "string", "pattern": r"^(a)\1$"}]}, '"a"'),
+    "$schema": ({"$schema": "https://json-schema.org/draft-07/schema#", "type": "integer"}, "1"),
+    "a maximum": ({"type": "number", "minimum": -1.7e308, "maximum": 1.7e308}, "-1.5"),
+    "a multiple": ({"type": "integer", "multipleOf": 1 << 40}, "3"),
+    "names that overlap": ({"type": "object", "patternProperties": {"^a": {"const": 1}, "b$": {}}}, '{"ab": 2}'),
     "names of look-ahead": (
         {"type": "object", "patternProperties": {"^(?!b)": {"const": 1}}, "additionalProperties": False},
         '{"b": 1}',
@@ -278,6 +282,9 @@ def test_what_looks_like_a_pattern_is_data(guides: Guides) -> None:
         ({"items": [{"pattern": "(?!a)"}, {"type": "string", "pattern": "[b"}]}, "unclosed"),
         ({"type": "no such type"}, "no such type"),
         ({"$ref": "#/$defs/a"}, "does not exist"),
+        ({"type": "integer", "multipleOf": 0}, "multiple"),
+        ({"type": "number", "maximum": "3"}, "maximum"),
+        ({"type": "object", "patternProperties": {"^a": {}, "(": {}}}, "unclosed group"),
         ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
     ],
 )

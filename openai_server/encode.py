@@ -188,10 +188,10 @@ def infer_request(
         tensors.add_input(message, spec, elements)
     rows, read = _table(type(request))
     for (name, sampling), value in zip(rows, read(request), strict=True):
-        if value is None:
+        if value is None or sampling.tensor in ours:
             continue
         values = sampling.elements(value) if sampling.elements else (value,)
-        if not values or sampling.tensor in ours:
+        if not values:
             continue
         if sampling.tensor.name in takes:
             tensors.add_input(message, sampling.tensor, values)

@@ -45,6 +45,8 @@ _OF_ITSELF = _ANNOTATIONS | {
 }
 """Keywords that speak of no member's or item's inside."""
 _UNFOLLOWED = frozenset({"$anchor", "$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef"})
+_WITH_SCHEMAS = _CHILDREN | _BY_NAME | _BRANCHES | _UNFOLLOWED | {"$id", "$ref", *_DEFINITIONS}
+"""Keywords of a schema that is not a leaf."""
 _EVERYTHING = frozenset({""})
 """In place of names of members: all members, and all items."""
 
@@ -84,6 +86,8 @@ class _Closing:
         if not isinstance(schema, dict):
             return schema
         self._visit()
+        if _WITH_SCHEMAS.isdisjoint(schema):
+            return schema
         if not _UNFOLLOWED.isdisjoint(schema) or ("$id" in schema and schema is not self._root):
             raise _StaysOpen
         shared = self._shared(schema) if close else _EVERYTHING
@@ -159,6 +163,8 @@ class _Closing:
             return _EVERYTHING
         if schema.get("uniqueItems") and _number(schema.get("minItems")) > 1:
             return _EVERYTHING  # There may be fewer closed items than there must be different ones.
+        if "$ref" not in schema and _IN_PLACE.isdisjoint(schema):
+            return frozenset()
         seen: set[Steps] = set()
         return frozenset().union(*(self._named(branch, seen) for branch in self._in_place(schema, seen)))
 

@@ -312,6 +312,49 @@ def test_arguments_that_the_schema_does_not_name() -> None:
     assert accepted(HERMES.grammar([opened], parallel=False), hermes("f", '{"b": 1}'))
 
 
+PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
+
+
+def written_at(name: str, value: str) -> str:
+    """A call with the argument `at`."""
+    return {
+        "hermes": hermes("f", f'{{"at": {value}}}'),
+        "qwen3-coder": f"<tool_call>\n<function=f>\n<parameter=at>\n{value}\n</parameter>\n</function>\n</tool_call>",
+        "glm": f"<tool_call>f\n<arg_key>at</arg_key>\n<arg_value>{value}</arg_value>\n</tool_call>",
+        "lfm2": f"<|tool_call_start|>[f(at={value})]<|tool_call_end|>",
+    }[name]
+
+
+@pytest.mark.parametrize("name", ["hermes", "qwen3-coder", "glm", "lfm2"])
+@pytest.mark.parametrize(
+    ("at", "more", "closed"),
+    [
+        (PLACE, {}, True),
+        ({"$ref": "#/$defs/place"}, {"$defs": {"place": PLACE}}, True),
+        ({"$ref": "#/properties/from"}, {"properties": {"from": PLACE}}, True),
+        ({**PLACE, "additionalProperties": True}, {}, False),
+        ({**PLACE, "required": ["x", "y"]}, {}, False),
+        (PLACE, {"allOf": [{"properties": {"at": {"required": ["y"]}}}]}, False),
+    ],
+)
+def test_members_of_arguments_that_the_schema_does_not_name(
+    name: str, at: dict[str, Any], more: dict[str, Any], closed: bool
+) -> None:
+    function = tool("f")
+    function.function.parameters = {"type": "object", **more, "properties": {"at": at, **more.get("properties", {})}}
+    grammar = FORMATS[name].grammar([function], parallel=False)
+    assert accepted(grammar, written_at(name, '{"x": 1, "y": 2}')) is not closed
+    if closed:
+        assert accepted(grammar, written_at(name, '{"x": 1}'))
+
+
+def test_an_argument_that_is_required_but_not_described() -> None:
+    function = tool("f", {"a": {"type": "integer"}}, "a", "b")
+    grammar = HERMES.grammar([function], parallel=False)
+    assert accepted(grammar, hermes("f", '{"a": 1, "b": 2}'))
+    assert not accepted(grammar, hermes("f", '{"a": 1}'))
+
+
 def test_references_lead_somewhere() -> None:
     parameters = {
         "type": "object",

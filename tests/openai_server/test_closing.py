@@ -6,7 +6,7 @@ from itertools import combinations
 from typing import Any
 
 import pytest
-from hypothesis import assume, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
@@ -239,7 +239,7 @@ KEYWORDS = (
 )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(
         st.sampled_from(KEYWORDS),
@@ -361,7 +361,7 @@ def assume_valid(schema: Schema, value: Any) -> None:
         assume(False)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
 def test_what_has_a_value_still_has_one(schema: Schema, value: Any) -> None:
     """It is the same value without the members that nobody named; or with some that were named, to make enough."""
@@ -372,7 +372,7 @@ def test_what_has_a_value_still_has_one(schema: Schema, value: Any) -> None:
     assert any(is_valid(result, candidate) for whole in fuller for candidate in smaller(whole)), result
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
 def test_whatever_is_valid_was_valid_before(schema: Schema, value: Any) -> None:
     result = closed(schema)

@@ -3,7 +3,8 @@
 PURE. A schema that has valid values still has one: an object is closed only where no other part of the schema may
 require a member that it doesn't name. So nothing is closed inside the branches of `allOf`, `anyOf`, `oneOf`, `not`,
 `if` and their like, nor inside members and items of which another part speaks as well. A definition that is used both
-inside and outside of branches becomes two, one of them closed.
+inside and outside of branches becomes two, one of them closed. A union with null (pydantic's `Optional[Model]`) is no
+such combiner: nothing but the one branch speaks of the object.
 """
 
 from collections.abc import Iterator
@@ -101,7 +102,7 @@ class _Closing:
                     name: self._schema(item, close=may_close and name not in shared) for name, item in value.items()
                 }
             elif key in _CHILDREN or key in _BRANCHES:
-                may_close = key in _CHILDREN and "" not in shared
+                may_close = (key in _CHILDREN and "" not in shared) or (close and _is_nullable(schema, key))
                 if isinstance(value, list):
                     result[key] = [self._schema(item, close=may_close) for item in value]
                 else:
@@ -215,6 +216,15 @@ def _is_silent(schema: Schema) -> bool:
     if dependent or "propertyNames" in schema:
         return False
     return least <= len(names) + sum(_is_plain(item) for name, item in properties.items() if name not in names)
+
+
+def _is_nullable(schema: Schema, key: str) -> bool:
+    """Whether it is nothing but a union of one schema and null."""
+    branches = schema[key]
+    if key not in ("anyOf", "oneOf") or not isinstance(branches, list) or not schema.keys() <= {key, *_ANNOTATIONS}:
+        return False
+    others = [branch for branch in branches if not (isinstance(branch, dict) and branch.get("type") == "null")]
+    return len(others) == 1 < len(branches)
 
 
 def _is_plain(schema: Any) -> bool:

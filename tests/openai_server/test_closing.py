@@ -57,6 +57,7 @@ POINT, POINT_AND_MORE = {"x": "1"}, {"x": "1", "z": "1"}
             {"type": "object", "properties": {"x": TEXT, "more": {"type": "array", "items": {"$ref": "#"}}}},
             lambda value: {"more": [{"more": [value]}]},
         ),
+        *(({key: [named("x"), {"type": "null"}], "default": None}, lambda value: value) for key in ("anyOf", "oneOf")),
         # A combiner beside it speaks of other things than its inside.
         (
             {"type": "object", "properties": {"a": named("x")}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
@@ -144,7 +145,8 @@ CONDITION = {"required": ["y"]}
         {**named("x"), **BASE, "$defs": {"B": named("y", required=["y"])}},
         # Inside the branches of a combiner, behind references too.
         *({key: [named("x"), named("y")]} for key in ("allOf", "anyOf", "oneOf")),
-        {"anyOf": [named("x"), {"type": "null"}]},
+        {"anyOf": [named("x"), {"type": "null"}], "required": ["y"]},
+        {"anyOf": [named("x"), named("y"), {"type": "null"}]},
         {"allOf": [BASE, named("y")], "$defs": {"B": named("x")}},
         {"allOf": [BASE], "$defs": {"B": {"type": "object", "properties": {"a": named("x")}}}},
         {"not": named("x")},
@@ -191,7 +193,7 @@ def test_a_definition_that_is_used_in_both_ways_becomes_two() -> None:
         "type": "object",
         "properties": {
             "home": {"$ref": "#/$defs/Place"},
-            "other": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "null"}]},
+            "other": {"anyOf": [{"$ref": "#/$defs/Place"}, {"type": "string"}]},
             "all": {"type": "array", "items": {"$ref": "#/$defs/Place"}},
         },
         "$defs": {
@@ -208,7 +210,7 @@ def test_a_definition_that_is_used_in_both_ways_becomes_two() -> None:
 
 
 def test_the_root_can_be_a_branch_of_itself() -> None:
-    schema = {"type": "object", "properties": {"x": TEXT, "up": {"anyOf": [{"$ref": "#"}, {"type": "null"}]}}}
+    schema = {"type": "object", "properties": {"x": TEXT, "up": {"anyOf": [{"$ref": "#"}, {"type": "string"}]}}}
     result = closed(schema)
     assert not is_valid(result, POINT_AND_MORE)
     assert is_valid(result, {"up": {"up": POINT_AND_MORE}})
@@ -298,8 +300,8 @@ def schemas_of(inner: st.SearchStrategy[Any]) -> st.SearchStrategy[Any]:
         "uniqueItems": st.just(True),
         "minItems": st.integers(0, 2),
         "allOf": some,
-        "anyOf": some,
-        "oneOf": some,
+        "anyOf": some | inner.map(lambda schema: [schema, {"type": "null"}]),
+        "oneOf": some | inner.map(lambda schema: [schema, {"type": "null"}]),
         "not": inner,
         "if": inner,
         "then": inner,

@@ -5,6 +5,7 @@ statuses and the types of errors; answers in `openapi_answers`. Imported when so
 takes some memory. tests/wire/test_openapi.py compares its paths with the routes, and asks them what it describes.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -21,6 +22,7 @@ from openai_server.errors import GRPC_TO_HTTP
 from openai_server.schemas import Fields
 from openai_server.schemas import messages as parts
 from openai_server.schemas import requests as bodies
+from openai_server.schemas.tables import Entries
 
 Json = dict[str, Any]
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -47,9 +49,15 @@ _CHECKED_BY: dict[Any, Fields] = {
     parts.AssistantMessage: schemas.MESSAGE_FIELDS["assistant"],
     parts.ToolMessage: schemas.MESSAGE_FIELDS["tool"],
     parts.FunctionMessage: schemas.MESSAGE_FIELDS["function"],
-    parts.TextPart: schemas.TEXT_PART_FIELDS,
+    parts.TextPart: schemas.PART_FIELDS["text"],
+    parts.InputTextPart: schemas.PART_FIELDS["input_text"],
+    parts.OutputTextPart: schemas.PART_FIELDS["output_text"],
+    parts.RefusalPart: schemas.PART_FIELDS["refusal"],
+    parts.Audio: schemas.AUDIO_FIELDS,
     parts.ToolCall: schemas.TOOL_CALL_FIELDS,
     parts.FunctionCall: schemas.FUNCTION_CALL_FIELDS,
+    parts.CustomToolCall: schemas.CUSTOM_TOOL_CALL_FIELDS,
+    parts.CustomCall: schemas.CUSTOM_CALL_FIELDS,
     parts.Tool: schemas.TOOL_FIELDS,
     parts.FunctionDefinition: schemas.FUNCTION_FIELDS,
     parts.FunctionName: schemas.FUNCTION_NAME_FIELDS,
@@ -249,7 +257,20 @@ def _narrow(schema: Json, fields: Fields) -> None:
         properties.setdefault(name, {})["description"] = "Has no effect on the answer."
     for name, values in sorted(fields.neutral.items()):
         properties[name] = {"enum": [None, *values], "description": "Not supported: only what happens anyway."}
+    for name, table in fields.nested.items():
+        if isinstance(table, Entries):
+            _let_be_null(properties[name])
+    if fields.null_only:
+        names = "|".join(re.escape(name) for name in sorted(fields.null_only))
+        schema["patternProperties"] = {f"^(?:{names})$": {"type": "null"}}
     schema["additionalProperties"] = False
+
+
+def _let_be_null(entries: Json) -> None:
+    """The values of an object with any keys."""
+    for option in entries.get("anyOf", (entries,)):
+        if "additionalProperties" in option:
+            option["additionalProperties"] = {"anyOf": [option["additionalProperties"], {"type": "null"}]}
 
 
 def _as_form(schema: Json, form: str) -> None:

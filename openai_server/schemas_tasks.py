@@ -10,13 +10,16 @@ from msgspec import Meta, Struct
 from openai_server.errors import InvalidRequest
 from openai_server.schemas import (
     NO_EFFECT,
+    REQUESTS,
     ChatRequest,
+    Each,
     Fields,
     Prompt,
     Text,
     TokenId,
     bounds,
     convert,
+    dialects,
     load,
     mapped,
     parse_chat,
@@ -55,7 +58,7 @@ class RerankRequest(Struct, kw_only=True):
     query: Text
     documents: Annotated[list[str | TextDocument], Meta(min_length=1, max_length=MAX_INPUTS)]
     model: str | None = None
-    top_n: Positive | None = None
+    top_n: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # 0: all, as in vLLM
     return_documents: bool | None = None
     priority: Priority | None = None
 
@@ -105,38 +108,20 @@ class DetokenizeRequest(Struct, kw_only=True):
 TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize
 TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
-EMBEDDING_FIELDS = Fields(mapped(EmbeddingRequest), NO_EFFECT)
-RERANK_FIELDS = Fields(
-    mapped(RerankRequest),
-    NO_EFFECT,
-    {
-        "max_chunks_per_doc": (),
-        "max_tokens_per_doc": (),
-        "rank_fields": (["text"],),
-        "truncate_prompt_tokens": (),
-    },
-)
-DOCUMENT_FIELDS = Fields(mapped(TextDocument))
-CONTENT_FIELDS = Fields(mapped(ContentToTokenize))
-PROMPT_FIELDS = Fields(mapped(PromptToTokenize))
-MESSAGES_FIELDS = Fields(
-    mapped(MessagesToTokenize),
-    neutral={
-        "add_generation_prompt": (True,),
-        "chat_template": (),
-        "chat_template_kwargs": ({},),
-        "continue_final_message": (False,),
-        "tools": ([],),
-    },
-)
-DETOKENIZE_FIELDS = Fields(mapped(DetokenizeRequest))
+EMBEDDING_FIELDS = REQUESTS.fields(mapped(EmbeddingRequest), NO_EFFECT, dialects.EMBEDDINGS)
+DOCUMENT_FIELDS = Fields(mapped(TextDocument), neutral={"multi_modal": ()})  # in vLLM's answers
+RERANK_FIELDS = REQUESTS.fields(mapped(RerankRequest), NO_EFFECT, dialects.RERANK, {"documents": Each(DOCUMENT_FIELDS)})
+CONTENT_FIELDS = REQUESTS.fields(mapped(ContentToTokenize), neutral=dialects.TOKENIZE_CONTENT)
+PROMPT_FIELDS = REQUESTS.fields(mapped(PromptToTokenize), neutral=dialects.TOKENIZE_PROMPT)
+MESSAGES_FIELDS = REQUESTS.fields(mapped(MessagesToTokenize), neutral=dialects.TOKENIZE_MESSAGES)
+DETOKENIZE_FIELDS = REQUESTS.fields(mapped(DetokenizeRequest))
 
 
 def parse_embedding(body: bytes) -> EmbeddingRequest:
     """Raises InvalidRequest."""
     given = load(body)
-    EMBEDDING_FIELDS.check(given)
     bounds.check_prompts("input", given.get("input"), MAX_INPUTS)
+    EMBEDDING_FIELDS.clean(given)
     request = convert(given, EmbeddingRequest)
     if len(request.prompts) > MAX_INPUTS:
         raise InvalidRequest(f"'input' has more than {MAX_INPUTS} items.", param="input")
@@ -146,11 +131,9 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
 def parse_rerank(body: bytes) -> RerankRequest:
     """Raises InvalidRequest."""
     given = load(body)
-    RERANK_FIELDS.check(given)
+    RERANK_FIELDS.clean(given)
     request = convert(given, RerankRequest)
-    for i, document in enumerate(given["documents"]):
-        if isinstance(document, dict):
-            DOCUMENT_FIELDS.check(document, f"documents[{i}].")
+    request.top_n = request.top_n or None
     return request
 
 
@@ -168,9 +151,8 @@ def parse_tokenize(body: bytes) -> TokenizeRequest:
     if len(forms) != 1:
         raise InvalidRequest("Give one of 'content', 'prompt' and 'messages'.", param=forms[-1] if forms else "prompt")
     struct, fields = _FORMS[forms[0]]
-    fields.check(given)
-    # null stands for unset, also where the default is not None.
-    request: TokenizeRequest = convert({key: value for key, value in given.items() if value is not None}, struct)
+    fields.clean(given)
+    request: TokenizeRequest = convert(given, struct)
     if isinstance(request, MessagesToTokenize):
         request.messages = parse_messages(request.messages, len(body))
     return request
@@ -184,5 +166,5 @@ def parse_template(body: bytes) -> ChatRequest:
 def parse_detokenize(body: bytes) -> DetokenizeRequest:
     """Raises InvalidRequest."""
     given = load(body)
-    DETOKENIZE_FIELDS.check(given)
+    DETOKENIZE_FIELDS.clean(given)
     return convert(given, DetokenizeRequest)

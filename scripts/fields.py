@@ -1,16 +1,29 @@
-"""The tables of request fields, printed from the code into docs/fields.md: type and range, tensor, backends."""
+"""The tables of request fields, printed from the code into docs/fields.md: type and range, tensor, backends; and what
+the objects in them may have."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import msgspec
 
-from openai_server import schemas
+from openai_server import schemas, schemas_tasks
 from openai_server.encode import SAMPLING
-from openai_server.schemas import ChatRequest, CompletionRequest, Fields, Request
+from openai_server.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
+from openai_server.schemas.tables import Table, Variants
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"
+OBJECTS_HEADER = "object | fields | without effect | only with this value, or null"
+NEUTRAL_HEADER = "field | value | endpoints"
+TABLES = {
+    "completions": schemas.COMPLETION_FIELDS,
+    "chat": schemas.CHAT_FIELDS,
+    "embeddings": schemas_tasks.EMBEDDING_FIELDS,
+    "rerank": schemas_tasks.RERANK_FIELDS,
+    "tokenize with `content`": schemas_tasks.CONTENT_FIELDS,
+    "tokenize with `prompt`": schemas_tasks.PROMPT_FIELDS,
+    "tokenize with `messages`": schemas_tasks.MESSAGES_FIELDS,
+}
 
 # What no sampling tensor says of a field.
 OTHERWISE = {
@@ -35,6 +48,7 @@ OTHERWISE = {
     "chat_template_kwargs": "more variables of the template",
     "enable_thinking": "the template's variable of this name",
 }
+TYPES = {"messages": f"array of up to {schemas.bounds.MAX_MESSAGES} [messages](#objects-in-requests)"}
 ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
 BACKENDS = {
     "max_completion_tokens": WITH_TENSOR,
@@ -64,12 +78,61 @@ def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
         tensor = _TENSORS.get(name)
         becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
         assert becomes, f"what becomes of {name}?"
-        yield f"`{name}`", _type(schema, components), becomes, BACKENDS.get(name, WITH_TENSOR if tensor else ALL)
+        yield (
+            f"`{name}`",
+            TYPES.get(name) or _type(schema, components),
+            becomes,
+            BACKENDS.get(name, WITH_TENSOR if tensor else ALL),
+        )
     for name in sorted(fields.no_effect):
         yield f"`{name}`", "anything", "nothing: it has no effect on the answer", ALL
-    for name, neutral in sorted(fields.neutral.items()):
-        values = ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in (None, *neutral))
-        yield f"`{name}`", values, "a 400 for any other value: not supported", "none"
+
+
+def neutral() -> list[Row]:
+    """Fields that are accepted with one value alone, or only as null: field, value, endpoints."""
+    endpoints: dict[tuple[str, str], list[str]] = {}
+    for endpoint, fields in TABLES.items():
+        for name, values in fields.neutral.items():
+            endpoints.setdefault((f"`{name}`", _values(values)), []).append(endpoint)
+    only_null: dict[str, list[str]] = {}
+    for (name, values), places in sorted(endpoints.items()):
+        if not values:
+            only_null.setdefault(", ".join(places), []).append(name)
+    with_value = [(name, values, ", ".join(places)) for (name, values), places in sorted(endpoints.items()) if values]
+    return [*with_value, *((", ".join(names), "", places) for places, names in only_null.items())]
+
+
+def objects() -> list[Row]:
+    """The objects in requests, wherever they are."""
+    places = dict(_places("", "", schemas.CHAT_FIELDS)) | dict(_places("", "", schemas_tasks.RERANK_FIELDS))
+    return [(place, *_keys(fields)) for place, fields in places.items() if place]
+
+
+def _places(path: str, kind: str, table: Table) -> Iterator[tuple[str, Fields]]:
+    match table:
+        case Fields():
+            yield path and f"`{path}`{kind}", table
+            for name, nested in table.nested.items():
+                yield from _places(f"{path}.{name}" if path else name, "", nested)
+        case Each(table=item):
+            yield from _places(f"{path}[]", "", item)
+        case Variants(tag=tag, tables=tables):
+            for value, item in tables.items():
+                yield from _places(path, f", `{tag}` {value}", item)
+
+
+def _keys(fields: Fields) -> Row:
+    with_value = (f"`{name}`: {_values(values)}" for name, values in sorted(fields.neutral.items()) if values)
+    only_null = _names(name for name, values in fields.neutral.items() if not values)
+    return _names(fields.mapped), _names(fields.no_effect), "; ".join(filter(None, (*with_value, only_null)))
+
+
+def _names(names: Iterable[str]) -> str:
+    return ", ".join(f"`{name}`" for name in sorted(names))
+
+
+def _values(values: Sequence[object]) -> str:
+    return ", ".join(f"`{msgspec.json.encode(value).decode()}`" for value in values)
 
 
 def _type(schema: Mapping[str, Any], components: Mapping[str, Any]) -> str:

@@ -86,6 +86,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "completions": lambda: _table(fields.HEADER, fields.completions()),
         "chat": lambda: _table(fields.HEADER, fields.chat()),
         "task fields": task_fields,
+        "neutral": lambda: _table(fields.NEUTRAL_HEADER, fields.neutral()),
+        "objects": lambda: _table(fields.OBJECTS_HEADER, fields.objects()),
     },
 }
 

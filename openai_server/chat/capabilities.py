@@ -82,7 +82,7 @@ _TOOL = {
     },
 }
 _BARE_TOOL = {"type": "function", "function": {"name": "anyserve_function"}}
-_CALL = ToolCall("call_0123456789abcdef", "function", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_VALUE}"}}'))
+_CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_VALUE}"}}'))
 
 
 def _writes(messages: Sequence[Message], form: Form, attempt: Attempt) -> bool:

@@ -90,12 +90,12 @@ def _assistant(message: AssistantMessage, call_id: str, form: Form) -> Seen:
     seen = _message("assistant", message, form)
     calls = message.tool_calls or []
     if message.function_call:
-        calls = [*calls, ToolCall(call_id, "function", message.function_call)]
+        calls = [*calls, ToolCall(call_id, message.function_call)]
         if form.function:
             seen["function_call"] = _function(message.function_call, form)
     if calls:
         seen["tool_calls"] = [
-            {"id": _id(call.id, form), "type": call.type, "function": _function(call.function, form)} for call in calls
+            {"id": _id(call.id, form), "type": "function", "function": _function(call.function, form)} for call in calls
         ]
     if message.reasoning_content is not None:
         seen |= dict.fromkeys(_REASONING, message.reasoning_content)

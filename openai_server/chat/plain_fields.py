@@ -283,10 +283,10 @@ class _Walk:
         if isinstance(content, str):
             return self._change(content, reasoning_markers([content], thoughts)[0])
         parts = content or []
-        texts = [part.text if isinstance(part, TextPart) else part["text"] for part in parts]
+        texts = [part["text"] if isinstance(part, dict) else part.text for part in parts]
         changed = [self._change(*each) for each in zip(texts, reasoning_markers(texts, thoughts), strict=True)]
         return content and [
-            TextPart("text", text) if isinstance(part, TextPart) else part | {"text": text}
+            part | {"text": text} if isinstance(part, dict) else TextPart(text)
             for part, text in zip(parts, changed, strict=True)
         ]
 

@@ -1,33 +1,39 @@
 """JSON to validated requests.
 
-PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, `parse` puts them together.
+PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, in the form of `tables` (other
+servers' keys are in `dialects`), `parse` puts them together.
 """
 
 from openai_server.schemas.bounds import MAX_CHOICES as MAX_CHOICES
 from openai_server.schemas.fields import ALLOWED_TOOLS_FIELDS as ALLOWED_TOOLS_FIELDS
+from openai_server.schemas.fields import AUDIO_FIELDS as AUDIO_FIELDS
 from openai_server.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
 from openai_server.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
+from openai_server.schemas.fields import CUSTOM_CALL_FIELDS as CUSTOM_CALL_FIELDS
+from openai_server.schemas.fields import CUSTOM_TOOL_CALL_FIELDS as CUSTOM_TOOL_CALL_FIELDS
 from openai_server.schemas.fields import FUNCTION_CALL_FIELDS as FUNCTION_CALL_FIELDS
 from openai_server.schemas.fields import FUNCTION_FIELDS as FUNCTION_FIELDS
 from openai_server.schemas.fields import FUNCTION_NAME_FIELDS as FUNCTION_NAME_FIELDS
 from openai_server.schemas.fields import MESSAGE_FIELDS as MESSAGE_FIELDS
 from openai_server.schemas.fields import NAMED_SCHEMA_FIELDS as NAMED_SCHEMA_FIELDS
 from openai_server.schemas.fields import NO_EFFECT as NO_EFFECT
+from openai_server.schemas.fields import PART_FIELDS as PART_FIELDS
+from openai_server.schemas.fields import REQUESTS as REQUESTS
 from openai_server.schemas.fields import RESPONSE_FORMAT_FIELDS as RESPONSE_FORMAT_FIELDS
 from openai_server.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPTIONS_FIELDS
 from openai_server.schemas.fields import TEXT_PART_FIELDS as TEXT_PART_FIELDS
 from openai_server.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
 from openai_server.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
 from openai_server.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
-from openai_server.schemas.fields import Fields as Fields
-from openai_server.schemas.fields import mapped as mapped
 from openai_server.schemas.messages import AssistantMessage as AssistantMessage
 from openai_server.schemas.messages import Content as Content
+from openai_server.schemas.messages import CustomToolCall as CustomToolCall
 from openai_server.schemas.messages import DeveloperMessage as DeveloperMessage
 from openai_server.schemas.messages import FunctionCall as FunctionCall
 from openai_server.schemas.messages import FunctionDefinition as FunctionDefinition
 from openai_server.schemas.messages import FunctionMessage as FunctionMessage
 from openai_server.schemas.messages import Message as Message
+from openai_server.schemas.messages import RefusalPart as RefusalPart
 from openai_server.schemas.messages import SystemMessage as SystemMessage
 from openai_server.schemas.messages import TextPart as TextPart
 from openai_server.schemas.messages import Tool as Tool
@@ -48,3 +54,6 @@ from openai_server.schemas.requests import Request as Request
 from openai_server.schemas.requests import Text as Text
 from openai_server.schemas.requests import TokenId as TokenId
 from openai_server.schemas.requests import prompts_of as prompts_of
+from openai_server.schemas.tables import Each as Each
+from openai_server.schemas.tables import Fields as Fields
+from openai_server.schemas.tables import mapped as mapped

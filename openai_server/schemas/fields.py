@@ -1,26 +1,28 @@
-"""What becomes of each key of each JSON object of the API.
+"""What becomes of each key of each JSON object of the generating endpoints.
 
-PURE. No field is accepted and ignored. A `Fields` table says of each key: mapped (it is an attribute of the msgspec
-Struct), without effect on the output, or refused unless its value asks for what happens anyway.
-tests/openai_server/test_schemas.py walks the types of the `openai` package and fails for a key that is in none of them.
+PURE. No field is accepted and ignored. A table says of each key: mapped (it is an attribute of the msgspec Struct),
+without effect on the output, or refused unless its value asks for what happens anyway; null is the same as no field.
+What an API's answer contains can be sent back. tests/openai_server/test_schemas.py walks the types of the `openai`
+package and fails for a key that is in none of them.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-
-from msgspec import Struct
-
-from openai_server.errors import InvalidRequest, UnsupportedParameter, shortened
+from openai_server.schemas import dialects
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     AllowedTools,
     AssistantMessage,
+    Audio,
+    CustomCall,
+    CustomToolCall,
     DeveloperMessage,
     FunctionCall,
     FunctionDefinition,
     FunctionMessage,
     FunctionName,
+    InputTextPart,
     NamedTool,
+    OutputTextPart,
+    RefusalPart,
     SystemMessage,
     TextPart,
     Tool,
@@ -31,41 +33,134 @@ from openai_server.schemas.messages import (
 from openai_server.schemas.requests import (
     ChatRequest,
     CompletionRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
     StreamOptions,
+    TextFormat,
+)
+from openai_server.schemas.tables import Each, Entries, Family, Fields, Table, Variants, mapped
+
+_ID = frozenset({"id"})  # names an object that another server stores
+
+# ---- Messages
+
+_parts = Family()
+_PART_NO_EFFECT = _ID | {
+    "annotations",  # where a text quotes what was searched
+    "logprobs",
+    "prompt_cache_breakpoint",  # prefixes are always cached
+}
+_PART_NEUTRAL: dialects.Values = {
+    **dialects.CACHE_CONTROL,
+    # Null where a client writes parts of all kinds with one type.
+    **dict.fromkeys(("audio_url", "file", "image_url", "input_audio", "thinking", "uuid", "video_url"), ()),
+}
+PART_FIELDS = {
+    tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
+    for tag, struct in (
+        ("text", TextPart),
+        ("input_text", InputTextPart),
+        ("output_text", OutputTextPart),
+        ("refusal", RefusalPart),
+    )
+}
+TEXT_PART_FIELDS = PART_FIELDS["text"]
+_PARTS = Each(Variants("type", PART_FIELDS))
+
+_calls = Family()
+FUNCTION_CALL_FIELDS = Fields(
+    mapped(FunctionCall),
+    frozenset({"parsed_arguments", "provider_specific_fields"}),  # of the openai package, and of LiteLLM
+)
+CUSTOM_CALL_FIELDS = Fields(mapped(CustomCall))
+_CALL_NO_EFFECT = frozenset(
+    {
+        "index",  # in a stream, which the parts of a call have in common
+        "provider_specific_fields",
+    }
+)
+TOOL_CALL_FIELDS = _calls.fields(mapped(ToolCall), _CALL_NO_EFFECT, nested={"function": FUNCTION_CALL_FIELDS})
+CUSTOM_TOOL_CALL_FIELDS = _calls.fields(mapped(CustomToolCall), _CALL_NO_EFFECT, nested={"custom": CUSTOM_CALL_FIELDS})
+
+AUDIO_FIELDS = Fields(mapped(Audio), _ID | {"data", "expires_at", "format"})
+
+_messages = Family()
+_CONTENT: dict[str, Table] = {"content": _PARTS}
+MESSAGE_FIELDS: dict[str, Fields] = {
+    "system": _messages.fields(mapped(SystemMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "developer": _messages.fields(mapped(DeveloperMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "user": _messages.fields(mapped(UserMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "assistant": _messages.fields(
+        mapped(AssistantMessage),
+        _ID
+        | {
+            "annotations",
+            "citations",  # vLLM's, of Cohere's models
+            "parsed",  # the openai package's, of the content
+            "provider_specific_fields",  # LiteLLM's
+        },
+        {
+            **dialects.CACHE_CONTROL,
+            "content_parts": (),  # of a stored message
+            "images": ([],),
+            "prefix": (False,),
+            "reasoning_details": ([],),
+            "thinking": (),
+            "thinking_blocks": ([],),
+        },
+        {
+            **_CONTENT,
+            "audio": AUDIO_FIELDS,
+            "function_call": FUNCTION_CALL_FIELDS,
+            "tool_calls": Each(Variants("type", {"function": TOOL_CALL_FIELDS, "custom": CUSTOM_TOOL_CALL_FIELDS})),
+        },
+    ),
+    "tool": _messages.fields(mapped(ToolMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "function": _messages.fields(mapped(FunctionMessage), _ID, dialects.CACHE_CONTROL),
+}
+MESSAGES = Each(Variants("role", MESSAGE_FIELDS))
+
+# ---- Tools
+
+_TOOL_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "defer_loading": (False,)}
+FUNCTION_FIELDS = Fields(mapped(FunctionDefinition), neutral=_TOOL_NEUTRAL)
+TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, "custom": ()}, nested={"function": FUNCTION_FIELDS})
+FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
+_choices = Family()
+_NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral={"custom": ()}, nested={"function": FUNCTION_NAME_FIELDS})
+ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools), nested={"tools": Each(Variants("type", {"function": _NAMED_TOOL}))})
+TOOL_CHOICE_FIELDS = {
+    "function": _NAMED_TOOL,
+    "allowed_tools": _choices.fields(mapped(AllowedToolChoice), nested={"allowed_tools": ALLOWED_TOOLS_FIELDS}),
+}
+
+# ---- The rest of a request
+
+STREAM_OPTIONS_FIELDS = Fields(
+    mapped(StreamOptions), neutral={"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
 )
 
+_formats = Family()
+NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema", "strict"}), frozenset({"description"}))
+RESPONSE_FORMAT_FIELDS = {
+    "text": _formats.fields(mapped(TextFormat)),
+    "json_object": _formats.fields(mapped(JsonObjectFormat)),
+    "json_schema": _formats.fields(mapped(JsonSchemaFormat), nested={"json_schema": NAMED_SCHEMA_FIELDS}),
+}
 
-@dataclass(frozen=True, slots=True)
-class Fields:
-    mapped: frozenset[str]
-    no_effect: frozenset[str] = frozenset()
-    """Known to have no effect on the output, whatever their value."""
-    neutral: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """Fields that are not supported, with the values that ask for what happens anyway. null always does."""
-
-    def check(self, given: Mapping[str, object], path: str = "") -> None:
-        """Raises for a key that would be ignored."""
-        for key, value in given.items():
-            if key in self.mapped or key in self.no_effect:
-                continue
-            if key not in self.neutral:
-                field = path + shortened(key)
-                raise InvalidRequest(f"Unrecognized request argument supplied: {field}", param=field)
-            # Types are compared too, since 0 == False.
-            if value is not None and not any(type(value) is type(same) and value == same for same in self.neutral[key]):
-                raise UnsupportedParameter(path + key)
-
-
-def mapped(struct: type[Struct]) -> frozenset[str]:
-    """All of its attributes."""
-    return frozenset(struct.__struct_fields__)
-
+REQUESTS = Family()
+"""Bodies of all endpoints: clients have one type for the settings of several."""
+_NESTED: dict[str, Table] = {
+    "logit_bias": Entries(),
+    "response_format": Variants("type", RESPONSE_FORMAT_FIELDS),
+    "stream_options": STREAM_OPTIONS_FIELDS,
+}
 
 NO_EFFECT = frozenset({"user"})  # identifies the end user to OpenAI's abuse monitoring
 
-COMPLETION_FIELDS = Fields(mapped(CompletionRequest), NO_EFFECT)
+COMPLETION_FIELDS = REQUESTS.fields(mapped(CompletionRequest), NO_EFFECT, dialects.COMPLETIONS, _NESTED)
 
-CHAT_FIELDS = Fields(
+CHAT_FIELDS = REQUESTS.fields(
     mapped(ChatRequest),
     NO_EFFECT
     | {
@@ -79,44 +174,19 @@ CHAT_FIELDS = Fields(
         "store",  # nothing is stored, which the answer doesn't show
     },
     {
+        **dialects.CHAT,
         "audio": (),
         "modalities": (["text"],),
         "moderation": (),
         "verbosity": ("medium",),  # OpenAI's default
         "web_search_options": (),
     },
+    {
+        **_NESTED,
+        "function_call": FUNCTION_NAME_FIELDS,
+        "functions": Each(FUNCTION_FIELDS),
+        "messages": MESSAGES,
+        "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
+        "tools": Each(Variants("type", {"function": TOOL_FIELDS})),
+    },
 )
-
-STREAM_OPTIONS_FIELDS = Fields(mapped(StreamOptions), neutral={"include_obfuscation": (False,)})
-
-RESPONSE_FORMAT_FIELDS = {
-    "text": Fields(frozenset({"type"})),
-    "json_object": Fields(frozenset({"type", "schema"})),
-    "json_schema": Fields(frozenset({"type", "json_schema"})),
-}
-NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema", "strict"}), frozenset({"description"}))
-
-_ROLE = frozenset({"role"})
-MESSAGE_FIELDS: dict[str, Fields] = {
-    "system": Fields(mapped(SystemMessage) | _ROLE),
-    "developer": Fields(mapped(DeveloperMessage) | _ROLE),
-    "user": Fields(mapped(UserMessage) | _ROLE),
-    "assistant": Fields(
-        mapped(AssistantMessage) | _ROLE,
-        # What a client sends back of our own answer, and nothing in it.
-        neutral={"annotations": ([],), "audio": (), "refusal": ()},
-    ),
-    "tool": Fields(mapped(ToolMessage) | _ROLE),
-    "function": Fields(mapped(FunctionMessage) | _ROLE),
-}
-TEXT_PART_FIELDS = Fields(mapped(TextPart), neutral={"prompt_cache_breakpoint": ()})
-TOOL_CALL_FIELDS = Fields(mapped(ToolCall))
-FUNCTION_CALL_FIELDS = Fields(mapped(FunctionCall))
-TOOL_FIELDS = Fields(mapped(Tool))
-FUNCTION_FIELDS = Fields(mapped(FunctionDefinition))
-FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
-TOOL_CHOICE_FIELDS = {
-    "function": Fields(mapped(NamedTool) | {"type"}),
-    "allowed_tools": Fields(mapped(AllowedToolChoice) | {"type"}),
-}
-ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools))

@@ -4,19 +4,41 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+import orjson
 from msgspec import Meta, Struct
 
 from openai_server.schemas.bounds import MAX_PARTS, MAX_TOOL_CALLS, MAX_TOOLS
 
-# ---- One Struct a role
+# ---- Parts of a content
 
 
-class TextPart(Struct):
-    type: Literal["text"]
+class TextPart(Struct, tag_field="type", tag="text"):
     text: str
 
 
-Content = str | Annotated[list[TextPart], Meta(min_length=1, max_length=MAX_PARTS)]
+class InputTextPart(TextPart, tag="input_text"):
+    """As OpenAI's Responses API names what clients write; vLLM takes it in a chat too."""
+
+
+class OutputTextPart(TextPart, tag="output_text"):
+    """As OpenAI's Responses API names what the model wrote."""
+
+
+class RefusalPart(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+    @property
+    def text(self) -> str:
+        return self.refusal
+
+
+_LENGTH = Meta(min_length=1, max_length=MAX_PARTS)
+Content = str | Annotated[list[TextPart | InputTextPart | OutputTextPart], _LENGTH]
+AnswerContent = str | Annotated[list[TextPart | InputTextPart | OutputTextPart | RefusalPart], _LENGTH]
+"""The content of an answer, sent back."""
+
+
+# ---- Calls of tools
 
 
 class FunctionCall(Struct):
@@ -24,10 +46,28 @@ class FunctionCall(Struct):
     arguments: str
 
 
-class ToolCall(Struct):
+class ToolCall(Struct, tag_field="type", tag="function"):
     id: str
-    type: Literal["function"]
     function: FunctionCall
+
+
+class CustomCall(Struct):
+    name: str
+    input: str
+
+
+class CustomToolCall(Struct, tag_field="type", tag="custom"):
+    """A call of a tool that takes free text. Templates see a function with one argument, `input`."""
+
+    id: str
+    custom: CustomCall
+
+    @property
+    def function(self) -> FunctionCall:
+        return FunctionCall(self.custom.name, orjson.dumps({"input": self.custom.input}).decode())
+
+
+# ---- Tools
 
 
 class FunctionDefinition(Struct):
@@ -40,6 +80,9 @@ class FunctionDefinition(Struct):
 class Tool(Struct):
     type: Literal["function"]
     function: FunctionDefinition
+
+
+# ---- One Struct a role
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
@@ -57,12 +100,24 @@ class UserMessage(Struct, tag_field="role", tag="user"):
     name: str | None = None
 
 
+class Audio(Struct):
+    """A spoken answer of another server, of which a text model reads the transcript."""
+
+    transcript: str | None = None
+
+
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    content: Content | None = None
+    """An answer, of this server or another one."""
+
+    content: AnswerContent | None = None
     name: str | None = None
-    tool_calls: Annotated[list[ToolCall], Meta(max_length=MAX_TOOL_CALLS)] | None = None
+    tool_calls: Annotated[list[ToolCall | CustomToolCall], Meta(max_length=MAX_TOOL_CALLS)] | None = None
     function_call: FunctionCall | None = None  # of the older API: the one tool call
     reasoning_content: str | None = None  # not in OpenAI's API; other servers name it so
+    # `parse` moves what is in these three into those above.
+    reasoning: str | None = None  # vLLM's name for the same
+    refusal: str | None = None  # takes the place of the content
+    audio: Audio | None = None
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
@@ -72,8 +127,8 @@ class ToolMessage(Struct, tag_field="role", tag="tool"):
 
 
 class FunctionMessage(Struct, tag_field="role", tag="function"):
-    content: str | None
     name: str
+    content: str | None = None
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage

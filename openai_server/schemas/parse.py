@@ -8,44 +8,33 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, shortened
+from openai_server.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter, shortened
 from openai_server.schemas import bounds
-from openai_server.schemas.fields import (
-    ALLOWED_TOOLS_FIELDS,
-    CHAT_FIELDS,
-    COMPLETION_FIELDS,
-    FUNCTION_CALL_FIELDS,
-    FUNCTION_FIELDS,
-    FUNCTION_NAME_FIELDS,
-    MESSAGE_FIELDS,
-    NAMED_SCHEMA_FIELDS,
-    RESPONSE_FORMAT_FIELDS,
-    STREAM_OPTIONS_FIELDS,
-    TEXT_PART_FIELDS,
-    TOOL_CALL_FIELDS,
-    TOOL_CHOICE_FIELDS,
-    TOOL_FIELDS,
-    Fields,
-)
+from openai_server.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.schemas.json_place import field_of
 from openai_server.schemas.messages import (
     AllowedToolChoice,
+    AnswerContent,
+    AssistantMessage,
     FunctionDefinition,
     FunctionName,
     Message,
     NamedTool,
+    TextPart,
 )
 from openai_server.schemas.requests import (
     ChatRequest,
     CompletionRequest,
     Request,
 )
+from openai_server.schemas.tables import Fields, missing
 from protos import contract
 
 
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises InvalidRequest."""
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
+    request.suffix = request.suffix or None  # nothing comes behind the text
     if len(request.prompts) * request.generated > bounds.MAX_CHOICES:
         raise InvalidRequest(
             f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
@@ -73,10 +62,10 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 def parse_messages(messages: object, body_size: int) -> list[Message]:
     """Those of a chat, alone. Raises InvalidRequest."""
-    given = {"messages": messages}
     bounds.check_messages(messages, body_size)
-    request = convert(given, ChatRequest)
-    _check_messages(given["messages"])  # type: ignore[arg-type]  # after conversion, it is a list of objects
+    MESSAGES.clean(messages, "messages")
+    request = convert({"messages": messages}, ChatRequest)
+    _settle(request.messages)
     return request.messages
 
 
@@ -108,24 +97,16 @@ def convert(given: dict[str, Any], struct: type[S]) -> S:
 
 def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     given = load(body)
-    fields.check(given)
-    if isinstance(options := given.get("stream_options"), dict):
-        STREAM_OPTIONS_FIELDS.check(options, "stream_options.")
-    if isinstance(format := given.get("response_format"), dict):
-        kind = format.get("type")
-        if isinstance(kind, str) and (fields_of_format := RESPONSE_FORMAT_FIELDS.get(kind)) is not None:
-            fields_of_format.check(format, "response_format.")
-        if isinstance(named := format.get("json_schema"), dict):
-            NAMED_SCHEMA_FIELDS.check(named, "response_format.json_schema.")
     bounds.check_prompts("prompt", given.get("prompt"), bounds.MAX_CHOICES)
     bounds.check_messages(given.get("messages"), len(body))
     bounds.check_free_form(given, len(body))
+    fields.clean(given)
     request = convert(given, struct)
     if isinstance(request, ChatRequest):
-        _check_messages(given["messages"])
-        _check_tool_fields(given)
-    if request.stream_options is not None and not request.stream:
+        _settle(request.messages)
+    if request.include_usage and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    request.grammar = request.grammar or None  # llama-server's default is an empty one
     _check_extensions(request)
     return request
 
@@ -189,44 +170,33 @@ def _chosen(choice: object) -> set[str]:
     return set()
 
 
-def _check_tool_fields(given: dict[str, Any]) -> None:
-    """Called after conversion, as below."""
-    for i, tool in enumerate(given.get("tools") or ()):
-        TOOL_FIELDS.check(tool, f"tools[{i}].")
-        FUNCTION_FIELDS.check(tool["function"], f"tools[{i}].function.")
-    for i, function in enumerate(given.get("functions") or ()):
-        FUNCTION_FIELDS.check(function, f"functions[{i}].")
-    if isinstance(choice := given.get("function_call"), dict):
-        FUNCTION_NAME_FIELDS.check(choice, "function_call.")
-    if isinstance(choice := given.get("tool_choice"), dict):
-        TOOL_CHOICE_FIELDS[choice["type"]].check(choice, "tool_choice.")
-        if choice["type"] == "function":
-            FUNCTION_NAME_FIELDS.check(choice["function"], "tool_choice.function.")
-        else:
-            allowed = choice["allowed_tools"]
-            ALLOWED_TOOLS_FIELDS.check(allowed, "tool_choice.allowed_tools.")
-            for i, tool in enumerate(allowed["tools"]):
-                path = f"tool_choice.allowed_tools.tools[{i}]."
-                TOOL_CHOICE_FIELDS["function"].check(tool, path)
-                FUNCTION_NAME_FIELDS.check(tool["function"], f"{path}function.")
-
-
-def _check_messages(messages: list[dict[str, Any]]) -> None:
-    """Called after conversion, so the types are known to be right."""
+def _settle(messages: Sequence[Message]) -> None:
+    """Puts what servers name differently in an answer where templates have it. Raises InvalidRequest."""
     for i, message in enumerate(messages):
-        path = f"messages[{i}]."
-        MESSAGE_FIELDS[message["role"]].check(message, path)
-        if isinstance(content := message.get("content"), list):
-            for j, part in enumerate(content):
-                TEXT_PART_FIELDS.check(part, f"{path}content[{j}].")
-        for j, call in enumerate(message.get("tool_calls") or ()):
-            TOOL_CALL_FIELDS.check(call, f"{path}tool_calls[{j}].")
-            FUNCTION_CALL_FIELDS.check(call["function"], f"{path}tool_calls[{j}].function.")
-        if message["role"] == "assistant":
-            if older_call := message.get("function_call"):
-                FUNCTION_CALL_FIELDS.check(older_call, f"{path}function_call.")
-            if content is None and not message.get("tool_calls") and not older_call:
-                raise InvalidRequest("An assistant message needs 'content' or 'tool_calls'.", param=f"{path}content")
+        if not isinstance(message, AssistantMessage):
+            continue
+        if message.reasoning:
+            if message.reasoning_content not in (None, "", message.reasoning):
+                raise InvalidRequest(
+                    f"'messages[{i}].reasoning' and 'messages[{i}].reasoning_content' differ; give one of them.",
+                    param=f"messages[{i}].reasoning",
+                )
+            message.reasoning_content = message.reasoning
+        if message.refusal:
+            message.content = _with_text(message.content, message.refusal)
+        if message.audio is not None:
+            if message.audio.transcript is None:
+                raise UnsupportedParameter(
+                    f"messages[{i}].audio", f"'messages[{i}].audio' needs its 'transcript': no audio is stored here."
+                )
+            message.content = _with_text(message.content, message.audio.transcript)
+        message.reasoning = message.refusal = message.audio = None
+
+
+def _with_text(content: AnswerContent | None, text: str) -> AnswerContent:
+    if not content:
+        return text
+    return f"{content}\n{text}" if isinstance(content, str) else [*content, TextPart(text)]
 
 
 _ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
@@ -244,7 +214,6 @@ def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
     place = _PLACE.match(shortened(str(error), MAX_MESSAGE))  # it may quote a value
     assert place is not None  # every part of it is optional
     problem, param = shortened(place["problem"], _MAX_PROBLEM), shortened(place["path"] or "", MAX_PARAM)
-    if missing := _MISSING.search(problem):
-        param = f"{param}.{missing['field']}" if param else missing["field"]
-        problem = "This field is required"
+    if found := _MISSING.search(problem):
+        return missing(f"{param}.{found['field']}" if param else found["field"])
     return InvalidRequest(f"Invalid '{param}': {problem}.", param=param)

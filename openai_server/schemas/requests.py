@@ -124,7 +124,7 @@ class Request(Struct, kw_only=True):
     response_format: ResponseFormat | None = None
     json_schema: dict[str, Any] | None = None
     regex: Text | None = None
-    grammar: Text | None = None  # GBNF
+    grammar: str | None = None  # GBNF
 
     @property
     def choices(self) -> int:

@@ -9,20 +9,32 @@ from openai.types.chat import (
     ChatCompletionAllowedToolChoiceParam,
     ChatCompletionAllowedToolsParam,
     ChatCompletionAssistantMessageParam,
+    ChatCompletionAudio,
+    ChatCompletionContentPartRefusalParam,
     ChatCompletionContentPartTextParam,
     ChatCompletionDeveloperMessageParam,
     ChatCompletionFunctionMessageParam,
     ChatCompletionFunctionToolParam,
+    ChatCompletionMessageCustomToolCall,
+    ChatCompletionMessageCustomToolCallParam,
     ChatCompletionMessageFunctionToolCallParam,
     ChatCompletionMessageParam,
     ChatCompletionNamedToolChoiceParam,
+    ChatCompletionStoreMessage,
     ChatCompletionStreamOptionsParam,
     ChatCompletionSystemMessageParam,
     ChatCompletionToolMessageParam,
     ChatCompletionUserMessageParam,
+    ParsedChatCompletionMessage,
+    ParsedFunction,
+    ParsedFunctionToolCall,
 )
 from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+from openai.types.chat.chat_completion_message_custom_tool_call import Custom as AnsweredCustom
+from openai.types.chat.chat_completion_message_custom_tool_call_param import Custom
 from openai.types.chat.chat_completion_message_function_tool_call_param import Function
+from openai.types.responses import ResponseInputText, ResponseOutputRefusal, ResponseOutputText
 from openai.types.shared_params import (
     FunctionDefinition,
     ResponseFormatJSONObject,
@@ -30,6 +42,7 @@ from openai.types.shared_params import (
     ResponseFormatText,
 )
 from openai.types.shared_params.response_format_json_schema import JSONSchema
+from pydantic import BaseModel
 
 from openai_server import encode, schemas
 from openai_server.errors import InvalidRequest
@@ -63,8 +76,11 @@ API = [
     (ChatCompletionToolMessageParam, schemas.MESSAGE_FIELDS["tool"]),
     (ChatCompletionFunctionMessageParam, schemas.MESSAGE_FIELDS["function"]),
     (ChatCompletionContentPartTextParam, schemas.TEXT_PART_FIELDS),
+    (ChatCompletionContentPartRefusalParam, schemas.PART_FIELDS["refusal"]),
     (ChatCompletionMessageFunctionToolCallParam, schemas.TOOL_CALL_FIELDS),
+    (ChatCompletionMessageCustomToolCallParam, schemas.CUSTOM_TOOL_CALL_FIELDS),
     (Function, schemas.FUNCTION_CALL_FIELDS),
+    (Custom, schemas.CUSTOM_CALL_FIELDS),
     (ChatCompletionFunctionToolParam, schemas.TOOL_FIELDS),
     (FunctionDefinition, schemas.FUNCTION_FIELDS),
     (chat_create_params.Function, schemas.FUNCTION_FIELDS),
@@ -75,13 +91,27 @@ API = [
     (ResponseFormatJSONObject, schemas.RESPONSE_FORMAT_FIELDS["json_object"]),
     (ResponseFormatJSONSchema, schemas.RESPONSE_FORMAT_FIELDS["json_schema"]),
     (JSONSchema, schemas.NAMED_SCHEMA_FIELDS),
+    # What answers contain can be sent back.
+    (ChatCompletionStoreMessage, schemas.MESSAGE_FIELDS["assistant"]),
+    (ParsedChatCompletionMessage, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChoiceDelta, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChatCompletionAudio, schemas.AUDIO_FIELDS),
+    (ParsedFunctionToolCall, schemas.TOOL_CALL_FIELDS),
+    (ChoiceDeltaToolCall, schemas.TOOL_CALL_FIELDS),
+    (ParsedFunction, schemas.FUNCTION_CALL_FIELDS),
+    (ChatCompletionMessageCustomToolCall, schemas.CUSTOM_TOOL_CALL_FIELDS),
+    (AnsweredCustom, schemas.CUSTOM_CALL_FIELDS),
+    (ResponseOutputText, schemas.PART_FIELDS["output_text"]),
+    (ResponseOutputRefusal, schemas.PART_FIELDS["refusal"]),
+    (ResponseInputText, schemas.PART_FIELDS["input_text"]),
 ]
 
 
 @pytest.mark.parametrize(("typed", "fields"), API)
 def test_every_field_of_the_api_is_mapped_without_effect_or_refused(typed: Any, fields: Fields) -> None:
     known = fields.mapped | fields.no_effect | set(fields.neutral)
-    assert set(typed.__annotations__) | set(get_type_hints(typed)) <= known
+    names = typed.model_fields if isinstance(typed, type) and issubclass(typed, BaseModel) else get_type_hints(typed)
+    assert set(names) <= known
 
 
 def test_every_role_of_the_api_is_known() -> None:
@@ -300,10 +330,8 @@ def test_each_role() -> None:
         ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
         ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[0].content[0].y"),
         ({"role": "user", "content": "x", "name": 3}, "messages[0].name"),
-        ({"role": "assistant"}, "messages[0].content"),
-        ({"role": "assistant", "content": None, "tool_calls": []}, "messages[0].content"),
         ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
-        ({"role": "assistant", "content": "x", "refusal": "no"}, "messages[0].refusal"),
+        ({"role": "assistant", "content": "x", "refusal": 1}, "messages[0].refusal"),
         ({"role": "assistant", "content": "x", "reasoning_content": ["r"]}, "messages[0].reasoning_content"),
         ({"role": "assistant", "function_call": {}}, "messages[0].function_call.name"),
         ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call.arguments"),
@@ -312,7 +340,8 @@ def test_each_role() -> None:
             "messages[0].function_call.y",
         ),
         ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0].type"),
-        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[0].tool_calls[0].custom"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "shell"}]}, "messages[0].tool_calls[0].type"),
         ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
         ({"role": "function", "content": "x"}, "messages[0].name"),
         ("x", "messages[0]"),

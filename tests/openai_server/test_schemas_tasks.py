@@ -147,7 +147,7 @@ def test_documents_in_both_forms() -> None:
         ("documents[1].text", {"query": "q", "documents": ["a", {}]}),
         ("documents[0].title", {"query": "q", "documents": [{"text": "a", "title": "t"}]}),
         ("documents", {"query": "q", "documents": ["a"] * (MAX_INPUTS + 1)}),
-        ("top_n", {"query": "q", "documents": ["a"], "top_n": 0}),
+        ("top_n", {"query": "q", "documents": ["a"], "top_n": -1}),
         ("return_documents", {"query": "q", "documents": ["a"], "return_documents": "yes"}),
     ],
 )

@@ -41,7 +41,7 @@ def test_as_transformers(source: str, text: str) -> None:
 
 def test_parts() -> None:
     source = "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
-    parts: Sequence[TextPart] = [TextPart("text", "a"), TextPart("text", "b")]
+    parts: Sequence[TextPart] = [TextPart("a"), TextPart("b")]
     assert continued(source, UserMessage("u"), AssistantMessage(list(parts))) == "<u><a><b"
     assert continued(TRIMMING, UserMessage("u"), AssistantMessage(list(parts))) == "[u][a\nb"
 
@@ -49,7 +49,7 @@ def test_parts() -> None:
 def test_what_can_not_be_continued() -> None:
     user = UserMessage("u")
     assert "set one of them to false" in refuses(CHATML, user, add_generation_prompt=True)
-    call = ToolCall("1", "function", FunctionCall("f", "{}"))
+    call = ToolCall("1", FunctionCall("f", "{}"))
     assert "no content" in refuses(CHATML, user, AssistantMessage(tool_calls=[call]))
     assert "does not write" in refuses("{{ messages[0].content }}", user, AssistantMessage("a"))
     assert "does not write" in refuses("{{ messages[-1].content | truncate(20) }}", user, AssistantMessage("a" * 30))

@@ -19,7 +19,7 @@ MOST = Form()
 
 
 def call(id: str, arguments: str = '{"x": [1]}') -> ToolCall:
-    return ToolCall(id, "function", FunctionCall("f", arguments))
+    return ToolCall(id, FunctionCall("f", arguments))
 
 
 def test_developer_is_system_to_templates_that_do_not_know_it() -> None:
@@ -29,7 +29,7 @@ def test_developer_is_system_to_templates_that_do_not_know_it() -> None:
 
 
 def test_content_is_one_string_or_parts() -> None:
-    messages: list[Message] = [UserMessage("a"), UserMessage([TextPart("text", "b"), TextPart("text", "c")])]
+    messages: list[Message] = [UserMessage("a"), UserMessage([TextPart("b"), TextPart("c")])]
     assert [seen["content"] for seen in as_seen(messages, MOST)] == ["a", "b\nc"]
     assert [seen["content"] for seen in as_seen(messages, Form(parts=True))] == [
         [{"type": "text", "text": "a"}],
@@ -76,10 +76,10 @@ def test_the_older_api() -> None:
     messages: list[Message] = [
         UserMessage("u"),
         AssistantMessage(function_call=FunctionCall("f", "{}")),
-        FunctionMessage("1", "f"),
+        FunctionMessage("f", "1"),
         AssistantMessage(function_call=FunctionCall("f", "{}")),
-        FunctionMessage(None, "f"),
-        FunctionMessage("nobody asked", "g"),
+        FunctionMessage("f"),
+        FunctionMessage("g", "nobody asked"),
     ]
     _, first, one, second, two, three = as_seen(messages, MOST)
     assert first["tool_calls"] == [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {}}}]

@@ -112,7 +112,7 @@ def test_a_template_in_the_style_of_many() -> None:
         "{%- endfor -%}"
         "{%- if add_generation_prompt -%}{{ '<turn>model\n' }}{%- endif -%}"
     )
-    messages: list[Message] = [SystemMessage(" s "), UserMessage([TextPart("text", "a"), TextPart("text", "b")])]
+    messages: list[Message] = [SystemMessage(" s "), UserMessage([TextPart("a"), TextPart("b")])]
     assert render(source, messages, bos_token="<bos>") == "<bos><turn>user\ns\n\na\nb<end>\n<turn>model\n"
     assert "Roles must alternate" in fails(source, [UserMessage("a"), UserMessage("b")])
 

@@ -18,7 +18,7 @@ from tests.openai_server.chat.tools.cases import NOW, TOOLS, WEATHER
 
 
 def call(name: str, arguments: str) -> ToolCall:
-    return ToolCall("call_1", "function", FunctionCall(name, arguments))
+    return ToolCall("call_1", FunctionCall(name, arguments))
 
 
 def test_instructions_describe_the_tools() -> None:
@@ -49,10 +49,10 @@ def test_a_conversation_with_tools_as_plain_messages() -> None:
         UserMessage("Weather?"),
         AssistantMessage("I look.", tool_calls=[call("get_weather", '{"city": "Paris"}'), call("now", "")]),
         ToolMessage("sunny", "call_1"),
-        FunctionMessage(None, "now"),
-        UserMessage([TextPart("text", "And"), TextPart("text", "Rome?")], name="me"),
+        FunctionMessage("now"),
+        UserMessage([TextPart("And"), TextPart("Rome?")], name="me"),
         AssistantMessage(tool_calls=[call("get_weather", '{"city": "Rome"}')]),
-        ToolMessage([TextPart("text", "rain")], "call_1"),
+        ToolMessage([TextPart("rain")], "call_1"),
         AssistantMessage("Rain."),
     ]
     assert as_plain(messages, "told") == [

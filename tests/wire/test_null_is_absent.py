@@ -1,0 +1,247 @@
+"""Null is the same as no field, in every object of every request; and a field that asks for what happens anyway is
+accepted. Which fields there are is read from the OpenAPI document that is served, so a new one is tried as well."""
+
+import json
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from tests.ops.able_worker import able_worker
+from tests.wire.sidecar import Reply, Sidecar, running
+
+FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "default": None}, "strict": False}
+CALL = {"name": "f", "arguments": "{}"}
+PARTS: list[Any] = [{"type": kind, "text": "x"} for kind in ("text", "input_text", "output_text")]
+MESSAGES: list[Any] = [
+    {"role": "system", "content": PARTS},
+    {"role": "developer", "content": "x"},
+    {"role": "user", "content": PARTS, "name": "n"},
+    {
+        "role": "assistant",
+        "content": [*PARTS, {"type": "refusal", "refusal": "x"}],
+        "tool_calls": [
+            {"type": "function", "id": "1", "function": CALL},
+            {"type": "custom", "id": "2", "custom": {"name": "f", "input": "x"}},
+        ],
+    },
+    {"role": "tool", "tool_call_id": "1", "content": PARTS},
+    {"role": "assistant", "content": "x", "audio": {"transcript": "x"}, "function_call": CALL},
+    {"role": "function", "name": "f", "content": "x"},
+    {"role": "user", "content": "x"},
+]
+TOOLS = {"tools": [{"type": "function", "function": FUNCTION}]}
+CHOSEN = {"type": "function", "function": {"name": "f"}}
+STREAM = {"stream": True, "stream_options": {"include_usage": True}}
+GENERATION: list[dict[str, Any]] = [
+    {**STREAM, "response_format": {"type": "text"}, "logit_bias": {"5": 1}},
+    {"response_format": {"type": "json_object", "schema": {"type": "object", "default": None}}},
+    {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}},
+]
+CHAT: list[dict[str, Any]] = [
+    {"messages": MESSAGES, **TOOLS, "tool_choice": CHOSEN, "chat_template_kwargs": {"enable_thinking": None}},
+    {
+        "messages": MESSAGES[:1],
+        **TOOLS,
+        "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CHOSEN]}},
+    },
+    {"messages": MESSAGES[:1], "functions": [FUNCTION], "function_call": {"name": "f"}},
+    *({"messages": MESSAGES[:1], **more} for more in GENERATION),
+]
+BODIES: list[tuple[str, dict[str, Any]]] = [
+    *(("/v1/completions", {"prompt": "x", **more}) for more in GENERATION),
+    *(("/v1/chat/completions", body) for body in CHAT),
+    ("/apply-template", CHAT[0]),
+    ("/v1/embeddings", {"input": "x"}),
+    ("/v1/rerank", {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}),
+    ("/tokenize", {"content": "x", "add_special": True}),
+    ("/tokenize", {"prompt": "x", "add_special_tokens": False}),
+    ("/tokenize", {"messages": MESSAGES, "return_token_strs": True}),
+    ("/detokenize", {"tokens": [1]}),
+]
+Json = dict[str, Any]
+Place = list[str | int]
+
+
+def resolved(document: Json, schema: Json, value: object) -> Json:
+    """The one of the alternatives that `value` is."""
+    while True:
+        if reference := schema.get("$ref"):
+            schema = document["components"]["schemas"][reference.rpartition("/")[2]]
+        elif options := schema.get("anyOf") or schema.get("oneOf"):
+            schema = next(
+                option
+                for option in options
+                if Draft202012Validator({**option, "components": document["components"]}).is_valid(value)
+            )
+        else:
+            return schema
+
+
+def objects(document: Json, schema: Json, value: Any, place: Place) -> Iterator[tuple[Place, Json]]:
+    """The objects in `value` whose keys the API chooses, with their schemas."""
+    schema = resolved(document, schema, value)
+    if isinstance(value, dict) and "properties" in schema:
+        yield place, schema
+        for key, item in value.items():
+            yield from objects(document, schema["properties"][key], item, [*place, key])
+    elif isinstance(value, list) and "items" in schema:
+        for i, item in enumerate(value):
+            yield from objects(document, schema["items"], item, [*place, i])
+
+
+def names_of(schema: Json) -> set[str]:
+    """All keys that an object may have, among them those that only null may be behind."""
+    names = set(schema["properties"])
+    for pattern in schema.get("patternProperties", ()):
+        names |= {re.sub(r"\\(.)", r"\1", name) for name in pattern.removeprefix("^(?:").removesuffix(")$").split("|")}
+    return names
+
+
+def changed(body: Json, place: Place, values: Json, without: str | None = None) -> Json:
+    """A copy, with other values in the object at `place`."""
+    made: Json = json.loads(json.dumps(body))
+    target: Any = made
+    for key in place:
+        target = target[key]
+    target.update(values)
+    target.pop(without, None)
+    return made
+
+
+def written(place: Place) -> str:
+    """As `param` names it."""
+    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
+
+
+def told(reply: Reply) -> tuple[int, Any]:
+    """Status and error. What is answered is checked elsewhere."""
+    return reply.status, None if reply.status == 200 else reply.error
+
+
+async def described(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
+    document = (await sidecar.get("/openapi.json")).json
+    return document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+async def test_null_is_no_field(path: str, body: Json) -> None:
+    async with running(able_worker()) as sidecar:
+        document, asked = await described(sidecar, path)
+        validator = Draft202012Validator({**asked, "components": document["components"]})
+        whole = await sidecar.send("POST", path, body)
+        assert whole.status == 200, whole.body
+        for place, schema in objects(document, asked, body, []):
+            given: Any = body
+            for key in place:
+                given = given[key]
+            others = changed(body, place, dict.fromkeys(names_of(schema) - given.keys()))
+            validator.validate(others)
+            reply = await sidecar.send("POST", path, others)
+            assert told(reply) == told(whole), f"fields of {written(place) or 'the body'}"
+            for name in given:
+                with_null = await sidecar.send("POST", path, changed(body, place, {name: None}))
+                without = await sidecar.send("POST", path, changed(body, place, {}, without=name))
+                assert told(with_null) == told(without), written([*place, name])
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unknown(path: str, body: Json) -> None:
+    async with running(able_worker()) as sidecar:
+        document, asked = await described(sidecar, path)
+        for place, schema in objects(document, asked, body, []):
+            for name in schema.get("required", ()):
+                reply = await sidecar.send("POST", path, changed(body, place, {name: None}))
+                assert reply.status == 400, reply.body
+                if path != "/tokenize" or place:  # which takes one of three
+                    assert reply.error["param"] == written([*place, name])
+                    assert reply.error["message"].endswith("This field is required.")
+            for value in (None, 1):
+                reply = await sidecar.send("POST", path, changed(body, place, {"zzz": value}))
+                assert (reply.status, reply.error["param"]) == (400, written([*place, "zzz"]))
+                assert "Unrecognized" in reply.error["message"]
+
+
+@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+async def test_what_happens_anyway_may_be_asked_for_and_nothing_else(path: str, body: Json) -> None:
+    async with running(able_worker()) as sidecar:
+        document, asked = await described(sidecar, path)
+        for place, schema in objects(document, asked, body, []):
+            neutral = {
+                name: described["enum"]
+                for name, described in schema["properties"].items()
+                if described.get("description", "").startswith("Not supported")
+            }
+            for i in range(max(map(len, neutral.values()), default=0)):
+                values = {name: values[min(i, len(values) - 1)] for name, values in neutral.items()}
+                reply = await sidecar.send("POST", path, changed(body, place, values))
+                assert reply.status == 200, reply.body
+            for name in neutral:
+                reply = await sidecar.send("POST", path, changed(body, place, {name: "zzz"}))
+                assert (reply.status, reply.error["code"]) == (400, "unsupported_parameter")
+                assert reply.error["param"] == written([*place, name])
+
+
+async def test_every_object_of_every_request_is_among_those_tried() -> None:
+    async with running(able_worker()) as sidecar:
+        document = (await sidecar.get("/openapi.json")).json
+    described: set[str] = set()
+    left: list[Any] = [operation.get("requestBody") for one in document["paths"].values() for operation in one.values()]
+    while left:
+        schema = left.pop()
+        if isinstance(schema, list):
+            left += schema
+        elif isinstance(schema, dict):
+            left += schema.values()
+            name = schema.get("$ref", "").rpartition("/")[2]
+            if name and name not in described:
+                described.add(name)
+                left.append(document["components"]["schemas"][name])
+    tried = set()
+    for path, body in BODIES:
+        asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        tried |= {schema["title"] for _, schema in objects(document, asked, body, [])}
+    assert tried == described
+
+
+@pytest.mark.parametrize("name", ["completions", "chat/completions", "embeddings"])
+@pytest.mark.parametrize("prefix", ["/tiny", "/v1/engines/tiny", "/engines/tiny", ""])
+async def test_the_model_may_be_in_the_path(prefix: str, name: str) -> None:
+    path = f"/v1/{name}"
+    body = next(body for other, body in BODIES if other == path)
+    async with running(able_worker()) as sidecar:
+        document, asked = await described(sidecar, path)
+        _, schema = next(objects(document, asked, body, []))
+        nulls = dict.fromkeys(names_of(schema) - body.keys())
+        assert "model" in nulls
+        assert (await sidecar.send("POST", f"{prefix}/{name}", {**body, **nulls})).status == 200
+
+
+async def test_null_in_data_is_data() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [None, 1], "default": None}}}
+    async with running(able_worker()) as sidecar:
+        for format in (
+            {"json_schema": schema},
+            {"response_format": {"type": "json_object", "schema": schema}},
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": schema}}},
+        ):
+            assert (await sidecar.complete(prompt="x", **format)).status == 200
+        tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
+        call = {"id": "1", "type": "function", "function": {"name": "f", "arguments": '{"a": null}'}}
+        reply = await sidecar.send(
+            "POST",
+            "/apply-template",
+            {"messages": [{"role": "assistant", "tool_calls": [call]}], "tools": [tool]},
+        )
+    assert reply.json["prompt"].count("null") == 3
+
+
+@pytest.mark.parametrize("value", [[None], {"1": [None]}])
+async def test_null_in_a_list_is_no_field(value: Any) -> None:
+    async with running(able_worker()) as sidecar:
+        for field in ("stop", "stop_token_ids", "prompt"):
+            reply = await sidecar.complete(**{"prompt": "x", field: value})
+            assert reply.status == 400
+            assert reply.error["param"].startswith(field)

@@ -34,7 +34,8 @@ from protos import contract
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises InvalidRequest."""
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
-    request.suffix = request.suffix or None  # nothing comes behind the text
+    if request.suffix == "":  # nothing comes behind the text
+        request.suffix = None
     if len(request.prompts) * request.generated > bounds.MAX_CHOICES:
         raise InvalidRequest(
             f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
@@ -104,9 +105,10 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     request = convert(given, struct)
     if isinstance(request, ChatRequest):
         _settle(request.messages)
-    if request.include_usage and not request.stream:
+    if request.stream_options is not None and request.include_usage and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
-    request.grammar = request.grammar or None  # llama-server's default is an empty one
+    if request.grammar == "":  # llama-server's default
+        request.grammar = None
     _check_extensions(request)
     return request
 

@@ -42,15 +42,15 @@ class Fields:
     def clean(self, value: Any, path: str = "") -> None:
         if not isinstance(value, dict):
             return
-        nulls = []
+        mapped, nested, nulls = self.mapped, self.nested, []
         for key, item in value.items():
-            if key in self.mapped:
-                if item is None:
-                    nulls.append(key)
-                elif key in self.nested:
-                    self.nested[key].clean(item, _joined(path, key))
-            elif key not in self.no_effect:
-                self._check(key, item, path)
+            if key not in mapped:
+                if key not in self.no_effect:
+                    self._check(key, item, path)
+            elif item is None:
+                nulls.append(key)
+            elif key in nested:
+                nested[key].clean(item, f"{path}.{key}" if path else key)
         for key in nulls:
             del value[key]
 

@@ -6,6 +6,7 @@ servers' keys are in `dialects`), `parse` puts them together.
 
 from openai_server.schemas.bounds import MAX_CHOICES as MAX_CHOICES
 from openai_server.schemas.fields import ALLOWED_TOOLS_FIELDS as ALLOWED_TOOLS_FIELDS
+from openai_server.schemas.fields import ANSWER_PART_FIELDS as ANSWER_PART_FIELDS
 from openai_server.schemas.fields import AUDIO_FIELDS as AUDIO_FIELDS
 from openai_server.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
 from openai_server.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
@@ -21,10 +22,10 @@ from openai_server.schemas.fields import PART_FIELDS as PART_FIELDS
 from openai_server.schemas.fields import REQUESTS as REQUESTS
 from openai_server.schemas.fields import RESPONSE_FORMAT_FIELDS as RESPONSE_FORMAT_FIELDS
 from openai_server.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPTIONS_FIELDS
-from openai_server.schemas.fields import TEXT_PART_FIELDS as TEXT_PART_FIELDS
 from openai_server.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
 from openai_server.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
 from openai_server.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
+from openai_server.schemas.messages import AnswerPart as AnswerPart
 from openai_server.schemas.messages import AssistantMessage as AssistantMessage
 from openai_server.schemas.messages import Content as Content
 from openai_server.schemas.messages import CustomToolCall as CustomToolCall

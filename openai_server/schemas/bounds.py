@@ -39,7 +39,7 @@ _DATA = frozenset(("arguments", "chat_template_kwargs", "json_schema", "metadata
 
 FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
 _FREE_FORM = frozenset(FREE_FORM)
-_Place: TypeAlias = "tuple[_Place, str | int] | None"
+Place: TypeAlias = "tuple[Place, str | int] | None"
 """A value's place: the place of its container, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
 """Bytes that a content part or tool call takes at least."""
@@ -50,20 +50,20 @@ def check_words(given: Mapping[str, Any], body_size: int) -> None:
     """Raises AboveLimit, naming the field."""
     if body_size <= MAX_WORD:
         return
-    rest: list[tuple[Any, _Place]] = [(given, None)]
+    rest: list[tuple[Any, Place]] = [(given, None)]
     while rest:
         value, place = rest.pop()
         if isinstance(value, dict):
             for key, item in value.items():
                 if key in WORDS and isinstance(item, str) and len(item) > MAX_WORD:
-                    raise AboveLimit(_path((place, key)), f"has more than {MAX_WORD} characters", of="string")
+                    raise AboveLimit(path_of((place, key)), f"has more than {MAX_WORD} characters", of="string")
                 if isinstance(item, dict | list) and key not in _DATA:
                     rest.append((item, (place, key)))
         else:
             rest.extend((item, (place, i)) for i, item in enumerate(value) if isinstance(item, dict))
 
 
-def _path(place: "_Place") -> str:
+def path_of(place: "Place") -> str:
     """Such as `messages[0].role`."""
     keys: list[str | int] = []
     while place is not None:

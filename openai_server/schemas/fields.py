@@ -10,6 +10,7 @@ from openai_server.schemas import dialects
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     AllowedTools,
+    AnswerPart,
     AssistantMessage,
     Audio,
     CustomCall,
@@ -57,15 +58,35 @@ _PART_NEUTRAL: dialects.Values = {
 }
 PART_FIELDS = {
     tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
-    for tag, struct in (
-        ("text", TextPart),
-        ("input_text", InputTextPart),
-        ("output_text", OutputTextPart),
-        ("refusal", RefusalPart),
-    )
+    for tag, struct in (("text", TextPart), ("input_text", InputTextPart), ("output_text", OutputTextPart))
 }
-TEXT_PART_FIELDS = PART_FIELDS["text"]
 _PARTS = Each(Variants("type", PART_FIELDS))
+
+_ANSWER_NO_EFFECT = _ID | {
+    "annotations",
+    "citations",  # vLLM's, of Cohere's models
+    "index",  # @openai/agents repeats here what is in a tool call
+    "parsed",  # the openai package's, of the content
+    "provider_specific_fields",  # LiteLLM's
+}
+_ANSWER_NEUTRAL: dialects.Values = {
+    **dialects.CACHE_CONTROL,
+    "content_parts": (),  # of a stored message
+    "images": ([],),
+    "prefix": (False,),
+    "reasoning_details": ([],),
+    "thinking": (),
+    "thinking_blocks": ([],),
+}
+# What @openai/agents repeats in a part of the message that it is in.
+_REPEATED = (mapped(AssistantMessage) | _ANSWER_NO_EFFECT) - {"content", "reasoning", "reasoning_content", "refusal"}
+_ANSWER_PART_NEUTRAL: dialects.Values = {**_ANSWER_NEUTRAL, **_PART_NEUTRAL, "content": ()}
+ANSWER_PART_FIELDS = {
+    "text": _parts.fields(mapped(AnswerPart), _PART_NO_EFFECT | _REPEATED | {"refusal"}, _ANSWER_PART_NEUTRAL),
+    "input_text": PART_FIELDS["input_text"],
+    "output_text": PART_FIELDS["output_text"],
+    "refusal": _parts.fields(mapped(RefusalPart), _PART_NO_EFFECT | _REPEATED, _ANSWER_PART_NEUTRAL),
+}
 
 _calls = Family()
 FUNCTION_CALL_FIELDS = Fields(
@@ -92,25 +113,11 @@ MESSAGE_FIELDS: dict[str, Fields] = {
     "user": _messages.fields(mapped(UserMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
     "assistant": _messages.fields(
         mapped(AssistantMessage),
-        _ID
-        | {
-            "annotations",
-            "citations",  # vLLM's, of Cohere's models
-            "parsed",  # the openai package's, of the content
-            "provider_specific_fields",  # LiteLLM's
-        },
+        _ANSWER_NO_EFFECT,
+        _ANSWER_NEUTRAL,
         {
-            **dialects.CACHE_CONTROL,
-            "content_parts": (),  # of a stored message
-            "images": ([],),
-            "prefix": (False,),
-            "reasoning_details": ([],),
-            "thinking": (),
-            "thinking_blocks": ([],),
-        },
-        {
-            **_CONTENT,
             "audio": AUDIO_FIELDS,
+            "content": Each(Variants("type", ANSWER_PART_FIELDS)),
             "function_call": FUNCTION_CALL_FIELDS,
             "tool_calls": Each(Variants("type", {"function": TOOL_CALL_FIELDS, "custom": CUSTOM_TOOL_CALL_FIELDS})),
         },

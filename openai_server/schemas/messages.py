@@ -32,10 +32,16 @@ class RefusalPart(Struct, tag_field="type", tag="refusal"):
         return self.refusal
 
 
-_LENGTH = Meta(min_length=1, max_length=MAX_PARTS)
-Content = str | Annotated[list[TextPart | InputTextPart | OutputTextPart], _LENGTH]
-AnswerContent = str | Annotated[list[TextPart | InputTextPart | OutputTextPart | RefusalPart], _LENGTH]
-"""The content of an answer, sent back."""
+class AnswerPart(TextPart, tag="text"):
+    """A part of an answer, sent back. @openai/agents writes the other fields of the message into it."""
+
+    reasoning_content: str | None = None
+    reasoning: str | None = None
+
+
+Content = str | Annotated[list[TextPart | InputTextPart | OutputTextPart], Meta(min_length=1, max_length=MAX_PARTS)]
+AnyAnswerPart = AnswerPart | InputTextPart | OutputTextPart | RefusalPart
+AnswerContent = str | Annotated[list[AnyAnswerPart], Meta(max_length=MAX_PARTS)]
 
 
 # ---- Calls of tools

@@ -15,12 +15,13 @@ from openai_server.schemas.json_place import field_of
 from openai_server.schemas.messages import (
     AllowedToolChoice,
     AnswerContent,
+    AnswerPart,
+    AnyAnswerPart,
     AssistantMessage,
     FunctionDefinition,
     FunctionName,
     Message,
     NamedTool,
-    TextPart,
 )
 from openai_server.schemas.requests import (
     ChatRequest,
@@ -64,7 +65,7 @@ def parse_chat(body: bytes) -> ChatRequest:
 def parse_messages(messages: object, body_size: int) -> list[Message]:
     """Those of a chat, alone. Raises InvalidRequest."""
     bounds.check_messages(messages, body_size)
-    MESSAGES.clean(messages, "messages")
+    MESSAGES.clean(messages, (None, "messages"))
     request = convert({"messages": messages}, ChatRequest)
     _settle(request.messages)
     return request.messages
@@ -177,6 +178,8 @@ def _settle(messages: Sequence[Message]) -> None:
     for i, message in enumerate(messages):
         if not isinstance(message, AssistantMessage):
             continue
+        if isinstance(message.content, list):
+            _settle_parts(message, message.content)
         if message.reasoning:
             if message.reasoning_content not in (None, "", message.reasoning):
                 raise InvalidRequest(
@@ -195,10 +198,18 @@ def _settle(messages: Sequence[Message]) -> None:
         message.reasoning = message.refusal = message.audio = None
 
 
+def _settle_parts(message: AssistantMessage, parts: Sequence[AnyAnswerPart]) -> None:
+    """A message's own reasoning counts, if it has any."""
+    message.content = [AnswerPart(part.text) for part in parts] or None
+    if not message.reasoning and not message.reasoning_content:
+        reasoning = (part.reasoning_content or part.reasoning for part in parts if isinstance(part, AnswerPart))
+        message.reasoning_content = next(filter(None, reasoning), message.reasoning_content)
+
+
 def _with_text(content: AnswerContent | None, text: str) -> AnswerContent:
     if not content:
         return text
-    return f"{content}\n{text}" if isinstance(content, str) else [*content, TextPart(text)]
+    return f"{content}\n{text}" if isinstance(content, str) else [*content, AnswerPart(text)]
 
 
 _ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")

@@ -12,6 +12,7 @@ import orjson
 from msgspec import Struct
 
 from openai_server.errors import InvalidRequest, UnsupportedParameter
+from openai_server.schemas.bounds import Place, path_of
 
 MAX_ITEMS = 8192
 """Items of a list that are looked at. Every list of the API is refused for its length above that."""
@@ -20,7 +21,7 @@ MAX_ITEMS = 8192
 class Table(Protocol):
     """What may be at one place of a body. A value of another type is left to the conversion, which refuses it."""
 
-    def clean(self, value: Any, path: str = "") -> None:
+    def clean(self, value: Any, place: Place = None) -> None:
         """Removes nulls that stand for no field. Raises InvalidRequest for a key that would be ignored."""
 
 
@@ -39,25 +40,25 @@ class Fields:
     nested: Mapping[str, Table] = field(default_factory=dict)
     """Tables of those attributes that hold objects."""
 
-    def clean(self, value: Any, path: str = "") -> None:
+    def clean(self, value: Any, place: Place = None) -> None:
         if not isinstance(value, dict):
             return
         mapped, nested, nulls = self.mapped, self.nested, []
         for key, item in value.items():
             if key not in mapped:
                 if key not in self.no_effect:
-                    self._check(key, item, path)
+                    self._check(key, item, place)
             elif item is None:
                 nulls.append(key)
             elif key in nested:
-                nested[key].clean(item, f"{path}.{key}" if path else key)
+                nested[key].clean(item, (place, key))
         for key in nulls:
             del value[key]
 
-    def _check(self, key: str, item: object, path: str) -> None:
+    def _check(self, key: str, item: object, place: Place) -> None:
         if item is None and (key in self.neutral or key in self.family):
             return
-        param = _joined(path, key)
+        param = path_of((place, key))
         if (values := self.neutral.get(key)) is None:
             raise InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param)
         if not any(_same(item, value) for value in values):
@@ -76,14 +77,14 @@ class Variants:
     tag: str
     tables: Mapping[str, Table]
 
-    def clean(self, value: Any, path: str = "") -> None:
+    def clean(self, value: Any, place: Place = None) -> None:
         if not isinstance(value, dict):
             return
         tag = value.get(self.tag)
         if tag is None:
-            raise missing(_joined(path, self.tag))
+            raise missing(path_of((place, self.tag)))
         if isinstance(tag, str) and (table := self.tables.get(tag)) is not None:
-            table.clean(value, path)
+            table.clean(value, place)
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,16 +93,16 @@ class Each:
 
     table: Table
 
-    def clean(self, value: Any, path: str = "") -> None:
+    def clean(self, value: Any, place: Place = None) -> None:
         if isinstance(value, list) and len(value) <= MAX_ITEMS:
             for i, item in enumerate(value):
-                self.table.clean(item, f"{path}[{i}]")
+                self.table.clean(item, (place, i))
 
 
 class Entries:
     """An object with keys that the client chooses, none of which is null."""
 
-    def clean(self, value: Any, path: str = "") -> None:
+    def clean(self, value: Any, place: Place = None) -> None:
         if isinstance(value, dict):
             for key in [key for key, item in value.items() if item is None]:
                 del value[key]
@@ -133,10 +134,6 @@ def mapped(struct: type[Struct]) -> frozenset[str]:
     """All of its attributes, and the key that tells it from others."""
     tag = struct.__struct_config__.tag_field
     return frozenset(struct.__struct_fields__) | ({tag} if tag else set())
-
-
-def _joined(path: str, key: str) -> str:
-    return f"{path}.{key}" if path else key
 
 
 def _same(item: object, value: object) -> bool:

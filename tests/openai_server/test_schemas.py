@@ -15,6 +15,7 @@ from openai.types.chat import (
     ChatCompletionDeveloperMessageParam,
     ChatCompletionFunctionMessageParam,
     ChatCompletionFunctionToolParam,
+    ChatCompletionMessage,
     ChatCompletionMessageCustomToolCall,
     ChatCompletionMessageCustomToolCallParam,
     ChatCompletionMessageFunctionToolCallParam,
@@ -75,8 +76,9 @@ API = [
     (ChatCompletionAssistantMessageParam, schemas.MESSAGE_FIELDS["assistant"]),
     (ChatCompletionToolMessageParam, schemas.MESSAGE_FIELDS["tool"]),
     (ChatCompletionFunctionMessageParam, schemas.MESSAGE_FIELDS["function"]),
-    (ChatCompletionContentPartTextParam, schemas.TEXT_PART_FIELDS),
-    (ChatCompletionContentPartRefusalParam, schemas.PART_FIELDS["refusal"]),
+    (ChatCompletionContentPartTextParam, schemas.PART_FIELDS["text"]),
+    (ChatCompletionContentPartTextParam, schemas.ANSWER_PART_FIELDS["text"]),
+    (ChatCompletionContentPartRefusalParam, schemas.ANSWER_PART_FIELDS["refusal"]),
     (ChatCompletionMessageFunctionToolCallParam, schemas.TOOL_CALL_FIELDS),
     (ChatCompletionMessageCustomToolCallParam, schemas.CUSTOM_TOOL_CALL_FIELDS),
     (Function, schemas.FUNCTION_CALL_FIELDS),
@@ -95,6 +97,8 @@ API = [
     (ChatCompletionStoreMessage, schemas.MESSAGE_FIELDS["assistant"]),
     (ParsedChatCompletionMessage, schemas.MESSAGE_FIELDS["assistant"]),
     (ChoiceDelta, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChatCompletionMessage, schemas.ANSWER_PART_FIELDS["text"]),  # @openai/agents
+    (ChatCompletionMessage, schemas.ANSWER_PART_FIELDS["refusal"]),
     (ChatCompletionAudio, schemas.AUDIO_FIELDS),
     (ParsedFunctionToolCall, schemas.TOOL_CALL_FIELDS),
     (ChoiceDeltaToolCall, schemas.TOOL_CALL_FIELDS),
@@ -102,7 +106,7 @@ API = [
     (ChatCompletionMessageCustomToolCall, schemas.CUSTOM_TOOL_CALL_FIELDS),
     (AnsweredCustom, schemas.CUSTOM_CALL_FIELDS),
     (ResponseOutputText, schemas.PART_FIELDS["output_text"]),
-    (ResponseOutputRefusal, schemas.PART_FIELDS["refusal"]),
+    (ResponseOutputRefusal, schemas.ANSWER_PART_FIELDS["refusal"]),
     (ResponseInputText, schemas.PART_FIELDS["input_text"]),
 ]
 

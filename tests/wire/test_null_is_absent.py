@@ -21,7 +21,7 @@ MESSAGES: list[Any] = [
     {"role": "user", "content": PARTS, "name": "n"},
     {
         "role": "assistant",
-        "content": [*PARTS, {"type": "refusal", "refusal": "x"}],
+        "content": [*PARTS, {"type": "refusal", "refusal": "x"}, {"type": "text", "text": "x", "reasoning": "x"}],
         "tool_calls": [
             {"type": "function", "id": "1", "function": CALL},
             {"type": "custom", "id": "2", "custom": {"name": "f", "input": "x"}},

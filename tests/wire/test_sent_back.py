@@ -29,6 +29,12 @@ async def is_accepted(sidecar: Sidecar, message: dict[str, Any]) -> None:
         results.append({"role": "function", "name": call["name"], "content": "sunny"})
     reply = await sidecar.chat(QUESTION, message, *results, QUESTION, **TOOLS)
     assert reply.status == 200, reply.body
+    # As @openai/agents writes it.
+    if message["content"]:
+        part = {"type": "text", "text": message["content"], **{k: v for k, v in message.items() if k != "content"}}
+        again = {"role": "assistant", "content": [part], "tool_calls": message.get("tool_calls")}
+        reply = await sidecar.chat(QUESTION, again, *results, QUESTION, **TOOLS)
+        assert reply.status == 200, reply.body
 
 
 def dumps(message: Any) -> list[dict[str, Any]]:
@@ -105,6 +111,29 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
     ({"content": [{"type": "text", "text": "a", "annotations": []}]}, "a"),
     ({"content": [{"type": "text", "text": "a", "id": None}]}, "a"),
     ({"content": [{"type": "text", "text": "a", "id": "msg_1", "cache_control": {"type": "ephemeral"}}]}, "a"),
+    (
+        {
+            "content": [
+                {
+                    "type": "text",
+                    "text": "a",
+                    "role": "assistant",
+                    "refusal": None,
+                    "reasoning_content": "r",
+                    "annotations": [],
+                    "audio": None,
+                    "function_call": None,
+                    "tool_calls": [{"id": "1"}],
+                }
+            ],
+            "index": 0,
+        },
+        "(r) a",
+    ),
+    ({"content": [{"type": "text", "text": "a", "reasoning_content": "s"}], "reasoning": "r"}, "(r) a"),
+    ({"content": [{"type": "refusal", "refusal": "no", "content": None, "role": "assistant"}]}, "no"),
+    ({"content": [], "audio": {"id": "audio_1", "expires_at": 1, "transcript": "a"}}, "a"),
+    ({"content": []}, ""),
     # vLLM's
     ({"content": "a", "reasoning": "r"}, "(r) a"),
     ({"content": "a", "reasoning": "r", "reasoning_content": "r"}, "(r) a"),
@@ -150,6 +179,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"tool_calls": [{"id": "1", "type": "custom", "function": CALL}]}, "messages[1].tool_calls[0].function"),
     ({"tool_calls": [{"id": "1", "type": "custom"}]}, "messages[1].tool_calls[0].custom"),
     ({"tool_calls": [{"id": "1", "type": "zzz"}]}, "messages[1].tool_calls[0].type"),
+    ({"content": [{"type": "text", "text": "a", "content": "b"}]}, "messages[1].content[0].content"),
     ({"content": "a", "thinking_blocks": [{"type": "thinking"}]}, "messages[1].thinking_blocks"),
 ]
 
@@ -161,10 +191,15 @@ async def test_what_is_in_no_answer_is_refused(message: dict[str, Any], param: s
         assert (reply.status, reply.error["param"]) == (400, param)
 
 
-async def test_only_an_assistant_refuses() -> None:
+async def test_only_an_assistant_refuses_and_thinks() -> None:
+    parts: list[tuple[str, dict[str, Any]]] = [
+        ("type", {"type": "refusal", "refusal": "x"}),
+        ("reasoning_content", {"type": "text", "text": "x", "reasoning_content": "x"}),
+    ]
     async with running(FakeWorker()) as sidecar:
-        reply = await sidecar.chat({"role": "user", "content": [{"type": "refusal", "refusal": "x"}]})
-        assert (reply.status, reply.error["param"]) == (400, "messages[0].content[0].type")
+        for field, part in parts:
+            reply = await sidecar.chat({"role": "user", "content": [part]})
+            assert (reply.status, reply.error["param"]) == (400, f"messages[0].content[0].{field}")
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])

@@ -7,7 +7,7 @@ import pytest
 
 from openai_server.chat.template import CHATML, RenderOptions, Templates
 from openai_server.errors import InvalidRequest
-from openai_server.schemas import AssistantMessage, FunctionCall, Message, TextPart, ToolCall, UserMessage
+from openai_server.schemas import AnswerPart, AssistantMessage, FunctionCall, Message, ToolCall, UserMessage
 from tests.openai_server.chat import reference
 
 NOW = datetime(2026, 3, 4)
@@ -41,7 +41,7 @@ def test_as_transformers(source: str, text: str) -> None:
 
 def test_parts() -> None:
     source = "{% for m in messages %}{% for p in m.content %}<{{ p.text }}>{% endfor %}{% endfor %}"
-    parts: Sequence[TextPart] = [TextPart("a"), TextPart("b")]
+    parts: Sequence[AnswerPart] = [AnswerPart("a"), AnswerPart("b")]
     assert continued(source, UserMessage("u"), AssistantMessage(list(parts))) == "<u><a><b"
     assert continued(TRIMMING, UserMessage("u"), AssistantMessage(list(parts))) == "[u][a\nb"
 

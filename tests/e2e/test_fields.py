@@ -184,6 +184,23 @@ def test_parsed_by_the_sdk_itself(client: OpenAI) -> None:
     assert isinstance(answer.choices[0].message.parsed, Weather)
 
 
+def test_what_the_sdk_returns_can_be_sent_back(client: OpenAI) -> None:
+    """With all of its nulls: of a call, of the same in a stream, of a parsed answer."""
+
+    class Weather(BaseModel):
+        sky: Literal["sunny", "cloudy"]
+
+    body: dict[str, Any] = {"model": SMOLLM2, "messages": MESSAGES, "temperature": 0, "max_tokens": 60}
+    named: dict[str, Any] = {"tools": TOOLS[1:], "tool_choice": NAMED}
+    with client.chat.completions.stream(**body, **named) as stream:
+        streamed = stream.get_final_completion().choices[0].message
+    parsed = client.chat.completions.parse(**body, response_format=Weather).choices[0].message
+    for message in (chat(client, **named).choices[0].message, streamed, parsed):
+        sent = message.model_dump(warnings=False)  # the package warns of what it has parsed itself
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "1"} for call in sent["tool_calls"] or ()]
+        assert chat(client, messages=[*MESSAGES, sent, *results], max_tokens=1).choices
+
+
 @pytest.mark.parametrize(
     ("param", "body"),
     [

@@ -20,6 +20,9 @@ CACHE_CONTROL: Values = {
     )
 }
 
+KEEP_ALIVE = (-1, "5m")
+"""Of Ollama: how long a model stays loaded at least. Here it always is."""
+
 # ---- Completions and chats
 
 _VLLM: Values = {
@@ -69,17 +72,17 @@ _LLAMA_SERVER: Values = {
     "backend_sampling": (False,),
     "cache_prompt": (True,),
     "chat_format": _NULL,
-    "chat_parser": _NULL,
+    "chat_parser": ("",),
     "dynatemp_exponent": (1,),
     "dynatemp_range": (0,),
-    "generation_prompt": _NULL,
+    "generation_prompt": ("",),
     "grammar_lazy": (False,),
     "grammar_triggers": ([],),
     "id_slot": (-1,),
     "image_data": ([],),
     "input_extra": ([],),
-    "input_prefix": _NULL,
-    "input_suffix": _NULL,
+    "input_prefix": ("",),
+    "input_suffix": ("",),
     "lora": ([],),
     "min_keep": (0,),
     "n_cache_reuse": (0,),
@@ -99,7 +102,10 @@ _LLAMA_SERVER: Values = {
     "response_fields": ([],),
     "return_progress": (False,),
     "return_tokens": (False,),
-    "samplers": (["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],),
+    "samplers": (
+        ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
+        "edskypmxt",  # the same
+    ),
     "speculative.n_max": _NULL,
     "speculative.n_min": _NULL,
     "speculative.ngram_m_hits": _NULL,
@@ -119,18 +125,18 @@ _LLAMA_SERVER: Values = {
     "penalize_nl": (False,),
     "penalty_prompt": _NULL,
     "slot_id": (-1,),
-    "system_prompt": _NULL,
+    "system_prompt": ("",),
     "tfs_z": (1,),
 }
 _OLLAMA: Values = {
     "context": _NULL,
-    "format": _NULL,
+    "format": ("",),
     "images": ([],),
-    "keep_alive": (-1,),
+    "keep_alive": KEEP_ALIVE,
     "num_ctx": _NULL,
     "num_predict": _NULL,
     "options": ({},),
-    "raw": _NULL,
+    "raw": (False,),
     "reasoning": _NULL,  # OpenRouter's too
     "shift": _NULL,
     "system": _NULL,
@@ -185,7 +191,7 @@ EMBEDDINGS: Values = {
     "endianness": ("native", "little"),
     "image_data": ([],),
     "input_type": _NULL,
-    "keep_alive": (-1,),
+    "keep_alive": KEEP_ALIVE,
     "options": ({},),
     "task": _NULL,
 }

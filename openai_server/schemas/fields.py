@@ -73,8 +73,10 @@ _ANSWER_NEUTRAL: dialects.Values = {
     **dialects.CACHE_CONTROL,
     "content_parts": (),  # of a stored message
     "images": ([],),
+    "phase": (),  # of the Responses API
     "prefix": (False,),
     "reasoning_details": ([],),
+    "reasoning_items": ([],),
     "thinking": (),
     "thinking_blocks": ([],),
 }
@@ -94,14 +96,17 @@ FUNCTION_CALL_FIELDS = Fields(
     frozenset({"parsed_arguments", "provider_specific_fields"}),  # of the openai package, and of LiteLLM
 )
 CUSTOM_CALL_FIELDS = Fields(mapped(CustomCall))
+_CALL_NEUTRAL: dialects.Values = {"extra_content": ()}  # Gemini's
 _CALL_NO_EFFECT = frozenset(
     {
         "index",  # in a stream, which the parts of a call have in common
         "provider_specific_fields",
     }
 )
-TOOL_CALL_FIELDS = _calls.fields(mapped(ToolCall), _CALL_NO_EFFECT, nested={"function": FUNCTION_CALL_FIELDS})
-CUSTOM_TOOL_CALL_FIELDS = _calls.fields(mapped(CustomToolCall), _CALL_NO_EFFECT, nested={"custom": CUSTOM_CALL_FIELDS})
+TOOL_CALL_FIELDS = _calls.fields(mapped(ToolCall), _CALL_NO_EFFECT, _CALL_NEUTRAL, {"function": FUNCTION_CALL_FIELDS})
+CUSTOM_TOOL_CALL_FIELDS = _calls.fields(
+    mapped(CustomToolCall), _CALL_NO_EFFECT, _CALL_NEUTRAL, {"custom": CUSTOM_CALL_FIELDS}
+)
 
 AUDIO_FIELDS = Fields(mapped(Audio), _ID | {"data", "expires_at", "format"})
 
@@ -131,10 +136,14 @@ MESSAGES = Each(Variants("role", MESSAGE_FIELDS))
 
 _TOOL_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "defer_loading": (False,)}
 FUNCTION_FIELDS = Fields(mapped(FunctionDefinition), neutral=_TOOL_NEUTRAL)
-TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, "custom": ()}, nested={"function": FUNCTION_FIELDS})
+# Beside `type` and what it names, the Responses API has these keys, which are null where one type serves both APIs.
+_FLAT_TOOL = dict.fromkeys(("custom", "description", "name", "parameters", "strict"), ())
+_FLAT_CHOICE = dict.fromkeys(("custom", "mode", "name", "tools"), ())
+_FLAT_FORMAT = dict.fromkeys(("description", "name", "strict"), ())
+TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nested={"function": FUNCTION_FIELDS})
 FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
 _choices = Family()
-_NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral={"custom": ()}, nested={"function": FUNCTION_NAME_FIELDS})
+_NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral=_FLAT_CHOICE, nested={"function": FUNCTION_NAME_FIELDS})
 ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools), nested={"tools": Each(Variants("type", {"function": _NAMED_TOOL}))})
 TOOL_CHOICE_FIELDS = {
     "function": _NAMED_TOOL,
@@ -150,7 +159,7 @@ STREAM_OPTIONS_FIELDS = Fields(
 _formats = Family()
 NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema", "strict"}), frozenset({"description"}))
 RESPONSE_FORMAT_FIELDS = {
-    "text": _formats.fields(mapped(TextFormat)),
+    "text": _formats.fields(mapped(TextFormat), neutral=_FLAT_FORMAT),
     "json_object": _formats.fields(mapped(JsonObjectFormat)),
     "json_schema": _formats.fields(mapped(JsonSchemaFormat), nested={"json_schema": NAMED_SCHEMA_FIELDS}),
 }

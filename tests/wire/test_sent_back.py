@@ -42,26 +42,26 @@ def dumps(message: Any) -> list[dict[str, Any]]:
     return [message.model_dump(), message.model_dump(exclude_unset=True), message.model_dump(mode="json")]
 
 
-@pytest.mark.parametrize("body", REQUESTS, ids=str)
-async def test_our_own_answers(body: dict[str, Any]) -> None:
+async def test_our_own_answers() -> None:
     async with running(able_worker()) as sidecar:
-        reply = await sidecar.chat(QUESTION, **body)
-        for choice in ChatCompletion.model_validate(reply.json).choices:
-            for message in (reply.json["choices"][choice.index]["message"], *dumps(choice.message)):
-                await is_accepted(sidecar, message)
+        for body in REQUESTS:
+            reply = await sidecar.chat(QUESTION, **body)
+            for choice in ChatCompletion.model_validate(reply.json).choices:
+                for message in (reply.json["choices"][choice.index]["message"], *dumps(choice.message)):
+                    await is_accepted(sidecar, message)
 
 
-@pytest.mark.parametrize("body", REQUESTS, ids=str)
-async def test_our_own_streams(body: dict[str, Any]) -> None:
+async def test_our_own_streams() -> None:
     """As the openai package gathers them: tool calls keep their `index`, and are parsed."""
     async with running(able_worker()) as sidecar:
-        reply = await sidecar.chat(QUESTION, stream=True, **body)
-        state: ChatCompletionStreamState[None] = ChatCompletionStreamState()
-        for event in reply.events:
-            state.handle_chunk(ChatCompletionChunk.model_validate(event))
-        for choice in state.get_final_completion().choices:
-            for message in dumps(choice.message):
-                await is_accepted(sidecar, message)
+        for body in REQUESTS:
+            reply = await sidecar.chat(QUESTION, stream=True, **body)
+            state: ChatCompletionStreamState[None] = ChatCompletionStreamState()
+            for event in reply.events:
+                state.handle_chunk(ChatCompletionChunk.model_validate(event))
+            for choice in state.get_final_completion().choices:
+                for message in dumps(choice.message):
+                    await is_accepted(sidecar, message)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
@@ -155,14 +155,14 @@ TEMPLATE = (
 )
 
 
-@pytest.mark.parametrize(("message", "seen"), OTHERS, ids=[str(message) for message, _ in OTHERS])
-async def test_answers_of_others(message: dict[str, Any], seen: str) -> None:
+async def test_answers_of_others() -> None:
     async with running(FakeWorker(parameters={"chat_template": TEMPLATE})) as sidecar:
-        messages = [QUESTION, {"role": "assistant", **message}]
-        reply = await sidecar.send("POST", "/apply-template", {"messages": messages})
-        assert reply.status == 200, reply.body
-        assert reply.json["prompt"] == f"hi|{seen}"
-        assert (await sidecar.chat(*messages)).status == 200
+        for message, seen in OTHERS:
+            messages = [QUESTION, {"role": "assistant", **message}]
+            reply = await sidecar.send("POST", "/apply-template", {"messages": messages})
+            assert reply.status == 200, (message, reply.body)
+            assert reply.json["prompt"] == f"hi|{seen}", message
+            assert (await sidecar.chat(*messages)).status == 200, message
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [
@@ -184,11 +184,11 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("message", "param"), REFUSED, ids=[param for _, param in REFUSED])
-async def test_what_is_in_no_answer_is_refused(message: dict[str, Any], param: str) -> None:
+async def test_what_is_in_no_answer_is_refused() -> None:
     async with running(FakeWorker()) as sidecar:
-        reply = await sidecar.chat(QUESTION, {"role": "assistant", **message})
-        assert (reply.status, reply.error["param"]) == (400, param)
+        for message, param in REFUSED:
+            reply = await sidecar.chat(QUESTION, {"role": "assistant", **message})
+            assert (reply.status, reply.error["param"]) == (400, param)
 
 
 async def test_only_an_assistant_refuses_and_thinks() -> None:

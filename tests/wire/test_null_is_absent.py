@@ -102,13 +102,13 @@ def names_of(schema: Json) -> set[str]:
 
 def changed(body: Json, place: Place, values: Json, without: str | None = None) -> Json:
     """A copy, with other values in the object at `place`."""
-    made: Json = json.loads(json.dumps(body))
-    target: Any = made
+    copy: Json = json.loads(json.dumps(body))
+    target: Any = copy
     for key in place:
         target = target[key]
     target.update(values)
     target.pop(without, None)
-    return made
+    return copy
 
 
 def written(place: Place) -> str:
@@ -116,12 +116,12 @@ def written(place: Place) -> str:
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
 
 
-def told(reply: Reply) -> tuple[int, Any]:
+def outcome(reply: Reply) -> tuple[int, Any]:
     """Status and error. What is answered is checked elsewhere."""
     return reply.status, None if reply.status == 200 else reply.error
 
 
-async def described(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
+async def schema_of(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
     document = (await sidecar.get("/openapi.json")).json
     return document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
@@ -129,29 +129,29 @@ async def described(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
 async def test_null_is_no_field(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
-        document, asked = await described(sidecar, path)
-        validator = Draft202012Validator({**asked, "components": document["components"]})
+        document, body_schema = await schema_of(sidecar, path)
+        validator = Draft202012Validator({**body_schema, "components": document["components"]})
         whole = await sidecar.send("POST", path, body)
         assert whole.status == 200, whole.body
-        for place, schema in objects(document, asked, body, []):
-            given: Any = body
+        for place, schema in objects(document, body_schema, body, []):
+            target: Any = body
             for key in place:
-                given = given[key]
-            others = changed(body, place, dict.fromkeys(names_of(schema) - given.keys()))
+                target = target[key]
+            others = changed(body, place, dict.fromkeys(names_of(schema) - target.keys()))
             validator.validate(others)
             reply = await sidecar.send("POST", path, others)
-            assert told(reply) == told(whole), f"fields of {written(place) or 'the body'}"
-            for name in given:
+            assert outcome(reply) == outcome(whole), f"fields of {written(place) or 'the body'}"
+            for name in target:
                 with_null = await sidecar.send("POST", path, changed(body, place, {name: None}))
                 without = await sidecar.send("POST", path, changed(body, place, {}, without=name))
-                assert told(with_null) == told(without), written([*place, name])
+                assert outcome(with_null) == outcome(without), written([*place, name])
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
 async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unknown(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
-        document, asked = await described(sidecar, path)
-        for place, schema in objects(document, asked, body, []):
+        document, body_schema = await schema_of(sidecar, path)
+        for place, schema in objects(document, body_schema, body, []):
             for name in schema.get("required", ()):
                 reply = await sidecar.send("POST", path, changed(body, place, {name: None}))
                 assert reply.status == 400, reply.body
@@ -167,8 +167,8 @@ async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unkno
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
 async def test_what_happens_anyway_may_be_asked_for_and_nothing_else(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
-        document, asked = await described(sidecar, path)
-        for place, schema in objects(document, asked, body, []):
+        document, body_schema = await schema_of(sidecar, path)
+        for place, schema in objects(document, body_schema, body, []):
             neutral = {
                 name: described["enum"]
                 for name, described in schema["properties"].items()
@@ -201,8 +201,8 @@ async def test_every_object_of_every_request_is_among_those_tried() -> None:
                 left.append(document["components"]["schemas"][name])
     tried = set()
     for path, body in BODIES:
-        asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        tried |= {schema["title"] for _, schema in objects(document, asked, body, [])}
+        body_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        tried |= {schema["title"] for _, schema in objects(document, body_schema, body, [])}
     assert tried == described
 
 
@@ -211,8 +211,8 @@ async def test_the_model_may_be_in_the_path(name: str) -> None:
     path = f"/v1/{name}"
     body = next(body for other, body in BODIES if other == path)
     async with running(able_worker()) as sidecar:
-        document, asked = await described(sidecar, path)
-        _, schema = next(objects(document, asked, body, []))
+        document, body_schema = await schema_of(sidecar, path)
+        _, schema = next(objects(document, body_schema, body, []))
         nulls = dict.fromkeys(names_of(schema) - body.keys())
         assert "model" in nulls
         for prefix in ("/tiny", "/v1/engines/tiny", "/engines/tiny", ""):

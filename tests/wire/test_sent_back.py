@@ -240,3 +240,12 @@ async def test_top_n_of_zero_is_all_as_in_vllm() -> None:
     async with running(able_worker()) as sidecar:
         reply = await sidecar.send("POST", "/v1/rerank", {"query": "q", "documents": ["a", "b"], "top_n": 0})
         assert len(reply.json["results"]) == 2
+
+
+@pytest.mark.parametrize("content", [None, []])
+async def test_an_empty_answer_can_not_be_continued(content: Any) -> None:
+    async with running(FakeWorker(parameters={"chat_template": TEMPLATE})) as sidecar:
+        empty = {"role": "assistant", "content": content}
+        reply = await sidecar.chat(QUESTION, empty, continue_final_message=True)
+        assert (reply.status, reply.error["param"]) == (400, "continue_final_message")
+        assert (await sidecar.chat(QUESTION, {**empty, "refusal": "no"}, continue_final_message=True)).status == 200

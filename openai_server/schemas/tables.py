@@ -11,7 +11,7 @@ from typing import Any, Protocol
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import InvalidRequest, UnsupportedParameter
+from openai_server.errors import InvalidRequest, UnsupportedParameter, shortened
 from openai_server.schemas.bounds import Place, path_of
 
 MAX_ITEMS = 8192
@@ -58,7 +58,7 @@ class Fields:
     def _check(self, key: str, item: object, place: Place) -> None:
         if item is None and (key in self.neutral or key in self.family):
             return
-        param = path_of((place, key))
+        param = path_of((place, shortened(key)))
         if (values := self.neutral.get(key)) is None:
             raise InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param)
         if not any(_same(item, value) for value in values):

@@ -1,11 +1,10 @@
 """`python -m openai_server`: serves, in one process or several."""
 
-import errno
 import ipaddress
 import logging
 import os
-import socket
 import subprocess
+from collections.abc import Sequence
 
 # The thread in which grpc polls reads the sockets as well, instead of waking one of a pool for it: a streamed token
 # takes half the time there. Read when grpc is imported, here and in the processes that are started from here.
@@ -15,6 +14,7 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
+from anyserve_common import addresses
 from openai_server import __version__, standard_streams
 from openai_server.access.tls import TLS, TLSError
 from openai_server.config import Config
@@ -23,16 +23,6 @@ from openai_server.supervisor import supervise
 from openai_server.telemetry import logs, tracing
 
 log = logging.getLogger("openai_server")
-
-
-def listen(host: str, port: int) -> socket.socket:
-    """Raises ClickException, which becomes one line on stderr and exit status 1."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        return socket.create_server((host, port), family=family, backlog=2048)
-    except OSError as error:
-        problem = "the port is in use" if error.errno == errno.EADDRINUSE else os.strerror(error.errno or 0)
-        raise click.ClickException(f"can't listen on {host}:{port}: {problem}") from error
 
 
 def run(config: Config) -> None:
@@ -44,19 +34,24 @@ def run(config: Config) -> None:
             raise click.ClickException(str(error)) from error
     if config.chat_template is not None:
         _check_template(config.chat_template)
-    listener = listen(config.host, config.port)
-    host, port = listener.getsockname()[:2]
-    address = f"{'http' if config.tls_cert is None else 'https'}://{f'[{host}]' if ':' in host else host}:{port}"
-    admin = None if config.admin_port is None else listen(config.host, config.admin_port)
-    _greet(config, address, admin)
-    if not (config.api_key or config.api_key_file or ipaddress.ip_address(host).is_loopback):
-        log.warning("no API key is set: whoever reaches %s is served", address)
+    try:
+        hosts = addresses.usable(config.host)
+        listeners = addresses.listen(hosts, config.port)
+        admin = [] if config.admin_port is None else addresses.listen(hosts, config.admin_port)
+    except addresses.AddressError as error:
+        raise click.ClickException(str(error)) from error
+    port = addresses.port_of(listeners)
+    _greet(config, hosts, port, addresses.port_of(admin) if admin else port)
+    public = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
+    if public and not (config.api_key or config.api_key_file):
+        reached = ", ".join(addresses.endpoint(host, port) for host in public)
+        log.warning("no API key is set: every client that reaches %s is served", reached)
     if config.workers > 1:
-        supervise(config, listener, *([admin] if admin else []))
+        supervise(config, listeners, admin)
     else:
         from openai_server import server  # of what it takes, a parent of several needs nothing: 30 MiB
 
-        server.run(config, listener, admin)
+        server.run(config, listeners, admin)
 
 
 def _check_template(source: str) -> None:
@@ -71,16 +66,19 @@ def _check_template(source: str) -> None:
         raise click.ClickException(f"--chat-template: the chat template can't be compiled: {problem}")
 
 
-def _greet(config: Config, address: str, admin: socket.socket | None) -> None:
-    health = f"{address.rpartition(':')[0]}:{admin.getsockname()[1]}" if admin else address
+def _greet(config: Config, hosts: Sequence[str], port: int, health_port: int) -> None:
+    scheme = "http" if config.tls_cert is None else "https"
+    here = addresses.local(hosts)[0]
+    api = f"{scheme}://{addresses.endpoint(here, port)}"
+    health = api if health_port == port else f"http://{addresses.endpoint(here, health_port)}"
     logs.say(
         log,
         logging.INFO,
-        f"listening on {address}",
+        "listening on " + ", ".join(f"{scheme}://{addresses.endpoint(host, port)}" for host in hosts),
         {
             "version": __version__,
             "backend": ", ".join(config.anyserve_endpoint),
-            "api": f"{address}/v1",
+            "api": f"{api}/v1",
             "health": f"{health}/readyz",
             "metrics": f"{health}/metrics",
             "workers": config.workers,

@@ -6,7 +6,7 @@ of the drain.
 
 import asyncio
 import socket
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
@@ -40,9 +40,9 @@ class _Server(uvicorn.Server):
 
 
 @asynccontextmanager
-async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator[None]:
-    """Serves on `listener`, if there is one, until the block ends."""
-    if listener is None:
+async def serving(app: ASGIApp, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
+    """Serves on `listeners`, if there are any, until the block ends."""
+    if not listeners:
         yield
         return
     server = _Server(
@@ -57,7 +57,7 @@ async def serving(app: ASGIApp, listener: socket.socket | None) -> AsyncIterator
             timeout_graceful_shutdown=1,
         )
     )
-    task = asyncio.create_task(server.serve([listener]))
+    task = asyncio.create_task(server.serve(list(listeners)))
     try:
         yield
     finally:

@@ -124,4 +124,4 @@ def is_loopback(target: str) -> bool:
     try:
         return ipaddress.ip_address(host).is_loopback
     except ValueError:
-        return host == "localhost" or target.startswith(("unix:", "unix-abstract:"))
+        return host.lower() == "localhost" or target.startswith(("unix:", "unix-abstract:"))

@@ -1,7 +1,7 @@
-"""`python -m openai_server.child FD [ADMIN_FD]`: one of several processes that serve, started by supervisor.py.
+"""`python -m openai_server.child FDS ADMIN_FDS`: one of several processes that serve, started by supervisor.py.
 
-It inherits the listening sockets as FDs, reads the configuration from stdin, says on stdout that it has started, and
-takes the end of stdin as the end of its parent.
+It inherits the listening sockets as file descriptors (numbers, separated by commas), reads the configuration from
+stdin, says on stdout that it has started, and takes the end of stdin as the end of its parent.
 """
 
 import asyncio
@@ -20,8 +20,8 @@ def main() -> None:
     standard_streams.secure()
     config: Config = pickle.load(sys.stdin.buffer)
     config.set_up_logging()
-    listeners = [socket.socket(fileno=int(fd)) for fd in sys.argv[1:]]
-    server.run(config, listeners[0], listeners[1] if len(listeners) > 1 else None, _started)
+    listeners, admin = ([socket.socket(fileno=int(fd)) for fd in fds.split(",") if fd] for fds in sys.argv[1:])
+    server.run(config, listeners, admin, _started)
 
 
 def _started(server: Server) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 
 import click
 
+from anyserve_common import addresses
 from openai_server.access.tls import Files
 from openai_server.telemetry import logs, tracing
 
@@ -26,7 +27,7 @@ class Config:
     backend_key: str | None = None
     backend_server_name: str = ""
     keepalive_time: float = 5
-    host: str = "127.0.0.1"
+    host: tuple[str, ...] = addresses.LOOPBACK
     port: int = 8080
     workers: int = 1
     model_alias: Mapping[str, str] = field(default_factory=dict)

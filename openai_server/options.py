@@ -1,5 +1,6 @@
 """The options of the command line. Each is also an environment variable: OPENAI_SERVER_ and its name."""
 
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -31,6 +32,13 @@ def _file_text(_: click.Context, __: click.Parameter, path: str | None) -> str |
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"can't read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
+
+
+def _hosts(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
+    hosts = names(context, option, given)
+    if not hosts:
+        raise click.BadParameter("it is empty.")
+    return hosts
 
 
 def _endpoints(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
@@ -69,8 +77,21 @@ OPTIONS = (
         "that don't say that they permit it are pinged once a minute.",
         **seconds(),
     ),
-    option("--host", "Address to listen on; 0.0.0.0 is every IPv4 address.", metavar="ADDRESS"),
-    option("--port", "Port to listen on; 0 is a free one.", type=click.IntRange(0, 65535), metavar="PORT"),
+    option(
+        "--host",
+        "Address or name to listen on; repeatable. `::` is every address, IPv4 and IPv6; 0.0.0.0 is every IPv4 address."
+        " An address family that the machine lacks is left out.",
+        metavar="ADDRESS",
+        callback=_hosts,
+        default=Config.__dataclass_fields__["host"].default,
+        multiple=True,
+    ),
+    option(
+        "--port",
+        "Port to listen on, the same on each address; 0 is a free one.",
+        type=click.IntRange(0, 65535),
+        metavar="PORT",
+    ),
     option(
         "--workers",
         "Processes that serve, each with the backend on a connection of its own.",
@@ -138,7 +159,7 @@ OPTIONS = (
     ),
     option(
         "--admin-port",
-        "Port for health and metrics, on the same address; they are no longer on --port then. 0 is a free one.",
+        "Port for health and metrics, on the same addresses; they are no longer on --port then. 0 is a free one.",
         type=click.IntRange(0, 65535),
         metavar="PORT",
     ),
@@ -180,10 +201,17 @@ class _Command(click.Command):
             return super().invoke(ctx)
 
 
+HEALTHCHECK = click.Option(
+    ["--healthcheck"],
+    is_flag=True,
+    help="Ask a running server at --host and --port, or --admin-port, whether it is ready; exit 0 or 1.",
+)
+
+
 def command(run: Callable[[Config], None]) -> click.Command:
     """The command line, which calls `run` with what was given."""
 
-    def callback(**given: Any) -> None:
+    def callback(healthcheck: bool, **given: Any) -> None:
         config = Config(**given)
         if config.tls_cert is None and (config.tls_key or config.tls_client_ca):
             raise click.UsageError("--tls-key and --tls-client-ca need --tls-cert.")
@@ -195,12 +223,16 @@ def command(run: Callable[[Config], None]) -> click.Command:
             check_keys(config.api_key, config.api_key_file)
         if not config.backend_tls and (config.backend_ca or config.backend_cert or config.backend_server_name):
             raise click.UsageError("--backend-ca, --backend-cert and --backend-server-name need --backend-tls.")
+        if healthcheck:
+            from openai_server import health_check  # no server needs it
+
+            sys.exit(not health_check.is_ready(config))
         run(config)
 
     made = _Command(
         "openai_server",
         callback=callback,
-        params=list(OPTIONS),
+        params=[*OPTIONS, HEALTHCHECK],
         help="OpenAI's REST API in front of any KServe v2 gRPC text model server.",
         context_settings={"max_content_width": 110, "help_option_names": ["-h", "--help"]},
     )

@@ -49,6 +49,8 @@ async def resolve(endpoint: str) -> list[Address]:
     """`host:port` → an address for each server. Raises OSError."""
     host, _, port = endpoint.rpartition(":")
     host = host.strip("[]")
+    if host.lower() == "localhost":  # one server, which may listen on one of the two addresses alone: gRPC tries both
+        return [Address(endpoint, host)]
     found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
     # A server has an address of each family; the first family is the one that the system prefers.
     hosts = dict.fromkeys(str(address[0]) for family, *_, address in found if family == found[0][0])

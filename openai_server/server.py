@@ -3,11 +3,12 @@
 import asyncio
 import gc
 import logging
+import os
 import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any, cast
 
@@ -15,6 +16,7 @@ import click
 import uvicorn
 import uvloop
 
+from anyserve_common import addresses
 from openai_server import admin as admin_port
 from openai_server.access.connection import connection
 from openai_server.access.forwarded import Forwarded
@@ -114,7 +116,10 @@ def backends(config: Config) -> Pool:
 
 
 async def _serve(
-    config: Config, listener: socket.socket, admin: socket.socket | None, started: Callable[[Server], None]
+    config: Config,
+    listeners: Sequence[socket.socket],
+    admin: Sequence[socket.socket],
+    started: Callable[[Server], None],
 ) -> None:
     try:
         tls = TLS(config.tls_files) if config.tls_files else None
@@ -137,6 +142,7 @@ async def _serve(
         log_config=None,
         access_log=False,  # ours knows more
         proxy_headers=False,  # `Forwarded` reads them
+        forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ",".join(addresses.LOOPBACK)),
         server_header=False,
         timeout_keep_alive=config.keep_alive_timeout,
         timeout_graceful_shutdown=config.drain_timeout,
@@ -150,17 +156,17 @@ async def _serve(
         served.ssl = tls.context
     async with admin_port.serving(app.admin, admin):
         server = Server(served, app, started, delay=config.drain_delay, handshake=config.header_timeout)
-        await server.serve([listener])
+        await server.serve(list(listeners))
 
 
 def run(
     config: Config,
-    listener: socket.socket,
-    admin: socket.socket | None = None,
+    listeners: Sequence[socket.socket],
+    admin: Sequence[socket.socket] = (),
     started: Callable[[Server], None] = lambda _: None,
 ) -> None:
-    """Until it is told to end. `admin` listens for health and metrics. `started` is called once it answers."""
+    """Until it is told to end. `admin` listen for health and metrics. `started` is called once it answers."""
     # uvicorn reports its own life at INFO, which we do ourselves.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
     sys.setswitchinterval(SWITCH_INTERVAL)
-    uvloop.run(_serve(config, listener, admin, started))
+    uvloop.run(_serve(config, listeners, admin, started))

@@ -1,4 +1,4 @@
-"""The parent of several processes that accept on one socket: it starts them, replaces those that die, and ends them.
+"""The parent of several processes that accept on the same sockets: it starts, replaces and ends them.
 
 They are started as programs of their own, since gRPC does not survive a fork; and in process groups of their own, so
 that Ctrl-C reaches only the parent, which tells them once.
@@ -36,12 +36,15 @@ class Supervisor:
     def __init__(
         self,
         config: Config,
-        *listeners: socket.socket,
+        listeners: Sequence[socket.socket],
+        admin: Sequence[socket.socket] = (),
+        *,
         child: Sequence[str] = CHILD,
         buried: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._config = config
         self._listeners = listeners
+        self._admin = admin
         self._child = child
         self._buried = buried
         self._running: set[Process] = set()
@@ -57,7 +60,7 @@ class Supervisor:
     def end(self) -> None:
         """All finish what they are doing. Called again, they hurry."""
         self._ending.set()
-        for listener in self._listeners:
+        for listener in (*self._listeners, *self._admin):
             listener.close()  # so that nobody can connect once they have closed theirs
         for process in self._running:
             with suppress(ProcessLookupError):  # it has just ended
@@ -90,13 +93,13 @@ class Supervisor:
                 await asyncio.wait_for(self._ending.wait(), pause)
 
     async def _start(self) -> Process:
-        fds = [listener.fileno() for listener in self._listeners]
+        fds = [[listener.fileno() for listener in listeners] for listeners in (self._listeners, self._admin)]
         process = await asyncio.create_subprocess_exec(
             *self._child,
-            *map(str, fds),
+            *(",".join(map(str, group)) for group in fds),
             stdin=PIPE,
             stdout=PIPE,
-            pass_fds=fds,
+            pass_fds=[fd for group in fds for fd in group],
             process_group=0,
         )
         self._running.add(process)
@@ -112,11 +115,11 @@ class Supervisor:
         return bool(await process.stdout.readline())
 
 
-def supervise(config: Config, *listeners: socket.socket) -> None:
+def supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequence[socket.socket] = ()) -> None:
     """Until SIGINT or SIGTERM. Raises ClickException."""
 
     async def main() -> None:
-        supervisor = Supervisor(config, *listeners, buried=sharing.forget)
+        supervisor = Supervisor(config, listeners, admin, buried=sharing.forget)
         for told in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
         await supervisor.run()

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-PACKAGES = ("protos", "openai_server", "anyserve_worker")
+PACKAGES = ("protos", "anyserve_common", "openai_server", "anyserve_worker")
 STUBS = ("protos.grpc_predict_v2_pb2", "protos.grpc_predict_v2_pb2_grpc")
 GENERATION = ("openai_server", "anyserve_worker")
 
@@ -116,8 +116,9 @@ def test_imports_are_absolute(package: str) -> None:
         assert not [name for name in imported if name.startswith(".")], module
 
 
-def test_protos_is_a_leaf() -> None:
-    for module, imported in modules("protos").items():
+@pytest.mark.parametrize("package", ["protos", "anyserve_common"])
+def test_what_both_programs_share_is_a_leaf(package: str) -> None:
+    for module, imported in modules(package).items():
         ours = [name for name in imported if within(name, (*GENERATION, "tests", "scripts"))]
         assert not ours, module
 

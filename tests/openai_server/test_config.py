@@ -26,7 +26,8 @@ def test_nothing_given_is_the_defaults(given: list[Config]) -> None:
 
 
 def test_the_defaults_that_users_know() -> None:
-    assert (Config().anyserve_endpoint, Config().host, Config().port) == (("localhost:8000",), "127.0.0.1", 8080)
+    assert (Config().anyserve_endpoint, Config().port) == (("localhost:8000",), 8080)
+    assert Config().host == ("127.0.0.1", "::1")
 
 
 def test_every_field_has_an_option_and_every_option_a_variable() -> None:
@@ -57,6 +58,8 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         ([], {"OPENAI_SERVER_ACCESS_LOG": "0"}, "access_log", False),
         (["--no-access-log"], {}, "access_log", False),
         (["--admin-port", "0"], {}, "admin_port", 0),
+        (["--host", "::", "--host", "a,b"], {}, "host", ("::", "a", "b")),
+        ([], {"OPENAI_SERVER_HOST": "::1 127.0.0.2"}, "host", ("::1", "127.0.0.2")),
         (["--log-format", "json"], {}, "log_format", "json"),
         (["--request-timeout", "0"], {}, "request_timeout", 0),
         (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", "b:2,a:1"], {}, "anyserve_endpoint", ("a:1", "b:2")),
@@ -93,6 +96,8 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--port", "70000"],
         ["--model-alias", "a"],
         ["--model-alias", "=b"],
+        ["--host", ""],
+        ["--host", " , "],
         ["--chat-template", "nowhere.jinja"],
         ["--ping-interval", "0"],
         ["--log-level", "loud"],

@@ -1,0 +1,1 @@
+"""What the sidecar and the worker need alike. Imports neither of them."""

@@ -1,0 +1,206 @@
+"""The addresses that `python -m openai_server` listens on, in networks that have them or lack them."""
+
+import json
+import re
+import signal
+import ssl
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+from tests.e2e.servers import Process
+from tests.networks import LOOPBACK, OTHERS, Network, network
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+
+FOUR, SIX = LOOPBACK
+OTHER_FOUR, OTHER_SIX = OTHERS
+EVERY = (FOUR, OTHER_FOUR, SIX, OTHER_SIX)
+
+
+@contextmanager
+def sidecar(net: Network, *options: str, **variables: str) -> Iterator[tuple[Process, int]]:
+    """A sidecar that listens, and its port, in a network of a test."""
+    environment = [f"OPENAI_SERVER_{name}={value}" for name, value in variables.items()]
+    process = Process(
+        *(*net.prefix, "env", *environment),
+        *(sys.executable, "-m", "openai_server", "--port", "0", "--log-format", "json", *options),
+    )
+    try:
+        greeting = json.loads(process.wait_for(r"\{.*listening on .*\}")[0])
+        if "2" in options:  # processes
+            process.wait_for(r"(?s)has started.*has started")
+        yield process, int(re.findall(r":(\d+)/v1$", greeting["api"])[0])
+    finally:
+        process.end(signal.SIGKILL)
+
+
+def greeting(process: Process) -> dict[str, str]:
+    return dict(json.loads(process.wait_for(r"\{.*listening on .*\}")[0]))
+
+
+def failed(net: Network, *options: str) -> tuple[int, str]:
+    """Status and output of a sidecar that can't start."""
+    command = (*net.prefix, sys.executable, "-m", "openai_server", *options)
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    return ended.returncode, ended.stderr
+
+
+def listening(net: Network, port: int) -> tuple[str, ...]:
+    """Where it answers, of the addresses that the network may have."""
+    found = tuple(host for host in EVERY if net.listens(host, port))
+    assert all(net.get(host, port, "/openapi.json")[0] in (200, 404) for host in found)
+    return found
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path, workers: str) -> None:
+    with network(tmp_path) as net, sidecar(net, "--workers", workers, "--admin-port", "0") as (process, port):
+        said = greeting(process)
+        assert said["message"] == f"listening on http://{FOUR}:{port}, http://[{SIX}]:{port}"
+        admin = int(re.findall(r":(\d+)/metrics$", said["metrics"])[0])
+        assert admin != port
+        assert listening(net, port) == listening(net, admin) == LOOPBACK
+        assert {net.get(host, admin, "/metrics")[0] for host in LOOPBACK} == {200}
+        assert process.end() == 0
+        assert "no API key" not in process.output
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected"),
+    [
+        (("::",), EVERY),
+        (("::", FOUR, OTHER_SIX, "0.0.0.0"), EVERY),
+        (("0.0.0.0",), (FOUR, OTHER_FOUR)),
+        (("0.0.0.0", SIX), (FOUR, OTHER_FOUR, SIX)),
+        ((f"[{SIX}]",), (SIX,)),
+        (("localhost",), LOOPBACK),
+        (("name.example",), (OTHER_FOUR, OTHER_SIX)),
+    ],
+)
+def test_hosts_that_are_named(tmp_path: Path, hosts: tuple[str, ...], expected: tuple[str, ...]) -> None:
+    names = f"{FOUR} localhost\n{OTHER_FOUR} name.example\n{OTHER_SIX} name.example\n"
+    options = [word for host in hosts for word in ("--host", host)]
+    with network(tmp_path, hosts=names) as net, sidecar(net, *options) as (process, port):
+        assert listening(net, port) == expected
+        host = re.findall(r"^http://(.*):\d+/v1$", greeting(process)["api"])[0]
+        assert host.strip("[]") in expected
+
+
+def test_hosts_from_the_environment(tmp_path: Path) -> None:
+    with network(tmp_path) as net, sidecar(net, HOST=f"{SIX}, {OTHER_FOUR}") as (_, port):
+        assert listening(net, port) == (OTHER_FOUR, SIX)
+
+
+def test_an_ipv4_client_keeps_its_address_in_the_log(tmp_path: Path) -> None:
+    with network(tmp_path) as net, sidecar(net, "--host", "::", "--workers", "2") as (process, port):
+        for host in LOOPBACK:
+            net.get(host, port, "/v1/tokenize", {})
+        process.wait_for(r"(?s)/v1/tokenize.*/v1/tokenize")
+        lines = [json.loads(line) for line in process.output.splitlines() if "/v1/tokenize" in line]
+        assert sorted(line["client"] for line in lines) == sorted(LOOPBACK)
+
+
+def test_a_proxy_on_either_loopback_address_is_trusted(tmp_path: Path) -> None:
+    with network(tmp_path) as net, sidecar(net) as (process, port):
+        for host in LOOPBACK:
+            with net.connect(host, port) as connection:
+                connection.sendall(
+                    b"GET /v1/nowhere HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.7\r\nconnection: close\r\n\r\n"
+                )
+                while connection.recv(1000):
+                    pass
+        process.wait_for(r"(?s)/v1/nowhere.*/v1/nowhere")
+        lines = [json.loads(line) for line in process.output.splitlines() if "/v1/nowhere" in line]
+        assert [line["client"] for line in lines] == ["192.0.2.7"] * 2
+
+
+@pytest.mark.parametrize(
+    ("hosts", "left", "missing"),
+    [((), (FOUR,), SIX), (("::",), (FOUR, OTHER_FOUR), "::"), ((OTHER_SIX, OTHER_FOUR), (OTHER_FOUR,), OTHER_SIX)],
+)
+def test_without_ipv6_it_answers_on_ipv4(
+    tmp_path: Path, hosts: tuple[str, ...], left: tuple[str, ...], missing: str
+) -> None:
+    options = [word for host in hosts for word in ("--host", host)]
+    with (
+        network(tmp_path, ipv6=False) as net,
+        sidecar(net, "--admin-port", "0", *options) as (process, port),
+    ):
+        assert tuple(host for host in (FOUR, OTHER_FOUR) if net.listens(host, port)) == left
+        (said,) = [line for line in process.output.splitlines() if "no IPv6" in line]
+        assert f"this machine has no IPv6: {missing} is left out" in said
+
+
+def test_without_ipv4_it_answers_on_ipv6(tmp_path: Path) -> None:
+    with network(tmp_path, ipv4=False) as net, sidecar(net) as (process, port):
+        assert net.get(SIX, port, "/livez")[0] == 200
+        assert f"this machine has no IPv4: {FOUR} is left out" in process.output
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--host", SIX), f"can't listen on {SIX}: this machine has no such address"),
+        (("--host", "192.0.2.1", "--port", "81"), "can't listen on 192.0.2.1:81: this machine has no such address"),
+        (("--host", "name.invalid"), "can't listen on 'name.invalid': "),
+        (("--host", "a..b"), "can't listen on 'a..b': "),
+    ],
+)
+def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    with network(tmp_path, ipv6=False) as net:
+        status, output = failed(net, *options)
+    assert status == 1
+    assert output.startswith(f"Error: {said}")
+    assert len(output.splitlines()) == 1
+
+
+@pytest.mark.parametrize("taken", EVERY)
+@pytest.mark.parametrize("option", ["--port", "--admin-port"])
+def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken: str, option: str) -> None:
+    with network(tmp_path) as net, net.listen(taken, 8085):
+        hosts = () if taken in LOOPBACK else ("--host", "::")
+        status, output = failed(net, *hosts, option, "8085", "--workers", "2")
+    assert status == 1
+    assert re.fullmatch(r"Error: can't listen on \S+:8085: the port is in use\n", output)
+
+
+def test_https_on_both_addresses(tmp_path: Path) -> None:
+    certificate, key = Authority(tmp_path / "ca").issue("localhost")
+    unverified = ssl._create_unverified_context()
+    options = ("--tls-cert", str(certificate), "--tls-key", str(key), "--admin-port", "0")
+    with network(tmp_path) as net, sidecar(net, *options) as (process, port):
+        for host in LOOPBACK:
+            with unverified.wrap_socket(net.connect(host, port)) as connection:
+                connection.sendall(b"GET /openapi.json HTTP/1.0\r\n\r\n")
+                assert connection.recv(100).startswith(b"HTTP/1.1 200")
+        said = greeting(process)
+        assert said["message"] == f"listening on https://{FOUR}:{port}, https://[{SIX}]:{port}"
+        health = re.findall(r"^http://127\.0\.0\.1:(\d+)/metrics$", said["metrics"])  # has no TLS
+        assert net.get(SIX, int(health[0]), "/metrics")[0] == 200
+
+
+@pytest.mark.parametrize("localhost", [(FOUR, SIX), (SIX, FOUR), (FOUR,), (SIX,)])
+def test_endpoints_reach_a_backend_that_listens_on_one_address(tmp_path: Path, localhost: tuple[str, ...]) -> None:
+    """Also one that is not the first, or not among those, that the machine's resolver returns for `localhost`."""
+    names = "".join(f"{address} localhost\n" for address in localhost)
+    expected = {"localhost:8000": 2, "localhost:8001": 2, f"{FOUR}:8000": 1, f"[{SIX}]:8001": 2}
+    endpoints = ("localhost:8000", "localhost:8001", f"{FOUR}:8000", f"[{SIX}]:8001")
+    by_name = ("dns:///localhost:8000", "dns:///localhost:8001", f"dns:///[{SIX}]:8001")
+    options = [word for endpoint in (*endpoints, *by_name) for word in ("--anyserve-endpoint", endpoint)]
+    with network(tmp_path, hosts=names) as net:
+        backend = Process(*net.prefix, sys.executable, "-m", "tests.wire.fake_backend", f"{FOUR}:8000", f"[{SIX}]:8001")
+        try:
+            backend.wait_for("ready")
+            with sidecar(net, *options) as (process, port):
+                for target, times in expected.items():
+                    process.wait_for(f"(?s)(connected to the backend {re.escape(target)}.*){{{times}}}")
+                for _ in range(sum(expected.values())):  # they take turns
+                    assert net.get(SIX, port, "/v1/completions", {"prompt": "x"})[0] == 200
+        finally:
+            backend.end(signal.SIGKILL)

@@ -1,0 +1,90 @@
+"""`python -m openai_server --healthcheck`, which the image runs, beside a server with the same options."""
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+from grpc import aio
+
+from protos.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
+from tests.certificates import Authority
+from tests.e2e.servers import Process
+from tests.networks import Network, network
+from tests.wire.fake_worker import FakeWorker
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+
+
+@asynccontextmanager
+async def listening_on(path: Path, worker: FakeWorker) -> AsyncIterator[str]:
+    """The endpoint of a backend that every network reaches."""
+    server = aio.server()
+    add_GRPCInferenceServiceServicer_to_server(worker, server)
+    server.add_insecure_port(f"unix:{path}")
+    await server.start()
+    try:
+        yield f"unix:{path}"
+    finally:
+        await server.stop(None)
+
+
+async def status(net: Network, *options: str) -> int:
+    command = (*net.prefix, sys.executable, "-m", "openai_server", "--healthcheck", *options)
+    process = await asyncio.create_subprocess_exec(*command)
+    return await asyncio.wait_for(process.wait(), 30)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        (),
+        ("--host", "::"),
+        ("--host", "0.0.0.0"),
+        ("--host", "fd00::2"),
+        ("--host", "127.0.0.2", "--admin-port", "8090"),
+        ("--tls-cert", "CERTIFICATE", "--tls-key", "KEY"),
+        ("--tls-cert", "CERTIFICATE", "--tls-key", "KEY", "--tls-client-ca", "CERTIFICATE", "--admin-port", "8090"),
+    ],
+)
+async def test_its_answer_is_readiness(tmp_path: Path, options: tuple[str, ...]) -> None:
+    certificate, key = Authority(tmp_path / "ca").issue("localhost")
+    files = {"CERTIFICATE": str(certificate), "KEY": str(key)}
+    options = tuple(files.get(word, word) for word in options)
+    worker = FakeWorker()
+    with network(tmp_path) as net:
+        async with listening_on(tmp_path / "w", worker) as endpoint:
+            server = Process(
+                *(*net.prefix, sys.executable, "-m", "openai_server", "--anyserve-endpoint", endpoint, *options)
+            )
+            try:
+                await asyncio.to_thread(server.wait_for, "connected to the backend")
+                assert await status(net, *options) == 0
+                worker.ready = False
+                assert await status(net, *options) == 1
+            finally:
+                await asyncio.to_thread(server.end)
+
+
+@pytest.mark.parametrize("ipv6", [True, False])
+async def test_nobody_answers(tmp_path: Path, ipv6: bool) -> None:
+    with network(tmp_path, ipv6=ipv6) as net:
+        assert await status(net) == 1
+        assert await status(net, "--host", "::1") == 1
+        assert await status(net, "--host", "name.invalid") == 1
+
+
+async def test_another_address_is_not_asked(tmp_path: Path) -> None:
+    worker = FakeWorker()
+    with network(tmp_path) as net:
+        async with listening_on(tmp_path / "w", worker) as endpoint:
+            command = (*net.prefix, sys.executable, "-m", "openai_server", "--anyserve-endpoint", endpoint)
+            server = Process(*command, "--host", "127.0.0.1")
+            try:
+                await asyncio.to_thread(server.wait_for, "connected to the backend")
+                assert [await status(net, "--host", host) for host in ("::1", "127.0.0.2")] == [1, 1]
+                assert [await status(net, "--host", host) for host in ("localhost", "::", "127.0.0.1")] == [0, 0, 0]
+            finally:
+                await asyncio.to_thread(server.end)

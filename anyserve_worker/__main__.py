@@ -15,6 +15,7 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from anyserve_common import addresses
 from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
@@ -36,12 +37,16 @@ _SETTINGS: dict[str, Any] = {
     metavar="[NAME=]PATH",
     help="GGUF file to serve, repeatable; the first is the default. Without a name, its file name is taken.",
 )
-@click.option("--healthcheck", is_flag=True, help="Ask a running worker on --port whether it is ready; exit 0 or 1.")
+@click.option(
+    "--healthcheck",
+    is_flag=True,
+    help="Ask a running worker at --host and --port whether it is ready; exit 0 or 1.",
+)
 @common_options
 def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
     """Serve GGUF models on llama.cpp over the KServe v2 gRPC protocol."""
     if healthcheck:
-        sys.exit(_check_health(values["port"], tls=values["tls_cert"] is not None))
+        sys.exit(not _is_healthy(values["host"], values["port"], tls=values["tls_cert"] is not None))
     if not models:
         raise click.UsageError("no model: give --model /path/to/model.gguf")
     _run(parse_models(models), values)
@@ -77,15 +82,24 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
         raise click.ClickException(str(error)) from error
 
 
-def _check_health(port: int, *, tls: bool) -> int:
-    address = probe_address(port) if tls else f"127.0.0.1:{port}"
-    with grpc.insecure_channel(address, options=(("grpc.enable_http_proxy", 0),)) as channel:
+def _is_healthy(hosts: tuple[str, ...], port: int, *, tls: bool) -> bool:
+    """Whether it is ready at one of its addresses. Raises ClickException."""
+    if tls:
+        return _is_ready_at(probe_address(port))
+    try:
+        return any(_is_ready_at(addresses.endpoint(host, port)) for host in addresses.local(hosts))
+    except addresses.AddressError as error:
+        raise click.ClickException(str(error)) from error
+
+
+def _is_ready_at(target: str) -> bool:
+    with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
             answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
         except grpc.RpcError:
-            return 1
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+            return False
+    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
 """Options of the command line, each also an environment variable; one list for both commands."""
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
+from anyserve_common import addresses
 from anyserve_worker import __version__
 from anyserve_worker.cpus import detect_cpus
 from anyserve_worker.options import (
@@ -35,9 +36,10 @@ _DEFAULTS = ModelOptions()
 class ServerOptions:
     models: tuple[tuple[str, Path], ...]
     """(name, path), the default model first."""
-    host: str
+    hosts: tuple[str, ...]
+    """Addresses and names."""
     port: int
-    """0: any free one."""
+    """0: any one that is free on all of them."""
     drain_timeout: float
     """Seconds that running requests get after SIGTERM."""
     log_level: str
@@ -48,7 +50,7 @@ class ServerOptions:
     keepalive_time: float = 10
     """Seconds of silence before a client is pinged, and again until it counts as gone."""
     tls: TLS | None = None
-    metrics_host: str = ""
+    metrics_hosts: tuple[str, ...] = ()
     metrics_port: int | None = None
     """None: no metrics. 0: any free one."""
     access_log: bool = False
@@ -72,6 +74,14 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     return tuple(models.items())
 
 
+def _hosts(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """One value, such as an environment variable's, may hold several hosts, separated by commas or spaces."""
+    hosts = tuple(host for value in values for host in re.split(r"[,\s]+", value) if host)
+    if values and not hosts:
+        raise click.BadParameter("it is empty.")
+    return hosts
+
+
 def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
     attributes.setdefault("show_default", True)
     kind = attributes.get("type")
@@ -87,8 +97,21 @@ _at_least_1 = click.IntRange(min=1)
 _or_auto = click.IntRange(min=0)
 
 _OPTIONS = (
-    _option("--host", default="127.0.0.1", metavar="ADDRESS", help="Address to listen on; 0.0.0.0 in a container."),
-    _option("--port", default=DEFAULT_PORT, type=click.IntRange(0, 65535), help="Port of the gRPC server; 0: any."),
+    _option(
+        "--host",
+        default=addresses.LOOPBACK,
+        multiple=True,
+        callback=_hosts,
+        metavar="ADDRESS",
+        help="Address or name to listen on; repeatable. `::` and 0.0.0.0 are every address, IPv4 and IPv6. An address "
+        "family that the machine lacks is left out.",
+    ),
+    _option(
+        "--port",
+        default=DEFAULT_PORT,
+        type=click.IntRange(0, 65535),
+        help="Port of the gRPC server, the same on each address; 0: any.",
+    ),
     _option(
         "--n-ctx",
         default=_DEFAULTS.n_ctx,
@@ -217,7 +240,13 @@ _OPTIONS = (
         type=click.IntRange(0, 65535),
         help="Port of an HTTP server for GET /metrics, in Prometheus' format; 0: any. Absent: none.",
     ),
-    _option("--metrics-host", default=None, metavar="ADDRESS", help="Its address. Absent: as --host."),
+    _option(
+        "--metrics-host",
+        multiple=True,
+        callback=_hosts,
+        metavar="ADDRESS",
+        help="Address or name for it; repeatable. 0.0.0.0 is every IPv4 address, `::` IPv6's too. Absent: as --host.",
+    ),
     _option(
         "--log-level",
         default="info",
@@ -270,7 +299,7 @@ def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple
         raise click.UsageError("--kv-cells must not be smaller than --n-ctx")
     server_options = ServerOptions(
         models=models,
-        host=values["host"],
+        hosts=values["host"],
         port=values["port"],
         drain_timeout=values["drain_timeout"],
         log_level=values["log_level"],
@@ -278,7 +307,7 @@ def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple
         drain_delay=values["drain_delay"],
         keepalive_time=values["keepalive_time"],
         tls=_tls(values),
-        metrics_host=values["metrics_host"] or values["host"],
+        metrics_hosts=values["metrics_host"] or values["host"],
         metrics_port=values["metrics_port"],
         access_log=values["access_log"],
         tracing=values["tracing"],

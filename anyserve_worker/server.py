@@ -11,6 +11,8 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from anyserve_common import addresses
+from anyserve_common.addresses import AddressError
 from anyserve_worker import __version__
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.errors import LoadError
@@ -59,16 +61,20 @@ class StartError(Exception):
 
 @dataclass(slots=True)
 class Worker:
-    """A server that listens. `port` is the one that it really got."""
+    """A server that listens on `hosts`. `port` is the one that it really got."""
 
     repository: Repository
+    hosts: list[str]
     port: int
     _server: grpc.aio.Server
     _servicer: InferenceServicer
     _health: health.aio.HealthServicer
     _probe: grpc.aio.Server
     _observer: Observer
-    _metrics: MetricsServer | None
+    _metrics: list[MetricsServer]
+    """One for each address."""
+    metrics_url: str
+    """Empty: there are no metrics."""
 
     @classmethod
     async def listen(cls, options: ServerOptions) -> "Worker":
@@ -83,21 +89,23 @@ class Worker:
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            address = f"{options.host}:{options.port}"
-            if options.tls:
-                port = server.add_secure_port(address, credentials(options.tls))
-            else:
-                port = server.add_insecure_port(address)
+            hosts = addresses.usable(options.hosts)
+            port = _bind(server, hosts, options)
+            metrics, metrics_url = _metrics(options, hosts, repository)
         except TLSError as error:
             raise StartError(f"cannot serve TLS: {error}") from error
-        except RuntimeError as error:
-            raise StartError(f"cannot listen on {options.host}:{options.port}: is the port in use?") from error
+        except AddressError as error:
+            raise StartError(str(error)) from error
         probe = grpc.aio.server(interceptors=(Interceptor(),))
         if options.tls:
             health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
-            probe.add_insecure_port(probe_address(port))
-        metrics = _metrics(options, repository)
-        worker = cls(repository, port, server, servicer, health_servicer, probe, observer, metrics)
+            try:
+                _add_port(probe, probe_address(port))
+            except AddressError as error:
+                raise StartError(
+                    f"another worker with TLS has port {port}: --healthcheck would ask that one"
+                ) from error
+        worker = cls(repository, hosts, port, server, servicer, health_servicer, probe, observer, metrics, metrics_url)
         await worker._set_serving(False)
         await server.start()
         await probe.start()
@@ -130,13 +138,9 @@ class Worker:
         await asyncio.to_thread(self._close_telemetry)
 
     def _close_telemetry(self) -> None:
-        if self._metrics:
-            self._metrics.close()
+        for metrics in self._metrics:
+            metrics.close()
         self._observer.close()
-
-    @property
-    def metrics_port(self) -> int | None:
-        return self._metrics.port if self._metrics else None
 
     async def _set_serving(self, serving: bool) -> None:
         status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
@@ -144,17 +148,43 @@ class Worker:
             await self._health.set(service, status)
 
 
-def _metrics(options: ServerOptions, repository: Repository) -> MetricsServer | None:
-    """Raises StartError."""
+def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> int:
+    """The port, which is the same on all of `hosts`. Raises AddressError or TLSError."""
+    # gRPC's error has no reason, and it has none for an address of a wildcard that it leaves out.
+    tried = addresses.bind(hosts, options.port)
+    port = addresses.port_of(tried)
+    for one in tried:
+        one.close()
+    # gRPC takes either wildcard as every address of both families, which leaves no room for another.
+    wildcards = [host for host in hosts if host in addresses.LOOPBACK_OF]
+    for host in wildcards[:1] or hosts:
+        # gRPC refuses credentials with a second port if it fetches their certificate again.
+        _add_port(server, addresses.endpoint(host, port), credentials(options.tls) if options.tls else None)
+    return port
+
+
+def _add_port(server: grpc.aio.Server, target: str, secret: grpc.ServerCredentials | None = None) -> None:
+    """Raises AddressError."""
+    try:
+        if secret:
+            server.add_secure_port(target, secret)
+        else:
+            server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise AddressError(f"can't listen on {target}: is it in use?") from error
+
+
+def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -> tuple[list[MetricsServer], str]:
+    """Their servers, and the URL at which this machine reaches one. Raises AddressError."""
     if options.metrics_port is None:
-        return None
+        return [], ""
     from anyserve_worker.telemetry.metrics import CONTENT_TYPE, Metrics
 
-    try:
-        return MetricsServer(options.metrics_host, options.metrics_port, Metrics(repository).text, CONTENT_TYPE)
-    except OSError as error:
-        where = f"{options.metrics_host}:{options.metrics_port}"
-        raise StartError(f"cannot listen on {where} for metrics: {error.strerror}") from error
+    if options.metrics_hosts != options.hosts:
+        hosts = addresses.usable(options.metrics_hosts)
+    listeners, text = addresses.listen(hosts, options.metrics_port, backlog=128), Metrics(repository).text
+    reached = addresses.endpoint(addresses.local(hosts)[0], addresses.port_of(listeners))
+    return [MetricsServer(one, text, CONTENT_TYPE) for one in listeners], f"http://{reached}/metrics"
 
 
 async def serve(server_options: ServerOptions, model_options: ModelOptions) -> None:
@@ -166,10 +196,11 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions) -> N
     worker = await Worker.listen(server_options)
     fields = {
         "version": __version__,
-        "metrics": f"http://{server_options.metrics_host}:{worker.metrics_port}/metrics" if worker.metrics_port else "",
+        "metrics": worker.metrics_url,
         "tracing": tracing.wanted(server_options.tracing) or None,
     }
-    say(log, logging.INFO, f"listening on {server_options.host}:{worker.port}", fields)
+    where = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
+    say(log, logging.INFO, f"listening on {where}", fields)
     loading = asyncio.create_task(worker.load(model_options, server_options.threads))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -7,7 +7,6 @@ import socket
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from socketserver import TCPServer
 from typing import Any
 
 MOST_CONNECTIONS = 8
@@ -16,11 +15,11 @@ TIMEOUT = 10.0
 
 
 class MetricsServer:
-    """Serves from the start. Raises OSError if the address cannot be had."""
+    """Serves from the start, on a socket that listens, which it closes at the end."""
 
-    def __init__(self, host: str, port: int, text: Callable[[], bytes], content_type: str) -> None:
-        self._server = _Server((host, port), _handler(text, content_type))
-        self.port: int = self._server.server_address[1]
+    def __init__(self, listener: socket.socket, text: Callable[[], bytes], content_type: str) -> None:
+        self._server = _Server(listener, _handler(text, content_type))
+        self.port: int = listener.getsockname()[1]
         self._thread = threading.Thread(target=self._server.serve_forever, name="metrics", daemon=True)
         self._thread.start()
 
@@ -33,15 +32,11 @@ class _Server(ThreadingHTTPServer):
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+    def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
         self._places = threading.Semaphore(MOST_CONNECTIONS)
-        super().__init__(address, handler)
-
-    def server_bind(self) -> None:
-        """Without the look-up of the host's name that HTTPServer makes of it."""
-        TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
+        super().__init__(listener.getsockname()[:2], handler, bind_and_activate=False)
+        self.socket.close()  # its own, which is not bound
+        self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):

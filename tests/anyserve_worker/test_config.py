@@ -88,7 +88,8 @@ def test_values_that_name_no_model(value: str) -> None:
 def test_without_options_the_defaults_are_those_of_model_options() -> None:
     server_options, model_options = options()
     assert model_options == ModelOptions()
-    assert (server_options.models, server_options.host, server_options.port) == (MODELS, "127.0.0.1", 8000)
+    assert (server_options.models, server_options.port) == (MODELS, 8000)
+    assert server_options.hosts == server_options.metrics_hosts == ("127.0.0.1", "::1")
     assert server_options.threads >= 1
 
 
@@ -149,8 +150,13 @@ def test_every_model_option_is_an_argument_that_wins(name: str) -> None:
 def test_options_of_the_server() -> None:
     env = {"HOST": "0.0.0.0", "PORT": "0", "DRAIN_TIMEOUT": "1.5", "LOG_LEVEL": "debug"}
     server_options, _ = options(env={f"{ENV_PREFIX}_{name}": value for name, value in env.items()})
-    assert (server_options.host, server_options.port) == ("0.0.0.0", 0)
+    assert (server_options.hosts, server_options.port) == (("0.0.0.0",), 0)
     assert (server_options.drain_timeout, server_options.log_level) == (1.5, "debug")
+
+
+def test_hosts() -> None:
+    server_options, _ = options("--host", "::1", "--host", "a b", env={f"{ENV_PREFIX}_METRICS_HOST": "::, c"})
+    assert (server_options.hosts, server_options.metrics_hosts) == (("::1", "a", "b"), ("::", "c"))
 
 
 @pytest.mark.parametrize(
@@ -198,6 +204,8 @@ def test_version() -> None:
         (("--model", "missing.gguf"), "Error: missing.gguf: no such model file"),
         (("--model", "a=x.gguf", "--model", "a=y.gguf"), "Error: Invalid value for --model: two models are called 'a'"),
         (("--model", "=x"), "Error: Invalid value for --model: '=x' is neither a path nor name=path"),
+        (("--model", "x.gguf", "--host", ""), "Error: Invalid value for '--host': it is empty."),
+        (("--model", "x.gguf", "--metrics-host", ","), "Error: Invalid value for '--metrics-host': it is empty."),
         (("--model", "x.gguf", "--parallel", "9", "--n-batch", "8"), "Error: --parallel must not be larger"),
         (("--model", "x.gguf", "--kv-cells", "9", "--n-ctx", "10"), "Error: --kv-cells must not be smaller"),
         (("--model", "x.gguf", "--port", "65536"), "Error: Invalid value for '--port'"),

@@ -37,7 +37,9 @@ def theirs(tmp_path: Path) -> Authority:
 
 @asynccontextmanager
 async def served(tls: TLS | None) -> AsyncIterator[int]:
-    options = ServerOptions(models=(), host="127.0.0.1", port=0, drain_timeout=0, log_level="info", threads=1, tls=tls)
+    options = ServerOptions(
+        models=(), hosts=("127.0.0.1",), port=0, drain_timeout=0, log_level="info", threads=1, tls=tls
+    )
     worker = await Worker.listen(options)
     try:
         yield worker.port
@@ -187,7 +189,7 @@ async def test_files_that_are_no_certificates(ours: Authority, tmp_path: Path) -
         TLS(tmp_path / "absent", key),
     ):
         with pytest.raises(StartError, match="cannot serve TLS: "):
-            await Worker.listen(ServerOptions((), "127.0.0.1", 0, 0, "info", 1, tls=tls))
+            await Worker.listen(ServerOptions((), ("127.0.0.1",), 0, 0, "info", 1, tls=tls))
     for files in ({"backend_ca": nonsense}, {"backend_cert": certificate, "backend_key": other_key}):
         given: dict[str, Any] = {name: str(path) for name, path in files.items()}
         with pytest.raises(ClickException, match="--backend-ca, --backend-cert"):

@@ -20,7 +20,7 @@ STRIKES = 2
 
 async def test_a_silent_connection_may_be_pinged_once_a_second() -> None:
     """As while a long answer is computed that is told as a whole."""
-    worker = await Worker.listen(ServerOptions((), "127.0.0.1", 0, 0, "info", 1))
+    worker = await Worker.listen(ServerOptions((), ("127.0.0.1",), 0, 0, "info", 1))
     target = f"127.0.0.1:{worker.port}"
     options = [*channel_options(target, INTERVAL), ("grpc.keepalive_permit_without_calls", 1)]
     try:

@@ -1,0 +1,163 @@
+"""The addresses of the worker, and the ways from the sidecar to them, in networks that have them or lack them."""
+
+import re
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from tests.certificates import Authority
+from tests.e2e.servers import Process
+from tests.models import smollm2_path
+from tests.networks import LOOPBACK, OTHERS, Network, network
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+
+FOUR, SIX = LOOPBACK
+OTHER_FOUR, OTHER_SIX = OTHERS
+EVERY = (FOUR, OTHER_FOUR, SIX, OTHER_SIX)
+MODEL = ("--model", f"m={smollm2_path()}", "--n-ctx", "256")
+
+
+@contextmanager
+def worker(net: Network, *options: str) -> Iterator[Process]:
+    """A worker that is ready, on port 8000 unless `options` say otherwise."""
+    process = Process(*net.prefix, sys.executable, "-m", "anyserve_worker", *MODEL, *options)
+    try:
+        process.wait_for(r"server: ready: ")
+        yield process
+    finally:
+        assert process.end() == 0
+
+
+def ended(net: Network, *options: str) -> tuple[int, str]:
+    """Status and error output of a worker's command that ends by itself."""
+    command = (*net.prefix, sys.executable, "-m", "anyserve_worker", *options)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return result.returncode, result.stderr
+
+
+def listening(net: Network, port: int) -> tuple[str, ...]:
+    return tuple(host for host in EVERY if net.listens(host, port))
+
+
+def healthy(net: Network, port: int, *options: str) -> bool:
+    status, output = ended(net, "--healthcheck", "--port", str(port), *options)
+    assert (status, output) in ((0, ""), (1, ""))
+    return status == 0
+
+
+def asked(net: Network, hosts: Sequence[str], port: int) -> list[str]:
+    """Those at which `--healthcheck` finds the worker."""
+    return [host for host in hosts if healthy(net, port, "--host", host)]
+
+
+def answers(net: Network, endpoint: str, *options: str, at: Sequence[str] = LOOPBACK) -> None:
+    """A sidecar reaches the worker at this endpoint, and clients reach the sidecar `at` these addresses."""
+    command = (*net.prefix, sys.executable, "-m", "openai_server", "--anyserve-endpoint", endpoint, "--port", "8080")
+    sidecar = Process(*command, *options)
+    try:
+        sidecar.wait_for("connected to the backend")
+        for host in at:
+            status, body = net.get(host, 8080, "/v1/completions", {"prompt": "x", "max_tokens": 1})
+            assert (status, b'"choices"' in body) == (200, True), body
+    finally:
+        assert sidecar.end() == 0
+
+
+def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path) -> None:
+    with network(tmp_path) as net, worker(net, "--port", "0", "--metrics-port", "0") as process:
+        port = int(process.wait_for(rf"listening on {FOUR}:(\d+), \[{SIX}\]:\1 ")[1])
+        metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
+        assert listening(net, port) == listening(net, metrics) == LOOPBACK
+        assert {net.get(host, metrics, "/metrics")[0] for host in LOOPBACK} == {200}
+        assert healthy(net, port)
+        assert asked(net, (FOUR, SIX, "::", "0.0.0.0", OTHER_FOUR), port) == [FOUR, SIX, "::", "0.0.0.0"]
+        assert not healthy(net, metrics + 1)
+
+
+@pytest.mark.parametrize(
+    ("hosts", "expected", "metrics"),
+    [
+        (("::",), EVERY, EVERY),
+        (("0.0.0.0", SIX), EVERY, (FOUR, OTHER_FOUR, SIX)),  # gRPC's 0.0.0.0 has IPv6 in it
+        ((f"{OTHER_FOUR} [{SIX}]",), (OTHER_FOUR, SIX), (OTHER_FOUR, SIX)),
+    ],
+)
+def test_hosts_that_are_named(
+    tmp_path: Path, hosts: tuple[str, ...], expected: tuple[str, ...], metrics: tuple[str, ...]
+) -> None:
+    options = [word for host in hosts for word in ("--host", host)]
+    with network(tmp_path) as net, worker(net, *options, "--metrics-port", "8002"):
+        assert listening(net, 8000) == expected
+        assert listening(net, 8002) == metrics
+        assert asked(net, (SIX, OTHER_SIX), 8000) == [host for host in (SIX, OTHER_SIX) if host in expected]
+        assert healthy(net, 8000, *options)
+
+
+def test_metrics_on_an_address_of_their_own(tmp_path: Path) -> None:
+    options = ("--host", SIX, "--metrics-port", "0", "--metrics-host", "::", "--metrics-host", FOUR)
+    with network(tmp_path) as net, worker(net, *options) as process:
+        metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
+        assert (listening(net, 8000), listening(net, metrics)) == ((SIX,), EVERY)
+
+
+@pytest.mark.parametrize("hosts", [(), ("--host", "::")])
+def test_without_ipv6_the_worker_listens_on_ipv4(tmp_path: Path, hosts: tuple[str, ...]) -> None:
+    with network(tmp_path, ipv6=False) as net, worker(net, *hosts, "--metrics-port", "8002") as process:
+        left_out = re.findall("this machine has no IPv6: (.*) is left out", process.output)
+        assert left_out == ["::" if "::" in hosts else SIX]
+        assert net.get(FOUR, 8002, "/metrics")[0] == 200
+        assert healthy(net, 8000, *hosts)
+        answers(net, "localhost:8000", at=(FOUR,))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--host", SIX), f"can't listen on {SIX}: this machine has no such address"),
+        (("--host", "192.0.2.1"), "can't listen on 192.0.2.1:8000: this machine has no such address"),
+        (("--host", "name.invalid"), "can't listen on 'name.invalid': "),
+        (("--metrics-port", "1", "--metrics-host", SIX), f"can't listen on {SIX}: "),
+    ],
+)
+def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+    with network(tmp_path, ipv6=False) as net:
+        status, output = ended(net, *MODEL, *options)
+    assert status == 1
+    errors = [line for line in output.splitlines() if " INFO " not in line]
+    assert len(errors) == 1
+    assert errors[0].startswith(f"Error: {said}")
+
+
+@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
+@pytest.mark.parametrize("taken", EVERY)
+def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken: str, option: str) -> None:
+    with network(tmp_path) as net, net.listen(taken, 8005):
+        hosts = () if taken in LOOPBACK else ("--host", "::")
+        status, output = ended(net, *MODEL, *hosts, option, "8005")
+    assert status == 1
+    assert re.fullmatch(r"Error: can't listen on \S+:8005: the port is in use\n", output)
+
+
+def test_two_workers_with_tls_on_one_port_but_other_addresses(tmp_path: Path) -> None:
+    """Each tells its health to this machine by the number of its port."""
+    certificate, key = Authority(tmp_path / "ca").issue("localhost")
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with network(tmp_path) as net, worker(net, "--host", FOUR, *tls):
+        assert healthy(net, 8000, *tls)
+        status, output = ended(net, *MODEL, "--host", SIX, *tls)
+    assert status == 1
+    assert output == "Error: another worker with TLS has port 8000: --healthcheck would ask that one\n"
+
+
+def test_an_ipv6_address_and_its_certificate(tmp_path: Path) -> None:
+    ca = Authority(tmp_path / "ca")
+    certificate, key = ca.issue("worker", SIX)
+    with network(tmp_path) as net, worker(net, "--tls-cert", str(certificate), "--tls-key", str(key)):
+        assert listening(net, 8000) == LOOPBACK
+        for endpoint in (f"[{SIX}]:8000", f"dns:///[{SIX}]:8000"):
+            answers(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))

@@ -9,6 +9,7 @@ Both end together: on Ctrl-C, on SIGTERM, and when one of them ends.
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import shlex
 import socket
@@ -24,6 +25,8 @@ from scripts import children, fetch, setup, toolchain
 from scripts.errors import Fail, run_main
 
 HOST = "127.0.0.1"
+LOOPBACK = {socket.AF_INET: HOST, socket.AF_INET6: "::1"}
+"""What both programs listen on by default."""
 POLL_S = 0.25
 REQUEST_TIMEOUT_S = 120.0
 REMIND_S = 30.0
@@ -63,12 +66,12 @@ def main() -> int:
     commands = {
         "worker": [
             *(options.worker or [python, "-m", "anyserve_worker", "--drain-timeout", str(DRAIN_S)]),
-            *("--model", model, "--host", HOST, "--port", str(options.worker_port)),
+            *("--model", model, "--port", str(options.worker_port)),
             *options.worker_args,
         ],
         "sidecar": [
             *(options.sidecar or [python, "-m", "openai_server", "--drain-timeout", str(DRAIN_S)]),
-            *("--anyserve-endpoint", endpoint, "--host", HOST, "--port", str(options.port)),
+            *("--anyserve-endpoint", endpoint, "--port", str(options.port)),
             *options.sidecar_args,
         ],
     }
@@ -101,12 +104,15 @@ def _options() -> Options:
 
 
 def _require_free(name: str, variable: str, port: int) -> None:
-    with socket.socket() as probe:
-        # As servers do it: a port whose last connections are still closing is free.
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    for family, host in LOOPBACK.items():
         try:
-            probe.bind((HOST, port))
+            with socket.socket(family) as probe:
+                # As servers do it: a port whose last connections are still closing is free.
+                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                probe.bind((host, port))
         except (OSError, OverflowError) as error:
+            if getattr(error, "errno", None) in (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL):
+                continue  # This machine lacks the family, and the programs leave it out.
             reason = getattr(error, "strerror", None) or error
             other = port + 1 if 0 < port < 65535 else 8081
             raise Fail(

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from scripts.ports import free_port
+from tests.networks import network
 from tests.packaging.commands import ROOT, only_line, run, script
 
 STANDIN = str(Path(__file__).with_name("standin.py"))
@@ -160,6 +161,17 @@ def test_a_port_in_use_is_one_line(pair: Pair, who: str, variable: str) -> None:
     assert line.startswith(f"error: port {port} can't be had for the {who}: Address already in use")
     assert f"make run {variable}={port + 1}" in line
     assert not pair.log.exists()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+def test_a_port_is_tried_on_both_loopback_addresses(pair: Pair, tmp_path: Path) -> None:
+    pair.model.unlink()  # the next thing that is looked at
+    command = (sys.executable, "-m", "scripts.run", *pair.arguments)
+    with network(tmp_path) as net, net.listen("::1", pair.port):
+        line = only_line(run(*net.prefix, *command))
+        assert line.startswith(f"error: port {pair.port} can't be had for the sidecar: Address already in use")
+    with network(tmp_path, ipv6=False) as net:
+        assert only_line(run(*net.prefix, *command)) == f"error: there is no model file {pair.model}"
 
 
 def test_a_missing_model_is_one_line(pair: Pair) -> None:

@@ -31,6 +31,7 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --
  -r requirements/sidecar.txt
 COPY pyproject.toml README.md LICENSE ./
 COPY protos/ protos/
+COPY anyserve_common/ anyserve_common/
 COPY openai_server/ openai_server/
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels . \
  && pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
@@ -73,6 +74,7 @@ RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --
 FROM worker-packages AS worker-code
 COPY pyproject.toml README.md LICENSE ./
 COPY protos/ protos/
+COPY anyserve_common/ anyserve_common/
 COPY anyserve_worker/ anyserve_worker/
 RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels .
 
@@ -118,11 +120,11 @@ LABEL org.opencontainers.image.title="openai-server" \
  org.opencontainers.image.description="OpenAI's REST API in front of any KServe v2 gRPC text model server"
 COPY --from=sidecar-venv /opt/venv /opt/venv
 COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
-ENV OPENAI_SERVER_HOST=0.0.0.0 OPENAI_SERVER_PORT=8080
+ENV OPENAI_SERVER_HOST=:: OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 \
-  CMD ["python", "-c", "import os, ssl, urllib.request as r; e = os.environ; admin = e.get('OPENAI_SERVER_ADMIN_PORT'); s = 's' * (not admin and 'OPENAI_SERVER_TLS_CERT' in e); r.urlopen(f'http{s}://127.0.0.1:' + (admin or e['OPENAI_SERVER_PORT']) + '/readyz', timeout=4, context=ssl._create_unverified_context() if s else None)"]
+  CMD ["python", "-m", "openai_server", "--healthcheck"]
 ENTRYPOINT ["python", "-m", "openai_server"]
 
 FROM base AS worker-base
@@ -133,7 +135,7 @@ LABEL org.opencontainers.image.title="anyserve-worker" \
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1 \
  && rm -rf /var/lib/apt/lists/*
-ENV ANYSERVE_WORKER_HOST=0.0.0.0 ANYSERVE_WORKER_PORT=8000
+ENV ANYSERVE_WORKER_HOST=:: ANYSERVE_WORKER_PORT=8000
 EXPOSE 8000
 USER 10001:10001
 # A large model takes its time to load; until then a failed check doesn't count.

@@ -69,7 +69,7 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
 @every_container
 def test_the_programs_take_their_options(pod: Pod, container: Resource, options: Options) -> None:
     given = options(pod, container)
-    assert given["host"] == "0.0.0.0"  # kubelet's probes and other pods come from outside
+    assert given["host"] == ("::",)  # kubelet's probes and other pods come from outside
     known = {f"OPENAI_SERVER_{name}".upper() for name in given} | {f"ANYSERVE_WORKER_{name}".upper() for name in given}
     for variable in container.get("env", []):
         assert variable["name"] in known or f"$({variable['name']})" in " ".join(container["args"])

@@ -200,8 +200,9 @@ def test_the_sidecars_health_is_its_readiness(status: int, healthy: bool) -> Non
     python, *arguments = exec_form(STAGES["sidecar"].all("HEALTHCHECK")[-1])
     assert python == "python"
     with answering(status) as port:
-        for ports in ({"PORT": str(port)}, {"PORT": "1", "ADMIN_PORT": str(port)}):
-            variables = {f"OPENAI_SERVER_{name}": value for name, value in ports.items()}
+        for settings in ({"PORT": str(port)}, {"PORT": "1", "ADMIN_PORT": str(port), "HOST": "127.0.0.1"}):
+            variables = {"OPENAI_SERVER_HOST": image("sidecar").environment["OPENAI_SERVER_HOST"]}
+            variables |= {f"OPENAI_SERVER_{name}": value for name, value in settings.items()}
             assert (run(sys.executable, *arguments, env=variables).returncode == 0) == healthy
 
 

@@ -16,7 +16,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_common import addresses
-from anyserve_worker.config import ENV_PREFIX, build, common_options, parse_models
+from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
 
@@ -57,20 +57,29 @@ def anyserve() -> None:
     """AnyServe: serve language models over the KServe v2 gRPC protocol."""
 
 
+def _model_name(_: click.Context, __: click.Parameter, name: str | None) -> str | None:
+    if name is not None and (not name or "=" in name):
+        raise click.BadParameter(f"a model's name must not be empty or contain '=', got {name!r}.")
+    return name
+
+
 @anyserve.command(context_settings=_SETTINGS)
-@click.argument("model", type=click.Path(path_type=Path))
-@click.option("--name", default=None, help="Name of the model. Default: its file name.")
+@click.argument("model")
+@click.option("--name", callback=_model_name, help="Name of the model. Default: its file name.")
 @common_options
-def serve(model: Path, name: str | None, **values: Any) -> None:
+def serve(model: str, name: str | None, **values: Any) -> None:
     """Serve the GGUF file MODEL."""
-    _run(parse_models((f"{name}={model}" if name else str(model),)), values)
+    name = name or name_of_file(model)
+    if not name:
+        raise click.BadParameter(f"{model!r} is not the path of a file.", param_hint="MODEL")
+    _run(((name, Path(model)),), values)
 
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     server_options, model_options = build(models, values)
     logs.set_up(server_options.log_level, values["log_format"])
     for _, path in models:
-        if not path.is_file():
+        if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
             raise click.ClickException(f"{path}: no such model file")
     # Imports llama.cpp, which --help and a wrong option need not wait for.
     from anyserve_worker.errors import LoadError

@@ -1,5 +1,6 @@
 """Options of the command line, each also an environment variable; one list for both commands."""
 
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
@@ -57,15 +58,19 @@ class ServerOptions:
     tracing: str = tracing.OFF
 
 
+def name_of_file(path: str) -> str:
+    """The model's name where only its file is named. Empty if the path has no file name."""
+    return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE)
+
+
 def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     """`name=path`, or a path whose file name becomes the model's name. Raises click.BadParameter."""
     models: dict[str, Path] = {}
     for value in values:
         # A path that exists may contain "=" itself.
-        name, separator, path = ("", "", value) if Path(value).exists() else value.partition("=")
+        name, separator, path = ("", "", value) if os.path.exists(value) else value.partition("=")
         if not separator:
-            path = value
-            name = re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE)
+            name, path = name_of_file(value), value
         if not name or not path:
             raise click.BadParameter(f"{value!r} is neither a path nor name=path", param_hint="--model")
         if name in models:

@@ -16,11 +16,13 @@ from openai_server.telemetry import logs, tracing
 
 
 def _aliases(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:
-    aliases = {}
+    aliases: dict[str, str] = {}
     for value in names(context, option, given):
         alias, _, model = value.partition("=")
         if not (alias and model):
             raise click.BadParameter(f"{value!r} is not of the form alias=model.")
+        if aliases.get(alias, model) != model:
+            raise click.BadParameter(f"{alias!r} can't stand for both {aliases[alias]!r} and {model!r}.")
         aliases[alias] = model
     return aliases
 

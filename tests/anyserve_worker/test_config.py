@@ -204,6 +204,9 @@ def test_version() -> None:
         (("--model", "missing.gguf"), "Error: missing.gguf: no such model file"),
         (("--model", "a=x.gguf", "--model", "a=y.gguf"), "Error: Invalid value for --model: two models are called 'a'"),
         (("--model", "=x"), "Error: Invalid value for --model: '=x' is neither a path nor name=path"),
+        (("--model", "x="), "Error: Invalid value for --model: 'x=' is neither a path nor name=path"),
+        (("--model", "x" * 300), f"Error: {'x' * 300}: no such model file"),
+        (("--model", "m=" + "x" * 300), f"Error: {'x' * 300}: no such model file"),
         (("--model", "x.gguf", "--host", ""), "Error: Invalid value for '--host': it is empty."),
         (("--model", "x.gguf", "--metrics-host", ","), "Error: Invalid value for '--metrics-host': it is empty."),
         (("--model", "x.gguf", "--parallel", "9", "--n-batch", "8"), "Error: --parallel must not be larger"),
@@ -252,6 +255,17 @@ def test_an_argument_wins_over_models_from_the_environment() -> None:
         (("serve",), "Error: Missing argument 'MODEL'."),
         (("serve", "missing.gguf"), "Error: missing.gguf: no such model file"),
         (("serve", "missing.gguf", "--name", "generate"), "Error: a model cannot be called 'generate'"),
+        (
+            ("serve", "missing.gguf", "--name", "a=b"),
+            "Error: Invalid value for '--name': a model's name must not be empty or contain '=', got 'a=b'.",
+        ),
+        (
+            ("serve", "missing.gguf", "--name", ""),
+            "Error: Invalid value for '--name': a model's name must not be empty",
+        ),
+        (("serve", "missing=a.gguf"), "Error: missing=a.gguf: no such model file"),
+        (("serve", "missing=a.gguf", "--name", "b"), "Error: missing=a.gguf: no such model file"),
+        (("serve", ""), "Error: Invalid value for MODEL: '' is not the path of a file."),
     ],
 )
 def test_refusals_of_anyserve_serve(arguments: tuple[str, ...], message: str) -> None:

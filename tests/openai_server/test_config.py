@@ -96,6 +96,8 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--port", "70000"],
         ["--model-alias", "a"],
         ["--model-alias", "=b"],
+        ["--model-alias", "a="],
+        ["--model-alias", "a=b", "--model-alias", "a=c"],
         ["--host", ""],
         ["--host", " , "],
         ["--chat-template", "nowhere.jinja"],

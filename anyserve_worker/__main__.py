@@ -16,6 +16,7 @@ import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_common import addresses
+from anyserve_common.command_line import Command
 from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
@@ -27,7 +28,7 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@click.command(context_settings=_SETTINGS)
+@click.command(cls=Command, context_settings=_SETTINGS)
 @click.option(
     "--model",
     "models",
@@ -63,7 +64,7 @@ def _model_name(_: click.Context, __: click.Parameter, name: str | None) -> str 
     return name
 
 
-@anyserve.command(context_settings=_SETTINGS)
+@anyserve.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("model")
 @click.option("--name", callback=_model_name, help="Name of the model. Default: its file name.")
 @common_options

@@ -1,13 +1,13 @@
 """The options of the command line. Each is also an environment variable: OPENAI_SERVER_ and its name."""
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import click
 
+from anyserve_common.command_line import Command
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.config import Config, EmptyIsGiven, count, file, names, option, seconds
@@ -180,29 +180,6 @@ OPTIONS = (
 )
 
 
-class _Mistake(click.ClickException):
-    exit_code = 2
-
-
-@contextmanager
-def _mistakes_as_one_line() -> Iterator[None]:
-    """Without the usage that click prints before it: the line is read in a log, among others."""
-    try:
-        yield
-    except click.UsageError as error:
-        raise _Mistake(error.format_message()) from None
-
-
-class _Command(click.Command):
-    def make_context(self, *args: Any, **how: Any) -> click.Context:
-        with _mistakes_as_one_line():
-            return super().make_context(*args, **how)
-
-    def invoke(self, ctx: click.Context) -> Any:
-        with _mistakes_as_one_line():
-            return super().invoke(ctx)
-
-
 HEALTHCHECK = click.Option(
     ["--healthcheck"],
     is_flag=True,
@@ -231,7 +208,7 @@ def command(run: Callable[[Config], None]) -> click.Command:
             sys.exit(not health_check.is_ready(config))
         run(config)
 
-    made = _Command(
+    made = Command(
         "openai_server",
         callback=callback,
         params=[*OPTIONS, HEALTHCHECK],

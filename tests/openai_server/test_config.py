@@ -110,6 +110,7 @@ def test_a_mistake_is_told_and_nothing_runs(given: list[Config], args: list[str]
     result = run(given, *args)
     assert (result.exit_code, given) == (2, [])
     assert result.output.startswith("Error: ")
+    assert args[0] in result.output
     assert result.output.count("\n") == 1
 
 

@@ -15,7 +15,7 @@ log = logging.getLogger(__name__)
 LOOPBACK = ("127.0.0.1", "::1")
 """Both programs' default: a client that connects to `localhost` tries one or both of them, in either order."""
 LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""Every address of a family → the one that the machine itself can connect to."""
+"""By the address that stands for every address of a family."""
 _ATTEMPTS = 20
 """Free ports that are tried until one is free on every address."""
 _UNAVAILABLE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
@@ -52,9 +52,9 @@ def usable(hosts: Iterable[str]) -> list[str]:
     return left
 
 
-def local(hosts: Iterable[str]) -> list[str]:
-    """Where this machine reaches a server that listens on `hosts`. Raises AddressError."""
-    return list(dict.fromkeys(LOOPBACK_OF.get(address, address) for address in resolve(hosts)))
+def reached_at(address: str) -> str:
+    """Where this machine reaches a server that listens on `address`."""
+    return LOOPBACK_OF.get(address, address)
 
 
 def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
@@ -127,7 +127,7 @@ def _lacks_family_of(address: str) -> bool:
     Every address of a family can be bound even if there is none: then the loopback address decides.
     """
     loopback = LOOPBACK[_family(address) == socket.AF_INET6]
-    return all(_is_unavailable(candidate) for candidate in (LOOPBACK_OF.get(address, address), loopback))
+    return all(_is_unavailable(candidate) for candidate in (reached_at(address), loopback))
 
 
 def _is_unavailable(address: str) -> bool:

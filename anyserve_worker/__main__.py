@@ -97,9 +97,10 @@ def _is_healthy(hosts: tuple[str, ...], port: int, *, tls: bool) -> bool:
     if tls:
         return _is_ready_at(probe_address(port))
     try:
-        return any(_is_ready_at(addresses.endpoint(host, port)) for host in addresses.local(hosts))
+        listening = addresses.resolve(hosts)
     except addresses.AddressError as error:
         raise click.ClickException(str(error)) from error
+    return any(_is_ready_at(addresses.endpoint(addresses.reached_at(address), port)) for address in listening)
 
 
 def _is_ready_at(target: str) -> bool:

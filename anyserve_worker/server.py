@@ -183,7 +183,7 @@ def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -
     if options.metrics_hosts != options.hosts:
         hosts = addresses.usable(options.metrics_hosts)
     listeners, text = addresses.listen(hosts, options.metrics_port, backlog=128), Metrics(repository).text
-    reached = addresses.endpoint(addresses.local(hosts)[0], addresses.port_of(listeners))
+    reached = addresses.endpoint(addresses.reached_at(hosts[0]), addresses.port_of(listeners))
     return [MetricsServer(one, text, CONTENT_TYPE) for one in listeners], f"http://{reached}/metrics"
 
 

@@ -68,7 +68,7 @@ def _check_template(source: str) -> None:
 
 def _greet(config: Config, hosts: Sequence[str], port: int, health_port: int) -> None:
     scheme = "http" if config.tls_cert is None else "https"
-    here = addresses.local(hosts)[0]
+    here = addresses.reached_at(hosts[0])
     api = f"{scheme}://{addresses.endpoint(here, port)}"
     health = api if health_port == port else f"http://{addresses.endpoint(here, health_port)}"
     logs.say(

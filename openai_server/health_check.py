@@ -13,10 +13,10 @@ TIMEOUT = 4.0
 def is_ready(config: Config) -> bool:
     """Whether it is ready at one of its addresses."""
     try:
-        hosts = addresses.local(config.host)
+        listening = addresses.resolve(config.host)
     except addresses.AddressError:
         return False
-    return any(_is_ready_at(host, config) for host in hosts)
+    return any(_is_ready_at(addresses.reached_at(address), config) for address in listening)
 
 
 def _is_ready_at(host: str, config: Config) -> bool:

@@ -84,7 +84,6 @@ def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path
     [
         (("::",), EVERY, EVERY),
         (("0.0.0.0", SIX), EVERY, (FOUR, OTHER_FOUR, SIX)),  # gRPC's 0.0.0.0 has IPv6 in it
-        ((f"{OTHER_FOUR} [{SIX}]",), (OTHER_FOUR, SIX), (OTHER_FOUR, SIX)),
     ],
 )
 def test_hosts_that_are_named(
@@ -99,10 +98,10 @@ def test_hosts_that_are_named(
 
 
 def test_metrics_on_an_address_of_their_own(tmp_path: Path) -> None:
-    options = ("--host", SIX, "--metrics-port", "0", "--metrics-host", "::", "--metrics-host", FOUR)
+    options = ("--host", f"{OTHER_FOUR} [{SIX}]", "--metrics-port", "0", "--metrics-host", "::", "--metrics-host", FOUR)
     with network(tmp_path) as net, worker(net, *options) as process:
         metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
-        assert (listening(net, 8000), listening(net, metrics)) == ((SIX,), EVERY)
+        assert (listening(net, 8000), listening(net, metrics)) == ((OTHER_FOUR, SIX), EVERY)
 
 
 @pytest.mark.parametrize("hosts", [(), ("--host", "::")])
@@ -118,9 +117,7 @@ def test_without_ipv6_the_worker_listens_on_ipv4(tmp_path: Path, hosts: tuple[st
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (("--host", SIX), f"can't listen on {SIX}: this machine has no such address"),
         (("--host", "192.0.2.1"), "can't listen on 192.0.2.1:8000: this machine has no such address"),
-        (("--host", "name.invalid"), "can't listen on 'name.invalid': "),
         (("--metrics-port", "1", "--metrics-host", SIX), f"can't listen on {SIX}: "),
     ],
 )
@@ -133,8 +130,7 @@ def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tup
     assert errors[0].startswith(f"Error: {said}")
 
 
-@pytest.mark.parametrize("option", ["--port", "--metrics-port"])
-@pytest.mark.parametrize("taken", EVERY)
+@pytest.mark.parametrize(("taken", "option"), [(SIX, "--port"), (OTHER_FOUR, "--port"), (SIX, "--metrics-port")])
 def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken: str, option: str) -> None:
     with network(tmp_path) as net, net.listen(taken, 8005):
         hosts = () if taken in LOOPBACK else ("--host", "::")
@@ -143,21 +139,15 @@ def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken
     assert re.fullmatch(r"Error: can't listen on \S+:8005: the port is in use\n", output)
 
 
-def test_two_workers_with_tls_on_one_port_but_other_addresses(tmp_path: Path) -> None:
-    """Each tells its health to this machine by the number of its port."""
-    certificate, key = Authority(tmp_path / "ca").issue("localhost")
-    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
-    with network(tmp_path) as net, worker(net, "--host", FOUR, *tls):
-        assert healthy(net, 8000, *tls)
-        status, output = ended(net, *MODEL, "--host", SIX, *tls)
-    assert status == 1
-    assert output == "Error: another worker with TLS has port 8000: --healthcheck would ask that one\n"
-
-
-def test_an_ipv6_address_and_its_certificate(tmp_path: Path) -> None:
+def test_tls_on_both_addresses(tmp_path: Path) -> None:
     ca = Authority(tmp_path / "ca")
     certificate, key = ca.issue("worker", SIX)
-    with network(tmp_path) as net, worker(net, "--tls-cert", str(certificate), "--tls-key", str(key)):
+    tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
+    with network(tmp_path) as net, worker(net, *tls):
         assert listening(net, 8000) == LOOPBACK
+        assert healthy(net, 8000, *tls)
         for endpoint in (f"[{SIX}]:8000", f"dns:///[{SIX}]:8000"):
             answers(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))
+        # Each tells its health to this machine by the number of its port.
+        status, output = ended(net, *MODEL, "--host", OTHER_FOUR, *tls)
+    assert (status, output) == (1, "Error: another worker with TLS has port 8000: --healthcheck would ask that one\n")

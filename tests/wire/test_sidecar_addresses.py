@@ -58,9 +58,8 @@ def listening(net: Network, port: int) -> tuple[str, ...]:
     return found
 
 
-@pytest.mark.parametrize("workers", ["1", "2"])
-def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path, workers: str) -> None:
-    with network(tmp_path) as net, sidecar(net, "--workers", workers, "--admin-port", "0") as (process, port):
+def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path) -> None:
+    with network(tmp_path) as net, sidecar(net, "--workers", "2", "--admin-port", "0") as (process, port):
         said = greeting(process)
         assert said["message"] == f"listening on http://{FOUR}:{port}, http://[{SIX}]:{port}"
         admin = int(re.findall(r":(\d+)/metrics$", said["metrics"])[0])
@@ -74,11 +73,8 @@ def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path, worker
 @pytest.mark.parametrize(
     ("hosts", "expected"),
     [
-        (("::",), EVERY),
         (("::", FOUR, OTHER_SIX, "0.0.0.0"), EVERY),
-        (("0.0.0.0",), (FOUR, OTHER_FOUR)),
-        (("0.0.0.0", SIX), (FOUR, OTHER_FOUR, SIX)),
-        ((f"[{SIX}]",), (SIX,)),
+        (("0.0.0.0", f"[{SIX}]"), (FOUR, OTHER_FOUR, SIX)),
         (("localhost",), LOOPBACK),
         (("name.example",), (OTHER_FOUR, OTHER_SIX)),
     ],
@@ -97,32 +93,24 @@ def test_hosts_from_the_environment(tmp_path: Path) -> None:
         assert listening(net, port) == (OTHER_FOUR, SIX)
 
 
-def test_an_ipv4_client_keeps_its_address_in_the_log(tmp_path: Path) -> None:
+def test_addresses_of_clients_in_the_log(tmp_path: Path) -> None:
+    """An IPv4 client's is not IPv6's mapping of it, and a proxy on either loopback address names its client."""
+    request = b"GET /v1/nowhere HTTP/1.1\r\nhost: x\r\nconnection: close\r\n%b\r\n"
     with network(tmp_path) as net, sidecar(net, "--host", "::", "--workers", "2") as (process, port):
         for host in LOOPBACK:
-            net.get(host, port, "/v1/tokenize", {})
-        process.wait_for(r"(?s)/v1/tokenize.*/v1/tokenize")
-        lines = [json.loads(line) for line in process.output.splitlines() if "/v1/tokenize" in line]
-        assert sorted(line["client"] for line in lines) == sorted(LOOPBACK)
-
-
-def test_a_proxy_on_either_loopback_address_is_trusted(tmp_path: Path) -> None:
-    with network(tmp_path) as net, sidecar(net) as (process, port):
-        for host in LOOPBACK:
-            with net.connect(host, port) as connection:
-                connection.sendall(
-                    b"GET /v1/nowhere HTTP/1.1\r\nhost: x\r\nx-forwarded-for: 192.0.2.7\r\nconnection: close\r\n\r\n"
-                )
-                while connection.recv(1000):
-                    pass
-        process.wait_for(r"(?s)/v1/nowhere.*/v1/nowhere")
+            for header in (b"", b"x-forwarded-for: 192.0.2.7\r\n"):
+                with net.connect(host, port) as connection:
+                    connection.sendall(request % header)
+                    while connection.recv(1000):
+                        pass
+        process.wait_for(r"(?s)(/v1/nowhere.*){4}")
         lines = [json.loads(line) for line in process.output.splitlines() if "/v1/nowhere" in line]
-        assert [line["client"] for line in lines] == ["192.0.2.7"] * 2
+        assert sorted(line["client"] for line in lines) == sorted((FOUR, SIX, "192.0.2.7", "192.0.2.7"))
 
 
 @pytest.mark.parametrize(
     ("hosts", "left", "missing"),
-    [((), (FOUR,), SIX), (("::",), (FOUR, OTHER_FOUR), "::"), ((OTHER_SIX, OTHER_FOUR), (OTHER_FOUR,), OTHER_SIX)],
+    [((), (FOUR,), SIX), (("::",), (FOUR, OTHER_FOUR), "::")],
 )
 def test_without_ipv6_it_answers_on_ipv4(
     tmp_path: Path, hosts: tuple[str, ...], left: tuple[str, ...], missing: str
@@ -138,9 +126,10 @@ def test_without_ipv6_it_answers_on_ipv4(
 
 
 def test_without_ipv4_it_answers_on_ipv6(tmp_path: Path) -> None:
-    with network(tmp_path, ipv4=False) as net, sidecar(net) as (process, port):
+    with network(tmp_path, ipv4=False) as net, sidecar(net, "--host", "::") as (process, port):
         assert net.get(SIX, port, "/livez")[0] == 200
-        assert f"this machine has no IPv4: {FOUR} is left out" in process.output
+        assert greeting(process)["api"] == f"http://[{SIX}]:{port}/v1"
+        assert "this machine has no IPv4: 0.0.0.0 is left out" in process.output
 
 
 @pytest.mark.parametrize(
@@ -149,7 +138,6 @@ def test_without_ipv4_it_answers_on_ipv6(tmp_path: Path) -> None:
         (("--host", SIX), f"can't listen on {SIX}: this machine has no such address"),
         (("--host", "192.0.2.1", "--port", "81"), "can't listen on 192.0.2.1:81: this machine has no such address"),
         (("--host", "name.invalid"), "can't listen on 'name.invalid': "),
-        (("--host", "a..b"), "can't listen on 'a..b': "),
     ],
 )
 def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
@@ -160,8 +148,7 @@ def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tup
     assert len(output.splitlines()) == 1
 
 
-@pytest.mark.parametrize("taken", EVERY)
-@pytest.mark.parametrize("option", ["--port", "--admin-port"])
+@pytest.mark.parametrize(("taken", "option"), [(FOUR, "--port"), (OTHER_SIX, "--port"), (SIX, "--admin-port")])
 def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken: str, option: str) -> None:
     with network(tmp_path) as net, net.listen(taken, 8085):
         hosts = () if taken in LOOPBACK else ("--host", "::")
@@ -185,7 +172,7 @@ def test_https_on_both_addresses(tmp_path: Path) -> None:
         assert net.get(SIX, int(health[0]), "/metrics")[0] == 200
 
 
-@pytest.mark.parametrize("localhost", [(FOUR, SIX), (SIX, FOUR), (FOUR,), (SIX,)])
+@pytest.mark.parametrize("localhost", [(SIX, FOUR), (FOUR,)])
 def test_endpoints_reach_a_backend_that_listens_on_one_address(tmp_path: Path, localhost: tuple[str, ...]) -> None:
     """Also one that is not the first, or not among those, that the machine's resolver returns for `localhost`."""
     names = "".join(f"{address} localhost\n" for address in localhost)

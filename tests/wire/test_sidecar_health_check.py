@@ -40,13 +40,10 @@ async def status(net: Network, *options: str) -> int:
 @pytest.mark.parametrize(
     "options",
     [
-        (),
         ("--host", "::"),
-        ("--host", "0.0.0.0"),
         ("--host", "fd00::2"),
         ("--host", "127.0.0.2", "--admin-port", "8090"),
         ("--tls-cert", "CERTIFICATE", "--tls-key", "KEY"),
-        ("--tls-cert", "CERTIFICATE", "--tls-key", "KEY", "--tls-client-ca", "CERTIFICATE", "--admin-port", "8090"),
     ],
 )
 async def test_its_answer_is_readiness(tmp_path: Path, options: tuple[str, ...]) -> None:
@@ -68,11 +65,9 @@ async def test_its_answer_is_readiness(tmp_path: Path, options: tuple[str, ...])
                 await asyncio.to_thread(server.end)
 
 
-@pytest.mark.parametrize("ipv6", [True, False])
-async def test_nobody_answers(tmp_path: Path, ipv6: bool) -> None:
-    with network(tmp_path, ipv6=ipv6) as net:
+async def test_nobody_answers(tmp_path: Path) -> None:
+    with network(tmp_path, ipv6=False) as net:
         assert await status(net) == 1
-        assert await status(net, "--host", "::1") == 1
         assert await status(net, "--host", "name.invalid") == 1
 
 
@@ -85,6 +80,6 @@ async def test_another_address_is_not_asked(tmp_path: Path) -> None:
             try:
                 await asyncio.to_thread(server.wait_for, "connected to the backend")
                 assert [await status(net, "--host", host) for host in ("::1", "127.0.0.2")] == [1, 1]
-                assert [await status(net, "--host", host) for host in ("localhost", "::", "127.0.0.1")] == [0, 0, 0]
+                assert [await status(net, "--host", host) for host in ("localhost", "0.0.0.0")] == [0, 0]
             finally:
                 await asyncio.to_thread(server.end)

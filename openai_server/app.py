@@ -102,7 +102,6 @@ class App:
         )
         self._bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self.routes = Routes(
-            backend,
             self._catalog,
             Generator(backend, self._catalog, planner, caps, ping_interval=config.ping_interval),
             Tasks(backend, self._catalog, planner, threads),
@@ -111,7 +110,7 @@ class App:
             max_body_bytes=config.max_body_bytes,
             max_json_values=config.max_json_values,
         )
-        self._watches = [lambda: backend.watch(self._catalog.forget), self.gate.key_ring.watch, *watches]
+        self._watches = [backend.watch, self._catalog.watch, self.gate.key_ring.watch, *watches]
         administration = [*self.routes.health_table(), metrics_route(self.observer)]
         self._has_administration = config.admin_port is None
         self.admin = _starlette(administration)

@@ -82,12 +82,17 @@ class Backend:
         self._n_unary = 0
         self._tasks: set[asyncio.Task[None]] = set()
         """Of streams that are not shared, and of those that are not yet."""
+        self._on_ready: Callable[[], None] = lambda: None
         self._check: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
 
     def _use(self, channel: aio.Channel) -> None:
         self._channel = channel
         self._stub = GRPCInferenceServiceStub(channel)
+
+    @property
+    def connected(self) -> bool:
+        return self._channel.get_state() is grpc.ChannelConnectivity.READY
 
     @property
     def n_running(self) -> int:
@@ -108,8 +113,10 @@ class Backend:
 
     # ---- The connection
 
-    async def watch(self, lost: Callable[[], None]) -> None:
-        """Keeps the channel connected, and calls `lost` whenever it stops being so. Runs until cancelled."""
+    async def watch(self, ready: Callable[[], None], lost: Callable[[], None]) -> None:
+        """Keeps the channel connected. Calls `ready` whenever it has become usable, and `lost` whenever the connection
+        is lost. Runs until cancelled."""
+        self._on_ready = ready
         while True:
             state = self._channel.get_state(try_to_connect=True)
             if state is not grpc.ChannelConnectivity.READY:
@@ -152,6 +159,7 @@ class Backend:
                 self.usable, failure = error.status == "UNIMPLEMENTED", error.message
             if self.usable:
                 self._outages.back()
+                self._on_ready()
                 return
             await asyncio.sleep(READY_INTERVAL)
 

@@ -1,293 +1,280 @@
-"""Which models the backend serves, under which names, and what it reports of them.
+"""Finds the model that a request is for, and keeps what is known of the backends' models up to date.
 
-The list and the models are kept until new ones have arrived, so that a request for a known model does not wait for the
-lookup that another request needs. Three events lead to new ones:
-
-- A connection was lost: everything is dropped, because another server may take the place of the one that is gone.
-- A call failed with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and is used meanwhile.
-- A name is unknown, or a request needs a fresh list: that request waits for the new list.
+A request for a known model waits for nothing. A request for a name that no backend has listed waits until all have
+listed their models again, at most once in LOOKUP_INTERVAL. `inventory.py` looks up what one backend has, and again when
+a call has failed; `directory.py` is the union.
 """
 
 import asyncio
-import logging
 import time
-from collections.abc import Callable, Container, Coroutine, Mapping, Sequence
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Callable, Collection, Coroutine, Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
-from openai_server.context_length import is_number
-from openai_server.encode import EVERYTHING
-from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable
-from openai_server.pool import Pool
-from openai_server.telemetry import logs
-from protos.contract import ANYSERVE_VERSION, TASK_GENERATE
+from openai_server.directory import DEFAULT_NAMES, Directory, Failed, Model, without
+from openai_server.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable, UnsupportedParameter
+from openai_server.inventory import LOOKUP_INTERVAL, Inventory, Lookup
+from openai_server.pool import Listener, Member, Pool, load, may_pass
 
-log = logging.getLogger(__name__)
-
-FIRST_MODEL_ALIAS = ANYSERVE_VERSION
-"""Always a name of the first model, as in AnyServe's instructions."""
-LOOKUP_INTERVAL = 1.0
-"""Seconds between two lookups of the list for the same reason: unknown names, or errors of calls."""
+REFRESH_INTERVAL = 5.0
+"""Seconds between lookups of the lists of several backends: one may have got a model that another one has."""
+LIST_WAIT = 1.0
+"""Seconds that a request waits for more lists once it has one."""
 T = TypeVar("T")
 
 
-@dataclass(frozen=True, slots=True)
-class Model:
-    name: str
-    takes: Container[str]
-    """Names of its input tensors."""
-    parameters: Mapping[str, str]
-    """Of contract.CONFIG_PARAMETERS; absent is unknown."""
-
-    @property
-    def tasks(self) -> list[str]:
-        """What it can do. A backend that does not say knows of nothing but generation."""
-        return self.parameters.get("tasks", TASK_GENERATE).split(",")
-
-    @property
-    def context_length(self) -> int | None:
-        """None is unknown."""
-        length = self.parameters.get("context_length", "")
-        return int(length) if is_number(length) else None
-
-    def require(self, task: str) -> None:
-        """Raises TaskNotSupported."""
-        if task not in self.tasks:
-            raise TaskNotSupported(self.name, task, self.tasks)
-
-
-class _Interval:
-    """Permits one lookup, and the next one LOOKUP_INTERVAL after that has ended."""
-
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._free_at = float("-inf")
-
-    @property
-    def over(self) -> bool:
-        return self._clock() >= self._free_at
-
-    def begin(self) -> None:
-        self._free_at = self._clock() + LOOKUP_INTERVAL
-
-
-class Catalog:
+class Catalog(Listener):
     """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models; `clock`
-    gives seconds from any start."""
+    returns seconds from any start. Made in the event loop that uses it."""
 
     def __init__(
         self,
-        backend: Pool,
+        pool: Pool,
         *,
         served: Sequence[str],
         aliases: Mapping[str, str],
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._backend = backend
+        self._pool = pool
         self._served = tuple(served)
-        self._aliases = dict(aliases)
-        self._names: tuple[str, ...] = ()
-        """In the backend's order; empty is unknown."""
-        self._models: dict[str, Model] = {}
-        self._lookups: dict[str | None, asyncio.Task[Any]] = {}
-        """Lookups under way, each shared by all requests that wait for it: by model, None is the list."""
-        self._unknown: asyncio.Task[None] | None = None
-        """The last lookup of the list for unknown names."""
-        self._after_unknown = _Interval(clock)
-        """Since that lookup; until it is over, unknown names stay unknown."""
-        self._unlisted: Callable[[], BackendError | Unavailable] | None = None
-        """Why that lookup failed: unknown names get the same answer."""
-        self._after_replaced = _Interval(clock)
-        """Since the last lookup of the list because the first model was gone."""
-        self._renewal: asyncio.Task[None] | None = None
-        """The last lookup of everything because a call had failed."""
-        self._after_error = _Interval(clock)
-        """Since that lookup."""
-        self._outdated = False
-        """A call has failed since everything was looked up."""
+        self._clock = clock
+        self._directory = Directory(pool, aliases)
+        self._change = asyncio.get_running_loop().create_future()
+        """Ends with the next change of the directory."""
+        self._unknown_until = float("-inf")
+        """Until then, unknown names stay unknown without a lookup."""
+        self._unlisted: BackendError | Unavailable | None = None
+        """Why the last lookup for unknown names failed: others get the same answer."""
+        self._replaced_until = float("-inf")
+        """Until then, no lookup is made because the default model was gone."""
+        pool.listener = self
+        for member in pool.members:
+            self.joined(member)
 
-    def forget(self) -> None:
-        """Drops everything. Lookups under way still answer their callers, and are not kept."""
-        self._names = ()
-        self._models = {}
-        self._lookups = {}
-        self._outdated = False
+    async def watch(self) -> None:
+        """Notices changes that no request depends on. Runs until cancelled."""
+        try:
+            while True:
+                await asyncio.sleep(REFRESH_INTERVAL)
+                self._directory.arrange()  # some names may have been remembered for long enough
+                if len(self._pool.members) > 1:
+                    for inventory in self._directory.inventories:
+                        if inventory.member.backend.connected:
+                            inventory.look_up_names()
+        finally:
+            for inventory in self._directory.inventories:
+                inventory.close()
 
-    def learn(self, error: BackendError) -> None:
-        """Looks everything up again, in the background, if the error shows that it may be out of date."""
-        if error.status in ("UNAVAILABLE", "NOT_FOUND") and self._names:
-            self._outdated = True
-            self._renew()
+    # ---- What happens to backends
 
-    async def outdated(self, error: BackendError, requested: str | None) -> bool:
-        """Learns from the error. Returns whether a retry may find another model, which a request without a name may."""
-        if error.status == "NOT_FOUND" and not requested:
-            if self._after_replaced.over:
-                try:
-                    await self._list()
-                except (BackendError, Unavailable):
-                    return False
-                finally:
-                    self._after_replaced.begin()
-            self.learn(error)
-            return True
-        self.learn(error)
-        return False
+    def joined(self, member: Member) -> None:
+        self._directory.add(Inventory(member, self._served, self._changed, self._clock))
 
-    async def names(self, *, fresh: bool = False) -> tuple[str, ...]:
-        """At least one. Raises BackendError, or Unavailable if no model is ready."""
-        return await self._list() if fresh or not self._names else self._names
+    def left(self, member: Member) -> None:
+        self._directory.remove(member)
 
-    async def first(self) -> str:
-        return (await self.names())[0]
+    def ready(self, member: Member) -> None:
+        inventory = self._directory.inventory(member)
+        if inventory is not None and not inventory.names:
+            inventory.renew()
+
+    def lost(self, member: Member) -> None:
+        if inventory := self._directory.inventory(member):
+            inventory.forget()
+
+    def failed(self, member: Member, model: str, error: BackendError) -> None:
+        inventory = self._directory.inventory(member)
+        if inventory is None or not inventory.names or error.status not in ("UNAVAILABLE", "NOT_FOUND"):
+            return
+        if error.status == "NOT_FOUND" and self._directory.has_another(model, member):
+            inventory.drop(model)
+        inventory.renew()
+
+    def _changed(self, name: str | None) -> None:
+        self._directory.change(name)
+        change, self._change = self._change, self._change.get_loop().create_future()
+        change.set_result(None)
+
+    # ---- For requests
 
     async def resolve(self, requested: str | None) -> Model:
-        """No name is the first model. Raises ModelNotFound, BackendError, Unavailable."""
-        if self._outdated:
-            self._renew()
-        fresh = not self._names
-        names = await self.names()
-        name = self._known(requested, names)
-        if name is None and not fresh:
-            name = self._known(requested, await self._names_for_unknown())  # It may have been loaded since.
-        if name is None:
-            raise ModelNotFound(requested or "")
-        return await self._model(name)
+        """The model, in the form of the first backend that has it. No name is the default model.
+
+        Raises ModelNotFound, BackendError, Unavailable.
+        """
+        return (self._directory.known(requested) or await self._find(requested))[0]
 
     def context_length(self, requested: str | None) -> int | None:
         """Of the model that a request names; None if that is not known without a lookup."""
-        name = self._known(requested, self._names) if self._names else None
-        model = self._models.get(name or "")
-        return None if model is None else model.context_length
+        models = self._directory.known(requested)
+        return models[0].context_length if models else None
+
+    async def use(self, requested: str | None, failed: Failed, build: Callable[[Model], Coroutine[Any, Any, T]]) -> T:
+        """Calls `build` with the model in the form of the backend that should get the request.
+
+        Backends that have failed it are left out. Those of other forms are next if the request can't be built for the
+        first one. Raises what `resolve` and `build` raise.
+        """
+        models = self._directory.known(requested) or await self._find(requested)
+        if failed:
+            models = without(models, failed) or models
+        if len(models) > 1:
+            models = tuple(sorted(models, key=lambda model: min(map(load, model.members))))
+            for model in models[:-1]:
+                with suppress(TaskNotSupported, UnsupportedParameter):
+                    return await build(model)
+        return await build(models[-1])
+
+    async def retry(self, error: BackendError, requested: str | None, failed: Failed) -> Failed | None:
+        """Which backends the next attempt has to leave out; None if there should be none."""
+        if not (may_pass(error) and error.tried):
+            return None
+        failed |= error.tried
+        if without(self._directory.known(requested), failed):
+            return failed
+        # A request that names no model does not depend on the one that is gone.
+        is_replaced = not requested and error.status == "NOT_FOUND" and without(await self._default_again(), failed)
+        return failed if is_replaced else None
+
+    async def _default_again(self) -> tuple[Model, ...]:
+        """The default model by fresh lists; empty if that can't be found out."""
+        try:
+            if self._clock() >= self._replaced_until:
+                try:
+                    await self._look_up_lists()
+                finally:
+                    self._replaced_until = self._clock() + LOOKUP_INTERVAL
+            return self._directory.known(None) or await self._find(None)
+        except (BackendError, ModelNotFound, Unavailable):
+            return ()
 
     async def all(self) -> list[Model]:
-        """The models of a fresh list. Raises BackendError, Unavailable."""
-        models = []
-        for name in await self.names(fresh=True):
-            try:
-                models.append(await self._model(name))
-            except BackendError as error:
-                if error.status != "NOT_FOUND":
-                    raise  # otherwise it has been unloaded since the list was made
-        return models
+        """The models of fresh lists, each in one of its forms. Raises BackendError, Unavailable."""
+        await self._look_up_lists()
+        models, names = self._directory.models, self._directory.listed
+        lookups = [
+            inventory.look_up(name)
+            for name in names
+            if name not in models
+            for inventory in self._directory.having(name)
+        ]
+        if lookups:
+            await asyncio.wait(lookups)
+        if not (found := [models[name][0] for name in names if name in models]):
+            raise _first_error(lookups) or _nothing_ready()
+        return found
 
-    def _known(self, requested: str | None, names: Sequence[str]) -> str | None:
-        if not requested:
-            return names[0]
-        if requested in names:
-            return requested
-        if (target := self._aliases.get(requested)) is not None:
-            return target if target in names else None
-        return names[0] if requested == FIRST_MODEL_ALIAS else None
+    async def check_default(self) -> None:
+        """Raises BackendError or Unavailable if a request for the default model would not be answered."""
+        name = await self._name(None)
+        members = [inventory.member for inventory in self._directory.having(name)]
+        if not (members and await self._pool.ready(name, members)):
+            raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")
+
+    async def _find(self, requested: str | None) -> tuple[Model, ...]:
+        """At least one. Raises ModelNotFound, BackendError, Unavailable."""
+        name, directory = await self._name(requested), self._directory
+        lookups: dict[Inventory, Lookup] = {}
+        while name not in directory.models:
+            for inventory in directory.having(name):
+                if inventory not in lookups:
+                    lookups[inventory] = inventory.look_up(name)
+            if not lookups:
+                raise Unavailable(f"No backend has the model '{name}' at the moment; please try again.")
+            running = [lookup for lookup in lookups.values() if not lookup.done()]
+            # Those that have not listed theirs yet may have it, too.
+            running += [inventory.look_up_names() for inventory in directory.inventories if inventory.is_listing]
+            if not running:
+                raise _first_error(lookups.values()) or ModelNotFound(name)
+            await asyncio.wait((*running, self._change), return_when=asyncio.FIRST_COMPLETED)
+        return directory.models[name]
+
+    async def _name(self, requested: str | None) -> str:
+        """The name of the model, after as many lookups as it takes. Raises ModelNotFound, BackendError, Unavailable."""
+        directory = self._directory
+
+        def is_listed() -> bool:
+            return directory.target(requested) in directory.listed
+
+        target = directory.target(requested)
+        if not directory.listed or (target is None and (requested or "") in DEFAULT_NAMES):
+            await self._look_up_lists(is_listed)
+        elif target is None:
+            await self._look_up_unknown(is_listed)
+        elif target not in directory.listed:
+            with suppress(BackendError, Unavailable):  # its backend may be back
+                if silent := [inventory for inventory in directory.inventories if not inventory.names]:
+                    await self._look_up_lists(is_listed, silent)
+                else:
+                    await self._look_up_unknown(is_listed)
+        if (name := directory.target(requested)) is not None:
+            return name
+        if not directory.listed:
+            raise _nothing_ready()
+        if any(inventory.is_listing and not inventory.tried for inventory in directory.inventories):
+            raise Unavailable("Not every backend has listed its models yet; please try again.")
+        raise ModelNotFound(requested or "")
 
     # ---- Lookups
 
-    async def _names_for_unknown(self) -> tuple[str, ...]:
-        """A list that is not older than LOOKUP_INTERVAL. Raises BackendError, Unavailable."""
-        if self._after_unknown.over and (self._unknown is None or self._unknown.done()):
-            self._unknown = asyncio.create_task(self._look_up_unknown())
-        if self._unknown is not None:
-            await asyncio.shield(self._unknown)
-        if self._unlisted is not None:
-            raise self._unlisted()
-        return await self.names()
+    async def _look_up_unknown(self, enough: Callable[[], bool]) -> None:
+        """Looks for a name that no backend has listed. Raises BackendError, Unavailable."""
+        is_listing = any(inventory.is_listing for inventory in self._directory.inventories)
+        if is_listing or self._clock() >= self._unknown_until:
+            try:
+                await self._look_up_lists(enough)
+            except (BackendError, Unavailable) as error:
+                self._unlisted = error
+                raise
+            finally:
+                self._unknown_until = self._clock() + LOOKUP_INTERVAL
+        elif self._unlisted is not None:
+            raise self._unlisted.with_traceback(None)
 
-    async def _look_up_unknown(self) -> None:
+    async def _look_up_lists(
+        self, enough: Callable[[], bool] = lambda: False, inventories: Collection[Inventory] = ()
+    ) -> None:
+        """Looks up the lists of these backends, or of all that may answer, until they have brought enough.
+
+        LIST_WAIT after the first list, others are no longer waited for. Raises the first backend's BackendError or
+        Unavailable if none has answered.
+        """
+        await self._pool.resolved(LIST_WAIT)
+        every = self._directory.inventories
+        able = [inventory for inventory in every if inventory.member.backend.connected or not inventory.tried]
+        lookups = {inventory.look_up_names(): inventory for inventory in inventories or able or every}
+        loop, running = asyncio.get_running_loop(), set(lookups)
+        until = loop.time() + LIST_WAIT if inventories and self._directory.listed else None
+        while running and not enough():
+            timeout = None if until is None else max(0, until - loop.time())
+            done, _ = await asyncio.wait((*running, self._change), timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
+            if not done:
+                break
+            if until is None and any(map(_has_succeeded, running & done)):
+                until = loop.time() + LIST_WAIT
+            running -= done
+        if not enough():
+            for lookup in running:
+                lookups[lookup].awaited = False
+            self._directory.arrange()
+        if not any(map(_has_succeeded, lookups)) and (error := _first_error(lookups)):
+            raise error
         self._unlisted = None
-        try:
-            await self._list()
-        except BackendError as error:
-            self._unlisted = partial(BackendError, error.status, error.message, error.details)
-        except Unavailable as error:
-            self._unlisted = partial(Unavailable, error.message)
-        finally:
-            self._after_unknown.begin()
 
-    def _renew(self) -> None:
-        if self._after_error.over and (self._renewal is None or self._renewal.done()):
-            self._renewal = asyncio.create_task(self._look_up_again())
 
-    async def _look_up_again(self) -> None:
-        models, self._outdated = self._models, False  # a later error sets it again
-        try:
-            names = await self._list()
-            for name in set(models).intersection(names):
-                try:
-                    await self._shared(name, partial(self._find, name))
-                except BackendError as error:
-                    if error.status != "NOT_FOUND":
-                        raise
-                    models.pop(name, None)  # the list is wrong about this one
-        except (BackendError, Unavailable) as error:
-            self._outdated = True
-            log.debug("can't look up the models again: %s", error)
-        finally:
-            self._after_error.begin()
+def _nothing_ready() -> Unavailable:
+    return Unavailable("The model backend has no model ready at the moment; please try again.")
 
-    async def _list(self) -> tuple[str, ...]:
-        return await self._shared(None, self._find_names)
 
-    async def _model(self, name: str) -> Model:
-        if (model := self._models.get(name)) is not None:
-            return model
-        return await self._shared(name, partial(self._find, name))
+def _has_succeeded(lookup: Lookup) -> bool:
+    return lookup.done() and not lookup.cancelled() and lookup.exception() is None
 
-    async def _shared(self, key: str | None, look_up: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Joins the lookup under way, or begins one, which goes on if this request is cancelled."""
-        task: asyncio.Task[T] | None = self._lookups.get(key)
-        if task is None:
-            task = self._lookups[key] = asyncio.create_task(look_up())
-            task.add_done_callback(partial(self._ended, key))
-        return await asyncio.shield(task)
 
-    def _ended(self, key: str | None, task: "asyncio.Task[Any]") -> None:
-        if self._lookups.get(key) is task:
-            del self._lookups[key]
-        if not task.cancelled():
-            task.exception()  # asyncio logs an exception that was never retrieved
-
-    def _is_kept(self, key: str | None) -> bool:
-        """Whether the lookup that runs here has not been overtaken by `forget`."""
-        return self._lookups.get(key) is asyncio.current_task()
-
-    async def _find_names(self) -> tuple[str, ...]:
-        try:
-            names = tuple(await self._backend.models())
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-            names = self._served
-            if not names:
-                raise Unavailable("The backend does not list its models; name them with --served-model.") from None
-        if self._is_kept(None):
-            self._names, self._unlisted = names, None
-            for name in set(self._models).difference(names):
-                del self._models[name]
-        if not names:
-            raise Unavailable("The model backend has no model ready at the moment; please try again.")
-        return names
-
-    async def _find(self, name: str) -> Model:
-        takes: Container[str] = EVERYTHING
-        parameters: Mapping[str, str] = {}
-        try:
-            takes = await self._backend.inputs(name) or EVERYTHING
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-        try:
-            parameters = await self._backend.parameters(name)
-        except BackendError as error:
-            if error.status != "UNIMPLEMENTED":
-                raise
-        model = Model(name, takes, parameters)
-        if self._is_kept(name) and model != self._models.get(name):
-            self._models[name] = model
-            fields = {
-                "context": model.context_length,
-                "can": ",".join(model.tasks),
-                "description": parameters.get("description"),
-            }
-            logs.say(log, logging.INFO, f"found the model '{name}'", fields)
-        return model
+def _first_error(lookups: Iterable[Lookup]) -> BaseException | None:
+    """The error of the first one that has failed, if possible another one than NOT_FOUND."""
+    errors = [
+        error.with_traceback(None)
+        for lookup in lookups
+        if lookup.done() and not lookup.cancelled() and (error := lookup.exception())
+    ]
+    return min(errors, key=lambda error: getattr(error, "status", "") == "NOT_FOUND", default=None)

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from types import MappingProxyType
+from typing import Any
 
 from openai_server import context_length, guide_parts
 from openai_server.context_length import Room
@@ -214,6 +215,9 @@ class BackendError(Exception):
 
     `status` is the name of a gRPC status code. `details` are the contract's ERROR_ names, each of which may be absent.
     """
+
+    tried: frozenset[tuple[Any, str]] = frozenset()
+    """Members of the pool that gave it, each with the model that it was called for."""
 
     def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
         message = shortened(message, MAX_BACKEND_MESSAGE)  # of a stream's error it may be a long one

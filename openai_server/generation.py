@@ -13,9 +13,10 @@ from openai_server.chat_planner import ChatPlanner
 from openai_server.context_length import Room
 from openai_server.decode import Answer, Usage
 from openai_server.delivery import Write
+from openai_server.directory import Failed, Model
 from openai_server.errors import APIError, BackendError, from_backend
 from openai_server.mailbox import PROMPTS_IN_FLIGHT
-from openai_server.pool import Pool
+from openai_server.pool import Member, Pool
 from openai_server.responses import Chunks
 from openai_server.schemas import ChatRequest, CompletionRequest
 from openai_server.telemetry import record
@@ -41,16 +42,16 @@ class Source:
 @dataclass(frozen=True, slots=True)
 class _Prepared:
     source: Source
+    members: Sequence[Member]
+    """Servers that the calls were made for."""
     calls: list[ModelInferRequest]
 
 
 class Generator:
     """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(
-        self, backend: Pool, catalog: Catalog, planner: ChatPlanner, caps: Caps, *, ping_interval: float
-    ) -> None:
-        self._backend = backend
+    def __init__(self, pool: Pool, catalog: Catalog, planner: ChatPlanner, caps: Caps, *, ping_interval: float) -> None:
+        self._pool = pool
         self._catalog = catalog
         self._planner = planner
         self._caps = caps
@@ -58,16 +59,18 @@ class Generator:
 
     async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
         """Who answered, and the answer to each prompt. Raises APIError."""
-        for again in (True, False):
+        failed: Failed = frozenset()
+        while True:
             try:
-                prepared = await self._prepare(request, id)
-                if len(prepared.calls) == 1:
-                    return prepared.source, [await self._infer(prepared.calls[0], request)]
-                return prepared.source, await gather([self._infer(call, request) for call in prepared.calls])
+                prepared = await self._prepare(request, id, failed)
+                calls, members = prepared.calls, prepared.members
+                if len(calls) == 1:
+                    return prepared.source, [await self._infer(calls[0], members, request)]
+                return prepared.source, await gather([self._infer(call, members, request) for call in calls])
             except BackendError as error:
-                if not (await self._catalog.outdated(error, request.model) and again):
+                if (left_out := await self._catalog.retry(error, request.model, failed)) is None:
                     raise self._failed(error, request) from error
-        raise AssertionError("the second try answers or raises")
+                failed = left_out
 
     async def stream(
         self,
@@ -78,15 +81,17 @@ class Generator:
         delivered: Delivered,
     ) -> None:
         """Writes the events of the answer; however that ends, `delivered` is told how far it came. Raises APIError."""
-        again, seen = True, record.current()
+        failed: Failed = frozenset()
+        begun, seen = False, record.current()
         while True:
             try:
-                prepared = await self._prepare(request, id)
+                prepared = await self._prepare(request, id, failed)
+                members = prepared.members
                 chunks = chunks_for(prepared.source)
                 n_choices = len(prepared.calls) * request.choices
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
                 seen.begin_stream(n_choices)
-                async with self._backend.stream(prepared.calls, request.choices, self._ping_interval) as mailbox:
+                async with self._pool.stream(prepared.calls, members, request.choices, self._ping_interval) as mailbox:
                     try:
                         while (rows := await mailbox.take()) is not None:
                             events = begin
@@ -98,7 +103,7 @@ class Generator:
                             if events != begin:
                                 if seen.first_token is None:
                                     seen.take_first_token()
-                                begin, again = b"", False
+                                begin, begun = b"", True
                                 await write(events)
                             elif not rows:
                                 await write(sse.PING)
@@ -111,9 +116,10 @@ class Generator:
                 await write(begin + chunks.end(seen.usage))
                 return
             except BackendError as error:
-                if not (await self._catalog.outdated(error, request.model) and again):
+                left_out = None if begun else await self._catalog.retry(error, request.model, failed)
+                if left_out is None:
                     raise self._failed(error, request) from error
-                again = False
+                failed = left_out
 
     def _failed(self, error: BackendError, request: AnyRequest) -> APIError:
         room = Room(self._catalog.context_length(request.model), request.most_tokens)
@@ -121,15 +127,17 @@ class Generator:
 
     # ---- One call
 
-    async def _infer(self, call: ModelInferRequest, request: AnyRequest) -> Answer:
+    async def _infer(self, call: ModelInferRequest, members: Sequence[Member], request: AnyRequest) -> Answer:
         n, n_generated = request.choices, request.generated
-        answer = decode.answer(await self._backend.infer(call), n_generated)
+        answer = decode.answer(await self._pool.infer(call, members), n_generated)
         return answer if n_generated == n else decode.best(answer, n)
 
     # ---- Before the calls
 
-    async def _prepare(self, request: AnyRequest, id: str) -> _Prepared:
-        model = await self._catalog.resolve(request.model)
+    async def _prepare(self, request: AnyRequest, id: str, failed: Failed) -> _Prepared:
+        return await self._catalog.use(request.model, failed, lambda model: self._build(model, request, id))
+
+    async def _build(self, model: Model, request: AnyRequest, id: str) -> _Prepared:
         record.current().model = model.name
         model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
@@ -155,7 +163,8 @@ class Generator:
             )
             for k, prompt in enumerate(prompts)
         )
-        return _Prepared(Source(model.name, reading), list(calls) if len(prompts) <= AT_ONCE else await spread(calls))
+        requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
+        return _Prepared(Source(model.name, reading), model.members, requests)
 
 
 # ---- Several at a time

@@ -146,7 +146,14 @@ OPERATIONS = (
 )
 ADMINISTRATION = (
     Operation("/livez", "Server", "Whether the server runs", [answers.Health], _ALWAYS, open=True),
-    Operation("/readyz", "Server", "Whether a request would be answered", [answers.Health], _ALWAYS | {503}, open=True),
+    Operation(
+        "/readyz",
+        "Server",
+        "Whether a request for the default model would be answered",
+        [answers.Health],
+        _ALWAYS | {503},
+        open=True,
+    ),
     Operation("/health", "Server", "The same as /readyz", [answers.Health], _ALWAYS | {503}, open=True),
     Operation("/metrics", "Server", "Metrics for Prometheus", [str], _ALWAYS, open=True, is_text=True),
 )

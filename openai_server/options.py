@@ -56,8 +56,9 @@ def _endpoints(context: click.Context, option: click.Parameter, given: Sequence[
 OPTIONS = (
     option(
         "--anyserve-endpoint",
-        "KServe v2 gRPC server to speak to; repeatable, for several with the same models. An IPv6 address is in "
-        "brackets. With `dns:///` in front, every address of the name is a server. `unix:PATH` is a socket.",
+        "KServe v2 gRPC server to speak to; repeatable. A request goes to one that has its model; the default model is "
+        "the first of the first. An IPv6 address is in brackets. With `dns:///` in front, every address of the name is "
+        "a server. `unix:PATH` is a socket.",
         cls=EmptyIsGiven,
         metavar="HOST:PORT",
         callback=_endpoints,
@@ -109,7 +110,7 @@ OPTIONS = (
     ),
     option(
         "--served-model",
-        "Model of a backend that can't list its own (no RepositoryIndex); repeatable.",
+        "Model of backends that can't list their own (no RepositoryIndex); repeatable. Each has those that it knows.",
         metavar="NAME",
         callback=names,
         multiple=True,

@@ -18,11 +18,11 @@ from openai_server.access.connection import BODY_ERROR
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
 from openai_server.bodies.reader import Bodies
-from openai_server.catalog import Catalog, Model
+from openai_server.catalog import Catalog
 from openai_server.decode import Answer
 from openai_server.delivery import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, Write, unless_gone
+from openai_server.directory import Model
 from openai_server.errors import (
-    APIError,
     BackendError,
     BodyTooLarge,
     InvalidRequest,
@@ -34,7 +34,6 @@ from openai_server.errors import (
     shortened,
 )
 from openai_server.generation import AnyRequest, Generator, Source
-from openai_server.pool import Pool
 from openai_server.responses import Chunks, Header, Object, Telling
 from openai_server.schemas import CompletionRequest
 from openai_server.tasks import Tasks
@@ -151,7 +150,6 @@ class Routes:
 
     def __init__(
         self,
-        backend: Pool,
         catalog: Catalog,
         generator: Generator,
         tasks: Tasks,
@@ -161,7 +159,6 @@ class Routes:
         max_body_bytes: int,
         max_json_values: int,
     ) -> None:
-        self._backend = backend
         self._catalog = catalog
         self._generator = generator
         self._tasks = tasks
@@ -310,14 +307,14 @@ class Routes:
         try:
             models = await self._catalog.all()
         except BackendError as error:
-            raise self._failed(error) from error
+            raise from_backend(error, {}) from error
         return JSON(responses.models([self._described(model) for model in models]))
 
     async def model(self, request: Request) -> Response:
         try:
             model = await self._catalog.resolve(request.path_params["model"])
         except BackendError as error:
-            raise self._failed(error) from error
+            raise from_backend(error, {}) from error
         return JSON(self._described(model))
 
     def _described(self, model: Model) -> Object:
@@ -332,27 +329,20 @@ class Routes:
             return self._started_at
         return created if 0 <= created < MAX_TIME else self._started_at
 
-    def _failed(self, error: BackendError) -> APIError:
-        self._catalog.learn(error)
-        return from_backend(error, {})
-
     # ---- Health
 
     async def live(self, _: Request) -> Response:
         return JSON({"status": "ok"})
 
     async def ready(self, _: Request) -> Response:
-        """200 only if a request would be answered: the backend is there and its first model is ready."""
+        """200 only if a request for the default model would be answered."""
         if self.draining:
             raise ShuttingDown
         try:
-            ready = await self._backend.ready(await self._catalog.first())
+            await self._catalog.check_default()
         except BackendError as error:
-            self._catalog.learn(error)
             log.debug("not ready: %s: %s", error.status, error.message)
-            ready = False
-        if not ready:
-            raise Unavailable("The model backend can't answer at the moment.")
+            raise Unavailable("The model backend can't answer at the moment.") from error
         return JSON({"status": "ok"})
 
 

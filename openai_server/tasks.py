@@ -5,10 +5,11 @@ from typing import Any, TypeVar
 
 from openai_server import decode, encode_tasks, responses_tasks
 from openai_server.access.turns import FairThreads
-from openai_server.catalog import Catalog, Model
+from openai_server.catalog import Catalog
 from openai_server.chat.plain_fields import ChatPrompt
 from openai_server.chat_planner import ChatPlanner
 from openai_server.context_length import Room
+from openai_server.directory import Failed, Model
 from openai_server.encode_tasks import Target
 from openai_server.errors import BackendError, from_backend
 from openai_server.generation import gather, spread
@@ -36,8 +37,8 @@ MANY_TOKENS = 4096
 class Tasks:
     """Each method gives the object of the answer, and raises APIError. `id` is that of the request."""
 
-    def __init__(self, backend: Pool, catalog: Catalog, planner: ChatPlanner, threads: FairThreads) -> None:
-        self._backend = backend
+    def __init__(self, pool: Pool, catalog: Catalog, planner: ChatPlanner, threads: FairThreads) -> None:
+        self._pool = pool
         self._catalog = catalog
         self._planner = planner
         self._threads = threads
@@ -50,7 +51,7 @@ class Tasks:
         async def work(model: Model) -> Object:
             prompts = request.prompts
             calls = await spread(encode_tasks.embed(request, prompt, to) for prompt, to in _each(prompts, model, id))
-            results = await self._infer(calls, read)
+            results = await self._infer(calls, model, read)
             return responses_tasks.embeddings(model.name, *_columns(results))
 
         return await self._perform(contract.TASK_EMBED, request, work, encode_tasks.EMBEDDING_PARAMS)
@@ -59,7 +60,7 @@ class Tasks:
         async def work(model: Model) -> Object:
             texts = request.texts
             calls = await spread(encode_tasks.rank(request, text, to) for text, to in _each(texts, model, id))
-            results = await self._infer(calls, decode.score)
+            results = await self._infer(calls, model, decode.score)
             return responses_tasks.rerank(id, model.name, request, *_columns(results))
 
         return await self._perform(contract.TASK_RANK, request, work, encode_tasks.RERANK_PARAMS)
@@ -75,7 +76,7 @@ class Tasks:
             else:
                 prompt = ChatPrompt(getattr(request, field))
             call = encode_tasks.tokenize(request, prompt, field, Target(model.name, model.takes, id))
-            [(ids, pieces)] = await self._infer([call], decode.tokens)
+            [(ids, pieces)] = await self._infer([call], model, decode.tokens)
             if len(ids) > MANY_TOKENS:  # an object for each of their pieces takes long
                 return await self._threads.run(responses_tasks.tokens, request, ids, pieces, model.context_length)
             return responses_tasks.tokens(request, ids, pieces, model.context_length)
@@ -85,7 +86,7 @@ class Tasks:
     async def detokenize(self, request: DetokenizeRequest, id: str) -> Object:
         async def work(model: Model) -> Object:
             call = encode_tasks.detokenize(request.tokens, Target(model.name, model.takes, id))
-            [text] = await self._infer([call], decode.text)
+            [text] = await self._infer([call], model, decode.text)
             return responses_tasks.text(text)
 
         return await self._perform(contract.TASK_DETOKENIZE, request, work, encode_tasks.DETOKENIZE_PARAMS)
@@ -101,9 +102,11 @@ class Tasks:
 
     # ---- Inside
 
-    async def _infer(self, calls: list[ModelInferRequest], read: Callable[[ModelInferResponse], T]) -> list[T]:
+    async def _infer(
+        self, calls: list[ModelInferRequest], model: Model, read: Callable[[ModelInferResponse], T]
+    ) -> list[T]:
         async def one(call: ModelInferRequest) -> T:
-            return read(await self._backend.infer(call))
+            return read(await self._pool.infer(call, model.members))
 
         return await gather([one(call) for call in calls])
 
@@ -115,18 +118,22 @@ class Tasks:
         params: Mapping[str, str],
     ) -> Object:
         """`params`: tensor → the field that it came from."""
-        for again in (True, False):
+
+        async def perform(model: Model) -> Object:
+            record.current().model = model.name
+            model.require(task)
+            return await work(model)
+
+        failed: Failed = frozenset()
+        while True:
             try:
-                model = await self._catalog.resolve(request.model)
-                record.current().model = model.name
-                model.require(task)
-                return await work(model)
+                return await self._catalog.use(request.model, failed, perform)
             except BackendError as error:
-                if not (await self._catalog.outdated(error, request.model) and again):
+                if (left_out := await self._catalog.retry(error, request.model, failed)) is None:
                     fills = task in (contract.TASK_EMBED, contract.TASK_RANK)
                     room = Room(self._catalog.context_length(request.model)) if fills else None
                     raise from_backend(error, params, room) from error
-        raise AssertionError("the second try answers or raises")
+                failed = left_out
 
 
 def _each(texts: Sequence[T], model: Model, id: str) -> list[tuple[T, Target]]:

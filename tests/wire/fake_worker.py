@@ -213,6 +213,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
         """Calls by name, or by name and model (`ModelConfig tiny`), that get no answer until their event is set."""
         self.failing: set[str] = set()
         """Calls that fail with UNAVAILABLE."""
+        self.unready: set[str] = set()
+        """Models that are listed, but not ready when they are asked for."""
         self.looked_up: asyncio.Queue[str] = asyncio.Queue()
         """As `lookups`, as they come."""
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
@@ -237,7 +239,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
         return ServerReadyResponse(ready=self.ready)
 
     async def ModelReady(self, request: ModelReadyRequest, context: Context) -> ModelReadyResponse:
-        return ModelReadyResponse(ready=self.ready and request.name in (self.models or ()))
+        known = request.name in (self.models or ()) and request.name not in self.unready
+        return ModelReadyResponse(ready=self.ready and known)
 
     async def RepositoryIndex(self, request: RepositoryIndexRequest, context: Context) -> RepositoryIndexResponse:
         await self._check("RepositoryIndex", "", context)

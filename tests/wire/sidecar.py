@@ -12,6 +12,7 @@ from starlette.types import Message
 
 from openai_server.app import App
 from openai_server.config import Config
+from openai_server.pool import Pool
 from openai_server.server import backends
 from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
@@ -136,10 +137,12 @@ class Sidecar:
 
 
 @asynccontextmanager
-async def app_for(port: int, *, observer: Observer | None = None, **config: Any) -> AsyncIterator[Sidecar]:
-    """An application whose backend is at `port`, from start-up to shutdown."""
+async def app_for(
+    port: int, *, observer: Observer | None = None, pool: Pool | None = None, **config: Any
+) -> AsyncIterator[Sidecar]:
+    """An application whose backend is at `port`, or whose backends are in `pool`, from start-up to shutdown."""
     made = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
-    app = App(made, backends(made), observer)
+    app = App(made, pool or backends(made), observer)
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))

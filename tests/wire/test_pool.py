@@ -33,13 +33,19 @@ async def before(*workers: FakeWorker | int) -> AsyncIterator[Sidecar]:
 
 
 async def usable(sidecar: Sidecar, n: int) -> None:
+    """Waits until so many get requests for the model."""
+
+    def n_usable() -> int:
+        models = sidecar.app._catalog._directory.known("tiny")
+        return sum(member.backend.usable for model in models for member in model.members)
+
     async with asyncio.timeout(10):
-        while sum(backend.usable for backend in backends(sidecar)) != n:  # noqa: ASYNC110
+        while n_usable() != n:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 
 def backends(sidecar: Sidecar) -> list[Backend]:
-    return list(sidecar.app._backend._backends.values())
+    return [member.backend for member in sidecar.app._backend.members]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -196,16 +202,16 @@ async def test_a_name_stands_for_all_of_its_addresses(monkeypatch: pytest.Monkey
             return Backend(address.target, timeout=10, lookup_timeout=5, name=address.name)
 
         made = Pool(["dns:///workers:1"], open, resolve=resolve)
-        watching = asyncio.create_task(made.watch(lambda: None))
+        watching = asyncio.create_task(made.watch())
         for now in (addresses[:1], addresses, addresses[1:], []):
             known[:] = now
             wanted = {address.target for address in now or addresses[1:]}  # without an answer all stays as it was
             async with asyncio.timeout(10):
-                while {b.target for b in made._backends.values() if b.usable} != wanted:  # noqa: ASYNC110
+                while {one.backend.target for one in made.members if one.backend.usable} != wanted:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
             asked = [len(worker.requests) for worker in workers]
             for _ in range(2):
-                await made.infer(ModelInferRequest(model_name="tiny", id="x", inputs=_prompt()))
+                await made.infer(ModelInferRequest(model_name="tiny", id="x", inputs=_prompt()), made.members)
             got = [len(worker.requests) - before for worker, before in zip(workers, asked, strict=True)]
             assert got == {1: [2, 0] if addresses[0].target in wanted else [0, 2], 2: [1, 1]}[len(wanted)]
         watching.cancel()
@@ -265,7 +271,7 @@ async def test_opened_anew_while_requests_wait_for_a_backend_that_says_nothing()
         made = Pool([f"127.0.0.1:{port}"], lambda address: Backend(address.target, timeout=60, lookup_timeout=60))
 
         async def ask() -> None:
-            async with made.stream([ModelInferRequest(model_name="m")], 1, 60) as mailbox:
+            async with made.stream([ModelInferRequest(model_name="m")], made.members, 1, 60) as mailbox:
                 await mailbox.take()
 
         asked = [asyncio.create_task(ask()) for _ in range(3)]

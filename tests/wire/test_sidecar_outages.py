@@ -126,7 +126,7 @@ async def test_a_name_of_many_that_does_not_resolve(
             await asyncio.wait_for(looked_up.acquire(), TIMEOUT)
 
     made = pool.Pool(["dns:///workers:1"], lambda _: pytest.fail("there is none"), resolve=resolve)
-    watching = asyncio.create_task(made.watch(lambda: None))
+    watching = asyncio.create_task(made.watch())
     for now in (False, True, False):
         here[0] = now
         await several()

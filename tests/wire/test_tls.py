@@ -58,17 +58,22 @@ async def asking(port: int, **config: Any) -> AsyncIterator[Pool]:
         await pool.close()
 
 
+async def models(pool: Pool) -> list[str]:
+    await pool.resolved(10)
+    return await pool.members[0].backend.models()
+
+
 async def refused(port: int, **config: Any) -> None:
     async with asking(port, **config) as pool:
         with pytest.raises(BackendError) as caught:
-            await pool.models()
+            await models(pool)
         assert caught.value.status == "UNAVAILABLE"
 
 
 async def test_the_backend_must_be_who_it_should_be(ours: Authority, theirs: Authority) -> None:
     async with served(TLS(*ours.issue("localhost"))) as port:
         async with asking(port, backend_ca=ours.file) as pool:
-            assert await pool.models() == []
+            assert await models(pool) == []
         await refused(port, backend_ca=theirs.file)
         await refused(port)  # the system's authorities don't know ours
         await refused(port, backend_tls=False)
@@ -79,7 +84,7 @@ async def test_a_name_other_than_the_endpoints(ours: Authority) -> None:
     async with served(TLS(*ours.issue("worker.example"))) as port:
         await refused(port, backend_ca=ours.file)
         async with asking(port, backend_ca=ours.file, backend_server_name="worker.example") as pool:
-            assert await pool.models() == []
+            assert await models(pool) == []
 
 
 async def test_each_address_of_a_name_shows_a_certificate_for_the_name(ours: Authority) -> None:
@@ -87,9 +92,9 @@ async def test_each_address_of_a_name_shows_a_certificate_for_the_name(ours: Aut
         port = await stack.enter_async_context(served(TLS(*ours.issue("localhost"))))
         name = (f"dns:///localhost:{port}",)
         pool = await stack.enter_async_context(asking(port, anyserve_endpoint=name, backend_ca=ours.file))
-        watching = asyncio.create_task(pool.watch(lambda: None))
+        watching = asyncio.create_task(pool.watch())
         try:
-            assert await asyncio.wait_for(pool.models(), 10) == []
+            assert await asyncio.wait_for(models(pool), 10) == []
         finally:
             watching.cancel()
             await asyncio.gather(watching, return_exceptions=True)
@@ -100,7 +105,7 @@ async def test_the_client_must_be_known_too(ours: Authority, theirs: Authority) 
     strange, strange_key = theirs.issue("sidecar")
     async with served(TLS(*ours.issue("localhost"), ours.file)) as port:
         async with asking(port, backend_ca=ours.file, backend_cert=mine, backend_key=key) as pool:
-            assert await pool.models() == []
+            assert await models(pool) == []
         await refused(port, backend_ca=ours.file)
         await refused(port, backend_ca=ours.file, backend_cert=strange, backend_key=strange_key)
 
@@ -108,16 +113,16 @@ async def test_the_client_must_be_known_too(ours: Authority, theirs: Authority) 
 async def test_a_certificate_is_renewed_without_a_restart(ours: Authority, theirs: Authority) -> None:
     certificate, key = ours.issue("localhost")
     async with served(TLS(certificate, key)) as port, asking(port, backend_ca=ours.file) as before:
-        assert await before.models() == []
+        assert await models(before) == []
         certificate.write_text("half of a certif")
         async with asking(port, backend_ca=ours.file) as pool:
-            assert await pool.models() == []
+            assert await models(pool) == []
         for new, old in zip(theirs.issue("localhost"), (certificate, key), strict=True):
             os.replace(new, old)
         async with asking(port, backend_ca=theirs.file) as pool:
-            assert await pool.models() == []
+            assert await models(pool) == []
         await refused(port, backend_ca=ours.file)
-        assert await before.models() == []
+        assert await models(before) == []
 
 
 async def test_the_sidecar_renews_what_it_trusts_and_shows(
@@ -144,7 +149,7 @@ async def test_the_sidecar_renews_what_it_trusts_and_shows(
 
     async def answers(pool: Pool) -> bool:
         try:
-            return await asyncio.wait_for(pool.models(), 10) == []
+            return await asyncio.wait_for(models(pool), 10) == []
         except BackendError:
             return False
 
@@ -155,7 +160,7 @@ async def test_the_sidecar_renews_what_it_trusts_and_shows(
         files = {"backend_ca": trusted, "backend_cert": shown, "backend_key": key}
         to_old = await stack.enter_async_context(asking(old, **files))
         to_new = await stack.enter_async_context(asking(new, **files))
-        watching = [asyncio.create_task(pool.watch(lambda: None)) for pool in (to_old, to_new)]
+        watching = [asyncio.create_task(pool.watch()) for pool in (to_old, to_new)]
         try:
             assert [await answers(pool) for pool in (to_old, to_new)] == [True, False]
             good = shown.read_bytes()

@@ -340,9 +340,16 @@ def _failure(error: BaseException) -> BaseException:
     return BackendError("UNAVAILABLE", "the connection to the backend was closed")
 
 
+_RESET = "Received RST_STREAM"
+"""gRPC's message for a call that the other side, or a proxy, dropped without a status of its own, as when it ends."""
+
+
 def _rpc_error(error: aio.AioRpcError) -> BackendError:
     details = {
         key: value if isinstance(value, str) else value.decode(errors="replace")
         for key, value in error.trailing_metadata() or ()
     }
-    return BackendError(error.code().name, error.details() or "", details)
+    status, message = error.code().name, error.details() or ""
+    if status == "INTERNAL" and message.startswith(_RESET):
+        status = "UNAVAILABLE"
+    return BackendError(status, message, details)

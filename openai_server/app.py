@@ -235,7 +235,7 @@ def _respond(error: APIError) -> Response:
 
 
 def _told(error: APIError) -> Response:
-    log.debug("%d: %r (%r)", error.status, error.message, error.__cause__)
+    log.debug("%d: %s%s", error.status, error.message, f" ({error.__cause__!r})" if error.__cause__ else "")
     return _respond(error)
 
 

@@ -17,6 +17,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_common import addresses
 from anyserve_common.command_line import Command
+from anyserve_worker import stdio
 from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
@@ -78,18 +79,25 @@ def serve(model: str, name: str | None, **values: Any) -> None:
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     server_options, model_options = build(models, values)
-    logs.set_up(server_options.log_level, values["log_format"])
     for _, path in models:
         if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
             raise click.ClickException(f"{path}: no such model file")
+    stdio.make_lossy()
+    logs.set_up(server_options.log_level, values["log_format"])
     # Imports llama.cpp, which --help and a wrong option need not wait for.
+    from anyserve_worker.load_trial import LoadTrials
+
+    trials = LoadTrials([path for _, path in models], model_options)
+    # Imported while the first trial runs.
     from anyserve_worker.errors import LoadError
     from anyserve_worker.server import StartError, serve
 
     try:
-        uvloop.run(serve(server_options, model_options))
+        uvloop.run(serve(server_options, model_options, trials))
     except (LoadError, StartError) as error:
         raise click.ClickException(str(error)) from error
+    finally:
+        trials.close()
 
 
 def _is_healthy(hosts: tuple[str, ...], port: int, *, tls: bool) -> bool:

@@ -50,6 +50,9 @@ class ServerOptions:
     """Seconds after SIGTERM in which new requests are still taken."""
     keepalive_time: float = 10
     """Seconds of silence before a client is pinged, and again until it counts as gone."""
+    max_connections: int = 1024
+    handshake_timeout: float = 10
+    """Seconds until a new connection has to be one of HTTP/2, TLS included."""
     tls: TLS | None = None
     metrics_hosts: tuple[str, ...] = ()
     metrics_port: int | None = None
@@ -228,6 +231,18 @@ _OPTIONS = (
         help="Silence on a connection before the client is pinged, and then again until it counts as gone.",
     ),
     _option(
+        "--max-connections",
+        default=1024,
+        type=_at_least_1,
+        help="Open connections; one more is closed at once. Fewer where the limit of open files is lower.",
+    ),
+    _option(
+        "--handshake-timeout",
+        default=10.0,
+        type=click.FloatRange(min=0.1),
+        help="Longest time from a new connection to its first HTTP/2 frame, with TLS in between; then it is closed.",
+    ),
+    _option(
         "--drain-delay",
         default=0.0,
         type=click.FloatRange(min=0),
@@ -311,6 +326,8 @@ def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple
         threads=detect_cpus(),
         drain_delay=values["drain_delay"],
         keepalive_time=values["keepalive_time"],
+        max_connections=values["max_connections"],
+        handshake_timeout=values["handshake_timeout"],
         tls=_tls(values),
         metrics_hosts=values["metrics_host"] or values["host"],
         metrics_port=values["metrics_port"],

@@ -59,7 +59,7 @@ class Model:
         if llama.llama_model_has_encoder(handle) or llama.llama_model_is_diffusion(handle):
             raise LoadError(f"{path}: {self.metadata('general.architecture')} models are not supported")
         self.n_vocab = llama.llama_vocab_n_tokens(self.vocab)
-        self.n_ctx_train = llama.llama_model_n_ctx_train(handle)
+        self.n_ctx_train = max(0, llama.llama_model_n_ctx_train(handle))
         self.n_swa = llama.llama_model_n_swa(handle)
         self.is_recurrent = llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle)
         architecture = self.metadata("general.architecture")

@@ -44,6 +44,23 @@ MAX_SCORE_ROWS = 64
 """Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
 
 
+def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outputs: int) -> Any:
+    """Of a context that generates. `n_outputs`: most rows of a step whose logits are kept."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = n_cells
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_ubatch, options.n_batch)
+    params.n_seq_max = n_sequences
+    params.n_outputs_max = n_outputs
+    params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
+    params.type_k = _CACHE_TYPES[options.cache_type_k]
+    params.type_v = _CACHE_TYPES[options.cache_type_v]
+    params.swa_full = options.swa_full
+    params.kv_unified = True  # One pool: sequences share the cells of a common prefix.
+    params.no_perf = True
+    return params
+
+
 class ModelRunner:
     """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
 
@@ -58,23 +75,12 @@ class ModelRunner:
         self.mixes = llama.llama_supports_gpu_offload() or self._attends_by_rows(options)
         n_running = options.parallel + options.kept_slots
         self.n_sequences = min(n_running + options.cached_sequences, llama.llama_max_parallel_sequences())
-        params = llama.llama_context_default_params()
-        params.n_ctx = options.n_cells(self.n_ctx)
-        params.n_batch = options.n_batch
-        params.n_ubatch = min(options.n_ubatch, options.n_batch)
-        params.n_seq_max = self.n_sequences
         self.prompt_lookup = self._prompt_lookup(options)
         # Logits of one token a sequence and of drafts, not of the whole batch: room is taken. llama.cpp wants at least
         # as many as there are sequences.
-        params.n_outputs_max = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
-        params.n_outputs_max += self.n_score_rows
+        n_outputs = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
+        params = context_params(options, options.n_cells(self.n_ctx), self.n_sequences, n_outputs + self.n_score_rows)
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
-        params.type_k = _CACHE_TYPES[options.cache_type_k]
-        params.type_v = _CACHE_TYPES[options.cache_type_v]
-        params.swa_full = options.swa_full
-        params.kv_unified = True  # One pool: sequences share the cells of a common prefix.
-        params.no_perf = True
         self._ctx = llama.llama_init_from_model(model.handle, params)
         if not self._ctx:
             raise LoadError(f"no context of {params.n_ctx} cells: {library.last_error or 'out of memory?'}")

@@ -6,6 +6,9 @@ What it logs goes to our log at debug level, its errors into our messages.
 import ctypes
 import logging
 import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 # A thread that waits for its siblings spins for this many rounds before it sleeps. libgomp's default is seconds when
 # it sees as many processors as threads, which starves everybody as soon as one of them is taken away. Read at load.
@@ -13,9 +16,13 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as llama
 
-__all__ = ["library", "llama"]
+__all__ = ["library", "llama", "without_folder"]
 
 log = logging.getLogger(__name__)
+
+_AbortCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
+_ggml = llama.llama_cpp._lib
+"""libllama, through which the functions of the libraries that it needs are found, too."""
 
 
 class _Library:
@@ -36,6 +43,23 @@ class _Library:
             # Builds that carry a library for each kind of processor choose theirs here.
             llama.llama_backend_init()
 
+    @contextmanager
+    def ends_in_one_line(self, what: str) -> Iterator[None]:
+        """Where llama.cpp gives up the process because of an assertion, it ends with status 1 and a line on `what`."""
+
+        def end(message: bytes) -> None:
+            said = without_folder(message.decode(errors="replace"))
+            os.write(2, f"Error: {what}: llama.cpp crashes on this model: {said}\n".encode())
+            os._exit(1)
+
+        set_callback = _ggml.ggml_set_abort_callback
+        callback = _AbortCallback(end)
+        set_callback(callback)
+        try:
+            yield
+        finally:
+            set_callback(_AbortCallback(0))
+
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode(errors="replace").strip()
         if line.strip("."):
@@ -43,6 +67,11 @@ class _Library:
                 self.last_error = line
                 self.first_error = self.first_error or line
             log.debug("%s", line)
+
+
+def without_folder(message: str) -> str:
+    """An assertion begins with the path of the source file on the machine that built llama.cpp."""
+    return re.sub(r"^/\S*/", "", message)
 
 
 library = _Library()

@@ -18,6 +18,7 @@ from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, Unk
 from anyserve_worker.generation import Generation
 from anyserve_worker.model import Model
 from anyserve_worker.model_runner import ModelRunner
+from anyserve_worker.native import library
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.telemetry.logs import say
 from anyserve_worker.threads import ThreadChooser
@@ -27,10 +28,10 @@ log = logging.getLogger(__name__)
 
 MODEL_VERSION = "1"
 """A GGUF file has no versions; this is the one that KServe asks for."""
-
-
 MAX_USER_DEFINED = 256 << 10
 """Bytes of `user_defined_tokens` in a model's parameters: a client may take no message above 4 MiB."""
+MAX_PROBLEM = 1000
+"""Characters of why a model can't be loaded."""
 
 
 class State(enum.Enum):
@@ -81,9 +82,26 @@ class ServedModel:
             raise InvalidRequest(f"model '{self.name}' cannot {task}; it can {', '.join(self.tasks)}")
         return engine
 
-    def load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
-        """Blocks, for as long as the file is large. Raises LoadError."""
+    def load(
+        self,
+        options: ModelOptions,
+        threads: int,
+        check: Callable[[Path], None],
+        on_progress: Callable[[float], None],
+    ) -> None:
+        """Blocks, for as long as the file is large. Raises LoadError, which names the model. `check` may raise it."""
+        try:
+            check(self.path)
+            with library.ends_in_one_line(f"model '{self.name}': {self.path}"):
+                self._load(options, threads, on_progress)
+        except LoadError as error:
+            raise LoadError(_one_line(f"model '{self.name}': {error}")) from error
+        except Exception as error:  # A file can be wrong in more ways than anybody foresees.
+            log.debug("loading failed", exc_info=True)
+            problem = f"model '{self.name}': {self.path}: cannot be used: {type(error).__name__}: {error}"
+            raise LoadError(_one_line(problem)) from error
 
+    def _load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
         def progress(fraction: float) -> bool:
             on_progress(fraction)
             return not self.unwanted
@@ -157,6 +175,12 @@ class ServedModel:
             self._model.free()
 
 
+def _one_line(problem: str) -> str:
+    """A file's own words may be in it."""
+    text = "".join(character if character.isprintable() else "?" for character in problem)
+    return text if len(text) <= MAX_PROBLEM else text[: MAX_PROBLEM - 1] + "…"
+
+
 def _within(texts: Iterable[str], templates: str) -> list[str]:
     """As many as MAX_USER_DEFINED allows, those of the chat templates first."""
     kept, left = [], MAX_USER_DEFINED
@@ -211,9 +235,16 @@ class Repository:
         return model
 
     async def load(
-        self, options: ModelOptions, threads: int, reporter: Callable[[str], Callable[[float], None]]
+        self,
+        options: ModelOptions,
+        threads: int,
+        reporter: Callable[[str], Callable[[float], None]],
+        check: Callable[[Path], None],
     ) -> None:
-        """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError."""
+        """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError.
+
+        `check` is called with each model's path before, on a thread, and raises LoadError for one that is unusable.
+        """
         loop = asyncio.get_running_loop()
         for model in self._models.values():
             try:
@@ -221,7 +252,7 @@ class Repository:
                 # A thread that ends with it: OpenMP keeps a pool for each thread that ever computed, and as soon as
                 # there are more pooled threads than processors, all of them sleep instead of spinning.
                 with ThreadPoolExecutor(1) as loader:
-                    await loop.run_in_executor(loader, model.load, options, threads, reporter(model.name))
+                    await loop.run_in_executor(loader, model.load, options, threads, check, reporter(model.name))
             except LoadError as error:
                 model.state, model.reason = State.UNAVAILABLE, str(error)
                 raise

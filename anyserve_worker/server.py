@@ -16,6 +16,8 @@ from anyserve_common.addresses import AddressError
 from anyserve_worker import __version__
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.errors import LoadError
+from anyserve_worker.load_trial import LoadTrials
+from anyserve_worker.open_files import room_for
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository
@@ -34,11 +36,14 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Of a request: far more than any context's worth of text."""
+MAX_CALLS = 4096
+"""Calls of one connection at the same time; the client's side of gRPC keeps further ones until one has ended."""
 FAREWELL = 0.5
 """Seconds that a call gets to end when the last inference is over."""
 
 
-def _channel_options(keepalive: float) -> tuple[tuple[str, int], ...]:
+def _channel_options(options: ServerOptions) -> tuple[tuple[str, int], ...]:
+    keepalive = options.keepalive_time
     return (
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", -1),
@@ -52,6 +57,9 @@ def _channel_options(keepalive: float) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
         ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # or else a ping has a minute, whatever the line above
         ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections)),
+        ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout * 1000)),
+        ("grpc.max_concurrent_streams", MAX_CALLS),
     )
 
 
@@ -82,7 +90,7 @@ class Worker:
         tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
         repository = Repository(options.models, observer.ended)
-        server = grpc.aio.server(interceptors=(Interceptor(),), options=_channel_options(options.keepalive_time))
+        server = grpc.aio.server(interceptors=(Interceptor(),), options=_channel_options(options))
         servicer = InferenceServicer(repository)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         health_servicer = health.aio.HealthServicer()
@@ -111,9 +119,9 @@ class Worker:
         await probe.start()
         return worker
 
-    async def load(self, options: ModelOptions, threads: int) -> None:
+    async def load(self, options: ModelOptions, threads: int, trials: LoadTrials) -> None:
         """Loads the models; the worker is ready afterwards. Raises LoadError."""
-        await self.repository.load(options, threads, reporter(sys.stderr))
+        await self.repository.load(options, threads, reporter(sys.stderr), trials.check)
         await self._set_serving(True)
 
     async def leave(self) -> None:
@@ -187,7 +195,7 @@ def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -
     return [MetricsServer(one, text, CONTENT_TYPE) for one in listeners], f"http://{reached}/metrics"
 
 
-async def serve(server_options: ServerOptions, model_options: ModelOptions) -> None:
+async def serve(server_options: ServerOptions, model_options: ModelOptions, trials: LoadTrials) -> None:
     """Serves until SIGTERM or SIGINT. Raises StartError or LoadError."""
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -201,10 +209,11 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions) -> N
     }
     where = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
     say(log, logging.INFO, f"listening on {where}", fields)
-    loading = asyncio.create_task(worker.load(model_options, server_options.threads))
+    loading = asyncio.create_task(worker.load(model_options, server_options.threads, trials))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
     worker.repository.give_up()  # What is not loaded by now need not be.
+    trials.close()
     try:
         await loading
     except LoadError:

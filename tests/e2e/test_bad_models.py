@@ -1,0 +1,94 @@
+"""Files that are no model, or one that ends llama.cpp: the worker says so in one line, and ends with status 1."""
+
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e import servers
+from tests.e2e.messages import infer, outputs
+from tests.gguf_files import STRING, Model, Raw, tiny
+
+LAYERS = "llama.block_count"
+TOKENS = "tokenizer.ggml.tokens"
+N_TOKENS = len(tiny().metadata[TOKENS])
+
+ENDS_LLAMA_CPP: dict[str, tuple[dict[str, Any], str]] = {
+    "no layers": ({LAYERS: 0}, "n_layer"),
+    "600 layers": ({LAYERS: 600}, "n_layer"),
+    "4294967295 layers": ({LAYERS: 2**32 - 1}, "n_layer"),
+    "equal tokens": ({TOKENS: ["a"] * N_TOKENS}, "token"),
+    "no tokens for bytes": (
+        {TOKENS: [f"t{i}" for i in range(N_TOKENS)], "tokenizer.ggml.token_type": [2, 3, 3] + [1] * (N_TOKENS - 3)},
+        "vocabulary",
+    ),
+    "no expert is used": ({"llama.expert_count": 4}, "n_expert_used"),
+    "an unknown way of pooling": ({"llama.pooling_type": 99}, "pooling"),
+    "a norm that can't be computed": ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "eps"),
+}
+"""Changes of the metadata, and a word of the message: llama.cpp asserts, throws or aborts, at one step or another."""
+OTHERS: dict[str, tuple[dict[str, Any], str]] = {
+    "words of its own": ({"general.architecture": "one\ntwo\x1b[31m"}, "architecture"),
+    "a string longer than any file": ({"general.name": Raw(STRING, struct.pack("<Q", 2**63))}, "length"),
+}
+CASES = ENDS_LLAMA_CPP | OTHERS
+
+
+def changed(metadata: dict[str, Any]) -> Model:
+    model = tiny()
+    model.metadata |= metadata
+    return model
+
+
+def error_of(*arguments: str) -> str:
+    """The only line that is an error."""
+    command = (sys.executable, "-m", "anyserve_worker", *arguments, "--port", "0")
+    result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    assert result.returncode == 1, result.stderr
+    *others, error = result.stderr.splitlines()
+    assert error.startswith("Error: ")
+    assert all("INFO" in line or "load" in line for line in others), result.stderr
+    assert error.isprintable()
+    return error
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_bad_model_is_one_line(case: str, tmp_path: Path) -> None:
+    metadata, word = CASES[case]
+    path = tmp_path / "bad.gguf"
+    path.write_bytes(changed(metadata).data())
+    error = error_of("--model", str(path))
+    assert f"model 'bad': {path}: " in error
+    assert word in error.partition(str(path))[2]
+
+
+def test_of_several_models_the_bad_one_is_named(tmp_path: Path) -> None:
+    good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
+    good.write_bytes(tiny().data())
+    bad.write_bytes(changed({LAYERS: 0}).data())
+    error = error_of("--model", f"a={good}", "--model", f"b={bad}", "--model", f"c={good}")
+    assert f"model 'b': {bad}: " in error
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"PK\3\4" + bytes(1000), b"<!DOCTYPE html>", tiny().data()[:-9000]],
+    ids=["empty", "zip", "HTML", "truncated"],
+)
+def test_a_file_that_is_no_model_is_one_line(data: bytes, tmp_path: Path) -> None:
+    path = tmp_path / "no.gguf"
+    path.write_bytes(data)
+    assert f"model 'no': {path}: " in error_of("--model", str(path))
+
+
+def test_an_odd_model_that_works_is_served(tmp_path: Path) -> None:
+    """A token id out of range, and a context length that doesn't fit into 31 bits."""
+    path = tmp_path / "odd.gguf"
+    path.write_bytes(changed({"tokenizer.ggml.bos_token_id": 2**32 - 1, "llama.context_length": 2**32 - 1}).data())
+    with servers.worker("--model", str(path)) as (process, address), servers.stub(address) as service:
+        answer = service.ModelInfer(infer("odd", "abc", max_tokens=5, ignore_eos=True))
+        assert outputs(answer)["completion_tokens"] == [5]
+        assert process.end() == 0

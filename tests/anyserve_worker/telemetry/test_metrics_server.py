@@ -1,9 +1,12 @@
 import http.client
 import socket
+import threading
 from collections.abc import Iterator
+from contextlib import closing
 
 import pytest
 
+from anyserve_worker.telemetry import metrics_server
 from anyserve_worker.telemetry.metrics_server import MOST_CONNECTIONS, MetricsServer
 
 
@@ -31,19 +34,26 @@ def test_what_is_there(server: MetricsServer) -> None:
     assert get(server.port, "/metrics", "POST")[0] == 501
 
 
-def test_silent_clients_take_a_bounded_number_of_threads(server: MetricsServer) -> None:
-    silent = [socket.create_connection(("127.0.0.1", server.port)) for _ in range(MOST_CONNECTIONS)]
-    try:
-        with pytest.raises((http.client.HTTPException, OSError)):
-            get(server.port)
-    finally:
-        for connection in silent:
-            connection.close()
-    for _ in range(100):  # their threads notice one after the other
-        try:
-            assert get(server.port) == (200, b"a 1\n")
-        except (http.client.HTTPException, OSError):
-            continue
-        break
-    else:
-        raise AssertionError("nobody is served any more")
+def dripping(port: int, sent: bytes) -> socket.socket:
+    """A client that has sent a part of its request, and keeps its connection open."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=20)
+    connection.sendall(sent)
+    return connection
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /metrics HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\nhost: x\r\n"])
+def test_clients_that_drip_keep_nobody_out(server: MetricsServer, sent: bytes) -> None:
+    before = threading.active_count()
+    slow = [dripping(server.port, sent) for _ in range(3 * MOST_CONNECTIONS)]
+    for _ in range(3):
+        assert get(server.port) == (200, b"a 1\n")
+    assert threading.active_count() <= before + MOST_CONNECTIONS
+    for connection in slow:
+        connection.close()
+
+
+def test_clients_that_drip_are_cut_off(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(metrics_server, "TIMEOUT", 0.0)
+    with closing(dripping(server.port, b"GET /metrics HTTP/1.1\r\n")) as slow:
+        while slow.recv(1 << 16):
+            pass

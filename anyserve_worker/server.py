@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from anyserve_common import addresses
 from anyserve_common.addresses import AddressError
-from anyserve_worker import __version__
+from anyserve_worker import __version__, memory
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.errors import LoadError
 from anyserve_worker.load_trial import LoadTrials
@@ -36,13 +36,15 @@ log = logging.getLogger(__name__)
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Of a request: far more than any context's worth of text."""
-MAX_CALLS = 4096
-"""Calls of one connection at the same time; the client's side of gRPC keeps further ones until one has ended."""
+MAX_CALLS = 8192
+"""Calls at the same time, 20 KB each, before they have sent anything; more get RESOURCE_EXHAUSTED."""
+MAX_CONNECTION_CALLS = MAX_CALLS // 2
+"""Those of one connection; the client's side of gRPC keeps further ones until one has ended."""
 FAREWELL = 0.5
 """Seconds that a call gets to end when the last inference is over."""
 
 
-def _channel_options(options: ServerOptions) -> tuple[tuple[str, int], ...]:
+def _channel_options(options: ServerOptions, n_ports: int) -> tuple[tuple[str, int], ...]:
     keepalive = options.keepalive_time
     return (
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
@@ -57,9 +59,9 @@ def _channel_options(options: ServerOptions) -> tuple[tuple[str, int], ...]:
         ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
         ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # or else a ping has a minute, whatever the line above
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections)),
+        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections * n_ports) // n_ports),  # of each
         ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout * 1000)),
-        ("grpc.max_concurrent_streams", MAX_CALLS),
+        ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
     )
 
 
@@ -90,14 +92,21 @@ class Worker:
         tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
         repository = Repository(options.models, observer.ended)
-        server = grpc.aio.server(interceptors=(Interceptor(),), options=_channel_options(options))
+        try:
+            hosts = addresses.usable(options.hosts)
+        except AddressError as error:
+            raise StartError(str(error)) from error
+        server = grpc.aio.server(
+            interceptors=(Interceptor(),),
+            options=_channel_options(options, len(_grpc_hosts(hosts))),
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
         servicer = InferenceServicer(repository)
         grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
         health_servicer = health.aio.HealthServicer()
         health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
         try:
-            hosts = addresses.usable(options.hosts)
             port = _bind(server, hosts, options)
             metrics, metrics_url = _metrics(options, hosts, repository)
         except TLSError as error:
@@ -156,6 +165,11 @@ class Worker:
             await self._health.set(service, status)
 
 
+def _grpc_hosts(hosts: list[str]) -> list[str]:
+    """gRPC takes either wildcard as every address of both families, which leaves no room for another."""
+    return [host for host in hosts if host in addresses.LOOPBACK_OF][:1] or hosts
+
+
 def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> int:
     """The port, which is the same on all of `hosts`. Raises AddressError or TLSError."""
     # gRPC's error has no reason, and it has none for an address of a wildcard that it leaves out.
@@ -163,9 +177,7 @@ def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> 
     port = addresses.port_of(tried)
     for one in tried:
         one.close()
-    # gRPC takes either wildcard as every address of both families, which leaves no room for another.
-    wildcards = [host for host in hosts if host in addresses.LOOPBACK_OF]
-    for host in wildcards[:1] or hosts:
+    for host in _grpc_hosts(hosts):
         # gRPC refuses credentials with a second port if it fetches their certificate again.
         _add_port(server, addresses.endpoint(host, port), credentials(options.tls) if options.tls else None)
     return port
@@ -222,7 +234,9 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
             return
         raise
     log.info("ready: %s", ", ".join(model.name for model in worker.repository))
+    keeping_house = asyncio.create_task(memory.give_back())
     await stop.wait()
+    keeping_house.cancel()
     if server_options.drain_delay:
         log.info("leaving in %g s", server_options.drain_delay)
         await worker.leave()

@@ -48,7 +48,7 @@ class WorkerError(Exception):
 
 def _if_short(name: str) -> str:
     """Empty for a name that no header can have."""
-    return name if name.isascii() and name.isprintable() and len(name) <= MAX_NAME else ""
+    return name if len(name) <= MAX_NAME and name.isascii() and name.isprintable() else ""
 
 
 class InvalidRequest(WorkerError):

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
 from anyserve_worker.errors import InvalidRequest, shortened
 from anyserve_worker.special_text import Spans
@@ -19,6 +20,8 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 MAX_STOP_LENGTH = 1000
 """Characters. A stop string is compared at every token."""
+MAX_SPANS = 1 << 16
+"""Plain spans of a prompt. Reading so many takes 10 ms."""
 MAX_BREAKER_BYTES = 40
 """Of a DRY sequence breaker: llama.cpp would cut off what is longer."""
 
@@ -297,20 +300,26 @@ def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -
         return ()
     if not isinstance(prompt, str):
         raise refuse(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
-    offsets = np.array(given[spec.name].elements, np.int64)
+    offsets = np.array(_at_most(given, spec, MAX_SPANS * 2), np.int64)
     if len(offsets) % 2:
         raise refuse(spec, f"{len(offsets)} elements, must be pairs of start and end")
-    data = np.frombuffer(prompt.encode(), np.uint8)
     steps = np.diff(offsets)
     if (steps < 0).any() or (steps[::2] == 0).any():
         raise refuse(spec, "the spans must be in order, none of them empty, none inside another one")
-    if len(offsets) and offsets[-1] > len(data):
-        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {len(data)} bytes")
-    begins = np.append((data & 0xC0) != 0x80, True)  # a character, at each byte
-    if not begins[offsets].all():
-        raise refuse(spec, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
-    characters = (np.cumsum(begins) - 1)[offsets].tolist()
+    n_bytes = len(prompt) if prompt.isascii() else len(prompt.encode())
+    if len(offsets) and offsets[-1] > n_bytes:
+        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {n_bytes} bytes")
+    characters = offsets.tolist() if prompt.isascii() else _characters(prompt.encode(), offsets)
     return tuple(zip(characters[::2], characters[1::2], strict=True))
+
+
+def _characters(data: bytes, offsets: npt.NDArray[np.int64]) -> list[int]:
+    """Offsets into UTF-8 as offsets in characters."""
+    begins = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # a character, at each byte
+    if not begins[offsets].all():
+        raise refuse(contract.PLAIN_SPANS, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
+    characters: list[int] = (np.cumsum(begins, dtype=np.int32)[offsets] - 1).tolist()
+    return characters
 
 
 def timeout_of(message: ModelInferRequest) -> float | None:

@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 from google.protobuf.message import DecodeError
 
-from anyserve_worker.message_parts import MAX_PARTS, has_too_many
+from anyserve_worker.message_parts import MAX_NUMBERS, MAX_PARTS, has_too_many
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Interceptor(grpc.aio.ServerInterceptor):
 def _guard(handler: Any, method: str) -> Any:
     async def refuse(context: Context) -> None:
         log.debug("a message to %s cannot be parsed", method)
-        problem = f"the message cannot be parsed, or has more than {MAX_PARTS} parts"
+        problem = f"the message cannot be parsed, or has more than {MAX_PARTS} parts or {MAX_NUMBERS} integers"
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, problem)
 
     def parse(message: bytes) -> Any:

@@ -21,9 +21,9 @@ MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
 """More of either is nothing but work: of dimensions with the square of their number, for the product of them all."""
 MAX_INPUT_ELEMENTS = 1 << 20
-"""Most elements of an input, more than any context has tokens. Converting them takes 10 to 20 ms."""
+"""Most elements of all inputs together, more than any context has tokens. Converting them takes 10 to 20 ms."""
 MAX_INPUT_STRINGS = 1 << 14
-"""Elements of a BYTES input, which take longer."""
+"""Most elements of all BYTES inputs together, which take longer."""
 LONG = 4096
 """Elements from which on INT32 are read as an array, which is converted and searched several times as fast."""
 Elements = Sequence[Any]
@@ -91,31 +91,33 @@ def to_raw(datatype: str, elements: Elements) -> bytes:
     return struct.pack(f"<{len(elements)}{_DATATYPES[datatype].code}", *elements)
 
 
-def from_raw(name: str, datatype: str, raw: bytes, *, bounded: bool = False) -> Elements:
-    """Raises TensorError if `raw` ends inside an element, or has more elements than an input may have (`bounded`)."""
+def from_raw(name: str, datatype: str, raw: bytes, most: float = math.inf) -> Elements:
+    """Raises TensorError if `raw` ends inside an element, or has more than `most` elements."""
     if datatype == BYTES:
-        return _split_bytes(name, raw, MAX_INPUT_STRINGS if bounded else len(raw))
+        return _split_bytes(name, raw, most)
     code = _DATATYPES[datatype].code
     count, rest = divmod(len(raw), struct.calcsize("<" + code))
     if rest:
         raise TensorError(name, f"{len(raw)} raw bytes are no whole number of {datatype} elements")
-    if bounded and count > MAX_INPUT_ELEMENTS:
-        raise _too_many(name, count, MAX_INPUT_ELEMENTS)
+    if count > most:
+        raise _too_many(name, datatype)
     if count > LONG and code == "i" and sys.byteorder == "little":
         return array("i", raw)
     return struct.unpack(f"<{count}{code}", raw)
 
 
-def _too_many(name: str, n: int, most: int) -> TensorError:
-    return TensorError(name, f"{n} elements, at most {most}")
+def _too_many(name: str, datatype: str) -> TensorError:
+    if datatype == BYTES:
+        return TensorError(name, f"all BYTES inputs together have more than {MAX_INPUT_STRINGS} elements")
+    return TensorError(name, f"all inputs together have more than {MAX_INPUT_ELEMENTS} elements")
 
 
-def _split_bytes(name: str, raw: bytes, most: int) -> list[bytes]:
+def _split_bytes(name: str, raw: bytes, most: float) -> list[bytes]:
     elements: list[bytes] = []
     at = 0
     while at < len(raw):
         if len(elements) == most:
-            raise TensorError(name, f"more than {most} elements")
+            raise _too_many(name, BYTES)
         end = at + 4
         if end <= len(raw):
             (length,) = struct.unpack_from("<I", raw, at)
@@ -194,6 +196,10 @@ def _fill(contents: InferTensorContents, datatype: str, elements: Elements | Pac
 
 def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bool) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
+    room: dict[bool, float] = {True: math.inf, False: math.inf}
+    """Elements that may still come, by whether they are BYTES."""
+    if bounded:
+        room = {True: MAX_INPUT_STRINGS, False: MAX_INPUT_ELEMENTS}
     if len(messages) > MAX_TENSORS:
         raise TensorError("", f"{len(messages)} tensors, at most {MAX_TENSORS}")
     if raw_contents:
@@ -214,25 +220,26 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bo
         shape = tuple(message.shape)
         if min(shape, default=0) < 0:
             raise TensorError(name, f"negative dimension in shape {list(shape)}")
+        most = room[datatype == BYTES]
         if raw_contents:
-            elements = from_raw(name, datatype, raw_contents[i], bounded=bounded)
+            elements = from_raw(name, datatype, raw_contents[i], most)
         else:
-            elements = _read_typed(message, datatype, bounded=bounded)
+            elements = _read_typed(message, datatype, most)
+        room[datatype == BYTES] = most - len(elements)
         if len(elements) != math.prod(shape):
             raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
         tensors[name] = Tensor(name, datatype, shape, elements)
     return tensors
 
 
-def _read_typed(message: Any, datatype: str, *, bounded: bool = False) -> Elements:
+def _read_typed(message: Any, datatype: str, most: float = math.inf) -> Elements:
     field = _DATATYPES[datatype].contents
     contents = message.contents
     elements: Elements = []
     if field:
         sent = getattr(contents, field)
-        most = MAX_INPUT_STRINGS if datatype == BYTES else MAX_INPUT_ELEMENTS
-        if bounded and len(sent) > most:
-            raise _too_many(message.name, len(sent), most)
+        if len(sent) > most:
+            raise _too_many(message.name, datatype)
         elements = array("i", sent) if len(sent) > LONG and datatype == "INT32" else list(sent)
     if len(contents.ListFields()) > bool(elements):
         filled = [descriptor.name for descriptor, _ in contents.ListFields()]

@@ -95,6 +95,46 @@ async def test_more_of_another_input(spec: TensorSpec, elements: Any, raw: bool)
     assert "at most" in details or "more than" in details
 
 
+@pytest.mark.parametrize("n_elements", [16_384, 100])
+async def test_empty_strings_of_many_inputs_count_together(n_elements: int) -> None:
+    """3.9 million of them are 16 MB."""
+    message = ModelInferRequest(model_name="tiny")
+    for i in range(240):
+        message.inputs.add(name=f"x{i}", datatype="BYTES", shape=[n_elements])
+        message.raw_input_contents.append(bytes(4 * n_elements))
+    code, trailers, details = await refusal(message)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers[contract.ERROR_TENSOR] == f"x{16_384 // n_elements}"
+    assert "all BYTES inputs together" in details
+
+
+@pytest.mark.parametrize("raw", [False, True])
+@pytest.mark.parametrize("datatype", ["BOOL", "INT32", "INT64", "UINT8", "FP32", "FP64"])
+async def test_numbers_of_many_inputs_count_together(datatype: str, raw: bool) -> None:
+    message = ModelInferRequest(model_name="tiny")
+    for i in range(20):
+        spec = TensorSpec(f"x{i}", datatype, (-1,), "")
+        more = request(spec, [1] * 60_000, raw=raw)
+        message.inputs.extend(more.inputs)
+        message.raw_input_contents.extend(more.raw_input_contents)
+    code, trailers, details = await refusal(message)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers[contract.ERROR_TENSOR] == f"x{(1 << 20) // 60_000}"
+    assert "all inputs together" in details
+
+
+@pytest.mark.parametrize("raw", [False, True])
+async def test_more_plain_spans_than_any_prompt_has(raw: bool) -> None:
+    message = request(contract.PROMPT, [b"a" * 200_000], raw=raw)
+    more = request(contract.PLAIN_SPANS, list(range(2**17 + 2)), raw=raw)
+    message.inputs.extend(more.inputs)
+    message.raw_input_contents.extend(more.raw_input_contents)
+    code, trailers, details = await refusal(message)
+    assert code is grpc.StatusCode.INVALID_ARGUMENT
+    assert trailers[contract.ERROR_TENSOR] == contract.PLAIN_SPANS.name
+    assert "at most 131072" in details
+
+
 @pytest.mark.parametrize("raw", [False, True])
 async def test_long_prompts_within_the_context_are_read_as_they_are(raw: bool) -> None:
     ids = [i % 250 for i in range(8000)]
@@ -131,6 +171,30 @@ def test_messages_of_many_parts_are_counted() -> None:
     for i in range(20_000):
         parameters.parameters[str(i)].bool_param = True
     assert has_too_many(parameters.SerializeToString())
+
+
+@pytest.mark.parametrize(
+    "field", ["bool_contents", "int_contents", "int64_contents", "uint_contents", "uint64_contents"]
+)
+def test_numbers_are_counted(field: str) -> None:
+    for n in (2_000_000, 2_200_000):
+        tensor = ModelInferRequest.InferInputTensor(name="x")
+        getattr(tensor.contents, field).extend([1] * n)
+        assert has_too_many(filled(inputs=[tensor])) == (n > 1 << 21)
+    assert has_too_many(filled(inputs=[ModelInferRequest.InferInputTensor(name="x", shape=[1] * 2_200_000)]))
+    halves = ModelInferRequest.InferInputTensor(name="x", shape=[1] * 1_100_000)
+    assert has_too_many(filled(inputs=[halves, halves]))
+    long = ModelInferRequest.InferInputTensor(name="x")
+    long.contents.uint64_contents.extend([2**64 - 1] * 1_000_000)  # ten bytes each
+    assert not has_too_many(filled(inputs=[long]))
+
+
+def test_what_no_message_has_does_not_hide_parts() -> None:
+    """protobuf skips groups, which are not in this protocol, and goes on with what comes after them."""
+    parts = filled(inputs=[ModelInferRequest.InferInputTensor()] * 40_000)
+    group = b"\x4b\x4c"
+    assert ModelInferRequest.FromString(group + parts) is not None
+    assert has_too_many(group + parts)
 
 
 def test_large_messages_of_few_parts_are_not() -> None:

@@ -1,0 +1,181 @@
+"""`python -m tests.ops.hostile_messages`: what gRPC messages that are expensive to read do to other calls of a worker.
+
+The promise: while such messages arrive without a pause, `ServerLive` takes at most 50 ms more at p99 than while small
+messages arrive. The attacker, the worker and this process run on the same processors.
+"""
+
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import click
+import grpc
+
+from benchmarks.stats import percentile
+from protos import contract, tensors
+from protos import grpc_predict_v2_pb2 as pb
+from tests.e2e import servers
+from tests.gguf_files import tiny
+
+METHOD = "/inference.GRPCInferenceService/ModelInfer"
+SIZE = 16_000_000
+"""Bytes of a message; the worker takes 16 MiB."""
+LIMIT = 0.050
+"""Seconds."""
+PROBE_INTERVAL = 0.01
+OPTIONS = (
+    ("grpc.enable_http_proxy", 0),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_send_message_length", -1),
+)
+Make = Callable[[], bytes]
+Contents = pb.InferTensorContents
+Input = pb.ModelInferRequest.InferInputTensor
+Output = pb.ModelInferRequest.InferRequestedOutputTensor
+
+
+def filled(**fields: object) -> bytes:
+    return pb.ModelInferRequest(model_name="tiny", **fields).SerializeToString()  # type: ignore[arg-type]
+
+
+def inputs(*given: tuple[contract.TensorSpec, list[object]], raw: bool = False) -> bytes:
+    message = pb.ModelInferRequest(model_name="tiny")
+    for spec, elements in given:
+        if raw:
+            message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(elements)])
+            message.raw_input_contents.append(tensors.to_raw(spec.datatype, elements))
+        else:
+            tensors.add_input(message, spec, elements)
+    return message.SerializeToString()
+
+
+def empty_strings(n_inputs: int) -> bytes:
+    message = pb.ModelInferRequest(model_name="tiny")
+    for i in range(n_inputs):
+        message.inputs.add(name=f"x{i}", datatype="BYTES", shape=[SIZE // 4 // n_inputs])
+        message.raw_input_contents.append(bytes(SIZE // n_inputs))
+    return message.SerializeToString()
+
+
+def typed(kind: str, n_inputs: int, element: int = 1, size: int = SIZE) -> bytes:
+    message = pb.ModelInferRequest(model_name="tiny")
+    for i in range(n_inputs):
+        tensor = message.inputs.add(name=f"x{i}", datatype="INT32", shape=[size // n_inputs])
+        getattr(tensor.contents, kind).extend([element] * (size // n_inputs))
+    return message.SerializeToString()
+
+
+def spans(character: str, n: int) -> bytes:
+    width = len(character.encode())
+    text = character * (SIZE // 2 // width)
+    offsets: list[object] = [i * width for i in range(n)]
+    return inputs((contract.PROMPT, [text.encode()]), (contract.PLAIN_SPANS, offsets))
+
+
+def parameters(n: int) -> bytes:
+    message = pb.ModelInferRequest(model_name="tiny")
+    for i in range(n):
+        message.parameters[str(i)].bool_param = True
+    return message.SerializeToString()
+
+
+KINDS: dict[str, Make] = {
+    "small": lambda: inputs((contract.PROMPT, [b""]), (contract.MAX_TOKENS, [0])),
+    "empty strings, 1 input": lambda: empty_strings(1),
+    "empty strings, 240 inputs": lambda: empty_strings(240),
+    "empty strings, typed": lambda: filled(
+        inputs=[Input(contents=pb.InferTensorContents(bytes_contents=[b""] * 4_000_000))]
+    ),
+    "16 million bools": lambda: typed("bool_contents", 1),
+    "16 million ints": lambda: typed("int_contents", 16),
+    "16 million long ints": lambda: typed("int64_contents", 16),
+    "2 million ints": lambda: typed("int_contents", 16, size=2_000_000),
+    "4 million floats": lambda: typed("fp32_contents", 4, size=SIZE // 4),
+    "a million ids": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000)),
+    "a million ids, raw": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000), raw=True),
+    "16 million dimensions": lambda: filled(inputs=[Input(name="x", datatype="INT32", shape=[1] * SIZE)]),
+    "inputs": lambda: filled(inputs=[Input()] * (SIZE // 2)),
+    "outputs": lambda: filled(outputs=[Output()] * (SIZE // 2)),
+    "16,000 inputs": lambda: filled(id="x" * 70_000, inputs=[Input()] * 16_000),
+    "parameters": lambda: parameters(1_000_000),
+    "4,000 parameters": lambda: parameters(4_000),
+    "behind a group": lambda: b"\x4b\x4c" + filled(inputs=[Input()] * (SIZE // 2)),
+    "a long id": lambda: filled(id="x" * SIZE),
+    "a long model name": lambda: pb.ModelInferRequest(model_name="漢" * (SIZE // 3)).SerializeToString(),
+    "a long input name": lambda: filled(inputs=[Input(name="x" * SIZE, datatype="INT32", shape=[1])]),
+    "a long datatype": lambda: filled(inputs=[Input(name="x", datatype="x" * SIZE, shape=[1])]),
+    "a long prompt": lambda: inputs((contract.PROMPT, [b"a " * (SIZE // 2)])),
+    "a long prompt of emoji": lambda: inputs((contract.PROMPT, ["😀".encode() * (SIZE // 4)])),
+    "a long prompt that is no text": lambda: inputs((contract.PROMPT, [b"a" * (SIZE - 1000) + b"\xff"])),
+    "a long prompt, one span": lambda: spans("漢", 2),
+    "65,536 spans": lambda: spans("漢", 131_072),
+    "500,000 spans": lambda: spans("a", 1_000_000),
+    "a long guide": lambda: inputs((contract.PROMPT, [b"a"]), (contract.REGEX, ["漢".encode() * (SIZE // 3)])),
+    "no message": lambda: b"\xff" * SIZE,
+}
+
+
+def attack(address: str, message: bytes, over: threading.Event, outcomes: Counter[str]) -> None:
+    options = [
+        ("grpc.enable_http_proxy", 0),
+        ("grpc.use_local_subchannel_pool", 1),
+        ("grpc.max_send_message_length", -1),
+    ]
+    with grpc.insecure_channel(address, options=options) as channel:
+        call: Any = channel.unary_unary(METHOD)
+        while not over.is_set():
+            try:
+                call(message)
+                outcomes["OK"] += 1
+            except grpc.RpcError as error:
+                outcomes[error.code().name] += 1
+
+
+def probe(address: str, seconds: float) -> Iterator[float]:
+    with servers.stub(address) as service:
+        service.ServerLive(pb.ServerLiveRequest())
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            began = time.perf_counter()
+            service.ServerLive(pb.ServerLiveRequest())
+            yield time.perf_counter() - began
+            time.sleep(PROBE_INTERVAL)
+
+
+@click.command()
+@click.option("--seconds", default=4.0, show_default=True, help="For each kind of message.")
+@click.option("--kind", "only", multiple=True, type=click.Choice(tuple(KINDS)), help="Repeatable. Absent: all.")
+def main(seconds: float, only: tuple[str, ...]) -> None:
+    """Prints how long probes took beside each kind of message. Exit status 1 if that was too long."""
+    late = []
+    with tempfile.TemporaryDirectory() as folder:
+        model = Path(folder) / "tiny.gguf"
+        model.write_bytes(tiny().data())
+        with servers.worker("--model", str(model), "--no-access-log") as (_, address):
+            alone = 0.0
+            click.echo(f"{'':32}{'messages/s':>10}   ServerLive ms: p50     p99     max")
+            for name in only or KINDS:
+                message, over, outcomes = KINDS[name](), threading.Event(), Counter[str]()
+                attacker = threading.Thread(target=attack, args=(address, message, over, outcomes))
+                attacker.start()
+                taken = list(probe(address, seconds))
+                over.set()
+                attacker.join()
+                p50, p99, most = (percentile(taken, percent) for percent in (50, 99, 100))
+                alone = alone or p99
+                ms = f"{p50 * 1000:19.1f}{p99 * 1000:8.1f}{most * 1000:8.1f}"
+                click.echo(f"{name:32}{outcomes.total() / seconds:10.1f}{ms}   {dict(outcomes)}")
+                if p99 > alone + LIMIT:
+                    late.append(name)
+    for name in late:
+        click.echo(f"{name}: late", err=True)
+    sys.exit(bool(late))
+
+
+if __name__ == "__main__":
+    main()

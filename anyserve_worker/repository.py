@@ -20,7 +20,7 @@ from anyserve_worker.model import Model
 from anyserve_worker.model_runner import ModelRunner
 from anyserve_worker.native import library
 from anyserve_worker.options import ModelOptions
-from anyserve_worker.telemetry.logs import say
+from anyserve_worker.telemetry.logs import printable, say
 from anyserve_worker.threads import ThreadChooser
 from protos import contract
 
@@ -177,7 +177,7 @@ class ServedModel:
 
 def _one_line(problem: str) -> str:
     """A file's own words may be in it."""
-    text = "".join(character if character.isprintable() else "?" for character in problem)
+    text = printable(problem)
     return text if len(text) <= MAX_PROBLEM else text[: MAX_PROBLEM - 1] + "…"
 
 

@@ -306,10 +306,10 @@ def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -
     steps = np.diff(offsets)
     if (steps < 0).any() or (steps[::2] == 0).any():
         raise refuse(spec, "the spans must be in order, none of them empty, none inside another one")
-    n_bytes = len(prompt) if prompt.isascii() else len(prompt.encode())
-    if len(offsets) and offsets[-1] > n_bytes:
-        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {n_bytes} bytes")
-    characters = offsets.tolist() if prompt.isascii() else _characters(prompt.encode(), offsets)
+    data = prompt.encode()
+    if len(offsets) and offsets[-1] > len(data):
+        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {len(data)} bytes")
+    characters = offsets.tolist() if prompt.isascii() else _characters(data, offsets)
     return tuple(zip(characters[::2], characters[1::2], strict=True))
 
 

@@ -234,7 +234,8 @@ _OPTIONS = (
         "--max-connections",
         default=1024,
         type=_at_least_1,
-        help="Open connections; one more is closed at once. Fewer where the limit of open files is lower.",
+        help="Open connections to an address; one more is closed at once. Fewer where the limit of open files is "
+        "lower.",
     ),
     _option(
         "--handshake-timeout",

@@ -177,8 +177,7 @@ class ServedModel:
 
 def _one_line(problem: str) -> str:
     """A file's own words may be in it."""
-    text = printable(problem)
-    return text if len(text) <= MAX_PROBLEM else text[: MAX_PROBLEM - 1] + "…"
+    return shortened(printable(problem), MAX_PROBLEM)
 
 
 def _within(texts: Iterable[str], templates: str) -> list[str]:

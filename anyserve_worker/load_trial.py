@@ -1,9 +1,9 @@
 """Each model file is tried in a process of its own first, which a bad one may end.
 
 In a file that is damaged or made up, llama.cpp may find what it asserts not to be there, divide by zero or follow a bad
-pointer. In the trial process that is a reason not to load the file; here it would be the end without a word. The trial
-reads metadata and vocabulary and plans the computation, but no weights: 0.1 s, and 0.4 s for a vocabulary of 262,144
-tokens. What llama.cpp refuses by itself is left to the real load, which has the better message.
+pointer. In the trial process that is a reason not to load the file; here it would end the worker without a message. The
+trial reads metadata and vocabulary and plans the computation, but no weights: 0.1 s, and 0.4 s for a vocabulary of
+262,144 tokens. What llama.cpp refuses by itself is left to the real load, which has the better message.
 """
 
 import ctypes
@@ -23,11 +23,11 @@ from anyserve_worker.native import llama, without_folder
 from anyserve_worker.options import ModelOptions
 
 PASSED = b"\0"
-"""What the trial process writes after each model. The rest is what llama.cpp and the C++ runtime have to say."""
+"""What the trial process writes after each model. The rest is from llama.cpp and the C++ runtime."""
 STEP = "\1"
 """What it writes before the name of each step of a trial, which is a line."""
 CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGSEGV}
-"""Exit statuses that are the file's fault. Other signals came from outside, and say nothing about it."""
+"""Exit statuses that the file is the reason of. Other signals come from outside."""
 OOM_SCORE = "1000"
 """Where the memory is short, Linux ends the trial before the worker."""
 CELLS = 512
@@ -38,7 +38,7 @@ SAMPLE = "".join(map(chr, _CHARACTERS))
 
 
 class LoadTrials:
-    """Tries models one after the other, ahead of whoever loads them in the same order."""
+    """Tries models one after the other, ahead of their load in the same order."""
 
     def __init__(self, paths: Iterable[Path], options: ModelOptions) -> None:
         """Forks, so it comes before the process has threads and connections."""
@@ -54,7 +54,7 @@ class LoadTrials:
         self._output = io.FileIO(reader, "rb")
         self._lock = threading.Lock()
         self._status: int | None = None
-        """None: nobody has waited for the process yet."""
+        """Exit status; None until the process was waited for."""
 
     def check(self, path: Path) -> None:
         """Waits for the next model's trial. Raises LoadError if the model ended it."""
@@ -63,7 +63,7 @@ class LoadTrials:
             part = self._output.read(1)
             output += part
             if not part:
-                if (status := self._wait()) in CRASHES:
+                if (status := self._wait()) in CRASHES and STEP.encode() in output:
                     raise LoadError(f"{path}: {_reason(output.decode(errors='replace'), -status)}")
                 return
 
@@ -82,10 +82,10 @@ class LoadTrials:
 
 
 def _reason(output: str, number: int) -> str:
-    """What the process did last, and the last thing that was said before the signal."""
-    doing, *lines = [line.strip() for line in output.rpartition(STEP)[2].splitlines() if line.strip()]
-    said = lines[-1].removeprefix("what():").strip() if lines else str(signal.strsignal(number)).lower()
-    return f"llama.cpp crashes when it {doing}: {without_folder(said)}"
+    """The step in which the process ended, and the last line that it wrote."""
+    step, *lines = [line.strip() for line in output.rpartition(STEP)[2].splitlines() if line.strip()]
+    last = lines[-1].removeprefix("what():").strip() if lines else str(signal.strsignal(number)).lower()
+    return f"llama.cpp crashes when it {step}: {without_folder(last)}"
 
 
 # ---- In the trial process

@@ -48,8 +48,8 @@ class _Library:
         """Where llama.cpp gives up the process because of an assertion, it ends with status 1 and a line on `what`."""
 
         def end(message: bytes) -> None:
-            said = without_folder(message.decode(errors="replace"))
-            os.write(2, f"Error: {what}: llama.cpp crashes on this model: {said}\n".encode())
+            reason = without_folder(message.decode(errors="replace"))
+            os.write(2, f"Error: {what}: llama.cpp crashes on this model: {reason}\n".encode())
             os._exit(1)
 
         set_callback = _ggml.ggml_set_abort_callback

@@ -174,7 +174,7 @@ def load(address: str, clients: int, minutes: float, seed: int, pid: int) -> Cou
 
 @click.command()
 @click.option("--minutes", default=3.0, show_default=True)
-@click.option("--warm-up", default=1.0, show_default=True, help="Minutes before it counts what the worker holds.")
+@click.option("--warm-up", default=2.0, show_default=True, help="Minutes before it counts what the worker holds.")
 @click.option("--clients", default=12, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(minutes: float, warm_up: float, clients: int, seed: int) -> None:

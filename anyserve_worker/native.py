@@ -7,6 +7,7 @@ import ctypes
 import logging
 import os
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -47,7 +48,10 @@ class _Library:
     def ends_in_one_line(self, what: str) -> Iterator[None]:
         """Where llama.cpp gives up the process because of an assertion, it ends with status 1 and a line on `what`."""
 
+        first = threading.Lock()
+
         def end(message: bytes) -> None:
+            first.acquire()  # Never released: the threads that compute may all find the same.
             reason = without_folder(message.decode(errors="replace"))
             os.write(2, f"Error: {what}: llama.cpp crashes on this model: {reason}\n".encode())
             os._exit(1)

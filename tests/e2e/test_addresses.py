@@ -11,7 +11,7 @@ import pytest
 
 from tests.certificates import Authority
 from tests.e2e.servers import Process
-from tests.models import smollm2_path
+from tests.gguf_files import tiny
 from tests.networks import LOOPBACK, OTHERS, Network, network
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
@@ -19,13 +19,20 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of the
 FOUR, SIX = LOOPBACK
 OTHER_FOUR, OTHER_SIX = OTHERS
 EVERY = (FOUR, OTHER_FOUR, SIX, OTHER_SIX)
-MODEL = ("--model", f"m={smollm2_path()}", "--n-ctx", "256")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
+    """The options of a worker that has loaded it in a moment."""
+    path = tmp_path_factory.mktemp("models") / "tiny.gguf"
+    path.write_bytes(tiny().data())
+    return "--model", str(path)
 
 
 @contextmanager
 def worker(net: Network, *options: str) -> Iterator[Process]:
     """A worker that is ready, on port 8000 unless `options` say otherwise."""
-    process = Process(*net.prefix, sys.executable, "-m", "anyserve_worker", *MODEL, *options)
+    process = Process(*net.prefix, sys.executable, "-m", "anyserve_worker", *options)
     try:
         process.wait_for(r"server: ready: ")
         yield process
@@ -68,8 +75,8 @@ def answers(net: Network, endpoint: str, *options: str, at: Sequence[str] = LOOP
         assert sidecar.end() == 0
 
 
-def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path) -> None:
-    with network(tmp_path) as net, worker(net, "--port", "0", "--metrics-port", "0") as process:
+def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
+    with network(tmp_path) as net, worker(net, *model, "--port", "0", "--metrics-port", "0") as process:
         port = int(process.wait_for(rf"listening on {FOUR}:(\d+), \[{SIX}\]:\1 ")[1])
         metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
         assert listening(net, port) == listening(net, metrics) == LOOPBACK
@@ -87,26 +94,28 @@ def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path
     ],
 )
 def test_hosts_that_are_named(
-    tmp_path: Path, hosts: tuple[str, ...], expected: tuple[str, ...], metrics: tuple[str, ...]
+    tmp_path: Path, model: tuple[str, str], hosts: tuple[str, ...], expected: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
     options = [word for host in hosts for word in ("--host", host)]
-    with network(tmp_path) as net, worker(net, *options, "--metrics-port", "8002"):
+    with network(tmp_path) as net, worker(net, *model, *options, "--metrics-port", "8002"):
         assert listening(net, 8000) == expected
         assert listening(net, 8002) == metrics
         assert asked(net, (SIX, OTHER_SIX), 8000) == [host for host in (SIX, OTHER_SIX) if host in expected]
         assert healthy(net, 8000, *options)
 
 
-def test_metrics_on_an_address_of_their_own(tmp_path: Path) -> None:
+def test_metrics_on_an_address_of_their_own(tmp_path: Path, model: tuple[str, str]) -> None:
     options = ("--host", f"{OTHER_FOUR} [{SIX}]", "--metrics-port", "0", "--metrics-host", "::", "--metrics-host", FOUR)
-    with network(tmp_path) as net, worker(net, *options) as process:
+    with network(tmp_path) as net, worker(net, *model, *options) as process:
         metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
         assert (listening(net, 8000), listening(net, metrics)) == ((OTHER_FOUR, SIX), EVERY)
 
 
 @pytest.mark.parametrize("hosts", [(), ("--host", "::")])
-def test_without_ipv6_the_worker_listens_on_ipv4(tmp_path: Path, hosts: tuple[str, ...]) -> None:
-    with network(tmp_path, ipv6=False) as net, worker(net, *hosts, "--metrics-port", "8002") as process:
+def test_without_ipv6_the_worker_listens_on_ipv4(
+    tmp_path: Path, model: tuple[str, str], hosts: tuple[str, ...]
+) -> None:
+    with network(tmp_path, ipv6=False) as net, worker(net, *model, *hosts, "--metrics-port", "8002") as process:
         left_out = re.findall("this machine has no IPv6: (.*) is left out", process.output)
         assert left_out == ["::" if "::" in hosts else SIX]
         assert net.get(FOUR, 8002, "/metrics")[0] == 200
@@ -121,9 +130,11 @@ def test_without_ipv6_the_worker_listens_on_ipv4(tmp_path: Path, hosts: tuple[st
         (("--metrics-port", "1", "--metrics-host", SIX), f"can't listen on {SIX}: "),
     ],
 )
-def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tuple[str, ...], said: str) -> None:
+def test_an_address_that_can_not_be_had_is_one_line(
+    tmp_path: Path, model: tuple[str, str], options: tuple[str, ...], said: str
+) -> None:
     with network(tmp_path, ipv6=False) as net:
-        status, output = ended(net, *MODEL, *options)
+        status, output = ended(net, *model, *options)
     assert status == 1
     errors = [line for line in output.splitlines() if " INFO " not in line]
     assert len(errors) == 1
@@ -131,23 +142,25 @@ def test_an_address_that_can_not_be_had_is_one_line(tmp_path: Path, options: tup
 
 
 @pytest.mark.parametrize(("taken", "option"), [(SIX, "--port"), (OTHER_FOUR, "--port"), (SIX, "--metrics-port")])
-def test_a_port_in_use_on_one_of_the_addresses_is_an_error(tmp_path: Path, taken: str, option: str) -> None:
+def test_a_port_in_use_on_one_of_the_addresses_is_an_error(
+    tmp_path: Path, model: tuple[str, str], taken: str, option: str
+) -> None:
     with network(tmp_path) as net, net.listen(taken, 8005):
         hosts = () if taken in LOOPBACK else ("--host", "::")
-        status, output = ended(net, *MODEL, *hosts, option, "8005")
+        status, output = ended(net, *model, *hosts, option, "8005")
     assert status == 1
     assert re.fullmatch(r"Error: can't listen on \S+:8005: the port is in use\n", output)
 
 
-def test_tls_on_both_addresses(tmp_path: Path) -> None:
+def test_tls_on_both_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
     ca = Authority(tmp_path / "ca")
     certificate, key = ca.issue("worker", SIX)
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
-    with network(tmp_path) as net, worker(net, *tls):
+    with network(tmp_path) as net, worker(net, *model, *tls):
         assert listening(net, 8000) == LOOPBACK
         assert healthy(net, 8000, *tls)
         for endpoint in (f"[{SIX}]:8000", f"dns:///[{SIX}]:8000"):
             answers(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))
         # Each tells its health to this machine by the number of its port.
-        status, output = ended(net, *MODEL, "--host", OTHER_FOUR, *tls)
+        status, output = ended(net, *model, "--host", OTHER_FOUR, *tls)
     assert (status, output) == (1, "Error: another worker with TLS has port 8000: --healthcheck would ask that one\n")

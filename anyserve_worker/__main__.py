@@ -15,9 +15,8 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from anyserve_common import addresses
+from anyserve_common import addresses, standard_streams
 from anyserve_common.command_line import Command
-from anyserve_worker import stdio
 from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
@@ -82,7 +81,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     for _, path in models:
         if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
             raise click.ClickException(f"{path}: no such model file")
-    stdio.make_lossy()
+    standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
     # Imports llama.cpp, which --help and a wrong option need not wait for.
     from anyserve_worker.load_trial import LoadTrials

@@ -13,11 +13,11 @@ from grpc_reflection.v1alpha import reflection
 
 from anyserve_common import addresses
 from anyserve_common.addresses import AddressError
+from anyserve_common.open_files import room_for
 from anyserve_worker import __version__, memory
 from anyserve_worker.config import ServerOptions
 from anyserve_worker.errors import LoadError
 from anyserve_worker.load_trial import LoadTrials
-from anyserve_worker.open_files import room_for
 from anyserve_worker.options import ModelOptions
 from anyserve_worker.progress import reporter
 from anyserve_worker.repository import Repository

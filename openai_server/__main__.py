@@ -14,8 +14,8 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from anyserve_common import addresses
-from openai_server import __version__, standard_streams
+from anyserve_common import addresses, standard_streams
+from openai_server import __version__
 from openai_server.access.tls import TLS, TLSError
 from openai_server.config import Config
 from openai_server.options import command

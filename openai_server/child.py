@@ -11,7 +11,8 @@ import sys
 
 import click
 
-from openai_server import server, standard_streams
+from anyserve_common import standard_streams
+from openai_server import server
 from openai_server.config import Config
 from openai_server.server import Server
 

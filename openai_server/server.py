@@ -17,11 +17,11 @@ import uvicorn
 import uvloop
 
 from anyserve_common import addresses
+from anyserve_common.open_files import room_for
 from openai_server import admin as admin_port
 from openai_server.access.connection import connection
 from openai_server.access.forwarded import Forwarded
 from openai_server.access.keys import BadKeys
-from openai_server.access.open_files import room_for
 from openai_server.access.tls import TLS, TLSError
 from openai_server.app import App
 from openai_server.backend import Backend

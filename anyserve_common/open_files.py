@@ -6,7 +6,7 @@ import resource
 log = logging.getLogger(__name__)
 
 RESERVE = 128
-"""Open files that are no connections of clients: models, listeners, scrapers, processes that compile guides."""
+"""Open files that are no connections of clients: models, listeners, backends, scrapers, helper processes."""
 
 
 def fitting(wanted: int, soft: int, hard: int) -> tuple[int, int]:

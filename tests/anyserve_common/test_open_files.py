@@ -2,7 +2,7 @@ import resource
 
 import pytest
 
-from openai_server.access.open_files import RESERVE, fitting, room_for
+from anyserve_common.open_files import RESERVE, fitting, room_for
 
 ANY = resource.RLIM_INFINITY
 

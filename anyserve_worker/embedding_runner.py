@@ -23,6 +23,20 @@ from anyserve_worker.sequence import Sequence, token_array
 # isort: split
 
 
+def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequences: int, *, ranks: bool) -> Any:
+    """Of a context that embeds, or ranks."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = n_cells
+    params.n_batch = params.n_ubatch = n_batch
+    params.n_seq_max = n_sequences
+    params.embeddings = True
+    params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if ranks else llama.LLAMA_POOLING_TYPE_NONE
+    params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
+    params.kv_unified = True
+    params.no_perf = True
+    return params
+
+
 class EmbeddingRunner:
     """Implements embedder.Pooler. Belongs to its engine's thread, but for the attributes."""
 
@@ -51,16 +65,9 @@ class EmbeddingRunner:
 
     def open(self) -> None:
         """Makes the context. Raises LoadError if it does not fit into memory."""
-        params = llama.llama_context_default_params()
-        params.n_ctx = self.n_cells
-        params.n_batch = params.n_ubatch = self.n_cells if self.whole else self.n_batch
-        params.n_seq_max = self.n_sequences
-        params.embeddings = True
-        params.pooling_type = llama.LLAMA_POOLING_TYPE_RANK if self.ranks else llama.LLAMA_POOLING_TYPE_NONE
+        n_batch = self.n_cells if self.whole else self.n_batch
+        params = embedding_params(self._options, self.n_cells, n_batch, self.n_sequences, ranks=self.ranks)
         params.n_threads = params.n_threads_batch = self._threads
-        params.flash_attn_type = FLASH_ATTENTION_TYPES[self._options.flash_attention]
-        params.kv_unified = True
-        params.no_perf = True
         ctx = llama.llama_init_from_model(self._model.handle, params)
         if not ctx:
             raise LoadError(

@@ -12,12 +12,14 @@ import os
 import resource
 import signal
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+from anyserve_worker.embedding_runner import embedding_params
 from anyserve_worker.errors import LoadError
+from anyserve_worker.model import attention
 from anyserve_worker.model_runner import context_params
 from anyserve_worker.native import llama, without_folder
 from anyserve_worker.options import ModelOptions
@@ -124,12 +126,22 @@ def _try(path: Path, options: ModelOptions, begin: Callable[[str], None]) -> Non
     _use_vocabulary(llama.llama_model_get_vocab(model))
     begin("plans how to compute this model")
     if not llama.llama_model_has_encoder(model):
-        for embeddings in (False, True):
-            wanted = context_params(options, CELLS, n_sequences=1, n_outputs=1)
-            wanted.embeddings = embeddings
-            if context := llama.llama_init_from_model(model, wanted):
+        for params in _contexts(model, options):
+            if context := llama.llama_init_from_model(model, params):
                 llama.llama_free(context)
     llama.llama_model_free(model)
+
+
+def _contexts(model: Any, options: ModelOptions) -> Iterator[Any]:
+    """Parameters of the contexts that the worker would make. None if the real load refuses the metadata."""
+    try:
+        is_causal, pooling_type = attention(model)
+    except ValueError:
+        return
+    ranks = pooling_type == llama.LLAMA_POOLING_TYPE_RANK
+    if is_causal and not ranks:
+        yield context_params(options, CELLS, n_sequences=1, n_outputs=1)
+    yield embedding_params(options, CELLS, CELLS, n_sequences=1, ranks=ranks)
 
 
 def _use_vocabulary(vocabulary: Any) -> None:

@@ -9,6 +9,7 @@ from collections.abc import Sequence as Items
 from dataclasses import replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -33,6 +34,26 @@ N_SPECIAL = 8
 """Room for the tokens that are added around a text."""
 MAX_CACHED_BREAKERS = 16
 """Sets of DRY's sequence breakers that are kept, each with a byte for every token of the vocabulary."""
+
+
+def metadata(handle: Any, key: str) -> str:
+    """A scalar of a model's GGUF metadata as text; empty if absent."""
+    length = llama.llama_model_meta_val_str(handle, key.encode(), ctypes.create_string_buffer(1), 1)
+    if length < 0:
+        return ""
+    buffer = ctypes.create_string_buffer(length + 1)
+    llama.llama_model_meta_val_str(handle, key.encode(), buffer, length + 1)
+    return buffer.raw[:length].decode(errors="replace")
+
+
+def attention(handle: Any) -> tuple[bool, int]:
+    """Whether a model's attention is causal, and its `enum llama_pooling_type`. Raises ValueError for a bad number.
+
+    Not causal is an encoder, whose tokens see those behind them: it can't go on with a text.
+    """
+    architecture = metadata(handle, "general.architecture")
+    is_causal = metadata(handle, f"{architecture}.attention.causal") != "false"
+    return is_causal, int(metadata(handle, f"{architecture}.pooling_type") or llama.LLAMA_POOLING_TYPE_NONE)
 
 
 class Model:
@@ -62,10 +83,7 @@ class Model:
         self.n_ctx_train = max(0, llama.llama_model_n_ctx_train(handle))
         self.n_swa = llama.llama_model_n_swa(handle)
         self.is_recurrent = llama.llama_model_is_recurrent(handle) or llama.llama_model_is_hybrid(handle)
-        architecture = self.metadata("general.architecture")
-        self.is_causal = self.metadata(f"{architecture}.attention.causal") != "false"
-        """Not causal is an encoder, whose tokens see those behind them: it can't go on with a text."""
-        self.pooling_type = int(self.metadata(f"{architecture}.pooling_type") or llama.LLAMA_POOLING_TYPE_NONE)
+        self.is_causal, self.pooling_type = attention(handle)
         self._bos = llama.llama_vocab_bos(self.vocab)
         self._adds_bos = llama.llama_vocab_get_add_bos(self.vocab)
         self._pieces: dict[int, bytes] = {}
@@ -119,13 +137,7 @@ class Model:
         return (*((contract.TASK_GENERATE,) if self.is_causal else ()), contract.TASK_EMBED, *texts)
 
     def metadata(self, key: str) -> str:
-        """A scalar of the GGUF metadata as text; empty if absent."""
-        length = llama.llama_model_meta_val_str(self.handle, key.encode(), ctypes.create_string_buffer(1), 1)
-        if length < 0:
-            return ""
-        buffer = ctypes.create_string_buffer(length + 1)
-        llama.llama_model_meta_val_str(self.handle, key.encode(), buffer, length + 1)
-        return buffer.raw[:length].decode(errors="replace")
+        return metadata(self.handle, key)
 
     def chat_template(self, name: str = "") -> str:
         """The default one, or one of those that have a name; empty if absent."""

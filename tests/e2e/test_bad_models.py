@@ -26,7 +26,6 @@ ENDS_LLAMA_CPP: dict[str, tuple[dict[str, Any], str]] = {
         "vocabulary",
     ),
     "no expert is used": ({"llama.expert_count": 4}, "n_expert_used"),
-    "an unknown way of pooling": ({"llama.pooling_type": 99}, "pooling"),
     "a norm that can't be computed": ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "eps"),
 }
 """Changes of the metadata, and a word of the message: llama.cpp asserts, throws or aborts, at one step or another."""
@@ -85,9 +84,10 @@ def test_a_file_that_is_no_model_is_one_line(data: bytes, tmp_path: Path) -> Non
 
 
 def test_an_odd_model_that_works_is_served(tmp_path: Path) -> None:
-    """A token id out of range, and a context length that doesn't fit into 31 bits."""
+    """A token id out of range, a context length that doesn't fit into 31 bits, and an unknown way of pooling."""
     path = tmp_path / "odd.gguf"
-    path.write_bytes(changed({"tokenizer.ggml.bos_token_id": 2**32 - 1, "llama.context_length": 2**32 - 1}).data())
+    odd = {"tokenizer.ggml.bos_token_id": 2**32 - 1, "llama.context_length": 2**32 - 1, "llama.pooling_type": 99}
+    path.write_bytes(changed(odd).data())
     with servers.worker("--model", str(path)) as (process, address), servers.stub(address) as service:
         answer = service.ModelInfer(infer("odd", "abc", max_tokens=5, ignore_eos=True))
         assert outputs(answer)["completion_tokens"] == [5]

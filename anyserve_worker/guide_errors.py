@@ -14,6 +14,8 @@ MAX_QUOTED = 60
 """Characters of a regular expression around the error in it."""
 MAX_REASON = 300
 """Characters."""
+MAX_LEVELS = 127
+"""Of objects and arrays in a schema."""
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): ")
 _EXCERPT = re.compile(r"\n *\d+ \| ")
@@ -23,6 +25,8 @@ _REGEX = re.compile(
 )
 _SHOWN_LINE = re.compile(r" {4}| *\d+: ")
 """In front of a line of the regular expression, as the error shows it."""
+_TOO_DEEP = re.compile(r'(?:failed to parse "%json": )?recursion limit exceeded.*')
+_ELSEWHERE = re.compile(r"Resource (?P<address>'.*') is not present in a registry .*")
 _LENGTHS = re.compile(r" *\(\?s:\.\{")
 """Begins the expression that llguidance makes of `minLength` and `maxLength`."""
 _TOO_LONG = "'minLength' or 'maxLength' is too large"
@@ -40,6 +44,10 @@ def explained(language: str, source: str, error: str) -> tuple[str, str]:
     if found := _REGEX.fullmatch(reason):
         lengths = _LENGTHS.match(found["shown"])
         reason = _TOO_LONG if lengths else f"{_around_error(found['shown'])}: {found['reason']}"
+    elif _TOO_DEEP.fullmatch(reason):
+        reason = f"more than {MAX_LEVELS} nested levels"
+    elif found := _ELSEWHERE.fullmatch(reason):
+        reason = f"{shortened(found['address'])} is outside of the schema, and only references within it are followed"
     part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
     if language == contract.LARK.name and line and not part:
         reason = f"line {line}: {reason}"

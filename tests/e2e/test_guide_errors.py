@@ -16,6 +16,7 @@ from tests.e2e.messages import infer
 
 USER = [{"role": "user", "content": "x"}]
 LONG = "a" * 900 + "(" + "b" * 900
+DEEP = json.loads('{"items":' * 130 + "{}" + "}" * 130)
 SLOW = {"type": "integer", "multipleOf": 999983}
 OURS = re.compile(r"%json|%llguidance|start:|\br\d+:|x-guidance|tool_call|lark|\|")
 """What only a grammar of our own has."""
@@ -53,6 +54,11 @@ REASONS: dict[str, tuple[Any, str]] = {
     "a length": ({"type": "string", "maxLength": 10**15}, "'minLength' or 'maxLength' is too large"),
     "a type": ({"type": "text"}, "Invalid type: text"),
     "a reference": ({"$ref": "#/$defs/nothing"}, "does not exist"),
+    "a reference to another document": (
+        {"$ref": "http://example.com/schema"},
+        "'http://example.com/schema' is outside of the schema, and only references within it are followed",
+    ),
+    "what nests too deeply": (DEEP, "more than 127 nested levels"),
     "what takes too long": (SLOW, "too complex"),
 }
 

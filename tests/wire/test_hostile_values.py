@@ -240,18 +240,24 @@ async def test_what_is_no_number(literal: str) -> None:
             ("/v1/completions", {"prompt": ["a", "b"], "logit_bias": {"1": 2, "5": PLACE}}, "logit_bias.5"),
             ("/v1/chat/completions", {"messages": [USER, {"role": PLACE}]}, "messages[1].role"),
             ("/v1/embeddings", {"input": [[1, 2], [3, PLACE]]}, "input[1][1]"),
-            ("/v1/embeddings", {"input": "x" * 20_000, "dimensions": PLACE}, None),
+            ("/v1/embeddings", {"input": "x" * 20_000, "dimensions": PLACE}, "dimensions"),
+            ("/v1/embeddings", {"input": '\\"' * 60_000, "dimensions": PLACE}, "dimensions"),
+            ("/v1/embeddings", {"input": "x" * 300_000, "dimensions": PLACE}, None),
+            ("/v1/embeddings", {"input": ["x"] * 10_000, "dimensions": PLACE}, None),
         ):
             text = json.dumps(body).replace(json.dumps(PLACE), literal).encode()
             reply = await sidecar.send("POST", path, text)
             assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "invalid_json", field)
 
 
-async def test_what_nests_too_deeply_to_be_read() -> None:
+@pytest.mark.parametrize("opening", ['{"a":', '{"type":"object","properties":{"a":', '{"type":"array","items":'])
+async def test_what_nests_too_deeply_to_be_read(opening: str) -> None:
     async with running(backend()) as sidecar:
-        text = json.dumps({"messages": [USER], "tools": PLACE}).replace(json.dumps(PLACE), nested(1100, *OBJECTS))
-        reply = await sidecar.send("POST", "/v1/chat/completions", text.encode())
-    assert (reply.status, reply.error["param"]) == (400, "tools")
+        for content in ("x", "y" * 100_000):
+            body = {"messages": [{"role": "user", "content": content}], "tools": PLACE}
+            text = json.dumps(body).replace(json.dumps(PLACE), opening * 1100)
+            reply = await sidecar.send("POST", "/v1/chat/completions", text.encode())
+            assert (reply.status, reply.error["param"]) == (400, "tools")
 
 
 @pytest.mark.parametrize("regex", ["\\", "a\\\\\\"])

@@ -1,5 +1,10 @@
 """`python -m anyserve_worker`, and the console script `anyserve`."""
 
+from anyserve_common import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_quietly()  # the imports below take most of the time until signals are handled
+
 import os
 import sys
 from pathlib import Path
@@ -77,6 +82,7 @@ def serve(model: str, name: str | None, **values: Any) -> None:
 
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
+    interrupts.end_quietly()  # also for `anyserve`, before llama.cpp is imported
     server_options, model_options = build(models, values)
     for _, path in models:
         if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets

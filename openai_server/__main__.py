@@ -1,5 +1,10 @@
 """`python -m openai_server`: serves, in one process or several."""
 
+from anyserve_common import interrupts
+
+if __name__ == "__main__":
+    interrupts.end_quietly()  # the imports below take most of the time until signals are handled
+
 import ipaddress
 import logging
 import os

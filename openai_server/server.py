@@ -74,6 +74,11 @@ class Server(uvicorn.Server):
             self.servers.append(server)
         self._started(self)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        if self.force_exit:  # then uvicorn leaves this out, and the log has a traceback of the cancelled lifespan
+            await self.lifespan.shutdown()
+
     def _connection(self) -> asyncio.Protocol:
         """For each that is accepted; what uvicorn gives it."""
         state, made_for = self.lifespan.state, cast(type[Any], self.config.http_protocol_class)

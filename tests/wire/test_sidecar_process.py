@@ -7,6 +7,7 @@ import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import threading
 from asyncio.subprocess import PIPE, Process
@@ -214,6 +215,22 @@ async def test_told_twice_it_does_not_wait(workers: int) -> None:
         running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         assert await running.ended() == 0
+        assert b"Traceback" not in await running.stderr.read()
+
+
+@pytest.mark.parametrize("module", ["openai_server", "anyserve_worker"])
+def test_ctrl_c_while_it_is_imported_is_no_traceback(module: str) -> None:
+    """It interrupts itself when click is imported, before the program handles signals."""
+    code = (
+        "import os, runpy, signal, sys\n"
+        "class Interrupts:\n"
+        "    def find_spec(self, name, *_):\n"
+        "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Interrupts())\n"
+        f"runpy.run_module({module!r}, run_name='__main__', alter_sys=True)\n"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, timeout=TIMEOUT, check=False)
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, b"")
 
 
 async def test_a_worker_process_that_dies_is_replaced() -> None:

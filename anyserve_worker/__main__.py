@@ -78,6 +78,8 @@ def serve(model: str, name: str | None, **values: Any) -> None:
     name = name or name_of_file(model)
     if not name:
         raise click.BadParameter(f"{model!r} is not the path of a file.", param_hint="MODEL")
+    if not name.isprintable():
+        raise click.BadParameter(f"the name {name!r} has unprintable characters.")
     _run(((name, Path(model)),), values)
 
 
@@ -86,7 +88,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     server_options, model_options = build(models, values)
     for _, path in models:
         if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
-            raise click.ClickException(f"{path}: no such model file")
+            raise click.ClickException(f"{logs.printable(str(path))}: no such model file")
     standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
     # Imports llama.cpp, which --help and a wrong option need not wait for.

@@ -76,6 +76,8 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
             name, path = name_of_file(value), value
         if not name or not path:
             raise click.BadParameter(f"{value!r} is neither a path nor name=path", param_hint="--model")
+        if not name.isprintable():
+            raise click.BadParameter(f"the name {name!r} has unprintable characters", param_hint="--model")
         if name in models:
             raise click.BadParameter(f"two models are called {name!r}", param_hint="--model")
         models[name] = Path(path)

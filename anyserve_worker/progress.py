@@ -1,20 +1,23 @@
-"""How a model's loading is shown: a bar on a terminal, plain lines elsewhere."""
+"""How a model's loading is shown: a bar on a terminal, lines of the log elsewhere."""
 
+import logging
 import time
 from collections.abc import Callable
 from typing import TextIO
 
+log = logging.getLogger(__name__)
+
 BAR_WIDTH = 30
 LINE_INTERVAL = 5.0
-"""Seconds between plain lines."""
+"""Seconds between lines of the log."""
 
 
 def reporter(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Callable[[str], Callable[[float], None]]:
     """Returns a function that gives each model's name a callback for the loaded fraction, 0 to 1."""
-    return lambda name: (_bar if stream.isatty() else _lines)(stream, name, clock)
+    return lambda name: _bar(stream, name) if stream.isatty() else _lines(name, clock)
 
 
-def _bar(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[float], None]:
+def _bar(stream: TextIO, name: str) -> Callable[[float], None]:
     shown = -1
 
     def report(fraction: float) -> None:
@@ -31,7 +34,7 @@ def _bar(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[flo
     return report
 
 
-def _lines(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[float], None]:
+def _lines(name: str, clock: Callable[[], float]) -> Callable[[float], None]:
     started = clock()
     last = started - LINE_INTERVAL
     loaded = False
@@ -43,10 +46,9 @@ def _lines(stream: TextIO, name: str, clock: Callable[[], float]) -> Callable[[f
             return
         if fraction >= 1:
             loaded = True
-            stream.write(f"loaded {name} in {now - started:.1f} s\n")
+            log.info("loaded %s in %.1f s", name, now - started)
         elif now - last >= LINE_INTERVAL:
             last = now
-            stream.write(f"loading {name}: {fraction:.0%}\n")
-        stream.flush()
+            log.info("loading %s: %d%%", name, round(fraction * 100))
 
     return report

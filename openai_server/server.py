@@ -9,6 +9,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
+from contextvars import Context
 from types import FrameType
 from typing import Any, cast
 
@@ -86,7 +87,8 @@ class Server(uvicorn.Server):
         return made
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.end(signal.Signals(sig).name)
+        # Outside the context of the request that is interrupted: the line in the log is not about it.
+        Context().run(self.end, signal.Signals(sig).name)
 
     def end(self, why: str) -> None:
         # Before a word is said: who reads it may tell us again at once, and this runs again in the midst of itself.

@@ -1,5 +1,6 @@
 """The worker as a process: its start, its errors on the command line, health, drain; and what needs its own options."""
 
+import json
 import socket
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from scripts.ports import free_port
 from tests.e2e import servers
 from tests.e2e.conftest import GEMMA3, SMOLLM2
 from tests.e2e.messages import LONG_STORY, STORY, infer, outputs, text
+from tests.gguf_files import tiny
 from tests.models import gemma3_path, smollm2_path
 
 
@@ -53,6 +55,21 @@ def test_a_port_in_use_is_one_line() -> None:
     error = _one_line_error(result)
     assert result.stderr.splitlines() == [error]
     assert str(port) in error
+
+
+def test_each_line_of_a_json_log_is_an_object(tmp_path: Path) -> None:
+    model = tmp_path / "tiny.gguf"
+    model.write_bytes(tiny().data())
+    command = (sys.executable, "-m", "anyserve_worker", "--model", str(model), "--port", "0", "--log-format", "json")
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stderr is not None
+        lines = []
+        for line in process.stderr:
+            lines.append(json.loads(line)["message"])
+            if lines[-1] == "ready: tiny":
+                process.terminate()
+    assert {"loading tiny: 0%", "ready: tiny"} <= set(lines)
+    assert process.returncode == 0
 
 
 def test_anyserve_serve_is_the_same_worker() -> None:

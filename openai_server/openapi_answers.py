@@ -211,10 +211,10 @@ class RenderedPrompt(TypedDict):
 
 
 class ModelMeta(TypedDict):
-    vocab_size: NotRequired[int]
-    context_length_trained: NotRequired[int]
-    embedding_length: NotRequired[int]
-    parameter_count: NotRequired[int]
+    n_vocab: NotRequired[int]
+    n_ctx_train: NotRequired[int]
+    n_embd: NotRequired[int]
+    n_params: NotRequired[int]
     size: NotRequired[int]
 
 

@@ -20,10 +20,10 @@ PARAMETERS = {
     "chat_template": TEMPLATE,
     "tasks": ",".join(contract.TASKS),
     "context_length": "4096",
-    "n_vocab": "100",
-    "n_ctx_train": "8192",
-    "n_embd": "2",
-    "n_params": "1000",
+    "vocab_size": "100",
+    "context_length_trained": "8192",
+    "embedding_length": "2",
+    "parameter_count": "1000",
     "size": "2000",
 }
 PIECES = ("<think>", "hm", "</think>", "well", '<tool_call>{"name": "f", "arg', 'uments": {"a": 1}}</tool_call>')

@@ -30,6 +30,7 @@ from openai_server.chat.plan import Planner
 from openai_server.chat.template import Templates
 from openai_server.chat_planner import ChatPlanner
 from openai_server.config import Config
+from openai_server.docs import paths as docs
 from openai_server.errors import MAX_PARAM, APIError, InternalError, ShuttingDown, shortened
 from openai_server.generation import Generator
 from openai_server.pool import Pool
@@ -115,9 +116,11 @@ class App:
         self._has_administration = config.admin_port is None
         self.admin = _starlette(administration)
         """What is served on --admin-port."""
+        page = [Route(path, self._docs, name=docs.PAGE, include_in_schema=False) for path in docs.FILES]
         table = [
             *self.routes.table(),
             Route("/openapi.json", self._openapi, name="/openapi.json"),
+            *(page if config.docs else ()),
             *(administration if self._has_administration else ()),
         ]
         self._endpoints = Endpoints(table)
@@ -145,6 +148,11 @@ class App:
 
         keys, administration = bool(self.gate.key_ring.keys), self._has_administration
         return Response(openapi.encoded(keys=keys, administration=administration), media_type="application/json")
+
+    async def _docs(self, request: Request) -> Response:
+        from openai_server.docs import files  # not before: few open the page
+
+        return await files.respond(request)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":

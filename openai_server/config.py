@@ -65,6 +65,7 @@ class Config:
     drain_delay: float = 0
     drain_timeout: int = 25
     admin_port: int | None = None
+    docs: bool = True
     log_level: str = "info"
     log_format: str = logs.TEXT
     access_log: bool = True

@@ -17,6 +17,7 @@ import orjson
 
 from openai_server import __version__, schemas
 from openai_server import openapi_answers as answers
+from openai_server import openapi_examples as examples
 from openai_server import schemas_tasks as tasks
 from openai_server.errors import GRPC_TO_HTTP
 from openai_server.schemas import Fields
@@ -190,11 +191,24 @@ def _described(one: Operation, *, keys: bool) -> Json:
         "responses": {"200": _answer(one), **{str(status): _error(status) for status in sorted(errors)}},
     }
     if one.bodies:
-        told["requestBody"] = {"required": True, "content": {JSON: {"schema": _any(one.bodies)}}}
+        shown = {
+            name: {"summary": example.summary, "value": example.body}
+            for name, example in examples.REQUESTS[one.path].items()
+        }
+        told["requestBody"] = {
+            "required": True,
+            "content": {JSON: {"schema": _any(one.bodies), "examples": shown}},
+        }
     if "{model}" in one.path:
-        described = "May have slashes."
         told["parameters"] = [
-            {"name": "model", "in": "path", "required": True, "description": described, "schema": {"type": "string"}}
+            {
+                "name": "model",
+                "in": "path",
+                "required": True,
+                "description": "May have slashes.",
+                "schema": {"type": "string"},
+                "example": examples.MODEL,
+            }
         ]
     if keys and one.open:
         told["security"] = []
@@ -203,8 +217,9 @@ def _described(one: Operation, *, keys: bool) -> Json:
 
 def _answer(one: Operation) -> Json:
     if one.is_text:
-        return _response("Prometheus' text format.", {"text/plain": {"schema": {"type": "string"}}})
-    content: Json = {JSON: {"schema": _any(one.answers)}}
+        text = {"schema": {"type": "string"}, "example": examples.RESPONSES[one.path]}
+        return _response("Prometheus' text format.", {"text/plain": text})
+    content: Json = {JSON: {"schema": _any(one.answers), "example": examples.RESPONSES[one.path]}}
     if one.chunk is None:
         return _response("The answer.", content)
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": _any([one.chunk, answers.Error])}

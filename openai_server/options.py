@@ -166,6 +166,7 @@ OPTIONS = (
         type=click.IntRange(0, 65535),
         metavar="PORT",
     ),
+    option("--docs/--no-docs", "Serve the API's reference at /docs, a page that can send requests."),
     *ACCESS_OPTIONS,
     option("--log-level", "Least level to log.", type=click.Choice(["debug", "info", "warning", "error"])),
     option("--log-format", "Lines to read, or JSON objects.", type=click.Choice(logs.FORMATS)),

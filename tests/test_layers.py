@@ -30,6 +30,8 @@ PURE = (
     "openai_server.errors",
     "openai_server.openapi",
     "openai_server.openapi_answers",
+    "openai_server.openapi_examples",
+    "openai_server.docs.paths",
     "openai_server.chat",
     "openai_server.access.admission",
     "openai_server.access.caps",

@@ -16,9 +16,10 @@ from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
 from openai_server.access.turns import decision
 from openai_server.decode import Usage
+from openai_server.docs import paths as docs
 from openai_server.errors import APIError, Overloaded
 
-OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json"))
+OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json", *docs.FILES))
 """Paths that need no key: who asks them is a probe, or wants to know how to show one."""
 CHARACTERS_PER_TOKEN = 4
 """Roughly, to estimate what the backend has not counted."""

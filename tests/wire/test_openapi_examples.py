@@ -1,0 +1,63 @@
+"""The examples of the OpenAPI document: each fits its schema and is answered as it stands."""
+
+import json
+from typing import Any
+
+import pytest
+from jsonschema import Draft202012Validator
+
+from openai_server import openapi, openapi_examples
+from tests.ops.able_worker import able_worker
+from tests.wire.sidecar import running
+
+DOCUMENT = json.loads(openapi.encoded(keys=False, administration=True))
+OPERATIONS = [
+    (method, path, operation) for path, methods in DOCUMENT["paths"].items() for method, operation in methods.items()
+]
+REQUESTS = [
+    pytest.param(path, name, content, id=f"{path} {name}")
+    for _, path, operation in OPERATIONS
+    for content in operation.get("requestBody", {}).get("content", {}).values()
+    for name in content["examples"]
+]
+
+
+def fits(schema: Any, value: object) -> None:
+    Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(value)
+
+
+def test_each_path_has_its_examples_and_no_other_has() -> None:
+    assert openapi_examples.RESPONSES.keys() == DOCUMENT["paths"].keys()
+    assert openapi_examples.REQUESTS.keys() == {path for method, path, _ in OPERATIONS if method == "post"}
+    assert all(openapi_examples.REQUESTS.values())
+
+
+@pytest.mark.parametrize(("path", "name", "content"), REQUESTS)
+async def test_a_request_is_answered(path: str, name: str, content: Any) -> None:
+    example = content["examples"][name]
+    assert example["summary"]
+    fits(content["schema"], example["value"])
+    async with running(able_worker()) as sidecar:
+        reply = await sidecar.send("POST", path, example["value"])
+    assert reply.status == 200, reply.body
+    if example["value"].get("stream"):
+        assert reply.events
+    else:
+        fits(DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"], reply.json)
+
+
+@pytest.mark.parametrize("path", [path for method, path, _ in OPERATIONS if method == "get"])
+async def test_a_get_is_answered(path: str) -> None:
+    for parameter in DOCUMENT["paths"][path]["get"].get("parameters", ()):
+        fits(parameter["schema"], parameter["example"])
+        path = path.replace(f"{{{parameter['name']}}}", parameter["example"])
+    assert "{" not in path
+    async with running(able_worker()) as sidecar:
+        assert (await sidecar.get(path)).status == 200
+
+
+@pytest.mark.parametrize(("method", "path", "operation"), [pytest.param(*one, id=one[1]) for one in OPERATIONS])
+def test_an_answer_fits(method: str, path: str, operation: Any) -> None:
+    described = operation["responses"]["200"]["content"]
+    content = described["text/plain" if path == "/metrics" else "application/json"]
+    fits(content["schema"], content["example"])

@@ -5,10 +5,10 @@ WORKER_PORT ?= 8000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test bench setup models lint fmt docs protos lock audit clean
+.PHONY: help run test test-browser bench setup models lint fmt docs protos vendor lock audit clean
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 run: ## worker and sidecar, set up from nothing [MODEL=x.gguf PORT= WORKER_PORT= WORKER_ARGS= SIDECAR_ARGS=]
 	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
@@ -16,6 +16,9 @@ run: ## worker and sidecar, set up from nothing [MODEL=x.gguf PORT= WORKER_PORT=
 
 test: setup models lint ## everything that is checked, set up from nothing [PYTEST_ARGS="-k name"]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)
+
+test-browser: setup ## the reference page in a headless Chromium, which has to be installed [CHROMIUM=/usr/bin/chromium PYTEST_ARGS=]
+	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS) tests/browser
 
 bench: ## side by side with its peers, into benchmarks/results [BENCH_ARGS="serving --quick"]
 	@$(PYTHON) -m scripts.setup worker bench
@@ -43,6 +46,9 @@ docs: setup ## fills README.md's tables from the code
 
 protos: setup ## regenerates the stubs from the .proto
 	@PYTHON=$(BIN)/python scripts/gen_protos.sh
+
+vendor: setup ## fetches the files of Swagger UI that /docs is made of, with npm
+	@$(BIN)/python -m scripts.vendor
 
 lock: ## requirements/, what the images install, from pyproject.toml [LOCK_ARGS=--upgrade for the newest of everything]
 	@$(PYTHON) -m scripts.setup lock

@@ -23,7 +23,7 @@ CONTENT_SECURITY_POLICY = "; ".join(
     (
         "default-src 'none'",
         "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",  # Swagger UI sets style attributes; scripts may not be inline
+        "style-src 'self'",
         "img-src 'self' data:",  # the icons in its stylesheet
         "connect-src 'self'",
         "base-uri 'none'",

@@ -14,6 +14,8 @@ from typing import Any
 import pytest
 import yaml
 
+from openai_server.docs import paths
+from scripts import vendor
 from scripts.fetch import MODEL_FILES, SOURCES_SHA256
 from scripts.lock import LOCKS
 from tests.packaging.commands import ROOT, run
@@ -116,6 +118,17 @@ def test_images_say_what_they_are_and_what_is_in_them(name: str) -> None:
     # Of the environment that is in the image, not of another.
     assert STAGES[origin].copies == [(venvs[0], ["/opt/venv"])]
     assert STAGES[origin].all("RUN")[0].startswith("cyclonedx-py environment ")
+
+
+def test_the_sidecars_image_lists_the_bundle_of_its_page_too() -> None:
+    listed = [source for origin, sources in image("sidecar").copies if not origin for source in sources]
+    assert listed == [str(vendor.COMPONENTS.relative_to(ROOT))]
+
+
+def test_the_wheel_has_every_file_of_the_page() -> None:
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["openai_server.docs"]
+    for name in (*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"):
+        assert any(Path(name).match(pattern) for pattern in patterns), name
 
 
 def test_copied_files_exist_and_are_in_the_context() -> None:

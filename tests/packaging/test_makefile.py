@@ -15,12 +15,14 @@ def test_help_lists_every_target() -> None:
     assert phony
     result = run("make", "help")
     assert result.returncode == 0
-    listed = re.findall(r"^  make (\w+) +\S", result.stdout, re.MULTILINE)
+    listed = re.findall(r"^  make ([\w-]+) +\S", result.stdout, re.MULTILINE)
     assert sorted(listed) == sorted(phony[1].split())
 
 
 def test_every_target_expands() -> None:
-    for target in ("run", "test", "setup", "models", "lint", "fmt", "protos", "lock", "audit", "clean"):
+    phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
+    assert phony
+    for target in phony[1].split():
         result = run("make", "--dry-run", target)
         assert (result.returncode, result.stderr) == (0, ""), target
 

@@ -15,8 +15,8 @@ from starlette.responses import Response, StreamingResponse
 from openai_server.docs.paths import BUNDLE, FILES, PAGE
 
 FOLDER = Path(__file__).parent
-PART = 64 << 10
-"""Bytes that are sent at a time, so that a slow client holds no more of a file than that."""
+PART_BYTES = 64 << 10
+"""Sent at a time, so that a slow client holds no more of a file than that."""
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -56,12 +56,12 @@ class File:
 
     async def parts(self, *, compressed: bool) -> AsyncIterator[bytes]:
         if not self.is_compressed or compressed:
-            for start in range(0, len(self.content), PART):
-                yield self.content[start : start + PART]
+            for start in range(0, len(self.content), PART_BYTES):
+                yield self.content[start : start + PART_BYTES]
             return
         decompressor = zlib.decompressobj(wbits=31)  # gzip's format
         pending = self.content
-        while part := decompressor.decompress(pending, PART):
+        while part := decompressor.decompress(pending, PART_BYTES):
             yield part
             pending = decompressor.unconsumed_tail
 

@@ -17,6 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
+from openai_server import openapi_examples
 from protos import contract, tensors
 from protos import grpc_predict_v2_pb2 as pb
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -314,6 +315,12 @@ def test_an_encoders_scores_are_what_its_head_makes_of_the_first_token(client: O
     expected = hidden @ rerankers.ENCODER_HEAD[0] + rerankers.ENCODER_BIAS
     assert [scores[i] for i in range(len(DOCUMENTS))] == pytest.approx(expected, abs=1e-2)
     assert told["usage"]["total_tokens"] == sum(map(len, pairs))
+
+
+def test_a_reranker_answers_the_example_of_the_reference(embedders: Pair) -> None:
+    example = openapi_examples.REQUESTS["/v1/rerank"]["documents"].body
+    told = post(embedders, "/v1/rerank", **{**example, "model": rerankers.ENCODER})
+    assert sorted(one["index"] for one in told["results"]) == [0, 1]
 
 
 def test_a_causal_rerankers_scores_are_those_of_its_template(client: OpenAI, embedders: Pair) -> None:

@@ -3,6 +3,7 @@
 It is read by the trial process too (`trial_server.py`), which has to start fast: hence nothing heavy is imported here.
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import partial
 
@@ -17,6 +18,7 @@ from protos import contract
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=200_000, step_lexer_fuel=100_000, step_max_items=10_000, verbose_errors=False
 )
+_OPTIONS = "x-guidance"
 GuideTokenizer = LLTokenizer
 
 
@@ -42,7 +44,7 @@ def translate(language: str, source: str) -> str:
             case contract.JSON_SCHEMA.name | contract.LENIENT_SCHEMA.name:
                 # Compact: where white space is free, a small model writes nothing else.
                 return LLMatcher.grammar_from_json_schema(
-                    source,
+                    _without_options(source),
                     defaults={
                         "whitespace_flexible": False,
                         "item_separator": ", ",
@@ -60,6 +62,16 @@ def translate(language: str, source: str) -> str:
         raise GrammarError("it nests too deeply") from None
     except Exception as error:  # whatever the parser of GBNF raises
         raise GrammarError(str(error)) from None
+
+
+def _without_options(schema: str) -> str:
+    """The schema without llguidance's own options, which could take its strictness away."""
+    if _OPTIONS not in schema:
+        return schema
+    value = json.loads(schema)
+    if isinstance(value, dict):
+        value.pop(_OPTIONS, None)
+    return json.dumps(value)
 
 
 def tried(tokenizer: LLTokenizer, language: str, source: str) -> str:

@@ -178,10 +178,10 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
         (JSON_SCHEMA, "[]", "object"),
         (JSON_SCHEMA, '{"type": "no such type"}', "no such type"),
         (JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', "uniqueItems"),
-        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "not present"),
-        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "not present"),
+        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "outside of the schema"),
+        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "outside of the schema"),
         (JSON_SCHEMA, '{"$ref": "#"}', "nothing matches it"),
-        (JSON_SCHEMA, '{"a":' * 10_000, "recursion"),
+        (JSON_SCHEMA, '{"a":' * 10_000, "nested levels"),
         (GRAMMAR, "", "root"),
         (GRAMMAR, 'rule ::= "a"', "root"),
         (GRAMMAR, "root ::= missing", "missing"),
@@ -410,3 +410,10 @@ def test_after_the_end_of_the_worker_nothing_is_started() -> None:
     guides.close()
     with pytest.raises(Draining):
         compiled(guides, Guide(REGEX, "a"))
+
+
+def test_a_schema_cant_set_options_of_the_compiler(guides: Guides) -> None:
+    """`lenient` would take strictness away."""
+    with pytest.raises(InvalidRequest, match="not"):
+        compiled(guides, Guide(JSON_SCHEMA, json.dumps({"not": {"type": "string"}, "x-guidance": {"lenient": True}})))
+    written(guides, JSON_SCHEMA, json.dumps({"const": {"x-guidance": 1}, "x-guidance": {"no": 1}}), '{"x-guidance": 1}')

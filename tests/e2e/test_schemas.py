@@ -202,6 +202,8 @@ def test_what_cant_be_enforced_is_left_out_unless_the_schema_is_strict(client: O
         chat(client, stream=False, **bodies.pop("json_schema, strict"))
     assert refused.value.param == "response_format"
     assert named_by(refused, keyword)
+    with pytest.raises(BadRequestError):
+        chat(client, stream=False, **forms({**schema, "x-guidance": {"lenient": True}})["json_schema, strict"])
     rest = Draft202012Validator({key: value for key, value in schema.items() if key not in ("if", keyword)})
     n = list(UNENFORCEABLE).index(keyword)
     for body in list(bodies.values()) if n == 0 else [list(bodies.values())[n % len(bodies)]]:

@@ -61,6 +61,7 @@ METHODS: dict[type, dict[str, tuple[str, ...]]] = {
         "__init__": ("config",),
         "startup": ("sockets",),
         "serve": ("sockets",),
+        "shutdown": ("sockets",),
         "on_tick": ("counter",),
         "handle_exit": ("sig", "frame"),
         "capture_signals": (),

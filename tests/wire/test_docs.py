@@ -131,7 +131,7 @@ def test_the_bundle_is_the_package_that_is_pinned() -> None:
 
 
 def test_every_bundled_file_has_a_path_or_is_the_list_of_them() -> None:
-    there = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*")}
+    there = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name != "__pycache__"}
     assert there == {*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"}
 
 

@@ -22,6 +22,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from anyserve_common import addresses, standard_streams
 from anyserve_common.command_line import Command
+from anyserve_common.text import printable
 from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.telemetry import logs
 from anyserve_worker.tls import probe_address
@@ -88,7 +89,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     server_options, model_options = build(models, values)
     for _, path in models:
         if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
-            raise click.ClickException(f"{logs.printable(str(path))}: no such model file")
+            raise click.ClickException(f"{printable(str(path))}: no such model file")
     standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
     # Imports llama.cpp, which --help and a wrong option need not wait for.

@@ -24,7 +24,7 @@ from anyserve_worker.sequence import Sequence, token_array
 
 
 def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequences: int, *, ranks: bool) -> Any:
-    """Of a context that embeds, or ranks."""
+    """Returns llama.cpp's parameters of a context that embeds, or ranks."""
     params = llama.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = params.n_ubatch = n_batch

@@ -6,21 +6,13 @@
 
 from grpc import StatusCode
 
+from anyserve_common.text import shortened
 from protos import contract
 
 MAX_MESSAGE = 500
 """Characters. Message and tensor travel in headers, and too large headers end the connection with everybody on it."""
 MAX_NAME = 100
-"""Characters of a name that a client made up: of a tensor or the part of a guide (longer ones are left out), or of
-anything that a message quotes."""
-
-
-def shortened(text: str, most: int = MAX_NAME) -> str:
-    """The text, without its middle if it has more than `most` characters."""
-    if len(text) <= most:
-        return text
-    half = (most - 1) // 2
-    return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
+"""Characters of a name that a client made up, of a tensor or the part of a guide; longer ones are left out."""
 
 
 class WorkerError(Exception):

@@ -4,13 +4,13 @@ llguidance computes that lazily and within limits, so a grammar that would explo
 that already explodes while it is compiled does that in a process of its own (`trial.py`).
 """
 
-import re
 from collections.abc import Callable, Sequence
 from time import thread_time
 
 import numpy as np
 from llguidance import LLMatcher
 
+from anyserve_common.text import ends_in_escape
 from anyserve_worker import grammar
 from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.grammar import GrammarError
@@ -20,7 +20,6 @@ from anyserve_worker.sampling import Logits
 from anyserve_worker.trial import Trials
 from protos import contract
 
-_ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 MAX_SOURCE = 1 << 18
 """Characters. A grammar for the calls of 60 tools has 115,000 in some formats."""
 SECONDS_PER_TOKEN = 0.01
@@ -63,7 +62,7 @@ class Guides:
             raise _refused(guide, "this model has no token that ends an answer")
         if len(guide.source) > MAX_SOURCE:
             raise _refused(guide, f"longer than {MAX_SOURCE} characters")
-        if guide.tensor is contract.REGEX and _ENDS_IN_ESCAPE.search(guide.source):  # llguidance takes it for nothing
+        if guide.tensor is contract.REGEX and ends_in_escape(guide.source):  # llguidance takes it for nothing
             raise _refused(guide, "it ends with a backslash that escapes nothing")
 
     def try_guide(self, guide: Guide, seconds: float) -> str:

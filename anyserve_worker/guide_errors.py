@@ -7,7 +7,7 @@ client's own text: a schema, a regular expression or GBNF was translated to it, 
 import re
 from collections.abc import Iterator
 
-from anyserve_worker.errors import shortened
+from anyserve_common.text import shortened
 from protos import contract
 
 MAX_QUOTED = 60
@@ -15,7 +15,7 @@ MAX_QUOTED = 60
 MAX_REASON = 300
 """Characters."""
 MAX_LEVELS = 127
-"""Of objects and arrays in a schema."""
+"""Nested objects and arrays in a schema."""
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): ")
 _EXCERPT = re.compile(r"\n *\d+ \| ")

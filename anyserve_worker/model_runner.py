@@ -45,7 +45,7 @@ MAX_SCORE_ROWS = 64
 
 
 def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outputs: int) -> Any:
-    """Of a context that generates. `n_outputs`: most rows of a step whose logits are kept."""
+    """Returns llama.cpp's parameters of a context that generates. `n_outputs`: most rows of a step with kept logits."""
     params = llama.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = options.n_batch

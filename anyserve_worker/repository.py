@@ -11,16 +11,17 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from anyserve_common.text import printable, shortened
 from anyserve_worker.cpus import IdleMeter
 from anyserve_worker.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel, shortened
+from anyserve_worker.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
 from anyserve_worker.generation import Generation
 from anyserve_worker.model import Model
 from anyserve_worker.model_runner import ModelRunner
 from anyserve_worker.native import library
 from anyserve_worker.options import ModelOptions
-from anyserve_worker.telemetry.logs import printable, say
+from anyserve_worker.telemetry.logs import say
 from anyserve_worker.threads import ThreadChooser
 from protos import contract
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anyserve_worker.errors import InvalidRequest, shortened
+from anyserve_common.text import shortened
+from anyserve_worker.errors import InvalidRequest
 from anyserve_worker.special_text import Spans
 from protos import contract, tensors
 from protos.contract import TensorSpec

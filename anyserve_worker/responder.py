@@ -3,8 +3,9 @@
 import math
 from collections.abc import Iterable
 
+from anyserve_common.text import shortened
 from anyserve_worker.delta import Delta, merge
-from anyserve_worker.errors import InvalidRequest, shortened
+from anyserve_worker.errors import InvalidRequest
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse

@@ -11,9 +11,10 @@ from typing import Any, NoReturn
 
 import grpc
 
+from anyserve_common.text import shortened
 from anyserve_worker import __version__
 from anyserve_worker.engine import Engine
-from anyserve_worker.errors import Draining, InvalidRequest, WorkerError, shortened
+from anyserve_worker.errors import Draining, InvalidRequest, WorkerError
 from anyserve_worker.repository import MODEL_VERSION, Repository, ServedModel, State
 from anyserve_worker.request import addresses, parse
 from anyserve_worker.responder import Responder

@@ -12,9 +12,10 @@ from dataclasses import replace
 import grpc
 from google.protobuf.message import DecodeError
 
+from anyserve_common.text import shortened
 from anyserve_worker import batch
 from anyserve_worker.delta import Delta, merge
-from anyserve_worker.errors import InvalidRequest, WorkerError, shortened
+from anyserve_worker.errors import InvalidRequest, WorkerError
 from anyserve_worker.generation import Generation
 from anyserve_worker.outbox import Outbox
 from anyserve_worker.repository import ServedModel

@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from anyserve_common.text import shortened
 from openai_server.access.admission import Admission
 from openai_server.access.caps import Caps
 from openai_server.access.cors import Cors
@@ -31,7 +32,7 @@ from openai_server.chat.template import Templates
 from openai_server.chat_planner import ChatPlanner
 from openai_server.config import Config
 from openai_server.docs import paths as docs
-from openai_server.errors import MAX_PARAM, APIError, InternalError, ShuttingDown, shortened
+from openai_server.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
 from openai_server.generation import Generator
 from openai_server.pool import Pool
 from openai_server.routes import GENERATION, JSON, Endpoint, Routes

@@ -105,7 +105,7 @@ class Catalog(Listener):
         return (self._directory.known(requested) or await self._find(requested))[0]
 
     def context_length(self, requested: str | None) -> int | None:
-        """Of the model that a request names; None if that is not known without a lookup."""
+        """Tokens of context of the requested model; None if that would take a lookup."""
         models = self._directory.known(requested)
         return models[0].context_length if models else None
 

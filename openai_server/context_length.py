@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from protos import contract
 
 MAX_DIGITS = 10
-"""Of a number of tokens. Python reads no integer of more than 4300 digits."""
+"""Digits of a number of tokens. Python reads no integer of more than 4300 digits."""
 _TEXTS = {
     "messages": "your messages",
     "query": "your query and one of your documents",
@@ -29,10 +29,10 @@ class Room:
     """What a request needs besides its prompt, in tokens. None: unknown, or nothing."""
 
     context_length: int | None
-    """Of the model."""
+    """Tokens that the model takes; None if unknown."""
     output_tokens: int | None = None
     prompt_tokens: str = ""
-    """Of the prompt: a number, or `>` and a number; empty if the backend doesn't report it."""
+    """Tokens of the prompt: a number, or `>` and a number; empty if the backend doesn't report it."""
 
     def reported(self, details: Mapping[str, str]) -> "Room":
         """With the numbers in an error of the backend's."""

@@ -47,7 +47,7 @@ class Directory:
         self._aliases = dict(aliases)
         self._inventories: dict[Member, Inventory] = {}
         self._departed: list[Inventory] = []
-        """Of backends whose addresses are gone, as long as their models are remembered."""
+        """Inventories of backends whose addresses are gone, as long as their models are remembered."""
         self.listed: dict[str, None] = {}
         """What any backend lists, in the order of the backends and of their lists."""
         self.models: dict[str, tuple[Model, ...]] = {}

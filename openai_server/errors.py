@@ -10,6 +10,7 @@ from math import ceil
 from types import MappingProxyType
 from typing import Any
 
+from anyserve_common.text import shortened
 from openai_server import context_length, guide_parts
 from openai_server.context_length import Room
 from protos import contract
@@ -22,16 +23,6 @@ MAX_MESSAGE = 1000
 """Characters of a message."""
 MAX_PARAM = 200
 """Characters of a `param`, which may be made of names that the client made up."""
-MAX_QUOTED = 100
-"""Characters of a name or value that a message quotes."""
-
-
-def shortened(text: str, most: int = MAX_QUOTED) -> str:
-    """The text, without its middle if it has more than `most` characters."""
-    if len(text) <= most:
-        return text
-    half = (most - 1) // 2
-    return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
 
 
 class APIError(Exception):

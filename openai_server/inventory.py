@@ -41,7 +41,7 @@ class Metadata:
     takes: Container[str]
     """Names of its input tensors."""
     parameters: Mapping[str, str]
-    """Of contract.CONFIG_PARAMETERS; absent is unknown."""
+    """Values of contract.CONFIG_PARAMETERS; absent is unknown."""
 
     @property
     def tasks(self) -> list[str]:
@@ -74,9 +74,9 @@ class Inventory:
     ) -> None:
         self.member = member
         self.names: tuple[str, ...] = ()
-        """Of the models that are ready, in the backend's order; empty if that is unknown."""
+        """Names of the models that are ready, in the backend's order; empty if that is unknown."""
         self.models: dict[str, Metadata] = {}
-        """Of those, as far as it is known."""
+        """Metadata of these models, as far as it is known."""
         self.tried = False
         """A lookup of the list has ended."""
         self.awaited = True

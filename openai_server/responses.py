@@ -58,7 +58,7 @@ _META = {
     "size": "size",
 }
 _MAX_DIGITS = 18
-"""Of a number that JSON has for every client."""
+"""Digits of a number that every JSON parser reads exactly."""
 _CAPABILITIES = {"generate": "completion", "embed": "embedding", "rank": "rerank"}
 
 

@@ -13,6 +13,7 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import Route
 
+from anyserve_common.text import shortened
 from openai_server import responses, schemas, schemas_tasks
 from openai_server.access.connection import BODY_ERROR
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
@@ -31,7 +32,6 @@ from openai_server.errors import (
     Unavailable,
     UnsupportedEncoding,
     from_backend,
-    shortened,
 )
 from openai_server.generation import AnyRequest, Generator, Source
 from openai_server.responses import Chunks, Header, Object, Telling

@@ -14,6 +14,7 @@ GENERATION = ("openai_server", "anyserve_worker")
 IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", "subprocess", "llama_cpp", "llguidance")
 """Sockets, clocks, threads, models. Channels are `grpc`, of which a pure module may have `StatusCode` alone."""
 PURE = (
+    "anyserve_common.text",
     "protos.contract",
     "protos.tensors",
     "protos.trace_context",

@@ -5,14 +5,13 @@ gets into a line, or into the text of an exception, has its unprintable characte
 its own, move a terminal's cursor, or turn the direction of what follows it.
 """
 
-import json
 import logging
 import re
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-import orjson
+from anyserve_common.text import as_json, printable
 
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
@@ -51,7 +50,7 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return _json(text) if _NEEDS_QUOTES.search(text) else text
+    return as_json(text) if _NEEDS_QUOTES.search(text) else text
 
 
 class JSONLines(logging.Formatter):
@@ -65,24 +64,4 @@ class JSONLines(logging.Formatter):
         line |= getattr(record, "fields", {})
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
-        return printable(_json(line))
-
-
-def _json(value: object) -> str:
-    try:
-        return orjson.dumps(value, default=str).decode()
-    except TypeError:  # half of a surrogate pair, as names of files may have, or a number of more than 64 bits
-        return json.dumps(value, default=str)
-
-
-_ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
-
-
-def printable(text: str) -> str:
-    """Every character that is not printable as an escape of JSON, in which a JSON object stays what it is."""
-    return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
-
-
-def _escape(character: str) -> str:
-    units = character.encode("utf-16-be", "surrogatepass").hex()
-    return _ESCAPES.get(character) or "".join(f"\\u{units[i : i + 4]}" for i in range(0, len(units), 4))
+        return printable(as_json(line))

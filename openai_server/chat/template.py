@@ -14,13 +14,14 @@ from typing import Any, NoReturn
 
 from jinja2 import Template, TemplateError, TemplateRuntimeError
 
+from anyserve_common.text import shortened
 from openai_server.chat import continuation
 from openai_server.chat.capabilities import BOUNDS, Capabilities, capabilities
 from openai_server.chat.limits import CURRENT, Budget, LimitExceeded
 from openai_server.chat.messages import Form, Seen, Tools, as_seen, tools_as_seen
 from openai_server.chat.sandbox import SandboxedTemplates
 from openai_server.chat.source import CompiledSource, check_length, compile_source, problem
-from openai_server.errors import InvalidRequest, shortened
+from openai_server.errors import InvalidRequest
 from openai_server.schemas import Message
 
 CHATML = (

@@ -21,7 +21,7 @@ CACHE_CONTROL: Values = {
 }
 
 KEEP_ALIVE = (-1, "5m")
-"""Of Ollama: how long a model stays loaded at least. Here it always is."""
+"""Ollama's field: how long a model stays loaded at least. Here it stays loaded always."""
 
 # ---- Completions and chats
 

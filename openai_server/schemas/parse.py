@@ -8,7 +8,8 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter, shortened
+from anyserve_common.text import ends_in_escape, shortened
+from openai_server.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
 from openai_server.schemas import bounds
 from openai_server.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.schemas.json_place import field_of
@@ -122,7 +123,7 @@ def _check_extensions(request: Request) -> None:
     if len(request.guides) > 1:
         first, second, *_ = request.guides
         raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
-    if request.regex is not None and _ENDS_IN_ESCAPE.search(request.regex):
+    if request.regex is not None and ends_in_escape(request.regex):
         raise InvalidRequest("'regex' ends with a backslash that escapes nothing.", param="regex")
     for token in request.logit_bias or ():
         if not (
@@ -212,9 +213,8 @@ def _with_text(content: AnswerContent | None, text: str) -> AnswerContent:
     return f"{content}\n{text}" if isinstance(content, str) else [*content, AnswerPart(text)]
 
 
-_ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _MAX_DIGITS = 10
-"""Of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
+"""Digits of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
 _MAX_PROBLEM = 200
 """Characters of what msgspec says of a value."""
 

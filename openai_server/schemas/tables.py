@@ -11,7 +11,8 @@ from typing import Any, Protocol
 import orjson
 from msgspec import Struct
 
-from openai_server.errors import InvalidRequest, UnsupportedParameter, shortened
+from anyserve_common.text import shortened
+from openai_server.errors import InvalidRequest, UnsupportedParameter
 from openai_server.schemas.bounds import Place, path_of
 
 MAX_ITEMS = 8192

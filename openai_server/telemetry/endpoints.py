@@ -35,7 +35,7 @@ class Endpoints:
         self._kept = lru_cache(MAX_CACHED)(self._matched)
 
     def name(self, method: str, path: str) -> str:
-        """Of the endpoint that answers; where the method is not allowed, of the one that says so."""
+        """The name of the endpoint that answers, also where it only refuses the method."""
         if found := self._fixed.get((method, path)):
             return found
         return self._kept(method, path) if len(path) <= MAX_CACHED else self._matched(method, path)

@@ -419,7 +419,7 @@ def new_worker(**how: Any) -> FakeWorker:
 
 
 def differences(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Of these lines, which there were."""
+    """Log lines about metadata, in their order."""
     words = ("report different metadata", "report the same metadata")
     return [word for record in caplog.records for word in words if word in record.getMessage()]
 

@@ -93,7 +93,8 @@ def worker(*options: str) -> Iterator[tuple[Process, str]]:
     try:
         address = "127.0.0.1:" + process.wait_for(r"listening on 127\.0\.0\.1:(\d+)")[1]
         process.wait_for(r"server: ready: ")
-        yield process, address
+        with _shown_on_failure(process):
+            yield process, address
     finally:
         process.end(signal.SIGKILL)
 
@@ -107,9 +108,20 @@ def sidecar(worker_address: str, *options: str) -> Iterator[tuple[Process, str]]
     )
     try:
         _wait_until_listening(process, port)
-        yield process, f"http://127.0.0.1:{port}"
+        with _shown_on_failure(process):
+            yield process, f"http://127.0.0.1:{port}"
     finally:
         process.end(signal.SIGKILL)
+
+
+@contextlib.contextmanager
+def _shown_on_failure(process: Process) -> Iterator[None]:
+    """Prints what the process has logged if the test fails: pytest reports it."""
+    try:
+        yield
+    except BaseException:
+        print(f"{' '.join(process.command)}:\n{process.output}")
+        raise
 
 
 def _wait_until_listening(process: Process, port: int) -> None:

@@ -45,7 +45,7 @@ def test_workers_are_replaced_behind_one_sidecar() -> None:
                 wait_until_used(port)
         finally:
             load.end()
-    assert not load.failures
+        assert not load.failures
     assert load.n_good > 40
 
 
@@ -113,5 +113,5 @@ def test_pairs_are_replaced_one_after_the_other() -> None:
                 switch.pairs.remove(old)
         finally:
             load.end()
-    assert not load.failures
+        assert not load.failures
     assert load.n_good > 20

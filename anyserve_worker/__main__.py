@@ -23,9 +23,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from anyserve_common import addresses, standard_streams
 from anyserve_common.command_line import Command
 from anyserve_common.text import printable
-from anyserve_worker.config import ENV_PREFIX, build, common_options, name_of_file, parse_models
+from anyserve_worker.cli import ENV_PREFIX, build, common_options, name_of_file, parse_models
+from anyserve_worker.service.tls import probe_address
 from anyserve_worker.telemetry import logs
-from anyserve_worker.tls import probe_address
 
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": ENV_PREFIX,
@@ -93,12 +93,12 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
     standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
     # Imports llama.cpp, which --help and a wrong option need not wait for.
-    from anyserve_worker.load_trial import LoadTrials
+    from anyserve_worker.llama.load_trial import LoadTrials
 
     trials = LoadTrials([path for _, path in models], model_options)
     # Imported while the first trial runs.
-    from anyserve_worker.errors import LoadError
-    from anyserve_worker.server import StartError, serve
+    from anyserve_worker.core.errors import LoadError
+    from anyserve_worker.service.server import StartError, serve
 
     try:
         uvloop.run(serve(server_options, model_options, trials))

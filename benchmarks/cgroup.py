@@ -8,7 +8,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from anyserve_worker.cpus import cgroup_directories
+from anyserve_worker.threads.processors import cgroup_directories
 
 PERIOD_US = 100_000
 REMOVE_S = 5.0

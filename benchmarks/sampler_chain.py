@@ -10,7 +10,7 @@ import llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from anyserve_worker.request import SamplingParams
+from anyserve_worker.service.request import SamplingParams
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 FLOOR = 1e-30

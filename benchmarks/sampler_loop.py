@@ -19,17 +19,17 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from anyserve_worker.breakers import Breakers, Words
-from anyserve_worker.chain import SeenPrompt, chain
-from anyserve_worker.model import Model
-from anyserve_worker.model_runner import ModelRunner
-from anyserve_worker.native import llama
-from anyserve_worker.options import ModelOptions
-from anyserve_worker.output import TextOutput
-from anyserve_worker.request import SamplingParams
-from anyserve_worker.sampling import Scratch
-from anyserve_worker.scheduler import Chunk
-from anyserve_worker.sequence import Sequence
+from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.llama.model import Model
+from anyserve_worker.llama.model_runner import ModelRunner
+from anyserve_worker.llama.native import llama
+from anyserve_worker.sampling.breakers import Breakers, Words
+from anyserve_worker.sampling.chain import SeenPrompt, chain
+from anyserve_worker.sampling.draw import Scratch
+from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.service.request import SamplingParams
+from anyserve_worker.text.output import TextOutput
 from benchmarks.prompts import prose
 from benchmarks.sampler_chain import Chain
 from benchmarks.stats import median

@@ -41,35 +41,35 @@ PURE = (
     "openai_server.access.keys",
     "openai_server.access.rates",
     "openai_server.telemetry.endpoints",
-    "anyserve_worker.delta",
-    "anyserve_worker.request",
-    "anyserve_worker.responder",
-    "anyserve_worker.tasks",
-    "anyserve_worker.embedder",
-    "anyserve_worker.batch",
-    "anyserve_worker.sequence",
-    "anyserve_worker.scheduler",
-    "anyserve_worker.kv_cache",
-    "anyserve_worker.output",
-    "anyserve_worker.errors",
-    "anyserve_worker.options",
-    "anyserve_worker.stats",
-    "anyserve_worker.threads",
-    "anyserve_worker.selection",
-    "anyserve_worker.sampling",
-    "anyserve_worker.truncation",
-    "anyserve_worker.penalties",
-    "anyserve_worker.breakers",
-    "anyserve_worker.dry",
-    "anyserve_worker.chain",
-    "anyserve_worker.prompt_lookup",
-    "anyserve_worker.logprobs",
-    "anyserve_worker.echo",
-    "anyserve_worker.guide_queue",
-    "anyserve_worker.guide_memory",
-    "anyserve_worker.lenient",
-    "anyserve_worker.special_text",
-    "anyserve_worker.telemetry.origin",
+    "anyserve_worker.core.delta",
+    "anyserve_worker.service.request",
+    "anyserve_worker.service.responder",
+    "anyserve_worker.service.tasks",
+    "anyserve_worker.scheduling.embedding_queue",
+    "anyserve_worker.service.step_batch",
+    "anyserve_worker.scheduling.sequence",
+    "anyserve_worker.scheduling.scheduler",
+    "anyserve_worker.scheduling.kv_cache",
+    "anyserve_worker.text.output",
+    "anyserve_worker.core.errors",
+    "anyserve_worker.core.options",
+    "anyserve_worker.engine.stats",
+    "anyserve_worker.threads.chooser",
+    "anyserve_worker.sampling.selection",
+    "anyserve_worker.sampling.draw",
+    "anyserve_worker.sampling.truncation",
+    "anyserve_worker.sampling.penalties",
+    "anyserve_worker.sampling.breakers",
+    "anyserve_worker.sampling.dry",
+    "anyserve_worker.sampling.chain",
+    "anyserve_worker.scheduling.prompt_lookup",
+    "anyserve_worker.text.logprobs",
+    "anyserve_worker.text.echo",
+    "anyserve_worker.guides.queue",
+    "anyserve_worker.guides.memory",
+    "anyserve_worker.guides.lenient",
+    "anyserve_worker.text.special_text",
+    "anyserve_worker.core.origin",
 )
 """A package stands for all of its modules."""
 
@@ -110,7 +110,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 
 def test_the_packages_are_all_seen() -> None:
     seen = modules(*PACKAGES)
-    assert {"protos.tensors", "openai_server.chat.template", "anyserve_worker.engine"} <= seen.keys()
+    assert {"protos.tensors", "openai_server.chat.template", "anyserve_worker.engine.engine"} <= seen.keys()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -141,8 +141,8 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
 @pytest.mark.parametrize(
     ("library", "users"),
     [
-        ("llama_cpp", {"anyserve_worker.native"}),
-        ("llguidance", {"anyserve_worker.grammar", "anyserve_worker.guide"}),
+        ("llama_cpp", {"anyserve_worker.llama.native"}),
+        ("llguidance", {"anyserve_worker.guides.grammar", "anyserve_worker.guides.guide"}),
         ("opentelemetry", {"openai_server.telemetry.tracing", "anyserve_worker.telemetry.tracing"}),
         (
             "prometheus_client",
@@ -178,14 +178,14 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 
 
 IMPURE_MODULES = {
-    *("anyserve_worker.engine", "anyserve_worker.preparation", "anyserve_worker.generations"),
-    *("anyserve_worker.repository", "anyserve_worker.servicer", "anyserve_worker.server"),
-    *("anyserve_worker.native", "anyserve_worker.model", "anyserve_worker.model_runner"),
-    *("anyserve_worker.samplers", "anyserve_worker.tokenizer"),
-    *("anyserve_worker.embedding_runner", "anyserve_worker.embeddings"),
-    *("anyserve_worker.trial", "anyserve_worker.trial_server"),
-    *("anyserve_worker.guide", "anyserve_worker.guide_compiler"),
-    *("anyserve_worker.progress", "anyserve_worker.__main__"),
+    *("anyserve_worker.engine.engine", "anyserve_worker.engine.preparation", "anyserve_worker.engine.generations"),
+    *("anyserve_worker.service.repository", "anyserve_worker.service.servicer", "anyserve_worker.service.server"),
+    *("anyserve_worker.llama.native", "anyserve_worker.llama.model", "anyserve_worker.llama.model_runner"),
+    *("anyserve_worker.llama.samplers", "anyserve_worker.engine.tokenizer"),
+    *("anyserve_worker.llama.embedding_runner", "anyserve_worker.engine.embeddings"),
+    *("anyserve_worker.guides.trial", "anyserve_worker.guides.trial_server"),
+    *("anyserve_worker.guides.guide", "anyserve_worker.guides.compiler"),
+    *("anyserve_worker.service.progress", "anyserve_worker.__main__"),
 }
 
 

@@ -13,9 +13,9 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from anyserve_worker import __version__
-from anyserve_worker.engine import Engine
-from anyserve_worker.repository import ServedModel, State
-from anyserve_worker.stats import Histogram
+from anyserve_worker.engine.engine import Engine
+from anyserve_worker.engine.stats import Histogram
+from anyserve_worker.service.repository import ServedModel, State
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX = "anyserve_worker_"

@@ -2,7 +2,7 @@
 
 import logging
 
-from anyserve_worker.generation import Generation
+from anyserve_worker.engine.handle import Generation
 from anyserve_worker.telemetry.logs import say
 from anyserve_worker.telemetry.tracing import Tracer
 

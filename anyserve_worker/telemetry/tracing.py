@@ -17,7 +17,7 @@ from anyserve_worker import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from anyserve_worker.generation import Generation
+    from anyserve_worker.engine.handle import Generation
 
 AUTO, ON, OFF = "auto", "on", "off"
 CHOICES = (AUTO, ON, OFF)

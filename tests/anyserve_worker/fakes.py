@@ -9,15 +9,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from anyserve_worker.embedder import Part, Vector
-from anyserve_worker.errors import EngineFailure, InvalidRequest, NoRoom
-from anyserve_worker.kv_cache import common_prefix
-from anyserve_worker.options import MAX_DRAFT
-from anyserve_worker.request import Guide
-from anyserve_worker.sampling import Score
-from anyserve_worker.scheduler import Chunk
-from anyserve_worker.sequence import Sequence
-from anyserve_worker.special_text import Spans
+from anyserve_worker.core.errors import EngineFailure, InvalidRequest, NoRoom
+from anyserve_worker.core.options import MAX_DRAFT
+from anyserve_worker.sampling.draw import Score
+from anyserve_worker.scheduling.embedding_queue import Part, Vector
+from anyserve_worker.scheduling.kv_cache import common_prefix
+from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.service.request import Guide
+from anyserve_worker.text.special_text import Spans
 from protos import contract
 
 

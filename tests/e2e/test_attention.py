@@ -6,13 +6,13 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from anyserve_worker.model import Model
-from anyserve_worker.model_runner import ModelRunner
-from anyserve_worker.options import FlashAttention, ModelOptions
-from anyserve_worker.output import TextOutput
-from anyserve_worker.request import SamplingParams
-from anyserve_worker.scheduler import Chunk
-from anyserve_worker.sequence import Sequence, token_array
+from anyserve_worker.core.options import FlashAttention, ModelOptions
+from anyserve_worker.llama.model import Model
+from anyserve_worker.llama.model_runner import ModelRunner
+from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.sequence import Sequence, token_array
+from anyserve_worker.service.request import SamplingParams
+from anyserve_worker.text.output import TextOutput
 from tests.models import smollm2_path
 
 N_SEQUENCES = 5

@@ -10,12 +10,12 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
-from anyserve_worker.chain import SeenPrompt, chain
-from anyserve_worker.model import Model
-from anyserve_worker.options import ModelOptions
-from anyserve_worker.penalties import Penalizing
-from anyserve_worker.request import SamplingParams
-from anyserve_worker.sampling import Scratch
+from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.llama.model import Model
+from anyserve_worker.sampling.chain import SeenPrompt, chain
+from anyserve_worker.sampling.draw import Scratch
+from anyserve_worker.sampling.penalties import Penalizing
+from anyserve_worker.service.request import SamplingParams
 from benchmarks.sampler_chain import Chain
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub as Service
 from tests.e2e.conftest import SMOLLM2

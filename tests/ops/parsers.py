@@ -18,9 +18,9 @@ from typing import Any
 import orjson
 from google.protobuf.message import DecodeError, Message
 
-from anyserve_worker import request as worker_request
-from anyserve_worker import tasks as worker_tasks
-from anyserve_worker.errors import InvalidRequest
+from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.service import request as worker_request
+from anyserve_worker.service import tasks as worker_tasks
 from openai_server import decode, encode, openapi, responses, responses_tasks, schemas, schemas_tasks
 from openai_server.chat import json_text
 from openai_server.chat.events import Parser

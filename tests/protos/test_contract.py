@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from anyserve_worker import errors
+from anyserve_worker.core import errors
 from protos import contract, tensors
 from protos.contract import ANY, TensorSpec
 from protos.grpc_predict_v2_pb2 import DESCRIPTOR

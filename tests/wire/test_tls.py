@@ -13,9 +13,9 @@ from click import ClickException
 from click.testing import CliRunner
 
 from anyserve_worker.__main__ import main as worker_command
-from anyserve_worker.config import ServerOptions
-from anyserve_worker.server import StartError, Worker
-from anyserve_worker.tls import TLS
+from anyserve_worker.cli import ServerOptions
+from anyserve_worker.service.server import StartError, Worker
+from anyserve_worker.service.tls import TLS
 from openai_server.access import watched
 from openai_server.config import Config
 from openai_server.errors import BackendError

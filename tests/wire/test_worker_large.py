@@ -9,7 +9,7 @@ import grpc
 import pytest
 from grpc import aio
 
-from anyserve_worker.message_parts import has_too_many
+from anyserve_worker.service.message_parts import has_too_many
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest

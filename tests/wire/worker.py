@@ -7,12 +7,12 @@ from pathlib import Path
 
 from grpc import aio
 
-from anyserve_worker.engine import Engine
-from anyserve_worker.options import ModelOptions
-from anyserve_worker.repository import Repository, State
-from anyserve_worker.servicer import InferenceServicer
+from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.engine.engine import Engine
+from anyserve_worker.service.repository import Repository, State
+from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.telemetry.observer import Observer
-from anyserve_worker.threads import ThreadChooser
+from anyserve_worker.threads.chooser import ThreadChooser
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
 from tests.anyserve_worker.fakes import ByteVocabulary, FakePooler, FakeRunner
 

@@ -1,6 +1,6 @@
 import pytest
 
-from anyserve_worker.telemetry.origin import Origin, origin
+from anyserve_worker.core.origin import Origin, origin
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

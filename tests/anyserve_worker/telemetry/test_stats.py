@@ -1,4 +1,4 @@
-from anyserve_worker.stats import EngineStats, Histogram
+from anyserve_worker.engine.stats import EngineStats, Histogram
 
 
 def test_a_value_is_in_the_first_bucket_that_holds_it() -> None:

@@ -3,7 +3,7 @@
 import pytest
 from llguidance import LLMatcher
 
-from anyserve_worker.guide_errors import explained, parts
+from anyserve_worker.guides.errors import explained, parts
 from openai_server import guide_parts
 from openai_server.schemas import FunctionDefinition, Tool
 from protos import contract

@@ -1,0 +1,307 @@
+"""The engine: one thread owns the model; requests are let in and told of their answers on the event loop.
+
+Requests and cancellations come to the thread through an inbox; what a step yields goes out through mailboxes on the
+event loop, with one wake-up of the loop a step. Nothing that a client does can block the thread.
+
+A step is one of generation (`generations.py`), and behind it one batch of embeddings, if any wait (`embeddings.py`).
+"""
+
+import asyncio
+import logging
+import threading
+import time
+from array import array
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from queue import Empty, SimpleQueue
+from typing import Any
+
+from anyserve_worker.core.delta import Delta
+from anyserve_worker.core.errors import (
+    DeadlineExceeded,
+    Draining,
+    EngineFailure,
+    InvalidRequest,
+    QueueFull,
+    WorkerError,
+)
+from anyserve_worker.core.options import KEPT_CELLS, ModelOptions
+from anyserve_worker.core.origin import NOBODY, Origin
+from anyserve_worker.engine.embeddings import Embedding, Embeddings
+from anyserve_worker.engine.generations import Generations, Runner
+from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.preparation import Preparation
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
+from anyserve_worker.guides.compiler import GuideCompiler
+from anyserve_worker.scheduling.embedding_queue import Job, Pooler
+from anyserve_worker.scheduling.kv_cache import KVCache
+from anyserve_worker.scheduling.scheduler import Scheduler
+from anyserve_worker.service.request import GenerationRequest
+from anyserve_worker.service.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
+from anyserve_worker.threads.chooser import ThreadChooser
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+log = logging.getLogger(__name__)
+
+
+class Engine:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        runner: Runner,
+        options: ModelOptions,
+        threads: ThreadChooser,
+        clock: Callable[[], float] = time.monotonic,
+        *,
+        pooler: Pooler | None = None,
+        pooler_threads: ThreadChooser | None = None,
+        on_end: Callable[[Generation], None] = lambda _: None,
+    ) -> None:
+        """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread.
+
+        `on_end` is called on the event loop for each generation that has ended.
+        """
+        self.n_ctx, self.n_cells = runner.n_ctx, runner.n_cells
+        self.stats = EngineStats()
+        self._threads = threads
+        self._clock = clock
+        self._max_requests = options.parallel + options.max_queue
+        self._scheduler = Scheduler(
+            KVCache(runner, runner.n_cells, runner.n_sequences, options.prefix_cache),
+            options.parallel,
+            runner.n_batch,
+            options.prefill_chunk,
+            runner.mixes,
+            runner.prompt_lookup,
+            runner.n_score_rows,
+            kept_slots=max(0, min(options.kept_slots, runner.n_sequences - options.parallel)),
+            kept_cells=max(0, min(KEPT_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
+        )
+        self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
+        self._outbox: list[tuple[Generation | Embedding, Delta | WorkerError | None]] = []
+        self._ended: list[Generation] = []
+        self._on_end = on_end
+        self._generations = Generations(
+            vocabulary,
+            runner,
+            self._scheduler,
+            threads,
+            self.stats,
+            self._post,
+            lambda generation: self._ended.append(generation),
+        )
+        self._pooler = pooler
+        self._embeddings: Embeddings | None = None
+        if pooler:
+            chooser = pooler_threads or ThreadChooser((1,), (1,))
+            self._embeddings = Embeddings(pooler, chooser, self.stats, self._post)
+        self._n_requests = 0
+        """Requests that have not been answered yet; counted on the event loop."""
+        self._closing = False
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._tokenizer = Tokenizer(vocabulary, runner.n_ctx)
+        self._guides = GuideCompiler(vocabulary, self.stats, self._max_requests)
+        self._preparation = Preparation(vocabulary, runner, self._tokenizer, self._guides, self._refuse_if_closing)
+
+    # ---- On the event loop
+
+    def start(self) -> None:
+        """Starts the thread; deltas are delivered on the running event loop."""
+        self._loop = asyncio.get_running_loop()
+        self._thread.start()
+
+    @property
+    def n_requests(self) -> int:
+        return self._n_requests
+
+    @property
+    def n_running(self) -> int:
+        return len(self._scheduler.running)
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._scheduler.waiting)
+
+    @property
+    def n_guides_waiting(self) -> int:
+        return self._guides.n_waiting
+
+    @property
+    def n_preempted(self) -> int:
+        return self._scheduler.n_preempted
+
+    @property
+    def n_kept(self) -> int:
+        """Tokens of running sequences that have KV cells; those of a shared prefix count for each."""
+        return sum(sequence.n_computed for sequence in self._scheduler.running.copy())
+
+    @property
+    def threads_chosen(self) -> list[tuple[bool, int, int]]:
+        """(with prompts, least number of tokens, threads) for each kind of step that there was."""
+        return self._threads.chosen
+
+    @property
+    def n_free_cells(self) -> int:
+        return self._scheduler.cache.n_free_cells
+
+    async def submit(self, request: GenerationRequest, origin: Origin = NOBODY) -> Generation:
+        """Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining. The caller iterates,
+        or cancels."""
+        deadline = self._deadline(request.timeout)
+        with self._place():
+            async with _within(request.timeout):
+                sequences = await self._preparation.sequences(request)
+        generation = Generation(sequences, deadline, self.abort, origin)
+        self._inbox.put(lambda: self._generations.add(generation))
+        return generation
+
+    async def embed(self, request: EmbedRequest | RankRequest) -> Job:
+        """When it is done. Raises as `submit` does, and for what goes wrong later. To cancel it drops the request."""
+        assert self._pooler is not None
+        assert self._embeddings is not None
+        embeddings, pooling, most = self._embeddings, self._pooler.pooling, self._pooler.n_embedding
+        deadline = self._deadline(request.timeout)
+        with self._place():
+            async with _within(request.timeout):
+                if isinstance(request, RankRequest):
+                    tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, self._pooler.n_ctx)
+                else:
+                    tokens = await self._tokenizer.tokens_to_embed(request.prompt, self._pooler.n_ctx)
+                    pooling = request.pooling or pooling
+            if isinstance(request, EmbedRequest) and (request.dimensions or 0) > most:
+                name = contract.DIMENSIONS.name
+                raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
+        embedding = Embedding(Job(tokens, pooling, request.caller, request.priority), deadline, self._abort_embedding)
+        self._inbox.put(lambda: embeddings.add(embedding))
+        try:
+            return await embedding.result()
+        finally:
+            embedding.cancel()
+
+    async def tokenize(self, request: TokenizeRequest) -> tuple["array[int]", list[bytes]]:
+        """The tokens, and what each stands for. Raises as `submit` does."""
+        with self._place(kept=False):
+            return await self._tokenizer.split(
+                request.text, add_special=request.add_special, parse_special=request.parse_special, plain=request.plain
+            )
+
+    async def detokenize(self, request: DetokenizeRequest) -> bytes:
+        """Raises as `submit` does."""
+        with self._place(kept=False):
+            return await self._tokenizer.join(request.token_ids)
+
+    def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
+        """Called before the request is parsed. Raises ContextLengthExceeded."""
+        n_ids = tensors.n_ids(request, contract.PROMPT_TOKEN_IDS.name)
+        if n_ids > tensors.LONG:
+            self._tokenizer.refuse_too_many(task, n_ids, self._pooler.n_ctx if self._pooler else 0)
+
+    def abort(self, generation: Generation) -> None:
+        """The one way out before the end; the caller gets nothing more."""
+        self._n_requests -= 1
+        self._inbox.put(lambda: self._generations.abort(generation))
+
+    def _abort_embedding(self, embedding: Embedding) -> None:
+        self._n_requests -= 1
+        if embeddings := self._embeddings:
+            self._inbox.put(lambda: embeddings.abort(embedding))
+
+    async def close(self) -> None:
+        """Fails what is still there, ends the threads. The runner and the vocabulary may be freed afterwards."""
+        self._closing = True
+        self._inbox.put(lambda: None)
+        await asyncio.to_thread(self._thread.join)
+        await self._guides.close()
+        await self._tokenizer.close()
+
+    @contextmanager
+    def _place(self, *, kept: bool = True) -> Iterator[None]:
+        """A place among the requests, kept for what follows unless the block fails. Raises QueueFull or Draining."""
+        self._refuse_if_closing()
+        if self._n_requests >= self._max_requests:
+            self.stats.requests_refused += 1
+            raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
+        self._n_requests += 1
+        try:
+            yield
+            self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
+        except BaseException:
+            kept = False
+            raise
+        finally:
+            self._n_requests -= not kept
+
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise Draining("the worker is shutting down")
+
+    def _deadline(self, timeout: float | None) -> float | None:
+        return None if timeout is None else self._clock() + timeout
+
+    def _hand_over(self, outbox: list[tuple[Generation | Embedding, Any]], ended: list[Generation]) -> None:
+        for work, item in outbox:
+            if not work.done:
+                work.put(item)
+                self._n_requests -= work.done
+        for generation in ended:
+            self._on_end(generation)
+
+    # ---- On the engine's thread
+
+    def _run(self) -> None:
+        while not self._closing:
+            try:
+                self._take_in(wait=self._scheduler.idle and (not self._embeddings or self._embeddings.idle))
+                self.step()
+            except Exception as error:
+                log.exception("a step failed")
+                self._fail_all(EngineFailure(f"the engine could not compute a step: {error}"))
+            self._deliver()
+        self._take_in(wait=False)
+        self._fail_all(Draining("the worker is shutting down"))
+        self._deliver()
+
+    def step(self) -> None:
+        """What comes of it is in the outbox."""
+        now = self._clock()
+        self._generations.expire(now)
+        if self._embeddings:
+            self._embeddings.expire(now)
+        self._generations.step()
+        if self._embeddings:
+            self._embeddings.step()  # One batch, so that streams go on.
+
+    def _take_in(self, *, wait: bool) -> None:
+        try:
+            self._inbox.get(block=wait)()
+            while True:
+                self._inbox.get_nowait()()
+        except Empty:
+            return
+
+    def _post(self, work: Generation | Embedding, item: Delta | WorkerError | None) -> None:
+        self._outbox.append((work, item))
+
+    def _deliver(self) -> None:
+        if (self._outbox or self._ended) and self._loop is not None:
+            outbox, self._outbox = self._outbox, []
+            ended, self._ended = self._ended, []
+            self._loop.call_soon_threadsafe(self._hand_over, outbox, ended)
+
+    def _fail_all(self, error: WorkerError) -> None:
+        self._generations.fail_all(error)
+        if self._embeddings:
+            self._embeddings.fail_all(error)
+
+
+@asynccontextmanager
+async def _within(timeout: float | None) -> AsyncIterator[None]:
+    """For what comes before the engine's thread knows of a request. Raises DeadlineExceeded."""
+    try:
+        async with asyncio.timeout(timeout):
+            yield
+    except TimeoutError:
+        raise DeadlineExceeded("the request's timeout has passed") from None

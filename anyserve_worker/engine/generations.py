@@ -1,0 +1,250 @@
+"""Texts in the engine: what its thread does with them. One step reads: schedule, run, sample, commit, deliver.
+
+A sequence ends in one of two ways: `_finish`, when it has its finish_reason, or `abort`, for everything else (client
+gone, deadline passed, engine failure, shutdown). Both free its cells before the next step.
+"""
+
+import math
+import time
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+from typing import Protocol
+
+from anyserve_worker.core.delta import Delta, TokenLogprob
+from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
+from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.tokenizer import Vocabulary
+from anyserve_worker.sampling.draw import Score
+from anyserve_worker.scheduling.kv_cache import Memory
+from anyserve_worker.scheduling.scheduler import Chunk, Scheduler
+from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.threads.chooser import ThreadChooser
+from protos import contract
+
+NO_SCORE = Score(-1, math.nan, ())
+"""Of a prompt's first token, which nothing precedes."""
+
+
+class Runner(Memory, Protocol):
+    """What the engine asks of `model_runner.ModelRunner`, from its own thread only."""
+
+    n_ctx: int
+    n_batch: int
+    n_cells: int
+    n_sequences: int
+    mixes: bool
+    prompt_lookup: int
+    n_score_rows: int
+
+    def run(self, chunks: list[Chunk], threads: int) -> None: ...
+    def sample(self, chunks: list[Chunk]) -> list[list[int]]: ...
+    def prepare(self, sequences: Items[Sequence]) -> None: ...
+    def clear(self) -> None: ...
+
+
+class Generations:
+    """All that are in the engine. On the engine's thread only."""
+
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        runner: Runner,
+        scheduler: Scheduler,
+        threads: ThreadChooser,
+        stats: EngineStats,
+        deliver: Callable[[Generation, Delta | WorkerError], None],
+        on_end: Callable[[Generation], None],
+    ) -> None:
+        """`deliver` is told of each delta, and of each error. `on_end`: nothing more will come of this one, whether
+        it was told or not."""
+        self._vocabulary = vocabulary
+        self._runner = runner
+        self._scheduler = scheduler
+        self._threads = threads
+        self._stats = stats
+        self._deliver = deliver
+        self._on_end = on_end
+        self._live: set[Generation] = set()
+        self._owner: dict[Sequence, Generation] = {}
+
+    def add(self, generation: Generation) -> None:
+        self._stats.last_request_ms = time.time_ns() // 1_000_000
+        self._live.add(generation)
+        for sequence in generation.sequences:
+            self._owner[sequence] = generation
+        for sequence in generation.sequences:
+            if sequence.limit > sequence.n_prompt or sequence.wants_scores:
+                self._scheduler.add(sequence)
+            else:
+                text, logprobs = self._echo(sequence) if sequence.echo else ("", ())
+                self._emit(sequence, text, contract.FINISH_LENGTH, logprobs)
+                self._close(sequence)
+
+    def abort(self, generation: Generation, error: WorkerError | None = None) -> None:
+        if generation not in self._live:
+            return
+        generation.error = error
+        for sequence in generation.sequences:
+            if sequence in self._owner:
+                self._scheduler.remove(sequence)
+                self._close(sequence, failed=True)
+        if error:
+            self._deliver(generation, error)
+
+    def expire(self, now: float) -> None:
+        for generation in list(self._live):
+            if generation.deadline is not None and now >= generation.deadline:
+                self.abort(generation, DeadlineExceeded("the request's timeout has passed"))
+
+    def fail_all(self, error: WorkerError) -> None:
+        for generation in list(self._live):
+            self.abort(generation, error)
+        self._scheduler.cache.clear()
+        self._runner.clear()
+
+    # ---- The step
+
+    def step(self) -> None:
+        """One batch, if there is anything to do."""
+        chunks = self._scheduler.schedule()
+        if not chunks or not self._computed(chunks):
+            return
+        sampled = self._runner.sample(chunks)
+        self._scheduler.commit(chunks, sampled)
+        for chunk, tokens in zip(chunks, sampled, strict=True):
+            if chunk.sequence in self._owner:  # It is not if another choice of its request has failed just now.
+                self._append(chunk, tokens)
+
+    def _computed(self, chunks: list[Chunk]) -> bool:
+        """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
+        n_tokens = sum(chunk.n_rows for chunk in chunks)
+        started, cpu_started = time.monotonic_ns(), time.thread_time()
+        prompts = any(chunk.count > 1 for chunk in chunks)
+        threads = self._threads.choose(n_tokens, prompts=prompts, now=started / 1e9)
+        try:
+            self._runner.run(chunks, threads)
+        except NoRoom:
+            if not self._scheduler.relieve():
+                for sequence in list(self._scheduler.running):
+                    self.abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
+            return False
+        now = time.monotonic_ns()
+        if prompts:
+            self._scheduler.pace.record(n_tokens, (now - started) / 1e9)
+        self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
+        self._stats.steps.add(now - started)
+        self._stats.step_seconds.add((now - started) / 1e9)
+        self._stats.step_tokens.add(n_tokens)
+        self._stats.step_sequences.add(len(chunks))
+        for chunk in chunks:
+            generation = self._owner[chunk.sequence]
+            if not generation.started:
+                generation.started_ns = started
+                self._stats.queue.add(started - generation.submitted_ns)
+                self._stats.queue_seconds.add((started - generation.submitted_ns) / 1e9)
+                self._stats.prompt_tokens += chunk.sequence.n_prompt
+                self._stats.cached_tokens += chunk.sequence.n_cached
+        return True
+
+    def _append(self, chunk: Chunk, tokens: list[int]) -> None:
+        """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
+        sequence, text, reason = chunk.sequence, "", None
+        output, vocabulary, logprobs = sequence.output, self._vocabulary, sequence.logprobs
+        if sequence.error:
+            self.abort(self._owner[sequence], sequence.error)
+            return
+        echoed = self._echo(sequence) if sequence.echo and tokens else None
+        for token in tokens:
+            if len(sequence.tokens) >= sequence.limit:  # Nothing was to be generated, the prompt had to be read.
+                reason = contract.FINISH_LENGTH
+                break
+            sequence.tokens.append(token)
+            self._stats.generated_tokens += 1
+            if vocabulary.is_end(token) or token in sequence.sampling.stop_token_ids:
+                reason = contract.FINISH_STOP
+            else:
+                if logprobs:
+                    logprobs.push(self._told(sequence.scored.popleft()), len(text) + output.n_held)
+                piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
+                if sequence.mark:
+                    sequence.mark.push(piece, sequence.n_generated)
+                text += output.push(piece)
+                if not output.stopped and len(sequence.tokens) >= sequence.limit:
+                    reason = contract.FINISH_LENGTH
+            if reason or output.stopped:
+                break
+        if chunk.draft:
+            self._stats.drafted_tokens += len(chunk.draft)
+            self._stats.accepted_tokens += len(tokens) - 1
+        if sequence.guide_ended and sequence.n_generated:
+            reason = contract.FINISH_STOP
+        if reason:
+            text += output.flush()
+        if output.stopped:
+            reason = contract.FINISH_STOP
+        if text or reason or echoed:
+            told = logprobs.pop(len(text), all=bool(reason) and not output.stopped) if logprobs else ()
+            if echoed:
+                text, told = echoed[0] + text, echoed[1] + told
+            self._emit(sequence, text, reason, told)
+        if reason:
+            self._finish(sequence)
+
+    def _echo(self, sequence: Sequence) -> tuple[str, tuple[TokenLogprob, ...]]:
+        """What the answer begins with, with the log probabilities of the prompt's tokens if they are wanted."""
+        echo, sequence.echo = sequence.echo, None
+        assert echo is not None
+        if not sequence.scores_prompt:
+            return echo.text, ()
+        scores = [NO_SCORE, *(sequence.scored.popleft() for _ in range(sequence.n_prompt - 1))]
+        told = zip(scores[sequence.n_prompt - len(echo.pieces) :], echo.pieces, strict=True)
+        return echo.text, tuple(self._told(score, piece) for score, piece in told)
+
+    def _told(self, score: Score, piece: bytes | None = None) -> TokenLogprob:
+        """As the wire tells it. `piece`, if the token is not written as it always is."""
+        written = self._vocabulary.written
+        top = tuple((written(token), logprob) for token, logprob in score.top)
+        return TokenLogprob(written(score.token) if piece is None else piece, score.logprob, top)
+
+    def _emit(self, sequence: Sequence, text: str, reason: str | None, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
+        generation = self._owner[sequence]
+        if not generation.first_ns:
+            self._take_first(generation)
+        if reason:
+            generation.reasons.append(reason)
+        delta = Delta(
+            index=sequence.index,
+            text=text,
+            finish_reason=reason,
+            completion_tokens=sequence.n_generated,
+            prompt_tokens=sequence.n_prompt,
+            cached_tokens=max(0, generation.sequences[0].n_cached),
+            logprobs=logprobs,
+            marked_tokens=sequence.mark.count(sequence.n_generated) if sequence.mark else None,
+        )
+        self._deliver(generation, delta)
+
+    def _take_first(self, generation: Generation) -> None:
+        generation.first_ns = time.monotonic_ns()
+        if generation.started:
+            self._stats.prefill_seconds.add((generation.first_ns - generation.started_ns) / 1e9)
+
+    # ---- The end of a sequence
+
+    def _finish(self, sequence: Sequence) -> None:
+        self._scheduler.remove(sequence)
+        self._close(sequence)
+
+    def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
+        """The sequence is out of the scheduler. With the last of its request, the request is over."""
+        sequence.sampler = None
+        generation = self._owner.pop(sequence)
+        if generation in self._live and not any(other in self._owner for other in generation.sequences):
+            self._live.remove(generation)
+            counter = self._stats.failure if failed else self._stats.success
+            generation.ended_ns = time.monotonic_ns()
+            counter.add(generation.ended_ns - generation.submitted_ns)
+            self._stats.request_seconds.add((generation.ended_ns - generation.submitted_ns) / 1e9)
+            self._stats.outcomes[generation.outcome] += 1
+            self._on_end(generation)

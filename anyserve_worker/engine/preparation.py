@@ -1,0 +1,103 @@
+"""What a request needs before its first step: its prompt as tokens, its guide compiled, a sequence for each choice.
+
+On the event loop; what takes longer is done on the tokenizer's threads.
+"""
+
+import asyncio
+from collections.abc import Callable
+from collections.abc import Sequence as Items
+
+from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.engine.generations import Runner
+from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
+from anyserve_worker.guides.compiler import GuideCompiler
+from anyserve_worker.sampling.chain import looks_back
+from anyserve_worker.scheduling import sequence
+from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.service.request import GenerationRequest, SamplingParams
+from anyserve_worker.text.echo import echo_of
+from anyserve_worker.text.logprobs import LogprobOutput
+from anyserve_worker.text.output import TextOutput
+from anyserve_worker.text.reasoning_counter import Mark
+from protos import contract
+
+MAX_ECHOED_LOGPROBS = 1 << 20
+"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
+INLINE_LOOK_BACK = 8192
+"""Tokens of a prompt that a penalty other than DRY looks back at on the event loop: within a millisecond."""
+
+
+class Preparation:
+    def __init__(
+        self,
+        vocabulary: Vocabulary,
+        runner: Runner,
+        tokenizer: Tokenizer,
+        guides: GuideCompiler,
+        refuse_if_closing: Callable[[], None],
+    ) -> None:
+        """`refuse_if_closing` raises Draining if the engine is about to end."""
+        self._vocabulary = vocabulary
+        self._runner = runner
+        self._tokenizer = tokenizer
+        self._guides = guides
+        self._refuse_if_closing = refuse_if_closing
+
+    async def sequences(self, request: GenerationRequest) -> list[Sequence]:
+        """One for each choice. Raises InvalidRequest, ContextLengthExceeded, QueueFull or Draining."""
+        prompt = await self._tokenizer.tokens(request.prompt, request.suffix, request.plain)
+        room = self._runner.n_ctx - len(prompt)
+        n_new = room if request.max_tokens is None else min(room, request.max_tokens)
+        sampling = request.sampling
+        self._check_tokens(sampling)
+        self._check_echo(request, len(prompt))
+        guides: Items[sequence.Guide | None] = [None] * request.n
+        if request.guide:
+            guides = await self._guides.compile(request.guide, request.caller, request.n)
+        echo = echo_of(request.prompt, prompt, self._vocabulary, request.plain) if request.echo else None
+        sequences = [
+            Sequence(
+                index=index,
+                tokens=prompt[:],
+                n_prompt=len(prompt),
+                limit=len(prompt) + n_new,
+                sampling=sampling,
+                output=TextOutput(request.stop),
+                guide=guides[index],
+                mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
+                special=not request.skip_special_tokens,
+                echo=echo,
+                logprobs=None if sampling.logprobs is None else LogprobOutput(),
+                caller=request.caller,
+                priority=request.priority,
+                scores_prompt=request.echo and sampling.logprobs is not None,
+            )
+            for index in range(request.n)
+        ]
+        if looks_back(sampling):
+            await self._make_samplers(sequences)
+        return sequences
+
+    async def _make_samplers(self, sequences: list[Sequence]) -> None:
+        """Makes the samplers of a request at once, so that its choices share what the penalties need of the prompt.
+
+        That takes microseconds a token of the prompt, and DRY looks for its breakers in the whole vocabulary.
+        """
+        if sequences[0].sampling.dry_multiplier or sequences[0].n_prompt > INLINE_LOOK_BACK:
+            await asyncio.wrap_future(self._tokenizer.start(self._runner.prepare, sequences))
+            self._refuse_if_closing()
+        else:
+            self._runner.prepare(sequences)
+
+    def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
+        if request.echo and request.sampling.logprobs is not None:
+            n = request.n * n_prompt * (1 + request.sampling.logprobs)
+            if n > MAX_ECHOED_LOGPROBS:
+                raise InvalidRequest(
+                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
+                    tensor=contract.ECHO.name,
+                )
+
+    def _check_tokens(self, sampling: SamplingParams) -> None:
+        self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
+        self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)

@@ -1,0 +1,280 @@
+"""Compiles the guides of all requests: quick ones first, slow ones in turn, equal ones together.
+
+Nobody can tell how long a guide takes before it is compiled. So a guide gets little processor time first. If that does
+not suffice, it starts again with more, in the lane of slow guides. A quick guide therefore never waits for a slow one.
+
+On the event loop; the work is done on threads, one for each lane.
+"""
+
+import asyncio
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from typing import NamedTuple, TypeVar
+
+from anyserve_worker.core.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun, WorkerError
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.tokenizer import Compiled, Vocabulary
+from anyserve_worker.guides.errors import parts
+from anyserve_worker.guides.memory import LeastRecentlyUsed, digest
+from anyserve_worker.guides.queue import GuideQueue
+from anyserve_worker.guides.trial import TOO_COMPLEX
+from anyserve_worker.scheduling import sequence
+from anyserve_worker.service.request import Guide
+
+SECONDS = (0.01, 0.07, 0.5)
+"""Seconds of processor time on each level. Ordinary guides take 1 to 5 ms; the last level is the limit."""
+BLAME_SECONDS = (0.02, 0.1, 1.0)
+"""Seconds on each level to look for the part of a refused guide that is to blame, where the refusal names none."""
+MAX_WAIT = 10.0
+"""Seconds that a guide may wait for its turn."""
+MAX_SLOW = 64
+"""Guides that may wait on the last level, for all callers."""
+MAX_SLOW_PER_CALLER = 16
+MAX_REFUSALS = 4096
+"""Refusals to remember, of at most MAX_MESSAGE characters each."""
+MAX_ACCEPTED = 1024
+"""Guides to remember that need no further trial."""
+MAX_ACCEPTED_CHARACTERS = 1 << 24
+"""All accepted guides together, in llguidance's own form."""
+
+E = TypeVar("E", bound=WorkerError)
+
+
+class Accepted(NamedTuple):
+    """A guide that passed its trial.
+
+    A matcher is not remembered: its copies share a lexer, which grows with each text.
+    """
+
+    translated: str
+    level: int
+
+
+@dataclass(eq=False)
+class Job:
+    """A guide to compile, once for all requests that wait for it."""
+
+    key: bytes
+    guide: Guide
+    level: int = 0
+    translated: str | None = None
+    """None until it has passed its trial."""
+    running: bool = False
+    waiters: dict[asyncio.Future[Compiled], str] = field(default_factory=dict)
+    """The requests' callers by future."""
+
+
+class Lane:
+    """Compiles one guide at a time."""
+
+    def __init__(self, name: str, queue: GuideQueue[Job]) -> None:
+        self.queue = queue
+        self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
+        self.busy = False
+
+
+class GuideCompiler:
+    def __init__(self, vocabulary: Vocabulary, stats: EngineStats, most: int, max_wait: float = MAX_WAIT) -> None:
+        """`most`: requests that may be in the engine, and so quick guides that may wait."""
+        self._vocabulary = vocabulary
+        self._stats = stats
+        self._max_wait = max_wait
+        self._quick = Lane("guides", GuideQueue(1, most, most))
+        self._slow = Lane("slow-guides", GuideQueue(len(SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
+        self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
+        self._jobs: dict[bytes, Job] = {}
+        self._refusals: LeastRecentlyUsed[InvalidRequest] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
+        self._accepted: LeastRecentlyUsed[Accepted] = LeastRecentlyUsed(MAX_ACCEPTED, MAX_ACCEPTED_CHARACTERS)
+        self._closing = False
+
+    @property
+    def n_waiting(self) -> int:
+        return len(self._quick.queue) + len(self._slow.queue)
+
+    async def compile(self, guide: Guide, caller: str, n: int) -> list[sequence.Guide]:
+        """One for each of `n` choices. Raises InvalidRequest, QueueFull or Draining."""
+        self._refuse_if_closing()
+        self._vocabulary.check_guide(guide)
+        key = digest(guide)
+        if refusal := self._refusals.get(key):
+            raise _own(refusal)
+        compiled = await self._result(key, guide, caller)
+        if n == 1:
+            return [compiled.copy()]
+        # A copy may take a millisecond.
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(self._copier, lambda: [compiled.copy() for _ in range(n)])
+
+    async def close(self) -> None:
+        """Ends everything that waits or runs. The vocabulary may be freed afterwards."""
+        self._closing = True
+        for job in list(self._jobs.values()):
+            self._fail(job, Draining("the worker is shutting down"))
+        for lane in (self._quick, self._slow):
+            lane.queue.clear()
+        await asyncio.to_thread(self._vocabulary.stop_compiling)
+        for thread in (self._quick.thread, self._slow.thread, self._copier):
+            await asyncio.to_thread(thread.shutdown)
+
+    # ---- Requests that wait
+
+    async def _result(self, key: bytes, guide: Guide, caller: str) -> Compiled:
+        job = self._jobs.get(key)
+        if job is None:
+            accepted = self._accepted.get(key)
+            job = self._jobs[key] = (
+                Job(key, guide, accepted.level, accepted.translated) if accepted else Job(key, guide)
+            )
+        result: asyncio.Future[Compiled] = asyncio.get_running_loop().create_future()
+        is_new = caller not in job.waiters.values()
+        job.waiters[result] = caller
+        try:
+            if is_new and not job.running and not self._enqueue(job, caller):
+                raise self._full()
+            self._dispatch()
+            while not result.done():
+                await asyncio.wait((result,), timeout=self._max_wait)
+                if not result.done() and not job.running:
+                    raise self._full()
+            return result.result()
+        finally:
+            self._leave(job, result)
+
+    def _leave(self, job: Job, result: asyncio.Future[Compiled]) -> None:
+        """The request has its answer, or no longer wants it."""
+        caller = job.waiters.pop(result, None)
+        if caller is None or caller in job.waiters.values():
+            return
+        for lane in (self._quick, self._slow):
+            lane.queue.discard(job, caller)
+        if not job.waiters and not job.running:
+            self._jobs.pop(job.key, None)
+
+    def _enqueue(self, job: Job, caller: str) -> bool:
+        lane = self._slow if job.level else self._quick
+        return lane.queue.add(job, caller, job.level)
+
+    def _full(self) -> QueueFull:
+        self._stats.requests_refused += 1
+        return QueueFull(
+            f"{self.n_waiting} guides (json_schema, regex, grammar) wait to be compiled already; try again later"
+        )
+
+    def _refuse_if_closing(self) -> None:
+        if self._closing:
+            raise Draining("the worker is shutting down")
+
+    # ---- Jobs
+
+    def _dispatch(self) -> None:
+        """Begins whatever can begin."""
+        for lane in (self._quick, self._slow):
+            if not lane.busy and (job := lane.queue.take()):
+                lane.busy = job.running = True
+                self._stats.guide_trials += job.translated is None
+                work = asyncio.get_running_loop().run_in_executor(lane.thread, self._compile, job)
+                work.add_done_callback(partial(self._ended, lane, job))
+
+    def _compile(self, job: Job) -> tuple[str, Compiled]:
+        """On a lane's thread: the guide in llguidance's own form, and compiled."""
+        translated = self._try(job) if job.translated is None else job.translated
+        return translated, self._vocabulary.compile(job.guide, translated)
+
+    def _try(self, job: Job) -> str:
+        for _ in range(2):
+            try:
+                return self._vocabulary.try_guide(job.guide, SECONDS[job.level])
+            except TrialLost:
+                self._refuse_if_closing()
+            except TrialOverrun:
+                if job.level + 1 < len(SECONDS):
+                    raise
+                raise self._blamed(job, _too_complex(job.guide)) from None
+            except InvalidRequest as refusal:
+                raise self._blamed(job, refusal) from None
+        raise QueueFull("the guide could not be compiled, because its trial was ended from outside; try again later")
+
+    def _blamed(self, job: Job, refusal: InvalidRequest) -> InvalidRequest:
+        """The refusal, or that of the first part of the guide that is refused alone."""
+        if refusal.part:
+            return refusal
+        tensor, seconds = job.guide.tensor, min(SECONDS[job.level], SECONDS[1])
+        end = time.monotonic() + BLAME_SECONDS[job.level]
+        for part, source in parts(tensor.name, job.guide.source):
+            if time.monotonic() > end:
+                break
+            own: InvalidRequest | None = None
+            try:
+                self._vocabulary.try_guide(Guide(tensor, source), seconds)
+            except TrialOverrun:
+                if TOO_COMPLEX not in str(refusal):
+                    break
+                own = refusal
+            except InvalidRequest as error:
+                own = error
+            except (TrialLost, Draining):
+                break
+            if own is not None:
+                return InvalidRequest(str(own), tensor=tensor.name, part=part)
+        return refusal
+
+    def _ended(self, lane: Lane, job: Job, work: "asyncio.Future[tuple[str, Compiled]]") -> None:
+        lane.busy = job.running = False
+        try:
+            translated, compiled = work.result()
+        except TrialOverrun:
+            self._overran(job)
+        except InvalidRequest as refusal:
+            self._remember(job, refusal)
+        except Exception as error:
+            self._fail(job, error)
+        else:
+            self._jobs.pop(job.key, None)
+            if job.translated is None:
+                self._accepted.put(job.key, Accepted(translated, job.level), len(translated))
+            for result in job.waiters:
+                if not result.done():
+                    result.set_result(compiled)
+        if not self._closing:
+            self._dispatch()
+
+    def _overran(self, job: Job) -> None:
+        """The job starts again with more time, for those that still wait and have a place among the slow ones. (On the
+        last level, too little time is a refusal.)"""
+        job.level += 1
+        refused: list[asyncio.Future[Compiled]] = []
+        for caller in dict.fromkeys(job.waiters.values()):
+            if not self._enqueue(job, caller):
+                refused += [result for result, of in job.waiters.items() if of == caller]
+        for result in refused:
+            _set_exception(result, self._full())
+            del job.waiters[result]
+        if not job.waiters:
+            self._jobs.pop(job.key, None)
+
+    def _remember(self, job: Job, refusal: InvalidRequest) -> None:
+        self._refusals.put(job.key, _own(refusal), 1)
+        self._fail(job, refusal)
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        """For all that wait for the job, which is over."""
+        self._jobs.pop(job.key, None)
+        for result in job.waiters:
+            _set_exception(result, error)
+
+
+def _set_exception(result: asyncio.Future[Compiled], error: Exception) -> None:
+    """Each request gets an exception of its own, because raising one adds to its traceback."""
+    if not result.done():
+        result.set_exception(_own(error) if isinstance(error, WorkerError) else error)
+        result.exception()  # The request may be gone before it looks.
+
+
+def _own(error: E) -> E:
+    return type(error)(str(error), tensor=error.tensor, part=error.part)
+
+
+def _too_complex(guide: Guide) -> InvalidRequest:
+    return InvalidRequest(f"tensor '{guide.tensor.name}': {TOO_COMPLEX}", tensor=guide.tensor.name)

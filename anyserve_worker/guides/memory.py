@@ -1,0 +1,49 @@
+"""What is remembered about guides: those that were refused, and the last ones that were compiled. PURE."""
+
+from collections import OrderedDict
+from hashlib import sha256
+from typing import Generic, TypeVar
+
+from anyserve_worker.service.request import Guide
+
+V = TypeVar("V")
+
+
+def digest(guide: Guide) -> bytes:
+    """Identifies language and source."""
+    return sha256(guide.language.encode() + b"\0" + guide.source.encode()).digest()
+
+
+class LeastRecentlyUsed(Generic[V]):
+    """Values by key. Those used longest ago are forgotten when their number or their total weight exceeds a limit."""
+
+    def __init__(self, most: int, most_weight: float) -> None:
+        """Whatever weighs more than `most_weight` by itself is not kept at all."""
+        self._most = most
+        self._most_weight = most_weight
+        self._items: OrderedDict[bytes, tuple[V, float]] = OrderedDict()
+        self._weight = 0.0
+
+    def __len__(self) -> int:
+        return len(self._items)
+
+    def get(self, key: bytes) -> V | None:
+        if key not in self._items:
+            return None
+        self._items.move_to_end(key)
+        return self._items[key][0]
+
+    def put(self, key: bytes, value: V, weight: float) -> None:
+        """A key that is absent."""
+        assert key not in self._items
+        if weight > self._most_weight:
+            return
+        self._items[key] = value, weight
+        self._weight += weight
+        while len(self._items) > self._most or self._weight > self._most_weight:
+            _, (_, weight) = self._items.popitem(last=False)
+            self._weight -= weight
+
+    def clear(self) -> None:
+        self._items.clear()
+        self._weight = 0.0

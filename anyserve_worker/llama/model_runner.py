@@ -1,0 +1,278 @@
+"""A context that computes steps on a model, and the native side of its KV memory.
+
+Nothing here is concurrent: a runner belongs to its engine's thread.
+"""
+
+import ctypes
+import logging
+import platform
+import secrets
+from array import array
+from collections.abc import Sequence as Items
+from typing import Any
+
+from anyserve_worker.core.errors import LoadError, NoRoom, WorkerError
+from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.llama.model import Model
+from anyserve_worker.llama.native import library, llama
+from anyserve_worker.llama.samplers import Rows, new_sampler
+from anyserve_worker.sampling.chain import SeenPrompt
+from anyserve_worker.sampling.draw import Distribution, Scratch
+from anyserve_worker.scheduling.prompt_lookup import max_rows
+from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.sequence import Sequence, token_array
+
+log = logging.getLogger(__name__)
+
+_CACHE_TYPES = {
+    "f32": 0,
+    "f16": 1,
+    "q4_0": 2,
+    "q4_1": 3,
+    "q5_0": 6,
+    "q5_1": 7,
+    "q8_0": 8,
+    "iq4_nl": 20,
+    "bf16": 30,
+}
+"""`enum ggml_type`."""
+FLASH_ATTENTION_TYPES = {"auto": -1, "off": 0, "on": 1}
+"""`enum llama_flash_attn_type`."""
+
+
+MAX_SCORE_ROWS = 64
+"""Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
+
+
+def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outputs: int) -> Any:
+    """Returns llama.cpp's parameters of a context that generates. `n_outputs`: most rows of a step with kept logits."""
+    params = llama.llama_context_default_params()
+    params.n_ctx = n_cells
+    params.n_batch = options.n_batch
+    params.n_ubatch = min(options.n_ubatch, options.n_batch)
+    params.n_seq_max = n_sequences
+    params.n_outputs_max = n_outputs
+    params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
+    params.type_k = _CACHE_TYPES[options.cache_type_k]
+    params.type_v = _CACHE_TYPES[options.cache_type_v]
+    params.swa_full = options.swa_full
+    params.kv_unified = True  # One pool: sequences share the cells of a common prefix.
+    params.no_perf = True
+    return params
+
+
+class ModelRunner:
+    """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
+
+    def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
+        """`threads` until a step says otherwise. Raises LoadError if the context does not fit into memory."""
+        self.model = model
+        self.n_ctx = options.n_ctx or min(model.n_ctx_train or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
+        if self.n_ctx > model.n_ctx_train:
+            log.warning("n_ctx %d is longer than the %d that the model was trained with", self.n_ctx, model.n_ctx_train)
+        self.n_batch = options.n_batch
+        self.n_score_rows = min(MAX_SCORE_ROWS, options.n_batch)
+        self.mixes = llama.llama_supports_gpu_offload() or self._attends_by_rows(options)
+        n_running = options.parallel + options.kept_slots
+        self.n_sequences = min(n_running + options.cached_sequences, llama.llama_max_parallel_sequences())
+        self.prompt_lookup = self._prompt_lookup(options)
+        # Logits of one token a sequence and of drafts, not of the whole batch: room is taken. llama.cpp wants at least
+        # as many as there are sequences.
+        n_outputs = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
+        params = context_params(options, options.n_cells(self.n_ctx), self.n_sequences, n_outputs + self.n_score_rows)
+        params.n_threads = params.n_threads_batch = threads
+        self._ctx = llama.llama_init_from_model(model.handle, params)
+        if not self._ctx:
+            raise LoadError(f"no context of {params.n_ctx} cells: {library.last_error or 'out of memory?'}")
+        self.n_cells = llama.llama_n_ctx(self._ctx)
+        self._memory = llama.llama_get_memory(self._ctx)
+        if not self._memory:
+            raise LoadError("the model has no memory to generate from")
+        self._threads = threads
+        self._scratch = Scratch(model.n_vocab)
+        self._batch = Batch(self.n_batch)
+        self._rows = Rows(self._ctx, model.n_vocab)
+
+    @staticmethod
+    def _attends_by_rows(options: ModelOptions) -> bool:
+        """Whether a CPU's attention is ours (scripts/llama/anyserve_attention.h), which costs what each row sees.
+
+        llama.cpp's own goes by tiles of 64 rows, and passes over every cell that any of them sees: in one step with
+        others, a prompt would be computed against the cells of all sequences.
+        """
+        return platform.machine() in ("x86_64", "AMD64") and options.cache_type_k == options.cache_type_v == "f16"
+
+    def _prompt_lookup(self, options: ModelOptions) -> int:
+        """Most tokens of a draft. 0 for a memory that cannot be cut: it could not forget a rejected draft.
+
+        Not a LoadError: one worker serves several models with the same options, and answers are the same without.
+        """
+        if options.prompt_lookup and (self.model.is_recurrent or (self.model.n_swa > 0 and not options.swa_full)):
+            log.warning("prompt lookup is off for this model: its memory cannot be cut back to fewer tokens")
+            return 0
+        return options.prompt_lookup
+
+    def warm_up(self) -> None:
+        """Computes one token, so that the first request does not pay for page faults and allocations."""
+        self._batch.clear()
+        self._batch.add(token_array([0]), 0, 0, n_logits=1)
+        if llama.llama_decode(self._ctx, self._batch.native()) != 0:
+            raise LoadError(f"the model computes nothing: {library.last_error}")
+        llama.llama_memory_clear(self._memory, True)
+
+    # ---- A step
+
+    def run(self, chunks: list[Chunk], threads: int) -> None:
+        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model cannot go on."""
+        if threads != self._threads:
+            llama.llama_set_n_threads(self._ctx, threads, threads)
+            self._threads = threads
+        batch = self._batch
+        batch.clear()
+        for chunk in chunks:
+            batch.add(chunk.tokens, chunk.start, chunk.sequence.seq_id, chunk.n_logits)
+        status = llama.llama_decode(self._ctx, batch.native())
+        if status == 1:
+            raise NoRoom
+        if status != 0:
+            raise RuntimeError(f"llama_decode returned {status}: {library.last_error}")
+
+    def sample(self, chunks: list[Chunk]) -> list[list[int]]:
+        """The next tokens of each chunk that reached its sequence's end, after `run`; of others none.
+
+        A sequence that cannot go on gets an `error`, and a token that means nothing.
+        """
+        sampled, row = [], 0
+        for chunk in chunks:
+            if chunk.scores:
+                self._score(chunk, row)
+            sampled.append(self._sample(chunk, row + chunk.count - 1) if chunk.samples else [])
+            row += chunk.n_rows
+        return sampled
+
+    def _sample(self, chunk: Chunk, row: int) -> list[int]:
+        """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
+        sequence = chunk.sequence
+        if sequence.sampler is None:
+            self.prepare([sequence])
+        assert sequence.sampler is not None
+        try:
+            tokens = [sequence.sampler.sample(row)]
+            for drafted in chunk.draft:
+                if tokens[-1] != drafted or sequence.guide_ended:
+                    break
+                row += 1
+                tokens.append(sequence.sampler.sample(row))
+        except WorkerError as error:
+            sequence.error = error
+            return [0]
+        return tokens
+
+    def _score(self, chunk: Chunk, row: int) -> None:
+        """Takes down how likely the prompt's tokens were: each row tells of the token behind it."""
+        sequence = chunk.sequence
+        assert sequence.sampling.logprobs is not None
+        for position in range(chunk.start, min(chunk.start + chunk.count, sequence.n_prompt - 1)):
+            if position + 1 == sequence.n_scored:
+                distribution = Distribution(self._rows[row + position - chunk.start], sequence.sampling.logprobs)
+                sequence.scored.append(distribution.score(sequence.tokens[position + 1]))
+                sequence.n_scored += 1
+
+    def prepare(self, sequences: Items[Sequence]) -> None:
+        """Makes the samplers of a prompt's choices, which are else made at their first use.
+
+        From any thread, before the sequences are running.
+        """
+        first = sequences[0]
+        seen = SeenPrompt(first.sampling, first.tokens[: first.n_prompt], self.n_ctx, self.model.breakers)
+        for sequence in sequences:
+            sequence.sampler = new_sampler(
+                sequence,
+                _seed(sequence.sampling.seed, sequence.index),
+                seen,
+                rows=self._rows,
+                end_tokens=self.model.end_tokens,
+                scratch=self._scratch,
+            )
+
+    # ---- kv_cache.Memory
+
+    def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
+        if self.model.is_recurrent:
+            return n if n == length else 0
+        if self.model.n_swa > 0:
+            # A window's cells are reused once they are out of it: those that the next token sees must still be there.
+            oldest = llama.llama_memory_seq_pos_min(self._memory, seq_id)
+            return n if oldest <= max(0, n - self.model.n_swa) else 0
+        return n
+
+    def copy(self, source: int, target: int, n: int) -> None:
+        llama.llama_memory_seq_cp(self._memory, source, target, 0, n)
+
+    def truncate(self, seq_id: int, n: int) -> bool:
+        if n > 0 and llama.llama_memory_seq_pos_max(self._memory, seq_id) < n:
+            return True
+        if n > 0 and llama.llama_memory_seq_rm(self._memory, seq_id, n, -1):
+            return True
+        llama.llama_memory_seq_rm(self._memory, seq_id, -1, -1)
+        return n == 0
+
+    def clear(self) -> None:
+        llama.llama_memory_clear(self._memory, True)
+
+    def free(self) -> None:
+        llama.llama_free(self._ctx)
+
+
+class Batch:
+    """A llama_batch whose arrays are ours, made once and filled by slices; each row has one sequence."""
+
+    def __init__(self, n_rows: int) -> None:
+        self._token, self._pos, self._seq_id, self._logits = (
+            array(code, bytes(array(code).itemsize * n_rows)) for code in "iiib"
+        )
+        n_seq_id = array("i", [1]) * n_rows
+        first = self._seq_id.buffer_info()[0]
+        seq_ids = (ctypes.POINTER(llama.llama_seq_id) * n_rows)(
+            *(
+                ctypes.cast(first + row * self._seq_id.itemsize, ctypes.POINTER(llama.llama_seq_id))
+                for row in range(n_rows)
+            )
+        )
+        self._kept = n_seq_id, seq_ids
+        self._native = llama.llama_batch(
+            token=_pointer(self._token, llama.llama_token),
+            pos=_pointer(self._pos, llama.llama_pos),
+            n_seq_id=_pointer(n_seq_id, ctypes.c_int32),
+            seq_id=ctypes.cast(seq_ids, ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
+            logits=_pointer(self._logits, ctypes.c_int8),
+        )
+        self.clear()
+
+    def clear(self) -> None:
+        self._n = 0
+
+    def add(self, tokens: "array[int]", position: int, seq_id: int, n_logits: int) -> None:
+        """Tokens of one sequence from `position` on, with the logits of the last `n_logits`."""
+        start, end = self._n, self._n + len(tokens)
+        self._token[start:end] = tokens
+        if len(tokens) == 1:
+            self._pos[start], self._seq_id[start], self._logits[start] = position, seq_id, n_logits
+        else:
+            self._pos[start:end] = array("i", range(position, position + len(tokens)))
+            self._seq_id[start:end] = array("i", [seq_id]) * len(tokens)
+            self._logits[start:end] = array("b", bytes(len(tokens) - n_logits) + b"\1" * n_logits)
+        self._n = end
+
+    def native(self) -> Any:
+        self._native.n_tokens = self._n
+        return self._native
+
+
+def _pointer(values: "array[int]", kind: Any) -> Any:
+    return ctypes.cast(values.buffer_info()[0], ctypes.POINTER(kind))
+
+
+def _seed(seed: int | None, index: int) -> int:
+    """32 bits."""
+    return secrets.randbits(32) if seed is None else (seed + index) % 2**32

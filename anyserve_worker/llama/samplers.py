@@ -1,0 +1,103 @@
+"""Samplers of one sequence, on the logits of a step.
+
+What a request asks of the logits beyond drawing a token (log probabilities, biases, a guide) happens in place, in
+llama.cpp's own buffer, before the token is drawn from it.
+"""
+
+import ctypes
+from typing import Any
+
+import numpy as np
+
+from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.llama.native import llama
+from anyserve_worker.sampling.chain import SeenPrompt, chain
+from anyserve_worker.sampling.draw import DirectSampler, Distribution, Logits, Scratch, TokenIds
+from anyserve_worker.scheduling.sequence import Sampler, Sequence
+
+
+class Rows:
+    """The logits of a context's last step, by row of its batch."""
+
+    def __init__(self, ctx: Any, n_vocab: int) -> None:
+        self._ctx = ctx
+        self._row_type = ctypes.c_float * n_vocab
+        self._views: dict[int, Logits] = {}
+        """By address: llama.cpp puts its logits into the same memory again and again."""
+
+    def __getitem__(self, row: int) -> Logits:
+        """Shape [n_vocab]: llama.cpp's own memory, valid until the next step."""
+        address = ctypes.addressof(llama.llama_get_logits_ith(self._ctx, row).contents)
+        view = self._views.get(address)
+        if view is None:
+            view = np.frombuffer(memoryview(self._row_type.from_address(address)), dtype=np.float32)
+            self._views[address] = view
+        return view
+
+
+class LogitsSampler:
+    """Draws from the logits in place."""
+
+    def __init__(self, direct: DirectSampler, rows: Rows) -> None:
+        self._direct = direct
+        self._rows = rows
+
+    def sample(self, row: int) -> int:
+        return self._direct.sample(self._rows[row])
+
+
+class EditingSampler:
+    """Changes the logits as the request wants it, then lets `drawing` draw; takes down log probabilities."""
+
+    def __init__(self, drawing: Sampler, sequence: Sequence, rows: Rows, end_tokens: TokenIds) -> None:
+        """`end_tokens`: those with which the model ends its answer."""
+        sampling = sequence.sampling
+        self._drawing = drawing
+        self._sequence = sequence
+        self._rows = rows
+        self._biased = np.array([token for token, _ in sampling.logit_bias], dtype=np.int64)
+        self._biases = np.array([bias for _, bias in sampling.logit_bias], dtype=np.float32)
+        self._end_tokens = end_tokens
+        self._stop_tokens = np.array(sorted(sampling.stop_token_ids), dtype=np.int64)
+        self._n_sampled = 0
+
+    @staticmethod
+    def is_needed(sequence: Sequence) -> bool:
+        sampling = sequence.sampling
+        edits = sequence.guide or sampling.logit_bias or sampling.min_tokens or sampling.ignore_eos
+        return bool(edits) or sampling.logprobs is not None
+
+    def sample(self, row: int) -> int:
+        """Raises WorkerError where the guide cannot go on."""
+        sequence, logits = self._sequence, self._rows[row]
+        n_top = sequence.sampling.logprobs
+        before = None if n_top is None else Distribution(logits.copy(), n_top)
+        self._edit(logits)
+        token = self._drawing.sample(row)
+        self._n_sampled += 1
+        if sequence.guide:
+            sequence.guide.accept(token)
+        if before:
+            sequence.scored.append(before.score(token))
+        return token
+
+    def _edit(self, logits: Logits) -> None:
+        sampling, guide = self._sequence.sampling, self._sequence.guide
+        np.add.at(logits, self._biased, self._biases)
+        too_early = self._n_sampled < sampling.min_tokens
+        if too_early or sampling.ignore_eos:
+            logits[self._end_tokens] = -np.inf
+        if too_early:
+            logits[self._stop_tokens] = -np.inf
+        if guide:
+            guide.mask(logits)
+        if (guide or too_early) and logits.max() == -np.inf:
+            raise InvalidRequest("no token is left that this request allows at this place")
+
+
+def new_sampler(
+    sequence: Sequence, seed: int, seen: SeenPrompt, *, rows: Rows, end_tokens: TokenIds, scratch: Scratch
+) -> Sampler:
+    """`seed` is that of this choice, `seen` that of its prompt."""
+    drawing: Sampler = LogitsSampler(chain(sequence.sampling, seed, seen, scratch), rows)
+    return EditingSampler(drawing, sequence, rows, end_tokens) if EditingSampler.is_needed(sequence) else drawing

@@ -1,0 +1,1 @@
+"""The samplers in llama.cpp's order: penalties, truncations, the draw. PURE."""

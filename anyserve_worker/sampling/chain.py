@@ -1,0 +1,69 @@
+"""The samplers of a choice, in llama.cpp's order: penalties, then truncations or mirostat, then the draw. PURE."""
+
+from array import array
+from collections.abc import Callable
+
+import numpy as np
+
+from anyserve_worker.sampling.breakers import Breakers
+from anyserve_worker.sampling.draw import MIN_TEMPERATURE, DirectSampler, Greedy, Plain, Scratch
+from anyserve_worker.sampling.dry import Dry, DryPrompt
+from anyserve_worker.sampling.penalties import CountPenalty, Penalizing, Penalty, Recency, RepetitionPenalty
+from anyserve_worker.sampling.truncation import Mirostat, Truncating
+from anyserve_worker.service.request import SamplingParams
+
+
+class SeenPrompt:
+    """What the penalties need of a prompt, computed once for all of its choices."""
+
+    def __init__(
+        self,
+        sampling: SamplingParams,
+        prompt: "array[int]",
+        n_ctx: int,
+        breakers: Callable[[tuple[str, ...]], Breakers],
+    ) -> None:
+        """`n_ctx` is how far back, in tokens, those penalties look that look at everything."""
+        self.last_n = _look_back(sampling.repeat_last_n, n_ctx)
+        self.dry_last_n = _look_back(sampling.dry_penalty_last_n, n_ctx)
+        self.recency: Recency | None = None
+        self.dry: DryPrompt | None = None
+        if looks_back(sampling):
+            tokens = np.array(prompt, dtype=np.int32)
+            if sampling.repetition_penalty != 1 and self.last_n:
+                self.recency = Recency(tokens[-self.last_n :])
+            if sampling.dry_multiplier and self.dry_last_n:
+                self.dry = DryPrompt(tokens, self.dry_last_n, breakers(sampling.dry_sequence_breakers))
+
+
+def looks_back(sampling: SamplingParams) -> bool:
+    """Whether its penalties need what SeenPrompt computes, which takes milliseconds for a long prompt."""
+    return sampling.repetition_penalty != 1 or bool(sampling.dry_multiplier)
+
+
+def chain(sampling: SamplingParams, seed: int, seen: SeenPrompt, scratch: Scratch) -> DirectSampler:
+    """`seed` is that of this choice."""
+    drawing = _drawing(sampling, seed, scratch)
+    penalties: list[Penalty] = []
+    if seen.recency:
+        penalties.append(RepetitionPenalty(sampling.repetition_penalty, seen.last_n, seen.recency))
+    if (sampling.presence_penalty or sampling.frequency_penalty) and seen.last_n:
+        penalties.append(CountPenalty(sampling.presence_penalty, sampling.frequency_penalty, seen.last_n))
+    if seen.dry:
+        penalties.append(Dry(sampling, seen.dry_last_n, seen.dry))
+    return Penalizing(penalties, drawing) if penalties else drawing
+
+
+def _drawing(sampling: SamplingParams, seed: int, scratch: Scratch) -> DirectSampler:
+    if sampling.temperature < MIN_TEMPERATURE:
+        return Greedy()
+    if sampling.mirostat:
+        return Mirostat(sampling, seed, scratch)
+    if Truncating.is_needed(sampling):
+        return Truncating(sampling, seed, scratch)
+    return Plain(sampling.temperature, seed, scratch)
+
+
+def _look_back(last_n: int, n_ctx: int) -> int:
+    """Tokens, where -1 means all."""
+    return n_ctx if last_n < 0 else min(last_n, n_ctx)

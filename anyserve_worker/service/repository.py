@@ -1,0 +1,272 @@
+"""The served models: their names, their states, and how they are loaded."""
+
+import asyncio
+import enum
+import json
+import logging
+import time
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+
+from anyserve_common.text import printable, shortened
+from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
+from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.engine.engine import Engine
+from anyserve_worker.engine.handle import Generation
+from anyserve_worker.llama.embedding_runner import EmbeddingRunner, NoGeneration
+from anyserve_worker.llama.model import Model
+from anyserve_worker.llama.model_runner import ModelRunner
+from anyserve_worker.llama.native import library
+from anyserve_worker.telemetry.logs import say
+from anyserve_worker.threads.chooser import ThreadChooser
+from anyserve_worker.threads.processors import IdleMeter
+from protos import contract
+
+log = logging.getLogger(__name__)
+
+MODEL_VERSION = "1"
+"""A GGUF file has no versions; this is the one that KServe asks for."""
+MAX_USER_DEFINED = 256 << 10
+"""Bytes of `user_defined_tokens` in a model's parameters: a client may take no message above 4 MiB."""
+MAX_PROBLEM = 1000
+"""Characters of why a model can't be loaded."""
+
+
+class State(enum.Enum):
+    """Triton's words, as in RepositoryIndex."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass(slots=True, eq=False)
+class ServedModel:
+    name: str
+    path: Path
+    state: State = State.LOADING
+    reason: str = ""
+    config: dict[str, str] = field(default_factory=dict)
+    """contract.CONFIG_PARAMETERS, without those that are unknown."""
+    tasks: tuple[str, ...] = (contract.TASK_GENERATE,)
+    """What it can do; known when it is ready."""
+    on_end: Callable[[str, Generation], None] = lambda _, __: None
+    """Told the name and each generation that has ended."""
+    load_seconds: float = 0
+    most_threads: int = 0
+    """That steps may be given; known when it is loaded."""
+    unwanted: bool = False
+    """Loading ends early, with a LoadError."""
+    _threads: ThreadChooser | None = None
+    _pooler_threads: ThreadChooser | None = None
+    _model: Model | None = None
+    _runner: ModelRunner | NoGeneration | None = None
+    _pooler: EmbeddingRunner | None = None
+    _engine: Engine | None = None
+
+    @property
+    def engine(self) -> Engine:
+        """Raises ModelNotReady."""
+        if self._engine is None or self.state is not State.READY:
+            raise ModelNotReady(
+                f"model '{self.name}' is {self.state.value.lower()}{self.reason and ': ' + self.reason}"
+            )
+        return self._engine
+
+    def engine_for(self, task: str) -> Engine:
+        """Raises ModelNotReady, or InvalidRequest if the model cannot do that."""
+        engine = self.engine
+        if task not in self.tasks:
+            raise InvalidRequest(f"model '{self.name}' cannot {task}; it can {', '.join(self.tasks)}")
+        return engine
+
+    def load(
+        self,
+        options: ModelOptions,
+        threads: int,
+        check: Callable[[Path], None],
+        on_progress: Callable[[float], None],
+    ) -> None:
+        """Blocks, for as long as the file is large. Raises LoadError, which names the model. `check` may raise it."""
+        try:
+            check(self.path)
+            with library.ends_in_one_line(f"model '{self.name}': {self.path}"):
+                self._load(options, threads, on_progress)
+        except LoadError as error:
+            raise LoadError(_one_line(f"model '{self.name}': {error}")) from error
+        except Exception as error:  # A file can be wrong in more ways than anybody foresees.
+            log.debug("loading failed", exc_info=True)
+            problem = f"model '{self.name}': {self.path}: cannot be used: {type(error).__name__}: {error}"
+            raise LoadError(_one_line(problem)) from error
+
+    def _load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
+        def progress(fraction: float) -> bool:
+            on_progress(fraction)
+            return not self.unwanted
+
+        self.most_threads = threads
+        self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
+        self._pooler_threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
+        self._model = Model(self.path, options, progress)
+        self._pooler = EmbeddingRunner(self._model, options, threads)
+        if contract.TASK_GENERATE in self._model.tasks:
+            self._runner = ModelRunner(self._model, options, threads)
+            self._runner.warm_up()
+        else:
+            self._runner = NoGeneration(self._pooler.n_ctx)
+            self._pooler.warm_up()
+
+    def start(self, options: ModelOptions) -> None:
+        """On the event loop, after `load`."""
+        assert self._model is not None
+        assert self._runner is not None
+        assert self._pooler is not None
+        assert self._threads is not None
+        self._engine = Engine(
+            self._model,
+            self._runner,
+            options,
+            self._threads,
+            pooler=self._pooler,
+            pooler_threads=self._pooler_threads,
+            on_end=partial(self.on_end, self.name),
+        )
+        self._engine.start()
+        self.tasks = self._model.tasks
+        description = self._describe(self._model, self._runner.n_ctx, self._pooler)
+        self.config = {name: value for name, value in description.items() if value}
+        self.state = State.READY
+
+    def _describe(self, model: Model, n_ctx: int, pooler: EmbeddingRunner) -> dict[str, str]:
+        embeds = contract.TASK_EMBED in model.tasks
+        templates = model.chat_template() + model.chat_template("tool_use")
+        description = {
+            "chat_template": model.chat_template(),
+            "chat_template_tool_use": model.chat_template("tool_use"),
+            "bos_token": model.bos_text,
+            "eos_token": model.eos_text,
+            "control_tokens": json.dumps(model.special_texts.control, ensure_ascii=False),
+            "user_defined_tokens": json.dumps(_within(model.special_texts.user_defined, templates), ensure_ascii=False),
+            "context_length": str(n_ctx),
+            "vocab_size": str(model.n_vocab),
+            "architecture": model.metadata("general.architecture"),
+            "description": model.description,
+            "loaded_at": str(int(time.time())),
+            "tasks": ",".join(model.tasks),
+            "pooling": pooler.pooling if embeds else "",
+            "embedding_length": str(pooler.n_embedding) if embeds else "",
+            "context_length_trained": str(model.n_ctx_train),
+            "parameter_count": str(model.n_parameters),
+            "size": str(model.size),
+        }
+        assert description.keys() == contract.CONFIG_PARAMETERS.keys()
+        return description
+
+    async def close(self) -> None:
+        self.state = State.UNAVAILABLE
+        if self._engine:
+            await self._engine.close()
+        for runner in (self._runner, self._pooler):
+            if runner:
+                runner.free()
+        if self._model:
+            self._model.free()
+
+
+def _one_line(problem: str) -> str:
+    """A file's own words may be in it."""
+    return shortened(printable(problem), MAX_PROBLEM)
+
+
+def _within(texts: Iterable[str], templates: str) -> list[str]:
+    """As many as MAX_USER_DEFINED allows, those of the chat templates first."""
+    kept, left = [], MAX_USER_DEFINED
+    for text in sorted(texts, key=lambda text: text not in templates):
+        left -= len(text.encode()) + len('"", ')
+        if left < 0:
+            break
+        kept.append(text)
+    return kept
+
+
+def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:
+    engine, config = model.engine, model.config
+    fixed = [threads for threads in (options.threads, options.threads_batch) if threads]
+    return {
+        "context": engine.n_ctx,
+        "context_trained": config.get("context_length_trained"),
+        "kv_cells": engine.n_cells,
+        "parallel": options.parallel,
+        "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.most_threads}",
+        "can": ",".join(model.tasks),
+        "load_seconds": model.load_seconds,
+    }
+
+
+class Repository:
+    """Models by name, in the order in which they were given: the first is the default."""
+
+    def __init__(
+        self, models: Iterable[tuple[str, Path]], on_end: Callable[[str, Generation], None] = lambda _, __: None
+    ) -> None:
+        self._models = {name: ServedModel(name, path, on_end=on_end) for name, path in models}
+
+    def __iter__(self) -> Iterator[ServedModel]:
+        return iter(self._models.values())
+
+    @property
+    def ready(self) -> bool:
+        return all(model.state is State.READY for model in self._models.values())
+
+    @property
+    def default(self) -> ServedModel:
+        return next(iter(self._models.values()))
+
+    def get(self, name: str, version: str = "") -> ServedModel:
+        """Raises UnknownModel."""
+        model = self._models.get(name)
+        if model is None:
+            raise UnknownModel(f"model '{shortened(name)}' is not served here; served: {', '.join(self._models)}")
+        if version not in ("", MODEL_VERSION):
+            raise UnknownModel(f"model '{name}' has no version '{shortened(version)}', only '{MODEL_VERSION}'")
+        return model
+
+    async def load(
+        self,
+        options: ModelOptions,
+        threads: int,
+        reporter: Callable[[str], Callable[[float], None]],
+        check: Callable[[Path], None],
+    ) -> None:
+        """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError.
+
+        `check` is called with each model's path before, on a thread, and raises LoadError for one that is unusable.
+        """
+        loop = asyncio.get_running_loop()
+        for model in self._models.values():
+            try:
+                began = time.monotonic()
+                # A thread that ends with it: OpenMP keeps a pool for each thread that ever computed, and as soon as
+                # there are more pooled threads than processors, all of them sleep instead of spinning.
+                with ThreadPoolExecutor(1) as loader:
+                    await loop.run_in_executor(loader, model.load, options, threads, check, reporter(model.name))
+            except LoadError as error:
+                model.state, model.reason = State.UNAVAILABLE, str(error)
+                raise
+            model.load_seconds = round(time.monotonic() - began, 3)
+            model.start(options)
+            ready = f"model '{model.name}' is ready: {model.config['description']}"
+            say(log, logging.INFO, ready, _banner(model, options))
+
+    def give_up(self) -> None:
+        """Ends a `load` that is under way."""
+        for model in self._models.values():
+            model.unwanted = True
+
+    async def close(self) -> None:
+        """Not while `load` is under way."""
+        for model in self._models.values():
+            await model.close()

@@ -1,0 +1,346 @@
+"""Tensors to a generation request. PURE.
+
+Every check of a value stands here or in the contract's table; the engine trusts what it gets.
+"""
+
+import math
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from anyserve_common.text import shortened
+from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.text.special_text import Spans
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+MAX_STOP_LENGTH = 1000
+"""Characters. A stop string is compared at every token."""
+MAX_SPANS = 1 << 16
+"""Plain spans of a prompt. Reading so many takes 10 ms."""
+MAX_BREAKER_BYTES = 40
+"""Of a DRY sequence breaker: llama.cpp would cut off what is longer."""
+
+
+@dataclass(frozen=True, slots=True)
+class SamplingParams:
+    """Ranges and meanings: the contract's input table. A field has the name of its tensor."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    min_p: float = 0.0
+    typical_p: float = 1.0
+    top_n_sigma: float = 0.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    repetition_penalty: float = 1.0
+    repeat_last_n: int = -1
+    xtc_probability: float = 0.0
+    xtc_threshold: float = 0.1
+    dry_multiplier: float = 0.0
+    dry_base: float = 1.75
+    dry_allowed_length: int = 2
+    dry_penalty_last_n: int = -1
+    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
+    mirostat: int = 0
+    mirostat_tau: float = 5.0
+    mirostat_eta: float = 0.1
+    logit_bias: tuple[tuple[int, float], ...] = ()
+    """(token, what is added to its logit)."""
+    min_tokens: int = 0
+    ignore_eos: bool = False
+    stop_token_ids: frozenset[int] = frozenset()
+    logprobs: int | None = None
+    """How many of the likeliest tokens are told with each token; None: no log probabilities at all."""
+    seed: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Guide:
+    """What the text has to match: `tensor` says in which language `source` is written."""
+
+    tensor: TensorSpec
+    source: str
+    lenient: bool = False
+    """Whether what can't be enforced of a JSON Schema is left out, rather than refused."""
+
+    @property
+    def language(self) -> str:
+        """The name of the tensor that says how to compile it."""
+        return contract.LENIENT_SCHEMA.name if self.lenient else self.tensor.name
+
+
+@dataclass(frozen=True, slots=True)
+class GenerationRequest:
+    """`prompt` is text, or token ids to be used as they are. `max_tokens` None: until the context is full."""
+
+    prompt: str | Sequence[int]
+    plain: Spans = ()
+    """Spans of the prompt, in characters, in which no special token is read."""
+    max_tokens: int | None = None
+    n: int = 1
+    stop: tuple[str, ...] = ()
+    echo: bool = False
+    suffix: str | None = None
+    skip_special_tokens: bool = True
+    guide: Guide | None = None
+    mark_begin: str = ""
+    mark_end: tuple[str, ...] = ()
+    sampling: SamplingParams = field(default_factory=SamplingParams)
+    timeout: float | None = None
+    """Seconds from arrival."""
+    caller: str = ""
+    """The caller that shares the worker with others; empty: the one that all requests without a name have in common."""
+    priority: int = 0
+    """Waiting prompts with a smaller number are read first."""
+
+
+def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
+    """Whether the model is named in AnyServe's manner, as one of these."""
+    return message.model_version == contract.ANYSERVE_VERSION and message.model_name in capabilities
+
+
+def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
+    """The inputs by name, each as its specification wants it. Raises InvalidRequest, naming the tensor."""
+    try:
+        given = tensors.read_inputs(message)
+    except tensors.TensorError as error:
+        raise InvalidRequest(str(error), tensor=error.tensor) from error
+    known = {spec.name: spec for spec in specs}
+    for tensor in given.values():
+        if tensor.name not in known:
+            raise InvalidRequest(f"tensor '{shortened(tensor.name)}': not an input of this model", tensor=tensor.name)
+        _check(known[tensor.name], tensor)
+    return given
+
+
+def parse(message: ModelInferRequest) -> GenerationRequest:
+    """Raises InvalidRequest, naming the tensor."""
+    given = read(message, contract.INPUTS)
+
+    return GenerationRequest(
+        prompt=(prompt := prompt_of(given)),
+        plain=plain_spans(given, prompt),
+        max_tokens=scalar(given, contract.MAX_TOKENS, None),
+        n=scalar(given, contract.N, 1),
+        stop=_strings(given, contract.STOP) or (),
+        echo=scalar(given, contract.ECHO, False),
+        suffix=_suffix(given),
+        skip_special_tokens=scalar(given, contract.SKIP_SPECIAL_TOKENS, True),
+        guide=_guide(given),
+        mark_begin=(_strings(given, contract.MARK_BEGIN) or ("",))[0],
+        mark_end=_strings(given, contract.MARK_END) or (),
+        sampling=_sampling(given),
+        timeout=timeout_of(message),
+        caller=caller_of(message),
+        priority=scalar(given, contract.PRIORITY, 0),
+    )
+
+
+_SCALARS = (
+    contract.TEMPERATURE,
+    contract.TOP_P,
+    contract.TOP_K,
+    contract.MIN_P,
+    contract.TYPICAL_P,
+    contract.TOP_N_SIGMA,
+    contract.PRESENCE_PENALTY,
+    contract.FREQUENCY_PENALTY,
+    contract.REPETITION_PENALTY,
+    contract.REPEAT_LAST_N,
+    contract.XTC_PROBABILITY,
+    contract.XTC_THRESHOLD,
+    contract.DRY_MULTIPLIER,
+    contract.DRY_BASE,
+    contract.DRY_ALLOWED_LENGTH,
+    contract.DRY_PENALTY_LAST_N,
+    contract.MIROSTAT,
+    contract.MIROSTAT_TAU,
+    contract.MIROSTAT_ETA,
+    contract.MIN_TOKENS,
+    contract.IGNORE_EOS,
+    contract.LOGPROBS,
+    contract.SEED,
+)
+"""What SamplingParams takes as it is."""
+
+
+def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParams:
+    params: dict[str, Any] = {spec.name: given[spec.name].elements[0] for spec in _SCALARS if spec.name in given}
+    breakers = _strings(given, contract.DRY_SEQUENCE_BREAKERS)
+    if breakers is not None:
+        if any(len(text.encode()) > MAX_BREAKER_BYTES or "\0" in text for text in breakers):
+            raise refuse(
+                contract.DRY_SEQUENCE_BREAKERS, f"each string must have 1 to {MAX_BREAKER_BYTES} bytes, none of them 0"
+            )
+        params["dry_sequence_breakers"] = breakers
+    stop_token_ids = _at_most(given, contract.STOP_TOKEN_IDS, contract.MAX_TOKEN_LIST)
+    return SamplingParams(**params, logit_bias=_logit_bias(given), stop_token_ids=frozenset(stop_token_ids))
+
+
+def _logit_bias(given: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], ...]:
+    ids = _at_most(given, contract.LOGIT_BIAS_TOKEN_IDS, contract.MAX_LOGIT_BIAS)
+    biases = _at_most(given, contract.LOGIT_BIAS, contract.MAX_LOGIT_BIAS)
+    if len(ids) != len(biases):
+        raise refuse(contract.LOGIT_BIAS, f"{len(biases)} elements for {len(ids)} tokens")
+    return tuple(zip(ids, biases, strict=True))
+
+
+def _guide(given: dict[str, tensors.Tensor]) -> Guide | None:
+    lenient = scalar(given, contract.LENIENT_SCHEMA, False)
+    if lenient and contract.JSON_SCHEMA.name not in given:
+        raise refuse(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
+    specs = [spec for spec in contract.GUIDES if spec.name in given]
+    if not specs:
+        return None
+    if len(specs) > 1:
+        raise refuse(specs[1], f"given together with '{specs[0].name}'")
+    return Guide(specs[0], utf8(specs[0], given[specs[0].name].elements[0]), lenient)
+
+
+def _suffix(given: dict[str, tensors.Tensor]) -> str | None:
+    spec = contract.SUFFIX
+    if spec.name not in given:
+        return None
+    for other in (contract.PROMPT_TOKEN_IDS, contract.ECHO):
+        if other.name in given and (other is not contract.ECHO or given[other.name].elements[0]):
+            raise refuse(spec, f"given together with '{other.name}'")
+    return utf8(spec, given[spec.name].elements[0])
+
+
+# ---- Single tensors
+
+
+def scalar(given: dict[str, tensors.Tensor], spec: TensorSpec, default: Any) -> Any:
+    return given[spec.name].elements[0] if spec.name in given else default
+
+
+def _at_most(given: dict[str, tensors.Tensor], spec: TensorSpec, most: int) -> Sequence[Any]:
+    """Its elements, none if it is absent."""
+    if spec.name not in given:
+        return ()
+    elements = given[spec.name].elements
+    if len(elements) > most:
+        raise refuse(spec, f"{len(elements)} elements, at most {most}")
+    return elements
+
+
+def _strings(given: dict[str, tensors.Tensor], spec: TensorSpec) -> tuple[str, ...] | None:
+    """None if it is absent."""
+    if spec.name not in given:
+        return None
+    strings = tuple(utf8(spec, element) for element in _at_most(given, spec, contract.MAX_STOP_STRINGS))
+    if not all(0 < len(text) <= MAX_STOP_LENGTH for text in strings):
+        raise refuse(spec, f"each string must have 1 to {MAX_STOP_LENGTH} characters")
+    return strings
+
+
+def refuse(spec: TensorSpec, problem: str) -> InvalidRequest:
+    return InvalidRequest(f"tensor '{spec.name}': {problem}", tensor=spec.name)
+
+
+def _check(spec: TensorSpec, tensor: tensors.Tensor) -> None:
+    if tensor.datatype != spec.datatype:
+        raise refuse(spec, f"datatype is {tensor.datatype}, must be {spec.datatype}")
+    if not spec.accepts_shape(tensor.shape):
+        raise refuse(spec, f"shape is {list(tensor.shape)}, must be {list(spec.shape)}")
+    if spec.datatype in (tensors.BYTES, "BOOL"):
+        return
+    if spec.datatype == "FP32" and len(tensor.elements) > tensors.LONG:  # each is looked at below
+        raise refuse(spec, f"{len(tensor.elements)} elements, at most {contract.MAX_LOGIT_BIAS}")
+    # Of integers the extremes stand for all: a prompt may have a million ids.
+    for value in tensor.elements if spec.datatype == "FP32" else _extremes(tensor.elements):
+        if not math.isfinite(value):
+            raise refuse(spec, f"{value} is not a finite number")
+        # FP32 carries 0.01 as 0.00999…: bounds are meant to within its precision.
+        slack = 1e-6 if spec.datatype == "FP32" else 0
+        if (spec.low is not None and value < spec.low - slack) or (spec.high is not None and value > spec.high + slack):
+            raise refuse(spec, f"{value:g} is out of range [{_bound(spec.low, '-inf')}, {_bound(spec.high, 'inf')}]")
+
+
+def _extremes(elements: Sequence[Any]) -> tuple[Any, ...]:
+    if isinstance(elements, array):
+        numbers = np.frombuffer(elements, np.int32)
+        return int(numbers.min()), int(numbers.max())
+    return (min(elements), max(elements)) if elements else ()
+
+
+def _bound(value: float | None, unbounded: str) -> str:
+    return unbounded if value is None else f"{value:g}"
+
+
+def utf8(spec: TensorSpec, element: bytes) -> str:
+    try:
+        return element.decode()
+    except UnicodeDecodeError as error:
+        raise refuse(spec, f"not UTF-8 ({error})") from error
+
+
+def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
+    text, token_ids = given.get(contract.PROMPT.name), given.get(contract.PROMPT_TOKEN_IDS.name)
+    if (text is None) == (token_ids is None):
+        raise refuse(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
+    if text is not None:
+        return utf8(contract.PROMPT, text.elements[0])
+    assert token_ids is not None
+    if not token_ids.elements:
+        raise refuse(contract.PROMPT_TOKEN_IDS, "empty")
+    return token_ids.elements
+
+
+def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
+    """The spans in characters; the tensor has bytes. Raises InvalidRequest."""
+    spec = contract.PLAIN_SPANS
+    if spec.name not in given:
+        return ()
+    if not isinstance(prompt, str):
+        raise refuse(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
+    offsets = np.array(_at_most(given, spec, MAX_SPANS * 2), np.int64)
+    if len(offsets) % 2:
+        raise refuse(spec, f"{len(offsets)} elements, must be pairs of start and end")
+    steps = np.diff(offsets)
+    if (steps < 0).any() or (steps[::2] == 0).any():
+        raise refuse(spec, "the spans must be in order, none of them empty, none inside another one")
+    data = prompt.encode()
+    if len(offsets) and offsets[-1] > len(data):
+        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {len(data)} bytes")
+    characters = offsets.tolist() if prompt.isascii() else _characters(data, offsets)
+    return tuple(zip(characters[::2], characters[1::2], strict=True))
+
+
+def _characters(data: bytes, offsets: npt.NDArray[np.int64]) -> list[int]:
+    """Offsets into UTF-8 as offsets in characters."""
+    begins = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # a character, at each byte
+    if not begins[offsets].all():
+        raise refuse(contract.PLAIN_SPANS, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
+    characters: list[int] = (np.cumsum(begins, dtype=np.int32)[offsets] - 1).tolist()
+    return characters
+
+
+def timeout_of(message: ModelInferRequest) -> float | None:
+    parameter = message.parameters.get(contract.PARAM_TIMEOUT)
+    if parameter is None:
+        return None
+    kind = parameter.WhichOneof("parameter_choice")
+    micros = getattr(parameter, kind) if kind in ("int64_param", "uint64_param") else -1
+    if micros < 0:
+        raise InvalidRequest(f"parameter '{contract.PARAM_TIMEOUT}': must be whole microseconds, 0 for no limit")
+    return micros / 1e6 or None
+
+
+def caller_of(message: ModelInferRequest) -> str:
+    """Empty if it is absent. Raises InvalidRequest."""
+    parameter = message.parameters.get(contract.PARAM_CALLER)
+    if parameter is None:
+        return ""
+    if parameter.WhichOneof("parameter_choice") != "string_param" or len(parameter.string_param) > contract.MAX_CALLER:
+        raise InvalidRequest(
+            f"parameter '{contract.PARAM_CALLER}': must be a string of at most {contract.MAX_CALLER} characters"
+        )
+    return str(parameter.string_param)

@@ -1,0 +1,101 @@
+"""What was generated to tensors. PURE."""
+
+import math
+from collections.abc import Iterable
+
+from anyserve_common.text import shortened
+from anyserve_worker.core.delta import Delta, merge
+from anyserve_worker.core.errors import InvalidRequest
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
+
+class Responder:
+    """Builds the responses to one request: its id, its form of the wire, and the outputs that it asked for."""
+
+    def __init__(self, message: ModelInferRequest, model: str, produced: tuple[TensorSpec, ...]) -> None:
+        """`model`: the served model's name. `produced`: all outputs of this call. Raises InvalidRequest."""
+        self._message = message
+        self._model = model
+        self._raw = tensors.is_raw(message)
+        if len(message.outputs) > tensors.MAX_TENSORS:
+            raise InvalidRequest(f"{len(message.outputs)} outputs, at most {tensors.MAX_TENSORS}")
+        wanted = {output.name for output in message.outputs}
+        unknown = wanted - {spec.name for spec in produced}
+        if unknown:
+            raise InvalidRequest(f"output '{shortened(min(unknown))}': not produced by this call")
+        self._wanted = wanted or {spec.name for spec in produced}
+
+    def unary(self, deltas: Iterable[Delta]) -> ModelInferResponse:
+        """The whole answer of a request, from all of its deltas."""
+        choices = merge(deltas)
+        return self.build(
+            [
+                (contract.TEXT, [choice.text.encode() for choice in choices]),
+                (contract.FINISH_REASON, [(choice.finish_reason or "").encode() for choice in choices]),
+                (contract.MODEL, [self._model.encode()]),
+                *_counts(choices),
+                *_logprobs(choices),
+            ]
+        )
+
+    def stream(self, choices: list[Delta], *, final: bool) -> ModelInferResponse:
+        """One response of a stream, for the choices that moved; counts come with a choice's end."""
+        outputs: list[tuple[TensorSpec, tensors.Elements]] = []
+        if choices:
+            outputs = [
+                (contract.TOKEN, [choice.text.encode() for choice in choices]),
+                (contract.INDEX, [choice.index for choice in choices]),
+                (
+                    contract.FINISH_REASON,
+                    [(choice.finish_reason or contract.NOT_FINISHED).encode() for choice in choices],
+                ),
+            ]
+            if any(choice.finish_reason for choice in choices):
+                outputs += _counts(choices)
+            outputs += _logprobs(choices)
+        response = self.build(outputs)
+        response.parameters[contract.PARAM_FINAL].bool_param = final
+        return response
+
+    def build(self, outputs: Iterable[tuple[TensorSpec, tensors.Elements]]) -> ModelInferResponse:
+        response = ModelInferResponse(
+            model_name=self._message.model_name, model_version=self._message.model_version or "1", id=self._message.id
+        )
+        for spec, elements in outputs:
+            if spec.name in self._wanted:
+                tensors.add_output(response, spec, elements, raw=self._raw)
+        return response
+
+
+def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+    return [
+        (contract.PROMPT_TOKENS, [choices[0].prompt_tokens]),
+        (contract.CACHED_TOKENS, [choices[0].cached_tokens]),
+        (contract.COMPLETION_TOKENS, [choice.completion_tokens for choice in choices]),
+    ] + (
+        [(contract.MARKED_TOKENS, [choice.marked_tokens for choice in choices])]
+        if choices[0].marked_tokens is not None
+        else []
+    )
+
+
+def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+    """Nothing if there are none."""
+    told = [(choice.index, logprob) for choice in choices for logprob in choice.logprobs]
+    if not told:
+        return []
+    n_top = max(len(logprob.top) for _, logprob in told)
+    tops = [(*logprob.top, *[NO_TOP] * (n_top - len(logprob.top))) for _, logprob in told]
+    return [
+        (contract.LOGPROB_INDEX, [index for index, _ in told]),
+        (contract.LOGPROB_TOKEN, [logprob.token for _, logprob in told]),
+        (contract.LOGPROB, [logprob.logprob for _, logprob in told]),
+        (contract.TOP_LOGPROB_TOKEN, [token for top in tops for token, _ in top]),
+        (contract.TOP_LOGPROB, [logprob for top in tops for _, logprob in top]),
+    ]
+
+
+NO_TOP = (b"", math.nan)
+"""Where nothing precedes a token."""

@@ -1,0 +1,248 @@
+"""The gRPC server's life: listen, load, serve, drain."""
+
+import asyncio
+import logging
+import signal
+import sys
+from contextlib import suppress
+from dataclasses import dataclass
+
+import grpc
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from anyserve_common import addresses
+from anyserve_common.addresses import AddressError
+from anyserve_common.open_files import room_for
+from anyserve_worker import __version__
+from anyserve_worker.cli import ServerOptions
+from anyserve_worker.core.errors import LoadError
+from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.llama import memory
+from anyserve_worker.llama.load_trial import LoadTrials
+from anyserve_worker.service.progress import reporter
+from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.servicer import InferenceServicer
+from anyserve_worker.service.tls import TLSError, credentials, probe_address
+from anyserve_worker.service.unparsable import Interceptor
+from anyserve_worker.telemetry import tracing
+from anyserve_worker.telemetry.logs import say
+from anyserve_worker.telemetry.metrics_server import MetricsServer
+from anyserve_worker.telemetry.observer import Observer
+from protos import grpc_predict_v2_pb2 as pb
+from protos import grpc_predict_v2_pb2_grpc
+
+log = logging.getLogger(__name__)
+
+SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
+MAX_MESSAGE_BYTES = 16 * 2**20
+"""Of a request: far more than any context's worth of text."""
+MAX_CALLS = 8192
+"""Calls at the same time, 20 KB each, before they have sent anything; more get RESOURCE_EXHAUSTED."""
+MAX_CONNECTION_CALLS = MAX_CALLS // 2
+"""Those of one connection; the client's side of gRPC keeps further ones until one has ended."""
+FAREWELL = 0.5
+"""Seconds that a call gets to end when the last inference is over."""
+
+
+def _channel_options(options: ServerOptions, n_ports: int) -> tuple[tuple[str, int], ...]:
+    keepalive = options.keepalive_time
+    return (
+        ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
+        ("grpc.max_send_message_length", -1),
+        # A second worker on the same port must fail, not share it.
+        ("grpc.so_reuseport", 0),
+        # contract.EXTENSION_PINGS, with some room for pings that overtake the clock.
+        ("grpc.http2.min_ping_interval_without_data_ms", 500),
+        ("grpc.keepalive_permit_without_calls", 1),
+        # A client that vanished, and its sequences with it.
+        ("grpc.keepalive_time_ms", round(keepalive * 1000)),
+        ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
+        ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # or else a ping has a minute, whatever the line above
+        ("grpc.http2.max_pings_without_data", 0),
+        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections * n_ports) // n_ports),  # of each
+        ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout * 1000)),
+        ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
+    )
+
+
+class StartError(Exception):
+    """The worker cannot serve; the message is one line."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """A server that listens on `hosts`. `port` is the one that it really got."""
+
+    repository: Repository
+    hosts: list[str]
+    port: int
+    _server: grpc.aio.Server
+    _servicer: InferenceServicer
+    _health: health.aio.HealthServicer
+    _probe: grpc.aio.Server
+    _observer: Observer
+    _metrics: list[MetricsServer]
+    """One for each address."""
+    metrics_url: str
+    """Empty: there are no metrics."""
+
+    @classmethod
+    async def listen(cls, options: ServerOptions) -> "Worker":
+        """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
+        tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
+        observer = Observer(log_access=options.access_log, tracer=tracer)
+        repository = Repository(options.models, observer.ended)
+        try:
+            hosts = addresses.usable(options.hosts)
+        except AddressError as error:
+            raise StartError(str(error)) from error
+        server = grpc.aio.server(
+            interceptors=(Interceptor(),),
+            options=_channel_options(options, len(_grpc_hosts(hosts))),
+            maximum_concurrent_rpcs=MAX_CALLS,
+        )
+        servicer = InferenceServicer(repository)
+        grpc_predict_v2_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(servicer, server)
+        health_servicer = health.aio.HealthServicer()
+        health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+        reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), server)
+        try:
+            port = _bind(server, hosts, options)
+            metrics, metrics_url = _metrics(options, hosts, repository)
+        except TLSError as error:
+            raise StartError(f"cannot serve TLS: {error}") from error
+        except AddressError as error:
+            raise StartError(str(error)) from error
+        probe = grpc.aio.server(interceptors=(Interceptor(),))
+        if options.tls:
+            health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
+            try:
+                _add_port(probe, probe_address(port))
+            except AddressError as error:
+                raise StartError(
+                    f"another worker with TLS has port {port}: --healthcheck would ask that one"
+                ) from error
+        worker = cls(repository, hosts, port, server, servicer, health_servicer, probe, observer, metrics, metrics_url)
+        await worker._set_serving(False)
+        await server.start()
+        await probe.start()
+        return worker
+
+    async def load(self, options: ModelOptions, threads: int, trials: LoadTrials) -> None:
+        """Loads the models; the worker is ready afterwards. Raises LoadError."""
+        await self.repository.load(options, threads, reporter(sys.stderr), trials.check)
+        await self._set_serving(True)
+
+    async def leave(self) -> None:
+        """Not ready any more, though it still takes requests: who picks servers has time to notice."""
+        self._servicer.leaving = True
+        await self._set_serving(False)
+
+    async def drain(self, timeout: float) -> None:
+        """Takes nothing new, gives running requests `timeout` seconds, then ends."""
+        await self._set_serving(False)
+        self._servicer.drain()
+        stopping = asyncio.create_task(self._server.stop(timeout))
+        quiet = asyncio.create_task(self._servicer.quiet())
+        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
+        quiet.cancel()
+        # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
+        if timeout > 0 and not stopping.done():  # two that hurry would meet: grpc crashes
+            await self._server.stop(min(timeout, FAREWELL))
+        await stopping
+        await self._probe.stop(0)
+        await self.repository.close()
+        await asyncio.to_thread(self._close_telemetry)
+
+    def _close_telemetry(self) -> None:
+        for metrics in self._metrics:
+            metrics.close()
+        self._observer.close()
+
+    async def _set_serving(self, serving: bool) -> None:
+        status = health_pb2.HealthCheckResponse.SERVING if serving else health_pb2.HealthCheckResponse.NOT_SERVING
+        for service in ("", SERVICE):
+            await self._health.set(service, status)
+
+
+def _grpc_hosts(hosts: list[str]) -> list[str]:
+    """gRPC takes either wildcard as every address of both families, which leaves no room for another."""
+    return [host for host in hosts if host in addresses.LOOPBACK_OF][:1] or hosts
+
+
+def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> int:
+    """The port, which is the same on all of `hosts`. Raises AddressError or TLSError."""
+    # gRPC's error has no reason, and it has none for an address of a wildcard that it leaves out.
+    tried = addresses.bind(hosts, options.port)
+    port = addresses.port_of(tried)
+    for one in tried:
+        one.close()
+    for host in _grpc_hosts(hosts):
+        # gRPC refuses credentials with a second port if it fetches their certificate again.
+        _add_port(server, addresses.endpoint(host, port), credentials(options.tls) if options.tls else None)
+    return port
+
+
+def _add_port(server: grpc.aio.Server, target: str, secret: grpc.ServerCredentials | None = None) -> None:
+    """Raises AddressError."""
+    try:
+        if secret:
+            server.add_secure_port(target, secret)
+        else:
+            server.add_insecure_port(target)
+    except RuntimeError as error:
+        raise AddressError(f"can't listen on {target}: is it in use?") from error
+
+
+def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -> tuple[list[MetricsServer], str]:
+    """Their servers, and the URL at which this machine reaches one. Raises AddressError."""
+    if options.metrics_port is None:
+        return [], ""
+    from anyserve_worker.telemetry.metrics import CONTENT_TYPE, Metrics
+
+    if options.metrics_hosts != options.hosts:
+        hosts = addresses.usable(options.metrics_hosts)
+    listeners, text = addresses.listen(hosts, options.metrics_port, backlog=128), Metrics(repository).text
+    reached = addresses.endpoint(addresses.reached_at(hosts[0]), addresses.port_of(listeners))
+    return [MetricsServer(one, text, CONTENT_TYPE) for one in listeners], f"http://{reached}/metrics"
+
+
+async def serve(server_options: ServerOptions, model_options: ModelOptions, trials: LoadTrials) -> None:
+    """Serves until SIGTERM or SIGINT. Raises StartError or LoadError."""
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    worker = await Worker.listen(server_options)
+    fields = {
+        "version": __version__,
+        "metrics": worker.metrics_url,
+        "tracing": tracing.wanted(server_options.tracing) or None,
+    }
+    where = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
+    say(log, logging.INFO, f"listening on {where}", fields)
+    loading = asyncio.create_task(worker.load(model_options, server_options.threads, trials))
+    stopping = asyncio.create_task(stop.wait())
+    await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
+    worker.repository.give_up()  # What is not loaded by now need not be.
+    trials.close()
+    try:
+        await loading
+    except LoadError:
+        await worker.drain(0)
+        if stop.is_set():
+            return
+        raise
+    log.info("ready: %s", ", ".join(model.name for model in worker.repository))
+    keeping_house = asyncio.create_task(memory.give_back())
+    await stop.wait()
+    keeping_house.cancel()
+    if server_options.drain_delay:
+        log.info("leaving in %g s", server_options.drain_delay)
+        await worker.leave()
+        stop.clear()
+        with suppress(TimeoutError):  # unless told again
+            await asyncio.wait_for(stop.wait(), server_options.drain_delay)
+    log.info("draining for at most %g s", server_options.drain_timeout)
+    await worker.drain(server_options.drain_timeout)

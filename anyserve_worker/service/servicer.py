@@ -1,0 +1,282 @@
+"""The gRPC side: KServe's methods onto the engine, and errors onto gRPC.
+
+ModelStreamInfer is a file of its own: `stream.py`.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Iterable, Iterator
+from contextlib import aclosing, contextmanager
+from typing import Any, NoReturn
+
+import grpc
+
+from anyserve_common.text import shortened
+from anyserve_worker import __version__
+from anyserve_worker.core.errors import Draining, InvalidRequest, WorkerError
+from anyserve_worker.core.origin import origin
+from anyserve_worker.engine.engine import Engine
+from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel, State
+from anyserve_worker.service.request import addresses, parse
+from anyserve_worker.service.responder import Responder
+from anyserve_worker.service.stream import Stream
+from anyserve_worker.service.tasks import (
+    DetokenizeRequest,
+    EmbedRequest,
+    Outputs,
+    RankRequest,
+    Request,
+    TokenizeRequest,
+    embedded,
+    ranked,
+    task_of,
+    tokenized,
+)
+from anyserve_worker.service.tasks import parse as parse_task
+from protos import contract, grpc_predict_v2_pb2_grpc
+from protos import grpc_predict_v2_pb2 as pb
+
+log = logging.getLogger(__name__)
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+PLATFORM = "llama_cpp"
+EXTENSIONS = ("model_repository", "model_configuration", "statistics", *contract.EXTENSIONS)
+"""As ServerMetadata lists them: Triton's names, and our own."""
+MAX_ID_LENGTH = 1000
+"""Characters. Each response of a stream repeats the id."""
+_DATA_TYPES = {"BOOL": pb.TYPE_BOOL, "BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
+
+
+class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
+    def __init__(self, repository: Repository) -> None:
+        self._repository = repository
+        self._draining = asyncio.Event()
+        self._n_calls = 0
+        """Inference calls that go on."""
+        self._quiet = asyncio.Event()
+        """Draining, and the last of them has ended."""
+        self.leaving = False
+        """It will drain soon, and is not ready any more."""
+
+    def drain(self) -> None:
+        """No new requests from now on; running ones go on, streams end when theirs have."""
+        self.leaving = True
+        self._draining.set()
+        if not self._n_calls:
+            self._quiet.set()
+
+    async def quiet(self) -> None:
+        """After `drain`: waits for the last inference call."""
+        await self._quiet.wait()
+
+    @contextmanager
+    def _inference(self) -> Iterator[None]:
+        self._n_calls += 1
+        try:
+            yield
+        finally:
+            self._n_calls -= 1
+            if self._draining.is_set() and not self._n_calls:
+                self._quiet.set()
+
+    # ---- Health and metadata
+
+    async def ServerLive(self, request: pb.ServerLiveRequest, context: Context) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=True)
+
+    async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
+        return pb.ServerReadyResponse(ready=self._repository.ready and not self.leaving)
+
+    async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
+        model = await self._model(request.name, request.version, context)
+        return pb.ModelReadyResponse(ready=model.state is State.READY and not self.leaving)
+
+    async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="anyserve_worker", version=__version__, extensions=EXTENSIONS)
+
+    async def ModelMetadata(self, request: pb.ModelMetadataRequest, context: Context) -> pb.ModelMetadataResponse:
+        model = await self._model(request.name, request.version, context)
+
+        def metadata(specs: Iterable[contract.TensorSpec]) -> list[pb.ModelMetadataResponse.TensorMetadata]:
+            return [
+                pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=spec.shape)
+                for spec in specs
+            ]
+
+        return pb.ModelMetadataResponse(
+            name=model.name,
+            versions=[MODEL_VERSION],
+            platform=PLATFORM,
+            inputs=metadata(_inputs(model)),
+            outputs=metadata(_outputs(model)),
+        )
+
+    async def ModelConfig(self, request: pb.ModelConfigRequest, context: Context) -> pb.ModelConfigResponse:
+        model = await self._model(request.name, request.version, context)
+        config = pb.ModelConfig(
+            name=model.name,
+            platform=PLATFORM,
+            backend=PLATFORM,
+            input=[
+                pb.ModelInput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape, optional=True)
+                for s in _inputs(model)
+            ],
+            output=[
+                pb.ModelOutput(name=s.name, data_type=_DATA_TYPES[s.datatype], dims=s.shape) for s in _outputs(model)
+            ],
+            parameters={name: pb.ModelParameter(string_value=value) for name, value in model.config.items()},
+            model_transaction_policy=pb.ModelTransactionPolicy(decoupled=True),
+        )
+        return pb.ModelConfigResponse(config=config)
+
+    async def RepositoryIndex(self, request: pb.RepositoryIndexRequest, context: Context) -> pb.RepositoryIndexResponse:
+        return pb.RepositoryIndexResponse(
+            models=[
+                pb.RepositoryIndexResponse.ModelIndex(
+                    name=model.name, version=MODEL_VERSION, state=model.state.value, reason=model.reason
+                )
+                for model in self._repository
+                if model.state is State.READY or not request.ready
+            ]
+        )
+
+    async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
+        models = self._repository if not request.name else [await self._model(request.name, request.version, context)]
+        return pb.ModelStatisticsResponse(
+            model_stats=[_statistics(model) for model in models if model.state is State.READY]
+        )
+
+    # ---- Inference
+
+    async def ModelInfer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        with self._inference():
+            return await self._infer(request, context)
+
+    async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
+        try:
+            if addresses(request, contract.ANYSERVE_MODEL_INFO):
+                return self._model_info(request)
+            task = task_of(request)
+            model = self._admit(request)
+            engine = model.engine_for(task)
+            engine.refuse_too_many_ids(task, request)
+            responder = Responder(request, model.name, contract.TASKS[task].outputs)
+            if task != contract.TASK_GENERATE:
+                return responder.build(await _perform(engine, parse_task(task, request)))
+            generation = await engine.submit(parse(request), origin(request, context.invocation_metadata() or ()))
+            try:
+                return responder.unary([delta async for deltas in generation for delta in deltas])
+            finally:
+                generation.cancel()
+        except WorkerError as error:
+            await _abort(context, error)
+        except Exception:
+            log.exception("request %r failed", shortened(request.id))
+            await _abort(context, WorkerError("internal error"))
+
+    async def ModelStreamInfer(
+        self, request_iterator: AsyncIterator[pb.ModelInferRequest], context: Context
+    ) -> AsyncIterator[pb.ModelStreamInferResponse]:
+        with self._inference():
+            try:
+                stream = Stream(self._admit_to_stream, self._draining, context.invocation_metadata() or ())
+                async with aclosing(stream.responses(request_iterator)) as responses:
+                    async for response in responses:
+                        yield response
+            except WorkerError as error:
+                await _abort(context, error)
+
+    def _admit(self, request: pb.ModelInferRequest) -> ServedModel:
+        """The model that is asked. Raises WorkerError."""
+        if self._draining.is_set():
+            raise Draining("the worker is shutting down")
+        if len(request.id) > MAX_ID_LENGTH:
+            raise InvalidRequest(f"the id is longer than {MAX_ID_LENGTH} characters")
+        if addresses(request, *contract.TASKS, contract.ANYSERVE_GENERATE_STREAM):
+            return self._repository.default
+        return self._repository.get(request.model_name, request.model_version)
+
+    def _admit_to_stream(self, request: pb.ModelInferRequest) -> ServedModel:
+        model = self._admit(request)
+        if (task := task_of(request)) != contract.TASK_GENERATE:
+            raise InvalidRequest(f"parameter '{contract.PARAM_TASK}': '{task}' has no stream, only ModelInfer")
+        model.engine_for(task)
+        return model
+
+    def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
+        model = self._repository.default
+        chosen = model.engine.threads_chosen
+        return Responder(request, model.name, contract.MODEL_INFO_OUTPUTS).build(
+            [
+                (contract.MODEL_NAME, [model.name.encode()]),
+                (contract.N_CTX, [model.engine.n_ctx]),
+                (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in chosen]),
+                (contract.STEP_TOKENS, [tokens for _, tokens, _ in chosen]),
+                (contract.STEP_THREADS, [threads for _, _, threads in chosen]),
+            ]
+        )
+
+    async def _model(self, name: str, version: str, context: Context) -> ServedModel:
+        try:
+            return self._repository.get(name, version)
+        except WorkerError as error:
+            await _abort(context, error)
+
+
+def _inputs(model: ServedModel) -> list[contract.TensorSpec]:
+    return _distinct(spec for task in model.tasks for spec in contract.TASKS[task].inputs)
+
+
+def _outputs(model: ServedModel) -> list[contract.TensorSpec]:
+    streamed = contract.STREAM_OUTPUTS if contract.TASK_GENERATE in model.tasks else ()
+    return _distinct((*(spec for task in model.tasks for spec in contract.TASKS[task].outputs), *streamed))
+
+
+def _distinct(specs: Iterable[contract.TensorSpec]) -> list[contract.TensorSpec]:
+    """The first of each name."""
+    found: dict[str, contract.TensorSpec] = {}
+    for spec in specs:
+        found.setdefault(spec.name, spec)
+    return list(found.values())
+
+
+async def _perform(engine: Engine, request: Request) -> Outputs:
+    match request:
+        case EmbedRequest():
+            return embedded(request, await engine.embed(request))
+        case RankRequest():
+            return ranked(await engine.embed(request))
+        case TokenizeRequest():
+            return tokenized(*await engine.tokenize(request))
+        case DetokenizeRequest():
+            return [(contract.WHOLE_TEXT, [await engine.detokenize(request)])]
+
+
+def _statistics(model: ServedModel) -> pb.ModelStatistics:
+    stats = model.engine.stats
+
+    def duration(count: int, ns: int) -> pb.StatisticDuration:
+        return pb.StatisticDuration(count=count, ns=ns)
+
+    return pb.ModelStatistics(
+        name=model.name,
+        version=MODEL_VERSION,
+        last_inference=stats.last_request_ms,
+        inference_count=stats.success.count,
+        execution_count=stats.steps.count,
+        inference_stats=pb.InferStatistics(
+            success=duration(stats.success.count, stats.success.ns),
+            fail=duration(stats.failure.count, stats.failure.ns),
+            queue=duration(stats.queue.count, stats.queue.ns),
+            compute_infer=duration(stats.steps.count, stats.steps.ns),
+        ),
+    )
+
+
+# ---- Errors
+
+
+async def _abort(context: Context, error: WorkerError) -> NoReturn:
+    await context.abort(error.status, str(error), tuple(error.details.items()))
+    raise AssertionError("abort raises")

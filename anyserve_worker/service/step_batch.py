@@ -1,0 +1,63 @@
+"""Step batches: what was added to many requests, in one message of the contract. PURE."""
+
+from collections.abc import Iterable
+
+from anyserve_worker.core.delta import Delta, joined
+from anyserve_worker.core.errors import InvalidRequest
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
+Row = tuple[int, Delta]
+"""The number of a request, and what was added to one of its choices."""
+
+
+def number(message: ModelInferRequest, parameter: str) -> int | None:
+    """A request's number, from PARAM_REQUEST or PARAM_CANCEL; None if it has none. Raises InvalidRequest."""
+    if parameter not in message.parameters:
+        return None
+    given = message.parameters[parameter]
+    value = given.int64_param if given.WhichOneof("parameter_choice") == "int64_param" else -1
+    if not 0 <= value <= contract.INT32_MAX:
+        raise InvalidRequest(f"parameter '{parameter}': must be a whole number of 0 to {contract.INT32_MAX}")
+    return value
+
+
+def check_form(message: ModelInferRequest) -> None:
+    """Raises InvalidRequest if a request with a number asks for what step batches don't have."""
+    if any(tensor.name == contract.LOGPROBS.name for tensor in message.inputs):
+        raise InvalidRequest(
+            f"tensor '{contract.LOGPROBS.name}': not in step batches, which have no place for them",
+            tensor=contract.LOGPROBS.name,
+        )
+    if message.outputs:
+        raise InvalidRequest("a request that is answered in step batches cannot name its outputs")
+    if message.parameters[contract.PARAM_EMPTY_FINAL].bool_param:
+        raise InvalidRequest("a request that is answered in step batches has no final response")
+
+
+def step_batch(rows: Iterable[Row]) -> ModelInferResponse:
+    """At least one row. What came for the same choice becomes one row, in the place of the first."""
+    by_choice: dict[tuple[int, int], list[Delta]] = {}
+    for request, delta in rows:
+        by_choice.setdefault((request, delta.index), []).append(delta)
+    deltas = [joined(parts) for parts in by_choice.values()]
+
+    response = ModelInferResponse()
+    columns: list[tuple[contract.TensorSpec, tensors.Elements]] = [
+        (contract.REQUEST, [request for request, _ in by_choice]),
+        (contract.ROW_TOKEN, [delta.text.encode() for delta in deltas]),
+        (contract.ROW_INDEX, [delta.index for delta in deltas]),
+    ]
+    if any(delta.finish_reason for delta in deltas):
+        columns += [
+            (contract.ROW_FINISH_REASON, [(delta.finish_reason or contract.NOT_FINISHED).encode() for delta in deltas]),
+            (contract.ROW_PROMPT_TOKENS, [delta.prompt_tokens for delta in deltas]),
+            (contract.ROW_CACHED_TOKENS, [delta.cached_tokens for delta in deltas]),
+            (contract.ROW_COMPLETION_TOKENS, [delta.completion_tokens for delta in deltas]),
+        ]
+        marked = [-1 if delta.marked_tokens is None else delta.marked_tokens for delta in deltas]
+        if max(marked) >= 0:
+            columns.append((contract.ROW_MARKED_TOKENS, marked))
+    for spec, elements in columns:
+        tensors.add_output(response, spec, elements, raw=False)
+    return response

@@ -1,0 +1,261 @@
+"""One ModelStreamInfer call: its requests run side by side, and what they yield goes into one outbox.
+
+A request with a number is answered in step batches (`batch.py`). It has no task while it runs: the engine's deltas go
+straight into the outbox. Every other request has a task, which makes responses of them.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from dataclasses import replace
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from anyserve_common.text import shortened
+from anyserve_worker.core.delta import Delta, merge
+from anyserve_worker.core.errors import InvalidRequest, WorkerError
+from anyserve_worker.core.origin import Metadata, origin
+from anyserve_worker.engine.handle import Generation
+from anyserve_worker.service import step_batch as batch
+from anyserve_worker.service.outbox import Outbox
+from anyserve_worker.service.repository import ServedModel
+from anyserve_worker.service.request import addresses, parse
+from anyserve_worker.service.responder import Responder
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+
+log = logging.getLogger(__name__)
+
+MAX_WAITING = 512
+"""Requests of a stream that may wait for its reader; while there are more, it is not read from."""
+
+MAX_TOLD = 1000
+"""Characters of the id and the model's name that an error repeats. Longer ones are refused."""
+
+
+class Stream:
+    """`admit` finds the model of a request, or raises WorkerError; `draining` is set when the worker is to end.
+
+    `metadata` is the call's: of use for requests without a number, whose call is their own.
+    """
+
+    def __init__(
+        self, admit: Callable[[ModelInferRequest], ServedModel], draining: asyncio.Event, metadata: Metadata = ()
+    ) -> None:
+        self._admit = admit
+        self._draining = draining
+        self._metadata = metadata
+        self._outbox = Outbox(self._on_sent)
+        self._numbered: dict[int, Generation | asyncio.Task[None]] = {}
+        """By number, those that are not over; a task until the engine has it."""
+        self._n_unanswered = 0
+        self._all_answered = asyncio.Event()
+        self._all_answered.set()
+        self._n_waiting = 0
+        """For their client to read their answer. Requests that are about to run count as well: they may be refused."""
+        self._room = asyncio.Event()
+        self._room.set()
+
+    async def responses(
+        self, requests: AsyncIterator[ModelInferRequest]
+    ) -> AsyncGenerator[ModelStreamInferResponse, None]:
+        """Ends after the last answer. Raises the WorkerError that ends the stream for all of its requests."""
+        reader = asyncio.create_task(self._read(requests))
+        try:
+            async for response in self._outbox:
+                yield response
+            if error := await reader:
+                raise error
+        finally:
+            reader.cancel()
+
+    async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> WorkerError | None:
+        """Until the client has sent its last, and all are answered. Then closes the outbox."""
+        error: WorkerError | None = None
+        drained = asyncio.create_task(self._drained())
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                while await self._room.wait() and (request := await _next(requests, drained)) is not None:
+                    self._take(request, tasks)
+                await self._all_answered.wait()
+        except* DecodeError:
+            error = InvalidRequest("a message of the stream cannot be parsed")
+        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone: nobody is there to be told.
+            log.debug("a stream was cut off: %s", cut.exceptions)
+        except* Exception:
+            log.exception("a stream broke")
+            error = WorkerError("internal error")
+        finally:
+            drained.cancel()
+            for running in self._numbered.values():
+                running.cancel()
+        self._outbox.close()
+        return error
+
+    async def _drained(self) -> None:
+        """While the worker drains, the stream is read for cancellations, as long as there is something to cancel."""
+        await self._draining.wait()
+        await self._all_answered.wait()
+
+    def _take(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
+        number = None
+        try:
+            cancelled = batch.number(request, contract.PARAM_CANCEL)
+            if cancelled is not None:
+                self._cancel(cancelled)
+                return
+            number = batch.number(request, contract.PARAM_REQUEST)
+            if number in self._numbered:
+                raise InvalidRequest(
+                    f"parameter '{contract.PARAM_REQUEST}': {number} is the number of a running request"
+                )
+        except InvalidRequest as error:
+            self._begin()
+            self._end(request, error, None)
+            return
+        self._begin()
+        if number is None:
+            tasks.create_task(self._answer(request))
+        else:
+            self._numbered[number] = tasks.create_task(self._start(request, number))
+
+    # ---- Who is waited for
+
+    def _begin(self) -> None:
+        self._n_unanswered += 1
+        self._all_answered.clear()
+        self._add_waiting(1)
+
+    def _answered(self) -> None:
+        self._n_unanswered -= 1
+        if not self._n_unanswered:
+            self._all_answered.set()
+
+    def _add_waiting(self, n: int) -> None:
+        self._n_waiting += n
+        if self._n_waiting < MAX_WAITING:
+            self._room.set()
+        else:
+            self._room.clear()
+
+    def _on_sent(self, ends: int) -> None:
+        self._add_waiting(-ends)
+
+    # ---- Requests with a number
+
+    async def _start(self, request: ModelInferRequest, number: int) -> None:
+        try:
+            model = self._admit(request)
+            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
+            wanted = parse(request)
+            batch.check_form(request)
+            generation = await model.engine.submit(wanted, origin(request))
+        except Exception as error:
+            del self._numbered[number]
+            self._end(request, error, number)
+            return
+        self._numbered[number] = generation
+        self._add_waiting(-1)  # from here on, the engine bounds how many there are
+        generation.forward(lambda item: self._arrived(request, number, generation, item))
+
+    def _arrived(
+        self, request: ModelInferRequest, number: int, generation: Generation, item: Delta | WorkerError
+    ) -> None:
+        if generation.done:
+            del self._numbered[number]
+            self._add_waiting(1)
+        if isinstance(item, WorkerError):
+            self._end(request, item, number)
+            return
+        self._outbox.add_row((number, item), ends=generation.done)
+        if generation.done:
+            self._answered()
+
+    def _cancel(self, number: int) -> None:
+        running = self._numbered.pop(number, None)
+        if running is None:
+            return
+        running.cancel()
+        if isinstance(running, asyncio.Task):
+            self._add_waiting(-1)
+        self._answered()
+
+    def _end(self, request: ModelInferRequest, error: Exception, number: int | None) -> None:
+        self._outbox.add(_error_response(request, error, number))
+        self._answered()
+
+    # ---- Requests without a number
+
+    async def _answer(self, request: ModelInferRequest) -> None:
+        try:
+            model = self._admit(request)
+            model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
+            responder = Responder(request, model.name, contract.STREAM_OUTPUTS)
+            generation = await model.engine.submit(parse(request), origin(request, self._metadata))
+            try:
+                async for response, last in _responses(request, responder, generation):
+                    await self._outbox.put(ModelStreamInferResponse(infer_response=response), ends=last)
+            finally:
+                generation.cancel()
+        except Exception as error:
+            await self._outbox.put(_error_response(request, error), ends=True)
+        self._answered()
+
+
+async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:
+    """The next request of a stream; None at its end, or when the worker has drained."""
+    request = asyncio.ensure_future(anext(requests, None))
+    # When the server stops, it fails, also if nobody waits for it any more.
+    request.add_done_callback(lambda it: it.cancelled() or it.exception())
+    await asyncio.wait((request, drained), return_when=asyncio.FIRST_COMPLETED)
+    if request.done():
+        return request.result()
+    request.cancel()
+    return None
+
+
+async def _responses(
+    request: ModelInferRequest, responder: Responder, generation: Generation
+) -> AsyncIterator[tuple[ModelInferResponse, bool]]:
+    """Each with whether it is the last."""
+    anyserve = addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
+    empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
+    async for deltas in generation:
+        done = generation.complete
+        parts = [merge(deltas)]
+        if anyserve:
+            parts = [part for part in _split_ends(parts[0]) if part]
+        for part in parts:
+            last = done and part is parts[-1] and not empty_final
+            yield responder.stream(part, final=last), last
+    if empty_final:
+        yield responder.stream([], final=True), True
+
+
+def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
+    """AnyServe's manner: a choice ends with an empty token of its own."""
+    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs]
+    ends = [replace(choice, text="", logprobs=()) for choice in choices if choice.finish_reason]
+    return texts, ends
+
+
+def _error_response(
+    request: ModelInferRequest, error: Exception, number: int | None = None
+) -> ModelStreamInferResponse:
+    if not isinstance(error, WorkerError):
+        log.error("request %r failed", shortened(request.id), exc_info=error)
+        error = WorkerError("internal error")
+    # Many of these may wait for their reader: none is large, whatever the request was.
+    response = ModelInferResponse(
+        model_name=request.model_name[:MAX_TOLD],
+        model_version=request.model_version[:MAX_TOLD],
+        id=request.id[:MAX_TOLD],
+    )
+    for key, value in (error.details | {contract.ERROR_STATUS: error.status.name}).items():
+        response.parameters[key].string_param = value
+    if number is None:
+        response.parameters[contract.PARAM_FINAL].bool_param = True
+    else:
+        response.parameters[contract.PARAM_REQUEST].int64_param = number
+    return ModelStreamInferResponse(error_message=str(error), infer_response=response)

@@ -1,0 +1,153 @@
+"""What can be asked besides generation: tensors to requests, and results to tensors. PURE.
+
+Which of these tasks a model can do depends on the model, see `model.Model.tasks`.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from anyserve_worker.core.errors import EngineFailure, InvalidRequest
+from anyserve_worker.scheduling.embedding_queue import Job, embedding
+from anyserve_worker.service.request import (
+    addresses,
+    caller_of,
+    plain_spans,
+    prompt_of,
+    read,
+    refuse,
+    scalar,
+    timeout_of,
+    utf8,
+)
+from anyserve_worker.text.special_text import Spans
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+Outputs = list[tuple[TensorSpec, tensors.Elements]]
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedRequest:
+    """`pooling` None: the model's own way. `dimensions` None: all. `timeout`: seconds from arrival."""
+
+    prompt: str | Sequence[int]
+    pooling: str | None = None
+    normalize: bool = True
+    dimensions: int | None = None
+    timeout: float | None = None
+    caller: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class RankRequest:
+    query: str
+    document: str
+    timeout: float | None = None
+    caller: str = ""
+    priority: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TokenizeRequest:
+    text: str
+    plain: Spans = ()
+    """The same as `GenerationRequest.plain`."""
+    add_special: bool = False
+    parse_special: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class DetokenizeRequest:
+    token_ids: Sequence[int]
+
+
+Request = EmbedRequest | RankRequest | TokenizeRequest | DetokenizeRequest
+
+
+def task_of(message: ModelInferRequest) -> str:
+    """The task that is asked for, by its parameter or in AnyServe's manner. Raises InvalidRequest."""
+    name = contract.PARAM_TASK
+    task = contract.TASK_GENERATE
+    if name in message.parameters:
+        parameter = message.parameters[name]
+        task = parameter.string_param
+        if parameter.WhichOneof("parameter_choice") != "string_param" or task not in contract.TASKS:
+            raise InvalidRequest(f"parameter '{name}': must be one of {', '.join(contract.TASKS)}")
+    if addresses(message, *contract.TASKS):
+        if name in message.parameters and task != message.model_name:
+            raise InvalidRequest(f"parameter '{name}': '{task}', but the capability is '{message.model_name}'")
+        task = message.model_name
+    return task
+
+
+def parse(task: str, message: ModelInferRequest) -> Request:
+    """Raises InvalidRequest, naming the tensor."""
+    given = read(message, contract.TASKS[task].inputs)
+
+    def elements(spec: TensorSpec) -> Sequence[Any]:
+        if spec.name not in given:
+            raise refuse(spec, "missing")
+        return given[spec.name].elements
+
+    def text(spec: TensorSpec) -> str:
+        return utf8(spec, elements(spec)[0])
+
+    if task == contract.TASK_EMBED:
+        pooling = text(contract.POOLING) if contract.POOLING.name in given else None
+        if pooling is not None and pooling not in contract.POOLINGS:
+            raise refuse(contract.POOLING, f"must be one of {', '.join(contract.POOLINGS)}")
+        return EmbedRequest(
+            prompt=prompt_of(given),
+            pooling=pooling,
+            normalize=scalar(given, contract.NORMALIZE, True),
+            dimensions=scalar(given, contract.DIMENSIONS, None),
+            timeout=timeout_of(message),
+            caller=caller_of(message),
+            priority=scalar(given, contract.PRIORITY, 0),
+        )
+    if task == contract.TASK_RANK:
+        return RankRequest(
+            text(contract.QUERY),
+            text(contract.DOCUMENT),
+            timeout_of(message),
+            caller_of(message),
+            scalar(given, contract.PRIORITY, 0),
+        )
+    if task == contract.TASK_TOKENIZE:
+        to_tokenize = text(contract.TEXT_TO_TOKENIZE)
+        return TokenizeRequest(
+            to_tokenize,
+            plain_spans(given, to_tokenize),
+            scalar(given, contract.ADD_SPECIAL, False),
+            scalar(given, contract.PARSE_SPECIAL, True),
+        )
+    return DetokenizeRequest(elements(contract.TOKENS_TO_TEXT))
+
+
+# ---- Back to tensors
+
+
+def embedded(request: EmbedRequest, job: Job) -> Outputs:
+    """Raises EngineFailure for a vector that is none."""
+    vector = embedding(job, normalize=request.normalize, dimensions=request.dimensions)
+    if not np.isfinite(vector).all():
+        raise EngineFailure("the model computed an embedding that is not finite")
+    return [(contract.EMBEDDING, vector.tolist()), (contract.PROMPT_TOKENS, [len(job.tokens)])]
+
+
+def ranked(job: Job) -> Outputs:
+    """Raises EngineFailure for a score that is none. Of several scores the first one counts, as in llama-server."""
+    assert job.vector is not None
+    score = float(job.vector[0])
+    if not np.isfinite(score):
+        raise EngineFailure("the model computed a score that is not finite")
+    return [(contract.SCORE, [score]), (contract.PROMPT_TOKENS, [len(job.tokens)])]
+
+
+def tokenized(tokens: Sequence[int], pieces: Sequence[bytes]) -> Outputs:
+    return [(contract.TOKEN_IDS, tokens), (contract.TOKEN_PIECES, pieces)]

@@ -1,0 +1,1 @@
+"""Tokens to text: characters, stop strings, echo, log probabilities. PURE."""

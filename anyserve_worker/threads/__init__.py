@@ -1,0 +1,1 @@
+"""How many threads a step gets, and how many processors this process may use."""

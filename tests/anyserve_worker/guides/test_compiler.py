@@ -1,0 +1,344 @@
+"""Guides of many requests: which wait for which, what is remembered, what is refused. The vocabulary is a fake."""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from anyserve_worker.core.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.guides.compiler import MAX_SLOW, MAX_SLOW_PER_CALLER, MAX_WAIT, SECONDS, GuideCompiler
+from anyserve_worker.service.request import Guide
+from protos import contract
+from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeGuide
+
+QUICK, MIDDLE, SLOW, BAD, LOST, GATED, BROKEN, TOO_LONG = (
+    *("quick", "middle", "slow", "bad", "lost", "gated", "broken", "too long"),
+)
+
+
+class Vocabulary(ByteVocabulary):
+    """A guide's first word says what becomes of it. `slow` ones are refused on the last level, `middle` ones pass it.
+
+    What is `gated` waits until it may go on; on the last level `slow` and `middle` ones do, too.
+    """
+
+    def __init__(self) -> None:
+        self.tried: list[tuple[str, float]] = []
+        self.compiled = Counter[str]()
+        self.lost = Counter[str]()
+        self.n_losses = 1
+        """How often a trial for a `lost` guide is lost."""
+        self.may_go_on = threading.Event()
+        self.stopped = False
+        self.last_level = SECONDS[-1]
+        """Seconds of the level that decides on slow guides."""
+
+    def check_guide(self, guide: Guide) -> None:
+        if guide.source.startswith(TOO_LONG):
+            raise InvalidRequest("too long", tensor=guide.tensor.name)
+
+    def try_guide(self, guide: Guide, seconds: float) -> str:
+        kind = guide.source.partition(" ")[0]
+        self.tried.append((guide.source, seconds))
+        if kind in (SLOW, MIDDLE) and seconds < self.last_level:
+            raise TrialOverrun
+        if kind in (SLOW, MIDDLE, GATED):
+            assert self.may_go_on.wait(PATIENCE)
+        if self.stopped:
+            raise Draining("the worker is shutting down")
+        if kind == SLOW:
+            raise TrialOverrun
+        if kind == BAD:
+            raise InvalidRequest("no such guide", tensor=guide.tensor.name)
+        if kind == BROKEN:
+            raise RuntimeError("a fault of ours")
+        if kind == LOST and self.lost[guide.source] < self.n_losses:
+            self.lost[guide.source] += 1
+            raise TrialLost
+        return guide.source
+
+    def compile(self, guide: Guide, translated: str) -> FakeGuide:
+        assert translated == guide.source
+        self.compiled[translated] += 1
+        return super().compile(guide, translated)
+
+    def stop_compiling(self) -> None:
+        self.stopped = True
+        self.may_go_on.set()
+
+    def n_tried(self, seconds: float) -> int:
+        return sum(tried == seconds for _, tried in self.tried)
+
+    def seconds(self, source: str) -> list[float]:
+        return [seconds for tried, seconds in self.tried if tried == source]
+
+
+class Compiler(GuideCompiler):
+    """With the vocabulary at hand, and what has ended so far, in order."""
+
+    def __init__(self, max_wait: float) -> None:
+        self.vocabulary = Vocabulary()
+        self.stats = EngineStats()
+        super().__init__(self.vocabulary, self.stats, 300, max_wait)
+        self.order: list[str] = []
+
+    def start(self, source: str, caller: str = "", n: int = 1) -> "asyncio.Task[str]":
+        """A request. Its result is the name of what it ended with."""
+
+        async def request() -> str:
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    guides = await self.compile(Guide(contract.REGEX, source), caller, n)
+            except (InvalidRequest, QueueFull, Draining, RuntimeError) as error:
+                self.order.append(source)
+                return type(error).__name__
+            assert len({id(guide) for guide in guides}) == n
+            self.order.append(source)
+            return "compiled"
+
+        return asyncio.create_task(request())
+
+    async def run(self, source: str, caller: str = "", n: int = 1) -> str:
+        return await self.start(source, caller, n)
+
+    async def settle(self, n_waiting: int) -> None:
+        """Until so many guides wait, and the last level has one to work on."""
+        await eventually(
+            lambda: self.n_waiting == n_waiting and any(seconds == SECONDS[-1] for _, seconds in self.vocabulary.tried)
+        )
+
+
+async def eventually(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():  # noqa: ASYNC110
+            await asyncio.sleep(0.001)
+
+
+@asynccontextmanager
+async def compiler(max_wait: float = MAX_WAIT) -> AsyncIterator[Compiler]:
+    compiler = Compiler(max_wait)
+    try:
+        yield compiler
+    finally:
+        await compiler.close()
+    assert compiler.n_waiting == 0
+
+
+# ---- Levels
+
+
+async def test_a_quick_guide_takes_one_attempt() -> None:
+    async with compiler() as c:
+        assert await c.run(QUICK) == "compiled"
+        assert c.vocabulary.tried == [(QUICK, SECONDS[0])]
+
+
+async def test_a_slow_guide_gets_more_time_step_by_step() -> None:
+    async with compiler() as c:
+        c.vocabulary.may_go_on.set()
+        assert await c.run(MIDDLE) == "compiled"
+        assert c.vocabulary.seconds(MIDDLE) == list(SECONDS)
+        assert await c.run(SLOW) == "InvalidRequest"
+        assert c.vocabulary.seconds(SLOW) == list(SECONDS)
+        assert c.stats.guide_trials == 2 * len(SECONDS)
+
+
+async def test_a_quick_guide_waits_for_no_slow_one() -> None:
+    """Without keys, when all have the same caller, and with any number of distinct slow guides."""
+    async with compiler() as c:
+        slow = [c.start(f"{SLOW} {i}") for i in range(12)]
+        await c.settle(11)
+        assert await c.run(QUICK) == "compiled"
+        assert not any(task.done() for task in slow)
+        c.vocabulary.may_go_on.set()
+        assert set(await asyncio.gather(*slow)) == {"InvalidRequest"}
+        assert c.order[0] == QUICK
+
+
+async def test_quick_guides_of_one_caller_leave_another_its_turn() -> None:
+    async with compiler() as c:
+        first = c.start(f"{GATED} first", "a")
+        many = [c.start(f"{QUICK} {i}", "a") for i in range(50)]
+        other = c.start(f"{QUICK} other", "b")
+        await asyncio.sleep(0.01)
+        c.vocabulary.may_go_on.set()
+        assert set(await asyncio.gather(first, *many, other)) == {"compiled"}
+        assert c.order.index(f"{QUICK} other") <= 3
+
+
+async def test_slow_guides_of_one_caller_leave_another_its_turn() -> None:
+    async with compiler() as c:
+        many = [c.start(f"{SLOW} {i}", "a") for i in range(8)]
+        await c.settle(7)
+        other = c.start(MIDDLE, "b")
+        await eventually(lambda: bool(c.vocabulary.seconds(MIDDLE)) and c.n_waiting == 8)
+        c.vocabulary.may_go_on.set()
+        assert await other == "compiled"
+        assert set(await asyncio.gather(*many)) == {"InvalidRequest"}
+        assert c.order.index(MIDDLE) <= 2
+
+
+# ---- Memory
+
+
+async def test_a_refusal_is_remembered() -> None:
+    async with compiler() as c:
+        c.vocabulary.may_go_on.set()
+        for source, n_attempts in ((BAD, 1), (SLOW, len(SECONDS))):
+            for _ in range(3):
+                with pytest.raises(InvalidRequest) as refused:
+                    await c.compile(Guide(contract.REGEX, source), "", 1)
+                assert refused.value.tensor == "regex"
+            assert len(c.vocabulary.seconds(source)) == n_attempts
+        await c.run(BAD + " other")
+        assert len(c.vocabulary.tried) == 2 + len(SECONDS)
+
+
+async def test_an_accepted_guide_is_not_tried_again() -> None:
+    """It is compiled for each request, because copies share a lexer that grows."""
+    async with compiler() as c:
+        c.vocabulary.may_go_on.set()
+        for n in (1, 3, 1):
+            assert await c.run(QUICK, n=n) == "compiled"
+            assert await c.run(MIDDLE, n=n) == "compiled"
+        assert c.vocabulary.seconds(QUICK) == [SECONDS[0]]
+        assert c.vocabulary.seconds(MIDDLE) == list(SECONDS)
+        assert c.stats.guide_trials == 1 + len(SECONDS)
+        assert c.vocabulary.compiled == {QUICK: 3, MIDDLE: 3}
+
+
+async def test_equal_guides_are_compiled_once() -> None:
+    """Also if their callers differ, and if one leaves."""
+    async with compiler() as c:
+        requests = [c.start(GATED, caller) for caller in ("a", "a", "b", "c")]
+        slow = [c.start(MIDDLE, caller) for caller in ("a", "b", "b", "c")]
+        await asyncio.sleep(0.01)
+        requests.pop(0).cancel()
+        slow.pop(0).cancel()
+        c.vocabulary.may_go_on.set()
+        assert set(await asyncio.gather(*requests, *slow)) == {"compiled"}
+        assert len(c.vocabulary.seconds(GATED)) == 1
+        assert c.vocabulary.seconds(MIDDLE) == list(SECONDS)
+
+
+async def test_a_lost_trial_is_tried_again_and_says_nothing_about_the_guide() -> None:
+    async with compiler() as c:
+        assert await c.run(LOST) == "compiled"
+        assert len(c.vocabulary.seconds(LOST)) == 2
+        c.vocabulary.n_losses = 2
+        other = f"{LOST} twice"
+        assert await c.run(other) == "QueueFull"
+        assert await c.run(other) == "compiled", "nothing was remembered"
+
+
+async def test_a_fault_of_ours_is_not_remembered() -> None:
+    async with compiler() as c:
+        for _ in range(2):
+            assert await c.run(BROKEN) == "RuntimeError"
+        assert len(c.vocabulary.tried) == 2
+        assert await c.run(QUICK) == "compiled"
+
+
+async def test_what_need_not_be_compiled_to_be_refused_waits_for_nothing() -> None:
+    async with compiler() as c:
+        gated = c.start(GATED)
+        assert await c.run(TOO_LONG) == "InvalidRequest"
+        assert not gated.done()
+        c.vocabulary.may_go_on.set()
+        assert await gated == "compiled"
+
+
+# ---- Full queues
+
+
+async def test_a_caller_may_have_so_many_slow_guides() -> None:
+    async with compiler() as c:
+        n = MAX_SLOW_PER_CALLER + 6
+        slow = [c.start(f"{SLOW} {i}", "a") for i in range(n)]
+        await eventually(lambda: c.vocabulary.n_tried(SECONDS[0]) == n and c.vocabulary.n_tried(SECONDS[-1]) == 1)
+        other = c.start(MIDDLE, "b")
+        await eventually(lambda: bool(c.vocabulary.seconds(MIDDLE)))
+        c.vocabulary.may_go_on.set()
+        assert await other == "compiled"
+        results = Counter(await asyncio.gather(*slow))
+        # The first may have been running already when the others came to the last level.
+        assert results["InvalidRequest"] in (MAX_SLOW_PER_CALLER, MAX_SLOW_PER_CALLER + 1)
+        assert results["QueueFull"] == c.stats.requests_refused == n - results["InvalidRequest"]
+        refused = next(i for i, task in enumerate(slow) if task.result() == "QueueFull")
+        assert await c.run(f"{SLOW} {refused}", "a") == "InvalidRequest", "that it was refused is not remembered"
+
+
+async def test_guides_of_middling_length_have_no_such_limit() -> None:
+    """Grammars for many tools are such."""
+    async with compiler() as c:
+        c.vocabulary.last_level = SECONDS[1]
+        c.vocabulary.may_go_on.set()
+        many = [c.start(f"{MIDDLE} {i}") for i in range(3 * MAX_SLOW)]
+        assert set(await asyncio.gather(*many)) == {"compiled"}
+
+
+async def test_all_callers_together_may_have_so_many_slow_guides() -> None:
+    async with compiler() as c:
+        n = MAX_SLOW // 10 + 1
+        slow = [c.start(f"{SLOW} {caller} {i}", f"{caller}") for i in range(n) for caller in range(10)]
+        await eventually(lambda: c.vocabulary.n_tried(SECONDS[0]) == 10 * n and c.vocabulary.n_tried(SECONDS[-1]) == 1)
+        c.vocabulary.may_go_on.set()
+        results = Counter(await asyncio.gather(*slow))
+        assert results["InvalidRequest"] >= MAX_SLOW
+        assert results["QueueFull"] == 10 * n - results["InvalidRequest"] > 0
+
+
+async def test_waiting_ends_after_a_time() -> None:
+    async with compiler(max_wait=0.02) as c:
+        gated, waiting = c.start(GATED), c.start(QUICK)
+        assert await waiting == "QueueFull"
+        assert c.n_waiting == 0
+        assert not gated.done(), "it runs, and so gets its answer"
+        c.vocabulary.may_go_on.set()
+        assert await gated == "compiled"
+        assert await c.run(QUICK) == "compiled"
+
+
+# ---- Leaving
+
+
+async def test_a_client_that_leaves_frees_its_place() -> None:
+    async with compiler() as c:
+        gated = c.start(GATED)
+        slow = [c.start(f"{SLOW} {i}") for i in range(3)]
+        await asyncio.sleep(0.01)
+        for task in slow:
+            task.cancel()
+        await asyncio.gather(*slow, return_exceptions=True)
+        assert c.n_waiting == 0
+        c.vocabulary.may_go_on.set()
+        assert await gated == "compiled"
+        assert await c.run(QUICK) == "compiled"
+        assert not [source for source, _ in c.vocabulary.tried if source.startswith(SLOW)]
+
+
+async def test_a_guide_that_nobody_waits_for_gets_no_more_time() -> None:
+    async with compiler() as c:
+        first = c.start(f"{SLOW} first")
+        await c.settle(0)
+        left = c.start(f"{MIDDLE} left")
+        await c.settle(1)
+        left.cancel()
+        await asyncio.gather(left, return_exceptions=True)
+        c.vocabulary.may_go_on.set()
+        assert await first == "InvalidRequest"
+        assert SECONDS[-1] not in c.vocabulary.seconds(f"{MIDDLE} left")
+        assert await c.run(f"{MIDDLE} left") == "compiled"
+
+
+async def test_closing_ends_everything() -> None:
+    async with compiler() as c:
+        requests = [c.start(source) for source in (GATED, SLOW, QUICK, f"{SLOW} 2", MIDDLE)]
+        await asyncio.sleep(0.01)
+        await c.close()
+        assert set(await asyncio.gather(*requests)) == {"Draining"}
+        assert await c.run(QUICK) == "Draining"

@@ -1,0 +1,419 @@
+"""Guides with real llguidance on a vocabulary of bytes: what may come next, what is refused, and what it may cost."""
+
+import json
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+
+from anyserve_worker.core.errors import Draining, InvalidRequest, TrialOverrun
+from anyserve_worker.guides import guide
+from anyserve_worker.guides.guide import MAX_SOURCE, SECONDS_PER_TOKEN, SPARE_SECONDS, Guides, Matcher
+from anyserve_worker.service.request import Guide
+from protos import contract
+from protos.contract import TensorSpec
+
+JSON_SCHEMA, REGEX, GRAMMAR, LARK = contract.JSON_SCHEMA, contract.REGEX, contract.GRAMMAR, contract.LARK
+END, CALL, TOOL = 256, 257, 258
+VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>", b"<|call|>", b"[TOOL]", b"abc"]
+SECONDS = 0.5
+"""Processor time for each guide."""
+ABC = len(VOCABULARY) - 1
+"""`abc`, a token of more than one character."""
+
+
+def build(end_tokens: list[int]) -> Guides:
+    return Guides(VOCABULARY, lambda token: END <= token <= TOOL, end_tokens, lambda text: list(text.encode()))
+
+
+@pytest.fixture(scope="module")
+def guides() -> Iterator[Guides]:
+    guides = build([END])
+    yield guides
+    guides.close()
+
+
+def compiled(guides: Guides, guide: Guide) -> Matcher:
+    return guides.compile(guide, guides.try_guide(guide, SECONDS))
+
+
+def allowed(matcher: Matcher) -> set[int]:
+    logits = np.zeros(len(VOCABULARY), dtype=np.float32)
+    matcher.mask(logits)
+    assert set(np.unique(logits)) <= {0.0, -np.inf}
+    return set(np.flatnonzero(logits == 0).tolist())
+
+
+def letters(text: str) -> set[int]:
+    return set(text.encode())
+
+
+def accept(matcher: Matcher, text: str) -> None:
+    for token in text.encode():
+        assert token in allowed(matcher)
+        matcher.accept(token)
+
+
+def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
+    with pytest.raises(InvalidRequest) as refused:
+        compiled(guides, Guide(tensor, source))
+    assert refused.value.tensor == tensor.name
+    assert str(refused.value).startswith(f"tensor '{tensor.name}': ")
+    return str(refused.value)
+
+
+# ---- What may come next
+
+
+def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
+    matcher = compiled(guides, Guide(REGEX, "[ab]{2}"))
+    logits = np.arange(len(VOCABULARY), dtype=np.float32)
+    matcher.mask(logits)
+    assert {i: float(x) for i, x in enumerate(logits) if x != -np.inf} == {i: float(i) for i in letters("ab")}
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source"),
+    [
+        (REGEX, "(yes|no)!"),
+        (GRAMMAR, 'root ::= ("yes" | "no") "!"'),
+        (LARK, 'start: ("yes" | "no") "!"'),
+    ],
+)
+def test_every_language_says_what_comes_next(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    matcher = compiled(guides, Guide(tensor, source))
+    assert allowed(matcher) == letters("yn")
+    accept(matcher, "no")
+    assert allowed(matcher) == letters("!")
+    assert not matcher.ended
+    accept(matcher, "!")
+    assert matcher.ended
+
+
+def test_a_schema_gives_compact_json(guides: Guides) -> None:
+    schema = {
+        "type": "object",
+        "properties": {"a": {"type": "boolean"}, "b": {"const": "é"}},
+        "required": ["a", "b"],
+        "additionalProperties": False,
+    }
+    matcher = compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema)))
+    accept(matcher, '{"a": true, "b": "é"}')
+    assert matcher.ended
+
+
+def test_tokens_of_many_characters(guides: Guides) -> None:
+    assert allowed(compiled(guides, Guide(REGEX, "[ax][by][cz]"))) == letters("ax") | {ABC}
+    assert allowed(compiled(guides, Guide(REGEX, "[ax][by][yz]"))) == letters("ax")
+
+
+def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
+    matcher = compiled(guides, Guide(REGEX, "a+"))
+    assert allowed(matcher) == letters("a")
+    accept(matcher, "a")
+    assert allowed(matcher) == {ord("a"), END}
+    assert not matcher.ended
+    matcher.accept(END)
+    assert matcher.ended
+
+
+def test_nothing_may_come_at_all(guides: Guides) -> None:
+    matcher = compiled(guides, Guide(REGEX, ""))
+    assert allowed(matcher) == {END}
+    matcher.accept(END)
+    assert matcher.ended
+
+
+def test_every_end_token_ends() -> None:
+    guides = build([END, CALL])
+    try:
+        assert allowed(compiled(guides, Guide(REGEX, "a?"))) == {ord("a"), END, CALL}
+    finally:
+        guides.close()
+
+
+def test_control_tokens_are_named_and_are_no_text(guides: Guides) -> None:
+    matcher = compiled(guides, Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'))
+    assert allowed(matcher) == {CALL}
+    matcher.accept(CALL)
+    assert allowed(matcher) == {TOOL}
+    matcher.accept(TOOL)
+    assert allowed(matcher) == letters("x")
+    # Written out, they are characters.
+    assert allowed(compiled(guides, Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
+
+
+def test_copies_go_their_own_ways(guides: Guides) -> None:
+    original = compiled(guides, Guide(REGEX, "ab|cd"))
+    first, second = original.copy(), original.copy()
+    accept(first, "ab")
+    accept(second, "c")
+    assert allowed(original) == letters("ac")
+    assert allowed(second) == letters("d")
+    assert (original.ended, first.ended, second.ended) == (False, True, False)
+    third = second.copy()
+    accept(third, "d")
+    assert allowed(second) == letters("d")
+
+
+def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
+    with pytest.raises(InvalidRequest, match="cannot go on"):
+        compiled(guides, Guide(REGEX, "abc")).accept(ord("x"))
+
+
+# ---- What is refused
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source", "says"),
+    [
+        (REGEX, "(", "regex"),
+        (REGEX, "(?=a)b", "look"),
+        (REGEX, r"(a)\1", "backreference"),
+        (REGEX, r"[^\s\S]", "nothing matches it"),
+        (JSON_SCHEMA, "", "EOF"),
+        (JSON_SCHEMA, "{", "EOF"),
+        (JSON_SCHEMA, "[]", "object"),
+        (JSON_SCHEMA, '{"type": "no such type"}', "no such type"),
+        (JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', "uniqueItems"),
+        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "outside of the schema"),
+        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "outside of the schema"),
+        (JSON_SCHEMA, '{"$ref": "#"}', "nothing matches it"),
+        (JSON_SCHEMA, '{"a":' * 10_000, "nested levels"),
+        (GRAMMAR, "", "root"),
+        (GRAMMAR, 'rule ::= "a"', "root"),
+        (GRAMMAR, "root ::= missing", "missing"),
+        (GRAMMAR, 'root ::= "a', "end of input"),
+        (GRAMMAR, "root ::= " + "(" * 20_000, "too deeply"),
+        (LARK, "", "mpty"),
+        (LARK, "start: missing", "missing"),
+        (LARK, "start: <no_such_token>", "no_such_token"),
+        (LARK, "start: <[999999]>", "too large"),
+        (LARK, "start: " + "(" * 30_000, "too deeply"),
+    ],
+)
+def test_what_cannot_be_followed_is_refused(guides: Guides, tensor: TensorSpec, source: str, says: str) -> None:
+    assert says in refusal(guides, tensor, source)
+
+
+# ---- Lenient schemas: what can't be enforced is left out
+
+A_OR_1: dict[str, Any] = {"type": "array", "items": {"enum": ["a", 1]}}
+OBJECT: dict[str, Any] = {
+    "type": "object",
+    "properties": {"a": {"type": "integer"}, "b": {"const": 1}},
+    "additionalProperties": False,
+}
+UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
+    "uniqueItems": (A_OR_1 | {"uniqueItems": True}, '["a", "a", 1]'),
+    "contains": (A_OR_1 | {"contains": {"const": 1}, "minContains": 2, "maxContains": 3}, '["a"]'),
+    "unevaluatedItems": (A_OR_1 | {"unevaluatedItems": False}, '["a"]'),
+    "not": (OBJECT | {"not": {"required": ["a"]}}, '{"a": 1}'),
+    "propertyNames": (OBJECT | {"propertyNames": {"const": "b"}}, '{"a": 1}'),
+    "dependentRequired": (OBJECT | {"dependentRequired": {"a": ["b"]}}, '{"a": 1}'),
+    "dependentSchemas": (OBJECT | {"dependentSchemas": {"a": {"required": ["b"]}}}, '{"a": 1}'),
+    "dependencies": (OBJECT | {"dependencies": {"a": ["b"]}}, '{"a": 1}'),
+    "if": (OBJECT | {"if": {"required": ["a"]}, "then": {"required": ["b"]}, "else": {"required": ["a"]}}, "{}"),
+    "unevaluatedProperties": (OBJECT | {"unevaluatedProperties": False}, '{"a": 1}'),
+    "maxProperties": ({"type": "object", "properties": {"a": {}}, "maxProperties": 2}, '{"a": 1}'),
+    "format": ({"type": "string", "format": "iri"}, '"no iri"'),
+    "oneOf": ({"oneOf": [{"type": "integer"}, {"type": "number"}]}, "1"),
+    "look-ahead": ({"type": "string", "pattern": "^(?!a)"}, '"a"'),
+    "look-behind": ({"items": {"type": "string", "pattern": "(?<!a)$"}}, '["a"]'),
+    "a word boundary": (OBJECT | {"properties": {"a": {"type": "string", "pattern": r"\bx\b"}}}, '{"a": "y"}'),
+    "a backreference": ({"anyOf": [{"type": "string", "pattern": r"^(a)\1$"}]}, '"a"'),
+    "$schema": ({"$schema": "https://json-schema.org/draft-07/schema#", "type": "integer"}, "1"),
+    "a maximum": ({"type": "number", "minimum": -1.7e308, "maximum": 1.7e308}, "-1.5"),
+    "a multiple": ({"type": "integer", "multipleOf": 1 << 40}, "3"),
+    "names that overlap": ({"type": "object", "patternProperties": {"^a": {"const": 1}, "b$": {}}}, '{"ab": 2}'),
+    "names of look-ahead": (
+        {"type": "object", "patternProperties": {"^(?!b)": {"const": 1}}, "additionalProperties": False},
+        '{"b": 1}',
+    ),
+}
+"""Each with a text that a lenient schema allows."""
+
+
+def written(guides: Guides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
+    accept(compiled(guides, Guide(tensor, source, lenient)), text)
+
+
+@pytest.mark.parametrize("name", UNENFORCEABLE)
+def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: Guides, name: str) -> None:
+    schema, text = UNENFORCEABLE[name]
+    source = json.dumps(schema)
+    written(guides, JSON_SCHEMA, source, text, lenient=True)
+    with pytest.raises(InvalidRequest):
+        compiled(guides, Guide(JSON_SCHEMA, source))
+    # The same inside a grammar, as for the arguments of a call.
+    lark = "start: r0\nr0: %json " + json.dumps(schema | {"x-guidance": {"lenient": True}})
+    accept(compiled(guides, Guide(LARK, lark)), text.replace(", ", ",").replace(": ", ":"))
+    with pytest.raises(InvalidRequest):
+        compiled(guides, Guide(LARK, lark.replace("true}}", "false}}")))
+
+
+@pytest.mark.parametrize("name", UNENFORCEABLE)
+def test_the_rest_of_a_lenient_schema_is_enforced(guides: Guides, name: str) -> None:
+    schema, _ = UNENFORCEABLE[name]
+    both = {"type": "object", "properties": {"x": schema, "y": {"type": "integer"}}, "required": ["y"]}
+    matcher = compiled(guides, Guide(JSON_SCHEMA, json.dumps(both | {"additionalProperties": False}), lenient=True))
+    accept(matcher, '{"y": ')
+    assert ord('"') not in allowed(matcher)
+    accept(matcher, "1}")
+    assert matcher.ended
+
+
+def test_what_looks_like_a_pattern_is_data(guides: Guides) -> None:
+    data = {"pattern": "(?!a)", "patternProperties": {"(?!a)": 1}}
+    schema = {
+        "type": "object",
+        "properties": {"pattern": {"const": data}, "b": {"type": "string", "pattern": "(?!a)"}},
+        "required": ["pattern", "b"],
+    }
+    written(guides, JSON_SCHEMA, json.dumps(schema), json.dumps({"pattern": data, "b": "x"}), lenient=True)
+
+
+@pytest.mark.parametrize(
+    ("schema", "says"),
+    [
+        ({"type": "string", "pattern": "("}, "unclosed group"),
+        ({"items": [{"pattern": "(?!a)"}, {"type": "string", "pattern": "[b"}]}, "unclosed"),
+        ({"type": "no such type"}, "no such type"),
+        ({"$ref": "#/$defs/a"}, "does not exist"),
+        ({"type": "integer", "multipleOf": 0}, "multiple"),
+        ({"type": "number", "maximum": "3"}, "maximum"),
+        ({"type": "object", "patternProperties": {"^a": {}, "(": {}}}, "unclosed group"),
+        ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
+    ],
+)
+def test_what_is_wrong_with_a_lenient_schema_is_refused(guides: Guides, schema: object, says: str) -> None:
+    with pytest.raises(InvalidRequest, match=says):
+        compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema), lenient=True))
+
+
+@pytest.mark.parametrize("tensor", contract.GUIDES, ids=lambda spec: spec.name)
+def test_a_source_that_is_too_long(guides: Guides, tensor: TensorSpec) -> None:
+    assert f"longer than {MAX_SOURCE}" in refusal(guides, tensor, "a" * (MAX_SOURCE + 1))
+
+
+def test_a_model_that_has_no_end() -> None:
+    assert "no token that ends" in refusal(build([]), REGEX, "a")
+
+
+# ---- What it may cost
+
+CHAIN = 1400
+EXPLODING = {
+    "intersections": (
+        LARK,
+        "start: A\nA: " + " & ".join(f"/(a|b)*a(a|b){{{n}}}/" for n in range(1, 40)),
+    ),
+    "many repetitions": (REGEX, ".*" * 5000),
+    "a multiple of much": (JSON_SCHEMA, '{"type": "integer", "multipleOf": 100000007}'),
+    "lines": (GRAMMAR, "\n" * 60_000),
+    "a chain of rules": (LARK, "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"'),
+    "a chain of references": (
+        JSON_SCHEMA,
+        json.dumps(
+            {
+                "$defs": {
+                    str(i): {"items": {"$ref": f"#/$defs/{i + 1}"}} if i < CHAIN else {"type": "null"}
+                    for i in range(CHAIN + 1)
+                },
+                "$ref": "#/$defs/0",
+            }
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
+def test_what_explodes_is_refused_and_the_next_is_served(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    assert len(source) <= MAX_SOURCE
+    started = time.process_time()
+    with pytest.raises((InvalidRequest, TrialOverrun)) as ended:
+        compiled(guides, Guide(tensor, source))
+    assert ended.type is TrialOverrun or "too complex" in str(ended.value)
+    assert time.process_time() - started < 1, "the time of this process: the work is done in another"
+    accept(compiled(guides, Guide(REGEX, "ab")), "ab")
+
+
+@pytest.mark.parametrize(
+    ("tensor", "source"),
+    [
+        (REGEX, "(a|b)*a(a|b){25}"),
+        (REGEX, r"(\w{1,100}\s){1,1000}"),
+        (REGEX, "((a{1000}){1000}){1000}"),
+        (REGEX, "(a?){5000}a{5000}"),
+        (GRAMMAR, 'root ::= "a"{100000000}'),
+        (LARK, 'start: (("a"{1000}){1000}){1000}'),
+        (JSON_SCHEMA, '{"type": "string", "pattern": "^(a|b)*a(a|b){25}$"}'),
+        (JSON_SCHEMA, '{"type": "array", "minItems": 100000000}'),
+        (JSON_SCHEMA, '{"type": "string", "minLength": 100000000}'),
+    ],
+)
+def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: TensorSpec, source: str) -> None:
+    random = np.random.default_rng(3)
+    started = time.process_time()
+    try:
+        matcher = compiled(guides, Guide(tensor, source))
+        for _ in range(200):
+            matcher.accept(int(random.choice(sorted(allowed(matcher)))))
+            if matcher.ended:
+                break
+    except InvalidRequest:
+        pass
+    assert time.process_time() - started < 2
+
+
+def test_an_ambiguous_grammar_comes_to_an_end(guides: Guides) -> None:
+    """Each token takes longer than the one before, up to the limit of a step."""
+    with pytest.raises(InvalidRequest, match="complex"):
+        accept(compiled(guides, Guide(LARK, "start: a\na: a a | a a a | /./")), "a" * 1000)
+
+
+class Clock:
+    """Each look at it takes some time."""
+
+    def __init__(self, step: float) -> None:
+        self.now, self.step = 0.0, step
+
+    def __call__(self) -> float:
+        self.now += self.step
+        return self.now
+
+
+def test_a_guide_that_holds_up_the_steps_is_refused(guides: Guides, monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = Clock(step=0.4 * SECONDS_PER_TOKEN)
+    monkeypatch.setattr(guide, "thread_time", clock)
+    matcher = compiled(guides, Guide(REGEX, "a*"))
+    accept(matcher, "a" * 500)
+    clock.step = 3 * SECONDS_PER_TOKEN
+    n_tokens = int(SPARE_SECONDS / (5 * SECONDS_PER_TOKEN))
+    accept(matcher, "a" * n_tokens)
+    with pytest.raises(InvalidRequest, match="takes too long"):
+        accept(matcher, "aa")
+    accept(compiled(guides, Guide(REGEX, "a*")), "a" * n_tokens)
+
+
+def test_a_grammar_that_explodes_later_is_blamed_then(guides: Guides) -> None:
+    matcher = compiled(guides, Guide(GRAMMAR, 'root ::= "a"{100000000}'))
+    with pytest.raises(InvalidRequest, match="Too many items"):
+        accept(matcher, "a" * 1000)
+
+
+def test_after_the_end_of_the_worker_nothing_is_started() -> None:
+    guides = build([END])
+    compiled(guides, Guide(REGEX, "a"))
+    guides.close()
+    with pytest.raises(Draining):
+        compiled(guides, Guide(REGEX, "a"))
+
+
+def test_a_schema_cant_set_options_of_the_compiler(guides: Guides) -> None:
+    """`lenient` would take strictness away."""
+    with pytest.raises(InvalidRequest, match="not"):
+        compiled(guides, Guide(JSON_SCHEMA, json.dumps({"not": {"type": "string"}, "x-guidance": {"lenient": True}})))
+    written(guides, JSON_SCHEMA, json.dumps({"const": {"x-guidance": 1}, "x-guidance": {"no": 1}}), '{"x-guidance": 1}')

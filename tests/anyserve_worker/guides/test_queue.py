@@ -1,0 +1,110 @@
+"""Whose guide is compiled next, and when a queue is full."""
+
+from anyserve_worker.guides.queue import GuideQueue
+
+
+def build(n_levels: int = 1, most: int = 100, most_per_caller: int = 100) -> GuideQueue[str]:
+    return GuideQueue(n_levels, most, most_per_caller)
+
+
+def drain(queue: GuideQueue[str]) -> list[str]:
+    jobs = []
+    while (job := queue.take()) is not None:
+        jobs.append(job)
+    assert len(queue) == 0
+    return jobs
+
+
+def test_an_empty_queue_has_nothing() -> None:
+    assert build().take() is None
+
+
+def test_one_caller_is_served_in_order() -> None:
+    queue = build()
+    assert all(queue.add(job, "a") for job in ("1", "2", "3"))
+    assert len(queue) == 3
+    assert drain(queue) == ["1", "2", "3"]
+
+
+def test_callers_take_turns() -> None:
+    queue = build()
+    for job in ("a1", "a2", "a3", "b1", "b2", "c1"):
+        queue.add(job, job[0])
+    assert drain(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
+
+
+def test_a_caller_that_comes_back_overtakes_none_that_waits() -> None:
+    """Two callers that send one guide after the other leave a third its turns."""
+    queue = build()
+    for job in ("c1", "c2", "c3"):
+        queue.add(job, "c")
+    served = []
+    for i in range(9):
+        for caller in "ab":
+            if f"{caller}{i}" not in served:
+                queue.add(f"{caller}{i}", caller)
+        served += [queue.take(), queue.take(), queue.take()]
+    assert [job for job in served if job and job[0] == "c"] == ["c1", "c2", "c3"]
+    assert max(served.index(job) for job in ("c1", "c2", "c3")) < 9
+
+
+def test_a_new_caller_goes_before_the_one_served_last() -> None:
+    queue = build()
+    for job in ("a1", "a2", "a3"):
+        queue.add(job, "a")
+    assert queue.take() == "a1"
+    queue.add("b1", "b")
+    assert drain(queue) == ["b1", "a2", "a3"]
+
+
+def test_a_callers_lower_level_goes_first() -> None:
+    queue = build(3)
+    queue.add("long", "a", 2)
+    queue.add("short", "a", 1)
+    queue.add("of another", "b", 2)
+    assert drain(queue) == ["short", "of another", "long"]
+
+
+def test_a_job_of_several_callers_is_taken_once() -> None:
+    queue = build()
+    queue.add("a1", "a")
+    queue.add("common", "a")
+    queue.add("common", "b")
+    queue.add("b1", "b")
+    assert len(queue) == 4
+    assert drain(queue) == ["a1", "common", "b1"]
+
+
+def test_what_is_discarded_is_not_taken() -> None:
+    queue = build()
+    queue.add("common", "a")
+    queue.add("common", "b")
+    queue.discard("common", "a")
+    queue.discard("common", "nobody")
+    queue.discard("nothing", "b")
+    assert len(queue) == 1
+    assert drain(queue) == ["common"]
+    queue.add("gone", "a")
+    queue.discard("gone", "a")
+    assert queue.take() is None
+
+
+def test_a_full_part_leaves_room_for_others() -> None:
+    queue = build(2, most=5, most_per_caller=2)
+    assert [queue.add(f"a{i}", "a", 1) for i in range(3)] == [True, True, False]
+    assert [queue.add(f"b{i}", "b", 1) for i in range(3)] == [True, True, False]
+    assert queue.add("c0", "c", 1)
+    assert not queue.add("d0", "d", 1), "all together are too many"
+    assert all(queue.add(f"quick{i}", "a") for i in range(9)), "lower levels have no limit"
+    assert queue.take() == "quick0"
+    assert queue.take() == "b0"
+    assert queue.add("d0", "d", 1)
+
+
+def test_a_cleared_queue_is_empty() -> None:
+    queue = build()
+    queue.add("1", "a")
+    queue.clear()
+    assert drain(queue) == []
+    assert queue.add("2", "a")
+    assert drain(queue) == ["2"]

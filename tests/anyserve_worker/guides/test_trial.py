@@ -1,0 +1,202 @@
+"""Trial processes: what ends one, that the next is forked, and that a verdict is one on the guide."""
+
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from anyserve_worker.core.errors import Draining, TrialLost, TrialOverrun
+from anyserve_worker.guides.grammar import GrammarError
+from anyserve_worker.guides.trial import Trials
+
+SLOW = ("json_schema", '{"type":"integer","multipleOf":999983}')
+CHAIN = ("lark", "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"')
+"""Exhausts the stack."""
+ENDLESS = 1000.0
+"""Seconds; more than any guide here takes before it is killed."""
+
+
+@pytest.fixture
+def trials() -> Iterator[Trials]:
+    trials = Trials(49152, [b"<|call|>"])
+    yield trials
+    trials.close()
+
+
+def works(trials: Trials) -> bool:
+    return "ab" in trials.run("regex", "[ab]", 0.5)
+
+
+def processes(parent: int) -> list[int]:
+    found = []
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            fields = stat.read_text().rpartition(")")[2].split()
+        except OSError:
+            continue
+        if int(fields[1]) == parent and fields[0] != "Z":
+            found.append(int(stat.parent.name))
+    return found
+
+
+def runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def server(trials: Trials) -> int:
+    """Its process id."""
+    assert trials._server
+    return trials._server._process.pid
+
+
+def wait_for_a_process(parent: int) -> int:
+    deadline = time.monotonic() + 20
+    while not (found := processes(parent)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    return found[0]
+
+
+def test_good_guides_share_a_process(trials: Trials) -> None:
+    for _ in range(3):
+        assert works(trials)
+    assert trials.n_forked == 1
+    assert len(processes(server(trials))) == 1
+
+
+def test_errors_are_verdicts_and_end_nothing(trials: Trials) -> None:
+    for _ in range(2):
+        with pytest.raises(GrammarError, match="regex"):
+            trials.run("regex", "(", 0.5)
+    assert works(trials)
+    assert trials.n_forked == 1
+
+
+def test_an_overrun_ends_its_process_alone(trials: Trials) -> None:
+    assert works(trials)
+    before = server(trials)
+    for seconds in (0.01, 0.05):
+        with pytest.raises(TrialOverrun):
+            trials.run(*SLOW, seconds)
+        assert works(trials)
+    assert server(trials) == before
+    assert trials.n_forked == 3
+    assert len(processes(before)) == 1
+
+
+def test_an_exhausted_stack_is_a_verdict(trials: Trials) -> None:
+    with pytest.raises(GrammarError, match="too complex"):
+        trials.run(*CHAIN, 0.5)
+    assert works(trials)
+
+
+def test_guides_run_side_by_side(trials: Trials) -> None:
+    trials.start()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(trials.run, *SLOW, ENDLESS)
+        child = wait_for_a_process(server(trials))
+        assert works(trials)
+        assert not slow.done()
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(TrialLost):
+            slow.result()
+    assert works(trials)
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_a_trial_killed_from_outside_says_nothing_about_the_guide(trials: Trials, number: int) -> None:
+    trials.start()
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(trials.run, *SLOW, ENDLESS)
+        os.kill(wait_for_a_process(server(trials)), number)
+        with pytest.raises(TrialLost):
+            slow.result()
+    assert works(trials)
+
+
+def test_an_idle_trial_killed_from_outside_is_replaced(trials: Trials) -> None:
+    assert works(trials)
+    os.kill(wait_for_a_process(server(trials)), signal.SIGKILL)
+    while processes(server(trials)):
+        time.sleep(0.001)
+    assert works(trials)
+    assert trials.n_forked == 2
+
+
+def test_a_server_killed_from_outside_is_replaced(trials: Trials) -> None:
+    assert works(trials)
+    before = server(trials)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(trials.run, *SLOW, ENDLESS)
+        child = wait_for_a_process(before)
+        os.kill(before, signal.SIGKILL)
+        os.kill(child, signal.SIGKILL)
+        with pytest.raises(TrialLost):
+            slow.result()
+    assert works(trials)
+    assert server(trials) != before
+    assert processes(before) == []
+
+
+def test_closing_ends_what_runs(trials: Trials) -> None:
+    trials.start()
+    running = server(trials)
+    with ThreadPoolExecutor(1) as threads:
+        slow = threads.submit(trials.run, *SLOW, ENDLESS)
+        child = wait_for_a_process(running)
+        trials.close()
+        with pytest.raises(Draining):
+            slow.result()
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in (running, child)):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+    with pytest.raises(Draining):
+        works(trials)
+    trials.close()
+
+
+def test_many_threads(trials: Trials) -> None:
+    """Each has its answer, whatever ends beside it."""
+    start = threading.Barrier(4)
+
+    def run(i: int) -> str:
+        if i < 4:
+            start.wait(20)
+        try:
+            return trials.run(*SLOW, 0.01) if i % 2 else trials.run("regex", f"[ab]{{{i}}}", 0.5)
+        except TrialOverrun:
+            return "overrun"
+
+    with ThreadPoolExecutor(4) as threads:
+        answers = list(threads.map(run, range(24)))
+    assert answers[1::2] == ["overrun"] * 12
+    assert all(f"{{{i}}}" in answers[i] for i in range(0, 24, 2))
+
+
+def test_everything_ends_with_a_worker_that_is_killed() -> None:
+    script = (
+        "import os, signal\n"
+        "from anyserve_worker.guides.trial import Trials\n"
+        "trials = Trials(300, [])\n"
+        "trials.run('regex', '[ab]', 0.5)\n"
+        "print(trials._server._process.pid, trials._idle[0].pid, flush=True)\n"
+        "os.kill(os.getpid(), signal.SIGKILL)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    pids = [int(pid) for pid in done.stdout.split()]
+    assert len(pids) == 2, done.stderr
+    deadline = time.monotonic() + 20
+    while any(runs(pid) for pid in pids):
+        assert time.monotonic() < deadline
+        time.sleep(0.001)

@@ -1,0 +1,204 @@
+"""Penalties against llama.cpp's own, over random sequences: the same logits at every token."""
+
+import random
+from array import array
+from typing import Any
+
+import llama_cpp as llama
+import numpy as np
+import pytest
+
+from anyserve_worker.sampling.breakers import Breakers, Words
+from anyserve_worker.sampling.chain import SeenPrompt, chain, looks_back
+from anyserve_worker.sampling.draw import DirectSampler, Greedy, Logits, Scratch
+from anyserve_worker.sampling.penalties import Penalizing
+from anyserve_worker.service.request import SamplingParams
+from benchmarks.sampler_chain import Chain
+
+N_VOCAB = 300
+N_CTX = 200
+WORDS = Words([b"%d" % token for token in range(N_VOCAB)])
+
+
+def no_breakers(texts: tuple[str, ...]) -> Breakers:
+    return Breakers(WORDS, texts, lambda _: [])
+
+
+def penalized(sampler: DirectSampler, logits: Logits) -> Logits:
+    changed = logits.copy()
+    if isinstance(sampler, Penalizing):
+        for penalty in sampler._penalties:
+            penalty.apply(changed)
+    return changed
+
+
+def accept(sampler: DirectSampler, token: int) -> None:
+    if isinstance(sampler, Penalizing):
+        for penalty in sampler._penalties:
+            penalty.accept(token)
+
+
+def penalized_by(theirs: Chain, logits: Logits) -> Logits:
+    _, found = theirs.apply(logits)
+    changed = np.full_like(logits, -np.inf)
+    changed[found["id"]] = found["logit"]
+    return changed
+
+
+def sequence(chosen: random.Random, n: int) -> list[int]:
+    """Random tokens, or random repetitions with some faults in them."""
+    tokens = chosen.sample(range(N_VOCAB), chosen.choice([1, 2, 3, 5, 20]))
+    if chosen.random() < 0.4:
+        return [chosen.choice(tokens) for _ in range(n)]
+    period = [chosen.choice(tokens) for _ in range(chosen.randint(1, 9))]
+    repeated = (period * n)[:n]
+    for _ in range(chosen.randint(0, 3)):
+        repeated[chosen.randrange(n)] = chosen.choice(tokens)
+    return repeated
+
+
+def compare(sampling: SamplingParams, prompt: list[int], output: list[int]) -> int:
+    """At every token, for two choices of one prompt. How many logits were changed."""
+    tokens = array("i", prompt)
+    seen = SeenPrompt(sampling, tokens, N_CTX, no_breakers)
+    n_changed = 0
+    for generated in (output, output[::-1]):
+        ours = chain(sampling, 1, seen, Scratch(N_VOCAB))
+        theirs = Chain(sampling, 1, tokens, None, N_VOCAB, N_CTX)
+        random_ = np.random.default_rng(len(prompt))
+        for token in generated:
+            logits = (random_.standard_normal(N_VOCAB) * 3).astype(np.float32)
+            expected = penalized_by(theirs, logits)
+            n_changed += int(np.count_nonzero(expected != logits))
+            # Penalties of such a size are all the same, and not numbers for llama.cpp.
+            assert np.allclose(np.maximum(penalized(ours, logits), -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
+            accept(ours, token)
+            llama.llama_sampler_accept(theirs.handle, token)
+        theirs.free()
+    return n_changed
+
+
+@pytest.mark.parametrize("last_n", [-1, 1, 2, 7, 40, 10**9])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"repetition_penalty": 1.3},
+        {"repetition_penalty": 0.5},
+        {"presence_penalty": 0.7},
+        {"frequency_penalty": -0.4},
+        {"repetition_penalty": 2.0, "presence_penalty": -1.0, "frequency_penalty": 0.3},
+    ],
+    ids=lambda params: "-".join(params),
+)
+def test_tokens_that_were_seen(params: dict[str, Any], last_n: int) -> None:
+    chosen = random.Random(last_n)
+    sampling = SamplingParams(temperature=0.0, repeat_last_n=last_n, **params)
+    n_changed = sum(
+        compare(sampling, sequence(chosen, chosen.choice([1, 2, 30, 150])), sequence(chosen, 60)) for _ in range(6)
+    )
+    assert n_changed > 100
+
+
+@pytest.mark.parametrize("last_n", [-1, 1, 2, 7, 40, 10**9])
+@pytest.mark.parametrize("allowed_length", [0, 1, 2, 5])
+@pytest.mark.parametrize("base", [1.0, 1.1, 1.75, 3.0])
+def test_repeated_sequences(base: float, allowed_length: int, last_n: int) -> None:
+    chosen = random.Random(last_n * 100 + allowed_length)
+    sampling = SamplingParams(
+        temperature=0.0,
+        dry_multiplier=0.8,
+        dry_base=base,
+        dry_allowed_length=allowed_length,
+        dry_penalty_last_n=last_n,
+        dry_sequence_breakers=(),
+    )
+    n_changed = sum(
+        compare(sampling, sequence(chosen, chosen.choice([1, 2, 3, 50, 150])), sequence(chosen, 60)) for _ in range(10)
+    )
+    assert n_changed > 100 or 0 < last_n <= allowed_length + 1
+
+
+def test_penalties_work_together_in_llama_cpps_order() -> None:
+    chosen = random.Random(5)
+    sampling = SamplingParams(
+        temperature=0.0,
+        repetition_penalty=1.5,
+        repeat_last_n=20,
+        presence_penalty=0.5,
+        frequency_penalty=0.2,
+        dry_multiplier=0.5,
+        dry_sequence_breakers=(),
+    )
+    assert all(compare(sampling, sequence(chosen, 100), sequence(chosen, 80)) for _ in range(10))
+
+
+@pytest.mark.parametrize("period", [[5], [5, 6], [5] * 40 + [6], list(range(100, 140))])
+def test_a_long_prompt_that_repeats_itself(period: list[int]) -> None:
+    """Thousands of places, each of which goes back thousands of tokens."""
+    prompt = (period * 4000)[: N_CTX * 20]
+    base = float(np.float32(1.001))
+    sampling = SamplingParams(temperature=0.0, dry_multiplier=0.1, dry_base=base, dry_sequence_breakers=())
+    seen = SeenPrompt(sampling, array("i", prompt), len(prompt) * 2, no_breakers)
+    ours = chain(sampling, 1, seen, Scratch(N_VOCAB))
+    theirs = Chain(sampling, 1, array("i", prompt), None, N_VOCAB, len(prompt) * 2)
+    logits = np.zeros(N_VOCAB, dtype=np.float32)
+    for token in [*prompt[:50], 7, *prompt[:50]]:
+        assert np.allclose(penalized(ours, logits), penalized_by(theirs, logits), 1e-4, 1e-4)
+        accept(ours, token)
+        llama.llama_sampler_accept(theirs.handle, token)
+    theirs.free()
+
+
+def test_greedy_takes_the_likeliest_after_the_penalties() -> None:
+    sampling = SamplingParams(temperature=0.0, repetition_penalty=10.0)
+    sampler = chain(sampling, 1, SeenPrompt(sampling, array("i", [2]), N_CTX, no_breakers), Scratch(4))
+    logits = np.array([1.0, 2.0, 3.0, -1.0], dtype=np.float32)
+    assert [sampler.sample(logits.copy()) for _ in range(4)] == [1, 0, 2, 2]
+
+
+@pytest.mark.parametrize(
+    ("params", "penalizes"),
+    [
+        ({"repetition_penalty": 1.1}, True),
+        ({"repetition_penalty": 1.1, "repeat_last_n": 0}, False),
+        ({"presence_penalty": 0.1}, True),
+        ({"frequency_penalty": 0.1, "repeat_last_n": 0}, False),
+        ({"dry_multiplier": 1.0}, True),
+        ({"dry_multiplier": 1.0, "dry_penalty_last_n": 0}, False),
+        ({"repeat_last_n": 5, "dry_base": 2.0}, False),
+    ],
+)
+def test_what_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> None:
+    sampling = SamplingParams(temperature=0.0, **params)
+    sampler = chain(sampling, 1, SeenPrompt(sampling, array("i", [2]), N_CTX, no_breakers), Scratch(4))
+    assert isinstance(sampler, Penalizing if penalizes else Greedy)
+    assert not penalizes or looks_back(sampling) == ("presence_penalty" not in params)
+
+
+# ---- Breakers
+
+
+def breakers(words: list[bytes], *texts: str) -> Breakers:
+    """The vocabulary has these words, and all single bytes behind them."""
+    alphabet = [*words, *(bytes([byte]) for byte in range(256))]
+    return Breakers(Words(alphabet), texts, lambda text: [len(words) + byte for byte in text])
+
+
+def test_a_token_that_contains_a_breaker_is_one() -> None:
+    found = breakers([b"a\nb", b"ab", b"\n\n", b""], "\n", "ab")
+    assert found.alone.nonzero()[0].tolist() == [0, 1, 2, 4 + ord("\n")]
+
+
+def test_a_breaker_of_several_tokens() -> None:
+    found = breakers([b"xab", b"xabc"], "abc")
+    a, b, c = (2 + ord(letter) for letter in "abc")
+    assert found.alone.nonzero()[0].tolist() == [1]
+    assert found.are(0, (c,))
+    assert found.are(a, (b, c))
+    assert not found.are(b, (c,))
+    assert not found.are(1, (c,)), "it contains the whole already"
+    tokens = np.array([a, b, c, a, b, a], dtype=np.int32)
+    assert found.last(tokens) == (0, 2)
+    assert found.last(tokens[:2]) is None
+    assert found.last(np.append(tokens, [0, c]).astype(np.int32)) == (6, 7)
+    assert found.last(np.append(tokens, [1, a]).astype(np.int32)) == (6, 6)

@@ -1,0 +1,171 @@
+"""Truncating samplers and mirostat, against llama.cpp's own: which tokens they leave, and how often each is drawn."""
+
+import random
+from array import array
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from anyserve_worker.sampling.breakers import Breakers
+from anyserve_worker.sampling.chain import SeenPrompt, chain
+from anyserve_worker.sampling.draw import DirectSampler, Draw, Drawn, Logits, Scratch
+from anyserve_worker.sampling.truncation import Mirostat, Truncating
+from anyserve_worker.service.request import SamplingParams
+from benchmarks.sampler_chain import Chain
+from tests.anyserve_worker.sampling.test_selection import shapes
+
+TRUNCATIONS: list[dict[str, Any]] = [
+    *({"top_k": k} for k in (1, 5, 40, 1000, 10**6)),
+    *({"top_p": p} for p in (0.0, 0.2, 0.5, 0.9, 0.99)),
+    *({"typical_p": p} for p in (0.0, 0.2, 0.5, 0.9, 0.99)),
+    *({"min_p": p} for p in (0.001, 0.05, 1.0)),
+    *({"top_n_sigma": n} for n in (0.5, 1.0, 3.0, 20.0)),
+    *({"xtc_probability": 1.0, "xtc_threshold": p} for p in (0.001, 0.01, 0.1, 0.3, 0.5, 0.6)),
+    {"top_k": 50, "top_p": 0.9, "typical_p": 0.9, "min_p": 0.01, "temperature": 0.7},
+    {"top_n_sigma": 2.0, "top_p": 0.8, "xtc_probability": 1.0, "xtc_threshold": 0.02, "temperature": 1.5},
+    {"typical_p": 0.95, "min_p": 0.02, "xtc_probability": 1.0, "xtc_threshold": 0.05},
+    *({"mirostat": 1, "mirostat_tau": tau, "temperature": 1.3} for tau in (0.0, 1.0, 3.0, 5.0)),
+    *({"mirostat": 2, "mirostat_tau": tau, "temperature": 0.8} for tau in (0.0, 1.0, 3.0, 5.0)),
+]
+
+
+class Watched:
+    """A sampler of ours that shows what it draws from."""
+
+    def __init__(self, sampling: SamplingParams, n_vocab: int) -> None:
+        sampler = sampler_of(sampling, n_vocab)
+        assert isinstance(sampler, Truncating | Mirostat)
+        self._sampler, self._draw = sampler, sampler._draw
+        sampler._draw = self._watch  # type: ignore[assignment]
+        self._left: list[Logits] = []
+
+    def _watch(self, logits: Logits) -> Drawn:
+        self._left.append(logits.copy())
+        return self._draw(logits)
+
+    def weights(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """By the value that a token had among those that are left: equal ones can stand for each other."""
+        self._sampler.sample(logits)
+        return self._left[-1].astype(np.float64)
+
+
+def sampler_of(sampling: SamplingParams, n_vocab: int, seed: int = 1) -> DirectSampler:
+    def no_breakers(_: tuple[str, ...]) -> Breakers:
+        raise AssertionError("nothing here needs them")
+
+    return chain(sampling, seed, SeenPrompt(sampling, array("i", [0]), 100, no_breakers), Scratch(n_vocab))
+
+
+def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
+    """From the greatest on, without those that are impossible."""
+    weights = np.exp((logits - logits.max()) / temperature)
+    ordered: npt.NDArray[np.float64] = np.sort(weights[weights > 0])[::-1] / weights.sum()
+    return ordered
+
+
+@pytest.mark.parametrize("params", TRUNCATIONS, ids=lambda params: "-".join(f"{k}={v}" for k, v in params.items()))
+@pytest.mark.parametrize("n_vocab", [7, 2048, 49_152, 151_936])
+def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, Any]) -> None:
+    sampling = SamplingParams(**params)
+    for name, logits in shapes(n_vocab):
+        if name == "huge" or (name in ("nearly flat", "flat", "equals") and sampling.mirostat == 1):
+            continue  # Not numbers any more, or beyond the greatest one: llama.cpp then leaves one token.
+        theirs = Chain(sampling, 1, array("i", [0]), None, n_vocab, 100)
+        _, found = theirs.apply(logits)
+        expected = probabilities(found["logit"].astype(np.float64), 1)
+        theirs.free()
+        ours = probabilities(
+            Watched(sampling, n_vocab).weights(logits.copy()), 1 if sampling.mirostat else sampling.temperature
+        )
+        # llama.cpp adds up in single precision, one by one: with a large vocabulary it is off by a percent.
+        n = min(len(ours), len(expected))
+        difference = np.abs(ours[:n] - expected[:n]).sum() + ours[n:].sum() + expected[n:].sum()
+        assert difference < (2e-3 if n_vocab < 100_000 else 2e-2), (name, len(ours), len(expected))
+
+
+def test_xtc_never_leaves_a_token_that_is_impossible() -> None:
+    """llama.cpp does at a threshold of 0: no probability is at least that as well."""
+    logits = np.array([-np.inf, 2.0, 3.0, -np.inf, 1.0], dtype=np.float32)
+    sampler = sampler_of(SamplingParams(xtc_probability=1.0, xtc_threshold=0.0), len(logits))
+    assert {sampler.sample(logits.copy()) for _ in range(20)} == {4}
+
+
+def test_mirostat_leaves_everything_where_its_number_of_tokens_is_too_large() -> None:
+    """Where llama.cpp's conversion to an integer overflows, and leaves the likeliest alone."""
+    sampler = sampler_of(SamplingParams(mirostat=1, mirostat_tau=9.0), 500)
+    logits = (np.random.default_rng(1).standard_normal(500) / 1000).astype(np.float32)
+    assert len({sampler.sample(logits.copy()) for _ in range(2000)}) > 400
+
+
+@pytest.mark.parametrize("mirostat", [1, 2])
+def test_mirostat_keeps_the_surprise_near_its_target(mirostat: int) -> None:
+    logits = (-1.2 * np.log(np.arange(1, 5001))).astype(np.float32)
+    np.random.default_rng(5).shuffle(logits)
+    weights = np.exp(logits.astype(np.float64))
+    surprises = -np.log2(weights / weights.sum())
+    for tau in (2.0, 4.0):
+        sampler = sampler_of(SamplingParams(mirostat=mirostat, mirostat_tau=tau), 5000)
+        drawn = [surprises[sampler.sample(logits.copy())] for _ in range(600)]
+        theirs = Chain(SamplingParams(mirostat=mirostat, mirostat_tau=tau), 3, array("i", [0]), None, 5000, 100)
+        reference = [surprises[theirs.sample(logits)] for _ in range(600)]
+        theirs.free()
+        assert abs(np.mean(drawn[100:]) - np.mean(reference[100:])) < 0.5
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"top_k": 3},
+        {"top_p": 0.8, "temperature": 1.5},
+        {"min_p": 0.1, "temperature": 0.6},
+        {"typical_p": 0.7},
+        {"top_n_sigma": 1.0},
+        {"xtc_probability": 0.4, "xtc_threshold": 0.15},
+    ],
+    ids=lambda params: "-".join(params),
+)
+def test_tokens_are_drawn_as_often_as_by_llama_cpp(params: dict[str, Any]) -> None:
+    n, logits = 20_000, np.array([1.0, 2.5, -2.0, 2.0, 0.0, 1.7], dtype=np.float32)
+    sampling = SamplingParams(**params)
+    ours = sampler_of(sampling, len(logits), seed=7)
+    theirs = Chain(sampling, 7, array("i", [0]), None, len(logits), 100)
+    drawn = Counter(ours.sample(logits.copy()) for _ in range(n))
+    reference = Counter(theirs.sample(logits) for _ in range(n))
+    theirs.free()
+    assert set(drawn) == set(reference)
+    for token, count in reference.items():
+        p = count / n
+        # Of the difference of two draws; six standard deviations, and the seeds are fixed besides.
+        assert abs(drawn[token] - count) <= 6 * (2 * n * p * (1 - p)) ** 0.5
+
+
+@pytest.mark.parametrize("params", [{"top_k": 20}, {"xtc_probability": 0.5}, {"mirostat": 1}, {"mirostat": 2}])
+def test_a_seed_repeats_itself(params: dict[str, Any]) -> None:
+    logits = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
+
+    def draws(seed: int) -> list[int]:
+        sampler = sampler_of(SamplingParams(**params), 3000, seed)
+        return [sampler.sample(logits.copy()) for _ in range(40)]
+
+    assert draws(7) == draws(7)
+    assert draws(7) != draws(8)
+
+
+def test_a_temperature_that_makes_logits_huge() -> None:
+    logits = np.array([1.0, -1e30, 2.0, -np.inf], dtype=np.float32)
+    for params in ({"top_p": 0.9}, {"typical_p": 0.9}, {"top_n_sigma": 1.0}, {"mirostat": 2, "mirostat_tau": 0.0}):
+        sampler = sampler_of(SamplingParams(temperature=1e-5, **params), 4)  # type: ignore[arg-type]
+        assert {sampler.sample(logits.copy()) for _ in range(20)} == {2}
+
+
+def test_a_draw_has_its_probability() -> None:
+    logits = np.log(np.array([0.5, 0.25, 0.25], dtype=np.float32))
+    draw = Draw(1.0, random.Random(1), Scratch(3))
+    assert {(drawn.at, round(drawn.probability, 5)) for drawn in (draw(logits) for _ in range(50))} == {
+        (0, 0.5),
+        (1, 0.25),
+        (2, 0.25),
+    }

@@ -1,0 +1,632 @@
+"""Cells and prefixes, against a memory that checks every call."""
+
+from array import array
+from collections import Counter
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from anyserve_worker.scheduling.kv_cache import FIRST_PATIENCE, MIN_PATIENCE, KVCache, common_prefix
+from tests.anyserve_worker.fakes import FakeMemory
+
+
+def tokens_of(text: str) -> "array[int]":
+    """A token a character."""
+    return array("i", map(ord, text))
+
+
+class Cache:
+    """A cache with its memory, for tests that tell a story: a letter is a token."""
+
+    def __init__(
+        self, n_cells: int = 100, n_sequences: int = 8, memory: FakeMemory | None = None, reuse: bool = True
+    ) -> None:
+        self.memory = memory or FakeMemory(n_cells)
+        self.cache = KVCache(self.memory, n_cells, n_sequences, reuse)
+
+    def run(self, text: str, n: int | None = None) -> tuple[int, int]:
+        """Admits and computes (the first `n` tokens of) a text; returns its id and how many tokens were cached."""
+        tokens = tokens_of(text)
+        acquired = self.cache.acquire(tokens)
+        assert acquired
+        seq_id, cached = acquired
+        end = len(tokens) if n is None else n
+        self.memory.compute(seq_id, cached, tokens[cached:end])
+        self.cache.commit(seq_id, end)
+        return acquired
+
+    def keep(self, *texts: str) -> None:
+        """Runs texts and leaves them as cached prefixes, the first the least recently used."""
+        for text in texts:
+            self.cache.release(self.run(text)[0])
+
+    def cached(self, text: str) -> int:
+        """How much of a text could be used again. Its last token never can, so another follows here."""
+        return self.cache.best_prefix(tokens_of(text + "§"))[1]
+
+    @property
+    def free(self) -> int:
+        return self.cache.n_free_cells
+
+
+# ---- Prefixes
+
+
+def test_nothing_is_cached_at_first() -> None:
+    c = Cache(n_cells=10)
+    assert c.cache.best_prefix(tokens_of("abc")) == (-1, 0)
+    assert (c.free, c.cache.n_cached_sequences) == (10, 0)
+
+
+def test_a_sequence_takes_a_cell_a_token_and_gives_back_what_it_did_not_compute() -> None:
+    c = Cache(n_cells=10)
+    seq_id, _ = c.run("abcdef", n=2)
+    assert c.free == 4
+    c.cache.release(seq_id)
+    assert (c.free, c.cache.n_cached_sequences, c.cached("abcdef")) == (8, 1, 2)
+
+
+def test_a_sequence_that_computed_nothing_leaves_nothing() -> None:
+    c = Cache(n_cells=10, n_sequences=1)
+    seq_id, _ = c.run("abc", n=0)
+    c.cache.release(seq_id)
+    assert (c.free, c.cache.n_cached_sequences) == (10, 0)
+    assert c.run("xyz") == (seq_id, 0)
+
+
+def test_a_cached_prefix_goes_over_to_who_continues_it() -> None:
+    c = Cache()
+    c.keep("abc")
+    assert c.run("abcde")[1] == 3
+    assert c.cache.n_cached_sequences == 0
+    assert c.free == 95
+
+
+def test_the_last_token_is_computed_for_its_logits_even_if_it_is_cached() -> None:
+    c = Cache()
+    c.keep("abc")
+    assert c.run("abc")[1] == 2
+    c.keep("x")
+    assert c.run("x")[1] == 0
+
+
+def test_a_prefix_of_which_a_part_is_used_stays_and_shares_its_cells() -> None:
+    c = Cache()
+    c.keep("abcdef")
+    _, n = c.run("abcxyz")
+    assert n == 3
+    assert c.free == 100 - 6 - 3
+    assert c.cached("abcdef") == 6
+
+
+def test_running_sequences_share_what_is_computed_and_no_more() -> None:
+    c = Cache()
+    first, _ = c.run("abcdefgh", n=4)
+    second, n = c.run("abcdefxy")
+    assert (second != first, n) == (True, 4)
+    assert c.free == 100 - 8 - 4
+
+
+def test_shared_cells_are_free_when_the_last_one_lets_go() -> None:
+    c = Cache(n_cells=20)
+    first, _ = c.run("abcdef")
+    second, n = c.run("abcdxy")
+    assert (n, c.free) == (4, 12)
+    c.cache.release(first)
+    assert c.cache.evict_all() == 1
+    assert c.free == 20 - 6
+    c.cache.release(second)
+    assert c.cache.evict_all() == 1
+    assert c.free == 20
+
+
+def test_the_longest_prefix_is_chosen() -> None:
+    c = Cache()
+    c.keep("abxxx", "abcdxx", "abcyy")
+    assert c.run("abcdef")[1] == 4
+
+
+def test_a_running_sequence_lends_what_it_generated() -> None:
+    c = Cache()
+    tokens = tokens_of("ab")
+    acquired = c.cache.acquire(tokens)
+    assert acquired
+    seq_id = acquired[0]
+    for token in tokens_of("cd"):
+        c.memory.compute(seq_id, len(tokens) - (1 if len(tokens) > 2 else 2), tokens[-(1 if len(tokens) > 2 else 2) :])
+        c.cache.commit(seq_id, len(tokens))
+        tokens.append(token)
+        assert c.cache.grow(seq_id, len(tokens))
+    assert c.cached("abcd") == 3
+
+
+def test_a_finished_sequence_keeps_its_own_copy_of_the_tokens() -> None:
+    c = Cache()
+    tokens = tokens_of("abc")
+    acquired = c.cache.acquire(tokens)
+    assert acquired
+    c.memory.compute(acquired[0], 0, tokens)
+    c.cache.commit(acquired[0], 3)
+    c.cache.release(acquired[0])
+    tokens[0] = ord("x")
+    assert c.cached("abc") == 3
+
+
+# ---- Promises
+
+
+def test_a_prefix_is_promised_until_it_is_computed_to_its_end() -> None:
+    c = Cache()
+    tokens = tokens_of("abcdxx")
+    seq_id, _ = c.run("abcdefgh", n=0)
+    assert c.cache.promised_prefix(tokens)[1] == 4
+    c.memory.compute(seq_id, 0, tokens_of("abc"))
+    c.cache.commit(seq_id, 3)
+    assert c.cache.promised_prefix(tokens)[1] == 4
+    c.memory.compute(seq_id, 3, tokens_of("d"))
+    c.cache.commit(seq_id, 4)
+    assert c.cache.promised_prefix(tokens)[1] == 0
+
+
+def test_nobody_promises_what_is_not_common_or_not_running() -> None:
+    c = Cache()
+    c.keep("abcd")
+    c.run("xyz", n=0)
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
+
+
+def test_the_longest_promise_counts() -> None:
+    c = Cache()
+    c.run("abxx", n=0)
+    c.run("abcd", n=0)
+    assert c.cache.promised_prefix(tokens_of("abcde"))[1] == 4
+
+
+def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
+    c = Cache(memory=FakeMemory(100, recurrent=True))
+    c.run("abcd", n=2)
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 4
+    assert c.cache.promised_prefix(tokens_of("abcxyz"))[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcd"))[1] == 0
+
+
+# ---- Room
+
+
+def test_the_least_recently_used_prefix_goes_first() -> None:
+    c = Cache(n_cells=12)
+    c.keep("aaaa", "bbbb", "cccc")
+    c.run("dd")
+    assert (c.cached("aaaa"), c.cached("bbbb"), c.cached("cccc"), c.free) == (0, 4, 4, 2)
+
+
+def test_a_prefix_that_was_used_in_part_counts_as_used() -> None:
+    c = Cache(n_cells=14)
+    c.keep("aaaa", "bbbb")
+    c.cache.release(c.run("aax")[0])  # Forked from "aaaa".
+    c.keep("cccc")
+    c.run("dd")
+    assert (c.cached("aaaa"), c.cached("bbbb")) == (4, 0)
+
+
+def test_only_as_much_as_needed_is_evicted() -> None:
+    c = Cache(n_cells=12)
+    c.keep("aa", "bb", "cc")
+    c.run("d" * 9)
+    assert (c.cached("aa"), c.cached("bb"), c.cached("cc")) == (0, 0, 2)
+    assert c.free == 1
+
+
+def test_the_prefix_to_be_used_is_not_evicted_for_its_user() -> None:
+    c = Cache(n_cells=10)
+    c.keep("aaaa", "bbbb")
+    assert c.run("aaaazzz")[1] == 4
+    assert c.cached("bbbb") == 0
+
+
+def test_a_prefix_that_is_in_the_way_of_its_user_is_cut_back() -> None:
+    c = Cache(n_cells=10)
+    c.keep("abcdefgh")
+    assert c.run("abcdefxyz")[1] == 6
+    assert (c.free, c.cache.n_cached_sequences) == (1, 0)
+
+
+def test_others_go_before_a_prefix_is_cut_back() -> None:
+    c = Cache(n_cells=10)
+    c.keep("zz", "abcdef")
+    assert c.run("abcxyz")[1] == 3
+    assert (c.cached("zz"), c.cached("abcdef"), c.free) == (0, 6, 1)
+
+
+def test_a_prefix_whose_rest_is_shared_is_not_cut_back_in_vain() -> None:
+    c = Cache(n_cells=10)
+    c.keep("abcdefgh")
+    c.run("abcdefgz")  # Shares seven: to cut the cached one back gives one cell at most.
+    assert c.cache.acquire(tokens_of("abxxx")) is None
+    assert (c.cached("abcdefgh"), c.free) == (8, 1)
+    assert c.run("abxx")[1] == 2
+    assert c.free == 0
+
+
+def test_running_sequences_are_never_evicted() -> None:
+    c = Cache(n_cells=10)
+    c.run("aaaaaa")
+    assert c.cache.acquire(tokens_of("bbbbb")) is None
+    assert c.cache.acquire(tokens_of("bbbb")) is not None
+
+
+def test_failing_for_want_of_room_loses_nothing() -> None:
+    c = Cache(n_cells=10)
+    c.keep("aaa", "bbb")
+    seq_id, _ = c.run("cccc")
+    assert c.cache.acquire(tokens_of("ddddddd")) is None
+    assert not c.cache.grow(seq_id, 11)
+    assert (c.cached("aaa"), c.cached("bbb"), c.cached("cccc"), c.free) == (3, 3, 4, 0)
+
+
+def test_cells_shared_with_a_running_sequence_are_no_room() -> None:
+    c = Cache(n_cells=10)
+    c.keep("abcdefgh")
+    c.run("abcdefx")  # Shares six of the eight.
+    assert c.free == 1
+    assert c.cache.acquire(tokens_of("zzzz")) is None
+    assert c.cached("abcdefgh") == 8
+    assert c.cache.acquire(tokens_of("zzz")) is not None
+    assert c.cached("abcdefgh") == 6
+
+
+def test_growing_takes_cells_only_for_what_is_new() -> None:
+    c = Cache(n_cells=10)
+    seq_id, _ = c.run("abc")
+    assert c.cache.grow(seq_id, 3)
+    assert c.free == 7
+    assert c.cache.grow(seq_id, 5)
+    assert c.cache.grow(seq_id, 4)
+    assert c.free == 5
+    assert c.cache.grow(seq_id, 10)
+    assert not c.cache.grow(seq_id, 11)
+
+
+def test_growing_evicts_cached_prefixes() -> None:
+    c = Cache(n_cells=6)
+    c.keep("aaa")
+    seq_id, _ = c.run("bbb")
+    assert c.cache.grow(seq_id, 4)
+    assert (c.cached("aaa"), c.free) == (0, 2)
+
+
+@pytest.mark.parametrize("order", [("aaaa", "bbxx"), ("bbxx", "aaaa")])
+def test_ids_run_out_before_cells(order: tuple[str, str]) -> None:
+    """Whichever of the two ids is in question: the other prefix makes place, the one in use stays."""
+    c = Cache(n_sequences=2)
+    ids = {text: c.run(text)[0] for text in ("aaaa", "bbxx")}
+    oldest, newest = order
+    c.cache.release(ids[oldest])
+    c.cache.release(ids[newest])
+    assert c.run(newest[:2] + "zz")[1] == 2
+    assert (c.cached(oldest), c.cached(newest)) == (0, 4)
+
+
+def test_the_last_id_is_taken_from_the_prefix_in_use() -> None:
+    c = Cache(n_sequences=2)
+    c.run("running")
+    c.keep("abcdef")
+    assert c.run("abcxyz")[1] == 3
+    assert (c.cache.n_cached_sequences, c.free) == (0, 100 - 7 - 6)
+
+
+def test_no_id_is_left() -> None:
+    c = Cache(n_sequences=2)
+    c.run("aa")
+    c.run("bb")
+    assert c.cache.acquire(tokens_of("aac")) is None
+    assert c.cache.acquire(tokens_of("c")) is None
+    assert c.free == 96
+
+
+def test_clear_drops_running_sequences_too() -> None:
+    c = Cache(n_cells=10, n_sequences=2)
+    c.keep("abc")
+    c.run("xyz")
+    c.cache.clear()
+    assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (10, 0, {})
+    c.run("abc")
+    c.run("xyz")
+
+
+# ---- Memory that cannot be cut
+
+
+def test_a_recurrent_state_is_used_whole_or_not_at_all() -> None:
+    c = Cache(memory=FakeMemory(100, recurrent=True))
+    c.keep("abcd")
+    assert c.run("abcdef")[1] == 4
+    assert c.run("abx")[1] == 0
+
+
+def test_a_recurrent_state_that_cannot_be_cut_back_is_dropped() -> None:
+    c = Cache(memory=FakeMemory(100, recurrent=True))
+    seq_id, _ = c.run("abcd")
+    c.cache.commit(seq_id, 3)  # The step that computed "d" did not count.
+    c.cache.release(seq_id)
+    assert (c.cache.n_cached_sequences, c.free, c.memory.sequences) == (0, 100, {})
+
+
+def test_a_shorter_state_is_used_where_the_longer_one_cannot_be_cut() -> None:
+    c = Cache(memory=FakeMemory(100, recurrent=True))
+    c.keep("ab", "abcdxx")
+    c.keep("ab")
+    assert c.run("abcdef")[1] == 2
+
+
+def test_a_window_that_has_moved_on_cannot_go_back() -> None:
+    c = Cache(memory=FakeMemory(100, window=3))
+    c.keep("abcdefgh")
+    assert c.run("abcdefgx")[1] == 0
+    c = Cache(memory=FakeMemory(100, window=3))
+    c.keep("abcdefgh")
+    assert c.run("abcdefghij")[1] == 8
+
+
+# ---- Without reuse
+
+
+def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
+    c = Cache(n_cells=20, reuse=False)
+    c.keep("abcd")
+    assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (20, 0, {})
+    c.run("abcd", n=2)
+    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
+    assert c.run("abcdef")[1] == 0
+    assert c.free == 10
+    assert c.cache.evict_all() == 0
+
+
+# ---- Anything, in any order
+
+
+def somebody_runs(machine: "AnyOrder") -> bool:
+    return bool(machine.tokens)
+
+
+def much_is_cached(machine: "AnyOrder") -> bool:
+    return machine.cache.n_cached_sequences > 2
+
+
+class AnyOrder(RuleBasedStateMachine):
+    """Random use of a small cache. The memory refuses illegal calls; the books are compared after each step."""
+
+    @initialize(
+        n_cells=st.integers(6, 40), n_sequences=st.integers(1, 6), kind=st.sampled_from(["full", "window", "recurrent"])
+    )
+    def start(self, n_cells: int, n_sequences: int, kind: str) -> None:
+        self.memory = FakeMemory(n_cells, window=3 if kind == "window" else None, recurrent=kind == "recurrent")
+        self.cache = KVCache(self.memory, n_cells, n_sequences)
+        self.tokens: dict[int, array[int]] = {}
+        """Of running sequences."""
+        self.computed: dict[int, int] = {}
+
+    def pick(self, i: int) -> int:
+        return sorted(self.tokens)[i % len(self.tokens)]
+
+    @rule(text=st.text(alphabet="ab", min_size=1, max_size=12), n=st.integers(0, 12))
+    def acquire(self, text: str, n: int) -> None:
+        """And the first `n` tokens are computed at once."""
+        tokens = tokens_of(text)
+        before = self.snapshot()
+        source, best = self.cache.best_prefix(tokens)
+        acquired = self.cache.acquire(tokens)
+        if acquired is None:
+            assert self.snapshot() == before
+            n_running_cells = len({c for seq_id in self.tokens for c in self.cache._entries[seq_id].cells})
+            shared = best if source in self.tokens else 0
+            no_cells = len(tokens) - shared > self.memory.n_cells - n_running_cells
+            assert no_cells or len(self.tokens) == self.cache.n_sequences
+            return
+        seq_id, cached = acquired
+        assert seq_id not in self.tokens
+        assert cached == best < len(tokens)
+        assert self.memory.tokens(seq_id) == tokens[:cached]
+        self.tokens[seq_id], self.computed[seq_id] = tokens, cached
+        self.advance(seq_id, n)
+
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5), n=st.integers(1, 12))
+    def compute(self, i: int, n: int) -> None:
+        self.advance(self.pick(i), n)
+
+    def advance(self, seq_id: int, n: int) -> None:
+        start, tokens = self.computed[seq_id], self.tokens[seq_id]
+        end = min(start + n, len(tokens))
+        if end > start:
+            self.memory.compute(seq_id, start, tokens[start:end])
+            self.cache.commit(seq_id, end)
+            self.computed[seq_id] = end
+
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5), token=st.sampled_from("ab"))
+    def grow(self, i: int, token: str) -> None:
+        seq_id = self.pick(i)
+        self.advance(seq_id, len(self.tokens[seq_id]))
+        before = self.snapshot()
+        if self.cache.grow(seq_id, len(self.tokens[seq_id]) + 1):
+            self.tokens[seq_id].append(ord(token))
+        else:
+            assert self.snapshot() == before
+            assert self.cache.n_free_cells == 0
+
+    @precondition(somebody_runs)
+    @rule(i=st.integers(0, 5))
+    def release(self, i: int) -> None:
+        seq_id = self.pick(i)
+        self.cache.release(seq_id)
+        assert (seq_id in self.cache._entries) == (self.computed[seq_id] > 0)
+        del self.tokens[seq_id], self.computed[seq_id]
+
+    @precondition(much_is_cached)
+    @rule()
+    def evict_all(self) -> None:
+        before = self.cache.n_cached_sequences
+        assert self.cache.evict_all() == before
+        assert self.cache.n_cached_sequences == 0
+
+    def teardown(self) -> None:
+        for seq_id in self.tokens:
+            self.cache.release(seq_id)
+        self.cache.evict_all()
+        assert self.cache.n_free_cells == self.cache.n_cells
+        assert not self.memory.sequences
+
+    def snapshot(self) -> object:
+        cache = self.cache
+        entries = {seq_id: (e.tokens[:], e.cells[:], e.n_computed, e.running) for seq_id, e in cache._entries.items()}
+        return entries, sorted(cache._free_cells), sorted(cache._free_ids), list(cache._owners)
+
+    @invariant()
+    def cells_are_owned_or_free(self) -> None:
+        cache = self.cache
+        owners = Counter(cell for entry in cache._entries.values() for cell in set(entry.cells))
+        assert [owners[cell] for cell in range(cache.n_cells)] == cache._owners
+        assert sorted(cache._free_cells) == [cell for cell in range(cache.n_cells) if not owners[cell]]
+        assert all(len(set(entry.cells)) == len(entry.cells) for entry in cache._entries.values())
+
+    @invariant()
+    def ids_are_taken_or_free(self) -> None:
+        assert sorted([*self.cache._entries, *self.cache._free_ids]) == list(range(self.cache.n_sequences))
+        assert {seq_id for seq_id, entry in self.cache._entries.items() if entry.running} == self.tokens.keys()
+
+    @invariant()
+    def entries_are_as_large_as_they_say(self) -> None:
+        for seq_id, entry in self.cache._entries.items():
+            if entry.running:
+                assert len(entry.cells) >= len(self.tokens[seq_id])
+                assert entry.n_computed == self.computed[seq_id]
+            else:
+                assert 0 < entry.n_computed == len(entry.cells) == len(entry.tokens)
+
+    @invariant()
+    def cells_are_shared_for_the_same_prefix_alone(self) -> None:
+        seen: dict[int, tuple[int, array[int]]] = {}
+        for entry in self.cache._entries.values():
+            for i, cell in enumerate(entry.cells):
+                prefix = (i, entry.tokens[: i + 1])
+                assert seen.setdefault(cell, prefix) == prefix
+
+    @invariant()
+    def memory_holds_what_the_books_say(self) -> None:
+        for seq_id, entry in self.cache._entries.items():
+            assert self.memory.tokens(seq_id) == entry.tokens[: entry.n_computed]
+        assert self.memory.sequences.keys() <= self.cache._entries.keys()
+        assert self.memory.n_used <= self.cache.n_cells - self.cache.n_free_cells
+
+
+TestAnyOrder = AnyOrder.TestCase
+
+
+# ---- common_prefix
+
+
+def plain_common_prefix(a: "array[int]", b: "array[int]") -> int:
+    n = 0
+    while n < min(len(a), len(b)) and a[n] == b[n]:
+        n += 1
+    return n
+
+
+@pytest.mark.parametrize("length", [0, 1, 2, 15, 16, 17, 31, 48, 49, 100, 1000])
+def test_common_prefix_with_one_difference_anywhere(length: int) -> None:
+    a = array("i", range(length))
+    assert common_prefix(a, a) == length
+    assert common_prefix(a, a + array("i", [7])) == length
+    for i in range(length):
+        b = a[:]
+        b[i] = -1
+        assert common_prefix(a, b) == common_prefix(b, a) == i
+
+
+@given(a=st.lists(st.integers(0, 1), max_size=200), b=st.lists(st.integers(0, 1), max_size=200), n=st.integers(0, 200))
+def test_common_prefix(a: list[int], b: list[int], n: int) -> None:
+    x, y = array("i", a), array("i", a[:n] + b)
+    assert common_prefix(x, y) == plain_common_prefix(x, y)
+
+
+# ---- Patience with cached prefixes that nobody uses
+
+STORY = "once upon a time there was a fox"
+OTHER = "the quick brown dog jumps over it"
+
+
+def test_an_unused_prefix_is_evicted_after_a_while_of_generation() -> None:
+    c = Cache()
+    c.keep(STORY)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(STORY) == len(STORY)
+    c.cache.pass_time(1)
+    assert c.cached(STORY) == 0
+    assert c.free == 100
+
+
+def test_running_sequences_and_those_in_use_stay() -> None:
+    c = Cache()
+    c.run(STORY)
+    c.keep(OTHER)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.release(c.run(OTHER + "!")[0])
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(OTHER) == len(OTHER)
+    c.cache.pass_time(int(FIRST_PATIENCE))
+    assert c.cached(OTHER) == 0
+    assert c.cached(STORY) == len(STORY)
+
+
+def test_shared_cells_outlive_an_evicted_sharer() -> None:
+    c = Cache()
+    c.keep(STORY + " and so on")
+    assert c.run(STORY + "!")[1] == len(STORY)
+    c.cache.pass_time(10**6)
+    assert c.cache.n_cached_sequences == 0
+    assert c.free == 100 - len(STORY + "!")
+    assert c.cached(STORY) == len(STORY)
+
+
+def lifetime(c: Cache, text: str) -> int:
+    """Generated tokens after which a prefix is gone."""
+    c.keep(text)
+    for n in range(1, 100_000):
+        c.cache.pass_time(1)
+        if not c.cached(text):
+            return n
+    raise AssertionError("it stays for ever")
+
+
+def test_patience_shrinks_while_nobody_comes_back_but_not_to_nothing() -> None:
+    c = Cache()
+    lifetimes = [lifetime(c, f"{k} {OTHER}") for k in range(10, 99)]
+    assert lifetimes == sorted(lifetimes, reverse=True)
+    assert lifetimes[0] == FIRST_PATIENCE + 1
+    assert lifetimes[-1] == MIN_PATIENCE + 1
+
+
+def test_patience_grows_with_each_eviction_that_was_regretted() -> None:
+    c = Cache()
+    first = lifetime(c, STORY)
+    second = lifetime(c, STORY)
+    third = lifetime(c, STORY)
+    assert second == pytest.approx(first * 1.8, rel=0.01)
+    assert third == pytest.approx(second * 1.8, rel=0.01)
+
+
+def test_a_short_common_beginning_is_no_reason_for_regret() -> None:
+    c = Cache()
+    first = lifetime(c, "once upon a" + OTHER)
+    assert lifetime(c, STORY) < first
+
+
+def test_nothing_is_evicted_while_nothing_is_generated() -> None:
+    c = Cache()
+    c.keep(STORY)
+    for _ in range(1000):
+        c.cache.pass_time(0)
+    assert c.cached(STORY) == len(STORY)

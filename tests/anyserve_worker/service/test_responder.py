@@ -1,0 +1,159 @@
+"""Deltas to tensors: what the responses to a request hold, in its form of the wire."""
+
+import math
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from anyserve_worker.core.delta import Delta, TokenLogprob, merge
+from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.service.responder import Responder
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
+from protos.tensors import read_outputs
+from tests.anyserve_worker.service.test_request import Build, forms, raw, typed
+
+
+def delta(
+    index: int = 0, text: str = "", reason: str | None = None, n: int = 1, cached: int = 4, *logprobs: TokenLogprob
+) -> Delta:
+    return Delta(index, text, reason, completion_tokens=n, prompt_tokens=9, cached_tokens=cached, logprobs=logprobs)
+
+
+def values(response: ModelInferResponse) -> dict[str, list[Any]]:
+    return {name: list(t.elements) for name, t in read_outputs(response).items()}
+
+
+ANSWER = [delta(1, "b", n=1), delta(0, "a", n=1), delta(1, "", "length", n=2), delta(0, "é", "stop", n=3)]
+
+
+@forms
+def test_a_unary_answer(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    message.id = "7"
+    response = Responder(message, "served", contract.UNARY_OUTPUTS).unary(ANSWER)
+    assert values(response) == {
+        "text": ["aé".encode(), b"b"],
+        "finish_reason": [b"stop", b"length"],
+        "model": [b"served"],
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+        "completion_tokens": [3, 2],
+    }
+    assert (response.id, response.model_name, response.model_version) == ("7", "m", "1")
+    assert bool(response.raw_output_contents) == (form is raw)
+    assert all(t.HasField("contents") == (form is typed) for t in response.outputs)
+
+
+@forms
+def test_answers_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    told = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
+    deltas = [replace(part, marked_tokens=1) for part in (told, *ANSWER)]
+    unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(deltas)
+    stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(deltas), final=True)
+    for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
+        read = read_outputs(response)
+        assert list(read) == [spec.name for spec in specs]
+        for spec in specs:
+            assert read[spec.name].datatype == spec.datatype
+            assert spec.accepts_shape(read[spec.name].shape)
+
+
+@forms
+def test_a_stream_response_without_an_end(form: Build) -> None:
+    response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
+        [delta(0, "a"), delta(2, "b")], final=False
+    )
+    assert values(response) == {"token": [b"a", b"b"], "index": [0, 2], "finish_reason": [b"null", b"null"]}
+    assert response.parameters["triton_final_response"].bool_param is False
+    assert response.parameters["triton_final_response"].WhichOneof("parameter_choice") == "bool_param"
+
+
+@forms
+def test_a_stream_response_with_the_end_of_a_choice(form: Build) -> None:
+    response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
+        [delta(0, "a", n=3), delta(1, "", "stop", n=2)], final=True
+    )
+    assert values(response) == {
+        "token": [b"a", b""],
+        "index": [0, 1],
+        "finish_reason": [b"null", b"stop"],
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+        "completion_tokens": [3, 2],
+    }
+    assert response.parameters["triton_final_response"].bool_param is True
+
+
+@forms
+def test_an_empty_final_response(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    message.id = "i"
+    response = Responder(message, "m", contract.STREAM_OUTPUTS).stream([], final=True)
+    assert (len(response.outputs), len(response.raw_output_contents), response.id) == (0, 0, "i")
+    assert response.parameters["triton_final_response"].bool_param is True
+
+
+@forms
+def test_only_the_outputs_that_were_asked_for(form: Build) -> None:
+    message = form(prompt=[b"x"])
+    for name in ("finish_reason", "text", "text"):
+        message.outputs.add(name=name)
+    response = Responder(message, "m", contract.UNARY_OUTPUTS).unary([delta(0, "a", "stop")])
+    assert values(response) == {"text": [b"a"], "finish_reason": [b"stop"]}
+    assert len(response.raw_output_contents) == (2 if form is raw else 0)
+
+
+@pytest.mark.parametrize("name", ["logits", "token", ""])
+def test_an_output_that_this_call_does_not_have(name: str) -> None:
+    message = typed(prompt=[b"x"])
+    message.outputs.add(name="text")
+    message.outputs.add(name=name)
+    with pytest.raises(InvalidRequest, match=f"output '{name}': not produced by this call"):
+        Responder(message, "m", contract.UNARY_OUTPUTS)
+
+
+def test_very_many_outputs() -> None:
+    message = typed(prompt=[b"x"])
+    for _ in range(257):
+        message.outputs.add(name="text")
+    with pytest.raises(InvalidRequest, match="257 outputs, at most 256"):
+        Responder(message, "m", contract.UNARY_OUTPUTS)
+
+
+def test_the_version_is_the_one_that_was_asked_for() -> None:
+    message = typed(prompt=[b"x"])
+    message.model_name, message.model_version = "generate", "llamacpp"
+    response = Responder(message, "m", contract.UNARY_OUTPUTS).build([])
+    assert (response.model_name, response.model_version) == ("generate", "llamacpp")
+
+
+FIRST = TokenLogprob(b"\xc3", math.nan)
+SECOND = TokenLogprob(b"\xa9", -0.5, ((b"\xa9", -0.5), (b"x", -1.5)))
+THIRD = TokenLogprob(b"", -2.0, ((b"y", -0.25), (b"", -2.0)))
+
+
+@forms
+def test_log_probabilities_of_several_choices(form: Build) -> None:
+    choices = [delta(1, "é", None, 2, 4, FIRST, SECOND), delta(0, "", "stop", 1, 4, THIRD)]
+    responder = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS)
+    told = values(responder.stream(choices, final=False))
+    assert told["logprob_index"] == [1, 1, 0]
+    assert told["logprob_token"] == [b"\xc3", b"\xa9", b""]
+    assert [str(x) for x in told["logprob"]] == ["nan", "-0.5", "-2.0"]
+    assert told["top_logprob_token"] == [b"", b"", b"\xa9", b"x", b"y", b""]
+    assert [str(x) for x in told["top_logprob"]] == ["nan", "nan", "-0.5", "-1.5", "-0.25", "-2.0"]
+
+
+@forms
+def test_log_probabilities_without_others(form: Build) -> None:
+    told = values(
+        Responder(form(prompt=[b"x"]), "m", contract.UNARY_OUTPUTS).unary(
+            [delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0)), delta(0, "b", "stop", 2, 4, TokenLogprob(b"b", -2.0))]
+        )
+    )
+    assert told["text"] == [b"ab"]
+    assert (told["logprob_index"], told["logprob_token"], told["logprob"]) == ([0, 0], [b"a", b"b"], [-1.0, -2.0])
+    assert told["top_logprob_token"] == told["top_logprob"] == []

@@ -1,0 +1,49 @@
+"""The prompt as the beginning of an answer: its own text, and the pieces that its tokens are of it."""
+
+from array import array
+
+import pytest
+
+from anyserve_worker.text.echo import Echo, echo_of
+from anyserve_worker.text.special_text import Spans
+
+BOS, CALL, HI, SPACED, HALF, REST = range(6)
+WRITTEN = [b"<s>", b"<call>", b"hi", b" hi", b"\xc3", b"\xa9"]
+
+
+class Vocabulary:
+    def __init__(self, *, bos: bool) -> None:
+        self._bos = bos
+
+    def written(self, token: int) -> bytes:
+        return WRITTEN[token]
+
+    def adds_bos(self, text: str, plain: Spans = ()) -> bool:
+        return self._bos and not text.startswith("<s>")
+
+
+@pytest.mark.parametrize(
+    ("prompt", "tokens", "bos", "pieces"),
+    [
+        ("hi", [HI], False, [b"hi"]),
+        ("hi", [BOS, HI], True, [b"hi"]),
+        ("<s>hi", [BOS, HI], True, [b"<s>", b"hi"]),
+        ("", [BOS], True, []),
+        ("hié", [HI, HALF, REST], False, [b"hi", b"\xc3", b"\xa9"]),
+        ("<call>hi", [BOS, CALL, HI], True, [b"<call>", b"hi"]),
+        # SentencePiece's space in front of a text is not the text's.
+        ("hi hi", [BOS, SPACED, SPACED], True, [b"hi", b" hi"]),
+        (" hi", [SPACED], False, [b" hi"]),
+    ],
+)
+def test_pieces_of_a_text(prompt: str, tokens: list[int], bos: bool, pieces: list[bytes]) -> None:
+    echo = echo_of(prompt, array("i", tokens), Vocabulary(bos=bos))
+    assert echo == Echo(prompt, tuple(pieces))
+    assert b"".join(echo.pieces) == prompt.encode()
+
+
+@pytest.mark.parametrize("bos", [True, False])
+def test_token_ids_are_written_as_they_are(bos: bool) -> None:
+    ids = [BOS, SPACED, CALL, HALF, REST, HALF]
+    echo = echo_of(ids, array("i", ids), Vocabulary(bos=bos))
+    assert echo == Echo("<s> hi<call>é�", tuple(WRITTEN[token] for token in ids))

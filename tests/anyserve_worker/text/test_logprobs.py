@@ -1,0 +1,124 @@
+"""Log probabilities come with the text that they belong to, however it is cut; none come of a stop string."""
+
+import codecs
+from collections.abc import Iterable, Iterator
+
+import pytest
+
+from anyserve_worker.core.delta import TokenLogprob
+from anyserve_worker.text.logprobs import LogprobOutput
+from anyserve_worker.text.output import TextOutput
+
+Step = tuple[str, tuple[bytes, ...]]
+"""The text and the tokens that went out."""
+
+
+def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator[Step]:
+    """As the engine does it, with `size` tokens a step; the last step is the choice's end."""
+    output, logprobs = TextOutput(stop), LogprobOutput()
+
+    def popped(text: str, *, all: bool) -> Step:
+        return text, tuple(told.token for told in logprobs.pop(len(text), all=all))
+
+    for start in range(0, len(pieces), size):
+        text = ""
+        for n, piece in enumerate(pieces[start : start + size]):
+            logprobs.push(TokenLogprob(piece, -float(start + n)), len(text) + output.n_held)
+            text += output.push(piece)
+            if output.stopped:
+                yield popped(text, all=False)
+                return
+        yield popped(text, all=False)
+    text = output.flush()
+    yield popped(text, all=not output.stopped)
+
+
+def beginnings(pieces: Iterable[bytes]) -> list[int]:
+    """In which character of the whole text each token begins; a reference that knows nothing of stop strings."""
+    decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+    at, found = 0, []
+    for piece in pieces:
+        found.append(at)
+        at += len(decoder.decode(piece))
+    return found
+
+
+def cuts(data: bytes) -> Iterator[list[bytes]]:
+    """The whole, every cut into two and into three, byte by byte, with empty tokens between."""
+    yield [data]
+    for i in range(len(data) + 1):
+        yield [data[:i], data[i:]]
+        for j in range(i, len(data) + 1):
+            yield [data[:i], data[i:j], data[j:]]
+    yield [data[i : i + 1] for i in range(len(data))]
+    yield [piece for i in range(len(data)) for piece in (b"", data[i : i + 1], b"")]
+
+
+DATA = [
+    (b"plain", ()),
+    ("aé€😀z".encode(), ()),
+    (b"a\xe2\x82", ()),
+    (b"a\xff\xf0\x9f\x98b", ()),
+    (b"one END two", ("END",)),
+    (b"END", ("END",)),
+    (b"one EN", ("END",)),
+    (b"EEEND", ("END", "EEN")),
+    ("größer, größte".encode(), ("größt", "ö!")),
+    (b"a\xe2\x82", ("�",)),
+]
+
+
+@pytest.mark.parametrize("size", [1, 2, 100])
+@pytest.mark.parametrize(("data", "stop"), DATA)
+def test_tokens_come_with_their_text_at_every_cut(data: bytes, stop: tuple[str, ...], size: int) -> None:
+    for pieces in cuts(data):
+        text = ""
+        tokens: list[bytes] = []
+        begins = beginnings(pieces)
+        moves = list(steps(pieces, stop, size))
+        for n, (more, told) in enumerate(moves):
+            text += more
+            tokens += told
+            assert tokens == pieces[: len(tokens)], "in order, none left out"
+            if n < len(moves) - 1:
+                assert len(tokens) == sum(begin < len(text) for begin in begins[: len(tokens) + 1])
+        whole = TextOutput(stop)
+        assert text == "".join([*map(whole.push, pieces), whole.flush()])
+        if whole.stopped:
+            assert len(tokens) == sum(begin < len(text) for begin in begins)
+        else:
+            assert tokens == pieces
+
+
+def test_a_token_waits_for_the_rest_of_its_character() -> None:
+    assert list(steps([b"a\xc3", b"\xa9", b"b"], ())) == [
+        ("a", (b"a\xc3",)),
+        ("é", (b"\xa9",)),
+        ("b", (b"b",)),
+        ("", ()),
+    ]
+    assert list(steps([b"\xc3", b"\xa9"], ())) == [("", ()), ("é", (b"\xc3", b"\xa9")), ("", ())]
+
+
+def test_a_token_waits_while_it_may_be_a_stop_string() -> None:
+    assert list(steps([b"x", b"E", b"N", b"!"], ("END",))) == [
+        ("x", (b"x",)),
+        ("", ()),
+        ("", ()),
+        ("EN!", (b"E", b"N", b"!")),
+        ("", ()),
+    ]
+
+
+def test_a_token_that_begins_before_a_stop_string_is_told_whole() -> None:
+    assert list(steps([b"x", b"yEN", b"D", b"z"], ("END",))) == [("x", (b"x",)), ("y", (b"yEN",)), ("", ())]
+
+
+def test_control_tokens_without_text_wait_for_what_follows() -> None:
+    output = LogprobOutput()
+    output.push(TokenLogprob(b"<|x|>", -1.0), 0)
+    assert output.pop(0, all=False) == ()
+    output.push(TokenLogprob(b"a", -2.0), 0)
+    assert [told.token for told in output.pop(1, all=False)] == [b"<|x|>", b"a"]
+    output.push(TokenLogprob(b"<|x|>", -3.0), 0)
+    assert [told.logprob for told in output.pop(0, all=True)] == [-3.0]

@@ -121,7 +121,7 @@ LABEL org.opencontainers.image.title="openai-server" \
 COPY --from=sidecar-venv /opt/venv /opt/venv
 COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
 # What the page at /docs is made of.
-COPY openai_server/docs/swagger-ui/swagger-ui.cdx.json /usr/share/sbom/
+COPY openai_server/api/docs/swagger-ui/swagger-ui.cdx.json /usr/share/sbom/
 ENV OPENAI_SERVER_HOST=:: OPENAI_SERVER_PORT=8080
 EXPOSE 8080
 USER 10001:10001

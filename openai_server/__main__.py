@@ -21,10 +21,10 @@ import click
 
 from anyserve_common import addresses, standard_streams
 from openai_server import __version__
-from openai_server.access.tls import TLS, TLSError
+from openai_server.cli import command
 from openai_server.config import Config
-from openai_server.options import command
-from openai_server.supervisor import supervise
+from openai_server.http.supervisor import supervise
+from openai_server.http.tls import TLS, TLSError
 from openai_server.telemetry import logs, tracing
 
 log = logging.getLogger("openai_server")
@@ -54,14 +54,14 @@ def run(config: Config) -> None:
     if config.workers > 1:
         supervise(config, listeners, admin)
     else:
-        from openai_server import server  # of what it takes, a parent of several needs nothing: 30 MiB
+        from openai_server.http import server  # of what it takes, a parent of several needs nothing: 30 MiB
 
         server.run(config, listeners, admin)
 
 
 def _check_template(source: str) -> None:
     """Raises ClickException for a template that can't be compiled."""
-    from openai_server import template_compiler  # few need it
+    from openai_server.prompting import template_compiler  # few need it
 
     try:
         problem = template_compiler.problem_with(source)

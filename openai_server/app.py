@@ -24,19 +24,19 @@ from openai_server.access.gate import Gate, Visit
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
 from openai_server.access.turns import FairThreads
-from openai_server.admin import metrics_route
-from openai_server.bodies.reader import Bodies
-from openai_server.catalog import Catalog
-from openai_server.chat.plan import Planner
-from openai_server.chat.template import Templates
-from openai_server.chat_planner import ChatPlanner
+from openai_server.api.docs import paths as docs
+from openai_server.api.generation import Generator
+from openai_server.api.routes import GENERATION, JSON, Endpoint, Routes
+from openai_server.api.tasks import Tasks
+from openai_server.backends.catalog import Catalog
+from openai_server.backends.pool import Pool
 from openai_server.config import Config
-from openai_server.docs import paths as docs
-from openai_server.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
-from openai_server.generation import Generator
-from openai_server.pool import Pool
-from openai_server.routes import GENERATION, JSON, Endpoint, Routes
-from openai_server.tasks import Tasks
+from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
+from openai_server.http.admin import metrics_route
+from openai_server.http.bodies.reader import Bodies
+from openai_server.prompting.plan import Planner
+from openai_server.prompting.planner import ChatPlanner
+from openai_server.prompting.template import Templates
 from openai_server.telemetry import tracing
 from openai_server.telemetry.endpoints import Endpoints
 from openai_server.telemetry.observer import Observer
@@ -145,13 +145,13 @@ class App:
             await asyncio.to_thread(self.observer.close)
 
     async def _openapi(self, _: Request) -> Response:
-        from openai_server import openapi  # not before: few ask, and it takes some memory
+        from openai_server.api import openapi  # not before: few ask, and it takes some memory
 
         keys, administration = bool(self.gate.key_ring.keys), self._has_administration
         return Response(openapi.encoded(keys=keys, administration=administration), media_type="application/json")
 
     async def _docs(self, request: Request) -> Response:
-        from openai_server.docs import files  # not before: few open the page
+        from openai_server.api.docs import files  # not before: few open the page
 
         return await files.respond(request)
 

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from anyserve_common import addresses
-from openai_server.access.tls import Files
+from openai_server.http.tls import Files
 from openai_server.telemetry import logs, tracing
 
 ENVIRONMENT_PREFIX = "OPENAI_SERVER_"

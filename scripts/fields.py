@@ -6,10 +6,10 @@ from typing import Any
 
 import msgspec
 
-from openai_server import schemas, schemas_tasks
-from openai_server.encode import SAMPLING
-from openai_server.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
-from openai_server.schemas.tables import Table, Variants
+from openai_server.api import schemas, schemas_tasks
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
+from openai_server.api.schemas.tables import Table, Variants
+from openai_server.backends.dialects.anyserve.encode import SAMPLING
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"

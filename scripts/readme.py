@@ -11,10 +11,10 @@ from pathlib import Path
 import click
 
 from anyserve_worker.__main__ import main as worker
-from openai_server import schemas, schemas_tasks
 from openai_server.__main__ import main as sidecar
-from openai_server.encode_tasks import EMBEDDING
-from openai_server.errors import GRPC_TO_HTTP
+from openai_server.api import schemas, schemas_tasks
+from openai_server.backends.dialects.anyserve.encode_tasks import EMBEDDING
+from openai_server.core.errors import GRPC_TO_HTTP
 from protos.contract import PRIORITY
 from scripts import fields
 

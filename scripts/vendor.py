@@ -2,9 +2,9 @@
 
     python -m scripts.vendor [--check]
 
-Fetches the package with npm, compares it with its SHA-512, and writes its files to openai_server/docs/swagger-ui,
+Fetches the package with npm, compares it with its SHA-512, and writes its files to openai_server/api/docs/swagger-ui,
 unchanged but for gzip, with a list of them in CycloneDX's form. `--check` compares what is there with that list, and
-fetches nothing. For another version, change SWAGGER_UI in openai_server/docs/paths.py, SHA512, and the paths in
+fetches nothing. For another version, change SWAGGER_UI in openai_server/api/docs/paths.py, SHA512, and the paths in
 page/index.html; then run `make test-browser`.
 """
 
@@ -21,10 +21,10 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from openai_server.docs.paths import SWAGGER_UI
+from openai_server.api.docs.paths import SWAGGER_UI
 from scripts.errors import Fail, run_main
 
-FOLDER = Path(__file__).resolve().parent.parent / "openai_server" / "docs" / "swagger-ui"
+FOLDER = Path(__file__).resolve().parent.parent / "openai_server" / "api" / "docs" / "swagger-ui"
 PACKAGE = "swagger-ui-dist"
 SHA512 = (
     "534eaba4cb56f55dd73c638179a993512af4674f63317e0826e00da44fc465b0"
@@ -62,7 +62,7 @@ def check() -> None:
     files = {name: gzip.decompress((FOLDER / f"{name}.gz").read_bytes()) for name in COMPRESSED}
     files |= {name: (FOLDER / name).read_bytes() for name in PLAIN}
     if json.loads(COMPONENTS.read_text()) != components(files):
-        raise Fail(f"openai_server/docs/swagger-ui is not {PACKAGE} {SWAGGER_UI}: run `python -m scripts.vendor`")
+        raise Fail(f"openai_server/api/docs/swagger-ui is not {PACKAGE} {SWAGGER_UI}: run `python -m scripts.vendor`")
 
 
 def components(files: dict[str, bytes]) -> dict[str, Any]:

@@ -19,25 +19,32 @@ PURE = (
     "protos.tensors",
     "protos.trace_context",
     "protos.literals",
-    "openai_server.schemas",
-    "openai_server.schemas_tasks",
-    "openai_server.closing",
-    "openai_server.encode",
-    "openai_server.encode_tasks",
-    "openai_server.decode",
-    "openai_server.responses",
-    "openai_server.responses_tasks",
-    "openai_server.sse",
-    "openai_server.errors",
-    "openai_server.openapi",
-    "openai_server.openapi_answers",
-    "openai_server.openapi_examples",
-    "openai_server.docs.paths",
-    "openai_server.chat",
+    "openai_server.api.schemas",
+    "openai_server.api.schemas_tasks",
+    "openai_server.core.closing",
+    "openai_server.backends.dialects.anyserve.encode",
+    "openai_server.backends.dialects.anyserve.encode_tasks",
+    "openai_server.backends.dialects.anyserve.decode",
+    "openai_server.api.responses",
+    "openai_server.api.responses_tasks",
+    "openai_server.http.sse",
+    "openai_server.core.errors",
+    "openai_server.api.openapi",
+    "openai_server.api.openapi_answers",
+    "openai_server.api.openapi_examples",
+    "openai_server.api.docs.paths",
+    *(
+        f"openai_server.prompting.{name}"
+        for name in (
+            *("capabilities", "continuation", "functions", "limits", "markup", "messages", "plain_fields", "plan"),
+            *("sandbox", "source", "template"),
+        )
+    ),
+    "openai_server.parsing",
     "openai_server.access.admission",
     "openai_server.access.caps",
     "openai_server.access.cors",
-    "openai_server.access.framing",
+    "openai_server.http.framing",
     "openai_server.access.keys",
     "openai_server.access.rates",
     "openai_server.telemetry.endpoints",
@@ -110,7 +117,7 @@ def test_imports_are_found_wherever_they_stand() -> None:
 
 def test_the_packages_are_all_seen() -> None:
     seen = modules(*PACKAGES)
-    assert {"protos.tensors", "openai_server.chat.template", "anyserve_worker.engine.engine"} <= seen.keys()
+    assert {"protos.tensors", "openai_server.prompting.template", "anyserve_worker.engine.engine"} <= seen.keys()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -160,7 +167,7 @@ def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, use
 
 def test_only_the_backend_and_its_channel_speak_grpc_in_the_sidecar() -> None:
     users = {module for module, imported in modules("openai_server").items() if speaks_grpc(imported)}
-    assert users == {"openai_server.backend", "openai_server.channel"}
+    assert users == {"openai_server.backends.calls", "openai_server.backends.channel"}
 
 
 def speaks_grpc(imported: set[str]) -> bool:

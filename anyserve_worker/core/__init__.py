@@ -1,1 +1,1 @@
-"""What every part of the worker knows: errors, options, deltas, the origin of a request. PURE; imports nothing else of it."""
+"""What every part of the worker knows: errors, options, deltas, a request's origin. PURE."""

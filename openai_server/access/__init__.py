@@ -1,1 +1,1 @@
-"""Who may ask, how much, and how fast: API keys, limits, rates, CORS, TLS."""
+"""Access control: API keys, concurrency and rate limits, caps on one request, CORS."""

@@ -11,10 +11,9 @@ from typing import TypeVar
 import msgspec
 import orjson
 
-from openai_server.errors import AboveLimit
-from openai_server.schemas import ChatRequest, CompletionRequest, Prompt
-from openai_server.schemas.requests import Request
-from openai_server.schemas_tasks import (
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Prompt
+from openai_server.api.schemas.requests import Request
+from openai_server.api.schemas_tasks import (
     ContentToTokenize,
     DetokenizeRequest,
     EmbeddingRequest,
@@ -22,6 +21,7 @@ from openai_server.schemas_tasks import (
     RerankRequest,
     TaskRequest,
 )
+from openai_server.core.errors import AboveLimit
 
 R = TypeVar("R", bound=Request)
 _MOST_GROWTH = 5

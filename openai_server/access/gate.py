@@ -15,9 +15,9 @@ from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
 from openai_server.access.turns import decision
-from openai_server.decode import Usage
-from openai_server.docs import paths as docs
-from openai_server.errors import APIError, Overloaded
+from openai_server.api.docs import paths as docs
+from openai_server.backends.dialects.anyserve.decode import Usage
+from openai_server.core.errors import APIError, Overloaded
 
 OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json", *docs.FILES))
 """Paths that need no key: who asks them is a probe, or wants to know how to show one."""

@@ -9,7 +9,7 @@ import hashlib
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from openai_server.errors import Unauthorized
+from openai_server.core.errors import Unauthorized
 
 Header = tuple[bytes, bytes]
 

@@ -7,7 +7,7 @@ what it may need at most, and gives back at its end what it did not use; what wa
 import math
 from dataclasses import dataclass
 
-from openai_server.errors import RateLimited
+from openai_server.core.errors import RateLimited
 
 MINUTE = 60.0
 

@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from openai_server.access.admission import Admission, State, Ticket
-from openai_server.errors import Overloaded
+from openai_server.core.errors import Overloaded
 from openai_server.telemetry import record
 
 T = TypeVar("T")

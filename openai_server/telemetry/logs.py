@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from anyserve_common.text import as_json, printable
-from openai_server.telemetry import current
+from openai_server.telemetry import request_context as current
 
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)

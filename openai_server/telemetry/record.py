@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from os import urandom
 from typing import Any
 
-from openai_server.decode import Usage
-from openai_server.telemetry.current import record as _current
+from openai_server.backends.dialects.anyserve.decode import Usage
 from openai_server.telemetry.endpoints import OTHER
+from openai_server.telemetry.request_context import record as _current
 from protos import contract, trace_context
 
 MAX_ID_LENGTH = 128

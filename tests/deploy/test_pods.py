@@ -11,7 +11,7 @@ import pytest
 
 import anyserve_worker.__main__
 import openai_server.__main__
-from openai_server.pool import RESOLVE_INTERVAL
+from openai_server.backends.pool import RESOLVE_INTERVAL
 from tests.deploy.manifests import FOLDERS, WHOLE, Pod, Resource, kustomize, of_kind, pods, program
 from tests.packaging.commands import ROOT
 from tests.packaging.dockerfile import exec_form, read_stages, with_ancestors

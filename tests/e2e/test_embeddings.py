@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from openai_server import openapi_examples
+from openai_server.api import openapi_examples
 from protos import contract, tensors
 from protos import grpc_predict_v2_pb2 as pb
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub

@@ -5,9 +5,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from openai_server import __version__
-from openai_server.access.tls import Files
+from openai_server.cli import OPTIONS, command
 from openai_server.config import Config
-from openai_server.options import OPTIONS, command
+from openai_server.http.tls import Files
 
 
 @pytest.fixture

@@ -21,22 +21,23 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.service import request as worker_request
 from anyserve_worker.service import tasks as worker_tasks
-from openai_server import decode, encode, openapi, responses, responses_tasks, schemas, schemas_tasks
-from openai_server.chat import json_text
-from openai_server.chat.events import Parser
-from openai_server.chat.functions import FILTERS, TESTS
-from openai_server.chat.plan import Planner
-from openai_server.chat.reasoning import ReasoningParser, markers_of
-from openai_server.chat.template import RenderOptions, Templates
-from openai_server.decode import Answer
-from openai_server.encode import EVERYTHING
-from openai_server.errors import APIError, BackendError
-from openai_server.responses import Header, Telling
+from openai_server.api import openapi, responses, responses_tasks, schemas, schemas_tasks
+from openai_server.api.responses import Header, Telling
+from openai_server.backends.dialects.anyserve import decode, encode
+from openai_server.backends.dialects.anyserve.decode import Answer
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.core.errors import APIError, BackendError
+from openai_server.parsing import json_text
+from openai_server.parsing.events import Parser
+from openai_server.parsing.reasoning import ReasoningParser, markers_of
+from openai_server.prompting.functions import FILTERS, TESTS
+from openai_server.prompting.plan import Planner
+from openai_server.prompting.template import RenderOptions, Templates
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.openai_server.chat.answers import answer
-from tests.openai_server.chat.conversations import CASES as CONVERSATIONS
-from tests.openai_server.chat.tools.cases import CASES, FORMATS, TOOLS
+from tests.openai_server.parsing.answers import answer
+from tests.openai_server.parsing.tools.cases import CASES, FORMATS, TOOLS
+from tests.openai_server.prompting.conversations import CASES as CONVERSATIONS
 from tests.wire import fake_worker
 
 SECONDS = 5.0

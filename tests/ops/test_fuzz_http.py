@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 from schemathesis import GenerationMode
 
-from openai_server.openapi import ADMINISTRATION, OPERATIONS
+from openai_server.api.openapi import ADMINISTRATION, OPERATIONS
 from tests.ops import fuzz_http
 from tests.ops.fuzz_http import Fuzzer
 

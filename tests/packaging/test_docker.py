@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import yaml
 
-from openai_server.docs import paths
+from openai_server.api.docs import paths
 from scripts import vendor
 from scripts.fetch import MODEL_FILES, SOURCES_SHA256
 from scripts.lock import LOCKS
@@ -126,7 +126,7 @@ def test_the_sidecars_image_lists_the_bundle_of_its_page_too() -> None:
 
 
 def test_the_wheel_has_every_file_of_the_page() -> None:
-    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["openai_server.docs"]
+    patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["openai_server.api.docs"]
     for name in (*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"):
         assert any(Path(name).match(pattern) for pattern in patterns), name
 

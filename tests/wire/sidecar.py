@@ -11,9 +11,9 @@ from starlette.applications import Starlette
 from starlette.types import Message
 
 from openai_server.app import App
+from openai_server.backends.pool import Pool
 from openai_server.config import Config
-from openai_server.pool import Pool
-from openai_server.server import backends
+from openai_server.http.server import backends
 from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
 

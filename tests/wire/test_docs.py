@@ -11,8 +11,8 @@ from urllib.parse import urljoin, urlsplit
 
 import pytest
 
-from openai_server.docs import paths
-from openai_server.docs.files import FOLDER
+from openai_server.api.docs import paths
+from openai_server.api.docs.files import FOLDER
 from scripts import vendor
 from tests.e2e import servers
 from tests.ops import able_worker
@@ -176,7 +176,7 @@ async def test_metrics_count_all_of_it_as_one_endpoint() -> None:
 
 
 def test_it_takes_no_memory_before_it_is_opened() -> None:
-    code = "import sys, openai_server.app; sys.exit('openai_server.docs.files' in sys.modules)"
+    code = "import sys, openai_server.app; sys.exit('openai_server.api.docs.files' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

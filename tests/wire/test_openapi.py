@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 from starlette.routing import Route
 
-from openai_server import openapi, openapi_answers, schemas, schemas_tasks
-from openai_server.routes import BY_MODEL
+from openai_server.api import openapi, openapi_answers, schemas, schemas_tasks
+from openai_server.api.routes import BY_MODEL
 from tests.ops.able_worker import able_worker
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
@@ -47,7 +47,7 @@ async def test_the_paths_are_the_routes() -> None:
 
 
 def test_it_takes_no_memory_before_somebody_asks() -> None:
-    code = "import sys, openai_server.app; sys.exit('openai_server.openapi' in sys.modules)"
+    code = "import sys, openai_server.app; sys.exit('openai_server.api.openapi' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
 

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from jsonschema import Draft202012Validator
 
-from openai_server import openapi, openapi_examples
+from openai_server.api import openapi, openapi_examples
 from tests.ops.able_worker import able_worker
 from tests.wire.sidecar import running
 

@@ -8,10 +8,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 
 import pytest
 
-from openai_server import pool
-from openai_server.backend import Backend
-from openai_server.errors import BackendError
-from openai_server.pool import Address, Pool
+from openai_server.backends import pool
+from openai_server.backends.calls import Backend
+from openai_server.backends.pool import Address, Pool
+from openai_server.core.errors import BackendError
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from scripts.ports import free_port
@@ -163,7 +163,7 @@ async def test_a_single_backend_is_asked_once() -> None:
 
 
 async def test_who_refuses_is_left_out_until_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("openai_server.backend.READY_INTERVAL", 0.01)
+    monkeypatch.setattr("openai_server.backends.calls.READY_INTERVAL", 0.01)
     here = [True]
 
     async def infer(request: ModelInferRequest) -> ModelInferResponse:

@@ -6,7 +6,7 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from openai_server import backend
+from openai_server.backends import calls as backend
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from openai_server import catalog, inventory, pool
-from openai_server.backend import Backend
-from openai_server.pool import Address, Pool
+from openai_server.backends import catalog, inventory, pool
+from openai_server.backends.calls import Backend
+from openai_server.backends.pool import Address, Pool
 from openai_server.telemetry.observer import Observer
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse

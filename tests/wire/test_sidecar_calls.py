@@ -8,7 +8,7 @@ import pytest
 
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.openai_server.chat.tools.written import ONE_AT_A_TIME, WRITTEN
+from tests.openai_server.parsing.tools.written import ONE_AT_A_TIME, WRITTEN
 from tests.templates import template_paths
 from tests.wire.fake_worker import FakeWorker, Refusal, last, message, says, sent, token, whole
 from tests.wire.sidecar import Sidecar, running

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 
-from openai_server.access.tls import TLS, Files, TLSError
+from openai_server.http.tls import TLS, Files, TLSError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, last, sent, serving, token, whole
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar

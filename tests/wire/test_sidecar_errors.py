@@ -3,7 +3,7 @@
 import grpc
 import pytest
 
-from openai_server.errors import GRPC_TO_HTTP
+from openai_server.core.errors import GRPC_TO_HTTP
 from protos import contract
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, says
 from tests.wire.sidecar import running

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from openai_server import pool
-from openai_server.outages import BURST, PERIOD, Outages
+from openai_server.backends import pool
+from openai_server.backends.outages import BURST, PERIOD, Outages
 from protos.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
 from scripts.ports import free_port
 from tests.certificates import Authority
@@ -63,13 +63,13 @@ async def test_one_that_was_never_there_is_one_warning_and_one_line_when_it_come
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
         async with watched(port) as (running, lines):
-            assert f" WARNING openai_server.backend: {AWAY} 127.0.0.1:{port}: " in await lines.until(AWAY)
+            assert f" WARNING openai_server.backends.calls: {AWAY} 127.0.0.1:{port}: " in await lines.until(AWAY)
             for _ in range(3):
                 await asyncio.wait_for(attempts.acquire(), TIMEOUT)
                 assert (await fetched(running.port, "/readyz"))[0] == 503
             server.close()
             async with serving(FakeWorker(), port):
-                assert f" INFO openai_server.backend: {BACK} 127.0.0.1:{port}\n" in await lines.until(BACK)
+                assert f" INFO openai_server.backends.calls: {BACK} 127.0.0.1:{port}\n" in await lines.until(BACK)
                 await completed(running.port, 1)
                 await lines.end()
     assert (len(lines.about(AWAY)), len(lines.about(BACK))) == (1, 1)

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from openai.types import CreateEmbeddingResponse, Model
 
-from openai_server import schemas_tasks
-from openai_server.mailbox import PROMPTS_IN_FLIGHT
+from openai_server.api import schemas_tasks
+from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.shapes import exact

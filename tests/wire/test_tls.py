@@ -17,11 +17,11 @@ from anyserve_worker.cli import ServerOptions
 from anyserve_worker.service.server import StartError, Worker
 from anyserve_worker.service.tls import TLS
 from openai_server.access import watched
+from openai_server.backends.pool import Pool
+from openai_server.cli import command
 from openai_server.config import Config
-from openai_server.errors import BackendError
-from openai_server.options import command
-from openai_server.pool import Pool
-from openai_server.server import backends
+from openai_server.core.errors import BackendError
+from openai_server.http.server import backends
 from tests.certificates import Authority
 
 

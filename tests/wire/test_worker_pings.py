@@ -8,7 +8,7 @@ from grpc import aio
 
 from anyserve_worker.cli import ServerOptions
 from anyserve_worker.service.server import Worker
-from openai_server.channel import channel_options
+from openai_server.backends.channel import channel_options
 from protos.grpc_predict_v2_pb2 import ServerMetadataRequest
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 

@@ -4,9 +4,9 @@ import orjson
 import pytest
 
 from openai_server.access.caps import Caps
-from openai_server.errors import AboveLimit
-from openai_server.schemas import parse_chat, parse_completion
-from openai_server.schemas_tasks import parse_detokenize, parse_embedding, parse_rerank, parse_tokenize
+from openai_server.api.schemas import parse_chat, parse_completion
+from openai_server.api.schemas_tasks import parse_detokenize, parse_embedding, parse_rerank, parse_tokenize
+from openai_server.core.errors import AboveLimit
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 

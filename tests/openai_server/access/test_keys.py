@@ -3,7 +3,7 @@ import hashlib
 import pytest
 
 from openai_server.access.keys import ANYBODY, BadKeys, Caller, Keys, keys_from_file, keys_from_options
-from openai_server.errors import Unauthorized
+from openai_server.core.errors import Unauthorized
 
 SECRET = "sk-secret"
 

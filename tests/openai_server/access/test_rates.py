@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_server.access.rates import Account, Bucket, Rates, duration
-from openai_server.errors import RateLimited
+from openai_server.core.errors import RateLimited
 
 
 def account(*, requests: int = 0, tokens: int = 0) -> Account:

@@ -4,7 +4,8 @@ import sys
 
 import pytest
 
-from openai_server.telemetry import current, logs
+from openai_server.telemetry import logs
+from openai_server.telemetry import request_context as current
 from openai_server.telemetry.record import Record
 
 

@@ -2,8 +2,8 @@ from typing import Any
 
 import pytest
 
-from openai_server.decode import Usage
-from openai_server.telemetry import current
+from openai_server.backends.dialects.anyserve.decode import Usage
+from openai_server.telemetry import request_context as current
 from openai_server.telemetry.record import MAX_PATH_LENGTH, Record, begin, request_id
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

@@ -39,7 +39,7 @@ def test_opentelemetrys_own_switch_turns_it_off(environment: pytest.MonkeyPatch,
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("openai_server.server", ["opentelemetry"]),
+        ("openai_server.http.server", ["opentelemetry"]),
         ("anyserve_worker.service.server", ["opentelemetry", "prometheus_client"]),
         # The parent of several processes, which serves nothing itself.
         ("openai_server.__main__", ["opentelemetry", "prometheus_client", "grpc", "google.protobuf", "starlette"]),

@@ -1,0 +1,109 @@
+"""Serves the files of the reference page. Imported when the page is opened; the files are read then and kept."""
+
+import asyncio
+import gzip
+import hashlib
+import zlib
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+from starlette.requests import Request
+from starlette.responses import Response, StreamingResponse
+
+from openai_server.api.docs.paths import BUNDLE, FILES, PAGE
+
+FOLDER = Path(__file__).parent
+PART_BYTES = 64 << 10
+"""Sent at a time, so that a slow client holds no more of a file than that."""
+
+MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
+CONTENT_SECURITY_POLICY = "; ".join(
+    (
+        "default-src 'none'",
+        "script-src 'self'",
+        "style-src 'self'",
+        "img-src 'self' data:",  # the icons in its stylesheet
+        "connect-src 'self'",
+        "base-uri 'none'",
+        "form-action 'none'",
+        "frame-ancestors 'none'",
+    )
+)
+FOR_A_YEAR = "public, max-age=31536000, immutable"
+"""The bundle's path has its version."""
+REVALIDATED = "no-cache"
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """`content` as it is stored; `size` and `digest` are those of the decompressed file."""
+
+    content: bytes
+    is_compressed: bool
+    size: int
+    digest: str
+    media_type: str
+
+    @classmethod
+    def read(cls, name: str) -> "File":
+        content = (FOLDER / name).read_bytes()
+        is_compressed = name.endswith(".gz")
+        plain = gzip.decompress(content) if is_compressed else content
+        media_type = MEDIA_TYPES.get(Path(name.removesuffix(".gz")).suffix, "text/plain")
+        return cls(content, is_compressed, len(plain), hashlib.sha256(plain).hexdigest()[:32], media_type)
+
+    async def parts(self, *, compressed: bool) -> AsyncIterator[bytes]:
+        if not self.is_compressed or compressed:
+            for start in range(0, len(self.content), PART_BYTES):
+                yield self.content[start : start + PART_BYTES]
+            return
+        decompressor = zlib.decompressobj(wbits=31)  # gzip's format
+        pending = self.content
+        while part := decompressor.decompress(pending, PART_BYTES):
+            yield part
+            pending = decompressor.unconsumed_tail
+
+
+_read = cache(File.read)
+
+
+async def respond(request: Request) -> Response:
+    """A GET or HEAD of one of the paths."""
+    path = request.scope["path"]
+    file = await asyncio.to_thread(_read, FILES[path])
+    compressed = file.is_compressed and _accepts_gzip(request.headers.getlist("accept-encoding"))
+    etag = f'"{file.digest}{"-gzip" if compressed else ""}"'
+    headers = {
+        "cache-control": FOR_A_YEAR if path.startswith(BUNDLE) else REVALIDATED,
+        "etag": etag,
+        "x-content-type-options": "nosniff",
+    }
+    if file.is_compressed:
+        headers["vary"] = "Accept-Encoding"
+    if path == PAGE:
+        headers |= {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
+    if _matches(request.headers.getlist("if-none-match"), etag):
+        return Response(status_code=304, headers=headers)
+    headers["content-type"] = f"{file.media_type}; charset=utf-8"
+    headers["content-length"] = str(len(file.content) if compressed else file.size)
+    if compressed:
+        headers["content-encoding"] = "gzip"
+    if request.method == "HEAD":
+        return Response(headers=headers)
+    return StreamingResponse(file.parts(compressed=compressed), headers=headers)
+
+
+def _accepts_gzip(values: list[str]) -> bool:
+    """False also for a client that names no coding: curl would print the compressed bytes."""
+    for coding in ",".join(values).split(","):
+        name, _, weight = coding.partition(";")
+        if name.strip().lower() in ("gzip", "x-gzip", "*"):
+            return weight.replace(" ", "").lower() not in ("q=0", "q=0.0", "q=0.00", "q=0.000")
+    return False
+
+
+def _matches(values: list[str], etag: str) -> bool:
+    """Weakly, as RFC 9110, 13.1.2 wants it: a proxy that compresses weakens an ETag."""
+    return any(value.strip().removeprefix("W/") in (etag, "*") for value in ",".join(values).split(","))

@@ -1,0 +1,204 @@
+"""One request to the backend and back: as many calls as it has prompts, and their answers together."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+from openai_server.access.caps import Caps
+from openai_server.api.responses import Chunks
+from openai_server.api.schemas import ChatRequest, CompletionRequest
+from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.anyserve import decode, encode
+from openai_server.backends.dialects.anyserve.decode import Answer, Usage
+from openai_server.backends.directory import Failed, Model
+from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
+from openai_server.backends.pool import Member, Pool
+from openai_server.core.context_length import Room
+from openai_server.core.errors import APIError, BackendError, from_backend
+from openai_server.http import sse
+from openai_server.http.streaming import Write
+from openai_server.parsing.reading import Reading
+from openai_server.prompting.planner import ChatPlanner
+from openai_server.telemetry import record
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+
+AnyRequest = CompletionRequest | ChatRequest
+T = TypeVar("T")
+
+Delivered = Callable[[Sequence[Usage | None], int, int], None]
+"""Told the usage of the prompts whose answers are whole, how many there are, and the tokens that were taken of all."""
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Who answers, and how that is read."""
+
+    model: str
+    reading: Reading | None = None
+    """None: all text is content."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    source: Source
+    members: Sequence[Member]
+    """Servers that the calls were made for."""
+    calls: list[ModelInferRequest]
+
+
+class Generator:
+    """A stream that is silent for `ping_interval` seconds gets a ping."""
+
+    def __init__(self, pool: Pool, catalog: Catalog, planner: ChatPlanner, caps: Caps, *, ping_interval: float) -> None:
+        self._pool = pool
+        self._catalog = catalog
+        self._planner = planner
+        self._caps = caps
+        self._ping_interval = ping_interval
+
+    async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
+        """Who answered, and the answer to each prompt. Raises APIError."""
+        failed: Failed = frozenset()
+        while True:
+            try:
+                prepared = await self._prepare(request, id, failed)
+                calls, members = prepared.calls, prepared.members
+                if len(calls) == 1:
+                    return prepared.source, [await self._infer(calls[0], members, request)]
+                return prepared.source, await gather([self._infer(call, members, request) for call in calls])
+            except BackendError as error:
+                if (left_out := await self._catalog.retry(error, request.model, failed)) is None:
+                    raise self._failed(error, request) from error
+                failed = left_out
+
+    async def stream(
+        self,
+        request: AnyRequest,
+        id: str,
+        chunks_for: Callable[[Source], Chunks],
+        write: Write,
+        delivered: Delivered,
+    ) -> None:
+        """Writes the events of the answer; however that ends, `delivered` is told how far it came. Raises APIError."""
+        failed: Failed = frozenset()
+        begun, seen = False, record.current()
+        while True:
+            try:
+                prepared = await self._prepare(request, id, failed)
+                members = prepared.members
+                chunks = chunks_for(prepared.source)
+                n_choices = len(prepared.calls) * request.choices
+                begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
+                seen.begin_stream(n_choices)
+                async with self._pool.stream(prepared.calls, members, request.choices, self._ping_interval) as mailbox:
+                    try:
+                        while (rows := await mailbox.take()) is not None:
+                            events = begin
+                            for row in rows:
+                                if choice := texts.grow(*row):
+                                    events += chunks.delta(choice)
+                                    if choice.finish_reason is not None:
+                                        seen.finish_reasons.append(chunks.reason(choice) or choice.finish_reason)
+                            if events != begin:
+                                if seen.first_token is None:
+                                    seen.take_first_token()
+                                begin, begun = b"", True
+                                await write(events)
+                            elif not rows:
+                                await write(sse.PING)
+                    except BaseException:
+                        seen.cut_off(mailbox.usages, mailbox.n_taken)
+                        raise
+                    finally:
+                        delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
+                seen.usage = decode.total(mailbox.usages)
+                await write(begin + chunks.end(seen.usage))
+                return
+            except BackendError as error:
+                left_out = None if begun else await self._catalog.retry(error, request.model, failed)
+                if left_out is None:
+                    raise self._failed(error, request) from error
+                failed = left_out
+
+    def _failed(self, error: BackendError, request: AnyRequest) -> APIError:
+        room = Room(self._catalog.context_length(request.model), request.most_tokens)
+        return from_backend(error, encode.params(request), room)
+
+    # ---- One call
+
+    async def _infer(self, call: ModelInferRequest, members: Sequence[Member], request: AnyRequest) -> Answer:
+        n, n_generated = request.choices, request.generated
+        answer = decode.answer(await self._pool.infer(call, members), n_generated)
+        return answer if n_generated == n else decode.best(answer, n)
+
+    # ---- Before the calls
+
+    async def _prepare(self, request: AnyRequest, id: str, failed: Failed) -> _Prepared:
+        return await self._catalog.use(request.model, failed, lambda model: self._build(model, request, id))
+
+    async def _build(self, model: Model, request: AnyRequest, id: str) -> _Prepared:
+        record.current().model = model.name
+        model.require(contract.TASK_GENERATE)
+        inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
+        if isinstance(request, CompletionRequest):
+            prompts, reading = request.prompts, None
+        else:
+            plan = await self._planner.plan(request, model.parameters, model.takes)
+            self._caps.check_prompts("messages", [plan.prompt])
+            request, prompts, reading = plan.request, [plan.prompt], plan.reading
+            inputs |= plan.inputs
+        if request.response_format is not None or request.json_schema is not None:
+            inputs |= encode.schema_inputs(request, model.takes)
+        if request.chooses_best and request.top_tokens is None:
+            inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
+        calls = (
+            encode.infer_request(
+                request,
+                prompt,
+                model=model.name,
+                request_id=f"{id}-{k}" if len(prompts) > 1 else id,
+                takes=model.takes,
+                ours=inputs,
+            )
+            for k, prompt in enumerate(prompts)
+        )
+        requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
+        return _Prepared(Source(model.name, reading), model.members, requests)
+
+
+# ---- Several at a time
+
+AT_ONCE = 64
+"""Items that are made before the event loop looks at others: some two milliseconds of work."""
+
+
+async def spread(items: Iterable[T]) -> list[T]:
+    """All of them, which are made as they are taken."""
+    made = []
+    for item in items:
+        made.append(item)
+        if not len(made) % AT_ONCE:
+            await asyncio.sleep(0)
+    return made
+
+
+async def gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
+    """All results in order; the first failure cancels the rest."""
+    if len(calls) == 1:
+        return [await calls[0]]
+    slots = asyncio.Semaphore(PROMPTS_IN_FLIGHT)
+
+    async def one(call: Coroutine[Any, Any, T]) -> T:
+        async with slots:
+            return await call
+
+    tasks = [asyncio.create_task(one(call)) for call in calls]
+    try:
+        return await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+        for call in calls:
+            call.close()  # those that never got a slot

@@ -1,0 +1,60 @@
+"""JSON to validated requests.
+
+PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, in the form of `tables` (other
+servers' keys are in `dialects`), `parse` puts them together.
+"""
+
+from openai_server.api.schemas.bounds import MAX_CHOICES as MAX_CHOICES
+from openai_server.api.schemas.fields import ALLOWED_TOOLS_FIELDS as ALLOWED_TOOLS_FIELDS
+from openai_server.api.schemas.fields import ANSWER_PART_FIELDS as ANSWER_PART_FIELDS
+from openai_server.api.schemas.fields import AUDIO_FIELDS as AUDIO_FIELDS
+from openai_server.api.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
+from openai_server.api.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
+from openai_server.api.schemas.fields import CUSTOM_CALL_FIELDS as CUSTOM_CALL_FIELDS
+from openai_server.api.schemas.fields import CUSTOM_TOOL_CALL_FIELDS as CUSTOM_TOOL_CALL_FIELDS
+from openai_server.api.schemas.fields import FUNCTION_CALL_FIELDS as FUNCTION_CALL_FIELDS
+from openai_server.api.schemas.fields import FUNCTION_FIELDS as FUNCTION_FIELDS
+from openai_server.api.schemas.fields import FUNCTION_NAME_FIELDS as FUNCTION_NAME_FIELDS
+from openai_server.api.schemas.fields import MESSAGE_FIELDS as MESSAGE_FIELDS
+from openai_server.api.schemas.fields import NAMED_SCHEMA_FIELDS as NAMED_SCHEMA_FIELDS
+from openai_server.api.schemas.fields import NO_EFFECT as NO_EFFECT
+from openai_server.api.schemas.fields import PART_FIELDS as PART_FIELDS
+from openai_server.api.schemas.fields import REQUESTS as REQUESTS
+from openai_server.api.schemas.fields import RESPONSE_FORMAT_FIELDS as RESPONSE_FORMAT_FIELDS
+from openai_server.api.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPTIONS_FIELDS
+from openai_server.api.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
+from openai_server.api.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
+from openai_server.api.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
+from openai_server.api.schemas.messages import AnswerPart as AnswerPart
+from openai_server.api.schemas.messages import AssistantMessage as AssistantMessage
+from openai_server.api.schemas.messages import Content as Content
+from openai_server.api.schemas.messages import CustomToolCall as CustomToolCall
+from openai_server.api.schemas.messages import DeveloperMessage as DeveloperMessage
+from openai_server.api.schemas.messages import FunctionCall as FunctionCall
+from openai_server.api.schemas.messages import FunctionDefinition as FunctionDefinition
+from openai_server.api.schemas.messages import FunctionMessage as FunctionMessage
+from openai_server.api.schemas.messages import Message as Message
+from openai_server.api.schemas.messages import RefusalPart as RefusalPart
+from openai_server.api.schemas.messages import SystemMessage as SystemMessage
+from openai_server.api.schemas.messages import TextPart as TextPart
+from openai_server.api.schemas.messages import Tool as Tool
+from openai_server.api.schemas.messages import ToolCall as ToolCall
+from openai_server.api.schemas.messages import ToolMessage as ToolMessage
+from openai_server.api.schemas.messages import ToolUse as ToolUse
+from openai_server.api.schemas.messages import UserMessage as UserMessage
+from openai_server.api.schemas.parse import convert as convert
+from openai_server.api.schemas.parse import load as load
+from openai_server.api.schemas.parse import parse_chat as parse_chat
+from openai_server.api.schemas.parse import parse_completion as parse_completion
+from openai_server.api.schemas.parse import parse_messages as parse_messages
+from openai_server.api.schemas.requests import INT64_MAX as INT64_MAX
+from openai_server.api.schemas.requests import ChatRequest as ChatRequest
+from openai_server.api.schemas.requests import CompletionRequest as CompletionRequest
+from openai_server.api.schemas.requests import Prompt as Prompt
+from openai_server.api.schemas.requests import Request as Request
+from openai_server.api.schemas.requests import Text as Text
+from openai_server.api.schemas.requests import TokenId as TokenId
+from openai_server.api.schemas.requests import prompts_of as prompts_of
+from openai_server.api.schemas.tables import Each as Each
+from openai_server.api.schemas.tables import Fields as Fields
+from openai_server.api.schemas.tables import mapped as mapped

@@ -1,0 +1,208 @@
+"""What becomes of each key of each JSON object of the generating endpoints.
+
+PURE. No field is accepted and ignored. A table says of each key: mapped (it is an attribute of the msgspec Struct),
+without effect on the output, or refused unless its value asks for what happens anyway; null is the same as no field.
+What an API's answer contains can be sent back. tests/openai_server/api/test_schemas.py walks the types of the `openai`
+package and fails for a key that is in none of them.
+"""
+
+from openai_server.api.schemas import dialects
+from openai_server.api.schemas.messages import (
+    AllowedToolChoice,
+    AllowedTools,
+    AnswerPart,
+    AssistantMessage,
+    Audio,
+    CustomCall,
+    CustomToolCall,
+    DeveloperMessage,
+    FunctionCall,
+    FunctionDefinition,
+    FunctionMessage,
+    FunctionName,
+    InputTextPart,
+    NamedTool,
+    OutputTextPart,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    Tool,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from openai_server.api.schemas.requests import (
+    ChatRequest,
+    CompletionRequest,
+    JsonObjectFormat,
+    JsonSchemaFormat,
+    StreamOptions,
+    TextFormat,
+)
+from openai_server.api.schemas.tables import Each, Entries, Family, Fields, Table, Variants, mapped
+
+_ID = frozenset({"id"})  # names an object that another server stores
+
+# ---- Messages
+
+_parts = Family()
+_PART_NO_EFFECT = _ID | {
+    "annotations",  # where a text quotes what was searched
+    "logprobs",
+    "prompt_cache_breakpoint",  # prefixes are always cached
+}
+_PART_NEUTRAL: dialects.Values = {
+    **dialects.CACHE_CONTROL,
+    # Null where a client writes parts of all kinds with one type.
+    **dict.fromkeys(("audio_url", "file", "image_url", "input_audio", "thinking", "uuid", "video_url"), ()),
+}
+PART_FIELDS = {
+    tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
+    for tag, struct in (("text", TextPart), ("input_text", InputTextPart), ("output_text", OutputTextPart))
+}
+_PARTS = Each(Variants("type", PART_FIELDS))
+
+_ANSWER_NO_EFFECT = _ID | {
+    "annotations",
+    "citations",  # vLLM's, of Cohere's models
+    "index",  # @openai/agents repeats here what is in a tool call
+    "parsed",  # the openai package's, of the content
+    "provider_specific_fields",  # LiteLLM's
+}
+_ANSWER_NEUTRAL: dialects.Values = {
+    **dialects.CACHE_CONTROL,
+    "content_parts": (),  # of a stored message
+    "images": ([],),
+    "phase": (),  # of the Responses API
+    "prefix": (False,),
+    "reasoning_details": ([],),
+    "reasoning_items": ([],),
+    "thinking": (),
+    "thinking_blocks": ([],),
+}
+# What @openai/agents repeats in a part of the message that it is in.
+_REPEATED = (mapped(AssistantMessage) | _ANSWER_NO_EFFECT) - {"content", "reasoning", "reasoning_content", "refusal"}
+_ANSWER_PART_NEUTRAL: dialects.Values = {**_ANSWER_NEUTRAL, **_PART_NEUTRAL, "content": ()}
+ANSWER_PART_FIELDS = {
+    "text": _parts.fields(mapped(AnswerPart), _PART_NO_EFFECT | _REPEATED | {"refusal"}, _ANSWER_PART_NEUTRAL),
+    "input_text": PART_FIELDS["input_text"],
+    "output_text": PART_FIELDS["output_text"],
+    "refusal": _parts.fields(mapped(RefusalPart), _PART_NO_EFFECT | _REPEATED, _ANSWER_PART_NEUTRAL),
+}
+
+_calls = Family()
+FUNCTION_CALL_FIELDS = Fields(
+    mapped(FunctionCall),
+    frozenset({"parsed_arguments", "provider_specific_fields"}),  # of the openai package, and of LiteLLM
+)
+CUSTOM_CALL_FIELDS = Fields(mapped(CustomCall))
+_CALL_NEUTRAL: dialects.Values = {"extra_content": ()}  # Gemini's
+_CALL_NO_EFFECT = frozenset(
+    {
+        "index",  # in a stream, which the parts of a call have in common
+        "provider_specific_fields",
+    }
+)
+TOOL_CALL_FIELDS = _calls.fields(mapped(ToolCall), _CALL_NO_EFFECT, _CALL_NEUTRAL, {"function": FUNCTION_CALL_FIELDS})
+CUSTOM_TOOL_CALL_FIELDS = _calls.fields(
+    mapped(CustomToolCall), _CALL_NO_EFFECT, _CALL_NEUTRAL, {"custom": CUSTOM_CALL_FIELDS}
+)
+
+AUDIO_FIELDS = Fields(mapped(Audio), _ID | {"data", "expires_at", "format"})
+
+_messages = Family()
+_CONTENT: dict[str, Table] = {"content": _PARTS}
+MESSAGE_FIELDS: dict[str, Fields] = {
+    "system": _messages.fields(mapped(SystemMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "developer": _messages.fields(mapped(DeveloperMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "user": _messages.fields(mapped(UserMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "assistant": _messages.fields(
+        mapped(AssistantMessage),
+        _ANSWER_NO_EFFECT,
+        _ANSWER_NEUTRAL,
+        {
+            "audio": AUDIO_FIELDS,
+            "content": Each(Variants("type", ANSWER_PART_FIELDS)),
+            "function_call": FUNCTION_CALL_FIELDS,
+            "tool_calls": Each(Variants("type", {"function": TOOL_CALL_FIELDS, "custom": CUSTOM_TOOL_CALL_FIELDS})),
+        },
+    ),
+    "tool": _messages.fields(mapped(ToolMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
+    "function": _messages.fields(mapped(FunctionMessage), _ID, dialects.CACHE_CONTROL),
+}
+MESSAGES = Each(Variants("role", MESSAGE_FIELDS))
+
+# ---- Tools
+
+_TOOL_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "defer_loading": (False,)}
+FUNCTION_FIELDS = Fields(mapped(FunctionDefinition), neutral=_TOOL_NEUTRAL)
+# Beside `type` and what it names, the Responses API has these keys, which are null where one type serves both APIs.
+_FLAT_TOOL = dict.fromkeys(("custom", "description", "name", "parameters", "strict"), ())
+_FLAT_CHOICE = dict.fromkeys(("custom", "mode", "name", "tools"), ())
+_FLAT_FORMAT = dict.fromkeys(("description", "name", "strict"), ())
+TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nested={"function": FUNCTION_FIELDS})
+FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
+_choices = Family()
+_NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral=_FLAT_CHOICE, nested={"function": FUNCTION_NAME_FIELDS})
+ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools), nested={"tools": Each(Variants("type", {"function": _NAMED_TOOL}))})
+TOOL_CHOICE_FIELDS = {
+    "function": _NAMED_TOOL,
+    "allowed_tools": _choices.fields(mapped(AllowedToolChoice), nested={"allowed_tools": ALLOWED_TOOLS_FIELDS}),
+}
+
+# ---- The rest of a request
+
+STREAM_OPTIONS_FIELDS = Fields(
+    mapped(StreamOptions), neutral={"continuous_usage_stats": (False,), "include_obfuscation": (False,)}
+)
+
+_formats = Family()
+NAMED_SCHEMA_FIELDS = Fields(frozenset({"name", "schema", "strict"}), frozenset({"description"}))
+RESPONSE_FORMAT_FIELDS = {
+    "text": _formats.fields(mapped(TextFormat), neutral=_FLAT_FORMAT),
+    "json_object": _formats.fields(mapped(JsonObjectFormat)),
+    "json_schema": _formats.fields(mapped(JsonSchemaFormat), nested={"json_schema": NAMED_SCHEMA_FIELDS}),
+}
+
+REQUESTS = Family()
+"""Bodies of all endpoints: clients have one type for the settings of several."""
+_NESTED: dict[str, Table] = {
+    "logit_bias": Entries(),
+    "response_format": Variants("type", RESPONSE_FORMAT_FIELDS),
+    "stream_options": STREAM_OPTIONS_FIELDS,
+}
+
+NO_EFFECT = frozenset({"user"})  # identifies the end user to OpenAI's abuse monitoring
+
+COMPLETION_FIELDS = REQUESTS.fields(mapped(CompletionRequest), NO_EFFECT, dialects.COMPLETIONS, _NESTED)
+
+CHAT_FIELDS = REQUESTS.fields(
+    mapped(ChatRequest),
+    NO_EFFECT
+    | {
+        "metadata",  # labels of a stored answer; nothing is stored here
+        "prediction",  # a hint that may make the answer come sooner
+        "prompt_cache_key",  # routes to a server with a warm cache; there is one server
+        "prompt_cache_options",  # prefixes are always cached
+        "prompt_cache_retention",
+        "safety_identifier",  # as `user`
+        "service_tier",  # which queue of OpenAI's; there is one
+        "store",  # nothing is stored, which the answer doesn't show
+    },
+    {
+        **dialects.CHAT,
+        "audio": (),
+        "modalities": (["text"],),
+        "moderation": (),
+        "verbosity": ("medium",),  # OpenAI's default
+        "web_search_options": (),
+    },
+    {
+        **_NESTED,
+        "function_call": FUNCTION_NAME_FIELDS,
+        "functions": Each(FUNCTION_FIELDS),
+        "messages": MESSAGES,
+        "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
+        "tools": Each(Variants("type", {"function": TOOL_FIELDS})),
+    },
+)

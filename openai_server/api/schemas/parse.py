@@ -1,0 +1,228 @@
+"""JSON to validated requests. PURE."""
+
+import re
+from collections.abc import Sequence
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from anyserve_common.text import ends_in_escape, shortened
+from openai_server.api.schemas import bounds
+from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
+from openai_server.api.schemas.json_place import field_of
+from openai_server.api.schemas.messages import (
+    AllowedToolChoice,
+    AnswerContent,
+    AnswerPart,
+    AnyAnswerPart,
+    AssistantMessage,
+    FunctionDefinition,
+    FunctionName,
+    Message,
+    NamedTool,
+)
+from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
+from openai_server.api.schemas.tables import Fields, missing
+from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
+from protos import contract
+
+
+def parse_completion(body: bytes) -> CompletionRequest:
+    """Raises InvalidRequest."""
+    request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
+    if request.suffix == "":  # nothing comes behind the text
+        request.suffix = None
+    if len(request.prompts) * request.generated > bounds.MAX_CHOICES:
+        raise InvalidRequest(
+            f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
+        )
+    if request.best_of is None:
+        return request
+    if request.best_of < request.choices:
+        raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
+    if request.chooses_best and request.stream:
+        raise InvalidRequest("'best_of' is not possible in a stream: the best is known at the end.", param="best_of")
+    return request
+
+
+def parse_chat(body: bytes) -> ChatRequest:
+    """Raises InvalidRequest."""
+    request = _parse(body, ChatRequest, CHAT_FIELDS)
+    limits = {request.max_tokens, request.max_completion_tokens} - {None}
+    if len(limits) > 1:
+        raise InvalidRequest("'max_tokens' and 'max_completion_tokens' differ; give one of them.", param="max_tokens")
+    if request.top_logprobs and not request.logprobs:
+        raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
+    _check_tools(request)
+    return request
+
+
+def parse_messages(messages: object, body_size: int) -> list[Message]:
+    """Those of a chat, alone. Raises InvalidRequest."""
+    bounds.check_messages(messages, body_size)
+    MESSAGES.clean(messages, (None, "messages"))
+    request = convert({"messages": messages}, ChatRequest)
+    _settle(request.messages)
+    return request.messages
+
+
+R = TypeVar("R", bound=Request)
+S = TypeVar("S", bound=Struct)
+
+
+def load(body: bytes) -> dict[str, Any]:
+    """Raises InvalidRequest."""
+    try:
+        given = orjson.loads(body)
+    except orjson.JSONDecodeError as error:
+        raise InvalidRequest(
+            f"The body is not valid JSON: {error}", param=field_of(error), code="invalid_json"
+        ) from None
+    if not isinstance(given, dict):
+        raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
+    bounds.check_words(given, len(body))
+    return given
+
+
+def convert(given: dict[str, Any], struct: type[S]) -> S:
+    """Raises InvalidRequest, which names the field."""
+    try:
+        return msgspec.convert(given, struct)
+    except msgspec.ValidationError as error:
+        raise _invalid(error) from None
+
+
+def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
+    given = load(body)
+    bounds.check_prompts("prompt", given.get("prompt"), bounds.MAX_CHOICES)
+    bounds.check_messages(given.get("messages"), len(body))
+    bounds.check_free_form(given, len(body))
+    fields.clean(given)
+    request = convert(given, struct)
+    if isinstance(request, ChatRequest):
+        _settle(request.messages)
+    if request.stream_options is not None and request.include_usage and not request.stream:
+        raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    if request.grammar == "":  # llama-server's default
+        request.grammar = None
+    _check_extensions(request)
+    return request
+
+
+def _check_extensions(request: Request) -> None:
+    if request.repeat_penalty is not None and request.repetition_penalty not in (None, request.repeat_penalty):
+        raise InvalidRequest(
+            "'repeat_penalty' and 'repetition_penalty' differ; give one of them.", param="repeat_penalty"
+        )
+    if len(request.guides) > 1:
+        first, second, *_ = request.guides
+        raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
+    if request.regex is not None and ends_in_escape(request.regex):
+        raise InvalidRequest("'regex' ends with a backslash that escapes nothing.", param="regex")
+    for token in request.logit_bias or ():
+        if not (
+            token.isascii() and token.isdecimal() and len(token) <= _MAX_DIGITS and int(token) <= contract.INT32_MAX
+        ):
+            raise InvalidRequest(f"'logit_bias': {shortened(token)!r} is no token id.", param="logit_bias")
+
+
+def _check_tools(request: ChatRequest) -> None:
+    if request.tools and request.functions:
+        raise InvalidRequest("'functions' is the older form of 'tools'; give one of them.", param="functions")
+    _check_functions([tool.function for tool in request.tools or ()], request.tool_choice, "tools", "tool_choice")
+    _check_functions(request.functions or (), request.function_call, "functions", "function_call")
+    if request.tool_choice == "required" and not request.tools:
+        raise InvalidRequest("'tool_choice' is \"required\", but there are no 'tools'.", param="tool_choice")
+    if isinstance(request.tool_choice, AllowedToolChoice):
+        allowed = request.tool_choice.allowed_tools
+        if allowed.mode == "required" and not allowed.tools:
+            field = "tool_choice.allowed_tools.tools"
+            raise InvalidRequest(f"'{field}' is empty, but its mode is \"required\".", param=field)
+    if request.continue_final_message and request.add_generation_prompt:
+        raise InvalidRequest(
+            "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
+        )
+    if request.tool_use and request.grammar is not None:
+        raise InvalidRequest("'grammar' can't be combined with tools that may be called.", param="grammar")
+
+
+def _check_functions(functions: Sequence[FunctionDefinition], choice: object, param: str, choice_param: str) -> None:
+    names = {function.name for function in functions}
+    if len(names) < len(functions):
+        raise InvalidRequest(f"'{param}': two functions have the same name.", param=param)
+    if unknown := _chosen(choice) - names:
+        raise InvalidRequest(
+            f"'{choice_param}': there is no function '{shortened(min(unknown))}' in '{param}'.", param=choice_param
+        )
+
+
+def _chosen(choice: object) -> set[str]:
+    """Names of functions."""
+    match choice:
+        case NamedTool(function=function):
+            return {function.name}
+        case FunctionName(name=name):
+            return {name}
+        case AllowedToolChoice(allowed_tools=allowed):
+            return {tool.function.name for tool in allowed.tools}
+    return set()
+
+
+def _settle(messages: Sequence[Message]) -> None:
+    """Puts what servers name differently in an answer where templates have it. Raises InvalidRequest."""
+    for i, message in enumerate(messages):
+        if not isinstance(message, AssistantMessage):
+            continue
+        if isinstance(message.content, list):
+            _settle_parts(message, message.content)
+        if message.reasoning:
+            if message.reasoning_content not in (None, "", message.reasoning):
+                raise InvalidRequest(
+                    f"'messages[{i}].reasoning' and 'messages[{i}].reasoning_content' differ; give one of them.",
+                    param=f"messages[{i}].reasoning",
+                )
+            message.reasoning_content = message.reasoning
+        if message.refusal:
+            message.content = _with_text(message.content, message.refusal)
+        if message.audio is not None:
+            if message.audio.transcript is None:
+                raise UnsupportedParameter(
+                    f"messages[{i}].audio", f"'messages[{i}].audio' needs its 'transcript': no audio is stored here."
+                )
+            message.content = _with_text(message.content, message.audio.transcript)
+        message.reasoning = message.refusal = message.audio = None
+
+
+def _settle_parts(message: AssistantMessage, parts: Sequence[AnyAnswerPart]) -> None:
+    """A message's own reasoning counts, if it has any."""
+    message.content = [AnswerPart(part.text) for part in parts] or None
+    if not message.reasoning and not message.reasoning_content:
+        reasoning = (part.reasoning_content or part.reasoning for part in parts if isinstance(part, AnswerPart))
+        message.reasoning_content = next(filter(None, reasoning), message.reasoning_content)
+
+
+def _with_text(content: AnswerContent | None, text: str) -> AnswerContent:
+    if not content:
+        return text
+    return f"{content}\n{text}" if isinstance(content, str) else [*content, AnswerPart(text)]
+
+
+_MAX_DIGITS = 10
+"""Digits of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
+_MAX_PROBLEM = 200
+"""Characters of what msgspec says of a value."""
+
+# msgspec tells the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
+_PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
+
+
+def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
+    place = _PLACE.match(shortened(str(error), MAX_MESSAGE))  # it may quote a value
+    assert place is not None  # every part of it is optional
+    problem, param = shortened(place["problem"], _MAX_PROBLEM), shortened(place["path"] or "", MAX_PARAM)
+    if found := _MISSING.search(problem):
+        return missing(f"{param}.{found['field']}" if param else found["field"])
+    return InvalidRequest(f"Invalid '{param}': {problem}.", param=param)

@@ -1,0 +1,146 @@
+"""What becomes of each key of a JSON object, and of the objects in it. PURE.
+
+A table decides by name: a key that it doesn't have is refused, and null is the same as no key. So `clean` removes nulls
+before anything is converted; what has no table, such as a JSON Schema, is data and stays as it is.
+"""
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import orjson
+from msgspec import Struct
+
+from anyserve_common.text import shortened
+from openai_server.api.schemas.bounds import Place, path_of
+from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+
+MAX_ITEMS = 8192
+"""Items of a list that are looked at. Every list of the API is refused for its length above that."""
+
+
+class Table(Protocol):
+    """What may be at one place of a body. A value of another type is left to the conversion, which refuses it."""
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        """Removes nulls that stand for no field. Raises InvalidRequest for a key that would be ignored."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fields:
+    """The keys of one kind of object."""
+
+    mapped: frozenset[str]
+    """Attributes of the msgspec Struct."""
+    no_effect: frozenset[str] = frozenset()
+    """Known to have no effect on the output, whatever their value."""
+    neutral: Mapping[str, Sequence[object]] = field(default_factory=dict)
+    """Fields that are not supported, with the values that ask for what happens anyway. null always does."""
+    family: Set[str] = frozenset()
+    """Keys of this object or a related one. One that only others have may be null."""
+    nested: Mapping[str, Table] = field(default_factory=dict)
+    """Tables of those attributes that hold objects."""
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        if not isinstance(value, dict):
+            return
+        mapped, nested, nulls = self.mapped, self.nested, []
+        for key, item in value.items():
+            if key not in mapped:
+                if key not in self.no_effect:
+                    self._check(key, item, place)
+            elif item is None:
+                nulls.append(key)
+            elif key in nested:
+                nested[key].clean(item, (place, key))
+        for key in nulls:
+            del value[key]
+
+    def _check(self, key: str, item: object, place: Place) -> None:
+        if item is None and (key in self.neutral or key in self.family):
+            return
+        param = path_of((place, shortened(key)))
+        if (values := self.neutral.get(key)) is None:
+            raise InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param)
+        if not any(_same(item, value) for value in values):
+            raise UnsupportedParameter(param, f"'{param}' is not supported by this server{_exceptions(values)}.")
+
+    @property
+    def null_only(self) -> frozenset[str]:
+        """Keys of related objects."""
+        return frozenset(self.family - self.mapped - self.no_effect - self.neutral.keys())
+
+
+@dataclass(frozen=True, slots=True)
+class Variants:
+    """An object of one of several kinds, told apart by the value of one key, which is required."""
+
+    tag: str
+    tables: Mapping[str, Table]
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        if not isinstance(value, dict):
+            return
+        tag = value.get(self.tag)
+        if tag is None:
+            raise missing(path_of((place, self.tag)))
+        if isinstance(tag, str) and (table := self.tables.get(tag)) is not None:
+            table.clean(value, place)
+
+
+@dataclass(frozen=True, slots=True)
+class Each:
+    """A list."""
+
+    table: Table
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        if isinstance(value, list) and len(value) <= MAX_ITEMS:
+            for i, item in enumerate(value):
+                self.table.clean(item, (place, i))
+
+
+class Entries:
+    """An object with keys that the client chooses, none of which is null."""
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        if isinstance(value, dict):
+            for key in [key for key, item in value.items() if item is None]:
+                del value[key]
+
+
+class Family:
+    """Objects that clients write with one type of their own, which has the keys of all of them."""
+
+    def __init__(self) -> None:
+        self._names: set[str] = set()
+
+    def fields(
+        self,
+        mapped: frozenset[str],
+        no_effect: frozenset[str] = frozenset(),
+        neutral: Mapping[str, Sequence[object]] | None = None,
+        nested: Mapping[str, Table] | None = None,
+    ) -> Fields:
+        neutral = neutral or {}
+        self._names |= mapped | no_effect | neutral.keys()
+        return Fields(mapped, no_effect, neutral, self._names, nested or {})
+
+
+def missing(param: str) -> InvalidRequest:
+    return InvalidRequest(f"Invalid '{param}': This field is required.", param=param)
+
+
+def mapped(struct: type[Struct]) -> frozenset[str]:
+    """All of its attributes, and the key that tells it from others."""
+    tag = struct.__struct_config__.tag_field
+    return frozenset(struct.__struct_fields__) | ({tag} if tag else set())
+
+
+def _same(item: object, value: object) -> bool:
+    """As JSON: 1 is 1.0, but 0 is not false."""
+    return item == value and isinstance(item, bool) == isinstance(value, bool)
+
+
+def _exceptions(values: Sequence[object]) -> str:
+    return f", except as {' or '.join(orjson.dumps(value).decode() for value in values)}" if values else ""

@@ -1,0 +1,170 @@
+"""JSON to validated requests of the endpoints that generate nothing: embeddings, rerank, tokenize, detokenize.
+
+PURE. The rule of `schemas/fields.py` holds here too: no field is accepted and ignored.
+"""
+
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from openai_server.api.schemas import (
+    NO_EFFECT,
+    REQUESTS,
+    ChatRequest,
+    Each,
+    Fields,
+    Prompt,
+    Text,
+    TokenId,
+    bounds,
+    convert,
+    dialects,
+    load,
+    mapped,
+    parse_chat,
+    parse_messages,
+    prompts_of,
+)
+from openai_server.api.schemas.bounds import MAX_INPUTS
+from openai_server.core.errors import InvalidRequest
+from protos import contract
+
+Priority = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
+Positive = Annotated[int, Meta(ge=1, le=contract.INT32_MAX)]
+Tokens = Annotated[list[TokenId], Meta(min_length=1)]
+
+
+class EmbeddingRequest(Struct, kw_only=True):
+    input: Text | Annotated[list[Text | TokenId | Tokens], Meta(min_length=1)]
+    model: str | None = None
+    dimensions: Positive | None = None
+    encoding_format: Literal["float", "base64"] | None = None
+    # Extensions: `normalize` and `priority` are vLLM's, `pooling` our own.
+    normalize: bool | None = None
+    pooling: Literal["mean", "cls", "last"] | None = None
+    priority: Priority | None = None
+
+    @property
+    def prompts(self) -> list[Prompt]:
+        """Raises InvalidRequest for a list of several kinds."""
+        return prompts_of(self.input, "input")
+
+
+class TextDocument(Struct):
+    text: str
+
+
+class RerankRequest(Struct, kw_only=True):
+    query: Text
+    documents: Annotated[list[str | TextDocument], Meta(min_length=1, max_length=MAX_INPUTS)]
+    model: str | None = None
+    top_n: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # 0: all, as in vLLM
+    return_documents: bool | None = None
+    priority: Priority | None = None
+
+    @property
+    def texts(self) -> list[str]:
+        return [document if isinstance(document, str) else document.text for document in self.documents]
+
+
+class ContentToTokenize(Struct, kw_only=True):
+    """llama-server's form."""
+
+    content: str
+    model: str | None = None
+    add_special: bool = False
+    parse_special: bool = True
+    with_pieces: bool = False
+
+
+class PromptToTokenize(Struct, kw_only=True):
+    """vLLM's form."""
+
+    prompt: str
+    model: str | None = None
+    add_special_tokens: bool = True
+    return_token_strs: bool = False
+
+
+class MessagesToTokenize(Struct, kw_only=True):
+    """vLLM's form of a chat. The template puts special tokens where they belong."""
+
+    messages: Any
+    """Those of `chat`, which `parse_tokenize` has checked."""
+    model: str | None = None
+    add_special_tokens: bool = False
+    return_token_strs: bool = False
+
+    @property
+    def chat(self) -> ChatRequest:
+        return ChatRequest(messages=self.messages)
+
+
+class DetokenizeRequest(Struct, kw_only=True):
+    tokens: list[TokenId]
+    model: str | None = None
+
+
+TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize
+TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
+
+EMBEDDING_FIELDS = REQUESTS.fields(mapped(EmbeddingRequest), NO_EFFECT, dialects.EMBEDDINGS)
+DOCUMENT_FIELDS = Fields(mapped(TextDocument), neutral={"multi_modal": ()})  # in vLLM's answers
+RERANK_FIELDS = REQUESTS.fields(mapped(RerankRequest), NO_EFFECT, dialects.RERANK, {"documents": Each(DOCUMENT_FIELDS)})
+CONTENT_FIELDS = REQUESTS.fields(mapped(ContentToTokenize), neutral=dialects.TOKENIZE_CONTENT)
+PROMPT_FIELDS = REQUESTS.fields(mapped(PromptToTokenize), neutral=dialects.TOKENIZE_PROMPT)
+MESSAGES_FIELDS = REQUESTS.fields(mapped(MessagesToTokenize), neutral=dialects.TOKENIZE_MESSAGES)
+DETOKENIZE_FIELDS = REQUESTS.fields(mapped(DetokenizeRequest))
+
+
+def parse_embedding(body: bytes) -> EmbeddingRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    bounds.check_prompts("input", given.get("input"), MAX_INPUTS)
+    EMBEDDING_FIELDS.clean(given)
+    request = convert(given, EmbeddingRequest)
+    if len(request.prompts) > MAX_INPUTS:
+        raise InvalidRequest(f"'input' has more than {MAX_INPUTS} items.", param="input")
+    return request
+
+
+def parse_rerank(body: bytes) -> RerankRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    RERANK_FIELDS.clean(given)
+    request = convert(given, RerankRequest)
+    request.top_n = request.top_n or None
+    return request
+
+
+_FORMS: dict[str, tuple[type[TokenizeRequest], Fields]] = {
+    "content": (ContentToTokenize, CONTENT_FIELDS),
+    "prompt": (PromptToTokenize, PROMPT_FIELDS),
+    "messages": (MessagesToTokenize, MESSAGES_FIELDS),
+}
+
+
+def parse_tokenize(body: bytes) -> TokenizeRequest:
+    """What is to be tokenized says which form the request and its answer have. Raises InvalidRequest."""
+    given = {key: value for key, value in load(body).items() if value is not None or key not in _FORMS}
+    forms = [name for name in _FORMS if name in given]
+    if len(forms) != 1:
+        raise InvalidRequest("Give one of 'content', 'prompt' and 'messages'.", param=forms[-1] if forms else "prompt")
+    struct, fields = _FORMS[forms[0]]
+    fields.clean(given)
+    request: TokenizeRequest = convert(given, struct)
+    if isinstance(request, MessagesToTokenize):
+        request.messages = parse_messages(request.messages, len(body))
+    return request
+
+
+def parse_template(body: bytes) -> ChatRequest:
+    """A chat that is only to be rendered. Raises InvalidRequest."""
+    return parse_chat(body)
+
+
+def parse_detokenize(body: bytes) -> DetokenizeRequest:
+    """Raises InvalidRequest."""
+    given = load(body)
+    DETOKENIZE_FIELDS.clean(given)
+    return convert(given, DetokenizeRequest)

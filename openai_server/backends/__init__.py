@@ -1,0 +1,1 @@
+"""The servers behind the sidecar: which there are, what they serve, and calls to them."""

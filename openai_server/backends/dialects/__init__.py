@@ -1,0 +1,1 @@
+"""A backend's own tensor names and manners: one folder a dialect."""

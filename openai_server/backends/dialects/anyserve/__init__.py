@@ -1,0 +1,1 @@
+"""This project's contract (protos/README.md): requests to tensors, tensors to answers. PURE."""

@@ -1,0 +1,353 @@
+"""Tensors to answers and deltas.
+
+PURE. Reads both forms of the protocol (typed and raw) and ignores tensors that it does not know. A backend that says
+nothing of token counts gets no usage, one that says nothing of reasons gets no finish_reason: nothing is made up.
+"""
+
+import codecs
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+from itertools import repeat
+from typing import Any, NamedTuple, TypeVar
+
+from openai_server.core.errors import BackendError
+from protos import contract, tensors
+from protos.contract import TensorSpec
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
+
+_UNFINISHED = ("", contract.NOT_FINISHED)
+_utf8_decoder = codecs.getincrementaldecoder("utf-8")
+T = TypeVar("T")
+
+
+class Usage(NamedTuple):
+    """Numbers of tokens; None if the backend does not say, of `marked` also if nobody asked."""
+
+    prompt: int
+    completion: int
+    cached: int | None
+    marked: int | None = None
+    """Of `completion`, those until a choice's mark."""
+
+
+def total(usages: Iterable[Usage | None]) -> Usage | None:
+    """The sum, or None if one of them is unknown."""
+    prompt = completion = 0
+    cached: int | None = 0
+    marked: int | None = 0
+    for usage in usages:
+        if usage is None:
+            return None
+        prompt += usage.prompt
+        completion += usage.completion
+        cached = None if cached is None or usage.cached is None else cached + usage.cached
+        marked = None if marked is None or usage.marked is None else marked + usage.marked
+    return Usage(prompt, completion, cached, marked)
+
+
+class TokenLogprob(NamedTuple):
+    """ln p of a token, and of the likeliest in its place. None: nothing precedes it, so it has none."""
+
+    token: bytes
+    logprob: float | None
+    top: Sequence[tuple[bytes, float]]
+
+
+Logprobs = Sequence[TokenLogprob]
+
+
+@dataclass(slots=True)  # not frozen: there is one for each token, and frozen ones take three times as long to make
+class Choice:
+    """What one choice has become, or (in a stream) by what it has grown."""
+
+    index: int
+    text: str
+    finish_reason: str | None
+    logprobs: Logprobs = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    choices: list[Choice]
+    usage: Usage | None
+
+
+def best(answer: Answer, n: int) -> Answer:
+    """The `n` choices with the greatest log probability a token, best first. All that was generated is counted."""
+
+    def likelihood(choice: Choice) -> float:
+        known = [token.logprob for token in choice.logprobs if token.logprob is not None]
+        return sum(known) / len(known) if known else 0.0
+
+    chosen = sorted(answer.choices, key=likelihood, reverse=True)[:n]
+    return Answer([replace(choice, index=i) for i, choice in enumerate(chosen)], answer.usage)
+
+
+def answer(response: ModelInferResponse, n: int) -> Answer:
+    """A unary answer, which has to hold `n` choices. Raises BackendError."""
+    outputs = _Outputs(response)
+    texts = outputs.texts(contract.TEXT)
+    if len(texts) != n:
+        raise _nonsense(f"sent {len(texts)} choices where {n} were asked for")
+    reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
+    logprobs = outputs.logprobs()
+    choices = [
+        Choice(i, text, None if reason in _UNFINISHED else reason, logprobs.get(i, ()))
+        for i, (text, reason) in enumerate(zip(texts, reasons or [""] * n, strict=True))
+    ]
+    counts = outputs.column(outputs.elements(contract.COMPLETION_TOKENS), n, contract.COMPLETION_TOKENS)
+    prompt, cached = outputs.first(contract.PROMPT_TOKENS), outputs.first(contract.CACHED_TOKENS)
+    marked = outputs.column(outputs.elements(contract.MARKED_TOKENS), n, contract.MARKED_TOKENS)
+    usage = None
+    if prompt is not None and counts:
+        usage = Usage(prompt, sum(counts), cached, sum(marked) if marked else None)
+    return Answer(choices, usage)
+
+
+# ---- Other tasks. Each raises BackendError for an answer that is none.
+
+
+def embedding(response: ModelInferResponse) -> tuple[Sequence[float], int | None]:
+    """The vector, and the number of the prompt's tokens if the backend says."""
+    outputs = _Outputs(response)
+    return outputs.required(contract.EMBEDDING), outputs.first(contract.PROMPT_TOKENS)
+
+
+def score(response: ModelInferResponse) -> tuple[float, int | None]:
+    """The score, and the number of tokens if the backend says."""
+    outputs = _Outputs(response)
+    return outputs.required(contract.SCORE)[0], outputs.first(contract.PROMPT_TOKENS)
+
+
+def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]]:
+    """The tokens of a text, and what each stands for. There may be none."""
+    outputs = _Outputs(response)
+    ids = outputs.elements(contract.TOKEN_IDS)
+    return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
+
+
+def text(response: ModelInferResponse) -> str:
+    return str(_Outputs(response).required(contract.WHOLE_TEXT)[0].decode(errors="replace"))
+
+
+# ---- A stream of one request
+
+Row = tuple[int, bytes, str | None, Logprobs]
+"""Which choice, what was added to it, its finish_reason if that is its end, and the added tokens' log probabilities."""
+
+
+class StreamReader:
+    """The responses to one prompt, one after the other, to the tokens of its `n` choices."""
+
+    def __init__(self, n: int) -> None:
+        self._n = n
+        self._unfinished = set(range(n))
+        self._knows_reasons = False
+        self._said_final = False
+        self._prompt: int | None = None
+        self._cached: int | None = None
+        self._completion: dict[int, int] = {}
+        self._marked: dict[int, int] = {}
+
+    def read(self, response: ModelInferResponse) -> list[Row]:
+        """For the choices that moved. Raises BackendError."""
+        if contract.PARAM_FINAL in response.parameters:
+            self._said_final |= response.parameters[contract.PARAM_FINAL].bool_param
+        if not response.outputs:
+            return []
+        outputs = _Outputs(response)
+        tokens = outputs.elements(contract.TOKEN)
+        k = len(tokens)
+        indexes = outputs.column(outputs.elements(contract.INDEX), k, contract.INDEX) or [0] * k
+        reasons = outputs.column(outputs.texts(contract.FINISH_REASON), k, contract.FINISH_REASON)
+        self._knows_reasons |= bool(reasons)
+        self._count(outputs, indexes)
+
+        logprobs = outputs.logprobs()
+        rows: list[Row] = []
+        for token, index, reason in zip(tokens, indexes, reasons or [""] * k, strict=True):
+            if not 0 <= index < self._n:
+                raise no_such_choice(index, self._n)
+            finished = reason not in _UNFINISHED
+            if finished:
+                self._unfinished.discard(index)
+            rows.append((index, token, reason if finished else None, logprobs.get(index, ())))
+        return rows
+
+    def end(self) -> None:
+        """To be called when the stream has ended. Raises BackendError if the answer is not whole."""
+        if self._unfinished and (self._knows_reasons or not self._said_final):
+            raise _nonsense("ended the stream early")
+
+    @property
+    def usage(self) -> Usage | None:
+        if self._prompt is None or not self._completion:
+            return None
+        marked = sum(self._marked.values()) if self._marked else None
+        return Usage(self._prompt, sum(self._completion.values()), self._cached, marked)
+
+    def _count(self, outputs: "_Outputs", indexes: Sequence[int]) -> None:
+        counts = outputs.elements(contract.COMPLETION_TOKENS)
+        if counts:
+            counts = outputs.column(counts, len(indexes), contract.COMPLETION_TOKENS)
+            self._completion.update(zip(indexes, counts, strict=True))
+        if marked := outputs.elements(contract.MARKED_TOKENS):
+            marked = outputs.column(marked, len(indexes), contract.MARKED_TOKENS)
+            self._marked.update(zip(indexes, marked, strict=True))
+        if prompt := outputs.elements(contract.PROMPT_TOKENS):
+            self._prompt = prompt[0]
+        if cached := outputs.elements(contract.CACHED_TOKENS):
+            self._cached = cached[0]
+
+
+# ---- Step batches
+
+
+class End(NamedTuple):
+    """What a step batch says of a choice that has come to its end."""
+
+    reason: str
+    prompt: int
+    cached: int
+    completion: int
+    marked: int = -1
+    """-1: nobody asked."""
+
+
+def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, End | None]]:
+    """Its rows: number of the request, what was added, to which choice, and how that ended. Raises BackendError."""
+    # Once a step for everybody, so this looks at nothing that the contract fixes: form, datatypes, shapes. What is in
+    # the wrong field is missing here.
+    columns = {output.name: output.contents for output in response.outputs}
+    k = -1
+
+    def column(spec: TensorSpec) -> Sequence[Any]:
+        contents = columns.get(spec.name)
+        elements: Sequence[Any] = ()
+        if contents is not None:
+            elements = contents.bytes_contents if spec.datatype == tensors.BYTES else contents.int_contents
+        if k not in (-1, len(elements)):
+            raise _nonsense(f"sent {len(elements)} elements of '{spec.name}' for {k} rows")
+        return list(elements)
+
+    requests = column(contract.REQUEST)
+    k = len(requests)
+    tokens, indexes = column(contract.ROW_TOKEN), column(contract.ROW_INDEX)
+    ends: list[End | None] = [None] * k
+    if contract.ROW_FINISH_REASON.name in columns:
+        reasons, prompts, cached, completions = map(column, _ENDS)
+        marked = column(contract.ROW_MARKED_TOKENS) if contract.ROW_MARKED_TOKENS.name in columns else [-1] * k
+        for i, reason in enumerate(reasons):
+            if reason not in _UNFINISHED_BYTES:
+                ends[i] = End(reason.decode(errors="replace"), prompts[i], cached[i], completions[i], marked[i])
+    return zip(requests, tokens, indexes, ends, strict=True)
+
+
+_ENDS = (
+    contract.ROW_FINISH_REASON,
+    contract.ROW_PROMPT_TOKENS,
+    contract.ROW_CACHED_TOKENS,
+    contract.ROW_COMPLETION_TOKENS,
+)
+_UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
+
+
+# ---- Text
+
+
+class Texts:
+    """The tokens of `n` choices to text."""
+
+    def __init__(self, n: int) -> None:
+        self._decoders: list[codecs.IncrementalDecoder | None] = [None] * n
+
+    def grow(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs) -> Choice | None:
+        """By what the choice grows, None if by nothing."""
+        decoder = self._decoders[index]
+        if decoder is None:
+            try:
+                text = token.decode()
+            except UnicodeDecodeError:
+                # The contract promises whole characters, but not every backend has read it.
+                decoder = self._decoders[index] = _utf8_decoder(errors="replace")
+        if decoder is not None:
+            text = decoder.decode(token, final=reason is not None)
+        return Choice(index, text, reason, logprobs) if text or reason is not None or logprobs else None
+
+
+# ---- Tensors
+
+
+class _Outputs:
+    """The tensors of one response, by specification; those that are absent are empty.
+
+    A tensor is read when it is asked for, and of its shape nothing: all are columns, whose lengths have to agree.
+    """
+
+    def __init__(self, response: ModelInferResponse) -> None:
+        outputs, raw = response.outputs, response.raw_output_contents
+        if raw and len(raw) != len(outputs):
+            raise _nonsense(f"sent a malformed answer: {len(raw)} raw contents for {len(outputs)} tensors")
+        self._tensors = {
+            output.name: (output, part) for output, part in zip(outputs, raw or repeat(None), strict=False)
+        }
+
+    def elements(self, spec: TensorSpec) -> Sequence[Any]:
+        output, raw = self._tensors.get(spec.name, (None, None))
+        if output is None:
+            return ()
+        if output.datatype != spec.datatype:
+            raise _nonsense(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
+        try:
+            return tensors.output_elements(output, raw)
+        except tensors.TensorError as error:
+            raise _nonsense(f"sent a malformed answer: {error}") from error
+
+    def required(self, spec: TensorSpec) -> Sequence[Any]:
+        """At least one."""
+        elements = self.elements(spec)
+        if not elements:
+            raise _nonsense(f"sent no '{spec.name}'")
+        return elements
+
+    def first(self, spec: TensorSpec) -> int | None:
+        elements = self.elements(spec)
+        return elements[0] if elements else None
+
+    def texts(self, spec: TensorSpec) -> list[str]:
+        return [element.decode(errors="replace") for element in self.elements(spec)]
+
+    def logprobs(self) -> dict[int, list[TokenLogprob]]:
+        """By choice; empty if the backend sends none."""
+        indexes = self.elements(contract.LOGPROB_INDEX)
+        if not indexes:
+            return {}
+        k = len(indexes)
+        tokens = self.column(self.elements(contract.LOGPROB_TOKEN), k, contract.LOGPROB_TOKEN)
+        values = self.column(self.elements(contract.LOGPROB), k, contract.LOGPROB)
+        tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self.elements(contract.TOP_LOGPROB)
+        n_top, rest = divmod(len(tops), k)
+        if rest or len(top_values) != len(tops) or not tokens or not values:
+            raise _nonsense("sent log probabilities that do not belong together")
+        by_choice: dict[int, list[TokenLogprob]] = {}
+        for i, (index, token, value) in enumerate(zip(indexes, tokens, values, strict=True)):
+            known = not math.isnan(value)
+            row = slice(i * n_top, (i + 1) * n_top)
+            top = list(zip(tops[row], top_values[row], strict=True)) if known else ()
+            by_choice.setdefault(index, []).append(TokenLogprob(token, value if known else None, top))
+        return by_choice
+
+    def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
+        """Empty, or one value for each of `length` choices."""
+        if values and len(values) != length:
+            raise _nonsense(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
+        return values
+
+
+def no_such_choice(index: int, n: int) -> BackendError:
+    return _nonsense(f"sent choice {index} of {n}")
+
+
+def _nonsense(what: str) -> BackendError:
+    return BackendError("UNKNOWN", f"The model backend {what}.")

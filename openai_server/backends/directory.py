@@ -1,0 +1,188 @@
+"""Which names lead to which models, and which backends have them: the union of all inventories.
+
+Nothing here waits. To find a known model takes one to three lookups in a dict.
+
+The default model is the first one of the first endpoint, in the order of the command line, that has listed its models.
+It stays the default for as long as the models of a backend that is gone are remembered.
+"""
+
+import logging
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from openai_server.backends.inventory import Inventory, Metadata
+from openai_server.backends.pool import Member, Pool
+from openai_server.core.errors import TaskNotSupported
+from protos.contract import ANYSERVE_VERSION
+
+log = logging.getLogger(__name__)
+
+FIRST_MODEL_ALIAS = ANYSERVE_VERSION
+"""Always a name of the default model, as in AnyServe's instructions."""
+DEFAULT_NAMES = ("", FIRST_MODEL_ALIAS)
+
+Failed = frozenset[tuple[Member, str]]
+"""Members that have failed a request, each with the model that it was called for."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Model(Metadata):
+    """A model in one form. Where backends report different metadata of one name, there is one for each form."""
+
+    name: str
+    members: tuple[Member, ...]
+    """Those that have it in this form; at least one."""
+
+    def require(self, task: str) -> None:
+        """Raises TaskNotSupported."""
+        if task not in self.tasks:
+            raise TaskNotSupported(self.name, task, self.tasks)
+
+
+class Directory:
+    """`aliases` map other names to models."""
+
+    def __init__(self, pool: Pool, aliases: Mapping[str, str]) -> None:
+        self._pool = pool
+        self._aliases = dict(aliases)
+        self._inventories: dict[Member, Inventory] = {}
+        self._departed: list[Inventory] = []
+        """Inventories of backends whose addresses are gone, as long as their models are remembered."""
+        self.listed: dict[str, None] = {}
+        """What any backend lists, in the order of the backends and of their lists."""
+        self.models: dict[str, tuple[Model, ...]] = {}
+        """By name, as far as a backend has reported it."""
+        self._synonyms: dict[str, str] = {}
+        """Other names: aliases, and those of the default model, as far as that is known."""
+        self._remembered: frozenset[str] = frozenset()
+        self._differing: set[str] = set()
+        """Models of which backends report different metadata."""
+
+    # ---- Backends
+
+    @property
+    def inventories(self) -> list[Inventory]:
+        return list(self._inventories.values())
+
+    def inventory(self, member: Member) -> Inventory | None:
+        """None: its address is gone."""
+        return self._inventories.get(member)
+
+    def add(self, inventory: Inventory) -> None:
+        self._inventories[inventory.member] = inventory
+
+    def remove(self, member: Member) -> None:
+        inventory = self._inventories.pop(member)
+        inventory.forget()
+        self._departed.append(inventory)
+        self.arrange()
+
+    def having(self, name: str) -> list[Inventory]:
+        """Those that list the model."""
+        return [inventory for inventory in self._inventories.values() if name in inventory.names]
+
+    def has_another(self, name: str, member: Member) -> bool:
+        """Whether the model is known to be on another backend than this one."""
+        return any(other is not member for model in self.models.get(name, ()) for other in model.members)
+
+    # ---- Names
+
+    def known(self, requested: str | None) -> tuple[Model, ...]:
+        """No name is the default model. Empty if a lookup is needed."""
+        requested = requested or ""
+        return self.models.get(requested) or self.models.get(self._synonyms.get(requested, ""), ())
+
+    def target(self, requested: str | None) -> str | None:
+        """The name of the model, be its backend there or not; None if it is unknown."""
+        requested = requested or ""
+        if requested in self.listed:
+            return requested
+        return self._synonyms.get(requested) or (requested if requested in self._remembered else None)
+
+    # ---- Changes
+
+    def change(self, name: str | None) -> None:
+        """An inventory has new metadata of this model; None is another list."""
+        if name is None:
+            self.arrange()
+        else:
+            self._group(name)
+
+    def arrange(self) -> None:
+        """Makes one list of all lists."""
+        self._departed = [inventory for inventory in self._departed if inventory.remembered]
+        inventories = [self._inventories[member] for member in self._pool.members if member in self._inventories]
+        self.listed = dict.fromkeys(name for inventory in inventories for name in inventory.names)
+        self._remembered = frozenset(
+            name for inventory in (*inventories, *self._departed) for name in inventory.remembered
+        )
+        default = self._default(inventories)
+        self._synonyms = dict.fromkeys(DEFAULT_NAMES, default) if default else {}
+        for alias, target in self._aliases.items():
+            self._synonyms.pop(alias, None)
+            if target in self.listed or target in self._remembered:
+                self._synonyms[alias] = target
+        for name in self.listed:
+            self._synonyms.pop(name, None)
+
+    def _default(self, inventories: Sequence[Inventory]) -> str | None:
+        """None if no backend has listed any model, or as long as an earlier endpoint than those that have may do so."""
+        every = [*inventories, *self._departed]
+        unresolved = self._pool.unresolved
+        for endpoint in sorted({*unresolved, *(inventory.member.endpoint for inventory in every)}):
+            here = [inventory for inventory in every if inventory.member.endpoint == endpoint]
+            lists = (*(inventory.names for inventory in here), *(inventory.remembered for inventory in here))
+            if (names := next(filter(None, lists), None)) is not None:
+                return names[0]
+            if endpoint in unresolved or any(inventory.awaited for inventory in here):
+                return None
+        return None
+
+    def _group(self, name: str) -> None:
+        """Puts the backends together that report the same of a model."""
+        groups: list[tuple[Metadata, list[Member]]] = []
+        for member in self._pool.members:
+            inventory = self._inventories.get(member)
+            if inventory is None or (metadata := inventory.models.get(name)) is None:
+                continue
+            for first, members in groups:
+                if not metadata.differences(first):
+                    members.append(member)
+                    break
+            else:
+                groups.append((metadata, [member]))
+        if groups:
+            self.models[name] = tuple(
+                Model(metadata.takes, metadata.parameters, name, tuple(members)) for metadata, members in groups
+            )
+        else:
+            self.models.pop(name, None)
+        self._report_differences(name, groups)
+
+    def _report_differences(self, name: str, groups: Sequence[tuple[Metadata, Sequence[Member]]]) -> None:
+        """One line when backends begin to differ, as in a rolling update, and one when they agree again."""
+        if len(groups) > 1 and name not in self._differing:
+            self._differing.add(name)
+            (one, (first, *_)), (other, (second, *_)) = groups[:2]
+            log.warning(
+                "%s and %s report different metadata of the model '%s' (%s); each request is made for the one that it "
+                "goes to",
+                first.backend.target,
+                second.backend.target,
+                name,
+                ", ".join(one.differences(other)),
+            )
+        elif len(groups) < 2 and name in self._differing:
+            self._differing.discard(name)
+            if groups:
+                log.info("all backends report the same metadata of the model '%s' again", name)
+
+
+def without(models: Iterable[Model], failed: Failed) -> tuple[Model, ...]:
+    """The models, each with those members alone that have not failed, as far as there are any."""
+    left = []
+    for model in models:
+        members = tuple(member for member in model.members if (member, model.name) not in failed)
+        if members:
+            left.append(replace(model, members=members))
+    return tuple(left)

@@ -1,0 +1,135 @@
+"""Where the answers to one HTTP request gather until it takes them: it may have several prompts, each with choices."""
+
+import asyncio
+from collections.abc import Callable
+
+from openai_server.backends.dialects.anyserve.decode import Logprobs, Row, TokenLogprob, Usage
+from openai_server.core.errors import BackendError
+
+PROMPTS_IN_FLIGHT = 16
+"""Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
+MERGE = 256
+"""Rows that may wait; then those of one choice become one, so that a slow client costs no more than its text."""
+
+Cancel = Callable[[], object]
+Start = Callable[[int, "Mailbox"], Cancel]
+"""Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
+Retry = Callable[[int, "Mailbox", BackendError], Cancel | None]
+"""Starts a call that failed a second time, elsewhere; None if that makes no sense."""
+
+
+class Mailbox:
+    """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls.
+
+    `patience`: seconds of silence after which the task wants to be told.
+    """
+
+    def __init__(self, n_prompts: int, start: Start, *, patience: float, retry: Retry = lambda *_: None) -> None:
+        self.usages: list[Usage | None] = []
+        """Of the prompts whose answers are whole, in the order in which they became so."""
+        self.n_taken = 0
+        """Tokens that were taken."""
+        self._n_prompts = n_prompts
+        self._start = start
+        self._retry = retry
+        self._spoken = False
+        """Something was said already, so that no call may start again."""
+        self._running: dict[int, Cancel] = {}
+        self._n_started = 0
+        self._rows: list[Row] = []
+        self._room = MERGE
+        self._error: BackendError | None = None
+        self._patience = patience
+        self._silent = False
+        self._loop = asyncio.get_running_loop()
+        self._waiter: asyncio.Future[None] | None = None
+        self._waits_since = 0.0
+        self._timer = self._loop.call_later(patience, self._watch_for_silence)
+        self._start_more()
+
+    # ---- For the reader
+
+    async def take(self) -> list[Row] | None:
+        """What has come since the last time, empty after a long silence; None at the end. Raises BackendError."""
+        self._silent = False
+        while not self._rows and not self._silent:
+            if self._error is not None:
+                raise self._error
+            if len(self.usages) == self._n_prompts:
+                return None
+            self._waits_since = self._loop.time()
+            self._waiter = self._loop.create_future()
+            await self._waiter
+        rows, self._rows, self._room = self._rows, [], MERGE
+        self.n_taken += len(rows)
+        return rows
+
+    def _watch_for_silence(self) -> None:
+        """One timer that comes back, since one for each wait would cost more than the token that ends it."""
+        now = self._loop.time()
+        since = self._waits_since if self._waiter is not None else now
+        if now >= since + self._patience:
+            since, self._silent = now, True
+            self._wake()
+        self._timer = self._loop.call_at(since + self._patience, self._watch_for_silence)
+
+    def close(self) -> None:
+        """Cancels the calls that still run."""
+        self._timer.cancel()
+        running, self._running = self._running, {}
+        for cancel in running.values():
+            cancel()
+
+    # ---- For the calls
+
+    def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
+        """`index` over all prompts."""
+        self._rows.append((index, token, reason, logprobs))
+        self._spoken = True
+        if len(self._rows) >= self._room:
+            rows, self._rows = self._rows, merged(self._rows)
+            self.n_taken += len(rows) - len(self._rows)
+            self._room = len(self._rows) + MERGE
+        if self._waiter is not None:
+            self._wake()
+
+    def end(self, k: int, usage: Usage | None) -> None:
+        """The answer to prompt k is whole."""
+        self._running.pop(k, None)
+        self.usages.append(usage)
+        self._start_more()
+        self._wake()
+
+    def fail(self, k: int, error: BackendError) -> None:
+        """The call for prompt k has ended with an error."""
+        started = self._running.pop(k, None)
+        if started and not self._spoken and not self._error and (again := self._retry(k, self, error)):
+            self._running[k] = again
+            return
+        self._error = self._error or error
+        self.close()
+        self._wake()
+
+    def _start_more(self) -> None:
+        while self._n_started < self._n_prompts and len(self._running) < PROMPTS_IN_FLIGHT and self._error is None:
+            k = self._n_started
+            self._n_started += 1
+            self._running[k] = self._start(k, self)
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+def merged(rows: list[Row]) -> list[Row]:
+    """One row a choice, in the order of their first."""
+    by_choice: dict[int, tuple[list[bytes], list[str | None], list[TokenLogprob]]] = {}
+    for index, token, reason, logprobs in rows:
+        tokens, reasons, all_logprobs = by_choice.setdefault(index, ([], [], []))
+        tokens.append(token)
+        reasons.append(reason)
+        all_logprobs += logprobs
+    return [
+        (index, b"".join(tokens), reasons[-1], logprobs) for index, (tokens, reasons, logprobs) in by_choice.items()
+    ]

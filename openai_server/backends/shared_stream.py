@@ -1,0 +1,209 @@
+"""Many requests on one stream to the backend: the client's side of step batches (protos/README.md).
+
+Each request has a number. Its rows go into the mailbox of its HTTP request without a task or a wait in between, so
+nobody who reads slowly holds up the stream. No gRPC here: `backend.py` opens the stream.
+"""
+
+import asyncio
+import logging
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from contextlib import aclosing, suppress
+from contextvars import Context
+from dataclasses import dataclass
+
+from openai_server.backends.dialects.anyserve import decode
+from openai_server.backends.dialects.anyserve.decode import End, Usage
+from openai_server.backends.mailbox import Cancel, Mailbox
+from openai_server.core.errors import BackendError, stream_error
+from openai_server.telemetry import record
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
+
+log = logging.getLogger(__name__)
+
+Open = Callable[[AsyncIterator[ModelInferRequest]], AsyncGenerator[ModelStreamInferResponse, None]]
+"""Sends the requests as they come, gives the responses as they come. Raises BackendError."""
+
+LOST = "The model backend ended the stream."
+LATE = "The time limit has passed."
+
+
+@dataclass(slots=True, eq=False)
+class _Request:
+    k: int
+    """Which prompt of its HTTP request."""
+    mailbox: Mailbox
+    n: int
+    unfinished: set[int]
+    timer: asyncio.TimerHandle | None
+    completion: int = 0
+    marked: int | None = None
+
+
+class SharedStream:
+    """One stream, opened at once, read until it ends. Losing it fails its requests.
+
+    `timeout`, in seconds, is for each request; None is no bound. It is told to the backend and watched here as well,
+    since a backend that has stopped answers nothing.
+    """
+
+    def __init__(self, open: Open, *, timeout: float | None) -> None:
+        self.retired = False
+        """It has ended, or its backend drains: new requests belong on another one."""
+        self._retiring = False
+        self._open = open
+        self._timeout = timeout
+        self._loop = asyncio.get_running_loop()
+        self._last_number = -1
+        self._requests: dict[int, _Request] = {}
+        """By number, those that are not over."""
+        self._unsent: dict[int, ModelInferRequest] = {}
+        self._cancelled: list[int] = []
+        """Numbers that the backend has to be told."""
+        self._to_send = asyncio.Event()
+        # Not for the request that happens to be the first.
+        self._reader = asyncio.create_task(self._read(), context=Context())
+
+    @property
+    def n_requests(self) -> int:
+        """That are not over."""
+        return len(self._requests)
+
+    def retire(self) -> None:
+        """It ends with the last of its requests."""
+        self.retired = self._retiring = True
+        if not self._requests:
+            self._reader.cancel()
+
+    async def close(self) -> None:
+        self._reader.cancel()
+        with suppress(asyncio.CancelledError):
+            await self._reader
+
+    def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
+        """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
+        number = self._number()
+        request.parameters[contract.PARAM_REQUEST].int64_param = number
+        for name, value in record.current().headers:
+            request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
+        timer = None
+        if self._timeout is not None:
+            request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)
+            timer = self._loop.call_later(self._timeout, self._expire, number)
+        self._requests[number] = _Request(k, mailbox, n, set(range(n)), timer)
+        self._unsent[number] = request
+        self._to_send.set()
+        return lambda: self._cancel(number)
+
+    def _number(self) -> int:
+        """The next that is free: they are used again after two billion."""
+        while True:
+            self._last_number = (self._last_number + 1) & contract.INT32_MAX
+            if self._last_number not in self._requests:
+                return self._last_number
+
+    # ---- Ends of a request
+
+    def _over(self, number: int) -> _Request | None:
+        request = self._requests.pop(number, None)
+        if request is not None and request.timer is not None:
+            request.timer.cancel()
+        if self._retiring and not self._requests:
+            self._reader.cancel()
+        return request
+
+    def _cancel(self, number: int) -> None:
+        if self._over(number) is None:
+            return
+        if self._unsent.pop(number, None) is None:
+            self._cancelled.append(number)
+            self._to_send.set()
+
+    def _fail(self, number: int, error: BackendError) -> None:
+        if request := self._over(number):
+            request.mailbox.fail(request.k, error)
+
+    def _expire(self, number: int) -> None:
+        request = self._requests[number]
+        self._cancel(number)
+        request.mailbox.fail(request.k, BackendError("DEADLINE_EXCEEDED", LATE))
+
+    # ---- The stream
+
+    async def _outgoing(self) -> AsyncIterator[ModelInferRequest]:
+        while True:
+            await self._to_send.wait()
+            self._to_send.clear()
+            # Cancellations first: they make room for the others.
+            while self._cancelled or self._unsent:
+                if self._cancelled:
+                    yield _cancellation(self._cancelled.pop())
+                else:
+                    yield self._unsent.pop(next(iter(self._unsent)))
+
+    async def _read(self) -> None:
+        why = LOST
+        try:
+            async with aclosing(self._open(self._outgoing())) as responses:
+                async for response in responses:
+                    self._take(response)
+        except BackendError as error:
+            log.debug("lost a stream: %s: %s", error.status, error.message)
+            why = error.message
+        except Exception:
+            log.exception("a stream broke")
+        finally:
+            self.retired = True
+            for number in list(self._requests):
+                self._fail(number, BackendError("UNAVAILABLE", why))
+
+    def _take(self, response: ModelStreamInferResponse) -> None:
+        """Raises BackendError for what is no answer to anybody."""
+        answer = response.infer_response
+        if response.error_message or not answer.outputs:
+            self._take_error(response)
+            return
+        requests = self._requests
+        for number, token, index, end in decode.step_batch(answer):
+            request = requests.get(number)
+            if request is None:
+                continue  # given up, but the backend did not know that yet
+            if not 0 <= index < request.n:
+                self._cancel(number)
+                request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
+            elif end is None:
+                request.mailbox.put(request.k * request.n + index, token, None)
+            else:
+                self._end_choice(number, request, token, index, end)
+
+    def _end_choice(self, number: int, request: _Request, token: bytes, index: int, end: End) -> None:
+        request.mailbox.put(request.k * request.n + index, token, end.reason)
+        request.unfinished.discard(index)
+        request.completion += end.completion
+        if end.marked >= 0:
+            request.marked = (request.marked or 0) + end.marked
+        if not request.unfinished:
+            self._over(number)
+            request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
+
+    def _take_error(self, response: ModelStreamInferResponse) -> None:
+        error = stream_error(response)
+        self.retired |= error.reason == contract.REASON_DRAINING
+        parameters = response.infer_response.parameters
+        if contract.PARAM_REQUEST in parameters:
+            self._fail(parameters[contract.PARAM_REQUEST].int64_param, error)
+        else:
+            log.error("the backend refused a message: %s", error.message)
+
+
+def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
+    """As it was before it was sent on a shared stream."""
+    for parameter in (contract.PARAM_REQUEST, contract.PARAM_TIMEOUT):
+        request.parameters.pop(parameter, None)
+    return request
+
+
+def _cancellation(number: int) -> ModelInferRequest:
+    message = ModelInferRequest()
+    message.parameters[contract.PARAM_CANCEL].int64_param = number
+    return message

@@ -1,1 +1,0 @@
-"""Chat: messages to a prompt."""

@@ -1,0 +1,300 @@
+"""Errors as types that carry their HTTP status, and the one table from gRPC status to HTTP status.
+
+PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
+"""
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from math import ceil
+from types import MappingProxyType
+from typing import Any
+
+from anyserve_common.text import shortened
+from openai_server.core import context_length, guide_parts
+from openai_server.core.context_length import Room
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
+
+Envelope = dict[str, dict[str, str | None]]
+
+
+MAX_MESSAGE = 1000
+"""Characters of a message."""
+MAX_PARAM = 200
+"""Characters of a `param`, which may be made of names that the client made up."""
+
+
+class APIError(Exception):
+    """What the client is told: an HTTP status and the four fields of the envelope.
+
+    `param` names the request field to blame, as a path such as `messages[0].content`.
+    """
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        param: str | None = None,
+        code: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status = status
+        self.message = shortened(message, MAX_MESSAGE)
+        self.param = param and shortened(param, MAX_PARAM)
+        self.code = code
+        self.headers = headers or {}
+
+    @property
+    def type(self) -> str:
+        if self.status == 429:
+            return "rate_limit_error"
+        return "invalid_request_error" if self.status < 500 else "server_error"
+
+    def envelope(self) -> Envelope:
+        return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
+
+
+class InvalidRequest(APIError):
+    """The request itself is at fault."""
+
+    def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
+        super().__init__(400, message, param=param, code=code)
+
+
+class UnsupportedParameter(InvalidRequest):
+    """A field of OpenAI's API, or a value of one, that this server does not do."""
+
+    def __init__(self, param: str, message: str = "") -> None:
+        super().__init__(
+            message or f"'{shortened(param)}' is not supported by this server.",
+            param=param,
+            code="unsupported_parameter",
+        )
+
+
+class TaskNotSupported(InvalidRequest):
+    """Such as a chat with a model that makes embeddings."""
+
+    def __init__(self, model: str, task: str, tasks: Iterable[str]) -> None:
+        super().__init__(
+            f"The model '{model}' can't {task}. What it can do: {', '.join(tasks)}.",
+            param="model",
+            code="unsupported_task",
+        )
+
+
+class ModelNotFound(APIError):
+    def __init__(self, model: str) -> None:
+        super().__init__(
+            404, f"The model '{shortened(model)}' does not exist on this server.", param="model", code="model_not_found"
+        )
+
+
+class BodyTooLarge(APIError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(413, f"The request body is larger than {limit} bytes.", code="request_too_large")
+
+
+class UnsupportedEncoding(APIError):
+    def __init__(self, content_encoding: str) -> None:
+        super().__init__(
+            415,
+            f"The request body has the Content-Encoding {shortened(content_encoding)!r}; this server reads only "
+            "'identity'.",
+            code="unsupported_content_encoding",
+            headers={"accept-encoding": "identity"},
+        )
+
+
+class TooManyValues(APIError):
+    def __init__(self, limit: int) -> None:
+        super().__init__(
+            413,
+            f"The request body has more than {limit} JSON values, this server's limit (--max-json-values): commas and "
+            "opening brackets are counted, those in strings too.",
+            code="request_too_large",
+        )
+
+
+class BodyTooComplex(APIError):
+    def __init__(self) -> None:
+        super().__init__(413, "The request body takes too much time or memory to decode.", code="request_too_large")
+
+
+class BodyTooSlow(APIError):
+    def __init__(self, seconds: float) -> None:
+        super().__init__(408, f"The request body did not arrive within {seconds:g} s.", code="request_timeout")
+
+
+class AboveLimit(InvalidRequest):
+    """A field asks for more than this server is set to give. `of` is what it is: integer, string or array."""
+
+    def __init__(self, param: str, problem: str, *, of: str) -> None:
+        code = "integer_above_max_value" if of == "integer" else f"{of}_above_max_length"
+        super().__init__(f"'{shortened(param, MAX_PARAM)}' {problem}.", param=param, code=code)
+
+
+class Unauthorized(APIError):
+    def __init__(self, message: str) -> None:
+        super().__init__(401, message, code="invalid_api_key", headers={"www-authenticate": "Bearer"})
+
+
+class RateLimited(APIError):
+    """The caller may ask again after `wait` seconds."""
+
+    def __init__(self, message: str, wait: float) -> None:
+        headers = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
+        super().__init__(429, message, code="rate_limit_exceeded", headers=headers)
+
+
+LONGEST_RETRY = 60
+"""Seconds; clients of OpenAI take no longer ones at their word."""
+
+
+class Overloaded(APIError):
+    """There are more requests than this server takes at a time; perhaps fewer after `wait` seconds."""
+
+    def __init__(self, wait: float = 1) -> None:
+        super().__init__(
+            429,
+            "The server has too many requests at the moment; please try again.",
+            code="server_overloaded",
+            headers={"retry-after": str(min(max(1, ceil(wait)), LONGEST_RETRY))},
+        )
+
+
+class TooManyConnections(APIError):
+    def __init__(self) -> None:
+        super().__init__(
+            503,
+            "The server has too many connections at the moment; please try again.",
+            code="server_overloaded",
+            headers={"retry-after": "1"},
+        )
+
+
+class Unavailable(APIError):
+    """The backend can't answer now; a second later it may."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(503, message, code="backend_unavailable", headers={"retry-after": "1"})
+
+
+class ShuttingDown(Unavailable):
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.")
+
+
+class InternalError(APIError):
+    """Tells nothing of what went wrong: that is for the log."""
+
+    def __init__(self) -> None:
+        super().__init__(500, "The server failed to process the request.", code="internal_error")
+
+
+# ---- Errors of the backend
+
+MAX_BACKEND_MESSAGE = 4 * MAX_MESSAGE
+"""Characters of a backend's message, before what is of no use to a client is taken out of it."""
+
+
+class BackendError(Exception):
+    """A failed gRPC call, or an answer that makes no sense (which counts as UNKNOWN).
+
+    `status` is the name of a gRPC status code. `details` are the contract's ERROR_ names, each of which may be absent.
+    """
+
+    tried: frozenset[tuple[Any, str]] = frozenset()
+    """Members of the pool that gave it, each with the model that it was called for."""
+
+    def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
+        message = shortened(message, MAX_BACKEND_MESSAGE)  # of a stream's error it may be a long one
+        super().__init__(message)
+        self.status = status
+        self.message = message
+        self.details = details
+        self.reason = details.get(contract.ERROR_REASON, "")
+        """One of the contract's REASON_ words, or empty."""
+        self.tensor = details.get(contract.ERROR_TENSOR, "")
+        """The input tensor to blame, or empty."""
+
+
+def stream_error(response: ModelStreamInferResponse) -> BackendError:
+    """A stream has no status for one request: it is in the parameters, or unknown."""
+    details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
+    return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
+
+
+@dataclass(frozen=True, slots=True)
+class Http:
+    """How a gRPC status is told over HTTP."""
+
+    status: int
+    code: str | None = None
+    says: str = ""
+    """Told in place of the backend's message, where that is about its insides rather than about the request."""
+    retry_after: str = ""
+    """Seconds."""
+
+
+_FAILED = "The model backend failed."
+_AWAY = "The model backend is not available at the moment; please try again."
+_LATE = "The model did not answer within this server's time limit."
+_REFUSED = "The model backend refused this server's credentials."
+
+# Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
+GRPC_TO_HTTP: dict[str, Http] = {
+    # Never by us: then nobody would wait for the answer. It is how a server that shuts down meets a call.
+    "CANCELLED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "UNKNOWN": Http(502, "backend_error"),
+    "INVALID_ARGUMENT": Http(400),
+    "DEADLINE_EXCEEDED": Http(504, "timeout", _LATE),
+    "NOT_FOUND": Http(404, "model_not_found"),
+    "ALREADY_EXISTS": Http(502, "backend_error", _FAILED),
+    "PERMISSION_DENIED": Http(502, "backend_error", _REFUSED),
+    "RESOURCE_EXHAUSTED": Http(429, "rate_limit_exceeded", retry_after="1"),
+    "FAILED_PRECONDITION": Http(400),
+    "ABORTED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "OUT_OF_RANGE": Http(400),
+    "UNIMPLEMENTED": Http(501, "not_implemented"),
+    "INTERNAL": Http(500, "backend_error", _FAILED),
+    "UNAVAILABLE": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "DATA_LOSS": Http(500, "backend_error", _FAILED),
+    "UNAUTHENTICATED": Http(502, "backend_error", _REFUSED),
+}
+
+
+def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
+    """`params` maps the name of a tensor, or of a guide's part, to the request field that it came from. `room` is for
+    the message about a prompt that is too long; None leaves the backend's."""
+    http = GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
+    part = error.details.get(contract.ERROR_PART, "")
+    param = params.get(part) or params.get(error.tensor)
+    message = error.message
+    if error.tensor == contract.LARK.name:
+        message = _EXCERPT.split(message, maxsplit=1)[0]
+    if http.code == "model_not_found":
+        param = "model"
+    elif error.reason == contract.REASON_CONTEXT_LENGTH:
+        param = param or params.get(contract.PROMPT.name)
+    if param:
+        # The client knows its own fields, not our tensors.
+        function = guide_parts.function_of(part) if part in params else ""
+        field = f"'{param}' of the function '{function}'" if function else f"'{param}'"
+        message = message.replace(f"tensor '{error.tensor}'", field, 1)
+    if room is not None and error.reason == contract.REASON_CONTEXT_LENGTH:
+        message = context_length.message(param or "", room.reported(error.details), message)
+    return APIError(
+        http.status,
+        http.says or message or _FAILED,
+        param=param,
+        code=error.reason or http.code,
+        headers={"retry-after": http.retry_after} if http.retry_after else None,
+    )
+
+
+_EXCERPT = re.compile(r"\n *\d+ \| ")
+"""In front of lines of our own grammar, which a backend may repeat after an error in it."""

@@ -1,0 +1,1 @@
+"""HTTP: connections, framing, bodies, streaming, TLS, and the processes that listen."""

@@ -1,0 +1,76 @@
+"""`python -m openai_server.http.bodies.helper FD`: decodes and validates bodies for the process that started it.
+
+FD is its end of a socket: first come its limits, then jobs. Each job is answered, in order; the end of the socket is
+the end of the process. A job that takes too much processor time or memory ends the process too.
+"""
+
+import os
+import pickle
+import resource
+import signal
+import socket
+import sys
+import traceback
+from contextlib import suppress
+from typing import Any
+
+from openai_server.access.caps import Caps
+from openai_server.core.errors import InvalidRequest
+from openai_server.http.bodies.frames import JOB, READY, RESULT, Limits, Refusal
+from openai_server.http.bodies.validated import PARSERS, compact, validated
+
+NICENESS = 10
+"""The event loop goes first where processors are scarce."""
+OOM_SCORE = "1000"
+"""Where the memory is short, Linux ends a helper process before it ends the server."""
+RECURSION = 10_000
+"""Levels that pickle may nest: decoded JSON has at most 1024, each of which takes it a few."""
+
+
+def main() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent process ends it
+    os.nice(NICENESS)
+    with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
+        score.write(OOM_SCORE)
+    sys.setrecursionlimit(RECURSION)
+    stream = socket.socket(fileno=int(sys.argv[1])).makefile("rwb")
+    limits: Limits = pickle.loads(_frame(stream))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_AS, (limits.memory, limits.memory))
+    stream.write(READY)
+    stream.flush()
+    while header := stream.read(JOB.size):
+        n_name, n_body = JOB.unpack(header)
+        name, body = stream.read(n_name).decode(), stream.read(n_body)
+        signal.setitimer(signal.ITIMER_PROF, limits.seconds)  # ends the process
+        result = pickle.dumps(_result(name, body, limits.caps), protocol=5)
+        signal.setitimer(signal.ITIMER_PROF, 0)
+        stream.write(RESULT.pack(len(result)))
+        stream.write(result)
+        stream.flush()
+        del body, result
+
+
+def _frame(stream: Any) -> bytes:
+    (size,) = RESULT.unpack(stream.read(RESULT.size))
+    return bytes(stream.read(size))
+
+
+def _result(name: str, body: bytes, caps: Caps) -> Any:
+    try:
+        return compact(validated(PARSERS[name], body, caps))
+    except InvalidRequest as error:
+        return Refusal(error.status, error.message, error.param, error.code)
+    except (MemoryError, SystemError):  # orjson makes the second of the first
+        raise
+    except Exception:
+        return Refusal(500, traceback.format_exc(), None, None)  # the parent process logs it
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (BrokenPipeError, ConnectionResetError):  # the parent process is gone
+        sys.exit(1)
+    except (MemoryError, SystemError):  # orjson makes the second of the first
+        os._exit(1)

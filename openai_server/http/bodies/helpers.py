@@ -1,0 +1,194 @@
+"""Helper processes that decode and validate large bodies, since orjson holds the interpreter of its own process.
+
+They are programs of their own, as gRPC does not survive a fork; they start when they are needed, and end when they
+have had nothing to do for a while, so that a server without such bodies pays nothing.
+"""
+
+import asyncio
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any
+
+from openai_server.access.admission import Ticket
+from openai_server.access.turns import Turns
+from openai_server.config import ENVIRONMENT_PREFIX
+from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequest, Unavailable
+from openai_server.http.bodies.frames import JOB, READY, RESULT, Limits, Refusal
+
+log = logging.getLogger(__name__)
+
+PROCESSES = 2
+"""At most, in each process that serves."""
+MAX_WAITING = 64
+"""Bodies that wait for a helper process."""
+QUEUE_TIMEOUT = 10.0
+"""Seconds that a body waits for a helper process."""
+PROCESSOR_SECONDS = 5.0
+"""For one body. A million values take half a second."""
+IDLE_SECONDS = 30.0
+"""Seconds without work after which a helper process ends."""
+PROGRAM = (sys.executable, "-m", "openai_server.http.bodies.helper")
+_AWAY = "The server can't decode a body of this size at the moment; please try again."
+_READ_AHEAD = 1 << 20
+"""Bytes of a result that are read before it is looked at."""
+
+
+@dataclass(slots=True, eq=False)
+class _Helper:
+    process: "subprocess.Popen[bytes]"
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+    retirement: asyncio.TimerHandle | None = None
+    """While it is idle."""
+
+
+class Helpers:
+    """`limits` bound what a process may do; `program` is its command."""
+
+    def __init__(
+        self,
+        limits: Limits,
+        *,
+        program: Sequence[str] = PROGRAM,
+        processes: int = PROCESSES,
+        queue_timeout: float = QUEUE_TIMEOUT,
+    ) -> None:
+        self._limits = limits
+        self._program = program
+        self._turns = Turns(processes, waiting=MAX_WAITING, queue_timeout=queue_timeout)
+        self._idle: list[_Helper] = []
+        self._running: set[_Helper] = set()
+        self._jobs: set[asyncio.Task[Any]] = set()
+        self._closed = False
+
+    async def run(self, parser: str, body: bytes | bytearray, caller: str) -> Any:
+        """The validated request. Raises InvalidRequest, BodyTooComplex, Overloaded, Unavailable."""
+        ticket = await self._turns.take(caller)
+        # A job goes on when its client leaves: to end the process for that would cost more than to let it finish.
+        job = asyncio.create_task(self._job(ticket, parser, body))
+        self._jobs.add(job)
+        job.add_done_callback(self._jobs.discard)
+        job.add_done_callback(lambda job: job.cancelled() or job.exception())
+        result = await asyncio.shield(job)
+        if not isinstance(result, Refusal):
+            return result
+        if result.status == 500:
+            log.error("a helper process failed at a body: %s", result.message)
+            raise InternalError
+        raise InvalidRequest(result.message, param=result.param, code=result.code)
+
+    async def close(self) -> None:
+        """Ends all processes, whatever they do."""
+        self._closed = True
+        for job in list(self._jobs):
+            job.cancel()
+        if self._jobs:
+            await asyncio.wait(self._jobs)
+        for helper in [*self._idle, *self._running]:
+            await self._end(helper)
+
+    # ---- One job
+
+    async def _job(self, ticket: Ticket, parser: str, body: bytes | bytearray) -> Any:
+        helper: _Helper | None = None
+        try:
+            helper = self._idle.pop() if self._idle else await self._start()
+            result = await self._exchange(helper, parser, body)
+            self._rest(helper)
+            return result
+        except (asyncio.IncompleteReadError, OSError) as error:
+            raise await self._lost(helper) from error
+        except BaseException:
+            if helper is not None:
+                await self._end(helper)
+            raise
+        finally:
+            self._turns.give_back(ticket)
+
+    async def _exchange(self, helper: _Helper, parser: str, body: bytes | bytearray) -> Any:
+        if helper.retirement is not None:
+            helper.retirement.cancel()
+        name = parser.encode()
+        helper.writer.write(JOB.pack(len(name), len(body)) + name)
+        helper.writer.write(body)
+        (size,) = RESULT.unpack(await helper.reader.readexactly(RESULT.size))
+        return pickle.loads(await helper.reader.readexactly(size))
+
+    async def _lost(self, helper: _Helper | None) -> Exception:
+        """What to answer for a process that ended at its job."""
+        status = None if helper is None else await self._end(helper)
+        if status == -signal.SIGKILL or status is None:
+            log.error("a helper process for large bodies is lost")
+            return Unavailable(_AWAY)
+        log.warning("a body took too much processor time or memory to decode (status %s)", status)
+        return BodyTooComplex()
+
+    # ---- Processes
+
+    def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
+        """Takes a millisecond. (asyncio's own way would fork with uvloop, which gRPC's threads do not survive.)"""
+        ours, theirs = socket.socketpair()
+        with theirs:
+            process = subprocess.Popen(
+                [*self._program, str(theirs.fileno())],
+                stdin=subprocess.DEVNULL,
+                pass_fds=[theirs.fileno()],
+                start_new_session=True,  # Ctrl-C reaches this process alone
+                env=_environment(),
+            )
+        return process, ours
+
+    async def _start(self) -> _Helper:
+        process, ours = self._spawn()
+        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD)
+        limits = pickle.dumps(self._limits)
+        writer.write(RESULT.pack(len(limits)) + limits)
+        helper = _Helper(process, reader, writer)
+        self._running.add(helper)
+        try:
+            await reader.readexactly(len(READY))
+        except BaseException as error:
+            status = await self._end(helper)
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            log.error("a helper process for large bodies can't start (status %s)", status)
+            raise Unavailable(_AWAY) from error
+        log.debug("helper process %d has started", process.pid)
+        return helper
+
+    def _rest(self, helper: _Helper) -> None:
+        helper.retirement = asyncio.get_running_loop().call_later(IDLE_SECONDS, self._retire, helper)
+        self._idle.append(helper)
+
+    def _retire(self, helper: _Helper) -> None:
+        if helper in self._idle:
+            job = asyncio.ensure_future(self._end(helper))
+            self._jobs.add(job)
+            job.add_done_callback(self._jobs.discard)
+
+    async def _end(self, helper: _Helper) -> int | None:
+        """Its exit status; negative: the signal that ended it, ours if it was still running."""
+        if helper in self._idle:
+            self._idle.remove(helper)
+        self._running.discard(helper)
+        if helper.retirement is not None:
+            helper.retirement.cancel()
+        helper.writer.close()
+        with suppress(subprocess.TimeoutExpired):  # it has closed its socket, and is about to end
+            await asyncio.to_thread(helper.process.wait, 0.2)
+        helper.process.kill()
+        return await asyncio.to_thread(helper.process.wait)
+
+
+def _environment() -> dict[str, str]:
+    """Without the server's own options, which may hold keys."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {**ours, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,0 +1,65 @@
+"""The way of a body: whether it is decoded in the event loop or in a helper process."""
+
+import asyncio
+from typing import Any
+
+from starlette.types import Receive
+
+from openai_server.access.caps import Caps
+from openai_server.http.bodies.cost import INLINE_BYTES, fits_inline, is_small
+from openai_server.http.bodies.frames import Limits
+from openai_server.http.bodies.helpers import PROCESSOR_SECONDS, Helpers
+from openai_server.http.bodies.validated import Parse, validated
+from openai_server.http.streaming import unless_gone
+
+LARGE_INTERVAL = 1.0
+"""Seconds between two bodies above INLINE_BYTES that are decoded in the event loop. One alone, such as an image, is
+answered sooner that way; many in a row would make everybody else slower."""
+_BASE_MEMORY = 256 << 20
+"""Bytes of address space that a helper process takes for its program, and some."""
+_MEMORY_PER_BODY_BYTE = 16
+_MEMORY_PER_VALUE = 512
+"""Bytes: an object, its keys and what it becomes when it is validated."""
+
+
+class Bodies:
+    """Validates bodies of up to `max_bytes` and `max_values`. Callers take turns at what is not small."""
+
+    def __init__(self, caps: Caps, *, max_bytes: int, max_values: int) -> None:
+        self._caps = caps
+        memory = _BASE_MEMORY + _MEMORY_PER_BODY_BYTE * max_bytes + _MEMORY_PER_VALUE * max_values
+        self._helpers = Helpers(Limits(caps, PROCESSOR_SECONDS, memory))
+        self._next_large = 0.0
+        """When the next body above INLINE_BYTES may be decoded in the event loop, by its clock."""
+        self._turn = asyncio.Lock()
+        """Held by a body that takes milliseconds to decode: one such body in each turn of the event loop."""
+
+    def small(self, parse: Parse, body: bytes | bytearray, n_values: int) -> Any:
+        """The validated request; None if the body is not small, so that `large` has to decode it. Raises APIError."""
+        return validated(parse, body, self._caps) if is_small(body, n_values) else None
+
+    async def large(
+        self, parse: Parse, body: bytes | bytearray, n_values: int, *, caller: str, receive: Receive
+    ) -> Any:
+        """The validated request. Raises APIError, and ClientGone while a helper process works."""
+        async with self._turn:
+            inline = fits_inline(body, n_values) and self._may_be_large(len(body))
+            await asyncio.sleep(0)
+            if inline:
+                request = validated(parse, body, self._caps)
+                await asyncio.sleep(0)
+                return request
+        return await unless_gone(receive, self._helpers.run(parse.__name__, body, caller))
+
+    def _may_be_large(self, size: int) -> bool:
+        """Whether a body of this size may be decoded in the event loop now: a very large one only now and then."""
+        if size <= INLINE_BYTES:
+            return True
+        now = asyncio.get_running_loop().time()
+        if now < self._next_large:
+            return False
+        self._next_large = now + LARGE_INTERVAL
+        return True
+
+    async def close(self) -> None:
+        await self._helpers.close()

@@ -1,0 +1,31 @@
+"""Server-sent events, as OpenAI sends them: each is one `data:` line of JSON.
+
+PURE. https://html.spec.whatwg.org/multipage/server-sent-events.html
+"""
+
+import orjson
+
+from openai_server.core.errors import APIError
+
+HEADERS = {
+    "content-type": "text/event-stream; charset=utf-8",
+    "cache-control": "no-cache",
+    "x-accel-buffering": "no",  # nginx would collect the events before it passes them on
+}
+
+DATA = b"data: "
+END = b"\n\n"
+
+PING = b": ping\n\n"
+"""A comment: keeps proxies from closing a silent connection, and clients skip it."""
+
+DONE = b"data: [DONE]\n\n"
+
+
+def event(payload: object) -> bytes:
+    return DATA + orjson.dumps(payload) + END
+
+
+def failure(error: APIError) -> bytes:
+    """What ends a stream that broke after its status had been sent."""
+    return event(error.envelope()) + DONE

@@ -1,0 +1,128 @@
+"""The parent of several processes that accept on the same sockets: it starts, replaces and ends them.
+
+They are started as programs of their own, since gRPC does not survive a fork; and in process groups of their own, so
+that Ctrl-C reaches only the parent, which tells them once.
+"""
+
+import asyncio
+import logging
+import pickle
+import signal
+import socket
+import sys
+from asyncio.subprocess import PIPE, Process
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+
+import click
+
+from openai_server.config import Config
+from openai_server.telemetry import sharing
+
+log = logging.getLogger(__name__)
+
+SHORT_LIFE = 10.0
+"""Seconds. Who lived longer is replaced at once."""
+PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
+"""Seconds before those who live shorter, one after the other, are replaced."""
+
+
+CHILD = (sys.executable, "-m", "openai_server.http.worker_process")
+
+
+class Supervisor:
+    """`child` is the command of a process that serves; `buried` is told the process id of each that has ended."""
+
+    def __init__(
+        self,
+        config: Config,
+        listeners: Sequence[socket.socket],
+        admin: Sequence[socket.socket] = (),
+        *,
+        child: Sequence[str] = CHILD,
+        buried: Callable[[int], None] = lambda _: None,
+    ) -> None:
+        self._config = config
+        self._listeners = listeners
+        self._admin = admin
+        self._child = child
+        self._buried = buried
+        self._running: set[Process] = set()
+        self._ending = asyncio.Event()
+        self._failed = False
+
+    async def run(self) -> None:
+        """Until told to end. Raises ClickException if a process can't start."""
+        await asyncio.gather(*(self._keep_one() for _ in range(self._config.workers)))
+        if self._failed:
+            raise click.ClickException("a worker process can't start")
+
+    def end(self) -> None:
+        """All finish what they are doing. Called again, they hurry."""
+        self._ending.set()
+        for listener in (*self._listeners, *self._admin):
+            listener.close()  # so that nobody can connect once they have closed theirs
+        for process in self._running:
+            with suppress(ProcessLookupError):  # it has just ended
+                process.terminate()
+
+    async def _keep_one(self) -> None:
+        clock = asyncio.get_running_loop().time
+        has_started, short_lives = False, 0
+        while not self._ending.is_set():
+            began = clock()
+            process = await self._start()
+            if await self._has_started(process):
+                has_started = True
+                log.info("worker process %d has started", process.pid)
+            status = await process.wait()
+            self._running.discard(process)
+            self._buried(process.pid)
+            if self._ending.is_set():
+                return
+            if not has_started and status >= 0:  # below 0 it was killed, and the next one may fare better
+                self._failed = True
+                self.end()
+                return
+            short_lives = short_lives + 1 if clock() - began < SHORT_LIFE else 0
+            pause = PAUSES[min(short_lives, len(PAUSES)) - 1] if short_lives else 0.0
+            log.error(
+                "worker process %d ended with status %d; starting another one in %g s", process.pid, status, pause
+            )
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._ending.wait(), pause)
+
+    async def _start(self) -> Process:
+        fds = [[listener.fileno() for listener in listeners] for listeners in (self._listeners, self._admin)]
+        process = await asyncio.create_subprocess_exec(
+            *self._child,
+            *(",".join(map(str, group)) for group in fds),
+            stdin=PIPE,
+            stdout=PIPE,
+            pass_fds=[fd for group in fds for fd in group],
+            process_group=0,
+        )
+        self._running.add(process)
+        if self._ending.is_set():
+            process.terminate()
+        return process
+
+    async def _has_started(self, process: Process) -> bool:
+        """False if it ends before."""
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(pickle.dumps(self._config))  # stays open: its end is the end of this process
+        return bool(await process.stdout.readline())
+
+
+def supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequence[socket.socket] = ()) -> None:
+    """Until SIGINT or SIGTERM. Raises ClickException."""
+
+    async def main() -> None:
+        supervisor = Supervisor(config, listeners, admin, buried=sharing.forget)
+        for told in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
+        await supervisor.run()
+
+    with sharing.shared():
+        asyncio.run(main())

@@ -1,0 +1,46 @@
+"""`python -m openai_server.http.worker_process FDS ADMIN_FDS`: one of several processes that serve.
+
+supervisor.py starts it.
+
+It inherits the listening sockets as file descriptors (numbers, separated by commas), reads the configuration from
+stdin, says on stdout that it has started, and takes the end of stdin as the end of its parent.
+"""
+
+import asyncio
+import pickle
+import socket
+import sys
+
+import click
+
+from anyserve_common import standard_streams
+from openai_server.config import Config
+from openai_server.http import server
+from openai_server.http.server import Server
+
+
+def main() -> None:
+    standard_streams.secure()
+    config: Config = pickle.load(sys.stdin.buffer)
+    config.set_up_logging()
+    listeners, admin = ([socket.socket(fileno=int(fd)) for fd in fds.split(",") if fd] for fds in sys.argv[1:])
+    server.run(config, listeners, admin, _started)
+
+
+def _started(server: Server) -> None:
+    print("started", flush=True)
+    loop = asyncio.get_running_loop()
+
+    def orphaned() -> None:
+        loop.remove_reader(sys.stdin)
+        server.end("the parent process is gone")
+
+    loop.add_reader(sys.stdin, orphaned)
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)

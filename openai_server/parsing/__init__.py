@@ -1,0 +1,1 @@
+"""Events from a model's text: content, reasoning, tool calls. PURE."""

@@ -1,0 +1,106 @@
+"""Formats without a marker: an answer that begins like a call is one.
+
+PURE. Llama 3 writes a JSON object, `{"name": "f", "parameters": {…}}`, at times several with `;` between them; Llama 4,
+and Llama 3.2 if asked to, a list of calls as in Python, `[f(x=1), g(y="a")]`. A control token may stand in front.
+
+Without it, all up to the name of a tool is the opening marker: JSON that names none is an answer. It counts as complete
+as soon as what there is of the name fits one of the tools.
+"""
+
+import re
+from abc import abstractmethod
+from collections.abc import Iterable, Sequence
+
+from openai_server.api.schemas import Tool
+from openai_server.parsing.reader import Output, Reader, Steps
+from openai_server.parsing.tools.format import ToolFormat
+from openai_server.parsing.tools.grammar import GAP, Rules, free_text, literal
+from openai_server.parsing.tools.json_calls import read_calls
+from openai_server.parsing.tools.python_calls import python_calls, read_python_calls
+
+
+class BareCalls(ToolFormat):
+    special_tokens = True
+    bracket: str
+    """The character that a call begins with."""
+    open_name: re.Pattern[str]
+    """What is in front of the name of the first call, and in a group as much as there is of that name."""
+
+    def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
+        names = frozenset(tool.function.name for tool in tools)
+        broken = False
+        reader.keep()
+        yield from reader.spaces()
+        if (yield from reader.peek()) == self.bracket:
+            whole = yield from self._read_bare(reader, out, names)
+            text = reader.kept()
+            if reader.ran_out and (out.n_calls or out.expects or self._names_one_of(names, text)):
+                self._cut(reader, out)
+                return
+            out.expect_none()
+            if out.n_calls == 0:
+                out.content(text)
+            elif whole:
+                yield from self._finish(reader)
+            else:
+                broken = True
+        else:
+            out.content(reader.kept())
+        yield from self._read_on(reader, out, tools, broken=broken)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        yield from reader.spaces()
+        return (yield from self._read_bare(reader, out, frozenset(tool.function.name for tool in tools)))
+
+    def _names_one_of(self, names: Iterable[str], text: str) -> bool:
+        """Whether the text ends within what may become one of these names, in the place where a call has it."""
+        found = self.open_name.fullmatch(text)
+        return found is not None and any(name.startswith(found[1]) for name in names)
+
+    @abstractmethod
+    def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
+        """Whether it was whole."""
+
+    def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        return f"{GAP} {self._behind_marker(rules, tools, parallel)}"
+
+    def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        text = rules.terminal(free_text(self.markers, [self.bracket, *not_first]))
+        return rules.rule(f"{text} | {self._calls(rules, tools, parallel)}")
+
+
+class LlamaJson(BareCalls):
+    name = "llama-json"
+    bracket = "{"
+    open_name = re.compile(r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"(?:name|function)"\s*:\s*"([^"]*)')
+    markers = ("<|python_tag|>",)
+
+    def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
+        # Without a marker, an object with a name is not yet a call.
+        return (yield from read_calls(reader, out, names))
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        # Never several: the template refuses a conversation with more than one call at once.
+        return rules.one_of([self._call(rules, tool) for tool in tools])
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        head = literal(f'{{"name": "{tool.function.name}", "parameters": ')
+        return f'{head} {rules.arguments(tool)} "}}"'
+
+
+class LlamaPythonic(BareCalls):
+    name = "llama-pythonic"
+    bracket = "["
+    open_name = re.compile(r"\s*\[\s*([\w.-]+)")
+    markers = ("<|python_start|>", "<|python_tag|>")
+    dropped = ("<|python_end|>",)
+
+    def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
+        return (yield from read_python_calls(reader, out, names))
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        return python_calls(rules, tools, parallel)
+
+
+LLAMA_JSON = LlamaJson()
+LLAMA_PYTHONIC = LlamaPythonic()

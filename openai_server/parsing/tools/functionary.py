@@ -1,0 +1,78 @@
+"""Functionary's formats.
+
+PURE. v3.1 writes `<function=f>{…}</function>`; v3.2 names who gets each part of an answer, `>>>f\\n{…}` or
+`>>>all\\ntext`, and the first `>>>` is the end of the prompt.
+"""
+
+from collections.abc import Sequence
+
+from openai_server.api.schemas import Tool
+from openai_server.parsing import json_text
+from openai_server.parsing.reader import Output, Reader, Steps
+from openai_server.parsing.tools.format import ToolFormat, read_name
+from openai_server.parsing.tools.grammar import ANY, Rules, free_text, literal, many
+
+
+class FunctionaryV31(ToolFormat):
+    name = "functionary-v3.1"
+    markers = ("<function=",)
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return ("</function>",)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        name = yield from read_name(reader)
+        if not name or not (yield from reader.literal(">")):
+            return False
+        out.expect(name)
+        yield from reader.spaces()
+        return (yield from json_text.arguments_of(reader, out, name, None, self.closers))
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        calls = rules.one_of(
+            [f'{literal(tool.function.name + ">")} {rules.arguments(tool)} "</function>"' for tool in tools]
+        )
+        return many(calls, literal(self.markers[0]), several=parallel)
+
+
+class FunctionaryV32(ToolFormat):
+    name = "functionary-v3.2"
+    always = True
+    begun_by_prompt = True
+    markers = (">>>",)
+
+    def begun_in(self, prompt: str) -> str:
+        return ">>>" if prompt.endswith(">>>") else ""
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        name = yield from read_name(reader)
+        if not name or not (yield from reader.literal("\n")):
+            return False
+        if name == "all":
+            reader.forget()
+            return True
+        out.expect(name)
+        return (yield from json_text.arguments_of(reader, out, name, None, self.markers))
+
+    def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        return self._behind_marker(rules, tools, parallel)
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        calls = rules.one_of([self._call(rules, tool) for tool in tools])
+        return many(calls, literal(self.markers[0]), several=parallel)
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        head = literal(f"{tool.function.name}\n")
+        return f"{head} {rules.arguments(tool)}"
+
+    def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        calls = self._behind_marker(rules, tools, parallel)
+        all = literal("all\n")
+        text = rules.terminal(f"{all} {free_text(self.markers)}")
+        begun = rules.shortest(f"{all} {ANY} {literal(self.markers[0])}")
+        return rules.rule(f"{calls} | {text} | {begun} {calls}")
+
+
+FUNCTIONARY_V31 = FunctionaryV31()
+FUNCTIONARY_V32 = FunctionaryV32()

@@ -1,0 +1,121 @@
+"""Tools for a model whose template knows none: the format is ours, the tags of Hermes, and a text explains it.
+
+PURE. `as_plain` writes a conversation with tools as one that any template can render: the explanation is in the system
+message, calls are in the assistant's text, and results are from the user.
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+import orjson
+
+from openai_server.api.schemas import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionCall,
+    FunctionMessage,
+    Message,
+    SystemMessage,
+    Tool,
+    ToolMessage,
+    UserMessage,
+)
+from openai_server.parsing.tools import schema
+from openai_server.parsing.tools.json_calls import JsonCalls
+from openai_server.parsing.tools.tagged import HERMES
+
+
+class GenericCalls(JsonCalls):
+    in_template = False
+
+
+GENERIC = GenericCalls("generic", HERMES.markers, HERMES.close, space=HERMES.space, between=HERMES.between)
+
+
+def instructions(tools: Sequence[Tool], *, parallel: bool = True, must: bool = False, named: str | None = None) -> str:
+    """What tools there are, how to call them, and whether the next answer must be a call (of the `named` one)."""
+    listed = "\n".join(orjson.dumps(_described(tool)).decode() for tool in tools)
+    several = "For each function call, write" if parallel else "You may call one function at a time. For a call, write"
+    with_parameters = sum(not schema.takes_nothing(schema.parameters(tool.function)) for tool in tools)
+    example = '{"argument": "value"}' if with_parameters else "{}"
+    texts = [
+        "You can call functions. These are described here as JSON, one a line:\n"
+        f"<tools>\n{listed}\n</tools>\n\n"
+        f"{several} a JSON object with the name of the function and its arguments within <tool_call> tags:\n"
+        f'<tool_call>\n{{"name": "function name", "arguments": {example}}}\n</tool_call>\n'
+        "The result then comes within <tool_response> tags."
+    ]
+    if 0 < with_parameters < len(tools):
+        texts.append('For a function without parameters, write "arguments": {}.')
+    if named is not None:
+        texts.append(f"Answer with a call of {named}.")
+    elif must:
+        texts.append("Answer with a function call.")
+    else:
+        texts.append("If no function is needed, answer as usual.")
+    return "\n".join(texts)
+
+
+def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True) -> list[Message]:
+    """The same conversation without calls and results of tools. `told` is what `instructions` gave, or empty.
+
+    A template that knows no system role gets that text in front of the first message.
+    """
+    plain: list[Message] = []
+    from_tool = False  # whether the last message has results of tools, which others of the user are put into
+    for message in messages:
+        if isinstance(message, ToolMessage | FunctionMessage):
+            result = f"<tool_response>\n{_text(message)}\n</tool_response>"
+            if from_tool:
+                plain[-1] = UserMessage(f"{_text(plain[-1])}\n{result}")
+            else:
+                plain.append(UserMessage(result))
+            from_tool = True
+            continue
+        if isinstance(message, AssistantMessage) and (called := _calls(message)):
+            text = _text(message)
+            message = msgspec.structs.replace(
+                message, content=f"{text}\n{called}" if text else called, tool_calls=None, function_call=None
+            )
+        if from_tool and isinstance(message, UserMessage):
+            plain[-1] = UserMessage(f"{_text(plain[-1])}\n\n{_text(message)}", message.name)
+        else:
+            plain.append(message)
+        from_tool = False
+    first = plain[0] if plain else None
+    if not told:
+        return plain
+    if isinstance(first, SystemMessage | DeveloperMessage):
+        plain[0] = msgspec.structs.replace(first, content=f"{_text(first)}\n\n{told}")
+    elif system_role:
+        plain.insert(0, SystemMessage(told))
+    elif isinstance(first, UserMessage):
+        plain[0] = msgspec.structs.replace(first, content=f"{told}\n\n{_text(first)}")
+    else:
+        plain.insert(0, UserMessage(told))
+    return plain
+
+
+def _described(tool: Tool) -> dict[str, object]:
+    """As the API has it, without what was not given and what says nothing to a model."""
+    function = msgspec.to_builtins(tool.function)
+    return {key: value for key, value in function.items() if value is not None and key != "strict"}
+
+
+def _calls(message: AssistantMessage) -> str:
+    functions = [call.function for call in message.tool_calls or ()]
+    if message.function_call:
+        functions.append(message.function_call)
+    return "\n".join(map(_call, functions))
+
+
+def _call(function: FunctionCall) -> str:
+    name = orjson.dumps(function.name).decode()
+    return f'<tool_call>\n{{"name": {name}, "arguments": {function.arguments or "{}"}}}\n</tool_call>'
+
+
+def _text(message: Message) -> str:
+    content = message.content
+    if content is None or isinstance(content, str):
+        return content or ""
+    return "\n".join(part.text for part in content)

@@ -1,0 +1,102 @@
+"""The format of GLM 4.5 and later, and of those who took it over.
+
+PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 has no line breaks,
+others have some of them, so a grammar leaves them to the model.
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from openai_server.api.schemas import Tool
+from openai_server.parsing.reader import Output, Reader, Steps
+from openai_server.parsing.tools import schema
+from openai_server.parsing.tools.arguments import TextArguments, parameters_of
+from openai_server.parsing.tools.format import ToolFormat, read_name
+from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, many
+
+_KEY = re.compile(r"[^<>\n]+")
+_MAX_KEY = 512
+_OPEN, _CLOSE = "<tool_call>", "</tool_call>"
+_KEY_OPEN, _KEY_CLOSE = "<arg_key>", "</arg_key>"
+_VALUE_OPEN, _VALUE_CLOSE = "<arg_value>", "</arg_value>"
+_LINE = '"\\n"?'
+_TO_VALUE = f"{literal(_KEY_CLOSE)} {_LINE} {literal(_VALUE_OPEN)}"
+
+
+class Glm(ToolFormat):
+    name = "glm"
+    markers = (_OPEN,)
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return (_CLOSE,)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        yield from reader.spaces()
+        name = yield from read_name(reader)
+        arguments = TextArguments(parameters_of(tools).get(name), out.arguments)
+        begun = False
+        if not name or not (yield from reader.peek()):
+            return False
+        out.expect(name)
+        while True:
+            yield from reader.spaces()
+            tag = yield from reader.literal(_KEY_OPEN, _CLOSE)
+            key = None
+            if tag == _KEY_OPEN:
+                key = yield from self._read_key(reader)
+            if not tag or (tag == _KEY_OPEN and not key):
+                return False
+            reader.forget()
+            if not begun:
+                begun = True
+                out.begin(name)
+            if not key:
+                arguments.close()
+                return True
+            if not (yield from arguments.read(reader, key, (_VALUE_CLOSE,))):
+                return False
+            reader.keep()
+
+    def _read_key(self, reader: Reader) -> Steps[str | None]:
+        """Reads up to where the value begins."""
+        key = yield from reader.run(_KEY, _MAX_KEY)
+        if not (yield from reader.literal(_KEY_CLOSE)):
+            return None
+        yield from reader.spaces()
+        return key if (yield from reader.literal(_VALUE_OPEN)) else None
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        calls = rules.one_of([self._call(rules, tool) for tool in tools])
+        return many(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        rules.begin(tool)
+        parameters = schema.closed_parameters(tool.function)
+        exactly, required = bool(tool.function.strict), schema.required(parameters)
+        elements = [
+            (self._element(rules, key, value, parameters, exactly), key in required)
+            for key, value in schema.properties(parameters).items()
+        ]
+        if elements or schema.takes_nothing(parameters):
+            body = rules.sequence(elements, "")
+        else:
+            body = f"({literal(_KEY_OPEN)} {NAME} {_TO_VALUE} {self._text(rules)})*"
+        return f"{literal(tool.function.name)} {_LINE} {body} {literal(_CLOSE)}"
+
+    def _element(self, rules: Rules, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
+        types = schema.types(value, root)
+        head = f"{literal(_KEY_OPEN + key)} {_TO_VALUE}"
+        if types is not None and "string" not in types:
+            json = rules.json(schema.with_definitions(value, root), exactly=exactly)
+            return rules.rule(f"{head} {json} {literal(_VALUE_CLOSE)} {_LINE}")
+        if texts := schema.texts(value):
+            return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {literal(_VALUE_CLOSE)} {_LINE}")
+        return rules.rule(f"{head} {self._text(rules)}")
+
+    def _text(self, rules: Rules) -> str:
+        return rules.rule(f"{rules.shortest(f'{free_text([_VALUE_CLOSE])} {literal(_VALUE_CLOSE)}')} {_LINE}")
+
+
+GLM = Glm()

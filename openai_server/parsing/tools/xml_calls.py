@@ -1,0 +1,205 @@
+"""Calls whose arguments are elements of their own, as in XML but without its escapes.
+
+PURE. How models write them:
+
+    Qwen3-Coder   <tool_call>\\n<function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>\\n</tool_call>
+    Seed-OSS      <seed:tool_call>\\n<function=f>\\n<parameter=x>1</parameter>\\n</function>\\n</seed:tool_call>
+    MiniMax M2    <minimax:tool_call>\\n<invoke name="f">\\n<parameter name="x">1</parameter>\\n</invoke>\\n
+                  </minimax:tool_call>
+    DeepSeek V3.2 <｜DSML｜function_calls>\\n<｜DSML｜invoke name="f">\\n
+                  <｜DSML｜parameter name="x" string="false">1</｜DSML｜parameter>\\n</｜DSML｜invoke>\\n
+                  </｜DSML｜function_calls>
+"""
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from openai_server.api.schemas import Tool
+from openai_server.parsing.reader import Output, Reader, Steps
+from openai_server.parsing.tools import schema
+from openai_server.parsing.tools.arguments import TextArguments, parameters_of
+from openai_server.parsing.tools.format import ToolFormat, read_name
+from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, many
+
+_KEY = re.compile(r"[^<>\"\n]+")
+_MAX_KEY = 512
+_LINE = literal("\n")
+
+
+@dataclass(frozen=True)
+class Tags:
+    """What is written around the name of a function, around each key, and around each value."""
+
+    call: tuple[str, str]
+    call_end: str
+    key: str
+    value_begin: tuple[str, ...]
+    """Between a key and its value: for any value, or for strings and for other values."""
+    value_end: str
+    on_lines: bool = False
+    """A value has lines of its own: the line breaks around it are no part of it."""
+
+    @property
+    def value_ends(self) -> tuple[str, ...]:
+        return (f"\n{self.value_end}", self.value_end) if self.on_lines else (self.value_end,)
+
+    @property
+    def line(self) -> str:
+        """What a grammar writes around a value."""
+        return "\n" if self.on_lines else ""
+
+
+@dataclass(frozen=True)
+class XmlCalls(ToolFormat):
+    """The first of `markers` and `close` are around each call, or around all of them `together`."""
+
+    name: str
+    markers: tuple[str, ...]
+    close: str
+    tags: Tags
+    special_tokens: bool = False
+    together: bool = False
+
+    @property
+    def closers(self) -> tuple[str, ...]:
+        return (self.close,)
+
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+        parameters = parameters_of(tools)
+        open, close = self.tags.call
+        more = True
+        while more:
+            yield from reader.spaces()
+            if found != open and not (yield from reader.literal(open)):
+                return False
+            name = yield from read_name(reader)
+            if not name or not (yield from reader.literal(close)):
+                return False
+            out.expect(name)
+            if not (yield from self._read_arguments(reader, out, name, parameters.get(name))):
+                return False
+            reader.forget()
+            yield from reader.spaces()
+            more = not (yield from reader.next_of(self.close)) and bool((yield from reader.next_of(open)))
+            found = ""
+        return True
+
+    def _read_arguments(
+        self, reader: Reader, out: Output, name: str, parameters: Mapping[str, Any] | None
+    ) -> Steps[bool]:
+        """Whether they came to their end. The call begins when its first argument does."""
+        tags = self.tags
+        arguments = TextArguments(parameters, out.arguments)
+        begun = False
+        while True:
+            yield from reader.spaces()
+            key, value_begin = None, ""
+            tag = yield from reader.literal(tags.key, tags.call_end, self.close)
+            if tag == tags.key:
+                key = yield from reader.run(_KEY, _MAX_KEY)
+                value_begin = yield from reader.literal(*tags.value_begin)
+            if not tag or (tag == tags.key and not (key and value_begin)):
+                return False
+            reader.forget()
+            if not begun:
+                begun = True
+                out.begin(name)
+            if not key:
+                arguments.close()
+                return True
+            if tags.on_lines:
+                yield from reader.literal("\n")
+            is_string = value_begin == tags.value_begin[0] if len(tags.value_begin) > 1 else None
+            if not (yield from arguments.read(reader, key, tags.value_ends, is_string)):
+                return False
+            reader.keep()
+
+    # ---- Grammar
+
+    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+        call = f"{rules.one_of([self._call(rules, tool) for tool in tools])} {_LINE}"
+        if self.together:
+            return f"{_LINE} {many(call, '', several=parallel)} {literal(self.close)}"
+        one = f"{_LINE} {call} {literal(self.close)}"
+        return many(one, literal(f"\n{self.markers[0]}"), several=parallel)
+
+    def _call(self, rules: Rules, tool: Tool) -> str:
+        rules.begin(tool)
+        tags, parameters = self.tags, schema.closed_parameters(tool.function)
+        head = literal(f"{tags.call[0]}{tool.function.name}{tags.call[1]}\n")
+        exactly, required = bool(tool.function.strict), schema.required(parameters)
+        elements = [
+            (_element(rules, tags, key, value, parameters, exactly), key in required)
+            for key, value in schema.properties(parameters).items()
+        ]
+        takes_any = not elements and not schema.takes_nothing(parameters)
+        body = f"({_any_element(rules, tags)})*" if takes_any else rules.sequence(elements, "")
+        return f"{head} {body} {literal(tags.call_end)}"
+
+
+def _element(rules: Rules, tags: Tags, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
+    """One argument with its tags."""
+    types = schema.types(value, root)
+    head, end = f"{tags.key}{key}", literal(f"{tags.line}{tags.value_end}\n")
+    if types is not None and "string" not in types:
+        json = rules.json(schema.with_definitions(value, root), exactly=exactly)
+        return rules.rule(f"{literal(head + tags.value_begin[-1] + tags.line)} {json} {end}")
+    head = literal(head + tags.value_begin[0] + tags.line)
+    if texts := schema.texts(value):
+        return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {end}")
+    return rules.rule(f"{head} {_text(rules, tags)}")
+
+
+def _any_element(rules: Rules, tags: Tags) -> str:
+    return rules.rule(f"{literal(tags.key)} {NAME} {literal(tags.value_begin[0] + tags.line)} {_text(rules, tags)}")
+
+
+def _text(rules: Rules, tags: Tags) -> str:
+    """Any text, and its end."""
+    return rules.shortest(f"{free_text([tags.value_end])} {literal(f'{tags.line}{tags.value_end}')} {_LINE}")
+
+
+QWEN3_CODER = XmlCalls(
+    "qwen3-coder",
+    ("<tool_call>", "<function="),
+    "</tool_call>",
+    Tags(("<function=", ">"), "</function>", "<parameter=", (">",), "</parameter>", on_lines=True),
+)
+SEED = XmlCalls(
+    "seed",
+    ("<seed:tool_call>",),
+    "</seed:tool_call>",
+    Tags(("<function=", ">"), "</function>", "<parameter=", (">",), "</parameter>"),
+    special_tokens=True,
+)
+MINIMAX = XmlCalls(
+    "minimax-m2",
+    ("<minimax:tool_call>",),
+    "</minimax:tool_call>",
+    Tags(('<invoke name="', '">'), "</invoke>", '<parameter name="', ('">',), "</parameter>"),
+    special_tokens=True,
+    together=True,
+)
+
+
+def _dsml(name: str, section: str) -> XmlCalls:
+    return XmlCalls(
+        name,
+        (f"<｜DSML｜{section}>",),
+        f"</｜DSML｜{section}>",
+        Tags(
+            ('<｜DSML｜invoke name="', '">'),
+            "</｜DSML｜invoke>",
+            '<｜DSML｜parameter name="',
+            ('" string="true">', '" string="false">'),
+            "</｜DSML｜parameter>",
+        ),
+        special_tokens=True,
+        together=True,
+    )
+
+
+DEEPSEEK_V32 = _dsml("deepseek-v3.2", "function_calls")
+DEEPSEEK_V4 = _dsml("deepseek-v4", "tool_calls")

@@ -1,0 +1,356 @@
+"""The fields of one request stay text in the prompt: they are marked before it is rendered, and found again in it.
+
+PURE. A mark is one character that is nowhere in the request. It stands inside whatever could be read as markup, so that
+a template treats that as any other text; afterwards all marks are removed, and each token that had one inside becomes a
+plain span of the prompt. A request in which nothing could be read as markup is not touched.
+"""
+
+import re
+from bisect import bisect_right
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from itertools import chain, islice
+from typing import Any, TypeVar
+
+import msgspec
+import orjson
+from msgspec import Struct
+
+from openai_server.api.schemas import AssistantMessage, ChatRequest
+from openai_server.api.schemas.messages import TextPart
+from openai_server.core.errors import InvalidRequest
+from openai_server.parsing.reasoning import Markers
+from openai_server.prompting.markup import Markup
+from protos.literals import occurrences
+
+M = TypeVar("M")
+T = TypeVar("T")
+V = TypeVar("V")
+Spans = Sequence[tuple[int, int]]
+
+MOST = 1 << 18
+"""Marks of one request. So many tokens of markup, as text, are more than any model reads."""
+MANY = 1 << 14
+"""Spans; of more than so many, neighbours are joined where no markup is between them."""
+_MARKS = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+"""Characters that no text needs: noncharacters, and those for private use."""
+_ESCAPES = re.compile(r"\\u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|\\U([0-9a-fA-F]{8})")
+
+
+@dataclass(frozen=True, slots=True)
+class ChatPrompt:
+    text: str
+    plain: Spans = ()
+    """Spans that are text, whatever they look like, in bytes of UTF-8."""
+    marked: str = ""
+    """The text with its marks: what is markup in it is the template's."""
+
+
+class PlainFields:
+    """The fields of one request. `mark` comes first, then the template, then `prompt`."""
+
+    def __init__(self, markup: Markup, thoughts: Markers | None, source: str) -> None:
+        """`thoughts` are the markers of the reasoning that an assistant's content may begin with."""
+        self._markup = markup
+        self._thoughts = thoughts
+        self._source = source
+        self._mark = ""
+        self._n_marks = 0
+
+    def mark(self, messages: M, tools: T, variables: V) -> tuple[M, T, V]:
+        """The same, as Structs or as a template sees them, with marks where they need one.
+
+        Raises InvalidRequest if there is no character left for a mark, or if it would take too many.
+        """
+        try:
+            if any(map(self._found, (messages, tools, variables))):
+                self._choose_mark(messages, tools, variables)
+                messages, tools, variables = _Walk(self._marked, self._thoughts).all(messages, tools, variables)
+            return messages, tools, variables
+        except RecursionError:
+            raise InvalidRequest("The messages or the tools nest too deeply.", param="messages") from None
+
+    def prompt(self, rendered: str) -> ChatPrompt:
+        if not self._mark:
+            return ChatPrompt(rendered, (), rendered)
+        marked = _unescaped(rendered, self._mark)
+        parts = marked.split(self._mark)
+        text = "".join(parts)
+        marks, position = [], 0
+        for part in parts[:-1]:
+            position += len(part)
+            marks.append(position)
+        return ChatPrompt(text, _in_bytes(text, self._spans(text, marks)), marked)
+
+    def clean(self, text: str) -> str:
+        """A text without marks, to show to the client."""
+        return _unescaped(text, self._mark).replace(self._mark, "") if self._mark else text
+
+    # ---- Inside
+
+    def _choose_mark(self, *values: Any) -> None:
+        texts = [self._source]
+
+        def note(text: str, _: Spans) -> str:
+            texts.append(text)
+            return text
+
+        _Walk(note, self._thoughts).all(*values)
+        self._mark = _unused(texts)
+
+    def _found(self, value: Any) -> bool:
+        """Whether any string in it may need a mark. Most requests come no further."""
+        kind = type(value)
+        if kind is str:
+            return next(self._markup.places(value), None) is not None
+        if kind is dict:
+            return any((key not in _KEYS and self._found(key)) or self._found(item) for key, item in value.items())
+        if kind is list or kind is tuple:
+            return any(map(self._found, value))
+        if isinstance(value, Struct):
+            return any(self._found(getattr(value, name)) for name in value.__struct_fields__)
+        return False
+
+    def _places(self, text: str, markers: Spans = ()) -> Iterator[int]:
+        if not markers:
+            yield from self._markup.places(text)
+            return
+        start = 0
+        for begin, end in (*markers, (len(text), len(text))):
+            for place in self._markup.places(text[start:begin]):
+                yield start + place
+            start = end
+
+    def _marked(self, text: str, markers: Spans = ()) -> str:
+        places = set(islice(self._places(text, markers), MOST + 1))
+        self._n_marks += len(places)
+        if self._n_marks > MOST:
+            raise InvalidRequest(
+                f"Texts of the request read as the model's markup in more than {MOST} places.", param="messages"
+            )
+        parts, start = [], 0
+        for place in sorted(places):
+            parts.append(text[start:place])
+            start = place
+        return self._mark.join((*parts, text[start:]))
+
+    def _spans(self, text: str, marks: list[int]) -> list[tuple[int, int]]:
+        """Every token with a mark inside, without what it shares with a token of the template's, which has none."""
+        longest = self._markup.longest
+        spans: list[tuple[int, int]] = []
+        genuine: list[tuple[int, int]] = []
+        at = 0
+        while at < len(marks):
+            begin, end = marks[at] - longest, marks[at] + longest
+            while at < len(marks) and marks[at] - longest <= end:
+                end = marks[at] + longest
+                at += 1
+            for found in occurrences(self._markup.pattern, text, max(0, begin), min(len(text), end)):
+                first = bisect_right(marks, found.start() - (found.end() - found.start() == 1))
+                inside = first < len(marks) and marks[first] < found.end()
+                (spans if inside else genuine).append(found.span())
+        return _joined(list(_apart(spans, genuine)), text, self._markup)
+
+
+def _apart(spans: Iterable[tuple[int, int]], genuine: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
+    starts = [start for start, _ in genuine]
+    for start, end in spans:
+        at = bisect_right(starts, start) - 1
+        for other, other_end in genuine[max(at, 0) :]:
+            if other >= end:
+                break
+            if other <= start < other_end:
+                start = other_end
+            elif start < other < end:
+                end = other
+        if start < end:
+            yield start, end
+
+
+def _joined(spans: list[tuple[int, int]], text: str, markup: Markup) -> list[tuple[int, int]]:
+    joined: list[tuple[int, int]] = []
+    many = len(spans) > MANY
+    for start, end in spans:
+        if joined and (start <= joined[-1][1] or (many and not markup.pattern.search(text, joined[-1][1], start))):
+            joined[-1] = joined[-1][0], max(end, joined[-1][1])
+        else:
+            joined.append((start, end))
+    return joined
+
+
+def _in_bytes(text: str, spans: Spans) -> Spans:
+    if text.isascii():
+        return spans
+    in_bytes, position, size = [], 0, 0
+    for edge in chain.from_iterable(spans):
+        size += len(text[position:edge].encode())
+        position = edge
+        in_bytes.append(size)
+    return list(zip(in_bytes[::2], in_bytes[1::2], strict=True))
+
+
+# ---- The mark
+
+
+def _unused(texts: Iterable[str]) -> str:
+    present: set[str] = set()
+    for text in texts:
+        present.update(text)
+        if "\\" in text:
+            for short, low, long in _ESCAPES.findall(text):
+                code = int(long or short, 16)
+                if low and 0xD800 <= code < 0xDC00:
+                    code = 0x10000 + (code - 0xD800) * 0x400 + int(low, 16) - 0xDC00
+                if code <= 0x10FFFF:
+                    present.add(chr(code))
+    for code in chain.from_iterable(_MARKS):
+        if chr(code) not in present:
+            return chr(code)
+    raise InvalidRequest("The messages use every character for private use; leave some out.", param="messages")
+
+
+def _unescaped(text: str, mark: str) -> str:
+    """With marks that the template has written in JSON's or Python's escapes as marks again."""
+    code = ord(mark)
+    if code < 0x10000:
+        escapes = f"u{code:04x}"
+    else:
+        high, low = divmod(code - 0x10000, 0x400)
+        escapes = f"(?:u{0xD800 + high:04x}\\\\+u{0xDC00 + low:04x}|U{code:08x})"
+    if "\\" not in text:
+        return text
+
+    def replaced(found: re.Match[str]) -> str:
+        # An odd number of backslashes: the last one begins the escape. An even one: it was escaped once more.
+        n = len(found[1])
+        return "\\" * (n - 1 if n % 2 else n - 2) + mark
+
+    return re.sub(rf"(\\+){escapes}", replaced, text)
+
+
+# ---- The fields
+
+_CONSTANT = frozenset({"role", "type"})
+"""Keys of messages and tools whose values are no client's."""
+_KEYS = frozenset({"role", "content", "name", "reasoning_content", "reasoning", "thinking", "tool_calls", "function"})
+"""Keys of messages that no client chose, and that are in nearly all of them: they need no look."""
+_OBJECTS = frozenset({"arguments", "parameters"})
+"""Keys under which all keys are the client's."""
+
+
+class _Walk:
+    """Through messages, tools and variables: `change` gets each string, and where in it markers of reasoning are."""
+
+    def __init__(self, change: Callable[[str, Spans], str], thoughts: Markers | None) -> None:
+        self._change = change
+        self._thoughts = thoughts
+
+    def all(self, messages: Any, tools: Any, variables: Any) -> Any:
+        changed = {name: self._value(value, keys=True) for name, value in variables.items()}
+        return self._value(messages), self._value(tools), changed
+
+    def _value(self, value: Any, *, keys: bool = False) -> Any:
+        """`keys`: those of dicts are the client's as well."""
+        if isinstance(value, str):
+            return self._change(value, ())
+        if isinstance(value, list | tuple):
+            return [self._value(item, keys=keys) for item in value]
+        if isinstance(value, Struct):
+            fields = {name: getattr(value, name) for name in value.__struct_fields__}
+            own = isinstance(value, AssistantMessage)
+            return msgspec.structs.replace(value, **self._fields(fields, own=own))
+        if not isinstance(value, dict):
+            return value
+        if keys:
+            return {self._change(key, ()): self._value(item, keys=True) for key, item in value.items()}
+        return self._fields(value, own=value.get("role") == "assistant")
+
+    def _fields(self, fields: dict[str, Any], *, own: bool) -> dict[str, Any]:
+        """`own`: of a message of the assistant's."""
+        changed = {}
+        for name, value in fields.items():
+            if name in _CONSTANT:
+                changed[name] = value
+            elif name == "content" and own and self._thoughts and not fields.get("reasoning_content"):
+                changed[name] = self._answer(value, self._thoughts)
+            else:
+                changed[name] = self._value(value, keys=name in _OBJECTS)
+        return changed
+
+    def _answer(self, content: Any, thoughts: Markers) -> Any:
+        """The assistant's content. It may begin with reasoning, whose markers are no text."""
+        if isinstance(content, str):
+            return self._change(content, reasoning_markers([content], thoughts)[0])
+        parts = content or []
+        texts = [part["text"] if isinstance(part, dict) else part.text for part in parts]
+        changed = [self._change(*each) for each in zip(texts, reasoning_markers(texts, thoughts), strict=True)]
+        return content and [
+            part | {"text": text} if isinstance(part, dict) else TextPart(text)
+            for part, text in zip(parts, changed, strict=True)
+        ]
+
+
+def reasoning_markers(texts: Sequence[str], thoughts: Markers) -> list[list[tuple[int, int]]]:
+    """Where in an answer, given in parts, the markers of the reasoning are that it begins with."""
+    places: list[list[tuple[int, int]]] = [[] for _ in texts]
+    start = 0
+    if texts and (opened := re.compile(rf"\s*({re.escape(thoughts.begin)})").match(texts[0])):
+        places[0].append(opened.span(1))
+        start = opened.end()
+    for i, text in enumerate(texts):
+        if (end := text.find(thoughts.end, start)) >= 0:
+            places[i].append((end, end + len(thoughts.end)))
+            if thoughts.answer:
+                _add_answer(texts, places, i, thoughts.answer)
+            break
+        start = 0
+    return places
+
+
+def _add_answer(texts: Sequence[str], places: list[list[tuple[int, int]]], i: int, answer: tuple[str, str]) -> None:
+    """The markers around what follows the reasoning, which ends in the part `i`."""
+    begin, end = answer
+    behind = places[i][-1][1]
+    if begin and (opened := re.compile(rf"\s*({re.escape(begin)})").match(texts[i], behind)):
+        places[i].append(opened.span(1))
+        behind = opened.end()
+    last = len(texts[-1].rstrip())
+    if texts[-1].endswith(end, behind if i == len(texts) - 1 else 0, last):
+        places[-1].append((last - len(end), last))
+
+
+# ---- Which field it was
+
+
+def field_with(request: ChatRequest, markup: Markup) -> str:
+    """The path of the first field that has markup in it; `messages`, if it takes several to make some."""
+    functions = "tools" if request.tools else "functions"
+    for name, value in (
+        ("messages", request.messages),
+        (functions, request.tools or request.functions),
+        ("chat_template_kwargs", request.chat_template_kwargs),
+    ):
+        for path, text in _paths(value, name):
+            if markup.found(text):
+                return path
+    return "messages"
+
+
+def _paths(value: Any, path: str) -> Iterator[tuple[str, str]]:
+    if isinstance(value, str):
+        yield path, value
+        if path.endswith(".arguments"):
+            with suppress(orjson.JSONDecodeError):
+                for _, text in _paths(orjson.loads(value), ""):
+                    yield path, text
+    elif isinstance(value, list | tuple):
+        for i, item in enumerate(value):
+            yield from _paths(item, f"{path}[{i}]")
+    elif isinstance(value, Struct):
+        for name in value.__struct_fields__:
+            yield from _paths(getattr(value, name), f"{path}.{name}")
+    elif isinstance(value, dict):
+        for key, item in value.items():
+            yield path, key
+            yield from _paths(item, f"{path}.{key}")

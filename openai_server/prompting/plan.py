@@ -1,0 +1,262 @@
+"""What becomes of a chat request for one model: the prompt, what the backend is asked for, how the answer is read.
+
+PURE: clocks and ids are passed in. All of it follows from the model's chat template, which tells how the model writes
+its reasoning and its calls of tools.
+"""
+
+import re
+from collections.abc import Callable, Container, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache, partial
+from itertools import chain
+from typing import Any
+
+import msgspec
+
+from openai_server.api.schemas import (
+    AssistantMessage,
+    ChatRequest,
+    FunctionMessage,
+    Message,
+    Tool,
+    ToolMessage,
+    ToolUse,
+)
+from openai_server.backends.dialects.anyserve.encode import Inputs
+from openai_server.core.closing import closed
+from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.parsing import answer_format as parsing
+from openai_server.parsing.reading import Reading
+from openai_server.parsing.tools import generic, schema
+from openai_server.parsing.tools.formats import format_of
+from openai_server.parsing.tools.grammar import json_value
+from openai_server.prompting.markup import LISTED, MARKUP_PARAMETERS, Markup, markup_of
+from openai_server.prompting.plain_fields import ChatPrompt, PlainFields, field_with
+from openai_server.prompting.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
+from protos import contract
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    request: ChatRequest
+    """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
+    prompt: str
+    """`inputs` has its plain spans."""
+    inputs: Inputs = field(default_factory=dict)
+    """What this server asks for by itself."""
+    reading: Reading | None = None
+    """None: the text is the message's content."""
+
+
+class Planner:
+    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: a chat
+    with markup in its fields is refused if the backend takes no plain spans."""
+
+    def __init__(
+        self,
+        templates: Templates,
+        *,
+        chat_template: str | None,
+        new_id: Callable[[], str],
+        refuses_markup: bool = False,
+    ) -> None:
+        self._templates = templates
+        self._refuses_markup = refuses_markup
+        self._markup = lru_cache(maxsize=16)(self._make_markup)
+        self._chat_template = chat_template
+        self._new_id = new_id
+
+    def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
+        """`parameters` and `takes` are the model's (see catalog.Model). Takes milliseconds. Raises InvalidRequest."""
+        use = request.tool_use
+        template = self._template(use, parameters)
+        rendered = self._render(request, use, template, parameters, takes)
+        prompt, marked = rendered.text, rendered.marked
+        plain: dict[contract.TensorSpec, list[Any]] = {}
+        if rendered.plain:
+            plain[contract.PLAIN_SPANS] = list(chain.from_iterable(rendered.plain))
+        if template is CHATML and contract.STOP.name in takes:
+            request = request.with_stop(CHATML_END)
+        if request.grammar is not None:
+            return Plan(request, prompt, plain)  # It describes the text as the model writes it, thoughts and all.
+        tools = use.tools if use else None
+        inputs = {spec: values for spec, values in _wishes(template, marked, tools).items() if spec.name in takes}
+        inputs |= plain
+        if guide := _guide(request, use, template, marked):
+            name, lark = guide
+            if contract.LARK.name not in takes:
+                raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
+            inputs[contract.LARK] = [lark.encode()]
+            request = msgspec.structs.replace(request, response_format=None, json_schema=None, regex=None)
+        reading = None
+        if parsing.is_read(template, tools):
+            reading = Reading(
+                partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must),
+                self._new_id,
+                legacy=use is not None and use.legacy,
+                named=use is not None and use.named is not None,
+                must_call=use is not None and use.must,
+            )
+        return Plan(request, prompt, inputs, reading)
+
+    def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
+        """What the model reads. Raises InvalidRequest."""
+        use = request.tool_use
+        return self._render(request, use, self._template(use, parameters), parameters, takes)
+
+    def template_for(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+        """The source that `plan` and `prompt` render."""
+        return self._template(request.tool_use, parameters)
+
+    def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
+        return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
+
+    def _render(
+        self,
+        request: ChatRequest,
+        use: ToolUse | None,
+        template: str,
+        parameters: Mapping[str, str],
+        takes: Container[str],
+    ) -> ChatPrompt:
+        messages: Sequence[Message] = request.messages
+        tools: Sequence[Tool] = use.tools if use else ()
+        variables: Mapping[str, Any] = self._variables(request, template)
+        markable = contract.PLAIN_SPANS.name in takes and LISTED in parameters
+        fields = None
+        if markable or self._refuses_markup:
+            markup = self._markup(template, *(parameters.get(name) for name in MARKUP_PARAMETERS))
+            fields = PlainFields(markup, parsing.thoughts_of(template), template)
+        mark = fields.mark if fields else None
+        if not format_of(template).in_template and (tools or any(map(_is_about_tools, messages))):
+            told = ""
+            if fields:  # before our own tags are put around them
+                (messages, tools), _, variables = fields.mark((messages, tools), None, variables)
+                mark = None
+            if use:
+                told = generic.instructions(tools, parallel=use.parallel, must=use.must, named=use.named)
+            messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
+            tools = ()
+        special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
+        goes_on = bool(request.continue_final_message)
+        begins = not goes_on if request.add_generation_prompt is None else request.add_generation_prompt
+        options = RenderOptions(
+            tools=[_described(tool) for tool in tools],
+            add_generation_prompt=begins,
+            continue_final_message=goes_on,
+            chat_template_kwargs=variables,
+        )
+        try:
+            rendered = self._templates.render(template, messages, special_tokens, options, mark)
+        except InvalidRequest as error:
+            if fields:
+                error.message = fields.clean(error.message)
+            raise
+        if not fields:
+            return ChatPrompt(rendered, (), rendered)
+        prompt = fields.prompt(rendered)
+        if prompt.plain and not markable:
+            field = field_with(request, markup)
+            raise InvalidRequest(
+                f"'{field}' has markup of the model's chat template in it, and this model's backend can't tell it from "
+                "the template's own.",
+                param=field,
+                code="markup_in_message",
+            )
+        return prompt
+
+    def _make_markup(self, template: str, *values: str | None) -> Markup:
+        parameters = {name: value for name, value in zip(MARKUP_PARAMETERS, values, strict=True) if value is not None}
+        return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
+
+    def _variables(self, request: ChatRequest, template: str) -> dict[str, Any]:
+        """Of the template, beside the messages. Raises UnsupportedParameter for one that it does not know."""
+        variables = dict(request.chat_template_kwargs or {})
+        if request.reasoning_effort is None and request.enable_thinking is None:
+            return variables
+        known = self._templates.capabilities(template).variables
+        thinks = request.enable_thinking
+        if (effort := request.reasoning_effort) is not None:
+            if "reasoning_effort" in known:
+                variables["reasoning_effort"] = effort
+            elif thinks is None:
+                thinks = effort != "none"
+        if thinks is not None:
+            switches = [name for name in _SWITCHES if name in known]
+            if not switches and (thinks or parsing.thoughts_of(template)):
+                name = "reasoning_effort" if request.enable_thinking is None else "enable_thinking"
+                raise UnsupportedParameter(name, f"This model's chat template does not know '{name}'.")
+            variables |= dict.fromkeys(switches, thinks)
+        return variables
+
+
+_SWITCHES = ("enable_thinking", "thinking")
+"""Names of the variable that turns reasoning on and off."""
+
+
+def _is_about_tools(message: Message) -> bool:
+    if isinstance(message, AssistantMessage):
+        return bool(message.tool_calls or message.function_call)
+    return isinstance(message, ToolMessage | FunctionMessage)
+
+
+def _described(tool: Tool) -> dict[str, Any]:
+    """As templates expect it: without what was not given."""
+    function = tool.function
+    described: dict[str, Any] = {"name": function.name}
+    if function.description is not None:
+        described["description"] = function.description
+    if function.parameters is not None:
+        # Templates loop over the properties, even where there are none.
+        described["parameters"] = schema.with_properties(function.parameters)
+    return {"type": "function", "function": described}
+
+
+def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[contract.TensorSpec, list[Any]]:
+    """What the backend is asked for if it can: the answer can be read without, but not as well."""
+    wishes: dict[contract.TensorSpec, list[Any]] = {}
+    if parsing.needs_special_tokens(template, tools):
+        wishes[contract.SKIP_SPECIAL_TOKENS] = [False]
+    if marks := parsing.marks_for(template, prompt):
+        if marks.begin:
+            wishes[contract.MARK_BEGIN] = [marks.begin.encode()]
+        wishes[contract.MARK_END] = [end.encode() for end in marks.ends]
+    return wishes
+
+
+def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
+    """The field that asks for it, and what holds the answer to it; None where the text is free."""
+    try:
+        return _made_guide(request, use, template, prompt)
+    except InvalidRequest as error:
+        if use and use.legacy and error.param == "tools":
+            error.param = "functions"
+        raise
+
+
+def _made_guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
+    body = _body(request)
+    told_not_to = request.enable_thinking is False or request.reasoning_effort == "none"
+    may_think = not told_not_to and parsing.thoughts_of(template) is not None
+    if use and use.must:
+        name = "function_call" if use.legacy else "tool_choice"
+        return name, parsing.grammar_for(
+            template, prompt, use.tools, parallel=use.parallel, named=use.named, may_think=may_think
+        )
+    if body and (use or may_think):
+        tools, parallel = (use.tools, use.parallel) if use else ((), True)
+        return request.guides[0], parsing.guided_grammar_for(
+            template, prompt, tools, parallel=parallel, body=body, may_think=may_think
+        )
+    if use and any(tool.function.strict for tool in use.tools):
+        return "functions" if use.legacy else "tools", parsing.strict_grammar_for(
+            template, prompt, use.tools, parallel=use.parallel, may_think=may_think
+        )
+    return None
+
+
+def _body(request: ChatRequest) -> str:
+    """What the content has to match, in Lark; empty if nothing."""
+    if request.regex is not None:
+        return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", request.regex, flags=re.DOTALL) + "/"
+    return "" if request.schema is None else json_value(closed(request.schema), exactly=request.strict_schema)

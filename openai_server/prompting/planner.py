@@ -1,0 +1,87 @@
+"""Plans chats beside the event loop: compiles each chat template once, then renders in a thread."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Container, Mapping
+from functools import partial
+from typing import TypeVar
+
+from openai_server.access.turns import FairThreads
+from openai_server.api.schemas import ChatRequest
+from openai_server.core.errors import Unavailable
+from openai_server.prompting.plain_fields import ChatPrompt
+from openai_server.prompting.plan import Plan, Planner
+from openai_server.prompting.source import CompiledSource, Words, compile_source
+from openai_server.prompting.template import CHATML, NotCompiled, Templates
+from openai_server.prompting.template_compiler import CompilerFailed, compile_apart
+
+log = logging.getLogger(__name__)
+
+COMPILATIONS = 2
+"""Templates that are compiled at the same time."""
+T = TypeVar("T")
+
+
+class ChatPlanner:
+    """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`."""
+
+    def __init__(self, templates: Templates, planner: Planner, threads: FairThreads) -> None:
+        self._templates = templates
+        self._planner = planner
+        self._threads = threads
+        self._compiling: dict[str, asyncio.Task[None]] = {}
+        """By source. All requests for a template wait for one compilation, without holding a thread."""
+        self._slots = asyncio.Semaphore(COMPILATIONS)
+
+    async def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
+        """Raises InvalidRequest, Unavailable, Overloaded."""
+        return await self._run(request, parameters, partial(self._planner.plan, request, parameters, takes))
+
+    async def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
+        """Raises InvalidRequest, Unavailable, Overloaded."""
+        return await self._run(request, parameters, partial(self._planner.prompt, request, parameters, takes))
+
+    async def _run(self, request: ChatRequest, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
+        source = self._planner.template_for(request, parameters)
+        while True:
+            try:
+                self._templates.find(source)
+                # In a thread, so that a template at its limit does not hold up the streams of others.
+                return await self._threads.run(work)
+            except NotCompiled:  # yet, or dropped for other templates
+                await self._compile(source)
+
+    async def _compile(self, source: str) -> None:
+        """Raises Unavailable."""
+        task = self._compiling.get(source)
+        if task is None:
+            task = self._compiling[source] = asyncio.create_task(self._compile_once(source))
+            task.add_done_callback(partial(self._compiled, source))
+        await asyncio.shield(task)  # it goes on if this request is cancelled
+
+    def _compiled(self, source: str, task: "asyncio.Task[None]") -> None:
+        del self._compiling[source]
+        if not task.cancelled():
+            task.exception()  # asyncio logs an exception that was never retrieved
+
+    async def _compile_once(self, source: str) -> None:
+        async with self._slots:
+            if source is CHATML:  # our own
+                compiled: CompiledSource | str = compile_source(source)
+            else:
+                try:
+                    answer = await compile_apart(source)
+                except CompilerFailed as error:
+                    log.error("can't compile a chat template: %s", error)
+                    raise Unavailable(
+                        "The server can't compile the chat template at the moment; please try again."
+                    ) from error
+                if isinstance(answer, str):
+                    log.warning("a chat template can't be compiled: %s", answer)
+                    compiled = answer
+                else:
+                    code, variables, roles, mentions_tool_calls, words = answer
+                    compiled = CompiledSource(
+                        code, frozenset(variables), frozenset(roles), mentions_tool_calls, Words(*map(frozenset, words))
+                    )
+            await asyncio.to_thread(self._templates.keep, source, compiled)

@@ -1,0 +1,150 @@
+"""Any JSON body becomes calls to the backend or a 4xx that names a field: never another exception.
+
+From the body to the tensors; what the backend makes of them is its own matter, tested where it is.
+"""
+
+import json
+import time
+from datetime import datetime
+from functools import partial
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from openai_server.api import schemas
+from openai_server.api.schemas import parse_chat, parse_completion
+from openai_server.backends.dialects.anyserve import encode
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.core.errors import APIError
+from openai_server.parsing.reading import MessageReader
+from openai_server.prompting.plan import Planner
+from openai_server.prompting.template import Templates
+
+TEMPLATE = (
+    '{% if tools %}{{ tools | tojson }}<tool_call>"arguments"</tool_call>{% endif %}'
+    "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
+    "{% if enable_thinking %}<think>{% endif %}"
+)
+PLANNER = Planner(
+    Templates(clock=time.thread_time, now=partial(datetime, 2026, 3, 4), seconds=5, characters=100_000),
+    chat_template=None,
+    new_id=lambda: "call_1",
+)
+
+
+def deep(value: object) -> object:
+    """Deeper than what is written again may be."""
+    for _ in range(260):
+        value = [value]
+    return value
+
+
+scalars = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(-(2**65), 2**65),
+    st.floats(allow_nan=False, allow_infinity=False),
+    st.text(max_size=5),
+    st.sampled_from(["auto", "none", "required", "function", "text", "json_object", "user", "f", "", "a|b", "("]),
+    st.sampled_from(["9" * 5000, "w" * 5000, 10**30, 1e300, "[" * 1000 + "]" * 1000]),
+)
+words = st.sampled_from(
+    sorted(
+        {"type", "role", "content", "name", "function", "functions", "arguments", "id", "tool_call_id", "text"}
+        | {"parameters", "strict", "json_schema", "schema", "include_usage", "mode", "tools", "allowed_tools", "$ref"}
+    )
+)
+values = st.recursive(
+    scalars,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(words | st.text(max_size=3) | st.sampled_from(["9" * 5000, "k" * 5000]), inner, max_size=4)
+        | inner.map(deep)
+    ),
+    max_leaves=8,
+)
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}]
+likely = {
+    "n": st.integers(0, 4),
+    "best_of": st.integers(0, 4),
+    "stream": st.booleans(),
+    "logprobs": st.booleans() | st.integers(0, 5),
+    "tools": st.just(TOOLS) | values,
+    "tool_choice": st.sampled_from(["auto", "none", "required", {"type": "function", "function": {"name": "f"}}]),
+    "response_format": st.sampled_from([{"type": "text"}, {"type": "json_object"}]) | values,
+    "enable_thinking": st.booleans(),
+}
+
+
+def bodies(fields: schemas.Fields, required: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+    """Mostly known fields, of which most have a value that makes sense."""
+    known = sorted({*fields.mapped, *fields.no_effect, *fields.neutral} - required.keys())
+    one = st.sampled_from(known).flatmap(lambda name: st.tuples(st.just(name), likely.get(name, values)))
+    given = st.lists(one, max_size=5).map(dict)
+    return st.builds(lambda base, more: {**base, **more}, st.fixed_dictionaries(required), given) | given
+
+
+def check(error: APIError | None) -> None:
+    if error is not None:
+        assert 400 <= error.status < 500
+        assert error.message
+        assert len(json.dumps(error.envelope())) < 8000
+
+
+def outcome(parse: Any, body: object) -> APIError | None:
+    try:
+        request = parse(json.dumps(body).encode())
+        if isinstance(request, schemas.CompletionRequest):
+            prompts: list[schemas.Prompt] = request.prompts
+            inputs: encode.Inputs = {}
+        else:
+            plan = PLANNER.plan(request, {"chat_template": TEMPLATE}, EVERYTHING)
+            request, prompts, inputs = plan.request, [plan.prompt], plan.inputs
+            if plan.reading:
+                MessageReader(plan.reading).message("<think>a</think><tool_call>\n{", "stop")
+        for prompt in prompts:
+            encode.infer_request(request, prompt, model="m", request_id="id", ours=inputs)
+    except APIError as error:
+        return error
+    return None
+
+
+@settings(max_examples=500)
+@given(bodies(schemas.COMPLETION_FIELDS, {"prompt": st.just("x") | values}))
+def test_completions(body: dict[str, Any]) -> None:
+    check(outcome(parse_completion, body))
+
+
+messages = st.lists(
+    st.fixed_dictionaries(
+        {"role": st.sampled_from(["system", "developer", "user", "assistant", "tool", "function", "x"])},
+        optional={
+            "content": values,
+            "name": scalars,
+            "tool_calls": values,
+            "function_call": values,
+            "tool_call_id": scalars,
+            "reasoning_content": scalars,
+        },
+    ),
+    max_size=3,
+)
+
+
+@settings(max_examples=500)
+@given(bodies(schemas.CHAT_FIELDS, {"messages": st.just([{"role": "user", "content": "x"}]) | messages | values}))
+def test_chats(body: dict[str, Any]) -> None:
+    check(outcome(parse_chat, body))
+
+
+@pytest.mark.parametrize("parse", [parse_completion, parse_chat])
+@given(st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode()))
+def test_anything_at_all(parse: Any, body: bytes) -> None:
+    error: APIError | None = None
+    try:
+        parse(body)
+    except APIError as raised:
+        error = raised
+    check(error)

@@ -1,0 +1,542 @@
+import json
+from collections.abc import Mapping
+from typing import Any, get_args, get_type_hints
+
+import msgspec
+import pytest
+from openai.types import completion_create_params
+from openai.types.chat import (
+    ChatCompletionAllowedToolChoiceParam,
+    ChatCompletionAllowedToolsParam,
+    ChatCompletionAssistantMessageParam,
+    ChatCompletionAudio,
+    ChatCompletionContentPartRefusalParam,
+    ChatCompletionContentPartTextParam,
+    ChatCompletionDeveloperMessageParam,
+    ChatCompletionFunctionMessageParam,
+    ChatCompletionFunctionToolParam,
+    ChatCompletionMessage,
+    ChatCompletionMessageCustomToolCall,
+    ChatCompletionMessageCustomToolCallParam,
+    ChatCompletionMessageFunctionToolCallParam,
+    ChatCompletionMessageParam,
+    ChatCompletionNamedToolChoiceParam,
+    ChatCompletionStoreMessage,
+    ChatCompletionStreamOptionsParam,
+    ChatCompletionSystemMessageParam,
+    ChatCompletionToolMessageParam,
+    ChatCompletionUserMessageParam,
+    ParsedChatCompletionMessage,
+    ParsedFunction,
+    ParsedFunctionToolCall,
+)
+from openai.types.chat import completion_create_params as chat_create_params
+from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+from openai.types.chat.chat_completion_message_custom_tool_call import Custom as AnsweredCustom
+from openai.types.chat.chat_completion_message_custom_tool_call_param import Custom
+from openai.types.chat.chat_completion_message_function_tool_call_param import Function
+from openai.types.responses import ResponseInputText, ResponseOutputRefusal, ResponseOutputText
+from openai.types.shared_params import (
+    FunctionDefinition,
+    ResponseFormatJSONObject,
+    ResponseFormatJSONSchema,
+    ResponseFormatText,
+)
+from openai.types.shared_params.response_format_json_schema import JSONSchema
+from pydantic import BaseModel
+
+from openai_server.api import schemas, schemas_tasks
+from openai_server.api.schemas import (
+    AssistantMessage,
+    ChatRequest,
+    CompletionRequest,
+    Fields,
+    FunctionCall,
+    ToolMessage,
+    UserMessage,
+    bounds,
+    parse_chat,
+    parse_completion,
+)
+from openai_server.api.schemas_tasks import EmbeddingRequest, RerankRequest, TokenizeRequest
+from openai_server.backends.dialects.anyserve import encode
+from openai_server.core.errors import InvalidRequest
+from protos import contract
+
+# ---- Every field of the API has a place
+
+API = [
+    (completion_create_params.CompletionCreateParamsNonStreaming, schemas.COMPLETION_FIELDS),
+    (completion_create_params.CompletionCreateParamsStreaming, schemas.COMPLETION_FIELDS),
+    (chat_create_params.CompletionCreateParamsNonStreaming, schemas.CHAT_FIELDS),
+    (chat_create_params.CompletionCreateParamsStreaming, schemas.CHAT_FIELDS),
+    (ChatCompletionStreamOptionsParam, schemas.STREAM_OPTIONS_FIELDS),
+    (ChatCompletionSystemMessageParam, schemas.MESSAGE_FIELDS["system"]),
+    (ChatCompletionDeveloperMessageParam, schemas.MESSAGE_FIELDS["developer"]),
+    (ChatCompletionUserMessageParam, schemas.MESSAGE_FIELDS["user"]),
+    (ChatCompletionAssistantMessageParam, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChatCompletionToolMessageParam, schemas.MESSAGE_FIELDS["tool"]),
+    (ChatCompletionFunctionMessageParam, schemas.MESSAGE_FIELDS["function"]),
+    (ChatCompletionContentPartTextParam, schemas.PART_FIELDS["text"]),
+    (ChatCompletionContentPartTextParam, schemas.ANSWER_PART_FIELDS["text"]),
+    (ChatCompletionContentPartRefusalParam, schemas.ANSWER_PART_FIELDS["refusal"]),
+    (ChatCompletionMessageFunctionToolCallParam, schemas.TOOL_CALL_FIELDS),
+    (ChatCompletionMessageCustomToolCallParam, schemas.CUSTOM_TOOL_CALL_FIELDS),
+    (Function, schemas.FUNCTION_CALL_FIELDS),
+    (Custom, schemas.CUSTOM_CALL_FIELDS),
+    (ChatCompletionFunctionToolParam, schemas.TOOL_FIELDS),
+    (FunctionDefinition, schemas.FUNCTION_FIELDS),
+    (chat_create_params.Function, schemas.FUNCTION_FIELDS),
+    (ChatCompletionNamedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["function"]),
+    (ChatCompletionAllowedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["allowed_tools"]),
+    (ChatCompletionAllowedToolsParam, schemas.ALLOWED_TOOLS_FIELDS),
+    (ResponseFormatText, schemas.RESPONSE_FORMAT_FIELDS["text"]),
+    (ResponseFormatJSONObject, schemas.RESPONSE_FORMAT_FIELDS["json_object"]),
+    (ResponseFormatJSONSchema, schemas.RESPONSE_FORMAT_FIELDS["json_schema"]),
+    (JSONSchema, schemas.NAMED_SCHEMA_FIELDS),
+    # What answers contain can be sent back.
+    (ChatCompletionStoreMessage, schemas.MESSAGE_FIELDS["assistant"]),
+    (ParsedChatCompletionMessage, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChoiceDelta, schemas.MESSAGE_FIELDS["assistant"]),
+    (ChatCompletionMessage, schemas.ANSWER_PART_FIELDS["text"]),  # @openai/agents
+    (ChatCompletionMessage, schemas.ANSWER_PART_FIELDS["refusal"]),
+    (ChatCompletionAudio, schemas.AUDIO_FIELDS),
+    (ParsedFunctionToolCall, schemas.TOOL_CALL_FIELDS),
+    (ChoiceDeltaToolCall, schemas.TOOL_CALL_FIELDS),
+    (ParsedFunction, schemas.FUNCTION_CALL_FIELDS),
+    (ChatCompletionMessageCustomToolCall, schemas.CUSTOM_TOOL_CALL_FIELDS),
+    (AnsweredCustom, schemas.CUSTOM_CALL_FIELDS),
+    (ResponseOutputText, schemas.PART_FIELDS["output_text"]),
+    (ResponseOutputRefusal, schemas.ANSWER_PART_FIELDS["refusal"]),
+    (ResponseInputText, schemas.PART_FIELDS["input_text"]),
+]
+
+
+@pytest.mark.parametrize(("typed", "fields"), API)
+def test_every_field_of_the_api_is_mapped_without_effect_or_refused(typed: Any, fields: Fields) -> None:
+    known = fields.mapped | fields.no_effect | set(fields.neutral)
+    names = typed.model_fields if isinstance(typed, type) and issubclass(typed, BaseModel) else get_type_hints(typed)
+    assert set(names) <= known
+
+
+def test_every_role_of_the_api_is_known() -> None:
+    roles = [get_args(get_type_hints(message)["role"]) for message in get_args(ChatCompletionMessageParam)]
+    assert {role for (role,) in roles} == set(schemas.MESSAGE_FIELDS)
+
+
+def test_no_field_is_in_two_places() -> None:
+    tables = [*vars(schemas).values(), *vars(schemas_tasks).values()]
+    tables += [table for group in tables if isinstance(group, dict) for table in group.values()]
+    found = [table for table in tables if isinstance(table, Fields)]
+    assert len(found) > 20
+    for fields in found:
+        known = fields.mapped | fields.no_effect | set(fields.neutral)
+        assert len(fields.mapped) + len(fields.no_effect) + len(fields.neutral) == len(known)
+
+
+@pytest.mark.parametrize(
+    ("fields", "others"),
+    [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
+)
+def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
+    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.OURS)}
+    with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
+    assert {spec.name for spec in contract.INPUTS} - ours - with_another - others <= fields.mapped
+
+
+# ---- Parsing
+
+MESSAGES = [{"role": "user", "content": "x"}]
+
+
+def completion(**body: object) -> CompletionRequest:
+    return parse_completion(json.dumps({"prompt": "x", **body}).encode())
+
+
+def chat(*messages: Mapping[str, object], **body: object) -> ChatRequest:
+    return parse_chat(json.dumps({"messages": list(messages) or MESSAGES, **body}).encode())
+
+
+def refused(param: str | None, **body: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        completion(**body)
+    assert caught.value.param == param
+    return caught.value
+
+
+def chat_refused(param: str | None, *messages: Mapping[str, object], **body: object) -> InvalidRequest:
+    with pytest.raises(InvalidRequest) as caught:
+        chat(*messages, **body)
+    assert caught.value.param == param
+    return caught.value
+
+
+@pytest.mark.parametrize("parse", [completion, chat])
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [
+        ("temperature", [0, 0.5, 2], [-0.1, 2.1, "1", True, [1]]),
+        ("top_p", [0, 1], [-0.1, 1.1, "x"]),
+        ("presence_penalty", [-2, 2], [-2.1, 2.1]),
+        ("frequency_penalty", [-2, 2], [-2.1, 2.1]),
+        ("repetition_penalty", [0.01, 10], [0, 11, -1]),
+        ("min_p", [0, 1], [-0.1, 1.1]),
+        ("top_k", [-1, 0, 2**31 - 1], [-2, 2**31, 1.5]),
+        ("n", [1, 128], [0, 129, -1, 1.5, True]),
+        ("max_tokens", [0, 2**31 - 1], [-1, 2**31, 1.5, "1"]),
+        ("seed", [-(2**63), 2**63 - 1], [2**63, 2**64, 2**70, -(2**63) - 1, 0.5]),
+        ("stop", ["x", ["x"], ["x"] * 16, []], ["", [""], ["x"] * 17, 3, {}, [3]]),
+        ("stream", [True, False], [1, "true"]),
+        ("model", ["x", ""], [1, ["x"]]),
+    ],
+)
+def test_range(parse: Any, field: str, good: list[object], bad: list[object]) -> None:
+    for value in [*good, None]:
+        assert getattr(parse(**{field: value}), field) == value
+    for value in bad:
+        with pytest.raises(InvalidRequest) as caught:
+            parse(**{field: value})
+        assert caught.value.param in (field, f"{field}[0]")
+        assert caught.value.code is None
+
+
+@pytest.mark.parametrize("field", sorted(schemas.CHAT_FIELDS.neutral))
+def test_chat_fields_that_are_not_supported(field: str) -> None:
+    for value in [None, *schemas.CHAT_FIELDS.neutral[field]]:
+        chat(**{field: value})
+    for value in (7, "7", {"a": 1}, [1]):
+        assert chat_refused(field, **{field: value}).code == "unsupported_parameter"
+
+
+def test_a_number_is_not_taken_for_a_truth_value() -> None:
+    refused("echo", echo=0)
+    refused("best_of", best_of=True)
+
+
+def test_fields_without_effect_take_any_value() -> None:
+    completion(user="me")
+    chat(user="me")
+
+
+def test_a_field_of_no_api_is_refused() -> None:
+    assert refused("foo", foo=None).message == "Unrecognized request argument supplied: foo"
+    chat_refused("messages[0].foo", {"role": "user", "content": "x", "foo": 1})
+
+
+# ---- Prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "prompts"),
+    [
+        ("a", ["a"]),
+        ("", [""]),
+        (["a", "b"], ["a", "b"]),
+        ([1, 2], [[1, 2]]),
+        ([[1], [2, 3]], [[1], [2, 3]]),
+    ],
+)
+def test_each_form_of_prompt(prompt: object, prompts: object) -> None:
+    assert completion(prompt=prompt).prompts == prompts
+
+
+@pytest.mark.parametrize(
+    ("prompt", "param"),
+    [
+        (None, "prompt"),
+        ([], "prompt"),
+        ([[]], "prompt[0]"),
+        (3, "prompt"),
+        ([1, "a"], "prompt"),
+        ([[1], 2], "prompt"),
+        ([-1], "prompt[0]"),
+        ([2**31], "prompt[0]"),
+        ([True], "prompt[0]"),
+        ([[1, 1.5]], "prompt[0][1]"),
+        ([None], "prompt[0]"),
+        ({}, "prompt"),
+    ],
+)
+def test_a_prompt_that_is_none(prompt: object, param: str) -> None:
+    refused(param, prompt=prompt)
+
+
+def test_a_prompt_is_required() -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_completion(b"{}")
+    assert caught.value.param == "prompt"
+
+
+def test_choices_are_bounded() -> None:
+    completion(prompt=["x"] * 16, n=128)
+    refused("prompt", prompt=["x"] * 17, n=128)
+
+
+# ---- Limits, streams
+
+
+def test_the_limit_and_the_field_that_set_it() -> None:
+    assert completion().token_limit == ("max_tokens", 16)
+    assert completion(max_tokens=0).token_limit == ("max_tokens", 0)
+    assert chat().token_limit == ("max_tokens", None)
+    assert chat(max_tokens=5).token_limit == ("max_tokens", 5)
+    assert chat(max_completion_tokens=5).token_limit == ("max_completion_tokens", 5)
+    assert chat(max_tokens=5, max_completion_tokens=5).token_limit[1] == 5
+    chat_refused("max_tokens", max_tokens=5, max_completion_tokens=6)
+
+
+def test_stream_options() -> None:
+    assert completion(stream=True, stream_options={"include_usage": True}).include_usage
+    assert not completion(stream=True, stream_options={"include_obfuscation": False}).include_usage
+    assert not completion(stream=True, stream_options=None).include_usage
+    refused("stream_options", stream_options={"include_usage": True})
+    refused("stream_options", stream=True, stream_options=True)
+    refused("stream_options.foo", stream=True, stream_options={"foo": 1})
+    refused("stream_options.include_obfuscation", stream=True, stream_options={"include_obfuscation": True})
+    refused("stream_options.include_usage", stream=True, stream_options={"include_usage": "yes"})
+
+
+# ---- Messages
+
+
+def test_each_role() -> None:
+    request = chat(
+        {"role": "developer", "content": "d"},
+        {"role": "system", "content": [{"type": "text", "text": "s"}], "name": "n"},
+        {"role": "user", "content": "u"},
+        {
+            "role": "assistant",
+            "content": None,
+            "refusal": None,
+            "annotations": [],
+            "tool_calls": [{"id": "1", "type": "function", "function": {"name": "f", "arguments": "{}"}}],
+        },
+        {"role": "tool", "content": "t", "tool_call_id": "1"},
+        {"role": "assistant", "content": None, "function_call": {"name": "f", "arguments": "{}"}},
+        {"role": "function", "content": None, "name": "f"},
+        {"role": "assistant", "content": "", "function_call": None, "reasoning_content": "r"},
+    )
+    assert request.messages[5] == AssistantMessage(function_call=FunctionCall("f", "{}"))
+    assert request.messages[7] == AssistantMessage("", reasoning_content="r")
+    assert request.messages[2] == UserMessage("u")
+    assert request.messages[4] == ToolMessage("t", "1")
+
+
+@pytest.mark.parametrize(
+    ("message", "param"),
+    [
+        ({}, "messages[0].role"),
+        ({"role": "robot", "content": "x"}, "messages[0].role"),
+        ({"role": 1, "content": "x"}, "messages[0].role"),
+        ({"role": "user"}, "messages[0].content"),
+        ({"role": "user", "content": None}, "messages[0].content"),
+        ({"role": "user", "content": 1}, "messages[0].content"),
+        ({"role": "user", "content": []}, "messages[0].content"),
+        ({"role": "user", "content": ["x"]}, "messages[0].content[0]"),
+        ({"role": "user", "content": [{"type": "image_url", "image_url": {}}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"text": "x"}]}, "messages[0].content[0].type"),
+        ({"role": "user", "content": [{"type": "text"}]}, "messages[0].content[0].text"),
+        ({"role": "user", "content": [{"type": "text", "text": "x", "y": 1}]}, "messages[0].content[0].y"),
+        ({"role": "user", "content": "x", "name": 3}, "messages[0].name"),
+        ({"role": "assistant", "content": "x", "audio": {"id": "1"}}, "messages[0].audio"),
+        ({"role": "assistant", "content": "x", "refusal": 1}, "messages[0].refusal"),
+        ({"role": "assistant", "content": "x", "reasoning_content": ["r"]}, "messages[0].reasoning_content"),
+        ({"role": "assistant", "function_call": {}}, "messages[0].function_call.name"),
+        ({"role": "assistant", "function_call": {"name": "f"}}, "messages[0].function_call.arguments"),
+        (
+            {"role": "assistant", "function_call": {"name": "f", "arguments": "", "y": 1}},
+            "messages[0].function_call.y",
+        ),
+        ({"role": "assistant", "tool_calls": [{"id": "1"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "custom"}]}, "messages[0].tool_calls[0].custom"),
+        ({"role": "assistant", "tool_calls": [{"id": "1", "type": "shell"}]}, "messages[0].tool_calls[0].type"),
+        ({"role": "tool", "content": "x"}, "messages[0].tool_call_id"),
+        ({"role": "function", "content": "x"}, "messages[0].name"),
+        ("x", "messages[0]"),
+    ],
+)
+def test_a_message_that_is_refused(message: Any, param: str) -> None:
+    chat_refused(param, message)
+
+
+@pytest.mark.parametrize("messages", [None, [], "x", {}, 1])
+def test_messages_that_are_none(messages: object) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse_chat(json.dumps({"messages": messages}).encode())
+    assert caught.value.param == "messages"
+
+
+# ---- Extensions and guides
+
+
+@pytest.mark.parametrize("parse", [completion, chat])
+@pytest.mark.parametrize(
+    ("field", "body"),
+    [
+        ("repeat_penalty", {"repeat_penalty": 1.1, "repetition_penalty": 1.2}),
+        ("logit_bias", {"logit_bias": {"abc": 1}}),
+        ("logit_bias", {"logit_bias": {"-1": 1}}),
+        ("logit_bias", {"logit_bias": {str(2**31): 1}}),
+        ("regex", {"json_schema": {}, "regex": "a"}),
+        ("grammar", {"response_format": {"type": "json_object"}, "grammar": "a"}),
+        (
+            "response_format.json_schema.name",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "é"}}},
+        ),
+        ("response_format.schema", {"response_format": {"type": "text", "schema": {}}}),
+        ("response_format.json_schema.x", {"response_format": {"type": "json_schema", "json_schema": {"x": 1}}}),
+        ("response_format.json_schema", {"response_format": {"type": "json_schema"}}),
+        ("response_format.type", {"response_format": {"type": "xml"}}),
+        ("mirostat", {"mirostat": 3}),
+        ("stop_token_ids[0]", {"stop_token_ids": [-1]}),
+    ],
+)
+def test_extensions_that_make_no_sense(parse: Any, field: str, body: dict[str, object]) -> None:
+    with pytest.raises(InvalidRequest) as caught:
+        parse(**body)
+    assert caught.value.param == field
+
+
+def test_both_names_of_a_penalty() -> None:
+    assert completion(repeat_penalty=1.5).penalty == completion(repetition_penalty=1.5).penalty == 1.5
+    assert completion(repeat_penalty=1.5, repetition_penalty=1.5).penalty == 1.5
+
+
+def test_a_text_format_is_no_guide() -> None:
+    assert completion(response_format={"type": "text"}, regex="a").guides == ["regex"]
+
+
+def test_best_of() -> None:
+    assert completion(n=2, best_of=4).generated == 4
+    assert refused("best_of", n=2, best_of=1).status == 400
+    refused("best_of", best_of=2, stream=True)
+    completion(n=2, best_of=2, stream=True)
+    refused("prompt", prompt=["x"] * 20, best_of=128)
+
+
+def test_top_tokens() -> None:
+    assert completion(logprobs=0).top_tokens == 0
+    assert completion().top_tokens is None
+    assert chat(logprobs=True).top_tokens == 0
+    assert chat(logprobs=True, top_logprobs=20).top_tokens == 20
+    assert chat(logprobs=False).top_tokens is None
+    chat_refused("top_logprobs", top_logprobs=3)
+    chat_refused("top_logprobs", logprobs=True, top_logprobs=21)
+    refused("logprobs", logprobs=6)
+
+
+# ---- Tools
+
+
+def function(name: str, **more: object) -> dict[str, object]:
+    return {"name": name, "parameters": {"type": "object"}, **more}
+
+
+def tool(name: str, **more: object) -> dict[str, object]:
+    return {"type": "function", "function": function(name, **more)}
+
+
+TOOLS = [tool("f"), tool("g", description="…", strict=True)]
+
+
+def use(**body: object) -> schemas.ToolUse:
+    found = chat(**body).tool_use
+    assert found is not None
+    return found
+
+
+def test_without_tools_there_is_no_use() -> None:
+    bodies: list[Any] = [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}]
+    assert [chat(**body).tool_use for body in bodies] == [None] * len(bodies)
+
+
+@pytest.mark.parametrize("choice", [None, "auto"])
+def test_tools_that_may_be_called(choice: object) -> None:
+    found = use(tools=TOOLS, tool_choice=choice)
+    assert ([t.function.name for t in found.tools], found.must, found.parallel) == (["f", "g"], False, True)
+    assert not use(tools=TOOLS, parallel_tool_calls=False).parallel
+
+
+def test_tools_of_which_one_must_be_called() -> None:
+    assert use(tools=TOOLS, tool_choice="required").must
+    named = use(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}})
+    assert (named.must, named.named, named.parallel) == (True, "g", False)
+
+
+def test_allowed_tools() -> None:
+    allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "g"}}]}
+    found = use(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert ([t.function.name for t in found.tools], found.must) == (["g"], True)
+
+
+def test_functions_are_the_older_tools() -> None:
+    found = use(functions=[function("f")], function_call={"name": "f"})
+    assert (found.legacy, found.named, found.parallel) == (True, "f", False)
+    assert chat(functions=[function("f")], function_call="none").tool_use is None
+
+
+def named(name: str, **more: object) -> dict[str, object]:
+    return {"type": "function", "function": {"name": name}} | more
+
+
+def allowed(*tools: dict[str, object]) -> dict[str, object]:
+    return {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": list(tools)}}
+
+
+@pytest.mark.parametrize(
+    ("param", "body"),
+    [
+        ("tool_choice", {"tool_choice": "required"}),
+        ("tool_choice", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "x"}}}),
+        ("function_call", {"functions": [function("f")], "function_call": {"name": "x"}}),
+        ("functions", {"functions": [function("f")], "tools": TOOLS}),
+        ("tools", {"tools": [tool("f"), tool("f")]}),
+        ("tools[0].function.name", {"tools": [tool("a b")]}),
+        ("tools[0].type", {"tools": [{"type": "custom", "custom": {"name": "x"}}]}),
+        ("tools[1].function.x", {"tools": [tool("f"), tool("g", x=1)]}),
+        ("tools[0].x", {"tools": [{**tool("f"), "x": 1}]}),
+        ("tool_choice.x", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}, "x": 1}}),
+        ("tool_choice.function.x", {"tools": TOOLS, "tool_choice": named("f", function={"name": "f", "x": 1})}),
+        ("tool_choice.allowed_tools.tools[1].x", {"tools": TOOLS, "tool_choice": allowed(named("f"), named("f", x=1))}),
+        (
+            "tool_choice.allowed_tools.tools[0].function.x",
+            {"tools": TOOLS, "tool_choice": allowed(named("f", function={"name": "f", "x": 1}))},
+        ),
+        ("function_call.x", {"functions": [function("f")], "function_call": {"name": "f", "x": 1}}),
+        ("tools[0].function.name", {"tools": [tool("f\n")]}),
+        (
+            "response_format.json_schema.name",
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "f\n", "schema": {}}}},
+        ),
+        ("grammar", {"tools": TOOLS, "grammar": 'root ::= "a"'}),
+        ("tools", {"tools": [tool(f"f{i}") for i in range(129)]}),
+        ("continue_final_message", {"continue_final_message": True, "add_generation_prompt": True}),
+        ("reasoning_effort", {"reasoning_effort": "much"}),
+    ],
+)
+def test_tools_that_make_no_sense(param: str, body: dict[str, object]) -> None:
+    chat_refused(param, **body)
+
+
+# ---- Bounds
+
+
+def test_all_fields_of_few_words_are_known() -> None:
+    found = set()
+    parsed = (*(ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest), *get_args(TokenizeRequest))
+    kinds: list[Any] = list(msgspec.inspect.multi_type_info(parsed))
+    while kinds:
+        kind = kinds.pop()
+        if isinstance(kind, msgspec.inspect.StructType):
+            found |= {kind.tag_field} - {None}
+            for field in kind.fields:
+                options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
+                literals = [option for option in options if isinstance(option, msgspec.inspect.LiteralType)]
+                if any(isinstance(value, str) for literal in literals for value in literal.values):
+                    found.add(field.name)
+                kinds += options
+        elif isinstance(kind, msgspec.inspect.UnionType):
+            kinds += kind.types
+        elif isinstance(kind, msgspec.inspect.ListType):
+            kinds.append(kind.item_type)
+    assert found == bounds.WORDS

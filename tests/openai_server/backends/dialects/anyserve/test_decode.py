@@ -1,0 +1,282 @@
+import math
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openai_server.backends.dialects.anyserve.decode import (
+    Answer,
+    Choice,
+    End,
+    StreamReader,
+    Texts,
+    TokenLogprob,
+    Usage,
+    answer,
+    best,
+    step_batch,
+    total,
+)
+from openai_server.core.errors import BackendError
+from protos import contract
+from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
+from tests.wire.fake_worker import last, message, token, whole
+
+
+def says(
+    token: bytes, index: int | None = 0, reason: bytes | None = b"null", *, raw: bool = False
+) -> ModelInferResponse:
+    outputs: list[tuple[contract.TensorSpec, list[object]]] = [(contract.TOKEN, [token])]
+    if index is not None:
+        outputs.append((contract.INDEX, [index]))
+    if reason is not None:
+        outputs.append((contract.FINISH_REASON, [reason]))
+    return message(*outputs, raw=raw)
+
+
+# ---- Unary
+
+
+NO_CONTENTS = ModelInferResponse.InferOutputTensor(name="text", datatype="BYTES", shape=[1])
+
+
+def with_contents(contents: InferTensorContents) -> ModelInferResponse.InferOutputTensor:
+    return ModelInferResponse.InferOutputTensor(name="text", datatype="BYTES", shape=[1], contents=contents)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_answer_in_both_forms(raw: bool) -> None:
+    response = message(
+        (contract.TEXT, ["é".encode(), b"b"]),
+        (contract.FINISH_REASON, [b"stop", b"length"]),
+        (contract.PROMPT_TOKENS, [5]),
+        (contract.CACHED_TOKENS, [4]),
+        (contract.COMPLETION_TOKENS, [1, 2]),
+        raw=raw,
+    )
+    decoded = answer(response, 2)
+    assert decoded.choices == [Choice(0, "é", "stop"), Choice(1, "b", "length")]
+    assert decoded.usage == Usage(5, 3, 4)
+
+
+def test_what_a_backend_does_not_tell_is_not_made_up() -> None:
+    assert answer(message((contract.TEXT, [b"a"])), 1).usage is None
+    assert answer(message((contract.TEXT, [b"a"])), 1).choices == [Choice(0, "a", None)]
+    counts = (contract.PROMPT_TOKENS, [5]), (contract.COMPLETION_TOKENS, [1])
+    assert answer(message((contract.TEXT, [b"a"]), *counts), 1).usage == Usage(5, 1, None)
+    assert answer(message((contract.TEXT, [b"a"]), counts[0]), 1).usage is None
+
+
+def test_unknown_tensors_are_ignored() -> None:
+    stranger = contract.TensorSpec("logits", "FP16", (contract.ANY,), "")
+    assert answer(message((contract.TEXT, [b"a"]), (stranger, [1.0]), raw=True), 1).choices[0].text == "a"
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        message(),
+        whole("a", "b"),
+        message((contract.TEXT, [b"a"]), (contract.FINISH_REASON, [b"stop", b"stop"])),
+        message((contract.TensorSpec("text", "INT32", (1,), ""), [1])),
+        ModelInferResponse(raw_output_contents=[b"x"]),
+        ModelInferResponse(outputs=[NO_CONTENTS], raw_output_contents=[b"\2\0\0\0a"]),
+        ModelInferResponse(outputs=[NO_CONTENTS], raw_output_contents=[b"\1\0\0\0a", b""]),
+        ModelInferResponse(outputs=[with_contents(InferTensorContents(int_contents=[1]))]),
+    ],
+)
+def test_an_answer_that_makes_no_sense(response: ModelInferResponse) -> None:
+    with pytest.raises(BackendError) as caught:
+        answer(response, 1)
+    assert caught.value.status == "UNKNOWN"
+
+
+def test_contents_in_a_wrong_field_are_named() -> None:
+    output = with_contents(InferTensorContents(int_contents=[1]))
+    with pytest.raises(BackendError, match="'text': BYTES belongs in 'bytes_contents', not in \\['int_contents'\\]"):
+        answer(ModelInferResponse(outputs=[output]), 1)
+
+
+def test_whatever_shape_it_says_an_output_is_its_elements() -> None:
+    """Backends of models with a batch dimension send [1, 1], others forget to say it."""
+    for shape in ([1], [1, 1], []):
+        output = with_contents(InferTensorContents(bytes_contents=[b"a"]))
+        output.shape[:] = shape
+        assert answer(ModelInferResponse(outputs=[output]), 1).choices[0].text == "a"
+
+
+def test_totals() -> None:
+    assert total([Usage(1, 2, 3), Usage(4, 5, 6)]) == Usage(5, 7, 9)
+    assert total([Usage(1, 2, 3), Usage(4, 5, None)]) == Usage(5, 7, None)
+    assert total([Usage(1, 2, 3), None]) is None
+
+
+# ---- Streams
+
+
+class StreamDecoder(StreamReader):
+    """All the way from a response to what the client gets to see."""
+
+    def __init__(self, n: int) -> None:
+        super().__init__(n)
+        self._texts = Texts(n)
+
+    def feed(self, response: ModelInferResponse) -> list[Choice]:
+        return [choice for row in self.read(response) if (choice := self._texts.grow(*row))]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_stream(raw: bool) -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", raw=raw)) == [Choice(0, "a", None)]
+    assert decoder.feed(says(b"", raw=raw)) == []
+    assert decoder.feed(last("b", reason="length")) == [Choice(0, "b", "length")]
+    assert decoder.usage == Usage(3, 2, 1)
+    decoder.end()
+
+
+def test_usage_counts_each_choice_once() -> None:
+    decoder = StreamDecoder(2)
+    assert decoder.feed(last(index=1)) == [Choice(1, "", "stop")]
+    assert decoder.usage == Usage(3, 2, 1)
+    decoder.feed(last(index=0))
+    assert decoder.usage == Usage(3, 4, 1)
+
+
+def test_an_empty_final_response() -> None:
+    decoder = StreamDecoder(1)
+    decoder.feed(last("a", final=False))
+    assert decoder.feed(message(final=True)) == []
+    decoder.end()
+
+
+@pytest.mark.parametrize("reason", [b"", b"null"])
+def test_words_for_not_finished(reason: bytes) -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", reason=reason)) == [Choice(0, "a", None)]
+    with pytest.raises(BackendError, match="ended the stream early"):
+        decoder.end()
+
+
+def test_a_backend_that_tells_neither_index_nor_reason() -> None:
+    decoder = StreamDecoder(1)
+    assert decoder.feed(says(b"a", index=None, reason=None)) == [Choice(0, "a", None)]
+    with pytest.raises(BackendError):
+        decoder.end()
+    decoder.feed(message(final=True))
+    decoder.end()
+
+
+def test_the_final_flag_does_not_finish_a_choice_for_a_backend_that_tells_reasons() -> None:
+    decoder = StreamDecoder(2)
+    decoder.feed(last(index=0))
+    with pytest.raises(BackendError):
+        decoder.end()
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+def test_an_index_that_nobody_asked_for(index: int) -> None:
+    with pytest.raises(BackendError):
+        StreamDecoder(1).feed(token("a", index))
+
+
+def test_a_stray_token_count_is_refused() -> None:
+    with pytest.raises(BackendError):
+        StreamDecoder(2).feed(message((contract.TOKEN, [b"a"]), (contract.COMPLETION_TOKENS, [1, 2])))
+
+
+TEXT = "aé漢🙂"
+
+
+@pytest.mark.parametrize("at", range(len(TEXT.encode()) + 1))
+def test_a_character_split_at_any_byte_comes_out_whole(at: int) -> None:
+    data = TEXT.encode()
+    decoder = StreamDecoder(1)
+    parts = [decoder.feed(says(data[:at])), decoder.feed(says(data[at:], reason=b"stop"))]
+    assert "".join(choice.text for part in parts for choice in part) == TEXT
+
+
+@given(st.lists(st.binary(max_size=5), max_size=8))
+def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
+    decoder = StreamDecoder(1)
+    deltas = [delta for token in tokens for delta in decoder.feed(says(token))]
+    deltas += decoder.feed(last())
+    assert "".join(delta.text for delta in deltas) == b"".join(tokens).decode(errors="replace")
+
+
+# ---- Step batches
+
+
+def batch(*outputs: tuple[contract.TensorSpec, list[object]]) -> ModelInferResponse:
+    texts = ((contract.REQUEST, [7, 5]), (contract.ROW_TOKEN, [b"a", b"b"]), (contract.ROW_INDEX, [0, 1]))
+    return message(*texts, *outputs)
+
+
+ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
+    (contract.ROW_FINISH_REASON, [b"null", b"stop"]),
+    (contract.ROW_PROMPT_TOKENS, [1, 2]),
+    (contract.ROW_CACHED_TOKENS, [0, 1]),
+    (contract.ROW_COMPLETION_TOKENS, [3, 4]),
+]
+
+
+def test_a_step_batch() -> None:
+    assert list(step_batch(batch())) == [(7, b"a", 0, None), (5, b"b", 1, None)]
+    assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, End("stop", 2, 1, 4))]
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        token("a"),
+        batch(*ENDS[:3]),
+        batch((contract.ROW_FINISH_REASON, [b"stop"])),
+        batch(*ENDS[:3], (contract.ROW_COMPLETION_TOKENS, [1])),
+        message((contract.REQUEST, [1, 2]), (contract.ROW_TOKEN, [b"a"]), (contract.ROW_INDEX, [0])),
+        message((contract.REQUEST, [1]), (contract.TensorSpec("token", "INT32", (1,), ""), [1]), (contract.INDEX, [0])),
+    ],
+)
+def test_a_step_batch_that_makes_no_sense(response: ModelInferResponse) -> None:
+    with pytest.raises(BackendError):
+        step_batch(response)
+
+
+# ---- Log probabilities
+
+LOGPROB_TENSORS: list[tuple[contract.TensorSpec, list[Any]]] = [
+    (contract.LOGPROB_INDEX, [0, 0, 1]),
+    (contract.LOGPROB_TOKEN, [b"a", b"b", b"c"]),
+    (contract.LOGPROB, [math.nan, -1.0, -2.0]),
+    (contract.TOP_LOGPROB_TOKEN, [b"", b"x", b"y"]),
+    (contract.TOP_LOGPROB, [math.nan, -0.5, -0.25]),
+]
+
+
+def with_logprobs(*outputs: tuple[contract.TensorSpec, list[Any]]) -> ModelInferResponse:
+    return message((contract.TEXT, [b"ab", b"c"]), *outputs)
+
+
+def test_log_probabilities_belong_to_their_choice() -> None:
+    told = answer(with_logprobs(*LOGPROB_TENSORS), 2)
+    assert [list(choice.logprobs) for choice in told.choices] == [
+        [TokenLogprob(b"a", None, ()), TokenLogprob(b"b", -1.0, [(b"x", -0.5)])],
+        [TokenLogprob(b"c", -2.0, [(b"y", -0.25)])],
+    ]
+
+
+@pytest.mark.parametrize("missing", range(1, 5))
+def test_log_probabilities_that_do_not_belong_together(missing: int) -> None:
+    outputs = [output for i, output in enumerate(LOGPROB_TENSORS) if i != missing]
+    with pytest.raises(BackendError):
+        answer(with_logprobs(*outputs), 2)
+
+
+def test_the_best_are_those_with_the_likeliest_tokens() -> None:
+    def choice(index: int, *logprobs: float) -> Choice:
+        return Choice(index, str(index), "stop", [TokenLogprob(b"x", logprob, ()) for logprob in logprobs])
+
+    told = Answer([choice(0, -2.0), choice(1, -1.0, -1.0, -1.0), choice(2, -3.0, -0.5)], Usage(1, 6, None))
+    chosen = best(told, 2)
+    assert [(choice.index, choice.text) for choice in chosen.choices] == [(0, "1"), (1, "2")]
+    assert chosen.usage == told.usage

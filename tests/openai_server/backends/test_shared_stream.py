@@ -1,0 +1,270 @@
+"""One stream for many requests, before a backend that is a script: no gRPC here."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from openai_server.backends.dialects.anyserve.decode import Row, Usage
+from openai_server.backends.mailbox import Cancel, Mailbox
+from openai_server.backends.shared_stream import SharedStream
+from openai_server.core.errors import BackendError
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
+from tests.wire.fake_worker import message
+
+Said = list[Row]
+
+
+class Backend:
+    """What was sent on the stream, and what it answers."""
+
+    def __init__(self) -> None:
+        self.sent: asyncio.Queue[ModelInferRequest] = asyncio.Queue()
+        self.may_send = asyncio.Event()
+        self.may_send.set()
+        self._answers: asyncio.Queue[ModelStreamInferResponse | BackendError | None] = asyncio.Queue()
+
+    async def open(self, requests: AsyncIterator[ModelInferRequest]) -> AsyncGenerator[ModelStreamInferResponse, None]:
+        sender = asyncio.create_task(self._send(requests))
+        try:
+            while (answer := await self._answers.get()) is not None:
+                if isinstance(answer, BackendError):
+                    raise answer
+                yield answer
+        finally:
+            sender.cancel()
+
+    async def _send(self, requests: AsyncIterator[ModelInferRequest]) -> None:
+        async for request in requests:
+            await self.may_send.wait()
+            self.sent.put_nowait(request)
+
+    async def number(self) -> int:
+        """Of the next request that arrives."""
+        return (await self.sent.get()).parameters[contract.PARAM_REQUEST].int64_param
+
+    async def cancelled(self) -> int:
+        return (await self.sent.get()).parameters[contract.PARAM_CANCEL].int64_param
+
+    def says(self, *rows: tuple[int, bytes, int]) -> None:
+        self._put(list(rows), [])
+
+    def ends(self, *rows: tuple[int, bytes, int], reason: bytes = b"stop") -> None:
+        counts: list[Any] = [
+            (contract.ROW_FINISH_REASON, [reason] * len(rows)),
+            (contract.ROW_PROMPT_TOKENS, [3] * len(rows)),
+            (contract.ROW_CACHED_TOKENS, [1] * len(rows)),
+            (contract.ROW_COMPLETION_TOKENS, [2] * len(rows)),
+        ]
+        self._put(list(rows), counts)
+
+    def refuses(self, number: int | None, status: str = "INTERNAL", reason: str = "") -> None:
+        response = ModelStreamInferResponse(error_message="no")
+        parameters = response.infer_response.parameters
+        parameters[contract.ERROR_STATUS].string_param = status
+        parameters[contract.ERROR_REASON].string_param = reason
+        if number is not None:
+            parameters[contract.PARAM_REQUEST].int64_param = number
+        self._answers.put_nowait(response)
+
+    def breaks(self, error: BackendError | None = None) -> None:
+        self._answers.put_nowait(error)
+
+    def _put(self, rows: list[tuple[int, bytes, int]], more: list[Any]) -> None:
+        numbers, tokens, indexes = ([row[i] for row in rows] for i in range(3))
+        batch = message((contract.REQUEST, numbers), (contract.ROW_TOKEN, tokens), (contract.ROW_INDEX, indexes), *more)
+        self._answers.put_nowait(ModelStreamInferResponse(infer_response=batch))
+
+
+@asynccontextmanager
+async def stream(timeout: float | None = None) -> AsyncIterator[tuple[SharedStream, Backend]]:
+    backend = Backend()
+    shared = SharedStream(backend.open, timeout=timeout)
+    try:
+        async with asyncio.timeout(10):
+            yield shared, backend
+    finally:
+        await shared.close()
+    assert not shared._requests
+
+
+def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
+    def start(k: int, mailbox: Mailbox) -> Cancel:
+        return shared.start(ModelInferRequest(id=str(k)), n, k, mailbox)
+
+    return Mailbox(prompts, start, patience=60)
+
+
+async def whole(mailbox: Mailbox) -> Said:
+    said: Said = []
+    while rows := await mailbox.take():
+        said += rows
+    return said
+
+
+async def test_rows_go_to_whom_they_belong() -> None:
+    async with stream() as (shared, backend):
+        one, two = ask(shared), ask(shared, n=2, prompts=2)
+        a, b, c = [await backend.number() for _ in range(3)]
+        backend.says((b, b"b0", 0), (a, b"a", 0), (c, b"c1", 1), (c, b"c0", 0))
+        backend.ends((a, b"!", 0), (b, b"", 0), (b, b"b1", 1))
+        backend.ends((c, b"", 0), (c, b"", 1), reason=b"length")
+        assert await whole(one) == [(0, b"a", None, ()), (0, b"!", "stop", ())]
+        assert await whole(two) == [
+            (0, b"b0", None, ()),
+            (3, b"c1", None, ()),
+            (2, b"c0", None, ()),
+            (0, b"", "stop", ()),
+            (1, b"b1", "stop", ()),
+            (2, b"", "length", ()),
+            (3, b"", "length", ()),
+        ]
+        assert one.usages == [Usage(3, 2, 1)]
+        assert two.usages == [Usage(3, 4, 1), Usage(3, 4, 1)]
+
+
+async def test_an_error_is_that_of_one_request() -> None:
+    async with stream() as (shared, backend):
+        bad, good = ask(shared), ask(shared)
+        a, b = await backend.number(), await backend.number()
+        backend.refuses(a, "RESOURCE_EXHAUSTED", "queue_full")
+        backend.refuses(None)
+        backend.refuses(77)
+        backend.ends((b, b"x", 0))
+        with pytest.raises(BackendError) as refused:
+            await bad.take()
+        assert (refused.value.status, refused.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+        assert await whole(good) == [(0, b"x", "stop", ())]
+        assert not shared.retired
+
+
+async def test_a_backend_that_drains_gets_nothing_new() -> None:
+    async with stream() as (shared, backend):
+        old, new = ask(shared), ask(shared)
+        a, b = await backend.number(), await backend.number()
+        backend.refuses(b, "UNAVAILABLE", contract.REASON_DRAINING)
+        with pytest.raises(BackendError):
+            await new.take()
+        assert shared.retired
+        backend.ends((a, b"x", 0))
+        assert await whole(old) == [(0, b"x", "stop", ())]
+
+
+@pytest.mark.parametrize("error", [None, BackendError("UNAVAILABLE", "gone"), BackendError("INTERNAL", "odd")])
+async def test_losing_the_stream_fails_its_requests(error: BackendError | None) -> None:
+    async with stream() as (shared, backend):
+        mailboxes = [ask(shared, prompts=2) for _ in range(3)]
+        a = await backend.number()
+        backend.says((a, b"x", 0))
+        backend.breaks(error)
+        assert await mailboxes[0].take() == [(0, b"x", None, ())]
+        for mailbox in mailboxes:
+            with pytest.raises(BackendError) as lost:
+                await mailbox.take()
+            assert lost.value.status == "UNAVAILABLE"
+        assert shared.retired
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+async def test_a_choice_that_nobody_asked_for_fails_its_request(index: int) -> None:
+    async with stream() as (shared, backend):
+        bad, good = ask(shared), ask(shared)
+        a, b = await backend.number(), await backend.number()
+        backend.ends((a, b"x", index), (b, b"y", 0))
+        with pytest.raises(BackendError, match="sent choice"):
+            await bad.take()
+        assert await whole(good) == [(0, b"y", "stop", ())]
+        assert await backend.cancelled() == a
+
+
+async def test_a_batch_that_makes_no_sense_ends_the_stream() -> None:
+    async with stream() as (shared, backend):
+        mailbox = ask(shared)
+        backend._answers.put_nowait(ModelStreamInferResponse(infer_response=message((contract.TOKEN, [b"a"]))))
+        with pytest.raises(BackendError) as lost:
+            await mailbox.take()
+        assert lost.value.status == "UNAVAILABLE"
+
+
+async def test_who_is_gone_is_cancelled_and_gets_nothing() -> None:
+    async with stream() as (shared, backend):
+        gone, other = ask(shared), ask(shared)
+        a, b = await backend.number(), await backend.number()
+        gone.close()
+        assert await backend.cancelled() == a
+        backend.says((a, b"late", 0), (b, b"x", 0))
+        backend.ends((a, b"later", 0), (b, b"", 0))
+        assert await whole(other) == [(0, b"x", None, ()), (0, b"", "stop", ())]
+        gone.close()
+        assert backend.sent.empty()
+
+
+async def test_who_is_gone_before_it_was_sent_is_never_sent() -> None:
+    async with stream() as (shared, backend):
+        backend.may_send.clear()
+        first = ask(shared)
+        await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        gone, last = ask(shared), ask(shared)
+        gone.close()
+        backend.may_send.set()
+        assert [await backend.number(), await backend.number()] == [0, 2]
+        first.close()
+        last.close()
+        assert {await backend.cancelled(), await backend.cancelled()} == {0, 2}
+
+
+async def test_a_backend_that_stopped() -> None:
+    async with stream(timeout=0.05) as (shared, backend):
+        mailbox = ask(shared)
+        request = await backend.sent.get()
+        assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 50_000
+        with pytest.raises(BackendError) as late:
+            await mailbox.take()
+        assert late.value.status == "DEADLINE_EXCEEDED"
+        assert await backend.cancelled() == 0
+
+
+async def test_numbers_begin_again_and_skip_those_in_use() -> None:
+    async with stream() as (shared, backend):
+        waiting = ask(shared)
+        assert await backend.number() == 0
+        shared._last_number = contract.INT32_MAX - 1
+        others = [ask(shared), ask(shared)]
+        assert [await backend.number(), await backend.number()] == [contract.INT32_MAX, 1]
+        for mailbox in (waiting, *others):
+            mailbox.close()
+
+
+async def test_who_does_not_take_holds_up_nobody() -> None:
+    async with stream() as (shared, backend):
+        slow, fast = ask(shared), ask(shared)
+        a, b = await backend.number(), await backend.number()
+        for _ in range(5000):
+            backend.says((a, b"s", 0), (b, b"f", 0))
+        backend.ends((a, b"", 0), (b, b"", 0))
+        assert b"".join(token for _, token, *_ in await whole(fast)) == b"f" * 5000
+        assert b"".join(token for _, token, *_ in await whole(slow)) == b"s" * 5000
+
+
+@given(
+    texts=st.lists(st.lists(st.binary(max_size=3), min_size=1, max_size=6), min_size=1, max_size=4),
+    order=st.randoms(use_true_random=False),
+)
+async def test_any_interleaving_gives_the_same_texts(texts: list[list[bytes]], order: Any) -> None:
+    async with stream() as (shared, backend):
+        mailboxes = [ask(shared) for _ in texts]
+        numbers = [await backend.number() for _ in texts]
+        left = [list(tokens) for tokens in texts]
+        while any(left):
+            who = order.sample([i for i, tokens in enumerate(left) if tokens], 1)
+            who += [i for i, tokens in enumerate(left) if tokens and i not in who and order.random() < 0.5]
+            backend.says(*((numbers[i], left[i].pop(0), 0) for i in who))
+        backend.ends(*((number, b"", 0) for number in numbers))
+        for mailbox, tokens in zip(mailboxes, texts, strict=True):
+            assert b"".join(token for _, token, *_ in await whole(mailbox)) == b"".join(tokens)

@@ -1,0 +1,50 @@
+import grpc
+import pytest
+
+from openai_server.core.errors import (
+    GRPC_TO_HTTP,
+    APIError,
+    BackendError,
+    ModelNotFound,
+    UnsupportedParameter,
+    from_backend,
+)
+
+
+def test_the_table_has_every_status_but_ok() -> None:
+    assert set(GRPC_TO_HTTP) == {code.name for code in grpc.StatusCode} - {"OK"}
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [
+        ("INVALID_ARGUMENT", 400),
+        ("OUT_OF_RANGE", 400),
+        ("FAILED_PRECONDITION", 400),
+        ("NOT_FOUND", 404),
+        ("RESOURCE_EXHAUSTED", 429),
+        ("UNAVAILABLE", 503),
+        ("DEADLINE_EXCEEDED", 504),
+        ("UNIMPLEMENTED", 501),
+        ("a word that is no status", 502),
+    ],
+)
+def test_http_status(status: str, expected: int) -> None:
+    assert from_backend(BackendError(status, "m"), {}).status == expected
+
+
+@pytest.mark.parametrize(
+    ("status", "type"),
+    [(400, "invalid_request_error"), (429, "rate_limit_error"), (499, "invalid_request_error"), (500, "server_error")],
+)
+def test_type_follows_status(status: int, type: str) -> None:
+    assert APIError(status, "m").envelope() == {"error": {"message": "m", "type": type, "param": None, "code": None}}
+
+
+def test_an_error_without_a_message_still_says_something() -> None:
+    assert from_backend(BackendError("INVALID_ARGUMENT", ""), {}).message
+
+
+def test_codes_that_clients_look_for() -> None:
+    assert ModelNotFound("x").code == "model_not_found"
+    assert UnsupportedParameter("tools").param == "tools"

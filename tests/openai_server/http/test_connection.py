@@ -1,0 +1,291 @@
+"""uvicorn's connection with our bounds: bytes in, bytes out, without a socket."""
+
+import asyncio
+import gc
+import weakref
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import orjson
+import pytest
+import uvicorn
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse
+from starlette.types import Receive, Scope, Send
+from uvicorn.server import ServerState
+
+from openai_server.http import linger
+from openai_server.http.connection import MAX_HEADER_BYTES, MAX_HEADERS, MAX_PIPELINED, Connection, connection
+from openai_server.http.framing import MAX_TARGET_BYTES
+
+BODY = b"0123456789"
+PLAIN = b"POST /a HTTP/1.1\r\nhost: x\r\ncontent-length: 10\r\n\r\n" + BODY
+CHUNKED = (
+    b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    b"3;why=not\r\n012\r\n7\r\n3456789\r\n0\r\ntrailer: 1\r\n\r\n"
+)
+
+
+class FakeTransport(asyncio.Transport):
+    def __init__(self) -> None:
+        super().__init__()
+        self.written = b""
+        self.closed = False
+        self.eof = False
+        self.unsent = 0
+
+    def get_extra_info(self, name: str, default: Any = None) -> Any:
+        return default
+
+    def write(self, data: Any) -> None:
+        assert not self.ended
+        self.written += data
+
+    @property
+    def ended(self) -> bool:
+        """The client sees that nothing more comes."""
+        return self.closed or self.eof
+
+    def can_write_eof(self) -> bool:
+        return True
+
+    def write_eof(self) -> None:
+        self.eof = True
+
+    def close(self) -> None:
+        self.closed = True
+
+    abort = close
+
+    def is_closing(self) -> bool:
+        return self.closed
+
+    def get_write_buffer_size(self) -> int:
+        return self.unsent
+
+    def pause_reading(self) -> None: ...
+
+    def resume_reading(self) -> None: ...
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    body = await Request(scope, receive).body()
+    await PlainTextResponse(b"<" + body + b">")(scope, receive, send)
+
+
+def connected(
+    seconds: float = 1000,
+    *,
+    most: int = 1,
+    state: ServerState | None = None,
+    refused: Callable[[], None] = lambda: None,
+) -> tuple[Connection, FakeTransport]:
+    made = connection(header_seconds=seconds, body_seconds=seconds, send_seconds=seconds, most=most, refused=refused)
+    config = uvicorn.Config(echo, http=made, lifespan="off", log_config=None, ws="none")
+    config.load()
+    transport, client = FakeTransport(), made(config, state or ServerState(), {}, asyncio.get_running_loop())
+    client.connection_made(transport)
+    return client, transport
+
+
+async def answered(client: Connection, transport: FakeTransport, parts: Iterable[bytes], answers: int = 1) -> None:
+    """Sends the parts, each followed by what the server does with it; then checks that all was answered."""
+    for part in parts:
+        client.data_received(part)
+        for _ in range(3):
+            await asyncio.sleep(0)
+    async with asyncio.timeout(10):
+        while transport.written.count(b"<" + BODY + b">") < answers:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") == answers
+    assert not transport.ended
+    assert client._timer is None
+    client.connection_lost(None)
+
+
+@pytest.mark.parametrize("request_", [PLAIN, CHUNKED, b"\r\n" + PLAIN], ids=["plain", "chunked", "empty line"])
+async def test_a_request_in_two_parts_or_byte_by_byte(request_: bytes) -> None:
+    for k in range(len(request_) + 1):
+        await answered(*connected(), [part for part in (request_[:k], request_[k:]) if part])
+    await answered(*connected(), [request_[k : k + 1] for k in range(len(request_))])
+
+
+async def test_two_requests_at_once_cut_anywhere() -> None:
+    both = PLAIN + CHUNKED
+    for k in range(len(both) + 1):
+        await answered(*connected(), [part for part in (both[:k], both[k:]) if part], answers=2)
+
+
+async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> None:
+    client, transport = connected()
+    assert 1000 * len(CHUNKED) > MAX_HEADER_BYTES
+    await answered(client, transport, [CHUNKED] * 1000, answers=1000)
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /" + b"a" * MAX_HEADER_BYTES + b" HTTP/1.1\r\n", 414),
+        (b"GET /" + b"a" * MAX_TARGET_BYTES + b" HTTP/1.1\r\n", 414),
+        (b"GET /a HTTP/1.1\r\na: " + b"a" * MAX_HEADER_BYTES + b"\r\n", 431),
+        (b"GET /a HTTP/1.1\r\n" + b"a:\r\n" * (MAX_HEADERS + 1), 431),
+    ],
+    ids=["path", "target", "one", "many"],
+)
+@pytest.mark.parametrize("pieces", [1, 3])
+async def test_headers_out_of_proportion_however_they_come(head: bytes, status: int, pieces: int) -> None:
+    client, transport = connected()
+    message = head + b"host: x\r\n\r\n"
+    size = -(-len(message) // pieces)
+    for k in range(pieces):
+        client.data_received(message[k * size : (k + 1) * size])
+    assert transport.written.startswith(b"HTTP/1.1 %d " % status)
+    assert transport.ended
+    client.connection_lost(None)
+
+
+async def test_no_more_requests_wait_on_a_connection_than_may() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN * (MAX_PIPELINED + 1))
+    assert not transport.closed
+    for _ in range(100):
+        await asyncio.sleep(0)
+    answers = transport.written.count(b"HTTP/1.1 200")
+    client.data_received(PLAIN * 10_000)
+    assert len(client.pipeline) <= MAX_PIPELINED
+    async with asyncio.timeout(10):
+        while not transport.ended:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") <= answers + MAX_PIPELINED + 1
+    assert transport.written.count(b"HTTP/1.1 400") == 1
+    client.connection_lost(None)
+
+
+async def test_nothing_is_read_while_requests_wait_on_a_connection() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN * 20)
+    while client.pipeline:
+        assert client.flow.read_paused
+        await asyncio.sleep(0)
+    assert transport.written.count(b"HTTP/1.1 200") >= 19
+    client.connection_lost(None)
+
+
+async def test_a_large_body_in_small_chunks_is_no_header() -> None:
+    client, transport = connected()
+    client.data_received(b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
+    for _ in range(MAX_HEADER_BYTES // 100):
+        client.data_received(b"1\r\nx\r\n" * 100)
+        await asyncio.sleep(0)
+    assert not transport.closed
+    client.connection_lost(None)
+
+
+async def test_one_too_many_is_told_so_and_closed() -> None:
+    state, told = ServerState(), list[str]()
+
+    def connect() -> tuple[Connection, FakeTransport]:
+        return connected(most=2, state=state, refused=lambda: told.append("refused"))
+
+    first, second, third = connect(), connect(), connect()
+    assert told == ["refused"]
+    head, _, body = third[1].written.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
+    assert b"\r\nretry-after: 1\r\n" in head
+    assert b"\r\nconnection: close" in head
+    assert orjson.loads(body)["error"]["code"] == "server_overloaded"
+    assert third[1].ended
+    third[0].connection_lost(None)
+    assert third[0]._timer is None
+    await answered(*first, [PLAIN])  # which ends with its connection
+    await answered(*connect(), [PLAIN])
+    await answered(*second, [PLAIN])
+    assert told == ["refused"]
+
+
+@pytest.mark.parametrize("sent", [b"POST", b"\r", PLAIN[:-1], PLAIN[:-1] + b"9GET", CHUNKED[:-2]])
+async def test_what_was_begun_is_timed(sent: bytes) -> None:
+    client, _ = connected()
+    client.data_received(sent)
+    assert client._timer is not None
+    client.connection_lost(None)
+    assert client._timer is None
+
+
+async def test_a_late_head_is_told_and_the_connection_closed() -> None:
+    client, transport = connected(0.01)
+    client.data_received(b"POST /a")
+    await asyncio.sleep(0.05)
+    assert transport.written.startswith(b"HTTP/1.1 408 Request Timeout\r\n")
+    assert transport.ended
+
+
+async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading() -> None:
+    client, transport = connected(0.05)
+    client.data_received(PLAIN)
+    client.pause_writing()
+    client.resume_writing()
+    await asyncio.sleep(0.1)
+    assert not transport.closed
+    client.pause_writing()
+    await asyncio.sleep(0.1)
+    assert transport.closed
+
+
+async def test_a_client_that_goes_on_sending_after_the_last_answer_is_read_until_it_stops(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(linger, "IDLE_SECONDS", 0.05)
+    client, transport = connected()
+    client.data_received(b"nonsense\r\n\r\n")
+    assert transport.written.startswith(b"HTTP/1.1 400 ")
+    for _ in range(10):
+        assert (transport.eof, transport.closed) == (True, False)
+        client.data_received(PLAIN)
+        await asyncio.sleep(0.02)
+    await asyncio.sleep(0.2)
+    assert transport.closed
+    assert transport.written.count(b"HTTP/1.1") == 1
+    client.connection_lost(None)
+
+
+async def test_a_body_that_follows_an_early_answer_is_read_to_its_end_and_no_further() -> None:
+    client, transport = connected()
+    client.data_received(PLAIN.replace(b"\r\n\r\n", b"\r\nExpect: x\r\n\r\n"))
+    assert transport.written.startswith(b"HTTP/1.1 417 ")
+    client.data_received(b"x" * (linger.MAX_DISCARDED_BYTES // 2))
+    assert not transport.closed
+    client.data_received(b"x" * (linger.MAX_DISCARDED_BYTES // 2 + 1))
+    assert transport.closed
+    client.connection_lost(None)
+
+
+UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
+
+
+@pytest.mark.parametrize("request_", [PLAIN, CHUNKED], ids=["plain", "chunked"])
+async def test_an_upgrade_is_ignored_wherever_it_is_cut(request_: bytes) -> None:
+    wanted = request_.replace(b"\r\n\r\n", b"\r\n" + UPGRADE, 1)
+    three = wanted + request_ + wanted
+    for k in range(len(three) + 1):
+        await answered(*connected(), [part for part in (three[:k], three[k:]) if part], answers=3)
+    await answered(*connected(), [three[k : k + 1] for k in range(len(three))], answers=3)
+
+
+@pytest.mark.parametrize("request_", [PLAIN, PLAIN.replace(b"host: x", b"host: x\r\nconnection: close")])
+async def test_a_connection_that_is_lost_leaves_no_garbage(request_: bytes) -> None:
+    client, transport = connected()
+    lost = weakref.ref(client)
+    client.data_received(request_)
+    async with asyncio.timeout(10):
+        while BODY + b">" not in transport.written:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+    for _ in range(3):
+        await asyncio.sleep(0)
+    gc.disable()
+    try:
+        client.connection_lost(None)
+        del client, transport
+        assert lost() is None
+    finally:
+        gc.enable()

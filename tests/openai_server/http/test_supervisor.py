@@ -1,0 +1,93 @@
+import asyncio
+import logging
+import socket
+import sys
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import click
+import pytest
+
+from openai_server.config import Config
+from openai_server.http.supervisor import Supervisor
+
+SERVES = "print('started', flush=True); sys.stdin.read()"
+"""Until its parent ends, or it is told to."""
+
+
+def child(code: str) -> list[str]:
+    return [sys.executable, "-c", f"import os, pickle, signal, socket, sys\n{code}"]
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener
+
+
+class Log(logging.Handler):
+    def __init__(self) -> None:
+        super().__init__()
+        self._lines = asyncio.Queue[str]()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._lines.put_nowait(record.getMessage())
+
+    async def line(self) -> str:
+        return await asyncio.wait_for(self._lines.get(), 30)
+
+
+@pytest.fixture
+async def log() -> AsyncIterator[Log]:
+    log = Log()
+    logger = logging.getLogger("openai_server.http.supervisor")
+    logger.addHandler(log)
+    yield log
+    logger.removeHandler(log)
+
+
+async def test_who_cant_start_ends_everything(listener: socket.socket, tmp_path: Path) -> None:
+    # The second finds the file of the first.
+    code = f"try: os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL)\nexcept OSError: sys.exit(7)\n{SERVES}"
+    supervisor = Supervisor(Config(workers=2), [listener], child=child(code))
+    with pytest.raises(click.ClickException, match="can't start"):
+        await asyncio.wait_for(supervisor.run(), 30)
+
+
+@pytest.mark.parametrize(
+    ("dies", "status"),
+    [("print('started', flush=True); sys.exit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],
+)
+async def test_who_dies_is_replaced_after_a_pause_that_grows(
+    listener: socket.socket, log: Log, dies: str, status: int
+) -> None:
+    supervisor = Supervisor(Config(), [listener], child=child(dies))
+    running = asyncio.create_task(supervisor.run())
+    for pause in ("0.5", "1"):
+        line = await log.line()
+        assert line.startswith("worker process ")
+        assert line.endswith(f" ended with status {status}; starting another one in {pause} s")
+    supervisor.end()
+    await asyncio.wait_for(running, 30)
+
+
+async def test_all_share_the_socket_and_know_the_configuration(listener: socket.socket) -> None:
+    config = Config(workers=2, model_alias={"a": "b"}, chat_template="{{ messages }}" * 100_000)
+    code = """
+config = pickle.load(sys.stdin.buffer)
+connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
+connection.sendall(b"%d %d" % (os.getpid(), len(config.chat_template)))
+connection.close()
+"""
+    supervisor = Supervisor(config, [listener], child=child(code + SERVES))
+    running = asyncio.create_task(supervisor.run())
+    told = []
+    async with asyncio.timeout(30):
+        for _ in range(2):
+            reader, writer = await asyncio.open_connection(*listener.getsockname())
+            told.append((await reader.read()).split())
+            writer.close()
+        supervisor.end()
+        await running
+    assert told[0][0] != told[1][0]
+    assert [length for _, length in told] == [b"1400000"] * 2

@@ -1,0 +1,52 @@
+"""In every format, an error in the grammar for one of two tools is one of that tool's part."""
+
+import pytest
+from llguidance import LLMatcher
+
+from anyserve_worker.guides.errors import explained, parts
+from openai_server.api.schemas import FunctionDefinition, Tool
+from openai_server.core import guide_parts
+from protos import contract
+from tests.openai_server.parsing.grammars import tokenizer
+from tests.openai_server.parsing.tools.cases import FORMATS
+
+LARK = contract.LARK.name
+IMPOSSIBLE = {"type": "integer", "minimum": 5, "maximum": 3}
+
+
+def tools(*schemas: object) -> list[Tool]:
+    return [
+        Tool(
+            "function",
+            FunctionDefinition(f"f{i}", parameters={"type": "object", "properties": {"a": schema}, "required": ["a"]}),
+        )
+        for i, schema in enumerate(schemas)
+    ]
+
+
+@pytest.mark.parametrize("name", FORMATS)
+@pytest.mark.parametrize("bad", [0, 1])
+def test_of_two_tools(name: str, bad: int) -> None:
+    schemas = [{"type": "integer"}, {"type": "integer"}]
+    schemas[bad] = IMPOSSIBLE  # type: ignore[assignment]
+    for grammar in (
+        FORMATS[name].grammar(tools(*schemas), parallel=True),
+        FORMATS[name].strict_grammar(tools(*schemas)),
+        FORMATS[name].guided_grammar(tools(*schemas), body="/a|b/", parallel=True),
+    ):
+        error = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0).get_error()
+        reason, part = explained(LARK, grammar, error)
+        assert part == guide_parts.of_function(f"f{bad}"), error
+        assert "nsatisfiable" in reason
+        assert "json" not in reason
+        assert {part for part, _ in parts(LARK, grammar)} >= {guide_parts.of_function(f"f{i}") for i in (0, 1)}
+
+
+@pytest.mark.parametrize("name", FORMATS)
+def test_of_the_content(name: str) -> None:
+    grammar = FORMATS[name].guided_grammar(tools({"type": "integer"}), body="/a(/", parallel=True)
+    error = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0).get_error()
+    assert explained(LARK, grammar, error) == (
+        "invalid regular expression 'a(' (character 2): unclosed group",
+        guide_parts.GUIDE,
+    )

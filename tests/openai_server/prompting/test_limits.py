@@ -1,0 +1,266 @@
+"""Templates that attack: each is refused, in bounded time and memory, however it goes about it."""
+
+import itertools
+import tracemalloc
+from collections.abc import Iterator
+from datetime import datetime
+
+import pytest
+
+from openai_server.api.schemas import Message, UserMessage
+from openai_server.core.errors import InvalidRequest
+from openai_server.prompting.limits import CURRENT, Budget, LimitExceeded
+from openai_server.prompting.template import Templates
+
+CHARACTERS = 10_000
+"""Sixteen times as many may be made on the way."""
+MEMORY = 16 << 20
+"""Bytes. Far above what the limit allows (and the compiler takes), far below what the attacks ask for."""
+
+
+def render(source: str, content: str = "a") -> str:
+    ticking = itertools.count()
+    messages: list[Message] = [UserMessage(content)]
+    # A clock that counts the looks at it, so that the tests do not depend on the machine.
+    return Templates(
+        clock=lambda: next(ticking) / 100, now=lambda: datetime(2026, 1, 1), seconds=1, characters=CHARACTERS
+    ).render(source, messages, {})
+
+
+@pytest.fixture(autouse=True)
+def _bounded_memory() -> Iterator[None]:
+    tracemalloc.start()
+    yield
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < MEMORY
+
+
+def growing(step: str, start: str = "'aaaaaaaaaaaaaaaa'") -> str:
+    """A template that applies `step` to x a hundred times."""
+    return "{% set ns = namespace(x=" + start + ") %}{% for i in range(100) %}{% set ns.x = " + step + " %}{% endfor %}"
+
+
+BILLION_LAUGHS = growing("[ns.x, ns.x]", "['a']")
+FOREVER = "{% for i in range(99999) %}{% for i in range(99999) %}%s{% endfor %}{% endfor %}"
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        FOREVER.replace("%s", ""),
+        "{% for i in range(99999) %}{% for i in range(99999) if false %}{% endfor %}{% endfor %}",
+        "{% for i in range(99999) recursive %}{{ loop(range(99999)) if loop.depth < 9 }}{% endfor %}",
+        "{% macro f(n) %}{% if n %}{{ f(n - 1) }}{{ f(n - 1) }}{% endif %}{% endmacro %}{{ f(60) }}",
+        FOREVER.replace("%s", "{% set x = range(99999) | list %}"),
+        FOREVER.replace("%s", "{% if messages == messages %}{% endif %}"),
+        "{% for i in range(99999) %}{{ range(99999) | map('string') | list | length }}{% endfor %}",
+        "{% for i in range(99999) %}{{ range(99999) | select('even') | list | length }}{% endfor %}",
+        "{% for i in range(99999) %}{{ range(99999) | sort | last }}{% endfor %}",
+    ],
+)
+def test_too_long(source: str) -> None:
+    with pytest.raises(InvalidRequest, match=r"took longer than|made more than"):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        growing("ns.x ~ ns.x"),
+        growing("ns.x + ns.x"),
+        growing("ns.x * 16"),
+        growing("16 * ns.x"),
+        growing("ns.x + ns.x", "[1, 2, 3]"),
+        growing("ns.x * 16", "[1, 2, 3]"),
+        growing("ns.x + ns.x", "(1, 2)"),
+        growing("ns.x | replace('a', 'aaaaaaaa')"),
+        growing("ns.x.replace('a', ns.x)"),
+        growing("ns.x.replace('', ns.x)"),
+        growing("ns.x.join(ns.x)"),
+        growing("ns.x | join(ns.x)"),
+        growing("[ns.x, ns.x] | join"),
+        growing("'%s%s' % (ns.x, ns.x)"),
+        growing("'%(a)s%(a)s' % {'a': ns.x}"),
+        growing("'%s%s' | format(ns.x, ns.x)"),
+        growing("'{0}{0}'.format(ns.x)"),
+        growing("'{0!r}{0!r}'.format(ns.x)"),
+        growing("(ns.x ~ '\n' ~ ns.x) | indent(ns.x)"),
+        growing("ns.x | tojson | tojson"),
+        growing("[ns.x, ns.x] | string"),
+        growing("[ns.x, ns.x] | tojson"),
+        growing("[ns.x, ns.x] | upper"),
+        growing("ns.x + [ns.x]", "[1]") + "{{ ns.x }}",
+        "{% set ns = namespace(x=[]) %}{% for i in range(9999) %}{% set ns.x = ns.x + ['%05d' % i] %}{% endfor %}",
+        "{% macro f() %}{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}{% endmacro %}{{ f() }}",
+        "{% set x %}{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}{% endset %}",
+        "{% for i in range(99999) %}" + "x" * 1000 + "{% endfor %}",
+        "{% macro f(n) %}{% if n %}{% set x %}{{ f(n - 1) }}{% endset %}{{ x ~ x }}{% else %}aaaa{% endif %}"
+        "{% endmacro %}{{ f(50) }}",
+        "{{ 'a' * 1000000000 }}",
+        "{{ [0] * 1000000000 }}",
+        "{{ 'a' | center(1000000000) }}",
+        "{{ 'a'.center(1000000000) }}",
+        "{{ 'a'.ljust(1000000000) }}",
+        "{{ 'a'.rjust(1000000000) }}",
+        "{{ 'a'.zfill(1000000000) }}",
+        "{{ 'a\nb' | indent(1000000000) }}",
+        "{{ [1] | batch(1000000000, 0) | list }}",
+        "{{ '%1000000000d' % 1 }}",
+        "{{ '%.1000000000f' % 1 }}",
+        "{{ '%*d' % (1000000000, 1) }}",
+        "{{ '%1000000000d' | format(1) }}",
+        "{{ '{:1000000000}'.format(1) }}",
+        "{{ '{:{w}}'.format(1, w=1000000000) }}",
+        "{{ '{:.1000000000f}'.format(1.5) }}",
+        "{{ [[1]] | tojson(indent=1000000000) }}",
+        "{{ [[1]] | tojson(indent='" + " " * 1000 + "') }}",
+        "{{ range(9999) | list | tojson(separators=('" + "," * 9999 + "', ':')) }}",
+        BILLION_LAUGHS + "{{ ns.x }}",
+        BILLION_LAUGHS + "{{ ns.x ~ '' }}",
+        BILLION_LAUGHS + "{{ ns.x | string }}",
+        BILLION_LAUGHS + "{{ ns.x | tojson }}",
+        BILLION_LAUGHS + "{{ ns.x | tojson(indent=1) }}",
+        BILLION_LAUGHS + "{{ '%s' % [ns.x] }}",
+        BILLION_LAUGHS + "{{ '{}'.format(ns.x) }}",
+        BILLION_LAUGHS + "{{ [ns.x] == [[ns.x]] }}",
+        BILLION_LAUGHS + "{{ ns.x is eq([]) }}",
+        BILLION_LAUGHS + "{{ 1 in ns.x }}",
+        BILLION_LAUGHS + "{{ [ns.x] | unique | list }}",
+        BILLION_LAUGHS + "{{ ns.x.index(1) }}",
+        growing("{'a': ns.x, 'b': ns.x}") + "{{ ns.x }}",
+        growing("(ns.x, ns.x)") + "{{ {ns.x: 1} }}",
+        growing("(ns.x, ns.x)") + "{{ [ns.x] | unique | list }}",
+        "{% set ns = namespace() %}{% set ns.x = [ns] %}{{ ns.x }}",
+        "{{ 10 ** 1000000000 }}",
+        "{{ 2 ** (2 ** 100) }}",
+        growing("ns.x * ns.x", "99999999"),
+        "{{ 5 | round(-1000000000) }}",
+        "{{ 1.5 | round(1000000000) }}",
+    ],
+)
+def test_too_large(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ messages[0].content.replace('a', messages[0].content) }}",
+        "{{ messages[0].content | replace('a', messages[0].content) }}",
+        "{{ messages[0].content ~ messages[0].content }}",
+        "{{ messages[0].content | list }}",
+        "{{ messages[0].content.split('a') }}",
+    ],
+)
+def test_a_large_message_does_not_help(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        render(source, "a" * 100_000)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        "messages[0].content.split('a')",
+        "messages[0].content.split()",
+        "messages[0].content.rsplit('a')",
+        "messages[0].content.splitlines()",
+        "messages[0].content | list",
+        "messages[0].content | sort",
+    ],
+)
+def test_a_list_is_counted_before_it_is_made(work: str) -> None:
+    with pytest.raises(InvalidRequest, match="characters"):
+        render("{{ (" + work + ") | length }}", "a\n" * 1_000_000)
+
+
+def test_a_split_that_is_limited_is_counted_so() -> None:
+    assert render("{{ messages[0].content.split('a', 1) | length }}", "a" * 20_000) == "2"
+    assert render("{{ messages[0].content.rsplit('a')[-1] }}", "a" * 4_000) == ""
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
+        "{% macro f() %}{{ caller() }}{% call f() %}{{ f() }}{% endcall %}{% endmacro %}{% call f() %}{% endcall %}",
+        "{% block x %}{{ self.x() }}{% endblock %}",
+        growing("[ns.x]", "[]").replace("100", "5000") + "{{ ns.x }}",
+        "{{ " + "-" * 5000 + "1 }}",
+        "{% if a %}" * 150 + "{% endif %}" * 150,
+    ],
+)
+def test_too_deep(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        render(source)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "{{ ''.__class__.__mro__ }}",
+        "{{ ''['__class__'].__base__ }}",
+        "{{ messages.__class__.__base__.__subclasses__() }}",
+        "{{ raise_exception.__globals__['os'] }}",
+        "{{ strftime_now.__func__.__globals__.x }}",
+        "{{ range.__init__.__globals__.x }}",
+        "{{ self.__init__.__globals__ }}",
+        "{{ self._TemplateReference__context.environment }}",
+        "{{ namespace.__init__.__globals__.x }}",
+        "{{ '{0.__class__.__mro__}'.format('') ~ '{0.__class__}'.format('').x.y }}",
+        "{{ ('a' | attr('__class__')).__mro__ }}",
+        "{{ messages | map(attribute='__class__') | map(attribute='__mro__') | first | first }}",
+        "{{ messages.append(1) }}",
+        "{{ messages[0].update({}) }}",
+        "{{ messages[0].clear() }}",
+        "{{ dict.fromkeys(range(9), 1) }}",
+        "{{ (5).to_bytes(1000000000, 'big') }}",
+        "{{ 'a'.format_map({}) }}",
+        "{{ 'a'.expandtabs(1000000000) }}",
+        "{{ 'a'.translate({}) }}",
+        "{{ 'a'.encode().hex() }}",
+        "{{ lipsum() }}",
+        "{{ cycler(1) }}",
+        "{{ environment.x }}",
+        "{{ context.x }}",
+        "{{ guard_loop(messages) }}",
+    ],
+)
+def test_there_is_no_way_out(source: str) -> None:
+    with pytest.raises(InvalidRequest):
+        render(source)
+
+
+# ---- The budget itself
+
+
+def test_a_shared_value_weighs_as_often_as_it_is_written() -> None:
+    budget = Budget(lambda: 0.0, 1, 10**9)
+    inner = ["x" * 100]
+    assert budget.weigh([inner, inner]) > 2 * budget.weigh(inner) >= 200
+    assert budget.weigh({"k": "x" * 50}) >= 51
+
+
+def test_time_is_looked_at_now_and_then() -> None:
+    looks: list[int] = []
+    budget = Budget(lambda: float(len(looks)), 0.5, 10**9)
+    budget.tick(100)
+    looks.append(1)
+    with pytest.raises(LimitExceeded, match=r"0\.5 s"):
+        budget.tick(1000)
+
+
+def test_characters_run_out() -> None:
+    budget = Budget(lambda: 0.0, 1, 10)
+    budget.spend(10)
+    with pytest.raises(LimitExceeded, match="10 characters"):
+        budget.spend(1)
+
+
+def test_nothing_is_left_behind() -> None:
+    render("x")
+    with pytest.raises(InvalidRequest):
+        render("{{ 1 / 0 }}")
+    with pytest.raises(LookupError):
+        CURRENT.get()

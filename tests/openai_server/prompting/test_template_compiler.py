@@ -1,0 +1,48 @@
+"""The process that compiles templates ends at its limits, which are set low here, and the server goes on."""
+
+import sys
+
+import pytest
+
+from openai_server.prompting import template_compiler
+from openai_server.prompting.template_compiler import CompilerFailed, compile_apart, problem_with
+from tests.wire.fake_worker import FakeWorker
+from tests.wire.sidecar import running
+
+COSTLY = "{{ a }}" * 3900
+"""Nearly as much as the counted limits allow."""
+
+
+async def test_what_comes_out() -> None:
+    compiled = await compile_apart("{{ messages }}{{ x }}{% if role == 'a' %}{% endif %}{{ m.tool_calls }}")
+    assert not isinstance(compiled, str)
+    words = [["a"], ["tool_calls"], [], []]
+    assert compiled[1:] == (["m", "messages", "role", "x"], ["a"], True, words)
+    assert await compile_apart("{% if %}") == "Expected an expression, got 'end of statement block' (line 1)"
+    assert problem_with("é{{ a }}") is None
+    assert "line 2" in (problem_with("\n{% if %}") or "")
+
+
+async def test_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_compiler, "PROCESSOR_SECONDS", 0.01)
+    problem = "compiling it takes more than 0.01 s of processor time"
+    assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
+
+
+async def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(template_compiler, "MEMORY", 40 << 20)
+    problem = "it takes too much memory"
+    assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
+
+
+@pytest.mark.parametrize("program", ["/no/such/program", "/bin/false"])
+async def test_a_process_that_fails_by_itself_is_tried_again(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with running(FakeWorker(parameters={"chat_template": "{{ messages[0].content }}"})) as sidecar:
+        with monkeypatch.context() as patch:
+            patch.setattr(sys, "executable", program)
+            with pytest.raises((CompilerFailed, OSError)):
+                problem_with("x")
+            for _ in range(2):
+                reply = await sidecar.chat()
+                assert (reply.status, reply.headers["retry-after"]) == (503, "1")
+        assert (await sidecar.chat()).status == 200

@@ -2,8 +2,8 @@
 
 PURE: clocks are passed in. Templates are written for Hugging Face's transformers, so its environment is followed
 (transformers, `utils/chat_template_utils.py`): `messages`, `tools`, `documents`, `add_generation_prompt`, the special
-tokens, `tojson`, `raise_exception`, `strftime_now`, loop controls and the generation tag. tests/openai_server/prompting/
-test_corpus.py compares the two over the templates of many models.
+tokens, `tojson`, `raise_exception`, `strftime_now`, loop controls and the generation tag. `test_corpus.py` compares the
+two over the templates of many models.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence

@@ -424,6 +424,11 @@ def differences(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [word for record in caplog.records for word in words if word in record.getMessage()]
 
 
+def refusals(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Log lines about requests that went to another backend because one drains."""
+    return [line for record in caplog.records if "draining; trying" in (line := record.getMessage())]
+
+
 async def test_tensors_are_made_for_the_backend_that_gets_them(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     old, new = old_worker(), new_worker()
@@ -504,16 +509,20 @@ async def test_a_rolling_update_is_one_warning_and_no_error(stream: bool, caplog
                     await asyncio.sleep(0.01)
 
         asking = asyncio.create_task(keep_asking())
-        for port, old, stop in zip(ports, old_workers, stops, strict=True):
-            refuse(old, DRAINING)
-            old.requests.clear()
-            await requests_of(old)
-            await stop.aclose()
-            new = new_worker()
-            await stack.enter_async_context(serving(new, port))
-            await requests_of(new)
-        ended.set()
-        await asyncio.wait_for(asking, 10)
+        try:
+            for port, old, stop in zip(ports, old_workers, stops, strict=True):
+                n_refused = len(refusals(caplog))
+                refuse(old, DRAINING)
+                async with asyncio.timeout(20):
+                    while len(refusals(caplog)) == n_refused:  # noqa: ASYNC110
+                        await asyncio.sleep(0.01)
+                await stop.aclose()
+                new = new_worker()
+                await stack.enter_async_context(serving(new, port))
+                await requests_of(new)
+        finally:
+            ended.set()
+            await asyncio.wait_for(asking, 10)
         assert not [reply.body for reply in replies if reply.status != 200]
     assert differences(caplog) == ["report different metadata", "report the same metadata"]
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tests.kernels import ggml
+from tests.native import ggml
 
 BUFFERS = {"CPU": None} | {name: kind for name, kind in ggml.weight_buffers().items() if name == "AMX"}
 KINDS = {"q4_0": ggml.Q4_0, "q4_1": ggml.Q4_1, "q8_0": ggml.Q8_0}

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.kernels import ggml
+from tests.native import ggml
 
 HIDDEN = -np.inf
 Halves = NDArray[np.float16]

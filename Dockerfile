@@ -6,7 +6,7 @@
 
 ARG PYTHON_PACKAGES=/opt/venv/lib/python3.12/site-packages
 # llama.cpp for every x86-64 and arm64: one library for each kind of processor, the best is loaded at run time.
-ARG LLAMA_CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/scripts/llama/wheel.cmake \
+ARG LLAMA_CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/native/cmake/wheel.cmake \
  -DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib \
  -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
 
@@ -41,9 +41,9 @@ RUN pip wheel --no-cache-dir --no-deps --no-build-isolation --wheel-dir /wheels 
 FROM build AS llama-cpp
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++ gcc \
+ && apt-get install -y --no-install-recommends g++ gcc git \
  && rm -rf /var/lib/apt/lists/*
-COPY scripts/llama/ scripts/llama/
+COPY native/ native/
 ARG LLAMA_CMAKE_ARGS
 ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS"
 RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --no-binary llama-cpp-python \
@@ -53,14 +53,14 @@ RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --n
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS llama-cpp-cuda
 # hadolint ignore=DL3008
 RUN apt-get update \
- && apt-get install -y --no-install-recommends g++-14 gcc-14 python3-venv \
+ && apt-get install -y --no-install-recommends g++-14 gcc-14 git python3-venv \
  && rm -rf /var/lib/apt/lists/* \
  && python3 -m venv /opt/build
 WORKDIR /src
 ENV PATH=/opt/build/bin:$PATH CC=gcc-14 CXX=g++-14 CUDAHOSTCXX=g++-14
 COPY requirements/ requirements/
 RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
-COPY scripts/llama/ scripts/llama/
+COPY native/ native/
 ARG LLAMA_CMAKE_ARGS
 # NCCL is in this image and not in ours; a library that needs it wouldn't load.
 ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"

@@ -21,7 +21,7 @@ from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
 # Read right after each project(): what the wheel and llama-server must have in common to be comparable.
-SHARED_FLAGS = llama_wheel.BUILD / "processor.cmake"
+SHARED_FLAGS = llama_wheel.CMAKE / "processor.cmake"
 CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
     "-DBUILD_SHARED_LIBS=OFF",

@@ -18,15 +18,18 @@ from scripts.errors import Fail
 from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
-BUILD = Path(__file__).with_name("llama")
-COMPILED_WITH = sorted(BUILD.iterdir())
-"""What a build depends on beside llama.cpp's own files."""
+NATIVE = Path(__file__).resolve().parent.parent / "native"
+CMAKE = NATIVE / "cmake"
+COMPILED_WITH = ("apply.py", "cmake", "kernels", "patches")
+"""The files and folders of native/ that a build depends on."""
 
 
 def key(requirement: str, cmake_args: str) -> str:
     """Two builds of one key are interchangeable."""
     machine = [platform.system(), platform.machine(), *platform.libc_ver(), _processor()]
-    parts = [requirement, cmake_args, *(file.read_text() for file in COMPILED_WITH), *machine]
+    parts = [requirement, cmake_args, *machine]
+    for file in sorted(file for name in COMPILED_WITH for file in _files(NATIVE / name)):
+        parts += file.name, file.read_text()
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
@@ -43,12 +46,13 @@ def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
     wheel = ["--no-deps", "--no-cache-dir", requirement]
     try:
         toolchain.require_compilers()
+        toolchain.require_git()
     except Fail:
         # A user's own index may have a wheel that is compiled already.
         with tempfile.TemporaryDirectory() as nowhere:
             if not pip.succeeds("download", "--only-binary", ":all:", "--dest", nowhere, *wheel):
                 raise
-    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={BUILD / 'wheel.cmake'}")
+    include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE / 'wheel.cmake'}")
     cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
         made = Path(new, "wheel")
@@ -58,6 +62,11 @@ def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
             CMAKE_BUILD_PARALLEL_LEVEL=cores,
         )
         made.rename(folder)
+
+
+def _files(path: Path) -> list[Path]:
+    """The file, or the files in the folder."""
+    return [file for file in path.rglob("*") if file.is_file()] if path.is_dir() else [path]
 
 
 def _processor() -> str:

@@ -1,4 +1,4 @@
-"""What has to be on the machine before anything can be installed: a Python, and compilers for llama.cpp.
+"""What has to be on the machine before anything can be installed: a Python, and compilers and git for llama.cpp.
 
 Starts under whatever `python3` is, so this file keeps to what an older Python can read.
 """
@@ -58,6 +58,12 @@ def require_compilers() -> None:
             raise Fail(f"no {language} compiler found, and llama.cpp has to be compiled ({HOW_TO_INSTALL})")
         if not _compiles(found[0], suffix, program):
             raise Fail(f"{found[0]} can't compile a small {language} program: headers missing? ({HOW_TO_INSTALL})")
+
+
+def require_git() -> None:
+    """Merges our changes into llama.cpp's source (native/apply.py)."""
+    if not shutil.which("git"):
+        raise Fail("git is needed to compile llama.cpp, and is not on PATH (Debian, Ubuntu: apt install git)")
 
 
 def _compiles(compiler: str, suffix: str, program: str) -> bool:

@@ -129,7 +129,7 @@ def test_imports_are_absolute(package: str) -> None:
 @pytest.mark.parametrize("package", ["protos", "anyserve_common"])
 def test_what_both_programs_share_is_a_leaf(package: str) -> None:
     for module, imported in modules(package).items():
-        ours = [name for name in imported if within(name, (*GENERATION, "tests", "scripts"))]
+        ours = [name for name in imported if within(name, (*GENERATION, "tests", "scripts", "native"))]
         assert not ours, module
 
 
@@ -142,7 +142,7 @@ def test_sidecar_and_worker_do_not_know_each_other(package: str, other: str) -> 
 @pytest.mark.parametrize("package", PACKAGES)
 def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     for module, imported in modules(package).items():
-        assert not [name for name in imported if within(name, ("tests", "scripts"))], module
+        assert not [name for name in imported if within(name, ("tests", "scripts", "native"))], module
 
 
 @pytest.mark.parametrize(

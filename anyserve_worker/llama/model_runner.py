@@ -95,7 +95,7 @@ class ModelRunner:
 
     @staticmethod
     def _attends_by_rows(options: ModelOptions) -> bool:
-        """Whether a CPU's attention is ours (scripts/llama/anyserve_attention.h), which costs what each row sees.
+        """Whether a CPU's attention is ours (native/kernels), which costs what each row sees.
 
         llama.cpp's own goes by tiles of 64 rows, and passes over every cell that any of them sees: in one step with
         others, a prompt would be computed against the cells of all sequences.

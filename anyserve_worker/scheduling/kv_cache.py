@@ -7,7 +7,7 @@ evicted, the least recently used first, when cells or sequence ids run short.
 
 They are evicted too when they have been of no use for long enough, since they are not free: llama.cpp's attention
 passes over all cells up to the last one in use, and 2,000 of others' cells make a small model's step half as long
-again. (Not where attention is ours, see scripts/llama: with it, 6,000 could not be measured on x86.) How long is enough
+again. (Not where attention is ours, see native/: with it, 6,000 could not be measured on x86.) How long is enough
 is learned: every eviction that was not regretted shortens the patience, one that was doubles it.
 
 What can really be done with the cells depends on the model, so it is asked: `Memory`.

@@ -28,7 +28,8 @@ def script(
 def copy_of_checkout(folder: Path) -> Path:
     """A checkout in which nothing was set up, with the files that the scripts read."""
     folder.mkdir(exist_ok=True)
-    shutil.copytree(ROOT / "scripts", folder / "scripts", ignore=shutil.ignore_patterns("__pycache__"))
+    for name in ("scripts", "native"):
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)
     return folder

@@ -15,7 +15,7 @@ import pytest
 import yaml
 
 from openai_server.api.docs import paths
-from scripts import vendor
+from scripts import llama_wheel, vendor
 from scripts.fetch import MODEL_FILES, SOURCES_SHA256
 from scripts.lock import LOCKS
 from tests.packaging.commands import ROOT, run
@@ -129,6 +129,15 @@ def test_the_wheel_has_every_file_of_the_page() -> None:
     patterns = PYPROJECT["tool"]["setuptools"]["package-data"]["openai_server.api.docs"]
     for name in (*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"):
         assert any(Path(name).match(pattern) for pattern in patterns), name
+
+
+def test_llama_cpp_is_compiled_with_our_changes() -> None:
+    (include,) = re.findall(r"-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/(\S+)", STAGES[""].arguments["LLAMA_CMAKE_ARGS"])
+    assert (ROOT / include) == llama_wheel.CMAKE / "wheel.cmake"
+    for name in ("llama-cpp", "llama-cpp-cuda"):
+        assert ["native/"] in [sources for _, sources in STAGES[name].copies]
+        # Which native/apply.py needs.
+        assert any(re.search(r"apt-get install .* git\b", rest) for rest in STAGES[name].all("RUN")), name
 
 
 def test_copied_files_exist_and_are_in_the_context() -> None:

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from scripts import llama_wheel, stamp
+from scripts import llama_wheel, stamp, toolchain
+from scripts.errors import Fail
 from scripts.stamp import Stamp
 from tests.packaging.commands import copy_of_checkout, only_line, script
 
@@ -43,6 +44,12 @@ def test_a_missing_compiler_is_one_line(checkout: Path, offline: dict[str, str])
 def test_a_compiler_that_does_not_work_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
     line = only_line(script("setup", "worker", env={**offline, "CXX": "false"}, cwd=checkout))
     assert "false can't compile a small C++ program" in line
+
+
+def test_a_missing_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Fail, match=r"^git is needed to compile llama\.cpp, and is not on PATH \(.*\)$"):
+        toolchain.require_git()
 
 
 def test_a_failed_installation_shows_the_end_of_its_log(checkout: Path, offline: dict[str, str]) -> None:
@@ -92,3 +99,22 @@ def test_a_wheel_is_known_by_all_that_it_was_made_from() -> None:
     assert key == llama_wheel.key("llama-cpp-python==1", "")
     assert key != llama_wheel.key("llama-cpp-python==2", "")
     assert key != llama_wheel.key("llama-cpp-python==1", "-DGGML_CUDA=on")
+
+
+@pytest.mark.parametrize(
+    "changed", ["apply.py", "cmake/processor.cmake", "kernels/ggml-cpu/amx/anyserve_matmul.h", "patches"]
+)
+def test_a_wheel_is_known_by_what_is_changed_in_it(
+    changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    native = tmp_path / "native"
+    shutil.copytree(llama_wheel.NATIVE, native, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(llama_wheel, "NATIVE", native)
+    key = llama_wheel.key("llama-cpp-python==1", "")
+    (native / "README.md").write_text("nothing that is compiled")
+    assert llama_wheel.key("llama-cpp-python==1", "") == key
+    if changed == "patches":
+        (native / "patches" / "9999-another.patch").write_text("")
+    else:
+        (native / changed).write_text("")
+    assert llama_wheel.key("llama-cpp-python==1", "") != key

@@ -1,4 +1,5 @@
-# Read right after llama-cpp-python's project() line (CMAKE_PROJECT_llama_cpp_INCLUDE): builds only what we load.
+# Read right after llama-cpp-python's project() line (CMAKE_PROJECT_llama_cpp_INCLUDE): changes llama.cpp's source, and
+# builds only what we load.
 
 # llama.cpp's command line helpers are more than half of the compile time, and nothing in Python uses them.
 # A normal variable wins over the cache entry that llama-cpp-python forces to ON (policy CMP0126).
@@ -13,9 +14,18 @@ set(CMAKE_PLATFORM_NO_VERSIONED_SONAME ON)
 
 include("${CMAKE_CURRENT_LIST_DIR}/processor.cmake")
 
-set(LLAMA_CPP_DIR "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp")
-include("${CMAKE_CURRENT_LIST_DIR}/attention.cmake")
-include("${CMAKE_CURRENT_LIST_DIR}/matmul.cmake")
+# Once a build folder: the patches don't fit a source that has them already.
+if(NOT ANYSERVE_PATCHED)
+  find_package(Python3 REQUIRED COMPONENTS Interpreter)
+  execute_process(
+    COMMAND "${Python3_EXECUTABLE}" "${CMAKE_CURRENT_LIST_DIR}/../apply.py" "${CMAKE_CURRENT_SOURCE_DIR}/vendor/llama.cpp"
+    RESULT_VARIABLE ANYSERVE_STATUS
+    ERROR_VARIABLE ANYSERVE_ERROR)
+  if(ANYSERVE_STATUS)
+    message(FATAL_ERROR "${ANYSERVE_ERROR}")
+  endif()
+  set(ANYSERVE_PATCHED TRUE CACHE INTERNAL "llama.cpp's source is changed")
+endif()
 
 # With GGML_BACKEND_DL, the libraries for the different processors are found at run time in this folder; llama.cpp itself
 # looks only beside the executable (python) and in the current directory.

@@ -1,4 +1,4 @@
-// Included by llama.cpp's ops.cpp, see attention.cmake: attention of rows to half-precision cells.
+// Included by llama.cpp's ops.cpp, see patches/0001 to 0003: attention of rows to half-precision cells.
 //
 // llama.cpp goes from cell to cell for each head: a dot product, an exponential by the C library, and a sum that is read,
 // converted and stored again. This takes the heads of a row that share a head of K and V together, and goes by blocks of

@@ -1,4 +1,4 @@
-// Included by llama.cpp's amx/mmq.cpp, see matmul.cmake: products with weights of 4 and 8 bits on processors with AMX.
+// Included by llama.cpp's amx/mmq.cpp, see patches/0004: products with weights of 4 and 8 bits on processors with AMX.
 //
 // llama.cpp has one kernel for a single row and one for 32, which reads and writes the sums in memory for each 32 of K:
 // two rows cost twice as much as one, and 32 rows ten times. Here the sums stay in registers, and what is computed is

@@ -92,12 +92,16 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
             raise click.ClickException(f"{printable(str(path))}: no such model file")
     standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
-    # Imports llama.cpp, which --help and a wrong option need not wait for.
-    from anyserve_worker.llama.load_trial import LoadTrials
+    from anyserve_worker.core.errors import LoadError
+
+    try:
+        # Imports llama.cpp, which --help and a wrong option need not wait for.
+        from anyserve_worker.llama.load_trial import LoadTrials
+    except LoadError as error:
+        raise click.ClickException(str(error)) from error
 
     trials = LoadTrials([path for _, path in models], model_options)
     # Imported while the first trial runs.
-    from anyserve_worker.core.errors import LoadError
     from anyserve_worker.service.server import StartError, serve
 
     try:

@@ -73,7 +73,9 @@ class Loop:
         params.n_ctx, params.n_batch, params.n_ubatch = n_ctx, N_BATCH, N_BATCH
         params.n_seq_max = params.n_outputs_max = sequences
         params.n_threads = params.n_threads_batch = threads
-        params.flash_attn_type, params.kv_unified, params.no_perf = int(layout.flash), layout.unified, True
+        flash, no_flash = llama.LLAMA_FLASH_ATTN_TYPE_ENABLED, llama.LLAMA_FLASH_ATTN_TYPE_DISABLED
+        params.flash_attn_type = flash if layout.flash else no_flash
+        params.kv_unified, params.no_perf = layout.unified, True
         self._ctx = llama.llama_init_from_model(model.handle, params)
         if not self._ctx:
             sys.exit(f"no context of {n_ctx} tokens, {layout.name}")

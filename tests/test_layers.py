@@ -60,6 +60,7 @@ PURE = (
     "anyserve_worker.text.output",
     "anyserve_worker.core.errors",
     "anyserve_worker.core.options",
+    "anyserve_worker.llama.constants",
     "anyserve_worker.engine.stats",
     "anyserve_worker.threads.chooser",
     "anyserve_worker.sampling.selection",

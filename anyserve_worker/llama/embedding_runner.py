@@ -13,8 +13,9 @@ import numpy as np
 
 from anyserve_worker.core.errors import LoadError
 from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, SHORT_PROMPT, ModelOptions
+from anyserve_worker.llama.constants import FLASH_ATTENTION_TYPES
 from anyserve_worker.llama.model import Model
-from anyserve_worker.llama.model_runner import FLASH_ATTENTION_TYPES, Batch
+from anyserve_worker.llama.model_runner import Batch
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.scheduling.embedding_queue import Part, Vector
 from anyserve_worker.scheduling.scheduler import Chunk

@@ -19,6 +19,7 @@ from typing import Any
 
 from anyserve_worker.core.errors import LoadError
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.llama.constants import LOAD_MODES
 from anyserve_worker.llama.embedding_runner import embedding_params
 from anyserve_worker.llama.model import attention
 from anyserve_worker.llama.model_runner import context_params
@@ -117,7 +118,7 @@ def _try(path: Path, options: ModelOptions, begin: Callable[[str], None]) -> Non
     begin("reads this file")
     params = llama.llama_model_default_params()
     params.n_gpu_layers = 0
-    params.load_mode = 0
+    params.load_mode = LOAD_MODES[False, False]
     params.no_alloc = True
     model = llama.llama_model_load_from_file(os.fsencode(path), params)
     if not model:

@@ -16,6 +16,7 @@ import numpy as np
 from anyserve_worker.core.errors import InvalidRequest, LoadError
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.guides.guide import Guides, Matcher
+from anyserve_worker.llama.constants import LOAD_MODES
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.sampling.breakers import Breakers, Words
 from anyserve_worker.scheduling.sequence import token_array
@@ -23,8 +24,6 @@ from anyserve_worker.service.request import Guide
 from anyserve_worker.text.special_text import Piece, Spans, SpecialTexts, SpecialToken
 from protos import contract
 
-_LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
-"""(mmap, mlock) to `enum llama_load_mode`."""
 _POOLINGS = {
     llama.LLAMA_POOLING_TYPE_MEAN: contract.POOLING_MEAN,
     llama.LLAMA_POOLING_TYPE_CLS: contract.POOLING_CLS,
@@ -66,7 +65,7 @@ class Model:
         library.start()
         params = llama.llama_model_default_params()
         params.n_gpu_layers = options.n_gpu_layers
-        params.load_mode = _LOAD_MODES[options.mmap, options.mlock]
+        params.load_mode = LOAD_MODES[options.mmap, options.mlock]
 
         def progress(fraction: float, _: ctypes.c_void_p) -> bool:
             return on_progress(fraction)

@@ -13,6 +13,7 @@ from typing import Any
 
 from anyserve_worker.core.errors import LoadError, NoRoom, WorkerError
 from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, ModelOptions
+from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_NO_ROOM, FLASH_ATTENTION_TYPES
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.llama.samplers import Rows, new_sampler
@@ -23,22 +24,6 @@ from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence, token_array
 
 log = logging.getLogger(__name__)
-
-_CACHE_TYPES = {
-    "f32": 0,
-    "f16": 1,
-    "q4_0": 2,
-    "q4_1": 3,
-    "q5_0": 6,
-    "q5_1": 7,
-    "q8_0": 8,
-    "iq4_nl": 20,
-    "bf16": 30,
-}
-"""`enum ggml_type`."""
-FLASH_ATTENTION_TYPES = {"auto": -1, "off": 0, "on": 1}
-"""`enum llama_flash_attn_type`."""
-
 
 MAX_SCORE_ROWS = 64
 """Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
@@ -53,8 +38,8 @@ def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outp
     params.n_seq_max = n_sequences
     params.n_outputs_max = n_outputs
     params.flash_attn_type = FLASH_ATTENTION_TYPES[options.flash_attention]
-    params.type_k = _CACHE_TYPES[options.cache_type_k]
-    params.type_v = _CACHE_TYPES[options.cache_type_v]
+    params.type_k = CACHE_TYPES[options.cache_type_k]
+    params.type_v = CACHE_TYPES[options.cache_type_v]
     params.swa_full = options.swa_full
     params.kv_unified = True  # One pool: sequences share the cells of a common prefix.
     params.no_perf = True
@@ -132,7 +117,7 @@ class ModelRunner:
         for chunk in chunks:
             batch.add(chunk.tokens, chunk.start, chunk.sequence.seq_id, chunk.n_logits)
         status = llama.llama_decode(self._ctx, batch.native())
-        if status == 1:
+        if status == DECODE_NO_ROOM:
             raise NoRoom
         if status != 0:
             raise RuntimeError(f"llama_decode returned {status}: {library.last_error}")

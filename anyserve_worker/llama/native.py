@@ -1,5 +1,7 @@
 """llama.cpp, loaded once and in the environment that it needs: the only file that imports llama_cpp.
 
+The import raises LoadError if llama_cpp is not as `constants.py` has it.
+
 What it logs goes to our log at debug level, its errors into our messages.
 """
 
@@ -17,6 +19,8 @@ os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as llama
 
+from anyserve_worker.llama import constants
+
 __all__ = ["library", "llama", "without_folder"]
 
 log = logging.getLogger(__name__)
@@ -24,6 +28,8 @@ log = logging.getLogger(__name__)
 _AbortCallback = ctypes.CFUNCTYPE(None, ctypes.c_char_p)
 _ggml = llama.llama_cpp._lib
 """libllama, through which the functions of the libraries that it needs are found, too."""
+_ggml.ggml_type_name.restype = ctypes.c_char_p
+constants.check(llama, _ggml.ggml_type_name)
 
 
 class _Library:
@@ -67,7 +73,7 @@ class _Library:
     def _receive(self, level: int, text: bytes, _: ctypes.c_void_p) -> None:
         line = text.decode(errors="replace").strip()
         if line.strip("."):
-            if level == 4:  # GGML_LOG_LEVEL_ERROR
+            if level == constants.LOG_LEVEL_ERROR:
                 self.last_error = line
                 self.first_error = self.first_error or line
             log.debug("%s", line)

@@ -9,8 +9,8 @@ import llama_cpp
 import numpy as np
 from numpy.typing import NDArray
 
-F32, F16, Q4_0, Q4_1, Q8_0 = 0, 1, 2, 3, 8
-"""`enum ggml_type`."""
+F32, F16 = llama_cpp.GGML_TYPE_F32, llama_cpp.GGML_TYPE_F16
+Q4_0, Q4_1, Q8_0 = llama_cpp.GGML_TYPE_Q4_0, llama_cpp.GGML_TYPE_Q4_1, llama_cpp.GGML_TYPE_Q8_0
 
 Floats = NDArray[np.float32]
 

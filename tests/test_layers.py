@@ -17,7 +17,7 @@ PURE = (
     "anyserve_common.text",
     "protos.contract",
     "protos.tensors",
-    "protos.trace_context",
+    "anyserve_common.trace_context",
     "protos.literals",
     "openai_server.api.schemas",
     "openai_server.api.schemas_tasks",

@@ -7,7 +7,8 @@ import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from protos import contract, trace_context
+from anyserve_common import trace_context
+from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 _ID = re.compile(r"[!-~]{1,128}", re.ASCII)

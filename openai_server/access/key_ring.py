@@ -6,8 +6,8 @@ A file that is gone or bad leaves the keys as they were.
 from collections.abc import Sequence
 from pathlib import Path
 
+from anyserve_common.file_watch import follow, signature
 from openai_server.access.keys import BadKeys, Keys, keys_from_file, keys_from_options
-from openai_server.access.watched import follow, signature
 
 MAX_BYTES = 1 << 20
 

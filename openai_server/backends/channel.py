@@ -14,7 +14,7 @@ import click
 import grpc
 from grpc import aio
 
-from openai_server.access.watched import follow, signature
+from anyserve_common.file_watch import follow, signature
 from openai_server.config import Config
 
 MAX_MESSAGE_BYTES = 64 << 20

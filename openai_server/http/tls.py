@@ -8,7 +8,7 @@ import ssl
 from dataclasses import dataclass
 from pathlib import Path
 
-from openai_server.access.watched import follow, signature
+from anyserve_common.file_watch import follow, signature
 
 
 @dataclass(frozen=True, slots=True)

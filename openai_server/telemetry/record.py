@@ -12,10 +12,11 @@ from dataclasses import dataclass, field
 from os import urandom
 from typing import Any
 
+from anyserve_common import trace_context
 from openai_server.backends.dialects.anyserve.decode import Usage
 from openai_server.telemetry.endpoints import OTHER
 from openai_server.telemetry.request_context import record as _current
-from protos import contract, trace_context
+from protos import contract
 
 MAX_ID_LENGTH = 128
 _SANE_ID = re.compile(rf"[!-~]{{1,{MAX_ID_LENGTH}}}", re.ASCII)

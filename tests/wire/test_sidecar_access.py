@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from openai_server.access import watched
+from anyserve_common import file_watch
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, last, refuses, sent, token, whole
 from tests.wire.sidecar import Call, Reply, Sidecar, running
@@ -91,7 +91,7 @@ async def test_the_backend_learns_the_caller_but_no_key(stream: bool, tmp_path: 
 async def test_the_key_file_is_followed_also_through_symlinks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watched, "INTERVAL", 0.02)
+    monkeypatch.setattr(file_watch, "INTERVAL", 0.02)
     # As Kubernetes mounts a secret: keys → ..data/keys, ..data → ..1/, and `..data` is swapped.
     link, data = tmp_path / "keys", tmp_path / "..data"
     link.symlink_to("..data/keys")

@@ -12,11 +12,11 @@ import pytest
 from click import ClickException
 from click.testing import CliRunner
 
+from anyserve_common import file_watch
 from anyserve_worker.__main__ import main as worker_command
 from anyserve_worker.cli import ServerOptions
 from anyserve_worker.service.server import StartError, Worker
 from anyserve_worker.service.tls import TLS
-from openai_server.access import watched
 from openai_server.backends.pool import Pool
 from openai_server.cli import command
 from openai_server.config import Config
@@ -132,7 +132,7 @@ async def test_the_sidecar_renews_what_it_trusts_and_shows(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    monkeypatch.setattr(watched, "INTERVAL", 0.02)
+    monkeypatch.setattr(file_watch, "INTERVAL", 0.02)
     caplog.set_level(logging.INFO)
     shown, key = ours.issue("sidecar")
     trusted = tmp_path / "trusted.pem"

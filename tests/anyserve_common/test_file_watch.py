@@ -4,14 +4,14 @@ from pathlib import Path
 
 import pytest
 
-from openai_server.access import watched
-from openai_server.access.watched import follow, signature
+from anyserve_common import file_watch
+from anyserve_common.file_watch import follow, signature
 
 
 async def test_what_could_not_be_read_is_read_again_though_it_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(watched, "INTERVAL", 0.001)
+    monkeypatch.setattr(file_watch, "INTERVAL", 0.001)
     file = tmp_path / "keys"
     file.write_text("a")
     seen = signature([file])

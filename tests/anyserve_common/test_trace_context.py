@@ -1,6 +1,6 @@
 import pytest
 
-from protos import trace_context
+from anyserve_common import trace_context
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 

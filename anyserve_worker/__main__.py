@@ -20,12 +20,11 @@ import grpc
 import uvloop
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from anyserve_common import addresses, standard_streams
+from anyserve_common import addresses, logs, standard_streams
 from anyserve_common.command_line import Command
 from anyserve_common.text import printable
 from anyserve_worker.cli import ENV_PREFIX, build, common_options, name_of_file, parse_models
 from anyserve_worker.service.tls import probe_address
-from anyserve_worker.telemetry import logs
 
 _SETTINGS: dict[str, Any] = {
     "auto_envvar_prefix": ENV_PREFIX,

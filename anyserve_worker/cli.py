@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from anyserve_common import addresses
+from anyserve_common import addresses, logs, tracing
 from anyserve_worker import __version__
 from anyserve_worker.core.options import (
     CACHE_TYPES,
@@ -24,7 +24,6 @@ from anyserve_worker.core.options import (
 )
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
 from anyserve_worker.service.tls import TLS
-from anyserve_worker.telemetry import logs, tracing
 from anyserve_worker.threads.processors import detect_cpus
 from protos import contract
 

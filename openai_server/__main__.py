@@ -19,13 +19,12 @@ os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
 
-from anyserve_common import addresses, standard_streams
+from anyserve_common import addresses, logs, standard_streams, tracing
 from openai_server import __version__
 from openai_server.cli import command
 from openai_server.config import Config
 from openai_server.http.supervisor import supervise
 from openai_server.http.tls import TLS, TLSError
-from openai_server.telemetry import logs, tracing
 
 log = logging.getLogger("openai_server")
 

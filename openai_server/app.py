@@ -16,6 +16,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Message, Receive, Scope, Send
 
+from anyserve_common import tracing
 from anyserve_common.text import shortened
 from openai_server.access.admission import Admission
 from openai_server.access.caps import Caps
@@ -37,7 +38,6 @@ from openai_server.http.bodies.reader import Bodies
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.planner import ChatPlanner
 from openai_server.prompting.template import Templates
-from openai_server.telemetry import tracing
 from openai_server.telemetry.endpoints import Endpoints
 from openai_server.telemetry.observer import Observer
 from openai_server.telemetry.record import Record

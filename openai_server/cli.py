@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
+from anyserve_common import logs, tracing
 from anyserve_common.command_line import Command
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
 from openai_server.config import Config, EmptyIsGiven, count, file, names, option, seconds
-from openai_server.telemetry import logs, tracing
 
 
 def _aliases(context: click.Context, option: click.Parameter, given: Sequence[str]) -> dict[str, str]:

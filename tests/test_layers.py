@@ -151,7 +151,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     [
         ("llama_cpp", {"anyserve_worker.llama.native"}),
         ("llguidance", {"anyserve_worker.guides.grammar", "anyserve_worker.guides.guide"}),
-        ("opentelemetry", {"openai_server.telemetry.tracing", "anyserve_worker.telemetry.tracing"}),
+        ("opentelemetry", {f"{p}.tracing" for p in ("anyserve_common", *(f"{g}.telemetry" for g in GENERATION))}),
         (
             "prometheus_client",
             {

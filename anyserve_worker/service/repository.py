@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from anyserve_common.logs import say
 from anyserve_common.text import printable, shortened
 from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
 from anyserve_worker.core.options import ModelOptions
@@ -20,7 +21,6 @@ from anyserve_worker.llama.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner
 from anyserve_worker.llama.native import library
-from anyserve_worker.telemetry.logs import say
 from anyserve_worker.threads.chooser import ThreadChooser
 from anyserve_worker.threads.processors import IdleMeter
 from protos import contract

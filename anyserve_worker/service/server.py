@@ -11,8 +11,9 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from anyserve_common import addresses
+from anyserve_common import addresses, tracing
 from anyserve_common.addresses import AddressError
+from anyserve_common.logs import say
 from anyserve_common.open_files import room_for
 from anyserve_worker import __version__
 from anyserve_worker.cli import ServerOptions
@@ -25,10 +26,9 @@ from anyserve_worker.service.repository import Repository
 from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.service.tls import TLSError, credentials, probe_address
 from anyserve_worker.service.unparsable import Interceptor
-from anyserve_worker.telemetry import tracing
-from anyserve_worker.telemetry.logs import say
 from anyserve_worker.telemetry.metrics_server import MetricsServer
 from anyserve_worker.telemetry.observer import Observer
+from anyserve_worker.telemetry.tracing import new_tracer
 from protos import grpc_predict_v2_pb2 as pb
 from protos import grpc_predict_v2_pb2_grpc
 
@@ -90,7 +90,7 @@ class Worker:
     @classmethod
     async def listen(cls, options: ServerOptions) -> "Worker":
         """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
-        tracer = tracing.tracer() if tracing.wanted(options.tracing) else None
+        tracer = new_tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
         repository = Repository(options.models, observer.ended)
         try:

@@ -1,42 +1,18 @@
 """OpenTelemetry spans of a generation: the whole, and in it queue, prefill and decode; the extra `otel`.
 
-They are made when it has ended, of the times that the engine took down, so that a step pays nothing for them. Where
-they go is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …).
+They are made when it has ended, of the times that the engine took down, so that a step pays nothing for them.
 """
 
-import importlib
-import importlib.util
-import os
 import time
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from anyserve_common.tracing import tracer_provider
 from anyserve_worker import __version__
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
     from anyserve_worker.engine.handle import Generation
-
-AUTO, ON, OFF = "auto", "on", "off"
-CHOICES = (AUTO, ON, OFF)
-MISSING = "tracing needs the packages of the extra 'otel': pip install 'anyserve-openai[otel]'"
-
-
-def wanted(choice: str) -> bool:
-    """`auto`: if the environment says where to, and the packages are there. Raises ClickException."""
-    if choice == OFF or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    there = importlib.util.find_spec("opentelemetry") is not None
-    there = there and importlib.util.find_spec("opentelemetry.sdk") is not None
-    if choice == ON:
-        if not there:
-            raise click.ClickException(MISSING)
-        return True
-    return there and any(
-        os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    )
 
 
 class Tracer:
@@ -92,24 +68,6 @@ def _attributes(model: str, generation: "Generation") -> dict[str, Any]:
     return attributes
 
 
-def tracer() -> Tracer:
-    """Sends spans to where the environment says. Raises ClickException if its exporter is not installed."""
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    about = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or "anyserve_worker", "service.version": __version__}
-    provider = TracerProvider(resource=Resource.create(about))
-    provider.add_span_processor(BatchSpanProcessor(_exporter()))
-    return Tracer(provider)
-
-
-def _exporter() -> Any:
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    kind = "grpc" if protocol == "grpc" else "http"
-    try:
-        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{kind}.trace_exporter")
-    except ImportError as error:
-        package = f"opentelemetry-exporter-otlp-proto-{kind}"
-        raise click.ClickException(f"tracing over {protocol or 'http/protobuf'} needs the package {package}") from error
-    return module.OTLPSpanExporter()
+def new_tracer() -> Tracer:
+    """Raises ClickException if the exporter that the environment names is not installed."""
+    return Tracer(tracer_provider("anyserve_worker", __version__))

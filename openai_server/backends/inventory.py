@@ -17,11 +17,11 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from anyserve_common import logs
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.pool import AWAY, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
-from openai_server.telemetry import logs
 from protos.contract import TASK_GENERATE
 
 log = logging.getLogger(__name__)

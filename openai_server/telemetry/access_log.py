@@ -2,7 +2,7 @@
 
 import logging
 
-from openai_server.telemetry.logs import say
+from anyserve_common.logs import say
 from openai_server.telemetry.record import Record
 
 log = logging.getLogger("openai_server.access")

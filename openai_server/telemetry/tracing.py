@@ -1,16 +1,11 @@
 """OpenTelemetry spans, one a request; the extra `otel`, which is imported only if tracing is on.
 
 The span belongs to the trace that the client names in `traceparent`, and the calls to the backend carry the span's own.
-Where the spans go is said by OpenTelemetry's own variables (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER, …).
 """
 
-import importlib
-import importlib.util
-import os
 from typing import TYPE_CHECKING, Any
 
-import click
-
+from anyserve_common.tracing import tracer_provider
 from openai_server import __version__
 from openai_server.telemetry.endpoints import OPERATIONS
 
@@ -19,26 +14,8 @@ if TYPE_CHECKING:
 
     from openai_server.telemetry.record import Record
 
-AUTO, ON, OFF = "auto", "on", "off"
-CHOICES = (AUTO, ON, OFF)
 PROVIDER = "anyserve"
-MISSING = "tracing needs the packages of the extra 'otel': pip install 'anyserve-openai[otel]'"
 _SAMPLED = 1
-
-
-def wanted(choice: str) -> bool:
-    """`auto`: if the environment says where to, and the packages are there. Raises ClickException."""
-    if choice == OFF or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
-        return False
-    there = importlib.util.find_spec("opentelemetry") is not None
-    there = there and importlib.util.find_spec("opentelemetry.sdk") is not None
-    if choice == ON:
-        if not there:
-            raise click.ClickException(MISSING)
-        return True
-    return there and any(
-        os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    )
 
 
 class Tracer:
@@ -95,23 +72,5 @@ def _attributes(record: "Record") -> dict[str, Any]:
 
 
 def tracer() -> Tracer:
-    """Sends spans to where the environment says. Raises ClickException if its exporter is not installed."""
-    from opentelemetry.sdk.resources import Resource
-    from opentelemetry.sdk.trace import TracerProvider
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    about = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or "openai_server", "service.version": __version__}
-    provider = TracerProvider(resource=Resource.create(about))
-    provider.add_span_processor(BatchSpanProcessor(_exporter()))
-    return Tracer(provider)
-
-
-def _exporter() -> Any:
-    protocol = os.environ.get("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL") or os.environ.get("OTEL_EXPORTER_OTLP_PROTOCOL")
-    kind = "grpc" if protocol == "grpc" else "http"
-    try:
-        module = importlib.import_module(f"opentelemetry.exporter.otlp.proto.{kind}.trace_exporter")
-    except ImportError as error:
-        package = f"opentelemetry-exporter-otlp-proto-{kind}"
-        raise click.ClickException(f"tracing over {protocol or 'http/protobuf'} needs the package {package}") from error
-    return module.OTLPSpanExporter()
+    """Raises ClickException if the exporter that the environment names is not installed."""
+    return Tracer(tracer_provider("openai_server", __version__))

@@ -1,46 +1,56 @@
-"""Log lines, as text or as one JSON object each, with the id of the request that they are about.
+"""Log lines, as text or as one JSON object each.
 
-What a line says beside its message are `fields`. Prompts, answers and keys are never among them. Whatever a client sent
+What a line has beside its message are `fields`. Prompts, answers and keys are never among them. Whatever a client sent
 that gets into a line, or into the text of an exception, has its unprintable characters as escapes: it can't begin a
 line of its own, move a terminal's cursor, or turn the direction of what follows it.
 """
 
 import logging
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
 from anyserve_common.text import as_json, printable
-from openai_server.telemetry import request_context as current
 
 TEXT, JSON = "text", "json"
 FORMATS = (TEXT, JSON)
 
 
+def no_request() -> str:
+    """The id of the current request in a program that doesn't keep one."""
+    return ""
+
+
 def say(log: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
-    """Fields that are None or empty are left out."""
-    told = {name: value for name, value in fields.items() if value is not None and value != ""}
-    log.log(level, "%s", message, extra={"fields": told})
+    """Logs the message with its fields. Fields that are None or empty are left out."""
+    present = {name: value for name, value in fields.items() if value is not None and value != ""}
+    log.log(level, "%s", message, extra={"fields": present})
 
 
-def set_up(level: str, format: str) -> None:
+def set_up(level: str, format: str, request_id: Callable[[], str] = no_request) -> None:
+    """Logs to stderr, lines of `level` and above. `request_id` returns the id of the current request, or empty text."""
     handler = logging.StreamHandler()
-    handler.setFormatter(JSONLines() if format == JSON else Text())
+    handler.setFormatter(formatter(format, request_id))
     logging.basicConfig(level=level.upper(), handlers=[handler])
     # What no line shows need not be found out for it: a third of what a line costs. (Logging HOWTO, "Optimization".)
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-class Text(logging.Formatter):
-    def __init__(self) -> None:
+def formatter(format: str, request_id: Callable[[], str] = no_request) -> logging.Formatter:
+    return JSONLines(request_id) if format == JSON else TextLines(request_id)
+
+
+class TextLines(logging.Formatter):
+    def __init__(self, request_id: Callable[[], str] = no_request) -> None:
         super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        self._request_id = request_id
 
     def formatMessage(self, record: logging.LogRecord) -> str:
         line = super().formatMessage(record)
         fields: dict[str, Any] = getattr(record, "fields", {})
-        if "request_id" not in fields and (id := current.request_id()):
+        if "request_id" not in fields and (id := self._request_id()):
             line += f" [{id}]"
         return printable(" ".join((line, *(f"{name}={_shown(value)}" for name, value in fields.items()))))
 
@@ -60,6 +70,10 @@ def _shown(value: object) -> str:
 
 
 class JSONLines(logging.Formatter):
+    def __init__(self, request_id: Callable[[], str] = no_request) -> None:
+        super().__init__()
+        self._request_id = request_id
+
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
@@ -67,7 +81,7 @@ class JSONLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        if id := current.request_id():
+        if id := self._request_id():
             line["request_id"] = id
         line |= getattr(record, "fields", {})
         if record.exc_info:

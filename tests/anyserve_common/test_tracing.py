@@ -2,38 +2,54 @@
 
 import subprocess
 import sys
-from collections.abc import Callable
 
+import click
 import pytest
 
-from anyserve_worker.telemetry import tracing as of_worker
-from openai_server.telemetry import tracing as of_sidecar
+from anyserve_common.tracing import tracer_provider, wanted
 
 ENDPOINT = "OTEL_EXPORTER_OTLP_ENDPOINT"
-both = pytest.mark.parametrize("wanted", [of_sidecar.wanted, of_worker.wanted], ids=["sidecar", "worker"])
+PROTOCOL = "OTEL_EXPORTER_OTLP_PROTOCOL"
+VARIABLES = (
+    *(ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", PROTOCOL, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL"),
+    *("OTEL_SDK_DISABLED", "OTEL_SERVICE_NAME"),
+)
 
 
 @pytest.fixture(autouse=True)
 def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    for name in (ENDPOINT, "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_SDK_DISABLED"):
+    for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
     return monkeypatch
 
 
-@both
-def test_it_is_off_unless_the_environment_says_where_to(
-    environment: pytest.MonkeyPatch, wanted: Callable[[str], bool]
-) -> None:
+def test_it_is_off_unless_the_environment_says_where_to(environment: pytest.MonkeyPatch) -> None:
     assert (wanted("auto"), wanted("on"), wanted("off")) == (False, True, False)
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     assert (wanted("auto"), wanted("on"), wanted("off")) == (True, True, False)
 
 
-@both
-def test_opentelemetrys_own_switch_turns_it_off(environment: pytest.MonkeyPatch, wanted: Callable[[str], bool]) -> None:
+def test_opentelemetrys_own_switch_turns_it_off(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     environment.setenv("OTEL_SDK_DISABLED", "true")
     assert (wanted("auto"), wanted("on")) == (False, False)
+
+
+def test_spans_are_of_the_program_or_of_the_environments_service(environment: pytest.MonkeyPatch) -> None:
+    for expected in ("openai_server", "mine"):
+        provider = tracer_provider("openai_server", "1.2")
+        attributes = provider.resource.attributes
+        assert (attributes["service.name"], attributes["service.version"]) == (expected, "1.2")
+        provider.shutdown()
+        environment.setenv("OTEL_SERVICE_NAME", "mine")
+
+
+def test_an_exporter_that_is_not_installed_is_named(environment: pytest.MonkeyPatch) -> None:
+    environment.setenv(PROTOCOL, "grpc")
+    environment.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
+    with pytest.raises(click.ClickException) as refused:
+        tracer_provider("openai_server", "1.2")
+    assert refused.value.message == "tracing over grpc needs the package opentelemetry-exporter-otlp-proto-grpc"
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,86 @@
+import json
+import logging
+import sys
+
+import pytest
+
+from anyserve_common import logs
+
+
+@pytest.fixture
+def log() -> logging.Logger:
+    return logging.getLogger("anyserve_common.x")
+
+
+def record(log: logging.Logger, message: str, *args: object, **fields: object) -> logging.LogRecord:
+    extra = {"fields": fields} if fields else None
+    return log.makeRecord(log.name, logging.WARNING, "", 1, message, args, None, extra=extra)
+
+
+def test_a_line_of_text(log: logging.Logger) -> None:
+    line = logs.TextLines().format(record(log, "hello %s", "you", a=1, b=0.25, c="two words", d='q"', e=""))
+    assert line.endswith(r' WARNING anyserve_common.x: hello you a=1 b=0.25 c="two words" d="q\"" e=')
+
+
+def test_a_line_of_json(log: logging.Logger) -> None:
+    line = logs.JSONLines().format(record(log, "two\nlines", a=1, b=None))
+    assert "\n" not in line
+    content = json.loads(line)
+    assert content.pop("time").endswith("+00:00")
+    assert content == {"level": "warning", "logger": "anyserve_common.x", "message": "two\nlines", "a": 1, "b": None}
+
+
+def test_an_exception_in_json(log: logging.Logger) -> None:
+    try:
+        raise ValueError("bad")
+    except ValueError:
+        failed = log.makeRecord(log.name, logging.ERROR, "", 1, "failed", (), sys.exc_info())
+    content = json.loads(logs.JSONLines().format(failed))
+    assert content["exception"].endswith("ValueError: bad")
+
+
+UNPRINTABLE = "a\x00\x1b[2J\n2026-01-01 x\x7f\x85\x9b\u061c\u200f\u2028\u2029\u202e\u2066\ufeff\ud800\U000e0041"
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_nothing_unprintable_is_in_a_line(log: logging.Logger, format: str) -> None:
+    line = logs.formatter(format).format(record(log, f"hello {UNPRINTABLE}", request_id=UNPRINTABLE))
+    assert line.isprintable()
+    for escape in (r"\u001b[2J\n2026", r"\u0085\u009b\u061c", r"\u2028\u2029\u202e\u2066\ufeff\ud800\udb40\udc41"):
+        assert line.count(escape) == 2
+    if format == logs.JSON:
+        assert json.loads(line)["request_id"] == UNPRINTABLE
+
+
+def test_what_can_be_printed_stays_as_it_is(log: logging.Logger) -> None:
+    message = r"grün 漢字 😀 a\b"
+    assert logs.TextLines().format(record(log, message)).endswith(message)
+    assert json.loads(logs.JSONLines().format(record(log, message, n=2**70)))["message"] == message
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_the_message_of_an_exception_makes_no_line_of_the_log(log: logging.Logger, format: str) -> None:
+    try:
+        raise ValueError(UNPRINTABLE)
+    except ValueError:
+        failed = log.makeRecord(log.name, logging.ERROR, "", 1, "failed", (), sys.exc_info())
+    first, *lines = logs.formatter(format).format(failed).split("\n")
+    assert all(line.startswith("  ") and line.isprintable() for line in lines)
+    assert "ValueError: a" in (lines[-2] if format == logs.TEXT else json.loads(first)["exception"])
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+def test_a_line_has_the_id_of_the_current_request(log: logging.Logger, format: str) -> None:
+    ids = [""]
+    formatter = logs.formatter(format, lambda: ids[0])
+    assert "abc" not in formatter.format(record(log, "hello"))
+    ids[0] = "abc"
+    assert formatter.format(record(log, "hello")).count("abc") == 1
+    assert formatter.format(record(log, "hello", request_id="abc")).count("abc") == 1
+
+
+def test_fields_without_a_value_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        logs.say(logging.getLogger("x"), logging.INFO, "100 %", {"a": None, "b": "", "c": 0, "d": False})
+    (line,) = caplog.records
+    assert logs.TextLines().format(line).endswith(" INFO x: 100 % c=0 d=False")

@@ -1,7 +1,7 @@
-"""Files that others replace while we run: certificates, keys.
+"""Files that others replace while a program runs: certificates, keys.
 
-They are looked at every few seconds. Kubernetes swaps a symlink above the file, which no watch on the file itself
-would see.
+They are compared every few seconds. Kubernetes swaps a symlink above the file, which no watch on the file itself would
+see.
 """
 
 import asyncio
@@ -15,20 +15,26 @@ log = logging.getLogger(__name__)
 INTERVAL = 2.0
 """Seconds."""
 
-Signature = tuple[tuple[int, int, int, int] | None, ...]
+Version = tuple[int, int, int, int]
+Signature = tuple[Version | None, ...]
+
+
+def version(path: Path) -> Version:
+    """Changes with the file that a path, or the symlinks above it, lead to. Raises OSError."""
+    found = os.stat(path)
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def signature(paths: Sequence[Path]) -> Signature:
-    """Differs if one of the files (those that symlinks lead to) does; None is a file that is not there."""
-    return tuple(map(_signature, paths))
+    """The version of each file; None is a file that is not there."""
+    return tuple(map(_version_or_none, paths))
 
 
-def _signature(path: Path) -> tuple[int, int, int, int] | None:
+def _version_or_none(path: Path) -> Version | None:
     try:
-        found = os.stat(path)
+        return version(path)
     except OSError:
         return None
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], None]) -> None:
@@ -36,7 +42,7 @@ async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], N
 
     What `changed` raises is logged once: what there was before goes on, and it is tried again.
     """
-    names, told = ", ".join(map(str, paths)), ""
+    names, logged = ", ".join(map(str, paths)), ""
     while True:
         await asyncio.sleep(INTERVAL)
         now = await asyncio.to_thread(signature, paths)
@@ -45,9 +51,9 @@ async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], N
         try:
             await asyncio.to_thread(changed)
         except Exception as error:  # such as a file that is half written, or no free file descriptor at the moment
-            if told != str(error):
-                told = str(error)
+            if logged != str(error):
+                logged = str(error)
                 log.error("%s: keeping what was there before: %s", names, error)
         else:
-            seen, told = now, ""
+            seen, logged = now, ""
             log.info("%s: read again", names)

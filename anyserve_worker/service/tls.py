@@ -8,9 +8,9 @@ from typing import Any
 
 import grpc
 
-log = logging.getLogger(__name__)
+from anyserve_common.file_watch import Version, version
 
-Stamp = tuple[tuple[int, int], ...]
+log = logging.getLogger(__name__)
 
 
 class TLSError(Exception):
@@ -25,11 +25,11 @@ class TLS:
     key: Path
     client_ca: Path | None = None
 
-    def stamp(self) -> Stamp:
-        """Changes with the files. Raises TLSError."""
+    def versions(self) -> tuple[Version, ...]:
+        """Those of the files. Raises TLSError."""
         paths = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
         try:
-            return tuple((stat.st_mtime_ns, stat.st_ino) for stat in (path.stat() for path in paths))
+            return tuple(map(version, paths))
         except OSError as error:
             raise TLSError(str(error)) from error
 
@@ -50,21 +50,21 @@ class TLS:
 
 def credentials(tls: TLS) -> grpc.ServerCredentials:
     """Raises TLSError. Later it only logs, and goes on with what it has."""
-    seen = tls.stamp()
+    seen = tls.versions()
     first = tls.read()
 
     def newer() -> Any:
         """Asked at each handshake, in a thread of gRPC's. None: nothing is new, which its types do not know of."""
         nonlocal seen
         try:
-            stamp = tls.stamp()
-            if stamp == seen:
+            versions = tls.versions()
+            if versions == seen:
                 return None
             configuration = tls.read()
         except TLSError as error:
             log.error("the certificate stays the one that it was: %s", error)
             return None
-        seen = stamp
+        seen = versions
         log.info("%s was read again", tls.certificate)
         return configuration
 

@@ -1,11 +1,12 @@
 import asyncio
 import logging
+import os
 from pathlib import Path
 
 import pytest
 
 from anyserve_common import file_watch
-from anyserve_common.file_watch import follow, signature
+from anyserve_common.file_watch import follow, signature, version
 
 
 async def test_what_could_not_be_read_is_read_again_though_it_does_not_change(
@@ -33,3 +34,19 @@ async def test_what_could_not_be_read_is_read_again_though_it_does_not_change(
         following.cancel()
     assert tries == 4
     assert len(caplog.records) == 1, "told once"
+
+
+def test_a_file_that_is_replaced_has_another_version(tmp_path: Path) -> None:
+    """As Kubernetes does: a symlink leads to another folder, whose file may be of the same size and time."""
+    file = tmp_path / "current" / "keys"
+    versions = []
+    for folder in ("first", "second"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "keys").write_text("abc")
+        os.utime(tmp_path / folder / "keys", (1, 1))
+        file.parent.unlink(missing_ok=True)
+        file.parent.symlink_to(folder)
+        versions.append(version(file))
+    assert versions[0] != versions[1]
+    assert version(file) == versions[1]
+    assert signature([file, tmp_path / "absent"]) == (versions[1], None)

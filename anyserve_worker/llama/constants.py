@@ -29,6 +29,8 @@ FLASH_ATTENTION_TYPES = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type`."""
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
 """(mmap, mlock) to `enum llama_load_mode`."""
+NO_TOKEN = -1
+"""A token that a vocabulary lacks; `model.py` takes any id below 0 for one."""
 LOG_LEVEL_ERROR = 4
 """Of `enum ggml_log_level`, which llama_cpp doesn't have; a test compares it with the header."""
 DECODE_NO_ROOM = 1
@@ -39,6 +41,7 @@ CONSTANTS = {
     "LLAMA_FLASH_ATTN_TYPE_AUTO": FLASH_ATTENTION_TYPES["auto"],
     "LLAMA_FLASH_ATTN_TYPE_DISABLED": FLASH_ATTENTION_TYPES["off"],
     "LLAMA_FLASH_ATTN_TYPE_ENABLED": FLASH_ATTENTION_TYPES["on"],
+    "LLAMA_TOKEN_NULL": NO_TOKEN,
     "LLAMA_LOAD_MODE_NONE": LOAD_MODES[False, False],
     "LLAMA_LOAD_MODE_MMAP": LOAD_MODES[True, False],
     "LLAMA_LOAD_MODE_MLOCK": LOAD_MODES[False, True],

@@ -35,6 +35,10 @@ class Changed:
         return self._changed[name]
 
 
+def without_comments(code: str) -> str:
+    return re.sub(r"[ \t]*//.*", "", code)
+
+
 def type_name(number: int) -> bytes:
     return {number: name for name, number in constants.CACHE_TYPES.items()}[number].encode()
 
@@ -132,7 +136,9 @@ def test_every_option_has_a_value() -> None:
     ],
 )
 def test_values_are_those_of_the_headers(name: str, value: int) -> None:
-    assert re.findall(rf"^\s*{name}\s*=\s*(-?\d+),", HEADERS, re.MULTILINE) == [str(value)]
+    """As an item of an enum, or defined."""
+    found = re.findall(rf"^\s*(?:#define )?{name}\s*(?:=|\s)\s*(-?\d+),?$", without_comments(HEADERS), re.MULTILINE)
+    assert found == [str(value)]
 
 
 def test_the_status_of_a_full_memory_is_that_of_the_header() -> None:
@@ -147,6 +153,5 @@ def test_structs_have_the_fields_of_the_headers_in_their_order(name: str) -> Non
     """Those of llama_cpp, which was written by hand as well."""
     body = re.search(rf"struct {name} {{\n(.*?)\n    }}", HEADERS, re.DOTALL)
     assert body
-    code = re.sub(r"//.*", "", body[1])
-    declared = re.findall(r"(\w+)\s*;", code)
+    declared = re.findall(r"(\w+)\s*;", without_comments(body[1]))
     assert declared == [field for field, *_ in getattr(llama_cpp, name)._fields_]

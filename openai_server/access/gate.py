@@ -16,8 +16,8 @@ from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
 from openai_server.access.turns import decision
 from openai_server.api.docs import paths as docs
-from openai_server.backends.dialects.anyserve.decode import Usage
 from openai_server.core.errors import APIError, Overloaded
+from openai_server.core.usage import Usage
 
 OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json", *docs.FILES))
 """Paths that need no key: who asks them is a probe, or wants to know how to show one."""

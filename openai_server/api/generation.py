@@ -10,12 +10,13 @@ from openai_server.api.responses import Chunks
 from openai_server.api.schemas import ChatRequest, CompletionRequest
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve import decode, encode
-from openai_server.backends.dialects.anyserve.decode import Answer, Usage
+from openai_server.backends.dialects.anyserve.decode import Answer
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
+from openai_server.core.usage import Usage, total
 from openai_server.http import sse
 from openai_server.http.streaming import Write
 from openai_server.parsing.reading import Reading
@@ -113,7 +114,7 @@ class Generator:
                         raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
-                seen.usage = decode.total(mailbox.usages)
+                seen.usage = total(mailbox.usages)
                 await write(begin + chunks.end(seen.usage))
                 return
             except BackendError as error:

@@ -7,7 +7,7 @@ import codecs
 import math
 from typing import Any
 
-from openai_server.backends.dialects.anyserve.decode import Logprobs, TokenLogprob
+from openai_server.core.logprobs import Logprobs, TokenLogprob
 
 LEAST = -9999.0
 """What OpenAI writes for a token that is as good as impossible; JSON has no infinity."""

@@ -20,10 +20,10 @@ from openai_server.api import openapi_answers as answers
 from openai_server.api import openapi_examples as examples
 from openai_server.api import schemas
 from openai_server.api import schemas_tasks as tasks
-from openai_server.api.schemas import Fields
-from openai_server.api.schemas import messages as parts
+from openai_server.api.schemas import Fields, tool_choice
 from openai_server.api.schemas import requests as bodies
 from openai_server.api.schemas.tables import Entries
+from openai_server.core import messages, tools
 from openai_server.core.errors import GRPC_TO_HTTP
 
 Json = dict[str, Any]
@@ -45,28 +45,28 @@ _CHECKED_BY: dict[Any, Fields] = {
     bodies.JsonObjectFormat: schemas.RESPONSE_FORMAT_FIELDS["json_object"],
     bodies.JsonSchemaFormat: schemas.RESPONSE_FORMAT_FIELDS["json_schema"],
     bodies.NamedSchema: schemas.NAMED_SCHEMA_FIELDS,
-    parts.SystemMessage: schemas.MESSAGE_FIELDS["system"],
-    parts.DeveloperMessage: schemas.MESSAGE_FIELDS["developer"],
-    parts.UserMessage: schemas.MESSAGE_FIELDS["user"],
-    parts.AssistantMessage: schemas.MESSAGE_FIELDS["assistant"],
-    parts.ToolMessage: schemas.MESSAGE_FIELDS["tool"],
-    parts.FunctionMessage: schemas.MESSAGE_FIELDS["function"],
-    parts.TextPart: schemas.PART_FIELDS["text"],
-    parts.InputTextPart: schemas.PART_FIELDS["input_text"],
-    parts.OutputTextPart: schemas.PART_FIELDS["output_text"],
-    parts.AnswerPart: schemas.ANSWER_PART_FIELDS["text"],
-    parts.RefusalPart: schemas.ANSWER_PART_FIELDS["refusal"],
-    parts.Audio: schemas.AUDIO_FIELDS,
-    parts.ToolCall: schemas.TOOL_CALL_FIELDS,
-    parts.FunctionCall: schemas.FUNCTION_CALL_FIELDS,
-    parts.CustomToolCall: schemas.CUSTOM_TOOL_CALL_FIELDS,
-    parts.CustomCall: schemas.CUSTOM_CALL_FIELDS,
-    parts.Tool: schemas.TOOL_FIELDS,
-    parts.FunctionDefinition: schemas.FUNCTION_FIELDS,
-    parts.FunctionName: schemas.FUNCTION_NAME_FIELDS,
-    parts.NamedTool: schemas.TOOL_CHOICE_FIELDS["function"],
-    parts.AllowedToolChoice: schemas.TOOL_CHOICE_FIELDS["allowed_tools"],
-    parts.AllowedTools: schemas.ALLOWED_TOOLS_FIELDS,
+    messages.SystemMessage: schemas.MESSAGE_FIELDS["system"],
+    messages.DeveloperMessage: schemas.MESSAGE_FIELDS["developer"],
+    messages.UserMessage: schemas.MESSAGE_FIELDS["user"],
+    messages.AssistantMessage: schemas.MESSAGE_FIELDS["assistant"],
+    messages.ToolMessage: schemas.MESSAGE_FIELDS["tool"],
+    messages.FunctionMessage: schemas.MESSAGE_FIELDS["function"],
+    messages.TextPart: schemas.PART_FIELDS["text"],
+    messages.InputTextPart: schemas.PART_FIELDS["input_text"],
+    messages.OutputTextPart: schemas.PART_FIELDS["output_text"],
+    messages.AnswerPart: schemas.ANSWER_PART_FIELDS["text"],
+    messages.RefusalPart: schemas.ANSWER_PART_FIELDS["refusal"],
+    messages.Audio: schemas.AUDIO_FIELDS,
+    messages.ToolCall: schemas.TOOL_CALL_FIELDS,
+    messages.FunctionCall: schemas.FUNCTION_CALL_FIELDS,
+    messages.CustomToolCall: schemas.CUSTOM_TOOL_CALL_FIELDS,
+    messages.CustomCall: schemas.CUSTOM_CALL_FIELDS,
+    tools.Tool: schemas.TOOL_FIELDS,
+    tools.FunctionDefinition: schemas.FUNCTION_FIELDS,
+    tool_choice.FunctionName: schemas.FUNCTION_NAME_FIELDS,
+    tool_choice.NamedTool: schemas.TOOL_CHOICE_FIELDS["function"],
+    tool_choice.AllowedToolChoice: schemas.TOOL_CHOICE_FIELDS["allowed_tools"],
+    tool_choice.AllowedTools: schemas.ALLOWED_TOOLS_FIELDS,
     tasks.EmbeddingRequest: tasks.EMBEDDING_FIELDS,
     tasks.RerankRequest: tasks.RERANK_FIELDS,
     tasks.TextDocument: tasks.DOCUMENT_FIELDS,

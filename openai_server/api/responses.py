@@ -10,7 +10,9 @@ from typing import Any
 import orjson
 
 from openai_server.api import logprobs
-from openai_server.backends.dialects.anyserve.decode import Answer, Choice, TokenLogprob, Usage, total
+from openai_server.backends.dialects.anyserve.decode import Answer, Choice
+from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.usage import Usage, total
 from openai_server.http import sse
 from openai_server.parsing.reading import MessageReader, Reading
 

@@ -3,8 +3,10 @@
 import asyncio
 from collections.abc import Callable
 
-from openai_server.backends.dialects.anyserve.decode import Logprobs, Row, TokenLogprob, Usage
+from openai_server.backends.dialects.anyserve.decode import Row
 from openai_server.core.errors import BackendError
+from openai_server.core.logprobs import Logprobs, TokenLogprob
+from openai_server.core.usage import Usage
 
 PROMPTS_IN_FLIGHT = 16
 """Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""

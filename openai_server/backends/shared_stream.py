@@ -12,9 +12,10 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from openai_server.backends.dialects.anyserve import decode
-from openai_server.backends.dialects.anyserve.decode import End, Usage
+from openai_server.backends.dialects.anyserve.decode import End
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.core.errors import BackendError, stream_error
+from openai_server.core.usage import Usage
 from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse

@@ -5,8 +5,8 @@ PURE. Composes reasoning and formats of tool calls.
 
 from collections.abc import Sequence
 
-from openai_server.api.schemas import Tool
-from openai_server.parsing.events import CallsOnly, Parser, PlainParser
+from openai_server.core.tools import Tool
+from openai_server.parsing.parser import CallsOnly, Parser, PlainParser
 from openai_server.parsing.reasoning import Markers, Marks, ReasoningParser, markers_of, starts_inside
 from openai_server.parsing.tools.formats import format_of
 

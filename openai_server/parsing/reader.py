@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from functools import lru_cache
 from typing import NamedTuple, Protocol, TypeVar
 
-from openai_server.parsing.events import CallArguments, CallBegin, Content, Event, Reasoning
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
@@ -253,7 +253,7 @@ class Output:
             self._content.rest()
         self._behind_call = True
         self._expected = None
-        self._events.append(CallBegin(self.n_calls, name, id))
+        self._events.append(CallBegun(self.n_calls, name, id))
         self.n_calls += 1
 
     def expect_none(self) -> None:

@@ -8,7 +8,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from openai_server.parsing.events import CallArguments, CallBegin, Content, Event, Parser, Reasoning
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning
+from openai_server.parsing.parser import Parser
 from protos import contract
 
 Object = dict[str, Any]
@@ -72,7 +73,7 @@ class MessageReader:
                 return {"content": text}
             case Reasoning(text=text):
                 return {"reasoning_content": text}
-            case CallBegin(index=index, name=name, id=id):
+            case CallBegun(index=index, name=name, id=id):
                 self._n_calls, self._has_arguments = index + 1, False
                 function = {"name": name, "arguments": ""}
                 if self._reading.legacy:

@@ -7,7 +7,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import lru_cache
 
-from openai_server.parsing.events import Event, Parser, Reasoning
+from openai_server.core.events import Event, Reasoning
+from openai_server.parsing.parser import Parser
 from openai_server.parsing.reader import SPACE, Reader, Steps, Trimmed
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from openai_server.api.schemas import (
+from openai_server.core.messages import (
     AssistantMessage,
     FunctionCall,
     Message,

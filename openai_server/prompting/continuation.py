@@ -6,8 +6,8 @@ and the prompt is cut at the mark. This follows transformers (`continue_final_me
 
 from typing import NoReturn
 
-from openai_server.api.schemas import Message
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import Message
 from openai_server.prompting.messages import Seen
 
 _MARK = "CONTINUE_FINAL_MESSAGE_HERE "

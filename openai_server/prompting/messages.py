@@ -11,7 +11,7 @@ from typing import Any
 
 import orjson
 
-from openai_server.api.schemas import AssistantMessage, FunctionCall, FunctionMessage, Message, ToolCall, ToolMessage
+from openai_server.core.messages import AssistantMessage, FunctionCall, FunctionMessage, Message, ToolCall, ToolMessage
 
 Seen = dict[str, Any]
 Tools = Sequence[dict[str, Any]]

@@ -17,9 +17,9 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.api.schemas import AssistantMessage, ChatRequest
-from openai_server.api.schemas.messages import TextPart
+from openai_server.api.schemas import ChatRequest
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import AssistantMessage, TextPart
 from openai_server.parsing.reasoning import Markers
 from openai_server.prompting.markup import Markup
 from protos.literals import occurrences

@@ -13,18 +13,12 @@ from typing import Any
 
 import msgspec
 
-from openai_server.api.schemas import (
-    AssistantMessage,
-    ChatRequest,
-    FunctionMessage,
-    Message,
-    Tool,
-    ToolMessage,
-    ToolUse,
-)
+from openai_server.api.schemas import ChatRequest
 from openai_server.backends.dialects.anyserve.encode import Inputs
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
+from openai_server.core.tools import Tool, ToolUse
 from openai_server.parsing import answer_format as parsing
 from openai_server.parsing.reading import Reading
 from openai_server.parsing.tools import generic, schema

@@ -15,8 +15,8 @@ from typing import Any, NoReturn
 from jinja2 import Template, TemplateError, TemplateRuntimeError
 
 from anyserve_common.text import shortened
-from openai_server.api.schemas import Message
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import Message
 from openai_server.prompting import continuation
 from openai_server.prompting.capabilities import BOUNDS, Capabilities, capabilities
 from openai_server.prompting.limits import CURRENT, Budget, LimitExceeded

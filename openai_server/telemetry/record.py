@@ -13,7 +13,7 @@ from os import urandom
 from typing import Any
 
 from anyserve_common import trace_context
-from openai_server.backends.dialects.anyserve.decode import Usage
+from openai_server.core.usage import Usage
 from openai_server.telemetry.endpoints import OTHER
 from openai_server.telemetry.request_context import record as _current
 from protos import contract

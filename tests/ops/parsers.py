@@ -28,7 +28,7 @@ from openai_server.backends.dialects.anyserve.decode import Answer
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import APIError, BackendError
 from openai_server.parsing import json_text
-from openai_server.parsing.events import Parser
+from openai_server.parsing.parser import Parser
 from openai_server.parsing.reasoning import ReasoningParser, markers_of
 from openai_server.prompting.functions import FILTERS, TESTS
 from openai_server.prompting.plan import Planner

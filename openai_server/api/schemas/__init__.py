@@ -1,7 +1,7 @@
 """JSON to validated requests.
 
-PURE. `messages` and `requests` are the Structs, `fields` says what becomes of each key, in the form of `tables` (other
-servers' keys are in `dialects`), `parse` puts them together.
+PURE. `requests` has the Structs (those of messages and tools are in `core`), `fields` says what becomes of each key, in
+the form of `tables` (other servers' keys are in `dialects`), `parse` puts them together.
 """
 
 from openai_server.api.schemas.bounds import MAX_CHOICES as MAX_CHOICES
@@ -25,23 +25,6 @@ from openai_server.api.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPT
 from openai_server.api.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
 from openai_server.api.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
 from openai_server.api.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
-from openai_server.api.schemas.messages import AnswerPart as AnswerPart
-from openai_server.api.schemas.messages import AssistantMessage as AssistantMessage
-from openai_server.api.schemas.messages import Content as Content
-from openai_server.api.schemas.messages import CustomToolCall as CustomToolCall
-from openai_server.api.schemas.messages import DeveloperMessage as DeveloperMessage
-from openai_server.api.schemas.messages import FunctionCall as FunctionCall
-from openai_server.api.schemas.messages import FunctionDefinition as FunctionDefinition
-from openai_server.api.schemas.messages import FunctionMessage as FunctionMessage
-from openai_server.api.schemas.messages import Message as Message
-from openai_server.api.schemas.messages import RefusalPart as RefusalPart
-from openai_server.api.schemas.messages import SystemMessage as SystemMessage
-from openai_server.api.schemas.messages import TextPart as TextPart
-from openai_server.api.schemas.messages import Tool as Tool
-from openai_server.api.schemas.messages import ToolCall as ToolCall
-from openai_server.api.schemas.messages import ToolMessage as ToolMessage
-from openai_server.api.schemas.messages import ToolUse as ToolUse
-from openai_server.api.schemas.messages import UserMessage as UserMessage
 from openai_server.api.schemas.parse import convert as convert
 from openai_server.api.schemas.parse import load as load
 from openai_server.api.schemas.parse import parse_chat as parse_chat

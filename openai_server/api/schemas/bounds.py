@@ -10,6 +10,8 @@ from typing import Any, TypeAlias
 import orjson
 
 from openai_server.core.errors import AboveLimit
+from openai_server.core.messages import MAX_PARTS as MAX_PARTS
+from openai_server.core.messages import MAX_TOOL_CALLS as MAX_TOOL_CALLS
 
 MAX_TOOLS = 128
 MAX_CHOICES = 2048
@@ -17,10 +19,6 @@ MAX_CHOICES = 2048
 MAX_INPUTS = 2048
 """Inputs of embeddings and documents of rerank, as in OpenAI's API."""
 MAX_MESSAGES = 8192
-MAX_PARTS = 8192
-"""Content parts, of all messages together."""
-MAX_TOOL_CALLS = 8192
-"""Tool calls, of all messages together."""
 MAX_NESTED_VALUES = 65_536
 """JSON values in a free-form field (schemas of tools, of formats, variables of templates), and in the arguments of all
 tool calls together."""

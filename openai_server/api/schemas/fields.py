@@ -7,30 +7,6 @@ package and fails for a key that is in none of them.
 """
 
 from openai_server.api.schemas import dialects
-from openai_server.api.schemas.messages import (
-    AllowedToolChoice,
-    AllowedTools,
-    AnswerPart,
-    AssistantMessage,
-    Audio,
-    CustomCall,
-    CustomToolCall,
-    DeveloperMessage,
-    FunctionCall,
-    FunctionDefinition,
-    FunctionMessage,
-    FunctionName,
-    InputTextPart,
-    NamedTool,
-    OutputTextPart,
-    RefusalPart,
-    SystemMessage,
-    TextPart,
-    Tool,
-    ToolCall,
-    ToolMessage,
-    UserMessage,
-)
 from openai_server.api.schemas.requests import (
     ChatRequest,
     CompletionRequest,
@@ -40,6 +16,26 @@ from openai_server.api.schemas.requests import (
     TextFormat,
 )
 from openai_server.api.schemas.tables import Each, Entries, Family, Fields, Table, Variants, mapped
+from openai_server.api.schemas.tool_choice import AllowedToolChoice, AllowedTools, FunctionName, NamedTool
+from openai_server.core.messages import (
+    AnswerPart,
+    AssistantMessage,
+    Audio,
+    CustomCall,
+    CustomToolCall,
+    DeveloperMessage,
+    FunctionCall,
+    FunctionMessage,
+    InputTextPart,
+    OutputTextPart,
+    RefusalPart,
+    SystemMessage,
+    TextPart,
+    ToolCall,
+    ToolMessage,
+    UserMessage,
+)
+from openai_server.core.tools import FunctionDefinition, Tool
 
 _ID = frozenset({"id"})  # names an object that another server stores
 

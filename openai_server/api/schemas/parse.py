@@ -12,20 +12,12 @@ from anyserve_common.text import ends_in_escape, shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.api.schemas.json_place import field_of
-from openai_server.api.schemas.messages import (
-    AllowedToolChoice,
-    AnswerContent,
-    AnswerPart,
-    AnyAnswerPart,
-    AssistantMessage,
-    FunctionDefinition,
-    FunctionName,
-    Message,
-    NamedTool,
-)
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
+from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool
 from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
+from openai_server.core.messages import AnswerContent, AnswerPart, AnyAnswerPart, AssistantMessage, Message
+from openai_server.core.tools import FunctionDefinition
 from protos import contract
 
 

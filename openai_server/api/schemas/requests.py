@@ -6,17 +6,10 @@ import msgspec
 from msgspec import Meta, Struct
 
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
-from openai_server.api.schemas.messages import (
-    AllowedToolChoice,
-    FunctionDefinition,
-    FunctionName,
-    Message,
-    NamedTool,
-    Tool,
-    ToolChoice,
-    ToolUse,
-)
+from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool, ToolChoice
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import Message
+from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
 from protos import contract
 from protos.tensors import Packed
 

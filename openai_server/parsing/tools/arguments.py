@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Emit, Reader, Steps
 from openai_server.parsing.tools import schema

@@ -11,7 +11,7 @@ import re
 from abc import abstractmethod
 from collections.abc import Iterable, Sequence
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.grammar import GAP, Rules, free_text, literal

@@ -7,7 +7,7 @@ between markers as well.
 
 from collections.abc import Sequence
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.grammar import Rules, free_text, literal, many, marker

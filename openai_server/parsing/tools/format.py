@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from functools import partial
 from typing import ClassVar
 
-from openai_server.api.schemas import Tool
 from openai_server.core import guide_parts
-from openai_server.parsing.events import Parser
+from openai_server.core.tools import Tool
+from openai_server.parsing.parser import Parser
 from openai_server.parsing.reader import Output, Reader, StepParser, Steps
 from openai_server.parsing.reasoning import Markers, Marks
 from openai_server.parsing.tools.grammar import ANY, GAP, SPACES, Rules, free_text, is_control, literal, marker

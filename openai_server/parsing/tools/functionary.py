@@ -6,7 +6,7 @@ PURE. v3.1 writes `<function=f>{…}</function>`; v3.2 names who gets each part 
 
 from collections.abc import Sequence
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name

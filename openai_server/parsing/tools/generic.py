@@ -9,17 +9,17 @@ from collections.abc import Sequence
 import msgspec
 import orjson
 
-from openai_server.api.schemas import (
+from openai_server.core.messages import (
     AssistantMessage,
     DeveloperMessage,
     FunctionCall,
     FunctionMessage,
     Message,
     SystemMessage,
-    Tool,
     ToolMessage,
     UserMessage,
 )
+from openai_server.core.tools import Tool
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.json_calls import JsonCalls
 from openai_server.parsing.tools.tagged import HERMES

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import TextArguments, parameters_of

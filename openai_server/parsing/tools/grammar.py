@@ -16,9 +16,9 @@ from typing import Any
 
 import orjson
 
-from openai_server.api.schemas import Tool
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.tools import Tool
 from openai_server.parsing.tools import schema
 from protos.contract import PART_COMMENT
 

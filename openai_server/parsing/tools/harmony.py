@@ -12,7 +12,7 @@ The prompt ends within the first header. Text without a header is content.
 import re
 from collections.abc import Callable, Sequence
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.reasoning import Marks

@@ -7,7 +7,7 @@ them its grammar writes.
 from collections.abc import Container, Sequence
 from dataclasses import dataclass
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, ignore

@@ -7,7 +7,7 @@ of markers of their own. `functions.f:0` is the id that the model wants to see w
 import re
 from collections.abc import Sequence
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat

@@ -7,7 +7,7 @@ PURE. Older models write a list, `[TOOL_CALLS][{"name": "f", "arguments": {…}}
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name

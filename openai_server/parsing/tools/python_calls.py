@@ -8,7 +8,7 @@ from collections.abc import Container, Sequence
 
 import orjson
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema

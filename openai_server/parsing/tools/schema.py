@@ -6,8 +6,8 @@ PURE. A schema comes from a request: it may be anything that is a JSON object.
 from collections.abc import Mapping
 from typing import Any
 
-from openai_server.api.schemas import FunctionDefinition
 from openai_server.core.closing import closed
+from openai_server.core.tools import FunctionDefinition
 
 Schema = dict[str, Any]
 _MAX_REFERENCES = 16

@@ -10,7 +10,7 @@ from openai.types.completion_choice import Logprobs as CompletionShape
 
 from openai_server.api import logprobs
 from openai_server.api.logprobs import LEAST, CompletionLogprobs
-from openai_server.backends.dialects.anyserve.decode import TokenLogprob
+from openai_server.core.logprobs import TokenLogprob
 from tests.shapes import exact
 
 ROCKET = " 🚀".encode()

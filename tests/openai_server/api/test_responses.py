@@ -9,8 +9,10 @@ from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openai_server.api import responses
 from openai_server.api.responses import ChatChunks, Chunks, CompletionChunks, Header, Telling
-from openai_server.backends.dialects.anyserve.decode import Answer, Choice, TokenLogprob, Usage
+from openai_server.backends.dialects.anyserve.decode import Answer, Choice
 from openai_server.core.errors import InternalError
+from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.usage import Usage
 from openai_server.http import sse
 from tests.shapes import exact
 

@@ -46,21 +46,12 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from pydantic import BaseModel
 
 from openai_server.api import schemas, schemas_tasks
-from openai_server.api.schemas import (
-    AssistantMessage,
-    ChatRequest,
-    CompletionRequest,
-    Fields,
-    FunctionCall,
-    ToolMessage,
-    UserMessage,
-    bounds,
-    parse_chat,
-    parse_completion,
-)
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, bounds, parse_chat, parse_completion
 from openai_server.api.schemas_tasks import EmbeddingRequest, RerankRequest, TokenizeRequest
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import AssistantMessage, FunctionCall, ToolMessage, UserMessage
+from openai_server.core.tools import ToolUse
 from protos import contract
 
 # ---- Every field of the API has a place
@@ -439,7 +430,7 @@ def tool(name: str, **more: object) -> dict[str, object]:
 TOOLS = [tool("f"), tool("g", description="…", strict=True)]
 
 
-def use(**body: object) -> schemas.ToolUse:
+def use(**body: object) -> ToolUse:
     found = chat(**body).tool_use
     assert found is not None
     return found

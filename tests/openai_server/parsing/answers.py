@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from openai_server.api.schemas import FunctionDefinition, Tool
-from openai_server.parsing.events import CallArguments, CallBegin, Content, Parser, Reasoning
+from openai_server.core.events import CallArguments, CallBegun, Content, Reasoning
+from openai_server.core.tools import FunctionDefinition, Tool
+from openai_server.parsing.parser import Parser
 
 
 @dataclass
@@ -37,7 +38,7 @@ def answer(parser: Parser, pieces: Iterable[str]) -> Answer:
             case Reasoning(text):
                 assert text
                 whole.reasoning += text
-            case CallBegin(index, name, id):
+            case CallBegun(index, name, id):
                 assert index == len(whole.calls)
                 assert name
                 whole.calls.append(Call(name, "", id))

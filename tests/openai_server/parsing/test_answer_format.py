@@ -1,6 +1,6 @@
 import pytest
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing.answer_format import grammar_for, parser_for, strict_grammar_for
 from tests.openai_server.parsing.answers import Answer, Call, same_at_every_cut
 from tests.openai_server.parsing.grammars import accepted

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.parsing.events import CallArguments
+from openai_server.core.events import CallArguments
 from openai_server.parsing.json_text import JsonScanner, arguments, string, valid, value
 from openai_server.parsing.reader import Output, Reader, StepParser, Steps
 from tests.openai_server.parsing.answers import cuts

@@ -2,7 +2,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.parsing.events import Content, Parser, PlainParser, Reasoning
+from openai_server.core.events import Content, Reasoning
+from openai_server.parsing.parser import Parser, PlainParser
 from openai_server.parsing.reasoning import Markers, ReasoningParser, markers_of, starts_inside
 from tests.openai_server.parsing.answers import Answer, answer, cuts, same_at_every_cut
 

@@ -6,7 +6,8 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from typing import Any
 
-from openai_server.api.schemas import Message, parse_chat
+from openai_server.api.schemas import parse_chat
+from openai_server.core.messages import Message
 from openai_server.prompting.messages import Form
 
 Json = dict[str, Any]

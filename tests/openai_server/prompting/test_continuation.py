@@ -5,8 +5,8 @@ from datetime import datetime
 
 import pytest
 
-from openai_server.api.schemas import AnswerPart, AssistantMessage, FunctionCall, Message, ToolCall, UserMessage
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import AnswerPart, AssistantMessage, FunctionCall, Message, ToolCall, UserMessage
 from openai_server.prompting.template import CHATML, RenderOptions, Templates
 from tests.openai_server.prompting import reference
 

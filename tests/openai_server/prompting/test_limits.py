@@ -7,8 +7,8 @@ from datetime import datetime
 
 import pytest
 
-from openai_server.api.schemas import Message, UserMessage
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import Message, UserMessage
 from openai_server.prompting.limits import CURRENT, Budget, LimitExceeded
 from openai_server.prompting.template import Templates
 

@@ -2,7 +2,7 @@ from dataclasses import replace
 
 import pytest
 
-from openai_server.api.schemas import (
+from openai_server.core.messages import (
     AssistantMessage,
     DeveloperMessage,
     FunctionCall,

@@ -4,8 +4,8 @@ from datetime import datetime
 
 import pytest
 
-from openai_server.api.schemas import AssistantMessage, Message, SystemMessage, TextPart, UserMessage
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.messages import AssistantMessage, Message, SystemMessage, TextPart, UserMessage
 from openai_server.prompting.source import CompiledSource, compile_source
 from openai_server.prompting.template import CHATML, RenderOptions, Templates, source_for
 from tests.openai_server.prompting import reference

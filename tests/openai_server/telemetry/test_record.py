@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from openai_server.backends.dialects.anyserve.decode import Usage
+from openai_server.core.usage import Usage
 from openai_server.telemetry import request_context as current
 from openai_server.telemetry.record import MAX_PATH_LENGTH, Record, begin, request_id
 

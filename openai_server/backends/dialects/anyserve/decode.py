@@ -12,6 +12,8 @@ from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
 from openai_server.core.errors import BackendError
+from openai_server.core.logprobs import Logprobs, TokenLogprob
+from openai_server.core.usage import Usage
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferResponse
@@ -19,42 +21,6 @@ from protos.grpc_predict_v2_pb2 import ModelInferResponse
 _UNFINISHED = ("", contract.NOT_FINISHED)
 _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 T = TypeVar("T")
-
-
-class Usage(NamedTuple):
-    """Numbers of tokens; None if the backend does not say, of `marked` also if nobody asked."""
-
-    prompt: int
-    completion: int
-    cached: int | None
-    marked: int | None = None
-    """Of `completion`, those until a choice's mark."""
-
-
-def total(usages: Iterable[Usage | None]) -> Usage | None:
-    """The sum, or None if one of them is unknown."""
-    prompt = completion = 0
-    cached: int | None = 0
-    marked: int | None = 0
-    for usage in usages:
-        if usage is None:
-            return None
-        prompt += usage.prompt
-        completion += usage.completion
-        cached = None if cached is None or usage.cached is None else cached + usage.cached
-        marked = None if marked is None or usage.marked is None else marked + usage.marked
-    return Usage(prompt, completion, cached, marked)
-
-
-class TokenLogprob(NamedTuple):
-    """ln p of a token, and of the likeliest in its place. None: nothing precedes it, so it has none."""
-
-    token: bytes
-    logprob: float | None
-    top: Sequence[tuple[bytes, float]]
-
-
-Logprobs = Sequence[TokenLogprob]
 
 
 @dataclass(slots=True)  # not frozen: there is one for each token, and frozen ones take three times as long to make

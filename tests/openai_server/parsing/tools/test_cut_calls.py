@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from openai_server.parsing.answer_format import parser_for, thoughts_of
-from openai_server.parsing.events import CallsOnly, Parser
+from openai_server.parsing.parser import CallsOnly, Parser
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.formats import format_of
 from tests.openai_server.parsing.answers import Answer, Call, answer

@@ -1,6 +1,6 @@
 import orjson
 
-from openai_server.api.schemas import (
+from openai_server.core.messages import (
     AssistantMessage,
     DeveloperMessage,
     FunctionCall,

@@ -8,7 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from openai_server.api.schemas import Tool
+from openai_server.core.tools import Tool
 from openai_server.parsing.reasoning import Markers
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.glm import GLM

@@ -4,8 +4,8 @@ import pytest
 from llguidance import LLMatcher
 
 from anyserve_worker.guides.errors import explained, parts
-from openai_server.api.schemas import FunctionDefinition, Tool
 from openai_server.core import guide_parts
+from openai_server.core.tools import FunctionDefinition, Tool
 from protos import contract
 from tests.openai_server.parsing.grammars import tokenizer
 from tests.openai_server.parsing.tools.cases import FORMATS

@@ -6,8 +6,8 @@ from typing import Any
 
 import pytest
 
-from openai_server.api.schemas import FunctionDefinition, Tool
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.tools import FunctionDefinition, Tool
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.grammar import MAX_LENGTH

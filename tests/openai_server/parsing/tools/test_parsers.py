@@ -7,7 +7,8 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from openai_server.parsing.events import CallArguments, CallBegin, CallsOnly, Content, Event, Parser
+from openai_server.core.events import CallArguments, CallBegun, Content, Event
+from openai_server.parsing.parser import CallsOnly, Parser
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.harmony import HARMONY
 from openai_server.parsing.tools.tagged import HERMES
@@ -136,7 +137,7 @@ def test_arguments_are_streamed_as_they_are_written() -> None:
         [],
         [],
         [],
-        [CallBegin(0, "get_weather"), CallArguments(0, '{"ci')],
+        [CallBegun(0, "get_weather"), CallArguments(0, '{"ci')],
         [CallArguments(0, 'ty": "Pa')],
         [CallArguments(0, "ri")],
         [CallArguments(0, 's"')],
@@ -159,7 +160,7 @@ def test_strings_in_xml_are_streamed_as_they_are_written() -> None:
     ]
     assert pushed(QWEN3_CODER, pieces) == [
         [],
-        [CallBegin(0, "get_weather")],
+        [CallBegun(0, "get_weather")],
         [CallArguments(0, '{"city": "San')],
         [],
         [CallArguments(0, "\\nJo")],

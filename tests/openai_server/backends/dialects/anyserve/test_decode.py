@@ -11,14 +11,13 @@ from openai_server.backends.dialects.anyserve.decode import (
     End,
     StreamReader,
     Texts,
-    TokenLogprob,
-    Usage,
     answer,
     best,
     step_batch,
-    total,
 )
 from openai_server.core.errors import BackendError
+from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.usage import Usage, total
 from protos import contract
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
 from tests.wire.fake_worker import last, message, token, whole

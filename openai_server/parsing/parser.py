@@ -13,38 +13,9 @@ PURE. Invariants of every parser:
 - No text makes a parser raise, and the work is linear in the text.
 """
 
-from dataclasses import dataclass
 from typing import Protocol
 
-
-@dataclass(slots=True)  # none of them frozen: there is one for each token, see decode.Choice
-class Content:
-    text: str
-
-
-@dataclass(slots=True)
-class Reasoning:
-    text: str
-
-
-@dataclass(slots=True)
-class CallBegin:
-    """`index` counts the calls of one choice from 0. `id` is None unless the model gave the call one of its own."""
-
-    index: int
-    name: str
-    id: str | None = None
-
-
-@dataclass(slots=True)
-class CallArguments:
-    """The next piece of the arguments; all pieces of a call together are the text of one JSON value."""
-
-    index: int
-    text: str
-
-
-Event = Content | Reasoning | CallBegin | CallArguments
+from openai_server.core.events import Content, Event
 
 
 class Parser(Protocol):

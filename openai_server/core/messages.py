@@ -1,13 +1,18 @@
-"""Messages of a chat and tools, as Structs. PURE."""
+"""The conversation of a turn: messages, their parts, and the calls in them.
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Annotated, Any, Literal
+PURE. The form is that of OpenAI's chat messages, which chat templates read, so that the chat API decodes into these
+Structs. Other APIs translate into them.
+"""
+
+from typing import Annotated
 
 import orjson
 from msgspec import Meta, Struct
 
-from openai_server.api.schemas.bounds import MAX_PARTS, MAX_TOOL_CALLS, MAX_TOOLS
+MAX_PARTS = 8192
+"""Content parts, of all messages together."""
+MAX_TOOL_CALLS = 8192
+"""Tool calls, of all messages together."""
 
 # ---- Parts of a content
 
@@ -73,21 +78,6 @@ class CustomToolCall(Struct, tag_field="type", tag="custom"):
         return FunctionCall(self.custom.name, orjson.dumps({"input": self.custom.input}).decode())
 
 
-# ---- Tools
-
-
-class FunctionDefinition(Struct):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}(?!\n)$")]  # OpenAI's, and dots
-    description: str | None = None
-    parameters: dict[str, Any] | None = None
-    strict: bool | None = None
-
-
-class Tool(Struct):
-    type: Literal["function"]
-    function: FunctionDefinition
-
-
 # ---- One Struct a role
 
 
@@ -138,41 +128,3 @@ class FunctionMessage(Struct, tag_field="role", tag="function"):
 
 
 Message = SystemMessage | DeveloperMessage | UserMessage | AssistantMessage | ToolMessage | FunctionMessage
-
-
-# ---- What the model may do with the tools
-
-
-class FunctionName(Struct):
-    name: str
-
-
-class NamedTool(Struct, tag_field="type", tag="function"):
-    function: FunctionName
-
-
-class AllowedTools(Struct):
-    mode: Literal["auto", "required"]
-    tools: Annotated[list[NamedTool], Meta(max_length=MAX_TOOLS)]
-
-
-class AllowedToolChoice(Struct, tag_field="type", tag="allowed_tools"):
-    allowed_tools: AllowedTools
-
-
-ToolChoice = Literal["none", "auto", "required"] | NamedTool | AllowedToolChoice
-
-
-@dataclass(frozen=True, slots=True)
-class ToolUse:
-    """The tools that the model may call, in either API's words."""
-
-    tools: Sequence[Tool]
-    must: bool = False
-    """The answer is a call."""
-    named: str | None = None
-    """Of this function."""
-    parallel: bool = True
-    """There may be several."""
-    legacy: bool = False
-    """They are the older API's functions, and so is the call."""

@@ -8,8 +8,9 @@ import msgspec
 
 from openai_server.api import schemas, schemas_tasks
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
+from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
-from openai_server.backends.dialects.anyserve.encode import SAMPLING
+from openai_server.backends.dialects.anyserve.encode import ROWS
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"
@@ -60,8 +61,7 @@ BACKENDS = {
     "function_call": "all; to require a call, ours and others that take `lark`",
 }
 """Where it is not told by the tensor alone."""
-_TENSORS = {sampling.field or name: sampling.tensor for name, sampling in SAMPLING.items()}
-_TENSORS |= {"n": SAMPLING["generated"].tensor, "json_schema": SAMPLING["schema"].tensor}
+_TENSORS = {COMPLETION_NAMES.get(row.field, row.field): row.tensor for row in ROWS}
 
 
 def completions() -> list[Row]:

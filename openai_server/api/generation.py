@@ -7,7 +7,6 @@ from typing import Any, TypeVar
 
 from openai_server.access.caps import Caps
 from openai_server.api.responses import Chunks
-from openai_server.api.schemas import ChatRequest, CompletionRequest
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.decode import Answer
@@ -16,6 +15,7 @@ from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
+from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
 from openai_server.http import sse
 from openai_server.http.streaming import Write
@@ -25,7 +25,6 @@ from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
-AnyRequest = CompletionRequest | ChatRequest
 T = TypeVar("T")
 
 Delivered = Callable[[Sequence[Usage | None], int, int], None]
@@ -59,24 +58,24 @@ class Generator:
         self._caps = caps
         self._ping_interval = ping_interval
 
-    async def answer(self, request: AnyRequest, id: str) -> tuple[Source, list[Answer]]:
+    async def answer(self, turn: Turn, id: str) -> tuple[Source, list[Answer]]:
         """Who answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
         while True:
             try:
-                prepared = await self._prepare(request, id, failed)
+                prepared = await self._prepare(turn, id, failed)
                 calls, members = prepared.calls, prepared.members
                 if len(calls) == 1:
-                    return prepared.source, [await self._infer(calls[0], members, request)]
-                return prepared.source, await gather([self._infer(call, members, request) for call in calls])
+                    return prepared.source, [await self._infer(calls[0], members, turn)]
+                return prepared.source, await gather([self._infer(call, members, turn) for call in calls])
             except BackendError as error:
-                if (left_out := await self._catalog.retry(error, request.model, failed)) is None:
-                    raise self._failed(error, request) from error
+                if (left_out := await self._catalog.retry(error, turn.model, failed)) is None:
+                    raise self._failed(error, turn) from error
                 failed = left_out
 
     async def stream(
         self,
-        request: AnyRequest,
+        turn: Turn,
         id: str,
         chunks_for: Callable[[Source], Chunks],
         write: Write,
@@ -87,13 +86,13 @@ class Generator:
         begun, seen = False, record.current()
         while True:
             try:
-                prepared = await self._prepare(request, id, failed)
+                prepared = await self._prepare(turn, id, failed)
                 members = prepared.members
                 chunks = chunks_for(prepared.source)
-                n_choices = len(prepared.calls) * request.choices
+                n_choices = len(prepared.calls) * turn.n_returned
                 begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
                 seen.begin_stream(n_choices)
-                async with self._pool.stream(prepared.calls, members, request.choices, self._ping_interval) as mailbox:
+                async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
                     try:
                         while (rows := await mailbox.take()) is not None:
                             events = begin
@@ -118,50 +117,49 @@ class Generator:
                 await write(begin + chunks.end(seen.usage))
                 return
             except BackendError as error:
-                left_out = None if begun else await self._catalog.retry(error, request.model, failed)
+                left_out = None if begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
-                    raise self._failed(error, request) from error
+                    raise self._failed(error, turn) from error
                 failed = left_out
 
-    def _failed(self, error: BackendError, request: AnyRequest) -> APIError:
-        room = Room(self._catalog.context_length(request.model), request.most_tokens)
-        return from_backend(error, encode.params(request), room)
+    def _failed(self, error: BackendError, turn: Turn) -> APIError:
+        room = Room(self._catalog.context_length(turn.model), turn.token_limit)
+        return from_backend(error, encode.fields(turn), room)
 
     # ---- One call
 
-    async def _infer(self, call: ModelInferRequest, members: Sequence[Member], request: AnyRequest) -> Answer:
-        n, n_generated = request.choices, request.generated
+    async def _infer(self, call: ModelInferRequest, members: Sequence[Member], turn: Turn) -> Answer:
+        n, n_generated = turn.n_returned, turn.n_generated
         answer = decode.answer(await self._pool.infer(call, members), n_generated)
         return answer if n_generated == n else decode.best(answer, n)
 
     # ---- Before the calls
 
-    async def _prepare(self, request: AnyRequest, id: str, failed: Failed) -> _Prepared:
-        return await self._catalog.use(request.model, failed, lambda model: self._build(model, request, id))
+    async def _prepare(self, turn: Turn, id: str, failed: Failed) -> _Prepared:
+        return await self._catalog.use(turn.model, failed, lambda model: self._build(model, turn, id))
 
-    async def _build(self, model: Model, request: AnyRequest, id: str) -> _Prepared:
+    async def _build(self, model: Model, turn: Turn, id: str) -> _Prepared:
         record.current().model = model.name
         model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
-        if isinstance(request, CompletionRequest):
-            prompts, reading = request.prompts, None
-        else:
-            plan = await self._planner.plan(request, model.parameters, model.takes)
-            self._caps.check_prompts("messages", [plan.prompt])
-            request, prompts, reading = plan.request, [plan.prompt], plan.reading
+        prompts, reading = turn.prompts, None
+        if turn.messages:
+            plan = await self._planner.plan(turn, model.parameters, model.input_names)
+            self._caps.check_prompts(turn.name("messages"), [plan.prompt])
+            turn, prompts, reading = plan.turn, [plan.prompt], plan.reading
             inputs |= plan.inputs
-        if request.response_format is not None or request.json_schema is not None:
-            inputs |= encode.schema_inputs(request, model.takes)
-        if request.chooses_best and request.top_tokens is None:
+        if turn.guide.json_schema is not None:
+            inputs |= encode.schema_inputs(turn.guide, model.input_names)
+        if turn.chooses_best and turn.top_logprobs is None:
             inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
         calls = (
             encode.infer_request(
-                request,
+                turn,
                 prompt,
                 model=model.name,
                 request_id=f"{id}-{k}" if len(prompts) > 1 else id,
-                takes=model.takes,
-                ours=inputs,
+                input_names=model.input_names,
+                server_inputs=inputs,
             )
             for k, prompt in enumerate(prompts)
         )

@@ -16,9 +16,9 @@ from starlette.routing import Route
 from anyserve_common.text import shortened
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.api import responses, schemas, schemas_tasks
-from openai_server.api.generation import AnyRequest, Generator, Source
+from openai_server.api.generation import Generator, Source
 from openai_server.api.responses import Chunks, Header, Object, Telling
-from openai_server.api.schemas import CompletionRequest
+from openai_server.api.schemas import ChatRequest, CompletionRequest, GenerateRequest
 from openai_server.api.tasks import Tasks
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve.decode import Answer
@@ -33,6 +33,7 @@ from openai_server.core.errors import (
     UnsupportedEncoding,
     from_backend,
 )
+from openai_server.core.turn import Prompt, Turn
 from openai_server.http.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
 from openai_server.http.bodies.reader import Bodies
 from openai_server.http.connection import BODY_ERROR
@@ -62,7 +63,7 @@ class JSON(Response):
 class Endpoint:
     """What differs between completions and chat."""
 
-    parse: Callable[[bytes], AnyRequest]
+    parse: Callable[[bytes], CompletionRequest | ChatRequest]
     id_prefix: str
     whole: Callable[[Header, Sequence[Answer], Telling], Object]
     chunks: Callable[[Header, Telling], Chunks]
@@ -204,20 +205,21 @@ class Routes:
         try:
             visit.count_request()
             body, n_values = await self._body(http)
-            request: AnyRequest = self._bodies.small(endpoint.parse, body, n_values) or await self._bodies.large(
+            request: GenerateRequest = self._bodies.small(endpoint.parse, body, n_values) or await self._bodies.large(
                 endpoint.parse, body, n_values, caller=visit.caller.id, receive=http.receive
             )
-            _take_model_from_path(request, http.path_params)
+            turn = request.turn
+            _take_model_from_path(turn, http.path_params)
             id = endpoint.id_prefix + urandom(16).hex()
             created = int(self._clock())
             if visit.is_limited:
-                visit.reserve(_prompt_tokens(request, len(body)), _most_tokens(request))
+                visit.reserve(_prompt_tokens(turn.prompts, len(body)), _output_tokens(turn))
             del body  # a stream may take minutes
 
             async def events(write: Write) -> None:
                 async with visit:
                     await self._generator.stream(
-                        request,
+                        turn,
                         id,
                         lambda source: endpoint.chunks(Header(id, created, source.model), _telling(request, source)),
                         write,
@@ -226,7 +228,7 @@ class Routes:
 
             async def whole() -> tuple[Source, list[Answer]]:
                 async with visit:
-                    source, answers = await self._generator.answer(request, id)
+                    source, answers = await self._generator.answer(turn, id)
                     if visit.is_limited:
                         usages = [answer.usage for answer in answers]
                         visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
@@ -252,7 +254,7 @@ class Routes:
             )
             _take_model_from_path(request, http.path_params)
             id = endpoint.id_prefix + urandom(16).hex()
-            visit.reserve(_prompt_tokens(request, len(body)), 0)
+            visit.reserve(_prompt_tokens(_prompts(request), len(body)), 0)
             del body
 
             async def work() -> Object:
@@ -350,25 +352,29 @@ def _is_identity(content_encoding: bytes) -> bool:
     return all(coding.strip(b" \t").lower() in (b"identity", b"") for coding in content_encoding.split(b","))
 
 
-def _telling(request: AnyRequest, source: Source) -> Telling:
-    return Telling(request.top_tokens is not None, request.include_usage, source.reading)
+def _telling(request: GenerateRequest, source: Source) -> Telling:
+    return Telling(request.turn.top_logprobs is not None, request.include_usage, source.reading)
 
 
-def _most_tokens(request: AnyRequest) -> int:
-    """That may be generated; without a limit of its own a request reserves none."""
-    n_prompts = len(request.prompts) if isinstance(request, CompletionRequest) else 1
-    return (request.most_tokens or 0) * request.generated * n_prompts
+def _output_tokens(turn: Turn) -> int:
+    """The most tokens that may be generated; 0 for a request without a limit of its own."""
+    return (turn.token_limit or 0) * turn.n_generated * (len(turn.prompts) or 1)
 
 
-def _prompt_tokens(request: AnyRequest | schemas_tasks.TaskRequest, body_size: int) -> int:
-    """An estimate of the prompt: token ids count as what they are, text by its length."""
+def _prompts(request: schemas_tasks.TaskRequest | Turn) -> Sequence[Prompt]:
+    """Those that may be token ids."""
     match request:
-        case CompletionRequest() | schemas_tasks.EmbeddingRequest():
-            prompts = request.prompts
-            if not isinstance(prompts[0], str):
-                return sum(map(len, prompts))
+        case schemas_tasks.EmbeddingRequest():
+            return request.prompts
         case schemas_tasks.DetokenizeRequest():
-            return len(request.tokens)
+            return [request.tokens]
+    return ()
+
+
+def _prompt_tokens(prompts: Sequence[Prompt], body_size: int) -> int:
+    """An estimate: token ids count as what they are, text by its length."""
+    if prompts and not isinstance(prompts[0], str):
+        return sum(map(len, prompts))
     return body_size // CHARACTERS_PER_TOKEN
 
 
@@ -377,7 +383,7 @@ def _rough_tokens(answers: Sequence[Answer]) -> int:
     return sum(len(choice.text) for answer in answers for choice in answer.choices) // CHARACTERS_PER_TOKEN
 
 
-def _take_model_from_path(request: AnyRequest | schemas_tasks.TaskRequest, path: Mapping[str, str]) -> None:
+def _take_model_from_path(request: Turn | schemas_tasks.TaskRequest, path: Mapping[str, str]) -> None:
     model = path.get("model")
     if not model:
         return

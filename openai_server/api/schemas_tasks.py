@@ -3,6 +3,7 @@
 PURE. The rule of `schemas/fields.py` holds here too: no field is accepted and ignored.
 """
 
+from collections.abc import Iterable
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
@@ -13,7 +14,6 @@ from openai_server.api.schemas import (
     ChatRequest,
     Each,
     Fields,
-    Prompt,
     Text,
     TokenId,
     bounds,
@@ -27,6 +27,8 @@ from openai_server.api.schemas import (
 )
 from openai_server.api.schemas.bounds import MAX_INPUTS
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.tasks import EmbeddingOptions, TokenizeOptions
+from openai_server.core.turn import Prompt, PromptField, Turn
 from protos import contract
 
 Priority = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
@@ -49,6 +51,16 @@ class EmbeddingRequest(Struct, kw_only=True):
         """Raises InvalidRequest for a list of several kinds."""
         return prompts_of(self.input, "input")
 
+    @property
+    def options(self) -> EmbeddingOptions:
+        return EmbeddingOptions(
+            dimensions=self.dimensions, normalize=self.normalize, pooling=self.pooling, priority=self.priority
+        )
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        """The fields whose length a server may limit; so it is in the other Structs."""
+        yield PromptField("input", self.prompts, isinstance(self.input, list))
+
 
 class TextDocument(Struct):
     text: str
@@ -66,6 +78,10 @@ class RerankRequest(Struct, kw_only=True):
     def texts(self) -> list[str]:
         return [document if isinstance(document, str) else document.text for document in self.documents]
 
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("query", [self.query])
+        yield PromptField("documents", self.texts, is_list=True)
+
 
 class ContentToTokenize(Struct, kw_only=True):
     """llama-server's form."""
@@ -76,6 +92,14 @@ class ContentToTokenize(Struct, kw_only=True):
     parse_special: bool = True
     with_pieces: bool = False
 
+    @property
+    def options(self) -> TokenizeOptions:
+        names = {"text": "content", "add_special": "add_special"}
+        return TokenizeOptions(add_special=self.add_special, parse_special=self.parse_special, names=names)
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("content", [self.content])
+
 
 class PromptToTokenize(Struct, kw_only=True):
     """vLLM's form."""
@@ -85,24 +109,42 @@ class PromptToTokenize(Struct, kw_only=True):
     add_special_tokens: bool = True
     return_token_strs: bool = False
 
+    @property
+    def options(self) -> TokenizeOptions:
+        names = {"text": "prompt", "add_special": "add_special_tokens"}
+        return TokenizeOptions(add_special=self.add_special_tokens, names=names)
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("prompt", [self.prompt])
+
 
 class MessagesToTokenize(Struct, kw_only=True):
     """vLLM's form of a chat. The template puts special tokens where they belong."""
 
     messages: Any
-    """Those of `chat`, which `parse_tokenize` has checked."""
+    """Those of a chat, which `parse_tokenize` has checked."""
     model: str | None = None
     add_special_tokens: bool = False
     return_token_strs: bool = False
 
     @property
-    def chat(self) -> ChatRequest:
-        return ChatRequest(messages=self.messages)
+    def options(self) -> TokenizeOptions:
+        names = {"text": "messages", "add_special": "add_special_tokens"}
+        return TokenizeOptions(add_special=self.add_special_tokens, names=names)
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        return ()
+
+    def turn(self) -> Turn:
+        return ChatRequest(messages=self.messages).turn()
 
 
 class DetokenizeRequest(Struct, kw_only=True):
     tokens: list[TokenId]
     model: str | None = None
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("tokens", [self.tokens])
 
 
 TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize

@@ -7,7 +7,6 @@ from openai_server.access.turns import FairThreads
 from openai_server.api import responses_tasks
 from openai_server.api.generation import gather, spread
 from openai_server.api.responses import Object
-from openai_server.api.schemas import ChatRequest
 from openai_server.api.schemas_tasks import (
     ContentToTokenize,
     DetokenizeRequest,
@@ -24,6 +23,7 @@ from openai_server.backends.directory import Failed, Model
 from openai_server.backends.pool import Pool
 from openai_server.core.context_length import Room
 from openai_server.core.errors import BackendError, from_backend
+from openai_server.core.turn import Turn
 from openai_server.prompting.plain_fields import ChatPrompt
 from openai_server.prompting.planner import ChatPlanner
 from openai_server.telemetry import record
@@ -50,8 +50,8 @@ class Tasks:
             return responses_tasks.vector(elements, request), n_tokens
 
         async def work(model: Model) -> Object:
-            prompts = request.prompts
-            calls = await spread(encode_tasks.embed(request, prompt, to) for prompt, to in _each(prompts, model, id))
+            prompts, options = request.prompts, request.options
+            calls = await spread(encode_tasks.embed(prompt, options, to) for prompt, to in _each(prompts, model, id))
             results = await self._infer(calls, model, read)
             return responses_tasks.embeddings(model.name, *_columns(results))
 
@@ -60,43 +60,44 @@ class Tasks:
     async def rerank(self, request: RerankRequest, id: str) -> Object:
         async def work(model: Model) -> Object:
             texts = request.texts
-            calls = await spread(encode_tasks.rank(request, text, to) for text, to in _each(texts, model, id))
+            calls = await spread(
+                encode_tasks.rank(request.query, text, request.priority, to) for text, to in _each(texts, model, id)
+            )
             results = await self._infer(calls, model, decode.score)
             return responses_tasks.rerank(id, model.name, request, *_columns(results))
 
         return await self._perform(contract.TASK_RANK, request, work, encode_tasks.RERANK_PARAMS)
 
     async def tokenize(self, request: TokenizeRequest, id: str) -> Object:
-        field = "messages"
-        if not isinstance(request, MessagesToTokenize):
-            field = "content" if isinstance(request, ContentToTokenize) else "prompt"
+        options = request.options
+        params = {contract.TEXT_TO_TOKENIZE.name: options.names["text"]}
 
         async def work(model: Model) -> Object:
             if isinstance(request, MessagesToTokenize):
-                prompt = await self._planner.prompt(request.chat, model.parameters, model.takes)
+                prompt = await self._planner.prompt(request.turn(), model.parameters, model.input_names)
             else:
-                prompt = ChatPrompt(getattr(request, field))
-            call = encode_tasks.tokenize(request, prompt, field, Target(model.name, model.takes, id))
+                prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
+            call = encode_tasks.tokenize(prompt.text, prompt.plain, options, Target(model.name, model.input_names, id))
             [(ids, pieces)] = await self._infer([call], model, decode.tokens)
             if len(ids) > MANY_TOKENS:  # an object for each of their pieces takes long
                 return await self._threads.run(responses_tasks.tokens, request, ids, pieces, model.context_length)
             return responses_tasks.tokens(request, ids, pieces, model.context_length)
 
-        return await self._perform(contract.TASK_TOKENIZE, request, work, {contract.TEXT_TO_TOKENIZE.name: field})
+        return await self._perform(contract.TASK_TOKENIZE, request, work, params)
 
     async def detokenize(self, request: DetokenizeRequest, id: str) -> Object:
         async def work(model: Model) -> Object:
-            call = encode_tasks.detokenize(request.tokens, Target(model.name, model.takes, id))
+            call = encode_tasks.detokenize(request.tokens, Target(model.name, model.input_names, id))
             [text] = await self._infer([call], model, decode.text)
             return responses_tasks.text(text)
 
         return await self._perform(contract.TASK_DETOKENIZE, request, work, encode_tasks.DETOKENIZE_PARAMS)
 
-    async def apply_template(self, request: ChatRequest, id: str) -> Object:
+    async def apply_template(self, request: Turn, id: str) -> Object:
         """What the model would read: the backend has nothing to do."""
 
         async def work(model: Model) -> Object:
-            prompt = await self._planner.prompt(request, model.parameters, model.takes)
+            prompt = await self._planner.prompt(request, model.parameters, model.input_names)
             return {"prompt": prompt.text}
 
         return await self._perform(contract.TASK_GENERATE, request, work, {})
@@ -114,7 +115,7 @@ class Tasks:
     async def _perform(
         self,
         task: str,
-        request: TaskRequest | ChatRequest,
+        request: TaskRequest | Turn,
         work: Callable[[Model], Coroutine[Any, Any, Object]],
         params: Mapping[str, str],
     ) -> Object:
@@ -140,7 +141,7 @@ class Tasks:
 def _each(texts: Sequence[T], model: Model, id: str) -> list[tuple[T, Target]]:
     """Each text with the target of its call."""
     ids = [f"{id}-{k}" for k in range(len(texts))] if len(texts) > 1 else [id]
-    return [(text, Target(model.name, model.takes, id)) for text, id in zip(texts, ids, strict=True)]
+    return [(text, Target(model.name, model.input_names, id)) for text, id in zip(texts, ids, strict=True)]
 
 
 def _columns(results: list[tuple[Any, int | None]]) -> tuple[list[Any], list[int | None]]:

@@ -153,7 +153,7 @@ class Directory:
                 groups.append((metadata, [member]))
         if groups:
             self.models[name] = tuple(
-                Model(metadata.takes, metadata.parameters, name, tuple(members)) for metadata, members in groups
+                Model(metadata.input_names, metadata.parameters, name, tuple(members)) for metadata, members in groups
             )
         else:
             self.models.pop(name, None)

@@ -38,7 +38,7 @@ MEMORY_SECONDS = 600.0
 class Metadata:
     """What a backend reports of a model."""
 
-    takes: Container[str]
+    input_names: Container[str]
     """Names of its input tensors."""
     parameters: Mapping[str, str]
     """Values of contract.CONFIG_PARAMETERS; absent is unknown."""
@@ -58,7 +58,7 @@ class Metadata:
         """Names of what the two don't have in common. When a model was loaded is no difference."""
         names = {*self.parameters, *other.parameters} - {"loaded_at"}
         found = sorted(name for name in names if self.parameters.get(name) != other.parameters.get(name))
-        return found if self.takes == other.takes else ["inputs", *found]
+        return found if self.input_names == other.input_names else ["inputs", *found]
 
 
 class Inventory:
@@ -242,18 +242,18 @@ class Inventory:
 
     async def _find(self, name: str) -> None:
         backend = self.member.backend
-        takes: Container[str] = EVERYTHING
+        input_names: Container[str] = EVERYTHING
         parameters: dict[str, str] = {}
         try:
             with _if_implemented():
-                takes = frozenset(map(sys.intern, await backend.inputs(name))) or EVERYTHING
+                input_names = frozenset(map(sys.intern, await backend.inputs(name))) or EVERYTHING
             with _if_implemented():
                 # Templates and vocabularies are large, and equal on all backends that have the model.
                 parameters = {key: sys.intern(value) for key, value in (await backend.parameters(name)).items()}
         except BackendError as error:
             self._learn(error)
             raise
-        metadata = Metadata(takes, parameters)
+        metadata = Metadata(input_names, parameters)
         if self._is_kept(name) and name in self.names and metadata != self.models.get(name):
             self.models[name] = metadata
             fields = {

@@ -17,9 +17,9 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from openai_server.api.schemas import ChatRequest
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, TextPart
+from openai_server.core.turn import Turn
 from openai_server.parsing.reasoning import Markers
 from openai_server.prompting.markup import Markup
 from protos.literals import occurrences
@@ -323,18 +323,18 @@ def _add_answer(texts: Sequence[str], places: list[list[tuple[int, int]]], i: in
 # ---- Which field it was
 
 
-def field_with(request: ChatRequest, markup: Markup) -> str:
+def field_with(turn: Turn, markup: Markup) -> str:
     """The path of the first field that has markup in it; `messages`, if it takes several to make some."""
-    functions = "tools" if request.tools else "functions"
+    older = turn.name("tools") == "functions"
     for name, value in (
-        ("messages", request.messages),
-        (functions, request.tools or request.functions),
-        ("chat_template_kwargs", request.chat_template_kwargs),
+        (turn.name("messages"), turn.messages),
+        (turn.name("tools"), [tool.function for tool in turn.tools] if older else turn.tools),
+        (turn.name("chat_template_kwargs"), turn.template.chat_template_kwargs),
     ):
         for path, text in _paths(value, name):
             if markup.found(text):
                 return path
-    return "messages"
+    return turn.name("messages")
 
 
 def _paths(value: Any, path: str) -> Iterator[tuple[str, str]]:

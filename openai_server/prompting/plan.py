@@ -11,14 +11,14 @@ from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
 
-import msgspec
+from msgspec.structs import replace
 
-from openai_server.api.schemas import ChatRequest
 from openai_server.backends.dialects.anyserve.encode import Inputs
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
 from openai_server.core.tools import Tool, ToolUse
+from openai_server.core.turn import NO_GUIDE, Guide, Turn
 from openai_server.parsing import answer_format as parsing
 from openai_server.parsing.reading import Reading
 from openai_server.parsing.tools import generic, schema
@@ -32,7 +32,7 @@ from protos import contract
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    request: ChatRequest
+    turn: Turn
     """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
     prompt: str
     """`inputs` has its plain spans."""
@@ -44,7 +44,7 @@ class Plan:
 
 class Planner:
     """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: a chat
-    with markup in its fields is refused if the backend takes no plain spans."""
+    with markup in its fields is refused if the backend input_names no plain spans."""
 
     def __init__(
         self,
@@ -60,28 +60,28 @@ class Planner:
         self._chat_template = chat_template
         self._new_id = new_id
 
-    def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
-        """`parameters` and `takes` are the model's (see catalog.Model). Takes milliseconds. Raises InvalidRequest."""
-        use = request.tool_use
+    def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
+        """`parameters` and `input_names` are a directory.Model's. Takes milliseconds. Raises InvalidRequest."""
+        use = turn.tool_use
         template = self._template(use, parameters)
-        rendered = self._render(request, use, template, parameters, takes)
+        rendered = self._render(turn, use, template, parameters, input_names)
         prompt, marked = rendered.text, rendered.marked
         plain: dict[contract.TensorSpec, list[Any]] = {}
         if rendered.plain:
             plain[contract.PLAIN_SPANS] = list(chain.from_iterable(rendered.plain))
-        if template is CHATML and contract.STOP.name in takes:
-            request = request.with_stop(CHATML_END)
-        if request.grammar is not None:
-            return Plan(request, prompt, plain)  # It describes the text as the model writes it, thoughts and all.
+        if template is CHATML and contract.STOP.name in input_names:
+            turn = turn.with_stop(CHATML_END)
+        if turn.guide.grammar is not None:
+            return Plan(turn, prompt, plain)  # It describes the text as the model writes it, thoughts and all.
         tools = use.tools if use else None
-        inputs = {spec: values for spec, values in _wishes(template, marked, tools).items() if spec.name in takes}
+        inputs = {spec: values for spec, values in _wishes(template, marked, tools).items() if spec.name in input_names}
         inputs |= plain
-        if guide := _guide(request, use, template, marked):
+        if guide := _guide(turn, template, marked):
             name, lark = guide
-            if contract.LARK.name not in takes:
+            if contract.LARK.name not in input_names:
                 raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
-            request = msgspec.structs.replace(request, response_format=None, json_schema=None, regex=None)
+            turn = replace(turn, guide=NO_GUIDE)
         reading = None
         if parsing.is_read(template, tools):
             reading = Reading(
@@ -91,32 +91,32 @@ class Planner:
                 named=use is not None and use.named is not None,
                 must_call=use is not None and use.must,
             )
-        return Plan(request, prompt, inputs, reading)
+        return Plan(turn, prompt, inputs, reading)
 
-    def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
+    def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
         """What the model reads. Raises InvalidRequest."""
-        use = request.tool_use
-        return self._render(request, use, self._template(use, parameters), parameters, takes)
+        use = turn.tool_use
+        return self._render(turn, use, self._template(use, parameters), parameters, input_names)
 
-    def template_for(self, request: ChatRequest, parameters: Mapping[str, str]) -> str:
+    def template_for(self, turn: Turn, parameters: Mapping[str, str]) -> str:
         """The source that `plan` and `prompt` render."""
-        return self._template(request.tool_use, parameters)
+        return self._template(turn.tool_use, parameters)
 
     def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
         return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
 
     def _render(
         self,
-        request: ChatRequest,
+        turn: Turn,
         use: ToolUse | None,
         template: str,
         parameters: Mapping[str, str],
-        takes: Container[str],
+        input_names: Container[str],
     ) -> ChatPrompt:
-        messages: Sequence[Message] = request.messages
+        messages: Sequence[Message] = turn.messages
         tools: Sequence[Tool] = use.tools if use else ()
-        variables: Mapping[str, Any] = self._variables(request, template)
-        markable = contract.PLAIN_SPANS.name in takes and LISTED in parameters
+        variables: Mapping[str, Any] = self._variables(turn, template)
+        markable = contract.PLAIN_SPANS.name in input_names and LISTED in parameters
         fields = None
         if markable or self._refuses_markup:
             markup = self._markup(template, *(parameters.get(name) for name in MARKUP_PARAMETERS))
@@ -132,8 +132,10 @@ class Planner:
             messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
             tools = ()
         special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
-        goes_on = bool(request.continue_final_message)
-        begins = not goes_on if request.add_generation_prompt is None else request.add_generation_prompt
+        goes_on = bool(turn.template.continue_final_message)
+        begins = turn.template.add_generation_prompt
+        if begins is None:
+            begins = not goes_on
         options = RenderOptions(
             tools=[_described(tool) for tool in tools],
             add_generation_prompt=begins,
@@ -150,7 +152,7 @@ class Planner:
             return ChatPrompt(rendered, (), rendered)
         prompt = fields.prompt(rendered)
         if prompt.plain and not markable:
-            field = field_with(request, markup)
+            field = field_with(turn, markup)
             raise InvalidRequest(
                 f"'{field}' has markup of the model's chat template in it, and this model's backend can't tell it from "
                 "the template's own.",
@@ -163,14 +165,15 @@ class Planner:
         parameters = {name: value for name, value in zip(MARKUP_PARAMETERS, values, strict=True) if value is not None}
         return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
 
-    def _variables(self, request: ChatRequest, template: str) -> dict[str, Any]:
+    def _variables(self, turn: Turn, template: str) -> dict[str, Any]:
         """Of the template, beside the messages. Raises UnsupportedParameter for one that it does not know."""
-        variables = dict(request.chat_template_kwargs or {})
-        if request.reasoning_effort is None and request.enable_thinking is None:
+        options = turn.template
+        variables = dict(options.chat_template_kwargs or {})
+        if options.reasoning_effort is None and options.enable_thinking is None:
             return variables
         known = self._templates.capabilities(template).variables
-        thinks = request.enable_thinking
-        if (effort := request.reasoning_effort) is not None:
+        thinks = options.enable_thinking
+        if (effort := options.reasoning_effort) is not None:
             if "reasoning_effort" in known:
                 variables["reasoning_effort"] = effort
             elif thinks is None:
@@ -178,7 +181,7 @@ class Planner:
         if thinks is not None:
             switches = [name for name in _SWITCHES if name in known]
             if not switches and (thinks or parsing.thoughts_of(template)):
-                name = "reasoning_effort" if request.enable_thinking is None else "enable_thinking"
+                name = turn.name("reasoning_effort" if options.enable_thinking is None else "enable_thinking")
                 raise UnsupportedParameter(name, f"This model's chat template does not know '{name}'.")
             variables |= dict.fromkeys(switches, thinks)
         return variables
@@ -218,39 +221,39 @@ def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[co
     return wishes
 
 
-def _guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
-    """The field that asks for it, and what holds the answer to it; None where the text is free."""
+def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
+    """The field that calls for a guide of our own, and the guide in Lark. None: the text is free, or the backend's
+    guide is enough."""
     try:
-        return _made_guide(request, use, template, prompt)
+        return _made_guide(turn, template, prompt)
     except InvalidRequest as error:
-        if use and use.legacy and error.param == "tools":
-            error.param = "functions"
+        if error.param == "tools":
+            error.param = turn.name("tools")
         raise
 
 
-def _made_guide(request: ChatRequest, use: ToolUse | None, template: str, prompt: str) -> tuple[str, str] | None:
-    body = _body(request)
-    told_not_to = request.enable_thinking is False or request.reasoning_effort == "none"
-    may_think = not told_not_to and parsing.thoughts_of(template) is not None
+def _made_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
+    use, body, options = turn.tool_use, _body(turn.guide), turn.template
+    thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
+    may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
     if use and use.must:
-        name = "function_call" if use.legacy else "tool_choice"
-        return name, parsing.grammar_for(
+        return turn.name("tool_use"), parsing.grammar_for(
             template, prompt, use.tools, parallel=use.parallel, named=use.named, may_think=may_think
         )
     if body and (use or may_think):
         tools, parallel = (use.tools, use.parallel) if use else ((), True)
-        return request.guides[0], parsing.guided_grammar_for(
+        return turn.guide.field, parsing.guided_grammar_for(
             template, prompt, tools, parallel=parallel, body=body, may_think=may_think
         )
     if use and any(tool.function.strict for tool in use.tools):
-        return "functions" if use.legacy else "tools", parsing.strict_grammar_for(
+        return turn.name("tools"), parsing.strict_grammar_for(
             template, prompt, use.tools, parallel=use.parallel, may_think=may_think
         )
     return None
 
 
-def _body(request: ChatRequest) -> str:
+def _body(guide: Guide) -> str:
     """What the content has to match, in Lark; empty if nothing."""
-    if request.regex is not None:
-        return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", request.regex, flags=re.DOTALL) + "/"
-    return "" if request.schema is None else json_value(closed(request.schema), exactly=request.strict_schema)
+    if guide.regex is not None:
+        return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", guide.regex, flags=re.DOTALL) + "/"
+    return "" if guide.json_schema is None else json_value(closed(guide.json_schema), exactly=guide.strict)

@@ -7,8 +7,8 @@ from functools import partial
 from typing import TypeVar
 
 from openai_server.access.turns import FairThreads
-from openai_server.api.schemas import ChatRequest
 from openai_server.core.errors import Unavailable
+from openai_server.core.turn import Turn
 from openai_server.prompting.plain_fields import ChatPrompt
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.source import CompiledSource, Words, compile_source
@@ -33,16 +33,16 @@ class ChatPlanner:
         """By source. All requests for a template wait for one compilation, without holding a thread."""
         self._slots = asyncio.Semaphore(COMPILATIONS)
 
-    async def plan(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> Plan:
+    async def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        return await self._run(request, parameters, partial(self._planner.plan, request, parameters, takes))
+        return await self._run(turn, parameters, partial(self._planner.plan, turn, parameters, input_names))
 
-    async def prompt(self, request: ChatRequest, parameters: Mapping[str, str], takes: Container[str]) -> ChatPrompt:
+    async def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        return await self._run(request, parameters, partial(self._planner.prompt, request, parameters, takes))
+        return await self._run(turn, parameters, partial(self._planner.prompt, turn, parameters, input_names))
 
-    async def _run(self, request: ChatRequest, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
-        source = self._planner.template_for(request, parameters)
+    async def _run(self, turn: Turn, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
+        source = self._planner.template_for(turn, parameters)
         while True:
             try:
                 self._templates.find(source)

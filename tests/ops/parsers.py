@@ -74,17 +74,17 @@ def blamed(error: APIError) -> None:
 
 def completion(body: bytes) -> None:
     try:
-        request = schemas.parse_completion(body)
-        for prompt in request.prompts:
-            encode.infer_request(request, prompt, model="m", request_id="id")
+        turn = schemas.parse_completion(body).turn()
+        for prompt in turn.prompts:
+            encode.infer_request(turn, prompt, model="m", request_id="id")
     except APIError as error:
         blamed(error)
 
 
 def chat(body: bytes) -> None:
     try:
-        plan = PLANNER.plan(schemas.parse_chat(body), {"chat_template": TEMPLATE}, EVERYTHING)
-        encode.infer_request(plan.request, plan.prompt, model="m", request_id="id", ours=plan.inputs)
+        plan = PLANNER.plan(schemas.parse_chat(body).turn(), {"chat_template": TEMPLATE}, EVERYTHING)
+        encode.infer_request(plan.turn, plan.prompt, model="m", request_id="id", server_inputs=plan.inputs)
     except APIError as error:
         blamed(error)
 

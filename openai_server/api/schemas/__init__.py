@@ -33,7 +33,7 @@ from openai_server.api.schemas.parse import parse_messages as parse_messages
 from openai_server.api.schemas.requests import INT64_MAX as INT64_MAX
 from openai_server.api.schemas.requests import ChatRequest as ChatRequest
 from openai_server.api.schemas.requests import CompletionRequest as CompletionRequest
-from openai_server.api.schemas.requests import Prompt as Prompt
+from openai_server.api.schemas.requests import GenerateRequest as GenerateRequest
 from openai_server.api.schemas.requests import Request as Request
 from openai_server.api.schemas.requests import Text as Text
 from openai_server.api.schemas.requests import TokenId as TokenId

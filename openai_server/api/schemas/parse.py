@@ -26,15 +26,16 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
     if request.suffix == "":  # nothing comes behind the text
         request.suffix = None
-    if len(request.prompts) * request.generated > bounds.MAX_CHOICES:
+    n = request.n or 1
+    if isinstance(request.prompt, list) and len(request.prompts) * (request.best_of or n) > bounds.MAX_CHOICES:
         raise InvalidRequest(
             f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
         )
     if request.best_of is None:
         return request
-    if request.best_of < request.choices:
+    if request.best_of < n:
         raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
-    if request.chooses_best and request.stream:
+    if request.best_of > n and request.stream:
         raise InvalidRequest("'best_of' is not possible in a stream: the best is known at the end.", param="best_of")
     return request
 
@@ -42,8 +43,8 @@ def parse_completion(body: bytes) -> CompletionRequest:
 def parse_chat(body: bytes) -> ChatRequest:
     """Raises InvalidRequest."""
     request = _parse(body, ChatRequest, CHAT_FIELDS)
-    limits = {request.max_tokens, request.max_completion_tokens} - {None}
-    if len(limits) > 1:
+    limit = request.max_completion_tokens
+    if limit is not None and request.max_tokens not in (None, limit):
         raise InvalidRequest("'max_tokens' and 'max_completion_tokens' differ; give one of them.", param="max_tokens")
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
@@ -136,7 +137,7 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest(
             "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
         )
-    if request.tool_use and request.grammar is not None:
+    if request.grammar is not None and request.tool_use:
         raise InvalidRequest("'grammar' can't be combined with tools that may be called.", param="grammar")
 
 

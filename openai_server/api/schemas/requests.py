@@ -1,15 +1,18 @@
 """Requests to generate, as Structs, and what follows from their fields. PURE."""
 
-from typing import Annotated, Any, ClassVar, Literal, Self
+from collections.abc import Iterable, Mapping, Sequence
+from operator import attrgetter
+from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
 from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool, ToolChoice
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import Message
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
+from openai_server.core.turn import NO_GUIDE, Guide, Prompt, PromptField, Sampling, TemplateOptions, Turn
 from protos import contract
 from protos.tensors import Packed
 
@@ -28,8 +31,6 @@ LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=0.01, le=10)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
-Prompt = str | list[int] | Packed
-"""Text, or token ids."""
 
 
 def prompts_of(given: str | Packed | list[Any], field: str) -> list[Prompt]:
@@ -76,8 +77,6 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 class Request(Struct, kw_only=True):
     """What both endpoints share. None is unset, and stands for null too."""
 
-    PROMPT_FIELD: ClassVar[str]
-
     model: str | None = None
     max_tokens: TokenLimit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
@@ -120,48 +119,6 @@ class Request(Struct, kw_only=True):
     grammar: str | None = None  # GBNF
 
     @property
-    def choices(self) -> int:
-        """Choices for each prompt."""
-        return self.n or 1
-
-    @property
-    def generated(self) -> int:
-        """Choices that are generated for each prompt; the answer has the best `choices` of them."""
-        return self.choices
-
-    @property
-    def chooses_best(self) -> bool:
-        """More choices are generated than returned."""
-        return False
-
-    @property
-    def generated_if_said(self) -> int | None:
-        """None if the request says nothing of how many."""
-        n_generated = self.generated
-        return None if self.n is None and n_generated == 1 else n_generated
-
-    @property
-    def top_tokens(self) -> int | None:
-        """How many of the likeliest tokens the answer tells with each token; None: no log probabilities."""
-        return None
-
-    @property
-    def schema(self) -> dict[str, Any] | None:
-        """JSON Schema that the text has to be valid against."""
-        match self.response_format:
-            case JsonSchemaFormat(json_schema=named):
-                return named.schema or ANY_OBJECT
-            case JsonObjectFormat(schema=schema):
-                return schema or ANY_OBJECT
-        return self.json_schema
-
-    @property
-    def strict_schema(self) -> bool:
-        """Whether a keyword of `schema` that can't be enforced is an error. Otherwise it is left out."""
-        format = self.response_format
-        return isinstance(format, JsonSchemaFormat) and bool(format.json_schema.strict)
-
-    @property
     def guides(self) -> list[str]:
         """The fields that say what the text has to match."""
         guides = []
@@ -176,37 +133,45 @@ class Request(Struct, kw_only=True):
         return guides
 
     @property
-    def penalty(self) -> float | None:
-        return self.repetition_penalty if self.repeat_penalty is None else self.repeat_penalty
-
-    @property
-    def stops(self) -> list[str]:
-        return [self.stop] if isinstance(self.stop, str) else list(self.stop or ())
-
-    def with_stop(self, text: str) -> Self:
-        """One more stop string, unless there are as many as there may be."""
-        if len(self.stops) >= contract.MAX_STOP_STRINGS:
-            return self
-        return msgspec.structs.replace(self, stop=[*self.stops, text])
-
-    @property
     def include_usage(self) -> bool:
         return bool(self.stream_options and self.stream_options.include_usage)
 
-    @property
-    def token_limit(self) -> tuple[str, int | None]:
-        """The field that sets the limit, for errors, and the limit; None is until the context is full."""
-        return "max_tokens", self.max_tokens
+    def prompt_fields(self) -> Iterable[PromptField]:
+        """The fields whose length a server may limit, before a template has rendered them."""
+        return ()
 
-    @property
-    def most_tokens(self) -> int | None:
-        """For each choice; None is until the context is full."""
-        return self.token_limit[1]
+    def turn(self) -> Turn:
+        raise NotImplementedError
+
+    # ---- To a turn
+
+    def _sampling(self) -> Sampling:
+        sampling = Sampling(*_read_sampling(self))
+        if self.repeat_penalty is not None:
+            sampling = replace(sampling, repetition_penalty=self.repeat_penalty)
+        return replace(sampling, stop=[self.stop]) if isinstance(self.stop, str) else sampling
+
+    def _guide(self) -> Guide:
+        match self.response_format:
+            case None:
+                pass
+            case JsonSchemaFormat(json_schema=named):
+                schema, strict = named.schema or ANY_OBJECT, bool(named.strict)
+                return Guide(field="response_format", json_schema=schema, strict=strict)
+            case JsonObjectFormat(schema=schema):
+                return Guide(field="response_format", json_schema=schema or ANY_OBJECT)
+        if self.json_schema is not None:
+            return Guide(field="json_schema", json_schema=self.json_schema)
+        if self.regex is not None:
+            return Guide(field="regex", regex=self.regex)
+        return NO_GUIDE if self.grammar is None else Guide(field="grammar", grammar=self.grammar)
+
+
+_read_sampling = attrgetter(*Sampling.__struct_fields__)
+"""Sampling has the names of this API, but for `repeat_penalty`."""
 
 
 class CompletionRequest(Request, kw_only=True):
-    PROMPT_FIELD = "prompt"
-
     prompt: str | Annotated[list[str | TokenId | Annotated[list[TokenId], Meta(min_length=1)]], Meta(min_length=1)]
     best_of: Annotated[int, Meta(ge=1, le=contract.MAX_CHOICES)] | None = None
     echo: bool | None = None
@@ -214,30 +179,55 @@ class CompletionRequest(Request, kw_only=True):
     suffix: str | None = None
 
     @property
-    def generated(self) -> int:
-        return self.best_of or self.n or 1
-
-    @property
-    def chooses_best(self) -> bool:
-        return self.best_of is not None and self.best_of > (self.n or 1)
-
-    @property
-    def top_tokens(self) -> int | None:
-        return self.logprobs
-
-    @property
     def prompts(self) -> list[Prompt]:
         """Raises InvalidRequest for a list of several kinds."""
         return prompts_of(self.prompt, "prompt")
 
-    @property
-    def token_limit(self) -> tuple[str, int | None]:
-        return "max_tokens", COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("prompt", self.prompts, isinstance(self.prompt, list))
+        yield PromptField("suffix", [self.suffix or ""])
+
+    def turn(self) -> Turn:
+        """Raises InvalidRequest for prompts of several kinds."""
+        names = COMPLETION_NAMES
+        if self.best_of is not None and self.best_of != (self.n or 1):
+            names = {**names, "n_to_send": "best_of"}
+        if self.repeat_penalty is not None:
+            names = {**names, "repetition_penalty": "repeat_penalty"}
+        n_generated = self.best_of or self.n
+        return Turn(
+            model=self.model,
+            prompts=self.prompts,
+            sampling=self._sampling(),
+            guide=self._guide(),
+            token_limit=COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
+            has_default_limit=self.max_tokens is None,
+            n_to_send=None if n_generated == 1 and self.n is None else n_generated,
+            n_returned=self.n or 1,
+            top_logprobs=self.logprobs,
+            echo=self.echo,
+            suffix=self.suffix,
+            names=names,
+        )
+
+
+COMPLETION_NAMES: Mapping[str, str] = {
+    "n_returned": "n",
+    "n_to_send": "n",
+    "token_limit": "max_tokens",
+    "top_logprobs": "logprobs",
+}
+CHAT_NAMES: Mapping[str, str] = {
+    **COMPLETION_NAMES,
+    "parameters": "tools[{}].function.parameters",
+    "prompt": "messages",
+    "tool_use": "tool_choice",
+}
+_FUNCTION_NAMES = {"parameters": "functions[{}].parameters", "tools": "functions", "tool_use": "function_call"}
+"""Where the older API's functions are given."""
 
 
 class ChatRequest(Request, kw_only=True):
-    PROMPT_FIELD = "messages"
-
     messages: Annotated[list[Message], Meta(min_length=1, max_length=MAX_MESSAGES)]
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
@@ -253,10 +243,6 @@ class ChatRequest(Request, kw_only=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
-
-    @property
-    def top_tokens(self) -> int | None:
-        return (self.top_logprobs or 0) if self.logprobs else None
 
     @property
     def tool_use(self) -> ToolUse | None:
@@ -286,8 +272,39 @@ class ChatRequest(Request, kw_only=True):
                     return None
                 return ToolUse(tools, must=allowed.mode == "required", parallel=parallel)
 
-    @property
-    def token_limit(self) -> tuple[str, int | None]:
-        if self.max_completion_tokens is None:
-            return "max_tokens", self.max_tokens
-        return "max_completion_tokens", self.max_completion_tokens
+    def turn(self) -> Turn:
+        names, use, limit = CHAT_NAMES, self.tool_use, self.max_tokens
+        tools: Sequence[Tool] = self.tools or ()
+        if self.functions:
+            names, tools = {**names, **_FUNCTION_NAMES}, [Tool("function", function) for function in self.functions]
+        if self.max_completion_tokens is not None:
+            names, limit = {**names, "token_limit": "max_completion_tokens"}, self.max_completion_tokens
+        if self.repeat_penalty is not None:
+            names = {**names, "repetition_penalty": "repeat_penalty"}
+        return Turn(
+            model=self.model,
+            messages=self.messages,
+            tools=tools,
+            tool_use=use,
+            template=TemplateOptions(*_read_template(self)),
+            sampling=self._sampling(),
+            guide=self._guide(),
+            token_limit=limit,
+            n_to_send=self.n,
+            n_returned=self.n or 1,
+            top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            names=names,
+        )
+
+
+_read_template = attrgetter(*TemplateOptions.__struct_fields__)
+"""The options have the names of this API."""
+
+
+class GenerateRequest(Struct):
+    """A turn, and how its answer is sent."""
+
+    turn: Turn
+    stream: bool = False
+    include_usage: bool = False
+    """A stream ends with the token counts."""

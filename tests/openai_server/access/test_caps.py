@@ -7,18 +7,21 @@ from openai_server.access.caps import Caps
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.api.schemas_tasks import parse_detokenize, parse_embedding, parse_rerank, parse_tokenize
 from openai_server.core.errors import AboveLimit
+from openai_server.core.turn import Turn
 
 MESSAGES = [{"role": "user", "content": "hi"}]
 
 
-def completion(caps: Caps, **fields: Any) -> Any:
+def completion(caps: Caps, **fields: Any) -> Turn:
     body = orjson.dumps({"prompt": "x", **fields})
-    return caps.applied(parse_completion(body), len(body))
+    request = parse_completion(body)
+    return caps.applied(request.turn(), request.prompt_fields(), len(body))
 
 
-def chat(caps: Caps, **fields: Any) -> Any:
+def chat(caps: Caps, **fields: Any) -> Turn:
     body = orjson.dumps({"messages": MESSAGES, **fields})
-    return caps.applied(parse_chat(body), len(body))
+    request = parse_chat(body)
+    return caps.applied(request.turn(), request.prompt_fields(), len(body))
 
 
 def refused(param: str, code: str, work: Any, *args: Any, **fields: Any) -> None:
@@ -33,22 +36,22 @@ def test_output_tokens() -> None:
     refused("max_tokens", code, completion, caps, max_tokens=11)
     refused("max_tokens", code, chat, caps, max_tokens=11)
     refused("max_completion_tokens", code, chat, caps, max_completion_tokens=11)
-    assert completion(caps, max_tokens=10).max_tokens == 10
-    assert chat(caps, max_completion_tokens=10).token_limit == ("max_completion_tokens", 10)
+    assert completion(caps, max_tokens=10).token_limit == 10
+    assert chat(caps, max_completion_tokens=10).token_limit == 10
 
 
 def test_who_names_no_end_gets_the_limit() -> None:
-    assert chat(Caps(output_tokens=10)).token_limit == ("max_tokens", 10)
-    assert completion(Caps(output_tokens=10)).token_limit == ("max_tokens", 10)  # OpenAI's 16 are no wish of the client
-    assert completion(Caps(output_tokens=20)).token_limit == ("max_tokens", 16)
-    assert chat(Caps()).token_limit == ("max_tokens", None)
+    assert chat(Caps(output_tokens=10)).token_limit == 10
+    assert completion(Caps(output_tokens=10)).token_limit == 10  # OpenAI's 16 are no wish of the client
+    assert completion(Caps(output_tokens=20)).token_limit == 16
+    assert chat(Caps()).token_limit is None
 
 
 def test_n() -> None:
     refused("n", "integer_above_max_value", chat, Caps(n=2), n=3)
     refused("n", "integer_above_max_value", completion, Caps(n=2), n=3)
     refused("best_of", "integer_above_max_value", completion, Caps(n=2), best_of=3)
-    assert chat(Caps(n=2), n=2).n == 2
+    assert chat(Caps(n=2), n=2).n_returned == 2
 
 
 @pytest.mark.parametrize(
@@ -62,8 +65,9 @@ def test_n() -> None:
 )
 def test_a_prompt(prompt: Any, param: str, code: str) -> None:
     refused(param, code, completion, Caps(prompt=3), prompt=prompt)
-    assert completion(Caps(prompt=4), prompt=prompt).prompt == prompt
-    assert completion(Caps(), prompt=prompt).prompt == prompt
+    several = isinstance(prompt, list) and not isinstance(prompt[0], int)
+    assert completion(Caps(prompt=4), prompt=prompt).prompts == (prompt if several else [prompt])
+    assert completion(Caps(), prompt=prompt).prompts == (prompt if several else [prompt])
 
 
 @pytest.mark.parametrize(
@@ -81,8 +85,8 @@ def test_a_prompt(prompt: Any, param: str, code: str) -> None:
 def test_what_the_other_endpoints_read(parse: Any, fields: dict[str, Any], param: str) -> None:
     request = parse(orjson.dumps(fields))
     code = "array_above_max_length" if param == "tokens" else "string_above_max_length"
-    refused(param, code, Caps(prompt=3).check_task, request)
-    Caps(prompt=4).check_task(request)
+    refused(param, code, Caps(prompt=3).check_fields, request.prompt_fields())
+    Caps(prompt=4).check_fields(request.prompt_fields())
 
 
 def with_schema(size: int) -> dict[str, Any]:

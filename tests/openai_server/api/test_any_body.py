@@ -5,6 +5,7 @@ From the body to the tensors; what the backend makes of them is its own matter, 
 
 import json
 import time
+from collections.abc import Sequence
 from datetime import datetime
 from functools import partial
 from typing import Any
@@ -18,6 +19,7 @@ from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import APIError
+from openai_server.core.turn import Prompt
 from openai_server.parsing.reading import MessageReader
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import Templates
@@ -95,17 +97,16 @@ def check(error: APIError | None) -> None:
 
 def outcome(parse: Any, body: object) -> APIError | None:
     try:
-        request = parse(json.dumps(body).encode())
-        if isinstance(request, schemas.CompletionRequest):
-            prompts: list[schemas.Prompt] = request.prompts
-            inputs: encode.Inputs = {}
-        else:
-            plan = PLANNER.plan(request, {"chat_template": TEMPLATE}, EVERYTHING)
-            request, prompts, inputs = plan.request, [plan.prompt], plan.inputs
+        turn = parse(json.dumps(body).encode()).turn()
+        prompts: Sequence[Prompt] = turn.prompts
+        inputs: encode.Inputs = {}
+        if turn.messages:
+            plan = PLANNER.plan(turn, {"chat_template": TEMPLATE}, EVERYTHING)
+            turn, prompts, inputs = plan.turn, [plan.prompt], plan.inputs
             if plan.reading:
                 MessageReader(plan.reading).message("<think>a</think><tool_call>\n{", "stop")
         for prompt in prompts:
-            encode.infer_request(request, prompt, model="m", request_id="id", ours=inputs)
+            encode.infer_request(turn, prompt, model="m", request_id="id", server_inputs=inputs)
     except APIError as error:
         return error
     return None

@@ -46,12 +46,21 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from pydantic import BaseModel
 
 from openai_server.api import schemas, schemas_tasks
-from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, bounds, parse_chat, parse_completion
+from openai_server.api.schemas import (
+    ChatRequest,
+    CompletionRequest,
+    Fields,
+    Request,
+    bounds,
+    parse_chat,
+    parse_completion,
+)
 from openai_server.api.schemas_tasks import EmbeddingRequest, RerankRequest, TokenizeRequest
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, FunctionCall, ToolMessage, UserMessage
 from openai_server.core.tools import ToolUse
+from openai_server.core.turn import NO_GUIDE, Guide, Sampling
 from protos import contract
 
 # ---- Every field of the API has a place
@@ -130,7 +139,7 @@ def test_no_field_is_in_two_places() -> None:
     [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
-    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.OURS)}
+    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
     with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
     assert {spec.name for spec in contract.INPUTS} - ours - with_another - others <= fields.mapped
 
@@ -267,12 +276,18 @@ def test_choices_are_bounded() -> None:
 
 
 def test_the_limit_and_the_field_that_set_it() -> None:
-    assert completion().token_limit == ("max_tokens", 16)
-    assert completion(max_tokens=0).token_limit == ("max_tokens", 0)
-    assert chat().token_limit == ("max_tokens", None)
-    assert chat(max_tokens=5).token_limit == ("max_tokens", 5)
-    assert chat(max_completion_tokens=5).token_limit == ("max_completion_tokens", 5)
-    assert chat(max_tokens=5, max_completion_tokens=5).token_limit[1] == 5
+    def limit(request: Request) -> tuple[str, int | None]:
+        turn = request.turn()
+        return turn.name("token_limit"), turn.token_limit
+
+    assert limit(completion()) == ("max_tokens", 16)
+    assert completion().turn().has_default_limit
+    assert limit(completion(max_tokens=0)) == ("max_tokens", 0)
+    assert not completion(max_tokens=16).turn().has_default_limit
+    assert limit(chat()) == ("max_tokens", None)
+    assert limit(chat(max_tokens=5)) == ("max_tokens", 5)
+    assert limit(chat(max_completion_tokens=5)) == ("max_completion_tokens", 5)
+    assert limit(chat(max_tokens=5, max_completion_tokens=5)) == ("max_completion_tokens", 5)
     chat_refused("max_tokens", max_tokens=5, max_completion_tokens=6)
 
 
@@ -389,28 +404,68 @@ def test_extensions_that_make_no_sense(parse: Any, field: str, body: dict[str, o
 
 
 def test_both_names_of_a_penalty() -> None:
-    assert completion(repeat_penalty=1.5).penalty == completion(repetition_penalty=1.5).penalty == 1.5
-    assert completion(repeat_penalty=1.5, repetition_penalty=1.5).penalty == 1.5
+    for request in (completion(repeat_penalty=1.5), chat(repeat_penalty=1.5, repetition_penalty=1.5)):
+        turn = request.turn()
+        assert (turn.name("repetition_penalty"), turn.sampling.repetition_penalty) == ("repeat_penalty", 1.5)
+    turn = completion(repetition_penalty=1.5).turn()
+    assert (turn.name("repetition_penalty"), turn.sampling.repetition_penalty) == ("repetition_penalty", 1.5)
+
+
+def test_sampling_has_the_names_of_the_api() -> None:
+    values: dict[str, Any] = {
+        name: {"5": 1.5} if name == "logit_bias" else ["x"] if name == "dry_sequence_breakers" else 1
+        for name in Sampling.__struct_fields__
+    } | {"stop": "x", "stop_token_ids": [1], "ignore_eos": True, "skip_special_tokens": True}
+    for request in (completion(**values), chat(**values)):
+        assert msgspec.to_builtins(request.turn().sampling) == values | {"stop": ["x"]}
 
 
 def test_a_text_format_is_no_guide() -> None:
-    assert completion(response_format={"type": "text"}, regex="a").guides == ["regex"]
+    request = completion(response_format={"type": "text"}, regex="a")
+    assert request.guides == ["regex"]
+    assert request.turn().guide == Guide(field="regex", regex="a")
+
+
+@pytest.mark.parametrize(
+    ("body", "guide"),
+    [
+        ({}, NO_GUIDE),
+        ({"response_format": {"type": "text"}}, NO_GUIDE),
+        ({"response_format": {"type": "json_object"}}, {"json_schema": {"type": "object"}}),
+        ({"response_format": {"type": "json_object", "schema": {"enum": [1]}}}, {"json_schema": {"enum": [1]}}),
+        (
+            {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "strict": True}}},
+            {"json_schema": {"type": "object"}, "strict": True},
+        ),
+        ({"json_schema": {}}, {"json_schema": {}}),
+        ({"grammar": "root ::= []"}, {"grammar": "root ::= []"}),
+    ],
+)
+def test_guides(body: dict[str, Any], guide: Any) -> None:
+    expected = guide if isinstance(guide, Guide) else Guide(field=next(iter(body)), **guide)
+    assert completion(**body).turn().guide == chat(**body).turn().guide == expected
+    assert bool(expected) is bool(guide)
 
 
 def test_best_of() -> None:
-    assert completion(n=2, best_of=4).generated == 4
+    turn = completion(n=2, best_of=4).turn()
+    assert (turn.n_returned, turn.n_generated, turn.n_to_send, turn.chooses_best) == (2, 4, 4, True)
+    assert (turn.name("n_to_send"), turn.name("n_returned")) == ("best_of", "n")
+    for body, n_to_send in (({}, None), ({"best_of": 1}, None), ({"n": 1}, 1), ({"n": 2, "best_of": 2}, 2)):
+        turn = completion(**body).turn()
+        assert (turn.n_to_send, turn.chooses_best, turn.name("n_to_send")) == (n_to_send, False, "n")
     assert refused("best_of", n=2, best_of=1).status == 400
     refused("best_of", best_of=2, stream=True)
     completion(n=2, best_of=2, stream=True)
     refused("prompt", prompt=["x"] * 20, best_of=128)
 
 
-def test_top_tokens() -> None:
-    assert completion(logprobs=0).top_tokens == 0
-    assert completion().top_tokens is None
-    assert chat(logprobs=True).top_tokens == 0
-    assert chat(logprobs=True, top_logprobs=20).top_tokens == 20
-    assert chat(logprobs=False).top_tokens is None
+def test_top_logprobs() -> None:
+    assert completion(logprobs=0).turn().top_logprobs == 0
+    assert completion().turn().top_logprobs is None
+    assert chat(logprobs=True).turn().top_logprobs == 0
+    assert chat(logprobs=True, top_logprobs=20).turn().top_logprobs == 20
+    assert chat(logprobs=False).turn().top_logprobs is None
     chat_refused("top_logprobs", top_logprobs=3)
     chat_refused("top_logprobs", logprobs=True, top_logprobs=21)
     refused("logprobs", logprobs=6)
@@ -463,6 +518,9 @@ def test_allowed_tools() -> None:
 def test_functions_are_the_older_tools() -> None:
     found = use(functions=[function("f")], function_call={"name": "f"})
     assert (found.legacy, found.named, found.parallel) == (True, "f", False)
+    turn = chat(functions=[function("f")]).turn()
+    assert ([tool.function.name for tool in turn.tools], turn.name("tools")) == (["f"], "functions")
+    assert turn.name("parameters").format(0) == "functions[0].parameters"
     assert chat(functions=[function("f")], function_call="none").tool_use is None
 
 

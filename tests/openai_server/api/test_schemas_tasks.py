@@ -177,7 +177,7 @@ def test_the_field_of_the_text_says_which_form_it_is() -> None:
     chat = parsed(parse_tokenize, messages=messages, add_generation_prompt=True, tools=[])
     assert isinstance(chat, MessagesToTokenize)
     assert not chat.add_special_tokens
-    assert len(chat.chat.messages) == 1
+    assert len(chat.turn().messages) == 1
 
 
 @pytest.mark.parametrize(

@@ -59,7 +59,7 @@ def markup_of(name: str) -> list[str]:
 
 
 def prompt_of(name: str, body: Json) -> ChatPrompt:
-    return PLANNER.prompt(parse_chat(json.dumps(body).encode()), parameters_of(name), EVERYTHING)
+    return PLANNER.prompt(parse_chat(json.dumps(body).encode()).turn(), parameters_of(name), EVERYTHING)
 
 
 def attempt(name: str, body: Json) -> ChatPrompt | InvalidRequest:

@@ -35,11 +35,13 @@ STRICT = {"type": "function", "function": {"name": "f", "parameters": {"type": "
 OBJECT = {"type": "json_object"}
 
 
-def plan(*messages: dict[str, Any], template: str = PLAIN, takes: Container[str] = EVERYTHING, **body: Any) -> Plan:
+def plan(
+    *messages: dict[str, Any], template: str = PLAIN, input_names: Container[str] = EVERYTHING, **body: Any
+) -> Plan:
     templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
     planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
-    request = parse_chat(json.dumps({"messages": list(messages) or [USER], **body}).encode())
-    return planner.plan(request, {"chat_template": template} if template else {}, takes)
+    turn = parse_chat(json.dumps({"messages": list(messages) or [USER], **body}).encode()).turn()
+    return planner.plan(turn, {"chat_template": template} if template else {}, input_names)
 
 
 def refused(param: str, **body: Any) -> InvalidRequest:
@@ -64,14 +66,14 @@ def read(found: Plan, text: str) -> dict[str, Any]:
 
 def test_plain_text_is_not_read() -> None:
     found = plan()
-    assert found == Plan(found.request, "[user]hi[assistant]")
+    assert found == Plan(found.turn, "[user]hi[assistant]")
 
 
 def test_chatml_for_a_model_without_a_template() -> None:
     found = plan(template="")
     assert found.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert found.request.stops == [CHATML_END]
-    assert plan(template="", takes={"prompt"}).request.stops == []
+    assert found.turn.sampling.stop == [CHATML_END]
+    assert plan(template="", input_names={"prompt"}).turn.sampling.stop is None
 
 
 def test_the_last_message_is_continued() -> None:
@@ -174,11 +176,11 @@ def test_a_call_that_must_be_is_held_to(template: str) -> None:
 
 
 def test_a_backend_that_can_not_hold_to_anything() -> None:
-    takes = {"prompt"}
-    refused("tool_choice", tools=[TOOL], tool_choice="required", takes=takes)
-    refused("tools", tools=[STRICT], takes=takes)
-    refused("function_call", functions=[TOOL["function"]], function_call={"name": "f"}, takes=takes)
-    assert plan(tools=[TOOL], takes=takes).inputs == {}
+    input_names = {"prompt"}
+    refused("tool_choice", tools=[TOOL], tool_choice="required", input_names=input_names)
+    refused("tools", tools=[STRICT], input_names=input_names)
+    refused("function_call", functions=[TOOL["function"]], function_call={"name": "f"}, input_names=input_names)
+    assert plan(tools=[TOOL], input_names=input_names).inputs == {}
 
 
 # ---- Formats
@@ -192,5 +194,5 @@ def test_a_format_alone_is_the_backends_business() -> None:
 def test_a_format_after_a_thought_or_in_place_of_a_call(body: dict[str, Any]) -> None:
     for found in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
         assert lark(found)
-        assert found.request.guides == [], "it is said once"
+        assert not found.turn.guide, "it is said once"
     assert not lark(plan(template=HERMES, enable_thinking=False, **body)), "there is no thought to come behind"

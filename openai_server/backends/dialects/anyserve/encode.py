@@ -1,37 +1,36 @@
-"""Request to tensors: the one table of sampling fields, and the ModelInferRequest of one prompt.
+"""A turn to tensors: the one table of its fields, and the ModelInferRequest of one prompt.
 
 PURE.
 """
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Any
 
 import orjson
+from msgspec.structs import astuple
 
-from openai_server.api.schemas import ChatRequest, Prompt, Request
 from openai_server.core import guide_parts
 from openai_server.core.closing import closed
 from openai_server.core.errors import UnsupportedParameter
+from openai_server.core.turn import Guide, Prompt, Sampling, Turn
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
+class Row:
+    """How one field of a turn becomes a tensor."""
+
+    field: str
+    """Of the turn, its sampling or its guide."""
     tensor: TensorSpec
     off: float | None = None
     """The value that means the same as leaving the tensor out, if there is one."""
     elements: Callable[[Any], Sequence[Any]] | None = None
-    """Of the attribute's value, where they are not that value alone; empty if there is nothing to send."""
-    attribute: str = ""
-    """Of the request, where it is not the key."""
-    field: str = ""
-    """That a client sets, where it is not the key."""
+    """Converts the field to tensor elements (default: one element). Empty means: don't send the tensor."""
 
 
 def _source(value: str | Mapping[str, Any]) -> Sequence[bytes]:
@@ -48,104 +47,96 @@ def _number(value: float) -> Sequence[Any]:
     return (max(value, 0),)
 
 
-# An attribute that is None is not sent.
-SAMPLING: dict[str, Sampling] = {
-    "max_tokens": Sampling(contract.MAX_TOKENS, attribute="most_tokens"),
-    "temperature": Sampling(contract.TEMPERATURE, off=1),
-    "top_p": Sampling(contract.TOP_P, off=1),
-    "top_k": Sampling(contract.TOP_K, off=0, elements=_number),
-    "min_p": Sampling(contract.MIN_P, off=0),
-    "typical_p": Sampling(contract.TYPICAL_P, off=1),
-    "top_n_sigma": Sampling(contract.TOP_N_SIGMA, off=0, elements=_number),
-    "presence_penalty": Sampling(contract.PRESENCE_PENALTY, off=0),
-    "frequency_penalty": Sampling(contract.FREQUENCY_PENALTY, off=0),
-    "penalty": Sampling(contract.REPETITION_PENALTY, off=1, field="repetition_penalty"),
-    "repeat_last_n": Sampling(contract.REPEAT_LAST_N, off=-1),
-    "xtc_probability": Sampling(contract.XTC_PROBABILITY, off=0),
-    "xtc_threshold": Sampling(contract.XTC_THRESHOLD),
-    "dry_multiplier": Sampling(contract.DRY_MULTIPLIER, off=0),
-    "dry_base": Sampling(contract.DRY_BASE),
-    "dry_allowed_length": Sampling(contract.DRY_ALLOWED_LENGTH),
-    "dry_penalty_last_n": Sampling(contract.DRY_PENALTY_LAST_N, off=-1),
-    "dry_sequence_breakers": Sampling(contract.DRY_SEQUENCE_BREAKERS, elements=_texts),
-    "mirostat": Sampling(contract.MIROSTAT, off=0),
-    "mirostat_tau": Sampling(contract.MIROSTAT_TAU),
-    "mirostat_eta": Sampling(contract.MIROSTAT_ETA),
-    "logit_bias": Sampling(contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda biases: [int(token) for token in biases]),
-    "biases": Sampling(
-        contract.LOGIT_BIAS, elements=lambda biases: list(biases.values()), attribute="logit_bias", field="logit_bias"
-    ),
-    "stop": Sampling(contract.STOP, elements=lambda stop: _texts([stop] if isinstance(stop, str) else stop)),
-    "stop_token_ids": Sampling(contract.STOP_TOKEN_IDS, elements=lambda ids: ids),
-    "min_tokens": Sampling(contract.MIN_TOKENS, off=0),
-    "ignore_eos": Sampling(contract.IGNORE_EOS, off=False),
-    "skip_special_tokens": Sampling(contract.SKIP_SPECIAL_TOKENS, off=True),
-    "schema": Sampling(contract.JSON_SCHEMA, elements=_source),
-    "regex": Sampling(contract.REGEX, elements=_source),
-    "grammar": Sampling(contract.GRAMMAR, elements=_source),
-    "top_tokens": Sampling(contract.LOGPROBS, field="logprobs"),
-    "seed": Sampling(contract.SEED, elements=lambda seed: (fold_seed(seed),)),
-    "generated": Sampling(contract.N, off=1, attribute="generated_if_said", field="n"),
-    "priority": Sampling(contract.PRIORITY, off=0),
+_SAMPLING = (
+    Row("temperature", contract.TEMPERATURE, off=1),
+    Row("top_p", contract.TOP_P, off=1),
+    Row("top_k", contract.TOP_K, off=0, elements=_number),
+    Row("min_p", contract.MIN_P, off=0),
+    Row("typical_p", contract.TYPICAL_P, off=1),
+    Row("top_n_sigma", contract.TOP_N_SIGMA, off=0, elements=_number),
+    Row("presence_penalty", contract.PRESENCE_PENALTY, off=0),
+    Row("frequency_penalty", contract.FREQUENCY_PENALTY, off=0),
+    Row("repetition_penalty", contract.REPETITION_PENALTY, off=1),
+    Row("repeat_last_n", contract.REPEAT_LAST_N, off=-1),
+    Row("xtc_probability", contract.XTC_PROBABILITY, off=0),
+    Row("xtc_threshold", contract.XTC_THRESHOLD),
+    Row("dry_multiplier", contract.DRY_MULTIPLIER, off=0),
+    Row("dry_base", contract.DRY_BASE),
+    Row("dry_allowed_length", contract.DRY_ALLOWED_LENGTH),
+    Row("dry_penalty_last_n", contract.DRY_PENALTY_LAST_N, off=-1),
+    Row("dry_sequence_breakers", contract.DRY_SEQUENCE_BREAKERS, elements=_texts),
+    Row("mirostat", contract.MIROSTAT, off=0),
+    Row("mirostat_tau", contract.MIROSTAT_TAU),
+    Row("mirostat_eta", contract.MIROSTAT_ETA),
+    Row("logit_bias", contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda biases: [int(token) for token in biases]),
+    Row("stop", contract.STOP, elements=_texts),
+    Row("stop_token_ids", contract.STOP_TOKEN_IDS, elements=lambda ids: ids),
+    Row("min_tokens", contract.MIN_TOKENS, off=0),
+    Row("ignore_eos", contract.IGNORE_EOS, off=False),
+    Row("skip_special_tokens", contract.SKIP_SPECIAL_TOKENS, off=True),
+    Row("seed", contract.SEED, elements=lambda seed: (fold_seed(seed),)),
+    Row("priority", contract.PRIORITY, off=0),
+)
+assert tuple(row.field for row in _SAMPLING) == Sampling.__struct_fields__
+ROWS = (
+    Row("token_limit", contract.MAX_TOKENS),
+    *_SAMPLING,
+    Row("logit_bias", contract.LOGIT_BIAS, elements=lambda biases: list(biases.values())),
+    Row("json_schema", contract.JSON_SCHEMA, elements=_source),
+    Row("regex", contract.REGEX, elements=_source),
+    Row("grammar", contract.GRAMMAR, elements=_source),
+    Row("top_logprobs", contract.LOGPROBS),
+    Row("n_to_send", contract.N, off=1),
     # Of completions alone.
-    "echo": Sampling(contract.ECHO, off=False),
-    "suffix": Sampling(contract.SUFFIX, elements=_source),
-}
+    Row("echo", contract.ECHO, off=False),
+    Row("suffix", contract.SUFFIX, elements=_source),
+)
+"""A field that is None is not sent."""
 
 
-@cache
-def _table(kind: type[Request]) -> tuple[list[tuple[str, Sampling]], Callable[[Request], tuple[Any, ...]]]:
-    """The rows that this kind of request has, and what reads all their attributes with one call."""
-    rows = [(name, row) for name, row in SAMPLING.items() if hasattr(kind, row.attribute or name)]
-    return rows, attrgetter(*(row.attribute or name for name, row in rows))
+def _values(turn: Turn) -> tuple[Any, ...]:
+    """One a row."""
+    sampling, guide = turn.sampling, turn.guide
+    return (
+        turn.token_limit,
+        *astuple(sampling),
+        sampling.logit_bias,
+        guide.json_schema,
+        guide.regex,
+        guide.grammar,
+        turn.top_logprobs,
+        turn.n_to_send,
+        turn.echo,
+        turn.suffix,
+    )
 
 
-OURS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
-"""No field of the client's is behind these."""
+SERVER_INPUTS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
+"""Tensors that no field of the client's sets."""
 
 
-def params(request: Request) -> dict[str, str]:
-    """Tensor, or part of a guide → the field of this request that it came from, to name in errors."""
-    names = {sampling.tensor.name: sampling.field or name for name, sampling in SAMPLING.items()}
-    names[contract.MAX_TOKENS.name] = request.token_limit[0]
-    names[contract.PROMPT.name] = names[contract.PROMPT_TOKEN_IDS.name] = request.PROMPT_FIELD
-    names[contract.JSON_SCHEMA.name] = next(iter(request.guides), "json_schema")
-    names |= _functions(request)
-    if request.guides:
-        names[guide_parts.GUIDE] = request.guides[0]
-    for ours in OURS:
-        names[ours.name] = request.guides[0] if request.guides else "functions" if _is_older(request) else "tools"
-    names[contract.PLAIN_SPANS.name] = request.PROMPT_FIELD
-    names[contract.N.name] = "n" if request.generated == request.choices else "best_of"
-    if request.repeat_penalty is not None:
-        names[contract.REPETITION_PENALTY.name] = "repeat_penalty"
+def fields(turn: Turn) -> dict[str, str]:
+    """Tensor, or part of a guide → the client's field that it came from, to name in errors."""
+    names = {row.tensor.name: turn.name(row.field) for row in ROWS}
+    guide = turn.guide.field
+    for spec in SERVER_INPUTS:
+        names[spec.name] = guide or turn.name("tools")
+    for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.PLAIN_SPANS):
+        names[spec.name] = turn.name("prompt")
+    if guide:
+        names[guide_parts.GUIDE] = names[contract.JSON_SCHEMA.name] = guide
+    for i, tool in enumerate(turn.tools):
+        names[guide_parts.of_function(tool.function.name)] = turn.name("parameters").format(i)
     return names
 
 
-def _is_older(request: Request) -> bool:
-    """Whether its tools are the older API's functions."""
-    return isinstance(request, ChatRequest) and bool(request.functions)
-
-
-def _functions(request: Request) -> dict[str, str]:
-    """Part of a guide → the parameters of the function that it is for."""
-    if not isinstance(request, ChatRequest):
+def schema_inputs(guide: Guide, input_names: Container[str]) -> dict[TensorSpec, Sequence[Any]]:
+    """The guide's JSON Schema for this backend, once for all prompts. Takes up to 15 ms."""
+    if guide.json_schema is None or contract.JSON_SCHEMA.name not in input_names:
         return {}
-    tools = enumerate(request.tools or ())
-    functions = enumerate(request.functions or ())
-    return {
-        **{guide_parts.of_function(tool.function.name): f"tools[{i}].function.parameters" for i, tool in tools},
-        **{guide_parts.of_function(function.name): f"functions[{i}].parameters" for i, function in functions},
-    }
-
-
-def schema_inputs(request: Request, takes: Container[str]) -> dict[TensorSpec, Sequence[Any]]:
-    """The request's JSON Schema for this backend, once for all prompts. Takes up to 15 ms."""
-    if (schema := request.schema) is None or contract.JSON_SCHEMA.name not in takes:
-        return {}
-    inputs: dict[TensorSpec, Sequence[Any]] = {contract.JSON_SCHEMA: _source(closed(schema))}
+    inputs: dict[TensorSpec, Sequence[Any]] = {contract.JSON_SCHEMA: _source(closed(guide.json_schema))}
     # A backend that doesn't list its inputs may refuse a tensor that no client set.
-    if not request.strict_schema and takes is not EVERYTHING and contract.LENIENT_SCHEMA.name in takes:
+    if not guide.strict and input_names is not EVERYTHING and contract.LENIENT_SCHEMA.name in input_names:
         inputs[contract.LENIENT_SCHEMA] = [True]
     return inputs
 
@@ -163,47 +154,40 @@ Inputs = Mapping[TensorSpec, tensors.Elements]
 
 
 def infer_request(
-    request: Request,
+    turn: Turn,
     prompt: Prompt,
     *,
     model: str,
     request_id: str,
-    takes: Container[str] = EVERYTHING,
-    ours: Inputs = MappingProxyType({}),
+    input_names: Container[str] = EVERYTHING,
+    server_inputs: Inputs = MappingProxyType({}),
 ) -> ModelInferRequest:
     """Only what the client set is sent, so that everything else is the backend's default.
 
-    `takes` are the names of the backend's inputs; `ours` is what this server asks for by itself, in place of what the
-    client says. Raises UnsupportedParameter if the client set something that can't be said to this backend.
+    `input_names` are those of the backend's inputs. `server_inputs` go before what the client set. Raises
+    UnsupportedParameter if the client set something that this backend has no input for.
     """
     message = ModelInferRequest(model_name=model, id=request_id)
     spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
-    if spec.name not in takes:
-        raise UnsupportedParameter(
-            request.PROMPT_FIELD, f"The model '{model}' takes no prompt in this form (it has no '{spec.name}' input)."
-        )
+    if spec.name not in input_names:
+        problem = f"The model '{model}' takes no prompt in this form (it has no '{spec.name}' input)."
+        raise UnsupportedParameter(turn.name("prompt"), problem)
     tensors.add_input(message, spec, [prompt.encode()] if isinstance(prompt, str) else prompt)
 
-    for spec, elements in ours.items():
+    for spec, elements in server_inputs.items():
         tensors.add_input(message, spec, elements)
-    rows, read = _table(type(request))
-    for (name, sampling), value in zip(rows, read(request), strict=True):
-        if value is None or sampling.tensor in ours:
+    for row, value in zip(ROWS, _values(turn), strict=True):
+        if value is None or (server_inputs and row.tensor in server_inputs):
             continue
-        values = sampling.elements(value) if sampling.elements else (value,)
+        values = row.elements(value) if row.elements else (value,)
         if not values:
             continue
-        if sampling.tensor.name in takes:
-            tensors.add_input(message, sampling.tensor, values)
-        elif list(values) != [sampling.off] and _was_set(request, name):
-            field = params(request)[sampling.tensor.name]
+        if row.tensor.name in input_names:
+            tensors.add_input(message, row.tensor, values)
+        elif list(values) != [row.off] and not (row.field == "token_limit" and turn.has_default_limit):
+            field = fields(turn)[row.tensor.name]
             raise UnsupportedParameter(field, f"The model '{model}' does not support '{field}'.")
     return message
-
-
-def _was_set(request: Request, name: str) -> bool:
-    """False for the one default that we send ourselves: OpenAI's max_tokens of completions."""
-    return name != "max_tokens" or getattr(request, request.token_limit[0]) is not None
 
 
 def fold_seed(seed: int) -> int:

@@ -3,14 +3,13 @@
 PURE. Each call is for one text.
 """
 
-from collections.abc import Container, Iterable
+from collections.abc import Container, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
-from openai_server.api.schemas import Prompt
-from openai_server.api.schemas_tasks import ContentToTokenize, EmbeddingRequest, RerankRequest, TokenizeRequest
 from openai_server.core.errors import UnsupportedParameter
-from openai_server.prompting.plain_fields import ChatPrompt
+from openai_server.core.tasks import EmbeddingOptions, TokenizeOptions
+from openai_server.core.turn import Prompt
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -20,7 +19,7 @@ EMBEDDING: dict[str, TensorSpec] = {
     "normalize": contract.NORMALIZE,
     "pooling": contract.POOLING,
 }
-"""Attribute of the request → tensor."""
+"""Option → tensor. The client's field has the name of the option."""
 
 EMBEDDING_PARAMS = {
     contract.PROMPT.name: "input",
@@ -34,10 +33,10 @@ DETOKENIZE_PARAMS = {contract.TOKENS_TO_TEXT.name: "tokens"}
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Whom a call is for: a model, the names of its inputs, and the call's id."""
+    """The model that a call is for, the names of its inputs, and the call's id."""
 
     model: str
-    takes: Container[str]
+    input_names: Container[str]
     id: str
 
 
@@ -45,24 +44,26 @@ Input = tuple[TensorSpec, tensors.Elements | tensors.Packed, str]
 """With the field that it came from."""
 
 
-def embed(request: EmbeddingRequest, prompt: Prompt, to: Target) -> ModelInferRequest:
-    """Raises UnsupportedParameter, as all of these do, for what can't be said to this backend."""
+def embed(prompt: Prompt, options: EmbeddingOptions, to: Target) -> ModelInferRequest:
+    """Raises UnsupportedParameter, as all of these do, for an option that this backend has no input for."""
     inputs: list[Input] = [
         (contract.PROMPT, [prompt.encode()], "input")
         if isinstance(prompt, str)
         else (contract.PROMPT_TOKEN_IDS, prompt, "input")
     ]
     for field, spec in EMBEDDING.items():
-        value = getattr(request, field)
+        value = getattr(options, field)
         if value is not None:
             inputs.append((spec, [value.encode() if isinstance(value, str) else value], field))
-    return _message(contract.TASK_EMBED, to, [*inputs, *_priority(request.priority)])
+    return _message(contract.TASK_EMBED, to, [*inputs, *_priority(options.priority)])
 
 
-def rank(request: RerankRequest, document: str, to: Target) -> ModelInferRequest:
-    query: Input = (contract.QUERY, [request.query.encode()], "query")
-    text: Input = (contract.DOCUMENT, [document.encode()], "documents")
-    return _message(contract.TASK_RANK, to, [query, text, *_priority(request.priority)])
+def rank(query: str, document: str, priority: int | None, to: Target) -> ModelInferRequest:
+    texts: list[Input] = [
+        (contract.QUERY, [query.encode()], "query"),
+        (contract.DOCUMENT, [document.encode()], "documents"),
+    ]
+    return _message(contract.TASK_RANK, to, [*texts, *_priority(priority)])
 
 
 def _priority(priority: int | None) -> list[Input]:
@@ -70,19 +71,20 @@ def _priority(priority: int | None) -> list[Input]:
     return [(contract.PRIORITY, [priority], "priority")] if priority else []
 
 
-def tokenize(request: TokenizeRequest, prompt: ChatPrompt, field: str, to: Target) -> ModelInferRequest:
-    """`field` is where the text came from."""
-    if isinstance(request, ContentToTokenize):
-        options: list[Input] = [
-            (contract.ADD_SPECIAL, [request.add_special], "add_special"),
-            (contract.PARSE_SPECIAL, [request.parse_special], "parse_special"),
-        ]
-    else:
-        options = [(contract.ADD_SPECIAL, [request.add_special_tokens], "add_special_tokens")]
-    if prompt.plain:
-        options.append((contract.PLAIN_SPANS, list(chain.from_iterable(prompt.plain)), field))
-    text: Input = (contract.TEXT_TO_TOKENIZE, [prompt.text.encode()], field)
-    return _message(contract.TASK_TOKENIZE, to, [text, *options])
+def tokenize(
+    text: str, plain_spans: Sequence[tuple[int, int]], options: TokenizeOptions, to: Target
+) -> ModelInferRequest:
+    """`plain_spans` are in bytes of UTF-8; what is in them is text, whatever it reads as."""
+    names = options.names
+    inputs: list[Input] = [
+        (contract.TEXT_TO_TOKENIZE, [text.encode()], names["text"]),
+        (contract.ADD_SPECIAL, [options.add_special], names["add_special"]),
+    ]
+    if options.parse_special is not None:
+        inputs.append((contract.PARSE_SPECIAL, [options.parse_special], "parse_special"))
+    if plain_spans:
+        inputs.append((contract.PLAIN_SPANS, list(chain.from_iterable(plain_spans)), names["text"]))
+    return _message(contract.TASK_TOKENIZE, to, inputs)
 
 
 def detokenize(tokens: list[int] | tensors.Packed, to: Target) -> ModelInferRequest:
@@ -93,7 +95,7 @@ def _message(task: str, to: Target, inputs: Iterable[Input]) -> ModelInferReques
     message = ModelInferRequest(model_name=to.model, id=to.id)
     message.parameters[contract.PARAM_TASK].string_param = task
     for spec, elements, field in inputs:
-        if spec.name not in to.takes:
+        if spec.name not in to.input_names:
             raise UnsupportedParameter(field, f"The model '{to.model}' does not support '{field}'.")
         tensors.add_input(message, spec, elements)
     return message

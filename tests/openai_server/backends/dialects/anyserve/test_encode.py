@@ -12,16 +12,16 @@ from protos import contract, tensors
 
 
 def tensors_of(body: dict[str, Any], **how: Any) -> dict[str, list[Any]]:
-    request = parse_completion(json.dumps({"prompt": "é", **body}).encode())
-    message = encode.infer_request(request, request.prompts[0], model="m", request_id="id", **how)
+    turn = parse_completion(json.dumps({"prompt": "é", **body}).encode()).turn()
+    message = encode.infer_request(turn, turn.prompts[0], model="m", request_id="id", **how)
     assert (message.model_name, message.id) == ("m", "id")
     return {name: list(tensor.elements) for name, tensor in tensors.read_inputs(message).items()}
 
 
 def test_only_what_was_set_is_sent() -> None:
     assert tensors_of({}) == {"prompt": ["é".encode()], "max_tokens": [16]}
-    request = parse_chat(b'{"messages": [{"role": "user", "content": "x"}]}')
-    message = encode.infer_request(request, "p", model="m", request_id="id")
+    turn = parse_chat(b'{"messages": [{"role": "user", "content": "x"}]}').turn()
+    message = encode.infer_request(turn, "p", model="m", request_id="id")
     assert list(tensors.read_inputs(message)) == ["prompt"]
 
 
@@ -30,13 +30,13 @@ def test_tensors_are_those_of_the_contract() -> None:
     specs = {spec.name: spec for spec in contract.INPUTS}
     sent = set()
     for guide in guides:
-        request = parse_completion(json.dumps({"prompt": "x", **EVERYTHING, **guide}).encode())
-        message = encode.infer_request(request, [1, 2], model="m", request_id="id")
+        turn = parse_completion(json.dumps({"prompt": "x", **EVERYTHING, **guide}).encode()).turn()
+        message = encode.infer_request(turn, [1, 2], model="m", request_id="id")
         for tensor in message.inputs:
             assert tensor.datatype == specs[tensor.name].datatype
             assert specs[tensor.name].accepts_shape(tuple(tensor.shape))
         sent |= {tensor.name for tensor in message.inputs}
-    assert sent == set(specs) - {"prompt"} - {spec.name for spec in encode.OURS}
+    assert sent == set(specs) - {"prompt"} - {spec.name for spec in encode.SERVER_INPUTS}
 
 
 EVERYTHING: dict[str, Any] = {
@@ -96,7 +96,7 @@ def test_who_wants_the_best_gets_all_generated() -> None:
 
 
 def test_what_this_server_asks_for_goes_before_what_the_client_says() -> None:
-    sent = tensors_of({"skip_special_tokens": True}, ours={contract.SKIP_SPECIAL_TOKENS: [False]})
+    sent = tensors_of({"skip_special_tokens": True}, server_inputs={contract.SKIP_SPECIAL_TOKENS: [False]})
     assert sent["skip_special_tokens"] == [False]
 
 
@@ -115,17 +115,17 @@ def test_no_stop_strings_are_no_tensor() -> None:
 
 
 def test_what_the_backend_does_not_take() -> None:
-    takes = {"prompt"}
-    assert tensors_of({"temperature": 1, "top_k": -1, "n": 1}, takes=takes) == {"prompt": ["é".encode()]}
+    input_names = {"prompt"}
+    assert tensors_of({"temperature": 1, "top_k": -1, "n": 1}, input_names=input_names) == {"prompt": ["é".encode()]}
     for field, value in (("temperature", 0), ("seed", 1), ("stop", "x"), ("max_tokens", 16)):
         with pytest.raises(UnsupportedParameter) as caught:
-            tensors_of({field: value}, takes=takes)
+            tensors_of({field: value}, input_names=input_names)
         assert caught.value.param == field
 
 
 def test_every_tensor_has_a_field_to_name() -> None:
-    request = parse_chat(b'{"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 1}')
-    params = encode.params(request)
+    turn = parse_chat(b'{"messages": [{"role": "user", "content": "x"}], "max_completion_tokens": 1}').turn()
+    params = encode.fields(turn)
     assert set(params) == {spec.name for spec in contract.INPUTS}
     assert (params["prompt"], params["max_tokens"]) == ("messages", "max_completion_tokens")
 

@@ -6,20 +6,21 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from openai_server.access.caps import Caps
-from openai_server.api.responses import Chunks
+from openai_server.api.answer_stream import AnswerStream
+from openai_server.api.stream_writers import StreamWriter
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve import decode, encode
-from openai_server.backends.dialects.anyserve.decode import Answer
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
+from openai_server.core.answer import Answer, best
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
 from openai_server.http import sse
 from openai_server.http.streaming import Write
-from openai_server.parsing.reading import Reading
+from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.planner import ChatPlanner
 from openai_server.telemetry import record
 from protos import contract
@@ -32,17 +33,17 @@ Delivered = Callable[[Sequence[Usage | None], int, int], None]
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
-    """Who answers, and how that is read."""
+class ResolvedModel:
+    """The model that answers, and how its text is read."""
 
-    model: str
-    reading: Reading | None = None
+    name: str
+    format: AnswerFormat | None = None
     """None: all text is content."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    source: Source
+    model: ResolvedModel
     members: Sequence[Member]
     """Servers that the calls were made for."""
     calls: list[ModelInferRequest]
@@ -58,16 +59,16 @@ class Generator:
         self._caps = caps
         self._ping_interval = ping_interval
 
-    async def answer(self, turn: Turn, id: str) -> tuple[Source, list[Answer]]:
-        """Who answered, and the answer to each prompt. Raises APIError."""
+    async def answer(self, turn: Turn, id: str) -> tuple[ResolvedModel, list[Answer]]:
+        """The model that answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed)
                 calls, members = prepared.calls, prepared.members
                 if len(calls) == 1:
-                    return prepared.source, [await self._infer(calls[0], members, turn)]
-                return prepared.source, await gather([self._infer(call, members, turn) for call in calls])
+                    return prepared.model, [await self._infer(calls[0], members, turn)]
+                return prepared.model, await gather([self._infer(call, members, turn) for call in calls])
             except BackendError as error:
                 if (left_out := await self._catalog.retry(error, turn.model, failed)) is None:
                     raise self._failed(error, turn) from error
@@ -77,7 +78,7 @@ class Generator:
         self,
         turn: Turn,
         id: str,
-        chunks_for: Callable[[Source], Chunks],
+        writer_for: Callable[[ResolvedModel], StreamWriter],
         write: Write,
         delivered: Delivered,
     ) -> None:
@@ -88,23 +89,17 @@ class Generator:
             try:
                 prepared = await self._prepare(turn, id, failed)
                 members = prepared.members
-                chunks = chunks_for(prepared.source)
                 n_choices = len(prepared.calls) * turn.n_returned
-                begin, texts = chunks.begin(n_choices), decode.Texts(n_choices)
-                seen.begin_stream(n_choices)
+                answer = AnswerStream(writer_for(prepared.model), n_choices, prepared.model.format)
+                begin = answer.begin()
+                seen.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
                     try:
                         while (rows := await mailbox.take()) is not None:
-                            events = begin
-                            for row in rows:
-                                if choice := texts.grow(*row):
-                                    events += chunks.delta(choice)
-                                    if choice.finish_reason is not None:
-                                        seen.finish_reasons.append(chunks.reason(choice) or choice.finish_reason)
-                            if events != begin:
+                            if events := answer.take(rows):
                                 if seen.first_token is None:
                                     seen.take_first_token()
-                                begin, begun = b"", True
+                                events, begin, begun = begin + events, b"", True
                                 await write(events)
                             elif not rows:
                                 await write(sse.PING)
@@ -114,7 +109,7 @@ class Generator:
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 seen.usage = total(mailbox.usages)
-                await write(begin + chunks.end(seen.usage))
+                await write(begin + answer.end(seen.usage))
                 return
             except BackendError as error:
                 left_out = None if begun else await self._catalog.retry(error, turn.model, failed)
@@ -131,7 +126,7 @@ class Generator:
     async def _infer(self, call: ModelInferRequest, members: Sequence[Member], turn: Turn) -> Answer:
         n, n_generated = turn.n_returned, turn.n_generated
         answer = decode.answer(await self._pool.infer(call, members), n_generated)
-        return answer if n_generated == n else decode.best(answer, n)
+        return answer if n_generated == n else best(answer, n)
 
     # ---- Before the calls
 
@@ -142,11 +137,11 @@ class Generator:
         record.current().model = model.name
         model.require(contract.TASK_GENERATE)
         inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
-        prompts, reading = turn.prompts, None
+        prompts, format = turn.prompts, None
         if turn.messages:
             plan = await self._planner.plan(turn, model.parameters, model.input_names)
             self._caps.check_prompts(turn.name("messages"), [plan.prompt])
-            turn, prompts, reading = plan.turn, [plan.prompt], plan.reading
+            turn, prompts, format = plan.turn, [plan.prompt], plan.format
             inputs |= plan.inputs
         if turn.guide.json_schema is not None:
             inputs |= encode.schema_inputs(turn.guide, model.input_names)
@@ -164,7 +159,7 @@ class Generator:
             for k, prompt in enumerate(prompts)
         )
         requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
-        return _Prepared(Source(model.name, reading), model.members, requests)
+        return _Prepared(ResolvedModel(model.name, format), model.members, requests)
 
 
 # ---- Several at a time

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from openai_server.api.responses import Object
+from openai_server.api.chat_message import JsonObject
 from openai_server.api.schemas_tasks import (
     ContentToTokenize,
     EmbeddingRequest,
@@ -29,7 +29,7 @@ def vector(elements: Sequence[float], request: EmbeddingRequest) -> str | orjson
     return orjson.Fragment(orjson.dumps(list(elements)))
 
 
-def embeddings(model: str, vectors: Iterable[Any], counts: Iterable[int | None]) -> Object:
+def embeddings(model: str, vectors: Iterable[Any], counts: Iterable[int | None]) -> JsonObject:
     return {
         "object": "list",
         "data": [{"object": "embedding", "index": i, "embedding": vector} for i, vector in enumerate(vectors)],
@@ -40,19 +40,19 @@ def embeddings(model: str, vectors: Iterable[Any], counts: Iterable[int | None])
 
 def rerank(
     id: str, model: str, request: RerankRequest, scores: Sequence[float], counts: Iterable[int | None]
-) -> Object:
+) -> JsonObject:
     """The best document first; of equal ones, the one that was given first."""
     texts = request.texts
-    results: list[Object] = []
+    results: list[JsonObject] = []
     for index in sorted(range(len(texts)), key=lambda i: -scores[i])[: request.top_n]:
-        result: Object = {"index": index, "relevance_score": scores[index]}
+        result: JsonObject = {"index": index, "relevance_score": scores[index]}
         if request.return_documents:
             result["document"] = {"text": texts[index]}
         results.append(result)
     return {"id": id, "object": "list", "model": model, "results": results, "usage": _usage(counts)}
 
 
-def _usage(counts: Iterable[int | None]) -> Object | None:
+def _usage(counts: Iterable[int | None]) -> JsonObject | None:
     """None if the backend does not count."""
     n = 0
     for count in counts:
@@ -62,13 +62,15 @@ def _usage(counts: Iterable[int | None]) -> Object | None:
     return {"prompt_tokens": n, "total_tokens": n}
 
 
-def tokens(request: TokenizeRequest, ids: Sequence[int], pieces: Sequence[bytes], max_model_len: int | None) -> Object:
+def tokens(
+    request: TokenizeRequest, ids: Sequence[int], pieces: Sequence[bytes], max_model_len: int | None
+) -> JsonObject:
     if isinstance(request, ContentToTokenize):
         if not request.with_pieces:
             return {"tokens": list(ids)}
         return {"tokens": [{"id": id, "piece": _piece(piece)} for id, piece in zip(ids, pieces, strict=True)]}
     assert isinstance(request, PromptToTokenize | MessagesToTokenize)
-    told: Object = {"count": len(ids), "max_model_len": max_model_len, "tokens": list(ids)}
+    told: JsonObject = {"count": len(ids), "max_model_len": max_model_len, "tokens": list(ids)}
     if request.return_token_strs:
         told["token_strs"] = [piece.decode(errors="replace") for piece in pieces]
     return told
@@ -82,6 +84,6 @@ def _piece(piece: bytes) -> str | list[int]:
         return list(piece)
 
 
-def text(text: str) -> Object:
+def text(text: str) -> JsonObject:
     """`content` is llama-server's, `prompt` vLLM's."""
     return {"content": text, "prompt": text}

@@ -16,13 +16,15 @@ from starlette.routing import Route
 from anyserve_common.text import shortened
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.api import responses, schemas, schemas_tasks
-from openai_server.api.generation import Generator, Source
-from openai_server.api.responses import Chunks, Header, Object, Telling
+from openai_server.api.chat_message import JsonObject
+from openai_server.api.generation import Generator, ResolvedModel
+from openai_server.api.responses import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.schemas import ChatRequest, CompletionRequest, GenerateRequest
+from openai_server.api.stream_writers import ChatWriter, CompletionWriter, StreamWriter
 from openai_server.api.tasks import Tasks
 from openai_server.backends.catalog import Catalog
-from openai_server.backends.dialects.anyserve.decode import Answer
 from openai_server.backends.directory import Model
+from openai_server.core.answer import Answer
 from openai_server.core.errors import (
     BackendError,
     BodyTooLarge,
@@ -34,6 +36,7 @@ from openai_server.core.errors import (
     from_backend,
 )
 from openai_server.core.turn import Prompt, Turn
+from openai_server.core.usage import Usage
 from openai_server.http.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
 from openai_server.http.bodies.reader import Bodies
 from openai_server.http.connection import BODY_ERROR
@@ -65,12 +68,12 @@ class Endpoint:
 
     parse: Callable[[bytes], CompletionRequest | ChatRequest]
     id_prefix: str
-    whole: Callable[[Header, Sequence[Answer], Telling], Object]
-    chunks: Callable[[Header, Telling], Chunks]
+    whole: Callable[[AnswerIdentity, Sequence[Answer], AnswerOptions], WholeAnswer]
+    writer: Callable[[AnswerIdentity, AnswerOptions], StreamWriter]
 
 
-COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, responses.CompletionChunks)
-CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, responses.chat_chunks)
+COMPLETIONS = Endpoint(schemas.parse_completion, "cmpl-", responses.completion, CompletionWriter)
+CHAT = Endpoint(schemas.parse_chat, "chatcmpl-", responses.chat_completion, ChatWriter)
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +82,7 @@ class TaskEndpoint:
 
     parse: Callable[[bytes], Any]
     id_prefix: str
-    perform: Callable[[Tasks, Any, str], Coroutine[Any, Any, Object]]
+    perform: Callable[[Tasks, Any, str], Coroutine[Any, Any, JsonObject]]
 
 
 EMBEDDINGS = TaskEndpoint(schemas_tasks.parse_embedding, "embd-", Tasks.embed)
@@ -221,25 +224,27 @@ class Routes:
                     await self._generator.stream(
                         turn,
                         id,
-                        lambda source: endpoint.chunks(Header(id, created, source.model), _telling(request, source)),
+                        lambda model: endpoint.writer(
+                            AnswerIdentity(id, created, model.name), _options(request, model)
+                        ),
                         write,
                         visit.delivered,
                     )
 
-            async def whole() -> tuple[Source, list[Answer]]:
+            async def whole() -> tuple[ResolvedModel, list[Answer]]:
                 async with visit:
-                    source, answers = await self._generator.answer(turn, id)
+                    model, answers = await self._generator.answer(turn, id)
                     if visit.is_limited:
                         usages = [answer.usage for answer in answers]
                         visit.delivered(usages, len(answers), 0 if None not in usages else _rough_tokens(answers))
-                    return source, answers
+                    return model, answers
 
             if request.stream:
                 return EventStream(events)
-            source, answers = await unless_gone(http.receive, whole())
-            told = endpoint.whole(Header(id, created, source.model), answers, _telling(request, source))
-            record.current().take_answer(told)
-            return JSON(told)
+            model, answers = await unless_gone(http.receive, whole())
+            answer = endpoint.whole(AnswerIdentity(id, created, model.name), answers, _options(request, model))
+            record.current().take_answer(answer.usage, answer.n_choices, answer.finish_reasons)
+            return JSON(answer.content)
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -257,15 +262,15 @@ class Routes:
             visit.reserve(_prompt_tokens(_prompts(request), len(body)), 0)
             del body
 
-            async def work() -> Object:
+            async def work() -> JsonObject:
                 async with visit:
-                    done = await endpoint.perform(self._tasks, request, id)
-                    visit.used((done.get("usage") or {}).get("total_tokens"))
-                    return done
+                    answer = await endpoint.perform(self._tasks, request, id)
+                    n_tokens = (answer.get("usage") or {}).get("total_tokens")
+                    visit.used(n_tokens)
+                    record.current().take_answer(None if n_tokens is None else Usage(n_tokens, 0, None))
+                    return answer
 
-            told = await unless_gone(http.receive, work())
-            record.current().take_answer(told)
-            return JSON(told)
+            return JSON(await unless_gone(http.receive, work()))
         except (ClientGone, ClientDisconnect):
             return Response(status_code=CLIENT_CLOSED_REQUEST)
 
@@ -319,7 +324,7 @@ class Routes:
             raise from_backend(error, {}) from error
         return JSON(self._described(model))
 
-    def _described(self, model: Model) -> Object:
+    def _described(self, model: Model) -> JsonObject:
         return responses.model(model.name, self._created(model), model.tasks, model.parameters)
 
     def _created(self, model: Model) -> int:
@@ -352,8 +357,8 @@ def _is_identity(content_encoding: bytes) -> bool:
     return all(coding.strip(b" \t").lower() in (b"identity", b"") for coding in content_encoding.split(b","))
 
 
-def _telling(request: GenerateRequest, source: Source) -> Telling:
-    return Telling(request.turn.top_logprobs is not None, request.include_usage, source.reading)
+def _options(request: GenerateRequest, model: ResolvedModel) -> AnswerOptions:
+    return AnswerOptions(request.turn.top_logprobs is not None, request.include_usage, model.format)
 
 
 def _output_tokens(turn: Turn) -> int:

@@ -5,8 +5,8 @@ from typing import Any, TypeVar
 
 from openai_server.access.turns import FairThreads
 from openai_server.api import responses_tasks
+from openai_server.api.chat_message import JsonObject
 from openai_server.api.generation import gather, spread
-from openai_server.api.responses import Object
 from openai_server.api.schemas_tasks import (
     ContentToTokenize,
     DetokenizeRequest,
@@ -44,12 +44,12 @@ class Tasks:
         self._planner = planner
         self._threads = threads
 
-    async def embed(self, request: EmbeddingRequest, id: str) -> Object:
+    async def embed(self, request: EmbeddingRequest, id: str) -> JsonObject:
         def read(response: ModelInferResponse) -> tuple[Any, int | None]:
             elements, n_tokens = decode.embedding(response)
             return responses_tasks.vector(elements, request), n_tokens
 
-        async def work(model: Model) -> Object:
+        async def work(model: Model) -> JsonObject:
             prompts, options = request.prompts, request.options
             calls = await spread(encode_tasks.embed(prompt, options, to) for prompt, to in _each(prompts, model, id))
             results = await self._infer(calls, model, read)
@@ -57,8 +57,8 @@ class Tasks:
 
         return await self._perform(contract.TASK_EMBED, request, work, encode_tasks.EMBEDDING_PARAMS)
 
-    async def rerank(self, request: RerankRequest, id: str) -> Object:
-        async def work(model: Model) -> Object:
+    async def rerank(self, request: RerankRequest, id: str) -> JsonObject:
+        async def work(model: Model) -> JsonObject:
             texts = request.texts
             calls = await spread(
                 encode_tasks.rank(request.query, text, request.priority, to) for text, to in _each(texts, model, id)
@@ -68,11 +68,11 @@ class Tasks:
 
         return await self._perform(contract.TASK_RANK, request, work, encode_tasks.RERANK_PARAMS)
 
-    async def tokenize(self, request: TokenizeRequest, id: str) -> Object:
+    async def tokenize(self, request: TokenizeRequest, id: str) -> JsonObject:
         options = request.options
         params = {contract.TEXT_TO_TOKENIZE.name: options.names["text"]}
 
-        async def work(model: Model) -> Object:
+        async def work(model: Model) -> JsonObject:
             if isinstance(request, MessagesToTokenize):
                 prompt = await self._planner.prompt(request.turn(), model.parameters, model.input_names)
             else:
@@ -85,18 +85,18 @@ class Tasks:
 
         return await self._perform(contract.TASK_TOKENIZE, request, work, params)
 
-    async def detokenize(self, request: DetokenizeRequest, id: str) -> Object:
-        async def work(model: Model) -> Object:
+    async def detokenize(self, request: DetokenizeRequest, id: str) -> JsonObject:
+        async def work(model: Model) -> JsonObject:
             call = encode_tasks.detokenize(request.tokens, Target(model.name, model.input_names, id))
             [text] = await self._infer([call], model, decode.text)
             return responses_tasks.text(text)
 
         return await self._perform(contract.TASK_DETOKENIZE, request, work, encode_tasks.DETOKENIZE_PARAMS)
 
-    async def apply_template(self, request: Turn, id: str) -> Object:
+    async def apply_template(self, request: Turn, id: str) -> JsonObject:
         """What the model would read: the backend has nothing to do."""
 
-        async def work(model: Model) -> Object:
+        async def work(model: Model) -> JsonObject:
             prompt = await self._planner.prompt(request, model.parameters, model.input_names)
             return {"prompt": prompt.text}
 
@@ -116,12 +116,12 @@ class Tasks:
         self,
         task: str,
         request: TaskRequest | Turn,
-        work: Callable[[Model], Coroutine[Any, Any, Object]],
+        work: Callable[[Model], Coroutine[Any, Any, JsonObject]],
         params: Mapping[str, str],
-    ) -> Object:
+    ) -> JsonObject:
         """`params`: tensor → the field that it came from."""
 
-        async def perform(model: Model) -> Object:
+        async def perform(model: Model) -> JsonObject:
             record.current().model = model.name
             model.require(task)
             return await work(model)

@@ -15,11 +15,11 @@ import grpc
 from grpc import aio
 
 from openai_server.backends.channel import Dialer
-from openai_server.backends.dialects.anyserve.decode import StreamReader
+from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import SharedStream
-from openai_server.core.errors import BackendError, stream_error
+from openai_server.core.errors import BackendError
 from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (

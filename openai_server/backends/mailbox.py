@@ -3,9 +3,9 @@
 import asyncio
 from collections.abc import Callable
 
-from openai_server.backends.dialects.anyserve.decode import Row
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import Logprobs, TokenLogprob
+from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 
 PROMPTS_IN_FLIGHT = 16

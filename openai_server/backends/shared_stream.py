@@ -12,9 +12,9 @@ from contextvars import Context
 from dataclasses import dataclass
 
 from openai_server.backends.dialects.anyserve import decode
-from openai_server.backends.dialects.anyserve.decode import End
+from openai_server.backends.dialects.anyserve.decode import ChoiceEnd
 from openai_server.backends.mailbox import Cancel, Mailbox
-from openai_server.core.errors import BackendError, stream_error
+from openai_server.core.errors import BackendError
 from openai_server.core.usage import Usage
 from openai_server.telemetry import record
 from protos import contract
@@ -177,7 +177,7 @@ class SharedStream:
             else:
                 self._end_choice(number, request, token, index, end)
 
-    def _end_choice(self, number: int, request: _Request, token: bytes, index: int, end: End) -> None:
+    def _end_choice(self, number: int, request: _Request, token: bytes, index: int, end: ChoiceEnd) -> None:
         request.mailbox.put(request.k * request.n + index, token, end.reason)
         request.unfinished.discard(index)
         request.completion += end.completion
@@ -188,7 +188,7 @@ class SharedStream:
             request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
 
     def _take_error(self, response: ModelStreamInferResponse) -> None:
-        error = stream_error(response)
+        error = decode.stream_error(response)
         self.retired |= error.reason == contract.REASON_DRAINING
         parameters = response.infer_response.parameters
         if contract.PARAM_REQUEST in parameters:

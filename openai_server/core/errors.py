@@ -14,7 +14,6 @@ from anyserve_common.text import shortened
 from openai_server.core import context_length, guide_parts
 from openai_server.core.context_length import Room
 from protos import contract
-from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 
 Envelope = dict[str, dict[str, str | None]]
 
@@ -222,14 +221,8 @@ class BackendError(Exception):
         """The input tensor to blame, or empty."""
 
 
-def stream_error(response: ModelStreamInferResponse) -> BackendError:
-    """A stream has no status for one request: it is in the parameters, or unknown."""
-    details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
-    return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
-
-
 @dataclass(frozen=True, slots=True)
-class Http:
+class HttpStatus:
     """How a gRPC status is told over HTTP."""
 
     status: int
@@ -246,24 +239,24 @@ _LATE = "The model did not answer within this server's time limit."
 _REFUSED = "The model backend refused this server's credentials."
 
 # Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
-GRPC_TO_HTTP: dict[str, Http] = {
+GRPC_TO_HTTP: dict[str, HttpStatus] = {
     # Never by us: then nobody would wait for the answer. It is how a server that shuts down meets a call.
-    "CANCELLED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
-    "UNKNOWN": Http(502, "backend_error"),
-    "INVALID_ARGUMENT": Http(400),
-    "DEADLINE_EXCEEDED": Http(504, "timeout", _LATE),
-    "NOT_FOUND": Http(404, "model_not_found"),
-    "ALREADY_EXISTS": Http(502, "backend_error", _FAILED),
-    "PERMISSION_DENIED": Http(502, "backend_error", _REFUSED),
-    "RESOURCE_EXHAUSTED": Http(429, "rate_limit_exceeded", retry_after="1"),
-    "FAILED_PRECONDITION": Http(400),
-    "ABORTED": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
-    "OUT_OF_RANGE": Http(400),
-    "UNIMPLEMENTED": Http(501, "not_implemented"),
-    "INTERNAL": Http(500, "backend_error", _FAILED),
-    "UNAVAILABLE": Http(503, "backend_unavailable", _AWAY, retry_after="1"),
-    "DATA_LOSS": Http(500, "backend_error", _FAILED),
-    "UNAUTHENTICATED": Http(502, "backend_error", _REFUSED),
+    "CANCELLED": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "UNKNOWN": HttpStatus(502, "backend_error"),
+    "INVALID_ARGUMENT": HttpStatus(400),
+    "DEADLINE_EXCEEDED": HttpStatus(504, "timeout", _LATE),
+    "NOT_FOUND": HttpStatus(404, "model_not_found"),
+    "ALREADY_EXISTS": HttpStatus(502, "backend_error", _FAILED),
+    "PERMISSION_DENIED": HttpStatus(502, "backend_error", _REFUSED),
+    "RESOURCE_EXHAUSTED": HttpStatus(429, "rate_limit_exceeded", retry_after="1"),
+    "FAILED_PRECONDITION": HttpStatus(400),
+    "ABORTED": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "OUT_OF_RANGE": HttpStatus(400),
+    "UNIMPLEMENTED": HttpStatus(501, "not_implemented"),
+    "INTERNAL": HttpStatus(500, "backend_error", _FAILED),
+    "UNAVAILABLE": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "DATA_LOSS": HttpStatus(500, "backend_error", _FAILED),
+    "UNAUTHENTICATED": HttpStatus(502, "backend_error", _REFUSED),
 }
 
 

@@ -2,8 +2,12 @@
 
 from dataclasses import dataclass
 
+from openai_server.core.logprobs import Logprobs
 
-@dataclass(slots=True)  # none of them frozen: there is one for each token, see decode.Choice
+# None of them is frozen: there is one for each token, and frozen dataclasses take three times as long to make.
+
+
+@dataclass(slots=True)
 class Content:
     text: str
 
@@ -15,7 +19,8 @@ class Reasoning:
 
 @dataclass(slots=True)
 class CallBegun:
-    """`index` counts the calls of one choice from 0. `id` is None unless the model gave the call one of its own."""
+    """`index` counts the calls of one choice from 0. `id` is None where the model gave the call none of its own and
+    nothing has made one yet."""
 
     index: int
     name: str
@@ -30,4 +35,18 @@ class CallArguments:
     text: str
 
 
-Event = Content | Reasoning | CallBegun | CallArguments
+@dataclass(slots=True)
+class TokenLogprobs:
+    """Log probabilities of the tokens that the events behind this one are made of."""
+
+    tokens: Logprobs
+
+
+@dataclass(slots=True)
+class Finish:
+    """The choice is complete, for this reason."""
+
+    reason: str
+
+
+Event = Content | Reasoning | CallBegun | CallArguments | TokenLogprobs | Finish

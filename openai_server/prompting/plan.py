@@ -20,7 +20,7 @@ from openai_server.core.messages import AssistantMessage, FunctionMessage, Messa
 from openai_server.core.tools import Tool, ToolUse
 from openai_server.core.turn import NO_GUIDE, Guide, Turn
 from openai_server.parsing import answer_format as parsing
-from openai_server.parsing.reading import Reading
+from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import json_value
@@ -38,7 +38,7 @@ class Plan:
     """`inputs` has its plain spans."""
     inputs: Inputs = field(default_factory=dict)
     """What this server asks for by itself."""
-    reading: Reading | None = None
+    format: AnswerFormat | None = None
     """None: the text is the message's content."""
 
 
@@ -82,16 +82,16 @@ class Planner:
                 raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
             turn = replace(turn, guide=NO_GUIDE)
-        reading = None
+        format = None
         if parsing.is_read(template, tools):
-            reading = Reading(
+            format = AnswerFormat(
                 partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 named=use is not None and use.named is not None,
                 must_call=use is not None and use.must,
             )
-        return Plan(turn, prompt, inputs, reading)
+        return Plan(turn, prompt, inputs, format)
 
     def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
         """What the model reads. Raises InvalidRequest."""

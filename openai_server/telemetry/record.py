@@ -7,8 +7,8 @@ must start without it.
 
 import re
 import time
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from os import urandom
 from typing import Any
 
@@ -57,7 +57,7 @@ class Record:
     """Of an answer that came to its end."""
     delivered: int = 0
     """Tokens of a stream that was cut off."""
-    finish_reasons: list[str] = field(default_factory=list)
+    finish_reasons: Sequence[str] = ()
     """One a choice, in the order in which they ended."""
     started: float = 0
     first_token: float | None = None
@@ -70,11 +70,11 @@ class Record:
 
     # ---- As it goes on
 
-    def begin_stream(self, choices: int) -> None:
-        """Again, if the request is tried again."""
+    def begin_stream(self, choices: int, finish_reasons: Sequence[str] = ()) -> None:
+        """Again, if the request is tried again. `finish_reasons` grows as the choices end."""
         if not self.stream:
             self.on_waiting(self, 1)
-        self.stream, self.choices = True, choices
+        self.stream, self.choices, self.finish_reasons = True, choices, finish_reasons
 
     def take_first_token(self) -> None:
         self.first_token = self.clock()
@@ -84,15 +84,9 @@ class Record:
         """A stream of which so much came: pieces, and what is known of the prompts whose answers are whole."""
         self.delivered = max(n_taken, sum(usage.completion for usage in usages if usage is not None))
 
-    def take_answer(self, told: Mapping[str, Any]) -> None:
-        """Of a whole answer, as the client gets it."""
-        choices = told.get("choices") or ()
-        self.choices = len(choices) or 1
-        self.finish_reasons = [reason for choice in choices if (reason := choice["finish_reason"])]
-        if usage := told.get("usage"):
-            details = usage.get("prompt_tokens_details") or {}
-            completion = usage.get("completion_tokens", 0)
-            self.usage = Usage(usage["prompt_tokens"], completion, details.get("cached_tokens"))
+    def take_answer(self, usage: Usage | None, n_choices: int = 1, finish_reasons: Sequence[str] = ()) -> None:
+        """What a whole answer had. `finish_reasons` are those that the backend reported."""
+        self.usage, self.choices, self.finish_reasons = usage, n_choices or 1, finish_reasons
 
     def end(self) -> None:
         self.ended = self.clock()

@@ -22,10 +22,10 @@ from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.service import request as worker_request
 from anyserve_worker.service import tasks as worker_tasks
 from openai_server.api import openapi, responses, responses_tasks, schemas, schemas_tasks
-from openai_server.api.responses import Header, Telling
+from openai_server.api.responses import AnswerIdentity, AnswerOptions
 from openai_server.backends.dialects.anyserve import decode, encode
-from openai_server.backends.dialects.anyserve.decode import Answer
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError, BackendError
 from openai_server.parsing import json_text
 from openai_server.parsing.parser import Parser
@@ -342,8 +342,8 @@ def codec(data: bytes) -> None:
     }
 
 
-HEADER = Header("id", 1, "m")
-TELLING = Telling(logprobs=True, include_usage=True)
+IDENTITY = AnswerIdentity("id", 1, "m")
+OPTIONS = AnswerOptions(logprobs=True, include_usage=True)
 
 
 def backend(data: bytes) -> None:
@@ -355,8 +355,8 @@ def backend(data: bytes) -> None:
     def whole() -> None:
         read = decode.answer(response, len(response.outputs[0].shape) if response.outputs else 1)
         answers: list[Answer] = [read]
-        orjson.dumps(responses.completion(HEADER, answers, TELLING))
-        orjson.dumps(responses.chat_completion(HEADER, answers, TELLING))
+        orjson.dumps(responses.completion(IDENTITY, answers, OPTIONS).content)
+        orjson.dumps(responses.chat_completion(IDENTITY, answers, OPTIONS).content)
 
     def stream() -> None:
         reader = decode.StreamReader(2)

@@ -14,13 +14,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openai_server.api import schemas
+from openai_server.api import chat_message, schemas
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import APIError
 from openai_server.core.turn import Prompt
-from openai_server.parsing.reading import MessageReader
+from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import Templates
 
@@ -103,8 +103,8 @@ def outcome(parse: Any, body: object) -> APIError | None:
         if turn.messages:
             plan = PLANNER.plan(turn, {"chat_template": TEMPLATE}, EVERYTHING)
             turn, prompts, inputs = plan.turn, [plan.prompt], plan.inputs
-            if plan.reading:
-                MessageReader(plan.reading).message("<think>a</think><tool_call>\n{", "stop")
+            if plan.format:
+                chat_message.message(ChoiceReader(plan.format).read("<think>a</think><tool_call>\n{", "stop"))
         for prompt in prompts:
             encode.infer_request(turn, prompt, model="m", request_id="id", server_inputs=inputs)
     except APIError as error:

@@ -1,4 +1,6 @@
 import json
+from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import pytest
@@ -8,15 +10,21 @@ from openai.types import Completion, Model
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openai_server.api import responses
-from openai_server.api.responses import ChatChunks, Chunks, CompletionChunks, Header, Telling
-from openai_server.backends.dialects.anyserve.decode import Answer, Choice
+from openai_server.api.answer_stream import AnswerStream
+from openai_server.api.responses import AnswerIdentity, AnswerOptions
+from openai_server.api.stream_writers import ChatWriter, CompletionWriter, StreamWriter
+from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import InternalError
 from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 from openai_server.http import sse
+from openai_server.parsing.answer_format import parser_for
+from openai_server.parsing.choice_reader import AnswerFormat
+from tests.openai_server.parsing.answers import tool
 from tests.shapes import exact
 
-HEADER = Header('id-"1"', 1700000000, "org/mödel")
+IDENTITY = AnswerIdentity('id-"1"', 1700000000, "org/mödel")
 ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
 
 
@@ -27,11 +35,11 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    completion = exact(Completion, responses.completion(HEADER, ANSWERS, Telling()))
+    completion = exact(Completion, responses.completion(IDENTITY, ANSWERS, AnswerOptions()).content)
     assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
-    chat = exact(ChatCompletion, responses.chat_completion(HEADER, ANSWERS[:1], Telling()))
+    chat = exact(ChatCompletion, responses.chat_completion(IDENTITY, ANSWERS[:1], AnswerOptions()).content)
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
-    assert (completion.id, chat.model) == (HEADER.id, HEADER.model)
+    assert (completion.id, chat.model) == (IDENTITY.id, IDENTITY.model)
     assert completion.usage is not None
     assert completion.usage.total_tokens == 14
 
@@ -44,47 +52,64 @@ def test_a_model_is_valid_and_tells_what_is_known() -> None:
         "size": "many",
         "bos_token": "1",
     }
-    told = responses.model("m", 1, ["generate", "embed", "tokenize"], parameters)
-    assert Model.model_validate(told, strict=True).id == "m"
-    assert told["max_model_len"] == 2048
-    assert told["capabilities"] == ["completion", "embedding", "tokenize"]
-    assert told["meta"] == {"n_vocab": 9, "n_embd": 4}
-    assert set(told) - set(responses.model("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}
+    described = responses.model("m", 1, ["generate", "embed", "tokenize"], parameters)
+    assert Model.model_validate(described, strict=True).id == "m"
+    assert described["max_model_len"] == 2048
+    assert described["capabilities"] == ["completion", "embedding", "tokenize"]
+    assert described["meta"] == {"n_vocab": 9, "n_embd": 4}
+    assert set(described) - set(responses.model("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}
 
 
-@pytest.mark.parametrize("chunks", [CompletionChunks, ChatChunks])
+@pytest.mark.parametrize("writer", [CompletionWriter, ChatWriter])
 @pytest.mark.parametrize("include_usage", [False, True])
-def test_every_chunk_has_the_same_header(chunks: type[Chunks], include_usage: bool) -> None:
-    writer = chunks(HEADER, Telling(include_usage=include_usage))
-    data = writer.begin(2) + writer.delta(Choice(1, "x", "stop")) + writer.end(Usage(1, 2, None))
+def test_every_chunk_has_the_same_identity(writer: type[StreamWriter], include_usage: bool) -> None:
+    answer = AnswerStream(writer(IDENTITY, AnswerOptions(include_usage=include_usage)), 2)
+    data = answer.begin() + answer.take([(1, b"x", "stop", ())]) + answer.end(Usage(1, 2, None))
+    assert answer.finish_reasons == ["stop"]
     *said, done = events(data)
     assert done == "data: [DONE]"
     for chunk in said:
-        assert (chunk["id"], chunk["created"], chunk["model"]) == (HEADER.id, HEADER.created, HEADER.model)
-        assert chunk["object"] == chunks.kind
+        assert (chunk["id"], chunk["created"], chunk["model"]) == (IDENTITY.id, IDENTITY.created, IDENTITY.model)
+        assert chunk["object"] == writer.kind
         assert ("usage" in chunk) == include_usage
     usages = [chunk["usage"] for chunk in said if chunk.get("usage")]
     assert usages == [{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}] * include_usage
 
 
+def streamed(
+    writer: type[StreamWriter],
+    *rows: Row,
+    n_choices: int = 1,
+    logprobs: bool = False,
+    format: AnswerFormat | None = None,
+) -> list[Any]:
+    """The chunks of an answer but for those at its beginning and its end."""
+    answer = AnswerStream(writer(IDENTITY, AnswerOptions(logprobs, format=format)), n_choices, format)
+    answer.begin()
+    return events(b"".join(answer.take([row]) for row in rows))
+
+
 @given(text=st.text(), index=st.integers(0, 2047), reason=st.sampled_from([None, "stop", "length"]))
 def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
-    [chunk] = events(CompletionChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason)))
-    assert chunk["choices"] == [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]
-    for chunk in events(ChatChunks(HEADER, Telling(include_usage=False)).delta(Choice(index, text, reason))):
+    row = (index, text.encode(), reason, ())
+    completed = streamed(CompletionWriter, row, n_choices=2048)
+    assert [chunk["choices"] for chunk in completed] == [
+        [{"index": index, "text": text, "logprobs": None, "finish_reason": reason}]
+    ] * bool(text or reason)
+    for chunk in streamed(ChatWriter, row, n_choices=2048):
         exact(ChatCompletionChunk, chunk)
 
 
 def test_content_and_reason_are_chunks_of_their_own() -> None:
-    said = events(ChatChunks(HEADER, Telling(include_usage=False)).delta(Choice(0, "x", "stop")))
-    assert [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in said] == [
+    chunks = streamed(ChatWriter, (0, b"x", "stop", ()))
+    assert [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in chunks] == [
         ({"content": "x"}, None),
         ({}, "stop"),
     ]
 
 
 def test_unknown_usage_is_null() -> None:
-    [chunk, _] = events(ChatChunks(HEADER, Telling(include_usage=True)).end(None))
+    [chunk, _] = events(ChatWriter(IDENTITY, AnswerOptions(include_usage=True)).end(None))
     assert (chunk["choices"], chunk["usage"]) == ([], None)
 
 
@@ -106,29 +131,115 @@ TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b
 
 def test_whole_answers_with_log_probabilities_are_valid() -> None:
     answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
-    completion = exact(Completion, responses.completion(HEADER, answers, Telling(logprobs=True)))
+    completion = exact(Completion, responses.completion(IDENTITY, answers, AnswerOptions(logprobs=True)).content)
     assert [choice.logprobs and choice.logprobs.tokens for choice in completion.choices] == [["a", "b"], []]
-    chat = exact(ChatCompletion, responses.chat_completion(HEADER, answers, Telling(logprobs=True)))
+    chat = exact(ChatCompletion, responses.chat_completion(IDENTITY, answers, AnswerOptions(logprobs=True)).content)
     contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
     assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
 
 
 def test_streamed_log_probabilities_come_with_their_text() -> None:
-    writer = ChatChunks(HEADER, Telling(logprobs=True))
-    data = (
-        writer.begin(1)
-        + writer.delta(Choice(0, "a", None, TOKENS[:1]))
-        + writer.delta(Choice(0, "", "stop", TOKENS[1:]))
-    )
-    chunks = [exact(ChatCompletionChunk, event) for event in events(data)]
-    told = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
-    assert [(text, reason) for text, _, reason in told] == [("", None), ("a", None), ("", None), (None, "stop")]
-    assert [token.token for _, logprobs, _ in told if logprobs for token in logprobs.content or []] == ["a", "b"]
+    data = streamed(ChatWriter, (0, b"a", None, TOKENS[:1]), (0, b"", "stop", TOKENS[1:]), logprobs=True)
+    chunks = [exact(ChatCompletionChunk, event) for event in data]
+    written = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
+    assert [(text, reason) for text, _, reason in written] == [("a", None), ("", None), (None, "stop")]
+    assert [token.token for _, logprobs, _ in written if logprobs for token in logprobs.content or []] == ["a", "b"]
 
 
 def test_streamed_offsets_go_on_for_each_choice() -> None:
-    writer = CompletionChunks(HEADER, Telling(logprobs=True))
-    data = writer.begin(2)
-    for index, text, tokens in ((0, "a", TOKENS[:1]), (1, "b", TOKENS[1:]), (0, "b", TOKENS[1:])):
-        data += writer.delta(Choice(index, text, None, tokens))
-    assert [event["choices"][0]["logprobs"]["text_offset"] for event in events(data)] == [[0], [0], [1]]
+    rows: list[Row] = [(0, b"a", None, TOKENS[:1]), (1, b"b", None, TOKENS[1:]), (0, b"b", None, TOKENS[1:])]
+    chunks = streamed(CompletionWriter, *rows, n_choices=2, logprobs=True)
+    assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [0], [1]]
+
+
+def test_completions_have_log_probabilities_wherever_they_are_wanted() -> None:
+    [chunk] = streamed(CompletionWriter, (0, b"a", None, ()), logprobs=True)
+    assert chunk["choices"][0]["logprobs"]["tokens"] == []
+
+
+# ---- Answers that are read
+
+FORMAT = AnswerFormat(partial(parser_for, "<think></think>", "", None), lambda: "call_new")
+TOOLS = AnswerFormat(partial(parser_for, "<think></think><tool_call>", "", [tool("f", {"a": {}})]), lambda: "call_new")
+
+
+def deltas(chunks: list[Any]) -> list[tuple[Any, list[str] | None, str | None]]:
+    """Each chunk's delta, the tokens of its log probabilities, and its finish reason."""
+    for chunk in chunks:
+        exact(ChatCompletionChunk, chunk)
+    choices = [chunk["choices"][0] for chunk in chunks]
+    return [
+        (
+            choice["delta"],
+            choice["logprobs"] and [token["token"] for token in choice["logprobs"]["content"]],
+            choice["finish_reason"],
+        )
+        for choice in choices
+    ]
+
+
+def test_log_probabilities_wait_for_the_next_delta() -> None:
+    rows: list[Row] = [(0, b"<thi", None, TOKENS[:1]), (0, b"nk>a", None, TOKENS[1:]), (0, b"</think>b", "length", ())]
+    assert deltas(streamed(ChatWriter, *rows, logprobs=True, format=FORMAT)) == [
+        ({"reasoning_content": "a"}, ["a", "b"], None),
+        ({"content": "b"}, None, None),
+        ({}, None, "length"),
+    ]
+
+
+def test_log_probabilities_of_tokens_without_text_come_before_the_end() -> None:
+    rows: list[Row] = [(0, b"<think>a</think>", None, ()), (0, b"", "stop", TOKENS)]
+    assert deltas(streamed(ChatWriter, *rows, logprobs=True, format=FORMAT)) == [
+        ({"reasoning_content": "a"}, None, None),
+        ({"content": ""}, ["a", "b"], None),
+        ({}, None, "stop"),
+    ]
+
+
+CALL = b'<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
+
+
+def test_a_call_is_streamed() -> None:
+    call = {"index": 0, "id": "call_new", "type": "function", "function": {"name": "f", "arguments": ""}}
+    written = deltas(streamed(ChatWriter, (0, CALL, "stop", ()), format=TOOLS))
+    assert written[0] == ({"tool_calls": [call]}, None, None)
+    assert written[-1] == ({}, None, "tool_calls")
+    arguments = [delta["tool_calls"][0]["function"]["arguments"] for delta, *_ in written[1:-1]]
+    assert "".join(arguments) == '{"a": 1}'
+
+
+def test_a_call_of_the_older_api_is_streamed() -> None:
+    written = deltas(streamed(ChatWriter, (0, CALL + CALL, "stop", ()), format=replace(TOOLS, legacy=True)))
+    assert written[0] == ({"function_call": {"name": "f", "arguments": ""}}, None, None)
+    assert written[-1] == ({}, None, "function_call")
+    assert "".join(delta["function_call"]["arguments"] for delta, *_ in written[1:-1]) == '{"a": 1}', "there is but one"
+
+
+def test_what_was_held_back_comes_at_the_end_of_a_backend_without_reasons() -> None:
+    answer = AnswerStream(ChatWriter(IDENTITY, AnswerOptions(format=FORMAT)), 2, FORMAT)
+    begun = events(answer.begin())
+    assert [chunk["choices"][0]["delta"]["role"] for chunk in begun] == ["assistant"] * 2
+    assert answer.take([(1, b"<thi", None, ())]) == b""
+    *chunks, done = events(answer.end(None))
+    assert deltas(chunks) == [({"content": "<thi"}, None, None)]
+    assert (answer.finish_reasons, done) == ([], "data: [DONE]")
+
+
+def test_a_whole_answer_that_calls() -> None:
+    answers = [Answer([Choice(0, CALL.decode(), "stop")], None)]
+    whole = responses.chat_completion(IDENTITY, answers, AnswerOptions(format=TOOLS))
+    assert (whole.n_choices, whole.finish_reasons, whole.usage) == (1, ["tool_calls"], None)
+    [choice] = exact(ChatCompletion, whole.content).choices
+    assert choice.message.content is None
+    [call] = choice.message.tool_calls or []
+    assert call.type == "function"
+    assert (call.id, call.function.name, call.function.arguments) == ("call_new", "f", '{"a": 1}')
+
+
+def test_characters_that_are_cut_apart() -> None:
+    rows: list[Row] = [(0, "é".encode()[:1], None, ()), (0, "é".encode()[1:], None, ()), (0, b"\xff", "stop", ())]
+    chunks = streamed(CompletionWriter, *rows)
+    assert [(chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"]) for chunk in chunks] == [
+        ("é", None),
+        ("\ufffd", "stop"),
+    ]

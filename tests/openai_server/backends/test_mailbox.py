@@ -5,9 +5,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.backends.dialects.anyserve.decode import Row
 from openai_server.backends.mailbox import MERGE, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 from openai_server.core.errors import BackendError
+from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 
 USAGE = Usage(1, 2, 0)

@@ -9,10 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.backends.dialects.anyserve.decode import Row
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.shared_stream import SharedStream
 from openai_server.core.errors import BackendError
+from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse

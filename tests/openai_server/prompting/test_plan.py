@@ -7,10 +7,11 @@ from typing import Any
 
 import pytest
 
+from openai_server.api.chat_message import message
 from openai_server.api.schemas import parse_chat
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
-from openai_server.parsing.reading import MessageReader
+from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.template import CHATML_END, Templates
 from protos import contract
@@ -57,8 +58,10 @@ def lark(found: Plan) -> str:
 
 
 def read(found: Plan, text: str) -> dict[str, Any]:
-    assert found.reading is not None
-    return MessageReader(found.reading).message(text, "stop")
+    format = found.format
+    assert format is not None
+    events = ChoiceReader(format).read(text, "stop")
+    return message(events, legacy=format.legacy, must_call=format.must_call)
 
 
 # ---- Prompts

@@ -119,12 +119,16 @@ def test_one_token_has_no_gap() -> None:
     assert record.time_per_output_token is None
 
 
-def test_what_a_whole_answer_tells() -> None:
+def test_what_a_whole_answer_has() -> None:
     record = Record()
-    details = {"prompt_tokens": 5, "completion_tokens": 7, "prompt_tokens_details": {"cached_tokens": 2}}
-    record.take_answer({"choices": [{"finish_reason": "stop"}, {"finish_reason": None}], "usage": details})
+    record.take_answer(Usage(5, 7, 2), 2, ["stop"])
     assert (record.usage, record.finish_reasons, record.choices) == (Usage(5, 7, 2), ["stop"], 2)
-    record.take_answer({"data": [], "usage": {"prompt_tokens": 4, "total_tokens": 4}})
-    assert record.usage == Usage(4, 0, None)
-    record.take_answer({"tokens": []})
-    assert record.usage == Usage(4, 0, None)
+    record.take_answer(Usage(4, 0, None))
+    assert (record.usage, record.finish_reasons, record.choices) == (Usage(4, 0, None), (), 1)
+
+
+def test_a_stream_has_the_reasons_that_came_meanwhile() -> None:
+    record, reasons = Record(), list[str]()
+    record.begin_stream(2, reasons)
+    reasons.append("stop")
+    assert (record.choices, record.finish_reasons) == (2, ["stop"])

@@ -1,53 +1,25 @@
-"""Tensors to answers and deltas.
+"""Tensors to answers, and to the rows of a stream.
 
 PURE. Reads both forms of the protocol (typed and raw) and ignores tensors that it does not know. A backend that says
 nothing of token counts gets no usage, one that says nothing of reasons gets no finish_reason: nothing is made up.
 """
 
-import codecs
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
 from itertools import repeat
 from typing import Any, NamedTuple, TypeVar
 
+from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
-from openai_server.core.logprobs import Logprobs, TokenLogprob
+from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 from protos import contract, tensors
 from protos.contract import TensorSpec
-from protos.grpc_predict_v2_pb2 import ModelInferResponse
+from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
 
 _UNFINISHED = ("", contract.NOT_FINISHED)
-_utf8_decoder = codecs.getincrementaldecoder("utf-8")
 T = TypeVar("T")
-
-
-@dataclass(slots=True)  # not frozen: there is one for each token, and frozen ones take three times as long to make
-class Choice:
-    """What one choice has become, or (in a stream) by what it has grown."""
-
-    index: int
-    text: str
-    finish_reason: str | None
-    logprobs: Logprobs = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Answer:
-    choices: list[Choice]
-    usage: Usage | None
-
-
-def best(answer: Answer, n: int) -> Answer:
-    """The `n` choices with the greatest log probability a token, best first. All that was generated is counted."""
-
-    def likelihood(choice: Choice) -> float:
-        known = [token.logprob for token in choice.logprobs if token.logprob is not None]
-        return sum(known) / len(known) if known else 0.0
-
-    chosen = sorted(answer.choices, key=likelihood, reverse=True)[:n]
-    return Answer([replace(choice, index=i) for i, choice in enumerate(chosen)], answer.usage)
 
 
 def answer(response: ModelInferResponse, n: int) -> Answer:
@@ -98,9 +70,6 @@ def text(response: ModelInferResponse) -> str:
 
 
 # ---- A stream of one request
-
-Row = tuple[int, bytes, str | None, Logprobs]
-"""Which choice, what was added to it, its finish_reason if that is its end, and the added tokens' log probabilities."""
 
 
 class StreamReader:
@@ -167,10 +136,16 @@ class StreamReader:
             self._cached = cached[0]
 
 
+def stream_error(response: ModelStreamInferResponse) -> BackendError:
+    """A stream has no status for one request: it is in the parameters, or unknown."""
+    details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
+    return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
+
+
 # ---- Step batches
 
 
-class End(NamedTuple):
+class ChoiceEnd(NamedTuple):
     """What a step batch says of a choice that has come to its end."""
 
     reason: str
@@ -181,7 +156,7 @@ class End(NamedTuple):
     """-1: nobody asked."""
 
 
-def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, End | None]]:
+def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, ChoiceEnd | None]]:
     """Its rows: number of the request, what was added, to which choice, and how that ended. Raises BackendError."""
     # Once a step for everybody, so this looks at nothing that the contract fixes: form, datatypes, shapes. What is in
     # the wrong field is missing here.
@@ -200,13 +175,13 @@ def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, 
     requests = column(contract.REQUEST)
     k = len(requests)
     tokens, indexes = column(contract.ROW_TOKEN), column(contract.ROW_INDEX)
-    ends: list[End | None] = [None] * k
+    ends: list[ChoiceEnd | None] = [None] * k
     if contract.ROW_FINISH_REASON.name in columns:
         reasons, prompts, cached, completions = map(column, _ENDS)
         marked = column(contract.ROW_MARKED_TOKENS) if contract.ROW_MARKED_TOKENS.name in columns else [-1] * k
         for i, reason in enumerate(reasons):
             if reason not in _UNFINISHED_BYTES:
-                ends[i] = End(reason.decode(errors="replace"), prompts[i], cached[i], completions[i], marked[i])
+                ends[i] = ChoiceEnd(reason.decode(errors="replace"), prompts[i], cached[i], completions[i], marked[i])
     return zip(requests, tokens, indexes, ends, strict=True)
 
 
@@ -217,29 +192,6 @@ _ENDS = (
     contract.ROW_COMPLETION_TOKENS,
 )
 _UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
-
-
-# ---- Text
-
-
-class Texts:
-    """The tokens of `n` choices to text."""
-
-    def __init__(self, n: int) -> None:
-        self._decoders: list[codecs.IncrementalDecoder | None] = [None] * n
-
-    def grow(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs) -> Choice | None:
-        """By what the choice grows, None if by nothing."""
-        decoder = self._decoders[index]
-        if decoder is None:
-            try:
-                text = token.decode()
-            except UnicodeDecodeError:
-                # The contract promises whole characters, but not every backend has read it.
-                decoder = self._decoders[index] = _utf8_decoder(errors="replace")
-        if decoder is not None:
-            text = decoder.decode(token, final=reason is not None)
-        return Choice(index, text, reason, logprobs) if text or reason is not None or logprobs else None
 
 
 # ---- Tensors

@@ -5,18 +5,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.backends.dialects.anyserve.decode import (
-    Answer,
-    Choice,
-    End,
-    StreamReader,
-    Texts,
-    answer,
-    best,
-    step_batch,
-)
+from openai_server.backends.dialects.anyserve.decode import ChoiceEnd, StreamReader, answer, step_batch
+from openai_server.core.answer import Answer, Choice, best
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.rows import ChoiceDecoders
 from openai_server.core.usage import Usage, total
 from protos import contract
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
@@ -119,10 +112,16 @@ class StreamDecoder(StreamReader):
 
     def __init__(self, n: int) -> None:
         super().__init__(n)
-        self._texts = Texts(n)
+        self._decoders = ChoiceDecoders(n)
 
     def feed(self, response: ModelInferResponse) -> list[Choice]:
-        return [choice for row in self.read(response) if (choice := self._texts.grow(*row))]
+        """What the choices grow by."""
+        choices = []
+        for index, piece, reason, logprobs in self.read(response):
+            text = self._decoders.text(index, piece, reason is not None)
+            if text or reason is not None or logprobs:
+                choices.append(Choice(index, text, reason, logprobs))
+        return choices
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -222,7 +221,7 @@ ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
 
 def test_a_step_batch() -> None:
     assert list(step_batch(batch())) == [(7, b"a", 0, None), (5, b"b", 1, None)]
-    assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, End("stop", 2, 1, 4))]
+    assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, ChoiceEnd("stop", 2, 1, 4))]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,58 @@
+"""A streamed answer on its way: rows of the backend to events, and those to what the client reads. PURE."""
+
+from collections.abc import Iterable
+
+from openai_server.api.stream_writers import StreamWriter
+from openai_server.core.events import Content, Event, Finish, TokenLogprobs
+from openai_server.core.logprobs import Logprobs
+from openai_server.core.rows import ChoiceDecoders, Row
+from openai_server.core.usage import Usage
+from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+
+
+class AnswerStream:
+    """`format`: how the text is read; None: all of it is content."""
+
+    def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
+        self._writer = writer
+        self._n_choices = n_choices
+        self._decoders = ChoiceDecoders(n_choices)
+        self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
+        self.finish_reasons: list[str] = []
+        """One a choice, in the order in which they ended."""
+
+    def begin(self) -> bytes:
+        """What the client reads before the first row."""
+        return self._writer.begin(self._n_choices)
+
+    def take(self, rows: Iterable[Row]) -> bytes:
+        """What the client reads of these rows; empty if they have nothing that is whole."""
+        data = b""
+        for index, token, reason, logprobs in rows:
+            text = self._decoders.text(index, token, reason is not None)
+            if reason is not None or logprobs or self._readers is not None:
+                data += self._take(index, text, reason, logprobs)
+            elif text:
+                data += self._writer.text(index, text)
+        return data
+
+    def end(self, usage: Usage | None) -> bytes:
+        """What the client reads at the end. A backend that reports no finish reasons has ended no choice until now."""
+        rest = b""
+        for index, reader in enumerate(self._readers or ()):
+            rest += self._writer.write(index, reader.read("", ended=True))
+        return rest + self._writer.end(usage)
+
+    def _take(self, index: int, text: str, reason: str | None, logprobs: Logprobs) -> bytes:
+        events: list[Event]
+        if self._readers is not None:
+            events = self._readers[index].read(text, reason)
+        else:
+            events = [Content(text)] if text or logprobs else []
+            if reason is not None:
+                events.append(Finish(reason))
+        if logprobs:
+            events.insert(0, TokenLogprobs(logprobs))
+        if reason is not None and isinstance(finish := events[-1], Finish):
+            self.finish_reasons.append(finish.reason)
+        return self._writer.write(index, events) if events else b""

@@ -22,9 +22,7 @@ PURE = (
     "openai_server.api.schemas",
     "openai_server.api.schemas_tasks",
     "openai_server.core",
-    "openai_server.backends.dialects.anyserve.encode",
-    "openai_server.backends.dialects.anyserve.encode_tasks",
-    "openai_server.backends.dialects.anyserve.decode",
+    "openai_server.backends.dialects",
     "openai_server.api.responses",
     "openai_server.api.answer_stream",
     "openai_server.api.chat_message",
@@ -186,6 +184,88 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
     for module, imported in found.items():
         assert not [name for name in imported if within(name, IMPURE)], module
         assert not speaks_grpc(imported), module
+
+
+# ---- Floors of the sidecar
+
+BESIDE = ("access", "http", "telemetry")
+"""They stand beside the floors, for whatever is above `core` in the end."""
+FLOORS: dict[str, tuple[str, ...]] = {
+    "core": (),
+    **dict.fromkeys(BESIDE, ("core",)),
+    "backends": ("core",),
+    "parsing": ("core",),
+    "prompting": ("core", "backends", "parsing"),
+    "api": ("core", "backends", "parsing", "prompting", *BESIDE),
+    "app": ("core", "backends", "parsing", "prompting", *BESIDE, "api", "config"),
+    "config": BESIDE,
+    "health_check": ("config",),
+    "cli": ("config", "health_check", "backends", *BESIDE),
+    "__main__": ("cli", "config", "prompting", *BESIDE),
+}
+"""What each part of the sidecar may import of the others. All of them may know protos and anyserve_common."""
+
+_CALLER = "calls carry the current request's headers and caller, which are to be passed in"
+_FILES = "following files that are replaced is to be in anyserve_common"
+_COMPOSES = "it puts the application together, which is __main__'s work"
+_OPTIONS = "options of the command line, which are to be passed in"
+_BODIES = "bodies are the API's, and are to move there"
+_TURNS = "threads that callers share are to be nobody's in particular"
+ABOVE: dict[tuple[str, str], str] = {
+    ("access.gate", "api"): "the paths that are open without a key are to come from the registry of endpoints",
+    ("access.options", "config"): "options of the command line, beside what they set",
+    ("access.turns", "telemetry"): _CALLER,
+    ("backends.calls", "telemetry"): _CALLER,
+    ("backends.channel", "access"): _FILES,
+    ("backends.channel", "config"): _OPTIONS,
+    ("backends.inventory", "telemetry"): "log lines with fields are to be in anyserve_common",
+    ("backends.shared_stream", "telemetry"): _CALLER,
+    ("http.admin", "telemetry"): "the port for metrics serves them",
+    ("http.bodies.frames", "access"): _BODIES,
+    ("http.bodies.helper", "access"): _BODIES,
+    ("http.bodies.helpers", "access"): _BODIES,
+    ("http.bodies.helpers", "config"): _BODIES,
+    ("http.bodies.reader", "access"): _BODIES,
+    ("http.bodies.validated", "access"): _BODIES,
+    ("http.bodies.validated", "api"): _BODIES,
+    ("http.server", "access"): _COMPOSES,
+    ("http.server", "app"): _COMPOSES,
+    ("http.server", "backends"): _COMPOSES,
+    ("http.server", "config"): _OPTIONS,
+    ("http.streaming", "telemetry"): "the status of a stream that breaks is to be returned",
+    ("http.supervisor", "config"): _OPTIONS,
+    ("http.supervisor", "telemetry"): "it forgets the metrics of a process that has died",
+    ("http.tls", "access"): _FILES,
+    ("http.worker_process", "config"): _OPTIONS,
+    ("prompting.planner", "access"): _TURNS,
+}
+"""Imports that the floors don't allow, each with the reason why it is there still. This list only shrinks."""
+
+
+def part_of(module: str) -> str:
+    """The part of the sidecar that a module is in."""
+    return module.split(".")[1] if "." in module else ""
+
+
+def test_the_sidecar_has_floors() -> None:
+    found = modules("openai_server")
+    parts = {part_of(module) for module in found} - {""}
+    assert parts == FLOORS.keys()
+    above = set()
+    for module, imported in found.items():
+        part = part_of(module)
+        for name in imported:
+            other = part_of(name) if within(name, ("openai_server",)) else part
+            if other in parts - {part, *FLOORS.get(part, ())}:
+                above.add((module.removeprefix("openai_server."), other))
+    assert above == ABOVE.keys()
+
+
+@pytest.mark.parametrize("module", modules("openai_server.core"))
+def test_the_core_knows_the_contract_alone(module: str) -> None:
+    allowed = ("openai_server.core", "protos.contract", "anyserve_common.text")
+    ours = {name for name in modules(module)[module] if within(name, PACKAGES) and not within(name, allowed)}
+    assert ours == ({"protos.tensors.Packed"} if module == "openai_server.core.turn" else set())
 
 
 IMPURE_MODULES = {

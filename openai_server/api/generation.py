@@ -9,7 +9,8 @@ from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.stream_writers import StreamWriter
 from openai_server.backends.catalog import Catalog
-from openai_server.backends.dialects.anyserve import decode, encode
+from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
+from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
@@ -29,7 +30,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 T = TypeVar("T")
 
 Delivered = Callable[[Sequence[Usage | None], int, int], None]
-"""Told the usage of the prompts whose answers are whole, how many there are, and the tokens that were taken of all."""
+"""Gets the usage of the prompts whose answers are whole, the number of prompts, and that of all tokens that came."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +59,7 @@ class Generator:
         self._planner = planner
         self._caps = caps
         self._ping_interval = ping_interval
+        self._dialect: Dialect = ANYSERVE
 
     async def answer(self, turn: Turn, id: str) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
@@ -82,7 +84,7 @@ class Generator:
         write: Write,
         delivered: Delivered,
     ) -> None:
-        """Writes the events of the answer; however that ends, `delivered` is told how far it came. Raises APIError."""
+        """Writes the events of the answer; however that ends, `delivered` gets how far it came. Raises APIError."""
         failed: Failed = frozenset()
         begun, seen = False, record.current()
         while True:
@@ -119,13 +121,13 @@ class Generator:
 
     def _failed(self, error: BackendError, turn: Turn) -> APIError:
         room = Room(self._catalog.context_length(turn.model), turn.token_limit)
-        return from_backend(error, encode.fields(turn), room)
+        return from_backend(error, self._dialect.fields(turn), room)
 
     # ---- One call
 
     async def _infer(self, call: ModelInferRequest, members: Sequence[Member], turn: Turn) -> Answer:
         n, n_generated = turn.n_returned, turn.n_generated
-        answer = decode.answer(await self._pool.infer(call, members), n_generated)
+        answer = self._dialect.answer(await self._pool.infer(call, members), n_generated)
         return answer if n_generated == n else best(answer, n)
 
     # ---- Before the calls
@@ -136,28 +138,13 @@ class Generator:
     async def _build(self, model: Model, turn: Turn, id: str) -> _Prepared:
         record.current().model = model.name
         model.require(contract.TASK_GENERATE)
-        inputs: dict[contract.TensorSpec, Sequence[Any]] = {}
         prompts, format = turn.prompts, None
+        inputs: ServerInputs = {}
         if turn.messages:
             plan = await self._planner.plan(turn, model.parameters, model.input_names)
             self._caps.check_prompts(turn.name("messages"), [plan.prompt])
-            turn, prompts, format = plan.turn, [plan.prompt], plan.format
-            inputs |= plan.inputs
-        if turn.guide.json_schema is not None:
-            inputs |= encode.schema_inputs(turn.guide, model.input_names)
-        if turn.chooses_best and turn.top_logprobs is None:
-            inputs[contract.LOGPROBS] = [0]  # To tell which are the best.
-        calls = (
-            encode.infer_request(
-                turn,
-                prompt,
-                model=model.name,
-                request_id=f"{id}-{k}" if len(prompts) > 1 else id,
-                input_names=model.input_names,
-                server_inputs=inputs,
-            )
-            for k, prompt in enumerate(prompts)
-        )
+            turn, prompts, inputs, format = plan.turn, [plan.prompt], plan.inputs, plan.format
+        calls = self._dialect.calls(turn, prompts, Target(model.name, model.input_names, id), inputs)
         requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
         return _Prepared(ResolvedModel(model.name, format), model.members, requests)
 

@@ -18,7 +18,7 @@ from openai_server.api.schemas_tasks import (
 )
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve import decode, encode_tasks
-from openai_server.backends.dialects.anyserve.encode_tasks import Target
+from openai_server.backends.dialects.base import Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.pool import Pool
 from openai_server.core.context_length import Room

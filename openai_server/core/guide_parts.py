@@ -1,6 +1,6 @@
 """Names of the parts of a grammar that is built from several fields of a request. PURE.
 
-The backend names the part in its error; `encode.params` says which field each came from.
+The backend names the part in its error; `Dialect.fields` has the field that each came from.
 """
 
 GUIDE = "guide"

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from openai_server.core.tools import Tool
 from openai_server.parsing.parser import CallsOnly, Parser, PlainParser
-from openai_server.parsing.reasoning import Markers, Marks, ReasoningParser, markers_of, starts_inside
+from openai_server.parsing.reasoning import ReasoningParser, ReasoningSpan, ReasoningTags, starts_inside, tags_of
 from openai_server.parsing.tools.formats import format_of
 
 
@@ -82,8 +82,8 @@ def guided_grammar_for(
     )
 
 
-def thoughts_of(template: str) -> Markers | None:
-    return None if format_of(template).reasons else markers_of(template)
+def thoughts_of(template: str) -> ReasoningTags | None:
+    return None if format_of(template).reasons else tags_of(template)
 
 
 def is_read(template: str, tools: Sequence[Tool] | None) -> bool:
@@ -92,15 +92,15 @@ def is_read(template: str, tools: Sequence[Tool] | None) -> bool:
     return bool(tools) or tool_format.always or thoughts_of(template) is not None
 
 
-def marks_for(template: str, prompt: str) -> Marks | None:
+def span_of(template: str, prompt: str) -> ReasoningSpan | None:
     """None if the model does not reason, or in a way that has no marks."""
     if thoughts := thoughts_of(template):
         inside = starts_inside(prompt, thoughts)
-        return Marks("" if inside else thoughts.begin, (thoughts.end, *thoughts.ends_as_well))
-    return format_of(template).reasoning_marks
+        return ReasoningSpan("" if inside else thoughts.begin, (thoughts.end, *thoughts.ends_as_well))
+    return format_of(template).reasoning_span
 
 
-def _thinking(template: str, prompt: str, *, may_think: bool) -> tuple[Markers | None, bool]:
-    """The markers of thoughts that may come, and whether one has begun."""
+def _thinking(template: str, prompt: str, *, may_think: bool) -> tuple[ReasoningTags | None, bool]:
+    """The tags of thoughts that may come, and whether one has begun."""
     thoughts = thoughts_of(template) if may_think else None
     return thoughts, thoughts is not None and starts_inside(prompt, thoughts)

@@ -1,4 +1,4 @@
-"""Reasoning: which markers a model puts around it, and a parser that takes it out of the text.
+"""Reasoning: which tags a model puts around it, and a parser that takes it out of the text.
 
 PURE. Only reasoning at the beginning of an answer is recognized: a later `<think>` is a model that writes about models.
 """
@@ -13,69 +13,69 @@ from openai_server.parsing.reader import SPACE, Reader, Steps, Trimmed
 
 
 @dataclass(frozen=True, slots=True)
-class Markers:
+class ReasoningTags:
     begin: str
     end: str
     special_tokens: bool = False
-    """They are control tokens: the worker has to be asked to write such tokens into the text."""
+    """They are control tokens, which the backend leaves out of the text by default."""
     ends_as_well: tuple[str, ...] = ()
     """What ends reasoning that is not closed, and belongs to what follows."""
     answer: tuple[str, str] | None = None
-    """Markers around what follows, which are left out."""
+    """Tags around what follows, which are left out."""
 
 
 @dataclass(frozen=True, slots=True)
-class Marks:
-    """Between which texts a model reasons, for who counts the tokens. `begin` is empty if it has begun already."""
+class ReasoningSpan:
+    """The texts between which a model reasons, for counting its tokens. `begin` is empty if it has begun already."""
 
     begin: str
     ends: tuple[str, ...]
 
 
-_THINK = Markers("<think>", "</think>")
+_THINK = ReasoningTags("<think>", "</think>")
 # The first whose text is in a template is the one.
-_KNOWN: tuple[tuple[str, Markers], ...] = (
-    ("[THINK]", Markers("[THINK]", "[/THINK]", special_tokens=True)),
-    ("<|START_THINKING|>", Markers("<|START_THINKING|>", "<|END_THINKING|>", special_tokens=True)),
-    ("<seed:think>", Markers("<seed:think>", "</seed:think>", special_tokens=True)),
-    ("<mm:think>", Markers("<mm:think>", "</mm:think>")),
-    ("◁think▷", Markers("◁think▷", "◁/think▷")),
-    ("<|inner_prefix|>", Markers("<|inner_prefix|>", "<|inner_suffix|>", special_tokens=True)),
+_KNOWN: tuple[tuple[str, ReasoningTags], ...] = (
+    ("[THINK]", ReasoningTags("[THINK]", "[/THINK]", special_tokens=True)),
+    ("<|START_THINKING|>", ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>", special_tokens=True)),
+    ("<seed:think>", ReasoningTags("<seed:think>", "</seed:think>", special_tokens=True)),
+    ("<mm:think>", ReasoningTags("<mm:think>", "</mm:think>")),
+    ("◁think▷", ReasoningTags("◁think▷", "◁/think▷")),
+    ("<|inner_prefix|>", ReasoningTags("<|inner_prefix|>", "<|inner_suffix|>", special_tokens=True)),
     (
         "Here is my thought process:",  # Granite 3.2
-        Markers("Here is my thought process:", "Here is my response:"),
+        ReasoningTags("Here is my thought process:", "Here is my response:"),
     ),
     (
         "<response>",  # Granite 3.3
-        Markers("<think>", "</think>", answer=("<response>", "</response>")),
+        ReasoningTags("<think>", "</think>", answer=("<response>", "</response>")),
     ),
     (
         "[BEGIN FINAL RESPONSE]",  # Apriel
-        Markers("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", answer=("", "[END FINAL RESPONSE]")),
+        ReasoningTags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", answer=("", "[END FINAL RESPONSE]")),
     ),
     (
         "<|tool_call_begin|>",  # Kimi K2, which at times calls a tool in the middle of a thought
-        Markers("<think>", "</think>", ends_as_well=("<|tool_calls_section_begin|>", "<|tool_call_begin|>")),
+        ReasoningTags("<think>", "</think>", ends_as_well=("<|tool_calls_section_begin|>", "<|tool_call_begin|>")),
     ),
     ("</think>", _THINK),
     ("<think>", _THINK),
-    ("<thinking>", Markers("<thinking>", "</thinking>")),
-    ("<reasoning>", Markers("<reasoning>", "</reasoning>")),
+    ("<thinking>", ReasoningTags("<thinking>", "</thinking>")),
+    ("<reasoning>", ReasoningTags("<reasoning>", "</reasoning>")),
 )
 
 
 @lru_cache(maxsize=64)
-def markers_of(template: str) -> Markers | None:
-    """The markers that the source of a chat template speaks of."""
-    for text, markers in _KNOWN:
-        if text in template and (markers.begin in template or markers.end in template):
-            return markers
+def tags_of(template: str) -> ReasoningTags | None:
+    """The tags that the source of a chat template mentions."""
+    for text, tags in _KNOWN:
+        if text in template and (tags.begin in template or tags.end in template):
+            return tags
     return None
 
 
-def starts_inside(prompt: str, markers: Markers) -> bool:
+def starts_inside(prompt: str, tags: ReasoningTags) -> bool:
     """Whether the answer to this prompt begins in the middle of a thought."""
-    return prompt.rstrip(SPACE).endswith(markers.begin)
+    return prompt.rstrip(SPACE).endswith(tags.begin)
 
 
 class _Filter(ABC):
@@ -117,37 +117,37 @@ _OVER = object()
 
 
 class ReasoningParser(_Filter):
-    """Reasoning is taken out, the rest is handed to `then`. Whitespace around the markers is in neither of them."""
+    """Reasoning is taken out, the rest is handed to `then`. Whitespace around the tags is in neither of them."""
 
-    def __init__(self, markers: Markers, then: Parser, starts_inside: bool) -> None:
-        self._markers = markers
+    def __init__(self, tags: ReasoningTags, then: Parser, starts_inside: bool) -> None:
+        self._tags = tags
         self._inside = starts_inside
-        super().__init__(then if markers.answer is None else _Unwrapping(markers.answer, then))
+        super().__init__(then if tags.answer is None else _Unwrapping(tags.answer, then))
 
     def _read(self) -> Steps[None]:
-        reader, markers = self._reader, self._markers
+        reader, tags = self._reader, self._tags
         reader.keep()
         yield from reader.spaces()
-        opened = yield from reader.literal(markers.begin)
+        opened = yield from reader.literal(tags.begin)
         before = reader.kept()
         if not opened and not self._inside:
             self._pass_on(before)
             return
         yield from reader.spaces()
         thought = Trimmed(lambda text: self._events.append(Reasoning(text)))
-        end = yield from reader.until((markers.end, *markers.ends_as_well), thought.write)
+        end = yield from reader.until((tags.end, *tags.ends_as_well), thought.write)
         if not end and (rest := thought.rest()):
             self._events.append(Reasoning(rest))
         yield from reader.spaces()
-        if end != markers.end:
+        if end != tags.end:
             self._pass_on(end)
 
 
 class _Unwrapping(_Filter):
-    """Leaves out the markers around an answer: the first where the text begins, the second where it ends."""
+    """Leaves out the tags around an answer: the first where the text begins, the second where it ends."""
 
-    def __init__(self, markers: tuple[str, str], then: Parser) -> None:
-        self._begin, self._end = markers
+    def __init__(self, tags: tuple[str, str], then: Parser) -> None:
+        self._begin, self._end = tags
         super().__init__(then)
 
     def _read(self) -> Steps[None]:

@@ -20,7 +20,7 @@ from msgspec import Struct
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, TextPart
 from openai_server.core.turn import Turn
-from openai_server.parsing.reasoning import Markers
+from openai_server.parsing.reasoning import ReasoningTags
 from openai_server.prompting.markup import Markup
 from protos.literals import occurrences
 
@@ -50,7 +50,7 @@ class ChatPrompt:
 class PlainFields:
     """The fields of one request. `mark` comes first, then the template, then `prompt`."""
 
-    def __init__(self, markup: Markup, thoughts: Markers | None, source: str) -> None:
+    def __init__(self, markup: Markup, thoughts: ReasoningTags | None, source: str) -> None:
         """`thoughts` are the markers of the reasoning that an assistant's content may begin with."""
         self._markup = markup
         self._thoughts = thoughts
@@ -242,7 +242,7 @@ _OBJECTS = frozenset({"arguments", "parameters"})
 class _Walk:
     """Through messages, tools and variables: `change` gets each string, and where in it markers of reasoning are."""
 
-    def __init__(self, change: Callable[[str, Spans], str], thoughts: Markers | None) -> None:
+    def __init__(self, change: Callable[[str, Spans], str], thoughts: ReasoningTags | None) -> None:
         self._change = change
         self._thoughts = thoughts
 
@@ -278,7 +278,7 @@ class _Walk:
                 changed[name] = self._value(value, keys=name in _OBJECTS)
         return changed
 
-    def _answer(self, content: Any, thoughts: Markers) -> Any:
+    def _answer(self, content: Any, thoughts: ReasoningTags) -> Any:
         """The assistant's content. It may begin with reasoning, whose markers are no text."""
         if isinstance(content, str):
             return self._change(content, reasoning_markers([content], thoughts)[0])
@@ -291,7 +291,7 @@ class _Walk:
         ]
 
 
-def reasoning_markers(texts: Sequence[str], thoughts: Markers) -> list[list[tuple[int, int]]]:
+def reasoning_markers(texts: Sequence[str], thoughts: ReasoningTags) -> list[list[tuple[int, int]]]:
     """Where in an answer, given in parts, the markers of the reasoning are that it begins with."""
     places: list[list[tuple[int, int]]] = [[] for _ in texts]
     start = 0

@@ -13,7 +13,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
-from openai_server.backends.dialects.anyserve.encode import Inputs
+from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
@@ -36,7 +36,7 @@ class Plan:
     """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
     prompt: str
     """`inputs` has its plain spans."""
-    inputs: Inputs = field(default_factory=dict)
+    inputs: ServerInputs = field(default_factory=dict)
     """What this server asks for by itself."""
     format: AnswerFormat | None = None
     """None: the text is the message's content."""
@@ -214,10 +214,10 @@ def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[co
     wishes: dict[contract.TensorSpec, list[Any]] = {}
     if parsing.needs_special_tokens(template, tools):
         wishes[contract.SKIP_SPECIAL_TOKENS] = [False]
-    if marks := parsing.marks_for(template, prompt):
-        if marks.begin:
-            wishes[contract.MARK_BEGIN] = [marks.begin.encode()]
-        wishes[contract.MARK_END] = [end.encode() for end in marks.ends]
+    if span := parsing.span_of(template, prompt):
+        if span.begin:
+            wishes[contract.MARK_BEGIN] = [span.begin.encode()]
+        wishes[contract.MARK_END] = [end.encode() for end in span.ends]
     return wishes
 
 

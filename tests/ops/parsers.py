@@ -29,7 +29,7 @@ from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError, BackendError
 from openai_server.parsing import json_text
 from openai_server.parsing.parser import Parser
-from openai_server.parsing.reasoning import ReasoningParser, markers_of
+from openai_server.parsing.reasoning import ReasoningParser, tags_of
 from openai_server.prompting.functions import FILTERS, TESTS
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import RenderOptions, Templates
@@ -192,7 +192,7 @@ def _deep(text: str) -> bool:
 
 
 NAMES = sorted(FORMATS)
-THOUGHTS = markers_of("<think></think>")
+THOUGHTS = tags_of("<think></think>")
 
 
 def calls(data: bytes) -> None:

@@ -14,7 +14,7 @@ from openai_server.core import guide_parts
 from openai_server.core.tools import Tool
 from openai_server.parsing.parser import Parser
 from openai_server.parsing.reader import Output, Reader, StepParser, Steps
-from openai_server.parsing.reasoning import Markers, Marks
+from openai_server.parsing.reasoning import ReasoningSpan, ReasoningTags
 from openai_server.parsing.tools.grammar import ANY, GAP, SPACES, Rules, free_text, is_control, literal, marker
 
 _NAME = re.compile(r"[a-zA-Z0-9_.-]+")
@@ -35,7 +35,7 @@ class ToolFormat(ABC):
     """Its parser takes out the reasoning."""
     begun_by_prompt: ClassVar[bool] = False
     """The marker at the beginning of an answer is the end of the prompt: it is no part of the text."""
-    reasoning_marks: ClassVar[Marks | None] = None
+    reasoning_span: ClassVar[ReasoningSpan | None] = None
     """Of a format whose parser does."""
 
     markers: tuple[str, ...]
@@ -122,7 +122,7 @@ class ToolFormat(ABC):
         *,
         parallel: bool,
         named: str | None = None,
-        thoughts: Markers | None = None,
+        thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
         """Exactly one call (or several, if `parallel`) of these tools, or of the one that is `named`."""
@@ -140,7 +140,7 @@ class ToolFormat(ABC):
         *,
         body: str,
         parallel: bool,
-        thoughts: Markers | None = None,
+        thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
         """Content that matches `body`, in Lark, or such calls as `grammar` has."""
@@ -158,7 +158,7 @@ class ToolFormat(ABC):
         tools: Sequence[Tool],
         *,
         parallel: bool = True,
-        thoughts: Markers | None = None,
+        thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
         """Free text, then no call, or such calls as `grammar` has. Free text can't hold a call of another kind."""
@@ -205,7 +205,7 @@ def read_name(reader: Reader) -> Steps[str]:
     return (yield from reader.run(_NAME, _MAX_NAME)) or ""
 
 
-def _thought(rules: Rules, thoughts: Markers, thinking: bool, spaces: str) -> str:
+def _thought(rules: Rules, thoughts: ReasoningTags, thinking: bool, spaces: str) -> str:
     """A thought with its markers; `spaces` may be in front of it."""
     if is_control(thoughts.end):
         text = f"{rules.terminal(free_text([thoughts.end]))} {marker(thoughts.end)}"

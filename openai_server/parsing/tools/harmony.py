@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
-from openai_server.parsing.reasoning import Marks
+from openai_server.parsing.reasoning import ReasoningSpan
 from openai_server.parsing.tools.format import ToolFormat, ignore
 from openai_server.parsing.tools.grammar import Rules, free_text, literal
 
@@ -42,7 +42,7 @@ class Harmony(ToolFormat):
     special_tokens = True
     always = True
     reasons = True
-    reasoning_marks = Marks("<|channel|>analysis", ("<|end|>", "<|call|>", "<|channel|>final"))
+    reasoning_span = ReasoningSpan("<|channel|>analysis", ("<|end|>", "<|call|>", "<|channel|>final"))
     markers = (_START, _CHANNEL, _MESSAGE)
 
     def begun_in(self, prompt: str) -> str:

@@ -18,6 +18,7 @@ from openai_server.api import chat_message, schemas
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core.errors import APIError
 from openai_server.core.turn import Prompt
 from openai_server.parsing.choice_reader import ChoiceReader
@@ -99,7 +100,7 @@ def outcome(parse: Any, body: object) -> APIError | None:
     try:
         turn = parse(json.dumps(body).encode()).turn()
         prompts: Sequence[Prompt] = turn.prompts
-        inputs: encode.Inputs = {}
+        inputs: ServerInputs = {}
         if turn.messages:
             plan = PLANNER.plan(turn, {"chat_template": TEMPLATE}, EVERYTHING)
             turn, prompts, inputs = plan.turn, [plan.prompt], plan.inputs

@@ -4,17 +4,17 @@ from hypothesis import strategies as st
 
 from openai_server.core.events import Content, Reasoning
 from openai_server.parsing.parser import Parser, PlainParser
-from openai_server.parsing.reasoning import Markers, ReasoningParser, markers_of, starts_inside
+from openai_server.parsing.reasoning import ReasoningParser, ReasoningTags, starts_inside, tags_of
 from tests.openai_server.parsing.answers import Answer, answer, cuts, same_at_every_cut
 
-THINK = Markers("<think>", "</think>")
-WRAPPED = Markers("<think>", "</think>", answer=("<response>", "</response>"))
-LAST_ONLY = Markers("Steps:", "[FINAL]", answer=("", "[/FINAL]"))
-EARLY_END = Markers("<think>", "</think>", ends_as_well=("<|call|>",))
+THINK = ReasoningTags("<think>", "</think>")
+WRAPPED = ReasoningTags("<think>", "</think>", answer=("<response>", "</response>"))
+LAST_ONLY = ReasoningTags("Steps:", "[FINAL]", answer=("", "[/FINAL]"))
+EARLY_END = ReasoningTags("<think>", "</think>", ends_as_well=("<|call|>",))
 
 
-def parser(markers: Markers = THINK, *, inside: bool = False) -> Parser:
-    return ReasoningParser(markers, PlainParser(), inside)
+def parser(tags: ReasoningTags = THINK, *, inside: bool = False) -> Parser:
+    return ReasoningParser(tags, PlainParser(), inside)
 
 
 CASES = [
@@ -46,15 +46,15 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("markers", "inside", "text", "reasoning", "content"), CASES)
-def test_at_every_cut(markers: Markers, inside: bool, text: str, reasoning: str, content: str) -> None:
-    assert same_at_every_cut(lambda: parser(markers, inside=inside), text) == Answer(content, [], reasoning)
+@pytest.mark.parametrize(("tags", "inside", "text", "reasoning", "content"), CASES)
+def test_at_every_cut(tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str) -> None:
+    assert same_at_every_cut(lambda: parser(tags, inside=inside), text) == Answer(content, [], reasoning)
 
 
-@pytest.mark.parametrize(("markers", "inside", "text", "reasoning", "content"), CASES)
-def test_cut_off_anywhere(markers: Markers, inside: bool, text: str, reasoning: str, content: str) -> None:
+@pytest.mark.parametrize(("tags", "inside", "text", "reasoning", "content"), CASES)
+def test_cut_off_anywhere(tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str) -> None:
     for end in range(len(text)):
-        same_at_every_cut(lambda: parser(markers, inside=inside), text[:end])
+        same_at_every_cut(lambda: parser(tags, inside=inside), text[:end])
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "a", " ", "\n", "</thi"]), max_size=8), st.booleans())
@@ -88,7 +88,7 @@ def test_reasoning_is_streamed() -> None:
 
 
 @pytest.mark.parametrize(
-    ("template", "markers"),
+    ("template", "tags"),
     [
         ("no thoughts", None),
         ("{{ '<think>\n' }}", ("<think>", "</think>")),
@@ -108,9 +108,9 @@ def test_reasoning_is_streamed() -> None:
         ("<|tool_call_begin|> <think>", ("<think>", "</think>")),
     ],
 )
-def test_markers_of_templates(template: str, markers: tuple[str, str] | None) -> None:
-    found = markers_of(template)
-    assert (found and (found.begin, found.end)) == markers
+def test_tags_of_templates(template: str, tags: tuple[str, str] | None) -> None:
+    found = tags_of(template)
+    assert (found and (found.begin, found.end)) == tags
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import Any
 import orjson
 from msgspec.structs import astuple
 
+from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core import guide_parts
 from openai_server.core.closing import closed
 from openai_server.core.errors import UnsupportedParameter
@@ -150,9 +151,6 @@ EVERYTHING: Container[str] = _Everything()
 """The inputs of a backend that does not say which tensors it takes."""
 
 
-Inputs = Mapping[TensorSpec, tensors.Elements]
-
-
 def infer_request(
     turn: Turn,
     prompt: Prompt,
@@ -160,7 +158,7 @@ def infer_request(
     model: str,
     request_id: str,
     input_names: Container[str] = EVERYTHING,
-    server_inputs: Inputs = MappingProxyType({}),
+    server_inputs: ServerInputs = MappingProxyType({}),
 ) -> ModelInferRequest:
     """Only what the client set is sent, so that everything else is the backend's default.
 

@@ -3,10 +3,10 @@
 PURE. Each call is for one text.
 """
 
-from collections.abc import Container, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
 from itertools import chain
 
+from openai_server.backends.dialects.base import Target
 from openai_server.core.errors import UnsupportedParameter
 from openai_server.core.tasks import EmbeddingOptions, TokenizeOptions
 from openai_server.core.turn import Prompt
@@ -29,15 +29,6 @@ EMBEDDING_PARAMS = {
 """Tensor → the field that it came from, to name in errors; so are those below."""
 RERANK_PARAMS = {contract.QUERY.name: "query", contract.DOCUMENT.name: "documents"}
 DETOKENIZE_PARAMS = {contract.TOKENS_TO_TEXT.name: "tokens"}
-
-
-@dataclass(frozen=True, slots=True)
-class Target:
-    """The model that a call is for, the names of its inputs, and the call's id."""
-
-    model: str
-    input_names: Container[str]
-    id: str
 
 
 Input = tuple[TensorSpec, tensors.Elements | tensors.Packed, str]

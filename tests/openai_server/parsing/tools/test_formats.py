@@ -1,7 +1,7 @@
 import pytest
 
 from openai_server.parsing.answer_format import needs_special_tokens
-from openai_server.parsing.reasoning import markers_of
+from openai_server.parsing.reasoning import tags_of
 from openai_server.parsing.tools.formats import format_of
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
@@ -95,8 +95,8 @@ def test_each_template_of_the_corpus_is_listed() -> None:
 @pytest.mark.parametrize("name", TEMPLATES)
 def test_templates_are_recognized(name: str) -> None:
     source = template_paths()[name].read_text()
-    markers = markers_of(source)
-    assert (format_of(source).name, markers and markers.begin) == TEMPLATES[name]
+    tags = tags_of(source)
+    assert (format_of(source).name, tags and tags.begin) == TEMPLATES[name]
 
 
 @pytest.mark.parametrize("name", EXCERPTS)

@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from openai_server.core.tools import Tool
-from openai_server.parsing.reasoning import Markers
+from openai_server.parsing.reasoning import ReasoningTags
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.glm import GLM
 from openai_server.parsing.tools.grammar import Rules, is_control, literal, marker
@@ -26,7 +26,7 @@ WEATHER = tool("get_weather", {"city": {"type": "string"}, "days": {"type": "int
 NOW = tool("now", {})
 PICK = tool("pick", {"one": {"enum": ["a", "b"]}, "numbers": {"type": "array", "items": {"type": "integer"}}})
 TOOLS = [WEATHER, NOW, PICK]
-THINK, CONTROL_THINK = Markers("<think>", "</think>"), Markers("[THINK]", "[/THINK]")
+THINK, CONTROL_THINK = ReasoningTags("<think>", "</think>"), ReasoningTags("[THINK]", "[/THINK]")
 
 each_format = pytest.mark.parametrize("name", WRITTEN)
 
@@ -176,7 +176,7 @@ def test_whatever_calls_are_in_free_text_have_valid_arguments(name: str) -> None
 
 @pytest.mark.parametrize("thoughts", [THINK, CONTROL_THINK], ids=["text", "control"])
 @pytest.mark.parametrize("name", ["hermes", "mistral", "llama-json", "command-r7b", "glm"])
-def test_thoughts_come_first(name: str, thoughts: Markers) -> None:
+def test_thoughts_come_first(name: str, thoughts: ReasoningTags) -> None:
     tool_format, one = FORMATS[name], WRITTEN[name].one
     begun = f"{thoughts.begin}\nI may call.\n{thoughts.end}\n\n"
     inside = begun.removeprefix(thoughts.begin)

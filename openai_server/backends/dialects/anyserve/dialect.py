@@ -1,0 +1,43 @@
+"""The dialect of this project's own contract. PURE."""
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from openai_server.backends.dialects.anyserve import decode, encode
+from openai_server.backends.dialects.anyserve.decode import StreamReader
+from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
+from openai_server.core.answer import Answer
+from openai_server.core.turn import Prompt, Turn
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
+
+class AnyServe:
+    def calls(
+        self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs
+    ) -> Iterator[ModelInferRequest]:
+        """The id of each call has the number of its prompt, if there are several."""
+        if turn.guide.json_schema is not None:
+            server_inputs = {**server_inputs, **encode.schema_inputs(turn.guide, target.input_names)}
+        if turn.chooses_best and turn.top_logprobs is None:
+            server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # to find the best
+        for k, prompt in enumerate(prompts):
+            yield encode.infer_request(
+                turn,
+                prompt,
+                model=target.model,
+                request_id=f"{target.id}-{k}" if len(prompts) > 1 else target.id,
+                input_names=target.input_names,
+                server_inputs=server_inputs,
+            )
+
+    def fields(self, turn: Turn) -> Mapping[str, str]:
+        return encode.fields(turn)
+
+    def answer(self, response: ModelInferResponse, n: int) -> Answer:
+        return decode.answer(response, n)
+
+    def reader(self, n: int) -> StreamReader:
+        return StreamReader(n)
+
+
+ANYSERVE: Dialect = AnyServe()

@@ -1,0 +1,61 @@
+import json
+from collections.abc import Container
+from typing import Any
+
+import pytest
+
+from openai_server.api.schemas import parse_completion
+from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.base import ServerInputs, Target
+from openai_server.core.errors import UnsupportedParameter
+from protos import contract, tensors
+
+NAMES = frozenset(spec.name for spec in contract.INPUTS)
+
+
+def calls(
+    input_names: Container[str] = NAMES, server_inputs: ServerInputs | None = None, **body: Any
+) -> dict[str, dict[str, list[Any]]]:
+    """The inputs of each call, by its id."""
+    turn = parse_completion(json.dumps({"prompt": "x", **body}).encode()).turn()
+    messages = ANYSERVE.calls(turn, turn.prompts, Target("m", input_names, "id"), server_inputs or {})
+    return {
+        message.id: {name: list(tensor.elements) for name, tensor in tensors.read_inputs(message).items()}
+        for message in messages
+    }
+
+
+def test_a_call_for_each_prompt() -> None:
+    assert {id: inputs["prompt"] for id, inputs in calls(prompt=["a", "b"]).items()} == {"id-0": [b"a"], "id-1": [b"b"]}
+    assert calls(prompt=[1, 2])["id"]["prompt_token_ids"] == [1, 2]
+
+
+def test_the_best_are_found_by_their_log_probabilities() -> None:
+    assert calls(n=1, best_of=2)["id"]["logprobs"] == [0]
+    assert calls(n=1, best_of=2, logprobs=3)["id"]["logprobs"] == [3]
+    assert "logprobs" not in calls(n=2, best_of=2)["id"]
+
+
+def test_a_schema_is_closed_and_lenient_unless_it_is_strict() -> None:
+    schema = {"type": "object", "properties": {"a": {}}}
+    inputs = calls(json_schema=schema)["id"]
+    assert json.loads(inputs["json_schema"][0]) == {**schema, "additionalProperties": False}
+    assert inputs["lenient_schema"] == [True]
+    strict = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
+    assert "lenient_schema" not in calls(response_format=strict)["id"]
+    assert "lenient_schema" not in calls(EVERYTHING, json_schema=schema)["id"], "it may refuse what no client set"
+
+
+def test_inputs_of_the_server_are_kept() -> None:
+    inputs = calls(server_inputs={contract.SKIP_SPECIAL_TOKENS: [False]}, n=1, best_of=2, json_schema={})["id"]
+    assert (inputs["skip_special_tokens"], inputs["logprobs"], inputs["json_schema"]) == ([False], [0], [b"{}"])
+
+
+def test_what_the_backend_has_no_input_for() -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        calls(NAMES - {"json_schema"}, response_format={"type": "json_object"})
+    assert caught.value.param == "response_format"
+    with pytest.raises(UnsupportedParameter) as caught:
+        calls(NAMES - {"n"}, best_of=2, n=1)
+    assert caught.value.param == "best_of"

@@ -10,7 +10,7 @@ from openai_server.api import schemas, schemas_tasks
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
-from openai_server.backends.dialects.anyserve.encode import ROWS
+from openai_server.backends.dialects.anyserve.encode import INPUT_ROWS
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"
@@ -61,7 +61,7 @@ BACKENDS = {
     "function_call": "all; to require a call, ours and others that take `lark`",
 }
 """Where it is not told by the tensor alone."""
-_TENSORS = {COMPLETION_NAMES.get(row.field, row.field): row.tensor for row in ROWS}
+_TENSORS = {COMPLETION_NAMES.get(row.field, row.field): row.tensor for row in INPUT_ROWS}
 
 
 def completions() -> list[Row]:

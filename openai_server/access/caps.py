@@ -33,7 +33,7 @@ class Caps:
         """
         if self.n:
             self._check_n(turn)
-        self.check_fields(fields)
+        self.check_fields(fields, body_size)
         if self.schema and body_size * _MOST_GROWTH > self.schema:  # else nothing in it can be larger
             self._check_schemas(turn)
         limit = turn.token_limit
@@ -44,9 +44,9 @@ class Caps:
         problem = f"is above this server's limit of {self.output_tokens} tokens"
         raise AboveLimit(turn.name("token_limit"), problem, of="integer")
 
-    def check_fields(self, fields: Iterable[PromptField]) -> None:
+    def check_fields(self, fields: Iterable[PromptField], body_size: int) -> None:
         """Raises AboveLimit."""
-        if self.prompt:
+        if self.prompt and body_size > self.prompt:  # else nothing in it can be longer
             for field in fields:
                 self.check_prompts(field.name, field.prompts, is_list=field.is_list)
 

@@ -141,6 +141,7 @@ class Request(Struct, kw_only=True):
         return ()
 
     def turn(self) -> Turn:
+        """What the request wants generated."""
         raise NotImplementedError
 
     # ---- To a turn

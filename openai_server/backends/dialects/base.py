@@ -5,8 +5,9 @@ UnsupportedParameter that names the client's field, never left out silently.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol
+
+from msgspec import Struct
 
 from openai_server.core.answer import Answer
 from openai_server.core.rows import Row
@@ -20,8 +21,7 @@ ServerInputs = Mapping[TensorSpec, tensors.Elements]
 """Inputs of our contract that no client sets, and those that go before what the client set."""
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
+class Target(Struct, frozen=True):
     """The model that a call is for, the names of its inputs, and the call's id."""
 
     model: str

@@ -41,7 +41,7 @@ def validated(parse: Parse, body: bytes | bytearray, caps: Caps) -> Any:
     if isinstance(request, CompletionRequest | ChatRequest):
         turn = caps.applied(request.turn(), request.prompt_fields(), len(body))
         return GenerateRequest(turn, bool(request.stream), request.include_usage)
-    caps.check_fields(request.prompt_fields())
+    caps.check_fields(request.prompt_fields(), len(body))
     return request
 
 

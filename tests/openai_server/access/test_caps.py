@@ -83,10 +83,11 @@ def test_a_prompt(prompt: Any, param: str, code: str) -> None:
     ],
 )
 def test_what_the_other_endpoints_read(parse: Any, fields: dict[str, Any], param: str) -> None:
-    request = parse(orjson.dumps(fields))
+    body = orjson.dumps(fields)
+    request = parse(body)
     code = "array_above_max_length" if param == "tokens" else "string_above_max_length"
-    refused(param, code, Caps(prompt=3).check_fields, request.prompt_fields())
-    Caps(prompt=4).check_fields(request.prompt_fields())
+    refused(param, code, Caps(prompt=3).check_fields, request.prompt_fields(), len(body))
+    Caps(prompt=4).check_fields(request.prompt_fields(), len(body))
 
 
 def with_schema(size: int) -> dict[str, Any]:

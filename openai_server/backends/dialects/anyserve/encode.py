@@ -22,7 +22,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class InputRow:
     """How one field of a turn becomes a tensor."""
 
     field: str
@@ -49,48 +49,48 @@ def _number(value: float) -> Sequence[Any]:
 
 
 _SAMPLING = (
-    Row("temperature", contract.TEMPERATURE, off=1),
-    Row("top_p", contract.TOP_P, off=1),
-    Row("top_k", contract.TOP_K, off=0, elements=_number),
-    Row("min_p", contract.MIN_P, off=0),
-    Row("typical_p", contract.TYPICAL_P, off=1),
-    Row("top_n_sigma", contract.TOP_N_SIGMA, off=0, elements=_number),
-    Row("presence_penalty", contract.PRESENCE_PENALTY, off=0),
-    Row("frequency_penalty", contract.FREQUENCY_PENALTY, off=0),
-    Row("repetition_penalty", contract.REPETITION_PENALTY, off=1),
-    Row("repeat_last_n", contract.REPEAT_LAST_N, off=-1),
-    Row("xtc_probability", contract.XTC_PROBABILITY, off=0),
-    Row("xtc_threshold", contract.XTC_THRESHOLD),
-    Row("dry_multiplier", contract.DRY_MULTIPLIER, off=0),
-    Row("dry_base", contract.DRY_BASE),
-    Row("dry_allowed_length", contract.DRY_ALLOWED_LENGTH),
-    Row("dry_penalty_last_n", contract.DRY_PENALTY_LAST_N, off=-1),
-    Row("dry_sequence_breakers", contract.DRY_SEQUENCE_BREAKERS, elements=_texts),
-    Row("mirostat", contract.MIROSTAT, off=0),
-    Row("mirostat_tau", contract.MIROSTAT_TAU),
-    Row("mirostat_eta", contract.MIROSTAT_ETA),
-    Row("logit_bias", contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda biases: [int(token) for token in biases]),
-    Row("stop", contract.STOP, elements=_texts),
-    Row("stop_token_ids", contract.STOP_TOKEN_IDS, elements=lambda ids: ids),
-    Row("min_tokens", contract.MIN_TOKENS, off=0),
-    Row("ignore_eos", contract.IGNORE_EOS, off=False),
-    Row("skip_special_tokens", contract.SKIP_SPECIAL_TOKENS, off=True),
-    Row("seed", contract.SEED, elements=lambda seed: (fold_seed(seed),)),
-    Row("priority", contract.PRIORITY, off=0),
+    InputRow("temperature", contract.TEMPERATURE, off=1),
+    InputRow("top_p", contract.TOP_P, off=1),
+    InputRow("top_k", contract.TOP_K, off=0, elements=_number),
+    InputRow("min_p", contract.MIN_P, off=0),
+    InputRow("typical_p", contract.TYPICAL_P, off=1),
+    InputRow("top_n_sigma", contract.TOP_N_SIGMA, off=0, elements=_number),
+    InputRow("presence_penalty", contract.PRESENCE_PENALTY, off=0),
+    InputRow("frequency_penalty", contract.FREQUENCY_PENALTY, off=0),
+    InputRow("repetition_penalty", contract.REPETITION_PENALTY, off=1),
+    InputRow("repeat_last_n", contract.REPEAT_LAST_N, off=-1),
+    InputRow("xtc_probability", contract.XTC_PROBABILITY, off=0),
+    InputRow("xtc_threshold", contract.XTC_THRESHOLD),
+    InputRow("dry_multiplier", contract.DRY_MULTIPLIER, off=0),
+    InputRow("dry_base", contract.DRY_BASE),
+    InputRow("dry_allowed_length", contract.DRY_ALLOWED_LENGTH),
+    InputRow("dry_penalty_last_n", contract.DRY_PENALTY_LAST_N, off=-1),
+    InputRow("dry_sequence_breakers", contract.DRY_SEQUENCE_BREAKERS, elements=_texts),
+    InputRow("mirostat", contract.MIROSTAT, off=0),
+    InputRow("mirostat_tau", contract.MIROSTAT_TAU),
+    InputRow("mirostat_eta", contract.MIROSTAT_ETA),
+    InputRow("logit_bias", contract.LOGIT_BIAS_TOKEN_IDS, elements=lambda biases: [int(token) for token in biases]),
+    InputRow("stop", contract.STOP, elements=_texts),
+    InputRow("stop_token_ids", contract.STOP_TOKEN_IDS, elements=lambda ids: ids),
+    InputRow("min_tokens", contract.MIN_TOKENS, off=0),
+    InputRow("ignore_eos", contract.IGNORE_EOS, off=False),
+    InputRow("skip_special_tokens", contract.SKIP_SPECIAL_TOKENS, off=True),
+    InputRow("seed", contract.SEED, elements=lambda seed: (fold_seed(seed),)),
+    InputRow("priority", contract.PRIORITY, off=0),
 )
 assert tuple(row.field for row in _SAMPLING) == Sampling.__struct_fields__
-ROWS = (
-    Row("token_limit", contract.MAX_TOKENS),
+INPUT_ROWS = (
+    InputRow("token_limit", contract.MAX_TOKENS),
     *_SAMPLING,
-    Row("logit_bias", contract.LOGIT_BIAS, elements=lambda biases: list(biases.values())),
-    Row("json_schema", contract.JSON_SCHEMA, elements=_source),
-    Row("regex", contract.REGEX, elements=_source),
-    Row("grammar", contract.GRAMMAR, elements=_source),
-    Row("top_logprobs", contract.LOGPROBS),
-    Row("n_to_send", contract.N, off=1),
+    InputRow("logit_bias", contract.LOGIT_BIAS, elements=lambda biases: list(biases.values())),
+    InputRow("json_schema", contract.JSON_SCHEMA, elements=_source),
+    InputRow("regex", contract.REGEX, elements=_source),
+    InputRow("grammar", contract.GRAMMAR, elements=_source),
+    InputRow("top_logprobs", contract.LOGPROBS),
+    InputRow("n_to_send", contract.N, off=1),
     # Of completions alone.
-    Row("echo", contract.ECHO, off=False),
-    Row("suffix", contract.SUFFIX, elements=_source),
+    InputRow("echo", contract.ECHO, off=False),
+    InputRow("suffix", contract.SUFFIX, elements=_source),
 )
 """A field that is None is not sent."""
 
@@ -118,7 +118,7 @@ SERVER_INPUTS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, co
 
 def fields(turn: Turn) -> dict[str, str]:
     """Tensor, or part of a guide → the client's field that it came from, to name in errors."""
-    names = {row.tensor.name: turn.name(row.field) for row in ROWS}
+    names = {row.tensor.name: turn.name(row.field) for row in INPUT_ROWS}
     guide = turn.guide.field
     for spec in SERVER_INPUTS:
         names[spec.name] = guide or turn.name("tools")
@@ -174,7 +174,7 @@ def infer_request(
 
     for spec, elements in server_inputs.items():
         tensors.add_input(message, spec, elements)
-    for row, value in zip(ROWS, _values(turn), strict=True):
+    for row, value in zip(INPUT_ROWS, _values(turn), strict=True):
         if value is None or (server_inputs and row.tensor in server_inputs):
             continue
         values = row.elements(value) if row.elements else (value,)

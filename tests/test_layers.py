@@ -206,7 +206,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
 """What each part of the sidecar may import of the others. All of them may know protos and anyserve_common."""
 
 _CALLER = "calls carry the current request's headers and caller, which are to be passed in"
-_FILES = "following files that are replaced is to be in anyserve_common"
 _COMPOSES = "it puts the application together, which is __main__'s work"
 _OPTIONS = "options of the command line, which are to be passed in"
 _BODIES = "bodies are the API's, and are to move there"
@@ -216,9 +215,7 @@ ABOVE: dict[tuple[str, str], str] = {
     ("access.options", "config"): "options of the command line, beside what they set",
     ("access.turns", "telemetry"): _CALLER,
     ("backends.calls", "telemetry"): _CALLER,
-    ("backends.channel", "access"): _FILES,
     ("backends.channel", "config"): _OPTIONS,
-    ("backends.inventory", "telemetry"): "log lines with fields are to be in anyserve_common",
     ("backends.shared_stream", "telemetry"): _CALLER,
     ("http.admin", "telemetry"): "the port for metrics serves them",
     ("http.bodies.frames", "access"): _BODIES,
@@ -235,7 +232,6 @@ ABOVE: dict[tuple[str, str], str] = {
     ("http.streaming", "telemetry"): "the status of a stream that breaks is to be returned",
     ("http.supervisor", "config"): _OPTIONS,
     ("http.supervisor", "telemetry"): "it forgets the metrics of a process that has died",
-    ("http.tls", "access"): _FILES,
     ("http.worker_process", "config"): _OPTIONS,
     ("prompting.planner", "access"): _TURNS,
 }

@@ -1,5 +1,6 @@
 """The process that compiles templates ends at its limits, which are set low here, and the server goes on."""
 
+import subprocess
 import sys
 
 import pytest
@@ -46,3 +47,16 @@ async def test_a_process_that_fails_by_itself_is_tried_again(program: str, monke
                 reply = await sidecar.chat()
                 assert (reply.status, reply.headers["retry-after"]) == (503, "1")
         assert (await sidecar.chat()).status == 200
+
+
+WITHOUT_FORK = """
+import os, uvloop
+from openai_server.prompting.template_compiler import compile_apart
+os.register_at_fork(before=lambda: print("forked", flush=True))
+print(type(uvloop.run(compile_apart("{{ a }}"))).__name__)
+"""
+
+
+def test_the_server_does_not_fork() -> None:
+    """It has gRPC's threads, whose handlers of a fork break what the event loop is doing."""
+    assert subprocess.check_output([sys.executable, "-c", WITHOUT_FORK], text=True, timeout=60) == "tuple\n"

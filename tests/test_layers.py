@@ -151,7 +151,7 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
     ("library", "users"),
     [
         ("llama_cpp", {"anyserve_worker.llama.native"}),
-        ("llguidance", {"anyserve_worker.guides.grammar", "anyserve_worker.guides.guide"}),
+        ("llguidance", {"anyserve_worker.guides.translation", "anyserve_worker.guides.matcher"}),
         ("opentelemetry", {f"{p}.tracing" for p in ("anyserve_common", *(f"{g}.telemetry" for g in GENERATION))}),
         (
             "prometheus_client",
@@ -265,13 +265,13 @@ def test_the_core_knows_the_contract_alone(module: str) -> None:
 
 
 IMPURE_MODULES = {
-    *("anyserve_worker.engine.engine", "anyserve_worker.engine.preparation", "anyserve_worker.engine.generations"),
+    *("anyserve_worker.engine.engine", "anyserve_worker.engine.preparation", "anyserve_worker.engine.text_steps"),
     *("anyserve_worker.service.repository", "anyserve_worker.service.servicer", "anyserve_worker.service.server"),
     *("anyserve_worker.llama.native", "anyserve_worker.llama.model", "anyserve_worker.llama.model_runner"),
-    *("anyserve_worker.llama.samplers", "anyserve_worker.engine.tokenizer"),
-    *("anyserve_worker.llama.embedding_runner", "anyserve_worker.engine.embeddings"),
+    *("anyserve_worker.llama.sequence_sampler", "anyserve_worker.engine.tokenizer"),
+    *("anyserve_worker.llama.embedding_runner", "anyserve_worker.engine.embedding_steps"),
     *("anyserve_worker.guides.trial", "anyserve_worker.guides.trial_server"),
-    *("anyserve_worker.guides.guide", "anyserve_worker.guides.compiler"),
+    *("anyserve_worker.guides.matcher", "anyserve_worker.guides.compiler"),
     *("anyserve_worker.service.progress", "anyserve_worker.__main__"),
 }
 

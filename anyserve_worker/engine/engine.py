@@ -27,11 +27,11 @@ from anyserve_worker.core.errors import (
 )
 from anyserve_worker.core.options import KEPT_CELLS, ModelOptions
 from anyserve_worker.core.origin import NOBODY, Origin
-from anyserve_worker.engine.embeddings import Embedding, Embeddings
-from anyserve_worker.engine.generations import Generations, Runner
-from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.embedding_steps import Embedding, Embeddings
 from anyserve_worker.engine.preparation import Preparation
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.engine.text_steps import Generations, Runner
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.scheduling.embedding_queue import Job, Pooler

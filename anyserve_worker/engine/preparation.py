@@ -8,7 +8,7 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 from anyserve_worker.core.errors import InvalidRequest
-from anyserve_worker.engine.generations import Runner
+from anyserve_worker.engine.text_steps import Runner
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.sampling.chain import looks_back

@@ -15,7 +15,7 @@ from contextlib import suppress
 
 from anyserve_worker.core.errors import Draining, TrialLost, TrialOverrun
 from anyserve_worker.guides import trial_server
-from anyserve_worker.guides.grammar import GrammarError
+from anyserve_worker.guides.translation import GrammarError
 from anyserve_worker.guides.trial_server import ANSWER, END, FORK, LENGTH, ORDER
 
 WALL_SECONDS = 20.0

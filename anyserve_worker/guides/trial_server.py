@@ -20,7 +20,7 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from anyserve_worker.guides.grammar import GrammarError, GuideTokenizer, compiled, tokenizer, translate, tried
+from anyserve_worker.guides.translation import GrammarError, GuideTokenizer, compiled, tokenizer, translate, tried
 
 LENGTH = struct.Struct("!I")
 """Bytes of the vocabulary, which is JSON."""

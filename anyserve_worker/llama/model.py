@@ -15,7 +15,7 @@ import numpy as np
 
 from anyserve_worker.core.errors import InvalidRequest, LoadError
 from anyserve_worker.core.options import ModelOptions
-from anyserve_worker.guides.guide import Guides, Matcher
+from anyserve_worker.guides.matcher import Guides, Matcher
 from anyserve_worker.llama.constants import LOAD_MODES
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.sampling.breakers import Breakers, Words

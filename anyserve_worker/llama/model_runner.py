@@ -16,7 +16,7 @@ from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_NO_ROOM, FLASH_ATTENTION_TYPES
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
-from anyserve_worker.llama.samplers import Rows, new_sampler
+from anyserve_worker.llama.sequence_sampler import Rows, new_sampler
 from anyserve_worker.sampling.chain import SeenPrompt
 from anyserve_worker.sampling.draw import Distribution, Scratch
 from anyserve_worker.scheduling.prompt_lookup import max_rows

@@ -16,7 +16,7 @@ from anyserve_common.text import printable, shortened
 from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.llama.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner

@@ -16,7 +16,7 @@ from anyserve_common.text import shortened
 from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import InvalidRequest, WorkerError
 from anyserve_worker.core.origin import Metadata, origin
-from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.service import step_batch as batch
 from anyserve_worker.service.outbox import Outbox
 from anyserve_worker.service.repository import ServedModel

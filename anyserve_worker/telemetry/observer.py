@@ -3,7 +3,7 @@
 import logging
 
 from anyserve_common.logs import say
-from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.telemetry.tracing import Tracer
 
 log = logging.getLogger("anyserve_worker.access")

@@ -12,7 +12,7 @@ from anyserve_worker import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from anyserve_worker.engine.handle import Generation
+    from anyserve_worker.engine.running_request import Generation
 
 
 class Tracer:

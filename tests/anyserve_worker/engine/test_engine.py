@@ -22,8 +22,8 @@ from anyserve_worker.core.errors import (
 )
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.handle import Generation
 from anyserve_worker.engine.preparation import INLINE_LOOK_BACK
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from anyserve_worker.scheduling import sequence
 from anyserve_worker.service.request import GenerationRequest, Guide, SamplingParams

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from anyserve_worker.core.errors import Draining, TrialLost, TrialOverrun
-from anyserve_worker.guides.grammar import GrammarError
+from anyserve_worker.guides.translation import GrammarError
 from anyserve_worker.guides.trial import Trials
 
 SLOW = ("json_schema", '{"type":"integer","multipleOf":999983}')

@@ -12,7 +12,7 @@ from typing import Protocol
 
 from anyserve_worker.core.delta import Delta, TokenLogprob
 from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
-from anyserve_worker.engine.handle import Generation
+from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
 from anyserve_worker.sampling.draw import Score

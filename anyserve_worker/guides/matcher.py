@@ -12,9 +12,9 @@ from llguidance import LLMatcher
 
 from anyserve_common.text import ends_in_escape
 from anyserve_worker.core.errors import InvalidRequest
-from anyserve_worker.guides import grammar
+from anyserve_worker.guides import translation
 from anyserve_worker.guides.errors import explained
-from anyserve_worker.guides.grammar import GrammarError
+from anyserve_worker.guides.translation import GrammarError
 from anyserve_worker.guides.trial import Trials
 from anyserve_worker.sampling.draw import Logits
 from anyserve_worker.service.request import Guide
@@ -48,7 +48,7 @@ class Guides:
         named = list(tokens)
         for token in special:
             named[token] = _name(tokens[token])
-        self._tokenizer = grammar.tokenizer(named, special, end_tokens, tokenize) if end_tokens else None
+        self._tokenizer = translation.tokenizer(named, special, end_tokens, tokenize) if end_tokens else None
         self._trials = Trials(len(tokens), [named[token] for token in special])
 
     def start(self) -> None:
@@ -80,7 +80,7 @@ class Guides:
         """From what `try_guide` returned; takes as long as it did. Raises InvalidRequest."""
         assert self._tokenizer is not None
         try:
-            return Matcher(grammar.compiled(self._tokenizer, translated), self._n_vocab, guide)
+            return Matcher(translation.compiled(self._tokenizer, translated), self._n_vocab, guide)
         except GrammarError as error:
             raise _refused(guide, *explained(guide.tensor.name, guide.source, str(error))) from None
 
@@ -109,7 +109,7 @@ class Matcher:
         mask = self._matcher.compute_bitmask()
         self._spare = min(SPARE_SECONDS, self._spare + SECONDS_PER_TOKEN) - (thread_time() - before)
         if self._matcher.is_error():
-            raise _refused(self._guide, f"it became too complex: {grammar.problem(self._matcher)}")
+            raise _refused(self._guide, f"it became too complex: {translation.problem(self._matcher)}")
         if self._spare < 0:
             raise _refused(self._guide, "it is too complex: computing which tokens may come next takes too long")
         allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
@@ -120,7 +120,7 @@ class Matcher:
         accepted = self._matcher.consume_token(token)
         self._spare -= thread_time() - before
         if not accepted:
-            raise _refused(self._guide, f"it cannot go on: {grammar.problem(self._matcher)}")
+            raise _refused(self._guide, f"it cannot go on: {translation.problem(self._matcher)}")
         self.ended = self._matcher.is_stopped()
 
 

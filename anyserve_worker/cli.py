@@ -3,7 +3,7 @@
 import os
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from anyserve_worker.core.options import (
     ModelOptions,
 )
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
+from anyserve_worker.service.server_options import ServerOptions
 from anyserve_worker.service.tls import TLS
 from anyserve_worker.threads.processors import detect_cpus
 from protos import contract
@@ -30,34 +31,6 @@ from protos import contract
 ENV_PREFIX = "ANYSERVE_WORKER"
 DEFAULT_PORT = 8000
 _DEFAULTS = ModelOptions()
-
-
-@dataclass(frozen=True, slots=True)
-class ServerOptions:
-    models: tuple[tuple[str, Path], ...]
-    """(name, path), the default model first."""
-    hosts: tuple[str, ...]
-    """Addresses and names."""
-    port: int
-    """0: any one that is free on all of them."""
-    drain_timeout: float
-    """Seconds that running requests get after SIGTERM."""
-    log_level: str
-    threads: int
-    """Processors that this process may use."""
-    drain_delay: float = 0
-    """Seconds after SIGTERM in which new requests are still taken."""
-    keepalive_time: float = 10
-    """Seconds of silence before a client is pinged, and again until it counts as gone."""
-    max_connections: int = 1024
-    handshake_timeout: float = 10
-    """Seconds until a new connection has to be one of HTTP/2, TLS included."""
-    tls: TLS | None = None
-    metrics_hosts: tuple[str, ...] = ()
-    metrics_port: int | None = None
-    """None: no metrics. 0: any free one."""
-    access_log: bool = False
-    tracing: str = tracing.OFF
 
 
 def name_of_file(path: str) -> str:

@@ -10,7 +10,7 @@ import llama_cpp as llama
 import numpy as np
 import numpy.typing as npt
 
-from anyserve_worker.service.request import SamplingParams
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 FLOOR = 1e-30
@@ -21,7 +21,7 @@ class Chain:
     """The samplers of one choice behind a prompt."""
 
     def __init__(
-        self, sampling: SamplingParams, seed: int, prompt: array[int], vocab: Any, n_vocab: int, n_ctx: int
+        self, sampling: SamplingParameters, seed: int, prompt: array[int], vocab: Any, n_vocab: int, n_ctx: int
     ) -> None:
         """`vocab` may be None without DRY. `n_ctx` is how far back, in tokens, -1 looks."""
         self._n_vocab = n_vocab
@@ -71,7 +71,7 @@ class Chain:
     def _add(self, sampler: Any) -> None:
         llama.llama_sampler_chain_add(self.handle, sampler)
 
-    def _add_penalties(self, sampling: SamplingParams, prompt: array[int], n_ctx: int) -> None:
+    def _add_penalties(self, sampling: SamplingParameters, prompt: array[int], n_ctx: int) -> None:
         last_n = look_back(sampling.repeat_last_n, n_ctx)
         presence, frequency = sampling.presence_penalty, sampling.frequency_penalty
         if sampling.repetition_penalty != 1 and last_n:
@@ -82,7 +82,7 @@ class Chain:
         if (presence or frequency) and last_n:
             self._add(llama.llama_sampler_init_penalties(self._n_vocab, last_n, 1, frequency, presence))
 
-    def _add_dry(self, sampling: SamplingParams, prompt: array[int], vocab: Any, n_ctx: int) -> None:
+    def _add_dry(self, sampling: SamplingParameters, prompt: array[int], vocab: Any, n_ctx: int) -> None:
         last_n = look_back(sampling.dry_penalty_last_n, n_ctx)
         if not sampling.dry_multiplier or not last_n:
             return
@@ -100,7 +100,7 @@ class Chain:
             llama.llama_sampler_accept(dry, token)
         self._add(dry)
 
-    def _add_truncations(self, sampling: SamplingParams, seed: int) -> None:
+    def _add_truncations(self, sampling: SamplingParameters, seed: int) -> None:
         if sampling.temperature == 0:
             self._add(llama.llama_sampler_init_greedy())
             return

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner
 from anyserve_worker.llama.native import llama
@@ -28,30 +29,29 @@ from anyserve_worker.sampling.chain import SeenPrompt, chain
 from anyserve_worker.sampling.draw import Scratch
 from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence
-from anyserve_worker.service.request import SamplingParams
 from anyserve_worker.text.output import TextOutput
 from benchmarks.prompts import prose
 from benchmarks.sampler_chain import Chain
 from benchmarks.stats import median
 
 GREEDY = "greedy"
-SAMPLERS: dict[str, SamplingParams] = {
-    GREEDY: SamplingParams(temperature=0.0),
-    "temperature": SamplingParams(temperature=0.8),
-    "repetition_penalty, greedy": SamplingParams(temperature=0.0, repetition_penalty=1.1),
-    "repetition_penalty": SamplingParams(repetition_penalty=1.1),
-    "presence_penalty, frequency_penalty": SamplingParams(presence_penalty=0.5, frequency_penalty=0.5),
-    "dry_multiplier, greedy": SamplingParams(temperature=0.0, dry_multiplier=0.8),
-    "dry_multiplier": SamplingParams(dry_multiplier=0.8),
-    "typical_p": SamplingParams(typical_p=0.9),
-    "top_k": SamplingParams(top_k=40),
-    "top_p": SamplingParams(top_p=0.9),
-    "min_p": SamplingParams(min_p=0.05),
-    "top_n_sigma": SamplingParams(top_n_sigma=1.5),
-    "xtc_probability": SamplingParams(xtc_probability=0.5),
-    "mirostat 1": SamplingParams(mirostat=1),
-    "mirostat 2": SamplingParams(mirostat=2),
-    "top_k, top_p, min_p, repetition_penalty": SamplingParams(
+SAMPLERS: dict[str, SamplingParameters] = {
+    GREEDY: SamplingParameters(temperature=0.0),
+    "temperature": SamplingParameters(temperature=0.8),
+    "repetition_penalty, greedy": SamplingParameters(temperature=0.0, repetition_penalty=1.1),
+    "repetition_penalty": SamplingParameters(repetition_penalty=1.1),
+    "presence_penalty, frequency_penalty": SamplingParameters(presence_penalty=0.5, frequency_penalty=0.5),
+    "dry_multiplier, greedy": SamplingParameters(temperature=0.0, dry_multiplier=0.8),
+    "dry_multiplier": SamplingParameters(dry_multiplier=0.8),
+    "typical_p": SamplingParameters(typical_p=0.9),
+    "top_k": SamplingParameters(top_k=40),
+    "top_p": SamplingParameters(top_p=0.9),
+    "min_p": SamplingParameters(min_p=0.05),
+    "top_n_sigma": SamplingParameters(top_n_sigma=1.5),
+    "xtc_probability": SamplingParameters(xtc_probability=0.5),
+    "mirostat 1": SamplingParameters(mirostat=1),
+    "mirostat 2": SamplingParameters(mirostat=2),
+    "top_k, top_p, min_p, repetition_penalty": SamplingParameters(
         temperature=0.8, top_k=40, top_p=0.95, min_p=0.05, repetition_penalty=1.1
     ),
 }
@@ -99,8 +99,8 @@ def _logits(random: np.random.Generator, n_vocab: int) -> npt.NDArray[np.float32
     return logits.astype(np.float32)
 
 
-def _without_breakers(sampling: SamplingParams) -> SamplingParams:
-    return SamplingParams(
+def _without_breakers(sampling: SamplingParameters) -> SamplingParameters:
+    return SamplingParameters(
         **{name: getattr(sampling, name) for name in sampling.__slots__} | {"dry_sequence_breakers": ()}
     )
 
@@ -145,13 +145,13 @@ class Steps:
         self._n_choices, self._threads = n_choices, threads
         tokens = self._model.tokens_of(prose("samplers", 2 * n_prompt), add_special=False, parse_special=False)
         self._prompt = tokens[:n_prompt]
-        reader = self._sequence(0, SamplingParams())
+        reader = self._sequence(0, SamplingParameters())
         for start in range(0, n_prompt - 1, options.n_batch):
             self._runner.run([Chunk(reader, start, min(options.n_batch, n_prompt - 1 - start))], threads)
         for seq_id in range(1, n_choices):
             self._runner.copy(0, seq_id, n_prompt - 1)
 
-    def _sequence(self, seq_id: int, sampling: SamplingParams) -> Sequence:
+    def _sequence(self, seq_id: int, sampling: SamplingParameters) -> Sequence:
         n_prompt = len(self._prompt)
         return Sequence(
             index=seq_id,
@@ -163,7 +163,7 @@ class Steps:
             seq_id=seq_id,
         )
 
-    def measure(self, sampling: SamplingParams, n_steps: int, prepare: Callable[[list[Sequence]], None]) -> Timing:
+    def measure(self, sampling: SamplingParameters, n_steps: int, prepare: Callable[[list[Sequence]], None]) -> Timing:
         sequences = [self._sequence(seq_id, sampling) for seq_id in range(self._n_choices)]
         for sequence in sequences:
             self._runner.truncate(sequence.seq_id, len(self._prompt) - 1)
@@ -182,10 +182,10 @@ class Steps:
                 sequence.tokens.extend(tokens)
         return timing
 
-    def ours(self, sampling: SamplingParams, n_steps: int) -> Timing:
+    def ours(self, sampling: SamplingParameters, n_steps: int) -> Timing:
         return self.measure(sampling, n_steps, self._runner.prepare)
 
-    def theirs(self, sampling: SamplingParams, n_steps: int) -> Timing:
+    def theirs(self, sampling: SamplingParameters, n_steps: int) -> Timing:
         made: list[ChainSampler] = []
 
         def prepare(sequences: list[Sequence]) -> None:

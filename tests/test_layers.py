@@ -49,36 +49,22 @@ PURE = (
     "openai_server.access.keys",
     "openai_server.access.rates",
     "openai_server.telemetry.endpoints",
-    "anyserve_worker.core.delta",
+    "anyserve_worker.core",
+    "anyserve_worker.text",
+    "anyserve_worker.sampling",
+    "anyserve_worker.scheduling",
+    "anyserve_worker.threads.chooser",
+    "anyserve_worker.threads.step_times",
+    "anyserve_worker.guides.memory",
+    "anyserve_worker.guides.queue",
+    "anyserve_worker.guides.errors",
+    "anyserve_worker.guides.lenient",
+    "anyserve_worker.engine.stats",
     "anyserve_worker.service.request",
     "anyserve_worker.service.responder",
-    "anyserve_worker.service.tasks",
-    "anyserve_worker.scheduling.embedding_queue",
     "anyserve_worker.service.step_batch",
-    "anyserve_worker.scheduling.sequence",
-    "anyserve_worker.scheduling.scheduler",
-    "anyserve_worker.scheduling.kv_cache",
-    "anyserve_worker.text.output",
-    "anyserve_worker.core.errors",
-    "anyserve_worker.core.options",
+    "anyserve_worker.service.tasks",
     "anyserve_worker.llama.constants",
-    "anyserve_worker.engine.stats",
-    "anyserve_worker.threads.chooser",
-    "anyserve_worker.sampling.selection",
-    "anyserve_worker.sampling.draw",
-    "anyserve_worker.sampling.truncation",
-    "anyserve_worker.sampling.penalties",
-    "anyserve_worker.sampling.breakers",
-    "anyserve_worker.sampling.dry",
-    "anyserve_worker.sampling.chain",
-    "anyserve_worker.scheduling.prompt_lookup",
-    "anyserve_worker.text.logprobs",
-    "anyserve_worker.text.echo",
-    "anyserve_worker.guides.queue",
-    "anyserve_worker.guides.memory",
-    "anyserve_worker.guides.lenient",
-    "anyserve_worker.text.special_text",
-    "anyserve_worker.core.origin",
 )
 """A package stands for all of its modules."""
 
@@ -264,19 +250,47 @@ def test_the_core_knows_the_contract_alone(module: str) -> None:
     assert ours == ({"protos.tensors.Packed"} if module == "openai_server.core.turn" else set())
 
 
-IMPURE_MODULES = {
-    *("anyserve_worker.engine.engine", "anyserve_worker.engine.preparation", "anyserve_worker.engine.text_steps"),
-    *("anyserve_worker.service.repository", "anyserve_worker.service.servicer", "anyserve_worker.service.server"),
-    *("anyserve_worker.llama.native", "anyserve_worker.llama.model", "anyserve_worker.llama.model_runner"),
-    *("anyserve_worker.llama.sequence_sampler", "anyserve_worker.engine.tokenizer"),
-    *("anyserve_worker.llama.embedding_runner", "anyserve_worker.engine.embedding_steps"),
-    *("anyserve_worker.guides.trial", "anyserve_worker.guides.trial_server"),
-    *("anyserve_worker.guides.matcher", "anyserve_worker.guides.compiler"),
-    *("anyserve_worker.service.progress", "anyserve_worker.__main__"),
-}
+# ---- Floors of the worker
 
 
 def test_pure_modules_of_the_worker_import_only_pure_ones() -> None:
     """What a pure module imports of ours is pure as well: no clock by the back door."""
     for module, imported in modules(*(name for name in PURE if name.startswith("anyserve_worker."))).items():
-        assert not [name for name in imported if within(name, IMPURE_MODULES)], module
+        ours = {name for name in imported if within(name, ("anyserve_worker",))}
+        assert not [name for name in ours if not within(name, PURE)], module
+
+
+FLOORS_OF_THE_WORKER: dict[str, tuple[str, ...]] = {
+    "core": (),
+    "threads": ("core",),
+    "text": ("core",),
+    "sampling": ("core",),
+    "scheduling": ("core", "sampling", "text"),
+    "guides": ("core", "sampling"),
+    "llama": ("core", "sampling", "text", "scheduling", "guides"),
+    "engine": ("core", "threads", "sampling", "text", "scheduling", "guides"),
+    "telemetry": ("core", "engine.stats", "engine.running_request"),
+    "service": ("core", "threads", "sampling", "text", "scheduling", "llama", "engine", "telemetry"),
+    "cli": ("core", "threads", "scheduling", "telemetry", "service"),
+    "__main__": ("core", "llama", "telemetry", "service", "cli"),
+}
+"""Each folder or module of the worker, with those that it may import besides itself: only what stands above it here.
+
+The engine is given the model (`llama`) by the service. Telemetry stands beside the service: it knows what it measures.
+"""
+
+
+def test_the_worker_has_these_floors() -> None:
+    floors = list(FLOORS_OF_THE_WORKER)
+    for floor, below in FLOORS_OF_THE_WORKER.items():
+        assert {name.partition(".")[0] for name in below} <= set(floors[: floors.index(floor)]), floor
+    found = {module.split(".")[1] for module in modules("anyserve_worker") if "." in module}
+    assert found == set(floors)
+
+
+@pytest.mark.parametrize("floor", FLOORS_OF_THE_WORKER)
+def test_no_import_of_the_worker_runs_upward(floor: str) -> None:
+    below = [f"anyserve_worker.{name}" for name in (floor, *FLOORS_OF_THE_WORKER[floor], "__version__")]
+    for module, imported in modules(f"anyserve_worker.{floor}").items():
+        ours = {name for name in imported if within(name, ("anyserve_worker",))}
+        assert not [name for name in ours if not within(name, below)], module

@@ -1,1 +1,1 @@
-"""What every part of the worker knows: errors, options, deltas, a request's origin. PURE."""
+"""What every part of the worker knows: requests, guides, deltas, options and errors, as data. PURE."""

@@ -3,17 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
-
-@dataclass(frozen=True, slots=True)
-class TokenLogprob:
-    """A token of the text and ln p of it; `top` are the likeliest ones in its place, likeliest first.
-
-    `logprob` is NaN for the first token of a prompt, which nothing precedes.
-    """
-
-    token: bytes
-    logprob: float
-    top: tuple[tuple[bytes, float], ...] = ()
+from anyserve_worker.core.logprob import TokenLogprob
 
 
 @dataclass(slots=True)  # not frozen: one for each token, and frozen ones take three times as long to make

@@ -1,4 +1,4 @@
-"""What can go wrong with a request, as types that carry their gRPC status.
+"""What can go wrong with a request, as types that carry their gRPC status. PURE.
 
 `servicer.py` converts them once, at the edge: to a status with trailing metadata (unary) or to an error response
 (stream). Nothing else chooses a status code.

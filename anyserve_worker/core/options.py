@@ -1,4 +1,7 @@
-"""How a model is loaded and run. `config.py` gives each field an option, `model_runner.py` gives it to llama.cpp."""
+"""How a model is loaded and run. PURE.
+
+`cli.py` gives each field an option of the command line, `llama/` hands it to llama.cpp.
+"""
 
 from dataclasses import dataclass
 from typing import Literal, get_args

@@ -25,8 +25,10 @@ from anyserve_worker.core.errors import (
     QueueFull,
     WorkerError,
 )
+from anyserve_worker.core.generation_request import GenerationRequest
 from anyserve_worker.core.options import KEPT_CELLS, ModelOptions
 from anyserve_worker.core.origin import NOBODY, Origin
+from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.embedding_steps import Embedding, Embeddings
 from anyserve_worker.engine.preparation import Preparation
 from anyserve_worker.engine.running_request import Generation
@@ -37,8 +39,6 @@ from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.scheduling.embedding_queue import Job, Pooler
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.scheduler import Scheduler
-from anyserve_worker.service.request import GenerationRequest
-from anyserve_worker.service.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest

@@ -8,13 +8,14 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 
 from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.core.generation_request import GenerationRequest
+from anyserve_worker.core.guide import GuideMatcher
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.engine.text_steps import Runner
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.sampling.chain import looks_back
-from anyserve_worker.scheduling import sequence
 from anyserve_worker.scheduling.sequence import Sequence
-from anyserve_worker.service.request import GenerationRequest, SamplingParams
 from anyserve_worker.text.echo import echo_of
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
@@ -51,7 +52,7 @@ class Preparation:
         sampling = request.sampling
         self._check_tokens(sampling)
         self._check_echo(request, len(prompt))
-        guides: Items[sequence.Guide | None] = [None] * request.n
+        guides: Items[GuideMatcher | None] = [None] * request.n
         if request.guide:
             guides = await self._guides.compile(request.guide, request.caller, request.n)
         echo = echo_of(request.prompt, prompt, self._vocabulary, request.plain) if request.echo else None
@@ -98,6 +99,6 @@ class Preparation:
                     tensor=contract.ECHO.name,
                 )
 
-    def _check_tokens(self, sampling: SamplingParams) -> None:
+    def _check_tokens(self, sampling: SamplingParameters) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)
         self._vocabulary.check_tokens(list(sampling.stop_token_ids), contract.STOP_TOKEN_IDS.name)

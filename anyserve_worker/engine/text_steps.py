@@ -10,19 +10,19 @@ from collections.abc import Callable
 from collections.abc import Sequence as Items
 from typing import Protocol
 
-from anyserve_worker.core.delta import Delta, TokenLogprob
+from anyserve_worker.core.delta import Delta
 from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
+from anyserve_worker.core.logprob import TokenLogprob, TokenScore
 from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
-from anyserve_worker.sampling.draw import Score
 from anyserve_worker.scheduling.kv_cache import Memory
 from anyserve_worker.scheduling.scheduler import Chunk, Scheduler
 from anyserve_worker.scheduling.sequence import Sequence
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract
 
-NO_SCORE = Score(-1, math.nan, ())
+NO_SCORE = TokenScore(-1, math.nan, ())
 """Of a prompt's first token, which nothing precedes."""
 
 
@@ -201,7 +201,7 @@ class Generations:
         told = zip(scores[sequence.n_prompt - len(echo.pieces) :], echo.pieces, strict=True)
         return echo.text, tuple(self._told(score, piece) for score, piece in told)
 
-    def _told(self, score: Score, piece: bytes | None = None) -> TokenLogprob:
+    def _told(self, score: TokenScore, piece: bytes | None = None) -> TokenLogprob:
         """As the wire tells it. `piece`, if the token is not written as it always is."""
         written = self._vocabulary.written
         top = tuple((written(token), logprob) for token, logprob in score.top)

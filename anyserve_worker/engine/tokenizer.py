@@ -10,10 +10,9 @@ from functools import partial
 from typing import Any, Protocol, TypeVar
 
 from anyserve_worker.core.errors import ContextLengthExceeded, Draining, InvalidRequest
-from anyserve_worker.scheduling import sequence
+from anyserve_worker.core.spans import Spans
+from anyserve_worker.guides.compiler import GuideVocabulary
 from anyserve_worker.scheduling.sequence import token_array
-from anyserve_worker.service.request import Guide
-from anyserve_worker.text.special_text import Spans
 from protos import contract
 from protos.contract import TensorSpec
 
@@ -27,13 +26,8 @@ MIN_TOKENIZED = 8192
 T = TypeVar("T")
 
 
-class Compiled(sequence.Guide, Protocol):
-    def copy(self) -> sequence.Guide:
-        """For another choice, from where this one is."""
-
-
-class Vocabulary(Protocol):
-    """What the engine asks of `model.Model`. Safe from any thread."""
+class Vocabulary(GuideVocabulary, Protocol):
+    """A model's vocabulary, as the engine uses it. Implemented by `llama.model.Model`. Safe from any thread."""
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]": ...
     def tokens_of(
@@ -44,10 +38,6 @@ class Vocabulary(Protocol):
     def text_of(self, tokens: "array[int]") -> bytes: ...
     def adds_bos(self, text: str, plain: Spans = ()) -> bool: ...
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None: ...
-    def check_guide(self, guide: Guide) -> None: ...
-    def try_guide(self, guide: Guide, seconds: float) -> str: ...
-    def compile(self, guide: Guide, translated: str) -> Compiled: ...
-    def stop_compiling(self) -> None: ...
     def piece(self, token: int) -> bytes: ...
     def written(self, token: int) -> bytes: ...
     def is_end(self, token: int) -> bool: ...

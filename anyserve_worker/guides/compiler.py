@@ -11,17 +11,14 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from anyserve_worker.core.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun, WorkerError
-from anyserve_worker.engine.stats import EngineStats
-from anyserve_worker.engine.tokenizer import Compiled, Vocabulary
+from anyserve_worker.core.guide import Guide, GuideMatcher
 from anyserve_worker.guides.errors import parts
 from anyserve_worker.guides.memory import LeastRecentlyUsed, digest
 from anyserve_worker.guides.queue import GuideQueue
 from anyserve_worker.guides.trial import TOO_COMPLEX
-from anyserve_worker.scheduling import sequence
-from anyserve_worker.service.request import Guide
 
 SECONDS = (0.01, 0.07, 0.5)
 """Seconds of processor time on each level. Ordinary guides take 1 to 5 ms; the last level is the limit."""
@@ -42,6 +39,32 @@ MAX_ACCEPTED_CHARACTERS = 1 << 24
 E = TypeVar("E", bound=WorkerError)
 
 
+class GuideVocabulary(Protocol):
+    """Compiles single guides for a model's tokens. Safe from any thread."""
+
+    def check_guide(self, guide: Guide) -> None:
+        """Raises InvalidRequest for a guide that is refused without being compiled. Takes no time."""
+
+    def try_guide(self, guide: Guide, seconds: float) -> str:
+        """Returns the guide in llguidance's own form, after a trial within `seconds` of processor time.
+
+        Raises InvalidRequest, TrialOverrun, TrialLost or Draining.
+        """
+
+    def compile(self, guide: Guide, translated: str) -> GuideMatcher:
+        """Compiles what `try_guide` returned, in the same time. Raises InvalidRequest."""
+
+    def stop_compiling(self) -> None:
+        """Ends each `try_guide` at once, with Draining."""
+
+
+class GuideStats(Protocol):
+    """Counted on the event loop. Implemented by `engine.stats.EngineStats`."""
+
+    requests_refused: int
+    guide_trials: int
+
+
 class Accepted(NamedTuple):
     """A guide that passed its trial.
 
@@ -53,7 +76,7 @@ class Accepted(NamedTuple):
 
 
 @dataclass(eq=False)
-class Job:
+class GuideJob:
     """A guide to compile, once for all requests that wait for it."""
 
     key: bytes
@@ -62,21 +85,21 @@ class Job:
     translated: str | None = None
     """None until it has passed its trial."""
     running: bool = False
-    waiters: dict[asyncio.Future[Compiled], str] = field(default_factory=dict)
+    waiters: dict[asyncio.Future[GuideMatcher], str] = field(default_factory=dict)
     """The requests' callers by future."""
 
 
 class Lane:
     """Compiles one guide at a time."""
 
-    def __init__(self, name: str, queue: GuideQueue[Job]) -> None:
+    def __init__(self, name: str, queue: GuideQueue[GuideJob]) -> None:
         self.queue = queue
         self.thread = ThreadPoolExecutor(1, thread_name_prefix=name)
         self.busy = False
 
 
 class GuideCompiler:
-    def __init__(self, vocabulary: Vocabulary, stats: EngineStats, most: int, max_wait: float = MAX_WAIT) -> None:
+    def __init__(self, vocabulary: GuideVocabulary, stats: GuideStats, most: int, max_wait: float = MAX_WAIT) -> None:
         """`most`: requests that may be in the engine, and so quick guides that may wait."""
         self._vocabulary = vocabulary
         self._stats = stats
@@ -84,7 +107,7 @@ class GuideCompiler:
         self._quick = Lane("guides", GuideQueue(1, most, most))
         self._slow = Lane("slow-guides", GuideQueue(len(SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
-        self._jobs: dict[bytes, Job] = {}
+        self._jobs: dict[bytes, GuideJob] = {}
         self._refusals: LeastRecentlyUsed[InvalidRequest] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
         self._accepted: LeastRecentlyUsed[Accepted] = LeastRecentlyUsed(MAX_ACCEPTED, MAX_ACCEPTED_CHARACTERS)
         self._closing = False
@@ -93,7 +116,7 @@ class GuideCompiler:
     def n_waiting(self) -> int:
         return len(self._quick.queue) + len(self._slow.queue)
 
-    async def compile(self, guide: Guide, caller: str, n: int) -> list[sequence.Guide]:
+    async def compile(self, guide: Guide, caller: str, n: int) -> list[GuideMatcher]:
         """One for each of `n` choices. Raises InvalidRequest, QueueFull or Draining."""
         self._refuse_if_closing()
         self._vocabulary.check_guide(guide)
@@ -120,14 +143,14 @@ class GuideCompiler:
 
     # ---- Requests that wait
 
-    async def _result(self, key: bytes, guide: Guide, caller: str) -> Compiled:
+    async def _result(self, key: bytes, guide: Guide, caller: str) -> GuideMatcher:
         job = self._jobs.get(key)
         if job is None:
             accepted = self._accepted.get(key)
             job = self._jobs[key] = (
-                Job(key, guide, accepted.level, accepted.translated) if accepted else Job(key, guide)
+                GuideJob(key, guide, accepted.level, accepted.translated) if accepted else GuideJob(key, guide)
             )
-        result: asyncio.Future[Compiled] = asyncio.get_running_loop().create_future()
+        result: asyncio.Future[GuideMatcher] = asyncio.get_running_loop().create_future()
         is_new = caller not in job.waiters.values()
         job.waiters[result] = caller
         try:
@@ -142,7 +165,7 @@ class GuideCompiler:
         finally:
             self._leave(job, result)
 
-    def _leave(self, job: Job, result: asyncio.Future[Compiled]) -> None:
+    def _leave(self, job: GuideJob, result: asyncio.Future[GuideMatcher]) -> None:
         """The request has its answer, or no longer wants it."""
         caller = job.waiters.pop(result, None)
         if caller is None or caller in job.waiters.values():
@@ -152,7 +175,7 @@ class GuideCompiler:
         if not job.waiters and not job.running:
             self._jobs.pop(job.key, None)
 
-    def _enqueue(self, job: Job, caller: str) -> bool:
+    def _enqueue(self, job: GuideJob, caller: str) -> bool:
         lane = self._slow if job.level else self._quick
         return lane.queue.add(job, caller, job.level)
 
@@ -177,12 +200,12 @@ class GuideCompiler:
                 work = asyncio.get_running_loop().run_in_executor(lane.thread, self._compile, job)
                 work.add_done_callback(partial(self._ended, lane, job))
 
-    def _compile(self, job: Job) -> tuple[str, Compiled]:
+    def _compile(self, job: GuideJob) -> tuple[str, GuideMatcher]:
         """On a lane's thread: the guide in llguidance's own form, and compiled."""
         translated = self._try(job) if job.translated is None else job.translated
         return translated, self._vocabulary.compile(job.guide, translated)
 
-    def _try(self, job: Job) -> str:
+    def _try(self, job: GuideJob) -> str:
         for _ in range(2):
             try:
                 return self._vocabulary.try_guide(job.guide, SECONDS[job.level])
@@ -196,7 +219,7 @@ class GuideCompiler:
                 raise self._blamed(job, refusal) from None
         raise QueueFull("the guide could not be compiled, because its trial was ended from outside; try again later")
 
-    def _blamed(self, job: Job, refusal: InvalidRequest) -> InvalidRequest:
+    def _blamed(self, job: GuideJob, refusal: InvalidRequest) -> InvalidRequest:
         """The refusal, or that of the first part of the guide that is refused alone."""
         if refusal.part:
             return refusal
@@ -220,7 +243,7 @@ class GuideCompiler:
                 return InvalidRequest(str(own), tensor=tensor.name, part=part)
         return refusal
 
-    def _ended(self, lane: Lane, job: Job, work: "asyncio.Future[tuple[str, Compiled]]") -> None:
+    def _ended(self, lane: Lane, job: GuideJob, work: "asyncio.Future[tuple[str, GuideMatcher]]") -> None:
         lane.busy = job.running = False
         try:
             translated, compiled = work.result()
@@ -240,11 +263,11 @@ class GuideCompiler:
         if not self._closing:
             self._dispatch()
 
-    def _overran(self, job: Job) -> None:
+    def _overran(self, job: GuideJob) -> None:
         """The job starts again with more time, for those that still wait and have a place among the slow ones. (On the
         last level, too little time is a refusal.)"""
         job.level += 1
-        refused: list[asyncio.Future[Compiled]] = []
+        refused: list[asyncio.Future[GuideMatcher]] = []
         for caller in dict.fromkeys(job.waiters.values()):
             if not self._enqueue(job, caller):
                 refused += [result for result, of in job.waiters.items() if of == caller]
@@ -254,18 +277,18 @@ class GuideCompiler:
         if not job.waiters:
             self._jobs.pop(job.key, None)
 
-    def _remember(self, job: Job, refusal: InvalidRequest) -> None:
+    def _remember(self, job: GuideJob, refusal: InvalidRequest) -> None:
         self._refusals.put(job.key, _own(refusal), 1)
         self._fail(job, refusal)
 
-    def _fail(self, job: Job, error: Exception) -> None:
+    def _fail(self, job: GuideJob, error: Exception) -> None:
         """For all that wait for the job, which is over."""
         self._jobs.pop(job.key, None)
         for result in job.waiters:
             _set_exception(result, error)
 
 
-def _set_exception(result: asyncio.Future[Compiled], error: Exception) -> None:
+def _set_exception(result: asyncio.Future[GuideMatcher], error: Exception) -> None:
     """Each request gets an exception of its own, because raising one adds to its traceback."""
     if not result.done():
         result.set_exception(_own(error) if isinstance(error, WorkerError) else error)

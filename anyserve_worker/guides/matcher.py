@@ -12,12 +12,12 @@ from llguidance import LLMatcher
 
 from anyserve_common.text import ends_in_escape
 from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides import translation
 from anyserve_worker.guides.errors import explained
 from anyserve_worker.guides.translation import GrammarError
 from anyserve_worker.guides.trial import Trials
 from anyserve_worker.sampling.draw import Logits
-from anyserve_worker.service.request import Guide
 from protos import contract
 
 MAX_SOURCE = 1 << 18

@@ -4,7 +4,7 @@ from collections import OrderedDict
 from hashlib import sha256
 from typing import Generic, TypeVar
 
-from anyserve_worker.service.request import Guide
+from anyserve_worker.core.guide import Guide
 
 V = TypeVar("V")
 

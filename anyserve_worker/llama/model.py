@@ -14,14 +14,15 @@ from typing import Any
 import numpy as np
 
 from anyserve_worker.core.errors import InvalidRequest, LoadError
+from anyserve_worker.core.guide import Guide
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.core.spans import Spans
 from anyserve_worker.guides.matcher import Guides, Matcher
 from anyserve_worker.llama.constants import LOAD_MODES
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.sampling.breakers import Breakers, Words
 from anyserve_worker.scheduling.sequence import token_array
-from anyserve_worker.service.request import Guide
-from anyserve_worker.text.special_text import Piece, Spans, SpecialTexts, SpecialToken
+from anyserve_worker.text.special_text import Piece, SpecialTexts, SpecialToken
 from protos import contract
 
 _POOLINGS = {

@@ -10,8 +10,8 @@ import numpy.typing as npt
 
 from anyserve_worker.sampling.draw import TokenIds
 
-MAX_TEXT = 40
-"""Bytes of a breaker."""
+MAX_BREAKER_BYTES = 40
+"""A breaker has at most so many bytes; llama.cpp would cut off what is longer."""
 MAX_TAIL = 20
 """Tokens behind the first one of a breaker: what would be longer is cut off, as in llama.cpp."""
 
@@ -22,7 +22,7 @@ class Words:
     def __init__(self, words: Sequence[bytes]) -> None:
         self._words = words
         # A string that has no zero byte is found within one word only.
-        self._bytes = np.frombuffer(b"\0".join(words) + bytes(MAX_TEXT), dtype=np.uint8)
+        self._bytes = np.frombuffer(b"\0".join(words) + bytes(MAX_BREAKER_BYTES), dtype=np.uint8)
         self._starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
 
     def __len__(self) -> int:
@@ -32,7 +32,7 @@ class Words:
         return self._words[token]
 
     def containing(self, text: bytes) -> TokenIds:
-        """The tokens in which this string of at most MAX_TEXT bytes stands; it has no zero byte."""
+        """The tokens in which this string of at most MAX_BREAKER_BYTES bytes stands; it has no zero byte."""
         at = (self._bytes == text[0]).nonzero()[0]
         for offset, byte in enumerate(text[1:], 1):
             at = at[self._bytes[at + offset] == byte]

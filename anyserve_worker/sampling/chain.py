@@ -5,12 +5,12 @@ from collections.abc import Callable
 
 import numpy as np
 
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.sampling.breakers import Breakers
 from anyserve_worker.sampling.draw import MIN_TEMPERATURE, DirectSampler, Greedy, Plain, Scratch
 from anyserve_worker.sampling.dry import Dry, DryPrompt
 from anyserve_worker.sampling.penalties import CountPenalty, Penalizing, Penalty, Recency, RepetitionPenalty
 from anyserve_worker.sampling.truncation import Mirostat, Truncating
-from anyserve_worker.service.request import SamplingParams
 
 
 class SeenPrompt:
@@ -18,7 +18,7 @@ class SeenPrompt:
 
     def __init__(
         self,
-        sampling: SamplingParams,
+        sampling: SamplingParameters,
         prompt: "array[int]",
         n_ctx: int,
         breakers: Callable[[tuple[str, ...]], Breakers],
@@ -36,12 +36,12 @@ class SeenPrompt:
                 self.dry = DryPrompt(tokens, self.dry_last_n, breakers(sampling.dry_sequence_breakers))
 
 
-def looks_back(sampling: SamplingParams) -> bool:
+def looks_back(sampling: SamplingParameters) -> bool:
     """Whether its penalties need what SeenPrompt computes, which takes milliseconds for a long prompt."""
     return sampling.repetition_penalty != 1 or bool(sampling.dry_multiplier)
 
 
-def chain(sampling: SamplingParams, seed: int, seen: SeenPrompt, scratch: Scratch) -> DirectSampler:
+def chain(sampling: SamplingParameters, seed: int, seen: SeenPrompt, scratch: Scratch) -> DirectSampler:
     """`seed` is that of this choice."""
     drawing = _drawing(sampling, seed, scratch)
     penalties: list[Penalty] = []
@@ -54,7 +54,7 @@ def chain(sampling: SamplingParams, seed: int, seen: SeenPrompt, scratch: Scratc
     return Penalizing(penalties, drawing) if penalties else drawing
 
 
-def _drawing(sampling: SamplingParams, seed: int, scratch: Scratch) -> DirectSampler:
+def _drawing(sampling: SamplingParameters, seed: int, scratch: Scratch) -> DirectSampler:
     if sampling.temperature < MIN_TEMPERATURE:
         return Greedy()
     if sampling.mirostat:

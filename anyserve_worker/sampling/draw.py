@@ -11,6 +11,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.sampling.selection import highest
 
 Logits = npt.NDArray[np.float32]
@@ -102,14 +103,6 @@ def _invert(cumulated: npt.NDArray[np.float64], fraction: float) -> tuple[int, f
 # ---- Log probabilities
 
 
-class Score(NamedTuple):
-    """ln p of a token, and of the likeliest in its place: (token, ln p), likeliest first."""
-
-    token: int
-    logprob: float
-    top: tuple[tuple[int, float], ...]
-
-
 class Distribution:
     """softmax(logits), as logarithms, with the `n_top` likeliest tokens."""
 
@@ -119,8 +112,8 @@ class Distribution:
         self._log_sum = greatest + math.log(float(np.exp(logits - np.float32(greatest)).sum(dtype=np.float64)))
         self._top = tuple((token, self._logprob(token)) for token in _likeliest(logits, n_top))
 
-    def score(self, token: int) -> Score:
-        return Score(token, self._logprob(token), self._top)
+    def score(self, token: int) -> TokenScore:
+        return TokenScore(token, self._logprob(token), self._top)
 
     def _logprob(self, token: int) -> float:
         return float(self._logits[token]) - self._log_sum

@@ -10,9 +10,9 @@ from collections import deque
 import numpy as np
 import numpy.typing as npt
 
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.sampling.breakers import MAX_TAIL, Breakers
 from anyserve_worker.sampling.draw import Logits
-from anyserve_worker.service.request import SamplingParams
 
 Places = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
@@ -119,7 +119,7 @@ class DryPrompt:
 class Dry:
     """Implements penalties.Penalty. Places count from the first token of `prompt.tokens`."""
 
-    def __init__(self, sampling: SamplingParams, last_n: int, prompt: DryPrompt) -> None:
+    def __init__(self, sampling: SamplingParameters, last_n: int, prompt: DryPrompt) -> None:
         self._multiplier = sampling.dry_multiplier
         self._base = sampling.dry_base
         self._allowed_length = sampling.dry_allowed_length

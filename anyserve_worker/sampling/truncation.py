@@ -9,9 +9,9 @@ import random
 
 import numpy as np
 
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.sampling.draw import Draw, Drawn, Logits, Scratch, TokenIds
 from anyserve_worker.sampling.selection import at_least, heaviest, highest
-from anyserve_worker.service.request import SamplingParams
 
 MIN_LOG_WEIGHT = math.log(1e-30)
 """Relative to the likeliest token's: what is below has no probability, and its logarithm may be infinite."""
@@ -22,14 +22,14 @@ MIROSTAT_M = 100
 class Truncating:
     """One of the tokens that the truncations leave, with the probability softmax(logits / temperature)."""
 
-    def __init__(self, sampling: SamplingParams, seed: int, scratch: Scratch) -> None:
+    def __init__(self, sampling: SamplingParameters, seed: int, scratch: Scratch) -> None:
         self._sampling = sampling
         self._scratch = scratch
         self._random = random.Random(seed)
         self._draw = Draw(sampling.temperature, self._random, scratch)
 
     @staticmethod
-    def is_needed(sampling: SamplingParams) -> bool:
+    def is_needed(sampling: SamplingParameters) -> bool:
         s = sampling
         truncates = s.top_n_sigma or s.top_k > 0 or s.typical_p < 1 or s.top_p < 1 or s.min_p > 0
         return bool(truncates or s.xtc_probability)
@@ -55,7 +55,7 @@ class Truncating:
 class Mirostat:
     """Version 1 or 2: truncates so that the surprise of what is drawn, in bits, stays near `mirostat_tau`."""
 
-    def __init__(self, sampling: SamplingParams, seed: int, scratch: Scratch) -> None:
+    def __init__(self, sampling: SamplingParameters, seed: int, scratch: Scratch) -> None:
         self._keep = self._version_1 if sampling.mirostat == 1 else self._version_2
         self._inverse = np.float32(1 / sampling.temperature)
         self._tau, self._eta = sampling.mirostat_tau, sampling.mirostat_eta

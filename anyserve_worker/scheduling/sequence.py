@@ -10,12 +10,13 @@ from array import array
 from collections import deque
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
 from anyserve_worker.core.errors import WorkerError
-from anyserve_worker.sampling.draw import Score
+from anyserve_worker.core.guide import GuideMatcher
+from anyserve_worker.core.logprob import TokenScore
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.prompt_lookup import PromptLookup
-from anyserve_worker.service.request import SamplingParams
 from anyserve_worker.text.echo import Echo
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
@@ -36,18 +37,6 @@ class Sampler(Protocol):
         """The next token, from the logits of this row of the last step."""
 
 
-class Guide(Protocol):
-    """What a choice's text has to match, and how far it has come. Implemented by `guide.Matcher`."""
-
-    ended: bool
-    """Nothing can follow."""
-
-    def mask(self, logits: Any) -> None:
-        """Makes every token impossible that cannot come next. Raises WorkerError if that takes too much."""
-
-    def accept(self, token: int) -> None: ...
-
-
 @dataclass(slots=True, eq=False)
 class Sequence:
     """`eq=False`: a sequence is itself, whatever its tokens are."""
@@ -58,7 +47,7 @@ class Sequence:
     n_prompt: int
     limit: int
     """Length of `tokens` at which the choice ends with `length`: its max_tokens, or the context."""
-    sampling: SamplingParams
+    sampling: SamplingParameters
     output: TextOutput
     sampler: Sampler | None = None
     """Made when the sequence is first scheduled, kept when it is preempted."""
@@ -67,7 +56,7 @@ class Sequence:
     n_computed: int = 0
     n_cached: int = field(default=-1)
     """Tokens found in the KV cache when the sequence first ran; -1 before."""
-    guide: Guide | None = None
+    guide: GuideMatcher | None = None
     mark: Mark | None = None
     error: WorkerError | None = None
     """The sequence cannot go on."""
@@ -76,7 +65,7 @@ class Sequence:
     special: bool = False
     """Control tokens are part of the text."""
     logprobs: LogprobOutput | None = None
-    scored: deque[Score] = field(default_factory=deque)
+    scored: deque[TokenScore] = field(default_factory=deque)
     """Of each token whose probability is wanted, in order; filled by the model runner, taken by the engine."""
     caller: str = ""
     """The caller that shares the worker with others."""

@@ -68,9 +68,13 @@ class ServedModel:
     _engine: Engine | None = None
 
     @property
+    def ready(self) -> bool:
+        return self.state is State.READY
+
+    @property
     def engine(self) -> Engine:
         """Raises ModelNotReady."""
-        if self._engine is None or self.state is not State.READY:
+        if self._engine is None or not self.ready:
             raise ModelNotReady(
                 f"model '{self.name}' is {self.state.value.lower()}{self.reason and ': ' + self.reason}"
             )
@@ -219,7 +223,7 @@ class Repository:
 
     @property
     def ready(self) -> bool:
-        return all(model.state is State.READY for model in self._models.values())
+        return all(model.ready for model in self._models.values())
 
     @property
     def default(self) -> ServedModel:

@@ -1,12 +1,11 @@
 """Tensors to a generation request. PURE.
 
-Every check of a value stands here or in the contract's table; the engine trusts what it gets.
+Every check of a value stands here or in the contract's table.
 """
 
 import math
 from array import array
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -14,7 +13,11 @@ import numpy.typing as npt
 
 from anyserve_common.text import shortened
 from anyserve_worker.core.errors import InvalidRequest
-from anyserve_worker.text.special_text import Spans
+from anyserve_worker.core.generation_request import GenerationRequest
+from anyserve_worker.core.guide import Guide
+from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.core.spans import Spans
+from anyserve_worker.sampling.breakers import MAX_BREAKER_BYTES
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -23,82 +26,6 @@ MAX_STOP_LENGTH = 1000
 """Characters. A stop string is compared at every token."""
 MAX_SPANS = 1 << 16
 """Plain spans of a prompt. Reading so many takes 10 ms."""
-MAX_BREAKER_BYTES = 40
-"""Of a DRY sequence breaker: llama.cpp would cut off what is longer."""
-
-
-@dataclass(frozen=True, slots=True)
-class SamplingParams:
-    """Ranges and meanings: the contract's input table. A field has the name of its tensor."""
-
-    temperature: float = 1.0
-    top_p: float = 1.0
-    top_k: int = 0
-    min_p: float = 0.0
-    typical_p: float = 1.0
-    top_n_sigma: float = 0.0
-    presence_penalty: float = 0.0
-    frequency_penalty: float = 0.0
-    repetition_penalty: float = 1.0
-    repeat_last_n: int = -1
-    xtc_probability: float = 0.0
-    xtc_threshold: float = 0.1
-    dry_multiplier: float = 0.0
-    dry_base: float = 1.75
-    dry_allowed_length: int = 2
-    dry_penalty_last_n: int = -1
-    dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
-    mirostat: int = 0
-    mirostat_tau: float = 5.0
-    mirostat_eta: float = 0.1
-    logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token, what is added to its logit)."""
-    min_tokens: int = 0
-    ignore_eos: bool = False
-    stop_token_ids: frozenset[int] = frozenset()
-    logprobs: int | None = None
-    """How many of the likeliest tokens are told with each token; None: no log probabilities at all."""
-    seed: int | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Guide:
-    """What the text has to match: `tensor` says in which language `source` is written."""
-
-    tensor: TensorSpec
-    source: str
-    lenient: bool = False
-    """Whether what can't be enforced of a JSON Schema is left out, rather than refused."""
-
-    @property
-    def language(self) -> str:
-        """The name of the tensor that says how to compile it."""
-        return contract.LENIENT_SCHEMA.name if self.lenient else self.tensor.name
-
-
-@dataclass(frozen=True, slots=True)
-class GenerationRequest:
-    """`prompt` is text, or token ids to be used as they are. `max_tokens` None: until the context is full."""
-
-    prompt: str | Sequence[int]
-    plain: Spans = ()
-    """Spans of the prompt, in characters, in which no special token is read."""
-    max_tokens: int | None = None
-    n: int = 1
-    stop: tuple[str, ...] = ()
-    echo: bool = False
-    suffix: str | None = None
-    skip_special_tokens: bool = True
-    guide: Guide | None = None
-    mark_begin: str = ""
-    mark_end: tuple[str, ...] = ()
-    sampling: SamplingParams = field(default_factory=SamplingParams)
-    timeout: float | None = None
-    """Seconds from arrival."""
-    caller: str = ""
-    """The caller that shares the worker with others; empty: the one that all requests without a name have in common."""
-    priority: int = 0
-    """Waiting prompts with a smaller number are read first."""
 
 
 def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
@@ -168,10 +95,10 @@ _SCALARS = (
     contract.LOGPROBS,
     contract.SEED,
 )
-"""What SamplingParams takes as it is."""
+"""What SamplingParameters takes as it is."""
 
 
-def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParams:
+def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParameters:
     params: dict[str, Any] = {spec.name: given[spec.name].elements[0] for spec in _SCALARS if spec.name in given}
     breakers = _strings(given, contract.DRY_SEQUENCE_BREAKERS)
     if breakers is not None:
@@ -181,7 +108,7 @@ def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParams:
             )
         params["dry_sequence_breakers"] = breakers
     stop_token_ids = _at_most(given, contract.STOP_TOKEN_IDS, contract.MAX_TOKEN_LIST)
-    return SamplingParams(**params, logit_bias=_logit_bias(given), stop_token_ids=frozenset(stop_token_ids))
+    return SamplingParameters(**params, logit_bias=_logit_bias(given), stop_token_ids=frozenset(stop_token_ids))
 
 
 def _logit_bias(given: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], ...]:

@@ -16,13 +16,13 @@ from anyserve_common.addresses import AddressError
 from anyserve_common.logs import say
 from anyserve_common.open_files import room_for
 from anyserve_worker import __version__
-from anyserve_worker.cli import ServerOptions
 from anyserve_worker.core.errors import LoadError
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.llama import memory
 from anyserve_worker.llama.load_trial import LoadTrials
 from anyserve_worker.service.progress import reporter
 from anyserve_worker.service.repository import Repository
+from anyserve_worker.service.server_options import ServerOptions
 from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.service.tls import TLSError, credentials, probe_address
 from anyserve_worker.service.unparsable import Interceptor

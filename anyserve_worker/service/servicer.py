@@ -15,23 +15,19 @@ from anyserve_common.text import shortened
 from anyserve_worker import __version__
 from anyserve_worker.core.errors import Draining, InvalidRequest, WorkerError
 from anyserve_worker.core.origin import origin
+from anyserve_worker.core.task_requests import (
+    DetokenizeRequest,
+    EmbedRequest,
+    RankRequest,
+    TaskRequest,
+    TokenizeRequest,
+)
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel, State
+from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel
 from anyserve_worker.service.request import addresses, parse
 from anyserve_worker.service.responder import Responder
 from anyserve_worker.service.stream import Stream
-from anyserve_worker.service.tasks import (
-    DetokenizeRequest,
-    EmbedRequest,
-    Outputs,
-    RankRequest,
-    Request,
-    TokenizeRequest,
-    embedded,
-    ranked,
-    task_of,
-    tokenized,
-)
+from anyserve_worker.service.tasks import Outputs, embedded, ranked, task_of, tokenized
 from anyserve_worker.service.tasks import parse as parse_task
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
@@ -90,7 +86,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         model = await self._model(request.name, request.version, context)
-        return pb.ModelReadyResponse(ready=model.state is State.READY and not self.leaving)
+        return pb.ModelReadyResponse(ready=model.ready and not self.leaving)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="anyserve_worker", version=__version__, extensions=EXTENSIONS)
@@ -137,15 +133,13 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
                     name=model.name, version=MODEL_VERSION, state=model.state.value, reason=model.reason
                 )
                 for model in self._repository
-                if model.state is State.READY or not request.ready
+                if model.ready or not request.ready
             ]
         )
 
     async def ModelStatistics(self, request: pb.ModelStatisticsRequest, context: Context) -> pb.ModelStatisticsResponse:
         models = self._repository if not request.name else [await self._model(request.name, request.version, context)]
-        return pb.ModelStatisticsResponse(
-            model_stats=[_statistics(model) for model in models if model.state is State.READY]
-        )
+        return pb.ModelStatisticsResponse(model_stats=[_statistics(model) for model in models if model.ready])
 
     # ---- Inference
 
@@ -241,7 +235,7 @@ def _distinct(specs: Iterable[contract.TensorSpec]) -> list[contract.TensorSpec]
     return list(found.values())
 
 
-async def _perform(engine: Engine, request: Request) -> Outputs:
+async def _perform(engine: Engine, request: TaskRequest) -> Outputs:
     match request:
         case EmbedRequest():
             return embedded(request, await engine.embed(request))

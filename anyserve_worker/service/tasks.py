@@ -1,15 +1,18 @@
-"""What can be asked besides generation: tensors to requests, and results to tensors. PURE.
-
-Which of these tasks a model can do depends on the model, see `model.Model.tasks`.
-"""
+"""Tasks besides generation: tensors to requests, and results to tensors. PURE."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from anyserve_worker.core.errors import EngineFailure, InvalidRequest
+from anyserve_worker.core.task_requests import (
+    DetokenizeRequest,
+    EmbedRequest,
+    RankRequest,
+    TaskRequest,
+    TokenizeRequest,
+)
 from anyserve_worker.scheduling.embedding_queue import Job, embedding
 from anyserve_worker.service.request import (
     addresses,
@@ -22,51 +25,11 @@ from anyserve_worker.service.request import (
     timeout_of,
     utf8,
 )
-from anyserve_worker.text.special_text import Spans
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 Outputs = list[tuple[TensorSpec, tensors.Elements]]
-
-
-@dataclass(frozen=True, slots=True)
-class EmbedRequest:
-    """`pooling` None: the model's own way. `dimensions` None: all. `timeout`: seconds from arrival."""
-
-    prompt: str | Sequence[int]
-    pooling: str | None = None
-    normalize: bool = True
-    dimensions: int | None = None
-    timeout: float | None = None
-    caller: str = ""
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class RankRequest:
-    query: str
-    document: str
-    timeout: float | None = None
-    caller: str = ""
-    priority: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class TokenizeRequest:
-    text: str
-    plain: Spans = ()
-    """The same as `GenerationRequest.plain`."""
-    add_special: bool = False
-    parse_special: bool = True
-
-
-@dataclass(frozen=True, slots=True)
-class DetokenizeRequest:
-    token_ids: Sequence[int]
-
-
-Request = EmbedRequest | RankRequest | TokenizeRequest | DetokenizeRequest
 
 
 def task_of(message: ModelInferRequest) -> str:
@@ -85,7 +48,7 @@ def task_of(message: ModelInferRequest) -> str:
     return task
 
 
-def parse(task: str, message: ModelInferRequest) -> Request:
+def parse(task: str, message: ModelInferRequest) -> TaskRequest:
     """Raises InvalidRequest, naming the tensor."""
     given = read(message, contract.TASKS[task].inputs)
 

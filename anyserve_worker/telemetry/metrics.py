@@ -1,10 +1,11 @@
-"""Prometheus metrics of the worker, read from the engines' counters when somebody asks.
+"""Prometheus metrics of the worker, read from the engines' counters at each scrape.
 
 Labels have few values: models that are served, ways to end, kinds of steps.
 """
 
 from collections.abc import Iterable, Iterator
 from math import inf
+from typing import Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.exposition import CONTENT_TYPE_PLAIN_0_0_4, generate_latest
@@ -13,9 +14,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from anyserve_worker import __version__
-from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.stats import Histogram
-from anyserve_worker.service.repository import ServedModel, State
+from anyserve_worker.engine.stats import EngineStats, Histogram
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX = "anyserve_worker_"
@@ -40,7 +39,47 @@ _HISTOGRAMS = {
 """Fields of EngineStats."""
 
 
-def _gauges(engine: Engine) -> Iterator[tuple[str, str, float]]:
+class MeasuredEngine(Protocol):
+    """What is read of an engine. Implemented by `engine.engine.Engine`, from any thread."""
+
+    n_cells: int
+    """KV cells."""
+    n_ctx: int
+    """Tokens of the longest sequence."""
+    stats: EngineStats
+
+    @property
+    def n_requests(self) -> int: ...
+    @property
+    def n_running(self) -> int: ...
+    @property
+    def n_waiting(self) -> int: ...
+    @property
+    def n_guides_waiting(self) -> int: ...
+    @property
+    def n_preempted(self) -> int: ...
+    @property
+    def n_kept(self) -> int: ...
+    @property
+    def n_free_cells(self) -> int: ...
+    @property
+    def threads_chosen(self) -> list[tuple[bool, int, int]]: ...
+
+
+class MeasuredModel(Protocol):
+    """What is read of a served model. Implemented by `service.repository.ServedModel`."""
+
+    name: str
+    load_seconds: float
+
+    @property
+    def ready(self) -> bool: ...
+    @property
+    def engine(self) -> MeasuredEngine:
+        """Only of a model that is ready."""
+
+
+def _gauges(engine: MeasuredEngine) -> Iterator[tuple[str, str, float]]:
     yield "requests", "Requests that are in the engine, waiting, running or embedding.", engine.n_requests
     yield "sequences_running", "Sequences in the batch.", engine.n_running
     yield "sequences_waiting", "Sequences that wait for a place in the batch.", engine.n_waiting
@@ -52,9 +91,9 @@ def _gauges(engine: Engine) -> Iterator[tuple[str, str, float]]:
 
 
 class WorkerCollector(Collector):
-    """`models` is looked at anew each time."""
+    """Iterates over `models` at each scrape."""
 
-    def __init__(self, models: Iterable[ServedModel]) -> None:
+    def __init__(self, models: Iterable[MeasuredModel]) -> None:
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
@@ -63,16 +102,16 @@ class WorkerCollector(Collector):
         yield info
         ready = GaugeMetricFamily(f"{_PREFIX}model_ready", "Whether the model can answer.", labels=["model"])
         loading = GaugeMetricFamily(f"{_PREFIX}model_load_seconds", "What loading the model took.", labels=["model"])
-        engines: dict[str, Engine] = {}
+        engines: dict[str, MeasuredEngine] = {}
         for model in self._models:
-            ready.add_metric([model.name], model.state is State.READY)
-            if model.state is State.READY:
+            ready.add_metric([model.name], model.ready)
+            if model.ready:
                 loading.add_metric([model.name], model.load_seconds)
                 engines[model.name] = model.engine
         yield from (ready, loading)
         yield from self._of(engines)
 
-    def _of(self, engines: dict[str, Engine]) -> Iterator[Metric]:
+    def _of(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
         gauges: dict[str, GaugeMetricFamily] = {}
         for name, engine in engines.items():
             for gauge, meaning, value in _gauges(engine):
@@ -91,7 +130,7 @@ class WorkerCollector(Collector):
             yield histogram
         yield from self._more(engines)
 
-    def _more(self, engines: dict[str, Engine]) -> Iterator[Metric]:
+    def _more(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
         preempted = CounterMetricFamily(
             f"{_PREFIX}preemptions", "Sequences that gave way, to be computed again.", labels=["model"]
         )
@@ -121,7 +160,7 @@ def _add(family: HistogramMetricFamily, model: str, histogram: Histogram) -> Non
 
 
 class Metrics:
-    def __init__(self, models: Iterable[ServedModel]) -> None:
+    def __init__(self, models: Iterable[MeasuredModel]) -> None:
         self._registry = CollectorRegistry()
         self._registry.register(WorkerCollector(models))
         ProcessCollector(registry=self._registry)

@@ -5,7 +5,7 @@ from collections.abc import Sequence as Items
 from dataclasses import dataclass
 from typing import Protocol
 
-from anyserve_worker.text.special_text import Spans
+from anyserve_worker.core.spans import Spans
 
 
 class Vocabulary(Protocol):

@@ -6,7 +6,7 @@ that character, and tokens of a stop string are never seen.
 
 from collections import deque
 
-from anyserve_worker.core.delta import TokenLogprob
+from anyserve_worker.core.logprob import TokenLogprob
 
 
 class LogprobOutput:

@@ -1,4 +1,4 @@
-"""Token pieces to text: whole UTF-8 characters, up to the first stop string.
+"""Token pieces to text: whole UTF-8 characters, up to the first stop string. PURE.
 
 Invariant: the text that is handed out does not depend on how the bytes were cut into pieces.
 """

@@ -6,13 +6,11 @@ what lies between two of them is tokenized as text if a plain span is in it. Whi
 """
 
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from anyserve_worker.core.spans import Spans
 from protos.literals import occurrences, pattern_of
-
-Spans = Sequence[tuple[int, int]]
-"""Start and end of each plain span, in characters; ascending, and apart from each other."""
 
 _SPACE = " \t\n\v\f\r"
 """What C's `isspace` takes for whitespace."""

@@ -10,14 +10,14 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from anyserve_worker.core.errors import EngineFailure, InvalidRequest, NoRoom
+from anyserve_worker.core.guide import Guide
+from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.core.options import MAX_DRAFT
-from anyserve_worker.sampling.draw import Score
+from anyserve_worker.core.spans import Spans
 from anyserve_worker.scheduling.embedding_queue import Part, Vector
 from anyserve_worker.scheduling.kv_cache import common_prefix
 from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence
-from anyserve_worker.service.request import Guide
-from anyserve_worker.text.special_text import Spans
 from protos import contract
 
 
@@ -220,10 +220,10 @@ def score(chunk: Chunk) -> None:
             sequence.n_scored += 1
 
 
-def fake_score(sequence: Sequence, position: int, token: int) -> Score:
+def fake_score(sequence: Sequence, position: int, token: int) -> TokenScore:
     """That of a token tells where it stands; the others in its place are the letters."""
     top = tuple((ord("a") + i, -float(i)) for i in range(sequence.sampling.logprobs or 0))
-    return Score(token, -float(position), top)
+    return TokenScore(token, -float(position), top)
 
 
 class FakePooler:

@@ -10,8 +10,9 @@ from click.testing import CliRunner, Result
 
 from anyserve_worker import __version__
 from anyserve_worker.__main__ import anyserve, main
-from anyserve_worker.cli import ENV_PREFIX, ServerOptions, build, common_options, parse_models
+from anyserve_worker.cli import ENV_PREFIX, build, common_options, parse_models
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.service.server_options import ServerOptions
 
 MODELS = (("m", Path("m.gguf")),)
 

@@ -7,11 +7,11 @@ import numpy as np
 import pytest
 
 from anyserve_worker.core.options import FlashAttention, ModelOptions
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner
 from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence, token_array
-from anyserve_worker.service.request import SamplingParams
 from anyserve_worker.text.output import TextOutput
 from tests.models import smollm2_path
 
@@ -88,7 +88,7 @@ def sequence(seq_id: int, tokens: list[int]) -> Sequence:
         tokens=token_array(tokens),
         n_prompt=len(tokens),
         limit=LENGTH,
-        sampling=SamplingParams(),
+        sampling=SamplingParameters(),
         output=TextOutput(()),
         seq_id=seq_id,
     )

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.llama.model import Model
 from anyserve_worker.sampling.chain import SeenPrompt, chain
 from anyserve_worker.sampling.draw import Scratch
 from anyserve_worker.sampling.penalties import Penalizing
-from anyserve_worker.service.request import SamplingParams
 from benchmarks.sampler_chain import Chain
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub as Service
 from tests.e2e.conftest import SMOLLM2
@@ -63,7 +63,7 @@ def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breake
     alphabet = tokens_of(model, TEXTS)
     n_penalized = 0
     for trial in range(12):
-        sampling = SamplingParams(
+        sampling = SamplingParameters(
             temperature=0.0,
             dry_multiplier=1.0,
             dry_allowed_length=chosen.choice([0, 1, 2]),

@@ -14,8 +14,8 @@ from click.testing import CliRunner
 
 from anyserve_common import file_watch
 from anyserve_worker.__main__ import main as worker_command
-from anyserve_worker.cli import ServerOptions
 from anyserve_worker.service.server import StartError, Worker
+from anyserve_worker.service.server_options import ServerOptions
 from anyserve_worker.service.tls import TLS
 from openai_server.backends.pool import Pool
 from openai_server.cli import command

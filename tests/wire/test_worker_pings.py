@@ -6,8 +6,8 @@ import grpc
 import pytest
 from grpc import aio
 
-from anyserve_worker.cli import ServerOptions
 from anyserve_worker.service.server import Worker
+from anyserve_worker.service.server_options import ServerOptions
 from openai_server.backends.channel import channel_options
 from protos.grpc_predict_v2_pb2 import ServerMetadataRequest
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 
-from anyserve_worker.service.tasks import EmbedRequest
+from anyserve_worker.core.task_requests import EmbedRequest
 from anyserve_worker.telemetry.metrics import Metrics
 from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.telemetry.tracing import Tracer

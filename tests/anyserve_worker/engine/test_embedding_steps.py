@@ -14,11 +14,11 @@ from anyserve_worker.core.errors import (
     InvalidRequest,
     QueueFull,
 )
+from anyserve_worker.core.spans import Spans
+from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, MIN_TOKENIZED
 from anyserve_worker.scheduling.embedding_queue import Job, embedding
-from anyserve_worker.service.tasks import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
-from anyserve_worker.text.special_text import Spans
 from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, ask, collect, engine_on, said
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakePooler, FakeRunner, Gate, SlowVocabulary
 

@@ -20,14 +20,16 @@ from anyserve_worker.core.errors import (
     InvalidRequest,
     QueueFull,
 )
+from anyserve_worker.core.generation_request import GenerationRequest
+from anyserve_worker.core.guide import Guide
 from anyserve_worker.core.options import ModelOptions
+from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.core.spans import Spans
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.preparation import INLINE_LOOK_BACK
 from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from anyserve_worker.scheduling import sequence
-from anyserve_worker.service.request import GenerationRequest, Guide, SamplingParams
-from anyserve_worker.text.special_text import Spans
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract
 from tests.anyserve_worker.fakes import (
@@ -341,14 +343,14 @@ async def test_choices_that_draft_share_their_prompt() -> None:
 
 async def test_a_stop_token_ends_a_choice_before_itself_and_is_counted() -> None:
     async with engine_on(FakeRunner({"q": b"abcd"})) as engine:
-        request = ask("q", sampling=SamplingParams(stop_token_ids=frozenset(b"cx")))
+        request = ask("q", sampling=SamplingParameters(stop_token_ids=frozenset(b"cx")))
         assert said(choices := await answer(engine, request)) == [("ab", "stop")]
         assert choices[0].completion_tokens == 3
 
 
 async def test_a_stop_token_inside_a_draft() -> None:
     async with engine_on(FakeRunner(REPEAT, prompt_lookup=4)) as engine:
-        request = ask(PASSAGE, sampling=SamplingParams(stop_token_ids=frozenset(b"r")))
+        request = ask(PASSAGE, sampling=SamplingParameters(stop_token_ids=frozenset(b"r")))
         assert said(await answer(engine, request)) == [("It was a b", "stop")]
         assert engine.stats.accepted_tokens > 0
 
@@ -402,7 +404,7 @@ async def test_control_tokens_are_part_of_the_text_if_asked_for() -> None:
 
 # ---- Log probabilities, and the prompt as part of the answer
 
-LOGPROBS = SamplingParams(logprobs=1)
+LOGPROBS = SamplingParameters(logprobs=1)
 
 
 def scores(delta: Delta) -> list[tuple[bytes, float]]:
@@ -416,7 +418,7 @@ def positions(text: bytes, start: int) -> list[tuple[bytes, float]]:
 
 async def test_log_probabilities_come_with_their_tokens() -> None:
     async with engine_on(FakeRunner({"que": b"a\xc3\xa9b"})) as engine:
-        deltas = await collect(await engine.submit(ask("que", sampling=SamplingParams(logprobs=2))))
+        deltas = await collect(await engine.submit(ask("que", sampling=SamplingParameters(logprobs=2))))
     assert [(delta.text, scores(delta)) for delta in deltas] == [
         ("a", [(b"a", -3.0)]),
         ("é", [(b"\xc3", -4.0), (b"\xa9", -5.0)]),
@@ -430,7 +432,7 @@ async def test_no_log_probabilities_of_a_stop_string_or_a_stop_token() -> None:
     async with engine_on(FakeRunner({"q": b"abENDc"})) as engine:
         (choice,) = await answer(engine, ask("q", stop=("END",), sampling=LOGPROBS))
         assert scores(choice) == positions(b"ab", 1)
-        stop_token = SamplingParams(logprobs=1, stop_token_ids=frozenset(b"N"))
+        stop_token = SamplingParameters(logprobs=1, stop_token_ids=frozenset(b"N"))
         (choice,) = await answer(engine, ask("q", stop=("END",), sampling=stop_token))
         assert (choice.text, scores(choice)) == ("abE", positions(b"abE", 1))
 
@@ -506,14 +508,14 @@ async def test_too_many_log_probabilities_of_prompts() -> None:
     prompt = "x" * 5000
     async with engine_on(FakeRunner(n_ctx=6000, n_cells=6000)) as engine:
         with pytest.raises(InvalidRequest, match="'echo': 13440000 log probabilities of prompts") as refused:
-            await engine.submit(ask(prompt, n=128, echo=True, sampling=SamplingParams(logprobs=20)))
+            await engine.submit(ask(prompt, n=128, echo=True, sampling=SamplingParameters(logprobs=20)))
         assert refused.value.tensor == "echo"
         assert engine.n_requests == 0
 
 
 # ---- What takes long to prepare
 
-DRY = SamplingParams(dry_multiplier=1.0)
+DRY = SamplingParameters(dry_multiplier=1.0)
 
 
 class SlowRunner(FakeRunner):
@@ -621,13 +623,13 @@ class WatchedRunner(FakeRunner):
 @pytest.mark.parametrize(
     ("n_prompt", "sampling", "on_the_loop"),
     [
-        (5, SamplingParams(repetition_penalty=1.1), [True]),
-        (INLINE_LOOK_BACK + 1, SamplingParams(repetition_penalty=1.1), [False]),
+        (5, SamplingParameters(repetition_penalty=1.1), [True]),
+        (INLINE_LOOK_BACK + 1, SamplingParameters(repetition_penalty=1.1), [False]),
         (5, DRY, [False]),
     ],
 )
 async def test_what_a_long_prompt_takes_is_done_off_the_loop_once_for_all_choices(
-    n_prompt: int, sampling: SamplingParams, on_the_loop: list[bool]
+    n_prompt: int, sampling: SamplingParameters, on_the_loop: list[bool]
 ) -> None:
     runner = WatchedRunner(n_ctx=2 * INLINE_LOOK_BACK, n_cells=4 * INLINE_LOOK_BACK)
     async with engine_on(runner) as engine:
@@ -648,11 +650,11 @@ async def test_a_guide_that_is_refused() -> None:
 @pytest.mark.parametrize(
     ("sampling", "tensor"),
     [
-        (SamplingParams(logit_bias=((5, 1.0), (256, 1.0))), "logit_bias_token_ids"),
-        (SamplingParams(stop_token_ids=frozenset((256,))), "stop_token_ids"),
+        (SamplingParameters(logit_bias=((5, 1.0), (256, 1.0))), "logit_bias_token_ids"),
+        (SamplingParameters(stop_token_ids=frozenset((256,))), "stop_token_ids"),
     ],
 )
-async def test_tokens_that_do_not_exist_are_named(sampling: SamplingParams, tensor: str) -> None:
+async def test_tokens_that_do_not_exist_are_named(sampling: SamplingParameters, tensor: str) -> None:
     async with engine_on(FakeRunner()) as engine:
         with pytest.raises(InvalidRequest) as refused:
             await engine.submit(ask("q", sampling=sampling))

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from anyserve_worker.core.errors import Draining, InvalidRequest, TrialOverrun
+from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides import matcher as guide
 from anyserve_worker.guides.matcher import MAX_SOURCE, SECONDS_PER_TOKEN, SPARE_SECONDS, Guides, Matcher
-from anyserve_worker.service.request import Guide
 from protos import contract
 from protos.contract import TensorSpec
 

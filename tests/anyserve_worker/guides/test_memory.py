@@ -1,7 +1,7 @@
 """What is remembered about guides has bounds."""
 
+from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides.memory import LeastRecentlyUsed, digest
-from anyserve_worker.service.request import Guide
 from protos import contract
 
 

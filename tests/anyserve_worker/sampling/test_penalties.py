@@ -8,11 +8,11 @@ import llama_cpp as llama
 import numpy as np
 import pytest
 
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.sampling.breakers import Breakers, Words
 from anyserve_worker.sampling.chain import SeenPrompt, chain, looks_back
 from anyserve_worker.sampling.draw import DirectSampler, Greedy, Logits, Scratch
 from anyserve_worker.sampling.penalties import Penalizing
-from anyserve_worker.service.request import SamplingParams
 from benchmarks.sampler_chain import Chain
 
 N_VOCAB = 300
@@ -57,7 +57,7 @@ def sequence(chosen: random.Random, n: int) -> list[int]:
     return repeated
 
 
-def compare(sampling: SamplingParams, prompt: list[int], output: list[int]) -> int:
+def compare(sampling: SamplingParameters, prompt: list[int], output: list[int]) -> int:
     """At every token, for two choices of one prompt. How many logits were changed."""
     tokens = array("i", prompt)
     seen = SeenPrompt(sampling, tokens, N_CTX, no_breakers)
@@ -92,7 +92,7 @@ def compare(sampling: SamplingParams, prompt: list[int], output: list[int]) -> i
 )
 def test_tokens_that_were_seen(params: dict[str, Any], last_n: int) -> None:
     chosen = random.Random(last_n)
-    sampling = SamplingParams(temperature=0.0, repeat_last_n=last_n, **params)
+    sampling = SamplingParameters(temperature=0.0, repeat_last_n=last_n, **params)
     n_changed = sum(
         compare(sampling, sequence(chosen, chosen.choice([1, 2, 30, 150])), sequence(chosen, 60)) for _ in range(6)
     )
@@ -104,7 +104,7 @@ def test_tokens_that_were_seen(params: dict[str, Any], last_n: int) -> None:
 @pytest.mark.parametrize("base", [1.0, 1.1, 1.75, 3.0])
 def test_repeated_sequences(base: float, allowed_length: int, last_n: int) -> None:
     chosen = random.Random(last_n * 100 + allowed_length)
-    sampling = SamplingParams(
+    sampling = SamplingParameters(
         temperature=0.0,
         dry_multiplier=0.8,
         dry_base=base,
@@ -120,7 +120,7 @@ def test_repeated_sequences(base: float, allowed_length: int, last_n: int) -> No
 
 def test_penalties_work_together_in_llama_cpps_order() -> None:
     chosen = random.Random(5)
-    sampling = SamplingParams(
+    sampling = SamplingParameters(
         temperature=0.0,
         repetition_penalty=1.5,
         repeat_last_n=20,
@@ -137,7 +137,7 @@ def test_a_long_prompt_that_repeats_itself(period: list[int]) -> None:
     """Thousands of places, each of which goes back thousands of tokens."""
     prompt = (period * 4000)[: N_CTX * 20]
     base = float(np.float32(1.001))
-    sampling = SamplingParams(temperature=0.0, dry_multiplier=0.1, dry_base=base, dry_sequence_breakers=())
+    sampling = SamplingParameters(temperature=0.0, dry_multiplier=0.1, dry_base=base, dry_sequence_breakers=())
     seen = SeenPrompt(sampling, array("i", prompt), len(prompt) * 2, no_breakers)
     ours = chain(sampling, 1, seen, Scratch(N_VOCAB))
     theirs = Chain(sampling, 1, array("i", prompt), None, N_VOCAB, len(prompt) * 2)
@@ -150,7 +150,7 @@ def test_a_long_prompt_that_repeats_itself(period: list[int]) -> None:
 
 
 def test_greedy_takes_the_likeliest_after_the_penalties() -> None:
-    sampling = SamplingParams(temperature=0.0, repetition_penalty=10.0)
+    sampling = SamplingParameters(temperature=0.0, repetition_penalty=10.0)
     sampler = chain(sampling, 1, SeenPrompt(sampling, array("i", [2]), N_CTX, no_breakers), Scratch(4))
     logits = np.array([1.0, 2.0, 3.0, -1.0], dtype=np.float32)
     assert [sampler.sample(logits.copy()) for _ in range(4)] == [1, 0, 2, 2]
@@ -169,7 +169,7 @@ def test_greedy_takes_the_likeliest_after_the_penalties() -> None:
     ],
 )
 def test_what_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> None:
-    sampling = SamplingParams(temperature=0.0, **params)
+    sampling = SamplingParameters(temperature=0.0, **params)
     sampler = chain(sampling, 1, SeenPrompt(sampling, array("i", [2]), N_CTX, no_breakers), Scratch(4))
     assert isinstance(sampler, Penalizing if penalizes else Greedy)
     assert not penalizes or looks_back(sampling) == ("presence_penalty" not in params)

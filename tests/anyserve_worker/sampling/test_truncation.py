@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.sampling.breakers import Breakers
 from anyserve_worker.sampling.chain import SeenPrompt, chain
 from anyserve_worker.sampling.draw import DirectSampler, Draw, Drawn, Logits, Scratch
 from anyserve_worker.sampling.truncation import Mirostat, Truncating
-from anyserve_worker.service.request import SamplingParams
 from benchmarks.sampler_chain import Chain
 from tests.anyserve_worker.sampling.test_selection import shapes
 
@@ -35,7 +35,7 @@ TRUNCATIONS: list[dict[str, Any]] = [
 class Watched:
     """A sampler of ours that shows what it draws from."""
 
-    def __init__(self, sampling: SamplingParams, n_vocab: int) -> None:
+    def __init__(self, sampling: SamplingParameters, n_vocab: int) -> None:
         sampler = sampler_of(sampling, n_vocab)
         assert isinstance(sampler, Truncating | Mirostat)
         self._sampler, self._draw = sampler, sampler._draw
@@ -52,7 +52,7 @@ class Watched:
         return self._left[-1].astype(np.float64)
 
 
-def sampler_of(sampling: SamplingParams, n_vocab: int, seed: int = 1) -> DirectSampler:
+def sampler_of(sampling: SamplingParameters, n_vocab: int, seed: int = 1) -> DirectSampler:
     def no_breakers(_: tuple[str, ...]) -> Breakers:
         raise AssertionError("nothing here needs them")
 
@@ -69,7 +69,7 @@ def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.ND
 @pytest.mark.parametrize("params", TRUNCATIONS, ids=lambda params: "-".join(f"{k}={v}" for k, v in params.items()))
 @pytest.mark.parametrize("n_vocab", [7, 2048, 49_152, 151_936])
 def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, Any]) -> None:
-    sampling = SamplingParams(**params)
+    sampling = SamplingParameters(**params)
     for name, logits in shapes(n_vocab):
         if name == "huge" or (name in ("nearly flat", "flat", "equals") and sampling.mirostat == 1):
             continue  # Not numbers any more, or beyond the greatest one: llama.cpp then leaves one token.
@@ -89,13 +89,13 @@ def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, A
 def test_xtc_never_leaves_a_token_that_is_impossible() -> None:
     """llama.cpp does at a threshold of 0: no probability is at least that as well."""
     logits = np.array([-np.inf, 2.0, 3.0, -np.inf, 1.0], dtype=np.float32)
-    sampler = sampler_of(SamplingParams(xtc_probability=1.0, xtc_threshold=0.0), len(logits))
+    sampler = sampler_of(SamplingParameters(xtc_probability=1.0, xtc_threshold=0.0), len(logits))
     assert {sampler.sample(logits.copy()) for _ in range(20)} == {4}
 
 
 def test_mirostat_leaves_everything_where_its_number_of_tokens_is_too_large() -> None:
     """Where llama.cpp's conversion to an integer overflows, and leaves the likeliest alone."""
-    sampler = sampler_of(SamplingParams(mirostat=1, mirostat_tau=9.0), 500)
+    sampler = sampler_of(SamplingParameters(mirostat=1, mirostat_tau=9.0), 500)
     logits = (np.random.default_rng(1).standard_normal(500) / 1000).astype(np.float32)
     assert len({sampler.sample(logits.copy()) for _ in range(2000)}) > 400
 
@@ -107,9 +107,9 @@ def test_mirostat_keeps_the_surprise_near_its_target(mirostat: int) -> None:
     weights = np.exp(logits.astype(np.float64))
     surprises = -np.log2(weights / weights.sum())
     for tau in (2.0, 4.0):
-        sampler = sampler_of(SamplingParams(mirostat=mirostat, mirostat_tau=tau), 5000)
+        sampler = sampler_of(SamplingParameters(mirostat=mirostat, mirostat_tau=tau), 5000)
         drawn = [surprises[sampler.sample(logits.copy())] for _ in range(600)]
-        theirs = Chain(SamplingParams(mirostat=mirostat, mirostat_tau=tau), 3, array("i", [0]), None, 5000, 100)
+        theirs = Chain(SamplingParameters(mirostat=mirostat, mirostat_tau=tau), 3, array("i", [0]), None, 5000, 100)
         reference = [surprises[theirs.sample(logits)] for _ in range(600)]
         theirs.free()
         assert abs(np.mean(drawn[100:]) - np.mean(reference[100:])) < 0.5
@@ -129,7 +129,7 @@ def test_mirostat_keeps_the_surprise_near_its_target(mirostat: int) -> None:
 )
 def test_tokens_are_drawn_as_often_as_by_llama_cpp(params: dict[str, Any]) -> None:
     n, logits = 20_000, np.array([1.0, 2.5, -2.0, 2.0, 0.0, 1.7], dtype=np.float32)
-    sampling = SamplingParams(**params)
+    sampling = SamplingParameters(**params)
     ours = sampler_of(sampling, len(logits), seed=7)
     theirs = Chain(sampling, 7, array("i", [0]), None, len(logits), 100)
     drawn = Counter(ours.sample(logits.copy()) for _ in range(n))
@@ -147,7 +147,7 @@ def test_a_seed_repeats_itself(params: dict[str, Any]) -> None:
     logits = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
 
     def draws(seed: int) -> list[int]:
-        sampler = sampler_of(SamplingParams(**params), 3000, seed)
+        sampler = sampler_of(SamplingParameters(**params), 3000, seed)
         return [sampler.sample(logits.copy()) for _ in range(40)]
 
     assert draws(7) == draws(7)
@@ -157,7 +157,7 @@ def test_a_seed_repeats_itself(params: dict[str, Any]) -> None:
 def test_a_temperature_that_makes_logits_huge() -> None:
     logits = np.array([1.0, -1e30, 2.0, -np.inf], dtype=np.float32)
     for params in ({"top_p": 0.9}, {"typical_p": 0.9}, {"top_n_sigma": 1.0}, {"mirostat": 2, "mirostat_tau": 0.0}):
-        sampler = sampler_of(SamplingParams(temperature=1e-5, **params), 4)  # type: ignore[arg-type]
+        sampler = sampler_of(SamplingParameters(temperature=1e-5, **params), 4)  # type: ignore[arg-type]
         assert {sampler.sample(logits.copy()) for _ in range(20)} == {2}
 
 

@@ -8,18 +8,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.errors import NoRoom
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_lookup import max_rows
 from anyserve_worker.scheduling.scheduler import MIN_SHARED_PREFIX, Chunk, Scheduler
 from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
-from anyserve_worker.service.request import SamplingParams
 from anyserve_worker.text.output import TextOutput
 from tests.anyserve_worker.fakes import FakeMemory, score
 
 
 def sequence(prompt: Iterable[int], n_new: int = 1) -> Sequence:
     tokens = array("i", prompt)
-    return Sequence(0, tokens, len(tokens), len(tokens) + n_new, SamplingParams(), TextOutput())
+    return Sequence(0, tokens, len(tokens), len(tokens) + n_new, SamplingParameters(), TextOutput())
 
 
 def scored(prompt: Iterable[int], n_new: int = 1) -> Sequence:

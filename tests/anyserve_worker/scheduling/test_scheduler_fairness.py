@@ -8,12 +8,12 @@ from itertools import count
 import pytest
 
 from anyserve_worker.core.options import SHORT_PROMPT, ModelOptions
+from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_line import PromptLine, size_class
 from anyserve_worker.scheduling.scheduler import FIRST_SHARE, Chunk, Scheduler
 from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS, StepPace
-from anyserve_worker.service.request import SamplingParams
 from anyserve_worker.text.output import TextOutput
 
 LONG, SHORT = 7231, 137
@@ -43,7 +43,9 @@ _tokens = count(1)
 def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] = (), priority: int = 0) -> Sequence:
     """A prompt that shares nothing with others but the prefix."""
     tokens = array("i", [*prefix, *[next(_tokens)] * length][:length])
-    return Sequence(0, tokens, length, length + n_new, SamplingParams(), TextOutput(), caller=caller, priority=priority)
+    return Sequence(
+        0, tokens, length, length + n_new, SamplingParameters(), TextOutput(), caller=caller, priority=priority
+    )
 
 
 def seconds(n_tokens: int) -> float:

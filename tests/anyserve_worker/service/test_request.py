@@ -11,14 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.errors import InvalidRequest
-from anyserve_worker.service.request import (
-    MAX_BREAKER_BYTES,
-    MAX_STOP_LENGTH,
-    GenerationRequest,
-    Guide,
-    SamplingParams,
-    parse,
-)
+from anyserve_worker.core.generation_request import GenerationRequest
+from anyserve_worker.core.guide import Guide
+from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.sampling.breakers import MAX_BREAKER_BYTES
+from anyserve_worker.service.request import MAX_STOP_LENGTH, parse
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest
@@ -126,7 +123,7 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         mark_begin="<ä>",
         mark_end=("</a>", "</b>"),
         priority=3,
-        sampling=SamplingParams(
+        sampling=SamplingParameters(
             temperature=0.5,
             top_p=0.25,
             top_k=40,
@@ -186,7 +183,7 @@ def test_no_log_probabilities_are_not_those_of_no_others(form: Build) -> None:
 def test_lists_of_nothing(form: Build) -> None:
     empty = ("logit_bias", "logit_bias_token_ids", "stop_token_ids", "dry_sequence_breakers")
     sampling = parse(form(prompt=[b"x"], **{name: [] for name in empty})).sampling
-    assert sampling == SamplingParams(dry_sequence_breakers=())
+    assert sampling == SamplingParameters(dry_sequence_breakers=())
 
 
 def test_lists_as_long_as_may_be() -> None:

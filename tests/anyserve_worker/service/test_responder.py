@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
-from anyserve_worker.core.delta import Delta, TokenLogprob, merge
+from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import InvalidRequest
+from anyserve_worker.core.logprob import TokenLogprob
 from anyserve_worker.service.responder import Responder
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferResponse

@@ -7,18 +7,9 @@ import numpy as np
 import pytest
 
 from anyserve_worker.core.errors import EngineFailure, InvalidRequest
+from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.scheduling.embedding_queue import Job
-from anyserve_worker.service.tasks import (
-    DetokenizeRequest,
-    EmbedRequest,
-    RankRequest,
-    TokenizeRequest,
-    embedded,
-    parse,
-    ranked,
-    task_of,
-    tokenized,
-)
+from anyserve_worker.service.tasks import embedded, parse, ranked, task_of, tokenized
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest

@@ -4,8 +4,8 @@ from array import array
 
 import pytest
 
+from anyserve_worker.core.spans import Spans
 from anyserve_worker.text.echo import Echo, echo_of
-from anyserve_worker.text.special_text import Spans
 
 BOS, CALL, HI, SPACED, HALF, REST = range(6)
 WRITTEN = [b"<s>", b"<call>", b"hi", b" hi", b"\xc3", b"\xa9"]

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Iterator
 
 import pytest
 
-from anyserve_worker.core.delta import TokenLogprob
+from anyserve_worker.core.logprob import TokenLogprob
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
 

@@ -8,7 +8,8 @@ from collections.abc import Sequence
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from anyserve_worker.text.special_text import Piece, Spans, SpecialTexts, SpecialToken
+from anyserve_worker.core.spans import Spans
+from anyserve_worker.text.special_text import Piece, SpecialTexts, SpecialToken
 
 CONTROL = [SpecialToken("<s>"), SpecialToken("<se>"), SpecialToken("e>s"), SpecialToken("<s><")]
 USER_DEFINED = [SpecialToken("<a>", user_defined=True), SpecialToken("<a><a>", user_defined=True)]

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from anyserve_worker.core.guide import Guide
+from anyserve_worker.core.prefix_key import TEXT_KEY, PrefixKey
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.core.spans import Spans
 
@@ -39,5 +40,7 @@ class GenerationRequest:
     """Seconds from arrival; None: no limit."""
     caller: str = ""
     """The caller that shares the worker with others; all requests without a name have the empty one in common."""
+    prefix_key: PrefixKey = TEXT_KEY
+    """Adapter and media, on which the cells of the prompt depend."""
     priority: int = 0
     """Waiting prompts with a smaller number are read first."""

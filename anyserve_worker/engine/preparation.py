@@ -71,6 +71,7 @@ class Preparation:
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),
                 caller=request.caller,
                 priority=request.priority,
+                prefix_key=request.prefix_key,
                 scores_prompt=request.echo and sampling.logprobs is not None,
             )
             for index in range(request.n)

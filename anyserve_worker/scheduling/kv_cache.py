@@ -5,18 +5,21 @@ sequence id belongs to a running sequence, or to a finished one whose cells are 
 Sequences that share a prefix share its cells: a cell is free when the last of them lets go. Cached prefixes are
 evicted, the least recently used first, when cells or sequence ids run short.
 
-They are evicted too when they have been of no use for long enough, since they are not free: llama.cpp's attention
-passes over all cells up to the last one in use, and 2,000 of others' cells make a small model's step half as long
-again. (Not where attention is ours, see native/: with it, 6,000 could not be measured on x86.) How long is enough
-is learned: every eviction that was not regretted shortens the patience, one that was doubles it.
+They are evicted too when nobody has used them for long enough: `IdleLimit`.
 
-What can really be done with the cells depends on the model, so it is asked: `Memory`.
+A prefix is known by what its cells depend on: its token ids, and its `PrefixKey`. Equal tokens under another adapter,
+or behind another image, are another prefix.
+
+What can be done with the cells depends on the model: `Memory`.
 """
 
 from array import array
-from collections import deque
 from dataclasses import dataclass, field
 from typing import Protocol
+
+from anyserve_worker.core.prefix_key import PrefixKey
+from anyserve_worker.scheduling.idle_limit import IdleLimit
+from anyserve_worker.scheduling.prefix import shared_prefix
 
 
 class Memory(Protocol):
@@ -37,21 +40,11 @@ class Memory(Protocol):
         """Forgets all but the first `n` tokens. False if this memory can only forget all of them, and did."""
 
 
-MIN_PATIENCE, FIRST_PATIENCE, MAX_PATIENCE = 32.0, 200.0, 2.0**30
-"""Generated tokens, of all sequences together, that an unused cached prefix outlives. With a small model on a CPU, to
-have passed over a prefix's cells costs as much as to compute it after about 1,000."""
-NOT_REGRETTED, REGRETTED = 0.9, 2.0
-"""What an eviction does to the patience."""
-REGRET = 16
-"""Tokens that have to be computed again for an eviction to be regretted."""
-N_REMEMBERED = 64
-"""Evicted prefixes whose return is looked for."""
-
-
 @dataclass(slots=True)
 class _Entry:
     tokens: "array[int]"
     """Of a running sequence: the sequence's own array, which grows."""
+    key: PrefixKey
     cells: list[int]
     """Taken for `tokens[:len(cells)]`; reserved ahead of the computation."""
     n_computed: int
@@ -80,9 +73,7 @@ class KVCache:
     _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
     _uses: int = field(init=False, default=0)
     _generated: int = field(init=False, default=0)
-    _patience: float = field(init=False, default=FIRST_PATIENCE)
-    _evicted: "deque[array[int]]" = field(init=False, default_factory=lambda: deque(maxlen=N_REMEMBERED))
-    """Prefixes for which there was no more patience, without their cells."""
+    _idle_limit: IdleLimit = field(init=False, default_factory=IdleLimit)
 
     def __post_init__(self) -> None:
         self._free_cells = list(range(self.n_cells))
@@ -104,7 +95,7 @@ class KVCache:
         """Cells of a sequence, those that it shares included."""
         return len(self._entries[seq_id].cells)
 
-    def promised_prefix(self, tokens: "array[int]") -> tuple[int, int]:
+    def promised_prefix(self, tokens: "array[int]", key: PrefixKey) -> tuple[int, int]:
         """(sequence id, length) of the longest prefix of `tokens` that a running sequence has yet to compute to its
         end; (-1, 0) if there is none.
 
@@ -113,21 +104,21 @@ class KVCache:
         best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
             if entry.running:
-                n = min(common_prefix(entry.tokens, tokens), len(tokens) - 1)
+                n = min(shared_prefix(entry.tokens, entry.key, tokens, key), len(tokens) - 1)
                 if n > max(best[1], entry.n_computed):
                     n = self.memory.usable_prefix(seq_id, len(entry.tokens), n)
                     if n > best[1]:
                         best = (seq_id, n)
         return best
 
-    def best_prefix(self, tokens: "array[int]") -> tuple[int, int]:
+    def best_prefix(self, tokens: "array[int]", key: PrefixKey) -> tuple[int, int]:
         """(sequence id, length) of the longest prefix that can be used again; (-1, 0) if there is none.
 
         The last token is never part of it: it has to be computed for its logits.
         """
         best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
-            n = min(common_prefix(entry.tokens, tokens), entry.n_computed, len(tokens) - 1)
+            n = min(shared_prefix(entry.tokens, entry.key, tokens, key), entry.n_computed, len(tokens) - 1)
             if n > best[1]:
                 n = self.memory.usable_prefix(seq_id, entry.n_computed, n)
                 if n > best[1]:
@@ -136,23 +127,25 @@ class KVCache:
 
     # ---- Taking and giving back
 
-    def acquire(self, tokens: "array[int]", *, reuse: bool = True, reserve: int = 0) -> tuple[int, int] | None:
+    def acquire(
+        self, tokens: "array[int]", key: PrefixKey, *, reuse: bool = True, reserve: int = 0
+    ) -> tuple[int, int] | None:
         """Gives a new running sequence an id and cells for all of `tokens`, using again what it can, unless not to.
 
         Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room, or
         fewer than `reserve` cells would be left for others. The array is kept: it may grow, but its prefix must not
         change while the sequence has the id.
         """
-        source, n = self.best_prefix(tokens) if reuse else (-1, 0)
+        source, n = self.best_prefix(tokens, key) if reuse else (-1, 0)
         if reuse:
-            self._regret(tokens, n)
+            self._idle_limit.record_use(tokens, key, n)
         if not self._make_room(len(tokens) - n, spare=source, keep=n, reserve=reserve):
             return None
         taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
         if taken is None:
             return None
         seq_id, cells = taken
-        self._entries[seq_id] = _Entry(tokens, cells, n, running=True, last_used=self._uses)
+        self._entries[seq_id] = _Entry(tokens, key, cells, n, running=True, last_used=self._uses)
         self._hold(cells)
         self._take_cells(cells, len(tokens) - n)
         return seq_id, n
@@ -181,11 +174,11 @@ class KVCache:
     def pass_time(self, n_generated: int) -> None:
         """A step has generated so many tokens, at the cost of passing over all cells. Evicts what is of no use."""
         self._generated += n_generated
-        oldest = self._generated - self._patience
+        oldest = self._generated - self._idle_limit.tokens
         for seq_id in [k for k, entry in self._entries.items() if not entry.running and entry.used_at < oldest]:
-            self._evicted.append(self._entries[seq_id].tokens)
+            idle = self._entries[seq_id]
+            self._idle_limit.record_eviction(idle.tokens, idle.key)
             self._drop(seq_id)
-            self._patience = max(self._patience * NOT_REGRETTED, MIN_PATIENCE)
 
     def release(self, seq_id: int) -> None:
         """The sequence is no longer running; what it computed becomes a cached prefix."""
@@ -218,14 +211,6 @@ class KVCache:
     def _touch(self, entry: _Entry) -> None:
         self._uses += 1
         entry.last_used, entry.used_at = self._uses, self._generated
-
-    def _regret(self, tokens: "array[int]", n: int) -> None:
-        """Looks whether more than the `n` tokens that are left could have been used again."""
-        for evicted in self._evicted:
-            if min(common_prefix(evicted, tokens), len(tokens) - 1) >= n + REGRET:
-                self._patience = min(self._patience * REGRETTED, MAX_PATIENCE)
-                self._evicted.remove(evicted)
-                return
 
     def _may_take_over(self, source: int, n: int) -> bool:
         """A cached prefix that is used whole goes over to its user; one that is needed again stays."""
@@ -324,19 +309,3 @@ class KVCache:
         self.memory.truncate(seq_id, 0)
         self._free(entry.cells)
         self._free_ids.append(seq_id)
-
-
-def common_prefix(a: "array[int]", b: "array[int]") -> int:
-    """Length of the longest common prefix. Slices of arrays compare in C, so this searches by them."""
-    low, high = 0, min(len(a), len(b))
-    step = 16
-    while low < high:
-        end = min(low + step, high)
-        if a[low:end] == b[low:end]:
-            low, step = end, step * 2
-        elif end - low == 1:
-            break
-        else:
-            # The first difference lies in [low, end).
-            high, step = end - 1, (end - low) // 2
-    return low

@@ -122,7 +122,7 @@ class Scheduler:
         return not self.waiting and not self.running
 
     def add(self, sequence: Sequence) -> None:
-        n_cached = 0 if sequence.wants_scores else self.cache.best_prefix(sequence.tokens)[1]
+        n_cached = 0 if sequence.wants_scores else self.cache.best_prefix(sequence.tokens, sequence.prefix_key)[1]
         self.waiting.add(sequence, len(sequence.tokens) - n_cached)
 
     # ---- One step
@@ -288,6 +288,7 @@ class Scheduler:
         """False if there is no room."""
         acquired = self.cache.acquire(
             sequence.tokens,
+            sequence.prefix_key,
             reuse=not sequence.wants_scores,  # A prefix that is not computed tells nothing of its probabilities.
             reserve=0 if _is_short(sequence) else self._reserve,
         )
@@ -305,8 +306,11 @@ class Scheduler:
         """The running sequence that computes a prefix which it pays to wait for, and the missing tokens."""
         if sequence.wants_scores:
             return None
-        seq_id, promised = self.cache.promised_prefix(sequence.tokens)
-        if promised < MIN_SHARED_PREFIX or promised - self.cache.best_prefix(sequence.tokens)[1] < MIN_SHARED_PREFIX:
+        seq_id, promised = self.cache.promised_prefix(sequence.tokens, sequence.prefix_key)
+        if promised < MIN_SHARED_PREFIX:
+            return None
+        _, n_cached = self.cache.best_prefix(sequence.tokens, sequence.prefix_key)
+        if promised - n_cached < MIN_SHARED_PREFIX:
             return None
         producer = next(s for s in self.running if s.seq_id == seq_id)
         return producer, promised - producer.n_computed

@@ -15,6 +15,7 @@ from typing import Protocol
 from anyserve_worker.core.errors import WorkerError
 from anyserve_worker.core.guide import GuideMatcher
 from anyserve_worker.core.logprob import TokenScore
+from anyserve_worker.core.prefix_key import TEXT_KEY, PrefixKey
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.prompt_lookup import PromptLookup
 from anyserve_worker.text.echo import Echo
@@ -71,6 +72,8 @@ class Sequence:
     """The caller that shares the worker with others."""
     priority: int = 0
     """Waiting prompts with a smaller number are read first."""
+    prefix_key: PrefixKey = TEXT_KEY
+    """What its cells depend on besides `tokens`."""
     scores_prompt: bool = False
     n_scored: int = 1
     """Tokens of the prompt of which that is done. The first follows nothing."""

@@ -8,7 +8,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from anyserve_worker.scheduling.kv_cache import FIRST_PATIENCE, MIN_PATIENCE, KVCache, common_prefix
+from anyserve_worker.core.prefix_key import TEXT_KEY, PrefixKey
+from anyserve_worker.scheduling.idle_limit import FIRST_IDLE_TOKENS, MIN_IDLE_TOKENS
+from anyserve_worker.scheduling.kv_cache import KVCache
+from anyserve_worker.scheduling.prefix import common_prefix, shared_prefix
 from tests.anyserve_worker.fakes import FakeMemory
 
 
@@ -26,10 +29,10 @@ class Cache:
         self.memory = memory or FakeMemory(n_cells)
         self.cache = KVCache(self.memory, n_cells, n_sequences, reuse)
 
-    def run(self, text: str, n: int | None = None) -> tuple[int, int]:
+    def run(self, text: str, n: int | None = None, key: PrefixKey = TEXT_KEY) -> tuple[int, int]:
         """Admits and computes (the first `n` tokens of) a text; returns its id and how many tokens were cached."""
         tokens = tokens_of(text)
-        acquired = self.cache.acquire(tokens)
+        acquired = self.cache.acquire(tokens, key)
         assert acquired
         seq_id, cached = acquired
         end = len(tokens) if n is None else n
@@ -37,14 +40,14 @@ class Cache:
         self.cache.commit(seq_id, end)
         return acquired
 
-    def keep(self, *texts: str) -> None:
+    def keep(self, *texts: str, key: PrefixKey = TEXT_KEY) -> None:
         """Runs texts and leaves them as cached prefixes, the first the least recently used."""
         for text in texts:
-            self.cache.release(self.run(text)[0])
+            self.cache.release(self.run(text, key=key)[0])
 
-    def cached(self, text: str) -> int:
+    def cached(self, text: str, key: PrefixKey = TEXT_KEY) -> int:
         """How much of a text could be used again. Its last token never can, so another follows here."""
-        return self.cache.best_prefix(tokens_of(text + "§"))[1]
+        return self.cache.best_prefix(tokens_of(text + "§"), key)[1]
 
     @property
     def free(self) -> int:
@@ -56,7 +59,7 @@ class Cache:
 
 def test_nothing_is_cached_at_first() -> None:
     c = Cache(n_cells=10)
-    assert c.cache.best_prefix(tokens_of("abc")) == (-1, 0)
+    assert c.cache.best_prefix(tokens_of("abc"), TEXT_KEY) == (-1, 0)
     assert (c.free, c.cache.n_cached_sequences) == (10, 0)
 
 
@@ -131,7 +134,7 @@ def test_the_longest_prefix_is_chosen() -> None:
 def test_a_running_sequence_lends_what_it_generated() -> None:
     c = Cache()
     tokens = tokens_of("ab")
-    acquired = c.cache.acquire(tokens)
+    acquired = c.cache.acquire(tokens, TEXT_KEY)
     assert acquired
     seq_id = acquired[0]
     for token in tokens_of("cd"):
@@ -145,7 +148,7 @@ def test_a_running_sequence_lends_what_it_generated() -> None:
 def test_a_finished_sequence_keeps_its_own_copy_of_the_tokens() -> None:
     c = Cache()
     tokens = tokens_of("abc")
-    acquired = c.cache.acquire(tokens)
+    acquired = c.cache.acquire(tokens, TEXT_KEY)
     assert acquired
     c.memory.compute(acquired[0], 0, tokens)
     c.cache.commit(acquired[0], 3)
@@ -161,35 +164,35 @@ def test_a_prefix_is_promised_until_it_is_computed_to_its_end() -> None:
     c = Cache()
     tokens = tokens_of("abcdxx")
     seq_id, _ = c.run("abcdefgh", n=0)
-    assert c.cache.promised_prefix(tokens)[1] == 4
+    assert c.cache.promised_prefix(tokens, TEXT_KEY)[1] == 4
     c.memory.compute(seq_id, 0, tokens_of("abc"))
     c.cache.commit(seq_id, 3)
-    assert c.cache.promised_prefix(tokens)[1] == 4
+    assert c.cache.promised_prefix(tokens, TEXT_KEY)[1] == 4
     c.memory.compute(seq_id, 3, tokens_of("d"))
     c.cache.commit(seq_id, 4)
-    assert c.cache.promised_prefix(tokens)[1] == 0
+    assert c.cache.promised_prefix(tokens, TEXT_KEY)[1] == 0
 
 
 def test_nobody_promises_what_is_not_common_or_not_running() -> None:
     c = Cache()
     c.keep("abcd")
     c.run("xyz", n=0)
-    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"), TEXT_KEY)[1] == 0
 
 
 def test_the_longest_promise_counts() -> None:
     c = Cache()
     c.run("abxx", n=0)
     c.run("abcd", n=0)
-    assert c.cache.promised_prefix(tokens_of("abcde"))[1] == 4
+    assert c.cache.promised_prefix(tokens_of("abcde"), TEXT_KEY)[1] == 4
 
 
 def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     c.run("abcd", n=2)
-    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 4
-    assert c.cache.promised_prefix(tokens_of("abcxyz"))[1] == 0
-    assert c.cache.promised_prefix(tokens_of("abcd"))[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"), TEXT_KEY)[1] == 4
+    assert c.cache.promised_prefix(tokens_of("abcxyz"), TEXT_KEY)[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcd"), TEXT_KEY)[1] == 0
 
 
 # ---- Room
@@ -244,7 +247,7 @@ def test_a_prefix_whose_rest_is_shared_is_not_cut_back_in_vain() -> None:
     c = Cache(n_cells=10)
     c.keep("abcdefgh")
     c.run("abcdefgz")  # Shares seven: to cut the cached one back gives one cell at most.
-    assert c.cache.acquire(tokens_of("abxxx")) is None
+    assert c.cache.acquire(tokens_of("abxxx"), TEXT_KEY) is None
     assert (c.cached("abcdefgh"), c.free) == (8, 1)
     assert c.run("abxx")[1] == 2
     assert c.free == 0
@@ -253,15 +256,15 @@ def test_a_prefix_whose_rest_is_shared_is_not_cut_back_in_vain() -> None:
 def test_running_sequences_are_never_evicted() -> None:
     c = Cache(n_cells=10)
     c.run("aaaaaa")
-    assert c.cache.acquire(tokens_of("bbbbb")) is None
-    assert c.cache.acquire(tokens_of("bbbb")) is not None
+    assert c.cache.acquire(tokens_of("bbbbb"), TEXT_KEY) is None
+    assert c.cache.acquire(tokens_of("bbbb"), TEXT_KEY) is not None
 
 
 def test_failing_for_want_of_room_loses_nothing() -> None:
     c = Cache(n_cells=10)
     c.keep("aaa", "bbb")
     seq_id, _ = c.run("cccc")
-    assert c.cache.acquire(tokens_of("ddddddd")) is None
+    assert c.cache.acquire(tokens_of("ddddddd"), TEXT_KEY) is None
     assert not c.cache.grow(seq_id, 11)
     assert (c.cached("aaa"), c.cached("bbb"), c.cached("cccc"), c.free) == (3, 3, 4, 0)
 
@@ -271,9 +274,9 @@ def test_cells_shared_with_a_running_sequence_are_no_room() -> None:
     c.keep("abcdefgh")
     c.run("abcdefx")  # Shares six of the eight.
     assert c.free == 1
-    assert c.cache.acquire(tokens_of("zzzz")) is None
+    assert c.cache.acquire(tokens_of("zzzz"), TEXT_KEY) is None
     assert c.cached("abcdefgh") == 8
-    assert c.cache.acquire(tokens_of("zzz")) is not None
+    assert c.cache.acquire(tokens_of("zzz"), TEXT_KEY) is not None
     assert c.cached("abcdefgh") == 6
 
 
@@ -321,8 +324,8 @@ def test_no_id_is_left() -> None:
     c = Cache(n_sequences=2)
     c.run("aa")
     c.run("bb")
-    assert c.cache.acquire(tokens_of("aac")) is None
-    assert c.cache.acquire(tokens_of("c")) is None
+    assert c.cache.acquire(tokens_of("aac"), TEXT_KEY) is None
+    assert c.cache.acquire(tokens_of("c"), TEXT_KEY) is None
     assert c.free == 96
 
 
@@ -378,10 +381,115 @@ def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
     c.keep("abcd")
     assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (20, 0, {})
     c.run("abcd", n=2)
-    assert c.cache.promised_prefix(tokens_of("abcdef"))[1] == 0
+    assert c.cache.promised_prefix(tokens_of("abcdef"), TEXT_KEY)[1] == 0
     assert c.run("abcdef")[1] == 0
     assert c.free == 10
     assert c.cache.evict_all() == 0
+
+
+# ---- Keys: what a prefix depends on besides its tokens
+
+CAT, DOG = b"cat", b"dog"
+OTHER_ADAPTER = PrefixKey(adapter=1)
+
+
+def test_equal_tokens_under_another_adapter_are_another_prefix() -> None:
+    c = Cache()
+    c.keep("abcdef", key=OTHER_ADAPTER)
+    assert c.cached("abcdef") == 0
+    assert c.cached("abcdef", PrefixKey(adapter=2)) == 0
+    assert c.cached("abcdef", PrefixKey(adapter=1)) == 6
+
+
+def test_a_prefix_of_each_adapter_is_kept_beside_the_others() -> None:
+    c = Cache()
+    c.keep("abcdef")
+    assert c.run("abcdef!", key=OTHER_ADAPTER)[1] == 0
+    assert c.cached("abcdef") == 6
+    assert c.free == 100 - 6 - 7
+
+
+def test_nothing_is_promised_to_another_adapter() -> None:
+    c = Cache()
+    c.run("abcdef", n=1, key=OTHER_ADAPTER)
+    assert c.cache.promised_prefix(tokens_of("abcdef!"), TEXT_KEY) == (-1, 0)
+    assert c.cache.promised_prefix(tokens_of("abcdef!"), OTHER_ADAPTER)[1] == 6
+
+
+@pytest.mark.parametrize(
+    ("media", "cached"),
+    [
+        (((2, CAT),), 6),
+        (((2, DOG),), 2),
+        (((3, CAT),), 2),
+        (((1, CAT),), 1),
+        (((0, DOG),), 0),
+        ((), 2),
+        (((2, CAT), (4, DOG)), 4),
+        (((2, CAT), (6, DOG)), 6),
+        (((1, DOG), (2, CAT)), 1),
+    ],
+)
+def test_a_prefix_is_shared_up_to_the_first_medium_that_differs(
+    media: tuple[tuple[int, bytes], ...], cached: int
+) -> None:
+    c = Cache()
+    c.keep("abcdef", key=PrefixKey(media=((2, CAT),)))
+    assert c.cached("abcdef", PrefixKey(media=media)) == cached
+
+
+def test_media_behind_the_end_of_a_cached_prefix_do_not_matter() -> None:
+    c = Cache()
+    seq_id, _ = c.run("abcdef", n=4, key=PrefixKey(media=((4, CAT),)))
+    c.cache.release(seq_id)
+    assert c.cached("abcd") == 4
+
+
+def test_a_sequence_that_continues_a_prefix_has_its_own_key() -> None:
+    c = Cache()
+    cat, dog = PrefixKey(media=((3, CAT),)), PrefixKey(media=((3, DOG),))
+    c.keep("abcdef", key=cat)
+    assert c.run("abcdefgh", key=dog)[1] == 3
+    assert c.cached("abcdefgh", dog) == 8
+    assert c.cached("abcdefgh", cat) == 6
+
+
+def test_an_eviction_is_missed_by_the_same_key_alone() -> None:
+    def limit_after(key: PrefixKey) -> float:
+        c = Cache()
+        c.keep(STORY, key=OTHER_ADAPTER)
+        c.cache.pass_time(10**6)
+        c.run(STORY, key=key)
+        return c.cache._idle_limit.tokens
+
+    assert limit_after(TEXT_KEY) < FIRST_IDLE_TOKENS < limit_after(OTHER_ADAPTER)
+
+
+keys = st.builds(
+    PrefixKey,
+    adapter=st.integers(0, 1),
+    media=st.dictionaries(st.integers(0, 4), st.sampled_from([CAT, DOG]), max_size=2).map(
+        lambda media: tuple(sorted(media.items()))
+    ),
+)
+
+
+def contents(tokens: "array[int]", key: PrefixKey) -> list[object]:
+    """What the cell of each token holds: all that it was computed from."""
+    return [
+        (key.adapter, tuple(tokens[: i + 1]), [item for item in key.media if item[0] <= i]) for i in range(len(tokens))
+    ]
+
+
+def common_contents(a: list[object], b: list[object]) -> int:
+    return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
+
+
+@given(st.text("ab", max_size=8), keys, st.text("ab", max_size=8), keys)
+def test_shared_prefix(a: str, a_key: PrefixKey, b: str, b_key: PrefixKey) -> None:
+    x, y = tokens_of(a), tokens_of(b)
+    expected = common_contents(contents(x, a_key), contents(y, b_key))
+    assert shared_prefix(x, a_key, y, b_key) == shared_prefix(y, b_key, x, a_key) == expected
 
 
 # ---- Anything, in any order
@@ -404,20 +512,28 @@ class AnyOrder(RuleBasedStateMachine):
     def start(self, n_cells: int, n_sequences: int, kind: str) -> None:
         self.memory = FakeMemory(n_cells, window=3 if kind == "window" else None, recurrent=kind == "recurrent")
         self.cache = KVCache(self.memory, n_cells, n_sequences)
+        self.is_full = kind == "full"
         self.tokens: dict[int, array[int]] = {}
         """Of running sequences."""
+        self.keys: dict[int, PrefixKey] = {}
+        """Of the sequences that run, or ran last, with each id."""
         self.computed: dict[int, int] = {}
 
     def pick(self, i: int) -> int:
         return sorted(self.tokens)[i % len(self.tokens)]
 
-    @rule(text=st.text(alphabet="ab", min_size=1, max_size=12), n=st.integers(0, 12))
-    def acquire(self, text: str, n: int) -> None:
+    @rule(text=st.text(alphabet="ab", min_size=1, max_size=12), key=st.just(TEXT_KEY) | keys, n=st.integers(0, 12))
+    def acquire(self, text: str, key: PrefixKey, n: int) -> None:
         """And the first `n` tokens are computed at once."""
         tokens = tokens_of(text)
         before = self.snapshot()
-        source, best = self.cache.best_prefix(tokens)
-        acquired = self.cache.acquire(tokens)
+        source, best = self.cache.best_prefix(tokens, key)
+        held = self.held()
+        usable = [common_contents(cells, contents(tokens, key)[:-1]) for cells in held.values()]
+        assert best <= max(usable, default=0)
+        if self.is_full:
+            assert best == max(usable, default=0)
+        acquired = self.cache.acquire(tokens, key)
         if acquired is None:
             assert self.snapshot() == before
             n_running_cells = len({c for seq_id in self.tokens for c in self.cache._entries[seq_id].cells})
@@ -429,7 +545,9 @@ class AnyOrder(RuleBasedStateMachine):
         assert seq_id not in self.tokens
         assert cached == best < len(tokens)
         assert self.memory.tokens(seq_id) == tokens[:cached]
-        self.tokens[seq_id], self.computed[seq_id] = tokens, cached
+        if cached:
+            assert held[source][:cached] == contents(tokens, key)[:cached]
+        self.tokens[seq_id], self.computed[seq_id], self.keys[seq_id] = tokens, cached, key
         self.advance(seq_id, n)
 
     @precondition(somebody_runs)
@@ -465,6 +583,13 @@ class AnyOrder(RuleBasedStateMachine):
         assert (seq_id in self.cache._entries) == (self.computed[seq_id] > 0)
         del self.tokens[seq_id], self.computed[seq_id]
 
+    def held(self) -> dict[int, list[object]]:
+        """What the model has in its cells, by sequence: of each running one as much as is computed."""
+        return {
+            seq_id: contents(entry.tokens, self.keys[seq_id])[: entry.n_computed]
+            for seq_id, entry in self.cache._entries.items()
+        }
+
     @precondition(much_is_cached)
     @rule()
     def evict_all(self) -> None:
@@ -481,7 +606,9 @@ class AnyOrder(RuleBasedStateMachine):
 
     def snapshot(self) -> object:
         cache = self.cache
-        entries = {seq_id: (e.tokens[:], e.cells[:], e.n_computed, e.running) for seq_id, e in cache._entries.items()}
+        entries = {
+            seq_id: (e.tokens[:], e.key, e.cells[:], e.n_computed, e.running) for seq_id, e in cache._entries.items()
+        }
         return entries, sorted(cache._free_cells), sorted(cache._free_ids), list(cache._owners)
 
     @invariant()
@@ -508,11 +635,10 @@ class AnyOrder(RuleBasedStateMachine):
 
     @invariant()
     def cells_are_shared_for_the_same_prefix_alone(self) -> None:
-        seen: dict[int, tuple[int, array[int]]] = {}
-        for entry in self.cache._entries.values():
-            for i, cell in enumerate(entry.cells):
-                prefix = (i, entry.tokens[: i + 1])
-                assert seen.setdefault(cell, prefix) == prefix
+        seen: dict[int, object] = {}
+        for seq_id, entry in self.cache._entries.items():
+            for cell, content in zip(entry.cells, contents(entry.tokens, self.keys[seq_id]), strict=False):
+                assert seen.setdefault(cell, content) == content
 
     @invariant()
     def memory_holds_what_the_books_say(self) -> None:
@@ -552,7 +678,7 @@ def test_common_prefix(a: list[int], b: list[int], n: int) -> None:
     assert common_prefix(x, y) == plain_common_prefix(x, y)
 
 
-# ---- Patience with cached prefixes that nobody uses
+# ---- Cached prefixes that nobody uses
 
 STORY = "once upon a time there was a fox"
 OTHER = "the quick brown dog jumps over it"
@@ -561,7 +687,7 @@ OTHER = "the quick brown dog jumps over it"
 def test_an_unused_prefix_is_evicted_after_a_while_of_generation() -> None:
     c = Cache()
     c.keep(STORY)
-    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.pass_time(int(FIRST_IDLE_TOKENS))
     assert c.cached(STORY) == len(STORY)
     c.cache.pass_time(1)
     assert c.cached(STORY) == 0
@@ -572,11 +698,11 @@ def test_running_sequences_and_those_in_use_stay() -> None:
     c = Cache()
     c.run(STORY)
     c.keep(OTHER)
-    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.pass_time(int(FIRST_IDLE_TOKENS))
     c.cache.release(c.run(OTHER + "!")[0])
-    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.pass_time(int(FIRST_IDLE_TOKENS))
     assert c.cached(OTHER) == len(OTHER)
-    c.cache.pass_time(int(FIRST_PATIENCE))
+    c.cache.pass_time(int(FIRST_IDLE_TOKENS))
     assert c.cached(OTHER) == 0
     assert c.cached(STORY) == len(STORY)
 
@@ -601,15 +727,15 @@ def lifetime(c: Cache, text: str) -> int:
     raise AssertionError("it stays for ever")
 
 
-def test_patience_shrinks_while_nobody_comes_back_but_not_to_nothing() -> None:
+def test_the_idle_limit_shrinks_while_nothing_is_missed_but_not_to_nothing() -> None:
     c = Cache()
     lifetimes = [lifetime(c, f"{k} {OTHER}") for k in range(10, 99)]
     assert lifetimes == sorted(lifetimes, reverse=True)
-    assert lifetimes[0] == FIRST_PATIENCE + 1
-    assert lifetimes[-1] == MIN_PATIENCE + 1
+    assert lifetimes[0] == FIRST_IDLE_TOKENS + 1
+    assert lifetimes[-1] == MIN_IDLE_TOKENS + 1
 
 
-def test_patience_grows_with_each_eviction_that_was_regretted() -> None:
+def test_the_idle_limit_grows_with_each_eviction_that_was_missed() -> None:
     c = Cache()
     first = lifetime(c, STORY)
     second = lifetime(c, STORY)
@@ -618,7 +744,7 @@ def test_patience_grows_with_each_eviction_that_was_regretted() -> None:
     assert third == pytest.approx(second * 1.8, rel=0.01)
 
 
-def test_a_short_common_beginning_is_no_reason_for_regret() -> None:
+def test_a_short_common_beginning_is_not_missed() -> None:
     c = Cache()
     first = lifetime(c, "once upon a" + OTHER)
     assert lifetime(c, STORY) < first

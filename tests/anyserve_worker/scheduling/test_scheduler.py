@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.errors import NoRoom
+from anyserve_worker.core.prefix_key import PrefixKey
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_lookup import max_rows
@@ -251,6 +252,15 @@ def test_a_prefix_that_is_being_computed_is_waited_for() -> None:
     s.add(first, second)
     assert s.steps(4) == [[20], [20], [1, 1], [1, 1]]
     assert (first.n_cached, second.n_cached) == (0, 40)
+
+
+def test_equal_prompts_under_different_adapters_are_both_computed_at_once() -> None:
+    s = Steps(batch_tokens=64)
+    first, second = (sequence(unlike(0, 30), n_new=3) for _ in range(2))
+    second.prefix_key = PrefixKey(adapter=1)
+    s.add(first, second)
+    assert s.steps(2) == [[30, 30], [1, 1]]
+    assert (first.n_cached, second.n_cached) == (0, 0)
 
 
 def test_choices_of_one_prompt_compute_it_once() -> None:

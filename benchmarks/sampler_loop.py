@@ -27,7 +27,7 @@ from anyserve_worker.llama.native import llama
 from anyserve_worker.sampling.breakers import Breakers, Words
 from anyserve_worker.sampling.chain import SeenPrompt, chain
 from anyserve_worker.sampling.draw import Scratch
-from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.sequence import Sequence
 from anyserve_worker.text.output import TextOutput
 from benchmarks.prompts import prose
@@ -112,9 +112,11 @@ class ChainSampler:
     """Implements sequence.Sampler with llama.cpp's chain."""
 
     def __init__(self, runner: ModelRunner, sequence: Sequence, seed: int) -> None:
-        model = runner.model
+        vocabulary = runner.model.vocabulary
         self._ctx = runner._ctx
-        self._chain = Chain(sequence.sampling, seed, sequence.tokens, model.vocab, model.n_vocab, runner.n_ctx)
+        self._chain = Chain(
+            sequence.sampling, seed, sequence.tokens, vocabulary.handle, vocabulary.n_vocab, runner.n_ctx
+        )
 
     def sample(self, row: int) -> int:
         return int(llama.llama_sampler_sample(self._chain.handle, self._ctx, row))
@@ -143,7 +145,9 @@ class Steps:
         options = ModelOptions(n_ctx=N_CTX, parallel=n_choices, prompt_lookup=0)
         self._runner = ModelRunner(self._model, options, threads)
         self._n_choices, self._threads = n_choices, threads
-        tokens = self._model.tokens_of(prose("samplers", 2 * n_prompt), add_special=False, parse_special=False)
+        tokens = self._model.vocabulary.tokens_of(
+            prose("samplers", 2 * n_prompt), add_special=False, parse_special=False
+        )
         self._prompt = tokens[:n_prompt]
         reader = self._sequence(0, SamplingParameters())
         for start in range(0, n_prompt - 1, options.n_batch):

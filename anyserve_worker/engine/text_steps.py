@@ -16,8 +16,9 @@ from anyserve_worker.core.logprob import TokenLogprob, TokenScore
 from anyserve_worker.engine.running_request import Generation
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.kv_cache import Memory
-from anyserve_worker.scheduling.scheduler import Chunk, Scheduler
+from anyserve_worker.scheduling.scheduler import Scheduler
 from anyserve_worker.scheduling.sequence import Sequence
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract

@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 
 class Vocabulary(GuideVocabulary, Protocol):
-    """A model's vocabulary, as the engine uses it. Implemented by `llama.model.Model`. Safe from any thread."""
+    """Tokens of a model. Implemented by `llama.vocabulary.Vocabulary`. Safe from any thread."""
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]": ...
     def tokens_of(

@@ -15,13 +15,11 @@ from anyserve_worker.core.errors import LoadError
 from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, SHORT_PROMPT, ModelOptions
 from anyserve_worker.llama.constants import FLASH_ATTENTION_TYPES
 from anyserve_worker.llama.model import Model
-from anyserve_worker.llama.model_runner import Batch
 from anyserve_worker.llama.native import library, llama
+from anyserve_worker.llama.native_batch import NativeBatch
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.embedding_queue import Part, Vector
-from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence, token_array
-
-# isort: split
 
 
 def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequences: int, *, ranks: bool) -> Any:
@@ -76,7 +74,7 @@ class EmbeddingRunner:
             )
         self._ctx = ctx
         self._memory = llama.llama_get_memory(ctx)
-        self._rows = Batch(params.n_batch)
+        self._rows = NativeBatch(params.n_batch)
 
     def warm_up(self) -> None:
         """Of a model that does nothing else: fails early, and the first request does not pay for page faults."""

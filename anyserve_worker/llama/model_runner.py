@@ -3,11 +3,9 @@
 Nothing here is concurrent: a runner belongs to its engine's thread.
 """
 
-import ctypes
 import logging
 import platform
 import secrets
-from array import array
 from collections.abc import Sequence as Items
 from typing import Any
 
@@ -16,11 +14,12 @@ from anyserve_worker.core.options import DEFAULT_MAX_CONTEXT, ModelOptions
 from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_NO_ROOM, FLASH_ATTENTION_TYPES
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
+from anyserve_worker.llama.native_batch import NativeBatch
 from anyserve_worker.llama.sequence_sampler import Rows, new_sampler
 from anyserve_worker.sampling.chain import SeenPrompt
 from anyserve_worker.sampling.draw import Distribution, Scratch
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.prompt_lookup import max_rows
-from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence, token_array
 
 log = logging.getLogger(__name__)
@@ -74,9 +73,9 @@ class ModelRunner:
         if not self._memory:
             raise LoadError("the model has no memory to generate from")
         self._threads = threads
-        self._scratch = Scratch(model.n_vocab)
-        self._batch = Batch(self.n_batch)
-        self._rows = Rows(self._ctx, model.n_vocab)
+        self._scratch = Scratch(model.vocabulary.n_vocab)
+        self._batch = NativeBatch(self.n_batch)
+        self._rows = Rows(self._ctx, model.vocabulary.n_vocab)
 
     @staticmethod
     def _attends_by_rows(options: ModelOptions) -> bool:
@@ -169,14 +168,14 @@ class ModelRunner:
         From any thread, before the sequences are running.
         """
         first = sequences[0]
-        seen = SeenPrompt(first.sampling, first.tokens[: first.n_prompt], self.n_ctx, self.model.breakers)
+        seen = SeenPrompt(first.sampling, first.tokens[: first.n_prompt], self.n_ctx, self.model.vocabulary.breakers)
         for sequence in sequences:
             sequence.sampler = new_sampler(
                 sequence,
                 _seed(sequence.sampling.seed, sequence.index),
                 seen,
                 rows=self._rows,
-                end_tokens=self.model.end_tokens,
+                end_tokens=self.model.vocabulary.end_tokens,
                 scratch=self._scratch,
             )
 
@@ -207,55 +206,6 @@ class ModelRunner:
 
     def free(self) -> None:
         llama.llama_free(self._ctx)
-
-
-class Batch:
-    """A llama_batch whose arrays are ours, made once and filled by slices; each row has one sequence."""
-
-    def __init__(self, n_rows: int) -> None:
-        self._token, self._pos, self._seq_id, self._logits = (
-            array(code, bytes(array(code).itemsize * n_rows)) for code in "iiib"
-        )
-        n_seq_id = array("i", [1]) * n_rows
-        first = self._seq_id.buffer_info()[0]
-        seq_ids = (ctypes.POINTER(llama.llama_seq_id) * n_rows)(
-            *(
-                ctypes.cast(first + row * self._seq_id.itemsize, ctypes.POINTER(llama.llama_seq_id))
-                for row in range(n_rows)
-            )
-        )
-        self._kept = n_seq_id, seq_ids
-        self._native = llama.llama_batch(
-            token=_pointer(self._token, llama.llama_token),
-            pos=_pointer(self._pos, llama.llama_pos),
-            n_seq_id=_pointer(n_seq_id, ctypes.c_int32),
-            seq_id=ctypes.cast(seq_ids, ctypes.POINTER(ctypes.POINTER(llama.llama_seq_id))),
-            logits=_pointer(self._logits, ctypes.c_int8),
-        )
-        self.clear()
-
-    def clear(self) -> None:
-        self._n = 0
-
-    def add(self, tokens: "array[int]", position: int, seq_id: int, n_logits: int) -> None:
-        """Tokens of one sequence from `position` on, with the logits of the last `n_logits`."""
-        start, end = self._n, self._n + len(tokens)
-        self._token[start:end] = tokens
-        if len(tokens) == 1:
-            self._pos[start], self._seq_id[start], self._logits[start] = position, seq_id, n_logits
-        else:
-            self._pos[start:end] = array("i", range(position, position + len(tokens)))
-            self._seq_id[start:end] = array("i", [seq_id]) * len(tokens)
-            self._logits[start:end] = array("b", bytes(len(tokens) - n_logits) + b"\1" * n_logits)
-        self._n = end
-
-    def native(self) -> Any:
-        self._native.n_tokens = self._n
-        return self._native
-
-
-def _pointer(values: "array[int]", kind: Any) -> Any:
-    return ctypes.cast(values.buffer_info()[0], ctypes.POINTER(kind))
 
 
 def _seed(seed: int | None, index: int) -> int:

@@ -26,11 +26,11 @@ With prompt lookup, decoding sequences get drafts of their next tokens into a st
 of drafts are free ones that nobody else needs in this step: only what was accepted takes them.
 """
 
-from array import array
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
 from anyserve_worker.core.options import SHORT_PROMPT
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_line import PromptLine
 from anyserve_worker.scheduling.prompt_lookup import max_rows
@@ -43,46 +43,6 @@ LOOK_AHEAD = 16
 """Waiting sequences that are looked at in a step beyond those that can start."""
 FIRST_SHARE = 4
 """The first in line has one in so many prompt tokens of each step."""
-
-
-@dataclass(slots=True)  # not frozen: one for each token, and frozen ones take three times as long to make
-class Chunk:
-    """`sequence.tokens[start : start + count]` are computed in this step, and behind them a draft of the next ones."""
-
-    sequence: Sequence
-    start: int
-    count: int
-    draft: tuple[int, ...] = ()
-    """Only of a chunk that samples."""
-
-    @property
-    def n_rows(self) -> int:
-        return self.count + len(self.draft)
-
-    @property
-    def tokens(self) -> "array[int]":
-        """One for each row."""
-        tokens = self.sequence.tokens[self.start : self.start + self.count]
-        tokens.extend(self.draft)
-        return tokens
-
-    @property
-    def scores(self) -> bool:
-        """How likely the tokens of the prompt are is wanted, and known in this step."""
-        return self.sequence.wants_scores
-
-    @property
-    def n_logits(self) -> int:
-        """The last so many rows need their logits."""
-        if self.scores:
-            return self.n_rows
-        return 1 + len(self.draft) if self.samples else 0
-
-    @property
-    def samples(self) -> bool:
-        """The chunk reaches the end of the sequence: its last token's logits give the next token, and those of each
-        token of the draft one more, as long as the draft turns out to be right."""
-        return self.start + self.count == len(self.sequence.tokens)
 
 
 @dataclass(slots=True)

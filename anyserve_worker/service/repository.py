@@ -130,7 +130,7 @@ class ServedModel:
         assert self._pooler is not None
         assert self._threads is not None
         self._engine = Engine(
-            self._model,
+            self._model.vocabulary,
             self._runner,
             options,
             self._threads,
@@ -145,17 +145,18 @@ class ServedModel:
         self.state = State.READY
 
     def _describe(self, model: Model, n_ctx: int, pooler: EmbeddingRunner) -> dict[str, str]:
-        embeds = contract.TASK_EMBED in model.tasks
+        embeds, vocabulary = contract.TASK_EMBED in model.tasks, model.vocabulary
         templates = model.chat_template() + model.chat_template("tool_use")
+        user_defined = _within(vocabulary.special_texts.user_defined, templates)
         description = {
             "chat_template": model.chat_template(),
             "chat_template_tool_use": model.chat_template("tool_use"),
-            "bos_token": model.bos_text,
-            "eos_token": model.eos_text,
-            "control_tokens": json.dumps(model.special_texts.control, ensure_ascii=False),
-            "user_defined_tokens": json.dumps(_within(model.special_texts.user_defined, templates), ensure_ascii=False),
+            "bos_token": vocabulary.bos_text,
+            "eos_token": vocabulary.eos_text,
+            "control_tokens": json.dumps(vocabulary.special_texts.control, ensure_ascii=False),
+            "user_defined_tokens": json.dumps(user_defined, ensure_ascii=False),
             "context_length": str(n_ctx),
-            "vocab_size": str(model.n_vocab),
+            "vocab_size": str(vocabulary.n_vocab),
             "architecture": model.metadata("general.architecture"),
             "description": model.description,
             "loaded_at": str(int(time.time())),

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from pathlib import Path
 
+from anyserve_common import tracing
 from anyserve_worker.service.tls import TLS
-from anyserve_worker.telemetry import tracing
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,9 @@ from anyserve_worker.core.guide import Guide
 from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.core.options import MAX_DRAFT
 from anyserve_worker.core.spans import Spans
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.embedding_queue import Part, Vector
 from anyserve_worker.scheduling.prefix import common_prefix
-from anyserve_worker.scheduling.scheduler import Chunk
 from anyserve_worker.scheduling.sequence import Sequence
 from protos import contract
 

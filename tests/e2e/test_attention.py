@@ -10,7 +10,7 @@ from anyserve_worker.core.options import FlashAttention, ModelOptions
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner
-from anyserve_worker.scheduling.scheduler import Chunk
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.sequence import Sequence, token_array
 from anyserve_worker.text.output import TextOutput
 from tests.models import smollm2_path
@@ -28,7 +28,7 @@ class Recorder:
 
     def sample(self, row: int) -> int:
         logits = llama.llama_get_logits_ith(self._runner._ctx, row)
-        self._logits.append(np.ctypeslib.as_array(logits, (self._runner.model.n_vocab,)).copy())
+        self._logits.append(np.ctypeslib.as_array(logits, (self._runner.model.vocabulary.n_vocab,)).copy())
         return 0
 
     def free(self) -> None: ...

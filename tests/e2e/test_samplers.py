@@ -34,13 +34,13 @@ def model() -> Iterator[Model]:
 
 
 def tokens_of(model: Model, text: str) -> "array[int]":
-    return model.tokens_of(text, add_special=False, parse_special=False)
+    return model.vocabulary.tokens_of(text, add_special=False, parse_special=False)
 
 
 def test_breakers_are_looked_for_in_what_llama_cpp_makes_of_each_token(model: Model) -> None:
-    words = model._words
-    assert [words[token] for token in range(model.n_vocab)] == [
-        model.text_of(array("i", [token])) for token in range(model.n_vocab)
+    words = model.vocabulary._words
+    assert [words[token] for token in range(model.vocabulary.n_vocab)] == [
+        model.vocabulary.text_of(array("i", [token])) for token in range(model.vocabulary.n_vocab)
     ]
 
 
@@ -60,7 +60,7 @@ def test_breakers_are_looked_for_in_what_llama_cpp_makes_of_each_token(model: Mo
 )
 def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breakers: tuple[str, ...]) -> None:
     chosen = random.Random(repr(breakers))
-    alphabet = tokens_of(model, TEXTS)
+    vocabulary, alphabet = model.vocabulary, tokens_of(model, TEXTS)
     n_penalized = 0
     for trial in range(12):
         sampling = SamplingParameters(
@@ -72,9 +72,9 @@ def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breake
         )
         tokens = chosen.sample(list(alphabet), chosen.choice([2, 3, 5]))
         prompt = array("i", [chosen.choice(tokens) for _ in range(chosen.choice([1, 5, 100]))])
-        ours = chain(sampling, 1, SeenPrompt(sampling, prompt, N_CTX, model.breakers), Scratch(model.n_vocab))
-        theirs = Chain(sampling, 1, prompt, model.vocab, model.n_vocab, N_CTX)
-        logits = np.random.default_rng(trial).standard_normal(model.n_vocab).astype(np.float32)
+        ours = chain(sampling, 1, SeenPrompt(sampling, prompt, N_CTX, vocabulary.breakers), Scratch(vocabulary.n_vocab))
+        theirs = Chain(sampling, 1, prompt, vocabulary.handle, vocabulary.n_vocab, N_CTX)
+        logits = np.random.default_rng(trial).standard_normal(vocabulary.n_vocab).astype(np.float32)
         for _ in range(40):
             _, found = theirs.apply(logits)
             expected = np.zeros_like(logits)

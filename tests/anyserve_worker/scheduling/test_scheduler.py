@@ -10,9 +10,10 @@ from hypothesis import strategies as st
 from anyserve_worker.core.errors import NoRoom
 from anyserve_worker.core.prefix_key import PrefixKey
 from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_lookup import max_rows
-from anyserve_worker.scheduling.scheduler import MIN_SHARED_PREFIX, Chunk, Scheduler
+from anyserve_worker.scheduling.scheduler import MIN_SHARED_PREFIX, Scheduler
 from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.text.output import TextOutput
 from tests.anyserve_worker.fakes import FakeMemory, score

@@ -9,9 +9,10 @@ import pytest
 
 from anyserve_worker.core.options import SHORT_PROMPT, ModelOptions
 from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.scheduling.chunk import Chunk
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.prompt_line import PromptLine, size_class
-from anyserve_worker.scheduling.scheduler import FIRST_SHARE, Chunk, Scheduler
+from anyserve_worker.scheduling.scheduler import FIRST_SHARE, Scheduler
 from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS, StepPace
 from anyserve_worker.text.output import TextOutput

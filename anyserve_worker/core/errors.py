@@ -1,7 +1,7 @@
 """What can go wrong with a request, as types that carry their gRPC status. PURE.
 
-`servicer.py` converts them once, at the edge: to a status with trailing metadata (unary) or to an error response
-(stream). Nothing else chooses a status code.
+`service/servicer.py` converts them once, at the edge: to a status with trailing metadata (unary) or to an error
+response (stream). Nothing else chooses a status code.
 """
 
 from grpc import StatusCode
@@ -10,7 +10,7 @@ from anyserve_common.text import shortened
 from protos import contract
 
 MAX_MESSAGE = 500
-"""Characters. Message and tensor travel in headers, and too large headers end the connection with everybody on it."""
+"""Characters. Message and tensor travel in headers, and too large headers end the connection with every call on it."""
 MAX_NAME = 100
 """Characters of a name that a client made up, of a tensor or the part of a guide; longer ones are left out."""
 

@@ -29,7 +29,7 @@ MAX_DRAFT = 16
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """`python -m anyserve_worker --help` says what they mean; 0 is the default that suits the model or the machine."""
+    """`python -m anyserve_worker --help` explains them; 0 is the default that suits the model or the machine."""
 
     n_ctx: int = 0
     kv_cells: int = 0

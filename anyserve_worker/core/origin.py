@@ -1,4 +1,4 @@
-"""Whom a request is for: ids for the log, and its place in a trace. PURE.
+"""Where a request comes from: ids for the log, and its place in a trace. PURE.
 
 They have no effect on an answer, so what makes no sense is left out rather than refused.
 """
@@ -21,28 +21,28 @@ class Origin:
     """Each is empty if it is unknown."""
 
     id: str = ""
-    """Of the gRPC request."""
+    """The id of the gRPC request."""
     request_id: str = ""
-    """What the HTTP client calls it."""
+    """The id of the client's HTTP request."""
     traceparent: str = ""
     tracestate: str = ""
 
 
-NOBODY = Origin()
+UNKNOWN_ORIGIN = Origin()
 
 
 def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
-    """`metadata` is that of a call which is for this request alone."""
-    told = {name: value for name, value in metadata if isinstance(value, str)}
+    """`metadata`: that of the call, if the call is for this request alone."""
+    headers = {name: value for name, value in metadata if isinstance(value, str)}
     for header, parameter in contract.HEADER_PARAMETERS.items():
         if parameter in request.parameters:
-            told[header] = request.parameters[parameter].string_param
-    parent = trace_context.parent(told.get(contract.METADATA_TRACEPARENT, ""))
+            headers[header] = request.parameters[parameter].string_param
+    parent = trace_context.parent(headers.get(contract.METADATA_TRACEPARENT, ""))
     return Origin(
         _sane(request.id),
-        _sane(told.get(contract.METADATA_REQUEST_ID, "")),
+        _sane(headers.get(contract.METADATA_REQUEST_ID, "")),
         parent,
-        trace_context.state(told.get(contract.METADATA_TRACESTATE, "")) if parent else "",
+        trace_context.state(headers.get(contract.METADATA_TRACESTATE, "")) if parent else "",
     )
 
 

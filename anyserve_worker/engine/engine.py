@@ -1,9 +1,10 @@
-"""The engine: one thread owns the model; requests are let in and told of their answers on the event loop.
+"""The engine: one thread owns the model; requests are admitted and answered on the event loop.
 
-Requests and cancellations come to the thread through an inbox; what a step yields goes out through mailboxes on the
+Requests and cancellations reach the thread through an inbox; what a step yields goes out through mailboxes on the
 event loop, with one wake-up of the loop a step. Nothing that a client does can block the thread.
 
-A step is one of generation (`generations.py`), and behind it one batch of embeddings, if any wait (`embeddings.py`).
+A step is one of generation (`text_steps.py`), and behind it one batch of embeddings, if any wait
+(`embedding_steps.py`).
 """
 
 import asyncio
@@ -27,16 +28,16 @@ from anyserve_worker.core.errors import (
 )
 from anyserve_worker.core.generation_request import GenerationRequest
 from anyserve_worker.core.options import KEPT_CELLS, ModelOptions
-from anyserve_worker.core.origin import NOBODY, Origin
+from anyserve_worker.core.origin import UNKNOWN_ORIGIN, Origin
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
-from anyserve_worker.engine.embedding_steps import Embedding, Embeddings
+from anyserve_worker.engine.embedding_steps import EmbeddingSteps
 from anyserve_worker.engine.preparation import Preparation
-from anyserve_worker.engine.running_request import Generation
+from anyserve_worker.engine.running_request import RunningEmbedding, RunningGeneration
 from anyserve_worker.engine.stats import EngineStats
-from anyserve_worker.engine.text_steps import Generations, Runner
+from anyserve_worker.engine.text_steps import TextRunner, TextSteps
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
-from anyserve_worker.scheduling.embedding_queue import Job, Pooler
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, VectorRunner
 from anyserve_worker.scheduling.kv_cache import KVCache
 from anyserve_worker.scheduling.scheduler import Scheduler
 from anyserve_worker.threads.chooser import ThreadChooser
@@ -45,19 +46,21 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 log = logging.getLogger(__name__)
 
+RunningRequest = RunningGeneration | RunningEmbedding
+
 
 class Engine:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        runner: Runner,
+        runner: TextRunner,
         options: ModelOptions,
         threads: ThreadChooser,
         clock: Callable[[], float] = time.monotonic,
         *,
-        pooler: Pooler | None = None,
-        pooler_threads: ThreadChooser | None = None,
-        on_end: Callable[[Generation], None] = lambda _: None,
+        vector_runner: VectorRunner | None = None,
+        vector_threads: ThreadChooser | None = None,
+        on_end: Callable[[RunningGeneration], None] = lambda _: None,
     ) -> None:
         """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread.
 
@@ -80,10 +83,10 @@ class Engine:
             kept_cells=max(0, min(KEPT_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
-        self._outbox: list[tuple[Generation | Embedding, Delta | WorkerError | None]] = []
-        self._ended: list[Generation] = []
+        self._outbox: list[tuple[RunningRequest, Delta | WorkerError | None]] = []
+        self._ended: list[RunningGeneration] = []
         self._on_end = on_end
-        self._generations = Generations(
+        self._text_steps = TextSteps(
             vocabulary,
             runner,
             self._scheduler,
@@ -92,11 +95,11 @@ class Engine:
             self._post,
             lambda generation: self._ended.append(generation),
         )
-        self._pooler = pooler
-        self._embeddings: Embeddings | None = None
-        if pooler:
-            chooser = pooler_threads or ThreadChooser((1,), (1,))
-            self._embeddings = Embeddings(pooler, chooser, self.stats, self._post)
+        self._vector_runner = vector_runner
+        self._embedding_steps: EmbeddingSteps | None = None
+        if vector_runner:
+            chooser = vector_threads or ThreadChooser((1,), (1,))
+            self._embedding_steps = EmbeddingSteps(vector_runner, chooser, self.stats, self._post)
         self._n_requests = 0
         """Requests that have not been answered yet; counted on the event loop."""
         self._closing = False
@@ -147,35 +150,37 @@ class Engine:
     def n_free_cells(self) -> int:
         return self._scheduler.cache.n_free_cells
 
-    async def submit(self, request: GenerationRequest, origin: Origin = NOBODY) -> Generation:
+    async def submit(self, request: GenerationRequest, origin: Origin = UNKNOWN_ORIGIN) -> RunningGeneration:
         """Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining. The caller iterates,
         or cancels."""
         deadline = self._deadline(request.timeout)
         with self._place():
             async with _within(request.timeout):
                 sequences = await self._preparation.sequences(request)
-        generation = Generation(sequences, deadline, self.abort, origin)
-        self._inbox.put(lambda: self._generations.add(generation))
+        generation = RunningGeneration(sequences, deadline, self.abort, origin)
+        self._inbox.put(lambda: self._text_steps.add(generation))
         return generation
 
-    async def embed(self, request: EmbedRequest | RankRequest) -> Job:
-        """When it is done. Raises as `submit` does, and for what goes wrong later. To cancel it drops the request."""
-        assert self._pooler is not None
-        assert self._embeddings is not None
-        embeddings, pooling, most = self._embeddings, self._pooler.pooling, self._pooler.n_embedding
-        deadline = self._deadline(request.timeout)
+    async def embed(self, request: EmbedRequest | RankRequest) -> EmbeddingJob:
+        """Returns the job when it is done. Raises what `submit` raises, or WorkerError. Cancelled, it drops the job."""
+        assert self._vector_runner is not None
+        assert self._embedding_steps is not None
+        steps, runner = self._embedding_steps, self._vector_runner
+        pooling, deadline = runner.pooling, self._deadline(request.timeout)
         with self._place():
             async with _within(request.timeout):
                 if isinstance(request, RankRequest):
-                    tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, self._pooler.n_ctx)
+                    tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, runner.n_ctx)
                 else:
-                    tokens = await self._tokenizer.tokens_to_embed(request.prompt, self._pooler.n_ctx)
+                    tokens = await self._tokenizer.tokens_to_embed(request.prompt, runner.n_ctx)
                     pooling = request.pooling or pooling
-            if isinstance(request, EmbedRequest) and (request.dimensions or 0) > most:
+            if isinstance(request, EmbedRequest) and (request.dimensions or 0) > runner.n_embedding:
                 name = contract.DIMENSIONS.name
-                raise InvalidRequest(f"tensor '{name}': {request.dimensions}, the model has {most}", tensor=name)
-        embedding = Embedding(Job(tokens, pooling, request.caller, request.priority), deadline, self._abort_embedding)
-        self._inbox.put(lambda: embeddings.add(embedding))
+                problem = f"{request.dimensions}, the model has {runner.n_embedding}"
+                raise InvalidRequest(f"tensor '{name}': {problem}", tensor=name)
+        job = EmbeddingJob(tokens, pooling, request.caller, request.priority)
+        embedding = RunningEmbedding(job, deadline, self._abort_embedding)
+        self._inbox.put(lambda: steps.add(embedding))
         try:
             return await embedding.result()
         finally:
@@ -197,17 +202,17 @@ class Engine:
         """Called before the request is parsed. Raises ContextLengthExceeded."""
         n_ids = tensors.n_ids(request, contract.PROMPT_TOKEN_IDS.name)
         if n_ids > tensors.LONG:
-            self._tokenizer.refuse_too_many(task, n_ids, self._pooler.n_ctx if self._pooler else 0)
+            self._tokenizer.refuse_too_many(task, n_ids, self._vector_runner.n_ctx if self._vector_runner else 0)
 
-    def abort(self, generation: Generation) -> None:
+    def abort(self, generation: RunningGeneration) -> None:
         """The one way out before the end; the caller gets nothing more."""
         self._n_requests -= 1
-        self._inbox.put(lambda: self._generations.abort(generation))
+        self._inbox.put(lambda: self._text_steps.abort(generation))
 
-    def _abort_embedding(self, embedding: Embedding) -> None:
+    def _abort_embedding(self, embedding: RunningEmbedding) -> None:
         self._n_requests -= 1
-        if embeddings := self._embeddings:
-            self._inbox.put(lambda: embeddings.abort(embedding))
+        if steps := self._embedding_steps:
+            self._inbox.put(lambda: steps.abort(embedding))
 
     async def close(self) -> None:
         """Fails what is still there, ends the threads. The runner and the vocabulary may be freed afterwards."""
@@ -241,7 +246,7 @@ class Engine:
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._clock() + timeout
 
-    def _hand_over(self, outbox: list[tuple[Generation | Embedding, Any]], ended: list[Generation]) -> None:
+    def _hand_over(self, outbox: list[tuple[RunningRequest, Any]], ended: list[RunningGeneration]) -> None:
         for work, item in outbox:
             if not work.done:
                 work.put(item)
@@ -254,7 +259,7 @@ class Engine:
     def _run(self) -> None:
         while not self._closing:
             try:
-                self._take_in(wait=self._scheduler.idle and (not self._embeddings or self._embeddings.idle))
+                self._take_in(wait=self._scheduler.idle and (not self._embedding_steps or self._embedding_steps.idle))
                 self.step()
             except Exception as error:
                 log.exception("a step failed")
@@ -265,14 +270,14 @@ class Engine:
         self._deliver()
 
     def step(self) -> None:
-        """What comes of it is in the outbox."""
+        """Computes one step; its deltas and errors are in the outbox then."""
         now = self._clock()
-        self._generations.expire(now)
-        if self._embeddings:
-            self._embeddings.expire(now)
-        self._generations.step()
-        if self._embeddings:
-            self._embeddings.step()  # One batch, so that streams go on.
+        self._text_steps.expire(now)
+        if self._embedding_steps:
+            self._embedding_steps.expire(now)
+        self._text_steps.step()
+        if self._embedding_steps:
+            self._embedding_steps.step()  # One batch, so that streams go on.
 
     def _take_in(self, *, wait: bool) -> None:
         try:
@@ -282,7 +287,7 @@ class Engine:
         except Empty:
             return
 
-    def _post(self, work: Generation | Embedding, item: Delta | WorkerError | None) -> None:
+    def _post(self, work: RunningRequest, item: Delta | WorkerError | None) -> None:
         self._outbox.append((work, item))
 
     def _deliver(self) -> None:
@@ -292,14 +297,14 @@ class Engine:
             self._loop.call_soon_threadsafe(self._hand_over, outbox, ended)
 
     def _fail_all(self, error: WorkerError) -> None:
-        self._generations.fail_all(error)
-        if self._embeddings:
-            self._embeddings.fail_all(error)
+        self._text_steps.fail_all(error)
+        if self._embedding_steps:
+            self._embedding_steps.fail_all(error)
 
 
 @asynccontextmanager
 async def _within(timeout: float | None) -> AsyncIterator[None]:
-    """For what comes before the engine's thread knows of a request. Raises DeadlineExceeded."""
+    """Bounds what is done with a request before the engine's thread gets it. Raises DeadlineExceeded."""
     try:
         async with asyncio.timeout(timeout):
             yield

@@ -11,7 +11,7 @@ from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.core.generation_request import GenerationRequest
 from anyserve_worker.core.guide import GuideMatcher
 from anyserve_worker.core.sampling_parameters import SamplingParameters
-from anyserve_worker.engine.text_steps import Runner
+from anyserve_worker.engine.text_steps import TextRunner
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
 from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.sampling.chain import looks_back
@@ -19,11 +19,11 @@ from anyserve_worker.scheduling.sequence import Sequence
 from anyserve_worker.text.echo import echo_of
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
-from anyserve_worker.text.reasoning_counter import Mark
+from anyserve_worker.text.reasoning_counter import ReasoningCounter
 from protos import contract
 
 MAX_ECHOED_LOGPROBS = 1 << 20
-"""Log probabilities of prompts in one answer, those of the likeliest tokens included: some 100 bytes each."""
+"""Log probabilities of prompts in one response, those of the likeliest tokens included: some 100 bytes each."""
 INLINE_LOOK_BACK = 8192
 """Tokens of a prompt that a penalty other than DRY looks back at on the event loop: within a millisecond."""
 
@@ -32,7 +32,7 @@ class Preparation:
     def __init__(
         self,
         vocabulary: Vocabulary,
-        runner: Runner,
+        runner: TextRunner,
         tokenizer: Tokenizer,
         guides: GuideCompiler,
         refuse_if_closing: Callable[[], None],
@@ -65,7 +65,7 @@ class Preparation:
                 sampling=sampling,
                 output=TextOutput(request.stop),
                 guide=guides[index],
-                mark=Mark(request.mark_end, request.mark_begin) if request.mark_end else None,
+                reasoning=ReasoningCounter(request.mark_end, request.mark_begin) if request.mark_end else None,
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),

@@ -1,4 +1,4 @@
-"""A request that the engine works on, as its caller on the event loop sees it."""
+"""Requests that the engine works on, as their callers on the event loop see them."""
 
 import asyncio
 import time
@@ -7,12 +7,13 @@ from collections.abc import AsyncIterator, Callable
 
 from anyserve_worker.core.delta import Delta
 from anyserve_worker.core.errors import WorkerError
-from anyserve_worker.core.origin import NOBODY, Origin
+from anyserve_worker.core.origin import UNKNOWN_ORIGIN, Origin
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob
 from anyserve_worker.scheduling.sequence import Sequence
 
 
-class Generation:
-    """A request in the engine, as its caller on the event loop sees it.
+class RunningGeneration:
+    """A request for texts.
 
     Iterate to get what has come since the last time: a list of deltas, in order. Raises WorkerError where the request
     failed. Or have it all sent on, with `forward`. Leaving the iteration early is not enough to stop the engine:
@@ -23,8 +24,8 @@ class Generation:
         self,
         sequences: list[Sequence],
         deadline: float | None,
-        on_cancel: Callable[["Generation"], None],
-        origin: Origin = NOBODY,
+        on_cancel: Callable[["RunningGeneration"], None],
+        origin: Origin = UNKNOWN_ORIGIN,
     ) -> None:
         """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
         self._on_cancel = on_cancel
@@ -36,7 +37,7 @@ class Generation:
         self.sequences = sequences
         self.deadline = deadline
         self.origin = origin
-        # Of time.monotonic_ns(), 0 if it has not come so far. The engine's thread takes them down, as what follows.
+        # Times are those of time.monotonic_ns(), 0 before they come. The engine's thread sets them, and what follows.
         self.submitted_ns = time.monotonic_ns()
         self.started_ns = 0
         """Its first step began."""
@@ -110,3 +111,39 @@ class Generation:
                     raise item
                 deltas.append(item)
             yield deltas
+
+
+class RunningEmbedding:
+    """A request for a vector or score. Await `result()`; a caller that goes away calls `cancel()`."""
+
+    def __init__(
+        self, job: EmbeddingJob, deadline: float | None, on_cancel: Callable[["RunningEmbedding"], None]
+    ) -> None:
+        """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
+        self._on_cancel = on_cancel
+        self._arrived = asyncio.Event()
+        self._error: WorkerError | None = None
+        self.done = False
+        self.job = job
+        self.deadline = deadline
+        self.submitted_ns = time.monotonic_ns()
+        self.started = False
+
+    def cancel(self) -> None:
+        """The caller is gone; the engine drops the request before its next step."""
+        if not self.done:
+            self.done = True
+            self._on_cancel(self)
+
+    def put(self, error: WorkerError | None) -> None:
+        """The job is done, or has failed. Called on the event loop only."""
+        self.done = True
+        self._error = error
+        self._arrived.set()
+
+    async def result(self) -> EmbeddingJob:
+        """Returns the job when it is done. Raises WorkerError."""
+        await self._arrived.wait()
+        if self._error:
+            raise self._error
+        return self.job

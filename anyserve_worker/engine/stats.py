@@ -1,19 +1,20 @@
 """What the engine counts, for Triton's ModelStatistics and for metrics. PURE.
 
-A step adds to it a few times, which takes about a microsecond; who asks reads it as it is.
+A step adds to it a few times, which takes about a microsecond; readers take it as it is.
 """
 
 from bisect import bisect_left
-from collections import Counter as Tally
+from collections import Counter
 from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class Counter:
+class Durations:
     """Triton's StatisticDuration."""
 
     count: int = 0
     ns: int = 0
+    """Nanoseconds, all of them together."""
 
     def add(self, ns: int) -> None:
         self.count += 1
@@ -43,10 +44,10 @@ def _powers(low: float, n: int) -> tuple[float, ...]:
 class EngineStats:
     """Written by the engine's thread. Durations: `success`, `failure` whole requests, `queue` until first computed."""
 
-    success: Counter = field(default_factory=Counter)
-    failure: Counter = field(default_factory=Counter)
-    queue: Counter = field(default_factory=Counter)
-    steps: Counter = field(default_factory=Counter)
+    success: Durations = field(default_factory=Durations)
+    failure: Durations = field(default_factory=Durations)
+    queue: Durations = field(default_factory=Durations)
+    steps: Durations = field(default_factory=Durations)
     prompt_tokens: int = 0
     cached_tokens: int = 0
     generated_tokens: int = 0
@@ -55,7 +56,7 @@ class EngineStats:
     """Of those that were drafted."""
     last_request_ms: int = 0
     """Unix time at which the last request came."""
-    outcomes: Tally[str] = field(default_factory=Tally)
+    outcomes: Counter[str] = field(default_factory=Counter)
     """How requests have ended: a finish_reason, `embedded`, `cancelled`, or the status of their error."""
     requests_refused: int = 0
     """Because the queue was full, or that of guides; counted on the event loop."""

@@ -1,4 +1,4 @@
-"""Texts in the engine: what its thread does with them. One step reads: schedule, run, sample, commit, deliver.
+"""Texts in the engine: what its thread does with them. A step reads: schedule, run, sample, commit, deliver.
 
 A sequence ends in one of two ways: `_finish`, when it has its finish_reason, or `abort`, for everything else (client
 gone, deadline passed, engine failure, shutdown). Both free its cells before the next step.
@@ -13,7 +13,7 @@ from typing import Protocol
 from anyserve_worker.core.delta import Delta
 from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
 from anyserve_worker.core.logprob import TokenLogprob, TokenScore
-from anyserve_worker.engine.running_request import Generation
+from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
 from anyserve_worker.scheduling.chunk import Chunk
@@ -24,11 +24,11 @@ from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract
 
 NO_SCORE = TokenScore(-1, math.nan, ())
-"""Of a prompt's first token, which nothing precedes."""
+"""The score of a prompt's first token, which nothing precedes."""
 
 
-class Runner(Memory, Protocol):
-    """What the engine asks of `model_runner.ModelRunner`, from its own thread only."""
+class TextRunner(Memory, Protocol):
+    """Computes steps and samples tokens, on the engine's thread only. Implemented by `llama.model_runner`."""
 
     n_ctx: int
     n_batch: int
@@ -44,21 +44,21 @@ class Runner(Memory, Protocol):
     def clear(self) -> None: ...
 
 
-class Generations:
-    """All that are in the engine. On the engine's thread only."""
+class TextSteps:
+    """The generations that are in the engine. On the engine's thread only."""
 
     def __init__(
         self,
         vocabulary: Vocabulary,
-        runner: Runner,
+        runner: TextRunner,
         scheduler: Scheduler,
         threads: ThreadChooser,
         stats: EngineStats,
-        deliver: Callable[[Generation, Delta | WorkerError], None],
-        on_end: Callable[[Generation], None],
+        deliver: Callable[[RunningGeneration, Delta | WorkerError], None],
+        on_end: Callable[[RunningGeneration], None],
     ) -> None:
-        """`deliver` is told of each delta, and of each error. `on_end`: nothing more will come of this one, whether
-        it was told or not."""
+        """`deliver` is called with each delta and each error; `on_end` when nothing more will come of a generation,
+        whatever was delivered."""
         self._vocabulary = vocabulary
         self._runner = runner
         self._scheduler = scheduler
@@ -66,10 +66,10 @@ class Generations:
         self._stats = stats
         self._deliver = deliver
         self._on_end = on_end
-        self._live: set[Generation] = set()
-        self._owner: dict[Sequence, Generation] = {}
+        self._live: set[RunningGeneration] = set()
+        self._owner: dict[Sequence, RunningGeneration] = {}
 
-    def add(self, generation: Generation) -> None:
+    def add(self, generation: RunningGeneration) -> None:
         self._stats.last_request_ms = time.time_ns() // 1_000_000
         self._live.add(generation)
         for sequence in generation.sequences:
@@ -82,7 +82,7 @@ class Generations:
                 self._emit(sequence, text, contract.FINISH_LENGTH, logprobs)
                 self._close(sequence)
 
-    def abort(self, generation: Generation, error: WorkerError | None = None) -> None:
+    def abort(self, generation: RunningGeneration, error: WorkerError | None = None) -> None:
         if generation not in self._live:
             return
         generation.error = error
@@ -126,7 +126,7 @@ class Generations:
         try:
             self._runner.run(chunks, threads)
         except NoRoom:
-            if not self._scheduler.relieve():
+            if not self._scheduler.make_room():
                 for sequence in list(self._scheduler.running):
                     self.abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
             return False
@@ -151,7 +151,7 @@ class Generations:
     def _append(self, chunk: Chunk, tokens: list[int]) -> None:
         """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
         sequence, text, reason = chunk.sequence, "", None
-        output, vocabulary, logprobs = sequence.output, self._vocabulary, sequence.logprobs
+        output, vocabulary, scores = sequence.output, self._vocabulary, sequence.logprobs
         if sequence.error:
             self.abort(self._owner[sequence], sequence.error)
             return
@@ -165,11 +165,11 @@ class Generations:
             if vocabulary.is_end(token) or token in sequence.sampling.stop_token_ids:
                 reason = contract.FINISH_STOP
             else:
-                if logprobs:
-                    logprobs.push(self._told(sequence.scored.popleft()), len(text) + output.n_held)
+                if scores:
+                    scores.push(self._token_logprob(sequence.scored.popleft()), len(text) + output.n_held)
                 piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
-                if sequence.mark:
-                    sequence.mark.push(piece, sequence.n_generated)
+                if sequence.reasoning:
+                    sequence.reasoning.push(piece, sequence.n_generated)
                 text += output.push(piece)
                 if not output.stopped and len(sequence.tokens) >= sequence.limit:
                     reason = contract.FINISH_LENGTH
@@ -185,10 +185,10 @@ class Generations:
         if output.stopped:
             reason = contract.FINISH_STOP
         if text or reason or echoed:
-            told = logprobs.pop(len(text), all=bool(reason) and not output.stopped) if logprobs else ()
+            logprobs = scores.pop(len(text), all=bool(reason) and not output.stopped) if scores else ()
             if echoed:
-                text, told = echoed[0] + text, echoed[1] + told
-            self._emit(sequence, text, reason, told)
+                text, logprobs = echoed[0] + text, echoed[1] + logprobs
+            self._emit(sequence, text, reason, logprobs)
         if reason:
             self._finish(sequence)
 
@@ -199,11 +199,11 @@ class Generations:
         if not sequence.scores_prompt:
             return echo.text, ()
         scores = [NO_SCORE, *(sequence.scored.popleft() for _ in range(sequence.n_prompt - 1))]
-        told = zip(scores[sequence.n_prompt - len(echo.pieces) :], echo.pieces, strict=True)
-        return echo.text, tuple(self._told(score, piece) for score, piece in told)
+        scored_pieces = zip(scores[sequence.n_prompt - len(echo.pieces) :], echo.pieces, strict=True)
+        return echo.text, tuple(self._token_logprob(score, piece) for score, piece in scored_pieces)
 
-    def _told(self, score: TokenScore, piece: bytes | None = None) -> TokenLogprob:
-        """As the wire tells it. `piece`, if the token is not written as it always is."""
+    def _token_logprob(self, score: TokenScore, piece: bytes | None = None) -> TokenLogprob:
+        """As it is sent. `piece`: the token's bytes where they differ from what the vocabulary has."""
         written = self._vocabulary.written
         top = tuple((written(token), logprob) for token, logprob in score.top)
         return TokenLogprob(written(score.token) if piece is None else piece, score.logprob, top)
@@ -211,7 +211,7 @@ class Generations:
     def _emit(self, sequence: Sequence, text: str, reason: str | None, logprobs: tuple[TokenLogprob, ...] = ()) -> None:
         generation = self._owner[sequence]
         if not generation.first_ns:
-            self._take_first(generation)
+            self._record_first(generation)
         if reason:
             generation.reasons.append(reason)
         delta = Delta(
@@ -222,11 +222,11 @@ class Generations:
             prompt_tokens=sequence.n_prompt,
             cached_tokens=max(0, generation.sequences[0].n_cached),
             logprobs=logprobs,
-            marked_tokens=sequence.mark.count(sequence.n_generated) if sequence.mark else None,
+            marked_tokens=sequence.reasoning.count(sequence.n_generated) if sequence.reasoning else None,
         )
         self._deliver(generation, delta)
 
-    def _take_first(self, generation: Generation) -> None:
+    def _record_first(self, generation: RunningGeneration) -> None:
         generation.first_ns = time.monotonic_ns()
         if generation.started:
             self._stats.prefill_seconds.add((generation.first_ns - generation.started_ns) / 1e9)

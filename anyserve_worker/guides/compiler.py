@@ -99,12 +99,14 @@ class Lane:
 
 
 class GuideCompiler:
-    def __init__(self, vocabulary: GuideVocabulary, stats: GuideStats, most: int, max_wait: float = MAX_WAIT) -> None:
-        """`most`: requests that may be in the engine, and so quick guides that may wait."""
+    def __init__(
+        self, vocabulary: GuideVocabulary, stats: GuideStats, max_requests: int, max_wait: float = MAX_WAIT
+    ) -> None:
+        """`max_requests`: requests that may be in the engine, and so quick guides that may wait."""
         self._vocabulary = vocabulary
         self._stats = stats
         self._max_wait = max_wait
-        self._quick = Lane("guides", GuideQueue(1, most, most))
+        self._quick = Lane("guides", GuideQueue(1, max_requests, max_requests))
         self._slow = Lane("slow-guides", GuideQueue(len(SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
         self._jobs: dict[bytes, GuideJob] = {}

@@ -28,7 +28,7 @@ SPARE_SECONDS = 0.25
 """What a choice may take beyond that."""
 
 
-class Guides:
+class VocabularyGuides:
     """Compiles guides for one vocabulary. Safe from any thread."""
 
     def __init__(
@@ -38,7 +38,7 @@ class Guides:
         end_tokens: Sequence[int],
         tokenize: Callable[[str], Sequence[int]],
     ) -> None:
-        """`tokens` as they are written. `control` says which of them are no text.
+        """`tokens` as they are written. `control`: whether a token is no text.
 
         A grammar names a control token `<…>` by its text; one that is written otherwise, such as `[TOOL_CALLS]`, as
         `<|[TOOL_CALLS]|>`.

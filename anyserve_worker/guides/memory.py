@@ -17,10 +17,10 @@ def digest(guide: Guide) -> bytes:
 class LeastRecentlyUsed(Generic[V]):
     """Values by key. Those used longest ago are forgotten when their number or their total weight exceeds a limit."""
 
-    def __init__(self, most: int, most_weight: float) -> None:
-        """Whatever weighs more than `most_weight` by itself is not kept at all."""
-        self._most = most
-        self._most_weight = most_weight
+    def __init__(self, max_items: int, max_weight: float) -> None:
+        """Whatever weighs more than `max_weight` by itself is not kept at all."""
+        self._max_items = max_items
+        self._max_weight = max_weight
         self._items: OrderedDict[bytes, tuple[V, float]] = OrderedDict()
         self._weight = 0.0
 
@@ -36,11 +36,11 @@ class LeastRecentlyUsed(Generic[V]):
     def put(self, key: bytes, value: V, weight: float) -> None:
         """A key that is absent."""
         assert key not in self._items
-        if weight > self._most_weight:
+        if weight > self._max_weight:
             return
         self._items[key] = value, weight
         self._weight += weight
-        while len(self._items) > self._most or self._weight > self._most_weight:
+        while len(self._items) > self._max_items or self._weight > self._max_weight:
             _, (_, weight) = self._items.popitem(last=False)
             self._weight -= weight
 

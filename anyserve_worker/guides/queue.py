@@ -13,12 +13,12 @@ J = TypeVar("J")
 class GuideQueue(Generic[J]):
     """Jobs that wait. One job may wait for several callers; the first whose turn it is takes it for all of them."""
 
-    def __init__(self, n_levels: int, most: int, most_per_caller: int) -> None:
-        """A caller's jobs on a lower level go first. `most` and `most_per_caller` limit the highest level, where a job
-        counts once for each caller that waits for it."""
+    def __init__(self, n_levels: int, max_jobs: int, max_jobs_per_caller: int) -> None:
+        """A caller's jobs on a lower level go first. `max_jobs` and `max_jobs_per_caller` limit the highest level,
+        where a job counts once for each caller that waits for it."""
         self._n_levels = n_levels
-        self._most = most
-        self._most_per_caller = most_per_caller
+        self._max_jobs = max_jobs
+        self._max_jobs_per_caller = max_jobs_per_caller
         self._levels: dict[str, tuple[deque[J], ...]] = {}
         """Jobs by caller and level. A caller for which nothing waits is absent."""
         self._turns: dict[str, int] = {}
@@ -34,7 +34,7 @@ class GuideQueue(Generic[J]):
         if level == self._n_levels - 1:
             n_of_caller = len(levels[-1]) if levels else 0
             n_of_all = sum(len(levels[-1]) for levels in self._levels.values())
-            if n_of_all >= self._most or n_of_caller >= self._most_per_caller:
+            if n_of_all >= self._max_jobs or n_of_caller >= self._max_jobs_per_caller:
                 return False
         if levels is None:
             levels = self._levels[caller] = tuple(deque() for _ in range(self._n_levels))

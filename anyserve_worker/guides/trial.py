@@ -1,6 +1,6 @@
 """Guides are compiled in a process of their own first, which a bad one may end: the side of the worker.
 
-`trial_server.py` is the other side, and says why.
+`trial_server.py` is the other side, and has the reasons.
 """
 
 import json
@@ -113,7 +113,7 @@ class Trials:
             return self._wait_for(trial)
 
     def _wait_for(self, trial: "_Trial") -> int | None:
-        """The exit status of a trial that is over, None if nobody knows."""
+        """The exit status of a trial that is over, None if it is unknown."""
         trial.close()
         if trial.server is not self._server:
             return None  # It ended with its server.
@@ -130,7 +130,7 @@ class Trials:
         server.free()
 
     def _verdict(self, status: int | None) -> Exception:
-        """What the end of a trial without an answer says about the guide."""
+        """The error that a trial means which ended without an answer."""
         if self._closed:
             return Draining("the worker is shutting down")
         if status == -signal.SIGPROF:

@@ -1,8 +1,8 @@
 """The native side of embeddings and scores.
 
 The context that generates gives no embeddings, so there is a second one on the same weights, made at the first request:
-most who serve a model that generates want nothing else of it. It pools nothing (`embedder.py` does), so that each
-request may choose how, and a long prompt can be read in chunks. Only the scores of a reranker are llama.cpp's own work.
+most models that generate are used for nothing else. It pools nothing (`scheduling/embedding_queue.py` does), so that
+each request may choose how, and a long prompt can be read in chunks. Only a reranker's scores are llama.cpp's own work.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.llama.native_batch import NativeBatch
 from anyserve_worker.scheduling.chunk import Chunk
-from anyserve_worker.scheduling.embedding_queue import Part, Vector
+from anyserve_worker.scheduling.embedding_queue import EmbeddingPart, Vector
 from anyserve_worker.scheduling.sequence import Sequence, token_array
 
 
@@ -37,17 +37,17 @@ def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequen
 
 
 class EmbeddingRunner:
-    """Implements embedder.Pooler. Belongs to its engine's thread, but for the attributes."""
+    """Implements `embedding_queue.VectorRunner`. Belongs to its engine's thread, but for the attributes."""
 
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
-        """`threads` until a batch says otherwise."""
+        """`threads` until a batch sets another number."""
         self._model = model
         self._options = options
         self.whole = not model.is_causal
         self.ranks = model.ranks
         self.pooling = model.pooling if options.pooling == "auto" else options.pooling
-        most = model.n_ctx_train or DEFAULT_MAX_CONTEXT
-        self.n_ctx = min(options.n_ctx or DEFAULT_MAX_CONTEXT, most)
+        n_positions = model.n_ctx_train or DEFAULT_MAX_CONTEXT
+        self.n_ctx = min(options.n_ctx or DEFAULT_MAX_CONTEXT, n_positions)
         if model.is_causal and options.n_ctx:
             self.n_ctx = options.n_ctx  # Encoders have a place for each position, and no more than those.
         # llama.cpp also computes the logits of every token whose embedding it gives, if the model has a head for them:
@@ -85,9 +85,9 @@ class EmbeddingRunner:
             raise LoadError(f"the model computes nothing: {library.last_error}")
         self.clear()
 
-    # ---- embedder.Pooler
+    # ---- embedding_queue.VectorRunner
 
-    def run(self, parts: list[Part], threads: int) -> list[Vector]:
+    def run(self, parts: list[EmbeddingPart], threads: int) -> list[Vector]:
         if self._ctx is None:
             try:
                 self.open()
@@ -141,13 +141,13 @@ class NoGeneration:
         self.n_ctx = n_ctx
 
     def run(self, chunks: list[Chunk], threads: int) -> None:
-        raise AssertionError("a model that does not generate was asked to")
+        raise AssertionError("a model that does not generate was scheduled")
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
-        raise AssertionError("a model that does not generate was asked to")
+        raise AssertionError("a model that does not generate was scheduled")
 
     def prepare(self, sequences: Items[Sequence]) -> None:
-        raise AssertionError("a model that does not generate was asked to")
+        raise AssertionError("a model that does not generate was scheduled")
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return 0

@@ -1,4 +1,4 @@
-"""Gives memory that nobody uses back to the system.
+"""Gives unused memory back to the system.
 
 glibc keeps what was freed behind anything that still lives, in each of its arenas, and a worker's threads have many of
 them: hundreds of MiB would stay after thousands of calls, or after messages of megabytes.
@@ -10,25 +10,25 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-INTERVAL = 10.0
+INTERVAL_SECONDS = 10.0
 """Seconds between two looks at what the process has done."""
-WORK = 0.01
+BUSY_SHARE = 0.01
 """Processor time in each second of an interval, from which on there may be something to give back; else it is quiet."""
-MOST_INTERVALS = 6
+MAX_BUSY_INTERVALS = 6
 """Without a quiet interval, memory is given back after so many, though others may wait some 10 ms for that."""
 
 
-async def give_back(interval: float = INTERVAL) -> None:
+async def give_back(interval: float = INTERVAL_SECONDS) -> None:
     """In the first quiet interval after each that was not. Until it is cancelled."""
     trim = _trim()
     n_waited = 0
     while trim:
         began = time.process_time()
         await asyncio.sleep(interval)
-        quiet = time.process_time() - began < WORK * interval
+        quiet = time.process_time() - began < BUSY_SHARE * interval
         if not quiet:
             n_waited += 1
-        if n_waited and (quiet or n_waited >= MOST_INTERVALS):
+        if n_waited and (quiet or n_waited >= MAX_BUSY_INTERVALS):
             await asyncio.to_thread(trim)
             n_waited = 0
 

@@ -72,7 +72,7 @@ class Model:
 
     @property
     def pooling(self) -> str:
-        """How it makes one vector of all tokens; of one that generates and says nothing, the mean serves best."""
+        """How one vector is made of those of all tokens; the mean where the file has no word on it."""
         return _POOLINGS.get(self.pooling_type, contract.POOLING_MEAN)
 
     @property

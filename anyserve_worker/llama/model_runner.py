@@ -15,7 +15,7 @@ from anyserve_worker.llama.constants import CACHE_TYPES, DECODE_NO_ROOM, FLASH_A
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.native import library, llama
 from anyserve_worker.llama.native_batch import NativeBatch
-from anyserve_worker.llama.sequence_sampler import Rows, new_sampler
+from anyserve_worker.llama.sequence_sampler import LogitRows, new_sampler
 from anyserve_worker.sampling.chain import SeenPrompt
 from anyserve_worker.sampling.draw import Distribution, Scratch
 from anyserve_worker.scheduling.chunk import Chunk
@@ -49,7 +49,7 @@ class ModelRunner:
     """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
 
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
-        """`threads` until a step says otherwise. Raises LoadError if the context does not fit into memory."""
+        """`threads` until a step sets another number. Raises LoadError if the context does not fit into memory."""
         self.model = model
         self.n_ctx = options.n_ctx or min(model.n_ctx_train or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
         if self.n_ctx > model.n_ctx_train:
@@ -75,7 +75,7 @@ class ModelRunner:
         self._threads = threads
         self._scratch = Scratch(model.vocabulary.n_vocab)
         self._batch = NativeBatch(self.n_batch)
-        self._rows = Rows(self._ctx, model.vocabulary.n_vocab)
+        self._rows = LogitRows(self._ctx, model.vocabulary.n_vocab)
 
     @staticmethod
     def _attends_by_rows(options: ModelOptions) -> bool:
@@ -153,7 +153,7 @@ class ModelRunner:
         return tokens
 
     def _score(self, chunk: Chunk, row: int) -> None:
-        """Takes down how likely the prompt's tokens were: each row tells of the token behind it."""
+        """Records how likely the prompt's tokens were: each row scores the token behind it."""
         sequence = chunk.sequence
         assert sequence.sampling.logprobs is not None
         for position in range(chunk.start, min(chunk.start + chunk.count, sequence.n_prompt - 1)):

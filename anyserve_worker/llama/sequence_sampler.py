@@ -1,6 +1,6 @@
 """Samplers of one sequence, on the logits of a step.
 
-What a request asks of the logits beyond drawing a token (log probabilities, biases, a guide) happens in place, in
+What a request does to the logits besides drawing a token (log probabilities, biases, a guide) happens in place, in
 llama.cpp's own buffer, before the token is drawn from it.
 """
 
@@ -16,7 +16,7 @@ from anyserve_worker.sampling.draw import DirectSampler, Distribution, Logits, S
 from anyserve_worker.scheduling.sequence import Sampler, Sequence
 
 
-class Rows:
+class LogitRows:
     """The logits of a context's last step, by row of its batch."""
 
     def __init__(self, ctx: Any, n_vocab: int) -> None:
@@ -38,7 +38,7 @@ class Rows:
 class LogitsSampler:
     """Draws from the logits in place."""
 
-    def __init__(self, direct: DirectSampler, rows: Rows) -> None:
+    def __init__(self, direct: DirectSampler, rows: LogitRows) -> None:
         self._direct = direct
         self._rows = rows
 
@@ -49,7 +49,7 @@ class LogitsSampler:
 class EditingSampler:
     """Changes the logits as the request wants it, then lets `drawing` draw; takes down log probabilities."""
 
-    def __init__(self, drawing: Sampler, sequence: Sequence, rows: Rows, end_tokens: TokenIds) -> None:
+    def __init__(self, drawing: Sampler, sequence: Sequence, rows: LogitRows, end_tokens: TokenIds) -> None:
         """`end_tokens`: those with which the model ends its answer."""
         sampling = sequence.sampling
         self._drawing = drawing
@@ -96,7 +96,7 @@ class EditingSampler:
 
 
 def new_sampler(
-    sequence: Sequence, seed: int, seen: SeenPrompt, *, rows: Rows, end_tokens: TokenIds, scratch: Scratch
+    sequence: Sequence, seed: int, seen: SeenPrompt, *, rows: LogitRows, end_tokens: TokenIds, scratch: Scratch
 ) -> Sampler:
     """`seed` is that of this choice, `seen` that of its prompt."""
     drawing: Sampler = LogitsSampler(chain(sequence.sampling, seed, seen, scratch), rows)

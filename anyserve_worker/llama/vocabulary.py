@@ -17,7 +17,7 @@ import numpy as np
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.core.spans import Spans
-from anyserve_worker.guides.matcher import Guides, Matcher
+from anyserve_worker.guides.matcher import Matcher, VocabularyGuides
 from anyserve_worker.llama.native import llama
 from anyserve_worker.sampling.breakers import Breakers, Words
 from anyserve_worker.scheduling.sequence import token_array
@@ -46,7 +46,7 @@ class Vocabulary:
         self._puts_space = self._written[next(iter(self.tokens_of("a", parse_special=False)), 0)].startswith(b" ")
         """In front of a text, and so behind each special token (SentencePiece)."""
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
-        self._guides = Guides(self._written, self._is_control, self.end_tokens.tolist(), self.tokens_of)
+        self._guides = VocabularyGuides(self._written, self._is_control, self.end_tokens.tolist(), self.tokens_of)
         self.breakers = lru_cache(MAX_CACHED_BREAKERS)(self._breakers)
         """DRY's, from their strings. Takes milliseconds, and tenths of a second the first time."""
 
@@ -168,11 +168,11 @@ class Vocabulary:
     def _tokens(self, text: str, *, add_special: bool = False, parse_special: bool = True) -> "array[int]":
         return self._tokens_of(text.encode(), add_special=add_special, parse_special=parse_special)
 
-    def _tokens_of(self, given: bytes, *, add_special: bool, parse_special: bool) -> "array[int]":
-        tokens = token_array(bytes(4 * (len(given) + N_SPECIAL)))  # No token is empty: this is room for all.
+    def _tokens_of(self, text: bytes, *, add_special: bool, parse_special: bool) -> "array[int]":
+        tokens = token_array(bytes(4 * (len(text) + N_SPECIAL)))  # No token is empty: this is room for all.
         first = llama.llama_token.from_buffer(tokens)
         n = llama.llama_tokenize(
-            self.handle, given, len(given), ctypes.byref(first), len(tokens), add_special, parse_special
+            self.handle, text, len(text), ctypes.byref(first), len(tokens), add_special, parse_special
         )
         del first  # else the array can't be cut
         if n < 0:
@@ -189,7 +189,7 @@ class Vocabulary:
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
 
-        In the order prefix, suffix, middle, in which llama.cpp's server asks as well.
+        In the order prefix, suffix, middle, as in llama.cpp's server.
         """
         begin, middle, end = (
             marker(self.handle)

@@ -1,1 +1,1 @@
-"""Which sequences and prompts the next step computes, and who owns which KV cells. PURE."""
+"""Which sequences and prompts the next step computes, and which of them own which KV cells. PURE."""

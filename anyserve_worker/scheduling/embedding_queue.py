@@ -30,7 +30,7 @@ Vector = NDArray[np.floating[Any]]
 
 
 @dataclass(slots=True, eq=False)
-class Job:
+class EmbeddingJob:
     """`eq=False`: a job is itself, whatever its tokens are."""
 
     tokens: "array[int]"
@@ -53,10 +53,10 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class EmbeddingPart:
     """`job.tokens[start : start + count]` are computed in this batch, in llama sequence `job.seq_id`."""
 
-    job: Job
+    job: EmbeddingJob
     start: int
     count: int
 
@@ -65,8 +65,8 @@ class Part:
         return self.job.tokens[self.start : self.start + self.count]
 
 
-class Pooler(Protocol):
-    """What the embedder asks of `embedding_runner.EmbeddingRunner`, from the engine's thread only."""
+class VectorRunner(Protocol):
+    """Computes vectors and scores, on the engine's thread only. Implemented by `llama.embedding_runner`."""
 
     n_ctx: int
     """Most tokens of a prompt."""
@@ -83,7 +83,7 @@ class Pooler(Protocol):
     ranks: bool
     """`run` gives one row of scores for each part, not one for each token."""
 
-    def run(self, parts: list[Part], threads: int) -> list[Vector]:
+    def run(self, parts: list[EmbeddingPart], threads: int) -> list[Vector]:
         """Rows of each part, valid until the next call. Raises RuntimeError."""
 
     def forget(self, seq_id: int) -> None: ...
@@ -91,10 +91,10 @@ class Pooler(Protocol):
 
 
 @dataclass(slots=True)
-class Embedder:
-    runner: Pooler
-    _line: PromptLine[Job] = field(init=False, default_factory=PromptLine)
-    _begun: list[Job] = field(init=False, default_factory=list)
+class EmbeddingQueue:
+    runner: VectorRunner
+    _line: PromptLine[EmbeddingJob] = field(init=False, default_factory=PromptLine)
+    _begun: list[EmbeddingJob] = field(init=False, default_factory=list)
     """Jobs that have a sequence id: they are partly read, or in the batch that is computed."""
     _free_ids: list[int] = field(init=False)
     _n_batches: int = field(init=False, default=0)
@@ -106,19 +106,19 @@ class Embedder:
     def idle(self) -> bool:
         return not self._line and not self._begun
 
-    def add(self, job: Job) -> None:
+    def add(self, job: EmbeddingJob) -> None:
         self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short ones go in the order of arrival.
 
-    def remove(self, job: Job) -> None:
+    def remove(self, job: EmbeddingJob) -> None:
         """Unwanted, in whatever state it is."""
         self._line.leave(job)
         self._release(job)
 
-    def schedule(self, most: int | None = None) -> list[Part]:
-        """The next batch, of at most `most` tokens as far as that is possible. Empty if there is nothing to do."""
+    def schedule(self, max_tokens: int | None = None) -> list[EmbeddingPart]:
+        """The next batch, of at most `max_tokens` tokens if possible. Empty if there is nothing to do."""
         self._n_batches += 1
-        parts: list[Part] = []
-        room = self.runner.n_batch if most is None else min(self.runner.n_batch, most)
+        parts: list[EmbeddingPart] = []
+        room = self.runner.n_batch if max_tokens is None else min(self.runner.n_batch, max_tokens)
         cells = self.runner.n_cells - sum(len(job.tokens) for job in self._begun)
         blocked = False
         for job in self._in_order():
@@ -126,7 +126,7 @@ class Embedder:
             count = length - job.n_computed
             if count > room:
                 if self.runner.whole and parts:
-                    break  # Nobody overtakes a prompt that needs room.
+                    break  # Nothing overtakes a prompt that needs room.
                 count = count if self.runner.whole else room
             if count <= 0:
                 break
@@ -136,23 +136,23 @@ class Embedder:
                     continue  # Those that are begun go on, and room becomes free.
                 self._begin(job)
                 cells -= length
-            parts.append(Part(job, job.n_computed, count))
+            parts.append(EmbeddingPart(job, job.n_computed, count))
             room -= count
         return parts
 
-    def _in_order(self) -> list[Job]:
+    def _in_order(self) -> list[EmbeddingJob]:
         jobs = sorted([*self._begun, *self._line.by_size(len(self._free_ids))], key=self._line.rank)  # Stable.
         first = self._line.first()
         if first is None or self._n_batches % FIRST_EVERY:
             return jobs
         return [first, *(job for job in jobs if job is not first)]
 
-    def _begin(self, job: Job) -> None:
+    def _begin(self, job: EmbeddingJob) -> None:
         self._line.start(job, len(job.tokens))
         self._begun.append(job)
         job.seq_id = self._free_ids.pop()
 
-    def run(self, parts: list[Part], threads: int) -> list[Job]:
+    def run(self, parts: list[EmbeddingPart], threads: int) -> list[EmbeddingJob]:
         """Computes a batch. Returns the jobs that are done by it, out of the queue; raises as the runner does."""
         done = []
         for part, rows in zip(parts, self.runner.run(parts, threads), strict=True):
@@ -168,7 +168,7 @@ class Embedder:
         """After a failure: nothing of what was read is left. The jobs are for the caller to remove."""
         self.runner.clear()
 
-    def _release(self, job: Job) -> None:
+    def _release(self, job: EmbeddingJob) -> None:
         if job.seq_id >= 0:
             self._begun.remove(job)
             self.runner.forget(job.seq_id)
@@ -176,7 +176,7 @@ class Embedder:
             job.seq_id = -1
 
 
-def _pooled(job: Job, rows: Vector) -> Vector:
+def _pooled(job: EmbeddingJob, rows: Vector) -> Vector:
     """With the rows of its next tokens."""
     if job.pooling == contract.POOLING_MEAN:
         total: Vector = np.zeros(rows.shape[1]) if job.vector is None else job.vector
@@ -187,7 +187,7 @@ def _pooled(job: Job, rows: Vector) -> Vector:
     return np.array(rows[0]) if job.vector is None else job.vector
 
 
-def embedding(job: Job, *, normalize: bool, dimensions: int | None) -> Vector:
+def finished_vector(job: EmbeddingJob, *, normalize: bool, dimensions: int | None) -> Vector:
     """Of a job that is done: its vector, cut to the first `dimensions` (Matryoshka), with the length 1 if wanted."""
     assert job.done
     assert job.vector is not None

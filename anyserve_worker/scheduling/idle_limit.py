@@ -1,10 +1,10 @@
-"""How long a cached prefix that nobody uses is kept. PURE.
+"""How long an unused cached prefix is kept. PURE.
 
 It costs nothing to keep but time: llama.cpp's attention passes over all cells up to the last one in use, and 2,000 of
 others' cells make a small model's step half as long again. (Not where attention is ours, see native/: with it,
 6,000 could not be measured on x86.)
 
-The limit adapts: it shrinks by 10 % after an eviction nobody missed, and doubles after one that had to be recomputed.
+The limit adapts: it shrinks by 10 % with each eviction, and doubles when an evicted prefix had to be computed again.
 """
 
 from array import array

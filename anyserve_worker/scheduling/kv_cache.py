@@ -1,11 +1,11 @@
-"""Who owns which KV cells, and which prefixes can be used again. PURE.
+"""Which sequences own which KV cells, and which prefixes can be used again. PURE.
 
 The model has `n_cells` KV cells, one a token, in one pool, and `n_sequences` llama sequence ids that refer to them. A
 sequence id belongs to a running sequence, or to a finished one whose cells are kept as a cached prefix, or is free.
 Sequences that share a prefix share its cells: a cell is free when the last of them lets go. Cached prefixes are
 evicted, the least recently used first, when cells or sequence ids run short.
 
-They are evicted too when nobody has used them for long enough: `IdleLimit`.
+They are evicted too when they have not been used for long enough: `IdleLimit`.
 
 A prefix is known by what its cells depend on: its token ids, and its `PrefixKey`. Equal tokens under another adapter,
 or behind another image, are another prefix.
@@ -162,7 +162,7 @@ class KVCache:
         return True
 
     def accept(self, seq_id: int, n: int) -> None:
-        """A draft was computed in free cells, which nobody has taken since: now the cells of `n` tokens are taken, and
+        """A draft was computed in free cells, which nothing has taken since: now the cells of `n` tokens are taken, and
         what the memory has beyond them is forgotten."""
         self.grow(seq_id, n)
         self.memory.truncate(seq_id, n)
@@ -267,7 +267,7 @@ class KVCache:
         return self.n_cells - self._n_held - sum(self._runners[cell] == 0 for cell in kept)
 
     def _cut(self, seq_id: int, n: int) -> None:
-        """Cuts a cached prefix back to its first `n` tokens, which the memory said to be usable."""
+        """Cuts a cached prefix back to its first `n` tokens, which the memory can use."""
         entry = self._entries[seq_id]
         if n < entry.n_computed:
             self.memory.truncate(seq_id, n)

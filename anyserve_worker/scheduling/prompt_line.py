@@ -147,16 +147,16 @@ class PromptLine(Generic[Prompt]):
             self._first = next(iter(prompts))
         return self._first
 
-    def by_size(self, most: int) -> list[Prompt]:
-        """At most `most` waiting prompts: preempted ones, then by rank."""
-        found = list(islice(self._resumed, most))
+    def by_size(self, n: int) -> list[Prompt]:
+        """At most `n` waiting prompts: preempted ones, then by rank."""
+        found = list(islice(self._resumed, n))
         for rank in sorted(self._ranks):
-            lines = list(islice(self._ranks[rank].works.values(), most))
+            lines = list(islice(self._ranks[rank].works.values(), n))
             turn = 0
-            while len(found) < most and (prompts := [line[turn][2] for line in lines if turn < len(line)]):
+            while len(found) < n and (prompts := [line[turn][2] for line in lines if turn < len(line)]):
                 found += prompts
                 turn += 1
-        return found[:most]
+        return found[:n]
 
     # ---- Inside
 

@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 NGRAM = 3
 """How many of the last tokens are looked for. Two, where three are not found, were simulated: nothing gained in texts
 that repeat, and two and a half times as much lost in others."""
-PAYS = 0.25
-"""Part of a draft that has to be accepted for it to pay. Measured with SmolLM2-135M on two cores: a step of one row and
-four of a draft takes 1.7 to 1.9 times as long as one of a row alone."""
+MIN_ACCEPTED_SHARE = 0.25
+"""Share of a draft's tokens that has to be accepted for it to pay. Measured with SmolLM2-135M on two cores: a step of
+one row and four of a draft takes 1.7 to 1.9 times as long as one of a row alone."""
 MAX_PAUSE = 63
 """Steps without a draft after one that did not pay: twice as many and one each time, up to this."""
 MAX_INDEXED = 512
@@ -27,9 +27,9 @@ MAX_ROWS = 8
 times as long as one of a row."""
 
 
-def max_rows(most: int) -> int:
-    """Most rows of a step with drafts of at most `most` tokens. All of them have logits."""
-    return max(MAX_ROWS, 1 + most)
+def max_rows(max_draft: int) -> int:
+    """Most rows of a step with drafts of at most `max_draft` tokens. All of them have logits."""
+    return max(MAX_ROWS, 1 + max_draft)
 
 
 @dataclass(slots=True)
@@ -43,19 +43,19 @@ class PromptLookup:
     _pause: int = 0
     _steps_to_wait: int = 0
 
-    def draft(self, tokens: "array[int]", most: int) -> tuple[int, ...]:
-        """At most `most` tokens that may come next. To be followed by `record`, if they are computed."""
+    def draft(self, tokens: "array[int]", max_draft: int) -> tuple[int, ...]:
+        """At most `max_draft` tokens that may come next. To be followed by `record`, if they are computed."""
         self._index(tokens)
         if self._steps_to_wait:
             self._steps_to_wait -= 1
             return ()
         if self._pause:
-            most = 1  # The last draft did not pay: a small one tells whether things have changed.
+            max_draft = 1  # The last draft did not pay: a small one shows whether things have changed.
         position = self._following.get(tokens[-NGRAM:].tobytes())
-        return () if position is None else tuple(tokens[position : position + most])
+        return () if position is None else tuple(tokens[position : position + max_draft])
 
     def record(self, drafted: int, accepted: int) -> None:
-        self._pause = 0 if accepted >= PAYS * drafted else min(2 * self._pause + 1, MAX_PAUSE)
+        self._pause = 0 if accepted >= MIN_ACCEPTED_SHARE * drafted else min(2 * self._pause + 1, MAX_PAUSE)
         self._steps_to_wait = self._pause
 
     def _index(self, tokens: "array[int]") -> None:

@@ -1,10 +1,10 @@
 """Waiting and running sequences, and what the next step computes. PURE.
 
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
-with chunks of prompts. While anybody decodes, prompts get at most `prefill_chunk` tokens a step, so that a long prompt
-never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of their own, one after each
-step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a prompt to be read, since all of
-them are served sooner by a fuller batch.
+with chunks of prompts. While any sequence decodes, prompts get at most `prefill_chunk` tokens a step, so that a long
+prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of their own, one after
+each step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a prompt to be read, since
+all of them are served sooner by a fuller batch.
 
 A step with prompts is bounded by time, `StepPace`, since a prompt that arrives meanwhile waits for its end. A quarter
 of its prompt tokens belongs to the first in line: it is read in at most four times the time that it takes alone, and so
@@ -18,12 +18,13 @@ and prefixes are cached.)
 
 A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
 once. Its tokens of the step go to the sequence that it waits for, up to the end of the prefix: waiting for the prefix
-takes no longer than computing it. When the KV cells run out, the
-sequence that was admitted last goes back to the head of the queue and is computed again later; its tokens and its
-sampler stay.
+takes no longer than computing it.
+
+When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed again
+later; its tokens and its sampler stay.
 
 With prompt lookup, decoding sequences get drafts of their next tokens into a step that stays small with them. The cells
-of drafts are free ones that nobody else needs in this step: only what was accepted takes them.
+of drafts are free ones that nothing else needs in this step: only what was accepted takes them.
 """
 
 from collections.abc import Iterator
@@ -39,8 +40,8 @@ from anyserve_worker.scheduling.step_pace import StepPace
 
 MIN_SHARED_PREFIX = 16
 """Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
-LOOK_AHEAD = 16
-"""Waiting sequences that are looked at in a step beyond those that can start."""
+N_EXTRA_CANDIDATES = 16
+"""Waiting sequences that a step considers beyond those that can start."""
 FIRST_SHARE = 4
 """The first in line has one in so many prompt tokens of each step."""
 
@@ -52,7 +53,7 @@ class Scheduler:
     batch_tokens: int
     """Most tokens in one step."""
     prefill_chunk: int
-    """Most prompt tokens in a step in which somebody decodes."""
+    """Most prompt tokens in a step in which a sequence decodes."""
     mixes: bool = True
     """Prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
     prompt_lookup: int = 0
@@ -73,9 +74,9 @@ class Scheduler:
     _score_rows_left: int = field(init=False, default=0)
     """In the step that is being made."""
     _read: int = field(init=False, default=0)
-    """Tokens of prompts in steps of their own since anybody could decode."""
+    """Tokens of prompts in steps of their own since any sequence could decode."""
     _holds_back: bool = field(init=False, default=False)
-    """Until a step is computed, nobody is admitted: who just gave way would come back, and nothing would be gained."""
+    """Nothing is admitted until a step is computed: what just gave way would come back, and nothing would be gained."""
 
     @property
     def idle(self) -> bool:
@@ -112,7 +113,7 @@ class Scheduler:
         return self._read < self._bounded(self.batch_tokens) and n_decoding < n_to_read
 
     def _bounded(self, n_tokens: int) -> int:
-        """As many of these tokens as a step may have. All of them if nobody could join the next step anyway: then an
+        """As many of these tokens as a step may have. All of them if no prompt could join the next step anyway: then an
         answer doesn't depend on how fast the steps before it were."""
         return self.pace.bound(n_tokens) if self.max_running > 1 else n_tokens
 
@@ -125,12 +126,12 @@ class Scheduler:
         admission = _Admission(self)
         shares: dict[Sequence, int] = {}
 
-        def give(sequence: Sequence, most: int) -> int:
+        def give(sequence: Sequence, max_tokens: int) -> int:
             """Admits the sequence if it waits. Returns how many tokens it got, or the producer of its prefix."""
             served, share = admission.served(sequence)
             if served is None:
                 return 0
-            n = max(0, min(most, share - shares.get(served, 0)))
+            n = max(0, min(max_tokens, share - shares.get(served, 0)))
             if served.wants_scores:
                 n = min(n, self._score_rows_left)
                 self._score_rows_left -= n
@@ -138,7 +139,7 @@ class Scheduler:
                 shares[served] = shares.get(served, 0) + n
             return n
 
-        # Nobody is admitted of whom nothing is computed: hence the budget is looked at first.
+        # A sequence is admitted only if some of it is computed: hence the budget comes first.
         if budget > 0 and (first := self.waiting.first()):
             budget -= give(first, max(1, budget // FIRST_SHARE))
         for sequence in self._by_size() if budget > 0 else ():
@@ -155,10 +156,10 @@ class Scheduler:
         n_free = self.max_running + self.kept_slots - len(self.running)
         if n_free <= 0 or not self.waiting or (self._holds_back and self.running):
             return reading
-        return sorted([*reading, *self.waiting.by_size(n_free + LOOK_AHEAD)], key=rank)  # Stable.
+        return sorted([*reading, *self.waiting.by_size(n_free + N_EXTRA_CANDIDATES)], key=rank)  # Stable.
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
-        """The same step, with drafts if everybody in it decodes and rows and cells are left."""
+        """The same step, with drafts if every sequence in it decodes and rows and cells are left."""
         room = min(max_rows(self.prompt_lookup), self.batch_tokens) - len(chunks)
         room = min(room, self.cache.n_free_cells - self._reserve)
         if room <= 0 or not all(_decodes(chunk.sequence) for chunk in chunks):
@@ -167,8 +168,8 @@ class Scheduler:
         for n_left, chunk in zip(range(len(chunks), 0, -1), chunks, strict=True):
             sequence = chunk.sequence
             n_wanted = sequence.limit - len(sequence.tokens) - 1  # One more token is sampled than is accepted.
-            most = min(self.prompt_lookup, room // n_left, n_wanted)
-            draft = sequence.lookup.draft(sequence.tokens, most) if most > 0 else ()
+            max_draft = min(self.prompt_lookup, room // n_left, n_wanted)
+            draft = sequence.lookup.draft(sequence.tokens, max_draft) if max_draft > 0 else ()
             room -= len(draft)
             drafted.append(replace(chunk, draft=draft))
         return drafted
@@ -201,8 +202,8 @@ class Scheduler:
         if sequence.seq_id != NO_SEQ_ID:
             self._stop(sequence)
 
-    def relieve(self) -> bool:
-        """The model found no place for a step: makes some. False if there is nothing left to give up."""
+    def make_room(self) -> bool:
+        """Frees cells after the model found none for a step. Returns False if there is nothing left to give up."""
         if self.cache.evict_all():
             return True
         if len(self.running) > 1:
@@ -249,7 +250,7 @@ class Scheduler:
         acquired = self.cache.acquire(
             sequence.tokens,
             sequence.prefix_key,
-            reuse=not sequence.wants_scores,  # A prefix that is not computed tells nothing of its probabilities.
+            reuse=not sequence.wants_scores,  # A prefix that is not computed has no probabilities.
             reserve=0 if _is_short(sequence) else self._reserve,
         )
         if acquired is None:

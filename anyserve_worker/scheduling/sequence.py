@@ -21,7 +21,7 @@ from anyserve_worker.scheduling.prompt_lookup import PromptLookup
 from anyserve_worker.text.echo import Echo
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
-from anyserve_worker.text.reasoning_counter import Mark
+from anyserve_worker.text.reasoning_counter import ReasoningCounter
 
 NO_SEQ_ID = -1
 
@@ -58,7 +58,8 @@ class Sequence:
     n_cached: int = field(default=-1)
     """Tokens found in the KV cache when the sequence first ran; -1 before."""
     guide: GuideMatcher | None = None
-    mark: Mark | None = None
+    reasoning: ReasoningCounter | None = None
+    """None: not counted."""
     error: WorkerError | None = None
     """The sequence cannot go on."""
     echo: Echo | None = None

@@ -6,7 +6,7 @@ STEP_SECONDS = 0.3
 """Seconds that a step with prompts should take at most: a prompt that arrives meanwhile waits for its end."""
 MIN_STEP_TOKENS = 64
 """Tokens that a step may have, however long it takes. Fewer would cost throughput: a step reads all weights once."""
-MEMORY = 0.7
+DECAY = 0.7
 """Weight of the steps before, at each new step."""
 
 
@@ -19,8 +19,8 @@ class StepPace:
 
     def record(self, n_tokens: int, seconds: float) -> None:
         """A step with prompts, of so many tokens altogether, has taken so long."""
-        self._tokens = MEMORY * self._tokens + n_tokens
-        self._seconds = MEMORY * self._seconds + seconds
+        self._tokens = DECAY * self._tokens + n_tokens
+        self._seconds = DECAY * self._seconds + seconds
 
     def bound(self, n_tokens: int) -> int:
         """`n_tokens`, or as many as a step may have."""

@@ -6,24 +6,24 @@ from collections.abc import AsyncIterator, Callable
 from anyserve_worker.service.step_batch import Row, step_batch
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 
-BACKLOG = 64
+MAX_RESPONSES = 64
 """Responses of `put` that may wait here; behind them, tokens gather in the requests' mailboxes."""
 
 
 class Outbox:
-    """Rows and responses, taken by whoever iterates whenever the transport has accepted the last message.
+    """Rows and responses, in the order of their arrival. Iterate, once the transport has accepted the last message.
 
     All rows that are there by then go into one step batch, so a slow client gets larger messages, not more of them.
     """
 
     def __init__(self, on_sent: Callable[[int], None]) -> None:
-        """`on_sent` is told how many requests got their last word, each time when some did."""
+        """`on_sent` is called with the number of requests whose last message was just sent, 0 included."""
         self._on_sent = on_sent
         self._rows: list[Row] = []
         self._row_ends = 0
         self._responses: list[tuple[ModelStreamInferResponse, bool, bool]] = []
         """With: whether it ends its request, whether it has a place."""
-        self._places = asyncio.Semaphore(BACKLOG)
+        self._places = asyncio.Semaphore(MAX_RESPONSES)
         self._changed = asyncio.Event()
         self._closed = False
 

@@ -16,7 +16,7 @@ from anyserve_common.text import printable, shortened
 from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.running_request import Generation
+from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.llama.embedding_runner import EmbeddingRunner, NoGeneration
 from anyserve_worker.llama.model import Model
 from anyserve_worker.llama.model_runner import ModelRunner
@@ -28,7 +28,7 @@ from protos import contract
 log = logging.getLogger(__name__)
 
 MODEL_VERSION = "1"
-"""A GGUF file has no versions; this is the one that KServe asks for."""
+"""A GGUF file has no versions; KServe wants one."""
 MAX_USER_DEFINED = 256 << 10
 """Bytes of `user_defined_tokens` in a model's parameters: a client may take no message above 4 MiB."""
 MAX_PROBLEM = 1000
@@ -53,18 +53,18 @@ class ServedModel:
     """contract.CONFIG_PARAMETERS, without those that are unknown."""
     tasks: tuple[str, ...] = (contract.TASK_GENERATE,)
     """What it can do; known when it is ready."""
-    on_end: Callable[[str, Generation], None] = lambda _, __: None
-    """Told the name and each generation that has ended."""
+    on_end: Callable[[str, RunningGeneration], None] = lambda _, __: None
+    """Called with the name and each generation that has ended."""
     load_seconds: float = 0
-    most_threads: int = 0
+    max_threads: int = 0
     """That steps may be given; known when it is loaded."""
     unwanted: bool = False
     """Loading ends early, with a LoadError."""
     _threads: ThreadChooser | None = None
-    _pooler_threads: ThreadChooser | None = None
+    _vector_threads: ThreadChooser | None = None
     _model: Model | None = None
     _runner: ModelRunner | NoGeneration | None = None
-    _pooler: EmbeddingRunner | None = None
+    _vector_runner: EmbeddingRunner | None = None
     _engine: Engine | None = None
 
     @property
@@ -101,7 +101,7 @@ class ServedModel:
                 self._load(options, threads, on_progress)
         except LoadError as error:
             raise LoadError(_one_line(f"model '{self.name}': {error}")) from error
-        except Exception as error:  # A file can be wrong in more ways than anybody foresees.
+        except Exception as error:  # A file can be wrong in more ways than can be foreseen.
             log.debug("loading failed", exc_info=True)
             problem = f"model '{self.name}': {self.path}: cannot be used: {type(error).__name__}: {error}"
             raise LoadError(_one_line(problem)) from error
@@ -111,40 +111,40 @@ class ServedModel:
             on_progress(fraction)
             return not self.unwanted
 
-        self.most_threads = threads
+        self.max_threads = threads
         self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
-        self._pooler_threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
+        self._vector_threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
         self._model = Model(self.path, options, progress)
-        self._pooler = EmbeddingRunner(self._model, options, threads)
+        self._vector_runner = EmbeddingRunner(self._model, options, threads)
         if contract.TASK_GENERATE in self._model.tasks:
             self._runner = ModelRunner(self._model, options, threads)
             self._runner.warm_up()
         else:
-            self._runner = NoGeneration(self._pooler.n_ctx)
-            self._pooler.warm_up()
+            self._runner = NoGeneration(self._vector_runner.n_ctx)
+            self._vector_runner.warm_up()
 
     def start(self, options: ModelOptions) -> None:
         """On the event loop, after `load`."""
         assert self._model is not None
         assert self._runner is not None
-        assert self._pooler is not None
+        assert self._vector_runner is not None
         assert self._threads is not None
         self._engine = Engine(
             self._model.vocabulary,
             self._runner,
             options,
             self._threads,
-            pooler=self._pooler,
-            pooler_threads=self._pooler_threads,
+            vector_runner=self._vector_runner,
+            vector_threads=self._vector_threads,
             on_end=partial(self.on_end, self.name),
         )
         self._engine.start()
         self.tasks = self._model.tasks
-        description = self._describe(self._model, self._runner.n_ctx, self._pooler)
+        description = self._describe(self._model, self._runner.n_ctx, self._vector_runner)
         self.config = {name: value for name, value in description.items() if value}
         self.state = State.READY
 
-    def _describe(self, model: Model, n_ctx: int, pooler: EmbeddingRunner) -> dict[str, str]:
+    def _describe(self, model: Model, n_ctx: int, vector_runner: EmbeddingRunner) -> dict[str, str]:
         embeds, vocabulary = contract.TASK_EMBED in model.tasks, model.vocabulary
         templates = model.chat_template() + model.chat_template("tool_use")
         user_defined = _within(vocabulary.special_texts.user_defined, templates)
@@ -161,8 +161,8 @@ class ServedModel:
             "description": model.description,
             "loaded_at": str(int(time.time())),
             "tasks": ",".join(model.tasks),
-            "pooling": pooler.pooling if embeds else "",
-            "embedding_length": str(pooler.n_embedding) if embeds else "",
+            "pooling": vector_runner.pooling if embeds else "",
+            "embedding_length": str(vector_runner.n_embedding) if embeds else "",
             "context_length_trained": str(model.n_ctx_train),
             "parameter_count": str(model.n_parameters),
             "size": str(model.size),
@@ -174,7 +174,7 @@ class ServedModel:
         self.state = State.UNAVAILABLE
         if self._engine:
             await self._engine.close()
-        for runner in (self._runner, self._pooler):
+        for runner in (self._runner, self._vector_runner):
             if runner:
                 runner.free()
         if self._model:
@@ -205,7 +205,7 @@ def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:
         "context_trained": config.get("context_length_trained"),
         "kv_cells": engine.n_cells,
         "parallel": options.parallel,
-        "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.most_threads}",
+        "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.max_threads}",
         "can": ",".join(model.tasks),
         "load_seconds": model.load_seconds,
     }
@@ -215,7 +215,7 @@ class Repository:
     """Models by name, in the order in which they were given: the first is the default."""
 
     def __init__(
-        self, models: Iterable[tuple[str, Path]], on_end: Callable[[str, Generation], None] = lambda _, __: None
+        self, models: Iterable[tuple[str, Path]], on_end: Callable[[str, RunningGeneration], None] = lambda _, __: None
     ) -> None:
         self._models = {name: ServedModel(name, path, on_end=on_end) for name, path in models}
 

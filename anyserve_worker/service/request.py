@@ -36,37 +36,37 @@ def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
 def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
     """The inputs by name, each as its specification wants it. Raises InvalidRequest, naming the tensor."""
     try:
-        given = tensors.read_inputs(message)
+        inputs = tensors.read_inputs(message)
     except tensors.TensorError as error:
         raise InvalidRequest(str(error), tensor=error.tensor) from error
     known = {spec.name: spec for spec in specs}
-    for tensor in given.values():
+    for tensor in inputs.values():
         if tensor.name not in known:
             raise InvalidRequest(f"tensor '{shortened(tensor.name)}': not an input of this model", tensor=tensor.name)
         _check(known[tensor.name], tensor)
-    return given
+    return inputs
 
 
 def parse(message: ModelInferRequest) -> GenerationRequest:
     """Raises InvalidRequest, naming the tensor."""
-    given = read(message, contract.INPUTS)
+    inputs = read(message, contract.INPUTS)
 
     return GenerationRequest(
-        prompt=(prompt := prompt_of(given)),
-        plain=plain_spans(given, prompt),
-        max_tokens=scalar(given, contract.MAX_TOKENS, None),
-        n=scalar(given, contract.N, 1),
-        stop=_strings(given, contract.STOP) or (),
-        echo=scalar(given, contract.ECHO, False),
-        suffix=_suffix(given),
-        skip_special_tokens=scalar(given, contract.SKIP_SPECIAL_TOKENS, True),
-        guide=_guide(given),
-        mark_begin=(_strings(given, contract.MARK_BEGIN) or ("",))[0],
-        mark_end=_strings(given, contract.MARK_END) or (),
-        sampling=_sampling(given),
+        prompt=(prompt := prompt_of(inputs)),
+        plain=plain_spans(inputs, prompt),
+        max_tokens=scalar(inputs, contract.MAX_TOKENS, None),
+        n=scalar(inputs, contract.N, 1),
+        stop=_strings(inputs, contract.STOP) or (),
+        echo=scalar(inputs, contract.ECHO, False),
+        suffix=_suffix(inputs),
+        skip_special_tokens=scalar(inputs, contract.SKIP_SPECIAL_TOKENS, True),
+        guide=_guide(inputs),
+        mark_begin=(_strings(inputs, contract.MARK_BEGIN) or ("",))[0],
+        mark_end=_strings(inputs, contract.MARK_END) or (),
+        sampling=_sampling(inputs),
         timeout=timeout_of(message),
         caller=caller_of(message),
-        priority=scalar(given, contract.PRIORITY, 0),
+        priority=scalar(inputs, contract.PRIORITY, 0),
     )
 
 
@@ -98,71 +98,71 @@ _SCALARS = (
 """What SamplingParameters takes as it is."""
 
 
-def _sampling(given: dict[str, tensors.Tensor]) -> SamplingParameters:
-    params: dict[str, Any] = {spec.name: given[spec.name].elements[0] for spec in _SCALARS if spec.name in given}
-    breakers = _strings(given, contract.DRY_SEQUENCE_BREAKERS)
+def _sampling(inputs: dict[str, tensors.Tensor]) -> SamplingParameters:
+    params: dict[str, Any] = {spec.name: inputs[spec.name].elements[0] for spec in _SCALARS if spec.name in inputs}
+    breakers = _strings(inputs, contract.DRY_SEQUENCE_BREAKERS)
     if breakers is not None:
         if any(len(text.encode()) > MAX_BREAKER_BYTES or "\0" in text for text in breakers):
             raise refuse(
                 contract.DRY_SEQUENCE_BREAKERS, f"each string must have 1 to {MAX_BREAKER_BYTES} bytes, none of them 0"
             )
         params["dry_sequence_breakers"] = breakers
-    stop_token_ids = _at_most(given, contract.STOP_TOKEN_IDS, contract.MAX_TOKEN_LIST)
-    return SamplingParameters(**params, logit_bias=_logit_bias(given), stop_token_ids=frozenset(stop_token_ids))
+    stop_token_ids = _at_most(inputs, contract.STOP_TOKEN_IDS, contract.MAX_TOKEN_LIST)
+    return SamplingParameters(**params, logit_bias=_logit_bias(inputs), stop_token_ids=frozenset(stop_token_ids))
 
 
-def _logit_bias(given: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], ...]:
-    ids = _at_most(given, contract.LOGIT_BIAS_TOKEN_IDS, contract.MAX_LOGIT_BIAS)
-    biases = _at_most(given, contract.LOGIT_BIAS, contract.MAX_LOGIT_BIAS)
+def _logit_bias(inputs: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], ...]:
+    ids = _at_most(inputs, contract.LOGIT_BIAS_TOKEN_IDS, contract.MAX_LOGIT_BIAS)
+    biases = _at_most(inputs, contract.LOGIT_BIAS, contract.MAX_LOGIT_BIAS)
     if len(ids) != len(biases):
         raise refuse(contract.LOGIT_BIAS, f"{len(biases)} elements for {len(ids)} tokens")
     return tuple(zip(ids, biases, strict=True))
 
 
-def _guide(given: dict[str, tensors.Tensor]) -> Guide | None:
-    lenient = scalar(given, contract.LENIENT_SCHEMA, False)
-    if lenient and contract.JSON_SCHEMA.name not in given:
+def _guide(inputs: dict[str, tensors.Tensor]) -> Guide | None:
+    lenient = scalar(inputs, contract.LENIENT_SCHEMA, False)
+    if lenient and contract.JSON_SCHEMA.name not in inputs:
         raise refuse(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
-    specs = [spec for spec in contract.GUIDES if spec.name in given]
+    specs = [spec for spec in contract.GUIDES if spec.name in inputs]
     if not specs:
         return None
     if len(specs) > 1:
         raise refuse(specs[1], f"given together with '{specs[0].name}'")
-    return Guide(specs[0], utf8(specs[0], given[specs[0].name].elements[0]), lenient)
+    return Guide(specs[0], utf8(specs[0], inputs[specs[0].name].elements[0]), lenient)
 
 
-def _suffix(given: dict[str, tensors.Tensor]) -> str | None:
+def _suffix(inputs: dict[str, tensors.Tensor]) -> str | None:
     spec = contract.SUFFIX
-    if spec.name not in given:
+    if spec.name not in inputs:
         return None
     for other in (contract.PROMPT_TOKEN_IDS, contract.ECHO):
-        if other.name in given and (other is not contract.ECHO or given[other.name].elements[0]):
+        if other.name in inputs and (other is not contract.ECHO or inputs[other.name].elements[0]):
             raise refuse(spec, f"given together with '{other.name}'")
-    return utf8(spec, given[spec.name].elements[0])
+    return utf8(spec, inputs[spec.name].elements[0])
 
 
 # ---- Single tensors
 
 
-def scalar(given: dict[str, tensors.Tensor], spec: TensorSpec, default: Any) -> Any:
-    return given[spec.name].elements[0] if spec.name in given else default
+def scalar(inputs: dict[str, tensors.Tensor], spec: TensorSpec, default: Any) -> Any:
+    return inputs[spec.name].elements[0] if spec.name in inputs else default
 
 
-def _at_most(given: dict[str, tensors.Tensor], spec: TensorSpec, most: int) -> Sequence[Any]:
+def _at_most(inputs: dict[str, tensors.Tensor], spec: TensorSpec, max_elements: int) -> Sequence[Any]:
     """Its elements, none if it is absent."""
-    if spec.name not in given:
+    if spec.name not in inputs:
         return ()
-    elements = given[spec.name].elements
-    if len(elements) > most:
-        raise refuse(spec, f"{len(elements)} elements, at most {most}")
+    elements = inputs[spec.name].elements
+    if len(elements) > max_elements:
+        raise refuse(spec, f"{len(elements)} elements, at most {max_elements}")
     return elements
 
 
-def _strings(given: dict[str, tensors.Tensor], spec: TensorSpec) -> tuple[str, ...] | None:
+def _strings(inputs: dict[str, tensors.Tensor], spec: TensorSpec) -> tuple[str, ...] | None:
     """None if it is absent."""
-    if spec.name not in given:
+    if spec.name not in inputs:
         return None
-    strings = tuple(utf8(spec, element) for element in _at_most(given, spec, contract.MAX_STOP_STRINGS))
+    strings = tuple(utf8(spec, element) for element in _at_most(inputs, spec, contract.MAX_STOP_STRINGS))
     if not all(0 < len(text) <= MAX_STOP_LENGTH for text in strings):
         raise refuse(spec, f"each string must have 1 to {MAX_STOP_LENGTH} characters")
     return strings
@@ -209,8 +209,8 @@ def utf8(spec: TensorSpec, element: bytes) -> str:
         raise refuse(spec, f"not UTF-8 ({error})") from error
 
 
-def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
-    text, token_ids = given.get(contract.PROMPT.name), given.get(contract.PROMPT_TOKEN_IDS.name)
+def prompt_of(inputs: dict[str, tensors.Tensor]) -> str | Sequence[int]:
+    text, token_ids = inputs.get(contract.PROMPT.name), inputs.get(contract.PROMPT_TOKEN_IDS.name)
     if (text is None) == (token_ids is None):
         raise refuse(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
     if text is not None:
@@ -221,14 +221,14 @@ def prompt_of(given: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     return token_ids.elements
 
 
-def plain_spans(given: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
+def plain_spans(inputs: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
     """The spans in characters; the tensor has bytes. Raises InvalidRequest."""
     spec = contract.PLAIN_SPANS
-    if spec.name not in given:
+    if spec.name not in inputs:
         return ()
     if not isinstance(prompt, str):
         raise refuse(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
-    offsets = np.array(_at_most(given, spec, MAX_SPANS * 2), np.int64)
+    offsets = np.array(_at_most(inputs, spec, MAX_SPANS * 2), np.int64)
     if len(offsets) % 2:
         raise refuse(spec, f"{len(offsets)} elements, must be pairs of start and end")
     steps = np.diff(offsets)

@@ -12,7 +12,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 
 class Responder:
-    """Builds the responses to one request: its id, its form of the wire, and the outputs that it asked for."""
+    """Builds the responses to one request: its id, its form of the wire, and the outputs that it names."""
 
     def __init__(self, message: ModelInferRequest, model: str, produced: tuple[TensorSpec, ...]) -> None:
         """`model`: the served model's name. `produced`: all outputs of this call. Raises InvalidRequest."""
@@ -83,15 +83,15 @@ def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
 
 def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
     """Nothing if there are none."""
-    told = [(choice.index, logprob) for choice in choices for logprob in choice.logprobs]
-    if not told:
+    logprobs = [(choice.index, logprob) for choice in choices for logprob in choice.logprobs]
+    if not logprobs:
         return []
-    n_top = max(len(logprob.top) for _, logprob in told)
-    tops = [(*logprob.top, *[NO_TOP] * (n_top - len(logprob.top))) for _, logprob in told]
+    n_top = max(len(logprob.top) for _, logprob in logprobs)
+    tops = [(*logprob.top, *[NO_TOP] * (n_top - len(logprob.top))) for _, logprob in logprobs]
     return [
-        (contract.LOGPROB_INDEX, [index for index, _ in told]),
-        (contract.LOGPROB_TOKEN, [logprob.token for _, logprob in told]),
-        (contract.LOGPROB, [logprob.logprob for _, logprob in told]),
+        (contract.LOGPROB_INDEX, [index for index, _ in logprobs]),
+        (contract.LOGPROB_TOKEN, [logprob.token for _, logprob in logprobs]),
+        (contract.LOGPROB, [logprob.logprob for _, logprob in logprobs]),
         (contract.TOP_LOGPROB_TOKEN, [token for top in tops for token, _ in top]),
         (contract.TOP_LOGPROB, [logprob for top in tops for _, logprob in top]),
     ]

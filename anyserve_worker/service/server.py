@@ -41,7 +41,7 @@ MAX_CALLS = 8192
 """Calls at the same time, 20 KB each, before they have sent anything; more get RESOURCE_EXHAUSTED."""
 MAX_CONNECTION_CALLS = MAX_CALLS // 2
 """Those of one connection; the client's side of gRPC keeps further ones until one has ended."""
-FAREWELL = 0.5
+FAREWELL_SECONDS = 0.5
 """Seconds that a call gets to end when the last inference is over."""
 
 
@@ -135,7 +135,7 @@ class Worker:
         await self._set_serving(True)
 
     async def leave(self) -> None:
-        """Not ready any more, though it still takes requests: who picks servers has time to notice."""
+        """Not ready any more, though it still takes requests: load balancers have time to notice."""
         self._servicer.leaving = True
         await self._set_serving(False)
 
@@ -149,7 +149,7 @@ class Worker:
         quiet.cancel()
         # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
         if timeout > 0 and not stopping.done():  # two that hurry would meet: grpc crashes
-            await self._server.stop(min(timeout, FAREWELL))
+            await self._server.stop(min(timeout, FAREWELL_SECONDS))
         await stopping
         await self._probe.stop(0)
         await self.repository.close()
@@ -242,7 +242,7 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
         log.info("leaving in %g s", server_options.drain_delay)
         await worker.leave()
         stop.clear()
-        with suppress(TimeoutError):  # unless told again
+        with suppress(TimeoutError):  # unless there is another signal
             await asyncio.wait_for(stop.wait(), server_options.drain_delay)
     log.info("draining for at most %g s", server_options.drain_timeout)
     await worker.drain(server_options.drain_timeout)

@@ -182,7 +182,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
                 await _abort(context, error)
 
     def _admit(self, request: pb.ModelInferRequest) -> ServedModel:
-        """The model that is asked. Raises WorkerError."""
+        """The model that the request names. Raises WorkerError."""
         if self._draining.is_set():
             raise Draining("the worker is shutting down")
         if len(request.id) > MAX_ID_LENGTH:

@@ -11,19 +11,22 @@ Row = tuple[int, Delta]
 """The number of a request, and what was added to one of its choices."""
 
 
-def number(message: ModelInferRequest, parameter: str) -> int | None:
-    """A request's number, from PARAM_REQUEST or PARAM_CANCEL; None if it has none. Raises InvalidRequest."""
-    if parameter not in message.parameters:
+def number(message: ModelInferRequest, name: str) -> int | None:
+    """A request's number, from the parameter PARAM_REQUEST or PARAM_CANCEL; None if it is absent.
+
+    Raises InvalidRequest.
+    """
+    if name not in message.parameters:
         return None
-    given = message.parameters[parameter]
-    value = given.int64_param if given.WhichOneof("parameter_choice") == "int64_param" else -1
+    parameter = message.parameters[name]
+    value = parameter.int64_param if parameter.WhichOneof("parameter_choice") == "int64_param" else -1
     if not 0 <= value <= contract.INT32_MAX:
-        raise InvalidRequest(f"parameter '{parameter}': must be a whole number of 0 to {contract.INT32_MAX}")
+        raise InvalidRequest(f"parameter '{name}': must be a whole number of 0 to {contract.INT32_MAX}")
     return value
 
 
 def check_form(message: ModelInferRequest) -> None:
-    """Raises InvalidRequest if a request with a number asks for what step batches don't have."""
+    """Raises InvalidRequest if a request with a number wants what step batches don't have."""
     if any(tensor.name == contract.LOGPROBS.name for tensor in message.inputs):
         raise InvalidRequest(
             f"tensor '{contract.LOGPROBS.name}': not in step batches, which have no place for them",

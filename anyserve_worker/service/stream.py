@@ -1,7 +1,7 @@
 """One ModelStreamInfer call: its requests run side by side, and what they yield goes into one outbox.
 
-A request with a number is answered in step batches (`batch.py`). It has no task while it runs: the engine's deltas go
-straight into the outbox. Every other request has a task, which makes responses of them.
+A request with a number is answered in step batches (`step_batch.py`). It has no task while it runs: the engine's deltas
+go straight into the outbox. Every other request has a task, which turns them into responses.
 """
 
 import asyncio
@@ -16,8 +16,8 @@ from anyserve_common.text import shortened
 from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import InvalidRequest, WorkerError
 from anyserve_worker.core.origin import Metadata, origin
-from anyserve_worker.engine.running_request import Generation
-from anyserve_worker.service import step_batch as batch
+from anyserve_worker.engine.running_request import RunningGeneration
+from anyserve_worker.service import step_batch
 from anyserve_worker.service.outbox import Outbox
 from anyserve_worker.service.repository import ServedModel
 from anyserve_worker.service.request import addresses, parse
@@ -30,8 +30,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 512
 """Requests of a stream that may wait for its reader; while there are more, it is not read from."""
 
-MAX_TOLD = 1000
-"""Characters of the id and the model's name that an error repeats. Longer ones are refused."""
+MAX_REPEATED = 1000
+"""Characters of the request's id and the model's name that an error repeats. Longer ones are refused."""
 
 
 class Stream:
@@ -47,13 +47,13 @@ class Stream:
         self._draining = draining
         self._metadata = metadata
         self._outbox = Outbox(self._on_sent)
-        self._numbered: dict[int, Generation | asyncio.Task[None]] = {}
+        self._numbered: dict[int, RunningGeneration | asyncio.Task[None]] = {}
         """By number, those that are not over; a task until the engine has it."""
         self._n_unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
         self._n_waiting = 0
-        """For their client to read their answer. Requests that are about to run count as well: they may be refused."""
+        """Requests whose answer waits to be read. Those that are about to run count as well: they may be refused."""
         self._room = asyncio.Event()
         self._room.set()
 
@@ -81,7 +81,7 @@ class Stream:
                 await self._all_answered.wait()
         except* DecodeError:
             error = InvalidRequest("a message of the stream cannot be parsed")
-        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone: nobody is there to be told.
+        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone.
             log.debug("a stream was cut off: %s", cut.exceptions)
         except* Exception:
             log.exception("a stream broke")
@@ -101,11 +101,11 @@ class Stream:
     def _take(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
         number = None
         try:
-            cancelled = batch.number(request, contract.PARAM_CANCEL)
+            cancelled = step_batch.number(request, contract.PARAM_CANCEL)
             if cancelled is not None:
                 self._cancel(cancelled)
                 return
-            number = batch.number(request, contract.PARAM_REQUEST)
+            number = step_batch.number(request, contract.PARAM_REQUEST)
             if number in self._numbered:
                 raise InvalidRequest(
                     f"parameter '{contract.PARAM_REQUEST}': {number} is the number of a running request"
@@ -120,7 +120,7 @@ class Stream:
         else:
             self._numbered[number] = tasks.create_task(self._start(request, number))
 
-    # ---- Who is waited for
+    # ---- What is waited for
 
     def _begin(self) -> None:
         self._n_unanswered += 1
@@ -149,7 +149,7 @@ class Stream:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             wanted = parse(request)
-            batch.check_form(request)
+            step_batch.check_form(request)
             generation = await model.engine.submit(wanted, origin(request))
         except Exception as error:
             del self._numbered[number]
@@ -160,7 +160,7 @@ class Stream:
         generation.forward(lambda item: self._arrived(request, number, generation, item))
 
     def _arrived(
-        self, request: ModelInferRequest, number: int, generation: Generation, item: Delta | WorkerError
+        self, request: ModelInferRequest, number: int, generation: RunningGeneration, item: Delta | WorkerError
     ) -> None:
         if generation.done:
             del self._numbered[number]
@@ -206,7 +206,7 @@ class Stream:
 async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:
     """The next request of a stream; None at its end, or when the worker has drained."""
     request = asyncio.ensure_future(anext(requests, None))
-    # When the server stops, it fails, also if nobody waits for it any more.
+    # When the server stops, it fails, also if nothing waits for it any more.
     request.add_done_callback(lambda it: it.cancelled() or it.exception())
     await asyncio.wait((request, drained), return_when=asyncio.FIRST_COMPLETED)
     if request.done():
@@ -216,7 +216,7 @@ async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Ta
 
 
 async def _responses(
-    request: ModelInferRequest, responder: Responder, generation: Generation
+    request: ModelInferRequest, responder: Responder, generation: RunningGeneration
 ) -> AsyncIterator[tuple[ModelInferResponse, bool]]:
     """Each with whether it is the last."""
     anyserve = addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
@@ -248,9 +248,9 @@ def _error_response(
         error = WorkerError("internal error")
     # Many of these may wait for their reader: none is large, whatever the request was.
     response = ModelInferResponse(
-        model_name=request.model_name[:MAX_TOLD],
-        model_version=request.model_version[:MAX_TOLD],
-        id=request.id[:MAX_TOLD],
+        model_name=request.model_name[:MAX_REPEATED],
+        model_version=request.model_version[:MAX_REPEATED],
+        id=request.id[:MAX_REPEATED],
     )
     for key, value in (error.details | {contract.ERROR_STATUS: error.status.name}).items():
         response.parameters[key].string_param = value

@@ -13,7 +13,7 @@ from anyserve_worker.core.task_requests import (
     TaskRequest,
     TokenizeRequest,
 )
-from anyserve_worker.scheduling.embedding_queue import Job, embedding
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
 from anyserve_worker.service.request import (
     addresses,
     caller_of,
@@ -33,7 +33,7 @@ Outputs = list[tuple[TensorSpec, tensors.Elements]]
 
 
 def task_of(message: ModelInferRequest) -> str:
-    """The task that is asked for, by its parameter or in AnyServe's manner. Raises InvalidRequest."""
+    """The requested task, by its parameter or in AnyServe's manner. Raises InvalidRequest."""
     name = contract.PARAM_TASK
     task = contract.TASK_GENERATE
     if name in message.parameters:
@@ -50,28 +50,28 @@ def task_of(message: ModelInferRequest) -> str:
 
 def parse(task: str, message: ModelInferRequest) -> TaskRequest:
     """Raises InvalidRequest, naming the tensor."""
-    given = read(message, contract.TASKS[task].inputs)
+    inputs = read(message, contract.TASKS[task].inputs)
 
     def elements(spec: TensorSpec) -> Sequence[Any]:
-        if spec.name not in given:
+        if spec.name not in inputs:
             raise refuse(spec, "missing")
-        return given[spec.name].elements
+        return inputs[spec.name].elements
 
     def text(spec: TensorSpec) -> str:
         return utf8(spec, elements(spec)[0])
 
     if task == contract.TASK_EMBED:
-        pooling = text(contract.POOLING) if contract.POOLING.name in given else None
+        pooling = text(contract.POOLING) if contract.POOLING.name in inputs else None
         if pooling is not None and pooling not in contract.POOLINGS:
             raise refuse(contract.POOLING, f"must be one of {', '.join(contract.POOLINGS)}")
         return EmbedRequest(
-            prompt=prompt_of(given),
+            prompt=prompt_of(inputs),
             pooling=pooling,
-            normalize=scalar(given, contract.NORMALIZE, True),
-            dimensions=scalar(given, contract.DIMENSIONS, None),
+            normalize=scalar(inputs, contract.NORMALIZE, True),
+            dimensions=scalar(inputs, contract.DIMENSIONS, None),
             timeout=timeout_of(message),
             caller=caller_of(message),
-            priority=scalar(given, contract.PRIORITY, 0),
+            priority=scalar(inputs, contract.PRIORITY, 0),
         )
     if task == contract.TASK_RANK:
         return RankRequest(
@@ -79,15 +79,15 @@ def parse(task: str, message: ModelInferRequest) -> TaskRequest:
             text(contract.DOCUMENT),
             timeout_of(message),
             caller_of(message),
-            scalar(given, contract.PRIORITY, 0),
+            scalar(inputs, contract.PRIORITY, 0),
         )
     if task == contract.TASK_TOKENIZE:
         to_tokenize = text(contract.TEXT_TO_TOKENIZE)
         return TokenizeRequest(
             to_tokenize,
-            plain_spans(given, to_tokenize),
-            scalar(given, contract.ADD_SPECIAL, False),
-            scalar(given, contract.PARSE_SPECIAL, True),
+            plain_spans(inputs, to_tokenize),
+            scalar(inputs, contract.ADD_SPECIAL, False),
+            scalar(inputs, contract.PARSE_SPECIAL, True),
         )
     return DetokenizeRequest(elements(contract.TOKENS_TO_TEXT))
 
@@ -95,15 +95,15 @@ def parse(task: str, message: ModelInferRequest) -> TaskRequest:
 # ---- Back to tensors
 
 
-def embedded(request: EmbedRequest, job: Job) -> Outputs:
+def embedded(request: EmbedRequest, job: EmbeddingJob) -> Outputs:
     """Raises EngineFailure for a vector that is none."""
-    vector = embedding(job, normalize=request.normalize, dimensions=request.dimensions)
+    vector = finished_vector(job, normalize=request.normalize, dimensions=request.dimensions)
     if not np.isfinite(vector).all():
         raise EngineFailure("the model computed an embedding that is not finite")
     return [(contract.EMBEDDING, vector.tolist()), (contract.PROMPT_TOKENS, [len(job.tokens)])]
 
 
-def ranked(job: Job) -> Outputs:
+def ranked(job: EmbeddingJob) -> Outputs:
     """Raises EngineFailure for a score that is none. Of several scores the first one counts, as in llama-server."""
     assert job.vector is not None
     score = float(job.vector[0])

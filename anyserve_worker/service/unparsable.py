@@ -1,6 +1,6 @@
 """Bytes that are no message, or one of too many parts: the client's error, and nothing to fill the log with.
 
-grpc itself says UNKNOWN to them, and logs a traceback for each.
+grpc itself answers UNKNOWN, and logs a traceback for each.
 """
 
 import logging

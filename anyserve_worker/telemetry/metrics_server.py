@@ -1,7 +1,7 @@
 """`GET /metrics` over HTTP, on threads of its own: nothing of it is on the event loop, nor on the engine's thread.
 
 There are few connections, each for a few seconds. A new one takes the place of the oldest if all places are taken, so
-that clients that trickle bytes, or read none, keep nobody out.
+that clients that trickle bytes, or read none, keep no other client out.
 """
 
 import socket
@@ -12,7 +12,7 @@ from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-MOST_CONNECTIONS = 8
+MAX_CONNECTIONS = 8
 TIMEOUT = 10.0
 """Seconds that a connection may last, request and response together."""
 EVICTION_TIMEOUT = 1.0
@@ -38,7 +38,7 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._places = threading.Semaphore(MOST_CONNECTIONS)
+        self._places = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
         self._opened: dict[Any, float] = {}
         """Monotonic seconds at which each open connection came, the oldest first."""

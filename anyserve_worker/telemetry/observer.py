@@ -1,9 +1,9 @@
-"""What is told of a generation that has ended: a line of the log, and spans."""
+"""The line of the log and the spans of a generation that has ended."""
 
 import logging
 
 from anyserve_common.logs import say
-from anyserve_worker.engine.running_request import Generation
+from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.telemetry.tracing import Tracer
 
 log = logging.getLogger("anyserve_worker.access")
@@ -14,7 +14,7 @@ class Observer:
         self._log_access = log_access
         self._tracer = tracer
 
-    def ended(self, model: str, generation: Generation) -> None:
+    def ended(self, model: str, generation: RunningGeneration) -> None:
         """On the event loop."""
         if self._log_access:
             _log(model, generation)
@@ -26,7 +26,7 @@ class Observer:
             self._tracer.close()
 
 
-def _log(model: str, generation: Generation) -> None:
+def _log(model: str, generation: RunningGeneration) -> None:
     origin, first = generation.origin, generation.sequences[0]
     fields = {
         "request_id": origin.request_id,

@@ -12,7 +12,7 @@ from anyserve_worker import __version__
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from anyserve_worker.engine.running_request import Generation
+    from anyserve_worker.engine.running_request import RunningGeneration
 
 
 class Tracer:
@@ -26,7 +26,7 @@ class Tracer:
         self._inside = set_span_in_context
         self._server, self._failed = SpanKind.SERVER, Status(StatusCode.ERROR)
 
-    def ended(self, model: str, generation: "Generation") -> None:
+    def ended(self, model: str, generation: "RunningGeneration") -> None:
         since_1970 = time.time_ns() - time.monotonic_ns()
         submitted, ended = generation.submitted_ns + since_1970, generation.ended_ns + since_1970
         origin = generation.origin
@@ -50,7 +50,7 @@ class Tracer:
         self._provider.shutdown()
 
 
-def _attributes(model: str, generation: "Generation") -> dict[str, Any]:
+def _attributes(model: str, generation: "RunningGeneration") -> dict[str, Any]:
     first = generation.sequences[0]
     attributes: dict[str, Any] = {
         "gen_ai.operation.name": "text_completion",

@@ -1,9 +1,9 @@
-"""How many tokens of a choice belong to its beginning, up to a mark: its reasoning, for one. PURE."""
+"""How many tokens of a choice come before a mark in its text: its reasoning, for one. PURE."""
 
 from collections.abc import Sequence
 
 
-class Mark:
+class ReasoningCounter:
     """Counts up to the first of `ends`. With `begin`, only in a text that begins with it, after white space."""
 
     def __init__(self, ends: Sequence[str], begin: str = "") -> None:
@@ -30,7 +30,7 @@ class Mark:
         self._tail = text[max(0, len(text) - self._longest + 1) :]
 
     def count(self, n_tokens: int) -> int:
-        """Of `n_tokens`."""
+        """Returns how many of the choice's `n_tokens` tokens are counted."""
         if self._begin or not self._counts:
             return 0
         return n_tokens if self._n_before is None else self._n_before

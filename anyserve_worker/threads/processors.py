@@ -12,7 +12,7 @@ from pathlib import Path
 def usable_cpus(affinity: int, quota: float | None) -> int:
     """Most threads that may help, within the affinity mask and the quota (in processors; None is unlimited).
 
-    A quota of 1.5 may be worth two threads that are stopped now and then; `threads.py` finds out.
+    A quota of 1.5 may be worth two threads that are stopped now and then; `chooser.py` finds out.
     """
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 MIN_STEPS = 4
 """Steps before an average counts."""
-SURE = 2.0
+SURE_ERRORS = 2.0
 """Standard errors of a difference that is beyond chance."""
 
 
@@ -70,7 +70,7 @@ class StepTimes:
         """Whether it is beyond chance that the cost does. Few steps do not know yet how much they vary."""
         variance = self.variance if self.known else max(self.variance, usual.variance)
         error = math.sqrt(variance / len(self.steps) + usual.error**2)
-        return abs(self.cost - usual.cost) > SURE * error
+        return abs(self.cost - usual.cost) > SURE_ERRORS * error
 
     def wasted(self, usual: "StepTimes") -> float:
         """Seconds more than the same tokens usually take."""

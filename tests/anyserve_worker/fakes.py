@@ -15,7 +15,7 @@ from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.core.options import MAX_DRAFT
 from anyserve_worker.core.spans import Spans
 from anyserve_worker.scheduling.chunk import Chunk
-from anyserve_worker.scheduling.embedding_queue import Part, Vector
+from anyserve_worker.scheduling.embedding_queue import EmbeddingPart, Vector
 from anyserve_worker.scheduling.prefix import common_prefix
 from anyserve_worker.scheduling.sequence import Sequence
 from protos import contract
@@ -226,10 +226,10 @@ def fake_score(sequence: Sequence, position: int, token: int) -> TokenScore:
     return TokenScore(token, -float(position), top)
 
 
-class FakePooler:
+class FakeVectorRunner:
     """A model whose vector of a token is [token, position, 1]; as a reranker, the score is the sum of all tokens.
 
-    `whole` as in embedder.Pooler. `failures`: what the first batches raise, if not None.
+    `whole` as in `VectorRunner`. `failures`: what the first batches raise, if not None.
     """
 
     def __init__(
@@ -254,7 +254,7 @@ class FakePooler:
         """Tokens by sequence id, until it is forgotten."""
         self._given: list[Vector] = []
 
-    def run(self, parts: list[Part], threads: int) -> list[Vector]:
+    def run(self, parts: list[EmbeddingPart], threads: int) -> list[Vector]:
         if self.gate:
             self.gate.enter()
         for rows in self._given:
@@ -277,7 +277,7 @@ class FakePooler:
         self._given = [self._rows(part) for part in parts]
         return self._given
 
-    def _rows(self, part: Part) -> Vector:
+    def _rows(self, part: EmbeddingPart) -> Vector:
         if self.ranks:
             return np.array([[float(sum(self.sequences[part.job.seq_id]))]])
         return np.array([[token, part.start + i, 1.0] for i, token in enumerate(part.tokens)])

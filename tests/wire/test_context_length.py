@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from protos import contract
-from tests.anyserve_worker.fakes import FakePooler, FakeRunner
+from tests.anyserve_worker.fakes import FakeRunner, FakeVectorRunner
 from tests.wire.fake_worker import FakeWorker, Refusal, refuses, says
 from tests.wire.sidecar import Reply, Sidecar, app_for, running
 from tests.wire.worker import worker
@@ -62,7 +62,7 @@ async def test_a_prompt_that_the_worker_does_not_count_to_its_end() -> None:
 
 
 async def test_texts_to_embed_and_to_rank() -> None:
-    embedder, reranker = FakePooler(n_ctx=100), FakePooler(n_ctx=100, ranks=True)
+    embedder, reranker = FakeVectorRunner(n_ctx=100), FakeVectorRunner(n_ctx=100, ranks=True)
     async with (
         worker({"tiny": FakeRunner()}, poolers={"tiny": embedder}) as embeds,
         worker({"tiny": FakeRunner()}, poolers={"tiny": reranker}) as ranks,

@@ -13,7 +13,7 @@ from anyserve_worker.service.message_parts import has_too_many
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
-from tests.anyserve_worker.fakes import FakePooler
+from tests.anyserve_worker.fakes import FakeVectorRunner
 from tests.wire.worker import stub, worker
 
 IDS, MANY = contract.PROMPT_TOKEN_IDS, 2_000_000
@@ -32,7 +32,7 @@ def request(spec: TensorSpec, elements: Any, *, raw: bool, task: str = contract.
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Any]:
-    async with worker(poolers={"tiny": FakePooler()}) as served, stub(served.port) as service:
+    async with worker(poolers={"tiny": FakeVectorRunner()}) as served, stub(served.port) as service:
         yield service
 
 

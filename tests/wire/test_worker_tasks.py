@@ -16,7 +16,7 @@ from protos.grpc_predict_v2_pb2 import (
     ModelMetadataRequest,
     ModelStatisticsRequest,
 )
-from tests.anyserve_worker.fakes import PATIENCE, FakePooler, FakeRunner, Gate
+from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
 from tests.wire.test_worker_streams import eventually
 from tests.wire.worker import Worker, stub, worker
 
@@ -36,10 +36,10 @@ def ask(task: str, *, model: str = "tiny", version: str = "", id: str = "", **in
 
 
 @asynccontextmanager
-async def serving(pooler: FakePooler | None = None) -> AsyncIterator[tuple[Worker, Service]]:
+async def serving(vector_runner: FakeVectorRunner | None = None) -> AsyncIterator[tuple[Worker, Service]]:
     """`tiny` generates and embeds, `judge` ranks."""
     runners = {"tiny": FakeRunner(), "judge": FakeRunner()}
-    poolers = {"tiny": pooler or FakePooler(), "judge": FakePooler(ranks=True)}
+    poolers = {"tiny": vector_runner or FakeVectorRunner(), "judge": FakeVectorRunner(ranks=True)}
     async with worker(runners, poolers=poolers) as served, stub(served.port) as service:
         yield served, service
 
@@ -136,7 +136,7 @@ async def test_errors_name_the_tensor() -> None:
 
 async def test_a_timeout_and_a_client_that_leaves() -> None:
     gate = Gate()
-    async with serving(FakePooler(n_batch=10, gate=gate)) as (served, service):
+    async with serving(FakeVectorRunner(n_batch=10, gate=gate)) as (served, service):
         call: Any = service.ModelInfer(ask("embed", prompt="x" * 39))
         sent = asyncio.ensure_future(call)
         await gate.entered()  # From here on, nothing expires before the gate is open.

@@ -17,7 +17,7 @@ from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.telemetry.tracing import Tracer
 from openai_server.telemetry.observer import Observer as SidecarObserver
 from openai_server.telemetry.tracing import Tracer as SidecarTracer
-from tests.anyserve_worker.fakes import PATIENCE, FakePooler, FakeRunner, Gate
+from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
 from tests.wire.exposition import Scrape
 from tests.wire.sidecar import app_for
 from tests.wire.test_worker_streams import ask, cancel, client, eventually
@@ -86,7 +86,7 @@ async def test_who_is_there_while_they_are() -> None:
 
 
 async def test_embeddings_are_counted_as_such() -> None:
-    async with worker(poolers={"tiny": FakePooler()}) as running:
+    async with worker(poolers={"tiny": FakeVectorRunner()}) as running:
         await running.engines["tiny"].embed(EmbedRequest("abc"))
         assert scrape(running).value("anyserve_worker_requests_ended_total", outcome="embedded") == 1
 

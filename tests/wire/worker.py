@@ -14,7 +14,7 @@ from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
-from tests.anyserve_worker.fakes import ByteVocabulary, FakePooler, FakeRunner
+from tests.anyserve_worker.fakes import ByteVocabulary, FakeRunner, FakeVectorRunner
 
 OPTIONS = ModelOptions(parallel=16, max_queue=48, prefill_chunk=16)
 
@@ -41,7 +41,7 @@ async def worker(
     runners: Mapping[str, FakeRunner] | None = None,
     options: ModelOptions = OPTIONS,
     port: int = 0,
-    poolers: Mapping[str, FakePooler] | None = None,
+    poolers: Mapping[str, FakeVectorRunner] | None = None,
     observer: Observer | None = None,
 ) -> AsyncIterator[Worker]:
     """Serves a model for each runner. At the end, every engine has got back what it gave.
@@ -56,7 +56,7 @@ async def worker(
             runner,
             options,
             ThreadChooser((1,), (1,)),
-            pooler=poolers.get(name),
+            vector_runner=poolers.get(name),
             on_end=partial((observer or Observer()).ended, name),
         )
         for name, runner in runners.items()
@@ -64,8 +64,8 @@ async def worker(
     repository = Repository([(name, Path()) for name in runners])
     for model in repository:
         model._engine, model.state = engines[model.name], State.READY
-        if pooler := poolers.get(model.name):
-            own = ("rank",) if pooler.ranks else ("generate", "embed")
+        if vector_runner := poolers.get(model.name):
+            own = ("rank",) if vector_runner.ranks else ("generate", "embed")
             model.tasks = (*own, "tokenize", "detokenize")
             model.config["tasks"] = ",".join(model.tasks)
         engines[model.name].start()

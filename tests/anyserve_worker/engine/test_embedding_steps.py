@@ -18,13 +18,13 @@ from anyserve_worker.core.spans import Spans
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, MIN_TOKENIZED
-from anyserve_worker.scheduling.embedding_queue import Job, embedding
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
 from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, ask, collect, engine_on, said
-from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakePooler, FakeRunner, Gate, SlowVocabulary
+from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeRunner, FakeVectorRunner, Gate, SlowVocabulary
 
 
-def vector(job: Job) -> list[float]:
-    return [float(element) for element in embedding(job, normalize=False, dimensions=None)]
+def vector(job: EmbeddingJob) -> list[float]:
+    return [float(element) for element in finished_vector(job, normalize=False, dimensions=None)]
 
 
 async def embed(engine: Engine, prompt: str, pooling: str = "last") -> list[float]:
@@ -36,7 +36,7 @@ async def embed(engine: Engine, prompt: str, pooling: str = "last") -> list[floa
 
 
 async def test_a_text_is_embedded_with_the_tokens_around_it_and_token_ids_as_they_are() -> None:
-    async with engine_on(FakeRunner(), pooler=FakePooler()) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner()) as engine:
         assert await embed(engine, "ab") == [ord("b"), 2, 1]  # Behind the token of the beginning.
         job = await engine.embed(EmbedRequest([5, 7]))
         assert vector(job) == [6, 0.5, 1]  # The model's own way is the mean.
@@ -45,7 +45,7 @@ async def test_a_text_is_embedded_with_the_tokens_around_it_and_token_ids_as_the
 
 
 async def test_a_pair_is_ranked() -> None:
-    async with engine_on(FakeRunner(), pooler=FakePooler(ranks=True)) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(ranks=True)) as engine:
         job = await engine.embed(RankRequest("a", "b"))
     assert job.vector is not None
     assert job.vector.tolist() == [ord("a") + ord("|") + ord("b")]
@@ -53,8 +53,8 @@ async def test_a_pair_is_ranked() -> None:
 
 async def test_many_at_once_share_batches_and_keep_their_own() -> None:
     gate = Gate()
-    pooler = FakePooler(n_batch=16, n_sequences=4, gate=gate)
-    async with engine_on(FakeRunner(), pooler=pooler) as engine:
+    vector_runner = FakeVectorRunner(n_batch=16, n_sequences=4, gate=gate)
+    async with engine_on(FakeRunner(), vector_runner=vector_runner) as engine:
         first = asyncio.create_task(embed(engine, "x"))
         await gate.entered()
         others = [asyncio.create_task(embed(engine, letter * 3)) for letter in "abcdef"]
@@ -62,7 +62,7 @@ async def test_many_at_once_share_batches_and_keep_their_own() -> None:
         gate.open()
         assert await first == [ord("x"), 1, 1]
         assert [await other for other in others] == [[ord(letter), 3, 1] for letter in "abcdef"]
-    assert pooler.batches == [[2], [4, 4, 4, 4], [4, 4]]
+    assert vector_runner.batches == [[2], [4, 4, 4, 4], [4, 4]]
 
 
 @pytest.mark.parametrize("ranks", [False, True])
@@ -77,7 +77,7 @@ async def test_a_caller_with_one_text_does_not_wait_for_another_callers_many(ran
         await engine.embed(ask_for(text, caller))
         order.append(text)
 
-    async with engine_on(FakeRunner(), pooler=FakePooler(n_batch=12, gate=gate, ranks=ranks)) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_batch=12, gate=gate, ranks=ranks)) as engine:
         tasks = [asyncio.create_task(embed_for(f"many {k}", "many")) for k in range(8)]
         await gate.entered()
         tasks.append(asyncio.create_task(embed_for("one text", "one")))
@@ -89,8 +89,8 @@ async def test_a_caller_with_one_text_does_not_wait_for_another_callers_many(ran
 
 async def test_streams_go_on_between_batches() -> None:
     gate = Gate()
-    pooler = FakePooler(n_batch=10, gate=gate)
-    async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), pooler=pooler) as engine:
+    vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
+    async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), vector_runner=vector_runner) as engine:
         long = asyncio.create_task(embed(engine, "x" * 39))
         await gate.entered()
         generation = await engine.submit(ask("q"))
@@ -100,7 +100,7 @@ async def test_streams_go_on_between_batches() -> None:
         gate.let_through()
         assert await long == [ord("x"), 39, 1]
         assert said(await collect(generation))[-1] == ("", "stop")
-    assert pooler.batches == [[10]] * 4
+    assert vector_runner.batches == [[10]] * 4
 
 
 # ---- What is refused
@@ -118,7 +118,7 @@ async def test_streams_go_on_between_batches() -> None:
     ],
 )
 async def test_a_text_past_the_context(request_: EmbedRequest | RankRequest, tensor: str) -> None:
-    async with engine_on(FakeRunner(), pooler=FakePooler(n_ctx=100)) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_ctx=100)) as engine:
         with pytest.raises(ContextLengthExceeded, match="maximum context length is 100 tokens") as refused:
             await engine.embed(request_)
         assert refused.value.tensor == tensor
@@ -127,7 +127,7 @@ async def test_a_text_past_the_context(request_: EmbedRequest | RankRequest, ten
 
 
 async def test_more_dimensions_than_there_are() -> None:
-    async with engine_on(FakeRunner(), pooler=FakePooler()) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner()) as engine:
         with pytest.raises(InvalidRequest) as refused:
             await engine.embed(EmbedRequest("x", dimensions=4))
         assert refused.value.tensor == "dimensions"
@@ -144,7 +144,7 @@ async def test_nothing_to_embed() -> None:
         def ranked_pair(self, query: str, document: str) -> "array[int]":
             return array("i")
 
-    async with engine_on(FakeRunner(), vocabulary=Plain(), pooler=FakePooler()) as engine:
+    async with engine_on(FakeRunner(), vocabulary=Plain(), vector_runner=FakeVectorRunner()) as engine:
         for request in (EmbedRequest(""), RankRequest("", "")):
             with pytest.raises(InvalidRequest, match="'prompt': empty"):
                 await engine.embed(request)
@@ -153,7 +153,7 @@ async def test_nothing_to_embed() -> None:
 async def test_the_queue_is_one_for_all() -> None:
     gate = Gate()
     options = replace(OPTIONS, parallel=1, max_queue=1)
-    async with engine_on(FakeRunner(), options, pooler=FakePooler(gate=gate)) as engine:
+    async with engine_on(FakeRunner(), options, vector_runner=FakeVectorRunner(gate=gate)) as engine:
         first = asyncio.create_task(embed(engine, "a"))
         await gate.entered()
         generation = await engine.submit(ask("q"))
@@ -175,8 +175,8 @@ async def test_the_queue_is_one_for_all() -> None:
 
 async def test_who_goes_away_is_gone_by_the_next_batch() -> None:
     gate = Gate()
-    pooler = FakePooler(n_batch=10, gate=gate)
-    async with engine_on(FakeRunner(), pooler=pooler) as engine:
+    vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
+    async with engine_on(FakeRunner(), vector_runner=vector_runner) as engine:
         long = asyncio.create_task(embed(engine, "x" * 39))
         await gate.entered()
         waiting = asyncio.create_task(embed(engine, "w" * 5))
@@ -189,14 +189,14 @@ async def test_who_goes_away_is_gone_by_the_next_batch() -> None:
         assert engine.n_requests == 1
         gate.open()
         assert await other == [ord("o"), 1, 1]
-    assert pooler.batches == [[10], [2]]
+    assert vector_runner.batches == [[10], [2]]
     assert (engine.stats.success.count, engine.stats.failure.count) == (1, 2)
 
 
 async def test_a_deadline() -> None:
     gate, clock = Gate(), Clock()
-    pooler = FakePooler(n_batch=10, gate=gate)
-    async with engine_on(FakeRunner(), clock=clock, pooler=pooler) as engine:
+    vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
+    async with engine_on(FakeRunner(), clock=clock, vector_runner=vector_runner) as engine:
         late = asyncio.create_task(engine.embed(EmbedRequest("x" * 39, timeout=5)))
         await gate.entered()
         in_time = asyncio.create_task(engine.embed(EmbedRequest("x", timeout=50)))
@@ -210,8 +210,8 @@ async def test_a_deadline() -> None:
 
 async def test_a_batch_that_fails_takes_nobody_else_with_it() -> None:
     gate = Gate()
-    pooler = FakePooler(n_batch=10, failures=[None, RuntimeError("broken")], gate=gate)
-    async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), pooler=pooler) as engine:
+    vector_runner = FakeVectorRunner(n_batch=10, failures=[None, RuntimeError("broken")], gate=gate)
+    async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), vector_runner=vector_runner) as engine:
         long = asyncio.create_task(engine.embed(EmbedRequest("x" * 39)))
         await gate.entered()
         generation = await engine.submit(ask("q"))
@@ -226,7 +226,7 @@ async def test_a_batch_that_fails_takes_nobody_else_with_it() -> None:
 
 async def test_closing_fails_what_is_there() -> None:
     gate = Gate()
-    async with engine_on(FakeRunner(), pooler=FakePooler(n_batch=10, gate=gate)) as engine:
+    async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_batch=10, gate=gate)) as engine:
         running = asyncio.create_task(engine.embed(EmbedRequest("x" * 39)))
         await gate.entered()
         waiting = asyncio.create_task(engine.embed(EmbedRequest("w")))
@@ -280,7 +280,7 @@ async def test_a_text_far_too_long_is_not_tokenized_to_its_end() -> None:
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 
     long = "x" * 10_000_000
-    async with engine_on(FakeRunner(), vocabulary=Counting(), pooler=FakePooler(n_ctx=100)) as engine:
+    async with engine_on(FakeRunner(), vocabulary=Counting(), vector_runner=FakeVectorRunner(n_ctx=100)) as engine:
         for refused in (
             engine.embed(EmbedRequest(long)),
             engine.embed(RankRequest("q", long)),
@@ -300,7 +300,7 @@ async def test_who_leaves_while_a_text_is_tokenized() -> None:
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 
     vocabulary = Slow()
-    async with engine_on(FakeRunner(), vocabulary=vocabulary, pooler=FakePooler()) as engine:
+    async with engine_on(FakeRunner(), vocabulary=vocabulary, vector_runner=FakeVectorRunner()) as engine:
         long = "x" * (INLINE_TOKENIZE + 1)
         for call in (engine.embed(EmbedRequest(long)), engine.tokenize(TokenizeRequest(long))):
             task = asyncio.create_task(call)

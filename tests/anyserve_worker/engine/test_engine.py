@@ -27,7 +27,7 @@ from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.core.spans import Spans
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.preparation import INLINE_LOOK_BACK
-from anyserve_worker.engine.running_request import Generation
+from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
 from anyserve_worker.scheduling import sequence
 from anyserve_worker.threads.chooser import ThreadChooser
@@ -37,8 +37,8 @@ from tests.anyserve_worker.fakes import (
     PATIENCE,
     ByteVocabulary,
     FakeMemory,
-    FakePooler,
     FakeRunner,
+    FakeVectorRunner,
     Gate,
     SlowVocabulary,
 )
@@ -61,17 +61,17 @@ async def engine_on(
     *,
     vocabulary: Vocabulary | None = None,
     clock: Callable[[], float] | None = None,
-    pooler: FakePooler | None = None,
+    vector_runner: FakeVectorRunner | None = None,
 ) -> AsyncIterator[Engine]:
     """A started engine. At the end all is quiet, and everything that it took has been given back."""
     clock = clock or Clock()
     threads = ThreadChooser((1,), (1,))
-    engine = Engine(vocabulary or ByteVocabulary(), runner, options, threads, clock, pooler=pooler)
+    engine = Engine(vocabulary or ByteVocabulary(), runner, options, threads, clock, vector_runner=vector_runner)
     engine.start()
     try:
         yield engine
     finally:
-        for gate in (runner.gate, pooler and pooler.gate):
+        for gate in (runner.gate, vector_runner and vector_runner.gate):
             if gate:
                 gate.open()
         await engine.close()
@@ -79,14 +79,14 @@ async def engine_on(
     assert engine.n_running == 0
     assert engine.n_free_cells == runner.n_cells
     assert not runner.memory.sequences
-    assert not (pooler and pooler.sequences)
+    assert not (vector_runner and vector_runner.sequences)
 
 
 def ask(prompt: str, **fields: Any) -> GenerationRequest:
     return GenerationRequest(prompt, **fields)
 
 
-async def collect(generation: Generation) -> list[Delta]:
+async def collect(generation: RunningGeneration) -> list[Delta]:
     async with asyncio.timeout(PATIENCE):
         return [delta async for deltas in generation for delta in deltas]
 
@@ -536,7 +536,7 @@ class SlowRunner(FakeRunner):
         super().prepare(sequences[1:])
 
 
-async def preparing(engine: Engine, runner: SlowRunner, **fields: Any) -> "asyncio.Task[Generation]":
+async def preparing(engine: Engine, runner: SlowRunner, **fields: Any) -> "asyncio.Task[RunningGeneration]":
     submission = asyncio.create_task(engine.submit(ask("q", sampling=DRY, **fields)))
     assert await asyncio.to_thread(runner.prepares.wait, PATIENCE)
     return submission

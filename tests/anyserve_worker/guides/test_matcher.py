@@ -11,7 +11,7 @@ import pytest
 from anyserve_worker.core.errors import Draining, InvalidRequest, TrialOverrun
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides import matcher as guide
-from anyserve_worker.guides.matcher import MAX_SOURCE, SECONDS_PER_TOKEN, SPARE_SECONDS, Guides, Matcher
+from anyserve_worker.guides.matcher import MAX_SOURCE, SECONDS_PER_TOKEN, SPARE_SECONDS, Matcher, VocabularyGuides
 from protos import contract
 from protos.contract import TensorSpec
 
@@ -24,18 +24,20 @@ ABC = len(VOCABULARY) - 1
 """`abc`, a token of more than one character."""
 
 
-def build(end_tokens: list[int]) -> Guides:
-    return Guides(VOCABULARY, lambda token: END <= token <= TOOL, end_tokens, lambda text: list(text.encode()))
+def build(end_tokens: list[int]) -> VocabularyGuides:
+    return VocabularyGuides(
+        VOCABULARY, lambda token: END <= token <= TOOL, end_tokens, lambda text: list(text.encode())
+    )
 
 
 @pytest.fixture(scope="module")
-def guides() -> Iterator[Guides]:
+def guides() -> Iterator[VocabularyGuides]:
     guides = build([END])
     yield guides
     guides.close()
 
 
-def compiled(guides: Guides, guide: Guide) -> Matcher:
+def compiled(guides: VocabularyGuides, guide: Guide) -> Matcher:
     return guides.compile(guide, guides.try_guide(guide, SECONDS))
 
 
@@ -56,7 +58,7 @@ def accept(matcher: Matcher, text: str) -> None:
         matcher.accept(token)
 
 
-def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
+def refusal(guides: VocabularyGuides, tensor: TensorSpec, source: str) -> str:
     with pytest.raises(InvalidRequest) as refused:
         compiled(guides, Guide(tensor, source))
     assert refused.value.tensor == tensor.name
@@ -67,7 +69,7 @@ def refusal(guides: Guides, tensor: TensorSpec, source: str) -> str:
 # ---- What may come next
 
 
-def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
+def test_a_mask_leaves_what_can_come_next_as_it_is(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, "[ab]{2}"))
     logits = np.arange(len(VOCABULARY), dtype=np.float32)
     matcher.mask(logits)
@@ -82,7 +84,7 @@ def test_a_mask_leaves_what_can_come_next_as_it_is(guides: Guides) -> None:
         (LARK, 'start: ("yes" | "no") "!"'),
     ],
 )
-def test_every_language_says_what_comes_next(guides: Guides, tensor: TensorSpec, source: str) -> None:
+def test_every_language_says_what_comes_next(guides: VocabularyGuides, tensor: TensorSpec, source: str) -> None:
     matcher = compiled(guides, Guide(tensor, source))
     assert allowed(matcher) == letters("yn")
     accept(matcher, "no")
@@ -92,7 +94,7 @@ def test_every_language_says_what_comes_next(guides: Guides, tensor: TensorSpec,
     assert matcher.ended
 
 
-def test_a_schema_gives_compact_json(guides: Guides) -> None:
+def test_a_schema_gives_compact_json(guides: VocabularyGuides) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "boolean"}, "b": {"const": "é"}},
@@ -104,12 +106,12 @@ def test_a_schema_gives_compact_json(guides: Guides) -> None:
     assert matcher.ended
 
 
-def test_tokens_of_many_characters(guides: Guides) -> None:
+def test_tokens_of_many_characters(guides: VocabularyGuides) -> None:
     assert allowed(compiled(guides, Guide(REGEX, "[ax][by][cz]"))) == letters("ax") | {ABC}
     assert allowed(compiled(guides, Guide(REGEX, "[ax][by][yz]"))) == letters("ax")
 
 
-def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
+def test_where_more_could_follow_the_end_token_ends(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, "a+"))
     assert allowed(matcher) == letters("a")
     accept(matcher, "a")
@@ -119,7 +121,7 @@ def test_where_more_could_follow_the_end_token_ends(guides: Guides) -> None:
     assert matcher.ended
 
 
-def test_nothing_may_come_at_all(guides: Guides) -> None:
+def test_nothing_may_come_at_all(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, ""))
     assert allowed(matcher) == {END}
     matcher.accept(END)
@@ -134,7 +136,7 @@ def test_every_end_token_ends() -> None:
         guides.close()
 
 
-def test_control_tokens_are_named_and_are_no_text(guides: Guides) -> None:
+def test_control_tokens_are_named_and_are_no_text(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'))
     assert allowed(matcher) == {CALL}
     matcher.accept(CALL)
@@ -145,7 +147,7 @@ def test_control_tokens_are_named_and_are_no_text(guides: Guides) -> None:
     assert allowed(compiled(guides, Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
 
 
-def test_copies_go_their_own_ways(guides: Guides) -> None:
+def test_copies_go_their_own_ways(guides: VocabularyGuides) -> None:
     original = compiled(guides, Guide(REGEX, "ab|cd"))
     first, second = original.copy(), original.copy()
     accept(first, "ab")
@@ -158,7 +160,7 @@ def test_copies_go_their_own_ways(guides: Guides) -> None:
     assert allowed(second) == letters("d")
 
 
-def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
+def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides) -> None:
     with pytest.raises(InvalidRequest, match="cannot go on"):
         compiled(guides, Guide(REGEX, "abc")).accept(ord("x"))
 
@@ -194,7 +196,9 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: Guides) -> None:
         (LARK, "start: " + "(" * 30_000, "too deeply"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(guides: Guides, tensor: TensorSpec, source: str, says: str) -> None:
+def test_what_cannot_be_followed_is_refused(
+    guides: VocabularyGuides, tensor: TensorSpec, source: str, says: str
+) -> None:
     assert says in refusal(guides, tensor, source)
 
 
@@ -236,12 +240,12 @@ UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
 """Each with a text that a lenient schema allows."""
 
 
-def written(guides: Guides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
+def written(guides: VocabularyGuides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
     accept(compiled(guides, Guide(tensor, source, lenient)), text)
 
 
 @pytest.mark.parametrize("name", UNENFORCEABLE)
-def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: Guides, name: str) -> None:
+def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: VocabularyGuides, name: str) -> None:
     schema, text = UNENFORCEABLE[name]
     source = json.dumps(schema)
     written(guides, JSON_SCHEMA, source, text, lenient=True)
@@ -255,7 +259,7 @@ def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: Guides, name: st
 
 
 @pytest.mark.parametrize("name", UNENFORCEABLE)
-def test_the_rest_of_a_lenient_schema_is_enforced(guides: Guides, name: str) -> None:
+def test_the_rest_of_a_lenient_schema_is_enforced(guides: VocabularyGuides, name: str) -> None:
     schema, _ = UNENFORCEABLE[name]
     both = {"type": "object", "properties": {"x": schema, "y": {"type": "integer"}}, "required": ["y"]}
     matcher = compiled(guides, Guide(JSON_SCHEMA, json.dumps(both | {"additionalProperties": False}), lenient=True))
@@ -265,7 +269,7 @@ def test_the_rest_of_a_lenient_schema_is_enforced(guides: Guides, name: str) -> 
     assert matcher.ended
 
 
-def test_what_looks_like_a_pattern_is_data(guides: Guides) -> None:
+def test_what_looks_like_a_pattern_is_data(guides: VocabularyGuides) -> None:
     data = {"pattern": "(?!a)", "patternProperties": {"(?!a)": 1}}
     schema = {
         "type": "object",
@@ -288,13 +292,13 @@ def test_what_looks_like_a_pattern_is_data(guides: Guides) -> None:
         ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
     ],
 )
-def test_what_is_wrong_with_a_lenient_schema_is_refused(guides: Guides, schema: object, says: str) -> None:
+def test_what_is_wrong_with_a_lenient_schema_is_refused(guides: VocabularyGuides, schema: object, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema), lenient=True))
 
 
 @pytest.mark.parametrize("tensor", contract.GUIDES, ids=lambda spec: spec.name)
-def test_a_source_that_is_too_long(guides: Guides, tensor: TensorSpec) -> None:
+def test_a_source_that_is_too_long(guides: VocabularyGuides, tensor: TensorSpec) -> None:
     assert f"longer than {MAX_SOURCE}" in refusal(guides, tensor, "a" * (MAX_SOURCE + 1))
 
 
@@ -330,7 +334,9 @@ EXPLODING = {
 
 
 @pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
-def test_what_explodes_is_refused_and_the_next_is_served(guides: Guides, tensor: TensorSpec, source: str) -> None:
+def test_what_explodes_is_refused_and_the_next_is_served(
+    guides: VocabularyGuides, tensor: TensorSpec, source: str
+) -> None:
     assert len(source) <= MAX_SOURCE
     started = time.process_time()
     with pytest.raises((InvalidRequest, TrialOverrun)) as ended:
@@ -354,7 +360,9 @@ def test_what_explodes_is_refused_and_the_next_is_served(guides: Guides, tensor:
         (JSON_SCHEMA, '{"type": "string", "minLength": 100000000}'),
     ],
 )
-def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: TensorSpec, source: str) -> None:
+def test_what_would_explode_elsewhere_is_cheap_or_fails(
+    guides: VocabularyGuides, tensor: TensorSpec, source: str
+) -> None:
     random = np.random.default_rng(3)
     started = time.process_time()
     try:
@@ -368,7 +376,7 @@ def test_what_would_explode_elsewhere_is_cheap_or_fails(guides: Guides, tensor: 
     assert time.process_time() - started < 2
 
 
-def test_an_ambiguous_grammar_comes_to_an_end(guides: Guides) -> None:
+def test_an_ambiguous_grammar_comes_to_an_end(guides: VocabularyGuides) -> None:
     """Each token takes longer than the one before, up to the limit of a step."""
     with pytest.raises(InvalidRequest, match="complex"):
         accept(compiled(guides, Guide(LARK, "start: a\na: a a | a a a | /./")), "a" * 1000)
@@ -385,7 +393,7 @@ class Clock:
         return self.now
 
 
-def test_a_guide_that_holds_up_the_steps_is_refused(guides: Guides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guide_that_holds_up_the_steps_is_refused(guides: VocabularyGuides, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = Clock(step=0.4 * SECONDS_PER_TOKEN)
     monkeypatch.setattr(guide, "thread_time", clock)
     matcher = compiled(guides, Guide(REGEX, "a*"))
@@ -398,7 +406,7 @@ def test_a_guide_that_holds_up_the_steps_is_refused(guides: Guides, monkeypatch:
     accept(compiled(guides, Guide(REGEX, "a*")), "a" * n_tokens)
 
 
-def test_a_grammar_that_explodes_later_is_blamed_then(guides: Guides) -> None:
+def test_a_grammar_that_explodes_later_is_blamed_then(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(GRAMMAR, 'root ::= "a"{100000000}'))
     with pytest.raises(InvalidRequest, match="Too many items"):
         accept(matcher, "a" * 1000)
@@ -412,7 +420,7 @@ def test_after_the_end_of_the_worker_nothing_is_started() -> None:
         compiled(guides, Guide(REGEX, "a"))
 
 
-def test_a_schema_cant_set_options_of_the_compiler(guides: Guides) -> None:
+def test_a_schema_cant_set_options_of_the_compiler(guides: VocabularyGuides) -> None:
     """`lenient` would take strictness away."""
     with pytest.raises(InvalidRequest, match="not"):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps({"not": {"type": "string"}, "x-guidance": {"lenient": True}})))

@@ -82,7 +82,7 @@ class Steps:
             except NoRoom:
                 for earlier in chunks[:done]:
                     self.memory.truncate(earlier.sequence.seq_id, earlier.start)
-                if not scheduler.relieve():
+                if not scheduler.make_room():
                     assert len(scheduler.running) == 1
                     self.failed += scheduler.running
                     scheduler.remove(scheduler.running[0])
@@ -471,9 +471,9 @@ def test_relief_drops_cached_prefixes_first_then_the_last_to_come() -> None:
     first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
     s.add(first, second)
     s.step()
-    assert s.scheduler.relieve()
+    assert s.scheduler.make_room()
     assert (s.cache.n_cached_sequences, s.scheduler.running) == (0, [first, second])
-    assert s.scheduler.relieve()
+    assert s.scheduler.make_room()
     assert s.scheduler.running == [first]
     assert list(s.scheduler.waiting) == [second]
 
@@ -483,7 +483,7 @@ def test_there_is_no_relief_for_a_single_sequence() -> None:
     one = sequence(unlike(0, 5), n_new=9)
     s.add(one)
     s.step()
-    assert not s.scheduler.relieve()
+    assert not s.scheduler.make_room()
     assert s.scheduler.running == [one]
 
 
@@ -492,7 +492,7 @@ def test_after_a_relief_the_same_step_is_not_tried_again() -> None:
     first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
     s.add(first, second)
     s.step()
-    assert s.scheduler.relieve()
+    assert s.scheduler.make_room()
     assert [each for each, _ in s.step()] == [first]
     assert [each for each, _ in s.step()] == [first, second]
 
@@ -502,9 +502,9 @@ def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
     first, second, third = (sequence(unlike(i, 5), n_new=9) for i in range(3))
     s.add(first, second, third)
     s.step()
-    assert s.scheduler.relieve()  # The third gives way,
+    assert s.scheduler.make_room()  # The third gives way,
     s.scheduler.schedule()
-    assert s.scheduler.relieve()  # then the cells that it left behind.
+    assert s.scheduler.make_room()  # then the cells that it left behind.
     assert [each for each, _ in s.step()] == [first, second]
 
 
@@ -513,7 +513,7 @@ def test_who_gave_way_comes_back_when_the_others_are_gone() -> None:
     first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
     s.add(first, second)
     s.step()
-    assert s.scheduler.relieve()
+    assert s.scheduler.make_room()
     s.scheduler.remove(first)
     assert [each for each, _ in s.step()] == [second]
 

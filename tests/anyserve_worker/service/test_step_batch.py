@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.delta import Delta
-from anyserve_worker.service.outbox import BACKLOG, Outbox
+from anyserve_worker.service.outbox import MAX_RESPONSES, Outbox
 from anyserve_worker.service.step_batch import Row, step_batch
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
@@ -109,14 +109,14 @@ async def test_an_error_comes_behind_the_rows_of_its_request_and_others_do_not_h
 
 async def test_responses_of_single_requests_wait_for_a_place() -> None:
     outbox = Outbox(lambda _: None)
-    for _ in range(BACKLOG):
+    for _ in range(MAX_RESPONSES):
         await outbox.put(ModelStreamInferResponse(), ends=False)
     waiting = asyncio.create_task(outbox.put(ModelStreamInferResponse(error_message="last"), ends=True))
     await asyncio.sleep(0)
     assert not waiting.done()
     outbox.add(ModelStreamInferResponse(error_message="at once"))
     answers = aiter(outbox)
-    said = [(await anext(answers)).error_message for _ in range(BACKLOG + 2)]
+    said = [(await anext(answers)).error_message for _ in range(MAX_RESPONSES + 2)]
     assert said[-2:] == ["at once", "last"]
     await waiting
 

@@ -8,7 +8,7 @@ import pytest
 
 from anyserve_worker.core.errors import EngineFailure, InvalidRequest
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
-from anyserve_worker.scheduling.embedding_queue import Job
+from anyserve_worker.scheduling.embedding_queue import EmbeddingJob
 from anyserve_worker.service.tasks import embedded, parse, ranked, task_of, tokenized
 from protos import contract
 from protos.contract import TensorSpec
@@ -144,8 +144,8 @@ def test_a_request_that_is_refused(task: str, inputs: dict[str, Any], tensor: st
 # ---- Results
 
 
-def done(*elements: float) -> Job:
-    return Job(array("i", [5, 6]), contract.POOLING_LAST, n_computed=2, vector=np.array(elements))
+def done(*elements: float) -> EmbeddingJob:
+    return EmbeddingJob(array("i", [5, 6]), contract.POOLING_LAST, n_computed=2, vector=np.array(elements))
 
 
 def test_an_embedding_as_tensors() -> None:

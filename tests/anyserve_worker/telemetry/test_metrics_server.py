@@ -7,7 +7,7 @@ from contextlib import ExitStack, closing, suppress
 import pytest
 
 from anyserve_worker.telemetry import metrics_server
-from anyserve_worker.telemetry.metrics_server import MOST_CONNECTIONS, MetricsServer
+from anyserve_worker.telemetry.metrics_server import MAX_CONNECTIONS, MetricsServer
 
 
 @pytest.fixture
@@ -46,11 +46,11 @@ def dripping(port: int, sent: bytes) -> socket.socket:
 def test_clients_that_drip_keep_nobody_out(server: MetricsServer, sent: bytes) -> None:
     before = threading.active_count()
     with ExitStack() as slow:
-        for _ in range(3 * MOST_CONNECTIONS):
+        for _ in range(3 * MAX_CONNECTIONS):
             slow.enter_context(closing(dripping(server.port, sent)))
         for _ in range(3):
             assert get(server.port) == (200, b"a 1\n")
-        assert threading.active_count() <= before + MOST_CONNECTIONS
+        assert threading.active_count() <= before + MAX_CONNECTIONS
 
 
 def test_clients_that_drip_are_cut_off(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:

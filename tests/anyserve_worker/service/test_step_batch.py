@@ -1,20 +1,17 @@
 """Rows to step batches: whatever gathers in one message, the client reads the same."""
 
-import asyncio
 from collections import defaultdict
 from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.delta import Delta
-from anyserve_worker.service.outbox import MAX_RESPONSES, Outbox
 from anyserve_worker.service.step_batch import Row, step_batch
 from protos import contract, tensors
-from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
+from protos.grpc_predict_v2_pb2 import ModelInferResponse
 
 
 def row(number: int, text: str, index: int = 0, reason: str | None = None, completion: int = 1) -> Row:
@@ -75,53 +72,7 @@ def test_the_counts_are_the_last() -> None:
     assert batch["finish_reason"] == [b"length", b"null"]
 
 
-# ---- What waits
-
-
-async def test_what_gathers_while_nobody_reads_is_one_message() -> None:
-    sent: list[int] = []
-    outbox = Outbox(sent.append)
-    answers = aiter(outbox)
-    for i in range(1000):
-        outbox.add_row(row(i % 4, "x", reason="stop" if i >= 996 else None), ends=i >= 996)
-    batch = read((await anext(answers)).infer_response)
-    assert (batch["request"], batch["token"]) == ([0, 1, 2, 3], [b"x" * 250] * 4)
-    assert sent == []
-    outbox.close()
-    with pytest.raises(StopAsyncIteration):
-        await anext(answers)
-    assert sent == [4]
-
-
-async def test_an_error_comes_behind_the_rows_of_its_request_and_others_do_not_hold_it_up() -> None:
-    outbox = Outbox(lambda _: None)
-    answers = aiter(outbox)
-    outbox.add_row(row(1, "a"), ends=False)
-    outbox.add(ModelStreamInferResponse(error_message="no"))
-    assert read((await anext(answers)).infer_response)["token"] == [b"a"]
-    outbox.add_row(row(2, "b"), ends=False)
-    assert (await anext(answers)).error_message == "no"
-    outbox.close()
-    assert read((await anext(answers)).infer_response)["token"] == [b"b"]
-    with pytest.raises(StopAsyncIteration):
-        await anext(answers)
-
-
-async def test_responses_of_single_requests_wait_for_a_place() -> None:
-    outbox = Outbox(lambda _: None)
-    for _ in range(MAX_RESPONSES):
-        await outbox.put(ModelStreamInferResponse(), ends=False)
-    waiting = asyncio.create_task(outbox.put(ModelStreamInferResponse(error_message="last"), ends=True))
-    await asyncio.sleep(0)
-    assert not waiting.done()
-    outbox.add(ModelStreamInferResponse(error_message="at once"))
-    answers = aiter(outbox)
-    said = [(await anext(answers)).error_message for _ in range(MAX_RESPONSES + 2)]
-    assert said[-2:] == ["at once", "last"]
-    await waiting
-
-
-def test_a_mark_is_told_of_whoever_asked() -> None:
+def test_marked_tokens_are_those_of_requests_with_a_mark() -> None:
     marked = (1, replace(row(1, "a", reason="stop")[1], marked_tokens=3))
     told = read(step_batch([marked, row(2, "b")]))
     assert told["marked_tokens"] == [3, -1]

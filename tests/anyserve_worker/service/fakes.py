@@ -1,0 +1,152 @@
+"""Stand-ins for the engine and for gRPC, in front of which the service is tested."""
+
+import asyncio
+from array import array
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar, cast
+
+import grpc
+
+from anyserve_worker.core.delta import Delta
+from anyserve_worker.core.errors import WorkerError
+from anyserve_worker.core.generation_request import GenerationRequest
+from anyserve_worker.core.origin import Origin
+from anyserve_worker.core.sampling_parameters import SamplingParameters
+from anyserve_worker.engine.engine import Engine
+from anyserve_worker.engine.running_request import RunningGeneration
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.scheduling.sequence import Sequence
+from anyserve_worker.service.repository import ServedModel, State
+from anyserve_worker.text.output import TextOutput
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.anyserve_worker.fakes import PATIENCE
+
+T = TypeVar("T")
+
+
+class Arrivals(asyncio.Queue[T]):
+    """A queue that a test does not wait for in vain."""
+
+    async def get(self) -> T:
+        async with asyncio.timeout(PATIENCE):
+            return await super().get()
+
+
+class FakeEngine:
+    """Admits every request, and leaves what becomes of it to the test."""
+
+    def __init__(self) -> None:
+        self.stats = EngineStats()
+        self.admits = asyncio.Event()
+        self.admits.set()
+        self.refusal: Exception | None = None
+        """Raised by `submit`."""
+        self.asking: Arrivals[GenerationRequest] = Arrivals()
+        """Requests that have reached `submit`."""
+        self.running: Arrivals[RunningGeneration] = Arrivals()
+        """Those that were admitted."""
+        self.cancelled: Arrivals[RunningGeneration] = Arrivals()
+
+    def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
+        """None has too many."""
+
+    async def submit(self, request: GenerationRequest, origin: Origin) -> RunningGeneration:
+        self.asking.put_nowait(request)
+        await self.admits.wait()
+        if self.refusal:
+            raise self.refusal
+        generation = RunningGeneration([sequence(i) for i in range(request.n)], None, self.cancelled.put_nowait, origin)
+        self.running.put_nowait(generation)
+        return generation
+
+
+def sequence(index: int = 0) -> Sequence:
+    return Sequence(index, array("i", [1]), 1, 9, SamplingParameters(), TextOutput())
+
+
+def served(engine: FakeEngine, name: str = "m", tasks: tuple[str, ...] = (contract.TASK_GENERATE,)) -> ServedModel:
+    """A model that is ready."""
+    model = ServedModel(name, Path(), State.READY, tasks=tasks)
+    model._engine = cast(Engine, engine)
+    return model
+
+
+def delta(text: str, reason: str | None = None, index: int = 0) -> Delta:
+    return Delta(index, text, reason, completion_tokens=1, prompt_tokens=1, cached_tokens=0)
+
+
+def request(id: str = "", *, number: int | None = None, cancel: int | None = None, n: int = 1) -> ModelInferRequest:
+    """A request for text; with a number, for step batches; or the cancellation of one."""
+    message = ModelInferRequest(model_name="m", id=id)
+    if cancel is not None:
+        message.parameters[contract.PARAM_CANCEL].int64_param = cancel
+        return message
+    if number is not None:
+        message.parameters[contract.PARAM_REQUEST].int64_param = number
+    tensors.add_input(message, contract.PROMPT, [b"hello"])
+    tensors.add_input(message, contract.N, [n])
+    return message
+
+
+def outputs(response: ModelInferResponse) -> dict[str, list[Any]]:
+    return {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
+
+
+class Aborted(Exception):
+    """A call was ended with a status."""
+
+    def __init__(self, status: grpc.StatusCode, message: str, details: dict[str, str]) -> None:
+        super().__init__(message)
+        self.status, self.details = status, details
+
+
+class FakeContext:
+    """A gRPC call."""
+
+    def __init__(self, *metadata: tuple[str, str]) -> None:
+        self._metadata = metadata
+
+    def invocation_metadata(self) -> tuple[tuple[str, str], ...]:
+        return self._metadata
+
+    async def abort(self, status: grpc.StatusCode, message: str, details: tuple[tuple[str, str], ...]) -> NoReturn:
+        raise Aborted(status, message, dict(details))
+
+
+class Requests:
+    """What a client sends on a stream."""
+
+    def __init__(self) -> None:
+        self._messages: asyncio.Queue[ModelInferRequest | Exception | None] = asyncio.Queue()
+        self.n_read = 0
+
+    def send(self, *messages: ModelInferRequest) -> None:
+        for message in messages:
+            self._messages.put_nowait(message)
+
+    def fail(self, error: Exception) -> None:
+        """Reading raises this."""
+        self._messages.put_nowait(error)
+
+    def end(self) -> None:
+        self._messages.put_nowait(None)
+
+    async def __aiter__(self) -> AsyncIterator[ModelInferRequest]:
+        while (message := await self._messages.get()) is not None:
+            if isinstance(message, Exception):
+                raise message
+            self.n_read += 1
+            yield message
+
+
+async def everything_else_has_run() -> None:
+    """Nothing but the test can go on: no step of a stream takes as many turns of the event loop."""
+    for _ in range(100):
+        await asyncio.sleep(0)
+
+
+class Refusal(WorkerError):
+    status = grpc.StatusCode.RESOURCE_EXHAUSTED
+    reason = "too_much"

@@ -53,7 +53,7 @@ class EngineStats:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
-    """Of those that were drafted."""
+    """Drafted tokens that turned out right."""
     last_request_ms: int = 0
     """Unix time at which the last request came."""
     outcomes: Counter[str] = field(default_factory=Counter)
@@ -70,5 +70,5 @@ class EngineStats:
     request_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.01, 15)))
     step_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 13)))
     step_tokens: Histogram = field(default_factory=lambda: Histogram(_powers(1, 14)))
-    """Of prompts, drafts and generation together."""
+    """Tokens of prompts, drafts and generation together."""
     step_sequences: Histogram = field(default_factory=lambda: Histogram(_powers(1, 9)))

@@ -99,7 +99,7 @@ def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 
 def problem(matcher: LLMatcher) -> str:
-    """Of one that is in error."""
+    """The error of a matcher that has one, in words for its author."""
     error = matcher.get_error().removesuffix("<non-verbose/>").strip()
     return "nothing matches it" if error == "NoExtensionBias" else error
 

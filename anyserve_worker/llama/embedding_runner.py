@@ -77,7 +77,7 @@ class EmbeddingRunner:
         self._rows = NativeBatch(params.n_batch)
 
     def warm_up(self) -> None:
-        """Of a model that does nothing else: fails early, and the first request does not pay for page faults."""
+        """Opens the context early, for a model that only embeds: the first request pays for no page faults."""
         self.open()
         self._rows.clear()
         self._rows.add(token_array([0]), 0, 0, n_logits=1)

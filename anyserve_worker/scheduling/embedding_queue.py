@@ -188,7 +188,7 @@ def _pooled(job: EmbeddingJob, rows: Vector) -> Vector:
 
 
 def finished_vector(job: EmbeddingJob, *, normalize: bool, dimensions: int | None) -> Vector:
-    """Of a job that is done: its vector, cut to the first `dimensions` (Matryoshka), with the length 1 if wanted."""
+    """The vector of a job that is done, cut to the first `dimensions` (Matryoshka); `normalize`: of length 1."""
     assert job.done
     assert job.vector is not None
     vector: Vector = job.vector[:dimensions].astype(np.float64)

@@ -43,7 +43,7 @@ class Memory(Protocol):
 @dataclass(slots=True)
 class _Entry:
     tokens: "array[int]"
-    """Of a running sequence: the sequence's own array, which grows."""
+    """The sequence's own array while it runs, which grows."""
     key: PrefixKey
     cells: list[int]
     """Taken for `tokens[:len(cells)]`; reserved ahead of the computation."""

@@ -34,7 +34,7 @@ def max_rows(max_draft: int) -> int:
 
 @dataclass(slots=True)
 class PromptLookup:
-    """Of one sequence, whose tokens only grow."""
+    """The index of one sequence, whose tokens only grow."""
 
     _following: dict[bytes, int] = field(default_factory=dict)
     """Position of the token that followed an n-gram when it occurred last."""

@@ -68,7 +68,7 @@ class Sequence:
     """Control tokens are part of the text."""
     logprobs: LogprobOutput | None = None
     scored: deque[TokenScore] = field(default_factory=deque)
-    """Of each token whose probability is wanted, in order; filled by the model runner, taken by the engine."""
+    """Scores of the tokens whose probability is wanted, in order: added by the model runner, removed by the engine."""
     caller: str = ""
     """The caller that shares the worker with others."""
     priority: int = 0

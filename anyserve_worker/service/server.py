@@ -36,7 +36,7 @@ log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
-"""Of a request: far more than any context's worth of text."""
+"""Bytes of a request: far more than any context's worth of text."""
 MAX_CALLS = 8192
 """Calls at the same time, 20 KB each, before they have sent anything; more get RESOURCE_EXHAUSTED."""
 MAX_CONNECTION_CALLS = MAX_CALLS // 2

@@ -17,7 +17,7 @@ class Vocabulary(Protocol):
 class Echo:
     text: str
     pieces: tuple[bytes, ...]
-    """Of the prompt's last tokens: a BOS that was put in front of a text is not part of it."""
+    """The text of each of the prompt's tokens, without a BOS that was put in front of a text."""
 
 
 def echo_of(prompt: str | Items[int], tokens: "array[int]", vocabulary: Vocabulary, plain: Spans = ()) -> Echo:

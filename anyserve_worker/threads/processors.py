@@ -34,7 +34,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def cgroup_directories(root: Path) -> list[Path]:
-    """Of this process's groups for the cpu controller and those above them, the nearest first; some may not exist."""
+    """Directories of this process's cpu groups and those above them, the nearest first; some may not exist."""
     directories = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)

@@ -21,7 +21,7 @@ class StepTimes:
     seconds: float = 0
     cpu_seconds: float = 0
     squares: float = 0
-    """Of the seconds a token of each step."""
+    """Sum of the squares of each step's seconds a token."""
 
     def add(self, tokens: int, seconds: float, cpu_seconds: float) -> None:
         self.steps.append((tokens, seconds, cpu_seconds))
@@ -58,7 +58,7 @@ class StepTimes:
 
     @property
     def variance(self) -> float:
-        """Of the steps' seconds a token."""
+        """Variance of the steps' seconds a token."""
         return max(0.0, self.squares / len(self.steps) - self.cost**2)
 
     @property

@@ -64,8 +64,8 @@ async def test_a_prompt_that_the_worker_does_not_count_to_its_end() -> None:
 async def test_texts_to_embed_and_to_rank() -> None:
     embedder, reranker = FakeVectorRunner(n_ctx=100), FakeVectorRunner(n_ctx=100, ranks=True)
     async with (
-        worker({"tiny": FakeRunner()}, poolers={"tiny": embedder}) as embeds,
-        worker({"tiny": FakeRunner()}, poolers={"tiny": reranker}) as ranks,
+        worker({"tiny": FakeRunner()}, vector_runners={"tiny": embedder}) as embeds,
+        worker({"tiny": FakeRunner()}, vector_runners={"tiny": reranker}) as ranks,
         app_for(embeds.port) as first,
         app_for(ranks.port) as second,
     ):

@@ -32,7 +32,7 @@ def request(spec: TensorSpec, elements: Any, *, raw: bool, task: str = contract.
 
 @asynccontextmanager
 async def client() -> AsyncIterator[Any]:
-    async with worker(poolers={"tiny": FakeVectorRunner()}) as served, stub(served.port) as service:
+    async with worker(vector_runners={"tiny": FakeVectorRunner()}) as served, stub(served.port) as service:
         yield service
 
 

@@ -39,8 +39,8 @@ def ask(task: str, *, model: str = "tiny", version: str = "", id: str = "", **in
 async def serving(vector_runner: FakeVectorRunner | None = None) -> AsyncIterator[tuple[Worker, Service]]:
     """`tiny` generates and embeds, `judge` ranks."""
     runners = {"tiny": FakeRunner(), "judge": FakeRunner()}
-    poolers = {"tiny": vector_runner or FakeVectorRunner(), "judge": FakeVectorRunner(ranks=True)}
-    async with worker(runners, poolers=poolers) as served, stub(served.port) as service:
+    vector_runners = {"tiny": vector_runner or FakeVectorRunner(), "judge": FakeVectorRunner(ranks=True)}
+    async with worker(runners, vector_runners=vector_runners) as served, stub(served.port) as service:
         yield served, service
 
 

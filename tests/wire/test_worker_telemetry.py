@@ -86,7 +86,7 @@ async def test_who_is_there_while_they_are() -> None:
 
 
 async def test_embeddings_are_counted_as_such() -> None:
-    async with worker(poolers={"tiny": FakeVectorRunner()}) as running:
+    async with worker(vector_runners={"tiny": FakeVectorRunner()}) as running:
         await running.engines["tiny"].embed(EmbedRequest("abc"))
         assert scrape(running).value("anyserve_worker_requests_ended_total", outcome="embedded") == 1
 

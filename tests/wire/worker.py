@@ -41,22 +41,22 @@ async def worker(
     runners: Mapping[str, FakeRunner] | None = None,
     options: ModelOptions = OPTIONS,
     port: int = 0,
-    poolers: Mapping[str, FakeVectorRunner] | None = None,
+    vector_runners: Mapping[str, FakeVectorRunner] | None = None,
     observer: Observer | None = None,
 ) -> AsyncIterator[Worker]:
     """Serves a model for each runner. At the end, every engine has got back what it gave.
 
-    A model with a pooler embeds as well; if that is a reranker, it ranks and does not generate.
+    A model with a vector runner embeds as well; if that is a reranker, it ranks and does not generate.
     """
     runners = {"tiny": FakeRunner()} if runners is None else runners
-    poolers = poolers or {}
+    vector_runners = vector_runners or {}
     engines = {
         name: Engine(
             ByteVocabulary(),
             runner,
             options,
             ThreadChooser((1,), (1,)),
-            vector_runner=poolers.get(name),
+            vector_runner=vector_runners.get(name),
             on_end=partial((observer or Observer()).ended, name),
         )
         for name, runner in runners.items()
@@ -64,7 +64,7 @@ async def worker(
     repository = Repository([(name, Path()) for name in runners])
     for model in repository:
         model._engine, model.state = engines[model.name], State.READY
-        if vector_runner := poolers.get(model.name):
+        if vector_runner := vector_runners.get(model.name):
             own = ("rank",) if vector_runner.ranks else ("generate", "embed")
             model.tasks = (*own, "tokenize", "detokenize")
             model.config["tasks"] = ",".join(model.tasks)
@@ -77,7 +77,7 @@ async def worker(
     async with AsyncExitStack() as at_the_end:
         for name, engine in engines.items():
             at_the_end.push_async_callback(engine.close)
-            for gate in (runners[name].gate, name in poolers and poolers[name].gate):
+            for gate in (runners[name].gate, name in vector_runners and vector_runners[name].gate):
                 if gate:
                     at_the_end.callback(gate.open)
         at_the_end.push_async_callback(server.stop, None)

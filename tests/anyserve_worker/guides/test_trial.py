@@ -104,10 +104,10 @@ def test_guides_run_side_by_side(trials: Trials) -> None:
     trials.start()
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        child = wait_for_a_process(server(trials))
+        trial_pid = wait_for_a_process(server(trials))
         assert works(trials)
         assert not slow.done()
-        os.kill(child, signal.SIGKILL)
+        os.kill(trial_pid, signal.SIGKILL)
         with pytest.raises(TrialLost):
             slow.result()
     assert works(trials)
@@ -138,9 +138,9 @@ def test_a_server_killed_from_outside_is_replaced(trials: Trials) -> None:
     before = server(trials)
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        child = wait_for_a_process(before)
+        trial_pid = wait_for_a_process(before)
         os.kill(before, signal.SIGKILL)
-        os.kill(child, signal.SIGKILL)
+        os.kill(trial_pid, signal.SIGKILL)
         with pytest.raises(TrialLost):
             slow.result()
     assert works(trials)
@@ -153,12 +153,12 @@ def test_closing_ends_what_runs(trials: Trials) -> None:
     running = server(trials)
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        child = wait_for_a_process(running)
+        trial_pid = wait_for_a_process(running)
         trials.close()
         with pytest.raises(Draining):
             slow.result()
     deadline = time.monotonic() + 20
-    while any(runs(pid) for pid in (running, child)):
+    while any(runs(pid) for pid in (running, trial_pid)):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     with pytest.raises(Draining):

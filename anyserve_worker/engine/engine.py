@@ -62,7 +62,7 @@ class Engine:
         vector_threads: ThreadChooser | None = None,
         on_end: Callable[[RunningGeneration], None] = lambda _: None,
     ) -> None:
-        """With a `pooler` it embeds or ranks; `pooler_threads` is for that alone, absent means one thread.
+        """With a `vector_runner` it embeds or ranks; `vector_threads` is for that alone, absent means one thread.
 
         `on_end` is called on the event loop for each generation that has ended.
         """

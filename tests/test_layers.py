@@ -265,14 +265,14 @@ FLOORS_OF_THE_WORKER: dict[str, tuple[str, ...]] = {
     "threads": ("core",),
     "text": ("core",),
     "sampling": ("core",),
-    "scheduling": ("core", "sampling", "text"),
+    "scheduling": ("core", "text"),
     "guides": ("core", "sampling"),
     "llama": ("core", "sampling", "text", "scheduling", "guides"),
     "engine": ("core", "threads", "sampling", "text", "scheduling", "guides"),
     "telemetry": ("core", "engine.stats", "engine.running_request"),
-    "service": ("core", "threads", "sampling", "text", "scheduling", "llama", "engine", "telemetry"),
-    "cli": ("core", "threads", "scheduling", "telemetry", "service"),
-    "__main__": ("core", "llama", "telemetry", "service", "cli"),
+    "service": ("core", "threads", "sampling", "scheduling", "llama", "engine", "telemetry"),
+    "cli": ("core", "threads", "scheduling", "service"),
+    "__main__": ("core", "llama", "service", "cli"),
 }
 """Each folder or module of the worker, with those that it may import besides itself: only what stands above it here.
 

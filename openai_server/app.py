@@ -25,6 +25,7 @@ from openai_server.access.gate import Gate, Visit
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
 from openai_server.access.turns import FairThreads
+from openai_server.api.bodies.reader import Bodies
 from openai_server.api.docs import paths as docs
 from openai_server.api.generation import Generator
 from openai_server.api.routes import GENERATION, JSON, Endpoint, Routes
@@ -34,7 +35,6 @@ from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
 from openai_server.http.admin import metrics_route
-from openai_server.http.bodies.reader import Bodies
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.planner import ChatPlanner
 from openai_server.prompting.template import Templates

@@ -194,23 +194,16 @@ FLOORS: dict[str, tuple[str, ...]] = {
 _CALLER = "calls carry the current request's headers and caller, which are to be passed in"
 _COMPOSES = "it puts the application together, which is __main__'s work"
 _OPTIONS = "options of the command line, which are to be passed in"
-_BODIES = "bodies are the API's, and are to move there"
 _TURNS = "threads that callers share are to be nobody's in particular"
 ABOVE: dict[tuple[str, str], str] = {
     ("access.gate", "api"): "the paths that are open without a key are to come from the registry of endpoints",
     ("access.options", "config"): "options of the command line, beside what they set",
     ("access.turns", "telemetry"): _CALLER,
+    ("api.bodies.helpers", "config"): _OPTIONS,
     ("backends.calls", "telemetry"): _CALLER,
     ("backends.channel", "config"): _OPTIONS,
     ("backends.shared_stream", "telemetry"): _CALLER,
     ("http.admin", "telemetry"): "the port for metrics serves them",
-    ("http.bodies.frames", "access"): _BODIES,
-    ("http.bodies.helper", "access"): _BODIES,
-    ("http.bodies.helpers", "access"): _BODIES,
-    ("http.bodies.helpers", "config"): _BODIES,
-    ("http.bodies.reader", "access"): _BODIES,
-    ("http.bodies.validated", "access"): _BODIES,
-    ("http.bodies.validated", "api"): _BODIES,
     ("http.server", "access"): _COMPOSES,
     ("http.server", "app"): _COMPOSES,
     ("http.server", "backends"): _COMPOSES,

@@ -16,6 +16,8 @@ from starlette.routing import Route
 from anyserve_common.text import shortened
 from openai_server.access.gate import CHARACTERS_PER_TOKEN, visit_of
 from openai_server.api import responses, schemas, schemas_tasks
+from openai_server.api.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
+from openai_server.api.bodies.reader import Bodies
 from openai_server.api.chat_message import JsonObject
 from openai_server.api.generation import Generator, ResolvedModel
 from openai_server.api.responses import AnswerIdentity, AnswerOptions, WholeAnswer
@@ -37,8 +39,6 @@ from openai_server.core.errors import (
 )
 from openai_server.core.turn import Prompt, Turn
 from openai_server.core.usage import Usage
-from openai_server.http.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
-from openai_server.http.bodies.reader import Bodies
 from openai_server.http.connection import BODY_ERROR
 from openai_server.http.streaming import CLIENT_CLOSED_REQUEST, ClientGone, EventStream, Write, unless_gone
 from openai_server.telemetry import record

@@ -13,10 +13,10 @@ from typing import Any
 import pytest
 
 from openai_server.access.caps import Caps
+from openai_server.api.bodies.frames import Limits
+from openai_server.api.bodies.helpers import Helpers
 from openai_server.api.schemas import bounds
 from openai_server.core.errors import BodyTooComplex, InvalidRequest, Unavailable
-from openai_server.http.bodies.frames import Limits
-from openai_server.http.bodies.helpers import Helpers
 from protos import contract
 from tests.wire.fake_worker import FakeWorker, answers, message, sent, serving
 from tests.wire.sidecar import Sidecar, running

@@ -6,10 +6,10 @@ from typing import Any
 from starlette.types import Receive
 
 from openai_server.access.caps import Caps
-from openai_server.http.bodies.cost import INLINE_BYTES, fits_inline, is_small
-from openai_server.http.bodies.frames import Limits
-from openai_server.http.bodies.helpers import PROCESSOR_SECONDS, Helpers
-from openai_server.http.bodies.validated import Parse, validated
+from openai_server.api.bodies.cost import INLINE_BYTES, fits_inline, is_small
+from openai_server.api.bodies.frames import Limits
+from openai_server.api.bodies.helpers import PROCESSOR_SECONDS, Helpers
+from openai_server.api.bodies.validated import Parse, validated
 from openai_server.http.streaming import unless_gone
 
 LARGE_INTERVAL = 1.0

@@ -1,4 +1,4 @@
-"""`python -m openai_server.http.bodies.helper FD`: decodes and validates bodies for the process that started it.
+"""`python -m openai_server.api.bodies.helper FD`: decodes and validates bodies for the process that started it.
 
 FD is its end of a socket: first come its limits, then jobs. Each job is answered, in order; the end of the socket is
 the end of the process. A job that takes too much processor time or memory ends the process too.
@@ -15,9 +15,9 @@ from contextlib import suppress
 from typing import Any
 
 from openai_server.access.caps import Caps
+from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
+from openai_server.api.bodies.validated import PARSERS, compact, validated
 from openai_server.core.errors import InvalidRequest
-from openai_server.http.bodies.frames import JOB, READY, RESULT, Limits, Refusal
-from openai_server.http.bodies.validated import PARSERS, compact, validated
 
 NICENESS = 10
 """The event loop goes first where processors are scarce."""

@@ -19,9 +19,9 @@ from typing import Any
 
 from openai_server.access.admission import Ticket
 from openai_server.access.turns import Turns
+from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
 from openai_server.config import ENVIRONMENT_PREFIX
 from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequest, Unavailable
-from openai_server.http.bodies.frames import JOB, READY, RESULT, Limits, Refusal
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +35,7 @@ PROCESSOR_SECONDS = 5.0
 """For one body. A million values take half a second."""
 IDLE_SECONDS = 30.0
 """Seconds without work after which a helper process ends."""
-PROGRAM = (sys.executable, "-m", "openai_server.http.bodies.helper")
+PROGRAM = (sys.executable, "-m", "openai_server.api.bodies.helper")
 _AWAY = "The server can't decode a body of this size at the moment; please try again."
 _READ_AHEAD = 1 << 20
 """Bytes of a result that are read before it is looked at."""

@@ -10,8 +10,8 @@ from typing import Any
 import click
 
 from anyserve_common import addresses, logs, tracing
+from openai_server.core import current_request
 from openai_server.http.tls import Files
-from openai_server.telemetry import request_context
 
 ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
 
@@ -77,7 +77,7 @@ class Config:
         return Files(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
 
     def set_up_logging(self) -> None:
-        logs.set_up(self.log_level, self.log_format, request_context.request_id)
+        logs.set_up(self.log_level, self.log_format, current_request.request_id)
 
 
 # ---- To make options

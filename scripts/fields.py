@@ -7,6 +7,7 @@ from typing import Any
 import msgspec
 
 from openai_server.api import schemas, schemas_tasks
+from openai_server.api.registry import ENDPOINTS
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
@@ -17,14 +18,12 @@ HEADER = "field | type, range | becomes | backends"
 OBJECTS_HEADER = "object | fields | without effect | only with this value, or null"
 NEUTRAL_HEADER = "field | value | endpoints"
 TABLES = {
-    "completions": schemas.COMPLETION_FIELDS,
-    "chat": schemas.CHAT_FIELDS,
-    "embeddings": schemas_tasks.EMBEDDING_FIELDS,
-    "rerank": schemas_tasks.RERANK_FIELDS,
-    "tokenize with `content`": schemas_tasks.CONTENT_FIELDS,
-    "tokenize with `prompt`": schemas_tasks.PROMPT_FIELDS,
-    "tokenize with `messages`": schemas_tasks.MESSAGES_FIELDS,
+    request.name: request.fields
+    for endpoint in ENDPOINTS
+    if endpoint.description
+    for request in endpoint.description.requests
 }
+"""Tables of the fields of all requests, by the name of the request's form."""
 
 # What no sampling tensor says of a field.
 OTHERWISE = {

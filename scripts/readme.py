@@ -12,7 +12,7 @@ import click
 
 from anyserve_worker.__main__ import main as worker
 from openai_server.__main__ import main as sidecar
-from openai_server.api import schemas, schemas_tasks
+from openai_server.api import schemas
 from openai_server.backends.dialects.anyserve.encode_tasks import EMBEDDING
 from openai_server.core.errors import GRPC_TO_HTTP
 from protos.contract import PRIORITY
@@ -60,9 +60,9 @@ def task_fields() -> str:
         ("`tokens`", "detokenize", "`prompt_token_ids`"),
         *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
     ]
-    tables = [value for name, value in vars(schemas_tasks).items() if name.endswith("_FIELDS")]
+    tables = [table for name, table in fields.TABLES.items() if name not in ("completions", "chat")]
     told = {name.strip(" `") for row in rows for name in row[0].split(",")}
-    missing = set().union(*(table.mapped for table in tables)) - told - {"text"}  # of a document
+    missing = set().union(*(table.mapped for table in tables)) - told
     if missing:
         raise ValueError(f"the table of the other endpoints lacks {sorted(missing)}")
     return _table("field | endpoint | becomes", rows)

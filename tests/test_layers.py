@@ -24,15 +24,28 @@ PURE = (
     "openai_server.core",
     "openai_server.backends.dialects",
     "openai_server.api.responses",
+    "openai_server.api.usage",
+    "openai_server.api.examples",
+    "openai_server.api.model_in_path",
+    "openai_server.api.prompt_estimate",
+    "openai_server.api.bodies.cost",
+    "openai_server.api.bodies.frames",
+    "openai_server.api.bodies.parsers",
+    *(
+        f"openai_server.api.{family}.{module}"
+        for family in ("completions", "chat", "embeddings", "rerank", "tokens")
+        for module in ("request", "answer")
+    ),
+    "openai_server.api.models.answer",
+    "openai_server.api.health.answer",
+    "openai_server.http.sse",
+    "openai_server.http.router",
     "openai_server.api.answer_stream",
     "openai_server.api.chat_message",
     "openai_server.api.logprobs",
     "openai_server.api.stream_writers",
-    "openai_server.api.responses_tasks",
-    "openai_server.http.sse",
-    "openai_server.api.openapi",
-    "openai_server.api.openapi_answers",
-    "openai_server.api.openapi_examples",
+    "openai_server.api.within_caps",
+    "openai_server.telemetry.request_start",
     "openai_server.api.docs.paths",
     *(
         f"openai_server.prompting.{name}"
@@ -48,7 +61,6 @@ PURE = (
     "openai_server.http.framing",
     "openai_server.access.keys",
     "openai_server.access.rates",
-    "openai_server.telemetry.endpoints",
     "anyserve_worker.core",
     "anyserve_worker.text",
     "anyserve_worker.sampling",
@@ -184,31 +196,24 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "prompting": ("core", "backends", "parsing"),
     "api": ("core", "backends", "parsing", "prompting", *BESIDE),
     "app": ("core", "backends", "parsing", "prompting", *BESIDE, "api", "config"),
-    "config": BESIDE,
+    "config": ("core", *BESIDE),
     "health_check": ("config",),
     "cli": ("config", "health_check", "backends", *BESIDE),
     "__main__": ("cli", "config", "prompting", *BESIDE),
 }
 """What each part of the sidecar may import of the others. All of them may know protos and anyserve_common."""
 
-_CALLER = "calls carry the current request's headers and caller, which are to be passed in"
 _COMPOSES = "it puts the application together, which is __main__'s work"
 _OPTIONS = "options of the command line, which are to be passed in"
 _TURNS = "threads that callers share are to be nobody's in particular"
 ABOVE: dict[tuple[str, str], str] = {
-    ("access.gate", "api"): "the paths that are open without a key are to come from the registry of endpoints",
     ("access.options", "config"): "options of the command line, beside what they set",
-    ("access.turns", "telemetry"): _CALLER,
     ("api.bodies.helpers", "config"): _OPTIONS,
-    ("backends.calls", "telemetry"): _CALLER,
     ("backends.channel", "config"): _OPTIONS,
-    ("backends.shared_stream", "telemetry"): _CALLER,
-    ("http.admin", "telemetry"): "the port for metrics serves them",
     ("http.server", "access"): _COMPOSES,
     ("http.server", "app"): _COMPOSES,
     ("http.server", "backends"): _COMPOSES,
     ("http.server", "config"): _OPTIONS,
-    ("http.streaming", "telemetry"): "the status of a stream that breaks is to be returned",
     ("http.supervisor", "config"): _OPTIONS,
     ("http.supervisor", "telemetry"): "it forgets the metrics of a process that has died",
     ("http.worker_process", "config"): _OPTIONS,

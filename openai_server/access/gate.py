@@ -1,13 +1,11 @@
-"""What every request passes before it is answered: whose it is, whether it may run now, and what it has used.
+"""Access control of each request: authentication, rates, a slot to run in, and payment for the tokens that it used.
 
-A Visit goes with each request from its arrival to its end. All that costs it is at those two: nothing is done for a
-token.
+A RequestAccess accompanies each request from its arrival to its end. It costs time at those two alone: nothing is done
+for a token.
 """
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Protocol
-
-from starlette.types import Scope
 
 from openai_server.access.admission import Admission, State, Ticket, Turnover
 from openai_server.access.cors import Cors
@@ -15,32 +13,29 @@ from openai_server.access.key_ring import KeyRing
 from openai_server.access.keys import ANYBODY, Caller
 from openai_server.access.rates import Account, Rates
 from openai_server.access.turns import decision
-from openai_server.api.docs import paths as docs
 from openai_server.core.errors import APIError, Overloaded
 from openai_server.core.usage import Usage
 
-OPEN = frozenset(("/livez", "/readyz", "/health", "/metrics", "/openapi.json", *docs.FILES))
-"""Paths that need no key: who asks them is a probe, or wants to know how to show one."""
-CHARACTERS_PER_TOKEN = 4
-"""Roughly, to estimate what the backend has not counted."""
+Headers = Sequence[tuple[bytes, bytes]]
+"""Names in lower case, and values, as in an ASGI scope."""
 
 
 class Meter(Protocol):
-    """Told of the queue."""
+    """Counts the queue and the slots."""
 
     def admitted(self, n: int) -> None:
-        """1 when a request gets a place, -1 when it leaves it."""
+        """1 when a request gets a slot, -1 when it leaves it."""
 
     def queued(self, n: int) -> None:
-        """1 when a request begins to wait for a place, -1 when it does no more."""
+        """1 when a request begins to wait for a slot, -1 when it no longer waits."""
 
     def waited(self, seconds: float) -> None:
-        """Whatever came of it."""
+        """Time that a request waited for a slot, whether it got one or not."""
 
 
 class Gate:
-    """`clock` gives seconds from any start. `queue_timeout`: seconds that a request waits for a slot. `most_held`:
-    bytes of the bodies of all requests that are not over. For both, 0 is no limit.
+    """`clock` gives seconds from any start. `queue_timeout`: seconds that a request waits for a slot. `max_held`:
+    bytes of the bodies of all requests that haven't ended. For both, 0 is no limit.
     """
 
     def __init__(
@@ -52,7 +47,7 @@ class Gate:
         *,
         clock: Callable[[], float],
         queue_timeout: float,
-        most_held: int,
+        max_held: int,
         meter: Meter,
     ) -> None:
         self.key_ring = key_ring
@@ -62,17 +57,17 @@ class Gate:
         self.cors = cors
         self.clock = clock
         self.queue_timeout = queue_timeout
-        self.most_held = most_held
+        self.max_held = max_held
         self.held = 0
         self._held_by: dict[str, int] = {}
-        """Of each caller who holds any."""
+        """Bytes by caller, of those that hold any."""
         self.meter = meter
 
     def holds_too_much(self, caller: str, n_bytes: int) -> bool:
-        """So many bytes more. When there are too many, only of those callers who have more than their part of them."""
+        """Counts `n_bytes` more. Above the limit, true only for callers that hold more than their share."""
         self.held += n_bytes
         self._held_by[caller] = mine = self._held_by.get(caller, 0) + n_bytes
-        return self.held > self.most_held > 0 and mine * len(self._held_by) > self.most_held
+        return self.held > self.max_held > 0 and mine * len(self._held_by) > self.max_held
 
     def release(self, caller: str, n_bytes: int) -> None:
         if n_bytes:
@@ -84,22 +79,23 @@ class Gate:
     def overloaded(self) -> Overloaded:
         return Overloaded(self.turnover.wait(self.admission.waiting))
 
-    def visit(self, scope: Scope) -> "Visit":
-        visit = scope["visit"] = Visit(self, scope)
-        return visit
+    def enter(self, method: str, headers: Headers) -> "RequestAccess":
+        """Access of a request that has arrived, which must `end` in any case."""
+        return RequestAccess(self, method, headers)
 
 
-def visit_of(scope: Scope) -> "Visit":
-    visit: Visit = scope["visit"]
-    return visit
+class RequestAccess:
+    """Access state of one request. `headers` go on every response. Inside `async with` the request has a slot."""
 
+    __slots__ = (
+        *("_account", "_gate", "_held", "_method", "_n_tokens", "_prompt_estimate", "_request_headers", "_reserved"),
+        *("_ticket", "_used", "caller", "headers"),
+    )
 
-class Visit:
-    """One request. `headers` are for its answer, whatever that is. Works for its answer inside `async with`."""
-
-    def __init__(self, gate: Gate, scope: Scope) -> None:
+    def __init__(self, gate: Gate, method: str, headers: Headers) -> None:
         self._gate = gate
-        self._scope = scope
+        self._method = method
+        self._request_headers = headers
         self._account: Account | None = None
         """None: without limits."""
         self._ticket: Ticket | None = None
@@ -109,23 +105,26 @@ class Visit:
         self._used = 0
         self._held = 0
         self.caller: Caller = ANYBODY
-        self.headers = gate.cors.headers(scope["headers"])
+        self.headers = gate.cors.headers(headers)
+
+    @property
+    def caller_id(self) -> str:
+        return self.caller.id
 
     def preflight(self) -> dict[str, str] | None:
-        """What to answer a browser that asks whether it may ask; None if this is no such question."""
-        return self._gate.cors.preflight(self._scope["method"], self._scope["headers"])
+        """Headers of the response to a browser's preflight request; None if this is another request."""
+        return self._gate.cors.preflight(self._method, self._request_headers)
 
     def authenticate(self) -> None:
-        """Raises Unauthorized."""
-        if self._scope["path"] not in OPEN:
-            self.caller = self._gate.key_ring.keys.caller(self._scope["headers"])
+        """Sets the caller. Raises Unauthorized."""
+        self.caller = self._gate.key_ring.keys.caller(self._request_headers)
 
     def end(self) -> None:
-        """It has been answered, or nobody waits for that."""
+        """The request has been answered, or its client has left."""
         self._gate.release(self.caller.id, self._held)
         self._held = 0
 
-    # ---- Requests that work for their answer, in this order
+    # ---- Requests that do work, in this order
 
     def count_request(self) -> None:
         """Raises RateLimited."""
@@ -164,7 +163,7 @@ class Visit:
             self.headers |= self._account.headers(now)
 
     async def __aenter__(self) -> None:
-        """Waits for a place. Raises Overloaded."""
+        """Waits for a slot. Raises Overloaded."""
         ticket = self._ticket = Ticket(self.caller.id)
         self._gate.admission.arrive(ticket)
         try:
@@ -179,7 +178,7 @@ class Visit:
         self._used = self._prompt_estimate  # should nobody wait for the end: the backend has read it
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Pays for what was used."""
+        """Gives the slot back and pays for what was used."""
         if isinstance(error, APIError) and not self._n_tokens:
             self._used = 0
         gate = self._gate
@@ -189,7 +188,7 @@ class Visit:
         self._leave()
 
     async def _wait(self, ticket: Ticket) -> None:
-        """Until something is decided, or for as long as it makes sense."""
+        """Until the ticket is admitted or refused, or for `queue_timeout` seconds."""
         gate, since = self._gate, self._gate.clock()
         gate.meter.queued(1)
         try:
@@ -205,11 +204,11 @@ class Visit:
             self._account.settle(self._reserved, self._used, self._gate.clock())
 
     def used(self, tokens: int | None) -> None:
-        """None: the backend does not count, so the estimate stands."""
+        """Sets the number of tokens to pay for; None, where the backend doesn't count, is the estimate."""
         self._used = self._prompt_estimate if tokens is None else tokens
 
     def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
-        """How far the answers came: what is known of those that are whole, and the tokens of all that were seen."""
+        """Sets how far the answers came: usage of the complete ones, and the output tokens of all."""
         self._n_tokens = n_tokens
         if self._account is None:
             return

@@ -8,8 +8,8 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from openai_server.access.admission import Admission, State, Ticket
+from openai_server.core import request_context
 from openai_server.core.errors import Overloaded
-from openai_server.telemetry import record
 
 T = TypeVar("T")
 
@@ -67,7 +67,7 @@ class FairThreads:
 
     async def run(self, work: Callable[..., T], *args: Any) -> T:
         """The result of `work`, for the caller of the current request. Raises what `work` raises, and Overloaded."""
-        ticket = await self._turns.take(record.current().caller)
+        ticket = await self._turns.take(request_context.current().caller)
         loop = asyncio.get_running_loop()
 
         def over(_: object) -> None:

@@ -14,6 +14,7 @@ from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
+from openai_server.core import request_context
 from openai_server.core.answer import Answer, best
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
@@ -23,7 +24,6 @@ from openai_server.http import sse
 from openai_server.http.streaming import Write
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.planner import ChatPlanner
-from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
@@ -86,7 +86,7 @@ class Generator:
     ) -> None:
         """Writes the events of the answer; however that ends, `delivered` gets how far it came. Raises APIError."""
         failed: Failed = frozenset()
-        begun, seen = False, record.current()
+        begun, seen = False, request_context.current()
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed)
@@ -136,7 +136,7 @@ class Generator:
         return await self._catalog.use(turn.model, failed, lambda model: self._build(model, turn, id))
 
     async def _build(self, model: Model, turn: Turn, id: str) -> _Prepared:
-        record.current().model = model.name
+        request_context.current().model = model.name
         model.require(contract.TASK_GENERATE)
         prompts, format = turn.prompts, None
         inputs: ServerInputs = {}

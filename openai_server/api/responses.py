@@ -1,9 +1,9 @@
-"""Whole answers to OpenAI's response objects, and the objects of models.
+"""Whole answers to OpenAI's response objects.
 
 PURE. The types in the `openai` package are the reference of every shape.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -57,41 +57,6 @@ def usage(usage: Usage | None) -> JsonObject | None:
     if usage.marked is not None:
         written["completion_tokens_details"] = {"reasoning_tokens": usage.marked}
     return written
-
-
-_META = {
-    "n_vocab": "vocab_size",
-    "n_ctx_train": "context_length_trained",
-    "n_embd": "embedding_length",
-    "n_params": "parameter_count",
-    "size": "size",
-}
-_MAX_DIGITS = 18
-"""Digits of a number that every JSON parser reads exactly."""
-_CAPABILITIES = {"generate": "completion", "embed": "embedding", "rank": "rerank"}
-
-
-def model(name: str, created: int, tasks: Iterable[str], parameters: Mapping[str, str]) -> JsonObject:
-    """What OpenAI doesn't have has the names of other servers: `max_model_len` is vLLM's, the rest llama-server's.
-
-    What the backend does not report is left out.
-    """
-    written: JsonObject = {"id": name, "object": "model", "created": created, "owned_by": "anyserve"}
-    numbers = {
-        key: int(value)
-        for key, value in parameters.items()
-        if value.isascii() and value.isdecimal() and len(value) <= _MAX_DIGITS
-    }
-    if "context_length" in numbers:
-        written["max_model_len"] = numbers["context_length"]
-    written["capabilities"] = [_CAPABILITIES.get(task, task) for task in tasks]
-    if meta := {key: numbers[parameter] for key, parameter in _META.items() if parameter in numbers}:
-        written["meta"] = meta
-    return written
-
-
-def models(listed: Iterable[JsonObject]) -> JsonObject:
-    return {"object": "list", "data": list(listed)}
 
 
 # ---- Whole answers. `answers` has one item for each prompt; the choices of prompt k follow those of prompt k - 1.

@@ -19,8 +19,8 @@ from openai_server.backends.dialects.anyserve.decode import StreamReader, stream
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import SharedStream
+from openai_server.core import request_context
 from openai_server.core.errors import BackendError
-from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -233,7 +233,7 @@ class Backend:
         _name_caller(request)
         self._n_unary += 1
         try:
-            headers = aio.Metadata(*record.current().headers)  # gRPC would convert a list more slowly
+            headers = aio.Metadata(*request_context.current().headers)  # gRPC would convert a list more slowly
             return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
         finally:
             self._n_unary -= 1
@@ -274,7 +274,7 @@ class Backend:
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
         call = None
         try:
-            call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=record.current().headers)
+            call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=request_context.current().headers)
             async for response in call:
                 yield response
         except _FAILURES as error:
@@ -304,7 +304,7 @@ class Backend:
 
 
 def _name_caller(request: ModelInferRequest) -> None:
-    if caller := record.current().caller:
+    if caller := request_context.current().caller:
         request.parameters[contract.PARAM_CALLER].string_param = caller
 
 

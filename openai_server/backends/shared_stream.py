@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from openai_server.backends.dialects.anyserve import decode
 from openai_server.backends.dialects.anyserve.decode import ChoiceEnd
 from openai_server.backends.mailbox import Cancel, Mailbox
+from openai_server.core import request_context
 from openai_server.core.errors import BackendError
 from openai_server.core.usage import Usage
-from openai_server.telemetry import record
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 
@@ -85,7 +85,7 @@ class SharedStream:
         """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
         number = self._number()
         request.parameters[contract.PARAM_REQUEST].int64_param = number
-        for name, value in record.current().headers:
+        for name, value in request_context.current().headers:
             request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
         timer = None
         if self._timeout is not None:

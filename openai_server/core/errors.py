@@ -8,14 +8,25 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import ceil
 from types import MappingProxyType
-from typing import Any
+from typing import Any, TypedDict
 
 from anyserve_common.text import shortened
 from openai_server.core import context_length, guide_parts
 from openai_server.core.context_length import Room
 from protos import contract
 
-Envelope = dict[str, dict[str, str | None]]
+
+class ErrorContent(TypedDict):
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class Error(TypedDict):
+    """The envelope."""
+
+    error: ErrorContent
 
 
 MAX_MESSAGE = 1000
@@ -52,7 +63,7 @@ class APIError(Exception):
             return "rate_limit_error"
         return "invalid_request_error" if self.status < 500 else "server_error"
 
-    def envelope(self) -> Envelope:
+    def envelope(self) -> Error:
         return {"error": {"message": self.message, "type": self.type, "param": self.param, "code": self.code}}
 
 

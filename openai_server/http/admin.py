@@ -1,7 +1,6 @@
-"""Health and metrics: on the API's port, or with `--admin-port` on one of their own, and then not on the API's.
+"""The server of `--admin-port`, for health and metrics.
 
-The server on a port of its own lives from before the API's first answer until after its last one, so that it can tell
-of the drain.
+It lives from before the API's first answer until after its last one, so that it can report the drain.
 """
 
 import asyncio
@@ -10,32 +9,17 @@ from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from openai_server.http.connection import connection
-from openai_server.telemetry.metrics import CONTENT_TYPE
-from openai_server.telemetry.observer import Observer
 
-MOST = 64
-"""Connections to a port of their own."""
-
-
-def metrics_route(observer: Observer) -> Route:
-    async def answer(_: Request) -> Response:
-        observer.tell()
-        # In a thread: with many series, the text takes longer than streams should wait.
-        return Response(await asyncio.to_thread(observer.metrics.text), headers={"content-type": CONTENT_TYPE})
-
-    return Route("/metrics", answer, name="/metrics")
+MAX_CONNECTIONS = 64
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """They are the API's server's."""
+        """Signals are handled by the API's server."""
         yield
 
 
@@ -48,7 +32,9 @@ async def serving(app: ASGIApp, listeners: Sequence[socket.socket]) -> AsyncIter
     server = _Server(
         uvicorn.Config(
             app,
-            http=connection(header_seconds=10, body_seconds=10, send_seconds=60, most=MOST, refused=lambda: None),
+            http=connection(
+                header_seconds=10, body_seconds=10, send_seconds=60, most=MAX_CONNECTIONS, refused=lambda: None
+            ),
             ws="none",
             lifespan="off",
             log_config=None,

@@ -97,7 +97,7 @@ class Server(uvicorn.Server):
             self.should_exit = not self._delay
         else:
             self.force_exit = self.should_exit = True
-        self._app.routes.draining = True
+        self._app.services.draining = True
         log.info("%s: finishing the running requests", why)
 
     async def on_tick(self, counter: int) -> bool:
@@ -137,6 +137,7 @@ async def _serve(
         raise click.ClickException(f"--api-key-file '{config.api_key_file}': {error}.") from error
     served = uvicorn.Config(
         app,
+        interface="asgi3",
         http=connection(
             header_seconds=config.header_timeout,
             body_seconds=config.body_timeout,

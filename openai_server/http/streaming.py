@@ -11,9 +11,9 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from openai_server.core import request_context
 from openai_server.core.errors import APIError, InternalError, ShuttingDown
 from openai_server.http import sse
-from openai_server.telemetry import record
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -90,13 +90,13 @@ class EventStream(Response):
         try:
             await unless_gone(receive, self._events(write))
         except ClientGone:
-            record.current().status = CLIENT_CLOSED_REQUEST
+            request_context.current().status = CLIENT_CLOSED_REQUEST
             return
         except (asyncio.CancelledError, Exception) as error:
             if not started:
                 raise
             told = _told(error)
-            record.current().status = told.status
+            request_context.current().status = told.status
             last = sse.failure(told)
         await send({"type": "http.response.body", "body": last})
 

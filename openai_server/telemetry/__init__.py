@@ -1,1 +1,1 @@
-"""What operators see of the sidecar: metrics, log lines, traces. One record a request (`record.py`) feeds all three."""
+"""What operators see of the sidecar: metrics, log lines, traces. A request's context feeds all three."""

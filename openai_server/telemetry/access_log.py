@@ -3,7 +3,7 @@
 import logging
 
 from anyserve_common.logs import say
-from openai_server.telemetry.record import Record
+from openai_server.core.request_context import RequestContext
 
 log = logging.getLogger("openai_server.access")
 
@@ -11,23 +11,23 @@ MAX_CLIENT_LENGTH = 64
 """Characters of the client's address: a proxy may pass on whatever its client wrote in X-Forwarded-For."""
 
 
-def write(record: Record) -> None:
-    usage = record.usage
+def write(context: RequestContext) -> None:
+    usage = context.usage
     fields = {
-        "status": record.status,
-        "request_id": record.id,
-        "endpoint": record.endpoint,
-        "model": record.model,
-        "stream": record.stream or None,
+        "status": context.status,
+        "request_id": context.id,
+        "endpoint": context.endpoint,
+        "model": context.model,
+        "stream": context.stream or None,
         "prompt_tokens": usage and usage.prompt,
         "cached_tokens": usage and usage.cached,
-        "completion_tokens": record.completion_tokens,
-        "finish_reason": ",".join(dict.fromkeys(record.finish_reasons)),
-        "ttft": _rounded(record.time_to_first_token),
-        "duration": _rounded(record.duration),
-        "client": record.client[:MAX_CLIENT_LENGTH],
+        "completion_tokens": context.completion_tokens,
+        "finish_reason": ",".join(dict.fromkeys(context.finish_reasons)),
+        "ttft": _rounded(context.time_to_first_token),
+        "duration": _rounded(context.duration),
+        "client": context.client[:MAX_CLIENT_LENGTH],
     }
-    say(log, logging.INFO, f"{record.method} {record.path}", fields)
+    say(log, logging.INFO, f"{context.method} {context.path}", fields)
 
 
 def _rounded(seconds: float | None) -> float | None:

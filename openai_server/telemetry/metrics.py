@@ -15,10 +15,9 @@ from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.process_collector import ProcessCollector
 
 from openai_server import __version__
+from openai_server.core.request_context import RequestContext
 from openai_server.telemetry import sharing
-from openai_server.telemetry.endpoints import OPERATIONS
 from openai_server.telemetry.processes import ProcessesCollector
-from openai_server.telemetry.record import Record
 
 disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time at which it began, which nobody asks for
 
@@ -167,11 +166,11 @@ class Metrics:
 
     # ---- What happens
 
-    def begin(self, record: Record) -> None:
-        self._running(record.endpoint).inc()
+    def begin(self, context: RequestContext) -> None:
+        self._running(context.endpoint).inc()
 
-    def wait(self, record: Record, n: int) -> None:
-        self._waiting(record.endpoint).inc(n)
+    def wait(self, context: RequestContext, n: int) -> None:
+        self._waiting(context.endpoint).inc(n)
 
     def admitted(self, n: int) -> None:
         self._admitted.inc(n)
@@ -185,27 +184,27 @@ class Metrics:
     def connection_refused(self) -> None:
         self._connections_refused.inc()
 
-    def end(self, record: Record) -> None:
-        self._running(record.endpoint).inc(-1)
-        self._requests(record.endpoint, record.model, str(record.status)).inc()
-        if usage := record.usage:
-            self._prompt(record.endpoint, record.model).inc(usage.prompt)
-            self._cached(record.endpoint, record.model).inc(usage.cached or 0)
-        if tokens := record.completion_tokens:
-            self._completion(record.endpoint, record.model).inc(tokens)
-        if operation := OPERATIONS.get(record.endpoint):
-            self._observe(record, (operation, PROVIDER, record.model))
+    def end(self, context: RequestContext) -> None:
+        self._running(context.endpoint).inc(-1)
+        self._requests(context.endpoint, context.model, str(context.status)).inc()
+        if usage := context.usage:
+            self._prompt(context.endpoint, context.model).inc(usage.prompt)
+            self._cached(context.endpoint, context.model).inc(usage.cached or 0)
+        if tokens := context.completion_tokens:
+            self._completion(context.endpoint, context.model).inc(tokens)
+        if context.operation:
+            self._observe(context, (context.operation, PROVIDER, context.model))
 
-    def _observe(self, record: Record, labels: tuple[str, str, str]) -> None:
-        error = str(record.status) if record.status >= 400 else ""
-        self._duration(*labels, error).observe(record.duration)
-        if (seconds := record.time_to_first_token) is not None:
+    def _observe(self, context: RequestContext, labels: tuple[str, str, str]) -> None:
+        error = str(context.status) if context.status >= 400 else ""
+        self._duration(*labels, error).observe(context.duration)
+        if (seconds := context.time_to_first_token) is not None:
             self._first_token(*labels).observe(seconds)
-        if (seconds := record.time_per_output_token) is not None:
+        if (seconds := context.time_per_output_token) is not None:
             self._per_token(*labels).observe(seconds)
-        if usage := record.usage:
+        if usage := context.usage:
             self._usage(*labels, "input").observe(usage.prompt)
-            if record.finish_reasons:
+            if context.finish_reasons:
                 self._usage(*labels, "output").observe(usage.completion)
 
     # ---- What there is

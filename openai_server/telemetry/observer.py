@@ -1,18 +1,19 @@
-"""Begins and ends the record of each request, and passes it on: to metrics, the access log, traces."""
+"""Begins the context of each request, and reports it when the request has ended: to metrics, the access log, traces."""
 
 import asyncio
-from collections.abc import Mapping
+import time
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
-from openai_server.telemetry import access_log, record
-from openai_server.telemetry.endpoints import UNLOGGED
+from openai_server.core.request_context import OTHER, RequestContext
+from openai_server.telemetry import access_log
 from openai_server.telemetry.metrics import Metrics
-from openai_server.telemetry.record import Record
+from openai_server.telemetry.request_start import begin
 from openai_server.telemetry.tracing import Tracer, tracer
 
-TELL_AFTER = 0.02
-"""Seconds from the end of a request until its metrics and its access line. Not at once: that would hold up its answer,
-and what others wait for. Of those that end together, one after the other is told of in a third of the time."""
+REPORT_AFTER = 0.02
+"""Seconds from the end of a request until its metrics and its access line. Not at once: that would delay its response
+and other requests. Requests that end together are reported one after the other, in a third of the time."""
 
 
 class Observer:
@@ -20,40 +21,58 @@ class Observer:
         self.metrics = Metrics()
         self._log_access = log_access
         self._tracer = tracer
-        self._ended: list[Record] = []
-        """Still to be told of."""
+        self._ended: list[RequestContext] = []
+        """Not reported yet."""
 
     @classmethod
     def of(cls, *, log_access: bool, tracing: bool) -> "Observer":
         return cls(log_access=log_access, tracer=tracer() if tracing else None)
 
-    def begin(self, scope: Mapping[str, Any], endpoint: str) -> Record:
-        begun = record.begin(scope, endpoint, self.metrics.wait)
-        self.metrics.begin(begun)
-        if self._tracer and begun.endpoint not in UNLOGGED:
-            self._tracer.begin(begun)
-        return begun
+    def begin(
+        self,
+        scope: Mapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        *,
+        endpoint: str = OTHER,
+        operation: str = "",
+        is_logged: bool = True,
+        parameters: Mapping[str, str] | None = None,
+    ) -> RequestContext:
+        context = begin(
+            scope,
+            receive,
+            clock=time.perf_counter,
+            on_waiting=self.metrics.wait,
+            endpoint=endpoint,
+            operation=operation,
+            is_logged=is_logged,
+            parameters=parameters,
+        )
+        self.metrics.begin(context)
+        if self._tracer and is_logged:
+            self._tracer.begin(context)
+        return context
 
-    def end(self, ended: Record) -> None:
-        ended.end()
+    def end(self, context: RequestContext) -> None:
+        context.end()
         if not self._ended:
-            asyncio.get_running_loop().call_later(TELL_AFTER, self.tell)
-        self._ended.append(ended)
+            asyncio.get_running_loop().call_later(REPORT_AFTER, self.report)
+        self._ended.append(context)
 
-    def tell(self) -> None:
-        """Of all requests that have ended."""
+    def report(self) -> None:
+        """Reports all requests that have ended."""
         ended, self._ended = self._ended, []
-        for each in ended:
-            self._tell(each)
+        for context in ended:
+            self._report(context)
 
-    def _tell(self, ended: Record) -> None:
-        self.metrics.end(ended)
-        if self._log_access and ended.endpoint not in UNLOGGED:
-            access_log.write(ended)
-        if self._tracer and ended.span is not None:
-            self._tracer.end(ended)
+    def _report(self, context: RequestContext) -> None:
+        self.metrics.end(context)
+        if self._log_access and context.is_logged:
+            access_log.write(context)
+        if self._tracer and context.span is not None:
+            self._tracer.end(context)
 
     def close(self) -> None:
-        self.tell()
+        self.report()
         if self._tracer:
             self._tracer.close()

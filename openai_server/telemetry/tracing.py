@@ -7,12 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 from anyserve_common.tracing import tracer_provider
 from openai_server import __version__
-from openai_server.telemetry.endpoints import OPERATIONS
 
 if TYPE_CHECKING:
     from opentelemetry.sdk.trace import TracerProvider
 
-    from openai_server.telemetry.record import Record
+    from openai_server.core.request_context import RequestContext
 
 PROVIDER = "anyserve"
 _SAMPLED = 1
@@ -28,23 +27,25 @@ class Tracer:
         self._context_of = TraceContextTextMapPropagator().extract
         self._server, self._failed = SpanKind.SERVER, Status(StatusCode.ERROR)
 
-    def begin(self, record: "Record") -> None:
-        parent = self._context_of({"traceparent": record.traceparent, "tracestate": record.tracestate})
-        span = self._tracer.start_span(f"{record.method} {record.endpoint}", parent, self._server)
-        record.span, context = span, span.get_span_context()
-        sampled = context.trace_flags & _SAMPLED
-        record.traceparent = f"00-{context.trace_id:032x}-{context.span_id:016x}-{sampled:02x}"
-        record.tracestate = context.trace_state.to_header()
+    def begin(self, context: "RequestContext") -> None:
+        parent = self._context_of({"traceparent": context.traceparent, "tracestate": context.tracestate})
+        span = self._tracer.start_span(f"{context.method} {context.endpoint}", parent, self._server)
+        context.span, of_span = span, span.get_span_context()
+        sampled = of_span.trace_flags & _SAMPLED
+        context.traceparent = f"00-{of_span.trace_id:032x}-{of_span.span_id:016x}-{sampled:02x}"
+        context.tracestate = of_span.trace_state.to_header()
 
-    def end(self, record: "Record") -> None:
-        span, ended = record.span, None
+    def end(self, context: "RequestContext") -> None:
+        span, ended = context.span, None
         if span.is_recording():
-            ended = span.start_time + int(record.duration * 1e9)
-            span.set_attributes({name: value for name, value in _attributes(record).items() if value not in ("", None)})
-            if record.first_token is not None:
+            ended = span.start_time + int(context.duration * 1e9)
+            span.set_attributes(
+                {name: value for name, value in _attributes(context).items() if value not in ("", None)}
+            )
+            if context.first_token is not None:
                 begun = span.start_time
-                span.add_event("first token", timestamp=begun + int((record.first_token - record.started) * 1e9))
-            if record.status >= 500:
+                span.add_event("first token", timestamp=begun + int((context.first_token - context.started) * 1e9))
+            if context.status >= 500:
                 span.set_status(self._failed)
         span.end(ended)
 
@@ -52,22 +53,22 @@ class Tracer:
         self._provider.shutdown()
 
 
-def _attributes(record: "Record") -> dict[str, Any]:
-    operation = OPERATIONS.get(record.endpoint)
-    usage = record.usage
+def _attributes(context: "RequestContext") -> dict[str, Any]:
+    operation = context.operation or None
+    usage = context.usage
     return {
-        "http.request.method": record.method,
-        "http.route": record.endpoint,
-        "http.response.status_code": record.status,
-        "error.type": str(record.status) if record.status >= 400 else None,
-        "client.address": record.client,
-        "anyserve.request_id": record.id,
+        "http.request.method": context.method,
+        "http.route": context.endpoint,
+        "http.response.status_code": context.status,
+        "error.type": str(context.status) if context.status >= 400 else None,
+        "client.address": context.client,
+        "anyserve.request_id": context.id,
         "gen_ai.operation.name": operation,
         "gen_ai.provider.name": operation and PROVIDER,
-        "gen_ai.request.model": record.model,
+        "gen_ai.request.model": context.model,
         "gen_ai.usage.input_tokens": usage and usage.prompt,
-        "gen_ai.usage.output_tokens": record.completion_tokens,
-        "gen_ai.response.finish_reasons": tuple(record.finish_reasons) or None,
+        "gen_ai.usage.output_tokens": context.completion_tokens,
+        "gen_ai.response.finish_reasons": tuple(context.finish_reasons) or None,
     }
 
 

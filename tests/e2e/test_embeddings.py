@@ -17,7 +17,7 @@ import pytest
 from numpy.typing import NDArray
 from openai import OpenAI
 
-from openai_server.api import openapi_examples
+from openai_server.api.rerank.endpoint import RERANK
 from protos import contract, tensors
 from protos import grpc_predict_v2_pb2 as pb
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
@@ -318,7 +318,8 @@ def test_an_encoders_scores_are_what_its_head_makes_of_the_first_token(client: O
 
 
 def test_a_reranker_answers_the_example_of_the_reference(embedders: Pair) -> None:
-    example = openapi_examples.REQUESTS["/v1/rerank"]["documents"].body
+    assert RERANK.description is not None
+    example = RERANK.description.examples["documents"].body
     told = post(embedders, "/v1/rerank", **{**example, "model": rerankers.ENCODER})
     assert sorted(one["index"] for one in told["results"]) == [0, 1]
 

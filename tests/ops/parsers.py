@@ -15,13 +15,16 @@ from datetime import datetime
 from functools import cache, partial
 from typing import Any
 
+import msgspec
 import orjson
 from google.protobuf.message import DecodeError, Message
 
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.service import request as worker_request
 from anyserve_worker.service import tasks as worker_tasks
-from openai_server.api import openapi, responses, responses_tasks, schemas, schemas_tasks
+from openai_server.api import openapi, responses, schemas, schemas_tasks
+from openai_server.api.embeddings import answer as embeddings
+from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses import AnswerIdentity, AnswerOptions
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
@@ -157,7 +160,7 @@ def bodies() -> list[bytes]:
 
 def keys() -> Iterator[str]:
     """With their colon, and the words that are values."""
-    for schema in openapi.document(keys=False, administration=False)["components"]["schemas"].values():
+    for schema in openapi.document(ENDPOINTS, keys=False)["components"]["schemas"].values():
         for name, value in schema.get("properties", {}).items():
             yield f'"{name}":'
             for one in (value, *value.get("anyOf", ())):
@@ -367,7 +370,7 @@ def backend(data: bytes) -> None:
     def embedding() -> None:
         vector, count = decode.embedding(response)
         request = schemas_tasks.EmbeddingRequest(input="x")
-        orjson.dumps(responses_tasks.embeddings("m", [responses_tasks.vector(vector, request)], [count]))
+        msgspec.json.encode(embeddings.embeddings("m", [embeddings.vector(vector, request)], [count]))
 
     def others() -> Iterator[Callable[[], object]]:
         for read in (decode.score, decode.tokens, decode.text):

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 import pytest
 from schemathesis import GenerationMode
 
-from openai_server.api.openapi import ADMINISTRATION, OPERATIONS
+from openai_server.api.registry import ENDPOINTS
 from tests.ops import fuzz_http
 from tests.ops.fuzz_http import Fuzzer
 
-POSTS = [one.path for one in OPERATIONS if one.bodies]
-GETS = [one.path for one in (*OPERATIONS, *ADMINISTRATION) if not one.bodies]
+POSTS = [endpoint.name for endpoint in ENDPOINTS if endpoint.description and endpoint.method == "POST"]
+GETS = [endpoint.name for endpoint in ENDPOINTS if endpoint.description and endpoint.method == "GET"]
 
 
 @pytest.fixture(scope="module")

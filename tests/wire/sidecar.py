@@ -2,13 +2,12 @@
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from starlette.applications import Starlette
-from starlette.types import Message
+from starlette.types import Message, Receive, Scope, Send
 
 from openai_server.app import App
 from openai_server.backends.pool import Pool
@@ -16,6 +15,8 @@ from openai_server.config import Config
 from openai_server.http.server import backends
 from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
+
+Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 
 @dataclass
@@ -57,7 +58,14 @@ class Reply:
 class Call:
     """One HTTP request under way."""
 
-    def __init__(self, app: App | Starlette, method: str, path: str, body: bytes, headers: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        app: Application,
+        method: str,
+        path: str,
+        body: bytes,
+        headers: Mapping[str, str],
+    ) -> None:
         self.reply = Reply()
         self._gone = asyncio.Event()
         self._parts = [body]

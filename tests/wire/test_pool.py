@@ -36,7 +36,7 @@ async def usable(sidecar: Sidecar, n: int) -> None:
     """Waits until so many get requests for the model."""
 
     def n_usable() -> int:
-        models = sidecar.app._catalog._directory.known("tiny")
+        models = sidecar.app.services.catalog._directory.known("tiny")
         return sum(member.backend.usable for model in models for member in model.members)
 
     async with asyncio.timeout(10):
@@ -45,7 +45,7 @@ async def usable(sidecar: Sidecar, n: int) -> None:
 
 
 def backends(sidecar: Sidecar) -> list[Backend]:
-    return [member.backend for member in sidecar.app._backend.members]
+    return [member.backend for member in sidecar.app.services.pool.members]
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -238,7 +238,7 @@ async def test_opened_anew_while_one_is_answered() -> None:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
         await asyncio.wait_for(call.until(b"one"), 10)
         [was] = backends(sidecar)
-        sidecar.app._backend.renew()
+        sidecar.app.services.pool.renew()
         assert (await sidecar.complete(prompt="x")).status == 200
         await usable(sidecar, 1)
         assert backends(sidecar) != [was]

@@ -637,7 +637,7 @@ async def test_metrics_name_the_model_that_answered() -> None:
             assert unknown(await ask(sidecar, "c"))
             await leaving.aclose()
             assert unavailable(await ask(sidecar, "b"))
-            observer.tell()
+            observer.report()
             scrape = Scrape((await sidecar.get("/metrics")).body)
     requests = "openai_server_requests_total"
     assert scrape.value(requests, model="a", status="200") == 2

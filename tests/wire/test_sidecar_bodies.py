@@ -15,6 +15,7 @@ import pytest
 from openai_server.access.caps import Caps
 from openai_server.api.bodies.frames import Limits
 from openai_server.api.bodies.helpers import Helpers
+from openai_server.api.completions.request import parse
 from openai_server.api.schemas import bounds
 from openai_server.core.errors import BodyTooComplex, InvalidRequest, Unavailable
 from protos import contract
@@ -199,6 +200,16 @@ async def test_long_prompts_of_ids_arrive_as_they_are() -> None:
         assert inputs(worker)["max_tokens"] == [5]
         assert (await sidecar.complete(prompt=[ids, ids[:5]])).status == 200
         assert sorted(len(sent(request)["prompt_token_ids"]) for request in worker.requests[-2:]) == [5, 30_000]
+
+
+async def test_floats_without_a_fraction_are_integers_there_too() -> None:
+    worker, ids = FakeWorker(), [float(i) for i in range(30_000)]
+    async with running(worker) as sidecar:
+        assert (await sidecar.complete(prompt=ids, max_tokens=5.0)).status == 200
+        assert inputs(worker)["prompt_token_ids"] == list(range(30_000))
+        assert inputs(worker)["max_tokens"] == [5]
+        refused = await sidecar.complete(prompt=[*ids, 2.5])
+        assert (refused.status, refused.error["param"]) == (400, "prompt[30000]")
 
 
 async def test_large_chats_are_what_small_ones_are() -> None:
@@ -427,7 +438,7 @@ async def eventually(holds: Callable[[], bool]) -> None:
 async def with_limits(body: bytes, limits: Limits) -> None:
     helpers = Helpers(limits)
     try:
-        await helpers.run("parse_completion", body, "anyone")
+        await helpers.run(parse, body, "anyone")
     finally:
         await helpers.close()
 
@@ -447,14 +458,14 @@ async def test_a_body_that_takes_too_much_memory_is_a_413() -> None:
 async def test_a_process_that_can_not_start_is_a_503() -> None:
     helpers = Helpers(Limits(Caps(), 1, 1 << 30), program=(sys.executable, "-c", "raise SystemExit(3)"))
     with pytest.raises(Unavailable):
-        await helpers.run("parse_completion", b"{}", "anyone")
+        await helpers.run(parse, b"{}", "anyone")
     await helpers.close()
 
 
 async def test_waiting_is_bounded_and_fair() -> None:
     slow = json.dumps({"prompt": [[1]] * 200_000}).encode()
     helpers = Helpers(Limits(Caps(), 10, 1 << 30), processes=1, queue_timeout=0.001)
-    jobs = [asyncio.create_task(helpers.run("parse_completion", slow, "anyone")) for _ in range(5)]
+    jobs = [asyncio.create_task(helpers.run(parse, slow, "anyone")) for _ in range(5)]
     ended = await asyncio.gather(*jobs, return_exceptions=True)
     assert sorted(type(error).__name__ for error in ended) == ["InvalidRequest", *["Overloaded"] * 4]
     await helpers.close()
@@ -466,7 +477,7 @@ async def test_callers_take_turns() -> None:
 
     async def ask_as(caller: str) -> None:
         with suppress(InvalidRequest):
-            await helpers.run("parse_completion", body, caller)
+            await helpers.run(parse, body, caller)
         order.append(caller)
 
     first = [asyncio.create_task(ask_as("floods")) for _ in range(8)]

@@ -81,7 +81,7 @@ async def test_a_request_is_counted_and_logged_under_the_endpoint_that_answers(
 async def test_a_path_that_is_not_served_has_no_name_of_its_own() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         assert (await sidecar.get("/livez")).status == 404
-        sidecar.app.observer.tell()
+        sidecar.app.observer.report()
         assert b'endpoint="other"' in sidecar.app.observer.metrics.text()
 
 

@@ -117,7 +117,7 @@ async def test_health() -> None:
         worker.ready = False
         assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
         worker.ready = True
-        sidecar.app.routes.draining = True
+        sidecar.app.services.draining = True
         assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
         assert (await sidecar.complete(prompt="x")).status == 200  # who is there is still served
 

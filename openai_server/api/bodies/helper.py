@@ -16,7 +16,7 @@ from typing import Any
 
 from openai_server.access.caps import Caps
 from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
-from openai_server.api.bodies.validated import PARSERS, compact, validated
+from openai_server.api.bodies.parsers import compact, named
 from openai_server.core.errors import InvalidRequest
 
 NICENESS = 10
@@ -58,7 +58,7 @@ def _frame(stream: Any) -> bytes:
 
 def _result(name: str, body: bytes, caps: Caps) -> Any:
     try:
-        return compact(validated(PARSERS[name], body, caps))
+        return compact(named(name)(body, caps))
     except InvalidRequest as error:
         return Refusal(error.status, error.message, error.param, error.code)
     except (MemoryError, SystemError):  # orjson makes the second of the first

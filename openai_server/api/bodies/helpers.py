@@ -15,11 +15,12 @@ import sys
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from openai_server.access.admission import Ticket
 from openai_server.access.turns import Turns
 from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
+from openai_server.api.bodies.parsers import Parse, R, name_of
 from openai_server.config import ENVIRONMENT_PREFIX
 from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequest, Unavailable
 
@@ -69,17 +70,17 @@ class Helpers:
         self._jobs: set[asyncio.Task[Any]] = set()
         self._closed = False
 
-    async def run(self, parser: str, body: bytes | bytearray, caller: str) -> Any:
+    async def run(self, parse: Parse[R], body: bytes | bytearray, caller: str) -> R:
         """The validated request. Raises InvalidRequest, BodyTooComplex, Overloaded, Unavailable."""
         ticket = await self._turns.take(caller)
         # A job goes on when its client leaves: to end the process for that would cost more than to let it finish.
-        job = asyncio.create_task(self._job(ticket, parser, body))
+        job = asyncio.create_task(self._job(ticket, name_of(parse), body))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
         job.add_done_callback(lambda job: job.cancelled() or job.exception())
         result = await asyncio.shield(job)
         if not isinstance(result, Refusal):
-            return result
+            return cast(R, result)
         if result.status == 500:
             log.error("a helper process failed at a body: %s", result.message)
             raise InternalError

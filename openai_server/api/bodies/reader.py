@@ -1,15 +1,15 @@
-"""The way of a body: whether it is decoded in the event loop or in a helper process."""
+"""From a body to a validated request: received, and decoded in the event loop or in a helper process."""
 
 import asyncio
-from typing import Any
-
-from starlette.types import Receive
+from typing import cast
 
 from openai_server.access.caps import Caps
 from openai_server.api.bodies.cost import INLINE_BYTES, fits_inline, is_small
 from openai_server.api.bodies.frames import Limits
 from openai_server.api.bodies.helpers import PROCESSOR_SECONDS, Helpers
-from openai_server.api.bodies.validated import Parse, validated
+from openai_server.api.bodies.parsers import Parse, R
+from openai_server.api.bodies.receiving import receive
+from openai_server.core.request_context import RequestContext
 from openai_server.http.streaming import unless_gone
 
 LARGE_INTERVAL = 1.0
@@ -27,6 +27,8 @@ class Bodies:
 
     def __init__(self, caps: Caps, *, max_bytes: int, max_values: int) -> None:
         self._caps = caps
+        self._max_bytes = max_bytes
+        self._max_values = max_values
         memory = _BASE_MEMORY + _MEMORY_PER_BODY_BYTE * max_bytes + _MEMORY_PER_VALUE * max_values
         self._helpers = Helpers(Limits(caps, PROCESSOR_SECONDS, memory))
         self._next_large = 0.0
@@ -34,22 +36,25 @@ class Bodies:
         self._turn = asyncio.Lock()
         """Held by a body that takes milliseconds to decode: one such body in each turn of the event loop."""
 
-    def small(self, parse: Parse, body: bytes | bytearray, n_values: int) -> Any:
-        """The validated request; None if the body is not small, so that `large` has to decode it. Raises APIError."""
-        return validated(parse, body, self._caps) if is_small(body, n_values) else None
+    async def read(self, parse: Parse[R], context: RequestContext) -> tuple[R, int]:
+        """The validated request, and the size of its body in bytes.
 
-    async def large(
-        self, parse: Parse, body: bytes | bytearray, n_values: int, *, caller: str, receive: Receive
-    ) -> Any:
-        """The validated request. Raises APIError, and ClientGone while a helper process works."""
+        Raises APIError, ClientDisconnect, and ClientGone while a helper process works.
+        """
+        body, n_values = await receive(context, max_bytes=self._max_bytes, max_values=self._max_values)
+        if is_small(body, n_values):
+            return parse(cast(bytes, body), self._caps), len(body)  # orjson takes both
+        return await self._read_large(parse, body, n_values, context), len(body)
+
+    async def _read_large(self, parse: Parse[R], body: bytearray, n_values: int, context: RequestContext) -> R:
         async with self._turn:
             inline = fits_inline(body, n_values) and self._may_be_large(len(body))
             await asyncio.sleep(0)
             if inline:
-                request = validated(parse, body, self._caps)
+                request = parse(cast(bytes, body), self._caps)
                 await asyncio.sleep(0)
                 return request
-        return await unless_gone(receive, self._helpers.run(parse.__name__, body, caller))
+        return await unless_gone(context.receive, self._helpers.run(parse, body, context.access.caller_id))
 
     def _may_be_large(self, size: int) -> bool:
         """Whether a body of this size may be decoded in the event loop now: a very large one only now and then."""

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
-from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 
 from openai_server.api.docs.paths import BUNDLE, FILES, PAGE
+from openai_server.core.request_context import RequestContext
 
 FOLDER = Path(__file__).parent
 PART_BYTES = 64 << 10
@@ -69,11 +69,11 @@ class File:
 _read = cache(File.read)
 
 
-async def respond(request: Request) -> Response:
+async def respond(context: RequestContext) -> Response:
     """A GET or HEAD of one of the paths."""
-    path = request.scope["path"]
+    path = context.scope["path"]
     file = await asyncio.to_thread(_read, FILES[path])
-    compressed = file.is_compressed and _accepts_gzip(request.headers.getlist("accept-encoding"))
+    compressed = file.is_compressed and _accepts_gzip(_values(context, b"accept-encoding"))
     etag = f'"{file.digest}{"-gzip" if compressed else ""}"'
     headers = {
         "cache-control": FOR_A_YEAR if path.startswith(BUNDLE) else REVALIDATED,
@@ -84,15 +84,20 @@ async def respond(request: Request) -> Response:
         headers["vary"] = "Accept-Encoding"
     if path == PAGE:
         headers |= {"content-security-policy": CONTENT_SECURITY_POLICY, "referrer-policy": "no-referrer"}
-    if _matches(request.headers.getlist("if-none-match"), etag):
+    if _matches(_values(context, b"if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     headers["content-type"] = f"{file.media_type}; charset=utf-8"
     headers["content-length"] = str(len(file.content) if compressed else file.size)
     if compressed:
         headers["content-encoding"] = "gzip"
-    if request.method == "HEAD":
+    if context.scope["method"] == "HEAD":
         return Response(headers=headers)
     return StreamingResponse(file.parts(compressed=compressed), headers=headers)
+
+
+def _values(context: RequestContext, name: bytes) -> list[str]:
+    """Those of all headers of this name."""
+    return [value.decode("latin-1") for found, value in context.scope["headers"] if found == name]
 
 
 def _accepts_gzip(values: list[str]) -> bool:

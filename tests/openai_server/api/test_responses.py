@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from openai.types import Completion, Model
+from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from openai_server.api import responses
@@ -42,22 +42,6 @@ def test_whole_answers_are_valid() -> None:
     assert (completion.id, chat.model) == (IDENTITY.id, IDENTITY.model)
     assert completion.usage is not None
     assert completion.usage.total_tokens == 14
-
-
-def test_a_model_is_valid_and_tells_what_is_known() -> None:
-    parameters = {
-        "context_length": "2048",
-        "vocab_size": "9",
-        "embedding_length": "4",
-        "size": "many",
-        "bos_token": "1",
-    }
-    described = responses.model("m", 1, ["generate", "embed", "tokenize"], parameters)
-    assert Model.model_validate(described, strict=True).id == "m"
-    assert described["max_model_len"] == 2048
-    assert described["capabilities"] == ["completion", "embedding", "tokenize"]
-    assert described["meta"] == {"n_vocab": 9, "n_embd": 4}
-    assert set(described) - set(responses.model("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}
 
 
 @pytest.mark.parametrize("writer", [CompletionWriter, ChatWriter])

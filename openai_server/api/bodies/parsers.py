@@ -1,48 +1,36 @@
-"""One body to one request: decoded, validated and within this server's limits. PURE.
+"""A parser makes a validated request of a body. PURE.
 
-Runs in the event loop for what is cheap and in a helper process for what is not, and does the same in both.
+A parser is a function of a module: a helper process finds it by the name of both, so that what is cheap to decode is
+parsed in the event loop, what is not in a helper process, and both do the same.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from importlib import import_module
+from typing import Any, TypeVar
 
 from openai_server.access.caps import Caps
-from openai_server.api import schemas, schemas_tasks
-from openai_server.api.schemas import ChatRequest, CompletionRequest, GenerateRequest
+from openai_server.api.schemas import GenerateRequest
 from openai_server.api.schemas_tasks import DetokenizeRequest, EmbeddingRequest
 from openai_server.core.turn import Prompt
 from protos import contract, tensors
 
-Parse = Callable[[bytes], Any]
-
-PARSERS: dict[str, Parse] = {
-    parse.__name__: parse
-    for parse in (
-        schemas.parse_completion,
-        schemas.parse_chat,
-        schemas_tasks.parse_embedding,
-        schemas_tasks.parse_rerank,
-        schemas_tasks.parse_tokenize,
-        schemas_tasks.parse_detokenize,
-        schemas_tasks.parse_template,
-    )
-}
-"""By the name under which a helper process is asked for one."""
+R = TypeVar("R")
+Parse = Callable[[bytes, Caps], R]
+"""Returns the request, decoded, validated and within this server's limits. Raises InvalidRequest."""
 
 PACKED_IDS = 1024
 """Token ids from which on a list is sent from a helper process in the form of the wire."""
 
 
-def validated(parse: Parse, body: bytes | bytearray, caps: Caps) -> Any:
-    """Raises InvalidRequest."""
-    request = parse(body)  # type: ignore[arg-type]  # orjson takes both
-    if parse is schemas_tasks.parse_template:
-        return request.turn()
-    if isinstance(request, CompletionRequest | ChatRequest):
-        turn = caps.applied(request.turn(), request.prompt_fields(), len(body))
-        return GenerateRequest(turn, bool(request.stream), request.include_usage)
-    caps.check_fields(request.prompt_fields(), len(body))
-    return request
+def name_of(parse: Parse[Any]) -> str:
+    return f"{parse.__module__}:{parse.__name__}"
+
+
+def named(name: str) -> Parse[Any]:
+    """The parser that `name_of` has named."""
+    module, _, function = name.partition(":")
+    parse: Parse[Any] = getattr(import_module(module), function)
+    return parse
 
 
 def compact(request: Any) -> Any:

@@ -1,0 +1,50 @@
+"""Receives the body of a request, within the server's limits."""
+
+from starlette.requests import ClientDisconnect
+
+from openai_server.api.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structure
+from openai_server.core.errors import BodyTooLarge, TooManyValues, UnsupportedEncoding
+from openai_server.core.request_context import RequestContext
+from openai_server.http.connection import BODY_ERROR
+
+MAX_LENGTH_DIGITS = 18
+"""Digits of a content-length that are read: Python reads no integer of more than 4300."""
+
+
+async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -> tuple[bytearray, int]:
+    """The body, and the number of its structural bytes; 0 for a body that is too small to be counted.
+
+    Raises BodyTooLarge and TooManyValues as soon as that is known, UnsupportedEncoding, Overloaded, ClientDisconnect,
+    and the connection's error for a body that is late or broken.
+    """
+    for name, value in context.scope["headers"]:
+        if name == b"content-length" and value.isdigit() and int(value[:MAX_LENGTH_DIGITS]) > max_bytes:
+            raise BodyTooLarge(max_bytes)
+        if name == b"content-encoding" and not _is_identity(value):
+            raise UnsupportedEncoding(value.decode("latin-1"))
+    uncounted = min(UNCOUNTED_BYTES, max_values)
+    body, n_values, held, counting, more = bytearray(), 0, 0, False, True
+    while more:
+        message = await context.receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        body += (part := message.get("body", b""))
+        more = message.get("more_body", False)
+        if len(body) > max_bytes:
+            raise BodyTooLarge(max_bytes)
+        size = len(body)
+        if size > uncounted:
+            n_values += structure(part if counting else body)
+            counting = True
+            if n_values > max_values:
+                raise TooManyValues(max_values)
+            size = max(size, n_values * VALUE_BYTES)
+        context.access.hold(size - held)
+        held = size
+    if error := context.scope.get(BODY_ERROR):
+        raise error
+    return body, n_values
+
+
+def _is_identity(content_encoding: bytes) -> bool:
+    return all(coding.strip(b" \t").lower() in (b"identity", b"") for coding in content_encoding.split(b","))

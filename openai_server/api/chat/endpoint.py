@@ -1,0 +1,93 @@
+"""The entry of `/v1/chat/completions` in the registry."""
+
+from functools import partial
+
+from openai_server.api import endpoint, responses
+from openai_server.api.chat.answer import ChatCompletion, ChatCompletionChunk
+from openai_server.api.chat.request import parse
+from openai_server.api.endpoint import Description, Endpoint, Example, RequestType, by_model, with_v1
+from openai_server.api.examples import CREATED, SERVED, chat
+from openai_server.api.generation_handler import GenerationHandler
+from openai_server.api.schemas import CHAT_FIELDS, ChatRequest
+from openai_server.api.stream_writers import ChatWriter
+
+_QUESTION = ("Answer in one sentence.", "What is the capital of France?")
+_WEATHER = {
+    "type": "function",
+    "function": {
+        "name": "get_weather",
+        "description": "The current weather in a city.",
+        "parameters": {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]},
+    },
+}
+_CITY = {
+    "type": "object",
+    "properties": {"name": {"type": "string", "maxLength": 30}, "country": {"type": "string", "maxLength": 30}},
+    "required": ["name", "country"],
+    "additionalProperties": False,
+}
+
+CHAT = Endpoint(
+    paths=(*with_v1("/chat/completions"), *by_model("chat/completions", "chat")),  # /{model}/chat is hayhooks'
+    method="POST",
+    handler=partial(
+        GenerationHandler,
+        parse=parse,
+        id_prefix="chatcmpl-",
+        answer=responses.chat_completion,
+        writer=ChatWriter,
+    ),
+    operation="chat",
+    description=Description(
+        tag="Generation",
+        summary="Answer a conversation",
+        requests=[RequestType("chat", ChatRequest, CHAT_FIELDS)],
+        examples={
+            "question": Example("A question", chat(*_QUESTION, max_tokens=60, temperature=0)),
+            "stream": Example("As a stream", chat(*_QUESTION, max_tokens=60, temperature=0, stream=True)),
+            "tools": Example(
+                "A tool to call",
+                chat(
+                    "What is the weather in Paris?",
+                    tools=[_WEATHER],
+                    tool_choice="required",
+                    parallel_tool_calls=False,
+                    max_tokens=100,
+                    temperature=0,
+                ),
+            ),
+            "schema": Example(
+                "An answer with a JSON Schema",
+                chat(
+                    "Name a city and its country.",
+                    response_format={"type": "json_schema", "json_schema": {"name": "city", "schema": _CITY}},
+                    max_tokens=100,
+                    temperature=0,
+                ),
+            ),
+        },
+        answers=[ChatCompletion],
+        chunk=ChatCompletionChunk,
+        example={
+            "id": "chatcmpl-cfaf49a9d6c26f12e104c0850da7761f",
+            "object": "chat.completion",
+            "created": CREATED,
+            "model": SERVED,
+            "choices": [
+                {
+                    "index": 0,
+                    "message": {"role": "assistant", "content": "The capital of France is Paris.", "refusal": None},
+                    "logprobs": None,
+                    "finish_reason": "stop",
+                }
+            ],
+            "usage": {
+                "prompt_tokens": 26,
+                "completion_tokens": 8,
+                "total_tokens": 34,
+                "prompt_tokens_details": {"cached_tokens": 0},
+            },
+        },
+        errors=endpoint.WORK,
+    ),
+)

@@ -1,0 +1,1 @@
+"""`/v1/completions`: text that continues a prompt."""

@@ -1,0 +1,152 @@
+"""The way of every request: found in the registry, admitted, handled, answered.
+
+The one place where a path leads to a handler, an error becomes a response, and responses get the headers that all have.
+"""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from starlette.requests import ClientDisconnect
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from anyserve_common.text import shortened
+from openai_server.access.gate import Gate, RequestAccess
+from openai_server.api.endpoint import Endpoint, Handler
+from openai_server.api.services import Services
+from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
+from openai_server.core.request_context import RequestContext
+from openai_server.http.json_response import JSONResponse
+from openai_server.http.router import Match, Router
+from openai_server.http.streaming import CLIENT_CLOSED_REQUEST, ClientGone, EventStream
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """An endpoint as one server has it."""
+
+    endpoint: Endpoint
+    handler: Handler
+
+
+def routed(endpoints: Iterable[Endpoint], services: Services) -> Router[Route]:
+    routes = [Route(endpoint, endpoint.handler(services)) for endpoint in endpoints]
+    return Router((route.endpoint.method, path, route) for route in routes for path in route.endpoint.paths)
+
+
+class Dispatcher:
+    """The ASGI application of the API's port. `open_paths` need no API key, whether they are served or not."""
+
+    def __init__(self, services: Services, gate: Gate, open_paths: frozenset[str]) -> None:
+        self._router = routed(services.endpoints, services)
+        self._services = services
+        self._observer = services.observer
+        self._gate = gate
+        self._open_paths = open_paths
+        self.running: set[asyncio.Task[object]] = set()
+        """Requests under way."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.running.add(task)
+        match = self._router.find(scope["method"], scope["path"])
+        if (route := match.route) is None:
+            context = self._observer.begin(scope, receive)
+        else:
+            endpoint = route.endpoint
+            context = self._observer.begin(
+                scope,
+                receive,
+                endpoint=endpoint.name,
+                operation=endpoint.operation,
+                is_logged=endpoint.is_logged,
+                parameters=match.parameters,
+            )
+        access = context.access = self._gate.enter(scope["method"], scope["headers"])
+        try:
+            response = await self._response(match, context, access)
+            self._finish(response, context, access)
+            try:
+                await response(scope, receive, send)
+            except (asyncio.CancelledError, Exception) as error:
+                if isinstance(response, EventStream):  # which raises only if it has sent nothing
+                    response = error_response(error, context)
+                    self._finish(response, context, access)
+                    await response(scope, receive, send)
+                elif isinstance(error, Exception):
+                    log.exception("%s %s: the response failed (%s)", context.method, context.path, context.id)
+        finally:
+            access.end()
+            self.running.discard(task)
+            self._observer.end(context)
+
+    async def _response(self, match: Match[Route], context: RequestContext, access: RequestAccess) -> Response:
+        """The response, also for an error: admission and authentication come before the path."""
+        try:
+            if (preflight := access.preflight()) is not None:
+                return Response(status_code=204, headers=preflight)
+            if context.scope["path"] not in self._open_paths:
+                access.authenticate()
+                context.caller = access.caller.label
+            return await _handled(match, context)
+        except (asyncio.CancelledError, Exception) as error:
+            return error_response(error, context)
+
+    def _finish(self, response: Response, context: RequestContext, access: RequestAccess) -> None:
+        """Adds the headers that every response has."""
+        context.status = response.status_code
+        headers = response.raw_headers
+        headers.append((b"x-request-id", context.id.encode()))
+        if access.headers:
+            headers += [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
+        if self._services.draining:
+            # The client's next request takes another connection, and that leads to another server.
+            headers.append((b"connection", b"close"))
+
+
+class AdministrationPort:
+    """The ASGI application of `--admin-port`: no keys, limits or telemetry."""
+
+    def __init__(self, endpoints: Iterable[Endpoint], services: Services) -> None:
+        self._router = routed(endpoints, services)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        match = self._router.find(scope["method"], scope["path"])
+        context = RequestContext(
+            method=scope["method"], path=scope["path"], scope=scope, receive=receive, parameters=match.parameters
+        )
+        try:
+            response = await _handled(match, context)
+        except (asyncio.CancelledError, Exception) as error:
+            response = error_response(error, context)
+        await response(scope, receive, send)
+
+
+async def _handled(match: Match[Route], context: RequestContext) -> Response:
+    """What the handler returns and raises. Raises APIError if there is none."""
+    if match.route is not None and not match.allowed:
+        return await match.route.handler(context)
+    where = f"{shortened(context.method)} {shortened(context.scope['path'], MAX_PARAM)}"
+    if match.route is None:
+        raise APIError(404, f"Not Found: {where}")
+    raise APIError(405, f"Method Not Allowed: {where}", headers={"allow": ", ".join(match.allowed)})
+
+
+def error_response(error: BaseException, context: RequestContext) -> Response:
+    """The response for what a handler raised."""
+    if isinstance(error, ClientGone | ClientDisconnect):
+        return Response(status_code=CLIENT_CLOSED_REQUEST)
+    if isinstance(error, asyncio.CancelledError):  # the server has waited for this answer long enough
+        error = ShuttingDown()
+    elif isinstance(error, APIError):
+        cause = f" ({error.__cause__!r})" if error.__cause__ else ""
+        log.debug("%d: %s%s", error.status, error.message, cause)
+    else:
+        log.error("%s %s failed (%s)", context.method, context.path, context.id, exc_info=error)
+        error = InternalError()
+    return JSONResponse(error.envelope(), error.status, error.headers)

@@ -1,0 +1,87 @@
+"""The handler of endpoints that generate text: completions and chats, whole or as a stream."""
+
+from collections.abc import Callable, Sequence
+from os import urandom
+
+from starlette.responses import Response
+
+from openai_server.api.bodies.parsers import Parse
+from openai_server.api.generation import ResolvedModel
+from openai_server.api.model_in_path import take_model_from_path
+from openai_server.api.prompt_estimate import output_tokens, prompt_tokens
+from openai_server.api.responses import AnswerIdentity, AnswerOptions, WholeAnswer
+from openai_server.api.schemas import GenerateRequest
+from openai_server.api.services import Services
+from openai_server.api.stream_writers import StreamWriter
+from openai_server.core.answer import Answer
+from openai_server.core.request_context import RequestContext
+from openai_server.core.turn import Turn
+from openai_server.http.json_response import JSONResponse
+from openai_server.http.streaming import EventStream, Write, unless_gone
+
+
+class GenerationHandler:
+    """Handles one endpoint's requests. `id_prefix` is that of an answer's id; `answer` builds whole answers, `writer`
+    those of a stream."""
+
+    def __init__(
+        self,
+        services: Services,
+        *,
+        parse: Parse[GenerateRequest],
+        id_prefix: str,
+        answer: Callable[[AnswerIdentity, Sequence[Answer], AnswerOptions], WholeAnswer],
+        writer: Callable[[AnswerIdentity, AnswerOptions], StreamWriter],
+    ) -> None:
+        self._services = services
+        self._parse = parse
+        self._id_prefix = id_prefix
+        self._build_answer = answer
+        self._writer = writer
+
+    async def __call__(self, context: RequestContext) -> Response:
+        """Raises APIError, ClientDisconnect and ClientGone; so does a stream that has sent nothing yet."""
+        access, services = context.access, self._services
+        access.count_request()
+        request, body_size = await services.bodies.read(self._parse, context)
+        turn = request.turn
+        take_model_from_path(turn, context)
+        id = self._id_prefix + urandom(16).hex()
+        created = int(services.clock())
+        if access.is_limited:
+            access.reserve(prompt_tokens(turn.prompts, body_size), _output_limit(turn))
+        if request.stream:
+
+            async def events(write: Write) -> None:
+                async with access:
+                    await services.generator.stream(
+                        turn,
+                        id,
+                        lambda model: self._writer(AnswerIdentity(id, created, model.name), _options(request, model)),
+                        write,
+                        access.delivered,
+                    )
+
+            return EventStream(events)
+        model, answers = await unless_gone(context.receive, self._answers(turn, id, context))
+        answer = self._build_answer(AnswerIdentity(id, created, model.name), answers, _options(request, model))
+        context.take_answer(answer.usage, answer.n_choices, answer.finish_reasons)
+        return JSONResponse(answer.content)
+
+    async def _answers(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
+        access = context.access
+        async with access:
+            model, answers = await self._services.generator.answer(turn, id)
+            if access.is_limited:
+                usages = [answer.usage for answer in answers]
+                access.delivered(usages, len(answers), 0 if None not in usages else output_tokens(answers))
+            return model, answers
+
+
+def _options(request: GenerateRequest, model: ResolvedModel) -> AnswerOptions:
+    return AnswerOptions(request.turn.top_logprobs is not None, request.include_usage, model.format)
+
+
+def _output_limit(turn: Turn) -> int:
+    """Tokens that may be generated; 0 for a request without a limit of its own, which reserves none."""
+    return (turn.token_limit or 0) * turn.n_generated * (len(turn.prompts) or 1)

@@ -1,0 +1,9 @@
+"""The answer of a probe. PURE."""
+
+from typing import Literal
+
+from msgspec import Struct
+
+
+class Health(Struct):
+    status: Literal["ok"]

@@ -1,0 +1,24 @@
+"""The model that a request's path names. PURE."""
+
+from typing import Protocol
+
+from anyserve_common.text import shortened
+from openai_server.core.errors import InvalidRequest
+from openai_server.core.request_context import RequestContext
+
+
+class _OfModel(Protocol):
+    model: str | None
+
+
+def take_model_from_path(request: _OfModel, context: RequestContext) -> None:
+    """Sets the request's model to that of its path, if there is one.
+
+    Raises InvalidRequest if the body names another one.
+    """
+    model = context.parameters.get("model")
+    if not model:
+        return
+    if request.model and request.model != model:
+        raise InvalidRequest(f"The path names the model '{shortened(model)}', the body another one.", param="model")
+    request.model = model

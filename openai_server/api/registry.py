@@ -1,0 +1,35 @@
+"""All endpoints. To add one: its folder, and its line here.
+
+What is made from them: the router (`dispatcher.py`), the names in metrics and logs, the paths that need no API key, the
+OpenAPI document (`openapi.py`, and the page at `/docs`), and the tables of docs/fields.md (`scripts/fields.py`).
+"""
+
+from openai_server.api.chat.endpoint import CHAT
+from openai_server.api.completions.endpoint import COMPLETIONS
+from openai_server.api.docs.endpoint import OPENAPI, PAGE
+from openai_server.api.embeddings.endpoint import EMBEDDINGS
+from openai_server.api.endpoint import Endpoint
+from openai_server.api.health.endpoint import HEALTH, LIVE, READY
+from openai_server.api.metrics.endpoint import METRICS
+from openai_server.api.models.endpoint import MODEL, MODELS
+from openai_server.api.rerank.endpoint import RERANK
+from openai_server.api.tokens.endpoint import APPLY_TEMPLATE, DETOKENIZE, TOKENIZE
+
+ENDPOINTS: tuple[Endpoint, ...] = (
+    COMPLETIONS,
+    CHAT,
+    EMBEDDINGS,
+    RERANK,
+    TOKENIZE,
+    DETOKENIZE,
+    APPLY_TEMPLATE,
+    MODELS,
+    MODEL,
+    OPENAPI,
+    PAGE,
+    LIVE,
+    READY,
+    HEALTH,
+    METRICS,
+)
+"""In the order of the document."""

@@ -1,0 +1,1 @@
+"""`/v1/rerank`: documents ordered by a query."""

@@ -1,0 +1,42 @@
+"""What the handlers of endpoints work with. app.py builds it once for each server."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from openai_server.access.turns import FairThreads
+from openai_server.api.bodies.reader import Bodies
+from openai_server.api.generation import Generator
+from openai_server.backends.catalog import Catalog
+from openai_server.backends.pool import Pool
+from openai_server.prompting.planner import ChatPlanner
+from openai_server.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from openai_server.api.endpoint import Endpoint
+
+
+@dataclass(slots=True, kw_only=True)
+class Services:
+    """`clock` gives Unix seconds."""
+
+    pool: Pool
+    catalog: Catalog
+    planner: ChatPlanner
+    generator: Generator
+    threads: FairThreads
+    """For work that takes milliseconds."""
+    bodies: Bodies
+    observer: Observer
+    clock: Callable[[], float]
+    needs_keys: Callable[[], bool]
+    """Whether requests need an API key at the moment."""
+    endpoints: "tuple[Endpoint, ...]"
+    """All that are served on the API's port."""
+    draining: bool = False
+    """The server has been signalled to end: it is no longer ready, and closes its connections after each response."""
+    started_at: int = field(init=False)
+    """Unix seconds."""
+
+    def __post_init__(self) -> None:
+        self.started_at = int(self.clock())

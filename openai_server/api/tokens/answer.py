@@ -1,0 +1,58 @@
+"""Answers of `/tokenize`, `/detokenize` and `/apply-template`, as llama-server or vLLM has them. PURE."""
+
+from collections.abc import Sequence
+
+from msgspec import UNSET, Struct, UnsetType
+
+from openai_server.api.schemas_tasks import ContentToTokenize, MessagesToTokenize, PromptToTokenize, TokenizeRequest
+
+
+class Piece(Struct):
+    id: int
+    piece: str | list[int]
+    """Bytes, if the piece ends inside a character."""
+
+
+class ContentTokens(Struct):
+    """llama-server's form."""
+
+    tokens: list[int | Piece]
+
+
+class PromptTokens(Struct):
+    """vLLM's form."""
+
+    count: int
+    max_model_len: int | None
+    tokens: list[int]
+    token_strs: list[str] | UnsetType = UNSET
+
+
+class DetokenizedText(Struct):
+    content: str
+    """llama-server's field."""
+    prompt: str
+    """vLLM's field, for the same text."""
+
+
+class RenderedPrompt(Struct):
+    prompt: str
+
+
+def tokens(
+    request: TokenizeRequest, ids: Sequence[int], pieces: Sequence[bytes], max_model_len: int | None
+) -> ContentTokens | PromptTokens:
+    if isinstance(request, ContentToTokenize):
+        if not request.with_pieces:
+            return ContentTokens(list(ids))
+        return ContentTokens([Piece(id, _piece(piece)) for id, piece in zip(ids, pieces, strict=True)])
+    assert isinstance(request, PromptToTokenize | MessagesToTokenize)
+    texts = [piece.decode(errors="replace") for piece in pieces] if request.return_token_strs else UNSET
+    return PromptTokens(len(ids), max_model_len, list(ids), texts)
+
+
+def _piece(piece: bytes) -> str | list[int]:
+    try:
+        return piece.decode()
+    except UnicodeDecodeError:
+        return list(piece)

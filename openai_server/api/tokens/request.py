@@ -1,0 +1,30 @@
+"""The requests of `/tokenize`, `/detokenize` and `/apply-template`. PURE."""
+
+from openai_server.access.caps import Caps
+from openai_server.api.schemas_tasks import (
+    DetokenizeRequest,
+    TokenizeRequest,
+    parse_detokenize,
+    parse_template,
+    parse_tokenize,
+)
+from openai_server.core.turn import Turn
+
+
+def tokenize(body: bytes, caps: Caps) -> TokenizeRequest:
+    """Raises InvalidRequest."""
+    request = parse_tokenize(body)
+    caps.check_fields(request.prompt_fields(), len(body))
+    return request
+
+
+def detokenize(body: bytes, caps: Caps) -> DetokenizeRequest:
+    """Raises InvalidRequest."""
+    request = parse_detokenize(body)
+    caps.check_fields(request.prompt_fields(), len(body))
+    return request
+
+
+def apply_template(body: bytes, _: Caps) -> Turn:
+    """A chat that is only to be rendered, without limits of its own. Raises InvalidRequest."""
+    return parse_template(body).turn()

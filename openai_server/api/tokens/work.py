@@ -1,0 +1,54 @@
+"""The work of `/tokenize`, `/detokenize` and `/apply-template`."""
+
+from openai_server.api.schemas_tasks import ContentToTokenize, DetokenizeRequest, MessagesToTokenize, TokenizeRequest
+from openai_server.api.tasks import Task
+from openai_server.api.tokens import answer
+from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, PromptTokens, RenderedPrompt
+from openai_server.backends.dialects.anyserve import decode, encode_tasks
+from openai_server.backends.directory import Model
+from openai_server.core.turn import Turn
+from openai_server.prompting.plain_fields import ChatPrompt
+from protos import contract
+
+MANY_TOKENS = 4096
+"""Tokens of a text from which on the answer is built in a thread: an object for each of their pieces takes long."""
+
+
+async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | PromptTokens:
+    """Raises APIError."""
+    services, options = task.services, request.options
+
+    async def work(model: Model) -> ContentTokens | PromptTokens:
+        if isinstance(request, MessagesToTokenize):
+            prompt = await services.planner.prompt(request.turn(), model.parameters, model.input_names)
+        else:
+            prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
+        call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
+        [(ids, pieces)] = await task.infer([call], model, decode.tokens)
+        if len(ids) > MANY_TOKENS:
+            return await services.threads.run(answer.tokens, request, ids, pieces, model.context_length)
+        return answer.tokens(request, ids, pieces, model.context_length)
+
+    params = {contract.TEXT_TO_TOKENIZE.name: options.names["text"]}
+    return await task.perform(contract.TASK_TOKENIZE, request.model, work, params)
+
+
+async def detokenize(task: Task, request: DetokenizeRequest) -> DetokenizedText:
+    """Raises APIError."""
+
+    async def work(model: Model) -> DetokenizedText:
+        call = encode_tasks.detokenize(request.tokens, task.target(model))
+        [text] = await task.infer([call], model, decode.text)
+        return DetokenizedText(text, text)
+
+    return await task.perform(contract.TASK_DETOKENIZE, request.model, work, encode_tasks.DETOKENIZE_PARAMS)
+
+
+async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
+    """The prompt that the model would get: the backend has nothing to do. Raises APIError."""
+
+    async def work(model: Model) -> RenderedPrompt:
+        prompt = await task.services.planner.prompt(request, model.parameters, model.input_names)
+        return RenderedPrompt(prompt.text)
+
+    return await task.perform(contract.TASK_GENERATE, request.model, work, {})

@@ -1,0 +1,40 @@
+"""Token counts, as answers have them. PURE."""
+
+from collections.abc import Iterable
+
+from msgspec import UNSET, Struct, UnsetType
+
+
+class PromptTokensDetails(Struct):
+    cached_tokens: int
+
+
+class CompletionTokensDetails(Struct):
+    reasoning_tokens: int
+
+
+class Usage(Struct):
+    """Counts of completions and chats. What the backend doesn't count is absent."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    total_tokens: int
+    prompt_tokens_details: PromptTokensDetails | UnsetType = UNSET
+    completion_tokens_details: CompletionTokensDetails | UnsetType = UNSET
+
+
+class TaskUsage(Struct):
+    """Counts of requests that generate nothing."""
+
+    prompt_tokens: int
+    total_tokens: int
+
+
+def task_usage(counts: Iterable[int | None]) -> TaskUsage | None:
+    """The sum of the counts; None if the backend doesn't count."""
+    n = 0
+    for count in counts:
+        if count is None:
+            return None
+        n += count
+    return TaskUsage(n, n)

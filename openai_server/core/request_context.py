@@ -1,0 +1,175 @@
+"""One HTTP request while it is answered: what handlers need of it, and the outcome for its access line, metrics, span.
+
+PURE. The dispatcher creates it and passes it on to the endpoint's handler. A task finds it through `current()` only
+where it can't be passed: in calls to the backend.
+"""
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from openai_server.core import current_request
+from openai_server.core.usage import Usage
+from protos import contract
+
+OTHER = "other"
+"""Name of the endpoint of a request whose path is not served."""
+
+
+class Access(Protocol):
+    """What the handlers of work need of access control. `async with` waits for a slot and gives it back."""
+
+    @property
+    def caller_id(self) -> str:
+        """The caller among which slots and turns are shared fairly."""
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether tokens are counted for this caller, so that `reserve` and `delivered` have an effect."""
+
+    def count_request(self) -> None:
+        """Raises RateLimited."""
+
+    def hold(self, n_bytes: int) -> None:
+        """Counts more bytes of the request's body, or of what is decoded from it. Raises Overloaded."""
+
+    def reserve(self, prompt_tokens: int, output_tokens: int) -> None:
+        """Sets aside tokens of the caller's rate: an estimate of the prompt, and the output's limit.
+
+        Raises RateLimited.
+        """
+
+    def used(self, tokens: int | None) -> None:
+        """Sets the number of tokens to pay for; None is the estimate of the prompt."""
+
+    def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
+        """Sets how far the answers came: usage of the complete ones, and the output tokens of all."""
+
+    async def __aenter__(self) -> None:
+        """Raises Overloaded."""
+
+    async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None: ...
+
+
+async def _no_message() -> dict[str, Any]:
+    return {"type": "http.disconnect"}
+
+
+@dataclass(slots=True, eq=False)
+class RequestContext:
+    """Times are those of `clock`, in seconds. Token counts are known at an answer's end, if the backend counts."""
+
+    id: str = ""
+    method: str = ""
+    path: str = ""
+    """As the client sent it, for log lines; `scope["path"]` is the decoded one."""
+    endpoint: str = OTHER
+    """The endpoint's name in metrics and logs."""
+    operation: str = ""
+    """The endpoint's `gen_ai.operation.name` in OpenTelemetry's conventions; empty if they have none for it."""
+    is_logged: bool = True
+    """Whether it gets an access line and a span."""
+    client: str = ""
+    """The client's address."""
+    caller: str = ""
+    """The caller's name for the backend; empty without API keys."""
+    traceparent: str = ""
+    """W3C trace context: the span that calls to the backend belong to."""
+    tracestate: str = ""
+    """W3C trace context: state of other tracing systems; empty without one."""
+    clock: Callable[[], float] = float
+    """0 at any time unless given."""
+    on_waiting: Callable[["RequestContext", int], None] = lambda _, __: None
+    """Called with 1 when a stream begins to wait for its first token, and with -1 when it no longer does."""
+    scope: Mapping[str, Any] = field(default_factory=dict)
+    """ASGI's."""
+    receive: Callable[[], Awaitable[Any]] = _no_message
+    """ASGI's."""
+    parameters: Mapping[str, str] = field(default_factory=dict)
+    """Parts of the path that the endpoint's pattern names, such as `model`."""
+    access: Access = field(init=False)
+    """Set by the dispatcher; unset on the port for health and metrics."""
+    status: int = 0
+    """HTTP status. For a stream that failed midway what it would have been; 499 if the client left before the end."""
+    model: str = ""
+    """The model that answers; empty until it is found."""
+    stream: bool = False
+    choices: int = 1
+    usage: Usage | None = None
+    """Of an answer that came to its end."""
+    delivered: int = 0
+    """Tokens of a stream that was cut off."""
+    finish_reasons: Sequence[str] = ()
+    """One a choice, in the order in which they ended."""
+    started: float = 0
+    first_token: float | None = None
+    """When a stream's first token was there."""
+    ended: float = 0
+    span: Any = None
+
+    def __post_init__(self) -> None:
+        self.started = self.clock()
+
+    # ---- As it goes on
+
+    def begin_stream(self, choices: int, finish_reasons: Sequence[str] = ()) -> None:
+        """Called again if the request is retried. `finish_reasons` grows as the choices end."""
+        if not self.stream:
+            self.on_waiting(self, 1)
+        self.stream, self.choices, self.finish_reasons = True, choices, finish_reasons
+
+    def take_first_token(self) -> None:
+        self.first_token = self.clock()
+        self.on_waiting(self, -1)
+
+    def cut_off(self, usages: Iterable[Usage | None], n_taken: int) -> None:
+        """Records how far a stream came: pieces of text, and the usage of the prompts whose answers are complete."""
+        self.delivered = max(n_taken, sum(usage.completion for usage in usages if usage is not None))
+
+    def take_answer(self, usage: Usage | None, n_choices: int = 1, finish_reasons: Sequence[str] = ()) -> None:
+        """Records a whole answer. `finish_reasons` are those that the backend reported."""
+        self.usage, self.choices, self.finish_reasons = usage, n_choices or 1, finish_reasons
+
+    def end(self) -> None:
+        self.ended = self.clock()
+        if self.stream and self.first_token is None:
+            self.on_waiting(self, -1)
+
+    # ---- What follows from it
+
+    @property
+    def completion_tokens(self) -> int | None:
+        return self.usage.completion if self.usage else self.delivered or None
+
+    @property
+    def duration(self) -> float:
+        """Seconds."""
+        return self.ended - self.started
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds; None if there was no token, or the answer was no stream."""
+        return None if self.first_token is None else self.first_token - self.started
+
+    @property
+    def time_per_output_token(self) -> float | None:
+        """Mean seconds between the tokens of a choice, behind the first; None if unknown."""
+        if self.first_token is None or self.usage is None:
+            return None
+        gaps = self.usage.completion / self.choices - 1
+        return (self.ended - self.first_token) / gaps if gaps > 0 else None
+
+    @property
+    def headers(self) -> list[tuple[str, str]]:
+        """gRPC metadata of calls to the backend for this request."""
+        headers = [(contract.METADATA_REQUEST_ID, self.id)] if self.id else []
+        if self.traceparent:
+            headers.append((contract.METADATA_TRACEPARENT, self.traceparent))
+            if self.tracestate:
+                headers.append((contract.METADATA_TRACESTATE, self.tracestate))
+        return headers
+
+
+def current() -> RequestContext:
+    """The context of the request that this task works for; a blank one outside a request."""
+    return current_request.context.get() or RequestContext()

@@ -1,0 +1,34 @@
+import base64
+import json
+import struct
+
+from hypothesis import given
+from hypothesis import strategies as st
+from openai.types import CreateEmbeddingResponse
+
+from openai_server.api.embeddings.answer import embeddings, vector
+from openai_server.api.schemas_tasks import EmbeddingRequest
+from openai_server.http.json_response import encode
+from tests.shapes import exact
+
+FLOATS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), min_size=1, max_size=9)
+
+
+@given(vectors=st.lists(FLOATS, min_size=1, max_size=3))
+def test_embeddings_are_valid_and_exact_in_both_encodings(vectors: list[list[float]]) -> None:
+    for encoding in (None, "float", "base64"):
+        request = EmbeddingRequest(input="x", encoding_format=encoding)
+        made = [vector(elements, request) for elements in vectors]
+        told = json.loads(encode(embeddings("m", made, [2] * len(vectors))))
+        if encoding == "base64":
+            for item in told["data"]:
+                data = base64.b64decode(item["embedding"])
+                item["embedding"] = list(struct.unpack(f"<{len(data) // 4}f", data))
+        response = exact(CreateEmbeddingResponse, told)
+        assert [item.embedding for item in response.data] == vectors
+        assert [item.index for item in response.data] == list(range(len(vectors)))
+        assert (response.usage.prompt_tokens, response.usage.total_tokens) == (2 * len(vectors), 2 * len(vectors))
+
+
+def test_counts_are_not_made_up() -> None:
+    assert embeddings("m", [], [1, None]).usage is None

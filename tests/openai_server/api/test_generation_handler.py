@@ -1,0 +1,122 @@
+"""Completions and chats, with a fake of what generates."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from openai_server.api.chat.endpoint import CHAT
+from openai_server.api.completions.endpoint import COMPLETIONS
+from openai_server.core.errors import APIError, InvalidRequest, Overloaded, RateLimited
+from openai_server.core.request_context import RequestContext
+from openai_server.http.streaming import EventStream, Write
+from tests.openai_server.api.fakes import FakeAccess, FakeBodies, request_context, services
+from tests.openai_server.api.generated import ANSWER, MODEL
+
+
+class FakeGenerator:
+    """Gives one answer to each prompt, or one event."""
+
+    def __init__(self) -> None:
+        self.requests: list[Any] = []
+
+    async def answer(self, request: Any, id: str) -> Any:
+        self.requests.append(request)
+        return MODEL, [ANSWER]
+
+    async def stream(
+        self, request: Any, id: str, writer: Callable[..., Any], write: Write, delivered: Callable[..., None]
+    ) -> None:
+        self.requests.append(request)
+        await write(b"data: " + id.encode() + b"\n\n")
+        delivered([ANSWER.usage], 1, 2)
+
+
+async def handled(
+    body: dict[str, Any],
+    access: FakeAccess | None = None,
+    *,
+    endpoint: Any = COMPLETIONS,
+    generator: FakeGenerator | None = None,
+    **given: Any,
+) -> tuple[Any, RequestContext]:
+    """Response and context."""
+    made = services(bodies=FakeBodies(json.dumps(body).encode()), generator=generator or FakeGenerator())
+    context = request_context(access, **given)
+    return await endpoint.handler(made)(context), context
+
+
+async def sent(response: EventStream) -> bytes:
+    parts: list[bytes] = []
+
+    async def send(message: Any) -> None:
+        parts.append(message.get("body", b""))
+
+    async def receive() -> Any:
+        raise AssertionError("the stream is over sooner")
+
+    await response({}, receive, send)
+    return b"".join(parts)
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "body", "prefix", "kind"),
+    [
+        (COMPLETIONS, {"prompt": "x"}, "cmpl-", "text_completion"),
+        (CHAT, {"messages": [{"role": "user", "content": "x"}]}, "chatcmpl-", "chat.completion"),
+    ],
+)
+async def test_a_whole_answer(endpoint: Any, body: dict[str, Any], prefix: str, kind: str) -> None:
+    response, context = await handled(body, endpoint=endpoint)
+    answer = json.loads(response.body)
+    assert answer["id"].startswith(prefix)
+    assert (answer["object"], answer["created"], answer["model"]) == (kind, 5, "m")
+    assert (context.usage, context.finish_reasons) == (ANSWER.usage, ["stop"])
+
+
+async def test_the_steps_of_access_in_their_order() -> None:
+    access = FakeAccess(is_limited=True)
+    await handled({"prompt": "x" * 90, "max_tokens": 7}, access)
+    assert access.calls == [
+        "count_request",
+        ("reserve", 30, 7),
+        "enter",
+        ("delivered", [ANSWER.usage], 1, 0),
+        "leave",
+    ]
+
+
+@pytest.mark.parametrize(("step", "error"), [("count_request", RateLimited("later", 1)), ("enter", Overloaded())])
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_is_not_admitted_generates_nothing(step: str, error: APIError, stream: bool) -> None:
+    access = FakeAccess(refusals={step: error})
+    generator = FakeGenerator()
+
+    async def answered() -> None:
+        response, _ = await handled({"prompt": "x", "stream": stream}, access, generator=generator)
+        await sent(response)
+
+    with pytest.raises(type(error)):
+        await answered()
+    assert not generator.requests
+    assert "leave" not in access.calls
+
+
+async def test_a_stream_has_its_slot_until_its_end() -> None:
+    access = FakeAccess()
+    generator = FakeGenerator()
+    response, _ = await handled({"prompt": "x", "stream": True}, access, generator=generator)
+    assert access.calls == ["count_request"]
+    assert not generator.requests
+    assert (await sent(response)).startswith(b"data: cmpl-")
+    assert access.calls == ["count_request", "enter", ("delivered", [ANSWER.usage], 1, 2), "leave"]
+
+
+async def test_the_model_of_the_path() -> None:
+    generator = FakeGenerator()
+    await handled({"prompt": "x"}, generator=generator, parameters={"model": "org/name"})
+    assert generator.requests[0].model == "org/name"
+    with pytest.raises(InvalidRequest) as refused:
+        await handled({"prompt": "x", "model": "other"}, parameters={"model": "org/name"})
+    assert refused.value.param == "model"

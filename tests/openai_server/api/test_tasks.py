@@ -1,0 +1,99 @@
+"""Requests that generate nothing, with a fake of the catalog."""
+
+import json
+from functools import partial
+from typing import Any
+
+import pytest
+from msgspec import Struct
+
+from openai_server.access.caps import Caps
+from openai_server.api.tasks import Task, TaskHandler
+from openai_server.api.usage import TaskUsage
+from openai_server.core.errors import APIError, BackendError, InvalidRequest
+from tests.openai_server.api.fakes import FakeAccess, FakeBodies, request_context, services
+
+
+class Request(Struct):
+    model: str | None = None
+
+
+class Answer(Struct):
+    id: str
+    usage: TaskUsage | None
+
+
+class FakeModel:
+    name = "m"
+
+    def require(self, task: str) -> None:
+        if task != "embed":
+            raise InvalidRequest(f"can't {task}")
+
+
+class FakeCatalog:
+    """A model on several servers, of which the first ones fail."""
+
+    def __init__(self, n_failing: int = 0, n_servers: int = 1) -> None:
+        self.left_out: list[frozenset[int]] = []
+        self._n_failing = n_failing
+        self._n_servers = n_servers
+
+    async def use(self, name: str | None, failed: frozenset[int], work: Any) -> Any:
+        self.left_out.append(failed)
+        if len(failed) < self._n_failing:
+            raise BackendError("UNAVAILABLE", "gone")
+        return await work(FakeModel())
+
+    async def retry(self, _: BackendError, name: str | None, failed: frozenset[int]) -> frozenset[int] | None:
+        return failed | {len(failed)} if len(failed) + 1 < self._n_servers else None
+
+    def context_length(self, _: str | None) -> int | None:
+        return None
+
+
+def parse(body: bytes, _: Caps) -> Request:
+    return Request(**json.loads(body))
+
+
+async def work(task: Task, request: Request, *, usage: TaskUsage | None = None, kind: str = "embed") -> Answer:
+    async def with_model(model: Any) -> Answer:
+        return Answer(task.id, usage)
+
+    return await task.perform(kind, request.model, with_model, {})
+
+
+def handler(catalog: FakeCatalog | None = None, **given: Any) -> TaskHandler[Request]:
+    made = services(bodies=FakeBodies(b'{"model":"m"}   '), catalog=catalog or FakeCatalog())
+    return TaskHandler(made, parse=parse, work=partial(work, **given), id_prefix="x-")
+
+
+@pytest.mark.parametrize("usage", [None, TaskUsage(5, 5)])
+async def test_an_answer_and_what_is_paid_for_it(usage: TaskUsage | None) -> None:
+    context = request_context(access := FakeAccess())
+    response: Any = await handler(usage=usage)(context)
+    assert json.loads(response.body)["id"].startswith("x-")
+    paid = None if usage is None else 5
+    assert access.calls == ["count_request", ("reserve", 4, 0), "enter", ("used", paid), "leave"]
+    assert context.model == "m"
+    assert (context.usage and context.usage.prompt) == paid
+
+
+async def test_another_server_answers_for_one_that_fails() -> None:
+    catalog = FakeCatalog(n_failing=2, n_servers=3)
+    await handler(catalog)(request_context())
+    assert catalog.left_out == [frozenset(), {0}, {0, 1}]
+
+
+async def test_the_last_failure_is_the_answer() -> None:
+    with pytest.raises(APIError) as failed:
+        await handler(FakeCatalog(n_failing=2, n_servers=2))(request_context())
+    assert failed.value.status == 503
+
+
+async def test_a_model_that_can_not_do_it() -> None:
+    context = request_context(access := FakeAccess())
+    with pytest.raises(InvalidRequest):
+        await handler(kind="rank")(context)
+    assert access.calls[-1] == "leave"
+    assert context.model == "m"

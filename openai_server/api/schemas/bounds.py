@@ -118,7 +118,7 @@ def check_free_form(given: Mapping[str, Any], body_size: int) -> None:
 
 def check_prompts(field: str, prompts: object, most: int) -> None:
     """For a list of prompts, which a list of token ids is not. Raises AboveLimit."""
-    if isinstance(prompts, list) and len(prompts) > most and not all(type(item) is int for item in prompts):
+    if isinstance(prompts, list) and len(prompts) > most and not all(type(item) in (int, float) for item in prompts):
         _check_length(field, prompts, most)
 
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 from anyserve_common.text import ends_in_escape, shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
+from openai_server.api.schemas.integers import with_integers
 from openai_server.api.schemas.json_place import field_of
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
@@ -82,9 +83,19 @@ def load(body: bytes) -> dict[str, Any]:
 def convert(given: dict[str, Any], struct: type[S]) -> S:
     """Raises InvalidRequest, which names the field."""
     try:
-        return msgspec.convert(given, struct)
+        return _converted(given, struct)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
+
+
+def _converted(given: dict[str, Any], struct: type[S]) -> S:
+    """Raises ValidationError."""
+    try:
+        return msgspec.convert(given, struct)
+    except msgspec.ValidationError as error:
+        if _GOT_FLOAT not in str(error):
+            raise
+    return msgspec.convert(with_integers(given, struct), struct)
 
 
 def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
@@ -207,6 +218,8 @@ _MAX_DIGITS = 10
 _MAX_PROBLEM = 200
 """Characters of what msgspec says of a value."""
 
+_GOT_FLOAT = "got `float`"
+"""In msgspec's message about a float where something else must be."""
 # msgspec tells the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
 _PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")

@@ -23,7 +23,7 @@ PURE = (
     "openai_server.api.schemas_tasks",
     "openai_server.core",
     "openai_server.backends.dialects",
-    "openai_server.api.responses",
+    "openai_server.api.answers",
     "openai_server.api.usage",
     "openai_server.api.examples",
     "openai_server.api.model_in_path",
@@ -41,9 +41,14 @@ PURE = (
     "openai_server.http.sse",
     "openai_server.http.router",
     "openai_server.api.answer_stream",
-    "openai_server.api.chat_message",
     "openai_server.api.logprobs",
-    "openai_server.api.stream_writers",
+    "openai_server.api.stream_writer",
+    *(
+        f"openai_server.api.{family}.{module}"
+        for family in ("completions", "chat")
+        for module in ("whole", "writer", "logprobs")
+    ),
+    "openai_server.api.chat.message",
     "openai_server.api.within_caps",
     "openai_server.telemetry.request_start",
     "openai_server.api.docs.paths",

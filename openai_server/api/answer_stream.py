@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from openai_server.api.stream_writers import StreamWriter
+from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
 from openai_server.core.rows import ChoiceDecoders, Row

@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
-from openai_server.api.stream_writers import StreamWriter
+from openai_server.api.stream_writer import StreamWriter
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
 from openai_server.backends.dialects.base import Dialect, ServerInputs, Target

@@ -5,14 +5,14 @@ from os import urandom
 
 from starlette.responses import Response
 
+from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.bodies.parsers import Parse
 from openai_server.api.generation import ResolvedModel
 from openai_server.api.model_in_path import take_model_from_path
 from openai_server.api.prompt_estimate import output_tokens, prompt_tokens
-from openai_server.api.responses import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.schemas import GenerateRequest
 from openai_server.api.services import Services
-from openai_server.api.stream_writers import StreamWriter
+from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.answer import Answer
 from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Turn

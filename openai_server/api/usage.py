@@ -4,6 +4,8 @@ from collections.abc import Iterable
 
 from msgspec import UNSET, Struct, UnsetType
 
+from openai_server.core import usage as usage_core
+
 
 class PromptTokensDetails(Struct):
     cached_tokens: int
@@ -28,6 +30,19 @@ class TaskUsage(Struct):
 
     prompt_tokens: int
     total_tokens: int
+
+
+def usage(counts: usage_core.Usage | None) -> Usage | None:
+    """None if the backend doesn't count."""
+    if counts is None:
+        return None
+    return Usage(
+        counts.prompt,
+        counts.completion,
+        counts.prompt + counts.completion,
+        UNSET if counts.cached is None else PromptTokensDetails(counts.cached),
+        UNSET if counts.marked is None else CompletionTokensDetails(counts.marked),
+    )
 
 
 def task_usage(counts: Iterable[int | None]) -> TaskUsage | None:

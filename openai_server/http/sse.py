@@ -3,9 +3,11 @@
 PURE. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
-import orjson
+import msgspec
 
 from openai_server.core.errors import APIError
+
+_encode = msgspec.json.Encoder().encode
 
 HEADERS = {
     "content-type": "text/event-stream; charset=utf-8",
@@ -23,7 +25,7 @@ DONE = b"data: [DONE]\n\n"
 
 
 def event(payload: object) -> bytes:
-    return DATA + orjson.dumps(payload) + END
+    return DATA + _encode(payload) + END
 
 
 def failure(error: APIError) -> bytes:

@@ -22,10 +22,12 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.service import request as worker_request
 from anyserve_worker.service import tasks as worker_tasks
-from openai_server.api import openapi, responses, schemas, schemas_tasks
+from openai_server.api import openapi, schemas, schemas_tasks
+from openai_server.api.answers import AnswerIdentity, AnswerOptions
+from openai_server.api.chat import whole as whole_chat
+from openai_server.api.completions import whole as whole_completion
 from openai_server.api.embeddings import answer as embeddings
 from openai_server.api.registry import ENDPOINTS
-from openai_server.api.responses import AnswerIdentity, AnswerOptions
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.answer import Answer
@@ -358,8 +360,8 @@ def backend(data: bytes) -> None:
     def whole() -> None:
         read = decode.answer(response, len(response.outputs[0].shape) if response.outputs else 1)
         answers: list[Answer] = [read]
-        orjson.dumps(responses.completion(IDENTITY, answers, OPTIONS).content)
-        orjson.dumps(responses.chat_completion(IDENTITY, answers, OPTIONS).content)
+        msgspec.json.encode(whole_completion.completion(IDENTITY, answers, OPTIONS).content)
+        msgspec.json.encode(whole_chat.chat_completion(IDENTITY, answers, OPTIONS).content)
 
     def stream() -> None:
         reader = decode.StreamReader(2)

@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from openai_server.api import endpoint, responses
+from openai_server.api import endpoint
 from openai_server.api.chat.answer import ChatCompletion, ChatCompletionChunk
 from openai_server.api.chat.request import parse
+from openai_server.api.chat.whole import chat_completion
+from openai_server.api.chat.writer import ChatWriter
 from openai_server.api.endpoint import Description, Endpoint, Example, RequestType, by_model, with_v1
 from openai_server.api.examples import CREATED, SERVED, chat
 from openai_server.api.generation_handler import GenerationHandler
 from openai_server.api.schemas import CHAT_FIELDS, ChatRequest
-from openai_server.api.stream_writers import ChatWriter
 
 _QUESTION = ("Answer in one sentence.", "What is the capital of France?")
 _WEATHER = {
@@ -34,7 +35,7 @@ CHAT = Endpoint(
         GenerationHandler,
         parse=parse,
         id_prefix="chatcmpl-",
-        answer=responses.chat_completion,
+        answer=chat_completion,
         writer=ChatWriter,
     ),
     operation="chat",

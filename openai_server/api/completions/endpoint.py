@@ -2,14 +2,15 @@
 
 from functools import partial
 
-from openai_server.api import endpoint, responses
+from openai_server.api import endpoint
 from openai_server.api.completions.answer import Completion, CompletionChunk
 from openai_server.api.completions.request import parse
+from openai_server.api.completions.whole import completion
+from openai_server.api.completions.writer import CompletionWriter
 from openai_server.api.endpoint import Description, Endpoint, Example, RequestType, by_model, with_v1
 from openai_server.api.examples import CREATED, MODEL, SERVED
 from openai_server.api.generation_handler import GenerationHandler
 from openai_server.api.schemas import COMPLETION_FIELDS, CompletionRequest
-from openai_server.api.stream_writers import CompletionWriter
 
 _COMPLETION = {"model": MODEL, "prompt": "The capital of France is", "max_tokens": 16, "temperature": 0}
 
@@ -20,7 +21,7 @@ COMPLETIONS = Endpoint(
         GenerationHandler,
         parse=parse,
         id_prefix="cmpl-",
-        answer=responses.completion,
+        answer=completion,
         writer=CompletionWriter,
     ),
     operation="text_completion",

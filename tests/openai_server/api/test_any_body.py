@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from openai_server.api import chat_message, schemas
+from openai_server.api import schemas
+from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
@@ -105,7 +106,7 @@ def outcome(parse: Any, body: object) -> APIError | None:
             plan = PLANNER.plan(turn, {"chat_template": TEMPLATE}, EVERYTHING)
             turn, prompts, inputs = plan.turn, [plan.prompt], plan.inputs
             if plan.format:
-                chat_message.message(ChoiceReader(plan.format).read("<think>a</think><tool_call>\n{", "stop"))
+                message_of(ChoiceReader(plan.format).read("<think>a</think><tool_call>\n{", "stop"))
         for prompt in prompts:
             encode.infer_request(turn, prompt, model="m", request_id="id", server_inputs=inputs)
     except APIError as error:

@@ -6,8 +6,9 @@ from datetime import datetime
 from typing import Any
 
 import pytest
+from msgspec import to_builtins
 
-from openai_server.api.chat_message import message
+from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
@@ -61,7 +62,7 @@ def read(found: Plan, text: str) -> dict[str, Any]:
     format = found.format
     assert format is not None
     events = ChoiceReader(format).read(text, "stop")
-    return message(events, legacy=format.legacy, must_call=format.must_call)
+    return dict(to_builtins(message_of(events, legacy=format.legacy, must_call=format.must_call)))
 
 
 # ---- Prompts

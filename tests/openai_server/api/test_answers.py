@@ -9,16 +9,20 @@ from hypothesis import strategies as st
 from openai.types import Completion
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
-from openai_server.api import responses
 from openai_server.api.answer_stream import AnswerStream
-from openai_server.api.responses import AnswerIdentity, AnswerOptions
-from openai_server.api.stream_writers import ChatWriter, CompletionWriter, StreamWriter
+from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
+from openai_server.api.chat.whole import chat_completion
+from openai_server.api.chat.writer import ChatWriter
+from openai_server.api.completions.whole import completion
+from openai_server.api.completions.writer import CompletionWriter
+from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import InternalError
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 from openai_server.http import sse
+from openai_server.http.json_response import encode
 from openai_server.parsing.answer_format import parser_for
 from openai_server.parsing.choice_reader import AnswerFormat
 from tests.openai_server.parsing.answers import tool
@@ -28,6 +32,10 @@ IDENTITY = AnswerIdentity('id-"1"', 1700000000, "org/mödel")
 ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
 
 
+def sent(answer: WholeAnswer) -> Any:
+    return json.loads(encode(answer.content))
+
+
 def events(data: bytes) -> list[Any]:
     blocks = data.decode().split("\n\n")
     assert blocks.pop() == ""
@@ -35,13 +43,13 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    completion = exact(Completion, responses.completion(IDENTITY, ANSWERS, AnswerOptions()).content)
-    assert [choice.index for choice in completion.choices] == [0, 1, 2, 3]
-    chat = exact(ChatCompletion, responses.chat_completion(IDENTITY, ANSWERS[:1], AnswerOptions()).content)
+    texts = exact(Completion, sent(completion(IDENTITY, ANSWERS, AnswerOptions())))
+    assert [choice.index for choice in texts.choices] == [0, 1, 2, 3]
+    chat = exact(ChatCompletion, sent(chat_completion(IDENTITY, ANSWERS[:1], AnswerOptions())))
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
-    assert (completion.id, chat.model) == (IDENTITY.id, IDENTITY.model)
-    assert completion.usage is not None
-    assert completion.usage.total_tokens == 14
+    assert (texts.id, chat.model) == (IDENTITY.id, IDENTITY.model)
+    assert texts.usage is not None
+    assert texts.usage.total_tokens == 14
 
 
 @pytest.mark.parametrize("writer", [CompletionWriter, ChatWriter])
@@ -115,9 +123,9 @@ TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b
 
 def test_whole_answers_with_log_probabilities_are_valid() -> None:
     answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
-    completion = exact(Completion, responses.completion(IDENTITY, answers, AnswerOptions(logprobs=True)).content)
-    assert [choice.logprobs and choice.logprobs.tokens for choice in completion.choices] == [["a", "b"], []]
-    chat = exact(ChatCompletion, responses.chat_completion(IDENTITY, answers, AnswerOptions(logprobs=True)).content)
+    texts = exact(Completion, sent(completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
+    assert [choice.logprobs and choice.logprobs.tokens for choice in texts.choices] == [["a", "b"], []]
+    chat = exact(ChatCompletion, sent(chat_completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
     contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
     assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
 
@@ -211,9 +219,9 @@ def test_what_was_held_back_comes_at_the_end_of_a_backend_without_reasons() -> N
 
 def test_a_whole_answer_that_calls() -> None:
     answers = [Answer([Choice(0, CALL.decode(), "stop")], None)]
-    whole = responses.chat_completion(IDENTITY, answers, AnswerOptions(format=TOOLS))
+    whole = chat_completion(IDENTITY, answers, AnswerOptions(format=TOOLS))
     assert (whole.n_choices, whole.finish_reasons, whole.usage) == (1, ["tool_calls"], None)
-    [choice] = exact(ChatCompletion, whole.content).choices
+    [choice] = exact(ChatCompletion, sent(whole)).choices
     assert choice.message.content is None
     [call] = choice.message.tool_calls or []
     assert call.type == "function"

@@ -1,0 +1,55 @@
+"""Events to the assistant's message, whole or as the deltas of a stream. PURE."""
+
+from collections.abc import Iterable
+
+from msgspec import UNSET
+
+from openai_server.api.chat.answer import AnswerMessage, CallDelta, Called, CalledFunction, Delta, FunctionDelta
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning
+
+
+def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
+    """None for an event that changes nothing in the message. `legacy`: the older API's one function call."""
+    match event:
+        case Content(text=text):
+            return Delta(content=text)
+        case Reasoning(text=text):
+            return Delta(reasoning_content=text)
+        case CallBegun(index=index, name=name, id=id):
+            assert id is not None  # ChoiceReader gives each call one
+            function = FunctionDelta(name=name, arguments="")
+            if legacy:
+                return None if index else Delta(function_call=function)
+            return Delta(tool_calls=[CallDelta(index=index, id=id, type="function", function=function)])
+        case CallArguments(index=index, text=text):
+            function = FunctionDelta(arguments=text)
+            if legacy:
+                return None if index else Delta(function_call=function)
+            return Delta(tool_calls=[CallDelta(index=index, function=function)])
+    return None
+
+
+def message_of(events: Iterable[Event], *, legacy: bool = False, must_call: bool = False) -> AnswerMessage:
+    """All events of a choice, put together. `must_call`: without content, that is null."""
+    content, reasoning = "", ""
+    calls: list[Called] = []
+    for event in events:
+        match event:
+            case Content(text=text):
+                content += text
+            case Reasoning(text=text):
+                reasoning += text
+            case CallBegun(name=name, id=id):
+                assert id is not None
+                calls.append(Called(id, "function", CalledFunction(name, "")))
+            case CallArguments(index=index, text=text):
+                calls[index].function.arguments += text
+    without_content = not content and (must_call or bool(calls))
+    return AnswerMessage(
+        "assistant",
+        None if without_content else content,
+        None,
+        reasoning or UNSET,
+        calls if calls and not legacy else UNSET,
+        calls[0].function if calls and legacy else UNSET,
+    )

@@ -1,0 +1,43 @@
+"""Events to the chunks of `/v1/completions`. PURE."""
+
+from collections.abc import Sequence
+
+import orjson
+
+from openai_server.api.completions.logprobs import LogprobsWriter
+from openai_server.api.stream_writer import StreamWriter
+from openai_server.core.events import Content, Event, Finish, TokenLogprobs
+from openai_server.core.logprobs import Logprobs
+from openai_server.http.json_response import encode
+
+
+class CompletionWriter(StreamWriter):
+    """One chunk for events that belong together."""
+
+    kind = "text_completion"
+    _text_begin = b'{"index":%d,"text":'
+    _text_end = b""
+
+    def begin(self, n_choices: int) -> bytes:
+        self._logprobs = [LogprobsWriter() for _ in range(n_choices)]
+        return b""
+
+    def text(self, index: int, text: str) -> bytes:
+        return self.write(index, [Content(text)]) if self._options.logprobs else super().text(index, text)
+
+    def write(self, index: int, events: Sequence[Event]) -> bytes:
+        text, reason = "", None
+        tokens: Logprobs = ()
+        for event in events:
+            match event:
+                case Content():
+                    text += event.text
+                case TokenLogprobs():
+                    tokens = event.tokens
+                case Finish():
+                    reason = event.reason
+        part = self._logprobs[index].part(tokens) if self._options.logprobs else None
+        return self._event(
+            b'{"index":%d,"text":%b,"logprobs":%b,"finish_reason":%b}'
+            % (index, orjson.dumps(text), encode(part), orjson.dumps(reason))
+        )

@@ -1,0 +1,59 @@
+"""Events to OpenAI's stream chunks, as server-sent events: what completions and chats have in common. PURE."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import orjson
+
+from openai_server.api.answers import AnswerIdentity, AnswerOptions
+from openai_server.api.usage import usage
+from openai_server.core.events import Event
+from openai_server.core.usage import Usage
+from openai_server.http import sse
+
+
+class StreamWriter:
+    """Writes one stream.
+
+    All but the choice itself is the same in every chunk, so it is made once, as bytes. If the client wants the usage,
+    each chunk has `"usage": null` and the last one the counts.
+    """
+
+    kind: str
+
+    def __init__(self, identity: AnswerIdentity, options: AnswerOptions) -> None:
+        head = {"id": identity.id, "object": self.kind, "created": identity.created, "model": identity.model}
+        self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
+        self._tail = b'],"usage":null}' + sse.END if options.include_usage else b"]}" + sse.END
+        self._common: dict[str, Any] = head
+        self._options = options
+        self._text_heads: dict[int, bytes] = {}
+        """The event of a choice up to its text, by choice."""
+        self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
+
+    _text_begin: bytes
+    """A choice from its index, a %d, to its text."""
+    _text_end: bytes
+
+    def begin(self, n_choices: int) -> bytes:
+        """What comes before the first event of each choice."""
+        raise NotImplementedError
+
+    def text(self, index: int, text: str) -> bytes:
+        """What `write` makes of content alone: nearly all events are that."""
+        head = self._text_heads.get(index)
+        if head is None:
+            head = self._text_heads[index] = self._head + self._text_begin % index
+        return head + orjson.dumps(text) + self._text_tail
+
+    def write(self, index: int, events: Sequence[Event]) -> bytes:
+        """The next events of one choice, which belong together."""
+        raise NotImplementedError
+
+    def end(self, used: Usage | None) -> bytes:
+        if not self._options.include_usage:
+            return sse.DONE
+        return sse.event({**self._common, "choices": [], "usage": usage(used)}) + sse.DONE
+
+    def _event(self, choice: bytes) -> bytes:
+        return self._head + choice + self._tail

@@ -70,16 +70,17 @@ class Dispatcher:
         access = context.access = self._gate.enter(scope["method"], scope["headers"])
         try:
             response = await self._response(match, context, access)
-            self._finish(response, context, access)
+            self._add_headers(response, context, access)
             try:
                 await response(scope, receive, send)
             except (asyncio.CancelledError, Exception) as error:
                 if isinstance(response, EventStream):  # which raises only if it has sent nothing
                     response = error_response(error, context)
-                    self._finish(response, context, access)
+                    self._add_headers(response, context, access)
                     await response(scope, receive, send)
                 elif isinstance(error, Exception):
                     log.exception("%s %s: the response failed (%s)", context.method, context.path, context.id)
+            context.status = response.status_code  # a stream's changes if it fails midway
         finally:
             access.end()
             self.running.discard(task)
@@ -97,9 +98,8 @@ class Dispatcher:
         except (asyncio.CancelledError, Exception) as error:
             return error_response(error, context)
 
-    def _finish(self, response: Response, context: RequestContext, access: RequestAccess) -> None:
+    def _add_headers(self, response: Response, context: RequestContext, access: RequestAccess) -> None:
         """Adds the headers that every response has."""
-        context.status = response.status_code
         headers = response.raw_headers
         headers.append((b"x-request-id", context.id.encode()))
         if access.headers:

@@ -14,10 +14,10 @@ from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
-from openai_server.core import request_context
 from openai_server.core.answer import Answer, best
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
+from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
 from openai_server.http import sse
@@ -61,12 +61,12 @@ class Generator:
         self._ping_interval = ping_interval
         self._dialect: Dialect = ANYSERVE
 
-    async def answer(self, turn: Turn, id: str) -> tuple[ResolvedModel, list[Answer]]:
+    async def answer(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
         while True:
             try:
-                prepared = await self._prepare(turn, id, failed)
+                prepared = await self._prepare(turn, id, failed, context)
                 calls, members = prepared.calls, prepared.members
                 if len(calls) == 1:
                     return prepared.model, [await self._infer(calls[0], members, turn)]
@@ -80,38 +80,39 @@ class Generator:
         self,
         turn: Turn,
         id: str,
+        context: RequestContext,
         writer_for: Callable[[ResolvedModel], StreamWriter],
         write: Write,
         delivered: Delivered,
     ) -> None:
         """Writes the events of the answer; however that ends, `delivered` gets how far it came. Raises APIError."""
         failed: Failed = frozenset()
-        begun, seen = False, request_context.current()
+        begun = False
         while True:
             try:
-                prepared = await self._prepare(turn, id, failed)
+                prepared = await self._prepare(turn, id, failed, context)
                 members = prepared.members
                 n_choices = len(prepared.calls) * turn.n_returned
                 answer = AnswerStream(writer_for(prepared.model), n_choices, prepared.model.format)
                 begin = answer.begin()
-                seen.begin_stream(n_choices, answer.finish_reasons)
+                context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
                     try:
                         while (rows := await mailbox.take()) is not None:
                             if events := answer.take(rows):
-                                if seen.first_token is None:
-                                    seen.take_first_token()
+                                if context.first_token is None:
+                                    context.take_first_token()
                                 events, begin, begun = begin + events, b"", True
                                 await write(events)
                             elif not rows:
                                 await write(sse.PING)
                     except BaseException:
-                        seen.cut_off(mailbox.usages, mailbox.n_taken)
+                        context.cut_off(mailbox.usages, mailbox.n_taken)
                         raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
-                seen.usage = total(mailbox.usages)
-                await write(begin + answer.end(seen.usage))
+                context.usage = total(mailbox.usages)
+                await write(begin + answer.end(context.usage))
                 return
             except BackendError as error:
                 left_out = None if begun else await self._catalog.retry(error, turn.model, failed)
@@ -132,11 +133,11 @@ class Generator:
 
     # ---- Before the calls
 
-    async def _prepare(self, turn: Turn, id: str, failed: Failed) -> _Prepared:
-        return await self._catalog.use(turn.model, failed, lambda model: self._build(model, turn, id))
+    async def _prepare(self, turn: Turn, id: str, failed: Failed, context: RequestContext) -> _Prepared:
+        return await self._catalog.use(turn.model, failed, lambda model: self._build(model, turn, id, context))
 
-    async def _build(self, model: Model, turn: Turn, id: str) -> _Prepared:
-        request_context.current().model = model.name
+    async def _build(self, model: Model, turn: Turn, id: str, context: RequestContext) -> _Prepared:
+        context.model = model.name
         model.require(contract.TASK_GENERATE)
         prompts, format = turn.prompts, None
         inputs: ServerInputs = {}

@@ -57,6 +57,7 @@ class GenerationHandler:
                     await services.generator.stream(
                         turn,
                         id,
+                        context,
                         lambda model: self._writer(AnswerIdentity(id, created, model.name), _options(request, model)),
                         write,
                         access.delivered,
@@ -71,7 +72,7 @@ class GenerationHandler:
     async def _answers(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         access = context.access
         async with access:
-            model, answers = await self._services.generator.answer(turn, id)
+            model, answers = await self._services.generator.answer(turn, id, context)
             if access.is_limited:
                 usages = [answer.usage for answer in answers]
                 access.delivered(usages, len(answers), 0 if None not in usages else output_tokens(answers))

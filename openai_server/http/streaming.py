@@ -11,7 +11,6 @@ from typing import Any, TypeVar
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from openai_server.core import request_context
 from openai_server.core.errors import APIError, InternalError, ShuttingDown
 from openai_server.http import sse
 
@@ -68,7 +67,8 @@ class EventStream(Response):
     """What `events` writes, as it comes.
 
     The status is sent with the first event. A failure before that is raised, so that it gets a status of its own; a
-    later one becomes an event. Cancelling is the server's way to say that it waits no longer.
+    later one becomes an event, and `status_code` what it would have been; 499 if the client left before the end.
+    Cancelling is the server's way to say that it waits no longer.
     """
 
     def __init__(self, events: Callable[[Write], Coroutine[Any, Any, None]]) -> None:
@@ -90,13 +90,13 @@ class EventStream(Response):
         try:
             await unless_gone(receive, self._events(write))
         except ClientGone:
-            request_context.current().status = CLIENT_CLOSED_REQUEST
+            self.status_code = CLIENT_CLOSED_REQUEST
             return
         except (asyncio.CancelledError, Exception) as error:
             if not started:
                 raise
             told = _told(error)
-            request_context.current().status = told.status
+            self.status_code = told.status
             last = sse.failure(told)
         await send({"type": "http.response.body", "body": last})
 

@@ -196,6 +196,18 @@ async def test_a_stream_that_fails_before_its_first_event_has_a_status_of_its_ow
     assert site.ended == [("/work", 400)]
 
 
+async def test_a_stream_that_fails_midway_has_the_status_that_it_would_have_had() -> None:
+    async def events(write: Write) -> None:
+        await write(b"data: 1\n\n")
+        raise InvalidRequest("no")
+
+    site = Site(_returning(lambda: EventStream(events)))
+    await site.request()
+    assert site.client.status == 200
+    assert b'"message":"no"' in site.client.body
+    assert site.ended == [("/work", 400)]
+
+
 async def test_a_cancelled_request_still_answers() -> None:
     entered = asyncio.Event()
 

@@ -21,12 +21,18 @@ class FakeGenerator:
     def __init__(self) -> None:
         self.requests: list[Any] = []
 
-    async def answer(self, request: Any, id: str) -> Any:
+    async def answer(self, request: Any, id: str, _: RequestContext) -> Any:
         self.requests.append(request)
         return MODEL, [ANSWER]
 
     async def stream(
-        self, request: Any, id: str, writer: Callable[..., Any], write: Write, delivered: Callable[..., None]
+        self,
+        request: Any,
+        id: str,
+        _: RequestContext,
+        writer: Callable[..., Any],
+        write: Write,
+        delivered: Callable[..., None],
     ) -> None:
         self.requests.append(request)
         await write(b"data: " + id.encode() + b"\n\n")

@@ -8,7 +8,6 @@ from contextlib import suppress
 from typing import Any, TypeVar
 
 from openai_server.access.admission import Admission, State, Ticket
-from openai_server.core import request_context
 from openai_server.core.errors import Overloaded
 
 T = TypeVar("T")
@@ -65,9 +64,9 @@ class FairThreads:
         self._turns = Turns(n, waiting=waiting, queue_timeout=queue_timeout)
         self._threads = ThreadPoolExecutor(n, thread_name_prefix=name)
 
-    async def run(self, work: Callable[..., T], *args: Any) -> T:
-        """The result of `work`, for the caller of the current request. Raises what `work` raises, and Overloaded."""
-        ticket = await self._turns.take(request_context.current().caller)
+    async def run(self, caller: str, work: Callable[..., T], *args: Any) -> T:
+        """The result of `work` for this caller. Raises what `work` raises, and Overloaded."""
+        ticket = await self._turns.take(caller)
         loop = asyncio.get_running_loop()
 
         def over(_: object) -> None:

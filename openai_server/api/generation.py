@@ -142,7 +142,7 @@ class Generator:
         prompts, format = turn.prompts, None
         inputs: ServerInputs = {}
         if turn.messages:
-            plan = await self._planner.plan(turn, model.parameters, model.input_names)
+            plan = await self._planner.plan(turn, model.parameters, model.input_names, caller=context.caller)
             self._caps.check_prompts(turn.name("messages"), [plan.prompt])
             turn, prompts, inputs, format = plan.turn, [plan.prompt], plan.inputs, plan.format
         calls = self._dialect.calls(turn, prompts, Target(model.name, model.input_names, id), inputs)

@@ -23,7 +23,7 @@ T = TypeVar("T")
 
 
 class ChatPlanner:
-    """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`."""
+    """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`, fair to callers."""
 
     def __init__(self, templates: Templates, planner: Planner, threads: FairThreads) -> None:
         self._templates = templates
@@ -33,21 +33,25 @@ class ChatPlanner:
         """By source. All requests for a template wait for one compilation, without holding a thread."""
         self._slots = asyncio.Semaphore(COMPILATIONS)
 
-    async def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
+    async def plan(
+        self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str], *, caller: str
+    ) -> Plan:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        return await self._run(turn, parameters, partial(self._planner.plan, turn, parameters, input_names))
+        return await self._run(turn, parameters, caller, partial(self._planner.plan, turn, parameters, input_names))
 
-    async def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
+    async def prompt(
+        self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str], *, caller: str
+    ) -> ChatPrompt:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        return await self._run(turn, parameters, partial(self._planner.prompt, turn, parameters, input_names))
+        return await self._run(turn, parameters, caller, partial(self._planner.prompt, turn, parameters, input_names))
 
-    async def _run(self, turn: Turn, parameters: Mapping[str, str], work: Callable[[], T]) -> T:
+    async def _run(self, turn: Turn, parameters: Mapping[str, str], caller: str, work: Callable[[], T]) -> T:
         source = self._planner.template_for(turn, parameters)
         while True:
             try:
                 self._templates.find(source)
                 # In a thread, so that a template at its limit does not hold up the streams of others.
-                return await self._threads.run(work)
+                return await self._threads.run(caller, work)
             except NotCompiled:  # yet, or dropped for other templates
                 await self._compile(source)
 

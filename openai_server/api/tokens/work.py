@@ -20,13 +20,17 @@ async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | Prom
 
     async def work(model: Model) -> ContentTokens | PromptTokens:
         if isinstance(request, MessagesToTokenize):
-            prompt = await services.planner.prompt(request.turn(), model.parameters, model.input_names)
+            prompt = await services.planner.prompt(
+                request.turn(), model.parameters, model.input_names, caller=task.context.caller
+            )
         else:
             prompt = ChatPrompt(request.content if isinstance(request, ContentToTokenize) else request.prompt)
         call = encode_tasks.tokenize(prompt.text, prompt.plain, options, task.target(model))
         [(ids, pieces)] = await task.infer([call], model, decode.tokens)
         if len(ids) > MANY_TOKENS:
-            return await services.threads.run(answer.tokens, request, ids, pieces, model.context_length)
+            return await services.threads.run(
+                task.context.caller, answer.tokens, request, ids, pieces, model.context_length
+            )
         return answer.tokens(request, ids, pieces, model.context_length)
 
     params = {contract.TEXT_TO_TOKENIZE.name: options.names["text"]}
@@ -48,7 +52,9 @@ async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
     """The prompt that the model would get: the backend has nothing to do. Raises APIError."""
 
     async def work(model: Model) -> RenderedPrompt:
-        prompt = await task.services.planner.prompt(request, model.parameters, model.input_names)
+        prompt = await task.services.planner.prompt(
+            request, model.parameters, model.input_names, caller=task.context.caller
+        )
         return RenderedPrompt(prompt.text)
 
     return await task.perform(contract.TASK_GENERATE, request.model, work, {})

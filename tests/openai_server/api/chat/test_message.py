@@ -1,0 +1,60 @@
+"""Events to messages and deltas, whose keys have the order in which OpenAI's API sends them."""
+
+import json
+
+import pytest
+
+from openai_server.api.chat.message import delta_of, message_of
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning
+from openai_server.http.json_response import encode
+
+CALL: list[Event] = [CallBegun(0, "f", "call_1"), CallArguments(0, '{"a":'), CallArguments(0, "1}")]
+FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
+
+
+@pytest.mark.parametrize(
+    ("events", "legacy", "written"),
+    [
+        ([Content("a"), Content("b")], False, '"content":"ab","refusal":null}'),
+        ([Reasoning("r"), Content("a")], False, '"content":"a","refusal":null,"reasoning_content":"r"}'),
+        (
+            CALL,
+            False,
+            f'"content":null,"refusal":null,"tool_calls":[{{"id":"call_1","type":"function","function":{FUNCTION}}}]}}',
+        ),
+        ([*CALL, CallBegun(1, "g", "call_2")], True, f'"content":null,"refusal":null,"function_call":{FUNCTION}}}'),
+        ([], False, '"content":"","refusal":null}'),
+    ],
+)
+def test_a_message(events: list[Event], legacy: bool, written: str) -> None:
+    assert encode(message_of(events, legacy=legacy)).decode() == '{"role":"assistant",' + written
+
+
+def test_a_message_that_must_call_has_no_empty_content() -> None:
+    assert message_of([], must_call=True).content is None
+
+
+@pytest.mark.parametrize(
+    ("event", "legacy", "written"),
+    [
+        (Content("a"), False, '{"content":"a"}'),
+        (Reasoning("r"), False, '{"reasoning_content":"r"}'),
+        (
+            CALL[0],
+            False,
+            '{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":""}}]}',
+        ),
+        (CALL[2], False, '{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}'),
+        (CALL[0], True, '{"function_call":{"name":"f","arguments":""}}'),
+        (CALL[2], True, '{"function_call":{"arguments":"1}"}}'),
+    ],
+)
+def test_a_delta(event: Event, legacy: bool, written: str) -> None:
+    assert encode(delta_of(event, legacy=legacy)).decode() == written
+    json.loads(written)
+
+
+def test_what_changes_nothing_is_no_delta() -> None:
+    assert delta_of(Finish("stop")) is None
+    assert delta_of(CallBegun(1, "g", "call_2"), legacy=True) is None
+    assert delta_of(CallArguments(1, "{}"), legacy=True) is None

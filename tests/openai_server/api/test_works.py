@@ -1,0 +1,116 @@
+"""The work of each task's endpoint, with a fake of the task that calls the backend."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from types import SimpleNamespace
+from typing import Any, cast
+
+from msgspec import to_builtins
+
+from openai_server.access.caps import Caps
+from openai_server.api.embeddings import request as embeddings
+from openai_server.api.embeddings.endpoint import embed
+from openai_server.api.rerank import request as ranking
+from openai_server.api.rerank.endpoint import rerank
+from openai_server.api.tasks import Task
+from openai_server.api.tokens import request as tokens
+from openai_server.api.tokens.work import MANY_TOKENS, apply_template, detokenize, tokenize
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.dialects.base import Target
+from openai_server.prompting.plain_fields import ChatPrompt
+
+MODEL = cast(Any, SimpleNamespace(name="m", parameters={}, input_names=EVERYTHING, context_length=9))
+
+
+class FakePlanner:
+    async def prompt(self, turn: Any, *_: object, caller: str) -> ChatPrompt:
+        return ChatPrompt(f"{caller}: {turn.messages[0].content}")
+
+
+class FakeThreads:
+    n_runs = 0
+
+    async def run(self, caller: str, work: Callable[..., Any], *arguments: Any) -> Any:
+        self.n_runs += 1
+        return work(*arguments)
+
+
+class FakeTask:
+    """Gives the results instead of those of calls."""
+
+    def __init__(self, *results: Any) -> None:
+        self.id = "id"
+        self.context = SimpleNamespace(caller="caller")
+        self.services = SimpleNamespace(planner=FakePlanner(), threads=FakeThreads())
+        self.calls: Sequence[Any] = ()
+        self.performed: tuple[str, str | None] | None = None
+        self._results = list(results)
+
+    async def perform(self, task: str, model: str | None, work: Callable[[Any], Awaitable[Any]], params: Any) -> Any:
+        self.performed = (task, model)
+        return await work(MODEL)
+
+    async def infer(self, calls: Sequence[Any], model: Any, read: Any) -> Any:
+        self.calls = calls
+        return self._results
+
+    def target(self, model: Any) -> Target:
+        return Target(model.name, model.input_names, self.id)
+
+    def each(self, texts: Sequence[Any], model: Any) -> list[tuple[Any, Target]]:
+        return [(text, self.target(model)) for text in texts]
+
+
+async def answer(work: Any, parse: Any, body: bytes, task: FakeTask) -> Any:
+    return to_builtins(await work(cast(Task, task), parse(body, Caps())))
+
+
+async def test_embeddings() -> None:
+    task = FakeTask(("AAAA", 2), ("AAAB", 3))
+    sent = await answer(embed, embeddings.parse, b'{"input":["a","b"],"model":"x","encoding_format":"base64"}', task)
+    assert task.performed == ("embed", "x")
+    assert len(task.calls) == 2
+    assert [item["embedding"] for item in sent["data"]] == ["AAAA", "AAAB"]
+    assert (sent["model"], sent["usage"]["total_tokens"]) == ("m", 5)
+
+
+async def test_rerank() -> None:
+    task = FakeTask((0.5, 2), (0.75, None))
+    sent = await answer(rerank, ranking.parse, b'{"query":"q","documents":["a",{"text":"b"}]}', task)
+    assert task.performed == ("rank", None)
+    assert len(task.calls) == 2
+    assert [result["index"] for result in sent["results"]] == [1, 0]
+    assert (sent["id"], sent["usage"]) == ("id", None)
+
+
+async def test_tokenize() -> None:
+    for body, count in ((b'{"content":"a"}', None), (b'{"prompt":"a"}', 2)):
+        task = FakeTask(([1, 2], [b"a", b"b"]))
+        sent = await answer(tokenize, tokens.tokenize, body, task)
+        assert task.performed == ("tokenize", None)
+        assert (sent["tokens"], sent.get("count")) == ([1, 2], count)
+        assert not task.services.threads.n_runs
+
+
+async def test_a_long_answer_is_built_in_a_thread() -> None:
+    ids = list(range(MANY_TOKENS + 1))
+    task = FakeTask((ids, [b"a"] * len(ids)))
+    sent = await answer(tokenize, tokens.tokenize, b'{"content":"a","with_pieces":true}', task)
+    assert len(sent["tokens"]) == len(ids)
+    assert task.services.threads.n_runs == 1
+
+
+async def test_a_conversation_is_rendered_for_its_caller() -> None:
+    body = b'{"messages":[{"role":"user","content":"hi"}]}'
+    task = FakeTask(([1], [b"a"]))
+    assert (await answer(tokenize, tokens.tokenize, body, task))["count"] == 1
+    [call] = task.calls
+    assert b"caller: hi" in call.SerializeToString()
+    task = FakeTask()
+    assert await answer(apply_template, tokens.apply_template, body, task) == {"prompt": "caller: hi"}
+    assert not task.calls
+
+
+async def test_detokenize() -> None:
+    task = FakeTask("text")
+    assert await answer(detokenize, tokens.detokenize, b'{"tokens":[1]}', task) == {"content": "text", "prompt": "text"}
+    assert task.performed == ("detokenize", None)

@@ -1,3 +1,6 @@
 """The sidecar: OpenAI's REST API in front of a KServe v2 gRPC text model server."""
 
 __version__ = "0.1.0"
+
+ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
+"""The environment variables of the command line's options begin with it."""

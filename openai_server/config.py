@@ -10,10 +10,9 @@ from typing import Any
 import click
 
 from anyserve_common import addresses, logs, tracing
+from openai_server import ENVIRONMENT_PREFIX
 from openai_server.core import current_request
 from openai_server.http.tls import Files
-
-ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

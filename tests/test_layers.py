@@ -213,7 +213,6 @@ _OPTIONS = "options of the command line, which are to be passed in"
 _TURNS = "threads that callers share are to be nobody's in particular"
 ABOVE: dict[tuple[str, str], str] = {
     ("access.options", "config"): "options of the command line, beside what they set",
-    ("api.bodies.helpers", "config"): _OPTIONS,
     ("backends.channel", "config"): _OPTIONS,
     ("http.server", "access"): _COMPOSES,
     ("http.server", "app"): _COMPOSES,

@@ -17,11 +17,11 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, cast
 
+from openai_server import ENVIRONMENT_PREFIX
 from openai_server.access.admission import Ticket
 from openai_server.access.turns import Turns
 from openai_server.api.bodies.frames import JOB, READY, RESULT, Limits, Refusal
 from openai_server.api.bodies.parsers import Parse, R, name_of
-from openai_server.config import ENVIRONMENT_PREFIX
 from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequest, Unavailable
 
 log = logging.getLogger(__name__)

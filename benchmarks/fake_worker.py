@@ -72,6 +72,8 @@ class FakeWorker:
                 request = ModelInferRequest.FromString(message)
                 if contract.PARAM_CANCEL in request.parameters:
                     steps.cancel(request.parameters[contract.PARAM_CANCEL].int64_param)
+                elif request.parameters[contract.PARAM_WHOLE].bool_param:
+                    await context.write(_numbered(request.parameters[contract.PARAM_REQUEST].int64_param))
                 elif contract.PARAM_REQUEST in request.parameters:
                     steps.add(request.parameters[contract.PARAM_REQUEST].int64_param, *_wish(request))
                 else:
@@ -158,7 +160,7 @@ def _constants(step_batches: bool) -> dict[str, Any]:
     config.config.name = MODEL
     index = RepositoryIndexResponse()
     index.models.add(name=MODEL, version="1", state="READY")
-    extensions = [contract.EXTENSION_STEP_BATCHES] if step_batches else []
+    extensions = [contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS] if step_batches else []
     return {
         "ServerLive": ServerLiveResponse(live=True),
         "ServerReady": ServerReadyResponse(ready=True),
@@ -186,6 +188,13 @@ def _whole(raw: bool) -> ModelInferResponse:
         (contract.CACHED_TOKENS, [0]),
         (contract.COMPLETION_TOKENS, [1]),
     )
+
+
+def _numbered(number: int) -> bytes:
+    """The whole answer to a request on a shared stream."""
+    answer = _whole(raw=False)
+    answer.parameters[contract.PARAM_REQUEST].int64_param = number
+    return ModelStreamInferResponse(infer_response=answer).SerializeToString()
 
 
 def _streamed(request_id: str, raw: bool, *, end: bool, tokens: int = 0) -> bytes:

@@ -310,7 +310,9 @@ EXTENSION_STEP_BATCHES = "anyserve_step_batches"
 """In ServerMetadata.extensions: the server knows PARAM_REQUEST and PARAM_CANCEL."""
 EXTENSION_PINGS = "anyserve_pings"
 """The same: it may be pinged once a second, whether it has something to do or not."""
-EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS)
+EXTENSION_WHOLE_ANSWERS = "anyserve_whole_answers"
+"""The same: the server knows PARAM_WHOLE."""
+EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS, EXTENSION_WHOLE_ANSWERS)
 
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
@@ -419,6 +421,8 @@ PARAM_FINAL = "triton_final_response"
 
 PARAM_REQUEST = "anyserve_request"
 """int64, stream request: its answer comes in step batches, under this number of 0…2³¹-1. Its error says it again."""
+PARAM_WHOLE = "anyserve_whole"
+"""bool, stream request with PARAM_REQUEST: it is answered as by ModelInfer, and the response has PARAM_REQUEST, too."""
 PARAM_CANCEL = "anyserve_cancel"
 """int64, stream request without anything else: the request with this number is given up."""
 

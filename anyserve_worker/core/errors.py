@@ -84,6 +84,10 @@ class QueueFull(WorkerError):
     reason = contract.REASON_QUEUE_FULL
 
 
+class AnswerTooLarge(WorkerError):
+    status = StatusCode.RESOURCE_EXHAUSTED
+
+
 class DeadlineExceeded(WorkerError):
     status = StatusCode.DEADLINE_EXCEEDED
 

@@ -1,7 +1,8 @@
 """One ModelStreamInfer call: its requests run side by side, and what they yield goes into one outbox.
 
-A request with a number is answered in step batches (`step_batch.py`). It has no task while it runs: the engine's deltas
-go straight into the outbox. Every other request has a task, which turns them into responses.
+A request with a number is answered in step batches (`step_batch.py`), or with one whole answer. It has no task while it
+runs: the engine's deltas go straight into the outbox, or into a list. Every other request has a task, which turns them
+into responses.
 """
 
 import asyncio
@@ -14,7 +15,7 @@ from google.protobuf.message import DecodeError
 
 from anyserve_common.text import shortened
 from anyserve_worker.core.delta import Delta, merge
-from anyserve_worker.core.errors import InvalidRequest, WorkerError
+from anyserve_worker.core.errors import AnswerTooLarge, InvalidRequest, WorkerError
 from anyserve_worker.core.origin import Metadata, origin
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.service import step_batch
@@ -30,6 +31,8 @@ log = logging.getLogger(__name__)
 MAX_WAITING = 512
 """Requests of a stream that may wait for its reader; while there are more, it is not read from."""
 
+MAX_WHOLE_BYTES = 60 << 20
+"""Bytes of a whole answer. One that the client can't receive would end the stream, for all of its requests."""
 MAX_REPEATED = 1000
 """Characters of the request's id and the model's name that an error repeats. Longer ones are refused."""
 
@@ -149,7 +152,11 @@ class Stream:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             wanted = parse(request)
-            step_batch.check_form(request)
+            whole = None
+            if request.parameters[contract.PARAM_WHOLE].bool_param:
+                whole = _WholeAnswer(number, Responder(request, model.name, contract.UNARY_OUTPUTS))
+            else:
+                step_batch.check_form(request)
             generation = await model.engine.submit(wanted, origin(request))
         except Exception as error:
             del self._numbered[number]
@@ -157,10 +164,15 @@ class Stream:
             return
         self._numbered[number] = generation
         self._add_waiting(-1)  # from here on, the engine bounds how many there are
-        generation.forward(lambda item: self._arrived(request, number, generation, item))
+        generation.forward(lambda item: self._arrived(request, number, generation, whole, item))
 
     def _arrived(
-        self, request: ModelInferRequest, number: int, generation: RunningGeneration, item: Delta | WorkerError
+        self,
+        request: ModelInferRequest,
+        number: int,
+        generation: RunningGeneration,
+        whole: "_WholeAnswer | None",
+        item: Delta | WorkerError,
     ) -> None:
         if generation.done:
             del self._numbered[number]
@@ -168,7 +180,15 @@ class Stream:
         if isinstance(item, WorkerError):
             self._end(request, item, number)
             return
-        self._outbox.add_row((number, item), ends=generation.done)
+        if whole is None:
+            self._outbox.add_row((number, item), ends=generation.done)
+        else:
+            whole.deltas.append(item)
+            if generation.done:
+                try:
+                    self._outbox.add(whole.response(request))
+                except Exception as error:
+                    self._outbox.add(_error_response(request, error, number))
         if generation.done:
             self._answered()
 
@@ -201,6 +221,23 @@ class Stream:
         except Exception as error:
             await self._outbox.put(_error_response(request, error), ends=True)
         self._answered()
+
+
+class _WholeAnswer:
+    """The deltas of a request that is answered at its end."""
+
+    def __init__(self, number: int, responder: Responder) -> None:
+        self.deltas: list[Delta] = []
+        self._number = number
+        self._responder = responder
+
+    def response(self, request: ModelInferRequest) -> ModelStreamInferResponse:
+        """Raises AnswerTooLarge."""
+        answer = self._responder.unary(self.deltas)
+        if (size := answer.ByteSize()) > MAX_WHOLE_BYTES:
+            raise AnswerTooLarge(f"the answer has {size} bytes; on a stream it may have {MAX_WHOLE_BYTES}")
+        answer.parameters[contract.PARAM_REQUEST].int64_param = self._number
+        return ModelStreamInferResponse(infer_response=answer)
 
 
 async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:

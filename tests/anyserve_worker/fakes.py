@@ -201,8 +201,12 @@ class Gate:
     def let_through(self) -> None:
         self._passes.release()
 
+    def close(self) -> None:
+        """Lets no more through, as at the beginning."""
+        self._open = False
+
     def open(self) -> None:
-        """For good."""
+        """Lets all through from now on."""
         self._open = True
         self._passes.release()
 

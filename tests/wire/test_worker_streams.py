@@ -50,6 +50,8 @@ class Client:
         """(finish_reason, prompt, cached, completion tokens)"""
         self.errors: list[tuple[int | None, str]] = []
         self.n_batches = 0
+        self.whole: dict[int, list[bytes]] = {}
+        """Texts of the choices of a whole answer."""
 
     async def send(self, *messages: ModelInferRequest) -> None:
         for message in messages:
@@ -65,6 +67,9 @@ class Client:
         if response.error_message:
             number = said[contract.PARAM_REQUEST].int64_param if contract.PARAM_REQUEST in said else None
             self.errors.append((number, said[contract.ERROR_STATUS].string_param))
+            return True
+        if contract.PARAM_REQUEST in said:
+            self.whole[said[contract.PARAM_REQUEST].int64_param] = columns(response)[contract.TEXT.name]
             return True
         self._take(columns(response))
         return True
@@ -231,6 +236,70 @@ async def test_what_step_batches_do_not_have_is_refused() -> None:
         await stream.read()
         await stream.read()
     assert stream.errors == [(1, "INVALID_ARGUMENT"), (2, "INVALID_ARGUMENT")]
+
+
+# ---- Whole answers
+
+
+def ask_whole(prompt: str, number: int, **inputs: Any) -> ModelInferRequest:
+    message = ask(prompt, number, **inputs)
+    message.parameters[contract.PARAM_WHOLE].bool_param = True
+    return message
+
+
+async def test_a_whole_answer_is_that_of_a_call() -> None:
+    async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, stub(running.port) as service:
+        lookup: Any = service.ServerMetadata(ServerMetadataRequest())
+        assert contract.EXTENSION_WHOLE_ANSWERS in (await lookup).extensions
+        variants: list[dict[str, Any]] = [{}, {"n": 3}, {"logprobs": 2}, {"max_tokens": 2}]
+        for inputs in variants:
+            call: Any = service.ModelInfer(ask("q", id="x", **inputs))
+            called = await call
+            async with client(running.port) as stream:
+                await stream.send(ask_whole("q", 5, id="x", **inputs))
+                streamed = (await stream.call.read()).infer_response
+            assert streamed.parameters.pop(contract.PARAM_REQUEST).int64_param == 5
+            assert streamed == called
+
+
+async def test_whole_answers_and_step_batches_share_a_stream() -> None:
+    gate = Gate()
+    async with (
+        worker({"tiny": FakeRunner({"q": b"abc", "w": b"de"}, gate=gate)}) as running,
+        client(running.port) as stream,
+    ):
+        await stream.send(ask("q", 1), ask_whole("w", 2), ask_whole("x" * 200, 3), ask("q", 4))
+        await eventually(running, 3)
+        gate.open()
+        await stream.until_ended((1, 0), (4, 0))
+        while 2 not in stream.whole:
+            await stream.read()
+    assert stream.texts == {(1, 0): "abc", (4, 0): "abc"}
+    assert stream.whole == {2: [b"de"]}
+    assert stream.errors == [(3, "INVALID_ARGUMENT")]
+
+
+async def test_a_whole_answer_is_cancelled() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        await stream.send(ask_whole("q", 1), ask_whole("q", 2))
+        await eventually(running, 2)
+        await stream.send(cancel(1))
+        await eventually(running, 1)
+        gate.open()
+        while 2 not in stream.whole:
+            await stream.read()
+    assert stream.whole == {2: [b"abc"]}
+
+
+async def test_a_whole_answer_that_is_too_large_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyserve_worker.service.stream.MAX_WHOLE_BYTES", 500)
+    async with worker({"tiny": FakeRunner({"q": b"a" * 300, "w": b"b"})}) as running, client(running.port) as stream:
+        await stream.send(ask_whole("q", 1, n=3), ask_whole("w", 2))
+        while not (stream.errors and stream.whole):
+            await stream.read()
+    assert stream.errors == [(1, "RESOURCE_EXHAUSTED")]
+    assert stream.whole == {2: [b"b"]}
 
 
 async def test_a_timeout_is_that_of_one_request() -> None:

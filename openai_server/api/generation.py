@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from openai_server.access.caps import Caps
@@ -18,10 +19,11 @@ from openai_server.core.answer import Answer, best
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
 from openai_server.core.request_context import RequestContext
+from openai_server.core.rows import Row
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
 from openai_server.http import sse
-from openai_server.http.streaming import Write
+from openai_server.http.streaming import EventWriter
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.planner import ChatPlanner
 from protos import contract
@@ -82,10 +84,13 @@ class Generator:
         id: str,
         context: RequestContext,
         writer_for: Callable[[ResolvedModel], StreamWriter],
-        write: Write,
+        writer: EventWriter,
         delivered: Delivered,
-    ) -> None:
-        """Writes the events of the answer; however that ends, `delivered` gets how far it came. Raises APIError."""
+    ) -> bytes:
+        """Writes the events of the answer, all but the last ones, which are returned.
+
+        However it ends, `delivered` gets how far it came. Raises APIError.
+        """
         failed: Failed = frozenset()
         begun = False
         while True:
@@ -97,23 +102,27 @@ class Generator:
                 begin = answer.begin()
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
+                    mailbox.sink = partial(_write_now, answer, writer)
                     try:
-                        while (rows := await mailbox.take()) is not None:
+                        while not mailbox.is_over:
+                            rows = await mailbox.take()
                             if events := answer.take(rows):
                                 if context.first_token is None:
                                     context.take_first_token()
                                 events, begin, begun = begin + events, b"", True
-                                await write(events)
-                            elif not rows:
-                                await write(sse.PING)
+                                if mailbox.is_over:
+                                    begin = events  # they are written with the end
+                                else:
+                                    await writer.write(events)
+                            elif not (rows or mailbox.is_over):
+                                await writer.write(sse.PING)
                     except BaseException:
                         context.cut_off(mailbox.usages, mailbox.n_taken)
                         raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 context.usage = total(mailbox.usages)
-                await write(begin + answer.end(context.usage))
-                return
+                return begin + answer.end(context.usage)
             except BackendError as error:
                 left_out = None if begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
@@ -148,6 +157,15 @@ class Generator:
         calls = self._dialect.calls(turn, prompts, Target(model.name, model.input_names, id), inputs)
         requests = list(calls) if len(prompts) <= AT_ONCE else await spread(calls)
         return _Prepared(ResolvedModel(model.name, format), model.members, requests)
+
+
+def _write_now(answer: AnswerStream, writer: EventWriter, rows: list[Row]) -> bool:
+    """A mailbox.Sink, with its last argument."""
+    if not writer.is_free:
+        return False
+    if events := answer.take(rows):
+        writer.write_now(events)
+    return True
 
 
 # ---- Several at a time

@@ -17,7 +17,7 @@ from openai_server.core.answer import Answer
 from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Turn
 from openai_server.http.json_response import JSONResponse
-from openai_server.http.streaming import EventStream, Write, unless_gone
+from openai_server.http.streaming import EventStream, EventWriter, unless_gone
 
 
 class GenerationHandler:
@@ -52,14 +52,14 @@ class GenerationHandler:
             access.reserve(prompt_tokens(turn.prompts, body_size), _output_limit(turn))
         if request.stream:
 
-            async def events(write: Write) -> None:
+            async def events(writer: EventWriter) -> bytes:
                 async with access:
-                    await services.generator.stream(
+                    return await services.generator.stream(
                         turn,
                         id,
                         context,
                         lambda model: self._writer(AnswerIdentity(id, created, model.name), _options(request, model)),
-                        write,
+                        writer,
                         access.delivered,
                     )
 

@@ -18,7 +18,7 @@ from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
-from openai_server.backends.shared_stream import SharedStream
+from openai_server.backends.shared_stream import SharedStream, StreamLost, unnumbered
 from openai_server.core import request_context
 from openai_server.core.errors import BackendError
 from protos import contract
@@ -231,6 +231,11 @@ class Backend:
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         """Raises BackendError."""
         _name_caller(request)
+        if self._may_ride(request):
+            try:
+                return await self._sharing().infer(request)
+            except StreamLost:  # a call finds out why
+                unnumbered(request)
         self._n_unary += 1
         try:
             headers = aio.Metadata(*request_context.current().headers)  # gRPC would convert a list more slowly
@@ -258,10 +263,26 @@ class Backend:
 
     def _start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
         if contract.EXTENSION_STEP_BATCHES in (self._extensions or ()) and _may_share(request):
-            if self._shared is None or self._shared.retired:
-                self._shared = SharedStream(self._open, timeout=self._timeout)
-            return self._shared.start(request, n, k, mailbox)
+            return self._sharing().start(request, n, k, mailbox)
         return self._task(self._stream_alone(request, n, k, mailbox)).cancel
+
+    def _may_ride(self, request: ModelInferRequest) -> bool:
+        """Whether the shared stream answers sooner than a call, whose set-up costs more than a message.
+
+        It does not while another message is on its way out: messages go one by one, calls side by side.
+        """
+        if contract.EXTENSION_WHOLE_ANSWERS not in (self._extensions or ()):
+            return False
+        shared = self._shared
+        if shared is None:
+            self._sharing()  # for those that come after this one
+            return False
+        return shared.sends_at_once and not shared.retired and _may_share(request) and _generates(request)
+
+    def _sharing(self) -> SharedStream:
+        if self._shared is None or self._shared.retired:
+            self._shared = SharedStream(self._open, timeout=self._timeout)
+        return self._shared
 
     def _task(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         task = asyncio.create_task(work)
@@ -293,6 +314,7 @@ class Backend:
                         raise stream_error(response)
                     for index, token, reason, logprobs in reader.read(response.infer_response):
                         mailbox.put(k * n + index, token, reason, logprobs)
+                    mailbox.deliver()
             reader.end()
         except BackendError as error:
             mailbox.fail(k, error)
@@ -313,6 +335,10 @@ def _may_share(request: ModelInferRequest) -> bool:
     return request.ByteSize() <= MAX_SHARED_BYTES and not any(
         tensor.name == contract.LOGPROBS.name for tensor in request.inputs
     )
+
+
+def _generates(request: ModelInferRequest) -> bool:
+    return contract.PARAM_TASK not in request.parameters
 
 
 async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:

@@ -18,13 +18,20 @@ Start = Callable[[int, "Mailbox"], Cancel]
 """Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
 Retry = Callable[[int, "Mailbox", BackendError], Cancel | None]
 """Starts a call that failed a second time, elsewhere; None if that makes no sense."""
+Sink = Callable[[list[Row]], bool]
+"""Writes the rows to the client at once, without waiting. False: it can't now, and has done nothing."""
 
 
 class Mailbox:
     """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls.
 
-    `patience`: seconds of silence after which the task wants to be told.
+    While the task waits in `take`, `sink` gets the rows instead, so that a token costs no wake-up of a task. The task
+    still gets those that the sink refuses, the end and every error.
+
+    `patience`: seconds of silence after which `take` returns an empty list.
     """
+
+    sink: Sink | None = None
 
     def __init__(self, n_prompts: int, start: Start, *, patience: float, retry: Retry = lambda *_: None) -> None:
         self.usages: list[Usage | None] = []
@@ -40,7 +47,7 @@ class Mailbox:
         self._n_started = 0
         self._rows: list[Row] = []
         self._room = MERGE
-        self._error: BackendError | None = None
+        self._error: Exception | None = None
         self._patience = patience
         self._silent = False
         self._loop = asyncio.get_running_loop()
@@ -51,14 +58,22 @@ class Mailbox:
 
     # ---- For the reader
 
-    async def take(self) -> list[Row] | None:
-        """What has come since the last time, empty after a long silence; None at the end. Raises BackendError."""
+    @property
+    def is_over(self) -> bool:
+        """All answers are whole, and all of their rows are taken."""
+        return len(self.usages) == self._n_prompts and not self._rows and self._error is None
+
+    async def take(self) -> list[Row]:
+        """What has come since the last time. Empty at the end, and after a long silence.
+
+        Raises BackendError, and what the sink has raised.
+        """
         self._silent = False
         while not self._rows and not self._silent:
             if self._error is not None:
                 raise self._error
             if len(self.usages) == self._n_prompts:
-                return None
+                break
             self._waits_since = self._loop.time()
             self._waiter = self._loop.create_future()
             await self._waiter
@@ -85,14 +100,30 @@ class Mailbox:
     # ---- For the calls
 
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
-        """`index` over all prompts."""
+        """`index` counts the choices of all prompts. `deliver` has to follow, after one or several rows."""
         self._rows.append((index, token, reason, logprobs))
         self._spoken = True
         if len(self._rows) >= self._room:
             rows, self._rows = self._rows, merged(self._rows)
             self.n_taken += len(rows) - len(self._rows)
             self._room = len(self._rows) + MERGE
-        if self._waiter is not None:
+
+    def deliver(self) -> None:
+        """Passes on what was put: to the sink or the task. Neither, while the task writes: it comes back for them."""
+        if self._waiter is None or not self._rows:
+            return
+        if self.sink is None:
+            self._wake()
+            return
+        try:
+            is_written = self.sink(self._rows)
+        except Exception as error:  # raised in the task that it is about, and not here, among others' rows
+            self._error, self._rows, is_written = self._error or error, [], False
+        if is_written:
+            self.n_taken += len(self._rows)
+            self._rows, self._room = [], MERGE
+            self._waits_since = self._loop.time()
+        else:
             self._wake()
 
     def end(self, k: int, usage: Usage | None) -> None:

@@ -11,6 +11,7 @@ from contextlib import aclosing, suppress
 from contextvars import Context
 from dataclasses import dataclass
 
+from openai_server.backends.delivery import Delivery
 from openai_server.backends.dialects.anyserve import decode
 from openai_server.backends.dialects.anyserve.decode import ChoiceEnd
 from openai_server.backends.mailbox import Cancel, Mailbox
@@ -18,7 +19,7 @@ from openai_server.core import request_context
 from openai_server.core.errors import BackendError
 from openai_server.core.usage import Usage
 from protos import contract
-from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
 
 log = logging.getLogger(__name__)
 
@@ -29,8 +30,14 @@ LOST = "The model backend ended the stream."
 LATE = "The time limit has passed."
 
 
+class StreamLost(BackendError):
+    """The stream has ended before the answer."""
+
+
 @dataclass(slots=True, eq=False)
-class _Request:
+class _Streamed:
+    """A request that is answered in step batches."""
+
     k: int
     """Which prompt of its HTTP request."""
     mailbox: Mailbox
@@ -39,6 +46,21 @@ class _Request:
     timer: asyncio.TimerHandle | None
     completion: int = 0
     marked: int | None = None
+
+    def fail(self, error: BackendError) -> None:
+        self.mailbox.fail(self.k, error)
+
+
+@dataclass(slots=True, eq=False)
+class _Whole:
+    """A request that is answered with one response."""
+
+    answer: "asyncio.Future[ModelInferResponse]"
+    timer: asyncio.TimerHandle | None
+
+    def fail(self, error: BackendError) -> None:
+        if not self.answer.done():
+            self.answer.set_exception(error)
 
 
 class SharedStream:
@@ -51,17 +73,25 @@ class SharedStream:
     def __init__(self, open: Open, *, timeout: float | None) -> None:
         self.retired = False
         """It has ended, or its backend drains: new requests belong on another one."""
+        self.sends_at_once = False
+        """No message waits to be sent, or is being sent."""
         self._retiring = False
+        self._has_ended = False
         self._open = open
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._last_number = -1
-        self._requests: dict[int, _Request] = {}
+        self._requests: dict[int, _Streamed | _Whole] = {}
         """By number, those that are not over."""
         self._unsent: dict[int, ModelInferRequest] = {}
         self._cancelled: list[int] = []
         """Numbers that the backend has to be told."""
         self._to_send = asyncio.Event()
+        self._arrived: list[ModelStreamInferResponse] = []
+        """Responses that are not taken yet."""
+        self._broken: Exception | None = None
+        """What `_take` has raised."""
+        self._delivery = Delivery(self._loop.call_soon)
         # Not for the request that happens to be the first.
         self._reader = asyncio.create_task(self._read(), context=Context())
 
@@ -84,17 +114,36 @@ class SharedStream:
     def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
         """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
         number = self._number()
+        self._requests[number] = _Streamed(k, mailbox, n, set(range(n)), self._prepare(request, number))
+        self._send(request, number)
+        return lambda: self._cancel(number)
+
+    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        """Sends the request, and returns its whole answer. Raises BackendError; StreamLost if there was none."""
+        number, answer = self._number(), self._loop.create_future()
+        request.parameters[contract.PARAM_WHOLE].bool_param = True
+        self._requests[number] = _Whole(answer, self._prepare(request, number))
+        self._send(request, number)
+        try:
+            response: ModelInferResponse = await answer
+            return response
+        finally:
+            self._cancel(number)  # without effect on an answer that has come
+
+    def _prepare(self, request: ModelInferRequest, number: int) -> asyncio.TimerHandle | None:
+        """Puts into the message what a call of its own would have as metadata. Returns the timer of its deadline."""
         request.parameters[contract.PARAM_REQUEST].int64_param = number
         for name, value in request_context.current().headers:
             request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
-        timer = None
-        if self._timeout is not None:
-            request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)
-            timer = self._loop.call_later(self._timeout, self._expire, number)
-        self._requests[number] = _Request(k, mailbox, n, set(range(n)), timer)
+        if self._timeout is None:
+            return None
+        request.parameters[contract.PARAM_TIMEOUT].int64_param = round(self._timeout * 1e6)
+        return self._loop.call_later(self._timeout, self._expire, number)
+
+    def _send(self, request: ModelInferRequest, number: int) -> None:
+        self.sends_at_once = False
         self._unsent[number] = request
         self._to_send.set()
-        return lambda: self._cancel(number)
 
     def _number(self) -> int:
         """The next that is free: they are used again after two billion."""
@@ -105,7 +154,7 @@ class SharedStream:
 
     # ---- Ends of a request
 
-    def _over(self, number: int) -> _Request | None:
+    def _over(self, number: int) -> _Streamed | _Whole | None:
         request = self._requests.pop(number, None)
         if request is not None and request.timer is not None:
             request.timer.cancel()
@@ -122,17 +171,18 @@ class SharedStream:
 
     def _fail(self, number: int, error: BackendError) -> None:
         if request := self._over(number):
-            request.mailbox.fail(request.k, error)
+            request.fail(error)
 
     def _expire(self, number: int) -> None:
         request = self._requests[number]
         self._cancel(number)
-        request.mailbox.fail(request.k, BackendError("DEADLINE_EXCEEDED", LATE))
+        request.fail(BackendError("DEADLINE_EXCEEDED", LATE))
 
     # ---- The stream
 
     async def _outgoing(self) -> AsyncIterator[ModelInferRequest]:
-        while True:
+        while not self._has_ended:
+            self.sends_at_once = True
             await self._to_send.wait()
             self._to_send.clear()
             # Cancellations first: they make room for the others.
@@ -147,16 +197,37 @@ class SharedStream:
         try:
             async with aclosing(self._open(self._outgoing())) as responses:
                 async for response in responses:
-                    self._take(response)
+                    if not self._arrived:
+                        self._loop.call_soon(self._take_arrived)
+                        self._delivery.note_arrival()
+                    self._arrived.append(response)
         except BackendError as error:
             log.debug("lost a stream: %s: %s", error.status, error.message)
             why = error.message
-        except Exception:
-            log.exception("a stream broke")
+        except asyncio.CancelledError:
+            if self._broken is None:
+                raise
+            log.error("a stream broke", exc_info=self._broken)
         finally:
-            self.retired = True
+            self._take_arrived()
+            self._delivery.deliver()
+            self.retired = self._has_ended = True
+            self._to_send.set()  # ends `_outgoing`, which gRPC waits for even when the call is over
             for number in list(self._requests):
-                self._fail(number, BackendError("UNAVAILABLE", why))
+                self._fail(number, StreamLost("UNAVAILABLE", why))
+
+    def _take_arrived(self) -> None:
+        """In the pass of the event loop after the arrival, while gRPC reads the next message."""
+        arrived, self._arrived = self._arrived, []
+        if not arrived:
+            return
+        try:
+            for response in arrived:
+                self._take(response)
+        except Exception as error:
+            self._broken = error
+            self._reader.cancel()
+        self._delivery.end_message()
 
     def _take(self, response: ModelStreamInferResponse) -> None:
         """Raises BackendError for what is no answer to anybody."""
@@ -164,20 +235,25 @@ class SharedStream:
         if response.error_message or not answer.outputs:
             self._take_error(response)
             return
-        requests = self._requests
+        if contract.PARAM_REQUEST in answer.parameters:
+            self._take_whole(answer)
+            return
+        requests, delivery = self._requests, self._delivery
         for number, token, index, end in decode.step_batch(answer):
             request = requests.get(number)
-            if request is None:
+            if not isinstance(request, _Streamed):
                 continue  # given up, but the backend did not know that yet
             if not 0 <= index < request.n:
                 self._cancel(number)
                 request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
             elif end is None:
                 request.mailbox.put(request.k * request.n + index, token, None)
+                delivery.add(request.mailbox)
             else:
                 self._end_choice(number, request, token, index, end)
+                delivery.add(request.mailbox)
 
-    def _end_choice(self, number: int, request: _Request, token: bytes, index: int, end: ChoiceEnd) -> None:
+    def _end_choice(self, number: int, request: _Streamed, token: bytes, index: int, end: ChoiceEnd) -> None:
         request.mailbox.put(request.k * request.n + index, token, end.reason)
         request.unfinished.discard(index)
         request.completion += end.completion
@@ -186,6 +262,11 @@ class SharedStream:
         if not request.unfinished:
             self._over(number)
             request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
+
+    def _take_whole(self, answer: ModelInferResponse) -> None:
+        request = self._over(answer.parameters[contract.PARAM_REQUEST].int64_param)
+        if isinstance(request, _Whole) and not request.answer.done():
+            request.answer.set_result(answer)
 
     def _take_error(self, response: ModelStreamInferResponse) -> None:
         error = decode.stream_error(response)
@@ -198,8 +279,8 @@ class SharedStream:
 
 
 def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
-    """As it was before it was sent on a shared stream."""
-    for parameter in (contract.PARAM_REQUEST, contract.PARAM_TIMEOUT):
+    """The request, as it was before it was sent on a shared stream."""
+    for parameter in (contract.PARAM_REQUEST, contract.PARAM_WHOLE, contract.PARAM_TIMEOUT):
         request.parameters.pop(parameter, None)
     return request
 

@@ -1,4 +1,7 @@
-"""How an answer differs for a client of HTTP/1.0, and for one that sends its body only after `100 Continue`."""
+"""How an answer is written: its head with the first of its body, and events without a task that waits for them.
+
+It differs for a client of HTTP/1.0, and for one that sends its body only after `100 Continue`.
+"""
 
 from collections.abc import Awaitable, Callable
 from functools import partial
@@ -17,6 +20,54 @@ class Outlet:
         self.write: Callable[[bytes], None] = transport.write
         self.is_closing: Callable[[], bool] = transport.is_closing
         self.close = close
+
+
+class _HeldHead:
+    """Takes the place of the outlet until the head of an answer can be written with the first part of its body."""
+
+    __slots__ = ("_cycle", "_head", "_outlet", "is_closing")
+
+    def __init__(self, cycle: "Cycle", outlet: Outlet) -> None:
+        self._cycle = cycle
+        self._head = b""
+        self._outlet = outlet
+        self.is_closing = outlet.is_closing
+
+    def write(self, data: bytes) -> None:
+        if self._head:
+            self.release(data)
+        else:
+            self._head = data
+
+    def release(self, body: bytes = b"") -> None:
+        self._cycle.transport = self._outlet  # type: ignore[assignment]  # all of it that a cycle uses
+        self._outlet.write(self._head + body)
+
+    def close(self) -> None:
+        self.release()
+        self._outlet.close()
+
+
+class Cycle(RequestResponseCycle):
+    """One request and its answer. Head and body are one write, which costs half as much as two; also a
+    streaming.WriteNow."""
+
+    async def send(self, message: Any) -> None:
+        if not self.response_started:
+            self.transport = _HeldHead(self, self.transport)  # type: ignore[arg-type, assignment]
+            await super().send(message)
+            return
+        await super().send(message)
+        if isinstance(self.transport, _HeldHead):
+            self.transport.release()  # a body of no bytes, such as that of the answer to HEAD
+
+    @property
+    def is_free(self) -> bool:
+        return bool(self.chunked_encoding) and not (self.flow.write_paused or self.disconnected)
+
+    def write_now(self, part: bytes) -> None:
+        """Writes a chunk, as uvicorn's `send` does."""
+        self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
 
 
 def adapt(cycle: RequestResponseCycle) -> None:

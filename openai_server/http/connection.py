@@ -14,12 +14,12 @@ from urllib.parse import unquote
 
 import orjson
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from openai_server.core.errors import APIError, InternalError, TooManyConnections
 from openai_server.http import framing
-from openai_server.http.answering import Outlet, adapt
+from openai_server.http.answering import Cycle, Outlet, adapt
 from openai_server.http.linger import Linger
+from openai_server.http.streaming import WRITE_NOW
 from openai_server.http.timing import Phase, TimedConnection
 
 log = logging.getLogger(__name__)
@@ -167,7 +167,7 @@ class Connection(TimedConnection):
         scope["query_string"] = query
         if version == "1.0":
             scope["http_version"] = version
-        cycle = RequestResponseCycle(
+        cycle = Cycle(
             scope=self.scope,
             transport=self._outlet,  # type: ignore[arg-type]  # all of it that a cycle uses
             flow=self.flow,
@@ -180,6 +180,7 @@ class Connection(TimedConnection):
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
+        scope[WRITE_NOW] = cycle
         if waits or version == "1.0":
             adapt(cycle)
         is_busy, self.cycle = self._answering(), cycle

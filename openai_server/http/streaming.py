@@ -5,8 +5,8 @@ When the client goes, the task that works for it is cancelled, and with it the c
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -16,7 +16,9 @@ from openai_server.http import sse
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
-Write = Callable[[bytes], Awaitable[None]]
+
+WRITE_NOW = "write_now"
+"""Key in the ASGI scope: a `WriteNow`, where the server has one for this response."""
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody sees it but the access log."""
@@ -63,42 +65,71 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             watcher.cancel()
 
 
+class WriteNow(Protocol):
+    """Writes a part of the body, in the order of the parts that are sent as ASGI messages."""
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the client reads fast enough, and is there, so that `write_now` need not wait."""
+
+    def write_now(self, part: bytes) -> None: ...
+
+
+class EventWriter:
+    """Writes the body of one event stream."""
+
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], now: WriteNow | None) -> None:
+        self.is_started = False
+        """The head has been sent."""
+        self._send = send
+        self._headers = headers
+        self._now = now
+
+    @property
+    def is_free(self) -> bool:
+        """Whether `write_now` may be called."""
+        return self.is_started and self._now is not None and self._now.is_free
+
+    def write_now(self, events: bytes) -> None:
+        """Writes without waiting."""
+        assert self._now is not None
+        self._now.write_now(events)
+
+    async def write(self, events: bytes, *, more: bool = True) -> None:
+        """Waits while the client reads more slowly. `more`: these are not the last events."""
+        if not self.is_started:
+            self.is_started = True
+            await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
+        await self._send({"type": "http.response.body", "body": events, "more_body": more})
+
+
 class EventStream(Response):
-    """What `events` writes, as it comes.
+    """What `events` writes, as it comes, and at last what it returns.
 
     The status is sent with the first event. A failure before that is raised, so that it gets a status of its own; a
     later one becomes an event, and `status_code` what it would have been; 499 if the client left before the end.
     Cancelling is the server's way to say that it waits no longer.
     """
 
-    def __init__(self, events: Callable[[Write], Coroutine[Any, Any, None]]) -> None:
+    def __init__(self, events: Callable[[EventWriter], Coroutine[Any, Any, bytes]]) -> None:
         super().__init__(headers=sse.HEADERS)
         del self.headers["content-length"]
         self._events = events
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        started = False
-
-        async def write(event: bytes) -> None:
-            nonlocal started
-            if not started:
-                started = True
-                await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
-            await send({"type": "http.response.body", "body": event, "more_body": True})
-
-        last = b""
+        writer = EventWriter(send, self.raw_headers, scope.get(WRITE_NOW))
         try:
-            await unless_gone(receive, self._events(write))
+            last = await unless_gone(receive, self._events(writer))
         except ClientGone:
             self.status_code = CLIENT_CLOSED_REQUEST
             return
         except (asyncio.CancelledError, Exception) as error:
-            if not started:
+            if not writer.is_started:
                 raise
             told = _told(error)
             self.status_code = told.status
             last = sse.failure(told)
-        await send({"type": "http.response.body", "body": last})
+        await writer.write(last, more=False)
 
 
 def _told(error: BaseException) -> APIError:

@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from openai_server.backends import calls as backend
+from openai_server.backends.shared_stream import SharedStream
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
@@ -104,6 +105,70 @@ async def test_a_worker_that_drains_finishes_what_it_has() -> None:
         async with asyncio.timeout(PATIENCE):
             await served.servicer.quiet()
     assert text(call.reply) == "abc"
+
+
+# ---- Whole answers ride on the stream, too
+
+
+@pytest.fixture
+def ridden(monkeypatch: pytest.MonkeyPatch) -> list[ModelInferRequest]:
+    """The requests for whole answers that were sent on a shared stream."""
+    requests: list[ModelInferRequest] = []
+    infer = SharedStream.infer
+
+    async def recorded(stream: SharedStream, request: ModelInferRequest) -> ModelInferResponse:
+        requests.append(request)
+        return await infer(stream, request)
+
+    monkeypatch.setattr(SharedStream, "infer", recorded)
+    return requests
+
+
+async def whole(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
+    return await sidecar.complete(prompt=prompt, max_tokens=50, **body)
+
+
+async def test_a_whole_answer_rides_and_is_the_same(ridden: list[ModelInferRequest]) -> None:
+    runner = FakeRunner({"q": b"an answer", "r": b"another"})
+    async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
+        first = await whole(sidecar, "q", n=2)
+        assert not ridden  # the stream isn't there yet
+        await ask(sidecar, "q")
+        second = await whole(sidecar, "q", n=2, user="x")
+        assert len(ridden) == 1
+        refused = await whole(sidecar, "x" * 200)
+        assert len(ridden) == 2
+        assert (await whole(sidecar, "r", logprobs=1)).json["choices"][0]["logprobs"]["tokens"]
+        assert len(ridden) == 2
+    for key in ("choices", "usage", "model"):
+        assert first.json[key] == second.json[key]
+    assert first.json["choices"][1]["text"] == "an answer"
+    assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "context_length_exceeded", "prompt")
+
+
+async def test_a_client_that_leaves_frees_the_place_of_its_whole_answer(ridden: list[ModelInferRequest]) -> None:
+    gate = Gate()
+    runner = FakeRunner({"q": b"abc"}, gate=gate)
+    async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
+        gate.open()
+        await ask(sidecar, "q")
+        gate.close()
+        call = sidecar.start("POST", "/v1/completions", {"prompt": "q"})
+        await running_on(served, 1)
+        assert ridden
+        call.disconnect()
+        await running_on(served, 0)
+        gate.open()
+        await call.task
+
+
+async def test_a_whole_answer_and_a_worker_that_drains(ridden: list[ModelInferRequest]) -> None:
+    async with worker({"tiny": FakeRunner({"q": b"abc"})}) as served, app_for(served.port) as sidecar:
+        await ask(sidecar, "q")
+        served.servicer.drain()
+        late = await whole(sidecar, "q")
+        assert ridden
+        assert (late.status, late.error["code"], late.headers["retry-after"]) == (503, "draining", "1")
 
 
 # ---- Before a fake

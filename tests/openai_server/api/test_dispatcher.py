@@ -17,7 +17,7 @@ from openai_server.api.endpoint import Endpoint, Handler
 from openai_server.core.errors import APIError, InvalidRequest, Unauthorized
 from openai_server.core.request_context import RequestContext
 from openai_server.http.json_response import JSONResponse
-from openai_server.http.streaming import ClientGone, EventStream, Write
+from openai_server.http.streaming import ClientGone, EventStream, EventWriter
 from openai_server.telemetry.observer import Observer
 from tests.openai_server.api.fakes import Client, FakeAccess, services
 
@@ -122,11 +122,12 @@ async def test_what_the_router_refuses(path: str, method: str, status: int, name
     assert site.ended == [(name, status)]
 
 
-async def ok_stream(write: Write) -> None:
-    await write(b"data: 1\n\n")
+async def ok_stream(writer: EventWriter) -> bytes:
+    await writer.write(b"data: 1\n\n")
+    return b"data: [DONE]\n\n"
 
 
-async def failed_stream(_: Write) -> None:
+async def failed_stream(_: EventWriter) -> bytes:
     raise InvalidRequest("no")
 
 
@@ -197,8 +198,8 @@ async def test_a_stream_that_fails_before_its_first_event_has_a_status_of_its_ow
 
 
 async def test_a_stream_that_fails_midway_has_the_status_that_it_would_have_had() -> None:
-    async def events(write: Write) -> None:
-        await write(b"data: 1\n\n")
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"data: 1\n\n")
         raise InvalidRequest("no")
 
     site = Site(_returning(lambda: EventStream(events)))

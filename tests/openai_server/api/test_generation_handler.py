@@ -10,7 +10,7 @@ from openai_server.api.chat.endpoint import CHAT
 from openai_server.api.completions.endpoint import COMPLETIONS
 from openai_server.core.errors import APIError, InvalidRequest, Overloaded, RateLimited
 from openai_server.core.request_context import RequestContext
-from openai_server.http.streaming import EventStream, Write
+from openai_server.http.streaming import EventStream, EventWriter
 from tests.openai_server.api.fakes import FakeAccess, FakeBodies, request_context, services
 from tests.openai_server.api.generated import ANSWER, MODEL
 
@@ -30,13 +30,14 @@ class FakeGenerator:
         request: Any,
         id: str,
         _: RequestContext,
-        writer: Callable[..., Any],
-        write: Write,
+        writer_for: Callable[..., Any],
+        writer: EventWriter,
         delivered: Callable[..., None],
-    ) -> None:
+    ) -> bytes:
         self.requests.append(request)
-        await write(b"data: " + id.encode() + b"\n\n")
+        await writer.write(b"data: " + id.encode() + b"\n\n")
         delivered([ANSWER.usage], 1, 2)
+        return b"data: [DONE]\n\n"
 
 
 async def handled(

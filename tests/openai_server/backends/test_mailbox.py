@@ -1,5 +1,6 @@
 import asyncio
 from collections import defaultdict
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -34,14 +35,15 @@ async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
     mailbox.put(0, b"b", "stop")
     mailbox.end(0, USAGE)
     assert await mailbox.take() == [(0, b"a", None, ()), (0, b"b", "stop", ())]
-    assert await mailbox.take() is None
+    assert mailbox.is_over
+    assert await mailbox.take() == []
     assert mailbox.usages == [USAGE]
 
 
 async def test_a_reader_is_woken() -> None:
     mailbox = Calls().mailbox()
 
-    async def waiting() -> "asyncio.Task[list[Row] | None]":
+    async def waiting() -> "asyncio.Task[list[Row]]":
         reader = asyncio.create_task(mailbox.take())
         await asyncio.sleep(0)
         assert not reader.done()
@@ -49,10 +51,101 @@ async def test_a_reader_is_woken() -> None:
 
     reader = await waiting()
     mailbox.put(0, b"a", None)
+    mailbox.deliver()
     assert await reader == [(0, b"a", None, ())]
     reader = await waiting()
     mailbox.end(0, None)
-    assert await reader is None
+    assert await reader == []
+    assert mailbox.is_over
+    mailbox.close()
+
+
+class Sink:
+    """What it has got. `is_free`: it accepts more."""
+
+    def __init__(self) -> None:
+        self.rows: list[Row] = []
+        self.is_free = True
+
+    def __call__(self, rows: list[Row]) -> bool:
+        if self.is_free:
+            self.rows += rows
+        return self.is_free
+
+
+async def waiting_reader(mailbox: Mailbox, sink: Callable[[list[Row]], bool]) -> "asyncio.Task[list[Row]]":
+    mailbox.sink = sink
+    reader = asyncio.create_task(mailbox.take())
+    await asyncio.sleep(0)
+    return reader
+
+
+async def test_a_sink_gets_rows_while_the_reader_waits_on() -> None:
+    mailbox, sink = Calls().mailbox(), Sink()
+    reader = await waiting_reader(mailbox, sink)
+    mailbox.put(0, b"a", None)
+    mailbox.put(0, b"b", None)
+    mailbox.deliver()
+    mailbox.deliver()
+    await asyncio.sleep(0)
+    assert sink.rows == [(0, b"a", None, ()), (0, b"b", None, ())]
+    assert not reader.done()
+    assert mailbox.n_taken == 2
+    mailbox.put(0, b"c", "stop")
+    mailbox.end(0, USAGE)
+    assert await reader == [(0, b"c", "stop", ())]
+    assert len(sink.rows) == 2
+    mailbox.close()
+
+
+async def test_a_reader_gets_what_the_sink_refuses() -> None:
+    mailbox, sink = Calls().mailbox(), Sink()
+    sink.is_free = False
+    reader = await waiting_reader(mailbox, sink)
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    assert await reader == [(0, b"a", None, ())]
+    assert not sink.rows
+    mailbox.close()
+
+
+async def test_a_sink_gets_nothing_while_the_reader_does_something_else() -> None:
+    mailbox, sink = Calls().mailbox(), Sink()
+    mailbox.sink = sink
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    assert not sink.rows
+    assert await mailbox.take() == [(0, b"a", None, ())]
+    mailbox.close()
+
+
+async def test_what_a_sink_raises_is_raised_in_the_reader() -> None:
+    def broken(_: list[Row]) -> bool:
+        raise ZeroDivisionError
+
+    mailbox = Calls().mailbox()
+    reader = await waiting_reader(mailbox, broken)
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    with pytest.raises(ZeroDivisionError):
+        await reader
+    mailbox.close()
+
+
+async def test_rows_of_a_sink_end_the_silence() -> None:
+    mailbox, sink = Calls().mailbox(patience=60), Sink()
+    reader = await waiting_reader(mailbox, sink)
+    mailbox._waits_since -= 60
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    mailbox._watch_for_silence()
+    await asyncio.sleep(0)
+    assert not reader.done()
+    mailbox._waits_since -= 60
+    mailbox._watch_for_silence()
+    assert await reader == []
+    assert not mailbox.is_over
+    mailbox.close()
 
 
 async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
@@ -82,6 +175,7 @@ async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
     mailbox.end(0, None)
     await asyncio.sleep(0)
     mailbox.put(1, b"a", None)
+    mailbox.deliver()
     assert await reader == [(1, b"a", None, ())]
     mailbox.close()
 
@@ -125,7 +219,8 @@ async def test_so_many_prompts_at_a_time() -> None:
         if k != 3:
             mailbox.end(k, None)
     assert calls.started == list(range(PROMPTS_IN_FLIGHT + 2))
-    assert await mailbox.take() is None
+    assert mailbox.is_over
+    assert await mailbox.take() == []
 
 
 async def test_a_call_that_fails_at_once() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from openai_server.backends.mailbox import Cancel, Mailbox
-from openai_server.backends.shared_stream import SharedStream
+from openai_server.backends.shared_stream import SharedStream, unnumbered
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
@@ -36,6 +36,7 @@ class Backend:
             while (answer := await self._answers.get()) is not None:
                 if isinstance(answer, BackendError):
                     raise answer
+                await asyncio.sleep(0)  # as gRPC, which takes a pass of the event loop even for what has come
                 yield answer
         finally:
             sender.cancel()
@@ -73,6 +74,12 @@ class Backend:
             parameters[contract.PARAM_REQUEST].int64_param = number
         self._answers.put_nowait(response)
 
+    def answers(self, number: int, text: bytes) -> None:
+        """With a whole answer."""
+        answer = message((contract.TEXT, [text]))
+        answer.parameters[contract.PARAM_REQUEST].int64_param = number
+        self._answers.put_nowait(ModelStreamInferResponse(infer_response=answer))
+
     def breaks(self, error: BackendError | None = None) -> None:
         self._answers.put_nowait(error)
 
@@ -103,8 +110,8 @@ def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
 
 async def whole(mailbox: Mailbox) -> Said:
     said: Said = []
-    while rows := await mailbox.take():
-        said += rows
+    while not mailbox.is_over:
+        said += await mailbox.take()
     return said
 
 
@@ -269,3 +276,121 @@ async def test_any_interleaving_gives_the_same_texts(texts: list[list[bytes]], o
         backend.ends(*((number, b"", 0) for number in numbers))
         for mailbox, tokens in zip(mailboxes, texts, strict=True):
             assert b"".join(token for _, token, *_ in await whole(mailbox)) == b"".join(tokens)
+
+
+# ---- Delivery
+
+
+async def test_rows_of_several_step_batches_are_delivered_in_order() -> None:
+    deliveries: list[Said] = []
+
+    def sink(rows: Said) -> bool:
+        deliveries.append(rows)
+        return True
+
+    async with stream() as (shared, backend):
+        mailbox = ask(shared)
+        number = await backend.number()
+        mailbox.sink = sink
+        reader = asyncio.create_task(whole(mailbox))
+        texts = [b"%d," % i for i in range(100)]
+        for text in texts:
+            backend.says((number, text, 0))
+        backend.ends((number, b"", 0))
+        rest = await reader
+    assert [token for rows in (*deliveries, rest) for _, token, *_ in rows] == [*texts, b""]
+
+
+async def test_a_step_batch_that_comes_alone_is_delivered_at_once() -> None:
+    deliveries: asyncio.Queue[Said] = asyncio.Queue()
+
+    def sink(rows: Said) -> bool:
+        deliveries.put_nowait(rows)
+        return True
+
+    async with stream() as (shared, backend):
+        mailbox = ask(shared)
+        number = await backend.number()
+        mailbox.sink = sink
+        reader = asyncio.create_task(whole(mailbox))
+        for text in (b"a", b"b", b"c"):
+            backend.says((number, text, 0))
+            assert await deliveries.get() == [(0, text, None, ())]
+        backend.ends((number, b"", 0))
+        assert await reader == [(0, b"", "stop", ())]
+
+
+# ---- Whole answers
+
+
+async def test_a_whole_answer() -> None:
+    async with stream() as (shared, backend):
+        one, two = (asyncio.create_task(shared.infer(ModelInferRequest(id=id))) for id in "ab")
+        a, b = await backend.sent.get(), await backend.sent.get()
+        assert all(request.parameters[contract.PARAM_WHOLE].bool_param for request in (a, b))
+        backend.answers(b.parameters[contract.PARAM_REQUEST].int64_param, b"second")
+        backend.answers(a.parameters[contract.PARAM_REQUEST].int64_param, b"first")
+        assert (await one).outputs[0].contents.bytes_contents == [b"first"]
+        assert (await two).outputs[0].contents.bytes_contents == [b"second"]
+        assert backend.sent.empty()
+
+
+async def test_an_error_instead_of_a_whole_answer() -> None:
+    async with stream() as (shared, backend):
+        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        backend.refuses(await backend.number(), "RESOURCE_EXHAUSTED", "queue_full")
+        with pytest.raises(BackendError) as refused:
+            await asked
+        assert (refused.value.status, refused.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+
+
+async def test_losing_the_stream_fails_those_that_wait_for_a_whole_answer() -> None:
+    async with stream() as (shared, backend):
+        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        await backend.number()
+        backend.breaks()
+        with pytest.raises(BackendError) as lost:
+            await asked
+        assert lost.value.status == "UNAVAILABLE"
+
+
+async def test_a_whole_answer_that_nobody_waits_for_is_cancelled() -> None:
+    async with stream() as (shared, backend):
+        gone, other = (asyncio.create_task(shared.infer(ModelInferRequest())) for _ in range(2))
+        a, b = await backend.number(), await backend.number()
+        gone.cancel()
+        assert await backend.cancelled() == a
+        backend.answers(a, b"late")
+        backend.answers(b, b"x")
+        assert (await other).outputs[0].contents.bytes_contents == [b"x"]
+
+
+async def test_a_whole_answer_that_comes_too_late() -> None:
+    async with stream(timeout=0.05) as (shared, backend):
+        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        request = await backend.sent.get()
+        assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 50_000
+        with pytest.raises(BackendError) as late:
+            await asked
+        assert late.value.status == "DEADLINE_EXCEEDED"
+        assert await backend.cancelled() == 0
+
+
+async def test_a_request_that_is_sent_again_asks_for_no_whole_answer() -> None:
+    request = ModelInferRequest(id="a")
+    async with stream() as (shared, backend):
+        asked = asyncio.create_task(shared.infer(request))
+        backend.refuses(await backend.number())
+        with pytest.raises(BackendError):
+            await asked
+    assert unnumbered(request) == ModelInferRequest(id="a")
+
+
+async def test_the_end_of_a_stream_ends_what_sends_on_it() -> None:
+    """gRPC's task for it would otherwise be destroyed while it waits, with a line in the log."""
+    async with stream() as (shared, backend):
+        first = asyncio.ensure_future(anext(shared._outgoing()))
+        await asyncio.sleep(0)
+        backend.breaks()
+        with pytest.raises(StopAsyncIteration):
+            await first

@@ -5,6 +5,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from anyserve_common.logs import together
 from openai_server.core.request_context import OTHER, RequestContext
 from openai_server.telemetry import access_log
 from openai_server.telemetry.metrics import Metrics
@@ -62,8 +63,9 @@ class Observer:
     def report(self) -> None:
         """Reports all requests that have ended."""
         ended, self._ended = self._ended, []
-        for context in ended:
-            self._report(context)
+        with together():
+            for context in ended:
+                self._report(context)
 
     def _report(self, context: RequestContext) -> None:
         self.metrics.end(context)

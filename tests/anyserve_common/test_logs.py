@@ -1,3 +1,4 @@
+import io
 import json
 import logging
 import sys
@@ -84,3 +85,60 @@ def test_fields_without_a_value_are_left_out(caplog: pytest.LogCaptureFixture) -
         logs.say(logging.getLogger("x"), logging.INFO, "100 %", {"a": None, "b": "", "c": 0, "d": False})
     (line,) = caplog.records
     assert logs.TextLines().format(line).endswith(" INFO x: 100 % c=0 d=False")
+
+
+class Writes(io.StringIO):
+    """Keeps each write apart."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.parts: list[str] = []
+
+    def write(self, text: str) -> int:
+        self.parts.append(text)
+        return len(text)
+
+
+@pytest.fixture
+def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
+    writes = Writes()
+    handler = logs.LineHandler(writes)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    return writes
+
+
+def test_lines_are_written_at_once(log: logging.Logger, writes: Writes) -> None:
+    log.warning("a")
+    log.warning("b")
+    assert writes.parts == ["a\n", "b\n"]
+
+
+def test_lines_of_a_block_are_one_write(log: logging.Logger, writes: Writes) -> None:
+    with logs.together():
+        for line in "abc":
+            log.warning(line)
+        assert not writes.parts
+    with logs.together():
+        pass
+    log.warning("d")
+    assert writes.parts == ["a\nb\nc\n", "d\n"]
+
+
+def test_lines_of_a_block_that_fails_are_written(log: logging.Logger, writes: Writes) -> None:
+    def fail() -> None:
+        with logs.together():
+            log.warning("a")
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
+    assert writes.parts == ["a\n"]
+
+
+def test_the_time_of_a_line_is_that_of_logging() -> None:
+    lines, plain = logs.TextLines(), logging.Formatter()
+    for created in (0.0, 1.0009, 1.9999, 1_700_000_000.5, 1_700_000_000.25, 1_700_000_001.25):
+        line = record(logging.getLogger(), "x")
+        line.created, line.msecs = created, created % 1 * 1000
+        assert lines.formatTime(line) == plain.formatTime(line)

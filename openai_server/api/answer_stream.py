@@ -13,6 +13,8 @@ from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 class AnswerStream:
     """`format`: how the text is read; None: all of it is content."""
 
+    __slots__ = ("_decoders", "_n_choices", "_readers", "_writer", "finish_reasons")
+
     def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
         self._writer = writer
         self._n_choices = n_choices
@@ -27,13 +29,14 @@ class AnswerStream:
 
     def take(self, rows: Iterable[Row]) -> bytes:
         """What the client reads of these rows; empty if they have nothing that is whole."""
-        data = b""
+        data, decoders, writer = b"", self._decoders, self._writer
+        is_plain = self._readers is None
         for index, token, reason, logprobs in rows:
-            text = self._decoders.text(index, token, reason is not None)
-            if reason is not None or logprobs or self._readers is not None:
+            text = decoders.text(index, token, reason is not None)
+            if reason is not None or logprobs or not is_plain:
                 data += self._take(index, text, reason, logprobs)
             elif text:
-                data += self._writer.text(index, text)
+                data += writer.text(index, text)
         return data
 
     def end(self, usage: Usage | None) -> bytes:

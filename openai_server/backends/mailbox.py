@@ -31,9 +31,13 @@ class Mailbox:
     `patience`: seconds of silence after which `take` returns an empty list.
     """
 
-    sink: Sink | None = None
+    __slots__ = (  # one for each stream, and all of them are touched in every step
+        *("_error", "_loop", "_n_prompts", "_n_started", "_patience", "_retry", "_room", "_rows", "_running"),
+        *("_silent", "_spoken", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "sink", "usages"),
+    )
 
     def __init__(self, n_prompts: int, start: Start, *, patience: float, retry: Retry = lambda *_: None) -> None:
+        self.sink: Sink | None = None
         self.usages: list[Usage | None] = []
         """Of the prompts whose answers are whole, in the order in which they became so."""
         self.n_taken = 0
@@ -101,26 +105,28 @@ class Mailbox:
 
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
         """`index` counts the choices of all prompts. `deliver` has to follow, after one or several rows."""
-        self._rows.append((index, token, reason, logprobs))
+        rows = self._rows
+        rows.append((index, token, reason, logprobs))
         self._spoken = True
-        if len(self._rows) >= self._room:
-            rows, self._rows = self._rows, merged(self._rows)
+        if len(rows) >= self._room:
+            self._rows = merged(rows)
             self.n_taken += len(rows) - len(self._rows)
             self._room = len(self._rows) + MERGE
 
     def deliver(self) -> None:
         """Passes on what was put: to the sink or the task. Neither, while the task writes: it comes back for them."""
-        if self._waiter is None or not self._rows:
+        rows = self._rows
+        if self._waiter is None or not rows:
             return
         if self.sink is None:
             self._wake()
             return
         try:
-            is_written = self.sink(self._rows)
+            is_written = self.sink(rows)
         except Exception as error:  # raised in the task that it is about, and not here, among others' rows
             self._error, self._rows, is_written = self._error or error, [], False
         if is_written:
-            self.n_taken += len(self._rows)
+            self.n_taken += len(rows)
             self._rows, self._room = [], MERGE
             self._waits_since = self._loop.time()
         else:

@@ -14,6 +14,8 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 class ChoiceDecoders:
     """The bytes of `n` choices to text."""
 
+    __slots__ = ("_decoders",)
+
     def __init__(self, n: int) -> None:
         self._decoders: list[codecs.IncrementalDecoder | None] = [None] * n
 

@@ -78,6 +78,8 @@ class WriteNow(Protocol):
 class EventWriter:
     """Writes the body of one event stream."""
 
+    __slots__ = ("_headers", "_now", "_send", "is_started")
+
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], now: WriteNow | None) -> None:
         self.is_started = False
         """The head has been sent."""
@@ -88,7 +90,8 @@ class EventWriter:
     @property
     def is_free(self) -> bool:
         """Whether `write_now` may be called."""
-        return self.is_started and self._now is not None and self._now.is_free
+        now = self._now
+        return now is not None and self.is_started and now.is_free
 
     def write_now(self, events: bytes) -> None:
         """Writes without waiting."""

@@ -13,6 +13,8 @@ MAX_MESSAGES = 8
 """Messages that are delivered together at most."""
 BACKLOG_SECONDS = 0.0002
 """A message that is read so soon after a delivery had waited, and so may the next one."""
+WRITE_SECONDS = 1e-5
+"""Roughly, of a write to one receiver's client: the event loop sends all of them after the delivery."""
 READING_PASSES = 2
 """Passes of the event loop in which gRPC hands over a message that has come."""
 
@@ -30,10 +32,10 @@ class Delivery:
         self._clock = clock
         self._receivers: dict[Receiver, None] = {}
         """Those with rows that are not delivered."""
-        self._is_behind = False
+        self.is_behind = False
         """The last message had waited to be read."""
-        self._delivered_at = -inf
-        """When the last delivery was over; inf while it is not."""
+        self._backlog_until = -inf
+        """A message that is read before had waited."""
         self._n_messages = 0
         """Messages that the coming delivery has."""
         self._passes_left = 0
@@ -41,7 +43,7 @@ class Delivery:
 
     def note_arrival(self) -> None:
         """Called when a message has been read."""
-        self._is_behind = self._clock() - self._delivered_at < BACKLOG_SECONDS
+        self.is_behind = self._clock() < self._backlog_until
 
     def add(self, receiver: Receiver) -> None:
         """The message has rows for it."""
@@ -53,7 +55,7 @@ class Delivery:
             self._n_messages += 1
             if self._n_messages < MAX_MESSAGES:
                 self._passes_left = READING_PASSES
-        elif self._is_behind:
+        elif self.is_behind:
             self._n_messages, self._passes_left = 1, READING_PASSES
             self._call_soon(self._end_pass)
         else:
@@ -64,8 +66,7 @@ class Delivery:
         receivers, self._receivers = self._receivers, {}
         for receiver in receivers:
             receiver.deliver()
-        self._delivered_at = inf
-        self._call_soon(self._note_delivery)  # in the next pass, when the event loop has sent it
+        self._backlog_until = self._clock() + BACKLOG_SECONDS + WRITE_SECONDS * len(receivers)
 
     def _end_pass(self) -> None:
         self._passes_left -= 1
@@ -73,6 +74,3 @@ class Delivery:
             self._call_soon(self._end_pass)
         else:
             self.deliver()
-
-    def _note_delivery(self) -> None:
-        self._delivered_at = self._clock()

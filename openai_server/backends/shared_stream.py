@@ -197,10 +197,13 @@ class SharedStream:
         try:
             async with aclosing(self._open(self._outgoing())) as responses:
                 async for response in responses:
-                    if not self._arrived:
-                        self._loop.call_soon(self._take_arrived)
-                        self._delivery.note_arrival()
                     self._arrived.append(response)
+                    if len(self._arrived) == 1:
+                        self._delivery.note_arrival()
+                        if self._delivery.is_behind:  # gRPC reads the next message meanwhile
+                            self._loop.call_soon(self._take_arrived)
+                        else:
+                            self._take_arrived()
         except BackendError as error:
             log.debug("lost a stream: %s: %s", error.status, error.message)
             why = error.message
@@ -217,7 +220,6 @@ class SharedStream:
                 self._fail(number, StreamLost("UNAVAILABLE", why))
 
     def _take_arrived(self) -> None:
-        """In the pass of the event loop after the arrival, while gRPC reads the next message."""
         arrived, self._arrived = self._arrived, []
         if not arrived:
             return

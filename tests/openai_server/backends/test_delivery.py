@@ -55,6 +55,7 @@ def test_a_message_that_had_waited_is_delivered_with_those_behind_it(stream: Str
     stream.message()
     for _ in range(passes):  # 0: it comes while the first one is delivered
         stream.end_pass()
+        stream.now += BACKLOG_SECONDS / 2
     for _ in range(3):
         stream.message()
         stream.end_pass()

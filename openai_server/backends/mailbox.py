@@ -95,8 +95,9 @@ class Mailbox:
         self._timer = self._loop.call_at(since + self._patience, self._watch_for_silence)
 
     def close(self) -> None:
-        """Cancels the calls that still run."""
+        """Cancels the calls that still run. The sink gets nothing any more."""
         self._timer.cancel()
+        self.sink = None
         running, self._running = self._running, {}
         for cancel in running.values():
             cancel()

@@ -63,7 +63,9 @@ class Cycle(RequestResponseCycle):
 
     @property
     def is_free(self) -> bool:
-        return bool(self.chunked_encoding) and not (self.flow.write_paused or self.disconnected)
+        return bool(self.chunked_encoding) and not (
+            self.flow.write_paused or self.disconnected or self.response_complete
+        )
 
     def write_now(self, part: bytes) -> None:
         """Writes a chunk, as uvicorn's `send` does."""

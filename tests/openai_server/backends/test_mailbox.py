@@ -132,6 +132,22 @@ async def test_what_a_sink_raises_is_raised_in_the_reader() -> None:
     mailbox.close()
 
 
+@pytest.mark.parametrize("how", ["closed", "failed"])
+async def test_a_sink_gets_nothing_after_the_end(how: str) -> None:
+    """The response may be over, and the connection another's."""
+    mailbox, sink = Calls().mailbox(), Sink()
+    reader = await waiting_reader(mailbox, sink)
+    if how == "failed":
+        mailbox.fail(0, BackendError("INTERNAL", "broken"))
+    else:
+        reader.cancel()
+        mailbox.close()
+    mailbox.put(0, b"late", None)
+    mailbox.deliver()
+    assert not sink.rows
+    await asyncio.wait([reader])
+
+
 async def test_rows_of_a_sink_end_the_silence() -> None:
     mailbox, sink = Calls().mailbox(patience=60), Sink()
     reader = await waiting_reader(mailbox, sink)

@@ -1,0 +1,123 @@
+"""How an answer reaches the transport: in which writes, and whether it may be written without waiting."""
+
+import asyncio
+import logging
+from typing import Any
+
+import pytest
+from uvicorn.protocols.http.flow_control import FlowControl
+
+from openai_server.http.answering import Cycle, adapt
+
+START = {"type": "http.response.start", "status": 200, "headers": [(b"a", b"1")]}
+HEAD = b"HTTP/1.1 200 OK\r\na: 1\r\n"
+
+
+class Transport:
+    def __init__(self) -> None:
+        self.writes: list[bytes] = []
+        self.is_closed = False
+
+    def write(self, data: bytes) -> None:
+        self.writes.append(data)
+
+    def is_closing(self) -> bool:
+        return self.is_closed
+
+    def close(self) -> None:
+        self.is_closed = True
+
+
+def cycle(method: str = "POST", version: str = "1.1", *, keep_alive: bool = True) -> tuple[Cycle, Transport]:
+    transport = Transport()
+    scope: Any = {"type": "http", "method": method, "http_version": version}
+    cycle = Cycle(
+        scope=scope,
+        transport=transport,  # type: ignore[arg-type]  # all of it that a cycle uses
+        flow=FlowControl(transport),  # type: ignore[arg-type]
+        logger=logging.getLogger(),
+        access_logger=logging.getLogger(),
+        access_log=False,
+        default_headers=[],
+        message_event=asyncio.Event(),
+        expect_100_continue=False,
+        keep_alive=keep_alive,
+        on_response=lambda: None,
+    )
+    if version == "1.0":
+        adapt(cycle)
+    return cycle, transport
+
+
+def body(data: bytes, *, more: bool = False) -> Any:
+    return {"type": "http.response.body", "body": data, "more_body": more}
+
+
+async def test_head_and_body_are_one_write() -> None:
+    answer, transport = cycle()
+    await answer.send({**START, "headers": [(b"a", b"1"), (b"content-length", b"2")]})
+    assert not transport.writes
+    await answer.send(body(b"ok"))
+    assert transport.writes == [HEAD + b"content-length: 2\r\n\r\nok"]
+
+
+async def test_the_head_of_a_stream_comes_with_its_first_event() -> None:
+    answer, transport = cycle()
+    await answer.send(START)
+    for event in (b"one", b"two"):
+        await answer.send(body(event, more=True))
+    await answer.send(body(b"", more=False))
+    chunks = [b"3\r\none\r\n", b"3\r\ntwo\r\n", b"0\r\n\r\n"]
+    assert transport.writes == [HEAD + b"transfer-encoding: chunked\r\n\r\n" + chunks[0], *chunks[1:]]
+
+
+@pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("OPTIONS", 204)])
+async def test_an_answer_without_a_body_has_its_head(method: str, status: int) -> None:
+    answer, transport = cycle(method)
+    await answer.send({**START, "status": status})
+    await answer.send(body(b""))
+    assert b"".join(transport.writes).startswith(b"HTTP/1.1 %d " % status)
+    assert b"".join(transport.writes).endswith(b"\r\n\r\n")
+
+
+async def test_the_head_is_written_before_the_connection_is_closed() -> None:
+    answer, transport = cycle("HEAD", keep_alive=False)
+    await answer.send(START)
+    await answer.send(body(b""))
+    assert transport.is_closed
+    assert b"connection: close\r\n" in b"".join(transport.writes)
+
+
+async def test_an_answer_that_fails_before_its_body_closes_the_connection() -> None:
+    answer, transport = cycle()
+
+    async def app(_: Any, __: Any, send: Any) -> None:
+        await send(START)
+        raise ZeroDivisionError
+
+    await answer.run_asgi(app)
+    assert transport.is_closed
+
+
+async def test_events_are_written_without_waiting() -> None:
+    answer, transport = cycle()
+    assert not answer.is_free
+    await answer.send(START)
+    await answer.send(body(b"one", more=True))
+    assert answer.is_free
+    answer.write_now(b"x" * 17)
+    assert transport.writes[1:] == [b"11\r\n" + b"x" * 17 + b"\r\n"]
+    answer.flow.pause_writing()
+    assert not answer.is_free
+    answer.flow.resume_writing()
+    assert answer.is_free
+
+
+@pytest.mark.parametrize("how", ["complete", "disconnected", "plain"])
+async def test_events_that_can_not_be_written(how: str) -> None:
+    """After the end, to nobody, or to a client of HTTP/1.0, which knows no chunks."""
+    answer, _ = cycle(version="1.0" if how == "plain" else "1.1")
+    await answer.send(START)
+    await answer.send(body(b"one", more=how != "complete"))
+    answer.disconnected = how == "disconnected"
+    assert not answer.is_free

@@ -1,6 +1,8 @@
-"""Every link of a document to a place in this repository leads somewhere."""
+"""Every link of a document to a place in this repository leads somewhere, and to what it names."""
 
+import ast
 import re
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -13,6 +15,7 @@ DOCUMENTS = [
     *sorted(ROOT.glob("*/README.md")),
     *sorted(ROOT.glob("docs/*.md")),
 ]
+NAME = re.compile(r"\[`([a-zA-Z_.]+)(?<!\.py)`\]\(([^)#\s:]+\.py)\)")
 LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 
 
@@ -20,3 +23,22 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)]*\)")
 def test_links_lead_somewhere(document: Path) -> None:
     places = [place for place in LINK.findall(document.read_text()) if "://" not in place]
     assert not [place for place in places if not (document.parent / place).exists()]
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_names_that_link_to_a_module_are_defined_in_it(document: Path) -> None:
+    """A link such as [`Class.method`](module.py)."""
+    links = [(name, document.parent / place) for name, place in NAME.findall(document.read_text())]
+    assert not [(name, place.name) for name, place in links if not set(name.split(".")) <= definitions(place)]
+
+
+@cache
+def definitions(module: Path) -> set[str]:
+    """Names of all classes and functions, and of all that is assigned."""
+    found = set()
+    for node in ast.walk(ast.parse(module.read_text())):
+        if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
+            found.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            found.add(node.id)
+    return found

@@ -70,7 +70,7 @@ def test_sidecars_on_their_own_reach_every_worker(folder: str) -> None:
 
 
 def policies_for(folder: str, pod: Pod) -> list[Resource]:
-    """But for the one that lets Prometheus in, which is in test_monitoring.py."""
+    """But for the one that lets Prometheus in, which is in test_components.py."""
     policies = of_kind(kustomize(folder), "NetworkPolicy")
     labels = pod.labels.items()
     return [

@@ -21,7 +21,7 @@ from openai_server.parsing.tools.tagged import APRIEL, GIGACHAT, GRANITE, HERMES
 from openai_server.parsing.tools.xml_calls import DEEPSEEK_V4, DEEPSEEK_V32, MINIMAX, QWEN3_CODER, SEED
 
 # The first whose texts are all in the source is the one: what tells more comes first.
-_RECOGNIZED: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
+RECOGNIZED: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
     (HARMONY, ("<|channel|>", "<|message|>", "functions.")),
     (FUNCTIONARY_V32, (">>>all",)),
     (SEED, ("<seed:tool_call>", "<parameter=")),
@@ -58,7 +58,7 @@ _TOLD_OF_TOOLS = re.compile(r"\btools\b")
 def format_of(template: str) -> ToolFormat:
     if not _TOLD_OF_TOOLS.search(template):
         return GENERIC
-    for found, texts in _RECOGNIZED:
+    for found, texts in RECOGNIZED:
         if all(text in template for text in texts):
             return found
     return GENERIC

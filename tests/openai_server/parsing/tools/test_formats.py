@@ -2,7 +2,8 @@ import pytest
 
 from openai_server.parsing.answer_format import needs_special_tokens
 from openai_server.parsing.reasoning import tags_of
-from openai_server.parsing.tools.formats import format_of
+from openai_server.parsing.tools.formats import RECOGNIZED, format_of
+from openai_server.parsing.tools.generic import GENERIC
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
 
@@ -102,6 +103,10 @@ def test_templates_are_recognized(name: str) -> None:
 @pytest.mark.parametrize("name", EXCERPTS)
 def test_excerpts_are_recognized(name: str) -> None:
     assert format_of(EXCERPTS[name]).name == name
+
+
+def test_each_format_has_cases() -> None:
+    assert {GENERIC.name} | {tool_format.name for tool_format, _ in RECOGNIZED} == set(FORMATS)
 
 
 def test_each_format_is_recognized_somewhere() -> None:

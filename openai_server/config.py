@@ -1,4 +1,4 @@
-"""What the command line says, and how its options are made: `options.py` and `access/options.py` list them."""
+"""The values of the options, and how an option is made: `cli.py` and `access/options.py` list them."""
 
 import os
 import re

@@ -1,5 +1,8 @@
 """Access control of each request: authentication, rates, a slot to run in, and payment for the tokens that it used.
 
+The answer 429 is decided here: RateLimited for a caller's rate (`rates.py`), Overloaded for the slots, the queue
+(`admission.py`) and the bytes of all bodies.
+
 A RequestAccess accompanies each request from its arrival to its end. It costs time at those two alone: nothing is done
 for a token.
 """

@@ -1,7 +1,7 @@
 """Many requests on one stream to the backend: the client's side of step batches (protos/README.md).
 
-Each request has a number. Its rows go into the mailbox of its HTTP request without a task or a wait in between, so
-nobody who reads slowly holds up the stream. No gRPC here: `backend.py` opens the stream.
+Each request has a number. Its rows go into the mailbox of its HTTP request without a task or a wait in between, so a
+client that reads slowly doesn't hold up the stream. No gRPC here: `calls.py` opens the stream.
 """
 
 import asyncio

@@ -153,7 +153,7 @@ class Unauthorized(APIError):
 
 
 class RateLimited(APIError):
-    """The caller may ask again after `wait` seconds."""
+    """The caller has used up its requests or tokens a minute (access/rates.py), until `wait` seconds from now."""
 
     def __init__(self, message: str, wait: float) -> None:
         headers = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
@@ -165,7 +165,10 @@ LONGEST_RETRY = 60
 
 
 class Overloaded(APIError):
-    """There are more requests than this server takes at a time; perhaps fewer after `wait` seconds."""
+    """More requests, or bytes of their bodies, than this server takes at a time (access/gate.py, access/turns.py).
+
+    There may be fewer after `wait` seconds.
+    """
 
     def __init__(self, wait: float = 1) -> None:
         super().__init__(

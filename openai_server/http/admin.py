@@ -33,7 +33,11 @@ async def serving(app: ASGIApp, listeners: Sequence[socket.socket]) -> AsyncIter
         uvicorn.Config(
             app,
             http=connection(
-                header_seconds=10, body_seconds=10, send_seconds=60, most=MAX_CONNECTIONS, refused=lambda: None
+                header_seconds=10,
+                body_seconds=10,
+                send_seconds=60,
+                max_connections=MAX_CONNECTIONS,
+                refused=lambda: None,
             ),
             ws="none",
             lifespan="off",

@@ -47,7 +47,7 @@ class NoMoreRequests(Exception):
 class Connection(TimedConnection):
     """A new connection has as long for its first byte as for its headers."""
 
-    MOST: int
+    MAX_CONNECTIONS: int
     """Open ones at a time; with TLS, those whose handshake is done."""
     refused: Callable[[], None]
     """Called for each connection over the limit."""
@@ -64,7 +64,7 @@ class Connection(TimedConnection):
         self._renew_parser()
         self._outlet = Outlet(transport, self._close)
         self._linger = Linger(transport, self.loop, self._close_now)
-        if len(self.connections) > self.MOST:
+        if len(self.connections) > self.MAX_CONNECTIONS:
             self.refused()
             self._reject()
         else:
@@ -312,14 +312,19 @@ def _do_nothing() -> None: ...
 
 
 def connection(
-    *, header_seconds: float, body_seconds: float, send_seconds: float, most: int, refused: Callable[[], None]
+    *,
+    header_seconds: float,
+    body_seconds: float,
+    send_seconds: float,
+    max_connections: int,
+    refused: Callable[[], None],
 ) -> type[Any]:
     """uvicorn takes a class, and makes one for each connection itself."""
     bounds = {
         "HEADER_SECONDS": header_seconds,
         "BODY_SECONDS": body_seconds,
         "SEND_SECONDS": send_seconds,
-        "MOST": most,
+        "MAX_CONNECTIONS": max_connections,
         "refused": staticmethod(refused),
         "rejected": set(),
     }

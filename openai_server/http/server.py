@@ -142,7 +142,7 @@ async def _serve(
             header_seconds=config.header_timeout,
             body_seconds=config.body_timeout,
             send_seconds=config.send_timeout,
-            most=room_for(config.max_connections),
+            max_connections=room_for(config.max_connections),
             refused=app.observer.metrics.connection_refused,
         ),
         ws="none",

@@ -29,7 +29,7 @@ T = TypeVar("T")
 V = TypeVar("V")
 Spans = Sequence[tuple[int, int]]
 
-MOST = 1 << 18
+MAX_MARKS = 1 << 18
 """Marks of one request. So many tokens of markup, as text, are more than any model reads."""
 MANY = 1 << 14
 """Spans; of more than so many, neighbours are joined where no markup is between them."""
@@ -123,11 +123,11 @@ class PlainFields:
             start = end
 
     def _marked(self, text: str, markers: Spans = ()) -> str:
-        places = set(islice(self._places(text, markers), MOST + 1))
+        places = set(islice(self._places(text, markers), MAX_MARKS + 1))
         self._n_marks += len(places)
-        if self._n_marks > MOST:
+        if self._n_marks > MAX_MARKS:
             raise InvalidRequest(
-                f"Texts of the request read as the model's markup in more than {MOST} places.", param="messages"
+                f"Texts of the request read as the model's markup in more than {MAX_MARKS} places.", param="messages"
             )
         parts, start = [], 0
         for place in sorted(places):

@@ -80,7 +80,9 @@ async def read_by_us(data: bytes, chance: random.Random) -> list[Seen]:
             seen.append((scope["method"], scope["raw_path"] + query, content))
         await Response()(scope, receive, send)
 
-    made = connection(header_seconds=1000, body_seconds=1000, send_seconds=1000, most=1, refused=lambda: None)
+    made = connection(
+        header_seconds=1000, body_seconds=1000, send_seconds=1000, max_connections=1, refused=lambda: None
+    )
     config = uvicorn.Config(take, http=made, lifespan="off", log_config=None, ws="none")
     config.load()
     transport, client = FakeTransport(), made(config, ServerState(), {}, asyncio.get_running_loop())

@@ -80,7 +80,9 @@ def connected(
     state: ServerState | None = None,
     refused: Callable[[], None] = lambda: None,
 ) -> tuple[Connection, FakeTransport]:
-    made = connection(header_seconds=seconds, body_seconds=seconds, send_seconds=seconds, most=most, refused=refused)
+    made = connection(
+        header_seconds=seconds, body_seconds=seconds, send_seconds=seconds, max_connections=most, refused=refused
+    )
     config = uvicorn.Config(echo, http=made, lifespan="off", log_config=None, ws="none")
     config.load()
     transport, client = FakeTransport(), made(config, state or ServerState(), {}, asyncio.get_running_loop())

@@ -96,6 +96,8 @@ def _addresses(host: str) -> Iterable[str]:
     name = host.removeprefix("[").removesuffix("]")
     if name.lower() == "localhost":
         return LOOPBACK
+    if name in LOOPBACK:
+        return (name,)  # without a look-up, for which Python imports tables of Unicode
     try:
         found = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:  # the latter from text that can't be a name

@@ -23,7 +23,6 @@ from anyserve_common import addresses, logs, standard_streams, tracing
 from openai_server import __version__
 from openai_server.cli import command
 from openai_server.config import Config
-from openai_server.http.supervisor import supervise
 from openai_server.http.tls import TLS, TLSError
 
 log = logging.getLogger("openai_server")
@@ -51,6 +50,8 @@ def run(config: Config) -> None:
         reached = ", ".join(addresses.endpoint(host, port) for host in public)
         log.warning("no API key is set: every client that reaches %s is served", reached)
     if config.workers > 1:
+        from openai_server.http.supervisor import supervise  # one process needs none
+
         supervise(config, listeners, admin)
     else:
         from openai_server.http import server  # of what it takes, a parent of several needs nothing: 30 MiB

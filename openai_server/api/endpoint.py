@@ -28,16 +28,14 @@ LOOKUP = ALWAYS | OF_BACKEND
 WORK = ALWAYS | OF_BACKEND | OF_BODY
 
 
-@dataclass(frozen=True, slots=True)
-class Example:
+class Example(Struct, frozen=True):
     """A request's body. `summary` is its title in the list of the reference page."""
 
     summary: str
     body: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class RequestType:
+class RequestType(Struct, frozen=True):
     """One form of a request's body."""
 
     name: str
@@ -49,15 +47,14 @@ class RequestType:
     """The field that tells this form from the endpoint's others, if it has several."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Description:
+class Description(Struct, frozen=True, kw_only=True):
     """An endpoint in the OpenAPI document."""
 
     tag: str
     summary: str
     requests: Sequence[RequestType] = ()
     """Forms of the body; empty without one."""
-    examples: Mapping[str, Example] = field(default_factory=dict)
+    examples: Mapping[str, Example] = {}
     """Bodies that are answered as they stand, by name; the reference page shows the first one."""
     answers: Sequence[Any]
     """Types of the answer: Structs, or `str` for text."""

@@ -11,8 +11,6 @@ from msgspec import Struct
 from anyserve_common.text import ends_in_escape, shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
-from openai_server.api.schemas.integers import with_integers
-from openai_server.api.schemas.json_place import field_of
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
 from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool
@@ -71,6 +69,8 @@ def load(body: bytes) -> dict[str, Any]:
     try:
         given = orjson.loads(body)
     except orjson.JSONDecodeError as error:
+        from openai_server.api.schemas.json_place import field_of  # few bodies need it
+
         raise InvalidRequest(
             f"The body is not valid JSON: {error}", param=field_of(error), code="invalid_json"
         ) from None
@@ -95,6 +95,8 @@ def _converted(given: dict[str, Any], struct: type[S]) -> S:
     except msgspec.ValidationError as error:
         if _GOT_FLOAT not in str(error):
             raise
+    from openai_server.api.schemas.integers import with_integers  # few bodies need it
+
     return msgspec.convert(with_integers(given, struct), struct)
 
 

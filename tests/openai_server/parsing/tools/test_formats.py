@@ -2,8 +2,9 @@ import pytest
 
 from openai_server.parsing.answer_format import needs_special_tokens
 from openai_server.parsing.reasoning import tags_of
-from openai_server.parsing.tools.formats import RECOGNIZED, format_of
+from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.generic import GENERIC
+from openai_server.parsing.tools.recognized import RECOGNIZED
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
 

@@ -74,7 +74,7 @@ class Dispatcher:
             try:
                 await response(scope, receive, send)
             except (asyncio.CancelledError, Exception) as error:
-                if isinstance(response, EventStream):  # which raises only if it has sent nothing
+                if isinstance(response, EventStream) and not response.is_started:
                     response = error_response(error, context)
                     self._add_headers(response, context, access)
                     await response(scope, receive, send)

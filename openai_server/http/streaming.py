@@ -111,16 +111,22 @@ class EventStream(Response):
 
     The status is sent with the first event. A failure before that is raised, so that it gets a status of its own; a
     later one becomes an event, and `status_code` what it would have been; 499 if the client left before the end.
-    Cancelling is the server's way to say that it waits no longer.
+    Cancelling is the server's way to say that it waits no longer; during the last send it is raised again.
     """
 
     def __init__(self, events: Callable[[EventWriter], Coroutine[Any, Any, bytes]]) -> None:
         super().__init__(headers=sse.HEADERS)
         del self.headers["content-length"]
         self._events = events
+        self._writer: EventWriter | None = None
+
+    @property
+    def is_started(self) -> bool:
+        """The head has been sent, so that no other response may follow."""
+        return self._writer is not None and self._writer.is_started
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = EventWriter(send, self.raw_headers, scope.get(WRITE_NOW))
+        writer = self._writer = EventWriter(send, self.raw_headers, scope.get(WRITE_NOW))
         try:
             last = await unless_gone(receive, self._events(writer))
         except ClientGone:
@@ -132,7 +138,11 @@ class EventStream(Response):
             told = _told(error)
             self.status_code = told.status
             last = sse.failure(told)
-        await writer.write(last, more=False)
+        try:
+            await writer.write(last, more=False)
+        except asyncio.CancelledError as error:
+            self.status_code = _told(error).status
+            raise
 
 
 def _told(error: BaseException) -> APIError:

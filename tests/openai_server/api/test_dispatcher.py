@@ -227,6 +227,39 @@ async def test_a_cancelled_request_still_answers() -> None:
     assert not site.dispatcher.running
 
 
+@pytest.mark.parametrize("cancellations", [1, 2])
+async def test_a_stream_that_is_cancelled_during_its_last_send_is_not_followed_by_another_response(
+    cancellations: int,
+) -> None:
+    """Once while the last events are sent, or while the event is sent that a first cancellation led to."""
+    sending = asyncio.Queue[bytes]()
+
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"data: 1\n\n")
+        if cancellations == 2:
+            await asyncio.Event().wait()
+        return b"data: [DONE]\n\n"
+
+    async def send(message: Message) -> None:
+        site.client.messages.append(message)
+        if message["type"] == "http.response.body":
+            sending.put_nowait(message["body"])
+            if message.get("more_body") is False:
+                await asyncio.Event().wait()
+
+    site = Site(_returning(lambda: EventStream(events)))
+    scope = {"type": "http", "method": "POST", "path": "/work", "raw_path": b"/work", "headers": []}
+    task = asyncio.create_task(site.dispatcher(scope, receive, send))
+    for _ in range(cancellations):
+        assert await sending.get()
+        if cancellations == 1:
+            assert await sending.get()
+        task.cancel()
+    await task
+    assert site.client.status == 200  # of the only response
+    assert site.ended == [("/work", 503)]
+
+
 async def test_a_response_that_fails_midway_is_not_followed_by_another(caplog: pytest.LogCaptureFixture) -> None:
     async def parts() -> Any:
         yield b"x"

@@ -1,0 +1,282 @@
+"""Answers on their way to a client: a fake of the server's side, and nothing that listens."""
+
+import asyncio
+import json
+import logging
+
+import pytest
+from starlette.types import Message
+
+from openai_server.core.errors import InvalidRequest
+from openai_server.http import sse, streaming
+from openai_server.http.streaming import WRITE_NOW, ClientGone, EventStream, EventWriter, unless_gone
+
+HEADERS = [(b"content-type", b"text/event-stream")]
+START = {"type": "http.response.start", "status": 200, "headers": HEADERS}
+
+
+class Client:
+    """ASGI's server side for one client."""
+
+    def __init__(self) -> None:
+        self.messages: list[Message] = []
+        self.leaves = asyncio.Event()
+        self.reads = asyncio.Event()
+        self.reads.set()
+        self.is_sending = asyncio.Event()
+
+    async def send(self, message: Message) -> None:
+        self.messages.append(message)
+        self.is_sending.set()
+        await self.reads.wait()
+
+    async def receive(self) -> Message:
+        await self.leaves.wait()
+        return {"type": "http.disconnect"}
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(message.get("body", b"") for message in self.messages)
+
+    @property
+    def types(self) -> list[str]:
+        return [message["type"].removeprefix("http.response.") for message in self.messages]
+
+
+class Now:
+    """A WriteNow."""
+
+    def __init__(self, *, is_free: bool = True) -> None:
+        self.is_free = is_free
+        self.written: list[bytes] = []
+
+    def write_now(self, part: bytes) -> None:
+        self.written.append(part)
+
+
+# ---- EventWriter
+
+
+async def test_the_head_goes_out_with_the_first_events_and_once() -> None:
+    client = Client()
+    writer = EventWriter(client.send, HEADERS, None)
+    assert not writer.is_started
+    assert not client.messages
+    await writer.write(b"1")
+    assert writer.is_started
+    await writer.write(b"2", more=False)
+    assert client.messages == [
+        START,
+        {"type": "http.response.body", "body": b"1", "more_body": True},
+        {"type": "http.response.body", "body": b"2", "more_body": False},
+    ]
+
+
+async def test_a_writer_is_free_once_the_head_is_sent_while_the_client_reads() -> None:
+    now = Now()
+    writer = EventWriter(Client().send, HEADERS, now)
+    assert not writer.is_free
+    await writer.write(b"1")
+    assert writer.is_free
+    writer.write_now(b"2")
+    assert now.written == [b"2"]
+    now.is_free = False
+    assert not writer.is_free
+
+
+async def test_without_a_way_to_write_at_once_a_writer_is_never_free() -> None:
+    writer = EventWriter(Client().send, HEADERS, None)
+    await writer.write(b"1")
+    assert not writer.is_free
+
+
+# ---- EventStream
+
+
+async def answered(stream: EventStream, client: Client) -> None:
+    await stream({"type": "http"}, client.receive, client.send)
+
+
+async def test_a_stream_is_what_is_written_and_what_is_returned() -> None:
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"1")
+        return b"2"
+
+    client = Client()
+    await answered(EventStream(events), client)
+    assert client.types == ["start", "body", "body"]
+    assert [message.get("more_body") for message in client.messages] == [None, True, False]
+    assert client.body == b"12"
+    names = [name for name, _ in client.messages[0]["headers"]]
+    assert b"content-type" in names
+    assert b"content-length" not in names
+
+
+async def test_a_stream_may_write_at_once_where_the_server_can() -> None:
+    now, client = Now(), Client()
+
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"1")
+        writer.write_now(b"2")
+        return b""
+
+    await EventStream(events)({"type": "http", WRITE_NOW: now}, client.receive, client.send)
+    assert now.written == [b"2"]
+
+
+async def test_an_error_before_the_first_event_is_raised_and_nothing_is_sent() -> None:
+    async def events(_: EventWriter) -> bytes:
+        raise InvalidRequest("no")
+
+    client, stream = Client(), EventStream(events)
+    with pytest.raises(InvalidRequest):
+        await answered(stream, client)
+    assert not client.messages
+    assert not stream.is_started
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "message"),
+    [(InvalidRequest("no"), 400, "no"), (ValueError("secret"), 500, "The server failed to process the request.")],
+)
+async def test_an_error_after_the_first_event_is_the_last_event(
+    error: Exception, status: int, message: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"1")
+        raise error
+
+    client, stream = Client(), EventStream(events)
+    await answered(stream, client)
+    assert client.types == ["start", "body", "body"]
+    assert client.messages[-1]["more_body"] is False
+    last = client.messages[-1]["body"]
+    assert last.endswith(sse.DONE)
+    assert json.loads(last.removeprefix(sse.DATA).partition(b"\n")[0])["error"]["message"] == message
+    assert (stream.status_code, stream.is_started) == (status, True)
+    assert [line.levelno for line in caplog.records] == ([logging.ERROR] if status == 500 else [])
+
+
+async def test_a_client_that_leaves_ends_the_work_and_gets_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
+    was_cancelled = False
+    client = Client()
+
+    async def events(writer: EventWriter) -> bytes:
+        nonlocal was_cancelled
+        await writer.write(b"1")
+        client.leaves.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            was_cancelled = True
+            raise
+        raise AssertionError
+
+    stream = EventStream(events)
+    await answered(stream, client)
+    assert was_cancelled
+    assert (client.body, stream.status_code) == (b"1", 499)
+
+
+async def endless(writer: EventWriter) -> bytes:
+    await writer.write(b"1")
+    await asyncio.Event().wait()
+    raise AssertionError
+
+
+async def test_a_stream_that_is_cancelled_midway_ends_with_an_event() -> None:
+    client, stream = Client(), EventStream(endless)
+    task = asyncio.create_task(answered(stream, client))
+    await client.is_sending.wait()
+    task.cancel()
+    await task
+    assert b"shutting down" in client.messages[-1]["body"]
+    assert client.messages[-1]["more_body"] is False
+    assert stream.status_code == 503
+
+
+async def test_a_stream_that_is_cancelled_before_its_first_event_sends_nothing() -> None:
+    is_working = asyncio.Event()
+
+    async def events(_: EventWriter) -> bytes:
+        is_working.set()
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    client = Client()
+    task = asyncio.create_task(answered(EventStream(events), client))
+    await is_working.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert not client.messages
+
+
+async def test_a_stream_that_is_cancelled_during_its_last_send_has_the_status_of_that() -> None:
+    client = Client()
+
+    async def events(writer: EventWriter) -> bytes:
+        await writer.write(b"1")
+        client.reads.clear()
+        client.is_sending.clear()
+        return b"2"
+
+    stream = EventStream(events)
+    task = asyncio.create_task(answered(stream, client))
+    await client.is_sending.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert (stream.status_code, stream.is_started) == (503, True)
+
+
+# ---- unless_gone
+
+
+async def test_a_client_that_left_is_no_cancellation_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
+    client = Client()
+    client.leaves.set()
+    with pytest.raises(ClientGone):
+        await unless_gone(client.receive, asyncio.Event().wait())
+    task = asyncio.current_task()
+    assert task is not None
+    assert not task.cancelling()
+
+
+async def test_the_servers_cancellation_counts_more_than_a_client_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
+    client = Client()
+    client.leaves.set()
+    is_cancelled = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:  # the client's leaving
+            is_cancelled.set()
+            await asyncio.Event().wait()
+
+    task = asyncio.create_task(unless_gone(client.receive, work()))
+    await is_cancelled.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
+async def test_a_client_is_not_watched_while_an_answer_may_come_at_once() -> None:
+    is_watched = False
+
+    async def receive() -> Message:
+        nonlocal is_watched
+        is_watched = True
+        return {"type": "http.disconnect"}
+
+    async def work() -> int:
+        for _ in range(3):
+            await asyncio.sleep(0)
+        return 1
+
+    assert await unless_gone(receive, work()) == 1
+    assert not is_watched

@@ -1,0 +1,390 @@
+"""One request to the backend and back, with fakes of the pool, the catalog and the planner."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from typing import Any, cast
+
+import orjson
+import pytest
+
+from openai_server.access.caps import Caps
+from openai_server.api import generation
+from openai_server.api.answers import AnswerIdentity, AnswerOptions
+from openai_server.api.completions.writer import CompletionWriter
+from openai_server.api.generation import Generator, ResolvedModel
+from openai_server.backends.catalog import Catalog
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.backends.directory import Failed, Model
+from openai_server.backends.mailbox import Mailbox
+from openai_server.backends.pool import Pool
+from openai_server.core.errors import APIError, BackendError
+from openai_server.core.messages import Message
+from openai_server.core.request_context import RequestContext
+from openai_server.core.turn import Sampling, Turn
+from openai_server.core.usage import Usage
+from openai_server.http import sse
+from openai_server.http.streaming import EventWriter
+from openai_server.prompting.planner import ChatPlanner
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.openai_server.backends.fakes import away
+from tests.wire.fake_worker import whole
+
+USAGE = Usage(3, 2, 1)
+FAILED: Failed = frozenset({(cast(Any, "member"), "m")})
+
+
+def turn(*prompts: str, **given: Any) -> Turn:
+    return Turn(model="m", prompts=prompts or ("hello",), sampling=Sampling(), names={"messages": "messages"}, **given)
+
+
+class FakeCatalog:
+    """Has one model. A failed request may be tried `n_retries` times again."""
+
+    def __init__(self, n_retries: int = 0) -> None:
+        self.n_retries = n_retries
+        self.left_out: list[Failed] = []
+        """What each attempt had to leave out."""
+
+    async def use(
+        self, requested: str | None, failed: Failed, build: Callable[[Model], Coroutine[Any, Any, Any]]
+    ) -> Any:
+        self.left_out.append(failed)
+        return await build(Model(EVERYTHING, {}, "found", ()))
+
+    async def retry(self, error: BackendError, requested: str | None, failed: Failed) -> Failed | None:
+        self.n_retries -= 1
+        return None if self.n_retries < 0 else failed | FAILED
+
+    def context_length(self, requested: str | None) -> int | None:
+        return None
+
+
+class FakePool:
+    """`answers` of whole requests, one each; streams are filled by the test."""
+
+    def __init__(self, *answers: ModelInferResponse | BackendError) -> None:
+        self.answers = list(answers)
+        self.calls: list[ModelInferRequest] = []
+        self.n_running = self.most_running = 0
+        self.mailboxes = asyncio.Queue[Mailbox]()
+        self.ping_interval = 60.0
+
+    async def infer(self, call: ModelInferRequest, members: Sequence[object]) -> ModelInferResponse:
+        self.calls.append(call)
+        self.n_running += 1
+        self.most_running = max(self.most_running, self.n_running)
+        try:
+            await asyncio.sleep(0)
+            answer = self.answers.pop(0)
+        finally:
+            self.n_running -= 1
+        if isinstance(answer, BackendError):
+            raise answer
+        return answer
+
+    @asynccontextmanager
+    async def stream(
+        self, calls: Sequence[ModelInferRequest], members: Sequence[object], n: int, patience: float
+    ) -> AsyncIterator[Mailbox]:
+        self.calls += calls
+        mailbox = Mailbox(len(calls), lambda *_: lambda: None, patience=patience)
+        self.mailboxes.put_nowait(mailbox)
+        try:
+            yield mailbox
+        finally:
+            mailbox.close()
+
+
+class Now:
+    """A WriteNow."""
+
+    def __init__(self, client: "Client") -> None:
+        self.is_free = True
+        self._client = client
+
+    def write_now(self, part: bytes) -> None:
+        self._client.written.append(("now", part))
+
+
+class Client:
+    """What was written to it: by the stream's task ("task"), or at once ("now")."""
+
+    def __init__(self) -> None:
+        self.written: list[tuple[str, bytes]] = []
+        self.now = Now(self)
+        self.writer = EventWriter(self._send, [], self.now)
+        self.wrote = asyncio.Queue[bytes]()
+        self.fails = False
+
+    async def _send(self, message: Any) -> None:
+        if self.fails:
+            raise OSError("gone")
+        if "body" in message:
+            self.written.append(("task", message["body"]))
+            self.wrote.put_nowait(message["body"])
+
+
+class Stream:
+    """One streamed request under way."""
+
+    def __init__(self, *prompts: str, n_retries: int = 0, ping_interval: float = 60, **given: Any) -> None:
+        self.pool = FakePool()
+        self.catalog = FakeCatalog(n_retries)
+        self.client = Client()
+        self.context = RequestContext()
+        self.deliveries: list[tuple[list[Usage | None], int, int]] = []
+        generator = made(self.pool, self.catalog, ping_interval=ping_interval)
+        self.task = asyncio.create_task(
+            generator.stream(
+                turn(*prompts, **given), "id", self.context, self._writer_for, self.client.writer, self._delivered
+            )
+        )
+
+    def _writer_for(self, model: ResolvedModel) -> CompletionWriter:
+        return CompletionWriter(AnswerIdentity("id", 0, model.name), AnswerOptions(include_usage=True))
+
+    def _delivered(self, usages: Sequence[Usage | None], n_prompts: int, n_tokens: int) -> None:
+        self.deliveries.append((list(usages), n_prompts, n_tokens))
+
+    async def mailbox(self) -> Mailbox:
+        """That of the next attempt, whose reader waits."""
+        attempt = asyncio.create_task(self.pool.mailboxes.get())
+        await asyncio.wait((attempt, self.task), return_when=asyncio.FIRST_COMPLETED)
+        assert not self.task.done(), self.task
+        mailbox = await attempt
+        await until_waiting(mailbox)
+        return mailbox
+
+
+async def until_waiting(mailbox: Mailbox) -> None:
+    for _ in range(100):
+        if mailbox._waiter is not None:
+            return
+        await asyncio.sleep(0)
+    raise AssertionError("nothing reads")
+
+
+def made(pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_interval: float = 60) -> Generator:
+    return Generator(
+        cast(Pool, pool), cast(Catalog, catalog), cast(ChatPlanner, planner), Caps(), ping_interval=ping_interval
+    )
+
+
+# ---- Whole answers
+
+
+async def test_an_answer_is_that_of_the_model_that_was_found() -> None:
+    pool, context = FakePool(whole("yes")), RequestContext()
+    model, [answer] = await made(pool, FakeCatalog()).answer(turn(), "id", context)
+    assert (model, context.model) == (ResolvedModel("found"), "found")
+    assert [choice.text for choice in answer.choices] == ["yes"]
+    [call] = pool.calls
+    assert (call.model_name, call.id) == ("found", "id")
+
+
+async def test_several_prompts_are_answered_in_their_order_and_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "PROMPTS_IN_FLIGHT", 2)
+    pool = FakePool(*(whole(str(k)) for k in range(5)))
+    _, answers = await made(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
+    assert [answer.choices[0].text for answer in answers] == list("01234")
+    assert [call.id for call in pool.calls] == [f"id-{k}" for k in range(5)]
+    assert pool.most_running == 2
+
+
+async def test_one_prompt_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generation, "PROMPTS_IN_FLIGHT", 2)
+    pool = FakePool(BackendError("INTERNAL", "no"), *(whole("x") for _ in range(4)))
+    with pytest.raises(APIError) as failed:
+        await made(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
+    assert failed.value.status == 500
+    await asyncio.sleep(0)
+    assert pool.n_running == 0
+    assert len(pool.calls) < 5
+
+
+async def test_a_request_is_made_again_without_the_backends_that_failed_it() -> None:
+    catalog = FakeCatalog(n_retries=1)
+    _, [answer] = await made(FakePool(away(), whole("yes")), catalog).answer(turn(), "id", RequestContext())
+    assert answer.choices[0].text == "yes"
+    assert catalog.left_out == [frozenset(), FAILED]
+
+
+async def test_a_request_that_can_be_tried_nowhere_else_fails_with_the_status_of_the_api() -> None:
+    catalog = FakeCatalog(n_retries=1)
+    with pytest.raises(APIError) as failed:
+        await made(FakePool(away(), away()), catalog).answer(turn(), "id", RequestContext())
+    assert (failed.value.status, failed.value.code) == (503, "backend_unavailable")
+    assert isinstance(failed.value.__cause__, BackendError)
+    assert len(catalog.left_out) == 2
+
+
+async def test_the_best_choices_are_picked_of_those_that_were_generated() -> None:
+    pool = FakePool(whole("a", "b", "c"))
+    _, [answer] = await made(pool, FakeCatalog()).answer(turn(n_to_send=3, n_returned=2), "id", RequestContext())
+    assert [choice.index for choice in answer.choices] == [0, 1]
+
+
+async def test_a_chat_is_planned_for_its_caller_before_it_is_sent() -> None:
+    planned: list[str] = []
+
+    async def plan(turn: Turn, *_: object, caller: str) -> Any:
+        planned.append(caller)
+        return SimpleNamespace(turn=turn, prompt="planned", inputs={}, format=None)
+
+    pool = FakePool(whole("yes"))
+    chat = turn()
+    chat.messages, chat.prompts = cast(Sequence[Message], ["message"]), ()
+    generator = made(pool, FakeCatalog(), SimpleNamespace(plan=plan))
+    await generator.answer(chat, "id", RequestContext(caller="caller"))
+    assert planned == ["caller"]
+    assert b"planned" in pool.calls[0].SerializeToString()
+
+
+# ---- Streams
+
+
+def text_of(events: bytes) -> list[str]:
+    """Texts of the events."""
+    lines = [line.removeprefix(b"data: ") for line in events.split(b"\n\n") if line.startswith(b"data: {")]
+    return [choice["text"] for line in lines for choice in orjson.loads(line)["choices"]]
+
+
+async def test_the_task_writes_the_first_events_and_the_sink_those_behind_them() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    for text in (b"a", b"b", b"c"):
+        mailbox.put(0, text, None)
+        mailbox.deliver()
+        await until_waiting(mailbox)
+    assert [(by, text_of(events)) for by, events in stream.client.written] == [
+        ("task", ["a"]),
+        ("now", ["b"]),
+        ("now", ["c"]),
+    ]
+    stream.task.cancel()
+
+
+async def test_the_task_writes_while_the_client_does_not_read() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    for is_free, text in ((True, b"a"), (False, b"b"), (True, b"c")):
+        stream.client.now.is_free = is_free
+        mailbox.put(0, text, None)
+        mailbox.deliver()
+        await until_waiting(mailbox)
+    assert [by for by, _ in stream.client.written] == ["task", "task", "now"]
+    stream.task.cancel()
+
+
+async def test_the_last_events_are_returned() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    await until_waiting(mailbox)
+    mailbox.put(0, b"b", "stop")
+    mailbox.end(0, USAGE)
+    last = await stream.task
+    assert [text_of(events) for _, events in stream.client.written] == [["a"]]
+    assert text_of(last) == ["b"]
+    assert last.endswith(sse.DONE)
+    assert b'"total_tokens":5' in last
+    assert stream.deliveries == [([USAGE], 1, 2)]
+    assert (stream.context.usage, stream.context.finish_reasons) == (USAGE, ["stop"])
+
+
+async def test_an_answer_that_is_whole_at_once_is_returned_as_a_whole() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", "stop")
+    mailbox.end(0, USAGE)
+    assert text_of(await stream.task) == ["a"]
+    assert not stream.client.written
+    assert stream.context.first_token is not None
+
+
+async def test_the_choices_of_all_prompts_are_one_stream() -> None:
+    stream = Stream("x", "y", n_to_send=2, n_returned=2)
+    mailbox = await stream.mailbox()
+    for index in range(4):
+        mailbox.put(index, b"%d" % index, "stop")
+    for k in range(2):
+        mailbox.end(k, USAGE)
+    assert text_of(await stream.task) == ["0", "1", "2", "3"]
+    assert stream.context.choices == 4
+    assert stream.context.usage == Usage(6, 4, 2)
+
+
+async def test_silence_is_filled_with_pings() -> None:
+    stream = Stream(ping_interval=0.001)
+    assert await stream.client.wrote.get() == sse.PING
+    assert await stream.client.wrote.get() == sse.PING
+    stream.task.cancel()
+
+
+# ---- Streams that fail
+
+
+async def test_a_stream_without_an_event_begins_again() -> None:
+    stream = Stream(n_retries=1)
+    (await stream.mailbox()).fail(0, away())
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", "stop")
+    mailbox.end(0, USAGE)
+    assert text_of(await stream.task) == ["a"]
+    assert stream.catalog.left_out == [frozenset(), FAILED]
+    assert stream.deliveries == [([], 1, 0), ([USAGE], 1, 1)]
+
+
+async def test_a_stream_with_an_event_does_not_begin_again() -> None:
+    stream = Stream(n_retries=1)
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    await until_waiting(mailbox)
+    mailbox.fail(0, away())
+    with pytest.raises(APIError) as failed:
+        await stream.task
+    assert failed.value.status == 503
+    assert stream.catalog.left_out == [frozenset()]
+    assert stream.deliveries == [([], 1, 1)]
+    assert stream.context.delivered == 1
+
+
+async def test_what_was_delivered_is_counted_when_the_client_leaves() -> None:
+    stream = Stream("x", "y")
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", "stop")
+    mailbox.end(0, USAGE)
+    await until_waiting(mailbox)
+    stream.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream.task
+    assert stream.deliveries == [([USAGE], 2, 1)]
+    assert stream.context.delivered == 2
+
+
+async def test_what_was_delivered_is_counted_when_a_write_fails() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    stream.client.fails = True
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    with pytest.raises(OSError, match="gone"):
+        await stream.task
+    assert stream.deliveries == [([], 1, 1)]
+
+
+async def test_an_error_of_the_sink_ends_the_stream() -> None:
+    stream = Stream()
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    await until_waiting(mailbox)
+    mailbox.put(9, b"no such choice", None)
+    mailbox.deliver()
+    with pytest.raises(IndexError):
+        await stream.task
+    assert stream.deliveries == [([], 1, 1)]

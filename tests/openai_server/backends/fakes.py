@@ -1,0 +1,105 @@
+"""A server behind the sidecar that is a script: no gRPC here."""
+
+import asyncio
+from collections.abc import Callable
+from typing import cast
+
+from openai_server.backends.calls import Backend
+from openai_server.backends.mailbox import Cancel, Mailbox
+from openai_server.backends.pool import Address, Pool
+from openai_server.core.errors import BackendError
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+
+
+def away() -> BackendError:
+    return BackendError("UNAVAILABLE", "away")
+
+
+class FakeBackend:
+    """Writes down what is called. `errors` are raised by one call for an answer each, then calls succeed."""
+
+    def __init__(self, target: str = "a:1", *errors: BackendError) -> None:
+        self.target = target
+        self.usable = self.connected = True
+        self.n_running = 0
+        self.errors = list(errors)
+        self.requests: list[ModelInferRequest] = []
+        self.mailboxes: list[Mailbox] = []
+        self.n_cancelled = 0
+        self.n_doubts = 0
+        self.closed: list[float | None] = []
+        """With how many seconds of grace."""
+        self.is_watched = False
+        self.is_ready = True
+        self.names: list[str] = ["m"]
+        self.found: dict[str, dict[str, str]] = {}
+        """Parameters by model."""
+        self.lookup_error: BackendError | None = None
+        self.lookups: list[str] = []
+        """Names of models, and "" for the list."""
+        self.may_answer = asyncio.Event()
+        """Lookups wait for it."""
+        self.may_answer.set()
+
+    def doubt(self) -> None:
+        self.n_doubts += 1
+
+    async def close(self, grace: float | None = None) -> None:
+        self.closed.append(grace)
+
+    async def watch(self, ready: Callable[[], None], lost: Callable[[], None]) -> None:
+        self.ready_now, self.lost_now, self.is_watched = ready, lost, True
+        ready()
+        try:
+            await asyncio.Event().wait()
+        finally:
+            self.is_watched = False
+
+    # ---- Requests
+
+    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        self.requests.append(request)
+        if self.errors:
+            raise self.errors.pop(0)
+        return ModelInferResponse(id=self.target)
+
+    def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
+        self.requests.append(ModelInferRequest.FromString(request.SerializeToString()))
+        self.mailboxes.append(mailbox)
+
+        def cancel() -> None:
+            self.n_cancelled += 1
+
+        return cancel
+
+    # ---- Lookups
+
+    async def _look_up(self, what: str) -> None:
+        self.lookups.append(what)
+        await self.may_answer.wait()
+        if self.lookup_error is not None:
+            raise self.lookup_error
+
+    async def ready(self, model: str) -> bool:
+        await self._look_up(model)
+        return self.is_ready
+
+    async def models(self) -> list[str]:
+        await self._look_up("")
+        return self.names
+
+    async def inputs(self, model: str) -> frozenset[str]:
+        await self._look_up(model)
+        return frozenset({"prompt"})
+
+    async def parameters(self, model: str) -> dict[str, str]:
+        return self.found.get(model, {})
+
+
+def pool_of(*backends: FakeBackend) -> Pool:
+    by_target = {backend.target: backend for backend in backends}
+
+    def open(address: Address) -> Backend:
+        return cast(Backend, by_target[address.target])
+
+    return Pool([backend.target for backend in backends], open)

@@ -1,0 +1,355 @@
+"""Which server gets a request, and which servers there are, with fakes of the servers and of names."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import Any, cast
+
+import pytest
+
+from openai_server.backends import pool as pool_module
+from openai_server.backends.calls import Backend
+from openai_server.backends.pool import EVERY_ADDRESS, GRACE, Address, Listener, Member, Pool, load
+from openai_server.core.errors import BackendError
+from protos import contract
+from protos.grpc_predict_v2_pb2 import ModelInferRequest
+from tests.openai_server.backends.fakes import FakeBackend, away, pool_of
+
+QUEUE_FULL = {contract.ERROR_REASON: contract.REASON_QUEUE_FULL}
+
+
+def request(model: str = "m") -> ModelInferRequest:
+    return ModelInferRequest(model_name=model)
+
+
+class Events(Listener):
+    """What has happened to members, by their targets."""
+
+    def __init__(self) -> None:
+        self.queue = asyncio.Queue[tuple[str, ...]]()
+        self.failures: list[tuple[str, str, str]] = []
+
+    def joined(self, member: Member) -> None:
+        self.queue.put_nowait(("joined", member.address.target))
+
+    def left(self, member: Member) -> None:
+        self.queue.put_nowait(("left", member.address.target))
+
+    def ready(self, member: Member) -> None:
+        self.queue.put_nowait(("ready", member.address.target))
+
+    def lost(self, member: Member) -> None:
+        self.queue.put_nowait(("lost", member.address.target))
+
+    def failed(self, member: Member, model: str, error: BackendError) -> None:
+        self.failures.append((member.address.target, model, error.status))
+
+    async def next(self, kind: str) -> str:
+        """The target of the next event of this kind."""
+        while (event := await self.queue.get())[0] != kind:
+            pass
+        return event[1]
+
+
+@asynccontextmanager
+async def watched(pool: Pool) -> AsyncIterator[Events]:
+    pool.listener = events = Events()
+    watch = asyncio.create_task(pool.watch())
+    try:
+        yield events
+    finally:
+        watch.cancel()
+        with suppress(asyncio.CancelledError):
+            await watch
+
+
+# ---- The choice
+
+
+@pytest.mark.parametrize(
+    ("a_state", "b_state", "chosen"),
+    [
+        ((True, 0), (True, 0), "a:1"),
+        ((True, 1), (True, 0), "b:1"),
+        ((True, 9), (False, 0), "a:1"),
+        ((False, 1), (False, 0), "b:1"),
+    ],
+    ids=["equal", "the one with fewer requests", "the usable one", "an unusable one rather than none"],
+)
+async def test_which_server_gets_a_request(a_state: tuple[bool, int], b_state: tuple[bool, int], chosen: str) -> None:
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    a.usable, a.n_running = a_state
+    b.usable, b.n_running = b_state
+    pool = pool_of(a, b)
+    assert (await pool.infer(request(), pool.members)).id == chosen
+
+
+async def test_equal_servers_take_turns() -> None:
+    pool = pool_of(*(FakeBackend(f"{name}:1") for name in "abc"))
+    order = [(await pool.infer(request(), pool.members)).id for _ in range(6)]
+    assert order == ["a:1", "b:1", "c:1"] * 2
+
+
+async def test_a_request_goes_only_to_members_that_may_get_it() -> None:
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    pool = pool_of(a, b)
+    await pool.infer(request(), [pool.members[1]])
+    assert (len(a.requests), len(b.requests)) == (0, 1)
+    assert load(pool.members[0]) < load(pool.members[1])
+
+
+# ---- When it fails
+
+
+@pytest.mark.parametrize(
+    ("status", "details", "is_doubted"),
+    [("UNAVAILABLE", {}, 1), ("CANCELLED", {}, 1), ("NOT_FOUND", {}, 0), ("RESOURCE_EXHAUSTED", QUEUE_FULL, 0)],
+)
+async def test_what_is_not_the_requests_fault_is_tried_elsewhere(
+    status: str, details: dict[str, str], is_doubted: int
+) -> None:
+    a, b = FakeBackend("a:1", BackendError(status, "no", details)), FakeBackend("b:1")
+    pool = pool_of(a, b)
+    pool.listener = events = Events()
+    assert (await pool.infer(request(), pool.members)).id == "b:1"
+    assert (a.n_doubts, b.n_doubts) == (is_doubted, 0)
+    assert events.failures == [("a:1", "m", status)]
+
+
+@pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL"])
+async def test_what_may_be_the_requests_fault_is_tried_once(status: str) -> None:
+    a, b = FakeBackend("a:1", BackendError(status, "no")), FakeBackend("b:1")
+    pool = pool_of(a, b)
+    with pytest.raises(BackendError) as failed:
+        await pool.infer(request(), pool.members)
+    assert (failed.value.status, failed.value.tried) == (status, frozenset())
+    assert not b.requests
+
+
+async def test_each_server_is_tried_once_and_the_last_error_names_them_all() -> None:
+    errors = [away(), away(), BackendError("UNAVAILABLE", "the last one")]
+    backends = [FakeBackend(f"{name}:1", error) for name, error in zip("abc", errors, strict=True)]
+    pool = pool_of(*backends)
+    with pytest.raises(BackendError, match="the last one") as failed:
+        await pool.infer(request(), pool.members)
+    assert [len(backend.requests) for backend in backends] == [1, 1, 1]
+    assert failed.value.tried == {(member, "m") for member in pool.members}
+
+
+# ---- Streams
+
+
+async def test_a_stream_begins_again_elsewhere_without_the_number_that_it_had() -> None:
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    pool = pool_of(a, b)
+    numbered = request()
+    async with pool.stream([numbered], pool.members, 1, 60) as mailbox:
+        numbered.parameters[contract.PARAM_REQUEST].int64_param = 7  # as the shared stream does
+        mailbox.fail(0, away())
+        [again] = b.requests
+        assert not again.parameters
+        mailbox.put(0, b"x", "stop")
+        mailbox.end(0, None)
+        assert await mailbox.take() == [(0, b"x", "stop", ())]
+
+
+async def test_a_stream_that_no_server_begins_fails_with_all_that_were_tried() -> None:
+    pool = pool_of(FakeBackend("a:1"), FakeBackend("b:1"))
+    async with pool.stream([request()], pool.members, 1, 60) as mailbox:
+        mailbox.fail(0, away())
+        mailbox.fail(0, away())
+        with pytest.raises(BackendError) as failed:
+            await mailbox.take()
+    assert failed.value.tried == {(member, "m") for member in pool.members}
+
+
+async def test_the_prompts_of_a_request_are_spread_and_tried_again_by_themselves() -> None:
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    pool = pool_of(a, b)
+    async with pool.stream([request("m"), request("m")], pool.members, 1, 60) as mailbox:
+        assert (len(a.requests), len(b.requests)) == (1, 1)
+        mailbox.fail(0, away())
+        mailbox.fail(1, away())
+        assert (len(a.requests), len(b.requests)) == (2, 2)
+
+
+async def test_leaving_a_stream_cancels_what_runs() -> None:
+    a = FakeBackend()
+    pool = pool_of(a)
+    async with pool.stream([request(), request()], pool.members, 1, 60) as mailbox:
+        mailbox.end(0, None)
+    assert a.n_cancelled == 1
+
+
+# ---- Readiness
+
+
+async def test_one_ready_server_is_enough() -> None:
+    a, b, c = FakeBackend("a:1"), FakeBackend("b:1"), FakeBackend("c:1")
+    a.is_ready = False
+    b.lookup_error = away()
+    pool = pool_of(a, b, c)
+    pool.listener = events = Events()
+    assert await pool.ready("m", pool.members)
+    assert events.failures == [("b:1", "m", "UNAVAILABLE")]
+    assert (a.n_doubts, b.n_doubts) == (0, 1)
+    c.is_ready = False
+    assert not await pool.ready("m", pool.members)
+
+
+async def test_a_silent_server_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pool_module, "READY_WAIT", 0)
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    a.may_answer.clear()
+    pool = pool_of(a, b)
+    assert await pool.ready("m", pool.members)
+
+
+async def test_the_server_with_the_least_load_is_probed_first() -> None:
+    a, b = FakeBackend("a:1"), FakeBackend("b:1")
+    a.n_running = 1
+    pool = pool_of(a, b)
+    assert await pool.ready("m", pool.members)
+    assert (a.lookups, b.lookups) == ([], ["m"])
+
+
+# ---- Names
+
+
+class Names:
+    """A pool of one name, and perhaps other endpoints: what the name resolves to is put into `answers`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, *others: str) -> None:
+        monkeypatch.setattr(pool_module, "RESOLVE_INTERVAL", 0)
+        self.answers = asyncio.Queue[list[str] | Exception]()
+        self.opened: dict[str, FakeBackend] = {}
+        self.pool = Pool([EVERY_ADDRESS + "name:1", *others], self._open, resolve=self._resolve)
+
+    def _open(self, address: Address) -> Backend:
+        backend = self.opened[address.target] = FakeBackend(address.target)
+        return cast(Backend, backend)
+
+    async def _resolve(self, endpoint: str) -> list[Address]:
+        assert endpoint == "name:1"
+        answer = await self.answers.get()
+        if isinstance(answer, Exception):
+            raise answer
+        return [Address(target, "name") for target in answer]
+
+    def put(self, *answers: list[str] | Exception) -> None:
+        for answer in answers:
+            self.answers.put_nowait(answer)
+
+    @property
+    def targets(self) -> list[str]:
+        return [member.address.target for member in self.pool.members]
+
+
+async def test_the_addresses_of_a_name_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    async with watched(names.pool) as events:
+        names.put(["b:1", "a:1"])
+        assert {await events.next("joined"), await events.next("joined")} == {"a:1", "b:1"}
+        assert names.targets == ["a:1", "b:1"]
+        stays = names.opened["b:1"]
+        names.put(["b:1", "c:1"])
+        assert await events.next("joined") == "c:1"
+        assert await events.next("left") == "a:1"
+        assert names.targets == ["b:1", "c:1"]
+        await events.next("ready")
+        assert names.opened["b:1"] is stays
+        assert not stays.closed
+        assert names.opened["a:1"].closed == [GRACE]
+        assert not names.opened["a:1"].is_watched
+        assert names.opened["c:1"].is_watched
+
+
+@pytest.mark.parametrize("error", [OSError("no such name"), UnicodeError("no name")])
+async def test_a_name_that_is_not_resolved_keeps_its_addresses(
+    monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    names = Names(monkeypatch)
+    async with watched(names.pool) as events:
+        names.put(["a:1"], error, ["a:1", "b:1"])
+        assert await events.next("joined") == "a:1"
+        assert await events.next("joined") == "b:1"
+        assert names.targets == ["a:1", "b:1"]
+    assert not names.opened["a:1"].closed
+
+
+async def test_a_request_waits_until_names_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    assert list(names.pool.unresolved) == [0]
+    async with watched(names.pool):
+        waits = asyncio.create_task(names.pool.resolved(0))
+        done, _ = await asyncio.wait([waits], timeout=0.001)
+        assert not done  # whatever the time limit: no server is known
+        names.put(["a:1"])
+        await waits
+    assert not names.pool.unresolved
+
+
+async def test_a_request_waits_for_names_no_longer_than_this_where_there_are_servers(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    names = Names(monkeypatch, "other:1")
+    async with watched(names.pool):
+        await names.pool.resolved(0)
+        assert not names.pool.unresolved
+        await names.pool.resolved(60)  # for the next one not even that long
+
+
+async def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = Names(monkeypatch)
+    async with watched(names.pool):
+        names.put(OSError("no such name"))
+        with pytest.raises(BackendError, match="no address") as failed:
+            await names.pool.resolved(60)
+    assert failed.value.status == "UNAVAILABLE"
+
+
+# ---- Connections
+
+
+async def test_the_listener_hears_of_members_that_become_usable_and_are_lost() -> None:
+    a = FakeBackend()
+    pool = pool_of(a)
+    async with watched(pool) as events:
+        assert await events.next("ready") == "a:1"
+        a.lost_now()
+        assert await events.next("lost") == "a:1"
+    assert not a.is_watched
+
+
+async def test_all_backends_are_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    renew: list[Callable[[], None]] = []
+
+    async def renewals(callback: Callable[[], None]) -> None:
+        renew.append(callback)
+        await asyncio.Event().wait()
+
+    opened: list[Any] = []
+
+    def open(address: Address) -> Backend:
+        opened.append(FakeBackend(address.target))
+        return cast(Backend, opened[-1])
+
+    pool = Pool(["a:1", "b:1"], open, renewals=renewals)
+    members = pool.members
+    async with watched(pool) as events:
+        for _ in range(2):
+            await events.next("ready")
+        [callback] = renew
+        callback()
+        for _ in range(2):
+            await events.next("ready")
+        assert pool.members == members
+        assert [member.backend for member in pool.members] == opened[2:]
+        assert [backend.closed for backend in opened] == [[GRACE], [GRACE], [], []]
+        assert [backend.is_watched for backend in opened] == [False, False, True, True]
+
+
+async def test_closing_closes_all() -> None:
+    backends = [FakeBackend("a:1"), FakeBackend("b:1")]
+    await pool_of(*backends).close()
+    assert [backend.closed for backend in backends] == [[None], [None]]

@@ -282,7 +282,8 @@ class SharedStream:
 
 def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
     """The request, as it was before it was sent on a shared stream."""
-    for parameter in (contract.PARAM_REQUEST, contract.PARAM_WHOLE, contract.PARAM_TIMEOUT):
+    parameters = (contract.PARAM_REQUEST, contract.PARAM_WHOLE, contract.PARAM_TIMEOUT)
+    for parameter in (*parameters, *contract.HEADER_PARAMETERS.values()):
         request.parameters.pop(parameter, None)
     return request
 

@@ -62,9 +62,9 @@ class FakeCatalog:
 
 
 class FakePool:
-    """`answers` of whole requests, one each; streams are filled by the test."""
+    """`answers` of whole requests, one each, None for one that never comes; streams are filled by the test."""
 
-    def __init__(self, *answers: ModelInferResponse | BackendError) -> None:
+    def __init__(self, *answers: ModelInferResponse | BackendError | None) -> None:
         self.answers = list(answers)
         self.calls: list[ModelInferRequest] = []
         self.n_running = self.most_running = 0
@@ -78,8 +78,11 @@ class FakePool:
         try:
             await asyncio.sleep(0)
             answer = self.answers.pop(0)
+            if answer is None:
+                await asyncio.Event().wait()
         finally:
             self.n_running -= 1
+        assert answer is not None
         if isinstance(answer, BackendError):
             raise answer
         return answer
@@ -195,7 +198,7 @@ async def test_several_prompts_are_answered_in_their_order_and_some_at_a_time(mo
 
 async def test_one_prompt_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "PROMPTS_IN_FLIGHT", 2)
-    pool = FakePool(BackendError("INTERNAL", "no"), *(whole("x") for _ in range(4)))
+    pool = FakePool(BackendError("INTERNAL", "no"), *[None] * 4)
     with pytest.raises(APIError) as failed:
         await made(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
     assert failed.value.status == 500

@@ -1,12 +1,67 @@
-"""Failures of gRPC as BackendErrors."""
+"""Calls to one backend, with a fake of gRPC's channel."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, suppress
+from typing import Any
 
 import grpc
 import pytest
 from grpc import aio
 
-from openai_server.backends import calls as backend
+from openai_server.backends import calls as calls_module
+from openai_server.backends.calls import MAX_SHARED_BYTES, NO_TIMEOUT, Backend, _failure
+from openai_server.backends.mailbox import Mailbox
+from openai_server.core import current_request
 from openai_server.core.errors import BackendError
-from protos import contract
+from openai_server.core.request_context import RequestContext
+from openai_server.core.rows import Row
+from protos import contract, tensors
+from protos.grpc_predict_v2_pb2 import (
+    ModelConfigResponse,
+    ModelInferRequest,
+    ModelInferResponse,
+    ModelMetadataResponse,
+    ModelReadyResponse,
+    ModelStreamInferResponse,
+    RepositoryIndexResponse,
+    ServerMetadataResponse,
+    ServerReadyResponse,
+)
+from tests.openai_server.backends.fake_channel import IDLE, READY, FakeChannel, FakeDialer, Stream, rpc_error
+from tests.wire.fake_worker import last, token, whole
+
+BATCHES, WHOLE, PINGS = contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS, contract.EXTENSION_PINGS
+
+
+def backend_on(*channels: FakeChannel, timeout: float | None = 9) -> Backend:
+    return Backend("a:1", timeout=timeout, lookup_timeout=3, dialer=FakeDialer(*channels))
+
+
+async def learned(*extensions: str) -> tuple[Backend, FakeChannel]:
+    channel = FakeChannel(*extensions)
+    backend = backend_on(channel)
+    await backend._learn()
+    channel.calls.clear()
+    return backend, channel
+
+
+def request(**parameters: str) -> ModelInferRequest:
+    made = ModelInferRequest(model_name="m")
+    for name, value in parameters.items():
+        made.parameters[name].string_param = value
+    return made
+
+
+@pytest.fixture
+def context() -> Iterator[RequestContext]:
+    context = RequestContext(id="id", caller="caller")
+    before = current_request.context.set(context)
+    yield context
+    current_request.context.reset(before)
+
+
+# ---- Failures of gRPC as BackendErrors
 
 
 @pytest.mark.parametrize(
@@ -21,6 +76,481 @@ def test_a_call_that_is_dropped_without_a_status_may_be_tried_elsewhere(
     code: grpc.StatusCode, message: str, status: str
 ) -> None:
     error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata((contract.ERROR_TENSOR, "prompt")), details=message)
-    found = backend._failure(error)
+    found = _failure(error)
     assert isinstance(found, BackendError)
     assert (found.status, found.message, found.tensor) == (status, message, "prompt")
+
+
+@pytest.mark.parametrize("error", [aio.UsageError("closed"), asyncio.CancelledError()])
+async def test_a_channel_that_was_closed_is_no_cancellation(error: BaseException) -> None:
+    backend, channel = await learned()
+    channel.answers["ModelInfer"] = error
+    with pytest.raises(BackendError, match="connection to the backend was closed") as failed:
+        await backend.infer(request())
+    assert failed.value.status == "UNAVAILABLE"
+    assert backend.n_running == 0
+
+
+async def test_a_task_that_is_cancelled_stays_so() -> None:
+    backend, channel = await learned()
+    channel.may_answer.clear()
+    task = asyncio.create_task(backend.infer(request()))
+    await asyncio.sleep(0)
+    assert backend.n_running == 1
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert backend.n_running == 0
+
+
+async def test_a_lookup_that_is_late_finds_the_server_away() -> None:
+    backend, channel = await learned()
+    channel.answers["RepositoryIndex"] = channel.answers["ModelInfer"] = rpc_error("DEADLINE_EXCEEDED")
+    for call, status in ((backend.models(), "UNAVAILABLE"), (backend.infer(request()), "DEADLINE_EXCEEDED")):
+        with pytest.raises(BackendError) as failed:
+            await call
+        assert failed.value.status == status
+    assert [how["timeout"] for _, _, how in channel.calls] == [3, 9]
+
+
+# ---- Lookups
+
+
+async def test_models_are_those_that_are_ready_once_each() -> None:
+    backend, channel = await learned()
+    states = [("x", "READY"), ("y", "UNAVAILABLE"), ("z", ""), ("x", "READY")]
+    models = [RepositoryIndexResponse.ModelIndex(name=name, state=state) for name, state in states]
+    channel.answers["RepositoryIndex"] = RepositoryIndexResponse(models=models)
+    assert await backend.models() == ["x", "z"]
+
+
+async def test_what_is_reported_of_a_model() -> None:
+    backend, channel = await learned()
+    inputs = [ModelMetadataResponse.TensorMetadata(name=name) for name in ("prompt", "seed")]
+    channel.answers["ModelMetadata"] = ModelMetadataResponse(inputs=inputs)
+    assert await backend.inputs("m") == {"prompt", "seed"}
+    config = ModelConfigResponse()
+    for name in ("context_length", "something else"):
+        config.config.parameters[name].string_value = "9"
+    channel.answers["ModelConfig"] = config
+    assert await backend.parameters("m") == {"context_length": "9"}
+    assert {request.name for _, request, _ in channel.calls} == {"m"}
+
+
+@pytest.mark.parametrize(
+    ("server", "model", "is_ready"), [(True, True, True), (True, False, False), (False, True, False)]
+)
+async def test_a_model_is_ready_on_a_server_that_is(server: bool, model: bool, is_ready: bool) -> None:
+    backend, channel = await learned()
+    channel.answers["ServerReady"] = ServerReadyResponse(ready=server)
+    channel.answers["ModelReady"] = ModelReadyResponse(ready=model)
+    assert await backend.ready("m") is is_ready
+
+
+# ---- What the server offers
+
+
+async def test_extensions_are_learned_once() -> None:
+    channel = FakeChannel(BATCHES)
+    backend = backend_on(channel)
+    await asyncio.gather(backend._learn(), backend._learn())
+    await backend._learn()
+    assert len(channel.methods("ServerMetadata")) == 1
+    assert backend._extensions == frozenset({BATCHES})
+
+
+async def test_a_server_without_metadata_has_no_extensions() -> None:
+    channel = FakeChannel()
+    channel.answers["ServerMetadata"] = rpc_error("UNIMPLEMENTED")
+    backend = backend_on(channel)
+    await backend._learn()
+    assert backend._extensions == frozenset()
+
+
+async def test_extensions_that_could_not_be_learned_are_looked_up_again() -> None:
+    channel = FakeChannel()
+    channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
+    backend = backend_on(channel)
+    with pytest.raises(BackendError):
+        await backend._learn()
+    channel.answers["ServerMetadata"] = ServerMetadataResponse(extensions=[BATCHES])
+    await backend._learn()
+    assert backend._extensions == frozenset({BATCHES})
+
+
+# ---- Whole answers
+
+
+async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: RequestContext) -> None:
+    backend, channel = await learned()
+    assert (await backend.infer(request())).id == "called"
+    [(_, sent, how)] = channel.calls
+    assert how["timeout"] == 9
+    assert list(how["metadata"]) == [(contract.METADATA_REQUEST_ID, "id")]
+    assert sent.parameters[contract.PARAM_CALLER].string_param == "caller"
+
+
+async def riding(*extensions: str) -> tuple[Backend, FakeChannel, Stream]:
+    """A backend whose shared stream is open, and has nothing to send."""
+    backend, channel = await learned(*(extensions or (BATCHES, WHOLE)))
+    assert (await backend.infer(request())).id == "called"
+    stream = await channel.streams.get()
+    await settled()
+    channel.calls.clear()
+    return backend, channel, stream
+
+
+async def settled() -> None:
+    """Some passes of the event loop, in which a stream takes what is there to be sent."""
+    for _ in range(5):
+        await asyncio.sleep(0)
+
+
+async def answer_next(stream: Stream, text: str = "shared") -> ModelInferRequest:
+    """Answers the next request on the stream; returns it as it was sent."""
+    sent = ModelInferRequest.FromString((await stream.sent.get()).SerializeToString())
+    answer = ModelInferResponse(id=text)
+    answer.MergeFrom(whole(text))
+    answer.parameters[contract.PARAM_REQUEST].int64_param = sent.parameters[contract.PARAM_REQUEST].int64_param
+    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=answer))
+    return sent
+
+
+async def test_whole_answers_ride_on_the_shared_stream_once_it_is_open(context: RequestContext) -> None:
+    backend, channel, stream = await riding()
+    answer = asyncio.create_task(backend.infer(request()))
+    sent = await answer_next(stream)
+    assert (await answer).id == "shared"
+    assert not channel.methods("ModelInfer")
+    assert sent.parameters[contract.PARAM_WHOLE].bool_param
+    assert sent.parameters[contract.PARAM_CALLER].string_param == "caller"
+    assert backend.n_running == 0
+    await backend.close()
+
+
+async def test_no_stream_is_opened_for_a_server_that_does_not_offer_it() -> None:
+    backend, channel = await learned(BATCHES)
+    for _ in range(2):
+        assert (await backend.infer(request())).id == "called"
+    assert channel.streams.empty()
+
+
+def too_large() -> ModelInferRequest:
+    made = request()
+    tensors.add_input(made, contract.PROMPT, [b"x" * MAX_SHARED_BYTES])
+    return made
+
+
+def with_logprobs() -> ModelInferRequest:
+    made = request()
+    tensors.add_input(made, contract.LOGPROBS, [1])
+    return made
+
+
+@pytest.mark.parametrize(
+    "made",
+    [too_large, with_logprobs, lambda: request(**{contract.PARAM_TASK: contract.TASK_EMBED})],
+    ids=["large", "log probabilities", "another task"],
+)
+async def test_what_does_not_fit_the_shared_stream_is_a_call(made: Any) -> None:
+    backend, _, stream = await riding()
+    assert (await backend.infer(made())).id == "called"
+    assert stream.sent.empty()
+    await backend.close()
+
+
+async def test_a_request_behind_another_message_is_a_call() -> None:
+    backend, channel, stream = await riding()
+    stream.may_send.clear()
+    first = asyncio.create_task(backend.infer(request()))
+    await settled()
+    assert (await backend.infer(request())).id == "called"
+    assert len(channel.methods("ModelInfer")) == 1
+    stream.may_send.set()
+    await answer_next(stream)
+    assert (await first).id == "shared"
+    await backend.close()
+
+
+async def test_a_retired_stream_takes_no_request() -> None:
+    backend, _, _ = await riding()
+    assert backend._shared is not None
+    backend._shared.retired = True
+    assert (await backend.infer(request())).id == "called"
+    await backend.close()
+
+
+async def test_a_stream_that_is_lost_leads_to_a_call_as_if_there_had_been_none(context: RequestContext) -> None:
+    backend, channel, stream = await riding()
+    answer = asyncio.create_task(backend.infer(request(kept="x")))
+    await stream.sent.get()
+    stream.answers.put_nowait(rpc_error("UNAVAILABLE"))
+    assert (await answer).id == "called"
+    [sent] = channel.methods("ModelInfer")
+    assert sorted(sent.parameters) == sorted(["kept", contract.PARAM_CALLER])  # the rest is metadata
+
+
+async def test_an_error_of_the_shared_stream_that_is_the_requests_is_its_answer() -> None:
+    backend, channel, stream = await riding()
+    answer = asyncio.create_task(backend.infer(request()))
+    number = (await stream.sent.get()).parameters[contract.PARAM_REQUEST].int64_param
+    stream.answers.put_nowait(refusal(number))
+    with pytest.raises(BackendError) as failed:
+        await answer
+    assert failed.value.status == "INVALID_ARGUMENT"
+    assert not channel.methods("ModelInfer")
+    await backend.close()
+
+
+def refusal(number: int) -> ModelStreamInferResponse:
+    response = ModelStreamInferResponse(error_message="no")
+    response.infer_response.parameters[contract.PARAM_REQUEST].int64_param = number
+    response.infer_response.parameters[contract.ERROR_STATUS].string_param = "INVALID_ARGUMENT"
+    return response
+
+
+# ---- Streams
+
+
+def mailbox_of(backend: Backend, made: ModelInferRequest | None = None) -> Mailbox:
+    return Mailbox(1, lambda k, mailbox: backend.start(made or request(), 1, k, mailbox), patience=60)
+
+
+async def taken(mailbox: Mailbox) -> list[Row]:
+    """All rows until the end."""
+    rows: list[Row] = []
+    while not mailbox.is_over:
+        rows += await mailbox.take()
+    mailbox.close()
+    return rows
+
+
+async def test_a_stream_waits_until_it_is_known_what_the_server_offers() -> None:
+    channel = FakeChannel(BATCHES)
+    channel.may_answer.clear()
+    backend = backend_on(channel)
+    mailboxes = [mailbox_of(backend), mailbox_of(backend)]
+    assert backend.n_running == 2
+    await settled()
+    assert channel.streams.empty()
+    channel.may_answer.set()
+    stream = await channel.streams.get()
+    for _ in range(2):
+        await stream.sent.get()
+    assert len(channel.methods("ServerMetadata")) == 1
+    for mailbox in mailboxes:
+        mailbox.close()
+    await backend.close()
+
+
+async def test_what_the_server_offers_may_be_unknown_because_it_is_away() -> None:
+    channel = FakeChannel()
+    channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
+    backend = backend_on(channel)
+    mailbox = mailbox_of(backend)
+    with pytest.raises(BackendError) as failed:
+        await mailbox.take()
+    assert failed.value.status == "UNAVAILABLE"
+    await settled()
+    assert backend.n_running == 0
+
+
+async def test_a_stream_may_be_cancelled_before_it_has_begun() -> None:
+    channel = FakeChannel(BATCHES)
+    channel.may_answer.clear()
+    backend = backend_on(channel)
+    mailbox_of(backend).close()
+    await settled()
+    assert backend.n_running == 0
+    assert channel.streams.empty()
+
+
+@pytest.mark.parametrize(
+    ("extensions", "made"), [((), request), ((BATCHES, WHOLE), with_logprobs)], ids=["no step batches", "logprobs"]
+)
+async def test_a_request_that_is_not_shared_has_a_stream_of_its_own(extensions: tuple[str, ...], made: Any) -> None:
+    backend, channel = await learned(*extensions)
+    mailbox = mailbox_of(backend, made())
+    stream = await channel.streams.get()
+    assert contract.PARAM_REQUEST not in (await stream.sent.get()).parameters
+    assert channel.calls[0][2]["timeout"] == 9
+    for response in (token("a"), last("b")):
+        stream.answers.put_nowait(ModelStreamInferResponse(infer_response=response))
+    stream.answers.put_nowait(None)
+    assert [row[:3] for row in await taken(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]
+    await settled()
+    assert backend.n_running == 0
+
+
+@pytest.mark.parametrize(
+    ("answer", "status"),
+    [
+        (rpc_error("UNAVAILABLE"), "UNAVAILABLE"),
+        (refusal(0), "INVALID_ARGUMENT"),
+        (ModelStreamInferResponse(infer_response=token("x", index=7)), "UNKNOWN"),
+        (None, "UNKNOWN"),
+        (ValueError("a fault of ours"), "INTERNAL"),
+    ],
+    ids=["lost", "refused", "no such choice", "not whole", "unexpected"],
+)
+async def test_how_a_stream_of_its_own_fails(answer: Any, status: str) -> None:
+    backend, channel = await learned()
+    mailbox = mailbox_of(backend)
+    (await channel.streams.get()).answers.put_nowait(answer)
+    with pytest.raises(BackendError) as failed:
+        await mailbox.take()
+    assert failed.value.status == status
+    mailbox.close()
+
+
+async def test_leaving_cancels_a_stream_of_its_own() -> None:
+    backend, channel = await learned()
+    mailbox = mailbox_of(backend)
+    stream = await channel.streams.get()
+    mailbox.close()
+    await settled()
+    assert stream.is_cancelled
+    assert backend.n_running == 0
+
+
+async def test_streams_share_one_and_another_follows_the_one_that_is_retired() -> None:
+    backend, channel = await learned(BATCHES)
+    mailboxes = [mailbox_of(backend), mailbox_of(backend)]
+    first = await channel.streams.get()
+    for _ in range(2):
+        await first.sent.get()
+    assert backend.n_running == 2
+    assert backend._shared is not None
+    backend._shared.retired = True
+    channel.answers["ServerMetadata"] = ServerMetadataResponse(extensions=[])  # another kind of server
+    mailboxes.append(mailbox_of(backend))
+    alone = await channel.streams.get()
+    assert contract.PARAM_REQUEST not in (await alone.sent.get()).parameters
+    assert len(channel.methods("ServerMetadata")) == 1
+    for mailbox in mailboxes:
+        mailbox.close()
+
+
+# ---- The connection
+
+
+class Watch:
+    """What a watched backend reports."""
+
+    def __init__(self) -> None:
+        self.events = asyncio.Queue[str]()
+
+    @asynccontextmanager
+    async def of(self, backend: Backend) -> AsyncIterator[None]:
+        def note(event: str) -> None:
+            self.events.put_nowait(event)
+
+        task = asyncio.create_task(backend.watch(lambda: note("ready"), lambda: note("lost")))
+        try:
+            yield
+        finally:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+            await backend.close()
+
+
+async def test_a_backend_is_usable_while_it_is_connected_and_ready() -> None:
+    channel, watch = FakeChannel(), Watch()
+    channel.set_state(IDLE)
+    backend = backend_on(channel)
+    async with watch.of(backend):
+        await settled()
+        assert (backend.usable, backend.connected) == (False, False)
+        channel.set_state(READY)
+        assert await watch.events.get() == "ready"
+        assert backend.usable
+        assert backend.connected
+        channel.set_state(IDLE)
+        assert await watch.events.get() == "lost"
+        assert not backend.usable
+        assert backend._extensions is None
+        channel.set_state(READY)
+        assert await watch.events.get() == "ready"
+
+
+async def test_a_server_that_is_not_ready_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(calls_module, "READY_INTERVAL", 0)
+    channel, watch = FakeChannel(), Watch()
+    channel.answers["ServerReady"] = ServerReadyResponse(ready=False)
+    backend = backend_on(channel)
+    async with watch.of(backend):
+        await settled()
+        assert not backend.usable
+        channel.answers["ServerReady"] = rpc_error("UNAVAILABLE")
+        await settled()
+        assert not backend.usable
+        channel.answers["ServerReady"] = ServerReadyResponse(ready=True)
+        assert await watch.events.get() == "ready"
+        assert backend.usable
+
+
+async def test_a_server_that_does_not_know_the_question_is_ready() -> None:
+    channel, watch = FakeChannel(), Watch()
+    channel.answers["ServerReady"] = rpc_error("UNIMPLEMENTED")
+    backend = backend_on(channel)
+    async with watch.of(backend):
+        assert await watch.events.get() == "ready"
+        assert backend.usable
+
+
+async def test_a_doubted_backend_is_not_usable_until_it_is_ready_again() -> None:
+    channel, watch = FakeChannel(), Watch()
+    backend = backend_on(channel)
+    async with watch.of(backend):
+        assert await watch.events.get() == "ready"
+        channel.calls.clear()
+        channel.may_answer.clear()
+        await settled()
+        backend.doubt()
+        backend.doubt()
+        assert not backend.usable
+        channel.may_answer.set()
+        assert await watch.events.get() == "ready"
+        assert backend.usable
+        assert len(channel.methods("ServerReady")) == 1
+
+
+async def test_a_server_that_permits_frequent_pings_gets_another_channel() -> None:
+    first, second, watch = FakeChannel(PINGS), FakeChannel(PINGS), Watch()
+    dialer = FakeDialer(first, second)
+    backend = Backend("a:1", timeout=9, lookup_timeout=3, dialer=dialer)
+    async with watch.of(backend):
+        assert await watch.events.get() == "ready"
+        assert dialer.impatient == [False, True]
+        assert first.closed == [9]
+        assert not second.closed
+        assert second.methods("ServerReady")
+
+
+async def test_the_last_calls_of_a_channel_that_is_replaced_have_a_limit() -> None:
+    first, watch = FakeChannel(PINGS), Watch()
+    backend = backend_on(first, FakeChannel(PINGS), timeout=None)
+    async with watch.of(backend):
+        await watch.events.get()
+        assert first.closed == [NO_TIMEOUT]
+
+
+@pytest.mark.parametrize("grace", [None, 9.0])
+async def test_closing_ends_the_shared_stream_at_once_unless_there_is_time(grace: float | None) -> None:
+    backend, channel, stream = await riding()
+    answer = asyncio.create_task(backend.infer(request()))
+    sent = await stream.sent.get()
+    await backend.close(grace)
+    assert channel.closed == [grace]
+    if grace is None:
+        assert stream.is_cancelled
+        answer.cancel()
+        return
+    assert not stream.is_cancelled
+    response = whole("x")
+    response.parameters[contract.PARAM_REQUEST].int64_param = sent.parameters[contract.PARAM_REQUEST].int64_param
+    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=response))
+    await answer
+    await settled()
+    assert stream.is_cancelled

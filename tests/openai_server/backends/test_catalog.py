@@ -164,13 +164,27 @@ async def test_an_unknown_name_waits_only_until_one_backend_lists_it() -> None:
     assert (await site.catalog.resolve("x")).name == "x"
 
 
-async def test_the_list_of_a_model_that_is_not_described_is_no_error_of_the_others() -> None:
-    class Broken(FakeBackend):
-        async def inputs(self, model: str) -> frozenset[str]:
-            if model == "x":
-                raise BackendError("INTERNAL", "broken")
-            return await super().inputs(model)
+class Broken(FakeBackend):
+    """Can't describe the model `x`."""
 
+    async def inputs(self, model: str) -> frozenset[str]:
+        if model == "x":
+            raise BackendError("INTERNAL", "broken")
+        return await super().inputs(model)
+
+
+async def test_a_backend_that_has_not_listed_its_models_yet_may_have_the_one_that_another_can_not_describe() -> None:
+    a, b = Broken("a:1"), FakeBackend("b:1")
+    a.names = b.names = ["x"]
+    b.may_answer.clear()
+    waits = asyncio.create_task(Site(a, b).catalog.resolve("x"))
+    done, _ = await asyncio.wait([waits], timeout=0.001)
+    assert not done
+    b.may_answer.set()
+    assert [member.address.target for member in (await waits).members] == ["b:1"]
+
+
+async def test_a_model_that_is_not_described_is_no_error_of_the_list() -> None:
     backend = Broken()
     backend.names = ["m", "x"]
     site = Site(backend)
@@ -189,7 +203,7 @@ async def test_the_list_is_looked_up_for_each_request_and_is_the_union() -> None
     assert [model.name for model in await site.catalog.all()] == ["x", "y", "z"]
     a.names = ["x"]
     assert [model.name for model in await site.catalog.all()] == ["x", "y", "z"]
-    assert site.lists == [2, 2]
+    assert [a.lookups, b.lookups] == [["", ""], ["", ""]]  # and no model that is known
 
 
 async def test_the_list_waits_for_a_silent_backend_no_longer_than_this(monkeypatch: pytest.MonkeyPatch) -> None:

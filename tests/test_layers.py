@@ -210,7 +210,6 @@ FLOORS: dict[str, tuple[str, ...]] = {
 
 _COMPOSES = "it puts the application together, which is __main__'s work"
 _OPTIONS = "options of the command line, which are to be passed in"
-_TURNS = "threads that callers share are to be nobody's in particular"
 ABOVE: dict[tuple[str, str], str] = {
     ("access.options", "config"): "options of the command line, beside what they set",
     ("backends.channel", "config"): _OPTIONS,
@@ -221,7 +220,6 @@ ABOVE: dict[tuple[str, str], str] = {
     ("http.supervisor", "config"): _OPTIONS,
     ("http.supervisor", "telemetry"): "it forgets the metrics of a process that has died",
     ("http.worker_process", "config"): _OPTIONS,
-    ("prompting.planner", "access"): _TURNS,
 }
 """Imports that the floors don't allow, each with the reason why it is there still. This list only shrinks."""
 

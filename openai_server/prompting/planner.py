@@ -2,11 +2,10 @@
 
 import asyncio
 import logging
-from collections.abc import Callable, Container, Mapping
+from collections.abc import Awaitable, Callable, Container, Mapping
 from functools import partial
-from typing import TypeVar
+from typing import Any, Protocol, TypeVar
 
-from openai_server.access.turns import FairThreads
 from openai_server.core.errors import Unavailable
 from openai_server.core.turn import Turn
 from openai_server.prompting.plain_fields import ChatPrompt
@@ -22,10 +21,17 @@ COMPILATIONS = 2
 T = TypeVar("T")
 
 
+class Threads(Protocol):
+    """Threads for work that takes milliseconds, fair to callers."""
+
+    def run(self, caller: str, work: Callable[..., T], *args: Any) -> Awaitable[T]:
+        """The result of `work` for this caller. Raises what `work` raises, and Overloaded."""
+
+
 class ChatPlanner:
     """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`, fair to callers."""
 
-    def __init__(self, templates: Templates, planner: Planner, threads: FairThreads) -> None:
+    def __init__(self, templates: Templates, planner: Planner, threads: Threads) -> None:
         self._templates = templates
         self._planner = planner
         self._threads = threads

@@ -5,9 +5,12 @@ from anyserve_common import interrupts
 if __name__ == "__main__":
     interrupts.end_quietly()  # the imports below take most of the time until signals are handled
 
+import asyncio
 import ipaddress
 import logging
 import os
+import signal
+import socket
 import subprocess
 from collections.abc import Sequence
 
@@ -50,13 +53,26 @@ def run(config: Config) -> None:
         reached = ", ".join(addresses.endpoint(host, port) for host in public)
         log.warning("no API key is set: every client that reaches %s is served", reached)
     if config.workers > 1:
-        from openai_server.http.supervisor import supervise  # one process needs none
-
-        supervise(config, listeners, admin)
+        _supervise(config, listeners, admin)
     else:
-        from openai_server.http import server  # of what it takes, a parent of several needs nothing: 30 MiB
+        from openai_server import serving  # of what it takes, a parent of several needs nothing: 30 MiB
 
-        server.run(config, listeners, admin)
+        serving.run(config, listeners, admin)
+
+
+def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequence[socket.socket] = ()) -> None:
+    """Until SIGINT or SIGTERM. Raises ClickException."""
+    from openai_server.http.supervisor import Supervisor  # one process needs neither
+    from openai_server.telemetry import sharing
+
+    async def main() -> None:
+        supervisor = Supervisor(config.workers, config, listeners, admin, buried=sharing.forget)
+        for told in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
+        await supervisor.run()
+
+    with sharing.shared():
+        asyncio.run(main())
 
 
 def _check_template(source: str) -> None:

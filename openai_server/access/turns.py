@@ -58,7 +58,7 @@ async def decision(ticket: Ticket, queue_timeout: float) -> None:
 
 class FairThreads:
     """Threads for work that takes milliseconds. There are few, because each one that computes delays the event loop by
-    up to the interpreter's switch interval (server.SWITCH_INTERVAL)."""
+    up to the interpreter's switch interval (serving.SWITCH_INTERVAL)."""
 
     def __init__(self, n: int, *, name: str, waiting: int, queue_timeout: float) -> None:
         self._turns = Turns(n, waiting=waiting, queue_timeout=queue_timeout)

@@ -40,3 +40,7 @@ class Services:
 
     def __post_init__(self) -> None:
         self.started_at = int(self.clock())
+
+    def drain(self) -> None:
+        """The server is no longer ready from now on."""
+        self.draining = True

@@ -10,12 +10,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
 import grpc
 from grpc import aio
 
 from anyserve_common.file_watch import follow, signature
-from openai_server.config import Config
 
 MAX_MESSAGE_BYTES = 64 << 20
 RECONNECT = 1.0
@@ -85,18 +83,6 @@ class Dialer:
             loop.call_soon_threadsafe(renewed)
 
         await follow(files.paths, self._seen, read_again)
-
-
-def dialer(config: Config) -> Dialer:
-    """Raises ClickException if a file of --backend-... is not what it should be."""
-    if not config.backend_tls:
-        return Dialer(config.keepalive_time)
-    given = (config.backend_ca, config.backend_cert, config.backend_key)
-    files = Files(*(Path(file) if file else None for file in given))
-    try:
-        return Dialer(config.keepalive_time, files, config.backend_server_name)
-    except (OSError, ValueError) as error:
-        raise click.ClickException(f"the files of --backend-ca, --backend-cert, --backend-key: {error}") from error
 
 
 def channel_options(target: str, keepalive: float = PATIENT, timeout: float = PATIENT_TIMEOUT) -> Options:

@@ -7,7 +7,6 @@ that Ctrl-C reaches only the parent, which tells them once.
 import asyncio
 import logging
 import pickle
-import signal
 import socket
 import sys
 from asyncio.subprocess import PIPE, Process
@@ -15,9 +14,6 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 
 import click
-
-from openai_server.config import Config
-from openai_server.telemetry import sharing
 
 log = logging.getLogger(__name__)
 
@@ -27,22 +23,26 @@ PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
 """Seconds before those who live shorter, one after the other, are replaced."""
 
 
-CHILD = (sys.executable, "-m", "openai_server.http.worker_process")
+CHILD = (sys.executable, "-m", "openai_server.worker_process")
 
 
 class Supervisor:
-    """`child` is the command of a process that serves; `buried` is told the process id of each that has ended."""
+    """Keeps `n` processes running. Each gets `config`, pickled; `child` is its command, and `buried` is called with the
+    process id of each that has ended.
+    """
 
     def __init__(
         self,
-        config: Config,
+        n: int,
+        config: object,
         listeners: Sequence[socket.socket],
         admin: Sequence[socket.socket] = (),
         *,
         child: Sequence[str] = CHILD,
         buried: Callable[[int], None] = lambda _: None,
     ) -> None:
-        self._config = config
+        self._n = n
+        self._config = pickle.dumps(config)
         self._listeners = listeners
         self._admin = admin
         self._child = child
@@ -53,7 +53,7 @@ class Supervisor:
 
     async def run(self) -> None:
         """Until told to end. Raises ClickException if a process can't start."""
-        await asyncio.gather(*(self._keep_one() for _ in range(self._config.workers)))
+        await asyncio.gather(*(self._keep_one() for _ in range(self._n)))
         if self._failed:
             raise click.ClickException("a worker process can't start")
 
@@ -111,18 +111,5 @@ class Supervisor:
         """False if it ends before."""
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(pickle.dumps(self._config))  # stays open: its end is the end of this process
+        process.stdin.write(self._config)  # stays open: its end is the end of this process
         return bool(await process.stdout.readline())
-
-
-def supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequence[socket.socket] = ()) -> None:
-    """Until SIGINT or SIGTERM. Raises ClickException."""
-
-    async def main() -> None:
-        supervisor = Supervisor(config, listeners, admin, buried=sharing.forget)
-        for told in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
-        await supervisor.run()
-
-    with sharing.shared():
-        asyncio.run(main())

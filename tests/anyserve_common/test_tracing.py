@@ -55,7 +55,7 @@ def test_an_exporter_that_is_not_installed_is_named(environment: pytest.MonkeyPa
 @pytest.mark.parametrize(
     ("module", "absent"),
     [
-        ("openai_server.http.server", ["opentelemetry"]),
+        ("openai_server.serving", ["opentelemetry"]),
         ("anyserve_worker.service.server", ["opentelemetry", "prometheus_client"]),
         # The parent of several processes, which serves nothing itself.
         ("openai_server.__main__", ["opentelemetry", "prometheus_client", "grpc", "google.protobuf", "starlette"]),

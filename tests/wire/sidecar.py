@@ -12,7 +12,7 @@ from starlette.types import Message, Receive, Scope, Send
 from openai_server.app import App
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
-from openai_server.http.server import backends
+from openai_server.serving import backends
 from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker, serving
 

@@ -21,7 +21,7 @@ from openai_server.backends.pool import Pool
 from openai_server.cli import command
 from openai_server.config import Config
 from openai_server.core.errors import BackendError
-from openai_server.http.server import backends
+from openai_server.serving import backends
 from tests.certificates import Authority
 
 

@@ -1,7 +1,6 @@
 """What a signal does to a server."""
 
 import signal
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,8 +14,9 @@ from openai_server.http import server
 def test_a_signal_during_a_request_is_logged_without_its_id(monkeypatch: pytest.MonkeyPatch) -> None:
     ids: list[str] = []
     monkeypatch.setattr(server.log, "info", lambda *_: ids.append(current_request.request_id()))
-    app: Any = SimpleNamespace(services=SimpleNamespace(draining=False))
-    serving = server.Server(uvicorn.Config(app), app, lambda _: None)
+    app: Any = None
+    drained: list[bool] = []
+    serving = server.Server(uvicorn.Config(app), lambda: drained.append(True), lambda _: None)
     token = current_request.context.set(RequestContext(id="req_1"))
     try:
         serving.handle_exit(signal.SIGTERM, None)
@@ -24,4 +24,4 @@ def test_a_signal_during_a_request_is_logged_without_its_id(monkeypatch: pytest.
         current_request.context.reset(token)
     assert ids == [""]
     assert serving.should_exit
-    assert app.services.draining
+    assert drained == [True]

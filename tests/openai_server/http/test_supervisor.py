@@ -49,7 +49,7 @@ async def log() -> AsyncIterator[Log]:
 async def test_who_cant_start_ends_everything(listener: socket.socket, tmp_path: Path) -> None:
     # The second finds the file of the first.
     code = f"try: os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL)\nexcept OSError: sys.exit(7)\n{SERVES}"
-    supervisor = Supervisor(Config(workers=2), [listener], child=child(code))
+    supervisor = Supervisor(2, Config(), [listener], child=child(code))
     with pytest.raises(click.ClickException, match="can't start"):
         await asyncio.wait_for(supervisor.run(), 30)
 
@@ -61,7 +61,7 @@ async def test_who_cant_start_ends_everything(listener: socket.socket, tmp_path:
 async def test_who_dies_is_replaced_after_a_pause_that_grows(
     listener: socket.socket, log: Log, dies: str, status: int
 ) -> None:
-    supervisor = Supervisor(Config(), [listener], child=child(dies))
+    supervisor = Supervisor(1, Config(), [listener], child=child(dies))
     running = asyncio.create_task(supervisor.run())
     for pause in ("0.5", "1"):
         line = await log.line()
@@ -72,14 +72,14 @@ async def test_who_dies_is_replaced_after_a_pause_that_grows(
 
 
 async def test_all_share_the_socket_and_know_the_configuration(listener: socket.socket) -> None:
-    config = Config(workers=2, model_alias={"a": "b"}, chat_template="{{ messages }}" * 100_000)
+    config = Config(model_alias={"a": "b"}, chat_template="{{ messages }}" * 100_000)
     code = """
 config = pickle.load(sys.stdin.buffer)
 connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
 connection.sendall(b"%d %d" % (os.getpid(), len(config.chat_template)))
 connection.close()
 """
-    supervisor = Supervisor(config, [listener], child=child(code + SERVES))
+    supervisor = Supervisor(2, config, [listener], child=child(code + SERVES))
     running = asyncio.create_task(supervisor.run())
     told = []
     async with asyncio.timeout(30):

@@ -1,4 +1,4 @@
-"""`python -m openai_server.http.worker_process FDS ADMIN_FDS`: one of several processes that serve.
+"""`python -m openai_server.worker_process FDS ADMIN_FDS`: one of several processes that serve.
 
 supervisor.py starts it.
 
@@ -14,8 +14,8 @@ import sys
 import click
 
 from anyserve_common import standard_streams
+from openai_server import serving
 from openai_server.config import Config
-from openai_server.http import server
 from openai_server.http.server import Server
 
 
@@ -24,7 +24,7 @@ def main() -> None:
     config: Config = pickle.load(sys.stdin.buffer)
     config.set_up_logging()
     listeners, admin = ([socket.socket(fileno=int(fd)) for fd in fds.split(",") if fd] for fds in sys.argv[1:])
-    server.run(config, listeners, admin, _started)
+    serving.run(config, listeners, admin, _started)
 
 
 def _started(server: Server) -> None:

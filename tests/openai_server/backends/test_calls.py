@@ -232,6 +232,7 @@ async def test_no_stream_is_opened_for_a_server_that_does_not_offer_it() -> None
     backend, channel = await learned(BATCHES)
     for _ in range(2):
         assert (await backend.infer(request())).id == "called"
+    await settled()
     assert channel.streams.empty()
 
 

@@ -95,6 +95,7 @@ async def _serve(
     served.load()
     if config.access_log:  # nothing else uses the client's address
         served.loaded_app = Forwarded(served.loaded_app, served)
+    # Not after a full collection: imports leave next to no garbage, and it is a tenth of the time to the first answer.
     gc.freeze()  # what lives as long as the process is not looked at again when a large request makes garbage
     if tls is not None:
         served.ssl = tls.context

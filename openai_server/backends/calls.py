@@ -72,7 +72,7 @@ class Backend:
         self._timeout = timeout
         self._lookup_timeout = lookup_timeout
         self._dial = partial(dialer.open, target, name)
-        self._impatient = False
+        self._frequent_pings = False
         """The channel pings as often as the server permits."""
         self._use(self._dial())
         self._learning = asyncio.Lock()
@@ -127,7 +127,7 @@ class Backend:
             if await self._suit_pings():
                 continue
             self._outages.back()
-            self.doubt()
+            self.recheck_readiness()
             await self._channel.wait_for_state_change(state)
             self.usable, self._extensions = False, None
             lost()
@@ -142,7 +142,7 @@ class Backend:
                 return error.message if error.status == "UNAVAILABLE" else ""
         return ""
 
-    def doubt(self) -> None:
+    def recheck_readiness(self) -> None:
         """It is not usable until it has said that it is ready."""
         self.usable = False
         if self._check is None or self._check.done():
@@ -167,16 +167,16 @@ class Backend:
         """Whether there is a new channel, with pings as the server permits them: it has to say so first."""
         with suppress(BackendError):
             await self._learn()
-        impatient = contract.EXTENSION_PINGS in (self._extensions or ())
-        if self._extensions is None or impatient == self._impatient:
+        frequent_pings = contract.EXTENSION_PINGS in (self._extensions or ())
+        if self._extensions is None or frequent_pings == self._frequent_pings:
             return False
         if self._shared is not None:
             self._shared.retire()
         closing = asyncio.create_task(self._channel.close(self._timeout or NO_TIMEOUT))  # once its calls have ended
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
-        self._impatient = impatient
-        self._use(self._dial(impatient=impatient))
+        self._frequent_pings = frequent_pings
+        self._use(self._dial(frequent_pings=frequent_pings))
         return True
 
     async def _learn(self) -> None:

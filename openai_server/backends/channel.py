@@ -18,9 +18,9 @@ from anyserve_common.file_watch import follow, signature
 MAX_MESSAGE_BYTES = 64 << 20
 RECONNECT = 1.0
 """Seconds between attempts to connect, and how long one may take."""
-PATIENT = 60.0
+DEFAULT_PING_INTERVAL = 60.0
 """Seconds between pings to a server that was told nothing about them: more of them count as an attack."""
-PATIENT_TIMEOUT = 20.0
+DEFAULT_PING_TIMEOUT = 20.0
 Options = list[tuple[str, int | str]]
 
 
@@ -60,11 +60,13 @@ class Dialer:
         self._seen = signature(files.paths) if files else ()  # before they are read: a change in between is seen later
         self._credentials = files.credentials() if files else None
 
-    def open(self, target: str, name: str = "", *, impatient: bool = False) -> aio.Channel:
-        """`name`: the host, where `target` is one of its addresses. `impatient`: the server permits frequent pings."""
-        time, timeout = (self._keepalive, self._keepalive) if impatient else (PATIENT, PATIENT_TIMEOUT)
+    def open(self, target: str, name: str = "", *, frequent_pings: bool = False) -> aio.Channel:
+        """`name`: the host, where `target` is one of its addresses. `frequent_pings`: the server permits them."""
+        time, timeout = (
+            (self._keepalive, self._keepalive) if frequent_pings else (DEFAULT_PING_INTERVAL, DEFAULT_PING_TIMEOUT)
+        )
         options = channel_options(target, time, timeout)
-        options.append(("grpc.keepalive_permit_without_calls", int(impatient)))
+        options.append(("grpc.keepalive_permit_without_calls", int(frequent_pings)))
         name = self._server_name or name
         if self._credentials is None:
             return aio.insecure_channel(target, options=options)
@@ -85,7 +87,9 @@ class Dialer:
         await follow(files.paths, self._seen, read_again)
 
 
-def channel_options(target: str, keepalive: float = PATIENT, timeout: float = PATIENT_TIMEOUT) -> Options:
+def channel_options(
+    target: str, keepalive: float = DEFAULT_PING_INTERVAL, timeout: float = DEFAULT_PING_TIMEOUT
+) -> Options:
     options: Options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),

@@ -19,7 +19,7 @@ from typing import Any
 
 from anyserve_common import logs
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
-from openai_server.backends.pool import AWAY, Member
+from openai_server.backends.pool import AWAY_STATUSES, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
 from protos.contract import TASK_GENERATE
@@ -266,8 +266,8 @@ class Inventory:
             self._changed(name)
 
     def _learn(self, error: BackendError) -> None:
-        if error.status in AWAY:
-            self.member.backend.doubt()
+        if error.status in AWAY_STATUSES:
+            self.member.backend.recheck_readiness()
 
 
 @contextmanager

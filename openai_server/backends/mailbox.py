@@ -10,7 +10,7 @@ from openai_server.core.usage import Usage
 
 PROMPTS_IN_FLIGHT = 16
 """Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
-MERGE = 256
+MAX_WAITING_ROWS = 256
 """Rows that may wait; then those of one choice become one, so that a slow client costs no more than its text."""
 
 Cancel = Callable[[], object]
@@ -28,15 +28,15 @@ class Mailbox:
     While the task waits in `take`, `sink` gets the rows instead, so that a token costs no wake-up of a task. The task
     still gets those that the sink refuses, the end and every error.
 
-    `patience`: seconds of silence after which `take` returns an empty list.
+    `ping_interval`: seconds of silence after which `take` returns an empty list.
     """
 
     __slots__ = (  # one for each stream, and all of them are touched in every step
-        *("_error", "_loop", "_n_prompts", "_n_started", "_patience", "_retry", "_room", "_rows", "_running"),
+        *("_error", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows", "_running"),
         *("_silent", "_spoken", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "sink", "usages"),
     )
 
-    def __init__(self, n_prompts: int, start: Start, *, patience: float, retry: Retry = lambda *_: None) -> None:
+    def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
         self.sink: Sink | None = None
         self.usages: list[Usage | None] = []
         """Of the prompts whose answers are whole, in the order in which they became so."""
@@ -50,14 +50,14 @@ class Mailbox:
         self._running: dict[int, Cancel] = {}
         self._n_started = 0
         self._rows: list[Row] = []
-        self._room = MERGE
+        self._room = MAX_WAITING_ROWS
         self._error: Exception | None = None
-        self._patience = patience
+        self._ping_interval = ping_interval
         self._silent = False
         self._loop = asyncio.get_running_loop()
         self._waiter: asyncio.Future[None] | None = None
         self._waits_since = 0.0
-        self._timer = self._loop.call_later(patience, self._watch_for_silence)
+        self._timer = self._loop.call_later(ping_interval, self._watch_for_silence)
         self._start_more()
 
     # ---- For the reader
@@ -81,7 +81,7 @@ class Mailbox:
             self._waits_since = self._loop.time()
             self._waiter = self._loop.create_future()
             await self._waiter
-        rows, self._rows, self._room = self._rows, [], MERGE
+        rows, self._rows, self._room = self._rows, [], MAX_WAITING_ROWS
         self.n_taken += len(rows)
         return rows
 
@@ -89,10 +89,10 @@ class Mailbox:
         """One timer that comes back, since one for each wait would cost more than the token that ends it."""
         now = self._loop.time()
         since = self._waits_since if self._waiter is not None else now
-        if now >= since + self._patience:
+        if now >= since + self._ping_interval:
             since, self._silent = now, True
             self._wake()
-        self._timer = self._loop.call_at(since + self._patience, self._watch_for_silence)
+        self._timer = self._loop.call_at(since + self._ping_interval, self._watch_for_silence)
 
     def close(self) -> None:
         """Cancels the calls that still run. The sink gets nothing any more."""
@@ -112,7 +112,7 @@ class Mailbox:
         if len(rows) >= self._room:
             self._rows = merged(rows)
             self.n_taken += len(rows) - len(self._rows)
-            self._room = len(self._rows) + MERGE
+            self._room = len(self._rows) + MAX_WAITING_ROWS
 
     def deliver(self) -> None:
         """Passes on what was put: to the sink or the task. Neither, while the task writes: it comes back for them."""
@@ -128,7 +128,7 @@ class Mailbox:
             self._error, self._rows, is_written = self._error or error, [], False
         if is_written:
             self.n_taken += len(rows)
-            self._rows, self._room = [], MERGE
+            self._rows, self._room = [], MAX_WAITING_ROWS
             self._waits_since = self._loop.time()
         else:
             self._wake()

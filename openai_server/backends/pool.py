@@ -30,7 +30,7 @@ RESOLVE_INTERVAL = 5.0
 """Seconds between looks at the addresses of names."""
 GRACE = 600.0
 """Seconds that running requests of a server get whose address is gone."""
-AWAY = ("UNAVAILABLE", "CANCELLED")
+AWAY_STATUSES = ("UNAVAILABLE", "CANCELLED")
 """Statuses of calls to a server that is not there, or shuts down."""
 READY_WAIT = 0.5
 """Seconds until a probe looks at the next server, too, while the one before is silent."""
@@ -240,8 +240,8 @@ class Pool:
     ) -> Member | None:
         """Which may answer what the last one of those that were tried did not. The error learns who gave it."""
         self.listener.failed(tried[-1], model, error)
-        if error.status in AWAY:
-            tried[-1].backend.doubt()
+        if error.status in AWAY_STATUSES:
+            tried[-1].backend.recheck_readiness()
         if not may_pass(error):
             return None
         another = self._pick(members, tried)
@@ -274,8 +274,8 @@ class Pool:
         except BackendError as error:
             log.debug("%s is not ready: %s: %s", member.backend.target, error.status, error.message)
             self.listener.failed(member, model, error)
-            if error.status in AWAY:
-                member.backend.doubt()
+            if error.status in AWAY_STATUSES:
+                member.backend.recheck_readiness()
             return False
 
     async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
@@ -292,7 +292,7 @@ class Pool:
 
     @asynccontextmanager
     async def stream(
-        self, requests: Sequence[ModelInferRequest], members: Sequence[Member], n: int, patience: float
+        self, requests: Sequence[ModelInferRequest], members: Sequence[Member], n: int, ping_interval: float
     ) -> AsyncIterator[Mailbox]:
         """The answers to these requests, each for `n` choices, as they grow. Leaving cancels what still runs."""
         tried: dict[int, list[Member]] = {}
@@ -309,7 +309,7 @@ class Pool:
             tried[k].append(member)
             return member.backend.start(unnumbered(requests[k]), n, k, mailbox)
 
-        mailbox = Mailbox(len(requests), start, patience=patience, retry=retry)
+        mailbox = Mailbox(len(requests), start, ping_interval=ping_interval, retry=retry)
         try:
             yield mailbox
         finally:
@@ -328,4 +328,4 @@ def load(member: Member) -> tuple[bool, int, int]:
 
 def may_pass(error: BackendError) -> bool:
     """Whether another server may answer what this error is the answer to."""
-    return error.status in (*AWAY, "NOT_FOUND") or error.reason == contract.REASON_QUEUE_FULL
+    return error.status in (*AWAY_STATUSES, "NOT_FOUND") or error.reason == contract.REASON_QUEUE_FULL

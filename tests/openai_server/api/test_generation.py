@@ -89,10 +89,10 @@ class FakePool:
 
     @asynccontextmanager
     async def stream(
-        self, calls: Sequence[ModelInferRequest], members: Sequence[object], n: int, patience: float
+        self, calls: Sequence[ModelInferRequest], members: Sequence[object], n: int, ping_interval: float
     ) -> AsyncIterator[Mailbox]:
         self.calls += calls
-        mailbox = Mailbox(len(calls), lambda *_: lambda: None, patience=patience)
+        mailbox = Mailbox(len(calls), lambda *_: lambda: None, ping_interval=ping_interval)
         self.mailboxes.put_nowait(mailbox)
         try:
             yield mailbox

@@ -119,8 +119,8 @@ class FakeDialer(Dialer):
 
     def __init__(self, *channels: FakeChannel) -> None:
         self._channels = list(channels)
-        self.impatient: list[bool] = []
+        self.frequent_pings: list[bool] = []
 
-    def open(self, target: str, name: str = "", *, impatient: bool = False) -> aio.Channel:
-        self.impatient.append(impatient)
+    def open(self, target: str, name: str = "", *, frequent_pings: bool = False) -> aio.Channel:
+        self.frequent_pings.append(frequent_pings)
         return cast(aio.Channel, self._channels.pop(0))

@@ -41,7 +41,7 @@ class FakeBackend:
         """Lookups wait for it."""
         self.may_answer.set()
 
-    def doubt(self) -> None:
+    def recheck_readiness(self) -> None:
         self.n_doubts += 1
 
     async def close(self, grace: float | None = None) -> None:

@@ -314,7 +314,7 @@ def refusal(number: int) -> ModelStreamInferResponse:
 
 
 def mailbox_of(backend: Backend, made: ModelInferRequest | None = None) -> Mailbox:
-    return Mailbox(1, lambda k, mailbox: backend.start(made or request(), 1, k, mailbox), patience=60)
+    return Mailbox(1, lambda k, mailbox: backend.start(made or request(), 1, k, mailbox), ping_interval=60)
 
 
 async def taken(mailbox: Mailbox) -> list[Row]:
@@ -508,8 +508,8 @@ async def test_a_doubted_backend_is_not_usable_until_it_is_ready_again() -> None
         channel.calls.clear()
         channel.may_answer.clear()
         await settled()
-        backend.doubt()
-        backend.doubt()
+        backend.recheck_readiness()
+        backend.recheck_readiness()
         assert not backend.usable
         channel.may_answer.set()
         assert await watch.events.get() == "ready"
@@ -523,7 +523,7 @@ async def test_a_server_that_permits_frequent_pings_gets_another_channel() -> No
     backend = Backend("a:1", timeout=9, lookup_timeout=3, dialer=dialer)
     async with watch.of(backend):
         assert await watch.events.get() == "ready"
-        assert dialer.impatient == [False, True]
+        assert dialer.frequent_pings == [False, True]
         assert first.closed == [9]
         assert not second.closed
         assert second.methods("ServerReady")

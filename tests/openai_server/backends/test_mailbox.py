@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from openai_server.backends.mailbox import MERGE, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
+from openai_server.backends.mailbox import MAX_WAITING_ROWS, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
@@ -25,8 +25,8 @@ class Calls:
         self.started.append(k)
         return lambda: self.cancelled.append(k)
 
-    def mailbox(self, n_prompts: int = 1, patience: float = 60) -> Mailbox:
-        return Mailbox(n_prompts, self.start, patience=patience)
+    def mailbox(self, n_prompts: int = 1, ping_interval: float = 60) -> Mailbox:
+        return Mailbox(n_prompts, self.start, ping_interval=ping_interval)
 
 
 async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
@@ -149,7 +149,7 @@ async def test_a_sink_gets_nothing_after_the_end(how: str) -> None:
 
 
 async def test_rows_of_a_sink_end_the_silence() -> None:
-    mailbox, sink = Calls().mailbox(patience=60), Sink()
+    mailbox, sink = Calls().mailbox(ping_interval=60), Sink()
     reader = await waiting_reader(mailbox, sink)
     mailbox._waits_since -= 60
     mailbox.put(0, b"a", None)
@@ -175,7 +175,7 @@ async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
 
 
 async def test_silence_is_told_again_and_again() -> None:
-    mailbox = Calls().mailbox(patience=0.01)
+    mailbox = Calls().mailbox(ping_interval=0.01)
     began = asyncio.get_running_loop().time()
     assert [await mailbox.take() for _ in range(3)] == [[], [], []]
     assert asyncio.get_running_loop().time() - began >= 0.03
@@ -197,7 +197,7 @@ async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
 
 
 async def test_who_is_not_waiting_hears_of_no_silence() -> None:
-    mailbox = Calls().mailbox(patience=0.01)
+    mailbox = Calls().mailbox(ping_interval=0.01)
     await asyncio.sleep(0.05)
     mailbox.put(0, b"a", None)
     assert await mailbox.take() == [(0, b"a", None, ())]
@@ -246,7 +246,7 @@ async def test_a_call_that_fails_at_once() -> None:
         mailbox.fail(k, BackendError("UNAVAILABLE", "gone"))
         return lambda: calls.cancelled.append(k)
 
-    mailbox = Mailbox(3, start, patience=60)
+    mailbox = Mailbox(3, start, ping_interval=60)
     with pytest.raises(BackendError):
         await mailbox.take()
 
@@ -257,7 +257,7 @@ async def test_what_waits_for_a_slow_reader_is_as_large_as_its_text() -> None:
         mailbox.put(i % 3, b"x", "stop" if i == 9_999 else None)
     rows = await mailbox.take()
     assert rows is not None
-    assert len(rows) < MERGE + 3
+    assert len(rows) < MAX_WAITING_ROWS + 3
     assert rows[-1][2] == "stop"
     assert sum(len(token) for _, token, *_ in rows) == 10_000
 

@@ -105,7 +105,7 @@ def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
     def start(k: int, mailbox: Mailbox) -> Cancel:
         return shared.start(ModelInferRequest(id=str(k)), n, k, mailbox)
 
-    return Mailbox(prompts, start, patience=60)
+    return Mailbox(prompts, start, ping_interval=60)
 
 
 async def whole(mailbox: Mailbox) -> Said:

@@ -223,6 +223,7 @@ def test_ctrl_c_while_it_is_imported_is_no_traceback(module: str) -> None:
     """It interrupts itself when click is imported, before the program handles signals."""
     code = (
         "import os, runpy, signal, sys\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, if the tests run in the background
         "class Interrupts:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"

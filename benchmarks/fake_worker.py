@@ -73,7 +73,7 @@ class FakeWorker:
                 if contract.PARAM_CANCEL in request.parameters:
                     steps.cancel(request.parameters[contract.PARAM_CANCEL].int64_param)
                 elif request.parameters[contract.PARAM_WHOLE].bool_param:
-                    await context.write(_numbered(request.parameters[contract.PARAM_REQUEST].int64_param))
+                    await steps.write(_numbered(request.parameters[contract.PARAM_REQUEST].int64_param))
                 elif contract.PARAM_REQUEST in request.parameters:
                     steps.add(request.parameters[contract.PARAM_REQUEST].int64_param, *_wish(request))
                 else:
@@ -110,6 +110,7 @@ class Steps:
         self._seconds = 0.0
         self._message = b""  # of a step that ends nothing, for those that run
         self._task: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
 
     def add(self, number: int, tokens: int, seconds: float) -> None:
         self._left[number] = self._all[number] = tokens
@@ -137,7 +138,12 @@ class Steps:
                 message = self._message
             self._left = {number: left - 1 for number, left in self._left.items() if number not in ending}
             if message:
-                await self._context.write(message)
+                await self.write(message)
+
+    async def write(self, message: bytes) -> None:
+        """One at a time: of two writes that gRPC has at once, one is lost."""
+        async with self._writing:
+            await self._context.write(message)
 
 
 def _wish(request: ModelInferRequest) -> tuple[int, float]:

@@ -67,8 +67,8 @@ def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequen
 
     async def main() -> None:
         supervisor = Supervisor(config.workers, config, listeners, admin, buried=sharing.forget)
-        for told in (signal.SIGINT, signal.SIGTERM):
-            asyncio.get_running_loop().add_signal_handler(told, supervisor.end)
+        for number in (signal.SIGINT, signal.SIGTERM):
+            asyncio.get_running_loop().add_signal_handler(number, supervisor.end)
         await supervisor.run()
 
     with sharing.shared():

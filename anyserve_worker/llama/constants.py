@@ -32,7 +32,7 @@ LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True
 NO_TOKEN = -1
 """A token that a vocabulary lacks; `model.py` takes any id below 0 for one."""
 LOG_LEVEL_ERROR = 4
-"""Of `enum ggml_log_level`, which llama_cpp doesn't have; a test compares it with the header."""
+"""A value of `enum ggml_log_level`, which llama_cpp doesn't have; a test compares it with the header."""
 DECODE_NO_ROOM = 1
 """Status of `llama_decode`: no cells are free for the batch. Only llama.h's comment has it."""
 

@@ -39,7 +39,7 @@ class RequestType(Struct, frozen=True):
     """One form of a request's body."""
 
     name: str
-    """Of the table of its fields in docs/fields.md."""
+    """Name of the table of its fields in docs/fields.md."""
     struct: type[Struct]
     fields: Fields
     """Decides about its keys."""

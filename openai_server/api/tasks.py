@@ -84,7 +84,7 @@ class Task:
         return await gather([one(call) for call in calls])
 
     def target(self, model: Model) -> Target:
-        """Of the only call."""
+        """The target of the only call."""
         return Target(model.name, model.input_names, self.id)
 
     def each(self, texts: Sequence[T], model: Model) -> list[tuple[T, Target]]:

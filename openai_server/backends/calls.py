@@ -38,7 +38,7 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 log = logging.getLogger(__name__)
 
 MAX_SHARED_BYTES = 1 << 20
-"""Of a request on the shared stream. One that the backend finds too large ends its stream, and others would wait."""
+"""Bytes of a request on the shared stream. One that the backend finds too large ends the stream for all."""
 READY_INTERVAL = 1.0
 """Seconds between questions to a server that is not ready."""
 NO_TIMEOUT = 3600.0
@@ -81,7 +81,7 @@ class Backend:
         self._shared: SharedStream | None = None
         self._n_unary = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        """Of streams that are not shared, and of those that are not yet."""
+        """Tasks of streams that are not shared, and of those that are not yet."""
         self._on_ready: Callable[[], None] = lambda: None
         self._check: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()

@@ -39,7 +39,7 @@ class Mailbox:
     def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
         self.sink: Sink | None = None
         self.usages: list[Usage | None] = []
-        """Of the prompts whose answers are whole, in the order in which they became so."""
+        """Token counts of the prompts whose answers are whole, in the order in which they became so."""
         self.n_taken = 0
         """Tokens that were taken."""
         self._n_prompts = n_prompts

@@ -96,7 +96,7 @@ class RequestContext:
     stream: bool = False
     choices: int = 1
     usage: Usage | None = None
-    """Of an answer that came to its end."""
+    """Token counts of an answer that came to its end."""
     delivered: int = 0
     """Tokens of a stream that was cut off."""
     finish_reasons: Sequence[str] = ()

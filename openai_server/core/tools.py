@@ -27,7 +27,7 @@ class ToolUse:
     must: bool = False
     """The answer is a call."""
     named: str | None = None
-    """Of this function."""
+    """Name of the function that the answer calls; None: the model chooses."""
     parallel: bool = True
     """There may be several."""
     legacy: bool = False

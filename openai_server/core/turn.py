@@ -76,7 +76,7 @@ class Sampling(Struct, frozen=True):
     skip_special_tokens: bool | None = None
     """Control tokens are left out of the text."""
     seed: int | None = None
-    """Of 64 bits, signed."""
+    """A signed integer of 64 bits."""
     priority: int | None = None
     """0 to 2³¹ - 1; the smaller the sooner."""
 

@@ -11,7 +11,7 @@ class Usage(NamedTuple):
     completion: int
     cached: int | None
     marked: int | None = None
-    """Of `completion`, those until a choice's mark."""
+    """Tokens of `completion` up to a choice's mark."""
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:

@@ -135,17 +135,18 @@ class EventStream(Response):
         except (asyncio.CancelledError, Exception) as error:
             if not writer.is_started:
                 raise
-            told = _told(error)
-            self.status_code = told.status
-            last = sse.failure(told)
+            failure = _as_api_error(error)
+            self.status_code = failure.status
+            last = sse.failure(failure)
         try:
             await writer.write(last, more=False)
         except asyncio.CancelledError as error:
-            self.status_code = _told(error).status
+            self.status_code = _as_api_error(error).status
             raise
 
 
-def _told(error: BaseException) -> APIError:
+def _as_api_error(error: BaseException) -> APIError:
+    """The error that the client of a stream gets."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, asyncio.CancelledError):

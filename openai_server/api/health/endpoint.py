@@ -1,6 +1,7 @@
 """The entries of the probes in the registry, and their handlers."""
 
 import logging
+from collections.abc import Callable
 
 from starlette.responses import Response
 
@@ -39,48 +40,21 @@ def ready(services: Services) -> Handler:
     return handle
 
 
-LIVE = Endpoint(
-    paths=("/livez",),
-    method="GET",
-    handler=live,
-    is_open=True,
-    is_logged=False,
-    is_administration=True,
-    description=Description(
-        tag="Server",
-        summary="Whether the server runs",
-        answers=[Health],
-        example={"status": "ok"},
-        errors=endpoint.ALWAYS,
-    ),
-)
-READY = Endpoint(
-    paths=("/readyz",),
-    method="GET",
-    handler=ready,
-    is_open=True,
-    is_logged=False,
-    is_administration=True,
-    description=Description(
-        tag="Server",
-        summary="Whether a request for the default model would be answered",
-        answers=[Health],
-        example={"status": "ok"},
-        errors=endpoint.ALWAYS | {503},
-    ),
-)
-HEALTH = Endpoint(
-    paths=("/health",),
-    method="GET",
-    handler=ready,
-    is_open=True,
-    is_logged=False,
-    is_administration=True,
-    description=Description(
-        tag="Server",
-        summary="The same as /readyz",
-        answers=[Health],
-        example={"status": "ok"},
-        errors=endpoint.ALWAYS | {503},
-    ),
-)
+def _probe(path: str, handler: Callable[[Services], Handler], summary: str, errors: frozenset[int]) -> Endpoint:
+    return Endpoint(
+        paths=(path,),
+        method="GET",
+        handler=handler,
+        is_open=True,
+        is_logged=False,
+        is_administration=True,
+        description=Description(
+            tag="Server", summary=summary, answers=[Health], example={"status": "ok"}, errors=errors
+        ),
+    )
+
+
+_READY_ERRORS = endpoint.ALWAYS | {503}
+LIVE = _probe("/livez", live, "Whether the server runs", endpoint.ALWAYS)
+READY = _probe("/readyz", ready, "Whether a request for the default model would be answered", _READY_ERRORS)
+HEALTH = _probe("/health", ready, "The same as /readyz", _READY_ERRORS)

@@ -26,7 +26,7 @@ class InputRow:
     """How one field of a turn becomes a tensor."""
 
     field: str
-    """Of the turn, its sampling or its guide."""
+    """Name of the attribute of the turn, its sampling or its guide."""
     tensor: TensorSpec
     off: float | None = None
     """The value that means the same as leaving the tensor out, if there is one."""

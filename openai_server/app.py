@@ -6,8 +6,9 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from datetime import datetime
+from functools import partial
 from secrets import token_hex
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from starlette.types import Receive, Scope, Send
 
@@ -29,10 +30,11 @@ from openai_server.backends.catalog import Catalog
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.http.lifespan import lifespan
-from openai_server.prompting.plan import Planner
-from openai_server.prompting.planner import ChatPlanner
-from openai_server.prompting.template import Templates
+from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
+
+if TYPE_CHECKING:
+    from openai_server.prompting.planner import ChatPlanner
 
 log = logging.getLogger(__name__)
 
@@ -72,26 +74,10 @@ class App:
             prompt=config.max_prompt_chars,
             schema=config.max_schema_bytes,
         )
-        templates = Templates(
-            clock=time.thread_time,
-            now=datetime.now,
-            seconds=config.template_timeout,
-            characters=config.template_max_chars,
-            compile=None,  # ChatPlanner does, in a process of its own
-        )
         threads = FairThreads(
             PLANNING_THREADS, name="planning", waiting=MAX_PLANNED, queue_timeout=config.queue_timeout
         )
-        planner = ChatPlanner(
-            templates,
-            Planner(
-                templates,
-                chat_template=config.chat_template,
-                new_id=lambda: f"call_{token_hex(12)}",
-                refuses_markup=config.forged_markup == "refuse",
-            ),
-            threads,
-        )
+        planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
         self.services = Services(
             pool=backend,
@@ -143,3 +129,25 @@ class App:
         if scope["type"] == "http":
             return self._dispatcher(scope, receive, send)  # not awaited, which saves every request a coroutine
         return lifespan(self._running(), receive, send)
+
+
+def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
+    """Imports what only chats need."""
+    from openai_server.prompting.plan import Planner
+    from openai_server.prompting.planner import ChatPlanner
+    from openai_server.prompting.template import Templates
+
+    templates = Templates(
+        clock=time.thread_time,
+        now=datetime.now,
+        seconds=config.template_timeout,
+        characters=config.template_max_chars,
+        compile=None,  # ChatPlanner does, in a process of its own
+    )
+    planner = Planner(
+        templates,
+        chat_template=config.chat_template,
+        new_id=lambda: f"call_{token_hex(12)}",
+        refuses_markup=config.forged_markup == "refuse",
+    )
+    return ChatPlanner(templates, planner, threads)

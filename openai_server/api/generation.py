@@ -25,7 +25,7 @@ from openai_server.core.usage import Usage, total
 from openai_server.http import sse
 from openai_server.http.streaming import EventWriter
 from openai_server.parsing.choice_reader import AnswerFormat
-from openai_server.prompting.planner import ChatPlanner
+from openai_server.prompting.deferred import DeferredPlanner
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
@@ -55,7 +55,9 @@ class _Prepared:
 class Generator:
     """A stream that is silent for `ping_interval` seconds gets a ping."""
 
-    def __init__(self, pool: Pool, catalog: Catalog, planner: ChatPlanner, caps: Caps, *, ping_interval: float) -> None:
+    def __init__(
+        self, pool: Pool, catalog: Catalog, planner: DeferredPlanner, caps: Caps, *, ping_interval: float
+    ) -> None:
         self._pool = pool
         self._catalog = catalog
         self._planner = planner

@@ -9,7 +9,7 @@ from openai_server.api.bodies.reader import Bodies
 from openai_server.api.generation import Generator
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.pool import Pool
-from openai_server.prompting.planner import ChatPlanner
+from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ class Services:
 
     pool: Pool
     catalog: Catalog
-    planner: ChatPlanner
+    planner: DeferredPlanner
     generator: Generator
     threads: FairThreads
     """For work that takes milliseconds."""

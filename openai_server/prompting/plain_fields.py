@@ -9,7 +9,6 @@ import re
 from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from itertools import chain, islice
 from typing import Any, TypeVar
 
@@ -21,13 +20,13 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, TextPart
 from openai_server.core.turn import Turn
 from openai_server.parsing.reasoning import ReasoningTags
+from openai_server.prompting.chat_prompt import ChatPrompt, Spans
 from openai_server.prompting.markup import Markup
 from protos.literals import occurrences
 
 M = TypeVar("M")
 T = TypeVar("T")
 V = TypeVar("V")
-Spans = Sequence[tuple[int, int]]
 
 MAX_MARKS = 1 << 18
 """Marks of one request. So many tokens of markup, as text, are more than any model reads."""
@@ -36,15 +35,6 @@ MANY = 1 << 14
 _MARKS = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
 """Characters that no text needs: noncharacters, and those for private use."""
 _ESCAPES = re.compile(r"\\u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|\\U([0-9a-fA-F]{8})")
-
-
-@dataclass(frozen=True, slots=True)
-class ChatPrompt:
-    text: str
-    plain: Spans = ()
-    """Spans that are text, whatever they look like, in bytes of UTF-8."""
-    marked: str = ""
-    """The text with its marks: what is markup in it is the template's."""
 
 
 class PlainFields:

@@ -24,8 +24,9 @@ from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import json_value
+from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.markup import LISTED, MARKUP_PARAMETERS, Markup, markup_of
-from openai_server.prompting.plain_fields import ChatPrompt, PlainFields, field_with
+from openai_server.prompting.plain_fields import PlainFields, field_with
 from openai_server.prompting.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
 from protos import contract
 

@@ -8,7 +8,7 @@ from typing import Any, Protocol, TypeVar
 
 from openai_server.core.errors import Unavailable
 from openai_server.core.turn import Turn
-from openai_server.prompting.plain_fields import ChatPrompt
+from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.source import CompiledSource, Words, compile_source
 from openai_server.prompting.template import CHATML, NotCompiled, Templates

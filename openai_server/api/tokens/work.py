@@ -7,7 +7,7 @@ from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, Prom
 from openai_server.backends.dialects.anyserve import decode, encode_tasks
 from openai_server.backends.directory import Model
 from openai_server.core.turn import Turn
-from openai_server.prompting.plain_fields import ChatPrompt
+from openai_server.prompting.chat_prompt import ChatPrompt
 from protos import contract
 
 MANY_TOKENS = 4096

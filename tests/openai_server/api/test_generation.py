@@ -26,7 +26,7 @@ from openai_server.core.turn import Sampling, Turn
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 from openai_server.http.streaming import EventWriter
-from openai_server.prompting.planner import ChatPlanner
+from openai_server.prompting.deferred import DeferredPlanner
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.openai_server.backends.fakes import away
 from tests.wire.fake_worker import whole
@@ -171,7 +171,7 @@ async def until_waiting(mailbox: Mailbox) -> None:
 
 def made(pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_interval: float = 60) -> Generator:
     return Generator(
-        cast(Pool, pool), cast(Catalog, catalog), cast(ChatPlanner, planner), Caps(), ping_interval=ping_interval
+        cast(Pool, pool), cast(Catalog, catalog), cast(DeferredPlanner, planner), Caps(), ping_interval=ping_interval
     )
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from openai_server.api.schemas import parse_chat
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import InvalidRequest
-from openai_server.prompting.plain_fields import ChatPrompt
+from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import Templates
 from tests.openai_server.prompting.conversations import QUESTION, Case, said

@@ -64,7 +64,7 @@ class GenerationHandler:
                     )
 
             return EventStream(events)
-        model, answers = await unless_gone(context.receive, self._answers(turn, id, context))
+        model, answers = await unless_gone(context.scope, self._answers(turn, id, context))
         answer = self._build_answer(AnswerIdentity(id, created, model.name), answers, _options(request, model))
         context.take_answer(answer.usage, answer.n_choices, answer.finish_reasons)
         return JSONResponse(answer.content)

@@ -127,7 +127,7 @@ class TaskHandler(Generic[R]):
         take_model_from_path(request, context)
         context.access.reserve(prompt_tokens(self._prompts(request), body_size), 0)
         task = Task(self._services, context, self._id_prefix + urandom(16).hex())
-        return JSONResponse(await unless_gone(context.receive, self._perform(task, request)))
+        return JSONResponse(await unless_gone(context.scope, self._perform(task, request)))
 
     async def _perform(self, task: Task, request: R) -> Any:
         """The answer."""

@@ -3,12 +3,17 @@
 It differs for a client of HTTP/1.0, and for one that sends its body only after `100 Continue`.
 """
 
-from collections.abc import Awaitable, Callable
+import re
+from collections.abc import Awaitable, Callable, Iterable
 from functools import partial
 from typing import Any
 
 from starlette.types import Message
-from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
+
+_NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_WITHOUT_BODY = (204, 304)
+"""Statuses of responses that have none."""
 
 
 class Outlet:
@@ -22,44 +27,74 @@ class Outlet:
         self.close = close
 
 
-class _HeldHead:
-    """Takes the place of the outlet until the head of an answer can be written with the first part of its body."""
-
-    __slots__ = ("_cycle", "_head", "_outlet", "is_closing")
-
-    def __init__(self, cycle: "Cycle", outlet: Outlet) -> None:
-        self._cycle = cycle
-        self._head = b""
-        self._outlet = outlet
-        self.is_closing = outlet.is_closing
-
-    def write(self, data: bytes) -> None:
-        if self._head:
-            self.release(data)
-        else:
-            self._head = data
-
-    def release(self, body: bytes = b"") -> None:
-        self._cycle.transport = self._outlet  # type: ignore[assignment]  # all of it that a cycle uses
-        self._outlet.write(self._head + body)
-
-    def close(self) -> None:
-        self.release()
-        self._outlet.close()
-
-
 class Cycle(RequestResponseCycle):
-    """One request and its answer. Head and body are one write, which costs half as much as two; also a
-    streaming.WriteNow."""
+    """One request and its response; a streaming.Exchange.
+
+    Replaces uvicorn's `send`, which writes head and body separately: one write costs half as much as two.
+    """
+
+    _head = b""
+    """The head of the response, until it is written with the first part of the body."""
+    _on_gone: Callable[[], None] | None = None
 
     async def send(self, message: Any) -> None:
-        if not self.response_started:
-            self.transport = _HeldHead(self, self.transport)  # type: ignore[arg-type, assignment]
-            await super().send(message)
+        if self.flow.write_paused and not self.disconnected:
+            await self.flow.drain()
+        if self.disconnected:
             return
-        await super().send(message)
-        if isinstance(self.transport, _HeldHead):
-            self.transport.release()  # a body of no bytes, such as that of the answer to HEAD
+        expected = "http.response.body" if self.response_started else "http.response.start"
+        if message["type"] != expected or self.response_complete:
+            raise RuntimeError(f"{message['type']} was sent where {expected} was expected, or after the end.")
+        if self.response_started:
+            self._write_body(message.get("body", b""), message.get("more_body", False))
+        else:
+            self._begin(message["status"], message.get("headers", ()))
+
+    def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        self.response_started = True
+        self.waiting_for_100_continue = False
+        lines, values, says_close = [STATUS_LINE[status]], [], False
+        for name, value in (*self.default_headers, *headers):
+            name = name.lower()
+            if name == b"content-length":
+                if self.chunked_encoding is None:
+                    self.expected_content_length, self.chunked_encoding = int(value), False
+            elif name == b"connection" and b"close" in value.lower():
+                self.keep_alive, says_close = False, True
+            lines += (name, b": ", value, b"\r\n")
+            values.append(value)
+        if _NOT_IN_A_VALUE.search(b"".join(values)):
+            raise RuntimeError("A header's value has a control character.")
+        if not (self.keep_alive or says_close):
+            lines.append(b"connection: close\r\n")
+        if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
+            self.chunked_encoding = True
+            lines.append(b"transfer-encoding: chunked\r\n")
+        lines.append(b"\r\n")
+        self._head = b"".join(lines)
+
+    def _write_body(self, part: bytes, more: bool) -> None:
+        if self.scope["method"] == "HEAD":
+            self.expected_content_length = 0
+            part = b""
+        elif self.chunked_encoding:
+            part = b"%x\r\n%b\r\n" % (len(part), part) if part else b""
+            if not more:
+                part += b"0\r\n\r\n"
+        else:
+            self.expected_content_length -= len(part)
+        if self.expected_content_length < 0 or (self.expected_content_length and not more):
+            raise RuntimeError("The body has another length than its content-length.")
+        self.transport.write(self._head + part)
+        self._head = b""
+        if not more:
+            self.response_complete = True
+            self.message_event.set()
+            if not self.keep_alive:
+                self.transport.close()
+            self.on_response()
+
+    # ---- As a streaming.Exchange
 
     @property
     def is_free(self) -> bool:
@@ -68,8 +103,29 @@ class Cycle(RequestResponseCycle):
         )
 
     def write_now(self, part: bytes) -> None:
-        """Writes a chunk, as uvicorn's `send` does."""
+        """Writes a chunk."""
         self.transport.write(b"%x\r\n%b\r\n" % (len(part), part))
+
+    def take_body(self) -> bytes | None:
+        if self.more_body or self.disconnected or self.waiting_for_100_continue:
+            return None
+        self.flow.resume_reading()
+        body, self.body = self.body, bytearray()
+        return bytes(body)
+
+    @property
+    def is_gone(self) -> bool:
+        return self.disconnected
+
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        self._on_gone = callback
+
+    def leave(self) -> None:
+        """Called by the connection when the client has left before the end of the response."""
+        self.disconnected = True
+        callback, self._on_gone = self._on_gone, None
+        if callback is not None:
+            callback()
 
 
 def adapt(cycle: RequestResponseCycle) -> None:

@@ -14,12 +14,13 @@ from urllib.parse import unquote
 
 import orjson
 from httptools import HttpParserCallbackError, HttpParserError, HttpParserUpgrade, HttpRequestParser
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from openai_server.core.errors import APIError, InternalError, TooManyConnections
 from openai_server.http import framing
 from openai_server.http.answering import Cycle, Outlet, adapt
 from openai_server.http.linger import Linger
-from openai_server.http.streaming import WRITE_NOW
+from openai_server.http.streaming import EXCHANGE
 from openai_server.http.timing import Phase, TimedConnection
 
 log = logging.getLogger(__name__)
@@ -56,6 +57,8 @@ class Connection(TimedConnection):
 
     _deaf = False
     """Nothing that still comes is read as HTTP."""
+    _answered: Cycle | None = None
+    """The request that is answered, or was last."""
     _last_error: APIError | None = None
     """The answer to a request that can't be read, once those before it are answered."""
 
@@ -77,6 +80,8 @@ class Connection(TimedConnection):
         self._outlet.close = self._linger.close = _do_nothing  # They refer to this connection, which refers to them.
         self.rejected.discard(self)
         super().connection_lost(exc)
+        if self._answered is not None and not self._answered.response_complete:
+            self._answered.leave()
 
     def data_received(self, data: bytes) -> None:
         """Replaces uvicorn's, which takes what follows an upgrade for another request."""
@@ -180,17 +185,22 @@ class Connection(TimedConnection):
             keep_alive=self.parser.should_keep_alive(),
             on_response=self.on_response_complete,
         )
-        scope[WRITE_NOW] = cycle
+        scope[EXCHANGE] = cycle
         if waits or version == "1.0":
             adapt(cycle)
         is_busy, self.cycle = self._answering(), cycle
         if not is_busy:
-            task = self.loop.create_task(cycle.run_asgi(self.app))
-            task.add_done_callback(self.tasks.discard)
-            self.tasks.add(task)
+            self._start_asgi_task(cycle, self.app)
         else:
             self.flow.pause_reading()
             self.pipeline.appendleft((cycle, self.app))
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Replaces uvicorn's, to know which request is answered: others may wait behind it."""
+        self._answered = cast(Cycle, cycle)
+        task = self.loop.create_task(cycle.run_asgi(app))
+        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)
 
     def on_body(self, body: bytes) -> None:
         self._unread -= CHUNK_OVERHEAD * len(body)

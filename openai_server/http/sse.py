@@ -9,11 +9,11 @@ from openai_server.core.errors import APIError
 
 _encode = msgspec.json.Encoder().encode
 
-HEADERS = {
-    "content-type": "text/event-stream; charset=utf-8",
-    "cache-control": "no-cache",
-    "x-accel-buffering": "no",  # nginx would collect the events before it passes them on
-}
+HEADERS = [
+    (b"content-type", b"text/event-stream; charset=utf-8"),
+    (b"cache-control", b"no-cache"),
+    (b"x-accel-buffering", b"no"),  # nginx would collect the events before it passes them on
+]
 
 DATA = b"data: "
 END = b"\n\n"

@@ -5,7 +5,7 @@ When the client goes, the task that works for it is cancelled, and with it the c
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any, Protocol, TypeVar
 
 from starlette.responses import Response
@@ -17,41 +17,54 @@ from openai_server.http import sse
 log = logging.getLogger(__name__)
 T = TypeVar("T")
 
-WRITE_NOW = "write_now"
-"""Key in the ASGI scope: a `WriteNow`, where the server has one for this response."""
+EXCHANGE = "exchange"
+"""Key in the ASGI scope: the request's Exchange."""
 
 CLIENT_CLOSED_REQUEST = 499
 """nginx's status for a client that left; nobody sees it but the access log."""
-WATCH_AFTER = 0.01
-"""Seconds before a client is watched: an answer that is there sooner would only wait for the task that does it."""
 
 
 class ClientGone(Exception):
     """Nobody is there to read the answer."""
 
 
-async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client leaves before that; then raises ClientGone.
+class Exchange(Protocol):
+    """What the server offers for one request beside ASGI's messages, which cost a task for each thing to wait for."""
 
-    The body must have been read. This task does the work itself: waiting for another one would make it later.
-    """
+    @property
+    def is_free(self) -> bool:
+        """Whether the client reads fast enough, and is there, so that `write_now` need not wait."""
+
+    def write_now(self, part: bytes) -> None:
+        """Writes a part of the body, in the order of the parts that are sent as messages."""
+
+    def take_body(self) -> bytes | None:
+        """The rest of the request's body, if all of it has come; None: it has to be received."""
+
+    @property
+    def is_gone(self) -> bool:
+        """Whether the client has left before the end of the response."""
+
+    def when_gone(self, callback: Callable[[], None] | None) -> None:
+        """Calls it once if the client leaves from now on, before the end of the response. None: no longer."""
+
+
+async def unless_gone(scope: Mapping[str, Any], work: Coroutine[Any, Any, T]) -> T:
+    """The result of `work`, which is cancelled if the client leaves before that; then raises ClientGone."""
     worker = asyncio.current_task()
     assert worker is not None
-    watcher: asyncio.Task[None] | None = None
+    exchange: Exchange = scope[EXCHANGE]
+    if exchange.is_gone:
+        work.close()
+        raise ClientGone
     gone = False
 
-    async def watch() -> None:
+    def cancel() -> None:
         nonlocal gone
-        while (await receive())["type"] != "http.disconnect":
-            pass
         gone = True
         worker.cancel()
 
-    def begin_to_watch() -> None:
-        nonlocal watcher
-        watcher = asyncio.create_task(watch())
-
-    timer = asyncio.get_running_loop().call_later(WATCH_AFTER, begin_to_watch)
+    exchange.when_gone(cancel)
     try:
         return await work
     except asyncio.CancelledError:
@@ -60,43 +73,27 @@ async def unless_gone(receive: Receive, work: Coroutine[Any, Any, T]) -> T:
             raise ClientGone from None
         raise
     finally:
-        timer.cancel()
-        if watcher is not None:
-            watcher.cancel()
-
-
-class WriteNow(Protocol):
-    """Writes a part of the body, in the order of the parts that are sent as ASGI messages."""
-
-    @property
-    def is_free(self) -> bool:
-        """Whether the client reads fast enough, and is there, so that `write_now` need not wait."""
-
-    def write_now(self, part: bytes) -> None: ...
+        exchange.when_gone(None)
 
 
 class EventWriter:
     """Writes the body of one event stream."""
 
-    __slots__ = ("_headers", "_now", "_send", "is_started")
+    __slots__ = ("_exchange", "_headers", "_send", "is_started", "write_now")
 
-    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], now: WriteNow | None) -> None:
+    def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> None:
         self.is_started = False
         """The head has been sent."""
         self._send = send
         self._headers = headers
-        self._now = now
+        self._exchange = exchange
+        self.write_now: Callable[[bytes], None] = exchange.write_now
+        """Writes events without waiting, if `is_free`."""
 
     @property
     def is_free(self) -> bool:
         """Whether `write_now` may be called."""
-        now = self._now
-        return now is not None and self.is_started and now.is_free
-
-    def write_now(self, events: bytes) -> None:
-        """Writes without waiting."""
-        assert self._now is not None
-        self._now.write_now(events)
+        return self.is_started and self._exchange.is_free
 
     async def write(self, events: bytes, *, more: bool = True) -> None:
         """Waits while the client reads more slowly. `more`: these are not the last events."""
@@ -115,8 +112,8 @@ class EventStream(Response):
     """
 
     def __init__(self, events: Callable[[EventWriter], Coroutine[Any, Any, bytes]]) -> None:
-        super().__init__(headers=sse.HEADERS)
-        del self.headers["content-length"]
+        self.status_code, self.background = 200, None
+        self.raw_headers = sse.HEADERS.copy()
         self._events = events
         self._writer: EventWriter | None = None
 
@@ -126,9 +123,9 @@ class EventStream(Response):
         return self._writer is not None and self._writer.is_started
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        writer = self._writer = EventWriter(send, self.raw_headers, scope.get(WRITE_NOW))
+        writer = self._writer = EventWriter(send, self.raw_headers, scope[EXCHANGE])
         try:
-            last = await unless_gone(receive, self._events(writer))
+            last = await unless_gone(scope, self._events(writer))
         except ClientGone:
             self.status_code = CLIENT_CLOSED_REQUEST
             return

@@ -14,6 +14,7 @@ from openai_server.backends.pool import Pool
 from openai_server.config import Config
 from openai_server.serving import backends
 from openai_server.telemetry.observer import Observer
+from tests.openai_server.exchange import FakeExchange
 from tests.wire.fake_worker import FakeWorker, serving
 
 Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
@@ -70,8 +71,9 @@ class Call:
         self._gone = asyncio.Event()
         self._parts = [body]
         self._grew = asyncio.Condition()
+        self._exchange = FakeExchange(is_free=False)
         scope = {
-            "type": "http",
+            **self._exchange.scope,
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": method,
@@ -111,6 +113,7 @@ class Call:
 
     def disconnect(self) -> None:
         self._gone.set()
+        self._exchange.leave()
 
 
 class Sidecar:

@@ -54,7 +54,7 @@ class Bodies:
                 request = parse(cast(bytes, body), self._caps)
                 await asyncio.sleep(0)
                 return request
-        return await unless_gone(context.receive, self._helpers.run(parse, body, context.access.caller_id))
+        return await unless_gone(context.scope, self._helpers.run(parse, body, context.access.caller_id))
 
     def _may_be_large(self, size: int) -> bool:
         """Whether a body of this size may be decoded in the event loop now: a very large one only now and then."""

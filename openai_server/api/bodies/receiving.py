@@ -6,6 +6,7 @@ from openai_server.api.bodies.cost import UNCOUNTED_BYTES, VALUE_BYTES, structur
 from openai_server.core.errors import BodyTooLarge, TooManyValues, UnsupportedEncoding
 from openai_server.core.request_context import RequestContext
 from openai_server.http.connection import BODY_ERROR
+from openai_server.http.streaming import EXCHANGE, Exchange
 
 MAX_LENGTH_DIGITS = 18
 """Digits of a content-length that are read: Python reads no integer of more than 4300."""
@@ -17,19 +18,25 @@ async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -
     Raises BodyTooLarge and TooManyValues as soon as that is known, UnsupportedEncoding, Overloaded, ClientDisconnect,
     and the connection's error for a body that is late or broken.
     """
+    exchange: Exchange = context.scope[EXCHANGE]
     for name, value in context.scope["headers"]:
         if name == b"content-length" and value.isdigit() and int(value[:MAX_LENGTH_DIGITS]) > max_bytes:
             raise BodyTooLarge(max_bytes)
         if name == b"content-encoding" and not _is_identity(value):
             raise UnsupportedEncoding(value.decode("latin-1"))
     uncounted = min(UNCOUNTED_BYTES, max_values)
+    uncounted = min(UNCOUNTED_BYTES, max_values)
     body, n_values, held, counting, more = bytearray(), 0, 0, False, True
+    part = exchange.take_body()
     while more:
-        message = await context.receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        body += (part := message.get("body", b""))
-        more = message.get("more_body", False)
+        if part is not None:
+            more = False
+        else:
+            message = await context.receive()
+            if message["type"] == "http.disconnect":
+                raise ClientDisconnect
+            part, more = message.get("body", b""), message.get("more_body", False)
+        body += part
         if len(body) > max_bytes:
             raise BodyTooLarge(max_bytes)
         size = len(body)
@@ -40,7 +47,7 @@ async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -
                 raise TooManyValues(max_values)
             size = max(size, n_values * VALUE_BYTES)
         context.access.hold(size - held)
-        held = size
+        held, part = size, None
     if error := context.scope.get(BODY_ERROR):
         raise error
     return body, n_values

@@ -10,6 +10,7 @@ from openai_server.access.caps import Caps
 from openai_server.api.services import Services
 from openai_server.core.errors import APIError
 from openai_server.core.request_context import RequestContext
+from tests.openai_server.exchange import FakeExchange
 
 
 class FakeAccess:
@@ -75,7 +76,7 @@ def services(**given: Any) -> Services:
 
 
 def request_context(access: FakeAccess | None = None, **given: Any) -> RequestContext:
-    context = RequestContext(**given)
+    context = RequestContext(**{"scope": FakeExchange().scope, **given})
     context.access = access or FakeAccess()
     return context
 

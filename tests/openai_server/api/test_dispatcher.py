@@ -20,6 +20,7 @@ from openai_server.http.json_response import JSONResponse
 from openai_server.http.streaming import ClientGone, EventStream, EventWriter
 from openai_server.telemetry.observer import Observer
 from tests.openai_server.api.fakes import Client, FakeAccess, services
+from tests.openai_server.exchange import FakeExchange
 
 
 async def receive() -> Message:
@@ -42,7 +43,8 @@ class Site:
 
     def request(self, path: str = "/work", method: str = "POST", **headers: str) -> Coroutine[Any, Any, None]:
         given = [(name.encode(), value.encode()) for name, value in headers.items()]
-        scope = {"type": "http", "method": method, "path": path, "raw_path": path.encode(), "headers": given}
+        request = {"method": method, "path": path, "raw_path": path.encode(), "headers": given}
+        scope = {**FakeExchange().scope, **request}
         return self.dispatcher(scope, receive, self.client.send)
 
     @property
@@ -248,7 +250,7 @@ async def test_a_stream_that_is_cancelled_during_its_last_send_is_not_followed_b
                 await asyncio.Event().wait()
 
     site = Site(_returning(lambda: EventStream(events)))
-    scope = {"type": "http", "method": "POST", "path": "/work", "raw_path": b"/work", "headers": []}
+    scope = {**FakeExchange().scope, "method": "POST", "path": "/work", "raw_path": b"/work", "headers": []}
     task = asyncio.create_task(site.dispatcher(scope, receive, send))
     for _ in range(cancellations):
         assert await sending.get()

@@ -29,6 +29,7 @@ from openai_server.http.streaming import EventWriter
 from openai_server.prompting.deferred import DeferredPlanner
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.openai_server.backends.fakes import away
+from tests.openai_server.exchange import FakeExchange
 from tests.wire.fake_worker import whole
 
 USAGE = Usage(3, 2, 1)
@@ -100,11 +101,9 @@ class FakePool:
             mailbox.close()
 
 
-class Now:
-    """A WriteNow."""
-
+class Exchange(FakeExchange):
     def __init__(self, client: "Client") -> None:
-        self.is_free = True
+        super().__init__()
         self._client = client
 
     def write_now(self, part: bytes) -> None:
@@ -116,7 +115,7 @@ class Client:
 
     def __init__(self) -> None:
         self.written: list[tuple[str, bytes]] = []
-        self.now = Now(self)
+        self.now = Exchange(self)
         self.writer = EventWriter(self._send, [], self.now)
         self.wrote = asyncio.Queue[bytes]()
         self.fails = False

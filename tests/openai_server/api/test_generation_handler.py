@@ -13,6 +13,7 @@ from openai_server.core.request_context import RequestContext
 from openai_server.http.streaming import EventStream, EventWriter
 from tests.openai_server.api.fakes import FakeAccess, FakeBodies, request_context, services
 from tests.openai_server.api.generated import ANSWER, MODEL
+from tests.openai_server.exchange import FakeExchange
 
 
 class FakeGenerator:
@@ -63,7 +64,7 @@ async def sent(response: EventStream) -> bytes:
     async def receive() -> Any:
         raise AssertionError("the stream is over sooner")
 
-    await response({}, receive, send)
+    await response(FakeExchange().scope, receive, send)
     return b"".join(parts)
 
 

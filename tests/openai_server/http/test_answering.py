@@ -17,6 +17,13 @@ class Transport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.is_closed = False
+        self.reads = True
+
+    def pause_reading(self) -> None:
+        self.reads = False
+
+    def resume_reading(self) -> None:
+        self.reads = True
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -121,3 +128,94 @@ async def test_events_that_can_not_be_written(how: str) -> None:
     await answer.send(body(b"one", more=how != "complete"))
     answer.disconnected = how == "disconnected"
     assert not answer.is_free
+
+
+# ---- As an exchange
+
+
+async def test_a_body_that_has_come_is_taken_without_waiting() -> None:
+    request, _ = cycle()
+    request.body += b"one"
+    assert request.take_body() is None
+    request.body += b", two"
+    request.more_body = False
+    assert request.take_body() == b"one, two"
+    assert request.take_body() == b""
+
+
+@pytest.mark.parametrize("why", ["waiting_for_100_continue", "disconnected"])
+async def test_a_body_is_received_where_the_client_has_to_be_considered(why: str) -> None:
+    request, _ = cycle()
+    request.more_body = False
+    setattr(request, why, True)
+    assert request.take_body() is None
+
+
+async def test_a_large_body_that_is_taken_no_longer_stops_the_reading() -> None:
+    """Or the end of the connection would not be seen."""
+    request, transport = cycle()
+    request.flow.pause_reading()
+    request.more_body = False
+    request.take_body()
+    assert transport.reads
+
+
+async def test_a_client_that_leaves_is_reported_once_and_gets_nothing() -> None:
+    answer, transport = cycle()
+    n_left = 0
+
+    def left() -> None:
+        nonlocal n_left
+        n_left += 1
+
+    assert not answer.is_gone
+    answer.when_gone(left)
+    answer.leave()
+    answer.leave()
+    assert answer.is_gone
+    assert n_left == 1
+    await answer.send(START)
+    await answer.send(body(b"one"))
+    assert not transport.writes
+
+
+async def test_a_client_that_leaves_when_nobody_waits_for_that_is_reported_to_nobody() -> None:
+    answer, _ = cycle()
+    answer.when_gone(pytest.fail)
+    answer.when_gone(None)
+    answer.leave()
+
+
+# ---- Wrong responses
+
+
+@pytest.mark.parametrize(
+    ("length", "parts"), [(1, [b"ab"]), (3, [b"ab"]), (3, [b"a", b"bcd"]), (3, [b"a", b"b"])], ids=str
+)
+async def test_a_body_has_the_length_that_its_head_names(length: int, parts: list[bytes]) -> None:
+    answer, _ = cycle()
+    await answer.send({**START, "headers": [(b"content-length", b"%d" % length)]})
+    for part in parts[:-1]:
+        await answer.send(body(part, more=True))
+    with pytest.raises(RuntimeError, match="content-length"):
+        await answer.send(body(parts[-1]))
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"\0"])
+async def test_a_header_can_not_smuggle_another_one(value: bytes) -> None:
+    answer, transport = cycle()
+    with pytest.raises(RuntimeError, match="control character"):
+        await answer.send({**START, "headers": [(b"a", value)]})
+    assert not transport.writes
+
+
+async def test_messages_out_of_order_are_refused() -> None:
+    answer, _ = cycle()
+    with pytest.raises(RuntimeError, match=r"http\.response\.start was expected"):
+        await answer.send(body(b""))
+    await answer.send(START)
+    with pytest.raises(RuntimeError, match=r"http\.response\.body was expected"):
+        await answer.send(START)
+    await answer.send(body(b""))
+    with pytest.raises(RuntimeError, match="after the end"):
+        await answer.send(body(b""))

@@ -8,8 +8,9 @@ import pytest
 from starlette.types import Message
 
 from openai_server.core.errors import InvalidRequest
-from openai_server.http import sse, streaming
-from openai_server.http.streaming import WRITE_NOW, ClientGone, EventStream, EventWriter, unless_gone
+from openai_server.http import sse
+from openai_server.http.streaming import ClientGone, EventStream, EventWriter, unless_gone
+from tests.openai_server.exchange import FakeExchange
 
 HEADERS = [(b"content-type", b"text/event-stream")]
 START = {"type": "http.response.start", "status": 200, "headers": HEADERS}
@@ -20,10 +21,10 @@ class Client:
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
-        self.leaves = asyncio.Event()
         self.reads = asyncio.Event()
         self.reads.set()
         self.is_sending = asyncio.Event()
+        self.exchange = FakeExchange()
 
     async def send(self, message: Message) -> None:
         self.messages.append(message)
@@ -31,8 +32,7 @@ class Client:
         await self.reads.wait()
 
     async def receive(self) -> Message:
-        await self.leaves.wait()
-        return {"type": "http.disconnect"}
+        raise AssertionError("nothing is received")
 
     @property
     def body(self) -> bytes:
@@ -43,23 +43,12 @@ class Client:
         return [message["type"].removeprefix("http.response.") for message in self.messages]
 
 
-class Now:
-    """A WriteNow."""
-
-    def __init__(self, *, is_free: bool = True) -> None:
-        self.is_free = is_free
-        self.written: list[bytes] = []
-
-    def write_now(self, part: bytes) -> None:
-        self.written.append(part)
-
-
 # ---- EventWriter
 
 
 async def test_the_head_goes_out_with_the_first_events_and_once() -> None:
     client = Client()
-    writer = EventWriter(client.send, HEADERS, None)
+    writer = EventWriter(client.send, HEADERS, client.exchange)
     assert not writer.is_started
     assert not client.messages
     await writer.write(b"1")
@@ -73,7 +62,7 @@ async def test_the_head_goes_out_with_the_first_events_and_once() -> None:
 
 
 async def test_a_writer_is_free_once_the_head_is_sent_while_the_client_reads() -> None:
-    now = Now()
+    now = FakeExchange()
     writer = EventWriter(Client().send, HEADERS, now)
     assert not writer.is_free
     await writer.write(b"1")
@@ -84,17 +73,11 @@ async def test_a_writer_is_free_once_the_head_is_sent_while_the_client_reads() -
     assert not writer.is_free
 
 
-async def test_without_a_way_to_write_at_once_a_writer_is_never_free() -> None:
-    writer = EventWriter(Client().send, HEADERS, None)
-    await writer.write(b"1")
-    assert not writer.is_free
-
-
 # ---- EventStream
 
 
 async def answered(stream: EventStream, client: Client) -> None:
-    await stream({"type": "http"}, client.receive, client.send)
+    await stream(client.exchange.scope, client.receive, client.send)
 
 
 async def test_a_stream_is_what_is_written_and_what_is_returned() -> None:
@@ -113,15 +96,15 @@ async def test_a_stream_is_what_is_written_and_what_is_returned() -> None:
 
 
 async def test_a_stream_may_write_at_once_where_the_server_can() -> None:
-    now, client = Now(), Client()
+    client = Client()
 
     async def events(writer: EventWriter) -> bytes:
         await writer.write(b"1")
         writer.write_now(b"2")
         return b""
 
-    await EventStream(events)({"type": "http", WRITE_NOW: now}, client.receive, client.send)
-    assert now.written == [b"2"]
+    await answered(EventStream(events), client)
+    assert client.exchange.written == [b"2"]
 
 
 async def test_an_error_before_the_first_event_is_raised_and_nothing_is_sent() -> None:
@@ -157,15 +140,14 @@ async def test_an_error_after_the_first_event_is_the_last_event(
     assert [line.levelno for line in caplog.records] == ([logging.ERROR] if status == 500 else [])
 
 
-async def test_a_client_that_leaves_ends_the_work_and_gets_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
+async def test_a_client_that_leaves_ends_the_work_and_gets_nothing_more() -> None:
     was_cancelled = False
     client = Client()
 
     async def events(writer: EventWriter) -> bytes:
         nonlocal was_cancelled
         await writer.write(b"1")
-        client.leaves.set()
+        asyncio.get_running_loop().call_soon(client.exchange.leave)
         try:
             await asyncio.Event().wait()
         except asyncio.CancelledError:
@@ -234,21 +216,31 @@ async def test_a_stream_that_is_cancelled_during_its_last_send_has_the_status_of
 # ---- unless_gone
 
 
-async def test_a_client_that_left_is_no_cancellation_of_the_task(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
-    client = Client()
-    client.leaves.set()
+async def test_a_client_that_leaves_is_no_cancellation_of_the_task() -> None:
+    exchange = FakeExchange()
+    asyncio.get_running_loop().call_soon(exchange.leave)
     with pytest.raises(ClientGone):
-        await unless_gone(client.receive, asyncio.Event().wait())
+        await unless_gone(exchange.scope, asyncio.Event().wait())
     task = asyncio.current_task()
     assert task is not None
     assert not task.cancelling()
 
 
-async def test_the_servers_cancellation_counts_more_than_a_client_that_left(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "WATCH_AFTER", 0)
-    client = Client()
-    client.leaves.set()
+async def test_nothing_is_begun_for_a_client_that_has_left() -> None:
+    exchange, began = FakeExchange(), False
+    exchange.leave()
+
+    async def work() -> None:
+        nonlocal began
+        began = True
+
+    with pytest.raises(ClientGone):
+        await unless_gone(exchange.scope, work())
+    assert not began
+
+
+async def test_the_servers_cancellation_counts_more_than_a_client_that_left() -> None:
+    exchange = FakeExchange()
     is_cancelled = asyncio.Event()
 
     async def work() -> None:
@@ -258,25 +250,27 @@ async def test_the_servers_cancellation_counts_more_than_a_client_that_left(monk
             is_cancelled.set()
             await asyncio.Event().wait()
 
-    task = asyncio.create_task(unless_gone(client.receive, work()))
+    task = asyncio.create_task(unless_gone(exchange.scope, work()))
+    await asyncio.sleep(0)
+    exchange.leave()
     await is_cancelled.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
 
 
-async def test_a_client_is_not_watched_while_an_answer_may_come_at_once() -> None:
-    is_watched = False
-
-    async def receive() -> Message:
-        nonlocal is_watched
-        is_watched = True
-        return {"type": "http.disconnect"}
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_client_may_leave_once_the_work_is_done(fails: bool) -> None:
+    exchange = FakeExchange()
 
     async def work() -> int:
-        for _ in range(3):
-            await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        if fails:
+            raise InvalidRequest("no")
         return 1
 
-    assert await unless_gone(receive, work()) == 1
-    assert not is_watched
+    try:
+        assert await unless_gone(exchange.scope, work()) == 1
+    except InvalidRequest:
+        assert fails
+    assert not exchange.is_watched

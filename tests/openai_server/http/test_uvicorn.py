@@ -44,6 +44,7 @@ METHODS: dict[type, dict[str, tuple[str, ...]]] = {
         "on_message_complete": (),
         "on_response_complete": (),
         "timeout_keep_alive_handler": (),
+        "_start_asgi_task": ("cycle", "app"),
         "_unset_keepalive_if_required": (),
         "shutdown": (),
     },

@@ -34,7 +34,8 @@ async def test_a_planner_is_made_once_for_all_first_chats() -> None:
     plan, prompt = await asyncio.gather(
         planner.plan(turn, {}, (), caller="anna"), planner.prompt(turn, {}, (), caller="ben")
     )
-    assert (plan, prompt.text) == ("anna turn", "ben: turn")
+    assert cast(object, plan) == "anna turn"
+    assert prompt.text == "ben: turn"
     assert n_made == 1
 
 

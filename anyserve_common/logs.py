@@ -10,6 +10,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from time import localtime, strftime, time
 from typing import Any, TextIO
 
 from anyserve_common.text import as_json, printable
@@ -23,10 +24,16 @@ def no_request() -> str:
     return ""
 
 
-def say(log: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
+def log_fields(log: logging.Logger, level: int, message: str, fields: Mapping[str, Any]) -> None:
     """Logs the message with its fields. Fields that are None or empty are left out."""
+    if not log.isEnabledFor(level):
+        return
     present = {name: value for name, value in fields.items() if value is not None and value != ""}
-    log.log(level, "%s", message, extra={"fields": present})
+    match log.root.handlers:
+        case [LineHandler() as handler] if not log.handlers:  # a LogRecord takes longer than all else here
+            handler.write_line(level, log.name, message, present)
+        case _:
+            log.log(level, "%s", message, extra={"fields": present})
 
 
 def set_up(level: str, format: str, request_id: Callable[[], str] = no_request) -> None:
@@ -39,7 +46,7 @@ def set_up(level: str, format: str, request_id: Callable[[], str] = no_request) 
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
 
-def formatter(format: str, request_id: Callable[[], str] = no_request) -> logging.Formatter:
+def formatter(format: str, request_id: Callable[[], str] = no_request) -> "TextLines | JSONLines":
     return JSONLines(request_id) if format == JSON else TextLines(request_id)
 
 
@@ -51,16 +58,30 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
-            line = self.format(record) + self.terminator
-            if self._held is not None:
-                self._held.append(line)
-                return
-            self.stream.write(line)
-            self.flush()
+            self._write(self.format(record) + self.terminator)
         except RecursionError:
             raise
         except Exception:
             self.handleError(record)
+
+    def write_line(self, level: int, name: str, message: str, fields: Mapping[str, Any]) -> None:
+        """Writes what `emit` would write for a record of these."""
+        lines = self.formatter
+        assert isinstance(lines, TextLines | JSONLines)
+        self.acquire()
+        try:
+            self._write(lines.line(time(), logging.getLevelName(level), name, message, fields) + self.terminator)
+        except Exception:
+            self.handleError(logging.LogRecord(name, level, "", 0, message, (), None))
+        finally:
+            self.release()
+
+    def _write(self, line: str) -> None:
+        if self._held is not None:
+            self._held.append(line)
+            return
+        self.stream.write(line)
+        self.flush()
 
     def hold(self) -> None:
         self._held = []
@@ -92,23 +113,24 @@ def together() -> Iterator[None]:
 
 class TextLines(logging.Formatter):
     def __init__(self, request_id: Callable[[], str] = no_request) -> None:
-        super().__init__("%(asctime)s %(levelname)s %(name)s: %(message)s")
+        super().__init__()
         self._request_id = request_id
         self._second = -1
         self._second_text = ""
 
-    def formatTime(self, record: logging.LogRecord, datefmt: str | None = None) -> str:
-        """The same as logging's, which formats each second anew for each line."""
-        if (second := int(record.created)) != self._second:
-            self._second, self._second_text = second, super().formatTime(record, datefmt)[: -len(",000")]
-        return f"{self._second_text},{int(record.msecs):03d}"
+    def line(self, created: float, level: str, name: str, message: str, fields: Mapping[str, Any]) -> str:
+        """`created` in Unix seconds. Its form is that of logging, which formats each second anew for each line."""
+        if (second := int(created)) != self._second:
+            self._second, self._second_text = second, strftime(self.default_time_format, localtime(second))
+        parts = [f"{self._second_text},{int((created - second) * 1000):03d} {level} {name}: {message}"]
+        if "request_id" not in fields and (id := self._request_id()):
+            parts.append(f"[{id}]")
+        parts += [f"{name}={_shown(value)}" for name, value in fields.items()]
+        return printable(" ".join(parts))
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
-        fields: dict[str, Any] = getattr(record, "fields", {})
-        if "request_id" not in fields and (id := self._request_id()):
-            line += f" [{id}]"
-        return printable(" ".join((line, *(f"{name}={_shown(value)}" for name, value in fields.items()))))
+        fields = getattr(record, "fields", {})
+        return self.line(record.created, record.levelname, record.name, record.message, fields)
 
     def formatException(self, ei: Any) -> str:
         """Indented, as a line of a message could be taken for one of the log."""
@@ -132,16 +154,21 @@ class JSONLines(logging.Formatter):
         super().__init__()
         self._request_id = request_id
 
-    def format(self, record: logging.LogRecord) -> str:
+    def line(self, created: float, level: str, name: str, message: str, fields: Mapping[str, Any]) -> str:
+        """`created` in Unix seconds."""
         line: dict[str, Any] = {
-            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
-            "level": record.levelname.lower(),
-            "logger": record.name,
-            "message": record.getMessage(),
+            "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
+            "level": level.lower(),
+            "logger": name,
+            "message": message,
         }
         if id := self._request_id():
             line["request_id"] = id
-        line |= getattr(record, "fields", {})
-        if record.exc_info:
-            line["exception"] = self.formatException(record.exc_info)
+        line |= fields
         return printable(as_json(line))
+
+    def format(self, record: logging.LogRecord) -> str:
+        fields = getattr(record, "fields", {})
+        if record.exc_info:
+            fields = {**fields, "exception": self.formatException(record.exc_info)}
+        return self.line(record.created, record.levelname, record.name, record.getMessage(), fields)

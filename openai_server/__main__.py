@@ -92,7 +92,7 @@ def _greet(config: Config, hosts: Sequence[str], port: int, health_port: int) ->
     here = addresses.reached_at(hosts[0])
     api = f"{scheme}://{addresses.endpoint(here, port)}"
     health = api if health_port == port else f"http://{addresses.endpoint(here, health_port)}"
-    logs.say(
+    logs.log_fields(
         log,
         logging.INFO,
         "listening on " + ", ".join(f"{scheme}://{addresses.endpoint(host, port)}" for host in hosts),

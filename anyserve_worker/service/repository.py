@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from anyserve_common.logs import say
+from anyserve_common.logs import log_fields
 from anyserve_common.text import printable, shortened
 from anyserve_worker.core.errors import InvalidRequest, LoadError, ModelNotReady, UnknownModel
 from anyserve_worker.core.options import ModelOptions
@@ -264,7 +264,7 @@ class Repository:
             model.load_seconds = round(time.monotonic() - began, 3)
             model.start(options)
             ready = f"model '{model.name}' is ready: {model.config['description']}"
-            say(log, logging.INFO, ready, _banner(model, options))
+            log_fields(log, logging.INFO, ready, _banner(model, options))
 
     def give_up(self) -> None:
         """Ends a `load` that is under way."""

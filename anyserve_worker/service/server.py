@@ -13,7 +13,7 @@ from grpc_reflection.v1alpha import reflection
 
 from anyserve_common import addresses, tracing
 from anyserve_common.addresses import AddressError
-from anyserve_common.logs import say
+from anyserve_common.logs import log_fields
 from anyserve_common.open_files import room_for
 from anyserve_worker import __version__
 from anyserve_worker.core.errors import LoadError
@@ -221,7 +221,7 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
         "tracing": tracing.wanted(server_options.tracing) or None,
     }
     where = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
-    say(log, logging.INFO, f"listening on {where}", fields)
+    log_fields(log, logging.INFO, f"listening on {where}", fields)
     loading = asyncio.create_task(worker.load(model_options, server_options.threads, trials))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)

@@ -2,7 +2,7 @@
 
 import logging
 
-from anyserve_common.logs import say
+from anyserve_common.logs import log_fields
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.telemetry.tracing import Tracer
 
@@ -41,7 +41,7 @@ def _log(model: str, generation: RunningGeneration) -> None:
         "decode": _seconds(generation.first_ns, generation.ended_ns),
         "duration": _seconds(generation.submitted_ns, generation.ended_ns),
     }
-    say(log, logging.INFO, "generation", fields)
+    log_fields(log, logging.INFO, "generation", fields)
 
 
 def _seconds(begin_ns: int, end_ns: int) -> float | None:

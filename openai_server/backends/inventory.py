@@ -262,7 +262,7 @@ class Inventory:
                 "can": ",".join(metadata.tasks),
                 "description": parameters.get("description"),
             }
-            logs.say(log, logging.INFO, f"found the model '{name}'", fields)
+            logs.log_fields(log, logging.INFO, f"found the model '{name}'", fields)
             self._changed(name)
 
     def _learn(self, error: BackendError) -> None:

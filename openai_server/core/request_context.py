@@ -5,8 +5,10 @@ where it can't be passed: in calls to the backend.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, Protocol, cast
+
+from msgspec import Struct
 
 from openai_server.core import current_request
 from openai_server.core.usage import Usage
@@ -55,8 +57,7 @@ async def _no_message() -> dict[str, Any]:
     return {"type": "http.disconnect"}
 
 
-@dataclass(slots=True, eq=False)
-class RequestContext:
+class RequestContext(Struct, eq=False):
     """Times are those of `clock`, in seconds. Token counts are known at an answer's end, if the backend counts."""
 
     id: str = ""
@@ -81,14 +82,14 @@ class RequestContext:
     """0 at any time unless given."""
     on_waiting: Callable[["RequestContext", int], None] = lambda _, __: None
     """Called with 1 when a stream begins to wait for its first token, and with -1 when it no longer does."""
-    scope: Mapping[str, Any] = field(default_factory=dict)
+    scope: Mapping[str, Any] = MappingProxyType({})
     """ASGI's."""
     receive: Callable[[], Awaitable[Any]] = _no_message
     """ASGI's."""
-    parameters: Mapping[str, str] = field(default_factory=dict)
+    parameters: Mapping[str, str] = MappingProxyType({})
     """Parts of the path that the endpoint's pattern names, such as `model`."""
-    access: Access = field(init=False)
-    """Set by the dispatcher; unset on the port for health and metrics."""
+    access: Access = cast(Access, None)
+    """Set by the dispatcher; None on the port for health and metrics."""
     status: int = 0
     """HTTP status. For a stream that failed midway what it would have been; 499 if the client left before the end."""
     model: str = ""

@@ -2,7 +2,7 @@
 
 import logging
 
-from anyserve_common.logs import say
+from anyserve_common.logs import log_fields
 from openai_server.core.request_context import RequestContext
 
 log = logging.getLogger("openai_server.access")
@@ -27,7 +27,7 @@ def write(context: RequestContext) -> None:
         "duration": _rounded(context.duration),
         "client": context.client[:MAX_CLIENT_LENGTH],
     }
-    say(log, logging.INFO, f"{context.method} {context.path}", fields)
+    log_fields(log, logging.INFO, f"{context.method} {context.path}", fields)
 
 
 def _rounded(seconds: float | None) -> float | None:

@@ -7,6 +7,7 @@ serves, statuses. A request whose model was not found has an empty one.
 With `--workers`, a scrape of one process tells the sums of all: `sharing.py`.
 """
 
+from collections.abc import Iterable
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
@@ -184,16 +185,22 @@ class Metrics:
     def connection_refused(self) -> None:
         self._connections_refused.inc()
 
-    def end(self, context: RequestContext) -> None:
-        self._running(context.endpoint).inc(-1)
-        self._requests(context.endpoint, context.model, str(context.status)).inc()
-        if usage := context.usage:
-            self._prompt(context.endpoint, context.model).inc(usage.prompt)
-            self._cached(context.endpoint, context.model).inc(usage.cached or 0)
-        if tokens := context.completion_tokens:
-            self._completion(context.endpoint, context.model).inc(tokens)
-        if context.operation:
-            self._observe(context, (context.operation, PROVIDER, context.model))
+    def end(self, ended: Iterable[RequestContext]) -> None:
+        """Counts requests that have ended; those of one endpoint, model and status together."""
+        groups: dict[tuple[str, str, int], list[RequestContext]] = {}
+        for context in ended:
+            groups.setdefault((context.endpoint, context.model, context.status), []).append(context)
+        for (endpoint, model, status), group in groups.items():
+            self._running(endpoint).inc(-len(group))
+            self._requests(endpoint, model, str(status)).inc(len(group))
+            if usages := [context.usage for context in group if context.usage]:
+                self._prompt(endpoint, model).inc(sum(usage.prompt for usage in usages))
+                self._cached(endpoint, model).inc(sum(usage.cached or 0 for usage in usages))
+            if tokens := sum(context.completion_tokens or 0 for context in group):
+                self._completion(endpoint, model).inc(tokens)
+            if operation := group[0].operation:
+                for context in group:
+                    self._observe(context, (operation, PROVIDER, model))
 
     def _observe(self, context: RequestContext, labels: tuple[str, str, str]) -> None:
         error = str(context.status) if context.status >= 400 else ""

@@ -63,16 +63,16 @@ class Observer:
     def report(self) -> None:
         """Reports all requests that have ended."""
         ended, self._ended = self._ended, []
-        with together():
+        self.metrics.end(ended)
+        if self._log_access:
+            with together():
+                for context in ended:
+                    if context.is_logged:
+                        access_log.write(context)
+        if self._tracer:
             for context in ended:
-                self._report(context)
-
-    def _report(self, context: RequestContext) -> None:
-        self.metrics.end(context)
-        if self._log_access and context.is_logged:
-            access_log.write(context)
-        if self._tracer and context.span is not None:
-            self._tracer.end(context)
+                if context.span is not None:
+                    self._tracer.end(context)
 
     def close(self) -> None:
         self.report()

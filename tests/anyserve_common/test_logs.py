@@ -82,7 +82,7 @@ def test_a_line_has_the_id_of_the_current_request(log: logging.Logger, format: s
 
 def test_fields_without_a_value_are_left_out(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
-        logs.say(logging.getLogger("x"), logging.INFO, "100 %", {"a": None, "b": "", "c": 0, "d": False})
+        logs.log_fields(logging.getLogger("x"), logging.INFO, "100 %", {"a": None, "b": "", "c": 0, "d": False})
     (line,) = caplog.records
     assert logs.TextLines().format(line).endswith(" INFO x: 100 % c=0 d=False")
 
@@ -140,5 +140,43 @@ def test_the_time_of_a_line_is_that_of_logging() -> None:
     lines, plain = logs.TextLines(), logging.Formatter()
     for created in (0.0, 1.0009, 1.9999, 1_700_000_000.5, 1_700_000_000.25, 1_700_000_001.25):
         line = record(logging.getLogger(), "x")
-        line.created, line.msecs = created, created % 1 * 1000
-        assert lines.formatTime(line) == plain.formatTime(line)
+        line.created, line.msecs = created, int((created - int(created)) * 1000)
+        line.message = "x"
+        assert lines.formatMessage(line).startswith(plain.formatTime(line) + " WARNING")
+
+
+@pytest.mark.parametrize("format", logs.FORMATS)
+@pytest.mark.parametrize("ours", [True, False])
+def test_fields_are_logged_the_same_with_and_without_other_handlers(
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch, format: str, ours: bool
+) -> None:
+    stream = io.StringIO()
+    handler = logs.LineHandler(stream)
+    handler.setFormatter(logs.formatter(format, lambda: "abc"))
+    handlers = [handler] if ours else [handler, logging.NullHandler()]
+    monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
+    log.setLevel(logging.INFO)
+    logs.log_fields(log, logging.DEBUG, "not logged", {})
+    logs.log_fields(log, logging.INFO, f"100 % {UNPRINTABLE}", {"a": 1, "b": None, "c": UNPRINTABLE})
+    (line,) = stream.getvalue().splitlines()
+    if format == logs.JSON:
+        content = json.loads(line)
+        assert content.pop("time").endswith("+00:00")
+        expected = {"level": "info", "logger": "anyserve_common.x", "request_id": "abc"}
+        assert content == expected | {"message": f"100 % {UNPRINTABLE}", "a": 1, "c": UNPRINTABLE}
+    else:
+        assert " INFO anyserve_common.x: 100 % a" in line
+        assert line.isprintable()
+        assert "[abc]" in line
+
+
+def test_a_line_that_can_not_be_written_is_not_an_error_of_the_request(
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    stream = io.StringIO()
+    handler = logs.LineHandler(stream)
+    handler.setFormatter(logs.formatter(logs.TEXT))
+    monkeypatch.setattr(logging.getLogger(), "handlers", [handler])
+    stream.close()
+    logs.log_fields(log, logging.WARNING, "lost", {})
+    assert "Logging error" in capsys.readouterr().err

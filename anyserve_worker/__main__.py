@@ -3,16 +3,16 @@
 from anyserve_common import interrupts
 
 if __name__ == "__main__":
-    interrupts.end_quietly()  # the imports below take most of the time until signals are handled
+    interrupts.end_quietly()  # the imports below take most of the startup time before signals are handled
 
 import os
 import sys
 from pathlib import Path
 from typing import Any
 
-# grpc's own lines about a port in use; ours says it better. Read when grpc is imported.
+# grpc reads both variables on import. Its own log lines about a port in use are worse than our error message.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
-# The thread in which grpc polls reads the sockets as well, instead of waking one of a pool beside those that compute.
+# grpc's polling thread reads the sockets itself, instead of waking a pool thread that competes with computation.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_listener")
 
 import click
@@ -41,12 +41,12 @@ _SETTINGS: dict[str, Any] = {
     envvar=f"{ENV_PREFIX}_MODEL",
     show_envvar=True,
     metavar="[NAME=]PATH",
-    help="GGUF file to serve, repeatable; the first is the default. Without a name, its file name is taken.",
+    help="GGUF file to serve; repeatable. The first is the default model. NAME defaults to the file name.",
 )
 @click.option(
     "--healthcheck",
     is_flag=True,
-    help="Ask a running worker at --host and --port whether it is ready; exit 0 or 1.",
+    help="Check whether the worker at --host and --port is ready; exit with 0 if it is, else 1.",
 )
 @common_options
 def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
@@ -54,7 +54,7 @@ def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
     if healthcheck:
         sys.exit(not _is_healthy(values["host"], values["port"], tls=values["tls_cert"] is not None))
     if not models:
-        raise click.UsageError("no model: give --model /path/to/model.gguf")
+        raise click.UsageError("no model: pass --model /path/to/model.gguf")
     _run(parse_models(models), values)
 
 
@@ -71,7 +71,7 @@ def _model_name(_: click.Context, __: click.Parameter, name: str | None) -> str 
 
 @anyserve.command(cls=Command, context_settings=_SETTINGS)
 @click.argument("model")
-@click.option("--name", callback=_model_name, help="Name of the model. Default: its file name.")
+@click.option("--name", callback=_model_name, help="Name of the model. Default: the file name.")
 @common_options
 def serve(model: str, name: str | None, **values: Any) -> None:
     """Serve the GGUF file MODEL."""
@@ -84,17 +84,17 @@ def serve(model: str, name: str | None, **values: Any) -> None:
 
 
 def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
-    interrupts.end_quietly()  # also for `anyserve`, before llama.cpp is imported
+    interrupts.end_quietly()  # for `anyserve` too, before llama.cpp is imported
     server_options, model_options = build(models, values)
     for _, path in models:
-        if not os.path.isfile(path):  # Path.is_file raises what a path that can't be one gets
+        if not os.path.isfile(path):  # Path.is_file raises for a path that is too long
             raise click.ClickException(f"{printable(str(path))}: no such model file")
     standard_streams.secure()
     logs.set_up(server_options.log_level, values["log_format"])
     from anyserve_worker.core.errors import LoadError
 
     try:
-        # Imports llama.cpp, which --help and a wrong option need not wait for.
+        # Imports llama.cpp. --help and wrong options are answered without it.
         from anyserve_worker.llama.load_trial import LoadTrials
     except LoadError as error:
         raise click.ClickException(str(error)) from error
@@ -112,7 +112,7 @@ def _run(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> None:
 
 
 def _is_healthy(hosts: tuple[str, ...], port: int, *, tls: bool) -> bool:
-    """Whether it is ready at one of its addresses. Raises ClickException."""
+    """Whether a worker is ready at any of these addresses. Raises ClickException."""
     if tls:
         return _is_ready_at(probe_address(port))
     try:
@@ -126,10 +126,10 @@ def _is_ready_at(target: str) -> bool:
     with grpc.insecure_channel(target, options=(("grpc.enable_http_proxy", 0),)) as channel:
         try:
             stub: Any = health_pb2_grpc.HealthStub(channel)
-            answer = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
+            response = stub.Check(health_pb2.HealthCheckRequest(), timeout=2)
         except grpc.RpcError:
             return False
-    return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+    return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
 
 if __name__ == "__main__":

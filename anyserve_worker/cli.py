@@ -1,4 +1,4 @@
-"""Options of the command line, each also an environment variable; one list for both commands."""
+"""Command-line options, shared by both commands. Each one is also an environment variable."""
 
 import os
 import re
@@ -34,15 +34,15 @@ _DEFAULTS = ModelOptions()
 
 
 def name_of_file(path: str) -> str:
-    """The model's name where only its file is named. Empty if the path has no file name."""
+    """Returns the default name of the model in this file, or an empty string if the path has no file name."""
     return re.sub(r"(-\d{5}-of-\d{5})?\.gguf$", "", Path(path).name, flags=re.IGNORECASE)
 
 
 def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
-    """`name=path`, or a path whose file name becomes the model's name. Raises click.BadParameter."""
+    """Parses each value: `name=path`, or a path whose file name becomes the model's name. Raises click.BadParameter."""
     models: dict[str, Path] = {}
     for value in values:
-        # A path that exists may contain "=" itself.
+        # An existing path may itself contain "=".
         name, separator, path = ("", "", value) if os.path.exists(value) else value.partition("=")
         if not separator:
             name, path = name_of_file(value), value
@@ -56,8 +56,8 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     return tuple(models.items())
 
 
-def _hosts(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """One value, such as an environment variable's, may hold several hosts, separated by commas or spaces."""
+def _split_hosts(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Splits values at commas and spaces: an environment variable is one value with several hosts."""
     hosts = tuple(host for value in values for host in re.split(r"[,\s]+", value) if host)
     if values and not hosts:
         raise click.BadParameter("it is empty.")
@@ -76,196 +76,222 @@ def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
 
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _at_least_1 = click.IntRange(min=1)
-_or_auto = click.IntRange(min=0)
+_at_least_0 = click.IntRange(min=0)
 
 _OPTIONS = (
     _option(
         "--host",
         default=addresses.LOOPBACK,
         multiple=True,
-        callback=_hosts,
+        callback=_split_hosts,
         metavar="ADDRESS",
-        help="Address or name to listen on; repeatable. `::` and 0.0.0.0 are every address, IPv4 and IPv6. An address "
-        "family that the machine lacks is left out.",
+        help="Address or name to listen on; repeatable. `::` and 0.0.0.0 both mean all IPv4 and IPv6 addresses. An "
+        "address family that the machine lacks is skipped.",
     ),
     _option(
         "--port",
         default=DEFAULT_PORT,
         type=click.IntRange(0, 65535),
-        help="Port of the gRPC server, the same on each address; 0: any.",
+        help="Port of the gRPC server, the same on every address. 0: any free port.",
     ),
     _option(
         "--n-ctx",
         default=_DEFAULTS.n_ctx,
-        type=_or_auto,
+        type=_at_least_0,
         help=f"Context length of one sequence, in tokens. 0: the model's own, at most {DEFAULT_MAX_CONTEXT}.",
     ),
     _option(
         "--kv-cells",
         default=_DEFAULTS.kv_cells,
-        type=_or_auto,
-        help="KV cells (tokens) that all sequences and cached prefixes share. Up to "
-        f"{KEPT_CELLS} of them are kept for prompts of at most {SHORT_PROMPT} tokens, if there are so many more than "
-        f"--n-ctx. 0: --n-ctx and a quarter more, at most {KEPT_CELLS}.",
+        type=_at_least_0,
+        help="KV cells (one per token) shared by all sequences and cached prefixes. Of the cells beyond --n-ctx, up to "
+        f"{KEPT_CELLS} are reserved for prompts of at most {SHORT_PROMPT} tokens. 0: --n-ctx plus a quarter of it, but "
+        f"at most {KEPT_CELLS} more.",
     ),
     _option(
         "--parallel",
         default=_DEFAULTS.parallel,
         type=click.IntRange(1, 256),
-        help=f"Most sequences computed at once. If it is not 1, one more for every {SLOTS_PER_KEPT}, at least one, is "
-        f"kept for prompts of at most {SHORT_PROMPT} tokens.",
+        help=f"Maximum number of sequences computed at once. Above 1, one extra slot per {SLOTS_PER_KEPT} (at least "
+        f"one) is reserved for prompts of at most {SHORT_PROMPT} tokens.",
     ),
     _option(
         "--cached-sequences",
         default=_DEFAULTS.cached_sequences,
         type=click.IntRange(0, 255),
-        help="Finished sequences whose prefix may be kept for reuse.",
+        help="Maximum number of finished sequences to keep for prefix reuse.",
     ),
     _option(
         "--prefix-cache/--no-prefix-cache",
         default=_DEFAULTS.prefix_cache,
-        help="Compute a prefix that requests share only once. Without it, with --parallel 1 and a fixed number of "
-        "--threads, equal requests get equal answers to the bit.",
+        help="Compute a prefix that requests share only once. With --no-prefix-cache, --parallel 1 and a fixed number "
+        "of --threads, identical requests get bit-identical answers.",
     ),
     _option(
         "--max-queue",
         default=_DEFAULTS.max_queue,
-        type=_or_auto,
-        help="Requests that may wait beyond --parallel; more get RESOURCE_EXHAUSTED.",
+        type=_at_least_0,
+        help="Requests that may wait beyond --parallel; further ones are rejected with RESOURCE_EXHAUSTED.",
     ),
     _option(
         "--n-batch",
         default=_DEFAULTS.n_batch,
         type=_at_least_1,
-        help=f"Most tokens in one step. A step that would take longer than {STEP_SECONDS:g} s has fewer, at least "
-        f"{MIN_STEP_TOKENS}, unless --parallel is 1.",
+        help=f"Maximum tokens in one step. A step that would take longer than {STEP_SECONDS:g} s gets fewer, but at "
+        f"least {MIN_STEP_TOKENS}, unless --parallel is 1.",
     ),
-    _option("--n-ubatch", default=_DEFAULTS.n_ubatch, type=_at_least_1, help="Most tokens llama.cpp computes at once."),
+    _option(
+        "--n-ubatch",
+        default=_DEFAULTS.n_ubatch,
+        type=_at_least_1,
+        help="Maximum tokens that llama.cpp computes at once.",
+    ),
     _option(
         "--prefill-chunk",
         default=_DEFAULTS.prefill_chunk,
         type=_at_least_1,
-        help="Most prompt tokens in a step while others are generating: how long a new prompt may hold them up.",
+        help="Maximum prompt tokens in a step while other sequences generate; limits how long a prompt delays them.",
     ),
     _option(
         "--threads",
         default=_DEFAULTS.threads,
-        type=_or_auto,
-        help="Threads for generation. 0: as many as make steps fast, within the CPU affinity and the cgroup's quota.",
+        type=_at_least_0,
+        help="Threads for generation. 0: adjusted by measured step times, within CPU affinity and the cgroup's quota.",
     ),
     _option(
         "--threads-batch",
         default=_DEFAULTS.threads_batch,
-        type=_or_auto,
-        help="Threads for steps with prompts. 0: as --threads.",
+        type=_at_least_0,
+        help="Threads for steps that read prompts. 0: same as --threads.",
     ),
     _option(
-        "--n-gpu-layers", default=_DEFAULTS.n_gpu_layers, type=int, help="Layers to put on a GPU, if any. -1: all."
+        "--n-gpu-layers",
+        default=_DEFAULTS.n_gpu_layers,
+        type=int,
+        help="Layers to put on a GPU, if there is one. -1: all.",
     ),
     _option(
         "--flash-attention",
         default=_DEFAULTS.flash_attention,
         type=click.Choice(FLASH_ATTENTION),
-        help="auto: where the model and the device can.",
+        help="auto: on if the model and the device support it.",
     ),
-    _option("--cache-type-k", default=_DEFAULTS.cache_type_k, type=click.Choice(CACHE_TYPES), help="Type of K cells."),
-    _option("--cache-type-v", default=_DEFAULTS.cache_type_v, type=click.Choice(CACHE_TYPES), help="Type of V cells."),
-    _option("--mmap/--no-mmap", default=_DEFAULTS.mmap, help="Map the model file instead of reading it."),
-    _option("--mlock", is_flag=True, default=_DEFAULTS.mlock, help="Keep the model in RAM."),
+    _option(
+        "--cache-type-k", default=_DEFAULTS.cache_type_k, type=click.Choice(CACHE_TYPES), help="Data type of K cells."
+    ),
+    _option(
+        "--cache-type-v", default=_DEFAULTS.cache_type_v, type=click.Choice(CACHE_TYPES), help="Data type of V cells."
+    ),
+    _option("--mmap/--no-mmap", default=_DEFAULTS.mmap, help="Map the model file into memory instead of reading it."),
+    _option(
+        "--mlock", is_flag=True, default=_DEFAULTS.mlock, help="Lock the model in RAM, so that it is never swapped out."
+    ),
     _option(
         "--swa-full/--no-swa-full",
         default=_DEFAULTS.swa_full,
-        help="Models with a sliding window: keep all cells, so that prefixes stay reusable; takes more memory.",
+        help="For models with a sliding window: keep all cells, so that prefixes stay reusable. Takes more memory.",
     ),
     _option(
         "--prompt-lookup",
         default=_DEFAULTS.prompt_lookup,
         type=click.IntRange(0, MAX_DRAFT),
-        help="Most tokens that a step drafts ahead, from where the last ones occurred before: answers that repeat text "
-        "come in fewer steps. 0: off.",
+        help="Maximum tokens to draft per step, copied from an earlier occurrence of the last tokens. Answers that "
+        "repeat text need fewer steps. 0: off.",
     ),
     _option(
         "--pooling",
         default=_DEFAULTS.pooling,
         type=click.Choice(POOLINGS),
-        help="How embeddings are made of the vectors of all tokens. auto: the model's own way, or else the mean.",
+        help="How embeddings are computed from the vectors of all tokens. auto: the model's own way, or the mean.",
     ),
-    _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM): serve over TLS."),
-    _option("--tls-key", type=_FILE, metavar="FILE", help="Its private key (PEM). Files that change are read again."),
+    _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM). Serves over TLS."),
+    _option(
+        "--tls-key",
+        type=_FILE,
+        metavar="FILE",
+        help="Private key (PEM) of --tls-cert. All three TLS files are read again when they change.",
+    ),
     _option(
         "--tls-client-ca",
         type=_FILE,
         metavar="FILE",
-        help="Certificate authorities (PEM); clients must show a certificate of theirs.",
+        help="Certificate authorities (PEM). Clients must present a certificate signed by one of them.",
     ),
     _option(
         "--keepalive-time",
         default=10.0,
         type=click.FloatRange(min=0.1),
-        help="Silence on a connection before the client is pinged, and then again until it counts as gone.",
+        help="Silence on a connection before the client is pinged, and after the ping before the connection is closed.",
     ),
     _option(
         "--max-connections",
         default=1024,
         type=_at_least_1,
-        help="Open connections to an address; one more is closed at once. Fewer where the limit of open files is "
-        "lower.",
+        help="Maximum open connections per address; further ones are closed at once. Lower if the limit on open files "
+        "requires it.",
     ),
     _option(
         "--handshake-timeout",
         default=10.0,
         type=click.FloatRange(min=0.1),
-        help="Longest time from a new connection to its first HTTP/2 frame, with TLS in between; then it is closed.",
+        help="Close a new connection that hasn't completed TLS and sent its first HTTP/2 frame within this time.",
     ),
     _option(
         "--drain-delay",
         default=0.0,
         type=click.FloatRange(min=0),
-        help="Seconds after SIGTERM in which it is not ready any more, but takes requests of who has not noticed yet.",
+        help="Seconds after SIGTERM to report not-ready but keep accepting requests, so that load balancers can move "
+        "away.",
     ),
     _option(
         "--drain-timeout",
         default=25.0,
         type=click.FloatRange(min=0),
-        help="Seconds that running requests get to finish after SIGTERM.",
+        help="Seconds that running requests get to finish, after SIGTERM and --drain-delay.",
     ),
     _option(
         "--metrics-port",
         default=None,
         type=click.IntRange(0, 65535),
-        help="Port of an HTTP server for GET /metrics, in Prometheus' format; 0: any. Absent: none.",
+        help="Port of an HTTP server for GET /metrics, in Prometheus' format. 0: any free port. Unset: no metrics.",
     ),
     _option(
         "--metrics-host",
         multiple=True,
-        callback=_hosts,
+        callback=_split_hosts,
         metavar="ADDRESS",
-        help="Address or name for it; repeatable. 0.0.0.0 is every IPv4 address, `::` IPv6's too. Absent: as --host.",
+        help="Address or name on which to serve metrics; repeatable. 0.0.0.0 means all IPv4 addresses, `::` IPv6 "
+        "addresses as well. Unset: same as --host.",
     ),
     _option(
         "--log-level",
         default="info",
         type=click.Choice(["debug", "info", "warning", "error"]),
-        help="Least to log.",
+        help="Minimum log level.",
     ),
     _option(
         "--access-log/--no-access-log",
         default=True,
-        help="One line a generation, with ids, tokens and times; never prompts or answers.",
+        help="Log one line per generation, with ids, token counts and times; never prompts or answers.",
     ),
-    _option("--log-format", default=logs.TEXT, type=click.Choice(logs.FORMATS), help="Lines to read, or JSON objects."),
+    _option(
+        "--log-format",
+        default=logs.TEXT,
+        type=click.Choice(logs.FORMATS),
+        help="Format of log lines: readable text or JSON objects.",
+    ),
     _option(
         "--tracing",
         default=tracing.AUTO,
         type=click.Choice(tracing.CHOICES),
-        help="OpenTelemetry spans of queue, prefill and decode. auto: if OTEL_EXPORTER_OTLP_ENDPOINT says where to, "
-        "and the extra `otel` is installed.",
+        help="Export OpenTelemetry spans of queue, prefill and decode. auto: if OTEL_EXPORTER_OTLP_ENDPOINT is set and "
+        "the extra `otel` is installed.",
     ),
 )
 
 
 def common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that `python -m anyserve_worker` and `anyserve serve` share, in the order of the list."""
+    """Adds the options that `python -m anyserve_worker` and `anyserve serve` share, in the order of `_OPTIONS`."""
     for option in reversed((*_OPTIONS, click.version_option(__version__))):
         command = option(command)
     return command
@@ -283,7 +309,7 @@ def _tls(values: dict[str, Any]) -> TLS | None:
 
 
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
-    """From the values of `common_options`. Raises click.UsageError."""
+    """Builds both option objects from the values of `common_options`. Raises click.UsageError."""
     for name, _ in models:
         if name in contract.ANYSERVE_CAPABILITIES:
             raise click.UsageError(f"a model cannot be called {name!r}: that name is part of AnyServe's protocol")

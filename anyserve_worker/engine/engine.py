@@ -137,8 +137,8 @@ class Engine:
         return self._scheduler.n_preempted
 
     @property
-    def n_kept(self) -> int:
-        """Tokens of running sequences that have KV cells; those of a shared prefix count for each."""
+    def n_running_tokens(self) -> int:
+        """Tokens of running sequences that have KV cells; those of a shared prefix count for each sequence."""
         return sum(sequence.n_computed for sequence in self._scheduler.running.copy())
 
     @property

@@ -1,6 +1,6 @@
 """Prometheus metrics of the worker, read from the engines' counters at each scrape.
 
-Labels have few values: models that are served, ways to end, kinds of steps.
+Labels have few values: served models, outcomes, kinds of steps.
 """
 
 from collections.abc import Iterable, Iterator
@@ -19,33 +19,33 @@ from anyserve_worker.engine.stats import EngineStats, Histogram
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 _PREFIX = "anyserve_worker_"
 _COUNTERS = {
-    "prompt_tokens": "Tokens of prompts that were begun, those found in the KV cache included.",
-    "cached_tokens": "Tokens of prompts that were found in the KV cache.",
-    "generated_tokens": "Tokens that were sampled.",
+    "prompt_tokens": "Prompt tokens of requests that began to run, including those found in the KV cache.",
+    "cached_tokens": "Prompt tokens found in the KV cache.",
+    "generated_tokens": "Tokens sampled.",
     "drafted_tokens": "Tokens drafted by prompt lookup.",
-    "accepted_tokens": "Drafted tokens that turned out right.",
-    "requests_refused": "Requests that were refused because the queue, or that of guides to compile, was full.",
-    "guide_trials": "Attempts to compile a guide. Guides that are remembered need none, slow ones up to three.",
+    "accepted_tokens": "Drafted tokens that were accepted.",
+    "requests_refused": "Requests rejected because the queue, or the queue of guides to compile, was full.",
+    "guide_trials": "Attempts to compile a guide. A remembered guide needs none, a slow one up to three.",
 }
 """Fields of EngineStats."""
 _HISTOGRAMS = {
-    "queue_seconds": "From the arrival of a request to its first step.",
-    "prefill_seconds": "From the first step of a request to its first text.",
-    "request_seconds": "From the arrival of a request to its end.",
-    "step_seconds": "What a step of the model took.",
-    "step_tokens": "Tokens in a step: of prompts, drafts and generation.",
+    "queue_seconds": "Time from the arrival of a request to its first step.",
+    "prefill_seconds": "Time from the first step of a request to its first text.",
+    "request_seconds": "Time from the arrival of a request to its end.",
+    "step_seconds": "Duration of a step of the model.",
+    "step_tokens": "Tokens in a step: prompt, drafted and generated tokens together.",
     "step_sequences": "Sequences in a step.",
 }
 """Fields of EngineStats."""
 
 
 class MeasuredEngine(Protocol):
-    """What is read of an engine. Implemented by `engine.engine.Engine`, from any thread."""
+    """What the metrics read from an engine, on any thread. Implemented by `engine.engine.Engine`."""
 
     n_cells: int
-    """KV cells."""
+    """KV cells in total."""
     n_ctx: int
-    """Tokens of the longest sequence."""
+    """Maximum length of a sequence, in tokens."""
     stats: EngineStats
 
     @property
@@ -59,7 +59,7 @@ class MeasuredEngine(Protocol):
     @property
     def n_preempted(self) -> int: ...
     @property
-    def n_kept(self) -> int: ...
+    def n_running_tokens(self) -> int: ...
     @property
     def n_free_cells(self) -> int: ...
     @property
@@ -67,7 +67,7 @@ class MeasuredEngine(Protocol):
 
 
 class MeasuredModel(Protocol):
-    """What is read of a served model. Implemented by `service.repository.ServedModel`."""
+    """What the metrics read from a served model. Implemented by `service.repository.ServedModel`."""
 
     name: str
     load_seconds: float
@@ -76,18 +76,26 @@ class MeasuredModel(Protocol):
     def ready(self) -> bool: ...
     @property
     def engine(self) -> MeasuredEngine:
-        """Only of a model that is ready."""
+        """Read only if the model is ready."""
 
 
 def _gauges(engine: MeasuredEngine) -> Iterator[tuple[str, str, float]]:
-    yield "requests", "Requests that are in the engine, waiting, running or embedding.", engine.n_requests
+    yield "requests", "Requests in the engine: waiting, running or embedding.", engine.n_requests
     yield "sequences_running", "Sequences in the batch.", engine.n_running
-    yield "sequences_waiting", "Sequences that wait for a place in the batch.", engine.n_waiting
-    yield "guides_waiting", "Guides that wait to be compiled.", engine.n_guides_waiting
-    yield "kv_cells", "KV cells that there are.", engine.n_cells
-    yield "kv_cells_used", "KV cells of running sequences and cached prefixes.", engine.n_cells - engine.n_free_cells
-    yield "kv_tokens_running", "Tokens that running sequences keep; a shared prefix counts for each.", engine.n_kept
-    yield "context_tokens", "Longest sequence, prompt and completion together.", engine.n_ctx
+    yield "sequences_waiting", "Sequences waiting for a slot in the batch.", engine.n_waiting
+    yield "guides_waiting", "Guides waiting to be compiled.", engine.n_guides_waiting
+    yield "kv_cells", "KV cells in total.", engine.n_cells
+    yield (
+        "kv_cells_used",
+        "KV cells used by running sequences and cached prefixes.",
+        engine.n_cells - engine.n_free_cells,
+    )
+    yield (
+        "kv_tokens_running",
+        "Tokens of running sequences that have KV cells; shared ones count for each sequence.",
+        engine.n_running_tokens,
+    )
+    yield "context_tokens", "Maximum tokens of a sequence, prompt and completion together.", engine.n_ctx
 
 
 class WorkerCollector(Collector):
@@ -97,11 +105,11 @@ class WorkerCollector(Collector):
         self._models = models
 
     def collect(self) -> Iterator[Metric]:
-        info = GaugeMetricFamily(f"{_PREFIX}info", "1; its version.", labels=["version"])
+        info = GaugeMetricFamily(f"{_PREFIX}info", "Always 1; the label is the worker's version.", labels=["version"])
         info.add_metric([__version__], 1)
         yield info
-        ready = GaugeMetricFamily(f"{_PREFIX}model_ready", "Whether the model can answer.", labels=["model"])
-        loading = GaugeMetricFamily(f"{_PREFIX}model_load_seconds", "What loading the model took.", labels=["model"])
+        ready = GaugeMetricFamily(f"{_PREFIX}model_ready", "1 if the model is ready, else 0.", labels=["model"])
+        loading = GaugeMetricFamily(f"{_PREFIX}model_load_seconds", "Time it took to load the model.", labels=["model"])
         engines: dict[str, MeasuredEngine] = {}
         for model in self._models:
             ready.add_metric([model.name], model.ready)
@@ -109,9 +117,9 @@ class WorkerCollector(Collector):
                 loading.add_metric([model.name], model.load_seconds)
                 engines[model.name] = model.engine
         yield from (ready, loading)
-        yield from self._of(engines)
+        yield from self._engine_metrics(engines)
 
-    def _of(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
+    def _engine_metrics(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
         gauges: dict[str, GaugeMetricFamily] = {}
         for name, engine in engines.items():
             for gauge, meaning, value in _gauges(engine):
@@ -126,20 +134,20 @@ class WorkerCollector(Collector):
         for field, meaning in _HISTOGRAMS.items():
             histogram = HistogramMetricFamily(_PREFIX + field, meaning, labels=["model"])
             for name, engine in engines.items():
-                _add(histogram, name, getattr(engine.stats, field))
+                _add_histogram(histogram, name, getattr(engine.stats, field))
             yield histogram
-        yield from self._more(engines)
+        yield from self._labelled_metrics(engines)
 
-    def _more(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
+    def _labelled_metrics(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
         preempted = CounterMetricFamily(
-            f"{_PREFIX}preemptions", "Sequences that gave way, to be computed again.", labels=["model"]
+            f"{_PREFIX}preemptions", "Sequences preempted, to be computed again later.", labels=["model"]
         )
         ended = CounterMetricFamily(
-            f"{_PREFIX}requests_ended", "Requests, by how they ended.", labels=["model", "outcome"]
+            f"{_PREFIX}requests_ended", "Requests that ended, by outcome.", labels=["model", "outcome"]
         )
         threads = GaugeMetricFamily(
             f"{_PREFIX}threads",
-            "Threads that steps of so many tokens or more get, up to the next.",
+            "Threads for steps of at least this many tokens, up to the next larger value.",
             labels=["model", "step", "tokens"],
         )
         for name, engine in engines.items():
@@ -151,7 +159,7 @@ class WorkerCollector(Collector):
         yield from (preempted, ended, threads)
 
 
-def _add(family: HistogramMetricFamily, model: str, histogram: Histogram) -> None:
+def _add_histogram(family: HistogramMetricFamily, model: str, histogram: Histogram) -> None:
     buckets, seen = [], 0
     for bound, count in zip((*histogram.bounds, inf), histogram.counts.copy(), strict=True):
         seen += count

@@ -206,7 +206,7 @@ def test_version() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ((), "Error: no model: give --model /path/to/model.gguf"),
+        ((), "Error: no model: pass --model /path/to/model.gguf"),
         (("--model", "missing.gguf"), "Error: missing.gguf: no such model file"),
         (("--model", "a=x.gguf", "--model", "a=y.gguf"), "Error: Invalid value for --model: two models are called 'a'"),
         (("--model", "=x"), "Error: Invalid value for --model: '=x' is neither a path nor name=path"),

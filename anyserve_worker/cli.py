@@ -15,11 +15,11 @@ from anyserve_worker.core.options import (
     CACHE_TYPES,
     DEFAULT_MAX_CONTEXT,
     FLASH_ATTENTION,
-    KEPT_CELLS,
     MAX_DRAFT,
+    MAX_RESERVED_CELLS,
     POOLINGS,
     SHORT_PROMPT,
-    SLOTS_PER_KEPT,
+    SLOTS_PER_RESERVED_SLOT,
     ModelOptions,
 )
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
@@ -105,15 +105,15 @@ _OPTIONS = (
         default=_DEFAULTS.kv_cells,
         type=_at_least_0,
         help="KV cells (one per token) shared by all sequences and cached prefixes. Of the cells beyond --n-ctx, up to "
-        f"{KEPT_CELLS} are reserved for prompts of at most {SHORT_PROMPT} tokens. 0: --n-ctx plus a quarter of it, but "
-        f"at most {KEPT_CELLS} more.",
+        f"{MAX_RESERVED_CELLS} are reserved for prompts of at most {SHORT_PROMPT} tokens. 0: --n-ctx plus a quarter of "
+        f"it, but at most {MAX_RESERVED_CELLS} more.",
     ),
     _option(
         "--parallel",
         default=_DEFAULTS.parallel,
         type=click.IntRange(1, 256),
-        help=f"Maximum number of sequences computed at once. Above 1, one extra slot per {SLOTS_PER_KEPT} (at least "
-        f"one) is reserved for prompts of at most {SHORT_PROMPT} tokens.",
+        help=f"Maximum number of sequences computed at once. Above 1, one extra slot per {SLOTS_PER_RESERVED_SLOT} (at "
+        f"least one) is reserved for prompts of at most {SHORT_PROMPT} tokens.",
     ),
     _option(
         "--cached-sequences",

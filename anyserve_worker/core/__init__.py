@@ -1,1 +1,1 @@
-"""What every part of the worker knows: requests, guides, deltas, options and errors, as data. PURE."""
+"""Data that every part of the worker shares: requests, guides, deltas, options and errors. PURE."""

@@ -1,4 +1,4 @@
-"""What a step added to one choice. PURE."""
+"""Deltas: the output of the steps, choice by choice. PURE."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
@@ -6,9 +6,9 @@ from dataclasses import dataclass, replace
 from anyserve_worker.core.logprob import TokenLogprob
 
 
-@dataclass(slots=True)  # not frozen: one for each token, and frozen ones take three times as long to make
+@dataclass(slots=True)  # not frozen: there is one per token, and a frozen one takes three times as long to create
 class Delta:
-    """What one step added to one choice. Counts are totals so far."""
+    """The output that one step added to one choice. Token counts are totals up to this step."""
 
     index: int
     text: str
@@ -18,19 +18,19 @@ class Delta:
     cached_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()
     marked_tokens: int | None = None
-    """None: there is no mark."""
+    """Tokens up to the mark, such as those of reasoning. None: the request has no mark."""
 
 
 def merge(deltas: Iterable[Delta]) -> list[Delta]:
-    """One delta a choice, in the order of their indexes."""
+    """Joins the deltas of each choice. Returns one delta per choice, in the order of their indexes."""
     by_index: dict[int, list[Delta]] = {}
     for delta in deltas:
         by_index.setdefault(delta.index, []).append(delta)
-    return [joined(parts) for _, parts in sorted(by_index.items())]
+    return [join_deltas(parts) for _, parts in sorted(by_index.items())]
 
 
-def joined(parts: Sequence[Delta]) -> Delta:
-    """Deltas of one choice, in order, as one."""
+def join_deltas(parts: Sequence[Delta]) -> Delta:
+    """Joins deltas of one choice, in the order in which they were computed."""
     if len(parts) == 1:
         return parts[0]
     logprobs = tuple(logprob for part in parts for logprob in part.logprobs)

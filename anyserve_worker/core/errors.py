@@ -1,7 +1,7 @@
-"""What can go wrong with a request, as types that carry their gRPC status. PURE.
+"""Errors of a request, as types that carry their gRPC status. PURE.
 
-`service/servicer.py` converts them once, at the edge: to a status with trailing metadata (unary) or to an error
-response (stream). Nothing else chooses a status code.
+Only the service converts them: `servicer.py` to a status with trailing metadata (unary), `stream.py` to an error
+response (stream). No other code chooses a status.
 """
 
 from grpc import StatusCode
@@ -10,14 +10,14 @@ from anyserve_common.text import shortened
 from protos import contract
 
 MAX_MESSAGE = 500
-"""Characters. Message and tensor travel in headers, and too large headers end the connection with every call on it."""
+"""Characters. The message is sent in a header, and too large headers end the connection with every call on it."""
 MAX_NAME = 100
-"""Characters of a name that a client made up, of a tensor or the part of a guide; longer ones are left out."""
+"""Characters of a name that the client chose: a tensor's or that of a part of a guide. Longer names are left out."""
 
 
 class WorkerError(Exception):
-    """`status`: gRPC code. `reason`: a word for programs. `tensor`: the input to blame; `part`: the part of the guide
-    in it. Each but the status may be empty."""
+    """`status`: gRPC status. `reason`: a word for programs. `tensor`: the input that caused the error. `part`: the part
+    of the guide that did. All but the status may be empty."""
 
     status = StatusCode.INTERNAL
     reason = ""
@@ -29,7 +29,7 @@ class WorkerError(Exception):
 
     @property
     def details(self) -> dict[str, str]:
-        """What the contract sends beside status and message, by its names."""
+        """The fields that are sent beside status and message, by their names in the contract."""
         details = {
             contract.ERROR_REASON: self.reason,
             contract.ERROR_TENSOR: self.tensor,
@@ -39,18 +39,18 @@ class WorkerError(Exception):
 
 
 def _if_short(name: str) -> str:
-    """Empty for a name that no header can have."""
+    """Returns the name, or an empty string if it can't be sent in a header."""
     return name if len(name) <= MAX_NAME and name.isascii() and name.isprintable() else ""
 
 
 class InvalidRequest(WorkerError):
-    """The request can never work; the message names the tensor."""
+    """The request can never succeed; the message names the tensor."""
 
     status = StatusCode.INVALID_ARGUMENT
 
 
 class ContextLengthExceeded(InvalidRequest):
-    """`context_length` and `prompt_tokens` are for the client, as the contract writes them; both may be empty."""
+    """`context_length` and `prompt_tokens` are sent to the client in the contract's format; both may be empty."""
 
     reason = contract.REASON_CONTEXT_LENGTH
 
@@ -93,7 +93,7 @@ class DeadlineExceeded(WorkerError):
 
 
 class EngineFailure(WorkerError):
-    """llama.cpp could not compute a step; the request is lost, the engine goes on."""
+    """llama.cpp could not compute a step. The request is lost; the engine continues."""
 
     status = StatusCode.INTERNAL
 
@@ -103,12 +103,12 @@ class LoadError(Exception):
 
 
 class NoRoom(Exception):
-    """Between model runner and engine: llama.cpp found no KV cells for the step, and changed nothing."""
+    """llama.cpp found no KV cells for the step, and changed nothing. Raised by the model runner for the engine."""
 
 
 class TrialOverrun(Exception):
-    """Between guides and their queue: compiling the guide takes more processor time than it was given."""
+    """Compiling the guide takes more processor time than allowed. Raised by guides for their queue."""
 
 
 class TrialLost(Exception):
-    """Between guides and their queue: a trial ended without a verdict. It was killed from outside, or never ran."""
+    """A trial ended without a result: its process was killed, or never ran. Raised by guides for their queue."""

@@ -1,6 +1,6 @@
-"""What a client can request of a model that generates text. PURE.
+"""A request for generated text, with all values that a client can set. PURE.
 
-`service/request.py` reads it out of tensors and checks every value; the engine trusts what it gets.
+`service/request.py` reads it from tensors and checks every value; the engine does not check them again.
 """
 
 from collections.abc import Sequence
@@ -15,11 +15,11 @@ from anyserve_worker.core.spans import Spans
 @dataclass(frozen=True, slots=True)
 class GenerationRequest:
     prompt: str | Sequence[int]
-    """Text, or token ids that are used as they are."""
+    """Text, or token ids that are used unchanged."""
     plain: Spans = ()
-    """Spans of a text in which no special token is read."""
+    """Spans of the prompt in which no special token is recognised."""
     max_tokens: int | None = None
-    """Tokens to generate per choice, at most; None: until the context is full."""
+    """Maximum tokens to generate per choice; None: until the context is full."""
     n: int = 1
     """Choices, at least 1."""
     stop: tuple[str, ...] = ()
@@ -27,20 +27,20 @@ class GenerationRequest:
     echo: bool = False
     """Each choice begins with the prompt."""
     suffix: str | None = None
-    """Text behind the generated one, which fills the middle; None: nothing is filled in."""
+    """Text that follows the generated text, for infill; None: no infill."""
     skip_special_tokens: bool = True
-    """Control tokens are not part of the text."""
+    """Whether control tokens are left out of the text."""
     guide: Guide | None = None
     mark_begin: str = ""
-    """Tokens up to `mark_end` are counted only in a text that begins with this; empty: in any."""
+    """Tokens are counted only if the text begins with this string; empty: always."""
     mark_end: tuple[str, ...] = ()
-    """Tokens up to the first of these are counted; empty: none are."""
+    """Tokens are counted up to the first of these strings; empty: none are counted."""
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     timeout: float | None = None
     """Seconds from arrival; None: no limit."""
     caller: str = ""
-    """The caller that shares the worker with others; all requests without a name have the empty one in common."""
+    """Callers share the worker fairly. All requests without a name belong to one caller, the empty string."""
     prefix_key: PrefixKey = TEXT_KEY
-    """Adapter and media, on which the cells of the prompt depend."""
+    """Adapter and media that the KV cells of the prompt depend on."""
     priority: int = 0
-    """Waiting prompts with a smaller number are read first."""
+    """Waiting prompts with a smaller number are computed first."""

@@ -1,4 +1,4 @@
-"""Guides: what a text has to match, as data, and the state of one that is applied to a choice. PURE."""
+"""Guides: the constraint on a text as data, and the interface of a compiled guide. PURE."""
 
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -9,12 +9,12 @@ from protos.contract import TensorSpec
 
 @dataclass(frozen=True, slots=True)
 class Guide:
-    """A JSON Schema, regular expression or grammar. `tensor` names the language in which `source` is written."""
+    """A JSON Schema, regular expression or grammar. `tensor` determines the language of `source`."""
 
     tensor: TensorSpec
     source: str
     lenient: bool = False
-    """Parts of a JSON Schema that can't be enforced are left out, rather than refused."""
+    """Whether to ignore parts of a JSON Schema that can't be enforced, instead of refusing the schema."""
 
     @property
     def language(self) -> str:
@@ -23,16 +23,16 @@ class Guide:
 
 
 class GuideMatcher(Protocol):
-    """A compiled guide on the text of one choice. Implemented by `guides.matcher.Matcher`."""
+    """A compiled guide and its state in the text of one choice. Implemented by `guides.matcher.Matcher`."""
 
     ended: bool
-    """Nothing can follow."""
+    """Whether the text is complete, so that no token can follow."""
 
     def copy(self) -> "GuideMatcher":
-        """Returns one for another choice, from where this one is."""
+        """Returns a matcher in the same state, for another choice."""
 
     def mask(self, logits: Any) -> None:
-        """Makes every token impossible that cannot come next. Raises WorkerError if that takes too much."""
+        """Sets the logits of tokens that can't come next to -inf. Raises WorkerError if that takes too long."""
 
     def accept(self, token: int) -> None:
-        """Moves on by one token. Raises WorkerError if the guide does not allow it."""
+        """Advances by one token. Raises WorkerError if the guide does not allow it."""

@@ -1,11 +1,11 @@
-"""Log probabilities of single tokens: as sampled, and as they are sent to a client. PURE."""
+"""Log probabilities of single tokens, as they are sampled and as they are sent to the client. PURE."""
 
 from dataclasses import dataclass
 from typing import NamedTuple
 
 
 class TokenScore(NamedTuple):
-    """A token id and ln p of it; `top` are the likeliest ones in its place, (id, ln p), likeliest first."""
+    """A token id and its ln p. `top`: (id, ln p) of the likeliest tokens at its position, likeliest first."""
 
     token: int
     logprob: float
@@ -14,7 +14,7 @@ class TokenScore(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class TokenLogprob:
-    """The bytes of a token and ln p of it; `top` are the likeliest ones in its place, likeliest first.
+    """The bytes of a token and its ln p. `top`: the likeliest tokens at its position, likeliest first.
 
     `logprob` is NaN for the first token of a prompt, which nothing precedes.
     """

@@ -1,6 +1,6 @@
-"""How a model is loaded and run. PURE.
+"""Options of how a model is loaded and run. PURE.
 
-`cli.py` gives each field an option of the command line, `llama/` hands it to llama.cpp.
+`cli.py` defines a command-line option for each field; `llama/` passes them to llama.cpp.
 """
 
 from dataclasses import dataclass
@@ -14,22 +14,22 @@ FLASH_ATTENTION: tuple[str, ...] = get_args(FlashAttention)
 POOLINGS: tuple[str, ...] = get_args(Pooling)
 
 SHORT_PROMPT = 512
-"""Tokens of a prompt that counts as short: it never waits for a longer one to be read."""
+"""Maximum tokens of a short prompt. A short prompt never waits for a longer one to be computed."""
 DEFAULT_MAX_CONTEXT = 8192
-"""Tokens. Default bound of the context where the model was trained with a longer one: KV cells are memory."""
+"""Tokens. Default limit of the context, also if the model was trained with a longer one: KV cells take memory."""
 
-KEPT_CELLS = 1024
-"""KV cells that only short prompts may use, at most: some chats, or one of the longest short prompts and its answer."""
-SLOTS_PER_KEPT = 8
-"""Slots per additional slot that is kept for short prompts."""
+MAX_RESERVED_CELLS = 1024
+"""Maximum KV cells reserved for short prompts: enough for a few chats, or the longest short prompt and its answer."""
+SLOTS_PER_RESERVED_SLOT = 8
+"""Slots per additional slot that is reserved for short prompts."""
 
 MAX_DRAFT = 16
-"""Tokens. Longer drafts are seldom right to their end."""
+"""Tokens. The last tokens of a longer draft are rarely accepted."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelOptions:
-    """`python -m anyserve_worker --help` explains them; 0 is the default that suits the model or the machine."""
+    """`python -m anyserve_worker --help` explains each field. 0 means a default that suits the model or the machine."""
 
     n_ctx: int = 0
     kv_cells: int = 0
@@ -54,11 +54,17 @@ class ModelOptions:
 
     @property
     def kept_slots(self) -> int:
-        """Slots beyond `parallel` for short prompts. None where one sequence is computed at a time: then an answer
-        would depend on others. None where a step has no row for it."""
-        return min(max(1, self.parallel // SLOTS_PER_KEPT), self.n_batch - self.parallel) if self.parallel > 1 else 0
+        """Number of slots beyond `parallel` that are reserved for short prompts.
+
+        0 if one sequence is computed at a time (another one would affect its result), or if a step has no row for it.
+        """
+        return (
+            min(max(1, self.parallel // SLOTS_PER_RESERVED_SLOT), self.n_batch - self.parallel)
+            if self.parallel > 1
+            else 0
+        )
 
     def n_cells(self, n_ctx: int) -> int:
-        """KV cells for all sequences. `n_ctx`: tokens of the longest one."""
-        kept = min(KEPT_CELLS, n_ctx // 4) if self.kept_slots and n_ctx > SHORT_PROMPT else 0
+        """Returns the number of KV cells for all sequences. `n_ctx`: maximum tokens of one sequence."""
+        kept = min(MAX_RESERVED_CELLS, n_ctx // 4) if self.kept_slots and n_ctx > SHORT_PROMPT else 0
         return max(self.kv_cells, n_ctx) if self.kv_cells else n_ctx + kept

@@ -1,6 +1,6 @@
-"""Where a request comes from: ids for the log, and its place in a trace. PURE.
+"""The origin of a request: ids for the log, and its place in a trace. PURE.
 
-They have no effect on an answer, so what makes no sense is left out rather than refused.
+These values don't affect the response, so an invalid one is ignored rather than refused.
 """
 
 import re
@@ -18,7 +18,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Each is empty if it is unknown."""
+    """Each field is empty if it is unknown."""
 
     id: str = ""
     """The id of the gRPC request."""
@@ -32,19 +32,20 @@ UNKNOWN_ORIGIN = Origin()
 
 
 def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
-    """`metadata`: that of the call, if the call is for this request alone."""
+    """Reads the origin of a request. `metadata`: the call's metadata, if the call carries only this request."""
     headers = {name: value for name, value in metadata if isinstance(value, str)}
     for header, parameter in contract.HEADER_PARAMETERS.items():
         if parameter in request.parameters:
             headers[header] = request.parameters[parameter].string_param
     parent = trace_context.parent(headers.get(contract.METADATA_TRACEPARENT, ""))
     return Origin(
-        _sane(request.id),
-        _sane(headers.get(contract.METADATA_REQUEST_ID, "")),
+        _valid_id(request.id),
+        _valid_id(headers.get(contract.METADATA_REQUEST_ID, "")),
         parent,
         trace_context.state(headers.get(contract.METADATA_TRACESTATE, "")) if parent else "",
     )
 
 
-def _sane(id: str) -> str:
+def _valid_id(id: str) -> str:
+    """Returns the id, or an empty string if it has characters that don't belong in a log line."""
     return id if _ID.fullmatch(id) else ""

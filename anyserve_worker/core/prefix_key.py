@@ -1,4 +1,4 @@
-"""What the KV cells of a prefix depend on besides its token ids: adapter and media. PURE."""
+"""The key of a prefix: the adapter and media that its KV cells depend on, besides its token ids. PURE."""
 
 import sys
 from dataclasses import dataclass
@@ -13,12 +13,12 @@ class PrefixKey:
     adapter: int = 0
     """Id of the adapter that computes the cells; 0: none."""
     media: tuple[tuple[int, bytes], ...] = ()
-    """(position of the first token that an item stands at, digest of its contents), in the order of positions."""
+    """(position of the item's first token, digest of its contents) for each item, in the order of positions."""
 
     def shared_length(self, other: "PrefixKey") -> int:
-        """Returns how many tokens two sequences with these keys can have in common, if their token ids are equal.
+        """Returns how many tokens two sequences with these keys can share, if their token ids are equal.
 
-        Nothing under another adapter; with media, the tokens before the first item that differs.
+        0 if the adapters differ, else the number of tokens before the first media item that differs.
         """
         if self.adapter != other.adapter:
             return 0
@@ -29,4 +29,4 @@ class PrefixKey:
 
 
 TEXT_KEY = PrefixKey()
-"""The key of every sequence without adapter and media: one object, which `is` compares."""
+"""The key of every sequence without adapter and media. It is a single object, so that `is` can compare it."""

@@ -1,11 +1,11 @@
-"""How the tokens of a request are sampled. PURE."""
+"""Parameters of how the tokens of a request are sampled. PURE."""
 
 from dataclasses import dataclass
 
 
 @dataclass(frozen=True, slots=True)
 class SamplingParameters:
-    """A field has the name of its tensor; the contract's input table has the meanings, and limits the ranges."""
+    """Each field has the name of its tensor. The contract's input table explains it and limits its range."""
 
     temperature: float = 1.0
     """0 to 100; 0 is greedy."""
@@ -22,23 +22,23 @@ class SamplingParameters:
     presence_penalty: float = 0.0
     """Subtracted once from a token's logit, -2 to 2."""
     frequency_penalty: float = 0.0
-    """Subtracted from a token's logit for each time it was generated, -2 to 2."""
+    """Subtracted from a token's logit once per time that it was generated, -2 to 2."""
     repetition_penalty: float = 1.0
     """Factor; 1: off."""
     repeat_last_n: int = -1
-    """Tokens that the three penalties above look back at; -1: all."""
+    """Number of last tokens that the three penalties above consider; -1: all."""
     xtc_probability: float = 0.0
-    """Chance at each token, 0 (off) to 1."""
+    """Probability of applying XTC to a token, 0 (off) to 1."""
     xtc_threshold: float = 0.1
     """Probability, 0 to 1."""
     dry_multiplier: float = 0.0
     """0 (off) to 100."""
     dry_base: float = 1.75
-    """Factor a token, 1 to 100."""
+    """Factor per repeated token, 1 to 100."""
     dry_allowed_length: int = 2
-    """Tokens."""
+    """Tokens that may repeat without a penalty."""
     dry_penalty_last_n: int = -1
-    """Tokens that DRY looks back at; -1: all."""
+    """Number of last tokens that DRY considers; -1: all."""
     dry_sequence_breakers: tuple[str, ...] = ("\n", ":", '"', "*")
     mirostat: int = 0
     """Version, 1 or 2; 0: off."""
@@ -47,9 +47,9 @@ class SamplingParameters:
     mirostat_eta: float = 0.1
     """Learning rate, 0 to 1."""
     logit_bias: tuple[tuple[int, float], ...] = ()
-    """(token id, number that is added to its logit, -100 to 100)."""
+    """(token id, number added to its logit, -100 to 100)."""
     min_tokens: int = 0
-    """Tokens before which neither an end token nor one of `stop_token_ids` is sampled."""
+    """Number of tokens before an end token or one of `stop_token_ids` can be sampled."""
     ignore_eos: bool = False
     stop_token_ids: frozenset[int] = frozenset()
     logprobs: int | None = None

@@ -3,4 +3,4 @@
 from collections.abc import Sequence
 
 Spans = Sequence[tuple[int, int]]
-"""Start and end of each plain span, in characters: no special token is read there. Ascending, apart from each other."""
+"""(start, end) of each plain span in characters, ascending and disjoint. No special token is recognised in a span."""

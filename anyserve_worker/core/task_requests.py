@@ -1,6 +1,6 @@
-"""What a client can request besides generated text. PURE.
+"""Requests for tasks other than text generation. PURE.
 
-`service/tasks.py` reads these out of tensors. Which of them a model can do depends on the model.
+`service/tasks.py` reads them from tensors. Which tasks are supported depends on the model.
 """
 
 from collections.abc import Sequence
@@ -12,18 +12,18 @@ from anyserve_worker.core.spans import Spans
 @dataclass(frozen=True, slots=True)
 class EmbedRequest:
     prompt: str | Sequence[int]
-    """Text, or token ids that are used as they are."""
+    """Text, or token ids that are used unchanged."""
     pooling: str | None = None
     """One of contract.POOLINGS; None: the model's own."""
     normalize: bool = True
-    """The vector gets the length 1."""
+    """Whether to scale the vector to length 1."""
     dimensions: int | None = None
-    """Elements of the vector to return, the first ones; None: all."""
+    """Number of leading elements of the vector to return; None: all."""
     timeout: float | None = None
     """Seconds from arrival; None: no limit."""
     caller: str = ""
     priority: int = 0
-    """Waiting prompts with a smaller number are read first."""
+    """Waiting prompts with a smaller number are computed first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,18 +34,18 @@ class RankRequest:
     """Seconds from arrival; None: no limit."""
     caller: str = ""
     priority: int = 0
-    """Waiting prompts with a smaller number are read first."""
+    """Waiting prompts with a smaller number are computed first."""
 
 
 @dataclass(frozen=True, slots=True)
 class TokenizeRequest:
     text: str
     plain: Spans = ()
-    """Spans of the text in which no special token is read."""
+    """Spans of the text in which no special token is recognised."""
     add_special: bool = False
-    """Tokens that the model wants around a text are added, such as BOS."""
+    """Whether to add the tokens that the model expects around a text, such as BOS."""
     parse_special: bool = True
-    """Special tokens are recognised outside of the plain spans."""
+    """Whether to recognise special tokens outside the plain spans."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from anyserve_worker.core.errors import (
     WorkerError,
 )
 from anyserve_worker.core.generation_request import GenerationRequest
-from anyserve_worker.core.options import KEPT_CELLS, ModelOptions
+from anyserve_worker.core.options import MAX_RESERVED_CELLS, ModelOptions
 from anyserve_worker.core.origin import UNKNOWN_ORIGIN, Origin
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.embedding_steps import EmbeddingSteps
@@ -80,7 +80,7 @@ class Engine:
             runner.prompt_lookup,
             runner.n_score_rows,
             kept_slots=max(0, min(options.kept_slots, runner.n_sequences - options.parallel)),
-            kept_cells=max(0, min(KEPT_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
+            kept_cells=max(0, min(MAX_RESERVED_CELLS, runner.n_cells - runner.n_ctx)) if options.kept_slots else 0,
         )
         self._inbox: SimpleQueue[Callable[[], None]] = SimpleQueue()
         self._outbox: list[tuple[RunningRequest, Delta | WorkerError | None]] = []

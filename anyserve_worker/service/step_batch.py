@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from anyserve_worker.core.delta import Delta, joined
+from anyserve_worker.core.delta import Delta, join_deltas
 from anyserve_worker.core.errors import InvalidRequest
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -43,7 +43,7 @@ def step_batch(rows: Iterable[Row]) -> ModelInferResponse:
     by_choice: dict[tuple[int, int], list[Delta]] = {}
     for request, delta in rows:
         by_choice.setdefault((request, delta.index), []).append(delta)
-    deltas = [joined(parts) for parts in by_choice.values()]
+    deltas = [join_deltas(parts) for parts in by_choice.values()]
 
     response = ModelInferResponse()
     columns: list[tuple[contract.TensorSpec, tensors.Elements]] = [

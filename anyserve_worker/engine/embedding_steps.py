@@ -1,6 +1,6 @@
-"""Embeddings and scores in the engine: what its thread does with them, batch by batch.
+"""The steps of embeddings and scores on the engine's thread, one batch at a time.
 
-A request ends in one of two ways: with its job done, or by `abort`.
+A request ends when its job is done, or by `abort`.
 """
 
 import logging
@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class EmbeddingSteps:
-    """The requests for vectors that are in the engine. On the engine's thread only."""
+    """The embedding and rank requests in the engine. Used on the engine's thread only."""
 
     def __init__(
         self,
@@ -27,8 +27,8 @@ class EmbeddingSteps:
         stats: EngineStats,
         deliver: Callable[[RunningEmbedding, WorkerError | None], None],
     ) -> None:
-        """`threads` learns from these batches alone. `deliver` is called at the end of each request, unless that was
-        aborted without an error."""
+        """`threads` adapts to these batches alone. `deliver` is called when a request ends, unless it was aborted
+        without an error."""
         self._queue = EmbeddingQueue(vector_runner)
         self._n_batch = vector_runner.n_batch
         self._pace = StepPace()
@@ -65,20 +65,20 @@ class EmbeddingSteps:
                 self.abort(embedding, DeadlineExceeded("the request's timeout has passed"))
 
     def step(self) -> None:
-        """Computes one batch. If it fails, so do the requests in it, and no others."""
+        """Computes one batch. If it fails, only the requests in it fail."""
         parts = self._queue.schedule(self._pace.bound(self._n_batch))
         if not parts:
             return
         started, cpu_started = time.monotonic_ns(), time.thread_time()
         for part in parts:
-            self._count(self._by_job[part.job], started)
+            self._record_start(self._by_job[part.job], started)
         n_tokens = sum(part.count for part in parts)
         try:
             done = self._queue.run(parts, self._threads.choose(n_tokens, prompts=True, now=started / 1e9))
         except Exception as error:
             log.exception("a batch of embeddings failed")
             for part in parts:
-                self.abort(self._by_job[part.job], EngineFailure(f"the model could not compute it: {error}"))
+                self.abort(self._by_job[part.job], EngineFailure(f"the model could not compute the batch: {error}"))
             self._queue.clear()
             return
         now = time.monotonic_ns()
@@ -91,7 +91,7 @@ class EmbeddingSteps:
             self._stats.outcomes["embedded"] += 1
             self._deliver(embedding, None)
 
-    def _count(self, embedding: RunningEmbedding, now_ns: int) -> None:
+    def _record_start(self, embedding: RunningEmbedding, now_ns: int) -> None:
         if not embedding.started:
             embedding.started = True
             self._stats.queue.add(now_ns - embedding.submitted_ns)

@@ -1,10 +1,9 @@
 """The engine: one thread owns the model; requests are admitted and answered on the event loop.
 
-Requests and cancellations reach the thread through an inbox; what a step yields goes out through mailboxes on the
-event loop, with one wake-up of the loop a step. Nothing that a client does can block the thread.
+Requests and cancellations reach the thread through an inbox. The output of a step reaches the requests' mailboxes
+with one wake-up of the event loop per step. No client can block the thread.
 
-A step is one of generation (`text_steps.py`), and behind it one batch of embeddings, if any wait
-(`embedding_steps.py`).
+A step computes one batch of generation (`text_steps.py`), then one batch of embeddings (`embedding_steps.py`).
 """
 
 import asyncio
@@ -62,9 +61,10 @@ class Engine:
         vector_threads: ThreadChooser | None = None,
         on_end: Callable[[RunningGeneration], None] = lambda _: None,
     ) -> None:
-        """With a `vector_runner` it embeds or ranks; `vector_threads` is for that alone, absent means one thread.
+        """`vector_runner` computes embeddings and scores; None: the engine generates only. `vector_threads` chooses the
+        threads of its batches; None: one thread.
 
-        `on_end` is called on the event loop for each generation that has ended.
+        `on_end` is called on the event loop with each generation that has ended.
         """
         self.n_ctx, self.n_cells = runner.n_ctx, runner.n_cells
         self.stats = EngineStats()
@@ -101,7 +101,7 @@ class Engine:
             chooser = vector_threads or ThreadChooser((1,), (1,))
             self._embedding_steps = EmbeddingSteps(vector_runner, chooser, self.stats, self._post)
         self._n_requests = 0
-        """Requests that have not been answered yet; counted on the event loop."""
+        """Requests that were admitted and are not answered yet; counted on the event loop."""
         self._closing = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
@@ -143,7 +143,7 @@ class Engine:
 
     @property
     def threads_chosen(self) -> list[tuple[bool, int, int]]:
-        """(with prompts, least number of tokens, threads) for each kind of step that there was."""
+        """(whether with prompts, minimum number of tokens, threads) for each kind of step so far."""
         return self._threads.chosen
 
     @property
@@ -151,24 +151,26 @@ class Engine:
         return self._scheduler.cache.n_free_cells
 
     async def submit(self, request: GenerationRequest, origin: Origin = UNKNOWN_ORIGIN) -> RunningGeneration:
-        """Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining. The caller iterates,
-        or cancels."""
+        """Starts a generation; the caller iterates over it to its end, or cancels it.
+
+        Raises QueueFull, InvalidRequest, ContextLengthExceeded, DeadlineExceeded or Draining.
+        """
         deadline = self._deadline(request.timeout)
-        with self._place():
-            async with _within(request.timeout):
+        with self._admitted():
+            async with _time_limit(request.timeout):
                 sequences = await self._preparation.sequences(request)
         generation = RunningGeneration(sequences, deadline, self.abort, origin)
         self._inbox.put(lambda: self._text_steps.add(generation))
         return generation
 
     async def embed(self, request: EmbedRequest | RankRequest) -> EmbeddingJob:
-        """Returns the job when it is done. Raises what `submit` raises, or WorkerError. Cancelled, it drops the job."""
+        """Returns the finished job. Raises WorkerError, as `submit` does. Cancelling the call drops the job."""
         assert self._vector_runner is not None
         assert self._embedding_steps is not None
         steps, runner = self._embedding_steps, self._vector_runner
         pooling, deadline = runner.pooling, self._deadline(request.timeout)
-        with self._place():
-            async with _within(request.timeout):
+        with self._admitted():
+            async with _time_limit(request.timeout):
                 if isinstance(request, RankRequest):
                     tokens = await self._tokenizer.tokens_to_rank(request.query, request.document, runner.n_ctx)
                 else:
@@ -187,15 +189,15 @@ class Engine:
             embedding.cancel()
 
     async def tokenize(self, request: TokenizeRequest) -> tuple["array[int]", list[bytes]]:
-        """The tokens, and what each stands for. Raises as `submit` does."""
-        with self._place(kept=False):
+        """Returns the token ids and the bytes of each token. Raises the errors of `submit`."""
+        with self._admitted(until_answered=False):
             return await self._tokenizer.split(
                 request.text, add_special=request.add_special, parse_special=request.parse_special, plain=request.plain
             )
 
     async def detokenize(self, request: DetokenizeRequest) -> bytes:
-        """Raises as `submit` does."""
-        with self._place(kept=False):
+        """Returns the bytes of the text. Raises the errors of `submit`."""
+        with self._admitted(until_answered=False):
             return await self._tokenizer.join(request.token_ids)
 
     def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
@@ -205,7 +207,7 @@ class Engine:
             self._tokenizer.refuse_too_many(task, n_ids, self._vector_runner.n_ctx if self._vector_runner else 0)
 
     def abort(self, generation: RunningGeneration) -> None:
-        """The one way out before the end; the caller gets nothing more."""
+        """Ends a generation early, because its caller is gone. Nothing more is delivered."""
         self._n_requests -= 1
         self._inbox.put(lambda: self._text_steps.abort(generation))
 
@@ -215,7 +217,7 @@ class Engine:
             self._inbox.put(lambda: steps.abort(embedding))
 
     async def close(self) -> None:
-        """Fails what is still there, ends the threads. The runner and the vocabulary may be freed afterwards."""
+        """Fails the remaining requests and ends the threads. Afterwards the runner and the vocabulary may be freed."""
         self._closing = True
         self._inbox.put(lambda: None)
         await asyncio.to_thread(self._thread.join)
@@ -223,21 +225,24 @@ class Engine:
         await self._tokenizer.close()
 
     @contextmanager
-    def _place(self, *, kept: bool = True) -> Iterator[None]:
-        """A place among the requests, kept for what follows unless the block fails. Raises QueueFull or Draining."""
+    def _admitted(self, *, until_answered: bool = True) -> Iterator[None]:
+        """Counts a request against the limit, during the block or, unless the block fails, until it is answered.
+
+        Raises QueueFull or Draining.
+        """
         self._refuse_if_closing()
         if self._n_requests >= self._max_requests:
             self.stats.requests_refused += 1
-            raise QueueFull(f"{self._n_requests} requests are running or waiting already; try again later")
+            raise QueueFull(f"{self._n_requests} requests are already running or waiting; try again later")
         self._n_requests += 1
         try:
             yield
             self._refuse_if_closing()  # The thread may have ended while a long prompt was tokenized.
         except BaseException:
-            kept = False
+            until_answered = False
             raise
         finally:
-            self._n_requests -= not kept
+            self._n_requests -= not until_answered
 
     def _refuse_if_closing(self) -> None:
         if self._closing:
@@ -246,11 +251,11 @@ class Engine:
     def _deadline(self, timeout: float | None) -> float | None:
         return None if timeout is None else self._clock() + timeout
 
-    def _hand_over(self, outbox: list[tuple[RunningRequest, Any]], ended: list[RunningGeneration]) -> None:
-        for work, item in outbox:
-            if not work.done:
-                work.put(item)
-                self._n_requests -= work.done
+    def _fill_mailboxes(self, outbox: list[tuple[RunningRequest, Any]], ended: list[RunningGeneration]) -> None:
+        for request, item in outbox:
+            if not request.done:
+                request.put(item)
+                self._n_requests -= request.done
         for generation in ended:
             self._on_end(generation)
 
@@ -259,27 +264,27 @@ class Engine:
     def _run(self) -> None:
         while not self._closing:
             try:
-                self._take_in(wait=self._scheduler.idle and (not self._embedding_steps or self._embedding_steps.idle))
+                self._run_inbox(wait=self._scheduler.idle and (not self._embedding_steps or self._embedding_steps.idle))
                 self.step()
             except Exception as error:
                 log.exception("a step failed")
                 self._fail_all(EngineFailure(f"the engine could not compute a step: {error}"))
             self._deliver()
-        self._take_in(wait=False)
+        self._run_inbox(wait=False)
         self._fail_all(Draining("the worker is shutting down"))
         self._deliver()
 
     def step(self) -> None:
-        """Computes one step; its deltas and errors are in the outbox then."""
+        """Computes one step and puts its deltas and errors into the outbox."""
         now = self._clock()
         self._text_steps.expire(now)
         if self._embedding_steps:
             self._embedding_steps.expire(now)
         self._text_steps.step()
         if self._embedding_steps:
-            self._embedding_steps.step()  # One batch, so that streams go on.
+            self._embedding_steps.step()  # Only one batch, so that streams continue.
 
-    def _take_in(self, *, wait: bool) -> None:
+    def _run_inbox(self, *, wait: bool) -> None:
         try:
             self._inbox.get(block=wait)()
             while True:
@@ -287,14 +292,14 @@ class Engine:
         except Empty:
             return
 
-    def _post(self, work: RunningRequest, item: Delta | WorkerError | None) -> None:
-        self._outbox.append((work, item))
+    def _post(self, request: RunningRequest, item: Delta | WorkerError | None) -> None:
+        self._outbox.append((request, item))
 
     def _deliver(self) -> None:
         if (self._outbox or self._ended) and self._loop is not None:
             outbox, self._outbox = self._outbox, []
             ended, self._ended = self._ended, []
-            self._loop.call_soon_threadsafe(self._hand_over, outbox, ended)
+            self._loop.call_soon_threadsafe(self._fill_mailboxes, outbox, ended)
 
     def _fail_all(self, error: WorkerError) -> None:
         self._text_steps.fail_all(error)
@@ -303,8 +308,8 @@ class Engine:
 
 
 @asynccontextmanager
-async def _within(timeout: float | None) -> AsyncIterator[None]:
-    """Bounds what is done with a request before the engine's thread gets it. Raises DeadlineExceeded."""
+async def _time_limit(timeout: float | None) -> AsyncIterator[None]:
+    """Limits the preparation of a request to `timeout` seconds. Raises DeadlineExceeded."""
     try:
         async with asyncio.timeout(timeout):
             yield

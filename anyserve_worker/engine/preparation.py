@@ -1,6 +1,6 @@
-"""What a request needs before its first step: its prompt as tokens, its guide compiled, a sequence for each choice.
+"""Prepares a request for its first step: tokenizes the prompt, compiles the guide, creates a sequence per choice.
 
-On the event loop; what takes longer is done on the tokenizer's threads.
+It runs on the event loop; work that takes longer runs on the tokenizer's threads.
 """
 
 import asyncio
@@ -23,9 +23,9 @@ from anyserve_worker.text.reasoning_counter import ReasoningCounter
 from protos import contract
 
 MAX_ECHOED_LOGPROBS = 1 << 20
-"""Log probabilities of prompts in one response, those of the likeliest tokens included: some 100 bytes each."""
-INLINE_LOOK_BACK = 8192
-"""Tokens of a prompt that a penalty other than DRY looks back at on the event loop: within a millisecond."""
+"""Log probabilities of prompt tokens in one response, `top` ones included. Each takes about 100 bytes."""
+INLINE_LOOK_BACK_TOKENS = 8192
+"""Tokens. For prompts up to this length, penalties other than DRY are prepared on the event loop, in under 1 ms."""
 
 
 class Preparation:
@@ -37,7 +37,7 @@ class Preparation:
         guides: GuideCompiler,
         refuse_if_closing: Callable[[], None],
     ) -> None:
-        """`refuse_if_closing` raises Draining if the engine is about to end."""
+        """`refuse_if_closing` raises Draining if the engine is closing."""
         self._vocabulary = vocabulary
         self._runner = runner
         self._tokenizer = tokenizer
@@ -45,10 +45,10 @@ class Preparation:
         self._refuse_if_closing = refuse_if_closing
 
     async def sequences(self, request: GenerationRequest) -> list[Sequence]:
-        """One for each choice. Raises InvalidRequest, ContextLengthExceeded, QueueFull or Draining."""
+        """Returns one sequence per choice. Raises InvalidRequest, ContextLengthExceeded, QueueFull or Draining."""
         prompt = await self._tokenizer.tokens(request.prompt, request.suffix, request.plain)
-        room = self._runner.n_ctx - len(prompt)
-        n_new = room if request.max_tokens is None else min(room, request.max_tokens)
+        n_free = self._runner.n_ctx - len(prompt)
+        n_new = n_free if request.max_tokens is None else min(n_free, request.max_tokens)
         sampling = request.sampling
         self._check_tokens(sampling)
         self._check_echo(request, len(prompt))
@@ -77,15 +77,15 @@ class Preparation:
             for index in range(request.n)
         ]
         if looks_back(sampling):
-            await self._make_samplers(sequences)
+            await self._prepare_samplers(sequences)
         return sequences
 
-    async def _make_samplers(self, sequences: list[Sequence]) -> None:
-        """Makes the samplers of a request at once, so that its choices share what the penalties need of the prompt.
+    async def _prepare_samplers(self, sequences: list[Sequence]) -> None:
+        """Prepares the samplers of all choices together, so that they share what the penalties derive from the prompt.
 
-        That takes microseconds a token of the prompt, and DRY looks for its breakers in the whole vocabulary.
+        That takes microseconds per prompt token, and DRY searches the whole vocabulary for its breakers.
         """
-        if sequences[0].sampling.dry_multiplier or sequences[0].n_prompt > INLINE_LOOK_BACK:
+        if sequences[0].sampling.dry_multiplier or sequences[0].n_prompt > INLINE_LOOK_BACK_TOKENS:
             await asyncio.wrap_future(self._tokenizer.start(self._runner.prepare, sequences))
             self._refuse_if_closing()
         else:
@@ -95,10 +95,8 @@ class Preparation:
         if request.echo and request.sampling.logprobs is not None:
             n = request.n * n_prompt * (1 + request.sampling.logprobs)
             if n > MAX_ECHOED_LOGPROBS:
-                raise InvalidRequest(
-                    f"tensor '{contract.ECHO.name}': {n} log probabilities of prompts, at most {MAX_ECHOED_LOGPROBS}",
-                    tensor=contract.ECHO.name,
-                )
+                problem = f"{n} log probabilities of prompt tokens, at most {MAX_ECHOED_LOGPROBS}"
+                raise InvalidRequest(f"tensor '{contract.ECHO.name}': {problem}", tensor=contract.ECHO.name)
 
     def _check_tokens(self, sampling: SamplingParameters) -> None:
         self._vocabulary.check_tokens([t for t, _ in sampling.logit_bias], contract.LOGIT_BIAS_TOKEN_IDS.name)

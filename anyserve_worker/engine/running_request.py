@@ -1,4 +1,4 @@
-"""Requests that the engine works on, as their callers on the event loop see them."""
+"""Running requests: their state, and how callers on the event loop receive their results."""
 
 import asyncio
 import time
@@ -13,11 +13,11 @@ from anyserve_worker.scheduling.sequence import Sequence
 
 
 class RunningGeneration:
-    """A request for texts.
+    """A running request for text.
 
-    Iterate to get what has come since the last time: a list of deltas, in order. Raises WorkerError where the request
-    failed. Or have it all sent on, with `forward`. Leaving the iteration early is not enough to stop the engine:
-    `cancel()`.
+    Iteration yields lists of deltas, in order: all that have arrived since the last list. It raises WorkerError if the
+    request failed. `forward` passes them to a function instead. Leaving the iteration early does not stop the engine;
+    `cancel()` does.
     """
 
     def __init__(
@@ -27,7 +27,7 @@ class RunningGeneration:
         on_cancel: Callable[["RunningGeneration"], None],
         origin: Origin = UNKNOWN_ORIGIN,
     ) -> None:
-        """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
+        """`deadline`: seconds on the engine's clock; None: no limit. `on_cancel` makes the engine drop the request."""
         self._on_cancel = on_cancel
         self._mailbox: deque[Delta | WorkerError] = deque()
         self._arrived = asyncio.Event()
@@ -37,25 +37,25 @@ class RunningGeneration:
         self.sequences = sequences
         self.deadline = deadline
         self.origin = origin
-        # Times are those of time.monotonic_ns(), 0 before they come. The engine's thread sets them, and what follows.
+        # Times are from time.monotonic_ns(), 0 if not reached yet. The engine's thread sets them and the fields below.
         self.submitted_ns = time.monotonic_ns()
         self.started_ns = 0
-        """Its first step began."""
+        """Start of the first step."""
         self.first_ns = 0
-        """Its first text came."""
+        """Time of the first text."""
         self.ended_ns = 0
-        self.reasons: list[str] = []
-        """finish_reasons of its choices, in the order in which they ended."""
+        self.finish_reasons: list[str] = []
+        """Finish reasons of the choices, in the order in which they ended."""
         self.error: WorkerError | None = None
 
     @property
     def done(self) -> bool:
-        """Nothing more will come than what is in the mailbox, which may end with an error."""
+        """Whether the request has ended. The mailbox may still hold its last deltas and its error."""
         return self._open_choices == 0
 
     @property
     def complete(self) -> bool:
-        """Every choice has come to its end, none with an error."""
+        """Whether every choice has ended, none with an error."""
         return self.done and not self._failed
 
     @property
@@ -68,13 +68,13 @@ class RunningGeneration:
 
     @property
     def outcome(self) -> str:
-        """How it has ended, in a word of which there are few."""
+        """How the request ended: the last finish reason, `cancelled`, or the status of its error in lower case."""
         if self.error:
             return self.error.status.name.lower()
-        return self.reasons[-1] if len(self.reasons) == len(self.sequences) else "cancelled"
+        return self.finish_reasons[-1] if len(self.finish_reasons) == len(self.sequences) else "cancelled"
 
     def cancel(self) -> None:
-        """The caller is gone; the engine drops the request before its next step."""
+        """Makes the engine drop the request before its next step. No effect if the request has ended."""
         if not self.done:
             self._open_choices = 0
             self._on_cancel(self)
@@ -94,7 +94,7 @@ class RunningGeneration:
         self._arrived.set()
 
     def forward(self, sink: Callable[[Delta | WorkerError], None]) -> None:
-        """Instead of iterating: `sink` is called on the event loop for all that comes. Before anything has come."""
+        """Makes `put` call `sink` with each item, instead of iteration. Call it before the first item has arrived."""
         assert not self._mailbox
         self._sink = sink
 
@@ -114,12 +114,12 @@ class RunningGeneration:
 
 
 class RunningEmbedding:
-    """A request for a vector or score. Await `result()`; a caller that goes away calls `cancel()`."""
+    """A running request for a vector or score. Await `result()`, or call `cancel()` to drop it."""
 
     def __init__(
         self, job: EmbeddingJob, deadline: float | None, on_cancel: Callable[["RunningEmbedding"], None]
     ) -> None:
-        """`deadline` is on the engine's clock; `on_cancel` gives the engine its order to drop the request."""
+        """`deadline`: seconds on the engine's clock; None: no limit. `on_cancel` makes the engine drop the request."""
         self._on_cancel = on_cancel
         self._arrived = asyncio.Event()
         self._error: WorkerError | None = None
@@ -130,19 +130,19 @@ class RunningEmbedding:
         self.started = False
 
     def cancel(self) -> None:
-        """The caller is gone; the engine drops the request before its next step."""
+        """Makes the engine drop the request before its next step. No effect if the request has ended."""
         if not self.done:
             self.done = True
             self._on_cancel(self)
 
     def put(self, error: WorkerError | None) -> None:
-        """The job is done, or has failed. Called on the event loop only."""
+        """Ends the request; `error` is None if its job is done. Called on the event loop only."""
         self.done = True
         self._error = error
         self._arrived.set()
 
     async def result(self) -> EmbeddingJob:
-        """Returns the job when it is done. Raises WorkerError."""
+        """Waits for the job and returns it. Raises WorkerError."""
         await self._arrived.wait()
         if self._error:
             raise self._error

@@ -1,6 +1,6 @@
-"""What the engine counts, for Triton's ModelStatistics and for metrics. PURE.
+"""Counters of the engine, for Triton's ModelStatistics and for metrics. PURE.
 
-A step adds to it a few times, which takes about a microsecond; readers take it as it is.
+A step updates a few of them, which takes about a microsecond. Readers use no lock.
 """
 
 from bisect import bisect_left
@@ -14,7 +14,7 @@ class Durations:
 
     count: int = 0
     ns: int = 0
-    """Nanoseconds, all of them together."""
+    """Sum of the durations, in nanoseconds."""
 
     def add(self, ns: int) -> None:
         self.count += 1
@@ -22,7 +22,7 @@ class Durations:
 
 
 class Histogram:
-    """How many values were at most each of `bounds`, and more than the one before."""
+    """`counts[i]` is the number of values up to `bounds[i]` and above the bound before; the last count has no bound."""
 
     __slots__ = ("bounds", "counts", "total")
 
@@ -42,7 +42,7 @@ def _powers(low: float, n: int) -> tuple[float, ...]:
 
 @dataclass(slots=True)
 class EngineStats:
-    """Written by the engine's thread. Durations: `success`, `failure` whole requests, `queue` until first computed."""
+    """Written by the engine's thread. `success` and `failure`: whole requests; `queue`: time before the first step."""
 
     success: Durations = field(default_factory=Durations)
     failure: Durations = field(default_factory=Durations)
@@ -53,22 +53,22 @@ class EngineStats:
     generated_tokens: int = 0
     drafted_tokens: int = 0
     accepted_tokens: int = 0
-    """Drafted tokens that turned out right."""
+    """Drafted tokens that the model confirmed."""
     last_request_ms: int = 0
-    """Unix time at which the last request came."""
+    """Unix time in milliseconds at which the last request arrived."""
     outcomes: Counter[str] = field(default_factory=Counter)
-    """How requests have ended: a finish_reason, `embedded`, `cancelled`, or the status of their error."""
+    """Number of requests by outcome: a finish reason, `embedded`, `cancelled`, or the status of their error."""
     requests_refused: int = 0
-    """Because the queue was full, or that of guides; counted on the event loop."""
+    """Requests refused because the queue or the queue of guides was full; counted on the event loop."""
     guide_trials: int = 0
     """Attempts to compile a guide; counted on the event loop."""
 
-    # Of generation, in seconds.
+    # For generation only.
     queue_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
     prefill_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 16)))
-    """From the first step of a request to its first text."""
+    """Time from the first step of a request to its first text."""
     request_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.01, 15)))
     step_seconds: Histogram = field(default_factory=lambda: Histogram(_powers(0.001, 13)))
     step_tokens: Histogram = field(default_factory=lambda: Histogram(_powers(1, 14)))
-    """Tokens of prompts, drafts and generation together."""
+    """Prompt, drafted and generated tokens together."""
     step_sequences: Histogram = field(default_factory=lambda: Histogram(_powers(1, 9)))

@@ -1,7 +1,7 @@
-"""Texts in the engine: what its thread does with them. A step reads: schedule, run, sample, commit, deliver.
+"""The steps of text generation on the engine's thread: schedule, run, sample, commit, deliver.
 
-A sequence ends in one of two ways: `_finish`, when it has its finish_reason, or `abort`, for everything else (client
-gone, deadline passed, engine failure, shutdown). Both free its cells before the next step.
+A sequence ends with `_finish` if it has a finish reason, else with `abort` (client gone, deadline passed, engine
+failure, shutdown). Both free its KV cells before the next step.
 """
 
 import math
@@ -45,7 +45,7 @@ class TextRunner(Memory, Protocol):
 
 
 class TextSteps:
-    """The generations that are in the engine. On the engine's thread only."""
+    """The generations in the engine. Used on the engine's thread only."""
 
     def __init__(
         self,
@@ -57,8 +57,7 @@ class TextSteps:
         deliver: Callable[[RunningGeneration, Delta | WorkerError], None],
         on_end: Callable[[RunningGeneration], None],
     ) -> None:
-        """`deliver` is called with each delta and each error; `on_end` when nothing more will come of a generation,
-        whatever was delivered."""
+        """`deliver` is called with each delta and error, `on_end` with each generation that has ended in any way."""
         self._vocabulary = vocabulary
         self._runner = runner
         self._scheduler = scheduler
@@ -107,18 +106,18 @@ class TextSteps:
     # ---- The step
 
     def step(self) -> None:
-        """One batch, if there is anything to do."""
+        """Computes one batch, if there is work."""
         chunks = self._scheduler.schedule()
-        if not chunks or not self._computed(chunks):
+        if not chunks or not self._run(chunks):
             return
         sampled = self._runner.sample(chunks)
         self._scheduler.commit(chunks, sampled)
         for chunk, tokens in zip(chunks, sampled, strict=True):
-            if chunk.sequence in self._owner:  # It is not if another choice of its request has failed just now.
+            if chunk.sequence in self._owner:  # Not if another choice of its request has just failed.
                 self._append(chunk, tokens)
 
-    def _computed(self, chunks: list[Chunk]) -> bool:
-        """Runs the chunks. False if there was no place for them: then some was made, and the next step tries again."""
+    def _run(self, chunks: list[Chunk]) -> bool:
+        """Computes the chunks. Returns False if there were no KV cells for them; room is made for the next attempt."""
         n_tokens = sum(chunk.n_rows for chunk in chunks)
         started, cpu_started = time.monotonic_ns(), time.thread_time()
         prompts = any(chunk.count > 1 for chunk in chunks)
@@ -128,7 +127,7 @@ class TextSteps:
         except NoRoom:
             if not self._scheduler.make_room():
                 for sequence in list(self._scheduler.running):
-                    self.abort(self._owner[sequence], EngineFailure("the KV cache has no place for this sequence"))
+                    self.abort(self._owner[sequence], EngineFailure("the KV cache has no room for this sequence"))
             return False
         now = time.monotonic_ns()
         if prompts:
@@ -149,7 +148,7 @@ class TextSteps:
         return True
 
     def _append(self, chunk: Chunk, tokens: list[int]) -> None:
-        """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
+        """Adds sampled tokens to the chunk's sequence until it ends. A draft may have tokens beyond the end."""
         sequence, text, reason = chunk.sequence, "", None
         output, vocabulary, scores = sequence.output, self._vocabulary, sequence.logprobs
         if sequence.error:
@@ -157,7 +156,7 @@ class TextSteps:
             return
         echoed = self._echo(sequence) if sequence.echo and tokens else None
         for token in tokens:
-            if len(sequence.tokens) >= sequence.limit:  # Nothing was to be generated, the prompt had to be read.
+            if len(sequence.tokens) >= sequence.limit:  # No tokens were requested, only scores of the prompt.
                 reason = contract.FINISH_LENGTH
                 break
             sequence.tokens.append(token)
@@ -193,7 +192,7 @@ class TextSteps:
             self._finish(sequence)
 
     def _echo(self, sequence: Sequence) -> tuple[str, tuple[TokenLogprob, ...]]:
-        """What the answer begins with, with the log probabilities of the prompt's tokens if they are wanted."""
+        """Returns the echoed prompt, with the log probabilities of its tokens if they were requested."""
         echo, sequence.echo = sequence.echo, None
         assert echo is not None
         if not sequence.scores_prompt:
@@ -203,7 +202,7 @@ class TextSteps:
         return echo.text, tuple(self._token_logprob(score, piece) for score, piece in scored_pieces)
 
     def _token_logprob(self, score: TokenScore, piece: bytes | None = None) -> TokenLogprob:
-        """As it is sent. `piece`: the token's bytes where they differ from what the vocabulary has."""
+        """Converts a score for the client. `piece`: the token's bytes, if they differ from the vocabulary's."""
         written = self._vocabulary.written
         top = tuple((written(token), logprob) for token, logprob in score.top)
         return TokenLogprob(written(score.token) if piece is None else piece, score.logprob, top)
@@ -213,7 +212,7 @@ class TextSteps:
         if not generation.first_ns:
             self._record_first(generation)
         if reason:
-            generation.reasons.append(reason)
+            generation.finish_reasons.append(reason)
         delta = Delta(
             index=sequence.index,
             text=text,
@@ -238,7 +237,7 @@ class TextSteps:
         self._close(sequence)
 
     def _close(self, sequence: Sequence, *, failed: bool = False) -> None:
-        """The sequence is out of the scheduler. With the last of its request, the request is over."""
+        """Drops a sequence that has left the scheduler. A request ends with its last sequence."""
         sequence.sampler = None
         generation = self._owner.pop(sequence)
         if generation in self._live and not any(other in self._owner for other in generation.sequences):

@@ -1,4 +1,4 @@
-"""Texts to tokens and back, without holding up the event loop, and within the context."""
+"""Converts text to tokens and back, within the context length, without blocking the event loop."""
 
 import asyncio
 from array import array
@@ -16,18 +16,18 @@ from anyserve_worker.scheduling.sequence import token_array
 from protos import contract
 from protos.contract import TensorSpec
 
-INLINE_TOKENIZE = 4096
-"""Characters. Tokenizing a longer prompt takes milliseconds and is done off the event loop."""
+INLINE_CHARACTERS = 4096
+"""Characters. Tokenizing a longer prompt takes milliseconds, so it runs on a thread."""
 TOKENIZER_THREADS = 4
-"""So many long prompts are tokenized at the same time."""
-MIN_TOKENIZED = 8192
-"""Tokens that a text may have whose tokens are all that is wanted, where the context is shorter."""
+"""Number of long prompts that are tokenized at the same time."""
+MIN_TOKENIZE_LIMIT = 8192
+"""Tokens. Minimum limit for a text that is tokenized but not computed, if the context is shorter."""
 
 T = TypeVar("T")
 
 
 class Vocabulary(GuideVocabulary, Protocol):
-    """Tokens of a model. Implemented by `llama.vocabulary.Vocabulary`. Safe from any thread."""
+    """The tokens of a model. Implemented by `llama.vocabulary.Vocabulary`. Thread-safe."""
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]": ...
     def tokens_of(
@@ -45,22 +45,22 @@ class Vocabulary(GuideVocabulary, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """The most `tokens` of a text. `n_ctx`: the context that bounds them; None: the size of the answer does."""
+    """`tokens`: maximum tokens of a text. `n_ctx`: context length behind the limit; None: the response's size limits it."""
 
     tokens: int
     n_ctx: int | None = None
 
     def exceeded(
-        self, tensor: TensorSpec, n: int, *, more: bool = False, what: str = "it has"
+        self, tensor: TensorSpec, n: int, *, more: bool = False, subject: str = "it has"
     ) -> ContextLengthExceeded:
-        """`more`: the text has more than `n` tokens."""
+        """Returns the error for a text of `n` tokens. `more`: it may have further ones, which were not counted."""
         count = f"{n} tokens{' or more' if more else ''}"
         if self.n_ctx is None:
-            message = f"{count}, but at most {self.tokens} can be had at once"
+            message = f"{count}, at most {self.tokens} are allowed"
             return ContextLengthExceeded(f"tensor '{tensor.name}': {message}", tensor=tensor.name)
-        # Clients look for the words of OpenAI's message.
+        # Clients match the wording of OpenAI's message.
         also = ", and at least one is generated" if self.tokens < n <= self.n_ctx else ""
-        message = f"This model's maximum context length is {self.n_ctx} tokens. However, {what} {count}{also}."
+        message = f"This model's maximum context length is {self.n_ctx} tokens. However, {subject} {count}{also}."
         return ContextLengthExceeded(
             f"tensor '{tensor.name}': {message}",
             tensor=tensor.name,
@@ -74,21 +74,21 @@ def _whole_context(n_ctx: int) -> Limit:
 
 
 class Tokenizer:
-    """All of its methods raise Draining while it closes, and InvalidRequest for what cannot be tokenized."""
+    """All methods raise Draining while it closes, and InvalidRequest for text or ids that can't be converted."""
 
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
-        """`n_ctx`: of a sequence that is generated."""
+        """`n_ctx`: context length of generation, in tokens."""
         self._vocabulary = vocabulary
         self._to_generate = Limit(n_ctx - 1, n_ctx)  # One token at least is generated.
-        self._to_split = Limit(max(n_ctx, MIN_TOKENIZED))
+        self._to_split = Limit(max(n_ctx, MIN_TOKENIZE_LIMIT))
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")
         self._slow_thread = ThreadPoolExecutor(1, thread_name_prefix="samplers")
 
     async def tokens(self, prompt: str | Items[int], suffix: str | None = None, plain: Spans = ()) -> "array[int]":
-        """To generate from, or to fill in before `suffix`; token ids as they are. Raises ContextLengthExceeded.
+        """Returns the tokens of a prompt, for infill if there is a `suffix`. Token ids are used unchanged.
 
-        `plain` are the prompt's plain spans.
+        `plain`: the prompt's plain spans. Raises ContextLengthExceeded.
         """
         if suffix is None or not isinstance(prompt, str):
             tokenize = partial(self._vocabulary.tokenize, plain=plain) if plain else self._vocabulary.tokenize
@@ -114,7 +114,7 @@ class Tokenizer:
         return tokens
 
     def refuse_too_many(self, task: str, n_ids: int, n_ctx_to_embed: int) -> None:
-        """Called before token ids are converted, which takes long for millions. Raises ContextLengthExceeded."""
+        """Called before token ids are converted, since millions take long. Raises ContextLengthExceeded."""
         limit, tensor = self._to_generate, contract.PROMPT_TOKEN_IDS
         if task == contract.TASK_DETOKENIZE:
             limit, tensor = self._to_split, contract.TOKENS_TO_TEXT
@@ -124,9 +124,9 @@ class Tokenizer:
             raise limit.exceeded(tensor, n_ids)
 
     def start(self, work: Callable[..., T], *args: Any) -> Future[T]:
-        """Work that a bad request can make last a second or two: one such at a time, and no prompt waits for it.
+        """Runs work that a hostile request can stretch to seconds, on a thread that does nothing else.
 
-        Raises Draining, now or in its stead.
+        Raises Draining; so does the future if the tokenizer closes before the work begins.
         """
 
         def unless_closing() -> T:
@@ -137,16 +137,16 @@ class Tokenizer:
         return self._slow_thread.submit(unless_closing)
 
     async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
-        """With what the model wants around a text; token ids as they are. Raises ContextLengthExceeded."""
+        """Returns tokens, with those that the model expects around a text; ids unchanged. Raises ContextLengthExceeded."""
         tokenize = partial(self._vocabulary.tokens_of, add_special=True)
         tokens = await self._tokens(prompt, tokenize, _whole_context(n_ctx))
         if not tokens:
             name = contract.PROMPT.name
-            raise InvalidRequest(f"tensor '{name}': empty, and the model adds nothing to it", tensor=name)
+            raise InvalidRequest(f"tensor '{name}': empty, and the model adds no token to it", tensor=name)
         return tokens
 
     async def tokens_to_rank(self, query: str, document: str, n_ctx: int) -> "array[int]":
-        """Raises ContextLengthExceeded, which blames the longer text."""
+        """Returns the tokens of both texts. Raises ContextLengthExceeded, which names the tensor of the longer text."""
         limit = _whole_context(n_ctx)
         longer = contract.QUERY if len(query) > len(document) else contract.DOCUMENT
 
@@ -158,7 +158,7 @@ class Tokenizer:
 
         tokens = await self._off_the_loop(work, len(query) + len(document))
         if len(tokens) > n_ctx:
-            raise limit.exceeded(longer, len(tokens), what="query and document have")
+            raise limit.exceeded(longer, len(tokens), subject="query and document have")
         if not tokens:
             name = contract.QUERY.name
             raise InvalidRequest(f"tensor '{name}': empty, and so is the document", tensor=name)
@@ -167,7 +167,7 @@ class Tokenizer:
     async def split(
         self, text: str, *, add_special: bool, parse_special: bool, plain: Spans = ()
     ) -> tuple["array[int]", list[bytes]]:
-        """The tokens of a text, and what each stands for. Raises ContextLengthExceeded."""
+        """Returns the tokens of a text and the bytes of each. Raises ContextLengthExceeded."""
 
         def work() -> tuple["array[int]", list[bytes]]:
             tokenize = partial(
@@ -182,7 +182,7 @@ class Tokenizer:
         return await self._off_the_loop(work, len(text), slow=bool(plain))
 
     async def join(self, token_ids: Items[int]) -> bytes:
-        """The text of tokens, special ones included."""
+        """Returns the text of the tokens, including special ones."""
 
         def work() -> bytes:
             tokens = token_array(token_ids)
@@ -192,7 +192,7 @@ class Tokenizer:
         return await self._off_the_loop(work, len(token_ids))
 
     async def close(self) -> None:
-        """The vocabulary may be freed afterwards: a caller may be gone while its thread still reads it."""
+        """Waits for the threads, which may still read the vocabulary for callers that are gone. Then it may be freed."""
         self._closing = True
         for threads in (self._threads, self._slow_thread):
             await asyncio.to_thread(threads.shutdown)
@@ -218,8 +218,8 @@ class Tokenizer:
         return tokens
 
     async def _off_the_loop(self, work: Callable[[], T], size: int, *, slow: bool = False) -> T:
-        """Work on a small size is done at once, unless it is `slow`: each plain span may be a call of the tokenizer."""
-        if size <= INLINE_TOKENIZE and not slow:
+        """Runs work on a thread, or at once if `size` is small and it isn't `slow`, as with plain spans."""
+        if size <= INLINE_CHARACTERS and not slow:
             return work()
         self._refuse_if_closing()
         return await asyncio.get_running_loop().run_in_executor(self._threads, work)
@@ -231,17 +231,17 @@ class Tokenizer:
     def _refuse_if_far_too_long(
         self, text: str, tokenize: "Callable[[str], array[int]]", limit: Limit, tensor: TensorSpec
     ) -> None:
-        """Looks at a part first, then at a larger one: a text that is far too long is not tokenized to its end.
+        """Tokenizes larger and larger parts, so that a text that is far too long is never tokenized to its end.
 
-        llama.cpp takes a time that grows with the square of the special tokens: 40 s for 80,000, and cannot be stopped.
+        llama.cpp's time grows with the square of the number of special tokens (40 s for 80,000). It can't be interrupted.
         """
-        size = max(INLINE_TOKENIZE, 4 * limit.tokens)
+        size = max(INLINE_CHARACTERS, 4 * limit.tokens)
         while size < len(text):
             self._refuse_if_closing()
             n = len(tokenize(text[:size]))
-            # Cut off, the part's last word may become more tokens than it is in the whole; not so many more.
+            # The part's last word is cut off, which can add tokens, but never doubles the count.
             if n > 2 * limit.tokens:
                 raise limit.exceeded(tensor, n // 2, more=True)
             size *= 2
-        if len(text) > INLINE_TOKENIZE:
+        if len(text) > INLINE_CHARACTERS:
             self._refuse_if_closing()

@@ -63,8 +63,8 @@ def _attributes(model: str, generation: "RunningGeneration") -> dict[str, Any]:
     }
     if generation.origin.request_id:
         attributes["anyserve.request_id"] = generation.origin.request_id
-    if generation.reasons:
-        attributes["gen_ai.response.finish_reasons"] = tuple(generation.reasons)
+    if generation.finish_reasons:
+        attributes["gen_ai.response.finish_reasons"] = tuple(generation.finish_reasons)
     return attributes
 
 

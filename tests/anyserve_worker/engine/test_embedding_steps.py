@@ -17,7 +17,7 @@ from anyserve_worker.core.errors import (
 from anyserve_worker.core.spans import Spans
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, MIN_TOKENIZED
+from anyserve_worker.engine.tokenizer import INLINE_CHARACTERS, MIN_TOKENIZE_LIMIT
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
 from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, ask, collect, engine_on, said
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeRunner, FakeVectorRunner, Gate, SlowVocabulary
@@ -262,10 +262,10 @@ async def test_tokens_and_what_they_stand_for() -> None:
 
 async def test_a_text_may_have_more_tokens_than_a_short_context() -> None:
     async with engine_on(FakeRunner(n_ctx=100)) as engine:
-        ids, _ = await engine.tokenize(TokenizeRequest("x" * MIN_TOKENIZED))
-        assert len(ids) == MIN_TOKENIZED
-        for n in (MIN_TOKENIZED + 1, 100 * MIN_TOKENIZED):
-            with pytest.raises(ContextLengthExceeded, match=f"at most {MIN_TOKENIZED}"):
+        ids, _ = await engine.tokenize(TokenizeRequest("x" * MIN_TOKENIZE_LIMIT))
+        assert len(ids) == MIN_TOKENIZE_LIMIT
+        for n in (MIN_TOKENIZE_LIMIT + 1, 100 * MIN_TOKENIZE_LIMIT):
+            with pytest.raises(ContextLengthExceeded, match=f"at most {MIN_TOKENIZE_LIMIT}"):
                 await engine.tokenize(TokenizeRequest("x" * n))
 
 
@@ -288,7 +288,7 @@ async def test_a_text_far_too_long_is_not_tokenized_to_its_end() -> None:
         ):
             with pytest.raises(ContextLengthExceeded):
                 await refused
-    assert max(seen) <= 4 * MIN_TOKENIZED
+    assert max(seen) <= 4 * MIN_TOKENIZE_LIMIT
 
 
 async def test_who_leaves_while_a_text_is_tokenized() -> None:
@@ -301,7 +301,7 @@ async def test_who_leaves_while_a_text_is_tokenized() -> None:
 
     vocabulary = Slow()
     async with engine_on(FakeRunner(), vocabulary=vocabulary, vector_runner=FakeVectorRunner()) as engine:
-        long = "x" * (INLINE_TOKENIZE + 1)
+        long = "x" * (INLINE_CHARACTERS + 1)
         for call in (engine.embed(EmbedRequest(long)), engine.tokenize(TokenizeRequest(long))):
             task = asyncio.create_task(call)
             await asyncio.sleep(0)

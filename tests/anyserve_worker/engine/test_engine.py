@@ -26,9 +26,9 @@ from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.core.spans import Spans
 from anyserve_worker.engine.engine import Engine
-from anyserve_worker.engine.preparation import INLINE_LOOK_BACK
+from anyserve_worker.engine.preparation import INLINE_LOOK_BACK_TOKENS
 from anyserve_worker.engine.running_request import RunningGeneration
-from anyserve_worker.engine.tokenizer import INLINE_TOKENIZE, TOKENIZER_THREADS, Vocabulary
+from anyserve_worker.engine.tokenizer import INLINE_CHARACTERS, TOKENIZER_THREADS, Vocabulary
 from anyserve_worker.scheduling import sequence
 from anyserve_worker.threads.chooser import ThreadChooser
 from protos import contract
@@ -208,7 +208,7 @@ async def test_many_at_once_do_not_mix() -> None:
 
 
 async def test_a_long_prompt_is_tokenized_elsewhere_and_answered() -> None:
-    prompt = "x" * (INLINE_TOKENIZE + 1)
+    prompt = "x" * (INLINE_CHARACTERS + 1)
     async with engine_on(FakeRunner({prompt: b"a"}, n_ctx=5000, n_cells=6000)) as engine:
         assert said(await answer(engine, ask(prompt))) == [("a", "stop")]
 
@@ -507,7 +507,7 @@ async def test_a_prompt_is_scored_while_others_generate_and_cells_run_out() -> N
 async def test_too_many_log_probabilities_of_prompts() -> None:
     prompt = "x" * 5000
     async with engine_on(FakeRunner(n_ctx=6000, n_cells=6000)) as engine:
-        with pytest.raises(InvalidRequest, match="'echo': 13440000 log probabilities of prompts") as refused:
+        with pytest.raises(InvalidRequest, match="'echo': 13440000 log probabilities of prompt tokens") as refused:
             await engine.submit(ask(prompt, n=128, echo=True, sampling=SamplingParameters(logprobs=20)))
         assert refused.value.tensor == "echo"
         assert engine.n_requests == 0
@@ -595,7 +595,7 @@ async def test_samplers_of_which_one_cannot_be_made() -> None:
 
 
 async def test_long_prompts_do_not_wait_for_what_takes_long() -> None:
-    prompt = "x" * (INLINE_TOKENIZE + 1)
+    prompt = "x" * (INLINE_CHARACTERS + 1)
     runner = SlowRunner(n_ctx=5000, n_cells=6000)
     async with engine_on(runner) as engine:
         slow = [await preparing(engine, runner)]
@@ -624,14 +624,14 @@ class WatchedRunner(FakeRunner):
     ("n_prompt", "sampling", "on_the_loop"),
     [
         (5, SamplingParameters(repetition_penalty=1.1), [True]),
-        (INLINE_LOOK_BACK + 1, SamplingParameters(repetition_penalty=1.1), [False]),
+        (INLINE_LOOK_BACK_TOKENS + 1, SamplingParameters(repetition_penalty=1.1), [False]),
         (5, DRY, [False]),
     ],
 )
 async def test_what_a_long_prompt_takes_is_done_off_the_loop_once_for_all_choices(
     n_prompt: int, sampling: SamplingParameters, on_the_loop: list[bool]
 ) -> None:
-    runner = WatchedRunner(n_ctx=2 * INLINE_LOOK_BACK, n_cells=4 * INLINE_LOOK_BACK)
+    runner = WatchedRunner(n_ctx=2 * INLINE_LOOK_BACK_TOKENS, n_cells=4 * INLINE_LOOK_BACK_TOKENS)
     async with engine_on(runner) as engine:
         generation = await engine.submit(ask("q" * n_prompt, n=3, sampling=sampling))
         assert said(merge(await collect(generation))) == [("ok", "stop")] * 3
@@ -724,7 +724,7 @@ async def test_a_prompt_far_past_the_context_is_not_tokenized_to_its_end() -> No
             await engine.submit(ask("x" * 1_000_000))
         assert "context length is 8 tokens. However, it has 2048 tokens or more" in str(refused.value)
         assert refused.value.details["error_prompt_tokens"] == ">2048"
-    assert lengths == [INLINE_TOKENIZE]
+    assert lengths == [INLINE_CHARACTERS]
 
 
 async def test_a_long_prompt_with_long_tokens_is_tokenized_in_the_end() -> None:
@@ -776,7 +776,7 @@ async def test_a_cancelled_request_makes_place_in_the_queue() -> None:
 async def test_a_submission_that_is_cancelled_while_its_prompt_is_tokenized() -> None:
     vocabulary = SlowVocabulary()
     async with engine_on(FakeRunner(), vocabulary=vocabulary) as engine:
-        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_CHARACTERS + 1))))
         await asyncio.sleep(0)
         assert engine.n_requests == 1
         submission.cancel()
@@ -914,14 +914,14 @@ async def test_a_deadline_counts_from_arrival() -> None:
     vocabulary = SlowVocabulary()
     async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
         with pytest.raises(DeadlineExceeded):
-            await engine.submit(ask("x" * (INLINE_TOKENIZE + 1), timeout=0.02))
+            await engine.submit(ask("x" * (INLINE_CHARACTERS + 1), timeout=0.02))
         assert engine.n_requests == 0
         vocabulary.may_go_on.set()
 
     clock = Clock()
     vocabulary = SlowVocabulary()
     async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary, clock=clock) as engine:
-        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1), timeout=60)))
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_CHARACTERS + 1), timeout=60)))
         await asyncio.sleep(0)
         clock.now += 61
         vocabulary.may_go_on.set()
@@ -979,7 +979,7 @@ async def test_a_step_without_a_place_is_tried_again_with_less() -> None:
 async def test_a_request_that_has_no_place_even_alone() -> None:
     runner = FakeRunner({"12345": b"a" * 50}, memory=FakeMemory(20))
     async with engine_on(runner) as engine:
-        with pytest.raises(EngineFailure, match="no place"):
+        with pytest.raises(EngineFailure, match="no room"):
             await answer(engine, ask("12345"))
         assert said(await answer(engine, ask("small"))) == [("ok", "stop")]
 
@@ -1061,7 +1061,7 @@ async def test_closing_while_a_prompt_is_tokenized() -> None:
     """Nobody waits for an engine that is gone."""
     vocabulary = SlowVocabulary()
     async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
-        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_CHARACTERS + 1))))
         await asyncio.sleep(0)
         closing = asyncio.create_task(engine.close())
         await asyncio.sleep(0)
@@ -1075,7 +1075,7 @@ async def test_closing_waits_for_the_tokenizing_of_who_is_gone() -> None:
     """Afterwards the vocabulary may be freed."""
     vocabulary = SlowVocabulary()
     async with engine_on(FakeRunner(n_ctx=5000), vocabulary=vocabulary) as engine:
-        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_TOKENIZE + 1))))
+        submission = asyncio.create_task(engine.submit(ask("x" * (INLINE_CHARACTERS + 1))))
         await asyncio.sleep(0)
         submission.cancel()
         closing = asyncio.create_task(engine.close())

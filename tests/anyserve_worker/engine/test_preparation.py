@@ -11,7 +11,7 @@ from anyserve_worker.core.generation_request import GenerationRequest
 from anyserve_worker.core.guide import Guide, GuideMatcher
 from anyserve_worker.core.prefix_key import TEXT_KEY, PrefixKey
 from anyserve_worker.core.sampling_parameters import SamplingParameters
-from anyserve_worker.engine.preparation import INLINE_LOOK_BACK, MAX_ECHOED_LOGPROBS, Preparation
+from anyserve_worker.engine.preparation import INLINE_LOOK_BACK_TOKENS, MAX_ECHOED_LOGPROBS, Preparation
 from anyserve_worker.engine.tokenizer import Tokenizer
 from anyserve_worker.guides.compiler import GuideCompiler
 from anyserve_worker.scheduling import sequence
@@ -158,7 +158,7 @@ async def test_log_probabilities_of_echoed_prompts_are_limited_for_all_choices_t
     assert MAX_ECHOED_LOGPROBS > 1 << 16
     monkeypatch.setattr("anyserve_worker.engine.preparation.MAX_ECHOED_LOGPROBS", 60)
     assert len(await workshop.sequences("hello", n=4, echo=True, sampling=sampling(logprobs=2))) == 4
-    with pytest.raises(InvalidRequest, match="75 log probabilities of prompts, at most 60") as caught:
+    with pytest.raises(InvalidRequest, match="75 log probabilities of prompt tokens, at most 60") as caught:
         await workshop.sequences("hello", n=5, echo=True, sampling=sampling(logprobs=2))
     assert caught.value.tensor == "echo"
     assert len(await workshop.sequences("hello", n=5, sampling=sampling(logprobs=2))) == 5
@@ -186,8 +186,8 @@ async def test_samplers_of_dry_are_made_off_the_event_loop(workshop: Workshop) -
 
 
 async def test_samplers_that_look_back_at_a_long_prompt_are_made_off_the_event_loop() -> None:
-    workshop = Workshop(n_ctx=2 * INLINE_LOOK_BACK)
-    for n, is_inline in ((INLINE_LOOK_BACK, True), (INLINE_LOOK_BACK + 1, False)):
+    workshop = Workshop(n_ctx=2 * INLINE_LOOK_BACK_TOKENS)
+    for n, is_inline in ((INLINE_LOOK_BACK_TOKENS, True), (INLINE_LOOK_BACK_TOKENS + 1, False)):
         await workshop.sequences([65] * n, sampling=sampling(repetition_penalty=1.1))
         assert (workshop.runner.threads.pop() is threading.current_thread()) == is_inline
     await workshop.tokenizer.close()

@@ -45,7 +45,7 @@ class Vocabulary(GuideVocabulary, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`tokens`: maximum tokens of a text. `n_ctx`: context length behind the limit; None: the response's size limits it."""
+    """`tokens`: maximum tokens of a text. `n_ctx`: the context length that sets it; None: the response's size does."""
 
     tokens: int
     n_ctx: int | None = None
@@ -137,7 +137,10 @@ class Tokenizer:
         return self._slow_thread.submit(unless_closing)
 
     async def tokens_to_embed(self, prompt: str | Items[int], n_ctx: int) -> "array[int]":
-        """Returns tokens, with those that the model expects around a text; ids unchanged. Raises ContextLengthExceeded."""
+        """Returns the tokens of a text, with those that the model expects around it. Token ids are used unchanged.
+
+        Raises ContextLengthExceeded.
+        """
         tokenize = partial(self._vocabulary.tokens_of, add_special=True)
         tokens = await self._tokens(prompt, tokenize, _whole_context(n_ctx))
         if not tokens:
@@ -192,7 +195,7 @@ class Tokenizer:
         return await self._off_the_loop(work, len(token_ids))
 
     async def close(self) -> None:
-        """Waits for the threads, which may still read the vocabulary for callers that are gone. Then it may be freed."""
+        """Waits for the threads, which may still read the vocabulary for a caller that is gone."""
         self._closing = True
         for threads in (self._threads, self._slow_thread):
             await asyncio.to_thread(threads.shutdown)
@@ -233,7 +236,7 @@ class Tokenizer:
     ) -> None:
         """Tokenizes larger and larger parts, so that a text that is far too long is never tokenized to its end.
 
-        llama.cpp's time grows with the square of the number of special tokens (40 s for 80,000). It can't be interrupted.
+        llama.cpp's time grows with the square of the number of special tokens (40 s for 80,000). It can't be stopped.
         """
         size = max(INLINE_CHARACTERS, 4 * limit.tokens)
         while size < len(text):

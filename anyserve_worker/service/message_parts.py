@@ -1,7 +1,7 @@
-"""How many parts and numbers a serialized ModelInferRequest has, counted before it is parsed. PURE.
+"""Counts the parts and numbers of a serialized ModelInferRequest before it is parsed. PURE.
 
-protobuf makes an object of each part: 15 MB of empty inputs take it 1.4 s, in which the event loop stands still.
-16 million numbers take it 170 ms.
+protobuf creates an object for each part and blocks the event loop meanwhile: for 1.4 s with 15 MB of empty inputs, for
+170 ms with 16 million numbers.
 """
 
 from collections.abc import Mapping
@@ -10,27 +10,27 @@ from typing import Any
 import numpy as np
 
 MAX_PARTS = 16_384
-"""Fields of a message and of what it contains; a request has some hundred. To count so many takes 10 ms."""
+"""Fields of a message and its submessages; a request has a few hundred. Counting up to this limit takes 10 ms."""
 MAX_NUMBERS = 1 << 21
-"""Integers in all lists of a message, which take 20 ms; far more than any context has tokens."""
-SHORT_LIST = 64
-"""Bytes of a list that are taken for a number each."""
+"""Integers in all lists of a message, far more than any context has tokens. Parsing that many takes 20 ms."""
+SHORT_LIST_BYTES = 64
+"""In a list of at most this size, each byte is counted as a number."""
 UNCOUNTED_BYTES = 64 << 10
-"""A message of at most this size is parsed in a few milliseconds, whatever it holds."""
+"""A message of at most this size is not counted: it is parsed in a few milliseconds, whatever it contains."""
 
 _Nested = Mapping[int, Any]
 _NUMBERS = None
-"""Stands for a list of integers, each of them as long as it needs to be."""
+"""Marks a field that is a list of integers of variable length."""
 _PARAMETER: _Nested = {2: {}}
 _CONTENTS: _Nested = dict.fromkeys(range(1, 6), _NUMBERS)
 _TENSOR: _Nested = {3: _NUMBERS, 4: _PARAMETER, 5: _CONTENTS}
 _REQUEST: _Nested = {4: _PARAMETER, 5: _TENSOR, 6: {2: _PARAMETER}}
-"""Numbers of the fields that are messages (`parameters`, `inputs`, `outputs`; `contents`) or lists of integers."""
+"""Numbers of the fields that are submessages (`parameters`, `inputs`, `outputs`; `contents`) or lists of integers."""
 _VARINT, _FIXED64, _BYTES, _GROUP, _END_GROUP, _FIXED32 = range(6)
 
 
-class _NoMessage(Exception):
-    """protobuf finds out more exactly."""
+class _Malformed(Exception):
+    """The bytes are no message. protobuf reports the exact reason."""
 
 
 class _TooMany(Exception):
@@ -38,14 +38,14 @@ class _TooMany(Exception):
 
 
 def has_too_many(message: bytes) -> bool:
-    """Also true for a large message with groups, which no version of the protocol has."""
+    """Returns whether the message exceeds a limit, or is large and has groups, which the protocol doesn't use."""
     if len(message) <= UNCOUNTED_BYTES:
         return False
     try:
         _Count(message).add(0, len(message), _REQUEST)
     except _TooMany:
         return True
-    except (IndexError, _NoMessage):
+    except (IndexError, _Malformed):
         return False
     return False
 
@@ -57,7 +57,7 @@ class _Count:
         self._numbers = 0
 
     def add(self, at: int, end: int, nested: _Nested) -> None:
-        """The fields from `at` to `end`. Raises _TooMany, or what becomes of bytes that are no message."""
+        """Counts the fields from `at` to `end`. Raises _TooMany; _Malformed or IndexError if they are no message."""
         message = self._message
         while at < end:
             self._parts += 1
@@ -78,14 +78,14 @@ class _Count:
             elif kind in (_GROUP, _END_GROUP):
                 raise _TooMany
             else:
-                raise _NoMessage
+                raise _Malformed
 
     def _add_nested(self, at: int, end: int, nested: _Nested | None) -> None:
         if nested is not _NUMBERS:
             self.add(at, end, nested)
             return
         size = end - at
-        if size > SHORT_LIST:
+        if size > SHORT_LIST_BYTES:
             # The last byte of each integer is below 128.
             size = int(np.count_nonzero(np.frombuffer(self._message, np.int8, size, at) >= 0))
         self._numbers += size
@@ -103,4 +103,4 @@ def _varint(message: bytes, at: int) -> tuple[int, int]:
             return value, at
         shift += 7
         if shift > 63:
-            raise _NoMessage
+            raise _Malformed

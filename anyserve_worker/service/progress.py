@@ -1,4 +1,4 @@
-"""How a model's loading is shown: a bar on a terminal, lines of the log elsewhere."""
+"""Shows the progress of loading a model: a bar on a terminal, log lines elsewhere."""
 
 import logging
 import time
@@ -9,11 +9,11 @@ log = logging.getLogger(__name__)
 
 BAR_WIDTH = 30
 LINE_INTERVAL = 5.0
-"""Seconds between lines of the log."""
+"""Seconds between log lines."""
 
 
 def reporter(stream: TextIO, clock: Callable[[], float] = time.monotonic) -> Callable[[str], Callable[[float], None]]:
-    """Returns a function that gives each model's name a callback for the loaded fraction, 0 to 1."""
+    """Returns a function from a model's name to its progress callback, which takes the loaded fraction, 0 to 1."""
     return lambda name: _bar(stream, name) if stream.isatty() else _lines(name, clock)
 
 

@@ -1,4 +1,4 @@
-"""The served models: their names, their states, and how they are loaded."""
+"""The served models: names, states and loading."""
 
 import asyncio
 import enum
@@ -28,15 +28,15 @@ from protos import contract
 log = logging.getLogger(__name__)
 
 MODEL_VERSION = "1"
-"""A GGUF file has no versions; KServe wants one."""
-MAX_USER_DEFINED = 256 << 10
-"""Bytes of `user_defined_tokens` in a model's parameters: a client may take no message above 4 MiB."""
+"""The only version: GGUF files have none, and KServe requires one."""
+MAX_USER_DEFINED_BYTES = 256 << 10
+"""Bytes of `user_defined_tokens` in a model's parameters. Clients may refuse messages above 4 MiB."""
 MAX_PROBLEM = 1000
-"""Characters of why a model can't be loaded."""
+"""Characters of the reason why a model can't be loaded."""
 
 
 class State(enum.Enum):
-    """Triton's words, as in RepositoryIndex."""
+    """The states of a model, named as in Triton's RepositoryIndex."""
 
     LOADING = "LOADING"
     READY = "READY"
@@ -50,16 +50,16 @@ class ServedModel:
     state: State = State.LOADING
     reason: str = ""
     config: dict[str, str] = field(default_factory=dict)
-    """contract.CONFIG_PARAMETERS, without those that are unknown."""
+    """Values of contract.CONFIG_PARAMETERS; those that are unknown are absent."""
     tasks: tuple[str, ...] = (contract.TASK_GENERATE,)
-    """What it can do; known when it is ready."""
+    """Tasks that the model supports; set when it is ready."""
     on_end: Callable[[str, RunningGeneration], None] = lambda _, __: None
-    """Called with the name and each generation that has ended."""
+    """Called with the model's name and each generation that has ended."""
     load_seconds: float = 0
     max_threads: int = 0
-    """That steps may be given; known when it is loaded."""
-    unwanted: bool = False
-    """Loading ends early, with a LoadError."""
+    """Maximum threads of a step; set when the model is loaded."""
+    load_cancelled: bool = False
+    """Makes loading end early, with a LoadError."""
     _threads: ThreadChooser | None = None
     _vector_threads: ThreadChooser | None = None
     _model: Model | None = None
@@ -81,10 +81,10 @@ class ServedModel:
         return self._engine
 
     def engine_for(self, task: str) -> Engine:
-        """Raises ModelNotReady, or InvalidRequest if the model cannot do that."""
+        """Raises ModelNotReady, or InvalidRequest if the model doesn't support the task."""
         engine = self.engine
         if task not in self.tasks:
-            raise InvalidRequest(f"model '{self.name}' cannot {task}; it can {', '.join(self.tasks)}")
+            raise InvalidRequest(f"model '{self.name}' does not support '{task}', only {', '.join(self.tasks)}")
         return engine
 
     def load(
@@ -94,14 +94,17 @@ class ServedModel:
         check: Callable[[Path], None],
         on_progress: Callable[[float], None],
     ) -> None:
-        """Blocks, for as long as the file is large. Raises LoadError, which names the model. `check` may raise it."""
+        """Loads the file, which blocks for seconds. `check` is called first and may raise LoadError.
+
+        Raises LoadError, which names the model.
+        """
         try:
             check(self.path)
             with library.ends_in_one_line(f"model '{self.name}': {self.path}"):
                 self._load(options, threads, on_progress)
         except LoadError as error:
             raise LoadError(_one_line(f"model '{self.name}': {error}")) from error
-        except Exception as error:  # A file can be wrong in more ways than can be foreseen.
+        except Exception as error:  # The ways in which a file can be damaged can't be listed.
             log.debug("loading failed", exc_info=True)
             problem = f"model '{self.name}': {self.path}: cannot be used: {type(error).__name__}: {error}"
             raise LoadError(_one_line(problem)) from error
@@ -109,7 +112,7 @@ class ServedModel:
     def _load(self, options: ModelOptions, threads: int, on_progress: Callable[[float], None]) -> None:
         def progress(fraction: float) -> bool:
             on_progress(fraction)
-            return not self.unwanted
+            return not self.load_cancelled
 
         self.max_threads = threads
         self._threads = ThreadChooser.of(options.threads, options.threads_batch, threads, IdleMeter())
@@ -124,7 +127,7 @@ class ServedModel:
             self._vector_runner.warm_up()
 
     def start(self, options: ModelOptions) -> None:
-        """On the event loop, after `load`."""
+        """Starts the engine. Called on the event loop, after `load`."""
         assert self._model is not None
         assert self._runner is not None
         assert self._vector_runner is not None
@@ -147,7 +150,7 @@ class ServedModel:
     def _describe(self, model: Model, n_ctx: int, vector_runner: EmbeddingRunner) -> dict[str, str]:
         embeds, vocabulary = contract.TASK_EMBED in model.tasks, model.vocabulary
         templates = model.chat_template() + model.chat_template("tool_use")
-        user_defined = _within(vocabulary.special_texts.user_defined, templates)
+        user_defined = _fitting(vocabulary.special_texts.user_defined, templates)
         description = {
             "chat_template": model.chat_template(),
             "chat_template_tool_use": model.chat_template("tool_use"),
@@ -182,22 +185,22 @@ class ServedModel:
 
 
 def _one_line(problem: str) -> str:
-    """A file's own words may be in it."""
+    """Makes the problem printable and short, since it may quote the file."""
     return shortened(printable(problem), MAX_PROBLEM)
 
 
-def _within(texts: Iterable[str], templates: str) -> list[str]:
-    """As many as MAX_USER_DEFINED allows, those of the chat templates first."""
-    kept, left = [], MAX_USER_DEFINED
+def _fitting(texts: Iterable[str], templates: str) -> list[str]:
+    """Returns as many texts as MAX_USER_DEFINED_BYTES allows, those in the chat templates first."""
+    kept, n_left = [], MAX_USER_DEFINED_BYTES
     for text in sorted(texts, key=lambda text: text not in templates):
-        left -= len(text.encode()) + len('"", ')
-        if left < 0:
+        n_left -= len(text.encode()) + len('"", ')
+        if n_left < 0:
             break
         kept.append(text)
     return kept
 
 
-def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:
+def _log_fields(model: ServedModel, options: ModelOptions) -> dict[str, object]:
     engine, config = model.engine, model.config
     fixed = [threads for threads in (options.threads, options.threads_batch) if threads]
     return {
@@ -206,13 +209,13 @@ def _banner(model: ServedModel, options: ModelOptions) -> dict[str, object]:
         "kv_cells": engine.n_cells,
         "parallel": options.parallel,
         "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.max_threads}",
-        "can": ",".join(model.tasks),
+        "tasks": ",".join(model.tasks),
         "load_seconds": model.load_seconds,
     }
 
 
 class Repository:
-    """Models by name, in the order in which they were given: the first is the default."""
+    """Models by name, in the order of the options. The first is the default."""
 
     def __init__(
         self, models: Iterable[tuple[str, Path]], on_end: Callable[[str, RunningGeneration], None] = lambda _, __: None
@@ -246,32 +249,33 @@ class Repository:
         reporter: Callable[[str], Callable[[float], None]],
         check: Callable[[Path], None],
     ) -> None:
-        """Loads one after the other. `reporter` gives each model's name a progress callback. Raises LoadError.
+        """Loads the models one after the other. Raises LoadError.
 
-        `check` is called with each model's path before, on a thread, and raises LoadError for one that is unusable.
+        `reporter` returns the progress callback of a model's name. `check` is called with each path before it is
+        loaded, on a thread, and raises LoadError for an unusable file.
         """
         loop = asyncio.get_running_loop()
         for model in self._models.values():
             try:
-                began = time.monotonic()
-                # A thread that ends with it: OpenMP keeps a pool for each thread that ever computed, and as soon as
-                # there are more pooled threads than processors, all of them sleep instead of spinning.
+                started = time.monotonic()
+                # The thread ends after loading: OpenMP keeps a pool per thread that has computed, and if there are
+                # more pooled threads than processors, all of them sleep instead of spinning.
                 with ThreadPoolExecutor(1) as loader:
                     await loop.run_in_executor(loader, model.load, options, threads, check, reporter(model.name))
             except LoadError as error:
                 model.state, model.reason = State.UNAVAILABLE, str(error)
                 raise
-            model.load_seconds = round(time.monotonic() - began, 3)
+            model.load_seconds = round(time.monotonic() - started, 3)
             model.start(options)
             ready = f"model '{model.name}' is ready: {model.config['description']}"
-            log_fields(log, logging.INFO, ready, _banner(model, options))
+            log_fields(log, logging.INFO, ready, _log_fields(model, options))
 
-    def give_up(self) -> None:
-        """Ends a `load` that is under way."""
+    def cancel_loading(self) -> None:
+        """Makes a running `load` end early."""
         for model in self._models.values():
-            model.unwanted = True
+            model.load_cancelled = True
 
     async def close(self) -> None:
-        """Not while `load` is under way."""
+        """Must not be called while `load` is running."""
         for model in self._models.values():
             await model.close()

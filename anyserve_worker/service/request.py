@@ -1,6 +1,6 @@
-"""Tensors to a generation request. PURE.
+"""Reads a generation request from its tensors. PURE.
 
-Every check of a value stands here or in the contract's table.
+Every value is checked here or by the contract's table.
 """
 
 import math
@@ -23,33 +23,33 @@ from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 MAX_STOP_LENGTH = 1000
-"""Characters. A stop string is compared at every token."""
+"""Characters. Each stop string is searched for at every token."""
 MAX_SPANS = 1 << 16
-"""Plain spans of a prompt. Reading so many takes 10 ms."""
+"""Plain spans of a prompt. Reading that many takes 10 ms."""
 
 
-def addresses(message: ModelInferRequest, *capabilities: str) -> bool:
-    """Whether the model is named in AnyServe's manner, as one of these."""
+def names_capability(message: ModelInferRequest, *capabilities: str) -> bool:
+    """Returns whether the request names one of these capabilities instead of a model, as in AnyServe's protocol."""
     return message.model_version == contract.ANYSERVE_VERSION and message.model_name in capabilities
 
 
-def read(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
-    """The inputs by name, each as its specification wants it. Raises InvalidRequest, naming the tensor."""
+def read_inputs(message: ModelInferRequest, specs: Iterable[TensorSpec]) -> dict[str, tensors.Tensor]:
+    """Returns the inputs by name, checked against `specs`. Raises InvalidRequest, which names the tensor."""
     try:
         inputs = tensors.read_inputs(message)
     except tensors.TensorError as error:
         raise InvalidRequest(str(error), tensor=error.tensor) from error
-    known = {spec.name: spec for spec in specs}
+    spec_by_name = {spec.name: spec for spec in specs}
     for tensor in inputs.values():
-        if tensor.name not in known:
+        if tensor.name not in spec_by_name:
             raise InvalidRequest(f"tensor '{shortened(tensor.name)}': not an input of this model", tensor=tensor.name)
-        _check(known[tensor.name], tensor)
+        _check(spec_by_name[tensor.name], tensor)
     return inputs
 
 
 def parse(message: ModelInferRequest) -> GenerationRequest:
-    """Raises InvalidRequest, naming the tensor."""
-    inputs = read(message, contract.INPUTS)
+    """Reads a generation request. Raises InvalidRequest, which names the tensor."""
+    inputs = read_inputs(message, contract.INPUTS)
 
     return GenerationRequest(
         prompt=(prompt := prompt_of(inputs)),
@@ -95,7 +95,7 @@ _SCALARS = (
     contract.LOGPROBS,
     contract.SEED,
 )
-"""What SamplingParameters takes as it is."""
+"""Tensors whose single element is passed to SamplingParameters unchanged."""
 
 
 def _sampling(inputs: dict[str, tensors.Tensor]) -> SamplingParameters:
@@ -103,7 +103,7 @@ def _sampling(inputs: dict[str, tensors.Tensor]) -> SamplingParameters:
     breakers = _strings(inputs, contract.DRY_SEQUENCE_BREAKERS)
     if breakers is not None:
         if any(len(text.encode()) > MAX_BREAKER_BYTES or "\0" in text for text in breakers):
-            raise refuse(
+            raise tensor_error(
                 contract.DRY_SEQUENCE_BREAKERS, f"each string must have 1 to {MAX_BREAKER_BYTES} bytes, none of them 0"
             )
         params["dry_sequence_breakers"] = breakers
@@ -115,19 +115,19 @@ def _logit_bias(inputs: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], .
     ids = _at_most(inputs, contract.LOGIT_BIAS_TOKEN_IDS, contract.MAX_LOGIT_BIAS)
     biases = _at_most(inputs, contract.LOGIT_BIAS, contract.MAX_LOGIT_BIAS)
     if len(ids) != len(biases):
-        raise refuse(contract.LOGIT_BIAS, f"{len(biases)} elements for {len(ids)} tokens")
+        raise tensor_error(contract.LOGIT_BIAS, f"{len(biases)} elements for {len(ids)} tokens")
     return tuple(zip(ids, biases, strict=True))
 
 
 def _guide(inputs: dict[str, tensors.Tensor]) -> Guide | None:
     lenient = scalar(inputs, contract.LENIENT_SCHEMA, False)
     if lenient and contract.JSON_SCHEMA.name not in inputs:
-        raise refuse(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
+        raise tensor_error(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
     specs = [spec for spec in contract.GUIDES if spec.name in inputs]
     if not specs:
         return None
     if len(specs) > 1:
-        raise refuse(specs[1], f"given together with '{specs[0].name}'")
+        raise tensor_error(specs[1], f"given together with '{specs[0].name}'")
     return Guide(specs[0], utf8(specs[0], inputs[specs[0].name].elements[0]), lenient)
 
 
@@ -137,7 +137,7 @@ def _suffix(inputs: dict[str, tensors.Tensor]) -> str | None:
         return None
     for other in (contract.PROMPT_TOKEN_IDS, contract.ECHO):
         if other.name in inputs and (other is not contract.ECHO or inputs[other.name].elements[0]):
-            raise refuse(spec, f"given together with '{other.name}'")
+            raise tensor_error(spec, f"given together with '{other.name}'")
     return utf8(spec, inputs[spec.name].elements[0])
 
 
@@ -149,46 +149,48 @@ def scalar(inputs: dict[str, tensors.Tensor], spec: TensorSpec, default: Any) ->
 
 
 def _at_most(inputs: dict[str, tensors.Tensor], spec: TensorSpec, max_elements: int) -> Sequence[Any]:
-    """Its elements, none if it is absent."""
+    """Returns the tensor's elements; empty if it is absent. Raises InvalidRequest above `max_elements`."""
     if spec.name not in inputs:
         return ()
     elements = inputs[spec.name].elements
     if len(elements) > max_elements:
-        raise refuse(spec, f"{len(elements)} elements, at most {max_elements}")
+        raise tensor_error(spec, f"{len(elements)} elements, at most {max_elements}")
     return elements
 
 
 def _strings(inputs: dict[str, tensors.Tensor], spec: TensorSpec) -> tuple[str, ...] | None:
-    """None if it is absent."""
+    """Returns the tensor's strings; None if it is absent. Raises InvalidRequest."""
     if spec.name not in inputs:
         return None
     strings = tuple(utf8(spec, element) for element in _at_most(inputs, spec, contract.MAX_STOP_STRINGS))
     if not all(0 < len(text) <= MAX_STOP_LENGTH for text in strings):
-        raise refuse(spec, f"each string must have 1 to {MAX_STOP_LENGTH} characters")
+        raise tensor_error(spec, f"each string must have 1 to {MAX_STOP_LENGTH} characters")
     return strings
 
 
-def refuse(spec: TensorSpec, problem: str) -> InvalidRequest:
+def tensor_error(spec: TensorSpec, problem: str) -> InvalidRequest:
     return InvalidRequest(f"tensor '{spec.name}': {problem}", tensor=spec.name)
 
 
 def _check(spec: TensorSpec, tensor: tensors.Tensor) -> None:
     if tensor.datatype != spec.datatype:
-        raise refuse(spec, f"datatype is {tensor.datatype}, must be {spec.datatype}")
+        raise tensor_error(spec, f"datatype is {tensor.datatype}, must be {spec.datatype}")
     if not spec.accepts_shape(tensor.shape):
-        raise refuse(spec, f"shape is {list(tensor.shape)}, must be {list(spec.shape)}")
+        raise tensor_error(spec, f"shape is {list(tensor.shape)}, must be {list(spec.shape)}")
     if spec.datatype in (tensors.BYTES, "BOOL"):
         return
-    if spec.datatype == "FP32" and len(tensor.elements) > tensors.LONG:  # each is looked at below
-        raise refuse(spec, f"{len(tensor.elements)} elements, at most {contract.MAX_LOGIT_BIAS}")
-    # Of integers the extremes stand for all: a prompt may have a million ids.
+    if spec.datatype == "FP32" and len(tensor.elements) > tensors.LONG:  # each element is checked below
+        raise tensor_error(spec, f"{len(tensor.elements)} elements, at most {contract.MAX_LOGIT_BIAS}")
+    # A prompt may have a million ids, so only the smallest and the largest integer are checked.
     for value in tensor.elements if spec.datatype == "FP32" else _extremes(tensor.elements):
         if not math.isfinite(value):
-            raise refuse(spec, f"{value} is not a finite number")
-        # FP32 carries 0.01 as 0.00999…: bounds are meant to within its precision.
+            raise tensor_error(spec, f"{value} is not a finite number")
+        # FP32 stores 0.01 as 0.00999…, so bounds apply within its precision.
         slack = 1e-6 if spec.datatype == "FP32" else 0
         if (spec.low is not None and value < spec.low - slack) or (spec.high is not None and value > spec.high + slack):
-            raise refuse(spec, f"{value:g} is out of range [{_bound(spec.low, '-inf')}, {_bound(spec.high, 'inf')}]")
+            raise tensor_error(
+                spec, f"{value:g} is out of range [{_bound(spec.low, '-inf')}, {_bound(spec.high, 'inf')}]"
+            )
 
 
 def _extremes(elements: Sequence[Any]) -> tuple[Any, ...]:
@@ -206,51 +208,52 @@ def utf8(spec: TensorSpec, element: bytes) -> str:
     try:
         return element.decode()
     except UnicodeDecodeError as error:
-        raise refuse(spec, f"not UTF-8 ({error})") from error
+        raise tensor_error(spec, f"not UTF-8 ({error})") from error
 
 
 def prompt_of(inputs: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     text, token_ids = inputs.get(contract.PROMPT.name), inputs.get(contract.PROMPT_TOKEN_IDS.name)
     if (text is None) == (token_ids is None):
-        raise refuse(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
+        raise tensor_error(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
     if text is not None:
         return utf8(contract.PROMPT, text.elements[0])
     assert token_ids is not None
     if not token_ids.elements:
-        raise refuse(contract.PROMPT_TOKEN_IDS, "empty")
+        raise tensor_error(contract.PROMPT_TOKEN_IDS, "empty")
     return token_ids.elements
 
 
 def plain_spans(inputs: dict[str, tensors.Tensor], prompt: str | Sequence[int]) -> Spans:
-    """The spans in characters; the tensor has bytes. Raises InvalidRequest."""
+    """Returns the spans in characters; the tensor has offsets in bytes. Raises InvalidRequest."""
     spec = contract.PLAIN_SPANS
     if spec.name not in inputs:
         return ()
     if not isinstance(prompt, str):
-        raise refuse(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
+        raise tensor_error(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
     offsets = np.array(_at_most(inputs, spec, MAX_SPANS * 2), np.int64)
     if len(offsets) % 2:
-        raise refuse(spec, f"{len(offsets)} elements, must be pairs of start and end")
+        raise tensor_error(spec, f"{len(offsets)} elements, must be pairs of start and end")
     steps = np.diff(offsets)
     if (steps < 0).any() or (steps[::2] == 0).any():
-        raise refuse(spec, "the spans must be in order, none of them empty, none inside another one")
+        raise tensor_error(spec, "the spans must be in order, none of them empty, none inside another one")
     data = prompt.encode()
     if len(offsets) and offsets[-1] > len(data):
-        raise refuse(spec, f"{offsets[-1]} is behind the end of the prompt, which has {len(data)} bytes")
+        raise tensor_error(spec, f"{offsets[-1]} is beyond the end of the prompt, which has {len(data)} bytes")
     characters = offsets.tolist() if prompt.isascii() else _characters(data, offsets)
     return tuple(zip(characters[::2], characters[1::2], strict=True))
 
 
 def _characters(data: bytes, offsets: npt.NDArray[np.int64]) -> list[int]:
-    """Offsets into UTF-8 as offsets in characters."""
-    begins = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # a character, at each byte
+    """Converts byte offsets in UTF-8 to character offsets. Raises InvalidRequest for one within a character."""
+    begins = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # whether a character begins, by byte
     if not begins[offsets].all():
-        raise refuse(contract.PLAIN_SPANS, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
+        raise tensor_error(contract.PLAIN_SPANS, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
     characters: list[int] = (np.cumsum(begins, dtype=np.int32)[offsets] - 1).tolist()
     return characters
 
 
 def timeout_of(message: ModelInferRequest) -> float | None:
+    """Returns the timeout in seconds; None if it is absent or 0. Raises InvalidRequest."""
     parameter = message.parameters.get(contract.PARAM_TIMEOUT)
     if parameter is None:
         return None
@@ -262,7 +265,7 @@ def timeout_of(message: ModelInferRequest) -> float | None:
 
 
 def caller_of(message: ModelInferRequest) -> str:
-    """Empty if it is absent. Raises InvalidRequest."""
+    """Returns the name of the caller; empty if it is absent. Raises InvalidRequest."""
     parameter = message.parameters.get(contract.PARAM_CALLER)
     if parameter is None:
         return ""

@@ -1,4 +1,4 @@
-"""What was generated to tensors. PURE."""
+"""Converts generated output to tensors. PURE."""
 
 import math
 from collections.abc import Iterable
@@ -12,23 +12,23 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 
 class Responder:
-    """Builds the responses to one request: its id, its form of the wire, and the outputs that it names."""
+    """Builds the responses to one request, with its id, its encoding of tensors and the outputs that it names."""
 
-    def __init__(self, message: ModelInferRequest, model: str, produced: tuple[TensorSpec, ...]) -> None:
-        """`model`: the served model's name. `produced`: all outputs of this call. Raises InvalidRequest."""
+    def __init__(self, message: ModelInferRequest, model: str, available: tuple[TensorSpec, ...]) -> None:
+        """`model`: the served model's name. `available`: all outputs of this call. Raises InvalidRequest."""
         self._message = message
         self._model = model
         self._raw = tensors.is_raw(message)
         if len(message.outputs) > tensors.MAX_TENSORS:
             raise InvalidRequest(f"{len(message.outputs)} outputs, at most {tensors.MAX_TENSORS}")
-        wanted = {output.name for output in message.outputs}
-        unknown = wanted - {spec.name for spec in produced}
+        requested = {output.name for output in message.outputs}
+        unknown = requested - {spec.name for spec in available}
         if unknown:
             raise InvalidRequest(f"output '{shortened(min(unknown))}': not produced by this call")
-        self._wanted = wanted or {spec.name for spec in produced}
+        self._output_names = requested or {spec.name for spec in available}
 
     def unary(self, deltas: Iterable[Delta]) -> ModelInferResponse:
-        """The whole answer of a request, from all of its deltas."""
+        """Returns the whole response to a request, from all of its deltas."""
         choices = merge(deltas)
         return self.build(
             [
@@ -41,7 +41,7 @@ class Responder:
         )
 
     def stream(self, choices: list[Delta], *, final: bool) -> ModelInferResponse:
-        """One response of a stream, for the choices that moved; counts come with a choice's end."""
+        """Returns one response of a stream. `choices`: new output; token counts are included if a choice ends."""
         outputs: list[tuple[TensorSpec, tensors.Elements]] = []
         if choices:
             outputs = [
@@ -64,7 +64,7 @@ class Responder:
             model_name=self._message.model_name, model_version=self._message.model_version or "1", id=self._message.id
         )
         for spec, elements in outputs:
-            if spec.name in self._wanted:
+            if spec.name in self._output_names:
                 tensors.add_output(response, spec, elements, raw=self._raw)
         return response
 
@@ -82,7 +82,7 @@ def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
 
 
 def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
-    """Nothing if there are none."""
+    """Returns an empty list if there are no log probabilities."""
     logprobs = [(choice.index, logprob) for choice in choices for logprob in choice.logprobs]
     if not logprobs:
         return []
@@ -98,4 +98,4 @@ def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]
 
 
 NO_TOP = (b"", math.nan)
-"""Where nothing precedes a token."""
+"""Fills the `top` of a prompt's first token, which nothing precedes."""

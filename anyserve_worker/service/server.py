@@ -1,4 +1,4 @@
-"""The gRPC server's life: listen, load, serve, drain."""
+"""The lifecycle of the gRPC server: listen, load, serve, drain."""
 
 import asyncio
 import logging
@@ -25,7 +25,7 @@ from anyserve_worker.service.repository import Repository
 from anyserve_worker.service.server_options import ServerOptions
 from anyserve_worker.service.servicer import InferenceServicer
 from anyserve_worker.service.tls import TLSError, credentials, probe_address
-from anyserve_worker.service.unparsable import Interceptor
+from anyserve_worker.service.unparsable import UnparsableMessageInterceptor
 from anyserve_worker.telemetry.metrics_server import MetricsServer
 from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.telemetry.tracing import new_tracer
@@ -36,13 +36,13 @@ log = logging.getLogger(__name__)
 
 SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
-"""Bytes of a request: far more than any context's worth of text."""
+"""Bytes of a request: far more than the text that any context holds."""
 MAX_CALLS = 8192
-"""Calls at the same time, 20 KB each, before they have sent anything; more get RESOURCE_EXHAUSTED."""
+"""Concurrent calls; further ones get RESOURCE_EXHAUSTED. A call takes 20 KB before it has sent anything."""
 MAX_CONNECTION_CALLS = MAX_CALLS // 2
-"""Those of one connection; the client's side of gRPC keeps further ones until one has ended."""
-FAREWELL_SECONDS = 0.5
-"""Seconds that a call gets to end when the last inference is over."""
+"""Concurrent calls of one connection; the client's gRPC library holds further ones back until one has ended."""
+LAST_CALLS_SECONDS = 0.5
+"""Seconds that other calls get to end after the last inference call."""
 
 
 def _channel_options(options: ServerOptions, n_ports: int) -> tuple[tuple[str, int], ...]:
@@ -52,15 +52,15 @@ def _channel_options(options: ServerOptions, n_ports: int) -> tuple[tuple[str, i
         ("grpc.max_send_message_length", -1),
         # A second worker on the same port must fail, not share it.
         ("grpc.so_reuseport", 0),
-        # contract.EXTENSION_PINGS, with some room for pings that overtake the clock.
+        # contract.EXTENSION_PINGS allows one ping per second; half of that tolerates pings that arrive early.
         ("grpc.http2.min_ping_interval_without_data_ms", 500),
         ("grpc.keepalive_permit_without_calls", 1),
-        # A client that vanished, and its sequences with it.
+        # Detects clients that have vanished, so that their sequences are aborted.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(keepalive * 1000)),
-        ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # or else a ping has a minute, whatever the line above
+        ("grpc.http2.ping_timeout_ms", round(keepalive * 1000)),  # else a minute, despite the line above
         ("grpc.http2.max_pings_without_data", 0),
-        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections * n_ports) // n_ports),  # of each
+        ("grpc.max_allowed_incoming_connections", room_for(options.max_connections * n_ports) // n_ports),  # per port
         ("grpc.server_handshake_timeout_ms", round(options.handshake_timeout * 1000)),
         ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS),
     )
@@ -72,7 +72,7 @@ class StartError(Exception):
 
 @dataclass(slots=True)
 class Worker:
-    """A server that listens on `hosts`. `port` is the one that it really got."""
+    """A server that listens on `hosts`. `port`: the actual one, if any free port was requested."""
 
     repository: Repository
     hosts: list[str]
@@ -83,13 +83,13 @@ class Worker:
     _probe: grpc.aio.Server
     _observer: Observer
     _metrics: list[MetricsServer]
-    """One for each address."""
+    """One server per address."""
     metrics_url: str
-    """Empty: there are no metrics."""
+    """Empty if metrics are off."""
 
     @classmethod
     async def listen(cls, options: ServerOptions) -> "Worker":
-        """Starts to answer: live, not ready. Raises StartError if the address cannot be had."""
+        """Starts a server that is live but not ready. Raises StartError if it can't listen."""
         tracer = new_tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
         repository = Repository(options.models, observer.ended)
@@ -98,7 +98,7 @@ class Worker:
         except AddressError as error:
             raise StartError(str(error)) from error
         server = grpc.aio.server(
-            interceptors=(Interceptor(),),
+            interceptors=(UnparsableMessageInterceptor(),),
             options=_channel_options(options, len(_grpc_hosts(hosts))),
             maximum_concurrent_rpcs=MAX_CALLS,
         )
@@ -114,14 +114,14 @@ class Worker:
             raise StartError(f"cannot serve TLS: {error}") from error
         except AddressError as error:
             raise StartError(str(error)) from error
-        probe = grpc.aio.server(interceptors=(Interceptor(),))
+        probe = grpc.aio.server(interceptors=(UnparsableMessageInterceptor(),))
         if options.tls:
             health_pb2_grpc.add_HealthServicer_to_server(health_servicer, probe)
             try:
                 _add_port(probe, probe_address(port))
             except AddressError as error:
                 raise StartError(
-                    f"another worker with TLS has port {port}: --healthcheck would ask that one"
+                    f"another worker already serves TLS on port {port}: --healthcheck would check that one"
                 ) from error
         worker = cls(repository, hosts, port, server, servicer, health_servicer, probe, observer, metrics, metrics_url)
         await worker._set_serving(False)
@@ -134,22 +134,22 @@ class Worker:
         await self.repository.load(options, threads, reporter(sys.stderr), trials.check)
         await self._set_serving(True)
 
-    async def leave(self) -> None:
-        """Not ready any more, though it still takes requests: load balancers have time to notice."""
-        self._servicer.leaving = True
+    async def report_not_ready(self) -> None:
+        """Reports not-ready but keeps accepting requests, so that load balancers can move away."""
+        self._servicer.reports_ready = False
         await self._set_serving(False)
 
     async def drain(self, timeout: float) -> None:
-        """Takes nothing new, gives running requests `timeout` seconds, then ends."""
+        """Refuses new requests, gives running ones `timeout` seconds to finish, then stops."""
         await self._set_serving(False)
         self._servicer.drain()
         stopping = asyncio.create_task(self._server.stop(timeout))
-        quiet = asyncio.create_task(self._servicer.quiet())
-        await asyncio.wait((stopping, quiet), return_when=asyncio.FIRST_COMPLETED)
-        quiet.cancel()
-        # Whoever is left watches the health, or keeps a connection open; they would not go by themselves.
-        if timeout > 0 and not stopping.done():  # two that hurry would meet: grpc crashes
-            await self._server.stop(min(timeout, FAREWELL_SECONDS))
+        drained = asyncio.create_task(self._servicer.wait_until_drained())
+        await asyncio.wait((stopping, drained), return_when=asyncio.FIRST_COMPLETED)
+        drained.cancel()
+        # The remaining calls watch the health or keep a connection open. They would not end by themselves.
+        if timeout > 0 and not stopping.done():  # grpc crashes if two stops of 0 s coincide
+            await self._server.stop(min(timeout, LAST_CALLS_SECONDS))
         await stopping
         await self._probe.stop(0)
         await self.repository.close()
@@ -167,19 +167,19 @@ class Worker:
 
 
 def _grpc_hosts(hosts: list[str]) -> list[str]:
-    """gRPC takes either wildcard as every address of both families, which leaves no room for another."""
+    """Returns one wildcard only, if there is any: gRPC binds it to all addresses of both families."""
     return [host for host in hosts if host in addresses.LOOPBACK_OF][:1] or hosts
 
 
 def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> int:
-    """The port, which is the same on all of `hosts`. Raises AddressError or TLSError."""
-    # gRPC's error has no reason, and it has none for an address of a wildcard that it leaves out.
-    tried = addresses.bind(hosts, options.port)
-    port = addresses.port_of(tried)
-    for one in tried:
-        one.close()
+    """Listens on `hosts`. Returns the port, which is the same on all of them. Raises AddressError or TLSError."""
+    # Sockets of our own find the errors: gRPC reports no reason, and none at all for some addresses of a wildcard.
+    listeners = addresses.bind(hosts, options.port)
+    port = addresses.port_of(listeners)
+    for listener in listeners:
+        listener.close()
     for host in _grpc_hosts(hosts):
-        # gRPC refuses credentials with a second port if it fetches their certificate again.
+        # Each port has its own credentials: gRPC refuses to share those that reload their certificate.
         _add_port(server, addresses.endpoint(host, port), credentials(options.tls) if options.tls else None)
     return port
 
@@ -192,11 +192,11 @@ def _add_port(server: grpc.aio.Server, target: str, secret: grpc.ServerCredentia
         else:
             server.add_insecure_port(target)
     except RuntimeError as error:
-        raise AddressError(f"can't listen on {target}: is it in use?") from error
+        raise AddressError(f"can't listen on {target}: it may be in use") from error
 
 
 def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -> tuple[list[MetricsServer], str]:
-    """Their servers, and the URL at which this machine reaches one. Raises AddressError."""
+    """Returns the metrics servers, and a URL at which this machine reaches one of them. Raises AddressError."""
     if options.metrics_port is None:
         return [], ""
     from anyserve_worker.telemetry.metrics import CONTENT_TYPE, Metrics
@@ -204,8 +204,8 @@ def _metrics(options: ServerOptions, hosts: list[str], repository: Repository) -
     if options.metrics_hosts != options.hosts:
         hosts = addresses.usable(options.metrics_hosts)
     listeners, text = addresses.listen(hosts, options.metrics_port, backlog=128), Metrics(repository).text
-    reached = addresses.endpoint(addresses.reached_at(hosts[0]), addresses.port_of(listeners))
-    return [MetricsServer(one, text, CONTENT_TYPE) for one in listeners], f"http://{reached}/metrics"
+    endpoint = addresses.endpoint(addresses.reached_at(hosts[0]), addresses.port_of(listeners))
+    return [MetricsServer(listener, text, CONTENT_TYPE) for listener in listeners], f"http://{endpoint}/metrics"
 
 
 async def serve(server_options: ServerOptions, model_options: ModelOptions, trials: LoadTrials) -> None:
@@ -220,12 +220,12 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
         "metrics": worker.metrics_url,
         "tracing": tracing.wanted(server_options.tracing) or None,
     }
-    where = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
-    log_fields(log, logging.INFO, f"listening on {where}", fields)
+    endpoints = ", ".join(addresses.endpoint(host, worker.port) for host in worker.hosts)
+    log_fields(log, logging.INFO, f"listening on {endpoints}", fields)
     loading = asyncio.create_task(worker.load(model_options, server_options.threads, trials))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait((loading, stopping), return_when=asyncio.FIRST_COMPLETED)
-    worker.repository.give_up()  # What is not loaded by now need not be.
+    worker.repository.cancel_loading()  # No effect if all models are loaded.
     trials.close()
     try:
         await loading
@@ -235,14 +235,14 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
             return
         raise
     log.info("ready: %s", ", ".join(model.name for model in worker.repository))
-    keeping_house = asyncio.create_task(memory.give_back())
+    memory_trimming = asyncio.create_task(memory.give_back())
     await stop.wait()
-    keeping_house.cancel()
+    memory_trimming.cancel()
     if server_options.drain_delay:
-        log.info("leaving in %g s", server_options.drain_delay)
-        await worker.leave()
+        log.info("not ready any more; draining in %g s", server_options.drain_delay)
+        await worker.report_not_ready()
         stop.clear()
-        with suppress(TimeoutError):  # unless there is another signal
+        with suppress(TimeoutError):  # a second signal ends the delay
             await asyncio.wait_for(stop.wait(), server_options.drain_delay)
     log.info("draining for at most %g s", server_options.drain_timeout)
     await worker.drain(server_options.drain_timeout)

@@ -1,6 +1,6 @@
-"""The gRPC side: KServe's methods onto the engine, and errors onto gRPC.
+"""The gRPC service: maps KServe's methods to the engine, and errors to gRPC.
 
-ModelStreamInfer is a file of its own: `stream.py`.
+ModelStreamInfer is in `stream.py`.
 """
 
 import asyncio
@@ -24,10 +24,10 @@ from anyserve_worker.core.task_requests import (
 )
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel
-from anyserve_worker.service.request import addresses, parse
+from anyserve_worker.service.request import names_capability, parse
 from anyserve_worker.service.responder import Responder
 from anyserve_worker.service.stream import Stream
-from anyserve_worker.service.tasks import Outputs, embedded, ranked, task_of, tokenized
+from anyserve_worker.service.tasks import Outputs, embedding_outputs, score_outputs, task_of, token_outputs
 from anyserve_worker.service.tasks import parse as parse_task
 from protos import contract, grpc_predict_v2_pb2_grpc
 from protos import grpc_predict_v2_pb2 as pb
@@ -38,7 +38,7 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 PLATFORM = "llama_cpp"
 EXTENSIONS = ("model_repository", "model_configuration", "statistics", *contract.EXTENSIONS)
-"""As ServerMetadata lists them: Triton's names, and our own."""
+"""Extensions that ServerMetadata lists: Triton's and our own."""
 MAX_ID_LENGTH = 1000
 """Characters. Each response of a stream repeats the id."""
 _DATA_TYPES = {"BOOL": pb.TYPE_BOOL, "BYTES": pb.TYPE_STRING, "INT32": pb.TYPE_INT32, "FP32": pb.TYPE_FP32}
@@ -49,22 +49,22 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         self._repository = repository
         self._draining = asyncio.Event()
         self._n_calls = 0
-        """Inference calls that go on."""
-        self._quiet = asyncio.Event()
-        """Draining, and the last of them has ended."""
-        self.leaving = False
-        """It will drain soon, and is not ready any more."""
+        """Running inference calls."""
+        self._drained = asyncio.Event()
+        """Set when the worker drains and its last inference call has ended."""
+        self.reports_ready = True
+        """Set to False when the worker is about to drain."""
 
     def drain(self) -> None:
-        """No new requests from now on; running ones go on, streams end when theirs have."""
-        self.leaving = True
+        """Refuses new requests. Running ones continue; a stream ends when its requests have."""
+        self.reports_ready = False
         self._draining.set()
         if not self._n_calls:
-            self._quiet.set()
+            self._drained.set()
 
-    async def quiet(self) -> None:
-        """After `drain`: waits for the last inference call."""
-        await self._quiet.wait()
+    async def wait_until_drained(self) -> None:
+        """Waits until the last inference call has ended, after `drain`."""
+        await self._drained.wait()
 
     @contextmanager
     def _inference(self) -> Iterator[None]:
@@ -74,7 +74,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         finally:
             self._n_calls -= 1
             if self._draining.is_set() and not self._n_calls:
-                self._quiet.set()
+                self._drained.set()
 
     # ---- Health and metadata
 
@@ -82,11 +82,11 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
         return pb.ServerLiveResponse(live=True)
 
     async def ServerReady(self, request: pb.ServerReadyRequest, context: Context) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._repository.ready and not self.leaving)
+        return pb.ServerReadyResponse(ready=self._repository.ready and self.reports_ready)
 
     async def ModelReady(self, request: pb.ModelReadyRequest, context: Context) -> pb.ModelReadyResponse:
         model = await self._model(request.name, request.version, context)
-        return pb.ModelReadyResponse(ready=model.ready and not self.leaving)
+        return pb.ModelReadyResponse(ready=model.ready and self.reports_ready)
 
     async def ServerMetadata(self, request: pb.ServerMetadataRequest, context: Context) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name="anyserve_worker", version=__version__, extensions=EXTENSIONS)
@@ -149,7 +149,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
 
     async def _infer(self, request: pb.ModelInferRequest, context: Context) -> pb.ModelInferResponse:
         try:
-            if addresses(request, contract.ANYSERVE_MODEL_INFO):
+            if names_capability(request, contract.ANYSERVE_MODEL_INFO):
                 return self._model_info(request)
             task = task_of(request)
             model = self._admit(request)
@@ -157,7 +157,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             engine.refuse_too_many_ids(task, request)
             responder = Responder(request, model.name, contract.TASKS[task].outputs)
             if task != contract.TASK_GENERATE:
-                return responder.build(await _perform(engine, parse_task(task, request)))
+                return responder.build(await _run_task(engine, parse_task(task, request)))
             generation = await engine.submit(parse(request), origin(request, context.invocation_metadata() or ()))
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
@@ -182,32 +182,34 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
                 await _abort(context, error)
 
     def _admit(self, request: pb.ModelInferRequest) -> ServedModel:
-        """The model that the request names. Raises WorkerError."""
+        """Returns the model that the request names. Raises WorkerError."""
         if self._draining.is_set():
             raise Draining("the worker is shutting down")
         if len(request.id) > MAX_ID_LENGTH:
             raise InvalidRequest(f"the id is longer than {MAX_ID_LENGTH} characters")
-        if addresses(request, *contract.TASKS, contract.ANYSERVE_GENERATE_STREAM):
+        if names_capability(request, *contract.TASKS, contract.ANYSERVE_GENERATE_STREAM):
             return self._repository.default
         return self._repository.get(request.model_name, request.model_version)
 
     def _admit_to_stream(self, request: pb.ModelInferRequest) -> ServedModel:
         model = self._admit(request)
         if (task := task_of(request)) != contract.TASK_GENERATE:
-            raise InvalidRequest(f"parameter '{contract.PARAM_TASK}': '{task}' has no stream, only ModelInfer")
+            raise InvalidRequest(
+                f"parameter '{contract.PARAM_TASK}': '{task}' cannot be streamed, only called with ModelInfer"
+            )
         model.engine_for(task)
         return model
 
     def _model_info(self, request: pb.ModelInferRequest) -> pb.ModelInferResponse:
         model = self._repository.default
-        chosen = model.engine.threads_chosen
+        step_kinds = model.engine.threads_chosen
         return Responder(request, model.name, contract.MODEL_INFO_OUTPUTS).build(
             [
                 (contract.MODEL_NAME, [model.name.encode()]),
                 (contract.N_CTX, [model.engine.n_ctx]),
-                (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in chosen]),
-                (contract.STEP_TOKENS, [tokens for _, tokens, _ in chosen]),
-                (contract.STEP_THREADS, [threads for _, _, threads in chosen]),
+                (contract.STEP_KIND, [b"prefill" if prompts else b"decode" for prompts, _, _ in step_kinds]),
+                (contract.STEP_TOKENS, [tokens for _, tokens, _ in step_kinds]),
+                (contract.STEP_THREADS, [threads for _, _, threads in step_kinds]),
             ]
         )
 
@@ -228,21 +230,21 @@ def _outputs(model: ServedModel) -> list[contract.TensorSpec]:
 
 
 def _distinct(specs: Iterable[contract.TensorSpec]) -> list[contract.TensorSpec]:
-    """The first of each name."""
-    found: dict[str, contract.TensorSpec] = {}
+    """Returns the first specification of each name."""
+    spec_by_name: dict[str, contract.TensorSpec] = {}
     for spec in specs:
-        found.setdefault(spec.name, spec)
-    return list(found.values())
+        spec_by_name.setdefault(spec.name, spec)
+    return list(spec_by_name.values())
 
 
-async def _perform(engine: Engine, request: TaskRequest) -> Outputs:
+async def _run_task(engine: Engine, request: TaskRequest) -> Outputs:
     match request:
         case EmbedRequest():
-            return embedded(request, await engine.embed(request))
+            return embedding_outputs(request, await engine.embed(request))
         case RankRequest():
-            return ranked(await engine.embed(request))
+            return score_outputs(await engine.embed(request))
         case TokenizeRequest():
-            return tokenized(*await engine.tokenize(request))
+            return token_outputs(*await engine.tokenize(request))
         case DetokenizeRequest():
             return [(contract.WHOLE_TEXT, [await engine.detokenize(request)])]
 

@@ -1,4 +1,4 @@
-"""Step batches: what was added to many requests, in one message of the contract. PURE."""
+"""Step batches: messages of the contract with the new output of many requests. PURE."""
 
 from collections.abc import Iterable
 
@@ -8,11 +8,11 @@ from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 Row = tuple[int, Delta]
-"""The number of a request, and what was added to one of its choices."""
+"""(number of a request, delta of one of its choices)."""
 
 
 def number(message: ModelInferRequest, name: str) -> int | None:
-    """A request's number, from the parameter PARAM_REQUEST or PARAM_CANCEL; None if it is absent.
+    """Returns a request's number, from the parameter PARAM_REQUEST or PARAM_CANCEL; None if it is absent.
 
     Raises InvalidRequest.
     """
@@ -21,25 +21,25 @@ def number(message: ModelInferRequest, name: str) -> int | None:
     parameter = message.parameters[name]
     value = parameter.int64_param if parameter.WhichOneof("parameter_choice") == "int64_param" else -1
     if not 0 <= value <= contract.INT32_MAX:
-        raise InvalidRequest(f"parameter '{name}': must be a whole number of 0 to {contract.INT32_MAX}")
+        raise InvalidRequest(f"parameter '{name}': must be a whole number from 0 to {contract.INT32_MAX}")
     return value
 
 
 def check_form(message: ModelInferRequest) -> None:
-    """Raises InvalidRequest if a request with a number wants what step batches don't have."""
+    """Raises InvalidRequest if a request with a number calls for output that step batches don't have."""
     if any(tensor.name == contract.LOGPROBS.name for tensor in message.inputs):
         raise InvalidRequest(
-            f"tensor '{contract.LOGPROBS.name}': not in step batches, which have no place for them",
+            f"tensor '{contract.LOGPROBS.name}': not supported in step batches",
             tensor=contract.LOGPROBS.name,
         )
     if message.outputs:
-        raise InvalidRequest("a request that is answered in step batches cannot name its outputs")
+        raise InvalidRequest("a request answered in step batches cannot name its outputs")
     if message.parameters[contract.PARAM_EMPTY_FINAL].bool_param:
-        raise InvalidRequest("a request that is answered in step batches has no final response")
+        raise InvalidRequest("a request answered in step batches has no empty final response")
 
 
 def step_batch(rows: Iterable[Row]) -> ModelInferResponse:
-    """At least one row. What came for the same choice becomes one row, in the place of the first."""
+    """Builds a step batch from at least one row. Rows of the same choice are joined, at the position of the first."""
     by_choice: dict[tuple[int, int], list[Delta]] = {}
     for request, delta in rows:
         by_choice.setdefault((request, delta.index), []).append(delta)

@@ -1,8 +1,8 @@
-"""One ModelStreamInfer call: its requests run side by side, and what they yield goes into one outbox.
+"""One ModelStreamInfer call: its requests run concurrently and share one outbox.
 
-A request with a number is answered in step batches (`step_batch.py`), or with one whole answer. It has no task while it
-runs: the engine's deltas go straight into the outbox, or into a list. Every other request has a task, which turns them
-into responses.
+A request with a number is answered in step batches (`step_batch.py`), or with one whole response. It has no task while
+it runs: the engine's deltas go straight into the outbox, or into a list. Every other request has a task, which turns
+deltas into responses.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.service import step_batch
 from anyserve_worker.service.outbox import Outbox
 from anyserve_worker.service.repository import ServedModel
-from anyserve_worker.service.request import addresses, parse
+from anyserve_worker.service.request import names_capability, parse
 from anyserve_worker.service.responder import Responder
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
@@ -29,18 +29,18 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, Mo
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 512
-"""Requests of a stream that may wait for its reader; while there are more, it is not read from."""
+"""Requests whose response the client has not read yet. From this number on, the stream's requests are not read."""
 
 MAX_WHOLE_BYTES = 60 << 20
-"""Bytes of a whole answer. One that the client can't receive would end the stream, for all of its requests."""
+"""Bytes of a whole response. One that is too large for the client would end the stream with all its requests."""
 MAX_REPEATED = 1000
-"""Characters of the request's id and the model's name that an error repeats. Longer ones are refused."""
+"""Characters of the request's id and the model's name that an error response repeats. Longer ones are refused."""
 
 
 class Stream:
-    """`admit` finds the model of a request, or raises WorkerError; `draining` is set when the worker is to end.
+    """`admit` returns the model of a request, or raises WorkerError. `draining` is set when the worker drains.
 
-    `metadata` is the call's: of use for requests without a number, whose call is their own.
+    `metadata`: the call's. Requests without a number take their origin from it, since each has a call of its own.
     """
 
     def __init__(
@@ -51,19 +51,19 @@ class Stream:
         self._metadata = metadata
         self._outbox = Outbox(self._on_sent)
         self._numbered: dict[int, RunningGeneration | asyncio.Task[None]] = {}
-        """By number, those that are not over; a task until the engine has it."""
+        """Unfinished requests by number; a task until the engine has the request."""
         self._n_unanswered = 0
         self._all_answered = asyncio.Event()
         self._all_answered.set()
         self._n_waiting = 0
-        """Requests whose answer waits to be read. Those that are about to run count as well: they may be refused."""
-        self._room = asyncio.Event()
-        self._room.set()
+        """Requests whose response is unread. Those that don't run yet count as well, since they may be refused."""
+        self._may_read = asyncio.Event()
+        self._may_read.set()
 
     async def responses(
         self, requests: AsyncIterator[ModelInferRequest]
     ) -> AsyncGenerator[ModelStreamInferResponse, None]:
-        """Ends after the last answer. Raises the WorkerError that ends the stream for all of its requests."""
+        """Yields the responses to all requests. Raises a WorkerError that ends the stream for all of them."""
         reader = asyncio.create_task(self._read(requests))
         try:
             async for response in self._outbox:
@@ -74,20 +74,20 @@ class Stream:
             reader.cancel()
 
     async def _read(self, requests: AsyncIterator[ModelInferRequest]) -> WorkerError | None:
-        """Until the client has sent its last, and all are answered. Then closes the outbox."""
+        """Reads requests until the client has sent its last one and all are answered. Then closes the outbox."""
         error: WorkerError | None = None
         drained = asyncio.create_task(self._drained())
         try:
             async with asyncio.TaskGroup() as tasks:
-                while await self._room.wait() and (request := await _next(requests, drained)) is not None:
-                    self._take(request, tasks)
+                while await self._may_read.wait() and (request := await _next(requests, drained)) is not None:
+                    self._accept(request, tasks)
                 await self._all_answered.wait()
         except* DecodeError:
             error = InvalidRequest("a message of the stream cannot be parsed")
         except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone.
             log.debug("a stream was cut off: %s", cut.exceptions)
         except* Exception:
-            log.exception("a stream broke")
+            log.exception("a stream failed")
             error = WorkerError("internal error")
         finally:
             drained.cancel()
@@ -97,11 +97,11 @@ class Stream:
         return error
 
     async def _drained(self) -> None:
-        """While the worker drains, the stream is read for cancellations, as long as there is something to cancel."""
+        """Waits until the worker drains and all requests are answered. Until then, cancellations are read."""
         await self._draining.wait()
         await self._all_answered.wait()
 
-    def _take(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
+    def _accept(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
         number = None
         try:
             cancelled = step_batch.number(request, contract.PARAM_CANCEL)
@@ -114,23 +114,23 @@ class Stream:
                     f"parameter '{contract.PARAM_REQUEST}': {number} is the number of a running request"
                 )
         except InvalidRequest as error:
-            self._begin()
+            self._count_request()
             self._end(request, error, None)
             return
-        self._begin()
+        self._count_request()
         if number is None:
             tasks.create_task(self._answer(request))
         else:
             self._numbered[number] = tasks.create_task(self._start(request, number))
 
-    # ---- What is waited for
+    # ---- Counts
 
-    def _begin(self) -> None:
+    def _count_request(self) -> None:
         self._n_unanswered += 1
         self._all_answered.clear()
         self._add_waiting(1)
 
-    def _answered(self) -> None:
+    def _count_answer(self) -> None:
         self._n_unanswered -= 1
         if not self._n_unanswered:
             self._all_answered.set()
@@ -138,9 +138,9 @@ class Stream:
     def _add_waiting(self, n: int) -> None:
         self._n_waiting += n
         if self._n_waiting < MAX_WAITING:
-            self._room.set()
+            self._may_read.set()
         else:
-            self._room.clear()
+            self._may_read.clear()
 
     def _on_sent(self, ends: int) -> None:
         self._add_waiting(-ends)
@@ -151,19 +151,19 @@ class Stream:
         try:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
-            wanted = parse(request)
+            generation_request = parse(request)
             whole = None
             if request.parameters[contract.PARAM_WHOLE].bool_param:
                 whole = _WholeAnswer(number, Responder(request, model.name, contract.UNARY_OUTPUTS))
             else:
                 step_batch.check_form(request)
-            generation = await model.engine.submit(wanted, origin(request))
+            generation = await model.engine.submit(generation_request, origin(request))
         except Exception as error:
             del self._numbered[number]
             self._end(request, error, number)
             return
         self._numbered[number] = generation
-        self._add_waiting(-1)  # from here on, the engine bounds how many there are
+        self._add_waiting(-1)  # from here on, the engine limits their number
         generation.forward(lambda item: self._arrived(request, number, generation, whole, item))
 
     def _arrived(
@@ -190,7 +190,7 @@ class Stream:
                 except Exception as error:
                     self._outbox.add(_error_response(request, error, number))
         if generation.done:
-            self._answered()
+            self._count_answer()
 
     def _cancel(self, number: int) -> None:
         running = self._numbered.pop(number, None)
@@ -199,11 +199,11 @@ class Stream:
         running.cancel()
         if isinstance(running, asyncio.Task):
             self._add_waiting(-1)
-        self._answered()
+        self._count_answer()
 
     def _end(self, request: ModelInferRequest, error: Exception, number: int | None) -> None:
         self._outbox.add(_error_response(request, error, number))
-        self._answered()
+        self._count_answer()
 
     # ---- Requests without a number
 
@@ -220,11 +220,11 @@ class Stream:
                 generation.cancel()
         except Exception as error:
             await self._outbox.put(_error_response(request, error), ends=True)
-        self._answered()
+        self._count_answer()
 
 
 class _WholeAnswer:
-    """The deltas of a request that is answered at its end."""
+    """Collects the deltas of a request that gets one whole response."""
 
     def __init__(self, number: int, responder: Responder) -> None:
         self.deltas: list[Delta] = []
@@ -233,18 +233,18 @@ class _WholeAnswer:
 
     def response(self, request: ModelInferRequest) -> ModelStreamInferResponse:
         """Raises AnswerTooLarge."""
-        answer = self._responder.unary(self.deltas)
-        if (size := answer.ByteSize()) > MAX_WHOLE_BYTES:
-            raise AnswerTooLarge(f"the answer has {size} bytes; on a stream it may have {MAX_WHOLE_BYTES}")
-        answer.parameters[contract.PARAM_REQUEST].int64_param = self._number
-        return ModelStreamInferResponse(infer_response=answer)
+        response = self._responder.unary(self.deltas)
+        if (size := response.ByteSize()) > MAX_WHOLE_BYTES:
+            raise AnswerTooLarge(f"the response has {size} bytes, the limit on a stream is {MAX_WHOLE_BYTES}")
+        response.parameters[contract.PARAM_REQUEST].int64_param = self._number
+        return ModelStreamInferResponse(infer_response=response)
 
 
 async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:
-    """The next request of a stream; None at its end, or when the worker has drained."""
+    """Returns the next request of a stream; None at its end, or when the worker has drained."""
     request = asyncio.ensure_future(anext(requests, None))
-    # When the server stops, it fails, also if nothing waits for it any more.
-    request.add_done_callback(lambda it: it.cancelled() or it.exception())
+    # If the server stops, the future fails. The exception is retrieved even if nothing awaits the future any more.
+    request.add_done_callback(lambda future: future.cancelled() or future.exception())
     await asyncio.wait((request, drained), return_when=asyncio.FIRST_COMPLETED)
     if request.done():
         return request.result()
@@ -255,8 +255,8 @@ async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Ta
 async def _responses(
     request: ModelInferRequest, responder: Responder, generation: RunningGeneration
 ) -> AsyncIterator[tuple[ModelInferResponse, bool]]:
-    """Each with whether it is the last."""
-    anyserve = addresses(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
+    """Yields each response, and whether it is the last one."""
+    anyserve = names_capability(request, contract.ANYSERVE_GENERATE, contract.ANYSERVE_GENERATE_STREAM)
     empty_final = request.parameters[contract.PARAM_EMPTY_FINAL].bool_param and not anyserve
     async for deltas in generation:
         done = generation.complete
@@ -271,7 +271,7 @@ async def _responses(
 
 
 def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
-    """AnyServe's manner: a choice ends with an empty token of its own."""
+    """Separates text from ends: in AnyServe's protocol, an empty token of its own ends a choice."""
     texts = [replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs]
     ends = [replace(choice, text="", logprobs=()) for choice in choices if choice.finish_reason]
     return texts, ends
@@ -283,7 +283,7 @@ def _error_response(
     if not isinstance(error, WorkerError):
         log.error("request %r failed", shortened(request.id), exc_info=error)
         error = WorkerError("internal error")
-    # Many of these may wait for their reader: none is large, whatever the request was.
+    # Many of these may wait to be read, so they are small, however large the request was.
     response = ModelInferResponse(
         model_name=request.model_name[:MAX_REPEATED],
         model_version=request.model_version[:MAX_REPEATED],

@@ -1,4 +1,4 @@
-"""Tasks besides generation: tensors to requests, and results to tensors. PURE."""
+"""Tasks other than generation: reads requests from tensors, and converts results to tensors. PURE."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,13 +15,13 @@ from anyserve_worker.core.task_requests import (
 )
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
 from anyserve_worker.service.request import (
-    addresses,
     caller_of,
+    names_capability,
     plain_spans,
     prompt_of,
-    read,
-    refuse,
+    read_inputs,
     scalar,
+    tensor_error,
     timeout_of,
     utf8,
 )
@@ -33,7 +33,7 @@ Outputs = list[tuple[TensorSpec, tensors.Elements]]
 
 
 def task_of(message: ModelInferRequest) -> str:
-    """The requested task, by its parameter or in AnyServe's manner. Raises InvalidRequest."""
+    """Returns the requested task, named by a parameter or as AnyServe's capability. Raises InvalidRequest."""
     name = contract.PARAM_TASK
     task = contract.TASK_GENERATE
     if name in message.parameters:
@@ -41,7 +41,7 @@ def task_of(message: ModelInferRequest) -> str:
         task = parameter.string_param
         if parameter.WhichOneof("parameter_choice") != "string_param" or task not in contract.TASKS:
             raise InvalidRequest(f"parameter '{name}': must be one of {', '.join(contract.TASKS)}")
-    if addresses(message, *contract.TASKS):
+    if names_capability(message, *contract.TASKS):
         if name in message.parameters and task != message.model_name:
             raise InvalidRequest(f"parameter '{name}': '{task}', but the capability is '{message.model_name}'")
         task = message.model_name
@@ -49,12 +49,12 @@ def task_of(message: ModelInferRequest) -> str:
 
 
 def parse(task: str, message: ModelInferRequest) -> TaskRequest:
-    """Raises InvalidRequest, naming the tensor."""
-    inputs = read(message, contract.TASKS[task].inputs)
+    """Reads the request of a task. Raises InvalidRequest, which names the tensor."""
+    inputs = read_inputs(message, contract.TASKS[task].inputs)
 
     def elements(spec: TensorSpec) -> Sequence[Any]:
         if spec.name not in inputs:
-            raise refuse(spec, "missing")
+            raise tensor_error(spec, "missing")
         return inputs[spec.name].elements
 
     def text(spec: TensorSpec) -> str:
@@ -63,7 +63,7 @@ def parse(task: str, message: ModelInferRequest) -> TaskRequest:
     if task == contract.TASK_EMBED:
         pooling = text(contract.POOLING) if contract.POOLING.name in inputs else None
         if pooling is not None and pooling not in contract.POOLINGS:
-            raise refuse(contract.POOLING, f"must be one of {', '.join(contract.POOLINGS)}")
+            raise tensor_error(contract.POOLING, f"must be one of {', '.join(contract.POOLINGS)}")
         return EmbedRequest(
             prompt=prompt_of(inputs),
             pooling=pooling,
@@ -92,19 +92,19 @@ def parse(task: str, message: ModelInferRequest) -> TaskRequest:
     return DetokenizeRequest(elements(contract.TOKENS_TO_TEXT))
 
 
-# ---- Back to tensors
+# ---- Results to tensors
 
 
-def embedded(request: EmbedRequest, job: EmbeddingJob) -> Outputs:
-    """Raises EngineFailure for a vector that is none."""
+def embedding_outputs(request: EmbedRequest, job: EmbeddingJob) -> Outputs:
+    """Raises EngineFailure if the vector is not finite."""
     vector = finished_vector(job, normalize=request.normalize, dimensions=request.dimensions)
     if not np.isfinite(vector).all():
         raise EngineFailure("the model computed an embedding that is not finite")
     return [(contract.EMBEDDING, vector.tolist()), (contract.PROMPT_TOKENS, [len(job.tokens)])]
 
 
-def ranked(job: EmbeddingJob) -> Outputs:
-    """Raises EngineFailure for a score that is none. Of several scores the first one counts, as in llama-server."""
+def score_outputs(job: EmbeddingJob) -> Outputs:
+    """Raises EngineFailure if the score is not finite. The first of several scores counts, as in llama-server."""
     assert job.vector is not None
     score = float(job.vector[0])
     if not np.isfinite(score):
@@ -112,5 +112,5 @@ def ranked(job: EmbeddingJob) -> Outputs:
     return [(contract.SCORE, [score]), (contract.PROMPT_TOKENS, [len(job.tokens)])]
 
 
-def tokenized(tokens: Sequence[int], pieces: Sequence[bytes]) -> Outputs:
+def token_outputs(tokens: Sequence[int], pieces: Sequence[bytes]) -> Outputs:
     return [(contract.TOKEN_IDS, tokens), (contract.TOKEN_PIECES, pieces)]

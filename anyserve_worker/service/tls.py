@@ -1,4 +1,4 @@
-"""The server's side of TLS: who we are, and whom we believe. Files that change are read again, connections live on."""
+"""TLS of the server: its certificate, and the CAs of its clients. New connections use changed files, old ones stay."""
 
 import logging
 import ssl
@@ -14,19 +14,19 @@ log = logging.getLogger(__name__)
 
 
 class TLSError(Exception):
-    """The files are not what they should be; the message is one line."""
+    """The files of TLS can't be used; the message is one line."""
 
 
 @dataclass(frozen=True, slots=True)
 class TLS:
-    """PEM files. With `client_ca`, clients must show a certificate that one of these authorities has signed."""
+    """PEM files. With `client_ca`, clients must present a certificate signed by one of these authorities."""
 
     certificate: Path
     key: Path
     client_ca: Path | None = None
 
     def versions(self) -> tuple[Version, ...]:
-        """Those of the files. Raises TLSError."""
+        """Returns the versions of the files. Raises TLSError."""
         paths = [self.certificate, self.key, *([self.client_ca] if self.client_ca else [])]
         try:
             return tuple(map(version, paths))
@@ -34,7 +34,7 @@ class TLS:
             raise TLSError(str(error)) from error
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Raises TLSError."""
+        """Checks and reads the files. Raises TLSError."""
         try:
             check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
             check.load_cert_chain(self.certificate, self.key, password=_no_password)
@@ -49,30 +49,35 @@ class TLS:
 
 
 def credentials(tls: TLS) -> grpc.ServerCredentials:
-    """Raises TLSError. Later it only logs, and goes on with what it has."""
-    seen = tls.versions()
-    first = tls.read()
+    """Returns credentials that follow changes of the files. Raises TLSError.
 
-    def newer() -> Any:
-        """Asked at each handshake, in a thread of gRPC's. None: nothing is new, which its types do not know of."""
-        nonlocal seen
+    A later error is logged, and the former certificate stays in use.
+    """
+    current = tls.versions()
+    configuration = tls.read()
+
+    def reload() -> Any:
+        """Called at each handshake, on a thread of gRPC. None means no change, which gRPC's type hints lack."""
+        nonlocal current
         try:
             versions = tls.versions()
-            if versions == seen:
+            if versions == current:
                 return None
-            configuration = tls.read()
+            changed = tls.read()
         except TLSError as error:
-            log.error("the certificate stays the one that it was: %s", error)
+            log.error("keeping the former certificate: %s", error)
             return None
-        seen = versions
-        log.info("%s was read again", tls.certificate)
-        return configuration
+        current = versions
+        log.info("reloaded %s", tls.certificate)
+        return changed
 
-    return grpc.dynamic_ssl_server_credentials(first, newer, require_client_authentication=tls.client_ca is not None)
+    return grpc.dynamic_ssl_server_credentials(
+        configuration, reload, require_client_authentication=tls.client_ca is not None
+    )
 
 
 def probe_address(port: int) -> str:
-    """Where a worker that serves TLS on `port` tells its health, and nothing else, to this machine without TLS."""
+    """Returns a local address without TLS, at which a worker that serves TLS on `port` reports its health only."""
     return f"unix-abstract:anyserve_worker.{port}"
 
 

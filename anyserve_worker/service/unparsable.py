@@ -1,6 +1,6 @@
-"""Bytes that are no message, or one of too many parts: the client's error, and nothing to fill the log with.
+"""Answers messages that can't be parsed, or have too many parts, with INVALID_ARGUMENT.
 
-grpc itself answers UNKNOWN, and logs a traceback for each.
+grpc itself would answer UNKNOWN and log a traceback for each.
 """
 
 import logging
@@ -19,15 +19,15 @@ log = logging.getLogger(__name__)
 Context = grpc.aio.ServicerContext[Any, Any]
 
 _UNPARSABLE = object()
-"""Stands for such a message: what a deserializer raises would be out of our hands."""
+"""Stands for such a message: a deserializer's exception would reach grpc, not the handler."""
 
 
-class Interceptor(grpc.aio.ServerInterceptor):
-    """INVALID_ARGUMENT for them, whatever the service."""
+class UnparsableMessageInterceptor(grpc.aio.ServerInterceptor):
+    """Guards the methods of all services."""
 
     def __init__(self) -> None:
         self._guarded: dict[str, Any] = {}
-        """Handlers by method."""
+        """Guarded handlers by method."""
 
     async def intercept_service(
         self,
@@ -82,6 +82,6 @@ def _guard(handler: Any, method: str) -> Any:
     if handler.unary_unary:
         return grpc.unary_unary_rpc_method_handler(answer, deserialize, serialize)
     if handler.unary_stream:
-        assert not isasyncgenfunction(handler.unary_stream)  # It writes by itself.
+        assert not isasyncgenfunction(handler.unary_stream)  # It writes its responses itself.
         return grpc.unary_stream_rpc_method_handler(watch, deserialize, serialize)
     return grpc.stream_stream_rpc_method_handler(stream, parse, serialize)

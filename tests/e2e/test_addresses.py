@@ -163,4 +163,7 @@ def test_tls_on_both_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
             answers(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))
         # Each tells its health to this machine by the number of its port.
         status, output = ended(net, *model, "--host", OTHER_FOUR, *tls)
-    assert (status, output) == (1, "Error: another worker with TLS has port 8000: --healthcheck would ask that one\n")
+    assert (status, output) == (
+        1,
+        "Error: another worker already serves TLS on port 8000: --healthcheck would check that one\n",
+    )

@@ -103,7 +103,7 @@ async def test_a_worker_that_drains_finishes_what_it_has() -> None:
         gate.open()
         await call.task
         async with asyncio.timeout(PATIENCE):
-            await served.servicer.quiet()
+            await served.servicer.wait_until_drained()
     assert text(call.reply) == "abc"
 
 

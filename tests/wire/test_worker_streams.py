@@ -397,7 +397,7 @@ async def test_a_worker_that_drains_finishes_refuses_and_ends_the_stream() -> No
         await stream.until_ended((1, 0))
         assert not await stream.read()
         async with asyncio.timeout(PATIENCE):
-            await running.servicer.quiet()
+            await running.servicer.wait_until_drained()
 
 
 async def test_a_stream_without_requests_does_not_hold_up_a_drain() -> None:
@@ -406,5 +406,5 @@ async def test_a_stream_without_requests_does_not_hold_up_a_drain() -> None:
         await stream.until_ended((1, 0))
         running.servicer.drain()
         async with asyncio.timeout(PATIENCE):
-            await running.servicer.quiet()
+            await running.servicer.wait_until_drained()
         assert not await stream.read()

@@ -97,7 +97,7 @@ async def test_capabilities_address_the_first_model() -> None:
         )
         assert (code, message) == (
             "INVALID_ARGUMENT",
-            "model 'tiny' cannot rank; it can generate, embed, tokenize, detokenize",
+            "model 'tiny' does not support 'rank', only generate, embed, tokenize, detokenize",
         )
 
 
@@ -165,8 +165,8 @@ async def test_streams_are_for_generation() -> None:
             said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
             assert said == grpc.StatusCode.INVALID_ARGUMENT.name
     assert told == {
-        "a": "parameter 'task': 'embed' has no stream, only ModelInfer",
-        "b": "model 'judge' cannot generate; it can rank, tokenize, detokenize",
+        "a": "parameter 'task': 'embed' cannot be streamed, only called with ModelInfer",
+        "b": "model 'judge' does not support 'generate', only rank, tokenize, detokenize",
     }
 
 

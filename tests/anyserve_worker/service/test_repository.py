@@ -166,9 +166,9 @@ async def test_whatever_goes_wrong_with_a_file_is_one_short_line(native: Native)
     assert len(str(caught.value)) <= MAX_PROBLEM
 
 
-async def test_a_load_that_is_given_up_ends_at_the_next_progress(native: Native) -> None:
+async def test_a_load_that_is_cancelled_ends_at_the_next_progress(native: Native) -> None:
     repository = repository_of("a", "b")
-    repository.give_up()
+    repository.cancel_loading()
     with pytest.raises(LoadError, match="given up"):
         await load(repository)
     assert native.log == []
@@ -212,7 +212,9 @@ def test_an_engine_is_for_the_tasks_of_its_model() -> None:
     model = ServedModel("a", Path(), State.READY, tasks=(contract.TASK_RANK, *TEXTS))
     model._engine = engine = cast(Engine, object())
     assert model.engine_for(contract.TASK_RANK) is engine
-    with pytest.raises(InvalidRequest, match=r"^model 'a' cannot generate; it can rank, tokenize, detokenize$"):
+    with pytest.raises(
+        InvalidRequest, match=r"^model 'a' does not support 'generate', only rank, tokenize, detokenize$"
+    ):
         model.engine_for(contract.TASK_GENERATE)
 
 

@@ -169,7 +169,10 @@ async def test_a_task_that_the_model_cannot_do_is_refused(service: Service) -> N
     message = pb.ModelInferRequest(model_name="m")
     message.parameters[contract.PARAM_TASK].string_param = contract.TASK_EMBED
     error = await service.refusal(message)
-    assert (error.status, str(error)) == (StatusCode.INVALID_ARGUMENT, "model 'm' cannot embed; it can generate")
+    assert (error.status, str(error)) == (
+        StatusCode.INVALID_ARGUMENT,
+        "model 'm' does not support 'embed', only generate",
+    )
 
 
 async def test_a_stream_is_for_texts_alone(service: Service) -> None:
@@ -178,7 +181,7 @@ async def test_a_stream_is_for_texts_alone(service: Service) -> None:
     message.parameters[contract.PARAM_TASK].string_param = contract.TASK_EMBED
     requests = Requests()
     requests.send(message)
-    assert "'embed' has no stream" in (await first(service.stream(requests))).error_message
+    assert "'embed' cannot be streamed" in (await first(service.stream(requests))).error_message
 
 
 # ---- Limits and cancellation
@@ -208,41 +211,41 @@ async def test_nothing_is_admitted_while_the_worker_drains(service: Service) -> 
     assert (error.status, error.details[contract.ERROR_REASON]) == (StatusCode.UNAVAILABLE, contract.REASON_DRAINING)
 
 
-async def test_a_worker_is_quiet_after_its_last_call(service: Service) -> None:
+async def test_a_worker_is_drained_after_its_last_call(service: Service) -> None:
     first, second = service.infer(request()), service.infer(request())
     running = [await service.engine.running.get(), await service.engine.running.get()]
     service.servicer.drain()
-    quiet = asyncio.ensure_future(service.servicer.quiet())
+    drained = asyncio.ensure_future(service.servicer.wait_until_drained())
     running[0].put(delta("", "stop"))
     await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
     await everything_else_has_run()
-    assert not quiet.done()
+    assert not drained.done()
     running[1].put(delta("", "stop"))
     async with asyncio.timeout(PATIENCE):
-        await quiet
+        await drained
 
 
-async def test_a_worker_without_calls_is_quiet_as_soon_as_it_drains(service: Service) -> None:
+async def test_a_worker_without_calls_is_drained_as_soon_as_it_drains(service: Service) -> None:
     service.servicer.drain()
     async with asyncio.timeout(PATIENCE):
-        await service.servicer.quiet()
+        await service.servicer.wait_until_drained()
 
 
-async def test_a_worker_is_not_quiet_before_it_drains(service: Service) -> None:
+async def test_a_worker_is_not_drained_before_it_drains(service: Service) -> None:
     answer = service.infer(request())
     (await service.engine.running.get()).put(delta("", "stop"))
     await answer
-    quiet = asyncio.ensure_future(service.servicer.quiet())
+    drained = asyncio.ensure_future(service.servicer.wait_until_drained())
     await everything_else_has_run()
-    assert not quiet.done()
-    quiet.cancel()
+    assert not drained.done()
+    drained.cancel()
 
 
-async def test_a_worker_that_leaves_is_not_ready_but_answers(service: Service) -> None:
+async def test_a_worker_that_reports_not_ready_still_answers(service: Service) -> None:
     service.broken.state = State.READY
     ready = service.servicer.ServerReady
     assert (await ready(pb.ServerReadyRequest(), CONTEXT)).ready
-    service.servicer.leaving = True
+    service.servicer.reports_ready = False
     assert not (await ready(pb.ServerReadyRequest(), CONTEXT)).ready
     assert not (await service.servicer.ModelReady(pb.ModelReadyRequest(name="m"), CONTEXT)).ready
     answer = service.infer(request())

@@ -9,7 +9,7 @@ import pytest
 from anyserve_worker.core.errors import EngineFailure, InvalidRequest
 from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, RankRequest, TokenizeRequest
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob
-from anyserve_worker.service.tasks import embedded, parse, ranked, task_of, tokenized
+from anyserve_worker.service.tasks import embedding_outputs, parse, score_outputs, task_of, token_outputs
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
@@ -149,23 +149,23 @@ def done(*elements: float) -> EmbeddingJob:
 
 
 def test_an_embedding_as_tensors() -> None:
-    outputs = embedded(EmbedRequest("x", dimensions=1, normalize=False), done(0.5, 2))
+    outputs = embedding_outputs(EmbedRequest("x", dimensions=1, normalize=False), done(0.5, 2))
     assert outputs == [(contract.EMBEDDING, [0.5]), (contract.PROMPT_TOKENS, [2])]
 
 
 def test_a_score_as_tensors() -> None:
-    assert ranked(done(-3.5, 1)) == [(contract.SCORE, [-3.5]), (contract.PROMPT_TOKENS, [2])]
+    assert score_outputs(done(-3.5, 1)) == [(contract.SCORE, [-3.5]), (contract.PROMPT_TOKENS, [2])]
 
 
 def test_what_is_no_number_is_the_models_fault() -> None:
     with pytest.raises(EngineFailure):
-        embedded(EmbedRequest("x"), done(float("nan"), 1))
+        embedding_outputs(EmbedRequest("x"), done(float("nan"), 1))
     with pytest.raises(EngineFailure):
-        ranked(done(float("inf")))
+        score_outputs(done(float("inf")))
 
 
 def test_tokens_as_tensors() -> None:
-    assert tokenized([1], [b"a"]) == [(contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"a"])]
+    assert token_outputs([1], [b"a"]) == [(contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"a"])]
 
 
 # ---- The caller

@@ -122,12 +122,12 @@ def _logit_bias(inputs: dict[str, tensors.Tensor]) -> tuple[tuple[int, float], .
 def _guide(inputs: dict[str, tensors.Tensor]) -> Guide | None:
     lenient = scalar(inputs, contract.LENIENT_SCHEMA, False)
     if lenient and contract.JSON_SCHEMA.name not in inputs:
-        raise tensor_error(contract.LENIENT_SCHEMA, f"given without '{contract.JSON_SCHEMA.name}'")
+        raise tensor_error(contract.LENIENT_SCHEMA, f"requires '{contract.JSON_SCHEMA.name}'")
     specs = [spec for spec in contract.GUIDES if spec.name in inputs]
     if not specs:
         return None
     if len(specs) > 1:
-        raise tensor_error(specs[1], f"given together with '{specs[0].name}'")
+        raise tensor_error(specs[1], f"cannot be combined with '{specs[0].name}'")
     return Guide(specs[0], utf8(specs[0], inputs[specs[0].name].elements[0]), lenient)
 
 
@@ -137,7 +137,7 @@ def _suffix(inputs: dict[str, tensors.Tensor]) -> str | None:
         return None
     for other in (contract.PROMPT_TOKEN_IDS, contract.ECHO):
         if other.name in inputs and (other is not contract.ECHO or inputs[other.name].elements[0]):
-            raise tensor_error(spec, f"given together with '{other.name}'")
+            raise tensor_error(spec, f"cannot be combined with '{other.name}'")
     return utf8(spec, inputs[spec.name].elements[0])
 
 
@@ -214,7 +214,7 @@ def utf8(spec: TensorSpec, element: bytes) -> str:
 def prompt_of(inputs: dict[str, tensors.Tensor]) -> str | Sequence[int]:
     text, token_ids = inputs.get(contract.PROMPT.name), inputs.get(contract.PROMPT_TOKEN_IDS.name)
     if (text is None) == (token_ids is None):
-        raise tensor_error(contract.PROMPT, "missing" if text is None else "given together with 'prompt_token_ids'")
+        raise tensor_error(contract.PROMPT, "missing" if text is None else "cannot be combined with 'prompt_token_ids'")
     if text is not None:
         return utf8(contract.PROMPT, text.elements[0])
     assert token_ids is not None
@@ -229,7 +229,7 @@ def plain_spans(inputs: dict[str, tensors.Tensor], prompt: str | Sequence[int]) 
     if spec.name not in inputs:
         return ()
     if not isinstance(prompt, str):
-        raise tensor_error(spec, f"given together with '{contract.PROMPT_TOKEN_IDS.name}'")
+        raise tensor_error(spec, f"cannot be combined with '{contract.PROMPT_TOKEN_IDS.name}'")
     offsets = np.array(_at_most(inputs, spec, MAX_SPANS * 2), np.int64)
     if len(offsets) % 2:
         raise tensor_error(spec, f"{len(offsets)} elements, must be pairs of start and end")

@@ -92,7 +92,7 @@ class Worker:
         """Starts a server that is live but not ready. Raises StartError if it can't listen."""
         tracer = new_tracer() if tracing.wanted(options.tracing) else None
         observer = Observer(log_access=options.access_log, tracer=tracer)
-        repository = Repository(options.models, observer.ended)
+        repository = Repository(options.models, observer.record)
         try:
             hosts = addresses.usable(options.hosts)
         except AddressError as error:

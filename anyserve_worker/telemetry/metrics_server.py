@@ -1,7 +1,7 @@
-"""`GET /metrics` over HTTP, on threads of its own: nothing of it is on the event loop, nor on the engine's thread.
+"""Serves `GET /metrics` over HTTP on threads of its own, apart from the event loop and the engine's thread.
 
-There are few connections, each for a few seconds. A new one takes the place of the oldest if all places are taken, so
-that clients that trickle bytes, or read none, keep no other client out.
+Connections are few and last a few seconds at most. If all slots are taken, a new connection replaces the oldest one, so
+that clients that trickle bytes, or don't read, can't keep others out.
 """
 
 import socket
@@ -16,11 +16,11 @@ MAX_CONNECTIONS = 8
 TIMEOUT = 10.0
 """Seconds that a connection may last, request and response together."""
 EVICTION_TIMEOUT = 1.0
-"""Seconds in which the thread of a connection that was cut off has to end."""
+"""Seconds that the thread of a replaced connection has to end."""
 
 
 class MetricsServer:
-    """Serves from the start, on a socket that listens, which it closes at the end."""
+    """Serves on a listening socket from its creation to `close`, which also closes the socket."""
 
     def __init__(self, listener: socket.socket, text: Callable[[], bytes], content_type: str) -> None:
         self._server = _Server(listener, _handler(text, content_type))
@@ -38,48 +38,48 @@ class _Server(ThreadingHTTPServer):
     block_on_close = False
 
     def __init__(self, listener: socket.socket, handler: type[BaseHTTPRequestHandler]) -> None:
-        self._places = threading.Semaphore(MAX_CONNECTIONS)
+        self._slots = threading.Semaphore(MAX_CONNECTIONS)
         self._lock = threading.Lock()
-        self._opened: dict[Any, float] = {}
-        """Monotonic seconds at which each open connection came, the oldest first."""
+        self._accepted_at: dict[Any, float] = {}
+        """Monotonic seconds at which each open connection was accepted, the oldest first."""
         super().__init__(listener.getsockname()[:2], handler, bind_and_activate=False)
-        self.socket.close()  # its own, which is not bound
+        self.socket.close()  # created by the base class, not bound
         self.socket = listener
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             with self._lock:
-                oldest = next(iter(self._opened.values()), 0.0)
-            self._cut_off(oldest)
-            if not self._places.acquire(timeout=EVICTION_TIMEOUT):
+                oldest = next(iter(self._accepted_at.values()), 0.0)
+            self._shut_down(oldest)
+            if not self._slots.acquire(timeout=EVICTION_TIMEOUT):
                 self.shutdown_request(request)
                 return
         with self._lock:
-            self._opened[request] = time.monotonic()
+            self._accepted_at[request] = time.monotonic()
         super().process_request(request, client_address)
 
     def shutdown_request(self, request: Any) -> None:
-        """Closes a connection, however it ended."""
+        """Closes a connection and frees its slot. Called however the connection ended."""
         with self._lock:
-            if self._opened.pop(request, None) is not None:
-                self._places.release()
+            if self._accepted_at.pop(request, None) is not None:
+                self._slots.release()
         super().shutdown_request(request)
 
     def service_actions(self) -> None:
         """Called after each new connection, and twice a second."""
-        self._cut_off(time.monotonic() - TIMEOUT)
+        self._shut_down(time.monotonic() - TIMEOUT)
 
-    def _cut_off(self, came_by: float) -> None:
-        """Wakes the threads of the connections that came by then, which close them."""
+    def _shut_down(self, latest: float) -> None:
+        """Shuts down the connections accepted up to `latest`, in monotonic seconds; their threads then close them."""
         with self._lock:
-            for request, came in self._opened.items():
-                if came > came_by:
+            for request, accepted_at in self._accepted_at.items():
+                if accepted_at > latest:
                     break
-                with suppress(OSError):  # The client is gone already.
+                with suppress(OSError):  # The client is already gone.
                     request.shutdown(socket.SHUT_RDWR)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that went away is no error of ours."""
+        """Ignores the error: the client is gone."""
 
 
 def _handler(text: Callable[[], bytes], content_type: str) -> type[BaseHTTPRequestHandler]:
@@ -99,6 +99,6 @@ def _handler(text: Callable[[], bytes], content_type: str) -> type[BaseHTTPReque
             self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
-            """Nobody wants to read of it."""
+            """Logs nothing: scrapes are frequent and all alike."""
 
     return Handler

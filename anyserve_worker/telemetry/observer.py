@@ -1,4 +1,4 @@
-"""The line of the log and the spans of a generation that has ended."""
+"""Writes the log line and the spans of a generation that has ended."""
 
 import logging
 
@@ -14,12 +14,12 @@ class Observer:
         self._log_access = log_access
         self._tracer = tracer
 
-    def ended(self, model: str, generation: RunningGeneration) -> None:
-        """On the event loop."""
+    def record(self, model: str, generation: RunningGeneration) -> None:
+        """Records a generation that has ended. Called on the event loop."""
         if self._log_access:
             _log(model, generation)
         if self._tracer:
-            self._tracer.ended(model, generation)
+            self._tracer.record(model, generation)
 
     def close(self) -> None:
         if self._tracer:
@@ -45,5 +45,5 @@ def _log(model: str, generation: RunningGeneration) -> None:
 
 
 def _seconds(begin_ns: int, end_ns: int) -> float | None:
-    """None if it did not come so far."""
+    """Returns the seconds between two times; None if one of them is 0, because it was not reached."""
     return round((end_ns - begin_ns) / 1e9, 6) if begin_ns and end_ns else None

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans of a generation: the whole, and in it queue, prefill and decode; the extra `otel`.
+"""OpenTelemetry spans of a generation, each with queue, prefill and decode inside. Needs the extra `otel`.
 
-They are made when it has ended, of the times that the engine took down, so that a step pays nothing for them.
+They are created after the generation, from the times that the engine recorded, so that they cost a step nothing.
 """
 
 import time
@@ -22,29 +22,29 @@ class Tracer:
 
         self._provider = provider
         self._tracer = provider.get_tracer("anyserve_worker", __version__)
-        self._context_of = TraceContextTextMapPropagator().extract
-        self._inside = set_span_in_context
-        self._server, self._failed = SpanKind.SERVER, Status(StatusCode.ERROR)
+        self._extract_context = TraceContextTextMapPropagator().extract
+        self._context_with = set_span_in_context
+        self._span_kind, self._error_status = SpanKind.SERVER, Status(StatusCode.ERROR)
 
-    def ended(self, model: str, generation: "RunningGeneration") -> None:
+    def record(self, model: str, generation: "RunningGeneration") -> None:
         since_1970 = time.time_ns() - time.monotonic_ns()
         submitted, ended = generation.submitted_ns + since_1970, generation.ended_ns + since_1970
         origin = generation.origin
-        parent = self._context_of({"traceparent": origin.traceparent, "tracestate": origin.tracestate})
-        whole = self._tracer.start_span(
-            f"generate {model}", parent, self._server, _attributes(model, generation), start_time=submitted
+        parent = self._extract_context({"traceparent": origin.traceparent, "tracestate": origin.tracestate})
+        request_span = self._tracer.start_span(
+            f"generate {model}", parent, self._span_kind, _attributes(model, generation), start_time=submitted
         )
         if generation.error:
-            whole.set_status(self._failed)
-        begin, context = submitted, self._inside(whole)
+            request_span.set_status(self._error_status)
+        begin, context = submitted, self._context_with(request_span)
         for phase, end_ns in (("queue", generation.started_ns), ("prefill", generation.first_ns), ("decode", 0)):
-            # What had not ended when the request did, ended with it.
+            # A phase that was still under way ended with the request.
             end = end_ns + since_1970 if end_ns else ended
             self._tracer.start_span(phase, context, start_time=begin).end(end)
             begin = end
             if not end_ns:
                 break
-        whole.end(ended)
+        request_span.end(ended)
 
     def close(self) -> None:
         self._provider.shutdown()

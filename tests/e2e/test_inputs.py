@@ -170,7 +170,7 @@ def test_guides_and_log_probabilities_together(service: Service) -> None:
         ({"grammar": "(" * 20_000}, ""),
         ({"lark": "start: <no_such_token>"}, "no_such_token"),
         ({"regex": "a" * (1 << 19)}, "longer than"),
-        ({"regex": "a", "lark": 'start: "a"'}, "given together with"),
+        ({"regex": "a", "lark": 'start: "a"'}, "cannot be combined with"),
     ],
 )
 def test_a_guide_that_cannot_be_followed_is_refused_by_name(

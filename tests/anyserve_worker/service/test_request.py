@@ -245,7 +245,11 @@ def test_beyond_the_ends_of_a_range(form: Build, spec: TensorSpec) -> None:
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no prompt": ({"max_tokens": [1]}, "prompt", "missing"),
     "no tensor at all": ({}, "prompt", "missing"),
-    "both prompts": ({"prompt": [b"x"], "prompt_token_ids": [1]}, "prompt", "given together with 'prompt_token_ids'"),
+    "both prompts": (
+        {"prompt": [b"x"], "prompt_token_ids": [1]},
+        "prompt",
+        "cannot be combined with 'prompt_token_ids'",
+    ),
     "two prompts in one": ({"prompt": [b"x", b"y"]}, "prompt", "shape is [2], must be [1]"),
     "prompt of no element": ({"prompt": []}, "prompt", "shape is [0], must be [1]"),
     "prompt in two dimensions": ({"prompt": tensor("BYTES", (1, 1), b"x")}, "prompt", "shape is [1, 1], must be [1]"),
@@ -347,24 +351,24 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "two guides": (
         {"prompt": [b"x"], "lark": [b"x"], "regex": [b"x"]},
         "lark",
-        "given together with 'regex'",
+        "cannot be combined with 'regex'",
     ),
     "a guide not UTF-8": ({"prompt": [b"x"], "regex": [b"\xff"]}, "regex", "not UTF-8"),
     "leniency without a schema": (
         {"prompt": [b"x"], "regex": [b"a"], "lenient_schema": [True]},
         "lenient_schema",
-        "given without 'json_schema'",
+        "requires 'json_schema'",
     ),
     "two schemas": ({"prompt": [b"x"], "json_schema": [b"{}", b"{}"]}, "json_schema", "shape is [2], must be [1]"),
     "a suffix of token ids": (
         {"prompt_token_ids": [1], "suffix": [b"x"]},
         "suffix",
-        "given together with 'prompt_token_ids'",
+        "cannot be combined with 'prompt_token_ids'",
     ),
     "a suffix with echo": (
         {"prompt": [b"x"], "suffix": [b"y"], "echo": [True]},
         "suffix",
-        "given together with 'echo'",
+        "cannot be combined with 'echo'",
     ),
     "a suffix not UTF-8": ({"prompt": [b"x"], "suffix": [b"\xe2\x82"]}, "suffix", "not UTF-8"),
     "a suffix without a prompt": ({"suffix": [b"x"]}, "prompt", "missing"),

@@ -31,7 +31,7 @@ class Origin:
 UNKNOWN_ORIGIN = Origin()
 
 
-def origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
+def read_origin(request: ModelInferRequest, metadata: Metadata = ()) -> Origin:
     """Reads the origin of a request. `metadata`: the call's metadata, if the call carries only this request."""
     headers = {name: value for name, value in metadata if isinstance(value, str)}
     for header, parameter in contract.HEADER_PARAMETERS.items():

@@ -74,7 +74,7 @@ class EmbeddingSteps:
             self._record_start(self._by_job[part.job], started)
         n_tokens = sum(part.count for part in parts)
         try:
-            done = self._queue.run(parts, self._threads.choose(n_tokens, prompts=True, now=started / 1e9))
+            finished_jobs = self._queue.run(parts, self._threads.choose(n_tokens, prompts=True, now=started / 1e9))
         except Exception as error:
             log.exception("a batch of embeddings failed")
             for part in parts:
@@ -85,7 +85,7 @@ class EmbeddingSteps:
         self._pace.record(n_tokens, (now - started) / 1e9)
         self._threads.record((now - started) / 1e9, now / 1e9, time.thread_time() - cpu_started)
         self._stats.steps.add(now - started)
-        for job in done:
+        for job in finished_jobs:
             embedding = self._by_job.pop(job)
             self._stats.success.add(now - embedding.submitted_ns)
             self._stats.outcomes["embedded"] += 1

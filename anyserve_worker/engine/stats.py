@@ -22,7 +22,7 @@ class Durations:
 
 
 class Histogram:
-    """`counts[i]` is the number of values up to `bounds[i]` and above the bound before; the last count has no bound."""
+    """`counts[i]`: number of values up to `bounds[i]` and above the bound before it. The last has no upper bound."""
 
     __slots__ = ("bounds", "counts", "total")
 

@@ -110,9 +110,9 @@ class TextSteps:
         chunks = self._scheduler.schedule()
         if not chunks or not self._run(chunks):
             return
-        sampled = self._runner.sample(chunks)
-        self._scheduler.commit(chunks, sampled)
-        for chunk, tokens in zip(chunks, sampled, strict=True):
+        samples = self._runner.sample(chunks)
+        self._scheduler.commit(chunks, samples)
+        for chunk, tokens in zip(chunks, samples, strict=True):
             if chunk.sequence in self._owner:  # Not if another choice of its request has just failed.
                 self._append(chunk, tokens)
 
@@ -154,7 +154,7 @@ class TextSteps:
         if sequence.error:
             self.abort(self._owner[sequence], sequence.error)
             return
-        echoed = self._echo(sequence) if sequence.echo and tokens else None
+        echo = self._echo(sequence) if sequence.echo and tokens else None
         for token in tokens:
             if len(sequence.tokens) >= sequence.limit:  # No tokens were requested, only scores of the prompt.
                 reason = contract.FINISH_LENGTH
@@ -183,10 +183,10 @@ class TextSteps:
             text += output.flush()
         if output.stopped:
             reason = contract.FINISH_STOP
-        if text or reason or echoed:
+        if text or reason or echo:
             logprobs = scores.pop(len(text), all=bool(reason) and not output.stopped) if scores else ()
-            if echoed:
-                text, logprobs = echoed[0] + text, echoed[1] + logprobs
+            if echo:
+                text, logprobs = echo[0] + text, echo[1] + logprobs
             self._emit(sequence, text, reason, logprobs)
         if reason:
             self._finish(sequence)

@@ -79,7 +79,7 @@ class Tokenizer:
     def __init__(self, vocabulary: Vocabulary, n_ctx: int) -> None:
         """`n_ctx`: context length of generation, in tokens."""
         self._vocabulary = vocabulary
-        self._to_generate = Limit(n_ctx - 1, n_ctx)  # One token at least is generated.
+        self._to_generate = Limit(n_ctx - 1, n_ctx)  # At least one token is generated.
         self._to_split = Limit(max(n_ctx, MIN_TOKENIZE_LIMIT))
         self._closing = False
         self._threads = ThreadPoolExecutor(TOKENIZER_THREADS, thread_name_prefix="tokenizer")

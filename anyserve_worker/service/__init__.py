@@ -1,1 +1,1 @@
-"""KServe's gRPC service: calls to requests, and what was generated to messages."""
+"""KServe's gRPC service: converts calls to requests, and generated output to messages."""

@@ -94,7 +94,7 @@ class ServedModel:
         check: Callable[[Path], None],
         on_progress: Callable[[float], None],
     ) -> None:
-        """Loads the file, which blocks for seconds. `check` is called first and may raise LoadError.
+        """Loads the file; a large one blocks for seconds. `check` is called first and may raise LoadError.
 
         Raises LoadError, which names the model.
         """
@@ -104,7 +104,7 @@ class ServedModel:
                 self._load(options, threads, on_progress)
         except LoadError as error:
             raise LoadError(_one_line(f"model '{self.name}': {error}")) from error
-        except Exception as error:  # The ways in which a file can be damaged can't be listed.
+        except Exception as error:  # A damaged file can cause any exception.
             log.debug("loading failed", exc_info=True)
             problem = f"model '{self.name}': {self.path}: cannot be used: {type(error).__name__}: {error}"
             raise LoadError(_one_line(problem)) from error
@@ -150,7 +150,7 @@ class ServedModel:
     def _describe(self, model: Model, n_ctx: int, vector_runner: EmbeddingRunner) -> dict[str, str]:
         embeds, vocabulary = contract.TASK_EMBED in model.tasks, model.vocabulary
         templates = model.chat_template() + model.chat_template("tool_use")
-        user_defined = _fitting(vocabulary.special_texts.user_defined, templates)
+        user_defined = _fitting_texts(vocabulary.special_texts.user_defined, templates)
         description = {
             "chat_template": model.chat_template(),
             "chat_template_tool_use": model.chat_template("tool_use"),
@@ -189,26 +189,26 @@ def _one_line(problem: str) -> str:
     return shortened(printable(problem), MAX_PROBLEM)
 
 
-def _fitting(texts: Iterable[str], templates: str) -> list[str]:
+def _fitting_texts(texts: Iterable[str], templates: str) -> list[str]:
     """Returns as many texts as MAX_USER_DEFINED_BYTES allows, those in the chat templates first."""
-    kept, n_left = [], MAX_USER_DEFINED_BYTES
+    fitting, n_left = [], MAX_USER_DEFINED_BYTES
     for text in sorted(texts, key=lambda text: text not in templates):
         n_left -= len(text.encode()) + len('"", ')
         if n_left < 0:
             break
-        kept.append(text)
-    return kept
+        fitting.append(text)
+    return fitting
 
 
 def _log_fields(model: ServedModel, options: ModelOptions) -> dict[str, object]:
     engine, config = model.engine, model.config
-    fixed = [threads for threads in (options.threads, options.threads_batch) if threads]
+    fixed_threads = [threads for threads in (options.threads, options.threads_batch) if threads]
     return {
         "context": engine.n_ctx,
         "context_trained": config.get("context_length_trained"),
         "kv_cells": engine.n_cells,
         "parallel": options.parallel,
-        "threads": "/".join(map(str, fixed)) if fixed else f"auto, at most {model.max_threads}",
+        "threads": "/".join(map(str, fixed_threads)) if fixed_threads else f"auto, at most {model.max_threads}",
         "tasks": ",".join(model.tasks),
         "load_seconds": model.load_seconds,
     }

@@ -233,9 +233,9 @@ def plain_spans(inputs: dict[str, tensors.Tensor], prompt: str | Sequence[int]) 
     offsets = np.array(_at_most(inputs, spec, MAX_SPANS * 2), np.int64)
     if len(offsets) % 2:
         raise tensor_error(spec, f"{len(offsets)} elements, must be pairs of start and end")
-    steps = np.diff(offsets)
-    if (steps < 0).any() or (steps[::2] == 0).any():
-        raise tensor_error(spec, "the spans must be in order, none of them empty, none inside another one")
+    distances = np.diff(offsets)
+    if (distances < 0).any() or (distances[::2] == 0).any():
+        raise tensor_error(spec, "the spans must be ascending, not empty and not overlapping")
     data = prompt.encode()
     if len(offsets) and offsets[-1] > len(data):
         raise tensor_error(spec, f"{offsets[-1]} is beyond the end of the prompt, which has {len(data)} bytes")
@@ -245,10 +245,12 @@ def plain_spans(inputs: dict[str, tensors.Tensor], prompt: str | Sequence[int]) 
 
 def _characters(data: bytes, offsets: npt.NDArray[np.int64]) -> list[int]:
     """Converts byte offsets in UTF-8 to character offsets. Raises InvalidRequest for one within a character."""
-    begins = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # whether a character begins, by byte
-    if not begins[offsets].all():
-        raise tensor_error(contract.PLAIN_SPANS, f"{offsets[~begins[offsets]][0]} is in the middle of a character")
-    characters: list[int] = (np.cumsum(begins, dtype=np.int32)[offsets] - 1).tolist()
+    is_first_byte = np.append((np.frombuffer(data, np.uint8) & 0xC0) != 0x80, True)  # of a character
+    if not is_first_byte[offsets].all():
+        raise tensor_error(
+            contract.PLAIN_SPANS, f"{offsets[~is_first_byte[offsets]][0]} is in the middle of a character"
+        )
+    characters: list[int] = (np.cumsum(is_first_byte, dtype=np.int32)[offsets] - 1).tolist()
     return characters
 
 

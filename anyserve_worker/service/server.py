@@ -38,7 +38,7 @@ SERVICE = pb.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name
 MAX_MESSAGE_BYTES = 16 * 2**20
 """Bytes of a request: far more than the text that any context holds."""
 MAX_CALLS = 8192
-"""Concurrent calls; further ones get RESOURCE_EXHAUSTED. A call takes 20 KB before it has sent anything."""
+"""Concurrent calls; further ones get RESOURCE_EXHAUSTED. Each takes 20 KB, even before it has sent anything."""
 MAX_CONNECTION_CALLS = MAX_CALLS // 2
 """Concurrent calls of one connection; the client's gRPC library holds further ones back until one has ended."""
 LAST_CALLS_SECONDS = 0.5
@@ -173,7 +173,7 @@ def _grpc_hosts(hosts: list[str]) -> list[str]:
 
 def _bind(server: grpc.aio.Server, hosts: list[str], options: ServerOptions) -> int:
     """Listens on `hosts`. Returns the port, which is the same on all of them. Raises AddressError or TLSError."""
-    # Sockets of our own find the errors: gRPC reports no reason, and none at all for some addresses of a wildcard.
+    # Our own sockets reveal errors: gRPC gives no reason, and no error for an address that a wildcard leaves out.
     listeners = addresses.bind(hosts, options.port)
     port = addresses.port_of(listeners)
     for listener in listeners:

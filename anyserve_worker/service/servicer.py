@@ -14,7 +14,7 @@ import grpc
 from anyserve_common.text import shortened
 from anyserve_worker import __version__
 from anyserve_worker.core.errors import Draining, InvalidRequest, WorkerError
-from anyserve_worker.core.origin import origin
+from anyserve_worker.core.origin import read_origin
 from anyserve_worker.core.task_requests import (
     DetokenizeRequest,
     EmbedRequest,
@@ -158,7 +158,7 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             responder = Responder(request, model.name, contract.TASKS[task].outputs)
             if task != contract.TASK_GENERATE:
                 return responder.build(await _run_task(engine, parse_task(task, request)))
-            generation = await engine.submit(parse(request), origin(request, context.invocation_metadata() or ()))
+            generation = await engine.submit(parse(request), read_origin(request, context.invocation_metadata() or ()))
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
             finally:

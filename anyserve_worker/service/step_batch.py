@@ -58,9 +58,9 @@ def step_batch(rows: Iterable[Row]) -> ModelInferResponse:
             (contract.ROW_CACHED_TOKENS, [delta.cached_tokens for delta in deltas]),
             (contract.ROW_COMPLETION_TOKENS, [delta.completion_tokens for delta in deltas]),
         ]
-        marked = [-1 if delta.marked_tokens is None else delta.marked_tokens for delta in deltas]
-        if max(marked) >= 0:
-            columns.append((contract.ROW_MARKED_TOKENS, marked))
+        marked_tokens = [-1 if delta.marked_tokens is None else delta.marked_tokens for delta in deltas]
+        if max(marked_tokens) >= 0:
+            columns.append((contract.ROW_MARKED_TOKENS, marked_tokens))
     for spec, elements in columns:
         tensors.add_output(response, spec, elements, raw=False)
     return response

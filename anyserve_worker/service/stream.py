@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 from anyserve_common.text import shortened
 from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import AnswerTooLarge, InvalidRequest, WorkerError
-from anyserve_worker.core.origin import Metadata, origin
+from anyserve_worker.core.origin import Metadata, read_origin
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.service import step_batch
 from anyserve_worker.service.outbox import Outbox
@@ -29,7 +29,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, Mo
 log = logging.getLogger(__name__)
 
 MAX_WAITING = 512
-"""Requests whose response the client has not read yet. From this number on, the stream's requests are not read."""
+"""Requests with an unread response. From this number on, no further request is read from the stream."""
 
 MAX_WHOLE_BYTES = 60 << 20
 """Bytes of a whole response. One that is too large for the client would end the stream with all its requests."""
@@ -50,7 +50,7 @@ class Stream:
         self._draining = draining
         self._metadata = metadata
         self._outbox = Outbox(self._on_sent)
-        self._numbered: dict[int, RunningGeneration | asyncio.Task[None]] = {}
+        self._by_number: dict[int, RunningGeneration | asyncio.Task[None]] = {}
         """Unfinished requests by number; a task until the engine has the request."""
         self._n_unanswered = 0
         self._all_answered = asyncio.Event()
@@ -84,14 +84,14 @@ class Stream:
                 await self._all_answered.wait()
         except* DecodeError:
             error = InvalidRequest("a message of the stream cannot be parsed")
-        except* grpc.aio.BaseError as cut:  # The server has stopped, or the client is gone.
-            log.debug("a stream was cut off: %s", cut.exceptions)
+        except* grpc.aio.BaseError as errors:  # The server has stopped, or the client is gone.
+            log.debug("a stream was cut off: %s", errors.exceptions)
         except* Exception:
             log.exception("a stream failed")
             error = WorkerError("internal error")
         finally:
             drained.cancel()
-            for running in self._numbered.values():
+            for running in self._by_number.values():
                 running.cancel()
         self._outbox.close()
         return error
@@ -104,12 +104,12 @@ class Stream:
     def _accept(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
         number = None
         try:
-            cancelled = step_batch.number(request, contract.PARAM_CANCEL)
-            if cancelled is not None:
-                self._cancel(cancelled)
+            cancelled_number = step_batch.number(request, contract.PARAM_CANCEL)
+            if cancelled_number is not None:
+                self._cancel(cancelled_number)
                 return
             number = step_batch.number(request, contract.PARAM_REQUEST)
-            if number in self._numbered:
+            if number in self._by_number:
                 raise InvalidRequest(
                     f"parameter '{contract.PARAM_REQUEST}': {number} is the number of a running request"
                 )
@@ -121,7 +121,7 @@ class Stream:
         if number is None:
             tasks.create_task(self._answer(request))
         else:
-            self._numbered[number] = tasks.create_task(self._start(request, number))
+            self._by_number[number] = tasks.create_task(self._start(request, number))
 
     # ---- Counts
 
@@ -152,48 +152,48 @@ class Stream:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             generation_request = parse(request)
-            whole = None
+            whole_response = None
             if request.parameters[contract.PARAM_WHOLE].bool_param:
-                whole = _WholeAnswer(number, Responder(request, model.name, contract.UNARY_OUTPUTS))
+                whole_response = _WholeResponse(number, Responder(request, model.name, contract.UNARY_OUTPUTS))
             else:
                 step_batch.check_form(request)
-            generation = await model.engine.submit(generation_request, origin(request))
+            generation = await model.engine.submit(generation_request, read_origin(request))
         except Exception as error:
-            del self._numbered[number]
+            del self._by_number[number]
             self._end(request, error, number)
             return
-        self._numbered[number] = generation
+        self._by_number[number] = generation
         self._add_waiting(-1)  # from here on, the engine limits their number
-        generation.forward(lambda item: self._arrived(request, number, generation, whole, item))
+        generation.forward(lambda item: self._arrived(request, number, generation, whole_response, item))
 
     def _arrived(
         self,
         request: ModelInferRequest,
         number: int,
         generation: RunningGeneration,
-        whole: "_WholeAnswer | None",
+        whole_response: "_WholeResponse | None",
         item: Delta | WorkerError,
     ) -> None:
         if generation.done:
-            del self._numbered[number]
+            del self._by_number[number]
             self._add_waiting(1)
         if isinstance(item, WorkerError):
             self._end(request, item, number)
             return
-        if whole is None:
+        if whole_response is None:
             self._outbox.add_row((number, item), ends=generation.done)
         else:
-            whole.deltas.append(item)
+            whole_response.deltas.append(item)
             if generation.done:
                 try:
-                    self._outbox.add(whole.response(request))
+                    self._outbox.add(whole_response.response(request))
                 except Exception as error:
                     self._outbox.add(_error_response(request, error, number))
         if generation.done:
             self._count_answer()
 
     def _cancel(self, number: int) -> None:
-        running = self._numbered.pop(number, None)
+        running = self._by_number.pop(number, None)
         if running is None:
             return
         running.cancel()
@@ -212,7 +212,7 @@ class Stream:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             responder = Responder(request, model.name, contract.STREAM_OUTPUTS)
-            generation = await model.engine.submit(parse(request), origin(request, self._metadata))
+            generation = await model.engine.submit(parse(request), read_origin(request, self._metadata))
             try:
                 async for response, last in _responses(request, responder, generation):
                     await self._outbox.put(ModelStreamInferResponse(infer_response=response), ends=last)
@@ -223,7 +223,7 @@ class Stream:
         self._count_answer()
 
 
-class _WholeAnswer:
+class _WholeResponse:
     """Collects the deltas of a request that gets one whole response."""
 
     def __init__(self, number: int, responder: Responder) -> None:

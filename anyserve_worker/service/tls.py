@@ -1,4 +1,4 @@
-"""TLS of the server: its certificate, and the CAs of its clients. New connections use changed files, old ones stay."""
+"""The server's TLS: its certificate, and the CAs of its clients. Changed files apply to new connections."""
 
 import logging
 import ssl
@@ -36,10 +36,10 @@ class TLS:
     def read(self) -> grpc.ServerCertificateConfiguration:
         """Checks and reads the files. Raises TLSError."""
         try:
-            check = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-            check.load_cert_chain(self.certificate, self.key, password=_no_password)
+            context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+            context.load_cert_chain(self.certificate, self.key, password=_no_password)
             if self.client_ca:
-                check.load_verify_locations(self.client_ca)
+                context.load_verify_locations(self.client_ca)
             return grpc.ssl_server_certificate_configuration(
                 [(self.key.read_bytes(), self.certificate.read_bytes())],
                 root_certificates=self.client_ca.read_bytes() if self.client_ca else None,
@@ -63,13 +63,13 @@ def credentials(tls: TLS) -> grpc.ServerCredentials:
             versions = tls.versions()
             if versions == current:
                 return None
-            changed = tls.read()
+            new_configuration = tls.read()
         except TLSError as error:
             log.error("keeping the former certificate: %s", error)
             return None
         current = versions
         log.info("reloaded %s", tls.certificate)
-        return changed
+        return new_configuration
 
     return grpc.dynamic_ssl_server_credentials(
         configuration, reload, require_client_authentication=tls.client_ca is not None

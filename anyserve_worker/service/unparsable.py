@@ -26,7 +26,7 @@ class UnparsableMessageInterceptor(grpc.aio.ServerInterceptor):
     """Guards the methods of all services."""
 
     def __init__(self) -> None:
-        self._guarded: dict[str, Any] = {}
+        self._handlers: dict[str, Any] = {}
         """Guarded handlers by method."""
 
     async def intercept_service(
@@ -35,12 +35,12 @@ class UnparsableMessageInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         method = handler_call_details.method
-        if method not in self._guarded:
+        if method not in self._handlers:
             handler = await continuation(handler_call_details)
             if handler is None:  # There is no such method.
                 return handler
-            self._guarded[method] = _guard(handler, method)
-        return self._guarded[method]
+            self._handlers[method] = _guard(handler, method)
+        return self._handlers[method]
 
 
 def _guard(handler: Any, method: str) -> Any:

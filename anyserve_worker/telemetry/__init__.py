@@ -1,1 +1,1 @@
-"""What operators see of the worker: metrics, log lines, traces. The engine counts and takes times; all else is here."""
+"""Telemetry of the worker: metrics, log lines and traces, from the counters and times that the engine records."""

@@ -40,7 +40,7 @@ _HISTOGRAMS = {
 
 
 class MeasuredEngine(Protocol):
-    """What the metrics read from an engine, on any thread. Implemented by `engine.engine.Engine`."""
+    """The values of an engine that metrics read, on any thread. Implemented by `engine.engine.Engine`."""
 
     n_cells: int
     """KV cells in total."""
@@ -67,7 +67,7 @@ class MeasuredEngine(Protocol):
 
 
 class MeasuredModel(Protocol):
-    """What the metrics read from a served model. Implemented by `service.repository.ServedModel`."""
+    """The values of a served model that metrics read. Implemented by `service.repository.ServedModel`."""
 
     name: str
     load_seconds: float
@@ -109,14 +109,16 @@ class WorkerCollector(Collector):
         info.add_metric([__version__], 1)
         yield info
         ready = GaugeMetricFamily(f"{_PREFIX}model_ready", "1 if the model is ready, else 0.", labels=["model"])
-        loading = GaugeMetricFamily(f"{_PREFIX}model_load_seconds", "Time it took to load the model.", labels=["model"])
+        load_seconds = GaugeMetricFamily(
+            f"{_PREFIX}model_load_seconds", "Time it took to load the model.", labels=["model"]
+        )
         engines: dict[str, MeasuredEngine] = {}
         for model in self._models:
             ready.add_metric([model.name], model.ready)
             if model.ready:
-                loading.add_metric([model.name], model.load_seconds)
+                load_seconds.add_metric([model.name], model.load_seconds)
                 engines[model.name] = model.engine
-        yield from (ready, loading)
+        yield from (ready, load_seconds)
         yield from self._engine_metrics(engines)
 
     def _engine_metrics(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
@@ -139,10 +141,10 @@ class WorkerCollector(Collector):
         yield from self._labelled_metrics(engines)
 
     def _labelled_metrics(self, engines: dict[str, MeasuredEngine]) -> Iterator[Metric]:
-        preempted = CounterMetricFamily(
+        preemptions = CounterMetricFamily(
             f"{_PREFIX}preemptions", "Sequences preempted, to be computed again later.", labels=["model"]
         )
-        ended = CounterMetricFamily(
+        requests_ended = CounterMetricFamily(
             f"{_PREFIX}requests_ended", "Requests that ended, by outcome.", labels=["model", "outcome"]
         )
         threads = GaugeMetricFamily(
@@ -151,19 +153,19 @@ class WorkerCollector(Collector):
             labels=["model", "step", "tokens"],
         )
         for name, engine in engines.items():
-            preempted.add_metric([name], engine.n_preempted)
+            preemptions.add_metric([name], engine.n_preempted)
             for outcome, count in engine.stats.outcomes.copy().items():
-                ended.add_metric([name, outcome], count)
+                requests_ended.add_metric([name, outcome], count)
             for prompts, tokens, count in engine.threads_chosen:
                 threads.add_metric([name, "prefill" if prompts else "decode", str(tokens)], count)
-        yield from (preempted, ended, threads)
+        yield from (preemptions, requests_ended, threads)
 
 
 def _add_histogram(family: HistogramMetricFamily, model: str, histogram: Histogram) -> None:
-    buckets, seen = [], 0
+    buckets, cumulative = [], 0
     for bound, count in zip((*histogram.bounds, inf), histogram.counts.copy(), strict=True):
-        seen += count
-        buckets.append(("+Inf" if bound == inf else str(float(bound)), float(seen)))
+        cumulative += count
+        buckets.append(("+Inf" if bound == inf else str(float(bound)), float(cumulative)))
     family.add_metric([model], buckets, histogram.total)
 
 

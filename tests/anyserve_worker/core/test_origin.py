@@ -1,6 +1,6 @@
 import pytest
 
-from anyserve_worker.core.origin import Origin, origin
+from anyserve_worker.core.origin import Origin, read_origin
 from protos.grpc_predict_v2_pb2 import ModelInferRequest
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -16,29 +16,29 @@ def request(id: str = "cmpl-1", **parameters: str) -> ModelInferRequest:
 def test_of_the_call() -> None:
     trace = (("traceparent", PARENT), ("tracestate", "a=1"))
     metadata = (("x-request-id", "mine"), *trace, ("user-agent", "x"), ("x-bin", b"\0"))
-    assert origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT, "a=1")
+    assert read_origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT, "a=1")
 
 
 def test_of_a_request_on_a_shared_stream() -> None:
     given = request(anyserve_request_id="mine", anyserve_traceparent=PARENT, anyserve_tracestate="a=1")
-    assert origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT, "a=1")
+    assert read_origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT, "a=1")
 
 
 def test_no_state_without_a_trace() -> None:
-    assert origin(request(anyserve_tracestate="a=1")) == Origin("cmpl-1")
-    assert origin(request(anyserve_traceparent=PARENT, anyserve_tracestate="a")) == Origin("cmpl-1", "", PARENT)
+    assert read_origin(request(anyserve_tracestate="a=1")) == Origin("cmpl-1")
+    assert read_origin(request(anyserve_traceparent=PARENT, anyserve_tracestate="a")) == Origin("cmpl-1", "", PARENT)
 
 
 def test_nothing_is_told() -> None:
-    assert origin(ModelInferRequest()) == Origin()
+    assert read_origin(ModelInferRequest()) == Origin()
 
 
 @pytest.mark.parametrize("bad", ["", "two words", "a\nb", "\x1b[0m", "ä", "x" * 129, "a\n"])
 def test_what_would_spoil_a_log_is_left_out(bad: str) -> None:
-    assert origin(request(bad, anyserve_request_id=bad, anyserve_traceparent=bad)) == Origin()
+    assert read_origin(request(bad, anyserve_request_id=bad, anyserve_traceparent=bad)) == Origin()
 
 
 def test_a_parameter_of_another_type_is_left_out() -> None:
     message = ModelInferRequest()
     message.parameters["anyserve_request_id"].int64_param = 5
-    assert origin(message) == Origin()
+    assert read_origin(message) == Origin()

@@ -57,7 +57,7 @@ async def worker(
             options,
             ThreadChooser((1,), (1,)),
             vector_runner=vector_runners.get(name),
-            on_end=partial((observer or Observer()).ended, name),
+            on_end=partial((observer or Observer()).record, name),
         )
         for name, runner in runners.items()
     }

@@ -200,7 +200,7 @@ def _fitting_texts(texts: Iterable[str], templates: str) -> list[str]:
     return fitting
 
 
-def _log_fields(model: ServedModel, options: ModelOptions) -> dict[str, object]:
+def _model_fields(model: ServedModel, options: ModelOptions) -> dict[str, object]:
     engine, config = model.engine, model.config
     fixed_threads = [threads for threads in (options.threads, options.threads_batch) if threads]
     return {
@@ -268,7 +268,7 @@ class Repository:
             model.load_seconds = round(time.monotonic() - started, 3)
             model.start(options)
             ready = f"model '{model.name}' is ready: {model.config['description']}"
-            log_fields(log, logging.INFO, ready, _log_fields(model, options))
+            log_fields(log, logging.INFO, ready, _model_fields(model, options))
 
     def cancel_loading(self) -> None:
         """Makes a running `load` end early."""

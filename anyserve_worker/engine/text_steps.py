@@ -148,15 +148,15 @@ class TextSteps:
         return True
 
     def _append(self, chunk: Chunk, tokens: list[int]) -> None:
-        """Adds sampled tokens to the chunk's sequence until it ends. A draft may have tokens beyond the end."""
+        """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
         sequence, text, reason = chunk.sequence, "", None
         output, vocabulary, scores = sequence.output, self._vocabulary, sequence.logprobs
         if sequence.error:
             self.abort(self._owner[sequence], sequence.error)
             return
-        echo = self._echo(sequence) if sequence.echo and tokens else None
+        echoed = self._echo(sequence) if sequence.echo and tokens else None
         for token in tokens:
-            if len(sequence.tokens) >= sequence.limit:  # No tokens were requested, only scores of the prompt.
+            if len(sequence.tokens) >= sequence.limit:  # Nothing was to be generated, the prompt had to be read.
                 reason = contract.FINISH_LENGTH
                 break
             sequence.tokens.append(token)
@@ -183,10 +183,10 @@ class TextSteps:
             text += output.flush()
         if output.stopped:
             reason = contract.FINISH_STOP
-        if text or reason or echo:
+        if text or reason or echoed:
             logprobs = scores.pop(len(text), all=bool(reason) and not output.stopped) if scores else ()
-            if echo:
-                text, logprobs = echo[0] + text, echo[1] + logprobs
+            if echoed:
+                text, logprobs = echoed[0] + text, echoed[1] + logprobs
             self._emit(sequence, text, reason, logprobs)
         if reason:
             self._finish(sequence)

@@ -69,15 +69,15 @@ class FakeWorker:
         tasks: set[asyncio.Task[None]] = set()
         try:
             async for message in messages:
-                request = ModelInferRequest.FromString(message)
-                if contract.PARAM_CANCEL in request.parameters:
-                    steps.cancel(request.parameters[contract.PARAM_CANCEL].int64_param)
-                elif request.parameters[contract.PARAM_WHOLE].bool_param:
-                    await steps.write(_numbered(request.parameters[contract.PARAM_REQUEST].int64_param))
-                elif contract.PARAM_REQUEST in request.parameters:
-                    steps.add(request.parameters[contract.PARAM_REQUEST].int64_param, *_wish(request))
-                else:
-                    tasks.add(asyncio.create_task(self._alone(request, context)))
+                for request in _requests(message):
+                    if contract.PARAM_CANCEL in request.parameters:
+                        steps.cancel(request.parameters[contract.PARAM_CANCEL].int64_param)
+                    elif request.parameters[contract.PARAM_WHOLE].bool_param:
+                        steps.answer(request.parameters[contract.PARAM_REQUEST].int64_param)
+                    elif contract.PARAM_REQUEST in request.parameters:
+                        steps.add(request.parameters[contract.PARAM_REQUEST].int64_param, *_wish(request))
+                    else:
+                        tasks.add(asyncio.create_task(self._alone(request, context)))
             if tasks:
                 await asyncio.wait(tasks)
         finally:
@@ -110,6 +110,9 @@ class Steps:
         self._seconds = 0.0
         self._message = b""  # of a step that ends nothing, for those that run
         self._task: asyncio.Task[None] | None = None
+        self._whole: list[int] = []
+        """Requests that get their whole answer with the next message."""
+        self._answering: asyncio.Task[None] | None = None
         self._writing = asyncio.Lock()
 
     def add(self, number: int, tokens: int, seconds: float) -> None:
@@ -118,13 +121,27 @@ class Steps:
         if self._task is None or self._task.done():
             self._task = asyncio.create_task(self._run())
 
+    def answer(self, number: int) -> None:
+        """Answers the request whole, with one token."""
+        self._whole.append(number)
+        if self._answering is None or self._answering.done():
+            self._answering = asyncio.create_task(self._answer())
+
+    async def _answer(self) -> None:
+        """As the worker does: all that is there once the transport has accepted the last message is one message."""
+        while self._whole:
+            async with self._writing:
+                numbers, self._whole = self._whole, []
+                await self._context.write(_step(numbers, set(numbers), dict.fromkeys(numbers, 1)))
+
     def cancel(self, number: int) -> None:
         self._left.pop(number, None)
         self._message = b""
 
     def stop(self) -> None:
-        if self._task:
-            self._task.cancel()
+        for task in (self._task, self._answering):
+            if task:
+                task.cancel()
 
     async def _run(self) -> None:
         while self._left:
@@ -151,6 +168,14 @@ def _wish(request: ModelInferRequest) -> tuple[int, float]:
     return pace.parse(given[contract.PROMPT.name].elements[0].decode() if contract.PROMPT.name in given else "")
 
 
+def _requests(message: bytes) -> list[ModelInferRequest]:
+    """Of one message."""
+    request = ModelInferRequest.FromString(message)
+    if contract.PARAM_BUNDLE not in request.parameters:
+        return [request]
+    return [ModelInferRequest.FromString(part) for part in request.raw_input_contents]
+
+
 def _constantly(message: bytes) -> Callable[[bytes, Context], Awaitable[bytes]]:
     async def answer(_: bytes, __: Context) -> bytes:
         return message
@@ -166,7 +191,7 @@ def _constants(step_batches: bool) -> dict[str, Any]:
     config.config.name = MODEL
     index = RepositoryIndexResponse()
     index.models.add(name=MODEL, version="1", state="READY")
-    extensions = [contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS] if step_batches else []
+    extensions = contract.EXTENSIONS if step_batches else ()
     return {
         "ServerLive": ServerLiveResponse(live=True),
         "ServerReady": ServerReadyResponse(ready=True),
@@ -194,13 +219,6 @@ def _whole(raw: bool) -> ModelInferResponse:
         (contract.CACHED_TOKENS, [0]),
         (contract.COMPLETION_TOKENS, [1]),
     )
-
-
-def _numbered(number: int) -> bytes:
-    """The whole answer to a request on a shared stream."""
-    answer = _whole(raw=False)
-    answer.parameters[contract.PARAM_REQUEST].int64_param = number
-    return ModelStreamInferResponse(infer_response=answer).SerializeToString()
 
 
 def _streamed(request_id: str, raw: bool, *, end: bool, tokens: int = 0) -> bytes:

@@ -310,9 +310,11 @@ EXTENSION_STEP_BATCHES = "anyserve_step_batches"
 """In ServerMetadata.extensions: the server knows PARAM_REQUEST and PARAM_CANCEL."""
 EXTENSION_PINGS = "anyserve_pings"
 """The same: it may be pinged once a second, whether it has something to do or not."""
-EXTENSION_WHOLE_ANSWERS = "anyserve_whole_answers"
+EXTENSION_WHOLE_ANSWERS = "anyserve_whole_rows"
 """The same: the server knows PARAM_WHOLE."""
-EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS, EXTENSION_WHOLE_ANSWERS)
+EXTENSION_BUNDLES = "anyserve_bundles"
+"""The same: the server knows PARAM_BUNDLE."""
+EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS, EXTENSION_WHOLE_ANSWERS, EXTENSION_BUNDLES)
 
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
@@ -422,7 +424,11 @@ PARAM_FINAL = "triton_final_response"
 PARAM_REQUEST = "anyserve_request"
 """int64, stream request: its answer comes in step batches, under this number of 0…2³¹-1. Its error says it again."""
 PARAM_WHOLE = "anyserve_whole"
-"""bool, stream request with PARAM_REQUEST: it is answered as by ModelInfer, and the response has PARAM_REQUEST, too."""
+"""bool, stream request with PARAM_REQUEST: its rows come together, when its last choice has ended."""
+PARAM_BUNDLE = "anyserve_bundle"
+"""bool, stream request without anything else: each of `raw_input_contents` is a serialised request of the stream."""
+MAX_BUNDLE = 256
+"""Requests in one bundle."""
 PARAM_CANCEL = "anyserve_cancel"
 """int64, stream request without anything else: the request with this number is given up."""
 

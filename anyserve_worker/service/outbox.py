@@ -3,9 +3,11 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 
-from anyserve_worker.service.step_batch import Row, step_batch
+from anyserve_worker.service.step_batch import Row, split, step_batch
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
 
+MAX_BATCH_BYTES = 16 << 20
+"""Text of the rows in one step batch, unless a single row has more. Clients limit the size of a message."""
 MAX_RESPONSES = 64
 """Responses of `put` that may wait here. Further `put` calls block, and deltas collect in the requests' mailboxes."""
 
@@ -59,7 +61,8 @@ class Outbox:
             row_ends, self._row_ends = self._row_ends, 0
             responses, self._responses = self._responses, []
             if rows:
-                yield ModelStreamInferResponse(infer_response=step_batch(rows))
+                for part in split(rows, MAX_BATCH_BYTES):
+                    yield ModelStreamInferResponse(infer_response=step_batch(part))
                 self._on_sent(row_ends)
             for response, ends, has_slot in responses:
                 yield response

@@ -1,6 +1,6 @@
 """Step batches: messages of the contract with the new output of many requests. PURE."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 
 from anyserve_worker.core.delta import Delta, join_deltas
 from anyserve_worker.core.errors import InvalidRequest
@@ -36,6 +36,20 @@ def check_form(message: ModelInferRequest) -> None:
         raise InvalidRequest("a request answered in step batches cannot name its outputs")
     if message.parameters[contract.PARAM_EMPTY_FINAL].bool_param:
         raise InvalidRequest("a request answered in step batches has no empty final response")
+
+
+def split(rows: Sequence[Row], max_bytes: int) -> Iterator[Sequence[Row]]:
+    """Yields all rows in order, in parts of at most `max_bytes` of text or of one row. Each row is less than 64 MiB."""
+    start = size = 0
+    for i, (_, delta) in enumerate(rows):
+        length = len(delta.text)
+        if size + 4 * length > max_bytes:  # characters have up to 4 bytes
+            length = len(delta.text.encode())
+        if size + length > max_bytes and i > start:
+            yield rows[start:i]
+            start, size = i, 0
+        size += length
+    yield rows[start:]
 
 
 def step_batch(rows: Iterable[Row]) -> ModelInferResponse:

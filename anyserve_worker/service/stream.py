@@ -101,7 +101,21 @@ class Stream:
         await self._draining.wait()
         await self._all_answered.wait()
 
-    def _accept(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
+    def _accept(self, message: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
+        """Raises DecodeError for a bundle with a request that cannot be parsed."""
+        if contract.PARAM_BUNDLE not in message.parameters:
+            self._accept_request(message, tasks)
+            return
+        parts = message.raw_input_contents
+        if len(parts) > contract.MAX_BUNDLE:
+            self._count_request()
+            problem = f"the bundle has {len(parts)} requests, the limit is {contract.MAX_BUNDLE}"
+            self._end(message, InvalidRequest(problem), None)
+            return
+        for part in parts:
+            self._accept_request(ModelInferRequest.FromString(part), tasks)
+
+    def _accept_request(self, request: ModelInferRequest, tasks: asyncio.TaskGroup) -> None:
         number = None
         try:
             cancelled_number = step_batch.number(request, contract.PARAM_CANCEL)
@@ -109,6 +123,8 @@ class Stream:
                 self._cancel(cancelled_number)
                 return
             number = step_batch.number(request, contract.PARAM_REQUEST)
+            if contract.PARAM_BUNDLE in request.parameters:
+                raise InvalidRequest("a bundle cannot contain another one")
             if number in self._by_number:
                 raise InvalidRequest(
                     f"parameter '{contract.PARAM_REQUEST}': {number} is the number of a running request"
@@ -152,11 +168,7 @@ class Stream:
             model = self._admit(request)
             model.engine.refuse_too_many_ids(contract.TASK_GENERATE, request)
             generation_request = parse(request)
-            whole_response = None
-            if request.parameters[contract.PARAM_WHOLE].bool_param:
-                whole_response = _WholeResponse(number, Responder(request, model.name, contract.UNARY_OUTPUTS))
-            else:
-                step_batch.check_form(request)
+            step_batch.check_form(request)
             generation = await model.engine.submit(generation_request, read_origin(request))
         except Exception as error:
             del self._by_number[number]
@@ -164,33 +176,42 @@ class Stream:
             return
         self._by_number[number] = generation
         self._add_waiting(-1)  # from here on, the engine limits their number
-        generation.forward(lambda item: self._arrived(request, number, generation, whole_response, item))
+        unsent: list[Delta] | None = [] if request.parameters[contract.PARAM_WHOLE].bool_param else None
+        generation.forward(lambda item: self._arrived(request, number, generation, unsent, item))
 
     def _arrived(
         self,
         request: ModelInferRequest,
         number: int,
         generation: RunningGeneration,
-        whole_response: "_WholeResponse | None",
+        unsent: list[Delta] | None,
         item: Delta | WorkerError,
     ) -> None:
+        """`unsent`: the deltas of a request whose rows are sent together, at its end; None for any other."""
         if generation.done:
             del self._by_number[number]
             self._add_waiting(1)
         if isinstance(item, WorkerError):
             self._end(request, item, number)
             return
-        if whole_response is None:
+        if unsent is None:
             self._outbox.add_row((number, item), ends=generation.done)
         else:
-            whole_response.deltas.append(item)
+            unsent.append(item)
             if generation.done:
-                try:
-                    self._outbox.add(whole_response.response(request))
-                except Exception as error:
-                    self._outbox.add(_error_response(request, error, number))
+                self._add_rows(request, number, merge(unsent))
         if generation.done:
             self._count_answer()
+
+    def _add_rows(self, request: ModelInferRequest, number: int, choices: list[Delta]) -> None:
+        """Adds the only rows of a request, one for each choice."""
+        size = sum(len(choice.text.encode()) for choice in choices)
+        if size > MAX_WHOLE_BYTES:
+            error = AnswerTooLarge(f"the response has {size} bytes of text, the limit on a stream is {MAX_WHOLE_BYTES}")
+            self._outbox.add(_error_response(request, error, number))
+            return
+        for choice in choices:
+            self._outbox.add_row((number, choice), ends=choice is choices[-1])
 
     def _cancel(self, number: int) -> None:
         running = self._by_number.pop(number, None)
@@ -221,23 +242,6 @@ class Stream:
         except Exception as error:
             await self._outbox.put(_error_response(request, error), ends=True)
         self._count_answer()
-
-
-class _WholeResponse:
-    """Collects the deltas of a request that gets one whole response."""
-
-    def __init__(self, number: int, responder: Responder) -> None:
-        self.deltas: list[Delta] = []
-        self._number = number
-        self._responder = responder
-
-    def response(self, request: ModelInferRequest) -> ModelStreamInferResponse:
-        """Raises AnswerTooLarge."""
-        response = self._responder.unary(self.deltas)
-        if (size := response.ByteSize()) > MAX_WHOLE_BYTES:
-            raise AnswerTooLarge(f"the response has {size} bytes, the limit on a stream is {MAX_WHOLE_BYTES}")
-        response.parameters[contract.PARAM_REQUEST].int64_param = self._number
-        return ModelStreamInferResponse(infer_response=response)
 
 
 async def _next(requests: AsyncIterator[ModelInferRequest], drained: "asyncio.Task[None]") -> ModelInferRequest | None:

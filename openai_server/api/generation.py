@@ -139,7 +139,7 @@ class Generator:
 
     async def _infer(self, call: ModelInferRequest, members: Sequence[Member], turn: Turn) -> Answer:
         n, n_generated = turn.n_returned, turn.n_generated
-        answer = self._dialect.answer(await self._pool.infer(call, members), n_generated)
+        answer = await self._pool.answer(call, members, n_generated, self._dialect.answer)
         return answer if n_generated == n else best(answer, n)
 
     # ---- Before the calls

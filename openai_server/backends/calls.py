@@ -20,6 +20,7 @@ from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import SharedStream, StreamLost, unnumbered
 from openai_server.core import request_context
+from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
@@ -44,6 +45,8 @@ READY_INTERVAL = 1.0
 NO_TIMEOUT = 3600.0
 """Seconds that the last calls of a channel get that is replaced, if they have no other limit."""
 _PLAIN = Dialer()
+Read = Callable[[ModelInferResponse, int], Answer]
+"""A dialect's `answer`."""
 T = TypeVar("T")
 
 
@@ -228,14 +231,22 @@ class Backend:
 
     # ---- Inference. Cancelling the caller cancels the call, at once.
 
-    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
-        """Raises BackendError."""
-        _name_caller(request)
-        if self._may_ride(request):
+    async def answer(self, request: ModelInferRequest, n: int, read: Read) -> Answer:
+        """The whole answer to a generation of `n` choices; `read` is the dialect's, for that of a call.
+
+        Raises BackendError.
+        """
+        if self._rides(request):
+            _name_caller(request)
             try:
-                return await self._sharing().infer(request)
+                return await self._sharing().answer(request, n)
             except StreamLost:  # a call finds out why
                 unnumbered(request)
+        return read(await self.infer(request), n)
+
+    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
+        """A call. Raises BackendError."""
+        _name_caller(request)
         self._n_unary += 1
         try:
             headers = aio.Metadata(*request_context.current().headers)  # gRPC would convert a list more slowly
@@ -266,22 +277,20 @@ class Backend:
             return self._sharing().start(request, n, k, mailbox)
         return self._task(self._stream_alone(request, n, k, mailbox)).cancel
 
-    def _may_ride(self, request: ModelInferRequest) -> bool:
-        """Whether the shared stream answers sooner than a call, whose set-up costs more than a message.
-
-        It does not while another message is on its way out: messages go one by one, calls side by side.
-        """
+    def _rides(self, request: ModelInferRequest) -> bool:
+        """Whether the shared stream takes the request: a call, with its set-up, costs more than rows of a batch."""
         if contract.EXTENSION_WHOLE_ANSWERS not in (self._extensions or ()):
             return False
         shared = self._shared
         if shared is None:
             self._sharing()  # for those that come after this one
             return False
-        return shared.sends_at_once and not shared.retired and _may_share(request) and _generates(request)
+        return not shared.retired and _may_share(request)
 
     def _sharing(self) -> SharedStream:
         if self._shared is None or self._shared.retired:
-            self._shared = SharedStream(self._open, timeout=self._timeout)
+            takes_bundles = contract.EXTENSION_BUNDLES in (self._extensions or ())
+            self._shared = SharedStream(self._open, timeout=self._timeout, takes_bundles=takes_bundles)
         return self._shared
 
     def _task(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
@@ -335,10 +344,6 @@ def _may_share(request: ModelInferRequest) -> bool:
     return request.ByteSize() <= MAX_SHARED_BYTES and not any(
         tensor.name == contract.LOGPROBS.name for tensor in request.inputs
     )
-
-
-def _generates(request: ModelInferRequest) -> bool:
-    return contract.PARAM_TASK not in request.parameters
 
 
 async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:

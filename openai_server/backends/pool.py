@@ -12,17 +12,19 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Coroutine, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
-from openai_server.backends.calls import Backend
+from openai_server.backends.calls import Backend, Read
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import unnumbered
+from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 log = logging.getLogger(__name__)
+T = TypeVar("T")
 
 EVERY_ADDRESS = "dns:///"
 """Before a name: each of its addresses is a server of its own."""
@@ -278,14 +280,24 @@ class Pool:
                 member.backend.recheck_readiness()
             return False
 
+    async def answer(self, request: ModelInferRequest, members: Sequence[Member], n: int, read: Read) -> Answer:
+        """The whole answer to a generation of `n` choices; `read` is the dialect's. Raises BackendError."""
+        return await self._on_one(request, members, lambda backend: backend.answer(request, n, read))
+
     async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
         """Raises BackendError."""
+        return await self._on_one(request, members, lambda backend: backend.infer(request))
+
+    async def _on_one(
+        self, request: ModelInferRequest, members: Sequence[Member], call: Callable[[Backend], Awaitable[T]]
+    ) -> T:
+        """The result of `call` on the first of them that doesn't fail, the least busy one first."""
         member, tried = self._pick(members), list[Member]()
         while True:
             assert member is not None
             tried.append(member)
             try:
-                return await member.backend.infer(request)
+                return await call(member.backend)
             except BackendError as error:
                 if (member := self._another(error, request.model_name, members, tried)) is None:
                     raise

@@ -5,6 +5,7 @@ client that reads slowly doesn't hold up the stream. No gRPC here: `calls.py` op
 """
 
 import asyncio
+import itertools
 import logging
 from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import aclosing, suppress
@@ -16,16 +17,19 @@ from openai_server.backends.dialects.anyserve import decode
 from openai_server.backends.dialects.anyserve.decode import ChoiceEnd
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.core import request_context
+from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.usage import Usage
 from protos import contract
-from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse, ModelStreamInferResponse
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 
 log = logging.getLogger(__name__)
 
 Open = Callable[[AsyncIterator[ModelInferRequest]], AsyncGenerator[ModelStreamInferResponse, None]]
 """Sends the requests as they come, gives the responses as they come. Raises BackendError."""
 
+MAX_BUNDLE_BYTES = 1 << 20
+"""Of the requests in one message, unless the first of them is larger."""
 LOST = "The model backend ended the stream."
 LATE = "The time limit has passed."
 
@@ -53,10 +57,29 @@ class _Streamed:
 
 @dataclass(slots=True, eq=False)
 class _Whole:
-    """A request that is answered with one response."""
+    """A request whose rows come together."""
 
-    answer: "asyncio.Future[ModelInferResponse]"
+    answer: "asyncio.Future[Answer]"
     timer: asyncio.TimerHandle | None
+    texts: list[bytes]
+    """By choice."""
+    ends: dict[int, ChoiceEnd]
+    """By choice, those that have come."""
+
+    def end(self) -> None:
+        """Its last choice has ended."""
+        if self.answer.done():
+            return
+        choices = [Choice(i, text.decode(errors="replace"), self.ends[i].reason) for i, text in enumerate(self.texts)]
+        ends = self.ends.values()
+        marked = [end.marked for end in ends if end.marked >= 0]
+        usage = Usage(
+            self.ends[0].prompt,
+            sum(end.completion for end in ends),
+            self.ends[0].cached,
+            sum(marked) if marked else None,
+        )
+        self.answer.set_result(Answer(choices, usage))
 
     def fail(self, error: BackendError) -> None:
         if not self.answer.done():
@@ -67,18 +90,17 @@ class SharedStream:
     """One stream, opened at once, read until it ends. Losing it fails its requests.
 
     `timeout`, in seconds, is for each request; None is no bound. It is told to the backend and watched here as well,
-    since a backend that has stopped answers nothing.
+    since a backend that has stopped answers nothing. `takes_bundles`: the backend takes several requests in a message.
     """
 
-    def __init__(self, open: Open, *, timeout: float | None) -> None:
+    def __init__(self, open: Open, *, timeout: float | None, takes_bundles: bool = False) -> None:
         self.retired = False
         """It has ended, or its backend drains: new requests belong on another one."""
-        self.sends_at_once = False
-        """No message waits to be sent, or is being sent."""
         self._retiring = False
         self._has_ended = False
         self._open = open
         self._timeout = timeout
+        self._takes_bundles = takes_bundles
         self._loop = asyncio.get_running_loop()
         self._last_number = -1
         self._requests: dict[int, _Streamed | _Whole] = {}
@@ -118,15 +140,18 @@ class SharedStream:
         self._send(request, number)
         return lambda: self._cancel(number)
 
-    async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
-        """Sends the request, and returns its whole answer. Raises BackendError; StreamLost if there was none."""
+    async def answer(self, request: ModelInferRequest, n: int) -> Answer:
+        """Sends the request for `n` choices, and returns its whole answer.
+
+        Raises BackendError; StreamLost if the stream has ended before.
+        """
         number, answer = self._number(), self._loop.create_future()
         request.parameters[contract.PARAM_WHOLE].bool_param = True
-        self._requests[number] = _Whole(answer, self._prepare(request, number))
+        self._requests[number] = _Whole(answer, self._prepare(request, number), [b""] * n, {})
         self._send(request, number)
         try:
-            response: ModelInferResponse = await answer
-            return response
+            whole: Answer = await answer
+            return whole
         finally:
             self._cancel(number)  # without effect on an answer that has come
 
@@ -141,7 +166,6 @@ class SharedStream:
         return self._loop.call_later(self._timeout, self._expire, number)
 
     def _send(self, request: ModelInferRequest, number: int) -> None:
-        self.sends_at_once = False
         self._unsent[number] = request
         self._to_send.set()
 
@@ -182,15 +206,31 @@ class SharedStream:
 
     async def _outgoing(self) -> AsyncIterator[ModelInferRequest]:
         while not self._has_ended:
-            self.sends_at_once = True
             await self._to_send.wait()
             self._to_send.clear()
             # Cancellations first: they make room for the others.
             while self._cancelled or self._unsent:
                 if self._cancelled:
                     yield _cancellation(self._cancelled.pop())
+                elif self._takes_bundles and len(self._unsent) > 1:
+                    yield self._bundle()
                 else:
                     yield self._unsent.pop(next(iter(self._unsent)))
+
+    def _bundle(self) -> ModelInferRequest:
+        """The requests that have waited longest, as one message."""
+        parts: list[bytes] = []
+        size = 0
+        for number in list(itertools.islice(self._unsent, contract.MAX_BUNDLE)):
+            part = self._unsent[number].SerializeToString()
+            size += len(part)
+            if parts and size > MAX_BUNDLE_BYTES:
+                break
+            del self._unsent[number]
+            parts.append(part)
+        message = ModelInferRequest(raw_input_contents=parts)
+        message.parameters[contract.PARAM_BUNDLE].bool_param = True
+        return message
 
     async def _read(self) -> None:
         why = LOST
@@ -237,15 +277,13 @@ class SharedStream:
         if response.error_message or not answer.outputs:
             self._take_error(response)
             return
-        if contract.PARAM_REQUEST in answer.parameters:
-            self._take_whole(answer)
-            return
         requests, delivery = self._requests, self._delivery
         for number, token, index, end in decode.step_batch(answer):
             request = requests.get(number)
             if not isinstance(request, _Streamed):
-                continue  # given up, but the backend did not know that yet
-            if not 0 <= index < request.n:
+                if request is not None:  # or it was given up, and the backend did not know that yet
+                    self._take_whole(number, request, token, index, end)
+            elif not 0 <= index < request.n:
                 self._cancel(number)
                 request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
             elif end is None:
@@ -265,10 +303,19 @@ class SharedStream:
             self._over(number)
             request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
 
-    def _take_whole(self, answer: ModelInferResponse) -> None:
-        request = self._over(answer.parameters[contract.PARAM_REQUEST].int64_param)
-        if isinstance(request, _Whole) and not request.answer.done():
-            request.answer.set_result(answer)
+    def _take_whole(self, number: int, request: _Whole, token: bytes, index: int, end: ChoiceEnd | None) -> None:
+        n = len(request.texts)
+        if not 0 <= index < n:
+            self._cancel(number)
+            request.fail(decode.no_such_choice(index, n))
+            return
+        request.texts[index] += token
+        if end is None:
+            return
+        request.ends[index] = end
+        if len(request.ends) == n:
+            self._over(number)
+            request.end()
 
     def _take_error(self, response: ModelStreamInferResponse) -> None:
         error = decode.stream_error(response)

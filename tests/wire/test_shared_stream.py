@@ -8,6 +8,7 @@ import pytest
 
 from openai_server.backends import calls as backend
 from openai_server.backends.shared_stream import SharedStream
+from openai_server.core.answer import Answer
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
@@ -114,13 +115,13 @@ async def test_a_worker_that_drains_finishes_what_it_has() -> None:
 def ridden(monkeypatch: pytest.MonkeyPatch) -> list[ModelInferRequest]:
     """The requests for whole answers that were sent on a shared stream."""
     requests: list[ModelInferRequest] = []
-    infer = SharedStream.infer
+    answer = SharedStream.answer
 
-    async def recorded(stream: SharedStream, request: ModelInferRequest) -> ModelInferResponse:
+    async def recorded(stream: SharedStream, request: ModelInferRequest, n: int) -> Answer:
         requests.append(request)
-        return await infer(stream, request)
+        return await answer(stream, request, n)
 
-    monkeypatch.setattr(SharedStream, "infer", recorded)
+    monkeypatch.setattr(SharedStream, "answer", recorded)
     return requests
 
 

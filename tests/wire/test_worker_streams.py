@@ -1,7 +1,7 @@
 """Step batches as the worker makes them: what a client of the stream gets, and that nothing is left behind."""
 
 import asyncio
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -50,8 +50,7 @@ class Client:
         """(finish_reason, prompt, cached, completion tokens)"""
         self.errors: list[tuple[int | None, str]] = []
         self.n_batches = 0
-        self.whole: dict[int, list[bytes]] = {}
-        """Texts of the choices of a whole answer."""
+        self.n_rows: Counter[tuple[int, int]] = Counter()
 
     async def send(self, *messages: ModelInferRequest) -> None:
         for message in messages:
@@ -68,9 +67,6 @@ class Client:
             number = said[contract.PARAM_REQUEST].int64_param if contract.PARAM_REQUEST in said else None
             self.errors.append((number, said[contract.ERROR_STATUS].string_param))
             return True
-        if contract.PARAM_REQUEST in said:
-            self.whole[said[contract.PARAM_REQUEST].int64_param] = columns(response)[contract.TEXT.name]
-            return True
         self._take(columns(response))
         return True
 
@@ -78,6 +74,7 @@ class Client:
         self.n_batches += 1
         keys = list(zip(batch["request"], batch["index"], strict=True))
         assert len(set(keys)) == len(keys), "a choice is in a batch at most once"
+        self.n_rows.update(keys)
         for key, token in zip(keys, batch["token"], strict=True):
             assert key not in self.ends, "nothing follows the end"
             self.texts[key] += token.decode()
@@ -251,15 +248,21 @@ async def test_a_whole_answer_is_that_of_a_call() -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, stub(running.port) as service:
         lookup: Any = service.ServerMetadata(ServerMetadataRequest())
         assert contract.EXTENSION_WHOLE_ANSWERS in (await lookup).extensions
-        variants: list[dict[str, Any]] = [{}, {"n": 3}, {"logprobs": 2}, {"max_tokens": 2}]
+        variants: list[dict[str, Any]] = [{}, {"n": 3}, {"max_tokens": 2}, {"mark_end": b"b"}]
         for inputs in variants:
             call: Any = service.ModelInfer(ask("q", id="x", **inputs))
-            called = await call
+            expected = {name: list(t.elements) for name, t in tensors.read_outputs(await call).items()}
             async with client(running.port) as stream:
                 await stream.send(ask_whole("q", 5, id="x", **inputs))
-                streamed = (await stream.call.read()).infer_response
-            assert streamed.parameters.pop(contract.PARAM_REQUEST).int64_param == 5
-            assert streamed == called
+                batch = columns(await stream.call.read())
+            n = inputs.get("n", 1)
+            assert batch["request"] == [5] * n
+            assert batch["index"] == list(range(n))
+            assert batch["token"] == expected["text"]
+            for name in ("finish_reason", "completion_tokens", "marked_tokens"):
+                assert batch.get(name) == expected.get(name)
+            for name in ("prompt_tokens", "cached_tokens"):
+                assert batch[name] == expected[name] * n
 
 
 async def test_whole_answers_and_step_batches_share_a_stream() -> None:
@@ -271,11 +274,9 @@ async def test_whole_answers_and_step_batches_share_a_stream() -> None:
         await stream.send(ask("q", 1), ask_whole("w", 2), ask_whole("x" * 200, 3), ask("q", 4))
         await eventually(running, 3)
         gate.open()
-        await stream.until_ended((1, 0), (4, 0))
-        while 2 not in stream.whole:
-            await stream.read()
-    assert stream.texts == {(1, 0): "abc", (4, 0): "abc"}
-    assert stream.whole == {2: [b"de"]}
+        await stream.until_ended((1, 0), (4, 0), (2, 0))
+    assert stream.texts == {(1, 0): "abc", (4, 0): "abc", (2, 0): "de"}
+    assert stream.n_rows[2, 0] == 1
     assert stream.errors == [(3, "INVALID_ARGUMENT")]
 
 
@@ -287,19 +288,79 @@ async def test_a_whole_answer_is_cancelled() -> None:
         await stream.send(cancel(1))
         await eventually(running, 1)
         gate.open()
-        while 2 not in stream.whole:
-            await stream.read()
-    assert stream.whole == {2: [b"abc"]}
+        await stream.until_ended((2, 0))
+    assert stream.texts == {(2, 0): "abc"}
 
 
 async def test_a_whole_answer_that_is_too_large_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("anyserve_worker.service.stream.MAX_WHOLE_BYTES", 500)
+    monkeypatch.setattr("anyserve_worker.service.stream.MAX_WHOLE_BYTES", 100)
     async with worker({"tiny": FakeRunner({"q": b"a" * 300, "w": b"b"})}) as running, client(running.port) as stream:
-        await stream.send(ask_whole("q", 1, n=3), ask_whole("w", 2))
-        while not (stream.errors and stream.whole):
+        await stream.send(ask_whole("q", 1, n=3, max_tokens=50), ask_whole("w", 2))
+        await stream.until_ended((2, 0))
+        while not stream.errors:
             await stream.read()
     assert stream.errors == [(1, "RESOURCE_EXHAUSTED")]
-    assert stream.whole == {2: [b"b"]}
+    assert stream.texts == {(2, 0): "b"}
+
+
+async def test_rows_of_many_bytes_come_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("anyserve_worker.service.outbox.MAX_BATCH_BYTES", 120)
+    async with worker({"tiny": FakeRunner({"q": b"a" * 300})}) as running, client(running.port) as stream:
+        await stream.send(ask_whole("q", 1, n=5, max_tokens=50))
+        await stream.until_ended(*((1, index) for index in range(5)))
+    assert stream.n_batches == 3
+    assert stream.texts == {(1, index): "a" * 50 for index in range(5)}
+
+
+# ---- Bundles
+
+
+def bundle(*requests: ModelInferRequest) -> ModelInferRequest:
+    message = ModelInferRequest(raw_input_contents=[request.SerializeToString() for request in requests])
+    message.parameters[contract.PARAM_BUNDLE].bool_param = True
+    return message
+
+
+async def test_the_requests_of_a_bundle_are_answered_as_if_each_had_been_sent() -> None:
+    async with (
+        worker({"tiny": FakeRunner({"q": b"abc", "w": b"de"})}) as running,
+        client(running.port) as stream,
+        stub(running.port) as service,
+    ):
+        lookup: Any = service.ServerMetadata(ServerMetadataRequest())
+        assert contract.EXTENSION_BUNDLES in (await lookup).extensions
+        await stream.send(bundle(ask("q", 1), ask_whole("w", 2), ask("x" * 200, 3)), bundle(), ask("q", 4))
+        await stream.until_ended((1, 0), (2, 0), (4, 0))
+    assert stream.texts == {(1, 0): "abc", (2, 0): "de", (4, 0): "abc"}
+    assert stream.errors == [(3, "INVALID_ARGUMENT")]
+
+
+async def test_a_bundle_may_cancel() -> None:
+    gate = Gate()
+    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
+        await stream.send(bundle(ask("q", 1), ask("q", 2), cancel(1)))
+        await eventually(running, 1)
+        gate.open()
+        await stream.until_ended((2, 0))
+    assert stream.texts == {(2, 0): "abc"}
+
+
+async def test_a_bundle_in_a_bundle_and_one_with_too_many_requests_are_refused() -> None:
+    async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
+        await stream.send(bundle(bundle(ask("q", 1))), bundle(*[ask("q", 1)] * (contract.MAX_BUNDLE + 1)), ask("q", 1))
+        await stream.until_ended((1, 0))
+        while len(stream.errors) < 2:
+            await stream.read()
+    assert stream.errors == [(None, "INVALID_ARGUMENT")] * 2
+
+
+async def test_a_bundle_that_is_broken_ends_the_stream_as_any_broken_message() -> None:
+    async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
+        broken = ModelInferRequest(raw_input_contents=[b"\xff"])
+        broken.parameters[contract.PARAM_BUNDLE].bool_param = True
+        await stream.send(broken)
+        with pytest.raises(aio.AioRpcError, match="cannot be parsed"):
+            await stream.read()
 
 
 async def test_a_timeout_is_that_of_one_request() -> None:

@@ -14,11 +14,13 @@ from openai_server.api import generation
 from openai_server.api.answers import AnswerIdentity, AnswerOptions
 from openai_server.api.completions.writer import CompletionWriter
 from openai_server.api.generation import Generator, ResolvedModel
+from openai_server.backends.calls import Read
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import Mailbox
 from openai_server.backends.pool import Pool
+from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError, BackendError
 from openai_server.core.messages import Message
 from openai_server.core.request_context import RequestContext
@@ -72,7 +74,7 @@ class FakePool:
         self.mailboxes = asyncio.Queue[Mailbox]()
         self.ping_interval = 60.0
 
-    async def infer(self, call: ModelInferRequest, members: Sequence[object]) -> ModelInferResponse:
+    async def answer(self, call: ModelInferRequest, members: Sequence[object], n: int, read: Read) -> Answer:
         self.calls.append(call)
         self.n_running += 1
         self.most_running = max(self.most_running, self.n_running)
@@ -86,7 +88,7 @@ class FakePool:
         assert answer is not None
         if isinstance(answer, BackendError):
             raise answer
-        return answer
+        return read(answer, n)
 
     @asynccontextmanager
     async def stream(

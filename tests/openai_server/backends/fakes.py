@@ -4,9 +4,10 @@ import asyncio
 from collections.abc import Callable
 from typing import cast
 
-from openai_server.backends.calls import Backend
+from openai_server.backends.calls import Backend, Read
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.pool import Address, Pool
+from openai_server.core.answer import Answer
 from openai_server.core.errors import BackendError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -62,6 +63,9 @@ class FakeBackend:
         if self.errors:
             raise self.errors.pop(0)
         return ModelInferResponse(id=self.target)
+
+    async def answer(self, request: ModelInferRequest, n: int, read: Read) -> Answer:
+        return read(await self.infer(request), n)
 
     def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
         self.requests.append(ModelInferRequest.FromString(request.SerializeToString()))

@@ -13,6 +13,7 @@ from openai_server.backends import calls as calls_module
 from openai_server.backends.calls import MAX_SHARED_BYTES, NO_TIMEOUT, Backend, _failure
 from openai_server.backends.mailbox import Mailbox
 from openai_server.core import current_request
+from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
@@ -20,7 +21,6 @@ from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigResponse,
     ModelInferRequest,
-    ModelInferResponse,
     ModelMetadataResponse,
     ModelReadyResponse,
     ModelStreamInferResponse,
@@ -29,7 +29,7 @@ from protos.grpc_predict_v2_pb2 import (
     ServerReadyResponse,
 )
 from tests.openai_server.backends.fake_channel import IDLE, READY, FakeChannel, FakeDialer, Stream, rpc_error
-from tests.wire.fake_worker import last, token, whole
+from tests.wire.fake_worker import last, message, token
 
 BATCHES, WHOLE, PINGS = contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS, contract.EXTENSION_PINGS
 
@@ -183,7 +183,7 @@ async def test_extensions_that_could_not_be_learned_are_looked_up_again() -> Non
 
 async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: RequestContext) -> None:
     backend, channel = await learned()
-    assert (await backend.infer(request())).id == "called"
+    assert await answer_of(backend, request()) == "called"
     [(_, sent, how)] = channel.calls
     assert how["timeout"] == 9
     assert list(how["metadata"]) == [(contract.METADATA_REQUEST_ID, "id")]
@@ -193,7 +193,7 @@ async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: Req
 async def riding(*extensions: str) -> tuple[Backend, FakeChannel, Stream]:
     """A backend whose shared stream is open, and has nothing to send."""
     backend, channel = await learned(*(extensions or (BATCHES, WHOLE)))
-    assert (await backend.infer(request())).id == "called"
+    assert await answer_of(backend, request()) == "called"
     stream = await channel.streams.get()
     await settled()
     channel.calls.clear()
@@ -209,18 +209,35 @@ async def settled() -> None:
 async def answer_next(stream: Stream, text: str = "shared") -> ModelInferRequest:
     """Answers the next request on the stream; returns it as it was sent."""
     sent = ModelInferRequest.FromString((await stream.sent.get()).SerializeToString())
-    answer = ModelInferResponse(id=text)
-    answer.MergeFrom(whole(text))
-    answer.parameters[contract.PARAM_REQUEST].int64_param = sent.parameters[contract.PARAM_REQUEST].int64_param
-    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=answer))
+    stream.answers.put_nowait(ended(sent.parameters[contract.PARAM_REQUEST].int64_param, text))
     return sent
+
+
+def ended(number: int, text: str) -> ModelStreamInferResponse:
+    """A step batch with the only row of a request."""
+    batch = message(
+        (contract.REQUEST, [number]),
+        (contract.ROW_TOKEN, [text.encode()]),
+        (contract.ROW_INDEX, [0]),
+        (contract.ROW_FINISH_REASON, [b"stop"]),
+        (contract.ROW_PROMPT_TOKENS, [3]),
+        (contract.ROW_CACHED_TOKENS, [0]),
+        (contract.ROW_COMPLETION_TOKENS, [2]),
+    )
+    return ModelStreamInferResponse(infer_response=batch)
+
+
+async def answer_of(backend: Backend, request: ModelInferRequest) -> str:
+    """The text of the whole answer, or the id of the response to a call."""
+    answer = await backend.answer(request, 1, lambda response, _: Answer([Choice(0, response.id, None)], None))
+    return answer.choices[0].text
 
 
 async def test_whole_answers_ride_on_the_shared_stream_once_it_is_open(context: RequestContext) -> None:
     backend, channel, stream = await riding()
-    answer = asyncio.create_task(backend.infer(request()))
+    answer = asyncio.create_task(answer_of(backend, request()))
     sent = await answer_next(stream)
-    assert (await answer).id == "shared"
+    assert await answer == "shared"
     assert not channel.methods("ModelInfer")
     assert sent.parameters[contract.PARAM_WHOLE].bool_param
     assert sent.parameters[contract.PARAM_CALLER].string_param == "caller"
@@ -231,7 +248,7 @@ async def test_whole_answers_ride_on_the_shared_stream_once_it_is_open(context: 
 async def test_no_stream_is_opened_for_a_server_that_does_not_offer_it() -> None:
     backend, channel = await learned(BATCHES)
     for _ in range(2):
-        assert (await backend.infer(request())).id == "called"
+        assert await answer_of(backend, request()) == "called"
     await settled()
     assert channel.streams.empty()
 
@@ -250,26 +267,33 @@ def with_logprobs() -> ModelInferRequest:
 
 @pytest.mark.parametrize(
     "made",
-    [too_large, with_logprobs, lambda: request(**{contract.PARAM_TASK: contract.TASK_EMBED})],
-    ids=["large", "log probabilities", "another task"],
+    [too_large, with_logprobs],
+    ids=["large", "log probabilities"],
 )
 async def test_what_does_not_fit_the_shared_stream_is_a_call(made: Any) -> None:
     backend, _, stream = await riding()
-    assert (await backend.infer(made())).id == "called"
+    assert await answer_of(backend, made()) == "called"
     assert stream.sent.empty()
     await backend.close()
 
 
-async def test_a_request_behind_another_message_is_a_call() -> None:
+async def test_a_request_waits_behind_another_message() -> None:
     backend, channel, stream = await riding()
     stream.may_send.clear()
-    first = asyncio.create_task(backend.infer(request()))
+    answers = [asyncio.create_task(answer_of(backend, request())) for _ in range(2)]
     await settled()
-    assert (await backend.infer(request())).id == "called"
-    assert len(channel.methods("ModelInfer")) == 1
     stream.may_send.set()
-    await answer_next(stream)
-    assert (await first).id == "shared"
+    for text in ("one", "two"):
+        await answer_next(stream, text)
+    assert await asyncio.gather(*answers) == ["one", "two"]
+    assert not channel.methods("ModelInfer")
+    await backend.close()
+
+
+async def test_other_tasks_are_calls() -> None:
+    backend, _, stream = await riding()
+    assert (await backend.infer(request())).id == "called"
+    assert stream.sent.empty()
     await backend.close()
 
 
@@ -277,23 +301,23 @@ async def test_a_retired_stream_takes_no_request() -> None:
     backend, _, _ = await riding()
     assert backend._shared is not None
     backend._shared.retired = True
-    assert (await backend.infer(request())).id == "called"
+    assert await answer_of(backend, request()) == "called"
     await backend.close()
 
 
 async def test_a_stream_that_is_lost_leads_to_a_call_as_if_there_had_been_none(context: RequestContext) -> None:
     backend, channel, stream = await riding()
-    answer = asyncio.create_task(backend.infer(request(kept="x")))
+    answer = asyncio.create_task(answer_of(backend, request(kept="x")))
     await stream.sent.get()
     stream.answers.put_nowait(rpc_error("UNAVAILABLE"))
-    assert (await answer).id == "called"
+    assert await answer == "called"
     [sent] = channel.methods("ModelInfer")
     assert sorted(sent.parameters) == sorted(["kept", contract.PARAM_CALLER])  # the rest is metadata
 
 
 async def test_an_error_of_the_shared_stream_that_is_the_requests_is_its_answer() -> None:
     backend, channel, stream = await riding()
-    answer = asyncio.create_task(backend.infer(request()))
+    answer = asyncio.create_task(answer_of(backend, request()))
     number = (await stream.sent.get()).parameters[contract.PARAM_REQUEST].int64_param
     stream.answers.put_nowait(refusal(number))
     with pytest.raises(BackendError) as failed:
@@ -540,7 +564,7 @@ async def test_the_last_calls_of_a_channel_that_is_replaced_have_a_limit() -> No
 @pytest.mark.parametrize("grace", [None, 9.0])
 async def test_closing_ends_the_shared_stream_at_once_unless_there_is_time(grace: float | None) -> None:
     backend, channel, stream = await riding()
-    answer = asyncio.create_task(backend.infer(request()))
+    answer = asyncio.create_task(answer_of(backend, request()))
     sent = await stream.sent.get()
     await backend.close(grace)
     assert channel.closed == [grace]
@@ -549,9 +573,7 @@ async def test_closing_ends_the_shared_stream_at_once_unless_there_is_time(grace
         answer.cancel()
         return
     assert not stream.is_cancelled
-    response = whole("x")
-    response.parameters[contract.PARAM_REQUEST].int64_param = sent.parameters[contract.PARAM_REQUEST].int64_param
-    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=response))
+    stream.answers.put_nowait(ended(sent.parameters[contract.PARAM_REQUEST].int64_param, "x"))
     await answer
     await settled()
     assert stream.is_cancelled

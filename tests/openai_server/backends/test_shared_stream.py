@@ -9,8 +9,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from openai_server.backends import shared_stream
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.shared_stream import SharedStream, unnumbered
+from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
@@ -74,12 +76,6 @@ class Backend:
             parameters[contract.PARAM_REQUEST].int64_param = number
         self._answers.put_nowait(response)
 
-    def answers(self, number: int, text: bytes) -> None:
-        """With a whole answer."""
-        answer = message((contract.TEXT, [text]))
-        answer.parameters[contract.PARAM_REQUEST].int64_param = number
-        self._answers.put_nowait(ModelStreamInferResponse(infer_response=answer))
-
     def breaks(self, error: BackendError | None = None) -> None:
         self._answers.put_nowait(error)
 
@@ -90,15 +86,22 @@ class Backend:
 
 
 @asynccontextmanager
-async def stream(timeout: float | None = None) -> AsyncIterator[tuple[SharedStream, Backend]]:
+async def stream(
+    timeout: float | None = None, *, takes_bundles: bool = False
+) -> AsyncIterator[tuple[SharedStream, Backend]]:
     backend = Backend()
-    shared = SharedStream(backend.open, timeout=timeout)
+    shared = SharedStream(backend.open, timeout=timeout, takes_bundles=takes_bundles)
     try:
         async with asyncio.timeout(10):
             yield shared, backend
     finally:
         await shared.close()
     assert not shared._requests
+
+
+def text(answer: Answer) -> str:
+    (choice,) = answer.choices
+    return choice.text
 
 
 def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
@@ -325,19 +328,41 @@ async def test_a_step_batch_that_comes_alone_is_delivered_at_once() -> None:
 
 async def test_a_whole_answer() -> None:
     async with stream() as (shared, backend):
-        one, two = (asyncio.create_task(shared.infer(ModelInferRequest(id=id))) for id in "ab")
+        one, two = (asyncio.create_task(shared.answer(ModelInferRequest(id=id), 1)) for id in "ab")
         a, b = await backend.sent.get(), await backend.sent.get()
         assert all(request.parameters[contract.PARAM_WHOLE].bool_param for request in (a, b))
-        backend.answers(b.parameters[contract.PARAM_REQUEST].int64_param, b"second")
-        backend.answers(a.parameters[contract.PARAM_REQUEST].int64_param, b"first")
-        assert (await one).outputs[0].contents.bytes_contents == [b"first"]
-        assert (await two).outputs[0].contents.bytes_contents == [b"second"]
+        backend.ends((b.parameters[contract.PARAM_REQUEST].int64_param, b"second", 0))
+        backend.ends((a.parameters[contract.PARAM_REQUEST].int64_param, b"first", 0))
+        assert text(await one) == "first"
+        assert text(await two) == "second"
         assert backend.sent.empty()
+
+
+async def test_a_whole_answer_with_choices_and_counts() -> None:
+    async with stream() as (shared, backend):
+        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 2))
+        number = await backend.number()
+        backend.says((number, b"\xc3", 1))
+        backend.ends((number, b"\xa4", 1), reason=b"length")
+        assert not asked.done()
+        backend.ends((number, b"\xff", 0))
+        assert await asked == Answer([Choice(0, "\ufffd", "stop"), Choice(1, "ä", "length")], Usage(3, 4, 1))
+
+
+@pytest.mark.parametrize("index", [-1, 1])
+async def test_a_whole_answer_with_a_choice_that_was_not_requested(index: int) -> None:
+    async with stream() as (shared, backend):
+        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
+        number = await backend.number()
+        backend.ends((number, b"x", index))
+        with pytest.raises(BackendError, match=f"sent choice {index} of 1"):
+            await asked
+        assert await backend.cancelled() == number
 
 
 async def test_an_error_instead_of_a_whole_answer() -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         backend.refuses(await backend.number(), "RESOURCE_EXHAUSTED", "queue_full")
         with pytest.raises(BackendError) as refused:
             await asked
@@ -346,7 +371,7 @@ async def test_an_error_instead_of_a_whole_answer() -> None:
 
 async def test_losing_the_stream_fails_those_that_wait_for_a_whole_answer() -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         await backend.number()
         backend.breaks()
         with pytest.raises(BackendError) as lost:
@@ -356,18 +381,18 @@ async def test_losing_the_stream_fails_those_that_wait_for_a_whole_answer() -> N
 
 async def test_a_whole_answer_that_nobody_waits_for_is_cancelled() -> None:
     async with stream() as (shared, backend):
-        gone, other = (asyncio.create_task(shared.infer(ModelInferRequest())) for _ in range(2))
+        gone, other = (asyncio.create_task(shared.answer(ModelInferRequest(), 1)) for _ in range(2))
         a, b = await backend.number(), await backend.number()
         gone.cancel()
         assert await backend.cancelled() == a
-        backend.answers(a, b"late")
-        backend.answers(b, b"x")
-        assert (await other).outputs[0].contents.bytes_contents == [b"x"]
+        backend.ends((a, b"late", 0))
+        backend.ends((b, b"x", 0))
+        assert text(await other) == "x"
 
 
 async def test_a_whole_answer_that_comes_too_late() -> None:
     async with stream(timeout=0.05) as (shared, backend):
-        asked = asyncio.create_task(shared.infer(ModelInferRequest()))
+        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         request = await backend.sent.get()
         assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 50_000
         with pytest.raises(BackendError) as late:
@@ -379,7 +404,7 @@ async def test_a_whole_answer_that_comes_too_late() -> None:
 async def test_a_request_that_is_sent_again_asks_for_no_whole_answer() -> None:
     request = ModelInferRequest(id="a")
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.infer(request))
+        asked = asyncio.create_task(shared.answer(request, 1))
         backend.refuses(await backend.number())
         with pytest.raises(BackendError):
             await asked
@@ -394,3 +419,75 @@ async def test_the_end_of_a_stream_ends_what_sends_on_it() -> None:
         backend.breaks()
         with pytest.raises(StopAsyncIteration):
             await first
+
+
+# ---- Bundles
+
+
+async def test_requests_that_wait_are_sent_as_one_message() -> None:
+    async with stream(takes_bundles=True) as (shared, backend):
+        backend.may_send.clear()
+        first = ask(shared)
+        for _ in range(5):
+            await asyncio.sleep(0)  # the stream takes it
+        others = [ask(shared) for _ in range(3)]
+        backend.may_send.set()
+        assert await backend.number() == 0
+        bundle = await backend.sent.get()
+        assert bundle.parameters[contract.PARAM_BUNDLE].bool_param
+        requests = [ModelInferRequest.FromString(part) for part in bundle.raw_input_contents]
+        numbers = [request.parameters[contract.PARAM_REQUEST].int64_param for request in requests]
+        assert numbers == [1, 2, 3]
+        assert backend.sent.empty()
+        backend.ends(*((number, b"x", 0) for number in range(4)))
+        for mailbox in (first, *others):
+            assert await whole(mailbox) == [(0, b"x", "stop", ())]
+
+
+async def test_a_request_that_was_given_up_is_in_no_bundle() -> None:
+    async with stream(takes_bundles=True) as (shared, backend):
+        mailboxes = [ask(shared) for _ in range(3)]
+        mailboxes[1].close()
+        bundle = await backend.sent.get()
+        requests = [ModelInferRequest.FromString(part) for part in bundle.raw_input_contents]
+        assert [request.parameters[contract.PARAM_REQUEST].int64_param for request in requests] == [0, 2]
+        for mailbox in mailboxes:
+            mailbox.close()
+
+
+@pytest.mark.parametrize(("limit", "sizes"), [(0, [1, 1, 1]), (60, [2, 1])])
+async def test_a_bundle_has_a_size(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = len(_numbered(0).SerializeToString())
+    monkeypatch.setattr(shared_stream, "MAX_BUNDLE_BYTES", limit and 2 * one + 1)
+    async with stream(takes_bundles=True) as (shared, backend):
+        mailboxes = [ask(shared) for _ in range(3)]
+        found = []
+        for _ in sizes:
+            sent = await backend.sent.get()
+            found.append(len(sent.raw_input_contents) or 1)
+        assert found == sizes
+        for mailbox in mailboxes:
+            mailbox.close()
+
+
+async def test_a_bundle_has_a_limit_of_requests() -> None:
+    async with stream(takes_bundles=True) as (shared, backend):
+        mailboxes = [ask(shared) for _ in range(contract.MAX_BUNDLE + 1)]
+        assert len((await backend.sent.get()).raw_input_contents) == contract.MAX_BUNDLE
+        assert await backend.number() == contract.MAX_BUNDLE
+        for mailbox in mailboxes:
+            mailbox.close()
+
+
+async def test_a_backend_that_takes_no_bundles_gets_each_request_alone() -> None:
+    async with stream() as (shared, backend):
+        mailboxes = [ask(shared) for _ in range(3)]
+        assert [await backend.number() for _ in mailboxes] == [0, 1, 2]
+        for mailbox in mailboxes:
+            mailbox.close()
+
+
+def _numbered(number: int) -> ModelInferRequest:
+    request = ModelInferRequest(id="0")
+    request.parameters[contract.PARAM_REQUEST].int64_param = number
+    return request

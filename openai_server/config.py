@@ -1,4 +1,4 @@
-"""The values of the options, and how an option is made: `cli.py` and `access/options.py` list them."""
+"""The values of the options, and helpers to define options. `cli.py` and `access/options.py` list the options."""
 
 import os
 import re
@@ -17,7 +17,7 @@ from openai_server.http.tls import Files
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Config:
-    """Times are in seconds. What each field means is said once, in the help of its option."""
+    """Times are in seconds. The help of each option documents its field."""
 
     anyserve_endpoint: tuple[str, ...] = ("localhost:8000",)
     backend_tls: bool = False
@@ -72,32 +72,32 @@ class Config:
 
     @property
     def tls_files(self) -> Files | None:
-        """None: plain HTTP."""
+        """The files for HTTPS; None serves plain HTTP."""
         return Files(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
 
     def set_up_logging(self) -> None:
         logs.set_up(self.log_level, self.log_format, current_request.request_id)
 
 
-# ---- To make options
+# ---- Helpers to define options
 
 
-def option(flag: str, help: str, *, cls: type[click.Option] = click.Option, **how: Any) -> click.Option:
+def option(flag: str, help: str, *, cls: type[click.Option] = click.Option, **settings: Any) -> click.Option:
     name = flag.removeprefix("--").split("/")[0].replace("-", "_")
-    if not how.get("multiple"):
-        how.setdefault("default", Config.__dataclass_fields__[name].default)
+    if not settings.get("multiple"):
+        settings.setdefault("default", Config.__dataclass_fields__[name].default)
     return cls(
         [flag, name],
         help=help,
         envvar=ENVIRONMENT_PREFIX + name.upper(),
         show_envvar=True,
-        show_default=how.get("default") is not None,
-        **how,
+        show_default=settings.get("default") is not None,
+        **settings,
     )
 
 
-class EmptyIsGiven(click.Option):
-    """An option whose environment variable counts where it is set to nothing, which click ignores."""
+class EmptyVariableOption(click.Option):
+    """An option that reads an empty environment variable as an empty value. click would ignore the variable."""
 
     def value_from_envvar(self, ctx: click.Context) -> Any:
         value = super().value_from_envvar(ctx)
@@ -118,10 +118,11 @@ def count(low: int, high: int | None = None) -> dict[str, Any]:
     return {"type": click.IntRange(low, high), "metavar": "N"}
 
 
-def path(**how: Any) -> dict[str, Any]:
-    return {"type": click.Path(path_type=Path), "metavar": "FILE", **how}
+def path(**settings: Any) -> dict[str, Any]:
+    return {"type": click.Path(path_type=Path), "metavar": "FILE", **settings}
 
 
-def names(_: click.Context, __: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    """A repeatable option; one value (an environment variable has only one) may hold several, by commas or spaces."""
-    return tuple(name for value in given for name in re.split(r"[,\s]+", value) if name)
+def names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """The names in a repeatable option. One value, such as an environment variable, may hold several names, separated
+    by commas or spaces."""
+    return tuple(name for value in values for name in re.split(r"[,\s]+", value) if name)

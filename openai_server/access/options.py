@@ -1,4 +1,4 @@
-"""The options of the door: keys, browsers, TLS, and how much is let in."""
+"""The options for access: API keys, CORS, TLS, connections and limits."""
 
 import re
 from collections.abc import Sequence
@@ -6,21 +6,21 @@ from pathlib import Path
 
 import click
 
-from openai_server.config import EmptyIsGiven, count, names, option, path, seconds
+from openai_server.config import EmptyVariableOption, count, names, option, path, seconds
 
 
-def _api_keys(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    """No message holds a key."""
-    from openai_server.access import keys  # and with it protobuf, which the parent of several processes does not need
+def _api_keys(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Checks the keys. No error message contains a key."""
+    from openai_server.access import keys  # imports protobuf, which the parent of several processes doesn't need
 
-    found = names(context, option, given)
-    if given and not found:  # such as a variable of the shell that is not set: not a reason to let everybody in
+    api_keys = names(context, option, values)
+    if values and not api_keys:  # such as an unset shell variable: it must not turn off authentication
         raise click.BadParameter("it is empty.")
     try:
-        keys.keys_from_options(found)
+        keys.keys_from_options(api_keys)
     except keys.BadKeys as error:
         raise click.BadParameter(f"{error}.") from None
-    return found
+    return api_keys
 
 
 def _api_key_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
@@ -36,12 +36,12 @@ def _api_key_file(_: click.Context, __: click.Parameter, path: Path | None) -> P
     return path
 
 
-def check_keys(given: Sequence[str], path: Path) -> None:
-    """Both together. Raises UsageError."""
+def check_keys(api_keys: Sequence[str], path: Path) -> None:
+    """Checks the keys of both options together. Raises UsageError."""
     from openai_server.access import key_ring, keys
 
     try:
-        key_ring.KeyRing(given, path)
+        key_ring.KeyRing(api_keys, path)
     except keys.BadKeys as error:
         raise click.UsageError(f"--api-key-file '{path}': {error}.") from None
 
@@ -49,88 +49,102 @@ def check_keys(given: Sequence[str], path: Path) -> None:
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
-def _origins(context: click.Context, option: click.Parameter, given: Sequence[str]) -> tuple[str, ...]:
-    origins = names(context, option, given)
+def _origins(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    origins = names(context, option, values)
     for origin in origins:
         if not _ORIGIN.fullmatch(origin):
-            raise click.BadParameter(f"{origin!r} is not of the form http://host:port, nor '*'.")
+            raise click.BadParameter(f"{origin!r} is neither of the form http://host:port nor '*'.")
     return origins
 
 
 ACCESS_OPTIONS = (
     option(
         "--api-key",
-        "Key that requests must show as `Authorization: Bearer KEY`; repeatable. Other users of the machine can see"
-        " the command line: the variable or --api-key-file keeps it from them.",
+        "Key that requests must send as `Authorization: Bearer KEY`; repeatable. Other users of the machine can see "
+        "the command line; use the environment variable or --api-key-file to hide the key from them.",
         metavar="KEY",
-        cls=EmptyIsGiven,
+        cls=EmptyVariableOption,
         callback=_api_keys,
         multiple=True,
     ),
     option(
         "--api-key-file",
-        "File of further keys, one a line, or `name: key`; keys of one name share its limits. Read again when it"
-        " changes.",
-        cls=EmptyIsGiven,
+        "File with more keys, one per line, either `key` or `name: key`; keys with the same name share its limits. "
+        "Reloaded when it changes.",
+        cls=EmptyVariableOption,
         **path(callback=_api_key_file),
     ),
     option(
         "--cors-origin",
-        "Origin of web pages that may use this server, such as https://chat.example.com, or `*`; repeatable.",
+        "Origin of web pages that may call this server, such as https://chat.example.com, or `*` for any; repeatable.",
         metavar="ORIGIN",
         callback=_origins,
         multiple=True,
     ),
-    option("--tls-cert", "Certificate with its chain (PEM): serves HTTPS. Read again when it changes.", **path()),
-    option("--tls-key", "Its key (PEM), if that is not in the same file.", **path()),
-    option("--tls-client-ca", "CA (PEM) of the certificates that clients then have to show.", **path()),
+    option("--tls-cert", "Certificate with its chain (PEM), to serve HTTPS. Reloaded when it changes.", **path()),
+    option("--tls-key", "Private key (PEM) of --tls-cert, if it is not in the same file.", **path()),
+    option(
+        "--tls-client-ca",
+        "Certificate authorities (PEM); clients must present a certificate that one of them issued.",
+        **path(),
+    ),
     option(
         "--max-connections",
-        "Open connections, in each process; above it the answer is 503. Fewer where the limit of open files is lower.",
+        "Maximum number of open connections, in each process; a connection beyond that gets status 503. Lower if the "
+        "process may open fewer files.",
         **count(1),
     ),
     option(
-        "--header-timeout", "Longest time for a request's headers, then 408; and for a handshake of TLS.", **seconds()
+        "--header-timeout",
+        "Time limit for receiving a request's headers, after which the status is 408; also for a TLS handshake.",
+        **seconds(),
     ),
-    option("--body-timeout", "Longest time for a request's body; then 408.", **seconds()),
-    option("--send-timeout", "Longest time that a client may not read what waits for it.", **seconds()),
+    option("--body-timeout", "Time limit for receiving a request's body, after which the status is 408.", **seconds()),
+    option("--send-timeout", "Disconnect a client that hasn't read pending data for this long.", **seconds()),
     option(
         "--keep-alive-timeout",
-        "Time after which a connection without a request is closed.",
+        "Close a connection that has had no request for this long.",
         type=click.IntRange(1),
         metavar="SECONDS",
     ),
-    option("--max-concurrency", "Requests that run at a time, in each process; 0 is no limit.", **count(0)),
+    option(
+        "--max-concurrency",
+        "Maximum number of requests that run at the same time, in each process; 0 is no limit.",
+        **count(0),
+    ),
     option(
         "--max-queue",
-        "Requests that wait for a place, in each process; above it the answer is 429. API keys take turns.",
+        "Maximum number of requests in the queue for a slot, in each process; a request beyond that gets status 429. "
+        "API keys take turns.",
         **count(0),
     ),
     option(
         "--queue-timeout",
-        "Longest time that a request waits for a place; then the answer is 429. 0 is no limit.",
+        "Time limit for waiting in the queue, after which a request gets status 429. 0 is no limit.",
         **seconds(0),
     ),
     option(
         "--requests-per-minute",
-        "Requests of each API key, in each process; above it the answer is 429. 0 is no limit.",
+        "Maximum requests per minute of each API key, in each process; a request beyond that gets status 429. 0 is no "
+        "limit.",
         **count(0),
     ),
     option(
         "--tokens-per-minute",
-        "Tokens, read and generated, of each API key, in each process; above it the answer is 429. 0 is no limit.",
+        "Maximum prompt and generated tokens per minute of each API key, in each process; a request beyond that gets "
+        "status 429. 0 is no limit.",
         **count(0),
     ),
     option(
         "--max-output-tokens",
-        "Largest `max_tokens`, and where a request without one ends; 0 is no limit but the context.",
+        "Largest `max_tokens`, and the limit for requests without `max_tokens`; 0 is no limit other than the context.",
         **count(0),
     ),
     option("--max-n", "Largest `n` and `best_of`.", **count(1, 128)),
-    option("--max-prompt-chars", "Characters of a prompt, or token ids; 0 is no limit.", **count(0)),
+    option("--max-prompt-chars", "Maximum length of a prompt, in characters or token ids; 0 is no limit.", **count(0)),
     option(
         "--max-schema-bytes",
-        "Bytes of a JSON Schema (as compact JSON), regular expression or grammar; 0 is no limit.",
+        "Maximum bytes of a JSON Schema (as compact JSON), regular expression or grammar; 0 is no limit.",
         **count(0),
     ),
 )

@@ -204,7 +204,7 @@ async def test_files_that_are_no_certificates(ours: Authority, tmp_path: Path) -
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        (["--backend-tls", "--backend-cert", "FILE"], "go together"),
+        (["--backend-tls", "--backend-cert", "FILE"], "must be set together"),
         (["--backend-ca", "FILE"], "need --backend-tls"),
         (["--backend-tls", "--backend-ca", "/no/such/file"], "does not exist"),
     ],

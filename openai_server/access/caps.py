@@ -42,7 +42,7 @@ class Caps:
         if limit is None or turn.has_default_limit:
             return replace(turn, token_limit=self.output_tokens, has_default_limit=False)
         problem = f"is above this server's limit of {self.output_tokens} tokens"
-        raise AboveLimit(turn.name("token_limit"), problem, of="integer")
+        raise AboveLimit(turn.name("token_limit"), problem, kind="integer")
 
     def check_fields(self, fields: Iterable[PromptField], body_size: int) -> None:
         """Raises AboveLimit."""
@@ -60,18 +60,18 @@ class Caps:
                 raise AboveLimit(
                     f"{field}[{i}]" if is_list and (text or len(prompts) > 1) else field,
                     f"has more than {self.prompt} {'characters' if text else 'tokens'}, this server's limit",
-                    of="string" if text else "array",
+                    kind="string" if text else "array",
                 )
 
     def _check_n(self, turn: Turn) -> None:
         for field, n in (("n_returned", turn.n_returned), ("n_to_send", turn.n_generated)):
             if n > self.n:
-                raise AboveLimit(turn.name(field), f"is above this server's limit of {self.n}", of="integer")
+                raise AboveLimit(turn.name(field), f"is above this server's limit of {self.n}", kind="integer")
 
     def _check_schemas(self, turn: Turn) -> None:
         for field, size in _guides(turn):
             if size > self.schema:
-                raise AboveLimit(field, f"is larger than {self.schema} bytes, this server's limit", of="string")
+                raise AboveLimit(field, f"is larger than {self.schema} bytes, this server's limit", kind="string")
 
 
 def _guides(turn: Turn) -> Iterable[tuple[str, int]]:

@@ -1,7 +1,7 @@
 """The message for a prompt that does not fit into the model's context. PURE.
 
-Clients match the words of OpenAI's message, which vLLM uses as well: programs cut the conversation when they find "This
-model's maximum context length is", and some read the numbers.
+Clients match the wording of OpenAI's message, which vLLM uses too: they shorten the conversation when they find "This
+model's maximum context length is", and some parse the numbers.
 """
 
 from collections.abc import Mapping
@@ -10,32 +10,33 @@ from dataclasses import dataclass
 from protos import contract
 
 MAX_DIGITS = 10
-"""Digits of a number of tokens. Python reads no integer of more than 4300 digits."""
+"""Digits of a token count. Python parses no integer of more than 4300 digits."""
 _TEXTS = {
     "messages": "your messages",
     "query": "your query and one of your documents",
     "documents": "your query and one of your documents",
 }
-"""By field; another field is called by its name."""
+"""Description of each field; any other field is described by its name."""
 _USES = {
     "messages": "{prompt} in the messages, {output} in the completion",
     "prompt": "{prompt} in your prompt; {output} for the completion",
 }
-"""What the requested tokens are for, where some are generated."""
+"""Breakdown of the requested tokens, by field, for endpoints that generate."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """What a request needs besides its prompt, in tokens. None: unknown, or nothing."""
+    """Context length, and the tokens that a request needs of it."""
 
     context_length: int | None
-    """Tokens that the model takes; None if unknown."""
+    """Tokens; None if unknown."""
     output_tokens: int | None = None
+    """Tokens to generate; None if unknown or none."""
     prompt_tokens: str = ""
     """Tokens of the prompt: a number, or `>` and a number; empty if the backend doesn't report it."""
 
     def reported(self, details: Mapping[str, str]) -> "Room":
-        """With the numbers in an error of the backend's."""
+        """A copy with the numbers from the details of a backend's error."""
         n_ctx = details.get(contract.ERROR_CONTEXT_LENGTH, "")
         prompt = details.get(contract.ERROR_PROMPT_TOKENS, "")
         return Room(
@@ -46,12 +47,12 @@ class Room:
 
 
 def is_number(text: str) -> bool:
-    """Whether it is a number of tokens."""
+    """Whether the text is a token count."""
     return text.isascii() and text.isdecimal() and len(text) <= MAX_DIGITS
 
 
 def message(field: str, room: Room, backend_message: str) -> str:
-    """`field` is the one that the prompt came from; empty if unknown."""
+    """The error message. `field` is the request field with the prompt; empty if unknown."""
     prompt_tokens = room.prompt_tokens
     if "maximum context length is" in backend_message and not prompt_tokens:
         return backend_message
@@ -67,6 +68,6 @@ def message(field: str, room: Room, backend_message: str) -> str:
             use = _USES[field].format(prompt=prompt, output=output)
             return f"{limit}you requested {prompt + output} tokens ({use}). {reduce}"
     count = f"{prompt_tokens} tokens" if prompt_tokens else "more tokens"
-    if prompt_tokens.startswith(">"):  # the number stands where clients look for it
+    if prompt_tokens.startswith(">"):  # clients look for the number at this place
         count = f"{prompt_tokens[1:]} tokens or more"
     return f"{limit}{text} resulted in {count}. {reduce}"

@@ -1,4 +1,4 @@
-"""Errors as types that carry their HTTP status, and the one table from gRPC status to HTTP status.
+"""Error types that carry their HTTP status, and the table from gRPC status to HTTP status.
 
 PURE. The envelope is OpenAI's: `{"error": {"message", "type", "param", "code"}}`, for every status.
 """
@@ -24,7 +24,7 @@ class ErrorContent(TypedDict):
 
 
 class Error(TypedDict):
-    """The envelope."""
+    """The JSON envelope of every error response."""
 
     error: ErrorContent
 
@@ -32,13 +32,13 @@ class Error(TypedDict):
 MAX_MESSAGE = 1000
 """Characters of a message."""
 MAX_PARAM = 200
-"""Characters of a `param`, which may be made of names that the client made up."""
+"""Characters of a `param`, which may contain names that the client chose."""
 
 
 class APIError(Exception):
-    """What the client is told: an HTTP status and the four fields of the envelope.
+    """An error response: an HTTP status and the four fields of the envelope.
 
-    `param` names the request field to blame, as a path such as `messages[0].content`.
+    `param` names the request field that caused the error, as a path such as `messages[0].content`.
     """
 
     def __init__(
@@ -68,14 +68,14 @@ class APIError(Exception):
 
 
 class InvalidRequest(APIError):
-    """The request itself is at fault."""
+    """The request itself is invalid (status 400)."""
 
     def __init__(self, message: str, *, param: str | None = None, code: str | None = None) -> None:
         super().__init__(400, message, param=param, code=code)
 
 
 class UnsupportedParameter(InvalidRequest):
-    """A field of OpenAI's API, or a value of one, that this server does not do."""
+    """A field of OpenAI's API, or a value of such a field, that this server doesn't support."""
 
     def __init__(self, param: str, message: str = "") -> None:
         super().__init__(
@@ -86,11 +86,11 @@ class UnsupportedParameter(InvalidRequest):
 
 
 class TaskNotSupported(InvalidRequest):
-    """Such as a chat with a model that makes embeddings."""
+    """The model doesn't support the task of the endpoint, such as a chat with an embedding model."""
 
     def __init__(self, model: str, task: str, tasks: Iterable[str]) -> None:
         super().__init__(
-            f"The model '{model}' can't {task}. What it can do: {', '.join(tasks)}.",
+            f"The model '{model}' does not support the task '{task}'. It supports: {', '.join(tasks)}.",
             param="model",
             code="unsupported_task",
         )
@@ -123,8 +123,8 @@ class TooManyValues(APIError):
     def __init__(self, limit: int) -> None:
         super().__init__(
             413,
-            f"The request body has more than {limit} JSON values, this server's limit (--max-json-values): commas and "
-            "opening brackets are counted, those in strings too.",
+            f"The request body has more than {limit} JSON values, this server's limit (--max-json-values). Commas "
+            "and opening brackets are counted, including those in strings.",
             code="request_too_large",
         )
 
@@ -140,10 +140,10 @@ class BodyTooSlow(APIError):
 
 
 class AboveLimit(InvalidRequest):
-    """A field asks for more than this server is set to give. `of` is what it is: integer, string or array."""
+    """A field exceeds a limit of this server. `kind` is the field's type: integer, string or array."""
 
-    def __init__(self, param: str, problem: str, *, of: str) -> None:
-        code = "integer_above_max_value" if of == "integer" else f"{of}_above_max_length"
+    def __init__(self, param: str, problem: str, *, kind: str) -> None:
+        code = "integer_above_max_value" if kind == "integer" else f"{kind}_above_max_length"
         super().__init__(f"'{shortened(param, MAX_PARAM)}' {problem}.", param=param, code=code)
 
 
@@ -153,21 +153,21 @@ class Unauthorized(APIError):
 
 
 class RateLimited(APIError):
-    """The caller has used up its requests or tokens a minute (access/rates.py), until `wait` seconds from now."""
+    """The caller has used up its requests or tokens per minute (access/rates.py) for the next `wait` seconds."""
 
     def __init__(self, message: str, wait: float) -> None:
         headers = {"retry-after": str(max(1, ceil(wait))), "retry-after-ms": str(ceil(wait * 1000))}
         super().__init__(429, message, code="rate_limit_exceeded", headers=headers)
 
 
-LONGEST_RETRY = 60
-"""Seconds; clients of OpenAI take no longer ones at their word."""
+MAX_RETRY_AFTER = 60
+"""Seconds. OpenAI's clients ignore a longer Retry-After."""
 
 
 class Overloaded(APIError):
-    """More requests, or bytes of their bodies, than this server takes at a time (access/gate.py, access/turns.py).
+    """The server has as many requests, or bytes of bodies, as it accepts (access/gate.py, access/turns.py).
 
-    There may be fewer after `wait` seconds.
+    `wait` is the number of seconds after which the client should retry.
     """
 
     def __init__(self, wait: float = 1) -> None:
@@ -175,7 +175,7 @@ class Overloaded(APIError):
             429,
             "The server has too many requests at the moment; please try again.",
             code="server_overloaded",
-            headers={"retry-after": str(min(max(1, ceil(wait)), LONGEST_RETRY))},
+            headers={"retry-after": str(min(max(1, ceil(wait)), MAX_RETRY_AFTER))},
         )
 
 
@@ -190,7 +190,7 @@ class TooManyConnections(APIError):
 
 
 class Unavailable(APIError):
-    """The backend can't answer now; a second later it may."""
+    """The backend can't answer at the moment; the client should retry after a second."""
 
     def __init__(self, message: str) -> None:
         super().__init__(503, message, code="backend_unavailable", headers={"retry-after": "1"})
@@ -202,7 +202,7 @@ class ShuttingDown(Unavailable):
 
 
 class InternalError(APIError):
-    """Tells nothing of what went wrong: that is for the log."""
+    """A failure of this server. The response hides the cause, which is logged."""
 
     def __init__(self) -> None:
         super().__init__(500, "The server failed to process the request.", code="internal_error")
@@ -211,20 +211,20 @@ class InternalError(APIError):
 # ---- Errors of the backend
 
 MAX_BACKEND_MESSAGE = 4 * MAX_MESSAGE
-"""Characters of a backend's message, before what is of no use to a client is taken out of it."""
+"""Characters of a backend's message, before the part that is useless to a client is removed."""
 
 
 class BackendError(Exception):
-    """A failed gRPC call, or an answer that makes no sense (which counts as UNKNOWN).
+    """A failed gRPC call, or an invalid response (status UNKNOWN).
 
-    `status` is the name of a gRPC status code. `details` are the contract's ERROR_ names, each of which may be absent.
+    `status` is the name of a gRPC status code. `details` has values for the contract's ERROR_ names; any may be absent.
     """
 
     tried: frozenset[tuple[Any, str]] = frozenset()
-    """Members of the pool that gave it, each with the model that it was called for."""
+    """Pool members that returned this error, each with the model that was called."""
 
     def __init__(self, status: str, message: str, details: Mapping[str, str] = MappingProxyType({})) -> None:
-        message = shortened(message, MAX_BACKEND_MESSAGE)  # of a stream's error it may be a long one
+        message = shortened(message, MAX_BACKEND_MESSAGE)  # the message of a stream's error may be long
         super().__init__(message)
         self.status = status
         self.message = message
@@ -232,51 +232,51 @@ class BackendError(Exception):
         self.reason = details.get(contract.ERROR_REASON, "")
         """One of the contract's REASON_ words, or empty."""
         self.tensor = details.get(contract.ERROR_TENSOR, "")
-        """The input tensor to blame, or empty."""
+        """The input tensor that caused the error, or empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class HttpStatus:
-    """How a gRPC status is told over HTTP."""
+    """How a gRPC status is reported over HTTP."""
 
     status: int
     code: str | None = None
-    says: str = ""
-    """Told in place of the backend's message, where that is about its insides rather than about the request."""
+    message: str = ""
+    """Replaces the backend's message where that describes the backend's internals; empty keeps it."""
     retry_after: str = ""
-    """Seconds."""
+    """Seconds for the Retry-After header; empty sends none."""
 
 
 _FAILED = "The model backend failed."
-_AWAY = "The model backend is not available at the moment; please try again."
-_LATE = "The model did not answer within this server's time limit."
+_UNAVAILABLE = "The model backend is not available at the moment; please try again."
+_TIMED_OUT = "The model did not answer within this server's time limit."
 _REFUSED = "The model backend refused this server's credentials."
 
-# Every status but OK. The statuses that blame the request are 4xx and keep the backend's message.
+# Every status except OK. Statuses that mean an error in the request are 4xx and keep the backend's message.
 GRPC_TO_HTTP: dict[str, HttpStatus] = {
-    # Never by us: then nobody would wait for the answer. It is how a server that shuts down meets a call.
-    "CANCELLED": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    # This server sends no response after it has cancelled a call, so here the backend is shutting down.
+    "CANCELLED": HttpStatus(503, "backend_unavailable", _UNAVAILABLE, retry_after="1"),
     "UNKNOWN": HttpStatus(502, "backend_error"),
     "INVALID_ARGUMENT": HttpStatus(400),
-    "DEADLINE_EXCEEDED": HttpStatus(504, "timeout", _LATE),
+    "DEADLINE_EXCEEDED": HttpStatus(504, "timeout", _TIMED_OUT),
     "NOT_FOUND": HttpStatus(404, "model_not_found"),
     "ALREADY_EXISTS": HttpStatus(502, "backend_error", _FAILED),
     "PERMISSION_DENIED": HttpStatus(502, "backend_error", _REFUSED),
     "RESOURCE_EXHAUSTED": HttpStatus(429, "rate_limit_exceeded", retry_after="1"),
     "FAILED_PRECONDITION": HttpStatus(400),
-    "ABORTED": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "ABORTED": HttpStatus(503, "backend_unavailable", _UNAVAILABLE, retry_after="1"),
     "OUT_OF_RANGE": HttpStatus(400),
     "UNIMPLEMENTED": HttpStatus(501, "not_implemented"),
     "INTERNAL": HttpStatus(500, "backend_error", _FAILED),
-    "UNAVAILABLE": HttpStatus(503, "backend_unavailable", _AWAY, retry_after="1"),
+    "UNAVAILABLE": HttpStatus(503, "backend_unavailable", _UNAVAILABLE, retry_after="1"),
     "DATA_LOSS": HttpStatus(500, "backend_error", _FAILED),
     "UNAUTHENTICATED": HttpStatus(502, "backend_error", _REFUSED),
 }
 
 
 def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
-    """`params` maps the name of a tensor, or of a guide's part, to the request field that it came from. `room` is for
-    the message about a prompt that is too long; None leaves the backend's."""
+    """The response for a backend's error. `params` maps the name of a tensor, or of a part of a guide, to the request
+    field that it came from. `room` is for the message about a prompt that is too long; None keeps the backend's."""
     http = GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
     part = error.details.get(contract.ERROR_PART, "")
     param = params.get(part) or params.get(error.tensor)
@@ -288,7 +288,7 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
     elif error.reason == contract.REASON_CONTEXT_LENGTH:
         param = param or params.get(contract.PROMPT.name)
     if param:
-        # The client knows its own fields, not our tensors.
+        # The message names the client's field instead of the tensor.
         function = guide_parts.function_of(part) if part in params else ""
         field = f"'{param}' of the function '{function}'" if function else f"'{param}'"
         message = message.replace(f"tensor '{error.tensor}'", field, 1)
@@ -296,7 +296,7 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
         message = context_length.message(param or "", room.reported(error.details), message)
     return APIError(
         http.status,
-        http.says or message or _FAILED,
+        http.message or message or _FAILED,
         param=param,
         code=error.reason or http.code,
         headers={"retry-after": http.retry_after} if http.retry_after else None,
@@ -304,4 +304,4 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
 
 
 _EXCERPT = re.compile(r"\n *\d+ \| ")
-"""In front of lines of our own grammar, which a backend may repeat after an error in it."""
+"""Precedes lines of the generated grammar, which a backend may quote after an error in it."""

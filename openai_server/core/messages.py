@@ -1,7 +1,7 @@
-"""The conversation of a turn: messages, their parts, and the calls in them.
+"""The conversation of a turn: messages, their content parts and tool calls.
 
-PURE. The form is that of OpenAI's chat messages, which chat templates read, so that the chat API decodes into these
-Structs. Other APIs translate into them.
+PURE. The Structs have the form of OpenAI's chat messages, which chat templates expect, so the chat API decodes straight
+into them. Other APIs translate into them.
 """
 
 from typing import Annotated
@@ -10,11 +10,11 @@ import orjson
 from msgspec import Meta, Struct
 
 MAX_PARTS = 8192
-"""Content parts, of all messages together."""
+"""Content parts in all messages together."""
 MAX_TOOL_CALLS = 8192
-"""Tool calls, of all messages together."""
+"""Tool calls in all messages together."""
 
-# ---- Parts of a content
+# ---- Content parts
 
 
 class TextPart(Struct, tag_field="type", tag="text"):
@@ -22,11 +22,11 @@ class TextPart(Struct, tag_field="type", tag="text"):
 
 
 class InputTextPart(TextPart, tag="input_text"):
-    """As OpenAI's Responses API names what clients write; vLLM takes it in a chat too."""
+    """The Responses API's name for text from a client. vLLM accepts it in a chat too."""
 
 
 class OutputTextPart(TextPart, tag="output_text"):
-    """As OpenAI's Responses API names what the model wrote."""
+    """The Responses API's name for text from the model."""
 
 
 class RefusalPart(Struct, tag_field="type", tag="refusal"):
@@ -38,7 +38,7 @@ class RefusalPart(Struct, tag_field="type", tag="refusal"):
 
 
 class AnswerPart(TextPart, tag="text"):
-    """A part of an answer, sent back. @openai/agents writes the other fields of the message into it."""
+    """A part of an answer that the client sends back. @openai/agents copies the other fields of the message into it."""
 
     reasoning_content: str | None = None
     reasoning: str | None = None
@@ -49,7 +49,7 @@ AnyAnswerPart = AnswerPart | InputTextPart | OutputTextPart | RefusalPart
 AnswerContent = str | Annotated[list[AnyAnswerPart], Meta(max_length=MAX_PARTS)]
 
 
-# ---- Calls of tools
+# ---- Tool calls
 
 
 class FunctionCall(Struct):
@@ -68,7 +68,7 @@ class CustomCall(Struct):
 
 
 class CustomToolCall(Struct, tag_field="type", tag="custom"):
-    """A call of a tool that takes free text. Templates see a function with one argument, `input`."""
+    """A call of a tool that takes free text. Templates get it as a function with one argument, `input`."""
 
     id: str
     custom: CustomCall
@@ -78,7 +78,7 @@ class CustomToolCall(Struct, tag_field="type", tag="custom"):
         return FunctionCall(self.custom.name, orjson.dumps({"input": self.custom.input}).decode())
 
 
-# ---- One Struct a role
+# ---- One Struct per role
 
 
 class SystemMessage(Struct, tag_field="role", tag="system"):
@@ -97,29 +97,29 @@ class UserMessage(Struct, tag_field="role", tag="user"):
 
 
 class Audio(Struct):
-    """A spoken answer of another server, of which a text model reads the transcript."""
+    """A spoken answer from another server. A text model gets its transcript."""
 
     transcript: str | None = None
 
 
 class AssistantMessage(Struct, tag_field="role", tag="assistant"):
-    """An answer, of this server or another one."""
+    """An answer from this server or another one."""
 
     content: AnswerContent | None = None
     name: str | None = None
     tool_calls: Annotated[list[ToolCall | CustomToolCall], Meta(max_length=MAX_TOOL_CALLS)] | None = None
-    function_call: FunctionCall | None = None  # of the older API: the one tool call
-    reasoning_content: str | None = None  # not in OpenAI's API; other servers name it so
-    # `parse` moves what is in these three into those above.
-    reasoning: str | None = None  # vLLM's name for the same
-    refusal: str | None = None  # takes the place of the content
+    function_call: FunctionCall | None = None  # the older API's form of a single tool call
+    reasoning_content: str | None = None  # not in OpenAI's API; other servers use this name
+    # `parse` moves the values of these three fields into those above.
+    reasoning: str | None = None  # vLLM's name for `reasoning_content`
+    refusal: str | None = None  # replaces the content
     audio: Audio | None = None
 
 
 class ToolMessage(Struct, tag_field="role", tag="tool"):
     content: Content
     tool_call_id: str
-    name: str | None = None  # not in OpenAI's API, but templates ask for it
+    name: str | None = None  # not in OpenAI's API, but used by templates
 
 
 class FunctionMessage(Struct, tag_field="role", tag="function"):

@@ -1,4 +1,4 @@
-"""What is wanted of a model besides generating, in no API's words and no backend's. PURE."""
+"""Options of tasks other than generation, independent of the client's API and of the backend. PURE."""
 
 from collections.abc import Mapping
 
@@ -6,22 +6,22 @@ from msgspec import Struct
 
 
 class EmbeddingOptions(Struct, frozen=True, kw_only=True):
-    """None is the backend's default."""
+    """Options of an embedding. None is the backend's default."""
 
     dimensions: int | None = None
-    """Elements of the vector."""
+    """Number of elements of the vector."""
     normalize: bool | None = None
-    """The vector has length 1."""
+    """Whether to scale the vector to length 1."""
     pooling: str | None = None
-    """How the tokens' vectors become one: `mean`, `cls` or `last`."""
+    """How the tokens' vectors are combined: `mean`, `cls` or `last`."""
     priority: int | None = None
-    """0 to 2³¹ - 1; the smaller the sooner."""
+    """0 to 2³¹ - 1; smaller values run earlier."""
 
 
 class TokenizeOptions(Struct, frozen=True, kw_only=True):
     add_special: bool
-    """With the tokens that the model wants at the beginning and the end."""
+    """Whether to add the tokens that the model expects at the beginning and end of a text."""
     parse_special: bool | None = None
-    """Text that reads as a control token becomes one. None: the backend's default."""
+    """Whether text of the form of a control token becomes that token. None: the backend's default."""
     names: Mapping[str, str]
-    """Field of these (and `text`, which is tokenized) → the client's field, to name in errors."""
+    """Option (or `text`, the tokenized text) → the client's field, for error messages."""

@@ -1,4 +1,4 @@
-"""The tools of a turn, and which of them its answer may call. PURE."""
+"""The tools of a turn, and those that its answer may call. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -8,7 +8,7 @@ from msgspec import Meta, Struct
 
 
 class FunctionDefinition(Struct):
-    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}(?!\n)$")]  # OpenAI's, and dots
+    name: Annotated[str, Meta(pattern=r"^[a-zA-Z0-9_.-]{1,64}(?!\n)$")]  # OpenAI's pattern, plus dots
     description: str | None = None
     parameters: dict[str, Any] | None = None
     strict: bool | None = None
@@ -21,14 +21,14 @@ class Tool(Struct):
 
 @dataclass(frozen=True, slots=True)
 class ToolUse:
-    """The tools that the model may call, in either API's words."""
+    """The tools that the answer may call, from `tools` or the older API's `functions`."""
 
     tools: Sequence[Tool]
-    must: bool = False
-    """The answer is a call."""
-    named: str | None = None
-    """Name of the function that the answer calls; None: the model chooses."""
+    must_call: bool = False
+    """Whether the answer must be a call."""
+    function_name: str | None = None
+    """Name of the function that the answer must call; None: the model chooses."""
     parallel: bool = True
-    """There may be several."""
+    """Whether the answer may have several calls."""
     legacy: bool = False
-    """They are the older API's functions, and so is the call."""
+    """Whether tools and calls have the older API's form (`functions`, `function_call`)."""

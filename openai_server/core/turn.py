@@ -1,8 +1,8 @@
-"""A turn: what a model has to answer, and how. In no API's words, and in no backend's.
+"""A turn: the input for a model and how to answer it, independent of the client's API and of the backend.
 
 PURE. APIs translate their requests into a turn; a dialect translates it for its backend (backends/dialects). `Packed`
-comes from protos.tensors: a body with a million token ids is decoded in another process, which hands them on in the
-form of the wire.
+comes from protos.tensors: another process decodes a body with a million token ids and returns them in their wire
+format.
 """
 
 from collections.abc import Mapping, Sequence
@@ -21,7 +21,7 @@ Prompt = str | list[int] | Packed
 
 
 class Sampling(Struct, frozen=True):
-    """How tokens are chosen, and where that ends. None is the backend's default, which for most fields is `off`."""
+    """How tokens are chosen, and when a choice ends. None is the backend's default, which is `off` for most fields."""
 
     temperature: float | None = None
     """0 to 2; 0 is greedy."""
@@ -30,19 +30,19 @@ class Sampling(Struct, frozen=True):
     top_k: int | None = None
     """Tokens; 0 and -1: off."""
     min_p: float | None = None
-    """0 to 1, as a part of the likeliest token's probability; 0: off."""
+    """0 to 1, as a fraction of the likeliest token's probability; 0: off."""
     typical_p: float | None = None
     """0 to 1; 1: off."""
     top_n_sigma: float | None = None
     """Standard deviations below the greatest logit; 0 and -1: off."""
     presence_penalty: float | None = None
-    """-2 to 2, subtracted from the logit of a token that is there already."""
+    """-2 to 2, subtracted from the logit of a token that already occurred."""
     frequency_penalty: float | None = None
-    """-2 to 2, subtracted once for each time that the token is there."""
+    """-2 to 2, subtracted from a token's logit once per occurrence."""
     repetition_penalty: float | None = None
-    """0.01 to 10, a factor; 1: off."""
+    """Factor from 0.01 to 10; 1: off."""
     repeat_last_n: int | None = None
-    """Tokens that the penalties look back at; -1: all."""
+    """Number of last tokens that the penalties consider; -1: all."""
     xtc_probability: float | None = None
     """0 to 1; 0: off."""
     xtc_threshold: float | None = None
@@ -54,7 +54,7 @@ class Sampling(Struct, frozen=True):
     dry_allowed_length: int | None = None
     """Tokens that may be repeated without a penalty."""
     dry_penalty_last_n: int | None = None
-    """Tokens that DRY looks back at; -1: all."""
+    """Number of last tokens that DRY considers; -1: all."""
     dry_sequence_breakers: Sequence[str] | None = None
     """Texts that end a repetition."""
     mirostat: int | None = None
@@ -70,46 +70,47 @@ class Sampling(Struct, frozen=True):
     stop_token_ids: Sequence[int] | None = None
     """Tokens that end a choice."""
     min_tokens: int | None = None
-    """Tokens before a choice may end."""
+    """Minimum number of tokens before a choice may end."""
     ignore_eos: bool | None = None
     """The model's own end of text doesn't end a choice."""
     skip_special_tokens: bool | None = None
     """Control tokens are left out of the text."""
     seed: int | None = None
-    """A signed integer of 64 bits."""
+    """Signed 64-bit integer."""
     priority: int | None = None
-    """0 to 2³¹ - 1; the smaller the sooner."""
+    """0 to 2³¹ - 1; smaller values run earlier."""
 
 
 class Guide(Struct, frozen=True, kw_only=True):
-    """What the text has to match: one of four, or nothing."""
+    """The constraint on the generated text: a JSON Schema, a regular expression, a grammar, or none."""
 
     field: str = ""
-    """The client's field, to name in errors; empty if there is no guide."""
+    """The client's field, for error messages; empty if there is no guide."""
     json_schema: dict[str, Any] | None = None
     strict: bool = False
-    """A keyword of the schema that can't be enforced is an error. Otherwise it is left out."""
+    """Whether a schema keyword that can't be enforced is an error. Otherwise it is ignored."""
     regex: str | None = None
     grammar: str | None = None
-    """In GBNF. It describes the text as the model writes it, thoughts and calls included."""
+    """In GBNF, for the raw text of the model, including reasoning and tool calls."""
 
     def __bool__(self) -> bool:
         return bool(self.field)
 
 
 class TemplateOptions(Struct, frozen=True):
-    """What a chat template gets besides messages and tools."""
+    """Inputs of a chat template besides messages and tools."""
 
     add_generation_prompt: bool | None = None
-    """The prompt ends with the beginning of the assistant's next message. None: unless the last one is continued."""
+    """Whether the prompt ends with the beginning of a new assistant message. None: yes, unless the last message is
+    continued."""
     continue_final_message: bool | None = None
-    """The prompt ends inside the last message."""
+    """Whether the prompt ends inside the last message, which the model continues."""
     chat_template_kwargs: Mapping[str, Any] | None = None
     """Further variables, by name."""
     enable_thinking: bool | None = None
     """Turns reasoning on or off. None: the template's default."""
     reasoning_effort: str | None = None
-    """A word such as `low`; `none` turns reasoning off. None: the template's default."""
+    """Keyword such as `low`; `none` turns reasoning off. None: the template's default."""
 
 
 NO_GUIDE = Guide()
@@ -117,41 +118,41 @@ DEFAULT_TEMPLATE = TemplateOptions()
 
 
 class Turn(Struct, kw_only=True):
-    """What one request wants generated. Either `prompts` or `messages` are given."""
+    """The generation that one request asks for. Has either `prompts` or `messages`."""
 
     model: str | None = None
-    """None: the default."""
+    """Name of the model; None: the default model."""
     prompts: Sequence[Prompt] = ()
-    """Each gets an answer of its own."""
+    """Prompts, each with its own answer."""
     messages: Sequence[Message] = ()
     tools: Sequence[Tool] = ()
-    """All that the request lists, whether or not they may be called."""
+    """All tools in the request, whether or not the answer may call them."""
     tool_use: ToolUse | None = None
-    """None: the answer calls nothing."""
+    """None: the answer can't call tools."""
     template: TemplateOptions = DEFAULT_TEMPLATE
     sampling: Sampling
     guide: Guide = NO_GUIDE
     token_limit: int | None = None
-    """Tokens of each choice; None: until the context is full."""
+    """Maximum tokens of each choice; None: until the context is full."""
     has_default_limit: bool = False
-    """The limit is the API's default: no client set it."""
+    """Whether `token_limit` is the API's default rather than set by the client."""
     n_to_send: int | None = None
     """Choices to generate for each prompt; None: one, the backend's default."""
     n_returned: int = 1
-    """Choices that the answer has for each prompt: the likeliest of those that are generated."""
+    """Choices in the response for each prompt: the likeliest of those generated."""
     top_logprobs: int | None = None
-    """Likeliest tokens to list with each token's log probability; None: no log probabilities."""
+    """Number of likeliest tokens to list at each position; None: no log probabilities."""
     echo: bool | None = None
-    """The answer begins with the prompt."""
+    """Whether the answer begins with the prompt."""
     suffix: str | None = None
     """Text that follows the answer."""
     names: Mapping[str, str]
-    """Field of the turn (or of its sampling or template options) → the client's field, where that has another name.
-    `prompt` stands for whatever the prompt is made of, `parameters` for those of the function number `{}`."""
+    """Field of the turn, its sampling or template options → the client's field, where the names differ. `prompt` stands
+    for the field with the prompt, `parameters` for the parameters of function number `{}`."""
 
     @property
     def n_generated(self) -> int:
-        """Choices that are generated for each prompt."""
+        """Choices to generate for each prompt."""
         return self.n_to_send or 1
 
     @property
@@ -160,11 +161,11 @@ class Turn(Struct, kw_only=True):
         return self.n_generated > self.n_returned
 
     def name(self, field: str) -> str:
-        """The client's field behind a field of the turn, to name in errors."""
+        """The client's name for a field of the turn, for error messages."""
         return self.names.get(field, field)
 
     def with_stop(self, text: str) -> "Turn":
-        """The turn with one more stop string, unless it has as many as there may be."""
+        """A copy with `text` as an additional stop string; the same turn if it already has the maximum number."""
         stops = self.sampling.stop or ()
         if len(stops) >= contract.MAX_STOP_STRINGS:
             return self
@@ -172,9 +173,9 @@ class Turn(Struct, kw_only=True):
 
 
 class PromptField(NamedTuple):
-    """A field of a request with text or token ids for the model, whose length may be limited."""
+    """A request field with text or token ids for the model, whose length may be limited."""
 
     name: str
     prompts: Sequence[Prompt]
     is_list: bool = False
-    """The field is a list of prompts, so that an error names the item."""
+    """Whether the field is a list of prompts; an error then names the item."""

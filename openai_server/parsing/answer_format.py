@@ -38,7 +38,7 @@ def grammar_for(
     tools: Sequence[Tool],
     *,
     parallel: bool,
-    named: str | None = None,
+    function_name: str | None = None,
     may_think: bool = True,
 ) -> str:
     """For an answer that must be a call (or several, if `parallel`) of these tools, or of the one that is `named`.
@@ -49,7 +49,7 @@ def grammar_for(
     return format_of(template).grammar(
         tools,
         parallel=parallel,
-        named=named,
+        function_name=function_name,
         thoughts=thoughts,
         thinking=thinking,
     )

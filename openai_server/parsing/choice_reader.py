@@ -19,7 +19,7 @@ class AnswerFormat:
     new_id: Callable[[], str]
     legacy: bool = False
     """A call is written in the older API's words, where there is at most one."""
-    named: bool = False
+    names_function: bool = False
     """The function to call was named: OpenAI says `stop` then, as nothing was decided."""
     must_call: bool = False
     """The answer is a call: without content, it is null."""
@@ -63,6 +63,6 @@ class ChoiceReader:
 
     def _finish_reason(self, reason: str) -> str:
         """What the end of the text means for the message."""
-        if reason != "stop" or not self._n_calls or self._format.named:
+        if reason != "stop" or not self._n_calls or self._format.names_function:
             return reason
         return FUNCTION_CALL if self._format.legacy else TOOL_CALLS

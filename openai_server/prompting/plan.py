@@ -86,11 +86,11 @@ class Planner:
         format = None
         if parsing.is_read(template, tools):
             format = AnswerFormat(
-                partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must),
+                partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must_call),
                 self._new_id,
                 legacy=use is not None and use.legacy,
-                named=use is not None and use.named is not None,
-                must_call=use is not None and use.must,
+                names_function=use is not None and use.function_name is not None,
+                must_call=use is not None and use.must_call,
             )
         return Plan(turn, prompt, inputs, format)
 
@@ -129,7 +129,9 @@ class Planner:
                 (messages, tools), _, variables = fields.mark((messages, tools), None, variables)
                 mark = None
             if use:
-                told = generic.instructions(tools, parallel=use.parallel, must=use.must, named=use.named)
+                told = generic.instructions(
+                    tools, parallel=use.parallel, must_call=use.must_call, function_name=use.function_name
+                )
             messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
             tools = ()
         special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
@@ -237,9 +239,9 @@ def _made_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | Non
     use, body, options = turn.tool_use, _body(turn.guide), turn.template
     thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
     may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
-    if use and use.must:
+    if use and use.must_call:
         return turn.name("tool_use"), parsing.grammar_for(
-            template, prompt, use.tools, parallel=use.parallel, named=use.named, may_think=may_think
+            template, prompt, use.tools, parallel=use.parallel, function_name=use.function_name, may_think=may_think
         )
     if body and (use or may_think):
         tools, parallel = (use.tools, use.parallel) if use else ((), True)

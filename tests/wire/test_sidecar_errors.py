@@ -21,7 +21,7 @@ async def test_each_status(status: str, stream: bool) -> None:
         reply = await sidecar.complete(prompt="x", stream=stream, model="tiny")
     http = GRPC_TO_HTTP[status]
     assert reply.status == http.status
-    assert reply.error["message"] == (http.says or "what happened")
+    assert reply.error["message"] == (http.message or "what happened")
     assert (
         reply.error["type"] == {4: "invalid_request_error", 5: "server_error"}[http.status // 100] or http.status == 429
     )

@@ -1,7 +1,7 @@
 """JSON to validated requests.
 
-PURE. `requests` has the Structs (those of messages and tools are in `core`), `fields` says what becomes of each key, in
-the form of `tables` (other servers' keys are in `dialects`), `parse` puts them together.
+PURE. `requests` has the Structs (those for messages and tools are in `core`). `fields` decides how each key is handled,
+with the tables of `tables`; `dialects` lists the keys of other servers. `parse` combines all of them.
 """
 
 from openai_server.api.schemas.bounds import MAX_CHOICES as MAX_CHOICES

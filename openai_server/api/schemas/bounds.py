@@ -1,7 +1,7 @@
-"""How many items each list of a request may have, and how large its free-form values may be. PURE.
+"""Limits on the lists and free-form values of a request. PURE.
 
-Checked before anything is converted, so that a refusal costs no more than the decoding. Far above what agents send:
-their longest sessions have some thousand messages, their largest tool lists 128 tools.
+They are checked before the conversion, so that a refused body costs no more than its decoding. They are far above what
+agents send: their longest sessions have a few thousand messages, their largest tool lists 128 tools.
 """
 
 from collections.abc import Mapping
@@ -15,54 +15,54 @@ from openai_server.core.messages import MAX_TOOL_CALLS as MAX_TOOL_CALLS
 
 MAX_TOOLS = 128
 MAX_CHOICES = 2048
-"""Choices of one request, prompts times `n`: the answer is built in memory."""
+"""Choices of one request (prompts times `n`): the response is built in memory."""
 MAX_INPUTS = 2048
-"""Inputs of embeddings and documents of rerank, as in OpenAI's API."""
+"""Inputs of an embeddings request, as in OpenAI's API, or documents of a rerank request."""
 MAX_MESSAGES = 8192
 MAX_NESTED_VALUES = 65_536
-"""JSON values in a free-form field (schemas of tools, of formats, variables of templates), and in the arguments of all
+"""JSON values in a free-form field (tool schemas, response formats, template variables), or in the arguments of all
 tool calls together."""
 MAX_DEPTH = 200
-"""Levels of a free-form field. orjson writes 254, and what is made of a field has some around it."""
+"""Nesting levels of a free-form field. orjson writes at most 254, and the output wraps the field in a few more."""
 
-MAX_WORD = 1 << 16
-"""Characters of a field that takes one of few words."""
-WORDS = frozenset(
+MAX_KEYWORD = 1 << 16
+"""Characters of a field that takes one of a few keywords."""
+KEYWORD_FIELDS = frozenset(
     ("encoding_format", "function_call", "mode", "pooling", "reasoning_effort", "role", "tool_choice", "type")
 )
-"""Fields that take one of few words. For another string msgspec writes an error that quotes it, in time that grows with
-its length."""
+"""Fields that take one of a few keywords. msgspec quotes any other string in its error, in time that grows with the
+string's length."""
 _DATA = frozenset(("arguments", "chat_template_kwargs", "json_schema", "metadata", "parameters", "schema"))
-"""Fields whose content may have any keys."""
+"""Fields whose objects may have any keys."""
 
 FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
 _FREE_FORM = frozenset(FREE_FORM)
 Place: TypeAlias = "tuple[Place, str | int] | None"
-"""A value's place: the place of its container, and its key there. None is the body."""
+"""The path of a value: the place of its container, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
-"""Bytes that a content part or tool call takes at least."""
+"""Minimum bytes of a content part or tool call."""
 _ORJSON_DEPTH = 254
 
 
-def check_words(given: Mapping[str, Any], body_size: int) -> None:
-    """Raises AboveLimit, naming the field."""
-    if body_size <= MAX_WORD:
+def check_keywords(payload: Mapping[str, Any], body_size: int) -> None:
+    """Raises AboveLimit, which names the field, for a keyword that is too long."""
+    if body_size <= MAX_KEYWORD:
         return
-    rest: list[tuple[Any, Place]] = [(given, None)]
-    while rest:
-        value, place = rest.pop()
+    pending: list[tuple[Any, Place]] = [(payload, None)]
+    while pending:
+        value, place = pending.pop()
         if isinstance(value, dict):
             for key, item in value.items():
-                if key in WORDS and isinstance(item, str) and len(item) > MAX_WORD:
-                    raise AboveLimit(path_of((place, key)), f"has more than {MAX_WORD} characters", of="string")
+                if key in KEYWORD_FIELDS and isinstance(item, str) and len(item) > MAX_KEYWORD:
+                    raise AboveLimit(path_of((place, key)), f"has more than {MAX_KEYWORD} characters", kind="string")
                 if isinstance(item, dict | list) and key not in _DATA:
-                    rest.append((item, (place, key)))
+                    pending.append((item, (place, key)))
         else:
-            rest.extend((item, (place, i)) for i, item in enumerate(value) if isinstance(item, dict))
+            pending.extend((item, (place, i)) for i, item in enumerate(value) if isinstance(item, dict))
 
 
 def path_of(place: "Place") -> str:
-    """Such as `messages[0].role`."""
+    """The path as text, such as `messages[0].role`."""
     keys: list[str | int] = []
     while place is not None:
         place, key = place
@@ -71,7 +71,7 @@ def path_of(place: "Place") -> str:
 
 
 def check_messages(messages: object, body_size: int) -> None:
-    """Counts what the messages hold together. Raises AboveLimit. The types may be anything."""
+    """Counts the parts, calls and arguments of all messages together. Raises AboveLimit. Accepts values of any type."""
     if not isinstance(messages, list) or body_size < _SMALLEST_ITEM * min(MAX_PARTS, MAX_TOOL_CALLS):
         return
     _check_length("messages", messages, MAX_MESSAGES)
@@ -82,12 +82,12 @@ def check_messages(messages: object, body_size: int) -> None:
         if isinstance(parts := message.get("content"), list):
             n_parts += len(parts)
             if n_parts > MAX_PARTS:
-                raise _above(f"messages[{i}].content", f"content parts, all messages together, at most {MAX_PARTS}")
+                raise _above(f"messages[{i}].content", f"content parts in all messages together, at most {MAX_PARTS}")
         if isinstance(calls := message.get("tool_calls"), list):
             n_calls += len(calls)
             if n_calls > MAX_TOOL_CALLS:
                 raise _above(
-                    f"messages[{i}].tool_calls", f"tool calls, all messages together, at most {MAX_TOOL_CALLS}"
+                    f"messages[{i}].tool_calls", f"tool calls in all messages together, at most {MAX_TOOL_CALLS}"
                 )
             for j, call in enumerate(calls):
                 n_argument_values += _argument_values(call)
@@ -98,12 +98,12 @@ def check_messages(messages: object, body_size: int) -> None:
             raise _too_many_values(f"messages[{i}].function_call.arguments")
 
 
-def check_free_form(given: Mapping[str, Any], body_size: int) -> None:
-    """Raises AboveLimit."""
-    if _FREE_FORM.isdisjoint(given):
+def check_free_form(payload: Mapping[str, Any], body_size: int) -> None:
+    """Raises AboveLimit for a free-form field that nests too deeply or has too many values."""
+    if _FREE_FORM.isdisjoint(payload):
         return
     for field in FREE_FORM:
-        value = given.get(field)
+        value = payload.get(field)
         if not isinstance(value, dict | list):
             continue
         for _ in range(_ORJSON_DEPTH - MAX_DEPTH):
@@ -116,19 +116,19 @@ def check_free_form(given: Mapping[str, Any], body_size: int) -> None:
             raise _too_many_values(field)
 
 
-def check_prompts(field: str, prompts: object, most: int) -> None:
-    """For a list of prompts, which a list of token ids is not. Raises AboveLimit."""
-    if isinstance(prompts, list) and len(prompts) > most and not all(type(item) in (int, float) for item in prompts):
-        _check_length(field, prompts, most)
+def check_prompts(field: str, prompts: object, limit: int) -> None:
+    """Raises AboveLimit for a list of more than `limit` prompts. A list of token ids is one prompt."""
+    if isinstance(prompts, list) and len(prompts) > limit and not all(type(item) in (int, float) for item in prompts):
+        _check_length(field, prompts, limit)
 
 
-def _check_length(field: str, items: list[Any], most: int) -> None:
-    if len(items) > most:
-        raise _above(field, f"items, at most {most}")
+def _check_length(field: str, items: list[Any], limit: int) -> None:
+    if len(items) > limit:
+        raise _above(field, f"items, at most {limit}")
 
 
 def _argument_values(call: object) -> int:
-    """JSON values in the text that holds a call's arguments. Those inside its strings count if there are few."""
+    """Number of JSON values in the text of a call's arguments. Up to the limit, commas inside strings count too."""
     function = call.get("function") if isinstance(call, dict) else None
     arguments = function.get("arguments") if isinstance(function, dict) else None
     return _n_values(arguments.encode(errors="surrogatepass")) if isinstance(arguments, str) else 0
@@ -147,4 +147,4 @@ def _too_many_values(field: str) -> AboveLimit:
 
 
 def _above(field: str, problem: str) -> AboveLimit:
-    return AboveLimit(field, f"has too many {problem}", of="array")
+    return AboveLimit(field, f"has too many {problem}", kind="array")

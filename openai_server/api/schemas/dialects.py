@@ -1,8 +1,7 @@
-"""Fields of requests that other servers know and this one doesn't have, each with the values that ask for what happens
-anyway. PURE.
+"""Request fields of other servers that this server doesn't support, with the values that it accepts. PURE.
 
-null is always one of them. Clients send these because their settings have a place for them, at the other server's
-default.
+It accepts the values that ask for the behaviour that it has without the field; null is always accepted. Clients send
+these fields because their settings include them, with the other server's default.
 """
 
 from collections.abc import Mapping, Sequence
@@ -12,7 +11,7 @@ Values = Mapping[str, Sequence[object]]
 _NULL: Sequence[object] = ()
 
 CACHE_CONTROL: Values = {
-    # Anthropic's, as LiteLLM and OpenRouter send it. Prefixes are always cached.
+    # Anthropic's field, as LiteLLM and OpenRouter send it. Prefixes are always cached.
     "cache_control": (
         {"type": "ephemeral"},
         {"type": "ephemeral", "ttl": "5m"},
@@ -21,7 +20,7 @@ CACHE_CONTROL: Values = {
 }
 
 KEEP_ALIVE = (-1, "5m")
-"""Ollama's field: how long a model stays loaded at least. Here it stays loaded always."""
+"""Ollama's field: the minimum time that a model stays loaded. This server never unloads it."""
 
 # ---- Completions and chats
 
@@ -39,7 +38,7 @@ _VLLM: Values = {
     "guided_whitespace_pattern": _NULL,
     "include_stop_str_in_output": (False,),
     "kv_transfer_params": _NULL,
-    "length_penalty": (1,),  # of a beam search
+    "length_penalty": (1,),  # applies to beam search only
     "logits_processors": ([],),
     "logprob_token_ids": _NULL,
     "media_io_kwargs": ({},),
@@ -103,7 +102,7 @@ _LLAMA_SERVER: Values = {
     "return_tokens": (False,),
     "samplers": (
         ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
-        "edskypmxt",  # the same
+        "edskypmxt",  # the same samplers
     ),
     "speculative.n_max": _NULL,
     "speculative.n_min": _NULL,
@@ -118,7 +117,7 @@ _LLAMA_SERVER: Values = {
     "thinking_budget_tokens": (-1,),
     "thinking_forced_open": (False,),
     "timings_per_token": (False,),
-    # Of older versions, and of llama-cpp-python.
+    # From older versions, and from llama-cpp-python.
     "logit_bias_type": _NULL,
     "mirostat_mode": (0,),
     "penalize_nl": (False,),

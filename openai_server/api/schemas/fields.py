@@ -1,9 +1,9 @@
-"""What becomes of each key of each JSON object of the generating endpoints.
+"""How the generating endpoints handle each key of each JSON object.
 
-PURE. No field is accepted and ignored. A table says of each key: mapped (it is an attribute of the msgspec Struct),
-without effect on the output, or refused unless its value asks for what happens anyway; null is the same as no field.
-What an API's answer contains can be sent back. tests/openai_server/api/test_schemas.py walks the types of the `openai`
-package and fails for a key that is in none of them.
+PURE. No field is accepted and silently ignored. A table lists three kinds of keys: mapped (an attribute of the msgspec
+Struct), without effect on the output, and unsupported (refused unless the value asks for the behaviour without the
+field). A null field counts as absent. Whatever a response contains can be sent back.
+tests/openai_server/api/test_schemas.py walks the types of the `openai` package and fails for a key that is in no table.
 """
 
 from openai_server.api.schemas import dialects
@@ -37,19 +37,19 @@ from openai_server.core.messages import (
 )
 from openai_server.core.tools import FunctionDefinition, Tool
 
-_ID = frozenset({"id"})  # names an object that another server stores
+_ID = frozenset({"id"})  # identifies an object that another server stores
 
 # ---- Messages
 
 _parts = Family()
 _PART_NO_EFFECT = _ID | {
-    "annotations",  # where a text quotes what was searched
+    "annotations",  # the places where a text quotes search results
     "logprobs",
     "prompt_cache_breakpoint",  # prefixes are always cached
 }
 _PART_NEUTRAL: dialects.Values = {
     **dialects.CACHE_CONTROL,
-    # Null where a client writes parts of all kinds with one type.
+    # Null from clients that use one type for all kinds of parts.
     **dict.fromkeys(("audio_url", "file", "image_url", "input_audio", "thinking", "uuid", "video_url"), ()),
 }
 PART_FIELDS = {
@@ -60,23 +60,23 @@ _PARTS = Each(Variants("type", PART_FIELDS))
 
 _ANSWER_NO_EFFECT = _ID | {
     "annotations",
-    "citations",  # vLLM's, of Cohere's models
-    "index",  # @openai/agents repeats here what is in a tool call
-    "parsed",  # the openai package's, of the content
+    "citations",  # vLLM's field, for Cohere's models
+    "index",  # @openai/agents copies it from a tool call
+    "parsed",  # the openai package's, for the parsed content
     "provider_specific_fields",  # LiteLLM's
 }
 _ANSWER_NEUTRAL: dialects.Values = {
     **dialects.CACHE_CONTROL,
-    "content_parts": (),  # of a stored message
+    "content_parts": (),  # in a stored message
     "images": ([],),
-    "phase": (),  # of the Responses API
+    "phase": (),  # from the Responses API
     "prefix": (False,),
     "reasoning_details": ([],),
     "reasoning_items": ([],),
     "thinking": (),
     "thinking_blocks": ([],),
 }
-# What @openai/agents repeats in a part of the message that it is in.
+# Fields that @openai/agents copies from a message into each of its parts.
 _REPEATED = (mapped(AssistantMessage) | _ANSWER_NO_EFFECT) - {"content", "reasoning", "reasoning_content", "refusal"}
 _ANSWER_PART_NEUTRAL: dialects.Values = {**_ANSWER_NEUTRAL, **_PART_NEUTRAL, "content": ()}
 ANSWER_PART_FIELDS = {
@@ -89,13 +89,13 @@ ANSWER_PART_FIELDS = {
 _calls = Family()
 FUNCTION_CALL_FIELDS = Fields(
     mapped(FunctionCall),
-    frozenset({"parsed_arguments", "provider_specific_fields"}),  # of the openai package, and of LiteLLM
+    frozenset({"parsed_arguments", "provider_specific_fields"}),  # from the openai package and LiteLLM
 )
 CUSTOM_CALL_FIELDS = Fields(mapped(CustomCall))
 _CALL_NEUTRAL: dialects.Values = {"extra_content": ()}  # Gemini's
 _CALL_NO_EFFECT = frozenset(
     {
-        "index",  # in a stream, which the parts of a call have in common
+        "index",  # in a stream, identifies the call that a delta belongs to
         "provider_specific_fields",
     }
 )
@@ -132,7 +132,7 @@ MESSAGES = Each(Variants("role", MESSAGE_FIELDS))
 
 _TOOL_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "defer_loading": (False,)}
 FUNCTION_FIELDS = Fields(mapped(FunctionDefinition), neutral=_TOOL_NEUTRAL)
-# Beside `type` and what it names, the Responses API has these keys, which are null where one type serves both APIs.
+# Keys of the Responses API's flat form. They are null when a client uses one type for both APIs.
 _FLAT_TOOL = dict.fromkeys(("custom", "description", "name", "parameters", "strict"), ())
 _FLAT_CHOICE = dict.fromkeys(("custom", "mode", "name", "tools"), ())
 _FLAT_FORMAT = dict.fromkeys(("description", "name", "strict"), ())
@@ -161,7 +161,7 @@ RESPONSE_FORMAT_FIELDS = {
 }
 
 REQUESTS = Family()
-"""Bodies of all endpoints: clients have one type for the settings of several."""
+"""The bodies of all endpoints, since clients use one type for the settings of several endpoints."""
 _NESTED: dict[str, Table] = {
     "logit_bias": Entries(),
     "response_format": Variants("type", RESPONSE_FORMAT_FIELDS),
@@ -176,14 +176,14 @@ CHAT_FIELDS = REQUESTS.fields(
     mapped(ChatRequest),
     NO_EFFECT
     | {
-        "metadata",  # labels of a stored answer; nothing is stored here
-        "prediction",  # a hint that may make the answer come sooner
+        "metadata",  # labels for a stored response; nothing is stored here
+        "prediction",  # a hint that may speed up the response
         "prompt_cache_key",  # routes to a server with a warm cache; there is one server
         "prompt_cache_options",  # prefixes are always cached
         "prompt_cache_retention",
-        "safety_identifier",  # as `user`
-        "service_tier",  # which queue of OpenAI's; there is one
-        "store",  # nothing is stored, which the answer doesn't show
+        "safety_identifier",  # like `user`
+        "service_tier",  # selects one of OpenAI's queues; there is one queue
+        "store",  # nothing is stored; the response has no field that would show it
     },
     {
         **dialects.CHAT,

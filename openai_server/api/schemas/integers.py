@@ -1,7 +1,7 @@
-"""Floats without a fraction, where a type has an integer. PURE.
+"""Converts floats without a fraction where a type has an integer. PURE.
 
-JSON Schema, and so the OpenAPI document, counts `2.0` as an integer, and some clients write their integers that way.
-msgspec refuses it; `convert` calls this only then, so that other requests pay nothing.
+JSON Schema, and so the OpenAPI document, counts `2.0` as an integer, and some clients write integers that way. msgspec
+refuses such a value; `convert` calls this module only then, so that other requests pay nothing.
 """
 
 from collections.abc import Iterable, Mapping
@@ -12,19 +12,19 @@ from typing import Any
 from msgspec import Struct, inspect
 
 _LIMIT = 2.0**63
-"""Floats of this size are no integers of any field. orjson also makes them of integers that 64 bits can't hold."""
+"""Floats of this size are too large for every field. orjson decodes integers that don't fit into 64 bits to them."""
 
 
 @dataclass(slots=True)
 class _Places:
-    """Where values of one type have integers."""
+    """Where a type has integers."""
 
     is_integer: bool = False
-    """The value itself."""
+    """Whether the value itself is an integer."""
     items: "_Places | None" = None
-    """The items of a list."""
+    """Places in the items of a list."""
     values: "_Places | None" = None
-    """The values of an object with any keys."""
+    """Places in the values of an object with arbitrary keys."""
     structs: "list[_Struct]" = field(default_factory=list)
 
     def __bool__(self) -> bool:
@@ -37,12 +37,12 @@ class _Struct:
     tag: str | int | None
     fields: Mapping[str, _Places]
 
-    def is_that_of(self, value: Mapping[str, Any]) -> bool:
+    def matches(self, value: Mapping[str, Any]) -> bool:
         return self.tag_field is None or value.get(self.tag_field) == self.tag
 
 
 def with_integers(value: Any, struct: type[Struct]) -> Any:
-    """The decoded JSON of a `struct`, with such floats as integers. Objects are changed in place."""
+    """The decoded JSON of a `struct`, with floats for integer fields converted. Changes objects in place."""
     return _changed(value, _places_of(struct))
 
 
@@ -53,7 +53,7 @@ def _changed(value: Any, places: _Places) -> Any:
         return value if places.items is None else [_changed(item, places.items) for item in value]
     if isinstance(value, dict):
         for struct in places.structs:
-            if struct.is_that_of(value):
+            if struct.matches(value):
                 for key, of_key in struct.fields.items():
                     if key in value:
                         value[key] = _changed(value[key], of_key)
@@ -69,7 +69,7 @@ def _places_of(struct: type[Struct]) -> _Places:
 
 
 def _places(types: Iterable[inspect.Type]) -> _Places:
-    """Those of a union of `types`."""
+    """The places of integers in a union of `types`."""
     places = _Places()
     is_number = False
     for kind in types:
@@ -89,7 +89,7 @@ def _places(types: Iterable[inspect.Type]) -> _Places:
             case inspect.DictType(value_type=item):
                 places.values = _places([item]) or None
             case inspect.StructType(fields=fields, tag_field=tag_field, tag=tag):
-                by_key = {each.encode_name: found for each in fields if (found := _places([each.type]))}
+                by_key = {field.encode_name: of_field for field in fields if (of_field := _places([field.type]))}
                 if by_key:
                     places.structs.append(_Struct(tag_field, tag, by_key))
     if is_number:
@@ -97,10 +97,10 @@ def _places(types: Iterable[inspect.Type]) -> _Places:
     return places
 
 
-def _merged(one: _Places, other: _Places) -> _Places:
+def _merged(left: _Places, right: _Places) -> _Places:
     return _Places(
-        one.is_integer or other.is_integer,
-        one.items or other.items,
-        one.values or other.values,
-        [*one.structs, *other.structs],
+        left.is_integer or right.is_integer,
+        left.items or right.items,
+        left.values or right.values,
+        [*left.structs, *right.structs],
     )

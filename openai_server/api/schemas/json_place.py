@@ -1,19 +1,19 @@
-"""Which field a place in JSON belongs to, for an error of the decoder's. PURE."""
+"""Finds the field that a JSON decoding error is about. PURE."""
 
 import re
 
 import orjson
 
 MAX_LENGTH = 262_144
-"""Characters in front of the place that are read."""
+"""Maximum number of characters before the error to read."""
 MAX_TOKENS = 16_384
-"""Strings and punctuation among them. The two limits together take about 5 ms."""
+"""Maximum number of strings and punctuation characters to read. Reaching both limits takes about 5 ms."""
 _TOKEN = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[{}\[\],:]')
 _NUMBER = re.compile(r"-?(?:[0-9]|NaN|Infinity)")
 
 
 def field_of(error: orjson.JSONDecodeError) -> str | None:
-    """The field whose value is no number that can be read, or nests too deeply; None for another error, or if it is
+    """The field with an unreadable number or a value that nests too deeply. None for other errors, or if the field is
     unknown."""
     if error.pos > MAX_LENGTH:
         return None
@@ -26,12 +26,12 @@ def field_of(error: orjson.JSONDecodeError) -> str | None:
 
 
 def _path(text: str) -> list[str | int]:
-    """Keys and indexes of the value that begins behind `text`, which is the beginning of a JSON text. Empty if that has
-    too many tokens."""
+    """Keys and indexes of the value that begins after `text`, which is the beginning of a JSON text. Empty if `text`
+    has too many tokens."""
     path: list[str | int] = []
     last = ""
-    for n_before, match in enumerate(_TOKEN.finditer(text)):
-        if n_before == MAX_TOKENS:
+    for n_tokens, match in enumerate(_TOKEN.finditer(text)):
+        if n_tokens == MAX_TOKENS:
             return []
         token = match[0]
         if token == "{":

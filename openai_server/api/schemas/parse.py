@@ -23,19 +23,22 @@ from protos import contract
 def parse_completion(body: bytes) -> CompletionRequest:
     """Raises InvalidRequest."""
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
-    if request.suffix == "":  # nothing comes behind the text
+    if request.suffix == "":  # no text follows the answer
         request.suffix = None
     n = request.n or 1
     if isinstance(request.prompt, list) and len(request.prompts) * (request.best_of or n) > bounds.MAX_CHOICES:
         raise InvalidRequest(
-            f"More than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of') were asked for.", param="prompt"
+            f"The request asks for more than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of').",
+            param="prompt",
         )
     if request.best_of is None:
         return request
     if request.best_of < n:
         raise InvalidRequest("'best_of' must not be less than 'n'.", param="best_of")
     if request.best_of > n and request.stream:
-        raise InvalidRequest("'best_of' is not possible in a stream: the best is known at the end.", param="best_of")
+        raise InvalidRequest(
+            "'best_of' can't be combined with 'stream': the best choice is known only at the end.", param="best_of"
+        )
     return request
 
 
@@ -44,7 +47,9 @@ def parse_chat(body: bytes) -> ChatRequest:
     request = _parse(body, ChatRequest, CHAT_FIELDS)
     limit = request.max_completion_tokens
     if limit is not None and request.max_tokens not in (None, limit):
-        raise InvalidRequest("'max_tokens' and 'max_completion_tokens' differ; give one of them.", param="max_tokens")
+        raise InvalidRequest(
+            "'max_tokens' and 'max_completion_tokens' differ; set only one of them.", param="max_tokens"
+        )
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
     _check_tools(request)
@@ -52,7 +57,7 @@ def parse_chat(body: bytes) -> ChatRequest:
 
 
 def parse_messages(messages: object, body_size: int) -> list[Message]:
-    """Those of a chat, alone. Raises InvalidRequest."""
+    """The messages of a request that has no other chat fields. Raises InvalidRequest."""
     bounds.check_messages(messages, body_size)
     MESSAGES.clean(messages, (None, "messages"))
     request = convert({"messages": messages}, ChatRequest)
@@ -65,48 +70,48 @@ S = TypeVar("S", bound=Struct)
 
 
 def load(body: bytes) -> dict[str, Any]:
-    """Raises InvalidRequest."""
+    """Decodes the JSON object of a body. Raises InvalidRequest."""
     try:
-        given = orjson.loads(body)
+        payload = orjson.loads(body)
     except orjson.JSONDecodeError as error:
         from openai_server.api.schemas.json_place import field_of  # few bodies need it
 
         raise InvalidRequest(
             f"The body is not valid JSON: {error}", param=field_of(error), code="invalid_json"
         ) from None
-    if not isinstance(given, dict):
+    if not isinstance(payload, dict):
         raise InvalidRequest("The body must be a JSON object.", code="invalid_json")
-    bounds.check_words(given, len(body))
-    return given
+    bounds.check_keywords(payload, len(body))
+    return payload
 
 
-def convert(given: dict[str, Any], struct: type[S]) -> S:
+def convert(payload: dict[str, Any], struct: type[S]) -> S:
     """Raises InvalidRequest, which names the field."""
     try:
-        return _converted(given, struct)
+        return _converted(payload, struct)
     except msgspec.ValidationError as error:
         raise _invalid(error) from None
 
 
-def _converted(given: dict[str, Any], struct: type[S]) -> S:
+def _converted(payload: dict[str, Any], struct: type[S]) -> S:
     """Raises ValidationError."""
     try:
-        return msgspec.convert(given, struct)
+        return msgspec.convert(payload, struct)
     except msgspec.ValidationError as error:
         if _GOT_FLOAT not in str(error):
             raise
     from openai_server.api.schemas.integers import with_integers  # few bodies need it
 
-    return msgspec.convert(with_integers(given, struct), struct)
+    return msgspec.convert(with_integers(payload, struct), struct)
 
 
 def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
-    given = load(body)
-    bounds.check_prompts("prompt", given.get("prompt"), bounds.MAX_CHOICES)
-    bounds.check_messages(given.get("messages"), len(body))
-    bounds.check_free_form(given, len(body))
-    fields.clean(given)
-    request = convert(given, struct)
+    payload = load(body)
+    bounds.check_prompts("prompt", payload.get("prompt"), bounds.MAX_CHOICES)
+    bounds.check_messages(payload.get("messages"), len(body))
+    bounds.check_free_form(payload, len(body))
+    fields.clean(payload)
+    request = convert(payload, struct)
     if isinstance(request, ChatRequest):
         _settle(request.messages)
     if request.stream_options is not None and request.include_usage and not request.stream:
@@ -120,7 +125,7 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
 def _check_extensions(request: Request) -> None:
     if request.repeat_penalty is not None and request.repetition_penalty not in (None, request.repeat_penalty):
         raise InvalidRequest(
-            "'repeat_penalty' and 'repetition_penalty' differ; give one of them.", param="repeat_penalty"
+            "'repeat_penalty' and 'repetition_penalty' differ; set only one of them.", param="repeat_penalty"
         )
     if len(request.guides) > 1:
         first, second, *_ = request.guides
@@ -131,12 +136,12 @@ def _check_extensions(request: Request) -> None:
         if not (
             token.isascii() and token.isdecimal() and len(token) <= _MAX_DIGITS and int(token) <= contract.INT32_MAX
         ):
-            raise InvalidRequest(f"'logit_bias': {shortened(token)!r} is no token id.", param="logit_bias")
+            raise InvalidRequest(f"'logit_bias': {shortened(token)!r} is not a token id.", param="logit_bias")
 
 
 def _check_tools(request: ChatRequest) -> None:
     if request.tools and request.functions:
-        raise InvalidRequest("'functions' is the older form of 'tools'; give one of them.", param="functions")
+        raise InvalidRequest("'functions' is the older form of 'tools'; set only one of them.", param="functions")
     _check_functions([tool.function for tool in request.tools or ()], request.tool_choice, "tools", "tool_choice")
     _check_functions(request.functions or (), request.function_call, "functions", "function_call")
     if request.tool_choice == "required" and not request.tools:
@@ -165,7 +170,7 @@ def _check_functions(functions: Sequence[FunctionDefinition], choice: object, pa
 
 
 def _chosen(choice: object) -> set[str]:
-    """Names of functions."""
+    """Names of the functions that `choice` refers to."""
     match choice:
         case NamedTool(function=function):
             return {function.name}
@@ -177,7 +182,8 @@ def _chosen(choice: object) -> set[str]:
 
 
 def _settle(messages: Sequence[Message]) -> None:
-    """Puts what servers name differently in an answer where templates have it. Raises InvalidRequest."""
+    """Moves the fields that servers name differently in an answer to those that templates read. Raises
+    InvalidRequest."""
     for i, message in enumerate(messages):
         if not isinstance(message, AssistantMessage):
             continue
@@ -186,7 +192,7 @@ def _settle(messages: Sequence[Message]) -> None:
         if message.reasoning:
             if message.reasoning_content not in (None, "", message.reasoning):
                 raise InvalidRequest(
-                    f"'messages[{i}].reasoning' and 'messages[{i}].reasoning_content' differ; give one of them.",
+                    f"'messages[{i}].reasoning' and 'messages[{i}].reasoning_content' differ; set only one of them.",
                     param=f"messages[{i}].reasoning",
                 )
             message.reasoning_content = message.reasoning
@@ -202,7 +208,7 @@ def _settle(messages: Sequence[Message]) -> None:
 
 
 def _settle_parts(message: AssistantMessage, parts: Sequence[AnyAnswerPart]) -> None:
-    """A message's own reasoning counts, if it has any."""
+    """Merges the parts of an answer. Reasoning of the message itself takes precedence over that of its parts."""
     message.content = [AnswerPart(part.text) for part in parts] or None
     if not message.reasoning and not message.reasoning_content:
         reasoning = (part.reasoning_content or part.reasoning for part in parts if isinstance(part, AnswerPart))
@@ -216,13 +222,13 @@ def _with_text(content: AnswerContent | None, text: str) -> AnswerContent:
 
 
 _MAX_DIGITS = 10
-"""Digits of a token id, zeros in front included: Python reads no integer of more than 4300 digits."""
+"""Digits of a token id, including leading zeros: Python parses no integer of more than 4300 digits."""
 _MAX_PROBLEM = 200
-"""Characters of what msgspec says of a value."""
+"""Characters of msgspec's message about a value."""
 
 _GOT_FLOAT = "got `float`"
-"""In msgspec's message about a float where something else must be."""
-# msgspec tells the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
+"""Part of msgspec's message about a float in place of another type."""
+# msgspec reports the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
 _PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 

@@ -1,4 +1,4 @@
-"""Requests to generate, as Structs, and what follows from their fields. PURE."""
+"""Requests for generation as Structs, and their conversion to turns. PURE."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from operator import attrgetter
@@ -18,32 +18,33 @@ from protos.tensors import Packed
 
 INT64_MAX = 2**63 - 1
 COMPLETION_MAX_TOKENS = 16
-"""OpenAI's default for completions. (Chat has none: it goes on until the context is full.)"""
+"""OpenAI's default for completions. Chat has no default: it generates until the context is full."""
 
 ANY_OBJECT = {"type": "object"}
-"""As a JSON Schema."""
+"""JSON Schema of an arbitrary object."""
 
 Text = Annotated[str, Meta(min_length=1)]
 TokenId = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 TokenLimit = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
-"""So many tokens back; -1: to the beginning."""
+"""Number of last tokens; -1: all tokens."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=0.01, le=10)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
 
 
-def prompts_of(given: str | Packed | list[Any], field: str) -> list[Prompt]:
-    """One text, one list of token ids, or a list of either. Raises InvalidRequest for a list of several kinds."""
-    if isinstance(given, str | Packed):
-        return [given]
-    kinds = {type(item) for item in given}
+def prompts_of(value: str | Packed | list[Any], field: str) -> list[Prompt]:
+    """The prompts in a field: one text, one list of token ids, or a list of either. Raises InvalidRequest for a list of
+    several kinds."""
+    if isinstance(value, str | Packed):
+        return [value]
+    kinds = {type(item) for item in value}
     if len(kinds) > 1:
         raise InvalidRequest(
             f"'{field}' must be a string, an array of strings, an array of token ids or an array of arrays of those.",
             param=field,
         )
-    return [given] if kinds == {int} else given
+    return [value] if kinds == {int} else value
 
 
 class StreamOptions(Struct):
@@ -55,13 +56,13 @@ class TextFormat(Struct, tag_field="type", tag="text"):
 
 
 class JsonObjectFormat(Struct, tag_field="type", tag="json_object"):
-    schema: dict[str, Any] | None = None  # not in OpenAI's API; llama-server takes it here
+    schema: dict[str, Any] | None = None  # not in OpenAI's API; llama-server accepts it here
 
 
 class NamedSchema(Struct):
     name: Annotated[
         str, Meta(min_length=1, max_length=64, pattern=r"^[a-zA-Z0-9_-]+(?!\n)$")
-    ]  # Python's $ lets a line break follow
+    ]  # Python's $ would allow a line break at the end
     schema: dict[str, Any] | None = None
     description: str | None = None
     strict: bool | None = None
@@ -75,7 +76,7 @@ ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
 class Request(Struct, kw_only=True):
-    """What both endpoints share. None is unset, and stands for null too."""
+    """Fields of both completions and chats. None is unset or null."""
 
     model: str | None = None
     max_tokens: TokenLimit | None = None
@@ -95,7 +96,7 @@ class Request(Struct, kw_only=True):
     typical_p: Fraction | None = None
     top_n_sigma: Annotated[float, Meta(ge=-1)] | None = None  # 0 and -1: off
     repetition_penalty: Penalty | None = None  # vLLM
-    repeat_penalty: Penalty | None = None  # llama.cpp, for the same
+    repeat_penalty: Penalty | None = None  # llama.cpp's name for `repetition_penalty`
     repeat_last_n: LastTokens | None = None
     xtc_probability: Fraction | None = None
     xtc_threshold: Fraction | None = None
@@ -111,8 +112,8 @@ class Request(Struct, kw_only=True):
     ignore_eos: bool | None = None
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
     skip_special_tokens: bool | None = None
-    priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; the smaller the sooner
-    # At most one of these four says what the text has to match.
+    priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; smaller values run earlier
+    # At most one of these four may constrain the text.
     response_format: ResponseFormat | None = None
     json_schema: dict[str, Any] | None = None
     regex: Text | None = None
@@ -120,7 +121,7 @@ class Request(Struct, kw_only=True):
 
     @property
     def guides(self) -> list[str]:
-        """The fields that say what the text has to match."""
+        """Names of the fields that constrain the text."""
         guides = []
         if self.response_format is not None and not isinstance(self.response_format, TextFormat):
             guides.append("response_format")
@@ -137,11 +138,11 @@ class Request(Struct, kw_only=True):
         return bool(self.stream_options and self.stream_options.include_usage)
 
     def prompt_fields(self) -> Iterable[PromptField]:
-        """The fields whose length a server may limit, before a template has rendered them."""
+        """The fields whose length the server may limit before a template renders them."""
         return ()
 
     def turn(self) -> Turn:
-        """What the request wants generated."""
+        """The turn that the request asks for."""
         raise NotImplementedError
 
     # ---- To a turn
@@ -169,7 +170,7 @@ class Request(Struct, kw_only=True):
 
 
 _read_sampling = attrgetter(*Sampling.__struct_fields__)
-"""Sampling has the names of this API, but for `repeat_penalty`."""
+"""Sampling uses the names of this API, except for `repeat_penalty`."""
 
 
 class CompletionRequest(Request, kw_only=True):
@@ -225,7 +226,7 @@ CHAT_NAMES: Mapping[str, str] = {
     "tool_use": "tool_choice",
 }
 _FUNCTION_NAMES = {"parameters": "functions[{}].parameters", "tools": "functions", "tool_use": "function_call"}
-"""Where the older API's functions are given."""
+"""Changes for a request with the older API's functions."""
 
 
 class ChatRequest(Request, kw_only=True):
@@ -247,13 +248,13 @@ class ChatRequest(Request, kw_only=True):
 
     @property
     def tool_use(self) -> ToolUse | None:
-        """None if the model is not to call anything."""
+        """None if the answer must not call tools."""
         if self.functions:
             if self.function_call == "none":
                 return None
-            named = self.function_call.name if isinstance(self.function_call, FunctionName) else None
+            name = self.function_call.name if isinstance(self.function_call, FunctionName) else None
             tools = [Tool("function", function) for function in self.functions]
-            return ToolUse(tools, named is not None, named, parallel=False, legacy=True)
+            return ToolUse(tools, name is not None, name, parallel=False, legacy=True)
         parallel = self.parallel_tool_calls is not False
         match self.tool_choice:
             case _ if not self.tools:
@@ -263,15 +264,15 @@ class ChatRequest(Request, kw_only=True):
             case "none":
                 return None
             case "required":
-                return ToolUse(self.tools, must=True, parallel=parallel)
+                return ToolUse(self.tools, must_call=True, parallel=parallel)
             case NamedTool(function=function):
-                return ToolUse(self.tools, must=True, named=function.name, parallel=False)
+                return ToolUse(self.tools, must_call=True, function_name=function.name, parallel=False)
             case AllowedToolChoice(allowed_tools=allowed):
                 names = {tool.function.name for tool in allowed.tools}
                 tools = [tool for tool in self.tools if tool.function.name in names]
                 if not tools:
                     return None
-                return ToolUse(tools, must=allowed.mode == "required", parallel=parallel)
+                return ToolUse(tools, must_call=allowed.mode == "required", parallel=parallel)
 
     def turn(self) -> Turn:
         names, use, limit = CHAT_NAMES, self.tool_use, self.max_tokens
@@ -299,13 +300,13 @@ class ChatRequest(Request, kw_only=True):
 
 
 _read_template = attrgetter(*TemplateOptions.__struct_fields__)
-"""The options have the names of this API."""
+"""TemplateOptions uses the names of this API."""
 
 
 class GenerateRequest(Struct):
-    """A turn, and how its answer is sent."""
+    """A turn, and the form of its response."""
 
     turn: Turn
     stream: bool = False
     include_usage: bool = False
-    """A stream ends with the token counts."""
+    """Whether a stream ends with the token counts."""

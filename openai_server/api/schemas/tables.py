@@ -1,7 +1,7 @@
-"""What becomes of each key of a JSON object, and of the objects in it. PURE.
+"""Tables that decide how each key of a JSON object, and of the objects in it, is handled. PURE.
 
-A table decides by name: a key that it doesn't have is refused, and null is the same as no key. So `clean` removes nulls
-before anything is converted; what has no table, such as a JSON Schema, is data and stays as it is.
+A table decides by name: a key that is not in the table is refused, and a null key counts as absent. So `clean` removes
+nulls before the conversion. A value without a table, such as a JSON Schema, is data and is left unchanged.
 """
 
 from collections.abc import Mapping, Sequence, Set
@@ -16,14 +16,14 @@ from openai_server.api.schemas.bounds import Place, path_of
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 
 MAX_ITEMS = 8192
-"""Items of a list that are looked at. Every list of the API is refused for its length above that."""
+"""Longest list whose items are checked. The API refuses every longer list for its length."""
 
 
 class Table(Protocol):
-    """What may be at one place of a body. A value of another type is left to the conversion, which refuses it."""
+    """The allowed value at one place of a body. A value of another type is left to the conversion, which refuses it."""
 
     def clean(self, value: Any, place: Place = None) -> None:
-        """Removes nulls that stand for no field. Raises InvalidRequest for a key that would be ignored."""
+        """Removes null fields. Raises InvalidRequest for a key that would be ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,13 +33,13 @@ class Fields:
     mapped: frozenset[str]
     """Attributes of the msgspec Struct."""
     no_effect: frozenset[str] = frozenset()
-    """Known to have no effect on the output, whatever their value."""
+    """Keys that have no effect on the output, whatever their value."""
     neutral: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """Fields that are not supported, with the values that ask for what happens anyway. null always does."""
+    """Unsupported keys, with the values that ask for the behaviour without the key. null is accepted too."""
     family: Set[str] = frozenset()
-    """Keys of this object or a related one. One that only others have may be null."""
+    """Keys of this object and related ones. A key that only related objects have may be null."""
     nested: Mapping[str, Table] = field(default_factory=dict)
-    """Tables of those attributes that hold objects."""
+    """Tables for the attributes that hold objects."""
 
     def clean(self, value: Any, place: Place = None) -> None:
         if not isinstance(value, dict):
@@ -67,13 +67,13 @@ class Fields:
 
     @property
     def null_only(self) -> frozenset[str]:
-        """Keys of related objects."""
+        """Keys that only related objects have; here they may only be null."""
         return frozenset(self.family - self.mapped - self.no_effect - self.neutral.keys())
 
 
 @dataclass(frozen=True, slots=True)
 class Variants:
-    """An object of one of several kinds, told apart by the value of one key, which is required."""
+    """An object of one of several kinds. The value of one required key identifies the kind."""
 
     tag: str
     tables: Mapping[str, Table]
@@ -90,7 +90,7 @@ class Variants:
 
 @dataclass(frozen=True, slots=True)
 class Each:
-    """A list."""
+    """A list with one table for all its items."""
 
     table: Table
 
@@ -101,7 +101,7 @@ class Each:
 
 
 class Entries:
-    """An object with keys that the client chooses, none of which is null."""
+    """An object whose keys the client chooses. Keys with null are removed."""
 
     def clean(self, value: Any, place: Place = None) -> None:
         if isinstance(value, dict):
@@ -110,7 +110,7 @@ class Entries:
 
 
 class Family:
-    """Objects that clients write with one type of their own, which has the keys of all of them."""
+    """Related objects. Clients write them with one type, which has the keys of all of them."""
 
     def __init__(self) -> None:
         self._names: set[str] = set()
@@ -132,13 +132,13 @@ def missing(param: str) -> InvalidRequest:
 
 
 def mapped(struct: type[Struct]) -> frozenset[str]:
-    """All of its attributes, and the key that tells it from others."""
+    """All attributes of the Struct, and its tag field."""
     tag = struct.__struct_config__.tag_field
     return frozenset(struct.__struct_fields__) | ({tag} if tag else set())
 
 
 def _same(item: object, value: object) -> bool:
-    """As JSON: 1 is 1.0, but 0 is not false."""
+    """Whether two values are equal as JSON: 1 equals 1.0, but 0 doesn't equal false."""
     return item == value and isinstance(item, bool) == isinstance(value, bool)
 
 

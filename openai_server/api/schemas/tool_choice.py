@@ -1,4 +1,4 @@
-"""What a chat says of the tools that its answer may call, as Structs. PURE."""
+"""The values of a chat's `tool_choice`, as Structs. PURE."""
 
 from typing import Annotated, Literal
 

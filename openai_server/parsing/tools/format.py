@@ -121,13 +121,13 @@ class ToolFormat(ABC):
         tools: Sequence[Tool],
         *,
         parallel: bool,
-        named: str | None = None,
+        function_name: str | None = None,
         thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
         """Exactly one call (or several, if `parallel`) of these tools, or of the one that is `named`."""
         rules = Rules()
-        offered = [tool for tool in tools if named in (None, tool.function.name)]
+        offered = [tool for tool in tools if function_name in (None, tool.function.name)]
         calls = self._calls(rules, offered, parallel)
         if thoughts is None:
             return rules.text(calls)

@@ -32,8 +32,11 @@ class GenericCalls(JsonCalls):
 GENERIC = GenericCalls("generic", HERMES.markers, HERMES.close, space=HERMES.space, between=HERMES.between)
 
 
-def instructions(tools: Sequence[Tool], *, parallel: bool = True, must: bool = False, named: str | None = None) -> str:
-    """What tools there are, how to call them, and whether the next answer must be a call (of the `named` one)."""
+def instructions(
+    tools: Sequence[Tool], *, parallel: bool = True, must_call: bool = False, function_name: str | None = None
+) -> str:
+    """The text for the model that describes the tools, how to call them, and whether the answer must be a call (of
+    `function_name`, if set)."""
     listed = "\n".join(orjson.dumps(_described(tool)).decode() for tool in tools)
     several = "For each function call, write" if parallel else "You may call one function at a time. For a call, write"
     with_parameters = sum(not schema.takes_nothing(schema.parameters(tool.function)) for tool in tools)
@@ -47,9 +50,9 @@ def instructions(tools: Sequence[Tool], *, parallel: bool = True, must: bool = F
     ]
     if 0 < with_parameters < len(tools):
         texts.append('For a function without parameters, write "arguments": {}.')
-    if named is not None:
-        texts.append(f"Answer with a call of {named}.")
-    elif must:
+    if function_name is not None:
+        texts.append(f"Answer with a call of {function_name}.")
+    elif must_call:
         texts.append("Answer with a function call.")
     else:
         texts.append("If no function is needed, answer as usual.")

@@ -499,25 +499,25 @@ def test_without_tools_there_is_no_use() -> None:
 @pytest.mark.parametrize("choice", [None, "auto"])
 def test_tools_that_may_be_called(choice: object) -> None:
     found = use(tools=TOOLS, tool_choice=choice)
-    assert ([t.function.name for t in found.tools], found.must, found.parallel) == (["f", "g"], False, True)
+    assert ([t.function.name for t in found.tools], found.must_call, found.parallel) == (["f", "g"], False, True)
     assert not use(tools=TOOLS, parallel_tool_calls=False).parallel
 
 
 def test_tools_of_which_one_must_be_called() -> None:
-    assert use(tools=TOOLS, tool_choice="required").must
+    assert use(tools=TOOLS, tool_choice="required").must_call
     named = use(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}})
-    assert (named.must, named.named, named.parallel) == (True, "g", False)
+    assert (named.must_call, named.function_name, named.parallel) == (True, "g", False)
 
 
 def test_allowed_tools() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "g"}}]}
     found = use(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert ([t.function.name for t in found.tools], found.must) == (["g"], True)
+    assert ([t.function.name for t in found.tools], found.must_call) == (["g"], True)
 
 
 def test_functions_are_the_older_tools() -> None:
     found = use(functions=[function("f")], function_call={"name": "f"})
-    assert (found.legacy, found.named, found.parallel) == (True, "f", False)
+    assert (found.legacy, found.function_name, found.parallel) == (True, "f", False)
     turn = chat(functions=[function("f")]).turn()
     assert ([tool.function.name for tool in turn.tools], turn.name("tools")) == (["f"], "functions")
     assert turn.name("parameters").format(0) == "functions[0].parameters"
@@ -588,4 +588,4 @@ def test_all_fields_of_few_words_are_known() -> None:
             kinds += kind.types
         elif isinstance(kind, msgspec.inspect.ListType):
             kinds.append(kind.item_type)
-    assert found == bounds.WORDS
+    assert found == bounds.KEYWORD_FIELDS

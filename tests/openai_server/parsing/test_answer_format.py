@@ -84,14 +84,14 @@ def test_parsers(template: str, prompt: str, tools: list[Tool] | None, text: str
 def test_grammars_let_a_model_think_first() -> None:
     template = source("Qwen-QwQ-32B")
     for grammar in (
-        grammar_for(template, "assistant\n<think>\n", TOOLS, parallel=False, named="get_weather"),
+        grammar_for(template, "assistant\n<think>\n", TOOLS, parallel=False, function_name="get_weather"),
         strict_grammar_for(template, "assistant\n<think>\n", TOOLS, parallel=False),
     ):
         assert accepted(grammar, f"a</think>\n\n{CALL}")
         assert not accepted(grammar, CALL)
     assert accepted(grammar_for(template, "assistant\n", TOOLS, parallel=True), f"{CALL}\n{CALL}")
     assert not accepted(grammar_for(template, "assistant\n", TOOLS, parallel=False), f"{CALL}\n{CALL}")
-    assert not accepted(grammar_for(template, "assistant\n", TOOLS, parallel=False, named="now"), CALL)
+    assert not accepted(grammar_for(template, "assistant\n", TOOLS, parallel=False, function_name="now"), CALL)
 
 
 def test_the_prompt_of_an_older_message_does_not_matter_to_grammars() -> None:

@@ -40,8 +40,8 @@ def test_the_example_has_no_arguments_where_no_tool_has_parameters() -> None:
 
 def test_instructions_say_what_is_asked_for() -> None:
     assert "one function at a time" in instructions(TOOLS, parallel=False)
-    assert instructions(TOOLS, must=True).endswith("Answer with a function call.")
-    assert instructions(TOOLS, must=True, named="now").endswith("Answer with a call of now.")
+    assert instructions(TOOLS, must_call=True).endswith("Answer with a function call.")
+    assert instructions(TOOLS, must_call=True, function_name="now").endswith("Answer with a call of now.")
 
 
 def test_a_conversation_with_tools_as_plain_messages() -> None:

@@ -76,10 +76,10 @@ def test_the_named_function_and_no_other(name: str) -> None:
     written = WRITTEN[name]
     now = written.before + written.second + written.after
     if name not in ONE_AT_A_TIME:
-        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="now"), now)
-        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="get_weather"), now)
-    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="get_weather"), written.one)
-    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, named="now"), written.one)
+        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), now)
+        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), now)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), written.one)
+    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), written.one)
 
 
 @each_format

@@ -1,8 +1,8 @@
-"""The OpenAPI 3.1 document, made from the entries of the registry. PURE.
+"""The OpenAPI 3.1 document, generated from the entries of the registry. PURE.
 
-Requests are described by the Structs and `Fields` tables that check them, answers by the Structs that are sent, errors
-by the table of gRPC statuses and the types of errors. Imported when the document is first requested, as it takes some
-memory.
+The Structs and `Fields` tables that check requests describe them, the Structs that are sent describe the responses, and
+the table of gRPC statuses and the error types describe the errors. The module is imported when the document is first
+requested, as it takes some memory.
 """
 
 import re
@@ -28,10 +28,10 @@ JSON, EVENTS = "application/json", "text/event-stream"
 _REF = "#/components/schemas/{name}"
 
 DESCRIPTION = (
-    "OpenAI's REST API in front of a KServe v2 gRPC text model server. Paths with /v1 answer without it too. Where a "
-    "request names a model, the model may be in the path instead: /{model}/chat/completions, in short /{model}/chat, "
-    "also as /v1/models/{model}/chat/completions, and for older clients /v1/engines/{model}/chat/completions; so for "
-    "completions and embeddings, which have no short path. null is the same as no field."
+    "OpenAI's REST API for KServe v2 gRPC text model servers. The prefix /v1 of a path is optional. Instead of the "
+    "field `model`, the path may name the model: /{model}/chat/completions, its short form /{model}/chat, "
+    "/v1/models/{model}/chat/completions, and, for older clients, /v1/engines/{model}/chat/completions. Completions "
+    "and embeddings have the same paths, except the short form. A field that is null counts as absent."
 )
 
 
@@ -41,7 +41,7 @@ def encoded(endpoints: tuple[Endpoint, ...], *, keys: bool) -> bytes:
 
 
 def document(endpoints: Iterable[Endpoint], *, keys: bool) -> Json:
-    """The document of a server with these endpoints. `keys`: requests need an API key."""
+    """The document of a server with these endpoints. `keys`: whether requests need an API key."""
     paths: dict[str, Json] = {}
     descriptions = []
     for endpoint in endpoints:
@@ -82,7 +82,7 @@ def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> J
                 "name": "model",
                 "in": "path",
                 "required": True,
-                "description": "May have slashes.",
+                "description": "May contain slashes.",
                 "schema": {"type": "string"},
                 "example": MODEL,
             }
@@ -95,46 +95,51 @@ def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> J
 def _answer(description: Description) -> Json:
     if description.answers == [str]:
         text = {"schema": {"type": "string"}, "example": description.example}
-        return _response("Prometheus' text format.", {"text/plain": text})
+        return _response("Metrics in Prometheus' text format.", {"text/plain": text})
     content: Json = {JSON: {"schema": _any(description.answers), "example": description.example}}
     if description.chunk is None:
-        return _response("The answer.", content)
+        return _response("The response.", content)
     data = {"type": "string", "contentMediaType": JSON, "contentSchema": _any([description.chunk, Error])}
     event = {"type": "object", "properties": {"data": {"anyOf": [data, {"const": "[DONE]"}]}}, "description": _EVENTS}
     content[EVENTS] = {"schema": event}
-    return _response("The answer; with `stream`, events.", content)
+    return _response("The response; with `stream`, server-sent events.", content)
 
 
 _EVENTS = (
-    "The fields of each server-sent event. After a failure midway comes one with an Error; the data of the last one is "
-    "[DONE]. Lines that begin with a colon only keep the connection open."
+    "The fields of each server-sent event. If generation fails midway, an event with an Error follows. The data of the "
+    "last event is [DONE]. Lines that begin with a colon only keep the connection open."
 )
 
 
 def _error(status: int) -> Json:
-    made = _response(f"{HTTPStatus(status).phrase}.", {JSON: {"schema": _any([Error])}})
+    response = _response(f"{HTTPStatus(status).phrase}.", {JSON: {"schema": _any([Error])}})
     if status == 429:
-        made["headers"]["retry-after"] = {"description": "Seconds.", "schema": {"type": "integer"}}
-    return made
+        response["headers"]["retry-after"] = {
+            "description": "Seconds to wait before a retry.",
+            "schema": {"type": "integer"},
+        }
+    return response
 
 
 def _response(description: str, content: Json) -> Json:
-    headers = {"x-request-id": {"description": "The client's, or a new one.", "schema": {"type": "string"}}}
+    headers = {
+        "x-request-id": {"description": "The id that the client sent, or a new one.", "schema": {"type": "string"}}
+    }
     return {"description": description, "headers": headers, "content": content}
 
 
 def _any(types: Sequence[Any]) -> Json:
-    """A reference to one of them."""
-    found, _ = msgspec.json.schema_components(types, ref_template=_REF)
-    return found[0] if len(found) == 1 else {"oneOf": list(found)}
+    """A schema that accepts any of the types, by reference."""
+    schemas, _ = msgspec.json.schema_components(types, ref_template=_REF)
+    return schemas[0] if len(schemas) == 1 else {"oneOf": list(schemas)}
 
 
 # ---- Schemas
 
 
 def _components(descriptions: Sequence[Description]) -> Json:
-    types = [Error, *(each.chunk for each in descriptions if each.chunk)]
-    types += [answer for each in descriptions for answer in each.answers]
+    types = [Error, *(description.chunk for description in descriptions if description.chunk)]
+    types += [answer for description in descriptions for answer in description.answers]
     _, answers = msgspec.json.schema_components(types, ref_template=_REF)
     for schema in answers.values():
         schema.setdefault("additionalProperties", False)
@@ -152,7 +157,7 @@ def _components(descriptions: Sequence[Description]) -> Json:
 
 
 def tables(descriptions: Iterable[Description]) -> dict[type[Struct], Fields]:
-    """Every Struct in requests, with the table that decides about its keys."""
+    """Every Struct of the requests, with the table that checks its keys."""
     found: dict[type[Struct], Fields] = {}
     for description in descriptions:
         for form in description.requests:
@@ -179,7 +184,7 @@ def _find(kind: inspect.Type, table: Table, found: dict[type[Struct], Fields]) -
 
 
 def _tag(struct: inspect.StructType, key: str) -> str:
-    """The value of the field that tells the Struct from others."""
+    """The value of the tag field, which identifies the Struct in a union."""
     if struct.tag is not None:
         return str(struct.tag)
     [literal] = [field.type for field in struct.fields if field.encode_name == key]
@@ -188,31 +193,34 @@ def _tag(struct: inspect.StructType, key: str) -> str:
 
 
 def _narrow(schema: Json, fields: Fields) -> None:
-    """Narrows the schema to the keys and values that `fields` lets pass."""
+    """Narrows the schema to the keys and values that `fields` accepts."""
     properties = schema["properties"]
     for name in sorted(fields.no_effect):
-        properties.setdefault(name, {})["description"] = "Has no effect on the answer."
+        properties.setdefault(name, {})["description"] = "Has no effect on the response."
     for name, values in sorted(fields.neutral.items()):
-        properties[name] = {"enum": [None, *values], "description": "Not supported: only what happens anyway."}
+        properties[name] = {
+            "enum": [None, *values],
+            "description": "Not supported: accepts only values for the behaviour without the field.",
+        }
     for name, table in fields.nested.items():
         if isinstance(table, Entries):
-            _let_be_null(properties[name])
+            _allow_null(properties[name])
     if fields.null_only:
         names = "|".join(re.escape(name) for name in sorted(fields.null_only))
         schema["patternProperties"] = {f"^(?:{names})$": {"type": "null"}}
     schema["additionalProperties"] = False
 
 
-def _let_be_null(entries: Json) -> None:
-    """Lets null be a value of an object with any keys."""
+def _allow_null(entries: Json) -> None:
+    """Allows null as a value in an object with arbitrary keys."""
     for option in entries.get("anyOf", (entries,)):
         if "additionalProperties" in option:
             option["additionalProperties"] = {"anyOf": [option["additionalProperties"], {"type": "null"}]}
 
 
 def _as_form(schema: Json, key: str, keys: Iterable[str]) -> None:
-    """The form with the field `key`: null stands for no field, also where the default is not null; the other forms'
-    `keys` are not there."""
+    """Adapts the schema of the request form with the field `key`: booleans may be null even if their default is not,
+    and the other forms' `keys` must be absent or null."""
     for name, value in schema["properties"].items():
         if name != key and value.get("type") == "boolean":
             schema["properties"][name] = {"anyOf": [{"type": "boolean"}, {"type": "null"}], "default": value["default"]}

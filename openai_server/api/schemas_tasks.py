@@ -1,6 +1,6 @@
-"""JSON to validated requests of the endpoints that generate nothing: embeddings, rerank, tokenize, detokenize.
+"""JSON to validated requests of the endpoints that don't generate: embeddings, rerank, tokenize, detokenize.
 
-PURE. The rule of `schemas/fields.py` holds here too: no field is accepted and ignored.
+PURE. As in `schemas/fields.py`, no field is accepted and silently ignored.
 """
 
 from collections.abc import Iterable
@@ -41,7 +41,7 @@ class EmbeddingRequest(Struct, kw_only=True):
     model: str | None = None
     dimensions: Positive | None = None
     encoding_format: Literal["float", "base64"] | None = None
-    # Extensions: `normalize` and `priority` are vLLM's, `pooling` our own.
+    # Extensions: `normalize` and `priority` are from vLLM, `pooling` is this server's own.
     normalize: bool | None = None
     pooling: Literal["mean", "cls", "last"] | None = None
     priority: Priority | None = None
@@ -58,7 +58,7 @@ class EmbeddingRequest(Struct, kw_only=True):
         )
 
     def prompt_fields(self) -> Iterable[PromptField]:
-        """The fields whose length a server may limit; so it is in the other Structs."""
+        """The fields whose length the server may limit; the same in the other Structs."""
         yield PromptField("input", self.prompts, isinstance(self.input, list))
 
 
@@ -84,7 +84,7 @@ class RerankRequest(Struct, kw_only=True):
 
 
 class ContentToTokenize(Struct, kw_only=True):
-    """llama-server's form."""
+    """llama-server's request form."""
 
     content: str
     model: str | None = None
@@ -102,7 +102,7 @@ class ContentToTokenize(Struct, kw_only=True):
 
 
 class PromptToTokenize(Struct, kw_only=True):
-    """vLLM's form."""
+    """vLLM's request form."""
 
     prompt: str
     model: str | None = None
@@ -119,10 +119,10 @@ class PromptToTokenize(Struct, kw_only=True):
 
 
 class MessagesToTokenize(Struct, kw_only=True):
-    """vLLM's form of a chat. The template puts special tokens where they belong."""
+    """vLLM's request form for a chat. The chat template adds the special tokens."""
 
     messages: Any
-    """Those of a chat, which `parse_tokenize` has checked."""
+    """Messages of a chat, checked by `parse_tokenize`."""
     model: str | None = None
     add_special_tokens: bool = False
     return_token_strs: bool = False
@@ -151,7 +151,7 @@ TokenizeRequest = ContentToTokenize | PromptToTokenize | MessagesToTokenize
 TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeRequest
 
 EMBEDDING_FIELDS = REQUESTS.fields(mapped(EmbeddingRequest), NO_EFFECT, dialects.EMBEDDINGS)
-DOCUMENT_FIELDS = Fields(mapped(TextDocument), neutral={"multi_modal": ()})  # in vLLM's answers
+DOCUMENT_FIELDS = Fields(mapped(TextDocument), neutral={"multi_modal": ()})  # in vLLM's responses
 RERANK_FIELDS = REQUESTS.fields(mapped(RerankRequest), NO_EFFECT, dialects.RERANK, {"documents": Each(DOCUMENT_FIELDS)})
 CONTENT_FIELDS = REQUESTS.fields(mapped(ContentToTokenize), neutral=dialects.TOKENIZE_CONTENT)
 PROMPT_FIELDS = REQUESTS.fields(mapped(PromptToTokenize), neutral=dialects.TOKENIZE_PROMPT)
@@ -161,10 +161,10 @@ DETOKENIZE_FIELDS = REQUESTS.fields(mapped(DetokenizeRequest))
 
 def parse_embedding(body: bytes) -> EmbeddingRequest:
     """Raises InvalidRequest."""
-    given = load(body)
-    bounds.check_prompts("input", given.get("input"), MAX_INPUTS)
-    EMBEDDING_FIELDS.clean(given)
-    request = convert(given, EmbeddingRequest)
+    payload = load(body)
+    bounds.check_prompts("input", payload.get("input"), MAX_INPUTS)
+    EMBEDDING_FIELDS.clean(payload)
+    request = convert(payload, EmbeddingRequest)
     if len(request.prompts) > MAX_INPUTS:
         raise InvalidRequest(f"'input' has more than {MAX_INPUTS} items.", param="input")
     return request
@@ -172,9 +172,9 @@ def parse_embedding(body: bytes) -> EmbeddingRequest:
 
 def parse_rerank(body: bytes) -> RerankRequest:
     """Raises InvalidRequest."""
-    given = load(body)
-    RERANK_FIELDS.clean(given)
-    request = convert(given, RerankRequest)
+    payload = load(body)
+    RERANK_FIELDS.clean(payload)
+    request = convert(payload, RerankRequest)
     request.top_n = request.top_n or None
     return request
 
@@ -187,26 +187,28 @@ _FORMS: dict[str, tuple[type[TokenizeRequest], Fields]] = {
 
 
 def parse_tokenize(body: bytes) -> TokenizeRequest:
-    """What is to be tokenized says which form the request and its answer have. Raises InvalidRequest."""
-    given = {key: value for key, value in load(body).items() if value is not None or key not in _FORMS}
-    forms = [name for name in _FORMS if name in given]
+    """The field with the input decides the form of the request and its response. Raises InvalidRequest."""
+    payload = {key: value for key, value in load(body).items() if value is not None or key not in _FORMS}
+    forms = [name for name in _FORMS if name in payload]
     if len(forms) != 1:
-        raise InvalidRequest("Give one of 'content', 'prompt' and 'messages'.", param=forms[-1] if forms else "prompt")
+        raise InvalidRequest(
+            "Exactly one of 'content', 'prompt' and 'messages' must be set.", param=forms[-1] if forms else "prompt"
+        )
     struct, fields = _FORMS[forms[0]]
-    fields.clean(given)
-    request: TokenizeRequest = convert(given, struct)
+    fields.clean(payload)
+    request: TokenizeRequest = convert(payload, struct)
     if isinstance(request, MessagesToTokenize):
         request.messages = parse_messages(request.messages, len(body))
     return request
 
 
 def parse_template(body: bytes) -> ChatRequest:
-    """A chat that is only to be rendered. Raises InvalidRequest."""
+    """A chat to render without generating an answer. Raises InvalidRequest."""
     return parse_chat(body)
 
 
 def parse_detokenize(body: bytes) -> DetokenizeRequest:
     """Raises InvalidRequest."""
-    given = load(body)
-    DETOKENIZE_FIELDS.clean(given)
-    return convert(given, DetokenizeRequest)
+    payload = load(body)
+    DETOKENIZE_FIELDS.clean(payload)
+    return convert(payload, DetokenizeRequest)

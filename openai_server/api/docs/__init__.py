@@ -1,1 +1,1 @@
-"""The reference page at `/docs`: an interactive form of `/openapi.json`, made by a bundled Swagger UI."""
+"""The reference page at `/docs`, which shows `/openapi.json` with a bundled Swagger UI."""

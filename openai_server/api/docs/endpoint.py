@@ -1,6 +1,6 @@
-"""The entries of `/openapi.json` and of the reference page in the registry, and their handlers.
+"""The registry entries of `/openapi.json` and the reference page, and their handlers.
 
-Both import what they serve when it is first requested: few clients do, and it takes some memory.
+Both handlers import their content on the first request: it takes some memory, and few clients need it.
 """
 
 from typing import Any

@@ -1,4 +1,5 @@
-"""Serves the files of the reference page. Imported when the page is opened; the files are read then and kept."""
+"""Serves the files of the reference page. This module is imported, and the files are read, when the page is first
+opened."""
 
 import asyncio
 import gzip
@@ -16,7 +17,7 @@ from openai_server.core.request_context import RequestContext
 
 FOLDER = Path(__file__).parent
 PART_BYTES = 64 << 10
-"""Sent at a time, so that a slow client holds no more of a file than that."""
+"""Bytes of a file that are sent at a time, and so the most that a slow client keeps in memory."""
 
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript"}
 CONTENT_SECURITY_POLICY = "; ".join(
@@ -24,21 +25,21 @@ CONTENT_SECURITY_POLICY = "; ".join(
         "default-src 'none'",
         "script-src 'self'",
         "style-src 'self'",
-        "img-src 'self' data:",  # the icons in its stylesheet
+        "img-src 'self' data:",  # the icons in Swagger UI's stylesheet
         "connect-src 'self'",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
     )
 )
-FOR_A_YEAR = "public, max-age=31536000, immutable"
-"""The bundle's path has its version."""
+IMMUTABLE = "public, max-age=31536000, immutable"
+"""For the bundle, whose path contains its version."""
 REVALIDATED = "no-cache"
 
 
 @dataclass(frozen=True, slots=True)
 class File:
-    """`content` as it is stored; `size` and `digest` are those of the decompressed file."""
+    """A file as it is stored. `size` (bytes) and `digest` are those of the decompressed content."""
 
     content: bytes
     is_compressed: bool
@@ -70,13 +71,13 @@ _read = cache(File.read)
 
 
 async def respond(context: RequestContext) -> Response:
-    """A GET or HEAD of one of the paths."""
+    """The response to a GET or HEAD request for one of the paths."""
     path = context.scope["path"]
     file = await asyncio.to_thread(_read, FILES[path])
     compressed = file.is_compressed and _accepts_gzip(_values(context, b"accept-encoding"))
     etag = f'"{file.digest}{"-gzip" if compressed else ""}"'
     headers = {
-        "cache-control": FOR_A_YEAR if path.startswith(BUNDLE) else REVALIDATED,
+        "cache-control": IMMUTABLE if path.startswith(BUNDLE) else REVALIDATED,
         "etag": etag,
         "x-content-type-options": "nosniff",
     }
@@ -96,12 +97,12 @@ async def respond(context: RequestContext) -> Response:
 
 
 def _values(context: RequestContext, name: bytes) -> list[str]:
-    """Those of all headers of this name."""
-    return [value.decode("latin-1") for found, value in context.scope["headers"] if found == name]
+    """The values of all headers with this name."""
+    return [value.decode("latin-1") for header, value in context.scope["headers"] if header == name]
 
 
 def _accepts_gzip(values: list[str]) -> bool:
-    """False also for a client that names no coding: curl would print the compressed bytes."""
+    """Whether the client accepts gzip. Without the header it doesn't: curl would print the compressed bytes."""
     for coding in ",".join(values).split(","):
         name, _, weight = coding.partition(";")
         if name.strip().lower() in ("gzip", "x-gzip", "*"):
@@ -110,5 +111,5 @@ def _accepts_gzip(values: list[str]) -> bool:
 
 
 def _matches(values: list[str], etag: str) -> bool:
-    """Weakly, as RFC 9110, 13.1.2 wants it: a proxy that compresses weakens an ETag."""
+    """Compares ETags weakly, as RFC 9110, 13.1.2 requires: a proxy that compresses a file weakens its ETag."""
     return any(value.strip().removeprefix("W/") in (etag, "*") for value in ",".join(values).split(","))

@@ -1,11 +1,12 @@
-"""The paths of the reference page, and the file behind each. PURE: `files` reads them when the page is opened."""
+"""The paths of the reference page, and the file for each. PURE: `files` reads them when the page is opened."""
 
 SWAGGER_UI = "5.35.0"
-"""Version of the npm package swagger-ui-dist. `python -m scripts.vendor` brings its files; page/index.html names it."""
+"""Version of the npm package swagger-ui-dist. `python -m scripts.vendor` copies its files here. Change it in
+page/index.html too."""
 
 PAGE = "/docs"
 BUNDLE = f"{PAGE}/swagger-ui-{SWAGGER_UI}"
-"""What is below this path never changes, so that browsers may keep it."""
+"""Files below this path never change, so browsers may cache them."""
 
 FILES = {
     PAGE: "page/index.html",
@@ -17,4 +18,4 @@ FILES = {
     f"{BUNDLE}/LICENSE": "swagger-ui/LICENSE",
     f"{BUNDLE}/NOTICE": "swagger-ui/NOTICE",
 }
-"""Relative to this folder. Large files are kept compressed."""
+"""Path → file, relative to this folder. Large files are stored compressed."""

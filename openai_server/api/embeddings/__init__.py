@@ -1,1 +1,1 @@
-"""`/v1/embeddings`: vectors of texts."""
+"""`/v1/embeddings`: converts texts to vectors."""

@@ -1,4 +1,4 @@
-"""The answer of `/v1/embeddings`, in OpenAI's form. PURE."""
+"""The response of `/v1/embeddings`, in OpenAI's form. PURE."""
 
 import base64
 from collections.abc import Iterable, Sequence
@@ -27,8 +27,8 @@ class Embeddings(Struct):
 
 
 def vector(elements: Sequence[float], request: EmbeddingRequest) -> Any:
-    """An `embedding`: base64, or numbers that are JSON already: as numbers, thousands of vectors would take ten times
-    the memory."""
+    """The value of `embedding`: base64, or a list of numbers as encoded JSON. As Python floats, thousands of vectors
+    would take ten times the memory."""
     if request.encoding_format == "base64":
         return base64.b64encode(tensors.to_raw(contract.EMBEDDING.datatype, elements)).decode()
     return msgspec.Raw(orjson.dumps(list(elements)))

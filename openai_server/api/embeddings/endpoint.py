@@ -1,4 +1,4 @@
-"""The entry of `/v1/embeddings` in the registry, and its work."""
+"""The registry entry of `/v1/embeddings`, and its work."""
 
 from collections.abc import Sequence
 from functools import partial
@@ -47,7 +47,7 @@ EMBEDDINGS = Endpoint(
     operation="embeddings",
     description=Description(
         tag="Texts",
-        summary="Vectors of texts",
+        summary="Convert texts to embedding vectors",
         requests=[RequestType("embeddings", EmbeddingRequest, EMBEDDING_FIELDS)],
         examples={"texts": Example("Two texts", {"model": MODEL, "input": ["a fox", "a crow"]})},
         answers=[Embeddings],

@@ -1,1 +1,1 @@
-"""`/v1/rerank`: documents ordered by a query."""
+"""`/v1/rerank`: orders documents by their relevance to a query."""

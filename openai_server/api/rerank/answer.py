@@ -1,4 +1,4 @@
-"""The answer of `/v1/rerank`, in Jina's form, which clients of Cohere and llama-server read too. PURE."""
+"""The response of `/v1/rerank`, in Jina's form, which clients of Cohere and llama-server accept too. PURE."""
 
 from collections.abc import Iterable, Sequence
 from typing import Literal
@@ -30,7 +30,7 @@ class Ranking(Struct):
 def ranking(
     id: str, model: str, request: RerankRequest, scores: Sequence[float], counts: Iterable[int | None]
 ) -> Ranking:
-    """The best document first; of equal ones, the one that came first in the request."""
+    """The response, best document first. Documents with equal scores keep the order of the request."""
     texts = request.texts
     best = sorted(range(len(texts)), key=lambda i: -scores[i])[: request.top_n]
     results = [Ranked(i, scores[i], RankedText(texts[i]) if request.return_documents else UNSET) for i in best]

@@ -1,4 +1,4 @@
-"""The entry of `/v1/rerank` in the registry, and its work."""
+"""The registry entry of `/v1/rerank`, and its work."""
 
 from functools import partial
 
@@ -34,11 +34,11 @@ RERANK = Endpoint(
     handler=partial(TaskHandler, parse=parse, work=rerank, id_prefix="rerank-"),
     description=Description(
         tag="Texts",
-        summary="Order documents by a query",
+        summary="Order documents by their relevance to a query",
         requests=[RequestType("rerank", RerankRequest, RERANK_FIELDS)],
         examples={
             "documents": Example(
-                "Two documents (needs a reranker: other models answer 400, unsupported_task)",
+                "Two documents (needs a reranker; other models get status 400, unsupported_task)",
                 {"model": MODEL, "query": "Which animal can fly?", "documents": ["a fox", "a crow"]},
             )
         },

@@ -1,1 +1,1 @@
-"""`/tokenize`, `/detokenize` and `/apply-template`: tokens of texts, and prompts of conversations."""
+"""`/tokenize`, `/detokenize` and `/apply-template`: convert texts to tokens and back, and conversations to prompts."""

@@ -1,4 +1,4 @@
-"""Answers of `/tokenize`, `/detokenize` and `/apply-template`, as llama-server or vLLM has them. PURE."""
+"""Responses of `/tokenize`, `/detokenize` and `/apply-template`, in the forms of llama-server and vLLM. PURE."""
 
 from collections.abc import Sequence
 
@@ -10,17 +10,17 @@ from openai_server.api.schemas_tasks import ContentToTokenize, MessagesToTokeniz
 class Piece(Struct):
     id: int
     piece: str | list[int]
-    """Bytes, if the piece ends inside a character."""
+    """Text, or a list of bytes if the piece is not valid UTF-8."""
 
 
 class ContentTokens(Struct):
-    """llama-server's form."""
+    """llama-server's response form."""
 
     tokens: list[int | Piece]
 
 
 class PromptTokens(Struct):
-    """vLLM's form."""
+    """vLLM's response form."""
 
     count: int
     max_model_len: int | None

@@ -1,4 +1,4 @@
-"""The entries of `/tokenize`, `/detokenize` and `/apply-template` in the registry."""
+"""The registry entries of `/tokenize`, `/detokenize` and `/apply-template`."""
 
 from functools import partial
 
@@ -26,7 +26,7 @@ TOKENIZE = Endpoint(
     handler=partial(TaskHandler, parse=request.tokenize, work=work.tokenize, id_prefix="tokenize-"),
     description=Description(
         tag="Texts",
-        summary="Tokens of a text or a conversation",
+        summary="Convert a text or a conversation to tokens",
         requests=[
             RequestType("tokenize with `content`", ContentToTokenize, CONTENT_FIELDS, "content"),
             RequestType("tokenize with `prompt`", PromptToTokenize, PROMPT_FIELDS, "prompt"),
@@ -65,7 +65,7 @@ DETOKENIZE = Endpoint(
     ),
     description=Description(
         tag="Texts",
-        summary="The text of tokens",
+        summary="Convert tokens to text",
         requests=[RequestType("detokenize", DetokenizeRequest, DETOKENIZE_FIELDS)],
         examples={"tokens": Example("Four tokens", {"model": MODEL, "tokens": [19556, 28, 905, 17]})},
         answers=[DetokenizedText],
@@ -79,7 +79,7 @@ APPLY_TEMPLATE = Endpoint(
     handler=partial(TaskHandler, parse=request.apply_template, work=work.apply_template, id_prefix="template-"),
     description=Description(
         tag="Texts",
-        summary="The prompt that a conversation becomes",
+        summary="Render a conversation to a prompt",
         requests=[RequestType("chat", ChatRequest, CHAT_FIELDS)],
         examples={"messages": Example("A conversation", chat("Hello!"))},
         answers=[RenderedPrompt],

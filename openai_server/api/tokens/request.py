@@ -26,5 +26,5 @@ def detokenize(body: bytes, caps: Caps) -> DetokenizeRequest:
 
 
 def apply_template(body: bytes, _: Caps) -> Turn:
-    """A chat that is only to be rendered, without limits of its own. Raises InvalidRequest."""
+    """A chat to render without generating an answer. The limits on prompts don't apply. Raises InvalidRequest."""
     return parse_template(body).turn()

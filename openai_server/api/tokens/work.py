@@ -11,7 +11,7 @@ from openai_server.prompting.chat_prompt import ChatPrompt
 from protos import contract
 
 MANY_TOKENS = 4096
-"""Tokens of a text from which on the answer is built in a thread: an object for each of their pieces takes long."""
+"""Number of tokens above which a thread builds the response: creating an object for each piece takes long."""
 
 
 async def tokenize(task: Task, request: TokenizeRequest) -> ContentTokens | PromptTokens:
@@ -49,7 +49,7 @@ async def detokenize(task: Task, request: DetokenizeRequest) -> DetokenizedText:
 
 
 async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
-    """The prompt that the model would get: the backend has nothing to do. Raises APIError."""
+    """The prompt for the model, rendered without the backend. Raises APIError."""
 
     async def work(model: Model) -> RenderedPrompt:
         prompt = await task.services.planner.prompt(

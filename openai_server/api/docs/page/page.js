@@ -1,6 +1,6 @@
 "use strict";
 
-// The folder that /docs is in, as the browser sees it: behind a proxy, a prefix may come before it.
+// The URL of the folder that contains /docs. A proxy may add a prefix to the path.
 const base = new URL(".", location.href);
 const root = document.documentElement;
 const dark = matchMedia("(prefers-color-scheme: dark)");

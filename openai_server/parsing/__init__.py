@@ -1,1 +1,1 @@
-"""Events from a model's text: content, reasoning, tool calls. PURE."""
+"""Converts a model's text to events: content, reasoning, tool calls. PURE."""

@@ -1,6 +1,6 @@
-"""What a model's chat template and its prompt say of how to read, and how to hold to a form, the answer.
+"""Derives from a chat template and a prompt how to parse the answer, and which grammar constrains it.
 
-PURE. Composes reasoning and formats of tool calls.
+PURE. Combines reasoning with the formats of tool calls.
 """
 
 from collections.abc import Sequence
@@ -12,22 +12,23 @@ from openai_server.parsing.tools.formats import format_of
 
 
 def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None, *, must_call: bool = False) -> Parser:
-    """A parser for one choice of the answer to `prompt`. `tools` are those it may call, or `must_call`."""
+    """A parser for one choice of the answer to `prompt`. `tools` are those that the answer may call; `must_call`:
+    must."""
     tool_format = format_of(template)
     parser: Parser = PlainParser()
-    if tools or tool_format.always:
+    if tools or tool_format.parses_all_answers:
         parser = tool_format.parser(tools or ())
-        if begun := tool_format.begun_in(prompt):
-            parser.push(begun)
+        if tail := tool_format.prompt_tail(prompt):
+            parser.push(tail)
     if thoughts := thoughts_of(template):
         parser = ReasoningParser(thoughts, parser, starts_inside(prompt, thoughts))
     return CallsOnly(parser) if must_call else parser
 
 
 def needs_special_tokens(template: str, tools: Sequence[Tool] | None) -> bool:
-    """Whether the parser has to see control tokens in the text."""
+    """Whether the parser needs control tokens in the text."""
     tool_format, thoughts = format_of(template), thoughts_of(template)
-    return (tool_format.special_tokens and bool(tools or tool_format.always)) or (
+    return (tool_format.special_tokens and bool(tools or tool_format.parses_all_answers)) or (
         thoughts is not None and thoughts.special_tokens
     )
 
@@ -41,9 +42,9 @@ def grammar_for(
     function_name: str | None = None,
     may_think: bool = True,
 ) -> str:
-    """For an answer that must be a call (or several, if `parallel`) of these tools, or of the one that is `named`.
+    """A grammar for an answer that must be a call of these tools, or of `function_name` alone; several if `parallel`.
 
-    Where the model thinks before it answers, it may still do so, unless it has been told not to.
+    With `may_think`, a model that reasons may do so before the call.
     """
     thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).grammar(
@@ -58,7 +59,7 @@ def grammar_for(
 def strict_grammar_for(
     template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, may_think: bool = True
 ) -> str:
-    """For an answer that may have calls, whose arguments then follow the schemas."""
+    """A grammar for an answer that may have calls, with arguments that follow the tools' schemas."""
     thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).strict_grammar(
         tools,
@@ -71,7 +72,8 @@ def strict_grammar_for(
 def guided_grammar_for(
     template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str, may_think: bool = True
 ) -> str:
-    """For an answer whose content matches `body`, in Lark. The model may think before it, or call a tool instead."""
+    """A grammar for an answer whose content matches `body`, in Lark. The model may reason first, or call a tool
+    instead."""
     thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).guided_grammar(
         tools,
@@ -83,24 +85,24 @@ def guided_grammar_for(
 
 
 def thoughts_of(template: str) -> ReasoningTags | None:
-    return None if format_of(template).reasons else tags_of(template)
+    return None if format_of(template).parses_reasoning else tags_of(template)
 
 
-def is_read(template: str, tools: Sequence[Tool] | None) -> bool:
-    """Whether `parser_for` may find anything but content."""
+def needs_parser(template: str, tools: Sequence[Tool] | None) -> bool:
+    """Whether `parser_for` may find anything other than content."""
     tool_format = format_of(template)
-    return bool(tools) or tool_format.always or thoughts_of(template) is not None
+    return bool(tools) or tool_format.parses_all_answers or thoughts_of(template) is not None
 
 
 def span_of(template: str, prompt: str) -> ReasoningSpan | None:
-    """None if the model does not reason, or in a way that has no marks."""
+    """The span of the answer with reasoning. None if the model doesn't reason, or writes no tags around it."""
     if thoughts := thoughts_of(template):
         inside = starts_inside(prompt, thoughts)
-        return ReasoningSpan("" if inside else thoughts.begin, (thoughts.end, *thoughts.ends_as_well))
+        return ReasoningSpan("" if inside else thoughts.begin, (thoughts.end, *thoughts.other_ends))
     return format_of(template).reasoning_span
 
 
 def _thinking(template: str, prompt: str, *, may_think: bool) -> tuple[ReasoningTags | None, bool]:
-    """The tags of thoughts that may come, and whether one has begun."""
+    """The tags of the reasoning that the answer may begin with (None: none), and whether the prompt opens it."""
     thoughts = thoughts_of(template) if may_think else None
     return thoughts, thoughts is not None and starts_inside(prompt, thoughts)

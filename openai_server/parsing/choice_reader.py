@@ -1,4 +1,4 @@
-"""The text of one choice to the events of the message that it is. PURE."""
+"""Converts the text of one choice to the events of its message. PURE."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -8,21 +8,21 @@ from openai_server.parsing.parser import Parser
 from protos import contract
 
 TOOL_CALLS, FUNCTION_CALL = "tool_calls", "function_call"
-"""The finish reason of an answer that calls."""
+"""Finish reasons of an answer with calls, in the current API and the older one."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerFormat:
-    """How an answer is read. `new_id` makes the id of a call that the model gave none."""
+    """How to parse an answer. `new_id` creates the id of a call for which the model wrote none."""
 
     new_parser: Callable[[], Parser]
     new_id: Callable[[], str]
     legacy: bool = False
-    """A call is written in the older API's words, where there is at most one."""
+    """Whether the response has the older API's form, which has at most one call."""
     names_function: bool = False
-    """The function to call was named: OpenAI says `stop` then, as nothing was decided."""
+    """Whether the request names the function to call. OpenAI's finish reason is `stop` then."""
     must_call: bool = False
-    """The answer is a call: without content, it is null."""
+    """Whether the answer must be a call. Empty content is then null."""
 
 
 class ChoiceReader:
@@ -31,12 +31,12 @@ class ChoiceReader:
         self._parser = format.new_parser()
         self._n_calls = 0
         self._has_arguments = True
-        """Belongs to the last call."""
+        """Whether the last call has arguments; True before the first call."""
         self._ended = False
 
     def read(self, text: str, reason: str | None = None, *, ended: bool = False) -> list[Event]:
-        """The events of the next piece of text. It is the last one if it has a finish reason, or has `ended` without:
-        not every backend reports one."""
+        """The events of the next piece of text. It is the last piece if `reason` is set, or if `ended` is: not every
+        backend reports a finish reason."""
         events: list[Event] = []
         ended = ended or reason is not None
         if not self._ended:
@@ -48,7 +48,7 @@ class ChoiceReader:
             for event in events:
                 self._note(event)
             if ended and not self._has_arguments and reason != contract.FINISH_LENGTH:
-                # The model wrote none, and was not cut off.
+                # The model finished without writing arguments.
                 events.append(CallArguments(self._n_calls - 1, "{}"))
         if reason is not None:
             events.append(Finish(self._finish_reason(reason)))
@@ -62,7 +62,7 @@ class ChoiceReader:
             self._has_arguments = True
 
     def _finish_reason(self, reason: str) -> str:
-        """What the end of the text means for the message."""
+        """The finish reason of the message."""
         if reason != "stop" or not self._n_calls or self._format.names_function:
             return reason
         return FUNCTION_CALL if self._format.legacy else TOOL_CALLS

@@ -1,8 +1,8 @@
-"""JSON as models write it, to valid JSON, as it comes.
+"""Converts JSON as models write it to valid JSON, piece by piece.
 
-PURE. What is valid JSON is passed on as it is. What models easily get wrong, and what Python writes otherwise, is put
-right: raw line breaks and wrong escapes in strings, 'single quotes', True, False and None, a comma before the closing
-bracket. Everything else fails at the character where it goes wrong, which is not read.
+PURE. Valid JSON is passed on unchanged. Frequent mistakes of models, and Python's notation, are corrected: raw line
+breaks and invalid escapes in strings, 'single quotes', True, False and None, a comma before the closing bracket.
+Anything else fails at the first invalid character, which is not consumed.
 """
 
 import re
@@ -16,7 +16,7 @@ _VALUE: Final = 0
 _ITEM: Final = 1  # a value, or the end of the list
 _KEY: Final = 2  # a key, or the end of the object
 _COLON: Final = 3
-_NEXT: Final = 4  # a comma, or the end of what surrounds the value
+_NEXT: Final = 4  # a comma, or the end of the enclosing value
 
 _SPACES = re.compile(r"[ \t\r\n]+")
 _PLAIN = {'"': re.compile(r'[^"\\\x00-\x1f]+'), "'": re.compile(r"[^'\"\\\x00-\x1f]+")}
@@ -26,23 +26,23 @@ _NUMBER_BEGUN = re.compile(r"-?(?:(?:0|[1-9][0-9]*)(?:\.[0-9]*)?(?:[eE][-+]?[0-9
 _NAMES = {"true": "true", "false": "false", "null": "null", "True": "true", "False": "false", "None": "null"}
 _HEX_DIGITS = {"u": 4, "x": 2}
 _MAX_WORD = 400
-"""Characters of a number."""
+"""Characters of a number or a name."""
 _MAX_SPACES = 64
-"""Whitespace that is kept behind a comma."""
+"""Characters of a comma with the whitespace after it that are kept."""
 
 
 class JsonScanner:
-    """Follows one JSON value. Uses no recursion: text may nest as deeply as it likes."""
+    """Scans one JSON value. It doesn't recurse, so text may nest arbitrarily deeply."""
 
     def __init__(self) -> None:
         self.done = False
         self.failed = False
         self._expects = _VALUE
         self._closers: list[str] = []
-        self._quote = ""  # of the string that is open
-        self._escape = ""  # what has come of it
-        self._word = ""  # what has come of a number or a name
-        self._comma = ""  # with the spaces behind it
+        self._quote = ""  # of the open string; empty outside strings
+        self._escape = ""  # the part of an escape read so far
+        self._word = ""  # the part of a number or name read so far
+        self._comma = ""  # a pending comma and the whitespace after it
         self._out: list[str] = []
 
     def push(self, text: str, at: int) -> tuple[int, str]:
@@ -73,7 +73,7 @@ class JsonScanner:
             if self.failed and _begins(self._word):
                 self.failed = False
                 if self._word[0].isupper():
-                    self._word = ""  # is put otherwise in JSON
+                    self._word = ""  # JSON writes it differently
         rest = self._taken() + self._comma + self._escape + self._word
         self._comma = self._escape = self._word = ""
         return rest
@@ -162,7 +162,7 @@ class JsonScanner:
                 self._out.append(kind)
             elif kind in '"\\/bfnrt':
                 self._out.append("\\" + kind)
-            else:  # such as \d: a backslash was meant
+            else:  # such as \d: the backslash is meant literally
                 self._out.append("\\\\")
                 return at
             return at + 1
@@ -178,17 +178,17 @@ class JsonScanner:
 
 
 def _begins(word: str) -> bool:
-    """Whether more text may make it a name or a number."""
+    """Whether more text may complete the word to a name or number."""
     return _NUMBER_BEGUN.fullmatch(word) is not None or any(name.startswith(word) for name in _NAMES)
 
 
 def in_string(text: str) -> str:
-    """As it stands between the quotes of a JSON string."""
+    """The text as written between the quotes of a JSON string."""
     return orjson.dumps(text).decode()[1:-1]
 
 
 def valid(text: str) -> str | None:
-    """The whole text as one valid JSON value, None if it is none."""
+    """The text as valid JSON; None if it is not exactly one value."""
     scanner = JsonScanner()
     at, out = scanner.push(text, 0)
     out += scanner.end()
@@ -199,12 +199,12 @@ def valid(text: str) -> str | None:
 
 
 def value(reader: Reader, emit: Emit) -> Steps[bool]:
-    """Reads one value, whose text goes to `emit`; whether it was whole."""
+    """Reads one value and passes its text to `emit`. Returns whether the value was complete."""
     return (yield from reader.scan(JsonScanner(), emit))
 
 
 def string(reader: Reader) -> Steps[str | None]:
-    """Reads a string; None if there is none, or not a whole one."""
+    """Reads a string; None if there is no complete string."""
     if (yield from reader.peek()) not in ('"', "'"):
         return None
     pieces: list[str] = []
@@ -217,42 +217,45 @@ def string(reader: Reader) -> Steps[str | None]:
 
 
 def arguments(reader: Reader, emit: Emit) -> Steps[bool]:
-    """Reads the arguments of a call: an object, which goes to `emit` as it comes, or all of what stands for one."""
+    """Reads the arguments of a call. An object goes to `emit` piece by piece, other values at once when complete.
+
+    Returns whether the value was complete.
+    """
     if (yield from reader.peek()) == "{":
         return (yield from value(reader, emit))
     pieces: list[str] = []
-    whole = yield from value(reader, pieces.append)
-    if whole:
+    complete = yield from value(reader, pieces.append)
+    if complete:
         emit(_as_object("".join(pieces)))
-    return whole
+    return complete
 
 
 def _as_object(text: str) -> str:
-    """None instead of no arguments, an empty text or list, or JSON within a string."""
+    """Converts values that models write in place of an object: null, an empty text or list, or JSON in a string."""
     inner: str | None = text
     if text.startswith('"'):
         try:
-            written = str(orjson.loads(text)).strip()
+            content = str(orjson.loads(text)).strip()
         except orjson.JSONDecodeError:
             return text
-        inner = valid(written) if written else "null"
+        inner = valid(content) if content else "null"
     if inner == "null" or (text.startswith("[") and not text[1:-1].strip()):
         return "{}"
     return inner if inner is not None and inner.startswith("{") else text
 
 
-def arguments_of(reader: Reader, out: Output, name: str, id: str | None, none: tuple[str, ...]) -> Steps[bool]:
-    """Reads the arguments of the call of `name`, which begins with them; whether they were whole.
+def arguments_of(reader: Reader, out: Output, name: str, id: str | None, ends: tuple[str, ...]) -> Steps[bool]:
+    """Reads the arguments of a call, and begins the call. Returns whether the arguments were complete.
 
-    One of `none` comes next where the model has left them out.
+    If one of `ends` comes next, the model has omitted the arguments.
     """
     if (yield from reader.peek()) == "{":
         reader.forget()
         out.begin(name, id)
         return (yield from value(reader, out.arguments))
     pieces: list[str] = []
-    left_out = yield from reader.next_of(*none)
-    if not left_out and not (yield from arguments(reader, pieces.append)):
+    omitted = yield from reader.next_of(*ends)
+    if not omitted and not (yield from arguments(reader, pieces.append)):
         return False
     text = "".join(pieces) or "{}"
     if not text.startswith("{"):

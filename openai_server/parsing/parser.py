@@ -1,16 +1,16 @@
-"""What the text of one choice turns out to be, piece by piece: content, reasoning, calls of tools.
+"""Parsers, which split the text of one choice into content, reasoning and tool calls, piece by piece.
 
 PURE. Invariants of every parser:
 
-- What comes out, put together, does not depend on how the text was cut into pieces.
-- Markup is never content. From the opening marker of a call to its end, text is part of the call. A text that ends in
-  between is a call if it has the whole name, with as much of the arguments as there is; before that, nothing comes out.
-- Other text is never lost. The beginning of an opening marker that the text ends with is content, unless a call came
-  before it. Text behind a marker that can't be a call any more is content with the marker, while no call has begun.
-  (Whitespace directly around markers belongs to the markers.)
-- Where the answer must be a call there is no content at all: see `CallsOnly`.
-- Held back is only what may still become part of a marker, or of a call whose name is not known yet.
-- No text makes a parser raise, and the work is linear in the text.
+- The joined output doesn't depend on how the text was split into pieces.
+- Markup is never content. From the opening marker of a call to its end, text is part of the call. If the text ends in
+  between, it is a call if its name is complete, with the arguments so far; otherwise it produces nothing.
+- Other text is never lost. If the text ends with the beginning of an opening marker, that beginning is content, unless
+a call came before it. Text after a marker that can no longer become a call is content, including the marker, as long as
+  no call has begun. (Whitespace directly around markers belongs to the markers.)
+- An answer that must be a call has no content at all: see `CallsOnly`.
+- A parser holds back only text that may become part of a marker, or of a call whose name is incomplete.
+- A parser raises for no text, and its work is linear in the length of the text.
 """
 
 from typing import Protocol
@@ -22,11 +22,11 @@ class Parser(Protocol):
     def push(self, text: str) -> list[Event]: ...
 
     def end(self) -> list[Event]:
-        """The text is over, because the model ended it or had to stop. Called once, last."""
+        """The last events. Called once, after the last piece of text."""
 
 
 class CallsOnly:
-    """Leaves out content, for an answer that a grammar holds to calls: all that is neither is part of a marker."""
+    """Drops content, for an answer that a grammar restricts to calls: its remaining text is part of markers."""
 
     def __init__(self, parser: Parser) -> None:
         self._parser = parser
@@ -39,7 +39,7 @@ class CallsOnly:
 
 
 class PlainParser:
-    """All text is content."""
+    """Treats all text as content."""
 
     def push(self, text: str) -> list[Event]:
         return [Content(text)] if text else []

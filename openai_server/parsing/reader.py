@@ -1,7 +1,7 @@
-"""Reading text that comes in pieces, in code that runs straight through.
+"""Reads text that arrives in pieces, with sequential code.
 
 PURE. A parser is a generator: it reads from a `Reader` with `yield from`, writes to an `Output`, and is suspended
-wherever the text so far does not decide what comes next. `StepParser` resumes it with each piece.
+whenever it needs more text to decide how to continue. `StepParser` resumes it with each piece.
 """
 
 import re
@@ -13,7 +13,7 @@ from openai_server.core.events import CallArguments, CallBegun, Content, Event, 
 
 T = TypeVar("T")
 Steps = Generator[None, None, T]
-"""A computation that yields where it needs more text."""
+"""A computation that yields when it needs more text, and returns a T."""
 Emit = Callable[[str], None]
 
 SPACE = " \t\r\n"
@@ -21,20 +21,22 @@ _SPACES = re.compile(r"[ \t\r\n]+")
 
 
 class Scanner(Protocol):
-    """Finds the end of something in the text by itself."""
+    """Reads one element of the text and finds its end."""
 
     done: bool
     failed: bool
 
     def push(self, text: str, at: int) -> tuple[int, str]:
-        """Reads from `at`; returns up to where it is read, and what to hand out for that."""
+        """Reads from index `at`. Returns the index after the text read, and the output for it."""
 
     def end(self) -> str:
-        """No more text; returns what was held back. Neither `done` nor `failed`: the text could have gone on."""
+        """Returns the output held back, after the last text. If neither `done` nor `failed`, the element is
+        incomplete."""
 
 
 class Reader:
-    """Holds only text that is not read yet. What is read can be kept, in case it has to be taken for something else."""
+    """Holds the text that has not been read. It can also keep the text being read, in case that must be
+    reinterpreted."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -42,7 +44,8 @@ class Reader:
         self._ended = False
         self._kept: list[str] | None = None
         self.ran_out = False
-        """The text ended where more of it was wanted: what could not be read is no mistake."""
+        """Whether the text ended where a read needed more: the failed read then means an incomplete text, not a wrong
+        one."""
 
     def push(self, text: str) -> None:
         self._text = self._text[self._at :] + text
@@ -51,17 +54,17 @@ class Reader:
     def end(self) -> None:
         self._ended = True
 
-    # ---- What was read
+    # ---- Text that was read
 
     def keep(self, before: str = "") -> None:
-        """From here on, what is read is kept, behind `before`."""
+        """Starts to keep the text that is read, after `before`."""
         self._kept = [before]
 
     def forget(self) -> None:
         self._kept = None
 
     def kept(self) -> str:
-        """What was read since `keep`; "" if it was forgotten."""
+        """The text read since `keep`; "" after `forget`."""
         text, self._kept = "".join(self._kept or ()), None
         return text
 
@@ -74,7 +77,7 @@ class Reader:
     # ---- Reading
 
     def peek(self) -> Steps[str]:
-        """The next character, "" at the end."""
+        """The next character, which is not read; "" at the end."""
         while self._at == len(self._text):
             if self._ended:
                 self.ran_out = True
@@ -83,13 +86,13 @@ class Reader:
         return self._text[self._at]
 
     def literal(self, *literals: str) -> Steps[str]:
-        """Reads the longest of `literals` that comes next; "" if none does."""
+        """Reads the longest of `literals` that comes next, and returns it; "" if none does."""
         found = yield from self.next_of(*literals)
         self._take(self._at + len(found))
         return found
 
     def next_of(self, *literals: str) -> Steps[str]:
-        """The longest of `literals` that comes next, which is not read; "" if none does."""
+        """Returns the longest of `literals` that comes next, without reading it; "" if none does."""
         longest = max(map(len, literals))
         while True:
             ahead = self._text[self._at : self._at + longest]
@@ -102,7 +105,8 @@ class Reader:
         return found
 
     def run(self, characters: re.Pattern[str], limit: int) -> Steps[str | None]:
-        """Reads all characters that come next and match; None if there are more than `limit`, of which one is read."""
+        """Reads all matching characters that come next. If there are more than `limit`, reads one more and returns
+        None."""
         pieces: list[str] = []
         while True:
             found = characters.match(self._text, self._at)
@@ -127,10 +131,10 @@ class Reader:
             yield
 
     def until(self, markers: tuple[str, ...], emit: Emit, *, drop_beginning: bool = False) -> Steps[str]:
-        """Emits the text before the first of `markers`, and reads that marker; returns it, "" at the end.
+        """Emits the text before the first of `markers`, then reads and returns that marker; "" at the end.
 
-        No marker may begin another one. `drop_beginning`: where the text ends with the beginning of a marker, that is
-        read and not emitted.
+        No marker may be a prefix of another. `drop_beginning`: if the text ends with the beginning of a marker, drop
+        that beginning instead of emitting it.
         """
         search = _search(markers)
         while True:
@@ -149,7 +153,7 @@ class Reader:
             yield
 
     def scan(self, scanner: Scanner, emit: Emit) -> Steps[bool]:
-        """Reads as far as `scanner` goes; whether it came to its end."""
+        """Reads the element that `scanner` finds, and emits its output. Returns whether the element was complete."""
         while not (scanner.done or scanner.failed):
             if self._at < len(self._text):
                 at, text = scanner.push(self._text, self._at)
@@ -166,7 +170,7 @@ class Reader:
         return scanner.done
 
     def rest(self) -> str:
-        """What is there and not read yet."""
+        """Reads and returns all available text."""
         return self._take(len(self._text))
 
 
@@ -177,7 +181,7 @@ class _Search(NamedTuple):
     longest: int
 
     def may_begin_at(self, text: str, at: int) -> int:
-        """Where the end of `text` begins that may still become a marker."""
+        """Index of the part at the end of `text` that may become a marker; the length of `text` if there is none."""
         for found in self.beginning.finditer(text, max(at, len(text) - self.longest + 1)):
             end = text[found.start() :]
             if any(marker.startswith(end) for marker in self.markers):
@@ -196,8 +200,8 @@ def _search(markers: tuple[str, ...]) -> _Search:
     )
 
 
-class Trimmed:
-    """Emits text, but whitespace at its end only when more follows."""
+class TrimmedWriter:
+    """Emits text. Holds back whitespace at the end until more text follows."""
 
     def __init__(self, emit: Emit) -> None:
         self._emit = emit
@@ -211,20 +215,21 @@ class Trimmed:
             self._spaces.append(text[len(body) :])
 
     def rest(self) -> str:
-        """The whitespace that has waited."""
+        """Returns the whitespace held back, and discards it."""
         spaces, self._spaces = "".join(self._spaces), []
         return spaces
 
 
 class Output:
-    """Where a parser puts what it found.
+    """Collects the events of a parser.
 
-    Whitespace around calls is dropped, so that of content has to wait; only what separates two parts of it is kept.
+    It drops whitespace around calls, so it holds back whitespace at the end of content. Whitespace between two parts of
+    the content is kept.
     """
 
     def __init__(self) -> None:
         self._events: list[Event] = []
-        self._content = Trimmed(self._add_content)
+        self._content = TrimmedWriter(self._add_content)
         self._has_content = False
         self._behind_call = False
         self._expected: tuple[str, str | None] | None = None
@@ -245,7 +250,7 @@ class Output:
             self._add(Reasoning(text))
 
     def expect(self, name: str, id: str | None = None) -> None:
-        """The name of a call is complete: if the text ends before its arguments, it is a call all the same."""
+        """Notes the complete name of a call. If the text ends before the arguments, it still counts as a call."""
         self._expected = name, id
 
     def begin(self, name: str, id: str | None = None) -> None:
@@ -260,13 +265,13 @@ class Output:
         self._expected = None
 
     def cut(self) -> None:
-        """The text has ended behind the marker of a call, which begins if it is expected."""
+        """Called if the text ends after the marker of a call. Begins the call if its name is complete."""
         self._behind_call = True
         if self._expected:
             self.begin(*self._expected)
 
     @property
-    def expects(self) -> bool:
+    def has_expected_call(self) -> bool:
         return self._expected is not None
 
     @property
@@ -274,7 +279,7 @@ class Output:
         return not (self._has_content or self.n_calls)
 
     def arguments(self, text: str) -> None:
-        """Of the call that began last."""
+        """Adds arguments to the last call."""
         if text:
             self._add(CallArguments(self.n_calls - 1, text))
 
@@ -288,7 +293,7 @@ class Output:
         self._add(Content(text))
 
     def _add(self, event: Content | Reasoning | CallArguments) -> None:
-        # What one piece of text made is one event. (No call begins between two pieces of arguments of another.)
+        # Merges with an event of the same kind. (No call begins between two pieces of arguments of another call.)
         last = self._events[-1] if self._events else None
         if isinstance(last, Content | Reasoning | CallArguments) and type(last) is type(event):
             last.text += event.text
@@ -297,7 +302,7 @@ class Output:
 
 
 class StepParser:
-    """A parser whose rules are in a generator, which reads up to the end of the text."""
+    """A parser that runs a generator, which reads the whole text."""
 
     def __init__(self, read: Callable[[Reader, Output], Steps[None]]) -> None:
         self._reader = Reader()
@@ -316,5 +321,5 @@ class StepParser:
         return self._output.take()
 
     def _advance(self) -> None:
-        # With the end of the text, the generator returns; before that, it yields.
+        # The generator yields until the end of the text, and then returns.
         next(self._steps, None)

@@ -1,6 +1,7 @@
-"""Reasoning: which tags a model puts around it, and a parser that takes it out of the text.
+"""Reasoning: the tags that a model writes around it, and a parser that separates it from the text.
 
-PURE. Only reasoning at the beginning of an answer is recognized: a later `<think>` is a model that writes about models.
+PURE. Only reasoning at the beginning of an answer is recognized. A later `<think>` counts as content, since a model may
+write about such tags.
 """
 
 from abc import ABC, abstractmethod
@@ -9,7 +10,7 @@ from functools import lru_cache
 
 from openai_server.core.events import Event, Reasoning
 from openai_server.parsing.parser import Parser
-from openai_server.parsing.reader import SPACE, Reader, Steps, Trimmed
+from openai_server.parsing.reader import SPACE, Reader, Steps, TrimmedWriter
 
 
 @dataclass(frozen=True, slots=True)
@@ -17,24 +18,24 @@ class ReasoningTags:
     begin: str
     end: str
     special_tokens: bool = False
-    """They are control tokens, which the backend leaves out of the text by default."""
-    ends_as_well: tuple[str, ...] = ()
-    """What ends reasoning that is not closed, and belongs to what follows."""
+    """Whether the tags are control tokens, which the backend omits from the text by default."""
+    other_ends: tuple[str, ...] = ()
+    """Texts that also end reasoning. They are part of the text after it."""
     answer: tuple[str, str] | None = None
-    """Tags around what follows, which are left out."""
+    """Tags around the text after the reasoning, which are dropped."""
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningSpan:
-    """The texts between which a model reasons, for counting its tokens. `begin` is empty if it has begun already."""
+    """Texts around the reasoning, to count its tokens. `begin` is empty if the prompt opens the reasoning."""
 
     begin: str
     ends: tuple[str, ...]
 
 
-_THINK = ReasoningTags("<think>", "</think>")
-# The first whose text is in a template is the one.
-_KNOWN: tuple[tuple[str, ReasoningTags], ...] = (
+_THINK_TAGS = ReasoningTags("<think>", "</think>")
+# Text in a template → its tags. The first match counts.
+_TAGS_BY_TEXT: tuple[tuple[str, ReasoningTags], ...] = (
     ("[THINK]", ReasoningTags("[THINK]", "[/THINK]", special_tokens=True)),
     ("<|START_THINKING|>", ReasoningTags("<|START_THINKING|>", "<|END_THINKING|>", special_tokens=True)),
     ("<seed:think>", ReasoningTags("<seed:think>", "</seed:think>", special_tokens=True)),
@@ -54,11 +55,11 @@ _KNOWN: tuple[tuple[str, ReasoningTags], ...] = (
         ReasoningTags("Here are my reasoning steps:", "[BEGIN FINAL RESPONSE]", answer=("", "[END FINAL RESPONSE]")),
     ),
     (
-        "<|tool_call_begin|>",  # Kimi K2, which at times calls a tool in the middle of a thought
-        ReasoningTags("<think>", "</think>", ends_as_well=("<|tool_calls_section_begin|>", "<|tool_call_begin|>")),
+        "<|tool_call_begin|>",  # Kimi K2, which sometimes calls a tool while it reasons
+        ReasoningTags("<think>", "</think>", other_ends=("<|tool_calls_section_begin|>", "<|tool_call_begin|>")),
     ),
-    ("</think>", _THINK),
-    ("<think>", _THINK),
+    ("</think>", _THINK_TAGS),
+    ("<think>", _THINK_TAGS),
     ("<thinking>", ReasoningTags("<thinking>", "</thinking>")),
     ("<reasoning>", ReasoningTags("<reasoning>", "</reasoning>")),
 )
@@ -66,43 +67,43 @@ _KNOWN: tuple[tuple[str, ReasoningTags], ...] = (
 
 @lru_cache(maxsize=64)
 def tags_of(template: str) -> ReasoningTags | None:
-    """The tags that the source of a chat template mentions."""
-    for text, tags in _KNOWN:
+    """The reasoning tags that the source of a chat template mentions; None if there are none."""
+    for text, tags in _TAGS_BY_TEXT:
         if text in template and (tags.begin in template or tags.end in template):
             return tags
     return None
 
 
 def starts_inside(prompt: str, tags: ReasoningTags) -> bool:
-    """Whether the answer to this prompt begins in the middle of a thought."""
+    """Whether the prompt opens the reasoning, so that the answer begins inside it."""
     return prompt.rstrip(SPACE).endswith(tags.begin)
 
 
 class _Filter(ABC):
-    """A parser that reads a part of the text, and hands the rest to another one."""
+    """A parser that reads the first part of the text, and passes the rest to another parser."""
 
-    def __init__(self, then: Parser) -> None:
-        self._then = then
+    def __init__(self, next_parser: Parser) -> None:
+        self._next_parser = next_parser
         self._reader = Reader()
         self._events: list[Event] = []
         self._steps: Steps[None] | None = self._read()
 
     @abstractmethod
     def _read(self) -> Steps[None]:
-        """Returns where all that comes is for the other parser."""
+        """Reads the first part. After it returns, all further text goes to the other parser."""
 
     def push(self, text: str) -> list[Event]:
         if self._steps is None:
-            return self._then.push(text)
+            return self._next_parser.push(text)
         self._reader.push(text)
         return self._advance()
 
     def end(self) -> list[Event]:
         self._reader.end()
-        return self._advance() + self._then.end()
+        return self._advance() + self._next_parser.end()
 
     def _advance(self) -> list[Event]:
-        if self._steps is not None and next(self._steps, _OVER) is _OVER:
+        if self._steps is not None and next(self._steps, _FINISHED) is _FINISHED:
             self._steps = None
             self._pass_on(self._reader.rest())
         events, self._events = self._events, []
@@ -110,19 +111,19 @@ class _Filter(ABC):
 
     def _pass_on(self, text: str) -> None:
         if text:
-            self._events += self._then.push(text)
+            self._events += self._next_parser.push(text)
 
 
-_OVER = object()
+_FINISHED = object()
 
 
 class ReasoningParser(_Filter):
-    """Reasoning is taken out, the rest is handed to `then`. Whitespace around the tags is in neither of them."""
+    """Extracts the reasoning and passes the rest to `next_parser`. Drops whitespace around the tags."""
 
-    def __init__(self, tags: ReasoningTags, then: Parser, starts_inside: bool) -> None:
+    def __init__(self, tags: ReasoningTags, next_parser: Parser, starts_inside: bool) -> None:
         self._tags = tags
         self._inside = starts_inside
-        super().__init__(then if tags.answer is None else _Unwrapping(tags.answer, then))
+        super().__init__(next_parser if tags.answer is None else _Unwrapping(tags.answer, next_parser))
 
     def _read(self) -> Steps[None]:
         reader, tags = self._reader, self._tags
@@ -134,8 +135,8 @@ class ReasoningParser(_Filter):
             self._pass_on(before)
             return
         yield from reader.spaces()
-        thought = Trimmed(lambda text: self._events.append(Reasoning(text)))
-        end = yield from reader.until((tags.end, *tags.ends_as_well), thought.write)
+        thought = TrimmedWriter(lambda text: self._events.append(Reasoning(text)))
+        end = yield from reader.until((tags.end, *tags.other_ends), thought.write)
         if not end and (rest := thought.rest()):
             self._events.append(Reasoning(rest))
         yield from reader.spaces()
@@ -144,11 +145,11 @@ class ReasoningParser(_Filter):
 
 
 class _Unwrapping(_Filter):
-    """Leaves out the tags around an answer: the first where the text begins, the second where it ends."""
+    """Drops the tags around an answer: the first at the beginning of the text, the second at its end."""
 
-    def __init__(self, tags: tuple[str, str], then: Parser) -> None:
+    def __init__(self, tags: tuple[str, str], next_parser: Parser) -> None:
         self._begin, self._end = tags
-        super().__init__(then)
+        super().__init__(next_parser)
 
     def _read(self) -> Steps[None]:
         reader = self._reader

@@ -1,5 +1,5 @@
-"""Tool calls in a model's text: a module for each family of formats, whose docstring names the models that write them.
+"""Tool calls in a model's text. Each module handles a family of formats; its docstring names the models.
 
-PURE. `formats.py` picks the format of a chat template: Qwen's is HERMES in `tagged.py`, Qwen3-Coder's is QWEN3_CODER in
-`xml_calls.py`.
+PURE. `formats.py` selects the format for a chat template: Qwen's is HERMES in `tagged.py`, Qwen3-Coder's is QWEN3_CODER
+in `xml_calls.py`.
 """

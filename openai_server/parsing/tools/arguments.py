@@ -1,8 +1,8 @@
-"""Arguments that a model writes as plain text under their names, to one JSON object.
+"""Converts arguments that a model writes as plain text, each with its name, to one JSON object.
 
-PURE. The tool's schema says what the text stands for. A string is passed on as it comes; anything else waits for its
-end, since only then is it known to be JSON, and is left out if that does not come. What is not JSON is a string,
-whatever the schema says.
+PURE. The tool's schema determines the type of a value. A string is emitted as it arrives. Any other value is emitted at
+its end, since only then is it clear whether it is JSON, and dropped if the text ends before. A value that is not JSON
+becomes a string, whatever the schema says.
 """
 
 from collections.abc import Mapping, Sequence
@@ -20,12 +20,12 @@ _KINDS = {"{": "object", "[": "array", '"': "string", "t": "boolean", "f": "bool
 
 
 def parameters_of(tools: Sequence[Tool]) -> dict[str, Mapping[str, Any]]:
-    """The schemas of the arguments, by name of the tool."""
+    """The schema of the arguments, by name of the tool."""
     return {tool.function.name: schema.parameters(tool.function) for tool in tools}
 
 
 class TextArguments:
-    """The arguments of one call. Writes the object's text to `emit`."""
+    """The arguments of one call. Passes the text of the JSON object to `emit`."""
 
     def __init__(self, parameters: Mapping[str, Any] | None, emit: Emit) -> None:
         self._parameters = parameters or {}
@@ -33,7 +33,8 @@ class TextArguments:
         self._empty = True
 
     def read(self, reader: Reader, key: str, ends: tuple[str, ...], is_string: bool | None = None) -> Steps[bool]:
-        """Reads the text up to one of `ends`; whether one came. `is_string` is known where the format says it."""
+        """Reads one value, up to one of `ends`. Returns whether such an end came. `is_string` overrides the schema's
+        type; None keeps it."""
         types = schema.types(schema.properties(self._parameters).get(key), self._parameters)
         if is_string is not None:
             types = _STRING if is_string else None
@@ -57,11 +58,11 @@ class TextArguments:
 
 
 def as_json(text: str, types: frozenset[str] | None) -> str:
-    """The value that `text` stands for; `types` are those that the schema allows."""
+    """The value of `text` as JSON. `types` are the types that the schema allows; None allows all."""
     json = json_text.valid(text.strip())
     if json is not None:
         kind = _KINDS.get(json[0], "number")
-        # Quotes that a model writes around a string of its own accord are part of the text.
+        # Quotes around a string are part of the text, since the format has none.
         if kind != "string" and (types is None or "string" not in types or kind in types):
             return json
         if kind == "number" and types is not None and "integer" in types:

@@ -1,10 +1,10 @@
-"""Formats without a marker: an answer that begins like a call is one.
+"""Formats without a marker: an answer that begins like a call is a call.
 
-PURE. Llama 3 writes a JSON object, `{"name": "f", "parameters": {…}}`, at times several with `;` between them; Llama 4,
-and Llama 3.2 if asked to, a list of calls as in Python, `[f(x=1), g(y="a")]`. A control token may stand in front.
+PURE. Llama 3 writes a JSON object, `{"name": "f", "parameters": {…}}`, sometimes several, separated by `;`. Llama 4,
+and Llama 3.2 with a suitable prompt, write a list of Python calls, `[f(x=1), g(y="a")]`. A control token may precede.
 
-Without it, all up to the name of a tool is the opening marker: JSON that names none is an answer. It counts as complete
-as soon as what there is of the name fits one of the tools.
+Without that token, the text up to the name of a tool is the opening marker: JSON that names no tool is content. If the
+text ends within a name, it is a call if the partial name matches a tool.
 """
 
 import re
@@ -24,7 +24,7 @@ class BareCalls(ToolFormat):
     bracket: str
     """The character that a call begins with."""
     open_name: re.Pattern[str]
-    """What is in front of the name of the first call, and in a group as much as there is of that name."""
+    """Matches the text before the name of the first call; the group is the name or a part of it."""
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
         names = frozenset(tool.function.name for tool in tools)
@@ -32,15 +32,15 @@ class BareCalls(ToolFormat):
         reader.keep()
         yield from reader.spaces()
         if (yield from reader.peek()) == self.bracket:
-            whole = yield from self._read_bare(reader, out, names)
+            complete = yield from self._read_bare(reader, out, names)
             text = reader.kept()
-            if reader.ran_out and (out.n_calls or out.expects or self._names_one_of(names, text)):
+            if reader.ran_out and (out.n_calls or out.has_expected_call or self._names_one_of(names, text)):
                 self._cut(reader, out)
                 return
             out.expect_none()
             if out.n_calls == 0:
                 out.content(text)
-            elif whole:
+            elif complete:
                 yield from self._finish(reader)
             else:
                 broken = True
@@ -53,13 +53,13 @@ class BareCalls(ToolFormat):
         return (yield from self._read_bare(reader, out, frozenset(tool.function.name for tool in tools)))
 
     def _names_one_of(self, names: Iterable[str], text: str) -> bool:
-        """Whether the text ends within what may become one of these names, in the place where a call has it."""
+        """Whether the text ends within the name of the first call, and one of `names` begins with that partial name."""
         found = self.open_name.fullmatch(text)
         return found is not None and any(name.startswith(found[1]) for name in names)
 
     @abstractmethod
     def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
-        """Whether it was whole."""
+        """Reads the calls. Returns whether they were complete."""
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return f"{GAP} {self._behind_marker(rules, tools, parallel)}"
@@ -76,11 +76,11 @@ class LlamaJson(BareCalls):
     markers = ("<|python_tag|>",)
 
     def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
-        # Without a marker, an object with a name is not yet a call.
+        # Without a marker, only an object with the name of a tool is a call.
         return (yield from read_calls(reader, out, names))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        # Never several: the template refuses a conversation with more than one call at once.
+        # Never several calls: the template refuses a message with more than one.
         return rules.one_of([self._call(rules, tool) for tool in tools])
 
     def _call(self, rules: Rules, tool: Tool) -> str:
@@ -93,7 +93,7 @@ class LlamaPythonic(BareCalls):
     bracket = "["
     open_name = re.compile(r"\s*\[\s*([\w.-]+)")
     markers = ("<|python_start|>", "<|python_tag|>")
-    dropped = ("<|python_end|>",)
+    ignored_markers = ("<|python_end|>",)
 
     def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
         return (yield from read_python_calls(reader, out, names))

@@ -1,8 +1,8 @@
 """Cohere's formats.
 
-PURE. Command R+ writes a list of calls behind `Action:`, in a block of code. Command R7B and later have control tokens:
-`<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {…}}]<|END_ACTION|>`, and put all other answers
-between markers as well.
+PURE. Command R+ writes a list of calls after `Action:`, in a code block. Command R7B and later models use control
+tokens: `<|START_ACTION|>[{"tool_call_id": "0", "tool_name": "f", "parameters": {…}}]<|END_ACTION|>`. They write markers
+around all other answers too.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat
-from openai_server.parsing.tools.grammar import Rules, free_text, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, free_text, literal, marker, repeated
 from openai_server.parsing.tools.json_calls import read_calls
 
 _END = "<|END_ACTION|>"
@@ -30,7 +30,7 @@ class CommandR(ToolFormat):
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         begin, between, end = literal("\n[\n    {\n"), literal(",\n    {\n"), literal("\n]\n```")
-        return f"{begin} {many(calls, between, several=parallel)} {end}"
+        return f"{begin} {repeated(calls, between, several=parallel)} {end}"
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         head = literal(f'        "tool_name": "{tool.function.name}",\n        "parameters": ')
@@ -40,13 +40,13 @@ class CommandR(ToolFormat):
 
 class CommandR7B(ToolFormat):
     special_tokens = True
-    always = True
+    parses_all_answers = True
     markers = ("<|START_ACTION|>",)
 
     def __init__(self, name: str, answer: tuple[str, str]) -> None:
         self.name = name
         self._answer = answer
-        self.dropped = (*answer, _END)
+        self.ignored_markers = (*answer, _END)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         return (yield from read_calls(reader, out))
@@ -54,7 +54,7 @@ class CommandR7B(ToolFormat):
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         begin, between, end = literal("[\n    "), literal(",\n    "), literal("\n]")
-        return f"{begin} {many(calls, between, several=parallel)} {end} {marker(_END)}"
+        return f"{begin} {repeated(calls, between, several=parallel)} {end} {marker(_END)}"
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         head = literal(f'", "tool_name": "{tool.function.name}", "parameters": ')

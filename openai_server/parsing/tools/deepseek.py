@@ -1,8 +1,8 @@
 """DeepSeek's formats.
 
 PURE. V3 and R1 write `<｜tool▁call▁begin｜>function<｜tool▁sep｜>f\\n```json\\n{…}\\n```<｜tool▁call▁end｜>`, V3.1
-writes `<｜tool▁call▁begin｜>f<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`; all calls together are in a pair of markers. Both
-are read.
+writes `<｜tool▁call▁begin｜>f<｜tool▁sep｜>{…}<｜tool▁call▁end｜>`. A pair of markers encloses all calls. The parser
+accepts both.
 """
 
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import Rules, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, literal, marker, repeated
 
 _ALL, _ALL_END = "<｜tool▁calls▁begin｜>", "<｜tool▁calls▁end｜>"
 _ONE, _ONE_END = "<｜tool▁call▁begin｜>", "<｜tool▁call▁end｜>"
@@ -27,7 +27,7 @@ class DeepSeek(ToolFormat):
     special_tokens: bool = True
     section: str = _ALL
     markers: tuple[str, ...] = (_ONE,)
-    dropped: tuple[str, ...] = (_ALL, _ALL_END, _ONE_END)
+    ignored_markers: tuple[str, ...] = (_ALL, _ALL_END, _ONE_END)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
@@ -45,8 +45,8 @@ class DeepSeek(ToolFormat):
             fence = yield from reader.literal("```json")
             yield from reader.spaces()
         out.expect(name)
-        none = ("```",) if fence else (_ONE_END, _ALL_END, _ONE)
-        if not (yield from json_text.arguments_of(reader, out, name, None, none)):
+        ends = ("```",) if fence else (_ONE_END, _ALL_END, _ONE)
+        if not (yield from json_text.arguments_of(reader, out, name, None, ends)):
             return False
         if fence:
             yield from reader.spaces()
@@ -56,7 +56,7 @@ class DeepSeek(ToolFormat):
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         between = f"{_LINE} {marker(_ONE)}" if self.fenced else marker(_ONE)
-        return f"{many(calls, between, several=parallel)} {marker(_ALL_END)}"
+        return f"{repeated(calls, between, several=parallel)} {marker(_ALL_END)}"
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         name, arguments = tool.function.name, rules.arguments(tool)

@@ -1,7 +1,7 @@
-"""What every format of tool calls has: a parser, and grammars that hold a model to it.
+"""The base of every format of tool calls: a parser, and grammars that restrict a model to the format.
 
-PURE. A format is a module with a subclass of `ToolFormat`: its markers, how it reads a call behind them, and how its
-grammar writes one.
+PURE. A format is a subclass of `ToolFormat`. It defines the markers, how to parse a call after them, and the grammar of
+a call.
 """
 
 import re
@@ -26,28 +26,28 @@ _MAX_STRAY = 64
 class ToolFormat(ABC):
     name: str
     special_tokens: bool = False
-    """Its markers are control tokens: the worker has to be asked to write such tokens into the text."""
+    """Whether the markers are control tokens, so that the backend must include such tokens in the text."""
     in_template: ClassVar[bool] = True
-    """The template tells the model of the tools. False: `generic.as_plain` has to."""
-    always: ClassVar[bool] = False
-    """Answers without calls are in this format as well, so they need its parser even if there are no tools."""
-    reasons: ClassVar[bool] = False
-    """Its parser takes out the reasoning."""
-    begun_by_prompt: ClassVar[bool] = False
-    """The marker at the beginning of an answer is the end of the prompt: it is no part of the text."""
+    """Whether the template describes the tools to the model. If not, `generic.as_plain` does."""
+    parses_all_answers: ClassVar[bool] = False
+    """Whether answers without calls are in this format too, so that they need its parser even without tools."""
+    parses_reasoning: ClassVar[bool] = False
+    """Whether the format's parser also extracts the reasoning."""
+    starts_in_prompt: ClassVar[bool] = False
+    """Whether the prompt ends with the first marker, so that the marker is not part of the text."""
     reasoning_span: ClassVar[ReasoningSpan | None] = None
-    """Of a format whose parser does."""
+    """The reasoning of a format with `parses_reasoning`; None otherwise."""
 
     markers: tuple[str, ...]
-    """Where a call may begin. A grammar begins calls with the first one."""
-    dropped: tuple[str, ...] = ()
-    """Control tokens that say nothing where they stand."""
+    """Texts that a call may begin with. A grammar uses the first one."""
+    ignored_markers: tuple[str, ...] = ()
+    """Control tokens that the parser drops."""
     section: str = ""
-    """A control token in front of the first call."""
+    """A control token before the first call; empty if the format has none."""
 
     @property
     def closers(self) -> tuple[str, ...]:
-        """What may stand behind a call, or behind all of them, beside what is `dropped`."""
+        """Texts that may follow a call, or all calls, in addition to `ignored_markers`."""
         return ()
 
     # ---- Parsing
@@ -55,16 +55,17 @@ class ToolFormat(ABC):
     def parser(self, tools: Sequence[Tool]) -> Parser:
         return StepParser(partial(self._read, tools=tools))
 
-    def begun_in(self, prompt: str) -> str:
-        """The end of the prompt that the parser has to know, as if the model had written it."""
+    def prompt_tail(self, prompt: str) -> str:
+        """The end of the prompt that the parser must read before the answer; empty if there is none."""
         return ""
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
         return self._read_on(reader, out, tools)
 
     def _read_on(self, reader: Reader, out: Output, tools: Sequence[Tool], *, broken: bool = False) -> Steps[None]:
-        """`broken`: a call has gone wrong, up to whose end there is no content."""
-        markers = (*self.markers, *self.dropped)
+        """Reads content and calls to the end. `broken`: a malformed call precedes; the text up to its end is
+        dropped."""
+        markers = (*self.markers, *self.ignored_markers)
         ends = [end for end in self.closers if not any(end in marker for marker in markers)]
         begun = broken or out.n_calls > 0
         while True:
@@ -81,8 +82,8 @@ class ToolFormat(ABC):
                 begun = begun or found == self.section
                 continue
             n_calls = out.n_calls
-            reader.keep("" if self.begun_by_prompt and out.is_empty else found)
-            whole = yield from self._read_call(reader, out, tools, found)
+            reader.keep("" if self.starts_in_prompt and out.is_empty else found)
+            complete = yield from self._read_call(reader, out, tools, found)
             if reader.ran_out:
                 self._cut(reader, out)
                 return
@@ -90,16 +91,17 @@ class ToolFormat(ABC):
             if out.n_calls == n_calls:
                 out.content(reader.kept())
                 continue
-            begun, broken = True, not whole
-            if whole:
+            begun, broken = True, not complete
+            if complete:
                 yield from self._finish(reader)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
-        """Reads what is behind the marker `found`; whether that was whole. If no call has begun it is content."""
+        """Reads a call after the marker `found`. Returns whether it was complete. If no call has begun, the text is
+        content."""
         raise NotImplementedError
 
     def _finish(self, reader: Reader) -> Steps[None]:
-        """Reads what is left of a whole call, with the brackets that a model has closed too often."""
+        """Reads the rest after a complete call, including surplus closing brackets."""
         reader.forget()
         while (yield from reader.run(_STRAY, _MAX_STRAY)) is None:
             pass
@@ -109,12 +111,12 @@ class ToolFormat(ABC):
             reader.rest()
 
     def _cut(self, reader: Reader, out: Output) -> None:
-        """The text has ended within a call, which begins if its name is known. Nothing of it is content."""
+        """Called if the text ends within a call. The call begins if its name is complete; its text is never content."""
         reader.forget()
         reader.rest()
         out.cut()
 
-    # ---- Grammars. `thoughts` are the markers of reasoning that may come first, `thinking` says that it has begun.
+    # ---- Grammars. `thoughts`: tags of reasoning that may come first; `thinking`: the prompt opens the reasoning.
 
     def grammar(
         self,
@@ -125,7 +127,7 @@ class ToolFormat(ABC):
         thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
-        """Exactly one call (or several, if `parallel`) of these tools, or of the one that is `named`."""
+        """The grammar of one call (or several, if `parallel`) of these tools, or of `function_name` alone."""
         rules = Rules()
         offered = [tool for tool in tools if function_name in (None, tool.function.name)]
         calls = self._calls(rules, offered, parallel)
@@ -143,7 +145,7 @@ class ToolFormat(ABC):
         thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
-        """Content that matches `body`, in Lark, or such calls as `grammar` has."""
+        """The grammar of content that matches `body`, in Lark, or of calls as in `grammar`."""
         rules = Rules()
         answer = rules.rule(body, guide_parts.GUIDE)
         if tools:
@@ -161,7 +163,8 @@ class ToolFormat(ABC):
         thoughts: ReasoningTags | None = None,
         thinking: bool = False,
     ) -> str:
-        """Free text, then no call, or such calls as `grammar` has. Free text can't hold a call of another kind."""
+        """The grammar of free text, optionally followed by calls as in `grammar`. The free text can't contain other
+        calls."""
         rules = Rules()
         behind_thought = self._text_or_calls(rules, tools, parallel)
         if thoughts is None:
@@ -171,7 +174,7 @@ class ToolFormat(ABC):
             return rules.text(f"{thought} {behind_thought}")
         if is_control(thoughts.begin):
             return rules.text(f"({thought})? {behind_thought}")
-        # An answer that begins like a thought is one: the rules for answers don't apply within it.
+        # An answer that begins with the tag is reasoning, so the rules for answers must exclude that tag.
         no_thought = self._text_or_calls(rules, tools, parallel, [thoughts.begin])
         return rules.text(f"{no_thought} | {thought} {behind_thought}")
 
@@ -182,18 +185,18 @@ class ToolFormat(ABC):
         return f"{marker(self.section)} {marker(self.markers[0])}" if self.section else marker(self.markers[0])
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
-        """The text does not begin with any of `not_first`."""
+        """Free text that doesn't begin with any of `not_first`, optionally followed by calls."""
         calls = self._behind_marker(rules, tools, parallel)
         text = rules.terminal(free_text(self.markers, not_first))
         if is_control(self.markers[0]):
             return rules.rule(f"{text} ({self._opening()} {calls})?")
-        # Ends at the marker, wherever that comes; no other marker may be in the text.
+        # Ends at the first occurrence of the marker; the text can't contain any other marker.
         begun = rules.shortest(f"{free_text(self.markers[1:], not_first)} {literal(self.markers[0])}")
         return rules.rule(f"{text} | {begun} {calls}")
 
     @abstractmethod
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        """Calls, as they go on behind the first marker."""
+        """The grammar of calls, after the first marker."""
 
 
 def ignore(text: str) -> None:
@@ -201,12 +204,12 @@ def ignore(text: str) -> None:
 
 
 def read_name(reader: Reader) -> Steps[str]:
-    """Reads the name of a function, "" if there is none."""
+    """Reads and returns the name of a function; "" if there is none."""
     return (yield from reader.run(_NAME, _MAX_NAME)) or ""
 
 
 def _thought(rules: Rules, thoughts: ReasoningTags, thinking: bool, spaces: str) -> str:
-    """A thought with its markers; `spaces` may be in front of it."""
+    """The grammar of reasoning with its tags, after `spaces`."""
     if is_control(thoughts.end):
         text = f"{rules.terminal(free_text([thoughts.end]))} {marker(thoughts.end)}"
         return rules.rule(text if thinking else f"{spaces} {marker(thoughts.begin)} {text}")

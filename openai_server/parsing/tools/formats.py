@@ -1,6 +1,6 @@
-"""Which format of tool calls belongs to a chat template, told by the markers that its source has.
+"""Selects the format of tool calls for a chat template, by the markers in the template's source.
 
-PURE. A template that tells the model of no tools, or that nothing here recognizes, gets the generic format.
+PURE. A template that doesn't use `tools`, or that no format recognizes, gets the generic format.
 """
 
 import re
@@ -9,16 +9,16 @@ from functools import lru_cache
 from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.generic import GENERIC
 
-_TOLD_OF_TOOLS = re.compile(r"\btools\b")
+_TOOLS_VARIABLE = re.compile(r"\btools\b")
 
 
 @lru_cache(maxsize=64)
 def format_of(template: str) -> ToolFormat:
-    if not _TOLD_OF_TOOLS.search(template):
+    if not _TOOLS_VARIABLE.search(template):
         return GENERIC
-    from openai_server.parsing.tools.recognized import RECOGNIZED  # a dozen modules, which the start does without
+    from openai_server.parsing.tools.recognized import FORMATS_BY_TEXT  # a dozen modules that the start-up doesn't need
 
-    for found, texts in RECOGNIZED:
+    for tool_format, texts in FORMATS_BY_TEXT:
         if all(text in template for text in texts):
-            return found
+            return tool_format
     return GENERIC

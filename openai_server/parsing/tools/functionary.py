@@ -1,7 +1,7 @@
 """Functionary's formats.
 
-PURE. v3.1 writes `<function=f>{…}</function>`; v3.2 names who gets each part of an answer, `>>>f\\n{…}` or
-`>>>all\\ntext`, and the first `>>>` is the end of the prompt.
+PURE. v3.1 writes `<function=f>{…}</function>`. v3.2 writes the receiver of each part of an answer, `>>>f\\n{…}` or
+`>>>all\\ntext`; the prompt ends with the first `>>>`.
 """
 
 from collections.abc import Sequence
@@ -10,7 +10,7 @@ from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import ANY, Rules, free_text, literal, many
+from openai_server.parsing.tools.grammar import ANY, Rules, free_text, literal, repeated
 
 
 class FunctionaryV31(ToolFormat):
@@ -33,16 +33,16 @@ class FunctionaryV31(ToolFormat):
         calls = rules.one_of(
             [f'{literal(tool.function.name + ">")} {rules.arguments(tool)} "</function>"' for tool in tools]
         )
-        return many(calls, literal(self.markers[0]), several=parallel)
+        return repeated(calls, literal(self.markers[0]), several=parallel)
 
 
 class FunctionaryV32(ToolFormat):
     name = "functionary-v3.2"
-    always = True
-    begun_by_prompt = True
+    parses_all_answers = True
+    starts_in_prompt = True
     markers = (">>>",)
 
-    def begun_in(self, prompt: str) -> str:
+    def prompt_tail(self, prompt: str) -> str:
         return ">>>" if prompt.endswith(">>>") else ""
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
@@ -60,7 +60,7 @@ class FunctionaryV32(ToolFormat):
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
-        return many(calls, literal(self.markers[0]), several=parallel)
+        return repeated(calls, literal(self.markers[0]), several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         head = literal(f"{tool.function.name}\n")

@@ -1,7 +1,7 @@
-"""Tools for a model whose template knows none: the format is ours, the tags of Hermes, and a text explains it.
+"""Tool calls for a model whose template doesn't support tools: Hermes' tags, explained to the model in a text.
 
-PURE. `as_plain` writes a conversation with tools as one that any template can render: the explanation is in the system
-message, calls are in the assistant's text, and results are from the user.
+PURE. `as_plain` converts a conversation with tools to one that every template can render: the system message has the
+instructions, the assistant's text has the calls, and user messages have the results.
 """
 
 from collections.abc import Sequence
@@ -37,9 +37,9 @@ def instructions(
 ) -> str:
     """The text for the model that describes the tools, how to call them, and whether the answer must be a call (of
     `function_name`, if set)."""
-    listed = "\n".join(orjson.dumps(_described(tool)).decode() for tool in tools)
+    listed = "\n".join(orjson.dumps(_description(tool)).decode() for tool in tools)
     several = "For each function call, write" if parallel else "You may call one function at a time. For a call, write"
-    with_parameters = sum(not schema.takes_nothing(schema.parameters(tool.function)) for tool in tools)
+    with_parameters = sum(not schema.has_no_arguments(schema.parameters(tool.function)) for tool in tools)
     example = '{"argument": "value"}' if with_parameters else "{}"
     texts = [
         "You can call functions. These are described here as JSON, one a line:\n"
@@ -59,13 +59,13 @@ def instructions(
     return "\n".join(texts)
 
 
-def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True) -> list[Message]:
-    """The same conversation without calls and results of tools. `told` is what `instructions` gave, or empty.
+def as_plain(messages: Sequence[Message], instructions: str, *, system_role: bool = True) -> list[Message]:
+    """The same conversation without tool calls and tool messages. `instructions` may be empty.
 
-    A template that knows no system role gets that text in front of the first message.
+    Without a `system_role`, the instructions go before the text of the first message.
     """
     plain: list[Message] = []
-    from_tool = False  # whether the last message has results of tools, which others of the user are put into
+    from_tool = False  # whether the last message has tool results; further user messages are merged into it
     for message in messages:
         if isinstance(message, ToolMessage | FunctionMessage):
             result = f"<tool_response>\n{_text(message)}\n</tool_response>"
@@ -75,10 +75,10 @@ def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True
                 plain.append(UserMessage(result))
             from_tool = True
             continue
-        if isinstance(message, AssistantMessage) and (called := _calls(message)):
+        if isinstance(message, AssistantMessage) and (calls := _calls(message)):
             text = _text(message)
             message = msgspec.structs.replace(
-                message, content=f"{text}\n{called}" if text else called, tool_calls=None, function_call=None
+                message, content=f"{text}\n{calls}" if text else calls, tool_calls=None, function_call=None
             )
         if from_tool and isinstance(message, UserMessage):
             plain[-1] = UserMessage(f"{_text(plain[-1])}\n\n{_text(message)}", message.name)
@@ -86,21 +86,21 @@ def as_plain(messages: Sequence[Message], told: str, *, system_role: bool = True
             plain.append(message)
         from_tool = False
     first = plain[0] if plain else None
-    if not told:
+    if not instructions:
         return plain
     if isinstance(first, SystemMessage | DeveloperMessage):
-        plain[0] = msgspec.structs.replace(first, content=f"{_text(first)}\n\n{told}")
+        plain[0] = msgspec.structs.replace(first, content=f"{_text(first)}\n\n{instructions}")
     elif system_role:
-        plain.insert(0, SystemMessage(told))
+        plain.insert(0, SystemMessage(instructions))
     elif isinstance(first, UserMessage):
-        plain[0] = msgspec.structs.replace(first, content=f"{told}\n\n{_text(first)}")
+        plain[0] = msgspec.structs.replace(first, content=f"{instructions}\n\n{_text(first)}")
     else:
-        plain.insert(0, UserMessage(told))
+        plain.insert(0, UserMessage(instructions))
     return plain
 
 
-def _described(tool: Tool) -> dict[str, object]:
-    """As the API has it, without what was not given and what says nothing to a model."""
+def _description(tool: Tool) -> dict[str, object]:
+    """The function in the API's form, without absent fields and `strict`, which is of no use to a model."""
     function = msgspec.to_builtins(tool.function)
     return {key: value for key, value in function.items() if value is not None and key != "strict"}
 

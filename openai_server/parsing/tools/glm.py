@@ -1,7 +1,7 @@
-"""The format of GLM 4.5 and later, and of those who took it over.
+"""The format of GLM 4.5 and later, and of other models that use it.
 
-PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 has no line breaks,
-others have some of them, so a grammar leaves them to the model.
+PURE. `<tool_call>f\\n<arg_key>x</arg_key>\\n<arg_value>1</arg_value>\\n</tool_call>`; GLM 4.7 writes no line breaks,
+other models write some of them, so they are optional in the grammar.
 """
 
 import re
@@ -13,7 +13,7 @@ from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import TextArguments, parameters_of
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, many
+from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, repeated
 
 _KEY = re.compile(r"[^<>\n]+")
 _MAX_KEY = 512
@@ -60,7 +60,7 @@ class Glm(ToolFormat):
             reader.keep()
 
     def _read_key(self, reader: Reader) -> Steps[str | None]:
-        """Reads up to where the value begins."""
+        """Reads a key, up to the beginning of its value. None if the text is not a key."""
         key = yield from reader.run(_KEY, _MAX_KEY)
         if not (yield from reader.literal(_KEY_CLOSE)):
             return None
@@ -69,7 +69,7 @@ class Glm(ToolFormat):
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
-        return many(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
+        return repeated(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         rules.begin(tool)
@@ -79,7 +79,7 @@ class Glm(ToolFormat):
             (self._element(rules, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
-        if elements or schema.takes_nothing(parameters):
+        if elements or schema.has_no_arguments(parameters):
             body = rules.sequence(elements, "")
         else:
             body = f"({literal(_KEY_OPEN)} {NAME} {_TO_VALUE} {self._text(rules)})*"

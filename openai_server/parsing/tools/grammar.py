@@ -1,13 +1,13 @@
-"""Grammars that hold a model to calls of given tools, in llguidance's dialect of Lark.
+"""Grammars that restrict a model to calls of some tools, in llguidance's dialect of Lark.
 
 PURE: text only; the worker compiles it. Rules:
 
-- Markers that are control tokens are written as `<…>`; a control token with any other text is known to the worker's
-  tokenizer as `<|TEXT|>`. All other markers are text to the grammar, even if the vocabulary has a token for them.
-- Free text never matches a control token. But parsers know markers by their text, however a model came to write it, so
-  that text is kept out as well.
-- JSON is written as models are trained to write it, with one space behind commas and colons and none elsewhere: a small
-  model that may write whitespace may never stop doing so.
+- Markers that are control tokens are written as `<…>`. The worker's tokenizer names a control token with any other text
+  `<|TEXT|>`. All other markers are text to the grammar, even if the vocabulary has a token for them.
+- Free text never matches a control token. Parsers recognize markers by their text, whichever tokens form it, so free
+  text excludes that text too.
+- JSON has the style that models are trained on: one space after commas and colons, and none elsewhere. If whitespace
+  were optional, a small model might write it without end.
 """
 
 import re
@@ -28,52 +28,53 @@ ANY = "/(?s:.*)/"
 NAME = "/[a-zA-Z0-9_.-]{1,64}/"
 SPACES = r"/[ \t\r\n]*/"
 GAP = r"/[ \n]{0,4}/"
-"""What models write in front of calls."""
+"""Whitespace that models write before calls."""
 MAX_LENGTH = 1 << 18
-"""Characters of one grammar: no worker takes a longer one, and building it would hold the event loop. 60 tools have
-up to 115,000."""
+"""Characters of one grammar. Workers accept no longer one, and building it would block the event loop. 60 tools need up
+to 115,000."""
 
 
 def literal(text: str) -> str:
-    """A string of the grammar."""
-    # What JSON may leave as it is, but this grammar may not.
+    """The text as a string literal of the grammar."""
+    # JSON allows this character unescaped, the grammar doesn't.
     return '"' + orjson.dumps(text).decode()[1:-1].replace("\x7f", "\\x7f") + '"'
 
 
 def is_control(marker: str) -> bool:
-    """Whether vocabularies have this marker as a control token: it looks like one, and so converters to GGUF say."""
+    """Whether the marker is a control token in vocabularies, by its form, as converters to GGUF decide."""
     return _LIKE_CONTROL.fullmatch(marker) is not None
 
 
 def marker(text: str) -> str:
-    """A marker, as the token or the text that it is."""
+    """The marker in the grammar: a token or a string literal."""
     if not is_control(text):
         return literal(text)
     return text if text.startswith("<") else f"<|{text}|>"
 
 
 def free_text(without: Sequence[str] = (), not_first: Sequence[str] = ()) -> str:
-    """Text in which none of the markers is, and that does not begin (behind whitespace) with any of `not_first`."""
-    # All in one negation: each further one would multiply the states of the lexer, up to where llguidance gives up.
-    not_this = []
+    """An expression for text without the markers in `without` that doesn't begin, after whitespace, with
+    `not_first`."""
+    # One negation for all: each further one would multiply the states of the lexer, until llguidance gives up.
+    excluded = []
     if without:
-        not_this.append(f"{ANY} ({_any_of(without)}) {ANY}")
+        excluded.append(f"{ANY} ({_any_of(without)}) {ANY}")
     if not_first:
-        not_this.append(f"{SPACES} ({_any_of(not_first)}) {ANY}")
-    return f"({ANY} & ~({' | '.join(not_this)}))" if not_this else ANY
+        excluded.append(f"{SPACES} ({_any_of(not_first)}) {ANY}")
+    return f"({ANY} & ~({' | '.join(excluded)}))" if excluded else ANY
 
 
 def _any_of(texts: Sequence[str]) -> str:
     return " | ".join(map(literal, texts))
 
 
-def many(one: str, separator: str, *, several: bool) -> str:
-    """What is separated must not go on with anything that begins like the separator."""
-    return f"{one} ({separator} {one})*" if several else one
+def repeated(item: str, separator: str, *, several: bool) -> str:
+    """One item, or any number if `several`. Text after the items must not begin like the separator."""
+    return f"{item} ({separator} {item})*" if several else item
 
 
 def json_value(schema: Any, *, exactly: bool) -> str:
-    """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are left out."""
+    """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are ignored."""
     if schema is True:
         schema = {}
     if isinstance(schema, dict):
@@ -82,7 +83,7 @@ def json_value(schema: Any, *, exactly: bool) -> str:
 
 
 class Rules:
-    """The rules of one grammar, as they are added. Raises InvalidRequest if they become too long."""
+    """Collects the rules of one grammar. Raises InvalidRequest if they become too long."""
 
     def __init__(self) -> None:
         self._lines: list[str] = []
@@ -90,11 +91,11 @@ class Rules:
         self._function = ""
 
     def begin(self, tool: Tool) -> None:
-        """The schemas that follow are of this tool."""
+        """Assigns the schemas that follow to this tool, for errors."""
         self._function = tool.function.name
 
     def _add(self, line: str, part: str = "") -> None:
-        """`part`: the part of the grammar that the rule belongs to, for errors."""
+        """Adds a line. `part` is the part of the grammar that it belongs to, for errors."""
         if part:
             line = f"{PART_COMMENT}{part}\n{line}"
         self._length += len(line)
@@ -111,13 +112,13 @@ class Rules:
         return name
 
     def terminal(self, expression: str) -> str:
-        """Adds an expression of patterns, which is read as a whole, and as much of it as possible."""
+        """Adds an expression of patterns that matches as one token, as long as possible. Returns its name."""
         name = f"T{len(self._lines)}"
         self._add(f"{name}: {expression}")
         return name
 
     def shortest(self, expression: str) -> str:
-        """The same, but it ends where it first can."""
+        """Like `terminal`, but matches as little as possible."""
         terminal = self.terminal(expression)
         name = f"r{len(self._lines)}"
         self._add(f"{name}[lazy]: {terminal}")
@@ -127,27 +128,28 @@ class Rules:
         return self.rule(" | ".join(self.rule(body) for body in bodies))
 
     def json(self, schema: Any, *, exactly: bool) -> str:
-        """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are left out."""
+        """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are ignored."""
         return self.rule(json_value(schema, exactly=exactly), guide_parts.of_function(self._function))
 
     def arguments(self, tool: Tool) -> str:
         """The arguments of a call as a JSON object."""
         self.begin(tool)
-        if schema.takes_nothing(schema.parameters(tool.function)):
+        if schema.has_no_arguments(schema.parameters(tool.function)):
             return literal("{}")
         return self.json(schema.closed_parameters(tool.function), exactly=bool(tool.function.strict))
 
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
-        """Some of the items, in their order and separated; the second part says whether an item must be there."""
+        """A sequence of the items in their order, with separators. The second part of an item says whether it is
+        required."""
         behind = '""'
-        first: list[str] = []  # ways to begin with an item, of which those in front are left out; the last one first
-        for item, must in reversed(items):
-            if must:
+        first: list[str] = []  # alternatives that begin with an item and omit those before it, last item first
+        for item, required in reversed(items):
+            if required:
                 first.clear()
             first.append(f"{item} {behind}")
             again = f"{literal(separator)} {item}" if separator else item
-            behind = self.rule(f"{again} {behind}" if must else f"({again})? {behind}")
-        may_be_empty = not any(must for _, must in items)
+            behind = self.rule(f"{again} {behind}" if required else f"({again})? {behind}")
+        may_be_empty = not any(required for _, required in items)
         return self.rule(" | ".join([*reversed(first), *(['""'] if may_be_empty else [])]))
 
     def text(self, start: str) -> str:

@@ -1,6 +1,6 @@
 """gpt-oss's format, in which an answer is a series of messages.
 
-PURE. Each message has a header with its channel, and for a call whom it is `to`:
+PURE. Each message has a header with its channel and, for a call, its receiver after `to=`:
 
     <|channel|>analysis<|message|>reasoning<|end|>
     <|start|>assistant<|channel|>commentary to=functions.f <|constrain|>json<|message|>{…}<|call|>
@@ -24,7 +24,7 @@ _ENDS = ("<|end|>", "<|call|>", "<|return|>")
 _CONSTRAIN = "<|constrain|>"
 _IN_HEADER = (_START, _CHANNEL, _CONSTRAIN)
 _NEXT = '<|end|> <|start|> "assistant"'
-"""How a grammar goes on behind a message that is not the last one."""
+"""Grammar of the text between a message and the next one."""
 _PLAIN_HEADER = re.compile(r"[^<]+")
 _MAX_HEADER = 256
 _TO = re.compile(r"to=([^\s<]+)")
@@ -34,35 +34,35 @@ _ROLE = "assistant"
 _HEADER_BEGUN = re.compile(r"(?:<\|start\|>)?(?:assistant)?(?:.*<\|channel\|>| to=)", re.DOTALL)
 _WHOLE_TO = re.compile(r"to=([^\s<]+)[\s<]")
 _BETWEEN = "\n\n"
-"""Put between two messages of one kind."""
+"""Inserted between two messages of the same kind."""
 
 
 class Harmony(ToolFormat):
     name = "harmony"
     special_tokens = True
-    always = True
-    reasons = True
+    parses_all_answers = True
+    parses_reasoning = True
     reasoning_span = ReasoningSpan("<|channel|>analysis", ("<|end|>", "<|call|>", "<|channel|>final"))
     markers = (_START, _CHANNEL, _MESSAGE)
 
-    def begun_in(self, prompt: str) -> str:
+    def prompt_tail(self, prompt: str) -> str:
         at = prompt.rfind(_START + _ROLE)
         return prompt[at:] if at >= 0 else ""
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
-        told: set[str] = set()
+        written_kinds: set[str] = set()
         found, first = "", True
         while True:
             reader.keep(found)
             header = yield from self._read_header(reader, found)
             if header is not None:
                 reader.forget()
-                found = yield from self._read_body(reader, out, header, told)
+                found = yield from self._read_body(reader, out, header, written_kinds)
             else:
                 text = reader.kept()
                 if reader.ran_out and (not first or _HEADER_BEGUN.match(text)):
                     if receivers := _WHOLE_TO.findall(text):
-                        out.expect(_called(receivers[-1]))
+                        out.expect(_function_name(receivers[-1]))
                     self._cut(reader, out)
                     return
                 out.content(_HEADER_MARKS.sub("", text))
@@ -74,7 +74,7 @@ class Harmony(ToolFormat):
                 return
 
     def _read_header(self, reader: Reader, header: str) -> Steps[str | None]:
-        """Reads up to where the message begins; None if that is no header."""
+        """Reads up to the beginning of the message's text; None if the text is not a header."""
         if not header:
             header = yield from reader.literal(*_IN_HEADER, _MESSAGE, " to=")
         while header and not header.endswith(_MESSAGE):
@@ -85,8 +85,8 @@ class Harmony(ToolFormat):
             header += more + token
         return header or None
 
-    def _read_body(self, reader: Reader, out: Output, header: str, told: set[str]) -> Steps[str]:
-        """Reads up to a marker, which is returned."""
+    def _read_body(self, reader: Reader, out: Output, header: str, written_kinds: set[str]) -> Steps[str]:
+        """Reads up to the next marker, and returns it. `written_kinds` are the kinds of the messages so far."""
         channels, receivers = _CHANNEL_NAME.findall(header), _TO.findall(header)
         receiver = receivers[-1] if receivers else _ROLE
         if receiver != _ROLE:
@@ -97,26 +97,26 @@ class Harmony(ToolFormat):
 
         def emit(text: str) -> None:
             nonlocal first
-            if first and kind in told:
+            if first and kind in written_kinds:
                 write(_BETWEEN)
             first = False
-            told.add(kind)
+            written_kinds.add(kind)
             write(text)
 
         return (yield from reader.until((*self.markers, *_ENDS), emit))
 
     def _read_arguments(self, reader: Reader, out: Output, receiver: str) -> Steps[str]:
-        """Up to the next marker nothing is content, not even what is behind the arguments."""
-        out.begin(_called(receiver))
+        """Reads up to the next marker. Text after the arguments is dropped."""
+        out.begin(_function_name(receiver))
         ends = (*self.markers, *_ENDS)
         yield from reader.spaces()
-        none = (*ends, "null") if receiver != _called(receiver) else ends
-        if (yield from reader.next_of(*none)):
+        no_arguments = (*ends, "null") if receiver != _function_name(receiver) else ends
+        if (yield from reader.next_of(*no_arguments)):
             out.arguments("{}")
         elif (yield from reader.peek()) == "{":
             yield from json_text.value(reader, out.arguments)
         elif not reader.ran_out:
-            # For a tool that takes no JSON but text, such as python.
+            # The tool takes text instead of JSON, such as python.
             out.arguments('"')
             found = yield from reader.until(
                 ends, lambda text: out.arguments(json_text.in_string(text)), drop_beginning=True
@@ -126,7 +126,7 @@ class Harmony(ToolFormat):
             return found
         return (yield from reader.until(ends, ignore))
 
-    # ---- Grammar: always one call, since <|call|> ends the answer
+    # ---- Grammar: always exactly one call, since <|call|> ends the answer
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         thought = f'{_CHANNEL} "analysis" {_MESSAGE} {self._text(rules)} {_NEXT}'
@@ -142,17 +142,17 @@ class Harmony(ToolFormat):
         return f"({in_front} | {behind}) {_MESSAGE} {rules.arguments(tool)}"
 
     def _text(self, rules: Rules) -> str:
-        # The parser knows the markers by their text alone.
+        # The parser recognizes the markers by their text alone.
         return rules.terminal(free_text((*self.markers, *_ENDS)))
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         text = self._text(rules)
-        told = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
+        preamble = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
         final = f'{_CHANNEL} "final" {_MESSAGE} {text}'
-        return rules.rule(f"({told})* ({final} | {self._behind_marker(rules, tools, parallel)})")
+        return rules.rule(f"({preamble})* ({final} | {self._behind_marker(rules, tools, parallel)})")
 
 
-def _called(receiver: str) -> str:
+def _function_name(receiver: str) -> str:
     return receiver.removeprefix("functions.") or receiver
 
 

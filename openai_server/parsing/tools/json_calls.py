@@ -1,7 +1,7 @@
-"""Calls as JSON objects behind a marker, as most formats have them: `{"name": "f", "arguments": {…}}`, or a list.
+"""Calls as JSON objects after a marker, as in most formats: `{"name": "f", "arguments": {…}}`, or a list of them.
 
-PURE. Reads all of their variants (with a list or without, other keys, other fields in between); a format says which of
-them its grammar writes.
+PURE. The parser reads all variants (with or without a list, with other keys, with other fields in between). A format
+selects the variant of its grammar.
 """
 
 from collections.abc import Container, Sequence
@@ -11,21 +11,21 @@ from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, ignore
-from openai_server.parsing.tools.grammar import Rules, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, literal, marker, repeated
 
 _NAME_KEYS = frozenset({"name", "tool_name", "function"})
 _ARGUMENT_KEYS = frozenset({"arguments", "parameters"})
 
 
-def read_call(reader: Reader, out: Output, known: Container[str] | None = None) -> Steps[bool]:
-    """Reads one object; whether it was a whole call.
+def read_call(reader: Reader, out: Output, names: Container[str] | None = None) -> Steps[bool]:
+    """Reads one object. Returns whether it was a complete call.
 
-    The call begins, and the reader forgets what it keeps, when both the name and the arguments have come. An object
-    without arguments is a call too; but if `known` is given, only with one of these names.
+    The call begins, and the reader forgets the text that it keeps, once both the name and the arguments have arrived.
+    An object without arguments is a call too, but if `names` is set, only with one of these names.
     """
     name: str | None = None
     begun = False
-    early: list[str] | None = None  # arguments that came before the name
+    early: list[str] | None = None  # arguments before the name
     if not (yield from reader.literal("{")):
         return False
     yield from reader.spaces()
@@ -40,7 +40,7 @@ def read_call(reader: Reader, out: Output, known: Container[str] | None = None) 
             name = yield from json_text.string(reader)
             if not name:
                 return False
-            if known is None or name in known:
+            if names is None or name in names:
                 out.expect(name)
         elif key in _ARGUMENT_KEYS and not begun and early is None:
             early = []
@@ -61,7 +61,7 @@ def read_call(reader: Reader, out: Output, known: Container[str] | None = None) 
             return False
         yield from reader.spaces()
     if not begun:
-        if name is None or (known is not None and name not in known):
+        if name is None or (names is not None and name not in names):
             return False
         _begin(reader, out, name)
         out.arguments("{}")
@@ -69,18 +69,18 @@ def read_call(reader: Reader, out: Output, known: Container[str] | None = None) 
 
 
 def read_calls(
-    reader: Reader, out: Output, known: Container[str] | None = None, *, listed: bool = False
+    reader: Reader, out: Output, names: Container[str] | None = None, *, listed: bool = False
 ) -> Steps[bool]:
-    """Reads one object, or several with or without a list around them; whether all were whole calls.
+    """Reads one object, or several, with or without a list around them. Returns whether all were complete calls.
 
-    `listed` says that the list has begun.
+    `listed`: the opening bracket of the list has been read.
     """
     yield from reader.spaces()
     listed = bool((yield from reader.literal("["))) or listed
     more = True
     while more:
         yield from reader.spaces()
-        if not (yield from read_call(reader, out, known)):
+        if not (yield from read_call(reader, out, names)):
             return False
         reader.keep()
         yield from reader.spaces()
@@ -98,18 +98,21 @@ def _begin(reader: Reader, out: Output, name: str) -> None:
 
 @dataclass(frozen=True)
 class JsonCalls(ToolFormat):
-    """One marker in front of each call, or of a list of calls, and perhaps one behind. The rest is for the grammar."""
+    """A marker before each call, or before a list of calls, and optionally one after it.
+
+    `listed`, `space` and `between` apply to the grammar; the parser accepts all variants.
+    """
 
     name: str
     markers: tuple[str, ...]
     close: str = ""
     special_tokens: bool = False
-    dropped: tuple[str, ...] = ()
+    ignored_markers: tuple[str, ...] = ()
     listed: bool = False
     space: str = ""
-    """What is between the markers and the JSON."""
+    """Text between the markers and the JSON."""
     between: str = ""
-    """What is between two calls."""
+    """Text between two calls."""
 
     @property
     def closers(self) -> tuple[str, ...]:
@@ -123,9 +126,9 @@ class JsonCalls(ToolFormat):
         close = marker(self.close) if self.close else ""
         space = literal(self.space) if self.space else ""
         if self.listed:
-            return f'{space} "[" {many(call, literal(", "), several=parallel)} "]" {space} {close}'
+            return f'{space} "[" {repeated(call, literal(", "), several=parallel)} "]" {space} {close}'
         between = f"{literal(self.between) if self.between else ''} {marker(self.markers[0])}"
-        return many(f"{space} {call} {space} {close}", between, several=parallel)
+        return repeated(f"{space} {call} {space} {close}", between, several=parallel)
 
 
 def _call(rules: Rules, tool: Tool) -> str:

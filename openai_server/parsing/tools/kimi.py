@@ -1,7 +1,7 @@
 """Kimi K2's format.
 
-PURE. `<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}<|tool_call_end|>`, all calls together in a pair
-of markers of their own. `functions.f:0` is the id that the model wants to see with the result.
+PURE. `<|tool_call_begin|>functions.f:0<|tool_call_argument_begin|>{…}<|tool_call_end|>`. A pair of markers encloses all
+calls. `functions.f:0` is the id that the model expects with the result.
 """
 
 import re
@@ -11,7 +11,7 @@ from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat
-from openai_server.parsing.tools.grammar import Rules, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, literal, marker, repeated
 
 _ARGUMENTS, _END = "<|tool_call_argument_begin|>", "<|tool_call_end|>"
 _ALL, _ALL_END = "<|tool_calls_section_begin|>", "<|tool_calls_section_end|>"
@@ -24,7 +24,7 @@ class Kimi(ToolFormat):
     special_tokens = True
     section = _ALL
     markers = ("<|tool_call_begin|>",)
-    dropped = (_ALL, _ALL_END, _END)
+    ignored_markers = (_ALL, _ALL_END, _END)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
@@ -35,11 +35,11 @@ class Kimi(ToolFormat):
             return False
         out.expect(name, id)
         yield from reader.spaces()
-        return (yield from json_text.arguments_of(reader, out, name, id, (*self.dropped, *self.markers)))
+        return (yield from json_text.arguments_of(reader, out, name, id, (*self.ignored_markers, *self.markers)))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
-        return f"{many(calls, marker(self.markers[0]), several=parallel)} {marker(_ALL_END)}"
+        return f"{repeated(calls, marker(self.markers[0]), several=parallel)} {marker(_ALL_END)}"
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         head = literal(f"functions.{tool.function.name}:")

@@ -1,7 +1,7 @@
 """Mistral's formats.
 
-PURE. Older models write a list, `[TOOL_CALLS][{"name": "f", "arguments": {…}}]`; newer ones a marker for each call,
-`[TOOL_CALLS]f[ARGS]{…}`, some of them with an id, `[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{…}`. Both are read.
+PURE. Older models write a list, `[TOOL_CALLS][{"name": "f", "arguments": {…}}]`. Newer models write a marker for each
+call, `[TOOL_CALLS]f[ARGS]{…}`, some with an id, `[TOOL_CALLS]f[CALL_ID]123456789[ARGS]{…}`. The parser accepts all.
 """
 
 from collections.abc import Sequence
@@ -11,7 +11,7 @@ from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import Rules, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, literal, marker, repeated
 from openai_server.parsing.tools.json_calls import JsonCalls, read_calls
 
 _CALLS, _ID, _ARGUMENTS = "[TOOL_CALLS]", "[CALL_ID]", "[ARGS]"
@@ -53,7 +53,7 @@ class MistralCalls(ToolFormat):
         call = rules.one_of(
             [f"{literal(tool.function.name)} {id} {marker(_ARGUMENTS)} {rules.arguments(tool)}" for tool in tools]
         )
-        return many(call, marker(_CALLS), several=parallel)
+        return repeated(call, marker(_CALLS), several=parallel)
 
 
 class MistralList(JsonCalls):

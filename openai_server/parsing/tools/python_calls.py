@@ -1,6 +1,6 @@
-"""Calls as in Python, `[f(x=1), g(y="a")]`, and LFM2's format, which puts them between control tokens.
+"""Python calls, `[f(x=1), g(y="a")]`, and LFM2's format, which encloses them in control tokens.
 
-PURE. Values are those that both JSON and Python have, in either way of writing them.
+PURE. Values are those of JSON, in JSON's or Python's notation.
 """
 
 import re
@@ -13,21 +13,22 @@ from openai_server.parsing import json_text
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import Rules, literal, many, marker
+from openai_server.parsing.tools.grammar import Rules, literal, marker, repeated
 
 _KEY = re.compile(r"[a-zA-Z0-9_]+")
 _MAX_KEY = 512
 _ANY_KEY = "/[a-zA-Z_][a-zA-Z0-9_]{0,63}/"
 
 
-def read_python_calls(reader: Reader, out: Output, known: Container[str] | None = None) -> Steps[bool]:
-    """Whether all were whole. A call that is cut off before its arguments has one of the `known` names, if given."""
+def read_python_calls(reader: Reader, out: Output, names: Container[str] | None = None) -> Steps[bool]:
+    """Reads a list of calls. Returns whether all were complete. If `names` is set, a call that is cut off before its
+    arguments counts only with one of these names."""
     if not (yield from reader.literal("[")):
         return False
     more = True
     while more:
         yield from reader.spaces()
-        if not (yield from _read_call(reader, out, known)):
+        if not (yield from _read_call(reader, out, names)):
             return False
         reader.keep()
         yield from reader.spaces()
@@ -37,12 +38,13 @@ def read_python_calls(reader: Reader, out: Output, known: Container[str] | None 
     return True
 
 
-def _read_call(reader: Reader, out: Output, known: Container[str] | None) -> Steps[bool]:
-    """Whether it was a whole call. It begins with its first argument, or with the closing bracket."""
+def _read_call(reader: Reader, out: Output, names: Container[str] | None) -> Steps[bool]:
+    """Reads one call. Returns whether it was complete. The call begins with its first argument or the closing
+    bracket."""
     name = yield from read_name(reader)
     if not name or not (yield from reader.literal("(")):
         return False
-    if known is None or name in known:
+    if names is None or name in names:
         out.expect(name)
     begun = False
     while True:
@@ -79,7 +81,7 @@ def _read_call(reader: Reader, out: Output, known: Container[str] | None) -> Ste
 def python_calls(rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
     """The grammar of a list of calls."""
     calls = rules.one_of([_call(rules, tool) for tool in tools])
-    return f'"[" {many(calls, literal(", "), several=parallel)} "]"'
+    return f'"[" {repeated(calls, literal(", "), several=parallel)} "]"'
 
 
 def _call(rules: Rules, tool: Tool) -> str:
@@ -91,9 +93,9 @@ def _call(rules: Rules, tool: Tool) -> str:
         json = rules.json(schema.with_definitions(value, parameters), exactly=exactly)
         arguments.append((rules.rule(f"{literal(f'{key}=')} {json}"), key in required))
     body = rules.sequence(arguments, ", ")
-    if not arguments and not schema.takes_nothing(parameters):
+    if not arguments and not schema.has_no_arguments(parameters):
         any_argument = rules.rule(f'{_ANY_KEY} "=" {rules.json({}, exactly=False)}')
-        body = f"({many(any_argument, literal(', '), several=True)})?"
+        body = f"({repeated(any_argument, literal(', '), several=True)})?"
     return f"{literal(tool.function.name + '(')} {body} {literal(')')}"
 
 
@@ -101,14 +103,14 @@ class Lfm2(ToolFormat):
     name = "lfm2"
     special_tokens = True
     markers = ("<|tool_call_start|>",)
-    dropped = ("<|tool_call_end|>",)
+    ignored_markers = ("<|tool_call_end|>",)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
         yield from reader.spaces()
         return (yield from read_python_calls(reader, out))
 
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return f"{python_calls(rules, tools, parallel)} {marker(self.dropped[0])}"
+        return f"{python_calls(rules, tools, parallel)} {marker(self.ignored_markers[0])}"
 
 
 LFM2 = Lfm2()

@@ -1,4 +1,4 @@
-"""The formats of tool calls, with the texts of chat templates that tell them apart. PURE."""
+"""The formats of tool calls, with the texts that identify them in a chat template. PURE."""
 
 from openai_server.parsing.tools.bare import LLAMA_JSON, LLAMA_PYTHONIC
 from openai_server.parsing.tools.command_r import COHERE2, COMMAND_R, COMMAND_R7B
@@ -13,8 +13,8 @@ from openai_server.parsing.tools.python_calls import LFM2
 from openai_server.parsing.tools.tagged import APRIEL, GIGACHAT, GRANITE, HERMES, NEMOTRON, PHI4
 from openai_server.parsing.tools.xml_calls import DEEPSEEK_V4, DEEPSEEK_V32, MINIMAX, QWEN3_CODER, SEED
 
-# The first whose texts are all in the source is the one: what tells more comes first.
-RECOGNIZED: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
+# The first format whose texts are all in the source counts, so the more specific ones come first.
+FORMATS_BY_TEXT: tuple[tuple[ToolFormat, tuple[str, ...]], ...] = (
     (HARMONY, ("<|channel|>", "<|message|>", "functions.")),
     (FUNCTIONARY_V32, (">>>all",)),
     (SEED, ("<seed:tool_call>", "<parameter=")),

@@ -1,6 +1,6 @@
-"""What a tool's JSON Schema says of its arguments, as far as parsers and grammars have to know.
+"""Extracts from a tool's JSON Schema the properties of its arguments that parsers and grammars need.
 
-PURE. A schema comes from a request: it may be anything that is a JSON object.
+PURE. A schema comes from a request, so it may be any JSON object.
 """
 
 from collections.abc import Mapping
@@ -12,7 +12,7 @@ from openai_server.core.tools import FunctionDefinition
 Schema = dict[str, Any]
 _MAX_REFERENCES = 16
 _MAX_VALUES = 1000
-"""How many values of an `enum` are looked at for their types: any number of arguments may refer to the same one."""
+"""Number of values of an `enum` whose types are examined: any number of arguments may refer to the same `enum`."""
 _TYPES = ((bool, "boolean"), (str, "string"), (int | float, "number"), (list, "array"), (dict, "object"))
 _WITHOUT_NAMES = frozenset(
     {
@@ -21,13 +21,13 @@ _WITHOUT_NAMES = frozenset(
         *("dependencies", "dependentRequired", "dependentSchemas"),
     }
 )
-"""Keywords that allow or require arguments even if `properties` names none."""
+"""Keywords that may allow or require arguments that `properties` doesn't name."""
 _ADDITIONAL = frozenset({"additionalProperties", "unevaluatedProperties"})
 _NULLABLE = ("properties", "required", "additionalProperties", "patternProperties")
 
 
 def parameters(function: FunctionDefinition) -> Schema:
-    """The schema of the arguments; it says at least that they are an object."""
+    """The schema of the arguments, with at least the type `object`."""
     schema = {"type": "object", **(function.parameters or {})}
     for key in _NULLABLE:
         if key in schema and schema[key] is None:
@@ -38,48 +38,48 @@ def parameters(function: FunctionDefinition) -> Schema:
 
 
 def closed_parameters(function: FunctionDefinition) -> Schema:
-    """The same without arguments and members that the schema does not name, unless it speaks of them."""
+    """The same schema, without arguments and members that it doesn't mention."""
     return closed(parameters(function))
 
 
 def with_properties(parameters: Schema) -> Schema:
-    """The same schema, with `properties` (that may be empty) and a type."""
+    """The same schema with a type and `properties`, which may be empty."""
     if isinstance(parameters.get("properties"), dict):
         return parameters
     return {"type": "object", **parameters, "properties": {}}
 
 
-def takes_nothing(schema: Mapping[str, Any]) -> bool:
-    """Whether these are the parameters of a function without any: its arguments are {}."""
+def has_no_arguments(schema: Mapping[str, Any]) -> bool:
+    """Whether the only valid arguments are {}."""
     return not (properties(schema) or required(schema) or any(map(schema.get, _WITHOUT_NAMES - _ADDITIONAL))) and all(
         schema.get(key) in (None, False) for key in _ADDITIONAL
     )
 
 
 def properties(schema: Mapping[str, Any]) -> dict[str, Any]:
-    given = schema.get("properties")
-    return given if isinstance(given, dict) else {}
+    value = schema.get("properties")
+    return value if isinstance(value, dict) else {}
 
 
 def required(schema: Mapping[str, Any]) -> frozenset[str]:
-    given = schema.get("required")
-    return frozenset(name for name in given if isinstance(name, str)) if isinstance(given, list) else frozenset()
+    names = schema.get("required")
+    return frozenset(name for name in names if isinstance(name, str)) if isinstance(names, list) else frozenset()
 
 
 def with_definitions(part: Any, root: Mapping[str, Any]) -> Any:
-    """`part` of `root` as a schema of its own, whose references still lead somewhere."""
+    """`part` of `root` as a separate schema, with the definitions that it may refer to."""
     if not isinstance(part, dict):
         return part
     return {**{key: root[key] for key in ("$defs", "definitions") if key in root}, **part}
 
 
 def types(schema: object, root: Mapping[str, Any]) -> frozenset[str] | None:
-    """JSON types that a value may have; None if the schema does not say."""
+    """The JSON types that a value may have; None if the schema doesn't restrict them."""
     return _types(schema, root, [_MAX_REFERENCES])
 
 
 def texts(schema: object) -> list[str]:
-    """All that a string may be, empty if it may be anything."""
+    """The allowed values of a string; empty if every string is allowed."""
     if not isinstance(schema, dict):
         return []
     values = [schema["const"]] if "const" in schema else schema.get("enum")
@@ -92,11 +92,11 @@ def _types(schema: object, root: Mapping[str, Any], left: list[int]) -> frozense
     left[0] -= 1
     if left[0] < 0 or not isinstance(schema, dict):
         return None
-    said = schema.get("type")
-    if isinstance(said, str):
-        return frozenset({said})
-    if isinstance(said, list):
-        return frozenset(name for name in said if isinstance(name, str)) or None
+    declared = schema.get("type")
+    if isinstance(declared, str):
+        return frozenset({declared})
+    if isinstance(declared, list):
+        return frozenset(name for name in declared if isinstance(name, str)) or None
     if "const" in schema:
         return frozenset({_type_of(schema["const"])})
     if isinstance(values := schema.get("enum"), list) and values:
@@ -105,12 +105,12 @@ def _types(schema: object, root: Mapping[str, Any], left: list[int]) -> frozense
         return _types(_referred(reference, root), root, left)
     for key in ("anyOf", "oneOf"):
         if isinstance(choices := schema.get(key), list) and choices:
-            found: frozenset[str] = frozenset()
+            union: frozenset[str] = frozenset()
             for choice in choices:
                 if (names := _types(choice, root, left)) is None:
                     return None
-                found |= names
-            return found
+                union |= names
+            return union
     return None
 
 
@@ -128,9 +128,9 @@ def _type_of(value: object) -> str:
 
 
 def _referred(reference: str, root: Mapping[str, Any]) -> object:
-    found: object = root
+    target: object = root
     if not reference.startswith("#"):
         return None
     for step in reference[1:].split("/")[1:]:
-        found = found.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(found, dict) else None
-    return found
+        target = target.get(step.replace("~1", "/").replace("~0", "~")) if isinstance(target, dict) else None
+    return target

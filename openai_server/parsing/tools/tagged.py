@@ -1,10 +1,10 @@
 """Formats that differ only in the tags around their JSON.
 
-PURE. How models write them:
+PURE. Models and their formats:
 
     Hermes, Qwen, Granite 4   <tool_call>\\n{"name": "f", "arguments": {…}}\\n</tool_call>
     Granite 3                 <|tool_call|>[{"name": "f", "arguments": {…}}]
-    Phi 4                     <|tool_call|>[{…}]<|/tool_call|>, and at times functools[{…}]
+    Phi 4                     <|tool_call|>[{…}]<|/tool_call|>, and sometimes functools[{…}]
     Nemotron Nano 2           <TOOLCALL>[{…}]</TOOLCALL>
     Apriel, MiniMax M1        <tool_calls>[{…}]</tool_calls>
     GigaChat 3.1              <|function_call|>{…}

@@ -1,6 +1,6 @@
-"""Calls whose arguments are elements of their own, as in XML but without its escapes.
+"""Calls with one element per argument, like XML but without its escapes.
 
-PURE. How models write them:
+PURE. Models and their formats:
 
     Qwen3-Coder   <tool_call>\\n<function=f>\\n<parameter=x>\\n1\\n</parameter>\\n</function>\\n</tool_call>
     Seed-OSS      <seed:tool_call>\\n<function=f>\\n<parameter=x>1</parameter>\\n</function>\\n</seed:tool_call>
@@ -21,7 +21,7 @@ from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import TextArguments, parameters_of
 from openai_server.parsing.tools.format import ToolFormat, read_name
-from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, many
+from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, repeated
 
 _KEY = re.compile(r"[^<>\"\n]+")
 _MAX_KEY = 512
@@ -30,16 +30,16 @@ _LINE = literal("\n")
 
 @dataclass(frozen=True)
 class Tags:
-    """What is written around the name of a function, around each key, and around each value."""
+    """Texts around the name of a function, around each key, and around each value."""
 
     call: tuple[str, str]
     call_end: str
     key: str
     value_begin: tuple[str, ...]
-    """Between a key and its value: for any value, or for strings and for other values."""
+    """Text between a key and its value: one for all values, or one for strings and one for other values."""
     value_end: str
     on_lines: bool = False
-    """A value has lines of its own: the line breaks around it are no part of it."""
+    """Whether a value is on separate lines; the line breaks around it are not part of it."""
 
     @property
     def value_ends(self) -> tuple[str, ...]:
@@ -47,13 +47,13 @@ class Tags:
 
     @property
     def line(self) -> str:
-        """What a grammar writes around a value."""
+        """Text that a grammar requires around a value."""
         return "\n" if self.on_lines else ""
 
 
 @dataclass(frozen=True)
 class XmlCalls(ToolFormat):
-    """The first of `markers` and `close` are around each call, or around all of them `together`."""
+    """The first of `markers` and `close` enclose each call, or all calls if `together`."""
 
     name: str
     markers: tuple[str, ...]
@@ -89,7 +89,7 @@ class XmlCalls(ToolFormat):
     def _read_arguments(
         self, reader: Reader, out: Output, name: str, parameters: Mapping[str, Any] | None
     ) -> Steps[bool]:
-        """Whether they came to their end. The call begins when its first argument does."""
+        """Reads the arguments. Returns whether they were complete. The call begins with its first argument."""
         tags = self.tags
         arguments = TextArguments(parameters, out.arguments)
         begun = False
@@ -121,9 +121,9 @@ class XmlCalls(ToolFormat):
     def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         call = f"{rules.one_of([self._call(rules, tool) for tool in tools])} {_LINE}"
         if self.together:
-            return f"{_LINE} {many(call, '', several=parallel)} {literal(self.close)}"
-        one = f"{_LINE} {call} {literal(self.close)}"
-        return many(one, literal(f"\n{self.markers[0]}"), several=parallel)
+            return f"{_LINE} {repeated(call, '', several=parallel)} {literal(self.close)}"
+        enclosed = f"{_LINE} {call} {literal(self.close)}"
+        return repeated(enclosed, literal(f"\n{self.markers[0]}"), several=parallel)
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         rules.begin(tool)
@@ -134,13 +134,13 @@ class XmlCalls(ToolFormat):
             (_element(rules, tags, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
-        takes_any = not elements and not schema.takes_nothing(parameters)
+        takes_any = not elements and not schema.has_no_arguments(parameters)
         body = f"({_any_element(rules, tags)})*" if takes_any else rules.sequence(elements, "")
         return f"{head} {body} {literal(tags.call_end)}"
 
 
 def _element(rules: Rules, tags: Tags, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
-    """One argument with its tags."""
+    """The grammar of one argument with its tags."""
     types = schema.types(value, root)
     head, end = f"{tags.key}{key}", literal(f"{tags.line}{tags.value_end}\n")
     if types is not None and "string" not in types:
@@ -157,7 +157,7 @@ def _any_element(rules: Rules, tags: Tags) -> str:
 
 
 def _text(rules: Rules, tags: Tags) -> str:
-    """Any text, and its end."""
+    """The grammar of an arbitrary text and its end."""
     return rules.shortest(f"{free_text([tags.value_end])} {literal(f'{tags.line}{tags.value_end}')} {_LINE}")
 
 

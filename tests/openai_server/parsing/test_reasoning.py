@@ -10,7 +10,7 @@ from tests.openai_server.parsing.answers import Answer, answer, cuts, same_at_ev
 THINK = ReasoningTags("<think>", "</think>")
 WRAPPED = ReasoningTags("<think>", "</think>", answer=("<response>", "</response>"))
 LAST_ONLY = ReasoningTags("Steps:", "[FINAL]", answer=("", "[/FINAL]"))
-EARLY_END = ReasoningTags("<think>", "</think>", ends_as_well=("<|call|>",))
+EARLY_END = ReasoningTags("<think>", "</think>", other_ends=("<|call|>",))
 
 
 def parser(tags: ReasoningTags = THINK, *, inside: bool = False) -> Parser:

@@ -4,7 +4,7 @@ from openai_server.parsing.answer_format import needs_special_tokens
 from openai_server.parsing.reasoning import tags_of
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.generic import GENERIC
-from openai_server.parsing.tools.recognized import RECOGNIZED
+from openai_server.parsing.tools.recognized import FORMATS_BY_TEXT
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
 
@@ -107,7 +107,7 @@ def test_excerpts_are_recognized(name: str) -> None:
 
 
 def test_each_format_has_cases() -> None:
-    assert {GENERIC.name} | {tool_format.name for tool_format, _ in RECOGNIZED} == set(FORMATS)
+    assert {GENERIC.name} | {tool_format.name for tool_format, _ in FORMATS_BY_TEXT} == set(FORMATS)
 
 
 def test_each_format_is_recognized_somewhere() -> None:

@@ -146,7 +146,7 @@ def test_free_text_cant_begin_a_call(name: str) -> None:
 def test_free_text_full_of_beginnings_of_markers(name: str) -> None:
     """The lexer's states must not multiply: llguidance would give up."""
     tool_format = FORMATS[name]
-    markers = (*tool_format.markers, *tool_format.dropped)
+    markers = (*tool_format.markers, *tool_format.ignored_markers)
     beginnings = [text[:end] + " " for text in markers for end in range(1, len(text))]
     begin = {"functionary-v3.2": "all\n", "harmony": "<|channel|>final<|message|>"}.get(name, "Well, ")
     text = begin + "".join(random.Random(3).choices(beginnings, k=500))

@@ -88,7 +88,7 @@ _MARKERS = {
 @given(data=st.data())
 def test_any_text_is_read_in_one_way_and_lost_in_a_call_alone(name: str, data: st.DataObject) -> None:
     tool_format = FORMATS[name]
-    own = [*tool_format.markers, *tool_format.dropped, *_MARKERS.get(name, [])]
+    own = [*tool_format.markers, *tool_format.ignored_markers, *_MARKERS.get(name, [])]
     part = st.sampled_from(own) | st.sampled_from(own) | st.sampled_from(_PARTS) | st.sampled_from(_WORDS)
     text = "".join(data.draw(st.lists(part, max_size=12)))
     whole = answer(parser(tool_format), [text])

@@ -1,1 +1,1 @@
-"""Messages to a prompt, with the model's own chat template."""
+"""Renders messages to a prompt, with the model's own chat template."""

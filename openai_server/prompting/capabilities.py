@@ -1,7 +1,9 @@
-"""What a chat template knows: read from its syntax tree, and found by rendering conversations of two or three messages.
+"""The features that a chat template supports, from its syntax tree and from rendering conversations of two or three
+messages.
 
-PURE. Which variables and roles a template knows stands in its tree. How it wants a message does not: one writes the
-arguments of a tool call with `tojson`, another one concatenates them, a third one takes either. So it is tried.
+PURE. The tree shows the variables and roles that a template uses. It doesn't show the form of message that the template
+expects: one template writes the arguments of a tool call with `tojson`, another concatenates them, a third accepts
+both. So this module renders messages in each form and compares the prompts.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -21,24 +23,24 @@ from openai_server.prompting.limits import LimitExceeded
 from openai_server.prompting.messages import Form, Tools
 from openai_server.prompting.source import CompiledSource, Words
 
-BOUNDS = (LimitExceeded, RecursionError, MemoryError)
+LIMIT_ERRORS = (LimitExceeded, RecursionError, MemoryError)
 Attempt = Callable[[Sequence[Message], Form, Tools], str | None]
-"""Renders; None if the template refuses or fails. Raises one of BOUNDS if it has no end: then nothing more is tried."""
+"""Renders messages; None if the template refuses them or fails. Raises one of LIMIT_ERRORS, which ends all attempts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Capabilities:
     variables: frozenset[str]
-    """All that it may read of what it is given: `tools`, `enable_thinking`, `reasoning_effort`, … (Among them are
-    names that it sets itself, but not on every path.)"""
+    """Variables that the template may read from its context: `tools`, `enable_thinking`, `reasoning_effort`, … They
+    include names that the template sets itself, but not on every path."""
     roles: frozenset[str]
-    """With which it compares the role of a message."""
+    """Values that it compares the role of a message with."""
     system: bool
-    """It writes the text of a system message."""
+    """Whether it writes the text of a system message."""
     form: Form
     words: Words
-    written: tuple[str, ...] = ()
-    """The prompts of the conversations that were tried: markup that it puts together is in them."""
+    sample_prompts: tuple[str, ...] = ()
+    """The prompts of all attempts. They contain the markup that the template composes from parts."""
 
     @property
     def tools(self) -> bool:
@@ -46,30 +48,30 @@ class Capabilities:
 
 
 def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
-    written = []
+    prompts = []
 
-    def noted(messages: Sequence[Message], form: Form, tools: Tools) -> str | None:
+    def recorded_attempt(messages: Sequence[Message], form: Form, tools: Tools) -> str | None:
         if prompt := attempt(messages, form, tools):
-            written.append(prompt)
+            prompts.append(prompt)
         return prompt
 
-    form, system = _tried(compiled, noted)
-    return Capabilities(compiled.variables, compiled.roles, system, form, compiled.words, tuple(dict.fromkeys(written)))
+    form, system = _probe(compiled, recorded_attempt)
+    return Capabilities(compiled.variables, compiled.roles, system, form, compiled.words, tuple(dict.fromkeys(prompts)))
 
 
-def _tried(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, bool]:
+def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, bool]:
     roles = compiled.roles
     form, system = Form(developer="developer" in roles, function="function" in roles), False
-    with suppress(*BOUNDS):
-        form = replace(form, parts=_wants_parts(form, attempt))
+    with suppress(*LIMIT_ERRORS):
+        form = replace(form, parts=_needs_parts(form, attempt))
         system = _writes([SystemMessage(_VALUE), UserMessage("a")], form, attempt)
-        form = replace(form, whole_tools=_wants_whole_tools(form, attempt))
+        form = replace(form, whole_tools=_needs_whole_tools(form, attempt))
         if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
     return form, system
 
 
-# ---- By trying
+# ---- Attempts
 
 _KEY = "anyserve_key"
 _VALUE = "anyserve_value"
@@ -86,17 +88,17 @@ _CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{
 
 
 def _writes(messages: Sequence[Message], form: Form, attempt: Attempt) -> bool:
-    """Whether _VALUE is in the prompt. (There are templates for requests with tools alone.)"""
-    said = attempt(messages, form, ()) or attempt(messages, form, [_TOOL]) or ""
-    return _VALUE in said
+    """Whether the prompt contains _VALUE. (Some templates only render requests with tools.)"""
+    prompt = attempt(messages, form, ()) or attempt(messages, form, [_TOOL]) or ""
+    return _VALUE in prompt
 
 
-def _wants_parts(form: Form, attempt: Attempt) -> bool:
+def _needs_parts(form: Form, attempt: Attempt) -> bool:
     message = UserMessage(_VALUE)
     return not _writes([message], form, attempt) and _writes([message], replace(form, parts=True), attempt)
 
 
-def _wants_whole_tools(form: Form, attempt: Attempt) -> bool:
+def _needs_whole_tools(form: Form, attempt: Attempt) -> bool:
     message = UserMessage("a")
     return (
         attempt([message], form, [_BARE_TOOL]) is None
@@ -105,40 +107,40 @@ def _wants_whole_tools(form: Form, attempt: Attempt) -> bool:
 
 
 def _for_tool_calls(form: Form, attempt: Attempt) -> Form:
-    def tried(candidate: Form, content: str | None = None, reasoning: str | None = None) -> str | None:
+    def rendered(candidate: Form, content: str | None = None, reasoning: str | None = None) -> str | None:
         call = AssistantMessage(content, tool_calls=[_CALL], reasoning_content=reasoning)
         return attempt([UserMessage("a"), call, ToolMessage("a", _CALL.id)], candidate, [_TOOL])
 
-    best, most = form, 0
+    best, best_score = form, 0
     for short_ids in (False, True):
         for candidate in _candidates(replace(form, short_ids=short_ids)):
-            if (score := _score(tried(candidate))) > most:
-                best, most = candidate, score
-            if most == _PERFECT:
+            if (score := _score(rendered(candidate))) > best_score:
+                best, best_score = candidate, score
+            if best_score == _PERFECT_SCORE:
                 break
-        if most:
+        if best_score:
             break
-    if most and tried(best, "a", "a") is None:
-        only_one = replace(best, content_or_reasoning=True)
-        if tried(only_one, "a", "a") is not None:
-            return only_one
+    if best_score and rendered(best, "a", "a") is None:
+        without_content = replace(best, content_or_reasoning=True)
+        if rendered(without_content, "a", "a") is not None:
+            return without_content
     return best
 
 
 def _candidates(form: Form) -> Iterator[Form]:
-    """From what most templates want to what few do."""
+    """Forms to try, the most common one first."""
     for null_content in (False, True):
         for text_arguments in (False, True):
             yield replace(form, null_content=null_content, text_arguments=text_arguments)
 
 
-_PERFECT = 3
+_PERFECT_SCORE = 3
 
 
-def _score(said: str | None) -> int:
-    if said is None:
+def _score(prompt: str | None) -> int:
+    if prompt is None:
         return 0
-    if _VALUE not in said:
+    if _VALUE not in prompt:
         return 1
-    # An object written by Python, or JSON written as a string of JSON.
-    return 2 if f"{{'{_KEY}'" in said or f'\\"{_KEY}' in said else _PERFECT
+    # 2: the arguments are in Python's notation, or JSON inside a JSON string.
+    return 2 if f"{{'{_KEY}'" in prompt or f'\\"{_KEY}' in prompt else _PERFECT_SCORE

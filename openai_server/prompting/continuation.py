@@ -1,26 +1,27 @@
-"""A prompt that ends inside the last message, so that the model goes on with it.
+"""A prompt that ends inside the last message, so that the model continues the message.
 
-PURE. Where the message's text ends in the prompt only the template knows, so the text is marked before it is rendered,
-and the prompt is cut at the mark. This follows transformers (`continue_final_message`).
+PURE. Only the template determines where the message's text ends in the prompt. So the text gets a mark before it is
+rendered, and the prompt is cut at the mark. transformers does the same (`continue_final_message`).
 """
 
 from typing import NoReturn
 
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import Message
-from openai_server.prompting.messages import Seen
+from openai_server.prompting.messages import TemplateObject
 
 _MARK = "CONTINUE_FINAL_MESSAGE_HERE "
-"""Its last character shows whether the template strips the text."""
+"""The space at its end shows whether the template strips the text."""
 
 
-def mark(seen: list[Seen], last: Message) -> str:
-    """Marks the end of the last message's text, and gives that text. Raises InvalidRequest if it has none."""
+def mark(messages: list[TemplateObject], last: Message) -> str:
+    """Adds the mark to the last message's text. Returns the text without it. Raises InvalidRequest if there is no
+    text."""
     if last.content is None:
-        _refuse("the last message has no content to go on with")
-    content = seen[-1]["content"]
+        _refuse("the last message has no content to continue")
+    content = messages[-1]["content"]
     if isinstance(content, str):
-        seen[-1]["content"] = content + _MARK
+        messages[-1]["content"] = content + _MARK
         return content
     text = str(content[-1]["text"])
     content[-1]["text"] = text + _MARK
@@ -28,12 +29,12 @@ def mark(seen: list[Seen], last: Message) -> str:
 
 
 def cut(prompt: str, text: str) -> str:
-    """The prompt up to the mark. Raises InvalidRequest if the template did not write `text` as it is."""
+    """The prompt up to the mark. Raises InvalidRequest if the template omits or changes `text`."""
     place = prompt.rfind(_MARK.strip())
     if place < 0 or text.strip() not in prompt:
-        _refuse("the chat template does not write the last message as it is")
-    kept = prompt[:place]
-    return kept if prompt.startswith(_MARK, place) else kept.rstrip()
+        _refuse("the chat template omits or changes the text of the last message")
+    beginning = prompt[:place]
+    return beginning if prompt.startswith(_MARK, place) else beginning.rstrip()
 
 
 def _refuse(problem: str) -> NoReturn:

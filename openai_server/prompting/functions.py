@@ -1,7 +1,7 @@
-"""What a template may call: filters, tests, and methods of built-in types, with the size of their results watched.
+"""The filters, tests and methods of built-in types that a template may call, with limits on the size of their results.
 
-PURE. Those in the tables here and no others. The few whose result can be out of proportion to their arguments have its
-size worked out before they run.
+PURE. Only those in the tables here are available. A few can return results out of proportion to their arguments; the
+size of such a result is calculated before the call.
 """
 
 import json
@@ -20,18 +20,18 @@ from openai_server.prompting.limits import CONTAINERS, CURRENT, Budget, LimitExc
 Function = Callable[..., Any]
 
 MAX_WIDTH = 9999
-"""Of a field in a format string."""
+"""Characters of a field in a format string."""
 _MAX_FORMAT = 4096
 """Characters of a %-format string."""
 _MAX_AT_ONCE = 1 << 18
-"""Characters of JSON that are written in one call, in which neither other threads run nor the clock is looked at."""
+"""Characters of JSON to write in one call. During the call, no other thread runs and the clock isn't checked."""
 
 
 # ---- Values to text
 
 
 def text(value: object) -> str:
-    """`str(value)`, for values that can be meant as text."""
+    """`str(value)`. Raises TemplateRuntimeError for types that have no textual form."""
     budget = CURRENT.get()
     if isinstance(value, CONTAINERS):
         budget.spend(budget.weigh(value))
@@ -51,7 +51,7 @@ def check_percent(budget: Budget, template: str | bytes, values: object) -> None
     budget.spend((1 + template.count("%")) * (MAX_WIDTH + budget.weigh(values)))
 
 
-# ---- Methods of built-in types: which there are, and how large the result of some can be
+# ---- Methods of built-in types, with the maximum size of their results where needed
 
 
 def _padded(budget: Budget, _: str, width: int = 0, *__: object) -> None:
@@ -80,7 +80,7 @@ def _split_lines(budget: Budget, owner: str, *_: object) -> None:
 
 
 _SPACES = (" ", "\n", "\t", "\r")
-"""Others are rare: what they split is counted afterwards."""
+"""Common whitespace. The results of splitting at other whitespace, which is rare, are counted afterwards."""
 _STRING = (
     "capitalize casefold count endswith find index isalnum isalpha isascii isdecimal isdigit isidentifier islower "
     "isnumeric isspace istitle isupper lower lstrip partition removeprefix removesuffix rfind rindex rpartition "
@@ -107,7 +107,8 @@ OWNERS = (*_METHODS, type)
 
 
 def check_method(budget: Budget, owner: Any, name: str, args: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Raises for a method that is in no table, or whose result would be too large. Gives the arguments to use."""
+    """Raises TemplateRuntimeError for a method that is in no table, or whose result would be too large. Returns the
+    arguments to call it with."""
     for kind, methods in _METHODS.items():
         if isinstance(owner, kind) and name in methods:
             if name == "join" and args:
@@ -122,16 +123,16 @@ def check_method(budget: Budget, owner: Any, name: str, args: tuple[Any, ...]) -
 
 
 def _metered(name: str) -> Function:
-    """Jinja's filter of this name, whose result is in proportion to its arguments."""
+    """Jinja's filter of this name, with its arguments and result charged to the budget."""
     function: Function = JINJA_FILTERS[name]
 
-    @wraps(function)  # keeps Jinja's marks of what else the filter wants to be passed
+    @wraps(function)  # keeps Jinja's attributes, which request additional arguments
     def call(*args: Any, **kwargs: Any) -> Any:
         budget = CURRENT.get()
         for value in (*args, *kwargs.values()):
-            if name in _LISTING and isinstance(value, str):
+            if name in _LISTING_FILTERS and isinstance(value, str):
                 budget.spend_on_items(len(value))
-            budget.weigh(value)  # unlike look_at, refuses a namespace: a filter would write it out
+            budget.weigh(value)  # unlike look_at, this refuses a namespace, which a filter would write out
             budget.look_at(value)
         result = function(*args, **kwargs)
         budget.spend_on(result)
@@ -140,7 +141,7 @@ def _metered(name: str) -> Function:
     return call
 
 
-def _tested(function: Any) -> Function:
+def _metered_test(function: Any) -> Function:
     @wraps(function)
     def call(*args: Any) -> Any:
         budget = CURRENT.get()
@@ -158,7 +159,7 @@ def _tojson(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """As transformers has it: plain JSON, where Jinja's own would escape for HTML."""
+    """transformers' filter, which writes plain JSON. Jinja's own filter escapes for HTML."""
     budget = CURRENT.get()
     weight = budget.weigh(value)
     budget.spend(weight)
@@ -221,14 +222,14 @@ def _format(value: str, *args: object, **kwargs: object) -> str:
     return value % (args or kwargs)
 
 
-_PROPORTIONATE = (
+_METERED_FILTERS = (
     "abs capitalize count d default dictsort e escape first float groupby int items last length list lower map max min "
     "reject rejectattr reverse safe select selectattr sort string title trim truncate unique upper"
 )
-_LISTING = ("list", "sort", "groupby")
-"""Filters that make a list of a text's characters."""
+_LISTING_FILTERS = ("list", "sort", "groupby")
+"""Filters that convert a text to a list of characters."""
 FILTERS: dict[str, Function] = {
-    **{name: _metered(name) for name in _PROPORTIONATE.split()},
+    **{name: _metered(name) for name in _METERED_FILTERS.split()},
     "batch": _batch,
     "center": _center,
     "format": _format,
@@ -238,4 +239,4 @@ FILTERS: dict[str, Function] = {
     "round": _round,
     "tojson": _tojson,
 }
-TESTS: dict[str, Function] = {name: _tested(test) for name, test in JINJA_TESTS.items()}
+TESTS: dict[str, Function] = {name: _metered_test(test) for name, test in JINJA_TESTS.items()}

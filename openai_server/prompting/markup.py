@@ -1,8 +1,8 @@
-"""Which texts are markup to a model, and where a message or a tool holds such a text.
+"""The texts that are markup to a model, and their places in messages and tools.
 
-PURE. Markup is every control token of the vocabulary, and every user-defined token that the chat template writes. In a
-field of a request the same text is text: `Markup.places` gives the places that have to be marked so that no token is
-read there. Nothing is found in ordinary text, which is looked through once.
+PURE. Markup is every control token of the vocabulary, and every user-defined token that the chat template writes. The
+same text in a field of a request is plain text: `Markup.places` returns the places to mark so that the model reads no
+token there. Ordinary text has no such places, and is scanned only once.
 """
 
 import re
@@ -14,10 +14,10 @@ from openai_server.parsing.reasoning import ReasoningTags
 from openai_server.prompting.capabilities import Capabilities
 from protos.literals import occurrences, pattern_of
 
-_LOOKS_LIKE_MARKUP = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z][A-Z_]{1,30}\]|◁[^◁▷\s]{1,30}▷")
-"""For a backend that doesn't list its control tokens: what a template writes in this form."""
+_MARKUP_PATTERN = re.compile(r"<[^<>\s'\"]{1,40}>|\[/?[A-Z][A-Z_]{1,30}\]|◁[^◁▷\s]{1,30}▷")
+"""Markup in a template of a model whose backend doesn't list its control tokens."""
 _BRACKETS = re.compile(r"[<>\[\]{}()|｜◁▷]")
-"""Markup has one of these. A user-defined token may also be a word or a number, which every template writes."""
+"""Markup has one of these characters. Other user-defined tokens are words or numbers, which any template may write."""
 _GENERIC_TAGS = ("<tools>", "</tools>", "<tool_call>", "</tool_call>", "<tool_response>", "</tool_response>")
 
 
@@ -26,23 +26,23 @@ def markup_of(parameters: Mapping[str, str], template: Capabilities, thoughts: R
     written = "\n".join(
         (
             *template.words.texts,
-            *template.written,
+            *template.sample_prompts,
             *_GENERIC_TAGS,
             *((thoughts.begin, thoughts.end) if thoughts else ()),
         )
     )
     tokens = {parameters.get("bos_token", ""), parameters.get("eos_token", "")}
-    if LISTED in parameters:
-        tokens.update(_texts(parameters[LISTED]))
+    if CONTROL_TOKENS in parameters:
+        tokens.update(_texts(parameters[CONTROL_TOKENS]))
     else:
-        tokens.update(_LOOKS_LIKE_MARKUP.findall(written))
+        tokens.update(_MARKUP_PATTERN.findall(written))
     user_defined = _texts(parameters.get("user_defined_tokens", ""))
     tokens.update(text for text in user_defined if _BRACKETS.search(text) and len(text) > 2 and text in written)
     return Markup(tokens, template)
 
 
-MARKUP_PARAMETERS = (LISTED := "control_tokens", "user_defined_tokens", "bos_token", "eos_token")
-"""What is read of a model's parameters. Without the first, its markup has to be guessed."""
+MARKUP_PARAMETERS = (CONTROL_TOKENS := "control_tokens", "user_defined_tokens", "bos_token", "eos_token")
+"""The parameters of a model that are read. Without the first one, the markup is found by _MARKUP_PATTERN."""
 
 
 def _texts(parameter: str) -> list[str]:
@@ -64,7 +64,7 @@ class Markup:
         self._beginnings = frozenset(token[:n] for token in self.tokens for n in range(1, len(token)))
         self._endings = frozenset(token[n:] for token in self.tokens for n in range(1, len(token)))
         edges = {
-            char for token in self.tokens for each in (token[0], token[-1]) for char in (each.lower(), each.upper())
+            char for token in self.tokens for edge in (token[0], token[-1]) for char in (edge.lower(), edge.upper())
         }
         self._edges = "".join(sorted(edges))
         self._first = re.compile(
@@ -73,27 +73,27 @@ class Markup:
         self._last = re.compile(
             f"[{re.escape(''.join({token[-1] for token in self.tokens}))}]" if self.tokens else "(?!)"
         )
-        # What the template looks up or compares is its own word, such as `type` in a schema.
+        # Words that the template looks up or compares are its own, such as `type` in a schema.
         self._middles = (
             frozenset(_middles(self.tokens, template.words.texts)) - template.words.texts - template.words.attributes
         )
-        self._removed = pattern_of(template.words.removed) if template.words.removed else None
-        self._cases = tuple(case for name, case in _CASES.items() if name in template.words.changes_case)
+        self._cut_texts = pattern_of(template.words.cut_texts) if template.words.cut_texts else None
+        self._cases = tuple(case for name, case in _CASES.items() if name in template.words.case_functions)
 
-    def found(self, text: str) -> bool:
-        """Whether a whole token is in it."""
+    def is_in(self, text: str) -> bool:
+        """Whether the text contains a complete token."""
         return self.pattern.search(text) is not None
 
     def places(self, text: str) -> Iterator[int]:
-        """Where to mark this text, so that there is a mark in whatever token it becomes, or becomes a part of.
+        """Indexes at which to mark the text, so that every token that it contains or becomes a part of has a mark.
 
-        In each token, behind its first character; at an end that may be continued by what comes before or behind the
-        text in the prompt; and the same around what the template may cut out of it.
+        They are after the first character of each token; at an end of the text that the text around it in the prompt
+        may complete to a token; and the same around the parts that the template may cut out.
         """
         if len(text) < self.longest + _MARGIN and text.strip() in self._middles:
             yield len(text) - len(text.lstrip())
             return
-        for edge in self._edges:  # a search for one character takes hardly any time
+        for edge in self._edges:  # a search for one character is fast
             if edge in text:
                 break
         else:
@@ -104,7 +104,7 @@ class Markup:
                 yield from self._inside(changed)
         yield from self._open_end(text, len(text))
         yield from self._open_start(text, 0)
-        for cut in self._removed.finditer(text) if self._removed else ():
+        for cut in self._cut_texts.finditer(text) if self._cut_texts else ():
             yield from self._open_end(text, cut.start())
             yield from self._open_start(text, cut.end())
 
@@ -113,7 +113,7 @@ class Markup:
             yield found.start() + (found.end() - found.start() > 1)
 
     def _open_end(self, text: str, end: int) -> Iterator[int]:
-        """Where `text[:end]` ends without its whitespace, if the beginning of a token stands there."""
+        """The end of `text[:end]` without trailing whitespace, if that ends with the beginning of a token."""
         tail = text[max(0, end - self.longest - _MARGIN) : end].rstrip()
         for first in self._first.finditer(tail, max(0, len(tail) - self.longest)):
             if tail[first.start() :] in self._beginnings:
@@ -121,7 +121,7 @@ class Markup:
                 return
 
     def _open_start(self, text: str, start: int) -> Iterator[int]:
-        """Where `text[start:]` begins without its whitespace, if the end of a token stands there."""
+        """The start of `text[start:]` without leading whitespace, if that begins with the end of a token."""
         head = text[start : start + self.longest + _MARGIN]
         stripped = head.lstrip()[: self.longest]
         for last in self._last.finditer(stripped):
@@ -131,21 +131,21 @@ class Markup:
 
 
 _MARGIN = 64
-"""Characters of whitespace at an end of a text that may be stripped."""
+"""Maximum characters of whitespace at an end of a text that are taken into account for stripping."""
 _CASES = {"upper": str.upper, "lower": str.lower}
 
 
 def _middles(tokens: Iterable[str], texts: Iterable[str]) -> Iterator[str]:
-    """What becomes a token between two texts that the template writes, as in `'<|' + message.name + '|>'`."""
-    begins = {text[-n:] for text in texts for n in range(1, min(len(text), _MIDDLE) + 1)}
-    ends = {text[:n] for text in texts for n in range(1, min(len(text), _MIDDLE) + 1)}
+    """Texts that become a token between two texts of the template, as in `'<|' + message.name + '|>'`."""
+    begins = {text[-n:] for text in texts for n in range(1, min(len(text), _MAX_AFFIX) + 1)}
+    ends = {text[:n] for text in texts for n in range(1, min(len(text), _MAX_AFFIX) + 1)}
     for token in tokens:
-        for start in range(1, min(len(token), _MIDDLE + 1)):
+        for start in range(1, min(len(token), _MAX_AFFIX + 1)):
             if token[:start] in begins:
-                for end in range(max(start + 1, len(token) - _MIDDLE), len(token)):
+                for end in range(max(start + 1, len(token) - _MAX_AFFIX), len(token)):
                     if token[end:] in ends:
                         yield token[start:end]
 
 
-_MIDDLE = 8
-"""Characters of a token that a template may write on either side of a field."""
+_MAX_AFFIX = 8
+"""Characters of a token that a template may write on each side of a field."""

@@ -1,7 +1,7 @@
-"""Messages and tools of a request as a chat template wants to see them.
+"""Converts the messages and tools of a request to the form that a chat template expects.
 
-PURE. Templates agree on little more than `role` and `content`; a `Form` says what one of them wants. Whatever it is,
-a message keeps its place, and the same id is given the same way wherever it stands.
+PURE. Templates agree on little more than `role` and `content`; a `Form` describes the rest for one template. In every
+form, messages keep their positions, and an id is written the same way everywhere.
 """
 
 import hashlib
@@ -13,97 +13,101 @@ import orjson
 
 from openai_server.core.messages import AssistantMessage, FunctionCall, FunctionMessage, Message, ToolCall, ToolMessage
 
-Seen = dict[str, Any]
+TemplateObject = dict[str, Any]
 Tools = Sequence[dict[str, Any]]
-"""`{"type": "function", "function": {"name", "description", "parameters"}}`, without keys that were not given."""
+"""`{"type": "function", "function": {"name", "description", "parameters"}}`, without absent keys."""
 
 _REASONING = ("reasoning_content", "reasoning", "thinking")
-"""Each is what some templates call it. Those that know several take the first."""
+"""Keys for the reasoning. Templates differ in the key; those that support several use the first."""
 SHORT_ID = 9
+"""Characters of a short id."""
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
 @dataclass(frozen=True, slots=True)
 class Form:
-    """What a template wants. The default is what most do, as Hugging Face's documentation describes it."""
+    """The form that a template expects. The default is the common one, which Hugging Face's documentation describes."""
 
     parts: bool = False
-    """Content as a list of parts, always, rather than as one string."""
+    """Content is always a list of parts, rather than one string."""
     developer: bool = False
-    """It knows that role; others were written before it, and get `system` instead."""
+    """The template supports the role `developer`. Older templates get `system` instead."""
     function: bool = False
-    """It knows that role; others get `tool` instead."""
+    """The template supports the role `function`. Others get `tool` instead."""
     null_content: bool = False
-    """Of a message that is tool calls alone: null, rather than an empty string."""
+    """The content of a message with only tool calls is null, rather than an empty string."""
     text_arguments: bool = False
-    """Of a tool call: JSON in a string, rather than an object."""
+    """The arguments of a tool call are a string of JSON, rather than an object."""
     short_ids: bool = False
-    """Of tool calls: nine letters and digits, as Mistral's models have them."""
+    """Ids of tool calls have nine letters and digits, as Mistral's models expect."""
     content_or_reasoning: bool = False
-    """It refuses both beside tool calls. (The content is left out: models go on from their reasoning.)"""
+    """The template refuses content together with reasoning in a message with tool calls. The content is then omitted,
+    since models continue from their reasoning."""
     whole_tools: bool = False
-    """It fails for a tool without description or parameters, and gets empty ones."""
+    """The template fails for a tool without description or parameters, so these are added as empty."""
 
 
-def as_seen(messages: Sequence[Message], form: Form) -> list[Seen]:
-    calls: dict[str, str] = {}  # the older API's calls have no id, but a function is called once at a time
-    seen = []
+def template_messages(messages: Sequence[Message], form: Form) -> list[TemplateObject]:
+    calls: dict[str, str] = {}  # calls of the older API have no id, but there is only one call at a time
+    result = []
     for position, message in enumerate(messages):
         if isinstance(message, AssistantMessage):
             if message.function_call:
                 calls[message.function_call.name] = f"call_{position}"
-            seen.append(_assistant(message, f"call_{position}", form))
+            result.append(_assistant(message, f"call_{position}", form))
         elif isinstance(message, FunctionMessage) and not form.function:
             call_id = calls.get(message.name, f"call_{position}")
-            seen.append(_message("tool", message, form) | {"tool_call_id": _id(call_id, form)})
+            result.append(_message("tool", message, form) | {"tool_call_id": _id(call_id, form)})
         elif isinstance(message, ToolMessage):
-            seen.append(_message("tool", message, form) | {"tool_call_id": _id(message.tool_call_id, form)})
+            result.append(_message("tool", message, form) | {"tool_call_id": _id(message.tool_call_id, form)})
         else:
             role = message.__struct_config__.tag
-            seen.append(_message("system" if role == "developer" and not form.developer else str(role), message, form))
-    return seen
+            result.append(
+                _message("system" if role == "developer" and not form.developer else str(role), message, form)
+            )
+    return result
 
 
-def tools_as_seen(tools: Tools, form: Form) -> list[Seen] | None:
-    """None where there are none: templates ask whether `tools` is set."""
+def template_tools(tools: Tools, form: Form) -> list[TemplateObject] | None:
+    """None if there are no tools: templates check whether `tools` is set."""
     if form.whole_tools:
         tools = [tool | {"function": _whole(tool["function"])} for tool in tools]
     return list(tools) or None
 
 
-def _whole(function: Seen) -> Seen:
-    """The order of keys is that of the request, since some templates write them all."""
-    return function | {key: value for key, value in _NOTHING.items() if key not in function}
+def _whole(function: TemplateObject) -> TemplateObject:
+    """Adds the missing keys at the end, since some templates write all keys in their order."""
+    return function | {key: value for key, value in _EMPTY_FIELDS.items() if key not in function}
 
 
-_NOTHING = {"description": "", "parameters": {"type": "object", "properties": {}}}
+_EMPTY_FIELDS = {"description": "", "parameters": {"type": "object", "properties": {}}}
 
 
-def _message(role: str, message: Message, form: Form) -> Seen:
-    seen: Seen = {"role": role, "content": _content(message, form)}
+def _message(role: str, message: Message, form: Form) -> TemplateObject:
+    result: TemplateObject = {"role": role, "content": _content(message, form)}
     if message.name is not None:
-        seen["name"] = message.name
-    return seen
+        result["name"] = message.name
+    return result
 
 
-def _assistant(message: AssistantMessage, call_id: str, form: Form) -> Seen:
-    seen = _message("assistant", message, form)
+def _assistant(message: AssistantMessage, call_id: str, form: Form) -> TemplateObject:
+    result = _message("assistant", message, form)
     calls = message.tool_calls or []
     if message.function_call:
         calls = [*calls, ToolCall(call_id, message.function_call)]
         if form.function:
-            seen["function_call"] = _function(message.function_call, form)
+            result["function_call"] = _function(message.function_call, form)
     if calls:
-        seen["tool_calls"] = [
+        result["tool_calls"] = [
             {"id": _id(call.id, form), "type": "function", "function": _function(call.function, form)} for call in calls
         ]
     if message.reasoning_content is not None:
-        seen |= dict.fromkeys(_REASONING, message.reasoning_content)
+        result |= dict.fromkeys(_REASONING, message.reasoning_content)
     if calls and message.content is None and form.null_content:
-        seen["content"] = None
+        result["content"] = None
     elif calls and message.reasoning_content and form.content_or_reasoning:
-        seen["content"] = ""
-    return seen
+        result["content"] = ""
+    return result
 
 
 def _content(message: Message, form: Form) -> str | list[dict[str, str]]:
@@ -114,8 +118,8 @@ def _content(message: Message, form: Form) -> str | list[dict[str, str]]:
     return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
 
 
-def _function(call: FunctionCall, form: Form) -> Seen:
-    """The API has arguments as a string of JSON. One that is not an object stays as it is."""
+def _function(call: FunctionCall, form: Form) -> TemplateObject:
+    """The API's arguments are a string of JSON. A string that is not a JSON object is left unchanged."""
     arguments: Any = call.arguments
     if not form.text_arguments:
         try:
@@ -127,11 +131,11 @@ def _function(call: FunctionCall, form: Form) -> Seen:
     return {"name": call.name, "arguments": arguments}
 
 
-def _id(given: str, form: Form) -> str:
-    """A short id of its own for each id, which depends on nothing else: a growing chat must keep its beginning."""
-    if not form.short_ids or (len(given) == SHORT_ID and given.isascii() and given.isalnum()):
-        return given
-    number = int.from_bytes(hashlib.sha256(given.encode(errors="surrogatepass")).digest())
+def _id(call_id: str, form: Form) -> str:
+    """A unique short id for each id. It depends only on that id, so that a growing chat keeps its prefix."""
+    if not form.short_ids or (len(call_id) == SHORT_ID and call_id.isascii() and call_id.isalnum()):
+        return call_id
+    number = int.from_bytes(hashlib.sha256(call_id.encode(errors="surrogatepass")).digest())
     short = ""
     for _ in range(SHORT_ID):
         number, digit = divmod(number, len(_DIGITS))

@@ -1,8 +1,9 @@
-"""The fields of one request stay text in the prompt: they are marked before it is rendered, and found again in it.
+"""Keeps the fields of a request plain text in the prompt: marks them before the rendering, and finds the marks after
+it.
 
-PURE. A mark is one character that is nowhere in the request. It stands inside whatever could be read as markup, so that
-a template treats that as any other text; afterwards all marks are removed, and each token that had one inside becomes a
-plain span of the prompt. A request in which nothing could be read as markup is not touched.
+PURE. A mark is one character that doesn't occur in the request. It is inserted into all text that could be read as
+markup, so that the template treats this as ordinary text. After the rendering all marks are removed, and each token
+that had a mark inside becomes a plain span of the prompt. A request without such text is left unchanged.
 """
 
 import re
@@ -29,19 +30,19 @@ T = TypeVar("T")
 V = TypeVar("V")
 
 MAX_MARKS = 1 << 18
-"""Marks of one request. So many tokens of markup, as text, are more than any model reads."""
-MANY = 1 << 14
-"""Spans; of more than so many, neighbours are joined where no markup is between them."""
-_MARKS = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
-"""Characters that no text needs: noncharacters, and those for private use."""
+"""Maximum number of marks in one request: more tokens than any model accepts."""
+MAX_SEPARATE_SPANS = 1 << 14
+"""Number of spans above which neighbours without markup between them are joined."""
+_MARK_RANGES = (range(0xFDD0, 0xFDF0), range(0xE000, 0xF900), range(0xF0000, 0xFFFFE))
+"""Characters that ordinary text doesn't use: noncharacters and private-use characters."""
 _ESCAPES = re.compile(r"\\u([0-9a-fA-F]{4})(?:\\u([dD][c-fC-F][0-9a-fA-F]{2}))?|\\U([0-9a-fA-F]{8})")
 
 
 class PlainFields:
-    """The fields of one request. `mark` comes first, then the template, then `prompt`."""
+    """The fields of one request. Call `mark`, render the result, then call `prompt`."""
 
     def __init__(self, markup: Markup, thoughts: ReasoningTags | None, source: str) -> None:
-        """`thoughts` are the markers of the reasoning that an assistant's content may begin with."""
+        """`thoughts` are the tags of reasoning that an assistant's content may begin with."""
         self._markup = markup
         self._thoughts = thoughts
         self._source = source
@@ -49,12 +50,12 @@ class PlainFields:
         self._n_marks = 0
 
     def mark(self, messages: M, tools: T, variables: V) -> tuple[M, T, V]:
-        """The same, as Structs or as a template sees them, with marks where they need one.
+        """Returns the arguments, which are Structs or a template's objects, with marks where needed.
 
-        Raises InvalidRequest if there is no character left for a mark, or if it would take too many.
+        Raises InvalidRequest if no character is left for a mark, or if too many marks are needed.
         """
         try:
-            if any(map(self._found, (messages, tools, variables))):
+            if any(map(self._needs_mark, (messages, tools, variables))):
                 self._choose_mark(messages, tools, variables)
                 messages, tools, variables = _Walk(self._marked, self._thoughts).all(messages, tools, variables)
             return messages, tools, variables
@@ -74,32 +75,35 @@ class PlainFields:
         return ChatPrompt(text, _in_bytes(text, self._spans(text, marks)), marked)
 
     def clean(self, text: str) -> str:
-        """A text without marks, to show to the client."""
+        """The text without marks, for the client."""
         return _unescaped(text, self._mark).replace(self._mark, "") if self._mark else text
 
-    # ---- Inside
+    # ---- Marks and spans
 
     def _choose_mark(self, *values: Any) -> None:
         texts = [self._source]
 
-        def note(text: str, _: Spans) -> str:
+        def collect(text: str, _: Spans) -> str:
             texts.append(text)
             return text
 
-        _Walk(note, self._thoughts).all(*values)
+        _Walk(collect, self._thoughts).all(*values)
         self._mark = _unused(texts)
 
-    def _found(self, value: Any) -> bool:
-        """Whether any string in it may need a mark. Most requests come no further."""
+    def _needs_mark(self, value: Any) -> bool:
+        """Whether any string in the value may need a mark. Most requests need none."""
         kind = type(value)
         if kind is str:
             return next(self._markup.places(value), None) is not None
         if kind is dict:
-            return any((key not in _KEYS and self._found(key)) or self._found(item) for key, item in value.items())
+            return any(
+                (key not in _COMMON_KEYS and self._needs_mark(key)) or self._needs_mark(item)
+                for key, item in value.items()
+            )
         if kind is list or kind is tuple:
-            return any(map(self._found, value))
+            return any(map(self._needs_mark, value))
         if isinstance(value, Struct):
-            return any(self._found(getattr(value, name)) for name in value.__struct_fields__)
+            return any(self._needs_mark(getattr(value, name)) for name in value.__struct_fields__)
         return False
 
     def _places(self, text: str, markers: Spans = ()) -> Iterator[int]:
@@ -117,7 +121,7 @@ class PlainFields:
         self._n_marks += len(places)
         if self._n_marks > MAX_MARKS:
             raise InvalidRequest(
-                f"Texts of the request read as the model's markup in more than {MAX_MARKS} places.", param="messages"
+                f"The request contains the model's markup in more than {MAX_MARKS} places.", param="messages"
             )
         parts, start = [], 0
         for place in sorted(places):
@@ -126,10 +130,11 @@ class PlainFields:
         return self._mark.join((*parts, text[start:]))
 
     def _spans(self, text: str, marks: list[int]) -> list[tuple[int, int]]:
-        """Every token with a mark inside, without what it shares with a token of the template's, which has none."""
+        """The spans of all tokens with a mark inside, minus their overlaps with tokens of the template, which have
+        none."""
         longest = self._markup.longest
         spans: list[tuple[int, int]] = []
-        genuine: list[tuple[int, int]] = []
+        template_spans: list[tuple[int, int]] = []
         at = 0
         while at < len(marks):
             begin, end = marks[at] - longest, marks[at] + longest
@@ -139,15 +144,17 @@ class PlainFields:
             for found in occurrences(self._markup.pattern, text, max(0, begin), min(len(text), end)):
                 first = bisect_right(marks, found.start() - (found.end() - found.start() == 1))
                 inside = first < len(marks) and marks[first] < found.end()
-                (spans if inside else genuine).append(found.span())
-        return _joined(list(_apart(spans, genuine)), text, self._markup)
+                (spans if inside else template_spans).append(found.span())
+        return _joined(list(_without_overlaps(spans, template_spans)), text, self._markup)
 
 
-def _apart(spans: Iterable[tuple[int, int]], genuine: list[tuple[int, int]]) -> Iterator[tuple[int, int]]:
-    starts = [start for start, _ in genuine]
+def _without_overlaps(
+    spans: Iterable[tuple[int, int]], template_spans: list[tuple[int, int]]
+) -> Iterator[tuple[int, int]]:
+    starts = [start for start, _ in template_spans]
     for start, end in spans:
         at = bisect_right(starts, start) - 1
-        for other, other_end in genuine[max(at, 0) :]:
+        for other, other_end in template_spans[max(at, 0) :]:
             if other >= end:
                 break
             if other <= start < other_end:
@@ -160,9 +167,11 @@ def _apart(spans: Iterable[tuple[int, int]], genuine: list[tuple[int, int]]) -> 
 
 def _joined(spans: list[tuple[int, int]], text: str, markup: Markup) -> list[tuple[int, int]]:
     joined: list[tuple[int, int]] = []
-    many = len(spans) > MANY
+    join_neighbours = len(spans) > MAX_SEPARATE_SPANS
     for start, end in spans:
-        if joined and (start <= joined[-1][1] or (many and not markup.pattern.search(text, joined[-1][1], start))):
+        if joined and (
+            start <= joined[-1][1] or (join_neighbours and not markup.pattern.search(text, joined[-1][1], start))
+        ):
             joined[-1] = joined[-1][0], max(end, joined[-1][1])
         else:
             joined.append((start, end))
@@ -194,14 +203,16 @@ def _unused(texts: Iterable[str]) -> str:
                     code = 0x10000 + (code - 0xD800) * 0x400 + int(low, 16) - 0xDC00
                 if code <= 0x10FFFF:
                     present.add(chr(code))
-    for code in chain.from_iterable(_MARKS):
+    for code in chain.from_iterable(_MARK_RANGES):
         if chr(code) not in present:
             return chr(code)
-    raise InvalidRequest("The messages use every character for private use; leave some out.", param="messages")
+    raise InvalidRequest(
+        "The messages use all private-use characters of Unicode; at least one must be unused.", param="messages"
+    )
 
 
 def _unescaped(text: str, mark: str) -> str:
-    """With marks that the template has written in JSON's or Python's escapes as marks again."""
+    """The text with marks in place of the escapes that the template wrote for them in JSON or Python."""
     code = ord(mark)
     if code < 0x10000:
         escapes = f"u{code:04x}"
@@ -212,7 +223,7 @@ def _unescaped(text: str, mark: str) -> str:
         return text
 
     def replaced(found: re.Match[str]) -> str:
-        # An odd number of backslashes: the last one begins the escape. An even one: it was escaped once more.
+        # Odd number of backslashes: the last one begins the escape. Even number: the escape was escaped again.
         n = len(found[1])
         return "\\" * (n - 1 if n % 2 else n - 2) + mark
 
@@ -221,16 +232,18 @@ def _unescaped(text: str, mark: str) -> str:
 
 # ---- The fields
 
-_CONSTANT = frozenset({"role", "type"})
-"""Keys of messages and tools whose values are no client's."""
-_KEYS = frozenset({"role", "content", "name", "reasoning_content", "reasoning", "thinking", "tool_calls", "function"})
-"""Keys of messages that no client chose, and that are in nearly all of them: they need no look."""
-_OBJECTS = frozenset({"arguments", "parameters"})
-"""Keys under which all keys are the client's."""
+_CONSTANT_KEYS = frozenset({"role", "type"})
+"""Keys of messages and tools whose values the client can't choose."""
+_COMMON_KEYS = frozenset(
+    {"role", "content", "name", "reasoning_content", "reasoning", "thinking", "tool_calls", "function"}
+)
+"""Keys of messages that the client doesn't choose and that are in nearly all messages. They aren't checked."""
+_CLIENT_OBJECTS = frozenset({"arguments", "parameters"})
+"""Keys of objects whose keys the client chooses."""
 
 
 class _Walk:
-    """Through messages, tools and variables: `change` gets each string, and where in it markers of reasoning are."""
+    """Walks through messages, tools and variables, and replaces each string with `change(string, reasoning tags)`."""
 
     def __init__(self, change: Callable[[str, Spans], str], thoughts: ReasoningTags | None) -> None:
         self._change = change
@@ -241,7 +254,7 @@ class _Walk:
         return self._value(messages), self._value(tools), changed
 
     def _value(self, value: Any, *, keys: bool = False) -> Any:
-        """`keys`: those of dicts are the client's as well."""
+        """`keys`: whether to change the keys of dicts too, since the client chooses them."""
         if isinstance(value, str):
             return self._change(value, ())
         if isinstance(value, list | tuple):
@@ -257,24 +270,26 @@ class _Walk:
         return self._fields(value, own=value.get("role") == "assistant")
 
     def _fields(self, fields: dict[str, Any], *, own: bool) -> dict[str, Any]:
-        """`own`: of a message of the assistant's."""
+        """`own`: whether the fields are those of an assistant's message."""
         changed = {}
         for name, value in fields.items():
-            if name in _CONSTANT:
+            if name in _CONSTANT_KEYS:
                 changed[name] = value
             elif name == "content" and own and self._thoughts and not fields.get("reasoning_content"):
                 changed[name] = self._answer(value, self._thoughts)
             else:
-                changed[name] = self._value(value, keys=name in _OBJECTS)
+                changed[name] = self._value(value, keys=name in _CLIENT_OBJECTS)
         return changed
 
     def _answer(self, content: Any, thoughts: ReasoningTags) -> Any:
-        """The assistant's content. It may begin with reasoning, whose markers are no text."""
+        """The assistant's content. It may begin with reasoning, whose tags remain markup."""
         if isinstance(content, str):
             return self._change(content, reasoning_markers([content], thoughts)[0])
         parts = content or []
         texts = [part["text"] if isinstance(part, dict) else part.text for part in parts]
-        changed = [self._change(*each) for each in zip(texts, reasoning_markers(texts, thoughts), strict=True)]
+        changed = [
+            self._change(text, spans) for text, spans in zip(texts, reasoning_markers(texts, thoughts), strict=True)
+        ]
         return content and [
             part | {"text": text} if isinstance(part, dict) else TextPart(text)
             for part, text in zip(parts, changed, strict=True)
@@ -282,7 +297,7 @@ class _Walk:
 
 
 def reasoning_markers(texts: Sequence[str], thoughts: ReasoningTags) -> list[list[tuple[int, int]]]:
-    """Where in an answer, given in parts, the markers of the reasoning are that it begins with."""
+    """The spans of the reasoning tags at the beginning of an answer, for each of its parts."""
     places: list[list[tuple[int, int]]] = [[] for _ in texts]
     start = 0
     if texts and (opened := re.compile(rf"\s*({re.escape(thoughts.begin)})").match(texts[0])):
@@ -299,30 +314,30 @@ def reasoning_markers(texts: Sequence[str], thoughts: ReasoningTags) -> list[lis
 
 
 def _add_answer(texts: Sequence[str], places: list[list[tuple[int, int]]], i: int, answer: tuple[str, str]) -> None:
-    """The markers around what follows the reasoning, which ends in the part `i`."""
+    """Adds the spans of the tags around the text after the reasoning, which ends in part `i`."""
     begin, end = answer
-    behind = places[i][-1][1]
-    if begin and (opened := re.compile(rf"\s*({re.escape(begin)})").match(texts[i], behind)):
+    after = places[i][-1][1]
+    if begin and (opened := re.compile(rf"\s*({re.escape(begin)})").match(texts[i], after)):
         places[i].append(opened.span(1))
-        behind = opened.end()
+        after = opened.end()
     last = len(texts[-1].rstrip())
-    if texts[-1].endswith(end, behind if i == len(texts) - 1 else 0, last):
+    if texts[-1].endswith(end, after if i == len(texts) - 1 else 0, last):
         places[-1].append((last - len(end), last))
 
 
-# ---- Which field it was
+# ---- The field to report
 
 
 def field_with(turn: Turn, markup: Markup) -> str:
-    """The path of the first field that has markup in it; `messages`, if it takes several to make some."""
-    older = turn.name("tools") == "functions"
+    """The path of the first field that contains markup; `messages` if only several fields together form it."""
+    is_legacy = turn.name("tools") == "functions"
     for name, value in (
         (turn.name("messages"), turn.messages),
-        (turn.name("tools"), [tool.function for tool in turn.tools] if older else turn.tools),
+        (turn.name("tools"), [tool.function for tool in turn.tools] if is_legacy else turn.tools),
         (turn.name("chat_template_kwargs"), turn.template.chat_template_kwargs),
     ):
         for path, text in _paths(value, name):
-            if markup.found(text):
+            if markup.is_in(text):
                 return path
     return turn.name("messages")
 

@@ -1,7 +1,7 @@
-"""What becomes of a chat request for one model: the prompt, what the backend is asked for, how the answer is read.
+"""Plans a chat for one model: the prompt, the additional inputs for the backend, and how to parse the answer.
 
-PURE: clocks and ids are passed in. All of it follows from the model's chat template, which tells how the model writes
-its reasoning and its calls of tools.
+PURE: clocks and ids are passed in. The plan follows from the model's chat template, which shows how the model writes
+reasoning and tool calls.
 """
 
 import re
@@ -25,7 +25,7 @@ from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import json_value
 from openai_server.prompting.chat_prompt import ChatPrompt
-from openai_server.prompting.markup import LISTED, MARKUP_PARAMETERS, Markup, markup_of
+from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
 from openai_server.prompting.plain_fields import PlainFields, field_with
 from openai_server.prompting.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
 from protos import contract
@@ -34,18 +34,19 @@ from protos import contract
 @dataclass(frozen=True, slots=True)
 class Plan:
     turn: Turn
-    """With the end of the template's turn as a stop string, where it needs one; its guide may have become an input."""
+    """The turn, with the end of a message as a stop string if the template needs it, and without a guide that became an
+    input."""
     prompt: str
-    """`inputs` has its plain spans."""
+    """The rendered prompt. `inputs` has its plain spans."""
     inputs: ServerInputs = field(default_factory=dict)
-    """What this server asks for by itself."""
+    """Inputs that this server adds."""
     format: AnswerFormat | None = None
-    """None: the text is the message's content."""
+    """How to parse the answer; None: all text is content."""
 
 
 class Planner:
-    """`chat_template` overrides the models' own. `new_id` makes the ids of tool calls. `refuses_markup`: a chat
-    with markup in its fields is refused if the backend input_names no plain spans."""
+    """`chat_template` replaces the models' own templates. `new_id` creates the ids of tool calls. `refuses_markup`:
+    refuse a chat with markup in its fields if the backend has no input for plain spans."""
 
     def __init__(
         self,
@@ -62,7 +63,7 @@ class Planner:
         self._new_id = new_id
 
     def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
-        """`parameters` and `input_names` are a directory.Model's. Takes milliseconds. Raises InvalidRequest."""
+        """`parameters` and `input_names` are those of a directory.Model. Takes milliseconds. Raises InvalidRequest."""
         use = turn.tool_use
         template = self._template(use, parameters)
         rendered = self._render(turn, use, template, parameters, input_names)
@@ -73,18 +74,22 @@ class Planner:
         if template is CHATML and contract.STOP.name in input_names:
             turn = turn.with_stop(CHATML_END)
         if turn.guide.grammar is not None:
-            return Plan(turn, prompt, plain)  # It describes the text as the model writes it, thoughts and all.
+            return Plan(turn, prompt, plain)  # a grammar applies to the raw text, including reasoning
         tools = use.tools if use else None
-        inputs = {spec: values for spec, values in _wishes(template, marked, tools).items() if spec.name in input_names}
+        inputs = {
+            spec: values
+            for spec, values in _optional_inputs(template, marked, tools).items()
+            if spec.name in input_names
+        }
         inputs |= plain
         if guide := _guide(turn, template, marked):
             name, lark = guide
             if contract.LARK.name not in input_names:
-                raise UnsupportedParameter(name, f"This model's backend can't hold an answer to '{name}'.")
+                raise UnsupportedParameter(name, f"This model's backend can't enforce '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
             turn = replace(turn, guide=NO_GUIDE)
         format = None
-        if parsing.is_read(template, tools):
+        if parsing.needs_parser(template, tools):
             format = AnswerFormat(
                 partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must_call),
                 self._new_id,
@@ -95,12 +100,12 @@ class Planner:
         return Plan(turn, prompt, inputs, format)
 
     def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
-        """What the model reads. Raises InvalidRequest."""
+        """The prompt for the model. Raises InvalidRequest."""
         use = turn.tool_use
         return self._render(turn, use, self._template(use, parameters), parameters, input_names)
 
     def template_for(self, turn: Turn, parameters: Mapping[str, str]) -> str:
-        """The source that `plan` and `prompt` render."""
+        """The source of the template that `plan` and `prompt` render."""
         return self._template(turn.tool_use, parameters)
 
     def _template(self, use: ToolUse | None, parameters: Mapping[str, str]) -> str:
@@ -117,32 +122,34 @@ class Planner:
         messages: Sequence[Message] = turn.messages
         tools: Sequence[Tool] = use.tools if use else ()
         variables: Mapping[str, Any] = self._variables(turn, template)
-        markable = contract.PLAIN_SPANS.name in input_names and LISTED in parameters
+        markable = contract.PLAIN_SPANS.name in input_names and CONTROL_TOKENS in parameters
         fields = None
         if markable or self._refuses_markup:
             markup = self._markup(template, *(parameters.get(name) for name in MARKUP_PARAMETERS))
             fields = PlainFields(markup, parsing.thoughts_of(template), template)
         mark = fields.mark if fields else None
-        if not format_of(template).in_template and (tools or any(map(_is_about_tools, messages))):
-            told = ""
-            if fields:  # before our own tags are put around them
+        if not format_of(template).in_template and (tools or any(map(_uses_tools, messages))):
+            instructions = ""
+            if fields:  # before the generic format's tags are added
                 (messages, tools), _, variables = fields.mark((messages, tools), None, variables)
                 mark = None
             if use:
-                told = generic.instructions(
+                instructions = generic.instructions(
                     tools, parallel=use.parallel, must_call=use.must_call, function_name=use.function_name
                 )
-            messages = generic.as_plain(messages, told, system_role=self._templates.capabilities(template).system)
+            messages = generic.as_plain(
+                messages, instructions, system_role=self._templates.capabilities(template).system
+            )
             tools = ()
         special_tokens = {name: parameters[name] for name in ("bos_token", "eos_token") if name in parameters}
-        goes_on = bool(turn.template.continue_final_message)
-        begins = turn.template.add_generation_prompt
-        if begins is None:
-            begins = not goes_on
+        continues = bool(turn.template.continue_final_message)
+        add_prompt = turn.template.add_generation_prompt
+        if add_prompt is None:
+            add_prompt = not continues
         options = RenderOptions(
-            tools=[_described(tool) for tool in tools],
-            add_generation_prompt=begins,
-            continue_final_message=goes_on,
+            tools=[_template_tool(tool) for tool in tools],
+            add_generation_prompt=add_prompt,
+            continue_final_message=continues,
             chat_template_kwargs=variables,
         )
         try:
@@ -157,8 +164,8 @@ class Planner:
         if prompt.plain and not markable:
             field = field_with(turn, markup)
             raise InvalidRequest(
-                f"'{field}' has markup of the model's chat template in it, and this model's backend can't tell it from "
-                "the template's own.",
+                f"'{field}' contains markup of the model's chat template, which this model's backend can't distinguish "
+                "from the template's own.",
                 param=field,
                 code="markup_in_message",
             )
@@ -169,73 +176,74 @@ class Planner:
         return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
 
     def _variables(self, turn: Turn, template: str) -> dict[str, Any]:
-        """Of the template, beside the messages. Raises UnsupportedParameter for one that it does not know."""
+        """The template's variables other than messages. Raises UnsupportedParameter for one that the template doesn't
+        use."""
         options = turn.template
         variables = dict(options.chat_template_kwargs or {})
         if options.reasoning_effort is None and options.enable_thinking is None:
             return variables
-        known = self._templates.capabilities(template).variables
-        thinks = options.enable_thinking
+        supported = self._templates.capabilities(template).variables
+        thinking = options.enable_thinking
         if (effort := options.reasoning_effort) is not None:
-            if "reasoning_effort" in known:
+            if "reasoning_effort" in supported:
                 variables["reasoning_effort"] = effort
-            elif thinks is None:
-                thinks = effort != "none"
-        if thinks is not None:
-            switches = [name for name in _SWITCHES if name in known]
-            if not switches and (thinks or parsing.thoughts_of(template)):
+            elif thinking is None:
+                thinking = effort != "none"
+        if thinking is not None:
+            switches = [name for name in _SWITCHES if name in supported]
+            if not switches and (thinking or parsing.thoughts_of(template)):
                 name = turn.name("reasoning_effort" if options.enable_thinking is None else "enable_thinking")
-                raise UnsupportedParameter(name, f"This model's chat template does not know '{name}'.")
-            variables |= dict.fromkeys(switches, thinks)
+                raise UnsupportedParameter(name, f"This model's chat template does not support '{name}'.")
+            variables |= dict.fromkeys(switches, thinking)
         return variables
 
 
 _SWITCHES = ("enable_thinking", "thinking")
-"""Names of the variable that turns reasoning on and off."""
+"""Names that templates use for the variable that turns reasoning on and off."""
 
 
-def _is_about_tools(message: Message) -> bool:
+def _uses_tools(message: Message) -> bool:
     if isinstance(message, AssistantMessage):
         return bool(message.tool_calls or message.function_call)
     return isinstance(message, ToolMessage | FunctionMessage)
 
 
-def _described(tool: Tool) -> dict[str, Any]:
-    """As templates expect it: without what was not given."""
+def _template_tool(tool: Tool) -> dict[str, Any]:
+    """The tool as templates expect it, without absent fields."""
     function = tool.function
-    described: dict[str, Any] = {"name": function.name}
+    fields: dict[str, Any] = {"name": function.name}
     if function.description is not None:
-        described["description"] = function.description
+        fields["description"] = function.description
     if function.parameters is not None:
-        # Templates loop over the properties, even where there are none.
-        described["parameters"] = schema.with_properties(function.parameters)
-    return {"type": "function", "function": described}
+        # Templates loop over `properties`, which may be absent.
+        fields["parameters"] = schema.with_properties(function.parameters)
+    return {"type": "function", "function": fields}
 
 
-def _wishes(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[contract.TensorSpec, list[Any]]:
-    """What the backend is asked for if it can: the answer can be read without, but not as well."""
-    wishes: dict[contract.TensorSpec, list[Any]] = {}
+def _optional_inputs(template: str, prompt: str, tools: Sequence[Tool] | None) -> dict[contract.TensorSpec, list[Any]]:
+    """Inputs to send if the backend has them. The answer can be parsed without them, but less accurately."""
+    inputs: dict[contract.TensorSpec, list[Any]] = {}
     if parsing.needs_special_tokens(template, tools):
-        wishes[contract.SKIP_SPECIAL_TOKENS] = [False]
+        inputs[contract.SKIP_SPECIAL_TOKENS] = [False]
     if span := parsing.span_of(template, prompt):
         if span.begin:
-            wishes[contract.MARK_BEGIN] = [span.begin.encode()]
-        wishes[contract.MARK_END] = [end.encode() for end in span.ends]
-    return wishes
+            inputs[contract.MARK_BEGIN] = [span.begin.encode()]
+        inputs[contract.MARK_END] = [end.encode() for end in span.ends]
+    return inputs
 
 
 def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
-    """The field that calls for a guide of our own, and the guide in Lark. None: the text is free, or the backend's
-    guide is enough."""
+    """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
+    turn's own guide is enough."""
     try:
-        return _made_guide(turn, template, prompt)
+        return _build_guide(turn, template, prompt)
     except InvalidRequest as error:
         if error.param == "tools":
             error.param = turn.name("tools")
         raise
 
 
-def _made_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
+def _build_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
     use, body, options = turn.tool_use, _body(turn.guide), turn.template
     thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
     may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
@@ -256,7 +264,7 @@ def _made_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | Non
 
 
 def _body(guide: Guide) -> str:
-    """What the content has to match, in Lark; empty if nothing."""
+    """The constraint on the content, in Lark; empty if there is none."""
     if guide.regex is not None:
         return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", guide.regex, flags=re.DOTALL) + "/"
     return "" if guide.json_schema is None else json_value(closed(guide.json_schema), exactly=guide.strict)

@@ -1,4 +1,4 @@
-"""Plans chats beside the event loop: compiles each chat template once, then renders in a thread."""
+"""Plans chats outside the event loop: compiles each chat template once, then renders in a thread."""
 
 import asyncio
 import logging
@@ -16,28 +16,29 @@ from openai_server.prompting.template_compiler import CompilerFailed, compile_ap
 
 log = logging.getLogger(__name__)
 
-COMPILATIONS = 2
-"""Templates that are compiled at the same time."""
+MAX_COMPILATIONS = 2
+"""Number of templates that are compiled at the same time."""
 T = TypeVar("T")
 
 
 class Threads(Protocol):
-    """Threads for work that takes milliseconds, fair to callers."""
+    """Threads for work that takes milliseconds, shared fairly between callers."""
 
     def run(self, caller: str, work: Callable[..., T], *args: Any) -> Awaitable[T]:
         """The result of `work` for this caller. Raises what `work` raises, and Overloaded."""
 
 
 class ChatPlanner:
-    """The methods of `planner`, whose `templates` compile nothing themselves, in `threads`, fair to callers."""
+    """Runs the methods of `planner` in `threads`. `templates`, which `planner` uses, must not compile by themselves."""
 
     def __init__(self, templates: Templates, planner: Planner, threads: Threads) -> None:
         self._templates = templates
         self._planner = planner
         self._threads = threads
         self._compiling: dict[str, asyncio.Task[None]] = {}
-        """By source. All requests for a template wait for one compilation, without holding a thread."""
-        self._slots = asyncio.Semaphore(COMPILATIONS)
+        """Running compilations, by source. All requests for a template wait for one compilation, without using a
+        thread."""
+        self._slots = asyncio.Semaphore(MAX_COMPILATIONS)
 
     async def plan(
         self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str], *, caller: str
@@ -56,9 +57,9 @@ class ChatPlanner:
         while True:
             try:
                 self._templates.find(source)
-                # In a thread, so that a template at its limit does not hold up the streams of others.
+                # In a thread, so that a slow template does not delay other streams.
                 return await self._threads.run(caller, work)
-            except NotCompiled:  # yet, or dropped for other templates
+            except NotCompiled:  # not compiled yet, or evicted for other templates
                 await self._compile(source)
 
     async def _compile(self, source: str) -> None:
@@ -67,30 +68,30 @@ class ChatPlanner:
         if task is None:
             task = self._compiling[source] = asyncio.create_task(self._compile_once(source))
             task.add_done_callback(partial(self._compiled, source))
-        await asyncio.shield(task)  # it goes on if this request is cancelled
+        await asyncio.shield(task)  # the compilation continues if this request is cancelled
 
     def _compiled(self, source: str, task: "asyncio.Task[None]") -> None:
         del self._compiling[source]
         if not task.cancelled():
-            task.exception()  # asyncio logs an exception that was never retrieved
+            task.exception()  # otherwise asyncio logs the exception as never retrieved
 
     async def _compile_once(self, source: str) -> None:
         async with self._slots:
-            if source is CHATML:  # our own
+            if source is CHATML:  # trusted
                 compiled: CompiledSource | str = compile_source(source)
             else:
                 try:
-                    answer = await compile_apart(source)
+                    result = await compile_apart(source)
                 except CompilerFailed as error:
                     log.error("can't compile a chat template: %s", error)
                     raise Unavailable(
                         "The server can't compile the chat template at the moment; please try again."
                     ) from error
-                if isinstance(answer, str):
-                    log.warning("a chat template can't be compiled: %s", answer)
-                    compiled = answer
+                if isinstance(result, str):
+                    log.warning("a chat template can't be compiled: %s", result)
+                    compiled = result
                 else:
-                    code, variables, roles, mentions_tool_calls, words = answer
+                    code, variables, roles, mentions_tool_calls, words = result
                     compiled = CompiledSource(
                         code, frozenset(variables), frozenset(roles), mentions_tool_calls, Words(*map(frozenset, words))
                     )

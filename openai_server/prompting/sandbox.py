@@ -1,10 +1,10 @@
-"""Jinja's immutable sandbox, with every operation that can take time or memory out of proportion under a budget.
+"""Jinja's immutable sandbox, with a budget for every operation that can take disproportionate time or memory.
 
-PURE. Jinja's own sandbox keeps a template from reaching Python; it does not keep it from looping or growing. Here
+PURE. Jinja's own sandbox prevents a template from reaching Python, but doesn't limit its time or memory. Here
 
-- each loop, concatenation, comparison and slice of the template's syntax tree is wrapped in a call of a `guard_`;
-- calls, operators and output pass through the sandbox's own hooks, which do the same;
-- filters, tests and methods of built-in types are those of `functions.py` and no others.
+- each loop, concatenation, comparison and slice in the template's syntax tree is wrapped in a call of a `guard_`
+method; - calls, operators and output pass through the sandbox's own hooks, which charge the budget too;
+- only the filters, tests and methods of built-in types in `functions.py` are available.
 """
 
 import re
@@ -34,11 +34,12 @@ from openai_server.prompting.functions import (
 from openai_server.prompting.limits import CURRENT, LimitExceeded, Metered, check_integers
 
 MAX_PYTHON = 1 << 20
-"""Characters of the Python code that Jinja writes for a template. The largest of well-known models have some 60,000."""
+"""Characters of the Python code that Jinja generates for a template. The largest of well-known models need about
+60,000."""
 
 
 class _CodeGenerator(CodeGenerator):
-    """Ends where the code is too long: some statements write all variables, so its length is quadratic."""
+    """Raises if the code becomes too long: some statements write all variables, so its length can be quadratic."""
 
     _n_written = 0
 
@@ -50,7 +51,7 @@ class _CodeGenerator(CodeGenerator):
 
 
 class SandboxedTemplates(ImmutableSandboxedEnvironment):
-    """Writes Python with `python`; a template from its code runs only while `limits.CURRENT` is set."""
+    """An environment that generates guarded Python. Its templates run only while `limits.CURRENT` is set."""
 
     code_generator_class = _CodeGenerator
     intercepted_binops = frozenset({"+", "*", "**", "%"})
@@ -59,7 +60,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         super().__init__(
             trim_blocks=True,
             lstrip_blocks=True,
-            # Folding would evaluate constants while compiling, where there is no budget.
+            # Constant folding would evaluate expressions during compilation, without a budget.
             optimized=False,
             finalize=_write,
             extensions=["jinja2.ext.loopcontrols", GenerationTag],
@@ -69,16 +70,16 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         self.globals = {"range": self.globals["range"], "dict": dict, "namespace": Namespace, **functions}
 
     def python(self, tree: nodes.Template) -> str:
-        """The Python code of a template, whose syntax tree gets the guards. Raises TemplateError."""
+        """The Python code of a template. Adds the guards to its syntax tree. Raises TemplateError."""
         guarded: nodes.Template = _Guard().visit(tree)
         guarded.set_environment(self)
         return self.compile(guarded, raw=True)
 
     def template(self, code: CodeType) -> Template:
-        """`code`: what `python` wrote, compiled."""
+        """The template of the compiled result of `python`."""
         return Template.from_code(self, code, self.make_globals(None))
 
-    # ---- Guards, called by the syntax tree
+    # ---- Guards, called by the generated code
 
     def guard_loop(self, items: Iterable[Any]) -> Metered:
         return Metered(items)
@@ -128,7 +129,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
         return super().call_binop(context, operator, left, right)
 
     def wrap_str_format(self, value: Any) -> Function | None:
-        """`str.format` with sizes checked. (`format_map` is in no table, and so is refused when called.)"""
+        """`str.format` with limits on sizes. (`format_map` is in no table, so calls of it are refused.)"""
         owner = getattr(value, "__self__", None)
         if not isinstance(owner, str) or getattr(value, "__name__", "") != "format":
             return None
@@ -140,7 +141,8 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}`: marks the assistant's text for training; here a scope, no more."""
+    """`{% generation %}…{% endgeneration %}`, which marks the assistant's text for training. Here it is only a
+    scope."""
 
     tags = {"generation"}  # noqa: RUF012  # as declared by Jinja
 
@@ -150,7 +152,7 @@ class GenerationTag(Extension):
 
 
 class _Guard(NodeTransformer):
-    """Puts the guards into a syntax tree."""
+    """Adds the guards to a syntax tree."""
 
     def visit_For(self, node: nodes.For) -> nodes.Node:
         self.generic_visit(node)
@@ -169,7 +171,7 @@ class _Guard(NodeTransformer):
         return node
 
     def visit_Pair(self, node: nodes.Pair) -> nodes.Node:
-        """The key of a dict, which is hashed: all of it, if it is a tuple."""
+        """Guards the key of a dict, since hashing a tuple hashes all its contents."""
         self.generic_visit(node)
         node.key = _operand(node.key)
         return node
@@ -182,7 +184,8 @@ class _Guard(NodeTransformer):
         return node
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
-        """Literal text is written past `finalize`, so that a loop over it would not be counted."""
+        """Turns literal text into constants. Jinja writes literal text without `finalize`, so loops over it would be
+        free."""
         return nodes.Const(node.data, lineno=node.lineno)
 
 
@@ -198,7 +201,7 @@ def _guarded(guard: str, *values: nodes.Node) -> nodes.Call:
 # ---- Output
 
 
-@pass_context  # keeps the compiler from writing constants by itself
+@pass_context  # prevents the compiler from writing constants directly
 def _write(_: Context, value: object) -> str:
     return text(value)
 

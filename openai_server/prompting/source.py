@@ -1,8 +1,8 @@
-"""Compiles the source of a chat template, and reads from its syntax tree which names it knows.
+"""Compiles the source of a chat template, and extracts the names that it uses from its syntax tree.
 
-PURE. Jinja and Python's compiler can take time and memory out of proportion to a source: a thousand `include`s behind a
-thousand `set`s become 26 MB of Python. The limits that can be counted are here; `template_compiler.py` runs this module
-in a process with limits of processor time and memory.
+PURE. Jinja and Python's compiler can take time and memory out of proportion to a source: a thousand `include`s after a
+thousand `set`s become 26 MB of Python. This module limits the size of the source; `template_compiler.py` runs it in a
+process with limits on processor time and memory.
 """
 
 from collections.abc import Iterator
@@ -15,11 +15,11 @@ from jinja2 import TemplateError, TemplateRuntimeError, TemplateSyntaxError, met
 from openai_server.prompting.sandbox import SandboxedTemplates
 
 MAX_SOURCE = 128 << 10
-"""Characters of a template's source. The largest of well-known models have some 20,000."""
+"""Characters of a template's source. The largest of well-known models have about 20,000."""
 MAX_TOKENS = 12_000
-"""Tokens of Jinja's language in a source, without white space. The largest of well-known models have some 2,500."""
+"""Jinja tokens in a source, without white space. The largest of well-known models have about 2,500."""
 _MAX_PROBLEM = 1000
-"""Characters of an error message that are passed on."""
+"""Characters of an error message."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,27 +28,27 @@ class CompiledSource:
     variables: frozenset[str]
     """Variables that the template may read from its context."""
     roles: frozenset[str]
-    """Values with which the template compares the role of a message."""
+    """Values that the template compares the role of a message with."""
     mentions_tool_calls: bool
     words: "Words"
 
 
 @dataclass(frozen=True, slots=True)
 class Words:
-    """The words of a template's source, where markup is looked for."""
+    """Words of a template's source, which are searched for markup."""
 
     texts: frozenset[str]
-    """All strings."""
+    """All strings in the source."""
     attributes: frozenset[str]
-    """All names that it looks up in an object by themselves, as in `tool.name`."""
-    removed: frozenset[str]
-    """Texts at which it cuts a string, or which it replaces."""
-    changes_case: frozenset[str]
-    """Which of `upper` and `lower` it uses."""
+    """All attribute names, as in `tool.name`."""
+    cut_texts: frozenset[str]
+    """Texts at which the template splits a string, or which it removes or replaces."""
+    case_functions: frozenset[str]
+    """Those of `upper` and `lower` that the template uses."""
 
 
 def compile_source(source: str) -> CompiledSource:
-    """Raises TemplateError above the limits, and whatever a hostile source makes Jinja and Python raise."""
+    """Raises TemplateError above the limits. A hostile source can cause any other exception in Jinja and Python."""
     check_length(source)
     environment = SandboxedTemplates(raise_exception=_no_function, strftime_now=_no_function)
     if sum(1 for _ in islice(_tokens(environment, source), MAX_TOKENS + 1)) > MAX_TOKENS:
@@ -56,7 +56,7 @@ def compile_source(source: str) -> CompiledSource:
     tree = environment.parse(source)
     roles, mentions_tool_calls = frozenset(_roles(tree)), _mentions(tree, "tool_calls")
     words = _words(tree)
-    python = environment.python(tree)  # from here on, the tree has guards in it
+    python = environment.python(tree)  # adds guards to the tree
     variables = _variables(environment, tree)
     return CompiledSource(compile(python, "<template>", "exec"), variables, roles, mentions_tool_calls, words)
 
@@ -68,7 +68,7 @@ def check_length(source: str) -> None:
 
 
 def problem(error: BaseException) -> str:
-    """What is wrong with a template that made Jinja or Python raise `error`; at most some 1000 characters."""
+    """A description of `error`, which Jinja or Python raised for a template. At most about 1000 characters."""
     if isinstance(error, TemplateSyntaxError):
         text = f"{error.message} (line {error.lineno})"
     elif isinstance(error, RecursionError):
@@ -83,18 +83,18 @@ def problem(error: BaseException) -> str:
 
 
 def _no_function(*_: object) -> None:
-    """Stands for a function of the environment: only its name matters while compiling."""
+    """A placeholder for a function of the environment: the compilation needs only its name."""
 
 
 def _tokens(environment: SandboxedTemplates, source: str) -> Iterator[str]:
     return (kind for _, kind, _ in environment.lexer.tokeniter(source, None) if kind != "whitespace")
 
 
-# ---- From the syntax tree
+# ---- Names in the syntax tree
 
 
 def _variables(environment: SandboxedTemplates, tree: nodes.Template) -> frozenset[str]:
-    """As `jinja2.meta.find_undeclared_variables`, which would evaluate constants, and replace them in the tree."""
+    """Like `jinja2.meta.find_undeclared_variables`, but that would evaluate constants and replace them in the tree."""
     generator = meta.TrackingCodeGenerator(environment)
     generator.optimizer = None
     generator.visit(tree)
@@ -113,25 +113,26 @@ def _roles(tree: nodes.Template) -> Iterator[str]:
         if any(_is_role(side) for side in sides):
             for side in sides:
                 yield from _strings(side)
-    for chosen in tree.find_all(nodes.Filter):
-        if chosen.name in ("selectattr", "rejectattr") and len(chosen.args) == 3 and _is(chosen.args[0], "role"):
-            yield from _strings(chosen.args[2])
+    for node in tree.find_all(nodes.Filter):
+        if node.name in ("selectattr", "rejectattr") and len(node.args) == 3 and _is_constant(node.args[0], "role"):
+            yield from _strings(node.args[2])
 
 
 def _is_role(node: nodes.Node | None) -> bool:
-    """Of a message, or a variable that is called so; in lower case, perhaps."""
+    """Whether the expression is the role of a message, or a variable with such a name, possibly passed through
+    filters."""
     if isinstance(node, nodes.Filter):
         return _is_role(node.node)
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):
-        return any(_is(argument, "role") for argument in node.args[:1]) or _is_role(node.node.node)
+        return any(_is_constant(argument, "role") for argument in node.args[:1]) or _is_role(node.node.node)
     if isinstance(node, nodes.Getattr):
         return node.attr == "role"
     if isinstance(node, nodes.Getitem):
-        return _is(node.arg, "role")
+        return _is_constant(node.arg, "role")
     return isinstance(node, nodes.Name) and "role" in node.name
 
 
-def _is(node: nodes.Node, value: str) -> bool:
+def _is_constant(node: nodes.Node, value: str) -> bool:
     return isinstance(node, nodes.Const) and node.value == value
 
 
@@ -146,9 +147,9 @@ def _strings(node: nodes.Node) -> Iterator[str]:
 def _words(tree: nodes.Template) -> Words:
     return Words(
         texts=frozenset(_texts(tree)),
-        attributes=frozenset(found.attr for found in tree.find_all(nodes.Getattr)),
-        removed=frozenset(_removed(tree)),
-        changes_case=frozenset(_CASES & {*_methods(tree), *(found.name for found in tree.find_all(nodes.Filter))}),
+        attributes=frozenset(node.attr for node in tree.find_all(nodes.Getattr)),
+        cut_texts=frozenset(_cut_texts(tree)),
+        case_functions=frozenset(_CASES & {*_methods(tree), *(node.name for node in tree.find_all(nodes.Filter))}),
     )
 
 
@@ -161,7 +162,7 @@ def _texts(tree: nodes.Template) -> Iterator[str]:
 
 
 _CASES = frozenset({"upper", "lower"})
-_CUTS = frozenset({"split", "rsplit", "partition", "rpartition", "replace", "removeprefix", "removesuffix"})
+_CUTTING_METHODS = frozenset({"split", "rsplit", "partition", "rpartition", "replace", "removeprefix", "removesuffix"})
 
 
 def _methods(tree: nodes.Template) -> Iterator[str]:
@@ -170,16 +171,16 @@ def _methods(tree: nodes.Template) -> Iterator[str]:
             yield call.node.attr
 
 
-def _removed(tree: nodes.Template) -> Iterator[str]:
-    """The first argument of each call that cuts a text; single characters and whitespace are left out."""
+def _cut_texts(tree: nodes.Template) -> Iterator[str]:
+    """The first argument of each call that cuts a text, without single characters and whitespace."""
     constants: dict[str, set[str]] = {}
     for assign in tree.find_all(nodes.Assign):
         if isinstance(assign.target, nodes.Name):
             constants.setdefault(assign.target.name, set()).update(_strings(assign.node))
     calls = [(call.node.attr, call.args) for call in tree.find_all(nodes.Call) if isinstance(call.node, nodes.Getattr)]
-    calls += [(found.name, found.args) for found in tree.find_all(nodes.Filter)]
+    calls += [(node.name, node.args) for node in tree.find_all(nodes.Filter)]
     for name, args in calls:
-        if name in _CUTS and args:
+        if name in _CUTTING_METHODS and args:
             cut = args[0]
             texts = constants.get(cut.name, ()) if isinstance(cut, nodes.Name) else _strings(cut)
             yield from (text for text in texts if len(text.strip()) > 1)

@@ -1,8 +1,8 @@
-"""Compiles a chat template in a process of its own, which has little processor time and memory.
+"""Compiles a chat template in a separate process with limits on processor time and memory.
 
-Python's compiler blocks all other threads, and neither it nor Jinja bounds what a hostile source takes.
-Each compilation starts a process, which runs this file: the source goes in, the code and what is read from the syntax
-tree come out, or the problem with the source.
+Python's compiler blocks all other threads, and neither it nor Jinja limits the resources that a hostile source uses.
+Each compilation starts a process that runs this file. It reads the source from stdin and writes the code and the names
+in the syntax tree to stdout, or a description of the problem with the source.
 """
 
 import asyncio
@@ -17,57 +17,57 @@ from types import CodeType
 
 PROCESSOR_SECONDS = 2.0
 """Processor seconds for one source."""
-MEMORY = 160 << 20
-"""Bytes of memory that the process may have, some 12 MiB of which it needs before it begins."""
-TIMEOUT = 60.0
-"""Seconds until a process counts as stuck, however little processor time it has got."""
+MEMORY_BYTES = 160 << 20
+"""Memory limit of the process. It needs about 12 MiB before the compilation starts."""
+TIMEOUT_SECONDS = 60.0
+"""Seconds after which a process counts as stuck, however little processor time it has used."""
 
 Compiled = tuple[CodeType, list[str], list[str], bool, list[list[str]]]
-"""The fields of source.CompiledSource: marshal knows neither classes nor frozen sets of a fixed order."""
+"""The fields of source.CompiledSource. marshal supports no classes, and writes frozen sets in no fixed order."""
 
 
 class CompilerFailed(Exception):
-    """The process could not be started, or ended for reasons that are not the source's."""
+    """The process could not be started, or failed for a reason other than the source."""
 
 
 async def compile_apart(source: str) -> Compiled | str:
-    """What `source` becomes, or the problem with it. Raises CompilerFailed."""
+    """The compiled source, or the problem with it. Raises CompilerFailed."""
     try:
         process = _start()
     except OSError as error:
         raise CompilerFailed(str(error)) from error
     try:
-        written, _ = await asyncio.to_thread(process.communicate, _encoded(source), TIMEOUT)
+        output, _ = await asyncio.to_thread(process.communicate, _encoded(source), TIMEOUT_SECONDS)
     except subprocess.TimeoutExpired as error:
         raise CompilerFailed("the process is stuck") from error
     finally:
-        process.kill()  # a process that still runs, so that the thread ends
-    return _answer(written, process.returncode)
+        process.kill()  # ends a process that still runs, and so the thread that waits for it
+    return _result(output, process.returncode)
 
 
 def _start() -> "subprocess.Popen[bytes]":
-    """Takes a millisecond. (uvloop's own processes are forked. gRPC handles a fork, too, and then pipes that the event
-    loop has just opened are closed: one compilation in thirty failed.)"""
+    """Takes a millisecond. It doesn't use uvloop's processes, which are forked: gRPC's fork handler then closes pipes
+    that the event loop has just opened, and one compilation in thirty failed."""
     return subprocess.Popen(_command(), stdin=PIPE, stdout=PIPE, stderr=DEVNULL, env=_environment())
 
 
 def problem_with(source: str) -> str | None:
     """Compiles `source` and drops the result. Raises CompilerFailed."""
-    done = subprocess.run(
+    process = subprocess.run(
         _command(),
         input=_encoded(source),
         stdout=PIPE,
         stderr=DEVNULL,
         env=_environment(),
-        timeout=TIMEOUT,
+        timeout=TIMEOUT_SECONDS,
         check=False,
     )
-    answer = _answer(done.stdout, done.returncode)
-    return answer if isinstance(answer, str) else None
+    result = _result(process.stdout, process.returncode)
+    return result if isinstance(result, str) else None
 
 
 def _command() -> tuple[str, ...]:
-    return (sys.executable, "-m", __name__, str(PROCESSOR_SECONDS), str(MEMORY))
+    return (sys.executable, "-m", __name__, str(PROCESSOR_SECONDS), str(MEMORY_BYTES))
 
 
 def _environment() -> dict[str, str]:
@@ -78,15 +78,15 @@ def _encoded(source: str) -> bytes:
     return source.encode("utf-8", "surrogatepass")
 
 
-def _answer(written: bytes, status: int) -> Compiled | str:
+def _result(output: bytes, status: int) -> Compiled | str:
     if status == -signal.SIGPROF:
         return f"compiling it takes more than {PROCESSOR_SECONDS:g} s of processor time"
     if status == -signal.SIGSEGV:
         return "it nests too deeply"
     if status:
         raise CompilerFailed(f"the process ended with status {status}")
-    answer: Compiled | str = marshal.loads(written)  # from our own process
-    return answer
+    result: Compiled | str = marshal.loads(output)  # trusted: written by this module's own process
+    return result
 
 
 # ---- In the process
@@ -95,7 +95,7 @@ def _answer(written: bytes, status: int) -> Compiled | str:
 def main(processor_seconds: float, memory: int) -> None:
     from dataclasses import astuple
 
-    from openai_server.prompting.source import (  # here alone: the parent of workers needs no Jinja
+    from openai_server.prompting.source import (  # imported here because the parent of workers needs no Jinja
         compile_source,
         problem,
     )
@@ -104,21 +104,21 @@ def main(processor_seconds: float, memory: int) -> None:
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     source = sys.stdin.buffer.read().decode("utf-8", "surrogatepass")
-    answer: Compiled | str
+    result: Compiled | str
     signal.setitimer(signal.ITIMER_PROF, processor_seconds)  # Ends the process.
     try:
         compiled = compile_source(source)
-        answer = (
+        result = (
             compiled.code,
             sorted(compiled.variables),
             sorted(compiled.roles),
             compiled.mentions_tool_calls,
             [sorted(words) for words in astuple(compiled.words)],
         )
-        written = marshal.dumps(answer)
-    except Exception as error:  # whatever a source makes of Jinja and Python
-        written = marshal.dumps(problem(error))
-    sys.stdout.buffer.write(written)
+        output = marshal.dumps(result)
+    except Exception as error:  # a source can cause any exception in Jinja and Python
+        output = marshal.dumps(problem(error))
+    sys.stdout.buffer.write(output)
 
 
 if __name__ == "__main__":

@@ -60,7 +60,7 @@ FOREVER = "{% for i in range(99999) %}{% for i in range(99999) %}%s{% endfor %}{
     ],
 )
 def test_too_long(source: str) -> None:
-    with pytest.raises(InvalidRequest, match=r"took longer than|made more than"):
+    with pytest.raises(InvalidRequest, match=r"took longer than|created more than"):
         render(source)
 
 

@@ -13,7 +13,7 @@ from openai_server.core.messages import (
     ToolMessage,
     UserMessage,
 )
-from openai_server.prompting.messages import SHORT_ID, Form, as_seen, tools_as_seen
+from openai_server.prompting.messages import SHORT_ID, Form, template_messages, template_tools
 
 MOST = Form()
 
@@ -24,14 +24,14 @@ def call(id: str, arguments: str = '{"x": [1]}') -> ToolCall:
 
 def test_developer_is_system_to_templates_that_do_not_know_it() -> None:
     message = DeveloperMessage("x", name="me")
-    assert as_seen([message], MOST) == [{"role": "system", "content": "x", "name": "me"}]
-    assert as_seen([message], Form(developer=True)) == [{"role": "developer", "content": "x", "name": "me"}]
+    assert template_messages([message], MOST) == [{"role": "system", "content": "x", "name": "me"}]
+    assert template_messages([message], Form(developer=True)) == [{"role": "developer", "content": "x", "name": "me"}]
 
 
 def test_content_is_one_string_or_parts() -> None:
     messages: list[Message] = [UserMessage("a"), UserMessage([TextPart("b"), TextPart("c")])]
-    assert [seen["content"] for seen in as_seen(messages, MOST)] == ["a", "b\nc"]
-    assert [seen["content"] for seen in as_seen(messages, Form(parts=True))] == [
+    assert [seen["content"] for seen in template_messages(messages, MOST)] == ["a", "b\nc"]
+    assert [seen["content"] for seen in template_messages(messages, Form(parts=True))] == [
         [{"type": "text", "text": "a"}],
         [{"type": "text", "text": "b"}, {"type": "text", "text": "c"}],
     ]
@@ -39,7 +39,7 @@ def test_content_is_one_string_or_parts() -> None:
 
 def test_a_call_and_its_result() -> None:
     messages: list[Message] = [AssistantMessage(tool_calls=[call("1")]), ToolMessage("t", "1", name="f")]
-    assert as_seen(messages, MOST) == [
+    assert template_messages(messages, MOST) == [
         {
             "role": "assistant",
             "content": "",
@@ -51,25 +51,28 @@ def test_a_call_and_its_result() -> None:
 
 @pytest.mark.parametrize("arguments", ["{not json", "[1]", '"x"', "", "1" * 5000, "[" * 5000])
 def test_arguments_that_are_no_object_stay_as_they_are(arguments: str) -> None:
-    (seen,) = as_seen([AssistantMessage(tool_calls=[call("1", arguments)])], MOST)
+    (seen,) = template_messages([AssistantMessage(tool_calls=[call("1", arguments)])], MOST)
     assert seen["tool_calls"][0]["function"]["arguments"] == arguments
 
 
 def test_what_few_templates_want() -> None:
     message = AssistantMessage(tool_calls=[call("1")])
-    (seen,) = as_seen([message], Form(null_content=True, text_arguments=True))
+    (seen,) = template_messages([message], Form(null_content=True, text_arguments=True))
     assert seen["content"] is None
     assert seen["tool_calls"][0]["function"]["arguments"] == '{"x": [1]}'
-    (seen,) = as_seen([AssistantMessage("a")], Form(null_content=True))
+    (seen,) = template_messages([AssistantMessage("a")], Form(null_content=True))
     assert seen["content"] == "a"
     both = AssistantMessage("a", tool_calls=[call("1")], reasoning_content="r")
-    assert [as_seen([both], form)[0]["content"] for form in (MOST, Form(content_or_reasoning=True))] == ["a", ""]
+    assert [template_messages([both], form)[0]["content"] for form in (MOST, Form(content_or_reasoning=True))] == [
+        "a",
+        "",
+    ]
 
 
 def test_reasoning_has_every_name_that_templates_look_for() -> None:
-    (seen,) = as_seen([AssistantMessage("a", reasoning_content="r")], MOST)
+    (seen,) = template_messages([AssistantMessage("a", reasoning_content="r")], MOST)
     assert {name for name, value in seen.items() if value == "r"} == {"reasoning_content", "reasoning", "thinking"}
-    assert as_seen([AssistantMessage("a")], MOST) == [{"role": "assistant", "content": "a"}]
+    assert template_messages([AssistantMessage("a")], MOST) == [{"role": "assistant", "content": "a"}]
 
 
 def test_the_older_api() -> None:
@@ -81,7 +84,7 @@ def test_the_older_api() -> None:
         FunctionMessage("f"),
         FunctionMessage("g", "nobody asked"),
     ]
-    _, first, one, second, two, three = as_seen(messages, MOST)
+    _, first, one, second, two, three = template_messages(messages, MOST)
     assert first["tool_calls"] == [{"id": "call_1", "type": "function", "function": {"name": "f", "arguments": {}}}]
     assert second["tool_calls"][0]["id"] == "call_3"
     assert (one, two, three) == (
@@ -89,7 +92,7 @@ def test_the_older_api() -> None:
         {"role": "tool", "content": "", "name": "f", "tool_call_id": "call_3"},
         {"role": "tool", "content": "nobody asked", "name": "g", "tool_call_id": "call_5"},
     )
-    _, first, one, *_ = as_seen(messages, Form(function=True))
+    _, first, one, *_ = template_messages(messages, Form(function=True))
     assert first["function_call"] == {"name": "f", "arguments": {}}
     assert one == {"role": "function", "content": "1", "name": "f"}
 
@@ -98,20 +101,20 @@ def test_short_ids() -> None:
     ids = ["call_8Yq2mLwRkP0sTzVbN4xJ", "call_XK3vd71hQeUo9aGcMf5W", "Ab3456789", "123456é89", "", "\ud800"]
     messages: list[Message] = [AssistantMessage(tool_calls=[call(id) for id in ids])]
     messages += [ToolMessage("", id) for id in reversed(ids)]
-    calls, *results = as_seen(messages, Form(short_ids=True))
+    calls, *results = template_messages(messages, Form(short_ids=True))
     short = [each["id"] for each in calls["tool_calls"]]
     assert short == [result["tool_call_id"] for result in reversed(results)]
     assert len(set(short)) == len(ids)
     assert all(len(id) == SHORT_ID and id.isascii() and id.isalnum() for id in short)
     assert short[2] == "Ab3456789"
     # It depends on nothing else, so that a longer chat begins as the shorter one did.
-    (alone,) = as_seen([ToolMessage("", ids[1])], Form(short_ids=True))
+    (alone,) = template_messages([ToolMessage("", ids[1])], Form(short_ids=True))
     assert alone["tool_call_id"] == short[1]
 
 
 def test_tools() -> None:
     bare = {"type": "function", "function": {"parameters": {}, "name": "f"}}
-    assert tools_as_seen([], MOST) is None
-    assert tools_as_seen([bare], MOST) == [bare]
-    (whole,) = tools_as_seen([bare], replace(MOST, whole_tools=True)) or []
+    assert template_tools([], MOST) is None
+    assert template_tools([bare], MOST) == [bare]
+    (whole,) = template_tools([bare], replace(MOST, whole_tools=True)) or []
     assert list(whole["function"].items()) == [("parameters", {}), ("name", "f"), ("description", "")]

@@ -31,7 +31,7 @@ async def test_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(template_compiler, "MEMORY", 40 << 20)
+    monkeypatch.setattr(template_compiler, "MEMORY_BYTES", 40 << 20)
     problem = "it takes too much memory"
     assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
 

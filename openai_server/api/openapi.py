@@ -158,29 +158,30 @@ def _components(descriptions: Sequence[Description]) -> Json:
 
 def tables(descriptions: Iterable[Description]) -> dict[type[Struct], Fields]:
     """Every Struct of the requests, with the table that checks its keys."""
-    found: dict[type[Struct], Fields] = {}
+    structs: dict[type[Struct], Fields] = {}
     for description in descriptions:
         for form in description.requests:
-            _find(msgspec.inspect.type_info(form.struct), form.fields, found)
-    return found
+            _collect(msgspec.inspect.type_info(form.struct), form.fields, structs)
+    return structs
 
 
-def _find(kind: inspect.Type, table: Table, found: dict[type[Struct], Fields]) -> None:
+def _collect(kind: inspect.Type, table: Table, structs: dict[type[Struct], Fields]) -> None:
+    """Adds the Structs in the type `kind`, with their tables, to `structs`."""
     match kind, table:
         case inspect.Metadata(type=inner), _:
-            _find(inner, table, found)
+            _collect(inner, table, structs)
         case inspect.UnionType(types=options), _:
             for option in options:
-                _find(option, table, found)
+                _collect(option, table, structs)
         case inspect.ListType(item_type=item), Each(table=of_item):
-            _find(item, of_item, found)
+            _collect(item, of_item, structs)
         case inspect.StructType(), Variants(tag=key, tables=by_tag):
-            _find(kind, by_tag[_tag(kind, key)], found)
+            _collect(kind, by_tag[_tag(kind, key)], structs)
         case inspect.StructType(cls=struct, fields=fields), Fields():
-            found[struct] = table
+            structs[struct] = table
             for field in fields:
                 if (nested := table.nested.get(field.encode_name)) is not None:
-                    _find(field.type, nested, found)
+                    _collect(field.type, nested, structs)
 
 
 def _tag(struct: inspect.StructType, key: str) -> str:
@@ -200,7 +201,7 @@ def _narrow(schema: Json, fields: Fields) -> None:
     for name, values in sorted(fields.neutral.items()):
         properties[name] = {
             "enum": [None, *values],
-            "description": "Not supported: accepts only values for the behaviour without the field.",
+            "description": "Not supported, except for values that change nothing.",
         }
     for name, table in fields.nested.items():
         if isinstance(table, Entries):

@@ -167,10 +167,10 @@ class _Closing:
             return _EVERYTHING  # the closed items may have fewer distinct values than required
         if "$ref" not in schema and _IN_PLACE.isdisjoint(schema):
             return frozenset()
-        seen: set[Steps] = set()
-        return frozenset().union(*(self._constrained(branch, seen) for branch in self._in_place(schema, seen)))
+        followed: set[Steps] = set()
+        return frozenset().union(*(self._constrained(branch, followed) for branch in self._in_place(schema, followed)))
 
-    def _constrained(self, branch: Any, seen: set[Steps]) -> frozenset[str]:
+    def _constrained(self, branch: Any, followed: set[Steps]) -> frozenset[str]:
         """Names of the members that a branch constrains."""
         if not isinstance(branch, dict):
             return frozenset()
@@ -178,10 +178,10 @@ class _Closing:
         if branch.keys() - _SHALLOW - _IN_PLACE - {"$ref", "properties"}:
             return _EVERYTHING
         names = frozenset(_object(branch.get("properties")))
-        return names.union(*(self._constrained(inner, seen) for inner in self._in_place(branch, seen)))
+        return names.union(*(self._constrained(inner, followed) for inner in self._in_place(branch, followed)))
 
-    def _in_place(self, schema: Schema, seen: set[Steps]) -> Iterator[Any]:
-        """Other schemas for the same value. `seen` are the references that have been followed."""
+    def _in_place(self, schema: Schema, followed: set[Steps]) -> Iterator[Any]:
+        """Other schemas for the same value. `followed` are the references that have been followed."""
         for key in _IN_PLACE & schema.keys():
             value = schema[key]
             if key in _LISTS and isinstance(value, list):
@@ -190,8 +190,8 @@ class _Closing:
                 yield from value.values()
             else:
                 yield value
-        if "$ref" in schema and (steps := _steps(schema["$ref"])) not in seen:
-            seen.add(steps)
+        if "$ref" in schema and (steps := _steps(schema["$ref"])) not in followed:
+            followed.add(steps)
             yield self._target(steps)
 
 

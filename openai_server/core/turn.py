@@ -42,7 +42,7 @@ class Sampling(Struct, frozen=True):
     repetition_penalty: float | None = None
     """Factor from 0.01 to 10; 1: off."""
     repeat_last_n: int | None = None
-    """Number of last tokens that the penalties consider; -1: all."""
+    """Number of most recent tokens that the penalties consider; -1: all."""
     xtc_probability: float | None = None
     """0 to 1; 0: off."""
     xtc_threshold: float | None = None
@@ -54,7 +54,7 @@ class Sampling(Struct, frozen=True):
     dry_allowed_length: int | None = None
     """Tokens that may be repeated without a penalty."""
     dry_penalty_last_n: int | None = None
-    """Number of last tokens that DRY considers; -1: all."""
+    """Number of most recent tokens that DRY considers; -1: all."""
     dry_sequence_breakers: Sequence[str] | None = None
     """Texts that end a repetition."""
     mirostat: int | None = None
@@ -72,9 +72,9 @@ class Sampling(Struct, frozen=True):
     min_tokens: int | None = None
     """Minimum number of tokens before a choice may end."""
     ignore_eos: bool | None = None
-    """The model's own end of text doesn't end a choice."""
+    """Whether a choice continues after the model's end-of-text token."""
     skip_special_tokens: bool | None = None
-    """Control tokens are left out of the text."""
+    """Whether to omit control tokens from the text."""
     seed: int | None = None
     """Signed 64-bit integer."""
     priority: int | None = None

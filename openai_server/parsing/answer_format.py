@@ -12,8 +12,7 @@ from openai_server.parsing.tools.formats import format_of
 
 
 def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None, *, must_call: bool = False) -> Parser:
-    """A parser for one choice of the answer to `prompt`. `tools` are those that the answer may call; `must_call`:
-    must."""
+    """A parser for one choice of the answer to `prompt`. The answer may call `tools`; it must if `must_call`."""
     tool_format = format_of(template)
     parser: Parser = PlainParser()
     if tools or tool_format.parses_all_answers:
@@ -72,8 +71,7 @@ def strict_grammar_for(
 def guided_grammar_for(
     template: str, prompt: str, tools: Sequence[Tool], *, parallel: bool, body: str, may_think: bool = True
 ) -> str:
-    """A grammar for an answer whose content matches `body`, in Lark. The model may reason first, or call a tool
-    instead."""
+    """A grammar for content that matches `body`, in Lark. The model may reason first, or call a tool instead."""
     thoughts, thinking = _thinking(template, prompt, may_think=may_think)
     return format_of(template).guided_grammar(
         tools,

@@ -50,17 +50,17 @@ class JsonScanner:
         while at < end and not (self.done or self.failed):
             if self._quote:
                 at = self._in_escape(text, at) if self._escape else self._in_string(text, at)
-            elif found := _WORD.match(text, at):
-                if self._expects in (_VALUE, _ITEM) and len(self._word) + len(found[0]) <= _MAX_WORD:
-                    self._word += found[0]
-                    at = found.end()
+            elif match := _WORD.match(text, at):
+                if self._expects in (_VALUE, _ITEM) and len(self._word) + len(match[0]) <= _MAX_WORD:
+                    self._word += match[0]
+                    at = match.end()
                 else:
                     self.failed = True
             elif self._word:
                 self._end_word()
-            elif found := _SPACES.match(text, at):
-                at = found.end()
-                self._space(found[0])
+            elif match := _SPACES.match(text, at):
+                at = match.end()
+                self._space(match[0])
             elif self._structure(text[at]):
                 at += 1
             else:
@@ -133,9 +133,9 @@ class JsonScanner:
     # ---- Strings
 
     def _in_string(self, text: str, at: int) -> int:
-        if found := _PLAIN[self._quote].match(text, at):
-            self._out.append(found[0])
-            return found.end()
+        if match := _PLAIN[self._quote].match(text, at):
+            self._out.append(match[0])
+            return match.end()
         character = text[at]
         if character == self._quote:
             self._out.append('"')

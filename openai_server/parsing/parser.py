@@ -6,11 +6,11 @@ PURE. Invariants of every parser:
 - Markup is never content. From the opening marker of a call to its end, text is part of the call. If the text ends in
   between, it is a call if its name is complete, with the arguments so far; otherwise it produces nothing.
 - Other text is never lost. If the text ends with the beginning of an opening marker, that beginning is content, unless
-a call came before it. Text after a marker that can no longer become a call is content, including the marker, as long as
-  no call has begun. (Whitespace directly around markers belongs to the markers.)
+  a call came before it. Text after a marker that can no longer become a call is content, including the marker, as long
+  as no call has begun. (Whitespace directly around markers belongs to the markers.)
 - An answer that must be a call has no content at all: see `CallsOnly`.
 - A parser holds back only text that may become part of a marker, or of a call whose name is incomplete.
-- A parser raises for no text, and its work is linear in the length of the text.
+- No text makes a parser raise, and its work is linear in the length of the text.
 """
 
 from typing import Protocol

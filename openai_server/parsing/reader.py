@@ -30,13 +30,12 @@ class Scanner(Protocol):
         """Reads from index `at`. Returns the index after the text read, and the output for it."""
 
     def end(self) -> str:
-        """Returns the output held back, after the last text. If neither `done` nor `failed`, the element is
+        """Returns the output held back. If the scanner is then neither `done` nor `failed`, the element is
         incomplete."""
 
 
 class Reader:
-    """Holds the text that has not been read. It can also keep the text being read, in case that must be
-    reinterpreted."""
+    """Holds the text not read yet. It can also keep the text being read, in case that must be reinterpreted."""
 
     def __init__(self) -> None:
         self._text = ""
@@ -44,8 +43,7 @@ class Reader:
         self._ended = False
         self._kept: list[str] | None = None
         self.ran_out = False
-        """Whether the text ended where a read needed more: the failed read then means an incomplete text, not a wrong
-        one."""
+        """Whether a read failed because the text ended, rather than because the text was wrong."""
 
     def push(self, text: str) -> None:
         self._text = self._text[self._at :] + text
@@ -61,10 +59,11 @@ class Reader:
         self._kept = [before]
 
     def forget(self) -> None:
+        """Discards the kept text, and stops keeping it."""
         self._kept = None
 
-    def kept(self) -> str:
-        """The text read since `keep`; "" after `forget`."""
+    def take_kept(self) -> str:
+        """Returns the text read since `keep`, and stops keeping it; "" after `forget`."""
         text, self._kept = "".join(self._kept or ()), None
         return text
 
@@ -87,31 +86,30 @@ class Reader:
 
     def literal(self, *literals: str) -> Steps[str]:
         """Reads the longest of `literals` that comes next, and returns it; "" if none does."""
-        found = yield from self.next_of(*literals)
-        self._take(self._at + len(found))
-        return found
+        literal = yield from self.next_of(*literals)
+        self._take(self._at + len(literal))
+        return literal
 
     def next_of(self, *literals: str) -> Steps[str]:
         """Returns the longest of `literals` that comes next, without reading it; "" if none does."""
         longest = max(map(len, literals))
         while True:
             ahead = self._text[self._at : self._at + longest]
-            more = any(len(ahead) < len(x) and x.startswith(ahead) for x in literals)
-            if not more or self._ended:
+            may_continue = any(len(ahead) < len(x) and x.startswith(ahead) for x in literals)
+            if not may_continue or self._ended:
                 break
             yield
-        found = max((x for x in literals if ahead.startswith(x)), key=len, default="")
-        self.ran_out |= more and not found
-        return found
+        literal = max((x for x in literals if ahead.startswith(x)), key=len, default="")
+        self.ran_out |= may_continue and not literal
+        return literal
 
     def run(self, characters: re.Pattern[str], limit: int) -> Steps[str | None]:
-        """Reads all matching characters that come next. If there are more than `limit`, reads one more and returns
-        None."""
+        """Reads the matching characters that come next. Returns None after `limit` + 1 characters."""
         pieces: list[str] = []
         while True:
-            found = characters.match(self._text, self._at)
-            if found:
-                pieces.append(self._take(min(found.end(), self._at + limit + 1)))
+            match = characters.match(self._text, self._at)
+            if match:
+                pieces.append(self._take(min(match.end(), self._at + limit + 1)))
                 limit -= len(pieces[-1])
                 if limit < 0:
                     return None
@@ -124,8 +122,8 @@ class Reader:
 
     def spaces(self) -> Steps[None]:
         while True:
-            if found := _SPACES.match(self._text, self._at):
-                self._take(found.end())
+            if match := _SPACES.match(self._text, self._at):
+                self._take(match.end())
             if self._at < len(self._text) or self._ended:
                 return
             yield
@@ -138,14 +136,14 @@ class Reader:
         """
         search = _search(markers)
         while True:
-            if found := search.anywhere.search(self._text, self._at):
-                if found.start() > self._at:
-                    emit(self._take(found.start()))
-                return self._take(found.end())
-            held_back = not self._ended or drop_beginning
-            safe = search.may_begin_at(self._text, self._at) if held_back else len(self._text)
-            if safe > self._at:
-                emit(self._take(safe))
+            if match := search.anywhere.search(self._text, self._at):
+                if match.start() > self._at:
+                    emit(self._take(match.start()))
+                return self._take(match.end())
+            hold_back = not self._ended or drop_beginning
+            end = search.may_begin_at(self._text, self._at) if hold_back else len(self._text)
+            if end > self._at:
+                emit(self._take(end))
             if self._ended:
                 self._take(len(self._text))
                 self.ran_out = True
@@ -182,10 +180,10 @@ class _Search(NamedTuple):
 
     def may_begin_at(self, text: str, at: int) -> int:
         """Index of the part at the end of `text` that may become a marker; the length of `text` if there is none."""
-        for found in self.beginning.finditer(text, max(at, len(text) - self.longest + 1)):
-            end = text[found.start() :]
+        for match in self.beginning.finditer(text, max(at, len(text) - self.longest + 1)):
+            end = text[match.start() :]
             if any(marker.startswith(end) for marker in self.markers):
-                return found.start()
+                return match.start()
         return len(text)
 
 
@@ -231,7 +229,7 @@ class Output:
         self._events: list[Event] = []
         self._content = TrimmedWriter(self._add_content)
         self._has_content = False
-        self._behind_call = False
+        self._after_call = False
         self._expected: tuple[str, str | None] | None = None
         self.n_calls = 0
 
@@ -240,9 +238,9 @@ class Output:
         return events
 
     def content(self, text: str) -> None:
-        if self._behind_call:
+        if self._after_call:
             text = text.lstrip(SPACE)
-            self._behind_call = not text
+            self._after_call = not text
         self._content.write(text)
 
     def reasoning(self, text: str) -> None:
@@ -256,7 +254,7 @@ class Output:
     def begin(self, name: str, id: str | None = None) -> None:
         if not self._has_content:
             self._content.rest()
-        self._behind_call = True
+        self._after_call = True
         self._expected = None
         self._events.append(CallBegun(self.n_calls, name, id))
         self.n_calls += 1
@@ -266,7 +264,7 @@ class Output:
 
     def cut(self) -> None:
         """Called if the text ends after the marker of a call. Begins the call if its name is complete."""
-        self._behind_call = True
+        self._after_call = True
         if self._expected:
             self.begin(*self._expected)
 
@@ -285,7 +283,7 @@ class Output:
 
     def end(self) -> None:
         rest = self._content.rest()
-        if rest and not self._behind_call:
+        if rest and not self._after_call:
             self._add(Content(rest))
 
     def _add_content(self, text: str) -> None:

@@ -130,7 +130,7 @@ class ReasoningParser(_Filter):
         reader.keep()
         yield from reader.spaces()
         opened = yield from reader.literal(tags.begin)
-        before = reader.kept()
+        before = reader.take_kept()
         if not opened and not self._inside:
             self._pass_on(before)
             return
@@ -158,9 +158,9 @@ class _Unwrapping(_Filter):
         if self._begin and (yield from reader.literal(self._begin)):
             yield from reader.spaces()
             reader.forget()
-        self._pass_on(reader.kept())
+        self._pass_on(reader.take_kept())
         while end := (yield from reader.until((self._end,), self._pass_on)):
             reader.keep(end)
             yield from reader.spaces()
             if (yield from reader.peek()):
-                self._pass_on(reader.kept())
+                self._pass_on(reader.take_kept())

@@ -15,8 +15,7 @@ _MARK = "CONTINUE_FINAL_MESSAGE_HERE "
 
 
 def mark(messages: list[TemplateObject], last: Message) -> str:
-    """Adds the mark to the last message's text. Returns the text without it. Raises InvalidRequest if there is no
-    text."""
+    """Adds the mark to the last message's text, and returns the original text. Raises InvalidRequest without a text."""
     if last.content is None:
         _refuse("the last message has no content to continue")
     content = messages[-1]["content"]

@@ -1,5 +1,4 @@
-"""Keeps the fields of a request plain text in the prompt: marks them before the rendering, and finds the marks after
-it.
+"""Keeps the fields of a request plain text in the prompt, with marks that are added to them before the rendering.
 
 PURE. A mark is one character that doesn't occur in the request. It is inserted into all text that could be read as
 markup, so that the template treats this as ordinary text. After the rendering all marks are removed, and each token
@@ -91,7 +90,7 @@ class PlainFields:
         self._mark = _unused(texts)
 
     def _needs_mark(self, value: Any) -> bool:
-        """Whether any string in the value may need a mark. Most requests need none."""
+        """Whether any string in the value needs a mark. Most requests have no such string."""
         kind = type(value)
         if kind is str:
             return next(self._markup.places(value), None) is not None
@@ -130,8 +129,8 @@ class PlainFields:
         return self._mark.join((*parts, text[start:]))
 
     def _spans(self, text: str, marks: list[int]) -> list[tuple[int, int]]:
-        """The spans of all tokens with a mark inside, minus their overlaps with tokens of the template, which have
-        none."""
+        """The spans of all tokens with a mark inside, minus overlaps with the template's tokens, which have no
+        marks."""
         longest = self._markup.longest
         spans: list[tuple[int, int]] = []
         template_spans: list[tuple[int, int]] = []

@@ -176,8 +176,7 @@ class Planner:
         return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
 
     def _variables(self, turn: Turn, template: str) -> dict[str, Any]:
-        """The template's variables other than messages. Raises UnsupportedParameter for one that the template doesn't
-        use."""
+        """The variables for the template. Raises UnsupportedParameter for one that the template doesn't use."""
         options = turn.template
         variables = dict(options.chat_template_kwargs or {})
         if options.reasoning_effort is None and options.enable_thinking is None:
@@ -215,7 +214,7 @@ def _template_tool(tool: Tool) -> dict[str, Any]:
     if function.description is not None:
         fields["description"] = function.description
     if function.parameters is not None:
-        # Templates loop over `properties`, which may be absent.
+        # Templates loop over `properties`, so the key must exist.
         fields["parameters"] = schema.with_properties(function.parameters)
     return {"type": "function", "function": fields}
 

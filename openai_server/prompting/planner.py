@@ -36,8 +36,7 @@ class ChatPlanner:
         self._planner = planner
         self._threads = threads
         self._compiling: dict[str, asyncio.Task[None]] = {}
-        """Running compilations, by source. All requests for a template wait for one compilation, without using a
-        thread."""
+        """Running compilations, by source. Requests for a template share one, and wait for it without a thread."""
         self._slots = asyncio.Semaphore(MAX_COMPILATIONS)
 
     async def plan(

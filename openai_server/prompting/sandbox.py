@@ -2,8 +2,8 @@
 
 PURE. Jinja's own sandbox prevents a template from reaching Python, but doesn't limit its time or memory. Here
 
-- each loop, concatenation, comparison and slice in the template's syntax tree is wrapped in a call of a `guard_`
-method; - calls, operators and output pass through the sandbox's own hooks, which charge the budget too;
+- each loop, concatenation, comparison and slice in the template's syntax tree is wrapped in a `guard_` method;
+- calls, operators and output pass through the sandbox's own hooks, which charge the budget too;
 - only the filters, tests and methods of built-in types in `functions.py` are available.
 """
 
@@ -34,8 +34,7 @@ from openai_server.prompting.functions import (
 from openai_server.prompting.limits import CURRENT, LimitExceeded, Metered, check_integers
 
 MAX_PYTHON = 1 << 20
-"""Characters of the Python code that Jinja generates for a template. The largest of well-known models need about
-60,000."""
+"""Characters of the Python code that Jinja generates for a template. The largest of well-known models have 60,000."""
 
 
 class _CodeGenerator(CodeGenerator):
@@ -141,8 +140,7 @@ class SandboxedTemplates(ImmutableSandboxedEnvironment):
 
 
 class GenerationTag(Extension):
-    """`{% generation %}…{% endgeneration %}`, which marks the assistant's text for training. Here it is only a
-    scope."""
+    """`{% generation %}…{% endgeneration %}` marks the assistant's text for training. Here it is only a scope."""
 
     tags = {"generation"}  # noqa: RUF012  # as declared by Jinja
 
@@ -184,8 +182,7 @@ class _Guard(NodeTransformer):
         return node
 
     def visit_TemplateData(self, node: nodes.TemplateData) -> nodes.Node:
-        """Turns literal text into constants. Jinja writes literal text without `finalize`, so loops over it would be
-        free."""
+        """Turns literal text into constants, since Jinja writes literal text without `finalize`, which charges it."""
         return nodes.Const(node.data, lineno=node.lineno)
 
 

@@ -119,8 +119,7 @@ def _roles(tree: nodes.Template) -> Iterator[str]:
 
 
 def _is_role(node: nodes.Node | None) -> bool:
-    """Whether the expression is the role of a message, or a variable with such a name, possibly passed through
-    filters."""
+    """Whether the expression is the role of a message, or a variable with that name, maybe with filters."""
     if isinstance(node, nodes.Filter):
         return _is_role(node.node)
     if isinstance(node, nodes.Call) and isinstance(node.node, nodes.Getattr):

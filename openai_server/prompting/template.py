@@ -43,8 +43,7 @@ _RESERVED_NAMES = frozenset({"messages", "tools", "add_generation_prompt", "cont
 
 
 def source_for(parameters: Mapping[str, str], *, tools: bool) -> str | None:
-    """The model's template for a request with or without tools; None if it has none. (A few models have two
-    templates.)"""
+    """The model's template for a request with or without tools; None if it has none. A few models have two."""
     return (tools and parameters.get("chat_template_tool_use")) or parameters.get("chat_template")
 
 
@@ -124,8 +123,7 @@ class Templates:
         return template
 
     def keep(self, source: str, compiled: CompiledSource | str) -> ChatTemplate | str:
-        """Caches the result of a compilation and returns the template, or the problem with it. Uses at most the
-        budget."""
+        """Caches a compiled template and returns it, or the problem with it. Stays within the budget."""
         template = compiled if isinstance(compiled, str) else self._probe(compiled)
         self._cached[source] = template
         for oldest in list(self._cached)[:-_MAX_CACHED]:
@@ -140,8 +138,7 @@ class Templates:
         options: RenderOptions = _DEFAULT,
         mark: MarkFields | None = None,
     ) -> str:
-        """The prompt. `mark` receives the messages, tools and variables in the template's form, and returns
-        replacements.
+        """The prompt. `mark` replaces the messages, tools and variables, which it gets in the template's form.
 
         `special_tokens` are `bos_token` and `eos_token`, where known. Raises InvalidRequest if the template fails or
         exceeds its budget.

@@ -1,5 +1,4 @@
-"""Serves the files of the reference page. This module is imported, and the files are read, when the page is first
-opened."""
+"""Serves the files of the reference page, which are read when the page is first opened, and then cached."""
 
 import asyncio
 import gzip

@@ -1,7 +1,7 @@
 """Request fields of other servers that this server doesn't support, with the values that it accepts. PURE.
 
-It accepts the values that ask for the behaviour that it has without the field; null is always accepted. Clients send
-these fields because their settings include them, with the other server's default.
+It accepts the values that change nothing; null is always accepted. Clients send these fields because their settings
+include them, with the other server's default.
 """
 
 from collections.abc import Mapping, Sequence

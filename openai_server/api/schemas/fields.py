@@ -1,9 +1,9 @@
 """How the generating endpoints handle each key of each JSON object.
 
 PURE. No field is accepted and silently ignored. A table lists three kinds of keys: mapped (an attribute of the msgspec
-Struct), without effect on the output, and unsupported (refused unless the value asks for the behaviour without the
-field). A null field counts as absent. Whatever a response contains can be sent back.
-tests/openai_server/api/test_schemas.py walks the types of the `openai` package and fails for a key that is in no table.
+Struct), without effect on the output, and unsupported (refused, except for values that change nothing). A null field
+counts as absent. Whatever a response contains can be sent back. tests/openai_server/api/test_schemas.py walks the types
+of the `openai` package and fails for a key that is in no table.
 """
 
 from openai_server.api.schemas import dialects

@@ -182,8 +182,7 @@ def _chosen(choice: object) -> set[str]:
 
 
 def _settle(messages: Sequence[Message]) -> None:
-    """Moves the fields that servers name differently in an answer to those that templates read. Raises
-    InvalidRequest."""
+    """Moves fields with other servers' names in answers to the names in templates. Raises InvalidRequest."""
     for i, message in enumerate(messages):
         if not isinstance(message, AssistantMessage):
             continue

@@ -27,7 +27,7 @@ Text = Annotated[str, Meta(min_length=1)]
 TokenId = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 TokenLimit = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
-"""Number of last tokens; -1: all tokens."""
+"""Number of most recent tokens; -1: all."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=0.01, le=10)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]

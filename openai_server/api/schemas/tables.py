@@ -16,7 +16,7 @@ from openai_server.api.schemas.bounds import Place, path_of
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 
 MAX_ITEMS = 8192
-"""Longest list whose items are checked. The API refuses every longer list for its length."""
+"""Longest list whose items are checked. The API refuses every longer list."""
 
 
 class Table(Protocol):
@@ -35,7 +35,7 @@ class Fields:
     no_effect: frozenset[str] = frozenset()
     """Keys that have no effect on the output, whatever their value."""
     neutral: Mapping[str, Sequence[object]] = field(default_factory=dict)
-    """Unsupported keys, with the values that ask for the behaviour without the key. null is accepted too."""
+    """Unsupported keys, with the values that are accepted because they change nothing. null is accepted too."""
     family: Set[str] = frozenset()
     """Keys of this object and related ones. A key that only related objects have may be null."""
     nested: Mapping[str, Table] = field(default_factory=dict)

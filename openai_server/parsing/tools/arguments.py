@@ -1,7 +1,7 @@
 """Converts arguments that a model writes as plain text, each with its name, to one JSON object.
 
 PURE. The tool's schema determines the type of a value. A string is emitted as it arrives. Any other value is emitted at
-its end, since only then is it clear whether it is JSON, and dropped if the text ends before. A value that is not JSON
+its end, since only then is it clear whether it is JSON, and dropped if the text ends first. A value that is not JSON
 becomes a string, whatever the schema says.
 """
 
@@ -33,8 +33,8 @@ class TextArguments:
         self._empty = True
 
     def read(self, reader: Reader, key: str, ends: tuple[str, ...], is_string: bool | None = None) -> Steps[bool]:
-        """Reads one value, up to one of `ends`. Returns whether such an end came. `is_string` overrides the schema's
-        type; None keeps it."""
+        """Reads one value, up to one of `ends`. Returns whether the text has such an end. `is_string` overrides the
+        schema's type; None keeps it."""
         types = schema.types(schema.properties(self._parameters).get(key), self._parameters)
         if is_string is not None:
             types = _STRING if is_string else None
@@ -62,7 +62,7 @@ def as_json(text: str, types: frozenset[str] | None) -> str:
     json = json_text.valid(text.strip())
     if json is not None:
         kind = _KINDS.get(json[0], "number")
-        # Quotes around a string are part of the text, since the format has none.
+        # The format has no quotes, so quotes around a string are part of the text.
         if kind != "string" and (types is None or "string" not in types or kind in types):
             return json
         if kind == "number" and types is not None and "integer" in types:

@@ -1,10 +1,9 @@
 """Formats without a marker: an answer that begins like a call is a call.
 
 PURE. Llama 3 writes a JSON object, `{"name": "f", "parameters": {…}}`, sometimes several, separated by `;`. Llama 4,
-and Llama 3.2 with a suitable prompt, write a list of Python calls, `[f(x=1), g(y="a")]`. A control token may precede.
-
-Without that token, the text up to the name of a tool is the opening marker: JSON that names no tool is content. If the
-text ends within a name, it is a call if the partial name matches a tool.
+and Llama 3.2 with a suitable prompt, write a list of Python calls, `[f(x=1), g(y="a")]`. Both sometimes begin with a
+control token. Without it, the text up to the name of a tool is the opening marker: JSON that names no tool is content.
+If the text ends within a name, it is a call if the partial name matches a tool.
 """
 
 import re
@@ -33,7 +32,7 @@ class BareCalls(ToolFormat):
         yield from reader.spaces()
         if (yield from reader.peek()) == self.bracket:
             complete = yield from self._read_bare(reader, out, names)
-            text = reader.kept()
+            text = reader.take_kept()
             if reader.ran_out and (out.n_calls or out.has_expected_call or self._names_one_of(names, text)):
                 self._cut(reader, out)
                 return
@@ -45,24 +44,24 @@ class BareCalls(ToolFormat):
             else:
                 broken = True
         else:
-            out.content(reader.kept())
+            out.content(reader.take_kept())
         yield from self._read_on(reader, out, tools, broken=broken)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         return (yield from self._read_bare(reader, out, frozenset(tool.function.name for tool in tools)))
 
     def _names_one_of(self, names: Iterable[str], text: str) -> bool:
         """Whether the text ends within the name of the first call, and one of `names` begins with that partial name."""
-        found = self.open_name.fullmatch(text)
-        return found is not None and any(name.startswith(found[1]) for name in names)
+        match = self.open_name.fullmatch(text)
+        return match is not None and any(name.startswith(match[1]) for name in names)
 
     @abstractmethod
     def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
         """Reads the calls. Returns whether they were complete."""
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return f"{GAP} {self._behind_marker(rules, tools, parallel)}"
+        return f"{GAP} {self._calls_after_marker(rules, tools, parallel)}"
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         text = rules.terminal(free_text(self.markers, [self.bracket, *not_first]))
@@ -79,7 +78,7 @@ class LlamaJson(BareCalls):
         # Without a marker, only an object with the name of a tool is a call.
         return (yield from read_calls(reader, out, names))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         # Never several calls: the template refuses a message with more than one.
         return rules.one_of([self._call(rules, tool) for tool in tools])
 
@@ -98,7 +97,7 @@ class LlamaPythonic(BareCalls):
     def _read_bare(self, reader: Reader, out: Output, names: frozenset[str]) -> Steps[bool]:
         return (yield from read_python_calls(reader, out, names))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return python_calls(rules, tools, parallel)
 
 

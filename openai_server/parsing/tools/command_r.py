@@ -24,10 +24,10 @@ class CommandR(ToolFormat):
     def closers(self) -> tuple[str, ...]:
         return ("```",)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         return (yield from read_calls(reader, out))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         begin, between, end = literal("\n[\n    {\n"), literal(",\n    {\n"), literal("\n]\n```")
         return f"{begin} {repeated(calls, between, several=parallel)} {end}"
@@ -48,10 +48,10 @@ class CommandR7B(ToolFormat):
         self._answer = answer
         self.ignored_markers = (*answer, _END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         return (yield from read_calls(reader, out))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         begin, between, end = literal("[\n    "), literal(",\n    "), literal("\n]")
         return f"{begin} {repeated(calls, between, several=parallel)} {end} {marker(_END)}"

@@ -29,7 +29,7 @@ class DeepSeek(ToolFormat):
     markers: tuple[str, ...] = (_ONE,)
     ignored_markers: tuple[str, ...] = (_ALL, _ALL_END, _ONE_END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal(_SEPARATOR)):
@@ -53,7 +53,7 @@ class DeepSeek(ToolFormat):
             yield from reader.literal("```")
         return True
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         between = f"{_LINE} {marker(_ONE)}" if self.fenced else marker(_ONE)
         return f"{repeated(calls, between, several=parallel)} {marker(_ALL_END)}"

@@ -70,34 +70,34 @@ class ToolFormat(ABC):
         begun = broken or out.n_calls > 0
         while True:
             if broken:
-                found = yield from reader.until((*markers, *ends), ignore)
+                token = yield from reader.until((*markers, *ends), ignore)
             else:
-                found = yield from reader.until(markers, out.content, drop_beginning=begun)
+                token = yield from reader.until(markers, out.content, drop_beginning=begun)
             broken = False
-            if not found:
+            if not token:
                 if begun and not out.n_calls:
                     out.cut()
                 return
-            if found not in self.markers:
-                begun = begun or found == self.section
+            if token not in self.markers:
+                begun = begun or token == self.section
                 continue
             n_calls = out.n_calls
-            reader.keep("" if self.starts_in_prompt and out.is_empty else found)
-            complete = yield from self._read_call(reader, out, tools, found)
+            reader.keep("" if self.starts_in_prompt and out.is_empty else token)
+            complete = yield from self._read_call(reader, out, tools, token)
             if reader.ran_out:
                 self._cut(reader, out)
                 return
             out.expect_none()
             if out.n_calls == n_calls:
-                out.content(reader.kept())
+                out.content(reader.take_kept())
                 continue
             begun, broken = True, not complete
             if complete:
                 yield from self._finish(reader)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
-        """Reads a call after the marker `found`. Returns whether it was complete. If no call has begun, the text is
-        content."""
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
+        """Reads a call after `opening`, one of `markers`. Returns whether it was complete. If no call has begun, the
+        text is content."""
         raise NotImplementedError
 
     def _finish(self, reader: Reader) -> Steps[None]:
@@ -166,27 +166,27 @@ class ToolFormat(ABC):
         """The grammar of free text, optionally followed by calls as in `grammar`. The free text can't contain other
         calls."""
         rules = Rules()
-        behind_thought = self._text_or_calls(rules, tools, parallel)
+        after_thought = self._text_or_calls(rules, tools, parallel)
         if thoughts is None:
-            return rules.text(behind_thought)
+            return rules.text(after_thought)
         thought = _thought(rules, thoughts, thinking, SPACES)
         if thinking:
-            return rules.text(f"{thought} {behind_thought}")
+            return rules.text(f"{thought} {after_thought}")
         if is_control(thoughts.begin):
-            return rules.text(f"({thought})? {behind_thought}")
+            return rules.text(f"({thought})? {after_thought}")
         # An answer that begins with the tag is reasoning, so the rules for answers must exclude that tag.
         no_thought = self._text_or_calls(rules, tools, parallel, [thoughts.begin])
-        return rules.text(f"{no_thought} | {thought} {behind_thought}")
+        return rules.text(f"{no_thought} | {thought} {after_thought}")
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return f"{GAP} {self._opening()} {self._behind_marker(rules, tools, parallel)}"
+        return f"{GAP} {self._opening()} {self._calls_after_marker(rules, tools, parallel)}"
 
     def _opening(self) -> str:
         return f"{marker(self.section)} {marker(self.markers[0])}" if self.section else marker(self.markers[0])
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         """Free text that doesn't begin with any of `not_first`, optionally followed by calls."""
-        calls = self._behind_marker(rules, tools, parallel)
+        calls = self._calls_after_marker(rules, tools, parallel)
         text = rules.terminal(free_text(self.markers, not_first))
         if is_control(self.markers[0]):
             return rules.rule(f"{text} ({self._opening()} {calls})?")
@@ -195,7 +195,7 @@ class ToolFormat(ABC):
         return rules.rule(f"{text} | {begun} {calls}")
 
     @abstractmethod
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         """The grammar of calls, after the first marker."""
 
 

@@ -21,7 +21,7 @@ class FunctionaryV31(ToolFormat):
     def closers(self) -> tuple[str, ...]:
         return ("</function>",)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal(">")):
             return False
@@ -29,7 +29,7 @@ class FunctionaryV31(ToolFormat):
         yield from reader.spaces()
         return (yield from json_text.arguments_of(reader, out, name, None, self.closers))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of(
             [f'{literal(tool.function.name + ">")} {rules.arguments(tool)} "</function>"' for tool in tools]
         )
@@ -45,7 +45,7 @@ class FunctionaryV32(ToolFormat):
     def prompt_tail(self, prompt: str) -> str:
         return ">>>" if prompt.endswith(">>>") else ""
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         name = yield from read_name(reader)
         if not name or not (yield from reader.literal("\n")):
             return False
@@ -56,9 +56,9 @@ class FunctionaryV32(ToolFormat):
         return (yield from json_text.arguments_of(reader, out, name, None, self.markers))
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
-        return self._behind_marker(rules, tools, parallel)
+        return self._calls_after_marker(rules, tools, parallel)
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         return repeated(calls, literal(self.markers[0]), several=parallel)
 
@@ -67,7 +67,7 @@ class FunctionaryV32(ToolFormat):
         return f"{head} {rules.arguments(tool)}"
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
-        calls = self._behind_marker(rules, tools, parallel)
+        calls = self._calls_after_marker(rules, tools, parallel)
         all = literal("all\n")
         text = rules.terminal(f"{all} {free_text(self.markers)}")
         begun = rules.shortest(f"{all} {ANY} {literal(self.markers[0])}")

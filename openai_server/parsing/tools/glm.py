@@ -32,7 +32,7 @@ class Glm(ToolFormat):
     def closers(self) -> tuple[str, ...]:
         return (_CLOSE,)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         name = yield from read_name(reader)
         arguments = TextArguments(parameters_of(tools).get(name), out.arguments)
@@ -67,7 +67,7 @@ class Glm(ToolFormat):
         yield from reader.spaces()
         return key if (yield from reader.literal(_VALUE_OPEN)) else None
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         return repeated(calls, f"{_LINE} {literal(_OPEN)}", several=parallel)
 

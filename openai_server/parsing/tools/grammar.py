@@ -53,8 +53,7 @@ def marker(text: str) -> str:
 
 
 def free_text(without: Sequence[str] = (), not_first: Sequence[str] = ()) -> str:
-    """An expression for text without the markers in `without` that doesn't begin, after whitespace, with
-    `not_first`."""
+    """Text that contains none of `without`, and doesn't begin with any of `not_first`, ignoring whitespace."""
     # One negation for all: each further one would multiply the states of the lexer, until llguidance gives up.
     excluded = []
     if without:
@@ -141,14 +140,14 @@ class Rules:
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
         """A sequence of the items in their order, with separators. The second part of an item says whether it is
         required."""
-        behind = '""'
+        rest = '""'  # the grammar of the items after the current one
         first: list[str] = []  # alternatives that begin with an item and omit those before it, last item first
         for item, required in reversed(items):
             if required:
                 first.clear()
-            first.append(f"{item} {behind}")
-            again = f"{literal(separator)} {item}" if separator else item
-            behind = self.rule(f"{again} {behind}" if required else f"({again})? {behind}")
+            first.append(f"{item} {rest}")
+            separated = f"{literal(separator)} {item}" if separator else item
+            rest = self.rule(f"{separated} {rest}" if required else f"({separated})? {rest}")
         may_be_empty = not any(required for _, required in items)
         return self.rule(" | ".join([*reversed(first), *(['""'] if may_be_empty else [])]))
 

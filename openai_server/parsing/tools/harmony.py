@@ -51,26 +51,26 @@ class Harmony(ToolFormat):
 
     def _read(self, reader: Reader, out: Output, tools: Sequence[Tool]) -> Steps[None]:
         written_kinds: set[str] = set()
-        found, first = "", True
+        token, first = "", True
         while True:
-            reader.keep(found)
-            header = yield from self._read_header(reader, found)
+            reader.keep(token)
+            header = yield from self._read_header(reader, token)
             if header is not None:
                 reader.forget()
-                found = yield from self._read_body(reader, out, header, written_kinds)
+                token = yield from self._read_body(reader, out, header, written_kinds)
             else:
-                text = reader.kept()
+                text = reader.take_kept()
                 if reader.ran_out and (not first or _HEADER_BEGUN.match(text)):
                     if receivers := _WHOLE_TO.findall(text):
                         out.expect(_function_name(receivers[-1]))
                     self._cut(reader, out)
                     return
                 out.content(_HEADER_MARKS.sub("", text))
-                found = yield from reader.until((*self.markers, *_ENDS), out.content)
+                token = yield from reader.until((*self.markers, *_ENDS), out.content)
             first = False
-            if found in _ENDS:
-                found = ""
-            if not found and not (yield from reader.peek()):
+            if token in _ENDS:
+                token = ""
+            if not token and not (yield from reader.peek()):
                 return
 
     def _read_header(self, reader: Reader, header: str) -> Steps[str | None]:
@@ -78,11 +78,11 @@ class Harmony(ToolFormat):
         if not header:
             header = yield from reader.literal(*_IN_HEADER, _MESSAGE, " to=")
         while header and not header.endswith(_MESSAGE):
-            more = yield from reader.run(_PLAIN_HEADER, _MAX_HEADER)
+            text = yield from reader.run(_PLAIN_HEADER, _MAX_HEADER)
             token = yield from reader.literal(*_IN_HEADER, _MESSAGE)
-            if more is None or not token or len(header) > _MAX_HEADER:
+            if text is None or not token or len(header) > _MAX_HEADER:
                 return None
-            header += more + token
+            header += text + token
         return header or None
 
     def _read_body(self, reader: Reader, out: Output, header: str, written_kinds: set[str]) -> Steps[str]:
@@ -118,28 +118,28 @@ class Harmony(ToolFormat):
         elif not reader.ran_out:
             # The tool takes text instead of JSON, such as python.
             out.arguments('"')
-            found = yield from reader.until(
+            end = yield from reader.until(
                 ends, lambda text: out.arguments(json_text.in_string(text)), drop_beginning=True
             )
-            if found:
+            if end:
                 out.arguments('"')
-            return found
+            return end
         return (yield from reader.until(ends, ignore))
 
     # ---- Grammar: always exactly one call, since <|call|> ends the answer
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         thought = f'{_CHANNEL} "analysis" {_MESSAGE} {self._text(rules)} {_NEXT}'
-        return f"({thought})? {self._behind_marker(rules, tools, parallel)}"
+        return f"({thought})? {self._calls_after_marker(rules, tools, parallel)}"
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return rules.one_of([self._call(rules, tool) for tool in tools])
 
     def _call(self, rules: Rules, tool: Tool) -> str:
         to = f" to=functions.{tool.function.name}"
-        in_front = f'{literal(to)} {_CHANNEL} "commentary json"'
-        behind = f'{_CHANNEL} {literal(f"commentary{to} ")} {_CONSTRAIN} "json"'
-        return f"({in_front} | {behind}) {_MESSAGE} {rules.arguments(tool)}"
+        before_channel = f'{literal(to)} {_CHANNEL} "commentary json"'
+        after_channel = f'{_CHANNEL} {literal(f"commentary{to} ")} {_CONSTRAIN} "json"'
+        return f"({before_channel} | {after_channel}) {_MESSAGE} {rules.arguments(tool)}"
 
     def _text(self, rules: Rules) -> str:
         # The parser recognizes the markers by their text alone.
@@ -149,7 +149,7 @@ class Harmony(ToolFormat):
         text = self._text(rules)
         preamble = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
         final = f'{_CHANNEL} "final" {_MESSAGE} {text}'
-        return rules.rule(f"({preamble})* ({final} | {self._behind_marker(rules, tools, parallel)})")
+        return rules.rule(f"({preamble})* ({final} | {self._calls_after_marker(rules, tools, parallel)})")
 
 
 def _function_name(receiver: str) -> str:

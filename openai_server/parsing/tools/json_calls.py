@@ -118,10 +118,10 @@ class JsonCalls(ToolFormat):
     def closers(self) -> tuple[str, ...]:
         return (self.close,) if self.close else ()
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
-        return (yield from read_calls(reader, out, listed=found.endswith("[")))
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
+        return (yield from read_calls(reader, out, listed=opening.endswith("[")))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         call = rules.one_of([_call(rules, tool) for tool in tools])
         close = marker(self.close) if self.close else ""
         space = literal(self.space) if self.space else ""

@@ -26,7 +26,7 @@ class Kimi(ToolFormat):
     markers = ("<|tool_call_begin|>",)
     ignored_markers = (_ALL, _ALL_END, _END)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         id = yield from reader.run(_ID, _MAX_ID)
         yield from reader.spaces()
@@ -37,7 +37,7 @@ class Kimi(ToolFormat):
         yield from reader.spaces()
         return (yield from json_text.arguments_of(reader, out, name, id, (*self.ignored_markers, *self.markers)))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])
         return f"{repeated(calls, marker(self.markers[0]), several=parallel)} {marker(_ALL_END)}"
 

@@ -45,10 +45,10 @@ class MistralCalls(ToolFormat):
     special_tokens: bool = True
     markers: tuple[str, ...] = (_CALLS,)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         return _read_call(reader, out)
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         id = f"{marker(_ID)} /[a-zA-Z0-9]{{9}}/" if self.ids else ""
         call = rules.one_of(
             [f"{literal(tool.function.name)} {id} {marker(_ARGUMENTS)} {rules.arguments(tool)}" for tool in tools]
@@ -57,7 +57,7 @@ class MistralCalls(ToolFormat):
 
 
 class MistralList(JsonCalls):
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         return _read_call(reader, out)
 
 

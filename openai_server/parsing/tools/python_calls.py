@@ -39,8 +39,7 @@ def read_python_calls(reader: Reader, out: Output, names: Container[str] | None 
 
 
 def _read_call(reader: Reader, out: Output, names: Container[str] | None) -> Steps[bool]:
-    """Reads one call. Returns whether it was complete. The call begins with its first argument or the closing
-    bracket."""
+    """Reads a call. Returns whether it was complete. It begins with its first argument or the closing bracket."""
     name = yield from read_name(reader)
     if not name or not (yield from reader.literal("(")):
         return False
@@ -105,11 +104,11 @@ class Lfm2(ToolFormat):
     markers = ("<|tool_call_start|>",)
     ignored_markers = ("<|tool_call_end|>",)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         return (yield from read_python_calls(reader, out))
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return f"{python_calls(rules, tools, parallel)} {marker(self.ignored_markers[0])}"
 
 

@@ -66,13 +66,13 @@ class XmlCalls(ToolFormat):
     def closers(self) -> tuple[str, ...]:
         return (self.close,)
 
-    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], found: str) -> Steps[bool]:
+    def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         parameters = parameters_of(tools)
         open, close = self.tags.call
         more = True
         while more:
             yield from reader.spaces()
-            if found != open and not (yield from reader.literal(open)):
+            if opening != open and not (yield from reader.literal(open)):
                 return False
             name = yield from read_name(reader)
             if not name or not (yield from reader.literal(close)):
@@ -83,7 +83,7 @@ class XmlCalls(ToolFormat):
             reader.forget()
             yield from reader.spaces()
             more = not (yield from reader.next_of(self.close)) and bool((yield from reader.next_of(open)))
-            found = ""
+            opening = ""
         return True
 
     def _read_arguments(
@@ -118,7 +118,7 @@ class XmlCalls(ToolFormat):
 
     # ---- Grammar
 
-    def _behind_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
+    def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         call = f"{rules.one_of([self._call(rules, tool) for tool in tools])} {_LINE}"
         if self.together:
             return f"{_LINE} {repeated(call, '', several=parallel)} {literal(self.close)}"

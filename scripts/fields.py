@@ -8,7 +8,7 @@ import msgspec
 
 from openai_server.api import schemas, schemas_tasks
 from openai_server.api.registry import ENDPOINTS
-from openai_server.api.schemas import ChatRequest, CompletionRequest, Each, Fields, Request
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, ListOf, Request
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
 from openai_server.backends.dialects.anyserve.encode import INPUT_ROWS
@@ -113,7 +113,7 @@ def _places(path: str, kind: str, table: Table) -> Iterator[tuple[str, Fields]]:
             yield path and f"`{path}`{kind}", table
             for name, nested in table.nested.items():
                 yield from _places(f"{path}.{name}" if path else name, "", nested)
-        case Each(table=item):
+        case ListOf(table=item):
             yield from _places(f"{path}[]", "", item)
         case Variants(tag=tag, tables=tables):
             for value, item in tables.items():

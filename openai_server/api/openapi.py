@@ -18,7 +18,7 @@ from msgspec import Struct, inspect
 from openai_server import __version__
 from openai_server.api.endpoint import Description, Endpoint
 from openai_server.api.examples import MODEL
-from openai_server.api.schemas import Each, Fields
+from openai_server.api.schemas import Fields, ListOf
 from openai_server.api.schemas.tables import Entries, Table, Variants
 from openai_server.api.schemas_tasks import MessagesToTokenize
 from openai_server.core.errors import Error
@@ -173,7 +173,7 @@ def _collect(kind: inspect.Type, table: Table, structs: dict[type[Struct], Field
         case inspect.UnionType(types=options), _:
             for option in options:
                 _collect(option, table, structs)
-        case inspect.ListType(item_type=item), Each(table=of_item):
+        case inspect.ListType(item_type=item), ListOf(table=of_item):
             _collect(item, of_item, structs)
         case inspect.StructType(), Variants(tag=key, tables=by_tag):
             _collect(kind, by_tag[_tag(kind, key)], structs)
@@ -225,5 +225,5 @@ def _as_form(schema: Json, key: str, keys: Iterable[str]) -> None:
     for name, value in schema["properties"].items():
         if name != key and value.get("type") == "boolean":
             schema["properties"][name] = {"anyOf": [{"type": "boolean"}, {"type": "null"}], "default": value["default"]}
-    for other in keys:
-        schema["properties"].setdefault(other, {"type": "null"})
+    for other_key in keys:
+        schema["properties"].setdefault(other_key, {"type": "null"})

@@ -12,8 +12,8 @@ from openai_server.api.schemas import (
     NO_EFFECT,
     REQUESTS,
     ChatRequest,
-    Each,
     Fields,
+    ListOf,
     Text,
     TokenId,
     bounds,
@@ -152,7 +152,9 @@ TaskRequest = EmbeddingRequest | RerankRequest | TokenizeRequest | DetokenizeReq
 
 EMBEDDING_FIELDS = REQUESTS.fields(mapped(EmbeddingRequest), NO_EFFECT, dialects.EMBEDDINGS)
 DOCUMENT_FIELDS = Fields(mapped(TextDocument), neutral={"multi_modal": ()})  # in vLLM's responses
-RERANK_FIELDS = REQUESTS.fields(mapped(RerankRequest), NO_EFFECT, dialects.RERANK, {"documents": Each(DOCUMENT_FIELDS)})
+RERANK_FIELDS = REQUESTS.fields(
+    mapped(RerankRequest), NO_EFFECT, dialects.RERANK, {"documents": ListOf(DOCUMENT_FIELDS)}
+)
 CONTENT_FIELDS = REQUESTS.fields(mapped(ContentToTokenize), neutral=dialects.TOKENIZE_CONTENT)
 PROMPT_FIELDS = REQUESTS.fields(mapped(PromptToTokenize), neutral=dialects.TOKENIZE_PROMPT)
 MESSAGES_FIELDS = REQUESTS.fields(mapped(MessagesToTokenize), neutral=dialects.TOKENIZE_MESSAGES)

@@ -109,8 +109,8 @@ class Markup:
             yield from self._open_start(text, cut.end())
 
     def _inside(self, text: str) -> Iterator[int]:
-        for found in occurrences(self.pattern, text):
-            yield found.start() + (found.end() - found.start() > 1)
+        for match in occurrences(self.pattern, text):
+            yield match.start() + (match.end() - match.start() > 1)
 
     def _open_end(self, text: str, end: int) -> Iterator[int]:
         """The end of `text[:end]` without trailing whitespace, if that ends with the beginning of a token."""

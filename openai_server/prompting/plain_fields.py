@@ -140,10 +140,10 @@ class PlainFields:
             while at < len(marks) and marks[at] - longest <= end:
                 end = marks[at] + longest
                 at += 1
-            for found in occurrences(self._markup.pattern, text, max(0, begin), min(len(text), end)):
-                first = bisect_right(marks, found.start() - (found.end() - found.start() == 1))
-                inside = first < len(marks) and marks[first] < found.end()
-                (spans if inside else template_spans).append(found.span())
+            for match in occurrences(self._markup.pattern, text, max(0, begin), min(len(text), end)):
+                first = bisect_right(marks, match.start() - (match.end() - match.start() == 1))
+                inside = first < len(marks) and marks[first] < match.end()
+                (spans if inside else template_spans).append(match.span())
         return _joined(list(_without_overlaps(spans, template_spans)), text, self._markup)
 
 
@@ -221,12 +221,12 @@ def _unescaped(text: str, mark: str) -> str:
     if "\\" not in text:
         return text
 
-    def replaced(found: re.Match[str]) -> str:
+    def replace(match: re.Match[str]) -> str:
         # Odd number of backslashes: the last one begins the escape. Even number: the escape was escaped again.
-        n = len(found[1])
+        n = len(match[1])
         return "\\" * (n - 1 if n % 2 else n - 2) + mark
 
-    return re.sub(rf"(\\+){escapes}", replaced, text)
+    return re.sub(rf"(\\+){escapes}", replace, text)
 
 
 # ---- The fields

@@ -38,6 +38,6 @@ from openai_server.api.schemas.requests import Request as Request
 from openai_server.api.schemas.requests import Text as Text
 from openai_server.api.schemas.requests import TokenId as TokenId
 from openai_server.api.schemas.requests import prompts_of as prompts_of
-from openai_server.api.schemas.tables import Each as Each
 from openai_server.api.schemas.tables import Fields as Fields
+from openai_server.api.schemas.tables import ListOf as ListOf
 from openai_server.api.schemas.tables import mapped as mapped

@@ -15,7 +15,7 @@ from openai_server.api.schemas.requests import (
     StreamOptions,
     TextFormat,
 )
-from openai_server.api.schemas.tables import Each, Entries, Family, Fields, Table, Variants, mapped
+from openai_server.api.schemas.tables import Entries, Family, Fields, ListOf, Table, Variants, mapped
 from openai_server.api.schemas.tool_choice import AllowedToolChoice, AllowedTools, FunctionName, NamedTool
 from openai_server.core.messages import (
     AnswerPart,
@@ -56,7 +56,7 @@ PART_FIELDS = {
     tag: _parts.fields(mapped(struct), _PART_NO_EFFECT, _PART_NEUTRAL)
     for tag, struct in (("text", TextPart), ("input_text", InputTextPart), ("output_text", OutputTextPart))
 }
-_PARTS = Each(Variants("type", PART_FIELDS))
+_PARTS = ListOf(Variants("type", PART_FIELDS))
 
 _ANSWER_NO_EFFECT = _ID | {
     "annotations",
@@ -118,15 +118,15 @@ MESSAGE_FIELDS: dict[str, Fields] = {
         _ANSWER_NEUTRAL,
         {
             "audio": AUDIO_FIELDS,
-            "content": Each(Variants("type", ANSWER_PART_FIELDS)),
+            "content": ListOf(Variants("type", ANSWER_PART_FIELDS)),
             "function_call": FUNCTION_CALL_FIELDS,
-            "tool_calls": Each(Variants("type", {"function": TOOL_CALL_FIELDS, "custom": CUSTOM_TOOL_CALL_FIELDS})),
+            "tool_calls": ListOf(Variants("type", {"function": TOOL_CALL_FIELDS, "custom": CUSTOM_TOOL_CALL_FIELDS})),
         },
     ),
     "tool": _messages.fields(mapped(ToolMessage), _ID, dialects.CACHE_CONTROL, _CONTENT),
     "function": _messages.fields(mapped(FunctionMessage), _ID, dialects.CACHE_CONTROL),
 }
-MESSAGES = Each(Variants("role", MESSAGE_FIELDS))
+MESSAGES = ListOf(Variants("role", MESSAGE_FIELDS))
 
 # ---- Tools
 
@@ -140,7 +140,9 @@ TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nest
 FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
 _choices = Family()
 _NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral=_FLAT_CHOICE, nested={"function": FUNCTION_NAME_FIELDS})
-ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools), nested={"tools": Each(Variants("type", {"function": _NAMED_TOOL}))})
+ALLOWED_TOOLS_FIELDS = Fields(
+    mapped(AllowedTools), nested={"tools": ListOf(Variants("type", {"function": _NAMED_TOOL}))}
+)
 TOOL_CHOICE_FIELDS = {
     "function": _NAMED_TOOL,
     "allowed_tools": _choices.fields(mapped(AllowedToolChoice), nested={"allowed_tools": ALLOWED_TOOLS_FIELDS}),
@@ -196,9 +198,9 @@ CHAT_FIELDS = REQUESTS.fields(
     {
         **_NESTED,
         "function_call": FUNCTION_NAME_FIELDS,
-        "functions": Each(FUNCTION_FIELDS),
+        "functions": ListOf(FUNCTION_FIELDS),
         "messages": MESSAGES,
         "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
-        "tools": Each(Variants("type", {"function": TOOL_FIELDS})),
+        "tools": ListOf(Variants("type", {"function": TOOL_FIELDS})),
     },
 )

@@ -89,7 +89,7 @@ class Variants:
 
 
 @dataclass(frozen=True, slots=True)
-class Each:
+class ListOf:
     """A list with one table for all its items."""
 
     table: Table

@@ -191,8 +191,8 @@ class ToolFormat(ABC):
         if is_control(self.markers[0]):
             return rules.rule(f"{text} ({self._opening()} {calls})?")
         # Ends at the first occurrence of the marker; the text can't contain any other marker.
-        begun = rules.shortest(f"{free_text(self.markers[1:], not_first)} {literal(self.markers[0])}")
-        return rules.rule(f"{text} | {begun} {calls}")
+        text_and_marker = rules.shortest(f"{free_text(self.markers[1:], not_first)} {literal(self.markers[0])}")
+        return rules.rule(f"{text} | {text_and_marker} {calls}")
 
     @abstractmethod
     def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:

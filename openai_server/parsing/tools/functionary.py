@@ -68,10 +68,10 @@ class FunctionaryV32(ToolFormat):
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         calls = self._calls_after_marker(rules, tools, parallel)
-        all = literal("all\n")
-        text = rules.terminal(f"{all} {free_text(self.markers)}")
-        begun = rules.shortest(f"{all} {ANY} {literal(self.markers[0])}")
-        return rules.rule(f"{calls} | {text} | {begun} {calls}")
+        header = literal("all\n")
+        text = rules.terminal(f"{header} {free_text(self.markers)}")
+        text_and_marker = rules.shortest(f"{header} {ANY} {literal(self.markers[0])}")
+        return rules.rule(f"{calls} | {text} | {text_and_marker} {calls}")
 
 
 FUNCTIONARY_V31 = FunctionaryV31()

@@ -1,4 +1,4 @@
-"""A chat as the model reads it. PURE."""
+"""The rendered prompt of a chat. PURE."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -10,6 +10,6 @@ Spans = Sequence[tuple[int, int]]
 class ChatPrompt:
     text: str
     plain: Spans = ()
-    """Spans that are text, whatever they look like, in bytes of UTF-8."""
+    """Spans that are plain text even if they have the form of markup, in bytes of UTF-8."""
     marked: str = ""
-    """The text with its marks: what is markup in it is the template's."""
+    """The text with its marks. Any markup in it is the template's."""

@@ -1,4 +1,4 @@
-"""The chat planner, made at the first chat: a sidecar that only completes or embeds never imports Jinja."""
+"""Creates the chat planner at the first chat, so that a sidecar without chats never imports Jinja."""
 
 import asyncio
 from collections.abc import Callable, Container, Mapping
@@ -13,29 +13,30 @@ if TYPE_CHECKING:
 
 
 class DeferredPlanner:
-    """The methods of the ChatPlanner that `make` returns. `make` runs once, in a thread: its imports take 50 ms."""
+    """Has the methods of the ChatPlanner that `create` returns. `create` runs once, in a thread: its imports take 50
+    ms."""
 
-    def __init__(self, make: "Callable[[], ChatPlanner]") -> None:
-        self._make = make
+    def __init__(self, create: "Callable[[], ChatPlanner]") -> None:
+        self._create = create
         self._planner: ChatPlanner | None = None
-        self._making = asyncio.Lock()
+        self._creation_lock = asyncio.Lock()
 
     async def plan(
         self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str], *, caller: str
     ) -> "Plan":
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        planner = self._planner or await self._made()
+        planner = self._planner or await self._get()
         return await planner.plan(turn, parameters, input_names, caller=caller)
 
     async def prompt(
         self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str], *, caller: str
     ) -> ChatPrompt:
         """Raises InvalidRequest, Unavailable, Overloaded."""
-        planner = self._planner or await self._made()
+        planner = self._planner or await self._get()
         return await planner.prompt(turn, parameters, input_names, caller=caller)
 
-    async def _made(self) -> "ChatPlanner":
-        async with self._making:
+    async def _get(self) -> "ChatPlanner":
+        async with self._creation_lock:
             if self._planner is None:
-                self._planner = await asyncio.to_thread(self._make)
+                self._planner = await asyncio.to_thread(self._create)
             return self._planner

@@ -1,4 +1,4 @@
-"""What networks of a test's own can't show: kernels without an address family, and ports that are free on one only."""
+"""Cases that a test's own network can't show: kernels without an address family, and ports free on one address only."""
 
 import errno
 import logging
@@ -12,7 +12,7 @@ from anyserve_common.addresses import AddressError
 
 
 def without(monkeypatch: pytest.MonkeyPatch, lacking: socket.AddressFamily) -> None:
-    """As under a kernel that was built or started without the family, or systemd's RestrictAddressFamilies."""
+    """Makes sockets fail as under a kernel that lacks the family, or under systemd's RestrictAddressFamilies."""
     real = socket.socket
 
     def open(family: int = socket.AF_INET, *args: Any, **how: Any) -> socket.socket:
@@ -24,33 +24,33 @@ def without(monkeypatch: pytest.MonkeyPatch, lacking: socket.AddressFamily) -> N
 
 
 @pytest.mark.parametrize(
-    ("hosts", "left", "line"),
+    ("hosts", "expected", "line"),
     [
         (addresses.LOOPBACK, ["127.0.0.1"], "this machine has no IPv6: ::1 is left out"),
         (("::",), ["0.0.0.0"], "this machine has no IPv6: :: is left out"),
     ],
 )
-def test_a_family_that_the_kernel_lacks(
+def test_an_address_of_a_family_that_the_kernel_lacks_is_left_out(
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
     hosts: tuple[str, ...],
-    left: list[str],
+    expected: list[str],
     line: str,
 ) -> None:
     caplog.set_level(logging.INFO)
     without(monkeypatch, socket.AF_INET6)
-    assert addresses.usable(hosts) == left
+    assert addresses.usable(hosts) == expected
     assert caplog.messages == [line]
 
 
-def test_a_kernel_without_the_only_family(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_address_of_the_only_missing_family_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     without(monkeypatch, socket.AF_INET6)
     with pytest.raises(AddressError, match="can't listen on ::1: this machine has no such address"):
         addresses.usable(["::1"])
     assert addresses.usable(["127.0.0.1"]) == ["127.0.0.1"]
 
 
-def test_port_0_is_one_that_is_free_on_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_port_0_picks_a_port_that_is_free_on_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     real, refusals = addresses._bound, [errno.EADDRINUSE] * 3
 
     def bound(address: str, port: int) -> socket.socket:
@@ -61,12 +61,12 @@ def test_port_0_is_one_that_is_free_on_all_addresses(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(addresses, "_bound", bound)
     sockets = addresses.listen(["127.0.0.1", "127.0.0.2"], 0)
     assert not refusals
-    assert len({one.getsockname()[1] for one in sockets}) == 1
-    for one in sockets:
-        one.close()
+    assert len({listener.getsockname()[1] for listener in sockets}) == 1
+    for listener in sockets:
+        listener.close()
 
 
-def test_ports_that_are_never_free_on_all_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_an_error_if_no_port_is_free_on_all_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     real = addresses._bound
 
     def bound(address: str, port: int) -> socket.socket:
@@ -80,7 +80,7 @@ def test_ports_that_are_never_free_on_all_are_an_error(monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("hosts", "found"),
+    ("hosts", "expected"),
     [
         (["localhost"], ["127.0.0.1", "::1"]),
         (["LOCALHOST", "::1"], ["127.0.0.1", "::1"]),
@@ -91,11 +91,11 @@ def test_ports_that_are_never_free_on_all_are_an_error(monkeypatch: pytest.Monke
         (["::1", "127.0.0.1", "::1"], ["::1", "127.0.0.1"]),
     ],
 )
-def test_hosts_to_addresses(hosts: list[str], found: list[str]) -> None:
-    assert addresses.resolve(hosts) == found
+def test_hosts_resolve_to_addresses_without_duplicates(hosts: list[str], expected: list[str]) -> None:
+    assert addresses.resolve(hosts) == expected
 
 
 @pytest.mark.parametrize("host", ["a..b", "name.invalid", "*"])
-def test_a_host_that_is_no_name(host: str) -> None:
+def test_a_host_that_does_not_resolve_is_an_error(host: str) -> None:
     with pytest.raises(AddressError, match="can't listen on "):
         addresses.resolve([host])

@@ -9,13 +9,13 @@ from anyserve_common import file_watch
 from anyserve_common.file_watch import follow, signature, version
 
 
-async def test_what_could_not_be_read_is_read_again_though_it_does_not_change(
+async def test_a_file_that_could_not_be_read_is_read_again_even_if_it_does_not_change(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_watch, "INTERVAL", 0.001)
     file = tmp_path / "keys"
     file.write_text("a")
-    seen = signature([file])
+    before = signature([file])
     file.write_text("ab")
     tries, read = 0, asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -28,16 +28,16 @@ async def test_what_could_not_be_read_is_read_again_though_it_does_not_change(
         loop.call_soon_threadsafe(read.set)
 
     with caplog.at_level(logging.ERROR):
-        following = asyncio.create_task(follow([file], seen, changed))
+        following = asyncio.create_task(follow([file], before, changed))
         await asyncio.wait_for(read.wait(), 10)
         await asyncio.sleep(0.05)
         following.cancel()
     assert tries == 4
-    assert len(caplog.records) == 1, "told once"
+    assert len(caplog.records) == 1, "logged once"
 
 
-def test_a_file_that_is_replaced_has_another_version(tmp_path: Path) -> None:
-    """As Kubernetes does: a symlink leads to another folder, whose file may be of the same size and time."""
+def test_a_replaced_file_has_another_version(tmp_path: Path) -> None:
+    """Kubernetes replaces files so: a symlink moves to another folder, whose file may have the same size and time."""
     file = tmp_path / "current" / "keys"
     versions = []
     for folder in ("first", "second"):

@@ -18,12 +18,12 @@ def record(log: logging.Logger, message: str, *args: object, **fields: object) -
     return log.makeRecord(log.name, logging.WARNING, "", 1, message, args, None, extra=extra)
 
 
-def test_a_line_of_text(log: logging.Logger) -> None:
+def test_a_text_line_has_level_logger_message_and_fields(log: logging.Logger) -> None:
     line = logs.TextLines().format(record(log, "hello %s", "you", a=1, b=0.25, c="two words", d='q"', e=""))
     assert line.endswith(r' WARNING anyserve_common.x: hello you a=1 b=0.25 c="two words" d="q\"" e=')
 
 
-def test_a_line_of_json(log: logging.Logger) -> None:
+def test_a_json_line_has_level_logger_message_and_fields(log: logging.Logger) -> None:
     line = logs.JSONLines().format(record(log, "two\nlines", a=1, b=None))
     assert "\n" not in line
     content = json.loads(line)
@@ -31,7 +31,7 @@ def test_a_line_of_json(log: logging.Logger) -> None:
     assert content == {"level": "warning", "logger": "anyserve_common.x", "message": "two\nlines", "a": 1, "b": None}
 
 
-def test_an_exception_in_json(log: logging.Logger) -> None:
+def test_a_json_line_contains_the_exception(log: logging.Logger) -> None:
     try:
         raise ValueError("bad")
     except ValueError:
@@ -44,7 +44,7 @@ UNPRINTABLE = "a\x00\x1b[2J\n2026-01-01 x\x7f\x85\x9b\u061c\u200f\u2028\u2029\u2
 
 
 @pytest.mark.parametrize("format", logs.FORMATS)
-def test_nothing_unprintable_is_in_a_line(log: logging.Logger, format: str) -> None:
+def test_a_line_contains_nothing_unprintable(log: logging.Logger, format: str) -> None:
     line = logs.formatter(format).format(record(log, f"hello {UNPRINTABLE}", request_id=UNPRINTABLE))
     assert line.isprintable()
     for escape in (r"\u001b[2J\n2026", r"\u0085\u009b\u061c", r"\u2028\u2029\u202e\u2066\ufeff\ud800\udb40\udc41"):
@@ -53,14 +53,14 @@ def test_nothing_unprintable_is_in_a_line(log: logging.Logger, format: str) -> N
         assert json.loads(line)["request_id"] == UNPRINTABLE
 
 
-def test_what_can_be_printed_stays_as_it_is(log: logging.Logger) -> None:
+def test_printable_characters_are_not_escaped(log: logging.Logger) -> None:
     message = r"grün 漢字 😀 a\b"
     assert logs.TextLines().format(record(log, message)).endswith(message)
     assert json.loads(logs.JSONLines().format(record(log, message, n=2**70)))["message"] == message
 
 
 @pytest.mark.parametrize("format", logs.FORMATS)
-def test_the_message_of_an_exception_makes_no_line_of_the_log(log: logging.Logger, format: str) -> None:
+def test_an_exceptions_message_can_not_start_a_log_line(log: logging.Logger, format: str) -> None:
     try:
         raise ValueError(UNPRINTABLE)
     except ValueError:
@@ -71,7 +71,7 @@ def test_the_message_of_an_exception_makes_no_line_of_the_log(log: logging.Logge
 
 
 @pytest.mark.parametrize("format", logs.FORMATS)
-def test_a_line_has_the_id_of_the_current_request(log: logging.Logger, format: str) -> None:
+def test_a_line_has_the_id_of_the_current_request_once(log: logging.Logger, format: str) -> None:
     ids = [""]
     formatter = logs.formatter(format, lambda: ids[0])
     assert "abc" not in formatter.format(record(log, "hello"))
@@ -88,7 +88,7 @@ def test_fields_without_a_value_are_left_out(caplog: pytest.LogCaptureFixture) -
 
 
 class Writes(io.StringIO):
-    """Keeps each write apart."""
+    """Keeps every write as a part."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -108,13 +108,13 @@ def writes(monkeypatch: pytest.MonkeyPatch) -> Writes:
     return writes
 
 
-def test_lines_are_written_at_once(log: logging.Logger, writes: Writes) -> None:
+def test_each_line_is_written_at_once(log: logging.Logger, writes: Writes) -> None:
     log.warning("a")
     log.warning("b")
     assert writes.parts == ["a\n", "b\n"]
 
 
-def test_lines_of_a_block_are_one_write(log: logging.Logger, writes: Writes) -> None:
+def test_the_lines_of_a_block_are_one_write(log: logging.Logger, writes: Writes) -> None:
     with logs.together():
         for line in "abc":
             log.warning(line)
@@ -125,7 +125,7 @@ def test_lines_of_a_block_are_one_write(log: logging.Logger, writes: Writes) -> 
     assert writes.parts == ["a\nb\nc\n", "d\n"]
 
 
-def test_lines_of_a_block_that_fails_are_written(log: logging.Logger, writes: Writes) -> None:
+def test_the_lines_of_a_block_that_fails_are_written(log: logging.Logger, writes: Writes) -> None:
     def fail() -> None:
         with logs.together():
             log.warning("a")
@@ -136,7 +136,7 @@ def test_lines_of_a_block_that_fails_are_written(log: logging.Logger, writes: Wr
     assert writes.parts == ["a\n"]
 
 
-def test_the_time_of_a_line_is_that_of_logging() -> None:
+def test_a_lines_time_is_formatted_as_logging_does_it() -> None:
     lines, plain = logs.TextLines(), logging.Formatter()
     for created in (0.0, 1.0009, 1.9999, 1_700_000_000.5, 1_700_000_000.25, 1_700_000_001.25):
         line = record(logging.getLogger(), "x")

@@ -8,7 +8,7 @@ ANY = resource.RLIM_INFINITY
 
 
 @pytest.mark.parametrize(
-    ("asked", "soft", "hard", "connections", "soft_then"),
+    ("requested", "soft", "hard", "connections", "new_soft"),
     [
         (100, 1024, 1024, 100, 1024),
         (1024 - RESERVE, 1024, 4096, 1024 - RESERVE, 1024),
@@ -19,11 +19,13 @@ ANY = resource.RLIM_INFINITY
         (4096, 64, 64, 1, 64),
     ],
 )
-def test_what_fits(asked: int, soft: int, hard: int, connections: int, soft_then: int) -> None:
-    assert fitting(asked, soft, hard) == (connections, soft_then)
+def test_connections_and_soft_limit_fit_the_hard_limit(
+    requested: int, soft: int, hard: int, connections: int, new_soft: int
+) -> None:
+    assert fitting(requested, soft, hard) == (connections, new_soft)
 
 
-def test_the_limit_of_this_process() -> None:
+def test_the_limit_of_this_process_is_raised_when_needed() -> None:
     before = resource.getrlimit(resource.RLIMIT_NOFILE)
     try:
         resource.setrlimit(resource.RLIMIT_NOFILE, (256, before[1]))

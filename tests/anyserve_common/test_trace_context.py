@@ -6,7 +6,7 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
 @pytest.mark.parametrize(
-    "given",
+    "header",
     [
         "",
         "00",
@@ -19,28 +19,28 @@ PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
         PARENT + "\n",
     ],
 )
-def test_a_traceparent_that_is_none_is_left_out(given: str) -> None:
-    assert trace_context.parent(given) == ""
+def test_an_invalid_traceparent_is_left_out(header: str) -> None:
+    assert trace_context.parent(header) == ""
     assert trace_context.parent(PARENT) == PARENT
 
 
 @pytest.mark.parametrize(
-    ("given", "passed_on"),
+    ("header", "expected"),
     [
         ("vendor=1", "vendor=1"),
         ("a=1,tenant@b=x y!", "a=1,tenant@b=x y!"),
-        (" a=1\t, ,b=2,", "a=1,b=2"),  # what proxies make of several headers
+        (" a=1\t, ,b=2,", "a=1,b=2"),  # proxies join several headers into this
         ("0a_-*/=~", "0a_-*/=~"),
         ("a=" + "x" * 256, "a=" + "x" * 256),
         (",".join(f"k{i}=1" for i in range(32)), ",".join(f"k{i}=1" for i in range(32))),
     ],
 )
-def test_a_tracestate(given: str, passed_on: str) -> None:
-    assert trace_context.state(given) == passed_on
+def test_a_valid_tracestate_is_passed_on(header: str, expected: str) -> None:
+    assert trace_context.state(header) == expected
 
 
 @pytest.mark.parametrize(
-    "given",
+    "header",
     [
         "",
         ",",
@@ -60,5 +60,5 @@ def test_a_tracestate(given: str, passed_on: str) -> None:
         "a=" + "x" * 250 + ",b=" + "x" * 250 + ",c=123456",
     ],
 )
-def test_a_tracestate_that_is_none_is_left_out(given: str) -> None:
-    assert trace_context.state(given) == ""
+def test_an_invalid_tracestate_is_left_out(header: str) -> None:
+    assert trace_context.state(header) == ""

@@ -1,4 +1,4 @@
-"""Whether there is tracing, and that what is off costs no import."""
+"""Tracing is enabled by option and environment; disabled, it imports nothing."""
 
 import subprocess
 import sys
@@ -23,19 +23,19 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
     return monkeypatch
 
 
-def test_it_is_off_unless_the_environment_says_where_to(environment: pytest.MonkeyPatch) -> None:
+def test_tracing_is_off_unless_the_environment_has_an_endpoint(environment: pytest.MonkeyPatch) -> None:
     assert (wanted("auto"), wanted("on"), wanted("off")) == (False, True, False)
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     assert (wanted("auto"), wanted("on"), wanted("off")) == (True, True, False)
 
 
-def test_opentelemetrys_own_switch_turns_it_off(environment: pytest.MonkeyPatch) -> None:
+def test_opentelemetrys_own_switch_turns_tracing_off(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(ENDPOINT, "http://127.0.0.1:4318")
     environment.setenv("OTEL_SDK_DISABLED", "true")
     assert (wanted("auto"), wanted("on")) == (False, False)
 
 
-def test_spans_are_of_the_program_or_of_the_environments_service(environment: pytest.MonkeyPatch) -> None:
+def test_spans_name_the_program_or_the_service_in_the_environment(environment: pytest.MonkeyPatch) -> None:
     for expected in ("openai_server", "mine"):
         provider = tracer_provider("openai_server", "1.2")
         attributes = provider.resource.attributes
@@ -44,7 +44,7 @@ def test_spans_are_of_the_program_or_of_the_environments_service(environment: py
         environment.setenv("OTEL_SERVICE_NAME", "mine")
 
 
-def test_an_exporter_that_is_not_installed_is_named(environment: pytest.MonkeyPatch) -> None:
+def test_the_error_names_the_exporter_that_is_not_installed(environment: pytest.MonkeyPatch) -> None:
     environment.setenv(PROTOCOL, "grpc")
     environment.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.grpc.trace_exporter", None)
     with pytest.raises(click.ClickException) as refused:
@@ -57,11 +57,11 @@ def test_an_exporter_that_is_not_installed_is_named(environment: pytest.MonkeyPa
     [
         ("openai_server.serving", ["opentelemetry"]),
         ("anyserve_worker.service.server", ["opentelemetry", "prometheus_client"]),
-        # The parent of several processes, which serves nothing itself.
+        # The parent process of several workers serves nothing itself.
         ("openai_server.__main__", ["opentelemetry", "prometheus_client", "grpc", "google.protobuf", "starlette"]),
     ],
 )
-def test_what_is_not_needed_is_not_imported(module: str, absent: list[str]) -> None:
+def test_unneeded_packages_are_not_imported(module: str, absent: list[str]) -> None:
     code = f"import sys, {module}; print([name for name in {absent} if name in sys.modules])"
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert found.stdout.strip() == "[]"
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "[]"

@@ -1,6 +1,6 @@
-"""A headless Chromium, driven by its DevTools protocol over pipes: it needs the browser, and no package.
+"""Drives a headless Chromium with its DevTools protocol over pipes; needs the browser, and no package.
 
-Everything that the pages request, print or do wrong is recorded.
+Records every request, console message and error of the pages.
 """
 
 import json
@@ -20,7 +20,7 @@ NAMES = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = (
     "--headless",
     "--remote-debugging-pipe",
-    "--no-sandbox",  # root, in a container, has none
+    "--no-sandbox",  # containers run as root, which has no sandbox
     "--disable-gpu",
     "--disable-quic",
     "--no-first-run",
@@ -35,9 +35,9 @@ os.dup2(commands, 3)
 os.dup2(events, 4)
 os.execv(sys.argv[3], sys.argv[3:])
 """
-"""Chromium reads from descriptor 3 and writes to 4."""
+"""Chromium reads commands from descriptor 3 and writes events to 4."""
 TIMEOUT = 30.0
-"""Seconds for an answer of the browser, and for what a page is waited for."""
+"""Seconds to wait for a reply of the browser or for a condition in a page."""
 
 
 class Missing(Exception):
@@ -46,7 +46,7 @@ class Missing(Exception):
 
 @dataclass
 class Log:
-    """What happened in a page."""
+    """Requests and problems of a page."""
 
     requests: list[str] = field(default_factory=list)
     """URLs."""
@@ -55,7 +55,7 @@ class Log:
 
 
 class Tab:
-    """A page of its own profile."""
+    """A page with a profile of its own."""
 
     def __init__(self, browser: "Browser", session: str) -> None:
         self._browser = browser
@@ -69,13 +69,14 @@ class Tab:
         self.call("Page.navigate", url=url)
 
     def run(self, script: str) -> Any:
-        """The value of an expression; a promise is awaited. Raises AssertionError if it throws."""
+        """Evaluates an expression, awaits a promise, and returns the value. Raises AssertionError if the script
+        throws."""
         reply = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in reply, reply["exceptionDetails"]
         return reply["result"].get("value")
 
     def wait(self, script: str) -> Any:
-        """For an expression to have a value that is true, which is returned."""
+        """Waits until the expression is true and returns its value."""
         deadline = time.monotonic() + TIMEOUT
         while not (value := self.run(script)):
             assert time.monotonic() < deadline, f"never true: {script}; {self.log.problems}; {self._text()}"
@@ -86,24 +87,24 @@ class Tab:
         return str(self.run("document.body.innerText"))[:2000]
 
     def click(self, selector: str) -> None:
-        """Waits for the element first."""
+        """Clicks the element, once it exists."""
         self.wait(f"!!document.querySelector({json.dumps(selector)})")
         self.run(f"document.querySelector({json.dumps(selector)}).click()")
 
-    def record(self, event: str, told: Any) -> None:
+    def record(self, event: str, details: Any) -> None:
         match event:
             case "Network.requestWillBeSent":
-                self.log.requests.append(told["request"]["url"])
+                self.log.requests.append(details["request"]["url"])
             case "Network.loadingFailed":
-                self.log.problems.append(f"failed: {told['errorText']} {told.get('blockedReason', '')}")
-            case "Runtime.consoleAPICalled" if told["type"] in ("error", "warning", "assert"):
-                self.log.problems.append(f"console: {told['args']}")
+                self.log.problems.append(f"failed: {details['errorText']} {details.get('blockedReason', '')}")
+            case "Runtime.consoleAPICalled" if details["type"] in ("error", "warning", "assert"):
+                self.log.problems.append(f"console: {details['args']}")
             case "Runtime.exceptionThrown":
-                self.log.problems.append(f"exception: {told['exceptionDetails']}")
-            case "Log.entryAdded" if told["entry"]["level"] in ("error", "warning"):
-                self.log.problems.append(f"log: {told['entry']['text']} {told['entry'].get('url', '')}")
-            case "Audits.issueAdded" if told["issue"]["code"] == "ContentSecurityPolicyIssue":
-                self.log.problems.append(f"policy: {told['issue']['details']}")
+                self.log.problems.append(f"exception: {details['exceptionDetails']}")
+            case "Log.entryAdded" if details["entry"]["level"] in ("error", "warning"):
+                self.log.problems.append(f"log: {details['entry']['text']} {details['entry'].get('url', '')}")
+            case "Audits.issueAdded" if details["issue"]["code"] == "ContentSecurityPolicyIssue":
+                self.log.problems.append(f"policy: {details['issue']['details']}")
 
 
 class Browser:
@@ -133,8 +134,8 @@ class Browser:
         assert "error" not in reply, (method, reply)
         return reply["result"]
 
-    def _wait(self, condition: Callable[[], bool], what: str) -> None:
-        assert self._changed.wait_for(lambda: condition() or self._ended, TIMEOUT), f"no answer to {what}"
+    def _wait(self, condition: Callable[[], bool], method: str) -> None:
+        assert self._changed.wait_for(lambda: condition() or self._ended, TIMEOUT), f"no answer to {method}"
         assert not self._ended, "the browser has ended"
 
     def _read(self) -> None:
@@ -165,7 +166,7 @@ class Browser:
         return tab
 
     def close(self) -> None:
-        self._commands.close()  # it ends when nobody can command it any more
+        self._commands.close()  # Chromium ends when its command pipe is closed
         try:
             self._process.wait(TIMEOUT)
         finally:
@@ -176,7 +177,7 @@ class Browser:
 
 
 def executable() -> str:
-    """Raises Missing."""
+    """Returns Chromium's path. Raises Missing."""
     named = os.environ.get("CHROMIUM")
     for name in [named] if named else NAMES:
         if path := shutil.which(name):
@@ -186,23 +187,23 @@ def executable() -> str:
 
 @contextmanager
 def running() -> Iterator[Browser]:
-    """Raises Missing."""
+    """Starts Chromium, and ends it on exit. Raises Missing."""
     path = executable()
-    for_it, commands = os.pipe()
-    events, from_it = os.pipe()
+    browser_input, commands = os.pipe()
+    events, browser_output = os.pipe()
     with tempfile.TemporaryDirectory() as profile:
         process = subprocess.Popen(
             [
-                *(sys.executable, "-I", "-S", "-c", ON_DESCRIPTORS, str(for_it), str(from_it)),
+                *(sys.executable, "-I", "-S", "-c", ON_DESCRIPTORS, str(browser_input), str(browser_output)),
                 *(path, *FLAGS, f"--user-data-dir={profile}"),
             ],
-            pass_fds=(for_it, from_it),
+            pass_fds=(browser_input, browser_output),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
-        os.close(for_it)
-        os.close(from_it)
+        os.close(browser_input)
+        os.close(browser_output)
         browser = Browser(process, os.fdopen(commands, "wb"), os.fdopen(events, "rb", buffering=0))
         try:
             yield browser

@@ -1,4 +1,4 @@
-"""A reverse proxy that serves another server below a path of its own."""
+"""A reverse proxy that serves another server below a path prefix."""
 
 import http.client
 import threading
@@ -13,7 +13,7 @@ DROPPED = ("connection", "transfer-encoding", "content-length")
 
 @contextmanager
 def proxy(target: str) -> Iterator[str]:
-    """Its URL, with the prefix. Whatever is not below that is a 404."""
+    """Yields the proxy's URL with the prefix. Any other path is a 404."""
     address = urlsplit(target).netloc
 
     class Handler(BaseHTTPRequestHandler):

@@ -1,4 +1,4 @@
-"""ggml's operations, one at a time, through its C interface: what our build of llama.cpp changes is in them."""
+"""Calls single ggml operations through the C interface; our patches to llama.cpp change some of them."""
 
 import ctypes
 from collections.abc import Callable
@@ -57,17 +57,18 @@ _tensor_set = _function("-base", "ggml_backend_tensor_set", None, _P, _P, ctypes
 
 
 def weight_buffers() -> dict[str, int]:
-    """The memory in which this processor's fastest kernels want weights, by name; beside the ordinary one."""
+    """Buffer types in which this processor's fastest kernels expect weights, by name; the ordinary one is not
+    included."""
     _cpu_init()
     registry = _cpu_reg()
     address = _reg_function(registry, b"ggml_backend_dev_get_extra_bufts")
     types = ctypes.CFUNCTYPE(ctypes.POINTER(_P), _P)(address)(_reg_device(registry, 0))
-    found: dict[str, int] = {}
-    for each in types:
-        if not each:
+    buffer_types: dict[str, int] = {}
+    for buffer_type in types:
+        if not buffer_type:
             break
-        found[_buffer_type_name(each).decode()] = each
-    return found
+        buffer_types[_buffer_type_name(buffer_type).decode()] = buffer_type
+    return buffer_types
 
 
 class Graph:
@@ -93,7 +94,7 @@ class Graph:
         return tensor
 
     def weights(self, kind: int, quantized: bytes, shape: tuple[int, int], buffer_type: int | None) -> int:
-        """`quantized` is of `quantize`; shape [n, k]."""
+        """Creates a tensor, shape [n, k], from the result of `quantize`. `buffer_type` None means ordinary memory."""
         tensor: int = _new_tensor(self._no_alloc if buffer_type else self._ctx, kind, shape[1], shape[0], 1, 1)
         assert _nbytes(tensor) == len(quantized)
         if buffer_type is None:
@@ -126,15 +127,16 @@ class Graph:
 
 
 def quantize(kind: int, values: Floats) -> bytes:
-    """Rows of `values`, shape [n, k], in the blocks of the type."""
+    """Quantizes the rows of `values`, shape [n, k], into the type's blocks."""
     n, k = values.shape
-    out = ctypes.create_string_buffer(n * _row_size(kind, k))
-    _quantize(kind, np.ascontiguousarray(values).ctypes.data, out, 0, n, k, None)
-    return out.raw
+    buffer = ctypes.create_string_buffer(n * _row_size(kind, k))
+    _quantize(kind, np.ascontiguousarray(values).ctypes.data, buffer, 0, n, k, None)
+    return buffer.raw
 
 
 def dequantize(kind: int, quantized: bytes, shape: tuple[int, int]) -> Floats:
-    """What the blocks stand for: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md names the formats."""
+    """Returns the values that the blocks encode; https://github.com/ggml-org/ggml/blob/master/docs/gguf.md names the
+    formats."""
     size = {Q4_0: 18, Q4_1: 20, Q8_0: 34}[kind]
     blocks = np.frombuffer(quantized, dtype=np.uint8).reshape(-1, size)
     halves = blocks[:, : 4 if kind == Q4_1 else 2].copy().view(np.float16).astype(np.float32)

@@ -1,4 +1,5 @@
-"""Attention to half-precision cells, against numpy's: all kinds of masks, heads and biases that models have."""
+"""Attention to half-precision cells gives numpy's results, for all kinds of masks, heads and biases that models
+have."""
 
 from dataclasses import dataclass
 
@@ -24,14 +25,14 @@ class Heads:
 class Case:
     heads: Heads
     mask: Halves
-    """[rows, cells]"""
+    """Shape [rows, cells]."""
     max_bias: float = 0.0
     softcap: float = 0.0
     sinks: bool = False
 
 
 def attention(case: Case, threads: int) -> tuple[ggml.Floats, ggml.Floats]:
-    """ggml's and numpy's, shape [rows, heads, value]."""
+    """Returns the results of ggml and of numpy, shape [rows, heads, value]."""
     heads, (n_rows, n_cells) = case.heads, case.mask.shape
     random = np.random.default_rng(1)
     q = random.standard_normal((heads.n, n_rows, heads.key), dtype=np.float32)
@@ -43,8 +44,8 @@ def attention(case: Case, threads: int) -> tuple[ggml.Floats, ggml.Floats]:
         tensors = graph.tensor(q), graph.tensor(k), graph.tensor(v), graph.tensor(case.mask)
         sink_tensor = None if sinks is None else graph.tensor(sinks)
         result = graph.flash_attn(*tensors, sink_tensor, scale=scale, max_bias=case.max_bias, softcap=case.softcap)
-        got = graph.compute(result, (n_rows, heads.n, heads.value), threads)
-    return got, _numpy(case, q, k, v, sinks, scale)
+        actual = graph.compute(result, (n_rows, heads.n, heads.value), threads)
+    return actual, _numpy(case, q, k, v, sinks, scale)
 
 
 def _numpy(case: Case, q: ggml.Floats, k: Halves, v: Halves, sinks: ggml.Floats | None, scale: float) -> ggml.Floats:
@@ -63,7 +64,7 @@ def _numpy(case: Case, q: ggml.Floats, k: Halves, v: Halves, sinks: ggml.Floats 
 
 
 def _slope(case: Case, head: int) -> float:
-    """ALiBi's, https://arxiv.org/abs/2108.12409, for any number of heads as ggml has it."""
+    """ALiBi's slope (https://arxiv.org/abs/2108.12409), for any number of heads, as in ggml."""
     if not case.max_bias:
         return 1.0
     even = 2 ** int(np.log2(case.heads.n))
@@ -73,13 +74,13 @@ def _slope(case: Case, head: int) -> float:
 
 
 def causal(n_rows: int, n_cells: int) -> Halves:
-    """The rows are the last ones."""
+    """A causal mask; the rows are the last ones of the cells."""
     row, cell = np.ogrid[:n_rows, :n_cells]
     return np.where(cell <= row + n_cells - n_rows, 0, HIDDEN).astype(np.float16)
 
 
 def scattered(n_rows: int, n_cells: int, share: float) -> Halves:
-    """Cells of many sequences in one pool."""
+    """A mask for cells of many sequences in one pool."""
     seen = np.random.default_rng(2).random((n_rows, n_cells)) < share
     seen[:, 0] = True
     return np.where(seen, 0, HIDDEN).astype(np.float16)
@@ -102,7 +103,7 @@ HEADS = [
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("n_rows", [1, 2, 5, 70])
-def test_all_shapes_of_heads(heads: Heads, n_rows: int, threads: int) -> None:
+def test_all_shapes_of_heads_match_numpy(heads: Heads, n_rows: int, threads: int) -> None:
     got, want = attention(Case(heads, causal(n_rows, 320)), threads)
     np.testing.assert_allclose(got, want, atol=2e-3)
 
@@ -110,7 +111,7 @@ def test_all_shapes_of_heads(heads: Heads, n_rows: int, threads: int) -> None:
 @pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.9])
 @pytest.mark.parametrize(("n_rows", "n_cells"), [(1, 100), (1, 1500), (3, 37), (6, 1500), (70, 600)])
-def test_masks(heads: Heads, n_rows: int, n_cells: int, share: float) -> None:
+def test_all_masks_match_numpy(heads: Heads, n_rows: int, n_cells: int, share: float) -> None:
     got, want = attention(Case(heads, scattered(n_rows, n_cells, share)), threads=2)
     np.testing.assert_allclose(got, want, atol=2e-3)
 
@@ -121,7 +122,7 @@ def test_masks(heads: Heads, n_rows: int, n_cells: int, share: float) -> None:
 @pytest.mark.parametrize(
     "extras", [{"max_bias": 8.0}, {"softcap": 5.0}, {"sinks": True}, {"softcap": 5.0, "sinks": True}], ids=str
 )
-def test_biases_caps_and_sinks(heads: Heads, n_rows: int, n_cells: int, extras: dict[str, float]) -> None:
+def test_biases_caps_and_sinks_match_numpy(heads: Heads, n_rows: int, n_cells: int, extras: dict[str, float]) -> None:
     mask = causal(n_rows, n_cells)
     if "max_bias" in extras:
         row, cell = np.ogrid[:n_rows, :n_cells]
@@ -133,7 +134,7 @@ def test_biases_caps_and_sinks(heads: Heads, n_rows: int, n_cells: int, extras: 
 @pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
 @pytest.mark.parametrize("n_rows", [1, 8])
 @pytest.mark.parametrize("n_cells", [64, 640])
-def test_row_that_sees_nothing_is_zero(heads: Heads, n_rows: int, n_cells: int) -> None:
+def test_a_row_that_attends_to_nothing_is_zero(heads: Heads, n_rows: int, n_cells: int) -> None:
     mask = causal(n_rows, n_cells)
     mask[0] = HIDDEN
     got, want = attention(Case(heads, mask), threads=2)
@@ -141,9 +142,9 @@ def test_row_that_sees_nothing_is_zero(heads: Heads, n_rows: int, n_cells: int) 
     np.testing.assert_allclose(got[1:], want[1:], atol=2e-3)
 
 
-def test_row_does_not_depend_on_those_beside_it() -> None:
+def test_a_row_does_not_depend_on_other_rows() -> None:
     mask = scattered(70, 400, 0.3)
     together, _ = attention(Case(LLAMA, mask), threads=2)
-    other = np.concatenate([mask[:35], scattered(35, 400, 0.8)])
-    got, _ = attention(Case(LLAMA, other), threads=1)
+    other_mask = np.concatenate([mask[:35], scattered(35, 400, 0.8)])
+    got, _ = attention(Case(LLAMA, other_mask), threads=1)
     assert np.array_equal(got[:35], together[:35])

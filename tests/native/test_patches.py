@@ -1,4 +1,4 @@
-"""Our changes to llama.cpp: applied, refused where they don't fit, and ported to a new release."""
+"""Our patches to llama.cpp: applied, refused where they don't fit, and ported to a new release."""
 
 import re
 import subprocess
@@ -24,7 +24,7 @@ def source(folder: Path, lines: list[str]) -> Path:
 
 @pytest.fixture
 def native(tmp_path: Path) -> Path:
-    """A folder like native/, with two patches, the later one on the lines of the earlier one."""
+    """A folder like native/ with two patches; the second one changes lines near the first one's."""
     folder = tmp_path / "native"
     (folder / "kernels").mkdir(parents=True)
     (folder / "kernels" / "ours.h").write_text("// ours\n")
@@ -59,7 +59,7 @@ def test_patches_are_applied_in_order_beside_the_kernels(native: Path, tmp_path:
     assert (tmp_path / "released" / "ggml" / "src" / "ours.h").read_text() == "// ours\n"
 
 
-def test_a_release_that_moved_the_lines_is_patched_where_they_are(native: Path, tmp_path: Path) -> None:
+def test_a_patch_finds_its_lines_after_they_moved(native: Path, tmp_path: Path) -> None:
     moved = source(tmp_path / "next", ["new\n"] * 7 + LINES)
     assert applied(moved, native) == "".join(["new\n"] * 7 + [*PATCHED[:21], *PATCHED[22:]])
 
@@ -67,29 +67,29 @@ def test_a_release_that_moved_the_lines_is_patched_where_they_are(native: Path, 
 @pytest.mark.parametrize(
     ("changed", "patch"), [(20, "0001-ops-call-ours.patch"), (24, "0002-ops-no-line-22.patch")], ids=str
 )
-def test_a_patch_that_does_not_fit_is_named_with_its_file(
+def test_the_error_names_the_patch_that_does_not_fit_and_its_file(
     changed: int, patch: str, native: Path, tmp_path: Path
 ) -> None:
-    """Line 24 is context of the second patch, and two lines behind the context of the first."""
+    """Line 24 is in the context of the second patch, and two lines below the context of the first."""
     lines = [*LINES[: changed - 1], "theirs\n", *LINES[changed:]]
     with pytest.raises(apply.Unfit, match=rf"^{patch} doesn't fit the source in .*(?s:.*){OPS}"):
         applied(source(tmp_path / "next", lines), native)
 
 
-def test_a_source_that_lacks_the_file_is_refused(native: Path, tmp_path: Path) -> None:
+def test_a_source_without_the_patched_file_is_refused(native: Path, tmp_path: Path) -> None:
     empty = tmp_path / "next"
     empty.mkdir()
     with pytest.raises(apply.Unfit, match=rf"^0001-ops-call-ours\.patch (?s:.*){OPS}"):
         apply.apply(empty, native / "kernels", native / "patches")
 
 
-def test_a_source_that_was_changed_before_is_refused(native: Path, tmp_path: Path) -> None:
+def test_a_source_that_is_already_patched_is_refused(native: Path, tmp_path: Path) -> None:
     applied(tmp_path / "released", native)
     with pytest.raises(apply.Unfit, match=r"^0001-ops-call-ours\.patch"):
         applied(tmp_path / "released", native)
 
 
-def test_the_users_git_does_not_change_what_comes_out(
+def test_the_users_git_configuration_does_not_change_the_result(
     native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "gitconfig").write_text("[core]\n\tautocrlf = true\n[apply]\n\twhitespace = error-all\n")
@@ -99,20 +99,20 @@ def test_the_users_git_does_not_change_what_comes_out(
     assert not (tmp_path / "another").exists()
 
 
-def test_the_build_gets_a_message_and_a_status(tmp_path: Path) -> None:
+def test_a_failed_patch_gives_a_message_and_a_status(tmp_path: Path) -> None:
     command = [sys.executable, apply.__file__, str(tmp_path)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 1
     assert result.stderr.startswith(f"{apply.in_order(apply.PATCHES)[0].name} doesn't fit the source in {tmp_path}:\n")
 
 
-def test_without_git_there_is_a_message(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_git_gives_a_message(native: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(apply.Unfit, match=r"^git is needed"):
         applied(tmp_path / "released", native)
 
 
-# ---- To a new release
+# ---- Porting to a new release
 
 
 def test_patches_survive_a_port_to_their_own_release(native: Path, tmp_path: Path) -> None:
@@ -123,8 +123,8 @@ def test_patches_survive_a_port_to_their_own_release(native: Path, tmp_path: Pat
     assert contents(native) == before
 
 
-def test_a_change_beside_ours_is_merged_and_one_of_ours_is_dropped(native: Path, tmp_path: Path) -> None:
-    """The new release changes a line of context, which takes three versions to merge, and has one of our changes."""
+def test_a_change_near_a_patch_is_merged_and_an_upstreamed_patch_is_dropped(native: Path, tmp_path: Path) -> None:
+    """The new release changes a context line, which needs a three-way merge, and contains one of our changes."""
     lines = ["new\n", *LINES[:17], "theirs\n", *LINES[18:21], *LINES[22:]]
     new = source(tmp_path / "next", lines)
     port_patches.begin(tmp_path / "released", new, tmp_path / "port", native / "patches")
@@ -134,7 +134,7 @@ def test_a_change_beside_ours_is_merged_and_one_of_ours_is_dropped(native: Path,
     assert applied(new, native) == "".join([*lines[:20], '#include "ours.h"\n', *lines[21:]])
 
 
-def test_a_conflict_stops_and_is_solved_by_hand(native: Path, tmp_path: Path) -> None:
+def test_a_conflict_stops_the_port_and_is_resolved_by_hand(native: Path, tmp_path: Path) -> None:
     new = source(tmp_path / "next", [*LINES[:19], "theirs\n", *LINES[20:]])
     port, patches = tmp_path / "port", native / "patches"
     with pytest.raises(Fail, match=OPS):
@@ -154,10 +154,10 @@ def contents(native: Path) -> dict[str, str]:
     return {patch.name: patch.read_text() for patch in apply.in_order(native / "patches")}
 
 
-# ---- Ours
+# ---- Our patches
 
 
-def test_each_patch_says_what_it_is_for() -> None:
+def test_each_patch_explains_its_purpose() -> None:
     patches = apply.in_order(apply.PATCHES)
     assert [patch.name[:5] for patch in patches] == [f"{number:04}-" for number in range(1, len(patches) + 1)]
     for patch in patches:

@@ -1,4 +1,4 @@
-"""The codec: what it writes, byte by byte; what it reads back; what it refuses."""
+"""The codec: the bytes that it writes, the values that it reads back, and the messages that it refuses."""
 
 import math
 import struct
@@ -71,7 +71,7 @@ def refused(request: ModelInferRequest) -> TensorError:
     return refusal.value
 
 
-# ---- Bytes, worked out by hand
+# ---- Encoded bytes, worked out by hand
 
 GOLDEN: list[tuple[str, Elements, str]] = [
     ("BYTES", [], ""),
@@ -94,17 +94,17 @@ GOLDEN: list[tuple[str, Elements, str]] = [
 
 
 @pytest.mark.parametrize(("datatype", "elements", "expected"), GOLDEN)
-def test_raw_bytes(datatype: str, elements: Elements, expected: str) -> None:
+def test_raw_elements_have_the_expected_bytes(datatype: str, elements: Elements, expected: str) -> None:
     raw = bytes.fromhex(expected)
     assert to_raw(datatype, elements) == raw
-    read = from_raw("x", datatype, raw)
-    assert to_raw(datatype, read) == raw
-    assert len(read) == len(elements)
+    decoded = from_raw("x", datatype, raw)
+    assert to_raw(datatype, decoded) == raw
+    assert len(decoded) == len(elements)
     if datatype != "FP32":
-        assert list(read) == list(elements)
+        assert list(decoded) == list(elements)
 
 
-def test_a_typed_request_on_the_wire() -> None:
+def test_a_typed_request_has_the_expected_bytes() -> None:
     request = ModelInferRequest()
     add_input(request, spec("BYTES", "p"), [b"hi"])
     add_input(request, spec("INT32", "n"), [7])
@@ -114,7 +114,7 @@ def test_a_typed_request_on_the_wire() -> None:
     )
 
 
-def test_a_raw_response_on_the_wire() -> None:
+def test_a_raw_response_has_the_expected_bytes() -> None:
     response = ModelInferResponse()
     add_output(response, spec("BYTES", "t"), [b"hi"], raw=True)
     # Field 5 (outputs) without contents; field 6 (raw_output_contents).
@@ -122,7 +122,7 @@ def test_a_raw_response_on_the_wire() -> None:
 
 
 @pytest.mark.parametrize("datatype", TYPED)
-def test_typed_elements_stand_in_the_field_of_their_datatype(datatype: str) -> None:
+def test_typed_elements_are_in_the_field_of_their_datatype(datatype: str) -> None:
     request = ModelInferRequest()
     add_input(request, spec(datatype), ONE[FIELDS[datatype]])
     assert [descriptor.name for descriptor, _ in request.inputs[0].contents.ListFields()] == [FIELDS[datatype]]
@@ -135,7 +135,7 @@ def test_typed_elements_stand_in_the_field_of_their_datatype(datatype: str) -> N
 
 @pytest.mark.parametrize("datatype", TYPED)
 @given(data=st.data())
-def test_typed_round_trip(datatype: str, data: st.DataObject) -> None:
+def test_typed_elements_survive_a_round_trip(datatype: str, data: st.DataObject) -> None:
     elements = data.draw(st.lists(STRATEGIES[datatype], max_size=8))
     request = ModelInferRequest()
     add_input(request, spec(datatype), elements)
@@ -147,10 +147,10 @@ def test_typed_round_trip(datatype: str, data: st.DataObject) -> None:
 
 @pytest.mark.parametrize("datatype", sorted(STRATEGIES))
 @given(data=st.data())
-def test_raw_round_trip(datatype: str, data: st.DataObject) -> None:
+def test_raw_elements_survive_a_round_trip(datatype: str, data: st.DataObject) -> None:
     elements = data.draw(st.lists(STRATEGIES[datatype], max_size=8))
     response = ModelInferResponse()
-    # A raw response needs another tensor to tell "raw, nothing" from "typed, nothing".
+    # Without another tensor, an empty raw response looks like an empty typed one.
     add_output(response, spec("INT32", "first"), [1], raw=True)
     add_output(response, spec(datatype), elements, raw=True)
     tensor = read_outputs(ModelInferResponse.FromString(response.SerializeToString()))["x"]
@@ -160,34 +160,34 @@ def test_raw_round_trip(datatype: str, data: st.DataObject) -> None:
 
 
 @given(elements=st.lists(STRATEGIES["FP32"], max_size=8), raw=st.booleans())
-def test_both_forms_say_the_same(elements: list[float], raw: bool) -> None:
+def test_typed_and_raw_contents_decode_to_the_same_elements(elements: list[float], raw: bool) -> None:
     response = ModelInferResponse()
     add_output(response, spec("FP32"), elements, raw=raw)
-    read = read_outputs(response)["x"].elements
-    assert struct.pack(f"<{len(elements)}f", *read) == struct.pack(f"<{len(elements)}f", *elements)
+    decoded = read_outputs(response)["x"].elements
+    assert struct.pack(f"<{len(elements)}f", *decoded) == struct.pack(f"<{len(elements)}f", *elements)
 
 
 def test_several_tensors_keep_their_order_and_their_contents() -> None:
     request = raw_request(
         ("b", "INT32", [1], b"\1\0\0\0"), ("a", "BYTES", [1], b"\1\0\0\0x"), ("c", "BOOL", [1], b"\1")
     )
-    read = read_inputs(request)
-    assert list(read) == ["b", "a", "c"]
-    assert [list(t.elements) for t in read.values()] == [[1], [b"x"], [True]]
+    decoded = read_inputs(request)
+    assert list(decoded) == ["b", "a", "c"]
+    assert [list(t.elements) for t in decoded.values()] == [[1], [b"x"], [True]]
 
 
-def test_a_message_without_tensors() -> None:
+def test_a_message_without_tensors_has_no_inputs() -> None:
     assert read_inputs(ModelInferRequest()) == {}
 
 
-def test_the_form_of_a_request() -> None:
+def test_a_request_is_raw_if_it_has_raw_contents() -> None:
     assert tensors.is_raw(raw_request(("x", "INT32", [1], b"\0\0\0\0")))
     assert not tensors.is_raw(typed_request("INT32", [1], InferTensorContents(int_contents=[1])))
     assert not tensors.is_raw(ModelInferRequest())
 
 
 @pytest.mark.parametrize("shape", [[], [1], [1, 1], [1, 1, 1]])
-def test_shapes_of_one_element(shape: list[int]) -> None:
+def test_one_element_fills_any_shape_of_ones(shape: list[int]) -> None:
     typed = typed_request("INT32", shape, InferTensorContents(int_contents=[5]))
     raw = raw_request(("x", "INT32", shape, b"\5\0\0\0"))
     expected = Tensor("x", "INT32", tuple(shape), [5])
@@ -195,8 +195,8 @@ def test_shapes_of_one_element(shape: list[int]) -> None:
     assert read_inputs(raw)["x"] == Tensor("x", "INT32", tuple(shape), (5,))
 
 
-def test_a_shape_of_very_many_dimensions_is_not_multiplied_out() -> None:
-    """That would take hours."""
+def test_a_shape_with_very_many_dimensions_is_refused_quickly() -> None:
+    """Multiplying out these dimensions would take hours."""
     started = time.process_time()
     for shape in ([2**62] * 1_000_000, [1] * 17):
         with pytest.raises(TensorError, match=f"{len(shape)} dimensions, at most 16") as caught:
@@ -207,7 +207,7 @@ def test_a_shape_of_very_many_dimensions_is_not_multiplied_out() -> None:
 
 
 @pytest.mark.parametrize(("n", "problem"), [(256, "given twice"), (257, "257 tensors, at most 256")])
-def test_very_many_tensors(n: int, problem: str) -> None:
+def test_more_than_256_tensors_are_refused(n: int, problem: str) -> None:
     request = ModelInferRequest()
     for _ in range(n):
         request.inputs.add(name="x", datatype="INT32", shape=[0])
@@ -216,17 +216,17 @@ def test_very_many_tensors(n: int, problem: str) -> None:
 
 
 @pytest.mark.parametrize("shape", [[0], [3, 0], [0, 2**62, 2**62]])
-def test_shapes_of_no_element(shape: list[int]) -> None:
+def test_a_shape_with_a_zero_needs_no_elements(shape: list[int]) -> None:
     assert list(read_inputs(typed_request("INT32", shape, None))["x"].elements) == []
     assert list(read_inputs(typed_request("FP16", shape, None))["x"].elements) == []
     assert list(read_inputs(raw_request(("x", "BYTES", shape, b"")))["x"].elements) == []
 
 
-# ---- What is refused
+# ---- Refusals
 
 
 @given(elements=st.lists(st.binary(max_size=5), min_size=1, max_size=4))
-def test_raw_bytes_cut_anywhere_are_refused_or_read_as_fewer(elements: list[bytes]) -> None:
+def test_truncated_raw_bytes_are_refused_or_read_as_fewer_elements(elements: list[bytes]) -> None:
     raw = to_raw("BYTES", elements)
     ends = {len(to_raw("BYTES", elements[:n])): n for n in range(len(elements) + 1)}
     for cut in range(len(raw)):
@@ -235,17 +235,17 @@ def test_raw_bytes_cut_anywhere_are_refused_or_read_as_fewer(elements: list[byte
         else:
             with pytest.raises(TensorError, match=r"tensor 'x': raw BYTES end inside an element"):
                 from_raw("x", "BYTES", raw[:cut])
-        # With its shape, a cut is never accepted.
+        # Where the shape is checked too, truncated contents are never accepted.
         assert refused(raw_request(("x", "BYTES", [len(elements)], raw[:cut]))).tensor == "x"
 
 
-def test_a_raw_length_past_the_end_takes_no_memory() -> None:
+def test_a_raw_length_past_the_end_allocates_nothing() -> None:
     error = refused(raw_request(("x", "BYTES", [1], b"\xff\xff\xff\xff" + b"a")))
     assert "4294967299 bytes announced, 5 sent" in str(error)
 
 
 @pytest.mark.parametrize("datatype", sorted(STRATEGIES.keys() - {"BYTES", "BOOL", "INT8", "UINT8"}))
-def test_raw_numbers_cut_inside_an_element(datatype: str) -> None:
+def test_raw_numbers_truncated_inside_an_element_are_refused(datatype: str) -> None:
     raw = to_raw(datatype, [1, 2])
     for cut in range(1, len(raw)):
         error = refused(raw_request(("x", datatype, [2], raw[:cut])))
@@ -255,19 +255,19 @@ def test_raw_numbers_cut_inside_an_element(datatype: str) -> None:
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4])
 @pytest.mark.parametrize("shape", [[2], [1, 2], [2, 1]])
-def test_elements_that_do_not_fill_the_shape(count: int, shape: list[int]) -> None:
+def test_the_number_of_elements_must_match_the_shape(count: int, shape: list[int]) -> None:
     typed = typed_request("INT32", shape, InferTensorContents(int_contents=[7] * count))
     raw = raw_request(("x", "INT32", shape, to_raw("INT32", [7] * count)))
     for request in (typed, raw):
         assert str(refused(request)) == f"tensor 'x': {count} elements do not fill shape {shape}"
 
 
-def test_a_huge_shape_takes_no_memory() -> None:
+def test_a_huge_shape_allocates_nothing() -> None:
     assert "do not fill shape" in str(refused(raw_request(("x", "INT32", [2**62, 2**62], b"\0\0\0\0"))))
 
 
 @pytest.mark.parametrize("shape", [[-1], [2, -1], [-1, -1], [-(2**63)]])
-def test_negative_dimensions(shape: list[int]) -> None:
+def test_negative_dimensions_are_refused(shape: list[int]) -> None:
     typed = typed_request("INT32", shape, InferTensorContents(int_contents=[7]))
     raw = raw_request(("x", "INT32", shape, b"\0\0\0\0"))
     for request in (typed, raw):
@@ -275,13 +275,13 @@ def test_negative_dimensions(shape: list[int]) -> None:
 
 
 @pytest.mark.parametrize("datatype", ["", "FP8", "BF16", "int32", "STRING", "INT32 "])
-def test_unknown_datatypes(datatype: str) -> None:
+def test_unknown_datatypes_are_refused(datatype: str) -> None:
     for request in (typed_request(datatype, [0], None), raw_request(("x", datatype, [1], b"\0\0\0\0"))):
         assert str(refused(request)) == f"tensor 'x': unknown datatype '{datatype}'"
 
 
 @pytest.mark.parametrize("datatype", TYPED)
-def test_elements_in_the_field_of_another_datatype(datatype: str) -> None:
+def test_elements_in_the_field_of_another_datatype_are_refused(datatype: str) -> None:
     right = FIELDS[datatype]
     for field in ONE.keys() - {right}:
         for extra in ({}, {right: ONE[right]}):
@@ -291,12 +291,12 @@ def test_elements_in_the_field_of_another_datatype(datatype: str) -> None:
             assert field in str(error)
 
 
-def test_fp16_has_no_typed_form() -> None:
+def test_typed_fp16_is_refused() -> None:
     error = refused(typed_request("FP16", [1], InferTensorContents(fp32_contents=[1])))
     assert error.tensor == "x"
 
 
-def test_a_name_given_twice() -> None:
+def test_a_repeated_tensor_name_is_refused() -> None:
     typed = ModelInferRequest()
     add_input(typed, spec("INT32"), [1])
     add_input(typed, spec("INT32"), [1])
@@ -306,8 +306,8 @@ def test_a_name_given_twice() -> None:
 
 
 @pytest.mark.parametrize("position", [0, 1])
-def test_both_forms_in_one_message(position: int) -> None:
-    """However the raw contents are counted, the typed tensor is the one to blame."""
+def test_typed_and_raw_contents_in_one_message_are_refused(position: int) -> None:
+    """The error names the typed tensor, however many raw contents the message has."""
     for count in (1, 2):
         request = raw_request(("a", "BOOL", [1], b"\0"), ("b", "BOOL", [1], b"\0"))
         request.inputs[position].contents.bool_contents.append(True)
@@ -317,14 +317,14 @@ def test_both_forms_in_one_message(position: int) -> None:
         assert "typed contents, but the message has raw contents too" in str(error)
 
 
-def test_even_empty_typed_contents_beside_raw_ones() -> None:
+def test_empty_typed_contents_beside_raw_ones_are_refused() -> None:
     request = raw_request(("x", "BOOL", [1], b"\0"))
     request.inputs[0].contents.SetInParent()
     assert refused(request).tensor == "x"
 
 
 @pytest.mark.parametrize("count", [1, 3])
-def test_raw_contents_and_tensors_differ_in_number(count: int) -> None:
+def test_a_number_of_raw_contents_other_than_that_of_tensors_is_refused(count: int) -> None:
     request = raw_request(("a", "BOOL", [1], b"\0"), ("b", "BOOL", [1], b"\0"))
     del request.raw_input_contents[:]
     request.raw_input_contents.extend([b"\0"] * count)
@@ -332,11 +332,11 @@ def test_raw_contents_and_tensors_differ_in_number(count: int) -> None:
     assert (error.tensor, str(error)) == ("", f"{count} raw contents for 2 tensors")
 
 
-def test_raw_contents_without_tensors() -> None:
+def test_raw_contents_without_tensors_are_refused() -> None:
     assert str(refused(ModelInferRequest(raw_input_contents=[b"x"]))) == "1 raw contents for 0 tensors"
 
 
-def test_outputs_are_read_as_strictly() -> None:
+def test_outputs_are_read_as_strictly_as_inputs() -> None:
     response = ModelInferResponse()
     add_output(response, spec("BYTES"), [b"a"], raw=True)
     response.raw_output_contents[0] = b"\2\0\0\0a"
@@ -349,7 +349,7 @@ def test_outputs_are_read_as_strictly() -> None:
     datatype=st.sampled_from(sorted(STRATEGIES)),
     shape=st.lists(st.integers(-2, 5), max_size=3),
 )
-def test_whatever_comes_it_is_a_tensor_or_an_error(raw: bytes, datatype: str, shape: list[int]) -> None:
+def test_any_bytes_decode_to_a_tensor_or_an_error(raw: bytes, datatype: str, shape: list[int]) -> None:
     request = raw_request(("x", datatype, shape, raw))
     try:
         tensor = read_inputs(request)["x"]
@@ -359,8 +359,8 @@ def test_whatever_comes_it_is_a_tensor_or_an_error(raw: bytes, datatype: str, sh
         assert len(tensor.elements) == math.prod(shape)
 
 
-def test_many_tensors_cost_nothing_once_one_is_refused() -> None:
-    """A message of 16 MB has room for eight million empty ones."""
+def test_many_tensors_use_no_memory_once_one_is_refused() -> None:
+    """A message of 16 MB can hold eight million empty tensors."""
     request = ModelInferRequest.FromString(b"\x2a\x00" * 100_000)
     tracemalloc.start()
     try:

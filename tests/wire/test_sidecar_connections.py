@@ -1,4 +1,4 @@
-"""Connections to a real process: clients that take their time, ones that send no end, TLS."""
+"""Connections to a real process: slow clients, endless headers, TLS."""
 
 import asyncio
 import json
@@ -41,7 +41,7 @@ async def started(*args: str, workers: int = 1, worker: FakeWorker | None = None
 
 
 class Client:
-    """One connection, byte for byte."""
+    """One connection on which a test writes and reads raw bytes."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.reader, self.writer = reader, writer
@@ -50,20 +50,20 @@ class Client:
         self.writer.write(data)
 
     async def drip(self, data: bytes) -> bytes:
-        """A byte now and then, until the server has had enough; what it says to that."""
-        answer = asyncio.create_task(self.rest())
+        """Sends a byte every 0.05 s until the server closes the connection; returns the server's response."""
+        response = asyncio.create_task(self.until_closed())
         for byte in data:
             self.send(bytes([byte]))
-            await asyncio.wait([answer], timeout=0.05)
-            if answer.done():
+            await asyncio.wait([response], timeout=0.05)
+            if response.done():
                 break
-        return await answer
+        return await response
 
     async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
-        """Status and body, of which all that streams send is one."""
+        """Returns status and body; the chunks of a stream are one body."""
         content = b"" if body is None else json.dumps(body).encode()
-        given = {"host": "x", "content-length": str(len(content)), **headers}
-        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+        all_headers = {"host": "x", "content-length": str(len(content)), **headers}
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in all_headers.items())]
         self.send("\r\n".join([*lines, "", ""]).encode() + content)
         async with asyncio.timeout(TIMEOUT):
             head = (await self.reader.readuntil(b"\r\n\r\n")).lower()
@@ -71,8 +71,8 @@ class Client:
                 return int(head.split()[1]), await self.reader.readexactly(int(length[1]))
             return int(head.split()[1]), await self.reader.readuntil(b"\r\n0\r\n\r\n")
 
-    async def rest(self) -> bytes:
-        """All that still comes until the server closes."""
+    async def until_closed(self) -> bytes:
+        """Returns all bytes until the server closes the connection."""
         async with asyncio.timeout(TIMEOUT):
             try:
                 return await self.reader.read()
@@ -89,8 +89,8 @@ async def connected(running: Running, tls: ssl.SSLContext | None = None) -> Asyn
         writer.transport.abort()
 
 
-def error(answer: bytes) -> tuple[int, Any]:
-    head, _, body = answer.partition(b"\r\n\r\n")
+def error(response: bytes) -> tuple[int, Any]:
+    head, _, body = response.partition(b"\r\n\r\n")
     assert b"connection: close" in head.lower()
     envelope = json.loads(body)["error"]
     assert set(envelope) == {"message", "type", "param", "code"}
@@ -105,33 +105,33 @@ async def test_a_slow_client_is_cut_off_at_any_point() -> None:
         for k in (1, 5, len(HEAD) - 20, len(HEAD) - 1):
             async with connected(running) as client:
                 client.send(HEAD[:k])
-                status, envelope = error(await client.rest())
+                status, envelope = error(await client.until_closed())
                 assert (status, envelope["code"]) == (408, "request_timeout")
                 assert "headers" in envelope["message"]
         for k in (0, 1, len(BODY) - 1):
             async with connected(running) as client:
                 client.send(HEAD + BODY[:k])
-                status, envelope = error(await client.rest())
+                status, envelope = error(await client.until_closed())
                 assert (status, envelope["code"]) == (408, "request_timeout")
                 assert "body" in envelope["message"]
 
 
 @pytest.mark.parametrize(
-    "what", [HEAD, b"\r\n" * 50, HEAD + BODY.ljust(len(BODY) + 100)], ids=["headers", "empty lines", "body"]
+    "data", [HEAD, b"\r\n" * 50, HEAD + BODY.ljust(len(BODY) + 100)], ids=["headers", "empty lines", "body"]
 )
-async def test_a_byte_now_and_then_does_not_help(what: bytes) -> None:
-    skipped = len(HEAD) if what.startswith(HEAD + BODY) else 0
+async def test_a_byte_now_and_then_does_not_extend_the_timeout(data: bytes) -> None:
+    skipped = len(HEAD) if data.startswith(HEAD + BODY) else 0
     async with started(*SLOW) as running, connected(running) as client:
-        head = HEAD.replace(b": %d" % len(BODY), b": %d" % (len(what) - skipped))
+        head = HEAD.replace(b": %d" % len(BODY), b": %d" % (len(data) - skipped))
         client.send(head if skipped else b"")
         started_at = asyncio.get_running_loop().time()
-        assert error(await client.drip(what[skipped:]))[0] == 408
+        assert error(await client.drip(data[skipped:]))[0] == 408
         assert 0.4 < asyncio.get_running_loop().time() - started_at < 2.5
 
 
-async def test_a_connection_that_says_nothing_is_closed_without_a_word() -> None:
+async def test_a_silent_connection_is_closed_without_a_response() -> None:
     async with started(*SLOW) as running, connected(running) as client:
-        assert await client.rest() == b""
+        assert await client.until_closed() == b""
 
 
 async def test_an_idle_connection_is_closed_later_than_a_slow_one() -> None:
@@ -142,7 +142,7 @@ async def test_an_idle_connection_is_closed_later_than_a_slow_one() -> None:
         client.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
         await asyncio.wait_for(client.reader.readuntil(b'{"status":"ok"}'), TIMEOUT)
         began = asyncio.get_running_loop().time()
-        assert await client.rest() == b""
+        assert await client.until_closed() == b""
         assert 1.5 < asyncio.get_running_loop().time() - began < 4
 
 
@@ -153,7 +153,7 @@ async def test_a_slow_second_request_is_cut_off_as_well() -> None:
         assert error(await client.drip(b"\r\nGET /livez HTTP/1.1\r\n"))[0] == 408
 
 
-async def test_who_is_refused_early_can_not_go_on_for_ever_with_the_body() -> None:
+async def test_a_body_can_not_trickle_in_forever_after_an_early_refusal() -> None:
     async with started(*SLOW, "--api-key", "k") as running, connected(running) as client:
         client.send(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
         await asyncio.wait_for(client.reader.readuntil(b"invalid_api_key"), TIMEOUT)
@@ -162,7 +162,7 @@ async def test_who_is_refused_early_can_not_go_on_for_ever_with_the_body() -> No
         assert asyncio.get_running_loop().time() - began < 2.5
 
 
-async def test_an_answer_takes_as_long_as_it_takes_also_with_a_second_request_begun() -> None:
+async def test_a_running_response_has_no_timeout_even_if_a_second_request_has_begun() -> None:
     async def slowly(_: Any) -> AsyncIterator[Any]:
         yield token("one")
         await asyncio.sleep(2)
@@ -170,13 +170,13 @@ async def test_an_answer_takes_as_long_as_it_takes_also_with_a_second_request_be
 
     async with started(*SLOW, worker=FakeWorker(stream=slowly)) as running, connected(running) as client:
         client.send(HEAD + BODY + b"GET /li")
-        answer = await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), TIMEOUT)
-        assert b"two" in answer
-        assert b"[DONE]" in answer
-        await client.rest()
+        response = await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), TIMEOUT)
+        assert b"two" in response
+        assert b"[DONE]" in response
+        await client.until_closed()
 
 
-async def test_others_do_not_notice_slow_clients() -> None:
+async def test_slow_clients_do_not_delay_others() -> None:
     async with started("--header-timeout", "20") as running:
         clients = await asyncio.gather(*(asyncio.open_connection("127.0.0.1", running.port) for _ in range(300)))
         try:
@@ -193,29 +193,31 @@ async def test_others_do_not_notice_slow_clients() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_does_not_read_gives_its_place_to_others(stream: bool) -> None:
-    async def tell(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
+async def test_a_client_that_does_not_read_loses_its_slot(stream: bool) -> None:
+    async def stream_answer(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         for _ in range(100):
             yield token("x" * (100_000 if sent(request)["prompt"] == [b"much"] else 1))
         yield last()
 
-    async def told(request: ModelInferRequest) -> ModelInferResponse:
+    async def whole_answer(request: ModelInferRequest) -> ModelInferResponse:
         return whole("x" * (10_000_000 if sent(request)["prompt"] == [b"much"] else 1))
 
-    worker = FakeWorker(told, tell)
+    worker = FakeWorker(whole_answer, stream_answer)
     limits = ("--max-concurrency", "1", "--max-queue", "0", "--send-timeout", "0.5", "--keep-alive-timeout", "1")
     async with started(*limits, worker=worker) as running:
         body = json.dumps({"prompt": "much", "stream": stream}).encode()
-        with socket.create_connection(("127.0.0.1", running.port)) as deaf:
-            deaf.sendall(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body)
+        with socket.create_connection(("127.0.0.1", running.port)) as idle_client:
+            idle_client.sendall(
+                b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body) + body
+            )
             await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
             async with asyncio.timeout(TIMEOUT), connected(running) as client:
                 small = {"prompt": "x", "stream": stream}
                 while (await client.ask("POST", "/v1/completions", small))[0] != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2)
-            # The server has closed it: what is left in the buffers, and no more.
-            received = await asyncio.to_thread(read_all, deaf)
+            # The server has closed the connection: only what its buffers held can be read.
+            received = await asyncio.to_thread(read_all, idle_client)
         assert b"x" * 100 in received
         assert len(received) < 10_000_000
 
@@ -229,7 +231,7 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
-async def test_ten_times_what_fits_is_refused_at_once_and_the_rest_is_answered() -> None:
+async def test_ten_times_the_capacity_is_refused_at_once_and_the_rest_is_answered() -> None:
     may_answer = asyncio.Event()
 
     async def waits(_: ModelInferRequest) -> ModelInferResponse:
@@ -237,29 +239,32 @@ async def test_ten_times_what_fits_is_refused_at_once_and_the_rest_is_answered()
         return whole("x")
 
     worker = FakeWorker(waits)
-    async with started("--max-concurrency", "4", "--max-queue", "4", worker=worker) as running, AsyncExitStack() as all:
-        clients = [await all.enter_async_context(connected(running)) for _ in range(80)]
+    async with (
+        started("--max-concurrency", "4", "--max-queue", "4", worker=worker) as running,
+        AsyncExitStack() as stack,
+    ):
+        clients = [await stack.enter_async_context(connected(running)) for _ in range(80)]
 
         async def ask(client: Client) -> int:
             return (await client.ask("POST", "/v1/completions", {"prompt": "x"}))[0]
 
         async with asyncio.timeout(TIMEOUT):
             requests = {asyncio.create_task(ask(client)) for client in clients}
-            # All others are refused while those that fit still run or wait.
+            # All others are refused while the admitted requests still run or wait.
             answers = [await answer for _, answer in zip(range(72), asyncio.as_completed(requests), strict=False)]
             assert answers == [429] * 72
-            rest = [request for request in requests if not request.done()]
-            assert len(rest) == 8
+            admitted = [request for request in requests if not request.done()]
+            assert len(admitted) == 8
             may_answer.set()
-            assert await asyncio.gather(*rest) == [200] * 8
+            assert await asyncio.gather(*admitted) == [200] * 8
             assert await ask(clients[0]) == 200
 
 
-# ---- No end
+# ---- Endless headers
 
 
 @pytest.mark.parametrize(
-    "what",
+    "data",
     [
         b"GET /" + b"a" * 1000,
         b"GET / HTTP/1.1\r\n" + b"a" * 1000,
@@ -270,36 +275,36 @@ async def test_ten_times_what_fits_is_refused_at_once_and_the_rest_is_answered()
     ],
     ids=["path", "a name", "a value", "headers", "trailers", "a chunk's extension"],
 )
-async def test_headers_without_end(what: bytes) -> None:
-    """Closed for their size: there is no hurry."""
+async def test_endless_headers_close_the_connection(data: bytes) -> None:
+    """Closed because of their size, long before a timeout."""
     hour = ("--header-timeout", "3600", "--body-timeout", "3600")
     async with started(*hour) as running, connected(running) as client:
-        client.send(what)
-        endless = what[-600:] if what.endswith(b"\r\n") else what[-1:] * 600
+        client.send(data)
+        endless = data[-600:] if data.endswith(b"\r\n") else data[-1:] * 600
         client.send(endless * 400)
         async with asyncio.timeout(TIMEOUT):
             with suppress(ConnectionError):
-                await client.rest()
+                await client.until_closed()
 
 
-async def test_what_is_no_http_gets_the_envelope() -> None:
+async def test_bytes_that_are_not_http_get_the_error_envelope() -> None:
     async with started() as running, connected(running) as client:
         client.send(b"\x16\x03\x01 hello\r\n\r\n")
-        status, envelope = error(await client.rest())
+        status, envelope = error(await client.until_closed())
         assert (status, envelope["code"]) == (400, "invalid_http")
 
 
 # ---- Keys
 
 
-async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker() -> None:
+async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker_process() -> None:
     key = "sk-very-secret"
     args = ("--log-level", "debug", "--access-log", "--api-key", key)
     async with started(*args, workers=2) as running:
         async with connected(running) as client:
             answers = [
-                await client.ask("POST", "/v1/completions", body, authorization=f"Bearer {given}")
-                for given in (key, key + "-wrong")
+                await client.ask("POST", "/v1/completions", body, authorization=f"Bearer {sent_key}")
+                for sent_key in (key, key + "-wrong")
                 for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}, {"prompt": 3})
             ]
             assert [status for status, _ in answers] == [200, 200, 400, 401, 401, 401]
@@ -308,28 +313,28 @@ async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker() -> None:
         assert key not in str(commands)
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
-        said = await running.stderr.read()
-        assert b"401" in said
-        assert key.encode() not in said
+        log = await running.stderr.read()
+        assert b"401" in log
+        assert key.encode() not in log
 
 
 # ---- TLS
 
 
 class Certificates:
-    """As files: what the server shows, and the CA of its clients."""
+    """Certificate files: the server's certificate and key, and the CA of its clients."""
 
     def __init__(self, directory: Path) -> None:
         self.cert, self.key, self.client_ca = (directory / name for name in ("cert.pem", "key.pem", "client-ca.pem"))
         self.renew()
 
     def renew(self) -> None:
-        """From a new CA each, as if nothing was left of the old ones."""
+        """Issues everything from new CAs, so that the old certificates are worthless."""
         self.ca, self.clients = trustme.CA(), trustme.CA()
-        issued = self.ca.issue_cert("127.0.0.1", "localhost")
-        put(self.key, issued.private_key_pem.bytes())
-        put(self.cert, b"".join(blob.bytes() for blob in issued.cert_chain_pems))
-        put(self.client_ca, self.clients.cert_pem.bytes())
+        server_certificate = self.ca.issue_cert("127.0.0.1", "localhost")
+        replace(self.key, server_certificate.private_key_pem.bytes())
+        replace(self.cert, b"".join(blob.bytes() for blob in server_certificate.cert_chain_pems))
+        replace(self.client_ca, self.clients.cert_pem.bytes())
 
     def client(self, *, shows: bool = False) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -339,8 +344,8 @@ class Certificates:
         return context
 
 
-def put(path: Path, content: bytes) -> None:
-    """At once, as whoever renews certificates should."""
+def replace(path: Path, content: bytes) -> None:
+    """Replaces the file in one step, as certificate renewals should."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
     os.replace(new, path)
@@ -368,20 +373,22 @@ async def refused(running: Running, context: ssl.SSLContext) -> bool:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_https(certificates: Certificates, workers: int) -> None:
+async def test_https_is_served_and_plain_http_is_not(certificates: Certificates, workers: int) -> None:
     args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*args, workers=workers) as running:
         assert b'"text":"a"' in await completed(running, certificates.client())
         assert await refused(running, ssl.create_default_context())
         async with connected(running) as plain:
             plain.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert b"HTTP" not in await plain.rest()
+            assert b"HTTP" not in await plain.until_closed()
         running.process.send_signal(signal.SIGTERM)
         assert await running.ended() == 0
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-async def test_mutual_tls(certificates: Certificates, version: ssl.TLSVersion) -> None:
+async def test_mutual_tls_admits_only_certificates_of_the_clients_ca(
+    certificates: Certificates, version: ssl.TLSVersion
+) -> None:
     args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*args, "--tls-client-ca", str(certificates.client_ca)) as running:
         known, unknown, stranger = (certificates.client(shows=shows) for shows in (True, False, False))
@@ -394,13 +401,13 @@ async def test_mutual_tls(certificates: Certificates, version: ssl.TLSVersion) -
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_renewed_certificates_are_taken_without_a_restart(certificates: Certificates, workers: int) -> None:
+async def test_renewed_certificates_are_loaded_without_a_restart(certificates: Certificates, workers: int) -> None:
     args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*args, "--tls-client-ca", str(certificates.client_ca), workers=workers) as running:
         before = certificates.client(shows=True)
         async with connected(running, before) as kept:
             await kept.ask("GET", "/livez")
-            put(certificates.key, b"half a key")
+            replace(certificates.key, b"half a key")
             for _ in range(workers):
                 await running.says(b"keeping what was there before: can't load the certificate")
             await completed(running, before)
@@ -412,30 +419,30 @@ async def test_renewed_certificates_are_taken_without_a_restart(certificates: Ce
             for _ in range(3 * workers):
                 await completed(running, after)
                 assert await refused(running, before)
-            assert (await kept.ask("GET", "/livez"))[0] == 200  # its connection is still open
+            assert (await kept.ask("GET", "/livez"))[0] == 200  # the connection is still open
 
 
-async def test_a_handshake_has_as_long_as_headers(certificates: Certificates) -> None:
+async def test_a_tls_handshake_must_finish_within_the_header_timeout(certificates: Certificates) -> None:
     files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*files, *SLOW) as running, connected(running) as client:
         began = asyncio.get_running_loop().time()
-        assert await client.rest() in (b"", b"reset")
+        assert await client.until_closed() in (b"", b"reset")
         assert 0.4 < asyncio.get_running_loop().time() - began < 2.5
 
 
 @pytest.mark.parametrize("tls", [False, True])
-async def test_more_connections_than_there_may_be(certificates: Certificates, tls: bool) -> None:
+async def test_connections_beyond_the_limit_are_refused(certificates: Certificates, tls: bool) -> None:
     context = certificates.client() if tls else None
     files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key)) if tls else ()
     async with started("--max-connections", "2", *files) as running:
         async with connected(running, context) as first, connected(running, context):
             assert (await first.ask("GET", "/v1/models"))[0] == 200
             async with connected(running, context) as third:
-                status, envelope = error(await third.rest())
+                status, envelope = error(await third.until_closed())
                 assert (status, envelope["code"], envelope["type"]) == (503, "server_overloaded", "server_error")
             assert (await first.ask("GET", "/v1/models"))[0] == 200
         async with asyncio.timeout(TIMEOUT):
-            while True:  # until those two are known to be gone
+            while True:  # until the server has noticed that the first two are closed
                 async with connected(running, context) as client:
                     with suppress(ConnectionError, asyncio.IncompleteReadError):
                         if (await client.ask("GET", "/v1/models"))[0] == 200:
@@ -452,7 +459,7 @@ async def test_more_connections_than_there_may_be(certificates: Certificates, tl
         ("--tls-client-ca", b"nonsense", "can't load the CA of clients from {path}: "),
     ],
 )
-async def test_files_that_are_wrong_are_one_clear_line(
+async def test_wrong_certificate_files_are_one_clear_line(
     certificates: Certificates, tmp_path: Path, option: str, content: bytes | None, problem: str, workers: str
 ) -> None:
     path = tmp_path / "wrong.pem"
@@ -462,22 +469,24 @@ async def test_files_that_are_wrong_are_one_clear_line(
     args = [str(word) for pair in files.items() for word in pair]
     command = (sys.executable, "-m", "openai_server", "--port", "0", "--workers", workers, *args)
     process = await asyncio.create_subprocess_exec(*command, stderr=PIPE)
-    _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
-    assert said.decode().startswith("Error: " + problem.format(path=path, cert=certificates.cert, key=certificates.key))
-    assert (said.count(b"\n"), process.returncode) == (1, 1)
+    _, output = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    assert output.decode().startswith(
+        "Error: " + problem.format(path=path, cert=certificates.cert, key=certificates.key)
+    )
+    assert (output.count(b"\n"), process.returncode) == (1, 1)
 
 
-async def test_a_key_with_a_password_asks_nobody(certificates: Certificates) -> None:
+async def test_a_key_with_a_password_is_refused_without_a_prompt(certificates: Certificates) -> None:
     key = load_pem_private_key(certificates.key.read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
-    put(certificates.key, locked)
+    replace(certificates.key, locked)
     with pytest.raises(TLSError, match="can't load the certificate and its key"):
         TLS(Files(certificates.cert, certificates.key))
 
 
-async def test_a_certificate_in_one_file_with_its_key(certificates: Certificates) -> None:
-    both = certificates.key.read_bytes() + certificates.cert.read_bytes()
-    put(certificates.cert, both)
+async def test_certificate_and_key_can_be_in_one_file(certificates: Certificates) -> None:
+    content = certificates.key.read_bytes() + certificates.cert.read_bytes()
+    replace(certificates.cert, content)
     async with started("--tls-cert", str(certificates.cert)) as running:
         await completed(running, certificates.client())
 
@@ -485,7 +494,7 @@ async def test_a_certificate_in_one_file_with_its_key(certificates: Certificates
 # ---- The `openai` package
 
 
-async def test_the_openai_package_knows_what_it_is_told() -> None:
+async def test_the_openai_package_understands_errors_and_limits() -> None:
     def client(running: Running, key: str, retries: int = 0) -> AsyncOpenAI:
         return AsyncOpenAI(base_url=f"http://127.0.0.1:{running.port}/v1", api_key=key, max_retries=retries)
 
@@ -496,15 +505,15 @@ async def test_the_openai_package_knows_what_it_is_told() -> None:
             assert unknown.value.code == "invalid_api_key"
         async with client(running, "a") as openai:
 
-            async def all_of_them() -> None:
-                while True:  # some flow back meanwhile
+            async def exhaust_the_limit() -> None:
+                while True:  # the limit refills meanwhile
                     await openai.completions.create(model="tiny", prompt="x")
 
             with pytest.raises(RateLimitError) as limited:
-                await all_of_them()
+                await exhaust_the_limit()
             assert limited.value.code == "rate_limit_exceeded"
             assert limited.value.response.headers["x-ratelimit-remaining-requests"] == "0"
-        async with client(running, "a", retries=2) as openai:  # waits as long as it is told
+        async with client(running, "a", retries=2) as openai:  # it retries after the returned delay
             await openai.completions.create(model="tiny", prompt="x")
         async with client(running, "b") as openai:
             raw = await openai.completions.with_raw_response.create(model="tiny", prompt="x")

@@ -1,4 +1,4 @@
-"""Which endpoint a path leads to, and under which name metrics and the access log have it."""
+"""Which endpoint a path leads to, and the name of that endpoint in metrics and the access log."""
 
 import logging
 
@@ -15,9 +15,11 @@ MODELS = ["tiny", "org/name", "chat", "org/chat"]
 
 
 async def counted(sidecar: Sidecar) -> list[tuple[str, str, str]]:
-    """Endpoint, model and status of every request, other than those for metrics, so far."""
+    """Returns endpoint, model and status of every request so far, other than those for metrics."""
     series = Scrape((await sidecar.get("/metrics")).body).series("openai_server_requests_total")
-    return [(one["endpoint"], one["model"], one["status"]) for one in series if one["endpoint"] != "/metrics"]
+    return [
+        (labels["endpoint"], labels["model"], labels["status"]) for labels in series if labels["endpoint"] != "/metrics"
+    ]
 
 
 ANSWERED = [
@@ -78,7 +80,7 @@ async def test_a_request_is_counted_and_logged_under_the_endpoint_that_answers(
     assert [line["endpoint"] for line in lines] == expected
 
 
-async def test_a_path_that_is_not_served_has_no_name_of_its_own() -> None:
+async def test_an_unknown_path_is_counted_as_other() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         assert (await sidecar.get("/livez")).status == 404
         sidecar.app.observer.report()
@@ -92,11 +94,14 @@ async def test_a_path_that_is_not_served_has_no_name_of_its_own() -> None:
 @pytest.mark.parametrize(
     ("model", "path"), [("tiny", "/tiny/chat"), ("org/name", "/org/name/chat"), ("chat", "/chat/chat")]
 )
-async def test_hayhooks_path_of_a_chat(model: str, path: str, stream: bool) -> None:
+async def test_a_chat_at_hayhooks_path_is_served(model: str, path: str, stream: bool) -> None:
     async with running(FakeWorker(models=MODELS)) as sidecar:
         reply = await sidecar.send("POST", path, {**BODY, "stream": stream})
-        told = reply.events[0] if stream else reply.json
-        assert (told["model"], told["object"]) == (model, "chat.completion.chunk" if stream else "chat.completion")
+        response = reply.events[0] if stream else reply.json
+        assert (response["model"], response["object"]) == (
+            model,
+            "chat.completion.chunk" if stream else "chat.completion",
+        )
         contradicted = await sidecar.send("POST", path, {**BODY, "model": "other"})
         assert (contradicted.status, contradicted.error["param"]) == (400, "model")
 

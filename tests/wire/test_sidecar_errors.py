@@ -1,4 +1,4 @@
-"""Every gRPC status, unary and in a stream, as HTTP."""
+"""Every gRPC status, unary and in a stream, becomes an HTTP status."""
 
 import grpc
 import pytest
@@ -15,7 +15,7 @@ STATUSES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode
 
 @pytest.mark.parametrize("status", STATUSES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_each_status(status: str, stream: bool) -> None:
+async def test_each_grpc_status_has_an_http_status(status: str, stream: bool) -> None:
     refusal = Refusal(status, "what happened")
     async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=stream, model="tiny")
@@ -33,7 +33,7 @@ async def test_each_status(status: str, stream: bool) -> None:
     ("tensor", "param"),
     [("top_k", "top_k"), ("prompt", "messages"), ("max_tokens", "max_completion_tokens"), ("unheard_of", None)],
 )
-async def test_the_tensor_to_blame_is_told_as_the_field_it_came_from(
+async def test_the_error_names_the_field_that_became_the_refused_tensor(
     stream: bool, tensor: str, param: str | None
 ) -> None:
     refusal = Refusal("INVALID_ARGUMENT", "bad", tensor=tensor)
@@ -43,7 +43,7 @@ async def test_the_tensor_to_blame_is_told_as_the_field_it_came_from(
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_prompt_past_the_context(stream: bool) -> None:
+async def test_a_prompt_longer_than_the_context_is_refused(stream: bool) -> None:
     refusal = Refusal("INVALID_ARGUMENT", "300 tokens", reason=contract.REASON_CONTEXT_LENGTH)
     async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
         completion = await sidecar.complete(prompt="x", stream=stream)
@@ -60,7 +60,7 @@ async def test_a_stream_error_without_a_status_is_a_bad_gateway() -> None:
     assert (reply.status, reply.error["message"]) == (502, "oops")
 
 
-async def test_a_request_that_takes_too_long() -> None:
+async def test_a_request_that_exceeds_the_timeout_is_a_504() -> None:
     async with running(FakeWorker(hangs, hangs_midway), request_timeout=0.2) as sidecar:
         whole = await sidecar.complete(prompt="x")
         stream = await sidecar.complete(prompt="x", stream=True)

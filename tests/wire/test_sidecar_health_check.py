@@ -20,7 +20,7 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of the
 
 @asynccontextmanager
 async def listening_on(path: Path, worker: FakeWorker) -> AsyncIterator[str]:
-    """The endpoint of a backend that every network reaches."""
+    """Serves the worker on a socket that every network reaches; yields the endpoint."""
     server = aio.server()
     add_GRPCInferenceServiceServicer_to_server(worker, server)
     server.add_insecure_port(f"unix:{path}")
@@ -46,7 +46,7 @@ async def status(net: Network, *options: str) -> int:
         ("--tls-cert", "CERTIFICATE", "--tls-key", "KEY"),
     ],
 )
-async def test_its_answer_is_readiness(tmp_path: Path, options: tuple[str, ...]) -> None:
+async def test_the_health_check_returns_readiness(tmp_path: Path, options: tuple[str, ...]) -> None:
     certificate, key = Authority(tmp_path / "ca").issue("localhost")
     files = {"CERTIFICATE": str(certificate), "KEY": str(key)}
     options = tuple(files.get(word, word) for word in options)
@@ -65,13 +65,13 @@ async def test_its_answer_is_readiness(tmp_path: Path, options: tuple[str, ...])
                 await asyncio.to_thread(server.end)
 
 
-async def test_nobody_answers(tmp_path: Path) -> None:
+async def test_the_health_check_fails_if_no_server_answers(tmp_path: Path) -> None:
     with network(tmp_path, ipv6=False) as net:
         assert await status(net) == 1
         assert await status(net, "--host", "name.invalid") == 1
 
 
-async def test_another_address_is_not_asked(tmp_path: Path) -> None:
+async def test_the_health_check_calls_only_the_address_in_its_options(tmp_path: Path) -> None:
     worker = FakeWorker()
     with network(tmp_path) as net:
         async with listening_on(tmp_path / "w", worker) as endpoint:

@@ -1,4 +1,4 @@
-"""What holds for every request, whatever it asks."""
+"""Rules that hold for every request, whatever its endpoint."""
 
 import json
 import logging
@@ -22,7 +22,7 @@ ENDPOINTS = [
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/"), ("GET", "/v1"), ("POST", "/v1/audio/speech"), ("GET", "/v1/completions/x")]
 )
-async def test_an_unknown_path(method: str, path: str) -> None:
+async def test_an_unknown_path_is_a_404(method: str, path: str) -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.send(method, path)
     assert (reply.status, reply.error["type"]) == (404, "invalid_request_error")
@@ -56,7 +56,7 @@ NO_PATHS = [
 
 
 @pytest.mark.parametrize(("method", "path"), NO_PATHS)
-async def test_a_path_with_something_too_much_is_named_and_taken_for_no_model(method: str, path: str) -> None:
+async def test_an_unknown_path_is_named_and_never_becomes_a_model(method: str, path: str) -> None:
     async with running(FakeWorker(models=["tiny", "org/name"])) as sidecar:
         reply = await sidecar.send(method, path, {"messages": [], "prompt": "x", "input": "x", "model": "tiny"})
     assert (reply.status, reply.error["param"], reply.error["code"]) == (404, None, None)
@@ -83,7 +83,7 @@ async def test_a_model_whose_name_has_slashes_is_found_by_its_path(prefix: str) 
         ("DELETE", "/health", {"GET", "HEAD"}),
     ],
 )
-async def test_a_method_that_is_not_allowed(method: str, path: str, allow: set[str]) -> None:
+async def test_a_method_that_is_not_allowed_is_a_405(method: str, path: str, allow: set[str]) -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.send(method, path)
     assert (reply.status, reply.error["type"]) == (405, "invalid_request_error")
@@ -92,7 +92,7 @@ async def test_a_method_that_is_not_allowed(method: str, path: str, allow: set[s
 
 @pytest.mark.parametrize("path", ENDPOINTS)
 @pytest.mark.parametrize("announced", [True, False])
-async def test_a_body_that_is_too_large(path: str, announced: bool) -> None:
+async def test_a_body_that_is_too_large_is_a_413(path: str, announced: bool) -> None:
     headers = {"content-length": "1001"} if announced else {}
     async with running(FakeWorker(), max_body_bytes=1000) as sidecar:
         reply = await sidecar.send("POST", path, b"{" + b" " * 999 + b"}", headers)
@@ -104,13 +104,13 @@ async def test_a_body_that_is_too_large(path: str, announced: bool) -> None:
     "body",
     [b"", b"{", b"[]", b"null", b"3", b'"x"', b"\xff", b"[" * 3000, b'{"prompt": NaN}', b'{"prompt": "\\ud800"}'],
 )
-async def test_a_body_that_is_no_json_object(path: str, body: bytes) -> None:
+async def test_a_body_that_is_no_json_object_is_refused(path: str, body: bytes) -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.send("POST", path, body)
     assert (reply.status, reply.error["code"]) == (400, "invalid_json")
 
 
-async def test_health() -> None:
+async def test_readiness_follows_the_backend_and_the_drain_but_liveness_does_not() -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 200, 200]
@@ -119,10 +119,10 @@ async def test_health() -> None:
         worker.ready = True
         sidecar.app.services.draining = True
         assert [(await sidecar.get(path)).status for path in ("/livez", "/readyz", "/health")] == [200, 503, 503]
-        assert (await sidecar.complete(prompt="x")).status == 200  # who is there is still served
+        assert (await sidecar.complete(prompt="x")).status == 200  # requests during the drain are still served
 
 
-async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_bug_is_logged_and_not_shown_to_the_client(caplog: pytest.LogCaptureFixture) -> None:
     async with running(FakeWorker(), template_timeout="a string, which no budget can add up") as sidecar:
         with caplog.at_level(logging.ERROR):
             reply = await sidecar.chat()
@@ -132,7 +132,7 @@ async def test_a_bug_is_logged_and_not_told(caplog: pytest.LogCaptureFixture) ->
     assert reply.headers["x-request-id"] in caplog.text
 
 
-# ---- Any JSON at all
+# ---- Arbitrary JSON
 
 keys = st.sampled_from([*sorted(schemas.COMPLETION_FIELDS.mapped | schemas.CHAT_FIELDS.mapped), "user", "tools", "zzz"])
 scalars = (
@@ -162,7 +162,7 @@ bodies = st.dictionaries(keys, values | messages, max_size=5) | values
 
 @settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies, prompt=st.booleans())
-async def test_any_json_gets_an_answer_or_is_refused(body: Any, prompt: bool) -> None:
+async def test_any_json_is_answered_or_refused(body: Any, prompt: bool) -> None:
     async with running(FakeWorker(quiet)) as sidecar:
         for path, field, value in (
             (ENDPOINTS[0], "prompt", "x"),

@@ -13,7 +13,7 @@ from tests.wire.sidecar import Call, Reply, Sidecar, running
 TINY = {"prompt": "x", "model": "tiny"}
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
 INTERVAL = 1.0
-"""Seconds for which the sidecar takes an unknown name for unknown."""
+"""Seconds for which the sidecar remembers that a model name is unknown."""
 
 
 async def ended(call: Call) -> Reply:
@@ -27,7 +27,7 @@ def complete(sidecar: Sidecar, model: str) -> Call:
 
 @asynccontextmanager
 async def slow(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[Sidecar, asyncio.Event]]:
-    """A sidecar that knows its models; from now on, `calls` get no answer until the event is set."""
+    """Yields a sidecar that has looked up its models, and an event; `calls` are held until the event is set."""
     async with running(worker, lookup_timeout=30) as sidecar:
         assert (await sidecar.get("/v1/models")).status == 200
         answer = asyncio.Event()
@@ -101,7 +101,7 @@ async def test_a_hundred_unknown_names_at_once_are_one_lookup() -> None:
         assert worker.lookups == ["RepositoryIndex"]
 
 
-async def test_unknown_names_without_pause_are_a_lookup_a_second() -> None:
+async def test_continuous_unknown_names_are_one_lookup_a_second() -> None:
     async with slow(worker := FakeWorker()) as (sidecar, _):
         loop = asyncio.get_running_loop()
         begun = loop.time()
@@ -122,7 +122,7 @@ async def test_an_unknown_name_is_found_once_it_is_listed() -> None:
 
 
 async def until_known(sidecar: Sidecar, model: str) -> None:
-    async with asyncio.timeout(30):  # a second, in fact
+    async with asyncio.timeout(30):  # takes a second
         while True:
             if (await sidecar.complete(prompt="x", model=model)).status == 200:
                 return
@@ -140,21 +140,21 @@ async def test_requests_for_the_list_share_one_lookup() -> None:
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
-async def test_a_client_that_leaves_does_not_end_the_lookup_for_others() -> None:
+async def test_a_client_that_disconnects_does_not_end_the_lookup_for_others() -> None:
     async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
         first = complete(sidecar, "unknown")
         assert await worker.looked_up.get() == "RepositoryIndex"
-        others = [complete(sidecar, "new"), sidecar.start("GET", "/v1/models")]
+        other_calls = [complete(sidecar, "new"), sidecar.start("GET", "/v1/models")]
         await asyncio.sleep(0)
         first.disconnect()
         await ended(first)
         worker.models = ("tiny", "new")
         answer.set()
-        assert [(await ended(call)).status for call in others] == [200, 200]
+        assert [(await ended(call)).status for call in other_calls] == [200, 200]
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
-async def test_a_lookup_that_fails_is_an_error_only_where_it_is_needed() -> None:
+async def test_a_failed_lookup_is_an_error_only_where_it_is_needed() -> None:
     async with slow(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
         worker.failing.add("RepositoryIndex")
         calls = [sidecar.start("GET", "/v1/models"), complete(sidecar, "unknown"), complete(sidecar, "other")]
@@ -169,7 +169,7 @@ async def test_a_lookup_that_fails_is_an_error_only_where_it_is_needed() -> None
         assert (await sidecar.complete(prompt="x", model="third")).status == 404
 
 
-async def test_a_slow_model_does_not_hold_up_another_ones_lookup() -> None:
+async def test_a_slow_model_does_not_delay_another_models_lookup() -> None:
     worker = FakeWorker(models=["tiny", "slow"])
     worker.held["ModelConfig slow"] = answer = asyncio.Event()
     async with running(worker, lookup_timeout=30) as sidecar:
@@ -201,7 +201,7 @@ async def test_one_models_errors_clear_nothing_for_others(status: str) -> None:
 
 
 async def test_a_template_that_was_replaced_behind_a_proxy_is_found() -> None:
-    """The connection is never lost: a call that fails is the only sign."""
+    """The connection is never lost: a failed call is the only sign."""
     failing = True
 
     async def infer(request: ModelInferRequest) -> ModelInferResponse:
@@ -213,7 +213,7 @@ async def test_a_template_that_was_replaced_behind_a_proxy_is_found() -> None:
     async with running(worker) as sidecar:
         assert (await sidecar.chat()).status == 503
         failing, worker.parameters = False, {"chat_template": "new"}
-        async with asyncio.timeout(30):  # a second, in fact
+        async with asyncio.timeout(30):  # takes a second
             while True:
                 if (await sidecar.chat()).status == 200 and sent(worker.requests[-1])["prompt"] == [b"new"]:
                     return

@@ -26,12 +26,12 @@ async def test_the_models_that_are_ready_are_listed() -> None:
     ]
 
 
-@pytest.mark.parametrize(("asked", "found"), [("org/big", "org/big"), ("small", "small"), ("llamacpp", "org/big")])
-async def test_one_model_is_described(asked: str, found: str) -> None:
+@pytest.mark.parametrize(("name", "expected"), [("org/big", "org/big"), ("small", "small"), ("llamacpp", "org/big")])
+async def test_a_model_is_described_by_name_or_alias(name: str, expected: str) -> None:
     async with running(FakeWorker(models=["org/big", "small"])) as sidecar:
-        reply = await sidecar.get(f"/v1/models/{asked}")
+        reply = await sidecar.get(f"/v1/models/{name}")
     model = Model.model_validate_json(reply.body, strict=True)
-    assert model.id == found
+    assert model.id == expected
     assert model.created > 0
 
 
@@ -46,7 +46,7 @@ async def test_an_unknown_model_is_not_described(path: str) -> None:
     ("model", "answers"),
     [(None, "tiny"), ("", "tiny"), ("tiny", "tiny"), ("llamacpp", "tiny"), ("gpt-3.5-turbo", "second")],
 )
-async def test_who_answers(model: str | None, answers: str) -> None:
+async def test_a_request_is_answered_by_its_model_or_alias(model: str | None, answers: str) -> None:
     worker = FakeWorker(models=["tiny", "second"])
     async with running(worker, model_alias={"gpt-3.5-turbo": "second"}) as sidecar:
         for reply in (await sidecar.complete(prompt="x", model=model), await sidecar.chat(model=model)):
@@ -65,7 +65,7 @@ async def test_an_unknown_model_does_not_answer(model: str, stream: bool) -> Non
     assert worker.requests == []
 
 
-async def test_the_model_in_the_path_of_old_clients() -> None:
+async def test_the_model_can_be_in_the_path_as_in_old_clients() -> None:
     worker = FakeWorker(models=["tiny", "a/b"])
     async with running(worker) as sidecar:
         reply = await sidecar.send("POST", "/v1/engines/a/b/completions", {"prompt": "x"})
@@ -77,7 +77,7 @@ async def test_the_model_in_the_path_of_old_clients() -> None:
     assert (other.status, other.error["param"]) == (400, "model")
 
 
-async def test_a_backend_that_lists_no_models() -> None:
+async def test_a_backend_that_lists_no_models_needs_served_model() -> None:
     async with running(FakeWorker(models=None)) as sidecar:
         reply = await sidecar.complete(prompt="x")
         assert (reply.status, reply.headers["retry-after"]) == (503, "1")
@@ -98,7 +98,7 @@ async def test_a_model_that_is_loaded_later_is_found() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_names_no_model_does_not_notice_that_it_was_replaced(stream: bool) -> None:
+async def test_a_request_without_a_model_is_served_after_the_model_was_replaced(stream: bool) -> None:
     async def infer(request: ModelInferRequest) -> ModelInferResponse:
         if request.model_name != "new":
             raise Refusal("NOT_FOUND", "gone")
@@ -120,7 +120,7 @@ async def test_who_names_no_model_does_not_notice_that_it_was_replaced(stream: b
     assert (named.status, named.error["code"], named.error["param"]) == (404, "model_not_found", "model")
 
 
-async def test_a_model_that_stays_gone_is_a_404() -> None:
+async def test_a_model_that_stays_away_is_a_404() -> None:
     async def infer(_: ModelInferRequest) -> ModelInferResponse:
         raise Refusal("NOT_FOUND", "gone")
 
@@ -128,7 +128,7 @@ async def test_a_model_that_stays_gone_is_a_404() -> None:
         assert (await sidecar.complete(prompt="x")).status == 404
 
 
-async def test_what_is_learned_is_asked_once() -> None:
+async def test_a_models_metadata_is_requested_once() -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         await asyncio.gather(*(sidecar.complete(prompt="x") for _ in range(5)))
@@ -139,8 +139,8 @@ async def test_what_is_learned_is_asked_once() -> None:
 # ---- The backend goes and comes back
 
 
-async def answered(sidecar: Sidecar) -> str:
-    """The model that answers, as soon as one does."""
+async def answering_model(sidecar: Sidecar) -> str:
+    """Completes until a model answers, and returns its name."""
     async with asyncio.timeout(30):
         while True:
             reply = await sidecar.complete(prompt="x")
@@ -151,17 +151,17 @@ async def answered(sidecar: Sidecar) -> str:
             await asyncio.sleep(0.05)
 
 
-async def test_a_worker_that_comes_back_with_another_model_is_found_without_help() -> None:
+async def test_a_worker_that_comes_back_with_another_model_is_found() -> None:
     async with AsyncExitStack() as first:
         port = await first.enter_async_context(serving(FakeWorker(models=["first"])))
         async with app_for(port) as sidecar:
-            assert await answered(sidecar) == "first"
+            assert await answering_model(sidecar) == "first"
             await first.aclose()
             async with serving(FakeWorker(models=["second"]), port):
-                assert await answered(sidecar) == "second"
+                assert await answering_model(sidecar) == "second"
 
 
-async def test_a_backend_that_was_never_there() -> None:
+async def test_an_absent_backend_is_a_503_until_it_comes() -> None:
     async with serving(FakeWorker()) as port:
         pass
     async with app_for(port) as sidecar:
@@ -176,4 +176,4 @@ async def test_a_backend_that_was_never_there() -> None:
             assert reply.error["code"] == "backend_unavailable"
         assert (await sidecar.get("/livez")).status == 200
         async with serving(FakeWorker(), port):
-            assert await answered(sidecar) == "tiny"
+            assert await answering_model(sidecar) == "tiny"

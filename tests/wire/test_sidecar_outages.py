@@ -1,4 +1,4 @@
-"""A backend that can't be reached is one warning with the reason, and one line when it is back."""
+"""An unreachable backend is logged as one warning with the reason, and its return as one line."""
 
 import asyncio
 import logging
@@ -22,14 +22,14 @@ AWAY, BACK = "can't reach the backend", "connected to the backend"
 
 
 class Lines:
-    """What a sidecar logs, without access lines."""
+    """The lines that a sidecar logs, without access lines."""
 
     def __init__(self, running: Running) -> None:
         self._running = running
         self.seen: list[str] = []
 
     async def until(self, *words: str) -> str:
-        """The next line that holds all of these."""
+        """Returns the next line that contains all the words."""
         async with asyncio.timeout(TIMEOUT):
             while line := (await self._running.stderr.readline()).decode():
                 if "openai_server.access" not in line:
@@ -53,7 +53,7 @@ async def watched(port: int, *args: str) -> AsyncIterator[tuple[Running, Lines]]
         yield running, Lines(running)
 
 
-async def test_one_that_was_never_there_is_one_warning_and_one_line_when_it_comes() -> None:
+async def test_a_backend_that_starts_late_is_one_warning_and_one_line_when_it_comes() -> None:
     attempts = asyncio.Semaphore(0)
 
     async def hang_up(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -75,7 +75,7 @@ async def test_one_that_was_never_there_is_one_warning_and_one_line_when_it_come
     assert (len(lines.about(AWAY)), len(lines.about(BACK))) == (1, 1)
 
 
-async def test_one_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() -> None:
+async def test_a_backend_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() -> None:
     port = free_port()
     async with watched(port) as (_, lines):
         for _ in range(2):
@@ -84,11 +84,11 @@ async def test_one_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() 
                 await lines.until(BACK)
         await lines.until(AWAY)
         await lines.end()
-    told = lines.about("the backend")
-    assert [AWAY in line for line in told] == [True, False, True, False, True], told
+    logged = lines.about("the backend")
+    assert [AWAY in line for line in logged] == [True, False, True, False, True], logged
 
 
-async def test_each_of_several_is_named() -> None:
+async def test_each_unreachable_backend_is_named() -> None:
     addresses = [f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"]
     async with (
         serving(FakeWorker()) as port,
@@ -101,49 +101,49 @@ async def test_each_of_several_is_named() -> None:
     assert len(lines.about(AWAY)) == 2
 
 
-async def test_a_name_that_does_not_resolve_is_the_reason() -> None:
+async def test_the_warning_says_that_a_name_does_not_resolve() -> None:
     async with watched(free_port(), "--anyserve-endpoint", "nobody.invalid:8000") as (_, lines):
         assert "resol" in await lines.until(AWAY, "nobody.invalid:8000")
         await lines.end()
     assert len(lines.about("nobody.invalid")) == 1
 
 
-async def test_a_name_of_many_that_does_not_resolve(
+async def test_a_resolved_name_that_fails_is_logged_once_per_outage(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(pool, "RESOLVE_INTERVAL", 0.01)
     caplog.set_level(logging.INFO)
-    here, looked_up = [False], asyncio.Semaphore(0)
+    resolves, looked_up = [False], asyncio.Semaphore(0)
 
     async def resolve(name: str) -> list[pool.Address]:
         looked_up.release()
-        if here[0]:
+        if resolves[0]:
             return []
         raise OSError("no such name")
 
-    async def several() -> None:
+    async def five_lookups() -> None:
         for _ in range(5):
             await asyncio.wait_for(looked_up.acquire(), TIMEOUT)
 
-    made = pool.Pool(["dns:///workers:1"], lambda _: pytest.fail("there is none"), resolve=resolve)
-    watching = asyncio.create_task(made.watch())
-    for now in (False, True, False):
-        here[0] = now
-        await several()
+    backend_pool = pool.Pool(["dns:///workers:1"], lambda _: pytest.fail("there is none"), resolve=resolve)
+    watching = asyncio.create_task(backend_pool.watch())
+    for state in (False, True, False):
+        resolves[0] = state
+        await five_lookups()
     watching.cancel()
     await asyncio.gather(watching, return_exceptions=True)
-    told = [record.getMessage() for record in caplog.records if "workers:1" in record.getMessage()]
-    away = "can't resolve workers:1: no such name"
-    assert told == [away, "workers:1 is resolved again", away]
+    logged = [record.getMessage() for record in caplog.records if "workers:1" in record.getMessage()]
+    failure = "can't resolve workers:1: no such name"
+    assert logged == [failure, "workers:1 is resolved again", failure]
 
 
-async def test_a_certificate_of_another_authority_is_the_reason(tmp_path: Path) -> None:
-    ours, theirs = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
-    certificate, key = (path.read_bytes() for path in theirs.issue("localhost"))
+async def test_the_warning_says_that_the_certificate_is_of_another_authority(tmp_path: Path) -> None:
+    trusted, untrusted = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
+    certificate, key = (path.read_bytes() for path in untrusted.issue("localhost"))
     server = aio.server()
     port = server.add_secure_port("127.0.0.1:0", grpc.ssl_server_credentials([(key, certificate)]))
     await server.start()
-    options = ("--anyserve-endpoint", f"localhost:{port}", "--backend-tls", "--backend-ca", str(ours.file))
+    options = ("--anyserve-endpoint", f"localhost:{port}", "--backend-tls", "--backend-ca", str(trusted.file))
     try:
         async with watched(free_port(), *options) as (_, lines):
             assert "CERTIFICATE_VERIFY_FAILED" in await lines.until(AWAY, f"localhost:{port}")
@@ -154,27 +154,27 @@ async def test_a_certificate_of_another_authority_is_the_reason(tmp_path: Path) 
     assert len(lines.about("CERTIFICATE_VERIFY_FAILED")) == 1, lines.seen
 
 
-async def test_one_that_answers_no_question_is_a_warning() -> None:
-    """Such as one behind a proxy that can be reached itself."""
+async def test_a_backend_whose_calls_fail_is_a_warning() -> None:
+    """For example, a backend behind a proxy that is reachable itself."""
 
-    class Away(FakeWorker):
-        here = asyncio.Event()
+    class Unavailable(FakeWorker):
+        is_back = asyncio.Event()
 
         async def ServerReady(self, request: object, context: object) -> object:  # type: ignore[override]
-            if not self.here.is_set():
+            if not self.is_back.is_set():
                 await context.abort(grpc.StatusCode.UNAVAILABLE, "no upstream")  # type: ignore[attr-defined]
             return await super().ServerReady(request, context)  # type: ignore[arg-type]
 
-    worker = Away()
+    worker = Unavailable()
     async with serving(worker) as port, watched(port) as (_, lines):
         assert "no upstream" in await lines.until(AWAY)
-        worker.here.set()
+        worker.is_back.set()
         await lines.until(BACK)
         await lines.end()
     assert len(lines.about(AWAY)) == 1
 
 
-async def test_one_on_a_socket_in_the_file_system(tmp_path: Path) -> None:
+async def test_a_backend_on_a_unix_socket_is_served(tmp_path: Path) -> None:
     server, endpoint = aio.server(), f"unix:{tmp_path / 'socket'}"
     add_GRPCInferenceServiceServicer_to_server(FakeWorker(), server)
     server.add_insecure_port(endpoint)
@@ -187,21 +187,21 @@ async def test_one_on_a_socket_in_the_file_system(tmp_path: Path) -> None:
         await server.stop(None)
 
 
-def test_one_that_comes_and_goes_all_the_time_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_backend_that_flaps_is_not_logged_each_time(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    now = [0.0]
-    outages = Outages(logging.getLogger("test"), "lost", "back", lambda: now[0])
+    clock = [0.0]
+    outages = Outages(logging.getLogger("test"), "lost", "back", lambda: clock[0])
     for _ in range(1000):  # ten times a second
         outages.lost("why")
-        now[0] += 0.05
+        clock[0] += 0.05
         outages.back()
-        now[0] += 0.05
+        clock[0] += 0.05
     n_lines = len(caplog.records)
     assert n_lines <= 2 * BURST * (100 / PERIOD + 1)
     outages.lost("why")
-    now[0] += PERIOD
-    assert outages.would_log, "that it is away is logged in the end"
+    clock[0] += PERIOD
+    assert outages.would_log, "the outage is logged in the end"
     outages.lost("for long")
     outages.lost("for long")
-    [last] = caplog.records[n_lines:]
-    assert last.getMessage().startswith("lost: for long")
+    [line] = caplog.records[n_lines:]
+    assert line.getMessage().startswith("lost: for long")

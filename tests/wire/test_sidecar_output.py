@@ -1,4 +1,4 @@
-"""Where a sidecar's output goes: nowhere, to a full disk, or to a log in which a client can't write what it likes."""
+"""A sidecar's output: closed, on a full disk, or a log that clients try to forge."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ from tests.wire.test_sidecar_process import TIMEOUT, completed, sidecar
 
 @asynccontextmanager
 async def redirected(worker_port: int, to: str, *args: str) -> AsyncIterator[tuple[Process, int]]:
-    """A sidecar, as a shell starts it with these redirections, and its port."""
+    """Yields a sidecar, started by a shell with these redirections, and its port."""
     port = free_port()
     command = (sys.executable, "-m", "openai_server", "--port", str(port), *args)
     endpoint = ("--anyserve-endpoint", f"127.0.0.1:{worker_port}")
@@ -31,7 +31,7 @@ async def redirected(worker_port: int, to: str, *args: str) -> AsyncIterator[tup
         url = f"http://127.0.0.1:{port}"
         async with asyncio.timeout(TIMEOUT):
             while True:
-                assert process.returncode is None, "it has ended"
+                assert process.returncode is None, "the sidecar has ended"
                 try:
                     if (await asyncio.to_thread(get, url, "/readyz")).status == 200:
                         break
@@ -45,7 +45,7 @@ async def redirected(worker_port: int, to: str, *args: str) -> AsyncIterator[tup
             await process.wait()
 
 
-TWO = ("--workers", "2", "--log-format", "json")
+TWO_WORKERS = ("--workers", "2", "--log-format", "json")
 
 
 @pytest.mark.parametrize(
@@ -55,19 +55,19 @@ TWO = ("--workers", "2", "--log-format", "json")
         ("2>&-", ()),
         ("<&- >&- 2>&-", ("--log-format", "json")),
         (">/dev/full 2>&1", ("--log-level", "debug")),
-        ("<&- >&- 2>&-", TWO),
-        ("2>/dev/full", TWO),
+        ("<&- >&- 2>&-", TWO_WORKERS),
+        ("2>/dev/full", TWO_WORKERS),
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "one",
 )
-async def test_it_serves_and_ends_where_nothing_can_be_written(to: str, options: tuple[str, ...]) -> None:
+async def test_it_serves_and_exits_cleanly_where_nothing_can_be_written(to: str, options: tuple[str, ...]) -> None:
     async with serving(FakeWorker()) as worker_port, redirected(worker_port, to, *options) as (process, port):
         await completed(port, 3)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), TIMEOUT) == 0
 
 
-async def test_it_goes_on_when_the_reader_of_its_log_is_gone() -> None:
+async def test_it_keeps_serving_when_the_reader_of_its_log_is_gone() -> None:
     reader, writer = os.pipe()
     port = free_port()
     async with serving(FakeWorker()) as worker_port:
@@ -92,7 +92,7 @@ async def test_it_goes_on_when_the_reader_of_its_log_is_gone() -> None:
 
 
 @pytest.mark.parametrize("to", ["2>&-", "2>/dev/full"])
-async def test_a_mistake_that_nobody_can_read_has_its_status(to: str) -> None:
+async def test_a_usage_error_that_can_not_be_written_still_sets_the_exit_status(to: str) -> None:
     command = f'exec "$@" {to}'
     process = await asyncio.create_subprocess_exec(
         *("sh", "-c", command, "sh", sys.executable, "-m", "openai_server", "--anyserve-endpoint", "nowhere")
@@ -100,10 +100,11 @@ async def test_a_mistake_that_nobody_can_read_has_its_status(to: str) -> None:
     assert await asyncio.wait_for(process.wait(), TIMEOUT) == 2
 
 
-# ---- What a client sends
+# ---- Bytes that a client sends
 
 UNPRINTABLE = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ufeff]")
-"""Control characters, of C1 too, line separators, and what changes the direction of text; newlines end lines."""
+"""Control characters (C1 included), line separators, and characters that change the direction of text; newlines end
+lines."""
 ATTACK = "\x85\x9b2J\x90\x1b[31m\x7f\u202e\u2066\u2028\u2029\u200f"
 
 
@@ -131,7 +132,7 @@ async def test_nothing_unprintable_that_a_client_sends_reaches_the_log(log_forma
     options = ("--log-level", "debug", "--log-format", log_format)
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, *options) as running:
         for request in requests:
-            await asyncio.to_thread(_answered, running.port, request)
+            await asyncio.to_thread(_exchange, running.port, request)
         running.process.terminate()
         assert await running.ended() == 0
         log = (running.greeting + await running.stderr.read()).decode()
@@ -141,17 +142,17 @@ async def test_nothing_unprintable_that_a_client_sends_reaches_the_log(log_forma
     access = [line for line in lines if re.search(r"openai_server\.access[\":]", line)]
     assert len(access) == len(requests) - 1
     if log_format == "json":
-        told = [json.loads(line) for line in lines]
-        clients = [line["client"] for line in told if line["logger"] == "openai_server.access"]
+        entries = [json.loads(line) for line in lines]
+        clients = [line["client"] for line in entries if line["logger"] == "openai_server.access"]
         assert clients[:2] == ["10.0.0.9" + latin.decode("latin-1"), "9" * 64]
-        assert any(ATTACK in line["message"] for line in told), "errors are logged, and nothing is lost of them"
+        assert any(ATTACK in line["message"] for line in entries), "errors are logged in full"
     else:
         assert all(re.match(r"[0-9-]+ [0-9:,]+ [A-Z]+ [a-z_.]+: ", line) for line in lines)
         assert re.search(r' status=200 .* client="10\.0\.0\.9\\u0085\\u009b2J\\u00a0\\u0090 status=200"$', access[0])
         assert r"\u0085\u009b2J\u0090\u001b[31m" in log
 
 
-def _answered(port: int, request: bytes) -> None:
+def _exchange(port: int, request: bytes) -> None:
     with connected(port) as raw:
         raw.send(request)
         assert raw.response().status >= 200

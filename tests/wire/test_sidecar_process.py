@@ -36,26 +36,26 @@ class Running:
     port: int
     workers: int
     children: list[int] = field(default_factory=list)
-    """Process ids of the workers, if there are several."""
+    """Process ids of the worker processes, if there are several."""
     greeting: bytes = b""
-    """The first line."""
+    """The first log line."""
 
     @property
     def stderr(self) -> asyncio.StreamReader:
         assert self.process.stderr is not None
         return self.process.stderr
 
-    async def tell(self, what: signal.Signals) -> None:
-        """Returns when all have taken note."""
-        self.process.send_signal(what)
+    async def tell(self, signal_number: signal.Signals) -> None:
+        """Sends the signal, and returns once all processes have logged that they drain."""
+        self.process.send_signal(signal_number)
         for _ in range(self.workers):
             await self.says(b"finishing the running requests")
 
-    async def says(self, what: bytes) -> bytes:
-        """The next line that holds this."""
+    async def says(self, words: bytes) -> bytes:
+        """Returns the next line that contains `words`."""
         async with asyncio.timeout(TIMEOUT):
-            while what not in (line := await self.stderr.readline()):
-                assert line, "it ended without a word"
+            while words not in (line := await self.stderr.readline()):
+                assert line, "the sidecar ended"
         return line
 
     async def ended(self) -> int:
@@ -69,9 +69,9 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
     try:
         running = Running(process, 0, workers)
         line = await running.says(b"listening on")
-        found = re.search(rb"https?://127\.0\.0\.1:(\d+)", line)
-        assert found is not None, line
-        running.port, running.greeting = int(found[1]), line
+        address = re.search(rb"https?://127\.0\.0\.1:(\d+)", line)
+        assert address is not None, line
+        running.port, running.greeting = int(address[1]), line
         while workers > 1 and len(running.children) < workers:
             line = await running.says(b"has started")
             pid = re.search(rb"worker process (\d+)", line)
@@ -86,7 +86,7 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
 
 @asynccontextmanager
 async def posted(port: int, path: str, body: object) -> AsyncIterator[asyncio.StreamReader]:
-    """Sends a request; its answer is to be read. Leaving closes the connection."""
+    """Sends a request and yields the reader of its response. Leaving the context closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     content = json.dumps(body).encode()
     writer.write(
@@ -102,7 +102,7 @@ def client(port: int) -> AsyncOpenAI:
     return AsyncOpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0, timeout=TIMEOUT)
 
 
-async def test_the_openai_package_is_served() -> None:
+async def test_the_openai_package_works_with_the_sidecar() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port) as running, client(running.port) as openai:
         assert [model.id async for model in openai.models.list()] == ["tiny"]
         completion = await openai.completions.create(model="tiny", prompt=["a", "b"], n=2)
@@ -116,8 +116,8 @@ async def test_the_openai_package_is_served() -> None:
             stream_options={"include_usage": True},
         )
         chunks = [chunk async for chunk in stream]
-        said = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-        assert said == "<|im_start|>userhi<|im_end|><|im_start|>assistant"
+        content = "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+        assert content == "<|im_start|>userhi<|im_end|><|im_start|>assistant"
         assert chunks[-1].usage is not None
         with pytest.raises(NotFoundError) as unknown:
             await openai.completions.create(model="other", prompt="a")
@@ -142,12 +142,12 @@ async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_sigterm_lets_the_running_answer_finish(workers: int) -> None:
-    told_to_end = asyncio.Event()
+async def test_sigterm_lets_the_running_response_finish(workers: int) -> None:
+    may_end = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         yield token("one")
-        await told_to_end.wait()
+        await may_end.wait()
         yield last("two")
 
     async with (
@@ -157,16 +157,16 @@ async def test_sigterm_lets_the_running_answer_finish(workers: int) -> None:
     ):
         await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
         await running.tell(signal.SIGTERM)
-        told_to_end.set()
-        rest = await asyncio.wait_for(answer.read(), TIMEOUT)
-        assert b"two" in rest
-        assert b"[DONE]" in rest
+        may_end.set()
+        remainder = await asyncio.wait_for(answer.read(), TIMEOUT)
+        assert b"two" in remainder
+        assert b"[DONE]" in remainder
         assert await running.ended() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, workers: int) -> None:
+async def test_a_response_that_does_not_finish_in_time_is_aborted(stream: bool, workers: int) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with (
         serving(worker) as worker_port,
@@ -175,17 +175,17 @@ async def test_an_answer_that_does_not_finish_in_time_is_given_up(stream: bool, 
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
         await running.tell(signal.SIGINT)
-        said = await asyncio.wait_for(answer.read(), TIMEOUT)
-        assert b'"message":"The server is shutting down."' in said
-        assert said.startswith(b"HTTP/1.1 503") != stream
-        assert (b"[DONE]" in said) == stream
+        response = await asyncio.wait_for(answer.read(), TIMEOUT)
+        assert b'"message":"The server is shutting down."' in response
+        assert response.startswith(b"HTTP/1.1 503") != stream
+        assert (b"[DONE]" in response) == stream
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         assert await running.ended() == 0
         assert b"Traceback" not in await running.stderr.read()
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_for_a_while_it_answers_those_who_have_not_noticed(workers: int) -> None:
+async def test_during_the_drain_delay_it_still_answers_requests(workers: int) -> None:
     async with (
         serving(FakeWorker()) as worker_port,
         sidecar(worker_port, "--drain-delay", "600", workers=workers) as running,
@@ -196,14 +196,14 @@ async def test_for_a_while_it_answers_those_who_have_not_noticed(workers: int) -
         for stream in (False, True):
             answer = await asyncio.to_thread(ask, url, {"prompt": "x", "stream": stream}, "/v1/completions")
             assert (answer.good, answer.headers["connection"]) == (True, "close")
-        late = await asyncio.to_thread(get, url, "/readyz")
-        assert (late.status, late.headers["connection"]) == (503, "close")
-        running.process.send_signal(signal.SIGTERM)  # a second time: now it hurries
+        readiness = await asyncio.to_thread(get, url, "/readyz")
+        assert (readiness.status, readiness.headers["connection"]) == (503, "close")
+        running.process.send_signal(signal.SIGTERM)  # the second signal ends the delay
         assert await running.ended() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_told_twice_it_does_not_wait(workers: int) -> None:
+async def test_a_second_sigterm_ends_the_drain_at_once(workers: int) -> None:
     worker = FakeWorker(hangs)
     async with (
         serving(worker) as worker_port,
@@ -219,11 +219,11 @@ async def test_told_twice_it_does_not_wait(workers: int) -> None:
 
 
 @pytest.mark.parametrize("module", ["openai_server", "anyserve_worker"])
-def test_ctrl_c_while_it_is_imported_is_no_traceback(module: str) -> None:
-    """It interrupts itself when click is imported, before the program handles signals."""
+def test_ctrl_c_during_import_prints_no_traceback(module: str) -> None:
+    """The program interrupts itself when it imports click, before it handles signals."""
     code = (
         "import os, runpy, signal, sys\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # ignored, if the tests run in the background
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # it's ignored if the tests run in the background
         "class Interrupts:\n"
         "    def find_spec(self, name, *_):\n"
         "        if name == 'click': os.kill(os.getpid(), signal.SIGINT)\n"
@@ -246,11 +246,11 @@ async def test_a_worker_process_that_dies_is_replaced() -> None:
         assert await running.ended() == 0
 
 
-async def test_nobody_outlives_the_parent() -> None:
+async def test_no_worker_process_outlives_the_parent() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
         running.process.kill()
         assert await running.ended() == -signal.SIGKILL
-        # The children hold the other end of this pipe.
+        # The children hold the write end of this pipe.
         await asyncio.wait_for(running.stderr.read(), TIMEOUT)
         with pytest.raises(ConnectionRefusedError):
             await asyncio.open_connection("127.0.0.1", running.port)
@@ -258,18 +258,18 @@ async def test_nobody_outlives_the_parent() -> None:
 
 @pytest.mark.parametrize("workers", [1, 2])
 async def test_a_port_in_use_is_one_clear_line(workers: int) -> None:
-    with socket.create_server(("127.0.0.1", 0)) as taken:
-        port = taken.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "openai_server", "--port", str(port), "--workers", str(workers)), stderr=PIPE
         )
-        _, said = await asyncio.wait_for(process.communicate(), TIMEOUT)
-    assert said.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"
+        _, output = await asyncio.wait_for(process.communicate(), TIMEOUT)
+    assert output.decode() == f"Error: can't listen on 127.0.0.1:{port}: the port is in use\n"
     assert process.returncode == 1
 
 
 async def fetched(port: int, path: str) -> tuple[int, bytes]:
-    """Status and body of a GET."""
+    """Returns status and body of a GET."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
         writer.write(b"GET %b HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n" % path.encode())
@@ -280,32 +280,32 @@ async def fetched(port: int, path: str) -> tuple[int, bytes]:
 
 
 async def completed(port: int, times: int) -> None:
-    """On connections of their own, so that they may come to any process."""
+    """Sends each request on a new connection, so that any process may serve it."""
     for _ in range(times):
         async with posted(port, "/v1/completions", {"prompt": "x"}) as answer:
             await asyncio.wait_for(answer.readuntil(b"choices"), TIMEOUT)
 
 
-def answered(scraped: bytes) -> float:
+def n_answered(scraped: bytes) -> float:
     return Scrape(scraped).value("openai_server_requests_total", endpoint="/v1/completions", status="200")
 
 
 async def counted(port: int, times: int) -> Scrape:
-    """What they say once they have told of so many: a moment after the last one's end."""
+    """Returns the metrics once they count `times` requests, which happens a moment after the last one ends."""
     async with asyncio.timeout(TIMEOUT):
         while True:
             status, scraped = await fetched(port, "/metrics")
             assert status == 200
-            if answered(scraped) >= times:
-                assert answered(scraped) == times
+            if n_answered(scraped) >= times:
+                assert n_answered(scraped) == times
                 return Scrape(scraped)
 
 
-async def test_a_scrape_of_one_of_several_tells_the_sums_of_all_the_dead_included() -> None:
+async def test_a_scrape_of_one_process_has_the_sums_of_all_dead_ones_included() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
         await completed(running.port, 20)
         await counted(running.port, 20)
-        before = [answered((await fetched(running.port, "/metrics"))[1]) for _ in range(10)]
+        before = [n_answered((await fetched(running.port, "/metrics"))[1]) for _ in range(10)]
         assert before == [20] * 10
         os.kill(running.children[0], signal.SIGKILL)
         started = re.search(rb"worker process (\d+)", await running.says(b"has started"))
@@ -322,7 +322,7 @@ async def test_a_scrape_of_one_of_several_tells_the_sums_of_all_the_dead_include
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_health_and_metrics_on_a_port_of_their_own(workers: int) -> None:
+async def test_health_and_metrics_on_their_own_port(workers: int) -> None:
     may_end = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
@@ -342,7 +342,7 @@ async def test_health_and_metrics_on_a_port_of_their_own(workers: int) -> None:
         async with posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer:
             await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
             await running.tell(signal.SIGTERM)
-            if workers == 1:  # one that drains still tells of it
+            if workers == 1:  # a draining process still serves its metrics
                 scraped = (await fetched(admin, "/metrics"))[1]
                 assert Scrape(scraped).value("openai_server_requests_running", endpoint="/v1/completions") == 1
                 assert (await fetched(admin, "/readyz"))[0] == 503
@@ -358,8 +358,8 @@ async def test_each_line_of_a_json_log_is_an_object() -> None:
         assert (line["message"], line["status"], line["model"]) == ("POST /v1/completions", 200, "tiny")
         await running.tell(signal.SIGTERM)
         assert await running.ended() == 0
-        rest = (await running.stderr.read()).splitlines()
-    assert all(json.loads(line)["level"] for line in (running.greeting, *rest))
+        remainder = (await running.stderr.read()).splitlines()
+    assert all(json.loads(line)["level"] for line in (running.greeting, *remainder))
 
 
 async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -386,10 +386,10 @@ async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
             await running.tell(signal.SIGTERM)
             assert await running.ended() == 0
         collector.shutdown()
-    sent = [ExportTraceServiceRequest.FromString(body) for body in bodies]
+    exports = [ExportTraceServiceRequest.FromString(body) for body in bodies]
     spans = [
         (span.name, [attribute.value.string_value for attribute in resource.resource.attributes])
-        for request in sent
+        for request in exports
         for resource in request.resource_spans
         for scope in resource.scope_spans
         for span in scope.spans

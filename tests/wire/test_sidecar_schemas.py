@@ -1,4 +1,5 @@
-"""How a JSON Schema reaches the backend: closed where it is silent, lenient unless it is strict."""
+"""How a JSON Schema reaches the backend: objects without `additionalProperties` are closed; it's lenient unless
+strict."""
 
 import json
 from typing import Any
@@ -31,8 +32,8 @@ CLOSED: dict[str, Any] = {
 }
 
 
-def named(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **more}}}
+def named(schema: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {"response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **options}}}
 
 
 FORMS: dict[str, tuple[dict[str, Any], bool]] = {
@@ -43,11 +44,11 @@ FORMS: dict[str, tuple[dict[str, Any], bool]] = {
     "json_object with a schema": ({"response_format": {"type": "json_object", "schema": PERSON}}, True),
     "llama-server's field": ({"json_schema": PERSON}, True),
 }
-"""The fields of a request, and whether what can't be enforced may be left out."""
+"""The request's fields, and whether constraints that can't be enforced may be left out."""
 
 
 async def tensors_for(worker: FakeWorker, **body: Any) -> list[dict[str, Any]]:
-    """What the worker gets for a completion and a chat, streamed and whole."""
+    """Returns the tensors that the worker receives for a completion and a chat, each streamed and whole."""
     async with running(worker) as sidecar:
         for stream in (False, True):
             for reply in (
@@ -66,7 +67,7 @@ async def test_every_form_is_closed_and_lenient_unless_strict(form: str) -> None
         assert tensors.get("lenient_schema") == ([True] if lenient else None)
 
 
-async def test_what_is_not_silent_stays_as_it_is() -> None:
+async def test_a_schema_that_states_its_additional_properties_stays_as_it_is() -> None:
     schemas: list[dict[str, Any]] = [
         POINT,
         {"type": "object"},
@@ -78,7 +79,7 @@ async def test_what_is_not_silent_stays_as_it_is() -> None:
             assert tensors["json_schema"] == [json.dumps(schema, separators=(",", ":")).encode()]
 
 
-async def test_any_object_stays_open() -> None:
+async def test_a_json_object_without_a_schema_stays_open() -> None:
     for tensors in await tensors_for(FakeWorker(), response_format={"type": "json_object"}):
         assert tensors["json_schema"] == [b'{"type":"object"}']
 
@@ -90,26 +91,26 @@ async def test_other_backends_get_the_closed_schema_alone() -> None:
         assert "lenient_schema" not in tensors
 
 
-async def test_a_backend_without_a_list_of_inputs_gets_nothing_that_nobody_asked_for() -> None:
+async def test_a_backend_without_a_list_of_inputs_gets_only_requested_tensors() -> None:
     for tensors in await tensors_for(FakeWorker(unimplemented=["ModelMetadata"]), json_schema=PERSON):
         assert json.loads(tensors["json_schema"][0]) == CLOSED
         assert "lenient_schema" not in tensors
 
 
-async def test_each_prompt_gets_it() -> None:
+async def test_each_prompt_gets_the_schema() -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         assert (await sidecar.complete(prompt=["a", "b", "c"], json_schema=PERSON)).status == 200
     assert [json.loads(sent(request)["json_schema"][0]) for request in worker.requests] == [CLOSED] * 3
 
 
-async def test_a_backend_that_takes_no_schema_refuses_the_field() -> None:
+async def test_the_field_is_refused_if_the_backend_takes_no_schema() -> None:
     async with running(FakeWorker(inputs=["prompt", "max_tokens", "lenient_schema"])) as sidecar:
         reply = await sidecar.complete(prompt="p", **named(PERSON))
     assert (reply.status, reply.error["param"]) == (400, "response_format")
 
 
-# ---- In grammars: beside tools, behind a thought, and for arguments
+# ---- In grammars: beside tools, after reasoning, and for arguments
 
 
 async def grammar(sidecar: Sidecar, worker: FakeWorker, **body: Any) -> str:
@@ -124,7 +125,7 @@ def schemas_in(lark: str) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("form", FORMS)
-async def test_a_format_beside_tools(form: str) -> None:
+async def test_a_response_format_beside_tools_is_closed_and_lenient_unless_strict(form: str) -> None:
     body, lenient = FORMS[form]
     worker = FakeWorker(always(whole("{}")))
     async with running(worker) as sidecar:
@@ -136,7 +137,7 @@ async def test_a_format_beside_tools(form: str) -> None:
 
 
 @pytest.mark.parametrize("strict", [None, False, True])
-async def test_arguments_of_a_call(strict: bool | None) -> None:
+async def test_arguments_of_a_call_are_closed_and_lenient_unless_strict(strict: bool | None) -> None:
     function = {"name": "f", "parameters": PERSON, "strict": strict}
     worker = FakeWorker(always(whole("{}")))
     async with running(worker) as sidecar:

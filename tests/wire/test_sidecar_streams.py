@@ -12,10 +12,10 @@ from tests.wire.sidecar import running
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
 
-async def test_a_stream_of_completions() -> None:
+async def test_a_stream_of_completions_has_a_finish_reason_in_the_last_chunk() -> None:
     async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
-    # The API sends a null reason before the last chunk, which the package's type leaves out.
+    # Before the last chunk the API sends a null reason, which the package's type doesn't allow.
     Completion.model_validate(reply.events[-1], strict=True)
     assert [(event["choices"][0]["text"], event["choices"][0]["finish_reason"]) for event in reply.events] == [
         ("a", None),
@@ -23,7 +23,7 @@ async def test_a_stream_of_completions() -> None:
     ]
 
 
-async def test_a_stream_that_generates_nothing() -> None:
+async def test_a_stream_that_generates_nothing_has_only_a_finish_reason() -> None:
     async with running(FakeWorker(stream=says(last("", reason="length")))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True, max_tokens=0)
         chat = await sidecar.chat(stream=True)
@@ -31,14 +31,14 @@ async def test_a_stream_that_generates_nothing() -> None:
     assert [event["choices"][0]["delta"] for event in chat.events] == [{"role": "assistant", "content": ""}, {}]
 
 
-async def test_the_streams_of_several_prompts_are_merged_as_they_come() -> None:
-    second_said = asyncio.Event()
+async def test_the_streams_of_several_prompts_are_merged_as_they_arrive() -> None:
+    second_has_answered = asyncio.Event()
 
     async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         if request.id.endswith("-0"):
-            await second_said.wait()  # prompt 0 speaks only after prompt 1 has
+            await second_has_answered.wait()  # prompt 0 is answered only after prompt 1
         yield last("x")
-        second_said.set()
+        second_has_answered.set()
 
     async with running(FakeWorker(stream=stream)) as sidecar:
         reply = await sidecar.complete(prompt=["a", "b"], stream=True, stream_options={"include_usage": True})
@@ -46,7 +46,7 @@ async def test_the_streams_of_several_prompts_are_merged_as_they_come() -> None:
     assert reply.events[-1]["usage"]["total_tokens"] == 10
 
 
-async def test_a_failure_before_the_first_token_has_a_status_of_its_own() -> None:
+async def test_a_failure_before_the_first_token_has_its_own_status() -> None:
     refusal = Refusal("RESOURCE_EXHAUSTED", "the queue is full", reason="queue_full")
     async with running(FakeWorker(stream=says(fails=refusal))) as sidecar:
         reply = await sidecar.chat(stream=True)
@@ -54,7 +54,7 @@ async def test_a_failure_before_the_first_token_has_a_status_of_its_own() -> Non
     assert (reply.error["message"], reply.error["code"]) == ("the queue is full", "queue_full")
 
 
-async def test_a_failure_midway_is_an_event() -> None:
+async def test_a_failure_after_the_first_token_is_an_event() -> None:
     async with running(FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert reply.status == 200
@@ -83,33 +83,33 @@ async def test_one_failing_prompt_of_several_ends_the_others() -> None:
     assert cancelled.endswith("-0")
 
 
-async def test_a_stream_that_ends_before_its_choices_do_is_a_failure() -> None:
+async def test_a_stream_that_ends_before_its_choices_is_a_failure() -> None:
     async with running(FakeWorker(stream=says(token("a")), step_batches=False)) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert "ended the stream early" in reply.events[-1]["error"]["message"]
 
 
-async def test_a_backend_that_knows_only_the_final_flag() -> None:
-    said = message((contract.TOKEN, [b"all"]), final=True)
-    async with running(FakeWorker(stream=says(said), step_batches=False)) as sidecar:
+async def test_a_backend_that_sends_only_the_final_flag_is_supported() -> None:
+    response = message((contract.TOKEN, [b"all"]), final=True)
+    async with running(FakeWorker(stream=says(response), step_batches=False)) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
     assert [event["choices"][0] for event in reply.events] == [
         {"index": 0, "text": "all", "logprobs": None, "finish_reason": None}
     ]
 
 
-async def test_silence_is_filled_with_pings() -> None:
-    speak = asyncio.Event()
+async def test_pings_are_sent_while_the_backend_is_silent() -> None:
+    may_answer = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-        await speak.wait()
+        await may_answer.wait()
         yield last("x")
 
     async with running(FakeWorker(stream=stream), ping_interval=0.01) as sidecar:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
         await call.until(b": ping\n\n: ping\n\n")
         assert call.reply.status == 200  # sent with the first ping
-        speak.set()
+        may_answer.set()
         await call.task
     assert call.reply.pings >= 2
     assert call.reply.events[-1]["choices"][0]["text"] == "x"
@@ -140,12 +140,12 @@ async def test_a_failure_after_a_ping_is_an_event() -> None:
     ]
 
 
-# ---- The client goes away
+# ---- Disconnected clients
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_cancels_the_call(path: str, stream: bool) -> None:
+async def test_a_client_that_disconnects_cancels_the_call(path: str, stream: bool) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     body = {"prompt": "x"} if path == "/v1/completions" else {"messages": [{"role": "user", "content": "x"}]}
     async with running(worker) as sidecar:
@@ -160,7 +160,7 @@ async def test_a_client_that_leaves_cancels_the_call(path: str, stream: bool) ->
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_client_that_leaves_cancels_the_calls_of_all_its_prompts(stream: bool) -> None:
+async def test_a_client_that_disconnects_cancels_the_calls_of_all_its_prompts(stream: bool) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with running(worker) as sidecar:
         call = sidecar.start("POST", "/v1/completions", {"prompt": ["a", "b", "c"], "stream": stream})
@@ -170,7 +170,7 @@ async def test_a_client_that_leaves_cancels_the_calls_of_all_its_prompts(stream:
         await call.task
 
 
-async def test_a_client_that_leaves_before_the_first_token() -> None:
+async def test_a_client_that_disconnects_before_the_first_token_cancels_the_call() -> None:
     async def silent(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         await asyncio.Event().wait()
         yield token("")

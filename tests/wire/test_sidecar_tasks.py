@@ -29,19 +29,19 @@ def task_of(request: ModelInferRequest) -> str:
 
 async def infer(request: ModelInferRequest) -> ModelInferResponse:
     """An embedding is [tokens or bytes of the prompt, 0.5]; a score, the document as a number; a token, a byte."""
-    given = sent(request)
+    tensors = sent(request)
     match task_of(request):
         case contract.TASK_EMBED:
-            n = len(given["prompt"][0]) if "prompt" in given else len(given["prompt_token_ids"])
+            n = len(tensors["prompt"][0]) if "prompt" in tensors else len(tensors["prompt_token_ids"])
             return message((contract.EMBEDDING, [float(n), 0.5]), (contract.PROMPT_TOKENS, [n]))
         case contract.TASK_RANK:
-            return message((contract.SCORE, [float(given["document"][0])]), (contract.PROMPT_TOKENS, [3]))
+            return message((contract.SCORE, [float(tensors["document"][0])]), (contract.PROMPT_TOKENS, [3]))
         case contract.TASK_TOKENIZE:
-            text = given["prompt"][0]
+            text = tensors["prompt"][0]
             pieces = [text[i : i + 1] for i in range(len(text))]
             return message((contract.TOKEN_IDS, list(text)), (contract.TOKEN_PIECES, pieces))
         case contract.TASK_DETOKENIZE:
-            return message((contract.WHOLE_TEXT, [bytes(given["prompt_token_ids"])]))
+            return message((contract.WHOLE_TEXT, [bytes(tensors["prompt_token_ids"])]))
     raise AssertionError(task_of(request))
 
 
@@ -53,13 +53,13 @@ def worker(
     models: Iterable[str] = ("tiny",),
     **parameters: str,
 ) -> FakeWorker:
-    """One that can do `tasks`, or does not say what."""
-    told = {} if tasks is None else {"tasks": tasks}
-    return FakeWorker(script, inputs=inputs, models=models, parameters={**told, **parameters})
+    """A worker that supports `tasks`; None: it doesn't report them."""
+    metadata = {} if tasks is None else {"tasks": tasks}
+    return FakeWorker(script, inputs=inputs, models=models, parameters={**metadata, **parameters})
 
 
 async def post(sidecar: Sidecar, path: str, **body: Any) -> Any:
-    """The answer to a request that is none of a client's errors."""
+    """Returns the JSON of a successful response."""
     reply = await sidecar.send("POST", path, body)
     assert reply.status == 200, reply.body
     return reply.json
@@ -75,12 +75,12 @@ async def refused(sidecar: Sidecar, path: str, **body: Any) -> tuple[int, str | 
 
 
 @pytest.mark.parametrize(
-    ("given", "n_tokens"), [("abc", [3]), (["a", "bé"], [1, 3]), ([7, 8], [2]), ([[7], [8, 9]], [1, 2])]
+    ("inputs", "n_tokens"), [("abc", [3]), (["a", "bé"], [1, 3]), ([7, 8], [2]), ([[7], [8, 9]], [1, 2])]
 )
-async def test_embeddings_of_each_form_of_input(given: object, n_tokens: list[int]) -> None:
+async def test_embeddings_accept_each_form_of_input(inputs: object, n_tokens: list[int]) -> None:
     backend = worker()
     async with running(backend) as sidecar:
-        reply = await sidecar.send("POST", "/v1/embeddings", {"input": given})
+        reply = await sidecar.send("POST", "/v1/embeddings", {"input": inputs})
     response = exact(CreateEmbeddingResponse, reply.json)
     assert [item.embedding for item in response.data] == [[n, 0.5] for n in n_tokens]
     assert [item.index for item in response.data] == list(range(len(n_tokens)))
@@ -92,7 +92,7 @@ async def test_embeddings_of_each_form_of_input(given: object, n_tokens: list[in
 async def test_every_field_of_embeddings_arrives_as_its_tensor() -> None:
     backend = worker()
     async with running(backend) as sidecar:
-        told = await post(
+        response = await post(
             sidecar,
             "/v1/embeddings",
             input="x",
@@ -102,7 +102,7 @@ async def test_every_field_of_embeddings_arrives_as_its_tensor() -> None:
             priority=3,
             encoding_format="base64",
         )
-    assert struct.unpack("<2f", base64.b64decode(told["data"][0]["embedding"])) == (1.0, 0.5)
+    assert struct.unpack("<2f", base64.b64decode(response["data"][0]["embedding"])) == (1.0, 0.5)
     assert sent(backend.requests[0]) == {
         "prompt": [b"x"],
         "dimensions": [2],
@@ -122,8 +122,10 @@ PATHS_WITH_PRIORITY: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("path", PATHS_WITH_PRIORITY)
 @pytest.mark.parametrize(("priority", "status"), [(None, 200), (0, 200), (1, 400), (-1, 400), (2**31, 400), ("1", 400)])
-async def test_a_priority_that_a_backend_can_not_meet(path: str, priority: object, status: int) -> None:
-    """0 asks for what happens anyway. A negative number would overtake others."""
+async def test_a_priority_is_refused_if_the_backend_does_not_support_it(
+    path: str, priority: object, status: int
+) -> None:
+    """0 is the default. A negative number would overtake other requests."""
 
     async def answers(request: ModelInferRequest) -> ModelInferResponse:
         return await infer(request) if task_of(request) else message((contract.TEXT, [b"a"]))
@@ -136,14 +138,14 @@ async def test_a_priority_that_a_backend_can_not_meet(path: str, priority: objec
         assert reply.error["param"] == "priority"
 
 
-async def test_the_priority_of_a_rerank() -> None:
+async def test_a_reranks_priority_applies_to_each_document() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         await post(sidecar, "/v1/rerank", query="x", documents=["1", "2"], priority=4)
     assert [sent(request)["priority"] for request in backend.requests] == [[4], [4]]
 
 
-async def test_what_is_not_said_is_left_to_the_model() -> None:
+async def test_fields_that_are_not_set_are_left_to_the_model() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         await post(sidecar, "/v1/embeddings", input=[1])
@@ -151,70 +153,76 @@ async def test_what_is_not_said_is_left_to_the_model() -> None:
 
 
 async def test_many_inputs_keep_their_order_and_are_not_all_sent_at_once() -> None:
-    most = now = 0
+    peak = running_calls = 0
 
     async def slow(request: ModelInferRequest) -> ModelInferResponse:
-        nonlocal most, now
-        now += 1
-        most = max(most, now)
+        nonlocal peak, running_calls
+        running_calls += 1
+        peak = max(peak, running_calls)
         await asyncio.sleep(0.001)
-        now -= 1
+        running_calls -= 1
         return await infer(request)
 
     async with running(worker(slow)) as sidecar:
-        told = await post(sidecar, "/v1/embeddings", input=["x" * (1 + i % 7) for i in range(100)])
-    assert [item["embedding"][0] for item in told["data"]] == [1 + i % 7 for i in range(100)]
-    assert 1 < most <= PROMPTS_IN_FLIGHT
+        response = await post(sidecar, "/v1/embeddings", input=["x" * (1 + i % 7) for i in range(100)])
+    assert [item["embedding"][0] for item in response["data"]] == [1 + i % 7 for i in range(100)]
+    assert 1 < peak <= PROMPTS_IN_FLIGHT
 
 
 # ---- Rerank
 
 
-async def test_documents_are_ranked() -> None:
+async def test_documents_are_sorted_by_their_scores() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         for path in ("/v1/rerank", "/rerank"):
-            told = await post(sidecar, path, query="q", documents=["1", {"text": "3"}, "2"], top_n=2)
-            results = [(result["index"], result["relevance_score"]) for result in told["results"]]
+            response = await post(sidecar, path, query="q", documents=["1", {"text": "3"}, "2"], top_n=2)
+            results = [(result["index"], result["relevance_score"]) for result in response["results"]]
             assert results == [(1, 3.0), (2, 2.0)]
-            assert told["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
+            assert response["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
     assert all(sent(request)["prompt"] == [b"q"] for request in backend.requests)
 
 
 # ---- Tokens
 
 
-async def test_tokens_in_llama_servers_form() -> None:
+async def test_tokenize_in_the_form_of_llama_server() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         assert await post(sidecar, "/tokenize", content="hé") == {"tokens": [104, 0xC3, 0xA9]}
-        told = await post(sidecar, "/tokenize", content="hé", with_pieces=True, add_special=True, parse_special=False)
-    assert told["tokens"] == [{"id": 104, "piece": "h"}, {"id": 0xC3, "piece": [0xC3]}, {"id": 0xA9, "piece": [0xA9]}]
+        response = await post(
+            sidecar, "/tokenize", content="hé", with_pieces=True, add_special=True, parse_special=False
+        )
+    assert response["tokens"] == [
+        {"id": 104, "piece": "h"},
+        {"id": 0xC3, "piece": [0xC3]},
+        {"id": 0xA9, "piece": [0xA9]},
+    ]
     assert [(sent(r)["add_special"], sent(r)["parse_special"]) for r in backend.requests] == [
         ([False], [True]),
         ([True], [False]),
     ]
 
 
-async def test_tokens_in_vllms_form() -> None:
+async def test_tokenize_in_the_form_of_vllm() -> None:
     backend = worker(context_length="2048", chat_template="{{ messages[0].content }}!")
     async with running(backend) as sidecar:
-        told = await post(sidecar, "/tokenize", prompt="h")
-        assert told == {"count": 1, "max_model_len": 2048, "tokens": [104]}
-        told = await post(sidecar, "/tokenize", messages=[{"role": "user", "content": "h"}], return_token_strs=True)
-        assert told == {"count": 2, "max_model_len": 2048, "tokens": [104, 33], "token_strs": ["h", "!"]}
+        response = await post(sidecar, "/tokenize", prompt="h")
+        assert response == {"count": 1, "max_model_len": 2048, "tokens": [104]}
+        response = await post(sidecar, "/tokenize", messages=[{"role": "user", "content": "h"}], return_token_strs=True)
+        assert response == {"count": 2, "max_model_len": 2048, "tokens": [104, 33], "token_strs": ["h", "!"]}
         failed = await refused(sidecar, "/tokenize", messages=[{"role": "user", "content": [{"type": "x"}]}])
         assert failed[:2] == (400, "messages[0].content[0].type")
     assert [sent(request)["add_special"] for request in backend.requests] == [[True], [False]]
 
 
-async def test_a_text_without_tokens_and_back() -> None:
+async def test_an_empty_text_has_no_tokens_and_invalid_bytes_are_replaced() -> None:
     async with running(worker()) as sidecar:
         assert await post(sidecar, "/tokenize", content="") == {"tokens": []}
         assert await post(sidecar, "/detokenize", tokens=[104, 0xC3]) == {"content": "h\ufffd", "prompt": "h\ufffd"}
 
 
-async def test_the_prompt_of_a_chat() -> None:
+async def test_apply_template_returns_the_prompt_of_a_chat() -> None:
     async with running(worker()) as sidecar:
         chat = {"messages": [{"role": "user", "content": "hi"}]}
         prompt = (await post(sidecar, "/apply-template", **chat))["prompt"]
@@ -223,10 +231,10 @@ async def test_the_prompt_of_a_chat() -> None:
         assert "find_it" in (await post(sidecar, "/apply-template", **chat, tools=[tool]))["prompt"]
 
 
-# ---- Which model, and what it can do
+# ---- Which model, and its tasks
 
 
-async def test_the_model_that_is_asked() -> None:
+async def test_the_model_can_be_in_the_path_or_the_body() -> None:
     backend = worker(models=["first", "org/second"])
     async with running(backend) as sidecar:
         for path, model in (
@@ -241,13 +249,13 @@ async def test_the_model_that_is_asked() -> None:
         assert await refused(sidecar, "/embeddings", input="x", model="other") == (404, "model", "model_not_found")
 
 
-async def test_who_names_no_model_does_not_notice_that_it_was_replaced() -> None:
-    async def gone(request: ModelInferRequest) -> ModelInferResponse:
+async def test_a_request_without_a_model_is_served_after_the_model_was_replaced() -> None:
+    async def replaced(request: ModelInferRequest) -> ModelInferResponse:
         if request.model_name != "new":
             raise Refusal("NOT_FOUND", "gone")
         return await infer(request)
 
-    backend = worker(gone, models=["old"])
+    backend = worker(replaced, models=["old"])
     async with running(backend) as sidecar:
         assert (await sidecar.get("/models/old")).status == 200
         backend.models = ("new",)
@@ -265,11 +273,11 @@ BODIES: dict[str, tuple[str, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("task", contract.TASKS)
-async def test_what_a_model_can_not_do_is_refused_by_name_and_not_sent(task: str) -> None:
+async def test_a_task_that_the_model_lacks_is_refused_by_name_and_not_sent(task: str) -> None:
     path, body = BODIES[task]
-    others = ",".join(name for name in contract.TASKS if name != task)
+    other_tasks = ",".join(name for name in contract.TASKS if name != task)
     for stream in (False, True) if task == contract.TASK_GENERATE else (None,):
-        backend = worker(tasks=others)
+        backend = worker(tasks=other_tasks)
         async with running(backend) as sidecar:
             reply = await sidecar.send("POST", path, body if stream is None else {**body, "stream": stream})
         assert (reply.status, reply.error["param"], reply.error["code"]) == (400, "model", "unsupported_task")
@@ -277,7 +285,7 @@ async def test_what_a_model_can_not_do_is_refused_by_name_and_not_sent(task: str
         assert backend.requests == []
 
 
-async def test_a_backend_that_says_nothing_of_tasks_only_generates() -> None:
+async def test_a_backend_that_reports_no_tasks_only_generates() -> None:
     backend = worker(tasks=None)
     async with running(backend) as sidecar:
         for task, (path, body) in BODIES.items():
@@ -287,7 +295,7 @@ async def test_a_backend_that_says_nothing_of_tasks_only_generates() -> None:
     assert backend.requests == []
 
 
-async def test_a_field_that_the_model_has_no_input_for_is_refused() -> None:
+async def test_a_field_for_which_the_model_has_no_input_is_refused() -> None:
     backend = worker(inputs=["prompt"])
     async with running(backend) as sidecar:
         assert (await refused(sidecar, "/embeddings", input="x", dimensions=3))[1] == "dimensions"
@@ -296,7 +304,7 @@ async def test_a_field_that_the_model_has_no_input_for_is_refused() -> None:
         await post(sidecar, "/embeddings", input="x")
 
 
-async def test_models_tell_what_they_can_do() -> None:
+async def test_models_list_their_capabilities() -> None:
     backend = worker(
         tasks="generate,embed",
         context_length="2048",
@@ -306,21 +314,21 @@ async def test_models_tell_what_they_can_do() -> None:
     )
     async with running(backend) as sidecar:
         for path in ("/v1/models/tiny", "/models/tiny"):
-            told = (await sidecar.get(path)).json
-            Model.model_validate(told, strict=True)
-            assert told["max_model_len"] == 2048
-            assert told["capabilities"] == ["completion", "embedding"]
-            assert told["meta"] == {"n_vocab": 100, "n_embd": 8, "n_params": 5000000000}
+            model = (await sidecar.get(path)).json
+            Model.model_validate(model, strict=True)
+            assert model["max_model_len"] == 2048
+            assert model["capabilities"] == ["completion", "embedding"]
+            assert model["meta"] == {"n_vocab": 100, "n_embd": 8, "n_params": 5000000000}
         assert (await sidecar.get("/models")).json == (await sidecar.get("/v1/models")).json
 
 
-async def test_generation_without_v1() -> None:
+async def test_generation_without_v1_in_the_path() -> None:
     async with running(FakeWorker()) as sidecar:
         for path in ("/completions", "/tiny/completions", "/v1/engines/tiny/completions"):
             assert (await post(sidecar, path, prompt="x"))["choices"][0]["text"] == "x"
         for path in ("/chat/completions", "/tiny/chat/completions"):
-            told = await post(sidecar, path, messages=[{"role": "user", "content": "x"}])
-            assert (told["object"], told["model"]) == ("chat.completion", "tiny")
+            response = await post(sidecar, path, messages=[{"role": "user", "content": "x"}])
+            assert (response["object"], response["model"]) == ("chat.completion", "tiny")
 
 
 # ---- Errors
@@ -338,22 +346,22 @@ async def test_generation_without_v1() -> None:
         ("detokenize", "prompt_token_ids", "tokens"),
     ],
 )
-async def test_the_tensor_to_blame_is_told_as_the_field_it_came_from(task: str, tensor: str, param: str) -> None:
+async def test_the_error_names_the_field_that_became_the_refused_tensor(task: str, tensor: str, param: str) -> None:
     path, body = BODIES[task]
     async with running(worker(refuses(Refusal("INVALID_ARGUMENT", "bad", tensor=tensor)))) as sidecar:
         assert await refused(sidecar, path, **body) == (400, param, None)
 
 
-async def test_a_text_past_the_context() -> None:
+async def test_a_text_longer_than_the_context_is_refused() -> None:
     script = refuses(Refusal("INVALID_ARGUMENT", "too long", reason=contract.REASON_CONTEXT_LENGTH, tensor="document"))
     async with running(worker(script)) as sidecar:
-        told = await refused(sidecar, "/rerank", query="x", documents=["y"])
-        assert told == (400, "documents", "context_length_exceeded")
-        # Without a word about the tensor that is known there, it is the prompt.
+        refusal = await refused(sidecar, "/rerank", query="x", documents=["y"])
+        assert refusal == (400, "documents", "context_length_exceeded")
+        # If the worker doesn't name a tensor of this request, the error names the prompt's field.
         assert (await refused(sidecar, "/embeddings", input="x"))[1:] == ("input", "context_length_exceeded")
 
 
-async def test_an_answer_that_makes_no_sense_is_a_bad_gateway() -> None:
+async def test_a_malformed_response_is_a_bad_gateway() -> None:
     for response in (message(), message((contract.TEXT, [b"x"])), message((contract.TOKEN_IDS, [1]))):
 
         async def nonsense(_: ModelInferRequest, response: ModelInferResponse = response) -> ModelInferResponse:
@@ -365,7 +373,7 @@ async def test_an_answer_that_makes_no_sense_is_a_bad_gateway() -> None:
                 assert (await refused(sidecar, path, **body))[0] == 502
 
 
-async def test_counts_that_the_backend_does_not_tell_are_not_made_up() -> None:
+async def test_usage_is_null_if_the_backend_reports_no_counts() -> None:
     async def uncounted(_: ModelInferRequest) -> ModelInferResponse:
         return message((contract.EMBEDDING, [1.0]))
 
@@ -373,7 +381,7 @@ async def test_counts_that_the_backend_does_not_tell_are_not_made_up() -> None:
         assert (await post(sidecar, "/embeddings", input=["x", "y"]))["usage"] is None
 
 
-async def test_a_client_that_goes_away_cancels_its_calls() -> None:
+async def test_a_client_that_disconnects_cancels_its_calls() -> None:
     backend = worker(hangs)
     async with running(backend) as sidecar:
         call = sidecar.start("POST", "/v1/embeddings", {"input": ["a", "b", "c"]})
@@ -397,7 +405,7 @@ async def test_the_first_failure_ends_the_request_and_its_other_calls() -> None:
         await backend.cancelled.get()
 
 
-# ---- Any JSON at all
+# ---- Arbitrary JSON
 
 FIELDS = (
     *("EMBEDDING_FIELDS", "RERANK_FIELDS", "DOCUMENT_FIELDS"),
@@ -417,12 +425,12 @@ bodies = st.dictionaries(keys, values, max_size=4) | values
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies, full=st.booleans())
-async def test_any_json_gets_an_answer_or_is_refused(body: Any, full: bool) -> None:
+async def test_any_json_is_answered_or_refused(body: Any, full: bool) -> None:
     async with running(worker()) as sidecar:
         for task, (path, good) in BODIES.items():
             if task == contract.TASK_GENERATE:
                 continue
-            given = {**body, **good} if full and isinstance(body, dict) else body
-            reply = await sidecar.send("POST", path, json.dumps(given).encode())
+            content = {**body, **good} if full and isinstance(body, dict) else body
+            reply = await sidecar.send("POST", path, json.dumps(content).encode())
             if reply.status != 200:
                 assert (reply.status, reply.error["type"]) == (400, "invalid_request_error")

@@ -1,4 +1,4 @@
-"""Connections to the worker are bounded, and a new one has to speak HTTP/2 soon."""
+"""The number of connections to the worker is limited, and a new one must start HTTP/2 soon."""
 
 import socket
 import sys
@@ -30,7 +30,7 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @contextmanager
 def health(address: str) -> Iterator[Any]:
-    """On a connection of its own."""
+    """Yields a health stub on a new connection."""
     options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(address, options=options) as channel:
         yield health_pb2_grpc.HealthStub(channel)
@@ -46,13 +46,13 @@ def status(address: str) -> grpc.StatusCode:
     return grpc.StatusCode.OK
 
 
-@pytest.mark.parametrize("sent", [b"", PREFACE[:7], PREFACE, PREFACE + b"\0\0\6\4"])
-def test_silent_clients_are_cut_off(address: str, sent: bytes) -> None:
+@pytest.mark.parametrize("data", [b"", PREFACE[:7], PREFACE, PREFACE + b"\0\0\6\4"])
+def test_silent_clients_are_cut_off(address: str, data: bytes) -> None:
     host, _, port = address.rpartition(":")
     silent = [socket.create_connection((host, int(port)), timeout=30) for _ in range(3 * CONNECTIONS)]
     for connection in silent:
         try:
-            connection.sendall(sent)
+            connection.sendall(data)
             while connection.recv(4096):
                 pass
         except (BrokenPipeError, ConnectionResetError):
@@ -61,7 +61,7 @@ def test_silent_clients_are_cut_off(address: str, sent: bytes) -> None:
     servers.eventually(lambda: status(address) is grpc.StatusCode.OK)
 
 
-def test_one_connection_too_many_is_refused(address: str) -> None:
+def test_a_connection_beyond_the_limit_is_refused(address: str) -> None:
     servers.eventually(lambda: status(address) is grpc.StatusCode.OK)
     with ExitStack() as stack:
         stubs = [stack.enter_context(health(address)) for _ in range(CONNECTIONS)]
@@ -74,7 +74,7 @@ def test_one_connection_too_many_is_refused(address: str) -> None:
     servers.eventually(lambda: status(address) is grpc.StatusCode.OK)
 
 
-def test_fewer_where_the_limit_of_open_files_is_low(tmp_path: Path) -> None:
+def test_a_low_limit_of_open_files_lowers_the_limit_of_connections(tmp_path: Path) -> None:
     model = tmp_path / "tiny.gguf"
     model.write_bytes(tiny().data())
     limited = ("sh", "-c", 'ulimit -n 140 && exec "$0" "$@"')
@@ -84,8 +84,8 @@ def test_fewer_where_the_limit_of_open_files_is_low(tmp_path: Path) -> None:
         address = "127.0.0.1:" + process.wait_for(r"listening on 127\.0\.0\.1:(\d+)")[1]
         process.wait_for("server: ready: ")
         host, _, port = address.rpartition(":")
-        many = [socket.create_connection((host, int(port)), timeout=30) for _ in range(200)]
-        for connection in many:
+        connections = [socket.create_connection((host, int(port)), timeout=30) for _ in range(200)]
+        for connection in connections:
             connection.close()
         with servers.stub(address) as service:
             assert service.ServerLive(pb.ServerLiveRequest(), wait_for_ready=True, timeout=30).live

@@ -1,4 +1,4 @@
-"""The worker as a process: its start, its errors on the command line, health, drain; and what needs its own options."""
+"""The worker as a process: startup, command-line errors, health, drain; and tests that need their own options."""
 
 import json
 import socket
@@ -85,12 +85,12 @@ def test_anyserve_serve_is_the_same_worker() -> None:
         assert process.end() == 0
 
 
-def test_health_and_reflection(worker_address: str) -> None:
+def test_health_and_reflection_are_served(worker_address: str) -> None:
     with grpc.insecure_channel(worker_address) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         for service in ("", "inference.GRPCInferenceService"):
-            answer = stub.Check(health_pb2.HealthCheckRequest(service=service))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
+            response = stub.Check(health_pb2.HealthCheckRequest(service=service))
+            assert response.status == health_pb2.HealthCheckResponse.SERVING
         database = ProtoReflectionDescriptorDatabase(channel)
         assert "inference.GRPCInferenceService" in database.get_services()
     port = worker_address.rpartition(":")[2]
@@ -98,7 +98,7 @@ def test_health_and_reflection(worker_address: str) -> None:
     assert _run("--healthcheck", "--port", str(free_port())).returncode == 1
 
 
-def test_it_is_live_before_it_is_ready() -> None:
+def test_the_worker_is_live_before_it_is_ready() -> None:
     process = servers.Process(
         sys.executable, "-m", "anyserve_worker", "--port", "0", "--model", f"{GEMMA3}={gemma3_path()}"
     )
@@ -106,8 +106,8 @@ def test_it_is_live_before_it_is_ready() -> None:
         address = "127.0.0.1:" + process.wait_for(r"listening on 127\.0\.0\.1:(\d+)")[1]
         with servers.stub(address) as service:
             assert service.ServerLive(pb.ServerLiveRequest(), wait_for_ready=True).live
-            early = service.ServerReady(pb.ServerReadyRequest()).ready
-            if not early:
+            is_ready = service.ServerReady(pb.ServerReadyRequest()).ready
+            if not is_ready:
                 state = service.RepositoryIndex(pb.RepositoryIndexRequest()).models[0].state
                 assert state in ("LOADING", "READY")
             process.wait_for("server: ready: ")
@@ -116,14 +116,14 @@ def test_it_is_live_before_it_is_ready() -> None:
         process.end()
 
 
-def test_sigterm_drains_what_is_running() -> None:
+def test_sigterm_drains_the_running_requests() -> None:
     with servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "1024") as (process, address):
         with servers.stub(address) as service:
             hold = threading.Event()
 
             def requests():  # type: ignore[no-untyped-def]
                 yield infer(SMOLLM2, STORY, id="first", temperature=2.0, max_tokens=150)
-                hold.wait(60)  # A client that keeps its stream open.
+                hold.wait(60)  # the client keeps its stream open
 
             call = service.ModelStreamInfer(requests())  # type: ignore[no-untyped-call]
             next(call)
@@ -142,7 +142,7 @@ def test_sigterm_drains_what_is_running() -> None:
         assert process.end() == 0
 
 
-def test_nobody_waits_for_who_watches_the_health() -> None:
+def test_a_health_watch_does_not_delay_the_shutdown() -> None:
     with (
         servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "256") as (process, address),
         grpc.insecure_channel(address) as channel,
@@ -156,7 +156,7 @@ def test_nobody_waits_for_who_watches_the_health() -> None:
 
 
 def test_a_prompt_is_tokenized_while_the_worker_ends() -> None:
-    """Its client is gone; what the tokenizer reads is not freed under it."""
+    """The client is gone; the tokenizer's data must not be freed while it reads them."""
     with (
         servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--drain-timeout", "0") as (process, address),
         servers.stub(address) as service,
@@ -166,43 +166,42 @@ def test_a_prompt_is_tokenized_while_the_worker_ends() -> None:
         assert process.end() == 0
 
 
-def test_cells_run_short_and_everybody_is_answered() -> None:
-    """Preemption: eight requests that together need several times the cells there are, each right in the end."""
+def test_every_request_is_answered_when_cells_run_short() -> None:
+    """Eight requests need several times the available KV cells, so some are preempted."""
     with (
         servers.worker("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "256", "--parallel", "8") as (_, address),
         servers.stub(address) as service,
     ):
         requests = [infer(SMOLLM2, f"{i} {STORY}", max_tokens=100, temperature=0.0) for i in range(8)]
-        answers = [call.result() for call in [service.ModelInfer.future(request) for request in requests]]
-        for answer in answers:
-            out = outputs(answer)
-            assert out["completion_tokens"] == [100] or out["finish_reason"] == ["stop"]
-            assert len(out["text"][0]) > 50
+        responses = [call.result() for call in [service.ModelInfer.future(request) for request in requests]]
+        for response in responses:
+            tensors = outputs(response)
+            assert tensors["completion_tokens"] == [100] or tensors["finish_reason"] == ["stop"]
+            assert len(tensors["text"][0]) > 50
 
 
 @pytest.mark.parametrize("swa", ["--swa-full", "--no-swa-full"])
-def test_a_sliding_window_reuses_prefixes_rightly(swa: str) -> None:
-    """Prompts longer than the window of 512: what comes after a reused prefix equals what comes without reuse."""
+def test_a_sliding_window_reuses_prefixes_correctly(swa: str) -> None:
+    """With prompts longer than the window of 512 tokens, the text after a reused prefix equals that without reuse."""
     prompt = LONG_STORY * 4
-    # What follows is in the prompt word for word, up to the end of its sentence: no rounding changes a model's mind
-    # about it, a lost cell does.
+    # The continuation is in the prompt word for word, so rounding can't change it, but a lost KV cell can.
     tails = ["Once upon", "Once upon a time, in a forest far", "Once upon a time, in a forest far away, there lived"]
     options = ("--model", f"{GEMMA3}={gemma3_path()}", "--n-ctx", "2048", swa)
 
-    def answers(*, reuse: bool) -> list[tuple[str, int]]:
+    def texts_and_counts(*, reuse: bool) -> list[tuple[str, int]]:
         cached = () if reuse else ("--cached-sequences", "0", "--parallel", "1")
         with servers.worker(*options, *cached) as (_, address), servers.stub(address) as service:
             result = []
             for tail in tails:
-                if not reuse:  # Something in between that pushes the prefix out.
+                if not reuse:  # evicts the prefix in between
                     service.ModelInfer(infer(GEMMA3, "Hello " + prompt, max_tokens=1))
-                answer = service.ModelInfer(infer(GEMMA3, prompt + tail, max_tokens=4, temperature=0.0))
-                result.append((text(answer), outputs(answer)["cached_tokens"][0]))
+                response = service.ModelInfer(infer(GEMMA3, prompt + tail, max_tokens=4, temperature=0.0))
+                result.append((text(response), outputs(response)["cached_tokens"][0]))
             return result
 
-    fresh, reused = answers(reuse=False), answers(reuse=True)
+    fresh, reused = texts_and_counts(reuse=False), texts_and_counts(reuse=True)
     assert max(cached for _, cached in fresh) < 10
     if swa == "--swa-full":
         assert min(cached for _, cached in reused[1:]) > 512
-    assert [answer for answer, _ in reused] == [answer for answer, _ in fresh]
-    assert [answer.split()[0] for answer, _ in fresh] == ["a", "away,", "a"]
+    assert [text for text, _ in reused] == [text for text, _ in fresh]
+    assert [text.split()[0] for text, _ in fresh] == ["a", "away,", "a"]

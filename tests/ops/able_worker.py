@@ -9,7 +9,7 @@ from typing import Any
 from protos import contract
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, message, sent, serving
+from tests.wire.fake_worker import FakeWorker, inputs_of, message, serving
 
 TEMPLATE = (
     '{% if tools %}{{ tools | tojson }}<tool_call>"arguments"</tool_call>{% endif %}'
@@ -56,7 +56,7 @@ def _ended(given: dict[str, list[Any]], n: int) -> list[tuple[TensorSpec, list[A
 
 
 async def infer(request: ModelInferRequest) -> ModelInferResponse:
-    given = sent(request)
+    given = inputs_of(request)
     match request.parameters[contract.PARAM_TASK].string_param:
         case contract.TASK_EMBED:
             return message((contract.EMBEDDING, [0.5, 1.0]), (contract.PROMPT_TOKENS, [2]))
@@ -73,7 +73,7 @@ async def infer(request: ModelInferRequest) -> ModelInferResponse:
 
 
 async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-    given = sent(request)
+    given = inputs_of(request)
     for index in range(given.get("n", [1])[0]):
         for piece in PIECES:
             yield message(

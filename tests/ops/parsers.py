@@ -407,8 +407,8 @@ def told() -> list[bytes]:
     made = [
         fake_worker.whole("a", "b"),
         fake_worker.token("a"),
-        fake_worker.last("a"),
-        fake_worker.as_step_batch(fake_worker.last("a"), 3),
+        fake_worker.last_token("a"),
+        fake_worker.as_step_batch(fake_worker.last_token("a"), 3),
         fake_worker.message((contract.EMBEDDING, [0.5, 1.0]), (contract.PROMPT_TOKENS, [2]), raw=True),
         fake_worker.message((contract.SCORE, [0.5])),
         fake_worker.message((contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"x"])),

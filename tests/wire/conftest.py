@@ -7,7 +7,7 @@ from tests.wire.fake_worker import FakeWorker
 
 @pytest.fixture(params=[False, True], ids=["stream a request", "step batches"])
 def both_kinds_of_stream(request: pytest.FixtureRequest) -> Iterator[None]:
-    """The test runs before a backend of each kind, and must not notice the difference."""
+    """Runs the test with a backend of each kind; the results must be the same."""
     before, FakeWorker.STEP_BATCHES = FakeWorker.STEP_BATCHES, request.param
     yield
     FakeWorker.STEP_BATCHES = before

@@ -1,6 +1,6 @@
 """Prints the messages, enums and services of generated modules as JSON: `python -m tests.wire.descriptors MODULE…`.
 
-A program of its own, since two copies of the same protocol cannot live in one process.
+It's a separate program, because one process can't hold two copies of the same protocol.
 """
 
 import importlib
@@ -13,17 +13,17 @@ from google.protobuf.descriptor_pb2 import DescriptorProto, FieldDescriptorProto
 
 
 def dump(modules: Iterable[str]) -> dict[str, Any]:
-    found: dict[str, Any] = {"packages": {}, "messages": {}, "enums": {}, "services": {}}
+    description: dict[str, Any] = {"packages": {}, "messages": {}, "enums": {}, "services": {}}
     for module in modules:
         file = FileDescriptorProto()
         importlib.import_module(module).DESCRIPTOR.CopyToProto(file)
-        found["packages"][module] = file.package
+        description["packages"][module] = file.package
         for name, message in _messages("", file.message_type):
-            found["messages"][name] = {field.name: _field(field, message) for field in message.field}
+            description["messages"][name] = {field.name: _field(field, message) for field in message.field}
         for enum in file.enum_type:
-            found["enums"][enum.name] = {value.name: value.number for value in enum.value}
+            description["enums"][enum.name] = {value.name: value.number for value in enum.value}
         for service in file.service:
-            found["services"][service.name] = {
+            description["services"][service.name] = {
                 method.name: {
                     "input": method.input_type,
                     "output": method.output_type,
@@ -32,7 +32,7 @@ def dump(modules: Iterable[str]) -> dict[str, Any]:
                 }
                 for method in service.method
             }
-    return found
+    return description
 
 
 def _messages(prefix: str, messages: Iterable[DescriptorProto]) -> Iterator[tuple[str, DescriptorProto]]:

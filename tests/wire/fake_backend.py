@@ -1,4 +1,5 @@
-"""`python -m tests.wire.fake_backend TARGET...`: a fake worker that listens on gRPC's targets until it is ended."""
+"""`python -m tests.wire.fake_backend TARGET...`: a fake worker that listens on gRPC's targets until it is
+terminated."""
 
 import asyncio
 import sys

@@ -1,4 +1,4 @@
-"""A KServe v2 server that follows a script, over real gRPC: the other end of the sidecar's tests."""
+"""A KServe v2 server that follows a script, over real gRPC: the backend in the sidecar's tests."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
@@ -38,7 +38,7 @@ Context = aio.ServicerContext[Any, Any]
 
 
 class Refusal(Exception):
-    """Raised by a script: the request fails in the way of the contract. Without a status, it says only a message.
+    """Raised by a script: the request fails as the contract specifies. Without a status, only a message is sent.
 
     `details` are further details of the contract, by name.
     """
@@ -60,8 +60,8 @@ Stream = Callable[[ModelInferRequest], AsyncIterator[ModelInferResponse]]
 # ---- Scripts
 
 
-def sent(request: ModelInferRequest) -> dict[str, list[Any]]:
-    """The tensors of a request, by name."""
+def inputs_of(request: ModelInferRequest) -> dict[str, list[Any]]:
+    """Returns the elements of a request's tensors, by name."""
     return {name: list(tensor.elements) for name, tensor in tensors.read_inputs(request).items()}
 
 
@@ -88,7 +88,7 @@ def token(text: str, index: int = 0) -> ModelInferResponse:
     return message((contract.TOKEN, [text.encode()]), (contract.INDEX, [index]), (contract.FINISH_REASON, [b"null"]))
 
 
-def last(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = True) -> ModelInferResponse:
+def last_token(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = True) -> ModelInferResponse:
     return message(
         (contract.TOKEN, [text.encode()]),
         (contract.INDEX, [index]),
@@ -101,20 +101,20 @@ def last(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = 
 
 
 def as_step_batch(response: ModelInferResponse, number: int) -> ModelInferResponse:
-    """One request's response, which has to name everything that a step batch does."""
-    told = {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
-    k = len(told["token"])
+    """Converts one request's response, which must contain every column of a step batch."""
+    columns = {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
+    k = len(columns["token"])
     rows: list[tuple[TensorSpec, Sequence[Any]]] = [
         (contract.REQUEST, [number] * k),
-        (contract.ROW_TOKEN, told["token"]),
-        (contract.ROW_INDEX, told["index"]),
+        (contract.ROW_TOKEN, columns["token"]),
+        (contract.ROW_INDEX, columns["index"]),
     ]
-    if any(reason != contract.NOT_FINISHED.encode() for reason in told["finish_reason"]):
+    if any(reason != contract.NOT_FINISHED.encode() for reason in columns["finish_reason"]):
         rows += [
-            (contract.ROW_FINISH_REASON, told["finish_reason"]),
-            (contract.ROW_PROMPT_TOKENS, told["prompt_tokens"] * k),
-            (contract.ROW_CACHED_TOKENS, told.get("cached_tokens", [0]) * k),
-            (contract.ROW_COMPLETION_TOKENS, told["completion_tokens"]),
+            (contract.ROW_FINISH_REASON, columns["finish_reason"]),
+            (contract.ROW_PROMPT_TOKENS, columns["prompt_tokens"] * k),
+            (contract.ROW_CACHED_TOKENS, columns.get("cached_tokens", [0]) * k),
+            (contract.ROW_COMPLETION_TOKENS, columns["completion_tokens"]),
         ]
     return message(*rows)
 
@@ -124,16 +124,16 @@ def _number(request: ModelInferRequest, parameter: str) -> int | None:
 
 
 def answers(*responses: ModelInferResponse) -> Infer:
-    """Each call gets the next one; the last one serves all that follow."""
-    left = list(responses)
+    """Returns a script that sends one response for each call, and the last one for all further calls."""
+    remaining = list(responses)
 
     async def infer(_: ModelInferRequest) -> ModelInferResponse:
-        return left.pop(0) if len(left) > 1 else left[0]
+        return remaining.pop(0) if len(remaining) > 1 else remaining[0]
 
     return infer
 
 
-def says(*responses: ModelInferResponse, fails: Refusal | None = None) -> Stream:
+def streams(*responses: ModelInferResponse, fails: Refusal | None = None) -> Stream:
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         for response in responses:
             yield response
@@ -151,19 +151,19 @@ def refuses(refusal: Refusal) -> Infer:
 
 
 async def echo(request: ModelInferRequest) -> ModelInferResponse:
-    """Answers with the prompt, once for each choice."""
-    given = sent(request)
-    prompt = given["prompt"][0].decode() if "prompt" in given else str(given["prompt_token_ids"])
+    """Responds with the prompt, once for each choice."""
+    inputs = inputs_of(request)
+    prompt = inputs["prompt"][0].decode() if "prompt" in inputs else str(inputs["prompt_token_ids"])
 
-    return whole(*[prompt] * given.get("n", [1])[0])
+    return whole(*[prompt] * inputs.get("n", [1])[0])
 
 
 async def echo_stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-    given = sent(request)
-    for index in range(given.get("n", [1])[0]):
-        for part in given["prompt"][0].decode().split():
+    inputs = inputs_of(request)
+    for index in range(inputs.get("n", [1])[0]):
+        for part in inputs["prompt"][0].decode().split():
             yield token(part, index)
-        yield last(index=index)
+        yield last_token(index=index)
 
 
 async def hangs(_: ModelInferRequest) -> ModelInferResponse:
@@ -180,10 +180,11 @@ async def hangs_midway(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse
 
 
 class FakeWorker(GRPCInferenceServiceServicer):
-    """`models` None: a server without RepositoryIndex. `unimplemented` names further calls that it does not know."""
+    """A scripted backend. `models` None: it has no RepositoryIndex. `unimplemented` names further calls that it
+    lacks."""
 
     STEP_BATCHES = False
-    """Whether workers offer them if their test does not say; the fixture `both_kinds_of_stream` sets it."""
+    """Whether workers offer step batches if their test doesn't set it; the fixture `both_kinds_of_stream` does."""
 
     def __init__(
         self,
@@ -206,21 +207,21 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.ready = ready
         self.requests: list[ModelInferRequest] = []
         self.metadata: list[list[tuple[str, str | bytes]]] = []
-        """Of each inference call."""
+        """The metadata of each inference call."""
         self.lookups: list[str] = []
-        """Calls that asked for the list of models, metadata or config."""
+        """Names of the calls that requested the list of models, a model's metadata or its config."""
         self.held: dict[str, asyncio.Event] = {}
-        """Calls by name, or by name and model (`ModelConfig tiny`), that get no answer until their event is set."""
+        """Calls by name, or by name and model (`ModelConfig tiny`), that are not answered until their event is set."""
         self.failing: set[str] = set()
         """Calls that fail with UNAVAILABLE."""
         self.unready: set[str] = set()
-        """Models that are listed, but not ready when they are asked for."""
+        """Models that are listed, but that ModelReady reports as not ready."""
         self.looked_up: asyncio.Queue[str] = asyncio.Queue()
-        """As `lookups`, as they come."""
+        """The same names as in `lookups`, as the calls arrive."""
         self.arrived: asyncio.Queue[str] = asyncio.Queue()
-        """Ids of requests, as they come."""
+        """Ids of requests, as they arrive."""
         self.cancelled: asyncio.Queue[str] = asyncio.Queue()
-        """Ids of requests whose client cancelled them."""
+        """Ids of requests that the client cancelled."""
         self._infer = infer
         self._stream = stream
 
@@ -261,10 +262,10 @@ class FakeWorker(GRPCInferenceServiceServicer):
 
     async def ModelConfig(self, request: ModelConfigRequest, context: Context) -> ModelConfigResponse:
         await self._check("ModelConfig", request.name, context)
-        answer = ModelConfigResponse()
+        response = ModelConfigResponse()
         for name, value in self.parameters.items():
-            answer.config.parameters[name].string_value = value
-        return answer
+            response.config.parameters[name].string_value = value
+        return response
 
     async def ModelInfer(self, request: ModelInferRequest, context: Context) -> ModelInferResponse:
         self._record(request)
@@ -289,9 +290,9 @@ class FakeWorker(GRPCInferenceServiceServicer):
         self.n_streams += 1
         self.metadata.append(list(context.invocation_metadata() or ()))
 
-        async def read() -> None:
+        async def read_requests() -> None:
             numbered: dict[int, asyncio.Task[None]] = {}
-            async with asyncio.TaskGroup() as answers:
+            async with asyncio.TaskGroup() as tasks:
                 async for request in request_iterator:
                     if (cancelled := _number(request, contract.PARAM_CANCEL)) is not None:
                         numbered[cancelled].cancel()
@@ -299,12 +300,12 @@ class FakeWorker(GRPCInferenceServiceServicer):
                     number = _number(request, contract.PARAM_REQUEST)
                     assert (number is not None) == self.step_batches
                     self._record(request)
-                    task = answers.create_task(self._answer(request, number, responses))
+                    task = tasks.create_task(self._answer(request, number, responses))
                     if number is not None:
                         numbered[number] = task
             responses.put_nowait(None)
 
-        reader = asyncio.create_task(read())
+        reader = asyncio.create_task(read_requests())
         try:
             while (response := await responses.get()) is not None:
                 yield response
@@ -319,8 +320,8 @@ class FakeWorker(GRPCInferenceServiceServicer):
     ) -> None:
         try:
             async for response in self._stream(request):
-                answer = response if number is None else as_step_batch(response, number)
-                responses.put_nowait(ModelStreamInferResponse(infer_response=answer))
+                converted = response if number is None else as_step_batch(response, number)
+                responses.put_nowait(ModelStreamInferResponse(infer_response=converted))
         except Refusal as refusal:
             failed = ModelStreamInferResponse(error_message=refusal.message)
             for key, value in {contract.ERROR_STATUS: refusal.status, **refusal.facts()}.items():
@@ -354,7 +355,7 @@ class FakeWorker(GRPCInferenceServiceServicer):
 
 @asynccontextmanager
 async def serving(worker: FakeWorker, port: int = 0) -> AsyncIterator[int]:
-    """Serves on 127.0.0.1 and gives the port. Ends all calls at the end."""
+    """Serves the worker on 127.0.0.1 and yields the port. All calls end on exit."""
     server = aio.server()
     add_GRPCInferenceServiceServicer_to_server(worker, server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")

@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a raw socket: bytes out, and the responses that come back, parsed as strictly as a proxy does."""
+"""HTTP/1.1 on a raw socket: sends bytes, and parses the responses as strictly as a proxy does."""
 
 import json
 import socket
@@ -20,7 +20,7 @@ class Response:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The content of OpenAI's error envelope, which must be complete."""
+        """Returns the content of OpenAI's error envelope, which must be complete."""
         assert self.headers["content-type"] == "application/json", self
         error: dict[str, Any] = json.loads(self.body)["error"]
         assert set(error) == {"message", "type", "param", "code"}
@@ -38,7 +38,7 @@ class Raw:
         self._socket.sendall(data)
 
     def send_bytewise(self, data: bytes) -> None:
-        """A segment for each byte. The server may end the connection midway."""
+        """Sends a segment for each byte. The server may end the connection midway."""
         for k in range(len(data)):
             try:
                 self._socket.sendall(data[k : k + 1])
@@ -46,7 +46,7 @@ class Raw:
                 return
 
     def response(self, method: str = "GET") -> Response:
-        """The next final response. Raises EOFError if the connection ends before."""
+        """Returns the next final response. Raises EOFError if the connection ends before it."""
         while True:
             head, _, self._received = self._until(b"\r\n\r\n").partition(b"\r\n\r\n")
             line, *fields = head.decode("latin-1").split("\r\n")
@@ -60,12 +60,12 @@ class Raw:
             if int(status) >= 200:
                 return Response(int(status), headers, self._body(method, int(status), headers))
 
-    def rest(self) -> bytes:
-        """Everything until the server ends the connection. Raises ConnectionResetError."""
+    def received(self) -> bytes:
+        """Returns everything until the server ends the connection. Raises ConnectionResetError."""
         while part := self._socket.recv(1 << 16):
             self._received += part
-        rest, self._received = self._received, b""
-        return rest
+        received, self._received = self._received, b""
+        return received
 
     def _body(self, method: str, status: int, headers: dict[str, str]) -> bytes:
         if method == "HEAD" or status in (204, 304):
@@ -76,7 +76,7 @@ class Raw:
             return b"".join(self._chunks())
         if "content-length" in headers:
             return self._take(int(headers["content-length"]))
-        return self.rest()
+        return self.until_closed()
 
     def _chunks(self) -> Iterator[bytes]:
         while True:
@@ -91,8 +91,8 @@ class Raw:
     def _take(self, n: int) -> bytes:
         while len(self._received) < n:
             self._receive()
-        taken, self._received = self._received[:n], self._received[n:]
-        return taken
+        data, self._received = self._received[:n], self._received[n:]
+        return data
 
     def _until(self, end: bytes) -> bytes:
         while end not in self._received:

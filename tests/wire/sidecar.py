@@ -1,4 +1,4 @@
-"""The real ASGI application before a fake worker, called in process."""
+"""The real ASGI application with a fake worker, called in process."""
 
 import asyncio
 import json
@@ -22,7 +22,7 @@ Application = Callable[[Scope, Receive, Send], Coroutine[Any, Any, None]]
 
 @dataclass
 class Reply:
-    """What came back; while a stream is open, what has come so far."""
+    """The response; while a stream is open, its part so far."""
 
     status: int = 0
     headers: dict[str, str] = field(default_factory=dict)
@@ -35,7 +35,7 @@ class Reply:
 
     @property
     def error(self) -> dict[str, Any]:
-        """The envelope's content, which must have all of its fields."""
+        """Returns the content of the error envelope, which must have all of its fields."""
         error = self.json["error"]
         assert set(error) == {"message", "type", "param", "code"}
         assert error["message"]
@@ -43,7 +43,7 @@ class Reply:
 
     @property
     def events(self) -> list[Any]:
-        """The JSON of each event; checks that the stream is well-formed and ends with [DONE]."""
+        """Returns the JSON of each event; checks that the stream is well-formed and ends with [DONE]."""
         assert self.status == 200, self.body
         blocks = self.body.decode().split("\n\n")
         assert blocks.pop() == ""
@@ -57,7 +57,7 @@ class Reply:
 
 
 class Call:
-    """One HTTP request under way."""
+    """An HTTP request that is running."""
 
     def __init__(
         self,
@@ -107,7 +107,7 @@ class Call:
             self._grew.notify_all()
 
     async def until(self, text: bytes) -> None:
-        """Waits for a part of the body."""
+        """Waits until the body contains `text`."""
         async with self._grew:
             await self._grew.wait_for(lambda: text in self.reply.body)
 
@@ -131,9 +131,9 @@ class Sidecar:
         call = self.start(method, path, body, headers)
         await asyncio.wait_for(call.task, 30)
         assert call.reply.complete
-        given = dict(headers or {}).get("x-request-id")
+        sent_id = dict(headers or {}).get("x-request-id")
         id = call.reply.headers["x-request-id"]
-        assert id.startswith("req_") or id == given
+        assert id.startswith("req_") or id == sent_id
         return call.reply
 
     async def get(self, path: str) -> Reply:
@@ -143,17 +143,17 @@ class Sidecar:
         return await self.send("POST", "/v1/completions", body)
 
     async def chat(self, *messages: dict[str, Any], **body: object) -> Reply:
-        given = list(messages) or [{"role": "user", "content": "hi"}]
-        return await self.send("POST", "/v1/chat/completions", {"messages": given, **body})
+        chat = list(messages) or [{"role": "user", "content": "hi"}]
+        return await self.send("POST", "/v1/chat/completions", {"messages": chat, **body})
 
 
 @asynccontextmanager
 async def app_for(
     port: int, *, observer: Observer | None = None, pool: Pool | None = None, **config: Any
 ) -> AsyncIterator[Sidecar]:
-    """An application whose backend is at `port`, or whose backends are in `pool`, from start-up to shutdown."""
-    made = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
-    app = App(made, pool or backends(made), observer)
+    """Yields an application with the backend at `port`, or with the backends in `pool`, from startup to shutdown."""
+    settings = Config(**{"anyserve_endpoint": (f"127.0.0.1:{port}",), **config})
+    app = App(settings, pool or backends(settings), observer)
     to_app: asyncio.Queue[Message] = asyncio.Queue()
     from_app: asyncio.Queue[Message] = asyncio.Queue()
     lifespan = asyncio.create_task(app({"type": "lifespan", "state": {}}, to_app.get, from_app.put))

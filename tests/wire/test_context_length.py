@@ -1,4 +1,4 @@
-"""A prompt that is too long, in the words of OpenAI's and vLLM's errors, which programs match."""
+"""A prompt that is too long is refused with the wording of OpenAI's and vLLM's errors, which programs match."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import pytest
 
 from protos import contract
 from tests.anyserve_worker.fakes import FakeRunner, FakeVectorRunner
-from tests.wire.fake_worker import FakeWorker, Refusal, refuses, says
+from tests.wire.fake_worker import FakeWorker, Refusal, refuses, streams
 from tests.wire.sidecar import Reply, Sidecar, app_for, running
 from tests.wire.worker import worker
 
@@ -55,13 +55,13 @@ async def test_our_worker_reports_the_numbers(stream: bool) -> None:
     assert f"you requested {n + 7} tokens ({n} in the messages, 7 in the completion)" in limited["message"]
 
 
-async def test_a_prompt_that_the_worker_does_not_count_to_its_end() -> None:
+async def test_a_prompt_that_the_worker_counts_only_partly_has_a_lower_bound() -> None:
     async with worker({"tiny": FakeRunner(n_ctx=100)}) as served, app_for(served.port) as sidecar:
         error = await refused(sidecar, "/v1/completions", prompt=LONG * 1000)
     assert "context length is 100 tokens. However, your prompt resulted in 2048 tokens or more." in error["message"]
 
 
-async def test_texts_to_embed_and_to_rank() -> None:
+async def test_texts_to_embed_and_to_rank_name_their_fields() -> None:
     embedder, reranker = FakeVectorRunner(n_ctx=100), FakeVectorRunner(n_ctx=100, ranks=True)
     async with (
         worker({"tiny": FakeRunner()}, vector_runners={"tiny": embedder}) as embeds,
@@ -83,28 +83,28 @@ async def test_texts_to_embed_and_to_rank() -> None:
 @pytest.mark.usefixtures("both_kinds_of_stream")
 @pytest.mark.parametrize("path", BODIES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_any_backend(path: str, stream: bool) -> None:
-    """Whatever it reports, and whether its model's context length is known."""
+async def test_every_backends_refusal_has_the_matched_wording(path: str, stream: bool) -> None:
+    """Whatever the backend reports, and whether or not its model's context length is known."""
     options = {"stream": stream} if "completions" in path else {}
     tasks = {"tasks": "generate,embed,rank"}
     numbers = {"error_context_length": "50", "error_prompt_tokens": "70"}
-    for told, details, expected in (
+    for message, details, expected in (
         ("too long", numbers, "maximum context length is 50 tokens. However, "),
         ("too long", {}, "maximum context length is 4096 tokens. However, "),
         ("too long", dict.fromkeys(numbers, "9" * 1000), "maximum context length is 4096 tokens. However, "),
         ("This model's maximum context length is 9 tokens. However, …", {}, "context length is 9 tokens. However, …"),
     ):
-        refusal = Refusal("INVALID_ARGUMENT", told, **OVERFLOW, **details)
+        refusal = Refusal("INVALID_ARGUMENT", message, **OVERFLOW, **details)
         inputs = [spec.name for task in contract.TASKS.values() for spec in task.inputs]
         parameters = {"context_length": "4096", **tasks}
-        fake = FakeWorker(refuses(refusal), says(fails=refusal), inputs=inputs, parameters=parameters)
+        fake = FakeWorker(refuses(refusal), streams(fails=refusal), inputs=inputs, parameters=parameters)
         async with running(fake) as sidecar:
             error = await refused(sidecar, path, **options)
         assert error["message"].startswith("This model's maximum context length is "), error
         assert expected in error["message"]
 
 
-async def test_a_backend_that_reports_nothing() -> None:
+async def test_a_backend_that_reports_no_numbers_still_gets_the_matched_wording() -> None:
     async with running(FakeWorker(refuses(Refusal("INVALID_ARGUMENT", "too long", **OVERFLOW)))) as sidecar:
         error = await refused(sidecar, "/v1/chat/completions")
     assert error["message"] == "This model's maximum context length is exceeded by your messages: too long"

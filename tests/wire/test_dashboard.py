@@ -1,4 +1,4 @@
-"""The Grafana dashboard asks for metrics and labels that there are: those of a real scrape of both."""
+"""The Grafana dashboard queries metrics and labels that exist in a real scrape of both programs."""
 
 import json
 import re
@@ -12,7 +12,7 @@ from anyserve_worker.telemetry.metrics import Metrics
 from tests.anyserve_worker.fakes import FakeRunner
 from tests.wire.exposition import Scrape
 from tests.wire.sidecar import app_for
-from tests.wire.test_worker_streams import eventually
+from tests.wire.test_worker_streams import wait_for_n_requests
 from tests.wire.worker import worker
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "anyserve.json"
@@ -31,21 +31,21 @@ def panels(dashboard: Any) -> list[Any]:
 
 
 def selectors(dashboard: Any) -> list[tuple[str, set[str]]]:
-    """Metric and the labels that it is asked for by, of every expression."""
-    found = []
+    """Returns the metric of every selector, and the labels that it filters by."""
+    pairs = []
     for panel in panels(dashboard):
         for target in panel["targets"]:
             in_expression = SELECTOR.findall(target["expr"])
             assert in_expression, target["expr"]
-            found += [(name, set(re.findall(r"(\w+)\s*[=!]~?", labels))) for name, labels in in_expression]
-    return found
+            pairs += [(name, set(re.findall(r"(\w+)\s*[=!]~?", labels))) for name, labels in in_expression]
+    return pairs
 
 
 async def scrapes() -> list[Scrape]:
     async with worker({"tiny": FakeRunner()}) as running, app_for(running.port) as sidecar:
         for stream in (False, True):
             await sidecar.complete(prompt="x", stream=stream)
-        await eventually(running, 0)
+        await wait_for_n_requests(running, 0)
         return [Scrape((await sidecar.get("/metrics")).body), Scrape(Metrics(running.repository).text())]
 
 
@@ -54,25 +54,29 @@ async def test_every_metric_and_label_exists(dashboard: Any) -> None:
     for scrape in await scrapes():
         for name in scrape.names:
             labels[name] = labels.get(name, set()).union(*scrape.series(name))
-    asked = selectors(dashboard)
-    assert len(asked) > 40
-    assert not [name for name, _ in asked if name not in labels]
-    assert not [(name, by - labels[name]) for name, by in asked if by - labels[name] - ADDED]
+    queried = selectors(dashboard)
+    assert len(queried) > 40
+    assert not [name for name, _ in queried if name not in labels]
+    assert not [(name, by - labels[name]) for name, by in queried if by - labels[name] - ADDED]
 
 
-async def test_the_variables_ask_for_metrics_and_labels_that_exist(dashboard: Any) -> None:
+async def test_the_variables_query_metrics_and_labels_that_exist(dashboard: Any) -> None:
     names = set().union(*(scrape.names for scrape in await scrapes()))
     queries = [v["definition"] for v in dashboard["templating"]["list"] if v["type"] == "query"]
-    asked = [re.fullmatch(r"label_values\((\w+), (job|model)\)", query) for query in queries]
+    matches = [re.fullmatch(r"label_values\((\w+), (job|model)\)", query) for query in queries]
     assert queries
-    assert all(match and match[1] in names for match in asked), queries
+    assert all(match and match[1] in names for match in matches), queries
 
 
 async def test_the_documentation_has_every_metric_and_no_other() -> None:
-    told = set(re.findall(r"^\| `(\w+)` \|", (DASHBOARD.parents[2] / "docs" / "metrics.md").read_text(), re.MULTILINE))
+    documented = set(
+        re.findall(r"^\| `(\w+)` \|", (DASHBOARD.parents[2] / "docs" / "metrics.md").read_text(), re.MULTILINE)
+    )
     families = [family for scrape in await scrapes() for family in scrape.families.values()]
-    ours = [family for family in families if not family.name.startswith("process_")]
-    assert told == {f"{family.name}_total" if family.type == "counter" else family.name for family in ours}
+    own_families = [family for family in families if not family.name.startswith("process_")]
+    assert documented == {
+        f"{family.name}_total" if family.type == "counter" else family.name for family in own_families
+    }
 
 
 def test_every_variable_of_an_expression_is_defined(dashboard: Any) -> None:
@@ -81,11 +85,11 @@ def test_every_variable_of_an_expression_is_defined(dashboard: Any) -> None:
     assert used - {"__rate_interval"} <= defined
 
 
-def test_panels_have_ids_of_their_own_and_do_not_overlap(dashboard: Any) -> None:
-    everything = dashboard["panels"]
-    assert len({panel["id"] for panel in everything}) == len(everything)
-    for one, other in combinations([panel["gridPos"] for panel in everything], 2):
-        beside = one["x"] + one["w"] <= other["x"] or other["x"] + other["w"] <= one["x"]
-        above = one["y"] + one["h"] <= other["y"] or other["y"] + other["h"] <= one["y"]
-        assert beside or above, (one, other)
-    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in everything)
+def test_panels_have_unique_ids_and_do_not_overlap(dashboard: Any) -> None:
+    all_panels = dashboard["panels"]
+    assert len({panel["id"] for panel in all_panels}) == len(all_panels)
+    for first, second in combinations([panel["gridPos"] for panel in all_panels], 2):
+        beside = first["x"] + first["w"] <= second["x"] or second["x"] + second["w"] <= first["x"]
+        above = first["y"] + first["h"] <= second["y"] or second["y"] + second["h"] <= first["y"]
+        assert beside or above, (first, second)
+    assert all(panel["gridPos"]["x"] + panel["gridPos"]["w"] <= 24 for panel in all_panels)

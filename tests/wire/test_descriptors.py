@@ -1,4 +1,4 @@
-"""Our messages and service, field by field, against the copy of Triton's that `tritonclient` carries."""
+"""Compares our messages and service, field by field, with Triton's in `tritonclient`."""
 
 import json
 import subprocess
@@ -29,17 +29,17 @@ SUBSET = (
     *("ModelConfig", "ModelConfig.ParametersEntry"),
     *("InferStatistics", "InferBatchStatistics", "ModelStatistics"),
 )
-"""Messages of which we carry what we read or write; the rest are unknown fields on the wire."""
+"""Messages of which we define only the fields that we read or write; the others are unknown fields on the wire."""
 
 
 def dump(*modules: str) -> dict[str, Any]:
     command = [sys.executable, "-m", "tests.wire.descriptors", *modules]
-    found: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-    return found
+    description: dict[str, Any] = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    return description
 
 
 @pytest.fixture(scope="module")
-def ours() -> dict[str, Any]:
+def our_protocol() -> dict[str, Any]:
     return dump("protos.grpc_predict_v2_pb2")
 
 
@@ -48,36 +48,40 @@ def tritons() -> dict[str, Any]:
     return dump("tritonclient.grpc.model_config_pb2", "tritonclient.grpc.service_pb2")
 
 
-def test_the_package_is_the_same(ours: dict[str, Any], tritons: dict[str, Any]) -> None:
-    assert {*ours["packages"].values(), *tritons["packages"].values()} == {"inference"}
+def test_the_package_is_the_same(our_protocol: dict[str, Any], tritons: dict[str, Any]) -> None:
+    assert {*our_protocol["packages"].values(), *tritons["packages"].values()} == {"inference"}
 
 
-def test_every_message_of_ours_is_compared(ours: dict[str, Any]) -> None:
-    assert sorted(ours["messages"]) == sorted(EXACT + SUBSET)
+def test_every_message_of_ours_is_compared(our_protocol: dict[str, Any]) -> None:
+    assert sorted(our_protocol["messages"]) == sorted(EXACT + SUBSET)
 
 
 @pytest.mark.parametrize("message", EXACT)
-def test_message_is_equal(ours: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
-    assert ours["messages"][message] == tritons["messages"][message]
+def test_a_message_is_equal(our_protocol: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
+    assert our_protocol["messages"][message] == tritons["messages"][message]
 
 
 @pytest.mark.parametrize("message", SUBSET)
-def test_message_is_a_subset(ours: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
-    theirs = tritons["messages"][message]
-    assert ours["messages"][message] == {name: theirs.get(name) for name in ours["messages"][message]}
+def test_a_message_is_a_subset(our_protocol: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
+    triton_fields = tritons["messages"][message]
+    assert our_protocol["messages"][message] == {
+        name: triton_fields.get(name) for name in our_protocol["messages"][message]
+    }
 
 
-def test_enums_are_equal(ours: dict[str, Any], tritons: dict[str, Any]) -> None:
-    assert ours["enums"] == {name: tritons["enums"][name] for name in ours["enums"]}
+def test_enums_are_equal(our_protocol: dict[str, Any], tritons: dict[str, Any]) -> None:
+    assert our_protocol["enums"] == {name: tritons["enums"][name] for name in our_protocol["enums"]}
 
 
-def test_methods_are_tritons(ours: dict[str, Any], tritons: dict[str, Any]) -> None:
-    theirs = tritons["services"][SERVICE]
-    assert ours["services"] == {SERVICE: {name: theirs.get(name) for name in ours["services"][SERVICE]}}
+def test_methods_are_those_of_triton(our_protocol: dict[str, Any], tritons: dict[str, Any]) -> None:
+    triton_methods = tritons["services"][SERVICE]
+    assert our_protocol["services"] == {
+        SERVICE: {name: triton_methods.get(name) for name in our_protocol["services"][SERVICE]}
+    }
 
 
-def test_the_methods_of_the_standard_are_there(ours: dict[str, Any]) -> None:
+def test_the_methods_of_the_standard_exist(our_protocol: dict[str, Any]) -> None:
     unary = ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
-    assert ours["services"][SERVICE].keys() >= {*unary, "ModelStreamInfer", "ModelConfig", "ModelStatistics"}
-    stream = ours["services"][SERVICE]["ModelStreamInfer"]
+    assert our_protocol["services"][SERVICE].keys() >= {*unary, "ModelStreamInfer", "ModelConfig", "ModelStatistics"}
+    stream = our_protocol["services"][SERVICE]["ModelStreamInfer"]
     assert (stream["client_streaming"], stream["server_streaming"]) == (True, True)

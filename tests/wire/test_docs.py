@@ -1,4 +1,4 @@
-"""The reference page as it is served: what it may load, how long it may be kept, who may read it."""
+"""The reference page: what it may load, how long clients may cache it, and who has access."""
 
 import gzip
 import hashlib
@@ -24,7 +24,7 @@ SCRIPT = f"{paths.BUNDLE}/swagger-ui-bundle.js"
 
 
 class Page(HTMLParser):
-    """What a page refers to, and the scripts and styles that it holds itself."""
+    """The references of a page, and its inline scripts and styles."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -70,7 +70,7 @@ async def test_the_policy_allows_nothing_from_elsewhere_and_nothing_inline() -> 
 
 
 @pytest.mark.parametrize("prefix", ["", "/behind/a/proxy"])
-async def test_the_page_loads_what_is_served_under_whatever_prefix(prefix: str) -> None:
+async def test_everything_that_the_page_loads_is_served_under_any_prefix(prefix: str) -> None:
     async with running(FakeWorker()) as sidecar:
         page = Page((await sidecar.get("/docs")).body.decode())
         assert not page.inline
@@ -80,7 +80,10 @@ async def test_the_page_loads_what_is_served_under_whatever_prefix(prefix: str) 
             target = urlsplit(urljoin(f"http://host{prefix}/docs", reference))
             assert target.netloc == "host"
             assert (await sidecar.get(target.path.removeprefix(prefix))).status == 200, reference
-    assert [one for one in page.references if one.endswith(".js")] == [SCRIPT.removeprefix("/"), "docs/page.js"]
+    assert [reference for reference in page.references if reference.endswith(".js")] == [
+        SCRIPT.removeprefix("/"),
+        "docs/page.js",
+    ]
 
 
 @EVERY_PATH
@@ -92,10 +95,10 @@ async def test_a_file_that_the_browser_has_is_not_sent_again(path: str) -> None:
         assert first.headers["x-content-type-options"] == "nosniff"
         versioned = path.startswith(paths.BUNDLE)
         assert first.headers["cache-control"] == ("public, max-age=31536000, immutable" if versioned else "no-cache")
-        for known in (etag, f'"other", W/{etag}', "*"):
-            again = await sidecar.send("GET", path, headers={"If-None-Match": known})
-            assert (again.status, again.body, again.headers["etag"]) == (304, b"", etag)
-            assert again.headers["cache-control"] == first.headers["cache-control"]
+        for condition in (etag, f'"other", W/{etag}', "*"):
+            second = await sidecar.send("GET", path, headers={"If-None-Match": condition})
+            assert (second.status, second.body, second.headers["etag"]) == (304, b"", etag)
+            assert second.headers["cache-control"] == first.headers["cache-control"]
         assert (await sidecar.send("GET", path, headers={"If-None-Match": '"other"'})).status == 200
 
 
@@ -126,24 +129,24 @@ async def test_the_bundle_is_sent_compressed_to_clients_that_accept_it(accepted:
     assert hashlib.sha256(plain.body).hexdigest() == listed["swagger-ui-bundle.js"]
 
 
-def test_the_bundle_is_the_package_that_is_pinned() -> None:
+def test_the_bundle_is_the_pinned_package() -> None:
     vendor.check()
 
 
 def test_every_bundled_file_has_a_path_or_is_the_list_of_them() -> None:
-    there = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name != "__pycache__"}
-    assert there == {*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"}
+    files = {f"{path.parent.name}/{path.name}" for path in FOLDER.glob("*/*") if path.parent.name != "__pycache__"}
+    assert files == {*paths.FILES.values(), f"swagger-ui/{vendor.COMPONENTS.name}"}
 
 
 @EVERY_PATH
-async def test_it_is_open_where_keys_are_needed(path: str) -> None:
+async def test_the_page_needs_no_key(path: str) -> None:
     async with running(FakeWorker(), api_key=("secret",)) as sidecar:
         assert (await sidecar.get(path)).status == 200
         assert (await sidecar.get("/v1/models")).status == 401
 
 
 @EVERY_PATH
-async def test_without_docs_it_is_an_unknown_path(path: str) -> None:
+async def test_without_docs_the_page_is_an_unknown_path(path: str) -> None:
     async with running(FakeWorker(), docs=False) as sidecar:
         reply = await sidecar.get(path)
         unknown = await sidecar.get("/unknown")
@@ -153,18 +156,18 @@ async def test_without_docs_it_is_an_unknown_path(path: str) -> None:
 
 
 @pytest.mark.parametrize("path", ["/docs/", "/v1/docs", "/docs/page/index.html", "/docs/../app.py", "/docs/swagger-ui"])
-async def test_other_paths_below_it_are_unknown(path: str) -> None:
+async def test_other_paths_below_the_page_are_unknown(path: str) -> None:
     async with running(FakeWorker()) as sidecar:
         assert (await sidecar.get(path)).status == 404
 
 
-async def test_it_can_only_be_read() -> None:
+async def test_the_page_allows_only_get_and_head() -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.send("POST", "/docs", {})
     assert (reply.status, set(reply.headers["allow"].split(", "))) == (405, {"GET", "HEAD"})
 
 
-async def test_metrics_count_all_of_it_as_one_endpoint() -> None:
+async def test_metrics_count_the_page_and_its_files_as_one_endpoint() -> None:
     async with running(FakeWorker()) as sidecar:
         for path in paths.FILES:
             await sidecar.get(path)
@@ -175,7 +178,7 @@ async def test_metrics_count_all_of_it_as_one_endpoint() -> None:
     assert counted[0].endswith(f" {len(paths.FILES)}.0")
 
 
-def test_it_takes_no_memory_before_it_is_opened() -> None:
+def test_the_page_uses_no_memory_before_its_first_request() -> None:
     code = "import sys, openai_server.app; sys.exit('openai_server.api.docs.files' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 

@@ -1,4 +1,5 @@
-"""Answers that the server has before it has the request's body. A client may send all of it before it reads."""
+"""Responses that the server sends before it has the whole request body, to clients that read only after sending it
+all."""
 
 import ssl
 from collections.abc import Callable, Iterator
@@ -54,28 +55,28 @@ def head(*fields: str, method: str = "POST", path: str = "/v1/completions", vers
 LENGTH = f"Content-Length: {SIZE}"
 CHUNKS = "Transfer-Encoding: chunked"
 REFUSED: dict[str, tuple[int, Callable[[str], bytes], bool]] = {
-    "too large": (413, lambda more: head("Host: x", KEY, LENGTH, more), True),
-    "too large, chunked": (413, lambda more: head("Host: x", KEY, CHUNKS, more), True),
-    "too large, HTTP/1.0": (413, lambda more: head("Host: x", KEY, LENGTH, more, version="1.0"), True),
+    "too large": (413, lambda field: head("Host: x", KEY, LENGTH, field), True),
+    "too large, chunked": (413, lambda field: head("Host: x", KEY, CHUNKS, field), True),
+    "too large, HTTP/1.0": (413, lambda field: head("Host: x", KEY, LENGTH, field, version="1.0"), True),
     "too large, with an upgrade": (
         413,
-        lambda more: head("Host: x", KEY, LENGTH, "Upgrade: h2c", "Connection: upgrade", more),
+        lambda field: head("Host: x", KEY, LENGTH, "Upgrade: h2c", "Connection: upgrade", field),
         True,
     ),
-    "no key": (401, lambda more: head("Host: x", LENGTH, more), True),
-    "no key, chunked": (401, lambda more: head("Host: x", CHUNKS, more), True),
-    "no such path": (404, lambda more: head("Host: x", KEY, LENGTH, more, path="/nowhere"), True),
-    "not this method": (405, lambda more: head("Host: x", KEY, LENGTH, more, method="PUT"), True),
-    "a coding": (415, lambda more: head("Host: x", KEY, CHUNKS, "Content-Encoding: gzip", more), True),
-    "no host": (400, lambda more: head(KEY, LENGTH, more), False),
-    "two lengths": (400, lambda more: head("Host: x", KEY, LENGTH, "Content-Length: 1", more), False),
-    "long headers": (431, lambda more: head("Host: x", KEY, LENGTH, "A: " + "a" * 70_000, more), False),
-    "a long target": (414, lambda more: head("Host: x", KEY, LENGTH, more, path="/" + "a" * 20_000), False),
-    "an expectation": (417, lambda more: head("Host: x", KEY, LENGTH, "Expect: x", more), False),
-    "another transfer coding": (501, lambda more: head("Host: x", KEY, "Transfer-Encoding: gzip", more), False),
-    "another version": (505, lambda more: head("Host: x", KEY, LENGTH, more, version="2.0"), False),
+    "no key": (401, lambda field: head("Host: x", LENGTH, field), True),
+    "no key, chunked": (401, lambda field: head("Host: x", CHUNKS, field), True),
+    "no such path": (404, lambda field: head("Host: x", KEY, LENGTH, field, path="/nowhere"), True),
+    "not this method": (405, lambda field: head("Host: x", KEY, LENGTH, field, method="PUT"), True),
+    "a coding": (415, lambda field: head("Host: x", KEY, CHUNKS, "Content-Encoding: gzip", field), True),
+    "no host": (400, lambda field: head(KEY, LENGTH, field), False),
+    "two lengths": (400, lambda field: head("Host: x", KEY, LENGTH, "Content-Length: 1", field), False),
+    "long headers": (431, lambda field: head("Host: x", KEY, LENGTH, "A: " + "a" * 70_000, field), False),
+    "a long target": (414, lambda field: head("Host: x", KEY, LENGTH, field, path="/" + "a" * 20_000), False),
+    "an expectation": (417, lambda field: head("Host: x", KEY, LENGTH, "Expect: x", field), False),
+    "another transfer coding": (501, lambda field: head("Host: x", KEY, "Transfer-Encoding: gzip", field), False),
+    "another version": (505, lambda field: head("Host: x", KEY, LENGTH, field, version="2.0"), False),
 }
-"""What is refused: its status, the head with one more field, and whether the end of its body is known."""
+"""Refused requests: the status, the head with an extra field, and whether the server finds the end of the body."""
 
 
 def send_body(raw: Raw, *, chunked: bool) -> None:
@@ -86,42 +87,44 @@ def send_body(raw: Raw, *, chunked: bool) -> None:
         raw.send(b"0\r\n\r\n")
 
 
-@pytest.mark.parametrize("more", ["Connection: close", "Accept: */*", "Expect: 100-continue"])
-@pytest.mark.parametrize("what", REFUSED)
-def test_a_client_that_reads_after_it_has_sent_everything_reads_the_answer(
-    sidecar: Sidecar, what: str, more: str
+@pytest.mark.parametrize("extra_field", ["Connection: close", "Accept: */*", "Expect: 100-continue"])
+@pytest.mark.parametrize("case", REFUSED)
+def test_a_client_that_reads_after_sending_everything_gets_the_response(
+    sidecar: Sidecar, case: str, extra_field: str
 ) -> None:
-    status, request, is_framed = REFUSED[what]
-    sent = request(more)
+    status, request, is_framed = REFUSED[case]
+    request_head = request(extra_field)
     with connected(sidecar.port, sidecar.tls) as raw:
-        raw.send(sent)
-        send_body(raw, chunked=CHUNKS.encode() in sent)
+        raw.send(request_head)
+        send_body(raw, chunked=CHUNKS.encode() in request_head)
         response = raw.response()
         assert (response.status, bool(response.error)) == (status, True)
-        # A server that has not sent `100 Continue` can't know whether the body comes.
-        is_in_step = is_framed and ("Accept" in more or ("Expect" in more and what == "too large, chunked"))
-        if is_in_step and "1.0" not in what:
+        # Without `100 Continue`, the server can't know whether the body comes.
+        is_in_step = is_framed and (
+            "Accept" in extra_field or ("Expect" in extra_field and case == "too large, chunked")
+        )
+        if is_in_step and "1.0" not in case:
             raw.send(head("Host: x", method="GET", path="/livez"))
             assert raw.response().body == b'{"status":"ok"}'
         else:
             assert response.headers["connection"] == "close"
-            if is_framed or sidecar.tls is None or what == "no host":  # else TLS takes two seconds
-                assert raw.rest() == b""
+            if is_framed or sidecar.tls is None or case == "no host":  # else TLS takes two seconds
+                assert raw.until_closed() == b""
 
 
-@pytest.mark.parametrize("more", ["Connection: close", "Accept: */*"])
-def test_a_caller_above_its_rate(worker: str, more: str) -> None:
+@pytest.mark.parametrize("extra_field", ["Connection: close", "Accept: */*"])
+def test_a_caller_above_its_rate_gets_the_response(worker: str, extra_field: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--requests-per-minute", "1")
         for k in range(2):
             with connected(port) as raw:
-                raw.send(head("Host: x", LENGTH, more))
+                raw.send(head("Host: x", LENGTH, extra_field))
                 send_body(raw, chunked=False)
                 assert raw.response().status == (429 if k else 413)
 
 
-def first_of(port: int, stack: ExitStack) -> Raw:
-    """Another connection is known to be gone only after a while."""
+def only_connection(port: int, stack: ExitStack) -> Raw:
+    """Opens the only allowed connection; the server notices the end of an earlier one only after a while."""
     while True:
         first = stack.enter_context(connected(port))
         first.send(head("Host: x", method="GET", path="/livez"))
@@ -129,42 +132,42 @@ def first_of(port: int, stack: ExitStack) -> Raw:
             return first
 
 
-def test_a_connection_too_many(worker: str) -> None:
+def test_a_connection_beyond_the_limit_gets_a_response(worker: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--max-connections", "1")
-        first = first_of(port, stack)
+        first = only_connection(port, stack)
         for _ in range(3):
             with connected(port) as raw:
                 raw.send(head("Host: x", LENGTH))
                 send_body(raw, chunked=False)
                 assert raw.response().error["code"] == "server_overloaded"
-                assert raw.rest() == b""
-        many = [stack.enter_context(connected(port)) for _ in range(200)]
-        assert [raw.response().status for raw in many] == [503] * 200
+                assert raw.until_closed() == b""
+        connections = [stack.enter_context(connected(port)) for _ in range(200)]
+        assert [raw.response().status for raw in connections] == [503] * 200
         first.send(head("Host: x", method="GET", path="/livez"))
         assert first.response().status == 200
 
 
-def test_a_body_that_does_not_come(worker: str) -> None:
+def test_a_body_that_does_not_come_is_a_408(worker: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--body-timeout", "1")
         raw = stack.enter_context(connected(port))
         raw.send(head("Host: x", f"Content-Length: {1 << 20}"))
         response = raw.response()
         assert (response.status, response.error["code"]) == (408, "request_timeout")
-        assert raw.rest() == b""
+        assert raw.until_closed() == b""
 
 
-@pytest.mark.parametrize("more", ["Connection: close", "Accept: */*"])
+@pytest.mark.parametrize("extra_field", ["Connection: close", "Accept: */*"])
 @pytest.mark.parametrize("status", [401, 400])
-def test_a_body_without_end_is_cut_off(sidecar: Sidecar, status: int, more: str) -> None:
-    """By its size: there is no hurry."""
+def test_an_endless_body_is_cut_off(sidecar: Sidecar, status: int, extra_field: str) -> None:
+    """Because of its size, long before a timeout."""
     host = ("Host: x",) if status == 401 else ()
     with connected(sidecar.port, sidecar.tls) as raw:
-        raw.send(head(*host, f"Content-Length: {1 << 40}", more))
-        sent = 0
+        raw.send(head(*host, f"Content-Length: {1 << 40}", extra_field))
+        n_sent = 0
         with suppress(OSError):
-            while sent < 1 << 30:
+            while n_sent < 1 << 30:
                 raw.send(PIECE)
-                sent += len(PIECE)
-    assert SIZE < sent < 1 << 30
+                n_sent += len(PIECE)
+    assert SIZE < n_sent < 1 << 30

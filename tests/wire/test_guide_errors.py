@@ -1,10 +1,11 @@
-"""An error in a grammar that is made of several fields: the field and the function, and nothing of the grammar."""
+"""An error in a grammar built from several fields names the field and the function, and shows nothing of the
+grammar."""
 
 from typing import Any
 
 import pytest
 
-from tests.wire.fake_worker import FakeWorker, Refusal, refuses, says, sent
+from tests.wire.fake_worker import FakeWorker, Refusal, inputs_of, refuses, streams
 from tests.wire.sidecar import running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -40,16 +41,16 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
 
 @pytest.mark.parametrize(("fields", "part", "param", "function"), CASES.values(), ids=CASES)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_part_is_named_as_the_field(
+async def test_the_error_names_the_field_of_the_grammars_part(
     fields: dict[str, Any], part: str, param: str, function: str, stream: bool
 ) -> None:
     message = 'tensor \'lark\': unclosed group\n   3 | r0: %json {}\n   4 | r1: %json {"pattern": "("}\n           ^'
     refusal = Refusal("INVALID_ARGUMENT", message, tensor="lark", error_part=part)
-    worker = FakeWorker(refuses(refusal), says(fails=refusal))
+    worker = FakeWorker(refuses(refusal), streams(fails=refusal))
     async with running(worker) as sidecar:
         reply = await sidecar.chat(stream=stream, **fields)
     assert (reply.status, reply.error["param"]) == (400, param)
     of_function = f" of the function '{function}'" if function else ""
     assert reply.error["message"] == f"'{param}'{of_function}: unclosed group"
     if function:
-        assert f"// part: {part}\n" in sent(worker.requests[0])["lark"][0].decode()
+        assert f"// part: {part}\n" in inputs_of(worker.requests[0])["lark"][0].decode()

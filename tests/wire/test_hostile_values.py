@@ -1,6 +1,6 @@
-"""A value that is too deep, too long or too large, in each place of each body: a short 400 that names the field.
+"""A value that is too deep, too long or too large, anywhere in any body, is a short 400 that names the field.
 
-The places are found in bodies that have every kind of field, the fields in the description of the API.
+The places come from bodies that have every kind of field; the fields, from the OpenAPI document.
 """
 
 import json
@@ -20,7 +20,7 @@ TEMPLATE = (
     "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
 )
 SHORT = 2500
-"""Bytes of an error's body."""
+"""Maximum size of an error's body, in bytes."""
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}}}
 TOOL = {"type": "function", "function": {**FUNCTION, "strict": True}}
 CALL = {"id": "i", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
@@ -115,11 +115,11 @@ HOSTILE: dict[str, str] = {
     },
     **{text: text for text in ("NaN", "Infinity", "-0.0", "1e15")},
 }
-"""JSON, or nearly."""
+"""Values in JSON, or almost in JSON."""
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value in a body."""
+    """Yields the path of every value in a body."""
     items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for key, item in items:
         yield (*path, key)
@@ -127,12 +127,12 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
 
 
 def replaced(body: dict[str, Any], path: tuple[Any, ...], value: str) -> bytes:
-    made = deepcopy(body)
-    container: Any = made
+    copy = deepcopy(body)
+    container: Any = copy
     for key in path[:-1]:
         container = container[key]
     container[path[-1]] = PLACE
-    return json.dumps(made).replace(json.dumps(PLACE), value).encode()
+    return json.dumps(copy).replace(json.dumps(PLACE), value).encode()
 
 
 def backend() -> FakeWorker:
@@ -140,18 +140,20 @@ def backend() -> FakeWorker:
     return FakeWorker(inputs=inputs, parameters={"chat_template": TEMPLATE, "tasks": ",".join(contract.TASKS)})
 
 
-async def check(sidecar: Sidecar, path: str, body: bytes, what: object) -> None:
+async def check(sidecar: Sidecar, path: str, body: bytes, label: object) -> None:
     reply = await sidecar.send("POST", path, body)
-    if reply.status == 200 or reply.status == 502:  # the fake worker answers no tasks
+    if reply.status == 200 or reply.status == 502:  # the fake worker has no task but generate
         return
-    assert 400 <= reply.status < 500, (what, reply.body[:500])
-    assert len(reply.body) < SHORT, (what, reply.body[:500])
-    assert reply.error["param"] or reply.error["code"] == "invalid_json", (what, reply.error)
-    assert len(reply.error["param"] or "") <= 250, (what, reply.error)
+    assert 400 <= reply.status < 500, (label, reply.body[:500])
+    assert len(reply.body) < SHORT, (label, reply.body[:500])
+    assert reply.error["param"] or reply.error["code"] == "invalid_json", (label, reply.error)
+    assert len(reply.error["param"] or "") <= 250, (label, reply.error)
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[f"{i} {path}" for i, (path, _) in enumerate(BODIES)])
-async def test_in_each_place(path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hostile_value_in_any_place_is_refused_or_answered(
+    path: str, body: dict[str, Any], caplog: pytest.LogCaptureFixture
+) -> None:
     async with running(backend()) as sidecar:
         await check(sidecar, path, json.dumps(body).encode(), "as it is")
         for place in places(body):
@@ -174,17 +176,17 @@ ONE_OF_EACH = ("950 lists", "255 objects", "a text of digits", "a long key", "a 
 
 
 def fields(schema: dict[str, Any], document: dict[str, Any]) -> set[str]:
-    """All that a schema of the document names."""
+    """Returns the names of all fields in a schema of the document."""
     if reference := schema.get("$ref"):
         return fields(document["components"]["schemas"][reference.rpartition("/")[2]], document)
-    found = set(schema.get("properties", ()))
+    names = set(schema.get("properties", ()))
     for part in (*schema.get("anyOf", ()), *schema.get("oneOf", ())):
-        found |= fields(part, document)
-    return found
+        names |= fields(part, document)
+    return names
 
 
 @pytest.mark.parametrize("path", REQUIRED)
-async def test_in_each_field(path: str, caplog: pytest.LogCaptureFixture) -> None:
+async def test_a_hostile_value_in_any_field_is_refused_or_answered(path: str, caplog: pytest.LogCaptureFixture) -> None:
     async with running(backend()) as sidecar:
         document = (await sidecar.get("/openapi.json")).json
         content = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]
@@ -197,8 +199,8 @@ async def test_in_each_field(path: str, caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("path", sorted({path for path, _ in BODIES}))
-async def test_a_model_of_8_mb(path: str) -> None:
-    body = next(dict(body) for at, body in BODIES if at == path)
+async def test_a_model_name_of_8_mb_is_not_found_and_not_quoted(path: str) -> None:
+    body = next(dict(body) for body_path, body in BODIES if body_path == path)
     async with running(backend()) as sidecar:
         for stream in (False, True):
             options = {"stream": stream} if "completions" in path and "stream_options" not in body else {}
@@ -207,7 +209,7 @@ async def test_a_model_of_8_mb(path: str) -> None:
             assert len(reply.body) < 400
 
 
-async def test_names_in_paths_and_headers() -> None:
+async def test_long_names_in_paths_and_headers_have_short_errors() -> None:
     long = "n" * 10_000
     async with running(backend()) as sidecar:
         for method, path in (
@@ -233,7 +235,7 @@ async def test_names_in_paths_and_headers() -> None:
 
 
 @pytest.mark.parametrize("literal", ["1e400", "-1e400", "9" * 5000, "NaN", "-Infinity"])
-async def test_what_is_no_number(literal: str) -> None:
+async def test_a_literal_that_is_no_finite_number_is_invalid_json(literal: str) -> None:
     async with running(backend()) as sidecar:
         for path, body, field in (
             ("/v1/completions", {"prompt": 'a, "b": {[', "max_tokens": PLACE, "n": 1}, "max_tokens"),
@@ -251,7 +253,7 @@ async def test_what_is_no_number(literal: str) -> None:
 
 
 @pytest.mark.parametrize("opening", ['{"a":', '{"type":"object","properties":{"a":', '{"type":"array","items":'])
-async def test_what_nests_too_deeply_to_be_read(opening: str) -> None:
+async def test_json_that_nests_too_deeply_to_be_decoded_names_its_field(opening: str) -> None:
     async with running(backend()) as sidecar:
         for content in ("x", "y" * 100_000):
             body = {"messages": [{"role": "user", "content": content}], "tools": PLACE}
@@ -261,7 +263,7 @@ async def test_what_nests_too_deeply_to_be_read(opening: str) -> None:
 
 
 @pytest.mark.parametrize("regex", ["\\", "a\\\\\\"])
-async def test_a_regex_that_ends_within_an_escape(regex: str) -> None:
+async def test_a_regex_that_ends_within_an_escape_is_refused(regex: str) -> None:
     tools = [{"type": "function", "function": FUNCTION}]
     async with running(backend()) as sidecar:
         for reply in (
@@ -272,7 +274,7 @@ async def test_a_regex_that_ends_within_an_escape(regex: str) -> None:
         assert (await sidecar.chat(regex=regex + "\\", tools=tools)).status == 200
 
 
-async def test_numbers_that_a_backend_reports() -> None:
+async def test_absurd_numbers_in_a_backends_metadata_are_ignored() -> None:
     parameters = {"context_length": "9" * 5000, "vocab_size": "8" * 5000, "size": "7" * 30}
     for loaded_at in ("1e400", "1e300", "-1", "nan", "9" * 5000):
         async with running(FakeWorker(parameters={**parameters, "loaded_at": loaded_at})) as sidecar:
@@ -285,7 +287,7 @@ async def test_numbers_that_a_backend_reports() -> None:
 
 
 GROWING = '{"enum":[' + ",".join(["1e15"] * 150) + "]}"
-"""800 bytes as it is sent, 2900 as it is compiled."""
+"""800 bytes in the request, 2900 compiled."""
 
 
 @pytest.mark.parametrize(
@@ -309,7 +311,7 @@ GROWING = '{"enum":[' + ",".join(["1e15"] * 150) + "]}"
         ),
     ],
 )
-async def test_a_schema_counts_as_it_is_compiled(path: str, body: dict[str, Any], param: str) -> None:
+async def test_the_limit_applies_to_the_compiled_schema(path: str, body: dict[str, Any], param: str) -> None:
     text = json.dumps(body).replace(json.dumps(PLACE), GROWING).encode()
     for limit, status in ((2500, 400), (3000, 200)):
         assert len(text) < limit

@@ -1,6 +1,6 @@
-"""What `java.net.http.HttpClient` of OpenJDK 17 sends, byte for byte, as `tests.ops.jdk_client --record` printed it.
+"""Requests of `java.net.http.HttpClient` of OpenJDK 17, byte for byte, as `tests.ops.jdk_client --record` printed them.
 
-It asks for an upgrade to HTTP/2 with every request of a connection. LangChain4j and Spring AI are built on it.
+That client requests an upgrade to HTTP/2 with every request of a connection. LangChain4j and Spring AI use it.
 """
 
 import time
@@ -49,7 +49,7 @@ def port() -> Iterator[int]:
 @pytest.mark.parametrize("pause", [None, 0, 0.2], ids=["in one piece", "in two pieces", "the body later"])
 def test_every_request_of_a_connection_is_answered_once(port: int, pause: float | None) -> None:
     with connected(port) as raw:
-        for body, status, found in [
+        for body, status, expected in [
             (WHOLE, 200, b'"chat.completion"'),
             (STREAM, 200, b"data: [DONE]\n\n"),
             (b"", 200, b'"object":"list"'),
@@ -66,5 +66,5 @@ def test_every_request_of_a_connection_is_answered_once(port: int, pause: float 
                 raw.send(body)
             response = raw.response()
             assert response.status == status
-            assert found in response.body
+            assert expected in response.body
             assert "connection" not in response.headers

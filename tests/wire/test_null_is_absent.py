@@ -1,5 +1,5 @@
-"""Null is the same as no field, in every object of every request; and a field that asks for what happens anyway is
-accepted. Which fields there are is read from the OpenAPI document that is served, so a new one is tried as well."""
+"""Null means the same as an absent field, in every object of every request; a field that requests the default is
+accepted. The fields come from the served OpenAPI document, so new ones are covered too."""
 
 import json
 import re
@@ -48,10 +48,10 @@ CHAT: list[dict[str, Any]] = [
         "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CHOSEN]}},
     },
     {"messages": MESSAGES[:1], "functions": [FUNCTION], "function_call": {"name": "f"}},
-    *({"messages": MESSAGES[:1], **more} for more in GENERATION),
+    *({"messages": MESSAGES[:1], **fields} for fields in GENERATION),
 ]
 BODIES: list[tuple[str, dict[str, Any]]] = [
-    *(("/v1/completions", {"prompt": "x", **more}) for more in GENERATION),
+    *(("/v1/completions", {"prompt": "x", **fields}) for fields in GENERATION),
     *(("/v1/chat/completions", body) for body in CHAT),
     ("/apply-template", CHAT[0]),
     ("/v1/embeddings", {"input": "x"}),
@@ -66,7 +66,7 @@ Place = list[str | int]
 
 
 def resolved(document: Json, schema: Json, value: object) -> Json:
-    """The one of the alternatives that `value` is."""
+    """Returns the alternative of `schema` that fits `value`."""
     while True:
         if reference := schema.get("$ref"):
             schema = document["components"]["schemas"][reference.rpartition("/")[2]]
@@ -81,7 +81,7 @@ def resolved(document: Json, schema: Json, value: object) -> Json:
 
 
 def objects(document: Json, schema: Json, value: Any, place: Place) -> Iterator[tuple[Place, Json]]:
-    """The objects in `value` whose keys the API chooses, with their schemas."""
+    """Yields place and schema of the objects in `value` whose keys the API defines."""
     schema = resolved(document, schema, value)
     if isinstance(value, dict) and "properties" in schema:
         yield place, schema
@@ -93,7 +93,7 @@ def objects(document: Json, schema: Json, value: Any, place: Place) -> Iterator[
 
 
 def names_of(schema: Json) -> set[str]:
-    """All keys that an object may have, among them those that only null may be behind."""
+    """Returns all keys that an object may have, including those for which only null is allowed."""
     names = set(schema["properties"])
     for pattern in schema.get("patternProperties", ()):
         names |= {re.sub(r"\\(.)", r"\1", name) for name in pattern.removeprefix("^(?:").removesuffix(")$").split("|")}
@@ -101,7 +101,7 @@ def names_of(schema: Json) -> set[str]:
 
 
 def changed(body: Json, place: Place, values: Json, without: str | None = None) -> Json:
-    """A copy, with other values in the object at `place`."""
+    """Returns a copy with other values in the object at `place`."""
     copy: Json = json.loads(json.dumps(body))
     target: Any = copy
     for key in place:
@@ -111,13 +111,13 @@ def changed(body: Json, place: Place, values: Json, without: str | None = None) 
     return copy
 
 
-def written(place: Place) -> str:
-    """As `param` names it."""
+def param_of(place: Place) -> str:
+    """Returns the place as `param` names it."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in place).removeprefix(".")
 
 
 def outcome(reply: Reply) -> tuple[int, Any]:
-    """Status and error. What is answered is checked elsewhere."""
+    """Returns status and error; None for a response, which other tests check."""
     return reply.status, None if reply.status == 200 else reply.error
 
 
@@ -127,7 +127,7 @@ async def schema_of(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
-async def test_null_is_no_field(path: str, body: Json) -> None:
+async def test_null_means_an_absent_field(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)
         validator = Draft202012Validator({**body_schema, "components": document["components"]})
@@ -137,14 +137,14 @@ async def test_null_is_no_field(path: str, body: Json) -> None:
             target: Any = body
             for key in place:
                 target = target[key]
-            others = changed(body, place, dict.fromkeys(names_of(schema) - target.keys()))
-            validator.validate(others)
-            reply = await sidecar.send("POST", path, others)
-            assert outcome(reply) == outcome(whole), f"fields of {written(place) or 'the body'}"
+            with_nulls = changed(body, place, dict.fromkeys(names_of(schema) - target.keys()))
+            validator.validate(with_nulls)
+            reply = await sidecar.send("POST", path, with_nulls)
+            assert outcome(reply) == outcome(whole), f"fields of {param_of(place) or 'the body'}"
             for name in target:
                 with_null = await sidecar.send("POST", path, changed(body, place, {name: None}))
                 without = await sidecar.send("POST", path, changed(body, place, {}, without=name))
-                assert outcome(with_null) == outcome(without), written([*place, name])
+                assert outcome(with_null) == outcome(without), param_of([*place, name])
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
@@ -155,17 +155,17 @@ async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unkno
             for name in schema.get("required", ()):
                 reply = await sidecar.send("POST", path, changed(body, place, {name: None}))
                 assert reply.status == 400, reply.body
-                if path != "/tokenize" or place:  # which takes one of three
-                    assert reply.error["param"] == written([*place, name])
+                if path != "/tokenize" or place:  # /tokenize takes one of three fields
+                    assert reply.error["param"] == param_of([*place, name])
                     assert reply.error["message"].endswith("This field is required.")
             for value in (None, 1):
                 reply = await sidecar.send("POST", path, changed(body, place, {"zzz": value}))
-                assert (reply.status, reply.error["param"]) == (400, written([*place, "zzz"]))
+                assert (reply.status, reply.error["param"]) == (400, param_of([*place, "zzz"]))
                 assert "Unrecognized" in reply.error["message"]
 
 
 @pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
-async def test_what_happens_anyway_may_be_asked_for_and_nothing_else(path: str, body: Json) -> None:
+async def test_unsupported_fields_accept_only_the_default(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)
         for place, schema in objects(document, body_schema, body, []):
@@ -181,24 +181,26 @@ async def test_what_happens_anyway_may_be_asked_for_and_nothing_else(path: str, 
             for name in neutral:
                 reply = await sidecar.send("POST", path, changed(body, place, {name: "zzz"}))
                 assert (reply.status, reply.error["code"]) == (400, "unsupported_parameter")
-                assert reply.error["param"] == written([*place, name])
+                assert reply.error["param"] == param_of([*place, name])
 
 
-async def test_every_object_of_every_request_is_among_those_tried() -> None:
+async def test_the_bodies_contain_every_object_of_every_request() -> None:
     async with running(able_worker()) as sidecar:
         document = (await sidecar.get("/openapi.json")).json
     described: set[str] = set()
-    left: list[Any] = [operation.get("requestBody") for one in document["paths"].values() for operation in one.values()]
-    while left:
-        schema = left.pop()
+    pending: list[Any] = [
+        operation.get("requestBody") for methods in document["paths"].values() for operation in methods.values()
+    ]
+    while pending:
+        schema = pending.pop()
         if isinstance(schema, list):
-            left += schema
+            pending += schema
         elif isinstance(schema, dict):
-            left += schema.values()
+            pending += schema.values()
             name = schema.get("$ref", "").rpartition("/")[2]
             if name and name not in described:
                 described.add(name)
-                left.append(document["components"]["schemas"][name])
+                pending.append(document["components"]["schemas"][name])
     tried = set()
     for path, body in BODIES:
         body_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
@@ -209,7 +211,7 @@ async def test_every_object_of_every_request_is_among_those_tried() -> None:
 @pytest.mark.parametrize("name", ["completions", "chat/completions", "embeddings"])
 async def test_the_model_may_be_in_the_path(name: str) -> None:
     path = f"/v1/{name}"
-    body = next(body for other, body in BODIES if other == path)
+    body = next(body for body_path, body in BODIES if body_path == path)
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)
         _, schema = next(objects(document, body_schema, body, []))
@@ -219,7 +221,7 @@ async def test_the_model_may_be_in_the_path(name: str) -> None:
             assert (await sidecar.send("POST", f"{prefix}/{name}", {**body, **nulls})).status == 200
 
 
-async def test_null_in_data_is_data() -> None:
+async def test_null_inside_data_is_kept() -> None:
     schema = {"type": "object", "properties": {"a": {"enum": [None, 1], "default": None}}}
     async with running(able_worker()) as sidecar:
         for format in (
@@ -239,7 +241,7 @@ async def test_null_in_data_is_data() -> None:
 
 
 @pytest.mark.parametrize("value", [[None], {"1": [None]}])
-async def test_null_in_a_list_is_no_field(value: Any) -> None:
+async def test_null_in_a_list_is_refused(value: Any) -> None:
     async with running(able_worker()) as sidecar:
         for field in ("stop", "stop_token_ids", "prompt"):
             reply = await sidecar.complete(**{"prompt": "x", field: value})

@@ -1,4 +1,4 @@
-"""The OpenAPI document, as it is served: its paths are the routes, its schemas fit what is answered."""
+"""The served OpenAPI document: its paths are the routes, and its schemas fit requests and responses."""
 
 import subprocess
 import sys
@@ -30,7 +30,7 @@ def check(document: Any, schema: Any, value: object) -> None:
     Draft202012Validator({**schema, "components": document["components"]}).validate(value)
 
 
-def answer_of(document: Any, method: str, path: str, status: int = 200) -> Any:
+def response_schema(document: Any, method: str, path: str, status: int = 200) -> Any:
     return document["paths"][path][method]["responses"][str(status)]["content"]["application/json"]["schema"]
 
 
@@ -42,7 +42,7 @@ async def test_every_path_is_served() -> None:
                 assert (status == 405) == (method not in operations)
 
 
-def test_it_takes_no_memory_before_somebody_asks() -> None:
+def test_the_document_uses_no_memory_before_the_first_request() -> None:
     code = "import sys, openai_server.app; sys.exit('openai_server.api.openapi' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
 
@@ -55,26 +55,26 @@ async def test_the_schemas_are_json_schemas() -> None:
         assert schema["additionalProperties"] is False
 
 
-async def test_every_field_that_is_known_is_described() -> None:
+async def test_every_accepted_field_is_described() -> None:
     async with running(FakeWorker()) as sidecar:
-        found = (await served(sidecar))["components"]["schemas"]
+        components = (await served(sidecar))["components"]["schemas"]
     for struct, fields in (
         (schemas.ChatRequest, schemas.CHAT_FIELDS),
         (schemas.CompletionRequest, schemas.COMPLETION_FIELDS),
         (schemas_tasks.RerankRequest, schemas_tasks.RERANK_FIELDS),
     ):
-        known = {*fields.mapped, *fields.no_effect, *fields.neutral}
-        assert found[struct.__name__]["properties"].keys() == known
+        accepted = {*fields.mapped, *fields.no_effect, *fields.neutral}
+        assert components[struct.__name__]["properties"].keys() == accepted
 
 
 def test_every_struct_of_a_request_has_a_table_of_fields() -> None:
     described = [endpoint.description for endpoint in ENDPOINTS if endpoint.description]
-    asked = [request.struct for description in described for request in description.requests]
-    _, components = msgspec.json.schema_components(asked)
+    structs = [request.struct for description in described for request in description.requests]
+    _, components = msgspec.json.schema_components(structs)
     assert components.keys() == {struct.__name__ for struct in openapi.tables(described)}
 
 
-async def test_with_keys_it_is_open_and_says_that_the_others_are_not() -> None:
+async def test_the_document_needs_no_key_and_lists_the_operations_that_do() -> None:
     async with running(FakeWorker(), api_key=("secret",)) as sidecar:
         document = await served(sidecar)
     assert document["security"] == [{"key": []}]
@@ -86,7 +86,7 @@ async def test_with_keys_it_is_open_and_says_that_the_others_are_not() -> None:
             assert ("401" in operation["responses"]) != is_open
 
 
-async def test_health_is_not_there_if_it_has_a_port_of_its_own() -> None:
+async def test_health_is_absent_if_it_has_its_own_port() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         paths = (await served(sidecar))["paths"]
         for path in ("/metrics", "/livez"):
@@ -95,12 +95,12 @@ async def test_health_is_not_there_if_it_has_a_port_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/health", "/livez", "/readyz", "/openapi.json"])
-async def test_answers_to_get(path: str) -> None:
+async def test_responses_to_get_fit_their_schemas(path: str) -> None:
     async with running(able_worker()) as sidecar:
         document = await served(sidecar)
         reply = await sidecar.get(path)
         assert reply.status == 200
-        check(document, answer_of(document, "get", path.replace("tiny", "{model}")), reply.json)
+        check(document, response_schema(document, "get", path.replace("tiny", "{model}")), reply.json)
 
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
@@ -124,18 +124,18 @@ ANSWERED: list[tuple[str, dict[str, Any]]] = [
 
 
 @pytest.mark.parametrize(("path", "body"), ANSWERED)
-async def test_answers(path: str, body: dict[str, Any]) -> None:
+async def test_requests_and_responses_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
     async with running(able_worker()) as sidecar:
         document = await served(sidecar)
-        asked = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
-        check(document, asked, body)
+        request_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
+        check(document, request_schema, body)
         reply = await sidecar.send("POST", path, body)
         assert reply.status == 200, reply.body
-        check(document, answer_of(document, "post", path), reply.json)
+        check(document, response_schema(document, "post", path), reply.json)
 
 
-@pytest.mark.parametrize(("path", "body"), [one for one in ANSWERED if one[0].endswith("completions")])
-async def test_events(path: str, body: dict[str, Any]) -> None:
+@pytest.mark.parametrize(("path", "body"), [case for case in ANSWERED if case[0].endswith("completions")])
+async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
     chunk = ChatCompletionChunk if "chat" in path else CompletionChunk
     async with running(able_worker()) as sidecar:
         document = await served(sidecar)
@@ -157,9 +157,9 @@ async def test_events(path: str, body: dict[str, Any]) -> None:
         ("/v1/completions", {"prompt": "a" * 200}, 413),
     ],
 )
-async def test_errors(path: str, body: dict[str, Any], status: int) -> None:
+async def test_errors_fit_their_schemas(path: str, body: dict[str, Any], status: int) -> None:
     async with running(able_worker(), max_body_bytes=150) as sidecar:
         document = await served(sidecar)
         reply = await sidecar.send("POST", path, body)
         assert reply.status == status
-        check(document, answer_of(document, "post", path, status), reply.json)
+        check(document, response_schema(document, "post", path, status), reply.json)

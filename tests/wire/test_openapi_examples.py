@@ -1,4 +1,4 @@
-"""The examples of the OpenAPI document: each fits its schema and is answered as it stands."""
+"""The examples of the OpenAPI document: each fits its schema, and the server answers it unchanged."""
 
 import json
 from typing import Any
@@ -23,7 +23,7 @@ REQUESTS = [
 ]
 
 
-def fits(schema: Any, value: object) -> None:
+def check(schema: Any, value: object) -> None:
     Draft202012Validator({**schema, "components": DOCUMENT["components"]}).validate(value)
 
 
@@ -33,31 +33,31 @@ def test_every_body_has_an_example() -> None:
 
 
 @pytest.mark.parametrize(("path", "name", "content"), REQUESTS)
-async def test_a_request_is_answered(path: str, name: str, content: Any) -> None:
+async def test_every_example_is_answered(path: str, name: str, content: Any) -> None:
     example = content["examples"][name]
     assert example["summary"]
-    fits(content["schema"], example["value"])
+    check(content["schema"], example["value"])
     async with running(able_worker()) as sidecar:
         reply = await sidecar.send("POST", path, example["value"])
     assert reply.status == 200, reply.body
     if example["value"].get("stream"):
         assert reply.events
     else:
-        fits(DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"], reply.json)
+        check(DOCUMENT["paths"][path]["post"]["responses"]["200"]["content"]["application/json"]["schema"], reply.json)
 
 
 @pytest.mark.parametrize("path", [path for method, path, _ in OPERATIONS if method == "get"])
-async def test_a_get_is_answered(path: str) -> None:
+async def test_every_example_of_a_get_is_answered(path: str) -> None:
     for parameter in DOCUMENT["paths"][path]["get"].get("parameters", ()):
-        fits(parameter["schema"], parameter["example"])
+        check(parameter["schema"], parameter["example"])
         path = path.replace(f"{{{parameter['name']}}}", parameter["example"])
     assert "{" not in path
     async with running(able_worker()) as sidecar:
         assert (await sidecar.get(path)).status == 200
 
 
-@pytest.mark.parametrize(("method", "path", "operation"), [pytest.param(*one, id=one[1]) for one in OPERATIONS])
-def test_an_answer_fits(method: str, path: str, operation: Any) -> None:
+@pytest.mark.parametrize(("method", "path", "operation"), [pytest.param(*item, id=item[1]) for item in OPERATIONS])
+def test_every_example_of_a_response_fits_its_schema(method: str, path: str, operation: Any) -> None:
     described = operation["responses"]["200"]["content"]
     content = described["text/plain" if path == "/metrics" else "application/json"]
-    fits(content["schema"], content["example"])
+    check(content["schema"], content["example"])

@@ -1,4 +1,5 @@
-"""Several backends: who gets a request, what becomes of it when that one dies, and who is left out until when."""
+"""Several backends: which one gets a request, what happens to the request if it dies, and when a backend is left
+out."""
 
 import asyncio
 import socket
@@ -15,25 +16,39 @@ from openai_server.core.errors import BackendError
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from scripts.ports import free_port
-from tests.wire.fake_worker import FakeWorker, Refusal, echo, hangs, hangs_midway, last, refuses, says, serving, token
+from tests.wire.fake_worker import (
+    FakeWorker,
+    Refusal,
+    echo,
+    hangs,
+    hangs_midway,
+    last_token,
+    refuses,
+    serving,
+    streams,
+    token,
+)
 from tests.wire.sidecar import Sidecar, app_for
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
 
 @asynccontextmanager
-async def before(*workers: FakeWorker | int) -> AsyncIterator[Sidecar]:
-    """A sidecar that has found all of these; a number is a port where nobody listens."""
+async def sidecar_for(*workers: FakeWorker | int) -> AsyncIterator[Sidecar]:
+    """Yields a sidecar that has found all of these backends; a number is a port on which nothing listens."""
     async with AsyncExitStack() as stack:
-        ports = [one if isinstance(one, int) else await stack.enter_async_context(serving(one)) for one in workers]
+        ports = [
+            worker if isinstance(worker, int) else await stack.enter_async_context(serving(worker))
+            for worker in workers
+        ]
         endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
         sidecar = await stack.enter_async_context(app_for(0, anyserve_endpoint=endpoints))
-        await usable(sidecar, sum(isinstance(one, FakeWorker) for one in workers))
+        await wait_for_usable(sidecar, sum(isinstance(worker, FakeWorker) for worker in workers))
         yield sidecar
 
 
-async def usable(sidecar: Sidecar, n: int) -> None:
-    """Waits until so many get requests for the model."""
+async def wait_for_usable(sidecar: Sidecar, n: int) -> None:
+    """Waits until `n` backends get requests for the model."""
 
     def n_usable() -> int:
         models = sidecar.app.services.catalog._directory.known("tiny")
@@ -49,13 +64,13 @@ def backends(sidecar: Sidecar) -> list[Backend]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_one_with_the_fewest_requests_gets_the_next(stream: bool) -> None:
+async def test_the_backend_with_the_fewest_requests_gets_the_next(stream: bool) -> None:
     workers = [FakeWorker(hangs, hangs_midway) for _ in range(3)]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         calls = []
         for _ in range(6):
             calls.append(sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": stream}))
-            await arrived(workers)
+            await wait_for_a_request(workers)
         assert [len(worker.requests) for worker in workers] == [2, 2, 2]
         for backend in backends(sidecar):
             assert backend.n_running == 2
@@ -67,8 +82,8 @@ async def test_the_one_with_the_fewest_requests_gets_the_next(stream: bool) -> N
                 await asyncio.sleep(0.01)
 
 
-async def arrived(workers: list[FakeWorker]) -> None:
-    """Waits for one request at any of them."""
+async def wait_for_a_request(workers: list[FakeWorker]) -> None:
+    """Waits for one request at any of the workers."""
     tasks = [asyncio.create_task(worker.arrived.get()) for worker in workers]
     await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED, timeout=10)
     for task in tasks:
@@ -76,15 +91,15 @@ async def arrived(workers: list[FakeWorker]) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_they_take_turns_and_nobody_asks_the_dead(stream: bool) -> None:
+async def test_backends_take_turns_and_a_dead_one_gets_nothing(stream: bool) -> None:
     workers = [FakeWorker(), FakeWorker()]
-    async with before(workers[0], free_port(), workers[1]) as sidecar:
+    async with sidecar_for(workers[0], free_port(), workers[1]) as sidecar:
         for _ in range(6):
             assert (await sidecar.complete(prompt="x", stream=stream)).status == 200
     assert [len(worker.requests) for worker in workers] == [3, 3]
 
 
-async def test_a_backend_that_is_dead_from_the_start() -> None:
+async def test_a_backend_that_is_dead_from_the_start_is_skipped() -> None:
     async with (
         serving(FakeWorker()) as port,
         app_for(0, anyserve_endpoint=(f"127.0.0.1:{free_port()}", f"127.0.0.1:{port}")) as sidecar,
@@ -93,20 +108,20 @@ async def test_a_backend_that_is_dead_from_the_start() -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_without_a_token_goes_to_another(stream: bool) -> None:
+async def test_a_request_without_a_token_moves_to_another_backend(stream: bool) -> None:
     async def silent(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         await asyncio.Event().wait()
         yield token("")
 
     async with AsyncExitStack() as first:
-        dying, other = FakeWorker(hangs, silent), FakeWorker()
+        dying, replacement = FakeWorker(hangs, silent), FakeWorker()
         ports = [await first.enter_async_context(serving(dying)), free_port()]
         async with app_for(0, anyserve_endpoint=tuple(f"127.0.0.1:{port}" for port in ports)) as sidecar:
-            await usable(sidecar, 1)
+            await wait_for_usable(sidecar, 1)
             call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": stream})
             await asyncio.wait_for(dying.arrived.get(), 10)
-            async with serving(other, ports[1]):
-                await usable(sidecar, 2)
+            async with serving(replacement, ports[1]):
+                await wait_for_usable(sidecar, 2)
                 await first.aclose()
                 await asyncio.wait_for(call.task, 10)
     assert call.reply.status == 200
@@ -122,7 +137,7 @@ async def test_a_request_with_a_token_ends_with_an_error() -> None:
             for stack, worker in zip((first, second), workers, strict=True)
         ]
         async with app_for(0, anyserve_endpoint=tuple(f"127.0.0.1:{port}" for port in ports)) as sidecar:
-            await usable(sidecar, 2)
+            await wait_for_usable(sidecar, 2)
             call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
             await call.until(b"one")
             await (first if workers[0].requests else second).aclose()
@@ -133,7 +148,7 @@ async def test_a_request_with_a_token_ends_with_an_error() -> None:
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize(
-    ("refusal", "status", "n_asked"),
+    ("refusal", "status", "n_tried"),
     [
         (Refusal("UNAVAILABLE", "away"), 503, 3),
         (Refusal("RESOURCE_EXHAUSTED", "full", reason="queue_full"), 429, 3),
@@ -143,80 +158,91 @@ async def test_a_request_with_a_token_ends_with_an_error() -> None:
     ],
     ids=lambda value: value.status + value.reason if isinstance(value, Refusal) else "",
 )
-async def test_each_is_asked_once_and_only_if_the_request_is_not_at_fault(
-    refusal: Refusal, status: int, n_asked: int, stream: bool
+async def test_each_backend_gets_the_request_once_unless_the_request_is_at_fault(
+    refusal: Refusal, status: int, n_tried: int, stream: bool
 ) -> None:
-    workers = [FakeWorker(refuses(refusal), says(fails=refusal)) for _ in range(3)]
-    async with before(*workers) as sidecar:
+    workers = [FakeWorker(refuses(refusal), streams(fails=refusal)) for _ in range(3)]
+    async with sidecar_for(*workers) as sidecar:
         assert (await sidecar.complete(prompt="x", stream=stream)).status == status
-    asked = Counter(len(worker.requests) for worker in workers)
-    assert asked == Counter({1: n_asked}) + Counter({0: 3 - n_asked})
+    counts = Counter(len(worker.requests) for worker in workers)
+    assert counts == Counter({1: n_tried}) + Counter({0: 3 - n_tried})
 
 
-async def test_a_single_backend_is_asked_once() -> None:
+async def test_a_single_backend_gets_the_request_once() -> None:
     refusal = Refusal("UNAVAILABLE", "away")
-    worker = FakeWorker(refuses(refusal), says(fails=refusal))
-    async with before(worker) as sidecar:
+    worker = FakeWorker(refuses(refusal), streams(fails=refusal))
+    async with sidecar_for(worker) as sidecar:
         for stream in (False, True):
             assert (await sidecar.complete(prompt="x", stream=stream)).status == 503
     assert len(worker.requests) == 2
 
 
-async def test_who_refuses_is_left_out_until_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_backend_that_refuses_is_left_out_until_it_is_ready(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("openai_server.backends.calls.READY_INTERVAL", 0.01)
-    here = [True]
+    accepts = [True]
 
     async def infer(request: ModelInferRequest) -> ModelInferResponse:
-        if not here[0]:
+        if not accepts[0]:
             raise Refusal("UNAVAILABLE", "draining", reason="draining")
         return await echo(request)
 
-    leaving, other = FakeWorker(infer), FakeWorker()
-    async with before(leaving, other) as sidecar:
-        here[0] = leaving.ready = False
+    draining, other = FakeWorker(infer), FakeWorker()
+    async with sidecar_for(draining, other) as sidecar:
+        accepts[0] = draining.ready = False
         for _ in range(6):
             assert (await sidecar.complete(prompt="x")).status == 200
-        assert len(leaving.requests) == 1
+        assert len(draining.requests) == 1
         assert (await sidecar.get("/readyz")).status == 200
-        here[0] = leaving.ready = True
-        await usable(sidecar, 2)
+        accepts[0] = draining.ready = True
+        await wait_for_usable(sidecar, 2)
         for _ in range(4):
             assert (await sidecar.complete(prompt="x")).status == 200
-    assert len(leaving.requests) == 3
+    assert len(draining.requests) == 3
 
 
 async def test_a_name_stands_for_all_of_its_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "RESOLVE_INTERVAL", 0.01)
     workers = [FakeWorker(), FakeWorker()]
-    async with serving(workers[0]) as one, serving(workers[1]) as two:
-        addresses = [Address(f"127.0.0.1:{port}", "workers") for port in (one, two)]
-        known: list[Address] = []
+    async with serving(workers[0]) as first_port, serving(workers[1]) as second_port:
+        addresses = [Address(f"127.0.0.1:{port}", "workers") for port in (first_port, second_port)]
+        resolved: list[Address] = []
 
         async def resolve(name: str) -> list[Address]:
             assert name == "workers:1"
-            if not known:
+            if not resolved:
                 raise OSError("no such name")
-            return list(known)
+            return list(resolved)
 
         def open(address: Address) -> Backend:
             return Backend(address.target, timeout=10, lookup_timeout=5, name=address.name)
 
-        made = Pool(["dns:///workers:1"], open, resolve=resolve)
-        watching = asyncio.create_task(made.watch())
-        for now in (addresses[:1], addresses, addresses[1:], []):
-            known[:] = now
-            wanted = {address.target for address in now or addresses[1:]}  # without an answer all stays as it was
+        backend_pool = Pool(["dns:///workers:1"], open, resolve=resolve)
+        watching = asyncio.create_task(backend_pool.watch())
+        for current in (addresses[:1], addresses, addresses[1:], []):
+            resolved[:] = current
+            expected_targets = {
+                address.target for address in current or addresses[1:]
+            }  # a failed lookup changes nothing
             async with asyncio.timeout(10):
-                while {one.backend.target for one in made.members if one.backend.usable} != wanted:  # noqa: ASYNC110
+                while usable_targets(backend_pool) != expected_targets:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
-            asked = [len(worker.requests) for worker in workers]
+            counts_before = [len(worker.requests) for worker in workers]
             for _ in range(2):
-                await made.infer(ModelInferRequest(model_name="tiny", id="x", inputs=_prompt()), made.members)
-            got = [len(worker.requests) - before for worker, before in zip(workers, asked, strict=True)]
-            assert got == {1: [2, 0] if addresses[0].target in wanted else [0, 2], 2: [1, 1]}[len(wanted)]
+                await backend_pool.infer(
+                    ModelInferRequest(model_name="tiny", id="x", inputs=_prompt()), backend_pool.members
+                )
+            counts = [len(worker.requests) - before for worker, before in zip(workers, counts_before, strict=True)]
+            assert (
+                counts
+                == {1: [2, 0] if addresses[0].target in expected_targets else [0, 2], 2: [1, 1]}[len(expected_targets)]
+            )
         watching.cancel()
         await asyncio.gather(watching, return_exceptions=True)
-        await made.close()
+        await backend_pool.close()
+
+
+def usable_targets(backend_pool: Pool) -> set[str]:
+    return {member.backend.target for member in backend_pool.members if member.backend.usable}
 
 
 def _prompt() -> list[ModelInferRequest.InferInputTensor]:
@@ -225,60 +251,62 @@ def _prompt() -> list[ModelInferRequest.InferInputTensor]:
     return list(request.inputs)
 
 
-async def test_opened_anew_while_one_is_answered() -> None:
+async def test_a_stream_continues_while_its_backend_is_opened_anew() -> None:
     may_end = asyncio.Event()
 
     async def slow(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         yield token("one")
         await may_end.wait()
-        yield last("two")
+        yield last_token("two")
 
     worker = FakeWorker(stream=slow)
-    async with before(worker) as sidecar:
+    async with sidecar_for(worker) as sidecar:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})
         await asyncio.wait_for(call.until(b"one"), 10)
-        [was] = backends(sidecar)
+        [earlier] = backends(sidecar)
         sidecar.app.services.pool.renew()
         assert (await sidecar.complete(prompt="x")).status == 200
-        await usable(sidecar, 1)
-        assert backends(sidecar) != [was]
+        await wait_for_usable(sidecar, 1)
+        assert backends(sidecar) != [earlier]
         may_end.set()
         await asyncio.wait_for(call.task, 10)
         assert "".join(event["choices"][0]["text"] for event in call.reply.events) == "onetwo"
         assert (await sidecar.complete(prompt="x", stream=True)).status == 200
 
 
-async def test_what_can_be_no_name_is_503() -> None:
+async def test_an_impossible_name_is_a_503() -> None:
     async with app_for(0, anyserve_endpoint=("dns:///a..b:80",)) as sidecar:
         assert (await sidecar.complete(prompt="x")).status == 503
 
 
-async def test_a_name_without_addresses_is_503() -> None:
+async def test_a_name_without_addresses_is_a_503() -> None:
     async with app_for(0, anyserve_endpoint=("dns:///name.invalid:1",)) as sidecar:
         reply = await asyncio.wait_for(sidecar.complete(prompt="x"), 30)
     assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
 
 
-async def test_localhost_resolves() -> None:
+async def test_localhost_resolves_to_its_addresses() -> None:
     assert Address("127.0.0.1:8000", "127.0.0.1") in await pool.resolve("127.0.0.1:8000")
     assert await pool.resolve("[::1]:8000") == [Address("[::1]:8000", "::1")]
 
 
-async def test_opened_anew_while_requests_wait_for_a_backend_that_says_nothing() -> None:
-    """They wait for the answer to one question, and those who did not ask it are told as well."""
+async def test_requests_that_wait_for_a_silent_backend_fail_when_it_is_opened_anew() -> None:
+    """They wait for one shared lookup, and those that didn't start it fail as well."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         port = silent.getsockname()[1]
-        made = Pool([f"127.0.0.1:{port}"], lambda address: Backend(address.target, timeout=60, lookup_timeout=60))
+        backend_pool = Pool(
+            [f"127.0.0.1:{port}"], lambda address: Backend(address.target, timeout=60, lookup_timeout=60)
+        )
 
-        async def ask() -> None:
-            async with made.stream([ModelInferRequest(model_name="m")], made.members, 1, 60) as mailbox:
+        async def take_first() -> None:
+            async with backend_pool.stream([ModelInferRequest(model_name="m")], backend_pool.members, 1, 60) as mailbox:
                 await mailbox.take()
 
-        asked = [asyncio.create_task(ask()) for _ in range(3)]
+        requests = [asyncio.create_task(take_first()) for _ in range(3)]
         await asyncio.sleep(0.2)
-        made.renew()
-        for one in asked:
+        backend_pool.renew()
+        for request in requests:
             with pytest.raises(BackendError) as caught:
-                await asyncio.wait_for(one, 30)
+                await asyncio.wait_for(request, 30)
             assert caught.value.status == "UNAVAILABLE"
-        await made.close()
+        await backend_pool.close()

@@ -1,7 +1,8 @@
-"""A walk through the server requirements of RFC 9112, with those of RFC 9110 that decide about framing.
+"""Covers the server requirements of RFC 9112, and those of RFC 9110 that decide about framing.
 
-Each row is sent to a real sidecar in three ways: as a whole, a byte a segment, and with a further request right behind
-it. The number of answers and their statuses must be the same, and afterwards the connection is in step or closed.
+Each row is sent to a real sidecar in three ways: as a whole, one byte per segment, and with another request right
+behind it. The number of responses and their statuses must be the same, and afterwards the connection is in step or
+closed.
 """
 
 import time
@@ -16,7 +17,7 @@ from tests.wire.raw_http import Raw, connected
 
 PROBE = b"GET /livez HTTP/1.1\r\nHost: probe\r\n\r\n"
 SMUGGLED = b"GET /v1/models HTTP/1.1\r\nHost: smuggled\r\n\r\n"
-"""As the content of a request it must never be answered as one of its own."""
+"""Sent as the content of a request; the server must never answer it as a request of its own."""
 JSON = b'{"prompt": "x"}'
 
 
@@ -28,7 +29,7 @@ def get(
 
 
 def post(*fields: str, content: bytes = JSON, target: str = "/v1/completions", version: str = "1.1") -> bytes:
-    """With a Content-Length, unless the fields frame the content themselves."""
+    """Adds a Content-Length, unless the fields frame the content themselves."""
     named = {field.partition(":")[0].lower() for field in fields}
     length = [] if named & {"content-length", "transfer-encoding"} else [f"Content-Length: {len(content)}"]
     return get(*length, *fields, method="POST", target=target, version=version) + content
@@ -48,19 +49,19 @@ END = b"0\r\n\r\n"
 @dataclass(frozen=True)
 class Row:
     section: str
-    what: str
-    sent: bytes
+    name: str
+    data: bytes
     statuses: tuple[int, ...]
     is_open: bool
-    """Whether the connection takes a further request."""
+    """Whether the connection accepts another request."""
 
 
-def in_step(section: str, what: str, sent: bytes, *statuses: int) -> Row:
-    return Row(section, what, sent, statuses, is_open=True)
+def in_step(section: str, name: str, data: bytes, *statuses: int) -> Row:
+    return Row(section, name, data, statuses, is_open=True)
 
 
-def closed(section: str, what: str, sent: bytes, *statuses: int) -> Row:
-    return Row(section, what, sent, statuses, is_open=False)
+def closed(section: str, name: str, data: bytes, *statuses: int) -> Row:
+    return Row(section, name, data, statuses, is_open=False)
 
 
 ROWS = [
@@ -235,20 +236,22 @@ UPGRADES = {
 
 
 def rows_of_upgrade(name: str, fields: tuple[str, ...]) -> Iterator[Row]:
-    section, what = "9110 7.8", f"upgrade {name}:"
-    yield in_step(section, f"{what} GET", get(*fields), 200)
-    yield in_step(section, f"{what} GET, and more", get(*fields) + get(*fields) + get(), 200, 200, 200)
-    yield in_step(section, f"{what} GET with a body", get(f"Content-Length: {len(SMUGGLED)}", *fields) + SMUGGLED, 200)
-    yield in_step(section, f"{what} POST", post(*fields), 200)
-    yield in_step(section, f"{what} smuggling", post(*fields, content=SMUGGLED), 400)
-    yield in_step(section, f"{what} chunks", chunked(chunk(JSON), END, fields=fields), 200)
-    yield in_step(section, f"{what} smuggling", chunked(chunk(SMUGGLED), END, fields=fields) + get(), 400, 200)
-    yield in_step(section, f"{what} 100-continue", post(*fields, "Expect: 100-continue") + post(*fields), 200, 200)
-    yield in_step(section, f"{what} HTTP/1.0", post(*fields, "Connection: keep-alive", version="1.0"), 200)
-    yield closed(section, f"{what} close", post(*fields, "Connection: close") + SMUGGLED, 200)
-    yield closed(section, f"{what} a broken chunk", chunked(b"zz\r\n", fields=fields), 400)
-    yield closed(section, f"{what} no Host", get(*fields, host=""), 400)
-    yield closed(section, f"{what} gzip", chunked(chunk(JSON), END, coding="gzip", fields=fields), 501)
+    section, prefix = "9110 7.8", f"upgrade {name}:"
+    yield in_step(section, f"{prefix} GET", get(*fields), 200)
+    yield in_step(section, f"{prefix} GET, and more", get(*fields) + get(*fields) + get(), 200, 200, 200)
+    yield in_step(
+        section, f"{prefix} GET with a body", get(f"Content-Length: {len(SMUGGLED)}", *fields) + SMUGGLED, 200
+    )
+    yield in_step(section, f"{prefix} POST", post(*fields), 200)
+    yield in_step(section, f"{prefix} smuggling", post(*fields, content=SMUGGLED), 400)
+    yield in_step(section, f"{prefix} chunks", chunked(chunk(JSON), END, fields=fields), 200)
+    yield in_step(section, f"{prefix} smuggling", chunked(chunk(SMUGGLED), END, fields=fields) + get(), 400, 200)
+    yield in_step(section, f"{prefix} 100-continue", post(*fields, "Expect: 100-continue") + post(*fields), 200, 200)
+    yield in_step(section, f"{prefix} HTTP/1.0", post(*fields, "Connection: keep-alive", version="1.0"), 200)
+    yield closed(section, f"{prefix} close", post(*fields, "Connection: close") + SMUGGLED, 200)
+    yield closed(section, f"{prefix} a broken chunk", chunked(b"zz\r\n", fields=fields), 400)
+    yield closed(section, f"{prefix} no Host", get(*fields, host=""), 400)
+    yield closed(section, f"{prefix} gzip", chunked(chunk(JSON), END, coding="gzip", fields=fields), 501)
 
 
 ROWS += [row for name, fields in UPGRADES.items() for row in rows_of_upgrade(name, fields)]
@@ -263,25 +266,25 @@ def port() -> Iterator[int]:
 
 
 def as_a_whole(raw: Raw, row: Row) -> None:
-    raw.send(row.sent)
+    raw.send(row.data)
 
 
 def byte_by_byte(raw: Raw, row: Row) -> None:
-    raw.send_bytewise(row.sent)
+    raw.send_bytewise(row.data)
 
 
-def with_another_behind(raw: Raw, row: Row) -> None:
-    raw.send(row.sent + PROBE)
+def with_another_request_behind(raw: Raw, row: Row) -> None:
+    raw.send(row.data + PROBE)
 
 
-@pytest.mark.parametrize("way", [as_a_whole, byte_by_byte, with_another_behind], ids=lambda way: way.__name__)
-@pytest.mark.parametrize("row", ROWS, ids=[f"{row.section} {row.what}" for row in ROWS])
+@pytest.mark.parametrize("way", [as_a_whole, byte_by_byte, with_another_request_behind], ids=lambda way: way.__name__)
+@pytest.mark.parametrize("row", ROWS, ids=[f"{row.section} {row.name}" for row in ROWS])
 def test_a_request_is_answered_once_and_the_connection_is_in_step_or_closed(
     port: int, row: Row, way: Callable[[Raw, Row], None]
 ) -> None:
-    if way is byte_by_byte and len(row.sent) > 10_000:
+    if way is byte_by_byte and len(row.data) > 10_000:
         way = as_a_whole
-    method = row.sent.split(b" ")[0].decode("latin-1")
+    method = row.data.split(b" ")[0].decode("latin-1")
     with connected(port) as raw:
         way(raw, row)
         responses = [raw.response(method) for _ in row.statuses]
@@ -292,12 +295,12 @@ def test_a_request_is_answered_once_and_the_connection_is_in_step_or_closed(
             assert response.status == 200 or method == "HEAD" or response.error
         if row.is_open:
             assert "close" not in responses[-1].headers.get("connection", "")
-            if way is not with_another_behind:
+            if way is not with_another_request_behind:
                 raw.send(PROBE)
             assert raw.response().body == b'{"status":"ok"}'
         else:
             assert responses[-1].headers["connection"] == "close"
-            assert raw.rest() == b""
+            assert raw.until_closed() == b""
 
 
 @pytest.mark.parametrize(
@@ -305,16 +308,18 @@ def test_a_request_is_answered_once_and_the_connection_is_in_step_or_closed(
     [b"1;" + b"a" * 1_000_000, chunk(b" ", b";" + b"a" * 500) * 2000, b"0\r\n" + b"a: b\r\n" * 200],
     ids=["an extension", "extensions", "trailers"],
 )
-def test_the_framing_of_chunks_is_bounded(port: int, framing: bytes) -> None:
+def test_the_size_of_chunk_framing_is_limited(port: int, framing: bytes) -> None:
     with connected(port) as raw:
         raw.send(chunked(framing))
         assert raw.response().status == 431
-        assert raw.rest() == b""
+        assert raw.until_closed() == b""
 
 
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", UPGRADES.values(), ids=UPGRADES)
-def test_a_body_that_comes_after_an_upgrade(port: int, fields: tuple[str, ...], stream: bool) -> None:
+def test_a_body_that_comes_after_an_upgrade_is_not_read_as_a_request(
+    port: int, fields: tuple[str, ...], stream: bool
+) -> None:
     content = b'{"prompt": "x", "stream": %s}' % str(stream).lower().encode()
     request = post(*fields, content=content)
     with connected(port) as raw:
@@ -337,9 +342,7 @@ def test_a_body_that_comes_after_an_upgrade(port: int, fields: tuple[str, ...], 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
 @pytest.mark.parametrize("fields", [(), ("Connection: keep-alive",)], ids=["close", "keep-alive"])
-def test_a_stream_to_a_client_of_http_1_0_ends_with_the_connection(
-    port: int, path: str, fields: tuple[str, ...]
-) -> None:
+def test_a_stream_to_an_http_1_0_client_ends_with_the_connection(port: int, path: str, fields: tuple[str, ...]) -> None:
     prompt = b'"messages": [{"role": "user", "content": "x"}]' if "chat" in path else b'"prompt": "x"'
     with connected(port) as raw:
         raw.send(post(*fields, content=b'{%b, "stream": true}' % prompt, target=path, version="1.0"))
@@ -359,7 +362,7 @@ def test_http_1_0_with_keep_alive_is_confirmed(port: int) -> None:
             assert raw.response().headers["connection"] == "keep-alive"
 
 
-def test_a_coding_that_is_refused_comes_with_the_one_that_is_not(port: int) -> None:
+def test_the_refusal_of_a_content_coding_names_the_accepted_one(port: int) -> None:
     for path in ("/v1/completions", "/v1/chat/completions", "/v1/embeddings", "/tokenize", "/x/chat/completions"):
         with connected(port) as raw:
             raw.send(post("Content-Encoding: gzip", target=path))
@@ -369,22 +372,22 @@ def test_a_coding_that_is_refused_comes_with_the_one_that_is_not(port: int) -> N
             assert "gzip" in response.error["message"]
 
 
-def test_trailers_are_no_headers(port: int) -> None:
+def test_trailers_are_not_used_as_headers(port: int) -> None:
     with connected(port) as raw:
         raw.send(chunked(chunk(JSON), b"0\r\nX-Request-Id: forged\r\n\r\n"))
         assert raw.response().headers["x-request-id"] != "forged"
 
 
-def test_a_client_that_waits_for_100_continue_gets_it_or_the_answer(port: int) -> None:
+def test_a_client_that_waits_for_100_continue_gets_it_or_the_response(port: int) -> None:
     with connected(port) as raw:
         for _ in range(2):
             raw.send(post("Expect: 100-continue")[: -len(JSON)])
             assert raw._until(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
             raw.send(JSON)
             assert raw.response().status == 200
-        # What would come next, the body or another request, can't be known: the connection ends.
+        # The server can't know whether the body or another request comes next, so it closes the connection.
         raw.send(get("Expect: 100-continue", "Content-Length: 44", method="POST", target="/nowhere"))
         response = raw.response()
         assert (response.status, response.headers["connection"]) == (404, "close")
         raw.send(SMUGGLED)
-        assert raw.rest() == b""
+        assert raw.until_closed() == b""

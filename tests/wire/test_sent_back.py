@@ -1,4 +1,4 @@
-"""What an API returned can be sent back to it: the messages of this server, of OpenAI's and of others."""
+"""Responses can be sent back as messages: those of this server, of OpenAI's and of others."""
 
 from typing import Any
 
@@ -7,7 +7,7 @@ from openai.lib.streaming.chat import ChatCompletionStreamState
 from openai.types.chat import ChatCompletion, ChatCompletionChunk
 
 from tests.ops.able_worker import able_worker
-from tests.wire.fake_worker import FakeWorker, answers, last, says, token, whole
+from tests.wire.fake_worker import FakeWorker, answers, last_token, streams, token, whole
 from tests.wire.sidecar import Sidecar, running
 
 QUESTION: dict[str, Any] = {"role": "user", "content": "hi"}
@@ -22,37 +22,37 @@ REQUESTS: list[dict[str, Any]] = [
 ]
 
 
-async def is_accepted(sidecar: Sidecar, message: dict[str, Any]) -> None:
+async def check_accepted(sidecar: Sidecar, message: dict[str, Any]) -> None:
     calls = message.get("tool_calls") or ()
     results = [{"role": "tool", "tool_call_id": call["id"], "content": "sunny"} for call in calls]
     if call := message.get("function_call"):
         results.append({"role": "function", "name": call["name"], "content": "sunny"})
     reply = await sidecar.chat(QUESTION, message, *results, QUESTION, **TOOLS)
     assert reply.status == 200, reply.body
-    # As @openai/agents writes it.
+    # @openai/agents writes the message so.
     if message["content"]:
         part = {"type": "text", "text": message["content"], **{k: v for k, v in message.items() if k != "content"}}
-        again = {"role": "assistant", "content": [part], "tool_calls": message.get("tool_calls")}
-        reply = await sidecar.chat(QUESTION, again, *results, QUESTION, **TOOLS)
+        agents_message = {"role": "assistant", "content": [part], "tool_calls": message.get("tool_calls")}
+        reply = await sidecar.chat(QUESTION, agents_message, *results, QUESTION, **TOOLS)
         assert reply.status == 200, reply.body
 
 
 def dumps(message: Any) -> list[dict[str, Any]]:
-    """As programs write them: with all nulls, without, and as JSON."""
+    """Returns the message as programs write it: with all nulls, without them, and as JSON."""
     return [message.model_dump(), message.model_dump(exclude_unset=True), message.model_dump(mode="json")]
 
 
-async def test_our_own_answers() -> None:
+async def test_our_own_messages_are_accepted() -> None:
     async with running(able_worker()) as sidecar:
         for body in REQUESTS:
             reply = await sidecar.chat(QUESTION, **body)
             for choice in ChatCompletion.model_validate(reply.json).choices:
                 for message in (reply.json["choices"][choice.index]["message"], *dumps(choice.message)):
-                    await is_accepted(sidecar, message)
+                    await check_accepted(sidecar, message)
 
 
-async def test_our_own_streams() -> None:
-    """As the openai package gathers them: tool calls keep their `index`, and are parsed."""
+async def test_our_own_streamed_messages_are_accepted() -> None:
+    """The openai package assembles them: tool calls keep their `index`, and are parsed."""
     async with running(able_worker()) as sidecar:
         for body in REQUESTS:
             reply = await sidecar.chat(QUESTION, stream=True, **body)
@@ -61,18 +61,20 @@ async def test_our_own_streams() -> None:
                 state.handle_chunk(ChatCompletionChunk.model_validate(event))
             for choice in state.get_final_completion().choices:
                 for message in dumps(choice.message):
-                    await is_accepted(sidecar, message)
+                    await check_accepted(sidecar, message)
 
 
 @pytest.mark.parametrize("choice", ["required", {"type": "function", "function": {"name": "f"}}])
 @pytest.mark.parametrize("text", ["", "<tool", '<tool_call>{"name": "'])
-async def test_a_call_that_was_cut_off_before_its_name(choice: Any, text: str) -> None:
-    worker = FakeWorker(answers(whole(text, reason="length"), whole("x")), says(token(text), last(reason="length")))
+async def test_a_call_truncated_before_its_name_is_accepted(choice: Any, text: str) -> None:
+    worker = FakeWorker(
+        answers(whole(text, reason="length"), whole("x")), streams(token(text), last_token(reason="length"))
+    )
     async with running(worker) as sidecar:
         reply = await sidecar.chat(QUESTION, **TOOLS, tool_choice=choice)
         message = reply.json["choices"][0]["message"]
         assert "tool_calls" not in message
-        await is_accepted(sidecar, message)
+        await check_accepted(sidecar, message)
 
 
 CALL = {"name": "f", "arguments": '{"a": 1}'}
@@ -97,7 +99,7 @@ OTHERS: list[tuple[dict[str, Any], str]] = [
         '<tool_call>\n{"name": "f", "arguments": {"input":"\\"a\\""}}\n</tool_call>',
     ),
     ({"id": "chatcmpl-1-0", "content": "a", "content_parts": None}, "a"),
-    # The openai package's, of a parsed answer
+    # the openai package's, of a parsed response
     ({"content": '{"a": 1}', "parsed": {"a": 1}, "tool_calls": None}, '{"a": 1}'),
     (
         {
@@ -155,13 +157,13 @@ TEMPLATE = (
 )
 
 
-async def test_answers_of_others() -> None:
+async def test_messages_of_other_servers_are_accepted() -> None:
     async with running(FakeWorker(parameters={"chat_template": TEMPLATE})) as sidecar:
-        for message, seen in OTHERS:
+        for message, rendered in OTHERS:
             messages = [QUESTION, {"role": "assistant", **message}]
             reply = await sidecar.send("POST", "/apply-template", {"messages": messages})
             assert reply.status == 200, (message, reply.body)
-            assert reply.json["prompt"] == f"hi|{seen}", message
+            assert reply.json["prompt"] == f"hi|{rendered}", message
             assert (await sidecar.chat(*messages)).status == 200, message
 
 
@@ -184,14 +186,14 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-async def test_what_is_in_no_answer_is_refused() -> None:
+async def test_fields_that_no_server_returns_are_refused() -> None:
     async with running(FakeWorker()) as sidecar:
         for message, param in REFUSED:
             reply = await sidecar.chat(QUESTION, {"role": "assistant", **message})
             assert (reply.status, reply.error["param"]) == (400, param)
 
 
-async def test_only_an_assistant_refuses_and_thinks() -> None:
+async def test_only_assistant_messages_have_refusals_and_reasoning() -> None:
     parts: list[tuple[str, dict[str, Any]]] = [
         ("type", {"type": "refusal", "refusal": "x"}),
         ("reasoning_content", {"type": "text", "text": "x", "reasoning_content": "x"}),
@@ -203,7 +205,7 @@ async def test_only_an_assistant_refuses_and_thinks() -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
-async def test_settings_that_ask_for_nothing(path: str) -> None:
+async def test_settings_that_change_nothing_are_accepted(path: str) -> None:
     async with running(FakeWorker()) as sidecar:
         settings: list[dict[str, Any]] = [
             {"suffix": ""},
@@ -223,11 +225,11 @@ async def test_settings_that_ask_for_nothing(path: str) -> None:
         assert (reply.status, reply.error["param"]) == (400, "id_slot")
 
 
-async def test_the_answers_of_other_endpoints() -> None:
+async def test_responses_of_other_endpoints_are_accepted() -> None:
     async with running(able_worker()) as sidecar:
         ranked = await sidecar.send("POST", "/v1/rerank", {"query": "q", "documents": ["a"], "return_documents": True})
         documents = [result["document"] for result in ranked.json["results"]]
-        documents += [{**document, "multi_modal": None} for document in documents]  # as vLLM answers
+        documents += [{**document, "multi_modal": None} for document in documents]  # as in vLLM's responses
         assert (await sidecar.send("POST", "/v1/rerank", {"query": "q", "documents": documents})).status == 200
         tokens = (await sidecar.send("POST", "/tokenize", {"content": "a"})).json["tokens"]
         assert (await sidecar.send("POST", "/detokenize", {"tokens": tokens})).status == 200
@@ -236,14 +238,14 @@ async def test_the_answers_of_other_endpoints() -> None:
         assert (await sidecar.complete(**rendered)).status == 200
 
 
-async def test_top_n_of_zero_is_all_as_in_vllm() -> None:
+async def test_a_top_n_of_zero_means_all_as_in_vllm() -> None:
     async with running(able_worker()) as sidecar:
         reply = await sidecar.send("POST", "/v1/rerank", {"query": "q", "documents": ["a", "b"], "top_n": 0})
         assert len(reply.json["results"]) == 2
 
 
 @pytest.mark.parametrize("content", [None, []])
-async def test_an_empty_answer_can_not_be_continued(content: Any) -> None:
+async def test_an_empty_message_can_not_be_continued(content: Any) -> None:
     async with running(FakeWorker(parameters={"chat_template": TEMPLATE})) as sidecar:
         empty = {"role": "assistant", "content": content}
         reply = await sidecar.chat(QUESTION, empty, continue_final_message=True)

@@ -1,4 +1,4 @@
-"""The sidecar keeps one stream to a worker that offers step batches: who shares it, and what happens when it breaks."""
+"""The sidecar keeps one stream to a worker that offers step batches: which requests share it, and what a break does."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -12,7 +12,7 @@ from openai_server.core.answer import Answer
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
-from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, sent, serving, token
+from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, inputs_of, last_token, serving, token
 from tests.wire.sidecar import Reply, Sidecar, app_for, running
 from tests.wire.worker import Worker, worker
 
@@ -25,13 +25,13 @@ async def ask(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
     return await sidecar.complete(prompt=prompt, stream=True, max_tokens=50, **body)
 
 
-async def running_on(worker: Worker, n_requests: int) -> None:
+async def wait_for_n_requests(worker: Worker, n_requests: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while worker.n_requests != n_requests:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
-# ---- Sidecar and worker together, on a model that is a script
+# ---- Sidecar and worker together, on a scripted model
 
 
 async def test_all_requests_share_one_stream() -> None:
@@ -44,7 +44,7 @@ async def test_all_requests_share_one_stream() -> None:
     assert fake.lookups.count("ServerMetadata") == 1
 
 
-async def test_a_backend_that_does_not_offer_it_is_asked_once() -> None:
+async def test_a_backend_without_step_batches_is_detected_with_one_call() -> None:
     for fake in (FakeWorker(step_batches=False), FakeWorker(step_batches=False, unimplemented=["ServerMetadata"])):
         async with running(fake) as sidecar:
             for _ in range(3):
@@ -53,26 +53,26 @@ async def test_a_backend_that_does_not_offer_it_is_asked_once() -> None:
         assert fake.lookups.count("ServerMetadata") == 1
 
 
-async def test_sidecar_and_worker() -> None:
+async def test_two_sidecars_share_a_worker() -> None:
     runner = FakeRunner({f"{i} é": f"answer é {i}".encode() for i in range(12)})
-    async with worker({"tiny": runner}) as served, app_for(served.port) as one, app_for(served.port) as two:
-        replies = await asyncio.gather(*(ask((one, two)[i % 2], f"{i} é", n=2) for i in range(12)))
-        refused = await ask(one, "x" * 200)
-        both = await one.complete(prompt=["0 é", "1 é"], stream=True, stream_options={"include_usage": True})
+    async with worker({"tiny": runner}) as served, app_for(served.port) as first, app_for(served.port) as second:
+        replies = await asyncio.gather(*(ask((first, second)[i % 2], f"{i} é", n=2) for i in range(12)))
+        refused = await ask(first, "x" * 200)
+        usage_reply = await first.complete(prompt=["0 é", "1 é"], stream=True, stream_options={"include_usage": True})
     for i, reply in enumerate(replies):
-        said = ["".join(c["text"] for e in reply.events for c in e["choices"] if c["index"] == k) for k in (0, 1)]
-        assert said == [f"answer é {i}"] * 2
+        texts = ["".join(c["text"] for e in reply.events for c in e["choices"] if c["index"] == k) for k in (0, 1)]
+        assert texts == [f"answer é {i}"] * 2
     assert (refused.status, refused.error["code"]) == (400, "context_length_exceeded")
-    assert both.events[-1]["usage"]["prompt_tokens"] == 8
+    assert usage_reply.events[-1]["usage"]["prompt_tokens"] == 8
 
 
-async def test_a_client_that_leaves_frees_its_place() -> None:
+async def test_a_client_that_disconnects_frees_its_slot() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as served, app_for(served.port) as sidecar:
         calls = [sidecar.start("POST", "/v1/completions", {"prompt": "q", "stream": True}) for _ in range(3)]
-        await running_on(served, 3)
+        await wait_for_n_requests(served, 3)
         calls[1].disconnect()
-        await running_on(served, 2)
+        await wait_for_n_requests(served, 2)
         gate.open()
         for call in (calls[0], calls[2]):
             await call.task
@@ -80,7 +80,7 @@ async def test_a_client_that_leaves_frees_its_place() -> None:
         await calls[1].task
 
 
-async def test_a_worker_that_restarts_between_requests() -> None:
+async def test_a_worker_that_restarts_between_requests_is_found() -> None:
     async with AsyncExitStack() as first:
         served = await first.enter_async_context(worker({"tiny": FakeRunner({"q": b"first"})}))
         async with app_for(served.port) as sidecar:
@@ -93,14 +93,14 @@ async def test_a_worker_that_restarts_between_requests() -> None:
                 assert text(reply) == "second"
 
 
-async def test_a_worker_that_drains_finishes_what_it_has() -> None:
+async def test_a_draining_worker_finishes_its_requests() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as served, app_for(served.port) as sidecar:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "q", "stream": True})
-        await running_on(served, 1)
+        await wait_for_n_requests(served, 1)
         served.servicer.drain()
-        late = await ask(sidecar, "q")
-        assert (late.status, late.error["code"], late.headers["retry-after"]) == (503, "draining", "1")
+        refused = await ask(sidecar, "q")
+        assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "draining", "1")
         gate.open()
         await call.task
         async with asyncio.timeout(PATIENCE):
@@ -108,12 +108,12 @@ async def test_a_worker_that_drains_finishes_what_it_has() -> None:
     assert text(call.reply) == "abc"
 
 
-# ---- Whole answers ride on the stream, too
+# ---- Whole responses use the shared stream, too
 
 
 @pytest.fixture
-def ridden(monkeypatch: pytest.MonkeyPatch) -> list[ModelInferRequest]:
-    """The requests for whole answers that were sent on a shared stream."""
+def shared_requests(monkeypatch: pytest.MonkeyPatch) -> list[ModelInferRequest]:
+    """Records the requests for whole responses that are sent on a shared stream."""
     requests: list[ModelInferRequest] = []
     answer = SharedStream.answer
 
@@ -129,25 +129,27 @@ async def whole(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
     return await sidecar.complete(prompt=prompt, max_tokens=50, **body)
 
 
-async def test_a_whole_answer_rides_and_is_the_same(ridden: list[ModelInferRequest]) -> None:
+async def test_a_whole_response_on_the_shared_stream_is_the_same(shared_requests: list[ModelInferRequest]) -> None:
     runner = FakeRunner({"q": b"an answer", "r": b"another"})
     async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
         first = await whole(sidecar, "q", n=2)
-        assert not ridden  # the stream isn't there yet
+        assert not shared_requests  # the stream isn't open yet
         await ask(sidecar, "q")
         second = await whole(sidecar, "q", n=2, user="x")
-        assert len(ridden) == 1
+        assert len(shared_requests) == 1
         refused = await whole(sidecar, "x" * 200)
-        assert len(ridden) == 2
+        assert len(shared_requests) == 2
         assert (await whole(sidecar, "r", logprobs=1)).json["choices"][0]["logprobs"]["tokens"]
-        assert len(ridden) == 2
+        assert len(shared_requests) == 2
     for key in ("choices", "usage", "model"):
         assert first.json[key] == second.json[key]
     assert first.json["choices"][1]["text"] == "an answer"
     assert (refused.status, refused.error["code"], refused.error["param"]) == (400, "context_length_exceeded", "prompt")
 
 
-async def test_a_client_that_leaves_frees_the_place_of_its_whole_answer(ridden: list[ModelInferRequest]) -> None:
+async def test_a_client_that_disconnects_frees_the_slot_of_its_whole_response(
+    shared_requests: list[ModelInferRequest],
+) -> None:
     gate = Gate()
     runner = FakeRunner({"q": b"abc"}, gate=gate)
     async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
@@ -155,27 +157,27 @@ async def test_a_client_that_leaves_frees_the_place_of_its_whole_answer(ridden: 
         await ask(sidecar, "q")
         gate.close()
         call = sidecar.start("POST", "/v1/completions", {"prompt": "q"})
-        await running_on(served, 1)
-        assert ridden
+        await wait_for_n_requests(served, 1)
+        assert shared_requests
         call.disconnect()
-        await running_on(served, 0)
+        await wait_for_n_requests(served, 0)
         gate.open()
         await call.task
 
 
-async def test_a_whole_answer_and_a_worker_that_drains(ridden: list[ModelInferRequest]) -> None:
+async def test_a_draining_worker_refuses_requests_for_whole_responses(shared_requests: list[ModelInferRequest]) -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as served, app_for(served.port) as sidecar:
         await ask(sidecar, "q")
         served.servicer.drain()
-        late = await whole(sidecar, "q")
-        assert ridden
-        assert (late.status, late.error["code"], late.headers["retry-after"]) == (503, "draining", "1")
+        refused = await whole(sidecar, "q")
+        assert shared_requests
+        assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "draining", "1")
 
 
-# ---- Before a fake
+# ---- With a fake worker
 
 
-async def test_the_backend_goes_while_streams_run() -> None:
+async def test_running_streams_fail_if_the_backend_goes_away() -> None:
     async with AsyncExitStack() as first:
         port = await first.enter_async_context(serving(fake := FakeWorker(stream=hangs_midway, step_batches=True)))
         async with app_for(port) as sidecar:
@@ -189,7 +191,7 @@ async def test_the_backend_goes_while_streams_run() -> None:
             await asyncio.wait_for(whole.task, 10)
             assert midway.reply.events[-1]["error"]["code"] == "backend_unavailable"
             assert b"backend_unavailable" in whole.reply.body
-            # Another kind of worker takes its place.
+            # Another kind of worker replaces it.
             async with serving(FakeWorker(step_batches=False), port), asyncio.timeout(30):
                 while (reply := await ask(sidecar, "a b")).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
@@ -203,25 +205,25 @@ async def test_a_request_that_is_too_large_to_share_has_its_own_stream(monkeypat
     assert [text(reply) for reply in replies] == ["ok", "ok"]
 
 
-async def test_a_slow_client_holds_up_nobody() -> None:
-    """Its answer gathers in its mailbox while the others get theirs."""
+async def test_a_slow_client_delays_no_other() -> None:
+    """Its response collects in its mailbox while the others get theirs."""
 
     async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-        for _ in range(2000 if sent(request)["prompt"] == [b"slow"] else 20):
+        for _ in range(2000 if inputs_of(request)["prompt"] == [b"slow"] else 20):
             yield token("x")
             await asyncio.sleep(0)
-        yield last()
+        yield last_token()
 
     async with running(FakeWorker(stream=stream, step_batches=True)) as sidecar:
         slow = sidecar.start("POST", "/v1/completions", {"prompt": "slow", "stream": True})
-        async with slow._grew:  # its `send` waits
+        async with slow._grew:  # blocks its `send`
             for _ in range(5):
                 assert text(await ask(sidecar, "fast")) == "x" * 20
         await asyncio.wait_for(slow.task, 30)
         assert text(slow.reply) == "x" * 2000
 
 
-async def test_a_stopped_backend_and_the_time_limit() -> None:
+async def test_a_backend_that_hangs_runs_into_the_time_limit() -> None:
     fake = FakeWorker(hangs, hangs_midway, step_batches=True)
     async with running(fake, request_timeout=0.2) as sidecar:
         reply = await ask(sidecar, "x")

@@ -1,4 +1,4 @@
-"""The sidecar's door: who is let in, how much one may ask for, how many at a time, and what browsers are told."""
+"""Access to the sidecar: API keys, limits on size, concurrency and rate, and CORS."""
 
 import asyncio
 import logging
@@ -11,7 +11,7 @@ import pytest
 
 from anyserve_common import file_watch
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, last, refuses, sent, token, whole
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs_midway, inputs_of, last_token, refuses, token, whole
 from tests.wire.sidecar import Call, Reply, Sidecar, running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -21,13 +21,13 @@ ORIGIN = "https://chat.example.com"
 TIMEOUT = 30
 
 
-def shown(key: str) -> dict[str, str]:
+def bearer(key: str) -> dict[str, str]:
     return {"authorization": f"Bearer {key}"}
 
 
 async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(TIMEOUT):
-        while not condition():  # noqa: ASYNC110  # of things that know of no event
+        while not condition():  # noqa: ASYNC110  # the condition has no event
             await asyncio.sleep(0.01)
 
 
@@ -51,33 +51,33 @@ async def until(condition: Callable[[], bool]) -> None:
         ("GET", "/health/"),
     ],
 )
-async def test_nothing_without_a_key(method: str, path: str) -> None:
+async def test_every_path_needs_a_key(method: str, path: str) -> None:
     worker = FakeWorker()
     async with running(worker, api_key=("right",)) as sidecar:
-        for headers in ({}, shown("wrong"), {"authorization": "right"}):
+        for headers in ({}, bearer("wrong"), {"authorization": "right"}):
             reply = await sidecar.send(method, path, {"prompt": "x"}, headers)
             assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
             assert reply.headers["www-authenticate"] == "Bearer"
             assert "wrong" not in str(reply)
-        assert (await sidecar.send(method, path, {"prompt": "x"}, shown("right"))).status != 401
+        assert (await sidecar.send(method, path, {"prompt": "x"}, bearer("right"))).status != 401
 
 
-async def test_with_a_key_and_without_one_for_probes() -> None:
+async def test_a_key_gives_access_and_probes_need_none() -> None:
     async with running(FakeWorker(), api_key=("a", "b")) as sidecar:
         for key in ("a", "b"):
-            assert (await sidecar.send("POST", COMPLETIONS, {"prompt": "x"}, shown(key))).status == 200
+            assert (await sidecar.send("POST", COMPLETIONS, {"prompt": "x"}, bearer(key))).status == 200
         for path in ("/livez", "/readyz", "/health"):
             assert (await sidecar.get(path)).status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_backend_learns_the_caller_but_no_key(stream: bool, tmp_path: Path) -> None:
+async def test_the_backend_gets_the_caller_but_no_key(stream: bool, tmp_path: Path) -> None:
     keys = tmp_path / "keys"
     keys.write_text("team-a: sk-one\nteam-a: sk-two\nsk-three\n")
     worker = FakeWorker()
     async with running(worker, api_key_file=keys) as sidecar:
         for key in ("sk-one", "sk-two", "sk-three"):
-            await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream}, shown(key))
+            await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream}, bearer(key))
     first, second, third = (request.parameters["anyserve_caller"].string_param for request in worker.requests)
     assert first == second == "name team-a"
     assert third not in ("", first)
@@ -92,26 +92,26 @@ async def test_the_key_file_is_followed_also_through_symlinks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_watch, "INTERVAL", 0.02)
-    # As Kubernetes mounts a secret: keys → ..data/keys, ..data → ..1/, and `..data` is swapped.
+    # Kubernetes mounts a secret so: keys → ..data/keys, ..data → ..1/, and `..data` is swapped.
     link, data = tmp_path / "keys", tmp_path / "..data"
     link.symlink_to("..data/keys")
 
-    def put(version: str, content: bytes | None) -> None:
+    def mount(version: str, content: bytes | None) -> None:
         (tmp_path / version).mkdir()
         if content is not None:
             (tmp_path / version / "keys").write_bytes(content)
         (tmp_path / "new").symlink_to(version)
         os.replace(tmp_path / "new", data)
 
-    put("..1", b"alice: one\n")
+    mount("..1", b"alice: one\n")
     async with running(FakeWorker(), api_key=("always",), api_key_file=link) as sidecar:
 
         async def status(key: str) -> int:
-            return (await sidecar.send("GET", "/v1/models", headers=shown(key))).status
+            return (await sidecar.send("GET", "/v1/models", headers=bearer(key))).status
 
         assert [await status(key) for key in ("always", "one", "two")] == [200, 200, 401]
         with caplog.at_level(logging.INFO):
-            put("..2", b"alice: two\n")
+            mount("..2", b"alice: two\n")
             await until(lambda: "read again" in caplog.text)
             assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             for i, (bad, problem) in enumerate(
@@ -125,21 +125,21 @@ async def test_the_key_file_is_followed_also_through_symlinks(
                     (b"alice: two\nbob: always", "it gives key 1 of --api-key to another caller"),
                 ]
             ):
-                put(f"..bad{i}", bad)
+                mount(f"..bad{i}", bad)
                 await until(lambda problem=problem: problem in caplog.text)  # type: ignore[misc]
-                assert len([one for one in caplog.records if one.levelname == "ERROR"]) == i + 1
+                assert len([record for record in caplog.records if record.levelname == "ERROR"]) == i + 1
                 assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
-            put("..3", b"three")
+            mount("..3", b"three")
             await until(lambda: caplog.text.count("read again") == 2)
             assert [await status(key) for key in ("two", "three")] == [401, 200]
     assert "secret" not in caplog.text
 
 
-# ---- What one may ask for
+# ---- Limits on size
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_is_above_a_limit_names_its_field(stream: bool) -> None:
+async def test_a_value_above_a_limit_names_its_field(stream: bool) -> None:
     worker = FakeWorker()
     limits: dict[str, Any] = {"max_output_tokens": 10, "max_n": 2, "max_prompt_chars": 100, "max_schema_bytes": 50}
     async with running(worker, **limits) as sidecar:
@@ -153,40 +153,40 @@ async def test_what_is_above_a_limit_names_its_field(stream: bool) -> None:
             reply = await sidecar.complete(**{"prompt": "x", "stream": stream, **fields})
             assert (reply.status, reply.error["param"]) == (400, param)
         reply = await sidecar.chat({"role": "user", "content": "x" * 80}, stream=stream)
-        assert (reply.status, reply.error["param"]) == (400, "messages")  # with what the template adds
+        assert (reply.status, reply.error["param"]) == (400, "messages")  # including the template's text
         assert worker.requests == []
         assert (await sidecar.chat(stream=stream)).status == 200
-        assert sent(worker.requests[0])["max_tokens"] == [10]
+        assert inputs_of(worker.requests[0])["max_tokens"] == [10]
 
 
-# ---- How many at a time
+# ---- Limits on concurrency
 
 
-class Held:
-    """Answers when told to, one after the other."""
+class HeldResponses:
+    """Scripts that send one response for each release of `may`."""
 
     def __init__(self) -> None:
         self.may = asyncio.Semaphore(0)
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
         await self.may.acquire()
-        return whole(sent(request)["prompt"][0].decode())
+        return whole(inputs_of(request)["prompt"][0].decode())
 
     async def stream(self, _: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         yield token("one")
         await self.may.acquire()
-        yield last("two")
+        yield last_token("two")
 
     def worker(self) -> FakeWorker:
         return FakeWorker(self.infer, self.stream)
 
 
 def prompts(worker: FakeWorker) -> list[str]:
-    return [sent(request)["prompt"][0].decode() for request in worker.requests]
+    return [inputs_of(request)["prompt"][0].decode() for request in worker.requests]
 
 
 def ask(sidecar: Sidecar, prompt: str, *, key: str = "a", stream: bool = False) -> Call:
-    return sidecar.start("POST", COMPLETIONS, {"prompt": prompt, "stream": stream}, shown(key))
+    return sidecar.start("POST", COMPLETIONS, {"prompt": prompt, "stream": stream}, bearer(key))
 
 
 async def replied(call: Call) -> Reply:
@@ -195,8 +195,8 @@ async def replied(call: Call) -> Reply:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_too_many_at_a_time(stream: bool) -> None:
-    held = Held()
+async def test_requests_beyond_concurrency_and_queue_are_refused(stream: bool) -> None:
+    held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_concurrency=2, max_queue=1) as sidecar:
         calls = []
@@ -220,56 +220,62 @@ async def test_too_many_at_a_time(stream: bool) -> None:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_flood_of_one_key_does_not_starve_another(stream: bool) -> None:
-    held = Held()
+async def test_a_flood_from_one_key_does_not_starve_another(stream: bool) -> None:
+    held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_concurrency=1, max_queue=4, api_key=("a", "b")) as sidecar:
         flood = [ask(sidecar, f"a{i}", stream=stream) for i in range(5)]
         await until(lambda: len(worker.requests) == 1)
-        other = [ask(sidecar, f"b{i}", key="b", stream=stream) for i in range(2)]
-        dropped = [await replied(call) for call in flood[3:]]  # for b's
+        others_calls = [ask(sidecar, f"b{i}", key="b", stream=stream) for i in range(2)]
+        dropped = [await replied(call) for call in flood[3:]]  # make room for b's
         assert [reply.error["code"] for reply in dropped] == ["server_overloaded"] * 2
         for n in range(5):
             await until(lambda n=n: len(worker.requests) == n + 1)  # type: ignore[misc]
             held.may.release()
-        assert [(await replied(call)).status for call in flood[:3] + other] == [200] * 5
+        assert [(await replied(call)).status for call in flood[:3] + others_calls] == [200] * 5
     assert prompts(worker) == ["a0", "b0", "a1", "b1", "a2"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_goes_away_leaves_the_queue(stream: bool) -> None:
-    held = Held()
+async def test_a_client_that_disconnects_leaves_the_queue(stream: bool) -> None:
+    held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_concurrency=1, max_queue=1) as sidecar:
         first = ask(sidecar, "first", stream=stream)
         await until(lambda: len(worker.requests) == 1)
-        gone = ask(sidecar, "gone", stream=stream)
+        departed = ask(sidecar, "gone", stream=stream)
         await asyncio.sleep(0.1)
-        gone.disconnect()
-        await asyncio.wait_for(gone.task, TIMEOUT)
-        waits = ask(sidecar, "waits", stream=stream)
-        first.disconnect()  # one that runs, too
+        departed.disconnect()
+        await asyncio.wait_for(departed.task, TIMEOUT)
+        waiting = ask(sidecar, "waits", stream=stream)
+        first.disconnect()  # a running request too
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         held.may.release()
-        assert (await replied(waits)).status == 200
+        assert (await replied(waiting)).status == 200
     assert prompts(worker) == ["first", "waits"]
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_who_has_waited_too_long_is_told_and_costs_nothing(stream: bool) -> None:
-    held = Held()
+async def test_a_request_that_waits_too_long_is_refused_and_costs_nothing(stream: bool) -> None:
+    held = HeldResponses()
     worker = held.worker()
     limits: dict[str, Any] = {"max_concurrency": 1, "max_queue": 5, "queue_timeout": 0.2, "tokens_per_minute": 10**6}
     async with running(worker, **limits) as sidecar:
-        sidecar.app.gate.clock = lambda: 1e6  # nothing flows back
+        sidecar.app.gate.clock = lambda: 1e6  # nothing refills
         first = ask(sidecar, "first", stream=stream)
         await until(lambda: len(worker.requests) == 1)
-        late = await replied(ask(sidecar, "late", stream=stream))
-        assert (late.status, late.error["type"], late.error["code"]) == (429, "rate_limit_error", "server_overloaded")
-        assert late.headers["retry-after"] == "1"
-        again = await replied(ask(sidecar, "late", stream=stream))
+        refused = await replied(ask(sidecar, "late", stream=stream))
+        assert (refused.status, refused.error["type"], refused.error["code"]) == (
+            429,
+            "rate_limit_error",
+            "server_overloaded",
+        )
+        assert refused.headers["retry-after"] == "1"
+        refused_again = await replied(ask(sidecar, "late", stream=stream))
         tokens = "x-ratelimit-remaining-tokens"
-        assert again.headers[tokens] == late.headers[tokens], "what the one before had set aside is back"
+        assert refused_again.headers[tokens] == refused.headers[tokens], (
+            "the reservation of the refused request is returned"
+        )
         assert sidecar.app.gate.admission.waiting == 0
         for _ in range(2):
             held.may.release()
@@ -278,8 +284,8 @@ async def test_who_has_waited_too_long_is_told_and_costs_nothing(stream: bool) -
     assert prompts(worker) == ["first", "now"]
 
 
-async def test_who_gets_a_place_in_time_is_not_disturbed_later() -> None:
-    held = Held()
+async def test_a_request_that_gets_a_slot_in_time_has_no_queue_timeout_later() -> None:
+    held = HeldResponses()
     async with running(held.worker(), max_concurrency=1, queue_timeout=0.3) as sidecar:
         calls = [ask(sidecar, str(i), stream=True) for i in range(2)]
         await asyncio.sleep(0.1)
@@ -291,7 +297,7 @@ async def test_who_gets_a_place_in_time_is_not_disturbed_later() -> None:
 
 
 async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
-    held = Held()
+    held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
         first = ask(sidecar, "x" * 500)
@@ -307,22 +313,22 @@ async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
         held.may.release()
         assert (await sidecar.complete(prompt="x" * 900)).status == 200
         assert (await sidecar.complete(prompt="x" * 2000)).status == 413
-        gone = ask(sidecar, "x" * 500)
+        departed = ask(sidecar, "x" * 500)
         await until(lambda: sidecar.app.gate.held > 500)
-        gone.disconnect()
-        await asyncio.wait_for(gone.task, TIMEOUT)
+        departed.disconnect()
+        await asyncio.wait_for(departed.task, TIMEOUT)
         assert sidecar.app.gate.held == 0
 
 
-async def test_who_sends_no_body_has_no_part_in_what_others_may_hold() -> None:
-    held = Held()
+async def test_a_request_without_a_body_reserves_no_memory() -> None:
+    held = HeldResponses()
     async with running(held.worker(), api_key=("a", "b"), max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
-        assert (await sidecar.send("POST", COMPLETIONS, b"", shown("b"))).status == 400
+        assert (await sidecar.send("POST", COMPLETIONS, b"", bearer("b"))).status == 400
         assert not sidecar.app.gate._held_by
 
 
-async def test_who_holds_little_is_not_refused_for_what_another_one_holds() -> None:
-    held = Held()
+async def test_a_caller_with_small_bodies_is_not_refused_because_of_another_callers() -> None:
+    held = HeldResponses()
     worker = held.worker()
     async with running(worker, api_key=("a", "b"), max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
         first = ask(sidecar, "x" * 800, key="a")
@@ -335,31 +341,31 @@ async def test_who_holds_little_is_not_refused_for_what_another_one_holds() -> N
         assert sidecar.app.gate.held == 0
 
 
-# ---- How fast
+# ---- Limits on rate
 
 
-async def test_requests_a_minute() -> None:
+async def test_requests_per_minute_are_limited_for_each_key() -> None:
     async with running(FakeWorker(), requests_per_minute=3, api_key=("a", "b")) as sidecar:
         for remaining in (2, 1, 0):
             path = COMPLETIONS if remaining else "/tiny/completions"
-            reply = await sidecar.send("POST", path, {"prompt": "x", "stream": remaining == 1}, shown("a"))
+            reply = await sidecar.send("POST", path, {"prompt": "x", "stream": remaining == 1}, bearer("a"))
             assert reply.status == 200
             assert reply.headers["x-ratelimit-limit-requests"] == "3"
             assert reply.headers["x-ratelimit-remaining-requests"] == str(remaining)
             assert "x-ratelimit-limit-tokens" not in reply.headers
         for path in (COMPLETIONS, "/v1/embeddings"):
-            reply = await sidecar.send("POST", path, {"prompt": "x"}, shown("a"))
+            reply = await sidecar.send("POST", path, {"prompt": "x"}, bearer("a"))
             assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
         assert 18 <= int(reply.headers["retry-after"]) <= 20
         assert reply.headers["x-ratelimit-remaining-requests"] == "0"
         assert reply.headers["x-ratelimit-reset-requests"].endswith("s")
-        assert (await sidecar.send("POST", COMPLETIONS, {"prompt": "x"}, shown("b"))).status == 200
-        assert (await sidecar.send("GET", "/v1/models", headers=shown("a"))).status == 200
+        assert (await sidecar.send("POST", COMPLETIONS, {"prompt": "x"}, bearer("b"))).status == 200
+        assert (await sidecar.send("GET", "/v1/models", headers=bearer("a"))).status == 200
 
 
 async def used(sidecar: Sidecar, call: Callable[[], Any]) -> int:
-    """Tokens that a request has cost, by the next one's headers; that one itself costs nothing: it is refused."""
-    sidecar.app.gate.clock = lambda: 1e6  # nothing flows back
+    """Returns the tokens that a request was charged, by the headers of the next one, whose reservation is ESTIMATE."""
+    sidecar.app.gate.clock = lambda: 1e6  # nothing refills
     before = int((await sidecar.complete(prompt=[])).headers["x-ratelimit-remaining-requests"])
     await call()
     reply = await sidecar.send("POST", "/detokenize", {"tokens": [1]})
@@ -371,8 +377,8 @@ RATES: dict[str, Any] = {"requests_per_minute": 1000, "tokens_per_minute": 10**6
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_tokens_are_what_the_backend_counted(stream: bool) -> None:
-    # Whole answers of the fake worker have 3 tokens of prompt and 2 of each choice.
+async def test_charged_tokens_are_those_that_the_backend_counted(stream: bool) -> None:
+    # The fake worker counts 3 tokens for the prompt and 2 for each choice.
     async with running(FakeWorker(), **RATES) as sidecar:
         cost = await used(sidecar, lambda: sidecar.complete(prompt=["x", "y"], n=2, max_tokens=1000, stream=stream))
     assert cost == 2 * (3 + 2 * 2) + ESTIMATE
@@ -383,7 +389,7 @@ ESTIMATE = 1
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_what_failed_costs_nothing(stream: bool) -> None:
+async def test_a_failed_request_costs_nothing(stream: bool) -> None:
     async def fails(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         raise Refusal("INTERNAL", "no")
         yield whole()
@@ -393,7 +399,7 @@ async def test_what_failed_costs_nothing(stream: bool) -> None:
         assert await used(sidecar, lambda: sidecar.complete(prompt="x" * 400, stream=stream)) == ESTIMATE
 
 
-async def test_a_stream_that_is_cut_off_costs_what_was_delivered() -> None:
+async def test_a_cancelled_stream_costs_what_was_delivered() -> None:
     async with running(FakeWorker(stream=hangs_midway), **RATES) as sidecar:
 
         async def cut_off() -> None:
@@ -408,11 +414,11 @@ async def test_a_stream_that_is_cut_off_costs_what_was_delivered() -> None:
     assert 100 + 1 <= cost - ESTIMATE <= 110 + 1
 
 
-async def test_tokens_a_minute() -> None:
+async def test_tokens_per_minute_are_limited() -> None:
     async with running(FakeWorker(), tokens_per_minute=1000) as sidecar:
         assert (await sidecar.complete(prompt="x", max_tokens=600)).status == 200
-        assert (await sidecar.complete(prompt="x", max_tokens=600)).status == 200  # 5 were used of the first 600
-    held = Held()
+        assert (await sidecar.complete(prompt="x", max_tokens=600)).status == 200  # the first request used 5 of its 600
+    held = HeldResponses()
     async with running(held.worker(), tokens_per_minute=1000) as sidecar:
         first = sidecar.start("POST", COMPLETIONS, {"prompt": "x", "max_tokens": 600})
         await asyncio.sleep(0.1)
@@ -431,36 +437,36 @@ async def test_tokens_a_minute() -> None:
 # ---- Browsers
 
 
-async def test_a_page_of_an_allowed_origin() -> None:
+async def test_a_page_of_an_allowed_origin_has_access() -> None:
     async with running(FakeWorker(), cors_origin=(ORIGIN,), api_key=("a",)) as sidecar:
-        asked = {
+        preflight_headers = {
             "origin": ORIGIN,
             "access-control-request-method": "POST",
             "access-control-request-headers": "authorization,content-type",
         }
-        preflight = await sidecar.send("OPTIONS", COMPLETIONS, headers=asked)
+        preflight = await sidecar.send("OPTIONS", COMPLETIONS, headers=preflight_headers)
         assert preflight.status == 204
         assert "authorization" in preflight.headers["access-control-allow-headers"]
-        told = []
+        replies = []
         for stream in (False, True):
-            headers = {"origin": ORIGIN, **shown("a")}
-            told.append(await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream}, headers))
-            told.append(await sidecar.send("POST", COMPLETIONS, {"prompt": 3, "stream": stream}, headers))
-        told.append(await sidecar.send("GET", "/v1/models", headers={"origin": ORIGIN, **shown("a")}))
-        told.append(await sidecar.send("GET", "/nowhere", headers={"origin": ORIGIN, **shown("a")}))
-        told.append(await sidecar.send("GET", "/nowhere", headers={"origin": ORIGIN}))
-        assert [reply.status for reply in told] == [200, 400, 200, 400, 200, 404, 401]
-        for reply in (preflight, *told):
+            headers = {"origin": ORIGIN, **bearer("a")}
+            replies.append(await sidecar.send("POST", COMPLETIONS, {"prompt": "x", "stream": stream}, headers))
+            replies.append(await sidecar.send("POST", COMPLETIONS, {"prompt": 3, "stream": stream}, headers))
+        replies.append(await sidecar.send("GET", "/v1/models", headers={"origin": ORIGIN, **bearer("a")}))
+        replies.append(await sidecar.send("GET", "/nowhere", headers={"origin": ORIGIN, **bearer("a")}))
+        replies.append(await sidecar.send("GET", "/nowhere", headers={"origin": ORIGIN}))
+        assert [reply.status for reply in replies] == [200, 400, 200, 400, 200, 404, 401]
+        for reply in (preflight, *replies):
             assert reply.headers["access-control-allow-origin"] == ORIGIN
             assert reply.headers["vary"] == "Origin"
 
 
-async def test_other_pages_are_told_nothing() -> None:
-    asked = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
+async def test_pages_of_other_origins_have_no_access() -> None:
+    preflight_headers = {"origin": "https://evil.example.com", "access-control-request-method": "POST"}
     for origins in ((), (ORIGIN,)):
         async with running(FakeWorker(), cors_origin=origins) as sidecar:
             replies = [
-                await sidecar.send("OPTIONS", COMPLETIONS, headers=asked),
+                await sidecar.send("OPTIONS", COMPLETIONS, headers=preflight_headers),
                 await sidecar.send("POST", COMPLETIONS, {"prompt": "x"}, {"origin": "https://evil.example.com"}),
             ]
         assert [reply.status for reply in replies] == [405, 200]

@@ -1,4 +1,4 @@
-"""Several backends with different models, over real gRPC: which of them gets a request, and what is listed."""
+"""Several backends with different models, over real gRPC: which backend gets a request, and which models are listed."""
 
 import asyncio
 import logging
@@ -24,10 +24,10 @@ from tests.wire.fake_worker import (
     echo,
     echo_stream,
     hangs_midway,
+    inputs_of,
     refuses,
-    says,
-    sent,
     serving,
+    streams,
 )
 from tests.wire.sidecar import Reply, Sidecar, app_for
 from tests.wire.test_sidecar_tasks import EVERYTHING, infer, task_of
@@ -38,17 +38,21 @@ ALL_TASKS = ",".join(contract.TASKS)
 
 @pytest.fixture(params=["whole", "stream a request", "step batches"])
 def stream(request: pytest.FixtureRequest) -> Iterator[bool]:
-    """Whether answers are streamed; the backends are of each kind."""
+    """Whether responses are streamed; for "step batches", the backends send step batches."""
     before, FakeWorker.STEP_BATCHES = FakeWorker.STEP_BATCHES, request.param == "step batches"
     yield request.param != "whole"
     FakeWorker.STEP_BATCHES = before
 
 
 @asynccontextmanager
-async def before(*workers: FakeWorker | int, **config: Any) -> AsyncIterator[Sidecar]:
-    """A sidecar with these backends, in this order; a number is a port, where a backend may be later or never."""
+async def sidecar_for(*workers: FakeWorker | int, **config: Any) -> AsyncIterator[Sidecar]:
+    """Yields a sidecar with these backends, in this order; a number is a port, where a backend may start later or
+    never."""
     async with AsyncExitStack() as stack:
-        ports = [one if isinstance(one, int) else await stack.enter_async_context(serving(one)) for one in workers]
+        ports = [
+            worker if isinstance(worker, int) else await stack.enter_async_context(serving(worker))
+            for worker in workers
+        ]
         endpoints = tuple(f"127.0.0.1:{port}" for port in ports)
         yield await stack.enter_async_context(app_for(0, anyserve_endpoint=endpoints, **config))
 
@@ -59,9 +63,9 @@ async def listed(sidecar: Sidecar) -> list[str]:
     return [model["id"] for model in reply.json["data"]]
 
 
-async def eventually(holds: Callable[[], Awaitable[bool]]) -> None:
+async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
     async with asyncio.timeout(20):
-        while not await holds():  # noqa: ASYNC110
+        while not await condition():  # noqa: ASYNC110
             await asyncio.sleep(0.02)
 
 
@@ -71,13 +75,13 @@ async def ask(sidecar: Sidecar, model: str | None = None, *, stream: bool = Fals
 
 
 async def until_shared(sidecar: Sidecar, workers: Iterable[FakeWorker], model: str) -> None:
-    """Until all of these get requests for the model."""
+    """Sends requests until each of the workers has received one for the model, then clears their lists."""
 
-    async def all_have() -> bool:
+    async def all_have_one() -> bool:
         assert (await ask(sidecar, model)).status == 200
         return all(any(request.model_name == model for request in worker.requests) for worker in workers)
 
-    await eventually(all_have)
+    await eventually(all_have_one)
     for worker in workers:
         worker.requests.clear()
 
@@ -94,12 +98,12 @@ def unknown(reply: Reply) -> bool:
     return (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
 
 
-# ---- Who gets a request
+# ---- Which backend gets a request
 
 
-async def test_a_model_on_one_of_three(stream: bool) -> None:
+async def test_each_model_is_served_by_its_backend(stream: bool) -> None:
     workers = [FakeWorker(models=["a"]), FakeWorker(models=["b"]), FakeWorker(models=["c"])]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         for model, path in [(m, p) for m in "cabcab" for p in ("/v1/completions", "/v1/chat/completions")]:
             body = {"prompt": "x"} if path == "/v1/completions" else CHAT
             reply = await sidecar.send("POST", path, {**body, "model": model, "stream": stream})
@@ -108,7 +112,7 @@ async def test_a_model_on_one_of_three(stream: bool) -> None:
         assert [request.model_name for request in worker.requests] == [model] * 4
 
 
-async def test_requests_that_generate_nothing() -> None:
+async def test_tasks_other_than_generate_go_to_the_backend_of_their_model() -> None:
     chat = FakeWorker(models=["chat"], parameters={"tasks": "generate", "chat_template": "chat's"})
     texts = FakeWorker(infer, models=["texts"], inputs=EVERYTHING, parameters={"tasks": ALL_TASKS})
     requests: list[tuple[str, Mapping[str, Any], str]] = [
@@ -117,7 +121,7 @@ async def test_requests_that_generate_nothing() -> None:
         ("/tokenize", {"prompt": "x"}, contract.TASK_TOKENIZE),
         ("/detokenize", {"tokens": [120]}, contract.TASK_DETOKENIZE),
     ]
-    async with before(chat, texts) as sidecar:
+    async with sidecar_for(chat, texts) as sidecar:
         for path, body, task in requests:
             reply = await sidecar.send("POST", path, {**body, "model": "texts"})
             assert reply.status == 200, reply.body
@@ -134,13 +138,13 @@ async def test_requests_that_generate_nothing() -> None:
     assert len(chat.requests) == 1
 
 
-async def test_the_least_loaded_of_those_that_have_the_model(stream: bool) -> None:
+async def test_the_least_loaded_backend_with_the_model_gets_the_request(stream: bool) -> None:
     async def hangs(_: ModelInferRequest) -> ModelInferResponse:
         await asyncio.Event().wait()
         raise AssertionError
 
     idle, *workers = FakeWorker(models=["b"]), *(FakeWorker(models=["a", "b"]) for _ in range(2))
-    async with before(idle, *workers) as sidecar:
+    async with sidecar_for(idle, *workers) as sidecar:
         await until_shared(sidecar, workers, "a")
         for worker in workers:
             worker._infer, worker._stream = hangs, hangs_midway
@@ -159,9 +163,9 @@ async def test_the_least_loaded_of_those_that_have_the_model(stream: bool) -> No
 
 
 @pytest.mark.usefixtures("both_kinds_of_stream")
-async def test_one_shared_stream_for_each_backend() -> None:
+async def test_each_backend_has_one_shared_stream() -> None:
     workers = [FakeWorker(models=["a"]), FakeWorker(models=["b"])]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         replies = await asyncio.gather(*(ask(sidecar, model, stream=True) for model in "abab"))
     assert [reply.events[0]["model"] for reply in replies] == list("abab")
     for worker in workers:
@@ -173,11 +177,11 @@ async def test_one_shared_stream_for_each_backend() -> None:
 
 async def test_the_list_is_the_union_in_the_order_of_endpoints_and_lists() -> None:
     workers = [FakeWorker(models=["m", "a"]), FakeWorker(models=["z", "a", "b"]), FakeWorker(models=["b", "m"])]
-    async with before(*workers, model_alias={"gpt-4o": "b", "gone": "nothing"}) as sidecar:
+    async with sidecar_for(*workers, model_alias={"gpt-4o": "b", "gone": "nothing"}) as sidecar:
         assert await listed(sidecar) == ["m", "a", "z", "b"]
-        for model, found in ((None, "m"), ("llamacpp", "m"), ("gpt-4o", "b"), ("z", "z")):
-            assert (await ask(sidecar, model)).json["model"] == found
-            assert (await ask(sidecar, model, stream=True)).events[0]["model"] == found
+        for model, expected in ((None, "m"), ("llamacpp", "m"), ("gpt-4o", "b"), ("z", "z")):
+            assert (await ask(sidecar, model)).json["model"] == expected
+            assert (await ask(sidecar, model, stream=True)).events[0]["model"] == expected
         assert (await sidecar.get("/v1/models/gpt-4o")).json["id"] == "b"
         for model in ("gone", "nothing", "other"):
             assert unknown(await ask(sidecar, model))
@@ -185,37 +189,37 @@ async def test_the_list_is_the_union_in_the_order_of_endpoints_and_lists() -> No
             assert unknown(await sidecar.get(f"/v1/models/{model}"))
 
 
-async def test_backends_that_list_nothing_have_the_served_models_that_they_know() -> None:
+async def test_backends_without_a_list_serve_the_served_models_that_they_have() -> None:
     class Unlisted(FakeWorker):
-        """Knows its models, but has no RepositoryIndex."""
+        """Serves its models, but has no RepositoryIndex."""
 
         def __init__(self, model: str) -> None:
             super().__init__(models=[model], unimplemented=["RepositoryIndex"])
 
-    async with AsyncExitStack() as leaving:
+    async with AsyncExitStack() as departing:
         workers = [Unlisted("a"), Unlisted("b"), FakeWorker(models=["c"])]
-        port = await leaving.enter_async_context(serving(workers[0]))
+        port = await departing.enter_async_context(serving(workers[0]))
         served, aliases = ("b", "a"), {"alias": "a"}
-        async with before(port, *workers[1:], served_model=served, model_alias=aliases) as sidecar:
+        async with sidecar_for(port, *workers[1:], served_model=served, model_alias=aliases) as sidecar:
             for model in ("a", "b", "c", "alias", "b", "a"):
                 assert (await ask(sidecar, model)).status == 200
             assert await listed(sidecar) == ["a", "b", "c"]
             assert (await ask(sidecar)).json["model"] == "a"
-            await leaving.aclose()
+            await departing.aclose()
             assert unavailable(await ask(sidecar, "alias"))
             assert (await ask(sidecar, "b")).status == 200
     assert [{request.model_name for request in worker.requests} for worker in workers] == [{"a"}, {"b"}, {"c"}]
-    async with before(Unlisted("a"), served_model=("b",)) as sidecar:
+    async with sidecar_for(Unlisted("a"), served_model=("b",)) as sidecar:
         reply = await ask(sidecar, "b")
         assert unavailable(reply)
         assert "--served-model" in reply.error["message"]
 
 
-async def test_the_default_model_does_not_depend_on_who_answers_first() -> None:
+async def test_the_default_model_does_not_depend_on_the_order_of_responses() -> None:
     slow, fast = FakeWorker(models=["slow"]), FakeWorker(models=["fast"])
     slow.held["RepositoryIndex"] = answer = asyncio.Event()
-    async with before(slow, fast) as sidecar:
-        assert (await ask(sidecar, "fast")).json["model"] == "fast"  # which waits for nobody
+    async with sidecar_for(slow, fast) as sidecar:
+        assert (await ask(sidecar, "fast")).json["model"] == "fast"  # doesn't wait for the slow backend
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x"})
         await asyncio.sleep(0.1)
         answer.set()
@@ -223,27 +227,30 @@ async def test_the_default_model_does_not_depend_on_who_answers_first() -> None:
         assert call.reply.json["model"] == "slow"
 
 
-# ---- Backends that are slow or away
+# ---- Slow and absent backends
 
 
 @asynccontextmanager
 async def black_hole() -> AsyncIterator[int]:
-    """A port that accepts connections and says nothing."""
+    """Yields a port that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         yield silent.getsockname()[1]
 
 
-async def test_neither_the_slow_nor_the_dead_delay_the_others() -> None:
+async def test_slow_and_dead_backends_do_not_delay_others() -> None:
     async with black_hole() as silent:
-        slow, here = FakeWorker(models=["slow"]), FakeWorker(models=["a"])
+        slow, ready_worker = FakeWorker(models=["slow"]), FakeWorker(models=["a"])
         slow.held = dict.fromkeys(("RepositoryIndex", "ModelMetadata", "ModelConfig"), asyncio.Event())
-        async with before(silent, free_port(), slow, here, lookup_timeout=60) as sidecar, asyncio.timeout(15):
+        async with (
+            sidecar_for(silent, free_port(), slow, ready_worker, lookup_timeout=60) as sidecar,
+            asyncio.timeout(15),
+        ):
             for stream in (False, True):
                 assert (await ask(sidecar, "a", stream=stream)).status == 200
             assert await listed(sidecar) == ["a"]
             assert (await ask(sidecar)).json["model"] == "a"
             assert (await sidecar.get("/readyz")).status == 200
-            assert (await ask(sidecar, "b")).status in (404, 503)  # who knows what the slow one has
+            assert (await ask(sidecar, "b")).status in (404, 503)  # the slow backend may have it
             slow.held["RepositoryIndex"].set()
             await eventually(lambda: has(sidecar, "slow"))
 
@@ -252,9 +259,9 @@ async def has(sidecar: Sidecar, model: str) -> bool:
     return model in await listed(sidecar)
 
 
-async def test_a_backend_that_stops_to_list_keeps_its_models_and_delays_nobody() -> None:
-    slow, here = FakeWorker(models=["b"]), FakeWorker(models=["a"])
-    async with before(slow, here, lookup_timeout=60) as sidecar:
+async def test_a_backend_that_stops_responding_to_lookups_keeps_its_models_and_delays_no_request() -> None:
+    slow, ready_worker = FakeWorker(models=["b"]), FakeWorker(models=["a"])
+    async with sidecar_for(slow, ready_worker, lookup_timeout=60) as sidecar:
         assert await listed(sidecar) == ["b", "a"]
         slow.held["RepositoryIndex"] = asyncio.Event()
         async with asyncio.timeout(15):
@@ -265,13 +272,13 @@ async def test_a_backend_that_stops_to_list_keeps_its_models_and_delays_nobody()
         slow.held.pop("RepositoryIndex").set()
 
 
-async def test_a_model_whose_only_backend_is_away(stream: bool) -> None:
-    async with AsyncExitStack() as leaving:
-        port = await leaving.enter_async_context(serving(FakeWorker(models=["b"])))
-        async with before(FakeWorker(models=["a"]), port, model_alias={"alias": "b"}) as sidecar:
+async def test_a_model_whose_only_backend_is_away_is_a_503_not_a_404(stream: bool) -> None:
+    async with AsyncExitStack() as departing:
+        port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
+        async with sidecar_for(FakeWorker(models=["a"]), port, model_alias={"alias": "b"}) as sidecar:
             assert (await ask(sidecar, "b", stream=stream)).status == 200
             assert unknown(await ask(sidecar, "c", stream=stream))
-            await leaving.aclose()
+            await departing.aclose()
             for _ in range(3):
                 for model in ("b", "alias"):
                     assert unavailable(await ask(sidecar, model, stream=stream))
@@ -292,14 +299,16 @@ async def answers(sidecar: Sidecar, model: str | None) -> bool:
     return (await ask(sidecar, model)).status == 200
 
 
-async def test_what_a_backend_had_is_forgotten_some_time_after_it_has_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_models_of_a_backend_are_forgotten_some_time_after_it_has_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setattr(inventory, "MEMORY_SECONDS", 1.0)
     monkeypatch.setattr(catalog, "REFRESH_INTERVAL", 0.05)
-    async with AsyncExitStack() as leaving:
-        port = await leaving.enter_async_context(serving(FakeWorker(models=["b"])))
-        async with before(port, FakeWorker(models=["a"])) as sidecar:
+    async with AsyncExitStack() as departing:
+        port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
+        async with sidecar_for(port, FakeWorker(models=["a"])) as sidecar:
             assert (await ask(sidecar)).json["model"] == "b"
-            await leaving.aclose()
+            await departing.aclose()
             assert unavailable(await ask(sidecar, "b"))
             assert unavailable(await ask(sidecar))
             await eventually(lambda: is_unknown(sidecar, "b"))
@@ -314,11 +323,11 @@ async def is_unknown(sidecar: Sidecar, model: str) -> bool:
 # ---- Readiness
 
 
-async def test_ready_is_who_can_answer_for_the_default_model() -> None:
-    async with AsyncExitStack() as leaving:
+async def test_readiness_means_that_a_backend_of_the_default_model_is_ready() -> None:
+    async with AsyncExitStack() as departing:
         first = FakeWorker(models=["a"])
-        port = await leaving.enter_async_context(serving(first))
-        async with before(port, FakeWorker(models=["b"])) as sidecar:
+        port = await departing.enter_async_context(serving(first))
+        async with sidecar_for(port, FakeWorker(models=["b"])) as sidecar:
             for path in ("/readyz", "/health"):
                 assert (await sidecar.get(path)).status == 200
             first.unready.add("a")
@@ -327,7 +336,7 @@ async def test_ready_is_who_can_answer_for_the_default_model() -> None:
             assert "'a'" in reply.error["message"]
             first.unready.clear()
             assert (await sidecar.get("/readyz")).status == 200
-            await leaving.aclose()
+            await departing.aclose()
             for path in ("/readyz", "/health"):
                 reply = await sidecar.get(path)
                 assert unavailable(reply)
@@ -341,9 +350,9 @@ async def is_ready(sidecar: Sidecar) -> bool:
     return (await sidecar.get("/readyz")).status == 200
 
 
-async def test_ready_as_long_as_one_of_those_that_have_the_default_model_is() -> None:
+async def test_one_ready_backend_of_the_default_model_is_enough() -> None:
     workers = [FakeWorker(models=["a"]), FakeWorker(models=["a", "b"]), FakeWorker(models=["b"])]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         await until_shared(sidecar, workers[:2], "a")
         workers[0].ready = False
         assert (await sidecar.get("/readyz")).status == 200
@@ -354,12 +363,12 @@ async def test_ready_as_long_as_one_of_those_that_have_the_default_model_is() ->
 # ---- Models come and go
 
 
-async def test_a_model_that_a_backend_gets_or_loses(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_model_that_a_backend_adds_or_removes_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog, "REFRESH_INTERVAL", 0.05)
     first, second = FakeWorker(models=["a"]), FakeWorker(models=["b"])
-    async with before(first, second) as sidecar:
+    async with sidecar_for(first, second) as sidecar:
         assert await listed(sidecar) == ["a", "b"]
-        second.models = ("b", "a", "new")  # "a" by the refresh alone: no request has a reason to ask for it
+        second.models = ("b", "a", "new")  # "a" only by the refresh: no request causes a lookup of it
         await until_shared(sidecar, [first, second], "a")
         assert (await ask(sidecar, "new")).status == 200
         first.models = ("a", "last")
@@ -371,33 +380,33 @@ async def test_a_model_that_a_backend_gets_or_loses(monkeypatch: pytest.MonkeyPa
 
 async def test_a_new_name_is_found_on_any_backend() -> None:
     workers = [FakeWorker(models=["a"]), FakeWorker(models=["b"])]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         assert await listed(sidecar) == ["a", "b"]
         workers[1].models = ("b", "later")
         assert (await ask(sidecar, "later")).json["model"] == "later"
 
 
-async def test_a_backend_that_does_not_know_what_it_has_listed(stream: bool) -> None:
-    """It answers NOT_FOUND, and the other one that has the model gets the request."""
+async def test_a_request_moves_on_if_the_backend_has_unloaded_the_model(stream: bool) -> None:
+    """The backend returns NOT_FOUND, and another one that has the model gets the request."""
 
-    def forgets(request: ModelInferRequest) -> None:
-        if gone:
+    def check_loaded(request: ModelInferRequest) -> None:
+        if is_unloaded:
             raise Refusal("NOT_FOUND", "unloaded")
 
     async def infer(request: ModelInferRequest) -> ModelInferResponse:
-        forgets(request)
+        check_loaded(request)
         return await echo(request)
 
     async def infer_stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-        forgets(request)
+        check_loaded(request)
         async for response in echo_stream(request):
             yield response
 
-    gone = False
+    is_unloaded = False
     workers = [FakeWorker(infer, infer_stream, models=["a"]), FakeWorker(models=["a"])]
-    async with before(*workers) as sidecar:
+    async with sidecar_for(*workers) as sidecar:
         await until_shared(sidecar, workers, "a")
-        gone = True
+        is_unloaded = True
         for model in ("a", None, "a", None):
             assert (await ask(sidecar, model, stream=stream)).status == 200
         assert 1 <= len(workers[0].requests) < 4
@@ -409,35 +418,35 @@ async def test_a_backend_that_does_not_know_what_it_has_listed(stream: bool) -> 
 # ---- Rolling updates
 
 
-def old_worker(**how: Any) -> FakeWorker:
+def old_worker(**options: Any) -> FakeWorker:
     inputs = [name for name in ALL_INPUTS if name != contract.MIN_P.name]
-    return FakeWorker(models=["m"], inputs=inputs, parameters={"chat_template": "old", "loaded_at": "1"}, **how)
+    return FakeWorker(models=["m"], inputs=inputs, parameters={"chat_template": "old", "loaded_at": "1"}, **options)
 
 
-def new_worker(**how: Any) -> FakeWorker:
-    return FakeWorker(models=["m"], parameters={"chat_template": "new", "loaded_at": "2"}, **how)
+def new_worker(**options: Any) -> FakeWorker:
+    return FakeWorker(models=["m"], parameters={"chat_template": "new", "loaded_at": "2"}, **options)
 
 
 def differences(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Log lines about metadata, in their order."""
+    """Returns the log lines about metadata, in their order."""
     words = ("report different metadata", "report the same metadata")
     return [word for record in caplog.records for word in words if word in record.getMessage()]
 
 
-async def test_tensors_are_made_for_the_backend_that_gets_them(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
+async def test_tensors_are_built_for_the_backend_that_gets_them(stream: bool, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     old, new = old_worker(), new_worker()
-    async with before(old, new) as sidecar:
+    async with sidecar_for(old, new) as sidecar:
         await until_shared(sidecar, [old, new], "m")
         for _ in range(6):
             assert (await sidecar.chat(stream=stream)).status == 200
         assert [len(worker.requests) for worker in (old, new)] == [3, 3]
         for worker, template in ((old, b"old"), (new, b"new")):
-            assert [sent(request)["prompt"] for request in worker.requests] == [[template]] * 3
-        for _ in range(3):  # which the old one does not take
+            assert [inputs_of(request)["prompt"] for request in worker.requests] == [[template]] * 3
+        for _ in range(3):  # the old version has no input for it
             assert (await sidecar.chat(stream=stream, min_p=0.1)).status == 200
         assert [len(worker.requests) for worker in (old, new)] == [3, 6]
-        assert all("min_p" in sent(request) for request in new.requests[3:])
+        assert all("min_p" in inputs_of(request) for request in new.requests[3:])
     assert differences(caplog) == ["report different metadata"]
     [warning] = [record for record in caplog.records if "report different metadata" in record.getMessage()]
     assert warning.levelno == logging.WARNING
@@ -445,20 +454,20 @@ async def test_tensors_are_made_for_the_backend_that_gets_them(stream: bool, cap
     assert "inputs, chat_template" in warning.getMessage()
 
 
-async def test_what_no_version_can_be_sent_is_refused(stream: bool) -> None:
+async def test_a_field_that_no_version_supports_is_refused(stream: bool) -> None:
     old, new = old_worker(), new_worker()
     new.inputs = old.inputs
-    async with before(old, new) as sidecar:
+    async with sidecar_for(old, new) as sidecar:
         await until_shared(sidecar, [old, new], "m")
         for _ in range(4):
             reply = await sidecar.chat(stream=stream, min_p=0.1)
             assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "unsupported_parameter", "min_p")
 
 
-async def test_a_task_that_one_version_can_do() -> None:
+async def test_a_task_is_sent_to_the_version_that_supports_it() -> None:
     old = FakeWorker(infer, models=["m"], inputs=EVERYTHING, parameters={"tasks": "generate"})
     new = FakeWorker(infer, models=["m"], inputs=EVERYTHING, parameters={"tasks": ALL_TASKS})
-    async with before(old, new) as sidecar:
+    async with sidecar_for(old, new) as sidecar:
         assert await listed(sidecar) == ["m"]
         await eventually(lambda: embeds(sidecar))
         for _ in range(4):
@@ -474,7 +483,7 @@ DRAINING = Refusal("UNAVAILABLE", "draining", reason="draining")
 
 
 def refuse(worker: FakeWorker, refusal: Refusal) -> asyncio.Event:
-    """Refuses all requests from now on; the first one sets the event. A worker that drains isn't ready either."""
+    """Makes the worker refuse all requests; the first refusal sets the event. A draining worker isn't ready either."""
     refused = asyncio.Event()
 
     async def infer(request: ModelInferRequest) -> ModelInferResponse:
@@ -483,7 +492,7 @@ def refuse(worker: FakeWorker, refusal: Refusal) -> asyncio.Event:
 
     async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         refused.set()
-        async for response in says(fails=refusal)(request):
+        async for response in streams(fails=refusal)(request):
             yield response
 
     worker._infer, worker._stream, worker.ready = infer, stream, refusal is not DRAINING
@@ -497,17 +506,17 @@ async def test_a_rolling_update_is_one_warning_and_no_error(stream: bool, caplog
         for port, worker in zip(ports, old_workers, strict=True):
             stops.append(AsyncExitStack())
             await stops[-1].enter_async_context(serving(worker, port))
-        sidecar = await stack.enter_async_context(before(*ports))
+        sidecar = await stack.enter_async_context(sidecar_for(*ports))
         await until_shared(sidecar, old_workers, "m")
         ended = asyncio.Event()
         replies: list[Reply] = []
 
-        async def keep_asking() -> None:
+        async def keep_requesting() -> None:
             while not ended.is_set():
                 replies.append(await sidecar.chat(stream=stream))
 
-        async def requests_of(worker: FakeWorker) -> None:
-            """Waits until it has got one, and two more have been answered."""
+        async def wait_for_requests(worker: FakeWorker) -> None:
+            """Waits until the worker has received a request, and two more have been answered."""
             async with asyncio.timeout(20):
                 while not worker.requests:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
@@ -515,43 +524,43 @@ async def test_a_rolling_update_is_one_warning_and_no_error(stream: bool, caplog
                 while len(replies) < n_replies + 2:  # noqa: ASYNC110
                     await asyncio.sleep(0.01)
 
-        asking = asyncio.create_task(keep_asking())
+        request_loop = asyncio.create_task(keep_requesting())
         try:
             for port, old, stop in zip(ports, old_workers, stops, strict=True):
                 await asyncio.wait_for(refuse(old, DRAINING).wait(), 20)
                 await stop.aclose()
                 new = new_worker()
                 await stack.enter_async_context(serving(new, port))
-                await requests_of(new)
+                await wait_for_requests(new)
         finally:
             ended.set()
-            await asyncio.wait_for(asking, 10)
+            await asyncio.wait_for(request_loop, 10)
         assert not [reply.body for reply in replies if reply.status != 200]
     assert differences(caplog) == ["report different metadata", "report the same metadata"]
 
 
-async def test_a_request_that_one_version_refuses_is_made_again_for_the_other(stream: bool) -> None:
-    """Draining, as a worker is before it is replaced."""
+async def test_a_request_that_one_version_refuses_is_rebuilt_for_the_other(stream: bool) -> None:
+    """The refusing version is draining, as a worker is before it is replaced."""
     old, new = old_worker(), new_worker()
-    async with before(old, new) as sidecar:
+    async with sidecar_for(old, new) as sidecar:
         await until_shared(sidecar, [old, new], "m")
         refuse(old, DRAINING)
         for _ in range(4):
             reply = await sidecar.chat(stream=stream)
             assert reply.status == 200
             assert b'"new"' in reply.body
-        assert [sent(request)["prompt"] for request in old.requests] == [[b"old"]]
-        assert [sent(request)["prompt"] for request in new.requests] == [[b"new"]] * 4
+        assert [inputs_of(request)["prompt"] for request in old.requests] == [[b"old"]]
+        assert [inputs_of(request)["prompt"] for request in new.requests] == [[b"new"]] * 4
         refuse(new, DRAINING)
         assert (await sidecar.chat(stream=stream)).status == 503
-        assert len(old.requests) == 2  # each was asked once
+        assert len(old.requests) == 2  # each got the request once
         assert len(new.requests) == 5
 
 
-async def test_all_prompts_of_a_request_are_made_again_for_the_other_version(stream: bool) -> None:
+async def test_all_prompts_of_a_request_are_rebuilt_for_the_other_version(stream: bool) -> None:
     full = Refusal("RESOURCE_EXHAUSTED", "full", reason="queue_full")
     old, new = old_worker(), new_worker()
-    async with before(old, new) as sidecar:
+    async with sidecar_for(old, new) as sidecar:
         await until_shared(sidecar, [old, new], "m")
         refuse(old, full)
         for _ in range(2):
@@ -563,45 +572,45 @@ async def test_all_prompts_of_a_request_are_made_again_for_the_other_version(str
         assert (await sidecar.complete(prompt=["x", "y"], stream=stream)).status == 429
 
 
-async def test_a_backend_that_comes_back_with_other_models() -> None:
-    async with AsyncExitStack() as leaving:
-        port = await leaving.enter_async_context(serving(FakeWorker(models=["b"])))
-        async with before(FakeWorker(models=["a"]), port) as sidecar:
+async def test_a_backend_that_comes_back_with_other_models_is_noticed() -> None:
+    async with AsyncExitStack() as departing:
+        port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
+        async with sidecar_for(FakeWorker(models=["a"]), port) as sidecar:
             assert await listed(sidecar) == ["a", "b"]
-            await leaving.aclose()
+            await departing.aclose()
             async with serving(FakeWorker(models=["c"]), port):
                 await eventually(lambda: answers(sidecar, "c"))
                 assert unknown(await ask(sidecar, "b"))
                 assert await listed(sidecar) == ["a", "c"]
 
 
-async def test_addresses_of_a_name_may_differ_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_addresses_of_a_name_may_serve_different_models(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool, "RESOLVE_INTERVAL", 0.02)
     old, new, other = FakeWorker(models=["m", "old"]), FakeWorker(models=["m", "new"]), FakeWorker(models=["z"])
-    async with serving(old) as one, serving(new) as two, serving(other) as three:
-        found = [Address(f"127.0.0.1:{one}", "workers")]
+    async with serving(old) as old_port, serving(new) as new_port, serving(other) as other_port:
+        addresses = [Address(f"127.0.0.1:{old_port}", "workers")]
 
         async def resolve(_: str) -> list[Address]:
-            return list(found)
+            return list(addresses)
 
         def open(address: Address) -> Backend:
             return Backend(address.target, timeout=10, lookup_timeout=5, name=address.name)
 
-        made = Pool([f"127.0.0.1:{three}", "dns:///workers:1"], open, resolve=resolve)
-        async with app_for(0, pool=made) as sidecar:
+        backend_pool = Pool([f"127.0.0.1:{other_port}", "dns:///workers:1"], open, resolve=resolve)
+        async with app_for(0, pool=backend_pool) as sidecar:
             assert await listed(sidecar) == ["z", "m", "old"]
-            found.append(Address(f"127.0.0.1:{two}", "workers"))
+            addresses.append(Address(f"127.0.0.1:{new_port}", "workers"))
             await until_shared(sidecar, [old, new], "m")
             assert set(await listed(sidecar)) == {"z", "m", "old", "new"}
             assert (await ask(sidecar, "old")).status == (await ask(sidecar, "new")).status == 200
-            del found[0]
+            del addresses[0]
             await eventually(lambda: is_gone(sidecar, "old"))
             assert await listed(sidecar) == ["z", "m", "new"]
-            assert unavailable(await ask(sidecar, "old"))  # another one with it may come
+            assert unavailable(await ask(sidecar, "old"))  # another backend with it may come
             assert (await ask(sidecar, "m")).status == 200
 
 
-async def test_a_name_that_is_not_resolved_delays_nobody() -> None:
+async def test_a_name_that_is_not_resolved_delays_no_request() -> None:
     async def resolve(_: str) -> list[Address]:
         await asyncio.Event().wait()
         raise AssertionError
@@ -611,8 +620,8 @@ async def test_a_name_that_is_not_resolved_delays_nobody() -> None:
 
     async with AsyncExitStack() as stack, asyncio.timeout(15):
         port = await stack.enter_async_context(serving(FakeWorker(models=["a"])))
-        made = Pool(["dns:///workers:1", f"127.0.0.1:{port}"], open, resolve=resolve)
-        sidecar = await stack.enter_async_context(app_for(0, pool=made))
+        backend_pool = Pool(["dns:///workers:1", f"127.0.0.1:{port}"], open, resolve=resolve)
+        sidecar = await stack.enter_async_context(app_for(0, pool=backend_pool))
         assert (await ask(sidecar, "a")).status == 200
         assert (await ask(sidecar)).json["model"] == "a"
         assert await listed(sidecar) == ["a"]
@@ -628,14 +637,14 @@ async def is_gone(sidecar: Sidecar, model: str) -> bool:
 
 async def test_metrics_name_the_model_that_answered() -> None:
     observer = Observer.of(log_access=False, tracing=False)
-    async with AsyncExitStack() as leaving:
-        port = await leaving.enter_async_context(serving(FakeWorker(models=["b"])))
-        async with before(FakeWorker(models=["a"]), port, observer=observer) as sidecar:
+    async with AsyncExitStack() as departing:
+        port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
+        async with sidecar_for(FakeWorker(models=["a"]), port, observer=observer) as sidecar:
             for model in "abb":
                 for stream in (False, True):
                     assert (await ask(sidecar, model, stream=stream)).status == 200
             assert unknown(await ask(sidecar, "c"))
-            await leaving.aclose()
+            await departing.aclose()
             assert unavailable(await ask(sidecar, "b"))
             observer.report()
             scrape = Scrape((await sidecar.get("/metrics")).body)

@@ -1,4 +1,4 @@
-"""Calls of tools over HTTP, wherever the answer is cut off and however it ends: their markup is never content."""
+"""Tool calls over HTTP, wherever the response is truncated and however it ends: their markup is never content."""
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
@@ -10,7 +10,7 @@ from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.openai_server.parsing.tools.written import ONE_AT_A_TIME, WRITTEN
 from tests.templates import template_paths
-from tests.wire.fake_worker import FakeWorker, Refusal, last, message, says, sent, token, whole
+from tests.wire.fake_worker import FakeWorker, Refusal, inputs_of, last_token, message, streams, token, whole
 from tests.wire.sidecar import Sidecar, running
 
 TEMPLATES = {
@@ -39,10 +39,10 @@ TEMPLATES = {
     "glm": "GLM-4.6",
     "harmony": "openai-gpt-oss-120b",
 }
-"""A template of each format of which the corpus has one that renders tools."""
+"""A template for each format that a template of the corpus with tools uses."""
 
 ENDS_OF_THOUGHTS = {"nemotron": "</think>", "cohere2": "<|END_THINKING|>", "minimax-m2": "</think>"}
-"""Templates whose prompt begins a thought, with what ends it."""
+"""Templates whose prompt begins the reasoning, with the tag that ends it."""
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
 WEATHER = {"name": "get_weather", "description": "The weather", "parameters": CITY}
@@ -54,8 +54,9 @@ HERMES = '{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call> "arg
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
 
 
-class Speaker(FakeWorker):
-    """Answers with `text`, whole or in pieces of `size` characters, and ends for `reason`; None: that is not sent."""
+class TextWorker(FakeWorker):
+    """Answers with `text`, whole or in pieces of `size` characters, and the finish reason `reason`; None: no reason is
+    sent."""
 
     def __init__(self, template: str = HERMES) -> None:
         parameters = {"chat_template": template, "bos_token": "<s>", "eos_token": "</s>"}
@@ -72,30 +73,30 @@ class Speaker(FakeWorker):
         for at in range(0, len(self.text), self.size):
             piece = self.text[at : at + self.size]
             yield token(piece) if self.reason else message((contract.TOKEN, [piece.encode()]))
-        yield last(reason=self.reason) if self.reason else message(final=True)
+        yield last_token(reason=self.reason) if self.reason else message(final=True)
 
 
-def put_together(events: list[dict[str, Any]]) -> tuple[dict[str, Any], str | None]:
-    """The message of a stream, and its finish_reason."""
-    said: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": [], "function_call": None}
+def merge(events: list[dict[str, Any]]) -> tuple[dict[str, Any], str | None]:
+    """Merges the deltas of a stream into a message; returns it with its finish_reason."""
+    content: dict[str, Any] = {"content": "", "reasoning_content": "", "tool_calls": [], "function_call": None}
     reason = None
     for event in events:
         for choice in event["choices"]:
             delta = choice["delta"]
-            said["content"] += delta.get("content") or ""
-            said["reasoning_content"] += delta.get("reasoning_content") or ""
+            content["content"] += delta.get("content") or ""
+            content["reasoning_content"] += delta.get("reasoning_content") or ""
             if part := delta.get("function_call"):
-                said["function_call"] = said["function_call"] or {"name": part["name"], "arguments": ""}
-                said["function_call"]["arguments"] += part["arguments"]
+                content["function_call"] = content["function_call"] or {"name": part["name"], "arguments": ""}
+                content["function_call"]["arguments"] += part["arguments"]
             for part in delta.get("tool_calls", ()):
                 if "id" in part:
-                    said["tool_calls"].append([part["function"]["name"], ""])
-                said["tool_calls"][part["index"]][1] += part["function"]["arguments"]
+                    content["tool_calls"].append([part["function"]["name"], ""])
+                content["tool_calls"][part["index"]][1] += part["function"]["arguments"]
             reason = choice["finish_reason"] or reason
-    return said, reason
+    return content, reason
 
 
-def as_put_together(message: Mapping[str, Any]) -> dict[str, Any]:
+def as_merged(message: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "content": message["content"] or "",
         "reasoning_content": message.get("reasoning_content", ""),
@@ -106,20 +107,20 @@ def as_put_together(message: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-async def ask(sidecar: Sidecar, **body: Any) -> tuple[dict[str, Any], str | None]:
-    """The message and its finish_reason, which are the same in both modes."""
+async def chat_in_both_modes(sidecar: Sidecar, **body: Any) -> tuple[dict[str, Any], str | None]:
+    """Returns the message and its finish_reason, which must be the same with and without streaming."""
     body = {"tools": TOOLS, **body}
     reply = await sidecar.chat(**body)
     assert reply.status == 200, reply.body
     (choice,) = reply.json["choices"]
     streamed = await sidecar.chat(**body, stream=True)
-    assert put_together(streamed.events) == (as_put_together(choice["message"]), choice["finish_reason"])
+    assert merge(streamed.events) == (as_merged(choice["message"]), choice["finish_reason"])
     return choice["message"], choice["finish_reason"]
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-async def test_a_required_call_that_is_cut_has_no_content(name: str) -> None:
-    worker = Speaker(template_paths()[TEMPLATES[name]].read_text())
+async def test_a_truncated_required_call_has_no_content(name: str) -> None:
+    worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
     text = WRITTEN[name].one if name in ONE_AT_A_TIME else WRITTEN[name].both
     text = ENDS_OF_THOUGHTS.get(name, "") + text
     async with running(worker) as sidecar:
@@ -127,78 +128,78 @@ async def test_a_required_call_that_is_cut_has_no_content(name: str) -> None:
             worker.text = text[:end]
             worker.size = 1 + end % 4
             choice = "required" if end % 2 else NAMED
-            said, reason = await ask(sidecar, tool_choice=choice)
-            assert said["content"] is None, worker.text
+            answer, reason = await chat_in_both_modes(sidecar, tool_choice=choice)
+            assert answer["content"] is None, worker.text
             assert reason == "length"
-            for call in said.get("tool_calls", ()):
+            for call in answer.get("tool_calls", ()):
                 assert call["function"]["name"] in ("get_weather", "now")
-        assert said["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
+        assert answer["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
 
 @pytest.mark.parametrize("reason", ["length", "stop"])
-async def test_an_answer_that_may_call_has_text_up_to_the_marker(reason: str) -> None:
-    worker = Speaker()
+async def test_an_optional_call_has_text_up_to_the_marker(reason: str) -> None:
+    worker = TextWorker()
     worker.reason = reason
     async with running(worker) as sidecar:
         for end in range(len(CALL)):
             worker.text = f"I look.\n{CALL[:end]}"
-            said, _ = await ask(sidecar)
+            answer, _ = await chat_in_both_modes(sidecar)
             begun = end >= len("<tool_call>")
-            assert said["content"] == ("I look." if begun else f"I look.\n{CALL[:end]}")
-            assert ("tool_calls" in said) == (end > CALL.index("get_weather") + len("get_weather"))
+            assert answer["content"] == ("I look." if begun else f"I look.\n{CALL[:end]}")
+            assert ("tool_calls" in answer) == (end > CALL.index("get_weather") + len("get_weather"))
             worker.text = f"{CALL}\n{CALL[:end]}"
-            assert (await ask(sidecar))[0]["content"] is None
+            assert (await chat_in_both_modes(sidecar))[0]["content"] is None
 
 
-async def test_a_call_is_delivered_as_far_as_it_came() -> None:
-    worker = Speaker()
+async def test_a_truncated_call_is_delivered_as_far_as_it_came() -> None:
+    worker = TextWorker()
     async with running(worker) as sidecar:
         for text, arguments in ((CALL.split(",")[0], ""), (CALL.split("aris")[0], '{"city": "P')):
             worker.text = text
             for body in ({}, {"tool_choice": "required"}, {"tool_choice": NAMED}):
-                said, reason = await ask(sidecar, **body)
-                assert said["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": arguments}
-                assert (said["content"], reason) == (None, "length")
+                answer, reason = await chat_in_both_modes(sidecar, **body)
+                assert answer["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": arguments}
+                assert (answer["content"], reason) == (None, "length")
 
 
-async def test_the_older_api_has_no_markup_either() -> None:
-    worker = Speaker()
+async def test_a_truncated_call_of_the_older_api_has_no_markup_either() -> None:
+    worker = TextWorker()
     body: dict[str, Any] = {"tools": None, "functions": [WEATHER, NOW], "function_call": {"name": "get_weather"}}
     async with running(worker) as sidecar:
         for end in range(1, len(CALL), 3):
             worker.text = CALL[:end]
-            said, _ = await ask(sidecar, **body)
-            assert said["content"] is None
-        assert said["function_call"]["name"] == "get_weather"
+            answer, _ = await chat_in_both_modes(sidecar, **body)
+            assert answer["content"] is None
+        assert answer["function_call"]["name"] == "get_weather"
 
 
-async def test_a_thought_that_is_cut_before_a_required_call() -> None:
-    worker = Speaker(template_paths()["Qwen-Qwen3-0.6B"].read_text())
+async def test_truncated_reasoning_before_a_required_call_is_no_content() -> None:
+    worker = TextWorker(template_paths()["Qwen-Qwen3-0.6B"].read_text())
     text = f"<think>\nI think.\n</think>\n\n{CALL}"
     async with running(worker) as sidecar:
         for end in range(len(text)):
             worker.text = text[:end]
-            said, _ = await ask(sidecar, tool_choice="required")
-            assert said["content"] is None
+            answer, _ = await chat_in_both_modes(sidecar, tool_choice="required")
+            assert answer["content"] is None
 
 
 @pytest.mark.usefixtures("both_kinds_of_stream")
 @pytest.mark.parametrize("body", [{}, {"tool_choice": "required"}])
-async def test_a_failure_midway_lets_no_markup_out(body: dict[str, Any]) -> None:
+async def test_a_failure_midway_delivers_no_markup(body: dict[str, Any]) -> None:
     for text in ("<tool_ca", CALL[:14], CALL[:-5]):
-        worker = Speaker()
-        worker._stream = says(*map(token, text), fails=Refusal("INTERNAL", "secret"))
+        worker = TextWorker()
+        worker._stream = streams(*map(token, text), fails=Refusal("INTERNAL", "secret"))
         async with running(worker) as sidecar:
             reply = await sidecar.chat(tools=TOOLS, stream=True, **body)
-        if reply.status != 200:  # nothing had come out
+        if reply.status != 200:  # nothing had been delivered
             assert reply.error["code"] == "backend_error"
         else:
             assert reply.events[-1]["error"]["code"] == "backend_error"
-            assert put_together(reply.events[:-1])[0]["content"] == ""
+            assert merge(reply.events[:-1])[0]["content"] == ""
 
 
-async def test_a_client_that_leaves_has_seen_no_markup() -> None:
-    worker = Speaker()
+async def test_a_client_that_disconnects_midway_has_received_no_markup() -> None:
+    worker = TextWorker()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         for character in CALL[:-5]:
@@ -215,12 +216,12 @@ async def test_a_client_that_leaves_has_seen_no_markup() -> None:
 
 
 @pytest.mark.parametrize("text", [f"I look.\n{CALL[:-4]}", "I look. <tool_c", "Wait. ", CALL[:40], CALL[:60]])
-async def test_a_backend_that_gives_no_reasons(text: str) -> None:
-    """The end of its stream is the end of the text."""
-    worker = Speaker()
+async def test_a_backend_that_sends_no_finish_reason_is_supported(text: str) -> None:
+    """The end of the stream is then the end of the text."""
+    worker = TextWorker()
     worker.text, worker.reason = text, None
     async with running(worker) as sidecar:
-        _, reason = await ask(sidecar)
+        _, reason = await chat_in_both_modes(sidecar)
     assert reason is None
 
 
@@ -230,30 +231,30 @@ async def test_a_backend_that_gives_no_reasons(text: str) -> None:
 @pytest.mark.parametrize(
     "arguments", ["", ', "arguments": {}', ', "arguments": null', ', "arguments": ""', ', "arguments": []']
 )
-async def test_no_arguments_are_an_empty_object(arguments: str) -> None:
-    worker = Speaker()
+async def test_missing_arguments_are_an_empty_object(arguments: str) -> None:
+    worker = TextWorker()
     worker.text, worker.reason = f'<tool_call>\n{{"name": "now"{arguments}}}\n</tool_call>', "stop"
     async with running(worker) as sidecar:
         for body in ({}, {"tool_choice": "required"}):
-            said, reason = await ask(sidecar, **body)
-            assert said["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
+            answer, reason = await chat_in_both_modes(sidecar, **body)
+            assert answer["tool_calls"][0]["function"] == {"name": "now", "arguments": "{}"}
             assert reason == "tool_calls"
         worker.text = worker.text.partition(",")[0]  # the model ended there itself
-        assert (await ask(sidecar))[0]["tool_calls"][0]["function"]["arguments"] == "{}"
+        assert (await chat_in_both_modes(sidecar))[0]["tool_calls"][0]["function"]["arguments"] == "{}"
 
 
 @pytest.mark.parametrize(
     "parameters", [None, {}, {"type": "object"}, {"type": "object", "properties": {}}, {"properties": None}]
 )
 @pytest.mark.parametrize("name", ["generic", "hermes", "qwen3-coder", "seed"])
-async def test_a_tool_without_parameters_is_told_and_held_to_none(name: str, parameters: Any) -> None:
-    worker = Speaker(template_paths()[TEMPLATES[name]].read_text())
+async def test_a_tool_without_parameters_takes_no_arguments(name: str, parameters: Any) -> None:
+    worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
     now = {**NOW, "parameters": parameters}
     older = {"functions": [now], "function_call": {"name": "now"}}
     async with running(worker) as sidecar:
         for body in ({"tools": [{"type": "function", "function": now}], "tool_choice": "required"}, older):
             assert (await sidecar.chat(**body)).status == 200
-            request = sent(worker.requests[-1])
+            request = inputs_of(worker.requests[-1])
             assert b"%json" not in request["lark"][0]
             assert b"parameter=" not in request["lark"][0]
             assert b'"value"' not in request["prompt"][0]

@@ -10,8 +10,8 @@ from tests.wire.fake_worker import (
     FakeWorker,
     answers,
     echo,
+    inputs_of,
     message,
-    sent,
     whole,
 )
 from tests.wire.sidecar import running
@@ -48,17 +48,17 @@ async def test_a_completion_has_the_shape_of_the_openai_package() -> None:
         ([[1, 2], [3]], [{"prompt_token_ids": [1, 2]}, {"prompt_token_ids": [3]}]),
     ],
 )
-async def test_each_form_of_prompt(prompt: object, expected: list[dict[str, Any]]) -> None:
+async def test_each_form_of_prompt_becomes_its_tensors(prompt: object, expected: list[dict[str, Any]]) -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         reply = await sidecar.complete(prompt=prompt)
     assert reply.status == 200
     requests = sorted(worker.requests, key=lambda request: request.id)
-    assert [{**sent(request)} for request in requests] == [{**want, "max_tokens": [16]} for want in expected]
+    assert [{**inputs_of(request)} for request in requests] == [{**want, "max_tokens": [16]} for want in expected]
     assert len({request.id for request in requests}) == len(expected)
 
 
-async def test_choices_of_several_prompts_are_numbered_on_and_their_usage_is_summed() -> None:
+async def test_choices_of_several_prompts_are_numbered_consecutively_and_their_usage_is_summed() -> None:
     async with running(FakeWorker(echo)) as sidecar:
         reply = await sidecar.complete(prompt=["a", "b"], n=2)
     completion = exact(Completion, reply.json)
@@ -67,7 +67,7 @@ async def test_choices_of_several_prompts_are_numbered_on_and_their_usage_is_sum
     assert (completion.usage.prompt_tokens, completion.usage.completion_tokens) == (6, 8)
 
 
-async def test_more_prompts_than_are_in_flight_at_a_time() -> None:
+async def test_more_prompts_than_are_in_flight_at_a_time_are_answered() -> None:
     async with running(FakeWorker()) as sidecar:
         whole_reply = await sidecar.complete(prompt=[str(i) for i in range(50)])
         stream = await sidecar.complete(prompt=[str(i) for i in range(50)], stream=True)
@@ -79,7 +79,7 @@ async def test_more_prompts_than_are_in_flight_at_a_time() -> None:
 
 async def test_every_sampling_field_arrives_as_its_tensor() -> None:
     worker = FakeWorker()
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "max_tokens": 5,
         "temperature": 0.5,
         "top_p": 0.25,
@@ -92,50 +92,50 @@ async def test_every_sampling_field_arrives_as_its_tensor() -> None:
         "n": 2,
     }
     async with running(worker) as sidecar:
-        assert (await sidecar.complete(prompt="a", stop=["x", "é"], **given)).status == 200
-    expected = {name: [value] for name, value in given.items()}
-    assert sent(worker.requests[0]) == {**expected, "prompt": [b"a"], "stop": [b"x", "é".encode()]}
+        assert (await sidecar.complete(prompt="a", stop=["x", "é"], **fields)).status == 200
+    expected = {name: [value] for name, value in fields.items()}
+    assert inputs_of(worker.requests[0]) == {**expected, "prompt": [b"a"], "stop": [b"x", "é".encode()]}
 
 
-async def test_a_field_that_the_model_has_no_input_for_is_refused() -> None:
+async def test_a_field_for_which_the_model_has_no_input_is_refused() -> None:
     worker = FakeWorker(inputs=["prompt", "max_tokens"])
     async with running(worker) as sidecar:
         refused = await sidecar.complete(prompt="a", min_p=0.5)
         assert (await sidecar.complete(prompt=[1])).error["param"] == "prompt"
-        # These ask for what happens anyway.
+        # These values are the defaults.
         assert (await sidecar.complete(prompt="a", min_p=0, n=1, temperature=1)).status == 200
     assert refused.status == 400
     assert (refused.error["param"], refused.error["code"]) == ("min_p", "unsupported_parameter")
 
 
-async def test_a_default_of_ours_is_not_forced_on_a_model_without_that_input() -> None:
+async def test_a_default_of_ours_is_not_sent_to_a_model_without_that_input() -> None:
     worker = FakeWorker(inputs=["prompt"])
     async with running(worker) as sidecar:
         assert (await sidecar.complete(prompt="a")).status == 200
         assert (await sidecar.complete(prompt="a", max_tokens=3)).error["param"] == "max_tokens"
-    assert sent(worker.requests[0]) == {"prompt": [b"a"]}
+    assert inputs_of(worker.requests[0]) == {"prompt": [b"a"]}
 
 
 @pytest.mark.parametrize("unimplemented", [("ModelMetadata",), ("ModelConfig",), ("ModelMetadata", "ModelConfig")])
-async def test_a_backend_without_the_optional_calls(unimplemented: tuple[str, ...]) -> None:
+async def test_a_backend_without_the_optional_calls_is_supported(unimplemented: tuple[str, ...]) -> None:
     async with running(FakeWorker(unimplemented=unimplemented)) as sidecar:
         assert (await sidecar.complete(prompt="a", min_p=0.5)).status == 200
 
 
-async def test_a_backend_that_answers_raw() -> None:
+async def test_a_backend_that_sends_raw_contents_is_supported() -> None:
     raw = message((contract.TEXT, [b"x"]), (contract.FINISH_REASON, [b"stop"]), raw=True)
     async with running(FakeWorker(answers(raw))) as sidecar:
         reply = await sidecar.complete(prompt="a")
     assert reply.json["choices"][0]["text"] == "x"
-    assert reply.json["usage"] is None  # it told no counts, and none are made up
+    assert reply.json["usage"] is None  # the backend reports no counts
 
 
-async def test_an_answer_that_makes_no_sense_is_a_bad_gateway() -> None:
+async def test_a_malformed_response_is_a_bad_gateway() -> None:
     for response in (whole("a", "b"), message(), message((contract.SEED, [1]))):
         async with running(FakeWorker(answers(response))) as sidecar:
             reply = await sidecar.complete(prompt="a")
         assert (reply.status, reply.error["type"]) == (502, "server_error")
 
 
-async def test_inputs_are_those_of_the_contract() -> None:
+async def test_the_default_inputs_are_those_of_the_contract() -> None:
     assert set(ALL_INPUTS) == {spec.name for spec in contract.INPUTS}

@@ -26,7 +26,7 @@ from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 
 from openai_server.http.tls import TLS, Files, TLSError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, last, sent, serving, token, whole
+from tests.wire.fake_worker import FakeWorker, inputs_of, last_token, serving, token, whole
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
 
 BODY = json.dumps({"prompt": "a b", "stream": True}).encode()
@@ -166,7 +166,7 @@ async def test_a_running_response_has_no_timeout_even_if_a_second_request_has_be
     async def slowly(_: Any) -> AsyncIterator[Any]:
         yield token("one")
         await asyncio.sleep(2)
-        yield last("two")
+        yield last_token("two")
 
     async with started(*SLOW, worker=FakeWorker(stream=slowly)) as running, connected(running) as client:
         client.send(HEAD + BODY + b"GET /li")
@@ -196,11 +196,11 @@ async def test_slow_clients_do_not_delay_others() -> None:
 async def test_a_client_that_does_not_read_loses_its_slot(stream: bool) -> None:
     async def stream_answer(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         for _ in range(100):
-            yield token("x" * (100_000 if sent(request)["prompt"] == [b"much"] else 1))
-        yield last()
+            yield token("x" * (100_000 if inputs_of(request)["prompt"] == [b"much"] else 1))
+        yield last_token()
 
     async def whole_answer(request: ModelInferRequest) -> ModelInferResponse:
-        return whole("x" * (10_000_000 if sent(request)["prompt"] == [b"much"] else 1))
+        return whole("x" * (10_000_000 if inputs_of(request)["prompt"] == [b"much"] else 1))
 
     worker = FakeWorker(whole_answer, stream_answer)
     limits = ("--max-concurrency", "1", "--max-queue", "0", "--send-timeout", "0.5", "--keep-alive-timeout", "1")

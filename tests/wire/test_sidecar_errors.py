@@ -5,7 +5,7 @@ import pytest
 
 from openai_server.core.errors import GRPC_TO_HTTP
 from protos import contract
-from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, says
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, streams
 from tests.wire.sidecar import running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -17,7 +17,7 @@ STATUSES = [code.name for code in grpc.StatusCode if code is not grpc.StatusCode
 @pytest.mark.parametrize("stream", [False, True])
 async def test_each_grpc_status_has_an_http_status(status: str, stream: bool) -> None:
     refusal = Refusal(status, "what happened")
-    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+    async with running(FakeWorker(refuses(refusal), streams(fails=refusal))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=stream, model="tiny")
     http = GRPC_TO_HTTP[status]
     assert reply.status == http.status
@@ -37,7 +37,7 @@ async def test_the_error_names_the_field_that_became_the_refused_tensor(
     stream: bool, tensor: str, param: str | None
 ) -> None:
     refusal = Refusal("INVALID_ARGUMENT", "bad", tensor=tensor)
-    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+    async with running(FakeWorker(refuses(refusal), streams(fails=refusal))) as sidecar:
         reply = await sidecar.chat(stream=stream, max_completion_tokens=3)
     assert (reply.status, reply.error["param"]) == (400, param)
 
@@ -45,7 +45,7 @@ async def test_the_error_names_the_field_that_became_the_refused_tensor(
 @pytest.mark.parametrize("stream", [False, True])
 async def test_a_prompt_longer_than_the_context_is_refused(stream: bool) -> None:
     refusal = Refusal("INVALID_ARGUMENT", "300 tokens", reason=contract.REASON_CONTEXT_LENGTH)
-    async with running(FakeWorker(refuses(refusal), says(fails=refusal))) as sidecar:
+    async with running(FakeWorker(refuses(refusal), streams(fails=refusal))) as sidecar:
         completion = await sidecar.complete(prompt="x", stream=stream)
         chat = await sidecar.chat(stream=stream)
     assert [(reply.status, reply.error["code"], reply.error["param"]) for reply in (completion, chat)] == [
@@ -55,7 +55,7 @@ async def test_a_prompt_longer_than_the_context_is_refused(stream: bool) -> None
 
 
 async def test_a_stream_error_without_a_status_is_a_bad_gateway() -> None:
-    async with running(FakeWorker(stream=says(fails=Refusal("", "oops")))) as sidecar:
+    async with running(FakeWorker(stream=streams(fails=Refusal("", "oops")))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
     assert (reply.status, reply.error["message"]) == (502, "oops")
 

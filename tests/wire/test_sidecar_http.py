@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from openai_server.api import schemas
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, sent, whole
+from tests.wire.fake_worker import FakeWorker, inputs_of, whole
 from tests.wire.sidecar import running
 
 ENDPOINTS = [
@@ -176,4 +176,4 @@ async def test_any_json_is_answered_or_refused(body: Any, prompt: bool) -> None:
 
 
 async def quiet(request: ModelInferRequest) -> ModelInferResponse:
-    return whole(*["x"] * sent(request).get("n", [1])[0])
+    return whole(*["x"] * inputs_of(request).get("n", [1])[0])

@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, Refusal, echo, sent
+from tests.wire.fake_worker import FakeWorker, Refusal, echo, inputs_of
 from tests.wire.sidecar import Call, Reply, Sidecar, running
 
 TINY = {"prompt": "x", "model": "tiny"}
@@ -215,6 +215,6 @@ async def test_a_template_that_was_replaced_behind_a_proxy_is_found() -> None:
         failing, worker.parameters = False, {"chat_template": "new"}
         async with asyncio.timeout(30):  # takes a second
             while True:
-                if (await sidecar.chat()).status == 200 and sent(worker.requests[-1])["prompt"] == [b"new"]:
+                if (await sidecar.chat()).status == 200 and inputs_of(worker.requests[-1])["prompt"] == [b"new"]:
                     return
                 await asyncio.sleep(0.1)

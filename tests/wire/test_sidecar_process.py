@@ -23,7 +23,7 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.ops.client import ask, get
 from tests.wire.exposition import Scrape
-from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last, serving, token
+from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last_token, serving, token
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
@@ -148,7 +148,7 @@ async def test_sigterm_lets_the_running_response_finish(workers: int) -> None:
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         yield token("one")
         await may_end.wait()
-        yield last("two")
+        yield last_token("two")
 
     async with (
         serving(FakeWorker(stream=stream)) as worker_port,
@@ -328,7 +328,7 @@ async def test_health_and_metrics_on_their_own_port(workers: int) -> None:
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         yield token("one")
         await may_end.wait()
-        yield last("two")
+        yield last_token("two")
 
     options = ("--admin-port", "0", "--log-format", "json")
     async with (

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from tests.wire.fake_worker import ALL_INPUTS, FakeWorker, says, sent, token, whole
+from tests.wire.fake_worker import ALL_INPUTS, FakeWorker, inputs_of, streams, token, whole
 from tests.wire.fake_worker import answers as always
-from tests.wire.fake_worker import last as end
+from tests.wire.fake_worker import last_token as end
 from tests.wire.sidecar import Sidecar, running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -56,13 +56,13 @@ async def tensors_for(worker: FakeWorker, **body: Any) -> list[dict[str, Any]]:
                 await sidecar.chat(stream=stream, **body),
             ):
                 assert reply.status == 200, reply.body
-    return [sent(request) for request in worker.requests]
+    return [inputs_of(request) for request in worker.requests]
 
 
 @pytest.mark.parametrize("form", FORMS)
 async def test_every_form_is_closed_and_lenient_unless_strict(form: str) -> None:
     body, lenient = FORMS[form]
-    for tensors in await tensors_for(FakeWorker(always(whole("{}")), says(token("{}"), end())), **body):
+    for tensors in await tensors_for(FakeWorker(always(whole("{}")), streams(token("{}"), end())), **body):
         assert json.loads(tensors["json_schema"][0]) == CLOSED
         assert tensors.get("lenient_schema") == ([True] if lenient else None)
 
@@ -101,7 +101,7 @@ async def test_each_prompt_gets_the_schema() -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         assert (await sidecar.complete(prompt=["a", "b", "c"], json_schema=PERSON)).status == 200
-    assert [json.loads(sent(request)["json_schema"][0]) for request in worker.requests] == [CLOSED] * 3
+    assert [json.loads(inputs_of(request)["json_schema"][0]) for request in worker.requests] == [CLOSED] * 3
 
 
 async def test_the_field_is_refused_if_the_backend_takes_no_schema() -> None:
@@ -116,7 +116,7 @@ async def test_the_field_is_refused_if_the_backend_takes_no_schema() -> None:
 async def grammar(sidecar: Sidecar, worker: FakeWorker, **body: Any) -> str:
     reply = await sidecar.chat(**body)
     assert reply.status == 200, reply.body
-    lark: bytes = sent(worker.requests[-1])["lark"][0]
+    lark: bytes = inputs_of(worker.requests[-1])["lark"][0]
     return lark.decode()
 
 
@@ -156,4 +156,4 @@ async def test_the_template_shows_a_tools_parameters_as_they_were_sent() -> None
     async with running(worker) as sidecar:
         reply = await sidecar.chat(tools=[{"type": "function", "function": function}])
     assert reply.status == 200, reply.body
-    assert b"additionalProperties" not in sent(worker.requests[-1])["prompt"][0]
+    assert b"additionalProperties" not in inputs_of(worker.requests[-1])["prompt"][0]

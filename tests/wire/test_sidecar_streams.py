@@ -6,14 +6,14 @@ from openai.types import Completion
 
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last, message, says, token
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last_token, message, streams, token
 from tests.wire.sidecar import running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
 
 
 async def test_a_stream_of_completions_has_a_finish_reason_in_the_last_chunk() -> None:
-    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+    async with running(FakeWorker(stream=streams(token("a"), last_token("b")))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
     # Before the last chunk the API sends a null reason, which the package's type doesn't allow.
     Completion.model_validate(reply.events[-1], strict=True)
@@ -24,7 +24,7 @@ async def test_a_stream_of_completions_has_a_finish_reason_in_the_last_chunk() -
 
 
 async def test_a_stream_that_generates_nothing_has_only_a_finish_reason() -> None:
-    async with running(FakeWorker(stream=says(last("", reason="length")))) as sidecar:
+    async with running(FakeWorker(stream=streams(last_token("", reason="length")))) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True, max_tokens=0)
         chat = await sidecar.chat(stream=True)
     assert [event["choices"][0]["finish_reason"] for event in reply.events] == ["length"]
@@ -37,7 +37,7 @@ async def test_the_streams_of_several_prompts_are_merged_as_they_arrive() -> Non
     async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         if request.id.endswith("-0"):
             await second_has_answered.wait()  # prompt 0 is answered only after prompt 1
-        yield last("x")
+        yield last_token("x")
         second_has_answered.set()
 
     async with running(FakeWorker(stream=stream)) as sidecar:
@@ -48,14 +48,14 @@ async def test_the_streams_of_several_prompts_are_merged_as_they_arrive() -> Non
 
 async def test_a_failure_before_the_first_token_has_its_own_status() -> None:
     refusal = Refusal("RESOURCE_EXHAUSTED", "the queue is full", reason="queue_full")
-    async with running(FakeWorker(stream=says(fails=refusal))) as sidecar:
+    async with running(FakeWorker(stream=streams(fails=refusal))) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert (reply.status, reply.headers["retry-after"]) == (429, "1")
     assert (reply.error["message"], reply.error["code"]) == ("the queue is full", "queue_full")
 
 
 async def test_a_failure_after_the_first_token_is_an_event() -> None:
-    async with running(FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))) as sidecar:
+    async with running(FakeWorker(stream=streams(token("a"), fails=Refusal("INTERNAL", "secret")))) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert reply.status == 200
     assert reply.events[-1] == {
@@ -84,14 +84,14 @@ async def test_one_failing_prompt_of_several_ends_the_others() -> None:
 
 
 async def test_a_stream_that_ends_before_its_choices_is_a_failure() -> None:
-    async with running(FakeWorker(stream=says(token("a")), step_batches=False)) as sidecar:
+    async with running(FakeWorker(stream=streams(token("a")), step_batches=False)) as sidecar:
         reply = await sidecar.chat(stream=True)
     assert "ended the stream early" in reply.events[-1]["error"]["message"]
 
 
 async def test_a_backend_that_sends_only_the_final_flag_is_supported() -> None:
     response = message((contract.TOKEN, [b"all"]), final=True)
-    async with running(FakeWorker(stream=says(response), step_batches=False)) as sidecar:
+    async with running(FakeWorker(stream=streams(response), step_batches=False)) as sidecar:
         reply = await sidecar.complete(prompt="x", stream=True)
     assert [event["choices"][0] for event in reply.events] == [
         {"index": 0, "text": "all", "logprobs": None, "finish_reason": None}
@@ -103,7 +103,7 @@ async def test_pings_are_sent_while_the_backend_is_silent() -> None:
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         await may_answer.wait()
-        yield last("x")
+        yield last_token("x")
 
     async with running(FakeWorker(stream=stream), ping_interval=0.01) as sidecar:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": True})

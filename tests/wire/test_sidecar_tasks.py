@@ -17,7 +17,7 @@ from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.shapes import exact
-from tests.wire.fake_worker import FakeWorker, Infer, Refusal, hangs, message, refuses, sent
+from tests.wire.fake_worker import FakeWorker, Infer, Refusal, hangs, inputs_of, message, refuses
 from tests.wire.sidecar import Sidecar, running
 
 EVERYTHING = {spec.name for task in contract.TASKS.values() for spec in task.inputs}
@@ -29,7 +29,7 @@ def task_of(request: ModelInferRequest) -> str:
 
 async def infer(request: ModelInferRequest) -> ModelInferResponse:
     """An embedding is [tokens or bytes of the prompt, 0.5]; a score, the document as a number; a token, a byte."""
-    tensors = sent(request)
+    tensors = inputs_of(request)
     match task_of(request):
         case contract.TASK_EMBED:
             n = len(tensors["prompt"][0]) if "prompt" in tensors else len(tensors["prompt_token_ids"])
@@ -103,7 +103,7 @@ async def test_every_field_of_embeddings_arrives_as_its_tensor() -> None:
             encoding_format="base64",
         )
     assert struct.unpack("<2f", base64.b64decode(response["data"][0]["embedding"])) == (1.0, 0.5)
-    assert sent(backend.requests[0]) == {
+    assert inputs_of(backend.requests[0]) == {
         "prompt": [b"x"],
         "dimensions": [2],
         "normalize": [False],
@@ -142,14 +142,14 @@ async def test_a_reranks_priority_applies_to_each_document() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         await post(sidecar, "/v1/rerank", query="x", documents=["1", "2"], priority=4)
-    assert [sent(request)["priority"] for request in backend.requests] == [[4], [4]]
+    assert [inputs_of(request)["priority"] for request in backend.requests] == [[4], [4]]
 
 
 async def test_fields_that_are_not_set_are_left_to_the_model() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         await post(sidecar, "/v1/embeddings", input=[1])
-    assert sent(backend.requests[0]) == {"prompt_token_ids": [1]}
+    assert inputs_of(backend.requests[0]) == {"prompt_token_ids": [1]}
 
 
 async def test_many_inputs_keep_their_order_and_are_not_all_sent_at_once() -> None:
@@ -180,7 +180,7 @@ async def test_documents_are_sorted_by_their_scores() -> None:
             results = [(result["index"], result["relevance_score"]) for result in response["results"]]
             assert results == [(1, 3.0), (2, 2.0)]
             assert response["usage"] == {"prompt_tokens": 9, "total_tokens": 9}
-    assert all(sent(request)["prompt"] == [b"q"] for request in backend.requests)
+    assert all(inputs_of(request)["prompt"] == [b"q"] for request in backend.requests)
 
 
 # ---- Tokens
@@ -198,7 +198,7 @@ async def test_tokenize_in_the_form_of_llama_server() -> None:
         {"id": 0xC3, "piece": [0xC3]},
         {"id": 0xA9, "piece": [0xA9]},
     ]
-    assert [(sent(r)["add_special"], sent(r)["parse_special"]) for r in backend.requests] == [
+    assert [(inputs_of(r)["add_special"], inputs_of(r)["parse_special"]) for r in backend.requests] == [
         ([False], [True]),
         ([True], [False]),
     ]
@@ -213,7 +213,7 @@ async def test_tokenize_in_the_form_of_vllm() -> None:
         assert response == {"count": 2, "max_model_len": 2048, "tokens": [104, 33], "token_strs": ["h", "!"]}
         failed = await refused(sidecar, "/tokenize", messages=[{"role": "user", "content": [{"type": "x"}]}])
         assert failed[:2] == (400, "messages[0].content[0].type")
-    assert [sent(request)["add_special"] for request in backend.requests] == [[True], [False]]
+    assert [inputs_of(request)["add_special"] for request in backend.requests] == [[True], [False]]
 
 
 async def test_an_empty_text_has_no_tokens_and_invalid_bytes_are_replaced() -> None:
@@ -394,7 +394,7 @@ async def test_a_client_that_disconnects_cancels_its_calls() -> None:
 
 async def test_the_first_failure_ends_the_request_and_its_other_calls() -> None:
     async def one_fails(request: ModelInferRequest) -> ModelInferResponse:
-        if sent(request)["prompt"] == [b"bad"]:
+        if inputs_of(request)["prompt"] == [b"bad"]:
             raise Refusal("RESOURCE_EXHAUSTED", "full", reason=contract.REASON_QUEUE_FULL)
         return await hangs(request)
 

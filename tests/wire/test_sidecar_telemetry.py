@@ -1,4 +1,4 @@
-"""What operators see of the sidecar: metrics, ids, access lines, spans."""
+"""Telemetry of the sidecar: metrics, ids, access lines, spans."""
 
 import asyncio
 import json
@@ -21,10 +21,10 @@ from tests.wire.fake_worker import (
     Refusal,
     answers,
     hangs_midway,
-    last,
+    last_token,
     refuses,
-    says,
     serving,
+    streams,
     token,
     whole,
 )
@@ -36,7 +36,7 @@ STREAM = {"prompt": "x", "stream": True}
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 
 
-async def scraped(sidecar: Sidecar) -> Scrape:
+async def scrape_metrics(sidecar: Sidecar) -> Scrape:
     reply = await sidecar.get("/metrics")
     assert reply.status == 200
     assert reply.headers["content-type"].startswith("text/plain; version=0.0.4")
@@ -55,7 +55,7 @@ async def test_requests_are_counted_by_endpoint_model_and_status() -> None:
         await sidecar.chat(model="llamacpp")
         await sidecar.complete(prompt="x", model="made-up")
         await sidecar.complete()
-        scrape = await scraped(sidecar)
+        scrape = await scrape_metrics(sidecar)
     requests = "openai_server_requests_total"
     assert scrape.value(requests, endpoint="/v1/completions", model="tiny", status="200") == 4
     assert scrape.value(requests, endpoint="/v1/chat/completions", model="tiny", status="200") == 1
@@ -64,22 +64,22 @@ async def test_requests_are_counted_by_endpoint_model_and_status() -> None:
     assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
 
 
-async def test_what_clients_make_up_makes_no_series() -> None:
+async def test_unknown_paths_and_models_add_no_series() -> None:
     async with running(FakeWorker()) as sidecar:
-        before = len((await scraped(sidecar)).series("openai_server_requests_total"))
+        before = len((await scrape_metrics(sidecar)).series("openai_server_requests_total"))
         for k in range(20):
             await sidecar.get(f"/made/up/{k}")
             await sidecar.get(f"/v1/models/made-up-{k}")
             await sidecar.complete(prompt="x", model=f"made-up-{k}")
-        after = (await scraped(sidecar)).series("openai_server_requests_total")
+        after = (await scrape_metrics(sidecar)).series("openai_server_requests_total")
     added = [labels for labels in after if labels["endpoint"] != "/metrics"]
     assert (before, len(added)) == (0, 3)
 
 
-async def test_tokens_and_times_of_a_stream() -> None:
-    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+async def test_tokens_and_durations_of_a_stream_are_measured() -> None:
+    async with running(FakeWorker(stream=streams(token("a"), last_token("b")))) as sidecar:
         await sidecar.complete(**STREAM)
-        scrape = await scraped(sidecar)
+        scrape = await scrape_metrics(sidecar)
     labels = {"gen_ai_operation_name": "text_completion", "gen_ai_request_model": "tiny"}
     assert scrape.value("openai_server_prompt_tokens_total", model="tiny") == 3
     assert scrape.value("openai_server_cached_tokens_total", model="tiny") == 1
@@ -89,31 +89,31 @@ async def test_tokens_and_times_of_a_stream() -> None:
     for name in ("request_duration", "time_to_first_token", "time_per_output_token"):
         assert scrape.value(f"gen_ai_server_{name}_seconds_count", **labels) == 1, name
         assert scrape.value(f"gen_ai_server_{name}_seconds_bucket", le="+Inf", **labels) == 1, name
-    first = scrape.value("gen_ai_server_time_to_first_token_seconds_sum")
-    assert 0 < first < scrape.value("gen_ai_server_request_duration_seconds_sum")
+    first_token = scrape.value("gen_ai_server_time_to_first_token_seconds_sum")
+    assert 0 < first_token < scrape.value("gen_ai_server_request_duration_seconds_sum")
 
 
-async def test_a_whole_answer_has_tokens_but_no_first_one() -> None:
+async def test_a_whole_response_has_tokens_but_no_time_to_first_token() -> None:
     async with running(FakeWorker()) as sidecar:
         await sidecar.chat(n=2)
         await sidecar.send("POST", "/v1/embeddings", {"input": "x", "model": "made-up"})
-        scrape = await scraped(sidecar)
+        scrape = await scrape_metrics(sidecar)
     assert scrape.value("openai_server_completion_tokens_total", endpoint="/v1/chat/completions") == 4
     assert scrape.value("gen_ai_server_request_duration_seconds_count", gen_ai_operation_name="chat") == 1
     assert scrape.value("gen_ai_server_request_duration_seconds_count", error_type="404") == 1
     assert scrape.value("gen_ai_server_time_to_first_token_seconds_count") == 0
 
 
-async def test_running_and_waiting() -> None:
-    may_speak, may_end = asyncio.Event(), asyncio.Event()
+async def test_running_requests_and_those_without_a_token_are_counted() -> None:
+    may_start, may_end = asyncio.Event(), asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-        await may_speak.wait()
+        await may_start.wait()
         yield token("one")
         await may_end.wait()
-        yield last("two")
+        yield last_token("two")
 
-    def counted(scrape: Scrape) -> tuple[float, float]:
+    def running_and_waiting(scrape: Scrape) -> tuple[float, float]:
         endpoint = {"endpoint": "/v1/completions"}
         waiting = scrape.value("openai_server_requests_waiting", **endpoint)
         return scrape.value("openai_server_requests_running", **endpoint), waiting
@@ -122,17 +122,17 @@ async def test_running_and_waiting() -> None:
     async with running(worker) as sidecar:
         call = sidecar.start("POST", "/v1/completions", STREAM)
         await worker.arrived.get()
-        assert counted(await scraped(sidecar)) == (1, 1)
-        may_speak.set()
+        assert running_and_waiting(await scrape_metrics(sidecar)) == (1, 1)
+        may_start.set()
         await call.until(b"one")
-        assert counted(await scraped(sidecar)) == (1, 0)
+        assert running_and_waiting(await scrape_metrics(sidecar)) == (1, 0)
         may_end.set()
         await call.task
-        assert counted(await scraped(sidecar)) == (0, 0)
+        assert running_and_waiting(await scrape_metrics(sidecar)) == (0, 0)
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_places_and_the_queue_for_them(stream: bool) -> None:
+async def test_slots_and_their_queue_are_measured(stream: bool) -> None:
     may_end = asyncio.Semaphore(0)
 
     async def infer(_: ModelInferRequest) -> ModelInferResponse:
@@ -141,52 +141,54 @@ async def test_places_and_the_queue_for_them(stream: bool) -> None:
 
     async def generate(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
         await may_end.acquire()
-        yield last("x")
+        yield last_token("x")
 
-    async def counted() -> tuple[float, float, float]:
-        scrape = await scraped(sidecar)
+    async def admitted_queued_and_waits() -> tuple[float, float, float]:
+        scrape = await scrape_metrics(sidecar)
         names = ("requests_admitted", "requests_queued", "queue_seconds_count")
         first, second, third = (scrape.value(f"openai_server_{name}") for name in names)
         return first, second, third
 
     worker = FakeWorker(infer, generate)
     async with running(worker, max_concurrency=1, max_queue=2) as sidecar:
-        assert await counted() == (0, 0, 0)
+        assert await admitted_queued_and_waits() == (0, 0, 0)
         calls = []
         for k in range(3):
             calls.append(sidecar.start("POST", "/v1/completions", {"prompt": "x", "stream": stream}))
-            while (await counted())[:2] != (1, k):  # noqa: ASYNC110
+            while (await admitted_queued_and_waits())[:2] != (1, k):  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert (await sidecar.complete(prompt="x", stream=stream)).status == 429
-        calls[2].disconnect()  # who leaves the queue has waited as well
+        calls[2].disconnect()  # a request that leaves the queue counts as one that waited
         await calls[2].task
-        assert await counted() == (1, 1, 1)
+        assert await admitted_queued_and_waits() == (1, 1, 1)
         for _ in range(2):
             may_end.release()
         for call in calls[:2]:
             await call.task
             assert call.reply.status == 200
-        assert await counted() == (0, 0, 2)
-        assert (await scraped(sidecar)).value("openai_server_queue_seconds_sum") > 0
+        assert await admitted_queued_and_waits() == (0, 0, 2)
+        assert (await scrape_metrics(sidecar)).value("openai_server_queue_seconds_sum") > 0
 
 
-async def test_a_stream_that_fails_midway_counts_as_failed_and_one_whose_client_left_as_499() -> None:
-    failing = FakeWorker(stream=says(token("a"), fails=Refusal("INTERNAL", "secret")))
+async def test_a_stream_that_fails_midway_counts_as_failed_and_a_cancelled_one_as_499() -> None:
+    failing = FakeWorker(stream=streams(token("a"), fails=Refusal("INTERNAL", "secret")))
     async with running(failing) as sidecar:
         assert (await sidecar.complete(**STREAM)).status == 200
-        assert (await scraped(sidecar)).value("openai_server_requests_total", status="500", model="tiny") == 1
+        assert (await scrape_metrics(sidecar)).value("openai_server_requests_total", status="500", model="tiny") == 1
     async with running(FakeWorker(stream=hangs_midway)) as sidecar:
         call = sidecar.start("POST", "/v1/completions", STREAM)
         await call.until(b"one")
         call.disconnect()
         await call.task
-        scrape = await scraped(sidecar)
+        scrape = await scrape_metrics(sidecar)
         assert scrape.value("openai_server_requests_total", status="499", model="tiny") == 1
         assert scrape.value("openai_server_requests_running", endpoint="/v1/completions") == 0
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_the_tokens_of_a_stream_that_was_cut_off(caplog: pytest.LogCaptureFixture, fails: bool) -> None:
+async def test_the_delivered_tokens_of_an_unfinished_stream_are_counted(
+    caplog: pytest.LogCaptureFixture, fails: bool
+) -> None:
     caplog.set_level(logging.INFO)
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
@@ -204,7 +206,7 @@ async def test_the_tokens_of_a_stream_that_was_cut_off(caplog: pytest.LogCapture
         if not fails:
             call.disconnect()
         await call.task
-        scrape = await scraped(sidecar)
+        scrape = await scrape_metrics(sidecar)
     assert scrape.value("openai_server_completion_tokens_total", model="tiny") == 3
     assert scrape.value("openai_server_prompt_tokens_total") == 0
     assert scrape.value("gen_ai_client_token_usage_count") == 0
@@ -215,7 +217,7 @@ async def test_the_tokens_of_a_stream_that_was_cut_off(caplog: pytest.LogCapture
     assert dict(span.attributes or {})["gen_ai.usage.output_tokens"] == 3
 
 
-async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() -> None:
+async def test_with_an_admin_port_health_and_metrics_are_not_on_the_api() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
         for path in ("/metrics", "/livez", "/readyz", "/health"):
             assert (await sidecar.get(path)).status == 404, path
@@ -226,28 +228,28 @@ async def test_with_a_port_of_their_own_health_and_metrics_are_not_on_the_api() 
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_id_of_the_client_goes_all_the_way(stream: bool) -> None:
+async def test_the_clients_request_id_reaches_the_backend_and_the_response(stream: bool) -> None:
     worker = FakeWorker()
     headers = {"x-request-id": "mine-1", "traceparent": PARENT, "tracestate": "vendor=1"}
     async with running(worker) as sidecar:
         reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
     assert reply.headers["x-request-id"] == "mine-1"
     if stream and worker.step_batches:
-        told = {name: value.string_param for name, value in worker.requests[0].parameters.items()}
-        assert (told["anyserve_request_id"], told["anyserve_traceparent"]) == ("mine-1", PARENT)
-        assert told["anyserve_tracestate"] == "vendor=1"
+        parameters = {name: value.string_param for name, value in worker.requests[0].parameters.items()}
+        assert (parameters["anyserve_request_id"], parameters["anyserve_traceparent"]) == ("mine-1", PARENT)
+        assert parameters["anyserve_tracestate"] == "vendor=1"
     else:
         assert set(headers.items()) <= set(worker.metadata[0])
         assert "anyserve_request_id" not in worker.requests[0].parameters
 
 
-async def test_an_id_that_is_not_sane_is_replaced() -> None:
+async def test_an_invalid_request_id_is_replaced() -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.send("POST", "/v1/completions", {"prompt": "x"}, {"x-request-id": "two words"})
     assert reply.headers["x-request-id"].startswith("req_")
 
 
-async def test_errors_have_the_id_too() -> None:
+async def test_errors_have_the_request_id_too() -> None:
     async with running(FakeWorker()) as sidecar:
         for path in ("/v1/completions", "/nowhere"):
             reply = await sidecar.send("POST", path, b"{", {"x-request-id": "mine"})
@@ -258,15 +260,15 @@ async def test_errors_have_the_id_too() -> None:
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[tuple[str, dict[str, Any]]]:
-    found = [record for record in caplog.records if record.name == "openai_server.access"]
-    return [(record.getMessage(), record.__dict__["fields"]) for record in found]
+    records = [record for record in caplog.records if record.name == "openai_server.access"]
+    return [(record.getMessage(), record.__dict__["fields"]) for record in records]
 
 
-async def test_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
+async def test_each_request_is_one_line_without_its_text_or_key(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    secret = "the prompt that nobody may read"
+    secret = "the prompt that no log may contain"
     headers = {"x-request-id": "mine", "authorization": "Bearer sk-secret-key"}
-    async with running(FakeWorker(stream=says(token("a"), last("b")))) as sidecar:
+    async with running(FakeWorker(stream=streams(token("a"), last_token("b")))) as sidecar:
         await sidecar.send("POST", "/v1/completions", {"prompt": secret, "stream": True}, headers)
         await sidecar.send("POST", "/v1/completions", {"prompt": secret, "model": "none"}, headers)
         await sidecar.get("/readyz")
@@ -290,27 +292,25 @@ async def test_one_line_a_request(caplog: pytest.LogCaptureFixture) -> None:
     assert failed == {"status": 404, "request_id": "mine", "endpoint": "/v1/completions", "client": "127.0.0.1"}
     for record in caplog.records:
         if record.name.startswith("openai_server"):
-            said = json.dumps({key: str(value) for key, value in record.__dict__.items()})
-            assert secret not in said + record.getMessage()
-            assert "sk-secret-key" not in said + record.getMessage()
+            fields_text = json.dumps({key: str(value) for key, value in record.__dict__.items()})
+            assert secret not in fields_text + record.getMessage()
+            assert "sk-secret-key" not in fields_text + record.getMessage()
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_line_has_the_finish_reason_that_the_client_was_told(
-    caplog: pytest.LogCaptureFixture, stream: bool
-) -> None:
+async def test_the_line_has_the_finish_reason_of_the_response(caplog: pytest.LogCaptureFixture, stream: bool) -> None:
     caplog.set_level(logging.INFO)
     call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
     tools = [{"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {}}}}]
-    async with running(FakeWorker(infer=answers(whole(call)), stream=says(last(call)))) as sidecar:
+    async with running(FakeWorker(infer=answers(whole(call)), stream=streams(last_token(call)))) as sidecar:
         reply = await sidecar.chat(tools=tools, stream=stream)
     assert reply.status == 200, reply.body
-    told = reply.events[-1]["choices"][0] if stream else reply.json["choices"][0]
+    choice = reply.events[-1]["choices"][0] if stream else reply.json["choices"][0]
     [(_, fields)] = lines(caplog)
-    assert fields["finish_reason"] == told["finish_reason"] == "tool_calls"
+    assert fields["finish_reason"] == choice["finish_reason"] == "tool_calls"
 
 
-async def test_no_line_if_there_are_to_be_none(caplog: pytest.LogCaptureFixture) -> None:
+async def test_without_an_access_log_there_is_no_line(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     async with running(FakeWorker(), access_log=False) as sidecar:
         await sidecar.complete(prompt="x")
@@ -330,7 +330,7 @@ def spans_to(exporter: InMemorySpanExporter) -> Observer:
     return Observer(log_access=False, tracer=Tracer(exporting(exporter)))
 
 
-async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_span() -> None:
+async def test_a_span_belongs_to_the_clients_trace_and_the_call_to_the_span() -> None:
     exporter, worker = InMemorySpanExporter(), FakeWorker()
     async with serving(worker) as port, app_for(port, observer=spans_to(exporter)) as sidecar:
         began = time.perf_counter()
@@ -340,17 +340,17 @@ async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_spa
             {"messages": [{"role": "user", "content": "x"}]},
             {"traceparent": PARENT, "x-request-id": "mine"},
         )
-        taken = time.perf_counter() - began
+        duration = time.perf_counter() - began
         await sidecar.get("/readyz")
     [span] = exporter.get_finished_spans()
     assert span.start_time is not None
     assert span.end_time is not None
-    assert span.end_time - span.start_time <= taken * 1e9, "it ends with the request, not when it is told of"
+    assert span.end_time - span.start_time <= duration * 1e9, "the span ends with the request, not when it is reported"
     assert span.name == "POST /v1/chat/completions"
     assert span.parent is not None
     assert f"{span.parent.trace_id:032x}-{span.parent.span_id:016x}" in PARENT
-    told = dict(worker.metadata[0])["traceparent"]
-    assert told == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01"
+    traceparent = dict(worker.metadata[0])["traceparent"]
+    assert traceparent == f"00-{span.context.trace_id:032x}-{span.context.span_id:016x}-01"
     attributes = dict(span.attributes or {})
     assert attributes["gen_ai.operation.name"] == "chat"
     assert attributes["gen_ai.request.model"] == "tiny"
@@ -359,7 +359,7 @@ async def test_a_span_belongs_to_the_trace_of_the_client_and_the_call_to_the_spa
     assert attributes["anyserve.request_id"] == "mine"
 
 
-async def test_a_failure_is_a_failed_span() -> None:
+async def test_a_failed_request_is_a_failed_span() -> None:
     exporter = InMemorySpanExporter()
     worker = FakeWorker(infer=refuses(Refusal("UNAVAILABLE", "away")))
     async with serving(worker) as port, app_for(port, observer=spans_to(exporter)) as sidecar:

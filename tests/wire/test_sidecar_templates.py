@@ -1,4 +1,5 @@
-"""Chat templates that are costly or impossible to compile: once, beside everything else, and clearly refused."""
+"""Chat templates that are expensive or impossible to compile: compiled once, beside the event loop, or clearly
+refused."""
 
 import asyncio
 import logging
@@ -7,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.wire.fake_worker import FakeWorker, sent
+from tests.wire.fake_worker import FakeWorker, inputs_of
 from tests.wire.sidecar import running
 
 LIST = "{{ [" + "1," * (1 << 19) + "] }}"
@@ -36,9 +37,9 @@ async def test_a_template_that_cant_be_compiled_is_refused(name: str, parameter:
             assert (reply.status, reply.error["code"]) == (400, "chat_template_failed")
             assert reply.error["message"].startswith("The chat template can't be compiled: ")
             assert problem in reply.error["message"]
-        assert (await sidecar.complete(prompt="x")).status == 200  # completions have no template
+        assert (await sidecar.complete(prompt="x")).status == 200  # completions use no template
         if tools:
-            assert (await sidecar.chat()).status == 200  # nor do chats without tools have this one
+            assert (await sidecar.chat()).status == 200  # chats without tools use another one
 
 
 @pytest.mark.parametrize("name", ["128 KiB of outputs", "a syntax error"])
@@ -52,29 +53,29 @@ async def test_a_template_that_cant_be_compiled_costs_one_attempt(name: str, cap
     assert [problem in record.message for record in caplog.records if "compiled" in record.message] == [True]
 
 
-async def test_everything_else_goes_on_while_a_template_is_compiled() -> None:
-    # As much as the limits allow.
+async def test_other_requests_are_answered_while_a_template_is_compiled() -> None:
+    # As much output as the limits allow.
     source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if false %}" + "{{ a }}" * 3900 + "{% endif %}"
     worker = FakeWorker(parameters={"chat_template": source})
     async with running(worker) as sidecar:
         chats = [sidecar.start("POST", "/v1/chat/completions", {"messages": [MESSAGE]}) for _ in range(50)]
-        meanwhile = 0
+        n_meanwhile = 0
         while not chats[0].task.done():
             assert (await sidecar.get("/livez")).status == 200
             assert (await sidecar.complete(prompt="x")).status == 200
-            meanwhile += 1
-        assert meanwhile > 1
+            n_meanwhile += 1
+        assert n_meanwhile > 1
         chats[1].disconnect()
         for call in chats:
             await asyncio.wait_for(call.task, 30)
         assert [call.reply.status for call in chats[2:]] == [200] * 48
-    assert [b"hi"] in [sent(request)["prompt"] for request in worker.requests]
+    assert [b"hi"] in [inputs_of(request)["prompt"] for request in worker.requests]
 
 
 MESSAGE = {"role": "user", "content": "hi"}
 
 
-async def test_the_client_that_came_first_may_leave() -> None:
+async def test_compilation_continues_if_the_first_client_disconnects() -> None:
     async with running(FakeWorker(parameters={"chat_template": "{{ messages[0].content }}"})) as sidecar:
         first, second = (sidecar.start("POST", "/v1/chat/completions", {"messages": [MESSAGE]}) for _ in range(2))
         await asyncio.sleep(0)
@@ -99,7 +100,7 @@ async def test_the_client_that_came_first_may_leave() -> None:
     ],
 )
 async def test_constants_are_not_evaluated_while_compiling(bomb: str) -> None:
-    """They are refused when they are rendered, and harmless where they are not."""
+    """Rendering refuses them; where they are not rendered they do no harm."""
     async with running(FakeWorker(parameters={"chat_template": bomb})) as sidecar:
         reply = await sidecar.chat()
         assert (reply.status, reply.error["code"]) == (400, "chat_template_failed")
@@ -109,7 +110,7 @@ async def test_constants_are_not_evaluated_while_compiling(bomb: str) -> None:
         assert (await sidecar.chat(MESSAGE, MESSAGE)).status == 400
 
 
-async def test_an_operators_template_that_cant_be_compiled_is_refused_at_the_start(tmp_path: Path) -> None:
+async def test_an_operators_template_that_cant_be_compiled_is_refused_at_startup(tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     for name in ("a syntax error", "256 KiB of outputs", "128 KiB of outputs"):
         source, problem = REFUSED[name]
@@ -118,7 +119,7 @@ async def test_an_operators_template_that_cant_be_compiled_is_refused_at_the_sta
             *(sys.executable, "-m", "openai_server", "--port", "0", "--chat-template", str(path)),
             stderr=asyncio.subprocess.PIPE,
         )
-        _, written = await asyncio.wait_for(process.communicate(), 60)
+        _, output = await asyncio.wait_for(process.communicate(), 60)
         assert process.returncode == 1
-        assert written.decode().startswith("Error: --chat-template: the chat template can't be compiled: ")
-        assert problem in written.decode()
+        assert output.decode().startswith("Error: --chat-template: the chat template can't be compiled: ")
+        assert problem in output.decode()

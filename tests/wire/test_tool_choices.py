@@ -1,10 +1,10 @@
-"""What a request may say of the tools that the model has to call, and of those that it may: over HTTP."""
+"""Which tools a request allows or requires the model to call, over HTTP."""
 
 from typing import Any
 
 import pytest
 
-from tests.wire.fake_worker import FakeWorker, sent
+from tests.wire.fake_worker import FakeWorker, inputs_of
 from tests.wire.sidecar import running
 
 F = {"name": "f", "parameters": {"type": "object", "properties": {"a": {"type": "integer"}}}}
@@ -44,7 +44,9 @@ REFUSED: dict[str, tuple[dict[str, Any], str]] = {
 
 @pytest.mark.parametrize(("fields", "param"), REFUSED.values(), ids=REFUSED)
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_choice_that_no_call_can_meet(fields: dict[str, Any], param: str, stream: bool) -> None:
+async def test_a_tool_choice_that_no_call_can_satisfy_is_refused(
+    fields: dict[str, Any], param: str, stream: bool
+) -> None:
     async with running(FakeWorker()) as sidecar:
         reply = await sidecar.chat(stream=stream, **fields)
         rendered = await sidecar.send(
@@ -65,17 +67,17 @@ async def test_a_choice_that_no_call_can_meet(fields: dict[str, Any], param: str
         {"function_call": "none", "functions": [F]},
     ],
 )
-async def test_where_nothing_may_be_called_the_model_hears_of_no_tools(fields: dict[str, Any]) -> None:
+async def test_where_no_call_is_possible_the_prompt_contains_no_tools(fields: dict[str, Any]) -> None:
     worker = FakeWorker()
     async with running(worker) as sidecar:
         reply = await sidecar.chat(**fields)
         assert reply.status == 200, reply.body
         plain = await sidecar.chat()
-    assert sent(worker.requests[0]) == sent(worker.requests[1])
+    assert inputs_of(worker.requests[0]) == inputs_of(worker.requests[1])
     assert reply.json["choices"][0]["message"] == plain.json["choices"][0]["message"]
 
 
-async def test_tools_and_functions_whose_grammar_would_be_too_long() -> None:
+async def test_tools_and_functions_whose_grammar_is_too_long_are_refused() -> None:
     large = {**F, "parameters": {"properties": {f"p{i}": {"type": "string", "maxLength": 9} for i in range(12_000)}}}
     async with running(FakeWorker(), max_schema_bytes=0) as sidecar:
         tools = await sidecar.chat(tools=[{"type": "function", "function": large}], tool_choice="required")

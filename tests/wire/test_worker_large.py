@@ -1,4 +1,4 @@
-"""Messages with more of something than there may be: refused before it is converted, at once."""
+"""Messages with too many elements are refused at once, before they are converted."""
 
 from array import array
 from collections.abc import AsyncIterator
@@ -46,16 +46,16 @@ async def refusal(message: ModelInferRequest) -> tuple[grpc.StatusCode, dict[str
 
 @pytest.fixture(autouse=True)
 def _large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
-    """grpc's own limit of 4 MiB would come first: the worker's is 16 MiB."""
-    made = aio.server
+    """Replaces grpc's own limit of 4 MiB by the worker's, 16 MiB, so that the checks behind it are reached."""
+    original = aio.server
     options = [("grpc.max_receive_message_length", 16 << 20)]
-    monkeypatch.setattr(aio, "server", lambda: made(options=options))
+    monkeypatch.setattr(aio, "server", lambda: original(options=options))
 
 
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("task", [contract.TASK_GENERATE, contract.TASK_EMBED, contract.TASK_DETOKENIZE])
 @pytest.mark.parametrize("n", [tensors.LONG + 5000, MANY])
-async def test_more_token_ids_than_the_context_has(raw: bool, task: str, n: int) -> None:
+async def test_more_token_ids_than_the_context_has_are_refused(raw: bool, task: str, n: int) -> None:
     code, trailers, details = await refusal(request(IDS, [1] * n, raw=raw, task=task))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert trailers[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
@@ -64,7 +64,7 @@ async def test_more_token_ids_than_the_context_has(raw: bool, task: str, n: int)
 
 
 @pytest.mark.parametrize("raw", [False, True])
-async def test_they_are_refused_in_a_stream_too(raw: bool) -> None:
+async def test_too_many_token_ids_are_refused_in_a_stream_too(raw: bool) -> None:
     async def requests() -> AsyncIterator[ModelInferRequest]:
         yield request(IDS, [1] * MANY, raw=raw)
 
@@ -84,11 +84,11 @@ async def test_they_are_refused_in_a_stream_too(raw: bool) -> None:
         (contract.STOP_TOKEN_IDS, [1] * 2000),
     ],
 )
-async def test_more_of_another_input(spec: TensorSpec, elements: Any, raw: bool) -> None:
+async def test_too_many_elements_of_another_input_are_refused(spec: TensorSpec, elements: Any, raw: bool) -> None:
     message = request(contract.PROMPT, [b"hi"], raw=raw)
-    more = request(spec, elements, raw=raw)
-    message.inputs.extend(more.inputs)
-    message.raw_input_contents.extend(more.raw_input_contents)
+    addition = request(spec, elements, raw=raw)
+    message.inputs.extend(addition.inputs)
+    message.raw_input_contents.extend(addition.raw_input_contents)
     code, trailers, details = await refusal(message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert trailers[contract.ERROR_TENSOR] == spec.name
@@ -97,7 +97,7 @@ async def test_more_of_another_input(spec: TensorSpec, elements: Any, raw: bool)
 
 @pytest.mark.parametrize("n_elements", [16_384, 100])
 async def test_empty_strings_of_many_inputs_count_together(n_elements: int) -> None:
-    """3.9 million of them are 16 MB."""
+    """3.9 million empty strings take 16 MB."""
     message = ModelInferRequest(model_name="tiny")
     for i in range(240):
         message.inputs.add(name=f"x{i}", datatype="BYTES", shape=[n_elements])
@@ -114,9 +114,9 @@ async def test_numbers_of_many_inputs_count_together(datatype: str, raw: bool) -
     message = ModelInferRequest(model_name="tiny")
     for i in range(20):
         spec = TensorSpec(f"x{i}", datatype, (-1,), "")
-        more = request(spec, [1] * 60_000, raw=raw)
-        message.inputs.extend(more.inputs)
-        message.raw_input_contents.extend(more.raw_input_contents)
+        addition = request(spec, [1] * 60_000, raw=raw)
+        message.inputs.extend(addition.inputs)
+        message.raw_input_contents.extend(addition.raw_input_contents)
     code, trailers, details = await refusal(message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert trailers[contract.ERROR_TENSOR] == f"x{(1 << 20) // 60_000}"
@@ -124,11 +124,11 @@ async def test_numbers_of_many_inputs_count_together(datatype: str, raw: bool) -
 
 
 @pytest.mark.parametrize("raw", [False, True])
-async def test_more_plain_spans_than_any_prompt_has(raw: bool) -> None:
+async def test_more_plain_spans_than_any_prompt_has_are_refused(raw: bool) -> None:
     message = request(contract.PROMPT, [b"a" * 200_000], raw=raw)
-    more = request(contract.PLAIN_SPANS, list(range(2**17 + 2)), raw=raw)
-    message.inputs.extend(more.inputs)
-    message.raw_input_contents.extend(more.raw_input_contents)
+    addition = request(contract.PLAIN_SPANS, list(range(2**17 + 2)), raw=raw)
+    message.inputs.extend(addition.inputs)
+    message.raw_input_contents.extend(addition.raw_input_contents)
     code, trailers, details = await refusal(message)
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert trailers[contract.ERROR_TENSOR] == contract.PLAIN_SPANS.name
@@ -136,7 +136,7 @@ async def test_more_plain_spans_than_any_prompt_has(raw: bool) -> None:
 
 
 @pytest.mark.parametrize("raw", [False, True])
-async def test_long_prompts_within_the_context_are_read_as_they_are(raw: bool) -> None:
+async def test_long_prompts_within_the_context_arrive_unchanged(raw: bool) -> None:
     ids = [i % 250 for i in range(8000)]
     async with client() as service:
         answer = await service.ModelInfer(request(IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
@@ -144,29 +144,29 @@ async def test_long_prompts_within_the_context_are_read_as_they_are(raw: bool) -
         assert text == bytes(ids)
 
 
-def test_an_array_is_what_a_list_is() -> None:
+def test_an_array_has_the_elements_of_the_list() -> None:
     ids = list(range(-5, 9000))
     for raw in (False, True):
-        read = tensors.read_inputs(request(IDS, ids, raw=raw))[IDS.name].elements
-        assert read == array("i", ids)
+        elements = tensors.read_inputs(request(IDS, ids, raw=raw))[IDS.name].elements
+        assert elements == array("i", ids)
 
 
-# ---- Parts
+# ---- Parts of a message
 
 
-def filled(**fields: Any) -> bytes:
+def encoded(**fields: Any) -> bytes:
     return ModelInferRequest(**fields).SerializeToString()
 
 
 def test_messages_of_many_parts_are_counted() -> None:
     inputs = [ModelInferRequest.InferInputTensor()] * 40_000
     outputs = [ModelInferRequest.InferRequestedOutputTensor()] * 40_000
-    assert has_too_many(filled(inputs=inputs))
-    assert has_too_many(filled(outputs=outputs))
-    assert has_too_many(filled(raw_input_contents=[b""] * 40_000))
+    assert has_too_many(encoded(inputs=inputs))
+    assert has_too_many(encoded(outputs=outputs))
+    assert has_too_many(encoded(raw_input_contents=[b""] * 40_000))
     named = ModelInferRequest.InferInputTensor(name="prompt")
     named.contents.bytes_contents.extend([b""] * 40_000)
-    assert has_too_many(filled(inputs=[named]))
+    assert has_too_many(encoded(inputs=[named]))
     parameters = ModelInferRequest()
     for i in range(20_000):
         parameters.parameters[str(i)].bool_param = True
@@ -180,27 +180,27 @@ def test_numbers_are_counted(field: str) -> None:
     for n in (2_000_000, 2_200_000):
         tensor = ModelInferRequest.InferInputTensor(name="x")
         getattr(tensor.contents, field).extend([1] * n)
-        assert has_too_many(filled(inputs=[tensor])) == (n > 1 << 21)
-    assert has_too_many(filled(inputs=[ModelInferRequest.InferInputTensor(name="x", shape=[1] * 2_200_000)]))
+        assert has_too_many(encoded(inputs=[tensor])) == (n > 1 << 21)
+    assert has_too_many(encoded(inputs=[ModelInferRequest.InferInputTensor(name="x", shape=[1] * 2_200_000)]))
     halves = ModelInferRequest.InferInputTensor(name="x", shape=[1] * 1_100_000)
-    assert has_too_many(filled(inputs=[halves, halves]))
+    assert has_too_many(encoded(inputs=[halves, halves]))
     long = ModelInferRequest.InferInputTensor(name="x")
     long.contents.uint64_contents.extend([2**64 - 1] * 1_000_000)  # ten bytes each
-    assert not has_too_many(filled(inputs=[long]))
+    assert not has_too_many(encoded(inputs=[long]))
 
 
-def test_what_no_message_has_does_not_hide_parts() -> None:
-    """protobuf skips groups, which are not in this protocol, and goes on with what comes after them."""
-    parts = filled(inputs=[ModelInferRequest.InferInputTensor()] * 40_000)
+def test_unknown_fields_do_not_hide_parts() -> None:
+    """protobuf skips groups, which this protocol doesn't use, and continues after them."""
+    parts = encoded(inputs=[ModelInferRequest.InferInputTensor()] * 40_000)
     group = b"\x4b\x4c"
     assert ModelInferRequest.FromString(group + parts) is not None
     assert has_too_many(group + parts)
 
 
-def test_large_messages_of_few_parts_are_not() -> None:
+def test_large_messages_of_few_parts_are_accepted() -> None:
     for raw in (False, True):
         assert not has_too_many(request(IDS, [300] * 1_000_000, raw=raw).SerializeToString())
     assert not has_too_many(request(contract.PROMPT, [b"\x2a\x00" * 5_000_000], raw=False).SerializeToString())
-    assert not has_too_many(b"\xff" * 100_000)  # no message: protobuf says so
+    assert not has_too_many(b"\xff" * 100_000)  # invalid, which protobuf reports
     assert not has_too_many(b"\x0a\xff\xff\x7f" + b"\0" * 100_000)
     assert not has_too_many(b"")

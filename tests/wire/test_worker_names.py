@@ -1,4 +1,4 @@
-"""Names of a client's own making in requests to the worker: an error quotes the beginning and the end of a long one."""
+"""Long names that a client makes up, in requests to the worker: an error quotes only their beginning and end."""
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -14,7 +14,7 @@ from tests.wire.worker import stub, worker
 
 LONG = "n" * (1 << 20)
 SHORT = 600
-"""Characters of an error: it travels in a header."""
+"""Maximum characters of an error: it travels in a header."""
 
 
 @asynccontextmanager
@@ -29,15 +29,15 @@ def request() -> pb.ModelInferRequest:
     return message
 
 
-def unnamed(message: pb.ModelInferRequest) -> None:
+def model_name(message: pb.ModelInferRequest) -> None:
     message.model_name = LONG
 
 
-def version(message: pb.ModelInferRequest) -> None:
+def model_version(message: pb.ModelInferRequest) -> None:
     message.model_version = LONG
 
 
-def identified(message: pb.ModelInferRequest) -> None:
+def request_id(message: pb.ModelInferRequest) -> None:
     message.id = LONG
 
 
@@ -65,11 +65,11 @@ def capability(message: pb.ModelInferRequest) -> None:
     message.model_name, message.model_version = LONG, contract.ANYSERVE_VERSION
 
 
-CHANGES = (unnamed, version, identified, input_name, datatype, output_name, task, caller, capability)
+CHANGES = (model_name, model_version, request_id, input_name, datatype, output_name, task, caller, capability)
 
 
 @pytest.mark.parametrize("change", CHANGES, ids=lambda change: str(change.__name__))
-async def test_in_an_inference(change: Callable[[pb.ModelInferRequest], None]) -> None:
+async def test_long_names_in_an_inference_have_short_errors(change: Callable[[pb.ModelInferRequest], None]) -> None:
     message = request()
     change(message)
 
@@ -87,14 +87,14 @@ async def test_in_an_inference(change: Callable[[pb.ModelInferRequest], None]) -
 
 
 @pytest.mark.parametrize("field", ["name", "version"])
-async def test_in_a_lookup(field: str) -> None:
-    given: dict[str, Any] = {"name": "tiny", field: LONG}
+async def test_long_names_in_a_lookup_have_short_errors(field: str) -> None:
+    fields: dict[str, Any] = {"name": "tiny", field: LONG}
     async with serving() as service:
         for call in (
-            service.ModelReady(pb.ModelReadyRequest(**given)),
-            service.ModelMetadata(pb.ModelMetadataRequest(**given)),
-            service.ModelConfig(pb.ModelConfigRequest(**given)),
-            service.ModelStatistics(pb.ModelStatisticsRequest(**given)),
+            service.ModelReady(pb.ModelReadyRequest(**fields)),
+            service.ModelMetadata(pb.ModelMetadataRequest(**fields)),
+            service.ModelConfig(pb.ModelConfigRequest(**fields)),
+            service.ModelStatistics(pb.ModelStatisticsRequest(**fields)),
         ):
             with pytest.raises(aio.AioRpcError) as refused:
                 await call
@@ -104,7 +104,7 @@ async def test_in_a_lookup(field: str) -> None:
 
 
 @pytest.mark.parametrize("kind", ["int64_param", "uint64_param"])
-async def test_the_longest_timeout(kind: str) -> None:
+async def test_the_longest_timeout_is_accepted(kind: str) -> None:
     message = request()
     setattr(message.parameters[contract.PARAM_TIMEOUT], kind, 2**63 - 1 if kind == "int64_param" else 2**64 - 1)
     async with serving() as service:

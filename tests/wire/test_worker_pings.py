@@ -1,4 +1,4 @@
-"""The worker's server as it is, without a model, and a client that pings it as often as it may."""
+"""The worker's server, without a model, and a client that pings it as often as it may."""
 
 import asyncio
 
@@ -15,11 +15,11 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 INTERVAL = 1.0
 """Seconds between two pings: contract.EXTENSION_PINGS."""
 STRIKES = 2
-"""That gRPC forgives by itself: the next ping that comes too soon ends the connection, with all that runs on it."""
+"""Early pings that gRPC tolerates by itself: the next early ping ends the connection and all its calls."""
 
 
 async def test_a_silent_connection_may_be_pinged_once_a_second() -> None:
-    """As while a long answer is computed that is told as a whole."""
+    """A connection is silent while a long whole response is computed."""
     worker = await Worker.listen(ServerOptions((), ("127.0.0.1",), 0, 0, "info", 1))
     target = f"127.0.0.1:{worker.port}"
     options = [*channel_options(target, INTERVAL), ("grpc.keepalive_permit_without_calls", 1)]
@@ -29,7 +29,7 @@ async def test_a_silent_connection_may_be_pinged_once_a_second() -> None:
             ready = grpc.ChannelConnectivity.READY
             assert channel.get_state() is ready
             with pytest.raises(TimeoutError):
-                # The first ping is always welcome, and one more for a clock that is late.
+                # The first ping is always allowed, and one more in case the clock is late.
                 await asyncio.wait_for(channel.wait_for_state_change(ready), (STRIKES + 3) * INTERVAL)
     finally:
         await worker.drain(0)

@@ -1,4 +1,4 @@
-"""Step batches as the worker makes them: what a client of the stream gets, and that nothing is left behind."""
+"""Step batches of the worker: what a client of the stream receives, and that nothing is left behind."""
 
 import asyncio
 from collections import Counter, defaultdict
@@ -18,7 +18,7 @@ from tests.wire.worker import OPTIONS, Worker, stub, worker
 SPECS = {spec.name: spec for spec in contract.INPUTS}
 
 
-def ask(
+def request(
     prompt: str, number: int | None = None, *, model: str = "tiny", id: str = "", **inputs: Any
 ) -> ModelInferRequest:
     message = ModelInferRequest(model_name=model, id=id)
@@ -36,12 +36,12 @@ def cancel(number: int) -> ModelInferRequest:
 
 
 def columns(response: ModelStreamInferResponse) -> dict[str, list[Any]]:
-    read = tensors.read_outputs(response.infer_response)
-    return {name: list(tensor.elements) for name, tensor in read.items()}
+    outputs = tensors.read_outputs(response.infer_response)
+    return {name: list(tensor.elements) for name, tensor in outputs.items()}
 
 
 class Client:
-    """One stream, and what has come on it, put together."""
+    """One stream, and its responses, merged by request and choice."""
 
     def __init__(self, call: Any) -> None:
         self.call = call
@@ -57,15 +57,15 @@ class Client:
             await self.call.write(message)
 
     async def read(self) -> bool:
-        """One response. False at the end of the stream."""
+        """Reads one response; returns False at the end of the stream."""
         async with asyncio.timeout(PATIENCE):
             response = await self.call.read()
         if response is aio.EOF:
             return False
-        said = response.infer_response.parameters
+        parameters = response.infer_response.parameters
         if response.error_message:
-            number = said[contract.PARAM_REQUEST].int64_param if contract.PARAM_REQUEST in said else None
-            self.errors.append((number, said[contract.ERROR_STATUS].string_param))
+            number = parameters[contract.PARAM_REQUEST].int64_param if contract.PARAM_REQUEST in parameters else None
+            self.errors.append((number, parameters[contract.ERROR_STATUS].string_param))
             return True
         self._take(columns(response))
         return True
@@ -104,13 +104,13 @@ async def client(port: int) -> AsyncIterator[Client]:
             call.cancel()
 
 
-async def eventually(worker: Worker, n_requests: int) -> None:
+async def wait_for_n_requests(worker: Worker, n_requests: int) -> None:
     async with asyncio.timeout(PATIENCE):
         while worker.n_requests != n_requests:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
 
-async def test_the_extension_is_named() -> None:
+async def test_the_extension_is_listed() -> None:
     async with worker() as running, stub(running.port) as service:
         call: Any = service.ServerMetadata(ServerMetadataRequest())
         metadata = await call
@@ -122,8 +122,8 @@ async def test_many_requests_share_the_messages() -> None:
     gate = Gate()
     runner = FakeRunner({prompt: f"answer {prompt}".encode() for prompt in prompts.values()}, gate=gate)
     async with worker({"tiny": runner}) as running, client(running.port) as stream:
-        await stream.send(*(ask(prompt, number) for number, prompt in prompts.items()))
-        await eventually(running, 8)
+        await stream.send(*(request(prompt, number) for number, prompt in prompts.items()))
+        await wait_for_n_requests(running, 8)
         gate.open()
         await stream.until_ended(*((number, 0) for number in prompts))
     assert stream.texts == {(number, 0): f"answer {prompt}" for number, prompt in prompts.items()}
@@ -132,9 +132,9 @@ async def test_many_requests_share_the_messages() -> None:
     assert stream.n_batches < 8 * 16
 
 
-async def test_the_choices_of_a_request_are_told_apart() -> None:
+async def test_the_choices_of_a_request_are_kept_apart() -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
-        await stream.send(ask("q", 7, n=3, max_tokens=2))
+        await stream.send(request("q", 7, n=3, max_tokens=2))
         await stream.until_ended((7, 0), (7, 1), (7, 2))
     assert stream.texts == {(7, i): "ab" for i in range(3)}
     assert {end[0] for end in stream.ends.values()} == {"length"}
@@ -143,10 +143,10 @@ async def test_the_choices_of_a_request_are_told_apart() -> None:
 async def test_models_share_a_stream_and_so_do_requests_without_a_number() -> None:
     runners = {"tiny": FakeRunner({"q": b"small"}), "other": FakeRunner({"q": b"large"})}
     async with worker(runners) as running, client(running.port) as stream:
-        await stream.send(ask("q", 0), ask("q", 1, model="other"))
+        await stream.send(request("q", 0), request("q", 1, model="other"))
         await stream.until_ended((0, 0), (1, 0))
         assert stream.texts == {(0, 0): "small", (1, 0): "large"}
-        await stream.send(ask("q", id="alone"))
+        await stream.send(request("q", id="alone"))
         text, final = b"", False
         while not final:
             response = (await stream.call.read()).infer_response
@@ -159,20 +159,22 @@ async def test_models_share_a_stream_and_so_do_requests_without_a_number() -> No
 async def test_a_cancelled_request_is_gone_and_the_others_are_not() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(ask("q", 1), ask("q", 2), cancel(3))
-        await eventually(running, 2)
+        await stream.send(request("q", 1), request("q", 2), cancel(3))
+        await wait_for_n_requests(running, 2)
         await stream.send(cancel(1))
-        await eventually(running, 1)
+        await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((2, 0))
         assert stream.texts == {(2, 0): "abc"}
-        await stream.send(cancel(2), ask("q", 1))  # over, and its number is free
+        await stream.send(cancel(2), request("q", 1))  # finished, and its number is free
         await stream.until_ended((1, 0))
 
 
-async def test_an_error_is_told_by_number_and_the_stream_lives_on() -> None:
+async def test_an_error_has_the_requests_number_and_the_stream_continues() -> None:
     async with worker() as running, client(running.port) as stream:
-        await stream.send(ask("q", 1, max_tokens=-3), ask("q", 2, model="nobody"), ask("q", 3, max_tokens=1))
+        await stream.send(
+            request("q", 1, max_tokens=-3), request("q", 2, model="nobody"), request("q", 3, max_tokens=1)
+        )
         await stream.until_ended((3, 0))
         while len(stream.errors) < 2:
             await stream.read()
@@ -180,9 +182,9 @@ async def test_an_error_is_told_by_number_and_the_stream_lives_on() -> None:
 
 
 def _numbered(parameter: str, **value: Any) -> ModelInferRequest:
-    message = ask("q")
-    for kind, given in value.items():
-        setattr(message.parameters[parameter], kind, given)
+    message = request("q")
+    for kind, number in value.items():
+        setattr(message.parameters[parameter], kind, number)
     return message
 
 
@@ -190,22 +192,22 @@ def _numbered(parameter: str, **value: Any) -> ModelInferRequest:
 @pytest.mark.parametrize(
     "value", [{"int64_param": -1}, {"int64_param": 2**31}, {"string_param": "1"}, {"bool_param": True}, {}]
 )
-async def test_a_bad_number(parameter: str, value: dict[str, Any]) -> None:
+async def test_an_invalid_number_is_an_error(parameter: str, value: dict[str, Any]) -> None:
     message = _numbered(parameter, **value)
     if not value:
         message.parameters[parameter].SetInParent()
     async with worker() as running, client(running.port) as stream:
-        await stream.send(message, ask("q", 1))
+        await stream.send(message, request("q", 1))
         await stream.until_ended((1, 0))
         while not stream.errors:
             await stream.read()
     assert stream.errors == [(None, "INVALID_ARGUMENT")]
 
 
-async def test_a_number_that_is_in_use() -> None:
+async def test_a_number_that_is_in_use_is_an_error() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(ask("q", 1), ask("other", 1))
+        await stream.send(request("q", 1), request("other", 1))
         await stream.read()
         assert stream.errors == [(None, "INVALID_ARGUMENT")]
         gate.open()
@@ -214,18 +216,18 @@ async def test_a_number_that_is_in_use() -> None:
 
 
 async def test_an_error_is_small_however_large_the_request_was() -> None:
-    """Errors wait for their reader, many of them."""
+    """Many errors can wait to be read."""
     long = "x" * 1_000_000
     async with worker() as running, client(running.port) as stream:
-        await stream.send(ask("q", 1, model=long, id=long), ask("q", model=long, id=long))
+        await stream.send(request("q", 1, model=long, id=long), request("q", model=long, id=long))
         for _ in range(2):
             response = await stream.call.read()
             assert response.ByteSize() < 10_000
             assert response.infer_response.parameters[contract.ERROR_STATUS].string_param == "INVALID_ARGUMENT"
 
 
-async def test_what_step_batches_do_not_have_is_refused() -> None:
-    named, final = ask("q", 1), ask("q", 2)
+async def test_options_that_step_batches_lack_are_refused() -> None:
+    named, final = request("q", 1), request("q", 2)
     named.outputs.add(name="token")
     final.parameters[contract.PARAM_EMPTY_FINAL].bool_param = True
     async with worker() as running, client(running.port) as stream:
@@ -235,25 +237,25 @@ async def test_what_step_batches_do_not_have_is_refused() -> None:
     assert stream.errors == [(1, "INVALID_ARGUMENT"), (2, "INVALID_ARGUMENT")]
 
 
-# ---- Whole answers
+# ---- Whole responses
 
 
-def ask_whole(prompt: str, number: int, **inputs: Any) -> ModelInferRequest:
-    message = ask(prompt, number, **inputs)
+def whole_request(prompt: str, number: int, **inputs: Any) -> ModelInferRequest:
+    message = request(prompt, number, **inputs)
     message.parameters[contract.PARAM_WHOLE].bool_param = True
     return message
 
 
-async def test_a_whole_answer_is_that_of_a_call() -> None:
+async def test_a_whole_response_is_that_of_a_call() -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, stub(running.port) as service:
         lookup: Any = service.ServerMetadata(ServerMetadataRequest())
         assert contract.EXTENSION_WHOLE_ANSWERS in (await lookup).extensions
         variants: list[dict[str, Any]] = [{}, {"n": 3}, {"max_tokens": 2}, {"mark_end": b"b"}]
         for inputs in variants:
-            call: Any = service.ModelInfer(ask("q", id="x", **inputs))
+            call: Any = service.ModelInfer(request("q", id="x", **inputs))
             expected = {name: list(t.elements) for name, t in tensors.read_outputs(await call).items()}
             async with client(running.port) as stream:
-                await stream.send(ask_whole("q", 5, id="x", **inputs))
+                await stream.send(whole_request("q", 5, id="x", **inputs))
                 batch = columns(await stream.call.read())
             n = inputs.get("n", 1)
             assert batch["request"] == [5] * n
@@ -265,14 +267,14 @@ async def test_a_whole_answer_is_that_of_a_call() -> None:
                 assert batch[name] == expected[name] * n
 
 
-async def test_whole_answers_and_step_batches_share_a_stream() -> None:
+async def test_whole_responses_and_step_batches_share_a_stream() -> None:
     gate = Gate()
     async with (
         worker({"tiny": FakeRunner({"q": b"abc", "w": b"de"}, gate=gate)}) as running,
         client(running.port) as stream,
     ):
-        await stream.send(ask("q", 1), ask_whole("w", 2), ask_whole("x" * 200, 3), ask("q", 4))
-        await eventually(running, 3)
+        await stream.send(request("q", 1), whole_request("w", 2), whole_request("x" * 200, 3), request("q", 4))
+        await wait_for_n_requests(running, 3)
         gate.open()
         await stream.until_ended((1, 0), (4, 0), (2, 0))
     assert stream.texts == {(1, 0): "abc", (4, 0): "abc", (2, 0): "de"}
@@ -280,13 +282,13 @@ async def test_whole_answers_and_step_batches_share_a_stream() -> None:
     assert stream.errors == [(3, "INVALID_ARGUMENT")]
 
 
-async def test_a_whole_answer_is_cancelled() -> None:
+async def test_a_whole_response_can_be_cancelled() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(ask_whole("q", 1), ask_whole("q", 2))
-        await eventually(running, 2)
+        await stream.send(whole_request("q", 1), whole_request("q", 2))
+        await wait_for_n_requests(running, 2)
         await stream.send(cancel(1))
-        await eventually(running, 1)
+        await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((2, 0))
     assert stream.texts == {(2, 0): "abc"}
@@ -295,7 +297,7 @@ async def test_a_whole_answer_is_cancelled() -> None:
 async def test_a_whole_answer_that_is_too_large_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anyserve_worker.service.stream.MAX_WHOLE_BYTES", 100)
     async with worker({"tiny": FakeRunner({"q": b"a" * 300, "w": b"b"})}) as running, client(running.port) as stream:
-        await stream.send(ask_whole("q", 1, n=3, max_tokens=50), ask_whole("w", 2))
+        await stream.send(whole_request("q", 1, n=3, max_tokens=50), whole_request("w", 2))
         await stream.until_ended((2, 0))
         while not stream.errors:
             await stream.read()
@@ -306,7 +308,7 @@ async def test_a_whole_answer_that_is_too_large_fails_alone(monkeypatch: pytest.
 async def test_rows_of_many_bytes_come_in_several_batches(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("anyserve_worker.service.outbox.MAX_BATCH_BYTES", 120)
     async with worker({"tiny": FakeRunner({"q": b"a" * 300})}) as running, client(running.port) as stream:
-        await stream.send(ask_whole("q", 1, n=5, max_tokens=50))
+        await stream.send(whole_request("q", 1, n=5, max_tokens=50))
         await stream.until_ended(*((1, index) for index in range(5)))
     assert stream.n_batches == 3
     assert stream.texts == {(1, index): "a" * 50 for index in range(5)}
@@ -329,7 +331,7 @@ async def test_the_requests_of_a_bundle_are_answered_as_if_each_had_been_sent() 
     ):
         lookup: Any = service.ServerMetadata(ServerMetadataRequest())
         assert contract.EXTENSION_BUNDLES in (await lookup).extensions
-        await stream.send(bundle(ask("q", 1), ask_whole("w", 2), ask("x" * 200, 3)), bundle(), ask("q", 4))
+        await stream.send(bundle(request("q", 1), whole_request("w", 2), request("x" * 200, 3)), bundle(), request("q", 4))
         await stream.until_ended((1, 0), (2, 0), (4, 0))
     assert stream.texts == {(1, 0): "abc", (2, 0): "de", (4, 0): "abc"}
     assert stream.errors == [(3, "INVALID_ARGUMENT")]
@@ -338,8 +340,8 @@ async def test_the_requests_of_a_bundle_are_answered_as_if_each_had_been_sent() 
 async def test_a_bundle_may_cancel() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(bundle(ask("q", 1), ask("q", 2), cancel(1)))
-        await eventually(running, 1)
+        await stream.send(bundle(request("q", 1), request("q", 2), cancel(1)))
+        await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((2, 0))
     assert stream.texts == {(2, 0): "abc"}
@@ -347,7 +349,7 @@ async def test_a_bundle_may_cancel() -> None:
 
 async def test_a_bundle_in_a_bundle_and_one_with_too_many_requests_are_refused() -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
-        await stream.send(bundle(bundle(ask("q", 1))), bundle(*[ask("q", 1)] * (contract.MAX_BUNDLE + 1)), ask("q", 1))
+        await stream.send(bundle(bundle(request("q", 1))), bundle(*[request("q", 1)] * (contract.MAX_BUNDLE + 1)), request("q", 1))
         await stream.until_ended((1, 0))
         while len(stream.errors) < 2:
             await stream.read()
@@ -363,12 +365,12 @@ async def test_a_bundle_that_is_broken_ends_the_stream_as_any_broken_message() -
             await stream.read()
 
 
-async def test_a_timeout_is_that_of_one_request() -> None:
+async def test_a_timeout_applies_to_one_request() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        late = ask("late", 1)
-        late.parameters[contract.PARAM_TIMEOUT].int64_param = 1
-        await stream.send(late, ask("q", 2))
+        expired = request("late", 1)
+        expired.parameters[contract.PARAM_TIMEOUT].int64_param = 1
+        await stream.send(expired, request("q", 2))
         gate.open()
         await stream.until_ended((2, 0))
         while not stream.errors:
@@ -377,53 +379,53 @@ async def test_a_timeout_is_that_of_one_request() -> None:
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-async def test_the_end_of_a_stream_is_the_end_of_its_requests(numbered: bool) -> None:
+async def test_the_end_of_a_stream_ends_its_requests(numbered: bool) -> None:
     gate = Gate()
     async with (
         worker({"tiny": FakeRunner(gate=gate)}) as running,
         client(running.port) as stream,
         client(running.port) as other,
     ):
-        await stream.send(*(ask("q", i if numbered else None) for i in range(5)))
-        await other.send(ask("q", 1))
-        await eventually(running, 6)
+        await stream.send(*(request("q", i if numbered else None) for i in range(5)))
+        await other.send(request("q", 1))
+        await wait_for_n_requests(running, 6)
         stream.call.cancel()
-        await eventually(running, 1)
+        await wait_for_n_requests(running, 1)
         gate.open()
         await other.until_ended((1, 0))
     assert other.texts == {(1, 0): "ok"}
 
 
-async def test_a_client_that_has_sent_its_last_gets_all_answers() -> None:
+async def test_a_client_that_has_sent_its_last_request_gets_all_responses() -> None:
     async with worker() as running, client(running.port) as stream:
-        await stream.send(*(ask("q", i) for i in range(5)))
+        await stream.send(*(request("q", i) for i in range(5)))
         await stream.call.done_writing()
         while await stream.read():
             pass
     assert stream.texts == {(i, 0): "ok" for i in range(5)}
 
 
-# ---- Many
+# ---- Many requests
 
 
-async def test_a_cancellation_does_not_wait_behind_requests_that_go_on() -> None:
+async def test_a_cancellation_does_not_wait_behind_running_requests() -> None:
     gate = Gate()
     options = replace(OPTIONS, parallel=8, max_queue=592)
     async with worker({"tiny": FakeRunner(gate=gate)}, options) as running, client(running.port) as stream:
-        await stream.send(*(ask("q", i) for i in range(601)))
+        await stream.send(*(request("q", i) for i in range(601)))
         await stream.read()
         assert stream.errors == [(600, "RESOURCE_EXHAUSTED")]
         await stream.send(cancel(5))
-        await eventually(running, 599)
+        await wait_for_n_requests(running, 599)
 
 
 @pytest.mark.parametrize("parameter", [contract.PARAM_REQUEST, contract.PARAM_CANCEL, None])
-async def test_who_does_not_read_is_not_read(parameter: str | None) -> None:
-    """Answers wait for their reader, but not without end."""
+async def test_the_worker_reads_no_more_from_a_client_that_does_not_read(parameter: str | None) -> None:
+    """Responses wait to be read, but not without limit."""
 
     def messages() -> Iterable[ModelInferRequest]:
         for number in range(20_000):
-            message = ask("x", model="nobody" * 200, id="x" * 1000)
+            message = request("x", model="nobody" * 200, id="x" * 1000)
             if parameter:
                 message.parameters[parameter].int64_param = number if parameter == contract.PARAM_REQUEST else -1
             yield message
@@ -443,17 +445,17 @@ async def test_who_does_not_read_is_not_read(parameter: str | None) -> None:
 # ---- Draining
 
 
-async def test_a_worker_that_drains_finishes_refuses_and_ends_the_stream() -> None:
+async def test_a_draining_worker_finishes_refuses_and_ends_the_stream() -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(ask("q", 1), ask("q", 2))
-        await eventually(running, 2)
+        await stream.send(request("q", 1), request("q", 2))
+        await wait_for_n_requests(running, 2)
         running.servicer.drain()
-        await stream.send(ask("q", 3))
+        await stream.send(request("q", 3))
         await stream.read()
         assert stream.errors == [(3, "UNAVAILABLE")]
         await stream.send(cancel(2))
-        await eventually(running, 1)
+        await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((1, 0))
         assert not await stream.read()
@@ -461,9 +463,9 @@ async def test_a_worker_that_drains_finishes_refuses_and_ends_the_stream() -> No
             await running.servicer.wait_until_drained()
 
 
-async def test_a_stream_without_requests_does_not_hold_up_a_drain() -> None:
+async def test_a_stream_without_requests_does_not_delay_a_drain() -> None:
     async with worker() as running, client(running.port) as stream:
-        await stream.send(ask("q", 1))
+        await stream.send(request("q", 1))
         await stream.until_ended((1, 0))
         running.servicer.drain()
         async with asyncio.timeout(PATIENCE):

@@ -1,4 +1,4 @@
-"""What the worker does besides generation, over real gRPC."""
+"""Tasks of the worker other than generation, over real gRPC."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -17,14 +17,14 @@ from protos.grpc_predict_v2_pb2 import (
     ModelStatisticsRequest,
 )
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
-from tests.wire.test_worker_streams import eventually
+from tests.wire.test_worker_streams import wait_for_n_requests
 from tests.wire.worker import Worker, stub, worker
 
 Service = Any
-"""A stub; its generated type is that of a channel without asyncio."""
+"""A stub; the generated type is for a channel without asyncio."""
 
 
-def ask(task: str, *, model: str = "tiny", version: str = "", id: str = "", **inputs: Any) -> ModelInferRequest:
+def request(task: str, *, model: str = "tiny", version: str = "", id: str = "", **inputs: Any) -> ModelInferRequest:
     message = ModelInferRequest(model_name=model, model_version=version, id=id)
     if not version:
         message.parameters[contract.PARAM_TASK].string_param = task
@@ -37,14 +37,14 @@ def ask(task: str, *, model: str = "tiny", version: str = "", id: str = "", **in
 
 @asynccontextmanager
 async def serving(vector_runner: FakeVectorRunner | None = None) -> AsyncIterator[tuple[Worker, Service]]:
-    """`tiny` generates and embeds, `judge` ranks."""
+    """Serves `tiny`, which generates and embeds, and `judge`, which ranks."""
     runners = {"tiny": FakeRunner(), "judge": FakeRunner()}
     vector_runners = {"tiny": vector_runner or FakeVectorRunner(), "judge": FakeVectorRunner(ranks=True)}
     async with worker(runners, vector_runners=vector_runners) as served, stub(served.port) as service:
         yield served, service
 
 
-async def answer(service: Service, message: ModelInferRequest) -> dict[str, list[Any]]:
+async def outputs(service: Service, message: ModelInferRequest) -> dict[str, list[Any]]:
     async with asyncio.timeout(PATIENCE):
         response = await service.ModelInfer(message)
     return {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
@@ -57,27 +57,27 @@ async def refusal(service: Service, message: ModelInferRequest) -> tuple[str, st
     return failed.value.code().name, failed.value.details() or "", trailers
 
 
-async def test_each_task() -> None:
+async def test_each_task_returns_its_tensors() -> None:
     async with serving() as (_, service):
-        assert await answer(service, ask("embed", prompt="ab", pooling="last", normalize=False)) == {
+        assert await outputs(service, request("embed", prompt="ab", pooling="last", normalize=False)) == {
             "embedding": [ord("b"), 2, 1],
             "prompt_tokens": [3],
         }
-        embedded = await answer(service, ask("embed", prompt_token_ids=[3], pooling="cls", dimensions=1))
+        embedded = await outputs(service, request("embed", prompt_token_ids=[3], pooling="cls", dimensions=1))
         assert embedded == {"embedding": [1], "prompt_tokens": [1]}
-        ranked = await answer(service, ask("rank", model="judge", prompt="q", document="d"))
+        ranked = await outputs(service, request("rank", model="judge", prompt="q", document="d"))
         assert ranked == {"score": [ord("q") + ord("|") + ord("d")], "prompt_tokens": [3]}
-        tokenized = await answer(service, ask("tokenize", prompt="é#", add_special=True))
+        tokenized = await outputs(service, request("tokenize", prompt="é#", add_special=True))
         assert tokenized == {"token_ids": [1, 0xC3, 0xA9, 2], "token_pieces": [b"\1", b"\xc3", b"\xa9", b"\2"]}
-        assert await answer(service, ask("tokenize", prompt="")) == {"token_ids": [], "token_pieces": []}
-        assert await answer(service, ask("detokenize", prompt_token_ids=[104, 105])) == {"text": [b"hi"]}
-        assert (await answer(service, ask("generate", prompt="x")))["text"] == [b"ok"]
+        assert await outputs(service, request("tokenize", prompt="")) == {"token_ids": [], "token_pieces": []}
+        assert await outputs(service, request("detokenize", prompt_token_ids=[104, 105])) == {"text": [b"hi"]}
+        assert (await outputs(service, request("generate", prompt="x")))["text"] == [b"ok"]
 
 
-async def test_a_raw_request_has_a_raw_answer() -> None:
-    message = ask("embed", prompt="ab", pooling="last", normalize=False)
-    for tensor, given in zip(message.inputs, tensors.read_inputs(message).values(), strict=True):
-        message.raw_input_contents.append(tensors.to_raw(given.datatype, given.elements))
+async def test_a_raw_request_has_a_raw_response() -> None:
+    message = request("embed", prompt="ab", pooling="last", normalize=False)
+    for tensor, decoded in zip(message.inputs, tensors.read_inputs(message).values(), strict=True):
+        message.raw_input_contents.append(tensors.to_raw(decoded.datatype, decoded.elements))
         tensor.ClearField("contents")
     message.outputs.add(name="embedding")
     async with serving() as (_, service):
@@ -88,12 +88,12 @@ async def test_a_raw_request_has_a_raw_answer() -> None:
 
 async def test_capabilities_address_the_first_model() -> None:
     async with serving() as (_, service):
-        tokenized = await answer(service, ask("tokenize", model="tokenize", version="llamacpp", prompt="a"))
+        tokenized = await outputs(service, request("tokenize", model="tokenize", version="llamacpp", prompt="a"))
         assert tokenized["token_ids"] == [97]
-        embedded = await answer(service, ask("embed", model="embed", version="llamacpp", prompt="a"))
+        embedded = await outputs(service, request("embed", model="embed", version="llamacpp", prompt="a"))
         assert embedded["prompt_tokens"] == [2]
         code, message, _ = await refusal(
-            service, ask("rank", model="rank", version="llamacpp", prompt="a", document="b")
+            service, request("rank", model="rank", version="llamacpp", prompt="a", document="b")
         )
         assert (code, message) == (
             "INVALID_ARGUMENT",
@@ -101,20 +101,20 @@ async def test_capabilities_address_the_first_model() -> None:
         )
 
 
-async def test_what_a_model_can_not_do_is_refused_by_name() -> None:
+async def test_a_task_that_the_model_lacks_is_refused_by_name() -> None:
     async with serving() as (_, service):
         for message, task in (
-            (ask("embed", model="judge", prompt="a"), "embed"),
-            (ask("generate", model="judge", prompt="a"), "generate"),
-            (ask("rank", prompt="a", document="b"), "rank"),
+            (request("embed", model="judge", prompt="a"), "embed"),
+            (request("generate", model="judge", prompt="a"), "generate"),
+            (request("rank", prompt="a", document="b"), "rank"),
         ):
-            code, said, _ = await refusal(service, message)
-            assert (code, f"cannot {task}; it can" in said) == ("INVALID_ARGUMENT", True)
+            code, details, _ = await refusal(service, message)
+            assert (code, f"cannot {task}; it can" in details) == ("INVALID_ARGUMENT", True)
 
 
 async def test_errors_name_the_tensor() -> None:
     async with serving() as (_, service):
-        code, said, trailers = await refusal(service, ask("embed", prompt="x" * 100))
+        code, details, trailers = await refusal(service, request("embed", prompt="x" * 100))
         assert (code, trailers) == (
             "INVALID_ARGUMENT",
             {
@@ -124,53 +124,55 @@ async def test_errors_name_the_tensor() -> None:
                 "error_prompt_tokens": "101",
             },
         )
-        assert said == "tensor 'prompt': This model's maximum context length is 100 tokens. However, it has 101 tokens."
-        _, _, trailers = await refusal(service, ask("embed", prompt="x", dimensions=9))
+        assert (
+            details == "tensor 'prompt': This model's maximum context length is 100 tokens. However, it has 101 tokens."
+        )
+        _, _, trailers = await refusal(service, request("embed", prompt="x", dimensions=9))
         assert trailers == {"error_tensor": "dimensions"}
-        code, said, _ = await refusal(service, ask("detokenize", model="nobody", prompt_token_ids=[1]))
-        assert (code, "nobody" in said) == ("NOT_FOUND", True)
-        message = ask("embed", prompt="x")
+        code, details, _ = await refusal(service, request("detokenize", model="nobody", prompt_token_ids=[1]))
+        assert (code, "nobody" in details) == ("NOT_FOUND", True)
+        message = request("embed", prompt="x")
         message.outputs.add(name="text")
         assert "output 'text'" in (await refusal(service, message))[1]
 
 
-async def test_a_timeout_and_a_client_that_leaves() -> None:
+async def test_a_timeout_and_a_cancellation_free_their_requests() -> None:
     gate = Gate()
     async with serving(FakeVectorRunner(n_batch=10, gate=gate)) as (served, service):
-        call: Any = service.ModelInfer(ask("embed", prompt="x" * 39))
-        sent = asyncio.ensure_future(call)
+        call: Any = service.ModelInfer(request("embed", prompt="x" * 39))
+        cancelled = asyncio.ensure_future(call)
         await gate.entered()  # From here on, nothing expires before the gate is open.
-        message = ask("embed", prompt="x" * 39)
+        message = request("embed", prompt="x" * 39)
         message.parameters[contract.PARAM_TIMEOUT].int64_param = 1
-        late = asyncio.create_task(refusal(service, message))
-        await eventually(served, 2)
+        expired = asyncio.create_task(refusal(service, message))
+        await wait_for_n_requests(served, 2)
         call.cancel()
-        await eventually(served, 1)
+        await wait_for_n_requests(served, 1)
         gate.open()
-        assert (await late)[0] == "DEADLINE_EXCEEDED"
+        assert (await expired)[0] == "DEADLINE_EXCEEDED"
         with pytest.raises(asyncio.CancelledError):
-            await sent
+            await cancelled
         stats = (await service.ModelStatistics(ModelStatisticsRequest(name="tiny"))).model_stats[0].inference_stats
         assert (stats.success.count, stats.fail.count) == (0, 2)
 
 
-async def test_streams_are_for_generation() -> None:
+async def test_streams_are_only_for_generation() -> None:
     def requests() -> Any:
-        return iter([ask("embed", prompt="x", id="a"), ask("generate", model="judge", prompt="x", id="b")])
+        return iter([request("embed", prompt="x", id="a"), request("generate", model="judge", prompt="x", id="b")])
 
     async with serving() as (_, service):
-        told = {}
+        errors = {}
         async for response in service.ModelStreamInfer(requests()):
-            told[response.infer_response.id] = response.error_message
-            said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
-            assert said == grpc.StatusCode.INVALID_ARGUMENT.name
-    assert told == {
+            errors[response.infer_response.id] = response.error_message
+            status = response.infer_response.parameters[contract.ERROR_STATUS].string_param
+            assert status == grpc.StatusCode.INVALID_ARGUMENT.name
+    assert errors == {
         "a": "parameter 'task': 'embed' cannot be streamed, only called with ModelInfer",
         "b": "model 'judge' does not support 'generate', only rank, tokenize, detokenize",
     }
 
 
-async def test_a_model_lists_the_tensors_of_what_it_can_do() -> None:
+async def test_a_model_lists_the_tensors_of_its_tasks() -> None:
     async with serving() as (_, service):
         tiny, judge = [await service.ModelMetadata(ModelMetadataRequest(name=name)) for name in ("tiny", "judge")]
         names = [tensor.name for tensor in tiny.inputs]

@@ -1,4 +1,4 @@
-"""What operators see of the worker, and a trace from the HTTP client into the engine."""
+"""Telemetry of the worker, and a trace from the HTTP client into the engine."""
 
 import asyncio
 import logging
@@ -20,7 +20,7 @@ from openai_server.telemetry.tracing import Tracer as SidecarTracer
 from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
 from tests.wire.exposition import Scrape
 from tests.wire.sidecar import app_for
-from tests.wire.test_worker_streams import ask, cancel, client, eventually
+from tests.wire.test_worker_streams import cancel, client, request, wait_for_n_requests
 from tests.wire.worker import OPTIONS, Worker, stub, worker
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -39,59 +39,59 @@ async def until(condition: Callable[[], bool]) -> None:
 async def infer(running: Worker, prompt: str, *, metadata: tuple[tuple[str, str], ...] = ()) -> None:
     async with stub(running.port) as service:
         call: Any = service.ModelInfer
-        await call(ask(prompt, id="call-1"), metadata=metadata)
+        await call(request(prompt, id="call-1"), metadata=metadata)
 
 
 # ---- Metrics
 
 
-async def test_what_the_engine_did_is_counted() -> None:
+async def test_the_work_of_the_engine_is_counted() -> None:
     async with worker({"tiny": FakeRunner({"a prompt": b"four"})}) as running:
         await infer(running, "a prompt")
         await infer(running, "a prompt")
-        told = scrape(running)
+        metrics = scrape(running)
         tiny = {"model": "tiny"}
-        assert told.value("anyserve_worker_requests_ended_total", outcome="stop", **tiny) == 2
-        assert told.value("anyserve_worker_prompt_tokens_total", **tiny) == 16
-        assert told.value("anyserve_worker_cached_tokens_total", **tiny) == 7
-        assert told.value("anyserve_worker_generated_tokens_total", **tiny) == 10
-        assert told.value("anyserve_worker_kv_cells", **tiny) == 400
-        assert told.value("anyserve_worker_model_ready", **tiny) == 1
-        steps = told.value("anyserve_worker_step_seconds_count", **tiny)
-        assert steps == told.value("anyserve_worker_step_sequences_bucket", le="1.0", **tiny) == 10
-        assert told.value("anyserve_worker_step_tokens_sum", **tiny) == 8 + 1 + 8
+        assert metrics.value("anyserve_worker_requests_ended_total", outcome="stop", **tiny) == 2
+        assert metrics.value("anyserve_worker_prompt_tokens_total", **tiny) == 16
+        assert metrics.value("anyserve_worker_cached_tokens_total", **tiny) == 7
+        assert metrics.value("anyserve_worker_generated_tokens_total", **tiny) == 10
+        assert metrics.value("anyserve_worker_kv_cells", **tiny) == 400
+        assert metrics.value("anyserve_worker_model_ready", **tiny) == 1
+        steps = metrics.value("anyserve_worker_step_seconds_count", **tiny)
+        assert steps == metrics.value("anyserve_worker_step_sequences_bucket", le="1.0", **tiny) == 10
+        assert metrics.value("anyserve_worker_step_tokens_sum", **tiny) == 8 + 1 + 8
         for name in ("queue", "prefill", "request"):
-            assert told.value(f"anyserve_worker_{name}_seconds_count", **tiny) == 2, name
-        assert told.value("anyserve_worker_threads", step="decode", **tiny) == 1
+            assert metrics.value(f"anyserve_worker_{name}_seconds_count", **tiny) == 2, name
+        assert metrics.value("anyserve_worker_threads", step="decode", **tiny) == 1
 
 
-async def test_who_is_there_while_they_are() -> None:
+async def test_current_requests_sequences_and_cells_are_measured() -> None:
     gate = Gate()
     options = replace(OPTIONS, parallel=1, max_queue=1)
     async with worker({"tiny": FakeRunner(gate=gate)}, options) as running, client(running.port) as stream:
-        await stream.send(ask("one", 0))
+        await stream.send(request("one", 0))
         await gate.entered()
-        await stream.send(ask("two", 1), ask("three", 2))
+        await stream.send(request("two", 1), request("three", 2))
         while not stream.errors:
             await stream.read()
-        told = scrape(running)
-        assert told.value("anyserve_worker_requests") == 2
-        assert told.value("anyserve_worker_sequences_running") == 1
-        assert told.value("anyserve_worker_requests_refused_total") == 1
-        assert told.value("anyserve_worker_kv_cells_used") >= 3
+        metrics = scrape(running)
+        assert metrics.value("anyserve_worker_requests") == 2
+        assert metrics.value("anyserve_worker_sequences_running") == 1
+        assert metrics.value("anyserve_worker_requests_refused_total") == 1
+        assert metrics.value("anyserve_worker_kv_cells_used") >= 3
         await stream.send(cancel(0), cancel(1))
-        await eventually(running, 0)
+        await wait_for_n_requests(running, 0)
         gate.open()
         await until(lambda: scrape(running).value("anyserve_worker_requests_ended_total", outcome="cancelled") == 2)
 
 
-async def test_embeddings_are_counted_as_such() -> None:
+async def test_embeddings_have_their_own_outcome() -> None:
     async with worker(vector_runners={"tiny": FakeVectorRunner()}) as running:
         await running.engines["tiny"].embed(EmbedRequest("abc"))
         assert scrape(running).value("anyserve_worker_requests_ended_total", outcome="embedded") == 1
 
 
-# ---- Lines
+# ---- Log lines
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
@@ -99,7 +99,7 @@ def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_the_id_of_the_http_request_is_in_the_line_of_the_generation(
+async def test_the_line_of_a_generation_has_the_id_of_the_http_request(
     caplog: pytest.LogCaptureFixture, stream: bool
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -109,7 +109,7 @@ async def test_the_id_of_the_http_request_is_in_the_line_of_the_generation(
     ):
         body = {"prompt": "a secret", "stream": stream}
         await sidecar.send("POST", "/v1/completions", body, {"x-request-id": "mine"})
-        await eventually(running, 0)
+        await wait_for_n_requests(running, 0)
     [fields] = lines(caplog)
     assert fields["id"].startswith("cmpl-")
     assert (fields["request_id"], fields["model"], fields["outcome"]) == ("mine", "tiny", "stop")
@@ -118,17 +118,17 @@ async def test_the_id_of_the_http_request_is_in_the_line_of_the_generation(
     assert "secret" not in caplog.text
 
 
-async def test_one_that_was_given_up(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_line_of_a_cancelled_generation_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     gate = Gate()
     async with (
         worker({"tiny": FakeRunner(gate=gate)}, observer=Observer(log_access=True)) as running,
         client(running.port) as stream,
     ):
-        await stream.send(ask("x", 0))
+        await stream.send(request("x", 0))
         await gate.entered()
         await stream.send(cancel(0))
-        await eventually(running, 0)
+        await wait_for_n_requests(running, 0)
         gate.open()
     [fields] = lines(caplog)
     assert fields["outcome"] == "cancelled"
@@ -142,7 +142,7 @@ def by_name(exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_trace_from_the_client_to_queue_prefill_and_decode(stream: bool) -> None:
+async def test_a_trace_leads_from_the_client_to_queue_prefill_and_decode(stream: bool) -> None:
     exporter = InMemorySpanExporter()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -154,23 +154,23 @@ async def test_a_trace_from_the_client_to_queue_prefill_and_decode(stream: bool)
     ):
         headers = {"traceparent": PARENT, "tracestate": "vendor=1"}
         await sidecar.send("POST", "/v1/completions", {"prompt": "x", "stream": stream}, headers)
-        await eventually(running, 0)
+        await wait_for_n_requests(running, 0)
     spans = by_name(exporter)
-    served, whole = spans["POST /v1/completions"], spans["generate tiny"]
+    sidecar_span, generation_span = spans["POST /v1/completions"], spans["generate tiny"]
     phases = [spans[name] for name in ("queue", "prefill", "decode")]
     assert {f"{span.context.trace_id:032x}" for span in spans.values()} == {PARENT.split("-")[1]}
     assert {span.context.trace_state.to_header() for span in spans.values()} == {"vendor=1"}
-    assert whole.parent is not None
-    assert whole.parent.span_id == served.context.span_id
-    assert all(phase.parent and phase.parent.span_id == whole.context.span_id for phase in phases)
-    edges = [whole.start_time, *(phase.end_time for phase in phases)]
-    assert edges[-1] == whole.end_time
+    assert generation_span.parent is not None
+    assert generation_span.parent.span_id == sidecar_span.context.span_id
+    assert all(phase.parent and phase.parent.span_id == generation_span.context.span_id for phase in phases)
+    edges = [generation_span.start_time, *(phase.end_time for phase in phases)]
+    assert edges[-1] == generation_span.end_time
     assert edges == sorted(edges, key=lambda edge: edge or 0)
     assert [phase.start_time for phase in phases] == edges[:-1]
-    assert dict(whole.attributes or {})["gen_ai.usage.output_tokens"] == 3
+    assert dict(generation_span.attributes or {})["gen_ai.usage.output_tokens"] == 3
 
 
-async def test_a_generation_that_never_ran_only_waited() -> None:
+async def test_a_generation_that_never_ran_has_only_a_queue_span() -> None:
     exporter, gate = InMemorySpanExporter(), Gate()
     provider = TracerProvider()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
@@ -180,14 +180,14 @@ async def test_a_generation_that_never_ran_only_waited() -> None:
         worker({"tiny": runner}, options, observer=Observer(tracer=Tracer(provider))) as running,
         client(running.port) as stream,
     ):
-        await stream.send(ask("one", 0))
+        await stream.send(request("one", 0))
         await gate.entered()
-        await stream.send(ask("two", 1))
-        await eventually(running, 2)
+        await stream.send(request("two", 1))
+        await wait_for_n_requests(running, 2)
         await stream.send(cancel(1))
-        await eventually(running, 1)
+        await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((0, 0))
     spans = exporter.get_finished_spans()
-    [given_up] = [span for span in spans if dict(span.attributes or {}).get("anyserve.outcome") == "cancelled"]
-    assert [s.name for s in spans if s.parent and s.parent.span_id == given_up.context.span_id] == ["queue"]
+    [cancelled] = [span for span in spans if dict(span.attributes or {}).get("anyserve.outcome") == "cancelled"]
+    assert [s.name for s in spans if s.parent and s.parent.span_id == cancelled.context.span_id] == ["queue"]

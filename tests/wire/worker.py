@@ -1,4 +1,4 @@
-"""The worker's real servicer on engines that follow a script, over real gRPC."""
+"""The worker's real servicer, with engines that follow a script, over real gRPC."""
 
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -44,9 +44,9 @@ async def worker(
     vector_runners: Mapping[str, FakeVectorRunner] | None = None,
     observer: Observer | None = None,
 ) -> AsyncIterator[Worker]:
-    """Serves a model for each runner. At the end, every engine has got back what it gave.
+    """Serves a model for each runner, and checks at the end that no request is left and all KV cells are free.
 
-    A model with a vector runner embeds as well; if that is a reranker, it ranks and does not generate.
+    A model with a vector runner embeds as well; if that runner is a reranker, the model ranks and doesn't generate.
     """
     runners = {"tiny": FakeRunner()} if runners is None else runners
     vector_runners = vector_runners or {}
@@ -65,8 +65,8 @@ async def worker(
     for model in repository:
         model._engine, model.state = engines[model.name], State.READY
         if vector_runner := vector_runners.get(model.name):
-            own = ("rank",) if vector_runner.ranks else ("generate", "embed")
-            model.tasks = (*own, "tokenize", "detokenize")
+            own_tasks = ("rank",) if vector_runner.ranks else ("generate", "embed")
+            model.tasks = (*own_tasks, "tokenize", "detokenize")
             model.config["tasks"] = ",".join(model.tasks)
         engines[model.name].start()
     servicer = InferenceServicer(repository)
@@ -74,13 +74,13 @@ async def worker(
     add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()
-    async with AsyncExitStack() as at_the_end:
+    async with AsyncExitStack() as cleanup:
         for name, engine in engines.items():
-            at_the_end.push_async_callback(engine.close)
+            cleanup.push_async_callback(engine.close)
             for gate in (runners[name].gate, name in vector_runners and vector_runners[name].gate):
                 if gate:
-                    at_the_end.callback(gate.open)
-        at_the_end.push_async_callback(server.stop, None)
+                    cleanup.callback(gate.open)
+        cleanup.push_async_callback(server.stop, None)
         yield Worker(servicer, engines, server, port, repository)
     for name, runner in runners.items():
         assert engines[name].n_requests == 0

@@ -29,7 +29,7 @@ from protos.grpc_predict_v2_pb2 import (
     ServerReadyResponse,
 )
 from tests.openai_server.backends.fake_channel import IDLE, READY, FakeChannel, FakeDialer, Stream, rpc_error
-from tests.wire.fake_worker import last, message, token
+from tests.wire.fake_worker import last_token, message, token
 
 BATCHES, WHOLE, PINGS = contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS, contract.EXTENSION_PINGS
 
@@ -399,7 +399,7 @@ async def test_a_request_that_is_not_shared_has_a_stream_of_its_own(extensions: 
     stream = await channel.streams.get()
     assert contract.PARAM_REQUEST not in (await stream.sent.get()).parameters
     assert channel.calls[0][2]["timeout"] == 9
-    for response in (token("a"), last("b")):
+    for response in (token("a"), last_token("b")):
         stream.answers.put_nowait(ModelStreamInferResponse(infer_response=response))
     stream.answers.put_nowait(None)
     assert [row[:3] for row in await taken(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]

@@ -17,9 +17,9 @@ from tests.wire.test_rfc9112 import ROWS
 
 STREAMS = 500
 """For each seed."""
-ALL = [row for row in ROWS if len(row.sent) < 2000 and b"HTTP/1.0" not in row.sent]
+ALL = [row for row in ROWS if len(row.data) < 2000 and b"HTTP/1.0" not in row.data]
 """h11 keeps no connection of HTTP/1.0."""
-GOOD, ANY = [row.sent for row in ALL if row.is_open], [row.sent for row in ALL]
+GOOD, ANY = [row.data for row in ALL if row.is_open], [row.data for row in ALL]
 SCRAPS = [
     *(b"\r\n", b"\n", b"\r", b" ", b"\t", b":", b",", b";", b"\0", b"0", b"1", b"5", b"x", b"chunked"),
     *(b"Transfer-Encoding: chunked\r\n", b"Content-Length: 5\r\n", b"Connection: close\r\n"),

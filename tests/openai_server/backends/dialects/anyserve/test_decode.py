@@ -13,7 +13,7 @@ from openai_server.core.rows import ChoiceDecoders
 from openai_server.core.usage import Usage, total
 from protos import contract
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
-from tests.wire.fake_worker import last, message, token, whole
+from tests.wire.fake_worker import last_token, message, token, whole
 
 
 def says(
@@ -129,22 +129,22 @@ def test_a_stream(raw: bool) -> None:
     decoder = StreamDecoder(1)
     assert decoder.feed(says(b"a", raw=raw)) == [Choice(0, "a", None)]
     assert decoder.feed(says(b"", raw=raw)) == []
-    assert decoder.feed(last("b", reason="length")) == [Choice(0, "b", "length")]
+    assert decoder.feed(last_token("b", reason="length")) == [Choice(0, "b", "length")]
     assert decoder.usage == Usage(3, 2, 1)
     decoder.end()
 
 
 def test_usage_counts_each_choice_once() -> None:
     decoder = StreamDecoder(2)
-    assert decoder.feed(last(index=1)) == [Choice(1, "", "stop")]
+    assert decoder.feed(last_token(index=1)) == [Choice(1, "", "stop")]
     assert decoder.usage == Usage(3, 2, 1)
-    decoder.feed(last(index=0))
+    decoder.feed(last_token(index=0))
     assert decoder.usage == Usage(3, 4, 1)
 
 
 def test_an_empty_final_response() -> None:
     decoder = StreamDecoder(1)
-    decoder.feed(last("a", final=False))
+    decoder.feed(last_token("a", final=False))
     assert decoder.feed(message(final=True)) == []
     decoder.end()
 
@@ -168,7 +168,7 @@ def test_a_backend_that_tells_neither_index_nor_reason() -> None:
 
 def test_the_final_flag_does_not_finish_a_choice_for_a_backend_that_tells_reasons() -> None:
     decoder = StreamDecoder(2)
-    decoder.feed(last(index=0))
+    decoder.feed(last_token(index=0))
     with pytest.raises(BackendError):
         decoder.end()
 
@@ -199,7 +199,7 @@ def test_a_character_split_at_any_byte_comes_out_whole(at: int) -> None:
 def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
     decoder = StreamDecoder(1)
     deltas = [delta for token in tokens for delta in decoder.feed(says(token))]
-    deltas += decoder.feed(last())
+    deltas += decoder.feed(last_token())
     assert "".join(delta.text for delta in deltas) == b"".join(tokens).decode(errors="replace")
 
 

@@ -1,4 +1,5 @@
-"""Text is text over HTTP with real vocabularies: no token of a message is a special one, and the template's all are."""
+"""With real vocabularies over HTTP, text in messages never becomes special tokens, and the template's markup always
+does."""
 
 import json
 import urllib.request
@@ -50,7 +51,7 @@ def chat_tokens(http: Server, model: str, *messages: dict[str, Any]) -> list[int
     return tokens(http, model, messages=list(messages))
 
 
-def special(http: Server, model: str, text: str) -> int:
+def special_token(http: Server, model: str, text: str) -> int:
     (token,) = tokens(http, model, content=text)
     return token
 
@@ -64,8 +65,8 @@ def complete(http: Server, model: str, *messages: dict[str, Any], **body: Any) -
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, markup.BPE, markup.SENTENCEPIECE])
-def test_a_message_forges_no_turn(http: Server, model: str) -> None:
-    begin, end = (special(http, model, text) for text in ("<|im_start|>", "<|im_end|>"))
+def test_a_message_can_not_forge_a_turn(http: Server, model: str) -> None:
+    begin, end = (special_token(http, model, text) for text in ("<|im_start|>", "<|im_end|>"))
     harmless, forged = (chat_tokens(http, model, turn(text)) for text in ("hi", FORGED))
     for token in (begin, end):
         assert forged.count(token) == harmless.count(token)
@@ -79,14 +80,14 @@ def test_a_message_forges_no_turn(http: Server, model: str) -> None:
     assert inside == tokens(http, model, content="user\n" + FORGED, parse_special=False)
     assert begin not in plain
     assert end not in plain
-    real = chat_tokens(http, model, turn("hi"), turn("obey", "system"))
-    assert real.count(begin) == harmless.count(begin) + 1
+    two_turns = chat_tokens(http, model, turn("hi"), turn("obey", "system"))
+    assert two_turns.count(begin) == harmless.count(begin) + 1
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, markup.BPE, markup.SENTENCEPIECE])
-def test_the_answer_is_generated_from_these_tokens(http: Server, model: str) -> None:
+def test_the_response_is_generated_from_these_tokens(http: Server, model: str) -> None:
     messages = (turn(f"Be kind. {FORGED}", "system"), turn(FORGED), turn("Yes.", "assistant"), turn("<think>"))
-    n = len(chat_tokens(http, model, *messages)) + (model == markup.SENTENCEPIECE)  # its BOS
+    n = len(chat_tokens(http, model, *messages)) + (model == markup.SENTENCEPIECE)  # the model adds a BOS
     assert complete(http, model, *messages)["usage"]["prompt_tokens"] == n
     usage = {"include_usage": True}
     events = http.post(CHAT, model=model, messages=messages, max_tokens=1, stream=True, stream_options=usage)
@@ -96,35 +97,37 @@ def test_the_answer_is_generated_from_these_tokens(http: Server, model: str) -> 
 @pytest.mark.parametrize("model", [SMOLLM2, markup.BPE])
 def test_a_growing_chat_keeps_its_prefix(http: Server, model: str) -> None:
     first = (turn("Be kind.", "system"), turn(f"A {model} chat. {FORGED}"))
-    begun = complete(http, model, *first)["usage"]
-    more = (*first, turn("Yes. <|im_end|>", "assistant"), turn("<|im_start|>"))
-    went_on = complete(http, model, *more)["usage"]
-    # The template writes the beginning of the answer in the same way; only reasoning that it begins there may be gone.
-    assert went_on["prompt_tokens_details"]["cached_tokens"] >= begun["prompt_tokens"] - 3
-    assert chat_tokens(http, model, *more)[: begun["prompt_tokens"] - 3] == chat_tokens(http, model, *first)[:-3]
+    first_usage = complete(http, model, *first)["usage"]
+    longer = (*first, turn("Yes. <|im_end|>", "assistant"), turn("<|im_start|>"))
+    longer_usage = complete(http, model, *longer)["usage"]
+    # The template starts the turn in the same way; only reasoning that it begins there may be missing.
+    assert longer_usage["prompt_tokens_details"]["cached_tokens"] >= first_usage["prompt_tokens"] - 3
+    assert (
+        chat_tokens(http, model, *longer)[: first_usage["prompt_tokens"] - 3] == chat_tokens(http, model, *first)[:-3]
+    )
 
 
-def test_text_in_the_fallback_template_is_text(http: Server) -> None:
-    end = special(http, GEMMA3, "<end_of_turn>")
+def test_text_in_the_fallback_template_stays_text(http: Server) -> None:
+    end = special_token(http, GEMMA3, "<end_of_turn>")
     assert end not in chat_tokens(http, GEMMA3, turn("a<end_of_turn><bos>b\n\nc<table>"))
     ids = chat_tokens(http, GEMMA3, turn("a<end_of_turn>b\n\n\nc<table>"))
-    assert special(http, GEMMA3, "\n\n\n") in ids
-    assert special(http, GEMMA3, "<table>") in ids
+    assert special_token(http, GEMMA3, "\n\n\n") in ids
+    assert special_token(http, GEMMA3, "<table>") in ids
 
 
 @pytest.mark.parametrize("model", [markup.BPE, markup.SENTENCEPIECE])
-def test_user_defined_markup(http: Server, model: str) -> None:
-    ids = {text: special(http, model, text) for text in (*markup.MARKUP, markup.OTHER)}
-    everything = "".join(ids)
-    found = chat_tokens(http, model, turn(everything))
-    assert [text for text in ids if ids[text] in found[:-1]] == [markup.OTHER]
+def test_user_defined_markup_in_messages_is_text(http: Server, model: str) -> None:
+    ids = {text: special_token(http, model, text) for text in (*markup.MARKUP, markup.OTHER)}
+    all_markup = "".join(ids)
+    token_ids = chat_tokens(http, model, turn(all_markup))
+    assert [text for text in ids if ids[text] in token_ids[:-1]] == [markup.OTHER]
     history = (
         turn("a"),
         turn("<think>x</think>y", "assistant", tool_calls=[call("f", '{"</tool_call>": "</think>"}')]),
         turn("r</tool_response>", "tool", tool_call_id="call_1"),
     )
-    found = chat_tokens(http, model, *history)
-    counts = {text: found[:-1].count(token) for text, token in ids.items() if "think" not in text}
+    token_ids = chat_tokens(http, model, *history)
+    counts = {text: token_ids[:-1].count(token) for text, token in ids.items() if "think" not in text}
     assert counts == {
         "<tool_call>": 1,
         "</tool_call>": 1,
@@ -138,8 +141,8 @@ def call(name: str, arguments: str) -> dict[str, Any]:
     return {"id": "call_1", "type": "function", "function": {"name": name, "arguments": arguments}}
 
 
-def test_prompts_are_read_with_their_special_tokens(http: Server) -> None:
+def test_special_tokens_in_prompts_are_recognised(http: Server) -> None:
     prompt = "<|im_start|>user\nhi<|im_end|>\n"
-    answer = json.loads(http.post("/v1/completions", model=SMOLLM2, prompt=prompt, max_tokens=1))
-    assert answer["usage"]["prompt_tokens"] == len(tokens(http, SMOLLM2, content=prompt))
+    response = json.loads(http.post("/v1/completions", model=SMOLLM2, prompt=prompt, max_tokens=1))
+    assert response["usage"]["prompt_tokens"] == len(tokens(http, SMOLLM2, content=prompt))
     assert len(tokens(http, SMOLLM2, content=prompt)) < len(tokens(http, SMOLLM2, content=prompt, parse_special=False))

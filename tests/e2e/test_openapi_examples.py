@@ -8,7 +8,7 @@ from typing import Any
 from tests.e2e.conftest import Pair
 
 
-def _ask(url: str, body: object = None) -> tuple[int, bytes]:
+def _send(url: str, body: object = None) -> tuple[int, bytes]:
     data = None if body is None else json.dumps(body).encode()
     request = urllib.request.Request(url, data, {"content-type": "application/json"})
     try:
@@ -18,8 +18,8 @@ def _ask(url: str, body: object = None) -> tuple[int, bytes]:
         return error.code, error.read()
 
 
-def test_each_is_answered_as_it_stands(pair: Pair) -> None:
-    _, text = _ask(f"{pair.url}/openapi.json")
+def test_each_example_is_answered_unchanged(pair: Pair) -> None:
+    _, text = _send(f"{pair.url}/openapi.json")
     paths: dict[str, Any] = json.loads(text)["paths"]
     refused = {}
     for path, methods in paths.items():
@@ -29,8 +29,8 @@ def test_each_is_answered_as_it_stands(pair: Pair) -> None:
             bodies = operation.get("requestBody", {"content": {"": {"examples": {"": {"value": None}}}}})["content"]
             for content in bodies.values():
                 for name, example in content["examples"].items():
-                    status, answer = _ask(pair.url + path, example["value"])
+                    status, response = _send(pair.url + path, example["value"])
                     if status != 200:
-                        refused[path, name] = json.loads(answer)["error"]["code"]
-    # The default model is no reranker, as that example says.
+                        refused[path, name] = json.loads(response)["error"]["code"]
+    # The default model is not a reranker, which that example mentions.
     assert refused == {("/v1/rerank", "documents"): "unsupported_task"}

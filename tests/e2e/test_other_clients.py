@@ -1,4 +1,4 @@
-"""Clients that are not the newest SDK: openai 0.28, tritonclient, curl. Each in a process of its own."""
+"""Other clients than the newest SDK: openai 0.28, tritonclient, curl. Each runs in its own process."""
 
 import json
 import os
@@ -14,7 +14,7 @@ from tests.models import openai_028_path
 
 
 def _python(script: str, *arguments: str, **env: str) -> Any:
-    """Runs a script in an interpreter of its own; what it prints is JSON."""
+    """Runs a script in a new interpreter and returns the JSON that it prints."""
     result = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script), *arguments],
         capture_output=True,
@@ -27,8 +27,8 @@ def _python(script: str, *arguments: str, **env: str) -> Any:
     return json.loads(result.stdout)
 
 
-def test_openai_0_28(exact_pair: Pair) -> None:
-    out = _python(
+def test_openai_0_28_works_with_the_pair(exact_pair: Pair) -> None:
+    results = _python(
         """
         import json, sys
         import openai
@@ -36,11 +36,11 @@ def test_openai_0_28(exact_pair: Pair) -> None:
 
         openai.api_base = sys.argv[1] + "/v1"
         openai.api_key = "none"
-        asked = dict(prompt="Once upon a time", max_tokens=12, temperature=0)
+        request = dict(prompt="Once upon a time", max_tokens=12, temperature=0)
         out = {"version": openai.VERSION}
-        out["completion"] = openai.Completion.create(model="llamacpp", **asked)
-        out["engine"] = openai.Completion.create(engine="llamacpp", **asked)
-        out["stream"] = list(openai.Completion.create(model="llamacpp", stream=True, **asked))
+        out["completion"] = openai.Completion.create(model="llamacpp", **request)
+        out["engine"] = openai.Completion.create(engine="llamacpp", **request)
+        out["stream"] = list(openai.Completion.create(model="llamacpp", stream=True, **request))
         messages = [{"role": "user", "content": "Say hello."}]
         chat = dict(model="llamacpp", messages=messages, max_tokens=12, temperature=0)
         out["chat"] = openai.ChatCompletion.create(**chat)
@@ -57,20 +57,20 @@ def test_openai_0_28(exact_pair: Pair) -> None:
         exact_pair.url,
         PYTHONPATH=str(openai_028_path()),
     )
-    assert out["version"] == "0.28.1"
-    text = out["completion"]["choices"][0]["text"]
-    assert text == out["engine"]["choices"][0]["text"]
-    assert text == "".join(chunk["choices"][0]["text"] for chunk in out["stream"])
-    assert out["completion"]["model"] == SMOLLM2
-    content = out["chat"]["choices"][0]["message"]["content"]
-    assert content == "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in out["chat_stream"])
-    assert out["models"]["data"][0]["id"] == SMOLLM2
-    assert out["embedding"] == [576, 576]
-    assert out["error"] == [404, "model_not_found", "model"]
+    assert results["version"] == "0.28.1"
+    text = results["completion"]["choices"][0]["text"]
+    assert text == results["engine"]["choices"][0]["text"]
+    assert text == "".join(chunk["choices"][0]["text"] for chunk in results["stream"])
+    assert results["completion"]["model"] == SMOLLM2
+    content = results["chat"]["choices"][0]["message"]["content"]
+    assert content == "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in results["chat_stream"])
+    assert results["models"]["data"][0]["id"] == SMOLLM2
+    assert results["embedding"] == [576, 576]
+    assert results["error"] == [404, "model_not_found", "model"]
 
 
-def test_tritonclient(exact_pair: Pair) -> None:
-    out = _python(
+def test_tritonclient_works_with_the_worker(exact_pair: Pair) -> None:
+    results = _python(
         """
         import json, queue, sys
         import numpy
@@ -81,9 +81,9 @@ def test_tritonclient(exact_pair: Pair) -> None:
 
         def tensor(name, datatype, value):
             kind = {"BYTES": numpy.object_, "INT32": numpy.int32, "FP32": numpy.float32}[datatype]
-            given = triton.InferInput(name, [1], datatype)
-            given.set_data_from_numpy(numpy.array([value], dtype=kind))
-            return given
+            tensor = triton.InferInput(name, [1], datatype)
+            tensor.set_data_from_numpy(numpy.array([value], dtype=kind))
+            return tensor
 
         def inputs(max_tokens, prompt=b"Once upon a time"):
             return [tensor("prompt", "BYTES", prompt), tensor("max_tokens", "INT32", max_tokens),
@@ -128,18 +128,18 @@ def test_tritonclient(exact_pair: Pair) -> None:
         exact_pair.worker,
         SMOLLM2,
     )
-    assert out["ready"] == [True, True, True]
-    assert out["platform"] == "llama_cpp"
-    assert out["decoupled"] is True
-    assert SMOLLM2 in out["index"]
-    assert out["text"] == out["texts"]["a"]
-    assert out["only_text"] is True
-    assert out["texts"]["b"]
-    assert out["finals"] == {"a": False, "b": True}
-    assert out["error"][0] == "StatusCode.INVALID_ARGUMENT"
-    assert len(out["errors"]) == 1
-    assert "max_tokens" in out["errors"][0]
-    assert out["inferences"] > 0
+    assert results["ready"] == [True, True, True]
+    assert results["platform"] == "llama_cpp"
+    assert results["decoupled"] is True
+    assert SMOLLM2 in results["index"]
+    assert results["text"] == results["texts"]["a"]
+    assert results["only_text"] is True
+    assert results["texts"]["b"]
+    assert results["finals"] == {"a": False, "b": True}
+    assert results["error"][0] == "StatusCode.INVALID_ARGUMENT"
+    assert len(results["errors"]) == 1
+    assert "max_tokens" in results["errors"][0]
+    assert results["inferences"] > 0
 
 
 def _curl(*arguments: str) -> str:
@@ -147,14 +147,14 @@ def _curl(*arguments: str) -> str:
     return subprocess.run(command, capture_output=True, check=True).stdout.decode()
 
 
-def test_curl_without_a_model(pair: Pair) -> None:
+def test_curl_needs_no_model(pair: Pair) -> None:
     body = '{"prompt": "Once upon a time", "max_tokens": 5}'
-    answer = json.loads(_curl(f"{pair.url}/v1/completions", "-H", "Content-Type: application/json", "-d", body))
-    assert answer["model"] == SMOLLM2
-    assert answer["choices"][0]["text"]
+    completion = json.loads(_curl(f"{pair.url}/v1/completions", "-H", "Content-Type: application/json", "-d", body))
+    assert completion["model"] == SMOLLM2
+    assert completion["choices"][0]["text"]
 
 
-def test_curl_streams_in_the_apis_order(pair: Pair) -> None:
+def test_curl_gets_the_events_in_the_apis_order(pair: Pair) -> None:
     body = {
         "messages": [
             {"role": "system", "content": "Be brief."},
@@ -166,8 +166,8 @@ def test_curl_streams_in_the_apis_order(pair: Pair) -> None:
         "stream": True,
         "stream_options": {"include_usage": True},
     }
-    out = _curl("-N", "-D", "-", f"{pair.url}/v1/chat/completions", "-d", json.dumps(body))
-    headers, _, events = out.partition("\r\n\r\n")
+    output = _curl("-N", "-D", "-", f"{pair.url}/v1/chat/completions", "-d", json.dumps(body))
+    headers, _, events = output.partition("\r\n\r\n")
     assert "content-type: text/event-stream" in headers.lower()
     blocks = [block for block in events.split("\n\n") if block]
     assert all(block.startswith("data: ") for block in blocks)
@@ -182,8 +182,8 @@ def test_curl_streams_in_the_apis_order(pair: Pair) -> None:
     ("path", "method", "status"),
     [("/nowhere", "GET", 404), ("/v1/completions", "GET", 405), ("/v1/models", "PUT", 405)],
 )
-def test_curl_gets_the_envelope_from_the_router_too(pair: Pair, path: str, method: str, status: int) -> None:
-    out = _curl("-X", method, "-w", "\n%{http_code}", pair.url + path)
-    body, _, code = out.rpartition("\n")
+def test_curl_gets_the_error_envelope_from_the_router_too(pair: Pair, path: str, method: str, status: int) -> None:
+    output = _curl("-X", method, "-w", "\n%{http_code}", pair.url + path)
+    body, _, code = output.rpartition("\n")
     assert int(code) == status
     assert json.loads(body)["error"].keys() == {"message", "type", "param", "code"}

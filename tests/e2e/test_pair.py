@@ -1,4 +1,4 @@
-"""What only the pair can show: clients that go away, a worker that does, long prompts, health, drain."""
+"""Behaviour of the pair: clients that disconnect, a worker that restarts, long prompts, health, drain."""
 
 import http.client
 import json
@@ -34,7 +34,9 @@ def _get(url: str, path: str) -> tuple[int, dict[str, str], Any]:
 
 
 @pytest.mark.parametrize("stream", [True, False])
-def test_a_client_that_goes_away_stops_the_worker(pair: Pair, service: GRPCInferenceServiceStub, stream: bool) -> None:
+def test_a_client_that_disconnects_stops_the_worker(
+    pair: Pair, service: GRPCInferenceServiceStub, stream: bool
+) -> None:
     before = servers.statistics(service, SMOLLM2)
     connection = _post(pair.url, TALK | {"stream": stream, "n": 2})
     if stream:
@@ -46,18 +48,18 @@ def test_a_client_that_goes_away_stops_the_worker(pair: Pair, service: GRPCInfer
     )
     steps = servers.statistics(service, SMOLLM2).execution_count
     assert _get(pair.url, "/health")[0] == 200
-    assert servers.statistics(service, SMOLLM2).execution_count == steps, "nothing is computed any more"
+    assert servers.statistics(service, SMOLLM2).execution_count == steps, "the worker computes nothing more"
 
 
 @pytest.fixture
-def pinging(worker_address: str) -> Iterator[str]:
+def pinging_sidecar(worker_address: str) -> Iterator[str]:
     with servers.sidecar(worker_address, "--ping-interval", "0.1") as (_, url):
         yield url
 
 
-def test_pings_while_a_long_prompt_is_read(pinging: str) -> None:
+def test_pings_are_sent_while_a_long_prompt_is_prefilled(pinging_sidecar: str) -> None:
     body = {"messages": [{"role": "user", "content": "hello " * 1500}], "stream": True, "max_tokens": 2}
-    connection = _post(pinging, body)
+    connection = _post(pinging_sidecar, body)
     events = connection.getresponse().read().decode().split("\n\n")
     connection.close()
     assert events[0].startswith(":")
@@ -65,7 +67,7 @@ def test_pings_while_a_long_prompt_is_read(pinging: str) -> None:
     assert events[-2] == "data: [DONE]"
 
 
-def test_the_worker_goes_and_comes_back() -> None:
+def test_a_worker_that_goes_and_comes_back_is_found() -> None:
     port = free_port()
     options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "1024", "--port", str(port))
     with servers.sidecar(f"127.0.0.1:{port}") as (_, url):
@@ -94,7 +96,7 @@ def test_the_worker_goes_and_comes_back() -> None:
             connection.close()
 
 
-def test_the_sidecar_ends_with_its_streams_finished(worker_address: str) -> None:
+def test_the_sidecar_finishes_its_streams_before_it_ends(worker_address: str) -> None:
     with servers.sidecar(worker_address) as (process, url):
         connection = _post(url, TALK | {"stream": True, "max_tokens": 60})
         response = connection.getresponse()

@@ -1,4 +1,4 @@
-"""Prompt lookup on real models: the answers of a worker without it, in fewer steps."""
+"""Prompt lookup on real models: the results of a worker without it, in fewer steps."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,7 +22,7 @@ REPEAT = f"<|im_start|>user\n{TASK}{PASSAGE}<|im_end|>\n<|im_start|>assistant\n"
 
 
 @pytest.fixture(scope="module")
-def drafting() -> Iterator[GRPCInferenceServiceStub]:
+def drafting_service() -> Iterator[GRPCInferenceServiceStub]:
     with (
         servers.worker(
             *(f"--model={SMOLLM2}={smollm2_path()}", "--n-ctx=2048", "--parallel=1", "--cached-sequences=0"),
@@ -33,39 +33,39 @@ def drafting() -> Iterator[GRPCInferenceServiceStub]:
         yield service
 
 
-# A step of another size may change the last bits of a logit: only where one token is far likelier than the others, or
-# the penalties make it so, is the text the same.
+# A step of another size may change the last bits of a logit, so the text is the same only where one token is far
+# likelier than the others.
 @pytest.mark.parametrize(
     "inputs", [{"temperature": 0.0}, {"temperature": 0.01, "seed": 3}, {"repetition_penalty": 1.01}]
 )
 def test_a_repeated_passage_is_the_same_in_fewer_steps(
-    drafting: GRPCInferenceServiceStub, exact_service: GRPCInferenceServiceStub, inputs: dict[str, Any]
+    drafting_service: GRPCInferenceServiceStub, exact_service: GRPCInferenceServiceStub, inputs: dict[str, Any]
 ) -> None:
     request = infer(SMOLLM2, REPEAT, max_tokens=40, **{"temperature": 0.0} | inputs)
     expected = outputs(exact_service.ModelInfer(request))
     assert PASSAGE.startswith(expected["text"][0])
-    before = servers.statistics(drafting, SMOLLM2).execution_count
-    assert outputs(drafting.ModelInfer(request)) == expected
-    steps = servers.statistics(drafting, SMOLLM2).execution_count - before
+    before = servers.statistics(drafting_service, SMOLLM2).execution_count
+    assert outputs(drafting_service.ModelInfer(request)) == expected
+    steps = servers.statistics(drafting_service, SMOLLM2).execution_count - before
     assert steps < expected["completion_tokens"][0] / 2
 
 
-def test_an_end_inside_a_draft(drafting: GRPCInferenceServiceStub) -> None:
+def test_generation_can_end_inside_a_draft(drafting_service: GRPCInferenceServiceStub) -> None:
     for length in range(20, 26):
-        answer = outputs(drafting.ModelInfer(infer(SMOLLM2, REPEAT, max_tokens=length, temperature=0.0)))
-        assert answer["completion_tokens"] == [length]
-        assert answer["finish_reason"] == ["length"]
-        assert PASSAGE.startswith(answer["text"][0])
-    answer = outputs(drafting.ModelInfer(infer(SMOLLM2, REPEAT, temperature=0.0, stop=[" named"])))
-    assert (answer["text"], answer["finish_reason"]) == ([PASSAGE[: PASSAGE.index(" named")]], ["stop"])
+        response = outputs(drafting_service.ModelInfer(infer(SMOLLM2, REPEAT, max_tokens=length, temperature=0.0)))
+        assert response["completion_tokens"] == [length]
+        assert response["finish_reason"] == ["length"]
+        assert PASSAGE.startswith(response["text"][0])
+    response = outputs(drafting_service.ModelInfer(infer(SMOLLM2, REPEAT, temperature=0.0, stop=[" named"])))
+    assert (response["text"], response["finish_reason"]) == ([PASSAGE[: PASSAGE.index(" named")]], ["stop"])
 
 
-def test_a_model_whose_memory_cannot_be_cut_is_served_without() -> None:
+def test_a_model_whose_state_cannot_be_truncated_is_served_without_prompt_lookup() -> None:
     with TemporaryDirectory() as folder:
         path = recurrent.make(Path(folder))[recurrent.MAMBA]
         with servers.worker(f"--model=mamba={path}", "--prompt-lookup=4") as (process, address):
             assert "prompt lookup is off for this model" in process.output
             with servers.stub(address) as service:
-                answer = outputs(service.ModelInfer(infer("mamba", REPEAT, max_tokens=20, temperature=0.0)))
-                assert answer["completion_tokens"] == [20]
+                response = outputs(service.ModelInfer(infer("mamba", REPEAT, max_tokens=20, temperature=0.0)))
+                assert response["completion_tokens"] == [20]
                 assert servers.statistics(service, "mamba").execution_count == 20

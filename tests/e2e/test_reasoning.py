@@ -1,4 +1,4 @@
-"""Reasoning through a chat template that begins a thought, with a real model: where it goes, and what it counts."""
+"""Reasoning through a chat template that begins it, with a real model: where it is returned, and how it's counted."""
 
 import json
 from collections.abc import Iterator
@@ -38,32 +38,32 @@ def client(exact_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield client
 
 
-def ask(client: OpenAI, *, think: bool, **body: Any) -> Any:
+def complete(client: OpenAI, *, think: bool, **body: Any) -> Any:
     return client.chat.completions.create(
         model=SMOLLM2, messages=MESSAGES, temperature=0, extra_body={"enable_thinking": think}, **body
     )
 
 
-def test_a_thought_without_an_end_is_all_there_is(client: OpenAI) -> None:
-    answer = ask(client, think=True, max_tokens=12)
-    message = answer.choices[0].message
-    assert (message.content, answer.choices[0].finish_reason) == ("", "length")
+def test_reasoning_without_an_end_is_the_whole_response(client: OpenAI) -> None:
+    completion = complete(client, think=True, max_tokens=12)
+    message = completion.choices[0].message
+    assert (message.content, completion.choices[0].finish_reason) == ("", "length")
     assert message.reasoning_content
-    assert answer.usage.completion_tokens_details.reasoning_tokens == answer.usage.completion_tokens == 12
+    assert completion.usage.completion_tokens_details.reasoning_tokens == completion.usage.completion_tokens == 12
 
 
-def test_without_a_thought_nothing_is_counted(client: OpenAI) -> None:
-    answer = ask(client, think=False, max_tokens=12)
-    assert answer.choices[0].message.content
-    assert "reasoning_content" not in answer.choices[0].message.model_dump(exclude_unset=True)
-    assert answer.usage.completion_tokens_details.reasoning_tokens == 0
+def test_without_reasoning_no_reasoning_tokens_are_counted(client: OpenAI) -> None:
+    completion = complete(client, think=False, max_tokens=12)
+    assert completion.choices[0].message.content
+    assert "reasoning_content" not in completion.choices[0].message.model_dump(exclude_unset=True)
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 0
 
 
 @pytest.mark.parametrize("think", [True, False])
-def test_a_stream_says_the_same_and_counts_the_same(client: OpenAI, think: bool) -> None:
-    whole = ask(client, think=think, max_tokens=20)
+def test_a_stream_has_the_same_text_and_counts(client: OpenAI, think: bool) -> None:
+    whole = complete(client, think=think, max_tokens=20)
     content, reasoning, usage = "", "", None
-    for chunk in ask(client, think=think, max_tokens=20, stream=True, stream_options={"include_usage": True}):
+    for chunk in complete(client, think=think, max_tokens=20, stream=True, stream_options={"include_usage": True}):
         usage = chunk.usage or usage
         for choice in chunk.choices:
             content += choice.delta.content or ""
@@ -73,11 +73,11 @@ def test_a_stream_says_the_same_and_counts_the_same(client: OpenAI, think: bool)
     assert usage == whole.usage
 
 
-def test_content_is_held_to_a_schema_behind_the_thought(client: OpenAI) -> None:
+def test_the_content_after_the_reasoning_fits_the_schema(client: OpenAI) -> None:
     format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": YES_OR_NO}}
-    end = dict.fromkeys(END_OF_THOUGHT, 8)  # This model has not learnt to end a thought.
-    for thinks, bias in ((True, end), (False, {})):
-        answer = ask(client, think=thinks, max_tokens=60, response_format=format, logit_bias=bias)
-        assert set(json.loads(answer.choices[0].message.content)) == {"animal"}
-        n_thought = answer.usage.completion_tokens_details.reasoning_tokens
-        assert (0 < n_thought < answer.usage.completion_tokens) == thinks
+    end_bias = dict.fromkeys(END_OF_THOUGHT, 8)  # this model doesn't end its reasoning by itself
+    for think, bias in ((True, end_bias), (False, {})):
+        completion = complete(client, think=think, max_tokens=60, response_format=format, logit_bias=bias)
+        assert set(json.loads(completion.choices[0].message.content)) == {"animal"}
+        n_reasoning = completion.usage.completion_tokens_details.reasoning_tokens
+        assert (0 < n_reasoning < completion.usage.completion_tokens) == think

@@ -1,4 +1,4 @@
-"""Samplers on a real vocabulary and in a real worker."""
+"""Samplers with a real vocabulary and in a real worker."""
 
 import random
 import re
@@ -37,7 +37,7 @@ def tokens_of(model: Model, text: str) -> "array[int]":
     return model.vocabulary.tokens_of(text, add_special=False, parse_special=False)
 
 
-def test_breakers_are_looked_for_in_what_llama_cpp_makes_of_each_token(model: Model) -> None:
+def test_breakers_are_searched_in_the_text_that_llama_cpp_has_for_each_token(model: Model) -> None:
     words = model.vocabulary._words
     assert [words[token] for token in range(model.vocabulary.n_vocab)] == [
         model.vocabulary.text_of(array("i", [token])) for token in range(model.vocabulary.n_vocab)
@@ -59,35 +59,37 @@ def test_breakers_are_looked_for_in_what_llama_cpp_makes_of_each_token(model: Mo
     ids=repr,
 )
 def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breakers: tuple[str, ...]) -> None:
-    chosen = random.Random(repr(breakers))
+    dice = random.Random(repr(breakers))
     vocabulary, alphabet = model.vocabulary, tokens_of(model, TEXTS)
     n_penalized = 0
     for trial in range(12):
         sampling = SamplingParameters(
             temperature=0.0,
             dry_multiplier=1.0,
-            dry_allowed_length=chosen.choice([0, 1, 2]),
-            dry_penalty_last_n=chosen.choice([-1, -1, 3, 20]),
+            dry_allowed_length=dice.choice([0, 1, 2]),
+            dry_penalty_last_n=dice.choice([-1, -1, 3, 20]),
             dry_sequence_breakers=breakers,
         )
-        tokens = chosen.sample(list(alphabet), chosen.choice([2, 3, 5]))
-        prompt = array("i", [chosen.choice(tokens) for _ in range(chosen.choice([1, 5, 100]))])
-        ours = chain(sampling, 1, SeenPrompt(sampling, prompt, N_CTX, vocabulary.breakers), Scratch(vocabulary.n_vocab))
-        theirs = Chain(sampling, 1, prompt, vocabulary.handle, vocabulary.n_vocab, N_CTX)
+        tokens = dice.sample(list(alphabet), dice.choice([2, 3, 5]))
+        prompt = array("i", [dice.choice(tokens) for _ in range(dice.choice([1, 5, 100]))])
+        our_chain = chain(
+            sampling, 1, SeenPrompt(sampling, prompt, N_CTX, vocabulary.breakers), Scratch(vocabulary.n_vocab)
+        )
+        llama_chain = Chain(sampling, 1, prompt, vocabulary.handle, vocabulary.n_vocab, N_CTX)
         logits = np.random.default_rng(trial).standard_normal(vocabulary.n_vocab).astype(np.float32)
         for _ in range(40):
-            _, found = theirs.apply(logits)
+            _, candidates = llama_chain.apply(logits)
             expected = np.zeros_like(logits)
-            expected[found["id"]] = found["logit"]
+            expected[candidates["id"]] = candidates["logit"]
             changed = logits.copy()
-            assert isinstance(ours, Penalizing)
-            ours._penalties[0].apply(changed)
+            assert isinstance(our_chain, Penalizing)
+            our_chain._penalties[0].apply(changed)
             assert np.allclose(np.maximum(changed, -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
             n_penalized += int(np.count_nonzero(changed != logits))
-            token = chosen.choice(tokens)
-            ours._penalties[0].accept(token)
-            llama.llama_sampler_accept(theirs.handle, token)
-        theirs.free()
+            token = dice.choice(tokens)
+            our_chain._penalties[0].accept(token)
+            llama.llama_sampler_accept(llama_chain.handle, token)
+        llama_chain.free()
     assert n_penalized
 
 
@@ -104,10 +106,10 @@ def test_breakers_end_a_sequence_where_they_do_in_llama_cpp(model: Model, breake
     ],
     ids=lambda inputs: "-".join(inputs),
 )
-def test_every_choice_keeps_to_its_guide(service: Service, inputs: dict[str, Any]) -> None:
-    """Penalties that make nearly every possible token impossible leave one all the same."""
+def test_every_choice_follows_its_guide(service: Service, inputs: dict[str, Any]) -> None:
+    """Penalties that make nearly every possible token impossible still leave one."""
     inputs = {"temperature": 1.5, "logprobs": 2, "regex": "[abc]{8}", **inputs}
     request = infer(SMOLLM2, "abc cba abc", n=8, seed=3, **inputs)
-    answer = outputs(service.ModelInfer(request))
-    assert all(re.fullmatch("[abc]{8}", text) for text in answer["text"])
-    assert len(answer["top_logprob"]) == 2 * len(answer["logprob"])
+    response = outputs(service.ModelInfer(request))
+    assert all(re.fullmatch("[abc]{8}", text) for text in response["text"])
+    assert len(response["top_logprob"]) == 2 * len(response["logprob"])

@@ -1,5 +1,5 @@
-"""JSON Schemas as clients write them, with a real model: pydantic's objects are closed, and what can't be enforced is
-left out unless the schema is strict. All answers are checked by the JSON Schema validator."""
+"""JSON Schemas as clients write them, with a real model: pydantic's objects are closed, and constraints that can't be
+enforced are dropped unless the schema is strict. A JSON Schema validator checks every result."""
 
 import json
 from collections.abc import Iterator
@@ -13,7 +13,9 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tests.e2e.conftest import SMOLLM2, Pair
 
-ASKED: list[Any] = [{"role": "user", "content": "Describe a person as JSON, with everything that you know of them."}]
+MESSAGES: list[Any] = [
+    {"role": "user", "content": "Describe a person as JSON, with everything that you know about them."}
+]
 
 
 class Address(BaseModel):
@@ -35,13 +37,13 @@ class Person(BaseModel):
 
 
 class Exact(Person):
-    """Its members and nothing else: pydantic ignores others unless it is told not to."""
+    """A Person without further members; pydantic ignores them by default."""
 
     model_config = ConfigDict(extra="forbid")
 
 
 FREE: dict[str, Any] = {"max_tokens": 300, "temperature": 1.0}
-"""At this temperature a small model invents members, where it may."""
+"""At this temperature a small model invents members wherever the schema allows it."""
 NAMES = {"name", "home", "nickname", "pets", "by_room"}
 
 
@@ -52,8 +54,8 @@ def client(pair: Pair) -> Iterator[OpenAI]:
 
 
 def chat(client: OpenAI, *, stream: bool, **body: Any) -> tuple[str, str | None]:
-    """The content and why it ended."""
-    body = {"model": SMOLLM2, "messages": ASKED, **FREE, **body}
+    """Returns content and finish reason."""
+    body = {"model": SMOLLM2, "messages": MESSAGES, **FREE, **body}
     if not stream:
         [choice] = client.chat.completions.create(**body).choices
         return choice.message.content or "", choice.finish_reason
@@ -78,8 +80,8 @@ def complete(client: OpenAI, *, stream: bool, **body: Any) -> tuple[str, str | N
     return text, reason
 
 
-def named(schema: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **more}}
+def named(schema: dict[str, Any], **options: Any) -> dict[str, Any]:
+    return {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, **options}}
 
 
 def forms(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
@@ -93,7 +95,7 @@ def forms(schema: dict[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def check(text: str, reason: str | None) -> None:
-    """The text is a Person, without members that nobody named."""
+    """Checks that the text is a Person without further members."""
     assert reason == "stop", text
     value = json.loads(text)
     assert Draft202012Validator(Person.model_json_schema()).is_valid(value), text
@@ -121,11 +123,11 @@ def test_pydantics_objects_have_their_members_and_no_others(client: OpenAI, form
     check(*complete(client, stream=not stream, seed=len(form), **body))
 
 
-def test_the_sdks_own_models(client: OpenAI) -> None:
-    answer = client.chat.completions.parse(
-        model=SMOLLM2, messages=ASKED, response_format=Exact, seed=1, temperature=1, max_tokens=300
+def test_the_sdks_parse_returns_the_model(client: OpenAI) -> None:
+    completion = client.chat.completions.parse(
+        model=SMOLLM2, messages=MESSAGES, response_format=Exact, seed=1, temperature=1, max_tokens=300
     )
-    [choice] = answer.choices
+    [choice] = completion.choices
     assert choice.finish_reason == "stop"
     assert isinstance(choice.message.parsed, Exact)
 
@@ -134,9 +136,9 @@ def test_the_sdks_own_models(client: OpenAI) -> None:
 def test_arguments_have_their_members_and_no_others(client: OpenAI, strict: bool | None) -> None:
     function = {"name": "save", "parameters": Person.model_json_schema(), "strict": strict}
     tools: Any = [{"type": "function", "function": function}]
-    answer = client.chat.completions.create(
+    completion = client.chat.completions.create(
         model=SMOLLM2,
-        messages=ASKED,
+        messages=MESSAGES,
         tools=tools,
         tool_choice="required",
         parallel_tool_calls=False,
@@ -144,7 +146,7 @@ def test_arguments_have_their_members_and_no_others(client: OpenAI, strict: bool
         temperature=1,
         seed=3,
     )
-    [choice] = answer.choices
+    [choice] = completion.choices
     assert choice.finish_reason == "tool_calls"
     [call] = choice.message.tool_calls or []
     assert isinstance(call, ChatCompletionMessageFunctionToolCall)
@@ -158,7 +160,7 @@ def test_a_format_beside_tools_is_closed_too(client: OpenAI) -> None:
     check(text, reason)
 
 
-# ---- What can't be enforced
+# ---- Constraints that can't be enforced
 
 AB: dict[str, Any] = {
     "type": "object",
@@ -182,11 +184,11 @@ UNENFORCEABLE: dict[str, dict[str, Any]] = {
     "format": {"type": "string", "format": "iri", "maxLength": 5},
     "pattern": {"type": "string", "pattern": "^(?!x)", "maxLength": 5},
 }
-"""By the keyword that llguidance can't enforce."""
+"""Schemas by the keyword that llguidance can't enforce."""
 
 
 def closed(schema: dict[str, Any]) -> dict[str, Any]:
-    """Members that nobody named are no matter here."""
+    """Closes the schema, as further members are not the subject here."""
     return {**schema, "additionalProperties": False} if "properties" in schema else schema
 
 
@@ -195,7 +197,9 @@ def named_by(refused: pytest.ExceptionInfo[BadRequestError], keyword: str) -> bo
 
 
 @pytest.mark.parametrize("keyword", UNENFORCEABLE)
-def test_what_cant_be_enforced_is_left_out_unless_the_schema_is_strict(client: OpenAI, keyword: str) -> None:
+def test_a_constraint_that_cant_be_enforced_is_dropped_unless_the_schema_is_strict(
+    client: OpenAI, keyword: str
+) -> None:
     schema = closed(UNENFORCEABLE[keyword])
     bodies = forms(schema)
     with pytest.raises(BadRequestError) as refused:
@@ -204,31 +208,31 @@ def test_what_cant_be_enforced_is_left_out_unless_the_schema_is_strict(client: O
     assert named_by(refused, keyword)
     with pytest.raises(BadRequestError):
         chat(client, stream=False, **forms({**schema, "x-guidance": {"lenient": True}})["json_schema, strict"])
-    rest = Draft202012Validator({key: value for key, value in schema.items() if key not in ("if", keyword)})
+    enforced = Draft202012Validator({key: value for key, value in schema.items() if key not in ("if", keyword)})
     n = list(UNENFORCEABLE).index(keyword)
     for body in list(bodies.values()) if n == 0 else [list(bodies.values())[n % len(bodies)]]:
         text, reason = chat(client, stream=n % 2 == 0, seed=1, **body)
         assert reason == "stop", text
-        assert rest.is_valid(json.loads(text)), text
+        assert enforced.is_valid(json.loads(text)), text
 
 
 @pytest.mark.parametrize("keyword", ["uniqueItems", "not", "pattern"])
-def test_the_same_in_the_arguments_of_a_call(client: OpenAI, keyword: str) -> None:
+def test_such_a_constraint_in_the_arguments_of_a_call_is_dropped_unless_strict(client: OpenAI, keyword: str) -> None:
     parameters = {"type": "object", "properties": {"v": closed(UNENFORCEABLE[keyword])}, "required": ["v"]}
 
     def call(strict: bool | None) -> str:
         function = {"name": "f", "parameters": parameters, "strict": strict}
         tools: Any = [{"type": "function", "function": function}]
-        answer = client.chat.completions.create(
+        completion = client.chat.completions.create(
             model=SMOLLM2,
-            messages=ASKED,
+            messages=MESSAGES,
             tools=tools,
             tool_choice={"type": "function", "function": {"name": "f"}},
             max_tokens=60,
             temperature=1,
             seed=1,
         )
-        [call] = answer.choices[0].message.tool_calls or []
+        [call] = completion.choices[0].message.tool_calls or []
         assert isinstance(call, ChatCompletionMessageFunctionToolCall)
         return call.function.arguments
 

@@ -1,4 +1,4 @@
-"""Guides that take long to compile, beside those that don't. Orders and counts are compared, never times."""
+"""Guides that compile slowly, beside fast ones. The tests compare orders and counts, never durations."""
 
 import json
 import re
@@ -25,11 +25,11 @@ MAX_SLOW_PER_CALLER = 16
 
 
 def slow_schema(i: int) -> dict[str, Any]:
-    """Different for each number; a second of processor time or more."""
+    """A schema that differs for each number and takes a second of processor time or more."""
     return {"type": "integer", "multipleOf": 999_983 - 2 * i}
 
 
-def asking(schema: dict[str, Any]) -> dict[str, Any]:
+def chat_with(schema: dict[str, Any]) -> dict[str, Any]:
     return {**CHAT, "json_schema": schema}
 
 
@@ -42,20 +42,20 @@ class Server:
     def value(self, metric: str) -> int:
         with urllib.request.urlopen(self.metrics, timeout=20) as response:
             text = response.read().decode()
-        found = re.search(rf"^anyserve_worker_{metric}{{.*}} (\S+)$", text, re.MULTILINE)
-        assert found
-        return int(float(found[1]))
+        match = re.search(rf"^anyserve_worker_{metric}{{.*}} (\S+)$", text, re.MULTILINE)
+        assert match
+        return int(float(match[1]))
 
     def trials(self) -> int:
         return self.value("guide_trials_total")
 
-    def wait_for_the_end_of_slow_ones(self) -> None:
+    def wait_for_the_end_of_slow_requests(self) -> None:
         servers.eventually(lambda: self.value("requests") == 0)
 
 
 @pytest.fixture(scope="module")
 def server() -> Iterator[Server]:
-    """A worker with memory of no guide, and a sidecar with two keys."""
+    """A worker that has compiled no guide yet, and a sidecar with two keys."""
     port = free_port()
     options = ("--model", f"{SMOLLM2}={smollm2_path()}", "--n-ctx", "512", "--metrics-port", str(port))
     with (
@@ -83,22 +83,22 @@ def start_slow(service: GRPCInferenceServiceStub, first: int, n: int) -> "list[F
     return [start(service, "mallory", json_schema=json.dumps(slow_schema(first + i))) for i in range(n)]
 
 
-def test_a_quick_guide_overtakes_slow_ones_of_its_own_caller(server: Server) -> None:
-    slow = [Asking(server.url, asking(slow_schema(i)), key="key-a") for i in range(24)]
+def test_a_fast_guide_overtakes_slow_guides_of_the_same_caller(server: Server) -> None:
+    slow = [Asking(server.url, chat_with(slow_schema(i)), key="key-a") for i in range(24)]
     servers.eventually(lambda: server.value("guides_waiting") >= 8)
     quick = ask(server.url, {**CHAT, "regex": "[ab]"}, key="key-a")
     assert quick.good, quick
-    assert sum(request.over for request in slow) < 24 - 8, "slow ones go on for seconds"
-    ends = [request.end() for request in slow]
-    assert {end.status for end in ends} <= {400, 429}
-    for end in ends:
-        assert end.error
-        if end.status == 400:
-            assert "too complex" in end.error["message"]
-            assert end.error["param"] == "json_schema"
+    assert sum(request.over for request in slow) < 24 - 8, "slow guides take seconds"
+    replies = [request.end() for request in slow]
+    assert {reply.status for reply in replies} <= {400, 429}
+    for reply in replies:
+        assert reply.error
+        if reply.status == 400:
+            assert "too complex" in reply.error["message"]
+            assert reply.error["param"] == "json_schema"
         else:
-            assert "wait to be compiled" in end.error["message"]
-    server.wait_for_the_end_of_slow_ones()
+            assert "wait to be compiled" in reply.error["message"]
+    server.wait_for_the_end_of_slow_requests()
 
 
 def test_a_guide_that_was_refused_or_compiled_is_not_tried_again(server: Server) -> None:
@@ -106,38 +106,38 @@ def test_a_guide_that_was_refused_or_compiled_is_not_tried_again(server: Server)
     first = [ask(server.url, {**CHAT, **schema}, key="key-a") for schema in schemas]
     n_trials = server.trials()
     for key in ("key-a", "key-b"):
-        again = [ask(server.url, {**CHAT, **schema}, key=key) for schema in schemas]
-        assert [(end.status, end.error) for end in again] == [(end.status, end.error) for end in first]
+        second = [ask(server.url, {**CHAT, **schema}, key=key) for schema in schemas]
+        assert [(end.status, end.error) for end in second] == [(end.status, end.error) for end in first]
     assert [end.status for end in first] == [400, 400, 200]
     assert server.trials() == n_trials
 
 
 def test_equal_guides_at_once_are_tried_once(server: Server) -> None:
     n_trials = server.trials()
-    ends = [Asking(server.url, asking(slow_schema(101)), key="key-b") for _ in range(24)]
-    assert {request.end().status for request in ends} == {400}
+    requests = [Asking(server.url, chat_with(slow_schema(101)), key="key-b") for _ in range(24)]
+    assert {request.end().status for request in requests} == {400}
     assert server.trials() - n_trials == 3, "one for each level"
 
 
-def test_another_caller_is_served_beside_slow_ones(server: Server, service: GRPCInferenceServiceStub) -> None:
-    """Also with a guide that is slow itself: it takes turns with the many of the other."""
+def test_another_caller_is_served_beside_slow_guides(server: Server, service: GRPCInferenceServiceStub) -> None:
+    """Even its own slow guide takes turns with the other caller's many."""
     slow = [start(service, "mallory", json_schema=json.dumps(slow_schema(200 + i))) for i in range(MAX_SLOW_PER_CALLER)]
     servers.eventually(lambda: server.value("guides_waiting") == MAX_SLOW_PER_CALLER - 1)
-    quick, own = (
+    quick, slow_own = (
         start(service, "alice", regex="[xy]"),
         start(service, "alice", json_schema=json.dumps(slow_schema(300))),
     )
     assert outputs(quick.result(60))["text"][0] in "xy"
-    error = own.exception(60)
+    error = slow_own.exception(60)
     assert isinstance(error, grpc.RpcError)
     if error.code() is grpc.StatusCode.INVALID_ARGUMENT:  # else ten seconds were too short on a busy machine
         assert sum(not call.done() for call in slow) >= MAX_SLOW_PER_CALLER // 2
     for call in slow:
         call.cancel()
-    server.wait_for_the_end_of_slow_ones()
+    server.wait_for_the_end_of_slow_requests()
 
 
-def test_the_line_has_an_end(server: Server, service: GRPCInferenceServiceStub) -> None:
+def test_the_queue_of_guides_is_limited(server: Server, service: GRPCInferenceServiceStub) -> None:
     errors = [call.exception(60) for call in start_slow(service, 400, 30)]
     reasons = [
         (error.code(), trailers(error).get(contract.ERROR_REASON))
@@ -150,13 +150,13 @@ def test_the_line_has_an_end(server: Server, service: GRPCInferenceServiceStub) 
     assert set(reasons) <= {full, (grpc.StatusCode.INVALID_ARGUMENT, None)}
 
 
-def test_clients_that_leave_free_their_places(server: Server, service: GRPCInferenceServiceStub) -> None:
+def test_clients_that_disconnect_free_their_slots(server: Server, service: GRPCInferenceServiceStub) -> None:
     slow = start_slow(service, 500, 10)
     servers.eventually(lambda: server.value("guides_waiting") == 9)
     for call in slow:
         call.cancel()
     servers.eventually(lambda: server.value("guides_waiting") == 0)
-    server.wait_for_the_end_of_slow_ones()
+    server.wait_for_the_end_of_slow_requests()
 
 
 def test_a_worker_ends_while_guides_wait() -> None:

@@ -1,4 +1,4 @@
-"""One sidecar before two workers with different models: a chat model here, an encoder there."""
+"""One sidecar with two workers that have different models: a chat model and an encoder."""
 
 import signal
 

@@ -1,4 +1,4 @@
-"""Files that are no model, or one that ends llama.cpp: the worker says so in one line, and ends with status 1."""
+"""Files that are not models, and models that crash llama.cpp: the worker logs one line and exits with status 1."""
 
 import struct
 import subprocess
@@ -28,12 +28,12 @@ ENDS_LLAMA_CPP: dict[str, tuple[dict[str, Any], str]] = {
     "no expert is used": ({"llama.expert_count": 4}, "n_expert_used"),
     "a norm that can't be computed": ({"llama.attention.layer_norm_rms_epsilon": float("nan")}, "eps"),
 }
-"""Changes of the metadata, and a word of the message: llama.cpp asserts, throws or aborts, at one step or another."""
-OTHERS: dict[str, tuple[dict[str, Any], str]] = {
-    "words of its own": ({"general.architecture": "one\ntwo\x1b[31m"}, "architecture"),
+"""Changes of the metadata, and a word of the message: llama.cpp asserts, throws or aborts, in one step or another."""
+INVALID: dict[str, tuple[dict[str, Any], str]] = {
+    "a line break in a name": ({"general.architecture": "one\ntwo\x1b[31m"}, "architecture"),
     "a string longer than any file": ({"general.name": Raw(STRING, struct.pack("<Q", 2**63))}, "length"),
 }
-CASES = ENDS_LLAMA_CPP | OTHERS
+CASES = ENDS_LLAMA_CPP | INVALID
 
 
 def changed(metadata: dict[str, Any]) -> Model:
@@ -43,13 +43,13 @@ def changed(metadata: dict[str, Any]) -> Model:
 
 
 def error_of(*arguments: str) -> str:
-    """The only line that is an error."""
+    """Returns the only line that is an error."""
     command = (sys.executable, "-m", "anyserve_worker", *arguments, "--port", "0")
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     assert result.returncode == 1, result.stderr
-    *others, error = result.stderr.splitlines()
+    *other_lines, error = result.stderr.splitlines()
     assert error.startswith("Error: ")
-    assert all("INFO" in line or "load" in line for line in others), result.stderr
+    assert all("INFO" in line or "load" in line for line in other_lines), result.stderr
     assert error.isprintable()
     return error
 
@@ -64,7 +64,7 @@ def test_a_bad_model_is_one_line(case: str, tmp_path: Path) -> None:
     assert word in error.partition(str(path))[2]
 
 
-def test_of_several_models_the_bad_one_is_named(tmp_path: Path) -> None:
+def test_the_error_names_the_bad_model_of_several(tmp_path: Path) -> None:
     good, bad = tmp_path / "good.gguf", tmp_path / "bad.gguf"
     good.write_bytes(tiny().data())
     bad.write_bytes(changed({LAYERS: 0}).data())
@@ -77,18 +77,18 @@ def test_of_several_models_the_bad_one_is_named(tmp_path: Path) -> None:
     [b"", b"PK\3\4" + bytes(1000), b"<!DOCTYPE html>", tiny().data()[:-9000]],
     ids=["empty", "zip", "HTML", "truncated"],
 )
-def test_a_file_that_is_no_model_is_one_line(data: bytes, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_is_one_line(data: bytes, tmp_path: Path) -> None:
     path = tmp_path / "no.gguf"
     path.write_bytes(data)
     assert f"model 'no': {path}: " in error_of("--model", str(path))
 
 
 def test_an_odd_model_that_works_is_served(tmp_path: Path) -> None:
-    """A token id out of range, a context length that doesn't fit into 31 bits, and an unknown way of pooling."""
+    """The model has a token id out of range, a context length beyond 31 bits, and an unknown pooling type."""
     path = tmp_path / "odd.gguf"
     odd = {"tokenizer.ggml.bos_token_id": 2**32 - 1, "llama.context_length": 2**32 - 1, "llama.pooling_type": 99}
     path.write_bytes(changed(odd).data())
     with servers.worker("--model", str(path)) as (process, address), servers.stub(address) as service:
-        answer = service.ModelInfer(infer("odd", "abc", max_tokens=5, ignore_eos=True))
-        assert outputs(answer)["completion_tokens"] == [5]
+        response = service.ModelInfer(infer("odd", "abc", max_tokens=5, ignore_eos=True))
+        assert outputs(response)["completion_tokens"] == [5]
         assert process.end() == 0

@@ -1,4 +1,5 @@
-"""All kinds of requests at once, in one batch, streaming and not, with several choices: each gets what it asked for."""
+"""Sends all kinds of requests at once, in one batch, streaming and not, with several choices, and checks each
+response."""
 
 import json
 import math
@@ -16,7 +17,7 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WE
 
 
 def streamed(client: OpenAI, **body: Any) -> list[str]:
-    """The content of each choice."""
+    """Streams a chat, and returns the content of each choice."""
     texts = [""] * body.get("n", 1)
     for chunk in client.chat.completions.create(model=SMOLLM2, messages=MESSAGES, stream=True, **body):
         for choice in chunk.choices:
@@ -36,42 +37,42 @@ def regex(client: OpenAI) -> None:
 
 def call(client: OpenAI) -> None:
     body: Any = {"tools": TOOLS, "tool_choice": "required", "parallel_tool_calls": False, "n": 2, "max_tokens": 200}
-    answer = client.chat.completions.create(model=SMOLLM2, messages=MESSAGES, temperature=1.3, **body)
-    for choice in answer.choices:
-        (made,) = choice.message.tool_calls or []
-        assert made.type == "function"
-        assert isinstance(json.loads(made.function.arguments), dict)
+    completion = client.chat.completions.create(model=SMOLLM2, messages=MESSAGES, temperature=1.3, **body)
+    for choice in completion.choices:
+        (tool_call,) = choice.message.tool_calls or []
+        assert tool_call.type == "function"
+        assert isinstance(json.loads(tool_call.function.arguments), dict)
 
 
 def logprobs(client: OpenAI) -> None:
-    answer = client.chat.completions.create(
+    completion = client.chat.completions.create(
         model=SMOLLM2, messages=MESSAGES, logprobs=True, top_logprobs=3, n=2, max_tokens=12
     )
-    for choice in answer.choices:
+    for choice in completion.choices:
         assert choice.logprobs is not None
-        # A token may be a part of a character.
-        told = b"".join(bytes(token.bytes or ()) for token in choice.logprobs.content or [])
-        assert told.decode(errors="replace") == choice.message.content
+        # a token may be a part of a character
+        tokens = b"".join(bytes(token.bytes or ()) for token in choice.logprobs.content or [])
+        assert tokens.decode(errors="replace") == choice.message.content
 
 
 def scoring(client: OpenAI) -> None:
     prompt = "The fox ran over the hill. " * 20
-    answer = client.completions.create(model=SMOLLM2, prompt=prompt, echo=True, logprobs=0, max_tokens=0)
-    scores = answer.choices[0].logprobs
+    completion = client.completions.create(model=SMOLLM2, prompt=prompt, echo=True, logprobs=0, max_tokens=0)
+    scores = completion.choices[0].logprobs
     assert scores is not None
     assert "".join(scores.tokens or []) == prompt
-    known = [score for score in scores.token_logprobs or [] if score is not None]
-    assert all(math.isfinite(score) and score <= 0 for score in known)
+    finite = [score for score in scores.token_logprobs or [] if score is not None]
+    assert all(math.isfinite(score) and score <= 0 for score in finite)
 
 
 def best(client: OpenAI) -> None:
-    answer = client.completions.create(model=SMOLLM2, prompt="Paris is", best_of=4, n=2, max_tokens=8)
-    assert len(answer.choices) == 2
+    completion = client.completions.create(model=SMOLLM2, prompt="Paris is", best_of=4, n=2, max_tokens=8)
+    assert len(completion.choices) == 2
 
 
 def embedding(client: OpenAI) -> None:
-    answer = client.embeddings.create(model=SMOLLM2, input=["a fox", "a crow"], encoding_format="float")
-    assert [len(item.embedding) for item in answer.data] == [576, 576]
+    response = client.embeddings.create(model=SMOLLM2, input=["a fox", "a crow"], encoding_format="float")
+    assert [len(item.embedding) for item in response.data] == [576, 576]
 
 
 def dry(client: OpenAI) -> None:
@@ -82,10 +83,10 @@ def dry(client: OpenAI) -> None:
 KINDS: list[Callable[[OpenAI], None]] = [schema, regex, call, logprobs, scoring, best, embedding, dry]
 
 
-def test_everything_at_once(pair: Pair) -> None:
+def test_all_kinds_of_requests_at_once_get_their_responses(pair: Pair) -> None:
     with (
         OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client,
         ThreadPoolExecutor(2 * len(KINDS)) as threads,
     ):
-        for done in [threads.submit(kind, client) for kind in KINDS * 2]:
-            done.result()
+        for future in [threads.submit(kind, client) for kind in KINDS * 2]:
+            future.result()

@@ -1,4 +1,4 @@
-"""Required and named calls of real models, cut off after every number of tokens: no markup is content."""
+"""Required and named calls of real models, truncated after every number of tokens: no markup is content."""
 
 from typing import Any
 
@@ -37,7 +37,7 @@ def whole(client: OpenAI, **body: Any) -> tuple[str | None, list[list[str]], str
 
 
 @pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
-def test_at_every_number_of_tokens(pair: Pair, model: str) -> None:
+def test_a_call_truncated_anywhere_has_no_markup_as_content(pair: Pair, model: str) -> None:
     with OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
         body: dict[str, Any] = {"model": model, "tools": TOOLS, "parallel_tool_calls": False}
         n = 0
@@ -48,8 +48,8 @@ def test_at_every_number_of_tokens(pair: Pair, model: str) -> None:
             body["tool_choice"] = NAMED if n % 2 else "required"
             content, calls, reason = whole(client, max_tokens=n, **body)
             assert content is None
-            # A model's text may differ by its last bits between two requests. That both modes read one text in the same
-            # way is tested with a fake model, in tests/wire.
+            # Rounding may change a model's text between two requests. A scripted worker in tests/wire checks that both
+            # modes parse one text in the same way.
             text, same_calls, _ = streamed(client, max_tokens=n, **body)
             assert text == ""
             assert {name for name, _ in calls + same_calls} <= {"get_weather", "get_time"}
@@ -58,7 +58,7 @@ def test_at_every_number_of_tokens(pair: Pair, model: str) -> None:
 
 @pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
 @pytest.mark.parametrize("parameters", [None, {"type": "object"}])
-def test_a_tool_without_parameters(pair: Pair, model: str, parameters: Any) -> None:
+def test_a_call_without_parameters_has_an_empty_object(pair: Pair, model: str, parameters: Any) -> None:
     tools: list[Any] = [{"type": "function", "function": {"name": "get_time", "parameters": parameters}}]
     with OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
         body = {"model": model, "tools": tools, "tool_choice": "required", "parallel_tool_calls": False}

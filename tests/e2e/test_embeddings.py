@@ -1,4 +1,4 @@
-"""Embeddings, scores and tokens of real models, from the newest SDK down to llama.cpp."""
+"""Embeddings, scores and tokens of real models, compared with the newest SDK, transformers and llama.cpp."""
 
 import base64
 import json
@@ -28,26 +28,25 @@ from tests.models import gemma3_path, minilm_path, smollm2_path
 
 MINILM = "minilm"
 REFERENCE = json.loads((Path(__file__).parent / "minilm_reference.json").read_text())
-"""What transformers 4.57.6 with PyTorch 2.13.0 makes of each text with the weights that the GGUF file
-is converted from: the tokens, and the mean of the last hidden state over them with the length 1, as base64 of 16-bit
-floats."""
+"""The reference for each text, from transformers 4.57.6 with PyTorch 2.13.0 and the weights of the GGUF file: the
+tokens, and the mean of the last hidden state over them, normalized, as base64 of 16-bit floats."""
 
 PASSAGE = "The fox met the crow by the river, and they talked about the weather until it was dark. " * 10
-"""More than is read in one step."""
+"""Longer than one step."""
 LONG = PASSAGE * 3
-"""More than an encoder takes."""
+"""Longer than an encoder's context."""
 Vectors = NDArray[np.float64]
 
 
 @pytest.fixture(scope="module")
 def paths(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Tiny models, by name."""
+    """Returns the paths of tiny rerankers and of the model without a head, by name."""
     return rerankers.make(tmp_path_factory.mktemp("rerankers"))
 
 
 @pytest.fixture(scope="module")
 def embedders(paths: dict[str, Path]) -> Iterator[Pair]:
-    """The encoder is the default model."""
+    """Serves the encoder, as the default model, and the rerankers."""
     models = [f"--model={name}={path}" for name, path in {MINILM: minilm_path(), **paths}.items()]
     with servers.worker(*models) as (_, address), servers.sidecar(address) as (_, url):
         yield Pair(address, url)
@@ -62,20 +61,20 @@ def _client(pair: Pair) -> OpenAI:
     return OpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0, timeout=120)
 
 
-def embed(client: OpenAI, model: str, given: Any, **extra: Any) -> Vectors:
-    """A row for each input. Other fields than the SDK knows are `extra`."""
-    response = client.embeddings.create(model=model, input=given, extra_body=extra)
+def embed(client: OpenAI, model: str, inputs: Any, **extra: Any) -> Vectors:
+    """Returns a row for each input. `extra` are fields that the SDK doesn't have."""
+    response = client.embeddings.create(model=model, input=inputs, extra_body=extra)
     assert [item.index for item in response.data] == list(range(len(response.data)))
     return np.array([item.embedding for item in response.data])
 
 
-def cosines(some: Vectors, others: Vectors) -> Vectors:
-    lengths = np.linalg.norm(some, axis=1) * np.linalg.norm(others, axis=1)
-    return np.asarray((some * others).sum(axis=1) / lengths)
+def cosines(first: Vectors, second: Vectors) -> Vectors:
+    lengths = np.linalg.norm(first, axis=1) * np.linalg.norm(second, axis=1)
+    return np.asarray((first * second).sum(axis=1) / lengths)
 
 
 def reply(pair: Pair, path: str, timeout: float = 120, **body: Any) -> tuple[int, Any]:
-    """Status and JSON."""
+    """Returns status and JSON."""
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(pair.url + path, json.dumps(body).encode(), timeout) as response:
@@ -86,60 +85,60 @@ def reply(pair: Pair, path: str, timeout: float = 120, **body: Any) -> tuple[int
 
 
 def post(pair: Pair, path: str, **body: Any) -> Any:
-    status, told = reply(pair, path, **body)
-    assert status == 200, told
-    return told
+    status, content = reply(pair, path, **body)
+    assert status == 200, content
+    return content
 
 
-# ---- An encoder
+# ---- Encoders
 
 
 def test_an_encoder_gives_the_vectors_of_the_reference(client: OpenAI) -> None:
-    texts = [each["text"] for each in REFERENCE]
+    texts = [entry["text"] for entry in REFERENCE]
     response = client.embeddings.create(model=MINILM, input=texts)
     vectors = np.array([item.embedding for item in response.data])
-    expected = np.array([np.frombuffer(base64.b64decode(each["vector"]), "<f2").astype(float) for each in REFERENCE])
+    expected = np.array([np.frombuffer(base64.b64decode(entry["vector"]), "<f2").astype(float) for entry in REFERENCE])
     assert vectors.shape == (len(texts), 384)
     assert cosines(vectors, expected).min() > 0.9999
     assert np.linalg.norm(vectors, axis=1) == pytest.approx(1)
-    assert response.usage.prompt_tokens == sum(len(each["tokens"]) for each in REFERENCE)
+    assert response.usage.prompt_tokens == sum(len(entry["tokens"]) for entry in REFERENCE)
     one_by_one = np.concatenate([embed(client, MINILM, text) for text in texts])
     assert cosines(vectors, one_by_one).min() > 0.99999
-    of_tokens = embed(client, MINILM, [each["tokens"] for each in REFERENCE])
+    of_tokens = embed(client, MINILM, [entry["tokens"] for entry in REFERENCE])
     assert cosines(vectors, of_tokens).min() > 0.99999
 
 
 def test_an_encoders_tokens_are_those_of_the_reference(embedders: Pair) -> None:
-    for each in REFERENCE:
-        told = post(embedders, "/tokenize", prompt=each["text"], model=MINILM)
-        assert told["tokens"] == each["tokens"]
-        assert (told["count"], told["max_model_len"]) == (len(each["tokens"]), 512)
+    for entry in REFERENCE:
+        response = post(embedders, "/tokenize", prompt=entry["text"], model=MINILM)
+        assert response["tokens"] == entry["tokens"]
+        assert (response["count"], response["max_model_len"]) == (len(entry["tokens"]), 512)
     assert post(embedders, "/tokenize", content="A man", model=MINILM) == {"tokens": REFERENCE[0]["tokens"][1:3]}
 
 
-def test_what_is_near_in_meaning_is_near(client: OpenAI) -> None:
+def test_texts_with_similar_meanings_have_similar_vectors(client: OpenAI) -> None:
     eats, eats_bread, carries = embed(
         client, MINILM, ["A man is eating food.", "A man is eating a piece of bread.", "The girl is carrying a baby."]
     )
     assert eats @ eats_bread > 0.7 > 0.3 > eats @ carries
 
 
-def test_options_of_an_embedding(client: OpenAI) -> None:
+def test_pooling_dimensions_and_encoding_of_an_embedding(client: OpenAI) -> None:
     [whole] = embed(client, MINILM, "x")
     [raw] = embed(client, MINILM, "x", normalize=False)
     [cls] = embed(client, MINILM, "x", pooling="cls", normalize=False)
-    [last] = embed(client, MINILM, "x", pooling="last", normalize=False)
+    [last_token] = embed(client, MINILM, "x", pooling="last", normalize=False)
     assert whole == pytest.approx(raw / np.linalg.norm(raw), abs=1e-6)
-    # Of the three tokens of a letter, what the middle one adds is left.
-    [middle] = embed(client, MINILM, REFERENCE[13]["tokens"], pooling="mean", normalize=False) * 3 - cls - last
+    # A letter has three tokens; without the first and the last one, the middle one's part is left.
+    [middle] = embed(client, MINILM, REFERENCE[13]["tokens"], pooling="mean", normalize=False) * 3 - cls - last_token
     assert np.abs(middle).max() > 0.01
     cut = client.embeddings.create(model=MINILM, input="x", dimensions=8).data[0].embedding
     assert cut == pytest.approx(raw[:8] / np.linalg.norm(raw[:8]), abs=1e-6)
     plain = client.embeddings.create(model=MINILM, input="x", encoding_format="float").data[0].embedding
-    assert plain == whole.tolist(), "base64, which the SDK asks for by itself, is as exact"
+    assert plain == whole.tolist(), "base64, the SDK's default, is as exact"
 
 
-def test_an_encoder_has_no_conversations(client: OpenAI, embedders: Pair) -> None:
+def test_an_encoder_does_not_generate(client: OpenAI, embedders: Pair) -> None:
     for call in (
         lambda: client.chat.completions.create(model=MINILM, messages=[{"role": "user", "content": "x"}]),
         lambda: client.completions.create(model=MINILM, prompt="x", stream=True),
@@ -159,16 +158,16 @@ def _model_info() -> pb.ModelInferRequest:
     return pb.ModelInferRequest(model_name=contract.ANYSERVE_MODEL_INFO, model_version=contract.ANYSERVE_VERSION)
 
 
-def test_a_text_past_the_context_of_an_encoder(client: OpenAI) -> None:
+def test_a_text_longer_than_an_encoders_context_is_refused(client: OpenAI) -> None:
     fits = client.embeddings.create(model=MINILM, input=[100] * 512)
     assert fits.usage.prompt_tokens == 512
-    for given in ([100] * 513, LONG, [*"ab", LONG]):
+    for inputs in ([100] * 513, LONG, [*"ab", LONG]):
         with pytest.raises(openai.BadRequestError) as refused:
-            client.embeddings.create(model=MINILM, input=given)
+            client.embeddings.create(model=MINILM, input=inputs)
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "input")
 
 
-def test_hundreds_of_inputs_in_one_request(client: OpenAI) -> None:
+def test_hundreds_of_inputs_in_one_request_are_embedded(client: OpenAI) -> None:
     texts = [f"Number {i} " + "and more " * (i % 20) for i in range(200)]
     vectors = embed(client, MINILM, texts)
     assert cosines(vectors[::50], embed(client, MINILM, texts[::50])).min() > 0.99999
@@ -203,7 +202,7 @@ def llama_cpp_python(path: Path, pooling: str, texts: Sequence[str]) -> Vectors:
 def test_a_model_that_generates_embeds_as_in_llama_cpp_python(
     pair: Pair, model: str, poolings: tuple[str, ...]
 ) -> None:
-    """The long text is read in chunks here, and at once there."""
+    """The worker reads the long text in chunks, llama-cpp-python at once."""
     texts = ["Hello world, how are you?", "Grüße, 東京 🍕", PASSAGE]
     path = {SMOLLM2: smollm2_path(), GEMMA3: gemma3_path()}[model]
     client = _client(pair)
@@ -213,8 +212,8 @@ def test_a_model_that_generates_embeds_as_in_llama_cpp_python(
         assert cosines(embed(client, model, texts, **extra), expected).min() > 0.999
 
 
-def test_streams_go_on_while_a_long_text_is_embedded(pair: Pair) -> None:
-    """Neither notices the other but by the time that it takes."""
+def test_streams_continue_while_a_long_text_is_embedded(pair: Pair) -> None:
+    """The embedding is the same as without the stream."""
     client = _client(pair)
     alone = embed(client, SMOLLM2, LONG)
     beside: list[Vectors] = []
@@ -231,27 +230,27 @@ def test_streams_go_on_while_a_long_text_is_embedded(pair: Pair) -> None:
             elif not beside:
                 n_during += 1
     embedding.join()
-    assert n_during >= 3, "tokens came while it was read"
+    assert n_during >= 3, "tokens arrived while the text was embedded"
     assert cosines(alone, np.array(beside[0])).min() > 0.9999
 
 
-def test_a_client_that_leaves_takes_its_embeddings_with_it(pair: Pair) -> None:
+def test_a_client_that_disconnects_cancels_its_embeddings(pair: Pair) -> None:
     with servers.stub(pair.worker) as service:
         before = servers.statistics(service, SMOLLM2).inference_stats
         with pytest.raises(TimeoutError):
             reply(pair, "/v1/embeddings", timeout=0.5, model=SMOLLM2, input=[LONG] * 200)
 
-        def gone() -> bool:
-            now = servers.statistics(service, SMOLLM2).inference_stats
-            return now.fail.count > before.fail.count
+        def has_failed() -> bool:
+            current = servers.statistics(service, SMOLLM2).inference_stats
+            return current.fail.count > before.fail.count
 
-        servers.eventually(gone)
-        # What is left of it does not hold up the next one.
+        servers.eventually(has_failed)
+        # The cancelled inputs don't delay the next request.
         request = infer(SMOLLM2, STORY, max_tokens=1)
         assert outputs(service.ModelInfer(request, timeout=60))["finish_reason"] == ["length"]
 
 
-def test_a_state_is_read_in_chunks_too(tmp_path: Path) -> None:
+def test_a_state_is_computed_in_chunks_too(tmp_path: Path) -> None:
     path = recurrent.make(tmp_path)[recurrent.JAMBA]
     texts = ["Hello world", PASSAGE, "Once upon a time"]
     vectors = []
@@ -280,17 +279,17 @@ def _embedding(service: GRPCInferenceServiceStub, model: str, text: str) -> list
     return outputs(service.ModelInfer(_to_embed(model, text)))["embedding"]
 
 
-def test_the_workers_own_pooling_is_the_default(paths: dict[str, Path]) -> None:
+def test_the_workers_pooling_option_is_the_default(paths: dict[str, Path]) -> None:
     model = rerankers.HEADLESS
     with servers.worker(f"--model={paths[model]}", "--pooling", "last") as (_, address):
         with servers.stub(address) as service:
             config = service.ModelConfig(pb.ModelConfigRequest(name=model)).config
             assert config.parameters["pooling"].string_value == "last"
-            own = _embedding(service, model, "a fox")
+            expected = _embedding(service, model, "a fox")
         with servers.sidecar(address) as (_, url):
             client = _client(Pair(address, url))
-            assert embed(client, model, "a fox", pooling="last")[0] == pytest.approx(own)
-            assert embed(client, model, "a fox", pooling="mean")[0] != pytest.approx(own)
+            assert embed(client, model, "a fox", pooling="last")[0] == pytest.approx(expected)
+            assert embed(client, model, "a fox", pooling="mean")[0] != pytest.approx(expected)
 
 
 # ---- Rerankers
@@ -299,12 +298,12 @@ QUERY = "what do foxes eat?"
 DOCUMENTS = ["Foxes eat mice, birds and berries.", "", "The crow sat on a tree. " * 30, "A #{query} of its own"]
 
 
-def test_an_encoders_scores_are_what_its_head_makes_of_the_first_token(client: OpenAI, embedders: Pair) -> None:
-    told = post(embedders, "/v1/rerank", model=rerankers.ENCODER, query=QUERY, documents=DOCUMENTS)
-    assert [result["relevance_score"] for result in told["results"]] == sorted(
-        (result["relevance_score"] for result in told["results"]), reverse=True
+def test_an_encoders_scores_are_its_head_applied_to_the_first_token(client: OpenAI, embedders: Pair) -> None:
+    response = post(embedders, "/v1/rerank", model=rerankers.ENCODER, query=QUERY, documents=DOCUMENTS)
+    assert [result["relevance_score"] for result in response["results"]] == sorted(
+        (result["relevance_score"] for result in response["results"]), reverse=True
     )
-    scores = {result["index"]: result["relevance_score"] for result in told["results"]}
+    scores = {result["index"]: result["relevance_score"] for result in response["results"]}
 
     def tokens(text: str) -> list[int]:
         return list(post(embedders, "/tokenize", model=MINILM, content=text, parse_special=False)["tokens"])
@@ -314,33 +313,33 @@ def test_an_encoders_scores_are_what_its_head_makes_of_the_first_token(client: O
     hidden = embed(client, MINILM, pairs, pooling="cls", normalize=False)
     expected = hidden @ rerankers.ENCODER_HEAD[0] + rerankers.ENCODER_BIAS
     assert [scores[i] for i in range(len(DOCUMENTS))] == pytest.approx(expected, abs=1e-2)
-    assert told["usage"]["total_tokens"] == sum(map(len, pairs))
+    assert response["usage"]["total_tokens"] == sum(map(len, pairs))
 
 
-def test_a_reranker_answers_the_example_of_the_reference(embedders: Pair) -> None:
+def test_a_reranker_answers_the_example_of_the_api_reference(embedders: Pair) -> None:
     assert RERANK.description is not None
     example = RERANK.description.examples["documents"].body
-    told = post(embedders, "/v1/rerank", **{**example, "model": rerankers.ENCODER})
-    assert sorted(one["index"] for one in told["results"]) == [0, 1]
+    response = post(embedders, "/v1/rerank", **{**example, "model": rerankers.ENCODER})
+    assert sorted(result["index"] for result in response["results"]) == [0, 1]
 
 
 def test_a_causal_rerankers_scores_are_those_of_its_template(client: OpenAI, embedders: Pair) -> None:
-    told = post(embedders, "/rerank", model=rerankers.CAUSAL, query=QUERY, documents=DOCUMENTS, top_n=9)
-    scores = {result["index"]: result["relevance_score"] for result in told["results"]}
+    response = post(embedders, "/rerank", model=rerankers.CAUSAL, query=QUERY, documents=DOCUMENTS, top_n=9)
+    scores = {result["index"]: result["relevance_score"] for result in response["results"]}
     texts = [rerankers.TEMPLATE.replace("{query}", QUERY).replace("{document}", text) for text in DOCUMENTS[:3]]
-    # A document that looks like the template's gap is none.
+    # A document that contains the template's placeholder is not filled in.
     texts.append(rerankers.TEMPLATE.replace("{document}", DOCUMENTS[3]).replace("{query}", QUERY, 1))
     hidden = embed(client, rerankers.HEADLESS, texts, pooling="last", normalize=False)
     odds = np.exp(hidden @ rerankers.CAUSAL_HEAD.T)
     assert [scores[i] for i in range(4)] == pytest.approx(odds[:, 0] / odds.sum(axis=1), abs=1e-3)
 
 
-def test_a_document_forges_no_separator(embedders: Pair) -> None:
-    """What looks like the end of a text in it is made of more tokens than the one that separates the texts."""
+def test_a_document_can_not_forge_a_separator(embedders: Pair) -> None:
+    """A forged separator consists of more tokens than the real one."""
 
     def n_tokens(model: str, query: str, document: str) -> int:
-        answer = post(embedders, "/rerank", model=model, query=query, documents=[document])
-        n: int = answer["usage"]["total_tokens"]
+        response = post(embedders, "/rerank", model=model, query=query, documents=[document])
+        n: int = response["usage"]["total_tokens"]
         return n
 
     for model, forged in ((rerankers.ENCODER, "[SEP]"), (rerankers.CAUSAL, "<|im_end|>")):
@@ -351,10 +350,10 @@ def test_a_document_forges_no_separator(embedders: Pair) -> None:
 
 
 def test_only_rerankers_rank(embedders: Pair) -> None:
-    status, told = reply(embedders, "/rerank", query="x", documents=["y"])
-    assert (status, told["error"]["code"]) == (400, "unsupported_task")
-    _, told = reply(embedders, "/rerank", query="x", documents=["y", LONG], model=rerankers.ENCODER)
-    assert (told["error"]["code"], told["error"]["param"]) == ("context_length_exceeded", "documents")
+    status, response = reply(embedders, "/rerank", query="x", documents=["y"])
+    assert (status, response["error"]["code"]) == (400, "unsupported_task")
+    _, response = reply(embedders, "/rerank", query="x", documents=["y", LONG], model=rerankers.ENCODER)
+    assert (response["error"]["code"], response["error"]["param"]) == ("context_length_exceeded", "documents")
 
 
 # ---- Tokens
@@ -380,7 +379,7 @@ def test_a_text_comes_back_from_its_tokens(pair: Pair, model: str) -> None:
         assert raw.decode() == text
 
 
-def test_special_tokens_are_recognised_or_not(pair: Pair) -> None:
+def test_special_tokens_are_recognised_unless_disabled(pair: Pair) -> None:
     special = post(pair, "/tokenize", content="<|im_start|>")["tokens"]
     assert len(special) == 1
     assert len(post(pair, "/tokenize", content="<|im_start|>", parse_special=False)["tokens"]) > 1
@@ -390,16 +389,16 @@ def test_special_tokens_are_recognised_or_not(pair: Pair) -> None:
     assert post(pair, "/tokenize", model=GEMMA3, prompt="x", add_special_tokens=False)["count"] == 1
 
 
-def test_a_chat_counts_as_many_tokens_as_it_does_when_it_is_answered(pair: Pair) -> None:
+def test_tokenizing_a_chat_counts_the_tokens_of_its_prompt(pair: Pair) -> None:
     messages: list[Any] = [{"role": "user", "content": "Tell me of the fox."}]
-    told = post(pair, "/tokenize", messages=messages)
-    answer = _client(pair).chat.completions.create(model=SMOLLM2, messages=messages, max_tokens=1)
-    assert answer.usage is not None
-    assert told["count"] == answer.usage.prompt_tokens
-    assert told["max_model_len"] == 2048
+    tokenized = post(pair, "/tokenize", messages=messages)
+    completion = _client(pair).chat.completions.create(model=SMOLLM2, messages=messages, max_tokens=1)
+    assert completion.usage is not None
+    assert tokenized["count"] == completion.usage.prompt_tokens
+    assert tokenized["max_model_len"] == 2048
 
 
-def test_a_text_of_special_tokens_alone_is_refused_in_time(pair: Pair) -> None:
+def test_a_text_of_only_special_tokens_is_refused_in_time(pair: Pair) -> None:
     """llama.cpp's time for it grows with the square of their number."""
-    status, told = reply(pair, "/tokenize", timeout=60, content="<|im_end|>" * 400_000)
-    assert (status, told["error"]["code"]) == (400, "context_length_exceeded")
+    status, response = reply(pair, "/tokenize", timeout=60, content="<|im_end|>" * 400_000)
+    assert (status, response["error"]["code"]) == (400, "context_length_exceeded")

@@ -1,4 +1,4 @@
-"""Long prompts, short prompts and several callers on a real worker: the order in which answers come, never how fast."""
+"""Long prompts, short prompts and several callers on a real worker: the order of responses, never their speed."""
 
 import threading
 from collections.abc import Iterator
@@ -20,7 +20,8 @@ TIMEOUT = 300
 
 @pytest.fixture(scope="module")
 def own_service() -> Iterator[Service]:
-    """A worker with two slots. Beside the kept cells it has enough for two sequences of 640 tokens, or one of 1,024."""
+    """Serves a model with two slots. Beside the cached cells there is room for two sequences of 640 tokens, or one of
+    1,024."""
     model = ("--model", f"{SMOLLM2}={smollm2_path()}")
     options = (*model, "--n-ctx", "1024", "--kv-cells", "2560", "--parallel", "2", "--threads", "1")
     with servers.worker(*options) as (_, address), servers.stub(address) as stub:
@@ -28,7 +29,7 @@ def own_service() -> Iterator[Service]:
 
 
 def request(number: int, length: int, caller: str = "", **inputs: Any) -> pb.ModelInferRequest:
-    """Its prompt begins like no other."""
+    """Returns a request whose prompt has no common prefix with others."""
     tokens = [1000 + number, *[2000 + (number * 7919 + k * 31) % 40000 for k in range(length - 1)]]
     message = infer(SMOLLM2, tokens, temperature=0.0, ignore_eos=True, **inputs)
     if caller:
@@ -36,14 +37,14 @@ def request(number: int, length: int, caller: str = "", **inputs: Any) -> pb.Mod
     return message
 
 
-def begun(service: Service, before: int) -> None:
+def wait_for_steps(service: Service, before: int) -> None:
     servers.eventually(lambda: servers.statistics(service, SMOLLM2).execution_count > before)
 
 
-def test_a_short_prompt_is_answered_before_the_long_ones_that_came_first(own_service: Service) -> None:
+def test_a_short_prompt_is_answered_before_long_ones_that_came_first(own_service: Service) -> None:
     before = servers.statistics(own_service, SMOLLM2).execution_count
     longs = [own_service.ModelInfer.future(request(k, 900, max_tokens=1), timeout=TIMEOUT) for k in range(3)]
-    begun(own_service, before)
+    wait_for_steps(own_service, before)
     short = outputs(own_service.ModelInfer(request(9, 60, max_tokens=2), timeout=TIMEOUT))
     assert sum(long.done() for long in longs) <= 1
     assert (short["prompt_tokens"], short["completion_tokens"]) == ([60], [2])
@@ -52,7 +53,7 @@ def test_a_short_prompt_is_answered_before_the_long_ones_that_came_first(own_ser
 
 
 class Stream:
-    """An answer, read by a thread of its own as it comes."""
+    """A stream that a thread reads."""
 
     def __init__(self, service: Service, message: pb.ModelInferRequest) -> None:
         self.n_tokens = 0
@@ -74,7 +75,7 @@ class Stream:
         return self.n_tokens
 
 
-def test_a_short_prompt_comes_through_where_long_ones_hold_all_slots(own_service: Service) -> None:
+def test_a_short_prompt_is_answered_while_long_ones_hold_all_slots(own_service: Service) -> None:
     running = [Stream(own_service, request(20 + k, 520, max_tokens=120)) for k in range(2)]
     for stream in running:
         stream.wait_for_first()
@@ -86,7 +87,7 @@ def test_a_short_prompt_comes_through_where_long_ones_hold_all_slots(own_service
     assert outputs(waiting.result())["prompt_tokens"] == [520]
 
 
-def test_a_short_prompt_comes_through_where_a_long_one_holds_all_cells(own_service: Service) -> None:
+def test_a_short_prompt_is_answered_while_a_long_one_holds_all_cells(own_service: Service) -> None:
     running = Stream(own_service, request(30, 900, max_tokens=124))
     running.wait_for_first()
     waiting = own_service.ModelInfer.future(request(31, 1000, max_tokens=1), timeout=TIMEOUT)
@@ -99,9 +100,9 @@ def test_a_short_prompt_comes_through_where_a_long_one_holds_all_cells(own_servi
 
 def test_a_caller_with_one_prompt_does_not_wait_for_another_callers_many(own_service: Service) -> None:
     before = servers.statistics(own_service, SMOLLM2).execution_count
-    many = [own_service.ModelInfer.future(request(40 + k, 520, "many", max_tokens=1)) for k in range(6)]
-    begun(own_service, before)
+    calls = [own_service.ModelInfer.future(request(40 + k, 520, "many", max_tokens=1)) for k in range(6)]
+    wait_for_steps(own_service, before)
     outputs(own_service.ModelInfer(request(59, 520, "one", max_tokens=1), timeout=TIMEOUT))
-    assert sum(one.done() for one in many) <= 3
-    for one in many:
-        one.result(timeout=TIMEOUT)
+    assert sum(call.done() for call in calls) <= 3
+    for call in calls:
+        call.result(timeout=TIMEOUT)

@@ -1,5 +1,5 @@
-"""Fields of the API through the newest SDK against real models: a stream says the same as the whole answer, and holds
-to what was asked for."""
+"""Fields of the API through the newest SDK against real models: a stream has the content of the whole response, and
+constraints hold."""
 
 import json
 import math
@@ -42,33 +42,33 @@ def client(exact_pair: Pair) -> Iterator[OpenAI]:
 
 def chat(client: OpenAI, **body: Any) -> ChatCompletion:
     body = {"model": SMOLLM2, "messages": MESSAGES, "temperature": 0, "max_tokens": 60, **body}
-    answer = client.chat.completions.create(**body)
-    assert isinstance(answer, ChatCompletion)
-    return exact(ChatCompletion, answer)
+    completion = client.chat.completions.create(**body)
+    assert isinstance(completion, ChatCompletion)
+    return exact(ChatCompletion, completion)
 
 
-def gathered(client: OpenAI, **body: Any) -> dict[int, dict[str, Any]]:
-    """The messages of a stream, from its deltas, with finish_reason, by choice."""
+def merged(client: OpenAI, **body: Any) -> dict[int, dict[str, Any]]:
+    """Merges the deltas of a stream into messages with their finish_reason, by choice."""
     body = {"model": SMOLLM2, "messages": MESSAGES, "temperature": 0, "max_tokens": 60, **body}
     messages: dict[int, dict[str, Any]] = {}
     for chunk in client.chat.completions.create(**body, stream=True):
         exact(ChatCompletionChunk, chunk)
         for choice in chunk.choices:
-            said = messages.setdefault(choice.index, {"content": "", "calls": [], "finish_reason": None})
-            said["content"] += choice.delta.content or ""
-            said["finish_reason"] = choice.finish_reason or said["finish_reason"]
+            message = messages.setdefault(choice.index, {"content": "", "calls": [], "finish_reason": None})
+            message["content"] += choice.delta.content or ""
+            message["finish_reason"] = choice.finish_reason or message["finish_reason"]
             for call in choice.delta.tool_calls or ():
                 assert call.function is not None
-                if call.index == len(said["calls"]):
+                if call.index == len(message["calls"]):
                     assert call.id
-                    said["calls"].append({"name": call.function.name, "arguments": ""})
+                    message["calls"].append({"name": call.function.name, "arguments": ""})
                 else:
-                    assert (call.id, call.function.name) == (None, None), "once"
-                said["calls"][call.index]["arguments"] += call.function.arguments or ""
+                    assert (call.id, call.function.name) == (None, None), "id and name are sent once"
+                message["calls"][call.index]["arguments"] += call.function.arguments or ""
     return messages
 
 
-def as_gathered(answer: ChatCompletion) -> dict[int, dict[str, Any]]:
+def as_merged(completion: ChatCompletion) -> dict[int, dict[str, Any]]:
     return {
         choice.index: {
             "content": choice.message.content or "",
@@ -79,11 +79,11 @@ def as_gathered(answer: ChatCompletion) -> dict[int, dict[str, Any]]:
             ],
             "finish_reason": choice.finish_reason,
         }
-        for choice in answer.choices
+        for choice in completion.choices
     }
 
 
-# ---- A stream says what the whole answer says
+# ---- A stream has the content of the whole response
 
 SCHEMA = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WEATHER["parameters"], "strict": True}}
 
@@ -109,8 +109,8 @@ SCHEMA = {"type": "json_schema", "json_schema": {"name": "weather", "schema": WE
     ],
     ids=str,
 )
-def test_the_deltas_of_a_stream_are_the_whole_answer(client: OpenAI, body: dict[str, Any]) -> None:
-    assert gathered(client, **body) == as_gathered(chat(client, **body))
+def test_the_deltas_of_a_stream_are_the_whole_response(client: OpenAI, body: dict[str, Any]) -> None:
+    assert merged(client, **body) == as_merged(chat(client, **body))
 
 
 UNENFORCEABLE = {"type": "json_schema", "json_schema": {"name": "a", "schema": {"not": {}}, "strict": True}}
@@ -121,7 +121,7 @@ UNENFORCEABLE = {"type": "json_schema", "json_schema": {"name": "a", "schema": {
 
 @pytest.mark.parametrize("seed", range(3))
 def test_a_required_call_is_one_of_the_tools_with_valid_arguments(client: OpenAI, seed: int) -> None:
-    answer = chat(
+    completion = chat(
         client,
         tools=TOOLS,
         tool_choice="required",
@@ -130,7 +130,7 @@ def test_a_required_call_is_one_of_the_tools_with_valid_arguments(client: OpenAI
         seed=seed,
         max_tokens=200,
     )
-    (choice,) = answer.choices
+    (choice,) = completion.choices
     assert choice.finish_reason == "tool_calls"
     assert choice.message.content is None
     (call,) = choice.message.tool_calls or []
@@ -152,7 +152,7 @@ def test_a_named_function_is_called(client: OpenAI) -> None:
     assert choice.finish_reason == "stop"
 
 
-def test_the_older_functions(client: OpenAI) -> None:
+def test_an_older_function_is_called(client: OpenAI) -> None:
     (choice,) = chat(client, functions=[TIME], function_call={"name": "get_time"}).choices
     assert choice.message.function_call is not None
     assert choice.message.function_call.name == "get_time"
@@ -160,7 +160,7 @@ def test_the_older_functions(client: OpenAI) -> None:
     assert choice.message.tool_calls is None
 
 
-def test_a_tools_result_is_read(client: OpenAI) -> None:
+def test_a_chat_with_a_tools_result_is_answered(client: OpenAI) -> None:
     call = {"id": "call_1", "type": "function", "function": {"name": "get_weather", "arguments": '{"city": "Paris"}'}}
     history = [
         *MESSAGES,
@@ -173,19 +173,19 @@ def test_a_tools_result_is_read(client: OpenAI) -> None:
     assert with_result.choices[0].message.content
 
 
-def test_parsed_by_the_sdk_itself(client: OpenAI) -> None:
+def test_the_sdk_parses_a_response_format(client: OpenAI) -> None:
     class Weather(BaseModel):
         sky: Literal["sunny", "cloudy"]
         degrees: int
 
-    answer = client.chat.completions.parse(
+    completion = client.chat.completions.parse(
         model=SMOLLM2, messages=MESSAGES, response_format=Weather, temperature=0, max_tokens=60
     )
-    assert isinstance(answer.choices[0].message.parsed, Weather)
+    assert isinstance(completion.choices[0].message.parsed, Weather)
 
 
-def test_what_the_sdk_returns_can_be_sent_back(client: OpenAI) -> None:
-    """With all of its nulls: of a call, of the same in a stream, of a parsed answer."""
+def test_messages_from_the_sdk_can_be_sent_back(client: OpenAI) -> None:
+    """The messages of a call, of a stream and of a parsed response, with all their nulls."""
 
     class Weather(BaseModel):
         sky: Literal["sunny", "cloudy"]
@@ -196,9 +196,9 @@ def test_what_the_sdk_returns_can_be_sent_back(client: OpenAI) -> None:
         streamed = stream.get_final_completion().choices[0].message
     parsed = client.chat.completions.parse(**body, response_format=Weather).choices[0].message
     for message in (chat(client, **named).choices[0].message, streamed, parsed):
-        sent = message.model_dump(warnings=False)  # the package warns of what it has parsed itself
-        results = [{"role": "tool", "tool_call_id": call["id"], "content": "1"} for call in sent["tool_calls"] or ()]
-        assert chat(client, messages=[*MESSAGES, sent, *results], max_tokens=1).choices
+        dumped = message.model_dump(warnings=False)  # the package warns about its own parsed fields
+        results = [{"role": "tool", "tool_call_id": call["id"], "content": "1"} for call in dumped["tool_calls"] or ()]
+        assert chat(client, messages=[*MESSAGES, dumped, *results], max_tokens=1).choices
 
 
 @pytest.mark.parametrize(
@@ -212,7 +212,7 @@ def test_what_the_sdk_returns_can_be_sent_back(client: OpenAI) -> None:
         ("max_tokens", {"max_tokens": -1}),
     ],
 )
-def test_what_can_not_be_done_is_refused_by_name(client: OpenAI, param: str, body: dict[str, Any]) -> None:
+def test_what_is_not_supported_is_refused_by_name(client: OpenAI, param: str, body: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError) as refused:
         chat(client, **body)
     assert refused.value.param == param
@@ -222,25 +222,26 @@ def test_what_can_not_be_done_is_refused_by_name(client: OpenAI, param: str, bod
 
 
 def complete(client: OpenAI, **body: Any) -> Completion:
-    answer = client.completions.create(**{"model": SMOLLM2, "prompt": "Paris is", "temperature": 0, **body})
-    assert isinstance(answer, Completion)
-    return answer
+    completion = client.completions.create(**{"model": SMOLLM2, "prompt": "Paris is", "temperature": 0, **body})
+    assert isinstance(completion, Completion)
+    return completion
 
 
-def test_scoring_as_evaluation_harnesses_do_it(client: OpenAI) -> None:
-    """Token ids, echo, no new tokens: which continuation is likelier?"""
+def test_continuations_can_be_scored_as_in_evaluation_harnesses(client: OpenAI) -> None:
+    """A harness sends token ids with echo and no new tokens, and compares the log probabilities of the
+    continuations."""
     context = [504, 3575, 282, 4649, 314]
-    answer = complete(client, prompt=[[*context, 7042], [*context, 30]], echo=True, max_tokens=0, logprobs=1)
+    completion = complete(client, prompt=[[*context, 7042], [*context, 30]], echo=True, max_tokens=0, logprobs=1)
     scores: list[float] = []
-    for choice in answer.choices:
+    for choice in completion.choices:
         assert choice.logprobs is not None
         assert choice.logprobs.token_logprobs is not None
         assert len(choice.logprobs.token_logprobs) == 6
         assert choice.logprobs.token_logprobs[0] is None
         scores.append(choice.logprobs.token_logprobs[-1])
-    assert scores[0] > scores[1], "Paris rather than a full stop"
-    assert answer.usage is not None
-    assert answer.usage.completion_tokens == 0
+    assert scores[0] > scores[1], "Paris is likelier than a full stop"
+    assert completion.usage is not None
+    assert completion.usage.completion_tokens == 0
 
 
 def test_the_parts_of_a_stream_are_the_whole_completion(client: OpenAI) -> None:
@@ -262,7 +263,7 @@ def test_the_parts_of_a_stream_are_the_whole_completion(client: OpenAI) -> None:
             assert token.startswith("bytes:") or choice.text[offset:].startswith(token)
 
 
-def test_the_best_of_several(client: OpenAI) -> None:
+def test_best_of_returns_the_likeliest_choice(client: OpenAI) -> None:
     body = {"n": 1, "temperature": 1.3, "seed": 4, "max_tokens": 6}
     every = complete(client, **{**body, "n": 6}, logprobs=0)
     best = complete(client, **body, best_of=6)
@@ -276,9 +277,9 @@ def test_the_best_of_several(client: OpenAI) -> None:
     assert best.usage.completion_tokens == 36
 
 
-def test_probabilities_add_up(client: OpenAI) -> None:
-    answer = chat(client, logprobs=True, top_logprobs=20, max_tokens=5)
-    logprobs = answer.choices[0].logprobs
+def test_top_probabilities_add_up_to_at_most_one(client: OpenAI) -> None:
+    completion = chat(client, logprobs=True, top_logprobs=20, max_tokens=5)
+    logprobs = completion.choices[0].logprobs
     assert logprobs is not None
     for token in logprobs.content or ():
         assert len(token.top_logprobs) == 20

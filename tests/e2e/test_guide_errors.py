@@ -1,4 +1,5 @@
-"""Guides that can't be compiled, through both programs: the field to blame, a reason, and no grammar of our own."""
+"""Guides that can't be compiled, through both programs: the error has the field and a reason, but no grammar of
+ours."""
 
 import json
 import re
@@ -18,8 +19,8 @@ USER = [{"role": "user", "content": "x"}]
 LONG = "a" * 900 + "(" + "b" * 900
 DEEP = json.loads('{"items":' * 130 + "{}" + "}" * 130)
 SLOW = {"type": "integer", "multipleOf": 999983}
-OURS = re.compile(r"%json|%llguidance|start:|\br\d+:|x-guidance|tool_call|lark|\|")
-"""What only a grammar of our own has."""
+OUR_GRAMMAR = re.compile(r"%json|%llguidance|start:|\br\d+:|x-guidance|tool_call|lark|\|")
+"""Matches text that only our own grammars contain."""
 
 
 def function(name: str, schema: Any, **fields: Any) -> dict[str, Any]:
@@ -27,9 +28,9 @@ def function(name: str, schema: Any, **fields: Any) -> dict[str, Any]:
 
 
 def tools(schema: Any, **fields: Any) -> list[dict[str, Any]]:
-    """Two of them, the second with this schema."""
+    """Returns two tools, the second one with this schema."""
     functions = (function("first", {"type": "string"}, **fields), function("second", schema, **fields))
-    return [{"type": "function", "function": each} for each in functions]
+    return [{"type": "function", "function": tool_function} for tool_function in functions]
 
 
 def refused(pair: Pair, path: str, **body: Any) -> dict[str, Any]:
@@ -58,13 +59,13 @@ REASONS: dict[str, tuple[Any, str]] = {
         {"$ref": "http://example.com/schema"},
         "'http://example.com/schema' is outside of the schema, and only references within it are followed",
     ),
-    "what nests too deeply": (DEEP, "more than 127 nested levels"),
-    "what takes too long": (SLOW, "too complex"),
+    "too many levels": (DEEP, "more than 127 nested levels"),
+    "too slow to compile": (SLOW, "too complex"),
 }
 
 
 @pytest.mark.parametrize(("schema", "reason"), REASONS.values(), ids=REASONS)
-def test_the_second_of_two_tools(pair: Pair, schema: Any, reason: str) -> None:
+def test_the_error_names_the_second_of_two_tools(pair: Pair, schema: Any, reason: str) -> None:
     named = {"type": "function", "function": {"name": "second"}}
     for fields in (
         {"tools": tools(schema), "tool_choice": "required"},
@@ -76,11 +77,11 @@ def test_the_second_of_two_tools(pair: Pair, schema: Any, reason: str) -> None:
         assert error["param"] == "tools[1].function.parameters", error
         assert error["message"].startswith("'tools[1].function.parameters' of the function 'second': "), error
         assert reason in error["message"]
-        assert not OURS.search(error["message"].replace(reason, ""))
+        assert not OUR_GRAMMAR.search(error["message"].replace(reason, ""))
         assert len(error["message"]) < 400
 
 
-def test_an_older_function(pair: Pair) -> None:
+def test_the_error_names_an_older_function(pair: Pair) -> None:
     functions = [function("first", {}), function("second", {"type": "string", "pattern": "("})]
     call = {"name": "second"}
     error = refused(pair, "/v1/chat/completions", messages=USER, functions=functions, function_call=call)
@@ -99,23 +100,23 @@ GUIDES: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("name", GUIDES)
-def test_other_guides(pair: Pair, name: str) -> None:
+def test_the_error_names_the_field_of_a_guide(pair: Pair, name: str) -> None:
     guide = GUIDES[name]
     (param,) = guide
     errors = [
         refused(pair, "/v1/completions", prompt="x", **guide),
         refused(pair, "/v1/chat/completions", messages=USER, **guide),
     ]
-    if param != "grammar":  # which can't be combined with tools
+    if param != "grammar":  # a grammar can't be combined with tools
         errors.append(refused(pair, "/v1/chat/completions", messages=USER, tools=tools({}), **guide))
     for error in errors:
         assert error["param"] == param, error
         assert error["message"].startswith(f"'{param}': invalid regular expression '"), error
-        assert not OURS.search(error["message"])
+        assert not OUR_GRAMMAR.search(error["message"])
         assert len(error["message"]) < 200
 
 
-def test_a_regex_that_ends_within_an_escape(service: GRPCInferenceServiceStub) -> None:
+def test_the_worker_refuses_a_regex_that_ends_within_an_escape(service: GRPCInferenceServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as failed:
         service.ModelInfer(infer(SMOLLM2, "x", regex="a\\", max_tokens=1))
     error: Any = failed.value
@@ -135,7 +136,9 @@ LARK = '%llguidance {}\nstart: a | b\n// part: one\na: %json {"type": "string"}\
         ("start: /(/\n", "", "tensor 'lark': line 1: invalid regular expression '(' (character 1): unclosed group"),
     ],
 )
-def test_the_worker_names_the_part(service: GRPCInferenceServiceStub, source: str, part: str, reason: str) -> None:
+def test_the_worker_names_the_part_of_the_grammar(
+    service: GRPCInferenceServiceStub, source: str, part: str, reason: str
+) -> None:
     with pytest.raises(grpc.RpcError) as failed:
         service.ModelInfer(infer(SMOLLM2, "x", lark=source, max_tokens=1))
     error: Any = failed.value

@@ -1,4 +1,4 @@
-"""Texts to fill in, on a model that has tokens for it: SmolLM2 with three of its control tokens called so."""
+"""Infill, with a model that has tokens for it: SmolLM2 with three of its control tokens declared as such."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,7 +17,7 @@ from tests.models import smollm2_path
 
 Service = GRPCInferenceServiceStub
 BOS, PREFIX, SUFFIX, MIDDLE = 1, 7, 8, 9
-"""Control tokens of SmolLM2's vocabulary."""
+"""Ids of control tokens in SmolLM2's vocabulary."""
 BOS_TEXT, PREFIX_TEXT, SUFFIX_TEXT, MIDDLE_TEXT = "<|im_start|>", "<gh_stars>", "<issue_start>", "<issue_comment>"
 PLAIN, WITH_BOS = "plain", "with-bos"
 N_CTX = 256
@@ -49,7 +49,7 @@ def make(path: Path, *, adds_bos: bool) -> None:
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[Service]:
-    """Computes equal requests in the same way."""
+    """A worker that computes equal requests in the same way."""
     with TemporaryDirectory() as folder:
         models = {name: Path(folder) / f"{name}.gguf" for name in (PLAIN, WITH_BOS)}
         for name, path in models.items():
@@ -63,18 +63,20 @@ def service() -> Iterator[Service]:
 
 
 def greedy(service: Service, model: str, prompt: str | list[int], **inputs: Any) -> dict[str, list[Any]]:
-    """With log probabilities, which tell prompts apart better than texts do."""
+    """Generates greedily, with log probabilities, which distinguish prompts better than texts do."""
     request = infer(model, prompt, **{"max_tokens": 8, "temperature": 0.0, "logprobs": 3, **inputs})
-    answer = tensors.read_outputs(service.ModelInfer(request))
-    return {name: list(tensor.elements) for name, tensor in answer.items()}
+    response = tensors.read_outputs(service.ModelInfer(request))
+    return {name: list(tensor.elements) for name, tensor in response.items()}
 
 
 @pytest.mark.parametrize("before", [BEFORE, ""])
 @pytest.mark.parametrize("after", [AFTER, ""])
 @pytest.mark.parametrize("model", [PLAIN, WITH_BOS])
-def test_prefix_suffix_and_middle_in_this_order(service: Service, model: str, before: str, after: str) -> None:
+def test_the_prompt_is_prefix_suffix_and_middle_in_this_order(
+    service: Service, model: str, before: str, after: str
+) -> None:
     filled = greedy(service, model, before, suffix=after)
-    # The same with the tokens written out, which a text may do; BOS comes first if the model wants one.
+    # A text may contain the same tokens in writing; BOS comes first if the model wants one.
     prefix, suffix = f"{PREFIX_TEXT}{before}", f"{SUFFIX_TEXT}{after}"
     assert filled == greedy(service, model, f"{prefix}{suffix}{MIDDLE_TEXT}")
     assert filled != greedy(service, model, f"{suffix}{prefix}{MIDDLE_TEXT}")
@@ -82,7 +84,7 @@ def test_prefix_suffix_and_middle_in_this_order(service: Service, model: str, be
         assert filled != greedy(service, model, f"{BOS_TEXT}{prefix}{suffix}{MIDDLE_TEXT}")
 
 
-def test_token_by_token(service: Service) -> None:
+def test_an_empty_infill_has_only_the_control_tokens(service: Service) -> None:
     for model, begin in ((PLAIN, []), (WITH_BOS, [BOS])):
         filled = greedy(service, model, "", suffix="")
         assert filled == greedy(service, model, [*begin, PREFIX, SUFFIX, MIDDLE])
@@ -91,7 +93,7 @@ def test_token_by_token(service: Service) -> None:
 
 @pytest.mark.parametrize("n_words", [N_CTX, 5000, 100_000])
 @pytest.mark.parametrize("model", [PLAIN, WITH_BOS])
-def test_the_side_that_is_too_long_is_named(service: Service, model: str, n_words: int) -> None:
+def test_the_error_names_the_side_that_is_too_long(service: Service, model: str, n_words: int) -> None:
     for inputs, tensor in (
         ({"prompt": " fox" * n_words, "suffix": "end"}, contract.PROMPT),
         ({"prompt": "begin", "suffix": " fox" * n_words}, contract.SUFFIX),
@@ -99,12 +101,12 @@ def test_the_side_that_is_too_long_is_named(service: Service, model: str, n_word
         with pytest.raises(grpc.RpcError) as refused:
             greedy(service, model, **inputs)
         assert refused.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-        told = trailers(refused.value)
-        assert told[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
-        assert told[contract.ERROR_TENSOR] == tensor.name
+        details = trailers(refused.value)
+        assert details[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
+        assert details[contract.ERROR_TENSOR] == tensor.name
 
 
-def test_both_sides_together_are_too_long(service: Service) -> None:
+def test_two_sides_that_are_together_too_long_are_refused(service: Service) -> None:
     half = " fox" * (N_CTX // 2 - 2)
     assert greedy(service, PLAIN, half, suffix=half)["prompt_tokens"] == [N_CTX - 1]
     with pytest.raises(grpc.RpcError) as refused:

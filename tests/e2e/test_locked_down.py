@@ -1,6 +1,5 @@
-"""Both programs as their images run: another user than root, no capability, nothing can be written but a folder for
-temporary files. What the container's engine does there, Linux' namespaces do here.
-"""
+"""Both programs run as in their images: not as root, without capabilities, with one writable folder for temporary
+files. The container engine enforces this in production, Linux namespaces do here."""
 
 import http.client
 import json
@@ -31,8 +30,8 @@ exec setpriv --bounding-set=-all --ambient-caps=-all --inh-caps=-all --no-new-pr
 """
 
 
-def locked_down(temporary: Path) -> list[str]:
-    """What to put before a command; nothing where the kernel doesn't let us, as on a Mac."""
+def lock_down_prefix(temporary: Path) -> list[str]:
+    """Returns the prefix of a command that locks it down; empty if the kernel doesn't allow that, as on a Mac."""
     unshare = ["unshare", "--user", f"--map-user={USER}", f"--map-group={USER}", "--keep-caps", "--mount"]
     prefix = [*unshare, "sh", "-ec", _LOCK_DOWN, str(temporary)]
     if shutil.which("unshare") and subprocess.run([*prefix, "true"], check=False, capture_output=True).returncode == 0:
@@ -59,8 +58,8 @@ def post(port: int, path: str, body: dict[str, Any]) -> tuple[int, Any]:
         return response.status, json.loads(response.read())
 
 
-def test_nothing_can_be_written(tmp_path: Path) -> None:
-    prefix = locked_down(tmp_path)
+def test_only_the_temporary_folder_can_be_written(tmp_path: Path) -> None:
+    prefix = lock_down_prefix(tmp_path)
     if not prefix:
         return
     script = 'id -u; grep CapEff /proc/self/status; for f in "$@"; do touch "$f/x" 2>/dev/null && echo "$f"; done; true'
@@ -72,9 +71,9 @@ def test_nothing_can_be_written(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-def test_the_pair_serves(tmp_path: Path, workers: int) -> None:
+def test_the_pair_serves_when_locked_down(tmp_path: Path, workers: int) -> None:
     model = str(smollm2_path())
-    prefix = locked_down(tmp_path)
+    prefix = lock_down_prefix(tmp_path)
     port, worker_port = free_port(), free_port()
     options = ["--model", model, "--port", str(worker_port), "--n-ctx", "1024"]
     endpoint = f"127.0.0.1:{worker_port}"
@@ -89,8 +88,8 @@ def test_the_pair_serves(tmp_path: Path, workers: int) -> None:
         check = subprocess.run([*python, "anyserve_worker", "--healthcheck", "--port", str(worker_port)], check=False)
         assert check.returncode == 0
         schema = {"type": "object", "properties": {"n": {"type": "integer"}}, "required": ["n"]}
-        # A template, and a guide, which is compiled in a process of its own if it takes long.
-        status, answer = post(
+        # The request needs a template and a guide; a slow guide is compiled in another process.
+        status, response = post(
             port,
             "/v1/chat/completions",
             {
@@ -100,10 +99,10 @@ def test_the_pair_serves(tmp_path: Path, workers: int) -> None:
                 "response_format": {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}},
             },
         )
-        assert status == 200, answer
-        assert answer["choices"][0]["message"]["content"].startswith("{")
-        status, answer = post(port, "/v1/embeddings", {"input": "a fox"})
-        assert status == 200, answer
+        assert status == 200, response
+        assert response["choices"][0]["message"]["content"].startswith("{")
+        status, response = post(port, "/v1/embeddings", {"input": "a fox"})
+        assert status == 200, response
         assert sidecar.end() == 0
         assert worker.end() == 0
         assert "Traceback" not in sidecar.output + worker.output

@@ -1,4 +1,4 @@
-"""A worker whose lines nobody gets: it goes on, and ends as it would have ended."""
+"""A worker whose log lines are lost: it keeps serving, and exits as usual."""
 
 import os
 import subprocess
@@ -21,7 +21,7 @@ CLOSED = ("sh", "-c", 'exec "$0" "$@" <&- >&- 2>&-')
 
 @contextmanager
 def quiet_worker(model: Path, port: int, redirection: tuple[str, ...]) -> Iterator["subprocess.Popen[bytes]"]:
-    """Its output is a pipe without a reader, unless the redirection says otherwise."""
+    """Starts a worker whose output is a pipe without a reader, unless `redirection` redirects it."""
     reader, writer = os.pipe()
     os.close(reader)
     command = (sys.executable, "-m", "anyserve_worker", "--model", f"tiny={model}", "--port", str(port))
@@ -35,20 +35,20 @@ def quiet_worker(model: Path, port: int, redirection: tuple[str, ...]) -> Iterat
 
 
 @pytest.mark.parametrize("redirection", [FULL, CLOSED, ()], ids=["full disk", "closed", "broken pipe"])
-def test_lost_lines_end_nothing(redirection: tuple[str, ...], tmp_path: Path) -> None:
+def test_a_worker_serves_and_exits_cleanly_without_its_log(redirection: tuple[str, ...], tmp_path: Path) -> None:
     model, port = tmp_path / "tiny.gguf", free_port()
     model.write_bytes(tiny().data())
     with quiet_worker(model, port, redirection) as process, servers.stub(f"127.0.0.1:{port}") as service:
         servers.eventually(lambda: service.ServerReady(pb.ServerReadyRequest(), wait_for_ready=True, timeout=60).ready)
-        for _ in range(3):  # a line of the log each
-            answer = outputs(service.ModelInfer(infer("tiny", "abc", max_tokens=5, ignore_eos=True)))
-            assert answer["completion_tokens"] == [5]
+        for _ in range(3):  # each logs a line
+            response = outputs(service.ModelInfer(infer("tiny", "abc", max_tokens=5, ignore_eos=True)))
+            assert response["completion_tokens"] == [5]
         process.terminate()
         assert process.wait(60) == 0
 
 
 @pytest.mark.parametrize("redirection", [FULL, CLOSED, ()], ids=["full disk", "closed", "broken pipe"])
-def test_an_error_nobody_reads_is_a_status(redirection: tuple[str, ...], tmp_path: Path) -> None:
+def test_an_error_that_can_not_be_written_still_sets_the_status(redirection: tuple[str, ...], tmp_path: Path) -> None:
     model = tmp_path / "no_model.gguf"
     model.write_bytes(b"<!DOCTYPE html>")
     with quiet_worker(model, 0, redirection) as process:

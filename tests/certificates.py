@@ -1,4 +1,4 @@
-"""Certificate authorities of the tests."""
+"""Certificate authorities for tests."""
 
 import os
 from dataclasses import dataclass
@@ -9,7 +9,7 @@ import trustme
 
 @dataclass
 class Authority:
-    """Makes certificates, as PEM files in `folder`."""
+    """Issues certificates, as PEM files in `folder`."""
 
     folder: Path
 
@@ -20,10 +20,10 @@ class Authority:
         self._ca.cert_pem.write_to_path(str(self.file))
 
     def issue(self, name: str, *hosts: str) -> tuple[Path, Path]:
-        """The certificate and its key."""
+        """Returns the paths of the certificate and its key."""
         issued = self._ca.issue_cert(*(hosts or (name,)))
         certificate, key = self.folder / f"{name}.pem", self.folder / f"{name}.key"
-        # In one go each, as whoever renews them does.
+        # Each file is replaced in one step, as certificate renewals do.
         for pem, path in (
             (b"".join(blob.bytes() for blob in issued.cert_chain_pems), certificate),
             (issued.private_key_pem.bytes(), key),

@@ -1,6 +1,6 @@
-"""GGUF files made by hand: a tiny model that works, and whatever may be wrong with one.
+"""GGUF files built by hand: a tiny model that works, and variants with any defect.
 
-The `gguf` package writes no wrong files.
+The `gguf` package can't write defective files.
 """
 
 import struct
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 UINT32, INT32, FLOAT32, BOOL, STRING, ARRAY, UINT64 = 4, 5, 6, 7, 8, 9, 10
-"""Types of values."""
+"""Types of metadata values."""
 ALIGNMENT = 32
 WIDTH, HIDDEN, HEADS = 32, 64, 4
 NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
@@ -20,7 +20,7 @@ NORMAL, UNKNOWN, CONTROL, BYTE = 1, 2, 3, 6
 
 @dataclass(frozen=True)
 class Raw:
-    """A value as it stands in the file."""
+    """A value with the bytes that are written for it."""
 
     kind: int
     data: bytes
@@ -51,18 +51,18 @@ def _value(value: Any) -> tuple[int, bytes]:
 
 @dataclass
 class Tensor:
-    """`shape` as GGUF has it, the length of a row first. Without an `offset` it lies behind the tensor before."""
+    """`shape` is in GGUF's order, the length of a row first. `offset` None: the tensor follows the previous one."""
 
     values: NDArray[np.float32]
     shape: list[int] = field(default_factory=list)
     kind: int = 0
-    """F32."""
+    """Type of the values; 0 is F32."""
     offset: int | None = None
 
 
 @dataclass
 class Model:
-    """Metadata and tensors of a model, to be changed before it is written."""
+    """Metadata and tensors of a model, which a test can change before it is written."""
 
     metadata: dict[str, Any]
     tensors: dict[str, Tensor]
@@ -109,7 +109,7 @@ def _layer(name: str) -> dict[str, Tensor]:
 
 
 def tiny() -> Model:
-    """A model of 286 tokens and one layer, 85 KB, that says nothing of sense."""
+    """Returns a model of 286 tokens and one layer, 85 KB, that generates nonsense."""
     tokens = ["<unk>", "<s>", "</s>", *(f"<0x{byte:02X}>" for byte in range(256)), "▁", *map(chr, range(97, 123))]
     types = [UNKNOWN, CONTROL, CONTROL, *[BYTE] * 256, *[NORMAL] * 27]
     return Model(

@@ -1,4 +1,4 @@
-"""Where the real models and the old openai client are. What is missing is fetched; if that fails, the test fails."""
+"""Paths of the real models and of the old openai client. Missing files are fetched; if that fails, the test fails."""
 
 from pathlib import Path
 
@@ -18,5 +18,5 @@ def minilm_path() -> Path:
 
 
 def openai_028_path() -> Path:
-    """A folder for PYTHONPATH, in a process of its own."""
+    """Returns a folder for PYTHONPATH, to be used in another process."""
     return fetch.ensure_openai_028()

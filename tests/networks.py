@@ -1,4 +1,4 @@
-"""A network of a test's own, with chosen addresses: a Linux namespace, in which programs listen on what they like."""
+"""A network for one test, with chosen addresses: a Linux namespace in which programs may listen on any port."""
 
 import fcntl
 import http.client
@@ -16,11 +16,11 @@ from typing import Any
 
 LOOPBACK = ("127.0.0.1", "::1")
 OTHERS = ("127.0.0.2", "fd00::2")
-"""Addresses that every network of the family has, besides its loopback address: 127.0.0.0/8 is all local."""
+"""Addresses that every network with the family has besides loopback; 127.0.0.0/8 is all local."""
 
 
 class Network:
-    """`prefix` runs a command in it."""
+    """A network; `prefix` runs a command in it."""
 
     def __init__(self, pid: int, holder: socket.socket) -> None:
         self._holder = holder
@@ -29,10 +29,10 @@ class Network:
 
     def connect(self, host: str, port: int) -> socket.socket:
         """Raises OSError, such as ConnectionRefusedError."""
-        return self._ask("connect", host, port)
+        return self._open("connect", host, port)
 
     def listen(self, host: str, port: int = 0) -> socket.socket:
-        return self._ask("listen", host, port)
+        return self._open("listen", host, port)
 
     def listens(self, host: str, port: int) -> bool:
         try:
@@ -42,7 +42,7 @@ class Network:
         return True
 
     def get(self, host: str, port: int, path: str, body: object = None) -> tuple[int, bytes]:
-        """Status and body of a GET, or of a POST of `body`."""
+        """Returns status and body of a GET, or of a POST of `body`."""
         connection = http.client.HTTPConnection("localhost", port)
         connection.sock = self.connect(host, port)
         try:
@@ -50,36 +50,36 @@ class Network:
                 connection.request("GET", path)
             else:
                 connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})
-            answer = connection.getresponse()
-            return answer.status, answer.read()
+            response = connection.getresponse()
+            return response.status, response.read()
         finally:
             connection.close()
 
-    def _ask(self, *order: Any) -> socket.socket:
+    def _open(self, *order: Any) -> socket.socket:
         self._holder.sendall(json.dumps(order).encode())
-        answer, fds, *_ = socket.recv_fds(self._holder, 16, 1)
+        reply, fds, *_ = socket.recv_fds(self._holder, 16, 1)
         if not fds:
-            number = int(answer)
+            number = int(reply)
             raise OSError(number, os.strerror(number))
-        made = socket.socket(fileno=fds[0])
-        made.settimeout(30)
-        return made
+        opened = socket.socket(fileno=fds[0])
+        opened.settimeout(30)
+        return opened
 
 
 @contextmanager
 def network(folder: Path, *, ipv4: bool = True, ipv6: bool = True, hosts: str = "") -> Iterator[Network]:
-    """Ends with the block. `hosts` replaces the content of /etc/hosts, by a file in `folder`."""
-    ours, theirs = socket.socketpair()
+    """Yields a network that ends with the block. `hosts` replaces the content of /etc/hosts, as a file in `folder`."""
+    our_end, holder_end = socket.socketpair()
     file = folder / "hosts"
     file.write_text(hosts or Path("/etc/hosts").read_text())
     settings = json.dumps([ipv4, ipv6, str(file)])
     command = ("unshare", "--user", "--map-root-user", "--net", "--mount", sys.executable, "-m", __name__, settings)
-    with ours, theirs, subprocess.Popen(command, stdin=theirs.fileno()) as holder:
-        theirs.close()
+    with our_end, holder_end, subprocess.Popen(command, stdin=holder_end.fileno()) as holder:
+        holder_end.close()
         try:
-            ours.settimeout(30)
-            assert ours.recv(16) == b"ready", "no namespaces for networks here: see unshare(1)"
-            yield Network(holder.pid, ours)
+            our_end.settimeout(30)
+            assert our_end.recv(16) == b"ready", "network namespaces are not available: see unshare(1)"
+            yield Network(holder.pid, our_end)
         finally:
             holder.kill()
 
@@ -104,27 +104,27 @@ def _set_up(ipv4: bool, ipv6: bool, hosts: str) -> None:
                 try:
                     six.bind((OTHERS[1], 0))
                     break
-                except OSError:  # for a moment it is tentative
+                except OSError:  # the address is tentative for a moment
                     time.sleep(0.001)
 
 
 def _serve(orders: socket.socket) -> None:
     while order := orders.recv(1000):
-        what, host, port = json.loads(order)
+        action, host, port = json.loads(order)
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        with socket.socket(family) as made:
+        with socket.socket(family) as opened:
             try:
-                if what == "connect":
-                    made.settimeout(10)
-                    made.connect((host, port))
-                    made.settimeout(None)
+                if action == "connect":
+                    opened.settimeout(10)
+                    opened.connect((host, port))
+                    opened.settimeout(None)
                 else:
-                    made.bind((host, port))
-                    made.listen()
+                    opened.bind((host, port))
+                    opened.listen()
             except OSError as error:
                 orders.sendall(str(error.errno or 0).encode())
             else:
-                socket.send_fds(orders, [b"0"], [made.fileno()])
+                socket.send_fds(orders, [b"0"], [opened.fileno()])
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""A pytest plugin for `make test`: what was skipped was not tested, so the run has failed."""
+"""A pytest plugin for `make test`: a run with skipped tests fails."""
 
 import pytest
 from _pytest.terminal import TerminalReporter

@@ -1,4 +1,4 @@
-"""Answers against the types of the `openai` package, strictly: those types let keys pass that they don't know."""
+"""Checks responses strictly against the types of the `openai` package, which accept unknown keys by themselves."""
 
 from collections.abc import Collection
 from typing import Any, TypeVar
@@ -8,16 +8,17 @@ from pydantic import BaseModel
 M = TypeVar("M", bound=BaseModel)
 
 EXTENSIONS = frozenset({"reasoning_content"})
-"""Keys that other servers have added, and so have we."""
+"""Keys of ours that other servers have added too."""
 
 
 def exact(shape: type[M], value: Any, extensions: Collection[str] = EXTENSIONS) -> M:
-    """`value`, JSON or what the SDK made of it, as `shape`. Fails for a wrong type, a missing key or one too many."""
+    """Returns `value`, JSON or an object of the SDK, as `shape`. Fails for a wrong type, a missing key or an unknown
+    one."""
     if isinstance(value, BaseModel):
         value = value.model_dump(exclude_unset=True)
-    made = shape.model_validate(value, strict=True)
-    _check(made, extensions, shape.__name__)
-    return made
+    model = shape.model_validate(value, strict=True)
+    _check(model, extensions, shape.__name__)
+    return model
 
 
 def _check(part: Any, extensions: Collection[str], path: str) -> None:

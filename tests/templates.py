@@ -1,4 +1,4 @@
-"""Where the chat templates of many models are. What is missing is fetched; if that fails, the test fails."""
+"""Paths of the chat templates of many models. Missing files are fetched; if that fails, the test fails."""
 
 from pathlib import Path
 
@@ -6,5 +6,5 @@ from scripts import fetch
 
 
 def template_paths() -> dict[str, Path]:
-    """By the names of their files, without the ending."""
+    """Returns paths by file name, without the suffix."""
     return {path.stem: path for path in sorted(fetch.ensure_templates().glob("*.jinja"))}

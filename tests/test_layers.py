@@ -1,4 +1,4 @@
-"""Who may import whom: the rules of the architecture, read from the source without running it."""
+"""Import rules of the architecture, checked on the source without running it."""
 
 import ast
 from collections.abc import Iterable
@@ -12,7 +12,7 @@ STUBS = ("protos.grpc_predict_v2_pb2", "protos.grpc_predict_v2_pb2_grpc")
 GENERATION = ("openai_server", "anyserve_worker")
 
 IMPURE = ("socket", "time", "threading", "asyncio", "queue", "multiprocessing", "subprocess", "llama_cpp", "llguidance")
-"""Sockets, clocks, threads, models. Channels are `grpc`, of which a pure module may have `StatusCode` alone."""
+"""Sockets, clocks, threads, models. Channels are `grpc`, from which a pure module may import only `StatusCode`."""
 PURE = (
     "anyserve_common.text",
     "protos.contract",
@@ -87,14 +87,15 @@ PURE = (
 
 
 def imports(source: str) -> set[str]:
-    """Dotted names that a module imports, wherever in it; `from a import b` gives `a.b`. Relative ones stay as dots."""
-    found: set[str] = set()
+    """Returns the dotted names that a module imports, wherever in it; `from a import b` is `a.b`. Relative imports keep
+    their dots."""
+    names: set[str] = set()
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found.update(alias.name for alias in node.names)
+            names.update(alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            found.update(f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
-    return found
+            names.update(f"{'.' * node.level}{node.module or ''}.{alias.name}" for alias in node.names)
+    return names
 
 
 def within(name: str, packages: Iterable[str]) -> bool:
@@ -102,7 +103,7 @@ def within(name: str, packages: Iterable[str]) -> bool:
 
 
 def modules(*packages: str) -> dict[str, set[str]]:
-    """Imports by module, of everything in these packages or modules except the generated stubs."""
+    """Returns imports by module, for everything in these packages or modules except the generated stubs."""
     names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for p in PACKAGES for path in walk(ROOT / p)}
     return {
         name.removesuffix(".__init__"): imports(path.read_text())
@@ -115,14 +116,14 @@ def walk(directory: Path) -> list[Path]:
     return sorted(directory.rglob("*.py"))
 
 
-def test_imports_are_found_wherever_they_stand() -> None:
+def test_imports_are_found_anywhere_in_a_module() -> None:
     source = "import a.b as c\nfrom d.e import f, g\nfrom . import h\ndef late():\n    if True:\n        import i\n"
     assert imports(source) == {"a.b", "d.e.f", "d.e.g", "..h", "i"}
 
 
-def test_the_packages_are_all_seen() -> None:
-    seen = modules(*PACKAGES)
-    assert {"protos.tensors", "openai_server.prompting.template", "anyserve_worker.engine.engine"} <= seen.keys()
+def test_all_packages_are_found() -> None:
+    found = modules(*PACKAGES)
+    assert {"protos.tensors", "openai_server.prompting.template", "anyserve_worker.engine.engine"} <= found.keys()
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -132,16 +133,16 @@ def test_imports_are_absolute(package: str) -> None:
 
 
 @pytest.mark.parametrize("package", ["protos", "anyserve_common"])
-def test_what_both_programs_share_is_a_leaf(package: str) -> None:
+def test_packages_that_both_programs_share_import_neither(package: str) -> None:
     for module, imported in modules(package).items():
-        ours = [name for name in imported if within(name, (*GENERATION, "tests", "scripts", "native"))]
-        assert not ours, module
+        forbidden = [name for name in imported if within(name, (*GENERATION, "tests", "scripts", "native"))]
+        assert not forbidden, module
 
 
-@pytest.mark.parametrize(("package", "other"), [GENERATION, GENERATION[::-1]])
-def test_sidecar_and_worker_do_not_know_each_other(package: str, other: str) -> None:
+@pytest.mark.parametrize(("package", "other_package"), [GENERATION, GENERATION[::-1]])
+def test_sidecar_and_worker_do_not_import_each_other(package: str, other_package: str) -> None:
     for module, imported in modules(package).items():
-        assert not [name for name in imported if within(name, (other,))], module
+        assert not [name for name in imported if within(name, (other_package,))], module
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -165,34 +166,34 @@ def test_the_product_does_not_import_its_tests_or_scripts(package: str) -> None:
         ),
     ],
 )
-def test_a_foreign_library_is_imported_where_it_is_meant_to_be(library: str, users: set[str]) -> None:
-    found = {m for m, imported in modules(*PACKAGES).items() if any(within(name, (library,)) for name in imported)}
-    assert found == users
+def test_a_library_is_only_imported_by_its_wrappers(library: str, users: set[str]) -> None:
+    importers = {m for m, imported in modules(*PACKAGES).items() if any(within(name, (library,)) for name in imported)}
+    assert importers == users
 
 
-def test_only_the_backend_and_its_channel_speak_grpc_in_the_sidecar() -> None:
-    users = {module for module, imported in modules("openai_server").items() if speaks_grpc(imported)}
+def test_only_the_backend_and_its_channel_use_grpc_in_the_sidecar() -> None:
+    users = {module for module, imported in modules("openai_server").items() if uses_grpc(imported)}
     assert users == {"openai_server.backends.calls", "openai_server.backends.channel"}
 
 
-def speaks_grpc(imported: set[str]) -> bool:
+def uses_grpc(imported: set[str]) -> bool:
     stubs = any(within(name, (STUBS[1],)) for name in imported)
     return stubs or any(within(name, ("grpc",)) and name != "grpc.StatusCode" for name in imported)
 
 
 @pytest.mark.parametrize("name", PURE)
 def test_pure_modules_exist_and_are_pure(name: str) -> None:
-    found = modules(name)
-    assert found
-    for module, imported in found.items():
+    imports_by_module = modules(name)
+    assert imports_by_module
+    for module, imported in imports_by_module.items():
         assert not [name for name in imported if within(name, IMPURE)], module
-        assert not speaks_grpc(imported), module
+        assert not uses_grpc(imported), module
 
 
 # ---- Floors of the sidecar
 
 BESIDE = ("access", "http", "telemetry")
-"""They stand beside the floors, for whatever is above `core` in the end."""
+"""Packages beside the floors, which everything above `core` may use."""
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (),
     **dict.fromkeys(BESIDE, ("core",)),
@@ -208,48 +209,48 @@ FLOORS: dict[str, tuple[str, ...]] = {
     "worker_process": ("config", "http", "serving"),
     "__main__": ("cli", "config", "prompting", *BESIDE, "serving"),
 }
-"""What each part of the sidecar may import of the others. All of them may know protos and anyserve_common."""
+"""Parts of the sidecar that each part may import. All may import protos and anyserve_common."""
 
 ABOVE: dict[tuple[str, str], str] = {
-    ("access.options", "config"): "options of the command line, beside what they set",
+    ("access.options", "config"): "command-line options are defined beside the settings that they set",
 }
-"""Imports that the floors don't allow, each with the reason why it is there still. This list only shrinks."""
+"""Imports that the floors don't allow, each with its reason. This list may only shrink."""
 
 
 def part_of(module: str) -> str:
-    """The part of the sidecar that a module is in."""
+    """Returns the part of the sidecar that contains the module."""
     return module.split(".")[1] if "." in module else ""
 
 
-def test_the_sidecar_has_floors() -> None:
-    found = modules("openai_server")
-    parts = {part_of(module) for module in found} - {""}
+def test_the_sidecars_imports_follow_its_floors() -> None:
+    imports_by_module = modules("openai_server")
+    parts = {part_of(module) for module in imports_by_module} - {""}
     assert parts == FLOORS.keys()
     above = set()
-    for module, imported in found.items():
+    for module, imported in imports_by_module.items():
         part = part_of(module)
         for name in imported:
-            other = part_of(name) if within(name, ("openai_server",)) else part
-            if other in parts - {part, *FLOORS.get(part, ())}:
-                above.add((module.removeprefix("openai_server."), other))
+            other_part = part_of(name) if within(name, ("openai_server",)) else part
+            if other_part in parts - {part, *FLOORS.get(part, ())}:
+                above.add((module.removeprefix("openai_server."), other_part))
     assert above == ABOVE.keys()
 
 
 @pytest.mark.parametrize("module", modules("openai_server.core"))
-def test_the_core_knows_the_contract_alone(module: str) -> None:
+def test_the_core_imports_only_the_contract(module: str) -> None:
     allowed = ("openai_server.core", "protos.contract", "anyserve_common.text")
-    ours = {name for name in modules(module)[module] if within(name, PACKAGES) and not within(name, allowed)}
-    assert ours == ({"protos.tensors.Packed"} if module == "openai_server.core.turn" else set())
+    other_imports = {name for name in modules(module)[module] if within(name, PACKAGES) and not within(name, allowed)}
+    assert other_imports == ({"protos.tensors.Packed"} if module == "openai_server.core.turn" else set())
 
 
 # ---- Floors of the worker
 
 
 def test_pure_modules_of_the_worker_import_only_pure_ones() -> None:
-    """What a pure module imports of ours is pure as well: no clock by the back door."""
+    """A pure module must not reach a clock through another module of ours."""
     for module, imported in modules(*(name for name in PURE if name.startswith("anyserve_worker."))).items():
-        ours = {name for name in imported if within(name, ("anyserve_worker", "anyserve_common"))}
-        assert not [name for name in ours if not within(name, PURE)], module
+        own_imports = {name for name in imported if within(name, ("anyserve_worker", "anyserve_common"))}
+        assert not [name for name in own_imports if not within(name, PURE)], module
 
 
 FLOORS_OF_THE_WORKER: dict[str, tuple[str, ...]] = {
@@ -266,9 +267,9 @@ FLOORS_OF_THE_WORKER: dict[str, tuple[str, ...]] = {
     "cli": ("core", "threads", "scheduling", "service"),
     "__main__": ("core", "llama", "service", "cli"),
 }
-"""Each folder or module of the worker, with those that it may import besides itself: only what stands above it here.
+"""The parts that each folder or module of the worker may import besides itself: only ones that are above it here.
 
-The engine is given the model (`llama`) by the service. Telemetry stands beside the service: it knows what it measures.
+The service passes the model (`llama`) to the engine. Telemetry is beside the service and imports what it measures.
 """
 
 
@@ -276,13 +277,13 @@ def test_the_worker_has_these_floors() -> None:
     floors = list(FLOORS_OF_THE_WORKER)
     for floor, below in FLOORS_OF_THE_WORKER.items():
         assert {name.partition(".")[0] for name in below} <= set(floors[: floors.index(floor)]), floor
-    found = {module.split(".")[1] for module in modules("anyserve_worker") if "." in module}
-    assert found == set(floors)
+    parts = {module.split(".")[1] for module in modules("anyserve_worker") if "." in module}
+    assert parts == set(floors)
 
 
 @pytest.mark.parametrize("floor", FLOORS_OF_THE_WORKER)
-def test_no_import_of_the_worker_runs_upward(floor: str) -> None:
+def test_no_import_of_the_worker_points_upward(floor: str) -> None:
     below = [f"anyserve_worker.{name}" for name in (floor, *FLOORS_OF_THE_WORKER[floor], "__version__")]
     for module, imported in modules(f"anyserve_worker.{floor}").items():
-        ours = {name for name in imported if within(name, ("anyserve_worker",))}
-        assert not [name for name in ours if not within(name, below)], module
+        own_imports = {name for name in imported if within(name, ("anyserve_worker",))}
+        assert not [name for name in own_imports if not within(name, below)], module

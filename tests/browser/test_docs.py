@@ -1,4 +1,4 @@
-"""The reference page in a real browser, before a sidecar whose backend answers everything."""
+"""The reference page in a real browser, with a sidecar whose backend answers everything."""
 
 import json
 import urllib.request
@@ -22,7 +22,7 @@ SHOWN = """
   block.querySelector('.opblock-summary-path').dataset.path)
 """
 SETTLED = "new Promise(settled => setTimeout(settled, 100, true))"
-"""React puts an example into its state after it has shown it; a reader takes longer than that to click."""
+"""Milliseconds after which React has stored a shown example in its state; readers click later than that."""
 ANSWERED = ".live-responses-table .response-col_status"
 
 
@@ -45,39 +45,39 @@ def url(worker: str) -> Iterator[str]:
 
 
 @contextmanager
-def page(browser: Browser, url: str, **how: Any) -> Iterator[Tab]:
-    """The reference, opened. In the end it has sent nothing elsewhere, and nothing has gone wrong."""
-    tab = browser.tab(**how)
+def page(browser: Browser, url: str, **options: Any) -> Iterator[Tab]:
+    """Yields the opened page; checks at the end that it sent nothing elsewhere and had no problems."""
+    tab = browser.tab(**options)
     tab.open(f"{url}/docs")
     tab.wait("document.querySelectorAll('.opblock').length > 0")
     yield tab
-    elsewhere = [one for one in tab.log.requests if not one.startswith((f"{url}/", "data:image/"))]
+    elsewhere = [request for request in tab.log.requests if not request.startswith((f"{url}/", "data:image/"))]
     assert not elsewhere
     assert not tab.log.problems
 
 
 def operations(url: str) -> dict[str, Any]:
-    """By method and path, as the document has them."""
+    """Returns the operations of the document by method and path."""
     with urllib.request.urlopen(f"{url}/openapi.json", timeout=30) as response:
         paths = json.load(response)["paths"]
-    return {f"{method} {path}": one for path, methods in paths.items() for method, one in methods.items()}
+    return {f"{method} {path}": operation for path, methods in paths.items() for method, operation in methods.items()}
 
 
 def block(operation: dict[str, Any]) -> str:
-    """A selector for where the page shows it."""
+    """Returns the selector of the operation's block."""
     return f"#operations-{operation['tags'][0]}-{operation['operationId']}"
 
 
 def execute(tab: Tab, operation: dict[str, Any]) -> tuple[str, str]:
-    """Opens it and sends what is there; status and body of the answer."""
-    where = block(operation)
-    if not tab.run(f"document.querySelector('{where}').classList.contains('is-open')"):
-        tab.click(f"{where} .opblock-summary-control")
-    tab.wait(f"document.querySelector('{where} .execute') && {SETTLED}")
-    tab.click(f"{where} .execute")
-    tab.wait(f"!!document.querySelector('{where} {ANSWERED}')")
-    status = tab.run(f"document.querySelector('{where} .live-responses-table tbody .response-col_status').innerText")
-    body = tab.run(f"document.querySelector('{where} .live-responses-table .highlight-code').innerText")
+    """Opens the operation, sends its request, and returns status and body of the response."""
+    selector = block(operation)
+    if not tab.run(f"document.querySelector('{selector}').classList.contains('is-open')"):
+        tab.click(f"{selector} .opblock-summary-control")
+    tab.wait(f"document.querySelector('{selector} .execute') && {SETTLED}")
+    tab.click(f"{selector} .execute")
+    tab.wait(f"!!document.querySelector('{selector} {ANSWERED}')")
+    status = tab.run(f"document.querySelector('{selector} .live-responses-table tbody .response-col_status').innerText")
+    body = tab.run(f"document.querySelector('{selector} .live-responses-table .highlight-code').innerText")
     return status.split()[0], body
 
 
@@ -96,26 +96,26 @@ def test_it_shows_every_operation_in_the_colours_and_width_of_the_reader(
         assert tab.run("document.documentElement.scrollWidth") <= width
 
 
-def test_every_example_gives_an_answer(browser: Browser, url: str) -> None:
+def test_every_example_is_answered(browser: Browser, url: str) -> None:
     with page(browser, url) as tab:
         for name, operation in operations(url).items():
             status, body = execute(tab, operation)
             assert (status, bool(body.strip())) == ("200", True), name
 
 
-def test_every_named_example_gives_an_answer(browser: Browser, url: str) -> None:
+def test_every_named_example_is_answered(browser: Browser, url: str) -> None:
     with page(browser, url) as tab:
         for name, operation in operations(url).items():
             examples = operation.get("requestBody", {"content": {}})["content"].get("application/json", {})
             for index, example in enumerate(examples.get("examples", {}).values()):
-                where = block(operation)
-                if not tab.run(f"document.querySelector('{where}').classList.contains('is-open')"):
-                    tab.click(f"{where} .opblock-summary-control")
+                selector = block(operation)
+                if not tab.run(f"document.querySelector('{selector}').classList.contains('is-open')"):
+                    tab.click(f"{selector} .opblock-summary-control")
                 if index:
-                    tab.click(f"{where} .btn-clear")
-                    tab.wait(f"!document.querySelector('{where} {ANSWERED}')")
-                    _choose(tab, f"{where} .examples-select-element", index)
-                shown = f"JSON.parse(document.querySelector('{where} .body-param__text')?.value || null)"
+                    tab.click(f"{selector} .btn-clear")
+                    tab.wait(f"!document.querySelector('{selector} {ANSWERED}')")
+                    _choose(tab, f"{selector} .examples-select-element", index)
+                shown = f"JSON.parse(document.querySelector('{selector} .body-param__text')?.value || null)"
                 tab.wait(
                     f"JSON.stringify({shown}) === {json.dumps(json.dumps(example['value'], separators=(',', ':')))}"
                 )
@@ -125,7 +125,7 @@ def test_every_named_example_gives_an_answer(browser: Browser, url: str) -> None
 
 
 def _choose(tab: Tab, selector: str, index: int) -> None:
-    """As a reader does: React notices a change by its event."""
+    """Selects as a reader does: React reacts only to the change event."""
     tab.run(
         f"""(() => {{
           const select = document.querySelector({json.dumps(selector)});
@@ -135,25 +135,25 @@ def _choose(tab: Tab, selector: str, index: int) -> None:
     )
 
 
-def test_the_schemas_of_requests_and_answers_can_be_read(browser: Browser, url: str) -> None:
+def test_the_schemas_of_requests_and_responses_are_shown(browser: Browser, url: str) -> None:
     operation = operations(url)["post /v1/chat/completions"]
-    where = block(operation)
+    selector = block(operation)
     with page(browser, url) as tab:
-        tab.click(f"{where} .opblock-summary-control")
+        tab.click(f"{selector} .opblock-summary-control")
         for part, field, nested in (
             (".opblock-section-request-body", "messages", "role"),
             (".response", "choices", "index"),
         ):
-            inside = f"{where} {part}"
-            tab.click(f"{inside} .tabitem:nth-child(2) .tablinks")
-            tab.wait(f"document.querySelector('{inside}').innerText.includes('{field}')")
+            schemas = f"{selector} {part}"
+            tab.click(f"{schemas} .tabitem:nth-child(2) .tablinks")
+            tab.wait(f"document.querySelector('{schemas}').innerText.includes('{field}')")
             tab.run(
-                f"document.querySelectorAll('{inside} .json-schema-2020-12-property button').forEach(b => b.click())"
+                f"document.querySelectorAll('{schemas} .json-schema-2020-12-property button').forEach(b => b.click())"
             )
-            tab.wait(f"document.querySelector('{inside}').innerText.includes('{nested}')")
+            tab.wait(f"document.querySelector('{schemas}').innerText.includes('{nested}')")
 
 
-def test_behind_a_proxy_with_a_prefix_it_sends_requests_below_that(browser: Browser, url: str) -> None:
+def test_behind_a_proxy_with_a_prefix_requests_keep_the_prefix(browser: Browser, url: str) -> None:
     described = operations(url)
     with proxy(url) as outside, page(browser, outside) as tab:
         assert sorted(tab.run(SHOWN)) == sorted(described)
@@ -161,13 +161,13 @@ def test_behind_a_proxy_with_a_prefix_it_sends_requests_below_that(browser: Brow
         assert f"{outside}/v1/chat/completions" in tab.log.requests
 
 
-def test_a_key_is_asked_for_and_sent(browser: Browser, worker: str) -> None:
+def test_a_key_can_be_entered_and_is_sent(browser: Browser, worker: str) -> None:
     with servers.sidecar(worker, "--api-key", KEY) as (_, url):
         operation = operations(url)["get /v1/models"]
         with page(browser, url) as tab:
             status, body = execute(tab, operation)
             assert (status, "invalid_api_key" in body) == ("401", True)
-            # The browser logs a response of 401 as an error: this one was meant.
+            # The browser logs a response of 401 as an error; this one is expected.
             assert len(tab.log.problems) == 1
             assert "401" in tab.log.problems.pop()
             tab.click(".scheme-container .authorize")
@@ -181,7 +181,7 @@ def test_a_key_is_asked_for_and_sent(browser: Browser, worker: str) -> None:
             assert execute(tab, operation)[0] == "200"
 
 
-def test_a_request_that_fails_shows_the_servers_error(browser: Browser, url: str) -> None:
+def test_a_failed_request_shows_the_servers_error(browser: Browser, url: str) -> None:
     operation = operations(url)["get /v1/models/{model}"]
     with page(browser, url) as tab:
         tab.click(f"{block(operation)} .opblock-summary-control")
@@ -196,7 +196,7 @@ def test_a_request_that_fails_shows_the_servers_error(browser: Browser, url: str
         assert "404" in tab.log.problems.pop()
 
 
-def test_a_document_that_does_not_come_is_told_of(browser: Browser, url: str) -> None:
+def test_a_missing_document_is_reported(browser: Browser, url: str) -> None:
     tab = browser.tab()
     tab.call("Network.setBlockedURLs", urls=["*/openapi.json"])
     tab.open(f"{url}/docs")

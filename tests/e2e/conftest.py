@@ -1,4 +1,4 @@
-"""One pair of worker and sidecar, with both models, for all tests that don't need options of their own."""
+"""One pair of worker and sidecar with both models, for all tests that need no options of their own."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class Pair:
     worker: str
     """host:port"""
     url: str
-    """Of the sidecar, without /v1."""
+    """The sidecar's base URL, without /v1."""
 
 
 @pytest.fixture(scope="session")
@@ -31,9 +31,9 @@ def worker_address() -> Iterator[str]:
 
 @pytest.fixture(scope="session")
 def exact_address() -> Iterator[str]:
-    """A worker that computes equal requests in the same way, so that whole texts can be compared.
+    """Starts a worker that computes equal requests in the same way, so that whole texts can be compared.
 
-    Elsewhere they can't: which tokens share a batch, and where their cells lie, changes the last bits of a logit.
+    Elsewhere they can't: which tokens share a batch, and where their KV cells are, changes the last bits of a logit.
     """
     with servers.worker(
         "--model",

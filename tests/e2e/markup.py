@@ -1,6 +1,7 @@
-"""Makes models whose chat markup is user-defined tokens, which llama.cpp reads in any text: BPE and SentencePiece.
+"""Makes models whose chat markup consists of user-defined tokens, which llama.cpp recognises in any text: BPE and
+SentencePiece.
 
-Their weights are random: only their tokens count.
+Their weights are random: only their tokens matter.
 """
 
 from pathlib import Path
@@ -14,11 +15,11 @@ from tests.models import gemma3_path, smollm2_path
 
 BPE = "bpe"
 SENTENCEPIECE = "sentencepiece"
-"""With a space in front of a text, as Llama 2 has it."""
+"""Adds a space before each text, as Llama 2 does."""
 MARKUP = ("<tool_call>", "</tool_call>", "<think>", "</think>", "<tool_response>", "</tool_response>")
-"""What the template writes."""
+"""The markup that the template writes."""
 OTHER = "<aside>"
-"""User-defined as well, but nothing that the template writes."""
+"""A user-defined token that the template doesn't write."""
 TEMPLATE = (
     "{%- if tools %}{{- '<|im_start|>system\\nCall with <tool_call></tool_call>:\\n' }}"
     "{%- for tool in tools %}{{- tool | tojson }}{%- endfor %}{{- '<|im_end|>\\n' }}{%- endif %}"
@@ -34,28 +35,28 @@ TEMPLATE = (
     "{%- if add_generation_prompt %}{{- '<|im_start|>assistant\\n<think>' }}{%- endif %}"
 )
 _WIDTH = 64
-_SOME = 6000
+_N_TOKENS = 6000
 """Tokens of the SentencePiece model."""
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """Writes the files; returns them by their names."""
+    """Writes the files; returns their paths by name."""
     paths = {name: folder / f"{name}.gguf" for name in (BPE, SENTENCEPIECE)}
     _write(paths[BPE], GGUFReader(smollm2_path()), {})
-    own = {105: "<|im_start|>", 106: "<|im_end|>", 104: "▁"}
-    _write(paths[SENTENCEPIECE], GGUFReader(gemma3_path()), own, n_vocab=_SOME, space=True)
+    replacements = {105: "<|im_start|>", 106: "<|im_end|>", 104: "▁"}
+    _write(paths[SENTENCEPIECE], GGUFReader(gemma3_path()), replacements, n_vocab=_N_TOKENS, space=True)
     return paths
 
 
 def _write(
-    path: Path, vocabulary: GGUFReader, own: dict[int, str], *, n_vocab: int | None = None, space: bool = False
+    path: Path, vocabulary: GGUFReader, replacements: dict[int, str], *, n_vocab: int | None = None, space: bool = False
 ) -> None:
     def field(name: str) -> list[Any]:
         values: list[Any] = vocabulary.fields[f"tokenizer.ggml.{name}"].contents()
         return values[:n_vocab]
 
     tokens, types = field("tokens"), field("token_type")
-    for token, text in own.items():
+    for token, text in replacements.items():
         tokens[token], types[token] = text, TokenType.NORMAL if text == "▁" else TokenType.CONTROL
     for token, text in enumerate((*MARKUP, OTHER), 10 if n_vocab is None else 20):
         tokens[token], types[token] = text, TokenType.USER_DEFINED
@@ -94,10 +95,10 @@ def _weights(n_vocab: int) -> dict[str, NDArray[Any]]:
         values: NDArray[Any] = random.standard_normal(shape) / np.sqrt(shape[-1])
         return values.astype(np.float32)
 
-    one = np.ones(_WIDTH, np.float32)
-    weights = {"token_embd.weight": normal(n_vocab, _WIDTH), "output_norm.weight": one}
-    weights |= {f"blk.0.{name}_norm.weight": one for name in ("attn", "ffn")}
-    weights |= {f"blk.0.attn_{name}_norm.weight": one[: _WIDTH // 4] for name in "qk"}
+    ones = np.ones(_WIDTH, np.float32)
+    weights = {"token_embd.weight": normal(n_vocab, _WIDTH), "output_norm.weight": ones}
+    weights |= {f"blk.0.{name}_norm.weight": ones for name in ("attn", "ffn")}
+    weights |= {f"blk.0.attn_{name}_norm.weight": ones[: _WIDTH // 4] for name in "qk"}
     weights |= {f"blk.0.attn_{name}.weight": normal(_WIDTH, _WIDTH) for name in ("q", "k", "v", "output")}
     weights |= {f"blk.0.ffn_{name}.weight": normal(_WIDTH, _WIDTH) for name in ("gate", "up", "down")}
     return weights

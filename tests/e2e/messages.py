@@ -1,4 +1,4 @@
-"""Requests and answers of the worker, in as few words as a test needs."""
+"""Short forms of requests to the worker and of its responses."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,7 +15,7 @@ LONG_STORY = STORY + "Once upon a time, in a forest far away, there lived a very
 
 
 def infer(model: str, prompt: str | Sequence[int], *, id: str = "", **inputs: Any) -> pb.ModelInferRequest:
-    """Typed contents; a keyword is an input tensor: a scalar, or a list."""
+    """Builds a request with typed contents; each keyword is an input tensor, with a scalar or a list."""
     request = pb.ModelInferRequest(model_name=model, id=id)
     if isinstance(prompt, str):
         tensors.add_input(request, contract.PROMPT, [prompt.encode()])
@@ -28,7 +28,7 @@ def infer(model: str, prompt: str | Sequence[int], *, id: str = "", **inputs: An
 
 
 def to_raw(request: pb.ModelInferRequest) -> pb.ModelInferRequest:
-    """The same request, with raw contents."""
+    """Returns the same request with raw contents."""
     raw = pb.ModelInferRequest()
     raw.CopyFrom(request)
     for message, tensor in zip(raw.inputs, tensors.read_inputs(request).values(), strict=True):
@@ -38,7 +38,7 @@ def to_raw(request: pb.ModelInferRequest) -> pb.ModelInferRequest:
 
 
 def outputs(response: pb.ModelInferResponse) -> dict[str, list[Any]]:
-    """Elements by tensor name; BYTES as text."""
+    """Returns elements by tensor name; BYTES as text."""
     return {
         name: [e.decode() if isinstance(e, bytes) else e for e in tensor.elements]
         for name, tensor in tensors.read_outputs(response).items()
@@ -46,7 +46,7 @@ def outputs(response: pb.ModelInferResponse) -> dict[str, list[Any]]:
 
 
 def trailers(error: grpc.RpcError) -> dict[str, str]:
-    """What an error says beside its status and message."""
+    """Returns an error's details besides status and message."""
     metadata: Any = error.trailing_metadata()
     return dict(metadata)
 

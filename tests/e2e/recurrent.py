@@ -1,7 +1,7 @@
-"""Makes tiny models whose memory is a state that cannot be cut: random weights, always the same ones.
+"""Makes tiny models with a recurrent state, which cannot be truncated. Their random weights are always the same.
 
-Their vocabulary is SmolLM2's, but they only ever say words of a few: each is one token wherever it stands, so that the
-text of an answer, read again in a longer prompt, becomes the tokens that were sampled.
+The vocabulary is SmolLM2's, but they generate only a few words. Each word is one token wherever it is, so that a
+response's text, as part of a longer prompt, becomes the tokens that were sampled.
 """
 
 import re
@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 from tests.models import smollm2_path
 
 MAMBA = "mamba"
-"""A state and nothing else."""
+"""A model with only a state."""
 JAMBA = "jamba"
 """A hybrid: a layer with a state, then one with attention and KV cells."""
 
 TOOL_TEMPLATE = "{{ tools | tojson }}"
-"""The first one has a chat template of its own for tools."""
+"""The mamba model has this chat template for tools."""
 
 _CONTEXT = 2048
 _LAYERS = 2
@@ -34,7 +34,7 @@ _WORDS = 200
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """Writes a file for each architecture; returns them by their names."""
+    """Writes a file for each architecture; returns their paths by name."""
     fields = GGUFReader(smollm2_path()).fields
     vocabulary = {name: field for name, field in fields.items() if name.startswith("tokenizer.")}
     paths = {architecture: folder / f"{architecture}.gguf" for architecture in (MAMBA, JAMBA)}
@@ -72,7 +72,7 @@ def _weights(architecture: str, tokens: list[str]) -> dict[str, NDArray[np.float
     random = np.random.default_rng(7)
 
     def normal(*shape: int, scale: float = 1.0) -> NDArray[Any]:
-        """A matrix keeps the size of what it is multiplied with, times `scale`."""
+        """Returns a random matrix; a product with it is about `scale` times as large as the other factor."""
         values: NDArray[Any] = random.standard_normal(shape) * scale / np.sqrt(shape[-1])
         return values
 
@@ -86,7 +86,7 @@ def _weights(architecture: str, tokens: list[str]) -> dict[str, NDArray[np.float
     }
 
     def state(layer: str) -> None:
-        # Some of the state lasts for a few tokens, some for hundreds, and it counts for more than the last token.
+        # Some parts of the state last for a few tokens, some for hundreds, and it weighs more than the last token.
         steps = np.exp(random.uniform(np.log(0.0005), np.log(0.01), _INNER))
         weights[layer + "ssm_in.weight"] = normal(2 * _INNER, _WIDTH)
         weights[layer + "ssm_conv1d.weight"] = normal(_INNER, _CONV)

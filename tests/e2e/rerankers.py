@@ -1,7 +1,7 @@
-"""Makes rerankers, of which no package carries one: an encoder, and a tiny causal model with a rerank template.
+"""Makes rerankers, as no package contains one: an encoder, and a tiny causal model with a rerank template.
 
-The encoder is all-MiniLM-L6-v2 with a head that nobody trained. What it should say can be computed from what the model
-itself gives as an embedding; so it is for the causal one, which is written a second time without its head.
+The encoder is all-MiniLM-L6-v2 with a random head. Its expected scores can be computed from the original model's
+embeddings, and those of the causal model from a second copy without its head.
 """
 
 from pathlib import Path
@@ -16,7 +16,7 @@ from tests.models import minilm_path, smollm2_path
 ENCODER = "judge"
 CAUSAL = "causal-judge"
 HEADLESS = "headless"
-"""The causal one without its head: it generates, and embeds."""
+"""The causal model without its head: it generates and embeds."""
 
 TEMPLATE = "<|im_start|>Does the document answer the query?\n{query}\n---\n{document}<|im_end|>"
 _WIDTH = 64
@@ -31,7 +31,7 @@ CAUSAL_HEAD: NDArray[Any] = _random.standard_normal((2, _WIDTH)).astype(np.float
 
 
 def make(folder: Path) -> dict[str, Path]:
-    """Writes the files; returns them by their names."""
+    """Writes the files; returns their paths by name."""
     paths = {name: folder / f"{name}.gguf" for name in (ENCODER, CAUSAL, HEADLESS)}
     _write_encoder(paths[ENCODER])
     vocabulary = GGUFReader(smollm2_path())
@@ -43,7 +43,7 @@ def make(folder: Path) -> dict[str, Path]:
 def _write_encoder(path: Path) -> None:
     model = GGUFReader(minilm_path())
     writer = GGUFWriter(path, "bert")
-    _copy(model, writer, but=("GGUF.", "general.architecture", "bert.pooling_type"))
+    _copy(model, writer, without=("GGUF.", "general.architecture", "bert.pooling_type"))
     writer.add_pooling_type(PoolingType.RANK)
     for tensor in model.tensors:
         writer.add_tensor(tensor.name, tensor.data, raw_dtype=tensor.tensor_type)
@@ -54,7 +54,7 @@ def _write_encoder(path: Path) -> None:
 
 def _write_causal(path: Path, vocabulary: GGUFReader, *, head: bool) -> None:
     writer = GGUFWriter(path, "qwen3")
-    _copy(vocabulary, writer, but=("GGUF.", "general.", "llama.", "tokenizer.chat_template"))
+    _copy(vocabulary, writer, without=("GGUF.", "general.", "llama.", "tokenizer.chat_template"))
     writer.add_context_length(_CONTEXT)
     writer.add_embedding_length(_WIDTH)
     writer.add_block_count(_LAYERS)
@@ -80,21 +80,21 @@ def _weights(n_vocab: int) -> dict[str, NDArray[Any]]:
         values: NDArray[Any] = random.standard_normal(shape) * 2 / np.sqrt(shape[-1])
         return values.astype(np.float32)
 
-    one = np.ones(_WIDTH, np.float32)
-    weights = {"token_embd.weight": normal(n_vocab, _WIDTH), "output_norm.weight": one}
+    ones = np.ones(_WIDTH, np.float32)
+    weights = {"token_embd.weight": normal(n_vocab, _WIDTH), "output_norm.weight": ones}
     for i in range(_LAYERS):
-        weights |= {f"blk.{i}.{name}_norm.weight": one for name in ("attn", "ffn")}
-        weights |= {f"blk.{i}.attn_{name}_norm.weight": one[: _WIDTH // _HEADS] for name in "qk"}
+        weights |= {f"blk.{i}.{name}_norm.weight": ones for name in ("attn", "ffn")}
+        weights |= {f"blk.{i}.attn_{name}_norm.weight": ones[: _WIDTH // _HEADS] for name in "qk"}
         weights |= {f"blk.{i}.attn_{name}.weight": normal(_WIDTH, _WIDTH) for name in ("q", "k", "v", "output")}
         weights |= {f"blk.{i}.ffn_{name}.weight": normal(2 * _WIDTH, _WIDTH) for name in ("gate", "up")}
         weights[f"blk.{i}.ffn_down.weight"] = normal(_WIDTH, 2 * _WIDTH)
     return weights
 
 
-def _copy(model: GGUFReader, writer: GGUFWriter, *, but: tuple[str, ...]) -> None:
-    """The metadata, without the keys that begin so."""
+def _copy(model: GGUFReader, writer: GGUFWriter, *, without: tuple[str, ...]) -> None:
+    """Copies the metadata, without the keys that begin with one of `without`."""
     for name, field in model.fields.items():
-        if not name.startswith(but):
+        if not name.startswith(without):
             writer.add_key_value(name, field.contents(), field.types[0], field.types[-1] if field.types[1:] else None)
 
 

@@ -1,4 +1,4 @@
-"""Real processes for the tests: workers and sidecars on loopback ports of their own, ended with the test."""
+"""Real processes for the tests: workers and sidecars on free loopback ports, ended with the test."""
 
 import contextlib
 import re
@@ -24,11 +24,11 @@ PR_SET_PDEATHSIG = 1
 ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
 os.execvp(sys.argv[1], sys.argv[1:])
 """
-"""In the child, before the command. A `preexec_fn` would fork gRPC's threads too, which can end the child first."""
+"""Runs in the child before the command. A `preexec_fn` would fork gRPC's threads too, which can end the child first."""
 
 
 class Process:
-    """A child that writes to a pipe; its lines are kept, and it dies with us, even if we are killed."""
+    """A child process whose output lines are kept; the kernel kills it when this process ends, even by a signal."""
 
     def __init__(self, *command: str, env: dict[str, str] | None = None) -> None:
         self.command = command
@@ -62,7 +62,7 @@ class Process:
             return "".join(self._lines)
 
     def wait_for(self, pattern: str, timeout: float = START_TIMEOUT) -> re.Match[str]:
-        """Blocks until the output has a match of `pattern`; fails if the process ends before."""
+        """Blocks until the output matches `pattern`; fails if the process ends before that."""
         deadline = time.monotonic() + timeout
         with self._changed:
             while True:
@@ -73,7 +73,7 @@ class Process:
                     raise AssertionError(f"no {pattern!r} in the output of {self.command}:\n{''.join(self._lines)}")
 
     def end(self, number: int = signal.SIGTERM, timeout: float = 60.0) -> int:
-        """Sends a signal, waits, returns the exit code; 0 again if it had ended with 0."""
+        """Sends a signal, waits, and returns the exit code; if the process has already ended, only returns the code."""
         if self.popen.poll() is None:
             self.popen.send_signal(number)
         try:
@@ -88,7 +88,7 @@ class Process:
 
 @contextlib.contextmanager
 def worker(*options: str) -> Iterator[tuple[Process, str]]:
-    """A worker that is ready, and its address."""
+    """Yields a worker that is ready, and its address."""
     process = Process(sys.executable, "-m", "anyserve_worker", "--port", "0", *options)
     try:
         address = "127.0.0.1:" + process.wait_for(r"listening on 127\.0\.0\.1:(\d+)")[1]
@@ -101,7 +101,7 @@ def worker(*options: str) -> Iterator[tuple[Process, str]]:
 
 @contextlib.contextmanager
 def sidecar(worker_address: str, *options: str) -> Iterator[tuple[Process, str]]:
-    """A sidecar that listens, and its base URL, without /v1."""
+    """Yields a sidecar that listens, and its base URL, without /v1."""
     port = free_port()
     process = Process(
         sys.executable, "-m", "openai_server", "--anyserve-endpoint", worker_address, "--port", str(port), *options
@@ -116,7 +116,7 @@ def sidecar(worker_address: str, *options: str) -> Iterator[tuple[Process, str]]
 
 @contextlib.contextmanager
 def _shown_on_failure(process: Process) -> Iterator[None]:
-    """Prints what the process has logged if the test fails: pytest reports it."""
+    """Prints the process's output if the test fails, so that pytest reports it."""
     try:
         yield
     except BaseException:
@@ -144,9 +144,9 @@ def statistics(service: GRPCInferenceServiceStub, model: str) -> pb.ModelStatist
 
 
 def eventually(condition: object, timeout: float = 30.0) -> None:
-    """Waits for `condition()` to become true."""
+    """Waits for `condition()` to become true; fails after `timeout` seconds."""
     assert callable(condition)
     deadline = time.monotonic() + timeout
     while not condition():
-        assert time.monotonic() < deadline, "it never came true"
+        assert time.monotonic() < deadline, "the condition never became true"
         time.sleep(0.01)

@@ -1,4 +1,4 @@
-"""The addresses of the worker, and the ways from the sidecar to them, in networks that have them or lack them."""
+"""The worker's addresses, and how the sidecar reaches them, in networks that have or lack them."""
 
 import re
 import subprocess
@@ -23,7 +23,7 @@ EVERY = (FOUR, OTHER_FOUR, SIX, OTHER_SIX)
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
-    """The options of a worker that has loaded it in a moment."""
+    """Returns the options for a model that loads at once."""
     path = tmp_path_factory.mktemp("models") / "tiny.gguf"
     path.write_bytes(tiny().data())
     return "--model", str(path)
@@ -31,7 +31,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, str]:
 
 @contextmanager
 def worker(net: Network, *options: str) -> Iterator[Process]:
-    """A worker that is ready, on port 8000 unless `options` say otherwise."""
+    """Yields a worker that is ready, on port 8000 unless `options` set another one."""
     process = Process(*net.prefix, sys.executable, "-m", "anyserve_worker", *options)
     try:
         process.wait_for(r"server: ready: ")
@@ -40,8 +40,8 @@ def worker(net: Network, *options: str) -> Iterator[Process]:
         assert process.end() == 0
 
 
-def ended(net: Network, *options: str) -> tuple[int, str]:
-    """Status and error output of a worker's command that ends by itself."""
+def run_to_end(net: Network, *options: str) -> tuple[int, str]:
+    """Returns status and error output of a worker command that ends by itself."""
     command = (*net.prefix, sys.executable, "-m", "anyserve_worker", *options)
     result = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
     return result.returncode, result.stderr
@@ -52,18 +52,18 @@ def listening(net: Network, port: int) -> tuple[str, ...]:
 
 
 def healthy(net: Network, port: int, *options: str) -> bool:
-    status, output = ended(net, "--healthcheck", "--port", str(port), *options)
+    status, output = run_to_end(net, "--healthcheck", "--port", str(port), *options)
     assert (status, output) in ((0, ""), (1, ""))
     return status == 0
 
 
-def asked(net: Network, hosts: Sequence[str], port: int) -> list[str]:
-    """Those at which `--healthcheck` finds the worker."""
+def healthy_hosts(net: Network, hosts: Sequence[str], port: int) -> list[str]:
+    """Returns the hosts at which `--healthcheck` finds the worker."""
     return [host for host in hosts if healthy(net, port, "--host", host)]
 
 
-def answers(net: Network, endpoint: str, *options: str, at: Sequence[str] = LOOPBACK) -> None:
-    """A sidecar reaches the worker at this endpoint, and clients reach the sidecar `at` these addresses."""
+def check_pair(net: Network, endpoint: str, *options: str, at: Sequence[str] = LOOPBACK) -> None:
+    """Checks that a sidecar reaches the worker at `endpoint`, and clients reach the sidecar `at` these addresses."""
     command = (*net.prefix, sys.executable, "-m", "openai_server", "--anyserve-endpoint", endpoint, "--port", "8080")
     sidecar = Process(*command, *options)
     try:
@@ -82,7 +82,7 @@ def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path
         assert listening(net, port) == listening(net, metrics) == LOOPBACK
         assert {net.get(host, metrics, "/metrics")[0] for host in LOOPBACK} == {200}
         assert healthy(net, port)
-        assert asked(net, (FOUR, SIX, "::", "0.0.0.0", OTHER_FOUR), port) == [FOUR, SIX, "::", "0.0.0.0"]
+        assert healthy_hosts(net, (FOUR, SIX, "::", "0.0.0.0", OTHER_FOUR), port) == [FOUR, SIX, "::", "0.0.0.0"]
         assert not healthy(net, metrics + 1)
 
 
@@ -90,21 +90,21 @@ def test_by_default_the_worker_listens_on_both_loopback_addresses(tmp_path: Path
     ("hosts", "expected", "metrics"),
     [
         (("::",), EVERY, EVERY),
-        (("0.0.0.0", SIX), EVERY, (FOUR, OTHER_FOUR, SIX)),  # gRPC's 0.0.0.0 has IPv6 in it
+        (("0.0.0.0", SIX), EVERY, (FOUR, OTHER_FOUR, SIX)),  # gRPC's 0.0.0.0 includes IPv6
     ],
 )
-def test_hosts_that_are_named(
+def test_the_worker_listens_on_the_hosts_of_its_options(
     tmp_path: Path, model: tuple[str, str], hosts: tuple[str, ...], expected: tuple[str, ...], metrics: tuple[str, ...]
 ) -> None:
     options = [word for host in hosts for word in ("--host", host)]
     with network(tmp_path) as net, worker(net, *model, *options, "--metrics-port", "8002"):
         assert listening(net, 8000) == expected
         assert listening(net, 8002) == metrics
-        assert asked(net, (SIX, OTHER_SIX), 8000) == [host for host in (SIX, OTHER_SIX) if host in expected]
+        assert healthy_hosts(net, (SIX, OTHER_SIX), 8000) == [host for host in (SIX, OTHER_SIX) if host in expected]
         assert healthy(net, 8000, *options)
 
 
-def test_metrics_on_an_address_of_their_own(tmp_path: Path, model: tuple[str, str]) -> None:
+def test_metrics_can_have_their_own_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
     options = ("--host", f"{OTHER_FOUR} [{SIX}]", "--metrics-port", "0", "--metrics-host", "::", "--metrics-host", FOUR)
     with network(tmp_path) as net, worker(net, *model, *options) as process:
         metrics = int(process.wait_for(rf"metrics=\"?http://{FOUR}:(\d+)/metrics")[1])
@@ -120,39 +120,39 @@ def test_without_ipv6_the_worker_listens_on_ipv4(
         assert left_out == ["::" if "::" in hosts else SIX]
         assert net.get(FOUR, 8002, "/metrics")[0] == 200
         assert healthy(net, 8000, *hosts)
-        answers(net, "localhost:8000", at=(FOUR,))
+        check_pair(net, "localhost:8000", at=(FOUR,))
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "problem"),
     [
         (("--host", "192.0.2.1"), "can't listen on 192.0.2.1:8000: this machine has no such address"),
         (("--metrics-port", "1", "--metrics-host", SIX), f"can't listen on {SIX}: "),
     ],
 )
-def test_an_address_that_can_not_be_had_is_one_line(
-    tmp_path: Path, model: tuple[str, str], options: tuple[str, ...], said: str
+def test_an_unavailable_address_is_one_line(
+    tmp_path: Path, model: tuple[str, str], options: tuple[str, ...], problem: str
 ) -> None:
     with network(tmp_path, ipv6=False) as net:
-        status, output = ended(net, *model, *options)
+        status, output = run_to_end(net, *model, *options)
     assert status == 1
     errors = [line for line in output.splitlines() if " INFO " not in line]
     assert len(errors) == 1
-    assert errors[0].startswith(f"Error: {said}")
+    assert errors[0].startswith(f"Error: {problem}")
 
 
-@pytest.mark.parametrize(("taken", "option"), [(SIX, "--port"), (OTHER_FOUR, "--port"), (SIX, "--metrics-port")])
+@pytest.mark.parametrize(("address", "option"), [(SIX, "--port"), (OTHER_FOUR, "--port"), (SIX, "--metrics-port")])
 def test_a_port_in_use_on_one_of_the_addresses_is_an_error(
-    tmp_path: Path, model: tuple[str, str], taken: str, option: str
+    tmp_path: Path, model: tuple[str, str], address: str, option: str
 ) -> None:
-    with network(tmp_path) as net, net.listen(taken, 8005):
-        hosts = () if taken in LOOPBACK else ("--host", "::")
-        status, output = ended(net, *model, *hosts, option, "8005")
+    with network(tmp_path) as net, net.listen(address, 8005):
+        hosts = () if address in LOOPBACK else ("--host", "::")
+        status, output = run_to_end(net, *model, *hosts, option, "8005")
     assert status == 1
     assert re.fullmatch(r"Error: can't listen on \S+:8005: the port is in use\n", output)
 
 
-def test_tls_on_both_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
+def test_tls_is_served_on_both_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
     ca = Authority(tmp_path / "ca")
     certificate, key = ca.issue("worker", SIX)
     tls = ("--tls-cert", str(certificate), "--tls-key", str(key))
@@ -160,9 +160,9 @@ def test_tls_on_both_addresses(tmp_path: Path, model: tuple[str, str]) -> None:
         assert listening(net, 8000) == LOOPBACK
         assert healthy(net, 8000, *tls)
         for endpoint in (f"[{SIX}]:8000", f"dns:///[{SIX}]:8000"):
-            answers(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))
-        # Each tells its health to this machine by the number of its port.
-        status, output = ended(net, *model, "--host", OTHER_FOUR, *tls)
+            check_pair(net, endpoint, "--backend-tls", "--backend-ca", str(ca.file))
+        # A worker with TLS serves its health on this machine under a name that contains its port.
+        status, output = run_to_end(net, *model, "--host", OTHER_FOUR, *tls)
     assert (status, output) == (
         1,
         "Error: another worker already serves TLS on port 8000: --healthcheck would check that one\n",

@@ -18,7 +18,7 @@ from tests.e2e import servers
 from tests.e2e.conftest import SMOLLM2
 from tests.e2e.messages import STORY, infer, outputs, trailers
 from tests.models import smollm2_path
-from tests.ops.client import Asking, ask
+from tests.ops.client import PendingRequest, post
 
 CHAT: dict[str, Any] = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 3}
 MAX_SLOW_PER_CALLER = 16
@@ -84,12 +84,12 @@ def start_slow(service: GRPCInferenceServiceStub, first: int, n: int) -> "list[F
 
 
 def test_a_fast_guide_overtakes_slow_guides_of_the_same_caller(server: Server) -> None:
-    slow = [Asking(server.url, chat_with(slow_schema(i)), key="key-a") for i in range(24)]
+    slow = [PendingRequest(server.url, chat_with(slow_schema(i)), key="key-a") for i in range(24)]
     servers.eventually(lambda: server.value("guides_waiting") >= 8)
-    quick = ask(server.url, {**CHAT, "regex": "[ab]"}, key="key-a")
+    quick = post(server.url, {**CHAT, "regex": "[ab]"}, key="key-a")
     assert quick.good, quick
-    assert sum(request.over for request in slow) < 24 - 8, "slow guides take seconds"
-    replies = [request.end() for request in slow]
+    assert sum(request.is_done for request in slow) < 24 - 8, "slow guides take seconds"
+    replies = [request.result() for request in slow]
     assert {reply.status for reply in replies} <= {400, 429}
     for reply in replies:
         assert reply.error
@@ -103,10 +103,10 @@ def test_a_fast_guide_overtakes_slow_guides_of_the_same_caller(server: Server) -
 
 def test_a_guide_that_was_refused_or_compiled_is_not_tried_again(server: Server) -> None:
     schemas: list[dict[str, Any]] = [{"json_schema": slow_schema(100)}, {"regex": "("}, {"regex": "[cd]"}]
-    first = [ask(server.url, {**CHAT, **schema}, key="key-a") for schema in schemas]
+    first = [post(server.url, {**CHAT, **schema}, key="key-a") for schema in schemas]
     n_trials = server.trials()
     for key in ("key-a", "key-b"):
-        second = [ask(server.url, {**CHAT, **schema}, key=key) for schema in schemas]
+        second = [post(server.url, {**CHAT, **schema}, key=key) for schema in schemas]
         assert [(end.status, end.error) for end in second] == [(end.status, end.error) for end in first]
     assert [end.status for end in first] == [400, 400, 200]
     assert server.trials() == n_trials
@@ -114,8 +114,8 @@ def test_a_guide_that_was_refused_or_compiled_is_not_tried_again(server: Server)
 
 def test_equal_guides_at_once_are_tried_once(server: Server) -> None:
     n_trials = server.trials()
-    requests = [Asking(server.url, chat_with(slow_schema(101)), key="key-b") for _ in range(24)]
-    assert {request.end().status for request in requests} == {400}
+    requests = [PendingRequest(server.url, chat_with(slow_schema(101)), key="key-b") for _ in range(24)]
+    assert {request.result().status for request in requests} == {400}
     assert server.trials() - n_trials == 3, "one for each level"
 
 

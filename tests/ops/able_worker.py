@@ -1,4 +1,4 @@
-"""A worker without a model that answers all there is to ask, with all that can be told; in a thread of its own."""
+"""A worker without a model that supports every task and returns every output, in its own thread."""
 
 import asyncio
 import threading
@@ -27,14 +27,16 @@ PARAMETERS = {
     "size": "2000",
 }
 PIECES = ("<think>", "hm", "</think>", "well", '<tool_call>{"name": "f", "arg', 'uments": {"a": 1}}</tool_call>')
-"""Of every answer: what a chat with tools has to tell in every way that it can."""
+"""Pieces of every response: a chat with tools returns reasoning, text and a call."""
 
 
-def _likely(given: dict[str, list[Any]], indexes: list[int], pieces: list[str]) -> list[tuple[TensorSpec, list[Any]]]:
-    """The log probabilities of `pieces`, if they were asked for."""
-    if "logprobs" not in given:
+def _logprobs(
+    inputs: dict[str, list[Any]], indexes: list[int], pieces: list[str]
+) -> list[tuple[TensorSpec, list[Any]]]:
+    """Returns the log probabilities of `pieces`, if the request wants them."""
+    if "logprobs" not in inputs:
         return []
-    top, n = given["logprobs"][0], len(pieces)
+    top, n = inputs["logprobs"][0], len(pieces)
     return [
         (contract.LOGPROB_INDEX, indexes),
         (contract.LOGPROB_TOKEN, [piece.encode() for piece in pieces]),
@@ -44,8 +46,8 @@ def _likely(given: dict[str, list[Any]], indexes: list[int], pieces: list[str]) 
     ]
 
 
-def _ended(given: dict[str, list[Any]], n: int) -> list[tuple[TensorSpec, list[Any]]]:
-    marked = [(contract.MARKED_TOKENS, [1] * n)] if "mark_end" in given else []
+def _end(inputs: dict[str, list[Any]], n: int) -> list[tuple[TensorSpec, list[Any]]]:
+    marked = [(contract.MARKED_TOKENS, [1] * n)] if "mark_end" in inputs else []
     return [
         (contract.FINISH_REASON, [b"stop"] * n),
         (contract.PROMPT_TOKENS, [3]),
@@ -56,7 +58,7 @@ def _ended(given: dict[str, list[Any]], n: int) -> list[tuple[TensorSpec, list[A
 
 
 async def infer(request: ModelInferRequest) -> ModelInferResponse:
-    given = inputs_of(request)
+    inputs = inputs_of(request)
     match request.parameters[contract.PARAM_TASK].string_param:
         case contract.TASK_EMBED:
             return message((contract.EMBEDDING, [0.5, 1.0]), (contract.PROMPT_TOKENS, [2]))
@@ -66,20 +68,20 @@ async def infer(request: ModelInferRequest) -> ModelInferResponse:
             return message((contract.TOKEN_IDS, [1, 2]), (contract.TOKEN_PIECES, [b"a", b"\xe2"]))
         case contract.TASK_DETOKENIZE:
             return message((contract.WHOLE_TEXT, [b"text"]))
-    n = given.get("n", [1])[0]
+    n = inputs.get("n", [1])[0]
     text = "".join(PIECES).encode()
     rows = [index for index in range(n) for _ in PIECES]
-    return message((contract.TEXT, [text] * n), *_ended(given, n), *_likely(given, rows, [*PIECES] * n))
+    return message((contract.TEXT, [text] * n), *_end(inputs, n), *_logprobs(inputs, rows, [*PIECES] * n))
 
 
 async def stream(request: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:
-    given = inputs_of(request)
-    for index in range(given.get("n", [1])[0]):
+    inputs = inputs_of(request)
+    for index in range(inputs.get("n", [1])[0]):
         for piece in PIECES:
             yield message(
-                (contract.TOKEN, [piece.encode()]), (contract.INDEX, [index]), *_likely(given, [index], [piece])
+                (contract.TOKEN, [piece.encode()]), (contract.INDEX, [index]), *_logprobs(inputs, [index], [piece])
             )
-        yield message((contract.TOKEN, [b""]), (contract.INDEX, [index]), *_ended(given, 1))
+        yield message((contract.TOKEN, [b""]), (contract.INDEX, [index]), *_end(inputs, 1))
 
 
 def able_worker() -> FakeWorker:
@@ -89,9 +91,9 @@ def able_worker() -> FakeWorker:
 
 @contextmanager
 def listening() -> Iterator[str]:
-    """Its address, until the block ends."""
+    """Yields the worker's address; the worker ends with the block."""
     ports: list[int] = []
-    started, over = threading.Event(), asyncio.Event()
+    started, stop = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
@@ -99,7 +101,7 @@ def listening() -> Iterator[str]:
             ports.append(port)
             loops.append(asyncio.get_running_loop())
             started.set()
-            await over.wait()
+            await stop.wait()
 
     thread = threading.Thread(target=asyncio.run, args=(serve(),))
     thread.start()
@@ -107,5 +109,5 @@ def listening() -> Iterator[str]:
         assert started.wait(10)
         yield f"127.0.0.1:{ports[0]}"
     finally:
-        loops[0].call_soon_threadsafe(over.set)
+        loops[0].call_soon_threadsafe(stop.set)
         thread.join()

@@ -1,4 +1,4 @@
-"""What a process holds: file descriptors, memory, threads."""
+"""Resources of a process: file descriptors, memory, threads."""
 
 import os
 from dataclasses import dataclass
@@ -10,13 +10,13 @@ class Census:
     fds: int
     threads: int
     resident: int
-    """MiB that are its own: anonymous memory, not the mapped model."""
+    """MiB of anonymous memory; the mapped model is not included."""
 
 
 def census(pid: int) -> Census:
-    told = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
+    status = dict(line.split(":", 1) for line in Path(f"/proc/{pid}/status").read_text().splitlines())
     return Census(
         fds=len(os.listdir(f"/proc/{pid}/fd")),
-        threads=int(told["Threads"]),
-        resident=int(told["RssAnon"].split()[0]) >> 10,
+        threads=int(status["Threads"]),
+        resident=int(status["RssAnon"].split()[0]) >> 10,
     )

@@ -1,6 +1,6 @@
-"""`python -m tests.ops.dashboard`: three minutes of a pair's life, as the Grafana dashboard shows them, as a picture.
+"""`python -m tests.ops.dashboard`: draws the Grafana dashboard with three minutes of a pair under load.
 
-Prometheus scrapes both programs each second and answers the dashboard's own queries; it must be on the PATH.
+Prometheus scrapes both programs each second and runs the dashboard's own queries; it must be on the PATH.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from scripts.ports import free_port
 from tests.e2e import servers
 from tests.models import smollm2_path
 from tests.ops import picture
-from tests.ops.arrivals import Asker, open_loop
+from tests.ops.arrivals import StreamClient, open_loop
 from tests.ops.client import get
 from tests.ops.prometheus import Series, prometheus
 from tests.ops.traffic import KEYS
@@ -27,18 +27,18 @@ from tests.ops.visitors import Visitors
 ROOT = Path(__file__).parents[2]
 DASHBOARD = ROOT / "deploy" / "grafana" / "anyserve.json"
 WORKER = ("--n-ctx", "512", "--kv-cells", "512", "--parallel", "8", "--prompt-lookup", "4")
-"""Few cells, so that sequences have to give way to others at times."""
+"""Few KV cells, so that sequences are preempted at times."""
 SIDECAR = ("--max-concurrency", "12", "--max-queue", "12")
 RATE_INTERVAL = "10s"
 SETTLE = 10
-"""Seconds that are not shown: rates begin with the second scrape, and the first requests of a process are slow."""
+"""Seconds at the beginning that are not shown: rates need a second scrape, and a process's first requests are slow."""
 PHASES = ((0.2, 1, 0.5), (0.3, 4, 2.0), (0.3, 8, 20.0), (0.2, 1, 0.5))
-"""Quiet, busy, overload, quiet: share of the time, visitors at once, and streams a second beside them."""
+"""Quiet, busy, overload, quiet: share of the time, concurrent visitors, and streams per second beside them."""
 
 
 @contextmanager
 def pair() -> Iterator[tuple[str, dict[str, str]]]:
-    """The sidecar's URL, and where each program tells its metrics."""
+    """Yields the sidecar's URL, and the host:port of each program's metrics."""
     port = free_port()
     keys = [word for key in KEYS for word in ("--api-key", key)]
     model = f"smollm2={smollm2_path()}"
@@ -51,13 +51,15 @@ def pair() -> Iterator[tuple[str, dict[str, str]]]:
 
 
 def drive(url: str, seconds: float) -> None:
-    """Requests of all kinds, and streams of another key on top."""
+    """Sends requests of all kinds, and streams with another key."""
     for seed, (share, n_visitors, rate) in enumerate(PHASES):
-        over = time.monotonic() + seconds * share
+        deadline = time.monotonic() + seconds * share
         visitors = Visitors(url, seed, n_visitors)
-        thread = threading.Thread(target=visitors.visit, args=(1_000_000,), kwargs={"until": _past(over)}, daemon=True)
+        thread = threading.Thread(
+            target=visitors.visit, args=(1_000_000,), kwargs={"until": _past(deadline)}, daemon=True
+        )
         thread.start()
-        asyncio.run(open_loop(Asker(url, KEYS[1], 60, seed), rate, seconds * share, seed))
+        asyncio.run(open_loop(StreamClient(url, KEYS[1], 60, seed), rate, seconds * share, seed))
         thread.join()
 
 
@@ -66,10 +68,10 @@ def _past(moment: float) -> Callable[[], bool]:
 
 
 @click.command()
-@click.option("--seconds", default=180.0, show_default=True, help="How long it drives them.")
+@click.option("--seconds", default=180.0, show_default=True, help="Seconds of load that the picture shows.")
 @click.option("--output", type=click.Path(path_type=Path), default=ROOT / "docs" / "dashboard.png", show_default="docs")
 def main(seconds: float, output: Path) -> None:
-    """Draws the dashboard with what Prometheus knows of a pair at work. Exit status 1 if a panel stays empty."""
+    """Draws the dashboard with Prometheus' data about a pair under load. Exit status 1 if a panel is empty."""
     with pair() as (url, targets), prometheus(targets) as database:
         time.sleep(3)
         began = time.time()
@@ -78,8 +80,8 @@ def main(seconds: float, output: Path) -> None:
 
         def query(expression: str) -> list[Series]:
             start = began + SETTLE
-            found = database.query_range(expression, start, ended, step=1)
-            return [Series(each.labels, [at - start for at in each.times], each.values) for each in found]
+            results = database.query_range(expression, start, ended, step=1)
+            return [Series(series.labels, [at - start for at in series.times], series.values) for series in results]
 
         variables = {"__rate_interval": RATE_INTERVAL, "sidecar": "sidecar", "worker": "worker", "model": "smollm2"}
         panels = picture.panels(DASHBOARD, variables, query)

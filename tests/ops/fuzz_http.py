@@ -1,8 +1,8 @@
-"""`python -m tests.ops.fuzz_http`: requests made of the OpenAPI document that the sidecar serves, valid and not.
+"""`python -m tests.ops.fuzz_http`: sends requests generated from the served OpenAPI document, valid and invalid.
 
-Schemathesis makes them, and checks of each answer that it is none of a broken server (500), and one of those that the
-document tells of: status, content type, headers, shape. What the document rules out has to be refused. The sidecar is
-a process before a worker without a model, see able_worker.
+Schemathesis generates them, and checks each response: it is no server error (500), and its status, content type,
+headers and shape are in the document. Requests that the document rules out must be refused. The sidecar is a process
+with a worker without a model, see able_worker.
 """
 
 import sys
@@ -33,7 +33,7 @@ from tests.ops import able_worker
 
 KEY = "sk-fuzz"
 TIMEOUT = 10.0
-"""Seconds for an answer; all take milliseconds."""
+"""Maximum seconds of a response; all take milliseconds."""
 CHECKS = [
     not_a_server_error,
     status_code_conformance,
@@ -48,7 +48,7 @@ CHECKS = [
 
 @contextmanager
 def sidecar() -> Iterator[str]:
-    """Its URL. Afterwards it still serves, and has logged no failure."""
+    """Yields the sidecar's URL; checks at the end that it still serves and has logged no failure."""
     with able_worker.listening() as address, servers.sidecar(address, "--api-key", KEY) as (process, url):
         servers.eventually(lambda: requests.get(f"{url}/readyz", timeout=TIMEOUT).ok)
         yield url
@@ -58,22 +58,22 @@ def sidecar() -> Iterator[str]:
 
 
 class Fuzzer:
-    """Of one sidecar, by the document that it serves."""
+    """Fuzzes one sidecar with the document that it serves."""
 
     def __init__(self, url: str) -> None:
         self.schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
         self._session = requests.Session()
-        self.asked = 0
-        self.accepted = 0
+        self.n_sent = 0
+        self.n_accepted = 0
 
     @property
     def operations(self) -> list[tuple[str, str]]:
-        """Method and path of each."""
-        found = [result.ok() for result in self.schema.get_all_operations() if isinstance(result, Ok)]
-        return [(operation.method.upper(), operation.path) for operation in found]
+        """Method and path of each operation."""
+        operations = [result.ok() for result in self.schema.get_all_operations() if isinstance(result, Ok)]
+        return [(operation.method.upper(), operation.path) for operation in operations]
 
     def run(self, method: str, path: str, mode: GenerationMode, *, examples: int, number: int = 0) -> None:
-        """Raises for an answer that fails a check. `number` seeds the requests."""
+        """Raises if a response fails a check. `number` seeds the requests."""
         operation = self.schema[path][method]
 
         @seed(number)
@@ -86,29 +86,29 @@ class Fuzzer:
             suppress_health_check=list(HealthCheck),
         )
         @given(case=operation.as_strategy(generation_mode=mode))
-        def ask(case: Case[Any]) -> None:
-            self._ask(case)
+        def send(case: Case[Any]) -> None:
+            self._send(case)
 
-        ask()
+        send()
 
-    def _ask(self, case: Case[Any]) -> None:
+    def _send(self, case: Case[Any]) -> None:
         began = time.monotonic()
-        answer: Any = case.call_and_validate(
+        response: Any = case.call_and_validate(
             session=self._session,
             headers={"Authorization": f"Bearer {KEY}"},
             checks=CHECKS,
             timeout=TIMEOUT,
         )
         assert time.monotonic() - began < TIMEOUT
-        self.asked += 1
-        self.accepted += answer.status_code == 200
+        self.n_sent += 1
+        self.n_accepted += response.status_code == 200
 
 
 @click.command()
 @click.option("--minutes", default=5.0, show_default=True)
-@click.option("--seed", "number", default=1, show_default=True, help="Of the first round; the next have the next ones.")
+@click.option("--seed", "number", default=1, show_default=True, help="Seed of the first round; each round adds one.")
 def main(minutes: float, number: int) -> None:
-    """Asks a sidecar at random, one operation after the other. Stops at the first answer that is wrong."""
+    """Sends random requests to a sidecar, one operation after another. Stops at the first wrong response."""
     ends = time.monotonic() + minutes * 60
     with sidecar() as url:
         fuzzer = Fuzzer(url)
@@ -116,10 +116,10 @@ def main(minutes: float, number: int) -> None:
             for method, path in fuzzer.operations:
                 for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
                     if mode is GenerationMode.NEGATIVE and method == "GET":
-                        continue  # there is nothing in it that could be wrong
+                        continue  # a GET has no part that could be invalid
                     fuzzer.run(method, path, mode, examples=200, number=number)
             number += 1
-            click.echo(f"{fuzzer.asked} requests, {fuzzer.accepted} of them accepted; next seed {number}")
+            click.echo(f"{fuzzer.n_sent} requests, {fuzzer.n_accepted} of them accepted; next seed {number}")
 
 
 if __name__ == "__main__":

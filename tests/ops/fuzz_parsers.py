@@ -1,8 +1,8 @@
-"""`python -m tests.ops.fuzz_parsers`: atheris looks for bytes that break a parser, guided by which code they reach.
+"""`python -m tests.ops.fuzz_parsers`: atheris searches for bytes that break a parser, guided by code coverage.
 
-Needs the extra `fuzz`. Each target runs in a process of its own, since libFuzzer ends its process. Inputs that reached
-something new are kept in `--corpus`, so that another run goes on there; one that broke a parser is written beside them.
-The parsers are imported late: only what atheris imports itself is watched.
+Needs the extra `fuzz`. Each target runs in a separate process, since libFuzzer ends its process. Inputs that reach new
+code are kept in `--corpus`, where the next run continues; inputs that break a parser are written beside them. The
+parsers are imported late: atheris instruments only what it imports itself.
 """
 
 import subprocess
@@ -13,17 +13,17 @@ import click
 
 WATCHED = ["openai_server", "anyserve_worker", "protos"]
 MEGABYTES = 2048
-"""Of memory, that one input may bring the process to."""
+"""Maximum memory of the process for one input."""
 
 
 @click.command()
 @click.argument("names", nargs=-1)
-@click.option("--seconds", default=60, show_default=True, help="For each target.")
+@click.option("--seconds", default=60, show_default=True, help="Seconds of each target.")
 @click.option("--corpus", type=click.Path(path_type=Path, file_okay=False), default=Path(".fuzz"), show_default=True)
 @click.option("--seed", default=1, show_default=True)
-@click.option("--input", "only", type=click.Path(path_type=Path, exists=True), help="Just this input.")
+@click.option("--input", "only", type=click.Path(path_type=Path, exists=True), help="Run only this input.")
 def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Path | None) -> None:
-    """Fuzzes the parsers that are named, or all. Exit status 1 if one broke."""
+    """Fuzzes the named parsers, or all. Exit status 1 if one breaks."""
     from tests.ops.parsers import SECONDS, TARGETS
 
     if unknown := set(names) - TARGETS.keys():
@@ -34,10 +34,10 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
         if only is not None:
             target.run(only.read_bytes())
             continue
-        known = corpus / name
-        known.mkdir(parents=True, exist_ok=True)
+        inputs = corpus / name
+        inputs.mkdir(parents=True, exist_ok=True)
         for i, content in enumerate(target.seeds()):
-            (known / f"seed-{i}").write_bytes(content)
+            (inputs / f"seed-{i}").write_bytes(content)
         dictionary = corpus / f"{name}.dict"
         dictionary.write_text("".join(f"{_quoted(word)}\n" for word in sorted(set(target.words()))))
         options = {
@@ -53,7 +53,7 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
         click.echo(f"---- {name}")
         arguments = [f"-{option}={value}" for option, value in options.items()]
         if subprocess.run(
-            [sys.executable, "-m", "tests.ops.fuzz_parsers", "--fuzz", name, *arguments, known]
+            [sys.executable, "-m", "tests.ops.fuzz_parsers", "--fuzz", name, *arguments, inputs]
         ).returncode:
             broken.append(name)
     if broken:
@@ -62,12 +62,12 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
 
 
 def _quoted(word: str) -> str:
-    """As libFuzzer reads it."""
+    """Quotes a word for libFuzzer's dictionary."""
     return '"' + "".join(f"\\x{byte:02x}" for byte in word.encode()) + '"'
 
 
 def fuzz(name: str, arguments: list[str]) -> None:
-    """Does not return."""
+    """Runs the fuzzer; does not return."""
     import atheris
 
     with atheris.instrument_imports(include=WATCHED):

@@ -1,9 +1,9 @@
-"""`python -m tests.ops.heavy_worker`: what a worker keeps of its memory after a heavy time.
+"""`python -m tests.ops.heavy_worker`: measures how much memory a worker keeps after heavy load.
 
-Clients of all kinds send to it for some minutes: streams, large prompts, log probabilities, guides that are each
-different, embeddings, texts to tokenize, messages of 15 MB that are refused, thousands of calls and hundreds of
-connections. Then all of them leave. The promise: half a minute later, its anonymous memory is within 24 MiB of what it
-was after a shorter time of the same. The mapped model and the process that compiles guides are not counted.
+Clients of all kinds load it for some minutes: streams, large prompts, log probabilities, guides that are all different,
+embeddings, texts to tokenize, messages of 15 MB that are refused, thousands of calls and hundreds of connections. Then
+all of them disconnect. The promise: half a minute later, its anonymous memory is within 24 MiB of that after a shorter
+warm-up. The mapped model and the process that compiles guides are not counted.
 """
 
 import json
@@ -76,17 +76,17 @@ def guide(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
     return service.ModelInfer(infer(MODEL, "A JSON object: ", max_tokens=10, json_schema=schema))
 
 
-def of_task(task: str, message: pb.ModelInferRequest) -> pb.ModelInferRequest:
+def with_task(task: str, message: pb.ModelInferRequest) -> pb.ModelInferRequest:
     message.parameters[contract.PARAM_TASK].string_param = task
     return message
 
 
 def embed(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
-    return service.ModelInfer(of_task(contract.TASK_EMBED, infer(MODEL, text(rng, rng.randint(1, 1000)))))
+    return service.ModelInfer(with_task(contract.TASK_EMBED, infer(MODEL, text(rng, rng.randint(1, 1000)))))
 
 
 def tokenize(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
-    return service.ModelInfer(of_task(contract.TASK_TOKENIZE, infer(MODEL, text(rng, 6000))))
+    return service.ModelInfer(with_task(contract.TASK_TOKENIZE, infer(MODEL, text(rng, 6000))))
 
 
 def large_message(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
@@ -98,7 +98,7 @@ def large_message(service: GRPCInferenceServiceStub, rng: random.Random) -> obje
 
 
 def many_calls(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
-    """Most of which are refused, or given up."""
+    """Sends 300 calls at once, most of which are refused or cancelled."""
     calls = [service.ModelInfer.future(infer(MODEL, text(rng, 50), max_tokens=30)) for _ in range(300)]
     time.sleep(0.2)
     for call in calls:
@@ -107,16 +107,16 @@ def many_calls(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
 
 
 def open_streams(service: GRPCInferenceServiceStub, rng: random.Random) -> object:
-    """That nothing is sent on."""
-    over = threading.Event()
+    """Opens 100 streams on which nothing is sent."""
+    stop = threading.Event()
 
     def nothing() -> Iterator[pb.ModelInferRequest]:
-        over.wait()
+        stop.wait()
         yield from ()
 
     calls = [service.ModelStreamInfer(nothing()) for _ in range(100)]
     time.sleep(2)
-    over.set()
+    stop.set()
     return [list(call) for call in calls]
 
 
@@ -134,11 +134,11 @@ KINDS: dict[str, tuple[Kind, int]] = {
     "many calls": (many_calls, 1),
     "open streams": (open_streams, 3),
 }
-"""With the weight that they are chosen by."""
+"""Each kind of request with its weight."""
 
 
 def send(address: str, kind: Kind, rng: random.Random) -> str:
-    """On a connection of its own; returns what became of it."""
+    """Sends a request on a new connection; returns its status."""
     options = [("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
     with grpc.insecure_channel(address, options=options) as channel:
         try:
@@ -149,13 +149,13 @@ def send(address: str, kind: Kind, rng: random.Random) -> str:
 
 
 def load(address: str, clients: int, minutes: float, seed: int, pid: int) -> Counter[str]:
-    """What became of all requests."""
+    """Runs the load; returns the counted outcomes of all requests."""
     outcomes: Counter[str] = Counter()
-    over = threading.Event()
+    stop = threading.Event()
 
     def work(number: int) -> None:
         rng = random.Random(f"{seed} {number}")
-        while not over.is_set():
+        while not stop.is_set():
             (name,) = rng.choices(list(KINDS), weights=[weight for _, weight in KINDS.values()])
             outcomes[f"{name}: {send(address, KINDS[name][0], rng)}"] += 1
 
@@ -163,10 +163,10 @@ def load(address: str, clients: int, minutes: float, seed: int, pid: int) -> Cou
     for thread in threads:
         thread.start()
     end = time.monotonic() + minutes * 60
-    while (left := end - time.monotonic()) > 0:
-        time.sleep(min(15, left))
+    while (remaining := end - time.monotonic()) > 0:
+        time.sleep(min(15, remaining))
         click.echo(f"  under load: {census(pid).resident} MiB")
-    over.set()
+    stop.set()
     for thread in threads:
         thread.join()
     return outcomes
@@ -174,26 +174,26 @@ def load(address: str, clients: int, minutes: float, seed: int, pid: int) -> Cou
 
 @click.command()
 @click.option("--minutes", default=3.0, show_default=True)
-@click.option("--warm-up", default=2.0, show_default=True, help="Minutes before it counts what the worker holds.")
+@click.option("--warm-up", default=2.0, show_default=True, help="Minutes of load before the first measurement.")
 @click.option("--clients", default=12, show_default=True)
 @click.option("--seed", default=1, show_default=True)
 def main(minutes: float, warm_up: float, clients: int, seed: int) -> None:
-    """Prints the worker's anonymous memory over time. Exit status 1 if too much of it stays."""
+    """Prints the worker's anonymous memory over time. Exit status 1 if too much of it is kept."""
     options = ("--model", f"{MODEL}={smollm2_path()}", "--n-ctx", "2048", "--no-access-log")
     with servers.worker(*options) as (process, address):
         pid = process.popen.pid
         click.echo(f"ready: {census(pid).resident} MiB")
         for name, (kind, _) in KINDS.items():
-            answer = send(address, kind, random.Random(seed))
-            click.echo(f"  one {name}, {answer}: {census(pid).resident} MiB")
-        rest: list[int] = []
+            status_name = send(address, kind, random.Random(seed))
+            click.echo(f"  one {name}, {status_name}: {census(pid).resident} MiB")
+        at_rest: list[int] = []
         for duration in (warm_up, minutes):
-            outcomes = load(address, clients, duration, seed + len(rest), pid)
-            click.echo(f"the last has left: {census(pid).resident} MiB; {dict(outcomes)}")
+            outcomes = load(address, clients, duration, seed + len(at_rest), pid)
+            click.echo(f"all clients have disconnected: {census(pid).resident} MiB; {dict(outcomes)}")
             time.sleep(SETTLE_SECONDS)
-            rest.append(census(pid).resident)
-            click.echo(f"at rest: {rest[-1]} MiB")
-    before, after = rest
+            at_rest.append(census(pid).resident)
+            click.echo(f"at rest: {at_rest[-1]} MiB")
+    before, after = at_rest
     if after > before + KEPT:
         click.echo(f"{after} MiB, {before} after the warm-up", err=True)
         sys.exit(1)

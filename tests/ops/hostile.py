@@ -21,10 +21,10 @@ class Hostile(NamedTuple):
         return self.make()
 
 
-def make_filled(head: bytes, item: bytes, tail: bytes, size: int, most: int | None = None) -> bytes:
-    """A list of one item again and again, as long as `size` bytes hold or `most` items."""
+def make_filled(head: bytes, item: bytes, tail: bytes, size: int, max_items: int | None = None) -> bytes:
+    """Returns a list that repeats one item until it has `size` bytes or `max_items` items."""
     n = (size - ROOM) // (len(item) + 1)
-    return head + b",".join([item] * (n if most is None else min(n, most))) + tail
+    return head + b",".join([item] * (n if max_items is None else min(n, max_items))) + tail
 
 
 def make_text(head: bytes, unit: bytes, tail: bytes, size: int) -> bytes:
@@ -41,27 +41,27 @@ def make_nested(head: bytes, tail: bytes, size: int, levels: int = 100) -> bytes
 
 
 Make = Callable[[], bytes]
-"""Bodies are made when they are needed: together they take a gigabyte."""
+"""Bodies are made when they are needed: all together take a gigabyte."""
 
 
-def filled(*of: Any) -> Make:
-    return partial(make_filled, *of)
+def filled(*arguments: Any) -> Make:
+    return partial(make_filled, *arguments)
 
 
-def text(*of: Any) -> Make:
-    return partial(make_text, *of)
+def text(*arguments: Any) -> Make:
+    return partial(make_text, *arguments)
 
 
-def keys(*of: Any) -> Make:
-    return partial(make_keys, *of)
+def keys(*arguments: Any) -> Make:
+    return partial(make_keys, *arguments)
 
 
-def nested(*of: Any) -> Make:
-    return partial(make_nested, *of)
+def nested(*arguments: Any) -> Make:
+    return partial(make_nested, *arguments)
 
 
 def kinds(size: int, values: int) -> dict[str, Hostile]:
-    """Bodies of about `size` bytes, and of less than `values` values where they are within that limit."""
+    """Returns bodies of about `size` bytes; those "within" the limit have fewer than `values` values."""
     chat = b'{"messages":[' + USER + b'],"max_tokens":1,'
     prompt = b'{"prompt":"a","max_tokens":1,'
     within = values - 64
@@ -193,7 +193,7 @@ def kinds(size: int, values: int) -> dict[str, Hostile]:
 
 
 class Attack:
-    """What the attacking process sends: each body of a list in turn, over and over."""
+    """Requests that the attacking process sends: each body of a list in turn, again and again."""
 
     def __init__(self, bodies: list[Hostile]) -> None:
         self._requests = [_request(hostile.path.encode(), hostile.body) for hostile in bodies]

@@ -1,7 +1,7 @@
-"""`python -m tests.ops.hostile_bodies`: what bodies that are expensive to decode do to everybody else.
+"""`python -m tests.ops.hostile_bodies`: measures how bodies that are expensive to decode affect other requests.
 
-The promise: while such bodies arrive without a pause, `/livez` answers within 50 ms at p99, and the largest gap of a
-running stream grows by at most 50 ms. The attacker, the backend and this process run on the same processors.
+The promise: while such bodies arrive continuously, `/livez` answers within 50 ms at p99, and the largest gap of a
+running stream grows by at most 50 ms. The attacker, the backend and this process share the same processors.
 """
 
 import http.client
@@ -27,16 +27,17 @@ from tests.ops.census import census
 from tests.ops.hostile import Attack, kinds
 
 PROBE = 0.050
-"""Seconds in which /livez has to answer, at p99."""
+"""Seconds in which /livez must answer, at p99."""
 GAP = 0.050
 """Seconds by which a stream's largest gap may grow."""
 MEMORY = 192
-"""MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and half of that for what is being decoded."""
+"""MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and half of that for the bodies being
+decoded."""
 PROBE_INTERVAL = 0.02
 STEP = 0.02
 """Seconds between two tokens of the stream."""
 SIZE, VALUES = 16 << 20, 1 << 20
-"""The default limits of a body."""
+"""The default limits of a body: bytes and JSON values."""
 
 HEAD = """\
                                      requests   statuses                    livez ms              stream's gap    MiB
@@ -45,18 +46,18 @@ HEAD = """\
 
 
 @dataclass
-class Seen:
-    """What one period showed to others."""
+class Period:
+    """Measurements of one period."""
 
     name: str
     seconds: float
     probes: list[float] = field(default_factory=list)
     gaps: list[float] = field(default_factory=list)
     statuses: Counter[str] = field(default_factory=Counter)
-    own: int = 0
-    """MiB of the process that serves, at most."""
-    all: int = 0
-    """MiB with its helper processes."""
+    own_mib: int = 0
+    """Maximum MiB of the process that serves."""
+    total_mib: int = 0
+    """Maximum MiB including its helper processes."""
 
     def row(self) -> str:
         statuses = " ".join(f"{status}×{n}" for status, n in self.statuses.most_common(3))
@@ -64,79 +65,79 @@ class Seen:
         gaps = [percentile(self.gaps, percent) * 1000 for percent in (99, 100)]
         return (
             f"{self.name:34}{self.statuses.total() / self.seconds:11.1f}   {statuses:24}"
-            f"{ms[0]:6.1f}{ms[1]:8.1f}{ms[2]:8.1f}{gaps[0]:8.1f}{gaps[1]:8.1f}{self.own:6d}{self.all:8d}"
+            f"{ms[0]:6.1f}{ms[1]:8.1f}{ms[2]:8.1f}{gaps[0]:8.1f}{gaps[1]:8.1f}{self.own_mib:6d}{self.total_mib:8d}"
         )
 
-    def broken(self, alone: "Seen") -> Iterator[str]:
-        if (late := percentile(self.probes, 99)) > PROBE:
-            yield f"{self.name}: /livez took {late * 1000:.0f} ms at p99"
+    def broken(self, alone: "Period") -> Iterator[str]:
+        if (slow_probe := percentile(self.probes, 99)) > PROBE:
+            yield f"{self.name}: /livez took {slow_probe * 1000:.0f} ms at p99"
         if (gap := max(self.gaps)) > max(alone.gaps) + GAP:
             yield f"{self.name}: a gap of {gap * 1000:.0f} ms in a stream, {max(alone.gaps) * 1000:.0f} ms alone"
-        if self.own > alone.own + MEMORY:
-            yield f"{self.name}: the sidecar grew from {alone.own} to {self.own} MiB"
+        if self.own_mib > alone.own_mib + MEMORY:
+            yield f"{self.name}: the sidecar grew from {alone.own_mib} to {self.own_mib} MiB"
 
 
 class Observer:
-    """Others of one server: a probe, a reader of a stream, and a look at its memory."""
+    """Observes a server from outside: with a probe, a reader of a stream, and a look at its memory."""
 
     def __init__(self, port: int, pid: int) -> None:
         self.port = port
         self._pid = pid
 
-    def during(self, seen: Seen) -> Seen:
-        over = threading.Event()
-        threads = [threading.Thread(target=work, args=(seen, over)) for work in (self._probe, self._read, self._look)]
+    def during(self, period: Period) -> Period:
+        stop = threading.Event()
+        threads = [threading.Thread(target=work, args=(period, stop)) for work in (self._probe, self._read, self._look)]
         for thread in threads:
             thread.start()
-        time.sleep(seen.seconds)
-        over.set()
+        time.sleep(period.seconds)
+        stop.set()
         for thread in threads:
             thread.join()
-        return seen
+        return period
 
-    def _probe(self, seen: Seen, over: threading.Event) -> None:
+    def _probe(self, period: Period, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        while not over.wait(PROBE_INTERVAL):
+        while not stop.wait(PROBE_INTERVAL):
             began = time.perf_counter()
             connection.request("GET", "/livez")
             assert connection.getresponse().read() == b'{"status":"ok"}'
-            seen.probes.append(time.perf_counter() - began)
+            period.probes.append(time.perf_counter() - began)
         connection.close()
 
-    def _read(self, seen: Seen, over: threading.Event) -> None:
+    def _read(self, period: Period, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        tokens = int((seen.seconds + 60) / STEP)
+        tokens = int((period.seconds + 60) / STEP)
         body = {"prompt": pace.prompt(tokens, STEP * 1000), "max_tokens": tokens, "stream": True}
         connection.request("POST", "/v1/completions", json.dumps(body))
         response = connection.getresponse()
         assert response.status == 200, response.read()
-        last: float | None = None
-        while not over.is_set() and (line := response.readline()):
+        last_time: float | None = None
+        while not stop.is_set() and (line := response.readline()):
             if line.startswith(b"data: "):
                 now = time.perf_counter()
-                if last is not None:
-                    seen.gaps.append(now - last)
-                last = now
-        assert over.is_set(), "the stream has ended"
+                if last_time is not None:
+                    period.gaps.append(now - last_time)
+                last_time = now
+        assert stop.is_set(), "the stream has ended"
         response.close()
         connection.close()
 
-    def _look(self, seen: Seen, over: threading.Event) -> None:
-        while not over.wait(0.05):
-            seen.own = max(seen.own, census(self._pid).resident)
-            seen.all = max(seen.all, sum(resident(pid) for pid in family(self._pid)))
+    def _look(self, period: Period, stop: threading.Event) -> None:
+        while not stop.wait(0.05):
+            period.own_mib = max(period.own_mib, census(self._pid).resident)
+            period.total_mib = max(period.total_mib, sum(resident(pid) for pid in family(self._pid)))
 
 
 def family(pid: int) -> list[int]:
-    """A process and those that it has started."""
-    found = [pid]
+    """Returns the process ids of a process and its children."""
+    pids = [pid]
     with open(f"/proc/{pid}/task/{pid}/children") as children:
-        found += map(int, children.read().split())
-    return found
+        pids += map(int, children.read().split())
+    return pids
 
 
 def resident(pid: int) -> int:
-    """MiB; 0 for a process that has just ended."""
+    """Returns MiB; 0 for a process that has just ended."""
     try:
         return census(pid).resident
     except (OSError, KeyError):
@@ -144,8 +145,8 @@ def resident(pid: int) -> int:
 
 
 @contextmanager
-def attacked(port: int, names: Sequence[str], size: int, values: int, connections: int) -> Iterator[Counter[str]]:
-    """By another process, until the end of the block; then its answers are counted."""
+def under_attack(port: int, names: Sequence[str], size: int, values: int, connections: int) -> Iterator[Counter[str]]:
+    """Attacks the port from another process until the block ends; then `statuses` has the counts of its responses."""
     statuses: Counter[str] = Counter()
     command = [sys.executable, "-m", "tests.ops.hostile_bodies", "--attack", str(port)]
     command += ["--size", str(size), "--values", str(values), "--connections", str(connections)]
@@ -158,25 +159,25 @@ def attacked(port: int, names: Sequence[str], size: int, values: int, connection
     assert attacker.stdout is not None
     assert attacker.stdout.readline() == "ready\n"
     yield statuses
-    told, _ = attacker.communicate("", timeout=120)
-    statuses.update(json.loads(told))
+    output, _ = attacker.communicate("", timeout=120)
+    statuses.update(json.loads(output))
 
 
 def attack(port: int, names: Sequence[str], size: int, values: int, connections: int) -> None:
-    """In the attacking process: until stdin ends."""
-    made = kinds(size, values)
-    all_of_them = [made[name] for name in names]
+    """Runs in the attacking process, until stdin is closed."""
+    all_kinds = kinds(size, values)
+    chosen = [all_kinds[name] for name in names]
     statuses: Counter[str] = Counter()
-    over = threading.Event()
-    requests = Attack(all_of_them)
+    stop = threading.Event()
+    requests = Attack(chosen)
 
     def run() -> None:
-        while not over.is_set():
+        while not stop.is_set():
             try:
                 with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-                    while not over.is_set():
+                    while not stop.is_set():
                         connection.sendall(requests.next())
-                        statuses[answer(connection)] += 1
+                        statuses[read_response(connection)] += 1
             except (OSError, http.client.HTTPException):
                 statuses["cut"] += 1
 
@@ -185,13 +186,13 @@ def attack(port: int, names: Sequence[str], size: int, values: int, connections:
         thread.start()
     print("ready", flush=True)
     sys.stdin.read()
-    over.set()
+    stop.set()
     for thread in threads:
         thread.join()
     print(json.dumps(statuses), flush=True)
 
 
-def answer(connection: socket.socket) -> str:
+def read_response(connection: socket.socket) -> str:
     response = http.client.HTTPResponse(connection)
     response.begin()
     response.read()
@@ -203,7 +204,7 @@ def answer(connection: socket.socket) -> str:
 
 @contextmanager
 def served(*options: str) -> Iterator[Observer]:
-    """A sidecar before a backend that answers at a steady pace."""
+    """Yields an observer of a sidecar whose backend answers at a steady pace."""
     port = free_port()
     backend = servers.Process(sys.executable, "-m", "benchmarks.fake_worker", str(port), "step-batches")
     try:
@@ -223,40 +224,40 @@ def ready(port: int) -> bool:
 
 def trial(
     names: Sequence[str], seconds: float, size: int, values: int, connections: int, *, mixed: bool = False
-) -> Iterator[Seen]:
-    """First the server alone, then under each kind (not if `mixed`), then under all of them mixed."""
+) -> Iterator[Period]:
+    """Yields a period without an attack, then one under each kind (not if `mixed`), then one under all kinds mixed."""
     attacks = {} if mixed else {name: [name] for name in names}
     if len(names) > 1:
         attacks["all, mixed"] = list(names)
     with served() as observer:
-        yield observer.during(Seen("alone", seconds))
-        for name, kinds_of_it in attacks.items():
-            with attacked(observer.port, kinds_of_it, size, values, connections) as statuses:
-                seen = observer.during(Seen(name, seconds))
-            seen.statuses = statuses
-            yield seen
+        yield observer.during(Period("alone", seconds))
+        for name, attack_names in attacks.items():
+            with under_attack(observer.port, attack_names, size, values, connections) as statuses:
+                period = observer.during(Period(name, seconds))
+            period.statuses = statuses
+            yield period
 
 
 @click.command()
-@click.option("--seconds", default=5.0, show_default=True, help="Time of each kind.")
-@click.option("--connections", default=4, show_default=True, help="Connections over which bodies come.")
+@click.option("--seconds", default=5.0, show_default=True, help="Seconds of each kind.")
+@click.option("--connections", default=4, show_default=True, help="Connections that send the bodies.")
 @click.option("--size", default=SIZE, show_default=True, help="Bytes of a body.")
 @click.option("--values", default=VALUES, show_default=True, help="JSON values of bodies within the limits.")
 @click.option("--kind", "names", multiple=True, help="Only this kind; repeatable.")
 @click.option("--attack", "port", type=int, hidden=True)
 def main(seconds: float, connections: int, size: int, values: int, names: tuple[str, ...], port: int | None) -> None:
-    """Loads a sidecar with expensive bodies. Exit status 1 if others notice more of that than is promised."""
+    """Loads a sidecar with expensive bodies. Exit status 1 if they affect other requests more than promised."""
     names = names or tuple(kinds(4096, 100))
     if port is not None:
         attack(port, names, size, values, connections)
         return
     click.echo(HEAD, nl=False)
-    alone: Seen | None = None
+    alone: Period | None = None
     problems: list[str] = []
-    for seen in trial(names, seconds, size, values, connections):
-        click.echo(seen.row())
-        alone = alone or seen
-        problems += seen.broken(alone)
+    for period in trial(names, seconds, size, values, connections):
+        click.echo(period.row())
+        alone = alone or period
+        problems += period.broken(alone)
     for problem in problems:
         click.echo(problem, err=True)
     sys.exit(bool(problems))

@@ -1,7 +1,7 @@
-"""`python -m tests.ops.hostile_messages`: what gRPC messages that are expensive to read do to other calls of a worker.
+"""`python -m tests.ops.hostile_messages`: measures how gRPC messages that are expensive to read affect other calls.
 
-The promise: while such messages arrive without a pause, `ServerLive` takes at most 50 ms more at p99 than while small
-messages arrive. The attacker, the worker and this process run on the same processors.
+The promise: while such messages arrive continuously, `ServerLive` takes at most 50 ms more at p99 than while small
+messages arrive. The attacker, the worker and this process share the same processors.
 """
 
 import sys
@@ -24,9 +24,9 @@ from tests.gguf_files import tiny
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
 SIZE = 16_000_000
-"""Bytes of a message; the worker takes 16 MiB."""
+"""Bytes of a message; the worker accepts 16 MiB."""
 LIMIT = 0.050
-"""Seconds."""
+"""Seconds that a probe may take longer, at p99."""
 PROBE_INTERVAL = 0.01
 OPTIONS = (
     ("grpc.enable_http_proxy", 0),
@@ -39,13 +39,13 @@ Input = pb.ModelInferRequest.InferInputTensor
 Output = pb.ModelInferRequest.InferRequestedOutputTensor
 
 
-def filled(**fields: object) -> bytes:
+def encoded(**fields: object) -> bytes:
     return pb.ModelInferRequest(model_name="tiny", **fields).SerializeToString()  # type: ignore[arg-type]
 
 
-def inputs(*given: tuple[contract.TensorSpec, list[object]], raw: bool = False) -> bytes:
+def inputs(*contents: tuple[contract.TensorSpec, list[object]], raw: bool = False) -> bytes:
     message = pb.ModelInferRequest(model_name="tiny")
-    for spec, elements in given:
+    for spec, elements in contents:
         if raw:
             message.inputs.add(name=spec.name, datatype=spec.datatype, shape=[len(elements)])
             message.raw_input_contents.append(tensors.to_raw(spec.datatype, elements))
@@ -88,7 +88,7 @@ KINDS: dict[str, Make] = {
     "small": lambda: inputs((contract.PROMPT, [b""]), (contract.MAX_TOKENS, [0])),
     "empty strings, 1 input": lambda: empty_strings(1),
     "empty strings, 240 inputs": lambda: empty_strings(240),
-    "empty strings, typed": lambda: filled(
+    "empty strings, typed": lambda: encoded(
         inputs=[Input(contents=pb.InferTensorContents(bytes_contents=[b""] * 4_000_000))]
     ),
     "16 million bools": lambda: typed("bool_contents", 1),
@@ -98,17 +98,17 @@ KINDS: dict[str, Make] = {
     "4 million floats": lambda: typed("fp32_contents", 4, size=SIZE // 4),
     "a million ids": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000)),
     "a million ids, raw": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000), raw=True),
-    "16 million dimensions": lambda: filled(inputs=[Input(name="x", datatype="INT32", shape=[1] * SIZE)]),
-    "inputs": lambda: filled(inputs=[Input()] * (SIZE // 2)),
-    "outputs": lambda: filled(outputs=[Output()] * (SIZE // 2)),
-    "16,000 inputs": lambda: filled(id="x" * 70_000, inputs=[Input()] * 16_000),
+    "16 million dimensions": lambda: encoded(inputs=[Input(name="x", datatype="INT32", shape=[1] * SIZE)]),
+    "inputs": lambda: encoded(inputs=[Input()] * (SIZE // 2)),
+    "outputs": lambda: encoded(outputs=[Output()] * (SIZE // 2)),
+    "16,000 inputs": lambda: encoded(id="x" * 70_000, inputs=[Input()] * 16_000),
     "parameters": lambda: parameters(1_000_000),
     "4,000 parameters": lambda: parameters(4_000),
-    "behind a group": lambda: b"\x4b\x4c" + filled(inputs=[Input()] * (SIZE // 2)),
-    "a long id": lambda: filled(id="x" * SIZE),
+    "behind a group": lambda: b"\x4b\x4c" + encoded(inputs=[Input()] * (SIZE // 2)),
+    "a long id": lambda: encoded(id="x" * SIZE),
     "a long model name": lambda: pb.ModelInferRequest(model_name="漢" * (SIZE // 3)).SerializeToString(),
-    "a long input name": lambda: filled(inputs=[Input(name="x" * SIZE, datatype="INT32", shape=[1])]),
-    "a long datatype": lambda: filled(inputs=[Input(name="x", datatype="x" * SIZE, shape=[1])]),
+    "a long input name": lambda: encoded(inputs=[Input(name="x" * SIZE, datatype="INT32", shape=[1])]),
+    "a long datatype": lambda: encoded(inputs=[Input(name="x", datatype="x" * SIZE, shape=[1])]),
     "a long prompt": lambda: inputs((contract.PROMPT, [b"a " * (SIZE // 2)])),
     "a long prompt of emoji": lambda: inputs((contract.PROMPT, ["😀".encode() * (SIZE // 4)])),
     "a long prompt that is no text": lambda: inputs((contract.PROMPT, [b"a" * (SIZE - 1000) + b"\xff"])),
@@ -120,7 +120,7 @@ KINDS: dict[str, Make] = {
 }
 
 
-def attack(address: str, message: bytes, over: threading.Event, outcomes: Counter[str]) -> None:
+def attack(address: str, message: bytes, stop: threading.Event, outcomes: Counter[str]) -> None:
     options = [
         ("grpc.enable_http_proxy", 0),
         ("grpc.use_local_subchannel_pool", 1),
@@ -128,7 +128,7 @@ def attack(address: str, message: bytes, over: threading.Event, outcomes: Counte
     ]
     with grpc.insecure_channel(address, options=options) as channel:
         call: Any = channel.unary_unary(METHOD)
-        while not over.is_set():
+        while not stop.is_set():
             try:
                 call(message)
                 outcomes["OK"] += 1
@@ -148,11 +148,13 @@ def probe(address: str, seconds: float) -> Iterator[float]:
 
 
 @click.command()
-@click.option("--seconds", default=4.0, show_default=True, help="For each kind of message.")
-@click.option("--kind", "only", multiple=True, type=click.Choice(tuple(KINDS)), help="Repeatable. Absent: all.")
+@click.option("--seconds", default=4.0, show_default=True, help="Seconds of each kind of message.")
+@click.option(
+    "--kind", "only", multiple=True, type=click.Choice(tuple(KINDS)), help="Only this kind; repeatable. Default: all."
+)
 def main(seconds: float, only: tuple[str, ...]) -> None:
-    """Prints how long probes took beside each kind of message. Exit status 1 if that was too long."""
-    late = []
+    """Prints how long probes took beside each kind of message. Exit status 1 if any took too long."""
+    too_slow = []
     with tempfile.TemporaryDirectory() as folder:
         model = Path(folder) / "tiny.gguf"
         model.write_bytes(tiny().data())
@@ -160,21 +162,21 @@ def main(seconds: float, only: tuple[str, ...]) -> None:
             alone = 0.0
             click.echo(f"{'':32}{'messages/s':>10}   ServerLive ms: p50     p99     max")
             for name in only or KINDS:
-                message, over, outcomes = KINDS[name](), threading.Event(), Counter[str]()
-                attacker = threading.Thread(target=attack, args=(address, message, over, outcomes))
+                message, stop, outcomes = KINDS[name](), threading.Event(), Counter[str]()
+                attacker = threading.Thread(target=attack, args=(address, message, stop, outcomes))
                 attacker.start()
-                taken = list(probe(address, seconds))
-                over.set()
+                durations = list(probe(address, seconds))
+                stop.set()
                 attacker.join()
-                p50, p99, most = (percentile(taken, percent) for percent in (50, 99, 100))
+                p50, p99, maximum = (percentile(durations, percent) for percent in (50, 99, 100))
                 alone = alone or p99
-                ms = f"{p50 * 1000:19.1f}{p99 * 1000:8.1f}{most * 1000:8.1f}"
+                ms = f"{p50 * 1000:19.1f}{p99 * 1000:8.1f}{maximum * 1000:8.1f}"
                 click.echo(f"{name:32}{outcomes.total() / seconds:10.1f}{ms}   {dict(outcomes)}")
                 if p99 > alone + LIMIT:
-                    late.append(name)
-    for name in late:
-        click.echo(f"{name}: late", err=True)
-    sys.exit(bool(late))
+                    too_slow.append(name)
+    for name in too_slow:
+        click.echo(f"{name}: too slow", err=True)
+    sys.exit(bool(too_slow))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""`python -m tests.ops.jdk_client`: the JDK's own HTTP client (`java.net.http`) before a sidecar. Needs a JDK.
+"""`python -m tests.ops.jdk_client`: runs the JDK's own HTTP client (`java.net.http`) with a sidecar. Needs a JDK.
 
-`--record` prints what the client sends on its connections, byte for byte: tests/wire/test_jdk_client.py keeps that.
+`--record` prints what the client sends on its connections, byte for byte; tests/wire/test_jdk_client.py contains it.
 """
 
 import shutil
@@ -22,7 +22,7 @@ TIMEOUT = 120.0
 
 
 class Recorder:
-    """Passes connections on to `port`, and keeps each piece that a client sends."""
+    """Forwards connections to `port`, and records each piece that a client sends."""
 
     def __init__(self, port: int) -> None:
         self._port = port
@@ -37,11 +37,11 @@ class Recorder:
             server = socket.create_connection(("127.0.0.1", self._port))
             pieces: list[bytes] = []
             self.connections.append(pieces)
-            threading.Thread(target=_pass_on, args=(client, server, pieces), daemon=True).start()
-            threading.Thread(target=_pass_on, args=(server, client, []), daemon=True).start()
+            threading.Thread(target=_forward, args=(client, server, pieces), daemon=True).start()
+            threading.Thread(target=_forward, args=(server, client, []), daemon=True).start()
 
 
-def _pass_on(source: socket.socket, target: socket.socket, pieces: list[bytes]) -> None:
+def _forward(source: socket.socket, target: socket.socket, pieces: list[bytes]) -> None:
     try:
         while piece := source.recv(1 << 16):
             pieces.append(piece)
@@ -53,7 +53,7 @@ def _pass_on(source: socket.socket, target: socket.socket, pieces: list[bytes]) 
 
 @contextmanager
 def sidecar() -> Iterator[int]:
-    """Its port. Afterwards it has logged no failure."""
+    """Yields the sidecar's port; checks at the end that it has logged no failure."""
     with able_worker.listening() as address, servers.sidecar(address) as (process, url):
         yield int(url.rpartition(":")[2])
         assert process.end() == 0
@@ -63,19 +63,19 @@ def sidecar() -> Iterator[int]:
 @click.command()
 @click.option("--record", is_flag=True, help="Print what the first connection sends.")
 def main(record: bool) -> None:
-    """Sends requests of all kinds, one after the other and at once. Fails at the first response that is wrong."""
+    """Sends requests of all kinds, one after another and at once. Fails at the first wrong response."""
     if shutil.which("java") is None:
-        raise click.ClickException("there is no `java` here")
+        raise click.ClickException("there is no program `java` on the PATH")
     with sidecar() as port:
         recorder = Recorder(port)
         command = ["java", str(PROGRAM), f"http://127.0.0.1:{recorder.port}"]
-        ended = subprocess.run(command, timeout=TIMEOUT, capture_output=True, text=True, check=False)
-        click.echo(ended.stdout + ended.stderr, nl=False)
+        result = subprocess.run(command, timeout=TIMEOUT, capture_output=True, text=True, check=False)
+        click.echo(result.stdout + result.stderr, nl=False)
         click.echo(f"{len(recorder.connections)} connections")
         if record:
             for piece in recorder.connections[0][:16]:
                 click.echo(repr(piece.replace(str(recorder.port).encode(), b"PORT")))
-    sys.exit(ended.returncode)
+    sys.exit(result.returncode)
 
 
 if __name__ == "__main__":

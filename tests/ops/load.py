@@ -1,4 +1,4 @@
-"""Clients that never pause, each on one connection as long as the server keeps it."""
+"""Clients that send without a pause, each on one connection as long as the server keeps it open."""
 
 import http.client
 import itertools
@@ -11,7 +11,7 @@ from tests.ops.client import SHORT
 
 
 class Load:
-    """`urls` says who may be asked at the moment; clients take turns among them."""
+    """`urls` returns the servers that are ready at the moment; clients use them in turn."""
 
     def __init__(self, urls: Callable[[], list[str]], n_clients: int = 4) -> None:
         self._urls = urls
@@ -25,10 +25,10 @@ class Load:
             thread.start()
 
     def wait_for_more(self, n: int, timeout: float = 60) -> None:
-        """Blocks until so many more requests have been answered, or one has failed."""
+        """Blocks until `n` more requests have been answered, or one has failed."""
         with self._grew:
-            wanted = self.n_good + n
-            assert self._grew.wait_for(lambda: self.n_good >= wanted or self.failures, timeout)
+            target = self.n_good + n
+            assert self._grew.wait_for(lambda: self.n_good >= target or self.failures, timeout)
 
     def end(self) -> None:
         self._ended.set()
@@ -44,7 +44,7 @@ class Load:
             url = urls[i % len(urls)]
             if url not in connections:
                 connections[url] = http.client.HTTPConnection(urlsplit(url).netloc, timeout=60)
-            failure = _ask(connections[url], stream=bool(i % 2))
+            failure = _send(connections[url], stream=bool(i % 2))
             with self._grew:
                 if failure:
                     self.failures.append(f"{url}: {failure}")
@@ -55,16 +55,16 @@ class Load:
             connection.close()
 
 
-def _ask(connection: http.client.HTTPConnection, *, stream: bool) -> str:
-    """What went wrong."""
+def _send(connection: http.client.HTTPConnection, *, stream: bool) -> str:
+    """Returns what went wrong, or ""."""
     try:
-        body = json.dumps(SHORT | {"stream": stream})
-        connection.request("POST", "/v1/chat/completions", body)
+        content = json.dumps(SHORT | {"stream": stream})
+        connection.request("POST", "/v1/chat/completions", content)
         response = connection.getresponse()
-        answer = response.read()
+        body = response.read()
     except (OSError, http.client.HTTPException) as error:
         connection.close()
         return repr(error)
-    if response.status != 200 or b'data: {"error"' in answer:
-        return f"{response.status} {answer[-300:]!r}"
+    if response.status != 200 or b'data: {"error"' in body:
+        return f"{response.status} {body[-300:]!r}"
     return ""

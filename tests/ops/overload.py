@@ -1,7 +1,7 @@
-"""`python -m tests.ops.overload`: more requests than the pair can answer, and what becomes of those that it accepts.
+"""`python -m tests.ops.overload`: sends more requests than the pair can answer, and measures those that it accepts.
 
-The promise: what is accepted keeps its speed, what is not is refused at once, memory stays flat, probes are answered,
-and a key that sends little is served beside one that floods. Requests come in an open loop, from this process, on the
+The promise: accepted requests keep their speed, others are refused at once, memory stays flat, probes are answered, and
+a key with few requests is served beside one that floods. Requests are sent in an open loop, from this process, on the
 same processors.
 """
 
@@ -16,20 +16,20 @@ from tests.ops.trial import Load, Trial, pair
 FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)
 FLOOD = 10.0
 STEADY = 0.2
-"""What the key beside the one that floods asks for, of the capacity: less than half, its share."""
+"""Rate of the key beside the flood, relative to the capacity: less than half, its fair share."""
 
-# ---- What has to hold. Generous: the clients share the processors, and ten times the load has ten times the clients.
+# ---- Limits. They are generous: the clients share the processors, and ten times the load has ten times the clients.
 
 SPEED = 0.6
-"""Tokens per second of an overload, and the inverse of the time per token, beside those with all places taken."""
+"""Minimum tokens per second in an overload, and inverse time per token, relative to those with all slots taken."""
 QUEUE = 1.5
-"""Time to first token p95, in times that all who run and wait take."""
+"""Maximum time to first token (p95), relative to the time in which all running and queued requests finish."""
 AT_ONCE = 0.25
-"""Seconds to a refusal."""
+"""Maximum seconds of a refusal."""
 LATE = 0.01
-"""Share of the refusals that may take longer."""
+"""Maximum share of refusals that take longer."""
 PROBE = 1.0
-"""Seconds, Kubernetes' default time to answer a probe."""
+"""Maximum seconds of a probe: Kubernetes' default timeout."""
 MEMORY = 24
 """MiB by which a process may grow."""
 
@@ -65,9 +65,10 @@ def beside(load: Load, once: Load) -> str:
 
 
 def broken(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> Iterator[str]:
-    """What a load shows of promises that don't hold, beside `full`, which takes all places and no more.
+    """Yields the broken promises of a load, compared with `full`, which takes all slots and no more.
 
-    `full_house` is how long all who may run and wait take, `n_displaced` how many gave up their place in the queue.
+    `full_house` is the time in seconds in which all running and queued requests finish; `n_displaced` is the number of
+    requests that lost their place in the queue.
     """
     for outcome in load.outcomes:
         if not (outcome.accepted or outcome.refused):
@@ -75,26 +76,26 @@ def broken(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> I
     if not load.accepted:
         yield f"{load.name}: nothing was accepted"
     if load.per_token(50) > full.per_token(50) / SPEED:
-        yield f"{load.name}: a token takes {load.per_token(50):.4f} s, {full.per_token(50):.4f} with all places taken"
+        yield f"{load.name}: a token takes {load.per_token(50):.4f} s, {full.per_token(50):.4f} with all slots taken"
     if load.wait(95) > QUEUE * full_house:
-        yield f"{load.name}: first tokens come after {load.wait(95):.2f} s, where a full house takes {full_house:.2f}"
-    late = [outcome for outcome in load.refused if outcome.seconds > AT_ONCE]
-    if len(late) > LATE * len(load.refused) + n_displaced:
-        yield f"{load.name}: {len(late)} of {len(load.refused)} refusals took more than {AT_ONCE} s"
+        yield f"{load.name}: first tokens take {load.wait(95):.2f} s, where a full queue takes {full_house:.2f}"
+    slow_refusals = [outcome for outcome in load.refused if outcome.seconds > AT_ONCE]
+    if len(slow_refusals) > LATE * len(load.refused) + n_displaced:
+        yield f"{load.name}: {len(slow_refusals)} of {len(load.refused)} refusals took more than {AT_ONCE} s"
     if load.watch.lost_probes or load.watch.slowest_probe > PROBE:
         yield f"{load.name}: {load.watch.lost_probes} probes lost, the slowest took {load.watch.slowest_probe:.2f} s"
 
 
 def slower(load: Load, full: Load) -> Iterator[str]:
     if load.tokens_per_s < SPEED * full.tokens_per_s:
-        yield f"{load.name}: {load.tokens_per_s:.0f} tokens/s, of {full.tokens_per_s:.0f} with all places taken"
+        yield f"{load.name}: {load.tokens_per_s:.0f} tokens/s, of {full.tokens_per_s:.0f} with all slots taken"
 
 
 def unfair(flooding: Load, steady: Load) -> Iterator[str]:
     if steady.refused:
         yield f"{steady.name}: {len(steady.refused)} of {len(steady.outcomes)} refused"
     if steady.wait(50) > flooding.wait(50):
-        yield f"{steady.name}: waits {steady.wait(50):.2f} s, the one that floods {flooding.wait(50):.2f}"
+        yield f"{steady.name}: waits {steady.wait(50):.2f} s, the flood {flooding.wait(50):.2f}"
 
 
 def grown(before: dict[str, int], loads: Sequence[Load]) -> Iterator[str]:
@@ -107,15 +108,15 @@ def grown(before: dict[str, int], loads: Sequence[Load]) -> Iterator[str]:
 @click.command()
 @click.option("--places", default=8, show_default=True, help="--max-concurrency of the sidecar.")
 @click.option("--queue", default=8, show_default=True, help="Its --max-queue.")
-@click.option("--tokens", default=64, show_default=True, help="Length of answers, in the mean.")
-@click.option("--seconds", default=20.0, show_default=True, help="Time of each load.")
+@click.option("--tokens", default=64, show_default=True, help="Mean length of responses, in tokens.")
+@click.option("--seconds", default=20.0, show_default=True, help="Seconds of each load.")
 def main(places: int, queue: int, tokens: int, seconds: float) -> None:
-    """Loads a pair with up to ten times what it can answer. Exit status 1 if it does not hold what is promised."""
+    """Loads a pair with up to ten times its capacity. Exit status 1 if it doesn't hold its promises."""
     with pair(places, queue) as served:
         trial = Trial(served, tokens, seconds)
-        trial.all_places()  # what is there only after the first requests is no growth
+        trial.all_slots()  # the first requests' memory is not growth
         before = served.resident()
-        full = trial.all_places()
+        full = trial.all_slots()
         rate = full.tokens_per_s / tokens
         click.echo(f"{HEAD}{row(full)}")
         loads = {}

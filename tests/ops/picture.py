@@ -1,4 +1,4 @@
-"""A dashboard's panels as Grafana lays them out, drawn with matplotlib."""
+"""Draws a dashboard's panels with matplotlib, in Grafana's layout."""
 
 import io
 import json
@@ -13,13 +13,13 @@ from benchmarks.stats import percentile
 from tests.ops.prometheus import Series
 
 COLUMNS = 24
-"""Of Grafana's grid."""
+"""Columns of Grafana's grid."""
 WIDTH = 64
 HEIGHT = 29
-"""Pixels of one of its cells."""
+"""Pixels of a cell of the grid: WIDTH by HEIGHT."""
 DPI = 100
 LEGEND = 5
-"""Most entries; a picture can't be scrolled."""
+"""Maximum entries of a legend; a picture can't be scrolled."""
 BACKGROUND, PANEL, TEXT, FAINT, GRID = "#111217", "#181b1f", "#ccccdc", "#8e8e9b", "#2b2d33"
 COLORS = ("#73bf69", "#f2cc0c", "#5794f2", "#ff9830", "#f2495c", "#b877d9", "#8ab8ff", "#ffa6b0", "#c8f2c2", "#ffee52")
 
@@ -33,7 +33,7 @@ class Line:
     series: Series
     unit: str
     right: bool
-    """Has an axis of its own."""
+    """Whether the line has its own axis, on the right."""
 
 
 @dataclass
@@ -56,23 +56,24 @@ class Panel:
 
 
 def panels(dashboard: Path, variables: Mapping[str, str], query: Query) -> list[Panel]:
-    """With what its queries find. The longest names of variables are put in first: one may begin with another."""
+    """Returns the panels with the results of their queries. Longer variable names are replaced first: one may be a
+    prefix of another."""
 
-    def found(expression: str) -> list[Series]:
+    def run_query(expression: str) -> list[Series]:
         for name in sorted(variables, key=len, reverse=True):
             expression = expression.replace(f"${name}", variables[name])
         return query(expression)
 
-    return [_panel(each, found) for each in json.loads(dashboard.read_text())["panels"]]
+    return [_panel(panel, run_query) for panel in json.loads(dashboard.read_text())["panels"]]
 
 
-def _panel(told: dict[str, Any], query: Query) -> Panel:
-    grid, config = told["gridPos"], told.get("fieldConfig", {})
+def _panel(definition: dict[str, Any], query: Query) -> Panel:
+    grid, config = definition["gridPos"], definition.get("fieldConfig", {})
     defaults = config.get("defaults", {})
     custom = defaults.get("custom", {})
     panel = Panel(
-        told["title"],
-        told["type"],
+        definition["title"],
+        definition["type"],
         grid["x"],
         grid["y"],
         grid["w"],
@@ -83,23 +84,23 @@ def _panel(told: dict[str, Any], query: Query) -> Panel:
         fill=custom.get("fillOpacity", 0) / 100,
     )
     overridden = {
-        override["matcher"]["options"]: {each["id"]: each["value"] for each in override["properties"]}
+        override["matcher"]["options"]: {property_["id"]: property_["value"] for property_ in override["properties"]}
         for override in config.get("overrides", ())
         if override["matcher"]["id"] == "byFrameRefID"
     }
-    for target in told.get("targets", ()):
-        other = overridden.get(target["refId"], {})
-        right = other.get("custom.axisPlacement") == "right"
+    for target in definition.get("targets", ()):
+        override_values = overridden.get(target["refId"], {})
+        right = override_values.get("custom.axisPlacement") == "right"
         for series in query(target["expr"]):
-            name = _filled_in(target["legendFormat"], series.labels)
-            unit = other.get("unit", panel.unit)
-            if unit == "bytes":  # as MiB, so that an axis has round ones
+            name = _fill_in(target["legendFormat"], series.labels)
+            unit = override_values.get("unit", panel.unit)
+            if unit == "bytes":  # in MiB, so that an axis has round values
                 series = Series(series.labels, series.times, [value / MIB for value in series.values])
             panel.lines.append(Line(name, series, unit, right))
     return panel
 
 
-def _filled_in(legend: str, labels: Mapping[str, str]) -> str:
+def _fill_in(legend: str, labels: Mapping[str, str]) -> str:
     return re.sub(r"\{\{(\w+)\}\}", lambda match: labels.get(match[1], ""), legend).strip()
 
 
@@ -107,7 +108,7 @@ def _filled_in(legend: str, labels: Mapping[str, str]) -> str:
 
 
 def in_unit(value: float, unit: str) -> str:
-    """As Grafana writes it, nearly."""
+    """Formats a value approximately as Grafana does."""
     match unit:
         case "percentunit":
             return f"{value * 100:.3g} %"
@@ -126,13 +127,13 @@ def in_unit(value: float, unit: str) -> str:
 
 def draw(drawn: list[Panel], title: str, path: Path) -> None:
     import matplotlib
-    from PIL import Image  # which matplotlib needs as well
+    from PIL import Image  # matplotlib needs PIL as well
 
     matplotlib.rcParams.update({"font.size": 7.5, "axes.linewidth": 0.5})
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
-    head = 1.4  # for the title, in cells
+    head = 1.4  # height of the title, in cells
     rows = max(panel.y + panel.h for panel in drawn) + head
     figure = Figure(figsize=(COLUMNS * WIDTH / DPI, rows * HEIGHT / DPI), dpi=DPI, facecolor=BACKGROUND)
     FigureCanvasAgg(figure)
@@ -147,7 +148,7 @@ def draw(drawn: list[Panel], title: str, path: Path) -> None:
     drawing = io.BytesIO()
     figure.savefig(drawing, facecolor=BACKGROUND, metadata={"Software": None})
     image = Image.open(drawing).convert("RGB")
-    # Less than half the size. The widest choice of colors keeps those of thin lines.
+    # The quantized image has less than half the size; MAXCOVERAGE keeps the colors of thin lines.
     image.quantize(256, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE).save(path, optimize=True)
 
 
@@ -201,20 +202,20 @@ def _lines(figure: Any, axes: Any, panel: Panel, legend_at: tuple[float, float])
                 twin.grid(visible=False)
             target = twin
         times, values = line.series.times, line.series.values
-        below = [base.get(at, 0.0) if panel.stacked else 0.0 for at in times]
-        values = [value + under for value, under in zip(values, below, strict=True)]
+        baselines = [base.get(at, 0.0) if panel.stacked else 0.0 for at in times]
+        values = [value + baseline for value, baseline in zip(values, baselines, strict=True)]
         if panel.stacked:
             base |= dict(zip(times, values, strict=True))
         (drawn,) = target.plot(times, values, color=color, linewidth=1.1)
         if panel.fill and not line.right:
-            target.fill_between(times, below, values, color=color, alpha=panel.fill, linewidth=0)
+            target.fill_between(times, baselines, values, color=color, alpha=panel.fill, linewidth=0)
         finite = [value for value in line.series.values if math.isfinite(value)]
         if finite:
             entries.append((max(finite), line.name, drawn))
-    for each in filter(None, (axes, twin)):
-        _, most = each.get_ylim()
-        each.set_ylim(0, panel.maximum or max(most, 1e-9))
-        each.margins(x=0)
+    for axis in filter(None, (axes, twin)):
+        _, top = axis.get_ylim()
+        axis.set_ylim(0, panel.maximum or max(top, 1e-9))
+        axis.margins(x=0)
     if len(entries) > LEGEND:
         entries.sort(key=lambda entry: -entry[0])
     names = [name for _, name, _ in entries[:LEGEND]]
@@ -238,19 +239,19 @@ def _lines(figure: Any, axes: Any, panel: Panel, legend_at: tuple[float, float])
 
 
 def _heatmap(axes: Any, panel: Panel) -> None:
-    """Of a histogram's buckets, which count all that is below them."""
+    """Draws a histogram's buckets, which are cumulative."""
     lines = sorted(panel.lines, key=lambda line: float(line.series.labels["le"]))
-    below: dict[float, float] = {}
+    previous_counts: dict[float, float] = {}
     rows, names = [], []
     times = max((line.series.times for line in lines), key=len)
     for line in lines:
         counts = dict(zip(line.series.times, line.series.values, strict=True))
-        rows.append([max(0.0, counts.get(at, 0.0) - below.get(at, 0.0)) for at in times])
+        rows.append([max(0.0, counts.get(at, 0.0) - previous_counts.get(at, 0.0)) for at in times])
         names.append(line.name.removesuffix(".0"))
-        below = counts
+        previous_counts = counts
     used = max((number for number, row in enumerate(rows) if any(row)), default=0) + 1
-    most = percentile([value for row in rows for value in row if value], 98)
-    axes.pcolormesh(times, range(used), rows[:used], cmap="Blues_r", vmin=0, vmax=most, shading="nearest")
+    maximum = percentile([value for row in rows for value in row if value], 98)
+    axes.pcolormesh(times, range(used), rows[:used], cmap="Blues_r", vmin=0, vmax=maximum, shading="nearest")
     axes.set_yticks(range(used), names[:used])
     axes.grid(visible=False)
 

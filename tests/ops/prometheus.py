@@ -1,4 +1,4 @@
-"""A Prometheus of one's own, on loopback, for as long as it is needed; and what it answers."""
+"""Runs a Prometheus on loopback, and queries it."""
 
 import json
 import shutil
@@ -28,18 +28,20 @@ class Prometheus:
         self._url = url
 
     def query_range(self, expression: str, start: float, end: float, step: float) -> list[Series]:
-        asked = urllib.parse.urlencode({"query": expression, "start": start, "end": end, "step": step})
-        with urllib.request.urlopen(f"{self._url}/api/v1/query_range?{asked}", timeout=30) as answer:
-            found = json.load(answer)["data"]["result"]
+        parameters = urllib.parse.urlencode({"query": expression, "start": start, "end": end, "step": step})
+        with urllib.request.urlopen(f"{self._url}/api/v1/query_range?{parameters}", timeout=30) as response:
+            results = json.load(response)["data"]["result"]
         return [
-            Series(each["metric"], [at for at, _ in each["values"]], [float(value) for _, value in each["values"]])
-            for each in found
+            Series(
+                result["metric"], [at for at, _ in result["values"]], [float(value) for _, value in result["values"]]
+            )
+            for result in results
         ]
 
 
 @contextmanager
 def prometheus(targets: Mapping[str, str], interval_s: int = 1) -> Iterator[Prometheus]:
-    """Scrapes job → host:port. Raises ClickException where there is no Prometheus."""
+    """Scrapes the targets (job → host:port). Raises ClickException if Prometheus is not installed."""
     program = shutil.which("prometheus")
     if program is None:
         raise click.ClickException("there is no program `prometheus` on the PATH: install it first")
@@ -47,7 +49,7 @@ def prometheus(targets: Mapping[str, str], interval_s: int = 1) -> Iterator[Prom
     times = {"scrape_interval": f"{interval_s}s", "scrape_timeout": f"{interval_s}s"}
     with tempfile.TemporaryDirectory() as folder:
         config = Path(folder) / "prometheus.yml"
-        config.write_text(json.dumps({"global": times, "scrape_configs": jobs}))  # which is YAML as well
+        config.write_text(json.dumps({"global": times, "scrape_configs": jobs}))  # JSON is YAML as well
         address = f"127.0.0.1:{free_port()}"
         options = (f"--config.file={config}", f"--storage.tsdb.path={folder}/data", f"--web.listen-address={address}")
         process = servers.Process(program, *options)

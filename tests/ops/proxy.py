@@ -1,4 +1,4 @@
-"""A network that can fail, between a client and a server on this machine."""
+"""A proxy between a client and a server on this machine that simulates network faults."""
 
 import contextlib
 import select
@@ -12,7 +12,7 @@ RESET = struct.pack("ii", 1, 0)
 
 
 class Proxy:
-    """Passes on the bytes of all connections, until it is told otherwise. `address`: where it listens."""
+    """Forwards the bytes of all connections until a fault is injected. `address` is where it listens."""
 
     def __init__(self, target: str) -> None:
         host, _, port = target.rpartition(":")
@@ -23,38 +23,38 @@ class Proxy:
         self._flows.set()
         self._ended = False
         self._pairs: list[tuple[socket.socket, socket.socket]] = []
-        """From the client, to the server."""
+        """Sockets of each connection: to the client, to the server."""
         self._threads = [threading.Thread(target=self._accept, daemon=True)]
         self._threads[0].start()
 
-    # ---- What can happen
+    # ---- Faults
 
     def stall(self) -> None:
-        """Nothing passes any more; connections are taken, and nothing comes of them."""
+        """Forwards nothing more; connections are accepted, but get no data."""
         self._flows.clear()
 
     def flow(self) -> None:
-        """What was held up arrives after all."""
+        """Ends the stall: held data arrives."""
         self._flows.set()
 
     def cut(self) -> None:
-        """Both sides of all connections are told at once."""
+        """Resets both sides of all connections."""
         for pair in self._pairs:
             for end in pair:
                 _reset(end)
         self._pairs.clear()
 
     def vanish(self) -> None:
-        """The clients are gone, and nobody tells the server."""
+        """Makes the clients disappear without a word to the server."""
         self.stall()
         for client, _ in self._pairs:
             _reset(client)
 
-    # ---- Inside
+    # ---- Internals
 
     def close(self) -> None:
         self._ended = True
-        self._listener.shutdown(socket.SHUT_RDWR)  # wakes who accepts
+        self._listener.shutdown(socket.SHUT_RDWR)  # ends the blocking accept
         self._listener.close()
         self.cut()
         self._flows.set()
@@ -78,15 +78,15 @@ class Proxy:
             _reset(client)
             return
         self._pairs.append((client, server))
-        other = {client: server, server: client}
+        opposite = {client: server, server: client}
         with contextlib.suppress(OSError, ValueError):
             while not self._ended:
                 for end in select.select([client, server], [], [], 0.2)[0]:
                     self._flows.wait()
                     if not (data := end.recv(1 << 16)):
                         raise OSError("the end")
-                    other[end].sendall(data)
-        for end in other:
+                    opposite[end].sendall(data)
+        for end in opposite:
             end.close()
 
 
@@ -98,8 +98,8 @@ def _reset(end: socket.socket) -> None:
 
 @contextlib.contextmanager
 def proxy(target: str) -> Iterator[Proxy]:
-    made = Proxy(target)
+    new_proxy = Proxy(target)
     try:
-        yield made
+        yield new_proxy
     finally:
-        made.close()
+        new_proxy.close()

@@ -1,6 +1,6 @@
-"""`python -m tests.ops.slow_guides`: what guides that take long to compile do to others. Prints seconds.
+"""`python -m tests.ops.slow_guides`: measures how guides that compile slowly affect other requests. Prints seconds.
 
-`--beside DIR` measures the worker of another checkout in turns with this one: a table of before and now.
+`--beside DIR` measures the worker of another checkout in turn with this one, as a table of before and now.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ import click
 from benchmarks import machine
 from tests.e2e import servers
 from tests.models import smollm2_path
-from tests.ops.client import Asking, End, ask
+from tests.ops.client import PendingRequest, Result, post
 
 ROOT = Path(__file__).parents[2]
 N_SLOW = 24
@@ -39,7 +39,7 @@ def ordinary(i: int) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def pair(checkout: Path) -> Iterator[str]:
-    """The worker of a checkout behind this sidecar; the sidecar's URL."""
+    """Runs the worker of a checkout behind this checkout's sidecar; yields the sidecar's URL."""
     command = (sys.executable, "-m", "anyserve_worker", "--port", "0", "--model", str(smollm2_path()), "--n-ctx", "512")
     process = servers.Process("sh", "-c", 'cd "$0" && exec "$@"', str(checkout), *command)
     try:
@@ -53,16 +53,16 @@ def pair(checkout: Path) -> Iterator[str]:
 
 @dataclass
 class Times:
-    """Seconds, by what was measured; and how the slow requests ended, by status."""
+    """Seconds by measurement; and the statuses of the slow requests, counted."""
 
     seconds: dict[str, float] = field(default_factory=dict)
     statuses: dict[str, dict[int, int]] = field(default_factory=dict)
 
 
-def expect(end: End, *statuses: int) -> float:
-    if end.status not in statuses or end.failure:
-        raise click.ClickException(f"unexpected end: {end}")
-    return end.seconds
+def expect(result: Result, *statuses: int) -> float:
+    if result.status not in statuses or result.failure:
+        raise click.ClickException(f"unexpected result: {result}")
+    return result.seconds
 
 
 def measure(url: str) -> Times:
@@ -71,12 +71,12 @@ def measure(url: str) -> Times:
     def note(name: str, seconds: float) -> None:
         times.seconds[name] = seconds
 
-    note("slow guide alone, cold", expect(ask(url, slow(next(_numbers))), 400))
-    note("quick guide behind it", expect(ask(url, {**CHAT, "regex": "[ab]"}), 200))
-    note("slow guide alone, again", expect(ask(url, slow(next(_numbers))), 400))
-    plain = [expect(ask(url, CHAT), 200) for _ in range(N_ORDINARY)]
-    new = [expect(ask(url, ordinary(i)), 200) for i in range(N_ORDINARY)]
-    same = [expect(ask(url, ordinary(0)), 200) for _ in range(N_ORDINARY)]
+    note("slow guide alone, cold", expect(post(url, slow(next(_numbers))), 400))
+    note("quick guide behind it", expect(post(url, {**CHAT, "regex": "[ab]"}), 200))
+    note("slow guide alone, again", expect(post(url, slow(next(_numbers))), 400))
+    plain = [expect(post(url, CHAT), 200) for _ in range(N_ORDINARY)]
+    new = [expect(post(url, ordinary(i)), 200) for i in range(N_ORDINARY)]
+    same = [expect(post(url, ordinary(0)), 200) for _ in range(N_ORDINARY)]
     note("no guide (median)", median(plain))
     note("ordinary new guide (median)", median(new))
     note("ordinary guide again (median)", median(same))
@@ -85,14 +85,14 @@ def measure(url: str) -> Times:
         (f"quick behind {N_SLOW} distinct slow", [slow(next(_numbers)) for _ in range(N_SLOW)]),
     ):
         began = time.monotonic()
-        asking = [Asking(url, guide, timeout=120) for guide in guides]
+        requests = [PendingRequest(url, guide, timeout=120) for guide in guides]
         time.sleep(0.3)
-        note(name, expect(ask(url, {**CHAT, "regex": f"[ab{next(_numbers)}]"}, timeout=120), 200))
-        ends = [request.end() for request in asking]
-        for end in ends:
-            expect(end, 400, 429)
+        note(name, expect(post(url, {**CHAT, "regex": f"[ab{next(_numbers)}]"}, timeout=120), 200))
+        results = [request.result() for request in requests]
+        for result in results:
+            expect(result, 400, 429)
         note(f"{name}: all answered", time.monotonic() - began)
-        statuses = [end.status for end in ends]
+        statuses = [result.status for result in results]
         times.statuses[name] = {status: statuses.count(status) for status in sorted(set(statuses))}
     return times
 
@@ -102,21 +102,21 @@ def measure(url: str) -> Times:
 @click.option("--rounds", default=3, type=click.IntRange(min=1), metavar="N")
 def main(beside: Path | None, rounds: int) -> None:
     checkouts = [*([beside.resolve()] if beside else []), ROOT]
-    found: dict[Path, list[Times]] = {checkout: [] for checkout in checkouts}
+    times_by_checkout: dict[Path, list[Times]] = {checkout: [] for checkout in checkouts}
     for _ in range(rounds):
         for checkout in checkouts:
             with pair(checkout) as url:
-                found[checkout].append(measure(url))
-    names = list(found[ROOT][0].seconds)
+                times_by_checkout[checkout].append(measure(url))
+    names = list(times_by_checkout[ROOT][0].seconds)
     place = machine.stamp()
     columns = "before, now" if beside else "now"
     print(f"{place['cpu']}, {place['cores']} cores, load {place['load_before']}")
     print(f"seconds, the median of {rounds} rounds: {columns}")
     for name in names:
-        row = [median(times.seconds[name] for times in found[checkout]) for checkout in checkouts]
+        row = [median(times.seconds[name] for times in times_by_checkout[checkout]) for checkout in checkouts]
         print(f"{name:42}" + "".join(f"{seconds:10.3f}" for seconds in row))
-    for name in found[ROOT][0].statuses:
-        print(f"{name}: slow ones ended with {[times.statuses[name] for times in found[ROOT]]}")
+    for name in times_by_checkout[ROOT][0].statuses:
+        print(f"{name}: statuses of slow requests {[times.statuses[name] for times in times_by_checkout[ROOT]]}")
 
 
 if __name__ == "__main__":

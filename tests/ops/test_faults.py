@@ -1,4 +1,5 @@
-"""The worker dies, stops or falls silent: every answer ends in time, and all is well again when it is back."""
+"""The worker dies, stops or becomes unreachable: every response ends in time, and requests succeed again when it is
+back."""
 
 import signal
 import time
@@ -11,18 +12,18 @@ import pytest
 from scripts.ports import free_port
 from tests.e2e import servers
 from tests.models import smollm2_path
-from tests.ops.client import LONG, SHORT, Asking, ask, get
+from tests.ops.client import LONG, SHORT, PendingRequest, get, post
 from tests.ops.proxy import Proxy, proxy
 
 KEEPALIVE = 1.0
 LOOKUP = 1.0
 SLACK = 4.0
-"""Seconds that a loaded machine may take on top."""
+"""Additional seconds that a loaded machine may take."""
 
 
 @dataclass
 class Rig:
-    """Sidecar, network, worker."""
+    """Sidecar, network and worker."""
 
     stack: ExitStack
     port: int
@@ -31,11 +32,11 @@ class Rig:
     url: str
 
     def start_worker(self) -> None:
-        self.worker, _ = self.stack.enter_context(a_worker(self.port))
+        self.worker, _ = self.stack.enter_context(started_worker(self.port))
 
 
 @contextmanager
-def a_worker(port: int, *options: str) -> Iterator[tuple[servers.Process, str]]:
+def started_worker(port: int, *options: str) -> Iterator[tuple[servers.Process, str]]:
     fixed = ("--model", f"smollm2={smollm2_path()}", "--n-ctx", "4096", "--port", str(port))
     with servers.worker(*fixed, "--parallel", "4", *options) as served:
         yield served
@@ -45,7 +46,7 @@ def a_worker(port: int, *options: str) -> Iterator[tuple[servers.Process, str]]:
 def rig() -> Iterator[Rig]:
     with ExitStack() as stack:
         port = free_port()
-        worker, address = stack.enter_context(a_worker(port))
+        worker, address = stack.enter_context(started_worker(port))
         network = stack.enter_context(proxy(address))
         _, url = stack.enter_context(
             servers.sidecar(
@@ -56,22 +57,22 @@ def rig() -> Iterator[Rig]:
         yield Rig(stack, port, worker, network, url)
 
 
-def killed(rig: Rig) -> Callable[[], None]:
+def kill(rig: Rig) -> Callable[[], None]:
     rig.worker.end(signal.SIGKILL)
     return rig.start_worker
 
 
-def stopped(rig: Rig) -> Callable[[], None]:
+def stop(rig: Rig) -> Callable[[], None]:
     rig.worker.popen.send_signal(signal.SIGSTOP)
     return lambda: rig.worker.popen.send_signal(signal.SIGCONT)
 
 
-def unreachable(rig: Rig) -> Callable[[], None]:
+def stall(rig: Rig) -> Callable[[], None]:
     rig.network.stall()
     return rig.network.flow
 
 
-def cut_off(rig: Rig) -> Callable[[], None]:
+def cut(rig: Rig) -> Callable[[], None]:
     rig.network.stall()
     rig.network.cut()
     return rig.network.flow
@@ -79,51 +80,56 @@ def cut_off(rig: Rig) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("fault", "seconds"),
-    [(killed, 0.0), (stopped, 2 * KEEPALIVE), (unreachable, 2 * KEEPALIVE), (cut_off, 0.0)],
+    [(kill, 0.0), (stop, 2 * KEEPALIVE), (stall, 2 * KEEPALIVE), (cut, 0.0)],
     ids=["killed", "stopped", "unreachable", "cut off"],
 )
-def test_the_worker_fails(rig: Rig, fault: Callable[[Rig], Callable[[], None]], seconds: float) -> None:
-    stream, whole = Asking(rig.url, LONG | {"stream": True}), Asking(rig.url, LONG | {"max_tokens": 3000})
-    assert stream.speaks.wait(30)
+def test_requests_fail_in_time_and_succeed_after_the_fault(
+    rig: Rig, fault: Callable[[Rig], Callable[[], None]], seconds: float
+) -> None:
+    stream, whole = (
+        PendingRequest(rig.url, LONG | {"stream": True}),
+        PendingRequest(rig.url, LONG | {"max_tokens": 3000}),
+    )
+    assert stream.first_bytes.wait(30)
     with servers.stub(f"127.0.0.1:{rig.port}") as service:
         servers.eventually(lambda: servers.statistics(service, "smollm2").inference_stats.queue.count >= 2)
     undo = fault(rig)
     began = time.monotonic()
-    for asking in (stream, whole):
-        end = asking.end()
-        took = time.monotonic() - began
-        print(f"{fault.__name__}: noticed after {took:.2f} s: {end}")
-        assert took < seconds + SLACK
-        assert not end.failure
-        assert end.error is not None
-        assert end.error["code"] == "backend_unavailable"
-    assert end.status == 503
+    for request in (stream, whole):
+        result = request.result()
+        elapsed = time.monotonic() - began
+        print(f"{fault.__name__}: noticed after {elapsed:.2f} s: {result}")
+        assert elapsed < seconds + SLACK
+        assert not result.failure
+        assert result.error is not None
+        assert result.error["code"] == "backend_unavailable"
+    assert result.status == 503
     for body in (SHORT, SHORT | {"stream": True}):
-        late = ask(rig.url, body)
-        print(f"{fault.__name__}: refused after {late.seconds:.2f} s")
-        assert (late.status, late.headers["retry-after"]) == (503, "1")
-        assert late.seconds < LOOKUP + SLACK
+        refused = post(rig.url, body)
+        print(f"{fault.__name__}: refused after {refused.seconds:.2f} s")
+        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
+        assert refused.seconds < LOOKUP + SLACK
     undo()
     began = time.monotonic()
-    servers.eventually(lambda: ask(rig.url, SHORT).good)
+    servers.eventually(lambda: post(rig.url, SHORT).good)
     print(f"{fault.__name__}: back after {time.monotonic() - began:.2f} s")
 
 
-def test_a_client_that_vanished_frees_its_sequences() -> None:
-    """Its machine is gone, and nobody closes its connections."""
+def test_a_vanished_client_frees_its_slots() -> None:
+    """The client's machine is gone, so its connections are never closed."""
     with (
-        a_worker(0, "--keepalive-time", str(KEEPALIVE), "--max-queue", "0") as (_, address),
+        started_worker(0, "--keepalive-time", str(KEEPALIVE), "--max-queue", "0") as (_, address),
         proxy(address) as network,
         servers.sidecar(network.address, "--keepalive-time", "60") as (_, url),
         servers.stub(address) as service,
     ):
         servers.eventually(lambda: get(url, "/readyz").status == 200)
-        streams = [Asking(url, LONG | {"stream": True}) for _ in range(4)]
-        assert all(stream.speaks.wait(30) for stream in streams)
+        streams = [PendingRequest(url, LONG | {"stream": True}) for _ in range(4)]
+        assert all(stream.first_bytes.wait(30) for stream in streams)
         network.vanish()
         began = time.monotonic()
         servers.eventually(
             lambda: servers.statistics(service, "smollm2").inference_stats.fail.count == 4, 2 * KEEPALIVE + SLACK
         )
         print(f"vanished: noticed after {time.monotonic() - began:.2f} s")
-        assert all(stream.end().error for stream in streams)
+        assert all(stream.result().error for stream in streams)

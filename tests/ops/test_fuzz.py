@@ -1,4 +1,5 @@
-"""Random and mutated messages at a real worker: a status for each in time, never INTERNAL, and it serves as before."""
+"""Random and mutated messages to a real worker: each gets a status in time, never INTERNAL, and the worker still serves
+afterwards."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -19,9 +20,9 @@ PATH = "/inference.GRPCInferenceService/"
 INPUTS = {spec.name: spec for task in contract.TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
 PARAMETERS = [value for name, value in vars(contract).items() if name.startswith("PARAM_") and name != "PARAM_TIMEOUT"]
 BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
-"""What no request may be answered with."""
+"""Statuses that no request may get."""
 LONGEST = 500
-"""Characters of an error's message."""
+"""Maximum characters of an error's message."""
 
 # ---- Messages
 
@@ -36,22 +37,22 @@ texts = st.one_of(
 
 @st.composite
 def tensor(draw: st.DrawFn) -> tuple[pb.ModelInferRequest.InferInputTensor, bytes]:
-    """Of a known or unknown name, often with what belongs there."""
+    """Draws an input tensor with a known or unknown name, often with valid contents."""
     spec = INPUTS[draw(st.sampled_from(sorted(INPUTS)))]
-    sane = draw(st.integers(0, 3)) > 0
-    made = pb.ModelInferRequest.InferInputTensor(
-        name=spec.name if sane else draw(st.text(max_size=20)),
+    is_valid = draw(st.integers(0, 3)) > 0
+    input_tensor = pb.ModelInferRequest.InferInputTensor(
+        name=spec.name if is_valid else draw(st.text(max_size=20)),
         datatype=spec.datatype
-        if sane
+        if is_valid
         else draw(st.sampled_from(["BYTES", "INT32", "FP32", "BOOL", "UINT64", "", "x"])),
     )
-    contents = made.contents
-    match spec.datatype if sane else draw(st.sampled_from(["BYTES", "INT32", "FP32", "BOOL", "INT64"])):
+    contents = input_tensor.contents
+    match spec.datatype if is_valid else draw(st.sampled_from(["BYTES", "INT32", "FP32", "BOOL", "INT64"])):
         case "BYTES":
             values: list[Any] = draw(st.lists(texts, max_size=3))
             contents.bytes_contents.extend(values)
         case "INT32":
-            values = draw(st.lists(st.integers(0, 300) if sane else numbers, max_size=4))
+            values = draw(st.lists(st.integers(0, 300) if is_valid else numbers, max_size=4))
             contents.int_contents.extend(values)
         case "FP32":
             values = draw(st.lists(floats, max_size=3))
@@ -62,39 +63,41 @@ def tensor(draw: st.DrawFn) -> tuple[pb.ModelInferRequest.InferInputTensor, byte
         case _:
             values = draw(st.lists(numbers, max_size=2))
             contents.int64_contents.extend(values)
-    made.shape.extend([len(values)] if sane else draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3)))
-    return made, draw(st.binary(max_size=24))
+    input_tensor.shape.extend(
+        [len(values)] if is_valid else draw(st.lists(st.integers(-(2**63), 2**63 - 1), max_size=3))
+    )
+    return input_tensor, draw(st.binary(max_size=24))
 
 
 @st.composite
 def message(draw: st.DrawFn) -> pb.ModelInferRequest:
-    made = infer("smollm2", "Once upon", max_tokens=3) if draw(st.booleans()) else pb.ModelInferRequest()
-    made.model_name = draw(
+    request = infer("smollm2", "Once upon", max_tokens=3) if draw(st.booleans()) else pb.ModelInferRequest()
+    request.model_name = draw(
         st.sampled_from(["smollm2", "smollm2", "", "other", "n" * 5000, contract.ANYSERVE_MODEL_INFO])
     )
-    made.id = draw(st.text(max_size=10))
+    request.id = draw(st.text(max_size=10))
     tensors = draw(st.lists(tensor(), max_size=5))
-    made.inputs.extend(one for one, _ in tensors)
+    request.inputs.extend(input_tensor for input_tensor, _ in tensors)
     if draw(st.integers(0, 3)) == 0:
-        made.raw_input_contents.extend(raw for _, raw in tensors)
+        request.raw_input_contents.extend(raw for _, raw in tensors)
     for name in draw(st.lists(st.one_of(st.sampled_from(PARAMETERS), st.text(max_size=9)), max_size=3)):
         match draw(st.integers(0, 3)):
             case 0:
-                made.parameters[name].int64_param = draw(numbers)
+                request.parameters[name].int64_param = draw(numbers)
             case 1:
-                made.parameters[name].string_param = draw(st.sampled_from([*contract.TASKS, "x"]))
+                request.parameters[name].string_param = draw(st.sampled_from([*contract.TASKS, "x"]))
             case 2:
-                made.parameters[name].bool_param = True
+                request.parameters[name].bool_param = True
             case _:
-                made.parameters[name].double_param = draw(floats)
+                request.parameters[name].double_param = draw(floats)
     if draw(st.integers(0, 5)) == 0:
-        made.outputs.add(name=draw(st.text(max_size=9)))
-    return made
+        request.outputs.add(name=draw(st.text(max_size=9)))
+    return request
 
 
 @st.composite
 def mutated(draw: st.DrawFn) -> bytes:
-    """The bytes of a message, some of them others."""
+    """Draws the bytes of a message and changes some of them."""
     wire = bytearray(draw(message()).SerializeToString())
     for _ in range(draw(st.integers(0, 3))):
         at = draw(st.integers(0, len(wire)))
@@ -126,7 +129,7 @@ few = settings(max_examples=150, suppress_health_check=list(HealthCheck))
 
 @few
 @given(wire=mutated())
-def test_one_message(channel: grpc.Channel, wire: bytes) -> None:
+def test_any_message_gets_a_valid_status(channel: grpc.Channel, wire: bytes) -> None:
     call: Any = channel.unary_unary(f"{PATH}ModelInfer")
     code, message = grpc.StatusCode.OK, ""
     try:
@@ -139,13 +142,13 @@ def test_one_message(channel: grpc.Channel, wire: bytes) -> None:
 
 @few
 @given(wires=st.lists(mutated(), min_size=1, max_size=6))
-def test_a_stream_of_them(channel: grpc.Channel, wires: list[bytes]) -> None:
+def test_any_stream_of_messages_gets_valid_statuses(channel: grpc.Channel, wires: list[bytes]) -> None:
     call: Any = channel.stream_stream(f"{PATH}ModelStreamInfer", None, pb.ModelStreamInferResponse.FromString)
     code = grpc.StatusCode.OK
     try:
         for response in call(iter(wires), timeout=TIMEOUT):
-            said = response.infer_response.parameters[contract.ERROR_STATUS].string_param
-            assert said not in {status.name for status in BROKEN}
+            status_name = response.infer_response.parameters[contract.ERROR_STATUS].string_param
+            assert status_name not in {status.name for status in BROKEN}
             assert len(response.error_message) <= LONGEST
     except grpc.RpcError as error:
         code = error.code()
@@ -160,7 +163,7 @@ def test_a_stream_of_them(channel: grpc.Channel, wires: list[bytes]) -> None:
         "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo",
     ],
 )
-def test_bytes_that_are_no_message(channel: grpc.Channel, method: str) -> None:
+def test_bytes_that_are_not_a_message_are_refused(channel: grpc.Channel, method: str) -> None:
     call: Any = channel.stream_stream(method)
     with pytest.raises(grpc.RpcError) as caught:
         list(call(iter([b"\xff" * 9]), timeout=TIMEOUT))
@@ -170,7 +173,7 @@ def test_bytes_that_are_no_message(channel: grpc.Channel, method: str) -> None:
 
 
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
-def test_a_message_that_is_too_large(channel: grpc.Channel, method: str) -> None:
+def test_a_message_that_is_too_large_is_refused(channel: grpc.Channel, method: str) -> None:
     call: Any = channel.stream_stream(f"{PATH}{method}")
     with pytest.raises(grpc.RpcError) as caught:
         list(call(iter([bytes(17 * 2**20)]), timeout=TIMEOUT))

@@ -1,4 +1,4 @@
-"""What the OpenAPI document describes, at random, and what it rules out, at a sidecar: see fuzz_http."""
+"""Random requests that fit the OpenAPI document, and ones that don't, to a sidecar: see fuzz_http."""
 
 from collections.abc import Iterator
 
@@ -19,25 +19,27 @@ def fuzzer() -> Iterator[Fuzzer]:
         yield Fuzzer(url)
 
 
-def test_all_operations_are_here(fuzzer: Fuzzer) -> None:
-    found = set(fuzzer.operations)
-    assert found | {("GET", "/openapi.json")} == {("POST", path) for path in POSTS} | {("GET", path) for path in GETS}
+def test_every_endpoint_is_an_operation(fuzzer: Fuzzer) -> None:
+    operations = set(fuzzer.operations)
+    assert operations | {("GET", "/openapi.json")} == {("POST", path) for path in POSTS} | {
+        ("GET", path) for path in GETS
+    }
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_bodies_that_fit(fuzzer: Fuzzer, path: str) -> None:
-    accepted = fuzzer.accepted
+def test_bodies_that_fit_the_document_get_valid_responses(fuzzer: Fuzzer, path: str) -> None:
+    n_accepted = fuzzer.n_accepted
     fuzzer.run("POST", path, GenerationMode.POSITIVE, examples=60)
-    assert fuzzer.accepted - accepted >= 10
+    assert fuzzer.n_accepted - n_accepted >= 10
 
 
 @pytest.mark.parametrize("path", POSTS)
-def test_bodies_that_do_not(fuzzer: Fuzzer, path: str) -> None:
-    asked, accepted = fuzzer.asked, fuzzer.accepted
+def test_bodies_that_do_not_fit_are_refused(fuzzer: Fuzzer, path: str) -> None:
+    n_sent, n_accepted = fuzzer.n_sent, fuzzer.n_accepted
     fuzzer.run("POST", path, GenerationMode.NEGATIVE, examples=60)
-    assert fuzzer.asked - asked > 2 * (fuzzer.accepted - accepted)  # of some only the headers are odd
+    assert fuzzer.n_sent - n_sent > 2 * (fuzzer.n_accepted - n_accepted)  # in some requests only the headers don't fit
 
 
 @pytest.mark.parametrize("path", GETS)
-def test_paths(fuzzer: Fuzzer, path: str) -> None:
+def test_paths_get_valid_responses(fuzzer: Fuzzer, path: str) -> None:
     fuzzer.run("GET", path, GenerationMode.POSITIVE, examples=20)

@@ -1,4 +1,4 @@
-"""A short look that the trial of expensive bodies works; what it measures is for `tests.ops.hostile_bodies` itself."""
+"""A short check that the trial of expensive bodies works; `tests.ops.hostile_bodies` itself measures their effect."""
 
 import pytest
 
@@ -8,7 +8,7 @@ from tests.ops.hostile_bodies import trial
 SIZE, VALUES = 400_000, 40_000
 
 
-def test_bodies_are_as_large_as_they_should_be() -> None:
+def test_bodies_have_the_size_that_they_should_have() -> None:
     for name, hostile in kinds(SIZE, VALUES).items():
         body = hostile.body
         assert 0 < len(body) <= SIZE, name
@@ -17,11 +17,11 @@ def test_bodies_are_as_large_as_they_should_be() -> None:
 
 
 @pytest.mark.parametrize("step", range(4))
-def test_others_are_answered_meanwhile(step: int) -> None:
+def test_other_requests_are_answered_meanwhile(step: int) -> None:
     names = list(kinds(4096, 100))[step::4]
-    alone, attacked = trial(names, 1.0, SIZE, VALUES, connections=2, mixed=True)
-    for seen in (alone, attacked):
-        assert seen.probes
-        assert seen.gaps
-    assert attacked.statuses.total() > 0
-    assert set(attacked.statuses) <= {"200", "400", "413", "429"}, attacked.statuses
+    alone, under_attack = trial(names, 1.0, SIZE, VALUES, connections=2, mixed=True)
+    for period in (alone, under_attack):
+        assert period.probes
+        assert period.gaps
+    assert under_attack.statuses.total() > 0
+    assert set(under_attack.statuses) <= {"200", "400", "413", "429"}, under_attack.statuses

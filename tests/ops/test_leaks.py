@@ -1,20 +1,20 @@
-from tests.ops.leaks import house
+from tests.ops.leaks import observed_pair
 from tests.ops.visitors import Visitors
 
 MEMORY = 64
-"""MiB. The worker's heap grows with the most that it ever held at once, which so few visits don't reach before."""
+"""MiB. The worker's heap grows with its peak use, which the short warm-up doesn't reach."""
 
 
-def test_nothing_stays_behind() -> None:
-    with house() as home:
-        visitors = Visitors(home.url, seed=1)
-        visitors.introduce()
+def test_nothing_is_left_after_clients_have_gone() -> None:
+    with observed_pair() as pair:
+        visitors = Visitors(pair.url, seed=1)
+        visitors.warm_up()
         visitors.visit(40)
-        home.wait_until_quiet()
-        before = home.census()
+        pair.wait_until_quiet()
+        before = pair.census()
         visitors.visit(110)
-        home.wait_until_quiet()
-        assert home.problems(before, MEMORY) == []
+        pair.wait_until_quiet()
+        assert pair.problems(before, MEMORY) == []
     assert not visitors.failures
     assert visitors.statuses["200"] > 40
-    assert visitors.n_left > 60
+    assert visitors.n_disconnected > 60

@@ -1,4 +1,5 @@
-"""More requests than there is room for: each is answered, some with 429 at once. `tests.ops.overload` tells speeds."""
+"""More requests than there is room for: each is answered, some with 429 at once. `tests.ops.overload` measures
+durations."""
 
 import urllib.request
 from collections.abc import Iterator
@@ -6,59 +7,63 @@ from collections.abc import Iterator
 import pytest
 
 from tests.e2e import servers
-from tests.ops.client import Asking, ask
+from tests.ops.client import PendingRequest, post
 from tests.ops.traffic import COMPLETIONS, KEYS
 from tests.ops.trial import Pair, Trial, pair
 from tests.wire.exposition import Scrape
 
-PLACES = QUEUE = 2
+SLOTS = QUEUE = 2
 LONG = {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
 SHORT = {"prompt": "Once", "max_tokens": 2}
 AT_ONCE = 5.0
-"""Seconds that a refusal may take on a loaded machine."""
+"""Maximum seconds of a refusal on a loaded machine."""
 
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Pair]:
-    with pair(PLACES, QUEUE) as served:
+    with pair(SLOTS, QUEUE) as served:
         yield served
 
 
 def test_a_flood_is_answered_and_the_other_key_has_its_share(served: Pair) -> None:
     trial = Trial(served, tokens=16, seconds=3)
-    full = trial.all_places()
+    full = trial.all_slots()
     assert [outcome for outcome in full.outcomes if not outcome.accepted] == []
     rate = len(full.outcomes) / full.seconds
     flooding, steady = trial.one_client_beside(10 * rate)
-    assert [each for each in flooding.outcomes if not (each.accepted or each.refused)] == []
-    assert [each for each in steady.outcomes if not each.accepted] == []
+    assert [outcome for outcome in flooding.outcomes if not (outcome.accepted or outcome.refused)] == []
+    assert [outcome for outcome in steady.outcomes if not outcome.accepted] == []
     assert flooding.accepted
     assert flooding.refused
     assert steady.accepted
     assert not flooding.watch.lost_probes
 
 
-def test_while_all_places_are_taken_others_are_refused_at_once(served: Pair) -> None:
-    one, other = KEYS
-    inside = [Asking(served.url, LONG, COMPLETIONS, key=one) for _ in range(PLACES + QUEUE)]
-    servers.eventually(lambda: running(served) == PLACES + QUEUE)
-    more = [Asking(served.url, SHORT | {"stream": i % 2 == 0}, COMPLETIONS, key=one) for i in range(30)]
-    for end in [asking.end() for asking in more]:
-        assert (end.status, (end.error or {})["code"], end.headers["retry-after"]) == (429, "server_overloaded", "1")
-        assert end.seconds < AT_ONCE
-    newcomer = Asking(served.url, SHORT, COMPLETIONS, key=other)
-    servers.eventually(lambda: any(asking.over for asking in inside))
-    (displaced,) = [asking for asking in inside if asking.over]  # whichever came last
-    assert displaced.end().status == 429
-    for asking in inside:
-        if asking is not displaced:
-            asking.leave()
-    assert newcomer.end().good
-    assert ask(served.url, SHORT, COMPLETIONS, key=one).good
+def test_while_all_slots_are_taken_requests_are_refused_at_once(served: Pair) -> None:
+    first_key, second_key = KEYS
+    admitted = [PendingRequest(served.url, LONG, COMPLETIONS, key=first_key) for _ in range(SLOTS + QUEUE)]
+    servers.eventually(lambda: running(served) == SLOTS + QUEUE)
+    excess = [PendingRequest(served.url, SHORT | {"stream": i % 2 == 0}, COMPLETIONS, key=first_key) for i in range(30)]
+    for result in [request.result() for request in excess]:
+        assert (result.status, (result.error or {})["code"], result.headers["retry-after"]) == (
+            429,
+            "server_overloaded",
+            "1",
+        )
+        assert result.seconds < AT_ONCE
+    newcomer = PendingRequest(served.url, SHORT, COMPLETIONS, key=second_key)
+    servers.eventually(lambda: any(request.is_done for request in admitted))
+    (displaced,) = [request for request in admitted if request.is_done]  # the last one to arrive
+    assert displaced.result().status == 429
+    for request in admitted:
+        if request is not displaced:
+            request.disconnect()
+    assert newcomer.result().good
+    assert post(served.url, SHORT, COMPLETIONS, key=first_key).good
     servers.eventually(lambda: running(served) == 0)
 
 
 def running(served: Pair) -> float:
-    """Requests inside the sidecar; those that wait in its queue count."""
-    with urllib.request.urlopen(f"{served.url}/metrics", timeout=10) as answer:
-        return Scrape(answer.read()).value("openai_server_requests_running", endpoint=COMPLETIONS)
+    """Returns the number of requests inside the sidecar, including those in its queue."""
+    with urllib.request.urlopen(f"{served.url}/metrics", timeout=10) as response:
+        return Scrape(response.read()).value("openai_server_requests_running", endpoint=COMPLETIONS)

@@ -1,4 +1,4 @@
-"""The targets of fuzz_parsers for a moment each: their seeds as they are, and with some bytes changed."""
+"""Runs each target of fuzz_parsers briefly: with its seeds, unchanged and with some bytes changed."""
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -7,25 +7,25 @@ from hypothesis import strategies as st
 from tests.ops.parsers import TARGETS
 
 EDIT = st.tuples(st.integers(0, 4096), st.integers(0, 4), st.binary(max_size=4))
-"""Where, how many bytes are taken away, and what comes in their place."""
+"""Position, number of bytes to remove, and bytes to insert."""
 
 
 def edited(content: bytes, edits: list[tuple[int, int, bytes]]) -> bytes:
-    made = bytearray(content)
-    for at, taken, put in edits:
-        at %= len(made) + 1
-        made[at : at + taken] = put
-    return bytes(made)
+    result = bytearray(content)
+    for at, n_removed, inserted in edits:
+        at %= len(result) + 1
+        result[at : at + n_removed] = inserted
+    return bytes(result)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_seeds(name: str) -> None:
+def test_seeds_break_no_parser(name: str) -> None:
     for content in TARGETS[name].seeds():
         TARGETS[name].run(content)
 
 
 @pytest.mark.parametrize("name", TARGETS)
-def test_bytes(name: str) -> None:
+def test_changed_and_random_bytes_break_no_parser(name: str) -> None:
     seeds = list(TARGETS[name].seeds())
     changed = st.builds(edited, st.sampled_from(seeds), st.lists(EDIT, min_size=1, max_size=4))
 

@@ -1,4 +1,4 @@
-"""The dashboard's panels, drawn with made-up series: what a real Prometheus says is for `tests.ops.dashboard`."""
+"""The dashboard's panels, drawn with made-up series; `tests.ops.dashboard` draws those of a real Prometheus."""
 
 import struct
 from pathlib import Path
@@ -12,14 +12,14 @@ LABELS = {"le": "4.0", "model": "tiny", "instance": "here:1", "endpoint": "/v1/c
 
 
 def test_every_panel_is_drawn(tmp_path: Path) -> None:
-    asked = []
+    expressions = []
 
     def query(expression: str) -> list[Series]:
-        asked.append(expression)
+        expressions.append(expression)
         return [Series(LABELS, [0.0, 1.0, 2.0], [1.0, float("nan"), 3.0])]
 
     panels = picture.panels(DASHBOARD, VARIABLES, query)
-    assert not [expression for expression in asked if "$" in expression]
+    assert not [expression for expression in expressions if "$" in expression]
     assert all(panel.lines and not panel.empty for panel in panels if panel.kind != "row")
     memory = next(panel for panel in panels if panel.title == "Memory and processor of the sidecar")
     assert [(line.name, line.unit, line.right) for line in memory.lines] == [
@@ -33,5 +33,5 @@ def test_every_panel_is_drawn(tmp_path: Path) -> None:
     assert size[0] == picture.COLUMNS * picture.WIDTH
 
 
-def test_a_panel_without_data_is_known() -> None:
+def test_a_panel_without_data_is_empty() -> None:
     assert all(panel.empty for panel in picture.panels(DASHBOARD, VARIABLES, lambda _: []))

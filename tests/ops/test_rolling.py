@@ -1,4 +1,4 @@
-"""Workers and sidecars are replaced one after the other under load, and no client notices."""
+"""Workers and sidecars are replaced one after another under load, without a failed request."""
 
 import signal
 import threading
@@ -13,18 +13,18 @@ from tests.ops.client import get
 from tests.ops.load import Load
 
 DELAY = 1.0
-"""Seconds between SIGTERM and the closed socket; `Switch` is faster than that."""
+"""Seconds between SIGTERM and the closed socket; `Switch` notices faster."""
 
 
 @contextmanager
-def a_worker(port: int, *options: str) -> Iterator[servers.Process]:
+def started_worker(port: int, *options: str) -> Iterator[servers.Process]:
     fixed = ("--n-ctx", "1024", "--port", str(port), "--threads", "1")
     with servers.worker("--model", f"smollm2={smollm2_path()}", *fixed, *options) as (process, _):
         yield process
 
 
 def wait_until_used(port: int) -> None:
-    """The sidecar has found the new worker."""
+    """Waits until the sidecar has found the new worker."""
     with servers.stub(f"127.0.0.1:{port}") as service:
         servers.eventually(lambda: servers.statistics(service, "smollm2").inference_count > 0)
 
@@ -32,7 +32,7 @@ def wait_until_used(port: int) -> None:
 def test_workers_are_replaced_behind_one_sidecar() -> None:
     with ExitStack() as stack:
         ports = [free_port(), free_port()]
-        workers = [stack.enter_context(a_worker(port)) for port in ports]
+        workers = [stack.enter_context(started_worker(port)) for port in ports]
         endpoints = ",".join(f"127.0.0.1:{port}" for port in ports)
         _, url = stack.enter_context(servers.sidecar(endpoints))
         servers.eventually(lambda: get(url, "/readyz").status == 200)
@@ -41,7 +41,7 @@ def test_workers_are_replaced_behind_one_sidecar() -> None:
             for worker, port in zip(workers, ports, strict=True):
                 load.wait_for_more(20)
                 assert worker.end(signal.SIGTERM) == 0
-                stack.enter_context(a_worker(port))
+                stack.enter_context(started_worker(port))
                 wait_until_used(port)
         finally:
             load.end()
@@ -57,7 +57,7 @@ class Pair:
 
 
 class Switch:
-    """What Kubernetes is to clients: knows who was ready a moment ago."""
+    """Selects ready pairs for the clients, as Kubernetes does: its readiness is up to 0.1 s old."""
 
     def __init__(self) -> None:
         self.pairs: list[Pair] = []
@@ -92,7 +92,7 @@ def test_pairs_are_replaced_one_after_the_other() -> None:
 
         def start() -> Pair:
             port = free_port()
-            worker = stack.enter_context(a_worker(port, "--drain-delay", str(DELAY)))
+            worker = stack.enter_context(started_worker(port, "--drain-delay", str(DELAY)))
             sidecar, url = stack.enter_context(servers.sidecar(f"127.0.0.1:{port}", "--drain-delay", str(DELAY)))
             return Pair(worker, sidecar, url)
 

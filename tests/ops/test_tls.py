@@ -1,4 +1,4 @@
-"""The pair as processes, each of which wants to know who the other is."""
+"""The pair as processes, both of which need the other's certificate."""
 
 import sys
 from pathlib import Path
@@ -6,25 +6,25 @@ from pathlib import Path
 from tests.certificates import Authority
 from tests.e2e import servers
 from tests.models import smollm2_path
-from tests.ops.client import SHORT, ask, get
+from tests.ops.client import SHORT, get, post
 
 
-def test_the_pair_over_mutual_tls(tmp_path: Path) -> None:
+def test_the_pair_works_over_mutual_tls(tmp_path: Path) -> None:
     ca = Authority(tmp_path / "ca")
     certificate, key = ca.issue("localhost", "localhost", "127.0.0.1")
-    own, own_key = ca.issue("sidecar")
-    serving = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(ca.file))
-    asking = ("--backend-tls", "--backend-ca", str(ca.file))
-    known = ("--backend-cert", str(own), "--backend-key", str(own_key))
+    client_certificate, client_key = ca.issue("sidecar")
+    worker_tls = ("--tls-cert", str(certificate), "--tls-key", str(key), "--tls-client-ca", str(ca.file))
+    sidecar_tls = ("--backend-tls", "--backend-ca", str(ca.file))
+    client_files = ("--backend-cert", str(client_certificate), "--backend-key", str(client_key))
     with (
-        servers.worker("--model", f"smollm2={smollm2_path()}", "--n-ctx", "256", *serving) as (_, address),
-        servers.sidecar(address, *asking, *known) as (_, url),
-        servers.sidecar(address, *asking) as (_, stranger),
+        servers.worker("--model", f"smollm2={smollm2_path()}", "--n-ctx", "256", *worker_tls) as (_, address),
+        servers.sidecar(address, *sidecar_tls, *client_files) as (_, url),
+        servers.sidecar(address, *sidecar_tls) as (_, stranger),
     ):
         servers.eventually(lambda: get(url, "/readyz").status == 200)
         for stream in (False, True):
-            assert ask(url, SHORT | {"stream": stream}).good
-        refused = ask(stranger, SHORT)
+            assert post(url, SHORT | {"stream": stream}).good
+        refused = post(stranger, SHORT)
         assert refused.error is not None
         assert (refused.status, refused.error["code"]) == (503, "backend_unavailable")
         port = address.rpartition(":")[2]

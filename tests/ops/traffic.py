@@ -1,4 +1,4 @@
-"""Requests of all kinds, drawn by chance, with the status that each should get. PURE."""
+"""Random requests of all kinds, with the status that each should get. PURE."""
 
 import json
 import random
@@ -11,7 +11,7 @@ STORY = "Once upon a time, in a forest far away, there lived a fox who could rea
 CHAT = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
 Body = dict[str, Any] | None
-"""None: it is a GET."""
+"""The JSON body of a POST; None: the request is a GET."""
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ class Request:
 
     @property
     def content(self) -> bytes:
-        """As HTTP/1.1, on a connection of its own."""
+        """The request in HTTP/1.1, for a new connection."""
         body = b"" if self.body is None else json.dumps(self.body).encode()
         head = f"{'GET' if self.body is None else 'POST'} {self.path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n"
         if self.key:
@@ -31,54 +31,54 @@ class Request:
         return f"{head}content-length: {len(body)}\r\n\r\n".encode() + body
 
 
-def request(chance: random.Random) -> Request:
-    return chance.choices(list(KINDS), list(KINDS.values()))[0](chance)
+def request(rng: random.Random) -> Request:
+    return rng.choices(list(KINDS), list(KINDS.values()))[0](rng)
 
 
 # ---- What each kind is made of
 
 
-def _prompt(chance: random.Random) -> str:
-    """One of some fifty thousand, many of which share a beginning."""
-    beginning = chance.choice(["", "Listen. ", "A story: "])
-    return f"{beginning}{STORY[: chance.randrange(1, len(STORY))]}{chance.randrange(60)}"
+def _prompt(rng: random.Random) -> str:
+    """Returns one of about fifty thousand prompts, many of which have a common beginning."""
+    beginning = rng.choice(["", "Listen. ", "A story: "])
+    return f"{beginning}{STORY[: rng.randrange(1, len(STORY))]}{rng.randrange(60)}"
 
 
-def _fields(chance: random.Random) -> dict[str, Any]:
+def _fields(rng: random.Random) -> dict[str, Any]:
     return {
-        "max_tokens": chance.choice([1, 5, 20, 60]),
-        "temperature": chance.choice([0.0, 1.0, 2.0]),
-        "stream": chance.random() < 0.5,
+        "max_tokens": rng.choice([1, 5, 20, 60]),
+        "temperature": rng.choice([0.0, 1.0, 2.0]),
+        "stream": rng.random() < 0.5,
     }
 
 
-def _ask(path: str, chance: random.Random, **body: Any) -> Request:
-    return Request(path, body, key=chance.choice(KEYS))
+def _post(path: str, rng: random.Random, **body: Any) -> Request:
+    return Request(path, body, key=rng.choice(KEYS))
 
 
-def _messages(chance: random.Random) -> list[Any]:
-    return [{"role": "user", "content": _prompt(chance)}]
+def _messages(rng: random.Random) -> list[Any]:
+    return [{"role": "user", "content": _prompt(rng)}]
 
 
-def _chat(chance: random.Random, **more: Any) -> Request:
-    return _ask(CHAT, chance, messages=_messages(chance), **_fields(chance) | more)
+def _chat(rng: random.Random, **fields: Any) -> Request:
+    return _post(CHAT, rng, messages=_messages(rng), **_fields(rng) | fields)
 
 
-def _choices(chance: random.Random) -> Request:
-    return _chat(chance, n=chance.choice([2, 3, 4]), stop=["\n\n", "fox"])
+def _choices(rng: random.Random) -> Request:
+    return _chat(rng, n=rng.choice([2, 3, 4]), stop=["\n\n", "fox"])
 
 
-def _completion(chance: random.Random) -> Request:
-    return _ask(COMPLETIONS, chance, prompt=_prompt(chance), logprobs=chance.choice([None, 2]), **_fields(chance))
+def _completion(rng: random.Random) -> Request:
+    return _post(COMPLETIONS, rng, prompt=_prompt(rng), logprobs=rng.choice([None, 2]), **_fields(rng))
 
 
-def _completions(chance: random.Random) -> Request:
-    return _ask(COMPLETIONS, chance, prompt=[_prompt(chance), "x"], n=2, echo=chance.random() < 0.5, **_fields(chance))
+def _completions(rng: random.Random) -> Request:
+    return _post(COMPLETIONS, rng, prompt=[_prompt(rng), "x"], n=2, echo=rng.random() < 0.5, **_fields(rng))
 
 
-def _parameters(chance: random.Random) -> dict[str, Any]:
-    """A schema that has hardly been there before."""
-    name = f"field_{chance.randrange(10_000)}"
+def _parameters(rng: random.Random) -> dict[str, Any]:
+    """Returns a schema that is almost always new."""
+    name = f"field_{rng.randrange(10_000)}"
     return {
         "type": "object",
         "properties": {name: {"type": "string", "maxLength": 9}, "unit": {"enum": ["C", "F"]}},
@@ -87,49 +87,49 @@ def _parameters(chance: random.Random) -> dict[str, Any]:
     }
 
 
-def _schema(chance: random.Random) -> Request:
-    schema = {"name": "answer", "schema": _parameters(chance)}
-    return _chat(chance, response_format={"type": "json_schema", "json_schema": schema})
+def _schema(rng: random.Random) -> Request:
+    schema = {"name": "answer", "schema": _parameters(rng)}
+    return _chat(rng, response_format={"type": "json_schema", "json_schema": schema})
 
 
-def _tools(chance: random.Random) -> Request:
-    tool = {"type": "function", "function": {"name": "get_weather", "parameters": _parameters(chance)}}
-    return _chat(chance, tools=[tool], tool_choice=chance.choice(["auto", "required"]))
+def _tools(rng: random.Random) -> Request:
+    tool = {"type": "function", "function": {"name": "get_weather", "parameters": _parameters(rng)}}
+    return _chat(rng, tools=[tool], tool_choice=rng.choice(["auto", "required"]))
 
 
-def _other(chance: random.Random) -> Request:
-    """What generates nothing."""
-    asked: list[tuple[str, Body]] = [
+def _other(rng: random.Random) -> Request:
+    """Returns a request that generates nothing."""
+    candidates: list[tuple[str, Body]] = [
         ("/v1/models", None),
         ("/v1/models/smollm2", None),
         ("/metrics", None),
-        ("/tokenize", {"content": _prompt(chance)}),
+        ("/tokenize", {"content": _prompt(rng)}),
         ("/detokenize", {"tokens": [1, 2, 3]}),
-        ("/apply-template", {"messages": _messages(chance)}),
-        ("/v1/embeddings", {"input": [_prompt(chance), "x"]}),
+        ("/apply-template", {"messages": _messages(rng)}),
+        ("/v1/embeddings", {"input": [_prompt(rng), "x"]}),
     ]
-    path, body = chance.choice(asked)
-    return Request(path, body, key=chance.choice(KEYS))
+    path, body = rng.choice(candidates)
+    return Request(path, body, key=rng.choice(KEYS))
 
 
-def _error(chance: random.Random) -> Request:
-    """What is refused: by the sidecar, by the template, by the worker."""
-    messages = _messages(chance)
-    asked: list[tuple[int, str, Body]] = [
+def _error(rng: random.Random) -> Request:
+    """Returns a request that the sidecar, the template or the worker refuses."""
+    messages = _messages(rng)
+    candidates: list[tuple[int, str, Body]] = [
         (400, CHAT, {"messages": messages, "temperature": "warm"}),
         (400, CHAT, {"messages": messages, "no_such_field": 1}),
         (400, CHAT, {"messages": messages, "response_format": {"type": "json_schema"}}),
         (400, CHAT, {"messages": messages, "regex": "(", "stream": True}),
         (400, COMPLETIONS, {"prompt": STORY * 30}),
-        (404, CHAT, {"messages": messages, "model": f"none-{chance.randrange(10_000)}"}),
-        (404, f"/v1/nothing/{chance.randrange(10_000)}", None),
+        (404, CHAT, {"messages": messages, "model": f"none-{rng.randrange(10_000)}"}),
+        (404, f"/v1/nothing/{rng.randrange(10_000)}", None),
     ]
-    status, path, body = chance.choice(asked)
-    return Request(path, body, status, chance.choice(KEYS))
+    status, path, body = rng.choice(candidates)
+    return Request(path, body, status, rng.choice(KEYS))
 
 
-def _stranger(chance: random.Random) -> Request:
-    return Request(CHAT, {"messages": _messages(chance)}, 401, f"guessed-{chance.randrange(10_000)}")
+def _stranger(rng: random.Random) -> Request:
+    return Request(CHAT, {"messages": _messages(rng)}, 401, f"guessed-{rng.randrange(10_000)}")
 
 
 KINDS: dict[Callable[[random.Random], Request], int] = {
@@ -143,4 +143,4 @@ KINDS: dict[Callable[[random.Random], Request], int] = {
     _error: 2,
     _stranger: 1,
 }
-"""And how often each of them comes."""
+"""The relative frequency of each kind."""

@@ -1,4 +1,4 @@
-"""Loads on a pair of few places, one after the other, and what becomes of them, of its memory and of its probes."""
+"""Runs loads on a pair with few slots, one after another, and collects outcomes, memory and probes."""
 
 import asyncio
 import threading
@@ -12,14 +12,14 @@ from typing import Any
 from benchmarks.stats import percentile
 from tests.e2e import servers
 from tests.models import smollm2_path
-from tests.ops.arrivals import Ask, Asker, Outcome, closed_loop, open_loop, tokens_within
+from tests.ops.arrivals import Outcome, Send, StreamClient, closed_loop, open_loop, tokens_within
 from tests.ops.census import census
 from tests.ops.client import get
 from tests.ops.traffic import KEYS
 
-Asking = Coroutine[Any, Any, list[Outcome]]
+PendingLoad = Coroutine[Any, Any, list[Outcome]]
 RAMP = 0.2
-"""Share of a load's time at the beginning, in which places and queue fill, that its tokens per second leave out."""
+"""Share of a load's time at its beginning, while slots and queue fill, that is left out of its tokens per second."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Pair:
     queue: int
 
     def resident(self) -> dict[str, int]:
-        """MiB."""
+        """Returns the anonymous memory of each process, in MiB."""
         return {name: census(pid).resident for name, pid in self.pids.items()}
 
 
@@ -47,11 +47,11 @@ def pair(places: int, queue: int) -> Iterator[Pair]:
 
 
 class Watch:
-    """Probes the sidecar and looks at the memory of both while a load goes on."""
+    """Probes the sidecar and measures the memory of both processes during a load."""
 
     def __init__(self, pair: Pair) -> None:
         self._pair = pair
-        self._over = threading.Event()
+        self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
         self.peak = pair.resident()
         self.slowest_probe = 0.0
@@ -62,20 +62,20 @@ class Watch:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._over.set()
+        self._stop.set()
         self._thread.join()
 
     def _run(self) -> None:
-        while not self._over.wait(0.25):
-            self.peak = {name: max(self.peak[name], now) for name, now in self._pair.resident().items()}
-            end = get(self._pair.url, "/livez")
-            self.lost_probes += end.status != 200
-            self.slowest_probe = max(self.slowest_probe, end.seconds)
+        while not self._stop.wait(0.25):
+            self.peak = {name: max(self.peak[name], current) for name, current in self._pair.resident().items()}
+            result = get(self._pair.url, "/livez")
+            self.lost_probes += result.status != 200
+            self.slowest_probe = max(self.slowest_probe, result.seconds)
 
 
 @dataclass
 class Load:
-    """What became of one."""
+    """The outcomes of one load."""
 
     name: str
     began: float
@@ -107,7 +107,7 @@ class Load:
 
 
 class Trial:
-    """Answers have about `tokens` tokens; each load takes `seconds`, and as long as its last answers take."""
+    """Responses have about `tokens` tokens; each load sends for `seconds`, and ends when its last response does."""
 
     def __init__(self, pair: Pair, tokens: int, seconds: float) -> None:
         self._pair = pair
@@ -115,10 +115,10 @@ class Trial:
         self._seconds = seconds
         self._seeds = count(1)
 
-    def all_places(self) -> Load:
-        """As many clients as places, each of which asks again as soon as it is answered."""
-        ask = self._asker(KEYS[0])
-        (load,) = self._run({"all places taken": closed_loop(ask, self._pair.places, self._seconds)})
+    def all_slots(self) -> Load:
+        """Runs as many clients as there are slots; each sends its next request as soon as the last one is answered."""
+        client = self._client(KEYS[0])
+        (load,) = self._run({"all slots taken": closed_loop(client, self._pair.places, self._seconds)})
         return load
 
     def times(self, factor: float, rate: float) -> Load:
@@ -126,28 +126,31 @@ class Trial:
         return load
 
     def two_keys(self, rates: tuple[float, float]) -> tuple[Load, Load]:
-        """At the same time."""
+        """Runs two loads with different keys at the same time."""
         return self._beside(*(self._open(key, rate) for key, rate in zip(KEYS, rates, strict=True)))
 
     def one_client_beside(self, rate: float) -> tuple[Load, Load]:
-        """Of another key; it asks again as soon as it is answered, so it never has more than one request in there."""
-        return self._beside(self._open(KEYS[0], rate), closed_loop(self._asker(KEYS[1]), 1, self._seconds))
+        """Runs an open loop beside one client with the other key that never has more than one request."""
+        return self._beside(self._open(KEYS[0], rate), closed_loop(self._client(KEYS[1]), 1, self._seconds))
 
-    def _beside(self, one: Asking, other: Asking) -> tuple[Load, Load]:
-        first, second = self._run({"key A": one, "key B": other})
+    def _beside(self, first_load: PendingLoad, second_load: PendingLoad) -> tuple[Load, Load]:
+        first, second = self._run({"key A": first_load, "key B": second_load})
         return first, second
 
-    def _asker(self, key: str) -> Ask:
-        return Asker(self._pair.url, key, self._tokens, next(self._seeds))
+    def _client(self, key: str) -> Send:
+        return StreamClient(self._pair.url, key, self._tokens, next(self._seeds))
 
-    def _open(self, key: str, rate: float) -> Asking:
-        return open_loop(self._asker(key), rate, self._seconds, next(self._seeds))
+    def _open(self, key: str, rate: float) -> PendingLoad:
+        return open_loop(self._client(key), rate, self._seconds, next(self._seeds))
 
-    def _run(self, named: dict[str, Asking]) -> list[Load]:
+    def _run(self, named: dict[str, PendingLoad]) -> list[Load]:
         async def together() -> list[list[Outcome]]:
             return await asyncio.gather(*named.values())
 
         began = time.monotonic()
         with Watch(self._pair) as watch:
             outcomes = asyncio.run(together())
-        return [Load(name, began, self._seconds, each, watch) for name, each in zip(named, outcomes, strict=True)]
+        return [
+            Load(name, began, self._seconds, load_outcomes, watch)
+            for name, load_outcomes in zip(named, outcomes, strict=True)
+        ]

@@ -1,4 +1,4 @@
-"""Clients as they come: some read their answer to the end, most do not, and each leaves at a moment of its own."""
+"""Clients with different behaviours: some read their response to the end, most disconnect early, at a random moment."""
 
 import random
 import socket
@@ -11,14 +11,15 @@ from urllib.parse import urlsplit
 from tests.ops import traffic
 
 TIMEOUT = 60.0
-LEAVERS = ("silent", "half a request", "gone at once", "gone midway", "reset midway", "deaf")
-"""Those who are gone before their answer has come."""
-MANNERS = (*LEAVERS, "slow", "whole", "whole", "whole")
+EARLY_LEAVERS = ("silent", "half a request", "gone at once", "gone midway", "reset midway", "never reads")
+"""Behaviours of clients that disconnect before their response is complete."""
+BEHAVIOURS = (*EARLY_LEAVERS, "slow", "whole", "whole", "whole")
 NO_LINGER = struct.pack("ii", 1, 0)
 
 
 class Visitors:
-    """Makes visits with `n` threads at a time. `came` counts what the clients did, `statuses` what they were told."""
+    """Runs visits in `n` threads. `behaviours` counts the clients' behaviours, `statuses` the responses that were
+    read."""
 
     def __init__(self, url: str, seed: int, n: int = 8) -> None:
         split = urlsplit(url)
@@ -28,27 +29,27 @@ class Visitors:
         self._seed = seed
         self._n = n
         self._lock = threading.Lock()
-        self.came: Counter[str] = Counter()
+        self.behaviours: Counter[str] = Counter()
         self.statuses: Counter[str] = Counter()
         self.failures: list[str] = []
 
     @property
-    def n_left(self) -> int:
-        return sum(self.came[manner] for manner in LEAVERS)
+    def n_disconnected(self) -> int:
+        return sum(self.behaviours[behaviour] for behaviour in EARLY_LEAVERS)
 
-    def introduce(self) -> None:
-        """One visit of each kind, read to the end: what the first of its kind costs is no leak."""
+    def warm_up(self) -> None:
+        """Makes one visit of each kind, read to the end: memory that the first visit of a kind takes is not a leak."""
         for number, kind in enumerate(traffic.KINDS):
             self._make(kind(random.Random(number)), "whole", random.Random(number))
 
     def visit(self, n_visits: int, *, until: Callable[[], bool] = lambda: False) -> None:
-        """So many visits, or until it is time; returns when all have left."""
-        left = iter(range(n_visits))
+        """Makes `n_visits` visits, or fewer if `until()` becomes true; returns when all clients are done."""
+        remaining = iter(range(n_visits))
 
         def run() -> None:
             while not until():
                 with self._lock:
-                    if (number := next(left, None)) is None:
+                    if (number := next(remaining, None)) is None:
                         return
                 self._visit(random.Random(self._seed * 1_000_003 + number))
 
@@ -59,49 +60,51 @@ class Visitors:
             thread.join()
         self._seed += 1
 
-    def _visit(self, chance: random.Random) -> None:
-        self._make(traffic.request(chance), chance.choice(MANNERS), chance)
+    def _visit(self, rng: random.Random) -> None:
+        self._make(traffic.request(rng), rng.choice(BEHAVIOURS), rng)
 
-    def _make(self, request: traffic.Request, manner: str, chance: random.Random) -> None:
+    def _make(self, request: traffic.Request, behaviour: str, rng: random.Random) -> None:
         content = request.content
         status = ""
         try:
             with socket.socket() as connection:
                 connection.settimeout(TIMEOUT)
-                if manner == "deaf":
-                    connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1)  # as small as can be
+                if behaviour == "never reads":
+                    connection.setsockopt(
+                        socket.SOL_SOCKET, socket.SO_RCVBUF, 1
+                    )  # the smallest buffer that the kernel allows
                 connection.connect(self._address)
-                if manner != "silent":
-                    n_bytes = chance.randrange(len(content)) if manner == "half a request" else len(content)
+                if behaviour != "silent":
+                    n_bytes = rng.randrange(len(content)) if behaviour == "half a request" else len(content)
                     connection.sendall(content[:n_bytes])
-                if manner in ("whole", "slow", "gone midway", "reset midway"):
-                    status = _read(connection, manner, chance)
-                elif manner == "deaf":
-                    threading.Event().wait(chance.random() * 0.5)
-                if manner == "reset midway":
+                if behaviour in ("whole", "slow", "gone midway", "reset midway"):
+                    status = _read(connection, behaviour, rng)
+                elif behaviour == "never reads":
+                    threading.Event().wait(rng.random() * 0.5)
+                if behaviour == "reset midway":
                     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, NO_LINGER)
         except OSError as error:
             status = f"failed: {error!r}"
         with self._lock:
-            self.came[manner] += 1
+            self.behaviours[behaviour] += 1
             if status:
                 self.statuses[status] += 1
             if status not in ("", str(request.status), "429"):
-                self.failures.append(f"{manner} {request.path} {request.body}: {status}")
+                self.failures.append(f"{behaviour} {request.path} {request.body}: {status}")
 
 
-def _read(connection: socket.socket, manner: str, chance: random.Random) -> str:
-    """The status, and how the answer ended if that was not as it should."""
-    answer = b""
-    wanted = chance.randrange(1, 4000) if manner.endswith("midway") else None
-    while wanted is None or len(answer) < wanted:
-        if manner == "slow":
-            threading.Event().wait(chance.random() * 0.02)
-        data = connection.recv(chance.randrange(1, 3000) if manner == "slow" else 1 << 16)
+def _read(connection: socket.socket, behaviour: str, rng: random.Random) -> str:
+    """Returns the status, and the end of a response that failed midway; "nothing" if none was received."""
+    response = b""
+    n_wanted = rng.randrange(1, 4000) if behaviour.endswith("midway") else None
+    while n_wanted is None or len(response) < n_wanted:
+        if behaviour == "slow":
+            threading.Event().wait(rng.random() * 0.02)
+        data = connection.recv(rng.randrange(1, 3000) if behaviour == "slow" else 1 << 16)
         if not data:
             break
-        answer += data
-    status = answer[9:12].decode()
-    if wanted is None and status == "200" and b'data: {"error"' in answer:
-        return f"200, then {answer[-300:]!r}"
+        response += data
+    status = response[9:12].decode()
+    if n_wanted is None and status == "200" and b'data: {"error"' in response:
+        return f"200, then {response[-300:]!r}"
     return status or "nothing"

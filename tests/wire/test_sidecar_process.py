@@ -21,7 +21,7 @@ from openai import AsyncOpenAI, BadRequestError, NotFoundError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.ops.client import ask, get
+from tests.ops.client import get, post
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last_token, serving, token
 
@@ -194,7 +194,7 @@ async def test_during_the_drain_delay_it_still_answers_requests(workers: int) ->
         assert "connection" not in (await asyncio.to_thread(get, url, "/readyz")).headers
         await running.tell(signal.SIGTERM)
         for stream in (False, True):
-            answer = await asyncio.to_thread(ask, url, {"prompt": "x", "stream": stream}, "/v1/completions")
+            answer = await asyncio.to_thread(post, url, {"prompt": "x", "stream": stream}, "/v1/completions")
             assert (answer.good, answer.headers["connection"]) == (True, "close")
         readiness = await asyncio.to_thread(get, url, "/readyz")
         assert (readiness.status, readiness.headers["connection"]) == (503, "close")

@@ -60,7 +60,7 @@ class Raw:
             if int(status) >= 200:
                 return Response(int(status), headers, self._body(method, int(status), headers))
 
-    def received(self) -> bytes:
+    def until_closed(self) -> bytes:
         """Returns everything until the server ends the connection. Raises ConnectionResetError."""
         while part := self._socket.recv(1 << 16):
             self._received += part

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 LOOPBACK = ("127.0.0.1", "::1")
-OTHERS = ("127.0.0.2", "fd00::2")
+OTHER_ADDRESSES = ("127.0.0.2", "fd00::2")
 """Addresses that every network with the family has besides loopback; 127.0.0.0/8 is all local."""
 
 
@@ -98,11 +98,11 @@ def _set_up(ipv4: bool, ipv6: bool, hosts: str) -> None:
             fcntl.ioctl(four, set_address, none)
     if ipv6:
         with socket.socket(socket.AF_INET6) as six:
-            address = socket.inet_pton(socket.AF_INET6, OTHERS[1])
+            address = socket.inet_pton(socket.AF_INET6, OTHER_ADDRESSES[1])
             fcntl.ioctl(six, set_address, struct.pack("16sIi", address, 128, socket.if_nametoindex("lo")))
             while True:
                 try:
-                    six.bind((OTHERS[1], 0))
+                    six.bind((OTHER_ADDRESSES[1], 0))
                     break
                 except OSError:  # the address is tentative for a moment
                     time.sleep(0.001)

@@ -192,26 +192,26 @@ def test_pure_modules_exist_and_are_pure(name: str) -> None:
 
 # ---- Floors of the sidecar
 
-BESIDE = ("access", "http", "telemetry")
+SHARED_PARTS = ("access", "http", "telemetry")
 """Packages beside the floors, which everything above `core` may use."""
 FLOORS: dict[str, tuple[str, ...]] = {
     "core": (),
-    **dict.fromkeys(BESIDE, ("core",)),
+    **dict.fromkeys(SHARED_PARTS, ("core",)),
     "backends": ("core",),
     "parsing": ("core",),
     "prompting": ("core", "backends", "parsing"),
-    "api": ("core", "backends", "parsing", "prompting", *BESIDE),
-    "app": ("core", "backends", "parsing", "prompting", *BESIDE, "api", "config"),
-    "config": ("core", *BESIDE),
+    "api": ("core", "backends", "parsing", "prompting", *SHARED_PARTS),
+    "app": ("core", "backends", "parsing", "prompting", *SHARED_PARTS, "api", "config"),
+    "config": ("core", *SHARED_PARTS),
     "health_check": ("config",),
-    "cli": ("config", "health_check", "backends", *BESIDE),
-    "serving": ("core", "backends", *BESIDE, "config", "app"),
+    "cli": ("config", "health_check", "backends", *SHARED_PARTS),
+    "serving": ("core", "backends", *SHARED_PARTS, "config", "app"),
     "worker_process": ("config", "http", "serving"),
-    "__main__": ("cli", "config", "prompting", *BESIDE, "serving"),
+    "__main__": ("cli", "config", "prompting", *SHARED_PARTS, "serving"),
 }
 """Parts of the sidecar that each part may import. All may import protos and anyserve_common."""
 
-ABOVE: dict[tuple[str, str], str] = {
+EXCEPTIONS: dict[tuple[str, str], str] = {
     ("access.options", "config"): "command-line options are defined beside the settings that they set",
 }
 """Imports that the floors don't allow, each with its reason. This list may only shrink."""
@@ -233,7 +233,7 @@ def test_the_sidecars_imports_follow_its_floors() -> None:
             other_part = part_of(name) if within(name, ("openai_server",)) else part
             if other_part in parts - {part, *FLOORS.get(part, ())}:
                 above.add((module.removeprefix("openai_server."), other_part))
-    assert above == ABOVE.keys()
+    assert above == EXCEPTIONS.keys()
 
 
 @pytest.mark.parametrize("module", modules("openai_server.core"))

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
 PREFIX = "/behind/a/proxy"
-DROPPED = ("connection", "transfer-encoding", "content-length")
+DROPPED_HEADERS = ("connection", "transfer-encoding", "content-length")
 
 
 @contextmanager
@@ -23,14 +23,14 @@ def proxy(target: str) -> Iterator[str]:
                 self.send_error(404)
                 return
             body = self.rfile.read(int(self.headers.get("content-length", 0)))
-            headers = {name: value for name, value in self.headers.items() if name.lower() not in DROPPED}
+            headers = {name: value for name, value in self.headers.items() if name.lower() not in DROPPED_HEADERS}
             connection = http.client.HTTPConnection(address, timeout=30)
             connection.request(self.command, path, body, headers)
             response = connection.getresponse()
             content = response.read()
             self.send_response(response.status)
             for name, value in response.getheaders():
-                if name.lower() not in DROPPED:
+                if name.lower() not in DROPPED_HEADERS:
                     self.send_header(name, value)
             self.send_header("content-length", str(len(content)))
             self.end_headers()

@@ -16,14 +16,14 @@ from tests.ops import able_worker
 
 KEY = "sk-secret"
 LIGHT, DARK = (255, 255, 255), (28, 32, 34)
-SHOWN = """
+SHOWN_OPERATIONS = """
 [...document.querySelectorAll('.opblock')].map(block =>
   block.querySelector('.opblock-summary-method').textContent.toLowerCase() + ' ' +
   block.querySelector('.opblock-summary-path').dataset.path)
 """
-SETTLED = "new Promise(settled => setTimeout(settled, 100, true))"
+STATE_TIMER = "new Promise(settled => setTimeout(settled, 100, true))"
 """Milliseconds after which React has stored a shown example in its state; readers click later than that."""
-ANSWERED = ".live-responses-table .response-col_status"
+RESPONSE_STATUS = ".live-responses-table .response-col_status"
 
 
 @pytest.fixture(scope="session")
@@ -73,9 +73,9 @@ def execute(tab: Tab, operation: dict[str, Any]) -> tuple[str, str]:
     selector = block(operation)
     if not tab.run(f"document.querySelector('{selector}').classList.contains('is-open')"):
         tab.click(f"{selector} .opblock-summary-control")
-    tab.wait(f"document.querySelector('{selector} .execute') && {SETTLED}")
+    tab.wait(f"document.querySelector('{selector} .execute') && {STATE_TIMER}")
     tab.click(f"{selector} .execute")
-    tab.wait(f"!!document.querySelector('{selector} {ANSWERED}')")
+    tab.wait(f"!!document.querySelector('{selector} {RESPONSE_STATUS}')")
     status = tab.run(f"document.querySelector('{selector} .live-responses-table tbody .response-col_status').innerText")
     body = tab.run(f"document.querySelector('{selector} .live-responses-table .highlight-code').innerText")
     return status.split()[0], body
@@ -87,7 +87,7 @@ def test_it_shows_every_operation_in_the_colours_and_width_of_the_reader(
     browser: Browser, url: str, width: int, dark: bool
 ) -> None:
     with page(browser, url, width=width, dark=dark) as tab:
-        assert sorted(tab.run(SHOWN)) == sorted(operations(url))
+        assert sorted(tab.run(SHOWN_OPERATIONS)) == sorted(operations(url))
         assert tab.run("document.title") == "anyserve-openai: API reference"
         assert tab.run("document.querySelector('header strong').innerText") == "anyserve-openai"
         red, green, blue = DARK if dark else LIGHT
@@ -113,7 +113,7 @@ def test_every_named_example_is_answered(browser: Browser, url: str) -> None:
                     tab.click(f"{selector} .opblock-summary-control")
                 if index:
                     tab.click(f"{selector} .btn-clear")
-                    tab.wait(f"!document.querySelector('{selector} {ANSWERED}')")
+                    tab.wait(f"!document.querySelector('{selector} {RESPONSE_STATUS}')")
                     _choose(tab, f"{selector} .examples-select-element", index)
                 shown = f"JSON.parse(document.querySelector('{selector} .body-param__text')?.value || null)"
                 tab.wait(
@@ -156,7 +156,7 @@ def test_the_schemas_of_requests_and_responses_are_shown(browser: Browser, url: 
 def test_behind_a_proxy_with_a_prefix_requests_keep_the_prefix(browser: Browser, url: str) -> None:
     described = operations(url)
     with proxy(url) as outside, page(browser, outside) as tab:
-        assert sorted(tab.run(SHOWN)) == sorted(described)
+        assert sorted(tab.run(SHOWN_OPERATIONS)) == sorted(described)
         assert execute(tab, described["post /v1/chat/completions"])[0] == "200"
         assert f"{outside}/v1/chat/completions" in tab.log.requests
 

@@ -12,12 +12,12 @@ import pytest
 from tests.certificates import Authority
 from tests.e2e.servers import Process
 from tests.gguf_files import tiny
-from tests.networks import LOOPBACK, OTHERS, Network, network
+from tests.networks import LOOPBACK, OTHER_ADDRESSES, Network, network
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
 
 FOUR, SIX = LOOPBACK
-OTHER_FOUR, OTHER_SIX = OTHERS
+OTHER_FOUR, OTHER_SIX = OTHER_ADDRESSES
 EVERY = (FOUR, OTHER_FOUR, SIX, OTHER_SIX)
 
 

@@ -16,7 +16,7 @@ from anyserve_worker.text.output import TextOutput
 from tests.models import smollm2_path
 
 N_SEQUENCES = 5
-LENGTH = 240
+N_TOKENS = 240
 """Tokens of each sequence: together more than 512 cells, beyond which threads share the cells of a row."""
 
 
@@ -46,7 +46,7 @@ def logits_of(model: Model, flash_attention: FlashAttention) -> np.ndarray:
     logits: list[np.ndarray] = []
     random_ = random.Random(1)
     sequences = [
-        sequence(seq_id, [random_.randrange(100, 40_000) for _ in range(LENGTH)]) for seq_id in range(N_SEQUENCES + 1)
+        sequence(seq_id, [random_.randrange(100, 40_000) for _ in range(N_TOKENS)]) for seq_id in range(N_SEQUENCES + 1)
     ]
 
     def run(*parts: tuple[Sequence, int, int]) -> None:
@@ -88,7 +88,7 @@ def sequence(seq_id: int, tokens: list[int]) -> Sequence:
         index=0,
         tokens=token_array(tokens),
         n_prompt=len(tokens),
-        limit=LENGTH,
+        limit=N_TOKENS,
         sampling=SamplingParameters(),
         output=TextOutput(()),
         seq_id=seq_id,

@@ -33,7 +33,7 @@ tokens, and the mean of the last hidden state over them, normalized, as base64 o
 
 PASSAGE = "The fox met the crow by the river, and they talked about the weather until it was dark. " * 10
 """Longer than one step."""
-LONG = PASSAGE * 3
+LONG_TEXT = PASSAGE * 3
 """Longer than an encoder's context."""
 Vectors = NDArray[np.float64]
 
@@ -161,7 +161,7 @@ def _model_info() -> pb.ModelInferRequest:
 def test_a_text_longer_than_an_encoders_context_is_refused(client: OpenAI) -> None:
     fits = client.embeddings.create(model=MINILM, input=[100] * 512)
     assert fits.usage.prompt_tokens == 512
-    for inputs in ([100] * 513, LONG, [*"ab", LONG]):
+    for inputs in ([100] * 513, LONG_TEXT, [*"ab", LONG_TEXT]):
         with pytest.raises(openai.BadRequestError) as refused:
             client.embeddings.create(model=MINILM, input=inputs)
         assert (refused.value.code, refused.value.param) == ("context_length_exceeded", "input")
@@ -215,9 +215,9 @@ def test_a_model_that_generates_embeds_as_in_llama_cpp_python(
 def test_streams_continue_while_a_long_text_is_embedded(pair: Pair) -> None:
     """The embedding is the same as without the stream."""
     client = _client(pair)
-    alone = embed(client, SMOLLM2, LONG)
+    alone = embed(client, SMOLLM2, LONG_TEXT)
     beside: list[Vectors] = []
-    embedding = threading.Thread(target=lambda: beside.append(embed(client, SMOLLM2, LONG)))
+    embedding = threading.Thread(target=lambda: beside.append(embed(client, SMOLLM2, LONG_TEXT)))
     n_before = n_during = 0
     with client.completions.create(
         model=SMOLLM2, prompt=STORY, max_tokens=300, temperature=0, stream=True, extra_body={}
@@ -238,7 +238,7 @@ def test_a_client_that_disconnects_cancels_its_embeddings(pair: Pair) -> None:
     with servers.stub(pair.worker) as service:
         before = servers.statistics(service, SMOLLM2).inference_stats
         with pytest.raises(TimeoutError):
-            reply(pair, "/v1/embeddings", timeout=0.5, model=SMOLLM2, input=[LONG] * 200)
+            reply(pair, "/v1/embeddings", timeout=0.5, model=SMOLLM2, input=[LONG_TEXT] * 200)
 
         def has_failed() -> bool:
             current = servers.statistics(service, SMOLLM2).inference_stats
@@ -352,7 +352,7 @@ def test_a_document_can_not_forge_a_separator(embedders: Pair) -> None:
 def test_only_rerankers_rank(embedders: Pair) -> None:
     status, response = reply(embedders, "/rerank", query="x", documents=["y"])
     assert (status, response["error"]["code"]) == (400, "unsupported_task")
-    _, response = reply(embedders, "/rerank", query="x", documents=["y", LONG], model=rerankers.ENCODER)
+    _, response = reply(embedders, "/rerank", query="x", documents=["y", LONG_TEXT], model=rerankers.ENCODER)
     assert (response["error"]["code"], response["error"]["param"]) == ("context_length_exceeded", "documents")
 
 

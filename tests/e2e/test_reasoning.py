@@ -23,7 +23,7 @@ YES_OR_NO = {
     "required": ["animal"],
     "additionalProperties": False,
 }
-END_OF_THOUGHT = ("9617", "17400", "46")
+REASONING_END_TOKENS = ("9617", "17400", "46")
 """Tokens of `</think>`."""
 
 
@@ -75,7 +75,7 @@ def test_a_stream_has_the_same_text_and_counts(client: OpenAI, think: bool) -> N
 
 def test_the_content_after_the_reasoning_fits_the_schema(client: OpenAI) -> None:
     format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": YES_OR_NO}}
-    end_bias = dict.fromkeys(END_OF_THOUGHT, 8)  # this model doesn't end its reasoning by itself
+    end_bias = dict.fromkeys(REASONING_END_TOKENS, 8)  # this model doesn't end its reasoning by itself
     for think, bias in ((True, end_bias), (False, {})):
         completion = complete(client, think=think, max_tokens=60, response_format=format, logit_bias=bias)
         assert set(json.loads(completion.choices[0].message.content)) == {"animal"}

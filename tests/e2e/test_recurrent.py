@@ -19,7 +19,7 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 from tests.e2e import recurrent, servers
 from tests.e2e.messages import infer, outputs
 
-BATCH = 512
+N_BATCH = 512
 """The default of --n-batch."""
 RIVER = " sat by the river and told a story about a fox and a crow who lived in the forest far away."
 TAILS = [" The fox", " The crow said", " The river", " Far away", " In the forest", " Nobody knew why"]
@@ -29,12 +29,12 @@ TAILS = [" The fox", " The crow said", " The river", " Far away", " In the fores
 class Worker:
     service: GRPCInferenceServiceStub
 
-    def ask(self, model: str, prompt: str, n: int = 1, max_tokens: int = 40) -> dict[str, list[Any]]:
+    def generate(self, model: str, prompt: str, n: int = 1, max_tokens: int = 40) -> dict[str, list[Any]]:
         response = outputs(self.service.ModelInfer(infer(model, prompt, max_tokens=max_tokens, temperature=0.0, n=n)))
         assert response["completion_tokens"] == [max_tokens] * n
         return response
 
-    def ask_at_once(self, model: str, prompts: list[str], max_tokens: int = 40) -> list[str]:
+    def generate_at_once(self, model: str, prompts: list[str], max_tokens: int = 40) -> list[str]:
         requests = [infer(model, prompt, max_tokens=max_tokens, temperature=0.0) for prompt in prompts]
         calls = [self.service.ModelInfer.future(request) for request in requests]
         return [outputs(call.result())["text"][0] for call in calls]
@@ -82,9 +82,9 @@ def model(request: pytest.FixtureRequest) -> str:
 def test_a_text_depends_on_the_whole_prompt(reference: Worker, model: str) -> None:
     """Otherwise the other tests would prove nothing: prompts that differ in the first word have different texts."""
     prompts = [name + RIVER * 6 for name in ("Anna", "Bert", "Carl")]
-    texts = [reference.ask(model, prompt)["text"][0] for prompt in prompts]
+    texts = [reference.generate(model, prompt)["text"][0] for prompt in prompts]
     assert len(set(texts)) == len(prompts)
-    assert [reference.ask(model, prompt)["text"][0] for prompt in prompts] == texts
+    assert [reference.generate(model, prompt)["text"][0] for prompt in prompts] == texts
     assert all(len(set(text.split())) > 20 for text in texts)
     parameters = reference.service.ModelConfig(pb.ModelConfigRequest(name=model)).config.parameters
     assert parameters["architecture"].string_value == model
@@ -103,18 +103,18 @@ def test_the_config_has_the_template_for_tools(reference: Worker) -> None:
 def test_a_repeated_prompt_does_not_use_the_state(reference: Worker, worker: Worker, model: str) -> None:
     """The last token has to be computed again, which would need the state of one token less."""
     prompt = "Again Anna" + RIVER * 2
-    responses = [worker.ask(model, prompt) for _ in range(3)]
+    responses = [worker.generate(model, prompt) for _ in range(3)]
     assert [response["cached_tokens"] for response in responses] == [[0]] * 3
-    assert [response["text"] for response in responses] == [reference.ask(model, prompt)["text"]] * 3
+    assert [response["text"] for response in responses] == [reference.generate(model, prompt)["text"]] * 3
 
 
 def test_a_conversation_continues_from_its_state(reference: Worker, worker: Worker, model: str) -> None:
     prompt, n_cached = "Talking Anna" + RIVER * 2, 0
     for tail in ("", *TAILS[:3]):
         prompt += tail
-        response = worker.ask(model, prompt)
+        response = worker.generate(model, prompt)
         assert response["cached_tokens"] == [n_cached]
-        assert response["text"] == reference.ask(model, prompt)["text"]
+        assert response["text"] == reference.generate(model, prompt)["text"]
         prompt += response["text"][0]
         n_cached = (
             response["prompt_tokens"][0] + response["completion_tokens"][0] - 1
@@ -123,62 +123,62 @@ def test_a_conversation_continues_from_its_state(reference: Worker, worker: Work
 
 def test_a_part_of_a_state_is_not_used(reference: Worker, worker: Worker, model: str) -> None:
     prompt = "Partly Anna" + RIVER * 2
-    first = worker.ask(model, prompt)
+    first = worker.generate(model, prompt)
     whole = prompt + first["text"][0] + TAILS[0]
     for tail in TAILS[1:3]:
-        response = worker.ask(model, prompt + tail)
+        response = worker.generate(model, prompt + tail)
         assert response["cached_tokens"] == [0]
-        assert response["text"] == reference.ask(model, prompt + tail)["text"]
-    continued = worker.ask(model, whole)
+        assert response["text"] == reference.generate(model, prompt + tail)["text"]
+    continued = worker.generate(model, whole)
     assert continued["cached_tokens"] == [first["prompt_tokens"][0] + first["completion_tokens"][0] - 1]
-    assert continued["text"] == reference.ask(model, whole)["text"]
+    assert continued["text"] == reference.generate(model, whole)["text"]
 
 
 @pytest.mark.parametrize("tail", [TAILS[0], RIVER, RIVER * 30])
 def test_choices_fork_from_one_state(reference: Worker, worker: Worker, model: str, tail: str) -> None:
     """The text after the state is too short to wait for, long enough to wait for, or longer than a batch."""
     prompt = f"Forking Anna {len(tail)}" + RIVER * 2
-    first = worker.ask(model, prompt)
+    first = worker.generate(model, prompt)
     prompt += first["text"][0] + tail
-    response = worker.ask(model, prompt, n=3)
+    response = worker.generate(model, prompt, n=3)
     assert response["cached_tokens"] == [first["prompt_tokens"][0] + first["completion_tokens"][0] - 1]
-    assert response["text"] == reference.ask(model, prompt)["text"] * 3
+    assert response["text"] == reference.generate(model, prompt)["text"] * 3
 
 
 def test_choices_of_a_prompt_longer_than_a_batch_have_the_same_text(
     reference: Worker, worker: Worker, model: str
 ) -> None:
     prompt = "Choosing Anna" + RIVER * 30
-    response = worker.ask(model, prompt, n=3)
-    assert response["prompt_tokens"][0] > BATCH
-    assert response["text"] == reference.ask(model, prompt)["text"] * 3
+    response = worker.generate(model, prompt, n=3)
+    assert response["prompt_tokens"][0] > N_BATCH
+    assert response["text"] == reference.generate(model, prompt)["text"] * 3
 
 
 def test_concurrent_requests_with_a_common_beginning_have_the_same_texts(
     reference: Worker, worker: Worker, model: str
 ) -> None:
     prompts = ["Together Anna" + RIVER * 3 + tail for tail in TAILS]
-    expected = [reference.ask(model, prompt)["text"][0] for prompt in prompts]
+    expected = [reference.generate(model, prompt)["text"][0] for prompt in prompts]
     for _ in range(3):
-        assert worker.ask_at_once(model, prompts) == expected
+        assert worker.generate_at_once(model, prompts) == expected
 
 
 def test_concurrent_requests_that_continue_one_state_have_the_same_texts(
     reference: Worker, worker: Worker, model: str
 ) -> None:
     prompt = "Branching Anna" + RIVER * 3
-    prompt += worker.ask(model, prompt)["text"][0]
+    prompt += worker.generate(model, prompt)["text"][0]
     prompts = [prompt + tail for tail in TAILS]
-    expected = [reference.ask(model, continued)["text"][0] for continued in prompts]
+    expected = [reference.generate(model, continued)["text"][0] for continued in prompts]
     for _ in range(3):
-        assert worker.ask_at_once(model, prompts) == expected
+        assert worker.generate_at_once(model, prompts) == expected
 
 
 def test_preempted_requests_have_the_same_texts(reference: Worker, small_worker: Worker, model: str) -> None:
     """Six requests of 160 tokens share 256 KV cells."""
     prompts = [f"{name}{RIVER * 3}" for name in ("Anna", "Bert", "Carl", "Dora", "Emil", "Fred")]
-    expected = [reference.ask(model, prompt, max_tokens=100)["text"][0] for prompt in prompts]
-    assert small_worker.ask_at_once(model, prompts, max_tokens=100) == expected
+    expected = [reference.generate(model, prompt, max_tokens=100)["text"][0] for prompt in prompts]
+    assert small_worker.generate_at_once(model, prompts, max_tokens=100) == expected
 
 
 def test_random_conversations_have_the_same_texts(reference: Worker, small_worker: Worker, model: str) -> None:
@@ -197,8 +197,8 @@ def test_random_conversations_have_the_same_texts(reference: Worker, small_worke
                 for _ in range(len(tails)):
                     next(stream, None)
                 stream.cancel()
-            expected = reference.ask(model, prompt, max_tokens=12)["text"]
-            if small_worker.ask(model, prompt, n=n, max_tokens=12)["text"] != expected * n:
+            expected = reference.generate(model, prompt, max_tokens=12)["text"]
+            if small_worker.generate(model, prompt, n=n, max_tokens=12)["text"] != expected * n:
                 wrong.append(prompt)
             prompt += expected[0]
         return wrong

@@ -42,7 +42,7 @@ class Exact(Person):
     model_config = ConfigDict(extra="forbid")
 
 
-FREE: dict[str, Any] = {"max_tokens": 300, "temperature": 1.0}
+SAMPLING: dict[str, Any] = {"max_tokens": 300, "temperature": 1.0}
 """At this temperature a small model invents members wherever the schema allows it."""
 NAMES = {"name", "home", "nickname", "pets", "by_room"}
 
@@ -55,7 +55,7 @@ def client(pair: Pair) -> Iterator[OpenAI]:
 
 def chat(client: OpenAI, *, stream: bool, **body: Any) -> tuple[str, str | None]:
     """Returns content and finish reason."""
-    body = {"model": SMOLLM2, "messages": MESSAGES, **FREE, **body}
+    body = {"model": SMOLLM2, "messages": MESSAGES, **SAMPLING, **body}
     if not stream:
         [choice] = client.chat.completions.create(**body).choices
         return choice.message.content or "", choice.finish_reason
@@ -68,7 +68,7 @@ def chat(client: OpenAI, *, stream: bool, **body: Any) -> tuple[str, str | None]
 
 
 def complete(client: OpenAI, *, stream: bool, **body: Any) -> tuple[str, str | None]:
-    body = {"model": SMOLLM2, "prompt": "A person as JSON:\n", **FREE, **body}
+    body = {"model": SMOLLM2, "prompt": "A person as JSON:\n", **SAMPLING, **body}
     if not stream:
         [choice] = client.completions.create(**body).choices
         return choice.text, choice.finish_reason

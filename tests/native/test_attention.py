@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.native import ggml
 
-HIDDEN = -np.inf
+MASKED = -np.inf
 Halves = NDArray[np.float16]
 
 
@@ -50,7 +50,7 @@ def attention(case: Case, threads: int) -> tuple[ggml.Floats, ggml.Floats]:
 
 def _numpy(case: Case, q: ggml.Floats, k: Halves, v: Halves, sinks: ggml.Floats | None, scale: float) -> ggml.Floats:
     heads, (n_rows, _) = case.heads, case.mask.shape
-    out = np.zeros((n_rows, heads.n, heads.value), dtype=np.float32)
+    output = np.zeros((n_rows, heads.n, heads.value), dtype=np.float32)
     for head in range(heads.n):
         key, value = (x[head // (heads.n // heads.n_kv)].astype(np.float64) for x in (k, v))
         scores = q[head] @ key.T * scale
@@ -59,8 +59,10 @@ def _numpy(case: Case, q: ggml.Floats, k: Halves, v: Halves, sinks: ggml.Floats 
         scores = scores + _slope(case, head) * case.mask.astype(np.float64)
         all_scores = scores if sinks is None else np.concatenate([scores, np.full((n_rows, 1), sinks[head])], axis=1)
         top = all_scores.max(axis=1, keepdims=True, initial=-1e30)
-        out[:, head] = np.exp(scores - top) @ value / np.maximum(np.exp(all_scores - top).sum(axis=1), 1e-30)[:, None]
-    return out
+        output[:, head] = (
+            np.exp(scores - top) @ value / np.maximum(np.exp(all_scores - top).sum(axis=1), 1e-30)[:, None]
+        )
+    return output
 
 
 def _slope(case: Case, head: int) -> float:
@@ -76,21 +78,21 @@ def _slope(case: Case, head: int) -> float:
 def causal(n_rows: int, n_cells: int) -> Halves:
     """A causal mask; the rows are the last ones of the cells."""
     row, cell = np.ogrid[:n_rows, :n_cells]
-    return np.where(cell <= row + n_cells - n_rows, 0, HIDDEN).astype(np.float16)
+    return np.where(cell <= row + n_cells - n_rows, 0, MASKED).astype(np.float16)
 
 
 def scattered(n_rows: int, n_cells: int, share: float) -> Halves:
     """A mask for cells of many sequences in one pool."""
-    seen = np.random.default_rng(2).random((n_rows, n_cells)) < share
-    seen[:, 0] = True
-    return np.where(seen, 0, HIDDEN).astype(np.float16)
+    visible = np.random.default_rng(2).random((n_rows, n_cells)) < share
+    visible[:, 0] = True
+    return np.where(visible, 0, MASKED).astype(np.float16)
 
 
 LLAMA = Heads(9, 3, 64, 64)
-EACH_ITS_OWN = Heads(4, 4, 64, 64)
+UNSHARED_HEADS = Heads(4, 4, 64, 64)
 HEADS = [
     LLAMA,
-    EACH_ITS_OWN,
+    UNSHARED_HEADS,
     Heads(14, 2, 64, 64),
     Heads(8, 1, 128, 128),
     Heads(2, 1, 192, 128),
@@ -104,19 +106,19 @@ HEADS = [
 @pytest.mark.parametrize("heads", HEADS, ids=str)
 @pytest.mark.parametrize("n_rows", [1, 2, 5, 70])
 def test_all_shapes_of_heads_match_numpy(heads: Heads, n_rows: int, threads: int) -> None:
-    got, want = attention(Case(heads, causal(n_rows, 320)), threads)
-    np.testing.assert_allclose(got, want, atol=2e-3)
+    actual, expected = attention(Case(heads, causal(n_rows, 320)), threads)
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
+@pytest.mark.parametrize("heads", [LLAMA, UNSHARED_HEADS], ids=str)
 @pytest.mark.parametrize("share", [0.01, 0.1, 0.9])
 @pytest.mark.parametrize(("n_rows", "n_cells"), [(1, 100), (1, 1500), (3, 37), (6, 1500), (70, 600)])
 def test_all_masks_match_numpy(heads: Heads, n_rows: int, n_cells: int, share: float) -> None:
-    got, want = attention(Case(heads, scattered(n_rows, n_cells, share)), threads=2)
-    np.testing.assert_allclose(got, want, atol=2e-3)
+    actual, expected = attention(Case(heads, scattered(n_rows, n_cells, share)), threads=2)
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
+@pytest.mark.parametrize("heads", [LLAMA, UNSHARED_HEADS], ids=str)
 @pytest.mark.parametrize("n_rows", [1, 4, 70])
 @pytest.mark.parametrize("n_cells", [64, 640])
 @pytest.mark.parametrize(
@@ -126,25 +128,25 @@ def test_biases_caps_and_sinks_match_numpy(heads: Heads, n_rows: int, n_cells: i
     mask = causal(n_rows, n_cells)
     if "max_bias" in extras:
         row, cell = np.ogrid[:n_rows, :n_cells]
-        mask = np.where(mask == 0, cell - (row + n_cells - n_rows), HIDDEN).astype(np.float16)
-    got, want = attention(Case(heads, mask, **extras), threads=2)  # type: ignore[arg-type]
-    np.testing.assert_allclose(got, want, atol=2e-3)
+        mask = np.where(mask == 0, cell - (row + n_cells - n_rows), MASKED).astype(np.float16)
+    actual, expected = attention(Case(heads, mask, **extras), threads=2)  # type: ignore[arg-type]
+    np.testing.assert_allclose(actual, expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("heads", [LLAMA, EACH_ITS_OWN], ids=str)
+@pytest.mark.parametrize("heads", [LLAMA, UNSHARED_HEADS], ids=str)
 @pytest.mark.parametrize("n_rows", [1, 8])
 @pytest.mark.parametrize("n_cells", [64, 640])
 def test_a_row_that_attends_to_nothing_is_zero(heads: Heads, n_rows: int, n_cells: int) -> None:
     mask = causal(n_rows, n_cells)
-    mask[0] = HIDDEN
-    got, want = attention(Case(heads, mask), threads=2)
-    assert np.all(got[0] == 0)
-    np.testing.assert_allclose(got[1:], want[1:], atol=2e-3)
+    mask[0] = MASKED
+    actual, expected = attention(Case(heads, mask), threads=2)
+    assert np.all(actual[0] == 0)
+    np.testing.assert_allclose(actual[1:], expected[1:], atol=2e-3)
 
 
 def test_a_row_does_not_depend_on_other_rows() -> None:
     mask = scattered(70, 400, 0.3)
     together, _ = attention(Case(LLAMA, mask), threads=2)
     other_mask = np.concatenate([mask[:35], scattered(35, 400, 0.8)])
-    got, _ = attention(Case(LLAMA, other_mask), threads=1)
-    assert np.array_equal(got[:35], together[:35])
+    actual, _ = attention(Case(LLAMA, other_mask), threads=1)
+    assert np.array_equal(actual[:35], together[:35])

@@ -39,9 +39,9 @@ def test_a_product_matches_numpy(buffer: str, kind: str, n: int, k: int, random:
     for n_rows in ROWS:
         sizes = random.uniform(0.01, 100, (n_rows, 1)).astype(np.float32)
         rows = sizes * random.standard_normal((n_rows, k), dtype=np.float32)
-        got = product(KINDS[kind], BUFFERS[buffer], weights, rows, threads=1 + n_rows % 3)
-        want = exact(KINDS[kind], weights, rows)
-        assert max(error(*pair) for pair in zip(got, want, strict=True)) < 0.03, (
+        actual = product(KINDS[kind], BUFFERS[buffer], weights, rows, threads=1 + n_rows % 3)
+        expected = exact(KINDS[kind], weights, rows)
+        assert max(error(*pair) for pair in zip(actual, expected, strict=True)) < 0.03, (
             n_rows
         )  # the rows are quantized to 8 bits
 
@@ -62,7 +62,7 @@ def test_a_row_does_not_depend_on_other_rows(kind: str, buffer: str, random: np.
 def test_rows_of_zeros_and_of_large_numbers_match_numpy(buffer: str, kind: str, random: np.random.Generator) -> None:
     weights = random.standard_normal((32, 64), dtype=np.float32)
     rows = np.stack([np.zeros(64), np.full(64, 1e2), np.full(64, -1e-2)]).astype(np.float32)
-    got = product(KINDS[kind], BUFFERS[buffer], weights, rows, threads=2)
-    want = exact(KINDS[kind], weights, rows)
-    assert np.all(got[0] == 0)
-    assert all(error(*pair) < 0.03 for pair in zip(got[1:], want[1:], strict=True))
+    actual = product(KINDS[kind], BUFFERS[buffer], weights, rows, threads=2)
+    expected = exact(KINDS[kind], weights, rows)
+    assert np.all(actual[0] == 0)
+    assert all(error(*pair) < 0.03 for pair in zip(actual[1:], expected[1:], strict=True))

@@ -30,7 +30,7 @@ WORKER = ("--n-ctx", "512", "--kv-cells", "512", "--parallel", "8", "--prompt-lo
 """Few KV cells, so that sequences are preempted at times."""
 SIDECAR = ("--max-concurrency", "12", "--max-queue", "12")
 RATE_INTERVAL = "10s"
-SETTLE = 10
+SETTLE_SECONDS = 10
 """Seconds at the beginning that are not shown: rates need a second scrape, and a process's first requests are slow."""
 PHASES = ((0.2, 1, 0.5), (0.3, 4, 2.0), (0.3, 8, 20.0), (0.2, 1, 0.5))
 """Quiet, busy, overload, quiet: share of the time, concurrent visitors, and streams per second beside them."""
@@ -75,11 +75,11 @@ def main(seconds: float, output: Path) -> None:
     with pair() as (url, targets), prometheus(targets) as database:
         time.sleep(3)
         began = time.time()
-        drive(url, SETTLE + seconds)
+        drive(url, SETTLE_SECONDS + seconds)
         ended = time.time()
 
         def query(expression: str) -> list[Series]:
-            start = began + SETTLE
+            start = began + SETTLE_SECONDS
             results = database.query_range(expression, start, ended, step=1)
             return [Series(series.labels, [at - start for at in series.times], series.values) for series in results]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 WATCHED = ["openai_server", "anyserve_worker", "protos"]
-MEGABYTES = 2048
+MAX_MEGABYTES = 2048
 """Maximum memory of the process for one input."""
 
 
@@ -24,7 +24,7 @@ MEGABYTES = 2048
 @click.option("--input", "only", type=click.Path(path_type=Path, exists=True), help="Run only this input.")
 def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Path | None) -> None:
     """Fuzzes the named parsers, or all. Exit status 1 if one breaks."""
-    from tests.ops.parsers import SECONDS, TARGETS
+    from tests.ops.parsers import MAX_SECONDS, TARGETS
 
     if unknown := set(names) - TARGETS.keys():
         raise click.UsageError(f"There is no target {min(unknown)}. Targets: {', '.join(TARGETS)}.")
@@ -44,8 +44,8 @@ def main(names: tuple[str, ...], seconds: int, corpus: Path, seed: int, only: Pa
             "dict": dictionary,
             "max_total_time": seconds,
             "max_len": target.longest,
-            "timeout": int(SECONDS),
-            "rss_limit_mb": MEGABYTES,
+            "timeout": int(MAX_SECONDS),
+            "rss_limit_mb": MAX_MEGABYTES,
             "seed": seed,
             "artifact_prefix": f"{corpus / name}-",
             "print_final_stats": 1,

@@ -26,7 +26,7 @@ from tests.models import smollm2_path
 from tests.ops.census import census
 
 MODEL = "smollm2"
-KEPT = 24
+GROWTH_MIB = 24
 """MiB of anonymous memory that may be added."""
 SETTLE_SECONDS = 30
 WORDS = ("the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "rain", "falls", "on", "roofs")
@@ -194,7 +194,7 @@ def main(minutes: float, warm_up: float, clients: int, seed: int) -> None:
             at_rest.append(census(pid).resident)
             click.echo(f"at rest: {at_rest[-1]} MiB")
     before, after = at_rest
-    if after > before + KEPT:
+    if after > before + GROWTH_MIB:
         click.echo(f"{after} MiB, {before} after the warm-up", err=True)
         sys.exit(1)
 

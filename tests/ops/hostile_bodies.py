@@ -26,17 +26,17 @@ from tests.e2e import servers
 from tests.ops.census import census
 from tests.ops.hostile import Attack, kinds
 
-PROBE = 0.050
+PROBE_SECONDS = 0.050
 """Seconds in which /livez must answer, at p99."""
-GAP = 0.050
+GAP_SECONDS = 0.050
 """Seconds by which a stream's largest gap may grow."""
-MEMORY = 192
+GROWTH_MIB = 192
 """MiB by which the sidecar itself may grow: --max-inflight-body-bytes, and half of that for the bodies being
 decoded."""
 PROBE_INTERVAL = 0.02
-STEP = 0.02
+STEP_SECONDS = 0.02
 """Seconds between two tokens of the stream."""
-SIZE, VALUES = 16 << 20, 1 << 20
+BODY_BYTES, N_VALUES = 16 << 20, 1 << 20
 """The default limits of a body: bytes and JSON values."""
 
 HEAD = """\
@@ -69,11 +69,11 @@ class Period:
         )
 
     def broken(self, alone: "Period") -> Iterator[str]:
-        if (slow_probe := percentile(self.probes, 99)) > PROBE:
+        if (slow_probe := percentile(self.probes, 99)) > PROBE_SECONDS:
             yield f"{self.name}: /livez took {slow_probe * 1000:.0f} ms at p99"
-        if (gap := max(self.gaps)) > max(alone.gaps) + GAP:
+        if (gap := max(self.gaps)) > max(alone.gaps) + GAP_SECONDS:
             yield f"{self.name}: a gap of {gap * 1000:.0f} ms in a stream, {max(alone.gaps) * 1000:.0f} ms alone"
-        if self.own_mib > alone.own_mib + MEMORY:
+        if self.own_mib > alone.own_mib + GROWTH_MIB:
             yield f"{self.name}: the sidecar grew from {alone.own_mib} to {self.own_mib} MiB"
 
 
@@ -106,8 +106,8 @@ class Observer:
 
     def _read(self, period: Period, stop: threading.Event) -> None:
         connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=60)
-        tokens = int((period.seconds + 60) / STEP)
-        body = {"prompt": pace.prompt(tokens, STEP * 1000), "max_tokens": tokens, "stream": True}
+        tokens = int((period.seconds + 60) / STEP_SECONDS)
+        body = {"prompt": pace.prompt(tokens, STEP_SECONDS * 1000), "max_tokens": tokens, "stream": True}
         connection.request("POST", "/v1/completions", json.dumps(body))
         response = connection.getresponse()
         assert response.status == 200, response.read()
@@ -241,8 +241,8 @@ def trial(
 @click.command()
 @click.option("--seconds", default=5.0, show_default=True, help="Seconds of each kind.")
 @click.option("--connections", default=4, show_default=True, help="Connections that send the bodies.")
-@click.option("--size", default=SIZE, show_default=True, help="Bytes of a body.")
-@click.option("--values", default=VALUES, show_default=True, help="JSON values of bodies within the limits.")
+@click.option("--size", default=BODY_BYTES, show_default=True, help="Bytes of a body.")
+@click.option("--values", default=N_VALUES, show_default=True, help="JSON values of bodies within the limits.")
 @click.option("--kind", "names", multiple=True, help="Only this kind; repeatable.")
 @click.option("--attack", "port", type=int, hidden=True)
 def main(seconds: float, connections: int, size: int, values: int, names: tuple[str, ...], port: int | None) -> None:

@@ -23,9 +23,9 @@ from tests.e2e import servers
 from tests.gguf_files import tiny
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
-SIZE = 16_000_000
+MESSAGE_BYTES = 16_000_000
 """Bytes of a message; the worker accepts 16 MiB."""
-LIMIT = 0.050
+DELAY_SECONDS = 0.050
 """Seconds that a probe may take longer, at p99."""
 PROBE_INTERVAL = 0.01
 OPTIONS = (
@@ -57,12 +57,12 @@ def inputs(*contents: tuple[contract.TensorSpec, list[object]], raw: bool = Fals
 def empty_strings(n_inputs: int) -> bytes:
     message = pb.ModelInferRequest(model_name="tiny")
     for i in range(n_inputs):
-        message.inputs.add(name=f"x{i}", datatype="BYTES", shape=[SIZE // 4 // n_inputs])
-        message.raw_input_contents.append(bytes(SIZE // n_inputs))
+        message.inputs.add(name=f"x{i}", datatype="BYTES", shape=[MESSAGE_BYTES // 4 // n_inputs])
+        message.raw_input_contents.append(bytes(MESSAGE_BYTES // n_inputs))
     return message.SerializeToString()
 
 
-def typed(kind: str, n_inputs: int, element: int = 1, size: int = SIZE) -> bytes:
+def typed(kind: str, n_inputs: int, element: int = 1, size: int = MESSAGE_BYTES) -> bytes:
     message = pb.ModelInferRequest(model_name="tiny")
     for i in range(n_inputs):
         tensor = message.inputs.add(name=f"x{i}", datatype="INT32", shape=[size // n_inputs])
@@ -72,7 +72,7 @@ def typed(kind: str, n_inputs: int, element: int = 1, size: int = SIZE) -> bytes
 
 def spans(character: str, n: int) -> bytes:
     width = len(character.encode())
-    text = character * (SIZE // 2 // width)
+    text = character * (MESSAGE_BYTES // 2 // width)
     offsets: list[object] = [i * width for i in range(n)]
     return inputs((contract.PROMPT, [text.encode()]), (contract.PLAIN_SPANS, offsets))
 
@@ -95,28 +95,28 @@ KINDS: dict[str, Make] = {
     "16 million ints": lambda: typed("int_contents", 16),
     "16 million long ints": lambda: typed("int64_contents", 16),
     "2 million ints": lambda: typed("int_contents", 16, size=2_000_000),
-    "4 million floats": lambda: typed("fp32_contents", 4, size=SIZE // 4),
+    "4 million floats": lambda: typed("fp32_contents", 4, size=MESSAGE_BYTES // 4),
     "a million ids": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000)),
     "a million ids, raw": lambda: inputs((contract.PROMPT_TOKEN_IDS, [7] * 1_000_000), raw=True),
-    "16 million dimensions": lambda: encoded(inputs=[Input(name="x", datatype="INT32", shape=[1] * SIZE)]),
-    "inputs": lambda: encoded(inputs=[Input()] * (SIZE // 2)),
-    "outputs": lambda: encoded(outputs=[Output()] * (SIZE // 2)),
+    "16 million dimensions": lambda: encoded(inputs=[Input(name="x", datatype="INT32", shape=[1] * MESSAGE_BYTES)]),
+    "inputs": lambda: encoded(inputs=[Input()] * (MESSAGE_BYTES // 2)),
+    "outputs": lambda: encoded(outputs=[Output()] * (MESSAGE_BYTES // 2)),
     "16,000 inputs": lambda: encoded(id="x" * 70_000, inputs=[Input()] * 16_000),
     "parameters": lambda: parameters(1_000_000),
     "4,000 parameters": lambda: parameters(4_000),
-    "behind a group": lambda: b"\x4b\x4c" + encoded(inputs=[Input()] * (SIZE // 2)),
-    "a long id": lambda: encoded(id="x" * SIZE),
-    "a long model name": lambda: pb.ModelInferRequest(model_name="漢" * (SIZE // 3)).SerializeToString(),
-    "a long input name": lambda: encoded(inputs=[Input(name="x" * SIZE, datatype="INT32", shape=[1])]),
-    "a long datatype": lambda: encoded(inputs=[Input(name="x", datatype="x" * SIZE, shape=[1])]),
-    "a long prompt": lambda: inputs((contract.PROMPT, [b"a " * (SIZE // 2)])),
-    "a long prompt of emoji": lambda: inputs((contract.PROMPT, ["😀".encode() * (SIZE // 4)])),
-    "a long prompt that is no text": lambda: inputs((contract.PROMPT, [b"a" * (SIZE - 1000) + b"\xff"])),
+    "behind a group": lambda: b"\x4b\x4c" + encoded(inputs=[Input()] * (MESSAGE_BYTES // 2)),
+    "a long id": lambda: encoded(id="x" * MESSAGE_BYTES),
+    "a long model name": lambda: pb.ModelInferRequest(model_name="漢" * (MESSAGE_BYTES // 3)).SerializeToString(),
+    "a long input name": lambda: encoded(inputs=[Input(name="x" * MESSAGE_BYTES, datatype="INT32", shape=[1])]),
+    "a long datatype": lambda: encoded(inputs=[Input(name="x", datatype="x" * MESSAGE_BYTES, shape=[1])]),
+    "a long prompt": lambda: inputs((contract.PROMPT, [b"a " * (MESSAGE_BYTES // 2)])),
+    "a long prompt of emoji": lambda: inputs((contract.PROMPT, ["😀".encode() * (MESSAGE_BYTES // 4)])),
+    "a long prompt that is no text": lambda: inputs((contract.PROMPT, [b"a" * (MESSAGE_BYTES - 1000) + b"\xff"])),
     "a long prompt, one span": lambda: spans("漢", 2),
     "65,536 spans": lambda: spans("漢", 131_072),
     "500,000 spans": lambda: spans("a", 1_000_000),
-    "a long guide": lambda: inputs((contract.PROMPT, [b"a"]), (contract.REGEX, ["漢".encode() * (SIZE // 3)])),
-    "no message": lambda: b"\xff" * SIZE,
+    "a long guide": lambda: inputs((contract.PROMPT, [b"a"]), (contract.REGEX, ["漢".encode() * (MESSAGE_BYTES // 3)])),
+    "no message": lambda: b"\xff" * MESSAGE_BYTES,
 }
 
 
@@ -172,7 +172,7 @@ def main(seconds: float, only: tuple[str, ...]) -> None:
                 alone = alone or p99
                 ms = f"{p50 * 1000:19.1f}{p99 * 1000:8.1f}{maximum * 1000:8.1f}"
                 click.echo(f"{name:32}{outcomes.total() / seconds:10.1f}{ms}   {dict(outcomes)}")
-                if p99 > alone + LIMIT:
+                if p99 > alone + DELAY_SECONDS:
                     too_slow.append(name)
     for name in too_slow:
         click.echo(f"{name}: too slow", err=True)

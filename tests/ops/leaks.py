@@ -23,10 +23,10 @@ from tests.wire.exposition import Scrape
 
 SLOTS = 4
 N_CTX = 512
-MEMORY = 24
+GROWTH_MIB = 24
 """MiB by which a process may grow after its warm-up; leaked responses would take more in total."""
-THREADS = 8
-AT_REST = {
+MORE_THREADS = 8
+IDLE_METRICS = {
     "worker": (
         "anyserve_worker_requests",
         "anyserve_worker_sequences_running",
@@ -64,12 +64,12 @@ class ObservedPair:
 
             servers.eventually(is_quiet, 60)
 
-    def problems(self, before: dict[str, Census], memory: int = MEMORY) -> list[str]:
+    def problems(self, before: dict[str, Census], memory: int = GROWTH_MIB) -> list[str]:
         """Returns what is still held after all clients have gone, from metrics, from the system, and by filling the
         pair."""
         problems = [
             f"{program}: {metric} is {value}"
-            for program, metrics in AT_REST.items()
+            for program, metrics in IDLE_METRICS.items()
             for metric in metrics
             if (value := self._scrape(program).value(metric)) != (metric == "openai_server_requests_running")
         ]
@@ -80,7 +80,7 @@ class ObservedPair:
                 problems.append(f"{program}: {current.fds} file descriptors, {earlier.fds} before")
             if current.resident > earlier.resident + memory:
                 problems.append(f"{program}: {current.resident} MiB, {earlier.resident} before")
-            if current.threads > earlier.threads + THREADS:
+            if current.threads > earlier.threads + MORE_THREADS:
                 problems.append(f"{program}: {current.threads} threads, {earlier.threads} before")
         return problems
 

@@ -14,23 +14,23 @@ from benchmarks.stats import ratio
 from tests.ops.trial import Load, Trial, pair
 
 FACTORS = (0.5, 1.0, 2.0, 5.0, 10.0)
-FLOOD = 10.0
-STEADY = 0.2
+FLOOD_RATIO = 10.0
+STEADY_RATIO = 0.2
 """Rate of the key beside the flood, relative to the capacity: less than half, its fair share."""
 
 # ---- Limits. They are generous: the clients share the processors, and ten times the load has ten times the clients.
 
-SPEED = 0.6
+MIN_SPEED_RATIO = 0.6
 """Minimum tokens per second in an overload, and inverse time per token, relative to those with all slots taken."""
-QUEUE = 1.5
+MAX_WAIT_RATIO = 1.5
 """Maximum time to first token (p95), relative to the time in which all running and queued requests finish."""
-AT_ONCE = 0.25
+REFUSAL_SECONDS = 0.25
 """Maximum seconds of a refusal."""
-LATE = 0.01
+SLOW_REFUSAL_SHARE = 0.01
 """Maximum share of refusals that take longer."""
-PROBE = 1.0
+PROBE_SECONDS = 1.0
 """Maximum seconds of a probe: Kubernetes' default timeout."""
-MEMORY = 24
+GROWTH_MIB = 24
 """MiB by which a process may grow."""
 
 HEAD = """\
@@ -55,7 +55,7 @@ def row(load: Load) -> str:
     )
 
 
-def beside(load: Load, once: Load) -> str:
+def comparison(load: Load, once: Load) -> str:
     return (
         f"{load.name} beside {once.name}: tokens/s {ratio(load.tokens_per_s, once.tokens_per_s):.2f},"
         f" time per token {ratio(load.per_token(50), once.per_token(50)):.2f}"
@@ -64,7 +64,7 @@ def beside(load: Load, once: Load) -> str:
     )
 
 
-def broken(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> Iterator[str]:
+def broken_promises(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> Iterator[str]:
     """Yields the broken promises of a load, compared with `full`, which takes all slots and no more.
 
     `full_house` is the time in seconds in which all running and queued requests finish; `n_displaced` is the number of
@@ -75,19 +75,19 @@ def broken(load: Load, full: Load, full_house: float, n_displaced: int = 0) -> I
             yield f"{load.name}: not answered as promised: {outcome}"
     if not load.accepted:
         yield f"{load.name}: nothing was accepted"
-    if load.per_token(50) > full.per_token(50) / SPEED:
+    if load.per_token(50) > full.per_token(50) / MIN_SPEED_RATIO:
         yield f"{load.name}: a token takes {load.per_token(50):.4f} s, {full.per_token(50):.4f} with all slots taken"
-    if load.wait(95) > QUEUE * full_house:
+    if load.wait(95) > MAX_WAIT_RATIO * full_house:
         yield f"{load.name}: first tokens take {load.wait(95):.2f} s, where a full queue takes {full_house:.2f}"
-    slow_refusals = [outcome for outcome in load.refused if outcome.seconds > AT_ONCE]
-    if len(slow_refusals) > LATE * len(load.refused) + n_displaced:
-        yield f"{load.name}: {len(slow_refusals)} of {len(load.refused)} refusals took more than {AT_ONCE} s"
-    if load.watch.lost_probes or load.watch.slowest_probe > PROBE:
+    slow_refusals = [outcome for outcome in load.refused if outcome.seconds > REFUSAL_SECONDS]
+    if len(slow_refusals) > SLOW_REFUSAL_SHARE * len(load.refused) + n_displaced:
+        yield f"{load.name}: {len(slow_refusals)} of {len(load.refused)} refusals took more than {REFUSAL_SECONDS} s"
+    if load.watch.lost_probes or load.watch.slowest_probe > PROBE_SECONDS:
         yield f"{load.name}: {load.watch.lost_probes} probes lost, the slowest took {load.watch.slowest_probe:.2f} s"
 
 
-def slower(load: Load, full: Load) -> Iterator[str]:
-    if load.tokens_per_s < SPEED * full.tokens_per_s:
+def slowdown(load: Load, full: Load) -> Iterator[str]:
+    if load.tokens_per_s < MIN_SPEED_RATIO * full.tokens_per_s:
         yield f"{load.name}: {load.tokens_per_s:.0f} tokens/s, of {full.tokens_per_s:.0f} with all slots taken"
 
 
@@ -98,10 +98,10 @@ def unfair(flooding: Load, steady: Load) -> Iterator[str]:
         yield f"{steady.name}: waits {steady.wait(50):.2f} s, the flood {flooding.wait(50):.2f}"
 
 
-def grown(before: dict[str, int], loads: Sequence[Load]) -> Iterator[str]:
+def memory_growth(before: dict[str, int], loads: Sequence[Load]) -> Iterator[str]:
     for name, resident in before.items():
         peak = max(load.watch.peak[name] for load in loads)
-        if peak > resident + MEMORY:
+        if peak > resident + GROWTH_MIB:
             yield f"the {name} grew from {resident} to {peak} MiB"
 
 
@@ -123,22 +123,25 @@ def main(places: int, queue: int, tokens: int, seconds: float) -> None:
         for factor in FACTORS:
             loads[factor] = trial.times(factor, rate)
             click.echo(row(loads[factor]))
-        flooding, steady = trial.two_keys((FLOOD * rate, STEADY * rate))
+        flooding, steady = trial.two_keys((FLOOD_RATIO * rate, STEADY_RATIO * rate))
         click.echo(f"{row(flooding)}\n{row(steady)}")
         after = served.resident()
     for factor, load in loads.items():
         if factor > 1:
-            click.echo(beside(load, loads[1.0]))
+            click.echo(comparison(load, loads[1.0]))
     click.echo(
-        f"key B: {len(steady.accepted)} of {len(steady.outcomes)} accepted, first token {beside(steady, flooding)}"
+        f"key B: {len(steady.accepted)} of {len(steady.outcomes)} accepted, first token {comparison(steady, flooding)}"
     )
     click.echo(f"MiB before {before}, afterwards {after}")
 
     full_house = (places + queue) * tokens / full.tokens_per_s
-    problems = [problem for load in loads.values() for problem in broken(load, full, full_house)]
-    problems += [problem for factor, load in loads.items() if factor > 1 for problem in slower(load, full)]
-    problems += [*broken(flooding, full, full_house, len(steady.outcomes)), *broken(steady, full, full_house)]
-    problems += [*unfair(flooding, steady), *grown(before, [full, *loads.values(), flooding, steady])]
+    problems = [problem for load in loads.values() for problem in broken_promises(load, full, full_house)]
+    problems += [problem for factor, load in loads.items() if factor > 1 for problem in slowdown(load, full)]
+    problems += [
+        *broken_promises(flooding, full, full_house, len(steady.outcomes)),
+        *broken_promises(steady, full, full_house),
+    ]
+    problems += [*unfair(flooding, steady), *memory_growth(before, [full, *loads.values(), flooding, steady])]
     for problem in problems:
         click.echo(problem, err=True)
     sys.exit(bool(problems))

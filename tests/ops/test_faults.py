@@ -15,9 +15,9 @@ from tests.models import smollm2_path
 from tests.ops.client import LONG, SHORT, PendingRequest, get, post
 from tests.ops.proxy import Proxy, proxy
 
-KEEPALIVE = 1.0
-LOOKUP = 1.0
-SLACK = 4.0
+KEEPALIVE_SECONDS = 1.0
+LOOKUP_SECONDS = 1.0
+SLACK_SECONDS = 4.0
 """Additional seconds that a loaded machine may take."""
 
 
@@ -50,7 +50,12 @@ def rig() -> Iterator[Rig]:
         network = stack.enter_context(proxy(address))
         _, url = stack.enter_context(
             servers.sidecar(
-                network.address, "--keepalive-time", str(KEEPALIVE), "--lookup-timeout", str(LOOKUP), "--access-log"
+                network.address,
+                "--keepalive-time",
+                str(KEEPALIVE_SECONDS),
+                "--lookup-timeout",
+                str(LOOKUP_SECONDS),
+                "--access-log",
             )
         )
         servers.eventually(lambda: get(url, "/readyz").status == 200)
@@ -80,7 +85,7 @@ def cut(rig: Rig) -> Callable[[], None]:
 
 @pytest.mark.parametrize(
     ("fault", "seconds"),
-    [(kill, 0.0), (stop, 2 * KEEPALIVE), (stall, 2 * KEEPALIVE), (cut, 0.0)],
+    [(kill, 0.0), (stop, 2 * KEEPALIVE_SECONDS), (stall, 2 * KEEPALIVE_SECONDS), (cut, 0.0)],
     ids=["killed", "stopped", "unreachable", "cut off"],
 )
 def test_requests_fail_in_time_and_succeed_after_the_fault(
@@ -99,7 +104,7 @@ def test_requests_fail_in_time_and_succeed_after_the_fault(
         result = request.result()
         elapsed = time.monotonic() - began
         print(f"{fault.__name__}: noticed after {elapsed:.2f} s: {result}")
-        assert elapsed < seconds + SLACK
+        assert elapsed < seconds + SLACK_SECONDS
         assert not result.failure
         assert result.error is not None
         assert result.error["code"] == "backend_unavailable"
@@ -108,7 +113,7 @@ def test_requests_fail_in_time_and_succeed_after_the_fault(
         refused = post(rig.url, body)
         print(f"{fault.__name__}: refused after {refused.seconds:.2f} s")
         assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-        assert refused.seconds < LOOKUP + SLACK
+        assert refused.seconds < LOOKUP_SECONDS + SLACK_SECONDS
     undo()
     began = time.monotonic()
     servers.eventually(lambda: post(rig.url, SHORT).good)
@@ -118,7 +123,7 @@ def test_requests_fail_in_time_and_succeed_after_the_fault(
 def test_a_vanished_client_frees_its_slots() -> None:
     """The client's machine is gone, so its connections are never closed."""
     with (
-        started_worker(0, "--keepalive-time", str(KEEPALIVE), "--max-queue", "0") as (_, address),
+        started_worker(0, "--keepalive-time", str(KEEPALIVE_SECONDS), "--max-queue", "0") as (_, address),
         proxy(address) as network,
         servers.sidecar(network.address, "--keepalive-time", "60") as (_, url),
         servers.stub(address) as service,
@@ -129,7 +134,8 @@ def test_a_vanished_client_frees_its_slots() -> None:
         network.vanish()
         began = time.monotonic()
         servers.eventually(
-            lambda: servers.statistics(service, "smollm2").inference_stats.fail.count == 4, 2 * KEEPALIVE + SLACK
+            lambda: servers.statistics(service, "smollm2").inference_stats.fail.count == 4,
+            2 * KEEPALIVE_SECONDS + SLACK_SECONDS,
         )
         print(f"vanished: noticed after {time.monotonic() - began:.2f} s")
         assert all(stream.result().error for stream in streams)

@@ -19,9 +19,9 @@ TIMEOUT = 20.0
 PATH = "/inference.GRPCInferenceService/"
 INPUTS = {spec.name: spec for task in contract.TASKS.values() for spec in (*task.inputs, *contract.INPUTS)}
 PARAMETERS = [value for name, value in vars(contract).items() if name.startswith("PARAM_") and name != "PARAM_TIMEOUT"]
-BROKEN = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
+FORBIDDEN_STATUSES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}
 """Statuses that no request may get."""
-LONGEST = 500
+MAX_MESSAGE_CHARACTERS = 500
 """Maximum characters of an error's message."""
 
 # ---- Messages
@@ -136,8 +136,8 @@ def test_any_message_gets_a_valid_status(channel: grpc.Channel, wire: bytes) -> 
         call(wire, timeout=TIMEOUT)
     except grpc.RpcError as error:
         code, message = error.code(), error.details() or ""
-    assert code not in BROKEN
-    assert len(message) <= LONGEST
+    assert code not in FORBIDDEN_STATUSES
+    assert len(message) <= MAX_MESSAGE_CHARACTERS
 
 
 @few
@@ -148,11 +148,11 @@ def test_any_stream_of_messages_gets_valid_statuses(channel: grpc.Channel, wires
     try:
         for response in call(iter(wires), timeout=TIMEOUT):
             status_name = response.infer_response.parameters[contract.ERROR_STATUS].string_param
-            assert status_name not in {status.name for status in BROKEN}
-            assert len(response.error_message) <= LONGEST
+            assert status_name not in {status.name for status in FORBIDDEN_STATUSES}
+            assert len(response.error_message) <= MAX_MESSAGE_CHARACTERS
     except grpc.RpcError as error:
         code = error.code()
-    assert code not in BROKEN
+    assert code not in FORBIDDEN_STATUSES
 
 
 @pytest.mark.parametrize(

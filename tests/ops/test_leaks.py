@@ -1,7 +1,7 @@
 from tests.ops.leaks import observed_pair
 from tests.ops.visitors import Visitors
 
-MEMORY = 64
+GROWTH_MIB = 64
 """MiB. The worker's heap grows with its peak use, which the short warm-up doesn't reach."""
 
 
@@ -14,7 +14,7 @@ def test_nothing_is_left_after_clients_have_gone() -> None:
         before = pair.census()
         visitors.visit(110)
         pair.wait_until_quiet()
-        assert pair.problems(before, MEMORY) == []
+        assert pair.problems(before, GROWTH_MIB) == []
     assert not visitors.failures
     assert visitors.statuses["200"] > 40
     assert visitors.n_disconnected > 60

@@ -15,7 +15,7 @@ from tests.wire.exposition import Scrape
 SLOTS = QUEUE = 2
 LONG = {"prompt": "Once", "max_tokens": 1900, "ignore_eos": True}
 SHORT = {"prompt": "Once", "max_tokens": 2}
-AT_ONCE = 5.0
+REFUSAL_SECONDS = 5.0
 """Maximum seconds of a refusal on a loaded machine."""
 
 
@@ -50,7 +50,7 @@ def test_while_all_slots_are_taken_requests_are_refused_at_once(served: Pair) ->
             "server_overloaded",
             "1",
         )
-        assert result.seconds < AT_ONCE
+        assert result.seconds < REFUSAL_SECONDS
     newcomer = PendingRequest(served.url, SHORT, COMPLETIONS, key=second_key)
     servers.eventually(lambda: any(request.is_done for request in admitted))
     (displaced,) = [request for request in admitted if request.is_done]  # the last one to arrive

@@ -12,7 +12,7 @@ from tests.models import smollm2_path
 from tests.ops.client import get
 from tests.ops.load import Load
 
-DELAY = 1.0
+DRAIN_DELAY_SECONDS = 1.0
 """Seconds between SIGTERM and the closed socket; `Switch` notices faster."""
 
 
@@ -92,8 +92,10 @@ def test_pairs_are_replaced_one_after_the_other() -> None:
 
         def start() -> Pair:
             port = free_port()
-            worker = stack.enter_context(started_worker(port, "--drain-delay", str(DELAY)))
-            sidecar, url = stack.enter_context(servers.sidecar(f"127.0.0.1:{port}", "--drain-delay", str(DELAY)))
+            worker = stack.enter_context(started_worker(port, "--drain-delay", str(DRAIN_DELAY_SECONDS)))
+            sidecar, url = stack.enter_context(
+                servers.sidecar(f"127.0.0.1:{port}", "--drain-delay", str(DRAIN_DELAY_SECONDS))
+            )
             return Pair(worker, sidecar, url)
 
         switch = Switch()

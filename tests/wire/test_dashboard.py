@@ -17,7 +17,7 @@ from tests.wire.worker import worker
 
 DASHBOARD = Path(__file__).parents[2] / "deploy" / "grafana" / "anyserve.json"
 SELECTOR = re.compile(r"([a-z][a-z0-9_]*)\{([^}]*)\}")
-ADDED = {"job", "instance"}
+ADDED_LABELS = {"job", "instance"}
 """Labels that Prometheus adds."""
 
 
@@ -57,7 +57,7 @@ async def test_every_metric_and_label_exists(dashboard: Any) -> None:
     queried = selectors(dashboard)
     assert len(queried) > 40
     assert not [name for name, _ in queried if name not in labels]
-    assert not [(name, by - labels[name]) for name, by in queried if by - labels[name] - ADDED]
+    assert not [(name, by - labels[name]) for name, by in queried if by - labels[name] - ADDED_LABELS]
 
 
 async def test_the_variables_query_metrics_and_labels_that_exist(dashboard: Any) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 SERVICE = "GRPCInferenceService"
-EXACT = (
+EQUAL_MESSAGES = (
     *("ServerLiveRequest", "ServerLiveResponse", "ServerReadyRequest", "ServerReadyResponse"),
     *("ModelReadyRequest", "ModelReadyResponse", "ServerMetadataRequest", "ServerMetadataResponse"),
     *("ModelMetadataRequest", "ModelMetadataResponse", "ModelMetadataResponse.TensorMetadata"),
@@ -24,7 +24,7 @@ EXACT = (
     *("ModelStatisticsRequest", "ModelStatisticsResponse", "StatisticDuration"),
     *("RepositoryIndexRequest", "RepositoryIndexResponse", "RepositoryIndexResponse.ModelIndex"),
 )
-SUBSET = (
+SUBSET_MESSAGES = (
     *("ModelInput", "ModelOutput", "ModelParameter", "ModelTransactionPolicy"),
     *("ModelConfig", "ModelConfig.ParametersEntry"),
     *("InferStatistics", "InferBatchStatistics", "ModelStatistics"),
@@ -53,15 +53,15 @@ def test_the_package_is_the_same(our_protocol: dict[str, Any], tritons: dict[str
 
 
 def test_every_message_of_ours_is_compared(our_protocol: dict[str, Any]) -> None:
-    assert sorted(our_protocol["messages"]) == sorted(EXACT + SUBSET)
+    assert sorted(our_protocol["messages"]) == sorted(EQUAL_MESSAGES + SUBSET_MESSAGES)
 
 
-@pytest.mark.parametrize("message", EXACT)
+@pytest.mark.parametrize("message", EQUAL_MESSAGES)
 def test_a_message_is_equal(our_protocol: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
     assert our_protocol["messages"][message] == tritons["messages"][message]
 
 
-@pytest.mark.parametrize("message", SUBSET)
+@pytest.mark.parametrize("message", SUBSET_MESSAGES)
 def test_a_message_is_a_subset(our_protocol: dict[str, Any], tritons: dict[str, Any], message: str) -> None:
     triton_fields = tritons["messages"][message]
     assert our_protocol["messages"][message] == {

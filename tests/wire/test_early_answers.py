@@ -13,7 +13,7 @@ from tests.e2e import servers
 from tests.ops import able_worker
 from tests.wire.raw_http import Raw, connected
 
-SIZE = 17 << 20
+BODY_BYTES = 17 << 20
 """Bytes; the limit is 16 MiB."""
 PIECE = b" " * (1 << 20)
 KEY = "Authorization: Bearer k"
@@ -52,7 +52,7 @@ def head(*fields: str, method: str = "POST", path: str = "/v1/completions", vers
     return "".join(f"{line}\r\n" for line in [f"{method} {path} HTTP/{version}", *fields, ""]).encode()
 
 
-LENGTH = f"Content-Length: {SIZE}"
+LENGTH = f"Content-Length: {BODY_BYTES}"
 CHUNKS = "Transfer-Encoding: chunked"
 REFUSED: dict[str, tuple[int, Callable[[str], bytes], bool]] = {
     "too large": (413, lambda field: head("Host: x", KEY, LENGTH, field), True),
@@ -81,7 +81,7 @@ REFUSED: dict[str, tuple[int, Callable[[str], bytes], bool]] = {
 
 def send_body(raw: Raw, *, chunked: bool) -> None:
     piece = b"%x\r\n%b\r\n" % (len(PIECE), PIECE) if chunked else PIECE
-    for _ in range(SIZE // len(PIECE)):
+    for _ in range(BODY_BYTES // len(PIECE)):
         raw.send(piece)
     if chunked:
         raw.send(b"0\r\n\r\n")
@@ -170,4 +170,4 @@ def test_an_endless_body_is_cut_off(sidecar: Sidecar, status: int, extra_field: 
             while n_sent < 1 << 30:
                 raw.send(PIECE)
                 n_sent += len(PIECE)
-    assert SIZE < n_sent < 1 << 30
+    assert BODY_BYTES < n_sent < 1 << 30

@@ -19,7 +19,7 @@ TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}{{ labels | tojson if labels }}"
     "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"
 )
-SHORT = 2500
+MAX_ERROR_BYTES = 2500
 """Maximum size of an error's body, in bytes."""
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "properties": {"a": {"enum": [1]}}}}
 TOOL = {"type": "function", "function": {**FUNCTION, "strict": True}}
@@ -89,7 +89,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {"messages": [USER], "return_token_strs": True}),
     ("/detokenize", {"model": "tiny", "tokens": [1, 2]}),
 ]
-PLACE = "<here>"
+PLACEHOLDER = "<here>"
 
 
 def nested(levels: int, opening: str, closing: str) -> str:
@@ -126,13 +126,13 @@ def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
         yield from places(item, (*path, key))
 
 
-def replaced(body: dict[str, Any], path: tuple[Any, ...], value: str) -> bytes:
+def body_with(body: dict[str, Any], path: tuple[Any, ...], value: str) -> bytes:
     copy = deepcopy(body)
     container: Any = copy
     for key in path[:-1]:
         container = container[key]
-    container[path[-1]] = PLACE
-    return json.dumps(copy).replace(json.dumps(PLACE), value).encode()
+    container[path[-1]] = PLACEHOLDER
+    return json.dumps(copy).replace(json.dumps(PLACEHOLDER), value).encode()
 
 
 def backend() -> FakeWorker:
@@ -145,7 +145,7 @@ async def check(sidecar: Sidecar, path: str, body: bytes, label: object) -> None
     if reply.status == 200 or reply.status == 502:  # the fake worker has no task but generate
         return
     assert 400 <= reply.status < 500, (label, reply.body[:500])
-    assert len(reply.body) < SHORT, (label, reply.body[:500])
+    assert len(reply.body) < MAX_ERROR_BYTES, (label, reply.body[:500])
     assert reply.error["param"] or reply.error["code"] == "invalid_json", (label, reply.error)
     assert len(reply.error["param"] or "") <= 250, (label, reply.error)
 
@@ -158,9 +158,9 @@ async def test_a_hostile_value_in_any_place_is_refused_or_answered(
         await check(sidecar, path, json.dumps(body).encode(), "as it is")
         for place in places(body):
             for name, value in HOSTILE.items():
-                await check(sidecar, path, replaced(body, place, value), (place, name))
+                await check(sidecar, path, body_with(body, place, value), (place, name))
             if isinstance(place[-1], str):
-                await check(sidecar, path, replaced(body, (*place[:-1], "k" * 20_000), "1"), (place, "a long name"))
+                await check(sidecar, path, body_with(body, (*place[:-1], "k" * 20_000), "1"), (place, "a long name"))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -194,7 +194,7 @@ async def test_a_hostile_value_in_any_field_is_refused_or_answered(path: str, ca
         assert names >= REQUIRED[path].keys()
         for field in names:
             for name in ONE_OF_EACH:
-                await check(sidecar, path, replaced(REQUIRED[path], (field,), HOSTILE[name]), (field, name))
+                await check(sidecar, path, body_with(REQUIRED[path], (field,), HOSTILE[name]), (field, name))
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
 
 
@@ -238,16 +238,16 @@ async def test_long_names_in_paths_and_headers_have_short_errors() -> None:
 async def test_a_literal_that_is_no_finite_number_is_invalid_json(literal: str) -> None:
     async with running(backend()) as sidecar:
         for path, body, field in (
-            ("/v1/completions", {"prompt": 'a, "b": {[', "max_tokens": PLACE, "n": 1}, "max_tokens"),
-            ("/v1/completions", {"prompt": ["a", "b"], "logit_bias": {"1": 2, "5": PLACE}}, "logit_bias.5"),
-            ("/v1/chat/completions", {"messages": [USER, {"role": PLACE}]}, "messages[1].role"),
-            ("/v1/embeddings", {"input": [[1, 2], [3, PLACE]]}, "input[1][1]"),
-            ("/v1/embeddings", {"input": "x" * 20_000, "dimensions": PLACE}, "dimensions"),
-            ("/v1/embeddings", {"input": '\\"' * 60_000, "dimensions": PLACE}, "dimensions"),
-            ("/v1/embeddings", {"input": "x" * 300_000, "dimensions": PLACE}, None),
-            ("/v1/embeddings", {"input": ["x"] * 10_000, "dimensions": PLACE}, None),
+            ("/v1/completions", {"prompt": 'a, "b": {[', "max_tokens": PLACEHOLDER, "n": 1}, "max_tokens"),
+            ("/v1/completions", {"prompt": ["a", "b"], "logit_bias": {"1": 2, "5": PLACEHOLDER}}, "logit_bias.5"),
+            ("/v1/chat/completions", {"messages": [USER, {"role": PLACEHOLDER}]}, "messages[1].role"),
+            ("/v1/embeddings", {"input": [[1, 2], [3, PLACEHOLDER]]}, "input[1][1]"),
+            ("/v1/embeddings", {"input": "x" * 20_000, "dimensions": PLACEHOLDER}, "dimensions"),
+            ("/v1/embeddings", {"input": '\\"' * 60_000, "dimensions": PLACEHOLDER}, "dimensions"),
+            ("/v1/embeddings", {"input": "x" * 300_000, "dimensions": PLACEHOLDER}, None),
+            ("/v1/embeddings", {"input": ["x"] * 10_000, "dimensions": PLACEHOLDER}, None),
         ):
-            text = json.dumps(body).replace(json.dumps(PLACE), literal).encode()
+            text = json.dumps(body).replace(json.dumps(PLACEHOLDER), literal).encode()
             reply = await sidecar.send("POST", path, text)
             assert (reply.status, reply.error["code"], reply.error["param"]) == (400, "invalid_json", field)
 
@@ -256,8 +256,8 @@ async def test_a_literal_that_is_no_finite_number_is_invalid_json(literal: str) 
 async def test_json_that_nests_too_deeply_to_be_decoded_names_its_field(opening: str) -> None:
     async with running(backend()) as sidecar:
         for content in ("x", "y" * 100_000):
-            body = {"messages": [{"role": "user", "content": content}], "tools": PLACE}
-            text = json.dumps(body).replace(json.dumps(PLACE), opening * 1100)
+            body = {"messages": [{"role": "user", "content": content}], "tools": PLACEHOLDER}
+            text = json.dumps(body).replace(json.dumps(PLACEHOLDER), opening * 1100)
             reply = await sidecar.send("POST", "/v1/chat/completions", text.encode())
             assert (reply.status, reply.error["param"]) == (400, "tools")
 
@@ -286,33 +286,33 @@ async def test_absurd_numbers_in_a_backends_metadata_are_ignored() -> None:
             assert (await sidecar.complete(prompt="x")).status == 200
 
 
-GROWING = '{"enum":[' + ",".join(["1e15"] * 150) + "]}"
+GROWING_SCHEMA = '{"enum":[' + ",".join(["1e15"] * 150) + "]}"
 """800 bytes in the request, 2900 compiled."""
 
 
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        ("/v1/completions", {"prompt": "x", "json_schema": PLACE}, "json_schema"),
+        ("/v1/completions", {"prompt": "x", "json_schema": PLACEHOLDER}, "json_schema"),
         (
             "/v1/completions",
-            {"prompt": "x", "response_format": {"type": "json_object", "schema": PLACE}},
+            {"prompt": "x", "response_format": {"type": "json_object", "schema": PLACEHOLDER}},
             "response_format",
         ),
         (
             "/v1/chat/completions",
-            {"messages": [USER], "tools": [{"type": "function", "function": {"name": "f", "parameters": PLACE}}]},
+            {"messages": [USER], "tools": [{"type": "function", "function": {"name": "f", "parameters": PLACEHOLDER}}]},
             "tools[0].function.parameters",
         ),
         (
             "/v1/chat/completions",
-            {"messages": [USER], "functions": [{"name": "f", "parameters": PLACE}]},
+            {"messages": [USER], "functions": [{"name": "f", "parameters": PLACEHOLDER}]},
             "functions[0].parameters",
         ),
     ],
 )
 async def test_the_limit_applies_to_the_compiled_schema(path: str, body: dict[str, Any], param: str) -> None:
-    text = json.dumps(body).replace(json.dumps(PLACE), GROWING).encode()
+    text = json.dumps(body).replace(json.dumps(PLACEHOLDER), GROWING_SCHEMA).encode()
     for limit, status in ((2500, 400), (3000, 200)):
         assert len(text) < limit
         async with running(backend(), max_schema_bytes=limit) as sidecar:

@@ -20,7 +20,7 @@ TOOLS = [{"type": "function", "function": {"name": "f"}}]
 CALLS = {"tools": TOOLS, "enable_thinking": True}
 
 
-async def served(sidecar: Sidecar) -> Any:
+async def openapi_document(sidecar: Sidecar) -> Any:
     reply = await sidecar.get("/openapi.json")
     assert (reply.status, reply.headers["content-type"]) == (200, "application/json")
     return reply.json
@@ -36,7 +36,7 @@ def response_schema(document: Any, method: str, path: str, status: int = 200) ->
 
 async def test_every_path_is_served() -> None:
     async with running(able_worker()) as sidecar:
-        for path, operations in (await served(sidecar))["paths"].items():
+        for path, operations in (await openapi_document(sidecar))["paths"].items():
             for method in ("get", "post", "put"):
                 status = (await sidecar.send(method.upper(), path.replace("{model}", "tiny"))).status
                 assert (status == 405) == (method not in operations)
@@ -49,7 +49,7 @@ def test_the_document_uses_no_memory_before_the_first_request() -> None:
 
 async def test_the_schemas_are_json_schemas() -> None:
     async with running(FakeWorker()) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
     for schema in document["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
         assert schema["additionalProperties"] is False
@@ -57,7 +57,7 @@ async def test_the_schemas_are_json_schemas() -> None:
 
 async def test_every_accepted_field_is_described() -> None:
     async with running(FakeWorker()) as sidecar:
-        components = (await served(sidecar))["components"]["schemas"]
+        components = (await openapi_document(sidecar))["components"]["schemas"]
     for struct, fields in (
         (schemas.ChatRequest, schemas.CHAT_FIELDS),
         (schemas.CompletionRequest, schemas.COMPLETION_FIELDS),
@@ -76,7 +76,7 @@ def test_every_struct_of_a_request_has_a_table_of_fields() -> None:
 
 async def test_the_document_needs_no_key_and_lists_the_operations_that_do() -> None:
     async with running(FakeWorker(), api_key=("secret",)) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
     assert document["security"] == [{"key": []}]
     assert document["components"]["securitySchemes"] == {"key": {"type": "http", "scheme": "bearer"}}
     for path, operations in document["paths"].items():
@@ -88,7 +88,7 @@ async def test_the_document_needs_no_key_and_lists_the_operations_that_do() -> N
 
 async def test_health_is_absent_if_it_has_its_own_port() -> None:
     async with running(FakeWorker(), admin_port=0) as sidecar:
-        paths = (await served(sidecar))["paths"]
+        paths = (await openapi_document(sidecar))["paths"]
         for path in ("/metrics", "/livez"):
             assert path not in paths
             assert (await sidecar.get(path)).status == 404
@@ -97,14 +97,14 @@ async def test_health_is_absent_if_it_has_its_own_port() -> None:
 @pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/health", "/livez", "/readyz", "/openapi.json"])
 async def test_responses_to_get_fit_their_schemas(path: str) -> None:
     async with running(able_worker()) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
         reply = await sidecar.get(path)
         assert reply.status == 200
         check(document, response_schema(document, "get", path.replace("tiny", "{model}")), reply.json)
 
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
-ANSWERED: list[tuple[str, dict[str, Any]]] = [
+REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "a"}),
     ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "logprobs": 2}),
     ("/v1/chat/completions", {**MESSAGES}),
@@ -123,10 +123,10 @@ ANSWERED: list[tuple[str, dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.parametrize(("path", "body"), ANSWERED)
+@pytest.mark.parametrize(("path", "body"), REQUESTS)
 async def test_requests_and_responses_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
     async with running(able_worker()) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
         request_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         check(document, request_schema, body)
         reply = await sidecar.send("POST", path, body)
@@ -134,11 +134,11 @@ async def test_requests_and_responses_fit_their_schemas(path: str, body: dict[st
         check(document, response_schema(document, "post", path), reply.json)
 
 
-@pytest.mark.parametrize(("path", "body"), [case for case in ANSWERED if case[0].endswith("completions")])
+@pytest.mark.parametrize(("path", "body"), [case for case in REQUESTS if case[0].endswith("completions")])
 async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
     chunk = ChatCompletionChunk if "chat" in path else CompletionChunk
     async with running(able_worker()) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
         options = {"stream": True, "stream_options": {"include_usage": True}}
         reply = await sidecar.send("POST", path, body | options)
         events = document["paths"][path]["post"]["responses"]["200"]["content"]["text/event-stream"]["schema"]
@@ -159,7 +159,7 @@ async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None
 )
 async def test_errors_fit_their_schemas(path: str, body: dict[str, Any], status: int) -> None:
     async with running(able_worker(), max_body_bytes=150) as sidecar:
-        document = await served(sidecar)
+        document = await openapi_document(sidecar)
         reply = await sidecar.send("POST", path, body)
         assert reply.status == status
         check(document, response_schema(document, "post", path, status), reply.json)

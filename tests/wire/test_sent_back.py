@@ -79,7 +79,7 @@ async def test_a_call_truncated_before_its_name_is_accepted(choice: Any, text: s
 
 CALL = {"name": "f", "arguments": '{"a": 1}'}
 CITATION = {"type": "url_citation", "url_citation": {"start_index": 0, "end_index": 1, "title": "t", "url": "u"}}
-OTHERS: list[tuple[dict[str, Any], str]] = [
+FOREIGN_MESSAGES: list[tuple[dict[str, Any], str]] = [
     # OpenAI's
     (
         {"content": "a", "refusal": None, "annotations": [], "audio": None, "function_call": None, "tool_calls": None},
@@ -159,7 +159,7 @@ TEMPLATE = (
 
 async def test_messages_of_other_servers_are_accepted() -> None:
     async with running(FakeWorker(parameters={"chat_template": TEMPLATE})) as sidecar:
-        for message, rendered in OTHERS:
+        for message, rendered in FOREIGN_MESSAGES:
             messages = [QUESTION, {"role": "assistant", **message}]
             reply = await sidecar.send("POST", "/apply-template", {"messages": messages})
             assert reply.status == 200, (message, reply.body)

@@ -21,7 +21,7 @@ def text(reply: Reply) -> str:
     return "".join(choice["text"] for event in reply.events for choice in event["choices"])
 
 
-async def ask(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
+async def stream_completion(sidecar: Sidecar, prompt: str, **body: object) -> Reply:
     return await sidecar.complete(prompt=prompt, stream=True, max_tokens=50, **body)
 
 
@@ -37,8 +37,8 @@ async def wait_for_n_requests(worker: Worker, n_requests: int) -> None:
 async def test_all_requests_share_one_stream() -> None:
     fake = FakeWorker(step_batches=True)
     async with running(fake) as sidecar:
-        replies = await asyncio.gather(*(ask(sidecar, f"a b {i}") for i in range(20)))
-        await ask(sidecar, "x")
+        replies = await asyncio.gather(*(stream_completion(sidecar, f"a b {i}") for i in range(20)))
+        await stream_completion(sidecar, "x")
     assert [text(reply) for reply in replies] == [f"ab{i}" for i in range(20)]
     assert fake.n_streams == 1
     assert fake.lookups.count("ServerMetadata") == 1
@@ -48,7 +48,7 @@ async def test_a_backend_without_step_batches_is_detected_with_one_call() -> Non
     for fake in (FakeWorker(step_batches=False), FakeWorker(step_batches=False, unimplemented=["ServerMetadata"])):
         async with running(fake) as sidecar:
             for _ in range(3):
-                assert text(await ask(sidecar, "a b")) == "ab"
+                assert text(await stream_completion(sidecar, "a b")) == "ab"
         assert fake.n_streams == 3
         assert fake.lookups.count("ServerMetadata") == 1
 
@@ -56,8 +56,8 @@ async def test_a_backend_without_step_batches_is_detected_with_one_call() -> Non
 async def test_two_sidecars_share_a_worker() -> None:
     runner = FakeRunner({f"{i} é": f"answer é {i}".encode() for i in range(12)})
     async with worker({"tiny": runner}) as served, app_for(served.port) as first, app_for(served.port) as second:
-        replies = await asyncio.gather(*(ask((first, second)[i % 2], f"{i} é", n=2) for i in range(12)))
-        refused = await ask(first, "x" * 200)
+        replies = await asyncio.gather(*(stream_completion((first, second)[i % 2], f"{i} é", n=2) for i in range(12)))
+        refused = await stream_completion(first, "x" * 200)
         usage_reply = await first.complete(prompt=["0 é", "1 é"], stream=True, stream_options={"include_usage": True})
     for i, reply in enumerate(replies):
         texts = ["".join(c["text"] for e in reply.events for c in e["choices"] if c["index"] == k) for k in (0, 1)]
@@ -84,10 +84,10 @@ async def test_a_worker_that_restarts_between_requests_is_found() -> None:
     async with AsyncExitStack() as first:
         served = await first.enter_async_context(worker({"tiny": FakeRunner({"q": b"first"})}))
         async with app_for(served.port) as sidecar:
-            assert text(await ask(sidecar, "q")) == "first"
+            assert text(await stream_completion(sidecar, "q")) == "first"
             await first.aclose()
             async with worker({"tiny": FakeRunner({"q": b"second"})}, port=served.port), asyncio.timeout(30):
-                while (reply := await ask(sidecar, "q")).status != 200:
+                while (reply := await stream_completion(sidecar, "q")).status != 200:
                     assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
                     await asyncio.sleep(0.05)
                 assert text(reply) == "second"
@@ -99,7 +99,7 @@ async def test_a_draining_worker_finishes_its_requests() -> None:
         call = sidecar.start("POST", "/v1/completions", {"prompt": "q", "stream": True})
         await wait_for_n_requests(served, 1)
         served.servicer.drain()
-        refused = await ask(sidecar, "q")
+        refused = await stream_completion(sidecar, "q")
         assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "draining", "1")
         gate.open()
         await call.task
@@ -134,7 +134,7 @@ async def test_a_whole_response_on_the_shared_stream_is_the_same(shared_requests
     async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
         first = await whole(sidecar, "q", n=2)
         assert not shared_requests  # the stream isn't open yet
-        await ask(sidecar, "q")
+        await stream_completion(sidecar, "q")
         second = await whole(sidecar, "q", n=2, user="x")
         assert len(shared_requests) == 1
         refused = await whole(sidecar, "x" * 200)
@@ -154,7 +154,7 @@ async def test_a_client_that_disconnects_frees_the_slot_of_its_whole_response(
     runner = FakeRunner({"q": b"abc"}, gate=gate)
     async with worker({"tiny": runner}) as served, app_for(served.port) as sidecar:
         gate.open()
-        await ask(sidecar, "q")
+        await stream_completion(sidecar, "q")
         gate.close()
         call = sidecar.start("POST", "/v1/completions", {"prompt": "q"})
         await wait_for_n_requests(served, 1)
@@ -167,7 +167,7 @@ async def test_a_client_that_disconnects_frees_the_slot_of_its_whole_response(
 
 async def test_a_draining_worker_refuses_requests_for_whole_responses(shared_requests: list[ModelInferRequest]) -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as served, app_for(served.port) as sidecar:
-        await ask(sidecar, "q")
+        await stream_completion(sidecar, "q")
         served.servicer.drain()
         refused = await whole(sidecar, "q")
         assert shared_requests
@@ -193,7 +193,7 @@ async def test_running_streams_fail_if_the_backend_goes_away() -> None:
             assert b"backend_unavailable" in whole.reply.body
             # Another kind of worker replaces it.
             async with serving(FakeWorker(step_batches=False), port), asyncio.timeout(30):
-                while (reply := await ask(sidecar, "a b")).status != 200:  # noqa: ASYNC110
+                while (reply := await stream_completion(sidecar, "a b")).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
                 assert text(reply) == "ab"
 
@@ -201,7 +201,7 @@ async def test_running_streams_fail_if_the_backend_goes_away() -> None:
 async def test_a_request_that_is_too_large_to_share_has_its_own_stream(monkeypatch: pytest.MonkeyPatch) -> None:
     async with worker({"tiny": FakeRunner(n_ctx=5000, n_cells=9000)}) as served, app_for(served.port) as sidecar:
         monkeypatch.setattr(backend, "MAX_SHARED_BYTES", 500)
-        replies = await asyncio.gather(ask(sidecar, "x" * 1000), ask(sidecar, "x"))
+        replies = await asyncio.gather(stream_completion(sidecar, "x" * 1000), stream_completion(sidecar, "x"))
     assert [text(reply) for reply in replies] == ["ok", "ok"]
 
 
@@ -218,7 +218,7 @@ async def test_a_slow_client_delays_no_other() -> None:
         slow = sidecar.start("POST", "/v1/completions", {"prompt": "slow", "stream": True})
         async with slow._grew:  # blocks its `send`
             for _ in range(5):
-                assert text(await ask(sidecar, "fast")) == "x" * 20
+                assert text(await stream_completion(sidecar, "fast")) == "x" * 20
         await asyncio.wait_for(slow.task, 30)
         assert text(slow.reply) == "x" * 2000
 
@@ -226,7 +226,7 @@ async def test_a_slow_client_delays_no_other() -> None:
 async def test_a_backend_that_hangs_runs_into_the_time_limit() -> None:
     fake = FakeWorker(hangs, hangs_midway, step_batches=True)
     async with running(fake, request_timeout=0.2) as sidecar:
-        reply = await ask(sidecar, "x")
+        reply = await stream_completion(sidecar, "x")
         assert reply.events[-1]["error"]["code"] == "timeout"
         await asyncio.wait_for(fake.cancelled.get(), 10)
     [request] = fake.requests

@@ -185,7 +185,7 @@ def prompts(worker: FakeWorker) -> list[str]:
     return [inputs_of(request)["prompt"][0].decode() for request in worker.requests]
 
 
-def ask(sidecar: Sidecar, prompt: str, *, key: str = "a", stream: bool = False) -> Call:
+def start_completion(sidecar: Sidecar, prompt: str, *, key: str = "a", stream: bool = False) -> Call:
     return sidecar.start("POST", COMPLETIONS, {"prompt": prompt, "stream": stream}, bearer(key))
 
 
@@ -201,9 +201,9 @@ async def test_requests_beyond_concurrency_and_queue_are_refused(stream: bool) -
     async with running(worker, max_concurrency=2, max_queue=1) as sidecar:
         calls = []
         for i in range(3):
-            calls.append(ask(sidecar, str(i), stream=stream))
+            calls.append(start_completion(sidecar, str(i), stream=stream))
             await until(lambda n=i: len(worker.requests) == min(n + 1, 2))  # type: ignore[misc]
-        refused = await replied(ask(sidecar, "3", stream=stream))
+        refused = await replied(start_completion(sidecar, "3", stream=stream))
         assert (refused.status, refused.error["type"], refused.error["code"]) == (
             *(429, "rate_limit_error"),
             "server_overloaded",
@@ -216,7 +216,7 @@ async def test_requests_beyond_concurrency_and_queue_are_refused(stream: bool) -
             held.may.release()
         assert [(await replied(call)).status for call in calls] == [200] * 3
         held.may.release()
-        assert (await replied(ask(sidecar, "4", stream=stream))).status == 200
+        assert (await replied(start_completion(sidecar, "4", stream=stream))).status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -224,9 +224,9 @@ async def test_a_flood_from_one_key_does_not_starve_another(stream: bool) -> Non
     held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_concurrency=1, max_queue=4, api_key=("a", "b")) as sidecar:
-        flood = [ask(sidecar, f"a{i}", stream=stream) for i in range(5)]
+        flood = [start_completion(sidecar, f"a{i}", stream=stream) for i in range(5)]
         await until(lambda: len(worker.requests) == 1)
-        others_calls = [ask(sidecar, f"b{i}", key="b", stream=stream) for i in range(2)]
+        others_calls = [start_completion(sidecar, f"b{i}", key="b", stream=stream) for i in range(2)]
         dropped = [await replied(call) for call in flood[3:]]  # make room for b's
         assert [reply.error["code"] for reply in dropped] == ["server_overloaded"] * 2
         for n in range(5):
@@ -241,13 +241,13 @@ async def test_a_client_that_disconnects_leaves_the_queue(stream: bool) -> None:
     held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_concurrency=1, max_queue=1) as sidecar:
-        first = ask(sidecar, "first", stream=stream)
+        first = start_completion(sidecar, "first", stream=stream)
         await until(lambda: len(worker.requests) == 1)
-        departed = ask(sidecar, "gone", stream=stream)
+        departed = start_completion(sidecar, "gone", stream=stream)
         await asyncio.sleep(0.1)
         departed.disconnect()
         await asyncio.wait_for(departed.task, TIMEOUT)
-        waiting = ask(sidecar, "waits", stream=stream)
+        waiting = start_completion(sidecar, "waits", stream=stream)
         first.disconnect()  # a running request too
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
         held.may.release()
@@ -262,16 +262,16 @@ async def test_a_request_that_waits_too_long_is_refused_and_costs_nothing(stream
     limits: dict[str, Any] = {"max_concurrency": 1, "max_queue": 5, "queue_timeout": 0.2, "tokens_per_minute": 10**6}
     async with running(worker, **limits) as sidecar:
         sidecar.app.gate.clock = lambda: 1e6  # nothing refills
-        first = ask(sidecar, "first", stream=stream)
+        first = start_completion(sidecar, "first", stream=stream)
         await until(lambda: len(worker.requests) == 1)
-        refused = await replied(ask(sidecar, "late", stream=stream))
+        refused = await replied(start_completion(sidecar, "late", stream=stream))
         assert (refused.status, refused.error["type"], refused.error["code"]) == (
             429,
             "rate_limit_error",
             "server_overloaded",
         )
         assert refused.headers["retry-after"] == "1"
-        refused_again = await replied(ask(sidecar, "late", stream=stream))
+        refused_again = await replied(start_completion(sidecar, "late", stream=stream))
         tokens = "x-ratelimit-remaining-tokens"
         assert refused_again.headers[tokens] == refused.headers[tokens], (
             "the reservation of the refused request is returned"
@@ -280,14 +280,14 @@ async def test_a_request_that_waits_too_long_is_refused_and_costs_nothing(stream
         for _ in range(2):
             held.may.release()
         assert (await replied(first)).status == 200
-        assert (await replied(ask(sidecar, "now", stream=stream))).status == 200
+        assert (await replied(start_completion(sidecar, "now", stream=stream))).status == 200
     assert prompts(worker) == ["first", "now"]
 
 
 async def test_a_request_that_gets_a_slot_in_time_has_no_queue_timeout_later() -> None:
     held = HeldResponses()
     async with running(held.worker(), max_concurrency=1, queue_timeout=0.3) as sidecar:
-        calls = [ask(sidecar, str(i), stream=True) for i in range(2)]
+        calls = [start_completion(sidecar, str(i), stream=True) for i in range(2)]
         await asyncio.sleep(0.1)
         held.may.release()
         assert (await replied(calls[0])).status == 200
@@ -300,20 +300,20 @@ async def test_the_bodies_of_all_requests_have_a_limit_together() -> None:
     held = HeldResponses()
     worker = held.worker()
     async with running(worker, max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
-        first = ask(sidecar, "x" * 500)
+        first = start_completion(sidecar, "x" * 500)
         await until(lambda: len(worker.requests) == 1)
         for path in (COMPLETIONS, "/v1/embeddings", "/tiny/completions"):
             refused = await sidecar.send("POST", path, {"prompt": "x" * 500})
             assert (refused.status, refused.error["code"]) == (429, "server_overloaded")
             assert refused.headers["retry-after"] == "1"
-        second = ask(sidecar, "small", stream=True)
+        second = start_completion(sidecar, "small", stream=True)
         held.may.release()
         held.may.release()
         assert [(await replied(call)).status for call in (first, second)] == [200, 200]
         held.may.release()
         assert (await sidecar.complete(prompt="x" * 900)).status == 200
         assert (await sidecar.complete(prompt="x" * 2000)).status == 413
-        departed = ask(sidecar, "x" * 500)
+        departed = start_completion(sidecar, "x" * 500)
         await until(lambda: sidecar.app.gate.held > 500)
         departed.disconnect()
         await asyncio.wait_for(departed.task, TIMEOUT)
@@ -331,10 +331,10 @@ async def test_a_caller_with_small_bodies_is_not_refused_because_of_another_call
     held = HeldResponses()
     worker = held.worker()
     async with running(worker, api_key=("a", "b"), max_body_bytes=1000, max_inflight_body_bytes=1000) as sidecar:
-        first = ask(sidecar, "x" * 800, key="a")
+        first = start_completion(sidecar, "x" * 800, key="a")
         await until(lambda: len(worker.requests) == 1)
-        assert (await replied(ask(sidecar, "x" * 200, key="a"))).status == 429
-        second = ask(sidecar, "x" * 200, key="b")
+        assert (await replied(start_completion(sidecar, "x" * 200, key="a"))).status == 429
+        second = start_completion(sidecar, "x" * 200, key="b")
         held.may.release()
         held.may.release()
         assert [(await replied(call)).status for call in (first, second)] == [200, 200]
@@ -363,7 +363,7 @@ async def test_requests_per_minute_are_limited_for_each_key() -> None:
         assert (await sidecar.send("GET", "/v1/models", headers=bearer("a"))).status == 200
 
 
-async def used(sidecar: Sidecar, call: Callable[[], Any]) -> int:
+async def charged_tokens(sidecar: Sidecar, call: Callable[[], Any]) -> int:
     """Returns the tokens that a request was charged, by the headers of the next one, whose reservation is ESTIMATE."""
     sidecar.app.gate.clock = lambda: 1e6  # nothing refills
     before = int((await sidecar.complete(prompt=[])).headers["x-ratelimit-remaining-requests"])
@@ -380,11 +380,13 @@ RATES: dict[str, Any] = {"requests_per_minute": 1000, "tokens_per_minute": 10**6
 async def test_charged_tokens_are_those_that_the_backend_counted(stream: bool) -> None:
     # The fake worker counts 3 tokens for the prompt and 2 for each choice.
     async with running(FakeWorker(), **RATES) as sidecar:
-        cost = await used(sidecar, lambda: sidecar.complete(prompt=["x", "y"], n=2, max_tokens=1000, stream=stream))
-    assert cost == 2 * (3 + 2 * 2) + ESTIMATE
+        cost = await charged_tokens(
+            sidecar, lambda: sidecar.complete(prompt=["x", "y"], n=2, max_tokens=1000, stream=stream)
+        )
+    assert cost == 2 * (3 + 2 * 2) + RESERVED_TOKENS
 
 
-ESTIMATE = 1
+RESERVED_TOKENS = 1
 """Reserved for the request that reads the headers: its body has one token id."""
 
 
@@ -396,7 +398,9 @@ async def test_a_failed_request_costs_nothing(stream: bool) -> None:
 
     worker = FakeWorker(refuses(Refusal("INTERNAL", "no")), fails)
     async with running(worker, **RATES) as sidecar:
-        assert await used(sidecar, lambda: sidecar.complete(prompt="x" * 400, stream=stream)) == ESTIMATE
+        assert (
+            await charged_tokens(sidecar, lambda: sidecar.complete(prompt="x" * 400, stream=stream)) == RESERVED_TOKENS
+        )
 
 
 async def test_a_cancelled_stream_costs_what_was_delivered() -> None:
@@ -410,8 +414,8 @@ async def test_a_cancelled_stream_costs_what_was_delivered() -> None:
             call.disconnect()
             await asyncio.wait_for(call.task, TIMEOUT)
 
-        cost = await used(sidecar, cut_off)
-    assert 100 + 1 <= cost - ESTIMATE <= 110 + 1
+        cost = await charged_tokens(sidecar, cut_off)
+    assert 100 + 1 <= cost - RESERVED_TOKENS <= 110 + 1
 
 
 async def test_tokens_per_minute_are_limited() -> None:

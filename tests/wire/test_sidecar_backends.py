@@ -69,7 +69,7 @@ async def eventually(condition: Callable[[], Awaitable[bool]]) -> None:
             await asyncio.sleep(0.02)
 
 
-async def ask(sidecar: Sidecar, model: str | None = None, *, stream: bool = False, **body: Any) -> Reply:
+async def send_completion(sidecar: Sidecar, model: str | None = None, *, stream: bool = False, **body: Any) -> Reply:
     named = {"model": model} if model is not None else {}
     return await sidecar.complete(prompt="x", stream=stream, **named, **body)
 
@@ -78,7 +78,7 @@ async def until_shared(sidecar: Sidecar, workers: Iterable[FakeWorker], model: s
     """Sends requests until each of the workers has received one for the model, then clears their lists."""
 
     async def all_have_one() -> bool:
-        assert (await ask(sidecar, model)).status == 200
+        assert (await send_completion(sidecar, model)).status == 200
         return all(any(request.model_name == model for request in worker.requests) for worker in workers)
 
     await eventually(all_have_one)
@@ -166,7 +166,7 @@ async def test_the_least_loaded_backend_with_the_model_gets_the_request(stream: 
 async def test_each_backend_has_one_shared_stream() -> None:
     workers = [FakeWorker(models=["a"]), FakeWorker(models=["b"])]
     async with sidecar_for(*workers) as sidecar:
-        replies = await asyncio.gather(*(ask(sidecar, model, stream=True) for model in "abab"))
+        replies = await asyncio.gather(*(send_completion(sidecar, model, stream=True) for model in "abab"))
     assert [reply.events[0]["model"] for reply in replies] == list("abab")
     for worker in workers:
         assert worker.n_streams == (1 if worker.step_batches else 2)
@@ -180,12 +180,12 @@ async def test_the_list_is_the_union_in_the_order_of_endpoints_and_lists() -> No
     async with sidecar_for(*workers, model_alias={"gpt-4o": "b", "gone": "nothing"}) as sidecar:
         assert await listed(sidecar) == ["m", "a", "z", "b"]
         for model, expected in ((None, "m"), ("llamacpp", "m"), ("gpt-4o", "b"), ("z", "z")):
-            assert (await ask(sidecar, model)).json["model"] == expected
-            assert (await ask(sidecar, model, stream=True)).events[0]["model"] == expected
+            assert (await send_completion(sidecar, model)).json["model"] == expected
+            assert (await send_completion(sidecar, model, stream=True)).events[0]["model"] == expected
         assert (await sidecar.get("/v1/models/gpt-4o")).json["id"] == "b"
         for model in ("gone", "nothing", "other"):
-            assert unknown(await ask(sidecar, model))
-            assert unknown(await ask(sidecar, model, stream=True))
+            assert unknown(await send_completion(sidecar, model))
+            assert unknown(await send_completion(sidecar, model, stream=True))
             assert unknown(await sidecar.get(f"/v1/models/{model}"))
 
 
@@ -202,15 +202,15 @@ async def test_backends_without_a_list_serve_the_served_models_that_they_have() 
         served, aliases = ("b", "a"), {"alias": "a"}
         async with sidecar_for(port, *workers[1:], served_model=served, model_alias=aliases) as sidecar:
             for model in ("a", "b", "c", "alias", "b", "a"):
-                assert (await ask(sidecar, model)).status == 200
+                assert (await send_completion(sidecar, model)).status == 200
             assert await listed(sidecar) == ["a", "b", "c"]
-            assert (await ask(sidecar)).json["model"] == "a"
+            assert (await send_completion(sidecar)).json["model"] == "a"
             await departing.aclose()
-            assert unavailable(await ask(sidecar, "alias"))
-            assert (await ask(sidecar, "b")).status == 200
+            assert unavailable(await send_completion(sidecar, "alias"))
+            assert (await send_completion(sidecar, "b")).status == 200
     assert [{request.model_name for request in worker.requests} for worker in workers] == [{"a"}, {"b"}, {"c"}]
     async with sidecar_for(Unlisted("a"), served_model=("b",)) as sidecar:
-        reply = await ask(sidecar, "b")
+        reply = await send_completion(sidecar, "b")
         assert unavailable(reply)
         assert "--served-model" in reply.error["message"]
 
@@ -219,7 +219,7 @@ async def test_the_default_model_does_not_depend_on_the_order_of_responses() -> 
     slow, fast = FakeWorker(models=["slow"]), FakeWorker(models=["fast"])
     slow.held["RepositoryIndex"] = answer = asyncio.Event()
     async with sidecar_for(slow, fast) as sidecar:
-        assert (await ask(sidecar, "fast")).json["model"] == "fast"  # doesn't wait for the slow backend
+        assert (await send_completion(sidecar, "fast")).json["model"] == "fast"  # doesn't wait for the slow backend
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x"})
         await asyncio.sleep(0.1)
         answer.set()
@@ -246,11 +246,11 @@ async def test_slow_and_dead_backends_do_not_delay_others() -> None:
             asyncio.timeout(15),
         ):
             for stream in (False, True):
-                assert (await ask(sidecar, "a", stream=stream)).status == 200
+                assert (await send_completion(sidecar, "a", stream=stream)).status == 200
             assert await listed(sidecar) == ["a"]
-            assert (await ask(sidecar)).json["model"] == "a"
+            assert (await send_completion(sidecar)).json["model"] == "a"
             assert (await sidecar.get("/readyz")).status == 200
-            assert (await ask(sidecar, "b")).status in (404, 503)  # the slow backend may have it
+            assert (await send_completion(sidecar, "b")).status in (404, 503)  # the slow backend may have it
             slow.held["RepositoryIndex"].set()
             await eventually(lambda: has(sidecar, "slow"))
 
@@ -266,9 +266,9 @@ async def test_a_backend_that_stops_responding_to_lookups_keeps_its_models_and_d
         slow.held["RepositoryIndex"] = asyncio.Event()
         async with asyncio.timeout(15):
             assert await listed(sidecar) == ["b", "a"]
-            assert unknown(await ask(sidecar, "other"))
+            assert unknown(await send_completion(sidecar, "other"))
             for model in "ab":
-                assert (await ask(sidecar, model)).status == 200
+                assert (await send_completion(sidecar, model)).status == 200
         slow.held.pop("RepositoryIndex").set()
 
 
@@ -276,19 +276,19 @@ async def test_a_model_whose_only_backend_is_away_is_a_503_not_a_404(stream: boo
     async with AsyncExitStack() as departing:
         port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
         async with sidecar_for(FakeWorker(models=["a"]), port, model_alias={"alias": "b"}) as sidecar:
-            assert (await ask(sidecar, "b", stream=stream)).status == 200
-            assert unknown(await ask(sidecar, "c", stream=stream))
+            assert (await send_completion(sidecar, "b", stream=stream)).status == 200
+            assert unknown(await send_completion(sidecar, "c", stream=stream))
             await departing.aclose()
             for _ in range(3):
                 for model in ("b", "alias"):
-                    assert unavailable(await ask(sidecar, model, stream=stream))
+                    assert unavailable(await send_completion(sidecar, model, stream=stream))
                     assert unavailable(await sidecar.chat(model=model, stream=stream))
                     assert unavailable(await sidecar.get(f"/v1/models/{model}"))
                 assert unavailable(await sidecar.send("POST", "/v1/embeddings", {"input": "x", "model": "b"}))
                 assert unavailable(await sidecar.send("POST", "/tokenize", {"prompt": "x", "model": "b"}))
                 assert unavailable(await sidecar.send("POST", "/apply-template", {**CHAT, "model": "b"}))
-            assert unknown(await ask(sidecar, "c", stream=stream))
-            assert (await ask(sidecar, "a", stream=stream)).status == 200
+            assert unknown(await send_completion(sidecar, "c", stream=stream))
+            assert (await send_completion(sidecar, "a", stream=stream)).status == 200
             assert await listed(sidecar) == ["a"]
             async with serving(FakeWorker(models=["b"]), port):
                 await eventually(lambda: answers(sidecar, "b"))
@@ -296,7 +296,7 @@ async def test_a_model_whose_only_backend_is_away_is_a_503_not_a_404(stream: boo
 
 
 async def answers(sidecar: Sidecar, model: str | None) -> bool:
-    return (await ask(sidecar, model)).status == 200
+    return (await send_completion(sidecar, model)).status == 200
 
 
 async def test_the_models_of_a_backend_are_forgotten_some_time_after_it_has_gone(
@@ -307,16 +307,16 @@ async def test_the_models_of_a_backend_are_forgotten_some_time_after_it_has_gone
     async with AsyncExitStack() as departing:
         port = await departing.enter_async_context(serving(FakeWorker(models=["b"])))
         async with sidecar_for(port, FakeWorker(models=["a"])) as sidecar:
-            assert (await ask(sidecar)).json["model"] == "b"
+            assert (await send_completion(sidecar)).json["model"] == "b"
             await departing.aclose()
-            assert unavailable(await ask(sidecar, "b"))
-            assert unavailable(await ask(sidecar))
+            assert unavailable(await send_completion(sidecar, "b"))
+            assert unavailable(await send_completion(sidecar))
             await eventually(lambda: is_unknown(sidecar, "b"))
-            assert (await ask(sidecar)).json["model"] == "a"
+            assert (await send_completion(sidecar)).json["model"] == "a"
 
 
 async def is_unknown(sidecar: Sidecar, model: str) -> bool:
-    reply = await ask(sidecar, model)
+    reply = await send_completion(sidecar, model)
     return unknown(reply) or not unavailable(reply)
 
 
@@ -341,7 +341,7 @@ async def test_readiness_means_that_a_backend_of_the_default_model_is_ready() ->
                 reply = await sidecar.get(path)
                 assert unavailable(reply)
                 assert "'a'" in reply.error["message"]
-            assert (await ask(sidecar, "b")).status == 200
+            assert (await send_completion(sidecar, "b")).status == 200
             async with serving(FakeWorker(models=["a"]), port):
                 await eventually(lambda: is_ready(sidecar))
 
@@ -370,12 +370,12 @@ async def test_a_model_that_a_backend_adds_or_removes_is_noticed(monkeypatch: py
         assert await listed(sidecar) == ["a", "b"]
         second.models = ("b", "a", "new")  # "a" only by the refresh: no request causes a lookup of it
         await until_shared(sidecar, [first, second], "a")
-        assert (await ask(sidecar, "new")).status == 200
+        assert (await send_completion(sidecar, "new")).status == 200
         first.models = ("a", "last")
         second.models = ("a",)
         assert await listed(sidecar) == ["a", "last"]
-        assert unknown(await ask(sidecar, "b"))
-        assert (await ask(sidecar, "last")).status == 200
+        assert unknown(await send_completion(sidecar, "b"))
+        assert (await send_completion(sidecar, "last")).status == 200
 
 
 async def test_a_new_name_is_found_on_any_backend() -> None:
@@ -383,7 +383,7 @@ async def test_a_new_name_is_found_on_any_backend() -> None:
     async with sidecar_for(*workers) as sidecar:
         assert await listed(sidecar) == ["a", "b"]
         workers[1].models = ("b", "later")
-        assert (await ask(sidecar, "later")).json["model"] == "later"
+        assert (await send_completion(sidecar, "later")).json["model"] == "later"
 
 
 async def test_a_request_moves_on_if_the_backend_has_unloaded_the_model(stream: bool) -> None:
@@ -408,11 +408,11 @@ async def test_a_request_moves_on_if_the_backend_has_unloaded_the_model(stream: 
         await until_shared(sidecar, workers, "a")
         is_unloaded = True
         for model in ("a", None, "a", None):
-            assert (await ask(sidecar, model, stream=stream)).status == 200
+            assert (await send_completion(sidecar, model, stream=stream)).status == 200
         assert 1 <= len(workers[0].requests) < 4
         workers[1].models = ()
         workers[1]._infer, workers[1]._stream = infer, infer_stream
-        assert unknown(await ask(sidecar, "a", stream=stream))
+        assert unknown(await send_completion(sidecar, "a", stream=stream))
 
 
 # ---- Rolling updates
@@ -580,7 +580,7 @@ async def test_a_backend_that_comes_back_with_other_models_is_noticed() -> None:
             await departing.aclose()
             async with serving(FakeWorker(models=["c"]), port):
                 await eventually(lambda: answers(sidecar, "c"))
-                assert unknown(await ask(sidecar, "b"))
+                assert unknown(await send_completion(sidecar, "b"))
                 assert await listed(sidecar) == ["a", "c"]
 
 
@@ -602,12 +602,14 @@ async def test_addresses_of_a_name_may_serve_different_models(monkeypatch: pytes
             addresses.append(Address(f"127.0.0.1:{new_port}", "workers"))
             await until_shared(sidecar, [old, new], "m")
             assert set(await listed(sidecar)) == {"z", "m", "old", "new"}
-            assert (await ask(sidecar, "old")).status == (await ask(sidecar, "new")).status == 200
+            assert (
+                (await send_completion(sidecar, "old")).status == (await send_completion(sidecar, "new")).status == 200
+            )
             del addresses[0]
             await eventually(lambda: is_gone(sidecar, "old"))
             assert await listed(sidecar) == ["z", "m", "new"]
-            assert unavailable(await ask(sidecar, "old"))  # another backend with it may come
-            assert (await ask(sidecar, "m")).status == 200
+            assert unavailable(await send_completion(sidecar, "old"))  # another backend with it may come
+            assert (await send_completion(sidecar, "m")).status == 200
 
 
 async def test_a_name_that_is_not_resolved_delays_no_request() -> None:
@@ -622,8 +624,8 @@ async def test_a_name_that_is_not_resolved_delays_no_request() -> None:
         port = await stack.enter_async_context(serving(FakeWorker(models=["a"])))
         backend_pool = Pool(["dns:///workers:1", f"127.0.0.1:{port}"], open, resolve=resolve)
         sidecar = await stack.enter_async_context(app_for(0, pool=backend_pool))
-        assert (await ask(sidecar, "a")).status == 200
-        assert (await ask(sidecar)).json["model"] == "a"
+        assert (await send_completion(sidecar, "a")).status == 200
+        assert (await send_completion(sidecar)).json["model"] == "a"
         assert await listed(sidecar) == ["a"]
         assert (await sidecar.get("/readyz")).status == 200
 
@@ -642,10 +644,10 @@ async def test_metrics_name_the_model_that_answered() -> None:
         async with sidecar_for(FakeWorker(models=["a"]), port, observer=observer) as sidecar:
             for model in "abb":
                 for stream in (False, True):
-                    assert (await ask(sidecar, model, stream=stream)).status == 200
-            assert unknown(await ask(sidecar, "c"))
+                    assert (await send_completion(sidecar, model, stream=stream)).status == 200
+            assert unknown(await send_completion(sidecar, "c"))
             await departing.aclose()
-            assert unavailable(await ask(sidecar, "b"))
+            assert unavailable(await send_completion(sidecar, "b"))
             observer.report()
             scrape = Scrape((await sidecar.get("/metrics")).body)
     requests = "openai_server_requests_total"

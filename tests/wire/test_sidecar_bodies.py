@@ -21,12 +21,12 @@ from openai_server.core.errors import BodyTooComplex, InvalidRequest, Unavailabl
 from protos import contract
 from tests.wire.fake_worker import FakeWorker, answers, inputs_of, message, serving
 from tests.wire.sidecar import Sidecar, running
-from tests.wire.test_sidecar_process import posted, sidecar
+from tests.wire.test_sidecar_process import open_post, sidecar
 
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}
-MANY = 20_000
+N_LARGE = 20_000
 """More values than the event loop decodes itself."""
 
 
@@ -45,16 +45,16 @@ def tool(**function: Any) -> dict[str, Any]:
     return {"type": "function", "function": {"name": "f", **function}}
 
 
-WIDE = {"type": "object", "enum": list(range(bounds.MAX_NESTED_VALUES + 1))}
+WIDE_SCHEMA = {"type": "object", "enum": list(range(bounds.MAX_NESTED_VALUES + 1))}
 
 REFUSED: dict[str, tuple[str, Any, str]] = {
     "prompts": (COMPLETIONS, {"prompt": [[1]] * 2049}, "prompt"),
-    "many prompts": (COMPLETIONS, {"prompt": [[1]] * MANY}, "prompt"),
-    "texts": (COMPLETIONS, {"prompt": ["a"] * MANY}, "prompt"),
-    "inputs": (EMBEDDINGS, {"input": ["a"] * MANY}, "input"),
-    "inputs of ids": (EMBEDDINGS, {"input": [[1]] * MANY}, "input"),
-    "documents": ("/v1/rerank", {"query": "q", "documents": ["a"] * MANY}, "documents"),
-    "documents as objects": ("/v1/rerank", {"query": "q", "documents": [{"text": "a"}] * MANY}, "documents"),
+    "many prompts": (COMPLETIONS, {"prompt": [[1]] * N_LARGE}, "prompt"),
+    "texts": (COMPLETIONS, {"prompt": ["a"] * N_LARGE}, "prompt"),
+    "inputs": (EMBEDDINGS, {"input": ["a"] * N_LARGE}, "input"),
+    "inputs of ids": (EMBEDDINGS, {"input": [[1]] * N_LARGE}, "input"),
+    "documents": ("/v1/rerank", {"query": "q", "documents": ["a"] * N_LARGE}, "documents"),
+    "documents as objects": ("/v1/rerank", {"query": "q", "documents": [{"text": "a"}] * N_LARGE}, "documents"),
     "messages": (CHAT, chat(*[USER] * 8193), "messages"),
     "messages to tokenize": ("/tokenize", chat(*[USER] * 8193), "messages"),
     "messages to render": ("/apply-template", chat(*[USER] * 8193), "messages"),
@@ -75,7 +75,7 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         "messages[1].function_call.arguments",
     ),
     "tools": (CHAT, chat(tools=[tool()] * 129), "tools"),
-    "functions": (CHAT, chat(functions=[{"name": "f"}] * MANY), "functions"),
+    "functions": (CHAT, chat(functions=[{"name": "f"}] * N_LARGE), "functions"),
     "allowed tools": (
         CHAT,
         chat(
@@ -87,20 +87,20 @@ REFUSED: dict[str, tuple[str, Any, str]] = {
         ),
         "tool_choice.allowed_tools.tools",
     ),
-    "stop": (COMPLETIONS, {"prompt": "a", "stop": ["a"] * MANY}, "stop"),
-    "stop ids": (COMPLETIONS, {"prompt": "a", "stop_token_ids": [1] * MANY}, "stop_token_ids"),
-    "biases": (COMPLETIONS, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(MANY)}}, "logit_bias"),
-    "breakers": (COMPLETIONS, {"prompt": "a", "dry_sequence_breakers": ["a"] * MANY}, "dry_sequence_breakers"),
-    "unknown keys": (COMPLETIONS, {"prompt": "a"} | {f"k{i}": 1 for i in range(MANY)}, "k0"),
-    "a wide schema": (CHAT, chat(json_schema=WIDE), "json_schema"),
+    "stop": (COMPLETIONS, {"prompt": "a", "stop": ["a"] * N_LARGE}, "stop"),
+    "stop ids": (COMPLETIONS, {"prompt": "a", "stop_token_ids": [1] * N_LARGE}, "stop_token_ids"),
+    "biases": (COMPLETIONS, {"prompt": "a", "logit_bias": {str(i): 1 for i in range(N_LARGE)}}, "logit_bias"),
+    "breakers": (COMPLETIONS, {"prompt": "a", "dry_sequence_breakers": ["a"] * N_LARGE}, "dry_sequence_breakers"),
+    "unknown keys": (COMPLETIONS, {"prompt": "a"} | {f"k{i}": 1 for i in range(N_LARGE)}, "k0"),
+    "a wide schema": (CHAT, chat(json_schema=WIDE_SCHEMA), "json_schema"),
     "a wide schema of a format": (
         CHAT,
-        chat(response_format={"type": "json_object", "schema": WIDE}),
+        chat(response_format={"type": "json_object", "schema": WIDE_SCHEMA}),
         "response_format",
     ),
-    "a wide tool": (CHAT, chat(tools=[tool(parameters=WIDE)]), "tools"),
-    "a wide function": (CHAT, chat(functions=[{"name": "f", "parameters": WIDE}]), "functions"),
-    "wide variables": (CHAT, chat(chat_template_kwargs=WIDE), "chat_template_kwargs"),
+    "a wide tool": (CHAT, chat(tools=[tool(parameters=WIDE_SCHEMA)]), "tools"),
+    "a wide function": (CHAT, chat(functions=[{"name": "f", "parameters": WIDE_SCHEMA}]), "functions"),
+    "wide variables": (CHAT, chat(chat_template_kwargs=WIDE_SCHEMA), "chat_template_kwargs"),
     "a deep schema": (COMPLETIONS, {"prompt": "a", "json_schema": deep(250)}, "json_schema"),
     "a deep schema of a format": (
         CHAT,
@@ -120,23 +120,23 @@ async def test_each_list_has_a_limit(path: str, body: Any, param: str) -> None:
         assert (reply.status, reply.error["param"]) == (400, param), reply.body[:500]
 
 
-WORD = "k" * 70_000
+LONG_WORD = "k" * 70_000
 
 
 @pytest.mark.parametrize(
     ("path", "body", "param"),
     [
-        (CHAT, chat(USER, reasoning_effort=WORD), "reasoning_effort"),
-        (CHAT, chat(USER, tools=[tool()], tool_choice=WORD), "tool_choice"),
-        (CHAT, chat(USER, functions=[tool()["function"]], function_call=WORD), "function_call"),
-        (CHAT, chat(USER, {"role": WORD, "content": "x"}), "messages[1].role"),
-        (CHAT, chat({"role": "user", "content": [{"type": WORD, "text": "x"}]}), "messages[0].content[0].type"),
-        (CHAT, chat(USER, tools=[{**tool(), "type": WORD}]), "tools[0].type"),
-        (CHAT, chat(USER, response_format={"type": WORD}), "response_format.type"),
-        (EMBEDDINGS, {"input": "x", "encoding_format": WORD}, "encoding_format"),
-        (EMBEDDINGS, {"input": "x", "pooling": WORD}, "pooling"),
-        ("/tokenize", {"messages": [{"role": WORD, "content": "x"}]}, "messages[0].role"),
-        ("/apply-template", chat({"role": WORD, "content": "x"}), "messages[0].role"),
+        (CHAT, chat(USER, reasoning_effort=LONG_WORD), "reasoning_effort"),
+        (CHAT, chat(USER, tools=[tool()], tool_choice=LONG_WORD), "tool_choice"),
+        (CHAT, chat(USER, functions=[tool()["function"]], function_call=LONG_WORD), "function_call"),
+        (CHAT, chat(USER, {"role": LONG_WORD, "content": "x"}), "messages[1].role"),
+        (CHAT, chat({"role": "user", "content": [{"type": LONG_WORD, "text": "x"}]}), "messages[0].content[0].type"),
+        (CHAT, chat(USER, tools=[{**tool(), "type": LONG_WORD}]), "tools[0].type"),
+        (CHAT, chat(USER, response_format={"type": LONG_WORD}), "response_format.type"),
+        (EMBEDDINGS, {"input": "x", "encoding_format": LONG_WORD}, "encoding_format"),
+        (EMBEDDINGS, {"input": "x", "pooling": LONG_WORD}, "pooling"),
+        ("/tokenize", {"messages": [{"role": LONG_WORD, "content": "x"}]}, "messages[0].role"),
+        ("/apply-template", chat({"role": LONG_WORD, "content": "x"}), "messages[0].role"),
     ],
 )
 async def test_a_long_text_in_place_of_a_word_is_refused_and_not_quoted(path: str, body: Any, param: str) -> None:
@@ -149,7 +149,7 @@ async def test_a_long_text_in_place_of_a_word_is_refused_and_not_quoted(path: st
 async def test_template_variables_may_have_a_long_text_under_the_name_of_such_a_field() -> None:
     worker = FakeWorker(parameters={"chat_template": "{{ type }}{{ messages[0].content }}"})
     async with running(worker) as sidecar:
-        reply = await sidecar.send("POST", CHAT, chat(USER, chat_template_kwargs={"type": WORD}))
+        reply = await sidecar.send("POST", CHAT, chat(USER, chat_template_kwargs={"type": LONG_WORD}))
         assert reply.status == 200, reply.body[:300]
 
 
@@ -232,8 +232,8 @@ async def test_large_texts_arrive_unchanged() -> None:
 
 async def test_large_bodies_have_the_errors_of_small_ones() -> None:
     async with running(FakeWorker()) as sidecar:
-        for large in (False, True):
-            n = MANY if large else 3
+        for post_large_body in (False, True):
+            n = N_LARGE if post_large_body else 3
             reply = await sidecar.complete(prompt=[0] * n + ["a"])
             assert (reply.status, reply.error["param"]) == (400, "prompt")
             reply = await sidecar.complete(prompt=[0] * n + [2**31])
@@ -248,9 +248,9 @@ async def test_large_bodies_have_the_errors_of_small_ones() -> None:
 
 async def test_the_servers_limits_apply_to_large_bodies_too() -> None:
     async with running(FakeWorker(), max_prompt_chars=19_999, max_output_tokens=5) as sidecar:
-        reply = await sidecar.complete(prompt="a", suffix="a" * MANY)
+        reply = await sidecar.complete(prompt="a", suffix="a" * N_LARGE)
         assert (reply.status, reply.error["param"], reply.error["code"]) == (400, "suffix", "string_above_max_length")
-        reply = await sidecar.complete(prompt=[0] * MANY)
+        reply = await sidecar.complete(prompt=[0] * N_LARGE)
         assert (reply.status, reply.error["code"]) == (400, "array_above_max_length")
         reply = await sidecar.complete(prompt=[[0] * 9000] * 3, max_tokens=6)
         assert (reply.status, reply.error["param"]) == (400, "max_tokens")
@@ -292,8 +292,8 @@ def environment(pid: int) -> str:
     return Path(f"/proc/{pid}/environ").read_text()
 
 
-async def ask(sidecar: Sidecar) -> int:
-    return (await sidecar.complete(prompt=[0] * MANY)).status
+async def large_completion(sidecar: Sidecar) -> int:
+    return (await sidecar.complete(prompt=[0] * N_LARGE)).status
 
 
 async def test_a_helper_starts_for_the_first_large_body_and_ends_with_the_server(
@@ -303,9 +303,9 @@ async def test_a_helper_starts_for_the_first_large_body_and_ends_with_the_server
     async with running(FakeWorker()) as sidecar:
         assert (await sidecar.complete(prompt="a")).status == 200
         assert helpers() == []
-        assert await ask(sidecar) == 200
+        assert await large_completion(sidecar) == 200
         (pid,) = helpers()
-        assert await ask(sidecar) == 200
+        assert await large_completion(sidecar) == 200
         assert helpers() == [pid]
         assert "OPENAI_SERVER_" not in environment(pid)
     assert helpers() == []
@@ -313,26 +313,26 @@ async def test_a_helper_starts_for_the_first_large_body_and_ends_with_the_server
 
 async def test_a_helper_that_dies_is_replaced() -> None:
     async with running(FakeWorker()) as sidecar:
-        assert await ask(sidecar) == 200
+        assert await large_completion(sidecar) == 200
         os.kill(helpers()[0], signal.SIGKILL)
-        assert await ask(sidecar) in (200, 503)
-        assert await ask(sidecar) == 200
+        assert await large_completion(sidecar) in (200, 503)
+        assert await large_completion(sidecar) == 200
 
 
 async def test_many_large_bodies_at_once_are_all_answered() -> None:
     async with running(FakeWorker()) as sidecar:
-        assert await asyncio.gather(*(ask(sidecar) for _ in range(12))) == [200] * 12
+        assert await asyncio.gather(*(large_completion(sidecar) for _ in range(12))) == [200] * 12
         assert 1 <= len(helpers()) <= 2
 
 
 async def test_clients_that_disconnect_leave_no_memory_reserved() -> None:
     async with running(FakeWorker()) as sidecar:
-        calls = [sidecar.start("POST", COMPLETIONS, {"prompt": [0] * MANY}) for _ in range(5)]
+        calls = [sidecar.start("POST", COMPLETIONS, {"prompt": [0] * N_LARGE}) for _ in range(5)]
         for call in calls:
             await asyncio.sleep(0)
             call.disconnect()
         await asyncio.gather(*(call.task for call in calls))
-        assert await ask(sidecar) == 200
+        assert await large_completion(sidecar) == 200
         assert sidecar.app.gate.held == 0
 
 
@@ -382,14 +382,14 @@ async def test_detokenized_tokens_are_charged() -> None:
 # ---- Real processes
 
 
-async def large(port: int) -> int:
-    async with posted(port, COMPLETIONS, {"prompt": [0] * MANY}) as response:
+async def post_large_body(port: int) -> int:
+    async with open_post(port, COMPLETIONS, {"prompt": [0] * N_LARGE}) as response:
         return int((await response.readline()).split()[1])
 
 
 async def test_each_worker_process_has_its_own_helpers_which_end_with_it() -> None:
     async with serving(FakeWorker()) as port, sidecar(port, workers=2) as running:
-        assert await asyncio.gather(*(large(running.port) for _ in range(20))) == [200] * 20
+        assert await asyncio.gather(*(post_large_body(running.port) for _ in range(20))) == [200] * 20
         by_process = [helpers(process) for process in running.children]
         assert all(len(group) <= 2 for group in by_process)
         helper_pids = [pid for group in by_process for pid in group]
@@ -401,7 +401,7 @@ async def test_each_worker_process_has_its_own_helpers_which_end_with_it() -> No
 
 async def test_helpers_end_with_a_server_that_is_killed() -> None:
     async with serving(FakeWorker()) as port, sidecar(port) as running:
-        assert await large(running.port) == 200
+        assert await post_large_body(running.port) == 200
         pids = helpers(running.process.pid)
         assert pids
         running.process.kill()
@@ -410,10 +410,10 @@ async def test_helpers_end_with_a_server_that_is_killed() -> None:
 
 async def test_helpers_end_with_a_server_that_is_terminated() -> None:
     async with serving(FakeWorker()) as port, sidecar(port) as running:
-        assert await large(running.port) == 200
+        assert await post_large_body(running.port) == 200
         pids = helpers(running.process.pid)
-        await running.tell(signal.SIGTERM)
-        assert await running.ended() == 0
+        await running.drain_with(signal.SIGTERM)
+        assert await running.exit_status() == 0
         assert not any(map(is_alive, pids))
 
 
@@ -435,7 +435,7 @@ async def wait_until(condition: Callable[[], bool]) -> None:
 # ---- A helper at its limits
 
 
-async def with_limits(body: bytes, limits: Limits) -> None:
+async def run_with_limits(body: bytes, limits: Limits) -> None:
     helpers = Helpers(limits)
     try:
         await helpers.run(parse, body, "anyone")
@@ -446,13 +446,13 @@ async def with_limits(body: bytes, limits: Limits) -> None:
 async def test_a_body_that_takes_too_long_is_a_413() -> None:
     body = json.dumps({f"k{i}": i for i in range(300_000)}).encode()
     with pytest.raises(BodyTooComplex):
-        await with_limits(body, Limits(Caps(), seconds=0.01, memory=1 << 30))
+        await run_with_limits(body, Limits(Caps(), seconds=0.01, memory=1 << 30))
 
 
 async def test_a_body_that_takes_too_much_memory_is_a_413() -> None:
     body = json.dumps({"prompt": [{}] * 2_000_000}).encode()
     with pytest.raises(BodyTooComplex):
-        await with_limits(body, Limits(Caps(), seconds=10, memory=150 << 20))
+        await run_with_limits(body, Limits(Caps(), seconds=10, memory=150 << 20))
 
 
 async def test_a_helper_that_can_not_start_is_a_503() -> None:

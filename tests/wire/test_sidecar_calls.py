@@ -41,14 +41,14 @@ TEMPLATES = {
 }
 """A template for each format that a template of the corpus with tools uses."""
 
-ENDS_OF_THOUGHTS = {"nemotron": "</think>", "cohere2": "<|END_THINKING|>", "minimax-m2": "</think>"}
+REASONING_END_TAGS = {"nemotron": "</think>", "cohere2": "<|END_THINKING|>", "minimax-m2": "</think>"}
 """Templates whose prompt begins the reasoning, with the tag that ends it."""
 
 CITY = {"type": "object", "properties": {"city": {"type": "string", "description": "Where"}}, "required": ["city"]}
 WEATHER = {"name": "get_weather", "description": "The weather", "parameters": CITY}
 NOW = {"name": "now", "description": "The time"}
 TOOLS = [{"type": "function", "function": WEATHER}, {"type": "function", "function": NOW}]
-HI = {"messages": [{"role": "user", "content": "hi"}]}
+CHAT = {"messages": [{"role": "user", "content": "hi"}]}
 NAMED = {"type": "function", "function": {"name": "get_weather"}}
 HERMES = '{% for tool in tools %}{{ tool | tojson }}{% endfor %}<tool_call> "arguments"{{ messages[-1].content }}'
 CALL = '<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>'
@@ -122,7 +122,7 @@ async def chat_in_both_modes(sidecar: Sidecar, **body: Any) -> tuple[dict[str, A
 async def test_a_truncated_required_call_has_no_content(name: str) -> None:
     worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
     text = WRITTEN[name].one if name in ONE_AT_A_TIME else WRITTEN[name].both
-    text = ENDS_OF_THOUGHTS.get(name, "") + text
+    text = REASONING_END_TAGS.get(name, "") + text
     async with running(worker) as sidecar:
         for end in [*range(1, len(text), 5), len(text)]:
             worker.text = text[:end]
@@ -208,7 +208,7 @@ async def test_a_client_that_disconnects_midway_has_received_no_markup() -> None
 
     worker._stream = stream
     async with running(worker) as sidecar:
-        call = sidecar.start("POST", "/v1/chat/completions", {**HI, "tools": TOOLS, "stream": True})
+        call = sidecar.start("POST", "/v1/chat/completions", {**CHAT, "tools": TOOLS, "stream": True})
         await asyncio.wait_for(call.until(b'"arguments":"P"'), 30)
         call.disconnect()
         await asyncio.wait_for(call.task, 30)

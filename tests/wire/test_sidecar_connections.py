@@ -31,7 +31,7 @@ from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
 
 BODY = json.dumps({"prompt": "a b", "stream": True}).encode()
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
-SLOW = ("--header-timeout", "0.5", "--body-timeout", "0.5", "--keep-alive-timeout", "1")
+SHORT_TIMEOUTS = ("--header-timeout", "0.5", "--body-timeout", "0.5", "--keep-alive-timeout", "1")
 
 
 @asynccontextmanager
@@ -59,7 +59,7 @@ class Client:
                 break
         return await response
 
-    async def ask(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
+    async def exchange(self, method: str, path: str, body: object = None, **headers: str) -> tuple[int, bytes]:
         """Returns status and body; the chunks of a stream are one body."""
         content = b"" if body is None else json.dumps(body).encode()
         all_headers = {"host": "x", "content-length": str(len(content)), **headers}
@@ -101,7 +101,7 @@ def error(response: bytes) -> tuple[int, Any]:
 
 
 async def test_a_slow_client_is_cut_off_at_any_point() -> None:
-    async with started(*SLOW) as running:
+    async with started(*SHORT_TIMEOUTS) as running:
         for k in (1, 5, len(HEAD) - 20, len(HEAD) - 1):
             async with connected(running) as client:
                 client.send(HEAD[:k])
@@ -121,7 +121,7 @@ async def test_a_slow_client_is_cut_off_at_any_point() -> None:
 )
 async def test_a_byte_now_and_then_does_not_extend_the_timeout(data: bytes) -> None:
     skipped = len(HEAD) if data.startswith(HEAD + BODY) else 0
-    async with started(*SLOW) as running, connected(running) as client:
+    async with started(*SHORT_TIMEOUTS) as running, connected(running) as client:
         head = HEAD.replace(b": %d" % len(BODY), b": %d" % (len(data) - skipped))
         client.send(head if skipped else b"")
         started_at = asyncio.get_running_loop().time()
@@ -130,7 +130,7 @@ async def test_a_byte_now_and_then_does_not_extend_the_timeout(data: bytes) -> N
 
 
 async def test_a_silent_connection_is_closed_without_a_response() -> None:
-    async with started(*SLOW) as running, connected(running) as client:
+    async with started(*SHORT_TIMEOUTS) as running, connected(running) as client:
         assert await client.until_closed() == b""
 
 
@@ -154,7 +154,7 @@ async def test_a_slow_second_request_is_cut_off_as_well() -> None:
 
 
 async def test_a_body_can_not_trickle_in_forever_after_an_early_refusal() -> None:
-    async with started(*SLOW, "--api-key", "k") as running, connected(running) as client:
+    async with started(*SHORT_TIMEOUTS, "--api-key", "k") as running, connected(running) as client:
         client.send(b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n")
         await asyncio.wait_for(client.reader.readuntil(b"invalid_api_key"), TIMEOUT)
         began = asyncio.get_running_loop().time()
@@ -168,7 +168,7 @@ async def test_a_running_response_has_no_timeout_even_if_a_second_request_has_be
         await asyncio.sleep(2)
         yield last_token("two")
 
-    async with started(*SLOW, worker=FakeWorker(stream=slowly)) as running, connected(running) as client:
+    async with started(*SHORT_TIMEOUTS, worker=FakeWorker(stream=slowly)) as running, connected(running) as client:
         client.send(HEAD + BODY + b"GET /li")
         response = await asyncio.wait_for(client.reader.readuntil(b"0\r\n\r\n"), TIMEOUT)
         assert b"two" in response
@@ -185,7 +185,7 @@ async def test_slow_clients_do_not_delay_others() -> None:
             for _ in range(5):
                 async with connected(running) as client:
                     began = asyncio.get_running_loop().time()
-                    assert (await client.ask("POST", "/v1/completions", {"prompt": "x"}))[0] == 200
+                    assert (await client.exchange("POST", "/v1/completions", {"prompt": "x"}))[0] == 200
                     assert asyncio.get_running_loop().time() - began < 2
         finally:
             for _, writer in clients:
@@ -213,7 +213,7 @@ async def test_a_client_that_does_not_read_loses_its_slot(stream: bool) -> None:
             await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
             async with asyncio.timeout(TIMEOUT), connected(running) as client:
                 small = {"prompt": "x", "stream": stream}
-                while (await client.ask("POST", "/v1/completions", small))[0] != 200:  # noqa: ASYNC110
+                while (await client.exchange("POST", "/v1/completions", small))[0] != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.1)
             await asyncio.sleep(2)
             # The server has closed the connection: only what its buffers held can be read.
@@ -245,11 +245,11 @@ async def test_ten_times_the_capacity_is_refused_at_once_and_the_rest_is_answere
     ):
         clients = [await stack.enter_async_context(connected(running)) for _ in range(80)]
 
-        async def ask(client: Client) -> int:
-            return (await client.ask("POST", "/v1/completions", {"prompt": "x"}))[0]
+        async def completion_status(client: Client) -> int:
+            return (await client.exchange("POST", "/v1/completions", {"prompt": "x"}))[0]
 
         async with asyncio.timeout(TIMEOUT):
-            requests = {asyncio.create_task(ask(client)) for client in clients}
+            requests = {asyncio.create_task(completion_status(client)) for client in clients}
             # All others are refused while the admitted requests still run or wait.
             answers = [await answer for _, answer in zip(range(72), asyncio.as_completed(requests), strict=False)]
             assert answers == [429] * 72
@@ -257,7 +257,7 @@ async def test_ten_times_the_capacity_is_refused_at_once_and_the_rest_is_answere
             assert len(admitted) == 8
             may_answer.set()
             assert await asyncio.gather(*admitted) == [200] * 8
-            assert await ask(clients[0]) == 200
+            assert await completion_status(clients[0]) == 200
 
 
 # ---- Endless headers
@@ -303,7 +303,7 @@ async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker_process() 
     async with started(*args, workers=2) as running:
         async with connected(running) as client:
             answers = [
-                await client.ask("POST", "/v1/completions", body, authorization=f"Bearer {sent_key}")
+                await client.exchange("POST", "/v1/completions", body, authorization=f"Bearer {sent_key}")
                 for sent_key in (key, key + "-wrong")
                 for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}, {"prompt": 3})
             ]
@@ -312,7 +312,7 @@ async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker_process() 
         commands = await asyncio.to_thread(lambda: [Path(f"/proc/{id}/cmdline").read_text() for id in running.children])
         assert key not in str(commands)
         running.process.send_signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
         log = await running.stderr.read()
         assert b"401" in log
         assert key.encode() not in log
@@ -332,9 +332,9 @@ class Certificates:
         """Issues everything from new CAs, so that the old certificates are worthless."""
         self.ca, self.clients = trustme.CA(), trustme.CA()
         server_certificate = self.ca.issue_cert("127.0.0.1", "localhost")
-        replace(self.key, server_certificate.private_key_pem.bytes())
-        replace(self.cert, b"".join(blob.bytes() for blob in server_certificate.cert_chain_pems))
-        replace(self.client_ca, self.clients.cert_pem.bytes())
+        replace_file(self.key, server_certificate.private_key_pem.bytes())
+        replace_file(self.cert, b"".join(blob.bytes() for blob in server_certificate.cert_chain_pems))
+        replace_file(self.client_ca, self.clients.cert_pem.bytes())
 
     def client(self, *, shows: bool = False) -> ssl.SSLContext:
         context = ssl.create_default_context()
@@ -344,7 +344,7 @@ class Certificates:
         return context
 
 
-def replace(path: Path, content: bytes) -> None:
+def replace_file(path: Path, content: bytes) -> None:
     """Replaces the file in one step, as certificate renewals should."""
     new = path.with_suffix(".new")
     new.write_bytes(content)
@@ -358,7 +358,7 @@ def certificates(tmp_path: Path) -> Certificates:
 
 async def completed(running: Running, context: ssl.SSLContext) -> bytes:
     async with connected(running, context) as client:
-        status, body = await client.ask("POST", "/v1/completions", {"prompt": "a b", "stream": True})
+        status, body = await client.exchange("POST", "/v1/completions", {"prompt": "a b", "stream": True})
         assert status == 200
         assert b"data: [DONE]" in body
         return body
@@ -382,7 +382,7 @@ async def test_https_is_served_and_plain_http_is_not(certificates: Certificates,
             plain.send(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
             assert b"HTTP" not in await plain.until_closed()
         running.process.send_signal(signal.SIGTERM)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
 
 
 @pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
@@ -391,13 +391,13 @@ async def test_mutual_tls_admits_only_certificates_of_the_clients_ca(
 ) -> None:
     args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*args, "--tls-client-ca", str(certificates.client_ca)) as running:
-        known, unknown, stranger = (certificates.client(shows=shows) for shows in (True, False, False))
-        trustme.CA().issue_cert("client@example.com").configure_cert(stranger)
-        for context in (known, unknown, stranger):
+        trusted, without_certificate, untrusted = (certificates.client(shows=shows) for shows in (True, False, False))
+        trustme.CA().issue_cert("client@example.com").configure_cert(untrusted)
+        for context in (trusted, without_certificate, untrusted):
             context.maximum_version = version
-        await completed(running, known)
-        assert await refused(running, unknown)
-        assert await refused(running, stranger)
+        await completed(running, trusted)
+        assert await refused(running, without_certificate)
+        assert await refused(running, untrusted)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -405,26 +405,26 @@ async def test_renewed_certificates_are_loaded_without_a_restart(certificates: C
     args = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
     async with started(*args, "--tls-client-ca", str(certificates.client_ca), workers=workers) as running:
         before = certificates.client(shows=True)
-        async with connected(running, before) as kept:
-            await kept.ask("GET", "/livez")
-            replace(certificates.key, b"half a key")
+        async with connected(running, before) as kept_connection:
+            await kept_connection.exchange("GET", "/livez")
+            replace_file(certificates.key, b"half a key")
             for _ in range(workers):
-                await running.says(b"keeping what was there before: can't load the certificate")
+                await running.line_with(b"keeping what was there before: can't load the certificate")
             await completed(running, before)
 
             certificates.renew()
             for _ in range(workers):
-                await running.says(b"read again")
+                await running.line_with(b"read again")
             after = certificates.client(shows=True)
             for _ in range(3 * workers):
                 await completed(running, after)
                 assert await refused(running, before)
-            assert (await kept.ask("GET", "/livez"))[0] == 200  # the connection is still open
+            assert (await kept_connection.exchange("GET", "/livez"))[0] == 200  # the connection is still open
 
 
 async def test_a_tls_handshake_must_finish_within_the_header_timeout(certificates: Certificates) -> None:
     files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key))
-    async with started(*files, *SLOW) as running, connected(running) as client:
+    async with started(*files, *SHORT_TIMEOUTS) as running, connected(running) as client:
         began = asyncio.get_running_loop().time()
         assert await client.until_closed() in (b"", b"reset")
         assert 0.4 < asyncio.get_running_loop().time() - began < 2.5
@@ -436,16 +436,16 @@ async def test_connections_beyond_the_limit_are_refused(certificates: Certificat
     files = ("--tls-cert", str(certificates.cert), "--tls-key", str(certificates.key)) if tls else ()
     async with started("--max-connections", "2", *files) as running:
         async with connected(running, context) as first, connected(running, context):
-            assert (await first.ask("GET", "/v1/models"))[0] == 200
+            assert (await first.exchange("GET", "/v1/models"))[0] == 200
             async with connected(running, context) as third:
                 status, envelope = error(await third.until_closed())
                 assert (status, envelope["code"], envelope["type"]) == (503, "server_overloaded", "server_error")
-            assert (await first.ask("GET", "/v1/models"))[0] == 200
+            assert (await first.exchange("GET", "/v1/models"))[0] == 200
         async with asyncio.timeout(TIMEOUT):
             while True:  # until the server has noticed that the first two are closed
                 async with connected(running, context) as client:
                     with suppress(ConnectionError, asyncio.IncompleteReadError):
-                        if (await client.ask("GET", "/v1/models"))[0] == 200:
+                        if (await client.exchange("GET", "/v1/models"))[0] == 200:
                             break
 
 
@@ -479,14 +479,14 @@ async def test_wrong_certificate_files_are_one_clear_line(
 async def test_a_key_with_a_password_is_refused_without_a_prompt(certificates: Certificates) -> None:
     key = load_pem_private_key(certificates.key.read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
-    replace(certificates.key, locked)
+    replace_file(certificates.key, locked)
     with pytest.raises(TLSError, match="can't load the certificate and its key"):
         TLS(Files(certificates.cert, certificates.key))
 
 
 async def test_certificate_and_key_can_be_in_one_file(certificates: Certificates) -> None:
     content = certificates.key.read_bytes() + certificates.cert.read_bytes()
-    replace(certificates.cert, content)
+    replace_file(certificates.cert, content)
     async with started("--tls-cert", str(certificates.cert)) as running:
         await completed(running, certificates.client())
 
@@ -500,9 +500,9 @@ async def test_the_openai_package_understands_errors_and_limits() -> None:
 
     async with started("--api-key", "a", "--api-key", "b", "--requests-per-minute", "120") as running:
         async with client(running, "wrong") as openai:
-            with pytest.raises(AuthenticationError) as unknown:
+            with pytest.raises(AuthenticationError) as unauthorized:
                 await openai.completions.create(model="tiny", prompt="x")
-            assert unknown.value.code == "invalid_api_key"
+            assert unauthorized.value.code == "invalid_api_key"
         async with client(running, "a") as openai:
 
             async def exhaust_the_limit() -> None:

@@ -14,7 +14,7 @@ BODY = {"messages": [{"role": "user", "content": "x"}]}
 MODELS = ["tiny", "org/name", "chat", "org/chat"]
 
 
-async def counted(sidecar: Sidecar) -> list[tuple[str, str, str]]:
+async def request_labels(sidecar: Sidecar) -> list[tuple[str, str, str]]:
     """Returns endpoint, model and status of every request so far, other than those for metrics."""
     series = Scrape((await sidecar.get("/metrics")).body).series("openai_server_requests_total")
     return [
@@ -22,7 +22,7 @@ async def counted(sidecar: Sidecar) -> list[tuple[str, str, str]]:
     ]
 
 
-ANSWERED = [
+REQUESTS = [
     *(("POST", path, CHAT, 200) for path in ("/v1/chat/completions", "/chat/completions")),
     *(
         ("POST", f"{prefix}/{model}/{name}", CHAT, 200)
@@ -65,7 +65,7 @@ ANSWERED = [
 ]
 
 
-@pytest.mark.parametrize(("method", "path", "endpoint", "status"), ANSWERED)
+@pytest.mark.parametrize(("method", "path", "endpoint", "status"), REQUESTS)
 async def test_a_request_is_counted_and_logged_under_the_endpoint_that_answers(
     method: str, path: str, endpoint: str, status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -73,7 +73,7 @@ async def test_a_request_is_counted_and_logged_under_the_endpoint_that_answers(
     async with running(FakeWorker(models=MODELS)) as sidecar:
         for _ in range(2):
             assert (await sidecar.send(method, path, BODY)).status == status
-        [(name, _, counted_status)] = await counted(sidecar)
+        [(name, _, counted_status)] = await request_labels(sidecar)
     assert (name, counted_status) == (endpoint, str(status))
     lines = [record.__dict__["fields"] for record in caplog.records if record.name == "openai_server.access"]
     expected = [] if endpoint == "/readyz" else [endpoint] * 2

@@ -12,11 +12,11 @@ from tests.wire.sidecar import Call, Reply, Sidecar, running
 
 TINY = {"prompt": "x", "model": "tiny"}
 CHAT = {"messages": [{"role": "user", "content": "x"}]}
-INTERVAL = 1.0
+UNKNOWN_NAME_SECONDS = 1.0
 """Seconds for which the sidecar remembers that a model name is unknown."""
 
 
-async def ended(call: Call) -> Reply:
+async def wait_for_reply(call: Call) -> Reply:
     await asyncio.wait_for(call.task, 30)
     return call.reply
 
@@ -26,7 +26,7 @@ def complete(sidecar: Sidecar, model: str) -> Call:
 
 
 @asynccontextmanager
-async def slow(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[Sidecar, asyncio.Event]]:
+async def slow_sidecar(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[Sidecar, asyncio.Event]]:
     """Yields a sidecar that has looked up its models, and an event; `calls` are held until the event is set."""
     async with running(worker, lookup_timeout=30) as sidecar:
         assert (await sidecar.get("/v1/models")).status == 200
@@ -41,7 +41,7 @@ async def slow(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[Sidecar, 
             answer.set()
 
 
-async def known_models_answer(sidecar: Sidecar) -> None:
+async def check_known_models(sidecar: Sidecar) -> None:
     for model in ("tiny", "second", "llamacpp", "alias", None):
         assert (await sidecar.complete(prompt="x", model=model)).status == 200
         assert (await sidecar.chat(model=model)).status == 200
@@ -75,53 +75,53 @@ async def test_a_known_model_does_not_wait_for_a_lookup(
     aliases = {"alias": "second", "alias-of-nothing": "gone"}
     worker = FakeWorker(models=["tiny", "second"])
     async with running(worker, lookup_timeout=30, model_alias=aliases) as sidecar:
-        await known_models_answer(sidecar)
+        await check_known_models(sidecar)
         worker.held["RepositoryIndex"] = answer = asyncio.Event()
         n_before = worker.lookups.count("RepositoryIndex")
         waiting = [sidecar.start(method, path, body) for _ in range(3)]
         while worker.lookups.count("RepositoryIndex") == n_before:
             await worker.looked_up.get()
-        await known_models_answer(sidecar)
+        await check_known_models(sidecar)
         assert not any(call.task.done() for call in waiting)
         answer.set()
-        assert {(await ended(call)).status for call in waiting} == (
+        assert {(await wait_for_reply(call)).status for call in waiting} == (
             {404} if "unknown" in f"{path}{body}" or body else {200}
         )
         assert worker.lookups.count("RepositoryIndex") == n_before + 1
 
 
 async def test_a_hundred_unknown_names_at_once_are_one_lookup() -> None:
-    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
         calls = [complete(sidecar, f"unknown-{k}") for k in range(100)]
         assert await worker.looked_up.get() == "RepositoryIndex"
         answer.set()
         for call in calls:
-            reply = await ended(call)
+            reply = await wait_for_reply(call)
             assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
         assert worker.lookups == ["RepositoryIndex"]
 
 
 async def test_continuous_unknown_names_are_one_lookup_a_second() -> None:
-    async with slow(worker := FakeWorker()) as (sidecar, _):
+    async with slow_sidecar(worker := FakeWorker()) as (sidecar, _):
         loop = asyncio.get_running_loop()
         begun = loop.time()
         for k in range(300):
             assert (await sidecar.complete(prompt="x", model=f"unknown-{k}")).status == 404
-        assert 1 <= len(worker.lookups) <= 1 + (loop.time() - begun) / INTERVAL
+        assert 1 <= len(worker.lookups) <= 1 + (loop.time() - begun) / UNKNOWN_NAME_SECONDS
 
 
 async def test_an_unknown_name_is_found_once_it_is_listed() -> None:
-    async with slow(worker := FakeWorker()) as (sidecar, _):
+    async with slow_sidecar(worker := FakeWorker()) as (sidecar, _):
         assert (await sidecar.complete(prompt="x", model="later")).status == 404
         worker.models = ("tiny", "later")
-        await until_known(sidecar, "later")
+        await wait_until_known(sidecar, "later")
         worker.models = ("tiny", "last")
         assert [model["id"] for model in (await sidecar.get("/v1/models")).json["data"]] == ["tiny", "last"]
         assert (await sidecar.complete(prompt="x", model="last")).status == 200
         assert (await sidecar.complete(prompt="x", model="later")).status == 404
 
 
-async def until_known(sidecar: Sidecar, model: str) -> None:
+async def wait_until_known(sidecar: Sidecar, model: str) -> None:
     async with asyncio.timeout(30):  # takes a second
         while True:
             if (await sidecar.complete(prompt="x", model=model)).status == 200:
@@ -130,37 +130,39 @@ async def until_known(sidecar: Sidecar, model: str) -> None:
 
 
 async def test_requests_for_the_list_share_one_lookup() -> None:
-    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
         calls = [sidecar.start("GET", "/v1/models") for _ in range(50)]
         assert await worker.looked_up.get() == "RepositoryIndex"
         worker.models = ("tiny", "new")
         answer.set()
         for call in calls:
-            assert [model["id"] for model in (await ended(call)).json["data"]] == ["tiny", "new"]
+            assert [model["id"] for model in (await wait_for_reply(call)).json["data"]] == ["tiny", "new"]
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
 async def test_a_client_that_disconnects_does_not_end_the_lookup_for_others() -> None:
-    async with slow(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
         first = complete(sidecar, "unknown")
         assert await worker.looked_up.get() == "RepositoryIndex"
         other_calls = [complete(sidecar, "new"), sidecar.start("GET", "/v1/models")]
         await asyncio.sleep(0)
         first.disconnect()
-        await ended(first)
+        await wait_for_reply(first)
         worker.models = ("tiny", "new")
         answer.set()
-        assert [(await ended(call)).status for call in other_calls] == [200, 200]
+        assert [(await wait_for_reply(call)).status for call in other_calls] == [200, 200]
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
 async def test_a_failed_lookup_is_an_error_only_where_it_is_needed() -> None:
-    async with slow(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
         worker.failing.add("RepositoryIndex")
         calls = [sidecar.start("GET", "/v1/models"), complete(sidecar, "unknown"), complete(sidecar, "other")]
         assert await worker.looked_up.get() == "RepositoryIndex"
         answer.set()
-        for reply in [await ended(call) for call in calls] + [await sidecar.complete(prompt="x", model="third")]:
+        for reply in [await wait_for_reply(call) for call in calls] + [
+            await sidecar.complete(prompt="x", model="third")
+        ]:
             assert (reply.status, reply.error["code"]) == (503, "backend_unavailable")
         assert (await sidecar.complete(**TINY)).status == 200
         assert (await sidecar.chat(model="second")).status == 200
@@ -179,7 +181,7 @@ async def test_a_slow_model_does_not_delay_another_models_lookup() -> None:
         assert not any(call.task.done() for call in waiting)
         waiting[0].disconnect()
         answer.set()
-        assert [(await ended(call)).status for call in waiting[1:]] == [200, 200]
+        assert [(await wait_for_reply(call)).status for call in waiting[1:]] == [200, 200]
     assert worker.lookups.count("ModelConfig") == 2
 
 
@@ -190,7 +192,7 @@ async def test_one_models_errors_clear_nothing_for_others(status: str) -> None:
             raise Refusal(status, "not loaded")
         return await echo(request)
 
-    async with slow(
+    async with slow_sidecar(
         worker := FakeWorker(infer, models=["tiny", "broken-model"]), "RepositoryIndex", "ModelConfig", "ModelMetadata"
     ) as (sidecar, _):
         for _ in range(20):

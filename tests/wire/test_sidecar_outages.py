@@ -16,9 +16,9 @@ from protos.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_
 from scripts.ports import free_port
 from tests.certificates import Authority
 from tests.wire.fake_worker import FakeWorker, serving
-from tests.wire.test_sidecar_process import TIMEOUT, Running, completed, fetched, sidecar
+from tests.wire.test_sidecar_process import TIMEOUT, Running, fetch, send_completions, sidecar
 
-AWAY, BACK = "can't reach the backend", "connected to the backend"
+LOST_MESSAGE, FOUND_MESSAGE = "can't reach the backend", "connected to the backend"
 
 
 class Lines:
@@ -43,12 +43,12 @@ class Lines:
 
     async def end(self) -> None:
         self._running.process.terminate()
-        assert await self._running.ended() == 0
+        assert await self._running.exit_status() == 0
         self.seen += (await self._running.stderr.read()).decode().splitlines()
 
 
 @asynccontextmanager
-async def watched(port: int, *args: str) -> AsyncIterator[tuple[Running, Lines]]:
+async def logged_sidecar(port: int, *args: str) -> AsyncIterator[tuple[Running, Lines]]:
     async with sidecar(port, *args) as running:
         yield running, Lines(running)
 
@@ -62,48 +62,52 @@ async def test_a_backend_that_starts_late_is_one_warning_and_one_line_when_it_co
 
     async with await asyncio.start_server(hang_up, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
-        async with watched(port) as (running, lines):
-            assert f" WARNING openai_server.backends.calls: {AWAY} 127.0.0.1:{port}: " in await lines.until(AWAY)
+        async with logged_sidecar(port) as (running, lines):
+            assert f" WARNING openai_server.backends.calls: {LOST_MESSAGE} 127.0.0.1:{port}: " in await lines.until(
+                LOST_MESSAGE
+            )
             for _ in range(3):
                 await asyncio.wait_for(attempts.acquire(), TIMEOUT)
-                assert (await fetched(running.port, "/readyz"))[0] == 503
+                assert (await fetch(running.port, "/readyz"))[0] == 503
             server.close()
             async with serving(FakeWorker(), port):
-                assert f" INFO openai_server.backends.calls: {BACK} 127.0.0.1:{port}\n" in await lines.until(BACK)
-                await completed(running.port, 1)
+                assert f" INFO openai_server.backends.calls: {FOUND_MESSAGE} 127.0.0.1:{port}\n" in await lines.until(
+                    FOUND_MESSAGE
+                )
+                await send_completions(running.port, 1)
                 await lines.end()
-    assert (len(lines.about(AWAY)), len(lines.about(BACK))) == (1, 1)
+    assert (len(lines.about(LOST_MESSAGE)), len(lines.about(FOUND_MESSAGE))) == (1, 1)
 
 
 async def test_a_backend_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() -> None:
     port = free_port()
-    async with watched(port) as (_, lines):
+    async with logged_sidecar(port) as (_, lines):
         for _ in range(2):
-            assert "Connection refused" in await lines.until(AWAY)
+            assert "Connection refused" in await lines.until(LOST_MESSAGE)
             async with serving(FakeWorker(), port):
-                await lines.until(BACK)
-        await lines.until(AWAY)
+                await lines.until(FOUND_MESSAGE)
+        await lines.until(LOST_MESSAGE)
         await lines.end()
     logged = lines.about("the backend")
-    assert [AWAY in line for line in logged] == [True, False, True, False, True], logged
+    assert [LOST_MESSAGE in line for line in logged] == [True, False, True, False, True], logged
 
 
 async def test_each_unreachable_backend_is_named() -> None:
     addresses = [f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"]
     async with (
         serving(FakeWorker()) as port,
-        watched(port, "--anyserve-endpoint", ",".join(addresses)) as (_, lines),
+        logged_sidecar(port, "--anyserve-endpoint", ",".join(addresses)) as (_, lines),
     ):
         for address in addresses:
-            if not lines.about(AWAY, address):
-                await lines.until(AWAY, address)
+            if not lines.about(LOST_MESSAGE, address):
+                await lines.until(LOST_MESSAGE, address)
         await lines.end()
-    assert len(lines.about(AWAY)) == 2
+    assert len(lines.about(LOST_MESSAGE)) == 2
 
 
 async def test_the_warning_says_that_a_name_does_not_resolve() -> None:
-    async with watched(free_port(), "--anyserve-endpoint", "nobody.invalid:8000") as (_, lines):
-        assert "resol" in await lines.until(AWAY, "nobody.invalid:8000")
+    async with logged_sidecar(free_port(), "--anyserve-endpoint", "nobody.invalid:8000") as (_, lines):
+        assert "resol" in await lines.until(LOST_MESSAGE, "nobody.invalid:8000")
         await lines.end()
     assert len(lines.about("nobody.invalid")) == 1
 
@@ -145,8 +149,8 @@ async def test_the_warning_says_that_the_certificate_is_of_another_authority(tmp
     await server.start()
     options = ("--anyserve-endpoint", f"localhost:{port}", "--backend-tls", "--backend-ca", str(trusted.file))
     try:
-        async with watched(free_port(), *options) as (_, lines):
-            assert "CERTIFICATE_VERIFY_FAILED" in await lines.until(AWAY, f"localhost:{port}")
+        async with logged_sidecar(free_port(), *options) as (_, lines):
+            assert "CERTIFICATE_VERIFY_FAILED" in await lines.until(LOST_MESSAGE, f"localhost:{port}")
             await asyncio.sleep(1.5)  # another attempt
             await lines.end()
     finally:
@@ -166,12 +170,12 @@ async def test_a_backend_whose_calls_fail_is_a_warning() -> None:
             return await super().ServerReady(request, context)  # type: ignore[arg-type]
 
     worker = Unavailable()
-    async with serving(worker) as port, watched(port) as (_, lines):
-        assert "no upstream" in await lines.until(AWAY)
+    async with serving(worker) as port, logged_sidecar(port) as (_, lines):
+        assert "no upstream" in await lines.until(LOST_MESSAGE)
         worker.is_back.set()
-        await lines.until(BACK)
+        await lines.until(FOUND_MESSAGE)
         await lines.end()
-    assert len(lines.about(AWAY)) == 1
+    assert len(lines.about(LOST_MESSAGE)) == 1
 
 
 async def test_a_backend_on_a_unix_socket_is_served(tmp_path: Path) -> None:
@@ -180,9 +184,9 @@ async def test_a_backend_on_a_unix_socket_is_served(tmp_path: Path) -> None:
     server.add_insecure_port(endpoint)
     await server.start()
     try:
-        async with watched(free_port(), "--anyserve-endpoint", endpoint) as (running, lines):
-            await lines.until(BACK, endpoint)
-            await completed(running.port, 1)
+        async with logged_sidecar(free_port(), "--anyserve-endpoint", endpoint) as (running, lines):
+            await lines.until(FOUND_MESSAGE, endpoint)
+            await send_completions(running.port, 1)
     finally:
         await server.stop(None)
 

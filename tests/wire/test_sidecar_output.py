@@ -15,7 +15,7 @@ from scripts.ports import free_port
 from tests.ops.client import get
 from tests.wire.fake_worker import FakeWorker, serving
 from tests.wire.raw_http import connected
-from tests.wire.test_sidecar_process import TIMEOUT, completed, sidecar
+from tests.wire.test_sidecar_process import TIMEOUT, send_completions, sidecar
 
 # ---- Standard streams
 
@@ -62,7 +62,7 @@ TWO_WORKERS = ("--workers", "2", "--log-format", "json")
 )
 async def test_it_serves_and_exits_cleanly_where_nothing_can_be_written(to: str, options: tuple[str, ...]) -> None:
     async with serving(FakeWorker()) as worker_port, redirected(worker_port, to, *options) as (process, port):
-        await completed(port, 3)
+        await send_completions(port, 3)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), TIMEOUT) == 0
 
@@ -82,7 +82,7 @@ async def test_it_keeps_serving_when_the_reader_of_its_log_is_gone() -> None:
             async with asyncio.timeout(TIMEOUT):
                 while (await asyncio.to_thread(get, f"http://127.0.0.1:{port}", "/readyz")).status != 200:  # noqa: ASYNC110
                     await asyncio.sleep(0.05)
-            await completed(port, 3)
+            await send_completions(port, 3)
             process.terminate()
             assert await asyncio.wait_for(process.wait(), TIMEOUT) == 0
         finally:
@@ -134,7 +134,7 @@ async def test_nothing_unprintable_that_a_client_sends_reaches_the_log(log_forma
         for request in requests:
             await asyncio.to_thread(_exchange, running.port, request)
         running.process.terminate()
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
         log = (running.greeting + await running.stderr.read()).decode()
     assert not UNPRINTABLE.findall(log)
     lines = log.splitlines()

@@ -45,20 +45,20 @@ class Running:
         assert self.process.stderr is not None
         return self.process.stderr
 
-    async def tell(self, signal_number: signal.Signals) -> None:
+    async def drain_with(self, signal_number: signal.Signals) -> None:
         """Sends the signal, and returns once all processes have logged that they drain."""
         self.process.send_signal(signal_number)
         for _ in range(self.workers):
-            await self.says(b"finishing the running requests")
+            await self.line_with(b"finishing the running requests")
 
-    async def says(self, words: bytes) -> bytes:
+    async def line_with(self, words: bytes) -> bytes:
         """Returns the next line that contains `words`."""
         async with asyncio.timeout(TIMEOUT):
             while words not in (line := await self.stderr.readline()):
                 assert line, "the sidecar ended"
         return line
 
-    async def ended(self) -> int:
+    async def exit_status(self) -> int:
         return await asyncio.wait_for(self.process.wait(), TIMEOUT)
 
 
@@ -68,12 +68,12 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
     process = await asyncio.create_subprocess_exec(*command, "--workers", str(workers), *args, stderr=PIPE)
     try:
         running = Running(process, 0, workers)
-        line = await running.says(b"listening on")
+        line = await running.line_with(b"listening on")
         address = re.search(rb"https?://127\.0\.0\.1:(\d+)", line)
         assert address is not None, line
         running.port, running.greeting = int(address[1]), line
         while workers > 1 and len(running.children) < workers:
-            line = await running.says(b"has started")
+            line = await running.line_with(b"has started")
             pid = re.search(rb"worker process (\d+)", line)
             assert pid is not None, line
             running.children.append(int(pid[1]))
@@ -85,7 +85,7 @@ async def sidecar(worker_port: int, *args: str, workers: int = 1) -> AsyncIterat
 
 
 @asynccontextmanager
-async def posted(port: int, path: str, body: object) -> AsyncIterator[asyncio.StreamReader]:
+async def open_post(port: int, path: str, body: object) -> AsyncIterator[asyncio.StreamReader]:
     """Sends a request and yields the reader of its response. Leaving the context closes the connection."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     content = json.dumps(body).encode()
@@ -133,7 +133,7 @@ async def test_the_openai_package_works_with_the_sidecar() -> None:
 async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with serving(worker) as worker_port, sidecar(worker_port) as running:
-        async with posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer:
+        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer:
             id = await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
             if stream:
                 await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
@@ -153,15 +153,15 @@ async def test_sigterm_lets_the_running_response_finish(workers: int) -> None:
     async with (
         serving(FakeWorker(stream=stream)) as worker_port,
         sidecar(worker_port, workers=workers) as running,
-        posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
+        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
     ):
         await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
-        await running.tell(signal.SIGTERM)
+        await running.drain_with(signal.SIGTERM)
         may_end.set()
         remainder = await asyncio.wait_for(answer.read(), TIMEOUT)
         assert b"two" in remainder
         assert b"[DONE]" in remainder
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -171,16 +171,16 @@ async def test_a_response_that_does_not_finish_in_time_is_aborted(stream: bool, 
     async with (
         serving(worker) as worker_port,
         sidecar(worker_port, "--drain-timeout", "1", workers=workers) as running,
-        posted(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
+        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
-        await running.tell(signal.SIGINT)
+        await running.drain_with(signal.SIGINT)
         response = await asyncio.wait_for(answer.read(), TIMEOUT)
         assert b'"message":"The server is shutting down."' in response
         assert response.startswith(b"HTTP/1.1 503") != stream
         assert (b"[DONE]" in response) == stream
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
         assert b"Traceback" not in await running.stderr.read()
 
 
@@ -192,14 +192,14 @@ async def test_during_the_drain_delay_it_still_answers_requests(workers: int) ->
     ):
         url = f"http://127.0.0.1:{running.port}"
         assert "connection" not in (await asyncio.to_thread(get, url, "/readyz")).headers
-        await running.tell(signal.SIGTERM)
+        await running.drain_with(signal.SIGTERM)
         for stream in (False, True):
             answer = await asyncio.to_thread(post, url, {"prompt": "x", "stream": stream}, "/v1/completions")
             assert (answer.good, answer.headers["connection"]) == (True, "close")
         readiness = await asyncio.to_thread(get, url, "/readyz")
         assert (readiness.status, readiness.headers["connection"]) == (503, "close")
         running.process.send_signal(signal.SIGTERM)  # the second signal ends the delay
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -208,13 +208,13 @@ async def test_a_second_sigterm_ends_the_drain_at_once(workers: int) -> None:
     async with (
         serving(worker) as worker_port,
         sidecar(worker_port, "--drain-timeout", "600", workers=workers) as running,
-        posted(running.port, "/v1/completions", {"prompt": "x"}),
+        open_post(running.port, "/v1/completions", {"prompt": "x"}),
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
-        await running.tell(signal.SIGTERM)
+        await running.drain_with(signal.SIGTERM)
         running.process.send_signal(signal.SIGTERM)
         await asyncio.wait_for(worker.cancelled.get(), TIMEOUT)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
         assert b"Traceback" not in await running.stderr.read()
 
 
@@ -239,17 +239,17 @@ async def test_a_worker_process_that_dies_is_replaced() -> None:
         for child in running.children:
             os.kill(child, signal.SIGKILL)
         for _ in running.children:
-            await running.says(b"ended with status -9; starting another one")
+            await running.line_with(b"ended with status -9; starting another one")
         async with client(running.port) as openai:
             await openai.completions.create(model="tiny", prompt="a")
         running.process.send_signal(signal.SIGINT)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
 
 
 async def test_no_worker_process_outlives_the_parent() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
         running.process.kill()
-        assert await running.ended() == -signal.SIGKILL
+        assert await running.exit_status() == -signal.SIGKILL
         # The children hold the write end of this pipe.
         await asyncio.wait_for(running.stderr.read(), TIMEOUT)
         with pytest.raises(ConnectionRefusedError):
@@ -268,7 +268,7 @@ async def test_a_port_in_use_is_one_clear_line(workers: int) -> None:
     assert process.returncode == 1
 
 
-async def fetched(port: int, path: str) -> tuple[int, bytes]:
+async def fetch(port: int, path: str) -> tuple[int, bytes]:
     """Returns status and body of a GET."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     try:
@@ -279,10 +279,10 @@ async def fetched(port: int, path: str) -> tuple[int, bytes]:
         writer.close()
 
 
-async def completed(port: int, times: int) -> None:
+async def send_completions(port: int, times: int) -> None:
     """Sends each request on a new connection, so that any process may serve it."""
     for _ in range(times):
-        async with posted(port, "/v1/completions", {"prompt": "x"}) as answer:
+        async with open_post(port, "/v1/completions", {"prompt": "x"}) as answer:
             await asyncio.wait_for(answer.readuntil(b"choices"), TIMEOUT)
 
 
@@ -290,11 +290,11 @@ def n_answered(scraped: bytes) -> float:
     return Scrape(scraped).value("openai_server_requests_total", endpoint="/v1/completions", status="200")
 
 
-async def counted(port: int, times: int) -> Scrape:
+async def wait_for_count(port: int, times: int) -> Scrape:
     """Returns the metrics once they count `times` requests, which happens a moment after the last one ends."""
     async with asyncio.timeout(TIMEOUT):
         while True:
-            status, scraped = await fetched(port, "/metrics")
+            status, scraped = await fetch(port, "/metrics")
             assert status == 200
             if n_answered(scraped) >= times:
                 assert n_answered(scraped) == times
@@ -303,16 +303,16 @@ async def counted(port: int, times: int) -> Scrape:
 
 async def test_a_scrape_of_one_process_has_the_sums_of_all_dead_ones_included() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, workers=2) as running:
-        await completed(running.port, 20)
-        await counted(running.port, 20)
-        before = [n_answered((await fetched(running.port, "/metrics"))[1]) for _ in range(10)]
+        await send_completions(running.port, 20)
+        await wait_for_count(running.port, 20)
+        before = [n_answered((await fetch(running.port, "/metrics"))[1]) for _ in range(10)]
         assert before == [20] * 10
         os.kill(running.children[0], signal.SIGKILL)
-        started = re.search(rb"worker process (\d+)", await running.says(b"has started"))
+        started = re.search(rb"worker process (\d+)", await running.line_with(b"has started"))
         assert started is not None
         living = {running.children[1], int(started[1])}
-        await completed(running.port, 5)
-        scrape = await counted(running.port, 25)
+        await send_completions(running.port, 5)
+        scrape = await wait_for_count(running.port, 25)
         assert scrape.value("openai_server_info") == 1
         for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_open_fds"):
             by_pid = {int(labels["pid"]): scrape.value(name, **labels) for labels in scrape.series(name)}
@@ -337,27 +337,27 @@ async def test_health_and_metrics_on_their_own_port(workers: int) -> None:
     ):
         greeting = json.loads(running.greeting)
         admin = int(greeting["metrics"].rpartition(":")[2].partition("/")[0])
-        assert (await fetched(running.port, "/metrics"))[0] == 404
-        assert [(await fetched(admin, path))[0] for path in ("/livez", "/readyz", "/v1/models")] == [200, 200, 404]
-        async with posted(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer:
+        assert (await fetch(running.port, "/metrics"))[0] == 404
+        assert [(await fetch(admin, path))[0] for path in ("/livez", "/readyz", "/v1/models")] == [200, 200, 404]
+        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer:
             await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
-            await running.tell(signal.SIGTERM)
+            await running.drain_with(signal.SIGTERM)
             if workers == 1:  # a draining process still serves its metrics
-                scraped = (await fetched(admin, "/metrics"))[1]
+                scraped = (await fetch(admin, "/metrics"))[1]
                 assert Scrape(scraped).value("openai_server_requests_running", endpoint="/v1/completions") == 1
-                assert (await fetched(admin, "/readyz"))[0] == 503
+                assert (await fetch(admin, "/readyz"))[0] == 503
             may_end.set()
             await asyncio.wait_for(answer.readuntil(b"[DONE]"), TIMEOUT)
-        assert await running.ended() == 0
+        assert await running.exit_status() == 0
 
 
 async def test_each_line_of_a_json_log_is_an_object() -> None:
     async with serving(FakeWorker()) as worker_port, sidecar(worker_port, "--log-format", "json") as running:
-        await completed(running.port, 1)
-        line = json.loads(await running.says(b"openai_server.access"))
+        await send_completions(running.port, 1)
+        line = json.loads(await running.line_with(b"openai_server.access"))
         assert (line["message"], line["status"], line["model"]) == ("POST /v1/completions", 200, "tiny")
-        await running.tell(signal.SIGTERM)
-        assert await running.ended() == 0
+        await running.drain_with(signal.SIGTERM)
+        assert await running.exit_status() == 0
         remainder = (await running.stderr.read()).splitlines()
     assert all(json.loads(line)["level"] for line in (running.greeting, *remainder))
 
@@ -382,9 +382,9 @@ async def test_spans_reach_a_collector(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setenv("NO_PROXY", "127.0.0.1")
         async with serving(FakeWorker()) as worker_port, sidecar(worker_port) as running:
             assert b"tracing=True" in running.greeting
-            await completed(running.port, 1)
-            await running.tell(signal.SIGTERM)
-            assert await running.ended() == 0
+            await send_completions(running.port, 1)
+            await running.drain_with(signal.SIGTERM)
+            assert await running.exit_status() == 0
         collector.shutdown()
     exports = [ExportTraceServiceRequest.FromString(body) for body in bodies]
     spans = [

@@ -26,12 +26,12 @@ from tests.certificates import Authority
 
 
 @pytest.fixture
-def ours(tmp_path: Path) -> Authority:
+def trusted_ca(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "ours")
 
 
 @pytest.fixture
-def theirs(tmp_path: Path) -> Authority:
+def other_ca(tmp_path: Path) -> Authority:
     return Authority(tmp_path / "theirs")
 
 
@@ -70,28 +70,32 @@ async def refused(port: int, **config: Any) -> None:
         assert caught.value.status == "UNAVAILABLE"
 
 
-async def test_the_backend_needs_a_trusted_certificate_with_the_right_name(ours: Authority, theirs: Authority) -> None:
-    async with tls_worker(TLS(*ours.issue("localhost"))) as port:
-        async with connecting_pool(port, backend_ca=ours.file) as pool:
+async def test_the_backend_needs_a_trusted_certificate_with_the_right_name(
+    trusted_ca: Authority, other_ca: Authority
+) -> None:
+    async with tls_worker(TLS(*trusted_ca.issue("localhost"))) as port:
+        async with connecting_pool(port, backend_ca=trusted_ca.file) as pool:
             assert await models(pool) == []
-        await refused(port, backend_ca=theirs.file)
+        await refused(port, backend_ca=other_ca.file)
         await refused(port)  # the system's authorities don't include ours
         await refused(port, backend_tls=False)
-        await refused(port, backend_ca=ours.file, backend_server_name="other.example")
+        await refused(port, backend_ca=trusted_ca.file, backend_server_name="other.example")
 
 
-async def test_a_certificate_may_have_the_name_in_backend_server_name(ours: Authority) -> None:
-    async with tls_worker(TLS(*ours.issue("worker.example"))) as port:
-        await refused(port, backend_ca=ours.file)
-        async with connecting_pool(port, backend_ca=ours.file, backend_server_name="worker.example") as pool:
+async def test_a_certificate_may_have_the_name_in_backend_server_name(trusted_ca: Authority) -> None:
+    async with tls_worker(TLS(*trusted_ca.issue("worker.example"))) as port:
+        await refused(port, backend_ca=trusted_ca.file)
+        async with connecting_pool(port, backend_ca=trusted_ca.file, backend_server_name="worker.example") as pool:
             assert await models(pool) == []
 
 
-async def test_every_address_of_a_name_needs_a_certificate_for_the_name(ours: Authority) -> None:
+async def test_every_address_of_a_name_needs_a_certificate_for_the_name(trusted_ca: Authority) -> None:
     async with AsyncExitStack() as stack:
-        port = await stack.enter_async_context(tls_worker(TLS(*ours.issue("localhost"))))
+        port = await stack.enter_async_context(tls_worker(TLS(*trusted_ca.issue("localhost"))))
         name = (f"dns:///localhost:{port}",)
-        pool = await stack.enter_async_context(connecting_pool(port, anyserve_endpoint=name, backend_ca=ours.file))
+        pool = await stack.enter_async_context(
+            connecting_pool(port, anyserve_endpoint=name, backend_ca=trusted_ca.file)
+        )
         watching = asyncio.create_task(pool.watch())
         try:
             assert await asyncio.wait_for(models(pool), 10) == []
@@ -100,41 +104,41 @@ async def test_every_address_of_a_name_needs_a_certificate_for_the_name(ours: Au
             await asyncio.gather(watching, return_exceptions=True)
 
 
-async def test_the_client_needs_a_trusted_certificate_too(ours: Authority, theirs: Authority) -> None:
-    certificate, key = ours.issue("sidecar")
-    untrusted, untrusted_key = theirs.issue("sidecar")
-    async with tls_worker(TLS(*ours.issue("localhost"), ours.file)) as port:
-        async with connecting_pool(port, backend_ca=ours.file, backend_cert=certificate, backend_key=key) as pool:
+async def test_the_client_needs_a_trusted_certificate_too(trusted_ca: Authority, other_ca: Authority) -> None:
+    certificate, key = trusted_ca.issue("sidecar")
+    untrusted, untrusted_key = other_ca.issue("sidecar")
+    async with tls_worker(TLS(*trusted_ca.issue("localhost"), trusted_ca.file)) as port:
+        async with connecting_pool(port, backend_ca=trusted_ca.file, backend_cert=certificate, backend_key=key) as pool:
             assert await models(pool) == []
-        await refused(port, backend_ca=ours.file)
-        await refused(port, backend_ca=ours.file, backend_cert=untrusted, backend_key=untrusted_key)
+        await refused(port, backend_ca=trusted_ca.file)
+        await refused(port, backend_ca=trusted_ca.file, backend_cert=untrusted, backend_key=untrusted_key)
 
 
-async def test_a_certificate_is_renewed_without_a_restart(ours: Authority, theirs: Authority) -> None:
-    certificate, key = ours.issue("localhost")
-    async with tls_worker(TLS(certificate, key)) as port, connecting_pool(port, backend_ca=ours.file) as before:
+async def test_a_certificate_is_renewed_without_a_restart(trusted_ca: Authority, other_ca: Authority) -> None:
+    certificate, key = trusted_ca.issue("localhost")
+    async with tls_worker(TLS(certificate, key)) as port, connecting_pool(port, backend_ca=trusted_ca.file) as before:
         assert await models(before) == []
         certificate.write_text("half of a certif")
-        async with connecting_pool(port, backend_ca=ours.file) as pool:
+        async with connecting_pool(port, backend_ca=trusted_ca.file) as pool:
             assert await models(pool) == []
-        for new, old in zip(theirs.issue("localhost"), (certificate, key), strict=True):
+        for new, old in zip(other_ca.issue("localhost"), (certificate, key), strict=True):
             os.replace(new, old)
-        async with connecting_pool(port, backend_ca=theirs.file) as pool:
+        async with connecting_pool(port, backend_ca=other_ca.file) as pool:
             assert await models(pool) == []
-        await refused(port, backend_ca=ours.file)
+        await refused(port, backend_ca=trusted_ca.file)
         assert await models(before) == []
 
 
 async def test_the_sidecar_renews_its_ca_and_its_certificate(
-    ours: Authority,
-    theirs: Authority,
+    trusted_ca: Authority,
+    other_ca: Authority,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     monkeypatch.setattr(file_watch, "INTERVAL", 0.02)
     caplog.set_level(logging.INFO)
-    certificate, key = ours.issue("sidecar")
+    certificate, key = trusted_ca.issue("sidecar")
     trusted = tmp_path / "trusted.pem"
 
     def trust(authority: Authority) -> None:
@@ -153,10 +157,10 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
         except BackendError:
             return False
 
-    trust(ours)
+    trust(trusted_ca)
     async with AsyncExitStack() as stack:
-        old = await stack.enter_async_context(tls_worker(TLS(*ours.issue("localhost"), ours.file)))
-        new = await stack.enter_async_context(tls_worker(TLS(*theirs.issue("localhost"), theirs.file)))
+        old = await stack.enter_async_context(tls_worker(TLS(*trusted_ca.issue("localhost"), trusted_ca.file)))
+        new = await stack.enter_async_context(tls_worker(TLS(*other_ca.issue("localhost"), other_ca.file)))
         files = {"backend_ca": trusted, "backend_cert": certificate, "backend_key": key}
         to_old = await stack.enter_async_context(connecting_pool(old, **files))
         to_new = await stack.enter_async_context(connecting_pool(new, **files))
@@ -169,8 +173,8 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
             assert [await is_answered(pool) for pool in (to_old, to_new)] == [True, False]
             certificate.write_bytes(good)
             await wait_for_log("read again", times=2)
-            trust(theirs)
-            for fresh, before in zip(theirs.issue("sidecar"), (certificate, key), strict=True):
+            trust(other_ca)
+            for fresh, before in zip(other_ca.issue("sidecar"), (certificate, key), strict=True):
                 os.replace(fresh, before)
             async with asyncio.timeout(10):
                 while [await is_answered(pool) for pool in (to_old, to_new)] != [False, True]:  # noqa: ASYNC110
@@ -181,9 +185,9 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
             await asyncio.gather(*watching, return_exceptions=True)
 
 
-async def test_files_that_are_not_certificates_are_refused(ours: Authority, tmp_path: Path) -> None:
-    certificate, key = ours.issue("localhost")
-    _, other_key = ours.issue("other")
+async def test_files_that_are_not_certificates_are_refused(trusted_ca: Authority, tmp_path: Path) -> None:
+    certificate, key = trusted_ca.issue("localhost")
+    _, other_key = trusted_ca.issue("other")
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
     for tls in (

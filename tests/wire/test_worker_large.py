@@ -16,7 +16,7 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 from tests.anyserve_worker.fakes import FakeVectorRunner
 from tests.wire.worker import stub, worker
 
-IDS, MANY = contract.PROMPT_TOKEN_IDS, 2_000_000
+TOKEN_IDS, N_MANY = contract.PROMPT_TOKEN_IDS, 2_000_000
 
 
 def request(spec: TensorSpec, elements: Any, *, raw: bool, task: str = contract.TASK_GENERATE) -> ModelInferRequest:
@@ -54,23 +54,23 @@ def _large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("task", [contract.TASK_GENERATE, contract.TASK_EMBED, contract.TASK_DETOKENIZE])
-@pytest.mark.parametrize("n", [tensors.LONG + 5000, MANY])
+@pytest.mark.parametrize("n", [tensors.LONG + 5000, N_MANY])
 async def test_more_token_ids_than_the_context_has_are_refused(raw: bool, task: str, n: int) -> None:
-    code, trailers, details = await refusal(request(IDS, [1] * n, raw=raw, task=task))
+    code, trailers, details = await refusal(request(TOKEN_IDS, [1] * n, raw=raw, task=task))
     assert code is grpc.StatusCode.INVALID_ARGUMENT
     assert trailers[contract.ERROR_REASON] == contract.REASON_CONTEXT_LENGTH
-    assert trailers[contract.ERROR_TENSOR] == IDS.name
+    assert trailers[contract.ERROR_TENSOR] == TOKEN_IDS.name
     assert str(n) in details
 
 
 @pytest.mark.parametrize("raw", [False, True])
 async def test_too_many_token_ids_are_refused_in_a_stream_too(raw: bool) -> None:
     async def requests() -> AsyncIterator[ModelInferRequest]:
-        yield request(IDS, [1] * MANY, raw=raw)
+        yield request(TOKEN_IDS, [1] * N_MANY, raw=raw)
 
     async with client() as service:
         (response,) = [response async for response in service.ModelStreamInfer(requests())]
-        assert str(MANY) in response.error_message
+        assert str(N_MANY) in response.error_message
 
 
 @pytest.mark.parametrize("raw", [False, True])
@@ -78,9 +78,9 @@ async def test_too_many_token_ids_are_refused_in_a_stream_too(raw: bool) -> None
     ("spec", "elements"),
     [
         (contract.STOP, [b""] * 16_385),
-        (contract.LOGIT_BIAS, [0.0] * MANY),
+        (contract.LOGIT_BIAS, [0.0] * N_MANY),
         (contract.LOGIT_BIAS, [0.0] * 2000),
-        (contract.STOP_TOKEN_IDS, [1] * MANY),
+        (contract.STOP_TOKEN_IDS, [1] * N_MANY),
         (contract.STOP_TOKEN_IDS, [1] * 2000),
     ],
 )
@@ -139,7 +139,7 @@ async def test_more_plain_spans_than_any_prompt_has_are_refused(raw: bool) -> No
 async def test_long_prompts_within_the_context_arrive_unchanged(raw: bool) -> None:
     ids = [i % 250 for i in range(8000)]
     async with client() as service:
-        answer = await service.ModelInfer(request(IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
+        answer = await service.ModelInfer(request(TOKEN_IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
         (text,) = tensors.read_outputs(answer)[contract.WHOLE_TEXT.name].elements
         assert text == bytes(ids)
 
@@ -147,7 +147,7 @@ async def test_long_prompts_within_the_context_arrive_unchanged(raw: bool) -> No
 def test_an_array_has_the_elements_of_the_list() -> None:
     ids = list(range(-5, 9000))
     for raw in (False, True):
-        elements = tensors.read_inputs(request(IDS, ids, raw=raw))[IDS.name].elements
+        elements = tensors.read_inputs(request(TOKEN_IDS, ids, raw=raw))[TOKEN_IDS.name].elements
         assert elements == array("i", ids)
 
 
@@ -199,7 +199,7 @@ def test_unknown_fields_do_not_hide_parts() -> None:
 
 def test_large_messages_of_few_parts_are_accepted() -> None:
     for raw in (False, True):
-        assert not has_too_many(request(IDS, [300] * 1_000_000, raw=raw).SerializeToString())
+        assert not has_too_many(request(TOKEN_IDS, [300] * 1_000_000, raw=raw).SerializeToString())
     assert not has_too_many(request(contract.PROMPT, [b"\x2a\x00" * 5_000_000], raw=False).SerializeToString())
     assert not has_too_many(b"\xff" * 100_000)  # invalid, which protobuf reports
     assert not has_too_many(b"\x0a\xff\xff\x7f" + b"\0" * 100_000)

@@ -22,7 +22,7 @@ SHOWN_OPERATIONS = """
   block.querySelector('.opblock-summary-path').dataset.path)
 """
 STATE_TIMER = "new Promise(settled => setTimeout(settled, 100, true))"
-"""Milliseconds after which React has stored a shown example in its state; readers click later than that."""
+"""Waits 100 ms: React stores an example in its state only after showing it. Readers click later than that."""
 RESPONSE_STATUS = ".live-responses-table .response-col_status"
 
 
@@ -83,7 +83,7 @@ def execute(tab: Tab, operation: dict[str, Any]) -> tuple[str, str]:
 
 @pytest.mark.parametrize("width", [1280, 400])
 @pytest.mark.parametrize("dark", [False, True])
-def test_it_shows_every_operation_in_the_colours_and_width_of_the_reader(
+def test_the_page_shows_every_operation_in_the_colours_and_width_of_the_reader(
     browser: Browser, url: str, width: int, dark: bool
 ) -> None:
     with page(browser, url, width=width, dark=dark) as tab:

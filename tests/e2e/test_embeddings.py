@@ -123,7 +123,7 @@ def test_texts_with_similar_meanings_have_similar_vectors(client: OpenAI) -> Non
     assert eats @ eats_bread > 0.7 > 0.3 > eats @ carries
 
 
-def test_pooling_dimensions_and_encoding_of_an_embedding(client: OpenAI) -> None:
+def test_an_embedding_has_the_requested_pooling_dimensions_and_encoding(client: OpenAI) -> None:
     [whole] = embed(client, MINILM, "x")
     [raw] = embed(client, MINILM, "x", normalize=False)
     [cls] = embed(client, MINILM, "x", pooling="cls", normalize=False)

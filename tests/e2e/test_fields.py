@@ -212,7 +212,7 @@ def test_messages_from_the_sdk_can_be_sent_back(client: OpenAI) -> None:
         ("max_tokens", {"max_tokens": -1}),
     ],
 )
-def test_what_is_not_supported_is_refused_by_name(client: OpenAI, param: str, body: dict[str, Any]) -> None:
+def test_unsupported_values_are_refused_by_name(client: OpenAI, param: str, body: dict[str, Any]) -> None:
     with pytest.raises(BadRequestError) as refused:
         chat(client, **body)
     assert refused.value.param == param

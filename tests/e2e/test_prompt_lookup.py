@@ -34,7 +34,7 @@ def drafting_service() -> Iterator[GRPCInferenceServiceStub]:
 
 
 # A step of another size may change the last bits of a logit, so the text is the same only where one token is far
-# likelier than the others.
+# likelier than the others, or the penalties make it so.
 @pytest.mark.parametrize(
     "inputs", [{"temperature": 0.0}, {"temperature": 0.01, "seed": 3}, {"repetition_penalty": 1.01}]
 )

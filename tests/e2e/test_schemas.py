@@ -217,7 +217,7 @@ def test_a_constraint_that_cant_be_enforced_is_dropped_unless_the_schema_is_stri
 
 
 @pytest.mark.parametrize("keyword", ["uniqueItems", "not", "pattern"])
-def test_such_a_constraint_in_the_arguments_of_a_call_is_dropped_unless_strict(client: OpenAI, keyword: str) -> None:
+def test_a_constraint_in_the_arguments_of_a_call_is_dropped_unless_strict(client: OpenAI, keyword: str) -> None:
     parameters = {"type": "object", "properties": {"v": closed(UNENFORCEABLE[keyword])}, "required": ["v"]}
 
     def call(strict: bool | None) -> str:

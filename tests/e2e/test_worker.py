@@ -127,7 +127,7 @@ def test_a_stream_never_splits_a_character(service: Service) -> None:
     assert "\ufffd" not in "".join(pieces[:-1])
 
 
-def test_a_raw_request_gets_a_raw_response_and_a_typed_one_a_typed(exact_service: Service) -> None:
+def test_a_response_has_the_form_of_its_request(exact_service: Service) -> None:
     typed = infer(SMOLLM2, STORY, max_tokens=3, temperature=0.0, stop=["abc"])
     raw = to_raw(typed)
     assert raw.raw_input_contents

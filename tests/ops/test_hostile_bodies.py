@@ -8,7 +8,7 @@ from tests.ops.hostile_bodies import trial
 SIZE, VALUES = 400_000, 40_000
 
 
-def test_bodies_have_the_size_that_they_should_have() -> None:
+def test_bodies_stay_within_their_size() -> None:
     for name, hostile in kinds(SIZE, VALUES).items():
         body = hostile.body
         assert 0 < len(body) <= SIZE, name

@@ -1,4 +1,4 @@
-"""The reference page: what it may load, how long clients may cache it, and who has access."""
+"""The reference page: what it may load, how long clients may cache it, and that it needs no key."""
 
 import gzip
 import hashlib
@@ -183,7 +183,7 @@ def test_the_page_uses_no_memory_before_its_first_request() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-def test_several_processes_serve_it_on_connections_that_stay_open() -> None:
+def test_several_processes_serve_the_page_on_connections_that_stay_open() -> None:
     with able_worker.listening() as address, servers.sidecar(address, "--workers", "2") as (_, url):
         etags = set()
         for _ in range(4):

@@ -92,7 +92,7 @@ async def test_the_key_file_is_followed_also_through_symlinks(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr(file_watch, "INTERVAL", 0.02)
-    # Kubernetes mounts a secret so: keys → ..data/keys, ..data → ..1/, and `..data` is swapped.
+    # Kubernetes mounts a secret like this: keys → ..data/keys, ..data → ..1/, and `..data` is swapped.
     link, data = tmp_path / "keys", tmp_path / "..data"
     link.symlink_to("..data/keys")
 
@@ -364,7 +364,7 @@ async def test_requests_per_minute_are_limited_for_each_key() -> None:
 
 
 async def charged_tokens(sidecar: Sidecar, call: Callable[[], Any]) -> int:
-    """Returns the tokens that a request was charged, by the headers of the next one, whose reservation is ESTIMATE."""
+    """Returns the tokens charged so far, by the headers of a request that is refused; it reserves RESERVED_TOKENS itself."""
     sidecar.app.gate.clock = lambda: 1e6  # nothing refills
     before = int((await sidecar.complete(prompt=[])).headers["x-ratelimit-remaining-requests"])
     await call()

@@ -58,7 +58,7 @@ def listening(net: Network, port: int) -> tuple[str, ...]:
     return hosts
 
 
-def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path) -> None:
+def test_by_default_the_sidecar_answers_on_both_loopback_addresses(tmp_path: Path) -> None:
     with network(tmp_path) as net, sidecar(net, "--workers", "2", "--admin-port", "0") as (process, port):
         line = greeting(process)
         assert line["message"] == f"listening on http://{FOUR}:{port}, http://[{SIX}]:{port}"
@@ -79,7 +79,7 @@ def test_by_default_it_answers_on_both_loopback_addresses(tmp_path: Path) -> Non
         (("name.example",), (OTHER_FOUR, OTHER_SIX)),
     ],
 )
-def test_it_listens_on_the_hosts_of_its_options(
+def test_the_sidecar_listens_on_the_hosts_of_its_options(
     tmp_path: Path, hosts: tuple[str, ...], expected: tuple[str, ...]
 ) -> None:
     names = f"{FOUR} localhost\n{OTHER_FOUR} name.example\n{OTHER_SIX} name.example\n"
@@ -90,7 +90,7 @@ def test_it_listens_on_the_hosts_of_its_options(
         assert host.strip("[]") in expected
 
 
-def test_it_listens_on_the_hosts_in_the_environment(tmp_path: Path) -> None:
+def test_the_sidecar_listens_on_the_hosts_in_the_environment(tmp_path: Path) -> None:
     with network(tmp_path) as net, sidecar(net, HOST=f"{SIX}, {OTHER_FOUR}") as (_, port):
         assert listening(net, port) == (OTHER_FOUR, SIX)
 
@@ -114,7 +114,7 @@ def test_the_log_has_the_addresses_of_clients(tmp_path: Path) -> None:
     ("hosts", "expected", "missing"),
     [((), (FOUR,), SIX), (("::",), (FOUR, OTHER_FOUR), "::")],
 )
-def test_without_ipv6_it_answers_on_ipv4(
+def test_without_ipv6_the_sidecar_answers_on_ipv4(
     tmp_path: Path, hosts: tuple[str, ...], expected: tuple[str, ...], missing: str
 ) -> None:
     options = [word for host in hosts for word in ("--host", host)]
@@ -127,7 +127,7 @@ def test_without_ipv6_it_answers_on_ipv4(
         assert f"this machine has no IPv6: {missing} is left out" in warning
 
 
-def test_without_ipv4_it_answers_on_ipv6(tmp_path: Path) -> None:
+def test_without_ipv4_the_sidecar_answers_on_ipv6(tmp_path: Path) -> None:
     with network(tmp_path, ipv4=False) as net, sidecar(net, "--host", "::") as (process, port):
         assert net.get(SIX, port, "/livez")[0] == 200
         assert greeting(process)["api"] == f"http://[{SIX}]:{port}/v1"

@@ -231,7 +231,7 @@ def read_all(connection: socket.socket) -> bytes:
     return bytes(received)
 
 
-async def test_ten_times_the_capacity_is_refused_at_once_and_the_rest_is_answered() -> None:
+async def test_requests_beyond_the_capacity_are_refused_at_once_and_the_others_answered() -> None:
     may_answer = asyncio.Event()
 
     async def waits(_: ModelInferRequest) -> ModelInferResponse:

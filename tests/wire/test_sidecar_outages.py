@@ -92,7 +92,7 @@ async def test_a_backend_that_goes_and_comes_back_is_a_warning_and_a_line_each_t
     assert [LOST_MESSAGE in line for line in logged] == [True, False, True, False, True], logged
 
 
-async def test_each_unreachable_backend_is_named() -> None:
+async def test_every_unreachable_backend_is_named() -> None:
     addresses = [f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"]
     async with (
         serving(FakeWorker()) as port,

@@ -60,14 +60,16 @@ TWO_WORKERS = ("--workers", "2", "--log-format", "json")
     ],
     ids=lambda value: value if isinstance(value, str) else " ".join(value) or "one",
 )
-async def test_it_serves_and_exits_cleanly_where_nothing_can_be_written(to: str, options: tuple[str, ...]) -> None:
+async def test_the_sidecar_serves_and_exits_cleanly_where_nothing_can_be_written(
+    to: str, options: tuple[str, ...]
+) -> None:
     async with serving(FakeWorker()) as worker_port, redirected(worker_port, to, *options) as (process, port):
         await send_completions(port, 3)
         process.terminate()
         assert await asyncio.wait_for(process.wait(), TIMEOUT) == 0
 
 
-async def test_it_keeps_serving_when_the_reader_of_its_log_is_gone() -> None:
+async def test_the_sidecar_keeps_serving_when_the_reader_of_its_log_is_gone() -> None:
     reader, writer = os.pipe()
     port = free_port()
     async with serving(FakeWorker()) as worker_port:

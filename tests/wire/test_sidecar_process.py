@@ -185,7 +185,7 @@ async def test_a_response_that_does_not_finish_in_time_is_aborted(stream: bool, 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_during_the_drain_delay_it_still_answers_requests(workers: int) -> None:
+async def test_requests_are_answered_during_the_drain_delay(workers: int) -> None:
     async with (
         serving(FakeWorker()) as worker_port,
         sidecar(worker_port, "--drain-delay", "600", workers=workers) as running,
@@ -322,7 +322,7 @@ async def test_a_scrape_of_one_process_has_the_sums_of_all_dead_ones_included() 
 
 
 @pytest.mark.parametrize("workers", [1, 2])
-async def test_health_and_metrics_on_their_own_port(workers: int) -> None:
+async def test_health_and_metrics_can_have_their_own_port(workers: int) -> None:
     may_end = asyncio.Event()
 
     async def stream(_: ModelInferRequest) -> AsyncIterator[ModelInferResponse]:

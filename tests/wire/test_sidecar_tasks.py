@@ -186,7 +186,7 @@ async def test_documents_are_sorted_by_their_scores() -> None:
 # ---- Tokens
 
 
-async def test_tokenize_in_the_form_of_llama_server() -> None:
+async def test_tokenize_accepts_the_form_of_llama_server() -> None:
     backend = worker()
     async with running(backend) as sidecar:
         assert await post(sidecar, "/tokenize", content="hé") == {"tokens": [104, 0xC3, 0xA9]}
@@ -204,7 +204,7 @@ async def test_tokenize_in_the_form_of_llama_server() -> None:
     ]
 
 
-async def test_tokenize_in_the_form_of_vllm() -> None:
+async def test_tokenize_accepts_the_form_of_vllm() -> None:
     backend = worker(context_length="2048", chat_template="{{ messages[0].content }}!")
     async with running(backend) as sidecar:
         response = await post(sidecar, "/tokenize", prompt="h")

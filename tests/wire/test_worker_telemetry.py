@@ -118,7 +118,7 @@ async def test_the_line_of_a_generation_has_the_id_of_the_http_request(
     assert "secret" not in caplog.text
 
 
-async def test_the_line_of_a_cancelled_generation_says_so(caplog: pytest.LogCaptureFixture) -> None:
+async def test_the_line_of_a_cancelled_generation_has_that_outcome(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     gate = Gate()
     async with (

@@ -37,7 +37,7 @@ async def test_a_file_that_could_not_be_read_is_read_again_even_if_it_does_not_c
 
 
 def test_a_replaced_file_has_another_version(tmp_path: Path) -> None:
-    """Kubernetes replaces a file like this: a symlink moves to another folder, whose file may have the same size and time."""
+    """Kubernetes moves a symlink to another folder, whose file may have the same size and time."""
     file = tmp_path / "current" / "keys"
     versions = []
     for folder in ("first", "second"):

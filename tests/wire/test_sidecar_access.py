@@ -364,7 +364,7 @@ async def test_requests_per_minute_are_limited_for_each_key() -> None:
 
 
 async def charged_tokens(sidecar: Sidecar, call: Callable[[], Any]) -> int:
-    """Returns the tokens charged so far, by the headers of a request that is refused; it reserves RESERVED_TOKENS itself."""
+    """Returns the tokens charged so far, from the headers of a refused request, which reserves RESERVED_TOKENS."""
     sidecar.app.gate.clock = lambda: 1e6  # nothing refills
     before = int((await sidecar.complete(prompt=[])).headers["x-ratelimit-remaining-requests"])
     await call()

@@ -217,12 +217,12 @@ async def test_backends_without_a_list_serve_the_served_models_that_they_have() 
 
 async def test_the_default_model_does_not_depend_on_the_order_of_responses() -> None:
     slow, fast = FakeWorker(models=["slow"]), FakeWorker(models=["fast"])
-    slow.held["RepositoryIndex"] = answer = asyncio.Event()
+    slow.held["RepositoryIndex"] = may_answer = asyncio.Event()
     async with sidecar_for(slow, fast) as sidecar:
         assert (await send_completion(sidecar, "fast")).json["model"] == "fast"  # doesn't wait for the slow backend
         call = sidecar.start("POST", "/v1/completions", {"prompt": "x"})
         await asyncio.sleep(0.1)
-        answer.set()
+        may_answer.set()
         await asyncio.wait_for(call.task, 10)
         assert call.reply.json["model"] == "slow"
 

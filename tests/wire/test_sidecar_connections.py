@@ -251,8 +251,8 @@ async def test_requests_beyond_the_capacity_are_refused_at_once_and_the_others_a
         async with asyncio.timeout(TIMEOUT):
             requests = {asyncio.create_task(completion_status(client)) for client in clients}
             # All others are refused while the admitted requests still run or wait.
-            answers = [await answer for _, answer in zip(range(72), asyncio.as_completed(requests), strict=False)]
-            assert answers == [429] * 72
+            statuses = [await status for _, status in zip(range(72), asyncio.as_completed(requests), strict=False)]
+            assert statuses == [429] * 72
             admitted = [request for request in requests if not request.done()]
             assert len(admitted) == 8
             may_answer.set()
@@ -302,13 +302,13 @@ async def test_no_key_reaches_the_log_or_the_command_line_of_a_worker_process() 
     args = ("--log-level", "debug", "--access-log", "--api-key", key)
     async with started(*args, workers=2) as running:
         async with connected(running) as client:
-            answers = [
+            replies = [
                 await client.exchange("POST", "/v1/completions", body, authorization=f"Bearer {sent_key}")
                 for sent_key in (key, key + "-wrong")
                 for body in ({"prompt": "x"}, {"prompt": "x", "stream": True}, {"prompt": 3})
             ]
-            assert [status for status, _ in answers] == [200, 200, 400, 401, 401, 401]
-            assert key not in str(answers)
+            assert [status for status, _ in replies] == [200, 200, 400, 401, 401, 401]
+            assert key not in str(replies)
         commands = await asyncio.to_thread(lambda: [Path(f"/proc/{id}/cmdline").read_text() for id in running.children])
         assert key not in str(commands)
         running.process.send_signal(signal.SIGTERM)

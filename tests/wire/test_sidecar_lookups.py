@@ -30,15 +30,15 @@ async def slow_sidecar(worker: FakeWorker, *calls: str) -> AsyncIterator[tuple[S
     """Yields a sidecar that has looked up its models, and an event; `calls` are held until the event is set."""
     async with running(worker, lookup_timeout=30) as sidecar:
         assert (await sidecar.get("/v1/models")).status == 200
-        answer = asyncio.Event()
-        worker.held = dict.fromkeys(calls, answer)
+        may_answer = asyncio.Event()
+        worker.held = dict.fromkeys(calls, may_answer)
         while not worker.looked_up.empty():
             worker.looked_up.get_nowait()
         worker.lookups.clear()
         try:
-            yield sidecar, answer
+            yield sidecar, may_answer
         finally:
-            answer.set()
+            may_answer.set()
 
 
 async def check_known_models(sidecar: Sidecar) -> None:
@@ -76,14 +76,14 @@ async def test_a_known_model_does_not_wait_for_a_lookup(
     worker = FakeWorker(models=["tiny", "second"])
     async with running(worker, lookup_timeout=30, model_alias=aliases) as sidecar:
         await check_known_models(sidecar)
-        worker.held["RepositoryIndex"] = answer = asyncio.Event()
+        worker.held["RepositoryIndex"] = may_answer = asyncio.Event()
         n_before = worker.lookups.count("RepositoryIndex")
         waiting = [sidecar.start(method, path, body) for _ in range(3)]
         while worker.lookups.count("RepositoryIndex") == n_before:
             await worker.looked_up.get()
         await check_known_models(sidecar)
         assert not any(call.task.done() for call in waiting)
-        answer.set()
+        may_answer.set()
         assert {(await wait_for_reply(call)).status for call in waiting} == (
             {404} if "unknown" in f"{path}{body}" or body else {200}
         )
@@ -91,10 +91,10 @@ async def test_a_known_model_does_not_wait_for_a_lookup(
 
 
 async def test_a_hundred_unknown_names_at_once_are_one_lookup() -> None:
-    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, may_answer):
         calls = [complete(sidecar, f"unknown-{k}") for k in range(100)]
         assert await worker.looked_up.get() == "RepositoryIndex"
-        answer.set()
+        may_answer.set()
         for call in calls:
             reply = await wait_for_reply(call)
             assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
@@ -130,18 +130,18 @@ async def wait_until_known(sidecar: Sidecar, model: str) -> None:
 
 
 async def test_requests_for_the_list_share_one_lookup() -> None:
-    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, may_answer):
         calls = [sidecar.start("GET", "/v1/models") for _ in range(50)]
         assert await worker.looked_up.get() == "RepositoryIndex"
         worker.models = ("tiny", "new")
-        answer.set()
+        may_answer.set()
         for call in calls:
             assert [model["id"] for model in (await wait_for_reply(call)).json["data"]] == ["tiny", "new"]
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
 async def test_a_client_that_disconnects_does_not_end_the_lookup_for_others() -> None:
-    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(), "RepositoryIndex") as (sidecar, may_answer):
         first = complete(sidecar, "unknown")
         assert await worker.looked_up.get() == "RepositoryIndex"
         other_calls = [complete(sidecar, "new"), sidecar.start("GET", "/v1/models")]
@@ -149,17 +149,20 @@ async def test_a_client_that_disconnects_does_not_end_the_lookup_for_others() ->
         first.disconnect()
         await wait_for_reply(first)
         worker.models = ("tiny", "new")
-        answer.set()
+        may_answer.set()
         assert [(await wait_for_reply(call)).status for call in other_calls] == [200, 200]
         assert worker.lookups.count("RepositoryIndex") == 1
 
 
 async def test_a_failed_lookup_is_an_error_only_where_it_is_needed() -> None:
-    async with slow_sidecar(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (sidecar, answer):
+    async with slow_sidecar(worker := FakeWorker(models=["tiny", "second"]), "RepositoryIndex") as (
+        sidecar,
+        may_answer,
+    ):
         worker.failing.add("RepositoryIndex")
         calls = [sidecar.start("GET", "/v1/models"), complete(sidecar, "unknown"), complete(sidecar, "other")]
         assert await worker.looked_up.get() == "RepositoryIndex"
-        answer.set()
+        may_answer.set()
         for reply in [await wait_for_reply(call) for call in calls] + [
             await sidecar.complete(prompt="x", model="third")
         ]:
@@ -173,14 +176,14 @@ async def test_a_failed_lookup_is_an_error_only_where_it_is_needed() -> None:
 
 async def test_a_slow_model_does_not_delay_another_models_lookup() -> None:
     worker = FakeWorker(models=["tiny", "slow"])
-    worker.held["ModelConfig slow"] = answer = asyncio.Event()
+    worker.held["ModelConfig slow"] = may_answer = asyncio.Event()
     async with running(worker, lookup_timeout=30) as sidecar:
         waiting = [complete(sidecar, "slow"), complete(sidecar, "slow"), sidecar.start("GET", "/v1/models")]
         assert (await sidecar.complete(**TINY)).status == 200
         assert (await sidecar.complete(prompt="x", model="unknown")).status == 404
         assert not any(call.task.done() for call in waiting)
         waiting[0].disconnect()
-        answer.set()
+        may_answer.set()
         assert [(await wait_for_reply(call)).status for call in waiting[1:]] == [200, 200]
     assert worker.lookups.count("ModelConfig") == 2
 

@@ -43,16 +43,16 @@ async def test_an_unknown_model_is_not_described(path: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "answers"),
+    ("model", "expected"),
     [(None, "tiny"), ("", "tiny"), ("tiny", "tiny"), ("llamacpp", "tiny"), ("gpt-3.5-turbo", "second")],
 )
-async def test_a_request_is_answered_by_its_model_or_alias(model: str | None, answers: str) -> None:
+async def test_a_request_is_answered_by_its_model_or_alias(model: str | None, expected: str) -> None:
     worker = FakeWorker(models=["tiny", "second"])
     async with running(worker, model_alias={"gpt-3.5-turbo": "second"}) as sidecar:
         for reply in (await sidecar.complete(prompt="x", model=model), await sidecar.chat(model=model)):
-            assert reply.json["model"] == answers
-        assert (await sidecar.complete(prompt="x", model=model, stream=True)).events[0]["model"] == answers
-    assert {request.model_name for request in worker.requests} == {answers}
+            assert reply.json["model"] == expected
+        assert (await sidecar.complete(prompt="x", model=model, stream=True)).events[0]["model"] == expected
+    assert {request.model_name for request in worker.requests} == {expected}
 
 
 @pytest.mark.parametrize("model", ["other", "alias-of-nothing"])

@@ -133,10 +133,10 @@ async def test_the_openai_package_works_with_the_sidecar() -> None:
 async def test_a_closed_connection_cancels_the_call(stream: bool) -> None:
     worker = FakeWorker(hangs, hangs_midway)
     async with serving(worker) as worker_port, sidecar(worker_port) as running:
-        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer:
+        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as reader:
             id = await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
             if stream:
-                await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+                await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
             assert worker.cancelled.empty()
         assert await asyncio.wait_for(worker.cancelled.get(), TIMEOUT) == id
 
@@ -153,12 +153,12 @@ async def test_sigterm_lets_the_running_response_finish(workers: int) -> None:
     async with (
         serving(FakeWorker(stream=stream)) as worker_port,
         sidecar(worker_port, workers=workers) as running,
-        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer,
+        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as reader,
     ):
-        await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+        await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
         await running.drain_with(signal.SIGTERM)
         may_end.set()
-        remainder = await asyncio.wait_for(answer.read(), TIMEOUT)
+        remainder = await asyncio.wait_for(reader.read(), TIMEOUT)
         assert b"two" in remainder
         assert b"[DONE]" in remainder
         assert await running.exit_status() == 0
@@ -171,11 +171,11 @@ async def test_a_response_that_does_not_finish_in_time_is_aborted(stream: bool, 
     async with (
         serving(worker) as worker_port,
         sidecar(worker_port, "--drain-timeout", "1", workers=workers) as running,
-        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as answer,
+        open_post(running.port, "/v1/completions", {"prompt": "x", "stream": stream}) as reader,
     ):
         await asyncio.wait_for(worker.arrived.get(), TIMEOUT)
         await running.drain_with(signal.SIGINT)
-        response = await asyncio.wait_for(answer.read(), TIMEOUT)
+        response = await asyncio.wait_for(reader.read(), TIMEOUT)
         assert b'"message":"The server is shutting down."' in response
         assert response.startswith(b"HTTP/1.1 503") != stream
         assert (b"[DONE]" in response) == stream
@@ -194,8 +194,8 @@ async def test_requests_are_answered_during_the_drain_delay(workers: int) -> Non
         assert "connection" not in (await asyncio.to_thread(get, url, "/readyz")).headers
         await running.drain_with(signal.SIGTERM)
         for stream in (False, True):
-            answer = await asyncio.to_thread(post, url, {"prompt": "x", "stream": stream}, "/v1/completions")
-            assert (answer.good, answer.headers["connection"]) == (True, "close")
+            result = await asyncio.to_thread(post, url, {"prompt": "x", "stream": stream}, "/v1/completions")
+            assert (result.good, result.headers["connection"]) == (True, "close")
         readiness = await asyncio.to_thread(get, url, "/readyz")
         assert (readiness.status, readiness.headers["connection"]) == (503, "close")
         running.process.send_signal(signal.SIGTERM)  # the second signal ends the delay
@@ -282,8 +282,8 @@ async def fetch(port: int, path: str) -> tuple[int, bytes]:
 async def send_completions(port: int, times: int) -> None:
     """Sends each request on a new connection, so that any process may serve it."""
     for _ in range(times):
-        async with open_post(port, "/v1/completions", {"prompt": "x"}) as answer:
-            await asyncio.wait_for(answer.readuntil(b"choices"), TIMEOUT)
+        async with open_post(port, "/v1/completions", {"prompt": "x"}) as reader:
+            await asyncio.wait_for(reader.readuntil(b"choices"), TIMEOUT)
 
 
 def n_answered(scraped: bytes) -> float:
@@ -339,15 +339,15 @@ async def test_health_and_metrics_can_have_their_own_port(workers: int) -> None:
         admin = int(greeting["metrics"].rpartition(":")[2].partition("/")[0])
         assert (await fetch(running.port, "/metrics"))[0] == 404
         assert [(await fetch(admin, path))[0] for path in ("/livez", "/readyz", "/v1/models")] == [200, 200, 404]
-        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as answer:
-            await asyncio.wait_for(answer.readuntil(b"one"), TIMEOUT)
+        async with open_post(running.port, "/v1/completions", {"prompt": "x", "stream": True}) as reader:
+            await asyncio.wait_for(reader.readuntil(b"one"), TIMEOUT)
             await running.drain_with(signal.SIGTERM)
             if workers == 1:  # a draining process still serves its metrics
                 scraped = (await fetch(admin, "/metrics"))[1]
                 assert Scrape(scraped).value("openai_server_requests_running", endpoint="/v1/completions") == 1
                 assert (await fetch(admin, "/readyz"))[0] == 503
             may_end.set()
-            await asyncio.wait_for(answer.readuntil(b"[DONE]"), TIMEOUT)
+            await asyncio.wait_for(reader.readuntil(b"[DONE]"), TIMEOUT)
         assert await running.exit_status() == 0
 
 

@@ -139,8 +139,8 @@ async def test_more_plain_spans_than_any_prompt_has_are_refused(raw: bool) -> No
 async def test_long_prompts_within_the_context_arrive_unchanged(raw: bool) -> None:
     ids = [i % 250 for i in range(8000)]
     async with client() as service:
-        answer = await service.ModelInfer(request(TOKEN_IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
-        (text,) = tensors.read_outputs(answer)[contract.WHOLE_TEXT.name].elements
+        detokenized = await service.ModelInfer(request(TOKEN_IDS, ids, raw=raw, task=contract.TASK_DETOKENIZE))
+        (text,) = tensors.read_outputs(detokenized)[contract.WHOLE_TEXT.name].elements
         assert text == bytes(ids)
 
 

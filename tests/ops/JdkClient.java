@@ -8,7 +8,7 @@ import java.util.concurrent.CompletableFuture;
 import java.util.stream.Collectors;
 import java.util.stream.IntStream;
 
-/** Requests of the JDK's default client, which asks for an upgrade to HTTP/2 on each new connection. See jdk_client.py. */
+/** Requests of the JDK's default client, which requests an upgrade to HTTP/2 on each new connection. See jdk_client.py. */
 public class JdkClient {
     private static final String CHAT = "{\"messages\": [{\"role\": \"user\", \"content\": \"GET / HTTP/1.1\"}]%s}";
 
@@ -16,20 +16,20 @@ public class JdkClient {
         String url = args[0];
         HttpClient client = HttpClient.newHttpClient();
         for (int round = 0; round < 3; round++) {
-            whole(client.send(chat(url, ""), BodyHandlers.ofString()));
-            streamed(client.send(chat(url, ", \"stream\": true"), BodyHandlers.ofLines()));
+            checkWhole(client.send(chat(url, ""), BodyHandlers.ofString()));
+            checkStream(client.send(chat(url, ", \"stream\": true"), BodyHandlers.ofLines()));
             check(client.send(get(url), BodyHandlers.ofString()), 200);
             check(client.send(chat(url, ", \"n\": \"x\""), BodyHandlers.ofString()), 400);
         }
-        List<CompletableFuture<Void>> many = IntStream.range(0, 32)
+        List<CompletableFuture<Void>> futures = IntStream.range(0, 32)
             .mapToObj(k -> k % 2 == 0
-                ? client.sendAsync(chat(url, ""), BodyHandlers.ofString()).thenAccept(JdkClient::whole)
-                : client.sendAsync(chat(url, ", \"stream\": true"), BodyHandlers.ofLines()).thenAccept(JdkClient::streamed))
+                ? client.sendAsync(chat(url, ""), BodyHandlers.ofString()).thenAccept(JdkClient::checkWhole)
+                : client.sendAsync(chat(url, ", \"stream\": true"), BodyHandlers.ofLines()).thenAccept(JdkClient::checkStream))
             .collect(Collectors.toList());
-        CompletableFuture.allOf(many.toArray(new CompletableFuture[0])).get();
+        CompletableFuture.allOf(futures.toArray(new CompletableFuture[0])).get();
         HttpRequest large = post(url + "/v1/chat/completions", " ".repeat(17 << 20)).build();
         check(client.send(large, BodyHandlers.ofString()), 413);
-        whole(client.send(chat(url, ""), BodyHandlers.ofString()));
+        checkWhole(client.send(chat(url, ""), BodyHandlers.ofString()));
         System.out.println("46 requests answered");
     }
 
@@ -47,12 +47,12 @@ public class JdkClient {
         return HttpRequest.newBuilder(URI.create(url + "/v1/models")).build();
     }
 
-    private static void whole(HttpResponse<String> response) {
+    private static void checkWhole(HttpResponse<String> response) {
         check(response, 200);
         require(response.body().contains("\"chat.completion\""), response.body());
     }
 
-    private static void streamed(HttpResponse<java.util.stream.Stream<String>> response) {
+    private static void checkStream(HttpResponse<java.util.stream.Stream<String>> response) {
         check(response, 200);
         List<String> lines = response.body().filter(line -> !line.isEmpty()).collect(Collectors.toList());
         require(lines.size() > 2 && lines.get(lines.size() - 1).equals("data: [DONE]"), lines.toString());
@@ -63,9 +63,9 @@ public class JdkClient {
         require(response.version() == HttpClient.Version.HTTP_1_1, response.version().toString());
     }
 
-    private static void require(boolean holds, String found) {
-        if (!holds) {
-            throw new AssertionError(found);
+    private static void require(boolean condition, String message) {
+        if (!condition) {
+            throw new AssertionError(message);
         }
     }
 }

@@ -13,9 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tests.e2e.conftest import SMOLLM2, Pair
 
-MESSAGES: list[Any] = [
-    {"role": "user", "content": "Describe a person as JSON, with everything that you know of them."}
-]
+MESSAGES: list[Any] = [{"role": "user", "content": "Describe a person as JSON, with everything that you know of them."}]
 
 
 class Address(BaseModel):

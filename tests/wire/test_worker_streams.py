@@ -331,7 +331,9 @@ async def test_the_requests_of_a_bundle_are_answered_as_if_each_had_been_sent() 
     ):
         lookup: Any = service.ServerMetadata(ServerMetadataRequest())
         assert contract.EXTENSION_BUNDLES in (await lookup).extensions
-        await stream.send(bundle(request("q", 1), whole_request("w", 2), request("x" * 200, 3)), bundle(), request("q", 4))
+        await stream.send(
+            bundle(request("q", 1), whole_request("w", 2), request("x" * 200, 3)), bundle(), request("q", 4)
+        )
         await stream.until_ended((1, 0), (2, 0), (4, 0))
     assert stream.texts == {(1, 0): "abc", (2, 0): "de", (4, 0): "abc"}
     assert stream.errors == [(3, "INVALID_ARGUMENT")]
@@ -349,7 +351,9 @@ async def test_a_bundle_may_cancel() -> None:
 
 async def test_a_bundle_in_a_bundle_and_one_with_too_many_requests_are_refused() -> None:
     async with worker({"tiny": FakeRunner({"q": b"abc"})}) as running, client(running.port) as stream:
-        await stream.send(bundle(bundle(request("q", 1))), bundle(*[request("q", 1)] * (contract.MAX_BUNDLE + 1)), request("q", 1))
+        await stream.send(
+            bundle(bundle(request("q", 1))), bundle(*[request("q", 1)] * (contract.MAX_BUNDLE + 1)), request("q", 1)
+        )
         await stream.until_ended((1, 0))
         while len(stream.errors) < 2:
             await stream.read()

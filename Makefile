@@ -41,7 +41,7 @@ fmt: setup ## formats the Python files
 	@$(BIN)/ruff check --fix --quiet
 	@$(BIN)/ruff format
 
-docs: setup ## fills README.md's tables from the code
+docs: setup ## fills the tables of docs/ from the code
 	@$(BIN)/python -m scripts.readme
 
 protos: setup ## regenerates the stubs from the .proto

@@ -1,5 +1,5 @@
-"""The tables of request fields, printed from the code into docs/fields.md: type and range, tensor, backends; and what
-the objects in them may have."""
+"""The tables of request fields for docs/fields.md, from the code: type and range, tensor, backends; and the fields of
+the objects in them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
@@ -25,7 +25,7 @@ TABLES = {
 }
 """Tables of the fields of all requests, by the name of the request's form."""
 
-# What no sampling tensor says of a field.
+# The column `becomes` of fields that are not one sampling tensor.
 OTHERWISE = {
     "model": "`model_name`; absent: the first served model",
     "prompt": "`prompt`, or `prompt_token_ids`; one call a prompt",
@@ -34,13 +34,13 @@ OTHERWISE = {
     "repeat_penalty": "`repetition_penalty`",
     "response_format": "`json_schema`; `lenient_schema`, unless `strict`",
     "top_logprobs": "`logprobs`",
-    "best_of": "`n`, of which the likeliest are told",
+    "best_of": "`n`, of which the likeliest are returned",
     "stream": "`ModelStreamInfer` instead of `ModelInfer`",
     "stream_options": "with `include_usage`, a chunk with the counts",
-    "tools": "the template's `tools`, and how the answer is read",
+    "tools": "the template's `tools`, and the format in which the answer is parsed",
     "tool_choice": "`lark`, where a call is required or a schema strict",
     "parallel_tool_calls": "whether `lark` allows several",
-    "functions": "as `tools`; the answer has `function_call`",
+    "functions": "as `tools`; the response has `function_call`",
     "function_call": "as `tool_choice`",
     "reasoning_effort": "the template's variable of this name",
     "add_generation_prompt": "the template's variable of this name",
@@ -59,7 +59,7 @@ BACKENDS = {
     "tool_choice": "all; to require a call, ours and others that take `lark`",
     "function_call": "all; to require a call, ours and others that take `lark`",
 }
-"""Where it is not told by the tensor alone."""
+"""Where the tensor alone does not determine it."""
 _TENSORS = {COMPLETION_NAMES.get(row.field, row.field): row.tensor for row in INPUT_ROWS}
 
 
@@ -76,7 +76,7 @@ def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
     for name, schema in components[struct.__name__]["properties"].items():
         tensor = _TENSORS.get(name)
         becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
-        assert becomes, f"what becomes of {name}?"
+        assert becomes, f"{name} has neither a tensor nor a description"
         yield (
             f"`{name}`",
             TYPES.get(name) or _type(schema, components),
@@ -84,7 +84,7 @@ def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
             BACKENDS.get(name, WITH_TENSOR if tensor else ALL),
         )
     for name in sorted(fields.no_effect):
-        yield f"`{name}`", "anything", "nothing: it has no effect on the answer", ALL
+        yield f"`{name}`", "anything", "nothing: it has no effect", ALL
 
 
 def neutral() -> list[Row]:

@@ -1,4 +1,4 @@
-"""The tables of README.md and docs/, printed from the code. `--check` fails where they say something else.
+"""Fills the tables of docs/ from the code. `--check` fails where a table differs from the code.
 
 Each stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
@@ -13,10 +13,11 @@ import click
 from anyserve_worker.__main__ import main as worker
 from openai_server.__main__ import main as sidecar
 from openai_server.api import schemas
+from openai_server.api.registry import ENDPOINTS
 from openai_server.backends.dialects.anyserve.encode_tasks import EMBEDDING
 from openai_server.core.errors import GRPC_TO_HTTP
 from protos.contract import PRIORITY
-from scripts import fields
+from scripts import fields, metrics
 
 ROOT = Path(__file__).parents[1]
 
@@ -43,26 +44,43 @@ def options(command: click.Command) -> str:
     return _table("option | default | environment | meaning", rows)
 
 
+_SUMMARIES = {"/docs": "Reference page that can send requests", "/openapi.json": "The OpenAPI 3.1 document"}
+"""By the endpoint's name: where the summary in the OpenAPI document is missing or would mislead here."""
+
+
+def endpoints() -> str:
+    rows = (
+        (
+            f"`{endpoint.method} {endpoint.name}`",
+            _SUMMARIES.get(endpoint.name) or (endpoint.description.summary if endpoint.description else ""),
+            "no" if endpoint.is_open else "yes",
+            "`--admin-port` if set" if endpoint.is_administration else "`--port`",
+        )
+        for endpoint in ENDPOINTS
+    )
+    return _table("endpoint | summary | API key | served on", rows)
+
+
 def task_fields() -> str:
     """Request field → tensor, of the endpoints that generate nothing."""
     rows = [
         ("`model`", "all", "`model_name`; absent: the first served model"),
         ("`input`", "embeddings", "`prompt`, or `prompt_token_ids` for token ids; one request an input"),
-        ("`encoding_format`", "embeddings", "the answer's form: `float` or `base64`"),
+        ("`encoding_format`", "embeddings", "the response's form: `float` or `base64`"),
         *((f"`{name}`", "embeddings", f"`{spec.name}` {spec.datatype}") for name, spec in EMBEDDING.items()),
         ("`priority`", "embeddings, rerank", f"`{PRIORITY.name}` {PRIORITY.datatype}"),
         ("`query`, `documents`", "rerank", "`prompt` and `document`; one request a document"),
-        ("`top_n`, `return_documents`", "rerank", "the answer: how many of the best, and whether with their text"),
+        ("`top_n`, `return_documents`", "rerank", "the response: how many of the best, and whether with their text"),
         ("`content`, `prompt`, `messages`", "tokenize", "`prompt`; `messages` rendered with the model's chat template"),
         ("`add_special`, `add_special_tokens`", "tokenize", "`add_special` BOOL"),
         ("`parse_special`", "tokenize", "`parse_special` BOOL"),
-        ("`with_pieces`, `return_token_strs`", "tokenize", "the answer: whether with what each token stands for"),
+        ("`with_pieces`, `return_token_strs`", "tokenize", "the response: whether with the text of each token"),
         ("`tokens`", "detokenize", "`prompt_token_ids`"),
         *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
     ]
     tables = [table for name, table in fields.TABLES.items() if name not in ("completions", "chat")]
-    told = {name.strip(" `") for row in rows for name in row[0].split(",")}
-    missing = set().union(*(table.mapped for table in tables)) - told
+    listed = {name.strip(" `") for row in rows for name in row[0].split(",")}
+    missing = set().union(*(table.mapped for table in tables)) - listed
     if missing:
         raise ValueError(f"the table of the other endpoints lacks {sorted(missing)}")
     return _table("field | endpoint | becomes", rows)
@@ -77,10 +95,17 @@ def statuses() -> str:
 
 
 TABLES: dict[str, dict[str, Callable[[], str]]] = {
-    "README.md": {
+    "docs/configuration.md": {
         "sidecar options": lambda: options(sidecar),
         "worker options": lambda: options(worker),
+    },
+    "docs/api.md": {
+        "endpoints": endpoints,
         "statuses": statuses,
+    },
+    "docs/metrics.md": {
+        "sidecar metrics": lambda: _table(metrics.HEADER, metrics.sidecar()),
+        "worker metrics": lambda: _table(metrics.HEADER, metrics.worker()),
     },
     "docs/fields.md": {
         "completions": lambda: _table(fields.HEADER, fields.completions()),

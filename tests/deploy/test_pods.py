@@ -231,8 +231,8 @@ def test_the_model_is_where_the_worker_looks(pod: Pod, container: Resource, opti
 @every_container
 def test_images_are_targets_of_the_dockerfile(pod: Pod, container: Resource) -> None:
     assert program(container) in STAGES
-    readme = (ROOT / "README.md").read_text()
-    assert re.search(rf"docker build --target {program(container)} +-t {container['image']} ", readme)
+    page = (ROOT / "docs" / "operations.md").read_text()
+    assert re.search(rf"docker build --target {program(container)} +-t {container['image']} ", page)
     assert container["image"].rpartition(":")[2] == openai_server.__version__ == anyserve_worker.__version__
 
 

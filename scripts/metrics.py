@@ -1,0 +1,48 @@
+"""The tables of docs/metrics.md, printed from the metrics that both programs define."""
+
+from collections.abc import Iterable, Iterator
+
+from prometheus_client.metrics import MetricWrapperBase
+
+from anyserve_worker.engine.stats import EngineStats
+from anyserve_worker.telemetry.metrics import WorkerCollector
+from openai_server.telemetry.metrics import Metrics
+
+HEADER = "metric | type | labels | meaning"
+Row = tuple[str, ...]
+
+
+class _Engine:
+    """A MeasuredEngine with one sample of every series."""
+
+    n_cells = n_ctx = n_requests = n_running = n_waiting = n_guides_waiting = n_preempted = n_kept = n_free_cells = 0
+    threads_chosen = [(False, 1, 1)]  # noqa: RUF012  # read only
+
+    def __init__(self) -> None:
+        self.stats = EngineStats()
+        self.stats.outcomes["stop"] = 1
+
+
+class _Model:
+    name = "model"
+    load_seconds = 0.0
+    ready = True
+    engine = _Engine()
+
+
+def sidecar() -> Iterator[Row]:
+    # prometheus_client exports a metric with labels only once it has a sample, so its definition is read instead.
+    for metric in Metrics()._registry._collector_to_names:
+        if isinstance(metric, MetricWrapperBase):
+            yield _row(metric._name, metric._type or "", metric._labelnames, metric._documentation)
+
+
+def worker() -> Iterator[Row]:
+    for family in WorkerCollector([_Model()]).collect():
+        labels = dict.fromkeys(label for sample in family.samples for label in sample.labels if label != "le")
+        yield _row(family.name, family.type, labels, family.documentation)
+
+
+def _row(name: str, kind: str, labels: Iterable[str], meaning: str) -> Row:
+    suffix = "_total" if kind == "counter" else ""
+    return f"`{name}{suffix}`", kind, ", ".join(f"`{label}`" for label in labels), meaning

@@ -1,3 +1,6 @@
+import re
+from pathlib import Path
+
 import pytest
 
 from openai_server.parsing.answer_format import needs_special_tokens
@@ -7,6 +10,8 @@ from openai_server.parsing.tools.generic import GENERIC
 from openai_server.parsing.tools.recognized import FORMATS_BY_TEXT
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
+
+ROOT = Path(__file__).parents[4]
 
 # The format and the reasoning of each template. What is "generic" and knows tools writes calls in a way of its own that
 # is not implemented: such a model is told of our way instead.
@@ -112,6 +117,12 @@ def test_each_format_has_cases() -> None:
 
 def test_each_format_is_recognized_somewhere() -> None:
     assert {name for name, _ in TEMPLATES.values()} | set(EXCERPTS) == set(FORMATS)
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+def test_the_documents_have_the_number_of_formats(page: str) -> None:
+    n_formats = len({tool_format.name for tool_format, _ in RECOGNIZED})
+    assert re.search(rf"\b{n_formats}\s+formats\b", (ROOT / page).read_text())
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,8 @@ Row = tuple[str, ...]
 class _Engine:
     """A MeasuredEngine with one sample of every series."""
 
-    n_cells = n_ctx = n_requests = n_running = n_waiting = n_guides_waiting = n_preempted = n_running_tokens = n_free_cells = 0
+    n_cells = n_ctx = n_requests = n_running = n_waiting = 0
+    n_guides_waiting = n_preempted = n_running_tokens = n_free_cells = 0
     threads_chosen = [(False, 1, 1)]  # noqa: RUF012  # read only
 
     def __init__(self) -> None:

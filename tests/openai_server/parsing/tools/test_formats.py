@@ -121,7 +121,7 @@ def test_each_format_is_recognized_somewhere() -> None:
 
 @pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
 def test_the_documents_have_the_number_of_formats(page: str) -> None:
-    n_formats = len({tool_format.name for tool_format, _ in RECOGNIZED})
+    n_formats = len({tool_format.name for tool_format, _ in FORMATS_BY_TEXT})
     assert re.search(rf"\b{n_formats}\s+formats\b", (ROOT / page).read_text())
 
 

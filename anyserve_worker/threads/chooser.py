@@ -171,8 +171,10 @@ class ThreadChooser:
         self._running = shape, n_tokens
         if now - shape.last_step > STALE_SECONDS:
             shape.forget()
+            self._drop_alarms(shape)
         shape.last_step = now
         if shape.trial is None and (rung := self._due(shape, now)) is not None:
+            self._drop_alarms(shape)
             shape.trial, shape.trial_rung = StepTimes(LONG_TRIAL_SECONDS), rung
             shape.blind = rung > shape.rung and (shape.crowded or not self._idle.enough(now))
             shape.settles_until = now + BLIND_SETTLE_SECONDS if shape.blind else None
@@ -230,6 +232,10 @@ class ThreadChooser:
                 shape.crowded, shape.otherwise_since = not shape.crowded, None
                 shape.next_blind_up, self._blind_failures = now, 0
 
+    def _drop_alarms(self, shape: _Shape) -> None:
+        """Removes the alarming steps of a shape whose steps in a row end here."""
+        self._alarms = [(other, seconds) for other, seconds in self._alarms if other is not shape]
+
     def _new_shape(self, key: tuple[bool, int], now: float) -> _Shape:
         """Begins like the shape that is next to it."""
         counts = self._counts[key[0]]
@@ -276,6 +282,7 @@ class ThreadChooser:
             farther = (shape.rung - other.rung) * direction > 0
             if not other.recent.known or (farther and (collapsed or came_back)):
                 other.begin_at(shape.rung)
+                self._drop_alarms(other)
             else:
                 other.suspect = direction
         self._end(shape, now)

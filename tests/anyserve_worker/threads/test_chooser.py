@@ -136,6 +136,21 @@ def test_a_single_slow_step_is_nobodys_neighbour() -> None:
     assert {threads for _, threads, _ in machine.used} == {2}
 
 
+def test_an_alarming_step_that_was_forgotten_raises_no_alarm() -> None:
+    """The step after the pause isn't recorded, as where the KV cache has no room: the shape has no steps then."""
+    machine = Machine(QUIET, idle=lambda: 0.0)
+    machine.run(0.5, 8)
+    machine.run(0.5, 100, prompts=True)
+    machine.cost, machine.share = constant(0.012, 0.070), 0.5
+    machine.run(0.01, 8)
+    machine.now += 10
+    machine.chooser.choose(8, prompts=False, now=machine.now)
+    machine.run(0.01, 100, prompts=True)
+    machine.used.clear()
+    machine.run(0.01, 8)
+    assert [threads for _, threads, _ in machine.used] == [2]
+
+
 def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
     machine = Machine(constant(0.012, 0.014), idle=lambda: 0.0)
     machine.run(1, 1)

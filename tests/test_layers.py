@@ -71,6 +71,8 @@ PURE = (
     "anyserve_worker.sampling",
     "anyserve_worker.scheduling",
     "anyserve_worker.threads.chooser",
+    "anyserve_worker.threads.phase",
+    "anyserve_worker.threads.shape",
     "anyserve_worker.threads.step_times",
     "anyserve_worker.guides.memory",
     "anyserve_worker.guides.queue",

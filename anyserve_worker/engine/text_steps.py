@@ -148,48 +148,63 @@ class TextSteps:
         return True
 
     def _append(self, chunk: Chunk, tokens: list[int]) -> None:
-        """What was sampled for the chunk, up to the sequence's end: there may be more, of a draft."""
-        sequence, text, reason = chunk.sequence, "", None
-        output, vocabulary, scores = sequence.output, self._vocabulary, sequence.logprobs
+        """Appends the tokens that were sampled (several after a draft), and delivers the text that they complete."""
+        sequence = chunk.sequence
         if sequence.error:
             self.abort(self._owner[sequence], sequence.error)
             return
         echoed = self._echo(sequence) if sequence.echo and tokens else None
+        text, reason = self._extend(sequence, tokens)
+        if chunk.draft:
+            self._stats.drafted_tokens += len(chunk.draft)
+            self._stats.accepted_tokens += len(tokens) - 1
+        if text or reason or echoed:
+            ended = reason is not None and not sequence.output.stopped
+            logprobs = sequence.logprobs.pop(len(text), all=ended) if sequence.logprobs else ()
+            if echoed:
+                text, logprobs = echoed[0] + text, echoed[1] + logprobs
+            self._emit(sequence, text, reason, logprobs)
+        if reason:
+            self._finish(sequence)
+
+    def _extend(self, sequence: Sequence, tokens: list[int]) -> tuple[str, str | None]:
+        """Appends `tokens` up to the sequence's end. Returns the text that they complete, and the finish reason."""
+        text, reason = "", None
+        output, vocabulary = sequence.output, self._vocabulary
         for token in tokens:
-            if len(sequence.tokens) >= sequence.limit:  # Nothing was to be generated, the prompt had to be read.
+            if len(sequence.tokens) >= sequence.limit:  # max_tokens is 0: only the prompt's scores were requested.
                 reason = contract.FINISH_LENGTH
                 break
             sequence.tokens.append(token)
             self._stats.generated_tokens += 1
             if vocabulary.is_end(token) or token in sequence.sampling.stop_token_ids:
                 reason = contract.FINISH_STOP
-            else:
-                if scores:
-                    scores.push(self._token_logprob(sequence.scored.popleft()), len(text) + output.n_held)
-                piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
-                if sequence.reasoning:
-                    sequence.reasoning.push(piece, sequence.n_generated)
-                text += output.push(piece)
-                if not output.stopped and len(sequence.tokens) >= sequence.limit:
-                    reason = contract.FINISH_LENGTH
-            if reason or output.stopped:
                 break
-        if chunk.draft:
-            self._stats.drafted_tokens += len(chunk.draft)
-            self._stats.accepted_tokens += len(tokens) - 1
+            piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
+            if sequence.logprobs or sequence.reasoning:
+                self._annotate(sequence, piece, len(text) + output.n_held)
+            text += output.push(piece)
+            if output.stopped:
+                reason = contract.FINISH_STOP
+            elif len(sequence.tokens) >= sequence.limit:
+                reason = contract.FINISH_LENGTH
+            if reason:
+                break
         if sequence.guide_ended and sequence.n_generated:
             reason = contract.FINISH_STOP
-        if reason:
-            text += output.flush()
-        if output.stopped:
-            reason = contract.FINISH_STOP
-        if text or reason or echoed:
-            logprobs = scores.pop(len(text), all=bool(reason) and not output.stopped) if scores else ()
-            if echoed:
-                text, logprobs = echoed[0] + text, echoed[1] + logprobs
-            self._emit(sequence, text, reason, logprobs)
-        if reason:
-            self._finish(sequence)
+        return self._flush(sequence, text, reason) if reason else (text, None)
+
+    def _annotate(self, sequence: Sequence, piece: bytes, n_held: int) -> None:
+        """Adds the token just appended to the log probabilities and to the reasoning that the request asked for."""
+        if sequence.logprobs:
+            sequence.logprobs.push(self._token_logprob(sequence.scored.popleft()), n_held)
+        if sequence.reasoning:
+            sequence.reasoning.push(piece, sequence.n_generated)
+
+    def _flush(self, sequence: Sequence, text: str, reason: str) -> tuple[str, str]:
+        """Adds the text held back, at the sequence's end. It may complete a stop string, which is then the reason."""
+        text += sequence.output.flush()
+        return text, contract.FINISH_STOP if sequence.output.stopped else reason
 
     def _echo(self, sequence: Sequence) -> tuple[str, tuple[TokenLogprob, ...]]:
         """Returns the echoed prompt, with the log probabilities of its tokens if they were requested."""

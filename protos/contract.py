@@ -1,7 +1,7 @@
 """The tensors, parameters and words of the wire contract, each named once.
 
-Nobody else spells a tensor's name or datatype. `protos/README.md` carries the tables printed by `python -m
-protos.contract`; a test compares the two.
+No other module spells a tensor's name or datatype. `protos/README.md` carries the tables that `python -m
+protos.contract` prints; a test compares the two.
 """
 
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ ANY = -1
 
 @dataclass(frozen=True, slots=True, eq=False)
 class TensorSpec:
-    """One tensor of the contract. There is one of each, so they are compared by identity.
+    """One tensor of the contract. Each has a single instance, so they are compared by identity.
 
     `shape` may hold `ANY`. `low` and `high` bound each element, both inclusive; `None` is unbounded.
     """
@@ -35,9 +35,9 @@ MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
-"""Tokens of one request whose logits may be biased."""
+"""Most tokens of a request with a biased logit."""
 MAX_TOKEN_LIST = 1024
-"""Stop tokens and the like."""
+"""Most token ids in an input such as `stop_token_ids`."""
 
 # ---- Inputs: one prompt (as text or as token ids) and how to sample from it. Everything but the prompt is optional.
 
@@ -45,7 +45,7 @@ PROMPT = TensorSpec(
     "prompt",
     "BYTES",
     (1,),
-    "UTF-8 text; special tokens are recognised, BOS is added if the model wants one and it is absent",
+    "UTF-8 text; special tokens are recognised, and a missing BOS is added if the model needs one",
 )
 PROMPT_TOKEN_IDS = TensorSpec(
     "prompt_token_ids", "INT32", (ANY,), "the prompt as token ids, used as they are, instead of `prompt`", 0
@@ -54,7 +54,7 @@ PLAIN_SPANS = TensorSpec(
     "plain_spans",
     "INT32",
     (ANY,),
-    "pairs of byte offsets into `prompt`, start and end, ascending: what lies between is text and no special token",
+    "pairs of byte offsets into `prompt`, start and end, ascending: no special tokens are read between them",
     0,
 )
 MAX_TOKENS = TensorSpec(
@@ -83,40 +83,49 @@ STOP = TensorSpec(
 )
 TYPICAL_P = TensorSpec("typical_p", "FP32", (1,), "locally typical sampling: mass to keep; absent: 1 (off)", 0, 1)
 TOP_N_SIGMA = TensorSpec(
-    "top_n_sigma", "FP32", (1,), "keeps logits within so many standard deviations of the greatest; absent: 0 (off)", 0
+    "top_n_sigma", "FP32", (1,), "keeps logits within this many standard deviations of the greatest; absent: 0 (off)", 0
 )
 REPEAT_LAST_N = TensorSpec(
     "repeat_last_n", "INT32", (1,), "tokens that the three penalties look back at; -1 or absent: all, 0: none", -1
 )
 XTC_PROBABILITY = TensorSpec(
-    "xtc_probability", "FP32", (1,), "chance of excluding top choices at a token; absent: 0 (off)", 0, 1
+    "xtc_probability", "FP32", (1,), "probability of excluding the top choices at a token; absent: 0 (off)", 0, 1
 )
 XTC_THRESHOLD = TensorSpec(
-    "xtc_threshold", "FP32", (1,), "of tokens at least this likely, all but the last are excluded; absent: 0.1", 0, 1
+    "xtc_threshold",
+    "FP32",
+    (1,),
+    "excludes all tokens at least this likely but the least likely one; absent: 0.1",
+    0,
+    1,
 )
 DRY_MULTIPLIER = TensorSpec(
     "dry_multiplier", "FP32", (1,), "strength of the penalty on repeated sequences; absent: 0 (off)", 0, 100
 )
-DRY_BASE = TensorSpec("dry_base", "FP32", (1,), "its growth a token; absent: 1.75", 1, 100)
+DRY_BASE = TensorSpec("dry_base", "FP32", (1,), "growth of the DRY penalty per token; absent: 1.75", 1, 100)
 DRY_ALLOWED_LENGTH = TensorSpec(
-    "dry_allowed_length", "INT32", (1,), "tokens that may be repeated without it; absent: 2", 0
+    "dry_allowed_length", "INT32", (1,), "tokens that may be repeated without a DRY penalty; absent: 2", 0
 )
 DRY_PENALTY_LAST_N = TensorSpec(
-    "dry_penalty_last_n", "INT32", (1,), "tokens that it looks back at; -1 or absent: all, 0: none", -1
+    "dry_penalty_last_n", "INT32", (1,), "tokens that the DRY penalty looks back at; -1 or absent: all, 0: none", -1
 )
 DRY_SEQUENCE_BREAKERS = TensorSpec(
     "dry_sequence_breakers",
     "BYTES",
     (ANY,),
-    f'up to {MAX_STOP_STRINGS} strings, of up to 40 bytes, that end a sequence for it; absent: newline, `:`, `"`, `*`',
+    f'up to {MAX_STOP_STRINGS} strings of up to 40 bytes where repeated sequences end; absent: newline, `:`, `"`, `*`',
 )
-MIROSTAT = TensorSpec("mirostat", "INT32", (1,), "1 and 2: that version, instead of the truncations; absent: 0", 0, 2)
-MIROSTAT_TAU = TensorSpec("mirostat_tau", "FP32", (1,), "its target surprise in bits; absent: 5", 0, 100)
-MIROSTAT_ETA = TensorSpec("mirostat_eta", "FP32", (1,), "its learning rate; absent: 0.1", 0, 1)
+MIROSTAT = TensorSpec(
+    "mirostat", "INT32", (1,), "version of Mirostat, which replaces the truncations; 0 or absent: off", 0, 2
+)
+MIROSTAT_TAU = TensorSpec("mirostat_tau", "FP32", (1,), "Mirostat's target surprise in bits; absent: 5", 0, 100)
+MIROSTAT_ETA = TensorSpec("mirostat_eta", "FP32", (1,), "Mirostat's learning rate; absent: 0.1", 0, 1)
 LOGIT_BIAS_TOKEN_IDS = TensorSpec(
     "logit_bias_token_ids", "INT32", (ANY,), f"up to {MAX_LOGIT_BIAS} tokens whose logits are changed", 0
 )
-LOGIT_BIAS = TensorSpec("logit_bias", "FP32", (ANY,), "what is added to the logit of each of these", -100, 100)
+LOGIT_BIAS = TensorSpec(
+    "logit_bias", "FP32", (ANY,), "added to the logit of each token in `logit_bias_token_ids`", -100, 100
+)
 MIN_TOKENS = TensorSpec(
     "min_tokens", "INT32", (1,), "tokens before which no end token and no stop token is sampled; absent: 0", 0
 )
@@ -128,38 +137,49 @@ SKIP_SPECIAL_TOKENS = TensorSpec(
     "skip_special_tokens", "BOOL", (1,), "control tokens are not part of the text; absent: true"
 )
 JSON_SCHEMA = TensorSpec(
-    "json_schema", "BYTES", (1,), "JSON Schema that the text of each choice is valid against, as compact JSON"
+    "json_schema", "BYTES", (1,), "JSON Schema that the text of each choice follows, as compact JSON"
 )
 LENIENT_SCHEMA = TensorSpec(
-    "lenient_schema", "BOOL", (1,), "what of `json_schema` can't be enforced is left out; absent: false, it is an error"
+    "lenient_schema",
+    "BOOL",
+    (1,),
+    "whether to ignore what can't be enforced in `json_schema`; absent: false (an error)",
 )
-REGEX = TensorSpec("regex", "BYTES", (1,), "regular expression that the whole text of each choice matches")
-GRAMMAR = TensorSpec("grammar", "BYTES", (1,), "the same as a grammar in llama.cpp's GBNF, rule `root`")
-LARK = TensorSpec("lark", "BYTES", (1,), "the same as a grammar in llguidance's Lark, rule `start`")
+REGEX = TensorSpec("regex", "BYTES", (1,), "regular expression that the whole text of each choice must match")
+GRAMMAR = TensorSpec("grammar", "BYTES", (1,), "grammar for the whole text, in llama.cpp's GBNF, rule `root`")
+LARK = TensorSpec("lark", "BYTES", (1,), "grammar for the whole text, in llguidance's Lark, rule `start`")
 LOGPROBS = TensorSpec(
     "logprobs",
     "INT32",
     (1,),
-    "log probabilities of the tokens, with those of so many likeliest; absent: none",
+    "return log probabilities of the tokens, and of this many likeliest alternatives; absent: none",
     0,
     MAX_LOGPROBS,
 )
 ECHO = TensorSpec(
-    "echo", "BOOL", (1,), "each choice begins with the prompt, and so do its log probabilities; absent: false"
+    "echo", "BOOL", (1,), "whether each choice, with its log probabilities, begins with the prompt; absent: false"
 )
 SUFFIX = TensorSpec(
-    "suffix", "BYTES", (1,), "UTF-8 text that follows: the model fills in between `prompt` and it, if it can"
+    "suffix", "BYTES", (1,), "UTF-8 text after the answer: a model with infill tokens fills in between `prompt` and it"
 )
 MARK_END = TensorSpec(
-    "mark_end", "BYTES", (ANY,), f"1 to {MAX_STOP_STRINGS} UTF-8 strings; tokens until one of them came are counted"
+    "mark_end",
+    "BYTES",
+    (ANY,),
+    f"1 to {MAX_STOP_STRINGS} UTF-8 strings; the tokens up to the first of them are counted",
 )
-MARK_BEGIN = TensorSpec("mark_begin", "BYTES", (1,), "with `mark_end`: only if the text begins with this, are they")
+MARK_BEGIN = TensorSpec("mark_begin", "BYTES", (1,), "count with `mark_end` only if the text begins with this")
 SEED = TensorSpec(
-    "seed", "INT32", (1,), "of choice 0; choice i uses seed + i, in 32 bits; absent: random", -INT32_MAX - 1, INT32_MAX
+    "seed",
+    "INT32",
+    (1,),
+    "seed of choice 0; choice i uses seed + i, in 32 bits; absent: random",
+    -INT32_MAX - 1,
+    INT32_MAX,
 )
-N = TensorSpec("n", "INT32", (1,), "choices to generate from the one prompt; absent: 1", 1, MAX_CHOICES)
+N = TensorSpec("n", "INT32", (1,), "choices to generate from the prompt; absent: 1", 1, MAX_CHOICES)
 PRIORITY = TensorSpec(
-    "priority", "INT32", (1,), "waiting prompts with a smaller number are read first; absent: 0, which is the first", 0
+    "priority", "INT32", (1,), "waiting prompts with a smaller number are read first; absent: 0 (first)", 0
 )
 
 INPUTS: tuple[TensorSpec, ...] = (
@@ -210,24 +230,24 @@ INPUTS: tuple[TensorSpec, ...] = (
 )
 
 GUIDES: tuple[TensorSpec, ...] = (JSON_SCHEMA, REGEX, GRAMMAR, LARK)
-"""At most one of them."""
+"""A request has at most one of them."""
 
 # ---- Outputs. Unary answers hold every choice, in order; a stream response holds the k choices that moved.
 
 TEXT = TensorSpec("text", "BYTES", (ANY,), "unary: the text of each choice")
 TOKEN = TensorSpec(
-    "token", "BYTES", (ANY,), "stream: the text that was added to each choice in this response, whole UTF-8 characters"
+    "token", "BYTES", (ANY,), "stream: the text added to each choice in this response, in whole UTF-8 characters"
 )
-INDEX = TensorSpec("index", "INT32", (ANY,), "stream: which choice each element of `token` belongs to")
+INDEX = TensorSpec("index", "INT32", (ANY,), "stream: the choice that each element of `token` belongs to")
 FINISH_REASON = TensorSpec(
     "finish_reason", "BYTES", (ANY,), "`stop`, `length`, or (stream) `null` for a choice that goes on"
 )
 MODEL = TensorSpec("model", "BYTES", (1,), "unary: name of the model that answered")
 PROMPT_TOKENS = TensorSpec(
-    "prompt_tokens", "INT32", (1,), "tokens in the prompt; in a stream with each response that finishes a choice"
+    "prompt_tokens", "INT32", (1,), "tokens in the prompt; in a stream, sent with each response that finishes a choice"
 )
 CACHED_TOKENS = TensorSpec(
-    "cached_tokens", "INT32", (1,), "of these, read from the KV cache by choice 0; sent with `prompt_tokens`"
+    "cached_tokens", "INT32", (1,), "prompt tokens that choice 0 took from the KV cache; sent with `prompt_tokens`"
 )
 COMPLETION_TOKENS = TensorSpec(
     "completion_tokens",
@@ -240,21 +260,24 @@ MARKED_TOKENS = TensorSpec(
     "marked_tokens",
     "INT32",
     (ANY,),
-    "if `mark_end` was given: of these, those until the first of its strings was complete, or all",
+    "with `mark_end`: completion tokens up to the first of its strings, or all of them",
 )
 LOGPROB_INDEX = TensorSpec(
-    "logprob_index", "INT32", (ANY,), "if `logprobs` was given: which choice each of the following tokens belongs to"
+    "logprob_index", "INT32", (ANY,), "with `logprobs`: the choice that each element of `logprob_token` belongs to"
 )
 LOGPROB_TOKEN = TensorSpec(
     "logprob_token", "BYTES", (ANY,), "the tokens of the text, in order; one may end inside a character"
 )
 LOGPROB = TensorSpec(
-    "logprob", "FP32", (ANY,), "ln p of each, before sampling changed it; NaN for the first token of a prompt"
+    "logprob", "FP32", (ANY,), "ln p of each token, before sampling changes it; NaN for the first token of a prompt"
 )
 TOP_LOGPROB_TOKEN = TensorSpec(
-    "top_logprob_token", "BYTES", (ANY,), "of each of these tokens, the `logprobs` likeliest in its place"
+    "top_logprob_token",
+    "BYTES",
+    (ANY,),
+    "for each element of `logprob_token`, the `logprobs` likeliest tokens in its place",
 )
-TOP_LOGPROB = TensorSpec("top_logprob", "FP32", (ANY,), "ln p of each of those, greatest first; NaN as above")
+TOP_LOGPROB = TensorSpec("top_logprob", "FP32", (ANY,), "ln p of each of these, greatest first; NaN as in `logprob`")
 
 LOGPROB_OUTPUTS: tuple[TensorSpec, ...] = (LOGPROB_INDEX, LOGPROB_TOKEN, LOGPROB, TOP_LOGPROB_TOKEN, TOP_LOGPROB)
 UNARY_OUTPUTS: tuple[TensorSpec, ...] = (
@@ -279,20 +302,23 @@ STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
 )
 OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
 
-# ---- Step batches: what a step of the engine added to all of a stream's requests that want it in this form. Each of
-# these tensors has one element a row; a row is one choice of one request.
+# ---- Step batches: what a step of the engine added to all requests of a stream with PARAM_REQUEST. Each of these
+# tensors has one element per row; a row is one choice of one request.
 
 REQUEST = TensorSpec("request", "INT32", (ANY,), "number of the request that the row belongs to", 0)
-ROW_TOKEN = TensorSpec("token", "BYTES", (ANY,), "the text that was added to the choice, whole UTF-8 characters")
-ROW_INDEX = TensorSpec("index", "INT32", (ANY,), "which choice of the request it is", 0)
+ROW_TOKEN = TensorSpec("token", "BYTES", (ANY,), "the text added to the choice, in whole UTF-8 characters")
+ROW_INDEX = TensorSpec("index", "INT32", (ANY,), "the choice of the request", 0)
 ROW_FINISH_REASON = TensorSpec(
-    "finish_reason", "BYTES", (ANY,), "as in a stream; there, like those below, if one of the rows ends its choice"
+    "finish_reason",
+    "BYTES",
+    (ANY,),
+    "as in a stream; this and the tensors below are sent if one of the rows ends its choice",
 )
 ROW_PROMPT_TOKENS = TensorSpec("prompt_tokens", "INT32", (ANY,), "tokens in the prompt of the request")
-ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "of these, read from the KV cache by choice 0")
-ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice until now")
+ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "prompt tokens that choice 0 took from the KV cache")
+ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice so far")
 ROW_MARKED_TOKENS = TensorSpec(
-    "marked_tokens", "INT32", (ANY,), "of these, as in a stream; -1 for a request without `mark_end`; absent if all are"
+    "marked_tokens", "INT32", (ANY,), "as in a stream; -1: the request has no `mark_end`; absent: none has"
 )
 
 STEP_BATCH: tuple[TensorSpec, ...] = (
@@ -307,20 +333,20 @@ STEP_BATCH: tuple[TensorSpec, ...] = (
 )
 
 EXTENSION_STEP_BATCHES = "anyserve_step_batches"
-"""In ServerMetadata.extensions: the server knows PARAM_REQUEST and PARAM_CANCEL."""
+"""In ServerMetadata.extensions: the server supports PARAM_REQUEST and PARAM_CANCEL."""
 EXTENSION_PINGS = "anyserve_pings"
-"""The same: it may be pinged once a second, whether it has something to do or not."""
+"""In ServerMetadata.extensions: clients may ping once a second, with and without calls."""
 EXTENSION_WHOLE_ANSWERS = "anyserve_whole_rows"
-"""The same: the server knows PARAM_WHOLE."""
+"""In ServerMetadata.extensions: the server supports PARAM_WHOLE."""
 EXTENSION_BUNDLES = "anyserve_bundles"
-"""The same: the server knows PARAM_BUNDLE."""
+"""In ServerMetadata.extensions: the server supports PARAM_BUNDLE."""
 EXTENSIONS = (EXTENSION_STEP_BATCHES, EXTENSION_PINGS, EXTENSION_WHOLE_ANSWERS, EXTENSION_BUNDLES)
 
 NOT_FINISHED = "null"
 FINISH_STOP = "stop"
 FINISH_LENGTH = "length"
 
-# ---- Other tasks than to generate: unary calls whose parameter PARAM_TASK says which.
+# ---- Tasks other than generation: unary calls that name the task in PARAM_TASK.
 
 TASK_GENERATE = "generate"
 TASK_EMBED = "embed"
@@ -337,40 +363,36 @@ POOLING = TensorSpec(
     "pooling",
     "BYTES",
     (1,),
-    "how the vectors of all tokens become one: `mean`, `cls` (the first), `last`; absent: the model's own way",
+    "how the tokens' vectors are combined into one: `mean`, `cls` (the first), `last`; absent: the model's own",
 )
-NORMALIZE = TensorSpec("normalize", "BOOL", (1,), "whether the embedding gets the length 1; absent: true")
+NORMALIZE = TensorSpec("normalize", "BOOL", (1,), "whether to scale the embedding to length 1; absent: true")
 DIMENSIONS = TensorSpec(
     "dimensions",
     "INT32",
     (1,),
-    "so many of the embedding's first elements are kept, before it is normalized; absent: all",
+    "elements to keep, from the first, before the embedding is normalized; absent: all",
     1,
 )
 QUERY = TensorSpec("prompt", "BYTES", (1,), "the query, as UTF-8 text")
 DOCUMENT = TensorSpec("document", "BYTES", (1,), "the document, as UTF-8 text")
 TEXT_TO_TOKENIZE = TensorSpec("prompt", "BYTES", (1,), "UTF-8 text")
-ADD_SPECIAL = TensorSpec(
-    "add_special", "BOOL", (1,), "whether the model's own tokens of beginning and end are added; absent: false"
-)
-PARSE_SPECIAL = TensorSpec("parse_special", "BOOL", (1,), "whether special tokens are recognised; absent: true")
-TOKENS_TO_TEXT = TensorSpec("prompt_token_ids", "INT32", (ANY,), "the tokens; there may be none", 0)
+ADD_SPECIAL = TensorSpec("add_special", "BOOL", (1,), "whether to add the model's begin and end tokens; absent: false")
+PARSE_SPECIAL = TensorSpec("parse_special", "BOOL", (1,), "whether to recognise special tokens; absent: true")
+TOKENS_TO_TEXT = TensorSpec("prompt_token_ids", "INT32", (ANY,), "the tokens, possibly none", 0)
 
 EMBEDDING = TensorSpec("embedding", "FP32", (ANY,), "the vector")
 SCORE = TensorSpec(
-    "score", "FP32", (1,), "how well the document answers the query; more is better, models differ in scale"
+    "score", "FP32", (1,), "how well the document answers the query: higher is better; the scale is the model's"
 )
 TOKEN_IDS = TensorSpec("token_ids", "INT32", (ANY,), "the tokens")
 TOKEN_PIECES = TensorSpec(
-    "token_pieces", "BYTES", (ANY,), "what each token stands for; may end inside a UTF-8 character"
+    "token_pieces", "BYTES", (ANY,), "the bytes of each token, which may end inside a UTF-8 character"
 )
 WHOLE_TEXT = TensorSpec("text", "BYTES", (1,), "the text of the tokens, special ones included")
 
 
 @dataclass(frozen=True, slots=True)
 class Task:
-    """What a task takes, and what it answers."""
-
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
 
@@ -390,30 +412,30 @@ ANYSERVE_GENERATE = "generate"
 ANYSERVE_GENERATE_STREAM = "generate_stream"
 ANYSERVE_MODEL_INFO = "model_info"
 ANYSERVE_CAPABILITIES = (*TASKS, ANYSERVE_GENERATE_STREAM, ANYSERVE_MODEL_INFO)
-"""The other tasks are capabilities under their own names."""
+"""Model names that address a capability: every task by its name, and these."""
 MODEL_NAME = TensorSpec("model_name", "BYTES", (1,), "`model_info`: the served model")
-N_CTX = TensorSpec("n_ctx", "INT32", (1,), "`model_info`: its context length in tokens")
+N_CTX = TensorSpec("n_ctx", "INT32", (1,), "`model_info`: the model's context length in tokens")
 STEP_KIND = TensorSpec(
     "step_kind",
     "BYTES",
     (ANY,),
-    "`model_info`: `decode` or `prefill` (with prompts in it), for each kind of step so far",
+    "`model_info`: `decode`, or `prefill` (with prompts), for each kind of step so far",
 )
 STEP_TOKENS = TensorSpec(
-    "step_tokens", "INT32", (ANY,), "`model_info`: tokens of such a step, from this many to twice as many"
+    "step_tokens", "INT32", (ANY,), "`model_info`: least tokens of such a step; it has less than twice as many"
 )
-STEP_THREADS = TensorSpec("step_threads", "INT32", (ANY,), "`model_info`: the threads that such steps get now")
+STEP_THREADS = TensorSpec("step_threads", "INT32", (ANY,), "`model_info`: threads that such steps currently use")
 MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP_TOKENS, STEP_THREADS)
 
 # ---- Request and response parameters (Triton's).
 
 PARAM_TIMEOUT = "timeout"
-"""int64, microseconds: the request fails with DEADLINE_EXCEEDED when they have passed; 0 is no limit."""
+"""int64, microseconds: time after which the request fails with DEADLINE_EXCEEDED; 0 is no limit."""
 PARAM_CALLER = "anyserve_caller"
-"""string of at most MAX_CALLER characters: whose request it is. Callers share the server fairly. Our own."""
+"""string of at most MAX_CALLER characters: the owner of the request. Callers share the server fairly. Our own."""
 MAX_CALLER = 256
 PARAM_TASK = "task"
-"""string, unary request: what to do, one of TASKS; absent: generate. Our own."""
+"""string, unary request: one of TASKS; absent: generate. Our own."""
 PARAM_EMPTY_FINAL = "triton_enable_empty_final_response"
 """bool, request: the final flag comes on a response of its own, without outputs."""
 PARAM_FINAL = "triton_final_response"
@@ -422,24 +444,24 @@ PARAM_FINAL = "triton_final_response"
 # ---- Parameters of step batches (our own).
 
 PARAM_REQUEST = "anyserve_request"
-"""int64, stream request: its answer comes in step batches, under this number of 0…2³¹-1. Its error says it again."""
+"""int64, stream request: answer it in step batches, under this number, 0…2³¹-1. An error response repeats it."""
 PARAM_WHOLE = "anyserve_whole"
-"""bool, stream request with PARAM_REQUEST: its rows come together, when its last choice has ended."""
+"""bool, stream request with PARAM_REQUEST: send its rows together, when its last choice has ended."""
 PARAM_BUNDLE = "anyserve_bundle"
-"""bool, stream request without anything else: each of `raw_input_contents` is a serialised request of the stream."""
+"""bool, stream request without anything else: each of `raw_input_contents` is a serialized request of the stream."""
 MAX_BUNDLE = 256
-"""Requests in one bundle."""
+"""Most requests in one bundle."""
 PARAM_CANCEL = "anyserve_cancel"
-"""int64, stream request without anything else: the request with this number is given up."""
+"""int64, stream request without anything else: cancel the request with this number."""
 
-# ---- Whom a request is for, for logs and traces: metadata of the call, or of a request on a shared stream a parameter.
+# ---- Identifiers for logs and traces: metadata of the call, or parameters of a request on a shared stream.
 
 METADATA_REQUEST_ID = "x-request-id"
-"""What the HTTP client calls its request."""
+"""The HTTP client's id of its request."""
 METADATA_TRACEPARENT = "traceparent"
 """The span of W3C's trace context that the request belongs to."""
 METADATA_TRACESTATE = "tracestate"
-"""What tracing systems know of that trace, passed on as it is; never without METADATA_TRACEPARENT."""
+"""Tracing systems' own data on that trace, passed on unchanged; never without METADATA_TRACEPARENT."""
 HEADER_PARAMETERS = {
     METADATA_REQUEST_ID: "anyserve_request_id",
     METADATA_TRACEPARENT: "anyserve_traceparent",
@@ -447,46 +469,46 @@ HEADER_PARAMETERS = {
 }
 """String parameters of a request with PARAM_REQUEST. They have no effect on its answer."""
 
-# ---- What an error says beside its status and message. Unary: trailing metadata. Stream: parameters of infer_response.
+# ---- Details of an error besides status and message. Unary: trailing metadata. Stream: parameters of infer_response.
 
 ERROR_STATUS = "error_status"
 """Stream only: the name of the gRPC status code that a unary call would have got."""
 ERROR_REASON = "error_reason"
-"""A word for programs, one of the REASON_ constants."""
+"""One of the REASON_ constants, for programs."""
 ERROR_TENSOR = "error_tensor"
-"""The input tensor to blame."""
+"""The input tensor that is wrong."""
 ERROR_PART = "error_part"
-"""The part of a guide to blame, by the name that the guide gives it (PART_COMMENT)."""
+"""The part of a guide that is wrong, by the name in its PART_COMMENT."""
 ERROR_CONTEXT_LENGTH = "error_context_length"
-"""With REASON_CONTEXT_LENGTH: the tokens that the context has room for."""
+"""With REASON_CONTEXT_LENGTH: most tokens that fit into the context."""
 ERROR_PROMPT_TOKENS = "error_prompt_tokens"
-"""With REASON_CONTEXT_LENGTH: the tokens of the prompt; `>` in front if it has more, which were not counted."""
+"""With REASON_CONTEXT_LENGTH: tokens of the prompt, after `>` if counting stopped there."""
 
 PART_COMMENT = "// part: "
-"""Begins a line in front of a rule of a `lark` grammar; the rest of that line is the name of the rule's part."""
+"""Begins the line before a rule of a `lark` grammar; the rest of that line names the part that the rule belongs to."""
 
 REASON_CONTEXT_LENGTH = "context_length_exceeded"
 REASON_QUEUE_FULL = "queue_full"
 REASON_DRAINING = "draining"
 
-# ---- ModelConfig.parameters: what the sidecar learns of a model. All are strings; absent means unknown.
+# ---- ModelConfig.parameters: what the sidecar learns about a model. All are strings; absent means unknown.
 
 CONFIG_PARAMETERS: dict[str, str] = {
     "chat_template": "Jinja source of the chat template",
-    "chat_template_tool_use": "the same for requests with tools, of a model that has one of its own for them",
+    "chat_template_tool_use": "Jinja source of the template for requests with tools, if the model has a separate one",
     "bos_token": "text of the begin-of-sequence token",
     "eos_token": "text of the end-of-sequence token",
-    "control_tokens": "JSON array: texts of the control tokens, which are read in a prompt and nowhere else",
-    "user_defined_tokens": "JSON array: texts of the tokens that are read in any text, without those of whitespace; at "
-    "most 256 KiB, those of the chat templates first",
+    "control_tokens": "JSON array: texts of the control tokens, which are recognised in prompts only",
+    "user_defined_tokens": "JSON array: texts of the tokens that are recognised in any text, except whitespace; at "
+    "most 256 KiB, those in the chat templates first",
     "context_length": "most tokens of one sequence, prompt and completion together",
     "vocab_size": "number of tokens in the vocabulary",
     "architecture": "GGUF `general.architecture`",
     "description": "architecture, size and quantization in one line",
     "loaded_at": "Unix time, in seconds, at which the model became ready",
-    "tasks": "what the model can do, separated by commas: `generate`, `embed`, `rank`, `tokenize`, `detokenize`; "
+    "tasks": "tasks of the model, separated by commas: `generate`, `embed`, `rank`, `tokenize`, `detokenize`; "
     "absent: `generate`",
-    "pooling": "how it makes one vector of all tokens if the request does not say: `mean`, `cls`, `last`",
+    "pooling": "the default of the input `pooling`: `mean`, `cls`, `last`",
     "embedding_length": "elements of an embedding",
     "context_length_trained": "longest sequence that the model was trained with",
     "parameter_count": "number of weights",
@@ -510,7 +532,7 @@ def _tensor_table(specs: tuple[TensorSpec, ...]) -> str:
 
 
 def markdown() -> str:
-    """The tables of `protos/README.md`."""
+    """Returns the tables of `protos/README.md`."""
     parameters = "\n".join(f"| `{name}` | {meaning} |" for name, meaning in CONFIG_PARAMETERS.items())
     tasks = "".join(
         f"### Task `{name}`: inputs\n\n{_tensor_table(task.inputs)}\n\n"

@@ -3,10 +3,10 @@
 isort:skip_file
 KServe v2 ("Open Inference Protocol") over gRPC, with the Triton extensions that text generation needs.
 
-Package, service, method and message names, field numbers and types are those of the standard and of Triton, so
-that any KServe v2 client or server can be at the other end; tests/wire/test_descriptors.py compares them, field by
-field, with the copy inside `tritonclient`. ModelConfig and the statistics carry the subset that we read or write:
-fields that are left out are unknown fields on the wire, and harmless.
+Package, service, method and message names, field numbers and types follow the standard and Triton, so that any
+KServe v2 client or server can be the peer; tests/wire/test_descriptors.py compares each field with the copy inside
+`tritonclient`. ModelConfig and the statistics have only the fields that we read or write. On the wire, the others are
+unknown fields, which are harmless.
 """
 
 from collections import abc as _abc

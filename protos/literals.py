@@ -1,7 +1,7 @@
-"""One regular expression for many texts, which finds the longest of them at a place.
+"""Builds one regular expression that finds the longest of many texts at a place. PURE.
 
-PURE. Both programs look for the special tokens of a vocabulary, of which some have thousands: as a plain alternation,
-each place where one may begin would cost as many comparisons as there are tokens.
+Both programs search for the special tokens of a vocabulary, which may have thousands. A plain alternation would cost
+one comparison per token at each place where a token may begin.
 """
 
 import re
@@ -10,12 +10,12 @@ from itertools import takewhile
 
 
 def pattern_of(texts: Iterable[str]) -> re.Pattern[str]:
-    """Matches each of the texts and nothing else; of several that begin at one place, the longest. No text is empty."""
+    """Matches exactly the texts, none of them empty, and the longest of those that begin at one place."""
     return re.compile(_tree(sorted(set(texts))) or r"(?!)")
 
 
 def occurrences(pattern: re.Pattern[str], text: str, start: int = 0, end: int | None = None) -> Iterator[re.Match[str]]:
-    """All matches in `text[start:end]`, overlapping ones as well: at most one for each place where a match begins."""
+    """Yields the matches in `text[start:end]`, overlapping ones too: at most one for each place where one begins."""
     stop = len(text) if end is None else end
     while found := pattern.search(text, start, stop):
         yield found
@@ -29,7 +29,7 @@ def _tree(texts: list[str]) -> str:
             groups.setdefault(text[0], []).append(text)
     branches = []
     for group in groups.values():
-        # They are sorted, so what the first and the last one have in common all of them have.
+        # The group is sorted, so a prefix common to its first and last text is common to all.
         n = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(group[0], group[-1], strict=False)))
         branches.append(re.escape(group[0][:n]) + _tree([text[n:] for text in group]))
     tree = branches[0] if len(branches) == 1 else f"(?:{'|'.join(branches)})" if branches else ""

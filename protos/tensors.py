@@ -1,8 +1,8 @@
-"""Python values to and from KServe v2 tensors, in both forms of the wire.
+"""Converts Python values to and from KServe v2 tensors, in both forms of the wire.
 
-Typed: the elements stand in `InferTensorContents`. Raw: all elements of a tensor are one little-endian byte string in
+Typed: the elements are in `InferTensorContents`. Raw: all elements of a tensor are one little-endian byte string in
 `raw_input_contents` / `raw_output_contents`, in the order of the tensors; a BYTES element is its length in 4 bytes,
-then its data. A message uses one form for all of its tensors.
+followed by its data. A message uses one form for all of its tensors.
 """
 
 import math
@@ -19,13 +19,13 @@ from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferRequest, M
 BYTES = "BYTES"
 MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
-"""More of either is nothing but work: of dimensions with the square of their number, for the product of them all."""
+"""Limits of one message. The product of the dimensions costs time that grows with the square of their number."""
 MAX_INPUT_ELEMENTS = 1 << 20
-"""Most elements of all inputs together, more than any context has tokens. Converting them takes 10 to 20 ms."""
+"""Most elements of all inputs together: more than any context has tokens. Converting them takes 10 to 20 ms."""
 MAX_INPUT_STRINGS = 1 << 14
-"""Most elements of all BYTES inputs together, which take longer."""
-LONG = 4096
-"""Elements from which on INT32 are read as an array, which is converted and searched several times as fast."""
+"""Most elements of all BYTES inputs together, which take longer to convert."""
+MIN_ARRAY_ELEMENTS = 4096
+"""INT32 tensors with more elements become an array, which is converted and searched several times as fast."""
 Elements = Sequence[Any]
 """bytes for BYTES, bool for BOOL, int for (U)INT*, float for FP*, in row-major order."""
 
@@ -57,7 +57,7 @@ _DATATYPES = {
 
 
 class TensorError(ValueError):
-    """A tensor does not say what it claims to; `tensor` is its name."""
+    """A tensor is invalid; `tensor` is its name, empty if the whole message is."""
 
     def __init__(self, tensor: str, problem: str) -> None:
         super().__init__(f"tensor '{tensor}': {problem}" if tensor else problem)
@@ -66,7 +66,7 @@ class TensorError(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class Packed:
-    """Elements in the wire form of InferTensorContents: a million of them are one object, copied at once."""
+    """Elements serialized as InferTensorContents, so that a million of them are one object to copy."""
 
     n: int
     contents: bytes
@@ -91,17 +91,17 @@ def to_raw(datatype: str, elements: Elements) -> bytes:
     return struct.pack(f"<{len(elements)}{_DATATYPES[datatype].code}", *elements)
 
 
-def from_raw(name: str, datatype: str, raw: bytes, most: float = math.inf) -> Elements:
-    """Raises TensorError if `raw` ends inside an element, or has more than `most` elements."""
+def from_raw(name: str, datatype: str, raw: bytes, max_elements: float = math.inf) -> Elements:
+    """Raises TensorError if `raw` ends inside an element, or has more than `max_elements` elements."""
     if datatype == BYTES:
-        return _split_bytes(name, raw, most)
+        return _split_bytes(name, raw, max_elements)
     code = _DATATYPES[datatype].code
     count, rest = divmod(len(raw), struct.calcsize("<" + code))
     if rest:
-        raise TensorError(name, f"{len(raw)} raw bytes are no whole number of {datatype} elements")
-    if count > most:
+        raise TensorError(name, f"{len(raw)} raw bytes are not a whole number of {datatype} elements")
+    if count > max_elements:
         raise _too_many(name, datatype)
-    if count > LONG and code == "i" and sys.byteorder == "little":
+    if count > MIN_ARRAY_ELEMENTS and code == "i" and sys.byteorder == "little":
         return array("i", raw)
     return struct.unpack(f"<{count}{code}", raw)
 
@@ -112,11 +112,11 @@ def _too_many(name: str, datatype: str) -> TensorError:
     return TensorError(name, f"all inputs together have more than {MAX_INPUT_ELEMENTS} elements")
 
 
-def _split_bytes(name: str, raw: bytes, most: float) -> list[bytes]:
+def _split_bytes(name: str, raw: bytes, max_elements: float) -> list[bytes]:
     elements: list[bytes] = []
     at = 0
     while at < len(raw):
-        if len(elements) == most:
+        if len(elements) == max_elements:
             raise _too_many(name, BYTES)
         end = at + 4
         if end <= len(raw):
@@ -143,7 +143,7 @@ def packed(datatype: str, elements: Elements) -> Packed:
 
 
 def n_ids(request: ModelInferRequest, name: str) -> int:
-    """How many elements an INT32 input has, without converting any; 0 if it is absent or of another type."""
+    """Returns the number of elements of an INT32 input without converting any; 0 if it is absent or of another type."""
     for i, message in enumerate(request.inputs[:MAX_TENSORS]):
         if message.name == name and message.datatype == "INT32":
             raw = request.raw_input_contents
@@ -167,19 +167,20 @@ def add_output(response: ModelInferResponse, spec: TensorSpec, elements: Element
 
 
 def read_inputs(request: ModelInferRequest) -> dict[str, Tensor]:
-    """Raises TensorError for anything that the two forms of the protocol do not allow."""
+    """Raises TensorError for anything that neither form of the protocol allows."""
     return _read(request.inputs, request.raw_input_contents, bounded=True)
 
 
 def read_outputs(response: ModelInferResponse) -> dict[str, Tensor]:
-    """Raises TensorError for anything that the two forms of the protocol do not allow."""
+    """Raises TensorError for anything that neither form of the protocol allows."""
     return _read(response.outputs, response.raw_output_contents, bounded=False)
 
 
 def output_elements(message: Any, raw: bytes | None) -> Elements:
-    """Of one output; `raw` are its contents unless it is typed. Takes half the time of `read_outputs`: it does not look
-    at the shape, nor into other fields unless its own is empty. Raises TensorError for contents in a wrong field alone,
-    and if `raw` ends inside an element.
+    """Returns the elements of one output; `raw` are its raw contents, None if it is typed.
+
+    Takes half the time of `read_outputs`: it checks neither the shape nor other fields, unless the tensor's own field is
+    empty. Raises TensorError if the contents are in a wrong field only, or if `raw` ends inside an element.
     """
     if raw is not None:
         return from_raw(message.name, message.datatype, raw)
@@ -197,7 +198,7 @@ def _fill(contents: InferTensorContents, datatype: str, elements: Elements | Pac
 def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bool) -> dict[str, Tensor]:
     tensors: dict[str, Tensor] = {}
     room: dict[bool, float] = {True: math.inf, False: math.inf}
-    """Elements that may still come, by whether they are BYTES."""
+    """Elements still allowed, by whether they are BYTES."""
     if bounded:
         room = {True: MAX_INPUT_STRINGS, False: MAX_INPUT_ELEMENTS}
     if len(messages) > MAX_TENSORS:
@@ -211,7 +212,7 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bo
     for i, message in enumerate(messages):
         name = message.name
         if name in tensors:
-            raise TensorError(name, "given twice")
+            raise TensorError(name, "sent twice")
         datatype = message.datatype
         if datatype not in _DATATYPES:
             raise TensorError(name, f"unknown datatype '{datatype}'")
@@ -220,27 +221,27 @@ def _read(messages: Sequence[Any], raw_contents: Sequence[bytes], *, bounded: bo
         shape = tuple(message.shape)
         if min(shape, default=0) < 0:
             raise TensorError(name, f"negative dimension in shape {list(shape)}")
-        most = room[datatype == BYTES]
+        max_elements = room[datatype == BYTES]
         if raw_contents:
-            elements = from_raw(name, datatype, raw_contents[i], most)
+            elements = from_raw(name, datatype, raw_contents[i], max_elements)
         else:
-            elements = _read_typed(message, datatype, most)
-        room[datatype == BYTES] = most - len(elements)
+            elements = _read_typed(message, datatype, max_elements)
+        room[datatype == BYTES] = max_elements - len(elements)
         if len(elements) != math.prod(shape):
             raise TensorError(name, f"{len(elements)} elements do not fill shape {list(shape)}")
         tensors[name] = Tensor(name, datatype, shape, elements)
     return tensors
 
 
-def _read_typed(message: Any, datatype: str, most: float = math.inf) -> Elements:
+def _read_typed(message: Any, datatype: str, max_elements: float = math.inf) -> Elements:
     field = _DATATYPES[datatype].contents
     contents = message.contents
     elements: Elements = []
     if field:
-        sent = getattr(contents, field)
-        if len(sent) > most:
+        values = getattr(contents, field)
+        if len(values) > max_elements:
             raise _too_many(message.name, datatype)
-        elements = array("i", sent) if len(sent) > LONG and datatype == "INT32" else list(sent)
+        elements = array("i", values) if len(values) > MIN_ARRAY_ELEMENTS and datatype == "INT32" else list(values)
     if len(contents.ListFields()) > bool(elements):
         filled = [descriptor.name for descriptor, _ in contents.ListFields()]
         raise TensorError(message.name, f"{datatype} belongs in '{field}', not in {filled}")

@@ -203,7 +203,7 @@ class Engine:
     def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
         """Called before the request is parsed. Raises ContextLengthExceeded."""
         n_ids = tensors.n_ids(request, contract.PROMPT_TOKEN_IDS.name)
-        if n_ids > tensors.LONG:
+        if n_ids > tensors.MIN_ARRAY_ELEMENTS:
             self._tokenizer.refuse_too_many(task, n_ids, self._vector_runner.n_ctx if self._vector_runner else 0)
 
     def abort(self, generation: RunningGeneration) -> None:

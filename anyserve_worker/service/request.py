@@ -179,7 +179,7 @@ def _check(spec: TensorSpec, tensor: tensors.Tensor) -> None:
         raise tensor_error(spec, f"shape is {list(tensor.shape)}, must be {list(spec.shape)}")
     if spec.datatype in (tensors.BYTES, "BOOL"):
         return
-    if spec.datatype == "FP32" and len(tensor.elements) > tensors.LONG:  # each element is checked below
+    if spec.datatype == "FP32" and len(tensor.elements) > tensors.MIN_ARRAY_ELEMENTS:  # each element is checked below
         raise tensor_error(spec, f"{len(tensor.elements)} elements, at most {contract.MAX_LOGIT_BIAS}")
     # A prompt may have a million ids, so only the smallest and the largest integer are checked.
     for value in tensor.elements if spec.datatype == "FP32" else _extremes(tensor.elements):

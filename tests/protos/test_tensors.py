@@ -206,7 +206,7 @@ def test_a_shape_with_very_many_dimensions_is_refused_quickly() -> None:
     assert read_inputs(typed_request("INT32", [1] * 16, InferTensorContents(int_contents=[5])))["x"].elements == [5]
 
 
-@pytest.mark.parametrize(("n", "problem"), [(256, "given twice"), (257, "257 tensors, at most 256")])
+@pytest.mark.parametrize(("n", "problem"), [(256, "sent twice"), (257, "257 tensors, at most 256")])
 def test_more_than_256_tensors_are_refused(n: int, problem: str) -> None:
     request = ModelInferRequest()
     for _ in range(n):
@@ -302,7 +302,7 @@ def test_a_repeated_tensor_name_is_refused() -> None:
     add_input(typed, spec("INT32"), [1])
     raw = raw_request(("x", "BOOL", [1], b"\0"), ("x", "BOOL", [1], b"\0"))
     for request in (typed, raw):
-        assert str(refused(request)) == "tensor 'x': given twice"
+        assert str(refused(request)) == "tensor 'x': sent twice"
 
 
 @pytest.mark.parametrize("position", [0, 1])

@@ -54,7 +54,7 @@ def _large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("raw", [False, True])
 @pytest.mark.parametrize("task", [contract.TASK_GENERATE, contract.TASK_EMBED, contract.TASK_DETOKENIZE])
-@pytest.mark.parametrize("n", [tensors.LONG + 5000, N_MANY])
+@pytest.mark.parametrize("n", [tensors.MIN_ARRAY_ELEMENTS + 5000, N_MANY])
 async def test_more_token_ids_than_the_context_has_are_refused(raw: bool, task: str, n: int) -> None:
     code, trailers, details = await refusal(request(TOKEN_IDS, [1] * n, raw=raw, task=task))
     assert code is grpc.StatusCode.INVALID_ARGUMENT

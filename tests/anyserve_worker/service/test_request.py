@@ -407,7 +407,7 @@ def test_some_tensors_raw_and_some_typed() -> None:
 def test_an_input_given_twice() -> None:
     message = typed(prompt=[b"x"])
     add_input(message, contract.PROMPT, [b"y"])
-    assert str(refusal(message)) == "tensor 'prompt': given twice"
+    assert str(refusal(message)) == "tensor 'prompt': sent twice"
 
 
 def test_contents_in_the_wrong_field() -> None:

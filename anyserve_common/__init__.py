@@ -1,1 +1,1 @@
-"""What the sidecar and the worker need alike. Imports neither of them."""
+"""Code that the sidecar and the worker share. Imports neither of them."""

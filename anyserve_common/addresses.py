@@ -1,7 +1,7 @@
-"""The addresses that a program listens on, and those at which its own machine reaches it.
+"""Resolves and binds the addresses that a program listens on.
 
-An address is numeric. `localhost` stands for both loopback addresses, whatever the machine's resolver returns, and `::`
-for every address, IPv4 and IPv6. Each socket has one address family, so that no client's address is an IPv4-mapped one.
+An address is numeric. `localhost` means both loopback addresses, whatever the machine's resolver returns, and `::`
+means every address, IPv4 and IPv6. Each socket has one address family, so that clients have no IPv4-mapped addresses.
 """
 
 import errno
@@ -13,17 +13,17 @@ from collections.abc import Iterable, Sequence
 log = logging.getLogger(__name__)
 
 LOOPBACK = ("127.0.0.1", "::1")
-"""Both programs' default: a client that connects to `localhost` tries one or both of them, in either order."""
+"""Both programs' default. A client that connects to `localhost` tries one or both of them, in either order."""
 LOOPBACK_OF = {"0.0.0.0": "127.0.0.1", "::": "::1"}
-"""By the address that stands for every address of a family."""
-_ATTEMPTS = 20
-"""Free ports that are tried until one is free on every address."""
+"""The loopback address of each family, by the address that means all addresses of the family."""
+MAX_BIND_ATTEMPTS = 20
+"""Free ports to try until one is free on every address."""
 _UNAVAILABLE = (errno.EAFNOSUPPORT, errno.EADDRNOTAVAIL)
 _PROBLEMS = {errno.EADDRINUSE: "the port is in use", errno.EADDRNOTAVAIL: "this machine has no such address"}
 
 
 class AddressError(Exception):
-    """A program can't listen on an address; the message is one line."""
+    """The program can't listen on an address. The message is one line."""
 
 
 def endpoint(address: str, port: int) -> str:
@@ -31,14 +31,14 @@ def endpoint(address: str, port: int) -> str:
 
 
 def resolve(hosts: Iterable[str]) -> list[str]:
-    """The addresses of names and addresses, each once. Raises AddressError."""
+    """Returns the addresses of names and addresses, without duplicates. Raises AddressError."""
     found = list(dict.fromkeys(address for host in hosts for address in _addresses(host)))
     covered = {_family(address) for address in found if address in LOOPBACK_OF}
     return [address for address in found if address in LOOPBACK_OF or _family(address) not in covered]
 
 
 def usable(hosts: Iterable[str]) -> list[str]:
-    """As `resolve`, without the addresses of a family that this machine lacks, which are logged.
+    """Resolves as `resolve` does, but skips and logs the addresses of a family that this machine lacks.
 
     Raises AddressError if none is left.
     """
@@ -48,18 +48,18 @@ def usable(hosts: Iterable[str]) -> list[str]:
         raise AddressError(f"can't listen on {', '.join(found)}: this machine has no such address")
     if missing := [address for address in found if address not in left]:
         family = "IPv6" if ":" in missing[0] else "IPv4"
-        log.info("this machine has no %s: %s is left out", family, ", ".join(missing))
+        log.info("this machine has no %s: not listening on %s", family, ", ".join(missing))
     return left
 
 
 def reached_at(address: str) -> str:
-    """Where this machine reaches a server that listens on `address`."""
+    """Returns the address at which this machine reaches a server that listens on `address`."""
     return LOOPBACK_OF.get(address, address)
 
 
 def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
-    """A socket for each address, on one port; 0 is one that is free on all of them. Raises AddressError."""
-    for attempt in range(1, _ATTEMPTS + 1):
+    """Returns a socket per address, all on one port; 0 picks a port that is free on all. Raises AddressError."""
+    for attempt in range(1, MAX_BIND_ATTEMPTS + 1):
         sockets: list[socket.socket] = []
         try:
             for address in addresses:
@@ -67,7 +67,7 @@ def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
                 sockets.append(_bound(address, chosen))
         except OSError as error:
             _close(sockets)
-            if port or attempt == _ATTEMPTS or error.errno != errno.EADDRINUSE:
+            if port or attempt == MAX_BIND_ATTEMPTS or error.errno != errno.EADDRINUSE:
                 raise _refusal(address, chosen, error) from error
         else:
             return sockets
@@ -75,7 +75,7 @@ def bind(addresses: Sequence[str], port: int) -> list[socket.socket]:
 
 
 def listen(addresses: Sequence[str], port: int, backlog: int = 2048) -> list[socket.socket]:
-    """As `bind`; the sockets listen. Raises AddressError."""
+    """Binds as `bind` does, and listens. Raises AddressError."""
     sockets = bind(addresses, port)
     for address, listener in zip(addresses, sockets, strict=True):
         try:
@@ -87,7 +87,7 @@ def listen(addresses: Sequence[str], port: int, backlog: int = 2048) -> list[soc
 
 
 def port_of(sockets: Sequence[socket.socket]) -> int:
-    """The port of sockets from `bind` or `listen`."""
+    """Returns the port of sockets from `bind` or `listen`."""
     port: int = sockets[0].getsockname()[1]
     return port
 
@@ -97,10 +97,10 @@ def _addresses(host: str) -> Iterable[str]:
     if name.lower() == "localhost":
         return LOOPBACK
     if name in LOOPBACK:
-        return (name,)  # without a look-up, for which Python imports tables of Unicode
+        return (name,)  # A look-up would make Python import its Unicode tables.
     try:
         found = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
-    except (OSError, UnicodeError) as error:  # the latter from text that can't be a name
+    except (OSError, UnicodeError) as error:  # UnicodeError: text that can't be a name
         raise AddressError(f"can't listen on {host!r}: {getattr(error, 'strerror', None) or error}") from error
     return ("0.0.0.0", *found) if "::" in found else found
 
@@ -124,9 +124,9 @@ def _bound(address: str, port: int) -> socket.socket:
 
 
 def _lacks_family_of(address: str) -> bool:
-    """An address that the machine lacks, of a family that it has, is a mistake, and not left out.
+    """Returns whether the machine lacks the whole family. An unknown address of an existing family is an error instead.
 
-    Every address of a family can be bound even if there is none: then the loopback address decides.
+    `0.0.0.0` and `::` can be bound even if their family has no address, so the loopback address decides.
     """
     loopback = LOOPBACK[_family(address) == socket.AF_INET6]
     return all(_is_unavailable(candidate) for candidate in (reached_at(address), loopback))
@@ -146,5 +146,5 @@ def _refusal(address: str, port: int, error: OSError) -> AddressError:
 
 
 def _close(sockets: Iterable[socket.socket]) -> None:
-    for one in sockets:
-        one.close()
+    for bound in sockets:
+        bound.close()

@@ -1,4 +1,4 @@
-"""What the commands of both programs have alike."""
+"""Base class of both programs' commands."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,11 +20,11 @@ def _mistakes_as_one_line() -> Iterator[None]:
 
 
 class Command(click.Command):
-    """Reports a mistake in one line, without click's usage before it: the line is read in a log, among others."""
+    """Reports a mistake in one line, without click's usage text, since the line may end up in a log."""
 
-    def make_context(self, *args: Any, **how: Any) -> click.Context:
+    def make_context(self, *args: Any, **options: Any) -> click.Context:
         with _mistakes_as_one_line():
-            return super().make_context(*args, **how)
+            return super().make_context(*args, **options)
 
     def invoke(self, ctx: click.Context) -> Any:
         with _mistakes_as_one_line():

@@ -1,7 +1,7 @@
-"""Files that others replace while a program runs: certificates, keys.
+"""Watches files that are replaced while a program runs, such as certificates and keys.
 
-They are compared every few seconds. Kubernetes swaps a symlink above the file, which no watch on the file itself would
-see.
+It compares them every few seconds, because Kubernetes swaps a symlink above the file, which a watch on the file itself
+would miss.
 """
 
 import asyncio
@@ -13,20 +13,20 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 INTERVAL = 2.0
-"""Seconds."""
+"""Seconds between two comparisons."""
 
 Version = tuple[int, int, int, int]
 Signature = tuple[Version | None, ...]
 
 
 def version(path: Path) -> Version:
-    """Changes with the file that a path, or the symlinks above it, lead to. Raises OSError."""
-    found = os.stat(path)
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+    """Returns a value that changes with the file that the path and the symlinks above it lead to. Raises OSError."""
+    status = os.stat(path)
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 def signature(paths: Sequence[Path]) -> Signature:
-    """The version of each file; None is a file that is not there."""
+    """Returns the version of each file; None if it doesn't exist."""
     return tuple(map(_version_or_none, paths))
 
 
@@ -38,9 +38,10 @@ def _version_or_none(path: Path) -> Version | None:
 
 
 async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], None]) -> None:
-    """Calls `changed`, in a thread, whenever the files differ from those that were `seen`. Runs until cancelled.
+    """Calls `changed` in a thread whenever the files differ from the last signature, first `seen`. Never returns.
 
-    What `changed` raises is logged once: what there was before goes on, and it is tried again.
+    An exception from `changed` is logged once and the call is repeated at the next comparison; until it succeeds, the
+    program keeps the old contents.
     """
     names, logged = ", ".join(map(str, paths)), ""
     while True:
@@ -50,10 +51,10 @@ async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], N
             continue
         try:
             await asyncio.to_thread(changed)
-        except Exception as error:  # such as a file that is half written, or no free file descriptor at the moment
+        except Exception as error:  # such as a half-written file, or no free file descriptor
             if logged != str(error):
                 logged = str(error)
-                log.error("%s: keeping what was there before: %s", names, error)
+                log.error("%s: keeping the previous contents: %s", names, error)
         else:
             seen, logged = now, ""
-            log.info("%s: read again", names)
+            log.info("%s: reloaded", names)

@@ -1,4 +1,4 @@
-"""How many connections fit under the limit of open files: one that doesn't fit would make others fail."""
+"""Limits connections to those that fit under the limit of open files, since one too many makes others fail."""
 
 import logging
 import resource
@@ -6,11 +6,11 @@ import resource
 log = logging.getLogger(__name__)
 
 RESERVE = 128
-"""Open files that are no connections of clients: models, listeners, backends, scrapers, helper processes."""
+"""Open files besides client connections: models, listeners, backends, scrapers, helper processes."""
 
 
 def fitting(wanted: int, soft: int, hard: int) -> tuple[int, int]:
-    """The connections that may be open, at most `wanted`, and the soft limit of open files for them."""
+    """Returns the allowed connections, at most `wanted`, and the soft limit of open files that they need."""
     needed = wanted + RESERVE
     if soft == resource.RLIM_INFINITY or soft >= needed:
         return wanted, soft
@@ -19,7 +19,7 @@ def fitting(wanted: int, soft: int, hard: int) -> tuple[int, int]:
 
 
 def room_for(wanted: int) -> int:
-    """Raises the soft limit as far as that is needed and allowed."""
+    """Raises the soft limit as far as needed and allowed. Returns the allowed connections."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     connections, needed = fitting(wanted, soft, hard)
     if needed != soft:

@@ -1,7 +1,7 @@
-"""Standard streams that can't fail: a server goes on where nobody can read its log.
+"""Makes the standard streams unable to fail, so that a server keeps running when its log can't be written.
 
-A closed one is opened on /dev/null; otherwise the first socket would take its number, and the log would go to a client.
-What can't be written, because the disk is full or the reader of a pipe is gone, is dropped.
+A closed stream is opened on /dev/null; otherwise the first socket would get its number, and a client the log. Output
+that can't be written, because the disk is full or the reader of a pipe is gone, is dropped.
 """
 
 import io
@@ -12,7 +12,7 @@ from typing import Any
 
 
 def secure() -> None:
-    """To be called before anything else opens a file."""
+    """Call this before anything else opens a file."""
     for fd in range(3):
         try:
             os.fstat(fd)
@@ -32,6 +32,6 @@ class _Lossy(io.FileIO):
 
 
 def _writer(fd: int) -> io.TextIOWrapper:
-    # Without a buffer, which can't be used by a signal's handler while it is written to.
+    # Unbuffered: a signal handler can't use a buffer that is being written to.
     raw: Any = _Lossy(fd, "wb", closefd=False)
     return io.TextIOWrapper(raw, encoding="utf-8", errors="backslashreplace", write_through=True)

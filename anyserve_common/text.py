@@ -1,4 +1,4 @@
-"""Text that a client or a file made up, as it stands in messages and log lines. PURE."""
+"""Formats untrusted text for messages and log lines. PURE."""
 
 import json
 import re
@@ -6,34 +6,34 @@ import re
 import orjson
 
 MAX_QUOTED = 100
-"""Characters of a name or value that a message quotes."""
+"""Most characters of a name or value that a message quotes."""
 _ENDS_IN_ESCAPE = re.compile(r"(?<!\\)(?:\\\\)*\\\Z")
 _ESCAPES = {"\n": r"\n", "\r": r"\r", "\t": r"\t"}
 
 
-def shortened(text: str, most: int = MAX_QUOTED) -> str:
-    """The text, without its middle if it has more than `most` characters."""
-    if len(text) <= most:
+def shortened(text: str, max_length: int = MAX_QUOTED) -> str:
+    """Returns the text, without its middle if it has more than `max_length` characters."""
+    if len(text) <= max_length:
         return text
-    half = (most - 1) // 2
-    return f"{text[: most - 1 - half]}…{text[len(text) - half :]}"
+    half = (max_length - 1) // 2
+    return f"{text[: max_length - 1 - half]}…{text[len(text) - half :]}"
 
 
 def printable(text: str) -> str:
-    """The text with JSON's escape for each unprintable character. A JSON object keeps its meaning."""
+    """Returns the text with unprintable characters as JSON escapes. A JSON object keeps its meaning."""
     return text if text.isprintable() else "".join(c if c.isprintable() else _escape(c) for c in text)
 
 
 def as_json(value: object) -> str:
-    """The value as JSON; what JSON doesn't have becomes text."""
+    """Returns the value as JSON, with types that JSON lacks as strings."""
     try:
         return orjson.dumps(value, default=str).decode()
-    except TypeError:  # half of a surrogate pair, as names of files may have, or a number of more than 64 bits
+    except TypeError:  # an unpaired surrogate, as in file names, or a number of more than 64 bits
         return json.dumps(value, default=str)
 
 
 def ends_in_escape(pattern: str) -> bool:
-    """Whether a regular expression ends with a backslash that escapes nothing."""
+    """Returns whether a regular expression ends with a backslash that escapes nothing."""
     return _ENDS_IN_ESCAPE.search(pattern) is not None
 
 

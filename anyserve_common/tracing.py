@@ -1,7 +1,7 @@
-"""Whether spans are made, and where they go; OpenTelemetry is the extra `otel`, imported only if tracing is on.
+"""Sets up tracing. OpenTelemetry is the optional extra `otel`, imported only if tracing is on.
 
-OpenTelemetry's own variables set where spans go and which of them (OTEL_EXPORTER_OTLP_ENDPOINT, OTEL_TRACES_SAMPLER,
-OTEL_RESOURCE_ATTRIBUTES, …).
+OpenTelemetry's own variables set the endpoint, the sampling and the attributes of spans (OTEL_EXPORTER_OTLP_ENDPOINT,
+OTEL_TRACES_SAMPLER, OTEL_RESOURCE_ATTRIBUTES, …).
 """
 
 import importlib
@@ -20,34 +20,34 @@ MISSING = "tracing needs the packages of the extra 'otel': pip install 'anyserve
 
 
 def wanted(choice: str) -> bool:
-    """Whether spans are made. `auto`: if the environment has an endpoint, and the packages are installed.
+    """Returns whether to make spans. `auto`: if the environment sets an endpoint and the packages are installed.
 
     Raises ClickException for `on` without the packages.
     """
     if choice == OFF or os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true":
         return False
-    there = importlib.util.find_spec("opentelemetry") is not None
-    there = there and importlib.util.find_spec("opentelemetry.sdk") is not None
+    installed = importlib.util.find_spec("opentelemetry") is not None
+    installed = installed and importlib.util.find_spec("opentelemetry.sdk") is not None
     if choice == ON:
-        if not there:
+        if not installed:
             raise click.ClickException(MISSING)
         return True
-    return there and any(
+    return installed and any(
         os.environ.get(name) for name in ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     )
 
 
 def tracer_provider(service: str, version: str) -> "TracerProvider":
-    """Exports to the endpoint that the environment has. `service` is the name unless OTEL_SERVICE_NAME is set.
+    """Returns a provider that exports to the environment's endpoint. OTEL_SERVICE_NAME overrides `service`.
 
-    Raises ClickException if the exporter for the protocol of the environment is not installed.
+    Raises ClickException if the exporter for the environment's protocol is not installed.
     """
     from opentelemetry.sdk.resources import Resource
     from opentelemetry.sdk.trace import TracerProvider
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-    about = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": version}
-    provider = TracerProvider(resource=Resource.create(about))
+    attributes = {"service.name": os.environ.get("OTEL_SERVICE_NAME") or service, "service.version": version}
+    provider = TracerProvider(resource=Resource.create(attributes))
     provider.add_span_processor(BatchSpanProcessor(_exporter()))
     return provider
 

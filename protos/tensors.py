@@ -179,8 +179,8 @@ def read_outputs(response: ModelInferResponse) -> dict[str, Tensor]:
 def output_elements(message: Any, raw: bytes | None) -> Elements:
     """Returns the elements of one output; `raw` are its raw contents, None if it is typed.
 
-    Takes half the time of `read_outputs`: it checks neither the shape nor other fields, unless the tensor's own field is
-    empty. Raises TensorError if the contents are in a wrong field only, or if `raw` ends inside an element.
+    Takes half the time of `read_outputs`: it checks neither the shape nor, unless its own field is empty, other
+    fields. Raises TensorError if the contents are in a wrong field only, or if `raw` ends inside an element.
     """
     if raw is not None:
         return from_raw(message.name, message.datatype, raw)

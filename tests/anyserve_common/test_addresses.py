@@ -26,8 +26,8 @@ def without(monkeypatch: pytest.MonkeyPatch, lacking: socket.AddressFamily) -> N
 @pytest.mark.parametrize(
     ("hosts", "expected", "line"),
     [
-        (addresses.LOOPBACK, ["127.0.0.1"], "this machine has no IPv6: ::1 is left out"),
-        (("::",), ["0.0.0.0"], "this machine has no IPv6: :: is left out"),
+        (addresses.LOOPBACK, ["127.0.0.1"], "this machine has no IPv6: not listening on ::1"),
+        (("::",), ["0.0.0.0"], "this machine has no IPv6: not listening on ::"),
     ],
 )
 def test_an_address_of_a_family_that_the_kernel_lacks_is_left_out(

@@ -116,7 +116,7 @@ def test_without_ipv6_the_worker_listens_on_ipv4(
     tmp_path: Path, model: tuple[str, str], hosts: tuple[str, ...]
 ) -> None:
     with network(tmp_path, ipv6=False) as net, worker(net, *model, *hosts, "--metrics-port", "8002") as process:
-        left_out = re.findall("this machine has no IPv6: (.*) is left out", process.output)
+        left_out = re.findall("this machine has no IPv6: not listening on (.*)", process.output)
         assert left_out == ["::" if "::" in hosts else SIX]
         assert net.get(FOUR, 8002, "/metrics")[0] == 200
         assert healthy(net, 8000, *hosts)

@@ -124,14 +124,14 @@ def test_without_ipv6_the_sidecar_answers_on_ipv4(
     ):
         assert tuple(host for host in (FOUR, OTHER_FOUR) if net.listens(host, port)) == expected
         (warning,) = [line for line in process.output.splitlines() if "no IPv6" in line]
-        assert f"this machine has no IPv6: {missing} is left out" in warning
+        assert f"this machine has no IPv6: not listening on {missing}" in warning
 
 
 def test_without_ipv4_the_sidecar_answers_on_ipv6(tmp_path: Path) -> None:
     with network(tmp_path, ipv4=False) as net, sidecar(net, "--host", "::") as (process, port):
         assert net.get(SIX, port, "/livez")[0] == 200
         assert greeting(process)["api"] == f"http://[{SIX}]:{port}/v1"
-        assert "this machine has no IPv4: 0.0.0.0 is left out" in process.output
+        assert "this machine has no IPv4: not listening on 0.0.0.0" in process.output
 
 
 @pytest.mark.parametrize(

@@ -409,7 +409,7 @@ async def test_renewed_certificates_are_loaded_without_a_restart(certificates: C
             await kept_connection.exchange("GET", "/livez")
             replace_file(certificates.key, b"half a key")
             for _ in range(workers):
-                await running.line_with(b"keeping what was there before: can't load the certificate")
+                await running.line_with(b"keeping the previous contents: can't load the certificate")
             await completed(running, before)
 
             certificates.renew()

@@ -169,7 +169,7 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
             assert [await is_answered(pool) for pool in (to_old, to_new)] == [True, False]
             good = certificate.read_bytes()
             certificate.write_text("half of a certif")
-            await wait_for_log("keeping what was there before", times=2)
+            await wait_for_log("keeping the previous contents", times=2)
             assert [await is_answered(pool) for pool in (to_old, to_new)] == [True, False]
             certificate.write_bytes(good)
             await wait_for_log("read again", times=2)

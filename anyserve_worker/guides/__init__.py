@@ -1,1 +1,1 @@
-"""Guides (JSON Schemas, regular expressions, grammars): compiled apart from the engine, applied to each token."""
+"""Guides (JSON Schemas, regular expressions, grammars): compiled off the engine's thread, applied to each token."""

@@ -1,9 +1,9 @@
-"""Compiles the guides of all requests: quick ones first, slow ones in turn, equal ones together.
+"""Compiles the guides of all requests: quick ones first, slow ones in turn, equal ones once.
 
-Nobody can tell how long a guide takes before it is compiled. So a guide gets little processor time first. If that does
-not suffice, it starts again with more, in the lane of slow guides. A quick guide therefore never waits for a slow one.
+The time to compile a guide is unknown beforehand, so each gets little processor time at first. A guide that needs more
+starts again with more time in the lane of slow guides. So a quick guide never waits for a slow one.
 
-On the event loop; the work is done on threads, one for each lane.
+Runs on the event loop; each lane compiles on a thread of its own.
 """
 
 import asyncio
@@ -20,21 +20,22 @@ from anyserve_worker.guides.memory import LeastRecentlyUsed, digest
 from anyserve_worker.guides.queue import GuideQueue
 from anyserve_worker.guides.trial import TOO_COMPLEX
 
-SECONDS = (0.01, 0.07, 0.5)
+LEVEL_SECONDS = (0.01, 0.07, 0.5)
 """Seconds of processor time on each level. Ordinary guides take 1 to 5 ms; the last level is the limit."""
-BLAME_SECONDS = (0.02, 0.1, 1.0)
-"""Seconds on each level to look for the part of a refused guide that is to blame, where the refusal names none."""
+PART_SEARCH_SECONDS = (0.02, 0.1, 1.0)
+"""Seconds on each level to search for the wrong part of a refused guide, if the refusal names none."""
 MAX_WAIT = 10.0
-"""Seconds that a guide may wait for its turn."""
+"""Most seconds that a guide waits for its turn."""
 MAX_SLOW = 64
-"""Guides that may wait on the last level, for all callers."""
+"""Most guides that wait on the last level, of all callers."""
 MAX_SLOW_PER_CALLER = 16
+"""Most guides that wait on the last level, of one caller."""
 MAX_REFUSALS = 4096
 """Refusals to remember, of at most MAX_MESSAGE characters each."""
 MAX_ACCEPTED = 1024
 """Guides to remember that need no further trial."""
 MAX_ACCEPTED_CHARACTERS = 1 << 24
-"""All accepted guides together, in llguidance's own form."""
+"""Characters of all remembered guides together, in llguidance's own form."""
 
 E = TypeVar("E", bound=WorkerError)
 
@@ -43,7 +44,7 @@ class GuideVocabulary(Protocol):
     """Compiles single guides for a model's tokens. Safe from any thread."""
 
     def check_guide(self, guide: Guide) -> None:
-        """Raises InvalidRequest for a guide that is refused without being compiled. Takes no time."""
+        """Raises InvalidRequest for a guide that can be refused without compiling it. Takes no time."""
 
     def try_guide(self, guide: Guide, seconds: float) -> str:
         """Returns the guide in llguidance's own form, after a trial within `seconds` of processor time.
@@ -52,14 +53,14 @@ class GuideVocabulary(Protocol):
         """
 
     def compile(self, guide: Guide, translated: str) -> GuideMatcher:
-        """Compiles what `try_guide` returned, in the same time. Raises InvalidRequest."""
+        """Compiles the result of `try_guide`, in about the same time. Raises InvalidRequest."""
 
     def stop_compiling(self) -> None:
-        """Ends each `try_guide` at once, with Draining."""
+        """Makes each running `try_guide` raise Draining at once."""
 
 
 class GuideStats(Protocol):
-    """Counted on the event loop. Implemented by `engine.stats.EngineStats`."""
+    """Counters, changed on the event loop. Implemented by `engine.stats.EngineStats`."""
 
     requests_refused: int
     guide_trials: int
@@ -68,7 +69,7 @@ class GuideStats(Protocol):
 class Accepted(NamedTuple):
     """A guide that passed its trial.
 
-    A matcher is not remembered: its copies share a lexer, which grows with each text.
+    Matchers are not kept, because their copies share a lexer, which grows with each text.
     """
 
     translated: str
@@ -77,16 +78,16 @@ class Accepted(NamedTuple):
 
 @dataclass(eq=False)
 class GuideJob:
-    """A guide to compile, once for all requests that wait for it."""
+    """A guide to compile once for all requests that wait for it."""
 
     key: bytes
     guide: Guide
     level: int = 0
     translated: str | None = None
-    """None until it has passed its trial."""
+    """The guide in llguidance's own form; None until it has passed its trial."""
     running: bool = False
     waiters: dict[asyncio.Future[GuideMatcher], str] = field(default_factory=dict)
-    """The requests' callers by future."""
+    """The caller of each waiting request, by its future."""
 
 
 class Lane:
@@ -102,12 +103,12 @@ class GuideCompiler:
     def __init__(
         self, vocabulary: GuideVocabulary, stats: GuideStats, max_requests: int, max_wait: float = MAX_WAIT
     ) -> None:
-        """`max_requests`: requests that may be in the engine, and so quick guides that may wait."""
+        """`max_requests`: most requests in the engine, which is the limit of waiting quick guides too."""
         self._vocabulary = vocabulary
         self._stats = stats
         self._max_wait = max_wait
         self._quick = Lane("guides", GuideQueue(1, max_requests, max_requests))
-        self._slow = Lane("slow-guides", GuideQueue(len(SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
+        self._slow = Lane("slow-guides", GuideQueue(len(LEVEL_SECONDS), MAX_SLOW, MAX_SLOW_PER_CALLER))
         self._copier = ThreadPoolExecutor(1, thread_name_prefix="guide-copies")
         self._jobs: dict[bytes, GuideJob] = {}
         self._refusals: LeastRecentlyUsed[InvalidRequest] = LeastRecentlyUsed(MAX_REFUSALS, MAX_REFUSALS)
@@ -119,12 +120,12 @@ class GuideCompiler:
         return len(self._quick.queue) + len(self._slow.queue)
 
     async def compile(self, guide: Guide, caller: str, n: int) -> list[GuideMatcher]:
-        """One for each of `n` choices. Raises InvalidRequest, QueueFull or Draining."""
+        """Returns a matcher for each of `n` choices. Raises InvalidRequest, QueueFull or Draining."""
         self._refuse_if_closing()
         self._vocabulary.check_guide(guide)
         key = digest(guide)
         if refusal := self._refusals.get(key):
-            raise _own(refusal)
+            raise _copy_of(refusal)
         compiled = await self._result(key, guide, caller)
         if n == 1:
             return [compiled.copy()]
@@ -133,7 +134,7 @@ class GuideCompiler:
         return await loop.run_in_executor(self._copier, lambda: [compiled.copy() for _ in range(n)])
 
     async def close(self) -> None:
-        """Ends everything that waits or runs. The vocabulary may be freed afterwards."""
+        """Fails all waiting and running jobs. The vocabulary may be freed afterwards."""
         self._closing = True
         for job in list(self._jobs.values()):
             self._fail(job, Draining("the worker is shutting down"))
@@ -168,7 +169,7 @@ class GuideCompiler:
             self._leave(job, result)
 
     def _leave(self, job: GuideJob, result: asyncio.Future[GuideMatcher]) -> None:
-        """The request has its answer, or no longer wants it."""
+        """Removes a request that has its result or was cancelled."""
         caller = job.waiters.pop(result, None)
         if caller is None or caller in job.waiters.values():
             return
@@ -184,7 +185,7 @@ class GuideCompiler:
     def _full(self) -> QueueFull:
         self._stats.requests_refused += 1
         return QueueFull(
-            f"{self.n_waiting} guides (json_schema, regex, grammar) wait to be compiled already; try again later"
+            f"{self.n_waiting} guides (json_schema, regex, grammar) are already waiting to be compiled; try again later"
         )
 
     def _refuse_if_closing(self) -> None:
@@ -194,7 +195,7 @@ class GuideCompiler:
     # ---- Jobs
 
     def _dispatch(self) -> None:
-        """Begins whatever can begin."""
+        """Starts the next job of each free lane."""
         for lane in (self._quick, self._slow):
             if not lane.busy and (job := lane.queue.take()):
                 lane.busy = job.running = True
@@ -203,46 +204,46 @@ class GuideCompiler:
                 work.add_done_callback(partial(self._ended, lane, job))
 
     def _compile(self, job: GuideJob) -> tuple[str, GuideMatcher]:
-        """On a lane's thread: the guide in llguidance's own form, and compiled."""
+        """Returns the guide in llguidance's own form, and its matcher. Runs on a lane's thread."""
         translated = self._try(job) if job.translated is None else job.translated
         return translated, self._vocabulary.compile(job.guide, translated)
 
     def _try(self, job: GuideJob) -> str:
         for _ in range(2):
             try:
-                return self._vocabulary.try_guide(job.guide, SECONDS[job.level])
+                return self._vocabulary.try_guide(job.guide, LEVEL_SECONDS[job.level])
             except TrialLost:
                 self._refuse_if_closing()
             except TrialOverrun:
-                if job.level + 1 < len(SECONDS):
+                if job.level + 1 < len(LEVEL_SECONDS):
                     raise
-                raise self._blamed(job, _too_complex(job.guide)) from None
+                raise self._with_part(job, _too_complex(job.guide)) from None
             except InvalidRequest as refusal:
-                raise self._blamed(job, refusal) from None
-        raise QueueFull("the guide could not be compiled, because its trial was ended from outside; try again later")
+                raise self._with_part(job, refusal) from None
+        raise QueueFull("the guide could not be compiled because its trial process was killed; try again later")
 
-    def _blamed(self, job: GuideJob, refusal: InvalidRequest) -> InvalidRequest:
-        """The refusal, or that of the first part of the guide that is refused alone."""
+    def _with_part(self, job: GuideJob, refusal: InvalidRequest) -> InvalidRequest:
+        """Returns the refusal of the first part that is refused on its own, or else `refusal`."""
         if refusal.part:
             return refusal
-        tensor, seconds = job.guide.tensor, min(SECONDS[job.level], SECONDS[1])
-        end = time.monotonic() + BLAME_SECONDS[job.level]
+        tensor, seconds = job.guide.tensor, min(LEVEL_SECONDS[job.level], LEVEL_SECONDS[1])
+        end = time.monotonic() + PART_SEARCH_SECONDS[job.level]
         for part, source in parts(tensor.name, job.guide.source):
             if time.monotonic() > end:
                 break
-            own: InvalidRequest | None = None
+            part_refusal: InvalidRequest | None = None
             try:
                 self._vocabulary.try_guide(Guide(tensor, source), seconds)
             except TrialOverrun:
                 if TOO_COMPLEX not in str(refusal):
                     break
-                own = refusal
+                part_refusal = refusal
             except InvalidRequest as error:
-                own = error
+                part_refusal = error
             except (TrialLost, Draining):
                 break
-            if own is not None:
-                return InvalidRequest(str(own), tensor=tensor.name, part=part)
+            if part_refusal is not None:
+                return InvalidRequest(str(part_refusal), tensor=tensor.name, part=part)
         return refusal
 
     def _ended(self, lane: Lane, job: GuideJob, work: "asyncio.Future[tuple[str, GuideMatcher]]") -> None:
@@ -266,13 +267,15 @@ class GuideCompiler:
             self._dispatch()
 
     def _overran(self, job: GuideJob) -> None:
-        """The job starts again with more time, for those that still wait and have a place among the slow ones. (On the
-        last level, too little time is a refusal.)"""
+        """Starts the job again with more time, for the callers that find room in the queue of slow guides.
+
+        (On the last level, a guide that takes too long is refused.)
+        """
         job.level += 1
         refused: list[asyncio.Future[GuideMatcher]] = []
         for caller in dict.fromkeys(job.waiters.values()):
             if not self._enqueue(job, caller):
-                refused += [result for result, of in job.waiters.items() if of == caller]
+                refused += [result for result, waiter in job.waiters.items() if waiter == caller]
         for result in refused:
             _set_exception(result, self._full())
             del job.waiters[result]
@@ -280,24 +283,24 @@ class GuideCompiler:
             self._jobs.pop(job.key, None)
 
     def _remember(self, job: GuideJob, refusal: InvalidRequest) -> None:
-        self._refusals.put(job.key, _own(refusal), 1)
+        self._refusals.put(job.key, _copy_of(refusal), 1)
         self._fail(job, refusal)
 
     def _fail(self, job: GuideJob, error: Exception) -> None:
-        """For all that wait for the job, which is over."""
+        """Ends the job and fails all requests that wait for it."""
         self._jobs.pop(job.key, None)
         for result in job.waiters:
             _set_exception(result, error)
 
 
 def _set_exception(result: asyncio.Future[GuideMatcher], error: Exception) -> None:
-    """Each request gets an exception of its own, because raising one adds to its traceback."""
+    """Sets a copy of the error, because raising an exception adds to its traceback."""
     if not result.done():
-        result.set_exception(_own(error) if isinstance(error, WorkerError) else error)
-        result.exception()  # The request may be gone before it looks.
+        result.set_exception(_copy_of(error) if isinstance(error, WorkerError) else error)
+        result.exception()  # A cancelled request never retrieves it.
 
 
-def _own(error: E) -> E:
+def _copy_of(error: E) -> E:
     return type(error)(str(error), tensor=error.tensor, part=error.part)
 
 

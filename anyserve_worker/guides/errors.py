@@ -1,7 +1,7 @@
-"""llguidance's errors in words for the client: what is wrong with which part of its guide. PURE.
+"""Rewrites llguidance's errors for the client: the problem, and the part of the guide that has it. PURE.
 
-llguidance repeats the lines of the grammar around an error, and names their numbers. That grammar is rarely the
-client's own text: a schema, a regular expression or GBNF was translated to it, or the sidecar made it of several.
+llguidance quotes the lines of the grammar around an error, with their numbers. That grammar is rarely the client's own
+text: it is translated from a schema, a regular expression or GBNF, or the sidecar has combined it from several guides.
 """
 
 import re
@@ -11,11 +11,11 @@ from anyserve_common.text import shortened
 from protos import contract
 
 MAX_QUOTED = 60
-"""Characters of a regular expression around the error in it."""
+"""Characters to quote of a regular expression, around its error."""
 MAX_REASON = 300
-"""Characters."""
+"""Most characters of a problem's description."""
 MAX_LEVELS = 127
-"""Nested objects and arrays in a schema."""
+"""Most nested objects and arrays in a schema."""
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): ")
 _EXCERPT = re.compile(r"\n *\d+ \| ")
@@ -24,18 +24,18 @@ _REGEX = re.compile(
     r"(?:invalid regex .* \(in regex\): )?regex parse error:\n(?P<shown>.*)\nerror: (?P<reason>[^\n]*)", re.DOTALL
 )
 _SHOWN_LINE = re.compile(r" {4}| *\d+: ")
-"""In front of a line of the regular expression, as the error shows it."""
+"""The margin of a line of the regular expression in an error."""
 _TOO_DEEP = re.compile(r'(?:failed to parse "%json": )?recursion limit exceeded.*')
 _ELSEWHERE = re.compile(r"Resource (?P<address>'.*') is not present in a registry .*")
 _LENGTHS = re.compile(r" *\(\?s:\.\{")
-"""Begins the expression that llguidance makes of `minLength` and `maxLength`."""
+"""Start of the expression that llguidance generates for `minLength` and `maxLength`."""
 _TOO_LONG = "'minLength' or 'maxLength' is too large"
 _PART = re.compile(rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/)$", re.MULTILINE)
-"""A rule that needs no other one, with the name of its part."""
+"""A rule that refers to no other rule, after the name of its part."""
 
 
-def explained(language: str, source: str, error: str) -> tuple[str, str]:
-    """What is wrong, and the name of the part in which it is; empty if that is unknown."""
+def explain(language: str, source: str, error: str) -> tuple[str, str]:
+    """Returns the problem, and the name of the part that has it; empty if unknown."""
     reason = error.removesuffix("<non-verbose/>").strip()
     line = 0
     if place := _PLACE.match(reason):
@@ -47,7 +47,7 @@ def explained(language: str, source: str, error: str) -> tuple[str, str]:
     elif _TOO_DEEP.fullmatch(reason):
         reason = f"more than {MAX_LEVELS} nested levels"
     elif found := _ELSEWHERE.fullmatch(reason):
-        reason = f"{shortened(found['address'])} is outside of the schema, and only references within it are followed"
+        reason = f"{shortened(found['address'])} is outside the schema; only references within it are supported"
     part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
     if language == contract.LARK.name and line and not part:
         reason = f"line {line}: {reason}"
@@ -55,7 +55,7 @@ def explained(language: str, source: str, error: str) -> tuple[str, str]:
 
 
 def parts(language: str, source: str) -> Iterator[tuple[str, str]]:
-    """The names of parts, with a guide in the same language for each rule of theirs that needs no other one."""
+    """Yields (name of a part, guide in the same language) for each rule that refers to no other rule."""
     if language == contract.LARK.name:
         for name, body in _PART.findall(source):
             yield name, f"start: {body}\n"
@@ -68,7 +68,7 @@ def _part_of_line(source: str, line: int) -> str:
 
 
 def _around_error(shown: str) -> str:
-    """The expression as a parse error shows it, with a line of carets below, to what is around the first caret."""
+    """Returns the problem with the expression around the first caret of a parse error."""
     lines = shown.split("\n")
     below = next((i for i, line in enumerate(lines) if i and set(line) <= set(" ^") and "^" in line), 0)
     if not below:

@@ -1,7 +1,7 @@
-"""Keywords with values that llguidance can't enforce, left out of lenient schemas. PURE.
+"""Removes keywords with values that llguidance can't enforce from lenient schemas. PURE.
 
-llguidance itself leaves out keywords that it doesn't know at all. It refuses those that it knows, such as a `pattern`
-with look-around (zod writes one for `email()`), patterns of properties that overlap, or a `maximum` of 1.8e308.
+llguidance ignores unknown keywords of a lenient schema. It refuses known ones if it can't enforce their value: a
+`pattern` with look-around (zod writes one for `email()`), overlapping property patterns, or a `maximum` of 1.8e308.
 """
 
 import json
@@ -10,33 +10,36 @@ from collections.abc import Callable
 from typing import Any
 
 Refuses = Callable[[str], bool]
-"""Whether llguidance refuses a schema, as JSON."""
+"""(schema as JSON) → whether llguidance refuses it."""
 
 _NESTED = re.compile(r"(?<=%json )\{.*\}$", re.MULTILINE)
 """A schema in a Lark grammar, on one line."""
 _DATA = frozenset({"const", "default", "enum", "examples"})
-"""Keywords whose values are no schemas."""
+"""Keywords whose values aren't schemas."""
 _NUMBERS = ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "multipleOf")
 _OPTIONS = "x-guidance"
 
 
-def relaxed(grammar: str, refuses: Refuses) -> str | None:
-    """A grammar in llguidance's own form, without what it can't enforce of lenient schemas; None if that is nothing."""
+def relax(grammar: str, refuses: Refuses) -> str | None:
+    """Returns the grammar without the keywords of lenient schemas that can't be enforced; None if it has none.
+
+    `grammar` is in llguidance's own form.
+    """
     if grammar.startswith("{"):
         whole = json.loads(grammar)
-        found = [_relax(part.get("json_schema"), refuses) for part in whole["grammars"]]
+        found = [_relax_schema(part.get("json_schema"), refuses) for part in whole["grammars"]]
         return json.dumps(whole) if any(found) else None
 
     def replacement(match: re.Match[str]) -> str:
         schema = json.loads(match[0])
-        return json.dumps(schema) if _relax(schema, refuses) else match[0]
+        return json.dumps(schema) if _relax_schema(schema, refuses) else match[0]
 
     changed = _NESTED.sub(replacement, grammar)
     return None if changed == grammar else changed
 
 
-def _relax(schema: Any, refuses: Refuses) -> bool:
-    """Changes a lenient schema; returns whether there was something to leave out."""
+def _relax_schema(schema: Any, refuses: Refuses) -> bool:
+    """Removes such keywords from a lenient schema. Returns whether there were any."""
     options = schema.get(_OPTIONS) if isinstance(schema, dict) else None
     if not isinstance(options, dict) or not options.get("lenient"):
         return False
@@ -47,17 +50,17 @@ def _relax(schema: Any, refuses: Refuses) -> bool:
         if isinstance(part, list):
             rest += part
         elif isinstance(part, dict):
-            for key in _beyond(part, refuses):
+            for key in _unenforceable(part, refuses):
                 del part[key]
-                if key == "patternProperties":  # Members of such names must stay possible.
+                if key == "patternProperties":  # Properties with such names must stay allowed.
                     part["additionalProperties"] = True
                 found = True
             rest += [value for key, value in part.items() if key not in _DATA]
     return found
 
 
-def _beyond(part: dict[str, Any], refuses: Refuses) -> list[str]:
-    """Keywords of a schema that are right, but that llguidance can't enforce."""
+def _unenforceable(part: dict[str, Any], refuses: Refuses) -> list[str]:
+    """Returns the valid keywords of a schema that llguidance can't enforce."""
     alone: dict[str, dict[str, Any]] = {}
     if isinstance(dialect := part.get("$schema"), str):
         alone["$schema"] = {"$schema": dialect}
@@ -74,7 +77,7 @@ def _beyond(part: dict[str, Any], refuses: Refuses) -> list[str]:
 
 
 def _is_regex(pattern: str) -> bool:
-    """As far as Python knows; in JSON Schema it is JavaScript that does."""
+    """Returns whether Python accepts the pattern. (JSON Schema's patterns are JavaScript's.)"""
     try:
         re.compile(pattern)
         return True

@@ -1,4 +1,4 @@
-"""What is remembered about guides: those that were refused, and the last ones that were compiled. PURE."""
+"""Caches for guides: refusals, and the guides compiled last. PURE."""
 
 from collections import OrderedDict
 from hashlib import sha256
@@ -10,15 +10,15 @@ V = TypeVar("V")
 
 
 def digest(guide: Guide) -> bytes:
-    """Identifies language and source."""
+    """Returns a key for the guide's language and source."""
     return sha256(guide.language.encode() + b"\0" + guide.source.encode()).digest()
 
 
 class LeastRecentlyUsed(Generic[V]):
-    """Values by key. Those used longest ago are forgotten when their number or their total weight exceeds a limit."""
+    """Values by key. The least recently used are dropped when their number or total weight exceeds a limit."""
 
     def __init__(self, max_items: int, max_weight: float) -> None:
-        """Whatever weighs more than `max_weight` by itself is not kept at all."""
+        """A value that alone weighs more than `max_weight` is not kept at all."""
         self._max_items = max_items
         self._max_weight = max_weight
         self._items: OrderedDict[bytes, tuple[V, float]] = OrderedDict()
@@ -34,7 +34,7 @@ class LeastRecentlyUsed(Generic[V]):
         return self._items[key][0]
 
     def put(self, key: bytes, value: V, weight: float) -> None:
-        """A key that is absent."""
+        """Adds a value. The key must be absent."""
         assert key not in self._items
         if weight > self._max_weight:
             return

@@ -1,7 +1,7 @@
-"""Guides that wait to be compiled, fair between callers. PURE.
+"""A queue of guides to compile that is fair between callers. PURE.
 
-The caller that was served least recently is next. A caller that begins to wait goes before the one served last alone,
-so that none can starve the others by coming back again and again.
+The caller served least recently is next. A caller that starts to wait goes before the caller served last, but behind
+all others, so that no caller starves others by returning again and again.
 """
 
 from collections import deque
@@ -11,16 +11,16 @@ J = TypeVar("J")
 
 
 class GuideQueue(Generic[J]):
-    """Jobs that wait. One job may wait for several callers; the first whose turn it is takes it for all of them."""
+    """Waiting jobs. A job may wait for several callers; the first of them to have its turn takes it for all."""
 
     def __init__(self, n_levels: int, max_jobs: int, max_jobs_per_caller: int) -> None:
-        """A caller's jobs on a lower level go first. `max_jobs` and `max_jobs_per_caller` limit the highest level,
-        where a job counts once for each caller that waits for it."""
+        """A caller's jobs on lower levels go first. `max_jobs` and `max_jobs_per_caller` limit the highest level,
+        where a job counts once per waiting caller."""
         self._n_levels = n_levels
         self._max_jobs = max_jobs
         self._max_jobs_per_caller = max_jobs_per_caller
         self._levels: dict[str, tuple[deque[J], ...]] = {}
-        """Jobs by caller and level. A caller for which nothing waits is absent."""
+        """Jobs by caller and level. A caller without jobs is absent."""
         self._turns: dict[str, int] = {}
         self._last_turn = 0
         self._n_waiting = 0
@@ -29,7 +29,7 @@ class GuideQueue(Generic[J]):
         return self._n_waiting
 
     def add(self, job: J, caller: str, level: int = 0) -> bool:
-        """False if the highest level or the caller's part of it is full."""
+        """Returns False if the highest level, or the caller's share of it, is full."""
         levels = self._levels.get(caller)
         if level == self._n_levels - 1:
             n_of_caller = len(levels[-1]) if levels else 0
@@ -44,7 +44,7 @@ class GuideQueue(Generic[J]):
         return True
 
     def take(self) -> J | None:
-        """The next job, None if there is none."""
+        """Removes and returns the next job; None if the queue is empty."""
         if not self._levels:
             return None
         caller = min(self._levels, key=self._turns.__getitem__)
@@ -56,7 +56,7 @@ class GuideQueue(Generic[J]):
         return job
 
     def discard(self, job: J, caller: str) -> None:
-        """The caller no longer waits for the job, if it did."""
+        """Removes the job for this caller, if it waits."""
         levels = self._levels.get(caller, ())
         for jobs in levels:
             if job in jobs:

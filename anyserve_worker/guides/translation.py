@@ -1,6 +1,6 @@
-"""JSON Schemas, regular expressions and grammars to llguidance's matchers.
+"""Turns JSON Schemas, regular expressions and grammars into llguidance's matchers.
 
-It is read by the trial process too (`trial_server.py`), which has to start fast: hence nothing heavy is imported here.
+The trial server (`trial_server.py`) imports this module and has to start fast, so nothing heavy is imported here.
 """
 
 import json
@@ -10,11 +10,11 @@ from functools import partial
 from llguidance import LLMatcher, LLParserLimits, LLTokenizer, TokenizerWrapper
 from llguidance.gbnf_to_lark import any_to_lark
 
-from anyserve_worker.guides.lenient import relaxed
+from anyserve_worker.guides.lenient import relax
 from protos import contract
 
-# Within these limits a mask takes at most about 50 ms (EPYC, vocabularies of 49,152 and 262,144 tokens); those of real
-# schemas and of up to 60 tools take 0.6 ms. `initial_lexer_fuel` bounds what a matcher holds, too: 100 bytes each.
+# Within these limits a mask takes at most about 50 ms (EPYC, vocabularies of 49,152 and 262,144 tokens); for real
+# schemas and up to 60 tools, 0.6 ms. `initial_lexer_fuel` also bounds a matcher's memory: 100 bytes per unit.
 _LIMITS = LLParserLimits(
     initial_lexer_fuel=200_000, step_lexer_fuel=100_000, step_max_items=10_000, verbose_errors=False
 )
@@ -23,7 +23,7 @@ GuideTokenizer = LLTokenizer
 
 
 class GrammarError(Exception):
-    """What is wrong, for its author."""
+    """The guide is wrong. The message is for its author."""
 
 
 def tokenizer(
@@ -32,17 +32,17 @@ def tokenizer(
     end_tokens: Sequence[int],
     tokenize: Callable[[str], Sequence[int]],
 ) -> LLTokenizer:
-    """`control` are no text; a grammar names them by their `tokens`. At least one end token."""
+    """`control`: ids of the control tokens, which a grammar refers to by their `tokens`. At least one end token."""
     vocabulary = _Vocabulary(tokens, control, end_tokens[0], tokenize)
     return LLTokenizer(TokenizerWrapper(vocabulary), eos_token=list(end_tokens))
 
 
 def translate(language: str, source: str) -> str:
-    """To llguidance's own form. `language` is that of a guide. Raises GrammarError."""
+    """Returns the guide in llguidance's own form. `language` is `Guide.language`. Raises GrammarError."""
     try:
         match language:
             case contract.JSON_SCHEMA.name | contract.LENIENT_SCHEMA.name:
-                # Compact: where white space is free, a small model writes nothing else.
+                # Compact, because a small model may write endless white space where it is allowed.
                 return LLMatcher.grammar_from_json_schema(
                     _without_options(source),
                     defaults={
@@ -60,12 +60,12 @@ def translate(language: str, source: str) -> str:
                 return LLMatcher.grammar_from_lark(source)
     except RecursionError:
         raise GrammarError("it nests too deeply") from None
-    except Exception as error:  # whatever the parser of GBNF raises
+    except Exception as error:  # The GBNF parser raises various types.
         raise GrammarError(str(error)) from None
 
 
 def _without_options(schema: str) -> str:
-    """The schema without llguidance's own options, which could take its strictness away."""
+    """Returns the schema without llguidance's own options, which could make it lenient."""
     if _OPTIONS not in schema:
         return schema
     value = json.loads(schema)
@@ -74,22 +74,22 @@ def _without_options(schema: str) -> str:
     return json.dumps(value)
 
 
-def tried(tokenizer: LLTokenizer, language: str, source: str) -> str:
-    """In llguidance's own form, which compiles. Raises GrammarError."""
+def translate_and_try(tokenizer: LLTokenizer, language: str, source: str) -> str:
+    """Returns the guide in llguidance's own form, relaxed if it is lenient, after compiling it. Raises GrammarError."""
     grammar = translate(language, source)
     try:
-        compiled(tokenizer, grammar)
+        compile_matcher(tokenizer, grammar)
         return grammar
     except GrammarError:
-        less = relaxed(grammar, partial(_is_refused, tokenizer))
-        if less is None:
+        relaxed = relax(grammar, partial(_is_refused, tokenizer))
+        if relaxed is None:
             raise
-    compiled(tokenizer, less)
-    return less
+    compile_matcher(tokenizer, relaxed)
+    return relaxed
 
 
-def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
-    """A matcher that has looked for the first token already. Raises GrammarError."""
+def compile_matcher(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
+    """Returns a matcher that has already computed the first mask. Raises GrammarError."""
     matcher = LLMatcher(tokenizer, grammar, log_level=0, limits=_LIMITS)
     if not matcher.is_error():
         matcher.compute_bitmask()
@@ -99,21 +99,21 @@ def compiled(tokenizer: LLTokenizer, grammar: str) -> LLMatcher:
 
 
 def problem(matcher: LLMatcher) -> str:
-    """The error of a matcher that has one, in words for its author."""
+    """Returns the error of a matcher, for the guide's author."""
     error = matcher.get_error().removesuffix("<non-verbose/>").strip()
     return "nothing matches it" if error == "NoExtensionBias" else error
 
 
 def _is_refused(tokenizer: LLTokenizer, schema: str) -> bool:
     try:
-        compiled(tokenizer, translate(contract.JSON_SCHEMA.name, schema))
+        compile_matcher(tokenizer, translate(contract.JSON_SCHEMA.name, schema))
         return False
     except GrammarError:
         return True
 
 
 class _Vocabulary:
-    """What llguidance's TokenizerWrapper wraps."""
+    """The tokenizer that llguidance's TokenizerWrapper expects."""
 
     def __init__(
         self, tokens: Sequence[bytes], control: Sequence[int], end: int, tokenize: Callable[[str], Sequence[int]]

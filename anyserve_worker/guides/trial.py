@@ -1,6 +1,6 @@
-"""Guides are compiled in a process of their own first, which a bad one may end: the side of the worker.
+"""Compiles guides in a separate process first, because a bad guide may end that process. The worker's side.
 
-`trial_server.py` is the other side, and has the reasons.
+`trial_server.py` is the other side, and gives the reasons.
 """
 
 import json
@@ -16,10 +16,10 @@ from contextlib import suppress
 from anyserve_worker.core.errors import Draining, TrialLost, TrialOverrun
 from anyserve_worker.guides import trial_server
 from anyserve_worker.guides.translation import GrammarError
-from anyserve_worker.guides.trial_server import ANSWER, END, FORK, LENGTH, ORDER
+from anyserve_worker.guides.trial_server import ANSWER, COMMAND, END, FORK, LENGTH
 
 WALL_SECONDS = 20.0
-"""Longest wait for an answer. A trial's limit is processor time, which comes slowly where many want it."""
+"""Longest wait for a result. A trial's limit is processor time, which takes longer on a busy machine."""
 TOO_COMPLEX = "too complex: it takes too much time or memory to compile"
 
 
@@ -30,42 +30,42 @@ class Trials:
         """`control`: the names of the control tokens."""
         self._vocabulary = json.dumps([n_vocab, [name.decode(errors="replace") for name in control]]).encode()
         self._lock = threading.Lock()
-        """For the server and what it is sent, and for `_idle`."""
+        """Guards `_server`, the commands sent to it, and `_idle`."""
         self._server: _Server | None = None
         self._idle: list[_Trial] = []
         self._closed = False
         self.n_forked = 0
 
     def start(self) -> None:
-        """Starts the server ahead of the first guide, which waits for it otherwise."""
+        """Starts the server, so that the first guide does not wait for it."""
         with self._lock:
             self._started()
 
     def run(self, language: str, source: str, seconds: float) -> str:
-        """The guide in llguidance's own form, once it has been compiled within `seconds` of processor time.
+        """Returns the guide in llguidance's own form, if it compiles within `seconds` of processor time.
 
         Raises GrammarError, TrialOverrun, TrialLost or Draining.
         """
-        trial, answer = self._take(), None
+        trial, result = self._take(), None
         try:
-            answer = trial.ask(language, source, seconds)
+            result = trial.compile(language, source, seconds)
         finally:
-            if answer is None:
+            if result is None:
                 status = self._end(trial)
             else:
                 with self._lock:
                     self._idle.append(trial)
-        if answer is None:
+        if result is None:
             raise self._verdict(status)
-        if "grammar" not in answer:
-            raise GrammarError(answer.get("error", "it cannot be compiled"))
-        return answer["grammar"]
+        if "grammar" not in result:
+            raise GrammarError(result.get("error", "it cannot be compiled"))
+        return result["grammar"]
 
     def close(self) -> None:
-        """Kills the server and all trials, whatever they do."""
+        """Kills the server and all trials."""
         self._closed = True
         if server := self._server:
-            server.kill()  # Ends what holds the lock, too.
+            server.kill()  # This also ends the calls that hold the lock.
         with self._lock:
             if self._server:
                 self._discard(self._server)
@@ -86,7 +86,7 @@ class Trials:
                 server = self._started()
                 try:
                     return self._fork(server)
-                except OSError:  # The server was killed from outside.
+                except OSError:  # Another process killed the server.
                     self._discard(server)
             raise TrialLost
 
@@ -94,7 +94,7 @@ class Trials:
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                trial = _Trial(ours, server, server.order(FORK, descriptor=theirs.fileno()))
+                trial = _Trial(ours, server, server.send(FORK, descriptor=theirs.fileno()))
             except BaseException:
                 ours.close()
                 raise
@@ -113,12 +113,12 @@ class Trials:
             return self._wait_for(trial)
 
     def _wait_for(self, trial: "_Trial") -> int | None:
-        """The exit status of a trial that is over, None if it is unknown."""
+        """Ends a trial and returns its exit status; None if unknown."""
         trial.close()
         if trial.server is not self._server:
             return None  # It ended with its server.
         try:
-            return trial.server.order(END, trial.pid)
+            return trial.server.send(END, trial.pid)
         except OSError:
             self._discard(trial.server)
             return None
@@ -130,7 +130,7 @@ class Trials:
         server.free()
 
     def _verdict(self, status: int | None) -> Exception:
-        """The error that a trial means which ended without an answer."""
+        """Returns the error for a trial that ended without a result."""
         if self._closed:
             return Draining("the worker is shutting down")
         if status == -signal.SIGPROF:
@@ -141,11 +141,11 @@ class Trials:
 
 
 class _Server:
-    """The process that forks. Not safe from several threads, but for `kill`."""
+    """The process that forks trials. Only `kill` is thread-safe."""
 
     def __init__(self, vocabulary: bytes) -> None:
-        self._orders, theirs = socket.socketpair()
-        self._orders.settimeout(WALL_SECONDS)
+        self._commands, theirs = socket.socketpair()
+        self._commands.settimeout(WALL_SECONDS)
         with theirs:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", trial_server.__name__],
@@ -155,35 +155,35 @@ class _Server:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 process_group=0,
             )
-        with suppress(OSError):  # `order` will notice.
-            self._orders.sendall(LENGTH.pack(len(vocabulary)) + vocabulary)
+        with suppress(OSError):  # `send` will notice.
+            self._commands.sendall(LENGTH.pack(len(vocabulary)) + vocabulary)
 
-    def order(self, order: bytes, argument: int = 0, *, descriptor: int | None = None) -> int:
-        """The server's answer. Raises OSError if it is gone."""
+    def send(self, command: bytes, argument: int = 0, *, descriptor: int | None = None) -> int:
+        """Returns the server's answer. Raises OSError if the server is gone."""
         descriptors = [] if descriptor is None else [descriptor]
-        socket.send_fds(self._orders, [ORDER.pack(order, argument)], descriptors)
+        socket.send_fds(self._commands, [COMMAND.pack(command, argument)], descriptors)
         answer = b""
         while len(answer) < ANSWER.size:
-            part = self._orders.recv(ANSWER.size - len(answer))
+            part = self._commands.recv(ANSWER.size - len(answer))
             if not part:
                 raise ConnectionResetError
             answer += part
         return int(ANSWER.unpack(answer)[0])
 
     def kill(self) -> None:
-        """With all that it has forked. From any thread, before `free`."""
-        if self._process.returncode is None:  # else its id may be another's
+        """Kills the server and its trials. Call it before `free`."""
+        if self._process.returncode is None:  # Otherwise the id may belong to another process.
             with suppress(ProcessLookupError):
                 os.killpg(self._process.pid, signal.SIGKILL)
 
     def free(self) -> None:
-        """Once, after `kill`."""
+        """Releases the process and the socket. Call it once, after `kill`."""
         self._process.wait()
-        self._orders.close()
+        self._commands.close()
 
 
 class _Trial:
-    """A process that compiles one guide after the other, until one ends it."""
+    """A process that compiles guides one after the other, until one of them ends it."""
 
     def __init__(self, channel: socket.socket, server: _Server, pid: int) -> None:
         self._channel = channel
@@ -194,7 +194,7 @@ class _Trial:
 
     @property
     def alive(self) -> bool:
-        """Asked between two guides, when it has nothing to send but its end."""
+        """Whether the process still runs. Only valid between two guides, when it sends nothing."""
         self._channel.setblocking(False)
         try:
             return bool(self._channel.recv(1, socket.MSG_PEEK))
@@ -205,8 +205,8 @@ class _Trial:
         finally:
             self._channel.settimeout(WALL_SECONDS)
 
-    def ask(self, language: str, source: str, seconds: float) -> dict[str, str] | None:
-        """The answer on one guide; None if the process ended or did not answer in time."""
+    def compile(self, language: str, source: str, seconds: float) -> dict[str, str] | None:
+        """Returns {"grammar": …} or {"error": …}; None if the process ended or did not respond in time."""
         try:
             self._lines.write(json.dumps([language, source, seconds]) + "\n")
             self._lines.flush()

@@ -1,12 +1,12 @@
 """The trial server: a process that forks trial processes, each of which compiles guides for one vocabulary.
 
-llguidance's limits are not everywhere: intersections of regular expressions, `multipleOf` and many repetitions take
-minutes or all of the memory, and a chain of a thousand references overflows the stack. In a trial process such a guide
-ends nothing but that process, which has little time and memory. Forking the next one takes 2 ms: the server has
-imported everything and built the vocabulary.
+llguidance's limits don't cover everything: intersections of regular expressions, `multipleOf` and many repetitions take
+minutes or all of the memory, and a chain of a thousand references overflows the stack. In a trial process, which has
+little time and memory, such a guide ends only that process. Forking the next one takes 2 ms, because the server has
+already imported all modules and built the vocabulary.
 
-Standard input is a socket to the worker (`trial.py`). The first message is the vocabulary, the others are orders. No
-thread runs here, so that forking is safe.
+Standard input is a socket to the worker (`trial.py`). The first message is the vocabulary, the others are commands. The
+server has no other threads, so forking is safe.
 """
 
 import json
@@ -20,57 +20,64 @@ import threading
 from contextlib import suppress
 from typing import Any
 
-from anyserve_worker.guides.translation import GrammarError, GuideTokenizer, compiled, tokenizer, translate, tried
+from anyserve_worker.guides.translation import (
+    GrammarError,
+    GuideTokenizer,
+    compile_matcher,
+    tokenizer,
+    translate,
+    translate_and_try,
+)
 
 LENGTH = struct.Struct("!I")
-"""Bytes of the vocabulary, which is JSON."""
-ORDER = struct.Struct("!ci")
-"""An order and its argument."""
+"""Length of the vocabulary in bytes. The vocabulary is JSON."""
+COMMAND = struct.Struct("!ci")
+"""A command and its argument."""
 ANSWER = struct.Struct("!i")
 FORK = b"f"
-"""Start a process that serves the socket that comes along. The answer is its process id."""
+"""Command: start a trial on the socket that comes with it. The answer is its process id."""
 END = b"e"
-"""Kill the process with this id if it still runs. The answer is its exit status, negative for a signal."""
+"""Command: kill the process with this id if it still runs. The answer is its exit status, negative for a signal."""
 
 MEMORY = 1 << 30
-"""Bytes of address space, of which the server takes a part before it forks."""
+"""Bytes of address space of a process, including what the server uses before it forks."""
 STACK = 1 << 20
-"""Bytes: a part of what the worker's threads have, which compile the same afterwards."""
+"""Bytes of stack of a compiling thread: less than in the worker, which compiles the same guide afterwards."""
 OOM_SCORE = "1000"
-"""Where the memory is short, Linux ends a trial before it ends the worker."""
+"""Makes Linux kill a trial before the worker when memory runs out."""
 
 
-def main(orders: socket.socket) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The worker handles Ctrl-C, and ends this process.
+def main(commands: socket.socket) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # The worker handles Ctrl-C and ends this process.
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
     with suppress(OSError), open("/proc/self/oom_score_adj", "w") as score:
         score.write(OOM_SCORE)
-    (length,) = LENGTH.unpack(_read(orders, LENGTH.size))
-    vocabulary = _tokenizer(*json.loads(_read(orders, length)))
-    compiled(vocabulary, translate("regex", "[ab]"))  # What is loaded at first use is loaded before the fork.
+    (length,) = LENGTH.unpack(_read(commands, LENGTH.size))
+    vocabulary = _tokenizer(*json.loads(_read(commands, length)))
+    compile_matcher(vocabulary, translate("regex", "[ab]"))  # Loads before the fork what is loaded at first use.
     while True:
-        message, descriptors, *_ = socket.recv_fds(orders, ORDER.size, 1)
+        message, descriptors, *_ = socket.recv_fds(commands, COMMAND.size, 1)
         if not message:
             return
-        order, argument = ORDER.unpack(message + _read(orders, ORDER.size - len(message)))
-        if order == FORK:
+        command, argument = COMMAND.unpack(message + _read(commands, COMMAND.size - len(message)))
+        if command == FORK:
             answer = os.fork()
             if not answer:
                 try:
-                    orders.close()
+                    commands.close()
                     _serve(socket.socket(fileno=descriptors[0]), vocabulary)
                 finally:
                     os._exit(0)
             os.close(descriptors[0])
         else:
-            os.kill(argument, signal.SIGKILL)  # A zombie at least: nothing else waits for it.
+            os.kill(argument, signal.SIGKILL)  # It exists, at least as a zombie: only this process waits for it.
             answer = os.waitstatus_to_exitcode(os.waitpid(argument, 0)[1])
-        orders.sendall(ANSWER.pack(answer))
+        commands.sendall(ANSWER.pack(answer))
 
 
 def _tokenizer(n_vocab: int, control: list[str]) -> GuideTokenizer:
-    """Bytes and the control tokens. Compiling takes as long with more tokens, which only a mask depends on."""
+    """A vocabulary of bytes and the control tokens. More tokens would affect only masks, not the time to compile."""
     tokens = [bytes([byte]) for byte in range(256)] + [name.encode() for name in control]
     end = len(tokens)
     tokens += [b"<|end of the trial|>"] + [b""] * (n_vocab - len(tokens))
@@ -81,7 +88,7 @@ def _tokenizer(n_vocab: int, control: list[str]) -> GuideTokenizer:
 
 
 def _serve(channel: socket.socket, vocabulary: GuideTokenizer) -> None:
-    """One line of JSON in, one out, for each guide: [language, source, seconds of processor time]."""
+    """Reads a line of JSON per guide, [language, source, seconds of processor time], and writes its result."""
     threading.stack_size(STACK)
     with suppress(OSError), channel.makefile("rw", encoding="utf-8") as lines:
         for line in lines:
@@ -98,15 +105,15 @@ def _serve(channel: socket.socket, vocabulary: GuideTokenizer) -> None:
 
 def _attempt(vocabulary: GuideTokenizer, language: str, source: str, answer: dict[str, Any]) -> None:
     try:
-        answer["grammar"] = tried(vocabulary, language, source)
+        answer["grammar"] = translate_and_try(vocabulary, language, source)
     except GrammarError as error:
         answer["error"] = str(error)
-    except BaseException as error:  # llguidance's panics are no Exception.
+    except BaseException as error:  # llguidance's panics aren't Exceptions.
         answer["error"] = f"it cannot be compiled: {type(error).__name__}"
 
 
 def _read(stream: socket.socket, n: int) -> bytes:
-    """Ends the process if the worker is gone."""
+    """Reads `n` bytes. Ends the process if the worker is gone."""
     data = b""
     while len(data) < n:
         part = stream.recv(n - len(data))

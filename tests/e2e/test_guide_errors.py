@@ -57,7 +57,7 @@ REASONS: dict[str, tuple[Any, str]] = {
     "a reference": ({"$ref": "#/$defs/nothing"}, "does not exist"),
     "a reference to another document": (
         {"$ref": "http://example.com/schema"},
-        "'http://example.com/schema' is outside of the schema, and only references within it are followed",
+        "'http://example.com/schema' is outside the schema; only references within it are supported",
     ),
     "too many levels": (DEEP, "more than 127 nested levels"),
     "too slow to compile": (SLOW, "too complex"),

@@ -11,7 +11,8 @@ import pytest
 from anyserve_worker.core.errors import Draining, InvalidRequest, QueueFull, TrialLost, TrialOverrun
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.engine.stats import EngineStats
-from anyserve_worker.guides.compiler import MAX_SLOW, MAX_SLOW_PER_CALLER, MAX_WAIT, SECONDS, GuideCompiler
+from anyserve_worker.guides.compiler import LEVEL_SECONDS as SECONDS
+from anyserve_worker.guides.compiler import MAX_SLOW, MAX_SLOW_PER_CALLER, MAX_WAIT, GuideCompiler
 from protos import contract
 from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeGuide
 

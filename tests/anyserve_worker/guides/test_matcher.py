@@ -161,7 +161,7 @@ def test_copies_go_their_own_ways(guides: VocabularyGuides) -> None:
 
 
 def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides) -> None:
-    with pytest.raises(InvalidRequest, match="cannot go on"):
+    with pytest.raises(InvalidRequest, match="be continued"):
         compiled(guides, Guide(REGEX, "abc")).accept(ord("x"))
 
 
@@ -180,8 +180,8 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides)
         (JSON_SCHEMA, "[]", "object"),
         (JSON_SCHEMA, '{"type": "no such type"}', "no such type"),
         (JSON_SCHEMA, '{"type": "array", "uniqueItems": true}', "uniqueItems"),
-        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "outside of the schema"),
-        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "outside of the schema"),
+        (JSON_SCHEMA, '{"$ref": "http://127.0.0.1:1/x"}', "outside the schema"),
+        (JSON_SCHEMA, '{"$ref": "file:///dev/zero"}', "outside the schema"),
         (JSON_SCHEMA, '{"$ref": "#"}', "nothing matches it"),
         (JSON_SCHEMA, '{"a":' * 10_000, "nested levels"),
         (GRAMMAR, "", "root"),

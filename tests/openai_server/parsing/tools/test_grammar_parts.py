@@ -3,7 +3,7 @@
 import pytest
 from llguidance import LLMatcher
 
-from anyserve_worker.guides.errors import explained, parts
+from anyserve_worker.guides.errors import explain, parts
 from openai_server.core import guide_parts
 from openai_server.core.tools import FunctionDefinition, Tool
 from protos import contract
@@ -35,7 +35,7 @@ def test_of_two_tools(name: str, bad: int) -> None:
         FORMATS[name].guided_grammar(tools(*schemas), body="/a|b/", parallel=True),
     ):
         error = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0).get_error()
-        reason, part = explained(LARK, grammar, error)
+        reason, part = explain(LARK, grammar, error)
         assert part == guide_parts.of_function(f"f{bad}"), error
         assert "nsatisfiable" in reason
         assert "json" not in reason
@@ -46,7 +46,7 @@ def test_of_two_tools(name: str, bad: int) -> None:
 def test_of_the_content(name: str) -> None:
     grammar = FORMATS[name].guided_grammar(tools({"type": "integer"}), body="/a(/", parallel=True)
     error = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0).get_error()
-    assert explained(LARK, grammar, error) == (
+    assert explain(LARK, grammar, error) == (
         "invalid regular expression 'a(' (character 2): unclosed group",
         guide_parts.GUIDE,
     )

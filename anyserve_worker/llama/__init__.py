@@ -1,1 +1,1 @@
-"""llama.cpp: models, contexts and samplers. `native.py` alone imports llama_cpp."""
+"""llama.cpp: models, contexts and samplers. Only `native.py` imports llama_cpp."""

@@ -1,7 +1,7 @@
-"""llama.cpp's numbers and structs that our code relies on, compared with the library that is loaded. PURE.
+"""llama.cpp's constants and structs that our code relies on, and a check of them against the loaded library. PURE.
 
-ctypes accepts any number, and any attribute of a struct: with another release, a value that has come to mean something
-else, or a field that is gone, would be a wrong answer or a crash. `native.py` calls `check` before anything is used.
+ctypes accepts any number and any attribute of a struct. With another release, a value with a new meaning or a removed
+field would cause a wrong answer or a crash. `native.py` calls `check` before anything else uses llama.cpp.
 """
 
 import ctypes
@@ -11,7 +11,7 @@ from typing import Any
 from anyserve_worker.core.errors import LoadError
 
 PINNED = "0.3.36"
-"""The release of llama-cpp-python that this file was written for."""
+"""The release of llama-cpp-python that this file is written for."""
 
 CACHE_TYPES = {
     "f32": 0,
@@ -24,17 +24,17 @@ CACHE_TYPES = {
     "iq4_nl": 20,
     "bf16": 30,
 }
-"""Types of K and V cells by ggml's names for them, to `enum ggml_type`."""
+"""`enum ggml_type` of the types of K and V cells, by ggml's names."""
 FLASH_ATTENTION_TYPES = {"auto": -1, "off": 0, "on": 1}
 """`enum llama_flash_attn_type`."""
 LOAD_MODES = {(False, False): 0, (True, False): 1, (False, True): 2, (True, True): 3}
-"""(mmap, mlock) to `enum llama_load_mode`."""
+"""`enum llama_load_mode` by (mmap, mlock)."""
 NO_TOKEN = -1
-"""A token that a vocabulary lacks; `model.py` takes any id below 0 for one."""
+"""Id of a token that the vocabulary lacks. `model.py` treats any negative id as missing."""
 LOG_LEVEL_ERROR = 4
-"""A value of `enum ggml_log_level`, which llama_cpp doesn't have; a test compares it with the header."""
+"""A value of `enum ggml_log_level`. llama_cpp lacks it, so a test compares it with the header."""
 DECODE_NO_ROOM = 1
-"""Status of `llama_decode`: no cells are free for the batch. Only llama.h's comment has it."""
+"""Status of `llama_decode` when no cells are free for the batch. Only a comment in llama.h documents it."""
 
 CONSTANTS = {
     **{f"GGML_TYPE_{name.upper()}": value for name, value in CACHE_TYPES.items() if name != "bf16"},
@@ -47,9 +47,9 @@ CONSTANTS = {
     "LLAMA_LOAD_MODE_MLOCK": LOAD_MODES[False, True],
     "LLAMA_LOAD_MODE_MMAP_MLOCK": LOAD_MODES[True, True],
 }
-"""llama_cpp's attributes and our values. It lacks GGML_TYPE_BF16, which is compared by name in the library alone."""
+"""Our values of llama_cpp's attributes. It lacks GGML_TYPE_BF16, which only the check by type name covers."""
 SIZES = {"llama_token": 4, "llama_pos": 4, "llama_seq_id": 4}
-"""Types and their bytes: those of the items of array("i"), which a batch points to."""
+"""Bytes of the types that a batch points to: they must be those of the items of array("i")."""
 FIELDS = {
     "llama_batch": ("n_tokens", "token", "embd", "pos", "n_seq_id", "seq_id", "logits"),
     "llama_model_params": ("n_gpu_layers", "load_mode", "progress_callback", "no_alloc"),
@@ -58,7 +58,7 @@ FIELDS = {
         *("pooling_type", "flash_attn_type", "type_k", "type_v", "embeddings", "no_perf", "swa_full", "kv_unified"),
     ),
 }
-"""Structs and their fields that are set. All of a batch's are filled, so it must have no others."""
+"""The fields that we set, by struct. We fill all fields of a batch, so it must have no others."""
 DEFAULTS = {
     "llama_model": {"n_gpu_layers": -1, "load_mode": -1, "use_extra_bufts": True, "no_alloc": False},
     "llama_context": {
@@ -76,8 +76,8 @@ DEFAULTS = {
         "kv_unified": False,
     },
 }
-"""Values in the structs of `<name>_default_params`, from the beginning to the end: the library fills the struct and
-llama_cpp reads it, so they are found only where both agree on its layout."""
+"""Values of fields across the structs of `<name>_default_params`. The library fills the struct and llama_cpp reads it,
+so the values match only if both have the same layout."""
 
 
 def check(bindings: Any, type_name: Callable[[int], bytes]) -> None:

@@ -1,8 +1,9 @@
-"""The native side of embeddings and scores.
+"""Computes embeddings and scores with llama.cpp.
 
-The context that generates gives no embeddings, so there is a second one on the same weights, made at the first request:
-most models that generate are used for nothing else. It pools nothing (`scheduling/embedding_queue.py` does), so that
-each request may choose how, and a long prompt can be read in chunks. Only a reranker's scores are llama.cpp's own work.
+The context for generation returns no embeddings, so this is a second one on the same weights. It is created at the
+first request, because most models that generate are used for nothing else. It doesn't pool
+(`scheduling/embedding_queue.py` does), so each request can choose the pooling, and a long prompt is read in chunks.
+llama.cpp computes only the scores of rerankers itself.
 """
 
 import ctypes
@@ -23,7 +24,7 @@ from anyserve_worker.scheduling.sequence import Sequence, token_array
 
 
 def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequences: int, *, ranks: bool) -> Any:
-    """Returns llama.cpp's parameters of a context that embeds, or ranks."""
+    """Returns llama.cpp's parameters for a context that embeds or ranks."""
     params = llama.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = params.n_ubatch = n_batch
@@ -37,10 +38,10 @@ def embedding_params(options: ModelOptions, n_cells: int, n_batch: int, n_sequen
 
 
 class EmbeddingRunner:
-    """Implements `embedding_queue.VectorRunner`. Belongs to its engine's thread, but for the attributes."""
+    """Implements `embedding_queue.VectorRunner`. Only the attributes may be used outside the engine's thread."""
 
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
-        """`threads` until a batch sets another number."""
+        """`threads` applies until a batch sets another number."""
         self._model = model
         self._options = options
         self.whole = not model.is_causal
@@ -49,11 +50,11 @@ class EmbeddingRunner:
         n_positions = model.n_ctx_train or DEFAULT_MAX_CONTEXT
         self.n_ctx = min(options.n_ctx or DEFAULT_MAX_CONTEXT, n_positions)
         if model.is_causal and options.n_ctx:
-            self.n_ctx = options.n_ctx  # Encoders have a place for each position, and no more than those.
-        # llama.cpp also computes the logits of every token whose embedding it gives, if the model has a head for them:
-        # what can be read in chunks is, in those of prompts beside running streams.
+            self.n_ctx = options.n_ctx  # Only encoders are limited to their position embeddings.
+        # For each embedding, llama.cpp also computes the token's logits if the model has a head for them. So prompts
+        # are read in chunks where possible, as small as those of prompts beside running streams.
         self.n_batch = options.n_batch if self.whole else min(options.n_batch, options.prefill_chunk)
-        # Beside a long prompt that is partly read there is room for short ones.
+        # Leaves room for short prompts beside a long one that is partly read.
         self.n_cells = max(self.n_ctx, self.n_batch) + (0 if self.whole else SHORT_PROMPT)
         self.n_sequences = min(options.parallel + options.kept_slots, llama.llama_max_parallel_sequences())
         self.n_embedding = int(llama.llama_model_n_embd_out(model.handle))
@@ -63,26 +64,27 @@ class EmbeddingRunner:
         self._memory: Any = None
 
     def open(self) -> None:
-        """Makes the context. Raises LoadError if it does not fit into memory."""
+        """Creates the context. Raises LoadError if it does not fit into memory."""
         n_batch = self.n_cells if self.whole else self.n_batch
         params = embedding_params(self._options, self.n_cells, n_batch, self.n_sequences, ranks=self.ranks)
         params.n_threads = params.n_threads_batch = self._threads
         ctx = llama.llama_init_from_model(self._model.handle, params)
         if not ctx:
             raise LoadError(
-                f"no context of {params.n_ctx} tokens for embeddings: {library.last_error or 'out of memory?'}"
+                f"can't create a context of {params.n_ctx} tokens for embeddings: "
+                f"{library.last_error or 'out of memory?'}"
             )
         self._ctx = ctx
         self._memory = llama.llama_get_memory(ctx)
         self._rows = NativeBatch(params.n_batch)
 
     def warm_up(self) -> None:
-        """Opens the context early, for a model that only embeds: the first request pays for no page faults."""
+        """Opens the context of a model that only embeds, so that the first request does not pay for page faults."""
         self.open()
         self._rows.clear()
         self._rows.add(token_array([0]), 0, 0, n_logits=1)
         if llama.llama_decode(self._ctx, self._rows.native()) != 0:
-            raise LoadError(f"the model computes nothing: {library.last_error}")
+            raise LoadError(f"the model can't compute a token: {library.last_error}")
         self.clear()
 
     # ---- embedding_queue.VectorRunner
@@ -109,10 +111,10 @@ class EmbeddingRunner:
         return np.split(vectors, np.cumsum([part.count for part in parts])[:-1])
 
     def _vectors(self, pointer: Any, n: int) -> Vector:
-        """`n` rows of llama.cpp's memory."""
+        """Returns a view of `n` rows of llama.cpp's memory."""
         address = ctypes.cast(pointer, ctypes.c_void_p).value
         if address is None:
-            raise RuntimeError("llama.cpp has no embedding of a sequence")
+            raise RuntimeError("llama.cpp returned no embedding for a sequence")
         kind = ctypes.c_float * (n * self._width)
         return np.frombuffer(memoryview(kind.from_address(address)), dtype=np.float32).reshape(n, self._width)
 
@@ -131,7 +133,7 @@ class EmbeddingRunner:
 
 
 class NoGeneration:
-    """Stands where the runner of a model that does not generate would be: nothing is ever scheduled on it."""
+    """The `TextRunner` of a model that does not generate. No step is ever scheduled on it."""
 
     n_batch = n_cells = n_sequences = n_score_rows = 1
     mixes = True
@@ -153,13 +155,13 @@ class NoGeneration:
         return 0
 
     def copy(self, source: int, target: int, n: int) -> None:
-        """There is nothing to copy."""
+        """Does nothing."""
 
     def truncate(self, seq_id: int, n: int) -> bool:
         return True
 
     def clear(self) -> None:
-        """There is nothing to clear."""
+        """Does nothing."""
 
     def free(self) -> None:
-        """There is nothing to free."""
+        """Does nothing."""

@@ -1,9 +1,9 @@
-"""Each model file is tried in a process of its own first, which a bad one may end.
+"""Loads each model file in a separate process first, because a bad file may end that process.
 
-In a file that is damaged or made up, llama.cpp may find what it asserts not to be there, divide by zero or follow a bad
-pointer. In the trial process that is a reason not to load the file; here it would end the worker without a message. The
-trial reads metadata and vocabulary and plans the computation, but no weights: 0.1 s, and 0.4 s for a vocabulary of
-262,144 tokens. What llama.cpp refuses by itself is left to the real load, which has the better message.
+With a damaged or forged file, llama.cpp may fail an assertion, divide by zero or follow a bad pointer. In the trial
+process that is a reason not to load the file; in the worker it would end the process without a message. The trial reads
+metadata and vocabulary and plans the computation, but reads no weights: 0.1 s, and 0.4 s for a vocabulary of 262,144
+tokens. It ignores files that llama.cpp refuses, because the real load has the better message.
 """
 
 import ctypes
@@ -26,25 +26,25 @@ from anyserve_worker.llama.model_runner import context_params
 from anyserve_worker.llama.native import llama, without_folder
 
 PASSED = b"\0"
-"""What the trial process writes after each model. The rest is from llama.cpp and the C++ runtime."""
+"""The trial process writes it after each model. All other output is from llama.cpp and the C++ runtime."""
 STEP = "\1"
-"""What it writes before the name of each step of a trial, which is a line."""
+"""The trial process writes it before each line with the name of a step."""
 CRASHES = {-signal.SIGABRT, -signal.SIGBUS, -signal.SIGFPE, -signal.SIGILL, -signal.SIGSEGV}
-"""Exit statuses that the file is the reason of. Other signals come from outside."""
+"""Exit statuses that the file causes. Other signals come from outside."""
 OOM_SCORE = "1000"
-"""Where the memory is short, Linux ends the trial before the worker."""
+"""Makes Linux kill the trial before the worker when memory runs out."""
 CELLS = 512
-"""KV cells of the planned computation, which has the same shape with more."""
+"""KV cells of the planned computation. More cells would not change its shape."""
 _CHARACTERS = (*range(0x800), *range(0x800, 0xD800, 0x800), 0xE000, 0xF000, *range(0x10000, 0x110000, 0x10000))
 SAMPLE = "".join(map(chr, _CHARACTERS))
-"""Has every byte that occurs in UTF-8: with some vocabularies, a byte without a token ends llama.cpp."""
+"""Text with every byte that occurs in UTF-8. With some vocabularies, llama.cpp crashes on a byte without a token."""
 
 
 class LoadTrials:
-    """Tries models one after the other, ahead of their load in the same order."""
+    """Tries models one after the other, in the order in which they are loaded afterwards."""
 
     def __init__(self, paths: Iterable[Path], options: ModelOptions) -> None:
-        """Forks, so it comes before the process has threads and connections."""
+        """Forks, so create it before the process has threads and connections."""
         reader, writer = os.pipe()
         self._pid = os.fork()
         if not self._pid:
@@ -57,10 +57,10 @@ class LoadTrials:
         self._output = io.FileIO(reader, "rb")
         self._lock = threading.Lock()
         self._status: int | None = None
-        """Exit status; None until the process was waited for."""
+        """Exit status of the trial process; None until it has been waited for."""
 
     def check(self, path: Path) -> None:
-        """Waits for the next model's trial. Raises LoadError if the model ended it."""
+        """Waits for the next model's trial. Raises LoadError if the model crashed it."""
         output = b""
         while not output.endswith(PASSED):
             part = self._output.read(1)
@@ -71,7 +71,7 @@ class LoadTrials:
                 return
 
     def close(self) -> None:
-        """Ends a trial that is under way. From any thread."""
+        """Kills a running trial. Thread-safe."""
         with self._lock:
             if self._status is None:
                 os.kill(self._pid, signal.SIGKILL)
@@ -85,7 +85,7 @@ class LoadTrials:
 
 
 def _reason(output: str, number: int) -> str:
-    """The step in which the process ended, and the last line that it wrote."""
+    """Returns a message with the step that crashed, and the last line of output."""
     step, *lines = [line.strip() for line in output.rpartition(STEP)[2].splitlines() if line.strip()]
     last = lines[-1].removeprefix("what():").strip() if lines else str(signal.strsignal(number)).lower()
     return f"llama.cpp crashes when it {step}: {without_folder(last)}"
@@ -104,7 +104,7 @@ def _try_all(paths: Iterable[Path], options: ModelOptions, output: int) -> None:
         score.write(OOM_SCORE)
     for descriptor in (1, 2):
         os.dup2(output, descriptor)
-    os.environ["GGML_NO_BACKTRACE"] = "1"  # A debugger would be started for it.
+    os.environ["GGML_NO_BACKTRACE"] = "1"  # ggml would start a debugger for it.
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
     silent = llama.llama_log_callback(lambda level, text, data: None)
     llama.llama_log_set(silent, ctypes.c_void_p(0))
@@ -134,7 +134,7 @@ def _try(path: Path, options: ModelOptions, begin: Callable[[str], None]) -> Non
 
 
 def _contexts(model: Any, options: ModelOptions) -> Iterator[Any]:
-    """Parameters of the contexts that the worker would make. None if the real load refuses the metadata."""
+    """Yields the parameters of the contexts that the worker would create; none if it would refuse the metadata."""
     try:
         is_causal, pooling_type = attention(model)
     except ValueError:
@@ -149,5 +149,5 @@ def _use_vocabulary(vocabulary: Any) -> None:
     text, n = SAMPLE.encode(), llama.llama_vocab_n_tokens(vocabulary)
     tokens = (llama.llama_token * (len(text) + 8))()
     llama.llama_tokenize(vocabulary, text, len(text), tokens, len(tokens), True, True)
-    every = (llama.llama_token * n)(*range(n))
-    llama.llama_detokenize(vocabulary, every, n, None, 0, False, True)
+    all_tokens = (llama.llama_token * n)(*range(n))
+    llama.llama_detokenize(vocabulary, all_tokens, n, None, 0, False, True)

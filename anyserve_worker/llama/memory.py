@@ -1,7 +1,7 @@
-"""Gives unused memory back to the system.
+"""Returns unused memory to the system.
 
-glibc keeps what was freed behind anything that still lives, in each of its arenas, and a worker's threads have many of
-them: hundreds of MiB would stay after thousands of calls, or after messages of megabytes.
+Each of glibc's arenas keeps freed memory that lies before memory in use, and a worker's threads have many arenas. So
+hundreds of MiB would stay allocated after thousands of calls, or after messages of megabytes.
 """
 
 import asyncio
@@ -11,15 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 INTERVAL_SECONDS = 10.0
-"""Seconds between two looks at what the process has done."""
+"""Seconds of an interval."""
 BUSY_SHARE = 0.01
-"""Processor time in each second of an interval, from which on there may be something to give back; else it is quiet."""
+"""An interval with less processor time than this share is quiet. After any other, there may be memory to return."""
 MAX_BUSY_INTERVALS = 6
-"""Without a quiet interval, memory is given back after so many, though others may wait some 10 ms for that."""
+"""Busy intervals after which memory is returned without a quiet one, though other threads may wait some 10 ms."""
 
 
-async def give_back(interval: float = INTERVAL_SECONDS) -> None:
-    """In the first quiet interval after each that was not. Until it is cancelled."""
+async def return_unused(interval: float = INTERVAL_SECONDS) -> None:
+    """Returns memory in the first quiet interval after a busy one. Runs until cancelled."""
     trim = _trim()
     n_waited = 0
     while trim:
@@ -34,6 +34,6 @@ async def give_back(interval: float = INTERVAL_SECONDS) -> None:
 
 
 def _trim() -> Callable[[], object] | None:
-    """None where the C library is not glibc."""
+    """Returns glibc's function that returns memory; None with another C library."""
     function: Any = getattr(ctypes.CDLL(None), "malloc_trim", None)
     return None if function is None else lambda: function(ctypes.c_size_t(0))

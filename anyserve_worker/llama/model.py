@@ -1,4 +1,4 @@
-"""A model: its weights, what they are, and what can be done with them."""
+"""A loaded model: its weights, metadata, vocabulary and tasks."""
 
 import ctypes
 import os
@@ -21,7 +21,7 @@ _POOLINGS = {
 
 
 def metadata(handle: Any, key: str) -> str:
-    """A scalar of a model's GGUF metadata as text; empty if absent."""
+    """Returns a scalar of a model's GGUF metadata as text; empty if absent."""
     length = llama.llama_model_meta_val_str(handle, key.encode(), ctypes.create_string_buffer(1), 1)
     if length < 0:
         return ""
@@ -31,9 +31,9 @@ def metadata(handle: Any, key: str) -> str:
 
 
 def attention(handle: Any) -> tuple[bool, int]:
-    """Whether a model's attention is causal, and its `enum llama_pooling_type`. Raises ValueError for a bad number.
+    """Returns (is causal, `enum llama_pooling_type`) of a model. Raises ValueError for a bad number.
 
-    Not causal is an encoder, whose tokens see those behind them: it can't go on with a text.
+    A model whose attention isn't causal is an encoder: its tokens attend to later ones, so it can't generate.
     """
     architecture = metadata(handle, "general.architecture")
     is_causal = metadata(handle, f"{architecture}.attention.causal") != "false"
@@ -41,10 +41,10 @@ def attention(handle: Any) -> tuple[bool, int]:
 
 
 class Model:
-    """A loaded GGUF file. Raises LoadError if it cannot be loaded, or can do none of our tasks."""
+    """A loaded GGUF file. Raises LoadError if it can't be loaded, or supports none of our tasks."""
 
     def __init__(self, path: Path, options: ModelOptions, on_progress: Callable[[float], bool]) -> None:
-        """`on_progress` gets the loaded fraction, 0 to 1, often; its False gives the loading up, with a LoadError."""
+        """`on_progress` gets the loaded fraction, 0 to 1, many times. If it returns False, loading raises LoadError."""
         if not path.is_file():
             raise LoadError(f"{path}: no such file")
         library.start()
@@ -72,7 +72,7 @@ class Model:
 
     @property
     def pooling(self) -> str:
-        """How one vector is made of those of all tokens; the mean where the file has no word on it."""
+        """The model's pooling, one of contract.POOLINGS; the mean if the file sets none."""
         return _POOLINGS.get(self.pooling_type, contract.POOLING_MEAN)
 
     @property
@@ -81,7 +81,6 @@ class Model:
 
     @property
     def tasks(self) -> tuple[str, ...]:
-        """What it can do."""
         texts = (contract.TASK_TOKENIZE, contract.TASK_DETOKENIZE)
         if self.ranks:
             return (contract.TASK_RANK, *texts)
@@ -91,7 +90,7 @@ class Model:
         return metadata(self.handle, key)
 
     def chat_template(self, name: str = "") -> str:
-        """The default one, or one of those that have a name; empty if absent."""
+        """Returns the default chat template, or the one with this name; empty if absent."""
         return self.metadata(f"tokenizer.chat_template.{name}" if name else "tokenizer.chat_template")
 
     @property
@@ -106,7 +105,7 @@ class Model:
 
     @property
     def size(self) -> int:
-        """Bytes of the weights."""
+        """Size of the weights in bytes."""
         return int(llama.llama_model_size(self.handle))
 
     def free(self) -> None:

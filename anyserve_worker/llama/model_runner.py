@@ -1,6 +1,6 @@
-"""A context that computes steps on a model, and the native side of its KV memory.
+"""Computes steps on a model with a llama.cpp context, and manages its KV memory.
 
-Nothing here is concurrent: a runner belongs to its engine's thread.
+A runner is used on its engine's thread only.
 """
 
 import logging
@@ -25,11 +25,11 @@ from anyserve_worker.scheduling.sequence import Sequence, token_array
 log = logging.getLogger(__name__)
 
 MAX_SCORE_ROWS = 64
-"""Rows of a step whose logits may be kept because a prompt's log probabilities are wanted."""
+"""Most rows of a step whose logits are kept for a prompt's log probabilities."""
 
 
 def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outputs: int) -> Any:
-    """Returns llama.cpp's parameters of a context that generates. `n_outputs`: most rows of a step with kept logits."""
+    """Returns llama.cpp's parameters for a context that generates. `n_outputs`: most rows of a step with logits."""
     params = llama.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = options.n_batch
@@ -46,10 +46,10 @@ def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outp
 
 
 class ModelRunner:
-    """A context of `n_ctx` tokens a sequence, and the native side of a step. Implements kv_cache.Memory."""
+    """A context of `n_ctx` tokens per sequence. Implements `engine.text_steps.TextRunner`."""
 
     def __init__(self, model: Model, options: ModelOptions, threads: int) -> None:
-        """`threads` until a step sets another number. Raises LoadError if the context does not fit into memory."""
+        """`threads` applies until a step sets another number. Raises LoadError if the memory is too small."""
         self.model = model
         self.n_ctx = options.n_ctx or min(model.n_ctx_train or DEFAULT_MAX_CONTEXT, DEFAULT_MAX_CONTEXT)
         if self.n_ctx > model.n_ctx_train:
@@ -60,14 +60,14 @@ class ModelRunner:
         n_running = options.parallel + options.kept_slots
         self.n_sequences = min(n_running + options.cached_sequences, llama.llama_max_parallel_sequences())
         self.prompt_lookup = self._prompt_lookup(options)
-        # Logits of one token a sequence and of drafts, not of the whole batch: room is taken. llama.cpp wants at least
-        # as many as there are sequences.
+        # Room for the logits of one token per sequence and of drafts, not of the whole batch. llama.cpp requires at
+        # least one output per sequence.
         n_outputs = max(self.n_sequences, max_rows(self.prompt_lookup) if self.prompt_lookup else 0)
         params = context_params(options, options.n_cells(self.n_ctx), self.n_sequences, n_outputs + self.n_score_rows)
         params.n_threads = params.n_threads_batch = threads
         self._ctx = llama.llama_init_from_model(model.handle, params)
         if not self._ctx:
-            raise LoadError(f"no context of {params.n_ctx} cells: {library.last_error or 'out of memory?'}")
+            raise LoadError(f"can't create a context of {params.n_ctx} cells: {library.last_error or 'out of memory?'}")
         self.n_cells = llama.llama_n_ctx(self._ctx)
         self._memory = llama.llama_get_memory(self._ctx)
         if not self._memory:
@@ -79,20 +79,21 @@ class ModelRunner:
 
     @staticmethod
     def _attends_by_rows(options: ModelOptions) -> bool:
-        """Whether a CPU's attention is ours (native/kernels), which costs what each row sees.
+        """Returns whether the CPU uses our attention (native/kernels), whose cost depends on the cells that each row
+        sees.
 
-        llama.cpp's own goes by tiles of 64 rows, and passes over every cell that any of them sees: in one step with
-        others, a prompt would be computed against the cells of all sequences.
+        llama.cpp's own attention computes tiles of 64 rows against every cell that any of them sees. A prompt that
+        shares a step with other sequences would be computed against the cells of all.
         """
         return platform.machine() in ("x86_64", "AMD64") and options.cache_type_k == options.cache_type_v == "f16"
 
     def _prompt_lookup(self, options: ModelOptions) -> int:
-        """Most tokens of a draft. 0 for a memory that cannot be cut: it could not forget a rejected draft.
+        """Returns the most tokens of a draft; 0 if the memory can't be truncated and so can't drop a rejected draft.
 
-        Not a LoadError: one worker serves several models with the same options, and answers are the same without.
+        This isn't a LoadError, since one worker serves several models with the same options, and the answers are equal.
         """
         if options.prompt_lookup and (self.model.is_recurrent or (self.model.n_swa > 0 and not options.swa_full)):
-            log.warning("prompt lookup is off for this model: its memory cannot be cut back to fewer tokens")
+            log.warning("prompt lookup is off for this model: its memory can't be truncated to fewer tokens")
             return 0
         return options.prompt_lookup
 
@@ -101,13 +102,13 @@ class ModelRunner:
         self._batch.clear()
         self._batch.add(token_array([0]), 0, 0, n_logits=1)
         if llama.llama_decode(self._ctx, self._batch.native()) != 0:
-            raise LoadError(f"the model computes nothing: {library.last_error}")
+            raise LoadError(f"the model can't compute a token: {library.last_error}")
         llama.llama_memory_clear(self._memory, True)
 
     # ---- A step
 
     def run(self, chunks: list[Chunk], threads: int) -> None:
-        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model cannot go on."""
+        """Computes the chunks, at most `n_batch` tokens. Raises NoRoom, or RuntimeError if the model fails."""
         if threads != self._threads:
             llama.llama_set_n_threads(self._ctx, threads, threads)
             self._threads = threads
@@ -122,9 +123,9 @@ class ModelRunner:
             raise RuntimeError(f"llama_decode returned {status}: {library.last_error}")
 
     def sample(self, chunks: list[Chunk]) -> list[list[int]]:
-        """The next tokens of each chunk that reached its sequence's end, after `run`; of others none.
+        """Returns the next tokens of each chunk that reached its sequence's end in `run`; none for the others.
 
-        A sequence that cannot go on gets an `error`, and a token that means nothing.
+        A sequence that can't continue gets an `error` and a meaningless token.
         """
         sampled, row = [], 0
         for chunk in chunks:
@@ -135,7 +136,7 @@ class ModelRunner:
         return sampled
 
     def _sample(self, chunk: Chunk, row: int) -> list[int]:
-        """One token, and one more for each of the draft that was sampled itself: its row's logits are true then."""
+        """Returns one token, and one more for each token of the draft that was sampled: its row's logits are valid."""
         sequence = chunk.sequence
         if sequence.sampler is None:
             self.prepare([sequence])
@@ -153,7 +154,7 @@ class ModelRunner:
         return tokens
 
     def _score(self, chunk: Chunk, row: int) -> None:
-        """Records how likely the prompt's tokens were: each row scores the token behind it."""
+        """Records the prompt's log probabilities: each row scores the token after it."""
         sequence = chunk.sequence
         assert sequence.sampling.logprobs is not None
         for position in range(chunk.start, min(chunk.start + chunk.count, sequence.n_prompt - 1)):
@@ -163,9 +164,9 @@ class ModelRunner:
                 sequence.n_scored += 1
 
     def prepare(self, sequences: Items[Sequence]) -> None:
-        """Makes the samplers of a prompt's choices, which are else made at their first use.
+        """Creates the samplers of a prompt's choices, which otherwise happens at their first use.
 
-        From any thread, before the sequences are running.
+        May be called from any thread before the sequences run.
         """
         first = sequences[0]
         seen = SeenPrompt(first.sampling, first.tokens[: first.n_prompt], self.n_ctx, self.model.vocabulary.breakers)
@@ -185,7 +186,7 @@ class ModelRunner:
         if self.model.is_recurrent:
             return n if n == length else 0
         if self.model.n_swa > 0:
-            # A window's cells are reused once they are out of it: those that the next token sees must still be there.
+            # Cells outside the window are reused: those that the next token attends to must still exist.
             oldest = llama.llama_memory_seq_pos_min(self._memory, seq_id)
             return n if oldest <= max(0, n - self.model.n_swa) else 0
         return n
@@ -209,5 +210,5 @@ class ModelRunner:
 
 
 def _seed(seed: int | None, index: int) -> int:
-    """32 bits."""
+    """Returns the seed of one choice, of 32 bits."""
     return secrets.randbits(32) if seed is None else (seed + index) % 2**32

@@ -1,4 +1,4 @@
-"""A step's tokens, as llama.cpp takes them."""
+"""A step's tokens in llama.cpp's form."""
 
 import ctypes
 from array import array
@@ -8,7 +8,7 @@ from anyserve_worker.llama.native import llama
 
 
 class NativeBatch:
-    """A llama_batch whose arrays are ours, made once and filled by slices; each row has one sequence."""
+    """A llama_batch on our own arrays, which are created once and filled by slices. Each row has one sequence."""
 
     def __init__(self, n_rows: int) -> None:
         self._token, self._pos, self._seq_id, self._logits = (
@@ -36,7 +36,7 @@ class NativeBatch:
         self._n = 0
 
     def add(self, tokens: "array[int]", position: int, seq_id: int, n_logits: int) -> None:
-        """Tokens of one sequence from `position` on, with the logits of the last `n_logits`."""
+        """Adds tokens of one sequence from `position` on. The last `n_logits` of them need logits."""
         start, end = self._n, self._n + len(tokens)
         self._token[start:end] = tokens
         if len(tokens) == 1:

@@ -1,7 +1,6 @@
 """Samplers of one sequence, on the logits of a step.
 
-What a request does to the logits besides drawing a token (log probabilities, biases, a guide) happens in place, in
-llama.cpp's own buffer, before the token is drawn from it.
+Biases and guides change the logits in place, in llama.cpp's own buffer, before the token is drawn from them.
 """
 
 import ctypes
@@ -23,10 +22,10 @@ class LogitRows:
         self._ctx = ctx
         self._row_type = ctypes.c_float * n_vocab
         self._views: dict[int, Logits] = {}
-        """By address: llama.cpp puts its logits into the same memory again and again."""
+        """Views by address, since llama.cpp reuses the same memory for its logits."""
 
     def __getitem__(self, row: int) -> Logits:
-        """Shape [n_vocab]: llama.cpp's own memory, valid until the next step."""
+        """Returns a view of llama.cpp's memory, shape [n_vocab], valid until the next step."""
         address = ctypes.addressof(llama.llama_get_logits_ith(self._ctx, row).contents)
         view = self._views.get(address)
         if view is None:
@@ -36,7 +35,7 @@ class LogitRows:
 
 
 class LogitsSampler:
-    """Draws from the logits in place."""
+    """Draws from llama.cpp's logits in place."""
 
     def __init__(self, direct: DirectSampler, rows: LogitRows) -> None:
         self._direct = direct
@@ -47,10 +46,10 @@ class LogitsSampler:
 
 
 class EditingSampler:
-    """Changes the logits as the request wants it, then lets `drawing` draw; takes down log probabilities."""
+    """Applies biases, minimum tokens and guide to the logits before `drawing` draws. Records log probabilities."""
 
     def __init__(self, drawing: Sampler, sequence: Sequence, rows: LogitRows, end_tokens: TokenIds) -> None:
-        """`end_tokens`: those with which the model ends its answer."""
+        """`end_tokens`: tokens with which the model ends its answer."""
         sampling = sequence.sampling
         self._drawing = drawing
         self._sequence = sequence
@@ -68,7 +67,7 @@ class EditingSampler:
         return bool(edits) or sampling.logprobs is not None
 
     def sample(self, row: int) -> int:
-        """Raises WorkerError where the guide cannot go on."""
+        """Raises WorkerError if no token is allowed."""
         sequence, logits = self._sequence, self._rows[row]
         n_top = sequence.sampling.logprobs
         before = None if n_top is None else Distribution(logits.copy(), n_top)
@@ -92,12 +91,12 @@ class EditingSampler:
         if guide:
             guide.mask(logits)
         if (guide or too_early) and logits.max() == -np.inf:
-            raise InvalidRequest("no token is left that this request allows at this place")
+            raise InvalidRequest("the request allows no token at this position")
 
 
 def new_sampler(
     sequence: Sequence, seed: int, seen: SeenPrompt, *, rows: LogitRows, end_tokens: TokenIds, scratch: Scratch
 ) -> Sampler:
-    """`seed` is that of this choice, `seen` that of its prompt."""
+    """Returns the sampler of a choice. `seed` is the choice's own; `seen` belongs to its prompt."""
     drawing: Sampler = LogitsSampler(chain(sequence.sampling, seed, seen, scratch), rows)
     return EditingSampler(drawing, sequence, rows, end_tokens) if EditingSampler.is_needed(sequence) else drawing

@@ -1,6 +1,6 @@
-"""A model's vocabulary: texts to tokens and back, and the guides and breakers that depend on its tokens.
+"""A model's vocabulary: converts texts to tokens and back, and compiles guides and breakers for its tokens.
 
-Safe from any thread.
+Thread-safe.
 """
 
 import ctypes
@@ -25,9 +25,9 @@ from anyserve_worker.text.special_text import Piece, SpecialTexts, SpecialToken
 from protos import contract
 
 N_SPECIAL = 8
-"""Room for the tokens that are added around a text."""
+"""Most tokens that are added around a text."""
 MAX_CACHED_BREAKERS = 16
-"""Sets of DRY's sequence breakers that are kept, each with a byte for every token of the vocabulary."""
+"""Sets of DRY's sequence breakers to keep. Each takes a byte per token of the vocabulary."""
 
 
 class Vocabulary:
@@ -44,18 +44,18 @@ class Vocabulary:
         self._written = [self._render(token, special=True) for token in range(self.n_vocab)]
         self.special_texts = SpecialTexts(self._special_tokens())
         self._puts_space = self._written[next(iter(self.tokens_of("a", parse_special=False)), 0)].startswith(b" ")
-        """In front of a text, and so behind each special token (SentencePiece)."""
+        """Whether SentencePiece puts a space before a text, and so after each special token."""
         self.end_tokens = np.array([token for token in range(self.n_vocab) if self.is_end(token)], dtype=np.int64)
         self._guides = VocabularyGuides(self._written, self._is_control, self.end_tokens.tolist(), self.tokens_of)
         self.breakers = lru_cache(MAX_CACHED_BREAKERS)(self._breakers)
-        """DRY's, from their strings. Takes milliseconds, and tenths of a second the first time."""
+        """Compiles DRY's sequence breakers from their strings: milliseconds, and tenths of a second the first time."""
 
     def _breakers(self, texts: tuple[str, ...]) -> Breakers:
         return Breakers(self._words, texts, partial(self._tokens_of, add_special=False, parse_special=False))
 
     @cached_property
     def _words(self) -> Words:
-        """The tokens as llama.cpp looks for breakers in them: each alone in a text, which can cost it a space."""
+        """The tokens' texts in which llama.cpp searches for breakers: each token alone, which may lose its space."""
 
         def alone(token: int) -> bytes:
             return self.text_of(token_array([token]))
@@ -75,25 +75,25 @@ class Vocabulary:
         return self._token_text(llama.llama_vocab_eos(self.handle))
 
     def _token_text(self, token: int) -> str:
-        """As it is written in a prompt. `piece` is empty for these tokens, since they are not part of an answer."""
+        """Returns the token as a prompt has it; empty for NO_TOKEN. (`piece` is empty for all control tokens.)"""
         return self.written(token).decode(errors="replace") if token >= 0 else ""
 
     def _is_control(self, token: int) -> bool:
         return bool(llama.llama_vocab_is_control(self.handle, token))
 
     def is_end(self, token: int) -> bool:
-        """Whether the model ends its answer with this token (end of sequence, of turn, …)."""
+        """Returns whether the model ends its answer with this token (end of sequence, end of turn, …)."""
         return bool(llama.llama_vocab_is_eog(self.handle, token))
 
     def piece(self, token: int) -> bytes:
-        """The bytes that a token adds to the text; they may end inside a character."""
+        """Returns the bytes that a token adds to an answer's text. They may end inside a character."""
         piece = self._pieces.get(token)
         if piece is None:
             piece = self._pieces[token] = self._render(token, special=False)
         return piece
 
     def written(self, token: int) -> bytes:
-        """The same with control tokens, as they are written in a prompt."""
+        """Returns the bytes of any token, control tokens included, as a prompt has them."""
         return self._written[token]
 
     def _render(self, token: int, *, special: bool) -> bytes:
@@ -106,7 +106,7 @@ class Vocabulary:
             size = -length
 
     def _special_tokens(self) -> Iterator[SpecialToken]:
-        """All that llama.cpp reads in a text."""
+        """Yields all tokens that llama.cpp recognises in a text."""
         hidden = llama.LLAMA_TOKEN_ATTR_CONTROL | llama.LLAMA_TOKEN_ATTR_UNKNOWN
         for token in range(self.n_vocab):
             attributes = llama.llama_vocab_get_attr(self.handle, token)
@@ -119,10 +119,10 @@ class Vocabulary:
                 )
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
-        """Raises InvalidRequest if nothing remains to start from.
+        """Returns the prompt's tokens. Special tokens are recognised outside the plain spans.
 
-        Special tokens are recognised outside of the plain spans. BOS comes first if the model wants one, and once, also
-        if the text has it.
+        BOS comes first if the model needs it, and only once, even if the text has it too. Raises InvalidRequest if
+        there are no tokens.
         """
         tokens = self.tokens_of(prompt, plain=plain)
         if self._bos >= 0 and (self._adds_bos or not tokens) and (not tokens or tokens[0] != self._bos):
@@ -137,9 +137,9 @@ class Vocabulary:
     def tokens_of(
         self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
     ) -> "array[int]":
-        """`add_special`: with what the model wants around a text, BOS and EOS or their like.
+        """Returns the text's tokens. `add_special` adds the model's begin and end tokens around them.
 
-        `parse_special`: special tokens are recognised, but not in the plain spans.
+        `parse_special` recognises special tokens, except in the plain spans.
         """
         if not (plain and parse_special):
             return self._tokens(text, add_special=add_special, parse_special=parse_special)
@@ -154,10 +154,10 @@ class Vocabulary:
         return self._tokens(piece.text, add_special=False, parse_special=piece.parse_special)
 
     def _continued(self, piece: Piece) -> "array[int]":
-        """The tokens of what goes on in the middle of a text, without SentencePiece's space in front of it."""
+        """Returns the tokens of a piece in the middle of a text, without SentencePiece's space before it."""
         if not self._puts_space:
             return self._piece(piece)
-        for before in "\n\t\1\2":  # one of them is a token that takes in nothing of what follows
+        for before in "\n\t\1\2":  # One of them doesn't merge with the text after it.
             first = self._piece(replace(piece, text=before))
             tokens = self._piece(replace(piece, text=before + piece.text))
             rest = tokens[len(first) :]
@@ -169,27 +169,28 @@ class Vocabulary:
         return self._tokens_of(text.encode(), add_special=add_special, parse_special=parse_special)
 
     def _tokens_of(self, text: bytes, *, add_special: bool, parse_special: bool) -> "array[int]":
-        tokens = token_array(bytes(4 * (len(text) + N_SPECIAL)))  # No token is empty: this is room for all.
+        tokens = token_array(bytes(4 * (len(text) + N_SPECIAL)))  # Enough, since no token is empty.
         first = llama.llama_token.from_buffer(tokens)
         n = llama.llama_tokenize(
             self.handle, text, len(text), ctypes.byref(first), len(tokens), add_special, parse_special
         )
-        del first  # else the array can't be cut
+        del first  # Otherwise the array can't be truncated.
         if n < 0:
             raise InvalidRequest(f"tensor '{contract.PROMPT.name}': cannot be tokenized", tensor=contract.PROMPT.name)
         del tokens[n:]
         return tokens
 
     def adds_bos(self, text: str, plain: Spans = ()) -> bool:
-        """Whether `tokenize` puts a BOS in front of this text."""
-        wanted = self._bos >= 0 and (self._adds_bos or not text)
-        begins = text.startswith(self.bos_text) and not (plain and plain[0][0] < len(self.bos_text))
-        return wanted and not begins
+        """Returns whether `tokenize` adds a BOS before this text."""
+        needs_bos = self._bos >= 0 and (self._adds_bos or not text)
+        has_bos = text.startswith(self.bos_text) and not (plain and plain[0][0] < len(self.bos_text))
+        return needs_bos and not has_bos
 
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
-        """The tokens of a prompt to fill in between these. Raises InvalidRequest if the model was not trained for it.
+        """Returns the tokens of a prompt for filling in between `prefix` and `suffix`.
 
-        In the order prefix, suffix, middle, as in llama.cpp's server.
+        They are in the order prefix, suffix, middle, as in llama.cpp's server. Raises InvalidRequest if the model was
+        not trained for it.
         """
         begin, middle, end = (
             marker(self.handle)
@@ -209,15 +210,15 @@ class Vocabulary:
         return tokens
 
     def start_guides(self) -> None:
-        """Starts what compiles guides, so that the first guide does not wait for it."""
+        """Starts the trial server, so that the first guide does not wait for it."""
         self._guides.start()
 
     def check_guide(self, guide: Guide) -> None:
-        """Raises InvalidRequest for what need not be compiled to be refused."""
+        """Raises InvalidRequest for a guide that can be refused without compiling it."""
         self._guides.check(guide)
 
     def try_guide(self, guide: Guide, seconds: float) -> str:
-        """As Guides does."""
+        """Implements `guides.compiler.GuideVocabulary`."""
         return self._guides.try_guide(guide, seconds)
 
     def compile(self, guide: Guide, translated: str) -> Matcher:
@@ -225,11 +226,11 @@ class Vocabulary:
         return self._guides.compile(guide, translated)
 
     def stop_compiling(self) -> None:
-        """Ends each `try_guide` at once, with Draining."""
+        """Makes each running `try_guide` raise Draining at once."""
         self._guides.close()
 
     def text_of(self, tokens: "array[int]") -> bytes:
-        """Special tokens included, as they are written in a prompt."""
+        """Returns the tokens' text, with special tokens as a prompt has them."""
         if not tokens:
             return b""
         ids = (llama.llama_token * len(tokens)).from_buffer(tokens)
@@ -242,7 +243,7 @@ class Vocabulary:
             size = -length
 
     def ranked_pair(self, query: str, document: str) -> "array[int]":
-        """Tokens of both, put together as llama-server does: by the model's rerank template, or else its end tokens."""
+        """Returns the tokens of both, joined as in llama-server: by the model's rerank template or its end tokens."""
         template = llama.llama_model_chat_template(self._model, b"rerank")
         if template:
             texts = {"{query}": query, "{document}": document}
@@ -268,18 +269,18 @@ class Vocabulary:
         )
 
     def _tokens_of_field(self, text: str) -> "array[int]":
-        """Neither a control token is in them nor what stands around them."""
+        """Returns the tokens of a text without control tokens, in it or around it."""
         markup = self.bos_text + self.eos_text + self._token_text(llama.llama_vocab_sep(self.handle))
         plain = self.special_texts.inside(text, [(0, len(text))], markup)
         return self.tokens_of(text, parse_special=bool(plain), plain=plain)
 
     def check_tokens(self, token_ids: Items[int], tensor: str) -> None:
-        """Raises InvalidRequest for an id outside of the vocabulary."""
+        """Raises InvalidRequest for an id outside the vocabulary."""
         if isinstance(token_ids, array) and token_ids:
-            worst = int(np.frombuffer(token_ids, np.int32).max())
+            highest = int(np.frombuffer(token_ids, np.int32).max())
         else:
-            worst = max(token_ids, default=0)
-        if worst >= self.n_vocab:
+            highest = max(token_ids, default=0)
+        if highest >= self.n_vocab:
             raise InvalidRequest(
-                f"tensor '{tensor}': no token {worst}, the vocabulary has {self.n_vocab}", tensor=tensor
+                f"tensor '{tensor}': no token {highest}, the vocabulary has {self.n_vocab}", tensor=tensor
             )

@@ -235,7 +235,7 @@ async def serve(server_options: ServerOptions, model_options: ModelOptions, tria
             return
         raise
     log.info("ready: %s", ", ".join(model.name for model in worker.repository))
-    memory_trimming = asyncio.create_task(memory.give_back())
+    memory_trimming = asyncio.create_task(memory.return_unused())
     await stop.wait()
     memory_trimming.cancel()
     if server_options.drain_delay:

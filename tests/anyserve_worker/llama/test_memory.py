@@ -16,7 +16,7 @@ async def test_freed_memory_comes_back() -> None:
     kept = pieces[:: PIECES // 100]
     full = census(os.getpid()).resident
     pieces.clear()
-    keeping_house = asyncio.create_task(memory.give_back(interval=0.01))
+    keeping_house = asyncio.create_task(memory.return_unused(interval=0.01))
     for _ in range(1000):
         if census(os.getpid()).resident <= full - MOST_OF_IT:
             break

@@ -1,15 +1,15 @@
-"""Prompts that wait for their vector or score, and what the next batch computes of them. PURE.
+"""Schedules prompts whose vector or score is requested, in batches. PURE.
 
-A batch takes as many jobs as fit: tokens, sequences, and KV cells where the model has them. They go by size and by
-turn, as the prompts of texts do (`PromptLine`): a short one doesn't wait for long ones, nor a caller with one for
-another caller's thousands, and every fourth batch begins with the first in line, so that no job starves.
+A batch takes as many jobs as fit its tokens, sequences and KV cells. They are ordered by size and by turn, like prompts
+of generations (`PromptLine`): a short prompt doesn't wait for long ones, nor a caller with one prompt for another
+caller's thousands. Every fourth batch begins with the first in line, so that no job starves.
 
-Where attention is causal, a prompt may be read in chunks, batch by batch, and the batch is full to the last token.
-Elsewhere (`whole`) every token sees all others, so each prompt is in one batch, and one that is longer than a batch
-should be is alone in its own.
+Where attention is causal, a prompt may be read in chunks over several batches, and each batch is filled completely.
+Otherwise (`whole`) every token attends to all others, so a prompt is in one batch. A prompt longer than a batch has a
+batch of its own.
 
-The runner gives a vector for each token, and they are pooled here; or, of a reranker, the score, which is right with a
-prompt's last token.
+The runner returns a vector per token, which are pooled here. For a reranker it returns the score, which is valid after
+the prompt's last token.
 """
 
 from array import array
@@ -24,7 +24,7 @@ from anyserve_worker.scheduling.prompt_line import PromptLine
 from protos import contract
 
 FIRST_EVERY = 4
-"""Batches from one that begins with the first in line to the next."""
+"""One in this many batches begins with the first in line."""
 
 Vector = NDArray[np.floating[Any]]
 
@@ -34,18 +34,18 @@ class EmbeddingJob:
     """`eq=False`: a job is itself, whatever its tokens are."""
 
     tokens: "array[int]"
-    """At least one, at most the runner's n_ctx."""
+    """From 1 to `VectorRunner.n_ctx` tokens."""
     pooling: str
-    """One of contract.POOLINGS. A reranker's scores need none."""
+    """One of contract.POOLINGS. Unused for a reranker's scores."""
     caller: str = ""
-    """The caller that shares the worker with others."""
+    """The caller, for fair shares of the worker."""
     priority: int = 0
     """Waiting prompts with a smaller number are read first."""
     seq_id: int = -1
-    """While it is partly read."""
+    """llama.cpp's sequence while the prompt is partly read; -1 before and after."""
     n_computed: int = 0
     vector: Vector | None = None
-    """Pooled from the tokens until now; the sum for the mean."""
+    """Pooled from the tokens so far; for the mean, their sum. None before the first batch."""
 
     @property
     def done(self) -> bool:
@@ -54,7 +54,7 @@ class EmbeddingJob:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddingPart:
-    """`job.tokens[start : start + count]` are computed in this batch, in llama sequence `job.seq_id`."""
+    """A batch computes `job.tokens[start : start + count]`, in llama.cpp's sequence `job.seq_id`."""
 
     job: EmbeddingJob
     start: int
@@ -71,20 +71,21 @@ class VectorRunner(Protocol):
     n_ctx: int
     """Most tokens of a prompt."""
     n_batch: int
-    """Tokens of a batch, unless one prompt that has to be whole is longer."""
+    """Most tokens of a batch, unless a longer prompt has to be whole."""
     n_cells: int
-    """Tokens of all prompts that are read at a time."""
+    """Most tokens of all partly read prompts together."""
     n_sequences: int
     n_embedding: int
     """Elements of a vector."""
     whole: bool
+    """A prompt can't be read in chunks."""
     pooling: str
-    """If the request does not say."""
+    """The default of the request's `pooling`."""
     ranks: bool
-    """`run` gives one row of scores for each part, not one for each token."""
+    """`run` returns one row of scores per part, not one row per token."""
 
     def run(self, parts: list[EmbeddingPart], threads: int) -> list[Vector]:
-        """Rows of each part, valid until the next call. Raises RuntimeError."""
+        """Returns the rows of each part, valid until the next call. Raises RuntimeError."""
 
     def forget(self, seq_id: int) -> None: ...
     def clear(self) -> None: ...
@@ -95,7 +96,7 @@ class EmbeddingQueue:
     runner: VectorRunner
     _line: PromptLine[EmbeddingJob] = field(init=False, default_factory=PromptLine)
     _begun: list[EmbeddingJob] = field(init=False, default_factory=list)
-    """Jobs that have a sequence id: they are partly read, or in the batch that is computed."""
+    """Jobs with a sequence id: partly read, or in the current batch."""
     _free_ids: list[int] = field(init=False)
     _n_batches: int = field(init=False, default=0)
 
@@ -107,15 +108,15 @@ class EmbeddingQueue:
         return not self._line and not self._begun
 
     def add(self, job: EmbeddingJob) -> None:
-        self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short ones go in the order of arrival.
+        self._line.add(job, max(SHORT_PROMPT, len(job.tokens)))  # Short prompts are ordered by arrival.
 
     def remove(self, job: EmbeddingJob) -> None:
-        """Unwanted, in whatever state it is."""
+        """Removes a job in any state."""
         self._line.leave(job)
         self._release(job)
 
     def schedule(self, max_tokens: int | None = None) -> list[EmbeddingPart]:
-        """The next batch, of at most `max_tokens` tokens if possible. Empty if there is nothing to do."""
+        """Returns the next batch, of at most `max_tokens` tokens if possible. Empty if there are no jobs."""
         self._n_batches += 1
         parts: list[EmbeddingPart] = []
         room = self.runner.n_batch if max_tokens is None else min(self.runner.n_batch, max_tokens)
@@ -126,14 +127,14 @@ class EmbeddingQueue:
             count = length - job.n_computed
             if count > room:
                 if self.runner.whole and parts:
-                    break  # Nothing overtakes a prompt that needs room.
+                    break  # No prompt overtakes one that needs room.
                 count = count if self.runner.whole else room
             if count <= 0:
                 break
             if job.seq_id < 0:
                 blocked = blocked or length > cells or not self._free_ids
                 if blocked:
-                    continue  # Those that are begun go on, and room becomes free.
+                    continue  # Partly read jobs continue, which frees room.
                 self._begin(job)
                 cells -= length
             parts.append(EmbeddingPart(job, job.n_computed, count))
@@ -153,7 +154,7 @@ class EmbeddingQueue:
         job.seq_id = self._free_ids.pop()
 
     def run(self, parts: list[EmbeddingPart], threads: int) -> list[EmbeddingJob]:
-        """Computes a batch. Returns the jobs that are done by it, out of the queue; raises as the runner does."""
+        """Computes a batch. Removes and returns the jobs that it completes. Raises RuntimeError."""
         done = []
         for part, rows in zip(parts, self.runner.run(parts, threads), strict=True):
             job = part.job
@@ -165,7 +166,7 @@ class EmbeddingQueue:
         return done
 
     def clear(self) -> None:
-        """After a failure: nothing of what was read is left. The jobs are for the caller to remove."""
+        """Drops all that was read, after a failure. The caller has to remove the jobs."""
         self.runner.clear()
 
     def _release(self, job: EmbeddingJob) -> None:
@@ -177,7 +178,7 @@ class EmbeddingQueue:
 
 
 def _pooled(job: EmbeddingJob, rows: Vector) -> Vector:
-    """With the rows of its next tokens."""
+    """Returns the job's vector after the rows of its next tokens."""
     if job.pooling == contract.POOLING_MEAN:
         total: Vector = np.zeros(rows.shape[1]) if job.vector is None else job.vector
         total += rows.sum(axis=0, dtype=np.float64)
@@ -188,7 +189,7 @@ def _pooled(job: EmbeddingJob, rows: Vector) -> Vector:
 
 
 def finished_vector(job: EmbeddingJob, *, normalize: bool, dimensions: int | None) -> Vector:
-    """The vector of a job that is done, cut to the first `dimensions` (Matryoshka); `normalize`: of length 1."""
+    """Returns a completed job's vector: its first `dimensions` elements (Matryoshka), optionally scaled to length 1."""
     assert job.done
     assert job.vector is not None
     vector: Vector = job.vector[:dimensions].astype(np.float64)

@@ -1,16 +1,15 @@
-"""Which sequences own which KV cells, and which prefixes can be used again. PURE.
+"""Assigns KV cells to sequences, and finds prefixes to reuse. PURE.
 
-The model has `n_cells` KV cells, one a token, in one pool, and `n_sequences` llama sequence ids that refer to them. A
-sequence id belongs to a running sequence, or to a finished one whose cells are kept as a cached prefix, or is free.
-Sequences that share a prefix share its cells: a cell is free when the last of them lets go. Cached prefixes are
-evicted, the least recently used first, when cells or sequence ids run short.
+The model has one pool of `n_cells` KV cells, one per token, and `n_sequences` llama.cpp sequence ids that refer to
+them. A sequence id belongs to a running sequence, or to a finished one whose cells are kept as a cached prefix, or is
+free. Sequences that share a prefix share its cells: a cell becomes free when the last of them releases it. Cached
+prefixes are evicted, the least recently used first, when cells or sequence ids run short, and when they have been
+unused for too long (`IdleLimit`).
 
-They are evicted too when they have not been used for long enough: `IdleLimit`.
+A prefix is identified by everything that its cells depend on: its token ids and its `PrefixKey`. Equal tokens under
+another adapter, or after another image, are another prefix.
 
-A prefix is known by what its cells depend on: its token ids, and its `PrefixKey`. Equal tokens under another adapter,
-or behind another image, are another prefix.
-
-What can be done with the cells depends on the model: `Memory`.
+`Memory` defines the operations on cells, which depend on the model.
 """
 
 from array import array
@@ -23,34 +22,34 @@ from anyserve_worker.scheduling.prefix import shared_prefix
 
 
 class Memory(Protocol):
-    """The model's KV memory. Positions are those of the tokens in their sequence."""
+    """The model's KV memory. Positions count the tokens of their sequence."""
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
-        """How many of the first `n` tokens of a sequence of `length` can be used again: `n`, fewer, or 0.
+        """Returns how many of the first `n` tokens of a sequence of `length` tokens can be reused: `n`, fewer, or 0.
 
-        The sequence can then be cut back to so many, or copied. Memory that cannot be cut (recurrent) gives all or
-        nothing; a sliding window, nothing once it has moved on. `length` may be more than is computed: then the
-        question is what there is hope for.
+        The sequence can then be truncated to that many, or copied. Memory that can't be truncated (recurrent) allows
+        all or nothing; a sliding window allows nothing once it has moved on. If `length` exceeds the computed tokens,
+        the result is what will be possible when they are computed.
         """
 
     def copy(self, source: int, target: int, n: int) -> None:
-        """Makes the first `n` tokens of `source` the content of `target`, which is empty."""
+        """Copies the first `n` tokens of `source` to `target`, which is empty."""
 
     def truncate(self, seq_id: int, n: int) -> bool:
-        """Forgets all but the first `n` tokens. False if this memory can only forget all of them, and did."""
+        """Drops all but the first `n` tokens. Returns False if the memory had to drop all of them instead."""
 
 
 @dataclass(slots=True)
 class _Entry:
     tokens: "array[int]"
-    """The sequence's own array while it runs, which grows."""
+    """The sequence's own array while it runs. It grows."""
     key: PrefixKey
     cells: list[int]
-    """Taken for `tokens[:len(cells)]`; reserved ahead of the computation."""
+    """Cells of `tokens[:len(cells)]`, reserved before they are computed."""
     n_computed: int
     running: bool
     last_used: int
-    """Counts up with every release: the smallest is the least recently used."""
+    """`KVCache._uses` at the last use: the smallest is the least recently used."""
     used_at: int = 0
     """`KVCache._generated` at the last use."""
 
@@ -61,14 +60,14 @@ class KVCache:
     n_cells: int
     n_sequences: int
     reuse: bool = True
-    """False: every sequence is computed from its start, and nothing is kept of it."""
+    """False: every sequence is computed from its start, and its cells are dropped at its end."""
     _free_cells: list[int] = field(init=False)
     _owners: list[int] = field(init=False)
-    """How many entries share each cell."""
+    """Number of entries that share each cell."""
     _runners: list[int] = field(init=False)
-    """How many running entries share each cell."""
+    """Number of running entries that share each cell."""
     _n_held: int = field(init=False, default=0)
-    """Cells of running entries: those that no eviction can free."""
+    """Cells of running entries, which eviction can't free."""
     _free_ids: list[int] = field(init=False)
     _entries: dict[int, _Entry] = field(init=False, default_factory=dict)
     _uses: int = field(init=False, default=0)
@@ -81,7 +80,7 @@ class KVCache:
         self._runners = [0] * self.n_cells
         self._free_ids = list(range(self.n_sequences))
 
-    # ---- What there is
+    # ---- State
 
     @property
     def n_free_cells(self) -> int:
@@ -92,14 +91,14 @@ class KVCache:
         return sum(not entry.running for entry in self._entries.values())
 
     def n_cells_of(self, seq_id: int) -> int:
-        """Cells of a sequence, those that it shares included."""
+        """Returns the number of cells of a sequence, including shared ones."""
         return len(self._entries[seq_id].cells)
 
     def promised_prefix(self, tokens: "array[int]", key: PrefixKey) -> tuple[int, int]:
-        """(sequence id, length) of the longest prefix of `tokens` that a running sequence has yet to compute to its
-        end; (-1, 0) if there is none.
+        """Returns (sequence id, length) of the longest prefix of `tokens` that a running sequence is still computing.
 
-        Only one that can be used again then: a state that cannot be cut will have moved on.
+        Returns (-1, 0) if there is none. The prefix must be reusable when it is computed: a memory that can't be
+        truncated will have moved on by then.
         """
         best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
@@ -112,9 +111,9 @@ class KVCache:
         return best
 
     def best_prefix(self, tokens: "array[int]", key: PrefixKey) -> tuple[int, int]:
-        """(sequence id, length) of the longest prefix that can be used again; (-1, 0) if there is none.
+        """Returns (sequence id, length) of the longest reusable prefix; (-1, 0) if there is none.
 
-        The last token is never part of it: it has to be computed for its logits.
+        The last token is never part of it, since its logits have to be computed.
         """
         best = (-1, 0)
         for seq_id, entry in self._entries.items() if self.reuse else ():
@@ -125,16 +124,16 @@ class KVCache:
                     best = (seq_id, n)
         return best
 
-    # ---- Taking and giving back
+    # ---- Acquiring and releasing cells
 
     def acquire(
         self, tokens: "array[int]", key: PrefixKey, *, reuse: bool = True, reserve: int = 0
     ) -> tuple[int, int] | None:
-        """Gives a new running sequence an id and cells for all of `tokens`, using again what it can, unless not to.
+        """Assigns a sequence id, and cells for all of `tokens`, to a new running sequence. `reuse`: with a cached prefix.
 
-        Returns (sequence id, tokens that are already computed), or None if the running sequences leave no room, or
-        fewer than `reserve` cells would be left for others. The array is kept: it may grow, but its prefix must not
-        change while the sequence has the id.
+        Returns (sequence id, computed tokens), or None if the running sequences leave no room, or fewer than `reserve`
+        cells would be left for others. The cache keeps the array: it may grow, but its prefix must not change while the
+        sequence has the id.
         """
         source, n = self.best_prefix(tokens, key) if reuse else (-1, 0)
         if reuse:
@@ -151,8 +150,10 @@ class KVCache:
         return seq_id, n
 
     def grow(self, seq_id: int, n: int, reserve: int = 0) -> bool:
-        """Sees to it that a running sequence has cells for `n` tokens. False if there is no room, or fewer than
-        `reserve` cells would be left for others."""
+        """Ensures that a running sequence has cells for `n` tokens.
+
+        Returns False if there is no room, or fewer than `reserve` cells would be left for others.
+        """
         cells = self._entries[seq_id].cells
         missing = n - len(cells)
         if missing > 0:
@@ -162,17 +163,19 @@ class KVCache:
         return True
 
     def accept(self, seq_id: int, n: int) -> None:
-        """A draft was computed in free cells, which nothing has taken since: now the cells of `n` tokens are taken, and
-        what the memory has beyond them is forgotten."""
+        """Keeps the first `n` tokens after a draft, and drops the rest.
+
+        The draft was computed in free cells, which are still free: now those of accepted tokens are taken.
+        """
         self.grow(seq_id, n)
         self.memory.truncate(seq_id, n)
 
     def commit(self, seq_id: int, n_computed: int) -> None:
-        """The cells of the first `n_computed` tokens are now filled, and others may use them."""
+        """Records that the cells of the first `n_computed` tokens are filled. Other sequences may reuse them."""
         self._entries[seq_id].n_computed = n_computed
 
     def pass_time(self, n_generated: int) -> None:
-        """A step has generated so many tokens, at the cost of passing over all cells. Evicts what is of no use."""
+        """Records the tokens that a step has generated, and evicts prefixes that have been idle for too long."""
         self._generated += n_generated
         oldest = self._generated - self._idle_limit.tokens
         for seq_id in [k for k, entry in self._entries.items() if not entry.running and entry.used_at < oldest]:
@@ -181,9 +184,9 @@ class KVCache:
             self._drop(seq_id)
 
     def release(self, seq_id: int) -> None:
-        """The sequence is no longer running; what it computed becomes a cached prefix."""
+        """Ends the running of a sequence. Its computed tokens become a cached prefix."""
         entry = self._entries[seq_id]
-        # Of an accepted draft more may be computed than the sequence has: it may have ended inside.
+        # More tokens than the sequence has may be computed, if it ended inside an accepted draft.
         entry.n_computed = min(entry.n_computed, len(entry.tokens))
         if not self.reuse or entry.n_computed == 0 or not self.memory.truncate(seq_id, entry.n_computed):
             self._drop(seq_id)
@@ -195,7 +198,7 @@ class KVCache:
         self._touch(entry)
 
     def evict_all(self) -> int:
-        """Drops every cached prefix; returns how many there were."""
+        """Drops all cached prefixes, and returns their number."""
         cached = [seq_id for seq_id, entry in self._entries.items() if not entry.running]
         for seq_id in cached:
             self._drop(seq_id)
@@ -213,7 +216,10 @@ class KVCache:
         entry.last_used, entry.used_at = self._uses, self._generated
 
     def _may_take_over(self, source: int, n: int) -> bool:
-        """A cached prefix that is used whole goes over to its user; one that is needed again stays."""
+        """Returns whether a new sequence takes over the cached prefix instead of forking it.
+
+        It does if it uses the whole prefix, or if no other sequence id is free or can be freed.
+        """
         if source < 0 or self._entries[source].running:
             return False
         return n == self._entries[source].n_computed or not (self._free_ids or self._lru(spare=source) is not None)
@@ -247,9 +253,9 @@ class KVCache:
         return min(cached)[1] if cached else None
 
     def _make_room(self, n: int, spare: int = -1, keep: int = 0, reserve: int = 0) -> bool:
-        """Evicts cached prefixes until `n` cells are free; none if fewer than `reserve` could be freed after that.
+        """Evicts cached prefixes until `n` cells are free. If `reserve` more can't be freed, evicts none, returns False.
 
-        Of `spare` the first `keep` tokens stay; it is cut back to them when everything else is gone.
+        The first `keep` tokens of `spare` stay; its others are dropped after everything else.
         """
         if len(self._free_cells) < n + reserve and self._n_available(spare, keep) < n + reserve:
             return False
@@ -262,12 +268,12 @@ class KVCache:
         return True
 
     def _n_available(self, spare: int, keep: int) -> int:
-        """Cells that are free, or that only cached prefixes hold, but for the first `keep` of `spare`."""
+        """Returns the cells that are free or held by cached prefixes only, without the first `keep` of `spare`."""
         kept = self._entries[spare].cells[:keep] if spare >= 0 else ()
         return self.n_cells - self._n_held - sum(self._runners[cell] == 0 for cell in kept)
 
     def _cut(self, seq_id: int, n: int) -> None:
-        """Cuts a cached prefix back to its first `n` tokens, which the memory can use."""
+        """Truncates a cached prefix to its first `n` tokens, which the memory can reuse."""
         entry = self._entries[seq_id]
         if n < entry.n_computed:
             self.memory.truncate(seq_id, n)
@@ -276,7 +282,7 @@ class KVCache:
             entry.n_computed = n
 
     def _take_cells(self, cells: list[int], n: int) -> None:
-        """For a running entry."""
+        """Takes `n` free cells for a running entry."""
         self._n_held += n
         for _ in range(n):
             cell = self._free_cells.pop()
@@ -284,13 +290,13 @@ class KVCache:
             cells.append(cell)
 
     def _hold(self, cells: list[int]) -> None:
-        """A running entry uses these cells, which others may hold or have cached."""
+        """Adds a running entry to these cells, which others may hold or have cached."""
         for cell in cells:
             self._n_held += self._runners[cell] == 0
             self._runners[cell] += 1
 
     def _let_go(self, entry: _Entry) -> None:
-        """The entry runs no more."""
+        """Marks an entry as no longer running."""
         entry.running = False
         for cell in entry.cells:
             self._runners[cell] -= 1

@@ -1,4 +1,4 @@
-"""What two sequences have in common. PURE."""
+"""Compares the prefixes of two sequences. PURE."""
 
 from array import array
 
@@ -6,13 +6,13 @@ from anyserve_worker.core.prefix_key import PrefixKey
 
 
 def shared_prefix(a: "array[int]", a_key: PrefixKey, b: "array[int]", b_key: PrefixKey) -> int:
-    """Returns how many tokens at the beginning of two sequences have the same KV cells."""
+    """Returns how many first tokens of two sequences can share KV cells."""
     n = common_prefix(a, b)
     return n if a_key is b_key else min(n, a_key.shared_length(b_key))
 
 
 def common_prefix(a: "array[int]", b: "array[int]") -> int:
-    """Returns the length of the longest common prefix. Slices of arrays compare in C, so this searches by them."""
+    """Returns the length of the longest common prefix. Compares slices, which arrays do in C."""
     low, high = 0, min(len(a), len(b))
     step = 16
     while low < high:

@@ -1,16 +1,15 @@
-"""The prompts that are not read to their end, and the two orders in which a step serves them. PURE.
+"""The prompts that are not fully read, and the two orders in which a step serves them. PURE.
 
-*By size*: the smallest priority number first, then size classes (prompts of at most SHORT_PROMPT tokens are the
-first), so that a short prompt never waits for a long one. Within a class callers take turns, and a caller's own
-prompts go by their length.
+*By size*: the smallest priority number first, then size classes, beginning with prompts of at most SHORT_PROMPT tokens,
+so that a short prompt never waits for a long one. Within a class, callers take turns, and the prompts of a caller are
+ordered by length.
 
-*By turn*, whatever their priority: one prompt is the first in line until it is read. Then the next caller has its
-turn, with its oldest prompt.
-A part of every step belongs to the first in line, and so does room that becomes free: hence no prompt starves. A
-preempted prompt comes before all turns.
+*By turn*, regardless of priority: one prompt is the first in line until it is read. Then the next caller has its turn,
+with its oldest prompt. Part of every step is reserved for the first in line, and so is room that becomes free, so no
+prompt starves. A preempted prompt comes before all turns.
 
-Equal shares for all waiting prompts would be fair too, but a short prompt beside sixteen long ones would get its first
-token after seventeen times its own work, and every long prompt would hold its cells half read for as long as all take.
+Equal shares for all waiting prompts would be fair too. But a short prompt beside sixteen long ones would get its first
+token after seventeen times its own work, and each long prompt would hold cells until all of them are read.
 """
 
 from bisect import bisect_left, insort
@@ -23,7 +22,7 @@ from anyserve_worker.core.options import SHORT_PROMPT
 
 
 class HasCaller(Protocol):
-    """Is itself, whatever its tokens are: it can be a key."""
+    """A prompt with a caller and a priority. It is hashable, by identity."""
 
     caller: str
     priority: int
@@ -36,19 +35,19 @@ Work = TypeVar("Work")
 
 
 def size_class(n_tokens: int) -> int:
-    """0 for at most SHORT_PROMPT tokens, 1 for at most four times as many, 2 for at most sixteen times as many, …"""
+    """Returns 0 for at most SHORT_PROMPT tokens, 1 for at most 4 × SHORT_PROMPT, 2 for at most 16 × SHORT_PROMPT, …"""
     return ((n_tokens - 1) // SHORT_PROMPT).bit_length() + 1 >> 1
 
 
 class _Ring(Generic[Work]):
-    """Callers in the order of their turns, each with its work."""
+    """Callers in the order of their turns, each with its waiting work."""
 
     def __init__(self) -> None:
         self.works: dict[str, Work] = {}
         self._last: str | None = None
 
     def join(self, caller: str, work: Work) -> Work:
-        """The caller's work; `work` if it has none yet. A new caller comes before the one that had the last turn."""
+        """Returns the caller's work: `work` for a new caller, whose turn is before the caller served last."""
         if caller not in self.works:
             self.works[caller] = work
             if self._last is not None:
@@ -69,16 +68,16 @@ class PromptLine(Generic[Prompt]):
 
     def __init__(self) -> None:
         self._places: dict[Prompt, tuple[int, int]] = {}
-        """(tokens to compute, number by arrival) of every prompt in the line, waiting or being read."""
+        """(tokens to compute, arrival number) of every prompt in the line, waiting or being read."""
         self._n_arrived = 0
         self._waiting: dict[Prompt, None] = {}
-        """In the order of arrival, without preempted ones."""
+        """Waiting prompts by arrival, without preempted ones."""
         self._resumed: deque[Prompt] = deque()
-        """Preempted prompts, which wait to be computed again."""
+        """Preempted prompts, which wait to be computed again, latest first."""
         self._ranks: dict[Rank, _Ring[list[tuple[int, int, Prompt]]]] = {}
-        """The waiting prompts of each rank: each caller's sorted by tokens to compute, then by arrival."""
+        """By rank and caller: the waiting prompts, sorted by tokens to compute, then by arrival."""
         self._callers: _Ring[dict[Prompt, None]] = _Ring()
-        """All prompts in the line: each caller's by arrival."""
+        """By caller: all prompts in the line, by arrival."""
         self._first: Prompt | None = None
 
     def __len__(self) -> int:
@@ -89,26 +88,26 @@ class PromptLine(Generic[Prompt]):
         yield from self._waiting
 
     def __contains__(self, prompt: Prompt) -> bool:
-        """Whether the prompt is not read to its end."""
+        """Whether the prompt is in the line, waiting or being read."""
         return prompt in self._places
 
     # ---- Coming and going
 
     def add(self, prompt: Prompt, n_needed: int) -> None:
-        """`n_needed`: tokens that have to be computed."""
+        """Adds a waiting prompt. `n_needed`: tokens to compute."""
         self._enter(prompt, n_needed)
         self._waiting[prompt] = None
         callers = self._ranks.setdefault(self.rank(prompt), _Ring())
         insort(callers.join(prompt.caller, []), (*self._places[prompt], prompt))
 
     def put_back(self, prompt: Prompt, n_needed: int) -> None:
-        """The prompt was preempted: it waits before all others."""
+        """Puts a preempted prompt before all others."""
         if prompt not in self._places:
             self._enter(prompt, n_needed)
         self._resumed.appendleft(prompt)
 
     def start(self, prompt: Prompt, n_needed: int) -> None:
-        """The prompt waits no more, but stays in the line until it is read. `n_needed` replaces that of `add`."""
+        """Ends the waiting of a prompt, which stays in the line until it is read. `n_needed` replaces that of `add`."""
         number = self._places[prompt][1]
         if prompt in self._waiting:
             self._ranks[self.rank(prompt)].had_turn(prompt.caller)
@@ -118,7 +117,7 @@ class PromptLine(Generic[Prompt]):
         self._places[prompt] = n_needed, number
 
     def leave(self, prompt: Prompt) -> None:
-        """The prompt is read, or unwanted."""
+        """Removes a prompt that is read or cancelled."""
         if prompt in self._waiting:
             self._stop_waiting(prompt)
         elif prompt in self._resumed:
@@ -134,11 +133,11 @@ class PromptLine(Generic[Prompt]):
     # ---- The orders
 
     def rank(self, prompt: Prompt) -> Rank:
-        """The rank of a prompt in the line. It does not change while the prompt is read."""
+        """Returns the rank of a prompt in the line, which does not change while the prompt is read."""
         return prompt.priority, size_class(self._places[prompt][0])
 
     def first(self) -> Prompt | None:
-        """The first in line, waiting or being read. None if the line is empty."""
+        """Returns the first in line, waiting or being read; None if the line is empty."""
         if self._resumed:
             return self._resumed[0]
         if self._first is None and self._callers.works:
@@ -148,7 +147,7 @@ class PromptLine(Generic[Prompt]):
         return self._first
 
     def by_size(self, n: int) -> list[Prompt]:
-        """At most `n` waiting prompts: preempted ones, then by rank."""
+        """Returns at most `n` waiting prompts: preempted ones first, then by rank."""
         found = list(islice(self._resumed, n))
         for rank in sorted(self._ranks):
             lines = list(islice(self._ranks[rank].works.values(), n))
@@ -173,5 +172,5 @@ class PromptLine(Generic[Prompt]):
         del line[bisect_left(line, self._places[prompt], key=lambda entry: entry[:2])]
         if not line:
             del lines[prompt.caller]
-        if not lines and prompt.priority:  # Clients choose the number: there may be any.
+        if not lines and prompt.priority:  # Clients choose the priority, so unused ranks would accumulate.
             del self._ranks[rank]

@@ -1,34 +1,34 @@
-"""Prompt lookup: drafts of the next tokens, from where the last ones occurred before. PURE.
+"""Prompt lookup: drafts the next tokens from an earlier occurrence of the last ones. PURE.
 
-Answers repeat: a passage of the prompt, a name, code, themselves. Where the last tokens of a sequence occurred earlier
-in it, those that followed there are the draft of those that are next. A step computes it behind the last token, and as
-much of it stays as the sequence's own sampler draws: the answer is the same, in fewer steps. (As in any batch of
-another size, the last bits of a logit may differ.)
+Answers repeat passages of the prompt, names, code or themselves. If the last tokens of a sequence occurred earlier in
+it, the tokens that followed there are the draft. A step computes the draft after the last token and keeps the part that
+the sequence's own sampler draws as well: the answer is the same, in fewer steps. (As in any batch of another size, the
+last bits of a logit may differ.)
 
-A rejected draft is work for nothing. Hence a sequence pauses after one, twice as long each time, so that a text without
-repetition costs next to nothing.
+A rejected draft is wasted work. So a sequence pauses after one, twice as long each time, and a text without repetition
+costs almost nothing.
 """
 
 from array import array
 from dataclasses import dataclass, field
 
 NGRAM = 3
-"""How many of the last tokens are looked for. Two, where three are not found, were simulated: nothing gained in texts
-that repeat, and two and a half times as much lost in others."""
+"""Number of last tokens to search for. In a simulation, a fallback to two gained nothing in texts that repeat, and cost
+2.5 times as much in others."""
 MIN_ACCEPTED_SHARE = 0.25
-"""Share of a draft's tokens that has to be accepted for it to pay. Measured with SmolLM2-135M on two cores: a step of
-one row and four of a draft takes 1.7 to 1.9 times as long as one of a row alone."""
+"""Least share of a draft's tokens to accept, or the sequence pauses. Measured with SmolLM2-135M on two cores: a step
+with one row and four of a draft takes 1.7 to 1.9 times as long as a step with one row."""
 MAX_PAUSE = 63
-"""Steps without a draft after one that did not pay: twice as many and one each time, up to this."""
+"""Most steps of a pause. Each pause is twice the one before plus one."""
 MAX_INDEXED = 512
-"""Tokens that are indexed at once, since a long prompt would hold up a step."""
+"""Most tokens to index in one step, since indexing a long prompt would delay it."""
 MAX_ROWS = 8
-"""Rows of a step with drafts, if the longest draft doesn't need more. Measured as above, such a step takes 2.0 to 2.5
-times as long as one of a row."""
+"""Most rows of a step with drafts, unless the longest draft needs more. Measured as above, such a step takes 2.0 to 2.5
+times as long as a step with one row."""
 
 
 def max_rows(max_draft: int) -> int:
-    """Most rows of a step with drafts of at most `max_draft` tokens. All of them have logits."""
+    """Returns the most rows of a step with drafts of at most `max_draft` tokens. All of them have logits."""
     return max(MAX_ROWS, 1 + max_draft)
 
 
@@ -37,20 +37,21 @@ class PromptLookup:
     """The index of one sequence, whose tokens only grow."""
 
     _following: dict[bytes, int] = field(default_factory=dict)
-    """Position of the token that followed an n-gram when it occurred last."""
+    """By n-gram: position of the token that followed its last occurrence."""
     _n_indexed: int = NGRAM
-    """Tokens up to which positions are in the index."""
+    """Tokens whose n-grams are in the index."""
     _pause: int = 0
+    """Steps of the last pause; 0 after a draft that paid."""
     _steps_to_wait: int = 0
 
     def draft(self, tokens: "array[int]", max_draft: int) -> tuple[int, ...]:
-        """At most `max_draft` tokens that may come next. To be followed by `record`, if they are computed."""
+        """Returns at most `max_draft` tokens that may come next. Call `record` if they are computed."""
         self._index(tokens)
         if self._steps_to_wait:
             self._steps_to_wait -= 1
             return ()
         if self._pause:
-            max_draft = 1  # The last draft did not pay: a small one shows whether things have changed.
+            max_draft = 1  # After a rejected draft, a small one tests whether drafts pay again.
         position = self._following.get(tokens[-NGRAM:].tobytes())
         return () if position is None else tuple(tokens[position : position + max_draft])
 

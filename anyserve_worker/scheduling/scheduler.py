@@ -1,30 +1,30 @@
-"""Waiting and running sequences, and what the next step computes. PURE.
+"""Decides which tokens of the waiting and running sequences the next step computes. PURE.
 
 Batching is continuous: every step takes one token of each decoding sequence first, then fills the rest of the batch
-with chunks of prompts. While any sequence decodes, prompts get at most `prefill_chunk` tokens a step, so that a long
-prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have steps of their own, one after
-each step of decoding; more, up to a batch's tokens, while fewer sequences decode than have a prompt to be read, since
-all of them are served sooner by a fuller batch.
+with chunks of prompts. While any sequence decodes, prompts get at most `prefill_chunk` tokens per step, so that a long
+prompt never stalls a stream. Where the model computes such a mixture slowly, prompts have separate steps, one after
+each decode step. They have more, up to the tokens of a batch, while fewer sequences decode than have a prompt to read,
+since a fuller batch serves all of them sooner.
 
-A step with prompts is bounded by time, `StepPace`, since a prompt that arrives meanwhile waits for its end. A quarter
-of its prompt tokens belongs to the first in line: it is read in at most four times the time that it takes alone, and so
-no prompt starves. The rest goes by size, so that a short prompt isn't stuck behind a long one. Both orders are fair
-between callers: `PromptLine`.
+`StepPace` bounds the time of a step with prompts, since a prompt that arrives meanwhile waits for its end. A quarter of
+its prompt tokens is reserved for the first in line, which is so read in at most four times the time that it takes
+alone: no prompt starves. The rest is ordered by size, so that a short prompt isn't stuck behind a long one. Both orders
+are fair between callers: `PromptLine`.
 
-Long prompts may hold all slots and cells that there are for them; a few more are kept for prompts of at most
-SHORT_PROMPT tokens. Only these overtake a prompt that waits for room, and they take none of its room. (A long prompt
-could yield instead. But one that decodes would stall its stream, and its cells last only where the memory can be cut
-and prefixes are cached.)
+Long prompts may hold all ordinary slots and cells; a few more are kept for prompts of at most SHORT_PROMPT tokens. Only
+these overtake a prompt that waits for room, and they take none of its room. (A long prompt could yield instead. But a
+decoding one would stall its stream, and its cells survive only where the memory can be truncated and prefixes are
+cached.)
 
-A sequence whose prompt begins like one that is being computed right now waits for it, since a prefix is computed
-once. Its tokens of the step go to the sequence that it waits for, up to the end of the prefix: waiting for the prefix
-takes no longer than computing it.
+A prefix is computed once: a sequence whose prompt begins like one that is being computed waits for it. The waiting
+sequence's tokens of the step go to the other one, up to the end of the prefix, so waiting takes no longer than
+computing.
 
-When the KV cells run out, the sequence that was admitted last goes back to the head of the queue and is computed again
-later; its tokens and its sampler stay.
+When the KV cells run out, the sequence admitted last returns to the head of the queue and is computed again later. It
+keeps its tokens and its sampler.
 
-With prompt lookup, decoding sequences get drafts of their next tokens into a step that stays small with them. The cells
-of drafts are free ones that nothing else needs in this step: only what was accepted takes them.
+With prompt lookup, decoding sequences get drafts of their next tokens, if the step stays small with them. Drafts use
+cells that nothing else needs in the step, and only accepted tokens keep them.
 """
 
 from collections.abc import Iterator
@@ -39,11 +39,11 @@ from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.scheduling.step_pace import StepPace
 
 MIN_SHARED_PREFIX = 16
-"""Tokens. It pays to wait a step for a prefix of this length rather than to compute it twice."""
+"""Least tokens of a prefix that is worth waiting a step for, instead of computing it twice."""
 N_EXTRA_CANDIDATES = 16
-"""Waiting sequences that a step considers beyond those that can start."""
+"""Waiting sequences that a step considers in addition to those that can start."""
 FIRST_SHARE = 4
-"""The first in line has one in so many prompt tokens of each step."""
+"""The first in line gets one in this many prompt tokens of each step."""
 
 
 @dataclass(slots=True)
@@ -55,28 +55,28 @@ class Scheduler:
     prefill_chunk: int
     """Most prompt tokens in a step in which a sequence decodes."""
     mixes: bool = True
-    """Prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
+    """Whether prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
     prompt_lookup: int = 0
-    """Most tokens of a draft."""
+    """Most tokens of a draft; 0: no drafts."""
     score_rows: int = 64
-    """Most tokens in a step that belong to prompts whose own probabilities are wanted."""
+    """Most tokens in a step of prompts whose log probabilities are requested."""
     kept_slots: int = 0
-    """Slots beyond `max_running` that only short prompts use, while long ones hold slots."""
+    """Slots beyond `max_running`, for short prompts while long ones hold slots."""
     kept_cells: int = 0
-    """KV cells that only short prompts use. All others are enough for a sequence that fills the context."""
+    """KV cells that only short prompts use. The others suffice for a sequence that fills the context."""
     waiting: PromptLine[Sequence] = field(default_factory=PromptLine)
     running: list[Sequence] = field(default_factory=list)
     """In the order of admission."""
     pace: StepPace = field(default_factory=StepPace)
     n_preempted: int = 0
     _reserve: int = field(init=False, default=0)
-    """Kept cells that no short prompt holds at the moment."""
+    """Kept cells that no short prompt currently holds."""
     _score_rows_left: int = field(init=False, default=0)
-    """In the step that is being made."""
-    _read: int = field(init=False, default=0)
-    """Tokens of prompts in steps of their own since any sequence could decode."""
-    _holds_back: bool = field(init=False, default=False)
-    """Nothing is admitted until a step is computed: what just gave way would come back, and nothing would be gained."""
+    """Tokens left of `score_rows`, in the step being scheduled."""
+    _n_read: int = field(init=False, default=0)
+    """Prompt tokens in separate steps since the last decode step."""
+    _admission_paused: bool = field(init=False, default=False)
+    """Admit nothing until a step is computed. Otherwise the sequence just preempted would return at once."""
 
     @property
     def idle(self) -> bool:
@@ -89,7 +89,7 @@ class Scheduler:
     # ---- One step
 
     def schedule(self) -> list[Chunk]:
-        """The next step. Empty if there is nothing to do."""
+        """Returns the chunks of the next step. Empty if there is nothing to compute."""
         chunks = self._chunks()
         return self._with_drafts(chunks) if self.prompt_lookup else chunks
 
@@ -99,26 +99,31 @@ class Scheduler:
             decodes = list(self._decodes())
             return decodes + self._prompts(self.batch_tokens - len(decodes))
         if self._prompts_are_next() and (chunks := self._prompts(self.batch_tokens)):
-            self._read += sum(chunk.count for chunk in chunks)
+            self._n_read += sum(chunk.count for chunk in chunks)
             return chunks
-        self._read = 0
+        self._n_read = 0
         return list(self._decodes()) or self._prompts(self.batch_tokens)
 
     def _prompts_are_next(self) -> bool:
-        """After each step of decoding; and again, up to a batch's tokens, while fewer decode than have to be read."""
-        if not self._read:
+        """Returns whether the next separate step is for prompts.
+
+        It is after each decode step, and again, up to a batch's tokens, while more prompts wait than sequences decode.
+        """
+        if not self._n_read:
             return True
         n_decoding = sum(map(_decodes, self.running))
         n_to_read = min(len(self.running) + len(self.waiting), self.max_running) - n_decoding
-        return self._read < self._bounded(self.batch_tokens) and n_decoding < n_to_read
+        return self._n_read < self._bounded(self.batch_tokens) and n_decoding < n_to_read
 
     def _bounded(self, n_tokens: int) -> int:
-        """As many of these tokens as a step may have. All of them if no prompt could join the next step anyway: then an
-        answer doesn't depend on how fast the steps before it were."""
+        """Returns the most of `n_tokens` that a step may have.
+
+        It is all of them if only one sequence can run: then an answer doesn't depend on the speed of earlier steps.
+        """
         return self.pace.bound(n_tokens) if self.max_running > 1 else n_tokens
 
     def _prompts(self, budget: int) -> list[Chunk]:
-        """Chunks of prompts, of at most `budget` tokens."""
+        """Returns chunks of prompts with at most `budget` tokens."""
         if any(_decodes(sequence) for sequence in self.running):
             budget = min(budget, self.prefill_chunk)
         budget = self._bounded(budget)
@@ -126,40 +131,42 @@ class Scheduler:
         admission = _Admission(self)
         shares: dict[Sequence, int] = {}
 
-        def give(sequence: Sequence, max_tokens: int) -> int:
-            """Admits the sequence if it waits. Returns how many tokens it got, or the producer of its prefix."""
-            served, share = admission.served(sequence)
-            if served is None:
+        def assign(sequence: Sequence, max_tokens: int) -> int:
+            """Admits the sequence if it waits. Returns the tokens assigned to it, or to the producer of its prefix."""
+            target, share = admission.target(sequence)
+            if target is None:
                 return 0
-            n = max(0, min(max_tokens, share - shares.get(served, 0)))
-            if served.wants_scores:
+            n = max(0, min(max_tokens, share - shares.get(target, 0)))
+            if target.wants_scores:
                 n = min(n, self._score_rows_left)
                 self._score_rows_left -= n
             if n:
-                shares[served] = shares.get(served, 0) + n
+                shares[target] = shares.get(target, 0) + n
             return n
 
-        # A sequence is admitted only if some of it is computed: hence the budget comes first.
+        # The budget is checked first, because an admitted sequence must have tokens in the step.
         if budget > 0 and (first := self.waiting.first()):
-            budget -= give(first, max(1, budget // FIRST_SHARE))
+            budget -= assign(first, max(1, budget // FIRST_SHARE))
         for sequence in self._by_size() if budget > 0 else ():
-            budget -= give(sequence, budget)
+            budget -= assign(sequence, budget)
             if budget <= 0:
                 break
         return [Chunk(sequence, sequence.n_computed, n) for sequence, n in shares.items()]
 
     def _by_size(self) -> list[Sequence]:
-        """Running sequences with a prompt to compute and waiting ones that may be admitted. In each rank, those that
-        are being read come first, with the fewest remaining tokens."""
+        """Returns the running sequences with a prompt to compute, and waiting ones that may be admitted, by rank.
+
+        In each rank, prompts already being read come first, by the fewest remaining tokens.
+        """
         rank = self.waiting.rank
         reading = sorted((s for s in self.running if not _decodes(s)), key=lambda s: (rank(s), s.n_remaining))
         n_free = self.max_running + self.kept_slots - len(self.running)
-        if n_free <= 0 or not self.waiting or (self._holds_back and self.running):
+        if n_free <= 0 or not self.waiting or (self._admission_paused and self.running):
             return reading
         return sorted([*reading, *self.waiting.by_size(n_free + N_EXTRA_CANDIDATES)], key=rank)  # Stable.
 
     def _with_drafts(self, chunks: list[Chunk]) -> list[Chunk]:
-        """The same step, with drafts if every sequence in it decodes and rows and cells are left."""
+        """Adds drafts to the step if all of its sequences decode, and rows and cells are left."""
         room = min(max_rows(self.prompt_lookup), self.batch_tokens) - len(chunks)
         room = min(room, self.cache.n_free_cells - self._reserve)
         if room <= 0 or not all(_decodes(chunk.sequence) for chunk in chunks):
@@ -167,7 +174,7 @@ class Scheduler:
         drafted: list[Chunk] = []
         for n_left, chunk in zip(range(len(chunks), 0, -1), chunks, strict=True):
             sequence = chunk.sequence
-            n_wanted = sequence.limit - len(sequence.tokens) - 1  # One more token is sampled than is accepted.
+            n_wanted = sequence.limit - len(sequence.tokens) - 1  # The step samples one token more than it accepts.
             max_draft = min(self.prompt_lookup, room // n_left, n_wanted)
             draft = sequence.lookup.draft(sequence.tokens, max_draft) if max_draft > 0 else ()
             room -= len(draft)
@@ -175,11 +182,12 @@ class Scheduler:
         return drafted
 
     def commit(self, chunks: list[Chunk], sampled: list[list[int]]) -> None:
-        """The step was computed. `sampled`: of each chunk the accepted tokens of its draft and a new one, or nothing.
+        """Updates the state after a computed step.
 
-        To be appended to the sequences by the caller.
+        `sampled`: for each chunk, the accepted tokens of its draft and a new one, or nothing. The caller appends them
+        to the sequences.
         """
-        self._holds_back = False
+        self._admission_paused = False
         for chunk, tokens in zip(chunks, sampled, strict=True):
             sequence = chunk.sequence
             if chunk.samples and sequence in self.waiting:
@@ -196,19 +204,19 @@ class Scheduler:
     # ---- Ends
 
     def remove(self, sequence: Sequence) -> None:
-        """The sequence is finished or unwanted, in whatever state it is."""
+        """Removes a sequence in any state."""
         if sequence in self.waiting:
             self.waiting.leave(sequence)
         if sequence.seq_id != NO_SEQ_ID:
             self._stop(sequence)
 
     def make_room(self) -> bool:
-        """Frees cells after the model found none for a step. Returns False if there is nothing left to give up."""
+        """Frees cells after the model found none for a step. Returns False if nothing can be freed."""
         if self.cache.evict_all():
             return True
         if len(self.running) > 1:
             self._preempt(self.running[-1])
-            self._holds_back = True
+            self._admission_paused = True
             return True
         return False
 
@@ -220,12 +228,15 @@ class Scheduler:
                 yield Chunk(sequence, sequence.n_computed, 1)
 
     def _grow(self, sequence: Sequence) -> bool:
-        """A cell for one more token, at the cost of those admitted last. False if it had to go itself, or was gone."""
+        """Reserves a cell for one more token, by preempting the sequences admitted last if needed.
+
+        Returns False if the sequence isn't running, or was preempted itself.
+        """
         while sequence.seq_id != NO_SEQ_ID:
             reserve = 0 if _is_short(sequence) else self._reserve
             if self.cache.grow(sequence.seq_id, len(sequence.tokens), reserve):
                 return True
-            # A short sequence holds kept cells, which are of no use for a long one.
+            # Preempting a short sequence frees kept cells, which a long one can't use.
             self._preempt(next(s for s in reversed(self.running) if not reserve or not _is_short(s)))
             self._count_kept()
         return False
@@ -236,7 +247,7 @@ class Scheduler:
             self._reserve = max(0, self.kept_cells - held)
 
     def _has_slot_for(self, sequence: Sequence, *, kept_only: bool) -> bool:
-        """Whether there is a slot. `kept_only`: for a short prompt that fits into the kept cells."""
+        """Returns whether a slot is free. `kept_only`: only for a short prompt that fits into the kept cells."""
         n_short = sum(map(_is_short, self.running)) if self.kept_slots else 0
         if kept_only:
             # One slot stays free for the sequence that waits for cells.
@@ -246,11 +257,11 @@ class Scheduler:
         return n_running < self.max_running
 
     def _admit(self, sequence: Sequence) -> bool:
-        """False if there is no room."""
+        """Returns False if there is no room."""
         acquired = self.cache.acquire(
             sequence.tokens,
             sequence.prefix_key,
-            reuse=not sequence.wants_scores,  # A prefix that is not computed has no probabilities.
+            reuse=not sequence.wants_scores,  # A cached prefix has no log probabilities.
             reserve=0 if _is_short(sequence) else self._reserve,
         )
         if acquired is None:
@@ -264,7 +275,7 @@ class Scheduler:
         return True
 
     def _computing_prefix(self, sequence: Sequence) -> tuple[Sequence, int] | None:
-        """The running sequence that computes a prefix which it pays to wait for, and the missing tokens."""
+        """Returns (running sequence, missing tokens) if the sequence computes a prefix that is worth waiting for."""
         if sequence.wants_scores:
             return None
         seq_id, promised = self.cache.promised_prefix(sequence.tokens, sequence.prefix_key)
@@ -288,23 +299,23 @@ class Scheduler:
 
 
 class _Admission:
-    """Admits waiting sequences while one step is made."""
+    """Admits waiting sequences while one step is scheduled."""
 
     def __init__(self, scheduler: Scheduler) -> None:
         self._scheduler = scheduler
         self._blocked = False
-        """A sequence waits for room: only short prompts within the kept slots and cells overtake it."""
+        """A sequence waits for room: only short prompts in the kept slots and cells may overtake it."""
 
-    def served(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """(the sequence that gets this one's turn, the most tokens that it may have in the step). None: no sequence."""
+    def target(self, sequence: Sequence) -> tuple[Sequence | None, int]:
+        """Returns (the sequence to compute in this one's turn or None, its most tokens in the step)."""
         scheduler = self._scheduler
         if sequence.wants_scores and scheduler._score_rows_left <= 0:
             return None, 0
         if sequence.seq_id != NO_SEQ_ID:
             return (None if _decodes(sequence) else sequence), sequence.n_remaining
-        if scheduler._holds_back and scheduler.running:
+        if scheduler._admission_paused and scheduler.running:
             return None, 0
-        # Cheap conditions come first: every step looks at the head of the line.
+        # Cheap conditions come first, since every step checks the head of the line.
         if not scheduler._has_slot_for(sequence, kept_only=self._blocked):
             if self._blocked or not scheduler._has_slot_for(sequence, kept_only=True):
                 self._blocked = True

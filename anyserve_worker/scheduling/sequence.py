@@ -1,9 +1,9 @@
-"""One sequence: the tokens of one choice, and how far the model has read them. PURE.
+"""A sequence: the tokens of one choice, and how many of them the model has computed. PURE.
 
 Invariants:
-- `tokens` is the prompt, then every sampled token, in order; it only grows.
+- `tokens` is the prompt followed by every sampled token, in order. It only grows.
 - The KV cells of `tokens[:n_computed]` exist in llama sequence `seq_id` while the sequence is running.
-- Computing the last token gives the logits of the next one, so a running sequence always has one to compute.
+- Computing the last token gives the logits of the next one, so a running sequence always has a token to compute.
 """
 
 from array import array
@@ -27,15 +27,15 @@ NO_SEQ_ID = -1
 
 
 def token_array(tokens: Items[int] = ()) -> "array[int]":
-    """Tokens as int32, llama.cpp's `llama_token`: compared and copied at the speed of memory."""
+    """Returns tokens as int32, llama.cpp's `llama_token`, which are compared and copied at memory speed."""
     return array("i", tokens)
 
 
 class Sampler(Protocol):
-    """Made and used by the model runner only."""
+    """Created and used by the model runner only."""
 
     def sample(self, row: int) -> int:
-        """The next token, from the logits of this row of the last step."""
+        """Returns the next token, from the logits of this row of the last step."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,7 +43,7 @@ class Sequence:
     """`eq=False`: a sequence is itself, whatever its tokens are."""
 
     index: int
-    """Which choice of its request."""
+    """Index of the choice in its request."""
     tokens: "array[int]"
     n_prompt: int
     limit: int
@@ -51,36 +51,39 @@ class Sequence:
     sampling: SamplingParameters
     output: TextOutput
     sampler: Sampler | None = None
-    """Made when the sequence is first scheduled, kept when it is preempted."""
+    """Created when the sequence is first scheduled, kept when it is preempted; None before and after."""
     lookup: PromptLookup = field(default_factory=PromptLookup)
     seq_id: int = NO_SEQ_ID
     n_computed: int = 0
     n_cached: int = field(default=-1)
-    """Tokens found in the KV cache when the sequence first ran; -1 before."""
+    """Tokens found in the KV cache when the sequence was first admitted; -1 before."""
     guide: GuideMatcher | None = None
     reasoning: ReasoningCounter | None = None
-    """None: not counted."""
+    """None: reasoning tokens aren't counted."""
     error: WorkerError | None = None
-    """The sequence cannot go on."""
+    """Set if the sequence can't continue."""
     echo: Echo | None = None
-    """Comes before all that is generated; None when it is out."""
+    """Text to send before generated text; None if there is none or it has been sent."""
     special: bool = False
-    """Control tokens are part of the text."""
+    """Whether control tokens are part of the text."""
     logprobs: LogprobOutput | None = None
+    """None: not requested."""
     scored: deque[TokenScore] = field(default_factory=deque)
-    """Scores of the tokens whose probability is wanted, in order: added by the model runner, removed by the engine."""
+    """Scores of tokens whose probability is requested, in order. The model runner adds, the engine removes them."""
     caller: str = ""
-    """The caller that shares the worker with others."""
+    """The caller, for fair shares of the worker."""
     priority: int = 0
     """Waiting prompts with a smaller number are read first."""
     prefix_key: PrefixKey = TEXT_KEY
-    """What its cells depend on besides `tokens`."""
+    """What the cells depend on besides `tokens`."""
     scores_prompt: bool = False
+    """Whether the log probabilities of the prompt's tokens are requested."""
     n_scored: int = 1
-    """Tokens of the prompt of which that is done. The first follows nothing."""
+    """Tokens of the prompt that are scored. The first counts, since it has no score."""
 
     @property
     def wants_scores(self) -> bool:
+        """Whether tokens of the prompt are yet to be scored."""
         return self.scores_prompt and self.n_scored < self.n_prompt
 
     @property

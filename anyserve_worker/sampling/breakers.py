@@ -1,6 +1,6 @@
-"""Sequence breakers of DRY: which tokens, or which tokens in a row, write one of some strings. PURE.
+"""Sequence breakers of DRY: finds the tokens, and the sequences of tokens, that contain one of some strings. PURE.
 
-The same as in llama.cpp, which looks at every token of the vocabulary for each string and each of its beginnings.
+The results equal llama.cpp's, which checks every token of the vocabulary for each string and each of its prefixes.
 """
 
 from collections.abc import Callable, Sequence
@@ -11,17 +11,17 @@ import numpy.typing as npt
 from anyserve_worker.sampling.draw import TokenIds
 
 MAX_BREAKER_BYTES = 40
-"""A breaker has at most so many bytes; llama.cpp would cut off what is longer."""
+"""Most bytes of a breaker; llama.cpp would truncate a longer one."""
 MAX_TAIL = 20
-"""Tokens behind the first one of a breaker: what would be longer is cut off, as in llama.cpp."""
+"""Most tokens of a breaker after its first; a longer one is truncated, as in llama.cpp."""
 
 
 class Words:
-    """The texts of a vocabulary's tokens, to look for strings in."""
+    """A searchable index of the texts of a vocabulary's tokens."""
 
     def __init__(self, words: Sequence[bytes]) -> None:
         self._words = words
-        # A string that has no zero byte is found within one word only.
+        # A string without a zero byte never matches across two words.
         self._bytes = np.frombuffer(b"\0".join(words) + bytes(MAX_BREAKER_BYTES), dtype=np.uint8)
         self._starts = np.cumsum([0, *(len(word) + 1 for word in words[:-1])])
 
@@ -32,7 +32,7 @@ class Words:
         return self._words[token]
 
     def containing(self, text: bytes) -> TokenIds:
-        """The tokens in which this string of at most MAX_BREAKER_BYTES bytes stands; it has no zero byte."""
+        """Returns the tokens that contain the string, which has at most MAX_BREAKER_BYTES bytes and no zero byte."""
         at = (self._bytes == text[0]).nonzero()[0]
         for offset, byte in enumerate(text[1:], 1):
             at = at[self._bytes[at + offset] == byte]
@@ -40,15 +40,15 @@ class Words:
 
 
 class Breakers:
-    """What ends a repeated sequence: a token in which a string stands, or a head and a tail that write it together."""
+    """Ends of a repeated sequence: a token that contains a string, or a head and a tail that spell it together."""
 
     def __init__(self, words: Words, texts: Sequence[str], tokenize: Callable[[bytes], Sequence[int]]) -> None:
-        """`tokenize` gives the tokens of the rest of a string whose beginning is the end of a token."""
+        """`tokenize` returns the tokens of the rest of a string whose prefix is the end of a token."""
         self._words = words
         self.alone: npt.NDArray[np.bool_] = np.zeros(len(words), dtype=np.bool_)
-        """Which tokens are one."""
+        """By token: whether it is a breaker by itself."""
         self._tails: dict[tuple[int, ...], list[tuple[bytes, bytes]]] = {}
-        """By tail: with which bytes its head ends, and the whole string, which its head does not contain."""
+        """By tail: (bytes at the end of its head, whole string), where the head doesn't contain the string."""
         for text in map(str.encode, texts):
             self.alone[words.containing(text)] = True
             for n in range(1, len(text)):
@@ -61,12 +61,12 @@ class Breakers:
         self._firsts = np.array(sorted({tail[0] for tail in self._tails}), dtype=np.int32)
 
     def are(self, head: int, tail: tuple[int, ...]) -> bool:
-        """Whether these tokens in a row are one."""
+        """Returns whether these consecutive tokens are a breaker."""
         word = self._words[head]
         return any(word.endswith(end) and text not in word for end, text in self._tails.get(tail, ()))
 
     def last(self, tokens: npt.NDArray[np.int32]) -> tuple[int, int] | None:
-        """Where the last one begins and ends; of those that begin there the longest. None if there is none."""
+        """Returns the first and last place of the last breaker, the longest that begins there; None without any."""
         alone = self.alone[tokens].nonzero()[0]
         found = (int(alone[-1]), int(alone[-1])) if len(alone) else None
         if not self.lengths:

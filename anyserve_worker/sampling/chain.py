@@ -1,4 +1,4 @@
-"""The samplers of a choice, in llama.cpp's order: penalties, then truncations or mirostat, then the draw. PURE."""
+"""Builds the samplers of a choice in llama.cpp's order: penalties, truncations or mirostat, draw. PURE."""
 
 from array import array
 from collections.abc import Callable
@@ -14,7 +14,7 @@ from anyserve_worker.sampling.truncation import Mirostat, Truncating
 
 
 class SeenPrompt:
-    """What the penalties need of a prompt, computed once for all of its choices."""
+    """A prompt's state for the penalties, computed once for all of its choices."""
 
     def __init__(
         self,
@@ -23,7 +23,7 @@ class SeenPrompt:
         n_ctx: int,
         breakers: Callable[[tuple[str, ...]], Breakers],
     ) -> None:
-        """`n_ctx` is how far back, in tokens, those penalties look that look at everything."""
+        """`n_ctx`: tokens that penalties without a limit look back at."""
         self.last_n = _look_back(sampling.repeat_last_n, n_ctx)
         self.dry_last_n = _look_back(sampling.dry_penalty_last_n, n_ctx)
         self.recency: Recency | None = None
@@ -37,12 +37,12 @@ class SeenPrompt:
 
 
 def looks_back(sampling: SamplingParameters) -> bool:
-    """Whether its penalties need what SeenPrompt computes, which takes milliseconds for a long prompt."""
+    """Returns whether the penalties need a prompt's state, which takes milliseconds to compute for a long prompt."""
     return sampling.repetition_penalty != 1 or bool(sampling.dry_multiplier)
 
 
 def chain(sampling: SamplingParameters, seed: int, seen: SeenPrompt, scratch: Scratch) -> DirectSampler:
-    """`seed` is that of this choice."""
+    """Returns the sampler of a choice with this seed."""
     drawing = _drawing(sampling, seed, scratch)
     penalties: list[Penalty] = []
     if seen.recency:
@@ -65,5 +65,5 @@ def _drawing(sampling: SamplingParameters, seed: int, scratch: Scratch) -> Direc
 
 
 def _look_back(last_n: int, n_ctx: int) -> int:
-    """Tokens, where -1 means all."""
+    """Returns the tokens to look back at; a negative `last_n` means all."""
     return n_ctx if last_n < 0 else min(last_n, n_ctx)

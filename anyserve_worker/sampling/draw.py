@@ -1,7 +1,7 @@
-"""How a token is drawn from the logits as they are: greedily, by plain temperature; and log probabilities. PURE.
+"""Draws a token from logits, greedily or by temperature, and computes log probabilities. PURE.
 
-llama.cpp's sampler chain copies the whole vocabulary into an array of candidates for each token, and walks or sorts
-that array several times. Here a token costs a few passes of numpy over the logits, and work on short lists.
+For each token, llama.cpp's sampler chain copies the whole vocabulary into an array of candidates, and walks or sorts it
+several times. Here a token costs a few passes of numpy over the logits, and work on short lists.
 """
 
 import math
@@ -19,26 +19,26 @@ Logits = npt.NDArray[np.float32]
 TokenIds = npt.NDArray[np.int64]
 
 MIN_TEMPERATURE = 1e-6
-"""What is lower is greedy, which it equals; divided by much less, logits become infinite and the text garbage."""
+"""Lower temperatures are greedy, with the same result. Logits divided by much less become infinite."""
 
 BLOCK = 256
-"""Tokens."""
+"""Tokens whose weights are summed as one block."""
 
 
 class DirectSampler(Protocol):
     def sample(self, logits: Logits) -> int:
-        """The next token. May change the logits, which are this token's alone."""
+        """Returns the next token. May change the logits, which belong to this token only."""
 
 
 class Greedy:
-    """The likeliest token; the first of equals, as in llama.cpp."""
+    """Takes the likeliest token; among equals the first, as in llama.cpp."""
 
     def sample(self, logits: Logits) -> int:
         return int(logits.argmax())
 
 
 class Scratch:
-    """Room for one distribution, made once: arrays of this size would come from the system and go back each time."""
+    """Buffers for one distribution, reused because allocating arrays of this size costs a system call each time."""
 
     def __init__(self, n_vocab: int) -> None:
         self.n_vocab = n_vocab
@@ -56,7 +56,7 @@ class Drawn(NamedTuple):
 class Draw:
     """Draws an index with the probability softmax(logits / temperature), by inversion of the distribution function.
 
-    The function is summed up in blocks, so that most of it need not be looked at token by token.
+    The function is summed in blocks, so that only one block is summed token by token.
     """
 
     def __init__(self, temperature: float, random_: random.Random, scratch: Scratch) -> None:
@@ -65,7 +65,7 @@ class Draw:
         self._scratch = scratch
 
     def __call__(self, logits: Logits) -> Drawn:
-        """At most n_vocab logits, in an order that does not depend on small differences between them."""
+        """Draws from at most n_vocab logits, in an order that does not depend on small differences between them."""
         n = len(logits)
         padded = self._scratch.weights[: -(-n // BLOCK) * BLOCK]
         padded[n:] = 0
@@ -74,7 +74,7 @@ class Draw:
         np.multiply(weights, self._inverse, out=weights)
         np.exp(weights, out=weights)
         blocks = padded.reshape(-1, BLOCK)
-        # In double precision: a vocabulary's small probabilities add up to more than single precision resolves.
+        # A vocabulary's small probabilities need double precision when they are summed.
         cumulated = blocks.sum(axis=1).cumsum(dtype=np.float64)
         block, within = _invert(cumulated, self._random.random())
         index, _ = _invert(blocks[block].cumsum(dtype=np.float64), within)
@@ -83,7 +83,7 @@ class Draw:
 
 
 class Plain:
-    """Any token, with the probability softmax(logits / temperature)."""
+    """Draws any token, with the probability softmax(logits / temperature)."""
 
     def __init__(self, temperature: float, seed: int, scratch: Scratch) -> None:
         self._draw = Draw(temperature, random.Random(seed), scratch)
@@ -93,7 +93,7 @@ class Plain:
 
 
 def _invert(cumulated: npt.NDArray[np.float64], fraction: float) -> tuple[int, float]:
-    """The item that lies at a fraction (0 ≤, < 1) of the whole, and the fraction of that item. Never an empty one."""
+    """Returns the non-empty item at a fraction of the whole, and the fraction within it. Both are 0 ≤ fraction < 1."""
     at = min(fraction * cumulated[-1], np.nextafter(cumulated[-1], 0))
     item = int(cumulated.searchsorted(at, side="right"))
     start = cumulated[item - 1] if item else 0.0
@@ -120,7 +120,7 @@ class Distribution:
 
 
 def _likeliest(logits: Logits, n: int) -> list[int]:
-    """In their order; of equals the first."""
+    """Returns the `n` likeliest tokens, likeliest first; among equals the first."""
     if not n:
         return []
     candidates = highest(logits, n)

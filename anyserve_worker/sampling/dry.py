@@ -1,7 +1,7 @@
-"""DRY: the penalty on tokens that would go on with a repeated sequence, the same as llama.cpp's. PURE.
+"""DRY: penalizes tokens that would extend a repeated sequence. Results equal llama.cpp's. PURE.
 
-llama.cpp compares the end of the text with everything before it, anew for each token. Here each token looks only at the
-places where it stood before, and goes on from what was found for the token before it.
+For each token, llama.cpp compares the end of the text with everything before it. Here a token checks only the places
+where it occurred before, and extends the repetitions found for the previous token.
 """
 
 import math
@@ -18,26 +18,26 @@ Places = npt.NDArray[np.int64]
 Tokens = npt.NDArray[np.int32]
 
 MAX_LOG = 88.7228391
-"""The logarithm of the greatest number of single precision, as llama.cpp has it."""
+"""Logarithm of the greatest single-precision number, as in llama.cpp."""
 MAX_PENALTY = 1e30
-"""Makes a token impossible, and is still a number when a low temperature divides it."""
+"""Makes a token impossible, but stays finite when divided by a low temperature."""
 N_NARROWED = 32
-"""Tokens that are compared at all places at once, before the places that are left are looked at one by one."""
+"""Tokens to compare at all places at once, before the remaining places are checked one by one."""
 
 N_SPARSE = 64
-"""Places. More of them are looked up in an array of all places."""
+"""Most places to look up by binary search. More are looked up in an array of all places."""
 
 
 class Repetition:
-    """Where the last token of a text stood before, and how many tokens up to there are the text's last ones."""
+    """Earlier places of a text's last token, and the number of tokens up to each that equal the text's last ones."""
 
     def __init__(self, places: Places, lengths: Places) -> None:
-        """`places` in ascending order, without that of the last token itself."""
+        """`places`: ascending, without the place of the last token itself."""
         self.places = places
         self.lengths = lengths
 
     def then(self, places: Places) -> "Repetition":
-        """With one more token, which stood at `places` before."""
+        """Returns the repetition after one more token, whose earlier places are `places`."""
         if len(places) > N_SPARSE:
             before = np.zeros(int(max(places[-1], self.places[-1] if len(self.places) else 0)) + 2, dtype=np.int64)
             before[self.places + 1] = self.lengths
@@ -46,13 +46,13 @@ class Repetition:
         if len(self.places) and len(places):
             before = self.places.searchsorted(places - 1)
             before[before == len(self.places)] = 0
-            goes_on = self.places[before] == places - 1
-            lengths[goes_on] += self.lengths[before[goes_on]]
+            extends = self.places[before] == places - 1
+            lengths[extends] += self.lengths[before[extends]]
         return Repetition(places, lengths)
 
     @classmethod
     def of(cls, tokens: Tokens, longest: int) -> "Repetition":
-        """At the end of a text; lengths above `longest` count as that."""
+        """Returns the repetition at the end of a text, with lengths of at most `longest`."""
         if not len(tokens):
             return cls(np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64))
         backwards = tokens[::-1]
@@ -73,7 +73,7 @@ class Repetition:
 
 
 def _lengthen(text: Tokens, shifts: Places, lengths: Places) -> None:
-    """Completes `lengths` at these shifts: how far the text, shifted so much, equals itself. The Z algorithm."""
+    """Completes `lengths` at these shifts: for how long the text equals itself shifted (the Z algorithm)."""
     known = lengths.tolist()
     start, end = 0, 0
     for shift in shifts.tolist():
@@ -89,7 +89,7 @@ def _lengthen(text: Tokens, shifts: Places, lengths: Places) -> None:
 
 
 def _common(left: Tokens, right: Tokens) -> int:
-    """Length of the common beginning of two arrays, of which the second one is the shorter."""
+    """Returns the length of the common prefix of two arrays. The second array is the shorter."""
     n, size = 0, 16
     while n < len(right):
         differs = left[n : n + size][: len(right) - n] != right[n : n + size]
@@ -102,22 +102,22 @@ def _common(left: Tokens, right: Tokens) -> int:
 
 
 class DryPrompt:
-    """The state of DRY behind a prompt, shared by its choices."""
+    """DRY's state after a prompt, shared by its choices."""
 
     def __init__(self, prompt: Tokens, last_n: int, breakers: Breakers) -> None:
-        """`last_n`: how many tokens it looks back at."""
+        """`last_n`: tokens to look back at."""
         self.tokens = prompt[max(0, len(prompt) - last_n) :]
         self.breakers = breakers
         breaker = breakers.last(self.tokens)
         self.head, self.end = breaker or (-1, -1)
-        # No repetition goes on before the beginning of a breaker.
+        # A repetition ends where a breaker begins.
         self.repetition = Repetition.of(self.tokens, len(self.tokens) - 1 - self.head)
         self.longest: Places = np.zeros(len(breakers.alone), dtype=np.int64)
-        """Scratch of `Dry.apply`, zero between two of them: for each token of the vocabulary a length."""
+        """Buffer of `Dry.apply` with a length for each token of the vocabulary. All zero between two calls."""
 
 
 class Dry:
-    """Implements penalties.Penalty. Places count from the first token of `prompt.tokens`."""
+    """Implements `penalties.Penalty`. Places count from the first token of `prompt.tokens`."""
 
     def __init__(self, sampling: SamplingParameters, last_n: int, prompt: DryPrompt) -> None:
         self._multiplier = sampling.dry_multiplier
@@ -153,7 +153,7 @@ class Dry:
         return np.concatenate((in_prompt, in_output)) if len(in_output) else in_prompt
 
     def _look_for_breaker(self, place: int, token: int) -> None:
-        """Whether one ends at this place, and begins behind the last one: then that is the last one."""
+        """Updates the last breaker if one ends at this place and begins after the current one."""
         breakers = self._prompt.breakers
         if breakers.alone[token]:
             self._head = self._end = place
@@ -179,24 +179,24 @@ class Dry:
         places, lengths = places[repeated], lengths[repeated]
         tokens = self._tokens_at(places + 1)
         if self._allowed_length == 0:
-            # Every token then follows a repetition, of no token at least.
+            # Every token then follows a repetition, if only one of length 0.
             tokens = np.concatenate((self._tokens_at(np.arange(first + 1, n)), tokens))
             lengths = np.concatenate((np.zeros(len(tokens) - len(lengths), dtype=np.int64), lengths))
         if len(tokens):
             self._penalize(logits, tokens, lengths)
 
     def _tokens_at(self, places: Places) -> Places:
-        """The tokens at these places, which are in ascending order."""
+        """Returns the tokens at these ascending places."""
         n_prompt = len(self._prompt.tokens)
         n_in_prompt = int(places.searchsorted(n_prompt))
         in_prompt = self._prompt.tokens[places[:n_in_prompt]]
         return np.concatenate((in_prompt, self._output[places[n_in_prompt:] - n_prompt])).astype(np.int64)
 
     def _penalize(self, logits: Logits, tokens: Places, lengths: Places) -> None:
-        """These tokens, each for the longest of its lengths."""
+        """Penalizes the tokens, each for the longest of its lengths."""
         longest = self._prompt.longest
         np.maximum.at(longest, tokens, lengths)
-        # A token may be left several times, each time with the same length.
+        # A token may remain several times, always with the same length.
         left = (lengths == longest[tokens]) & ~self._prompt.breakers.alone[tokens]
         longest[tokens] = 0
         tokens, lengths = tokens[left], lengths[left]

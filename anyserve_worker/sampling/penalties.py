@@ -1,7 +1,7 @@
-"""Penalties on tokens that were seen before; each costs what the tokens that it looks back at cost. PURE.
+"""Penalties on tokens that occurred before. The cost of each grows with the tokens that it looks back at. PURE.
 
-A choice sees its prompt, which it has in common with the other choices, and then its own tokens. What is computed from
-the prompt is computed once.
+A choice looks back at its own tokens and at the prompt, which it shares with other choices. The state of the prompt is
+computed once.
 """
 
 from typing import Protocol
@@ -17,11 +17,11 @@ class Penalty(Protocol):
         """Changes the logits in place."""
 
     def accept(self, token: int) -> None:
-        """The token was sampled."""
+        """Records a sampled token."""
 
 
 class Penalizing:
-    """Applies penalties, one after the other, before the token is drawn."""
+    """Applies penalties one after the other before it draws a token."""
 
     def __init__(self, penalties: list[Penalty], drawing: DirectSampler) -> None:
         self._penalties = penalties
@@ -37,30 +37,30 @@ class Penalizing:
 
 
 class Recency:
-    """The distinct tokens of a prompt, the one that came last first. The same for all of its choices."""
+    """The distinct tokens of a prompt, latest first. Shared by its choices."""
 
     def __init__(self, prompt: npt.NDArray[np.int32]) -> None:
         distinct, from_the_end = np.unique(prompt[::-1], return_index=True)
         order = np.argsort(from_the_end)
         self.tokens: TokenIds = distinct[order].astype(np.int64)
         self.distances: npt.NDArray[np.int64] = from_the_end[order] + 1
-        """How many tokens before the end of the prompt each of them stood last, ascending."""
+        """Distance of each token's last occurrence from the end of the prompt, ascending."""
 
 
 class Window:
-    """The distinct tokens among a choice's last ones, and how often each of them is there."""
+    """The distinct tokens among the last tokens of a choice, with their counts."""
 
     def __init__(self, last_n: int) -> None:
-        """`last_n`: how many tokens it looks back at, at least one."""
+        """`last_n`: tokens to look back at, at least one."""
         self._last_n = last_n
         self._accepted: list[int] = []
         self._place: dict[int, int] = {}
-        self._room: TokenIds = np.zeros(16, dtype=np.int64)
+        self._tokens: TokenIds = np.zeros(16, dtype=np.int64)
         self._counts: Logits = np.zeros(16, dtype=np.float32)
 
     @property
     def tokens(self) -> TokenIds:
-        return self._room[: len(self._place)]
+        return self._tokens[: len(self._place)]
 
     @property
     def counts(self) -> Logits:
@@ -69,10 +69,10 @@ class Window:
     def accept(self, token: int) -> None:
         self._accepted.append(token)
         place = self._place.setdefault(token, len(self._place))
-        if place == len(self._room):
-            self._room = np.concatenate((self._room, np.zeros_like(self._room)))
+        if place == len(self._tokens):
+            self._tokens = np.concatenate((self._tokens, np.zeros_like(self._tokens)))
             self._counts = np.concatenate((self._counts, np.zeros_like(self._counts)))
-        self._room[place] = token
+        self._tokens[place] = token
         self._counts[place] += 1
         if len(self._accepted) > self._last_n:
             self._forget(self._accepted[-1 - self._last_n])
@@ -81,17 +81,17 @@ class Window:
         place = self._place[token]
         self._counts[place] -= 1
         if not self._counts[place]:
-            # The last one takes its place.
+            # The last token moves to the freed place.
             end = len(self._place) - 1
-            last = int(self._room[end])
-            self._room[place], self._counts[place] = last, self._counts[end]
+            last = int(self._tokens[end])
+            self._tokens[place], self._counts[place] = last, self._counts[end]
             self._counts[end] = 0
             self._place[last] = place
             del self._place[token]
 
 
 class RepetitionPenalty:
-    """Makes less likely what is in the prompt or the output."""
+    """Makes tokens of the prompt and the output less likely."""
 
     def __init__(self, penalty: float, last_n: int, prompt: Recency) -> None:
         self._penalty = np.float32(penalty)
@@ -102,7 +102,7 @@ class RepetitionPenalty:
         self._output = Window(last_n)
 
     def apply(self, logits: Logits) -> None:
-        # A token may be in both parts: it gets the same value twice.
+        # A token in both parts gets the same value twice.
         tokens = np.concatenate((self._prompt.tokens[: self._n_in_prompt], self._output.tokens))
         values = logits[tokens]
         logits[tokens] = np.where(values <= 0, values * self._penalty, values / self._penalty)
@@ -116,7 +116,7 @@ class RepetitionPenalty:
 
 
 class CountPenalty:
-    """OpenAI's presence and frequency penalties: only of what was generated."""
+    """OpenAI's presence and frequency penalties, which look at generated tokens only."""
 
     def __init__(self, presence: float, frequency: float, last_n: int) -> None:
         self._presence = np.float32(presence)

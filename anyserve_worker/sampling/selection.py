@@ -1,6 +1,6 @@
-"""The highest of many values, found without sorting them all. PURE.
+"""Finds the highest of many values without sorting all of them. PURE.
 
-A bound below which nothing is chosen takes a few passes of numpy over the values; what reaches it is a short list.
+A few passes of numpy over the values find a lower bound of the result. Only a short list of values reaches it.
 """
 
 import numpy as np
@@ -10,18 +10,18 @@ Values = npt.NDArray[np.float32]
 Indices = npt.NDArray[np.int64]
 
 N_FIRST = (256, 2048)
-"""Values among which a mass is looked for first, and then: in a distribution of tokens they have nearly all of it."""
+"""Highest values to search for a mass, first and second. In a distribution of tokens they have nearly all of it."""
 MAX_SORTED = 4096
-"""Values. Longer lists are narrowed down before they are sorted."""
+"""Most values to sort. Longer lists are narrowed down first."""
 
 
 def at_least(values: Values, bound: float) -> Indices:
-    """The indices of values that reach a bound, in ascending order."""
+    """Returns the indices of values that reach a bound, ascending."""
     return (values >= np.float32(bound)).nonzero()[0]
 
 
 def highest(values: Values, n: int) -> Indices:
-    """The indices of the `n` highest values above -inf, in ascending order; of equals the first."""
+    """Returns the indices of the `n` highest values above -inf, ascending; among equals the first."""
     near = _near(values, n)
     if len(near) <= n:
         return near
@@ -34,9 +34,9 @@ def highest(values: Values, n: int) -> Indices:
 
 
 def heaviest(keys: Values, weights: Values, mass: float, *, beyond: bool) -> Indices:
-    """The fewest indices, from the highest key on, whose weights reach `mass`, or exceed it (`beyond`); ascending.
+    """Returns the fewest indices, from the highest key on, whose weights reach `mass`, or exceed it (`beyond`).
 
-    All above -inf if the mass is never reached; of equal keys the first ones.
+    They are ascending. Among equal keys the first are taken. If the weights don't reach the mass, all above -inf are.
     """
     for n_first in N_FIRST:
         near = _near(keys, n_first)
@@ -53,12 +53,12 @@ def heaviest(keys: Values, weights: Values, mass: float, *, beyond: bool) -> Ind
 
 
 def _count(cumulated: npt.NDArray[np.float64], mass: float, beyond: bool) -> int:
-    """How many items reach the mass, or exceed it; one more than there are if all do not."""
+    """Returns how many items are needed to reach the mass, or exceed it; one more than exist if all don't suffice."""
     return int(cumulated.searchsorted(mass, side="right" if beyond else "left")) + 1
 
 
 def _heaviest_of_many(keys: Values, weights: Values, mass: float, beyond: bool) -> Indices:
-    """`heaviest` for a flat distribution: halves the interval of keys in which the last one lies."""
+    """Computes `heaviest` for a flat distribution, by halving the interval of keys that has the last one."""
     kept = np.zeros(len(keys), dtype=np.bool_)
     undecided = (keys > -np.inf).nonzero()[0]
     above = 0.0
@@ -84,9 +84,9 @@ def _heaviest_of_many(keys: Values, weights: Values, mass: float, beyond: bool) 
 
 
 def _near(values: Values, n: int) -> Indices:
-    """The indices of all values above -inf that reach a bound below which none of the `n` highest lies; ascending.
+    """Returns the ascending indices of values above -inf that reach a lower bound of the `n` highest.
 
-    The n-th highest of the maxima of groups is such a bound, and not much is between it and the n-th highest value.
+    The bound is the n-th highest of the maxima of groups, which is close to the n-th highest value.
     """
     n_groups = max(1024, 4 * n)
     rows = len(values) // n_groups

@@ -1,7 +1,7 @@
-"""Truncating samplers: top-k, nucleus, typical and their like, in llama.cpp's order; mirostat. PURE.
+"""Truncating samplers (top-k, nucleus, typical and others, in llama.cpp's order) and mirostat. PURE.
 
-Nothing here sorts the vocabulary. A truncation first finds a bound below which it keeps nothing, in passes over all
-logits; the few that are left become a list of candidates, on which everything else works.
+None of them sorts the vocabulary. A truncation first finds a bound below which it keeps nothing, in passes over all
+logits. The few remaining logits become a list of candidates for all later steps.
 """
 
 import math
@@ -14,13 +14,13 @@ from anyserve_worker.sampling.draw import Draw, Drawn, Logits, Scratch, TokenIds
 from anyserve_worker.sampling.selection import at_least, heaviest, highest
 
 MIN_LOG_WEIGHT = math.log(1e-30)
-"""Relative to the likeliest token's: what is below has no probability, and its logarithm may be infinite."""
+"""Least logit relative to the likeliest token's. Tokens below it have no probability, or an infinite logarithm."""
 MIROSTAT_M = 100
-"""Likeliest tokens from which version 1 estimates the distribution's shape: the paper's value, and llama.cpp's."""
+"""Likeliest tokens from which version 1 estimates the distribution's shape, as in the paper and llama.cpp."""
 
 
 class Truncating:
-    """One of the tokens that the truncations leave, with the probability softmax(logits / temperature)."""
+    """Draws one of the tokens that the truncations keep, with the probability softmax(logits / temperature)."""
 
     def __init__(self, sampling: SamplingParameters, seed: int, scratch: Scratch) -> None:
         self._sampling = sampling
@@ -36,24 +36,26 @@ class Truncating:
 
     def sample(self, logits: Logits) -> int:
         sampling, scratch = self._sampling, self._scratch
-        left = _Left(logits)
+        candidates = _Candidates(logits)
         if sampling.top_n_sigma:
-            left.keep(at_least(left.logits, _sigma_bound(left.logits, sampling.top_n_sigma, scratch)))
-        if 0 < sampling.top_k < len(left.logits):
-            left.keep(highest(left.logits, sampling.top_k))
+            candidates.keep(at_least(candidates.logits, _sigma_bound(candidates.logits, sampling.top_n_sigma, scratch)))
+        if 0 < sampling.top_k < len(candidates.logits):
+            candidates.keep(highest(candidates.logits, sampling.top_k))
         if sampling.typical_p < 1:
-            left.keep(_typical(left.logits, sampling.typical_p, scratch))
+            candidates.keep(_typical(candidates.logits, sampling.typical_p, scratch))
         if sampling.top_p < 1:
-            left.keep(_nucleus(left.logits, sampling.top_p, scratch))
+            candidates.keep(_nucleus(candidates.logits, sampling.top_p, scratch))
         if sampling.min_p > 0:
-            left.keep(at_least(left.logits, float(left.logits.max()) + min(0.0, math.log(sampling.min_p))))
+            candidates.keep(
+                at_least(candidates.logits, float(candidates.logits.max()) + min(0.0, math.log(sampling.min_p)))
+            )
         if sampling.xtc_probability and self._random.random() <= sampling.xtc_probability:
-            left.logits[_top_choices(left.logits, sampling.xtc_threshold, scratch)] = -np.inf
-        return left.token(self._draw(left.logits).at)
+            candidates.logits[_top_choices(candidates.logits, sampling.xtc_threshold, scratch)] = -np.inf
+        return candidates.token(self._draw(candidates.logits).at)
 
 
 class Mirostat:
-    """Version 1 or 2: truncates so that the surprise of what is drawn, in bits, stays near `mirostat_tau`."""
+    """Version 1 or 2: truncates so that the surprise of drawn tokens, in bits, stays near `mirostat_tau`."""
 
     def __init__(self, sampling: SamplingParameters, seed: int, scratch: Scratch) -> None:
         self._keep = self._version_1 if sampling.mirostat == 1 else self._version_2
@@ -66,14 +68,14 @@ class Mirostat:
     def sample(self, logits: Logits) -> int:
         np.multiply(logits, self._inverse, out=logits)
         np.subtract(logits, logits.max(), out=logits)
-        left = _Left(logits)
-        left.keep(self._keep(logits))
-        drawn: Drawn = self._draw(left.logits)
+        candidates = _Candidates(logits)
+        candidates.keep(self._keep(logits))
+        drawn: Drawn = self._draw(candidates.logits)
         self._mu -= self._eta * (-math.log2(drawn.probability) - self._tau)
-        return left.token(drawn.at)
+        return candidates.token(drawn.at)
 
     def _version_1(self, logits: Logits) -> TokenIds:
-        """The k likeliest tokens, where k follows from mu and from the estimated exponent of Zipf's law."""
+        """Returns the k likeliest tokens, where k follows from mu and the estimated exponent of Zipf's law."""
         top = np.sort(logits[highest(logits, MIROSTAT_M)])[::-1].astype(np.float64)
         top = top[top >= MIN_LOG_WEIGHT]
         ranks = np.arange(1, len(top))
@@ -84,7 +86,7 @@ class Mirostat:
         return possible if k >= len(possible) else highest(logits, max(int(k), 1))
 
     def _version_2(self, logits: Logits) -> TokenIds:
-        """Those whose surprise is at most mu."""
+        """Returns the tokens with a surprise of at most mu, at least one."""
         weights = np.exp(logits, out=self._scratch.weights[: len(logits)])
         bound = math.log(float(weights.sum())) - self._mu * math.log(2)
         if bound > 0:
@@ -92,15 +94,15 @@ class Mirostat:
         return at_least(logits, max(bound, MIN_LOG_WEIGHT))
 
 
-class _Left:
-    """What the truncations have left so far: all tokens, or a list of some, in the order of their ids."""
+class _Candidates:
+    """The remaining candidates: all tokens, or a list of some, in the order of their ids."""
 
     def __init__(self, logits: Logits) -> None:
         self.logits = logits
         self._ids: TokenIds | None = None
 
     def keep(self, indices: TokenIds) -> None:
-        """Indices into `logits`, ascending, at least one."""
+        """Keeps the candidates at these indices into `logits`: ascending, at least one."""
         if len(indices) == len(self.logits):
             return
         self.logits = self.logits[indices]
@@ -111,9 +113,9 @@ class _Left:
 
 
 def _sigma_bound(logits: Logits, n: float, scratch: Scratch) -> float:
-    """The greatest logit less `n` standard deviations of all that are possible."""
+    """Returns the greatest logit minus `n` standard deviations of all possible logits."""
     possible = logits if logits.min() > -np.inf else logits[logits > -np.inf]
-    with np.errstate(over="ignore"):  # A penalty may be nearly infinite: then nothing is out of the range.
+    with np.errstate(over="ignore"):  # With a nearly infinite penalty, the bound keeps all tokens.
         deviations = np.subtract(possible, possible.mean(), out=scratch.products[: len(possible)])
         variance = float(np.multiply(deviations, deviations, out=deviations).mean())
     return float(possible.max()) - n * math.sqrt(variance)
@@ -125,9 +127,9 @@ def _nucleus(logits: Logits, p: float, scratch: Scratch) -> TokenIds:
 
 
 def _typical(logits: Logits, p: float, scratch: Scratch) -> TokenIds:
-    """The tokens whose surprise is nearest to the entropy, with a mass above `p`.
+    """Returns the tokens whose surprise is nearest to the entropy, with a mass above `p`.
 
-    The difference of the two is that of a token's logit to the expected logit.
+    Surprise and entropy differ by as much as a token's logit and the expected logit.
     """
     shifted, weights = _weights(logits, scratch)
     impossible = shifted < np.float32(MIN_LOG_WEIGHT) if shifted.min() < MIN_LOG_WEIGHT else None
@@ -143,7 +145,7 @@ def _typical(logits: Logits, p: float, scratch: Scratch) -> TokenIds:
 
 
 def _top_choices(logits: Logits, threshold: float, scratch: Scratch) -> TokenIds:
-    """XTC: the tokens at least as likely as the threshold, without the last of them."""
+    """Returns XTC's tokens to exclude: those at least as likely as the threshold, except the least likely of them."""
     if threshold > 0.5:
         return np.zeros(0, dtype=np.int64)
     shifted, weights = _weights(logits, scratch)
@@ -157,18 +159,18 @@ def _top_choices(logits: Logits, threshold: float, scratch: Scratch) -> TokenIds
 
 
 def _weights(logits: Logits, scratch: Scratch) -> tuple[Logits, Logits]:
-    """The logits below the greatest, and their exponentials; in the scratch."""
+    """Returns the logits minus the greatest, and their exponentials. Both are in the scratch buffers."""
     shifted = np.subtract(logits, logits.max(), out=scratch.shifted[: len(logits)])
     return shifted, np.exp(shifted, out=scratch.weights[: len(logits)])
 
 
 def _mirostat_k(exponent: float, mu: float, n_vocab: int) -> float:
-    """At most n_vocab."""
+    """Returns mirostat's k, at most n_vocab."""
     beyond = exponent - 1
     k: float
     try:
         k = (beyond * 2**mu / (1 - n_vocab**-beyond)) ** (1 / exponent)
-    except ZeroDivisionError:  # A flat distribution, or an exponent of 1.
+    except ZeroDivisionError:  # The distribution is flat, or the exponent is 1.
         return 1.0
     except OverflowError:
         return float(n_vocab)

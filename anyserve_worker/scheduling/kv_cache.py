@@ -129,7 +129,7 @@ class KVCache:
     def acquire(
         self, tokens: "array[int]", key: PrefixKey, *, reuse: bool = True, reserve: int = 0
     ) -> tuple[int, int] | None:
-        """Assigns a sequence id, and cells for all of `tokens`, to a new running sequence. `reuse`: with a cached prefix.
+        """Assigns a sequence id and cells for `tokens` to a new running sequence. `reuse`: with a cached prefix.
 
         Returns (sequence id, computed tokens), or None if the running sequences leave no room, or fewer than `reserve`
         cells would be left for others. The cache keeps the array: it may grow, but its prefix must not change while the
@@ -253,7 +253,7 @@ class KVCache:
         return min(cached)[1] if cached else None
 
     def _make_room(self, n: int, spare: int = -1, keep: int = 0, reserve: int = 0) -> bool:
-        """Evicts cached prefixes until `n` cells are free. If `reserve` more can't be freed, evicts none, returns False.
+        """Evicts cached prefixes until `n` cells are free. Evicts none and returns False if `reserve` more can't be.
 
         The first `keep` tokens of `spare` stay; its others are dropped after everything else.
         """

@@ -1,1 +1,1 @@
-"""Tokens to text: characters, stop strings, echo, log probabilities. PURE."""
+"""Turns tokens into text: characters, stop strings, echo, log probabilities. PURE."""

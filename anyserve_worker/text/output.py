@@ -1,6 +1,6 @@
-"""Token pieces to text: whole UTF-8 characters, up to the first stop string. PURE.
+"""Turns token pieces into text: whole UTF-8 characters, up to the first stop string. PURE.
 
-Invariant: the text that is handed out does not depend on how the bytes were cut into pieces.
+Invariant: the returned text does not depend on how the bytes were split into pieces.
 """
 
 import codecs
@@ -8,26 +8,26 @@ from collections.abc import Sequence
 
 
 class TextOutput:
-    """The text of one choice. Held back is only what may still become a character or a stop string."""
+    """The text of one choice. It holds back only text that may still become a character or a stop string."""
 
     def __init__(self, stop: Sequence[str] = ()) -> None:
         self._stop = tuple(stop)
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped = False
-        """A stop string was found; nothing more comes out."""
+        """A stop string was found, so no more text is returned."""
 
     @property
     def n_held(self) -> int:
-        """Characters."""
+        """Characters held back."""
         return len(self._held)
 
     def push(self, piece: bytes) -> str:
-        """Takes the bytes of one token; returns the text that is now certain."""
+        """Adds the bytes of one token. Returns the text that is now certain."""
         return self._advance(self._decoder.decode(piece))
 
     def flush(self) -> str:
-        """The end of the choice: returns what was held back. Bytes that are no whole character become U+FFFD."""
+        """Ends the choice. Returns the text held back, with incomplete characters as U+FFFD."""
         text = self._advance(self._decoder.decode(b"", final=True))
         text, self._held = text + self._held, ""
         return text
@@ -48,13 +48,13 @@ class TextOutput:
         return text[:cut]
 
     def _first_stop(self, text: str) -> int | None:
-        """Where the stop string that is complete first begins: that is the one a reader of single characters meets."""
+        """Returns the start of the stop string that ends first; None without any."""
         found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
         return min(found)[1] if found else None
 
 
 def _overlap(text: str, stop: str) -> int:
-    """Length of the longest end of `text` that is a beginning of `stop`, not all of it."""
+    """Returns the length of the longest suffix of `text` that is a proper prefix of `stop`."""
     for length in range(min(len(stop) - 1, len(text)), 0, -1):
         if text.endswith(stop[:length]):
             return length

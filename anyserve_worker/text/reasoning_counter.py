@@ -1,10 +1,10 @@
-"""How many tokens of a choice come before a mark in its text: its reasoning, for one. PURE."""
+"""Counts the tokens of a choice up to a mark in its text, such as the end of its reasoning. PURE."""
 
 from collections.abc import Sequence
 
 
 class ReasoningCounter:
-    """Counts up to the first of `ends`. With `begin`, only in a text that begins with it, after white space."""
+    """Counts tokens up to the first of `ends`. With `begin`: only if the text, after white space, begins with it."""
 
     def __init__(self, ends: Sequence[str], begin: str = "") -> None:
         self._ends = [end.encode() for end in ends]
@@ -15,7 +15,7 @@ class ReasoningCounter:
         self._n_before: int | None = None
 
     def push(self, piece: bytes, n_tokens: int) -> None:
-        """The bytes of a token, and how many tokens there are with it."""
+        """Adds the bytes of a token, which is the `n_tokens`-th of the choice."""
         if self._n_before is not None or not self._counts:
             return
         text = self._tail + piece
@@ -30,7 +30,7 @@ class ReasoningCounter:
         self._tail = text[max(0, len(text) - self._longest + 1) :]
 
     def count(self, n_tokens: int) -> int:
-        """Returns how many of the choice's `n_tokens` tokens are counted."""
+        """Returns how many of the `n_tokens` tokens of the choice are counted."""
         if self._begin or not self._counts:
             return 0
         return n_tokens if self._n_before is None else self._n_before

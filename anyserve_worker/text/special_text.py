@@ -1,8 +1,9 @@
-"""Where special tokens are read in a prompt, if parts of it are plain text. PURE.
+"""Splits a prompt with plain spans into pieces that llama.cpp tokenizes with or without special tokens. PURE.
 
-llama.cpp reads special tokens in a whole text or nowhere. So a prompt is cut at the special tokens that are read, and
-what lies between two of them is tokenized as text if a plain span is in it. Which ones are read follows llama.cpp
-(`tokenizer_st_partition`): the longest take their places first, and a token may strip the whitespace beside it.
+llama.cpp recognises special tokens in a whole text or not at all. So a prompt is split at the special tokens to
+recognise, and the text between two of them is tokenized as plain text if it has a plain span. The choice of tokens
+follows llama.cpp (`tokenizer_st_partition`): the longest tokens take precedence, and a token may strip the whitespace
+beside it.
 """
 
 from collections import deque
@@ -13,7 +14,7 @@ from anyserve_worker.core.spans import Spans
 from protos.literals import occurrences, pattern_of
 
 _SPACE = " \t\n\v\f\r"
-"""What C's `isspace` takes for whitespace."""
+"""Whitespace according to C's `isspace`."""
 _TAKEN, _PLAIN = 1, 2
 
 
@@ -21,23 +22,24 @@ _TAKEN, _PLAIN = 1, 2
 class SpecialToken:
     text: str
     user_defined: bool = False
-    """llama.cpp reads it in plain text, too. The others are the control tokens, and the unknown one."""
+    """llama.cpp recognises it in plain text too. The others are control tokens and the unknown token."""
     strips_left: bool = False
+    """It removes whitespace before it, and `strips_right` after it."""
     strips_right: bool = False
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """A part of a prompt, to be tokenized by itself."""
+    """A part of a prompt that is tokenized on its own."""
 
     text: str
     parse_special: bool
     continues: bool = False
-    """It continues the piece before it: SentencePiece must not put a space in front of it."""
+    """It continues the previous piece, so SentencePiece must not add a space before it."""
 
 
 class SpecialTexts:
-    """The special tokens of a vocabulary. Those of whitespace alone are no markup, and stay what they are."""
+    """The special tokens of a vocabulary, except those of whitespace only, which aren't markup."""
 
     def __init__(self, tokens: Iterable[SpecialToken]) -> None:
         self._by_text = {token.text: token for token in tokens if token.text.strip()}
@@ -50,16 +52,16 @@ class SpecialTexts:
         return iter(self._by_text)
 
     def pieces(self, text: str, plain: Spans) -> list[Piece]:
-        """The prompt in parts: their tokens, one after the other, are those of the prompt.
+        """Splits the prompt into pieces, whose tokens in order are those of the prompt.
 
-        A special token that touches a span is not read. Spans may go on behind the end of the text.
+        A special token that touches a span is not recognised. Spans may extend beyond the end of the text.
         """
         plain = [(start, min(end, len(text))) for start, end in plain if start < len(text)]
         found = self._found(text)
         cuts = deque(self._cuts(found, plain))
         pieces: list[Piece] = []
-        done = 0  # up to here there are pieces
-        edge, strip = 0, False  # where the last control token ends, and whether it strips what follows
+        done = 0  # end of the text that is in `pieces`
+        edge, strip = 0, False  # end of the last control token; whether it strips whitespace after it
         spans = iter(plain)
         span = next(spans, None)
         for start, end, token in (*self._read(text, found, plain), (len(text), len(text), None)):
@@ -82,7 +84,7 @@ class SpecialTexts:
         return pieces
 
     def inside(self, text: str, fields: Spans, markup: str) -> list[tuple[int, int]]:
-        """The spans that keep these fields text: control tokens and `markup` that touch one."""
+        """Returns the spans to mark as plain: control tokens, and special tokens in `markup`, that touch a field."""
         mask = _mask(text, fields, _PLAIN)
         spans: list[tuple[int, int]] = []
         for start, end, token in self._found(text):
@@ -96,17 +98,17 @@ class SpecialTexts:
     # ---- Inside
 
     def _found(self, text: str) -> list[tuple[int, int, SpecialToken]]:
-        """Every place of every special token, by their beginnings."""
+        """Returns (start, end, token) of every occurrence of a special token, by start."""
         return [
-            (match.start(), match.start() + len(each), self._by_text[each])
+            (match.start(), match.start() + len(special), self._by_text[special])
             for match in occurrences(self._pattern, text)
-            for each in (*self._shorter[match[0]], match[0])
+            for special in (*self._shorter[match[0]], match[0])
         ]
 
     def _read(
         self, text: str, found: list[tuple[int, int, SpecialToken]], plain: Spans
     ) -> list[tuple[int, int, SpecialToken]]:
-        """The control tokens that are read, in order."""
+        """Returns (start, end, token) of the control tokens to recognise, by start."""
         mask = _mask(text, plain, _PLAIN)
         read = []
         for start, end, token in sorted(found, key=lambda place: (-len(place[2].text.encode()), place[0])):
@@ -117,7 +119,10 @@ class SpecialTexts:
         return sorted(read, key=lambda place: place[0])
 
     def _cuts(self, found: list[tuple[int, int, SpecialToken]], spans: Spans) -> list[int]:
-        """Where to cut the user-defined tokens that touch a span: llama.cpp would read them in any text. Ascending."""
+        """Returns ascending positions inside user-defined tokens that touch a span.
+
+        Cutting there prevents llama.cpp from recognising them, which it does in any text.
+        """
         cuts = []
         ahead = iter(spans)
         span = next(ahead, None)
@@ -132,7 +137,7 @@ class SpecialTexts:
 
 
 def _cut(text: str, start: int, end: int, cuts: deque[int]) -> Iterator[Piece]:
-    """The pieces of `text[start:end]`. Takes the cuts until there."""
+    """Yields the pieces of `text[start:end]`, and removes the cuts before `end`."""
     first = start
     while cuts and cuts[0] < end:
         cut = cuts.popleft()
@@ -144,7 +149,7 @@ def _cut(text: str, start: int, end: int, cuts: deque[int]) -> Iterator[Piece]:
 
 
 def _mask(text: str, spans: Spans, value: int) -> bytearray:
-    """One byte a character."""
+    """Returns one byte per character: `value` in the spans, 0 elsewhere."""
     mask = bytearray(len(text))
     for start, end in spans:
         end = min(end, len(text))

@@ -1,1 +1,1 @@
-"""How many threads a step gets, and how many processors this process may use."""
+"""Chooses the threads of each step, and finds the processors that this process may use."""

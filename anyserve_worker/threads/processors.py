@@ -1,7 +1,7 @@
-"""How many processors this process may really use.
+"""Finds the number of processors that this process may use.
 
-Never the host's core count: a pod with a CPU limit is stopped for the rest of each period once its threads have used
-the quota up, and llama.cpp's threads, which spin while they wait for each other, use it up fastest.
+It is never the host's core count: a pod with a CPU limit is paused for the rest of each period once its threads have
+used up the quota. llama.cpp's threads, which spin while they wait for each other, use it up fastest.
 """
 
 import math
@@ -10,9 +10,10 @@ from pathlib import Path
 
 
 def usable_cpus(affinity: int, quota: float | None) -> int:
-    """Most threads that may help, within the affinity mask and the quota (in processors; None is unlimited).
+    """Returns the most threads that may help, for the processors of the affinity mask and of the quota (None: no
+    quota).
 
-    A quota of 1.5 may be worth two threads that are stopped now and then; `chooser.py` finds out.
+    For a quota of 1.5, two threads that are paused now and then may be best; `chooser.py` tries it.
     """
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 
@@ -24,7 +25,7 @@ def detect_cpus(root: Path = Path("/")) -> int:
 
 
 def cgroup_quota(root: Path = Path("/")) -> float | None:
-    """The tightest CPU quota, in processors, of this process's cgroup and those above it; None if there is none.
+    """Returns the lowest CPU quota, in processors, of this process's cgroup and its ancestors; None if there is none.
 
     Formats: Linux Documentation/admin-guide/cgroup-v2.rst (`cpu.max`: "quota period", or "max period") and
     scheduler/sched-bwc.rst (version 1: `cpu.cfs_quota_us`, -1 for none, `cpu.cfs_period_us`).
@@ -34,7 +35,7 @@ def cgroup_quota(root: Path = Path("/")) -> float | None:
 
 
 def cgroup_directories(root: Path) -> list[Path]:
-    """Directories of this process's cpu groups and those above them, the nearest first; some may not exist."""
+    """Returns the directories of this process's CPU cgroups and their ancestors, nearest first; some may not exist."""
     directories = []
     for line in _read(root / "proc/self/cgroup").splitlines():
         _, controllers, path = line.split(":", 2)
@@ -44,7 +45,7 @@ def cgroup_directories(root: Path) -> list[Path]:
             mount = root / "sys/fs/cgroup/cpu"
         else:
             continue
-        # Inside a container the path may be the host's, which is not mounted: the mount's root is then our group.
+        # In a container, the path may be the host's and not mounted. Then the mount's root is our group.
         relative = Path(path.lstrip("/"))
         directories += [mount / part for part in (relative, *relative.parents)]
     return directories
@@ -67,7 +68,7 @@ def _read(path: Path) -> str:
 
 
 class IdleMeter:
-    """Idle processors, among those that this process may run on. Linux only."""
+    """Counts idle processors among those that this process may run on. Linux only."""
 
     def __init__(self, root: Path = Path("/")) -> None:
         self._stat = root / "proc/stat"
@@ -75,13 +76,13 @@ class IdleMeter:
         self._last = self._times()
 
     def __call__(self) -> float | None:
-        """Processors that were idle on average since the last call; None if unknown or not measurable yet."""
+        """Returns the average number of idle processors since the last call; None if unknown or too early."""
         last, self._last = self._last, self._times()
         total = self._last[1] - last[1]
         return len(self._cpus) * (self._last[0] - last[0]) / total if total > 0 else None
 
     def _times(self) -> tuple[int, int]:
-        """Idle and total time in clock ticks, summed up. Format: proc(5), /proc/stat."""
+        """Returns idle and total time of all processors, in clock ticks. Format: proc(5), /proc/stat."""
         idle = total = 0
         for line in _read(self._stat).splitlines():
             name, *times = line.split()

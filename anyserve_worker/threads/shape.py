@@ -51,7 +51,7 @@ class Crowding:
 
 @dataclass(slots=True, eq=False)
 class Shape:
-    """Steps of about as many tokens. Times are in seconds, costs in seconds a token."""
+    """Steps of about as many tokens. Times are in seconds, costs in seconds per token."""
 
     counts: tuple[int, ...]
     """The counts of threads to choose from, ascending."""

@@ -1,18 +1,18 @@
-"""What the last steps took, and whether two kinds of them differ by more than chance. PURE."""
+"""The times of the last steps, and a test of whether two kinds of steps differ beyond chance. PURE."""
 
 import math
 from collections import deque
 from dataclasses import dataclass, field
 
 MIN_STEPS = 4
-"""Steps before an average counts."""
+"""Least steps of an average."""
 SURE_ERRORS = 2.0
-"""Standard errors of a difference that is beyond chance."""
+"""A difference of more than this many standard errors is beyond chance."""
 
 
 @dataclass(slots=True)
 class StepTimes:
-    """The last steps: at least `span` seconds of them, if there were as many."""
+    """The last steps: at least `span` seconds of them, if there have been as many."""
 
     span: float
     steps: deque[tuple[int, float, float]] = field(default_factory=deque)
@@ -21,7 +21,7 @@ class StepTimes:
     seconds: float = 0
     cpu_seconds: float = 0
     squares: float = 0
-    """Sum of the squares of each step's seconds a token."""
+    """Sum of the squares of each step's seconds per token."""
 
     def add(self, tokens: int, seconds: float, cpu_seconds: float) -> None:
         self.steps.append((tokens, seconds, cpu_seconds))
@@ -36,7 +36,7 @@ class StepTimes:
         self.squares += sign * (seconds / tokens) ** 2
 
     def last(self, n: int) -> "StepTimes":
-        """The last `n` steps alone."""
+        """Returns the last `n` steps."""
         times = StepTimes(self.span)
         for step in list(self.steps)[-n:]:
             times.add(*step)
@@ -48,17 +48,17 @@ class StepTimes:
 
     @property
     def cost(self) -> float:
-        """Seconds a token."""
+        """Seconds per token."""
         return self.seconds / self.tokens
 
     @property
     def share(self) -> float:
-        """Part of the time in which the engine's thread had a processor."""
+        """Share of the time in which the engine's thread had a processor."""
         return self.cpu_seconds / self.seconds
 
     @property
     def variance(self) -> float:
-        """Variance of the steps' seconds a token."""
+        """Variance of the steps' seconds per token."""
         return max(0.0, self.squares / len(self.steps) - self.cost**2)
 
     @property
@@ -67,11 +67,11 @@ class StepTimes:
         return math.sqrt(self.variance / len(self.steps))
 
     def differs_from(self, usual: "StepTimes") -> bool:
-        """Whether it is beyond chance that the cost does. Few steps do not know yet how much they vary."""
+        """Returns whether the costs differ beyond chance. With few steps, the variance is at least that of `usual`."""
         variance = self.variance if self.known else max(self.variance, usual.variance)
         error = math.sqrt(variance / len(self.steps) + usual.error**2)
         return abs(self.cost - usual.cost) > SURE_ERRORS * error
 
     def wasted(self, usual: "StepTimes") -> float:
-        """Seconds more than the same tokens usually take."""
+        """Returns the seconds beyond those that the same tokens usually take."""
         return self.seconds - self.tokens * usual.cost

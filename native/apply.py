@@ -1,13 +1,13 @@
-"""Changes llama.cpp's source for our build: copies kernels/ over ggml/src, then applies patches/ in their order.
+"""Changes llama.cpp's source for our build: copies kernels/ over ggml/src, then applies patches/ in order.
 
     python3 apply.py SOURCE
 
-SOURCE is the folder of llama.cpp as it was released; a source that was changed before is an error. CMake runs this when
-it configures llama-cpp-python (cmake/wheel.cmake), so the file needs git and Python's standard library alone.
+SOURCE is the folder of an unchanged llama.cpp release; changed sources are an error. CMake runs this script when it
+configures llama-cpp-python (cmake/wheel.cmake), so it needs only git and Python's standard library.
 
-The patches are merged three-way by git, in a throw-away repository of the files that they change: a file that is the
-one that a patch was made from becomes exactly the one that it was made into, another one is changed only where all
-context of a hunk is found. patch(1) would also accept a hunk of which a part of the context is gone.
+git merges the patches three-way, in a temporary repository of the files that they change. A file that equals the base
+of a patch becomes exactly the patch's result; any other file is changed only where all context of a hunk is found.
+patch(1) would also accept a hunk with part of its context missing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def main() -> int:
 
 
 def apply(source: Path, kernels: Path = KERNELS, patches: Path = PATCHES) -> None:
-    """Raises Unfit. The patches before the one that doesn't fit are applied then."""
+    """Raises Unfit. Patches before the one that doesn't fit remain applied."""
     shutil.copytree(kernels, source / "ggml" / "src", dirs_exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         git(source, folder, "init", "--quiet")
@@ -53,18 +53,18 @@ def apply(source: Path, kernels: Path = KERNELS, patches: Path = PATCHES) -> Non
 
 
 def in_order(patches: Path) -> list[Path]:
-    """The patch files of a folder, by their numbers."""
+    """Returns the patch files of a folder, by number."""
     return sorted(patches.glob("*.patch"))
 
 
 def changed_files(patch: Path) -> list[str]:
-    """The paths that a patch changes, from llama.cpp's folder on."""
+    """Returns the paths that a patch changes, relative to llama.cpp's folder."""
     return _CHANGED_FILE.findall(patch.read_text())
 
 
 def git(work_tree: Path, folder: str, *arguments: str, text: str = "") -> subprocess.CompletedProcess[str]:
-    """Runs git on the repository in `folder`, without the user's configuration. Raises Unfit if there is no git."""
-    # What a git that runs us has in its environment is about its own repository.
+    """Runs git on the repository in `folder`, without the user's configuration. Raises Unfit if git is missing."""
+    # If git runs this script, its own variables refer to another repository.
     env = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     env |= {"GIT_CONFIG_NOSYSTEM": "1", "GIT_CONFIG_GLOBAL": os.devnull, "LC_ALL": "C"}
     env |= {"GIT_DIR": str(Path(folder).resolve()), "GIT_WORK_TREE": str(work_tree.resolve())}

@@ -1,4 +1,4 @@
-// Replaces gcc's _tile_loadconfig, which claims to read 8 bytes; see processor.cmake. Intel's manual, LDTILECFG: 64 bytes.
+// Replaces gcc's _tile_loadconfig, which declares 8 of 64 bytes as input; see processor.cmake and LDTILECFG in Intel's manual.
 #ifdef __AMX_TILE__
 #include <immintrin.h>
 

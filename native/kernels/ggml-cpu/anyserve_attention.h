@@ -1,9 +1,9 @@
-// Included by llama.cpp's ops.cpp, see patches/0001 to 0003: attention of rows to half-precision cells.
+// Attention of rows to half-precision cells. llama.cpp's ops.cpp includes it, see patches/0001 to 0003.
 //
-// llama.cpp goes from cell to cell for each head: a dot product, an exponential by the C library, and a sum that is read,
-// converted and stored again. This takes the heads of a row that share a head of K and V together, and goes by blocks of
-// the cells that the row sees: all scores, all exponentials as vectors, then the weighted sums in registers, in single
-// precision. The running maximum is that of https://arxiv.org/abs/2112.05682.
+// For each head, llama.cpp processes cell by cell: a dot product, an exponential by the C library, and a sum that is read,
+// converted and stored again. Here the heads of a row that share a head of K and V are processed together, by blocks of
+// the row's visible cells: all scores, all exponentials as vectors, then the weighted sums in registers, in single
+// precision. The running maximum follows https://arxiv.org/abs/2112.05682.
 #pragma once
 
 #include "ggml.h"
@@ -33,7 +33,7 @@ static inline anyserve_vec anyserve_fma(anyserve_vec x, anyserve_vec y, anyserve
 }
 static inline anyserve_vec anyserve_max(anyserve_vec x, anyserve_vec y) { return _mm512_max_ps(x, y); }
 static inline float anyserve_max(anyserve_vec x) { return _mm512_reduce_max_ps(x); }
-// The sums of four vectors' elements.
+// Returns the sums of four vectors' elements.
 static inline __m128 anyserve_sums(const anyserve_vec * x) {
     const __m512 x01 = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
     const __m512 x23 = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
@@ -41,8 +41,8 @@ static inline __m128 anyserve_sums(const anyserve_vec * x) {
     const __m256 half = _mm256_add_ps(_mm512_castps512_ps256(sum), _mm512_extractf32x8_ps(sum, 1));
     return _mm_add_ps(_mm256_castps256_ps128(half), _mm256_extractf128_ps(half, 1));
 }
-static const int anyserve_vecs = 4; // of each head's sum that are kept in registers
-// One bit for each of 32 cells.
+static const int anyserve_vecs = 4; // vectors of each head's sum in registers
+// Returns one bit for each of 32 cells: set if visible.
 static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
     return _mm512_cmpneq_epi16_mask(_mm512_loadu_si512(mask), _mm512_set1_epi16((short) anyserve_hidden));
 }
@@ -80,7 +80,7 @@ static inline uint32_t anyserve_seen(const ggml_fp16_t * mask) {
 }
 #endif
 
-// The first cell from ic on that the mask does not hide, or end.
+// Returns the first cell from ic on that the mask does not hide, or end.
 static inline int64_t anyserve_first_seen(const ggml_fp16_t * mask, int64_t ic, int64_t end) {
     while (ic + 64 <= end) {
         uint16_t seen = 0;
@@ -98,7 +98,7 @@ static inline int64_t anyserve_first_seen(const ggml_fp16_t * mask, int64_t ic, 
     return ic;
 }
 
-// Thread ith's share, of nth, of the cells that the row sees. All shares together are the whole pool, from cell 0, since
+// Sets the share of thread ith, of nth, of the row's visible cells. The shares cover the whole pool from cell 0, since
 // attention sinks are added to the share that begins there.
 static inline void anyserve_share(const ggml_tensor * mask, int64_t n_cells, int ith, int nth, int64_t * begin, int64_t * end) {
     int64_t first = 0, last = n_cells;
@@ -117,19 +117,19 @@ static inline void anyserve_share(const ggml_tensor * mask, int64_t n_cells, int
 
 static const int anyserve_vec_size    = sizeof(anyserve_vec) / sizeof(float);
 static const int anyserve_block       = 64;  // cells whose weights are computed before their values are added
-static const int anyserve_max_queries = 4;   // that are computed together
-static const int anyserve_max_dim     = 640; // of a head
-static const int anyserve_ahead       = 12;  // so many cells are read before they are needed
-static const int anyserve_padding     = anyserve_ahead + 3; // of a list of cells, which is taken four at a time
+static const int anyserve_max_queries = 4;   // computed together
+static const int anyserve_max_dim     = 640; // elements of a head
+static const int anyserve_ahead       = 12;  // cells to prefetch
+static const int anyserve_padding     = anyserve_ahead + 3; // of a list of cells, which is read four at a time
 
 static inline bool anyserve_attends(const ggml_tensor * k, const ggml_tensor * v) {
     return k->type == GGML_TYPE_F16 && v->type == GGML_TYPE_F16 && k->ne[0] % anyserve_vec_size == 0 &&
         v->ne[0] % anyserve_vec_size == 0 && v->ne[0] <= anyserve_max_dim;
 }
 
-// The cells that one row of the mask does not hide, or those that one of several does not.
+// The cells that at least one of some rows of the mask does not hide.
 struct anyserve_cells {
-    std::vector<int32_t> list; // and some more, that are read but do not count
+    std::vector<int32_t> list; // and padding, which is read but has no effect
     int n;
 
     void find(const ggml_fp16_t * const * masks, int n_masks, int64_t begin, int64_t end) {
@@ -162,21 +162,21 @@ struct anyserve_cells {
 
 struct anyserve_query {
     const float * q;
-    const ggml_fp16_t * mask; // one element a cell; may be null
+    const ggml_fp16_t * mask; // one element per cell; may be null
     float slope;
     float * out;    // [DV]: the sum of the cells' values, weighted by exp(score - max)
-    float max, sum; // sum: of the weights
+    float max, sum; // sum of the weights
 };
 
 struct anyserve_head {
-    const char * k;   // of cell 0
+    const char * k;   // address of cell 0
     const char * v;
-    int64_t nbk, nbv; // bytes from cell to cell
+    int64_t nbk, nbv; // bytes per cell
     int64_t DK, DV;
     float scale, softcap;
 };
 
-// Adds W vectors of the cells' values, from d on, to the sums of G queries.
+// Adds W vectors of the cells' values, from element d on, to the sums of G queries.
 template <int G, int W>
 static void anyserve_add_values(const anyserve_head & head, const int32_t * cells, int n_cells, const float weights[][anyserve_block], anyserve_query * queries, int64_t d) {
     anyserve_vec sums[G][W];
@@ -243,14 +243,14 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
                 _mm_store_ps(weights[g] + j, anyserve_sums(dots[g]));
             }
         }
-        // Up to whole vectors: the exponentials of the rest would be computed one by one.
+        // Padded to whole vectors, since the exponentials of a rest would be computed one by one.
         const int padded = GGML_PAD(n_cells, anyserve_vec_size);
         for (int g = 0; g < G; ++g) {
             anyserve_query & query = queries[g];
             for (int j = 0; j < padded; j += anyserve_vec_size) {
                 anyserve_store(weights[g] + j, anyserve_mul(anyserve_load(weights[g] + j), anyserve_set1(head.scale)));
             }
-            // Most masks only hide, and what is hidden from all is not among the cells.
+            // Most masks only hide cells, and the list has no cell that is hidden from all queries.
             if (head.softcap != 0.0f || biases) {
                 for (int j = 0; j < n_cells; ++j) {
                     const float score = head.softcap != 0.0f ? head.softcap * tanhf(weights[g][j]) : weights[g][j];
@@ -270,7 +270,7 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
                 query.max = max;
             }
             if (query.max == -INFINITY) {
-                std::fill(weights[g], weights[g] + padded, 0.0f); // a row that sees none of these cells
+                std::fill(weights[g], weights[g] + padded, 0.0f); // none of these cells is visible to the row
             } else {
                 query.sum += ggml_vec_soft_max_f32(padded, weights[g], weights[g], query.max);
             }
@@ -285,12 +285,12 @@ static void anyserve_attend(const anyserve_head & head, const int32_t * cells, i
     }
 }
 
-// Rows of queries that follow each other, and what they see.
+// Consecutive rows of queries, and their visible cells.
 struct anyserve_rows_of_cells {
-    int64_t index = -1; // of this block among all
+    int64_t index = -1; // of this block
     const ggml_fp16_t * masks[anyserve_max_queries];
     anyserve_cells cells[anyserve_max_queries], all;
-    bool alike; // they see much the same, as rows of one prompt do
+    bool alike; // most visible cells are common, as for rows of one prompt
 
     void find(int n_rows, int64_t begin, int64_t end) {
         int64_t sum = 0;
@@ -305,9 +305,9 @@ struct anyserve_rows_of_cells {
     }
 };
 
-// The queries from ir0 to ir1 of all rows and heads, and their cells from ic_start to ic_end. The results go to dst or, of
-// single rows, to partials as in ggml_compute_forward_flash_attn_ext_f16_one_chunk. Queries that may be computed together
-// follow each other: the heads of a row or, if each head has K and V of its own, a few rows of each head.
+// Computes the queries from ir0 to ir1 of all rows and heads, with the cells from ic_start to ic_end. The results go to
+// dst or, for single rows, to partials as in ggml_compute_forward_flash_attn_ext_f16_one_chunk. Queries that may be
+// computed together are consecutive: the heads of a row or, if each head has its own K and V, a few rows of each head.
 static void anyserve_attend_rows(ggml_tensor * dst, int64_t ir0, int64_t ir1, int64_t ic_start, int64_t ic_end, float * partials, int64_t partial_stride) {
     const ggml_tensor * q     = dst->src[0];
     const ggml_tensor * k     = dst->src[1];

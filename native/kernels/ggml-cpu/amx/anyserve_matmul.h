@@ -1,13 +1,13 @@
-// Included by llama.cpp's amx/mmq.cpp, see patches/0004: products with weights of 4 and 8 bits on processors with AMX.
+// Products with weights of 4 and 8 bits on processors with AMX. llama.cpp's amx/mmq.cpp includes it, see patches/0004.
 //
 // llama.cpp has one kernel for a single row and one for 32, which reads and writes the sums in memory for each 32 of K:
-// two rows cost twice as much as one, and 32 rows ten times. Here the sums stay in registers, and what is computed is
-// what there are rows for: up to 8 rows by AVX512-VNNI, more by AMX in tiles of 16. All paths compute the same sums in the
-// same order, so a row's result does not depend on the rows beside it.
+// two rows cost twice as much as one, and 32 rows ten times. Here the sums stay in registers, and only existing rows are
+// computed: up to 8 rows by AVX512-VNNI, more by AMX in tiles of 16. All paths compute the same sums in the same order,
+// so a row's result does not depend on the rows beside it.
 //
-// B (weights, N columns of K) lies as llama.cpp packs it: tiles of TILE_N columns and TILE_K of K, one behind the other
-// along K; in a tile first the quants, as TDPBSSD and VPDPBUSD want them, then what scales them. A (M rows of K) is
-// quantized here, in groups of at most TILE_M rows; see anyserve_group.
+// B (weights, N columns of K) has llama.cpp's packing: tiles of TILE_N columns and TILE_K of K, consecutive along K. A
+// tile has the quants, in the layout of TDPBSSD and VPDPBUSD, followed by their scales. A (M rows of K) is quantized
+// here, in groups of at most TILE_M rows; see anyserve_group.
 #pragma once
 
 #include <vector>
@@ -16,7 +16,7 @@
 template <typename TB> struct anyserve_tile;
 
 struct anyserve_nibbles {
-    // A tile's TILE_K / 4 rows of TILE_N x 4 quants, 0 to 15.
+    // Unpacks a tile to TILE_K / 4 rows of TILE_N x 4 quants, 0 to 15.
     static ALWAYS_INLINE void unpack(const char * tile, __m512i * rows) {
         const __m512i low = _mm512_set1_epi8(0xF);
         for (int k = 0; k < 8; k += 2) {
@@ -31,7 +31,7 @@ struct anyserve_nibbles {
 
 template <> struct anyserve_tile<block_q4_0> : anyserve_nibbles {
     static constexpr bool is_signed = false, has_min = true;
-    // A quant stands for scale * (q - 8).
+    // The value of a quant q is scale * (q - 8).
     static ALWAYS_INLINE __m512 min(const char *, __m512 scale) { return _mm512_mul_ps(scale, _mm512_set1_ps(-8.0f)); }
 };
 
@@ -51,17 +51,17 @@ template <> struct anyserve_tile<block_q8_0> {
     }
     static ALWAYS_INLINE __m512 scale(const char * tile) { return anyserve_nibbles::halves(tile + TILE_N * TILE_K); }
     static ALWAYS_INLINE __m512 min(const char *, __m512) { return _mm512_setzero_ps(); }
-    // 128 times the sum of each column's quants: VPDPBUSD takes the quants of A without a sign, as 128 more than they are.
+    // 128 times the sum of each column's quants: VPDPBUSD needs unsigned quants of A, to which 128 is added.
     static ALWAYS_INLINE __m512i excess(const char * tile) {
         return _mm512_loadu_si512(tile + TILE_N * TILE_K + TILE_N * sizeof(ggml_half));
     }
 };
 
-// From how many rows on AMX is faster.
+// With this many rows or more, AMX is faster.
 static const int anyserve_min_amx_rows = 9;
 
-// TILE_M rows of A or the last M % TILE_M. For each TILE_K of K: the quants of row 0, of row 1, ..., then the scale of
-// each row, then scale times sum of quants of each row. A last group that is long enough for AMX has room for TILE_M rows.
+// TILE_M rows of A, or the last M % TILE_M. For each TILE_K of K it has the quants of row 0, of row 1, ..., then the scale
+// of each row, then scale times sum of quants of each row. A last group with enough rows for AMX has room for TILE_M.
 struct anyserve_group {
     static constexpr int row_bytes = TILE_K + 2 * sizeof(float); // for each TILE_K of K
 
@@ -79,7 +79,7 @@ struct anyserve_group {
     char * in(char * A, int KB) const { return A + (size_t) first * KB * row_bytes; }
 };
 
-// Row m of the group.
+// Quantizes row m of the group.
 template <typename TB>
 static void anyserve_quantize(const float * x, const anyserve_group & group, char * A, int m, int KB) {
     const int stride = group.stride();
@@ -98,20 +98,20 @@ static void anyserve_quantize(const float * x, const anyserve_group & group, cha
         scales[m]          = max / 127.0f;
         scales[stride + m] = scales[m] * _mm512_reduce_add_epi32(_mm512_add_epi32(q0, q1));
         for (int r = group.n_rows; m == 0 && r < stride; ++r) {
-            scales[r] = scales[stride + r] = 0.0f; // rows that there are not: whatever their quants are, nothing odd
+            scales[r] = scales[stride + r] = 0.0f; // missing rows: their quants are undefined, their results finite
         }
     }
 }
 
-// sum += A * B of one TILE_K, of which dot is the product of the quants.
+// Returns sum + A * B for one TILE_K, where dot is the product of the quants.
 template <typename TB>
 static ALWAYS_INLINE __m512 anyserve_scaled(__m512i dot, __m512 scale, __m512 min, const float * a_scale, const float * a_sum, __m512 sum) {
     sum = _mm512_fmadd_ps(_mm512_cvtepi32_ps(dot), _mm512_mul_ps(scale, _mm512_set1_ps(*a_scale)), sum);
     return anyserve_tile<TB>::has_min ? _mm512_fmadd_ps(min, _mm512_set1_ps(*a_sum), sum) : sum;
 }
 
-// Columns are computed in pairs of tiles, and while a pair is, the next one is read: the processor's own prefetching ends
-// with each page.
+// Columns are computed in pairs of tiles. The next pair is read meanwhile, because the processor's own prefetching stops
+// at the end of each page.
 template <typename TB>
 static ALWAYS_INLINE void anyserve_prefetch(const char * tile) {
     for (int line = 0; line < get_tile_size<TB>(); line += 64) {
@@ -119,7 +119,7 @@ static ALWAYS_INLINE void anyserve_prefetch(const char * tile) {
     }
 }
 
-// R rows and a pair of tiles by VNNI.
+// Computes R rows and a pair of tiles by VNNI.
 template <typename TB, int R>
 static void anyserve_few_rows(int KB, const char * A, const char * B, float * C, int64_t ldc) {
     using tile = anyserve_tile<TB>;
@@ -159,7 +159,7 @@ static void anyserve_few_rows(int KB, const char * A, const char * B, float * C,
     }
 }
 
-// At most TILE_M rows and one tile of columns by AMX. Q: the quants of B, unpacked, with q_size bytes from tile to tile.
+// Computes up to TILE_M rows and one tile of columns by AMX. Q: unpacked quants of B, with q_size bytes per tile.
 template <typename TB>
 static void anyserve_many_rows(int KB, const char * A, const char * B, const char * Q, int q_size, bool prefetch, float * C, int64_t ldc, int n_rows) {
     using tile = anyserve_tile<TB>;
@@ -189,7 +189,7 @@ static void anyserve_many_rows(int KB, const char * A, const char * B, const cha
     multiply(0);
     for (int i = 0; i < KB; ++i) {
         if (i + 1 < KB) {
-            multiply(i + 1); // while those of i are scaled
+            multiply(i + 1); // while the dots of i are scaled
         }
         if (prefetch) {
             anyserve_prefetch<TB>(B + (2 * KB + i) * tile_size);
@@ -210,7 +210,7 @@ static void anyserve_many_rows(int KB, const char * A, const char * B, const cha
     }
 }
 
-// A group's rows and a pair of tiles.
+// Computes a group's rows and a pair of tiles.
 template <typename TB>
 static void anyserve_rows(const anyserve_group & group, int KB, const char * A, const char * B, const char * Q, int q_size, float * C, int64_t ldc) {
     switch (group.amx() ? 0 : group.n_rows) {
@@ -230,7 +230,7 @@ static void anyserve_rows(const anyserve_group & group, int KB, const char * A, 
     }
 }
 
-// Memory of a thread that grows to what is asked for.
+// Returns aligned memory of the thread, which grows to the largest size requested.
 static char * anyserve_scratch(size_t size) {
     static thread_local std::vector<char> bytes;
     if (bytes.size() < size + 64) {
@@ -252,7 +252,7 @@ static void anyserve_multiply(const ggml_compute_params * params, ggml_tensor * 
     const int q_size = do_unpack<TB>::value ? TILE_N * TILE_K : tile_size;
     const size_t unpacked_size = do_unpack<TB>::value ? (size_t) 2 * KB * q_size : 0;
 
-    // Little is quantized by each thread for itself: that takes less time than to wait for another.
+    // A small A is quantized by every thread, which is faster than waiting for another thread.
     const bool alone = n_batch == 1 && (int64_t) M * K <= 4096;
     char * unpacked = anyserve_scratch(unpacked_size + (alone ? A_size : 0));
     char * A = alone ? unpacked + unpacked_size : (char *) params->wdata;
@@ -284,7 +284,7 @@ static void anyserve_multiply(const ggml_compute_params * params, ggml_tensor * 
                 for (int k = 0; k < 2 * KB; ++k) {
                     anyserve_tile<TB>::unpack(B + k * tile_size, (__m512i *) (unpacked + k * q_size));
                 }
-                asm volatile("" ::: "memory"); // gcc does not know what a tile is loaded from
+                asm volatile("" ::: "memory"); // gcc ignores the memory that a tile is loaded from
                 unpacked_pair = pair;
             }
             float * C = (float *) ((char *) dst->data + ggml_batch_offset(dst, batch, ne2)) + (int64_t) group.first * N + n * TILE_N;
@@ -293,7 +293,7 @@ static void anyserve_multiply(const ggml_compute_params * params, ggml_tensor * 
     });
 }
 
-// Calls run with a null pointer to a block of the type. False if the type is none of ours.
+// Calls run with a null pointer to a block of the type. Returns false if the type has no kernel here.
 template <typename F>
 static bool anyserve_with_type(ggml_type type, const F & run) {
     switch (type) {
@@ -304,7 +304,7 @@ static bool anyserve_with_type(ggml_type type, const F & run) {
     }
 }
 
-// Sets how many bytes of shared memory the product needs. False if it is left to llama.cpp, as in anyserve_mul_mat.
+// Sets the bytes of shared memory that the product needs. Like anyserve_mul_mat, returns false to leave it to llama.cpp.
 static bool anyserve_work_size(const ggml_tensor * dst, size_t * size) {
     return anyserve_with_type(dst->src[0]->type, [&](auto *) {
         *size = dst->ne[2] * dst->ne[3] * anyserve_group::size(dst->ne[1], dst->src[0]->ne[0] / TILE_K);

@@ -32,9 +32,9 @@ def endpoint(address: str, port: int) -> str:
 
 def resolve(hosts: Iterable[str]) -> list[str]:
     """Returns the addresses of names and addresses, without duplicates. Raises AddressError."""
-    found = list(dict.fromkeys(address for host in hosts for address in _addresses(host)))
-    covered = {_family(address) for address in found if address in LOOPBACK_OF}
-    return [address for address in found if address in LOOPBACK_OF or _family(address) not in covered]
+    resolved = list(dict.fromkeys(address for host in hosts for address in _addresses(host)))
+    covered = {_family(address) for address in resolved if address in LOOPBACK_OF}
+    return [address for address in resolved if address in LOOPBACK_OF or _family(address) not in covered]
 
 
 def usable(hosts: Iterable[str]) -> list[str]:
@@ -42,11 +42,11 @@ def usable(hosts: Iterable[str]) -> list[str]:
 
     Raises AddressError if none is left.
     """
-    found = resolve(hosts)
-    left = [address for address in found if not _lacks_family_of(address)]
+    resolved = resolve(hosts)
+    left = [address for address in resolved if not _lacks_family_of(address)]
     if not left:
-        raise AddressError(f"can't listen on {', '.join(found)}: this machine has no such address")
-    if missing := [address for address in found if address not in left]:
+        raise AddressError(f"can't listen on {', '.join(resolved)}: this machine has no such address")
+    if missing := [address for address in resolved if address not in left]:
         family = "IPv6" if ":" in missing[0] else "IPv4"
         log.info("this machine has no %s: not listening on %s", family, ", ".join(missing))
     return left
@@ -99,10 +99,10 @@ def _addresses(host: str) -> Iterable[str]:
     if name in LOOPBACK:
         return (name,)  # A look-up would make Python import its Unicode tables.
     try:
-        found = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
+        resolved = [str(info[4][0]) for info in socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)]
     except (OSError, UnicodeError) as error:  # UnicodeError: text that can't be a name
         raise AddressError(f"can't listen on {host!r}: {getattr(error, 'strerror', None) or error}") from error
-    return ("0.0.0.0", *found) if "::" in found else found
+    return ("0.0.0.0", *resolved) if "::" in resolved else resolved
 
 
 def _family(address: str) -> socket.AddressFamily:

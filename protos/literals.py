@@ -17,9 +17,9 @@ def pattern_of(texts: Iterable[str]) -> re.Pattern[str]:
 def occurrences(pattern: re.Pattern[str], text: str, start: int = 0, end: int | None = None) -> Iterator[re.Match[str]]:
     """Yields the matches in `text[start:end]`, overlapping ones too: at most one for each place where one begins."""
     stop = len(text) if end is None else end
-    while found := pattern.search(text, start, stop):
-        yield found
-        start = found.start() + 1
+    while match := pattern.search(text, start, stop):
+        yield match
+        start = match.start() + 1
 
 
 def _tree(texts: list[str]) -> str:

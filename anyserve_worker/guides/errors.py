@@ -41,13 +41,13 @@ def explain(language: str, source: str, error: str) -> tuple[str, str]:
     if place := _PLACE.match(reason):
         reason, line = reason[place.end() :], int(place["line"])
     reason = _EXCERPT.split(reason, maxsplit=1)[0].removeprefix(_SCHEMA)
-    if found := _REGEX.fullmatch(reason):
-        lengths = _LENGTHS.match(found["shown"])
-        reason = _TOO_LONG if lengths else f"{_around_error(found['shown'])}: {found['reason']}"
+    if match := _REGEX.fullmatch(reason):
+        lengths = _LENGTHS.match(match["shown"])
+        reason = _TOO_LONG if lengths else f"{_around_error(match['shown'])}: {match['reason']}"
     elif _TOO_DEEP.fullmatch(reason):
         reason = f"more than {MAX_LEVELS} nested levels"
-    elif found := _ELSEWHERE.fullmatch(reason):
-        reason = f"{shortened(found['address'])} is outside the schema; only references within it are supported"
+    elif match := _ELSEWHERE.fullmatch(reason):
+        reason = f"{shortened(match['address'])} is outside the schema; only references within it are supported"
     part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
     if language == contract.LARK.name and line and not part:
         reason = f"line {line}: {reason}"

@@ -27,8 +27,8 @@ def relax(grammar: str, refuses: Refuses) -> str | None:
     """
     if grammar.startswith("{"):
         whole = json.loads(grammar)
-        found = [_relax_schema(part.get("json_schema"), refuses) for part in whole["grammars"]]
-        return json.dumps(whole) if any(found) else None
+        removed = [_relax_schema(part.get("json_schema"), refuses) for part in whole["grammars"]]
+        return json.dumps(whole) if any(removed) else None
 
     def replacement(match: re.Match[str]) -> str:
         schema = json.loads(match[0])
@@ -43,7 +43,7 @@ def _relax_schema(schema: Any, refuses: Refuses) -> bool:
     options = schema.get(_OPTIONS) if isinstance(schema, dict) else None
     if not isinstance(options, dict) or not options.get("lenient"):
         return False
-    found = False
+    removed = False
     rest: list[Any] = [schema]
     while rest:
         part = rest.pop()
@@ -54,9 +54,9 @@ def _relax_schema(schema: Any, refuses: Refuses) -> bool:
                 del part[key]
                 if key == "patternProperties":  # Properties with such names must stay allowed.
                     part["additionalProperties"] = True
-                found = True
+                removed = True
             rest += [value for key, value in part.items() if key not in _DATA]
-    return found
+    return removed
 
 
 def _unenforceable(part: dict[str, Any], refuses: Refuses) -> list[str]:

@@ -91,12 +91,12 @@ class Trials:
             raise TrialLost
 
     def _fork(self, server: "_Server") -> "_Trial":
-        ours, theirs = socket.socketpair()
-        with theirs:
+        worker_end, child_end = socket.socketpair()
+        with child_end:
             try:
-                trial = _Trial(ours, server, server.send(FORK, descriptor=theirs.fileno()))
+                trial = _Trial(worker_end, server, server.send(FORK, descriptor=child_end.fileno()))
             except BaseException:
-                ours.close()
+                worker_end.close()
                 raise
         self.n_forked += 1
         return trial
@@ -144,12 +144,12 @@ class _Server:
     """The process that forks trials. Only `kill` is thread-safe."""
 
     def __init__(self, vocabulary: bytes) -> None:
-        self._commands, theirs = socket.socketpair()
+        self._commands, child_end = socket.socketpair()
         self._commands.settimeout(WALL_SECONDS)
-        with theirs:
+        with child_end:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", trial_server.__name__],
-                stdin=theirs.fileno(),
+                stdin=child_end.fileno(),
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.DEVNULL,
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},

@@ -68,14 +68,14 @@ class Breakers:
     def last(self, tokens: npt.NDArray[np.int32]) -> tuple[int, int] | None:
         """Returns the first and last place of the last breaker, the longest that begins there; None without any."""
         alone = self.alone[tokens].nonzero()[0]
-        found = (int(alone[-1]), int(alone[-1])) if len(alone) else None
+        breaker = (int(alone[-1]), int(alone[-1])) if len(alone) else None
         if not self.lengths:
-            return found
-        after = found[0] if found else 0
+            return breaker
+        after = breaker[0] if breaker else 0
         heads = np.isin(tokens[after + 1 :], self._firsts).nonzero()[0] + after
         for head in heads[::-1].tolist():
             for length in reversed(self.lengths):
                 end = head + length
                 if end < len(tokens) and self.are(int(tokens[head]), tuple(tokens[head + 1 : end + 1].tolist())):
                     return head, end
-        return found
+        return breaker

@@ -140,10 +140,10 @@ class KVCache:
             self._idle_limit.record_use(tokens, key, n)
         if not self._make_room(len(tokens) - n, spare=source, keep=n, reserve=reserve):
             return None
-        taken = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
-        if taken is None:
+        assigned = self._take_over(source, n) if self._may_take_over(source, n) else self._fork(source, n)
+        if assigned is None:
             return None
-        seq_id, cells = taken
+        seq_id, cells = assigned
         self._entries[seq_id] = _Entry(tokens, key, cells, n, running=True, last_used=self._uses)
         self._hold(cells)
         self._take_cells(cells, len(tokens) - n)

@@ -148,14 +148,14 @@ class PromptLine(Generic[Prompt]):
 
     def by_size(self, n: int) -> list[Prompt]:
         """Returns at most `n` waiting prompts: preempted ones first, then by rank."""
-        found = list(islice(self._resumed, n))
+        result = list(islice(self._resumed, n))
         for rank in sorted(self._ranks):
             lines = list(islice(self._ranks[rank].works.values(), n))
             turn = 0
-            while len(found) < n and (prompts := [line[turn][2] for line in lines if turn < len(line)]):
-                found += prompts
+            while len(result) < n and (prompts := [line[turn][2] for line in lines if turn < len(line)]):
+                result += prompts
                 turn += 1
-        return found[:n]
+        return result[:n]
 
     # ---- Inside
 

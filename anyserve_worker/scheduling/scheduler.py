@@ -321,8 +321,8 @@ class _Admission:
                 self._blocked = True
                 return None, 0
             self._blocked = True
-        if found := scheduler._computing_prefix(sequence):
-            producer, missing = found
+        if dependency := scheduler._computing_prefix(sequence):
+            producer, missing = dependency
             return (None if _decodes(producer) else producer), missing
         if scheduler._admit(sequence):
             return sequence, sequence.n_remaining

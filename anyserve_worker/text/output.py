@@ -49,8 +49,8 @@ class TextOutput:
 
     def _first_stop(self, text: str) -> int | None:
         """Returns the start of the stop string that ends first; None without any."""
-        found = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
-        return min(found)[1] if found else None
+        matches = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
+        return min(matches)[1] if matches else None
 
 
 def _overlap(text: str, stop: str) -> int:

@@ -57,14 +57,14 @@ class SpecialTexts:
         A special token that touches a span is not recognised. Spans may extend beyond the end of the text.
         """
         plain = [(start, min(end, len(text))) for start, end in plain if start < len(text)]
-        found = self._found(text)
-        cuts = deque(self._cuts(found, plain))
+        places = self._places(text)
+        cuts = deque(self._cuts(places, plain))
         pieces: list[Piece] = []
         done = 0  # end of the text that is in `pieces`
         edge, strip = 0, False  # end of the last control token; whether it strips whitespace after it
         spans = iter(plain)
         span = next(spans, None)
-        for start, end, token in (*self._read(text, found, plain), (len(text), len(text), None)):
+        for start, end, token in (*self._read(text, places, plain), (len(text), len(text), None)):
             broken = False
             while span and span[0] < start:
                 broken, span = True, next(spans, None)
@@ -87,7 +87,7 @@ class SpecialTexts:
         """Returns the spans to mark as plain: control tokens, and special tokens in `markup`, that touch a field."""
         mask = _mask(text, fields, _PLAIN)
         spans: list[tuple[int, int]] = []
-        for start, end, token in self._found(text):
+        for start, end, token in self._places(text):
             if any(mask[start:end]) and not (token.user_defined and token.text not in markup):
                 if spans and start <= spans[-1][1]:
                     spans[-1] = spans[-1][0], max(end, spans[-1][1])
@@ -97,7 +97,7 @@ class SpecialTexts:
 
     # ---- Inside
 
-    def _found(self, text: str) -> list[tuple[int, int, SpecialToken]]:
+    def _places(self, text: str) -> list[tuple[int, int, SpecialToken]]:
         """Returns (start, end, token) of every occurrence of a special token, by start."""
         return [
             (match.start(), match.start() + len(special), self._by_text[special])
@@ -106,19 +106,19 @@ class SpecialTexts:
         ]
 
     def _read(
-        self, text: str, found: list[tuple[int, int, SpecialToken]], plain: Spans
+        self, text: str, places: list[tuple[int, int, SpecialToken]], plain: Spans
     ) -> list[tuple[int, int, SpecialToken]]:
         """Returns (start, end, token) of the control tokens to recognise, by start."""
         mask = _mask(text, plain, _PLAIN)
         read = []
-        for start, end, token in sorted(found, key=lambda place: (-len(place[2].text.encode()), place[0])):
+        for start, end, token in sorted(places, key=lambda place: (-len(place[2].text.encode()), place[0])):
             if not any(mask[start:end]):
                 mask[start:end] = bytes([_TAKEN]) * (end - start)
                 if not token.user_defined:
                     read.append((start, end, token))
         return sorted(read, key=lambda place: place[0])
 
-    def _cuts(self, found: list[tuple[int, int, SpecialToken]], spans: Spans) -> list[int]:
+    def _cuts(self, places: list[tuple[int, int, SpecialToken]], spans: Spans) -> list[int]:
         """Returns ascending positions inside user-defined tokens that touch a span.
 
         Cutting there prevents llama.cpp from recognising them, which it does in any text.
@@ -126,7 +126,7 @@ class SpecialTexts:
         cuts = []
         ahead = iter(spans)
         span = next(ahead, None)
-        for start, end, token in found:
+        for start, end, token in places:
             while span and span[1] <= start:
                 span = next(ahead, None)
             if span is None:

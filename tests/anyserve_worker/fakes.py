@@ -111,8 +111,10 @@ class ByteVocabulary:
         self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
     ) -> "array[int]":
         """`add_special` puts a 1 before the text, `parse_special` takes each "#" for a 2."""
-        given = text.encode()
-        return array("i", [*([1] if add_special else []), *(given.replace(b"#", b"\2") if parse_special else given)])
+        encoded = text.encode()
+        return array(
+            "i", [*([1] if add_special else []), *(encoded.replace(b"#", b"\2") if parse_special else encoded)]
+        )
 
     def ranked_pair(self, query: str, document: str) -> "array[int]":
         return array("i", list(f"{query}|{document}".encode()))

@@ -21,8 +21,8 @@ def job(*tokens: int, pooling: str = MEAN, caller: str = "") -> EmbeddingJob:
 
 def all_done(queue: EmbeddingQueue, jobs: Sequence[EmbeddingJob]) -> list[EmbeddingJob]:
     """In the order in which they were done."""
-    for each in jobs:
-        queue.add(each)
+    for item in jobs:
+        queue.add(item)
     done: list[EmbeddingJob] = []
     while not queue.idle:
         done += queue.run(queue.schedule(), 1)
@@ -48,14 +48,14 @@ def test_every_prompt_gets_its_own_vector_in_turn(
     jobs = [job(*range(10 * i, 10 * i + n), pooling=poolings[i]) for i, n in enumerate(lengths)]
     assert all_done(EmbeddingQueue(vector_runner), jobs) == jobs, "all are short"
     assert not vector_runner.sequences
-    for each in jobs:
-        first, last = float(each.tokens[0]), float(each.tokens[-1])
+    for item in jobs:
+        first, last = float(item.tokens[0]), float(item.tokens[-1])
         expected = {
-            MEAN: [(first + last) / 2, (len(each.tokens) - 1) / 2, 1],
+            MEAN: [(first + last) / 2, (len(item.tokens) - 1) / 2, 1],
             CLS: [first, 0, 1],
-            LAST: [last, len(each.tokens) - 1, 1],
+            LAST: [last, len(item.tokens) - 1, 1],
         }
-        assert vector(each) == pytest.approx(expected[each.pooling])
+        assert vector(item) == pytest.approx(expected[item.pooling])
 
 
 def test_short_prompts_share_a_batch() -> None:
@@ -86,8 +86,8 @@ def test_who_is_removed_leaves_nothing_behind() -> None:
     vector_runner = FakeVectorRunner(n_batch=16, n_sequences=1)
     queue = EmbeddingQueue(vector_runner)
     long, waiting, other = job(*range(40)), job(1), job(2)
-    for each in (long, waiting, other):
-        queue.add(each)
+    for item in (long, waiting, other):
+        queue.add(item)
     assert queue.run(queue.schedule(), 1) == []
     queue.remove(long)
     queue.remove(waiting)
@@ -103,17 +103,17 @@ def test_a_caller_with_one_text_does_not_wait_for_another_callers_thousands(*, w
     for _ in range(2000):
         queue.add(job(*range(8), caller="many"))
     queue.run(queue.schedule(), 1)
-    one = job(*range(8), caller="one")
-    queue.add(one)
-    assert one in queue.run(queue.schedule(), 1)
+    single = job(*range(8), caller="one")
+    queue.add(single)
+    assert single in queue.run(queue.schedule(), 1)
 
 
 @pytest.mark.parametrize("whole", [True, False])
 def test_a_short_text_does_not_wait_for_long_ones(*, whole: bool) -> None:
     queue = EmbeddingQueue(FakeVectorRunner(n_ctx=2000, n_batch=64, n_cells=2512, whole=whole))
     longs = [job(*range(2000)) for _ in range(9)]
-    for each in longs:
-        queue.add(each)
+    for item in longs:
+        queue.add(item)
     for _ in range(5):
         queue.run(queue.schedule(), 1)
     short = job(*range(30))
@@ -126,15 +126,15 @@ def test_a_short_text_does_not_wait_for_long_ones(*, whole: bool) -> None:
 def test_a_flow_of_short_texts_starves_no_long_one(n_sequences: int, *, whole: bool) -> None:
     queue = EmbeddingQueue(FakeVectorRunner(n_ctx=2000, n_batch=64, n_cells=2512, n_sequences=n_sequences, whole=whole))
     middle, long, done = job(*range(1000)), job(*range(2000)), []
-    for each in (middle, long):
-        queue.add(each)
+    for item in (middle, long):
+        queue.add(item)
     for _ in range(4 * (3000 // 64 + 9)):
         for _ in range(4):
             queue.add(job(*range(30), caller="others"))
         parts = queue.schedule()
         assert parts
         done += queue.run(parts, 1)
-    assert [each for each in done if each in (middle, long)] == [middle, long]
+    assert [item for item in done if item in (middle, long)] == [middle, long]
 
 
 def test_a_batch_is_no_longer_than_it_should_be() -> None:
@@ -146,7 +146,7 @@ def test_a_batch_is_no_longer_than_it_should_be() -> None:
 def test_a_score_is_that_of_the_whole_prompt() -> None:
     jobs = [job(*range(40)), job(7)]
     all_done(EmbeddingQueue(FakeVectorRunner(n_batch=16, ranks=True)), jobs)
-    assert [each.vector is not None and each.vector.tolist() for each in jobs] == [[780.0], [7.0]]
+    assert [item.vector is not None and item.vector.tolist() for item in jobs] == [[780.0], [7.0]]
 
 
 # ---- From a vector to an embedding
@@ -154,9 +154,9 @@ def test_a_score_is_that_of_the_whole_prompt() -> None:
 
 @pytest.fixture
 def done() -> EmbeddingJob:
-    made = job(1, 2, pooling=CLS)
-    made.vector, made.n_computed = np.array([3.0, 4.0, 12.0], dtype=np.float32), 2
-    return made
+    pooled = job(1, 2, pooling=CLS)
+    pooled.vector, pooled.n_computed = np.array([3.0, 4.0, 12.0], dtype=np.float32), 2
+    return pooled
 
 
 def test_an_embedding_has_the_length_one(done: EmbeddingJob) -> None:

@@ -66,8 +66,8 @@ class Steps:
         self.failed: list[Sequence] = []
 
     def add(self, *sequences: Sequence) -> None:
-        for each in sequences:
-            self.scheduler.add(each)
+        for item in sequences:
+            self.scheduler.add(item)
 
     def step(self) -> list[tuple[Sequence, int]]:
         """(sequence, tokens computed) of one step; empty if the memory had no place for it."""
@@ -168,18 +168,18 @@ def test_nothing_to_do() -> None:
 
 def test_a_sequence_from_prompt_to_end() -> None:
     s = Steps()
-    one = sequence(unlike(0, 5), n_new=3)
-    s.add(one)
+    seq = sequence(unlike(0, 5), n_new=3)
+    s.add(seq)
     assert not s.scheduler.idle
     assert s.steps(3) == [[5], [1], [1]]
     assert s.scheduler.idle
-    assert one.n_generated == 3
+    assert seq.n_generated == 3
 
 
 def test_a_long_prompt_is_cut_into_chunks_and_samples_at_its_end() -> None:
     s = Steps(batch_tokens=4)
-    one = sequence(unlike(0, 10), n_new=2)
-    s.add(one)
+    seq = sequence(unlike(0, 10), n_new=2)
+    s.add(seq)
     assert s.steps(4) == [[4], [4], [2], [1]]
 
 
@@ -362,7 +362,7 @@ def test_the_last_to_come_gives_way_and_is_resumed() -> None:
     s.run()
     assert s.finished == [first, second]
     assert s.scheduler.n_preempted == 1
-    assert [each.n_generated for each in s.finished] == [9, 9]
+    assert [item.n_generated for item in s.finished] == [9, 9]
     assert second.n_cached == 0, "as it was when the sequence first ran"
 
 
@@ -416,21 +416,21 @@ def test_abort_while_waiting() -> None:
 
 def test_abort_before_anything_is_scheduled() -> None:
     s = Steps()
-    one = sequence(unlike(0, 3))
-    s.add(one)
-    s.scheduler.remove(one)
+    seq = sequence(unlike(0, 3))
+    s.add(seq)
+    s.scheduler.remove(seq)
     assert s.scheduler.idle
     assert s.cache.n_free_cells == 1000
 
 
 def test_abort_while_the_prompt_is_read_keeps_what_was_read() -> None:
     s = Steps(batch_tokens=16)
-    one = sequence(unlike(0, 40))
-    s.add(one)
+    seq = sequence(unlike(0, 40))
+    s.add(seq)
     s.step()
-    s.scheduler.remove(one)
+    s.scheduler.remove(seq)
     assert s.scheduler.idle
-    assert (s.cache.n_free_cells, one.seq_id) == (1000 - 16, NO_SEQ_ID)
+    assert (s.cache.n_free_cells, seq.seq_id) == (1000 - 16, NO_SEQ_ID)
     again = sequence(unlike(0, 40))
     s.add(again)
     s.run()
@@ -439,10 +439,10 @@ def test_abort_while_the_prompt_is_read_keeps_what_was_read() -> None:
 
 def test_abort_while_decoding() -> None:
     s = Steps()
-    one, other = sequence(unlike(0, 3), n_new=9), sequence(unlike(1, 3), n_new=9)
-    s.add(one, other)
+    seq, other = sequence(unlike(0, 3), n_new=9), sequence(unlike(1, 3), n_new=9)
+    s.add(seq, other)
     s.steps(3)
-    s.scheduler.remove(one)
+    s.scheduler.remove(seq)
     assert s.steps(1) == [[1]]
     s.run()
     assert s.finished == [other]
@@ -480,11 +480,11 @@ def test_relief_drops_cached_prefixes_first_then_the_last_to_come() -> None:
 
 def test_there_is_no_relief_for_a_single_sequence() -> None:
     s = Steps()
-    one = sequence(unlike(0, 5), n_new=9)
-    s.add(one)
+    seq = sequence(unlike(0, 5), n_new=9)
+    s.add(seq)
     s.step()
     assert not s.scheduler.make_room()
-    assert s.scheduler.running == [one]
+    assert s.scheduler.running == [seq]
 
 
 def test_after_a_relief_the_same_step_is_not_tried_again() -> None:
@@ -493,8 +493,8 @@ def test_after_a_relief_the_same_step_is_not_tried_again() -> None:
     s.add(first, second)
     s.step()
     assert s.scheduler.make_room()
-    assert [each for each, _ in s.step()] == [first]
-    assert [each for each, _ in s.step()] == [first, second]
+    assert [item for item, _ in s.step()] == [first]
+    assert [item for item, _ in s.step()] == [first, second]
 
 
 def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
@@ -505,7 +505,7 @@ def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
     assert s.scheduler.make_room()  # The third gives way,
     s.scheduler.schedule()
     assert s.scheduler.make_room()  # then the cells that it left behind.
-    assert [each for each, _ in s.step()] == [first, second]
+    assert [item for item, _ in s.step()] == [first, second]
 
 
 def test_who_gave_way_comes_back_when_the_others_are_gone() -> None:
@@ -515,7 +515,7 @@ def test_who_gave_way_comes_back_when_the_others_are_gone() -> None:
     s.step()
     assert s.scheduler.make_room()
     s.scheduler.remove(first)
-    assert [each for each, _ in s.step()] == [second]
+    assert [item for item, _ in s.step()] == [second]
 
 
 @pytest.mark.parametrize("n_new", [1, 12])
@@ -564,7 +564,7 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
     added: list[Sequence] = []
     aborted: list[Sequence] = []
     for action in data.draw(st.lists(st.sampled_from(["add", "add", "step", "step", "step", "abort"]), max_size=40)):
-        live = [each for each in live if each not in s.finished]
+        live = [item for item in live if item not in s.finished]
         if action == "add":
             i = data.draw(st.integers(0, 2))
             prompt = [*unlike(i, shared[i]), *data.draw(st.lists(st.integers(0, 6), min_size=1, max_size=10))]
@@ -579,12 +579,12 @@ def test_any_workload_gets_done(data: st.DataObject) -> None:
     s.run(at_most=3000)
     assert not s.failed
     assert {*s.finished, *aborted} == set(added)
-    assert all(len(each.tokens) == each.limit for each in s.finished)
-    for each in s.finished:
-        tokens = each.tokens[: each.n_prompt]
-        for _ in range(each.n_generated):
+    assert all(len(item.tokens) == item.limit for item in s.finished)
+    for item in s.finished:
+        tokens = item.tokens[: item.n_prompt]
+        for _ in range(item.n_generated):
             tokens.append(next_token(tokens))
-        assert tokens == each.tokens
+        assert tokens == item.tokens
     s.cache.evict_all()
     assert s.cache.n_free_cells == n_cells
     assert not s.memory.sequences
@@ -639,13 +639,13 @@ def repeating(i: int = 0) -> Sequence:
 
 def test_tokens_are_the_same_with_drafts() -> None:
     s, plain = Steps(prompt_lookup=4), Steps()
-    one, other = repeating(), repeating()
-    s.add(one)
+    seq, other = repeating(), repeating()
+    s.add(seq)
     plain.add(other)
     s.run()
     plain.run()
-    assert one.tokens == other.tokens
-    assert one.limit == len(one.tokens)
+    assert seq.tokens == other.tokens
+    assert seq.limit == len(seq.tokens)
 
 
 def test_drafts_save_steps() -> None:
@@ -664,16 +664,16 @@ def test_drafts_save_steps() -> None:
 
 def test_rejected_tokens_leave_no_cells() -> None:
     s = Steps(prompt_lookup=4)
-    one = repeating()
-    s.add(one)
+    seq = repeating()
+    s.add(seq)
     n_rejected = 0
     while not s.scheduler.idle:
-        before = len(one.tokens)
+        before = len(seq.tokens)
         rows = s.steps(1)[0][0]
-        if one.seq_id != NO_SEQ_ID and before > one.n_prompt:
-            n_rejected += rows - (len(one.tokens) - before)
-            assert s.memory.tokens(one.seq_id) == one.tokens[:-1]
-            assert s.cache.n_free_cells == 1000 - one.n_computed
+        if seq.seq_id != NO_SEQ_ID and before > seq.n_prompt:
+            n_rejected += rows - (len(seq.tokens) - before)
+            assert s.memory.tokens(seq.seq_id) == seq.tokens[:-1]
+            assert s.cache.n_free_cells == 1000 - seq.n_computed
     assert n_rejected > 0
 
 
@@ -704,8 +704,8 @@ def test_drafts_take_free_cells_only() -> None:
     s = Steps(prompt_lookup=4, n_cells=44)
     s.add(sequence(unlike(9, 10)))
     s.run()
-    one = sequence([1, 2, 4, 1, 2], n_new=27)
-    s.add(one)
+    seq = sequence([1, 2, 4, 1, 2], n_new=27)
+    s.add(seq)
     while not s.scheduler.idle:
         s.step()
     assert s.cache.n_cached_sequences == 2
@@ -729,17 +729,17 @@ def test_who_drafts_gives_way_and_goes_on_the_same() -> None:
     s.run()
     plain.run()
     assert s.scheduler.n_preempted > 0
-    assert [each.tokens for each in requests] == [each.tokens for each in others]
+    assert [item.tokens for item in requests] == [item.tokens for item in others]
 
 
 def test_abort_between_drafts() -> None:
     s = Steps(prompt_lookup=4)
-    one = repeating()
-    s.add(one)
+    seq = repeating()
+    s.add(seq)
     s.steps(5)
-    s.scheduler.remove(one)
+    s.scheduler.remove(seq)
     assert s.scheduler.idle
-    again = sequence([*one.tokens, 5])
+    again = sequence([*seq.tokens, 5])
     s.add(again)
     assert s.steps(1) == [[2]]  # The last token of the first one was not computed.
 
@@ -747,7 +747,7 @@ def test_abort_between_drafts() -> None:
 # ---- Prompts whose own probabilities are wanted
 
 
-def told(of: Sequence) -> list[tuple[int, int]]:
+def token_scores(of: Sequence) -> list[tuple[int, int]]:
     """(token, where it stands) of each score."""
     return [(s.token, int(-s.logprob)) for s in of.scored]
 
@@ -764,7 +764,7 @@ def test_a_prompt_is_scored_in_parts_and_whole(length: int) -> None:
     parts = [10] * ((length - 1) // 10) + [1] if length % 10 == 1 else [10] * (length // 10) + [length % 10]
     assert steps.steps(len(parts)) == [[n] for n in parts if n] + [[1]] * (not parts[-1])
     steps.run()
-    assert told(wanting) == whole(wanting)
+    assert token_scores(wanting) == whole(wanting)
     assert steps.finished == [wanting]
 
 
@@ -776,7 +776,7 @@ def test_rows_of_scored_prompts_are_bounded_and_others_get_the_rest() -> None:
     assert steps.step() == [(first, 5), (plain, 30), (second, 5)]
     assert steps.step() == [(first, 1), (plain, 1), (second, 10)]
     steps.run()
-    assert told(second) == whole(second)
+    assert token_scores(second) == whole(second)
 
 
 def test_scored_prompts_are_served_in_their_order() -> None:
@@ -797,7 +797,7 @@ def test_a_scored_prompt_uses_no_prefix_and_waits_for_none() -> None:
     assert steps.step() == [(again, 40), (running, 20)], "what was computed before is computed again"
     assert steps.step() == [(running, 30), (wanting, 30)]
     steps.run()
-    assert told(wanting) == whole(wanting)
+    assert token_scores(wanting) == whole(wanting)
 
 
 def test_what_a_scored_prompt_has_computed_is_used_by_others() -> None:
@@ -820,7 +820,7 @@ def test_scoring_goes_on_where_it_was_after_giving_way(n_cells: int) -> None:
         before = steps.scheduler.n_preempted
         steps.step()
         in_the_middle += steps.scheduler.n_preempted > before and 1 < wanting.n_scored < wanting.n_prompt
-    assert told(wanting) == whole(wanting)
+    assert token_scores(wanting) == whole(wanting)
     assert steps.finished == [decoding, wanting]
     assert in_the_middle, "the sizes are chosen for that"
 
@@ -831,7 +831,7 @@ def test_a_decoding_sequence_that_gave_way_is_not_scored_again() -> None:
     steps.add(first, second)
     steps.run()
     assert steps.scheduler.n_preempted > 0
-    assert told(second) == whole(second)
+    assert token_scores(second) == whole(second)
 
 
 @given(
@@ -851,5 +851,5 @@ def test_all_get_done_and_every_score_is_there_once(
     steps.add(*everybody)
     steps.run()
     assert len(steps.finished) == len(everybody)
-    for each in everybody:
-        assert told(each) == (whole(each) if each.scores_prompt else [])
+    for item in everybody:
+        assert token_scores(item) == (whole(item) if item.scores_prompt else [])

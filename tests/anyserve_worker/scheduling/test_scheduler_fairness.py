@@ -131,10 +131,10 @@ class Simulation:
 def alone(length: int, mixes: bool = True) -> float:
     """Seconds to the first token of a prompt that has the worker for itself."""
     simulation = Simulation(mixes=mixes)
-    one = prompt(length)
-    simulation.add(one)
+    seq = prompt(length)
+    simulation.add(seq)
     simulation.run()
-    return simulation.ttft(one)
+    return simulation.ttft(seq)
 
 
 # ---- A short prompt and long ones
@@ -154,7 +154,7 @@ def test_a_short_prompt_is_not_stuck_behind_long_ones(n_long: int, begun: int, c
     s.add(short)
     s.run(until=lambda: short in s.finished)
     assert s.ttft(short) <= 3 * alone(SHORT, mixes) + s.longest_step
-    assert not any(one in s.finished for one in s.arrived if one is not short), "the long ones are far from their end"
+    assert not any(seq in s.finished for seq in s.arrived if seq is not short), "the long ones are far from their end"
 
 
 @pytest.mark.parametrize("mixes", [True, False])
@@ -199,7 +199,7 @@ def test_long_prompts_are_read_one_after_the_other() -> None:
     s.add(*longs)
     s.run(until=lambda: longs[1] in s.finished)
     assert len(s.scheduler.running) <= 1
-    assert [one for one in longs if one in s.finished] == longs[:2]
+    assert [seq for seq in longs if seq in s.finished] == longs[:2]
 
 
 # ---- Nobody starves
@@ -216,7 +216,7 @@ def test_an_endless_flow_of_short_prompts_starves_nobody(crowd: int, length: int
     s.add(long)
     shorts: list[Sequence] = []
     while long not in s.finished:
-        shorts = [one for one in shorts if one not in s.finished]
+        shorts = [seq for seq in shorts if seq not in s.finished]
         while len(shorts) < crowd:
             shorts.append(prompt(length, 1, f"caller {next(number) % n_callers}"))
             s.add(shorts[-1])
@@ -229,9 +229,9 @@ def test_each_has_its_turn_however_many_come_later() -> None:
     longs = [prompt(LONG) for _ in range(3)]
     s.add(*longs)
     s.run(until=lambda: longs[2] in s.finished, feed=(prompt(SHORT_PROMPT) for _ in count()))
-    assert [one for one in s.finished if one in longs] == longs
-    for k, one in enumerate(longs, 1):
-        assert s.ttft(one) <= k * (FIRST_SHARE + 1) * alone(LONG)
+    assert [seq for seq in s.finished if seq in longs] == longs
+    for k, seq in enumerate(longs, 1):
+        assert s.ttft(seq) <= k * (FIRST_SHARE + 1) * alone(LONG)
 
 
 # ---- Between callers
@@ -243,11 +243,11 @@ def test_a_caller_with_one_prompt_does_not_wait_for_another_callers_fifty(length
     s = Simulation(parallel=parallel)
     s.add(*(prompt(length, 1, "many") for _ in range(50)))
     s.step()
-    one = prompt(length, 1, "one")
-    s.add(one)
-    s.run(until=lambda: one in s.finished)
-    assert sum(each in s.finished for each in s.arrived) <= 1 + 2 + STEP_SECONDS / TOKEN_S // length
-    assert s.ttft(one) <= 2 * alone(length) + 2 * s.longest_step
+    seq = prompt(length, 1, "one")
+    s.add(seq)
+    s.run(until=lambda: seq in s.finished)
+    assert sum(item in s.finished for item in s.arrived) <= 1 + 2 + STEP_SECONDS / TOKEN_S // length
+    assert s.ttft(seq) <= 2 * alone(length) + 2 * s.longest_step
 
 
 def test_callers_take_turns_whoever_came_first() -> None:
@@ -255,7 +255,7 @@ def test_callers_take_turns_whoever_came_first() -> None:
     for caller in "abc":
         s.add(*(prompt(1000, 1, caller) for _ in range(4)))
     s.run()
-    order = [one.caller for one in s.finished]
+    order = [seq.caller for seq in s.finished]
     for k in range(0, 12, 3):
         assert sorted(order[k : k + 3]) == ["a", "b", "c"]
 
@@ -264,9 +264,9 @@ def test_room_goes_round_by_callers_too() -> None:
     s = Simulation(n_cells=N_CTX + 1024)
     s.add(*(prompt(LONG, 50, "many") for _ in range(5)))
     s.step()
-    one = prompt(LONG, 50, "one")
-    s.add(one)
-    s.run(until=lambda: one in s.finished)
+    seq = prompt(LONG, 50, "one")
+    s.add(seq)
+    s.run(until=lambda: seq in s.finished)
     assert len(s.finished) == 2
 
 
@@ -298,11 +298,11 @@ def test_cells_are_kept_for_short_prompts() -> None:
         short = prompt(SHORT, 20)
         s.add(short)
         n_finished = len(s.finished)
-        s.run(until=lambda one=short: one in s.finished)  # type: ignore[misc]
+        s.run(until=lambda seq=short: seq in s.finished)  # type: ignore[misc]
         assert len(s.finished) <= n_finished + 2
         assert s.ttft(short) <= 3 * alone(SHORT) + s.longest_step
     s.run()
-    assert [one for one in s.finished if one in longs] == longs
+    assert [seq for seq in s.finished if seq in longs] == longs
     assert s.scheduler.n_preempted == 0
 
 
@@ -328,7 +328,7 @@ def test_short_prompts_take_no_room_from_a_long_one_that_waits(n_cells: int, n_n
     longs = [prompt(LONG, 300) for _ in range(4)]
     s.add(*longs)
     s.run(until=lambda: longs[-1] in s.finished, feed=(prompt(SHORT, n_new) for _ in count()))
-    assert [one for one in s.finished if one in longs] == longs
+    assert [seq for seq in s.finished if seq in longs] == longs
     assert s.finished[longs[-1]] <= 4 * ((FIRST_SHARE + 1) * alone(LONG) + 700 * (STEP_S + MIN_STEP_TOKENS * TOKEN_S))
     s.run()
     assert s.cache.n_free_cells + _cached_cells(s.cache) == n_cells
@@ -349,7 +349,7 @@ def test_slots_that_are_kept_are_never_long_ones(parallel: int) -> None:
     most = 0
     while not s.scheduler.idle:
         s.step()
-        n_long = sum(one.n_prompt > SHORT_PROMPT for one in s.scheduler.running)
+        n_long = sum(seq.n_prompt > SHORT_PROMPT for seq in s.scheduler.running)
         assert n_long <= parallel
         assert len(s.scheduler.running) <= parallel + (min(kept, n_long))
         most = max(most, len(s.scheduler.running))
@@ -453,8 +453,8 @@ def test_the_line_by_size_and_by_turn() -> None:
     line: PromptLine[Sequence] = PromptLine()
     a = [prompt(n, caller="a") for n in (900, 300, 100)]
     b = [prompt(n, caller="b") for n in (200, 7000)]
-    for each in (*a, *b):
-        line.add(each, len(each.tokens))
+    for item in (*a, *b):
+        line.add(item, len(item.tokens))
     assert list(line) == [*a, *b]
     assert line.by_size(9) == [a[2], b[0], a[1], a[0], b[1]]
     assert line.by_size(2) == [a[2], b[0]]
@@ -480,13 +480,13 @@ def test_the_line_by_priority() -> None:
     line: PromptLine[Sequence] = PromptLine()
     last, later = prompt(100, priority=7), prompt(200, caller="b", priority=1)
     long, short = prompt(7000), prompt(300)
-    for each in (last, later, long, short):
-        line.add(each, len(each.tokens))
+    for item in (last, later, long, short):
+        line.add(item, len(item.tokens))
     assert line.by_size(9) == [short, long, later, last]
     assert line.first() is last, "it came first, and its turn doesn't depend on its priority"
-    for each in (last, later, long, short):
-        line.start(each, len(each.tokens))
-        line.leave(each)
+    for item in (last, later, long, short):
+        line.start(item, len(item.tokens))
+        line.leave(item)
     assert line.by_size(9) == []
 
 
@@ -494,9 +494,9 @@ def test_priorities_leave_nothing_behind() -> None:
     line: PromptLine[Sequence] = PromptLine()
     n_before = len(line._ranks)
     for number in range(1, 1000):
-        each = prompt(10, priority=number)
-        line.add(each, 10)
-        line.leave(each)
+        item = prompt(10, priority=number)
+        line.add(item, 10)
+        line.leave(item)
     assert len(line._ranks) == n_before
 
 
@@ -529,11 +529,11 @@ def test_a_prompt_with_a_large_number_has_its_turn() -> None:
 def test_who_gave_way_comes_first() -> None:
     line: PromptLine[Sequence] = PromptLine()
     waiting, first, second = prompt(10), prompt(600), prompt(700)
-    for each in (waiting, first, second):
-        line.add(each, len(each.tokens))
-    for each in (first, second):
-        line.start(each, len(each.tokens))
-        line.leave(each)
+    for item in (waiting, first, second):
+        line.add(item, len(item.tokens))
+    for item in (first, second):
+        line.start(item, len(item.tokens))
+        line.leave(item)
     line.put_back(second, 700)
     line.put_back(first, 600)
     assert list(line) == [first, second, waiting]
@@ -582,7 +582,7 @@ def test_a_prompt_whose_prefix_was_evicted_is_a_long_one_again() -> None:
 
 def test_a_waiting_sequence_has_nothing() -> None:
     s = Simulation(parallel=1)
-    one, other = prompt(600), prompt(600)
-    s.add(one, other)
+    seq, other = prompt(600), prompt(600)
+    s.add(seq, other)
     s.step()
     assert (other.seq_id, other.n_computed) == (NO_SEQ_ID, 0)

@@ -18,7 +18,7 @@ def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator
     output, logprobs = TextOutput(stop), LogprobOutput()
 
     def popped(text: str, *, all: bool) -> Step:
-        return text, tuple(told.token for told in logprobs.pop(len(text), all=all))
+        return text, tuple(entry.token for entry in logprobs.pop(len(text), all=all))
 
     for start in range(0, len(pieces), size):
         text = ""
@@ -76,9 +76,9 @@ def test_tokens_come_with_their_text_at_every_cut(data: bytes, stop: tuple[str, 
         tokens: list[bytes] = []
         begins = beginnings(pieces)
         moves = list(steps(pieces, stop, size))
-        for n, (more, told) in enumerate(moves):
+        for n, (more, entry) in enumerate(moves):
             text += more
-            tokens += told
+            tokens += entry
             assert tokens == pieces[: len(tokens)], "in order, none left out"
             if n < len(moves) - 1:
                 assert len(tokens) == sum(begin < len(text) for begin in begins[: len(tokens) + 1])
@@ -119,6 +119,6 @@ def test_control_tokens_without_text_wait_for_what_follows() -> None:
     output.push(TokenLogprob(b"<|x|>", -1.0), 0)
     assert output.pop(0, all=False) == ()
     output.push(TokenLogprob(b"a", -2.0), 0)
-    assert [told.token for told in output.pop(1, all=False)] == [b"<|x|>", b"a"]
+    assert [entry.token for entry in output.pop(1, all=False)] == [b"<|x|>", b"a"]
     output.push(TokenLogprob(b"<|x|>", -3.0), 0)
-    assert [told.logprob for told in output.pop(0, all=True)] == [-3.0]
+    assert [entry.logprob for entry in output.pop(0, all=True)] == [-3.0]

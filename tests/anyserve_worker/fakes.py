@@ -1,4 +1,4 @@
-"""Stand-ins for the native side. They keep books of their own and refuse what llama.cpp could not do."""
+"""Fakes of the native side. They keep their own state and reject what llama.cpp could not do."""
 
 import asyncio
 import threading
@@ -23,7 +23,7 @@ from protos import contract
 
 @dataclass
 class FakeMemory:
-    """KV memory that knows which token each cell holds, for each sequence in the order of positions.
+    """KV memory that records the token of each cell, for each sequence in the order of positions.
 
     `window`: the next token sees only this many before it, and those further back are forgotten as it is computed.
     `recurrent`: a state, which can be kept or copied as a whole, not cut.
@@ -66,7 +66,7 @@ class FakeMemory:
     # ---- What the model does with it
 
     def compute(self, seq_id: int, start: int, tokens: Items[int]) -> None:
-        """`tokens` are computed behind the `start` tokens that are there. Raises NoRoom, with nothing changed."""
+        """Computes `tokens` after the `start` existing ones. Raises NoRoom without a change."""
         cells = self.sequences.get(seq_id, [])
         assert len(cells) == start, "positions are consecutive"
         assert seq_id not in self.sequences or self._sees_enough(seq_id, start), "what attention sees is there"
@@ -92,7 +92,7 @@ class FakeMemory:
 
 
 END = 0
-"""The token that ends an answer. Every other is a byte, so that characters come in pieces."""
+"""The token that ends an answer. Every other token is a byte, so that characters come in pieces."""
 PATIENCE = 20
 """Seconds after which a test that waits for the engine's thread has failed."""
 
@@ -110,7 +110,7 @@ class ByteVocabulary:
     def tokens_of(
         self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
     ) -> "array[int]":
-        """`add_special` puts a 1 before the text, `parse_special` takes each "#" for a 2."""
+        """`add_special` adds a 1 before the text, `parse_special` turns each "#" into a 2."""
         encoded = text.encode()
         return array(
             "i", [*([1] if add_special else []), *(encoded.replace(b"#", b"\2") if parse_special else encoded)]
@@ -127,10 +127,10 @@ class ByteVocabulary:
             raise InvalidRequest("no such token", tensor=tensor)
 
     def check_guide(self, guide: Guide) -> None:
-        """Whatever has a source is compiled."""
+        """Accepts every guide."""
 
     def stop_compiling(self) -> None:
-        """Nothing takes long."""
+        """Does nothing, since nothing takes long."""
 
     def try_guide(self, guide: Guide, seconds: float) -> str:
         if not guide.source:
@@ -152,7 +152,7 @@ class ByteVocabulary:
 
 @dataclass
 class FakeGuide:
-    """Ends a choice after so many tokens."""
+    """Ends a choice after `n_left` tokens."""
 
     n_left: int
     ended: bool = False
@@ -169,7 +169,7 @@ class FakeGuide:
 
 
 class SlowVocabulary(ByteVocabulary):
-    """Tokenizes only when it is told to."""
+    """Tokenizes only after `may_go_on` is set."""
 
     def __init__(self) -> None:
         self.may_go_on = threading.Event()
@@ -180,7 +180,7 @@ class SlowVocabulary(ByteVocabulary):
 
 
 class Gate:
-    """Lets a thread through one by one: it waits in `enter`, the test in `entered`."""
+    """Lets a thread pass step by step. The thread waits in `enter`, the test in `entered`."""
 
     def __init__(self) -> None:
         self._waiting = threading.Semaphore(0)
@@ -193,28 +193,28 @@ class Gate:
             assert self._passes.acquire(timeout=PATIENCE)
 
     async def entered(self) -> None:
-        """The thread stands at the gate."""
+        """Waits until the thread waits in `enter`."""
         assert await asyncio.to_thread(self._waiting.acquire, timeout=PATIENCE)
 
     def entered_now(self) -> bool:
-        """Blocks the event loop until the thread stands at the gate."""
+        """Blocks the event loop until the thread waits in `enter`."""
         return self._waiting.acquire(timeout=PATIENCE)
 
     def let_through(self) -> None:
         self._passes.release()
 
     def close(self) -> None:
-        """Lets no more through, as at the beginning."""
+        """Stops the thread at its next `enter`, as initially."""
         self._open = False
 
     def open(self) -> None:
-        """Lets all through from now on."""
+        """Lets every `enter` pass from now on."""
         self._open = True
         self._passes.release()
 
 
 def score(chunk: Chunk) -> None:
-    """Takes down how likely the prompt's tokens were, of those whose turn it is."""
+    """Records the scores of the prompt's tokens that are due in this step."""
     sequence = chunk.sequence
     if not chunk.scores:
         return
@@ -227,7 +227,7 @@ def score(chunk: Chunk) -> None:
 
 
 def fake_score(sequence: Sequence, position: int, token: int) -> TokenScore:
-    """That of a token tells where it stands; the others in its place are the letters."""
+    """The log probability of a token is its negative position; the alternatives are letters."""
     top = tuple((ord("a") + i, -float(i)) for i in range(sequence.sampling.logprobs or 0))
     return TokenScore(token, -float(position), top)
 
@@ -301,7 +301,7 @@ class FakeSampler:
 
 
 class FakeRunner:
-    """Answers each prompt with what the script says, byte by byte, and then the end; `ok` if the script lacks it."""
+    """Answers each prompt with its text in the script, byte by byte, and then END; `ok` if the script lacks it."""
 
     mixes = True
 
@@ -331,7 +331,7 @@ class FakeRunner:
         self.prompt_lookup = prompt_lookup
         self.failures = list(failures)
         self.steps: list[list[tuple[str, int]]] = []
-        """(prompt, tokens computed, those of drafts included) for each chunk of each step."""
+        """(prompt, tokens computed, including drafts) for each chunk of each step."""
         self.failing = failing or {}
         self.n_score_rows = n_score_rows or n_batch
         self.samplers: list[FakeSampler] = []

@@ -72,7 +72,7 @@ def weight_buffers() -> dict[str, int]:
 
 
 class Graph:
-    """A context with the tensors of one operation. Shapes are numpy's: the innermost dimension is the last one."""
+    """A context with the tensors of one operation. Shapes are numpy's: the last dimension is the innermost."""
 
     def __enter__(self) -> "Graph":
         _cpu_init()

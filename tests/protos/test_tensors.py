@@ -40,7 +40,7 @@ FIELDS = {
 }
 TYPED = sorted(FIELDS)
 ONE: dict[str, Any] = {field: [1] for field in FIELDS.values()} | {"bool_contents": [True], "bytes_contents": [b"x"]}
-"""One element for each field."""
+"""One element for each field of the contents."""
 
 
 def spec(datatype: str, name: str = "x") -> TensorSpec:

@@ -1,4 +1,4 @@
-"""Guides of many requests: which wait for which, what is remembered, what is refused. The vocabulary is a fake."""
+"""Guides of many requests: order, caches and refusals. The vocabulary is a fake."""
 
 import asyncio
 import threading
@@ -22,7 +22,7 @@ QUICK, MIDDLE, SLOW, BAD, LOST, GATED, BROKEN, TOO_LONG = (
 
 
 class Vocabulary(ByteVocabulary):
-    """A guide's first word says what becomes of it. `slow` ones are refused on the last level, `middle` ones pass it.
+    """A guide's first word sets its result. `slow` ones are refused on the last level, `middle` ones pass it.
 
     What is `gated` waits until it may go on; on the last level `slow` and `middle` ones do, too.
     """
@@ -32,7 +32,7 @@ class Vocabulary(ByteVocabulary):
         self.compiled = Counter[str]()
         self.lost = Counter[str]()
         self.n_losses = 1
-        """How often a trial for a `lost` guide is lost."""
+        """Number of trials that are lost for a `lost` guide."""
         self.may_go_on = threading.Event()
         self.stopped = False
         self.last_level = SECONDS[-1]
@@ -79,7 +79,7 @@ class Vocabulary(ByteVocabulary):
 
 
 class Compiler(GuideCompiler):
-    """With the vocabulary at hand, and what has ended so far, in order."""
+    """A compiler with its vocabulary, and the results so far, in order."""
 
     def __init__(self, max_wait: float) -> None:
         self.vocabulary = Vocabulary()
@@ -88,7 +88,7 @@ class Compiler(GuideCompiler):
         self.order: list[str] = []
 
     def start(self, source: str, caller: str = "", n: int = 1) -> "asyncio.Task[str]":
-        """A request. Its result is the name of what it ended with."""
+        """Starts a request. Its result is the name of its outcome."""
 
         async def request() -> str:
             try:
@@ -107,7 +107,7 @@ class Compiler(GuideCompiler):
         return await self.start(source, caller, n)
 
     async def settle(self, n_waiting: int) -> None:
-        """Until so many guides wait, and the last level has one to work on."""
+        """Waits until `n_waiting` guides wait and the last level works on one."""
         await eventually(
             lambda: self.n_waiting == n_waiting and any(seconds == SECONDS[-1] for _, seconds in self.vocabulary.tried)
         )
@@ -149,7 +149,7 @@ async def test_a_slow_guide_gets_more_time_step_by_step() -> None:
 
 
 async def test_a_quick_guide_waits_for_no_slow_one() -> None:
-    """Without keys, when all have the same caller, and with any number of distinct slow guides."""
+    """Even without keys, when all requests have one caller, and with any number of distinct slow guides."""
     async with compiler() as c:
         slow = [c.start(f"{SLOW} {i}") for i in range(12)]
         await c.settle(11)
@@ -213,7 +213,7 @@ async def test_an_accepted_guide_is_not_tried_again() -> None:
 
 
 async def test_equal_guides_are_compiled_once() -> None:
-    """Also if their callers differ, and if one leaves."""
+    """Even if their callers differ, and if one of them is cancelled."""
     async with compiler() as c:
         requests = [c.start(GATED, caller) for caller in ("a", "a", "b", "c")]
         slow = [c.start(MIDDLE, caller) for caller in ("a", "b", "b", "c")]
@@ -274,7 +274,7 @@ async def test_a_caller_may_have_so_many_slow_guides() -> None:
 
 
 async def test_guides_of_middling_length_have_no_such_limit() -> None:
-    """Grammars for many tools are such."""
+    """This is so for grammars of many tools."""
     async with compiler() as c:
         c.vocabulary.last_level = SECONDS[1]
         c.vocabulary.may_go_on.set()

@@ -1,4 +1,4 @@
-"""Guides with real llguidance on a vocabulary of bytes: what may come next, what is refused, and what it may cost."""
+"""Guides with real llguidance on a vocabulary of bytes: allowed tokens, refusals, and costs."""
 
 import json
 import time
@@ -143,7 +143,7 @@ def test_control_tokens_are_named_and_are_no_text(guides: VocabularyGuides) -> N
     assert allowed(matcher) == {TOOL}
     matcher.accept(TOOL)
     assert allowed(matcher) == letters("x")
-    # Written out, they are characters.
+    # Spelled out, they are characters.
     assert allowed(compiled(guides, Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
 
 
@@ -202,7 +202,7 @@ def test_what_cannot_be_followed_is_refused(
     assert says in refusal(guides, tensor, source)
 
 
-# ---- Lenient schemas: what can't be enforced is left out
+# ---- Lenient schemas: what can't be enforced is ignored
 
 A_OR_1: dict[str, Any] = {"type": "array", "items": {"enum": ["a", 1]}}
 OBJECT: dict[str, Any] = {
@@ -237,7 +237,7 @@ UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
         '{"b": 1}',
     ),
 }
-"""Each with a text that a lenient schema allows."""
+"""Schemas, each with a text that it allows if it is lenient."""
 
 
 def written(guides: VocabularyGuides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
@@ -251,7 +251,7 @@ def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: VocabularyGuides
     written(guides, JSON_SCHEMA, source, text, lenient=True)
     with pytest.raises(InvalidRequest):
         compiled(guides, Guide(JSON_SCHEMA, source))
-    # The same inside a grammar, as for the arguments of a call.
+    # A schema inside a grammar, as for the arguments of a call.
     lark = "start: r0\nr0: %json " + json.dumps(schema | {"x-guidance": {"lenient": True}})
     accept(compiled(guides, Guide(LARK, lark)), text.replace(", ", ",").replace(": ", ":"))
     with pytest.raises(InvalidRequest):
@@ -383,7 +383,7 @@ def test_an_ambiguous_grammar_comes_to_an_end(guides: VocabularyGuides) -> None:
 
 
 class Clock:
-    """Each look at it takes some time."""
+    """Each mask takes some time."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -421,7 +421,7 @@ def test_after_the_end_of_the_worker_nothing_is_started() -> None:
 
 
 def test_a_schema_cant_set_options_of_the_compiler(guides: VocabularyGuides) -> None:
-    """`lenient` would take strictness away."""
+    """`lenient` would make the schema less strict."""
     with pytest.raises(InvalidRequest, match="not"):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps({"not": {"type": "string"}, "x-guidance": {"lenient": True}})))
     written(guides, JSON_SCHEMA, json.dumps({"const": {"x-guidance": 1}, "x-guidance": {"no": 1}}), '{"x-guidance": 1}')

@@ -1,4 +1,4 @@
-"""What is remembered about guides has bounds."""
+"""The caches for guides have bounds."""
 
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides.memory import LeastRecentlyUsed, digest

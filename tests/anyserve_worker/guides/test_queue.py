@@ -1,4 +1,4 @@
-"""Whose guide is compiled next, and when a queue is full."""
+"""The caller whose guide is compiled next, and full queues."""
 
 from anyserve_worker.guides.queue import GuideQueue
 
@@ -34,7 +34,7 @@ def test_callers_take_turns() -> None:
 
 
 def test_a_caller_that_comes_back_overtakes_none_that_waits() -> None:
-    """Two callers that send one guide after the other leave a third its turns."""
+    """Two callers with an endless series of guides leave a third caller its turns."""
     queue = build()
     for job in ("c1", "c2", "c3"):
         queue.add(job, "c")

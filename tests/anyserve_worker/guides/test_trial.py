@@ -1,4 +1,4 @@
-"""Trial processes: what ends one, that the next is forked, and that a verdict is one on the guide."""
+"""Trial processes: what ends one, that the next one is forked, and that errors are about the guide."""
 
 import os
 import signal
@@ -167,7 +167,7 @@ def test_closing_ends_what_runs(trials: Trials) -> None:
 
 
 def test_many_threads(trials: Trials) -> None:
-    """Each has its answer, whatever ends beside it."""
+    """Each guide has its own result, whatever ends at the same time."""
     start = threading.Barrier(4)
 
     def run(i: int) -> str:

@@ -1,4 +1,4 @@
-"""llama.cpp's numbers and structs: the worker starts with the library that it was written for, and with no other."""
+"""llama.cpp's constants and structs: the worker starts only with the library that it was written for."""
 
 import ctypes
 import re
@@ -18,11 +18,11 @@ from anyserve_worker.llama import constants
 
 ROOT = Path(__file__).parents[3]
 HEADERS = "".join((Path(llama_cpp.__file__).parent / "include" / name).read_text() for name in ("llama.h", "ggml.h"))
-"""Those that the installed library was compiled with."""
+"""The headers that the installed library was compiled with."""
 
 
 class Changed:
-    """llama_cpp with other attributes; None is one that is gone."""
+    """llama_cpp with other attributes; None removes one."""
 
     def __init__(self, **changed: Any) -> None:
         self._changed = changed
@@ -136,7 +136,7 @@ def test_every_option_has_a_value() -> None:
     ],
 )
 def test_values_are_those_of_the_headers(name: str, value: int) -> None:
-    """As an item of an enum, or defined."""
+    """The value is an item of an enum, or defined."""
     found = re.findall(rf"^\s*(?:#define )?{name}\s*(?:=|\s)\s*(-?\d+),?$", without_comments(HEADERS), re.MULTILINE)
     assert found == [str(value)]
 

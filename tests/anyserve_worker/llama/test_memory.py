@@ -5,13 +5,13 @@ from anyserve_worker.llama import memory
 from tests.ops.census import census
 
 PIECES, PIECE = 200_000, 700
-"""Larger than what Python keeps in pools of its own: 140 MB in all."""
+"""Larger than the objects that Python keeps in its own pools: 140 MB in all."""
 MOST_OF_IT = 100
 """MiB."""
 
 
 async def test_freed_memory_comes_back() -> None:
-    """It is held down by a few pieces that live on."""
+    """A few pieces that stay allocated keep the memory from being returned."""
     pieces = [bytes([i % 256]) * PIECE for i in range(PIECES)]
     kept = pieces[:: PIECES // 100]
     full = census(os.getpid()).resident

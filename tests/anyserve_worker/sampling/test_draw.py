@@ -23,7 +23,7 @@ def test_plain_draws_with_the_probabilities_of_the_softmax(temperature: float) -
     drawn = Counter(sampler.sample(LOGITS) for _ in range(n))
     weights = np.exp(LOGITS.astype(float) / temperature)
     for token, p in enumerate(weights / weights.sum()):
-        # Six standard deviations: never by chance, and the seed is fixed besides.
+        # Six standard deviations don't occur by chance, and the seed is fixed.
         assert abs(drawn[token] - n * p) <= 6 * (n * p * (1 - p)) ** 0.5
 
 

@@ -58,7 +58,7 @@ def sequence(chosen: random.Random, n: int) -> list[int]:
 
 
 def compare(sampling: SamplingParameters, prompt: list[int], output: list[int]) -> int:
-    """At every token, for two choices of one prompt. How many logits were changed."""
+    """Compares at every token, for two choices of one prompt. Returns the number of changed logits."""
     tokens = array("i", prompt)
     seen = SeenPrompt(sampling, tokens, N_CTX, no_breakers)
     n_changed = 0
@@ -70,7 +70,7 @@ def compare(sampling: SamplingParameters, prompt: list[int], output: list[int]) 
             logits = (random_.standard_normal(N_VOCAB) * 3).astype(np.float32)
             expected = penalized_by(theirs, logits)
             n_changed += int(np.count_nonzero(expected != logits))
-            # Penalties of such a size are all the same, and not numbers for llama.cpp.
+            # Penalties of this size are all equal here, and NaN in llama.cpp.
             assert np.allclose(np.maximum(penalized(ours, logits), -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
             accept(ours, token)
             llama.llama_sampler_accept(theirs.handle, token)
@@ -179,7 +179,7 @@ def test_what_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> N
 
 
 def breakers(words: list[bytes], *texts: str) -> Breakers:
-    """The vocabulary has these words, and all single bytes behind them."""
+    """The vocabulary has these words, followed by all single bytes."""
     alphabet = [*words, *(bytes([byte]) for byte in range(256))]
     return Breakers(Words(alphabet), texts, lambda text: [len(words) + byte for byte in text])
 

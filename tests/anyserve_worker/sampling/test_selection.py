@@ -35,7 +35,7 @@ def shapes(n: int) -> Iterator[tuple[str, Values]]:
 
 
 def in_order(values: Values) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """Indices from the highest value above -inf on; of equals the first ones."""
+    """Returns indices from the highest value above -inf on; among equals the first."""
     order = np.argsort(-values, kind="stable")
     return order[: np.count_nonzero(values > -np.inf)]
 

@@ -1,4 +1,4 @@
-"""Truncating samplers and mirostat, against llama.cpp's own: which tokens they leave, and how often each is drawn."""
+"""Truncating samplers and mirostat against llama.cpp's: the tokens that they keep, and how often each is drawn."""
 
 import random
 from array import array
@@ -33,7 +33,7 @@ TRUNCATIONS: list[dict[str, Any]] = [
 
 
 class Watched:
-    """A sampler of ours that shows what it draws from."""
+    """A sampler that shows the candidates that it draws from."""
 
     def __init__(self, sampling: SamplingParameters, n_vocab: int) -> None:
         sampler = sampler_of(sampling, n_vocab)
@@ -60,7 +60,7 @@ def sampler_of(sampling: SamplingParameters, n_vocab: int, seed: int = 1) -> Dir
 
 
 def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
-    """From the greatest on, without those that are impossible."""
+    """Returns the possible values from the greatest on."""
     weights = np.exp((logits - logits.max()) / temperature)
     ordered: npt.NDArray[np.float64] = np.sort(weights[weights > 0])[::-1] / weights.sum()
     return ordered
@@ -72,7 +72,7 @@ def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, A
     sampling = SamplingParameters(**params)
     for name, logits in shapes(n_vocab):
         if name == "huge" or (name in ("nearly flat", "flat", "equals") and sampling.mirostat == 1):
-            continue  # Not numbers any more, or beyond the greatest one: llama.cpp then leaves one token.
+            continue  # NaN, or beyond the greatest number: llama.cpp then keeps one token.
         theirs = Chain(sampling, 1, array("i", [0]), None, n_vocab, 100)
         _, found = theirs.apply(logits)
         expected = probabilities(found["logit"].astype(np.float64), 1)
@@ -80,7 +80,7 @@ def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, A
         ours = probabilities(
             Watched(sampling, n_vocab).weights(logits.copy()), 1 if sampling.mirostat else sampling.temperature
         )
-        # llama.cpp adds up in single precision, one by one: with a large vocabulary it is off by a percent.
+        # llama.cpp sums in single precision, one by one: with a large vocabulary its error is a percent.
         n = min(len(ours), len(expected))
         difference = np.abs(ours[:n] - expected[:n]).sum() + ours[n:].sum() + expected[n:].sum()
         assert difference < (2e-3 if n_vocab < 100_000 else 2e-2), (name, len(ours), len(expected))
@@ -138,7 +138,7 @@ def test_tokens_are_drawn_as_often_as_by_llama_cpp(params: dict[str, Any]) -> No
     assert set(drawn) == set(reference)
     for token, count in reference.items():
         p = count / n
-        # Of the difference of two draws; six standard deviations, and the seeds are fixed besides.
+        # Six standard deviations of the difference of two draws, and the seeds are fixed.
         assert abs(drawn[token] - count) <= 6 * (2 * n * p * (1 - p)) ** 0.5
 
 

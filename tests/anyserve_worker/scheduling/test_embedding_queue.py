@@ -1,4 +1,4 @@
-"""Which prompts share a batch, that all get done in turn, and what becomes of the vectors of their tokens."""
+"""Batches of prompts, their order, and the pooling of their tokens' vectors."""
 
 from array import array
 from collections.abc import Sequence
@@ -20,7 +20,7 @@ def job(*tokens: int, pooling: str = MEAN, caller: str = "") -> EmbeddingJob:
 
 
 def all_done(queue: EmbeddingQueue, jobs: Sequence[EmbeddingJob]) -> list[EmbeddingJob]:
-    """In the order in which they were done."""
+    """Runs all jobs. Returns them in the order in which they were done."""
     for item in jobs:
         queue.add(item)
     done: list[EmbeddingJob] = []

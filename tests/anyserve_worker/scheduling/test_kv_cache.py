@@ -16,12 +16,12 @@ from tests.anyserve_worker.fakes import FakeMemory
 
 
 def tokens_of(text: str) -> "array[int]":
-    """A token a character."""
+    """Returns one token per character."""
     return array("i", map(ord, text))
 
 
 class Cache:
-    """A cache with its memory, for tests that tell a story: a letter is a token."""
+    """A cache with its memory, for tests with texts: a letter is a token."""
 
     def __init__(
         self, n_cells: int = 100, n_sequences: int = 8, memory: FakeMemory | None = None, reuse: bool = True
@@ -46,7 +46,7 @@ class Cache:
             self.cache.release(self.run(text, key=key)[0])
 
     def cached(self, text: str, key: PrefixKey = TEXT_KEY) -> int:
-        """How much of a text could be used again. Its last token never can, so another follows here."""
+        """Returns how much of a text can be reused. The last token never can, so another is added."""
         return self.cache.best_prefix(tokens_of(text + "§"), key)[1]
 
     @property
@@ -246,7 +246,7 @@ def test_others_go_before_a_prefix_is_cut_back() -> None:
 def test_a_prefix_whose_rest_is_shared_is_not_cut_back_in_vain() -> None:
     c = Cache(n_cells=10)
     c.keep("abcdefgh")
-    c.run("abcdefgz")  # Shares seven: to cut the cached one back gives one cell at most.
+    c.run("abcdefgz")  # Shares seven: truncating the cached one frees one cell at most.
     assert c.cache.acquire(tokens_of("abxxx"), TEXT_KEY) is None
     assert (c.cached("abcdefgh"), c.free) == (8, 1)
     assert c.run("abxx")[1] == 2
@@ -302,7 +302,7 @@ def test_growing_evicts_cached_prefixes() -> None:
 
 @pytest.mark.parametrize("order", [("aaaa", "bbxx"), ("bbxx", "aaaa")])
 def test_ids_run_out_before_cells(order: tuple[str, str]) -> None:
-    """Whichever of the two ids is in question: the other prefix makes place, the one in use stays."""
+    """For either of the two ids: the other prefix is evicted, the one in use stays."""
     c = Cache(n_sequences=2)
     ids = {text: c.run(text)[0] for text in ("aaaa", "bbxx")}
     oldest, newest = order
@@ -339,7 +339,7 @@ def test_clear_drops_running_sequences_too() -> None:
     c.run("xyz")
 
 
-# ---- Memory that cannot be cut
+# ---- Memory that can't be truncated
 
 
 def test_a_recurrent_state_is_used_whole_or_not_at_all() -> None:
@@ -475,7 +475,7 @@ keys = st.builds(
 
 
 def contents(tokens: "array[int]", key: PrefixKey) -> list[object]:
-    """What the cell of each token holds: all that it was computed from."""
+    """Returns the content of each token's cell: everything that it was computed from."""
     return [
         (key.adapter, tuple(tokens[: i + 1]), [item for item in key.media if item[0] <= i]) for i in range(len(tokens))
     ]
@@ -492,7 +492,7 @@ def test_shared_prefix(a: str, a_key: PrefixKey, b: str, b_key: PrefixKey) -> No
     assert shared_prefix(x, a_key, y, b_key) == shared_prefix(y, b_key, x, a_key) == expected
 
 
-# ---- Anything, in any order
+# ---- Random operations
 
 
 def somebody_runs(machine: "AnyOrder") -> bool:
@@ -504,7 +504,7 @@ def much_is_cached(machine: "AnyOrder") -> bool:
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Random use of a small cache. The memory refuses illegal calls; the books are compared after each step."""
+    """Random use of a small cache. The memory rejects illegal calls; the states are compared after each step."""
 
     @initialize(
         n_cells=st.integers(6, 40), n_sequences=st.integers(1, 6), kind=st.sampled_from(["full", "window", "recurrent"])
@@ -678,7 +678,7 @@ def test_common_prefix(a: list[int], b: list[int], n: int) -> None:
     assert common_prefix(x, y) == plain_common_prefix(x, y)
 
 
-# ---- Cached prefixes that nobody uses
+# ---- Unused cached prefixes
 
 STORY = "once upon a time there was a fox"
 OTHER = "the quick brown dog jumps over it"

@@ -1,4 +1,4 @@
-"""Drafts: that they occurred, how they are found, and when a sequence gives up drafting."""
+"""Drafts: that they occurred before, how they are found, and when a sequence pauses drafting."""
 
 from array import array
 from itertools import pairwise
@@ -19,7 +19,7 @@ def draft(text: str, most: int = 4) -> str:
 
 
 def scan(given: "array[int]", most: int) -> tuple[int, ...]:
-    """What the lookup is to find, by looking everywhere."""
+    """Returns the expected draft, by searching everywhere."""
     for position in range(len(given) - 1, NGRAM - 1, -1):
         if given[position - NGRAM : position] == given[-NGRAM:]:
             return tuple(given[position : position + most])
@@ -51,7 +51,7 @@ def test_a_draft_is_no_longer_than_it_may_be() -> None:
 
 @given(data=st.data())
 def test_the_index_finds_what_a_scan_finds(data: st.DataObject) -> None:
-    """However the sequence grows between the drafts."""
+    """This holds however the sequence grows between the drafts."""
     growing, lookup = array("i"), PromptLookup()
     for more in data.draw(st.lists(st.lists(st.integers(0, 3), max_size=20), max_size=12)):
         growing.extend(more)
@@ -69,7 +69,7 @@ def test_a_draft_is_a_continuation_that_occurred(given_tokens: list[int], most: 
 
 
 def test_a_long_prompt_is_indexed_bit_by_bit() -> None:
-    """Until then what was indexed is used."""
+    """Until then the indexed part is used."""
     lookup, long = PromptLookup(), array("i", [1, 2, 3, 8, *range(10, 10 + 2 * MAX_INDEXED), 1, 2, 3, 9, 1, 2, 3])
     assert [lookup.draft(long, 1) for _ in range(3)] == [(8,), (8,), (9,)]
 

@@ -1,4 +1,4 @@
-"""What each step computes: whose turn it is, how much of a prompt, who waits, who gives way, and that all get done."""
+"""The chunks of each step: turns, parts of prompts, waiting, preemption, and that all sequences finish."""
 
 from array import array
 from collections.abc import Iterable
@@ -25,14 +25,14 @@ def sequence(prompt: Iterable[int], n_new: int = 1) -> Sequence:
 
 
 def scored(prompt: Iterable[int], n_new: int = 1) -> Sequence:
-    """One whose prompt's own probabilities are wanted."""
+    """A sequence whose prompt's log probabilities are requested."""
     wanting = sequence(prompt, n_new)
     wanting.scores_prompt = True
     return wanting
 
 
 def unlike(i: int, length: int) -> Iterable[int]:
-    """A prompt that shares nothing with those of other `i`."""
+    """A prompt without a common prefix with those of other `i`."""
     return range(1000 * i, 1000 * i + length)
 
 
@@ -70,7 +70,7 @@ class Steps:
             self.scheduler.add(item)
 
     def step(self) -> list[tuple[Sequence, int]]:
-        """(sequence, tokens computed) of one step; empty if the memory had no place for it."""
+        """(sequence, tokens computed) of one step; empty if the memory had no room for it."""
         scheduler = self.scheduler
         decoding = {s for s in scheduler.running if s.n_generated and s.n_remaining == 1}
         n_preempted = scheduler.n_preempted
@@ -121,7 +121,7 @@ class Steps:
         raise AssertionError(f"still running: {self.scheduler.running}, waiting: {self.scheduler.waiting}")
 
     def check(self, chunks: list[Chunk], decoding: set[Sequence], *, somebody_gave_way: bool) -> None:
-        """What holds for every step. Who gave way may be back at once, behind others, if its whole prefix is shared."""
+        """Checks every step. A preempted sequence may return at once, behind others, if its whole prefix is shared."""
         scheduler = self.scheduler
         sequences = [chunk.sequence for chunk in chunks]
         assert len(set(sequences)) == len(sequences)
@@ -212,7 +212,7 @@ def test_the_batch_bounds_decodes_and_prompts_together() -> None:
 
 
 def test_a_sequence_is_admitted_when_there_is_something_of_it_to_compute() -> None:
-    """Not earlier: it would hold cells, and miss prefixes that are computed meanwhile."""
+    """An earlier admission would hold cells, and miss prefixes that are computed meanwhile."""
     s = Steps(batch_tokens=8)
     s.add(sequence(unlike(0, 20)), sequence(unlike(1, 4)))
     s.step()
@@ -461,7 +461,7 @@ def test_abort_of_a_preempted_sequence() -> None:
     assert s.cache.n_free_cells == 20
 
 
-# ---- When the model itself finds no place
+# ---- When the model has no room
 
 
 def test_relief_drops_cached_prefixes_first_then_the_last_to_come() -> None:
@@ -502,9 +502,9 @@ def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
     first, second, third = (sequence(unlike(i, 5), n_new=9) for i in range(3))
     s.add(first, second, third)
     s.step()
-    assert s.scheduler.make_room()  # The third gives way,
+    assert s.scheduler.make_room()  # The third is preempted,
     s.scheduler.schedule()
-    assert s.scheduler.make_room()  # then the cells that it left behind.
+    assert s.scheduler.make_room()  # then its cached cells are evicted.
     assert [item for item, _ in s.step()] == [first, second]
 
 
@@ -540,7 +540,7 @@ def test_what_cannot_have_a_place_alone_fails_alone() -> None:
 
 @given(data=st.data())
 def test_any_workload_gets_done(data: st.DataObject) -> None:
-    """Whatever comes and goes: all that was not aborted finishes with all its tokens, and every cell comes back."""
+    """With any workload, all sequences that aren't aborted finish with all their tokens, and every cell is freed."""
     n_cells = data.draw(st.integers(40, 120), "cells")
     max_running = data.draw(st.integers(1, 4), "running")
     kind = data.draw(st.sampled_from(["full", "window", "recurrent", "small"]), "memory")
@@ -633,7 +633,7 @@ def test_who_cannot_be_admitted_is_not_waited_for() -> None:
 
 
 def repeating(i: int = 0) -> Sequence:
-    """Its text repeats itself soon."""
+    """A sequence whose text soon repeats itself."""
     return sequence([*unlike(i, 2), 1, 2, 4], n_new=30)
 
 
@@ -700,7 +700,7 @@ def test_nobody_drafts_beside_a_prompt() -> None:
 
 
 def test_drafts_take_free_cells_only() -> None:
-    """Neither those of a cached prefix nor, in the same step, those that others go on with."""
+    """A draft takes neither the cells of a cached prefix nor, in the same step, those that other sequences need."""
     s = Steps(prompt_lookup=4, n_cells=44)
     s.add(sequence(unlike(9, 10)))
     s.run()
@@ -713,7 +713,7 @@ def test_drafts_take_free_cells_only() -> None:
 
 
 def test_without_room_for_a_draft_there_is_none() -> None:
-    """Each has the cells that it needs in the end, and not one more."""
+    """Each sequence ends with exactly the cells that it needs."""
     s = Steps(prompt_lookup=16, n_cells=2 * 34)
     s.add(repeating(0), repeating(1))
     s.run()
@@ -744,11 +744,11 @@ def test_abort_between_drafts() -> None:
     assert s.steps(1) == [[2]]  # The last token of the first one was not computed.
 
 
-# ---- Prompts whose own probabilities are wanted
+# ---- Prompts whose log probabilities are requested
 
 
 def token_scores(of: Sequence) -> list[tuple[int, int]]:
-    """(token, where it stands) of each score."""
+    """(token, position) of each score."""
     return [(s.token, int(-s.logprob)) for s in of.scored]
 
 

@@ -1,4 +1,4 @@
-"""Prompts of all lengths and callers on one scheduler, with a clock that the work moves on: who waits how long."""
+"""Prompts of all lengths and callers on one scheduler, on a clock driven by the work: how long each one waits."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +19,14 @@ from anyserve_worker.text.output import TextOutput
 
 LONG, SHORT = 7231, 137
 TOKEN_S, STEP_S = 0.002, 0.004
-"""Seconds of a token of a prompt, and of a step beside them."""
+"""Seconds per token of a prompt, and per step in addition."""
 DEEP = 4096
-"""Tokens before a token that double its cost."""
+"""Number of tokens before a token that doubles its cost."""
 N_CTX = 8192
 
 
 class AnyMemory:
-    """Does whatever it is asked for."""
+    """Memory that supports every operation."""
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return n
@@ -42,7 +42,7 @@ _tokens = count(1)
 
 
 def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] = (), priority: int = 0) -> Sequence:
-    """A prompt that shares nothing with others but the prefix."""
+    """A prompt that shares only the prefix with others."""
     tokens = array("i", [*prefix, *[next(_tokens)] * length][:length])
     return Sequence(
         0, tokens, length, length + n_new, SamplingParameters(), TextOutput(), caller=caller, priority=priority
@@ -50,7 +50,7 @@ def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] 
 
 
 def seconds(n_tokens: int) -> float:
-    """What reading a prompt takes without anything beside it, in steps of the least size."""
+    """Seconds to read a prompt without other work, in steps of the least size."""
     return sum(map(_token_s, range(n_tokens))) + STEP_S * -(-n_tokens // MIN_STEP_TOKENS)
 
 
@@ -113,7 +113,7 @@ class Simulation:
         return chunks
 
     def run(self, until: Callable[[], bool] = lambda: False, feed: Iterator[Sequence] | None = None) -> None:
-        """Until that, or until all is done. `feed`: a new prompt comes as soon as the one before has its answer."""
+        """Runs until the condition holds or all is done. `feed`: a new prompt arrives when the last one is done."""
         fed = None
         while not until():
             if fed is None or fed in self.finished:
@@ -129,7 +129,7 @@ class Simulation:
 
 
 def alone(length: int, mixes: bool = True) -> float:
-    """Seconds to the first token of a prompt that has the worker for itself."""
+    """Seconds to the first token of a prompt without other work."""
     simulation = Simulation(mixes=mixes)
     seq = prompt(length)
     simulation.add(seq)
@@ -193,7 +193,7 @@ def test_a_step_takes_a_bounded_time_and_as_many_tokens_as_fit() -> None:
 
 
 def test_long_prompts_are_read_one_after_the_other() -> None:
-    """Not side by side: all would hold cells, and all would end late."""
+    """Reading them concurrently would hold cells for all of them, and all would end late."""
     s = Simulation()
     longs = [prompt(LONG) for _ in range(16)]
     s.add(*longs)
@@ -202,7 +202,7 @@ def test_long_prompts_are_read_one_after_the_other() -> None:
     assert [seq for seq in longs if seq in s.finished] == longs[:2]
 
 
-# ---- Nobody starves
+# ---- Starvation
 
 
 @pytest.mark.parametrize("n_callers", [1, 1000])
@@ -323,7 +323,7 @@ def test_as_many_short_prompts_share_the_cells_that_are_kept_as_fit() -> None:
 @pytest.mark.parametrize("n_cells", [N_CTX, N_CTX + 256, N_CTX + 1024, 2 * N_CTX])
 @pytest.mark.parametrize("n_new", [1, 200, 700])
 def test_short_prompts_take_no_room_from_a_long_one_that_waits(n_cells: int, n_new: int) -> None:
-    """However many of them come: the long ones have their turns, and all of their tokens."""
+    """However many short prompts arrive, the long ones have their turns and get all of their tokens."""
     s = Simulation(parallel=4, n_cells=n_cells)
     longs = [prompt(LONG, 300) for _ in range(4)]
     s.add(*longs)
@@ -357,7 +357,7 @@ def test_slots_that_are_kept_are_never_long_ones(parallel: int) -> None:
 
 
 def test_one_at_a_time_is_one_at_a_time_and_in_whole_batches() -> None:
-    """--parallel 1: an answer depends neither on others nor on how fast the steps before it were."""
+    """With --parallel 1, an answer depends neither on others nor on the speed of earlier steps."""
     s = Simulation(parallel=1)
     s.add(prompt(1500), prompt(SHORT))
     assert [[chunk.count for chunk in s.step()] for _ in range(4)] == [[512], [512], [476], [SHORT]]
@@ -502,7 +502,7 @@ def test_priorities_leave_nothing_behind() -> None:
 
 @pytest.mark.parametrize("parallel", [2, 32])
 def test_a_prompt_overtakes_those_that_let_others_go_first(parallel: int) -> None:
-    """A tenth more than beside nothing but the first in line, which has a quarter of every step."""
+    """It takes a tenth more than beside the first in line alone, which has a quarter of every step."""
     s = Simulation(parallel)
     background = [prompt(400, caller="batch", priority=1) for _ in range(200)]
     s.add(*background)
@@ -518,7 +518,7 @@ def test_a_prompt_overtakes_those_that_let_others_go_first(parallel: int) -> Non
 
 
 def test_a_prompt_with_a_large_number_has_its_turn() -> None:
-    """Under others that never end."""
+    """Other prompts never end."""
     s = Simulation(parallel=4)
     background = prompt(2000, caller="batch", priority=9)
     s.add(prompt(400), background)

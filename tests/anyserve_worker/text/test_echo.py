@@ -1,4 +1,4 @@
-"""The prompt as the beginning of an answer: its own text, and the pieces that its tokens are of it."""
+"""The prompt as the beginning of an answer: its text, and the text of each of its tokens."""
 
 from array import array
 
@@ -31,7 +31,7 @@ class Vocabulary:
         ("", [BOS], True, []),
         ("hié", [HI, HALF, REST], False, [b"hi", b"\xc3", b"\xa9"]),
         ("<call>hi", [BOS, CALL, HI], True, [b"<call>", b"hi"]),
-        # SentencePiece's space in front of a text is not the text's.
+        # The space that SentencePiece adds before a text isn't part of it.
         ("hi hi", [BOS, SPACED, SPACED], True, [b"hi", b" hi"]),
         (" hi", [SPACED], False, [b" hi"]),
     ],

@@ -1,4 +1,4 @@
-"""Log probabilities come with the text that they belong to, however it is cut; none come of a stop string."""
+"""Log probabilities are returned with their text, however it is split, and never for a stop string."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,11 @@ from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
 
 Step = tuple[str, tuple[bytes, ...]]
-"""The text and the tokens that went out."""
+"""The returned text and tokens."""
 
 
 def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator[Step]:
-    """As the engine does it, with `size` tokens a step; the last step is the choice's end."""
+    """Runs steps of `size` tokens, as the engine does. The last step ends the choice."""
     output, logprobs = TextOutput(stop), LogprobOutput()
 
     def popped(text: str, *, all: bool) -> Step:
@@ -34,7 +34,7 @@ def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator
 
 
 def beginnings(pieces: Iterable[bytes]) -> list[int]:
-    """In which character of the whole text each token begins; a reference that knows nothing of stop strings."""
+    """Returns the character at which each token begins; a reference without stop strings."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
     at, found = 0, []
     for piece in pieces:
@@ -44,7 +44,7 @@ def beginnings(pieces: Iterable[bytes]) -> list[int]:
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """The whole, every cut into two and into three, byte by byte, with empty tokens between."""
+    """Yields the whole, every split into two and three parts, single bytes, and empty tokens between."""
     yield [data]
     for i in range(len(data) + 1):
         yield [data[:i], data[i:]]

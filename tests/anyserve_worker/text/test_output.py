@@ -1,4 +1,4 @@
-"""Bytes to text: the same however the bytes are cut, nothing lost, nothing of a stop string shown."""
+"""Bytes to text: the same however the bytes are split, complete, and without stop strings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,7 +19,7 @@ def text_of(pieces: Iterable[bytes], stop: Sequence[str] = ()) -> tuple[str, boo
 
 
 def reference(data: bytes, stop: Sequence[str]) -> tuple[str, bool]:
-    """Reads character by character; the first stop string to be complete ends the text where it began."""
+    """Reads character by character. The first complete stop string ends the text at its start."""
     text = data.decode(errors="replace")
     for end in range(1, len(text) + 1):
         ends = [stop_string for stop_string in stop if text[:end].endswith(stop_string)]
@@ -29,7 +29,7 @@ def reference(data: bytes, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """The whole, every cut into two and into three, byte by byte, with empty pieces between."""
+    """Yields the whole, every split into two and three parts, single bytes, and empty pieces between."""
     yield [data]
     for i in range(len(data) + 1):
         yield [data[:i], data[i:]]
@@ -45,7 +45,7 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
     (b"plain", (), "plain", False),
     ("aé€😀z".encode(), (), "aé€😀z", False),
     ("👩‍👩‍👧".encode(), ("x",), "👩‍👩‍👧", False),
-    # Bytes that are no character: alone, cut off by the end, in the middle, overlong, a surrogate, past U+10FFFF.
+    # Invalid bytes: alone, cut off by the end, in the middle, overlong, a surrogate, past U+10FFFF.
     (b"\xff", (), "�", False),
     (b"a\xe2\x82", (), "a�", False),
     (b"a\xf0\x9f\x98", (), "a�", False),
@@ -58,7 +58,7 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
     (b"one END rest", ("END",), "one ", True),
     (b"one END", ("END",), "one ", True),
     (b"one END END", ("END",), "one ", True),
-    # Begun and not finished: nothing is lost.
+    # Incomplete stop strings: nothing is lost.
     (b"one EN", ("END",), "one EN", False),
     (b"one ENx", ("END",), "one ENx", False),
     (b"EEEND", ("END",), "EE", True),
@@ -74,7 +74,7 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
     (b"xabd", ("abc", "bd"), "xa", True),
     (b"xab", ("abc", "bcd"), "xab", False),
     (b"xabcx", ("abcd", "bcx"), "xa", True),
-    # In other scripts, and cut by bytes that are no character.
+    # In other scripts, and interrupted by invalid bytes.
     ("日本語".encode(), ("本",), "日", True),
     ("a😀b".encode(), ("😀",), "a", True),
     (b"E\xffND", ("END",), "E�ND", False),

@@ -1,4 +1,4 @@
-"""The choice of threads, against a simulated machine: what steps cost with how many threads, and when that changes."""
+"""The choice of threads on a simulated machine, where the cost of a step depends on the threads and the time."""
 
 from collections.abc import Callable
 from random import Random
@@ -12,12 +12,12 @@ Cost = Callable[[int, float], float]
 
 
 class Machine:
-    """Runs steps of `n_tokens` one after the other on a clock of its own."""
+    """Runs steps of `n_tokens` one after the other, on its own clock."""
 
     def __init__(self, cost: Cost, most: int = 2, idle: Callable[[], float | None] = lambda: None) -> None:
         self.cost = cost
         self.share = 1.0
-        """Of a processor that the engine's thread gets."""
+        """Share of a processor that the engine's thread gets."""
         self.now = 100.0
         self.used: list[tuple[float, int, float]] = []
         self.chooser = ThreadChooser(ladder(most), ladder(most), idle)
@@ -32,12 +32,12 @@ class Machine:
             self.chooser.record(took, self.now, self.share * took)
 
     def rate(self, last: float) -> float:
-        """Steps a second over the `last` seconds."""
+        """Returns steps per second over the `last` seconds."""
         return sum(at >= self.now - last for at, _, _ in self.used) / last
 
 
 def constant(*seconds: float) -> Cost:
-    """Seconds with 1, 2, … threads."""
+    """Returns a cost of these seconds with 1, 2, … threads."""
     return lambda threads, _: seconds[threads - 1]
 
 
@@ -98,7 +98,7 @@ def test_all_shapes_learn_from_one() -> None:
 
 
 def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
-    """Prompts come seldom: each of their steps with a thread too many takes long."""
+    """Prompts are rare, and each of their steps takes long with a thread too many."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     for _ in range(20):
         machine.run(0.2, 8)
@@ -111,7 +111,7 @@ def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
 
 
 def test_two_slow_steps_in_which_the_thread_is_kept_waiting_are_enough() -> None:
-    """Of whatever shapes: the engine does not wait for four steps that take ten times as long."""
+    """This holds across shapes: the engine does not wait for four steps that take ten times as long."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     for _ in range(10):
         machine.run(0.2, 8)
@@ -163,7 +163,7 @@ def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
 
 
 def test_what_was_long_ago_is_not_compared_with() -> None:
-    """Alone at the first, then beside two neighbours, where two threads cost less than one, but more than one did."""
+    """First without neighbours, then with two: two threads cost less than one, but more than one did before."""
     machine = Machine(constant(0.006, 0.010), idle=lambda: 0.0)
     machine.run(4, 8)
     assert machine.chooser.chosen == [(False, 8, 1)]
@@ -185,7 +185,7 @@ def test_a_shape_may_pause_in_the_midst_of_a_trial() -> None:
 
 @pytest.mark.parametrize("slow_s", [0.1, 0.3])
 def test_threads_that_are_not_apart_yet_are_waited_for(slow_s: float) -> None:
-    """Where all processors are busy, a second thread begins on the first one's until the system has moved it."""
+    """If all processors are busy, a second thread starts on the first one's processor until the system moves it."""
     machine = Machine(constant(0.024, 0.014), idle=lambda: 0.0)
     machine.run(1)
     machine.chooser = ThreadChooser(ladder(2), ladder(2), lambda: 0.0)
@@ -206,7 +206,7 @@ def test_threads_that_are_not_apart_yet_are_waited_for(slow_s: float) -> None:
 
 
 def test_a_quota_that_is_felt_at_the_end_of_its_period() -> None:
-    """1.5 processors: two threads are stopped for a quarter of each 0.1 s, which short trials would not see."""
+    """1.5 processors: two threads are paused for a quarter of each 0.1 s, which short trials would miss."""
 
     def throttled(threads: int, now: float) -> float:
         if threads == 1:
@@ -253,7 +253,7 @@ def test_a_second_neighbour_is_noticed_soon(n_tokens: int) -> None:
     machine.run(6, n_tokens)
 
     def two_neighbours(threads: int, _: float) -> float:
-        """The second thread first has to get its turn."""
+        """The first step after a change is slow for the second thread."""
         began = machine.used[-1][1] == 1
         return 0.024 if threads == 1 else 0.080 if began else 0.014
 
@@ -266,7 +266,7 @@ def test_a_second_neighbour_is_noticed_soon(n_tokens: int) -> None:
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize(("one", "two"), [(0.018, 0.014), (0.012, 0.016)])
 def test_steps_that_vary_by_chance_are_compared_for_long_enough(one: float, two: float, seed: int) -> None:
-    """Now and then a neighbour has the processor for its slice of 4 ms."""
+    """Sometimes a neighbour has the processor for its slice of 4 ms."""
     random = Random(seed)
 
     def shared(threads: int, _: float) -> float:

@@ -244,7 +244,7 @@ async def test_a_fault_of_ours_is_not_remembered() -> None:
         assert await c.run(QUICK) == "compiled"
 
 
-async def test_what_need_not_be_compiled_to_be_refused_waits_for_nothing() -> None:
+async def test_a_guide_refused_without_compiling_waits_for_nothing() -> None:
     async with compiler() as c:
         gated = c.start(GATED)
         assert await c.run(TOO_LONG) == "InvalidRequest"
@@ -322,7 +322,7 @@ async def test_a_client_that_leaves_frees_its_place() -> None:
         assert not [source for source, _ in c.vocabulary.tried if source.startswith(SLOW)]
 
 
-async def test_a_guide_that_nobody_waits_for_gets_no_more_time() -> None:
+async def test_a_guide_without_waiting_requests_gets_no_more_time() -> None:
     async with compiler() as c:
         first = c.start(f"{SLOW} first")
         await c.settle(0)

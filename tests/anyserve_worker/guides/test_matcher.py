@@ -196,7 +196,7 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides)
         (LARK, "start: " + "(" * 30_000, "too deeply"),
     ],
 )
-def test_what_cannot_be_followed_is_refused(
+def test_guides_that_cannot_be_enforced_are_refused(
     guides: VocabularyGuides, tensor: TensorSpec, source: str, says: str
 ) -> None:
     assert says in refusal(guides, tensor, source)
@@ -245,7 +245,7 @@ def written(guides: VocabularyGuides, tensor: TensorSpec, source: str, text: str
 
 
 @pytest.mark.parametrize("name", UNENFORCEABLE)
-def test_what_a_lenient_schema_cant_enforce_is_left_out(guides: VocabularyGuides, name: str) -> None:
+def test_keywords_that_a_lenient_schema_cant_enforce_are_ignored(guides: VocabularyGuides, name: str) -> None:
     schema, text = UNENFORCEABLE[name]
     source = json.dumps(schema)
     written(guides, JSON_SCHEMA, source, text, lenient=True)
@@ -269,7 +269,7 @@ def test_the_rest_of_a_lenient_schema_is_enforced(guides: VocabularyGuides, name
     assert matcher.ended
 
 
-def test_what_looks_like_a_pattern_is_data(guides: VocabularyGuides) -> None:
+def test_data_that_looks_like_a_pattern_stays(guides: VocabularyGuides) -> None:
     data = {"pattern": "(?!a)", "patternProperties": {"(?!a)": 1}}
     schema = {
         "type": "object",
@@ -292,7 +292,7 @@ def test_what_looks_like_a_pattern_is_data(guides: VocabularyGuides) -> None:
         ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
     ],
 )
-def test_what_is_wrong_with_a_lenient_schema_is_refused(guides: VocabularyGuides, schema: object, says: str) -> None:
+def test_errors_in_a_lenient_schema_are_refused(guides: VocabularyGuides, schema: object, says: str) -> None:
     with pytest.raises(InvalidRequest, match=says):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema), lenient=True))
 
@@ -334,7 +334,7 @@ EXPLODING = {
 
 
 @pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
-def test_what_explodes_is_refused_and_the_next_is_served(
+def test_a_guide_that_explodes_is_refused_and_the_next_is_compiled(
     guides: VocabularyGuides, tensor: TensorSpec, source: str
 ) -> None:
     assert len(source) <= MAX_SOURCE
@@ -360,7 +360,7 @@ def test_what_explodes_is_refused_and_the_next_is_served(
         (JSON_SCHEMA, '{"type": "string", "minLength": 100000000}'),
     ],
 )
-def test_what_would_explode_elsewhere_is_cheap_or_fails(
+def test_guides_that_explode_elsewhere_are_cheap_or_fail(
     guides: VocabularyGuides, tensor: TensorSpec, source: str
 ) -> None:
     random = np.random.default_rng(3)

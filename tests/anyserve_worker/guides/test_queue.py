@@ -75,7 +75,7 @@ def test_a_job_of_several_callers_is_taken_once() -> None:
     assert drain(queue) == ["a1", "common", "b1"]
 
 
-def test_what_is_discarded_is_not_taken() -> None:
+def test_a_discarded_job_is_not_taken() -> None:
     queue = build()
     queue.add("common", "a")
     queue.add("common", "b")

@@ -168,7 +168,7 @@ def test_greedy_takes_the_likeliest_after_the_penalties() -> None:
         ({"repeat_last_n": 5, "dry_base": 2.0}, False),
     ],
 )
-def test_what_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> None:
+def test_tracing_that_is_off_costs_nothing(params: dict[str, Any], penalizes: bool) -> None:
     sampling = SamplingParameters(temperature=0.0, **params)
     sampler = chain(sampling, 1, SeenPrompt(sampling, array("i", [2]), N_CTX, no_breakers), Scratch(4))
     assert isinstance(sampler, Penalizing if penalizes else Greedy)

@@ -68,7 +68,7 @@ def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.ND
 
 @pytest.mark.parametrize("params", TRUNCATIONS, ids=lambda params: "-".join(f"{k}={v}" for k, v in params.items()))
 @pytest.mark.parametrize("n_vocab", [7, 2048, 49_152, 151_936])
-def test_what_is_left_is_what_llama_cpp_leaves(n_vocab: int, params: dict[str, Any]) -> None:
+def test_the_candidates_are_those_of_llama_cpp(n_vocab: int, params: dict[str, Any]) -> None:
     sampling = SamplingParameters(**params)
     for name, logits in shapes(n_vocab):
         if name == "huge" or (name in ("nearly flat", "flat", "equals") and sampling.mirostat == 1):

@@ -82,7 +82,7 @@ def test_cells_are_not_promised_twice() -> None:
     assert vector_runner.batches == [[16], [1], [5, 3]]
 
 
-def test_who_is_removed_leaves_nothing_behind() -> None:
+def test_a_removed_job_leaves_nothing_behind() -> None:
     vector_runner = FakeVectorRunner(n_batch=16, n_sequences=1)
     queue = EmbeddingQueue(vector_runner)
     long, waiting, other = job(*range(40)), job(1), job(2)

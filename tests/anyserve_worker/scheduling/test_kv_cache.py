@@ -79,7 +79,7 @@ def test_a_sequence_that_computed_nothing_leaves_nothing() -> None:
     assert c.run("xyz") == (seq_id, 0)
 
 
-def test_a_cached_prefix_goes_over_to_who_continues_it() -> None:
+def test_a_cached_prefix_is_taken_over_by_the_sequence_that_continues_it() -> None:
     c = Cache()
     c.keep("abc")
     assert c.run("abcde")[1] == 3
@@ -112,7 +112,7 @@ def test_running_sequences_share_what_is_computed_and_no_more() -> None:
     assert c.free == 100 - 8 - 4
 
 
-def test_shared_cells_are_free_when_the_last_one_lets_go() -> None:
+def test_shared_cells_are_free_when_the_last_owner_releases_them() -> None:
     c = Cache(n_cells=20)
     first, _ = c.run("abcdef")
     second, n = c.run("abcdxy")
@@ -131,7 +131,7 @@ def test_the_longest_prefix_is_chosen() -> None:
     assert c.run("abcdef")[1] == 4
 
 
-def test_a_running_sequence_lends_what_it_generated() -> None:
+def test_generated_tokens_of_a_running_sequence_are_reused() -> None:
     c = Cache()
     tokens = tokens_of("ab")
     acquired = c.cache.acquire(tokens, TEXT_KEY)
@@ -173,7 +173,7 @@ def test_a_prefix_is_promised_until_it_is_computed_to_its_end() -> None:
     assert c.cache.promised_prefix(tokens, TEXT_KEY)[1] == 0
 
 
-def test_nobody_promises_what_is_not_common_or_not_running() -> None:
+def test_no_prefix_is_promised_that_is_not_common_or_not_running() -> None:
     c = Cache()
     c.keep("abcd")
     c.run("xyz", n=0)

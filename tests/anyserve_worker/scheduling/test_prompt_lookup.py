@@ -41,7 +41,7 @@ def scan(given: "array[int]", most: int) -> tuple[int, ...]:
     ],
     ids=["empty", "one", "two", "new", "found", "the last one", "2 are too few", "itself", "overlap"],
 )
-def test_what_followed_the_last_tokens_before(text: str, expected: str) -> None:
+def test_the_draft_is_what_followed_the_last_tokens_before(text: str, expected: str) -> None:
     assert draft(text) == expected
 
 

@@ -189,7 +189,7 @@ def test_prompts_share_a_step_in_the_order_of_arrival() -> None:
     assert s.steps(2) == [[3, 3, 2], [1, 1, 1, 3]]
 
 
-def test_whoever_decodes_goes_first_and_prompts_get_the_prefill_chunk() -> None:
+def test_decoding_sequences_go_first_and_prompts_get_the_prefill_chunk() -> None:
     s = Steps(batch_tokens=64, prefill_chunk=4)
     s.add(sequence(unlike(0, 2), n_new=99), sequence(unlike(1, 2), n_new=99))
     s.step()
@@ -288,7 +288,7 @@ def test_a_short_common_prefix_is_not_worth_waiting_for(length: int, waits: bool
     assert len(s.step()) == (1 if waits else 2)
 
 
-def test_nobody_waits_for_what_is_cached_already() -> None:
+def test_no_sequence_waits_for_a_prefix_that_is_cached_already() -> None:
     s = Steps(batch_tokens=64)
     shared = list(unlike(0, 40))
     s.add(sequence(shared))
@@ -297,13 +297,13 @@ def test_nobody_waits_for_what_is_cached_already() -> None:
     assert s.steps(1) == [[1, 1]]
 
 
-def test_nobody_waits_for_a_state_that_will_have_moved_on() -> None:
+def test_no_sequence_waits_for_a_state_that_will_have_moved_on() -> None:
     s = Steps(memory=FakeMemory(1000, recurrent=True))
     s.add(sequence(range(20)), sequence(range(20)), sequence([*range(19), *unlike(1, 5)]))
     assert s.steps(1) == [[20, 20, 24]]
 
 
-def test_a_state_is_waited_for_by_who_continues_it() -> None:
+def test_a_sequence_waits_for_a_state_that_it_continues() -> None:
     s = Steps(memory=FakeMemory(1000, recurrent=True))
     s.add(sequence(range(20), n_new=3), sequence([*range(20), *unlike(1, 5)], n_new=3))
     assert s.steps(2) == [[20], [1, 5]]
@@ -319,7 +319,7 @@ def test_choices_that_continue_a_state_share_it() -> None:
     assert s.steps(1) == [[21, 21, 21]]
 
 
-def test_who_waited_for_a_prefix_goes_on_when_its_owner_is_gone() -> None:
+def test_a_sequence_that_waits_for_a_prefix_continues_when_its_owner_is_removed() -> None:
     s = Steps(batch_tokens=16)
     shared = list(unlike(0, 40))
     first, second = sequence([*shared, 1]), sequence([*shared, 2])
@@ -344,7 +344,7 @@ def test_the_next_request_of_a_conversation_computes_what_is_new() -> None:
 # ---- Room
 
 
-def test_nobody_overtakes_a_sequence_that_needs_room() -> None:
+def test_no_sequence_overtakes_one_that_needs_room() -> None:
     s = Steps(n_cells=20)
     large, small = sequence(unlike(1, 15)), sequence(unlike(2, 2))
     s.add(sequence(unlike(0, 10), n_new=5), large)
@@ -497,7 +497,7 @@ def test_after_a_relief_the_same_step_is_not_tried_again() -> None:
     assert [item for item, _ in s.step()] == [first, second]
 
 
-def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
+def test_a_preempted_sequence_stays_out_until_a_step_is_computed() -> None:
     s = Steps()
     first, second, third = (sequence(unlike(i, 5), n_new=9) for i in range(3))
     s.add(first, second, third)
@@ -508,7 +508,7 @@ def test_who_gave_way_stays_out_until_a_step_is_computed() -> None:
     assert [item for item, _ in s.step()] == [first, second]
 
 
-def test_who_gave_way_comes_back_when_the_others_are_gone() -> None:
+def test_a_preempted_sequence_returns_when_the_others_are_gone() -> None:
     s = Steps()
     first, second = sequence(unlike(0, 5), n_new=9), sequence(unlike(1, 5), n_new=9)
     s.add(first, second)
@@ -527,7 +527,7 @@ def test_a_memory_smaller_than_its_books_still_gets_everybody_through(n_new: int
     assert sorted(map(id, s.finished)) == sorted(map(id, requests))
 
 
-def test_what_cannot_have_a_place_alone_fails_alone() -> None:
+def test_a_sequence_without_room_even_alone_fails_alone() -> None:
     s = Steps(n_cells=60, memory=FakeMemory(12))
     large, small = sequence(unlike(0, 13)), sequence(unlike(1, 5))
     s.add(large, small)
@@ -607,7 +607,7 @@ def test_alone_a_prompt_needs_no_turns() -> None:
     assert s.steps(3) == [[64], [36], [1]]
 
 
-def test_a_crowd_of_prompts_is_read_before_the_few_who_decode_go_on() -> None:
+def test_a_crowd_of_prompts_is_read_before_a_few_decoding_sequences_continue() -> None:
     s = Steps(batch_tokens=200, prefill_chunk=40, mixes=False)
     s.add(sequence(unlike(9, 10), n_new=9))
     assert s.steps(1) == [[10]]
@@ -623,7 +623,7 @@ def test_a_crowd_of_prompts_does_not_hold_up_decoding_for_more_than_a_batch() ->
     assert s.steps(6) == [[1], [40], [40], [1, 1, 1], [40], [40]]
 
 
-def test_who_cannot_be_admitted_is_not_waited_for() -> None:
+def test_prompts_that_cannot_be_admitted_are_not_waited_for() -> None:
     s = Steps(batch_tokens=40, max_running=2, mixes=False)
     s.add(*(sequence(unlike(i, 40), n_new=9) for i in range(1, 9)))
     assert s.steps(5) == [[40], [1], [40], [1, 1], [1, 1]]
@@ -692,7 +692,7 @@ def test_a_crowd_gets_no_drafts() -> None:
     assert s.steps(20)[1:] == [[1] * 8] * 19
 
 
-def test_nobody_drafts_beside_a_prompt() -> None:
+def test_no_sequence_drafts_beside_a_prompt() -> None:
     s = Steps(prompt_lookup=4, prefill_chunk=10)
     s.add(repeating(), sequence(unlike(5, 200)))
     steps = s.steps(10)
@@ -721,7 +721,7 @@ def test_without_room_for_a_draft_there_is_none() -> None:
     assert len(s.finished) == 2
 
 
-def test_who_drafts_gives_way_and_goes_on_the_same() -> None:
+def test_a_drafting_sequence_is_preempted_and_continues_the_same() -> None:
     s, plain = Steps(prompt_lookup=4, n_cells=40), Steps()
     requests, others = [[repeating(i) for i in range(2)] for _ in range(2)]
     s.add(*requests)
@@ -800,7 +800,7 @@ def test_a_scored_prompt_uses_no_prefix_and_waits_for_none() -> None:
     assert token_scores(wanting) == whole(wanting)
 
 
-def test_what_a_scored_prompt_has_computed_is_used_by_others() -> None:
+def test_cells_of_a_scored_prompt_are_reused_by_others() -> None:
     steps = Steps()
     steps.add(scored(range(40)))
     steps.run()

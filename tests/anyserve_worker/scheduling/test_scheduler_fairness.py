@@ -208,7 +208,7 @@ def test_long_prompts_are_read_one_after_the_other() -> None:
 @pytest.mark.parametrize("n_callers", [1, 1000])
 @pytest.mark.parametrize("length", [SHORT, SHORT_PROMPT])
 @pytest.mark.parametrize("crowd", [1, 40])
-def test_an_endless_flow_of_short_prompts_starves_nobody(crowd: int, length: int, n_callers: int) -> None:
+def test_an_endless_flow_of_short_prompts_starves_no_long_one(crowd: int, length: int, n_callers: int) -> None:
     """There are always `crowd` of them."""
     s = Simulation()
     number = count()
@@ -250,7 +250,7 @@ def test_a_caller_with_one_prompt_does_not_wait_for_another_callers_fifty(length
     assert s.ttft(seq) <= 2 * alone(length) + 2 * s.longest_step
 
 
-def test_callers_take_turns_whoever_came_first() -> None:
+def test_callers_take_turns_in_any_order_of_arrival() -> None:
     s = Simulation(parallel=2)
     for caller in "abc":
         s.add(*(prompt(1000, 1, caller) for _ in range(4)))
@@ -375,7 +375,7 @@ def test_one_at_a_time_is_one_at_a_time_and_in_whole_batches() -> None:
         (ModelOptions(kv_cells=9000), 2, 9000),
     ],
 )
-def test_what_the_options_keep(options: ModelOptions, kept_slots: int, n_cells: int) -> None:
+def test_slots_and_cells_that_the_options_keep(options: ModelOptions, kept_slots: int, n_cells: int) -> None:
     assert (options.kept_slots, options.n_cells(N_CTX)) == (kept_slots, n_cells)
 
 
@@ -526,7 +526,7 @@ def test_a_prompt_with_a_large_number_has_its_turn() -> None:
     assert s.first_token[background] - s.arrived[background] < 2 * FIRST_SHARE * seconds(2000)
 
 
-def test_who_gave_way_comes_first() -> None:
+def test_a_preempted_sequence_comes_first() -> None:
     line: PromptLine[Sequence] = PromptLine()
     waiting, first, second = prompt(10), prompt(600), prompt(700)
     for item in (waiting, first, second):

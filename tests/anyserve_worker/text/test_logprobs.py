@@ -110,7 +110,7 @@ def test_a_token_waits_while_it_may_be_a_stop_string() -> None:
     ]
 
 
-def test_a_token_that_begins_before_a_stop_string_is_told_whole() -> None:
+def test_a_token_that_begins_before_a_stop_string_is_returned_whole() -> None:
     assert list(steps([b"x", b"yEN", b"D", b"z"], ("END",))) == [("x", (b"x",)), ("y", (b"yEN",)), ("", ())]
 
 

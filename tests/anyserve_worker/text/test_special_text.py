@@ -124,7 +124,7 @@ def test_user_defined_tokens_are_cut_in_spans_alone() -> None:
     ]
 
 
-def test_what_a_token_strips_is_stripped() -> None:
+def test_whitespace_that_a_token_strips_is_stripped() -> None:
     texts = SpecialTexts(TOKENS)
     assert texts.pieces("[x] \n <s> [x]", [(6, 9)]) == [Piece("[x]", True), Piece("<s>", False), Piece("[x]", True)]
 

@@ -124,7 +124,7 @@ def test_two_slow_steps_in_which_the_thread_is_kept_waiting_are_enough() -> None
     assert {threads for _, threads, _ in machine.used[2:]} == {1}
 
 
-def test_a_single_slow_step_is_nobodys_neighbour() -> None:
+def test_a_single_slow_step_shows_no_neighbour() -> None:
     machine = Machine(QUIET, idle=lambda: 0.0)
     machine.run(0.5)
     machine.used.clear()
@@ -162,7 +162,7 @@ def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
     assert {threads for _, threads, _ in machine.used[20:80]} == {1}
 
 
-def test_what_was_long_ago_is_not_compared_with() -> None:
+def test_steps_of_long_ago_are_not_compared() -> None:
     """First without neighbours, then with two: two threads cost less than one, but more than one did before."""
     machine = Machine(constant(0.006, 0.010), idle=lambda: 0.0)
     machine.run(4, 8)

@@ -97,7 +97,7 @@ def test_a_fast_guide_overtakes_slow_guides_of_the_same_caller(server: Server) -
             assert "too complex" in reply.error["message"]
             assert reply.error["param"] == "json_schema"
         else:
-            assert "wait to be compiled" in reply.error["message"]
+            assert "waiting to be compiled" in reply.error["message"]
     server.wait_for_the_end_of_slow_requests()
 
 

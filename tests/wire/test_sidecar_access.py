@@ -112,7 +112,7 @@ async def test_the_key_file_is_followed_also_through_symlinks(
         assert [await status(key) for key in ("always", "one", "two")] == [200, 200, 401]
         with caplog.at_level(logging.INFO):
             mount("..2", b"alice: two\n")
-            await until(lambda: "read again" in caplog.text)
+            await until(lambda: ": reloaded" in caplog.text)
             assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             for i, (bad, problem) in enumerate(
                 [
@@ -130,7 +130,7 @@ async def test_the_key_file_is_followed_also_through_symlinks(
                 assert len([record for record in caplog.records if record.levelname == "ERROR"]) == i + 1
                 assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             mount("..3", b"three")
-            await until(lambda: caplog.text.count("read again") == 2)
+            await until(lambda: caplog.text.count(": reloaded") == 2)
             assert [await status(key) for key in ("two", "three")] == [401, 200]
     assert "secret" not in caplog.text
 

@@ -414,7 +414,7 @@ async def test_renewed_certificates_are_loaded_without_a_restart(certificates: C
 
             certificates.renew()
             for _ in range(workers):
-                await running.line_with(b"read again")
+                await running.line_with(b": reloaded")
             after = certificates.client(shows=True)
             for _ in range(3 * workers):
                 await completed(running, after)

@@ -172,7 +172,7 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
             await wait_for_log("keeping the previous contents", times=2)
             assert [await is_answered(pool) for pool in (to_old, to_new)] == [True, False]
             certificate.write_bytes(good)
-            await wait_for_log("read again", times=2)
+            await wait_for_log(": reloaded", times=2)
             trust(other_ca)
             for fresh, before in zip(other_ca.issue("sidecar"), (certificate, key), strict=True):
                 os.replace(fresh, before)

@@ -30,12 +30,13 @@ setup: ## .venv with everything in it [CMAKE_ARGS=-DGGML_CUDA=on for a llama.cpp
 models: setup ## what the tests need besides packages: three small models, the old openai client, chat templates, KServe's types
 	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
 
-lint: setup ## ruff, mypy, and whether the generated stubs and tables are up to date
+lint: setup ## ruff, mypy, plain English, and whether the generated stubs and tables are up to date
 	@$(BIN)/ruff check
 	@$(BIN)/ruff format --check
 	@$(BIN)/mypy
 	@PYTHON=$(BIN)/python scripts/gen_protos.sh --check
 	@$(BIN)/python -m scripts.readme --check
+	@$(BIN)/python -m scripts.plain_english
 
 fmt: setup ## formats the Python files
 	@$(BIN)/ruff check --fix --quiet

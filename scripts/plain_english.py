@@ -2,8 +2,8 @@
 
 Prose is docstrings, comments, string literals of four words or more (except in tests, where they are data), Markdown
 outside of code, and the lines of other text files. Names are those that Python code binds: variables, arguments,
-attributes, functions and classes. A comment `plain-english: ok` at the end of a line exempts that line, or the docstring
-that ends there; a needless exemption fails.
+attributes, functions and classes. A comment `plain-english: ok` at the end of a line exempts that line, or the
+docstring that ends there; a needless exemption fails.
 
 The folders and files in plain_english_pending.txt are not checked yet. `--all` checks them too. `--counts` prints the
 findings by folder and rule, and exits with 0.

@@ -1,7 +1,7 @@
-"""Child processes that end when we do.
+"""Child processes that end with this one.
 
-Each gets a process group of its own: Ctrl-C in a terminal goes to the whole foreground group, and a child that we end
-ourselves would otherwise be told twice.
+Each has its own process group: Ctrl-C in a terminal signals the whole foreground group, and a child that this process
+ends itself would otherwise be signalled twice.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from typing import Any
 
 
 class Stopped(KeyboardInterrupt):
-    """We were told to end, by Ctrl-C or by another signal."""
+    """Ctrl-C, SIGTERM or SIGHUP arrived."""
 
 
 def stop_on_signals() -> None:
@@ -48,12 +48,12 @@ def start(
 
 
 def _end_with_parent() -> None:
-    """Not even a parent that is killed leaves them behind. (Linux, prctl(2): PR_SET_PDEATHSIG.)"""
+    """Sends SIGTERM to this process when its parent dies, even if killed. (Linux, prctl(2): PR_SET_PDEATHSIG.)"""
     ctypes.CDLL(None).prctl(1, signal.SIGTERM)
 
 
 def end(children: Iterable[subprocess.Popen[Any]], grace_s: float = 15.0) -> None:
-    """Asks all to end, waits, and kills what is left; being told to stop a second time cuts the waiting short."""
+    """Sends SIGTERM to all, waits up to `grace_s` seconds, and kills those left. A second `Stopped` ends the wait."""
     children = list(children)
     try:
         for child in children:
@@ -70,6 +70,6 @@ def end(children: Iterable[subprocess.Popen[Any]], grace_s: float = 15.0) -> Non
 
 
 def _signal_group(child: subprocess.Popen[Any], number: int) -> None:
-    # The leader may be gone while its own children live on (pip's compilers), so this doesn't ask whether it is.
+    # Signals the group even if its leader has ended: the leader's children may live on (pip's compilers).
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(child.pid, number)

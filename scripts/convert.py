@@ -1,6 +1,6 @@
-"""Makes a GGUF file of a model in Hugging Face's form with llama.cpp's own converter.
+"""Converts a model from Hugging Face's form to a GGUF file with llama.cpp's own converter.
 
-It needs PyTorch, which nothing else here does: so it gets an environment of its own, and that is gone afterwards.
+The converter needs PyTorch, which nothing else here does. So it runs in a temporary environment.
 """
 
 from __future__ import annotations
@@ -17,15 +17,18 @@ from scripts.pip import Pip
 from scripts.setup import CACHE
 
 PACKAGES = ("torch==2.13.0", "transformers==4.57.6", "numpy==2.2.6", "safetensors==0.6.2")
-"""transformers and numpy as llama.cpp's requirements-convert_legacy_llama.txt wants them."""
+"""transformers and numpy in the versions that llama.cpp's requirements-convert_legacy_llama.txt requires."""
 
 
 def to_gguf(llama_cpp: Path, model: Path, gguf: Path, name: str) -> None:
-    """In 16 bits. `llama_cpp`: its sources; `model`: the folder with config.json; `name`: for the file's metadata."""
+    """Writes `gguf` with 16-bit weights.
+
+    `llama_cpp` is the folder of its sources, `model` the folder with config.json, `name` the model's name in the file.
+    """
     toolchain.require_venv()
     with tempfile.TemporaryDirectory(dir=gguf.parent) as folder:
         print(
-            f"installing PyTorch for a while, to convert {name} (200 MB where pip finds its CPU build, else gigabytes)",
+            f"installing PyTorch temporarily, to convert {name} (200 MB if pip finds its CPU build, else gigabytes)",
             flush=True,
         )
         _run([sys.executable, "-m", "venv", f"{folder}/venv"])
@@ -37,13 +40,13 @@ def to_gguf(llama_cpp: Path, model: Path, gguf: Path, name: str) -> None:
 
 
 def _run(command: list[str]) -> None:
-    # The converter asks no hub for what it has.
+    # Offline: the converter needs nothing from a hub.
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONDONTWRITEBYTECODE": "1"}
     child = children.start(command, env=env, output=subprocess.PIPE)
     try:
-        said, _ = child.communicate()
+        output, _ = child.communicate()
     finally:
         children.end([child])
     if child.returncode:
-        print(said, file=sys.stderr)
+        print(output, file=sys.stderr)
         raise Fail(f"{Path(command[1]).name} failed, see the lines above")

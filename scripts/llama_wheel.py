@@ -1,6 +1,6 @@
-"""llama-cpp-python as a wheel, compiled once for this machine and these options, and shared by all checkouts.
+"""The wheel of llama-cpp-python, compiled once for this machine and these options, and shared by all checkouts.
 
-pip's own cache can't do that: it knows a wheel by its version alone, and would hand out one that was compiled with
+pip's own cache doesn't suffice: its only key is the version, so that it would return a wheel that was compiled with
 other options or, in a home folder that several machines share, for another processor.
 """
 
@@ -25,7 +25,7 @@ COMPILED_WITH = ("apply.py", "cmake", "kernels", "patches")
 
 
 def key(requirement: str, cmake_args: str) -> str:
-    """Two builds of one key are interchangeable."""
+    """A hash of all that a build depends on. Wheels with the same key are interchangeable."""
     machine = [platform.system(), platform.machine(), *platform.libc_ver(), _processor()]
     parts = [requirement, cmake_args, *machine]
     for file in sorted(file for name in COMPILED_WITH for file in _files(NATIVE / name)):
@@ -48,20 +48,20 @@ def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
         toolchain.require_compilers()
         toolchain.require_git()
     except Fail:
-        # A user's own index may have a wheel that is compiled already.
+        # The user's package index may have a compiled wheel.
         with tempfile.TemporaryDirectory() as nowhere:
             if not pip.succeeds("download", "--only-binary", ":all:", "--dest", nowhere, *wheel):
                 raise
     include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE / 'wheel.cmake'}")
     cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
-        made = Path(new, "wheel")
+        wheel_folder = Path(new, "wheel")
         pip(
-            *("wheel", "--wheel-dir", str(made), *wheel),
+            *("wheel", "--wheel-dir", str(wheel_folder), *wheel),
             CMAKE_ARGS=f"{include} {cmake_args}",
             CMAKE_BUILD_PARALLEL_LEVEL=cores,
         )
-        made.rename(folder)
+        wheel_folder.rename(folder)
 
 
 def _files(path: Path) -> list[Path]:
@@ -70,7 +70,7 @@ def _files(path: Path) -> list[Path]:
 
 
 def _processor() -> str:
-    """What -march=native looks at."""
+    """The processor's features, which -march=native depends on."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
     except OSError:

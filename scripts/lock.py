@@ -1,9 +1,9 @@
-"""Locks what the images install: one file in requirements/ for each, every package with its version and hashes.
+"""Locks what the images install: files in requirements/ that list every package with its version and hashes.
 
     python -m scripts.lock [--upgrade]
 
-Without --upgrade only what pyproject.toml no longer allows is changed. Resolved for the Python of the images and for
-every platform, so that it doesn't matter where it runs.
+Without --upgrade, only versions that pyproject.toml no longer allows change. Versions are resolved for the Python of
+the images and for every platform, so that the result is the same on every machine.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ LLAMA = "llama-cpp-python"
 
 LOCKS = {
     "sidecar": (),
-    # llama-cpp-python is a wheel that the build makes, so no lock can know its hash.
+    # Without llama-cpp-python: the image's build compiles its wheel, whose hash can't be locked.
     "worker": ("--extra", "worker", "--no-emit-package", LLAMA),
     "cuda": ("--group", "cuda"),
     "build": ("--group", "build"),
-    # By itself, and its sources alone: what it needs is in the worker's.
+    # Only its sources: its dependencies are in the worker's lock.
     LLAMA: ("--group", LLAMA, "--no-deps", "--no-binary", LLAMA),
     "sbom": ("--group", "sbom"),
 }
-"""Name of a file, and what uv is told to put in it."""
+"""uv's options for each file, by the file's name without `.txt`."""
 
 
 def python_version() -> str:
-    """Of the images."""
+    """The images' Python, such as 3.12."""
     found = re.search(r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
     assert found
     return found[1]
@@ -46,7 +46,7 @@ def command(name: str, *more: str) -> list[str]:
         *("--custom-compile-command", "make lock", "--output-file", f"requirements/{name}.txt"),
         *LOCKS[name],
     ]
-    # A group alone doesn't bring the project's own requirements.
+    # A group alone leaves out the project's own requirements.
     return [*words, *more] if "--group" in words else [*words, *more, "pyproject.toml"]
 
 
@@ -56,7 +56,7 @@ def main() -> int:
         uv, *arguments = command(name, *sys.argv[1:])
         result = subprocess.run([Path(sys.executable).with_name(uv), *arguments], cwd=ROOT, check=False)
         if result.returncode:
-            raise Fail(f"requirements/{name}.txt could not be made, see above")
+            raise Fail(f"requirements/{name}.txt could not be written: uv failed, see the lines above")
     return 0
 
 

@@ -1,4 +1,4 @@
-"""Two of us at once, in one checkout or in several, take turns."""
+"""A lock among concurrent scripts, in one checkout or in several."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Makes the folder if need be. Who waited finds there what the other one made."""
+    """Holds a lock on the folder, and creates the folder if it is missing.
+
+    A process that had to wait must check for the files that the other process made.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(folder, os.O_RDONLY)
     try:

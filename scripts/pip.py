@@ -1,4 +1,4 @@
-"""Runs pip with all its words in a log and one line of progress for the user."""
+"""Runs pip with its whole output in a log and one line of progress for the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ LINES_SHOWN = 15
 
 
 class Pip:
-    """The pip of one Python; what it says is added to `log`."""
+    """The pip of one Python. Appends its output to `log`."""
 
     def __init__(self, python: Path, log: Path) -> None:
         self._command = [str(python), "-m", "pip"]

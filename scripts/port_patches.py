@@ -1,11 +1,11 @@
-"""Brings native/patches to another release of llama.cpp.
+"""Ports native/patches to another release of llama.cpp.
 
     python -m scripts.port_patches begin OLD NEW FOLDER
     python -m scripts.port_patches save FOLDER
 
-OLD and NEW are folders of llama.cpp's source: that of the pin, and that of the next one. `begin` makes a git repository
-in FOLDER with a commit a patch, and rebases them from OLD onto NEW. Where git stops, the conflict is solved as in any
-rebase. `save` replaces native/patches by the commits between the branches `new` and `patched`.
+OLD and NEW are folders with llama.cpp's sources, of the pinned release and of the next one. `begin` creates a git
+repository in FOLDER with one commit per patch, and rebases them from OLD onto NEW. Resolve conflicts as in any rebase.
+`save` replaces native/patches with the commits between the branches `new` and `patched`.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from native import apply
 from scripts.errors import Fail, run_main
 
 CHANGED = "ggml"
-"""The folder of llama.cpp that the patches are about; the rest is not in the repository."""
+"""The folder of llama.cpp that the patches change; the repository has no other."""
 _END_OF_MESSAGE = "\n---\n"
 _AUTHOR = ("-c", "user.name=anyserve", "-c", "user.email=anyserve@localhost")
 
@@ -36,7 +36,7 @@ def main() -> int:
 
 
 def begin(old: Path, new: Path, folder: Path, patches: Path = apply.PATCHES) -> None:
-    """Raises Fail if a patch doesn't fit `old`, or conflicts with `new`; the rebase is under way then."""
+    """Raises Fail if a patch doesn't apply to `old`, or conflicts with `new`; the rebase then remains in progress."""
     folder.mkdir(parents=True)
     _git(folder, "init", "--quiet", "--initial-branch=new")
     _commit_tree(folder, old, "old")
@@ -51,9 +51,9 @@ def begin(old: Path, new: Path, folder: Path, patches: Path = apply.PATCHES) -> 
 
 
 def save(folder: Path, patches: Path = apply.PATCHES) -> None:
-    """Raises Fail if the rebase has not ended."""
+    """Raises Fail if the rebase is still in progress."""
     if any((folder / ".git" / name).exists() for name in ("rebase-merge", "rebase-apply")):
-        raise Fail(f"the rebase in {folder} has not ended: git -C {folder} rebase --continue")
+        raise Fail(f"the rebase in {folder} is still in progress: git -C {folder} rebase --continue")
     commits = _git(folder, "rev-list", "--reverse", "new..patched").split()
     for outdated in apply.in_order(patches):
         outdated.unlink()
@@ -65,12 +65,12 @@ def save(folder: Path, patches: Path = apply.PATCHES) -> None:
 
 
 def message(patch: Path) -> str:
-    """What stands above the diff: what the patch does, why, and whether llama.cpp has it."""
+    """The text above the diff: what the patch does, why, and whether llama.cpp has it."""
     return patch.read_text().partition(_END_OF_MESSAGE)[0]
 
 
 def _commit_tree(folder: Path, source: Path, name: str) -> None:
-    """Commits the source's files in place of those that are there."""
+    """Replaces the folder's files with the source's, and commits them."""
     shutil.rmtree(folder / CHANGED, ignore_errors=True)
     shutil.copytree(source / CHANGED, folder / CHANGED)
     _git(folder, "add", "--all", "--force", CHANGED)

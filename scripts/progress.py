@@ -1,6 +1,6 @@
-"""One line that says how far an install has come, read from pip's verbose output.
+"""One line with the progress of an installation, read from pip's verbose output.
 
-On a terminal it is redrawn in place; elsewhere a plain line is printed now and then.
+A terminal shows it redrawn in place; other outputs get a plain line every PLAIN_LINE_S seconds.
 """
 
 from __future__ import annotations
@@ -14,14 +14,14 @@ BAR_WIDTH = 24
 REDRAW_S = 0.5
 PLAIN_LINE_S = 20.0
 
-# ninja says "[74/88] c++ …", make says "[ 53%] Building …"; pip indents both.
+# ninja prints "[74/88] c++ …", make prints "[ 53%] Building …"; pip indents both.
 NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
 MAKE_STEP = re.compile(r"\s*\[ *(\d+)%\] ")
 DOWNLOAD = re.compile(r"\s*Downloading (\S+?)(?:-\d\S*)? \(")
 
 
 class PipActivity:
-    """What pip is doing at the moment; PURE, fed line by line."""
+    """pip's current step, from the lines of its output. PURE."""
 
     def __init__(self) -> None:
         self.text = "resolving packages"
@@ -56,7 +56,7 @@ class PipActivity:
 
 
 class ProgressLine:
-    """Shows an activity on a stream. `tick` is to be called every REDRAW_S seconds or so."""
+    """Shows an activity on a stream. Call `tick` about every REDRAW_S seconds."""
 
     def __init__(self, stream: TextIO, activity: PipActivity) -> None:
         self._stream = stream

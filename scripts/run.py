@@ -1,9 +1,9 @@
-"""`make run`: the worker and the sidecar together, from nothing to a request that works.
+"""`make run`: installs and starts the worker and the sidecar, and waits until a request works.
 
     python3 -m scripts.run [--model PATH] [--port 8080] [--worker-port 8000]
 
-Needs nothing but Python's standard library, and says what is in the way before it spends minutes on an installation.
-Both end together: on Ctrl-C, on SIGTERM, and when one of them ends.
+Needs only Python's standard library. It reports obstacles before it spends minutes on an installation. Both programs
+end together: on Ctrl-C, on SIGTERM, and when one of them ends.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ from scripts.errors import Fail, run_main
 
 HOST = "127.0.0.1"
 LOOPBACK = {socket.AF_INET: HOST, socket.AF_INET6: "::1"}
-"""What both programs listen on by default."""
+"""Addresses that both programs listen on by default."""
 POLL_S = 0.25
 REQUEST_TIMEOUT_S = 120.0
 REMIND_S = 30.0
-DRAIN_S = 5  # running requests get as long to finish: somebody who presses Ctrl-C waits for it
-GRACE_S = 30.0  # for what --worker-args and --sidecar-args may say instead
-# What a gateway says while what is behind it is not there yet.
+DRAIN_S = 5  # for running requests to finish; short, because the user waits for it after Ctrl-C
+GRACE_S = 30.0  # before both are killed; longer than DRAIN_S, which --worker-args and --sidecar-args may raise
 NOT_YET = (502, 503, 504)
+"""HTTP statuses of a gateway whose backend is not ready yet."""
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ class Options:
     model: str
     port: int
     worker_port: int
-    worker: list[str] | None  # another command instead of ours; tests use stand-ins
+    worker: list[str] | None  # command that replaces our worker, for tests
     sidecar: list[str] | None
     worker_args: list[str]
     sidecar_args: list[str]
@@ -54,7 +54,7 @@ def main() -> int:
     for name, variable, port in (("worker", "WORKER_PORT", options.worker_port), ("sidecar", "PORT", options.port)):
         _require_free(name, variable, port)
     if options.port == options.worker_port:
-        raise Fail(f"the worker and the sidecar can't both have port {options.port}")
+        raise Fail(f"the worker and the sidecar can't both use port {options.port}")
     if options.model and not Path(options.model).is_file():
         raise Fail(f"there is no model file {options.model}")
 
@@ -80,7 +80,7 @@ def main() -> int:
         for name, command in commands.items():
             running[name] = children.start(command)
         _wait_until_answering(f"http://{HOST}:{options.port}", running)
-        _say_what_runs(options, model)
+        _print_ready(options, model)
         while True:
             _require_alive(running)
             time.sleep(POLL_S)
@@ -94,8 +94,8 @@ def main() -> int:
 def _options() -> Options:
     parser = argparse.ArgumentParser(prog="make run", description="Runs the worker and the sidecar together.")
     parser.add_argument("--model", default="", help="a GGUF file (default: the embedded SmolLM2)")
-    parser.add_argument("--port", type=int, default=8080, help="of the sidecar (8080)")
-    parser.add_argument("--worker-port", type=int, default=8000, help="of the worker (8000)")
+    parser.add_argument("--port", type=int, default=8080, help="port of the sidecar (8080)")
+    parser.add_argument("--worker-port", type=int, default=8000, help="port of the worker (8000)")
     parser.add_argument("--worker", type=shlex.split, help="command to run instead of our worker")
     parser.add_argument("--sidecar", type=shlex.split, help="command to run instead of our sidecar")
     parser.add_argument("--worker-args", type=shlex.split, default=[], help="more options for the worker")
@@ -107,7 +107,7 @@ def _require_free(name: str, variable: str, port: int) -> None:
     for family, host in LOOPBACK.items():
         try:
             with socket.socket(family) as probe:
-                # As servers do it: a port whose last connections are still closing is free.
+                # As servers do: a port whose last connections are still closing counts as free.
                 probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
                 probe.bind((host, port))
         except (OSError, OverflowError) as error:
@@ -116,7 +116,7 @@ def _require_free(name: str, variable: str, port: int) -> None:
             reason = getattr(error, "strerror", None) or error
             other = port + 1 if 0 < port < 65535 else 8081
             raise Fail(
-                f"port {port} can't be had for the {name}: {reason} (another one: make run {variable}={other})"
+                f"port {port} is not available for the {name}: {reason} (choose another: make run {variable}={other})"
             ) from None
 
 
@@ -131,12 +131,12 @@ def _wait_until_answering(url: str, running: Mapping[str, subprocess.Popen[str]]
 
 
 def _why_not_answering(url: str) -> str | None:
-    """None when a request went all the way; a Fail when it never will."""
+    """None if a request succeeds, else the reason. Raises Fail if waiting won't help."""
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 1}
     request = urllib.request.Request(
         f"{url}/v1/chat/completions", json.dumps(body).encode(), {"content-type": "application/json"}
     )
-    # No proxy from the environment: this is our own machine.
+    # Without the environment's proxy: the request stays on this machine.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
         with opener.open(request, timeout=REQUEST_TIMEOUT_S):
@@ -145,7 +145,7 @@ def _why_not_answering(url: str) -> str | None:
         answer = error.read(500).decode(errors="replace").strip()
         if error.code in NOT_YET:
             return answer or str(error)
-        raise Fail(f"both run, but a request failed with {error.code}: {answer}") from None
+        raise Fail(f"both programs run, but a request failed with {error.code}: {answer}") from None
     except OSError as error:
         return str(error)
 
@@ -158,7 +158,7 @@ def _require_alive(running: Mapping[str, subprocess.Popen[str]]) -> None:
             raise Fail(f"the {name} {how}")
 
 
-def _say_what_runs(options: Options, model: str) -> None:
+def _print_ready(options: Options, model: str) -> None:
     url = f"http://{HOST}:{options.port}"
     body = '{"messages":[{"role":"user","content":"Why is the sky blue?"}],"max_tokens":100,"temperature":0}'
     print(

@@ -1,8 +1,8 @@
-"""Makes .venv and installs the project into it, editable; does nothing when that is done already.
+"""Creates .venv and installs the project into it, editable. Does nothing if that has been done.
 
     python3 -m scripts.setup worker [test]
 
-Needs nothing but Python's standard library. The stamp in .venv says what was installed; the log is .cache/setup.log.
+Needs only Python's standard library. A stamp in .venv records what is installed; the log is .cache/setup.log.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def _make_venv() -> None:
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
         reason = (result.stderr or result.stdout).strip().splitlines()
-        raise Fail(f"could not make {VENV}: {reason[-1] if reason else 'no reason given'}")
+        raise Fail(f"could not create {VENV}: {reason[-1] if reason else 'no reason given'}")
 
 
 def _install(have: Stamp, want: Stamp) -> None:
@@ -74,7 +74,7 @@ def _install(have: Stamp, want: Stamp) -> None:
     wheel = llama_wheel.get(pip, llama_requirement(), want.cmake_args) if want.llama_wheel else None
     STAMP.unlink(missing_ok=True)
     if wheel and want.llama_wheel != have.llama_wheel:
-        # It may replace one of the same version, built with other options.
+        # Forced: the installed wheel may have the same version, built with other options.
         pip("install", "--force-reinstall", "--no-deps", str(wheel))
     pip("install", "--editable", f"{ROOT}[{','.join(want.extras)}]" if want.extras else str(ROOT))
     stamp.write(STAMP, want)
@@ -82,7 +82,7 @@ def _install(have: Stamp, want: Stamp) -> None:
 
 
 def llama_requirement() -> str:
-    import tomllib  # not at the top: an older Python must get as far as saying that it is too old
+    import tomllib  # not at the top: an older Python lacks it, and must get as far as reporting that it is too old
 
     project = tomllib.loads(PYPROJECT.read_text())["project"]
     requirements: list[str] = project["optional-dependencies"]["worker"]

@@ -1,4 +1,4 @@
-"""What is installed in .venv, as a small file in it says. PURE but for `read` and `write`."""
+"""Stamp of a .venv: a small file in it that records what is installed. PURE except for `read` and `write`."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from pathlib import Path
 
 @dataclass(frozen=True)
 class Stamp:
-    root: str = ""  # an editable install and the scripts in bin/ break when the checkout moves
+    root: str = ""  # the checkout; an editable install and the scripts in bin/ break when it moves
     pyproject: str = ""  # its SHA-256
     extras: tuple[str, ...] = ()
     cmake_args: str = ""  # the user's own, for llama.cpp
     llama_wheel: str = ""  # its key, see llama_wheel.py
 
     def wanted(self, root: Path, pyproject: bytes, extras: set[str], env: Mapping[str, str]) -> Stamp:
-        """What is to be installed where this is; the wheel's key aside, which follows from the rest."""
+        """The stamp to install in place of this one, without the wheel's key, which follows from the rest."""
         return Stamp(
             root=str(root),
             pyproject=hashlib.sha256(pyproject).hexdigest(),
-            # What an earlier run installed stays: `make run` after `make test` doesn't undo it.
+            # Extras of earlier runs stay: `make run` after `make test` removes nothing.
             extras=tuple(sorted(extras.union(self.extras))),
-            # Unset means: whatever build is there is fine, so that CUDA is asked for once.
+            # Unset keeps the installed build, so that a user sets CUDA's options only once.
             cmake_args=env.get("CMAKE_ARGS", self.cmake_args),
         )
 

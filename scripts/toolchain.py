@@ -1,6 +1,6 @@
-"""What has to be on the machine before anything can be installed: a Python, and compilers and git for llama.cpp.
+"""Checks what must be on the machine before an installation: Python, and compilers and git for llama.cpp.
 
-Starts under whatever `python3` is, so this file keeps to what an older Python can read.
+Runs under any `python3`, so this file uses only syntax that an older Python can read.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from scripts.errors import Fail
 
 MINIMUM_PYTHON = (3, 11)
 NEWER_PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
-# The names that CMake tries, in its order; $CC and $CXX come first there too.
+# The names that CMake tries after $CC and $CXX, in its order.
 C_COMPILERS = ("cc", "gcc", "clang")
 CXX_COMPILERS = ("c++", "g++", "clang++")
 C_PROGRAM = "#include <stdio.h>\nint main(void) { return 0; }\n"
@@ -28,16 +28,14 @@ HOW_TO_INSTALL = (
 
 
 def require_python() -> None:
-    """Goes on in a newer Python when this one is too old and there is one on PATH."""
+    """Restarts the script in a newer Python on PATH if this one is too old. Raises Fail if there is none."""
     if sys.version_info[:2] < MINIMUM_PYTHON:
         for name in NEWER_PYTHONS:
             newer = shutil.which(name)
             if newer:
                 os.execv(newer, [newer, *sys.argv])
         version = ".".join(map(str, sys.version_info[:3]))
-        raise Fail(
-            f"Python 3.11 or newer is needed, python3 here is {version} (another one: make PYTHON=/path/python3)"
-        )
+        raise Fail(f"Python 3.11 or newer is needed, python3 is {version} (choose another: make PYTHON=/path/python3)")
 
 
 def require_venv() -> None:
@@ -46,22 +44,22 @@ def require_venv() -> None:
 
 
 def require_compilers() -> None:
-    """Those that CMake will find. One without its headers doesn't count."""
+    """Raises Fail unless the compilers that CMake will find can compile a program; headers may be missing."""
     for language, variable, names, suffix, program in (
         ("C", "CC", C_COMPILERS, ".c", C_PROGRAM),
         ("C++", "CXX", CXX_COMPILERS, ".cc", CXX_PROGRAM),
     ):
         chosen = os.environ.get(variable)
-        # $CC may carry options ("gcc -m64") and is then more than a name; CMake takes the first word as the program.
+        # $CC may contain options ("gcc -m64"); CMake takes the first word as the program.
         found = [path for name in ([chosen.split()[0]] if chosen else names) if (path := shutil.which(name))]
         if not found:
-            raise Fail(f"no {language} compiler found, and llama.cpp has to be compiled ({HOW_TO_INSTALL})")
+            raise Fail(f"no {language} compiler found, which is needed to compile llama.cpp ({HOW_TO_INSTALL})")
         if not _compiles(found[0], suffix, program):
             raise Fail(f"{found[0]} can't compile a small {language} program: headers missing? ({HOW_TO_INSTALL})")
 
 
 def require_git() -> None:
-    """Merges our changes into llama.cpp's source (native/apply.py)."""
+    """Raises Fail without git, which merges our changes into llama.cpp's source (native/apply.py)."""
     if not shutil.which("git"):
         raise Fail("git is needed to compile llama.cpp, and is not on PATH (Debian, Ubuntu: apt install git)")
 

@@ -1,10 +1,10 @@
-"""Brings the files of Swagger UI that the sidecar's reference page is made of, from its npm package.
+"""Fetches the files of Swagger UI that the sidecar's reference page consists of, from its npm package.
 
     python -m scripts.vendor [--check]
 
-Fetches the package with npm, compares it with its SHA-512, and writes its files to openai_server/api/docs/swagger-ui,
-unchanged but for gzip, with a list of them in CycloneDX's form. `--check` compares what is there with that list, and
-fetches nothing. For another version, change SWAGGER_UI in openai_server/api/docs/paths.py, SHA512, and the paths in
+It compares the package with its SHA-512 and writes its files to openai_server/api/docs/swagger-ui, unchanged except for
+gzip, with a list of them in CycloneDX's form. `--check` compares the files with that list, and fetches nothing. For
+another version, change SWAGGER_UI in openai_server/api/docs/paths.py, SHA512, and the paths in
 page/index.html; then run `make test-browser`.
 """
 
@@ -58,7 +58,7 @@ def vendor() -> None:
 
 
 def check() -> None:
-    """Raises Fail. Compares what the files hold, since not every zlib compresses to the same bytes."""
+    """Raises Fail if a file differs. Compares them decompressed: zlib's versions compress to different bytes."""
     files = {name: gzip.decompress((FOLDER / f"{name}.gz").read_bytes()) for name in COMPRESSED}
     files |= {name: (FOLDER / name).read_bytes() for name in PLAIN}
     if json.loads(COMPONENTS.read_text()) != components(files):
@@ -66,7 +66,7 @@ def check() -> None:
 
 
 def components(files: dict[str, bytes]) -> dict[str, Any]:
-    """The package and its files, as the image's list of what is in it has them."""
+    """The package and its files in CycloneDX's form, for the image's list of components."""
     parts = [
         {
             "type": "file",
@@ -90,9 +90,9 @@ def components(files: dict[str, bytes]) -> dict[str, Any]:
 
 
 def _fetch(folder: Path) -> Path:
-    """The package's archive, compared with its SHA-512."""
+    """The path of the package's archive. Raises Fail if its SHA-512 differs."""
     if shutil.which("npm") is None:
-        raise Fail("npm isn't installed")
+        raise Fail("npm is needed to fetch Swagger UI, and is not on PATH")
     command = ["npm", "pack", "--silent", f"--pack-destination={folder}", f"{PACKAGE}@{SWAGGER_UI}"]
     result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
     if result.returncode:

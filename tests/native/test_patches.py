@@ -139,7 +139,7 @@ def test_a_conflict_stops_the_port_and_is_resolved_by_hand(native: Path, tmp_pat
     port, patches = tmp_path / "port", native / "patches"
     with pytest.raises(Fail, match=OPS):
         port_patches.begin(tmp_path / "released", new, port, patches)
-    with pytest.raises(Fail, match="has not ended"):
+    with pytest.raises(Fail, match="is still in progress"):
         port_patches.save(port, patches)
     text = (port / OPS).read_text()
     (port / OPS).write_text(re.sub(r"<{7}(?s:.*)>{7}.*\n", 'theirs\n#include "ours.h"\n', text))

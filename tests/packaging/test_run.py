@@ -118,7 +118,7 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(pair: Pair) -> None:
 def test_the_two_cannot_have_one_port(pair: Pair) -> None:
     pair.port = pair.worker_port
     _, errors = pair.start().communicate(timeout=20)
-    assert errors == f"error: the worker and the sidecar can't both have port {pair.port}\n"
+    assert errors == f"error: the worker and the sidecar can't both use port {pair.port}\n"
 
 
 def test_a_signal_while_starting_ends_both(pair: Pair) -> None:
@@ -147,7 +147,7 @@ def test_a_request_that_fails_for_good_is_an_error(pair: Pair) -> None:
     process = pair.start(STANDIN_STATUS="400")
     _, errors = process.communicate(timeout=20)
     assert process.returncode == 1
-    assert errors == 'error: both run, but a request failed with 400: {"a": "word"}\n'
+    assert errors == 'error: both programs run, but a request failed with 400: {"a": "word"}\n'
     assert pair.left_running() == []
 
 
@@ -158,7 +158,7 @@ def test_a_port_in_use_is_one_line(pair: Pair, who: str, variable: str) -> None:
         other.bind(("0.0.0.0", port))
         other.listen()
         line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
-    assert line.startswith(f"error: port {port} can't be had for the {who}: Address already in use")
+    assert line.startswith(f"error: port {port} is not available for the {who}: Address already in use")
     assert f"make run {variable}={port + 1}" in line
     assert not pair.log.exists()
 
@@ -169,7 +169,7 @@ def test_a_port_is_tried_on_both_loopback_addresses(pair: Pair, tmp_path: Path) 
     command = (sys.executable, "-m", "scripts.run", *pair.arguments)
     with network(tmp_path) as net, net.listen("::1", pair.port):
         line = only_line(run(*net.prefix, *command))
-        assert line.startswith(f"error: port {pair.port} can't be had for the sidecar: Address already in use")
+        assert line.startswith(f"error: port {pair.port} is not available for the sidecar: Address already in use")
     with network(tmp_path, ipv6=False) as net:
         assert only_line(run(*net.prefix, *command)) == f"error: there is no model file {pair.model}"
 

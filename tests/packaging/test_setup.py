@@ -37,7 +37,7 @@ def path_without_compilers(folder: Path) -> str:
 def test_a_missing_compiler_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
     env = {**offline, "PATH": path_without_compilers(checkout / "bin")}
     line = only_line(script("setup", "worker", env=env, cwd=checkout))
-    assert line.startswith("error: no C compiler found, and llama.cpp has to be compiled (")
+    assert line.startswith("error: no C compiler found, which is needed to compile llama.cpp (")
     assert "build-essential" in line
 
 

@@ -1,4 +1,4 @@
-"""Runs the project's own commands as a user does, in a process of their own."""
+"""Runs the project's own commands as a user does, in separate processes."""
 
 import os
 import shutil
@@ -11,11 +11,11 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def run(*command: str, env: Mapping[str, str] = {}, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    """`env` is added to ours; what isn't finished after a minute has failed."""
-    # The make that runs these tests would otherwise be the parent of one that we run.
-    ours = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
+    """Runs a command with `env` added to this process's environment. Raises TimeoutExpired after a minute."""
+    # Without the variables of the make that runs these tests: a make in a test would take it for its parent.
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("MAKE")}
     return subprocess.run(
-        command, env={**ours, **env}, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
+        command, env={**environment, **env}, cwd=cwd, capture_output=True, text=True, check=False, timeout=60
     )
 
 
@@ -26,7 +26,7 @@ def script(
 
 
 def copy_of_checkout(folder: Path) -> Path:
-    """A checkout in which nothing was set up, with the files that the scripts read."""
+    """A checkout that is not set up, with the files that the scripts read."""
     folder.mkdir(exist_ok=True)
     for name in ("scripts", "native"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -36,7 +36,7 @@ def copy_of_checkout(folder: Path) -> Path:
 
 
 def only_line(result: subprocess.CompletedProcess[str]) -> str:
-    """What a command that failed said; one line is all it may say."""
+    """The error message of a command that failed, which must be a single line."""
     assert result.returncode != 0
     lines = result.stderr.splitlines()
     assert len(lines) == 1, result.stderr

@@ -1,4 +1,4 @@
-"""Reads a Dockerfile as far as the tests need it: stages, and the instructions of each."""
+"""Reads the stages of a Dockerfile, and the instructions of each stage."""
 
 import json
 import re
@@ -9,7 +9,7 @@ from pathlib import Path
 
 @dataclass
 class Stage:
-    """One stage; what comes before the first is a stage without a name, on which nothing is built."""
+    """One stage. The instructions before the first FROM are a stage with an empty name and no parent."""
 
     name: str
     parent: str
@@ -28,7 +28,7 @@ class Stage:
 
     @property
     def arguments(self) -> dict[str, str]:
-        """Those that have a default."""
+        """ARGs that have a default, by name."""
         return self._pairs("ARG")
 
     def _pairs(self, instruction: str) -> dict[str, str]:
@@ -37,7 +37,7 @@ class Stage:
 
     @property
     def copies(self) -> list[tuple[str, list[str]]]:
-        """(the stage it copies from, or "" for the build's context; the sources)."""
+        """(stage copied from, or "" for the build's context; sources) of each COPY."""
         found = []
         for rest in self.all("COPY"):
             words = shlex.split(rest)
@@ -47,7 +47,7 @@ class Stage:
 
 
 def read_stages(path: Path) -> dict[str, Stage]:
-    """In the order of the file."""
+    """Stages by name, in the order of the file."""
     text = re.sub(r"^\s*#.*\n", "", path.read_text(), flags=re.MULTILINE)
     stage = Stage("", "")
     stages: dict[str, Stage] = {"": stage}
@@ -62,7 +62,7 @@ def read_stages(path: Path) -> dict[str, Stage]:
 
 
 def with_ancestors(stages: dict[str, Stage], name: str) -> Stage:
-    """A stage with what it inherits, oldest first."""
+    """The stage with all inherited instructions, oldest first."""
     stage = stages[name]
     if stage.parent not in stages:
         return stage
@@ -71,7 +71,7 @@ def with_ancestors(stages: dict[str, Stage], name: str) -> Stage:
 
 
 def exec_form(rest: str) -> list[str]:
-    """A command as JSON; anything else would run in a shell, which doesn't pass signals on."""
+    """The command of an instruction in JSON form. Another form would run in a shell, which doesn't forward signals."""
     command = json.loads(rest[rest.index("[") :])
     assert isinstance(command, list)
     assert all(isinstance(word, str) for word in command)

@@ -1,4 +1,4 @@
-"""Reads a file of requirements/ as far as the tests need it: pins, hashes, and who asked for each package."""
+"""Reads a file of requirements/: pins, hashes, and the packages that require each package."""
 
 import re
 from dataclasses import dataclass, field
@@ -15,18 +15,18 @@ PROJECT = "anyserve-openai"
 
 @dataclass
 class Lock:
-    """By canonical names."""
+    """Contents of a lock, by canonical package names."""
 
     pins: dict[str, Version] = field(default_factory=dict)
     markers: dict[str, Marker] = field(default_factory=dict)
     hashes: dict[str, set[str]] = field(default_factory=dict)
-    """SHA-256."""
-    asked_by: dict[str, set[str]] = field(default_factory=dict)
-    """The packages that require it; PROJECT is this one."""
+    """SHA-256 hashes of a package's files."""
+    required_by: dict[str, set[str]] = field(default_factory=dict)
+    """Packages that require a package directly; PROJECT is this one."""
 
 
 def read_lock(name: str) -> Lock:
-    """A line in another form than `make lock` writes is an error."""
+    """Reads requirements/`name`.txt. A line in a form that `make lock` doesn't write is an error."""
     lock = Lock()
     package = ""
     for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():
@@ -35,13 +35,13 @@ def read_lock(name: str) -> Lock:
             package = canonicalize_name(requirement.name)
             (specifier,) = requirement.specifier
             lock.pins[package] = Version(specifier.version)
-            lock.hashes[package], lock.asked_by[package] = set(), set()
+            lock.hashes[package], lock.required_by[package] = set(), set()
             if requirement.marker:
                 lock.markers[package] = requirement.marker
         elif hashed := re.fullmatch(r"    --hash=sha256:([0-9a-f]{64})(?: \\)?", line):
             lock.hashes[package].add(hashed[1])
-        elif asked := re.fullmatch(r"    # (?:  |via )([\w.-]+)(?: \(.*\))?", line):
-            lock.asked_by[package].add(canonicalize_name(asked[1]))
+        elif via := re.fullmatch(r"    # (?:  |via )([\w.-]+)(?: \(.*\))?", line):
+            lock.required_by[package].add(canonicalize_name(via[1]))
         else:
             assert line in ("", "    # via") or line.startswith("#"), line
     return lock

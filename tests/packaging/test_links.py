@@ -1,4 +1,4 @@
-"""Every link of a document to a place in this repository leads somewhere, and to what it names."""
+"""Every link from a document into this repository has a target, which defines the name that the link shows."""
 
 import ast
 import re
@@ -23,7 +23,7 @@ HEADING = re.compile(r"^#+ (.*)$", re.MULTILINE)
 
 
 @pytest.mark.parametrize("document", DOCUMENTS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_links_lead_somewhere(document: Path) -> None:
+def test_links_have_a_target(document: Path) -> None:
     places = [place for place in LINK.findall(document.read_text()) if "://" not in place]
     assert not [place for place in places if not (document.parent / place).exists()]
 
@@ -49,7 +49,7 @@ def anchors(place: Path, document: Path) -> set[str]:
 
 @cache
 def definitions(module: Path) -> set[str]:
-    """Names of all classes and functions, and of all that is assigned."""
+    """Names of all classes, functions and assigned variables."""
     found = set()
     for node in ast.walk(ast.parse(module.read_text())):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):

@@ -1,4 +1,4 @@
-"""The locks in requirements/ agree with pyproject.toml, without a look at the network."""
+"""The locks in requirements/ agree with pyproject.toml. Needs no network."""
 
 import importlib.metadata
 import tomllib
@@ -24,11 +24,11 @@ IMAGE = {
     "python_full_version": f"{python_version()}.0",
     "extra": "",
 }
-"""Where what is locked gets installed."""
+"""Environment of the images, for the markers of requirements."""
 
 
-def asked_for(name: str) -> list[Requirement]:
-    """Directly, by pyproject.toml."""
+def requirements_of(name: str) -> list[Requirement]:
+    """Requirements that pyproject.toml lists for a lock."""
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
     lines = {
         "sidecar": project["dependencies"],
@@ -42,38 +42,38 @@ def is_left_out(name: str, package: str) -> bool:
     return (name, package) == ("worker", LLAMA)
 
 
-def test_each_lock_is_made_and_no_other_is_there() -> None:
+def test_each_lock_exists_and_no_other() -> None:
     assert sorted(path.stem for path in (ROOT / "requirements").iterdir()) == NAMES
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_every_requirement_is_pinned_within_its_range_and_hashed(name: str) -> None:
     lock = read_lock(name)
-    for requirement in asked_for(name):
+    for requirement in requirements_of(name):
         package = canonicalize_name(requirement.name)
         if is_left_out(name, package):
             assert package not in lock.pins
             continue
         assert requirement.specifier.contains(lock.pins[package]), f"{requirement}: run make lock"
         if name != LLAMA:
-            assert PROJECT in lock.asked_by[package]
+            assert PROJECT in lock.required_by[package]
     assert all(lock.hashes.values())
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name != LLAMA])
-def test_nothing_is_there_that_nobody_requires(name: str) -> None:
+def test_every_locked_package_is_required(name: str) -> None:
     lock = read_lock(name)
-    direct = {canonicalize_name(requirement.name) for requirement in asked_for(name)}
-    for package, askers in lock.asked_by.items():
-        assert askers, package
-        for asker in askers:
-            assert asker in lock.pins or asker == PROJECT or is_left_out(name, asker), f"{package} for {asker}"
-        assert (package in direct) == (PROJECT in askers), f"{package}: run make lock"
+    direct = {canonicalize_name(requirement.name) for requirement in requirements_of(name)}
+    for package, parents in lock.required_by.items():
+        assert parents, package
+        for parent in parents:
+            assert parent in lock.pins or parent == PROJECT or is_left_out(name, parent), f"{package} for {parent}"
+        assert (package in direct) == (PROJECT in parents), f"{package}: run make lock"
 
 
 @pytest.mark.parametrize("name", ["sidecar", "worker"])
-def test_what_a_package_requires_is_there_too(name: str) -> None:
-    """As far as the same versions are installed here, and so tell what they require."""
+def test_the_requirements_of_a_package_are_locked_too(name: str) -> None:
+    """Checks the packages that are installed here in the locked version, whose metadata lists their requirements."""
     lock, seen = read_lock(name), 0
     for package in [*lock.pins, *([LLAMA] if name == "worker" else [])]:
         installed = importlib.metadata.distribution(package)
@@ -88,18 +88,18 @@ def test_what_a_package_requires_is_there_too(name: str) -> None:
     assert seen
 
 
-def test_what_both_images_have_is_the_same() -> None:
+def test_both_images_have_the_same_versions() -> None:
     sidecar, worker = read_lock("sidecar"), read_lock("worker")
     assert sidecar.pins.items() <= worker.pins.items()
     assert all(worker.hashes[package] == hashes for package, hashes in sidecar.hashes.items())
 
 
-def test_what_builds_is_what_pyproject_says() -> None:
+def test_the_build_lock_contains_the_build_system() -> None:
     assert set(PYPROJECT["build-system"]["requires"]) <= set(PYPROJECT["dependency-groups"]["build"])
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_a_lock_names_no_index_and_is_made_for_all_platforms(name: str) -> None:
+def test_a_lock_names_no_index_and_covers_all_platforms(name: str) -> None:
     words = command(name)
     for word in ("--universal", "--generate-hashes", "--no-emit-index-url"):
         assert word in words

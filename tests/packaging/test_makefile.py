@@ -19,7 +19,7 @@ def test_help_lists_every_target() -> None:
     assert sorted(listed) == sorted(phony[1].split())
 
 
-def test_every_target_expands() -> None:
+def test_make_can_expand_every_target() -> None:
     phony = re.search(r"^\.PHONY: (.*)$", MAKEFILE, re.MULTILINE)
     assert phony
     for target in phony[1].split():
@@ -29,8 +29,15 @@ def test_every_target_expands() -> None:
 
 def test_make_test_checks_everything() -> None:
     steps = run("make", "--dry-run", "test").stdout
-    checks = ["ruff check", "ruff format --check", "mypy", "gen_protos.sh --check", "-m pytest"]
-    places = [steps.index(check) for check in checks]
+    checks = [
+        "ruff check",
+        "ruff format --check",
+        "mypy",
+        "gen_protos.sh --check",
+        "scripts.readme --check",
+        "scripts.plain_english",
+    ]
+    places = [steps.index(check) for check in (*checks, "-m pytest")]
     assert places == sorted(places)
 
 
@@ -43,7 +50,7 @@ def test_ci_calls_make_test_without_stdin() -> None:
 @pytest.mark.parametrize(
     ("body", "code"), [("pass", 0), ("pytest.skip('not now')", 1), ("assert False", 1), ("pytest.exit('')", 2)]
 )
-def test_a_skipped_test_is_a_failed_run(tmp_path: Path, body: str, code: int) -> None:
+def test_a_run_with_a_skipped_test_fails(tmp_path: Path, body: str, code: int) -> None:
     test = tmp_path / "test_it.py"
     test.write_text(f"import pytest\ndef test_it() -> None:\n    {body}\n")
     result = run(sys.executable, "-m", "pytest", "-p", "tests.no_skips", f"--rootdir={tmp_path}", str(test))
@@ -51,7 +58,7 @@ def test_a_skipped_test_is_a_failed_run(tmp_path: Path, body: str, code: int) ->
     assert ("make test allows none" in result.stdout) == ("skip" in body)
 
 
-def test_no_test_at_all_is_a_failed_run() -> None:
+def test_a_run_without_tests_fails() -> None:
     result = run(
         sys.executable, "-m", "pytest", "-p", "tests.no_skips", "tests/packaging/test_makefile.py", "-k", "nothing"
     )

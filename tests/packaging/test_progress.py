@@ -10,25 +10,25 @@ def after(*lines: str) -> str:
     return activity.line(125.4)
 
 
-def test_what_pip_is_doing() -> None:
+def test_the_steps_of_pip_are_shown() -> None:
     assert after() == "resolving packages … 2:05"
     assert after("  Downloading llama_cpp_python-0.3.36.tar.gz (76.6 MB)") == "downloading llama_cpp_python … 2:05"
     assert after("  Building wheel for llama-cpp-python (pyproject.toml): started") == "configuring llama.cpp … 2:05"
     assert after("Installing collected packages: a, b, c") == "installing 3 packages … 2:05"
 
 
-def test_how_far_the_compiler_is() -> None:
+def test_the_progress_of_the_compiler_is_shown() -> None:
     ninja = after("  [1/88] cc -c a.c", "  [44/88] c++ -c b.cpp", "  warning: [9/9] is not a step")
     assert ninja == f"compiling llama.cpp {'█' * 12}{'░' * 12}  50% (44 of 88) 2:05"
     make = after("  [ 25%] Building CXX object x.o")
     assert make == f"compiling llama.cpp {'█' * 6}{'░' * 18}  25% (25 of 100) 2:05"
 
 
-def test_the_bar_goes_when_compiling_is_over() -> None:
+def test_the_bar_disappears_after_compiling() -> None:
     assert after("  [88/88] link", "Installing collected packages: a") == "installing 1 packages … 2:05"
 
 
-def test_a_file_gets_no_redrawn_line_and_not_one_a_tick() -> None:
+def test_a_file_gets_no_redrawn_line_and_no_line_per_tick() -> None:
     stream = io.StringIO()
     progress = ProgressLine(stream, PipActivity())
     for _ in range(10):

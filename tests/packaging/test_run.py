@@ -1,4 +1,4 @@
-"""`make run` with stand-ins for both programs: how it starts, how it ends, and what it says when it can't."""
+"""`make run` with stand-ins for both programs: how it starts and ends, and its errors."""
 
 import os
 import signal
@@ -19,7 +19,7 @@ STANDIN = str(Path(__file__).with_name("standin.py"))
 
 
 class Pair:
-    """A `make run` with two stand-ins, and what became of them."""
+    """A `make run` with two stand-ins, and the signals that they received."""
 
     def __init__(self, folder: Path) -> None:
         self.log = folder / "standins.log"
@@ -53,12 +53,12 @@ class Pair:
     def until_ready(self) -> str:
         assert self.process
         assert self.process.stdout
-        said = ""
+        output = ""
         for line in self.process.stdout:
-            said += line
+            output += line
             if "Ctrl-C" in line:
-                return said
-        raise AssertionError(f"it never got ready: {said} {self.process.communicate()[1]}")
+                return output
+        raise AssertionError(f"make run never got ready: {output} {self.process.communicate()[1]}")
 
     def notes(self) -> list[str]:
         return [line for line in self.log.read_text().splitlines() if "pid=" not in line]
@@ -85,17 +85,17 @@ def pair(tmp_path: Path) -> Iterator[Pair]:
 
 def test_prints_a_command_to_paste_when_a_request_works(pair: Pair) -> None:
     pair.start()
-    said = pair.until_ready()
-    assert f"curl http://127.0.0.1:{pair.port}/v1/chat/completions" in said
-    assert f"127.0.0.1:{pair.worker_port}" in said
-    assert str(pair.model) in said
+    output = pair.until_ready()
+    assert f"curl http://127.0.0.1:{pair.port}/v1/chat/completions" in output
+    assert f"127.0.0.1:{pair.worker_port}" in output
+    assert str(pair.model) in output
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_ends_both(pair: Pair, number: signal.Signals) -> None:
     process = pair.start()
     pair.until_ready()
-    # To the whole group, as a terminal does: the two must hear of it once, from us.
+    # To the whole group, as a terminal does: both stand-ins must get one SIGTERM, from `make run`.
     os.killpg(process.pid, number)
     _, errors = process.communicate(timeout=20)
     assert (process.returncode, errors) == (0, "")
@@ -104,7 +104,7 @@ def test_a_signal_ends_both(pair: Pair, number: signal.Signals) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="PR_SET_PDEATHSIG is Linux's")
-def test_a_launcher_that_is_killed_leaves_nobody_behind(pair: Pair) -> None:
+def test_a_killed_launcher_leaves_no_process_behind(pair: Pair) -> None:
     process = pair.start()
     pair.until_ready()
     process.kill()
@@ -115,7 +115,7 @@ def test_a_launcher_that_is_killed_leaves_nobody_behind(pair: Pair) -> None:
         time.sleep(0.01)
 
 
-def test_the_two_cannot_have_one_port(pair: Pair) -> None:
+def test_both_programs_cannot_use_one_port(pair: Pair) -> None:
     pair.port = pair.worker_port
     _, errors = pair.start().communicate(timeout=20)
     assert errors == f"error: the worker and the sidecar can't both use port {pair.port}\n"
@@ -151,21 +151,21 @@ def test_a_request_that_fails_for_good_is_an_error(pair: Pair) -> None:
     assert pair.left_running() == []
 
 
-@pytest.mark.parametrize(("who", "variable"), [("worker", "WORKER_PORT"), ("sidecar", "PORT")])
-def test_a_port_in_use_is_one_line(pair: Pair, who: str, variable: str) -> None:
-    port = pair.worker_port if who == "worker" else pair.port
+@pytest.mark.parametrize(("program", "variable"), [("worker", "WORKER_PORT"), ("sidecar", "PORT")])
+def test_a_port_in_use_is_reported_in_one_line(pair: Pair, program: str, variable: str) -> None:
+    port = pair.worker_port if program == "worker" else pair.port
     with socket.socket() as other:
         other.bind(("0.0.0.0", port))
         other.listen()
         line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
-    assert line.startswith(f"error: port {port} is not available for the {who}: Address already in use")
+    assert line.startswith(f"error: port {port} is not available for the {program}: Address already in use")
     assert f"make run {variable}={port + 1}" in line
     assert not pair.log.exists()
 
 
-@pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+@pytest.mark.skipif(sys.platform != "linux", reason="network namespaces are Linux's")
 def test_a_port_is_tried_on_both_loopback_addresses(pair: Pair, tmp_path: Path) -> None:
-    pair.model.unlink()  # the next thing that is looked at
+    pair.model.unlink()  # the next check after the ports
     command = (sys.executable, "-m", "scripts.run", *pair.arguments)
     with network(tmp_path) as net, net.listen("::1", pair.port):
         line = only_line(run(*net.prefix, *command))
@@ -174,14 +174,14 @@ def test_a_port_is_tried_on_both_loopback_addresses(pair: Pair, tmp_path: Path) 
         assert only_line(run(*net.prefix, *command)) == f"error: there is no model file {pair.model}"
 
 
-def test_a_missing_model_is_one_line(pair: Pair) -> None:
+def test_a_missing_model_is_reported_in_one_line(pair: Pair) -> None:
     pair.model.unlink()
     line = only_line(script("run", *pair.arguments, env={"STANDIN_LOG": str(pair.log)}))
     assert line == f"error: there is no model file {pair.model}"
     assert not pair.log.exists()
 
 
-def test_make_hands_its_variables_over(pair: Pair) -> None:
+def test_make_passes_its_variables_on(pair: Pair) -> None:
     python, model = f"PYTHON={sys.executable}", f"MODEL={pair.model}.no"
     result = run("make", "run", python, model, f"PORT={pair.port}", f"WORKER_PORT={pair.worker_port}")
     assert result.returncode != 0

@@ -1,4 +1,4 @@
-"""Setting up where something is missing: one line that names it, and nothing half done."""
+"""A setup with something missing ends with one line that names it, and leaves nothing half done."""
 
 import shutil
 from pathlib import Path
@@ -11,7 +11,7 @@ from scripts.stamp import Stamp
 from tests.packaging.commands import copy_of_checkout, only_line, script
 
 NEW = Stamp()
-# Nothing must spare the compiling: no index, no wheel that was made before.
+# Forces compiling: there is no index, and no wheel of an earlier build.
 OFFLINE = {"PIP_NO_INDEX": "1", "PIP_CONFIG_FILE": "/dev/null", "PIP_FIND_LINKS": ""}
 
 
@@ -28,25 +28,25 @@ def offline(tmp_path: Path) -> dict[str, str]:
 def path_without_compilers(folder: Path) -> str:
     folder.mkdir()
     for tool in ("sh", "uname"):
-        where = shutil.which(tool)
-        assert where
-        (folder / tool).symlink_to(where)
+        path = shutil.which(tool)
+        assert path
+        (folder / tool).symlink_to(path)
     return str(folder)
 
 
-def test_a_missing_compiler_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
+def test_a_missing_compiler_is_reported_in_one_line(checkout: Path, offline: dict[str, str]) -> None:
     env = {**offline, "PATH": path_without_compilers(checkout / "bin")}
     line = only_line(script("setup", "worker", env=env, cwd=checkout))
     assert line.startswith("error: no C compiler found, which is needed to compile llama.cpp (")
     assert "build-essential" in line
 
 
-def test_a_compiler_that_does_not_work_is_one_line(checkout: Path, offline: dict[str, str]) -> None:
+def test_a_broken_compiler_is_reported_in_one_line(checkout: Path, offline: dict[str, str]) -> None:
     line = only_line(script("setup", "worker", env={**offline, "CXX": "false"}, cwd=checkout))
     assert "false can't compile a small C++ program" in line
 
 
-def test_a_missing_git_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_git_is_reported_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(Fail, match=r"^git is needed to compile llama\.cpp, and is not on PATH \(.*\)$"):
         toolchain.require_git()
@@ -58,7 +58,7 @@ def test_a_failed_installation_shows_the_end_of_its_log(checkout: Path, offline:
     *lines, last = result.stderr.splitlines()
     assert last == "error: the installation failed, see the lines above and .cache/setup.log"
     assert any("setuptools" in line for line in lines)
-    # What failed is tried again.
+    # Without a stamp, the next setup tries again.
     assert not (checkout / ".venv" / "anyserve-stamp.json").exists()
 
 
@@ -73,14 +73,14 @@ def test_nothing_is_done_twice() -> None:
     assert wanted() != NEW
 
 
-def test_what_changes_is_installed() -> None:
+def test_changes_are_installed() -> None:
     assert wanted(wanted(), pyproject=b"2") != wanted()
     assert wanted(wanted(), root="/elsewhere") != wanted()
     assert wanted(wanted(), extras="worker test") != wanted()
     assert wanted(wanted(), CMAKE_ARGS="-DGGML_CUDA=on") != wanted()
 
 
-def test_what_was_asked_for_once_stays() -> None:
+def test_extras_and_cmake_args_of_earlier_runs_stay() -> None:
     everything = wanted(extras="worker test", CMAKE_ARGS="-DGGML_CUDA=on")
     assert wanted(everything) == everything
 
@@ -94,7 +94,7 @@ def test_a_stamp_is_read_as_written(tmp_path: Path) -> None:
     assert stamp.read(path) == NEW
 
 
-def test_a_wheel_is_known_by_all_that_it_was_made_from() -> None:
+def test_the_key_of_a_wheel_depends_on_its_requirement() -> None:
     key = llama_wheel.key("llama-cpp-python==1", "")
     assert key == llama_wheel.key("llama-cpp-python==1", "")
     assert key != llama_wheel.key("llama-cpp-python==2", "")
@@ -104,7 +104,7 @@ def test_a_wheel_is_known_by_all_that_it_was_made_from() -> None:
 @pytest.mark.parametrize(
     "changed", ["apply.py", "cmake/processor.cmake", "kernels/ggml-cpu/amx/anyserve_matmul.h", "patches"]
 )
-def test_a_wheel_is_known_by_what_is_changed_in_it(
+def test_the_key_of_a_wheel_depends_on_our_changes(
     changed: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     native = tmp_path / "native"

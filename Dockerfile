@@ -1,16 +1,16 @@
-# Images, each a target:  docker build --target sidecar -t openai-server .     docker build --target worker -t anyserve-worker .
-# `worker` and `worker-cuda` have no model in them: docker run -v ./models:/models:ro anyserve-worker --model /models/x.gguf
+# Each image is a target:  docker build --target sidecar -t openai-server .     docker build --target worker -t anyserve-worker .
+# `worker` and `worker-cuda` contain no model: docker run -v ./models:/models:ro anyserve-worker --model /models/x.gguf
 # `worker-demo` is `worker` with the default model. docker-compose.yml starts it beside the sidecar.
 #
 # Every Python package comes from a file in requirements/, by its hash (`make lock`).
 
 ARG PYTHON_PACKAGES=/opt/venv/lib/python3.12/site-packages
-# llama.cpp for every x86-64 and arm64: one library for each kind of processor, the best is loaded at run time.
+# llama.cpp for every x86-64 and arm64: one library per kind of processor; the best one is loaded at run time.
 ARG LLAMA_CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/native/cmake/wheel.cmake \
  -DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib \
  -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
 
-# trixie for its gcc 14: older ones can't compile llama.cpp's newest arm64 variants.
+# trixie has gcc 14: older versions can't compile llama.cpp's newest arm64 variants.
 FROM python:3.12-slim-trixie AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN groupadd --gid 10001 anyserve \
@@ -18,14 +18,14 @@ RUN groupadd --gid 10001 anyserve \
 LABEL org.opencontainers.image.licenses="Apache-2.0" \
  org.opencontainers.image.version="0.1.0"
 
-# What builds wheels, beside the empty environment that is filled for an image.
+# Has the tools that build wheels, and an empty environment for an image's packages.
 FROM base AS build
 WORKDIR /src
 COPY requirements/ requirements/
 RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt \
  && python -m venv --without-pip /opt/venv
 
-# The packages before our code: an edit of ours doesn't install them again.
+# Packages come before our code, so that a change to the code doesn't install them again.
 FROM build AS sidecar-venv
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --require-hashes --only-binary :all: \
  -r requirements/sidecar.txt
@@ -49,7 +49,7 @@ ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS"
 RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --no-binary llama-cpp-python \
  --wheel-dir /wheels -r requirements/llama-cpp-python.txt
 
-# The same and a library for NVIDIA's GPUs. Where there is none it doesn't load, and the processor computes.
+# The same, with a library for NVIDIA's GPUs. Without a GPU, it isn't loaded and the processor computes.
 FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS llama-cpp-cuda
 # hadolint ignore=DL3008
 RUN apt-get update \
@@ -62,7 +62,7 @@ COPY requirements/ requirements/
 RUN pip install --no-cache-dir --require-hashes --only-binary :all: -r requirements/build.txt
 COPY native/ native/
 ARG LLAMA_CMAKE_ARGS
-# NCCL is in this image and not in ours; a library that needs it wouldn't load.
+# NCCL is in this image and not in ours, so a library that needs it couldn't be loaded.
 ENV CMAKE_ARGS="$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"
 RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --no-binary llama-cpp-python \
  --wheel-dir /wheels -r requirements/llama-cpp-python.txt
@@ -92,7 +92,7 @@ COPY --from=worker-code /wheels /wheels
 RUN pip --python /opt/venv/bin/python install --no-cache-dir --no-deps --no-index /wheels/*.whl \
  && pip --python /opt/venv/bin/python check
 
-# What an image holds besides Debian's packages, in CycloneDX's form: /usr/share/sbom/python.cdx.json
+# A list of an image's Python packages, in CycloneDX's form: /usr/share/sbom/python.cdx.json
 FROM base AS sbom
 WORKDIR /src
 COPY requirements/sbom.txt pyproject.toml ./
@@ -120,7 +120,7 @@ LABEL org.opencontainers.image.title="openai-server" \
  org.opencontainers.image.description="OpenAI's REST API in front of any KServe v2 gRPC text model server"
 COPY --from=sidecar-venv /opt/venv /opt/venv
 COPY --from=sidecar-sbom /src/python.cdx.json /usr/share/sbom/
-# What the page at /docs is made of.
+# The list of the files of the page at /docs.
 COPY openai_server/api/docs/swagger-ui/swagger-ui.cdx.json /usr/share/sbom/
 ENV OPENAI_SERVER_HOST=:: OPENAI_SERVER_PORT=8080
 EXPOSE 8080
@@ -132,7 +132,7 @@ ENTRYPOINT ["python", "-m", "openai_server"]
 FROM base AS worker-base
 LABEL org.opencontainers.image.title="anyserve-worker" \
  org.opencontainers.image.description="GGUF models on llama.cpp behind the KServe v2 gRPC protocol"
-# OpenMP, which llama.cpp's threads run on.
+# OpenMP, which llama.cpp's threads need.
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends libgomp1 \
@@ -140,14 +140,14 @@ RUN apt-get update \
 ENV ANYSERVE_WORKER_HOST=:: ANYSERVE_WORKER_PORT=8000
 EXPOSE 8000
 USER 10001:10001
-# A large model takes its time to load; until then a failed check doesn't count.
+# Failed checks don't count within the start period: a large model loads for minutes.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=10m --retries=3 \
   CMD ["python", "-m", "anyserve_worker", "--healthcheck"]
 ENTRYPOINT ["python", "-m", "anyserve_worker"]
 
 FROM worker-base AS worker-cuda
 ARG PYTHON_PACKAGES
-# What the container runtime is to bring in from the host: the driver, for computing.
+# The container runtime adds these parts of the host's driver.
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility \
  LD_LIBRARY_PATH=$PYTHON_PACKAGES/nvidia/cuda_runtime/lib:$PYTHON_PACKAGES/nvidia/cublas/lib
 COPY --from=worker-cuda-venv /opt/venv /opt/venv

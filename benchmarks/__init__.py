@@ -1,1 +1,1 @@
-"""Measurements, side by side with peers: `make bench`. README.md says what is measured and how."""
+"""Benchmarks of the system and its peers: `make bench`. README.md explains what they measure and how."""

@@ -32,7 +32,7 @@ def main() -> int:
 
 
 def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
-    """Measures one part and writes it down at once: what comes later can't lose it."""
+    """Measures one part and writes its results at once, so that a later failure can't lose them."""
     model = fetch.ensure_model("smollm2")
     found_peers = None
     if part in ("serving", "neighbour", "fairness") and options.systems != [OURS]:
@@ -54,14 +54,20 @@ def run(part: str, settings: Settings, options: argparse.Namespace) -> None:
 
 
 def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="make bench", description="Measures the system beside its peers.")
-    parser.add_argument("parts", nargs="*", choices=[*PARTS, VERSIONS, []], help="all if none is named")
-    parser.add_argument("--quick", action="store_true", help="one round of less: a look, not a result")
-    parser.add_argument("--smoke", action="store_true", help="seconds of everything, to see that it works")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="to compare (all)")
-    parser.add_argument("--llama-server", type=Path, help="one that was compiled already")
-    parser.add_argument("--before", type=Path, help="a checkout of ours to compare with, by fairness and versions")
-    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for what is found")
+    parser = argparse.ArgumentParser(prog="make bench", description="Measures the system and its peers.")
+    parser.add_argument("parts", nargs="*", choices=[*PARTS, VERSIONS, []], help="parts to measure (default: all)")
+    parser.add_argument(
+        "--quick", action="store_true", help="one round with less work, for a first look; not for results"
+    )
+    parser.add_argument("--smoke", action="store_true", help="seconds of every part, to check that it works")
+    parser.add_argument(
+        "--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="systems to compare (default: all)"
+    )
+    parser.add_argument("--llama-server", type=Path, help="a compiled llama-server (default: compile it)")
+    parser.add_argument(
+        "--before", type=Path, help="another checkout of this project, to compare with in fairness and versions"
+    )
+    parser.add_argument("--results", type=Path, default=report.RESULTS, help="folder for the results")
     return parser.parse_args()
 
 

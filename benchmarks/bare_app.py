@@ -1,4 +1,4 @@
-"""The yardstick of the translator: uvicorn and nothing else, writing the chunks that a sidecar would write.
+"""Reference for the translator: bare uvicorn that writes the chunks that a sidecar would write.
 
 python -m benchmarks.bare_app PORT
 """

@@ -1,4 +1,4 @@
-"""A control group with a CPU quota, below the one that we are in; version 1 or 2, whichever is mounted."""
+"""A control group with a CPU quota, below this process's own; version 1 or 2, whichever is mounted."""
 
 from __future__ import annotations
 
@@ -16,8 +16,9 @@ REMOVE_S = 5.0
 
 @contextlib.contextmanager
 def quota(processors: float) -> Iterator[Path | None]:
-    """The folder of a group that may use so many processors; None where none can be made."""
-    folder = next((made for parent in cgroup_directories(Path("/")) if (made := _make(parent, processors))), None)
+    """The folder of a group that may use this many processors; None if none can be created."""
+    candidates = (_make(parent, processors) for parent in cgroup_directories(Path("/")))
+    folder = next(filter(None, candidates), None)
     try:
         yield folder
     finally:
@@ -44,7 +45,7 @@ def _make(parent: Path, processors: float) -> Path | None:
 
 
 def _remove(folder: Path) -> None:
-    """Once the processes in it have ended."""
+    """Removes the folder once its processes have ended; gives up after REMOVE_S seconds."""
     deadline = time.monotonic() + REMOVE_S
     while folder.exists():
         try:

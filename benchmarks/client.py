@@ -1,4 +1,4 @@
-"""One small request to a server on this machine, past any proxy; for readiness and warm-up, not for measuring."""
+"""Sends a small request to a server on this machine, without a proxy. For readiness and warm-up, not for measuring."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ HOST = "127.0.0.1"
 
 
 def post(port: int, path: str, body: dict[str, Any], timeout_s: float) -> tuple[int, str]:
-    """Status and body. Raises OSError if there is no answer."""
+    """Returns status and body. Raises OSError if there is no response."""
     connection = http.client.HTTPConnection(HOST, port, timeout=timeout_s)
     try:
         connection.request("POST", path, json.dumps(body), {"content-type": "application/json"})

@@ -1,6 +1,6 @@
-"""Server-sent events out of the pieces in which they arrive. PURE.
+"""Parses server-sent events from the pieces in which they arrive. PURE.
 
-https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as OpenAI's streams use it: `data` alone.
+https://html.spec.whatwg.org/multipage/server-sent-events.html, as far as OpenAI's streams use it: only `data`.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ DONE = b"[DONE]"
 
 
 class EventReader:
-    """Fed pieces of a body, gives the data of each event that is complete. Comments and other fields are skipped."""
+    """Returns the data of each complete event in the pieces of a body. Skips comments and other fields."""
 
     def __init__(self) -> None:
         self._rest = b""

@@ -2,8 +2,8 @@
 
     python example_server.py SERVER.PY -C CONFIG.JSON
 
-The worker's wheel leaves that library (libmtmd) out, and the server, which imports it at its top, needs it only for
-models with a projector.
+The worker's wheel leaves that library (libmtmd) out. The server imports it at its top, but needs it only for models
+with a projector.
 """
 
 import runpy

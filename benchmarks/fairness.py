@@ -1,4 +1,4 @@
-"""A short chat while long prompts are read: what it waits for its first token, and what it costs the long ones."""
+"""Measures short chats while long prompts are prefilled: their time to first token, and their cost to the long ones."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from scripts.errors import Fail
 
 SHORT_TOKENS = 137
 NEW_TOKENS = 4
-"""Tokens that each answer has."""
+"""Tokens of each answer."""
 UNDER_WAY_S = 1.5
-"""Seconds after which the long prompts are being read."""
+"""Seconds from the start of the long requests to the first short one; by then their prompts are being prefilled."""
 CELLS_A_SLOT = 2048
-"""KV cells per slot: enough for those long prompts that are read or cached at a time."""
+"""KV cells per slot: enough for the long prompts that are prefilled or cached at the same time."""
 ALONE, DEFAULTS = "alone", "default options"
 
 
@@ -40,14 +40,14 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
                 most = settings.fairness_longs[-1]
                 named = {f"beside {most}": f"beside {most}, {DEFAULTS}", ALONE: f"{ALONE}, {DEFAULTS}"}
                 by_default = _points(replace(wide, defaults=True), system, f"{seed} defaults", (most,))
-                found |= {named[name]: each for name, each in by_default.items() if name in named}
+                found |= {named[name]: figures for name, figures in by_default.items() if name in named}
         except Fail as fail:
             problems[system] = str(fail)
             print(f"fairness, round {number + 1}: {system}: {fail}", flush=True)
             continue
         print(f"fairness, round {number + 1}: {system}, {time.monotonic() - began:.0f} s", flush=True)
-        for point, each in found.items():
-            rounds.setdefault(point, {}).setdefault(system, []).append(each)
+        for point, figures in found.items():
+            rounds.setdefault(point, {}).setdefault(system, []).append(figures)
     return {
         "setup": {
             "short_tokens": SHORT_TOKENS,
@@ -68,13 +68,13 @@ def _runs(launcher: Launcher, system: str, systems: Sequence[str]) -> bool:
 
 
 def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
-    """By point and system: medians, and medians of the ratios within a round to the same system alone. PURE."""
+    """Medians by point and system, and medians of the ratios within a round to the same system alone. PURE."""
     found: dict[str, Any] = {}
     for point, by_system in rounds.items():
         reference = rounds.get(f"{ALONE}, {DEFAULTS}" if point.endswith(DEFAULTS) else ALONE, {})
         found[point] = {
-            system: {"median": medians(each), "to_alone": paired_ratios(each, reference.get(system, []))}
-            for system, each in by_system.items()
+            system: {"median": medians(per_round), "to_alone": paired_ratios(per_round, reference.get(system, []))}
+            for system, per_round in by_system.items()
         }
     return found
 
@@ -90,9 +90,9 @@ def _points(launcher: Launcher, system: str, seed: str, longs: Sequence[int]) ->
         for n_long in longs:
             server.wait_until_idle()
             found[f"beside {n_long}"] = _beside(settings, server, f"{seed} {n_long}", n_long)
-    for point, each in found.items():
-        figures = ", ".join(f"{name} {value:.3g}" for name, value in each.items())
-        print(f"  {system}{f', {DEFAULTS}' if launcher.defaults else ''}, {point}: {figures}", flush=True)
+    for point, figures in found.items():
+        listed = ", ".join(f"{name} {value:.3g}" for name, value in figures.items())
+        print(f"  {system}{f', {DEFAULTS}' if launcher.defaults else ''}, {point}: {listed}", flush=True)
     return found
 
 
@@ -107,11 +107,11 @@ def _beside(settings: Settings, server: Server, seed: str, n_long: int) -> dict[
             found |= _long_figures(loading.answers(job, orders))
         return found
     finally:
-        job.end(grace_s=0.0)  # What nobody waits for any more is not computed.
+        job.end(grace_s=0.0)  # Closes the connections, so that the server stops computing.
 
 
 def _shorts(settings: Settings, server: Server, seed: str) -> list[Answer]:
-    """One after the other."""
+    """Answers to short chats, sent one after the other."""
     bodies = [_body(f"{seed} {k}", SHORT_TOKENS) for k in range(settings.fairness_shorts)]
     return loading.load(Orders(server.port, bodies, 1, settings.fairness_limit_s))
 
@@ -126,7 +126,7 @@ def _body(seed: str, tokens: int) -> str:
 
 
 def _figures(answers: Sequence[Answer]) -> dict[str, float]:
-    """Seconds. A wait that was cut by the limit was at least as long."""
+    """Figures of short chats, in seconds. Waits that the limit cut off count up to the limit."""
     waits = [(answer.times[0] if answer.times else answer.ended) - answer.sent for answer in answers]
     return {
         "ttft_p50_s": percentile(waits, 50),

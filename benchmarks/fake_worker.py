@@ -1,8 +1,8 @@
-"""A KServe v2 server that answers at once and costs next to nothing: the other end of a sidecar that is measured.
+"""A KServe v2 server that answers at once and costs almost nothing: the backend of a sidecar that is measured.
 
     python -m benchmarks.fake_worker PORT [step-batches]
 
-Messages are serialised once and sent as bytes. The prompt says how many tokens to send, and how fast (pace.py).
+Messages are serialised once and sent as bytes. The prompt sets the number of tokens and their pace (pace.py).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class FakeWorker:
                 task.cancel()
 
     async def _alone(self, request: ModelInferRequest, context: Context) -> None:
-        """A message a token."""
+        """Answers with one message per token."""
         tokens, seconds = _wish(request)
         raw = bool(request.raw_input_contents)
         token = _streamed(request.id, raw, end=False)
@@ -100,7 +100,7 @@ class FakeWorker:
 
 
 class Steps:
-    """The requests of one stream that want step batches: a message a step."""
+    """Requests of one stream with step batches: one message per step."""
 
     def __init__(self, beat: pace.Beat, context: Context) -> None:
         self._beat = beat
@@ -108,7 +108,7 @@ class Steps:
         self._left: dict[int, int] = {}
         self._all: dict[int, int] = {}
         self._seconds = 0.0
-        self._message = b""  # of a step that ends nothing, for those that run
+        self._message = b""  # of a step in which no request ends, for the running ones; empty: build it
         self._task: asyncio.Task[None] | None = None
         self._whole: list[int] = []
         """Requests that get their whole answer with the next message."""
@@ -158,14 +158,14 @@ class Steps:
                 await self.write(message)
 
     async def write(self, message: bytes) -> None:
-        """One at a time: of two writes that gRPC has at once, one is lost."""
+        """Writes one message at a time: gRPC loses one of two concurrent writes."""
         async with self._writing:
             await self._context.write(message)
 
 
 def _wish(request: ModelInferRequest) -> tuple[int, float]:
-    given = tensors.read_inputs(request)
-    return pace.parse(given[contract.PROMPT.name].elements[0].decode() if contract.PROMPT.name in given else "")
+    inputs = tensors.read_inputs(request)
+    return pace.parse(inputs[contract.PROMPT.name].elements[0].decode() if contract.PROMPT.name in inputs else "")
 
 
 def _requests(message: bytes) -> list[ModelInferRequest]:

@@ -1,4 +1,4 @@
-"""What the answers to a load amount to. PURE."""
+"""Figures of the answers to a load. PURE."""
 
 from __future__ import annotations
 
@@ -10,13 +10,15 @@ from benchmarks.stats import median, percentile
 
 
 def tokens_of(answer: Answer) -> int:
-    """As the server counted them. Without its count, for an answer that was cut, and from servers that count one choice
-    of several, the chunks that had text."""
+    """Tokens of an answer: the server's count or the number of chunks with text, whichever is greater.
+
+    There is no count for an answer that was cut, and some servers count only one of several choices.
+    """
     return max(answer.tokens, len(answer.times))
 
 
 def gaps(answer: Answer) -> list[tuple[float, float]]:
-    """(begin, end) of each wait between two chunks of one choice, in seconds."""
+    """(begin, end) in seconds of each wait between two chunks of one choice."""
     found = []
     for choice in dict.fromkeys(answer.choices):
         times = [time for time, of in zip(answer.times, answer.choices, strict=True) if of == choice]
@@ -25,11 +27,11 @@ def gaps(answer: Answer) -> list[tuple[float, float]]:
 
 
 def serving(answers: Sequence[Answer]) -> dict[str, float]:
-    """`tokens_per_s` is over the whole load, from the first request to the last answer; times are in milliseconds."""
+    """Figures of a load, times in milliseconds. `tokens_per_s` covers the first request to the last answer."""
     good = [answer for answer in answers if not answer.error]
     began, ended = min((answer.sent for answer in answers), default=0.0), max((a.ended for a in good), default=0.0)
     firsts = [answer.times[0] - answer.sent for answer in good if answer.times]
-    # Who was cut before the first token waited at least so long.
+    # A request that was cut before its first token counts with its wait until then.
     firsts += [answer.ended - answer.sent for answer in good if answer.cut and not answer.times]
     waits = [end - begin for answer in good for begin, end in gaps(answer)]
     tokens = sum(map(tokens_of, good))
@@ -48,7 +50,7 @@ def serving(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def long_arrival(answers: Sequence[Answer]) -> dict[str, float]:
-    """What the others waited between tokens while the long prompt was read, and what itself waited; milliseconds."""
+    """Gaps between the others' tokens while the long prompt was prefilled, and its own time to first token, in ms."""
     late = next((answer for answer in answers if answer.late), None)
     if late is None:
         return {"errors": 1.0}
@@ -70,13 +72,13 @@ def long_arrival(answers: Sequence[Answer]) -> dict[str, float]:
 
 
 def _until_cut(answer: Answer) -> list[tuple[float, float]]:
-    # A wait that was not over when the load ended was at least as long.
+    # A wait that the end of the load cut off counts up to there.
     waiting = [(answer.times[-1], answer.ended)] if answer.cut and answer.times else []
     return gaps(answer) + waiting
 
 
 def rates(answers: Iterable[Answer], bin_s: float, end_s: float) -> list[float]:
-    """Tokens a second, bin by bin."""
+    """Tokens per second in each bin of `bin_s` seconds."""
     bins = [0] * int(end_s / bin_s)
     for answer in answers:
         for time in answer.times:

@@ -1,4 +1,4 @@
-"""A neighbour that keeps one processor busy, until it is ended, its parent is gone, or its time is up.
+"""A neighbour that keeps one processor busy until it or its parent is ended, or its time is up.
 
 python -m benchmarks.hog SECONDS SHARE
 """
@@ -10,7 +10,7 @@ PERIOD_S = 0.1
 
 
 def main(seconds: float, share: float) -> None:
-    """`share` of the time, in each period."""
+    """Keeps the processor busy for `share` of each period."""
     print("busy", flush=True)
     end = time.monotonic() + seconds
     while (now := time.monotonic()) < end:

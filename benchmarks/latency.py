@@ -1,4 +1,4 @@
-"""What a unary call takes through the sidecar and straight to its backend, taking turns; told by JSON on stdin.
+"""Measures unary calls through the sidecar and directly to its backend, in turn. Reads its orders as JSON from stdin.
 
 python -m benchmarks.latency < orders.json > seconds.json
 """
@@ -22,10 +22,10 @@ WARM_UP = 100
 
 
 class Direct:
-    """The same request, straight to the backend, as bytes."""
+    """Sends the same request directly to the backend, as bytes."""
 
     def __init__(self, port: int, model: str, prompt: str) -> None:
-        # No proxy from the environment: this is our own machine.
+        # Without the environment's proxy: the backend is on this machine.
         channel = grpc.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)])
         self._call = cast(Callable[[bytes], bytes], channel.unary_unary(METHOD))
         request = ModelInferRequest(model_name=model)
@@ -33,7 +33,7 @@ class Direct:
         tensors.add_input(request, contract.MAX_TOKENS, [1])
         self._message = request.SerializeToString()
 
-    def ask(self) -> None:
+    def call(self) -> None:
         self._call(self._message)
 
 
@@ -45,7 +45,7 @@ class OverHTTP:
         head = "POST /v1/completions HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
         self._message = f"{head}Content-Length: {len(body)}\r\n\r\n".encode() + body
 
-    def ask(self) -> None:
+    def call(self) -> None:
         self._socket.sendall(self._message)
         answer = b""
         while b"\r\n\r\n" not in answer:
@@ -75,7 +75,7 @@ def main() -> None:
     for number in range(WARM_UP + orders["calls"]):
         for name, way in ways.items():
             began = time.perf_counter()
-            way.ask()
+            way.call()
             if number >= WARM_UP:
                 taken[name].append(time.perf_counter() - began)
     json.dump(taken, sys.stdout)

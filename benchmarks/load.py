@@ -1,8 +1,8 @@
-"""The load generator: closed-loop clients in a process of its own, cheap enough not to be in the measurement's way.
+"""The load generator: closed-loop clients in a separate process, cheap enough not to disturb the measurement.
 
     python -m benchmarks.load < orders.json > answers.json
 
-Each client sends its next request as soon as its last one has ended. HTTP is read by httptools' C parser, on uvloop.
+Each client sends its next request as soon as its last one has ended. It uses httptools' C parser and uvloop.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ from benchmarks.events import DONE, EventReader
 from benchmarks.orders import Answer, Orders
 
 MARK = b"~"
-"""In `count` mode: a byte that each token has once. One byte can't be torn apart by the network."""
+"""In `count` mode: a byte that each token contains once. A single byte can't be split between two reads."""
 
 LOST = "the connection was lost"
 
 
 class Client(asyncio.Protocol):
-    """One connection, kept open from request to request where the server does so."""
+    """One connection, kept open between requests if the server keeps it open."""
 
     def __init__(self, load: Load) -> None:
         self._load = load
@@ -36,15 +36,15 @@ class Client(asyncio.Protocol):
         self._done: asyncio.Future[None] | None = None
         self._answer = Answer(0.0)
 
-    async def ask(self, body: bytes, answer: Answer) -> None:
+    async def send(self, body: bytes, answer: Answer) -> None:
         kept = self._transport is not None
-        await self._ask(body, answer)
+        await self._send(body, answer)
         if kept and answer.error == LOST and not self._began:
-            # Some servers close a connection that they had promised to keep; every client has to live with that.
+            # Some servers close a connection that they promised to keep open: send the request again.
             answer.error = ""
-            await self._ask(body, answer)
+            await self._send(body, answer)
 
-    async def _ask(self, body: bytes, answer: Answer) -> None:
+    async def _send(self, body: bytes, answer: Answer) -> None:
         load = self._load
         if self._transport is None or self._transport.is_closing():
             await asyncio.get_running_loop().create_connection(lambda: self, "127.0.0.1", load.orders.port)
@@ -141,11 +141,11 @@ class Load:
         return time.perf_counter() - self._began
 
     def arrived(self, answer: Answer) -> None:
-        """A chunk with text has come."""
+        """Called for each chunk with text."""
         if answer.late:
             self._late_began.set()
         elif len(answer.times) == self.orders.late_after:
-            running = sum(not each.ended and len(each.times) >= self.orders.late_after for each in self.answers)
+            running = sum(not answer.ended and len(answer.times) >= self.orders.late_after for answer in self.answers)
             if running >= self.orders.concurrency:
                 self._all_stream.set()
 
@@ -158,8 +158,8 @@ class Load:
             work.add(asyncio.ensure_future(self._come_late()))
         done, _ = await asyncio.wait(work, timeout=self.orders.limit_s, return_when=asyncio.FIRST_COMPLETED)
         ended = self.now()
-        for each in done:
-            each.result()  # what went wrong in here is not an answer
+        for task in done:
+            task.result()  # raises errors of the load generator itself
         for answer in self.answers:
             if not answer.ended:
                 answer.cut, answer.ended = True, ended
@@ -168,21 +168,21 @@ class Load:
     async def _client(self) -> None:
         client = Client(self)
         while self._bodies:
-            await self._ask(client, self._bodies.popleft(), Answer(self.now()))
+            await self._send(client, self._bodies.popleft(), Answer(self.now()))
         client.close()
 
     async def _come_late(self) -> None:
-        """Ends when the one that came late has begun to be answered, and those that ran have gone on a little."""
+        """Sends the late request once all clients stream. Returns 0.5 s after its answer has begun."""
         await self._all_stream.wait()
-        asked = asyncio.ensure_future(self._ask(Client(self), self.orders.late.encode(), Answer(0.0, late=True)))
+        request = asyncio.ensure_future(self._send(Client(self), self.orders.late.encode(), Answer(0.0, late=True)))
         begun = asyncio.ensure_future(self._late_began.wait())
-        await asyncio.wait((asked, begun), return_when=asyncio.FIRST_COMPLETED)
+        await asyncio.wait((request, begun), return_when=asyncio.FIRST_COMPLETED)
         await asyncio.sleep(0.5)
 
-    async def _ask(self, client: Client, body: bytes, answer: Answer) -> None:
+    async def _send(self, client: Client, body: bytes, answer: Answer) -> None:
         self.answers.append(answer)
         try:
-            await client.ask(body, answer)
+            await client.send(body, answer)
         except OSError as error:
             answer.error, answer.ended = str(error), self.now()
 
@@ -193,6 +193,6 @@ async def _main() -> bytes:
 
 
 if __name__ == "__main__":
-    # A writer of its own: with PYTHONUNBUFFERED, sys.stdout may take what the pipe has room for, and drop the rest.
+    # Not sys.stdout, which with PYTHONUNBUFFERED may write only what the pipe has room for, and drop the rest.
     with open(sys.stdout.fileno(), "wb") as answer:
         answer.write(uvloop.run(_main()))

@@ -1,4 +1,4 @@
-"""Starts the load generator and waits for what it has seen."""
+"""Starts the load generator and reads the answers that it has recorded."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def start(orders: Orders) -> Job:
 
 
 def answers(job: Job, orders: Orders) -> list[Answer]:
-    return [Answer(**each) for each in json.loads(job.answer(orders.limit_s + MARGIN_S))]
+    return [Answer(**fields) for fields in json.loads(job.answer(orders.limit_s + MARGIN_S))]
 
 
 def load(orders: Orders) -> list[Answer]:

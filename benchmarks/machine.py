@@ -1,4 +1,4 @@
-"""Where and with what something was measured; stands beside every result."""
+"""Describes the machine and the versions of a measurement, for the stamp beside every result."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def stamp() -> dict[str, Any]:
 
 
 def _wake_up_s(count: int = 1000) -> float:
-    """To wake a process on another core and be woken by it: streams do it all the time, virtual machines slowly."""
+    """Seconds to wake a process on another core and be woken by it, as streams do often; slow in virtual machines."""
     cores = sorted(os.sched_getaffinity(0))
     echo = f"import os\nos.sched_setaffinity(0, [{cores[-1]}])\nwhile byte := os.read(0, 1): os.write(1, byte)"
     command = [sys.executable, "-c", echo]
@@ -69,7 +69,7 @@ def _commit() -> str:
         except (OSError, subprocess.CalledProcessError):
             return ""
 
-    # Results of an earlier part are no change of what is measured.
+    # Results of an earlier part don't change what is measured.
     changed = git("status", "--porcelain", "--untracked-files=no", "--", ".", ":!benchmarks/results")
     commit = git("rev-parse", "--short=12", "HEAD").strip() or "unknown"
     return f"{commit}, with local changes" if changed.strip() else commit

@@ -1,4 +1,4 @@
-"""The short workload while others want the processors too: does the worker find the right number of threads?"""
+"""The short workload while other processes use the processors: does the worker find the best number of threads?"""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ from scripts.errors import Fail
 
 QUIET, ONE_BUSY, ALL_BUSY, QUOTA = "quiet", "one core busy", "all cores busy", "quota"
 QUOTA_PART = 0.75
-"""Of the processors: 1.5 of two."""
+"""Share of the processors that the quota allows: 1.5 of two."""
 HOG_LIMIT_S = 600.0
-"""A hog ends by itself after that, whatever happens."""
+"""Seconds after which a hog ends by itself."""
 SETTLE_S = 1.5
-"""Of load under the same conditions before it is measured."""
+"""Seconds of load under the same conditions before the measurement."""
 PHASE_S = 5.0
 BIN_S = 0.25
 AUTO = f"{OURS}, auto"
@@ -37,7 +37,7 @@ AUTO = f"{OURS}, auto"
 class Variant:
     system: str
     threads: int | None
-    """None: it chooses."""
+    """None: the system chooses."""
 
     @property
     def name(self) -> str:
@@ -54,7 +54,7 @@ def variants(settings: Settings, systems: Sequence[str]) -> list[Variant]:
 
 @contextlib.contextmanager
 def hogs(cores: Sequence[int], share: float = 1.0) -> Iterator[None]:
-    """One on each of these cores."""
+    """Runs a hog on each of these cores."""
     command = [sys.executable, "-m", "benchmarks.hog", str(HOG_LIMIT_S), str(share)]
     started: list[Process] = []
     try:
@@ -81,8 +81,8 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
         try:
             for condition, found, made_by in _conditions(launcher, by_name[name], f"neighbour {number}"):
                 how = made_by or how
-                for point, each in found.items():
-                    rounds.setdefault(f"{condition}, {point}", {}).setdefault(name, []).append(each)
+                for point, measured in found.items():
+                    rounds.setdefault(f"{condition}, {point}", {}).setdefault(name, []).append(measured)
         except Fail as fail:
             problems[name] = str(fail)
             print(f"  {fail}", flush=True)
@@ -98,7 +98,7 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
 def _conditions(
     launcher: Launcher, variant: Variant, seed: str
 ) -> Iterator[tuple[str, dict[str, dict[str, float]], str]]:
-    """(condition, figures by concurrency, how the quota was made, if it is one)."""
+    """Yields (condition, figures by concurrency, means of the quota or "")."""
     cores = sorted(os.sched_getaffinity(0))
     with _running(launcher, variant) as server:
         for condition, busy in ((QUIET, []), (ONE_BUSY, cores[:1]), (ALL_BUSY, cores)):
@@ -107,7 +107,7 @@ def _conditions(
     with contextlib.ExitStack() as stack:
         folder = stack.enter_context(cgroup.quota(QUOTA_PART * launcher.settings.threads))
         if folder is None:
-            # Busy for the rest of the time, on as many cores as there are to be had in part.
+            # Hogs keep all cores busy for the share of the time that the quota excludes.
             stack.enter_context(hogs(cores, share=1 - QUOTA_PART))
         server = stack.enter_context(_running(dataclasses.replace(launcher, cgroup=folder), variant))
         how = "a control group" if folder else "hogs with a duty cycle"
@@ -137,14 +137,21 @@ def _load(settings: Settings, server: Server, seed: str, concurrency: int, limit
 
 
 def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, Any]:
-    """By point: medians, and what automatic threads reach of the best fixed count, ours and llama-server's. PURE."""
+    """Medians by point, and ratios of automatic threads to the best fixed count of ours and of llama-server. PURE."""
     found: dict[str, Any] = {}
     for point, by_variant in rounds.items():
-        found[point] = {"median": {name: medians(each) for name, each in by_variant.items()}, "auto_of_best": {}}
+        found[point] = {
+            "median": {name: medians(per_round) for name, per_round in by_variant.items()},
+            "auto_of_best": {},
+        }
         for system in (OURS, LLAMA_SERVER):
-            fixed = {name: each for name, each in by_variant.items() if name.startswith(f"{system}, ") and name != AUTO}
+            fixed = {
+                name: per_round
+                for name, per_round in by_variant.items()
+                if name.startswith(f"{system}, ") and name != AUTO
+            }
             if fixed and AUTO in by_variant:
-                best = max(fixed, key=lambda name: median(each["tokens_per_s"] for each in fixed[name]))
+                best = max(fixed, key=lambda name: median(measured["tokens_per_s"] for measured in fixed[name]))
                 ratio = paired_ratios(by_variant[AUTO], fixed[best])["tokens_per_s"]
                 found[point]["auto_of_best"][system] = {"best": best, "ratio": ratio}
     return found
@@ -154,14 +161,14 @@ def summary(rounds: dict[str, dict[str, list[dict[str, float]]]]) -> dict[str, A
 
 
 def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
-    """Tokens a second, bin by bin, of a worker that chooses its threads, and how long it took after each change."""
+    """Tokens per second in each bin, of a worker that chooses its threads, and its seconds to adapt to each change."""
     settings = launcher.settings
     duration = settings.reaction_s
     phase_s = min(PHASE_S, duration / 4)
     print(f"neighbour that comes and goes, {concurrency} client(s)", flush=True)
     with launcher.running(OURS, auto=True) as server:
-        # Enough for the whole time, and short: of long ones the rate falls as contexts grow, until all begin anew. Of
-        # different lengths: clients whose answers end together make waves, longer than what is to be seen.
+        # Short answers, since the rate of long ones falls as contexts grow. Different lengths, since answers that end
+        # together make waves that would hide the reaction.
         mean, random = settings.completion_tokens, Random(1)
         spread = mean // 2 if concurrency > 1 else 0
         bodies = [
@@ -182,7 +189,7 @@ def _reaction(launcher: Launcher, concurrency: int) -> dict[str, Any]:
 
 
 def _come_and_go(now: Callable[[], float], duration: float, phase_s: float) -> list[float]:
-    """Seconds at which a neighbour came, went, came, …; it starts without."""
+    """Returns the seconds at which a neighbour came, went, came, …; it starts without one."""
     changes: list[float] = []
     core = sorted(os.sched_getaffinity(0))[:1]
     time.sleep(phase_s)
@@ -196,9 +203,9 @@ def _come_and_go(now: Callable[[], float], duration: float, phase_s: float) -> l
 
 
 def reactions(rates: Sequence[float], changes: Sequence[float], duration: float) -> list[float | None]:
-    """Seconds from each change until the rate is within 10 % of what it is in the second half of that phase. PURE.
+    """Seconds from each change until the rate is within 10 % of the mean of the phase's second half. PURE.
 
-    A second's mean is compared, since a bin has few tokens. None: not within the phase.
+    The rate is the mean of one second, since a bin has few tokens. None: not within the phase.
     """
     found: list[float | None] = []
     width = round(1 / BIN_S)

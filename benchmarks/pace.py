@@ -1,4 +1,4 @@
-"""What a prompt asks of the stand-ins that answer in place of a model, and their common beat."""
+"""Prompts that set the pace of the stand-ins for a model, and a common clock for their steps."""
 
 from __future__ import annotations
 
@@ -6,27 +6,27 @@ import asyncio
 import re
 
 TEXT = " ~ok"
-"""Of a token; the load generator counts its tilde."""
+"""Text of a token; the load generator counts its tilde."""
 
 
 def prompt(tokens: int, step_ms: float) -> str:
-    """`step_ms` 0: as fast as it is taken."""
+    """The prompt for `tokens` tokens, one every `step_ms` milliseconds; 0: as fast as the client reads."""
     return f"tokens={tokens} step_ms={step_ms}"
 
 
 def parse(text: str) -> tuple[int, float]:
-    """(tokens, seconds of a step); one token at once for any other prompt."""
+    """(tokens, seconds per step) of a prompt; (1, 0.0) for any other text."""
     match = re.search(r"tokens=(\d+) step_ms=([\d.]+)", text)
     return (int(match[1]), float(match[2]) / 1e3) if match else (1, 0.0)
 
 
 class Beat:
-    """All who wait for a step of some length are woken together, as by an engine's step."""
+    """Wakes all tasks that wait for a step of the same length together, as an engine's step does."""
 
     def __init__(self) -> None:
         self._next: dict[float, asyncio.Future[None]] = {}
         self._last: dict[float, int] = {}
-        """Number of the last step of that length."""
+        """Number of the last step, by the step's length in seconds."""
 
     async def step(self, seconds: float) -> None:
         future = self._next.get(seconds)

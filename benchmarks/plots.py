@@ -1,4 +1,4 @@
-"""Throughput and latency against concurrency, a line a system, as SVG. matplotlib is imported when one is drawn."""
+"""Plots throughput and latency against concurrency as SVG, one line per system. Imports matplotlib when it draws."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def serving(figures: dict[str, Any], folder: Path) -> None:
 
 
 def lines(figures: dict[str, Any], figure: str, without: Sequence[str] = ()) -> dict[str, Line]:
-    """System → concurrencies and values, as far as they were measured. PURE."""
+    """Concurrencies and values by system, as far as they were measured. PURE."""
     found: dict[str, Line] = {}
     for name, by_system in figures["workloads"].items():
         word, _, clients = name.partition(", ")
         if word != "short":
             continue
-        for system, each in by_system.items():
-            value = each["median"].get(figure)
+        for system, results in by_system.items():
+            value = results["median"].get(figure)
             if value is not None and system not in without:
                 xs, ys = found.setdefault(system, ([], []))
                 xs.append(int(clients))
@@ -48,7 +48,7 @@ def lines(figures: dict[str, Any], figure: str, without: Sequence[str] = ()) -> 
 def draw(path: Path, title: str, panels: Sequence[tuple[str, dict[str, Line]]], *, log: bool = False) -> None:
     import matplotlib
 
-    # The same figures give the same file: no random ids, no date; text stays text.
+    # The same figures must give the same file: no random ids, no date. Text stays text.
     matplotlib.rcParams.update({"svg.hashsalt": "anyserve", "svg.fonttype": "none", "font.size": 9})
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure

@@ -1,4 +1,4 @@
-"""Child processes of a measurement: they die with us, and /proc says what they take."""
+"""Child processes of a measurement. They end with this process; /proc has their processor time and memory."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ TICKS = os.sysconf("SC_CLK_TCK")
 POLL_S = 0.005
 LINES_SHOWN = 15
 
-# Runs in the child before its command. Not a preexec_fn, which would fork a process that may have threads. Somebody
-# who was killed while the child came up is no parent any more.
+# Runs in the child before its command. Not a preexec_fn, which would fork a process that may have threads. Exits if the
+# parent was killed while the child started.
 _GUARD = """
 import ctypes, os, signal, sys
 parent, cgroup, cores, *command = sys.argv[1:]
@@ -39,7 +39,7 @@ os.execvp(command[0], command)
 
 
 class Process:
-    """A child with its output in a file. Ended by `end`, or with us, however we end."""
+    """A child with its output in a file. It ends on `end`, or when this process ends in any way."""
 
     def __init__(
         self,
@@ -51,7 +51,7 @@ class Process:
         stdin: int | IO[bytes] = subprocess.DEVNULL,
         stdout: int | None = None,
     ) -> None:
-        """`cgroup`: the folder of a group that it joins; `cores`: where alone it may run."""
+        """`cgroup`: the folder of a group that the child joins; `cores`: the only ones it may run on, empty for any."""
         self.command = list(command)
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
         guard = [sys.executable, "-I", "-S", "-c", _GUARD, str(os.getpid())]
@@ -66,17 +66,17 @@ class Process:
 
     @property
     def output(self) -> str:
-        # Not by seeking: the child writes where we would leave the position, which it shares with us.
+        # Without seeking: the child shares the file's position, and writes there.
         log = self._log.fileno()
         return os.pread(log, os.fstat(log).st_size, 0).decode(errors="replace")
 
     def wait_for(self, pattern: str, timeout_s: float) -> re.Match[str]:
-        """Until its output has a match. Raises Fail if it ends before, or takes longer."""
+        """Waits until the output matches. Raises Fail if the child ends before, or takes longer."""
         deadline = time.monotonic() + timeout_s
         while not (match := re.search(pattern, self.output)):
             self.require_alive()
             if time.monotonic() > deadline:
-                raise Fail(f"{self.name} did not say {pattern!r} within {timeout_s:.0f} s:\n{self.tail()}")
+                raise Fail(f"{self.name} did not print {pattern!r} within {timeout_s:.0f} s:\n{self.tail()}")
             time.sleep(POLL_S)
         return match
 
@@ -92,14 +92,14 @@ class Process:
         return "\n".join(self.output.splitlines()[-LINES_SHOWN:])
 
     def cpu_seconds(self) -> float:
-        """User and system time of it and of all below it, ended ones included."""
+        """User and system time of the child and all its descendants, including ended ones."""
         return sum(_cpu_ticks(pid) for pid in tree(self.popen.pid)) / TICKS
 
     def resident_bytes(self) -> int:
         return sum(_resident(pid) for pid in tree(self.popen.pid))
 
     def end(self, grace_s: float = 3.0) -> None:
-        """Asks the whole group to end, then kills what is left of it."""
+        """Sends SIGTERM to the whole group, and kills what is left of it after `grace_s` seconds."""
         children.end([self.popen], grace_s)
         if self.popen.stdout:
             self.popen.stdout.close()
@@ -107,7 +107,7 @@ class Process:
 
 
 class Job(Process):
-    """A child that reads its orders from stdin and ends with an answer on stdout."""
+    """A child that reads its orders from stdin, writes an answer to stdout, and ends."""
 
     def __init__(self, command: Sequence[str], orders: bytes) -> None:
         with tempfile.TemporaryFile() as file:
@@ -116,7 +116,7 @@ class Job(Process):
             super().__init__(command, stdin=file, stdout=subprocess.PIPE)
 
     def answer(self, timeout_s: float) -> bytes:
-        """Waits for it. Raises Fail if the child fails or takes longer."""
+        """Waits for the answer. Raises Fail if the child fails or takes longer."""
         try:
             answer, _ = self.popen.communicate(timeout=timeout_s)
             if self.popen.returncode:
@@ -129,7 +129,7 @@ class Job(Process):
 
 
 def tree(pid: int) -> list[int]:
-    """A process and all below it."""
+    """Ids of a process and all its descendants."""
     found = [pid]
     for parent in found:
         for listed in Path(f"/proc/{parent}/task").glob("*/children"):

@@ -1,10 +1,10 @@
-"""Prompts for the workloads: made-up prose, the same in every run. PURE."""
+"""Prompts of the workloads: random prose that is the same in every run. PURE."""
 
 from __future__ import annotations
 
 import random
 
-# Words of one token in most vocabularies.
+# Words that are one token in most vocabularies.
 WORDS = tuple(
     """the a one two all some every old new small large good long short first last white black green blue red
 water river stone house garden street city country world morning evening night summer winter light voice music
@@ -13,15 +13,15 @@ teacher child mother father friend people king doctor horse dog bird tree flower
 moon star fire snow rain wind time year day hour idea reason number part side end way life work game power food
 bread milk fish gold silver paper glass wood iron is was has had sees finds keeps gives takes makes knows says
 tells asks shows brings holds leaves opens turns follows and but or with without under over near behind before
-after because while where when into from for about between through across against""".split()  # noqa: SIM905
+after because while where when into from for about between through across against""".split()  # noqa: SIM905 - a list of single words  # plain-english: ok
 )
 
 WORDS_A_TOKEN = 0.92
-"""With a sentence's punctuation."""
+"""Words per token of these sentences, with their punctuation."""
 
 
 def prose(seed: str, tokens: int) -> str:
-    """Sentences of about so many tokens; another seed begins with another word."""
+    """Sentences of about `tokens` tokens; different seeds begin with different words."""
     random_ = random.Random(seed)
     words: list[str] = []
     left = 0
@@ -37,11 +37,11 @@ def prose(seed: str, tokens: int) -> str:
 
 
 def short(seed: str, number: int, tokens: int = 75) -> str:
-    """A distinct prompt: nothing that an earlier one left in a cache helps."""
+    """A distinct prompt, which shares no prefix with an earlier one in a cache."""
     hero = random.Random(number).choice(WORDS)
-    return f"{prose(f'{seed} {number}', tokens - 11)}\n\nOnce upon a time there was a {hero} who"
+    return f"{prose(f'{seed} {number}', tokens - 11)}\n\nOnce upon a time there was a {hero} who"  # plain-english: ok
 
 
 def shared(seed: str, number: int, tokens: int) -> str:
-    """All of one seed begin with the same `tokens` tokens and end with a question of their own."""
+    """Prompts of one seed begin with the same `tokens` tokens, and each ends with its own question."""
     return f"{prose(seed, tokens)}\n\n{prose(f'{seed} question {number}', 10)}\n\nA long answer:"

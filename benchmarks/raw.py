@@ -1,4 +1,4 @@
-"""The raw limit: what llama.cpp itself does on this machine. The 100 % that serving is compared with."""
+"""The raw limit: the speed of llama.cpp itself on this machine, the 100 % that serving is compared with."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from benchmarks.settings import Settings
 from benchmarks.stats import median
 
 CONTEXT = 75
-"""Tokens of context with which decoding begins, as with the short prompts; it grows by the tokens of an answer."""
+"""Tokens of context when decoding begins, as with the short prompts. The context grows by an answer's tokens."""
 LIMIT_S = 400.0
 
 
 def loop(settings: Settings, model: Path, **orders: Any) -> list[dict[str, Any]]:
-    """The figures of benchmarks.raw_loop, in a process that has ended afterwards."""
+    """Runs benchmarks.raw_loop in its own process, and returns its figures."""
     orders |= {"model": str(model), "threads": settings.threads, "n_ctx": settings.cells, "slots": settings.slots}
     answer = Job([sys.executable, "-m", "benchmarks.raw_loop"], json.dumps(orders).encode()).answer(LIMIT_S)
     figures: list[dict[str, Any]] = json.loads(answer)
@@ -45,13 +45,13 @@ def measure(settings: Settings, model: Path) -> dict[str, Any]:
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Tokens a second, the median over rounds: for each batch or chunk at each context, by layout. PURE."""
+    """Median tokens per second over rounds, by batch or chunk at each context, and by layout. PURE."""
     tables: dict[str, Any] = {"decode": {}, "prompt": {}}
     for table, key in (("decode", "batch"), ("prompt", "chunk")):
         rates: dict[str, dict[str, list[float]]] = {}
-        for each in (each for figures in rounds for each in figures if key in each):
-            point = rates.setdefault(f"{each[key]} at {each['context']}", {})
-            point.setdefault(each["layout"], []).append(each["tokens_per_s"])
+        for row in (row for figures in rounds for row in figures if key in row):
+            point = rates.setdefault(f"{row[key]} at {row['context']}", {})
+            point.setdefault(row["layout"], []).append(row["tokens_per_s"])
         tables[table] = {point: {layout: median(same) for layout, same in by.items()} for point, by in rates.items()}
     return tables
 

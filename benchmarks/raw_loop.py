@@ -1,8 +1,8 @@
-"""llama_decode in a bare loop: what the machine can do, in a process of its own, told by JSON on stdin.
+"""Runs llama_decode in a bare loop, to measure the machine's limit. Reads its orders as JSON from stdin.
 
     python -m benchmarks.raw_loop < orders.json > figures.json
 
-No server, no scheduler, no text: tokens go in, the likeliest one is taken for each sequence, and goes in again.
+There is no server, scheduler or text: each sequence's likeliest token is its next input.
 """
 
 from __future__ import annotations
@@ -15,18 +15,18 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-# As the worker: libgomp's threads must not spin for seconds when a core is taken away. Read at load.
+# As in the worker: libgomp's threads must not spin for seconds when a core is taken away. Read when it is loaded.
 os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import llama_cpp as llama
 
 N_BATCH = 512
-SPREAD = 7919  # a prime: arbitrary tokens, all over the vocabulary
+SPREAD = 7919  # a prime, for arbitrary tokens from the whole vocabulary
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the KV cells lie, and which attention runs over them."""
+    """Layout of the KV cells, and the attention that reads them."""
 
     unified: bool
     flash: bool
@@ -40,12 +40,12 @@ LAYOUTS = tuple(Layout(unified, flash) for unified in (True, False) for flash in
 
 
 class NoRoom(Exception):
-    """The sequence is longer than its part of the context."""
+    """A sequence exceeds its part of the context."""
 
 
 class Model:
     def __init__(self, path: str) -> None:
-        # Kept: the library calls it as long as it is loaded.
+        # Kept, because the library calls it for as long as it is loaded.
         self._silent = llama.llama_log_callback(lambda *_: None)
         llama.llama_log_set(self._silent, None)
         llama.llama_backend_init()
@@ -66,7 +66,7 @@ class Model:
 
 
 class Loop:
-    """A context, and one batch that is filled again and again."""
+    """A context, and a batch that is refilled for every step."""
 
     def __init__(self, model: Model, layout: Layout, *, threads: int, n_ctx: int, sequences: int) -> None:
         params = llama.llama_context_default_params()
@@ -91,10 +91,12 @@ class Loop:
         llama.llama_free(self._ctx)
 
     def clear(self) -> None:
-        llama.llama_memory_clear(self._memory, False)  # with its data, hundreds of megabytes would be written
+        llama.llama_memory_clear(
+            self._memory, False
+        )  # False keeps the data: clearing it would write hundreds of megabytes
 
     def share(self, sequences: int) -> None:
-        """The others go on from what the first one has read."""
+        """Lets all sequences continue from the first one's prompt."""
         for other in range(1, sequences):
             llama.llama_memory_seq_cp(self._memory, 0, other, -1, -1)
 
@@ -102,7 +104,7 @@ class Loop:
         llama.llama_memory_seq_rm(self._memory, sequence, length, -1)
 
     def run(self, rows: Sequence[tuple[int, int, int, bool]]) -> list[int]:
-        """Computes (token, position, sequence, sampled) rows; the likeliest next token of each row that is sampled."""
+        """Computes (token, position, sequence, sampled) rows. Returns the likeliest next token of each sampled row."""
         batch = self._batch
         for row, (token, position, sequence, sampled) in enumerate(rows):
             batch.token[row], batch.pos[row] = token, position
@@ -117,7 +119,7 @@ class Loop:
         ]
 
     def read(self, prompts: Sequence[Sequence[int]]) -> list[int]:
-        """Reads a prompt into each sequence, from its begin; the first token that follows each."""
+        """Prefills a prompt into each sequence, from its start. Returns the first new token of each."""
         rows = [
             (token, position, sequence, position == len(prompt) - 1)
             for sequence, prompt in enumerate(prompts)
@@ -127,7 +129,7 @@ class Loop:
 
 
 def decode_rate(loop: Loop, batch: int, context: int, steps: int, seconds: float) -> float:
-    """Tokens a second of `batch` sequences whose context has been read and grows by `steps` tokens, over and over."""
+    """Tokens per second of `batch` prefilled sequences that decode `steps` tokens, repeated for `seconds`."""
     spent, computed = 0.0, 0
     while spent < seconds:
         for sequence in range(batch):
@@ -144,7 +146,7 @@ def decode_rate(loop: Loop, batch: int, context: int, steps: int, seconds: float
 
 
 def prompt_rate(loop: Loop, model: Model, chunk: int, context: int, seconds: float) -> float:
-    """Tokens a second of a chunk of a prompt, of which `context` tokens have been read before."""
+    """Tokens per second of prefilling a chunk behind `context` prefilled tokens."""
     rows = [(token, context + i, 0, i == chunk - 1) for i, token in enumerate(model.arbitrary(chunk))]
     computed, began = 0, time.perf_counter()
     while time.perf_counter() - began < seconds:
@@ -155,7 +157,7 @@ def prompt_rate(loop: Loop, model: Model, chunk: int, context: int, seconds: flo
 
 
 def lockstep(loop: Loop, prompts: Sequence[Sequence[int]], concurrency: int, new_tokens: int) -> dict[str, float]:
-    """The work of closed-loop clients: `concurrency` prompts are read, then all go on together, then the next ones."""
+    """Works as for closed-loop clients: prefills `concurrency` prompts, decodes them together, then the next ones."""
     began, tokens, firsts = time.perf_counter(), 0, []
     for first in range(0, len(prompts), concurrency):
         wave = prompts[first : first + concurrency]
@@ -171,23 +173,23 @@ def lockstep(loop: Loop, prompts: Sequence[Sequence[int]], concurrency: int, new
 
 
 def figures(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """One for each kind of measurement that is asked for."""
+    """Yields the figures of each measurement that `orders` contains."""
     model = Model(orders["model"])
     size = {"threads": orders["threads"], "n_ctx": orders["n_ctx"], "sequences": orders["slots"]}
     for layout in LAYOUTS:
         if orders.get("layouts") and layout.name not in orders["layouts"]:
             continue
         loop = Loop(model, layout, **size)
-        prompt_rate(loop, model, 32, 0, 0.1)  # warm
-        for each in _rates(loop, model, orders):
-            yield {"layout": layout.name, **each}
+        prompt_rate(loop, model, 32, 0, 0.1)  # warms up
+        for rates in _rates(loop, model, orders):
+            yield {"layout": layout.name, **rates}
         # Split cells give each sequence only its part of the context, so a long one needs the pool.
         if layout.unified:
-            for each in _rates_after_long_prompt(loop, model, orders):
-                yield {"layout": layout.name, **each}
+            for rates in _rates_after_long_prompt(loop, model, orders):
+                yield {"layout": layout.name, **rates}
         for work in orders.get("work", ()):
             prompts = [model.tokens(prompt) for prompt in work["prompts"]]
-            lockstep(loop, prompts[: work["concurrency"]], work["concurrency"], 4)  # warm, as the servers are
+            lockstep(loop, prompts[: work["concurrency"]], work["concurrency"], 4)  # warms up, as for the servers
             done = lockstep(loop, prompts, work["concurrency"], work["new_tokens"])
             yield {"layout": layout.name, "concurrency": work["concurrency"], **done}
         loop.free()
@@ -208,7 +210,7 @@ def _rates(loop: Loop, model: Model, orders: dict[str, Any]) -> Iterator[dict[st
 
 
 def _rates_after_long_prompt(loop: Loop, model: Model, orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """It is read once; sequences that go on together share it."""
+    """Rates behind a long prompt, which is prefilled once and shared by the sequences."""
     context = orders.get("long_context", 0)
     if not context:
         return

@@ -1,4 +1,4 @@
-"""Writes what was found: results.json with every figure, README.md with tables, and the plots."""
+"""Writes the results: results.json with every figure, README.md with tables, and the plots."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Part = dict[str, Any]
 
 
 def update(folder: Path, part: str, found: Part) -> None:
-    """One part anew, the others as they were; each has a stamp of its own."""
+    """Replaces one part and its stamp, and keeps the others."""
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / "results.json"
     results: dict[str, Part] = json.loads(path.read_text()) if path.exists() else {}
@@ -33,11 +33,11 @@ def write(folder: Path, results: dict[str, Part]) -> None:
 
 
 def _finite(value: Any) -> Any:
-    """JSON has no NaN: what could not be measured is null."""
+    """Replaces NaN and infinities, which JSON lacks, with null."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(item) for key, item in value.items()}
     if isinstance(value, list):
-        return [_finite(each) for each in value]
+        return [_finite(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
@@ -55,7 +55,7 @@ def markdown(results: dict[str, Part]) -> str:
     lines = [
         "# Results",
         "",
-        "Written by `make bench`; [../README.md](../README.md) says what is measured and how.",
+        "Written by `make bench`; [../README.md](../README.md) explains what is measured and how.",
         "",
     ]
     for name, section in sections.items():
@@ -66,7 +66,7 @@ def markdown(results: dict[str, Part]) -> str:
 
 def _stamp(stamp: Part) -> list[str]:
     packages = ", ".join(f"{name} {version}" for name, version in stamp["packages"].items())
-    wake_up = stamp.get("wake_up_us", "?")  # a part that was measured longer ago may not have it
+    wake_up = stamp.get("wake_up_us", "?")  # missing in older results
     return [
         f"Measured {stamp['date']} in {stamp['seconds']} s, commit {stamp['commit']}, on {stamp['cpu']}, "
         f"{stamp['cores']} cores, {stamp['memory_gib']} GiB, {stamp['kernel']}, load before {stamp['load_before']}, "
@@ -81,7 +81,7 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """With so many significant digits; a dash for what could not be measured."""
+    """The value with `digits` significant digits; a dash if it could not be measured."""
     if value is None or not math.isfinite(value):
         return "–"
     if value == 0:
@@ -101,9 +101,10 @@ def raw(figures: Part) -> list[str]:
     lines = [
         "## Raw limit",
         "",
-        f"Tokens a second of llama_decode in a bare loop, {figures['threads']} threads: the best layout of the cells, "
-        f"then each. First {figures['steps']} steps of so many sequences from a context of so many tokens; with a long",
-        "context they share it. Then a chunk of a prompt, after so many tokens that were read before.",
+        f"Tokens per second of llama_decode in a bare loop, {figures['threads']} threads: with the best layout of the KV",
+        f"cells, then with each. In the first table, `n at m` is {figures['steps']} steps of n sequences from a context",
+        "of m tokens, which they share if it is long. In the second table, it is a chunk of n prompt tokens after m",
+        "prefilled ones.",
     ]
     for title, key in (("sequences", "decode"), ("prompt tokens", "prompt")):
         layouts = list(dict.fromkeys(layout for by in figures[key].values() for layout in by))
@@ -180,10 +181,10 @@ def _workload(by_system: Part, columns: dict[str, str], *, raw: bool) -> list[st
 
 
 def _remarks(median: Part) -> str:
-    said = [f"{number(median[name])} {name}" for name in ("errors", "cut", "missing") if median.get(name)]
+    remarks = [f"{number(median[name])} {name}" for name in ("errors", "cut", "missing") if median.get(name)]
     if median.get("choices", 8) != 8:
-        said.append(f"{number(median['choices'])} choice(s)")
-    return ", ".join(said)
+        remarks.append(f"{number(median['choices'])} choice(s)")
+    return ", ".join(remarks)
 
 
 def _percent(value: float | None) -> str:
@@ -193,13 +194,13 @@ def _percent(value: float | None) -> str:
 TRANSLATOR = {
     "tokens per CPU-second": "tokens_per_cpu_s",
     "tokens/s": "tokens_per_s",
-    "chunks a token": "chunks_per_token",
-    "CPU µs a chunk": "cpu_us_per_chunk",
+    "chunks per token": "chunks_per_token",
+    "CPU µs per chunk": "cpu_us_per_chunk",
 }
 SINGLE = {
     "start": {"first answer s": "first_answer_s"},
-    "memory": {"at rest MiB": "at_rest_mib", "KiB a stream": "kib_per_stream"},
-    "unary": {"requests/s": "requests_per_s", "CPU ms a request": "cpu_ms_per_request"},
+    "memory": {"at rest MiB": "at_rest_mib", "KiB per stream": "kib_per_stream"},
+    "unary": {"requests/s": "requests_per_s", "CPU ms per request": "cpu_ms_per_request"},
     "latency": {
         "added p50 ms": "added_p50_ms",
         "added p99 ms": "added_p99_ms",
@@ -216,7 +217,7 @@ def translator(figures: Part) -> list[str]:
         "",
         "Tokens per CPU-second of the translating process; in parentheses the ratio to ",
     ]
-    lines[-1] += "the bare uvicorn app, which only writes such chunks."
+    lines[-1] += "the bare uvicorn app, which only writes chunks."
     for kind in ("paced", "saturated"):
         rows = []
         for name, by_way in points.items():
@@ -249,45 +250,45 @@ def neighbour(figures: Part) -> list[str]:
     lines = [
         "## Neighbour",
         "",
-        f"Tokens a second with so many threads. The quota is {setup['quota']:g} processors, made by {setup['how']}; "
-        "the ratios are of automatic threads to the best fixed count of ours, and to llama-server's best.",
+        f"Tokens per second, by number of threads. The quota is {setup['quota']:g} processors, set by {setup['how']}; "
+        "the ratios compare automatic threads with our best fixed count, and with llama-server's.",
         "",
         *table(["", *names, "auto ÷ our best", "auto ÷ llama-server's best"], rows),
         "",
-        "A neighbour on one core that comes and goes every few seconds; seconds after each change until the rate of",
-        "tokens was within 10 % of what it then stayed at:",
+        "A neighbour on one core comes and goes every few seconds. Seconds after each change until the rate of tokens",
+        "was within 10 % of its later mean:",
         "",
     ]
     for clients, found in figures["reaction"].items():
-        seconds = ", ".join("not" if each is None else f"{each:.2g}" for each in found["seconds"])
+        seconds = ", ".join("not" if value is None else f"{value:.2g}" for value in found["seconds"])
         lines.append(f"- {clients} client{'s' if clients != '1' else ''}: {seconds}")
     lines += [f"\n{name} could not be measured: {why.splitlines()[0]}" for name, why in figures["problems"].items()]
     return lines
 
 
 def samplers(figures: Part) -> list[str]:
-    """The chain's time on logits leaves out its copy of the vocabulary; in the model's steps everything counts."""
+    """The chain's time on logits excludes its copy of the vocabulary; the model's steps include everything."""
     lines = [
         "## Samplers",
         "",
         f"{figures['model']}, {figures['threads']} threads: steps with {figures['choices']} choices of a prompt of "
-        f"{figures['prompt']} tokens, in a loop without a server. In",
-        "parentheses how many times as long a step takes as with greedy sampling, measured beside it. The chain is "
+        f"{figures['prompt']} tokens, in a loop without a server.",
+        "In parentheses the ratio of a step's time to that with greedy sampling, measured beside it. The chain is "
         "llama.cpp's own.",
     ]
     rows = [
         [
             name,
-            *(f"{number(by[who]['tokens_per_s'])} ({_ratio(by[who]['of_greedy'])})" for who in ("ours", "chain")),
-            *(number(by[who][key]) for key in ("sample_ms", "prepare_ms") for who in ("ours", "chain")),
+            *(f"{number(by[kind]['tokens_per_s'])} ({_ratio(by[kind]['of_greedy'])})" for kind in ("ours", "chain")),
+            *(number(by[kind][key]) for key in ("sample_ms", "prepare_ms") for kind in ("ours", "chain")),
         ]
         for name, by in figures["steps_by_sampler"].items()
     ]
-    header = ["", "tokens/s", "chain", "sampling ms a step", "chain", "preparing ms", "chain"]
+    header = ["", "tokens/s", "chain", "sampling ms per step", "chain", "preparing ms", "chain"]
     lines += ["", *table(header, rows)]
     lines += [
         "",
-        "Processor time of a token on made-up logits, after as long a prompt; in parentheses the ratio to greedy.",
+        "Processor time per token on random logits, after a prompt of this length; in parentheses the ratio to greedy.",
     ]
     header, columns = [""], []
     for n_vocab, by_sampler in figures["vocabularies"].items():
@@ -314,9 +315,9 @@ def fairness(figures: Part) -> list[str]:
         "## Fairness",
         "",
         f"Chats of {setup['short_tokens']} tokens, one after the other, while long prompts of about "
-        f"{setup['long_tokens']} tokens are read: seconds to the first token and to the end of an answer. "
+        f"{setup['long_tokens']} tokens are prefilled: seconds to the first token and to the end of an answer. "
         f"{setup['slots']} slots and {setup['cells']} KV cells, unless the options are the defaults. "
-        f"What was not answered within {setup['limit_s']:g} s counts as that.",
+        f"Chats without an answer after {setup['limit_s']:g} s count with that time.",
         "",
         *table(
             ["long prompts", "", "TTFT p50", "TTFT max", "answer p50", "TTFT of the long one", "TTFT p50 ÷ alone", ""],
@@ -327,7 +328,7 @@ def fairness(figures: Part) -> list[str]:
     return lines
 
 
-VERSIONS = {"call p50 ms": "call_p50_ms", "CPU µs a chunk": "cpu_us_per_chunk"}
+VERSIONS = {"call p50 ms": "call_p50_ms", "CPU µs per chunk": "cpu_us_per_chunk"}
 
 
 def versions(figures: Part) -> list[str]:
@@ -343,8 +344,8 @@ def versions(figures: Part) -> list[str]:
     return [
         "## Versions",
         "",
-        "The sidecar and another checkout of it side by side: a whole answer of one token, and streams at full speed.",
-        "In parentheses the ratio to the version before.",
+        "The sidecar beside another checkout of it: unary responses of one token, and streams at full speed.",
+        "In parentheses the ratio to the other checkout.",
         "",
         *table(["", *VERSIONS, ""], rows),
     ]

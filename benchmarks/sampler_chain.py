@@ -1,4 +1,4 @@
-"""llama.cpp's own sampler chain on logits that are given: what ours are compared with, in figures and in tests."""
+"""llama.cpp's own sampler chain on given logits: the reference for our samplers, in benchmarks and in tests."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ from anyserve_worker.core.sampling_parameters import SamplingParameters
 
 CANDIDATE = np.dtype([("id", np.int32), ("logit", np.float32), ("p", np.float32)])
 FLOOR = 1e-30
-"""Relative to the likeliest token's probability: entropies that meet a 0 are no numbers."""
+"""Minimum probability, relative to the likeliest token's. A probability of 0 would make entropies NaN."""
 
 
 class Chain:
-    """The samplers of one choice behind a prompt."""
+    """The samplers of one choice after a prompt."""
 
     def __init__(
         self, sampling: SamplingParameters, seed: int, prompt: array[int], vocab: Any, n_vocab: int, n_ctx: int
     ) -> None:
-        """`vocab` may be None without DRY. `n_ctx` is how far back, in tokens, -1 looks."""
+        """`vocab` may be None without DRY. `n_ctx` is the number of tokens that a look-back of -1 covers."""
         self._n_vocab = n_vocab
         self._candidates = np.zeros(n_vocab, dtype=CANDIDATE)
         params = llama.llama_sampler_chain_default_params()
@@ -39,18 +39,18 @@ class Chain:
         return token
 
     def apply(self, logits: npt.NDArray[np.float32]) -> tuple[int, npt.NDArray[Any]]:
-        """The token that is drawn, and the candidates that were left to draw from."""
+        """Returns the drawn token, and the candidates that were left."""
         self.fill(logits)
         return self.pick()
 
     def fill(self, logits: npt.NDArray[np.float32]) -> None:
-        """Makes the whole vocabulary candidates."""
+        """Sets the whole vocabulary as candidates."""
         self._candidates["id"] = np.arange(self._n_vocab, dtype=np.int32)
         self._candidates["logit"] = logits
         self._candidates["p"] = 0
 
     def pick(self) -> tuple[int, npt.NDArray[Any]]:
-        """After `fill`, once: the token that is drawn, and the candidates that were left to draw from."""
+        """Returns the drawn token, and the candidates that were left. Call it once after `fill`."""
         candidates = self._candidates
         left = llama.llama_token_data_array(
             data=ctypes.cast(candidates.ctypes.data, llama.llama_token_data_p),
@@ -59,7 +59,7 @@ class Chain:
             sorted=False,
         )
         llama.llama_sampler_apply(self.handle, ctypes.byref(left))
-        # XTC moves the beginning instead of the candidates.
+        # XTC moves the start of the array rather than the candidates.
         start = (ctypes.cast(left.data, ctypes.c_void_p).value or 0) - candidates.ctypes.data
         first = start // CANDIDATE.itemsize
         found = candidates[first : first + left.size]

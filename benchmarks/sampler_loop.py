@@ -1,8 +1,8 @@
-"""Samplers in a bare loop, ours and llama.cpp's chain in turn, in a process of its own, with orders as JSON on stdin.
+"""Runs our samplers and llama.cpp's chain in turn in a bare loop. Reads its orders as JSON from stdin.
 
     python -m benchmarks.sampler_loop < orders.json > figures.json
 
-First on made-up logits of a large vocabulary, then in the steps of a real model: several choices of one long prompt.
+First on random logits of a large vocabulary, then in the steps of a real model with several choices of a long prompt.
 """
 
 from __future__ import annotations
@@ -57,14 +57,14 @@ SAMPLERS: dict[str, SamplingParameters] = {
 }
 N_CTX = 4096
 N_ROWS = 8
-"""Logits that a sampler gets in turn."""
+"""Rows of logits that a sampler gets in turn."""
 
 
-# ---- Made-up logits
+# ---- Random logits
 
 
 def on_logits(n_vocab: int, n_prompt: int, n_tokens: int) -> Iterator[dict[str, Any]]:
-    """Microseconds a token. Those of the chain are without the copy of the vocabulary that it works on."""
+    """Yields microseconds per token. The chain's time excludes the copy of the vocabulary that it works on."""
     random = np.random.default_rng(n_vocab)
     rows = [_logits(random, n_vocab) for _ in range(N_ROWS)]
     prompt = array("i", (random.zipf(1.2, n_prompt) % n_vocab).astype(np.int32).tolist())
@@ -73,27 +73,27 @@ def on_logits(n_vocab: int, n_prompt: int, n_tokens: int) -> Iterator[dict[str, 
     for name, sampling in SAMPLERS.items():
         began = time.perf_counter()
         seen = SeenPrompt(sampling, prompt, N_CTX, lambda texts: Breakers(words, texts, lambda _: []))
-        ours = [chain(sampling, seed, seen, scratch) for seed in range(N_ROWS)]
+        chains = [chain(sampling, seed, seen, scratch) for seed in range(N_ROWS)]
         figures = {"sampler": name, "n_vocab": n_vocab, "prepare_ms": 1e3 * (time.perf_counter() - began)}
-        # Without breakers: llama.cpp looks for them in a real vocabulary.
-        theirs = Chain(_without_breakers(sampling), 1, prompt, None, n_vocab, N_CTX)
+        # Without breakers, which llama.cpp looks for in a real vocabulary.
+        reference = Chain(_without_breakers(sampling), 1, prompt, None, n_vocab, N_CTX)
         spent = chain_spent = 0.0
         for number in range(n_tokens):
             np.copyto(row, rows[number % N_ROWS])
             began = time.thread_time()
-            ours[number % N_ROWS].sample(row)
+            chains[number % N_ROWS].sample(row)
             spent += time.thread_time() - began
-            theirs.fill(rows[number % N_ROWS])
+            reference.fill(rows[number % N_ROWS])
             began = time.thread_time()
-            token, _ = theirs.pick()
-            llama.llama_sampler_accept(theirs.handle, token)
+            token, _ = reference.pick()
+            llama.llama_sampler_accept(reference.handle, token)
             chain_spent += time.thread_time() - began
-        theirs.free()
+        reference.free()
         yield figures | {"us": 1e6 * spent / n_tokens, "chain_us": 1e6 * chain_spent / n_tokens}
 
 
 def _logits(random: np.random.Generator, n_vocab: int) -> npt.NDArray[np.float32]:
-    """Their distribution has an entropy of some three nats."""
+    """Random logits, with an entropy of about three nats."""
     logits = -1.4 * np.log(np.arange(1, n_vocab + 1)) + random.standard_normal(n_vocab)
     random.shuffle(logits)
     return logits.astype(np.float32)
@@ -127,18 +127,18 @@ class ChainSampler:
 
 @dataclass(frozen=True)
 class Timing:
-    """Milliseconds, wall time."""
+    """Wall times in milliseconds."""
 
     prepare_ms: float
-    """Preparing the samplers of all choices."""
+    """Time to prepare the samplers of all choices."""
     run_ms: list[float]
-    """Computing each step."""
+    """Time to compute each step."""
     sample_ms: list[float]
-    """Sampling in each step."""
+    """Time to sample in each step."""
 
 
 class Steps:
-    """Choices of one prompt, which is read once."""
+    """Steps with several choices of one prompt, which is prefilled once."""
 
     def __init__(self, model_path: str, n_choices: int, n_prompt: int, threads: int) -> None:
         self._model = Model(Path(model_path), ModelOptions(), lambda _: True)
@@ -186,19 +186,19 @@ class Steps:
                 sequence.tokens.extend(tokens)
         return timing
 
-    def ours(self, sampling: SamplingParameters, n_steps: int) -> Timing:
+    def with_our_samplers(self, sampling: SamplingParameters, n_steps: int) -> Timing:
         return self.measure(sampling, n_steps, self._runner.prepare)
 
-    def theirs(self, sampling: SamplingParameters, n_steps: int) -> Timing:
-        made: list[ChainSampler] = []
+    def with_chain(self, sampling: SamplingParameters, n_steps: int) -> Timing:
+        samplers: list[ChainSampler] = []
 
         def prepare(sequences: list[Sequence]) -> None:
             for sequence in sequences:
-                made.append(ChainSampler(self._runner, sequence, sequence.index))
-                sequence.sampler = made[-1]
+                samplers.append(ChainSampler(self._runner, sequence, sequence.index))
+                sequence.sampler = samplers[-1]
 
         timing = self.measure(sampling, n_steps, prepare)
-        for sampler in made:
+        for sampler in samplers:
             sampler.free()
         return timing
 
@@ -206,11 +206,11 @@ class Steps:
 def on_model(orders: dict[str, Any]) -> Iterator[dict[str, Any]]:
     n_steps, n_choices = orders["steps"], orders["choices"]
     steps = Steps(orders["model"], n_choices, orders["prompt"], orders["threads"])
-    steps.ours(SAMPLERS[GREEDY], n_steps)  # warm
+    steps.with_our_samplers(SAMPLERS[GREEDY], n_steps)  # warm
     for name, sampling in SAMPLERS.items():
-        # Greedy beside each of them anew: a neighbour slows all three. What is computed does not depend on the sampler.
-        greedy = steps.ours(SAMPLERS[GREEDY], n_steps)
-        timings = {"ours": steps.ours(sampling, n_steps), "chain": steps.theirs(sampling, n_steps)}
+        # Greedy is measured again beside each sampler, since a neighbour slows all three down.
+        greedy = steps.with_our_samplers(SAMPLERS[GREEDY], n_steps)
+        timings = {"ours": steps.with_our_samplers(sampling, n_steps), "chain": steps.with_chain(sampling, n_steps)}
         run_ms = median([ms for timing in (greedy, *timings.values()) for ms in timing.run_ms])
         for samplers, timing in timings.items():
             sample_ms = median(timing.sample_ms)

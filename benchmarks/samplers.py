@@ -1,4 +1,4 @@
-"""What samplers cost, beside greedy decoding and beside llama.cpp's own chain."""
+"""Measures the cost of samplers, compared with greedy decoding and with llama.cpp's own chain."""
 
 from __future__ import annotations
 
@@ -35,21 +35,21 @@ def measure(settings: Settings, model: Path) -> dict[str, Any]:
 
 
 def summary(rounds: list[list[dict[str, Any]]]) -> dict[str, Any]:
-    """Medians over rounds: by vocabulary and sampler; by sampler and by whose code samples. PURE."""
+    """Medians over rounds: by vocabulary and sampler, and by sampler and implementation. PURE."""
     vocabularies: dict[str, dict[str, list[dict[str, Any]]]] = {}
     steps: dict[str, dict[str, list[dict[str, Any]]]] = {}
-    for each in (each for figures in rounds for each in figures):
-        if "n_vocab" in each:
-            vocabularies.setdefault(str(each["n_vocab"]), {}).setdefault(each["sampler"], []).append(each)
+    for row in (row for figures in rounds for row in figures):
+        if "n_vocab" in row:
+            vocabularies.setdefault(str(row["n_vocab"]), {}).setdefault(row["sampler"], []).append(row)
         else:
-            steps.setdefault(each["sampler"], {}).setdefault(each["samplers"], []).append(each)
+            steps.setdefault(row["sampler"], {}).setdefault(row["samplers"], []).append(row)
     return {"vocabularies": _medians(vocabularies), "steps_by_sampler": _medians(steps)}
 
 
 def _medians(found: dict[str, dict[str, list[dict[str, Any]]]]) -> dict[str, dict[str, dict[str, float]]]:
     return {
         outer: {
-            inner: medians([{k: v for k, v in each.items() if isinstance(v, float)} for each in rounds])
+            inner: medians([{k: v for k, v in row.items() if isinstance(v, float)} for row in rounds])
             for inner, rounds in by.items()
         }
         for outer, by in found.items()

@@ -1,4 +1,4 @@
-"""Streaming clients against each system, workload by workload, round by round."""
+"""Measures each system under workloads of streaming clients, in rounds."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from scripts.errors import Fail
 RAW = "raw limit"
 RAW_LAYOUTS = [Layout(unified, flash=True).name for unified in (True, False)]
 RUNNING = 8
-"""Streams that run while a long prompt arrives, and choices of one request."""
+"""Number of streams that run while a long prompt arrives, and of choices of one request."""
 WARM_REQUESTS = 5
 Rounds = dict[str, dict[str, list[dict[str, float]]]]
-"""Workload → system → one set of figures a round."""
+"""Figures of each round, by workload and system."""
 
 
 class Workloads:
-    """Each gives the figures of one point. `seed` differs from round to round, so that no cache knows a prompt."""
+    """Methods that measure one point each. `seed` differs between rounds, so that no prompt is in a cache."""
 
     def __init__(self, launcher: Launcher, seed: str) -> None:
         self._settings = launcher.settings
@@ -72,7 +72,7 @@ class Workloads:
         return figures.long_arrival(self._load(server, bodies, running, late=json.dumps(late), late_after=4))
 
     def _shared(self, server: Server) -> dict[str, float]:
-        """The first token cold, then warm, one request at a time; then eight clients that share the prefix."""
+        """Time to first token cold, then warm, one request at a time; then eight clients that share the prefix."""
         settings = self._settings
 
         def body(number: int, tokens: int) -> dict[str, Any]:
@@ -95,7 +95,7 @@ def _first_ms(answers: Sequence[Answer]) -> float:
 
 
 def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
-    """All workloads on all systems; only one system is up at a time."""
+    """Measures all workloads on all systems. Only one system runs at a time."""
     rounds: Rounds = {}
     problems: dict[str, str] = {}
     for number, system in interleaved([*systems, RAW], launcher.settings.rounds):
@@ -114,8 +114,8 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
             print(f"serving, round {number + 1}: {system}: {fail}", flush=True)
             continue
         print(f"serving, round {number + 1}: {system}, {time.monotonic() - began:.0f} s", flush=True)
-        for name, each in found.items():
-            rounds.setdefault(name, {}).setdefault(system, []).append(each)
+        for name, measured in found.items():
+            rounds.setdefault(name, {}).setdefault(system, []).append(measured)
     settings = launcher.settings
     return {
         "setup": {
@@ -135,7 +135,7 @@ def measure(launcher: Launcher, systems: Sequence[str]) -> dict[str, Any]:
 
 
 def _timed(server: Server, point: Callable[[Server], dict[str, float]]) -> dict[str, float]:
-    # Not every server gives up at once what nobody waits for any more.
+    # Some servers go on computing for a while after clients have left.
     server.wait_until_idle()
     before = server.cpu_seconds()
     found = point(server)
@@ -144,7 +144,7 @@ def _timed(server: Server, point: Callable[[Server], dict[str, float]]) -> dict[
 
 
 def _raw(launcher: Launcher, workloads: Workloads) -> dict[str, dict[str, float]]:
-    """The bare loop with a wave or some of the same prompts, in the better layout of the cells."""
+    """Figures of the bare loop with one or more waves of the same prompts, in the better layout of the cells."""
     settings = launcher.settings
     work = [
         {
@@ -155,10 +155,10 @@ def _raw(launcher: Launcher, workloads: Workloads) -> dict[str, dict[str, float]
         for concurrency in settings.concurrencies
     ]
     found: dict[str, dict[str, float]] = {}
-    for each in raw.loop(settings, launcher.model, layouts=RAW_LAYOUTS, work=work):
-        name = f"short, {each['concurrency']}"
-        if name not in found or each["tokens_per_s"] > found[name]["tokens_per_s"]:
-            found[name] = {key: value for key, value in each.items() if key not in ("layout", "concurrency")}
+    for rate in raw.loop(settings, launcher.model, layouts=RAW_LAYOUTS, work=work):
+        name = f"short, {rate['concurrency']}"
+        if name not in found or rate["tokens_per_s"] > found[name]["tokens_per_s"]:
+            found[name] = {key: value for key, value in rate.items() if key not in ("layout", "concurrency")}
     return found
 
 
@@ -167,11 +167,11 @@ def summary(rounds: Rounds) -> dict[str, Any]:
     return {
         workload: {
             system: {
-                "median": medians(each),
-                "to_llama_server": paired_ratios(each, by_system.get(LLAMA_SERVER, [])),
-                "to_raw": paired_ratios(each, by_system.get(RAW, [])),
+                "median": medians(per_round),
+                "to_llama_server": paired_ratios(per_round, by_system.get(LLAMA_SERVER, [])),
+                "to_raw": paired_ratios(per_round, by_system.get(RAW, [])),
             }
-            for system, each in by_system.items()
+            for system, per_round in by_system.items()
         }
         for workload, by_system in rounds.items()
     }

@@ -1,4 +1,4 @@
-"""How much is measured: everything, a quick look, or just enough to see that it works."""
+"""Amount of work in a benchmark: everything, a quick look, or just enough to check that it works."""
 
 from __future__ import annotations
 
@@ -9,40 +9,40 @@ from scripts.toolchain import usable_cores
 
 @dataclass(frozen=True)
 class Settings:
-    """The same for every system that is compared."""
+    """Settings that are the same for all compared systems."""
 
     rounds: int = 3
-    python_rounds: int = 2  # of the peers written in Python, which are slow
+    python_rounds: int = 2  # for the peers written in Python, which are slow
     threads: int = usable_cores()
     n_ctx: int = 8192  # tokens that one sequence may have
-    cells: int = 24576  # tokens that all sequences and what is cached may have together
+    cells: int = 24576  # tokens that all sequences and cached prefixes may have together
     slots: int = 32  # sequences computed at once
     concurrencies: tuple[int, ...] = (1, 4, 8, 16, 32)
-    streams: tuple[int, ...] = (1, 16, 64, 256)  # of the translator
-    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # of the raw limit
+    streams: tuple[int, ...] = (1, 16, 64, 256)  # numbers of streams in the translator part
+    batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # in the raw limit part
     chunks: tuple[int, ...] = (32, 64, 128, 256, 512)  # tokens of a prompt in one llama_decode
-    long_batches: tuple[int, ...] = (1, 8)  # both also after a long prompt
+    long_batches: tuple[int, ...] = (1, 8)  # this and the next: behind a long prompt
     long_chunks: tuple[int, ...] = (16, 128, 512)
     completion_tokens: int = 48
     long_prompt_tokens: int = 2000
-    point_limit_s: float = 16.0  # no measured point takes longer: what is slow is measured on less work
-    short_s: float = 2.0  # duration of a point that has no given amount of work
+    point_limit_s: float = 16.0  # longest time of a point; slow systems do less work in it
+    short_s: float = 2.0  # duration of a point without a fixed amount of work
     neighbour_rounds: int = 2
     neighbour_concurrencies: tuple[int, ...] = (1, 8)
     reaction_s: float = 20.0
     latency_calls: int = 2000
     version_rounds: int = 8
-    sampler_tokens: int = 160  # that each sampler draws from made-up logits
-    sampler_steps: int = 32  # of a model, with each sampler
+    sampler_tokens: int = 160  # tokens that each sampler draws from random logits
+    sampler_steps: int = 32  # steps of a model with each sampler
     sampler_prompt_tokens: int = 1900
     fairness_rounds: int = 1
-    fairness_tokens: int = 7231  # of a long prompt
+    fairness_tokens: int = 7231  # tokens of a long prompt
     fairness_longs: tuple[int, ...] = (1, 4, 16)  # long prompts at a time
     fairness_shorts: int = 5
-    fairness_limit_s: float = 15.0  # for all short ones of a point
+    fairness_limit_s: float = 15.0  # for all short chats of a point
 
     def requests(self, concurrency: int) -> int:
-        """A point's work: two waves, and enough for a percentile where a wave is small."""
+        """Requests of a point: two waves, and at least six for a percentile."""
         return max(2 * concurrency, 6)
 
 

@@ -10,7 +10,7 @@ Figures = Mapping[str, float]
 
 
 def percentile(values: Iterable[float], percent: float) -> float:
-    """The smallest value that at least `percent` % of the values don't exceed (nearest rank); NaN of none."""
+    """The smallest value that at least `percent` % of the values don't exceed (nearest rank); NaN if there are none."""
     ordered = sorted(values)
     if not ordered:
         return math.nan
@@ -18,9 +18,9 @@ def percentile(values: Iterable[float], percent: float) -> float:
 
 
 def median(values: Iterable[float]) -> float:
-    """Of those that are numbers; NaN of none."""
-    known = [value for value in values if not math.isnan(value)]
-    return statistics.median(known) if known else math.nan
+    """Median of the values other than NaN; NaN if there are none."""
+    numbers = [value for value in values if not math.isnan(value)]
+    return statistics.median(numbers) if numbers else math.nan
 
 
 def ratio(value: float, reference: float) -> float:
@@ -28,17 +28,21 @@ def ratio(value: float, reference: float) -> float:
 
 
 def medians(rounds: Sequence[Figures]) -> dict[str, float]:
-    """Figure by figure, over rounds; a figure may be missing in some."""
+    """Median of each figure over rounds. A figure may be missing in some rounds."""
     names = dict.fromkeys(name for figures in rounds for name in figures)
     return {name: median(figures[name] for figures in rounds if name in figures) for name in names}
 
 
 def paired_ratios(rounds: Sequence[Figures], references: Sequence[Figures]) -> dict[str, float]:
-    """Median over rounds of the ratio within each round: what slows a whole round down cancels out."""
+    """Median over rounds of each figure's ratio within a round, so that a slowdown of a whole round cancels out."""
     pairs = list(zip(rounds, references, strict=False))
-    names = dict.fromkeys(name for ours, theirs in pairs for name in ours if name in theirs)
+    names = dict.fromkeys(name for figures, reference in pairs for name in figures if name in reference)
     return {
-        name: median(ratio(ours[name], theirs[name]) for ours, theirs in pairs if name in ours and name in theirs)
+        name: median(
+            ratio(figures[name], reference[name])
+            for figures, reference in pairs
+            if name in figures and name in reference
+        )
         for name in names
     }
 

@@ -1,4 +1,4 @@
-"""The systems that are compared, each started on the same model with the same threads, context and slots."""
+"""Starts the compared systems, all with the same model, threads, context and slots."""
 
 from __future__ import annotations
 
@@ -20,31 +20,31 @@ from scripts.errors import Fail
 from scripts.ports import free_port
 
 MODEL = "bench"
-"""Name under which every system serves the model."""
+"""Name of the model in every system."""
 OURS, LLAMA_SERVER = "anyserve", "llama-server"
 LLAMA_CPP_SERVER, EXAMPLE_SERVER = "llama_cpp.server", "examples/server"
 BEFORE = "anyserve before"
-"""Another checkout of ours."""
+"""The system of another checkout of this project."""
 SYSTEMS = (OURS, LLAMA_SERVER, LLAMA_CPP_SERVER, EXAMPLE_SERVER)
 PYTHON = (LLAMA_CPP_SERVER, EXAMPLE_SERVER)
 START_S = 120.0
 IDLE_LIMIT_S, IDLE_LOOK_S, IDLE_SHARE = 20.0, 0.2, 0.2
-"""A server is idle when it takes less than this share of a processor for as long as one looks."""
+"""A server is idle if it uses less than IDLE_SHARE of a processor for IDLE_LOOK_S seconds."""
 
 
 @dataclass
 class Server:
-    """A system that runs and answers."""
+    """A running system that answers requests."""
 
     port: int
     processes: dict[str, Process]
-    """By the name under which the results say what it took."""
+    """Processes by the names that the results use for their processor time."""
 
     def cpu_seconds(self) -> dict[str, float]:
         return {name: process.cpu_seconds() for name, process in self.processes.items()}
 
     def wait_until_idle(self) -> None:
-        """Or until IDLE_LIMIT_S have passed."""
+        """Waits until the server is idle, at most IDLE_LIMIT_S seconds."""
         deadline = time.monotonic() + IDLE_LIMIT_S
         taken = sum(self.cpu_seconds().values())
         while time.monotonic() < deadline:
@@ -56,9 +56,9 @@ class Server:
 
 @dataclass
 class Launcher:
-    """Starts systems. `cgroup`: the folder of a group for all that is started. `before`: the checkout of BEFORE.
+    """Starts systems. `cgroup`: the folder of a group for all their processes. `before`: the checkout of BEFORE.
 
-    `defaults`: ours has its own default context, cells and slots.
+    `defaults`: OURS runs with its default context, cells and slots.
     """
 
     settings: Settings
@@ -70,7 +70,7 @@ class Launcher:
 
     @contextlib.contextmanager
     def running(self, system: str, threads: int | None = None, *, auto: bool = False) -> Iterator[Server]:
-        """Started, ready and warm; ended at the end. `auto`: ours chooses its threads by itself."""
+        """Yields a ready and warm server, and ends it afterwards. `auto`: OURS chooses its number of threads."""
         port = free_port()
         count = threads or self.settings.threads
         started: dict[str, Process] = {}
@@ -104,13 +104,13 @@ class Launcher:
         if peers is None:
             raise Fail(f"{system} has not been installed")
         if system == LLAMA_SERVER:
-            # One pool of cells for all slots, as ours: a slot may hold a long prompt.
+            # One pool of cells for all slots, as in OURS: one slot may hold a long prompt.
             options = ["--threads", threads, "--threads-batch", threads, "--parallel", s.slots, "--ctx-size", s.cells]
             command = [str(peers.llama_server), "--model", model, "--alias", MODEL, "--kv-unified", "--no-ui"]
             started["server"] = Process([*command, *map(str, options), *host], cgroup=self.cgroup)
         elif system == LLAMA_CPP_SERVER:
-            # Without the last option, a new request cuts the answer to the one before off.
-            # It computes one sequence at a time, so the context of one is all it needs.
+            # It computes one sequence at a time, so it needs the context of only one. Without the last option, a new
+            # request cuts off the answer to the previous one.
             options = ["--n_threads", threads, "--n_threads_batch", threads, "--n_ctx", s.n_ctx]
             options += ["--interrupt_requests", "false"]
             command = [str(peers.python), "-m", "llama_cpp.server", "--model", model, "--model_alias", MODEL]
@@ -124,7 +124,7 @@ class Launcher:
             command = [str(peers.python), "-P", str(script), str(peers.example_server), "-C", str(config)]
             started["server"] = Process(command, cgroup=self.cgroup)
         else:
-            raise Fail(f"no system is called {system}; there are {', '.join(SYSTEMS)}")
+            raise Fail(f"can't start {system!r}: the systems are {', '.join(SYSTEMS)}")
 
     def _wait_until_ready(self, server: Server) -> None:
         deadline = time.monotonic() + START_S
@@ -133,22 +133,22 @@ class Launcher:
             for process in server.processes.values():
                 process.require_alive()
             with contextlib.suppress(OSError):
-                status, said = client.post(server.port, "/v1/completions", body, START_S)
+                status, answer = client.post(server.port, "/v1/completions", body, START_S)
                 if status == 200:
                     return
                 if status != 503:
-                    raise Fail(f"a first request to {server.processes} failed with {status}: {said[:500]}")
+                    raise Fail(f"a first request to {server.processes} failed with {status}: {answer[:500]}")
             if time.monotonic() > deadline:
                 tails = "\n".join(process.tail() for process in server.processes.values())
                 raise Fail(f"no answer within {START_S:.0f} s:\n{tails}")
             time.sleep(0.05)
 
     def _warm_up(self, server: Server) -> None:
-        """What a first prompt pays for once: pages, buffers, a graph of another shape."""
+        """Sends requests that pay the one-time costs: pages, buffers, a graph of another shape."""
         for prompt in ("One two three four five six seven eight nine ten. " * 8, "Ten nine eight. " * 8):
-            status, said = client.post(server.port, "/v1/completions", completion(prompt, 8, stream=False), START_S)
+            status, answer = client.post(server.port, "/v1/completions", completion(prompt, 8, stream=False), START_S)
             if status != 200:
-                raise Fail(f"a request failed with {status}: {said[:500]}")
+                raise Fail(f"a request failed with {status}: {answer[:500]}")
 
 
 def completion(prompt: str, max_tokens: int, *, stream: bool = True, **more: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""The sidecar alone: in front of a fake worker that answers at once, beside a bare ASGI app that only writes chunks."""
+"""Measures the sidecar in front of a fake worker that answers at once, and a bare ASGI app that writes chunks."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ STREAM_EACH, STEP_BATCHES, BARE = "a stream a request", "step batches", "bare uv
 WAYS = (STREAM_EACH, STEP_BATCHES, BARE)
 START_S = 60.0
 STEP_MS = {1: 5.0, 16: 10.0, 64: 20.0, 256: 50.0}
-"""Paced: each stream gets a token every so many milliseconds, all of them at once, as from an engine's step."""
+"""Milliseconds between tokens of a paced point, by number of streams. Streams get them together, as from a step."""
 FULL_SPEED = 15_000
-"""Tokens of a saturated point, for each second that it should take at least."""
+"""Tokens of a saturated point, per second of its minimum duration."""
 UNARY_CLIENTS = 16
 STARTS = 3
-"""The median counts; the first one may have to compile every module."""
+"""Number of starts, of which the median counts; the first one may have to compile every module."""
 WITH_BYTECODE = {"PYTHONDONTWRITEBYTECODE": ""}
 """Environment of the servers. An installed package has its bytecode, so compiling is no part of a start."""
 ROOT = Path(__file__).resolve().parents[1]
@@ -36,7 +36,7 @@ Figures = dict[str, float]
 
 
 class Sidecar:
-    """What is measured, listening on `port`; the fake worker, if there is one, on `grpc_port`."""
+    """The measured process, which listens on `port`; its fake worker, if any, listens on `grpc_port`."""
 
     def __init__(self, process: Process, port: int, grpc_port: int) -> None:
         self.process, self.port, self.grpc_port = process, port, grpc_port
@@ -44,7 +44,7 @@ class Sidecar:
 
 @contextlib.contextmanager
 def fake_worker(way: str) -> Iterator[int]:
-    """Its port."""
+    """Runs a fake worker and yields its port."""
     port = free_port()
     command = [sys.executable, "-m", "benchmarks.fake_worker", str(port)]
     process = Process(command + (["step-batches"] if way == STEP_BATCHES else []))
@@ -57,7 +57,7 @@ def fake_worker(way: str) -> Iterator[int]:
 
 @contextlib.contextmanager
 def sidecar(way: str, grpc_port: int, *, checkout: Path | None = None) -> Iterator[tuple[Sidecar, float]]:
-    """With the seconds from its start to its first answer. `checkout`: of another version; None is this one."""
+    """Yields a sidecar and the seconds from its start to its first answer. `checkout`: None is this one."""
     port = free_port()
     if way == BARE:
         command = [sys.executable, "-m", "benchmarks.bare_app", str(port)]
@@ -74,15 +74,15 @@ def sidecar(way: str, grpc_port: int, *, checkout: Path | None = None) -> Iterat
 
 
 def _wait_for_an_answer(process: Process, port: int, deadline: float) -> None:
-    said = ""
+    answer = ""
     while time.perf_counter() < deadline:
         process.require_alive()
         with contextlib.suppress(OSError):
-            status, said = client.post(port, "/v1/completions", _body(1, 0, stream=False), START_S)
+            status, answer = client.post(port, "/v1/completions", _body(1, 0, stream=False), START_S)
             if status == 200:
                 return
         time.sleep(0.002)
-    raise Fail(f"{process.name} gave no answer: {said[:500]}\n{process.tail()}")
+    raise Fail(f"{process.name} gave no answer: {answer[:500]}\n{process.tail()}")
 
 
 def _body(tokens: int, step_ms: float, *, stream: bool) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def streams(server: Sidecar, count: int, tokens: int, step_ms: float, limit_s: f
 
 
 def stream_figures(answers: list[Answer], cpu_s: float) -> Figures:
-    """`chunks_per_token`: 1 if each token was a chunk of its own; less where some were sent together. PURE."""
+    """Figures of streams. `chunks_per_token` is less than 1 if chunks have several tokens. PURE."""
     tokens = sum(answer.tokens for answer in answers)
-    # The [DONE] of each is no token.
+    # Without the [DONE] of each stream.
     chunks = sum(max(0, answer.events - 1) for answer in answers)
     seconds = max((a.ended for a in answers), default=0.0) - min((a.sent for a in answers), default=0.0)
     return {
@@ -149,7 +149,7 @@ def latency(server: Sidecar, calls: int) -> Figures:
 
 
 def memory(server: Sidecar, count: int, seconds: float) -> Figures:
-    """Of a server that has answered once; then with `count` streams open that get a token now and then."""
+    """Memory of a server at rest, and per stream with `count` slow streams open."""
     at_rest = server.process.resident_bytes()
     orders = _orders(server, _body(4, seconds / 4 * 1e3, stream=True), count, count, START_S)
     job = loading.start(orders)
@@ -173,8 +173,8 @@ def measure(settings: Settings) -> dict[str, Any]:
         "rounds": rounds,
         "points": {
             name: {
-                way: {"median": medians(each), "to_bare": paired_ratios(each, by_way.get(BARE, []))}
-                for way, each in by_way.items()
+                way: {"median": medians(per_round), "to_bare": paired_ratios(per_round, by_way.get(BARE, []))}
+                for way, per_round in by_way.items()
             }
             for name, by_way in rounds.items()
         },

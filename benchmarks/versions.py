@@ -1,7 +1,7 @@
-"""Two checkouts of the sidecar in front of one fake worker, both up at once: what a change costs.
+"""Measures the cost of a change: two checkouts of the sidecar in front of one fake worker, both running.
 
-Rounds one after the other differ by more than a change does, since a machine changes its pace from second to second.
-Here the versions take turns call by call, in random order, and burst by burst, so that each change of pace hits both.
+Successive rounds differ by more than a change does, since a machine's speed varies from second to second. So the
+versions take turns at each call, in random order, and at each burst: variations affect both.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ WAYS = tuple(way for way in translator.WAYS if way != translator.BARE)
 
 
 def measure(settings: Settings, before: Path) -> dict[str, Any]:
-    """By way and version: medians over rounds, and medians of the ratios to the version before within a round."""
+    """Medians over rounds by way and version, and medians of the ratios to BEFORE within a round."""
     found: dict[str, Any] = {}
     for way in WAYS:
         print(f"versions: {way}", flush=True)
         with _both(way, before) as sidecars:
             rounds = _rounds(sidecars, settings)
         found[way] = {
-            version: {"median": medians(each), "to_before": paired_ratios(each, rounds[BEFORE])}
-            for version, each in rounds.items()
+            version: {"median": medians(per_round), "to_before": paired_ratios(per_round, rounds[BEFORE])}
+            for version, per_round in rounds.items()
         }
     return found
 
@@ -46,7 +46,7 @@ def _both(way: str, before: Path) -> Iterator[dict[str, Sidecar]]:
 
 
 def _rounds(sidecars: Mapping[str, Sidecar], settings: Settings) -> dict[str, list[Figures]]:
-    """The first burst of each version only warms it up."""
+    """Figures of each round by version. The first burst of each version only warms it up."""
     rounds: dict[str, list[Figures]] = {version: [] for version in sidecars}
     count = max(settings.streams)
     tokens = max(2, round(settings.short_s * translator.FULL_SPEED / count))
@@ -61,16 +61,18 @@ def _rounds(sidecars: Mapping[str, Sidecar], settings: Settings) -> dict[str, li
 
 
 def calls(sidecars: Mapping[str, Sidecar], n: int) -> dict[str, Figures]:
-    """By version: `n` whole answers of one token each, one call at a time."""
+    """Figures of `n` unary calls for one token by version, one call at a time."""
     prompt = pace.prompt(1, 0)
     clients = {version: latency.OverHTTP(sidecar.port, MODEL, prompt) for version, sidecar in sidecars.items()}
     seconds: dict[str, list[float]] = {version: [] for version in clients}
     order = list(clients)
     for number in range(latency.WARM_UP + n):
-        random.shuffle(order)  # what one version still does after its answer slows down the next call
+        random.shuffle(
+            order
+        )  # work after an answer slows down the next call, so no version always follows the same one
         for version in order:
             began = time.perf_counter()
-            clients[version].ask()
+            clients[version].call()
             if number >= latency.WARM_UP:
                 seconds[version].append(time.perf_counter() - began)
-    return {version: {"call_p50_ms": 1e3 * percentile(each, 50)} for version, each in seconds.items()}
+    return {version: {"call_p50_ms": 1e3 * percentile(taken, 50)} for version, taken in seconds.items()}

@@ -1,4 +1,4 @@
-"""Results as a run writes them, small enough to be read."""
+"""Results in the form that a run writes, small enough to read."""
 
 from typing import Any
 
@@ -102,15 +102,15 @@ def samplers_part() -> dict[str, Any]:
     def on_logits(name: str, us: float) -> dict[str, Any]:
         return {"sampler": name, "n_vocab": 1000, "prepare_ms": 0.1, "us": us, "chain_us": 3 * us}
 
-    def step(name: str, who: str, ms: float) -> dict[str, Any]:
+    def step(name: str, kind: str, ms: float) -> dict[str, Any]:
         times = {"prepare_ms": 0.1, "run_ms": ms, "sample_ms": ms / 10, "tokens_per_s": 8e3 / ms, "of_greedy": ms / 20}
-        return {"sampler": name, "samplers": who, **times}
+        return {"sampler": name, "samplers": kind, **times}
 
     rounds = [
         [
             *(on_logits(name, us * slow) for name, us in (("greedy", 4.0), ("typical_p", 100.0))),
-            *(step("greedy", who, 20.0 * slow) for who in ("ours", "chain")),
-            *(step("typical_p", who, ms * slow) for who, ms in (("ours", 22.0), ("chain", 90.0))),
+            *(step("greedy", kind, 20.0 * slow) for kind in ("ours", "chain")),
+            *(step("typical_p", kind, ms * slow) for kind, ms in (("ours", 22.0), ("chain", 90.0))),
         ]
         for slow in (1.0, 1.5, 1.0)
     ]

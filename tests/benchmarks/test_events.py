@@ -19,5 +19,5 @@ def test_byte_by_byte() -> None:
     assert [event for i in range(len(STREAM)) for event in reader.feed(STREAM[i : i + 1])] == EVENTS
 
 
-def test_an_event_that_is_not_over_is_none() -> None:
+def test_an_incomplete_event_is_not_returned() -> None:
     assert EventReader().feed(b"data: 1\n") == []

@@ -24,19 +24,19 @@ def test_serving() -> None:
     assert (found["requests"], found["cut"], found["errors"]) == (2, 0, 0)
 
 
-def test_tokens_without_a_count_or_with_too_low_a_one_are_chunks() -> None:
+def test_chunks_are_counted_if_the_count_is_missing_or_too_low() -> None:
     assert figures.tokens_of(answer(0.0, 0.1, 0.2)) == 2
     assert figures.tokens_of(answer(0.0, 0.1, 0.2, tokens=1)) == 2
     assert figures.tokens_of(answer(0.0, 0.1, tokens=3)) == 3
 
 
-def test_who_was_cut_before_the_first_token_has_waited() -> None:
+def test_requests_cut_before_the_first_token_count_as_waits() -> None:
     found = figures.serving([answer(0.0, 0.1, 0.2), answer(0.0, cut=True, ended=2.0)])
     assert found["ttft_p95_ms"] == pytest.approx(2000)
     assert found["cut"] == 1
 
 
-def test_errors_are_no_answers() -> None:
+def test_errors_are_not_counted_as_answers() -> None:
     found = figures.serving([answer(0.0, 0.5, 1.0), answer(0.0, error="503")])
     assert (found["errors"], found["requests"]) == (1, 1)
     assert found["tokens_per_s"] == pytest.approx(2)
@@ -48,18 +48,18 @@ def test_gaps_are_within_a_choice() -> None:
     assert figures.gaps(two) == [(1.0, 2.0), (1.1, 2.3)]
 
 
-def test_long_arrival_looks_only_at_the_time_of_its_prompt() -> None:
+def test_long_arrival_covers_only_the_time_of_its_prompt() -> None:
     running = answer(0.0, 1.0, 2.0, 5.0, 6.0, 6.1)
     found = figures.long_arrival([running, answer(3.0, 5.5, late=True)])
     assert found["ttft_ms"] == pytest.approx(2500)
-    # 2 → 5 and 5 → 6 overlap it.
+    # The waits 2 → 5 and 5 → 6 overlap it.
     assert found["gap_p99_ms"] == pytest.approx(3000)
     assert found["gap_p50_ms"] == pytest.approx(1000)
     assert found["running_tokens"] == 1
     assert figures.long_arrival([running]) == {"errors": 1}
 
 
-def test_a_wait_that_was_not_over_counts() -> None:
+def test_an_unfinished_wait_counts() -> None:
     running = answer(0.0, 1.0, 2.0, cut=True, ended=9.0)
     assert figures.long_arrival([running, answer(3.0, 8.0, late=True)])["gap_p99_ms"] == pytest.approx(7000)
 
@@ -78,8 +78,8 @@ def test_streams() -> None:
     assert stream_figures([], 0.0)["tokens_per_cpu_s"] == 0
 
 
-def test_reaction_is_the_time_until_the_rate_stays() -> None:
-    # Ten a second until a neighbour comes after 2 s; a second of 2, then 5.
+def test_reaction_is_the_time_until_the_rate_is_steady() -> None:
+    # Ten per second until a neighbour comes after 2 s; then 2 for a second, then 5.
     rates = [10.0] * 8 + [2.0] * 4 + [5.0] * 16
     (found,) = reactions(rates, [2.0], 7.0)
     assert found == pytest.approx(1.0, abs=0.26)
@@ -89,5 +89,5 @@ def test_a_phase_that_is_too_short_has_no_reaction() -> None:
     assert reactions([1.0] * 8, [1.0], 2.0) == []
 
 
-def test_figures_of_nothing_are_no_numbers() -> None:
+def test_figures_without_answers_are_nan() -> None:
     assert math.isnan(figures.serving([])["ttft_p50_ms"])

@@ -1,4 +1,4 @@
-"""The load generator against a server that is scripted to the byte."""
+"""The load generator against a server with scripted bytes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -33,7 +33,7 @@ ANSWER += chunk(USAGE) + chunk(b"data: [DONE]\n\n") + chunk(b"")
 
 @asynccontextmanager
 async def server(answer: Callable[[Writer, int], Awaitable[None]]) -> AsyncIterator[int]:
-    """Its port. `answer` writes to the n-th request of all."""
+    """Yields the port of a server. `answer` writes the response to request number `n`, counted over all connections."""
     count = 0
 
     async def serve(reader: asyncio.StreamReader, writer: Writer) -> None:
@@ -126,7 +126,7 @@ async def test_each_client_keeps_its_connection() -> None:
     assert len(peers) <= 3
 
 
-async def test_a_server_may_close_what_it_promised_to_keep() -> None:
+async def test_a_server_may_close_a_connection_that_it_promised_to_keep() -> None:
     async def close_late(writer: Writer, _: int) -> None:
         writer.write(ANSWER)
         await asyncio.sleep(0.05)  # the next request is on its way by now
@@ -161,14 +161,14 @@ async def test_refusals_and_lost_connections_are_errors() -> None:
     assert second.error == "the connection was lost"
 
 
-async def test_nobody_there() -> None:
+async def test_a_refused_connection_is_an_error() -> None:
     async with server(whole) as port:
         pass
     (answer,) = await load(port)
     assert answer.error
 
 
-async def test_one_that_comes_late() -> None:
+async def test_a_late_request() -> None:
     async def endless(writer: Writer, count: int) -> None:
         writer.write(HEAD)
         for _ in range(1000):

@@ -1,4 +1,4 @@
-"""Children of a measurement: what is left behind would slow down everything that follows."""
+"""Children of a measurement must end with it, since a leftover process would slow down later measurements."""
 
 import os
 import subprocess
@@ -17,7 +17,7 @@ SLEEP = [sys.executable, "-c", "import time; print('up', flush=True); time.sleep
 
 
 def alive(pid: int) -> bool:
-    """A zombie is not."""
+    """Whether a process exists and is not a zombie."""
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
@@ -49,7 +49,7 @@ def test_a_parent_that_is_killed_leaves_nothing_behind() -> None:
     assert gone(*children)
 
 
-def test_hogs_run_where_they_are_told_and_end() -> None:
+def test_hogs_run_on_their_cores_and_end() -> None:
     core, others = max(os.sched_getaffinity(0)), set(tree(os.getpid()))
     with hogs([core], share=0.1):
         running = set(tree(os.getpid())) - others
@@ -57,7 +57,7 @@ def test_hogs_run_where_they_are_told_and_end() -> None:
     assert gone(*running)
 
 
-def test_an_end_takes_the_whole_tree() -> None:
+def test_end_kills_the_whole_tree() -> None:
     process = Process([sys.executable, "-c", f"import subprocess; subprocess.Popen({SLEEP!r}).wait()"])
     process.wait_for("up", 30)
     family = tree(process.popen.pid)
@@ -77,7 +77,7 @@ def test_cpu_seconds_of_a_tree() -> None:
         process.end()
 
 
-def test_who_ends_early_says_why() -> None:
+def test_an_early_end_is_reported_with_its_output() -> None:
     process = Process([sys.executable, "-c", "raise SystemExit('no such thing')"])
     try:
         with pytest.raises(Fail, match="exit code 1:\nno such thing"):
@@ -90,20 +90,20 @@ def test_a_job_answers() -> None:
     assert Job([sys.executable, "-c", "print(input()[::-1])"], b"abc").answer(30).strip() == b"cba"
 
 
-def test_a_job_that_fails_says_why() -> None:
+def test_a_failed_job_is_reported_with_its_output() -> None:
     with pytest.raises(Fail, match="broken"):
         Job([sys.executable, "-c", "raise SystemExit('broken')"], b"").answer(30)
 
 
-def test_a_job_that_takes_too_long_is_ended() -> None:
+def test_a_job_that_exceeds_its_time_is_ended() -> None:
     job = Job(SLEEP, b"")
     with pytest.raises(Fail, match="not done after"):
         job.answer(0.2)
     assert gone(job.popen.pid)
 
 
-def test_a_quota_is_gone_afterwards() -> None:
-    """Where no group can be made there is none, which is an answer as well."""
+def test_a_quota_is_removed_afterwards() -> None:
+    """The folder is None if no group can be created."""
     with cgroup.quota(1.5) as folder:
         if folder is not None:
             process = Process(SLEEP, cgroup=folder)
@@ -113,7 +113,7 @@ def test_a_quota_is_gone_afterwards() -> None:
     assert folder is None or not folder.exists()
 
 
-def test_reading_the_output_leaves_it_alone() -> None:
+def test_reading_the_output_does_not_change_it() -> None:
     program = "import os, time\nfor i in range(20_000): os.write(1, b'%d ' % i)\ntime.sleep(600)"
     process = Process([sys.executable, "-c", program])
     try:

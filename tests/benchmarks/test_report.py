@@ -30,15 +30,15 @@ def test_every_table_has_its_columns() -> None:
     assert len(tables) > 20
 
 
-def test_ratios_stand_beside_figures() -> None:
+def test_ratios_are_shown_beside_figures() -> None:
     cells = row(PAGE.partition("1 client\n")[2], OURS)
-    # 170 is the median of 110 and 230, the ratios are 1.1 and 1.15, of the raw limit 88 % and 92 %.
+    # 170 is the median of 110 and 230. The ratios are 1.1 and 1.15, those to the raw limit 88 % and 92 %.
     assert cells[1] == "170 (1.12)"
     assert "90 %" in cells
     assert "worker 1.50, sidecar 0.250" in cells
 
 
-def test_what_went_wrong_is_said() -> None:
+def test_problems_are_reported() -> None:
     assert "examples/server could not be measured: it ended\n" in PAGE
     assert "3.00 cut" in PAGE
     assert "1.00 choice(s)" in PAGE
@@ -59,7 +59,7 @@ def test_samplers_are_compared_with_greedy_and_with_the_chain() -> None:
     assert row(logits, "typical_p") == ["typical_p", "100 (25.00)", "300"]
 
 
-def test_each_part_says_where_it_was_measured() -> None:
+def test_each_part_has_the_stamp_of_its_machine() -> None:
     assert PAGE.count("Measured 2026-01-02 03:04 UTC in 60 s, commit 0123456789ab, on A Processor") == 5
 
 
@@ -71,12 +71,12 @@ def test_numbers(value: float | None, text: str) -> None:
     assert report.number(value) == text
 
 
-def test_a_part_leaves_the_others_as_they_were(tmp_path: Path) -> None:
+def test_an_updated_part_keeps_the_others(tmp_path: Path) -> None:
     for name, part in canned.results().items():
         report.update(tmp_path, name, part)
     before = json.loads((tmp_path / "results.json").read_text())
     anew = {"stamp": {**canned.STAMP, "commit": "ffff"}, "figures": canned.raw_part()}
-    del anew["stamp"]["wake_up_us"]  # as if a version had measured it that knew less
+    del anew["stamp"]["wake_up_us"]  # as in results of an older version
     report.update(tmp_path, "raw", anew)
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["raw"]["stamp"]["commit"] == "ffff"
@@ -86,13 +86,13 @@ def test_a_part_leaves_the_others_as_they_were(tmp_path: Path) -> None:
     assert page.count("commit 0123456789ab") == 4
 
 
-def test_what_could_not_be_measured_is_null(tmp_path: Path) -> None:
+def test_missing_measurements_are_null(tmp_path: Path) -> None:
     part = canned.serving_part()
     part["workloads"]["short, 1"][OURS]["median"]["gap_p99_ms"] = math.nan
     report.update(tmp_path, "serving", {"stamp": canned.STAMP, "figures": part})
     written = json.loads((tmp_path / "results.json").read_text())
     assert written["serving"]["figures"]["workloads"]["short, 1"][OURS]["median"]["gap_p99_ms"] is None
-    # And can be read again.
+    # The file can be read again.
     report.update(tmp_path, "raw", {"stamp": canned.STAMP, "figures": canned.raw_part()})
 
 

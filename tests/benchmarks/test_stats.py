@@ -10,12 +10,12 @@ def test_percentiles_are_values_that_occurred(percent: float, expected: float) -
     assert stats.percentile([4, 1, 3, 2], percent) == expected
 
 
-def test_percentiles_of_little() -> None:
+def test_percentiles_of_one_or_no_value() -> None:
     assert stats.percentile([7], 1) == stats.percentile([7], 99) == 7
     assert math.isnan(stats.percentile([], 50))
 
 
-def test_a_median_knows_only_numbers() -> None:
+def test_a_median_ignores_nan() -> None:
     assert stats.median([1, math.nan, 3]) == 2
     assert math.isnan(stats.median([]))
 
@@ -26,10 +26,10 @@ def test_medians_by_figure() -> None:
 
 
 def test_ratios_are_taken_within_a_round() -> None:
-    """A machine that was slow in the second round was so for both."""
-    ours, theirs = [{"a": 20.0}, {"a": 3.0}, {"a": 22.0}], [{"a": 10.0}, {"a": 1.5}, {"a": 10.0}]
-    assert stats.paired_ratios(ours, theirs) == {"a": 2}
-    assert stats.paired_ratios(ours, []) == {}
+    """A machine that was slow in the second round was slow for both systems."""
+    figures, references = [{"a": 20.0}, {"a": 3.0}, {"a": 22.0}], [{"a": 10.0}, {"a": 1.5}, {"a": 10.0}]
+    assert stats.paired_ratios(figures, references) == {"a": 2}
+    assert stats.paired_ratios(figures, []) == {}
     assert math.isnan(stats.paired_ratios([{"a": 1.0}], [{"a": 0.0}])["a"])
 
 

@@ -101,10 +101,10 @@ def raw(figures: Part) -> list[str]:
     lines = [
         "## Raw limit",
         "",
-        f"Tokens per second of llama_decode in a bare loop, {figures['threads']} threads: with the best layout of the KV",
-        f"cells, then with each. In the first table, `n at m` is {figures['steps']} steps of n sequences from a context",
-        "of m tokens, which they share if it is long. In the second table, it is a chunk of n prompt tokens after m",
-        "prefilled ones.",
+        f"Tokens per second of llama_decode in a bare loop, {figures['threads']} threads: with the best layout of the",
+        f"KV cells, then with each. In the first table, `n at m` is {figures['steps']} steps of n sequences from a",
+        "context of m tokens, which they share if it is long. In the second table, it is a chunk of n prompt tokens",
+        "after m prefilled ones.",
     ]
     for title, key in (("sequences", "decode"), ("prompt tokens", "prompt")):
         layouts = list(dict.fromkeys(layout for by in figures[key].values() for layout in by))

@@ -1,4 +1,4 @@
-"""What kubectl makes of the folders of deploy/, and the pods that Kubernetes and KServe make of that."""
+"""Builds the folders of deploy/ with kubectl, and the pods that Kubernetes and KServe create from the result."""
 
 import os
 import sys
@@ -19,15 +19,15 @@ _ALL = sorted(str(path.parent.relative_to(DEPLOY)) for path in DEPLOY.rglob("kus
 COMPONENTS = [folder for folder in _ALL if folder.startswith("components/")]
 IN_DEPLOY = [folder for folder in _ALL if folder not in COMPONENTS]
 WITH_COMPONENTS = [f"{folder} with components" for folder in ("base", "gateway", "kserve")]
-"""With all of them."""
+"""Folders with all components."""
 FOLDERS = [*IN_DEPLOY, *WITH_COMPONENTS]
 WHOLE = [folder for folder in FOLDERS if not folder.startswith("gateway/")]
-"""Those that serve by themselves."""
+"""Folders that serve requests without another folder."""
 Resource = dict[str, Any]
 
 
 def kustomize(folder: str) -> list[Resource]:
-    """The caller may change it."""
+    """Resources of a folder, as a copy that the caller may change."""
     return deepcopy(_built(folder))
 
 
@@ -41,12 +41,12 @@ def _built(folder: str) -> list[Resource]:
 
 
 def build(kustomization: Resource, files: Mapping[str, str] = {}) -> list[Resource]:
-    """One such as a user writes, beside `files`. `deploy/` in it is ours."""
+    """Builds a kustomization such as a user writes, beside `files`. Its paths into `deploy/` are replaced with ours."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name).resolve()
-        ours = os.path.relpath(DEPLOY, folder)  # kustomize takes no absolute path
+        deploy = os.path.relpath(DEPLOY, folder)  # kustomize accepts no absolute path
         for key in ("resources", "components"):
-            kustomization = {**kustomization, key: [path.replace("deploy", ours, 1) for path in kustomization[key]]}
+            kustomization = {**kustomization, key: [path.replace("deploy", deploy, 1) for path in kustomization[key]]}
         (folder / "kustomization.yaml").write_text(yaml.safe_dump(kustomization))
         for file, content in files.items():
             (folder / file).write_text(content)
@@ -55,7 +55,7 @@ def build(kustomization: Resource, files: Mapping[str, str] = {}) -> list[Resour
 
 def _build(folder: Path) -> list[Resource]:
     result = run(str(Path(sys.executable).with_name("kubectl")), "kustomize", str(folder))
-    # Not a word of warning either, of what kustomize will not do any more.
+    # No warnings either, such as those of deprecated fields.
     assert (result.returncode, result.stderr) == (0, ""), result.stderr
     return list(yaml.safe_load_all(result.stdout))
 
@@ -72,7 +72,7 @@ class Pod:
 
     @property
     def containers(self) -> list[Resource]:
-        """All, in the order in which they start."""
+        """All containers, in the order in which they start."""
         return [*self.spec.get("initContainers", []), *self.spec["containers"]]
 
     def container(self, image: str) -> Resource:
@@ -80,14 +80,14 @@ class Pod:
         return found
 
     def secrets(self, container: Resource) -> dict[str, str]:
-        """Where a container has them: name by path."""
+        """Names of the Secrets that a container mounts, by path."""
         names = {v["name"]: v["secret"]["secretName"] for v in self.spec["volumes"] if "secret" in v}
         mounts = container["volumeMounts"]
         return {mount["mountPath"]: names[mount["name"]] for mount in mounts if mount["name"] in names}
 
 
 def program(container: Resource) -> str:
-    """The Dockerfile's target of its image."""
+    """The Dockerfile's target that builds the container's image."""
     repository: str = container["image"].rpartition(":")[0]
     return {"openai-server": "sidecar"}.get(repository, repository.removeprefix("anyserve-"))
 
@@ -102,7 +102,7 @@ def pods(folder: str) -> Iterator[Pod]:
 
 
 def _predictor(service: Resource, runtimes: list[Resource]) -> Pod:
-    """As KServe does it: the runtime's containers, with what the service says about the model's."""
+    """The pod that KServe creates: the runtime's containers, with the service's settings for the model's container."""
     predictor = service["spec"]["predictor"]
     model = predictor.pop("model")
     (runtime,) = [r["spec"] for r in runtimes if r["metadata"]["name"] == model["runtime"]]

@@ -1,7 +1,7 @@
-"""The schemas of the resources of Prometheus' operator (`monitoring.coreos.com/v1`).
+"""JSON Schemas of the resources of Prometheus' operator (`monitoring.coreos.com/v1`).
 
-Read from the Python classes that are generated from its own definitions. A type that is written in a way which is not
-known here is one that no value fits.
+They are read from Python classes that are generated from the operator's own definitions. A type in an unsupported
+notation becomes a schema that no value matches.
 """
 
 import ast
@@ -17,12 +17,12 @@ _PLAIN: dict[str, Schema] = {
     "float": {"type": "number"},
 }
 _LIMITS = {"pattern": "pattern", "min_length": "minLength", "ge": "minimum", "le": "maximum"}
-"""What a field says of its values, and what a schema calls it."""
+"""Keywords of JSON Schema, by the arguments of `Field` for the same limit."""
 _NOTHING: Schema = {"not": {}}
 
 
 def definitions(here: str, metadata: Schema) -> dict[str, Schema]:
-    """By kind. `here` is before a name in a reference to one of them; `metadata` is Kubernetes' own."""
+    """Schemas by kind. `here` is the prefix of references to them; `metadata` is Kubernetes' schema of metadata."""
     classes = [
         node
         for node in ast.parse((ensure_prometheus_types() / "v1.py").read_text()).body
@@ -55,8 +55,9 @@ def _of_type(kind: ast.expr, known: dict[str, Schema]) -> Schema:
     parts = kind.slice.elts if isinstance(kind.slice, ast.Tuple) else [kind.slice]
     match ast.unparse(kind.value), parts:
         case "Annotated", [inner, _]:
-            given = _settings(kind)
-            return {**_of_type(inner, known), **{_LIMITS[key]: given[key] for key in _LIMITS.keys() & given.keys()}}
+            settings = _settings(kind)
+            limits = {_LIMITS[key]: settings[key] for key in _LIMITS.keys() & settings.keys()}
+            return {**_of_type(inner, known), **limits}
         case "Optional", [inner]:
             return _of_type(inner, known)
         case "List", [inner]:

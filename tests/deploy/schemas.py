@@ -1,4 +1,4 @@
-"""Refuses what Kubernetes, KServe or Prometheus' operator would not take, unknown fields above all."""
+"""Validates resources with the schemas of Kubernetes, KServe and Prometheus' operator, which reject unknown fields."""
 
 import ast
 import json
@@ -33,7 +33,7 @@ _PLAIN: dict[str, Schema] = {
 
 
 def check(resource: Resource, version: str = NEWEST) -> None:
-    """Raises jsonschema.ValidationError. `version` is Kubernetes'."""
+    """Raises jsonschema.ValidationError. `version` is that of Kubernetes."""
     group, _, api = resource["apiVersion"].partition("/")
     kind = resource["kind"]
     if group == "serving.kserve.io":
@@ -63,7 +63,7 @@ def _registry() -> Registry[Any]:
 
 
 def _kserve_definitions(kubernetes: Schema) -> dict[str, Schema]:
-    """From the Python classes that KServe generates from its own OpenAPI document."""
+    """Schemas from the Python classes that KServe generates from its own OpenAPI document."""
     classes = {}
     for file in ensure_kserve_types().glob("*.py"):
         text = file.read_text()
@@ -77,18 +77,18 @@ def _kserve_definitions(kubernetes: Schema) -> dict[str, Schema]:
                 classes[node.name] = tables, re.findall(r"Invalid value for `(\w+)`, must not be `None`", text)
 
     def schema_of(kind: str) -> Schema:
-        """Of a field's type, as the classes write it."""
+        """The schema of a field's type, in the notation of the classes."""
         if kind in _PLAIN:
             return _PLAIN[kind]
         if items := re.fullmatch(r"list\[(.+)\]", kind):
             return {"type": "array", "items": schema_of(items[1])}
         if kind in classes:
             return {"$ref": f"{_KSERVE}#/$defs/{kind}"}
-        if given := re.fullmatch(r"K8sIoApi([A-Z][a-z]+)V(\d)(\w+)", kind):
-            endings = [f".{given[1].lower()}.v{given[2]}.{given[3]}"]
+        if match := re.fullmatch(r"K8sIoApi([A-Z][a-z]+)V(\d)(\w+)", kind):
+            endings = [f".{match[1].lower()}.v{match[2]}.{match[3]}"]
         else:
             endings = [f".core.v1.{kind[2:]}", f".meta.v1.{kind[2:]}"]
-        # A type that is in neither is one that our resources must not use: nothing is valid.
+        # Our resources must not use a type that is in neither: no value is valid.
         found = [name for name in kubernetes if name.endswith(tuple(endings))]
         return {"$ref": f"{_KUBERNETES}#/$defs/{found[0]}"} if found else {"not": {}}
 

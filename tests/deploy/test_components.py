@@ -1,4 +1,4 @@
-"""deploy/components/: keys, TLS, and what Prometheus' operator is told."""
+"""deploy/components/: keys, TLS, and the resources for Prometheus' operator."""
 
 import re
 import shutil
@@ -16,7 +16,7 @@ from tests.wire.test_dashboard import scrapes
 
 MONITORED = [folder for folder in WHOLE if of_kind(kustomize(folder), "PodMonitor")]
 PROMETHEUS = {"job", "instance", "namespace", "pod", "container", "endpoint"}
-"""Labels that the operator gives to all series; of one that is in a series already, Prometheus renames that."""
+"""Labels that the operator adds to all series. Prometheus renames a series' own label of the same name."""
 NAME = re.compile(r"\b(?:openai_server|anyserve_worker|gen_ai)_\w+")
 RULES: Resource = yaml.safe_load((DEPLOY / "components" / "alerts" / "rules.yaml").read_text())
 
@@ -25,7 +25,7 @@ RULES: Resource = yaml.safe_load((DEPLOY / "components" / "alerts" / "rules.yaml
 
 
 def example_of_the_readme() -> Resource:
-    """Its kustomization, with what is to be added to it."""
+    """The README's kustomization with its additions."""
     text = (DEPLOY / "README.md").read_text()
     first, more = (
         yaml.safe_load(block) for block in re.findall(r"^```yaml\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
@@ -37,14 +37,14 @@ def example_of_the_readme() -> Resource:
     return whole
 
 
-def test_the_readmes_keys_are_where_the_sidecar_looks() -> None:
+def test_the_sidecar_reads_the_keys_of_the_readme() -> None:
     resources = build(example_of_the_readme(), {"keys": "team: a-key\n"})
     (secret,) = of_kind(resources, "Secret")
     (deployment,) = of_kind(resources, "Deployment")
     spec = deployment["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     (volume,) = [volume for volume in spec["volumes"] if "secret" in volume]
-    # Without a hash behind it: a changed Secret of the same name reaches pods that run.
+    # The name has no hash, so that changes to the Secret reach running pods.
     assert volume["secret"]["secretName"] == secret["metadata"]["name"] == "openai-server-keys"
     (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == volume["name"]]
     (file,) = secret["data"]
@@ -52,10 +52,10 @@ def test_the_readmes_keys_are_where_the_sidecar_looks() -> None:
 
 
 @pytest.mark.parametrize("folder", WITH_COMPONENTS)
-def test_secrets_are_followed_and_only_the_sidecars(folder: str) -> None:
+def test_only_sidecars_have_secrets_and_they_follow_changes(folder: str) -> None:
     found: list[str] = []
     for pod in pods(folder):
-        # No pod serves without keys: it waits for the Secret.
+        # A pod without the Secret must not start, since it would serve without keys.
         assert not any(volume.get("secret", {}).get("optional") for volume in pod.spec["volumes"])
         for container in pod.containers:
             secrets = set(pod.secrets(container).values())
@@ -69,17 +69,17 @@ def test_secrets_are_followed_and_only_the_sidecars(folder: str) -> None:
 
 
 @pytest.mark.parametrize("folder", WITH_COMPONENTS)
-def test_https_is_at_the_port_of_https(folder: str) -> None:
+def test_https_is_on_port_443(folder: str) -> None:
     services = of_kind(kustomize(folder), "Service")
     ports = [port for service in services for port in service["spec"]["ports"] if port["targetPort"] == "http"]
     assert ports == [{"name": "https", "port": 443, "targetPort": "http", "appProtocol": "https"}]
 
 
-# ---- Who is scraped, and by whom
+# ---- Scraping
 
 
 def monitored(folder: str) -> Iterator[tuple[Resource, Resource, Resource]]:
-    """Monitors and endpoints of containers."""
+    """Yields (monitor, endpoint, container) for each scraped container."""
     for monitor in of_kind(kustomize(folder), "PodMonitor"):
         chosen = [p for p in pods(folder) if monitor["spec"]["selector"]["matchLabels"].items() <= p.labels.items()]
         for endpoint in monitor["spec"]["podMetricsEndpoints"]:
@@ -96,7 +96,7 @@ def test_every_program_is_scraped_once_under_its_own_job(folder: str) -> None:
     for monitor, endpoint, container in monitored(folder):
         assert "path" not in endpoint  # /metrics
         programs.setdefault(monitor["metadata"]["name"], set()).add(program(container))
-    # By which the dashboard tells their process_… metrics apart.
+    # The dashboard distinguishes their process_… metrics by the job.
     assert len(programs) == 2
     assert all(len(names) == 1 for names in programs.values())
 
@@ -109,7 +109,7 @@ def test_prometheus_may_reach_metrics_and_nothing_else(folder: str) -> None:
     assert policy["policyTypes"] == ["Ingress"]
     (rule,) = policy["ingress"]
     assert rule["from"] == [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "monitoring"}}}]
-    # Numbers: plugins don't find the names of ports of init containers.
+    # Numbers, since some network plugins don't resolve port names of init containers.
     permitted = {port["port"] for port in rule["ports"]}
     scraped = set()
     for pod in pods(folder):
@@ -119,7 +119,7 @@ def test_prometheus_may_reach_metrics_and_nothing_else(folder: str) -> None:
     assert permitted == scraped
 
 
-async def test_no_label_of_ours_is_renamed() -> None:
+async def test_prometheus_renames_none_of_our_labels() -> None:
     (sidecar, worker) = await scrapes()
     labels = [
         {label for name in scrape.names for series in scrape.series(name) for label in series}
@@ -133,14 +133,14 @@ async def test_no_label_of_ours_is_renamed() -> None:
     assert labels[1] & PROMETHEUS == dropped["worker"] == set()
 
 
-# ---- What is asked for
+# ---- Alerts
 
 
 def alerts() -> list[Any]:
     return [rule for group in RULES["spec"]["groups"] for rule in group["rules"]]
 
 
-async def test_alerts_ask_for_metrics_and_labels_that_exist() -> None:
+async def test_alerts_use_metrics_and_labels_that_exist() -> None:
     found = await scrapes()
     labels: dict[str, set[str]] = {}
     for scrape in found:
@@ -151,20 +151,20 @@ async def test_alerts_ask_for_metrics_and_labels_that_exist() -> None:
         names = NAME.findall(expression)
         assert names
         assert not set(names) - labels.keys(), rule["alert"]
-        # Nothing else is asked for: all other words are of the language.
+        # All other words belong to the query language.
         rest = re.sub(r"\{[^}]*\}|\[[^]]*\]|by \([^)]*\)|offset \w+", "", NAME.sub("", expression))
         words = set(re.findall(r"[a-z_]\w+", rest))
         assert words <= {"sum", "rate", "absent", "and", "histogram_quantile", "avg_over_time"}, rule["alert"]
         common = set.intersection(*(labels[name] for name in names)) | PROMETHEUS
         by = {label for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(", ")}
-        asked = set(re.findall(r"(\w+)=~?\"", expression))
-        assert by | asked <= common, rule["alert"]
-        told = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
-        # What was summed away can't be told.
-        assert told <= (by or common), rule["alert"]
+        matched = set(re.findall(r"(\w+)=~?\"", expression))
+        assert by | matched <= common, rule["alert"]
+        shown = set(re.findall(r"\$labels\.(\w+)", " ".join(rule["annotations"].values())))
+        # Annotations can't show a label that was aggregated away.
+        assert shown <= (by or common), rule["alert"]
 
 
-def test_alerts_say_what_and_how_bad() -> None:
+def test_alerts_have_a_severity_and_texts() -> None:
     names = [rule["alert"] for rule in alerts()]
     assert len(set(names)) == len(names)
     for rule in alerts():
@@ -175,7 +175,7 @@ def test_alerts_say_what_and_how_bad() -> None:
     assert set(re.findall(r"`((?:OpenAIServer|Anyserve)[A-Z]\w+)`", readme)) == set(names)
 
 
-def test_promtool_accepts_the_rules_where_there_is_one(tmp_path: Path) -> None:
+def test_promtool_accepts_the_rules_if_it_is_installed(tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool:
         (tmp_path / "rules.yml").write_text(yaml.safe_dump(RULES["spec"]))
@@ -183,6 +183,6 @@ def test_promtool_accepts_the_rules_where_there_is_one(tmp_path: Path) -> None:
         assert result.returncode == 0, result.stdout + result.stderr
 
 
-async def test_the_worker_tells_what_the_autoscaler_looks_at() -> None:
+async def test_the_worker_exports_the_metric_of_the_autoscaler() -> None:
     (_, worker) = await scrapes()
     assert [set(labels) for labels in worker.series(METRIC)] == [{"model"}]

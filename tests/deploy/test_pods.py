@@ -24,9 +24,9 @@ WORKERS = ("worker", "worker-cuda", "worker-demo")
 PODS = [(folder, pod) for folder in FOLDERS for pod in pods(folder)]
 CONTAINERS = [(folder, pod, container) for folder, pod in PODS for container in pod.containers]
 MARGIN = 5
-"""Seconds in a grace period beyond what is planned."""
+"""Seconds of a grace period beyond the planned delays."""
 KEPT_BY_DNS = 5
-"""Seconds: what CoreDNS says of Services' names, unless it is told otherwise."""
+"""Seconds for which CoreDNS caches the names of Services by default."""
 SECRETS = {
     "openai-server-keys": {"keys": "a-key\n"},
     "openai-server-tls": {"tls.crt": "", "tls.key": ""},
@@ -47,7 +47,7 @@ def command(container: Resource) -> click.Command:
 
 @pytest.fixture
 def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
-    """As the program itself reads them: what it doesn't know, or can't use, is an error."""
+    """Reads a container's options as the program does; unknown or unusable options are errors."""
 
     def read(pod: Pod, container: Resource) -> dict[str, Any]:
         image = with_ancestors(STAGES, program(container)).environment
@@ -67,51 +67,52 @@ def options(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Options:
 
 
 @every_container
-def test_the_programs_take_their_options(pod: Pod, container: Resource, options: Options) -> None:
-    given = options(pod, container)
-    assert given["host"] == ("::",)  # kubelet's probes and other pods come from outside
-    known = {f"OPENAI_SERVER_{name}".upper() for name in given} | {f"ANYSERVE_WORKER_{name}".upper() for name in given}
+def test_the_programs_accept_their_options(pod: Pod, container: Resource, options: Options) -> None:
+    params = options(pod, container)
+    assert params["host"] == ("::",)  # kubelet's probes and other pods connect from outside
+    prefixes = ("OPENAI_SERVER", "ANYSERVE_WORKER")
+    known = {f"{prefix}_{name}".upper() for name in params for prefix in prefixes}
     for variable in container.get("env", []):
         assert variable["name"] in known or f"$({variable['name']})" in " ".join(container["args"])
 
 
 @every_container
-def test_ports_are_the_programs(pod: Pod, container: Resource, options: Options) -> None:
-    given = options(pod, container)
+def test_ports_match_the_options(pod: Pod, container: Resource, options: Options) -> None:
+    params = options(pod, container)
     own, for_operators = container["ports"]
-    assert own["containerPort"] == given["port"]
+    assert own["containerPort"] == params["port"]
     assert str(own["containerPort"]) == with_ancestors(STAGES, program(container)).all("EXPOSE")[-1]
     name, option = ("admin", "admin_port") if program(container) == SIDECAR else ("metrics", "metrics_port")
-    assert (for_operators["name"], for_operators["containerPort"]) == (name, given[option])
+    assert (for_operators["name"], for_operators["containerPort"]) == (name, params[option])
     for probe in (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness")):
         if program(container) == SIDECAR:
             assert probe["httpGet"]["port"] == "admin"
-            # The API's may be HTTPS; this one never is.
+            # The port of the API may have HTTPS, the admin port never has.
             assert "scheme" not in probe["httpGet"]
         else:
-            assert probe["grpc"] == {"port": own["containerPort"]}  # of the whole server, which is ""
+            assert probe["grpc"] == {"port": own["containerPort"]}  # the default service "" means the whole server
 
 
 @every_pod
-def test_programs_in_a_pod_have_ports_of_their_own(folder: str, pod: Pod) -> None:
+def test_programs_in_a_pod_have_different_ports(folder: str, pod: Pod) -> None:
     numbers = [port["containerPort"] for container in pod.containers for port in container["ports"]]
     assert len(set(numbers)) == len(numbers)
 
 
 @every_container
-def test_lines_of_the_log_are_for_machines(pod: Pod, container: Resource, options: Options) -> None:
+def test_the_log_is_json(pod: Pod, container: Resource, options: Options) -> None:
     assert options(pod, container)["log_format"] == "json"
 
 
-async def test_http_probes_ask_what_is_there() -> None:
-    asked = {
+async def test_http_probes_use_existing_paths() -> None:
+    probes = {
         (kind, container[f"{kind}Probe"]["httpGet"]["path"])
         for _, _, container in CONTAINERS
         for kind in ("startup", "readiness", "liveness")
         if program(container) == SIDECAR
     }
-    paths = dict(asked)
-    assert len(paths) == len(asked) == 3
+    paths = dict(probes)
+    assert len(paths) == len(probes) == 3
     worker = FakeWorker()
     async with running(worker, admin_port=0) as sidecar:
 
@@ -122,26 +123,26 @@ async def test_http_probes_ask_what_is_there() -> None:
 
         assert {await answer(path) for path in paths.values()} == {200}
         worker.ready = False
-        # Starting again would not bring the worker back.
+        # The liveness probe succeeds, since a restart of the sidecar would not make the worker ready.
         statuses = {kind: await answer(path) for kind, path in paths.items()}
         assert statuses == {"startup": 200, "readiness": 503, "liveness": 200}
 
 
 @every_container
-def test_probes_are_patient_enough(pod: Pod, container: Resource, options: Options) -> None:
+def test_probes_allow_enough_time(pod: Pod, container: Resource, options: Options) -> None:
     startup, ready, live = (container[f"{kind}Probe"] for kind in ("startup", "readiness", "liveness"))
     health = with_ancestors(STAGES, program(container)).all("HEALTHCHECK")[-1]
     found = re.search(r"--start-period=(\d+)([sm])", health)
     assert found
     assert startup["periodSeconds"] * startup["failureThreshold"] >= int(found[1]) * (60 if found[2] == "m" else 1)
-    # A pod is out of the Service long before it is started again.
+    # A pod leaves the Service long before it is restarted.
     assert live["periodSeconds"] * live["failureThreshold"] >= 3 * ready["periodSeconds"] * ready["failureThreshold"]
     if program(container) == SIDECAR:
         assert ready["timeoutSeconds"] > options(pod, container)["lookup_timeout"]
 
 
 @every_pod
-def test_the_worker_is_there_before_the_sidecar_and_after_it(folder: str, pod: Pod) -> None:
+def test_the_worker_starts_before_the_sidecar_and_ends_after_it(folder: str, pod: Pod) -> None:
     order = [program(container) for container in pod.containers]
     if len(order) == 1:
         return
@@ -156,26 +157,26 @@ def test_the_worker_is_there_before_the_sidecar_and_after_it(folder: str, pod: P
 
 
 @every_pod
-def test_what_ends_gets_the_time_that_it_was_promised(folder: str, pod: Pod, options: Options) -> None:
-    # Native sidecars are told to end when all others have ended.
-    given = {container["name"]: options(pod, container) for container in pod.containers}
-    needed = sum(each["drain_delay"] + each["drain_timeout"] for each in given.values())
+def test_grace_periods_cover_the_drain_options(folder: str, pod: Pod, options: Options) -> None:
+    # Kubernetes ends sidecar containers after all others, so the times add up.
+    by_name = {container["name"]: options(pod, container) for container in pod.containers}
+    needed = sum(params["drain_delay"] + params["drain_timeout"] for params in by_name.values())
     assert pod.spec["terminationGracePeriodSeconds"] == needed + MARGIN
     for container in pod.containers:
         assert "lifecycle" not in container
-    # Those that get requests from other pods keep answering until these know that they go.
+    # The container that gets requests from other pods keeps accepting them until those have noticed its end.
     (outermost,) = pod.spec["containers"]
     noticed_after = 5 if program(outermost) == SIDECAR else KEPT_BY_DNS + RESOLVE_INTERVAL
-    assert given[outermost["name"]]["drain_delay"] >= noticed_after
-    # A worker behind its own sidecar gets none any more.
-    assert all(given[c["name"]]["drain_delay"] == 0 for c in pod.spec.get("initContainers", []))
+    assert by_name[outermost["name"]]["drain_delay"] >= noticed_after
+    # A worker behind its own sidecar gets no requests by then.
+    assert all(by_name[c["name"]]["drain_delay"] == 0 for c in pod.spec.get("initContainers", []))
 
 
 @every_pod
-def test_pods_may_do_nothing_that_they_need_not(folder: str, pod: Pod) -> None:
+def test_pods_have_least_privileges(folder: str, pod: Pod) -> None:
     spec = pod.spec
     assert spec["automountServiceAccountToken"] is False
-    # The variables of Services have names that our options have too.
+    # Variables of Services could have the names of our options' variables.
     assert spec["enableServiceLinks"] is False
     assert not {"hostNetwork", "hostPID", "hostIPC"} & spec.keys()
     for container in pod.containers:
@@ -196,7 +197,7 @@ def test_pods_may_do_nothing_that_they_need_not(folder: str, pod: Pod) -> None:
 
 
 @every_pod
-def test_what_is_mounted_is_there_and_only_memory_can_be_written(folder: str, pod: Pod) -> None:
+def test_mounted_volumes_exist_and_only_memory_is_writable(folder: str, pod: Pod) -> None:
     volumes = {volume["name"]: volume for volume in pod.spec["volumes"]}
     claims = {claim["metadata"]["name"] for claim in of_kind(kustomize(folder), "PersistentVolumeClaim")}
     used: set[str] = set()
@@ -207,7 +208,7 @@ def test_what_is_mounted_is_there_and_only_memory_can_be_written(folder: str, po
         assert memory["medium"] == "Memory"
         assert memory["sizeLimit"]
         assert all(mount["readOnly"] is True for mount in mounts.values())
-    assert used == set(volumes)  # no two containers share what they write
+    assert used == set(volumes)  # and no container shares its writable volume
     for volume in volumes.values():
         if claim := volume.get("persistentVolumeClaim"):
             assert claim["readOnly"] is True
@@ -215,14 +216,14 @@ def test_what_is_mounted_is_there_and_only_memory_can_be_written(folder: str, po
 
 
 @every_container
-def test_the_model_is_where_the_worker_looks(pod: Pod, container: Resource, options: Options) -> None:
+def test_the_worker_loads_the_model_from_its_volume(pod: Pod, container: Resource, options: Options) -> None:
     if program(container) not in WORKERS:
         return
     (model,) = options(pod, container)["models"]
     if program(container) == "worker-demo":
         assert ["--model", model] == exec_form(STAGES["worker-demo"].all("CMD")[-1])
     elif container["name"] == "kserve-container":
-        assert model == f"{pod.name}=/mnt/models/model.gguf"  # where KServe puts it, and the name that clients ask for
+        assert model == f"{pod.name}=/mnt/models/model.gguf"  # KServe's path, and the name that clients request
     else:
         (mount,) = [mount for mount in container["volumeMounts"] if mount["name"] == "models"]
         assert model == f"{mount['mountPath']}/model.gguf"
@@ -237,7 +238,7 @@ def test_images_are_targets_of_the_dockerfile(pod: Pod, container: Resource) -> 
 
 
 @pytest.mark.parametrize("folder", WHOLE)
-def test_a_gpu_is_asked_for_where_the_image_can_use_it(folder: str) -> None:
+def test_a_gpu_is_requested_if_the_image_can_use_it(folder: str) -> None:
     workers = [c for pod in pods(folder) for c in pod.containers if program(c) in WORKERS]
     assert workers
     for worker in workers:

@@ -8,7 +8,7 @@ from tests.deploy.manifests import COMPONENTS, DEPLOY, FOLDERS, IN_DEPLOY, kusto
 from tests.deploy.schemas import NEWEST, check
 
 OLDEST = {"overlays/model-image": "1.33"}
-"""Of Kubernetes, where it is not the one below."""
+"""Oldest version of Kubernetes by folder, if it is newer than OLDEST_OF_ALL."""
 OLDEST_OF_ALL = "1.30"
 
 
@@ -22,7 +22,7 @@ def test_the_readme_names_each_folder_and_what_it_needs() -> None:
 
 
 @pytest.mark.parametrize("folder", FOLDERS)
-def test_kubernetes_kserve_and_prometheus_know_every_field(folder: str) -> None:
+def test_every_field_is_in_the_schemas(folder: str) -> None:
     for resource in kustomize(folder):
         for version in (OLDEST.get(folder, OLDEST_OF_ALL), NEWEST):
             check(resource, version)
@@ -39,16 +39,16 @@ def objects_in(value: Any) -> Iterator[dict[str, Any]]:
 
 
 FREE = ("labels", "annotations", "matchLabels", "selector", "requests", "limits")
-"""Their keys are not fields."""
+"""Fields whose keys are free, rather than fields of a schema."""
 
 
 def spoilt_copies(folder: str) -> Iterator[dict[str, Any]]:
-    """Each resource with a field that there is not, in each of its objects in turn."""
+    """Copies of the folder's resources, each with an unknown field in another object."""
     for number in range(len(kustomize(folder))):
         place = 0
         while True:
             resource = kustomize(folder)[number]
-            # By identity: equal objects stand in several places.
+            # By identity, because equal objects are in several places.
             free = {id(value) for part in objects_in(resource) for key, value in part.items() if key in FREE}
             parts = [part for part in objects_in(resource) if id(part) not in free or "matchLabels" in part]
             if place == len(parts):
@@ -61,8 +61,8 @@ def spoilt_copies(folder: str) -> Iterator[dict[str, Any]]:
 @pytest.mark.parametrize(
     "folder", ["base with components", "kserve", "overlays/autoscale", "overlays/kserve-autoscale"]
 )
-def test_a_field_that_is_not_known_would_be_found(folder: str) -> None:
-    """Wherever it stands: a schema with a hole would let the test above pass."""
+def test_an_unknown_field_is_found_in_every_object(folder: str) -> None:
+    """With a schema that accepts anything somewhere, the test above would prove nothing there."""
     tried = 0
     for resource in spoilt_copies(folder):
         with pytest.raises(jsonschema.ValidationError):
@@ -71,7 +71,7 @@ def test_a_field_that_is_not_known_would_be_found(folder: str) -> None:
     assert tried > 50
 
 
-def test_a_required_field_that_is_missing_would_be_found() -> None:
+def test_a_missing_required_field_is_found() -> None:
     (runtime,) = of_kind(kustomize("kserve"), "ServingRuntime")
     del runtime["spec"]["containers"]
     with pytest.raises(jsonschema.ValidationError, match="'containers' is a required property"):

@@ -1,4 +1,4 @@
-"""Who may speak to whom in deploy/, who is chosen, and by what the number of pods goes."""
+"""Permitted connections, selectors and autoscaling in deploy/."""
 
 import re
 
@@ -16,7 +16,7 @@ def chosen(folder: str, labels: dict[str, str]) -> list[Pod]:
 
 
 def port_of(pod: Pod, port: int | str) -> int:
-    """By name or number, of a container that has it open."""
+    """Number of the pod's open port with this name or number."""
     (number,) = [
         open_port["containerPort"]
         for container in pod.containers
@@ -36,7 +36,7 @@ def test_services_lead_to_open_ports(folder: str) -> None:
         for pod in found:
             for port in service["spec"]["ports"]:
                 number = port_of(pod, port["targetPort"])
-                # A name without an address gives the pods' own: nobody translates the port.
+                # A headless Service resolves to the pods' addresses, so that no port is translated.
                 assert service["spec"].get("clusterIP") != "None" or port["port"] == number
 
 
@@ -70,7 +70,7 @@ def test_sidecars_on_their_own_reach_every_worker(folder: str) -> None:
 
 
 def policies_for(folder: str, pod: Pod) -> list[Resource]:
-    """But for the one that lets Prometheus in, which is in test_components.py."""
+    """Policies of a pod, without the one for Prometheus, which test_components.py checks."""
     policies = of_kind(kustomize(folder), "NetworkPolicy")
     labels = pod.labels.items()
     return [
@@ -82,7 +82,7 @@ def policies_for(folder: str, pod: Pod) -> list[Resource]:
 
 
 @pytest.mark.parametrize("folder", ["base", "gateway", "base with components", "gateway with components"])
-def test_pods_are_reached_where_they_serve_and_reach_nothing_else(folder: str) -> None:
+def test_pods_are_reachable_on_one_port_and_connect_only_to_workers(folder: str) -> None:
     for pod in pods(folder):
         (policy,) = [policy["spec"] for policy in policies_for(folder, pod)]
         assert policy["policyTypes"] == ["Ingress", "Egress"]
@@ -91,7 +91,7 @@ def test_pods_are_reached_where_they_serve_and_reach_nothing_else(folder: str) -
         serves = next(c for c in reversed(pod.containers) if c["ports"][0]["name"] == port["port"])
         if program(serves) == "sidecar":
             assert "from" not in ingress
-        else:  # whoever may send it tensors is one of ours
+        else:  # only our sidecars may send tensors to a worker
             (source,) = ingress["from"]
             for client in chosen(folder, source["podSelector"]["matchLabels"]):
                 assert program(client.containers[0]) == "sidecar"
@@ -100,7 +100,7 @@ def test_pods_are_reached_where_they_serve_and_reach_nothing_else(folder: str) -
 
 
 @pytest.mark.parametrize("folder", WHOLE)
-def test_selectors_find_their_own_pods_alone(folder: str) -> None:
+def test_selectors_match_only_their_own_pods(folder: str) -> None:
     resources = kustomize(folder)
     for deployment in of_kind(resources, "Deployment"):
         name = deployment["metadata"]["name"]
@@ -114,18 +114,18 @@ def test_selectors_find_their_own_pods_alone(folder: str) -> None:
             for b in of_kind(resources, "PodDisruptionBudget")
             if chosen(folder, b["spec"]["selector"]["matchLabels"]) == [pod]
         ]
-        # With one pod, minAvailable would keep a node from ever being emptied.
+        # With one pod, minAvailable would block every drain of its node.
         assert budget["maxUnavailable"] == 1
         assert "minAvailable" not in budget
 
 
-def test_the_number_of_pods_is_the_autoscalers_alone() -> None:
+def test_only_the_autoscaler_sets_the_number_of_pods() -> None:
     resources = kustomize("overlays/autoscale")
     (scaler,) = of_kind(resources, "HorizontalPodAutoscaler")
     target = scaler["spec"]["scaleTargetRef"]
     (deployment,) = of_kind(resources, target["kind"])
     assert (deployment["metadata"]["name"], deployment["apiVersion"]) == (target["name"], target["apiVersion"])
-    # Otherwise each apply would set it back.
+    # Otherwise each `kubectl apply` would reset it.
     assert "replicas" not in deployment["spec"]
 
 

@@ -162,8 +162,8 @@ def _string(node: ast.expr) -> str | None:
     return None
 
 
-def python_passages(source: str, *, strings: bool) -> Iterator[Passage]:
-    """Docstrings, those of attributes too, comments, and string literals if wanted."""
+def python_passages(source: str, nodes: Iterable[ast.AST], *, strings: bool) -> Iterator[Passage]:
+    """Docstrings, including those of attributes, comments, and string literals if `strings`."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     yield from _comments(
         (token.start[0], not token.line[: token.start[1]].strip(), token.string.lstrip("#:! "))
@@ -171,7 +171,7 @@ def python_passages(source: str, *, strings: bool) -> Iterator[Passage]:
         if token.type == tokenize.COMMENT
     )
     inner = set[ast.AST]()
-    for node in ast.walk(ast.parse(source)):
+    for node in nodes:
         if isinstance(node, ast.JoinedStr):
             inner.update(node.values)
         if isinstance(node, ast.Expr) and (text := _string(node.value)) is not None:
@@ -214,8 +214,8 @@ def other_passages(text: str) -> Iterator[Passage]:
 # ---- Findings
 
 
-def _bound_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    for node in ast.walk(tree):
+def _bound_names(nodes: Iterable[ast.AST]) -> Iterator[tuple[int, str]]:
+    for node in nodes:
         match node:
             case ast.Name(id=name, ctx=ast.Store()) | ast.arg(arg=name) | ast.Attribute(attr=name, ctx=ast.Store()):
                 yield node.lineno, name
@@ -225,8 +225,8 @@ def _bound_names(tree: ast.AST) -> Iterator[tuple[int, str]]:
                 yield node.lineno, name
 
 
-def names(source: str) -> Iterator[Finding]:
-    for line, name in _bound_names(ast.parse(source)):
+def names(nodes: Iterable[ast.AST]) -> Iterator[Finding]:
+    for line, name in _bound_names(nodes):
         if instead := NAMES.get(name.lstrip("_")):
             yield Finding(line, "name", name, instead)
 
@@ -256,24 +256,23 @@ def prose(passage: Passage) -> Iterator[Finding]:
             )
 
 
-def passages(path: str, text: str) -> Iterator[Passage]:
-    if path.endswith(".py"):
-        return python_passages(text, strings=not path.startswith("tests/"))
-    return markdown_passages(text) if path.endswith(".md") else other_passages(text)
-
-
 def check(path: str, text: str) -> tuple[list[Finding], int]:
     """Findings in a file, and the number of its exemptions."""
-    exempt = {number for number, line in enumerate(text.splitlines(), 1) if EXEMPTION.search(line)}
-    places = {(finding, passage.last) for passage in passages(path, text) for finding in prose(passage)}
+    found = list[tuple[Finding, int]]()  # with the last line of the passage
     if path.endswith(".py"):
-        places.update((finding, finding.line) for finding in names(text))
-    found = [finding for finding, last in places if not {finding.line, last} & exempt]
-    needed = exempt & {line for finding, last in places for line in (finding.line, last)}
-    found += [
+        nodes = list(ast.walk(ast.parse(text)))
+        passages = python_passages(text, nodes, strings=not path.startswith("tests/"))
+        found += [(finding, finding.line) for finding in names(nodes)]
+    else:
+        passages = markdown_passages(text) if path.endswith(".md") else other_passages(text)
+    found += [(finding, passage.last) for passage in passages for finding in prose(passage)]
+    exempt = {number for number, line in enumerate(text.splitlines(), 1) if EXEMPTION.search(line)}
+    needed = exempt & {line for finding, last in found for line in (finding.line, last)}
+    kept = {finding for finding, last in found if not {finding.line, last} & exempt}
+    kept |= {
         Finding(line, "exemption", "plain-english: ok", "remove it: nothing here needs it") for line in exempt - needed
-    ]
-    return sorted(found), len(needed)
+    }
+    return sorted(kept), len(needed)
 
 
 # ---- The repository

@@ -318,6 +318,8 @@ def main(arguments: list[str]) -> None:
             rules = {rule: number for (of, rule), number in counts.items() if of == folder}
             listed = ", ".join(f"{rule} {number}" for rule, number in sorted(rules.items(), key=lambda rule: -rule[1]))
             print(f"{folder}: {sum(rules.values())} ({listed})")
+        for folder in sorted(set(pending()) - {folder for folder, _ in counts}):
+            print(f"{folder}: 0, so take it off {PENDING.name}")
     print(f"plain English: {n_found} findings, {n_exempt} exemptions, {len(skipped)} folders pending")
     if n_found and "--counts" not in arguments:
         sys.exit(1)

@@ -23,7 +23,7 @@ TABLES = {
     if endpoint.description
     for request in endpoint.description.requests
 }
-"""Field tables of all requests, by the name of the request's form."""
+"""Tables of the fields of all requests, by the name of the request's form."""
 
 # The column `becomes` of fields that are not one sampling tensor.
 OTHERWISE = {

@@ -1,6 +1,6 @@
 """Fills the tables of docs/ from the code. `--check` fails where a table differs from the code.
 
-A table stands between `<!-- NAME -->` and `<!-- /NAME -->`.
+Each stands between `<!-- NAME -->` and `<!-- /NAME -->`.
 """
 
 import re
@@ -62,7 +62,7 @@ def endpoints() -> str:
 
 
 def task_fields() -> str:
-    """Request fields and their tensors, for the endpoints that generate nothing."""
+    """Request field → tensor, of the endpoints that generate nothing."""
     rows = [
         ("`model`", "all", "`model_name`; absent: the first served model"),
         ("`input`", "embeddings", "`prompt`, or `prompt_token_ids` for token ids; one request an input"),
@@ -118,7 +118,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def fill(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """The text with its tables replaced. Raises ValueError if the text has no place for one of `tables`."""
+    """The text with these tables as the code has them. Raises ValueError if one has no place in it."""
     for name, table in tables.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):

@@ -29,16 +29,14 @@ def test_make_can_expand_every_target() -> None:
 
 def test_make_test_checks_everything() -> None:
     steps = run("make", "--dry-run", "test").stdout
-    checks = [
-        "ruff check",
-        "ruff format --check",
-        "mypy",
-        "gen_protos.sh --check",
-        "scripts.readme --check",
-        "scripts.plain_english",
-    ]
-    places = [steps.index(check) for check in (*checks, "-m pytest")]
-    assert places == sorted(places)
+    for check in ("ruff check", "ruff format --check", "mypy", "gen_protos.sh --check", "-m pytest"):
+        assert check in steps
+
+
+def test_make_lint_checks_tables_and_words() -> None:
+    steps = run("make", "--dry-run", "lint").stdout
+    for check in ("scripts.readme --check", "scripts.plain_english"):
+        assert check in steps
 
 
 def test_ci_calls_make_test_without_stdin() -> None:

@@ -27,7 +27,7 @@ bench: ## measures the system and its peers, into benchmarks/results [BENCH_ARGS
 setup: ## creates .venv with all packages [CMAKE_ARGS=-DGGML_CUDA=on for another build of llama.cpp]
 	@exec $(PYTHON) -m scripts.setup worker test
 
-models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, types
+models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, KServe's types
 	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
 
 lint: setup ## checks code (ruff, mypy), plain English, and that the generated stubs and tables are up to date
@@ -57,12 +57,12 @@ lock: ## writes requirements/, the images' packages, from pyproject.toml [LOCK_A
 
 # diskcache unpickles files in its directory (CVE-2025-69872, not fixed in any release). llama-cpp-python requires it for
 # its LlamaDiskCache, which this project never creates, so that there is no directory.
-HARMLESS := CVE-2025-69872
+IGNORED_CVES := CVE-2025-69872
 
 audit: ## lists known vulnerabilities of the images' packages, from PyPI's database, which mirrors don't have
 	@$(PYTHON) -m scripts.setup lock
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
-	  $(patsubst %,--ignore-vuln %,$(HARMLESS)) $(patsubst %,-r %,$(wildcard requirements/*.txt))
+	  $(patsubst %,--ignore-vuln %,$(IGNORED_CVES)) $(patsubst %,-r %,$(wildcard requirements/*.txt))
 
 clean: ## removes everything that make created here; downloaded models stay in the user's cache
 	@rm -rf .venv .models .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

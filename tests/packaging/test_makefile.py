@@ -33,12 +33,6 @@ def test_make_test_checks_everything() -> None:
         assert check in steps
 
 
-def test_make_lint_checks_tables_and_words() -> None:
-    steps = run("make", "--dry-run", "lint").stdout
-    for check in ("scripts.readme --check", "scripts.plain_english"):
-        assert check in steps
-
-
 def test_ci_calls_make_test_without_stdin() -> None:
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
@@ -61,3 +55,9 @@ def test_a_run_without_tests_fails() -> None:
         sys.executable, "-m", "pytest", "-p", "tests.no_skips", "tests/packaging/test_makefile.py", "-k", "nothing"
     )
     assert result.returncode == 5
+
+
+def test_make_lint_checks_tables_and_words() -> None:
+    steps = run("make", "--dry-run", "lint").stdout
+    for check in ("scripts.readme --check", "scripts.plain_english"):
+        assert check in steps

@@ -1,9 +1,9 @@
 """Plain English in everything that people read: `make lint` fails on each word or name that the tables below ban.
 
-Prose is docstrings, comments, string literals of four words or more (except in tests, where they are data), Markdown
-outside of code, and the lines of other text files. Names are those that Python code binds: variables, arguments,
-attributes, functions and classes. A comment `plain-english: ok` at the end of a line exempts that line, or the
-docstring that ends there; a needless exemption fails.
+Prose is docstrings, comments, string literals of four words or more (except in tests, where they are data), names of
+tests, Markdown outside of code, and the lines of other text files. Names are those that Python code binds: variables,
+arguments, attributes, functions and classes. A comment `plain-english: ok` at the end of a line exempts that line, or
+the docstring that ends there; a needless exemption fails.
 
 The folders and files in plain_english_pending.txt are not checked yet. `--all` checks them too. `--counts` prints the
 findings by folder and rule, and exits with 0.
@@ -163,7 +163,7 @@ def _string(node: ast.expr) -> str | None:
 
 
 def python_passages(source: str, nodes: Iterable[ast.AST], *, strings: bool) -> Iterator[Passage]:
-    """Docstrings, including those of attributes, comments, and string literals if `strings`."""
+    """Docstrings, including those of attributes, comments, names of tests, and string literals if `strings`."""
     tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     yield from _comments(
         (token.start[0], not token.line[: token.start[1]].strip(), token.string.lstrip("#:! "))
@@ -177,6 +177,9 @@ def python_passages(source: str, nodes: Iterable[ast.AST], *, strings: bool) -> 
         if isinstance(node, ast.Expr) and (text := _string(node.value)) is not None:
             inner.add(node.value)
             yield Passage(node.lineno, text, "docstring", node.end_lineno or node.lineno)
+        elif isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_"):
+            sentence = node.name.removeprefix("test_").replace("_", " ").capitalize()
+            yield Passage(node.lineno, sentence, "string", node.lineno)
         elif isinstance(node, ast.expr) and node not in inner and strings:
             text = _string(node)
             if text is not None and len(re.findall(r"[A-Za-z']+(?=\s|$)", text)) >= 4:

@@ -83,6 +83,11 @@ def test_docstrings_comments_and_long_strings_are_prose() -> None:
     assert rules("a.py", text) == sorted([*everywhere, (8, "asks"), (8, "nobody")])
 
 
+def test_names_of_tests_are_prose() -> None:
+    text = "def test_a_client_who_waits() -> None: ...\nasync def test_what_users_who_wait_get() -> None: ..."
+    assert rules("tests/test_a.py", text) == [(1, "who")]
+
+
 def test_bound_names_are_checked() -> None:
     text = """
         class Visit:

@@ -28,15 +28,17 @@ GENERATED = re.compile(
 SUFFIXES = {".py", ".md", ".toml", ".yaml", ".yml", ".sh", ".h", ".cmake", ".js", ".css", ".html", ".java", ".json"}
 WITHOUT_SUFFIX = {"Makefile", "Dockerfile", ".ci/run", ".dockerignore", ".gitignore"}
 EXEMPTION = re.compile(r"(?:#|//|<!--) ?plain-english: ok(?: -->)?$")
-PEOPLE = re.compile(
+_PEOPLE = (
     r"\b(?:users?|persons?|people|readers?|operators?|newcomers?|engineers?|developers?|administrators?|maintainers?"
-    r"|reviewers?|authors?|attackers?|owners?|anyone|everyone|you)\b",
-    re.IGNORECASE,
+    r"|reviewers?|authors?|attackers?|owners?|anyone|everyone|you)\b"
 )
-DOCUMENTS = re.compile(
-    r"(?:\.md|README|docs?|documentation|page|manual|specification|standard|message|comment|RFC \d+|OpenAPI)`?\W+says\b"
+_DOCUMENTS = (
+    r"\b(?:md|README|docs?|documentation|page|manual|specification|standard|RFC \d+|OpenAPI|docstring|comment|message"
+    r"|warning|error|name)`?\W+says\b"
 )
-CAN_TELL = re.compile(r"\b(?:can|can't|cannot|could|couldn't) (?:not )?tell\b")
+PEOPLE = re.compile(_PEOPLE, re.IGNORECASE)
+PEOPLE_OR_DOCUMENTS = re.compile(f"{_PEOPLE}|{_DOCUMENTS}", re.IGNORECASE)
+PEOPLE_OR_CAN_TELL = re.compile(rf"{_PEOPLE}|\b(?:can|can't|cannot|could|couldn't) (?:not )?tell\b", re.IGNORECASE)
 SO_THAT = re.compile(r"\bso (?:many|much)\b[^.;:]{0,60}\bthat\b")
 SENTENCE_END = re.compile(r"[.:;!?][\"')*`]*\s|\||\n\s*\n")
 
@@ -64,12 +66,12 @@ RULES = (
     Rule("who", r"\b(?:who|whom|whoever|those who)\b", "'that' or 'which': things are not people", PEOPLE),
     Rule("told", r"\btold\b", "'passed', 'sent', 'reported', 'set', 'distinguished'", PEOPLE),
     Rule("said", r"\bsaid\b", "'reported', 'sent', 'set', 'stated'", PEOPLE),
-    Rule("tells", r"\b(?:tells?|telling)\b", "'reports', 'sends', 'shows', 'distinguishes'", CAN_TELL),
-    Rule("says", r"\bsays\b|(?:\bnot|n't) say\b", "'reports', 'states', 'contains', 'sets'", DOCUMENTS),
+    Rule("tells", r"\b(?:tells?|telling)\b", "'reports', 'sends', 'shows', 'distinguishes'", PEOPLE_OR_CAN_TELL),
+    Rule("says", r"\bsays\b|(?:\bnot|n't) say\b", "'reports', 'states', 'contains', 'sets'", PEOPLE_OR_DOCUMENTS),
     Rule("asks", r"\b(?:ask|asks|asked|asking)\b", "'requests', 'checks', 'queries', 'requires'", PEOPLE),
-    Rule("knows", r"\bknows\b|(?:\bnot|n't) know\b", "'has', 'supports', 'recognizes'", PEOPLE),
+    Rule("knows", r"\bknows\b|\b(?:do|does|did)(?: not|n't) know\b", "'has', 'supports', 'recognizes'", PEOPLE),
     Rule("so many", r"(?<!as )\bso (?:many|much)\b", "the number, its name, or 'this many'", SO_THAT),
-    Rule("such a", r"\bsuch an?\b", "name the thing, or 'this', 'one like it'"),
+    Rule("such a", r"\bsuch a (?:place|one|thing|case|way)\b", "name the thing"),
     Rule("is to be", r"\b(?:is|are|was|were) to be\b", "'must be', 'should be', or the active voice"),
     Rule("becomes of", r"\bbecom(?:es?|ing) of\b|\bbecame of\b", "'outcome', 'result', 'happens to'"),
     Rule("takes down", r"\btak(?:es?|ing) down\b|\btook down\b", "'records'"),

@@ -53,7 +53,7 @@ def _end_with_parent() -> None:
 
 
 def end(children: Iterable[subprocess.Popen[Any]], grace_s: float = 15.0) -> None:
-    """Sends SIGTERM to all, waits up to `grace_s` seconds, and kills those left. A second `Stopped` ends the wait."""
+    """Sends SIGTERM to all, waits up to `grace_s` seconds, then sends SIGKILL. A second `Stopped` ends the wait."""
     children = list(children)
     try:
         for child in children:

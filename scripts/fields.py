@@ -88,7 +88,7 @@ def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
 
 
 def neutral() -> list[Row]:
-    """Fields that are accepted with one value alone, or only as null: field, value, endpoints."""
+    """Fields that accept a single value, or only null: field, value, endpoints."""
     endpoints: dict[tuple[str, str], list[str]] = {}
     for endpoint, fields in TABLES.items():
         for name, values in fields.neutral.items():

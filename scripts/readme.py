@@ -118,7 +118,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
 
 
 def fill(text: str, tables: Mapping[str, Callable[[], str]]) -> str:
-    """The text with these tables as the code has them. Raises ValueError if one has no place in it."""
+    """Returns the text with `tables` filled in. Raises ValueError if the text has no place for one of them."""
     for name, table in tables.items():
         pattern = re.compile(f"(<!-- {name} -->\n).*?(\n<!-- /{name} -->)", re.DOTALL)
         if not pattern.search(text):

@@ -169,7 +169,7 @@ def _wish(request: ModelInferRequest) -> tuple[int, float]:
 
 
 def _requests(message: bytes) -> list[ModelInferRequest]:
-    """Of one message."""
+    """Requests in a message, which may be a bundle."""
     request = ModelInferRequest.FromString(message)
     if contract.PARAM_BUNDLE not in request.parameters:
         return [request]

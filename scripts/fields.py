@@ -59,7 +59,7 @@ BACKENDS = {
     "tool_choice": "all; to require a call, ours and others that take `lark`",
     "function_call": "all; to require a call, ours and others that take `lark`",
 }
-"""Where the tensor alone does not determine it."""
+"""The column `backends` of fields for which the tensor alone does not determine it."""
 _TENSORS = {COMPLETION_NAMES.get(row.field, row.field): row.tensor for row in INPUT_ROWS}
 
 

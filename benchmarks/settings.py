@@ -18,7 +18,7 @@ class Settings:
     cells: int = 24576  # tokens that all sequences and cached prefixes may have together
     slots: int = 32  # sequences computed at once
     concurrencies: tuple[int, ...] = (1, 4, 8, 16, 32)
-    streams: tuple[int, ...] = (1, 16, 64, 256)  # numbers of streams in the translator part
+    streams: tuple[int, ...] = (1, 16, 64, 256, 1024)  # numbers of streams in the translator part
     batches: tuple[int, ...] = (1, 2, 4, 8, 16, 32)  # in the raw limit part
     chunks: tuple[int, ...] = (32, 64, 128, 256, 512)  # tokens of a prompt in one llama_decode
     long_batches: tuple[int, ...] = (1, 8)  # this and the next: behind a long prompt

@@ -22,10 +22,15 @@ from scripts.ports import free_port
 STREAM_EACH, STEP_BATCHES, BARE = "a stream a request", "step batches", "bare uvicorn"
 WAYS = (STREAM_EACH, STEP_BATCHES, BARE)
 START_S = 60.0
-STEP_MS = {1: 5.0, 16: 10.0, 64: 20.0, 256: 50.0}
+STEP_MS = {1: 5.0, 16: 10.0, 64: 20.0, 256: 50.0, 1024: 100.0}
 """Milliseconds between tokens of a paced point, by number of streams. Streams get them together, as from a step."""
 FULL_SPEED = 15_000
 """Tokens of a saturated point, per second of its minimum duration."""
+EQUAL_FROM = 64
+"""Number of streams from which on each stream of a saturated point has as many tokens: fewer would weigh its beginning,
+with a connection, a request and messages of few rows, the more the more streams there are."""
+MEMORY_STREAMS = 256
+"""Open streams while memory is measured, at most."""
 UNARY_CLIENTS = 16
 STARTS = 3
 """Number of starts, of which the median counts; the first one may have to compile every module."""
@@ -191,12 +196,12 @@ def _round(way: str, settings: Settings) -> dict[str, Figures]:
                 starts.append(seconds)
         with sidecar(way, grpc_port) as (server, seconds):
             found["start"] = {"first_answer_s": percentile([*starts, seconds], 50)}
-            found["memory"] = memory(server, max(settings.streams), settings.short_s * 1.5)
+            found["memory"] = memory(server, min(max(settings.streams), MEMORY_STREAMS), settings.short_s * 1.5)
             for count in settings.streams:
                 step_ms = STEP_MS.get(count, 20.0)
                 tokens = max(2, round(settings.short_s * 1e3 / step_ms))
                 found[f"paced, {count}"] = streams(server, count, tokens, step_ms, limit_s)
-                tokens = max(2, round(settings.short_s * FULL_SPEED / count))
+                tokens = max(2, round(settings.short_s * FULL_SPEED / min(count, EQUAL_FROM)))
                 found[f"saturated, {count}"] = streams(server, count, tokens, 0, limit_s)
             if way != BARE:
                 found["unary"] = unary(server, settings.latency_calls, limit_s)

@@ -19,6 +19,7 @@ from benchmarks.stats import Figures, interleaved, medians, paired_ratios, perce
 from benchmarks.systems import BEFORE, MODEL, OURS
 from benchmarks.translator import Sidecar
 
+MAX_STREAMS = 256
 WAYS = tuple(way for way in translator.WAYS if way != translator.BARE)
 
 
@@ -48,7 +49,7 @@ def _both(way: str, before: Path) -> Iterator[dict[str, Sidecar]]:
 def _rounds(sidecars: Mapping[str, Sidecar], settings: Settings) -> dict[str, list[Figures]]:
     """Figures of each round by version. The first burst of each version only warms it up."""
     rounds: dict[str, list[Figures]] = {version: [] for version in sidecars}
-    count = max(settings.streams)
+    count = min(max(settings.streams), MAX_STREAMS)
     tokens = max(2, round(settings.short_s * translator.FULL_SPEED / count))
     for number, version in interleaved(list(sidecars), settings.version_rounds + 1):
         burst = translator.streams(sidecars[version], count, tokens, 0, settings.point_limit_s)

@@ -11,6 +11,8 @@ from typing import Any
 from starlette.types import Message
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCycle
 
+from openai_server.http.streaming import EXCHANGE
+
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY = (204, 304)
 """Statuses of responses that have none."""
@@ -89,6 +91,7 @@ class Cycle(RequestResponseCycle):
         self._head = b""
         if not more:
             self.response_complete = True
+            self.scope.pop(EXCHANGE, None)  # type: ignore[misc]  # or each refers to the other
             self.message_event.set()
             if not self.keep_alive:
                 self.transport.close()

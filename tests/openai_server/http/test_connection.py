@@ -291,3 +291,21 @@ async def test_a_connection_that_is_lost_leaves_no_garbage(request_: bytes) -> N
         assert lost() is None
     finally:
         gc.enable()
+
+
+async def test_a_request_leaves_no_garbage() -> None:
+    client, transport = connected()
+    gc.disable()
+    try:
+        for n_responses in (1, 2):
+            client.data_received(PLAIN)
+            if n_responses == 1:
+                first = weakref.ref(client.cycle)
+            async with asyncio.timeout(10):
+                while transport.written.count(BODY + b">") < n_responses:  # noqa: ASYNC110
+                    await asyncio.sleep(0)
+        for _ in range(3):
+            await asyncio.sleep(0)
+        assert first() is None
+    finally:
+        gc.enable()

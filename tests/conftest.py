@@ -1,5 +1,7 @@
 """Makes Hypothesis try the same examples in every run; `--hypothesis-profile=explore` tries more."""
 
+import re
+
 from hypothesis import settings
 
 collect_ignore = ["browser"]
@@ -8,3 +10,15 @@ collect_ignore = ["browser"]
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
 settings.register_profile("explore", deadline=None, max_examples=2000, database=None)
 settings.load_profile("same")
+
+LONGEST_ID = 40  # characters
+
+
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Returns a readable id for a long text or one with control characters; None leaves the id to pytest."""
+    if isinstance(val, bytes):
+        val = val.decode("utf-8", "replace")
+    if not isinstance(val, str) or (len(val) <= LONGEST_ID and val.isprintable()):
+        return None
+    text = " ".join(re.findall(r"[\x21-\x7e]+", val))
+    return text if len(text) <= LONGEST_ID else f"{text[: LONGEST_ID - 3]}..."

@@ -1,4 +1,4 @@
-"""Which objects of a schema are closed, against the JSON Schema validator."""
+"""Objects of a schema that are closed, compared with the JSON Schema validator."""
 
 import copy
 from collections.abc import Iterator
@@ -24,7 +24,7 @@ def is_valid(schema: Schema, value: Any) -> bool:
     return bool(Draft202012Validator(schema).is_valid(value))
 
 
-# ---- Closed
+# ---- Closed objects
 
 POINT, POINT_AND_MORE = {"x": "1"}, {"x": "1", "z": "1"}
 
@@ -58,7 +58,7 @@ POINT, POINT_AND_MORE = {"x": "1"}, {"x": "1", "z": "1"}
             lambda value: {"more": [{"more": [value]}]},
         ),
         *(({key: [named("x"), {"type": "null"}], "default": None}, lambda value: value) for key in ("anyOf", "oneOf")),
-        # A combiner beside it speaks of other things than its inside.
+        # a combiner next to it that does not concern its inside
         (
             {"type": "object", "properties": {"a": named("x")}, "anyOf": [{"required": ["a"]}, {"required": ["b"]}]},
             lambda value: {"a": value},
@@ -83,7 +83,7 @@ POINT, POINT_AND_MORE = {"x": "1"}, {"x": "1", "z": "1"}
         ),
     ],
 )
-def test_an_object_that_is_silent_is_closed(schema: Schema, wrap: Any) -> None:
+def test_an_object_without_additional_properties_is_closed(schema: Schema, wrap: Any) -> None:
     before = copy.deepcopy(schema)
     result = closed(schema)
     assert schema == before
@@ -93,7 +93,7 @@ def test_an_object_that_is_silent_is_closed(schema: Schema, wrap: Any) -> None:
     assert not is_valid(result, wrap(POINT_AND_MORE))
 
 
-def test_what_is_closed_is_otherwise_the_same() -> None:
+def test_closing_changes_nothing_else() -> None:
     assert closed(named("x", title="T", required=["x"])) == named(
         "x", title="T", required=["x"], additionalProperties=False
     )
@@ -101,8 +101,8 @@ def test_what_is_closed_is_otherwise_the_same() -> None:
     assert closed(schema) == {"$ref": "#/$defs/P", "$defs": {"P": named("x", additionalProperties=False)}}
 
 
-def test_data_stays_data() -> None:
-    """Nulls, and what looks like a schema but is a value."""
+def test_data_in_a_schema_is_unchanged() -> None:
+    """Nulls, and values that look like schemas."""
     looks = {"type": "object", "properties": {"a": None}, "$ref": "#/nowhere"}
     schema = named("x", default=None, examples=[looks, None])
     schema["properties"] = {"x": {"const": looks}, "y": {"enum": [looks, None]}, "$ref": TEXT, "enum": named("z")}
@@ -115,7 +115,7 @@ def test_data_stays_data() -> None:
     assert result["properties"]["enum"] == named("z", additionalProperties=False)
 
 
-# ---- Open
+# ---- Unchanged schemas
 
 BASE = {"$ref": "#/$defs/B"}
 CONDITION = {"required": ["y"]}
@@ -143,7 +143,7 @@ CONDITION = {"required": ["y"]}
         named("x", **{"not": {"required": ["x"]}}),
         named("x", **{"if": {"required": ["x"]}, "then": CONDITION}),
         {**named("x"), **BASE, "$defs": {"B": named("y", required=["y"])}},
-        # Inside the branches of a combiner, behind references too.
+        # inside the branches of a combiner, also by reference
         *({key: [named("x"), named("y")]} for key in ("allOf", "anyOf", "oneOf")),
         {"anyOf": [named("x"), {"type": "null"}], "required": ["y"]},
         {"anyOf": [named("x"), named("y"), {"type": "null"}]},
@@ -156,7 +156,7 @@ CONDITION = {"required": ["y"]}
         {"type": "array", "contains": named("x"), "items": named("y")},
         {"propertyNames": named("x")},
         {"type": "array", "unevaluatedItems": named("x")},
-        # Where another part speaks of the same member, item or value.
+        # another part concerns the same member, item or value
         {"properties": {"a": named("x")}, "allOf": [{"properties": {"a": CONDITION}}]},
         {"properties": {"a": named("x")}, "allOf": [{"additionalProperties": CONDITION}]},
         {"properties": {"a": named("x")}, "allOf": [BASE], "$defs": {"B": {"properties": {"a": CONDITION}}}},
@@ -167,28 +167,27 @@ CONDITION = {"required": ["y"]}
         {"items": named("x"), "uniqueItems": True, "minItems": 3},
         {"properties": {"a": named("x")}, "enum": [{"a": {"y": 1}}]},
         {**BASE, "required": ["y"], "$defs": {"B": named("x")}},
-        # References that can't be followed.
+        # references that can't be followed
         {"properties": {"a": named("x"), "b": {"$ref": "#/$defs/nowhere"}}},
         {"properties": {"a": named("x"), "b": {"$ref": "https://example.com/b"}}},
         {"properties": {"a": named("x"), "b": {"$ref": "#b"}}, "$defs": {"b": {"$anchor": "b"}}},
         {"properties": {"a": {"$id": "a", **named("x")}}},
         {"properties": {"a": named("x"), "b": {"$ref": 5}}},
-        # What is no schema.
+        # not a schema
         {"properties": None, "items": None, "allOf": None, "$defs": None},
         {"properties": [named("x")], "dependencies": None},
     ],
-    ids=str,
 )
-def test_a_schema_that_stays_as_it_is(schema: Schema) -> None:
+def test_a_schema_that_cannot_be_closed_safely_is_unchanged(schema: Schema) -> None:
     assert closed(schema) is schema
 
 
-def test_an_unused_reference_matters_to_nobody() -> None:
+def test_an_invalid_reference_in_an_unused_definition_is_ignored() -> None:
     schema = named("x", **{"$defs": {"unused": {"$ref": "#/$defs/nowhere"}}})
     assert closed(schema)["additionalProperties"] is False
 
 
-def test_a_definition_that_is_used_in_both_ways_becomes_two() -> None:
+def test_a_definition_that_is_used_open_and_closed_becomes_two() -> None:
     schema = {
         "type": "object",
         "properties": {
@@ -216,14 +215,14 @@ def test_the_root_can_be_a_branch_of_itself() -> None:
     assert is_valid(result, {"up": {"up": POINT_AND_MORE}})
 
 
-def test_a_schema_that_is_too_large_or_too_deep_stays_as_it_is() -> None:
+def test_a_schema_that_is_too_large_or_too_deep_is_unchanged() -> None:
     wide = {"type": "object", "properties": {f"p{i}": TEXT for i in range(MAX_VISITS)}}
     assert closed(wide) is wide
     deep = named("x")
     for _ in range(3000):
         deep = {"items": deep}
     assert closed(deep) is deep
-    # References multiply what there is to look at.
+    # references multiply the nodes to visit
     nested = named("x")
     for i in range(100):
         nested = {"type": "object", "properties": {"a": nested, **{f"p{i}-{j}": TEXT for j in range(10)}}}
@@ -232,7 +231,7 @@ def test_a_schema_that_is_too_large_or_too_deep_stays_as_it_is() -> None:
     assert closed(nested) is nested
 
 
-# ---- Whatever the schema
+# ---- Random schemas
 
 KEYWORDS = (
     *("properties", "required", "items", "allOf", "anyOf", "not", "if", "$ref", "$defs", "const", "enum", "type"),
@@ -251,7 +250,7 @@ KEYWORDS = (
         ),
     )
 )
-def test_what_is_no_schema_is_the_backends_business(anything: Schema) -> None:
+def test_any_value_is_accepted_and_not_modified(anything: Schema) -> None:
     before = repr(anything)
     closed(anything)
     assert repr(anything) == before
@@ -325,7 +324,7 @@ roots = st.builds(
 
 
 def smaller(value: Any) -> Iterator[Any]:
-    """The value, and what it is without some of its members and items."""
+    """Yields the value and all versions of it without some members or items."""
     if isinstance(value, dict):
         inner = {key: list(smaller(item)) for key, item in value.items()}
         yield from _products(list(inner.items()), {})
@@ -337,14 +336,14 @@ def smaller(value: Any) -> Iterator[Any]:
         yield value
 
 
-def _products(left: list[tuple[str, list[Any]]], taken: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not left:
-        yield taken
+def _products(remaining: list[tuple[str, list[Any]]], members: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not remaining:
+        yield members
         return
-    (key, choices), *rest = left
-    yield from _products(rest, taken)
+    (key, choices), *rest = remaining
+    yield from _products(rest, members)
     for choice in choices:
-        yield from _products(rest, {**taken, key: choice})
+        yield from _products(rest, {**members, key: choice})
 
 
 def _sequences(items: tuple[Any, ...]) -> Iterator[tuple[Any, ...]]:
@@ -365,18 +364,18 @@ def assume_valid(schema: Schema, value: Any) -> None:
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
-def test_what_has_a_value_still_has_one(schema: Schema, value: Any) -> None:
-    """It is the same value without the members that nobody named; or with some that were named, to make enough."""
+def test_a_schema_with_a_valid_value_still_has_one(schema: Schema, value: Any) -> None:
+    """The value may lose members that the schema doesn't name, and gain named ones."""
     assume_valid(schema, value)
     result = closed(schema)
     assume(result is not schema)
-    fuller = [value, *({**value, name: 1} for name in "abc" if isinstance(value, dict) and name not in value)]
-    assert any(is_valid(result, candidate) for whole in fuller for candidate in smaller(whole)), result
+    candidates = [value, *({**value, name: 1} for name in "abc" if isinstance(value, dict) and name not in value)]
+    assert any(is_valid(result, candidate) for whole in candidates for candidate in smaller(whole)), result
 
 
 @settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
-def test_whatever_is_valid_was_valid_before(schema: Schema, value: Any) -> None:
+def test_a_value_that_is_valid_after_closing_was_valid_before(schema: Schema, value: Any) -> None:
     result = closed(schema)
     assume(result is not schema)
     assume_valid(result, value)

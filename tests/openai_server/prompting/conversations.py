@@ -1,4 +1,4 @@
-"""Conversations, each twice: as an OpenAI client sends it, and as transformers wants it."""
+"""Conversations in two forms: as an OpenAI client sends them and as transformers takes them."""
 
 import json
 from collections.abc import Mapping
@@ -16,9 +16,9 @@ Json = dict[str, Any]
 @dataclass(frozen=True)
 class Case:
     sent: list[Json]
-    """By the client."""
+    """Messages as the client sends them."""
     conversation: list[Json]
-    """For transformers."""
+    """Messages as transformers takes them."""
     tools: list[Json] = field(default_factory=list)
     add_generation_prompt: bool = True
     continue_final_message: bool = False
@@ -71,12 +71,12 @@ BARE_TOOL = {"type": "function", "function": {"name": "now"}}
 
 LONG_ID, OTHER_ID = "call_8Yq2mLwRkP0sTzVbN4xJ", "call_XK3vd71hQeUo9aGcMf5W"
 SHORT_IDS = {LONG_ID: "q3eknpd3h", OTHER_ID: "xnz7283rk", "call_1": "ny7xr9po0"}
-"""What templates that want short ids get for them. Another digest would change prompts that are in a cache."""
+"""Ids for templates that call for short ones. A change of the digest would invalidate cached prompts."""
 ARGUMENTS: Json = {"city": "Zürich <a>", "days": 2}
 OTHER_ARGUMENTS: Json = {"queries": ['"x"', "y"], "filter": {"year": 1999.5}}
 
 
-def said(role: str, content: str) -> Json:
+def message(role: str, content: str | list[Json]) -> Json:
     return {"role": role, "content": content}
 
 
@@ -92,17 +92,27 @@ def result(content: str, id: str = LONG_ID) -> Json:
     return {"role": "tool", "tool_call_id": id, "content": content}
 
 
-QUESTION = said("user", "How is the weather <in> Zürich? {{ x }}")
-SYSTEM = said("system", "Be brief & kind.\n")
-TURNS = [SYSTEM, said("user", "Hi"), said("assistant", " Hello!\n\nHow are you? "), said("user", "Well. And you?")]
-PARTS = said("user", [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}])  # type: ignore[arg-type]
+QUESTION = message("user", "How is the weather <in> Zürich? {{ x }}")
+SYSTEM = message("system", "Be brief & kind.\n")
+TURNS = [
+    SYSTEM,
+    message("user", "Hi"),
+    message("assistant", " Hello!\n\nHow are you? "),
+    message("user", "Well. And you?"),
+]
+PARTS = message("user", [{"type": "text", "text": "One."}, {"type": "text", "text": "Two."}])
 
 ONE_CALL = (
     [QUESTION, {"role": "assistant", "content": None, "tool_calls": [call("get_weather", _text(ARGUMENTS))]}],
     [QUESTION, {"role": "assistant", "content": "", "tool_calls": [call("get_weather", ARGUMENTS)]}],
 )
 RAIN = result('{"sky": "rain", "wind": 3}')
-TWO_RESULTS = [result("rain"), result("a\nb", OTHER_ID), said("assistant", "It rains."), said("user", "Thanks.")]
+TWO_RESULTS = [
+    result("rain"),
+    result("a\nb", OTHER_ID),
+    message("assistant", "It rains."),
+    message("user", "Thanks."),
+]
 WHY = "I should\n\nlook it up."
 
 CASES: Mapping[str, Case] = {
@@ -110,15 +120,15 @@ CASES: Mapping[str, Case] = {
     "system": Case([SYSTEM, QUESTION], [SYSTEM, QUESTION]),
     "turns": Case(TURNS, TURNS),
     "history": Case(TURNS[:3], TURNS[:3], add_generation_prompt=False),
-    "parts": Case([PARTS], [said("user", "One.\nTwo.")]),
+    "parts": Case([PARTS], [message("user", "One.\nTwo.")]),
     "tools": Case([QUESTION], [QUESTION], TOOLS),
     "system, tools": Case([SYSTEM, QUESTION], [SYSTEM, QUESTION], TOOLS),
     "bare tool": Case([QUESTION], [QUESTION], [BARE_TOOL]),
     "call": Case([*ONE_CALL[0], RAIN], [*ONE_CALL[1], RAIN], TOOLS),
     "call, no tools": Case([*ONE_CALL[0], RAIN], [*ONE_CALL[1], RAIN]),
     "call, answer": Case(
-        [*ONE_CALL[0], RAIN, said("assistant", "It rains."), said("user", "Oh.")],
-        [*ONE_CALL[1], RAIN, said("assistant", "It rains."), said("user", "Oh.")],
+        [*ONE_CALL[0], RAIN, message("assistant", "It rains."), message("user", "Oh.")],
+        [*ONE_CALL[1], RAIN, message("assistant", "It rains."), message("user", "Oh.")],
         TOOLS,
     ),
     "text and call": Case(
@@ -167,8 +177,8 @@ CASES: Mapping[str, Case] = {
         TOOLS,
     ),
     "reasoning": Case(
-        [QUESTION, said("assistant", "Rain.") | {"reasoning_content": WHY}, said("user", "Oh.")],
-        [QUESTION, said("assistant", "Rain.") | {"reasoning": WHY}, said("user", "Oh.")],
+        [QUESTION, message("assistant", "Rain.") | {"reasoning_content": WHY}, message("user", "Oh.")],
+        [QUESTION, message("assistant", "Rain.") | {"reasoning": WHY}, message("user", "Oh.")],
     ),
     "reasoning and call": Case(
         [QUESTION, ONE_CALL[0][1] | {"reasoning_content": WHY}, RAIN],
@@ -180,16 +190,16 @@ CASES: Mapping[str, Case] = {
         [QUESTION, ONE_CALL[1][1] | {"reasoning": WHY, "content": "Let me see."}, RAIN],
         TOOLS,
     ),
-    "developer": Case([said("developer", "Be kind."), QUESTION], [said("developer", "Be kind."), QUESTION]),
+    "developer": Case([message("developer", "Be kind."), QUESTION], [message("developer", "Be kind."), QUESTION]),
     "continued": Case(
-        [QUESTION, said("assistant", "It is")],
-        [QUESTION, said("assistant", "It is")],
+        [QUESTION, message("assistant", "It is")],
+        [QUESTION, message("assistant", "It is")],
         add_generation_prompt=False,
         continue_final_message=True,
     ),
     "continued after a space": Case(
-        [SYSTEM, QUESTION, said("assistant", "It is ")],
-        [SYSTEM, QUESTION, said("assistant", "It is ")],
+        [SYSTEM, QUESTION, message("assistant", "It is ")],
+        [SYSTEM, QUESTION, message("assistant", "It is ")],
         add_generation_prompt=False,
         continue_final_message=True,
     ),
@@ -197,23 +207,23 @@ CASES: Mapping[str, Case] = {
 
 
 def as_wanted(conversation: list[Json], form: Form) -> list[Json]:
-    """A conversation for a template that wants something other than most."""
+    """Returns the conversation in the form that a template calls for."""
     conversation = deepcopy(conversation)
-    for message in conversation:
-        if message["role"] == "developer" and not form.developer:
-            message["role"] = "system"
-        if "tool_calls" in message:
-            if form.null_content and message["content"] == "":
-                message["content"] = None
-            if form.content_or_reasoning and message.get("reasoning"):
-                message["content"] = ""
-            for each in message["tool_calls"]:
+    for turn in conversation:
+        if turn["role"] == "developer" and not form.developer:
+            turn["role"] = "system"
+        if "tool_calls" in turn:
+            if form.null_content and turn["content"] == "":
+                turn["content"] = None
+            if form.content_or_reasoning and turn.get("reasoning"):
+                turn["content"] = ""
+            for tool_call in turn["tool_calls"]:
                 if form.text_arguments:
-                    each["function"]["arguments"] = _text(each["function"]["arguments"])
+                    tool_call["function"]["arguments"] = _text(tool_call["function"]["arguments"])
                 if form.short_ids:
-                    each["id"] = SHORT_IDS[each["id"]]
-        if form.short_ids and "tool_call_id" in message:
-            message["tool_call_id"] = SHORT_IDS[message["tool_call_id"]]
+                    tool_call["id"] = SHORT_IDS[tool_call["id"]]
+        if form.short_ids and "tool_call_id" in turn:
+            turn["tool_call_id"] = SHORT_IDS[turn["tool_call_id"]]
     return conversation
 
 

@@ -1,7 +1,7 @@
-"""Prompts as Hugging Face's transformers makes them, with an environment and rules written by others.
+"""Prompts rendered by Hugging Face's transformers, as an independent reference.
 
-A conversation has the form that its documentation asks for, which is not OpenAI's: arguments of a tool call are an
-object, and what is not there is left out.
+Conversations have the form that transformers documents, which is not OpenAI's: arguments of tool calls are objects,
+and absent fields are left out.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ BOS, EOS = "<s>", "</s>"
 
 
 class Refused(Exception):
-    """With the template's own words, or what Jinja or Python said."""
+    """The template, Jinja or Python raised an error; the message is theirs."""
 
 
 def render(source: str, conversation: Sequence[dict[str, Any]], now: datetime, **variables: Any) -> str:
-    # The environment belongs to this template alone, and would ask the real clock.
+    # the environment of this template would use the real clock
     _compile_jinja_template(source).environment.globals["strftime_now"] = now.strftime
     try:
         prompts, _ = render_jinja_template(  # type: ignore[str-unpack]  # it is annotated wrongly
@@ -32,5 +32,5 @@ def render(source: str, conversation: Sequence[dict[str, Any]], now: datetime, *
 
 
 def variables(source: str) -> frozenset[str]:
-    """What the template may read of what it is given."""
+    """Returns the names of the variables that the template may read."""
     return frozenset(meta.find_undeclared_variables(_compile_jinja_template(source).environment.parse(source)))

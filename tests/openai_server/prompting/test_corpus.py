@@ -1,4 +1,4 @@
-"""The chat templates of many models: our prompts are those of transformers, and what it refuses we refuse."""
+"""The chat templates of many models: prompts and rejections are those of transformers."""
 
 from collections.abc import Mapping, Set
 from datetime import datetime
@@ -36,7 +36,7 @@ NAMES = """
     poolside-Laguna-XS.2 tencent-Hy3 unsloth-Apriel-1.5 unsloth-mistral-Devstral-Small-2507
     upstage-Solar-Open-100B
 """.split()  # noqa: SIM905  # a list would be one line a name
-"""The whole corpus: none is left out."""
+"""Names of all templates of the corpus."""
 
 FORMS: Mapping[str, Form] = {
     "Apertus-8B-Instruct": Form(whole_tools=True),
@@ -61,27 +61,27 @@ FORMS: Mapping[str, Form] = {
     "muse-glimmer": Form(whole_tools=True),
     "openai-gpt-oss-120b": Form(developer=True, content_or_reasoning=True, whole_tools=True),
 }
-"""Of those that do not want what most do."""
+"""Forms of the templates that differ from the default."""
 
 WITH_TOOLS = {name for name, case in CASES.items() if case.tools}
 WITHOUT_TOOLS = CASES.keys() - WITH_TOOLS
 WITH_CALLS = {name for name in CASES if "call" in name}
 WITH_SYSTEM = {name for name, case in CASES.items() if case.sent[0]["role"] in ("system", "developer")}
-REFUSED: Mapping[str, Set[str]] = {
-    # Templates for requests with tools alone: they loop over `tools`.
+REJECTED: Mapping[str, Set[str]] = {
+    # they loop over `tools`, so they need tools
     "CohereForAI-c4ai-command-r-plus-tool_use": WITHOUT_TOOLS,
     "NousResearch-Hermes-2-Pro-Llama-3-8B-tool_use": WITHOUT_TOOLS,
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": WITHOUT_TOOLS,
-    # They append to a list, which the sandbox forbids.
+    # they append to a list, which the sandbox forbids
     "Kimi-K2-Instruct": WITH_CALLS,
     "Kimi-K2-Thinking": WITH_CALLS,
-    # It writes `functions`, which has to come in `chat_template_kwargs`; see below.
+    # it needs `functions` in `chat_template_kwargs`
     "fireworks-ai-llama-3-firefunction-v2": CASES.keys(),
-    # It knows two roles, and wants them by turns.
+    # it allows only two alternating roles
     "google-gemma-2-2b-it": WITH_CALLS | WITH_SYSTEM,
-    # It writes a generator as JSON, which only llama.cpp's own Jinja can.
+    # it encodes a generator as JSON, which only llama.cpp's Jinja supports
     "llama-cpp-deepseek-r1": WITH_TOOLS,
-    # One call at a time.
+    # it allows one call at a time
     "meta-llama-Llama-3.1-8B-Instruct": {"two calls"},
     "meta-llama-Llama-3.2-3B-Instruct": {"two calls"},
     "meta-llama-Llama-3.3-70B-Instruct": {"two calls"},
@@ -89,7 +89,7 @@ REFUSED: Mapping[str, Set[str]] = {
 
 NOW = datetime(2026, 3, 4, 5, 6)
 TEMPLATES = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1 << 20)
-"""Far more may be made than any of them needs: they are hundreds of lines, not attacks."""
+"""Limits far above the needs of the corpus."""
 
 
 @cache
@@ -108,7 +108,7 @@ def ours(name: str, case: Case, **variables: Any) -> str:
 
 
 def theirs(name: str, case: Case, **variables: Any) -> str:
-    """Raises Refused."""
+    """Returns the prompt of transformers. Raises Refused."""
     form = FORMS.get(name, Form())
     return reference.render(
         source_of(name),
@@ -126,24 +126,24 @@ def test_the_corpus_is_complete() -> None:
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_what_a_template_wants_is_found(name: str) -> None:
+def test_the_form_of_a_template_is_found(name: str) -> None:
     assert TEMPLATES.capabilities(source_of(name)).form == FORMS.get(name, Form())
 
 
-@pytest.mark.parametrize("case", CASES)
 @pytest.mark.parametrize("name", NAMES)
-def test_the_prompt_is_that_of_transformers(name: str, case: str) -> None:
-    if case in REFUSED.get(name, ()):
-        with pytest.raises(Refused) as refused:
-            theirs(name, CASES[case])
-        with pytest.raises(InvalidRequest) as caught:
-            ours(name, CASES[case])
-        assert str(refused.value) in caught.value.message
-    else:
-        assert ours(name, CASES[case]) == theirs(name, CASES[case])
+def test_prompts_and_rejections_are_those_of_transformers(name: str) -> None:
+    for title, case in CASES.items():
+        if title in REJECTED.get(name, ()):
+            with pytest.raises(Refused) as refused:
+                theirs(name, case)
+            with pytest.raises(InvalidRequest) as caught:
+                ours(name, case)
+            assert str(refused.value) in caught.value.message, title
+        else:
+            assert (title, ours(name, case)) == (title, theirs(name, case))
 
 
-# ---- Variables of a template's own
+# ---- Template variables
 
 VALUES: Mapping[str, tuple[object, ...]] = {
     "enable_thinking": (True, False),
@@ -174,11 +174,11 @@ TURN_WITH_REASONING = CASES["reasoning and call"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_variables_reach_the_template(name: str) -> None:
-    known = reference.variables(source_of(name))
-    assert (name, known) == (name, TEMPLATES.capabilities(source_of(name)).variables)
+def test_variables_have_the_same_effect_as_in_transformers(name: str) -> None:
+    names = reference.variables(source_of(name))
+    assert (name, names) == (name, TEMPLATES.capabilities(source_of(name)).variables)
     for case in (Case([QUESTION], [QUESTION]), Case([QUESTION], [QUESTION], TOOLS), TURN_WITH_REASONING):
-        for variable in sorted(VALUES.keys() & known):
+        for variable in sorted(VALUES.keys() & names):
             for value in VALUES[variable]:
                 assert outcome(ours, name, case, variable, value) == outcome(theirs, name, case, variable, value)
 
@@ -211,11 +211,11 @@ def test_a_variable_changes_the_prompt(name: str, variable: str) -> None:
     assert len(prompts | {ours(name, CASES["user"])}) > 1
 
 
-def test_a_template_that_wants_a_variable() -> None:
-    name, given = "fireworks-ai-llama-3-firefunction-v2", {"functions": "[f]", "datetime": "noon"}
-    assert ours(name, CASES["turns"], **given) == theirs(name, CASES["turns"], **given)
+def test_a_template_may_require_variables() -> None:
+    name, variables = "fireworks-ai-llama-3-firefunction-v2", {"functions": "[f]", "datetime": "noon"}
+    assert ours(name, CASES["turns"], **variables) == theirs(name, CASES["turns"], **variables)
 
 
-def test_the_date_is_that_of_the_clock() -> None:
+def test_the_date_comes_from_the_clock() -> None:
     assert "Today Date: 04 Mar 2026" in ours("meta-llama-Llama-3.2-3B-Instruct", CASES["user"])
     assert "Current date: 2026-03-04" in ours("openai-gpt-oss-120b", CASES["user"])

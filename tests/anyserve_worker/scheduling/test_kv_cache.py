@@ -1,4 +1,4 @@
-"""Cells and prefixes, against a memory that checks every call."""
+"""The KV cache's cells and prefixes, on a fake memory that rejects invalid calls."""
 
 from array import array
 from collections import Counter
@@ -16,12 +16,12 @@ from tests.anyserve_worker.fakes import FakeMemory
 
 
 def tokens_of(text: str) -> "array[int]":
-    """Returns one token per character."""
+    """Returns one token a character."""
     return array("i", map(ord, text))
 
 
 class Cache:
-    """A cache with its memory, for tests with texts: a letter is a token."""
+    """A cache with its memory. A letter is a token."""
 
     def __init__(
         self, n_cells: int = 100, n_sequences: int = 8, memory: FakeMemory | None = None, reuse: bool = True
@@ -30,7 +30,7 @@ class Cache:
         self.cache = KVCache(self.memory, n_cells, n_sequences, reuse)
 
     def run(self, text: str, n: int | None = None, key: PrefixKey = TEXT_KEY) -> tuple[int, int]:
-        """Admits and computes (the first `n` tokens of) a text; returns its id and how many tokens were cached."""
+        """Admits a text and computes its first `n` tokens (None: all); returns its id and how many were cached."""
         tokens = tokens_of(text)
         acquired = self.cache.acquire(tokens, key)
         assert acquired
@@ -41,12 +41,12 @@ class Cache:
         return acquired
 
     def keep(self, *texts: str, key: PrefixKey = TEXT_KEY) -> None:
-        """Runs texts and leaves them as cached prefixes, the first the least recently used."""
+        """Runs the texts and leaves them as cached prefixes; the first is the least recently used."""
         for text in texts:
             self.cache.release(self.run(text, key=key)[0])
 
     def cached(self, text: str, key: PrefixKey = TEXT_KEY) -> int:
-        """Returns how much of a text can be reused. The last token never can, so another is added."""
+        """Returns how many tokens of a text are cached. A token is added, because the last one is never reused."""
         return self.cache.best_prefix(tokens_of(text + "§"), key)[1]
 
     @property
@@ -57,13 +57,13 @@ class Cache:
 # ---- Prefixes
 
 
-def test_nothing_is_cached_at_first() -> None:
+def test_a_new_cache_is_empty() -> None:
     c = Cache(n_cells=10)
     assert c.cache.best_prefix(tokens_of("abc"), TEXT_KEY) == (-1, 0)
     assert (c.free, c.cache.n_cached_sequences) == (10, 0)
 
 
-def test_a_sequence_takes_a_cell_a_token_and_gives_back_what_it_did_not_compute() -> None:
+def test_a_sequence_takes_one_cell_a_token_and_frees_those_not_computed() -> None:
     c = Cache(n_cells=10)
     seq_id, _ = c.run("abcdef", n=2)
     assert c.free == 4
@@ -71,7 +71,7 @@ def test_a_sequence_takes_a_cell_a_token_and_gives_back_what_it_did_not_compute(
     assert (c.free, c.cache.n_cached_sequences, c.cached("abcdef")) == (8, 1, 2)
 
 
-def test_a_sequence_that_computed_nothing_leaves_nothing() -> None:
+def test_a_sequence_that_computed_nothing_is_not_cached() -> None:
     c = Cache(n_cells=10, n_sequences=1)
     seq_id, _ = c.run("abc", n=0)
     c.cache.release(seq_id)
@@ -87,7 +87,7 @@ def test_a_cached_prefix_is_taken_over_by_the_sequence_that_continues_it() -> No
     assert c.free == 95
 
 
-def test_the_last_token_is_computed_for_its_logits_even_if_it_is_cached() -> None:
+def test_the_last_token_is_computed_even_if_it_is_cached() -> None:
     c = Cache()
     c.keep("abc")
     assert c.run("abc")[1] == 2
@@ -95,7 +95,7 @@ def test_the_last_token_is_computed_for_its_logits_even_if_it_is_cached() -> Non
     assert c.run("x")[1] == 0
 
 
-def test_a_prefix_of_which_a_part_is_used_stays_and_shares_its_cells() -> None:
+def test_a_partly_used_prefix_stays_cached_and_shares_its_cells() -> None:
     c = Cache()
     c.keep("abcdef")
     _, n = c.run("abcxyz")
@@ -104,7 +104,7 @@ def test_a_prefix_of_which_a_part_is_used_stays_and_shares_its_cells() -> None:
     assert c.cached("abcdef") == 6
 
 
-def test_running_sequences_share_what_is_computed_and_no_more() -> None:
+def test_running_sequences_share_only_computed_tokens() -> None:
     c = Cache()
     first, _ = c.run("abcdefgh", n=4)
     second, n = c.run("abcdefxy")
@@ -112,7 +112,7 @@ def test_running_sequences_share_what_is_computed_and_no_more() -> None:
     assert c.free == 100 - 8 - 4
 
 
-def test_shared_cells_are_free_when_the_last_owner_releases_them() -> None:
+def test_shared_cells_are_freed_with_their_last_owner() -> None:
     c = Cache(n_cells=20)
     first, _ = c.run("abcdef")
     second, n = c.run("abcdxy")
@@ -131,7 +131,7 @@ def test_the_longest_prefix_is_chosen() -> None:
     assert c.run("abcdef")[1] == 4
 
 
-def test_generated_tokens_of_a_running_sequence_are_reused() -> None:
+def test_generated_tokens_of_a_running_sequence_are_shared() -> None:
     c = Cache()
     tokens = tokens_of("ab")
     acquired = c.cache.acquire(tokens, TEXT_KEY)
@@ -145,7 +145,7 @@ def test_generated_tokens_of_a_running_sequence_are_reused() -> None:
     assert c.cached("abcd") == 3
 
 
-def test_a_finished_sequence_keeps_its_own_copy_of_the_tokens() -> None:
+def test_a_cached_prefix_has_its_own_copy_of_the_tokens() -> None:
     c = Cache()
     tokens = tokens_of("abc")
     acquired = c.cache.acquire(tokens, TEXT_KEY)
@@ -173,21 +173,21 @@ def test_a_prefix_is_promised_until_it_is_computed_to_its_end() -> None:
     assert c.cache.promised_prefix(tokens, TEXT_KEY)[1] == 0
 
 
-def test_no_prefix_is_promised_that_is_not_common_or_not_running() -> None:
+def test_only_running_sequences_promise_a_common_prefix() -> None:
     c = Cache()
     c.keep("abcd")
     c.run("xyz", n=0)
     assert c.cache.promised_prefix(tokens_of("abcdef"), TEXT_KEY)[1] == 0
 
 
-def test_the_longest_promise_counts() -> None:
+def test_the_longest_promised_prefix_is_chosen() -> None:
     c = Cache()
     c.run("abxx", n=0)
     c.run("abcd", n=0)
     assert c.cache.promised_prefix(tokens_of("abcde"), TEXT_KEY)[1] == 4
 
 
-def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
+def test_a_recurrent_state_promises_only_its_whole_prompt() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     c.run("abcd", n=2)
     assert c.cache.promised_prefix(tokens_of("abcdef"), TEXT_KEY)[1] == 4
@@ -198,23 +198,23 @@ def test_a_state_promises_only_what_it_will_be_as_a_whole() -> None:
 # ---- Room
 
 
-def test_the_least_recently_used_prefix_goes_first() -> None:
+def test_the_least_recently_used_prefix_is_evicted_first() -> None:
     c = Cache(n_cells=12)
     c.keep("aaaa", "bbbb", "cccc")
     c.run("dd")
     assert (c.cached("aaaa"), c.cached("bbbb"), c.cached("cccc"), c.free) == (0, 4, 4, 2)
 
 
-def test_a_prefix_that_was_used_in_part_counts_as_used() -> None:
+def test_a_partly_used_prefix_counts_as_used() -> None:
     c = Cache(n_cells=14)
     c.keep("aaaa", "bbbb")
-    c.cache.release(c.run("aax")[0])  # Forked from "aaaa".
+    c.cache.release(c.run("aax")[0])  # forks "aaaa"
     c.keep("cccc")
     c.run("dd")
     assert (c.cached("aaaa"), c.cached("bbbb")) == (4, 0)
 
 
-def test_only_as_much_as_needed_is_evicted() -> None:
+def test_no_more_prefixes_than_needed_are_evicted() -> None:
     c = Cache(n_cells=12)
     c.keep("aa", "bb", "cc")
     c.run("d" * 9)
@@ -222,31 +222,31 @@ def test_only_as_much_as_needed_is_evicted() -> None:
     assert c.free == 1
 
 
-def test_the_prefix_to_be_used_is_not_evicted_for_its_user() -> None:
+def test_the_prefix_that_a_sequence_continues_is_not_evicted_for_it() -> None:
     c = Cache(n_cells=10)
     c.keep("aaaa", "bbbb")
     assert c.run("aaaazzz")[1] == 4
     assert c.cached("bbbb") == 0
 
 
-def test_a_prefix_that_is_in_the_way_of_its_user_is_cut_back() -> None:
+def test_a_partly_used_prefix_is_cut_if_its_user_needs_the_cells() -> None:
     c = Cache(n_cells=10)
     c.keep("abcdefgh")
     assert c.run("abcdefxyz")[1] == 6
     assert (c.free, c.cache.n_cached_sequences) == (1, 0)
 
 
-def test_others_go_before_a_prefix_is_cut_back() -> None:
+def test_other_prefixes_are_evicted_before_one_is_cut() -> None:
     c = Cache(n_cells=10)
     c.keep("zz", "abcdef")
     assert c.run("abcxyz")[1] == 3
     assert (c.cached("zz"), c.cached("abcdef"), c.free) == (0, 6, 1)
 
 
-def test_a_prefix_whose_rest_is_shared_is_not_cut_back_in_vain() -> None:
+def test_a_prefix_is_not_cut_if_that_frees_too_few_cells() -> None:
     c = Cache(n_cells=10)
     c.keep("abcdefgh")
-    c.run("abcdefgz")  # Shares seven: truncating the cached one frees one cell at most.
+    c.run("abcdefgz")  # shares seven cells: cutting the cached prefix frees one at most
     assert c.cache.acquire(tokens_of("abxxx"), TEXT_KEY) is None
     assert (c.cached("abcdefgh"), c.free) == (8, 1)
     assert c.run("abxx")[1] == 2
@@ -260,7 +260,7 @@ def test_running_sequences_are_never_evicted() -> None:
     assert c.cache.acquire(tokens_of("bbbb"), TEXT_KEY) is not None
 
 
-def test_failing_for_want_of_room_loses_nothing() -> None:
+def test_a_failed_admission_changes_nothing() -> None:
     c = Cache(n_cells=10)
     c.keep("aaa", "bbb")
     seq_id, _ = c.run("cccc")
@@ -269,10 +269,10 @@ def test_failing_for_want_of_room_loses_nothing() -> None:
     assert (c.cached("aaa"), c.cached("bbb"), c.cached("cccc"), c.free) == (3, 3, 4, 0)
 
 
-def test_cells_shared_with_a_running_sequence_are_no_room() -> None:
+def test_evicting_a_prefix_does_not_free_cells_of_running_sequences() -> None:
     c = Cache(n_cells=10)
     c.keep("abcdefgh")
-    c.run("abcdefx")  # Shares six of the eight.
+    c.run("abcdefx")  # shares six of the eight
     assert c.free == 1
     assert c.cache.acquire(tokens_of("zzzz"), TEXT_KEY) is None
     assert c.cached("abcdefgh") == 8
@@ -280,7 +280,7 @@ def test_cells_shared_with_a_running_sequence_are_no_room() -> None:
     assert c.cached("abcdefgh") == 6
 
 
-def test_growing_takes_cells_only_for_what_is_new() -> None:
+def test_growing_takes_cells_only_for_new_tokens() -> None:
     c = Cache(n_cells=10)
     seq_id, _ = c.run("abc")
     assert c.cache.grow(seq_id, 3)
@@ -301,8 +301,8 @@ def test_growing_evicts_cached_prefixes() -> None:
 
 
 @pytest.mark.parametrize("order", [("aaaa", "bbxx"), ("bbxx", "aaaa")])
-def test_ids_run_out_before_cells(order: tuple[str, str]) -> None:
-    """For either of the two ids: the other prefix is evicted, the one in use stays."""
+def test_a_sequence_id_is_freed_by_evicting_another_prefix(order: tuple[str, str]) -> None:
+    """In either order of use, the prefix that is continued stays."""
     c = Cache(n_sequences=2)
     ids = {text: c.run(text)[0] for text in ("aaaa", "bbxx")}
     oldest, newest = order
@@ -312,7 +312,7 @@ def test_ids_run_out_before_cells(order: tuple[str, str]) -> None:
     assert (c.cached(oldest), c.cached(newest)) == (0, 4)
 
 
-def test_the_last_id_is_taken_from_the_prefix_in_use() -> None:
+def test_the_last_sequence_id_is_taken_from_the_prefix_that_is_continued() -> None:
     c = Cache(n_sequences=2)
     c.run("running")
     c.keep("abcdef")
@@ -320,7 +320,7 @@ def test_the_last_id_is_taken_from_the_prefix_in_use() -> None:
     assert (c.cache.n_cached_sequences, c.free) == (0, 100 - 7 - 6)
 
 
-def test_no_id_is_left() -> None:
+def test_no_sequence_is_admitted_without_a_free_id() -> None:
     c = Cache(n_sequences=2)
     c.run("aa")
     c.run("bb")
@@ -329,7 +329,7 @@ def test_no_id_is_left() -> None:
     assert c.free == 96
 
 
-def test_clear_drops_running_sequences_too() -> None:
+def test_clear_also_drops_running_sequences() -> None:
     c = Cache(n_cells=10, n_sequences=2)
     c.keep("abc")
     c.run("xyz")
@@ -342,29 +342,29 @@ def test_clear_drops_running_sequences_too() -> None:
 # ---- Memory that can't be truncated
 
 
-def test_a_recurrent_state_is_used_whole_or_not_at_all() -> None:
+def test_a_recurrent_state_is_reused_only_as_a_whole() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     c.keep("abcd")
     assert c.run("abcdef")[1] == 4
     assert c.run("abx")[1] == 0
 
 
-def test_a_recurrent_state_that_cannot_be_cut_back_is_dropped() -> None:
+def test_a_recurrent_state_that_is_ahead_of_its_tokens_is_dropped() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     seq_id, _ = c.run("abcd")
-    c.cache.commit(seq_id, 3)  # The step that computed "d" did not count.
+    c.cache.commit(seq_id, 3)  # the step that computed "d" is not committed
     c.cache.release(seq_id)
     assert (c.cache.n_cached_sequences, c.free, c.memory.sequences) == (0, 100, {})
 
 
-def test_a_shorter_state_is_used_where_the_longer_one_cannot_be_cut() -> None:
+def test_a_shorter_recurrent_state_is_used_if_the_longer_one_does_not_match() -> None:
     c = Cache(memory=FakeMemory(100, recurrent=True))
     c.keep("ab", "abcdxx")
     c.keep("ab")
     assert c.run("abcdef")[1] == 2
 
 
-def test_a_window_that_has_moved_on_cannot_go_back() -> None:
+def test_a_prefix_before_the_attention_window_is_not_reused() -> None:
     c = Cache(memory=FakeMemory(100, window=3))
     c.keep("abcdefgh")
     assert c.run("abcdefgx")[1] == 0
@@ -376,7 +376,7 @@ def test_a_window_that_has_moved_on_cannot_go_back() -> None:
 # ---- Without reuse
 
 
-def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
+def test_without_reuse_no_prefix_is_kept_shared_or_promised() -> None:
     c = Cache(n_cells=20, reuse=False)
     c.keep("abcd")
     assert (c.free, c.cache.n_cached_sequences, c.memory.sequences) == (20, 0, {})
@@ -387,13 +387,13 @@ def test_without_reuse_nothing_is_kept_shared_or_promised() -> None:
     assert c.cache.evict_all() == 0
 
 
-# ---- Keys: what a prefix depends on besides its tokens
+# ---- Prefix keys: adapter and media
 
 CAT, DOG = b"cat", b"dog"
 OTHER_ADAPTER = PrefixKey(adapter=1)
 
 
-def test_equal_tokens_under_another_adapter_are_another_prefix() -> None:
+def test_a_prefix_is_not_shared_between_adapters() -> None:
     c = Cache()
     c.keep("abcdef", key=OTHER_ADAPTER)
     assert c.cached("abcdef") == 0
@@ -401,7 +401,7 @@ def test_equal_tokens_under_another_adapter_are_another_prefix() -> None:
     assert c.cached("abcdef", PrefixKey(adapter=1)) == 6
 
 
-def test_a_prefix_of_each_adapter_is_kept_beside_the_others() -> None:
+def test_equal_prefixes_of_different_adapters_are_both_cached() -> None:
     c = Cache()
     c.keep("abcdef")
     assert c.run("abcdef!", key=OTHER_ADAPTER)[1] == 0
@@ -409,7 +409,7 @@ def test_a_prefix_of_each_adapter_is_kept_beside_the_others() -> None:
     assert c.free == 100 - 6 - 7
 
 
-def test_nothing_is_promised_to_another_adapter() -> None:
+def test_a_prefix_is_not_promised_to_another_adapter() -> None:
     c = Cache()
     c.run("abcdef", n=1, key=OTHER_ADAPTER)
     assert c.cache.promised_prefix(tokens_of("abcdef!"), TEXT_KEY) == (-1, 0)
@@ -438,7 +438,7 @@ def test_a_prefix_is_shared_up_to_the_first_medium_that_differs(
     assert c.cached("abcdef", PrefixKey(media=media)) == cached
 
 
-def test_media_behind_the_end_of_a_cached_prefix_do_not_matter() -> None:
+def test_media_after_the_end_of_a_cached_prefix_are_ignored() -> None:
     c = Cache()
     seq_id, _ = c.run("abcdef", n=4, key=PrefixKey(media=((4, CAT),)))
     c.cache.release(seq_id)
@@ -454,7 +454,7 @@ def test_a_sequence_that_continues_a_prefix_has_its_own_key() -> None:
     assert c.cached("abcdefgh", cat) == 6
 
 
-def test_an_eviction_is_missed_by_the_same_key_alone() -> None:
+def test_only_a_sequence_with_the_same_key_counts_as_missing_an_eviction() -> None:
     def limit_after(key: PrefixKey) -> float:
         c = Cache()
         c.keep(STORY, key=OTHER_ADAPTER)
@@ -475,36 +475,38 @@ keys = st.builds(
 
 
 def contents(tokens: "array[int]", key: PrefixKey) -> list[object]:
-    """Returns the content of each token's cell: everything that it was computed from."""
+    """Returns for each token all values that its cell depends on."""
     return [
         (key.adapter, tuple(tokens[: i + 1]), [item for item in key.media if item[0] <= i]) for i in range(len(tokens))
     ]
 
 
-def common_contents(a: list[object], b: list[object]) -> int:
+def n_common(a: list[object], b: list[object]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 @given(st.text("ab", max_size=8), keys, st.text("ab", max_size=8), keys)
-def test_shared_prefix(a: str, a_key: PrefixKey, b: str, b_key: PrefixKey) -> None:
+def test_a_shared_prefix_ends_at_the_first_different_content(
+    a: str, a_key: PrefixKey, b: str, b_key: PrefixKey
+) -> None:
     x, y = tokens_of(a), tokens_of(b)
-    expected = common_contents(contents(x, a_key), contents(y, b_key))
+    expected = n_common(contents(x, a_key), contents(y, b_key))
     assert shared_prefix(x, a_key, y, b_key) == shared_prefix(y, b_key, x, a_key) == expected
 
 
 # ---- Random operations
 
 
-def somebody_runs(machine: "AnyOrder") -> bool:
+def has_running(machine: "AnyOrder") -> bool:
     return bool(machine.tokens)
 
 
-def much_is_cached(machine: "AnyOrder") -> bool:
+def has_several_cached(machine: "AnyOrder") -> bool:
     return machine.cache.n_cached_sequences > 2
 
 
 class AnyOrder(RuleBasedStateMachine):
-    """Random use of a small cache. The memory rejects illegal calls; the states are compared after each step."""
+    """Random operations on a small cache. The invariants hold after each; the fake memory rejects invalid calls."""
 
     @initialize(
         n_cells=st.integers(6, 40), n_sequences=st.integers(1, 6), kind=st.sampled_from(["full", "window", "recurrent"])
@@ -514,9 +516,9 @@ class AnyOrder(RuleBasedStateMachine):
         self.cache = KVCache(self.memory, n_cells, n_sequences)
         self.is_full = kind == "full"
         self.tokens: dict[int, array[int]] = {}
-        """Of running sequences."""
+        """Tokens of the running sequences, by sequence id."""
         self.keys: dict[int, PrefixKey] = {}
-        """Of the sequences that run, or ran last, with each id."""
+        """Key of the sequence that runs, or ran last, with each sequence id."""
         self.computed: dict[int, int] = {}
 
     def pick(self, i: int) -> int:
@@ -524,12 +526,12 @@ class AnyOrder(RuleBasedStateMachine):
 
     @rule(text=st.text(alphabet="ab", min_size=1, max_size=12), key=st.just(TEXT_KEY) | keys, n=st.integers(0, 12))
     def acquire(self, text: str, key: PrefixKey, n: int) -> None:
-        """And the first `n` tokens are computed at once."""
+        """Admits a sequence and computes its first `n` tokens."""
         tokens = tokens_of(text)
         before = self.snapshot()
         source, best = self.cache.best_prefix(tokens, key)
-        held = self.held()
-        usable = [common_contents(cells, contents(tokens, key)[:-1]) for cells in held.values()]
+        contents_by_id = self.held_contents()
+        usable = [n_common(cells, contents(tokens, key)[:-1]) for cells in contents_by_id.values()]
         assert best <= max(usable, default=0)
         if self.is_full:
             assert best == max(usable, default=0)
@@ -546,11 +548,11 @@ class AnyOrder(RuleBasedStateMachine):
         assert cached == best < len(tokens)
         assert self.memory.tokens(seq_id) == tokens[:cached]
         if cached:
-            assert held[source][:cached] == contents(tokens, key)[:cached]
+            assert contents_by_id[source][:cached] == contents(tokens, key)[:cached]
         self.tokens[seq_id], self.computed[seq_id], self.keys[seq_id] = tokens, cached, key
         self.advance(seq_id, n)
 
-    @precondition(somebody_runs)
+    @precondition(has_running)
     @rule(i=st.integers(0, 5), n=st.integers(1, 12))
     def compute(self, i: int, n: int) -> None:
         self.advance(self.pick(i), n)
@@ -563,7 +565,7 @@ class AnyOrder(RuleBasedStateMachine):
             self.cache.commit(seq_id, end)
             self.computed[seq_id] = end
 
-    @precondition(somebody_runs)
+    @precondition(has_running)
     @rule(i=st.integers(0, 5), token=st.sampled_from("ab"))
     def grow(self, i: int, token: str) -> None:
         seq_id = self.pick(i)
@@ -575,7 +577,7 @@ class AnyOrder(RuleBasedStateMachine):
             assert self.snapshot() == before
             assert self.cache.n_free_cells == 0
 
-    @precondition(somebody_runs)
+    @precondition(has_running)
     @rule(i=st.integers(0, 5))
     def release(self, i: int) -> None:
         seq_id = self.pick(i)
@@ -583,14 +585,14 @@ class AnyOrder(RuleBasedStateMachine):
         assert (seq_id in self.cache._entries) == (self.computed[seq_id] > 0)
         del self.tokens[seq_id], self.computed[seq_id]
 
-    def held(self) -> dict[int, list[object]]:
-        """What the model has in its cells, by sequence: of each running one as much as is computed."""
+    def held_contents(self) -> dict[int, list[object]]:
+        """Returns the contents of the computed cells, by sequence id."""
         return {
             seq_id: contents(entry.tokens, self.keys[seq_id])[: entry.n_computed]
             for seq_id, entry in self.cache._entries.items()
         }
 
-    @precondition(much_is_cached)
+    @precondition(has_several_cached)
     @rule()
     def evict_all(self) -> None:
         before = self.cache.n_cached_sequences
@@ -625,7 +627,7 @@ class AnyOrder(RuleBasedStateMachine):
         assert {seq_id for seq_id, entry in self.cache._entries.items() if entry.running} == self.tokens.keys()
 
     @invariant()
-    def entries_are_as_large_as_they_say(self) -> None:
+    def entries_have_cells_for_all_their_tokens(self) -> None:
         for seq_id, entry in self.cache._entries.items():
             if entry.running:
                 assert len(entry.cells) >= len(self.tokens[seq_id])
@@ -634,14 +636,14 @@ class AnyOrder(RuleBasedStateMachine):
                 assert 0 < entry.n_computed == len(entry.cells) == len(entry.tokens)
 
     @invariant()
-    def cells_are_shared_for_the_same_prefix_alone(self) -> None:
-        seen: dict[int, object] = {}
+    def only_equal_prefixes_share_cells(self) -> None:
+        by_cell: dict[int, object] = {}
         for seq_id, entry in self.cache._entries.items():
             for cell, content in zip(entry.cells, contents(entry.tokens, self.keys[seq_id]), strict=False):
-                assert seen.setdefault(cell, content) == content
+                assert by_cell.setdefault(cell, content) == content
 
     @invariant()
-    def memory_holds_what_the_books_say(self) -> None:
+    def memory_matches_the_entries(self) -> None:
         for seq_id, entry in self.cache._entries.items():
             assert self.memory.tokens(seq_id) == entry.tokens[: entry.n_computed]
         assert self.memory.sequences.keys() <= self.cache._entries.keys()
@@ -662,7 +664,7 @@ def plain_common_prefix(a: "array[int]", b: "array[int]") -> int:
 
 
 @pytest.mark.parametrize("length", [0, 1, 2, 15, 16, 17, 31, 48, 49, 100, 1000])
-def test_common_prefix_with_one_difference_anywhere(length: int) -> None:
+def test_a_single_difference_ends_the_common_prefix(length: int) -> None:
     a = array("i", range(length))
     assert common_prefix(a, a) == length
     assert common_prefix(a, a + array("i", [7])) == length
@@ -673,18 +675,18 @@ def test_common_prefix_with_one_difference_anywhere(length: int) -> None:
 
 
 @given(a=st.lists(st.integers(0, 1), max_size=200), b=st.lists(st.integers(0, 1), max_size=200), n=st.integers(0, 200))
-def test_common_prefix(a: list[int], b: list[int], n: int) -> None:
+def test_common_prefix_is_that_of_a_plain_loop(a: list[int], b: list[int], n: int) -> None:
     x, y = array("i", a), array("i", a[:n] + b)
     assert common_prefix(x, y) == plain_common_prefix(x, y)
 
 
-# ---- Unused cached prefixes
+# ---- Idle prefixes
 
 STORY = "once upon a time there was a fox"
 OTHER = "the quick brown dog jumps over it"
 
 
-def test_an_unused_prefix_is_evicted_after_a_while_of_generation() -> None:
+def test_an_unused_prefix_is_evicted_after_the_idle_limit() -> None:
     c = Cache()
     c.keep(STORY)
     c.cache.pass_time(int(FIRST_IDLE_TOKENS))
@@ -694,7 +696,7 @@ def test_an_unused_prefix_is_evicted_after_a_while_of_generation() -> None:
     assert c.free == 100
 
 
-def test_running_sequences_and_those_in_use_stay() -> None:
+def test_running_sequences_and_recently_used_prefixes_are_not_idle() -> None:
     c = Cache()
     c.run(STORY)
     c.keep(OTHER)
@@ -707,7 +709,7 @@ def test_running_sequences_and_those_in_use_stay() -> None:
     assert c.cached(STORY) == len(STORY)
 
 
-def test_shared_cells_outlive_an_evicted_sharer() -> None:
+def test_shared_cells_stay_when_one_of_their_prefixes_is_evicted() -> None:
     c = Cache()
     c.keep(STORY + " and so on")
     assert c.run(STORY + "!")[1] == len(STORY)
@@ -718,16 +720,16 @@ def test_shared_cells_outlive_an_evicted_sharer() -> None:
 
 
 def lifetime(c: Cache, text: str) -> int:
-    """Generated tokens after which a prefix is gone."""
+    """Caches a text and returns the number of generated tokens after which it is evicted."""
     c.keep(text)
     for n in range(1, 100_000):
         c.cache.pass_time(1)
         if not c.cached(text):
             return n
-    raise AssertionError("it stays for ever")
+    raise AssertionError("the prefix is never evicted")
 
 
-def test_the_idle_limit_shrinks_while_nothing_is_missed_but_not_to_nothing() -> None:
+def test_the_idle_limit_shrinks_to_a_minimum_while_no_eviction_is_missed() -> None:
     c = Cache()
     lifetimes = [lifetime(c, f"{k} {OTHER}") for k in range(10, 99)]
     assert lifetimes == sorted(lifetimes, reverse=True)
@@ -744,13 +746,13 @@ def test_the_idle_limit_grows_with_each_eviction_that_was_missed() -> None:
     assert third == pytest.approx(second * 1.8, rel=0.01)
 
 
-def test_a_short_common_beginning_is_not_missed() -> None:
+def test_a_short_common_prefix_does_not_count_as_a_missed_eviction() -> None:
     c = Cache()
     first = lifetime(c, "once upon a" + OTHER)
     assert lifetime(c, STORY) < first
 
 
-def test_nothing_is_evicted_while_nothing_is_generated() -> None:
+def test_no_prefix_is_evicted_while_no_tokens_are_generated() -> None:
     c = Cache()
     c.keep(STORY)
     for _ in range(1000):

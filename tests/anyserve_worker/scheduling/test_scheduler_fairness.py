@@ -1,4 +1,4 @@
-"""Prompts of all lengths and callers on one scheduler, on a clock driven by the work: how long each one waits."""
+"""Waiting times of prompts of all lengths and callers on one scheduler, on a clock that advances with the work."""
 
 from array import array
 from collections.abc import Callable, Iterable, Iterator
@@ -19,14 +19,14 @@ from anyserve_worker.text.output import TextOutput
 
 LONG, SHORT = 7231, 137
 TOKEN_S, STEP_S = 0.002, 0.004
-"""Seconds per token of a prompt, and per step in addition."""
+"""Seconds for a prompt token, and for a step in addition to its tokens."""
 DEEP = 4096
-"""Number of tokens before a token that doubles its cost."""
+"""Position at which a token costs twice as much as at the start."""
 N_CTX = 8192
 
 
 class AnyMemory:
-    """Memory that supports every operation."""
+    """Accepts every call."""
 
     def usable_prefix(self, seq_id: int, length: int, n: int) -> int:
         return n
@@ -42,7 +42,7 @@ _tokens = count(1)
 
 
 def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] = (), priority: int = 0) -> Sequence:
-    """A prompt that shares only the prefix with others."""
+    """Returns a prompt that shares only `prefix` with others."""
     tokens = array("i", [*prefix, *[next(_tokens)] * length][:length])
     return Sequence(
         0, tokens, length, length + n_new, SamplingParameters(), TextOutput(), caller=caller, priority=priority
@@ -50,7 +50,7 @@ def prompt(length: int, n_new: int = 1, caller: str = "", prefix: Iterable[int] 
 
 
 def seconds(n_tokens: int) -> float:
-    """Seconds to read a prompt without other work, in steps of the least size."""
+    """Returns the seconds for a prompt that is read alone, in steps of the minimum size."""
     return sum(map(_token_s, range(n_tokens))) + STEP_S * -(-n_tokens // MIN_STEP_TOKENS)
 
 
@@ -94,12 +94,12 @@ class Simulation:
 
     def step(self) -> list[Chunk]:
         chunks = self.scheduler.schedule()
-        assert chunks, "there is always something to do"
-        took = STEP_S + sum(_token_s(chunk.start + i) for chunk in chunks for i in range(chunk.count))
-        self.now += took
-        self.longest_step = max(self.longest_step, took)
+        assert chunks, "a scheduler that is not idle must schedule something"
+        step_time = STEP_S + sum(_token_s(chunk.start + i) for chunk in chunks for i in range(chunk.count))
+        self.now += step_time
+        self.longest_step = max(self.longest_step, step_time)
         if any(chunk.count > 1 for chunk in chunks):
-            self.scheduler.pace.record(sum(chunk.count for chunk in chunks), took)
+            self.scheduler.pace.record(sum(chunk.count for chunk in chunks), step_time)
         sampled = [[0] if chunk.samples else [] for chunk in chunks]
         self.scheduler.commit(chunks, sampled)
         for chunk, tokens in zip(chunks, sampled, strict=True):
@@ -113,13 +113,13 @@ class Simulation:
         return chunks
 
     def run(self, until: Callable[[], bool] = lambda: False, feed: Iterator[Sequence] | None = None) -> None:
-        """Runs until the condition holds or all is done. `feed`: a new prompt arrives when the last one is done."""
-        fed = None
+        """Runs until `until()` or until all finish. A prompt of `feed` arrives when the last one has finished."""
+        current = None
         while not until():
-            if fed is None or fed in self.finished:
-                fed = next(feed, None) if feed else None
-                if fed is not None:
-                    self.add(fed)
+            if current is None or current in self.finished:
+                current = next(feed, None) if feed else None
+                if current is not None:
+                    self.add(current)
             if self.scheduler.idle:
                 return
             self.step()
@@ -129,12 +129,12 @@ class Simulation:
 
 
 def alone(length: int, mixes: bool = True) -> float:
-    """Seconds to the first token of a prompt without other work."""
+    """Returns the seconds to the first token of a prompt on an otherwise idle worker."""
     simulation = Simulation(mixes=mixes)
-    seq = prompt(length)
-    simulation.add(seq)
+    single = prompt(length)
+    simulation.add(single)
     simulation.run()
-    return simulation.ttft(seq)
+    return simulation.ttft(single)
 
 
 # ---- A short prompt and long ones
@@ -143,22 +143,26 @@ def alone(length: int, mixes: bool = True) -> float:
 @pytest.mark.parametrize("mixes", [True, False])
 @pytest.mark.parametrize("callers", [1, 16])
 @pytest.mark.parametrize("n_long", [1, 4, 16])
-@pytest.mark.parametrize("begun", [1, 20, 100])
-def test_a_short_prompt_is_not_stuck_behind_long_ones(n_long: int, begun: int, callers: int, *, mixes: bool) -> None:
+@pytest.mark.parametrize("n_steps_before", [1, 20, 100])
+def test_a_short_prompt_does_not_wait_for_long_ones(
+    n_long: int, n_steps_before: int, callers: int, *, mixes: bool
+) -> None:
     s = Simulation(mixes=mixes)
     s.add(*(prompt(LONG, 20, f"caller {i % callers}") for i in range(n_long)))
-    for _ in range(begun):
+    for _ in range(n_steps_before):
         s.step()
     s.longest_step = 0
     short = prompt(SHORT, caller="caller 0")
     s.add(short)
     s.run(until=lambda: short in s.finished)
     assert s.ttft(short) <= 3 * alone(SHORT, mixes) + s.longest_step
-    assert not any(seq in s.finished for seq in s.arrived if seq is not short), "the long ones are far from their end"
+    assert not any(other in s.finished for other in s.arrived if other is not short), (
+        "the long prompts must not have finished"
+    )
 
 
 @pytest.mark.parametrize("mixes", [True, False])
-def test_a_short_prompt_is_not_stuck_while_others_generate(*, mixes: bool) -> None:
+def test_a_short_prompt_does_not_wait_while_others_generate(*, mixes: bool) -> None:
     s = Simulation(mixes=mixes)
     s.add(*(prompt(30, 500) for _ in range(4)))
     s.step()
@@ -171,7 +175,7 @@ def test_a_short_prompt_is_not_stuck_while_others_generate(*, mixes: bool) -> No
     assert s.ttft(short) <= 3 * alone(SHORT, mixes) + 9 * s.longest_step * (not mixes) + s.longest_step
 
 
-def test_a_long_prompt_waits_for_the_work_before_it_and_for_no_more() -> None:
+def test_a_long_prompt_is_delayed_only_by_the_work_of_short_ones() -> None:
     s = Simulation()
     long, shorts = prompt(LONG), [prompt(SHORT) for _ in range(10)]
     s.add(long)
@@ -192,14 +196,14 @@ def test_a_step_takes_a_bounded_time_and_as_many_tokens_as_fit() -> None:
     assert s.ttft(long) <= 1.03 * sum(map(_token_s, range(LONG)))
 
 
-def test_long_prompts_are_read_one_after_the_other() -> None:
-    """Reading them concurrently would hold cells for all of them, and all would end late."""
+def test_long_prompts_are_read_one_at_a_time() -> None:
+    """In parallel, all would hold cells and all would finish late."""
     s = Simulation()
     longs = [prompt(LONG) for _ in range(16)]
     s.add(*longs)
     s.run(until=lambda: longs[1] in s.finished)
     assert len(s.scheduler.running) <= 1
-    assert [seq for seq in longs if seq in s.finished] == longs[:2]
+    assert [long for long in longs if long in s.finished] == longs[:2]
 
 
 # ---- Starvation
@@ -208,15 +212,15 @@ def test_long_prompts_are_read_one_after_the_other() -> None:
 @pytest.mark.parametrize("n_callers", [1, 1000])
 @pytest.mark.parametrize("length", [SHORT, SHORT_PROMPT])
 @pytest.mark.parametrize("crowd", [1, 40])
-def test_an_endless_flow_of_short_prompts_starves_no_long_one(crowd: int, length: int, n_callers: int) -> None:
-    """There are always `crowd` of them."""
+def test_an_endless_stream_of_short_prompts_does_not_starve_a_long_one(crowd: int, length: int, n_callers: int) -> None:
+    """`crowd` short prompts wait at any time."""
     s = Simulation()
     number = count()
     long = prompt(LONG, caller="long")
     s.add(long)
     shorts: list[Sequence] = []
     while long not in s.finished:
-        shorts = [seq for seq in shorts if seq not in s.finished]
+        shorts = [short for short in shorts if short not in s.finished]
         while len(shorts) < crowd:
             shorts.append(prompt(length, 1, f"caller {next(number) % n_callers}"))
             s.add(shorts[-1])
@@ -224,14 +228,14 @@ def test_an_endless_flow_of_short_prompts_starves_no_long_one(crowd: int, length
     assert s.ttft(long) <= (FIRST_SHARE + 1) * alone(LONG)
 
 
-def test_each_has_its_turn_however_many_come_later() -> None:
+def test_long_prompts_finish_in_order_under_an_endless_stream() -> None:
     s = Simulation()
     longs = [prompt(LONG) for _ in range(3)]
     s.add(*longs)
     s.run(until=lambda: longs[2] in s.finished, feed=(prompt(SHORT_PROMPT) for _ in count()))
-    assert [seq for seq in s.finished if seq in longs] == longs
-    for k, seq in enumerate(longs, 1):
-        assert s.ttft(seq) <= k * (FIRST_SHARE + 1) * alone(LONG)
+    assert [long for long in s.finished if long in longs] == longs
+    for k, long in enumerate(longs, 1):
+        assert s.ttft(long) <= k * (FIRST_SHARE + 1) * alone(LONG)
 
 
 # ---- Between callers
@@ -239,15 +243,15 @@ def test_each_has_its_turn_however_many_come_later() -> None:
 
 @pytest.mark.parametrize("length", [SHORT, 500, 2000])
 @pytest.mark.parametrize("parallel", [2, 32])
-def test_a_caller_with_one_prompt_does_not_wait_for_another_callers_fifty(length: int, parallel: int) -> None:
+def test_a_caller_with_one_prompt_does_not_wait_for_fifty_of_another(length: int, parallel: int) -> None:
     s = Simulation(parallel=parallel)
     s.add(*(prompt(length, 1, "many") for _ in range(50)))
     s.step()
-    seq = prompt(length, 1, "one")
-    s.add(seq)
-    s.run(until=lambda: seq in s.finished)
+    single = prompt(length, 1, "one")
+    s.add(single)
+    s.run(until=lambda: single in s.finished)
     assert sum(item in s.finished for item in s.arrived) <= 1 + 2 + STEP_SECONDS / TOKEN_S // length
-    assert s.ttft(seq) <= 2 * alone(length) + 2 * s.longest_step
+    assert s.ttft(single) <= 2 * alone(length) + 2 * s.longest_step
 
 
 def test_callers_take_turns_in_any_order_of_arrival() -> None:
@@ -255,26 +259,26 @@ def test_callers_take_turns_in_any_order_of_arrival() -> None:
     for caller in "abc":
         s.add(*(prompt(1000, 1, caller) for _ in range(4)))
     s.run()
-    order = [seq.caller for seq in s.finished]
+    order = [sequence.caller for sequence in s.finished]
     for k in range(0, 12, 3):
         assert sorted(order[k : k + 3]) == ["a", "b", "c"]
 
 
-def test_room_goes_round_by_callers_too() -> None:
+def test_callers_take_turns_for_cells() -> None:
     s = Simulation(n_cells=N_CTX + 1024)
     s.add(*(prompt(LONG, 50, "many") for _ in range(5)))
     s.step()
-    seq = prompt(LONG, 50, "one")
-    s.add(seq)
-    s.run(until=lambda: seq in s.finished)
+    single = prompt(LONG, 50, "one")
+    s.add(single)
+    s.run(until=lambda: single in s.finished)
     assert len(s.finished) == 2
 
 
-# ---- Where long ones hold all slots or cells
+# ---- Slots and cells reserved for short prompts
 
 
 @pytest.mark.parametrize("parallel", [2, 16])
-def test_a_slot_is_kept_for_short_prompts(parallel: int) -> None:
+def test_a_slot_is_reserved_for_short_prompts(parallel: int) -> None:
     s = Simulation(parallel=parallel)
     s.add(*(prompt(600, 1000) for _ in range(2 * parallel)))
     s.run(until=lambda: len(s.first_token) == parallel)
@@ -287,26 +291,26 @@ def test_a_slot_is_kept_for_short_prompts(parallel: int) -> None:
     assert s.ttft(short) <= 3 * alone(SHORT) + s.longest_step
 
 
-def test_cells_are_kept_for_short_prompts() -> None:
-    """The worker's defaults: the cells are enough for one sequence that fills the context, and some more."""
+def test_cells_are_reserved_for_short_prompts() -> None:
+    """The worker's default cells: one full context and a reserve."""
     s = Simulation(parallel=16, n_cells=ModelOptions().n_cells(N_CTX))
     longs = [prompt(N_CTX - 100, 100) for _ in range(4)]
     s.add(*longs)
-    for begun in (3, 100, 250):
-        for _ in range(begun):
+    for n_steps_before in (3, 100, 250):
+        for _ in range(n_steps_before):
             s.step()
         short = prompt(SHORT, 20)
         s.add(short)
         n_finished = len(s.finished)
-        s.run(until=lambda seq=short: seq in s.finished)  # type: ignore[misc]
+        s.run(until=lambda prompt_=short: prompt_ in s.finished)  # type: ignore[misc]
         assert len(s.finished) <= n_finished + 2
         assert s.ttft(short) <= 3 * alone(SHORT) + s.longest_step
     s.run()
-    assert [seq for seq in s.finished if seq in longs] == longs
+    assert [long for long in s.finished if long in longs] == longs
     assert s.scheduler.n_preempted == 0
 
 
-def test_as_many_short_prompts_share_the_cells_that_are_kept_as_fit() -> None:
+def test_reserved_cells_are_shared_by_as_many_short_prompts_as_fit() -> None:
     s = Simulation(parallel=16, n_cells=N_CTX + 1024)
     s.add(prompt(N_CTX - 100, 100), prompt(LONG))
     for _ in range(5):
@@ -322,13 +326,13 @@ def test_as_many_short_prompts_share_the_cells_that_are_kept_as_fit() -> None:
 
 @pytest.mark.parametrize("n_cells", [N_CTX, N_CTX + 256, N_CTX + 1024, 2 * N_CTX])
 @pytest.mark.parametrize("n_new", [1, 200, 700])
-def test_short_prompts_take_no_room_from_a_long_one_that_waits(n_cells: int, n_new: int) -> None:
-    """However many short prompts arrive, the long ones have their turns and get all of their tokens."""
+def test_short_prompts_do_not_starve_a_long_one_of_cells(n_cells: int, n_new: int) -> None:
+    """Under an endless stream of short prompts, the long ones finish in order with all their tokens."""
     s = Simulation(parallel=4, n_cells=n_cells)
     longs = [prompt(LONG, 300) for _ in range(4)]
     s.add(*longs)
     s.run(until=lambda: longs[-1] in s.finished, feed=(prompt(SHORT, n_new) for _ in count()))
-    assert [seq for seq in s.finished if seq in longs] == longs
+    assert [long for long in s.finished if long in longs] == longs
     assert s.finished[longs[-1]] <= 4 * ((FIRST_SHARE + 1) * alone(LONG) + 700 * (STEP_S + MIN_STEP_TOKENS * TOKEN_S))
     s.run()
     assert s.cache.n_free_cells + _cached_cells(s.cache) == n_cells
@@ -341,23 +345,23 @@ def _cached_cells(cache: KVCache) -> int:
 
 
 @pytest.mark.parametrize("parallel", [2, 3, 16])
-def test_slots_that_are_kept_are_never_long_ones(parallel: int) -> None:
+def test_reserved_slots_never_run_long_prompts(parallel: int) -> None:
     s = Simulation(parallel=parallel)
-    kept = s.scheduler.kept_slots
-    assert kept == max(1, parallel // 8)
+    n_reserved = s.scheduler.kept_slots
+    assert n_reserved == max(1, parallel // 8)
     s.add(*(prompt(600, 40) for _ in range(3 * parallel)), *(prompt(40, 100) for _ in range(3 * parallel)))
-    most = 0
+    max_seen = 0
     while not s.scheduler.idle:
         s.step()
-        n_long = sum(seq.n_prompt > SHORT_PROMPT for seq in s.scheduler.running)
+        n_long = sum(sequence.n_prompt > SHORT_PROMPT for sequence in s.scheduler.running)
         assert n_long <= parallel
-        assert len(s.scheduler.running) <= parallel + (min(kept, n_long))
-        most = max(most, len(s.scheduler.running))
-    assert most >= parallel
+        assert len(s.scheduler.running) <= parallel + (min(n_reserved, n_long))
+        max_seen = max(max_seen, len(s.scheduler.running))
+    assert max_seen >= parallel
 
 
-def test_one_at_a_time_is_one_at_a_time_and_in_whole_batches() -> None:
-    """With --parallel 1, an answer depends neither on others nor on the speed of earlier steps."""
+def test_without_parallelism_prompts_run_one_at_a_time_in_whole_batches() -> None:
+    """With --parallel 1, an answer depends neither on other requests nor on the speed of earlier steps."""
     s = Simulation(parallel=1)
     s.add(prompt(1500), prompt(SHORT))
     assert [[chunk.count for chunk in s.step()] for _ in range(4)] == [[512], [512], [476], [SHORT]]
@@ -375,19 +379,19 @@ def test_one_at_a_time_is_one_at_a_time_and_in_whole_batches() -> None:
         (ModelOptions(kv_cells=9000), 2, 9000),
     ],
 )
-def test_slots_and_cells_that_the_options_keep(options: ModelOptions, kept_slots: int, n_cells: int) -> None:
+def test_options_set_the_reserved_slots_and_cells(options: ModelOptions, kept_slots: int, n_cells: int) -> None:
     assert (options.kept_slots, options.n_cells(N_CTX)) == (kept_slots, n_cells)
 
 
 @pytest.mark.parametrize(("n_ctx", "n_cells"), [(256, 256), (512, 512), (1024, 1280), (2048, 2560), (32768, 33792)])
-def test_cells_by_default(n_ctx: int, n_cells: int) -> None:
+def test_the_default_number_of_cells_follows_the_context(n_ctx: int, n_cells: int) -> None:
     assert ModelOptions().n_cells(n_ctx) == n_cells
 
 
 # ---- Prefixes
 
 
-def test_a_short_prompt_does_not_wait_for_a_shared_prefix_at_a_long_ones_pace() -> None:
+def test_a_short_prompt_does_not_wait_for_a_long_one_with_the_same_prefix() -> None:
     s = Simulation()
     shared = [-1] * 100
     other, long = prompt(LONG), prompt(LONG, prefix=shared)
@@ -401,7 +405,7 @@ def test_a_short_prompt_does_not_wait_for_a_shared_prefix_at_a_long_ones_pace() 
     assert long in s.finished
 
 
-def test_many_that_wait_for_one_prefix_do_not_push_its_producer_beyond_it() -> None:
+def test_prompts_that_wait_for_a_prefix_speed_up_its_producer_only_to_the_prefix() -> None:
     s = Simulation()
     shared = [-1] * 60
     long = prompt(LONG, prefix=shared)
@@ -413,7 +417,7 @@ def test_many_that_wait_for_one_prefix_do_not_push_its_producer_beyond_it() -> N
     assert counts == {long: 60, other: 4}
 
 
-def test_choices_of_a_long_prompt_do_not_make_it_a_short_one() -> None:
+def test_choices_of_a_long_prompt_are_long_too() -> None:
     s = Simulation()
     tokens = prompt(LONG)
     choices = [prompt(LONG, prefix=tokens.tokens) for _ in range(8)]
@@ -427,7 +431,7 @@ def test_choices_of_a_long_prompt_do_not_make_it_a_short_one() -> None:
     assert [choice.n_cached for choice in choices] == [0] + [LONG - 1] * 7
 
 
-def test_a_conversation_that_is_in_the_cache_is_short() -> None:
+def test_a_long_prompt_with_a_cached_prefix_counts_as_short() -> None:
     s = Simulation()
     before = prompt(LONG)
     s.add(before)
@@ -439,17 +443,17 @@ def test_a_conversation_that_is_in_the_cache_is_short() -> None:
     s.add(again)
     s.run(until=lambda: again in s.finished)
     assert again.n_cached == LONG
-    assert s.ttft(again) <= 3 * (3 * alone(SHORT)) + s.longest_step  # Its tokens are deep.
+    assert s.ttft(again) <= 3 * (3 * alone(SHORT)) + s.longest_step  # tokens at high positions are slower
 
 
-# ---- The line itself
+# ---- PromptLine
 
 
-def test_size_classes() -> None:
+def test_prompts_are_classed_by_length() -> None:
     assert [size_class(n) for n in (1, 512, 513, 2048, 2049, 8192, 8193)] == [0, 0, 1, 1, 2, 2, 3]
 
 
-def test_the_line_by_size_and_by_turn() -> None:
+def test_a_line_is_ordered_by_size_and_by_turn() -> None:
     line: PromptLine[Sequence] = PromptLine()
     a = [prompt(n, caller="a") for n in (900, 300, 100)]
     b = [prompt(n, caller="b") for n in (200, 7000)]
@@ -463,7 +467,7 @@ def test_the_line_by_size_and_by_turn() -> None:
     assert line.by_size(2) == [b[0], a[1]]
     assert (a[2] in line, len(line)) == (True, 4)
     line.leave(a[0])
-    assert line.first() is b[0], "the next caller's turn"
+    assert line.first() is b[0], "it is the next caller's turn"
     line.leave(b[0])
     assert line.first() is a[1]
     line.leave(a[1])
@@ -471,26 +475,26 @@ def test_the_line_by_size_and_by_turn() -> None:
     assert line.first() is b[1]
     line.start(b[1], len(b[1].tokens))
     assert len(line) == 0
-    assert line.first() is b[1], "until it is read"
+    assert line.first() is b[1], "a prompt stays first until it leaves"
     line.leave(b[1])
     assert line.first() is None
 
 
-def test_the_line_by_priority() -> None:
+def test_a_line_is_ordered_by_priority_before_size() -> None:
     line: PromptLine[Sequence] = PromptLine()
     last, later = prompt(100, priority=7), prompt(200, caller="b", priority=1)
     long, short = prompt(7000), prompt(300)
     for item in (last, later, long, short):
         line.add(item, len(item.tokens))
     assert line.by_size(9) == [short, long, later, last]
-    assert line.first() is last, "it came first, and its turn doesn't depend on its priority"
+    assert line.first() is last, "turns go by arrival, not by priority"
     for item in (last, later, long, short):
         line.start(item, len(item.tokens))
         line.leave(item)
     assert line.by_size(9) == []
 
 
-def test_priorities_leave_nothing_behind() -> None:
+def test_priorities_are_forgotten_with_their_prompts() -> None:
     line: PromptLine[Sequence] = PromptLine()
     n_before = len(line._ranks)
     for number in range(1, 1000):
@@ -501,8 +505,8 @@ def test_priorities_leave_nothing_behind() -> None:
 
 
 @pytest.mark.parametrize("parallel", [2, 32])
-def test_a_prompt_overtakes_those_that_let_others_go_first(parallel: int) -> None:
-    """It takes a tenth more than beside the first in line alone, which has a quarter of every step."""
+def test_a_prompt_overtakes_those_of_lower_priority(parallel: int) -> None:
+    """It takes at most 10 % longer than it would beside the first in line, which gets a quarter of every step."""
     s = Simulation(parallel)
     background = [prompt(400, caller="batch", priority=1) for _ in range(200)]
     s.add(*background)
@@ -514,11 +518,11 @@ def test_a_prompt_overtakes_those_that_let_others_go_first(parallel: int) -> Non
         s.first_token[chat] - s.arrived[chat] < 1.1 * seconds(LONG) * FIRST_SHARE / (FIRST_SHARE - 1) + s.longest_step
     )
     s.run()
-    assert set(background) <= set(s.finished), "they were read all the same"
+    assert set(background) <= set(s.finished), "the background must finish too"
 
 
-def test_a_prompt_with_a_large_number_has_its_turn() -> None:
-    """Other prompts never end."""
+def test_a_prompt_of_low_priority_gets_its_turn() -> None:
+    """Under an endless stream of others."""
     s = Simulation(parallel=4)
     background = prompt(2000, caller="batch", priority=9)
     s.add(prompt(400), background)
@@ -526,7 +530,7 @@ def test_a_prompt_with_a_large_number_has_its_turn() -> None:
     assert s.first_token[background] - s.arrived[background] < 2 * FIRST_SHARE * seconds(2000)
 
 
-def test_a_preempted_sequence_comes_first() -> None:
+def test_a_preempted_prompt_goes_to_the_head_of_the_line() -> None:
     line: PromptLine[Sequence] = PromptLine()
     waiting, first, second = prompt(10), prompt(600), prompt(700)
     for item in (waiting, first, second):
@@ -543,22 +547,22 @@ def test_a_preempted_sequence_comes_first() -> None:
     assert line.first() is second
     line.start(second, len(second.tokens))
     assert line.first() is waiting
-    assert second in line, "until it is computed again"
+    assert second in line, "it stays in line until it is computed again"
 
 
-# ---- The pace
+# ---- StepPace
 
 
-def test_without_a_step_to_learn_from_nothing_is_bounded() -> None:
+def test_a_pace_without_measurements_sets_no_bound() -> None:
     assert StepPace().bound(512) == 512
 
 
 @pytest.mark.parametrize(
     ("token_s", "bound"), [(1e-5, 512), (STEP_SECONDS / 200, 200), (STEP_SECONDS / 10, MIN_STEP_TOKENS)]
 )
-def test_a_step_has_what_fits_into_its_time(token_s: float, bound: int) -> None:
+def test_a_step_gets_as_many_tokens_as_fit_into_its_time(token_s: float, bound: int) -> None:
     pace = StepPace()
-    pace.record(512, 512 * STEP_SECONDS)  # Long ago.
+    pace.record(512, 512 * STEP_SECONDS)  # an old measurement
     for _ in range(60):
         n = pace.bound(512)
         pace.record(n, n * token_s)
@@ -566,7 +570,7 @@ def test_a_step_has_what_fits_into_its_time(token_s: float, bound: int) -> None:
     assert pace.bound(5) == 5
 
 
-def test_a_prompt_whose_prefix_was_evicted_is_a_long_one_again() -> None:
+def test_a_prompt_whose_prefix_was_evicted_counts_as_long_again() -> None:
     s = Simulation(parallel=2)
     before = prompt(LONG)
     s.add(before)
@@ -580,9 +584,9 @@ def test_a_prompt_whose_prefix_was_evicted_is_a_long_one_again() -> None:
     s.run()
 
 
-def test_a_waiting_sequence_has_nothing() -> None:
+def test_a_waiting_sequence_holds_no_id_and_no_cells() -> None:
     s = Simulation(parallel=1)
-    seq, other = prompt(600), prompt(600)
-    s.add(seq, other)
+    running, other = prompt(600), prompt(600)
+    s.add(running, other)
     s.step()
     assert (other.seq_id, other.n_computed) == (NO_SEQ_ID, 0)

@@ -1,4 +1,4 @@
-"""Fakes of the native side. They keep their own state and reject what llama.cpp could not do."""
+"""Stand-ins for llama.cpp. They track their own state and reject calls that llama.cpp could not serve."""
 
 import asyncio
 import threading
@@ -25,17 +25,17 @@ from protos import contract
 class FakeMemory:
     """KV memory that records the token of each cell, for each sequence in the order of positions.
 
-    `window`: the next token sees only this many before it, and those further back are forgotten as it is computed.
-    `recurrent`: a state, which can be kept or copied as a whole, not cut.
+    `window`: each token sees only this many tokens before it; computing it drops those further back.
+    `recurrent`: a state that can be kept or copied only as a whole, not cut.
     """
 
     n_cells: int
     window: int | None = None
     recurrent: bool = False
     sequences: dict[int, list[tuple[int, int]]] = field(default_factory=dict)
-    """(cell, token). A copy has the same cells."""
+    """(cell, token) by sequence id. A copy has the same cells."""
     forgotten: dict[int, int] = field(default_factory=dict)
-    """Positions below this are gone."""
+    """First position that is still in the memory, by sequence id."""
     _next_cell: int = 0
 
     # ---- kv_cache.Memory
@@ -63,13 +63,13 @@ class FakeMemory:
         del self.sequences[seq_id], self.forgotten[seq_id]
         return n == 0
 
-    # ---- What the model does with it
+    # ---- Calls of the model
 
     def compute(self, seq_id: int, start: int, tokens: Items[int]) -> None:
-        """Computes `tokens` after the `start` existing ones. Raises NoRoom without a change."""
+        """Appends `tokens` to the `start` tokens that it has. Raises NoRoom, and changes nothing, if they don't fit."""
         cells = self.sequences.get(seq_id, [])
-        assert len(cells) == start, "positions are consecutive"
-        assert seq_id not in self.sequences or self._sees_enough(seq_id, start), "what attention sees is there"
+        assert len(cells) == start, "positions must be consecutive"
+        assert seq_id not in self.sequences or self._sees_enough(seq_id, start), "attention must see its tokens"
         if self.n_used + len(tokens) > self.n_cells:
             raise NoRoom
         for token in tokens:
@@ -92,9 +92,9 @@ class FakeMemory:
 
 
 END = 0
-"""The token that ends an answer. Every other token is a byte, so that characters come in pieces."""
-PATIENCE = 20
-"""Seconds after which a test that waits for the engine's thread has failed."""
+"""The token that ends an answer. Every other token is a byte, so that a character can span several tokens."""
+WAIT_TIMEOUT = 20
+"""Seconds after which a test that waits for the engine's thread fails."""
 
 
 class ByteVocabulary:
@@ -110,11 +110,9 @@ class ByteVocabulary:
     def tokens_of(
         self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
     ) -> "array[int]":
-        """`add_special` adds a 1 before the text, `parse_special` turns each "#" into a 2."""
-        encoded = text.encode()
-        return array(
-            "i", [*([1] if add_special else []), *(encoded.replace(b"#", b"\2") if parse_special else encoded)]
-        )
+        """Returns one token a byte; `add_special` puts a 1 in front, `parse_special` turns each "#" into a 2."""
+        data = text.encode()
+        return array("i", [*([1] if add_special else []), *(data.replace(b"#", b"\2") if parse_special else data)])
 
     def ranked_pair(self, query: str, document: str) -> "array[int]":
         return array("i", list(f"{query}|{document}".encode()))
@@ -130,7 +128,7 @@ class ByteVocabulary:
         """Accepts every guide."""
 
     def stop_compiling(self) -> None:
-        """Does nothing, since nothing takes long."""
+        """Does nothing: every compilation is instant."""
 
     def try_guide(self, guide: Guide, seconds: float) -> str:
         if not guide.source:
@@ -161,7 +159,7 @@ class FakeGuide:
         return FakeGuide(self.n_left)
 
     def mask(self, logits: object) -> None:
-        """The fake runner samples by its script."""
+        """Does nothing: the fake runner samples from its script."""
 
     def accept(self, token: int) -> None:
         self.n_left -= 1
@@ -175,12 +173,12 @@ class SlowVocabulary(ByteVocabulary):
         self.may_go_on = threading.Event()
 
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
-        assert self.may_go_on.wait(PATIENCE)
+        assert self.may_go_on.wait(WAIT_TIMEOUT)
         return super().tokenize(prompt, plain)
 
 
 class Gate:
-    """Lets a thread pass step by step. The thread waits in `enter`, the test in `entered`."""
+    """Holds a thread in `enter` until the test, which waits in `entered`, calls `let_through`."""
 
     def __init__(self) -> None:
         self._waiting = threading.Semaphore(0)
@@ -190,36 +188,36 @@ class Gate:
     def enter(self) -> None:
         if not self._open:
             self._waiting.release()
-            assert self._passes.acquire(timeout=PATIENCE)
+            assert self._passes.acquire(timeout=WAIT_TIMEOUT)
 
     async def entered(self) -> None:
-        """Waits until the thread waits in `enter`."""
-        assert await asyncio.to_thread(self._waiting.acquire, timeout=PATIENCE)
+        """Waits until the thread is in `enter`."""
+        assert await asyncio.to_thread(self._waiting.acquire, timeout=WAIT_TIMEOUT)
 
     def entered_now(self) -> bool:
-        """Blocks the event loop until the thread waits in `enter`."""
-        return self._waiting.acquire(timeout=PATIENCE)
+        """Blocks the event loop until the thread is in `enter`; returns False if it takes too long."""
+        return self._waiting.acquire(timeout=WAIT_TIMEOUT)
 
     def let_through(self) -> None:
         self._passes.release()
 
     def close(self) -> None:
-        """Stops the thread at its next `enter`, as initially."""
+        """Makes later calls of `enter` wait, as at the start."""
         self._open = False
 
     def open(self) -> None:
-        """Lets every `enter` pass from now on."""
+        """Releases the thread, and lets later calls of `enter` return at once."""
         self._open = True
         self._passes.release()
 
 
 def score(chunk: Chunk) -> None:
-    """Records the scores of the prompt's tokens that are due in this step."""
+    """Adds the scores of the prompt's tokens that this chunk computes and that have none yet."""
     sequence = chunk.sequence
     if not chunk.scores:
         return
     assert chunk.n_logits == chunk.n_rows
-    assert chunk.start <= sequence.n_scored - 1, "nothing is left out"
+    assert chunk.start <= sequence.n_scored - 1, "no position may be skipped"
     for position in range(chunk.start + 1, min(chunk.start + chunk.count + 1, sequence.n_prompt)):
         if position == sequence.n_scored:
             sequence.scored.append(fake_score(sequence, position, sequence.tokens[position]))
@@ -227,15 +225,15 @@ def score(chunk: Chunk) -> None:
 
 
 def fake_score(sequence: Sequence, position: int, token: int) -> TokenScore:
-    """The log probability of a token is its negative position; the alternatives are letters."""
+    """Returns minus the position as the token's log probability; the alternatives are "a", "b", …"""
     top = tuple((ord("a") + i, -float(i)) for i in range(sequence.sampling.logprobs or 0))
     return TokenScore(token, -float(position), top)
 
 
 class FakeVectorRunner:
-    """A model whose vector of a token is [token, position, 1]; as a reranker, the score is the sum of all tokens.
+    """A model that embeds a token as [token, position, 1]; as a reranker, it scores a prompt by the sum of its tokens.
 
-    `whole` as in `VectorRunner`. `failures`: what the first batches raise, if not None.
+    `whole` as in `VectorRunner`. `failures`: exceptions that the first batches raise; None for a batch that succeeds.
     """
 
     def __init__(
@@ -255,16 +253,16 @@ class FakeVectorRunner:
         self.gate = gate
         self.failures = list(failures)
         self.batches: list[list[int]] = []
-        """Tokens of each part."""
+        """Number of tokens of each part, by batch."""
         self.sequences: dict[int, list[int]] = {}
-        """Tokens by sequence id, until it is forgotten."""
-        self._given: list[Vector] = []
+        """Tokens by sequence id, until `forget`."""
+        self._returned: list[Vector] = []
 
     def run(self, parts: list[EmbeddingPart], threads: int) -> list[Vector]:
         if self.gate:
             self.gate.enter()
-        for rows in self._given:
-            rows[:] = np.nan  # Valid until the next call.
+        for rows in self._returned:
+            rows[:] = np.nan  # rows are valid until the next call
         if self.failures and (failure := self.failures.pop(0)):
             raise failure
         counts = [part.count for part in parts]
@@ -273,15 +271,15 @@ class FakeVectorRunner:
         assert len({part.job.seq_id for part in parts}) == len(parts) <= self.n_sequences
         assert sum(counts) <= self.n_batch or (self.whole and len(parts) == 1)
         for part in parts:
-            seen = self.sequences.setdefault(part.job.seq_id, [])
+            computed = self.sequences.setdefault(part.job.seq_id, [])
             assert 0 <= part.job.seq_id < self.n_sequences
-            assert len(seen) == part.start, "positions are consecutive"
-            seen += part.tokens
+            assert len(computed) == part.start, "positions must be consecutive"
+            computed += part.tokens
             assert not self.whole or part.count == len(part.job.tokens)
-        assert sum(map(len, self.sequences.values())) <= self.n_cells, "sequences that are done were forgotten"
+        assert sum(map(len, self.sequences.values())) <= self.n_cells, "sequences that are done must be forgotten"
         self.batches.append(counts)
-        self._given = [self._rows(part) for part in parts]
-        return self._given
+        self._returned = [self._rows(part) for part in parts]
+        return self._returned
 
     def _rows(self, part: EmbeddingPart) -> Vector:
         if self.ranks:
@@ -297,11 +295,11 @@ class FakeVectorRunner:
 
 class FakeSampler:
     def sample(self, row: int) -> int:
-        raise AssertionError("the fake runner samples by its script")
+        raise AssertionError("the fake runner samples from its script")
 
 
 class FakeRunner:
-    """Answers each prompt with its text in the script, byte by byte, and then END; `ok` if the script lacks it."""
+    """Answers each prompt with its bytes from the script (`ok` if it has none) and then the end token."""
 
     mixes = True
 
@@ -320,9 +318,9 @@ class FakeRunner:
         failing: Mapping[tuple[str, int], int] | None = None,
         n_score_rows: int | None = None,
     ) -> None:
-        """`memory` may be smaller than `n_cells` says. `failures`: what the first calls of `run` raise, if not None.
+        """`memory` may have fewer cells than `n_cells`. `failures`: what the first calls of `run` raise, if not None.
 
-        `failing`: choices, by prompt and index, that cannot go on after so many tokens.
+        `failing`: tokens after which a choice fails, by its prompt and index.
         """
         self.n_ctx, self.n_batch, self.n_cells, self.n_sequences = n_ctx, n_batch, n_cells, n_sequences
         self.memory = memory or FakeMemory(n_cells)
@@ -331,7 +329,7 @@ class FakeRunner:
         self.prompt_lookup = prompt_lookup
         self.failures = list(failures)
         self.steps: list[list[tuple[str, int]]] = []
-        """(prompt, tokens computed, including drafts) for each chunk of each step."""
+        """(prompt, number of tokens computed, including drafts) for each chunk of each step."""
         self.failing = failing or {}
         self.n_score_rows = n_score_rows or n_batch
         self.samplers: list[FakeSampler] = []
@@ -360,8 +358,8 @@ class FakeRunner:
         answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
         rest = answer[sequence.n_generated :]
         tokens = list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
-        failing = self.failing.get((self.prompt(sequence), sequence.index))
-        if failing is not None and sequence.n_generated + len(tokens) > failing:
+        n_before_failure = self.failing.get((self.prompt(sequence), sequence.index))
+        if n_before_failure is not None and sequence.n_generated + len(tokens) > n_before_failure:
             sequence.error = EngineFailure("this sequence cannot go on")
             return [END]
         if sequence.guide:

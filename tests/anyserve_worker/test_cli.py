@@ -1,4 +1,4 @@
-"""The command line: names of models, options and their environment variables, what is refused before anything runs."""
+"""The command line: model names, options and their environment variables, and rejected values."""
 
 from dataclasses import fields
 from pathlib import Path
@@ -18,7 +18,7 @@ MODELS = (("m", Path("m.gguf")),)
 
 
 def options(*arguments: str, env: dict[str, str] | None = None) -> tuple[ServerOptions, ModelOptions]:
-    """What a command with the common options makes of these arguments."""
+    """Returns the options that a command builds from these arguments."""
     built: list[tuple[ServerOptions, ModelOptions]] = []
 
     @click.command(context_settings={"auto_envvar_prefix": ENV_PREFIX})
@@ -31,8 +31,8 @@ def options(*arguments: str, env: dict[str, str] | None = None) -> tuple[ServerO
     return built[0]
 
 
-def refused(*arguments: str, env: dict[str, str] | None = None) -> str:
-    """The message of a command that refuses its options, on one line."""
+def rejection(*arguments: str, env: dict[str, str] | None = None) -> str:
+    """Returns the message, of one line, with which a command rejects its options."""
     return only_line(CliRunner(env=env).invoke(main, arguments, catch_exceptions=False))
 
 
@@ -43,7 +43,7 @@ def only_line(result: Result) -> str:
     return line
 
 
-# ---- Names of models
+# ---- Model names
 
 
 @pytest.mark.parametrize(
@@ -60,11 +60,11 @@ def only_line(result: Result) -> str:
         ("org/chat=/models/x.gguf", "org/chat", "/models/x.gguf"),
     ],
 )
-def test_a_models_name_and_path(value: str, name: str, path: str) -> None:
+def test_a_model_is_named_by_its_file_or_explicitly(value: str, name: str, path: str) -> None:
     assert parse_models((value,)) == ((name, Path(path)),)
 
 
-def test_a_file_whose_path_has_an_equals_sign(tmp_path: Path) -> None:
+def test_the_path_of_an_existing_file_may_contain_an_equals_sign(tmp_path: Path) -> None:
     path = tmp_path / "a=b" / "temperature=0.gguf"
     path.parent.mkdir()
     path.touch()
@@ -77,13 +77,13 @@ def test_several_models_keep_their_order() -> None:
 
 
 @pytest.mark.parametrize("values", [("a.gguf", "dir/a.gguf"), ("x=a.gguf", "x=b.gguf"), ("a=b.gguf", "a.gguf")])
-def test_two_models_of_one_name(values: tuple[str, ...]) -> None:
+def test_two_models_with_the_same_name_are_rejected(values: tuple[str, ...]) -> None:
     with pytest.raises(click.BadParameter, match="two models are called"):
         parse_models(values)
 
 
 @pytest.mark.parametrize("value", ["", "=", "=a.gguf", "name=", ".gguf", "/", "."])
-def test_values_that_name_no_model(value: str) -> None:
+def test_an_invalid_model_value_is_rejected(value: str) -> None:
     with pytest.raises(click.BadParameter, match="neither a path nor name=path"):
         parse_models((value,))
 
@@ -91,7 +91,7 @@ def test_values_that_name_no_model(value: str) -> None:
 # ---- Options
 
 
-def test_without_options_the_defaults_are_those_of_model_options() -> None:
+def test_the_defaults_are_those_of_model_options() -> None:
     server_options, model_options = options()
     assert model_options == ModelOptions()
     assert (server_options.models, server_options.port) == (MODELS, 8000)
@@ -121,10 +121,10 @@ OTHER: dict[str, tuple[str, Any]] = {
     "prompt_lookup": ("4", 4),
     "pooling": ("cls", "cls"),
 }
-"""A value other than the default for every field of ModelOptions."""
+"""Arguments by field of ModelOptions, each with a value other than the default."""
 
 
-def test_every_field_of_model_options_is_tried() -> None:
+def test_every_field_of_model_options_has_a_test_value() -> None:
     assert OTHER.keys() == {field.name for field in fields(ModelOptions)}
 
 
@@ -140,7 +140,7 @@ def test_every_model_option_is_also_an_environment_variable(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", OTHER)
-def test_every_model_option_is_an_argument_that_wins(name: str) -> None:
+def test_an_argument_overrides_the_environment_for_every_model_option(name: str) -> None:
     text, value = OTHER[name]
     option = "--" + name.replace("_", "-")
     if isinstance(value, bool):
@@ -153,14 +153,14 @@ def test_every_model_option_is_an_argument_that_wins(name: str) -> None:
     assert getattr(model_options, name) == value
 
 
-def test_options_of_the_server() -> None:
+def test_server_options_are_read() -> None:
     env = {"HOST": "0.0.0.0", "PORT": "0", "DRAIN_TIMEOUT": "1.5", "LOG_LEVEL": "debug"}
     server_options, _ = options(env={f"{ENV_PREFIX}_{name}": value for name, value in env.items()})
     assert (server_options.hosts, server_options.port) == (("0.0.0.0",), 0)
     assert (server_options.drain_timeout, server_options.log_level) == (1.5, "debug")
 
 
-def test_hosts() -> None:
+def test_a_host_may_be_a_name_or_an_address() -> None:
     server_options, _ = options("--host", "::1", "--host", "a b", env={f"{ENV_PREFIX}_METRICS_HOST": "::, c"})
     assert (server_options.hosts, server_options.metrics_hosts) == (("::1", "a", "b"), ("::", "c"))
 
@@ -176,7 +176,7 @@ def test_hosts() -> None:
         ("--port", "65535", "--drain-timeout", "0"),
     ],
 )
-def test_the_ends_of_what_is_allowed(arguments: tuple[str, ...]) -> None:
+def test_the_ends_of_each_range_are_allowed(arguments: tuple[str, ...]) -> None:
     server_options, model_options = options(*arguments)
     for option, value in zip(arguments[::2], arguments[1::2], strict=True):
         name = option.removeprefix("--").replace("-", "_")
@@ -196,11 +196,11 @@ def test_help_names_every_option_and_its_environment_variable(command: click.Com
     assert max(map(len, result.output.splitlines())) <= 100
 
 
-def test_version() -> None:
+def test_version_prints_the_version() -> None:
     assert __version__ in CliRunner().invoke(main, ["--version"]).output
 
 
-# ---- What is refused
+# ---- Rejected values
 
 
 @pytest.mark.parametrize(
@@ -236,26 +236,26 @@ def test_version() -> None:
         ),
     ],
 )
-def test_refusals_are_one_line(arguments: tuple[str, ...], message: str) -> None:
-    assert refused(*arguments).startswith(message)
+def test_a_rejected_value_is_reported_on_one_line(arguments: tuple[str, ...], message: str) -> None:
+    assert rejection(*arguments).startswith(message)
 
 
-def test_a_directory_is_no_model_file(tmp_path: Path) -> None:
-    assert refused("--model", str(tmp_path)).endswith(": no such model file")
+def test_a_directory_is_rejected_as_a_model_file(tmp_path: Path) -> None:
+    assert rejection("--model", str(tmp_path)).endswith(": no such model file")
 
 
-def test_a_bad_environment_variable_is_named_like_its_option() -> None:
+def test_an_invalid_environment_variable_is_reported_like_its_option() -> None:
     env = {f"{ENV_PREFIX}_PORT": "http"}
-    assert refused("--model", "x.gguf", env=env).startswith("Error: Invalid value for '--port'")
+    assert rejection("--model", "x.gguf", env=env).startswith("Error: Invalid value for '--port'")
 
 
-def test_models_from_the_environment() -> None:
-    assert refused(env={f"{ENV_PREFIX}_MODEL": "a=gone.gguf b=x.gguf"}) == "Error: gone.gguf: no such model file"
+def test_models_can_come_from_the_environment() -> None:
+    assert rejection(env={f"{ENV_PREFIX}_MODEL": "a=gone.gguf b=x.gguf"}) == "Error: gone.gguf: no such model file"
 
 
-def test_an_argument_wins_over_models_from_the_environment() -> None:
+def test_an_argument_overrides_models_from_the_environment() -> None:
     env = {f"{ENV_PREFIX}_MODEL": "gone.gguf"}
-    assert refused("--model", "other.gguf", env=env) == "Error: other.gguf: no such model file"
+    assert rejection("--model", "other.gguf", env=env) == "Error: other.gguf: no such model file"
 
 
 @pytest.mark.parametrize(
@@ -277,5 +277,5 @@ def test_an_argument_wins_over_models_from_the_environment() -> None:
         (("serve", ""), "Error: Invalid value for MODEL: '' is not the path of a file."),
     ],
 )
-def test_refusals_of_anyserve_serve(arguments: tuple[str, ...], message: str) -> None:
+def test_anyserve_serve_reports_a_rejected_value_on_one_line(arguments: tuple[str, ...], message: str) -> None:
     assert only_line(CliRunner().invoke(anyserve, arguments, catch_exceptions=False)).startswith(message)

@@ -11,7 +11,7 @@ from openai_server.backends.shared_stream import SharedStream
 from openai_server.core.answer import Answer
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, FakeRunner, Gate
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, inputs_of, last_token, serving, token
 from tests.wire.sidecar import Reply, Sidecar, app_for, running
 from tests.wire.worker import Worker, worker
@@ -26,7 +26,7 @@ async def stream_completion(sidecar: Sidecar, prompt: str, **body: object) -> Re
 
 
 async def wait_for_n_requests(worker: Worker, n_requests: int) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         while worker.n_requests != n_requests:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -103,7 +103,7 @@ async def test_a_draining_worker_finishes_its_requests() -> None:
         assert (refused.status, refused.error["code"], refused.headers["retry-after"]) == (503, "draining", "1")
         gate.open()
         await call.task
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             await served.servicer.wait_until_drained()
     assert text(call.reply) == "abc"
 

@@ -12,7 +12,7 @@ from grpc import aio
 
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse, ServerMetadataRequest
-from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, Gate
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, FakeRunner, Gate
 from tests.wire.worker import OPTIONS, Worker, stub, worker
 
 SPECS = {spec.name: spec for spec in contract.INPUTS}
@@ -58,7 +58,7 @@ class Client:
 
     async def read(self) -> bool:
         """Reads one response; returns False at the end of the stream."""
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             response = await self.call.read()
         if response is aio.EOF:
             return False
@@ -105,7 +105,7 @@ async def client(port: int) -> AsyncIterator[Client]:
 
 
 async def wait_for_n_requests(worker: Worker, n_requests: int) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         while worker.n_requests != n_requests:  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 
@@ -463,7 +463,7 @@ async def test_a_draining_worker_finishes_refuses_and_ends_the_stream() -> None:
         gate.open()
         await stream.until_ended((1, 0))
         assert not await stream.read()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             await running.servicer.wait_until_drained()
 
 
@@ -472,6 +472,6 @@ async def test_a_stream_without_requests_does_not_delay_a_drain() -> None:
         await stream.send(request("q", 1))
         await stream.until_ended((1, 0))
         running.servicer.drain()
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             await running.servicer.wait_until_drained()
         assert not await stream.read()

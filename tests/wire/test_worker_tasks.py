@@ -16,7 +16,7 @@ from protos.grpc_predict_v2_pb2 import (
     ModelMetadataRequest,
     ModelStatisticsRequest,
 )
-from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, FakeRunner, FakeVectorRunner, Gate
 from tests.wire.test_worker_streams import wait_for_n_requests
 from tests.wire.worker import Worker, stub, worker
 
@@ -45,7 +45,7 @@ async def serving(vector_runner: FakeVectorRunner | None = None) -> AsyncIterato
 
 
 async def outputs(service: Service, message: ModelInferRequest) -> dict[str, list[Any]]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         response = await service.ModelInfer(message)
     return {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
 

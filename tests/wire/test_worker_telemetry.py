@@ -17,7 +17,7 @@ from anyserve_worker.telemetry.observer import Observer
 from anyserve_worker.telemetry.tracing import Tracer
 from openai_server.telemetry.observer import Observer as SidecarObserver
 from openai_server.telemetry.tracing import Tracer as SidecarTracer
-from tests.anyserve_worker.fakes import PATIENCE, FakeRunner, FakeVectorRunner, Gate
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, FakeRunner, FakeVectorRunner, Gate
 from tests.wire.exposition import Scrape
 from tests.wire.sidecar import app_for
 from tests.wire.test_worker_streams import cancel, client, request, wait_for_n_requests
@@ -31,7 +31,7 @@ def scrape(running: Worker) -> Scrape:
 
 
 async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.005)
 

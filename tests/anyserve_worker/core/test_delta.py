@@ -1,4 +1,4 @@
-"""Deltas of several steps as one for each choice."""
+"""`merge` joins the deltas of several steps into one for each choice."""
 
 from anyserve_worker.core.delta import merge
 from tests.anyserve_worker.service.test_responder import FIRST, SECOND, THIRD, delta
@@ -14,5 +14,5 @@ def test_merging_keeps_log_probabilities_in_order() -> None:
     assert merged[0].logprobs == (FIRST, SECOND, THIRD)
 
 
-def test_merging_nothing() -> None:
+def test_no_deltas_merge_to_none() -> None:
     assert merge([]) == []

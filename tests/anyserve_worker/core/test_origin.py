@@ -13,28 +13,28 @@ def request(id: str = "cmpl-1", **parameters: str) -> ModelInferRequest:
     return message
 
 
-def test_of_the_call() -> None:
+def test_the_origin_of_a_call_comes_from_its_metadata() -> None:
     trace = (("traceparent", PARENT), ("tracestate", "a=1"))
     metadata = (("x-request-id", "mine"), *trace, ("user-agent", "x"), ("x-bin", b"\0"))
     assert read_origin(request(), metadata) == Origin("cmpl-1", "mine", PARENT, "a=1")
 
 
-def test_of_a_request_on_a_shared_stream() -> None:
-    given = request(anyserve_request_id="mine", anyserve_traceparent=PARENT, anyserve_tracestate="a=1")
-    assert read_origin(given, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT, "a=1")
+def test_the_origin_of_a_request_on_a_shared_stream_comes_from_its_parameters() -> None:
+    shared = request(anyserve_request_id="mine", anyserve_traceparent=PARENT, anyserve_tracestate="a=1")
+    assert read_origin(shared, (("x-request-id", "the call's"),)) == Origin("cmpl-1", "mine", PARENT, "a=1")
 
 
-def test_no_state_without_a_trace() -> None:
+def test_a_trace_state_without_a_trace_is_left_out() -> None:
     assert read_origin(request(anyserve_tracestate="a=1")) == Origin("cmpl-1")
     assert read_origin(request(anyserve_traceparent=PARENT, anyserve_tracestate="a")) == Origin("cmpl-1", "", PARENT)
 
 
-def test_nothing_is_told() -> None:
+def test_a_request_without_metadata_or_parameters_has_an_empty_origin() -> None:
     assert read_origin(ModelInferRequest()) == Origin()
 
 
 @pytest.mark.parametrize("bad", ["", "two words", "a\nb", "\x1b[0m", "ä", "x" * 129, "a\n"])
-def test_what_would_spoil_a_log_is_left_out(bad: str) -> None:
+def test_values_that_would_break_a_log_line_are_left_out(bad: str) -> None:
     assert read_origin(request(bad, anyserve_request_id=bad, anyserve_traceparent=bad)) == Origin()
 
 

@@ -1,4 +1,4 @@
-"""Embeddings, scores and tokens from the engine: beside generation, and with the same ends."""
+"""Embeddings, scores and tokens from the engine: run beside generation, cancelled and failed in the same ways."""
 
 import asyncio
 from array import array
@@ -19,8 +19,8 @@ from anyserve_worker.core.task_requests import DetokenizeRequest, EmbedRequest, 
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.engine.tokenizer import INLINE_CHARACTERS, MIN_TOKENIZE_LIMIT
 from anyserve_worker.scheduling.embedding_queue import EmbeddingJob, finished_vector
-from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, ask, collect, engine_on, said
-from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeRunner, FakeVectorRunner, Gate, SlowVocabulary
+from tests.anyserve_worker.engine.test_engine import OPTIONS, Clock, collect, engine_on, new_request, texts
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, ByteVocabulary, FakeRunner, FakeVectorRunner, Gate, SlowVocabulary
 
 
 def vector(job: EmbeddingJob) -> list[float]:
@@ -28,30 +28,30 @@ def vector(job: EmbeddingJob) -> list[float]:
 
 
 async def embed(engine: Engine, prompt: str, pooling: str = "last") -> list[float]:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         return vector(await engine.embed(EmbedRequest(prompt, pooling)))
 
 
-# ---- What comes out
+# ---- Results
 
 
-async def test_a_text_is_embedded_with_the_tokens_around_it_and_token_ids_as_they_are() -> None:
+async def test_a_text_gets_special_tokens_and_token_ids_are_embedded_unchanged() -> None:
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner()) as engine:
-        assert await embed(engine, "ab") == [ord("b"), 2, 1]  # Behind the token of the beginning.
+        assert await embed(engine, "ab") == [ord("b"), 2, 1]  # after the begin token
         job = await engine.embed(EmbedRequest([5, 7]))
-        assert vector(job) == [6, 0.5, 1]  # The model's own way is the mean.
+        assert vector(job) == [6, 0.5, 1]  # the model's default pooling is the mean
     assert engine.stats.success.count == 2
     assert engine.stats.prompt_tokens == 5
 
 
-async def test_a_pair_is_ranked() -> None:
+async def test_the_score_of_a_pair_is_that_of_its_joined_tokens() -> None:
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(ranks=True)) as engine:
         job = await engine.embed(RankRequest("a", "b"))
     assert job.vector is not None
     assert job.vector.tolist() == [ord("a") + ord("|") + ord("b")]
 
 
-async def test_many_at_once_share_batches_and_keep_their_own() -> None:
+async def test_concurrent_requests_share_batches_and_get_their_own_vectors() -> None:
     gate = Gate()
     vector_runner = FakeVectorRunner(n_batch=16, n_sequences=4, gate=gate)
     async with engine_on(FakeRunner(), vector_runner=vector_runner) as engine:
@@ -66,15 +66,15 @@ async def test_many_at_once_share_batches_and_keep_their_own() -> None:
 
 
 @pytest.mark.parametrize("ranks", [False, True])
-async def test_a_caller_with_one_text_does_not_wait_for_another_callers_many(ranks: bool) -> None:
-    def ask_for(text: str, caller: str) -> EmbedRequest | RankRequest:
+async def test_a_caller_with_one_text_does_not_wait_for_all_texts_of_another(ranks: bool) -> None:
+    def task_request(text: str, caller: str) -> EmbedRequest | RankRequest:
         return RankRequest("q", text, caller=caller) if ranks else EmbedRequest(text, caller=caller)
 
     gate = Gate()
     order: list[str] = []
 
     async def embed_for(text: str, caller: str) -> None:
-        await engine.embed(ask_for(text, caller))
+        await engine.embed(task_request(text, caller))
         order.append(text)
 
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_batch=12, gate=gate, ranks=ranks)) as engine:
@@ -87,23 +87,23 @@ async def test_a_caller_with_one_text_does_not_wait_for_another_callers_many(ran
     assert order.index("one text") <= 2
 
 
-async def test_streams_go_on_between_batches() -> None:
+async def test_generation_continues_between_batches() -> None:
     gate = Gate()
     vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
     async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), vector_runner=vector_runner) as engine:
         long = asyncio.create_task(embed(engine, "x" * 39))
         await gate.entered()
-        generation = await engine.submit(ask("q"))
-        for _ in range(3):  # One of four chunks was begun: each of the next three comes behind a step.
+        generation = await engine.submit(new_request("q"))
+        for _ in range(3):  # a step runs before each of the three chunks left
             gate.let_through()
             await gate.entered()
         gate.let_through()
         assert await long == [ord("x"), 39, 1]
-        assert said(await collect(generation))[-1] == ("", "stop")
+        assert texts(await collect(generation))[-1] == ("", "stop")
     assert vector_runner.batches == [[10]] * 4
 
 
-# ---- What is refused
+# ---- Rejected requests
 
 
 @pytest.mark.parametrize(
@@ -117,24 +117,24 @@ async def test_streams_go_on_between_batches() -> None:
         (RankRequest("q", "x" * 10_000), "document"),
     ],
 )
-async def test_a_text_past_the_context(request_: EmbedRequest | RankRequest, tensor: str) -> None:
+async def test_a_text_longer_than_the_context_is_rejected(request_: EmbedRequest | RankRequest, tensor: str) -> None:
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_ctx=100)) as engine:
-        with pytest.raises(ContextLengthExceeded, match="maximum context length is 100 tokens") as refused:
+        with pytest.raises(ContextLengthExceeded, match="maximum context length is 100 tokens") as caught:
             await engine.embed(request_)
-        assert refused.value.tensor == tensor
-        # To embed needs no room for an answer.
+        assert caught.value.tensor == tensor
+        # embedding needs no room for an answer
         assert vector(await engine.embed(EmbedRequest([1] * 100))) == [1, 49.5, 1]
 
 
-async def test_more_dimensions_than_there_are() -> None:
+async def test_more_dimensions_than_the_model_has_are_rejected() -> None:
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner()) as engine:
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest) as caught:
             await engine.embed(EmbedRequest("x", dimensions=4))
-        assert refused.value.tensor == "dimensions"
+        assert caught.value.tensor == "dimensions"
         await engine.embed(EmbedRequest("x", dimensions=3))
 
 
-async def test_nothing_to_embed() -> None:
+async def test_an_empty_prompt_is_rejected() -> None:
     class Plain(ByteVocabulary):
         def tokens_of(
             self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
@@ -150,30 +150,30 @@ async def test_nothing_to_embed() -> None:
                 await engine.embed(request)
 
 
-async def test_the_queue_is_one_for_all() -> None:
+async def test_all_tasks_share_one_queue_limit() -> None:
     gate = Gate()
     options = replace(OPTIONS, parallel=1, max_queue=1)
     async with engine_on(FakeRunner(), options, vector_runner=FakeVectorRunner(gate=gate)) as engine:
         first = asyncio.create_task(embed(engine, "a"))
         await gate.entered()
-        generation = await engine.submit(ask("q"))
-        for refused in (
+        generation = await engine.submit(new_request("q"))
+        for call in (
             engine.embed(EmbedRequest("b")),
             engine.tokenize(TokenizeRequest("b")),
             engine.detokenize(DetokenizeRequest([1])),
-            engine.submit(ask("q")),
+            engine.submit(new_request("q")),
         ):
             with pytest.raises(QueueFull):
-                await refused
+                await call
         gate.open()
         await first
-        assert said(await collect(generation))[-1] == ("", "stop")
+        assert texts(await collect(generation))[-1] == ("", "stop")
 
 
-# ---- Ends
+# ---- Cancellation, deadlines, failures
 
 
-async def test_who_goes_away_is_gone_by_the_next_batch() -> None:
+async def test_a_cancelled_request_is_in_no_later_batch() -> None:
     gate = Gate()
     vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
     async with engine_on(FakeRunner(), vector_runner=vector_runner) as engine:
@@ -182,10 +182,10 @@ async def test_who_goes_away_is_gone_by_the_next_batch() -> None:
         waiting = asyncio.create_task(embed(engine, "w" * 5))
         other = asyncio.create_task(embed(engine, "o"))
         await asyncio.sleep(0)
-        for gone in (long, waiting):
-            gone.cancel()
+        for task in (long, waiting):
+            task.cancel()
             with pytest.raises(asyncio.CancelledError):
-                await gone
+                await task
         assert engine.n_requests == 1
         gate.open()
         assert await other == [ord("o"), 1, 1]
@@ -193,7 +193,7 @@ async def test_who_goes_away_is_gone_by_the_next_batch() -> None:
     assert (engine.stats.success.count, engine.stats.failure.count) == (1, 2)
 
 
-async def test_a_deadline() -> None:
+async def test_a_deadline_ends_only_its_own_request() -> None:
     gate, clock = Gate(), Clock()
     vector_runner = FakeVectorRunner(n_batch=10, gate=gate)
     async with engine_on(FakeRunner(), clock=clock, vector_runner=vector_runner) as engine:
@@ -208,23 +208,23 @@ async def test_a_deadline() -> None:
         assert vector(await in_time) == [(1 + ord("x")) / 2, 0.5, 1]
 
 
-async def test_a_batch_that_fails_takes_nobody_else_with_it() -> None:
+async def test_a_failing_batch_fails_only_its_own_requests() -> None:
     gate = Gate()
     vector_runner = FakeVectorRunner(n_batch=10, failures=[None, RuntimeError("broken")], gate=gate)
     async with engine_on(FakeRunner({"q": b"abcdefghijklmn"}), vector_runner=vector_runner) as engine:
         long = asyncio.create_task(engine.embed(EmbedRequest("x" * 39)))
         await gate.entered()
-        generation = await engine.submit(ask("q"))
+        generation = await engine.submit(new_request("q"))
         waiting = asyncio.create_task(embed(engine, "w"))
         gate.open()
         with pytest.raises(EngineFailure, match="broken"):
             await long
         assert await waiting == [ord("w"), 1, 1]
-        assert said(await collect(generation))[-1] == ("", "stop")
+        assert texts(await collect(generation))[-1] == ("", "stop")
         assert await embed(engine, "a") == [ord("a"), 1, 1]
 
 
-async def test_closing_fails_what_is_there() -> None:
+async def test_closing_fails_running_and_waiting_requests() -> None:
     gate = Gate()
     async with engine_on(FakeRunner(), vector_runner=FakeVectorRunner(n_batch=10, gate=gate)) as engine:
         running = asyncio.create_task(engine.embed(EmbedRequest("x" * 39)))
@@ -235,18 +235,18 @@ async def test_closing_fails_what_is_there() -> None:
         await asyncio.sleep(0)
         gate.open()
         await closing
-        for failed in (running, waiting):
+        for task in (running, waiting):
             with pytest.raises(Draining):
-                await failed
-        for refused in (engine.embed(EmbedRequest("x")), engine.tokenize(TokenizeRequest("x"))):
+                await task
+        for call in (engine.embed(EmbedRequest("x")), engine.tokenize(TokenizeRequest("x"))):
             with pytest.raises(Draining):
-                await refused
+                await call
 
 
 # ---- Tokens
 
 
-async def test_tokens_and_what_they_stand_for() -> None:
+async def test_a_text_is_tokenized_and_tokens_are_turned_into_text() -> None:
     async with engine_on(FakeRunner()) as engine:
         ids, pieces = await engine.tokenize(TokenizeRequest("a#"))
         assert (list(ids), pieces) == ([97, 2], [b"a", b"\2"])
@@ -254,13 +254,13 @@ async def test_tokens_and_what_they_stand_for() -> None:
         assert list(ids) == [1, 97, 35]
         assert await engine.detokenize(DetokenizeRequest([104, 105])) == b"hi"
         assert await engine.detokenize(DetokenizeRequest([])) == b""
-        with pytest.raises(InvalidRequest) as refused:
+        with pytest.raises(InvalidRequest) as caught:
             await engine.detokenize(DetokenizeRequest([256]))
-        assert refused.value.tensor == "prompt_token_ids"
+        assert caught.value.tensor == "prompt_token_ids"
     assert engine.n_requests == 0
 
 
-async def test_a_text_may_have_more_tokens_than_a_short_context() -> None:
+async def test_a_text_to_tokenize_may_exceed_a_short_context() -> None:
     async with engine_on(FakeRunner(n_ctx=100)) as engine:
         ids, _ = await engine.tokenize(TokenizeRequest("x" * MIN_TOKENIZE_LIMIT))
         assert len(ids) == MIN_TOKENIZE_LIMIT
@@ -269,34 +269,34 @@ async def test_a_text_may_have_more_tokens_than_a_short_context() -> None:
                 await engine.tokenize(TokenizeRequest("x" * n))
 
 
-async def test_a_text_far_too_long_is_not_tokenized_to_its_end() -> None:
-    seen: list[int] = []
+async def test_only_the_beginning_of_a_far_too_long_text_is_tokenized() -> None:
+    lengths: list[int] = []
 
     class Counting(ByteVocabulary):
         def tokens_of(
             self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
         ) -> "array[int]":
-            seen.append(len(text))
+            lengths.append(len(text))
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 
     long = "x" * 10_000_000
     async with engine_on(FakeRunner(), vocabulary=Counting(), vector_runner=FakeVectorRunner(n_ctx=100)) as engine:
-        for refused in (
+        for call in (
             engine.embed(EmbedRequest(long)),
             engine.embed(RankRequest("q", long)),
             engine.tokenize(TokenizeRequest(long)),
         ):
             with pytest.raises(ContextLengthExceeded):
-                await refused
-    assert max(seen) <= 4 * MIN_TOKENIZE_LIMIT
+                await call
+    assert max(lengths) <= 4 * MIN_TOKENIZE_LIMIT
 
 
-async def test_who_leaves_while_a_text_is_tokenized() -> None:
+async def test_a_request_cancelled_during_tokenization_is_not_counted_any_more() -> None:
     class Slow(SlowVocabulary):
         def tokens_of(
             self, text: str, *, add_special: bool = False, parse_special: bool = True, plain: Spans = ()
         ) -> "array[int]":
-            assert self.may_go_on.wait(PATIENCE)
+            assert self.may_go_on.wait(WAIT_TIMEOUT)
             return super().tokens_of(text, add_special=add_special, parse_special=parse_special)
 
     vocabulary = Slow()

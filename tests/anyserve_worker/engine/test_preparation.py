@@ -1,4 +1,4 @@
-"""From a request to sequences: what each choice gets, in which order checks come, and what is done off the loop."""
+"""`Preparation` turns a request into sequences: their fields, the order of the checks, the work off the event loop."""
 
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -23,7 +23,7 @@ GUIDE = Guide(contract.REGEX, "a*")
 
 
 class Guides:
-    """Compiles each guide at once, for as many choices as are wanted."""
+    """Compiles each guide at once and returns a matcher for each choice."""
 
     def __init__(self) -> None:
         self.compiled: list[tuple[Guide, str, int]] = []
@@ -37,7 +37,7 @@ class Runner(FakeRunner):
     def __init__(self, n_ctx: int = N_CTX) -> None:
         super().__init__(n_ctx=n_ctx)
         self.threads: list[threading.Thread] = []
-        """Those on which samplers were made."""
+        """Threads on which samplers were prepared, in order."""
 
     def prepare(self, sequences: Sequence[sequence.Sequence]) -> None:
         self.threads.append(threading.current_thread())
@@ -70,7 +70,7 @@ def sampling(**fields: Any) -> SamplingParameters:
     return SamplingParameters(**fields)
 
 
-# ---- What a choice gets
+# ---- Fields of a choice
 
 
 async def test_each_choice_has_its_own_tokens_of_the_prompt(workshop: Workshop) -> None:
@@ -89,7 +89,7 @@ async def test_a_choice_ends_at_its_max_tokens_or_with_the_context(
     assert choice.limit == limit
 
 
-async def test_a_choice_has_what_its_request_wants_of_all_choices(workshop: Workshop) -> None:
+async def test_a_choice_has_the_fields_of_its_request(workshop: Workshop) -> None:
     key = PrefixKey(adapter=3)
     (choice,) = await workshop.sequences(
         caller="me", priority=2, prefix_key=key, skip_special_tokens=False, stop=("x",), sampling=sampling(top_k=5)
@@ -99,7 +99,7 @@ async def test_a_choice_has_what_its_request_wants_of_all_choices(workshop: Work
     assert choice.output.push(b"axb") == "a"
 
 
-async def test_a_choice_of_a_plain_request_has_nothing_more_than_its_text(workshop: Workshop) -> None:
+async def test_a_choice_of_a_plain_request_has_no_guide_reasoning_echo_or_logprobs(workshop: Workshop) -> None:
     (choice,) = await workshop.sequences()
     assert (choice.guide, choice.reasoning, choice.echo, choice.logprobs) == (None, None, None, None)
     assert (choice.special, choice.scores_prompt, choice.prefix_key) == (False, False, TEXT_KEY)
@@ -130,10 +130,10 @@ async def test_a_prompt_is_scored_if_it_is_echoed_with_log_probabilities(
     assert choice.echo is None or choice.echo.text == "hello"
 
 
-# ---- Checks, and their order
+# ---- Checks and their order
 
 
-async def test_a_prompt_that_leaves_no_room_is_refused_before_its_guide_is_compiled(workshop: Workshop) -> None:
+async def test_a_prompt_that_leaves_no_room_is_rejected_before_its_guide_is_compiled(workshop: Workshop) -> None:
     with pytest.raises(ContextLengthExceeded):
         await workshop.sequences("x" * N_CTX, guide=GUIDE)
     assert workshop.guides.compiled == []
@@ -143,7 +143,7 @@ async def test_a_prompt_that_leaves_no_room_is_refused_before_its_guide_is_compi
     ("parameters", "tensor"),
     [({"logit_bias": ((256, 1.0),)}, "logit_bias_token_ids"), ({"stop_token_ids": frozenset([256])}, "stop_token_ids")],
 )
-async def test_a_token_outside_of_the_vocabulary_is_refused_before_the_guide_is_compiled(
+async def test_a_token_outside_of_the_vocabulary_is_rejected_before_the_guide_is_compiled(
     workshop: Workshop, parameters: dict[str, Any], tensor: str
 ) -> None:
     with pytest.raises(InvalidRequest) as caught:
@@ -167,7 +167,7 @@ async def test_log_probabilities_of_echoed_prompts_are_limited_for_all_choices_t
 # ---- Samplers
 
 
-async def test_samplers_are_made_at_first_use_if_they_look_back_at_nothing(workshop: Workshop) -> None:
+async def test_samplers_that_do_not_look_back_are_made_at_first_use(workshop: Workshop) -> None:
     (choice,) = await workshop.sequences(sampling=sampling(presence_penalty=1.0))
     assert workshop.runner.threads == []
     assert choice.sampler is None
@@ -179,7 +179,7 @@ async def test_samplers_of_all_choices_that_look_back_at_the_prompt_are_made_at_
     assert [choice.sampler for choice in choices] == workshop.runner.samplers
 
 
-async def test_samplers_of_dry_are_made_off_the_event_loop(workshop: Workshop) -> None:
+async def test_dry_samplers_are_made_off_the_event_loop(workshop: Workshop) -> None:
     await workshop.sequences(sampling=sampling(dry_multiplier=1.0))
     (thread,) = workshop.runner.threads
     assert thread is not threading.current_thread()
@@ -193,7 +193,7 @@ async def test_samplers_that_look_back_at_a_long_prompt_are_made_off_the_event_l
     await workshop.tokenizer.close()
 
 
-async def test_nothing_is_prepared_for_an_engine_that_closes_meanwhile(workshop: Workshop) -> None:
+async def test_preparation_fails_if_the_engine_closes_meanwhile(workshop: Workshop) -> None:
     workshop.closing = True
     with pytest.raises(Draining):
         await workshop.sequences(sampling=sampling(dry_multiplier=1.0))

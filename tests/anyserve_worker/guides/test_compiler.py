@@ -1,4 +1,4 @@
-"""Guides of many requests: order, caches and refusals. The vocabulary is a fake."""
+"""Guides of many requests: the order of their trials, the memory of verdicts, full queues. The vocabulary is a fake."""
 
 import asyncio
 import threading
@@ -14,7 +14,7 @@ from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.guides.compiler import LEVEL_SECONDS as SECONDS
 from anyserve_worker.guides.compiler import MAX_SLOW, MAX_SLOW_PER_CALLER, MAX_WAIT, GuideCompiler
 from protos import contract
-from tests.anyserve_worker.fakes import PATIENCE, ByteVocabulary, FakeGuide
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT, ByteVocabulary, FakeGuide
 
 QUICK, MIDDLE, SLOW, BAD, LOST, GATED, BROKEN, TOO_LONG = (
     *("quick", "middle", "slow", "bad", "lost", "gated", "broken", "too long"),
@@ -22,9 +22,9 @@ QUICK, MIDDLE, SLOW, BAD, LOST, GATED, BROKEN, TOO_LONG = (
 
 
 class Vocabulary(ByteVocabulary):
-    """A guide's first word sets its result. `slow` ones are refused on the last level, `middle` ones pass it.
+    """Treats a guide by its first word: a `slow` one is rejected on the last level, a `middle` one passes it.
 
-    What is `gated` waits until it may go on; on the last level `slow` and `middle` ones do, too.
+    A `gated` guide waits for `may_go_on`; so do `slow` and `middle` ones on the last level.
     """
 
     def __init__(self) -> None:
@@ -32,11 +32,11 @@ class Vocabulary(ByteVocabulary):
         self.compiled = Counter[str]()
         self.lost = Counter[str]()
         self.n_losses = 1
-        """Number of trials that are lost for a `lost` guide."""
+        """Number of trials of a `lost` guide that are lost before one succeeds."""
         self.may_go_on = threading.Event()
         self.stopped = False
         self.last_level = SECONDS[-1]
-        """Seconds of the level that decides on slow guides."""
+        """Processor seconds of the level on which slow guides are decided."""
 
     def check_guide(self, guide: Guide) -> None:
         if guide.source.startswith(TOO_LONG):
@@ -48,7 +48,7 @@ class Vocabulary(ByteVocabulary):
         if kind in (SLOW, MIDDLE) and seconds < self.last_level:
             raise TrialOverrun
         if kind in (SLOW, MIDDLE, GATED):
-            assert self.may_go_on.wait(PATIENCE)
+            assert self.may_go_on.wait(WAIT_TIMEOUT)
         if self.stopped:
             raise Draining("the worker is shutting down")
         if kind == SLOW:
@@ -56,7 +56,7 @@ class Vocabulary(ByteVocabulary):
         if kind == BAD:
             raise InvalidRequest("no such guide", tensor=guide.tensor.name)
         if kind == BROKEN:
-            raise RuntimeError("a fault of ours")
+            raise RuntimeError("a bug")
         if kind == LOST and self.lost[guide.source] < self.n_losses:
             self.lost[guide.source] += 1
             raise TrialLost
@@ -79,7 +79,7 @@ class Vocabulary(ByteVocabulary):
 
 
 class Compiler(GuideCompiler):
-    """A compiler with its vocabulary, and the results so far, in order."""
+    """A compiler with its vocabulary and the sources of the requests that have ended, in order."""
 
     def __init__(self, max_wait: float) -> None:
         self.vocabulary = Vocabulary()
@@ -88,11 +88,11 @@ class Compiler(GuideCompiler):
         self.order: list[str] = []
 
     def start(self, source: str, caller: str = "", n: int = 1) -> "asyncio.Task[str]":
-        """Starts a request. Its result is the name of its outcome."""
+        """Starts a request. Its result is "compiled" or the name of the error."""
 
         async def request() -> str:
             try:
-                async with asyncio.timeout(PATIENCE):
+                async with asyncio.timeout(WAIT_TIMEOUT):
                     guides = await self.compile(Guide(contract.REGEX, source), caller, n)
             except (InvalidRequest, QueueFull, Draining, RuntimeError) as error:
                 self.order.append(source)
@@ -114,7 +114,7 @@ class Compiler(GuideCompiler):
 
 
 async def eventually(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         while not condition():  # noqa: ASYNC110
             await asyncio.sleep(0.001)
 
@@ -138,7 +138,7 @@ async def test_a_quick_guide_takes_one_attempt() -> None:
         assert c.vocabulary.tried == [(QUICK, SECONDS[0])]
 
 
-async def test_a_slow_guide_gets_more_time_step_by_step() -> None:
+async def test_a_slow_guide_gets_more_time_on_each_level() -> None:
     async with compiler() as c:
         c.vocabulary.may_go_on.set()
         assert await c.run(MIDDLE) == "compiled"
@@ -148,8 +148,8 @@ async def test_a_slow_guide_gets_more_time_step_by_step() -> None:
         assert c.stats.guide_trials == 2 * len(SECONDS)
 
 
-async def test_a_quick_guide_waits_for_no_slow_one() -> None:
-    """Even without keys, when all requests have one caller, and with any number of distinct slow guides."""
+async def test_a_quick_guide_does_not_wait_for_slow_ones() -> None:
+    """Even if all have the same caller, as they do without API keys."""
     async with compiler() as c:
         slow = [c.start(f"{SLOW} {i}") for i in range(12)]
         await c.settle(11)
@@ -160,7 +160,7 @@ async def test_a_quick_guide_waits_for_no_slow_one() -> None:
         assert c.order[0] == QUICK
 
 
-async def test_quick_guides_of_one_caller_leave_another_its_turn() -> None:
+async def test_quick_guides_of_one_caller_do_not_delay_another_caller() -> None:
     async with compiler() as c:
         first = c.start(f"{GATED} first", "a")
         many = [c.start(f"{QUICK} {i}", "a") for i in range(50)]
@@ -171,7 +171,7 @@ async def test_quick_guides_of_one_caller_leave_another_its_turn() -> None:
         assert c.order.index(f"{QUICK} other") <= 3
 
 
-async def test_slow_guides_of_one_caller_leave_another_its_turn() -> None:
+async def test_slow_guides_of_one_caller_do_not_delay_another_caller() -> None:
     async with compiler() as c:
         many = [c.start(f"{SLOW} {i}", "a") for i in range(8)]
         await c.settle(7)
@@ -186,21 +186,21 @@ async def test_slow_guides_of_one_caller_leave_another_its_turn() -> None:
 # ---- Memory
 
 
-async def test_a_refusal_is_remembered() -> None:
+async def test_a_rejection_is_remembered() -> None:
     async with compiler() as c:
         c.vocabulary.may_go_on.set()
         for source, n_attempts in ((BAD, 1), (SLOW, len(SECONDS))):
             for _ in range(3):
-                with pytest.raises(InvalidRequest) as refused:
+                with pytest.raises(InvalidRequest) as caught:
                     await c.compile(Guide(contract.REGEX, source), "", 1)
-                assert refused.value.tensor == "regex"
+                assert caught.value.tensor == "regex"
             assert len(c.vocabulary.seconds(source)) == n_attempts
         await c.run(BAD + " other")
         assert len(c.vocabulary.tried) == 2 + len(SECONDS)
 
 
 async def test_an_accepted_guide_is_not_tried_again() -> None:
-    """It is compiled for each request, because copies share a lexer that grows."""
+    """It is still compiled for each request, because copies share a lexer that grows."""
     async with compiler() as c:
         c.vocabulary.may_go_on.set()
         for n in (1, 3, 1):
@@ -212,8 +212,8 @@ async def test_an_accepted_guide_is_not_tried_again() -> None:
         assert c.vocabulary.compiled == {QUICK: 3, MIDDLE: 3}
 
 
-async def test_equal_guides_are_compiled_once() -> None:
-    """Even if their callers differ, and if one of them is cancelled."""
+async def test_equal_guides_that_wait_share_one_trial() -> None:
+    """Also if their callers differ, and if one of the requests is cancelled."""
     async with compiler() as c:
         requests = [c.start(GATED, caller) for caller in ("a", "a", "b", "c")]
         slow = [c.start(MIDDLE, caller) for caller in ("a", "b", "b", "c")]
@@ -226,17 +226,17 @@ async def test_equal_guides_are_compiled_once() -> None:
         assert c.vocabulary.seconds(MIDDLE) == list(SECONDS)
 
 
-async def test_a_lost_trial_is_tried_again_and_says_nothing_about_the_guide() -> None:
+async def test_a_lost_trial_is_retried_and_not_remembered() -> None:
     async with compiler() as c:
         assert await c.run(LOST) == "compiled"
         assert len(c.vocabulary.seconds(LOST)) == 2
         c.vocabulary.n_losses = 2
         other = f"{LOST} twice"
         assert await c.run(other) == "QueueFull"
-        assert await c.run(other) == "compiled", "nothing was remembered"
+        assert await c.run(other) == "compiled", "a lost trial must not be remembered"
 
 
-async def test_a_fault_of_ours_is_not_remembered() -> None:
+async def test_an_internal_error_is_not_remembered() -> None:
     async with compiler() as c:
         for _ in range(2):
             assert await c.run(BROKEN) == "RuntimeError"
@@ -244,7 +244,7 @@ async def test_a_fault_of_ours_is_not_remembered() -> None:
         assert await c.run(QUICK) == "compiled"
 
 
-async def test_a_guide_refused_without_compiling_waits_for_nothing() -> None:
+async def test_a_guide_that_is_rejected_without_a_trial_does_not_wait() -> None:
     async with compiler() as c:
         gated = c.start(GATED)
         assert await c.run(TOO_LONG) == "InvalidRequest"
@@ -256,7 +256,7 @@ async def test_a_guide_refused_without_compiling_waits_for_nothing() -> None:
 # ---- Full queues
 
 
-async def test_a_caller_may_have_so_many_slow_guides() -> None:
+async def test_the_number_of_slow_guides_of_a_caller_is_limited() -> None:
     async with compiler() as c:
         n = MAX_SLOW_PER_CALLER + 6
         slow = [c.start(f"{SLOW} {i}", "a") for i in range(n)]
@@ -266,15 +266,15 @@ async def test_a_caller_may_have_so_many_slow_guides() -> None:
         c.vocabulary.may_go_on.set()
         assert await other == "compiled"
         results = Counter(await asyncio.gather(*slow))
-        # The first may have been running already when the others came to the last level.
+        # the first may already run when the others reach the last level
         assert results["InvalidRequest"] in (MAX_SLOW_PER_CALLER, MAX_SLOW_PER_CALLER + 1)
         assert results["QueueFull"] == c.stats.requests_refused == n - results["InvalidRequest"]
-        refused = next(i for i, task in enumerate(slow) if task.result() == "QueueFull")
-        assert await c.run(f"{SLOW} {refused}", "a") == "InvalidRequest", "that it was refused is not remembered"
+        rejected = next(i for i, task in enumerate(slow) if task.result() == "QueueFull")
+        assert await c.run(f"{SLOW} {rejected}", "a") == "InvalidRequest", "a full queue must not be remembered"
 
 
-async def test_guides_of_middling_length_have_no_such_limit() -> None:
-    """This is so for grammars of many tools."""
+async def test_the_number_of_guides_below_the_last_level_is_not_limited() -> None:
+    """Grammars for many tools need more than the first level."""
     async with compiler() as c:
         c.vocabulary.last_level = SECONDS[1]
         c.vocabulary.may_go_on.set()
@@ -282,7 +282,7 @@ async def test_guides_of_middling_length_have_no_such_limit() -> None:
         assert set(await asyncio.gather(*many)) == {"compiled"}
 
 
-async def test_all_callers_together_may_have_so_many_slow_guides() -> None:
+async def test_the_number_of_slow_guides_of_all_callers_is_limited() -> None:
     async with compiler() as c:
         n = MAX_SLOW // 10 + 1
         slow = [c.start(f"{SLOW} {caller} {i}", f"{caller}") for i in range(n) for caller in range(10)]
@@ -293,21 +293,21 @@ async def test_all_callers_together_may_have_so_many_slow_guides() -> None:
         assert results["QueueFull"] == 10 * n - results["InvalidRequest"] > 0
 
 
-async def test_waiting_ends_after_a_time() -> None:
+async def test_a_guide_that_waits_too_long_is_rejected() -> None:
     async with compiler(max_wait=0.02) as c:
         gated, waiting = c.start(GATED), c.start(QUICK)
         assert await waiting == "QueueFull"
         assert c.n_waiting == 0
-        assert not gated.done(), "it runs, and so gets its answer"
+        assert not gated.done(), "a running trial is not ended"
         c.vocabulary.may_go_on.set()
         assert await gated == "compiled"
         assert await c.run(QUICK) == "compiled"
 
 
-# ---- Leaving
+# ---- Cancellation and closing
 
 
-async def test_a_client_that_leaves_frees_its_place() -> None:
+async def test_a_cancelled_request_frees_its_place_in_the_queue() -> None:
     async with compiler() as c:
         gated = c.start(GATED)
         slow = [c.start(f"{SLOW} {i}") for i in range(3)]
@@ -322,21 +322,21 @@ async def test_a_client_that_leaves_frees_its_place() -> None:
         assert not [source for source, _ in c.vocabulary.tried if source.startswith(SLOW)]
 
 
-async def test_a_guide_without_waiting_requests_gets_no_more_time() -> None:
+async def test_a_guide_whose_requests_are_cancelled_is_not_tried_on_the_next_level() -> None:
     async with compiler() as c:
         first = c.start(f"{SLOW} first")
         await c.settle(0)
-        left = c.start(f"{MIDDLE} left")
+        cancelled = c.start(f"{MIDDLE} cancelled")
         await c.settle(1)
-        left.cancel()
-        await asyncio.gather(left, return_exceptions=True)
+        cancelled.cancel()
+        await asyncio.gather(cancelled, return_exceptions=True)
         c.vocabulary.may_go_on.set()
         assert await first == "InvalidRequest"
-        assert SECONDS[-1] not in c.vocabulary.seconds(f"{MIDDLE} left")
-        assert await c.run(f"{MIDDLE} left") == "compiled"
+        assert SECONDS[-1] not in c.vocabulary.seconds(f"{MIDDLE} cancelled")
+        assert await c.run(f"{MIDDLE} cancelled") == "compiled"
 
 
-async def test_closing_ends_everything() -> None:
+async def test_closing_fails_all_requests() -> None:
     async with compiler() as c:
         requests = [c.start(source) for source in (GATED, SLOW, QUICK, f"{SLOW} 2", MIDDLE)]
         await asyncio.sleep(0.01)

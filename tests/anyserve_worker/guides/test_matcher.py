@@ -1,4 +1,4 @@
-"""Guides with real llguidance on a vocabulary of bytes: allowed tokens, refusals, and costs."""
+"""Guides with real llguidance on a vocabulary of bytes: allowed tokens, rejected sources, and limits of time."""
 
 import json
 import time
@@ -19,9 +19,9 @@ JSON_SCHEMA, REGEX, GRAMMAR, LARK = contract.JSON_SCHEMA, contract.REGEX, contra
 END, CALL, TOOL = 256, 257, 258
 VOCABULARY = [bytes([byte]) for byte in range(256)] + [b"</s>", b"<|call|>", b"[TOOL]", b"abc"]
 SECONDS = 0.5
-"""Processor time for each guide."""
+"""Processor seconds of each trial."""
 ABC = len(VOCABULARY) - 1
-"""`abc`, a token of more than one character."""
+"""Token id of `abc`, a token of several characters."""
 
 
 def build(end_tokens: list[int]) -> VocabularyGuides:
@@ -59,17 +59,17 @@ def accept(matcher: Matcher, text: str) -> None:
 
 
 def refusal(guides: VocabularyGuides, tensor: TensorSpec, source: str) -> str:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         compiled(guides, Guide(tensor, source))
-    assert refused.value.tensor == tensor.name
-    assert str(refused.value).startswith(f"tensor '{tensor.name}': ")
-    return str(refused.value)
+    assert caught.value.tensor == tensor.name
+    assert str(caught.value).startswith(f"tensor '{tensor.name}': ")
+    return str(caught.value)
 
 
-# ---- What may come next
+# ---- Allowed tokens
 
 
-def test_a_mask_leaves_what_can_come_next_as_it_is(guides: VocabularyGuides) -> None:
+def test_a_mask_keeps_the_logits_of_allowed_tokens(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, "[ab]{2}"))
     logits = np.arange(len(VOCABULARY), dtype=np.float32)
     matcher.mask(logits)
@@ -84,7 +84,7 @@ def test_a_mask_leaves_what_can_come_next_as_it_is(guides: VocabularyGuides) -> 
         (LARK, 'start: ("yes" | "no") "!"'),
     ],
 )
-def test_every_language_says_what_comes_next(guides: VocabularyGuides, tensor: TensorSpec, source: str) -> None:
+def test_every_language_of_guides_restricts_tokens(guides: VocabularyGuides, tensor: TensorSpec, source: str) -> None:
     matcher = compiled(guides, Guide(tensor, source))
     assert allowed(matcher) == letters("yn")
     accept(matcher, "no")
@@ -94,7 +94,7 @@ def test_every_language_says_what_comes_next(guides: VocabularyGuides, tensor: T
     assert matcher.ended
 
 
-def test_a_schema_gives_compact_json(guides: VocabularyGuides) -> None:
+def test_a_schema_allows_json_with_single_spaces(guides: VocabularyGuides) -> None:
     schema = {
         "type": "object",
         "properties": {"a": {"type": "boolean"}, "b": {"const": "é"}},
@@ -106,12 +106,12 @@ def test_a_schema_gives_compact_json(guides: VocabularyGuides) -> None:
     assert matcher.ended
 
 
-def test_tokens_of_many_characters(guides: VocabularyGuides) -> None:
+def test_a_token_of_several_characters_is_allowed_if_all_of_them_match(guides: VocabularyGuides) -> None:
     assert allowed(compiled(guides, Guide(REGEX, "[ax][by][cz]"))) == letters("ax") | {ABC}
     assert allowed(compiled(guides, Guide(REGEX, "[ax][by][yz]"))) == letters("ax")
 
 
-def test_where_more_could_follow_the_end_token_ends(guides: VocabularyGuides) -> None:
+def test_the_end_token_is_allowed_once_the_text_is_complete(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, "a+"))
     assert allowed(matcher) == letters("a")
     accept(matcher, "a")
@@ -121,14 +121,14 @@ def test_where_more_could_follow_the_end_token_ends(guides: VocabularyGuides) ->
     assert matcher.ended
 
 
-def test_nothing_may_come_at_all(guides: VocabularyGuides) -> None:
+def test_an_empty_regex_allows_only_the_end_token(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(REGEX, ""))
     assert allowed(matcher) == {END}
     matcher.accept(END)
     assert matcher.ended
 
 
-def test_every_end_token_ends() -> None:
+def test_every_end_token_is_allowed_at_the_end() -> None:
     guides = build([END, CALL])
     try:
         assert allowed(compiled(guides, Guide(REGEX, "a?"))) == {ord("a"), END, CALL}
@@ -136,18 +136,18 @@ def test_every_end_token_ends() -> None:
         guides.close()
 
 
-def test_control_tokens_are_named_and_are_no_text(guides: VocabularyGuides) -> None:
+def test_control_tokens_match_by_name_and_not_as_text(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(LARK, 'start: <|call|> <|[TOOL]|> "x"'))
     assert allowed(matcher) == {CALL}
     matcher.accept(CALL)
     assert allowed(matcher) == {TOOL}
     matcher.accept(TOOL)
     assert allowed(matcher) == letters("x")
-    # Spelled out, they are characters.
+    # a regex matches characters only
     assert allowed(compiled(guides, Guide(REGEX, r"<\|call\|>|\[TOOL\]"))) == letters("<[")
 
 
-def test_copies_go_their_own_ways(guides: VocabularyGuides) -> None:
+def test_copies_of_a_matcher_are_independent(guides: VocabularyGuides) -> None:
     original = compiled(guides, Guide(REGEX, "ab|cd"))
     first, second = original.copy(), original.copy()
     accept(first, "ab")
@@ -160,16 +160,16 @@ def test_copies_go_their_own_ways(guides: VocabularyGuides) -> None:
     assert allowed(second) == letters("d")
 
 
-def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides) -> None:
+def test_accepting_a_token_that_is_not_allowed_raises(guides: VocabularyGuides) -> None:
     with pytest.raises(InvalidRequest, match="be continued"):
         compiled(guides, Guide(REGEX, "abc")).accept(ord("x"))
 
 
-# ---- What is refused
+# ---- Rejected guides
 
 
 @pytest.mark.parametrize(
-    ("tensor", "source", "says"),
+    ("tensor", "source", "problem"),
     [
         (REGEX, "(", "regex"),
         (REGEX, "(?=a)b", "look"),
@@ -196,13 +196,13 @@ def test_a_token_that_cannot_come_is_an_engine_failure(guides: VocabularyGuides)
         (LARK, "start: " + "(" * 30_000, "too deeply"),
     ],
 )
-def test_guides_that_cannot_be_enforced_are_refused(
-    guides: VocabularyGuides, tensor: TensorSpec, source: str, says: str
+def test_an_invalid_guide_is_rejected_with_the_reason(
+    guides: VocabularyGuides, tensor: TensorSpec, source: str, problem: str
 ) -> None:
-    assert says in refusal(guides, tensor, source)
+    assert problem in refusal(guides, tensor, source)
 
 
-# ---- Lenient schemas: what can't be enforced is ignored
+# ---- Lenient schemas: keywords that can't be enforced are ignored
 
 A_OR_1: dict[str, Any] = {"type": "array", "items": {"enum": ["a", 1]}}
 OBJECT: dict[str, Any] = {
@@ -237,21 +237,23 @@ UNENFORCEABLE: dict[str, tuple[dict[str, Any], str]] = {
         '{"b": 1}',
     ),
 }
-"""Schemas, each with a text that it allows if it is lenient."""
+"""Schemas by the keyword that can't be enforced, each with a text that the lenient schema allows."""
 
 
-def written(guides: VocabularyGuides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False) -> None:
+def accept_whole(
+    guides: VocabularyGuides, tensor: TensorSpec, source: str, text: str, *, lenient: bool = False
+) -> None:
     accept(compiled(guides, Guide(tensor, source, lenient)), text)
 
 
 @pytest.mark.parametrize("name", UNENFORCEABLE)
-def test_keywords_that_a_lenient_schema_cant_enforce_are_ignored(guides: VocabularyGuides, name: str) -> None:
+def test_a_lenient_schema_ignores_keywords_that_cannot_be_enforced(guides: VocabularyGuides, name: str) -> None:
     schema, text = UNENFORCEABLE[name]
     source = json.dumps(schema)
-    written(guides, JSON_SCHEMA, source, text, lenient=True)
+    accept_whole(guides, JSON_SCHEMA, source, text, lenient=True)
     with pytest.raises(InvalidRequest):
         compiled(guides, Guide(JSON_SCHEMA, source))
-    # A schema inside a grammar, as for the arguments of a call.
+    # the same schema inside a grammar, as for the arguments of a call
     lark = "start: r0\nr0: %json " + json.dumps(schema | {"x-guidance": {"lenient": True}})
     accept(compiled(guides, Guide(LARK, lark)), text.replace(", ", ",").replace(": ", ":"))
     with pytest.raises(InvalidRequest):
@@ -269,18 +271,18 @@ def test_the_rest_of_a_lenient_schema_is_enforced(guides: VocabularyGuides, name
     assert matcher.ended
 
 
-def test_data_that_looks_like_a_pattern_stays(guides: VocabularyGuides) -> None:
+def test_a_constant_that_looks_like_a_pattern_is_kept(guides: VocabularyGuides) -> None:
     data = {"pattern": "(?!a)", "patternProperties": {"(?!a)": 1}}
     schema = {
         "type": "object",
         "properties": {"pattern": {"const": data}, "b": {"type": "string", "pattern": "(?!a)"}},
         "required": ["pattern", "b"],
     }
-    written(guides, JSON_SCHEMA, json.dumps(schema), json.dumps({"pattern": data, "b": "x"}), lenient=True)
+    accept_whole(guides, JSON_SCHEMA, json.dumps(schema), json.dumps({"pattern": data, "b": "x"}), lenient=True)
 
 
 @pytest.mark.parametrize(
-    ("schema", "says"),
+    ("schema", "problem"),
     [
         ({"type": "string", "pattern": "("}, "unclosed group"),
         ({"items": [{"pattern": "(?!a)"}, {"type": "string", "pattern": "[b"}]}, "unclosed"),
@@ -292,21 +294,21 @@ def test_data_that_looks_like_a_pattern_stays(guides: VocabularyGuides) -> None:
         ({"type": "integer", "minimum": 3, "maximum": 2}, "greater than"),
     ],
 )
-def test_errors_in_a_lenient_schema_are_refused(guides: VocabularyGuides, schema: object, says: str) -> None:
-    with pytest.raises(InvalidRequest, match=says):
+def test_an_invalid_lenient_schema_is_rejected(guides: VocabularyGuides, schema: object, problem: str) -> None:
+    with pytest.raises(InvalidRequest, match=problem):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps(schema), lenient=True))
 
 
 @pytest.mark.parametrize("tensor", contract.GUIDES, ids=lambda spec: spec.name)
-def test_a_source_that_is_too_long(guides: VocabularyGuides, tensor: TensorSpec) -> None:
+def test_a_source_that_is_too_long_is_rejected(guides: VocabularyGuides, tensor: TensorSpec) -> None:
     assert f"longer than {MAX_SOURCE}" in refusal(guides, tensor, "a" * (MAX_SOURCE + 1))
 
 
-def test_a_model_that_has_no_end() -> None:
+def test_guides_are_rejected_for_a_model_without_an_end_token() -> None:
     assert "no token that ends" in refusal(build([]), REGEX, "a")
 
 
-# ---- What it may cost
+# ---- Limits of time
 
 CHAIN = 1400
 EXPLODING = {
@@ -334,15 +336,15 @@ EXPLODING = {
 
 
 @pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
-def test_a_guide_that_explodes_is_refused_and_the_next_is_compiled(
+def test_a_guide_that_is_too_expensive_is_rejected_and_the_next_one_works(
     guides: VocabularyGuides, tensor: TensorSpec, source: str
 ) -> None:
     assert len(source) <= MAX_SOURCE
     started = time.process_time()
-    with pytest.raises((InvalidRequest, TrialOverrun)) as ended:
+    with pytest.raises((InvalidRequest, TrialOverrun)) as caught:
         compiled(guides, Guide(tensor, source))
-    assert ended.type is TrialOverrun or "too complex" in str(ended.value)
-    assert time.process_time() - started < 1, "the time of this process: the work is done in another"
+    assert caught.type is TrialOverrun or "too complex" in str(caught.value)
+    assert time.process_time() - started < 1, "the trial must run in another process"
     accept(compiled(guides, Guide(REGEX, "ab")), "ab")
 
 
@@ -360,7 +362,7 @@ def test_a_guide_that_explodes_is_refused_and_the_next_is_compiled(
         (JSON_SCHEMA, '{"type": "string", "minLength": 100000000}'),
     ],
 )
-def test_guides_that_explode_elsewhere_are_cheap_or_fail(
+def test_a_guide_with_huge_repetitions_is_cheap_or_rejected(
     guides: VocabularyGuides, tensor: TensorSpec, source: str
 ) -> None:
     random = np.random.default_rng(3)
@@ -376,14 +378,14 @@ def test_guides_that_explode_elsewhere_are_cheap_or_fail(
     assert time.process_time() - started < 2
 
 
-def test_an_ambiguous_grammar_comes_to_an_end(guides: VocabularyGuides) -> None:
-    """Each token takes longer than the one before, up to the limit of a step."""
+def test_an_ambiguous_grammar_is_ended_by_the_limit_of_a_step(guides: VocabularyGuides) -> None:
+    """Each token takes longer than the one before."""
     with pytest.raises(InvalidRequest, match="complex"):
         accept(compiled(guides, Guide(LARK, "start: a\na: a a | a a a | /./")), "a" * 1000)
 
 
 class Clock:
-    """Each mask takes some time."""
+    """A clock that advances by `step` seconds at each call."""
 
     def __init__(self, step: float) -> None:
         self.now, self.step = 0.0, step
@@ -393,7 +395,9 @@ class Clock:
         return self.now
 
 
-def test_a_guide_that_holds_up_the_steps_is_refused(guides: VocabularyGuides, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_guide_that_is_slow_for_too_many_tokens_is_ended(
+    guides: VocabularyGuides, monkeypatch: pytest.MonkeyPatch
+) -> None:
     clock = Clock(step=0.4 * SECONDS_PER_TOKEN)
     monkeypatch.setattr(guide, "thread_time", clock)
     matcher = compiled(guides, Guide(REGEX, "a*"))
@@ -406,13 +410,13 @@ def test_a_guide_that_holds_up_the_steps_is_refused(guides: VocabularyGuides, mo
     accept(compiled(guides, Guide(REGEX, "a*")), "a" * n_tokens)
 
 
-def test_a_grammar_that_explodes_later_is_blamed_then(guides: VocabularyGuides) -> None:
+def test_a_grammar_that_becomes_too_large_is_ended_while_it_matches(guides: VocabularyGuides) -> None:
     matcher = compiled(guides, Guide(GRAMMAR, 'root ::= "a"{100000000}'))
     with pytest.raises(InvalidRequest, match="Too many items"):
         accept(matcher, "a" * 1000)
 
 
-def test_after_the_end_of_the_worker_nothing_is_started() -> None:
+def test_no_trial_starts_after_closing() -> None:
     guides = build([END])
     compiled(guides, Guide(REGEX, "a"))
     guides.close()
@@ -420,8 +424,10 @@ def test_after_the_end_of_the_worker_nothing_is_started() -> None:
         compiled(guides, Guide(REGEX, "a"))
 
 
-def test_a_schema_cant_set_options_of_the_compiler(guides: VocabularyGuides) -> None:
-    """`lenient` would make the schema less strict."""
+def test_a_schema_cannot_set_compiler_options(guides: VocabularyGuides) -> None:
+    """`lenient` would disable strict checks."""
     with pytest.raises(InvalidRequest, match="not"):
         compiled(guides, Guide(JSON_SCHEMA, json.dumps({"not": {"type": "string"}, "x-guidance": {"lenient": True}})))
-    written(guides, JSON_SCHEMA, json.dumps({"const": {"x-guidance": 1}, "x-guidance": {"no": 1}}), '{"x-guidance": 1}')
+    accept_whole(
+        guides, JSON_SCHEMA, json.dumps({"const": {"x-guidance": 1}, "x-guidance": {"no": 1}}), '{"x-guidance": 1}'
+    )

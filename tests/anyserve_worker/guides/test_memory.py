@@ -1,4 +1,4 @@
-"""The caches for guides have bounds."""
+"""The memory of guides is bounded in entries and weight."""
 
 from anyserve_worker.core.guide import Guide
 from anyserve_worker.guides.memory import LeastRecentlyUsed, digest
@@ -12,7 +12,7 @@ def test_a_digest_identifies_language_and_source() -> None:
     assert digest(Guide(contract.REGEX, "a")) == digest(Guide(contract.REGEX, "a"))
 
 
-def test_the_least_recently_used_is_forgotten() -> None:
+def test_the_least_recently_used_entry_is_dropped() -> None:
     memory: LeastRecentlyUsed[int] = LeastRecentlyUsed(2, 100)
     memory.put(b"a", 1, 1)
     memory.put(b"b", 2, 1)
@@ -22,7 +22,7 @@ def test_the_least_recently_used_is_forgotten() -> None:
     assert len(memory) == 2
 
 
-def test_weights_have_a_sum() -> None:
+def test_the_sum_of_the_weights_is_bounded() -> None:
     memory: LeastRecentlyUsed[int] = LeastRecentlyUsed(10, 5)
     memory.put(b"a", 1, 2)
     memory.put(b"b", 2, 3)

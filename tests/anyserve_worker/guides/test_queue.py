@@ -1,10 +1,10 @@
-"""The caller whose guide is compiled next, and full queues."""
+"""The order in which guides are compiled, and the limits of the queue."""
 
 from anyserve_worker.guides.queue import GuideQueue
 
 
-def build(n_levels: int = 1, most: int = 100, most_per_caller: int = 100) -> GuideQueue[str]:
-    return GuideQueue(n_levels, most, most_per_caller)
+def build(n_levels: int = 1, max_jobs: int = 100, max_per_caller: int = 100) -> GuideQueue[str]:
+    return GuideQueue(n_levels, max_jobs, max_per_caller)
 
 
 def drain(queue: GuideQueue[str]) -> list[str]:
@@ -15,11 +15,11 @@ def drain(queue: GuideQueue[str]) -> list[str]:
     return jobs
 
 
-def test_an_empty_queue_has_nothing() -> None:
+def test_take_returns_none_from_an_empty_queue() -> None:
     assert build().take() is None
 
 
-def test_one_caller_is_served_in_order() -> None:
+def test_jobs_of_one_caller_are_taken_in_order() -> None:
     queue = build()
     assert all(queue.add(job, "a") for job in ("1", "2", "3"))
     assert len(queue) == 3
@@ -33,8 +33,8 @@ def test_callers_take_turns() -> None:
     assert drain(queue) == ["a1", "b1", "c1", "a2", "b2", "a3"]
 
 
-def test_a_caller_that_comes_back_overtakes_none_that_waits() -> None:
-    """Two callers with an endless series of guides leave a third caller its turns."""
+def test_a_returning_caller_does_not_overtake_a_waiting_one() -> None:
+    """A caller still gets its turns while two others add one job after the other."""
     queue = build()
     for job in ("c1", "c2", "c3"):
         queue.add(job, "c")
@@ -75,12 +75,12 @@ def test_a_job_of_several_callers_is_taken_once() -> None:
     assert drain(queue) == ["a1", "common", "b1"]
 
 
-def test_a_discarded_job_is_not_taken() -> None:
+def test_a_job_that_all_its_callers_discard_is_not_taken() -> None:
     queue = build()
     queue.add("common", "a")
     queue.add("common", "b")
     queue.discard("common", "a")
-    queue.discard("common", "nobody")
+    queue.discard("common", "unknown")
     queue.discard("nothing", "b")
     assert len(queue) == 1
     assert drain(queue) == ["common"]
@@ -89,12 +89,12 @@ def test_a_discarded_job_is_not_taken() -> None:
     assert queue.take() is None
 
 
-def test_a_full_part_leaves_room_for_others() -> None:
-    queue = build(2, most=5, most_per_caller=2)
+def test_a_caller_at_its_limit_leaves_room_for_others() -> None:
+    queue = build(2, max_jobs=5, max_per_caller=2)
     assert [queue.add(f"a{i}", "a", 1) for i in range(3)] == [True, True, False]
     assert [queue.add(f"b{i}", "b", 1) for i in range(3)] == [True, True, False]
     assert queue.add("c0", "c", 1)
-    assert not queue.add("d0", "d", 1), "all together are too many"
+    assert not queue.add("d0", "d", 1), "the limit of all callers is reached"
     assert all(queue.add(f"quick{i}", "a") for i in range(9)), "lower levels have no limit"
     assert queue.take() == "quick0"
     assert queue.take() == "b0"

@@ -1,4 +1,4 @@
-"""Trial processes: what ends one, that the next one is forked, and that errors are about the guide."""
+"""Trial processes: their verdicts, the reasons why one ends, and its replacement."""
 
 import os
 import signal
@@ -18,9 +18,9 @@ from anyserve_worker.guides.trial import Trials
 
 SLOW = ("json_schema", '{"type":"integer","multipleOf":999983}')
 CHAIN = ("lark", "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"')
-"""Exhausts the stack."""
+"""A grammar that exhausts the stack."""
 ENDLESS = 1000.0
-"""Seconds; more than any guide here takes before it is killed."""
+"""Seconds; longer than any guide here runs before its process is killed."""
 
 
 @pytest.fixture
@@ -35,46 +35,45 @@ def works(trials: Trials) -> bool:
 
 
 def processes(parent: int) -> list[int]:
-    found = []
+    pids = []
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
             fields = stat.read_text().rpartition(")")[2].split()
         except OSError:
             continue
         if int(fields[1]) == parent and fields[0] != "Z":
-            found.append(int(stat.parent.name))
-    return found
+            pids.append(int(stat.parent.name))
+    return pids
 
 
-def runs(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     except OSError:
         return False
 
 
-def server(trials: Trials) -> int:
-    """Its process id."""
+def server_pid(trials: Trials) -> int:
     assert trials._server
     return trials._server._process.pid
 
 
 def wait_for_a_process(parent: int) -> int:
     deadline = time.monotonic() + 20
-    while not (found := processes(parent)):
+    while not (pids := processes(parent)):
         assert time.monotonic() < deadline
         time.sleep(0.001)
-    return found[0]
+    return pids[0]
 
 
 def test_good_guides_share_a_process(trials: Trials) -> None:
     for _ in range(3):
         assert works(trials)
     assert trials.n_forked == 1
-    assert len(processes(server(trials))) == 1
+    assert len(processes(server_pid(trials))) == 1
 
 
-def test_errors_are_verdicts_and_end_nothing(trials: Trials) -> None:
+def test_an_error_in_a_guide_does_not_end_its_process(trials: Trials) -> None:
     for _ in range(2):
         with pytest.raises(GrammarError, match="regex"):
             trials.run("regex", "(", 0.5)
@@ -82,29 +81,29 @@ def test_errors_are_verdicts_and_end_nothing(trials: Trials) -> None:
     assert trials.n_forked == 1
 
 
-def test_an_overrun_ends_its_process_alone(trials: Trials) -> None:
+def test_an_overrun_ends_only_its_own_process(trials: Trials) -> None:
     assert works(trials)
-    before = server(trials)
+    first_server = server_pid(trials)
     for seconds in (0.01, 0.05):
         with pytest.raises(TrialOverrun):
             trials.run(*SLOW, seconds)
         assert works(trials)
-    assert server(trials) == before
+    assert server_pid(trials) == first_server
     assert trials.n_forked == 3
-    assert len(processes(before)) == 1
+    assert len(processes(first_server)) == 1
 
 
-def test_an_exhausted_stack_is_a_verdict(trials: Trials) -> None:
+def test_a_guide_that_exhausts_the_stack_is_rejected(trials: Trials) -> None:
     with pytest.raises(GrammarError, match="too complex"):
         trials.run(*CHAIN, 0.5)
     assert works(trials)
 
 
-def test_guides_run_side_by_side(trials: Trials) -> None:
+def test_trials_run_in_parallel(trials: Trials) -> None:
     trials.start()
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        trial_pid = wait_for_a_process(server(trials))
+        trial_pid = wait_for_a_process(server_pid(trials))
         assert works(trials)
         assert not slow.done()
         os.kill(trial_pid, signal.SIGKILL)
@@ -114,20 +113,20 @@ def test_guides_run_side_by_side(trials: Trials) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
-def test_a_trial_killed_from_outside_says_nothing_about_the_guide(trials: Trials, number: int) -> None:
+def test_a_trial_killed_from_outside_is_lost(trials: Trials, number: int) -> None:
     trials.start()
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        os.kill(wait_for_a_process(server(trials)), number)
+        os.kill(wait_for_a_process(server_pid(trials)), number)
         with pytest.raises(TrialLost):
             slow.result()
     assert works(trials)
 
 
-def test_an_idle_trial_killed_from_outside_is_replaced(trials: Trials) -> None:
+def test_an_idle_process_killed_from_outside_is_replaced(trials: Trials) -> None:
     assert works(trials)
-    os.kill(wait_for_a_process(server(trials)), signal.SIGKILL)
-    while processes(server(trials)):
+    os.kill(wait_for_a_process(server_pid(trials)), signal.SIGKILL)
+    while processes(server_pid(trials)):
         time.sleep(0.001)
     assert works(trials)
     assert trials.n_forked == 2
@@ -135,22 +134,22 @@ def test_an_idle_trial_killed_from_outside_is_replaced(trials: Trials) -> None:
 
 def test_a_server_killed_from_outside_is_replaced(trials: Trials) -> None:
     assert works(trials)
-    before = server(trials)
+    first_server = server_pid(trials)
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
-        trial_pid = wait_for_a_process(before)
-        os.kill(before, signal.SIGKILL)
+        trial_pid = wait_for_a_process(first_server)
+        os.kill(first_server, signal.SIGKILL)
         os.kill(trial_pid, signal.SIGKILL)
         with pytest.raises(TrialLost):
             slow.result()
     assert works(trials)
-    assert server(trials) != before
-    assert processes(before) == []
+    assert server_pid(trials) != first_server
+    assert processes(first_server) == []
 
 
-def test_closing_ends_what_runs(trials: Trials) -> None:
+def test_closing_ends_running_trials(trials: Trials) -> None:
     trials.start()
-    running = server(trials)
+    running = server_pid(trials)
     with ThreadPoolExecutor(1) as threads:
         slow = threads.submit(trials.run, *SLOW, ENDLESS)
         trial_pid = wait_for_a_process(running)
@@ -158,7 +157,7 @@ def test_closing_ends_what_runs(trials: Trials) -> None:
         with pytest.raises(Draining):
             slow.result()
     deadline = time.monotonic() + 20
-    while any(runs(pid) for pid in (running, trial_pid)):
+    while any(is_running(pid) for pid in (running, trial_pid)):
         assert time.monotonic() < deadline
         time.sleep(0.001)
     with pytest.raises(Draining):
@@ -166,8 +165,7 @@ def test_closing_ends_what_runs(trials: Trials) -> None:
     trials.close()
 
 
-def test_many_threads(trials: Trials) -> None:
-    """Each guide has its own result, whatever ends at the same time."""
+def test_each_thread_gets_the_verdict_of_its_own_guide(trials: Trials) -> None:
     start = threading.Barrier(4)
 
     def run(i: int) -> str:
@@ -184,7 +182,7 @@ def test_many_threads(trials: Trials) -> None:
     assert all(f"{{{i}}}" in answers[i] for i in range(0, 24, 2))
 
 
-def test_everything_ends_with_a_worker_that_is_killed() -> None:
+def test_all_processes_end_with_a_worker_that_is_killed() -> None:
     script = (
         "import os, signal\n"
         "from anyserve_worker.guides.trial import Trials\n"
@@ -193,10 +191,10 @@ def test_everything_ends_with_a_worker_that_is_killed() -> None:
         "print(trials._server._process.pid, trials._idle[0].pid, flush=True)\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
-    done = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
-    pids = [int(pid) for pid in done.stdout.split()]
-    assert len(pids) == 2, done.stderr
+    result = subprocess.run([sys.executable, "-c", script], check=False, capture_output=True, text=True, timeout=60)
+    pids = [int(pid) for pid in result.stdout.split()]
+    assert len(pids) == 2, result.stderr
     deadline = time.monotonic() + 20
-    while any(runs(pid) for pid in pids):
+    while any(is_running(pid) for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.001)

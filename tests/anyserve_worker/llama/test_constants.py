@@ -1,4 +1,4 @@
-"""llama.cpp's constants and structs: the worker starts only with the library that it was written for."""
+"""llama.cpp's constants and structs: the worker starts only with the library version that it was written for."""
 
 import ctypes
 import re
@@ -18,11 +18,11 @@ from anyserve_worker.llama import constants
 
 ROOT = Path(__file__).parents[3]
 HEADERS = "".join((Path(llama_cpp.__file__).parent / "include" / name).read_text() for name in ("llama.h", "ggml.h"))
-"""The headers that the installed library was compiled with."""
+"""Text of the headers that the installed library was compiled with."""
 
 
 class Changed:
-    """llama_cpp with other attributes; None removes one."""
+    """llama_cpp with changed attributes; None stands for a missing one."""
 
     def __init__(self, **changed: Any) -> None:
         self._changed = changed
@@ -76,15 +76,14 @@ CONTEXT_FIELDS = constants.FIELDS["llama_context_params"]
         ),
         ({"llama_context_default_params": defaults(type_v=8)}, "default type_v of llama_context_params is 8, not 1"),
     ],
-    ids=lambda value: str(value)[:40],
 )
-def test_a_difference_is_refused(changed: dict[str, Any], problem: str) -> None:
-    with pytest.raises(LoadError) as refused:
+def test_a_library_with_a_different_constant_is_rejected(changed: dict[str, Any], problem: str) -> None:
+    with pytest.raises(LoadError) as caught:
         constants.check(Changed(**changed), type_name)
-    assert str(refused.value) == f"llama_cpp {llama_cpp.__version__}: {problem}; llama-cpp-python 0.3.36 is needed"
+    assert str(caught.value) == f"llama_cpp {llama_cpp.__version__}: {problem}; llama-cpp-python 0.3.36 is needed"
 
 
-def test_a_type_with_another_name_in_the_library_is_refused() -> None:
+def test_a_type_with_another_name_in_the_library_is_rejected() -> None:
     def renumbered(number: int) -> bytes:
         return b"i8" if number == 30 else type_name(number)
 
@@ -92,7 +91,7 @@ def test_a_type_with_another_name_in_the_library_is_refused() -> None:
         constants.check(Changed(), renumbered)
 
 
-def test_the_library_that_is_installed_is_accepted() -> None:
+def test_the_installed_library_is_accepted() -> None:
     from anyserve_worker.llama import native
 
     assert native.llama is llama_cpp
@@ -114,10 +113,10 @@ def test_the_worker_ends_with_one_line_where_a_constant_differs() -> None:
     )
 
 
-# ---- The table itself
+# ---- The tables
 
 
-def test_it_is_for_the_release_that_is_pinned() -> None:
+def test_the_tables_are_for_the_pinned_release() -> None:
     worker = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]["worker"]
     assert f"llama-cpp-python=={constants.PINNED}" in worker
 
@@ -135,13 +134,13 @@ def test_every_option_has_a_value() -> None:
         ("GGML_LOG_LEVEL_ERROR", constants.LOG_LEVEL_ERROR),
     ],
 )
-def test_values_are_those_of_the_headers(name: str, value: int) -> None:
-    """The value is an item of an enum, or defined."""
-    found = re.findall(rf"^\s*(?:#define )?{name}\s*(?:=|\s)\s*(-?\d+),?$", without_comments(HEADERS), re.MULTILINE)
-    assert found == [str(value)]
+def test_values_are_equal_to_those_of_the_headers(name: str, value: int) -> None:
+    """A header has them as an enum member or as a macro."""
+    defined = re.findall(rf"^\s*(?:#define )?{name}\s*(?:=|\s)\s*(-?\d+),?$", without_comments(HEADERS), re.MULTILINE)
+    assert defined == [str(value)]
 
 
-def test_the_status_of_a_full_memory_is_that_of_the_header() -> None:
+def test_the_status_of_a_full_memory_is_equal_to_the_documented_one() -> None:
     pattern = r"// +(\d) - could not find a KV slot for the batch.*\n(?: *//.*\n)* *LLAMA_API int32_t llama_decode"
     described = re.search(pattern, HEADERS)
     assert described
@@ -149,8 +148,8 @@ def test_the_status_of_a_full_memory_is_that_of_the_header() -> None:
 
 
 @pytest.mark.parametrize("name", constants.FIELDS)
-def test_structs_have_the_fields_of_the_headers_in_their_order(name: str) -> None:
-    """Those of llama_cpp, which was written by hand as well."""
+def test_structs_of_llama_cpp_have_the_fields_of_the_headers_in_order(name: str) -> None:
+    """The structs of the Python package are written by hand."""
     body = re.search(rf"struct {name} {{\n(.*?)\n    }}", HEADERS, re.DOTALL)
     assert body
     declared = re.findall(r"(\w+)\s*;", without_comments(body[1]))

@@ -1,4 +1,4 @@
-"""Greedy and plain sampling: what they choose, and how often; log probabilities."""
+"""Greedy and plain sampling: the tokens that they draw, their frequencies, and log probabilities."""
 
 from collections import Counter
 
@@ -12,7 +12,7 @@ SCRATCH = Scratch(5)
 LOGITS = np.array([1.0, 3.0, -2.0, 3.0, 0.0], dtype=np.float32)
 
 
-def test_greedy_takes_the_first_of_the_likeliest() -> None:
+def test_greedy_takes_the_first_of_equally_likely_tokens() -> None:
     assert Greedy().sample(LOGITS) == 1
 
 
@@ -23,7 +23,7 @@ def test_plain_draws_with_the_probabilities_of_the_softmax(temperature: float) -
     drawn = Counter(sampler.sample(LOGITS) for _ in range(n))
     weights = np.exp(LOGITS.astype(float) / temperature)
     for token, p in enumerate(weights / weights.sum()):
-        # Six standard deviations don't occur by chance, and the seed is fixed.
+        # six standard deviations; the seed is fixed too
         assert abs(drawn[token] - n * p) <= 6 * (n * p * (1 - p)) ** 0.5
 
 
@@ -55,7 +55,7 @@ def test_every_token_of_a_vocabulary_of_any_size_is_drawn(n_vocab: int) -> None:
     assert drawn == set(range(n_vocab))
 
 
-def test_a_distribution_leaves_nothing_behind_for_the_next() -> None:
+def test_a_draw_does_not_affect_the_next_one() -> None:
     scratch = Scratch(3)
     Plain(1.0, 1, scratch).sample(np.array([9, 9, 9], dtype=np.float32))
     peaked = np.array([0, 60, 0], dtype=np.float32)
@@ -66,7 +66,7 @@ def test_a_distribution_leaves_nothing_behind_for_the_next() -> None:
 
 
 def reference(logits: Logits) -> npt.NDArray[np.float64]:
-    """The plain softmax, in double precision."""
+    """Returns the log probabilities of the softmax in double precision."""
     weights = np.exp(logits.astype(np.float64) - float(logits.max()))
     with np.errstate(divide="ignore"):
         return np.asarray(np.log(weights / weights.sum()))
@@ -87,18 +87,18 @@ def test_log_probabilities_are_those_of_the_softmax(n_vocab: int, scale: float) 
 
 
 @pytest.mark.parametrize("n_top", [0, 1, 2, 3, 4, 5, 6, 20])
-def test_the_likeliest_of_equals_are_the_first(n_top: int) -> None:
+def test_equally_likely_tokens_are_listed_in_order(n_top: int) -> None:
     top = Distribution(LOGITS, n_top).score(2).top
     assert [token for token, _ in top] == [1, 3, 0, 4, 2][:n_top]
 
 
-def test_all_equal() -> None:
+def test_equal_logits_have_equal_log_probabilities() -> None:
     score = Distribution(np.full(1000, 3, dtype=np.float32), 3).score(999)
     assert score.logprob == pytest.approx(-np.log(1000))
     assert [token for token, _ in score.top] == [0, 1, 2]
 
 
-def test_impossible_tokens_have_no_probability() -> None:
+def test_impossible_tokens_are_not_listed() -> None:
     score = Distribution(np.array([-np.inf, 1.0, -np.inf, 1.0], dtype=np.float32), 3).score(0)
     assert score.logprob == -np.inf
     assert [token for token, _ in score.top] == [1, 3, 0]
@@ -106,7 +106,7 @@ def test_impossible_tokens_have_no_probability() -> None:
 
 
 @pytest.mark.parametrize("greatest", [-1e4, 1e4, 3e38])
-def test_extreme_logits_are_no_overflow(greatest: float) -> None:
+def test_extreme_logits_do_not_overflow(greatest: float) -> None:
     logits = np.array([greatest, 0.0, greatest, -1e30], dtype=np.float32)
     score = Distribution(logits, 1).score(0)
     assert score.logprob <= 0 or score.logprob == pytest.approx(0, abs=1e-3)

@@ -1,4 +1,4 @@
-"""The highest of many values, against sorting them all."""
+"""Selection of the highest values, compared with a full sort."""
 
 from collections.abc import Iterator
 
@@ -11,7 +11,7 @@ SIZES = [1, 2, 1023, 2048, 2049, 4099, 49_152, 151_936]
 
 
 def shapes(n: int) -> Iterator[tuple[str, Values]]:
-    """Values of many distributions, among them flat ones, equal ones and impossible ones."""
+    """Yields values of several distributions, including flat ones, equal values and -inf."""
     random = np.random.default_rng(n)
     zipf = -1.5 * np.log(np.arange(1, n + 1))
     random.shuffle(zipf)
@@ -35,13 +35,13 @@ def shapes(n: int) -> Iterator[tuple[str, Values]]:
 
 
 def in_order(values: Values) -> "np.ndarray[tuple[int], np.dtype[np.int64]]":
-    """Returns indices from the highest value above -inf on; among equals the first."""
+    """Returns the indices of the values above -inf, highest first; equal values in order of their index."""
     order = np.argsort(-values, kind="stable")
     return order[: np.count_nonzero(values > -np.inf)]
 
 
 @pytest.mark.parametrize("n", SIZES)
-def test_the_highest(n: int) -> None:
+def test_highest_returns_the_indices_of_the_highest_values(n: int) -> None:
     for name, values in shapes(n):
         for count in (1, 2, 40, 500, n // 2 + 1, n, 2 * n):
             assert highest(values, count).tolist() == sorted(in_order(values)[:count].tolist()), (name, count)
@@ -49,9 +49,9 @@ def test_the_highest(n: int) -> None:
 
 @pytest.mark.parametrize("beyond", [False, True])
 @pytest.mark.parametrize("n", SIZES)
-def test_the_fewest_that_have_a_mass(n: int, beyond: bool) -> None:
+def test_heaviest_returns_the_fewest_indices_whose_weights_reach_a_mass(n: int, beyond: bool) -> None:
     for name, keys in shapes(n):
-        # Powers of two add up exactly in every order.
+        # sums of powers of two are exact in any order
         weights = (2.0 ** np.random.default_rng(n + 1).integers(-12, 0, n)).astype(np.float32)
         order = in_order(keys)
         cumulated = weights[order].cumsum(dtype=np.float64)

@@ -1,4 +1,4 @@
-"""Truncating samplers and mirostat against llama.cpp's: the tokens that they keep, and how often each is drawn."""
+"""Truncating samplers and mirostat compared with llama.cpp's: the tokens kept, and how often each is drawn."""
 
 import random
 from array import array
@@ -33,34 +33,34 @@ TRUNCATIONS: list[dict[str, Any]] = [
 
 
 class Watched:
-    """A sampler that shows the candidates that it draws from."""
+    """Records the logits from which a sampler draws."""
 
     def __init__(self, sampling: SamplingParameters, n_vocab: int) -> None:
         sampler = sampler_of(sampling, n_vocab)
         assert isinstance(sampler, Truncating | Mirostat)
         self._sampler, self._draw = sampler, sampler._draw
         sampler._draw = self._watch  # type: ignore[assignment]
-        self._left: list[Logits] = []
+        self._kept_logits: list[Logits] = []
 
     def _watch(self, logits: Logits) -> Drawn:
-        self._left.append(logits.copy())
+        self._kept_logits.append(logits.copy())
         return self._draw(logits)
 
-    def weights(self, logits: Logits) -> npt.NDArray[np.float64]:
-        """By the value that a token had among those that are left: equal ones can stand for each other."""
+    def kept_logits(self, logits: Logits) -> npt.NDArray[np.float64]:
+        """Returns the logits after truncation."""
         self._sampler.sample(logits)
-        return self._left[-1].astype(np.float64)
+        return self._kept_logits[-1].astype(np.float64)
 
 
 def sampler_of(sampling: SamplingParameters, n_vocab: int, seed: int = 1) -> DirectSampler:
     def no_breakers(_: tuple[str, ...]) -> Breakers:
-        raise AssertionError("nothing here needs them")
+        raise AssertionError("no sampler here uses breakers")
 
     return chain(sampling, seed, SeenPrompt(sampling, array("i", [0]), 100, no_breakers), Scratch(n_vocab))
 
 
 def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.NDArray[np.float64]:
-    """Returns the possible values from the greatest on."""
+    """Returns the probabilities above zero, highest first."""
     weights = np.exp((logits - logits.max()) / temperature)
     ordered: npt.NDArray[np.float64] = np.sort(weights[weights > 0])[::-1] / weights.sum()
     return ordered
@@ -68,33 +68,33 @@ def probabilities(logits: npt.NDArray[np.float64], temperature: float) -> npt.ND
 
 @pytest.mark.parametrize("params", TRUNCATIONS, ids=lambda params: "-".join(f"{k}={v}" for k, v in params.items()))
 @pytest.mark.parametrize("n_vocab", [7, 2048, 49_152, 151_936])
-def test_the_candidates_are_those_of_llama_cpp(n_vocab: int, params: dict[str, Any]) -> None:
+def test_the_kept_tokens_are_those_of_llama_cpp(n_vocab: int, params: dict[str, Any]) -> None:
     sampling = SamplingParameters(**params)
     for name, logits in shapes(n_vocab):
         if name == "huge" or (name in ("nearly flat", "flat", "equals") and sampling.mirostat == 1):
-            continue  # NaN, or beyond the greatest number: llama.cpp then keeps one token.
+            continue  # llama.cpp overflows and keeps one token
         theirs = Chain(sampling, 1, array("i", [0]), None, n_vocab, 100)
-        _, found = theirs.apply(logits)
-        expected = probabilities(found["logit"].astype(np.float64), 1)
+        _, candidates = theirs.apply(logits)
+        expected = probabilities(candidates["logit"].astype(np.float64), 1)
         theirs.free()
         ours = probabilities(
-            Watched(sampling, n_vocab).weights(logits.copy()), 1 if sampling.mirostat else sampling.temperature
+            Watched(sampling, n_vocab).kept_logits(logits.copy()), 1 if sampling.mirostat else sampling.temperature
         )
-        # llama.cpp sums in single precision, one by one: with a large vocabulary its error is a percent.
+        # llama.cpp sums in single precision: with a large vocabulary it is off by a percent
         n = min(len(ours), len(expected))
         difference = np.abs(ours[:n] - expected[:n]).sum() + ours[n:].sum() + expected[n:].sum()
         assert difference < (2e-3 if n_vocab < 100_000 else 2e-2), (name, len(ours), len(expected))
 
 
-def test_xtc_never_leaves_a_token_that_is_impossible() -> None:
-    """llama.cpp does at a threshold of 0: no probability is at least that as well."""
+def test_xtc_never_keeps_an_impossible_token() -> None:
+    """llama.cpp does at a threshold of 0, because a probability of 0 reaches it."""
     logits = np.array([-np.inf, 2.0, 3.0, -np.inf, 1.0], dtype=np.float32)
     sampler = sampler_of(SamplingParameters(xtc_probability=1.0, xtc_threshold=0.0), len(logits))
     assert {sampler.sample(logits.copy()) for _ in range(20)} == {4}
 
 
-def test_mirostat_leaves_everything_where_its_number_of_tokens_is_too_large() -> None:
-    """Where llama.cpp's conversion to an integer overflows, and leaves the likeliest alone."""
+def test_mirostat_keeps_all_tokens_when_its_token_count_overflows() -> None:
+    """llama.cpp's conversion to an integer overflows there, and only the likeliest token is kept."""
     sampler = sampler_of(SamplingParameters(mirostat=1, mirostat_tau=9.0), 500)
     logits = (np.random.default_rng(1).standard_normal(500) / 1000).astype(np.float32)
     assert len({sampler.sample(logits.copy()) for _ in range(2000)}) > 400
@@ -138,12 +138,12 @@ def test_tokens_are_drawn_as_often_as_by_llama_cpp(params: dict[str, Any]) -> No
     assert set(drawn) == set(reference)
     for token, count in reference.items():
         p = count / n
-        # Six standard deviations of the difference of two draws, and the seeds are fixed.
+        # six standard deviations of the difference of two draws; the seeds are fixed too
         assert abs(drawn[token] - count) <= 6 * (2 * n * p * (1 - p)) ** 0.5
 
 
 @pytest.mark.parametrize("params", [{"top_k": 20}, {"xtc_probability": 0.5}, {"mirostat": 1}, {"mirostat": 2}])
-def test_a_seed_repeats_itself(params: dict[str, Any]) -> None:
+def test_draws_with_the_same_seed_are_the_same(params: dict[str, Any]) -> None:
     logits = np.random.default_rng(1).standard_normal(3000).astype(np.float32)
 
     def draws(seed: int) -> list[int]:
@@ -154,14 +154,14 @@ def test_a_seed_repeats_itself(params: dict[str, Any]) -> None:
     assert draws(7) != draws(8)
 
 
-def test_a_temperature_that_makes_logits_huge() -> None:
+def test_a_low_temperature_does_not_overflow() -> None:
     logits = np.array([1.0, -1e30, 2.0, -np.inf], dtype=np.float32)
     for params in ({"top_p": 0.9}, {"typical_p": 0.9}, {"top_n_sigma": 1.0}, {"mirostat": 2, "mirostat_tau": 0.0}):
         sampler = sampler_of(SamplingParameters(temperature=1e-5, **params), 4)  # type: ignore[arg-type]
         assert {sampler.sample(logits.copy()) for _ in range(20)} == {2}
 
 
-def test_a_draw_has_its_probability() -> None:
+def test_a_draw_returns_the_probability_of_its_token() -> None:
     logits = np.log(np.array([0.5, 0.25, 0.25], dtype=np.float32))
     draw = Draw(1.0, random.Random(1), Scratch(3))
     assert {(drawn.at, round(drawn.probability, 5)) for drawn in (draw(logits) for _ in range(50))} == {

@@ -1,4 +1,4 @@
-"""Stand-ins for the engine and for gRPC, in front of which the service is tested."""
+"""Stand-ins for the engine and for gRPC, for tests of the service."""
 
 import asyncio
 from array import array
@@ -21,39 +21,39 @@ from anyserve_worker.service.repository import ServedModel, State
 from anyserve_worker.text.output import TextOutput
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.anyserve_worker.fakes import PATIENCE
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT
 
 T = TypeVar("T")
 
 
 class Arrivals(asyncio.Queue[T]):
-    """A queue that a test does not wait for in vain."""
+    """A queue whose `get` fails after a while."""
 
     async def get(self) -> T:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             return await super().get()
 
 
 class FakeEngine:
-    """Admits every request, and leaves what becomes of it to the test."""
+    """Admits every request; the test puts its deltas."""
 
     def __init__(self) -> None:
         self.stats = EngineStats()
         self.admits = asyncio.Event()
         self.admits.set()
         self.refusal: Exception | None = None
-        """Raised by `submit`."""
-        self.asking: Arrivals[GenerationRequest] = Arrivals()
-        """Requests that have reached `submit`."""
+        """Error that `submit` raises; None to admit."""
+        self.submitted: Arrivals[GenerationRequest] = Arrivals()
+        """Requests for which `submit` was called."""
         self.running: Arrivals[RunningGeneration] = Arrivals()
-        """Those that were admitted."""
+        """Admitted requests."""
         self.cancelled: Arrivals[RunningGeneration] = Arrivals()
 
     def refuse_too_many_ids(self, task: str, request: ModelInferRequest) -> None:
-        """None has too many."""
+        """Accepts any number of ids."""
 
     async def submit(self, request: GenerationRequest, origin: Origin) -> RunningGeneration:
-        self.asking.put_nowait(request)
+        self.submitted.put_nowait(request)
         await self.admits.wait()
         if self.refusal:
             raise self.refusal
@@ -67,7 +67,7 @@ def sequence(index: int = 0) -> Sequence:
 
 
 def served(engine: FakeEngine, name: str = "m", tasks: tuple[str, ...] = (contract.TASK_GENERATE,)) -> ServedModel:
-    """A model that is ready."""
+    """Returns a model that is ready."""
     model = ServedModel(name, Path(), State.READY, tasks=tasks)
     model._engine = cast(Engine, engine)
     return model
@@ -78,7 +78,7 @@ def delta(text: str, reason: str | None = None, index: int = 0) -> Delta:
 
 
 def request(id: str = "", *, number: int | None = None, cancel: int | None = None, n: int = 1) -> ModelInferRequest:
-    """A request for text; with a number, for step batches; or the cancellation of one."""
+    """Returns a request for text (`number`: in step batches), or the cancellation of request `cancel`."""
     message = ModelInferRequest(model_name="m", id=id)
     if cancel is not None:
         message.parameters[contract.PARAM_CANCEL].int64_param = cancel
@@ -95,7 +95,7 @@ def outputs(response: ModelInferResponse) -> dict[str, list[Any]]:
 
 
 class Aborted(Exception):
-    """A call was ended with a status."""
+    """`FakeContext.abort` was called."""
 
     def __init__(self, status: grpc.StatusCode, message: str, details: dict[str, str]) -> None:
         super().__init__(message)
@@ -103,7 +103,7 @@ class Aborted(Exception):
 
 
 class FakeContext:
-    """A gRPC call."""
+    """The context of a gRPC call."""
 
     def __init__(self, *metadata: tuple[str, str]) -> None:
         self._metadata = metadata
@@ -116,7 +116,7 @@ class FakeContext:
 
 
 class Requests:
-    """What a client sends on a stream."""
+    """The requests that a client sends on a stream."""
 
     def __init__(self) -> None:
         self._messages: asyncio.Queue[ModelInferRequest | Exception | None] = asyncio.Queue()
@@ -127,7 +127,7 @@ class Requests:
             self._messages.put_nowait(message)
 
     def fail(self, error: Exception) -> None:
-        """Reading raises this."""
+        """Makes the next read raise this error."""
         self._messages.put_nowait(error)
 
     def end(self) -> None:
@@ -141,8 +141,8 @@ class Requests:
             yield message
 
 
-async def everything_else_has_run() -> None:
-    """Nothing but the test can go on: no step of a stream takes as many turns of the event loop."""
+async def run_pending_tasks() -> None:
+    """Returns when all other tasks wait: no step of a stream takes as many turns of the event loop."""
     for _ in range(100):
         await asyncio.sleep(0)
 

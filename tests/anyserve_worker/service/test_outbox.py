@@ -1,4 +1,4 @@
-"""What waits for the client of a stream to read it: in which order, in how many messages, and how much of it."""
+"""The outbox of a stream: the order, grouping and limit of the messages that wait to be read."""
 
 import asyncio
 
@@ -7,12 +7,12 @@ import pytest
 from anyserve_worker.service.outbox import MAX_RESPONSES, Outbox
 from anyserve_worker.service.step_batch import Row
 from protos.grpc_predict_v2_pb2 import ModelStreamInferResponse
-from tests.anyserve_worker.fakes import PATIENCE
-from tests.anyserve_worker.service.fakes import delta, everything_else_has_run, outputs
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT
+from tests.anyserve_worker.service.fakes import delta, outputs, run_pending_tasks
 
 
 class Reader:
-    """The client's side of an outbox, and what the outbox reports as sent."""
+    """Reads from an outbox; `sent` are the numbers of ends that the outbox reports as sent."""
 
     def __init__(self) -> None:
         self.sent: list[int] = []
@@ -20,8 +20,8 @@ class Reader:
         self._messages = aiter(self.outbox)
 
     async def next(self) -> str | list[tuple[int, bytes]]:
-        """The error or the rows of the next message."""
-        async with asyncio.timeout(PATIENCE):
+        """Returns the error or the rows (number, text) of the next message."""
+        async with asyncio.timeout(WAIT_TIMEOUT):
             message = await anext(self._messages)
         if message.error_message:
             return message.error_message
@@ -29,11 +29,11 @@ class Reader:
         return list(zip(batch["request"], batch["token"], strict=True))
 
     async def rest(self) -> list[ModelStreamInferResponse]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             return [message async for message in self._messages]
 
     async def put(self, text: str, *, ends: bool = False) -> None:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             await self.outbox.put(response(text), ends=ends)
 
 
@@ -50,7 +50,7 @@ def response(text: str) -> ModelStreamInferResponse:
     return ModelStreamInferResponse(error_message=text)
 
 
-async def test_what_gathers_while_nothing_is_read_is_one_message(reader: Reader) -> None:
+async def test_rows_added_between_two_reads_are_one_message(reader: Reader) -> None:
     for i in range(1000):
         reader.outbox.add_row(row(i % 4, "x", "stop" if i >= 996 else None), ends=i >= 996)
     assert await reader.next() == [(number, b"x" * 250) for number in range(4)]
@@ -60,7 +60,7 @@ async def test_what_gathers_while_nothing_is_read_is_one_message(reader: Reader)
     assert reader.sent == [4]
 
 
-async def test_an_error_comes_behind_the_rows_of_its_request_and_others_do_not_hold_it_up(reader: Reader) -> None:
+async def test_an_error_follows_the_rows_of_its_request_and_precedes_later_rows(reader: Reader) -> None:
     reader.outbox.add_row(row(1, "a"), ends=False)
     reader.outbox.add(response("no"))
     assert await reader.next() == [(1, b"a")]
@@ -78,11 +78,11 @@ async def test_responses_keep_their_order(reader: Reader) -> None:
     assert [await reader.next() for _ in range(3)] == ["first", "second", "third"]
 
 
-async def test_responses_of_single_requests_wait_for_a_place(reader: Reader) -> None:
+async def test_put_waits_while_the_outbox_is_full(reader: Reader) -> None:
     for i in range(MAX_RESPONSES):
         await reader.put(f"{i}")
     waiting = asyncio.ensure_future(reader.put("last", ends=True))
-    await everything_else_has_run()
+    await run_pending_tasks()
     assert not waiting.done()
     reader.outbox.add(response("at once"))
     texts = [await reader.next() for _ in range(MAX_RESPONSES + 2)]
@@ -90,7 +90,7 @@ async def test_responses_of_single_requests_wait_for_a_place(reader: Reader) -> 
     await waiting
 
 
-async def test_a_place_is_free_again_when_its_response_was_accepted(reader: Reader) -> None:
+async def test_reading_a_response_frees_its_place(reader: Reader) -> None:
     for _ in range(2 * MAX_RESPONSES):
         await reader.put("x")
         assert await reader.next() == "x"
@@ -98,7 +98,7 @@ async def test_a_place_is_free_again_when_its_response_was_accepted(reader: Read
         assert await reader.next() == "y"
 
 
-async def test_an_end_counts_when_the_transport_has_accepted_it(reader: Reader) -> None:
+async def test_an_end_is_reported_as_sent_when_the_transport_has_accepted_it(reader: Reader) -> None:
     reader.outbox.add_row(row(1, "a", "stop"), ends=True)
     reader.outbox.add(response("no"))
     await reader.put("part")
@@ -113,7 +113,7 @@ async def test_an_end_counts_when_the_transport_has_accepted_it(reader: Reader) 
     assert sum(reader.sent) == 2
 
 
-async def test_what_was_added_before_the_outbox_was_closed_is_still_read(reader: Reader) -> None:
+async def test_messages_added_before_closing_are_still_read(reader: Reader) -> None:
     reader.outbox.add_row(row(1, "a"), ends=False)
     reader.outbox.add(response("no"))
     reader.outbox.close()
@@ -122,8 +122,8 @@ async def test_what_was_added_before_the_outbox_was_closed_is_still_read(reader:
     assert await reader.rest() == []
 
 
-async def test_an_outbox_that_is_closed_while_it_waits_ends(reader: Reader) -> None:
+async def test_closing_ends_a_read_that_waits(reader: Reader) -> None:
     waiting = asyncio.ensure_future(reader.rest())
-    await everything_else_has_run()
+    await run_pending_tasks()
     reader.outbox.close()
     assert await waiting == []

@@ -1,4 +1,4 @@
-"""How loading is shown."""
+"""The progress of loading: a bar on a terminal, log lines elsewhere."""
 
 import io
 import logging
@@ -41,7 +41,7 @@ def test_a_bar_is_drawn_once_a_percent() -> None:
     assert stream.getvalue().count("\n") == 1
 
 
-def test_lines_of_the_log_come_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+def test_log_lines_are_written_at_intervals(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stream, clock = io.StringIO(), Clock()
     report = reporter(stream, clock)("m")
@@ -57,7 +57,7 @@ def test_lines_of_the_log_come_now_and_then(caplog: pytest.LogCaptureFixture) ->
     assert not stream.getvalue()
 
 
-def test_the_end_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
     stream, clock = io.StringIO(), Clock()
     report = reporter(stream, clock)("m")
@@ -68,17 +68,17 @@ def test_the_end_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("stream", [io.StringIO(), Terminal()], ids=["file", "terminal"])
-def test_each_model_has_its_own(stream: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
+def test_each_model_has_its_own_progress(stream: io.StringIO, caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO)
-    of = reporter(stream, Clock())
-    first, second = of("first"), of("second")
+    reporter_of = reporter(stream, Clock())
+    first, second = reporter_of("first"), reporter_of("second")
     first(1)
     second(1)
     lines = caplog.messages or stream.getvalue().splitlines()
     assert [line.split()[1] for line in lines if line] == ["first", "second"]
 
 
-def test_lines_are_flushed() -> None:
+def test_the_bar_is_flushed() -> None:
     class Flushed(Terminal):
         flushes = 0
 

@@ -1,4 +1,4 @@
-"""How models are loaded, found and closed, on stand-ins for llama.cpp."""
+"""Loading, finding and closing models, with stand-ins for llama.cpp."""
 
 import threading
 from collections.abc import Callable
@@ -20,17 +20,17 @@ TEXTS = (contract.TASK_TOKENIZE, contract.TASK_DETOKENIZE)
 
 
 class Native:
-    """Stands for llama.cpp, and keeps a log of what is done in which order."""
+    """Stands in for llama.cpp and logs the operations in order."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.log: list[str] = []
         self.tasks: tuple[str, ...] = (contract.TASK_GENERATE, contract.TASK_EMBED, *TEXTS)
         self.failure: Exception | None = None
-        """Raised when a model is opened."""
+        """Error when a model is opened; None to succeed."""
         self.failure_later: Exception | None = None
-        """Raised when a runner is warmed up."""
+        """Error when a runner is warmed up; None to succeed."""
         self.thread: threading.Thread | None = None
-        """That of the last load."""
+        """Thread of the last load."""
         stand_ins: dict[str, Any] = {
             "Model": self._model,
             "ModelRunner": lambda model, options, threads: self._runner(f"runner of {model.name}"),
@@ -93,7 +93,7 @@ def repository_of(*names: str) -> Repository:
 
 
 async def load(repository: Repository, check: Callable[[Path], None] = lambda _: None) -> list[tuple[str, float]]:
-    """Loads all models; returns the progress that was reported."""
+    """Loads all models; returns (name, fraction) of each report."""
     reported: list[tuple[str, float]] = []
 
     def reporter(name: str) -> Callable[[float], None]:
@@ -104,14 +104,14 @@ async def load(repository: Repository, check: Callable[[Path], None] = lambda _:
 
 
 def refuse(path: Path) -> None:
-    """A trial that ends badly."""
+    """A check that fails."""
     raise LoadError(f"{path}: it crashes")
 
 
 # ---- Loading
 
 
-async def test_models_are_loaded_one_after_the_other_off_the_event_loop(native: Native) -> None:
+async def test_models_are_loaded_one_at_a_time_off_the_event_loop(native: Native) -> None:
     repository = repository_of("a", "b")
     assert not repository.ready
     assert await load(repository) == [("a", 0.5), ("b", 0.5)]
@@ -128,7 +128,7 @@ async def test_a_model_that_does_not_generate_has_no_runner_for_it(native: Nativ
     assert repository.default.tasks == native.tasks
 
 
-async def test_a_model_that_is_ready_describes_itself_without_what_is_unknown(native: Native) -> None:
+async def test_the_description_of_a_ready_model_leaves_out_unknown_values(native: Native) -> None:
     repository = repository_of("a")
     await load(repository)
     config = repository.default.config
@@ -144,7 +144,7 @@ async def test_a_file_is_checked_before_it_is_opened(native: Native) -> None:
     assert native.log == []
 
 
-async def test_the_first_model_that_fails_ends_the_load_and_has_the_reason(native: Native) -> None:
+async def test_the_first_failure_ends_the_load_and_is_kept_as_the_reason(native: Native) -> None:
     native.failure = LoadError("no room")
     repository = repository_of("a", "b")
     with pytest.raises(LoadError, match="no room"):
@@ -157,7 +157,7 @@ async def test_the_first_model_that_fails_ends_the_load_and_has_the_reason(nativ
         _ = repository.default.engine
 
 
-async def test_whatever_goes_wrong_with_a_file_is_one_short_line(native: Native) -> None:
+async def test_any_error_with_a_file_is_one_short_line(native: Native) -> None:
     native.failure = ValueError("first\nsecond\x1b" + "x" * 5000)
     with pytest.raises(LoadError) as caught:
         await load(repository_of("a"))
@@ -166,7 +166,7 @@ async def test_whatever_goes_wrong_with_a_file_is_one_short_line(native: Native)
     assert len(str(caught.value)) <= MAX_PROBLEM
 
 
-async def test_a_load_that_is_cancelled_ends_at_the_next_progress(native: Native) -> None:
+async def test_a_cancelled_load_ends_at_the_next_progress_report(native: Native) -> None:
     repository = repository_of("a", "b")
     repository.cancel_loading()
     with pytest.raises(LoadError, match="given up"):
@@ -190,12 +190,12 @@ def test_a_model_has_one_version() -> None:
         repository.get("a", "2")
 
 
-def test_a_name_that_is_not_served_is_answered_with_those_that_are() -> None:
+def test_an_unknown_name_is_answered_with_the_served_names() -> None:
     with pytest.raises(UnknownModel, match=r"^model 'c' is not served here; served: a, b$"):
         repository_of("a", "b").get("c")
 
 
-def test_a_repository_is_ready_with_all_of_its_models() -> None:
+def test_a_repository_is_ready_when_all_its_models_are() -> None:
     repository = repository_of("a", "b")
     repository.get("a").state = State.READY
     assert not repository.ready
@@ -203,12 +203,12 @@ def test_a_repository_is_ready_with_all_of_its_models() -> None:
     assert repository.ready
 
 
-def test_a_model_that_loads_has_no_engine_yet() -> None:
+def test_a_loading_model_has_no_engine() -> None:
     with pytest.raises(ModelNotReady, match=r"^model 'a' is loading$"):
         _ = repository_of("a").default.engine
 
 
-def test_an_engine_is_for_the_tasks_of_its_model() -> None:
+def test_an_engine_is_returned_only_for_the_tasks_of_its_model() -> None:
     model = ServedModel("a", Path(), State.READY, tasks=(contract.TASK_RANK, *TEXTS))
     model._engine = engine = cast(Engine, object())
     assert model.engine_for(contract.TASK_RANK) is engine
@@ -218,10 +218,10 @@ def test_an_engine_is_for_the_tasks_of_its_model() -> None:
         model.engine_for(contract.TASK_GENERATE)
 
 
-# ---- The end
+# ---- Closing
 
 
-async def test_the_engine_is_closed_before_what_it_runs_on_is_freed(native: Native) -> None:
+async def test_the_engine_is_closed_before_its_runner_and_model_are_freed(native: Native) -> None:
     repository = repository_of("a")
     await load(repository)
     native.log.clear()
@@ -232,7 +232,7 @@ async def test_the_engine_is_closed_before_what_it_runs_on_is_freed(native: Nati
         _ = repository.default.engine
 
 
-async def test_closing_frees_what_a_failed_load_has_left(native: Native) -> None:
+async def test_closing_frees_the_models_of_a_failed_load(native: Native) -> None:
     native.failure_later = LoadError("it computes nothing")
     repository = repository_of("a", "b")
     with pytest.raises(LoadError, match="it computes nothing"):

@@ -1,4 +1,4 @@
-"""Tensors to requests: every value that is refused, and by which name."""
+"""Tensors to generation requests: valid values, and rejected ones with the tensor that the error names."""
 
 import math
 from collections.abc import Callable
@@ -26,7 +26,7 @@ SPECS = {spec.name: spec for spec in contract.INPUTS}
 
 
 def typed(**inputs: Any) -> ModelInferRequest:
-    """A list of elements for each input, or for one that is not as the contract says a Tensor."""
+    """Returns a request. An input is a list of elements, or a Tensor to deviate from the contract."""
     message = ModelInferRequest(model_name="m")
     for name, value in inputs.items():
         if isinstance(value, Tensor):
@@ -51,25 +51,25 @@ def tensor(datatype: str, shape: tuple[int, ...], *elements: Any) -> Tensor:
 
 
 def refusal(message: ModelInferRequest) -> InvalidRequest:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         parse(message)
-    assert refused.value.status is StatusCode.INVALID_ARGUMENT
-    return refused.value
+    assert caught.value.status is StatusCode.INVALID_ARGUMENT
+    return caught.value
 
 
 forms = pytest.mark.parametrize("form", [typed, raw], ids=["typed", "raw"])
 
 
-# ---- What is taken
+# ---- Accepted requests
 
 
 @forms
-def test_a_prompt_is_enough(form: Build) -> None:
+def test_only_a_prompt_is_required(form: Build) -> None:
     assert parse(form(prompt=[b"hi"])) == GenerationRequest("hi")
 
 
 @forms
-def test_every_input_arrives_where_it_belongs(form: Build) -> None:
+def test_every_input_sets_its_field(form: Build) -> None:
     message = form(
         prompt=["Grüße".encode()],
         max_tokens=[7],
@@ -111,7 +111,9 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
         priority=[3],
     )
     others = {"prompt_token_ids", "plain_spans", "echo", "regex", "grammar", "lark"}
-    assert {t.name for t in message.inputs} | others == SPECS.keys(), "every input of the contract"
+    assert {t.name for t in message.inputs} | others == SPECS.keys(), (
+        "the message must have every input of the contract"
+    )
     assert parse(message) == GenerationRequest(
         prompt="Grüße",
         max_tokens=7,
@@ -156,37 +158,37 @@ def test_every_input_arrives_where_it_belongs(form: Build) -> None:
 
 @forms
 @pytest.mark.parametrize("spec", contract.GUIDES, ids=lambda spec: spec.name)
-def test_every_guide_is_told_by_its_language(form: Build, spec: TensorSpec) -> None:
+def test_a_guide_has_the_language_of_its_input(form: Build, spec: TensorSpec) -> None:
     assert parse(form(prompt=[b"x"], **{spec.name: ["é".encode()]})).guide == Guide(spec, "é")
 
 
 @forms
 @pytest.mark.parametrize("value", [True, False])
-def test_echo_and_the_other_flags(form: Build, value: bool) -> None:
+def test_flags_may_be_true_or_false(form: Build, value: bool) -> None:
     request = parse(form(prompt=[b"x"], echo=[value], ignore_eos=[value], skip_special_tokens=[value]))
     assert (request.echo, request.sampling.ignore_eos, request.skip_special_tokens) == (value, value, value)
 
 
 @forms
-def test_echo_goes_with_token_ids_and_its_absence_with_a_suffix(form: Build) -> None:
+def test_echo_is_allowed_with_token_ids_and_false_with_a_suffix(form: Build) -> None:
     assert parse(form(prompt_token_ids=[1], echo=[True])).echo
     assert parse(form(prompt=[b"x"], echo=[False], suffix=[b""])).suffix == ""
 
 
 @forms
-def test_no_log_probabilities_are_not_those_of_no_others(form: Build) -> None:
+def test_logprobs_of_zero_differs_from_none(form: Build) -> None:
     assert parse(form(prompt=[b"x"])).sampling.logprobs is None
     assert parse(form(prompt=[b"x"], logprobs=[0])).sampling.logprobs == 0
 
 
 @forms
-def test_lists_of_nothing(form: Build) -> None:
+def test_lists_may_be_empty(form: Build) -> None:
     empty = ("logit_bias", "logit_bias_token_ids", "stop_token_ids", "dry_sequence_breakers")
     sampling = parse(form(prompt=[b"x"], **{name: [] for name in empty})).sampling
     assert sampling == SamplingParameters(dry_sequence_breakers=())
 
 
-def test_lists_as_long_as_may_be() -> None:
+def test_lists_may_have_their_maximum_length() -> None:
     sampling = parse(
         raw(
             prompt=[b"x"],
@@ -202,23 +204,23 @@ def test_lists_as_long_as_may_be() -> None:
 
 
 @forms
-def test_token_ids(form: Build) -> None:
+def test_a_prompt_may_be_token_ids(form: Build) -> None:
     assert list(parse(form(prompt_token_ids=[5, 0, 2**31 - 1])).prompt) == [5, 0, 2**31 - 1]
 
 
 @forms
-def test_an_empty_prompt_is_a_prompt(form: Build) -> None:
+def test_a_prompt_may_be_empty(form: Build) -> None:
     assert parse(form(prompt=[b""])).prompt == ""
 
 
 @forms
-def test_nothing_to_stop_at(form: Build) -> None:
+def test_the_list_of_stop_strings_may_be_empty(form: Build) -> None:
     assert parse(form(prompt=[b"x"], stop=[])).stop == ()
 
 
 @forms
 @pytest.mark.parametrize("spec", [s for s in contract.INPUTS if s.shape == (1,) and s.low is not None])
-def test_the_ends_of_a_range_belong_to_it(form: Build, spec: TensorSpec) -> None:
+def test_the_ends_of_a_range_are_allowed(form: Build, spec: TensorSpec) -> None:
     assert spec.low is not None
     high = spec.high if spec.high is not None else contract.INT32_MAX
     for value in (spec.low, high):
@@ -228,10 +230,10 @@ def test_the_ends_of_a_range_belong_to_it(form: Build, spec: TensorSpec) -> None
 
 @forms
 @pytest.mark.parametrize("spec", [s for s in contract.INPUTS if s.shape == (1,) and s.low is not None])
-def test_beyond_the_ends_of_a_range(form: Build, spec: TensorSpec) -> None:
+def test_values_beyond_the_ends_of_a_range_are_rejected(form: Build, spec: TensorSpec) -> None:
     step = 1 if spec.datatype == "INT32" else 0.001
     for bound, beyond in ((spec.low, -step), (spec.high, step)):
-        if bound is None or spec is contract.SEED:  # Which has all that INT32 can say.
+        if bound is None or spec is contract.SEED:  # the seed's range is all of INT32
             continue
         number = type(step)(bound) + beyond
         error = refusal(form(prompt=[b"x"], **{spec.name: [number]}))
@@ -240,7 +242,7 @@ def test_beyond_the_ends_of_a_range(form: Build, spec: TensorSpec) -> None:
         assert "out of range [" in str(error)
 
 
-# ---- What is refused
+# ---- Rejected requests
 
 BAD: dict[str, tuple[dict[str, Any], str, str]] = {
     "no prompt": ({"max_tokens": [1]}, "prompt", "missing"),
@@ -380,49 +382,49 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
 
 @forms
 @pytest.mark.parametrize(("inputs", "name", "problem"), BAD.values(), ids=BAD.keys())
-def test_bad_tensors_are_named(form: Build, inputs: dict[str, Any], name: str, problem: str) -> None:
+def test_an_invalid_tensor_is_named(form: Build, inputs: dict[str, Any], name: str, problem: str) -> None:
     error = refusal(form(**inputs))
     assert error.tensor == name
     assert str(error).startswith(f"tensor '{name}': ")
     assert problem in str(error)
 
 
-def test_as_many_stop_strings_as_may_be_and_as_long() -> None:
+def test_stop_strings_may_have_their_maximum_number_and_length() -> None:
     stop = tuple(chr(ord("a") + i) * MAX_STOP_LENGTH for i in range(16))
     assert parse(typed(prompt=[b"x"], stop=[s.encode() for s in stop])).stop == stop
 
 
-def test_both_forms_of_contents() -> None:
+def test_a_tensor_with_raw_and_typed_contents_is_rejected() -> None:
     message = raw(prompt=[b"x"], max_tokens=[1])
     message.inputs[1].contents.int_contents.append(1)
     assert refusal(message).tensor == "max_tokens"
 
 
-def test_some_tensors_raw_and_some_typed() -> None:
+def test_a_mixture_of_raw_and_typed_tensors_is_rejected() -> None:
     message = raw(prompt=[b"x"])
     add_input(message, contract.MAX_TOKENS, [1])
     assert refusal(message).tensor == "max_tokens"
 
 
-def test_an_input_given_twice() -> None:
+def test_an_input_that_appears_twice_is_rejected() -> None:
     message = typed(prompt=[b"x"])
     add_input(message, contract.PROMPT, [b"y"])
     assert str(refusal(message)) == "tensor 'prompt': sent twice"
 
 
-def test_contents_in_the_wrong_field() -> None:
+def test_contents_in_the_wrong_field_are_rejected() -> None:
     message = typed(prompt=[b"x"])
     message.inputs.add(name="max_tokens", datatype="INT32", shape=[1], contents=InferTensorContents(int64_contents=[1]))
     assert refusal(message).tensor == "max_tokens"
 
 
-def test_elements_that_do_not_fill_the_shape() -> None:
+def test_elements_that_do_not_fill_the_shape_are_rejected() -> None:
     message = typed(prompt=[b"x"], max_tokens=[1])
     message.inputs[1].shape[:] = [2]
     assert str(refusal(message)) == "tensor 'max_tokens': 1 elements do not fill shape [2]"
 
 
-def test_fp32_bounds_are_meant_to_its_precision() -> None:
+def test_bounds_are_compared_with_the_precision_of_fp32() -> None:
     assert parse(raw(prompt=[b"x"], repetition_penalty=[0.01])).sampling.repetition_penalty < 0.01
 
 
@@ -437,7 +439,9 @@ def test_fp32_bounds_are_meant_to_its_precision() -> None:
         max_size=3,
     )
 )
-def test_whatever_comes_is_a_request_or_an_invalid_one(inputs: list[tuple[str, str, list[int], bytes]]) -> None:
+def test_any_tensors_give_a_request_or_an_invalid_request_error(
+    inputs: list[tuple[str, str, list[int], bytes]],
+) -> None:
     message = typed()
     for name, datatype, shape, contents in inputs:
         message.inputs.add(name=name, datatype=datatype, shape=shape)
@@ -468,20 +472,20 @@ def with_timeout(**parameter: Any) -> ModelInferRequest:
         ({}, None),
     ],
 )
-def test_timeout(parameter: dict[str, Any], seconds: float | None) -> None:
+def test_a_timeout_is_in_microseconds_and_zero_means_none(parameter: dict[str, Any], seconds: float | None) -> None:
     assert parse(with_timeout(**parameter)).timeout == seconds
 
 
 @pytest.mark.parametrize(
     "parameter", [{"int64_param": -1}, {"string_param": "1"}, {"double_param": 1.0}, {"bool_param": True}]
 )
-def test_bad_timeouts(parameter: dict[str, Any]) -> None:
+def test_an_invalid_timeout_is_rejected(parameter: dict[str, Any]) -> None:
     error = refusal(with_timeout(**parameter))
     assert str(error).startswith("parameter 'timeout': ")
     assert error.tensor == ""
 
 
-def test_a_timeout_without_a_value() -> None:
+def test_a_timeout_without_a_value_is_rejected() -> None:
     message = typed(prompt=[b"x"])
     message.parameters["timeout"].SetInParent()
     assert str(refusal(message)).startswith("parameter 'timeout': ")
@@ -497,20 +501,20 @@ def with_caller(**parameter: Any) -> ModelInferRequest:
     return message
 
 
-def test_the_caller() -> None:
+def test_the_caller_is_a_string_of_up_to_256_characters() -> None:
     assert parse(with_caller()).caller == ""
     assert parse(with_caller(string_param="team-a")).caller == "team-a"
     assert parse(with_caller(string_param="é" * 256)).caller == "é" * 256
 
 
 @pytest.mark.parametrize("parameter", [{"int64_param": 1}, {"bool_param": True}, {"string_param": "x" * 257}])
-def test_a_caller_that_is_no_short_string_is_refused(parameter: dict[str, Any]) -> None:
+def test_any_other_caller_is_rejected(parameter: dict[str, Any]) -> None:
     assert str(refusal(with_caller(**parameter))).startswith("parameter 'anyserve_caller': must be a string")
 
 
 # ---- Plain spans
 
-GREETING = "Grüße<|im_end|>"  # ü and ß have two bytes
+GREETING = "Grüße<|im_end|>"  # ü and ß take two bytes each
 
 
 @forms
@@ -524,7 +528,9 @@ GREETING = "Grüße<|im_end|>"  # ü and ß have two bytes
         ([16, 17], ((14, 15),)),
     ],
 )
-def test_plain_spans_are_given_in_bytes(form: Build, offsets: list[int], plain: tuple[tuple[int, int], ...]) -> None:
+def test_plain_spans_in_bytes_become_spans_in_characters(
+    form: Build, offsets: list[int], plain: tuple[tuple[int, int], ...]
+) -> None:
     assert parse(form(prompt=[GREETING.encode()], plain_spans=offsets)).plain == plain
 
 
@@ -532,13 +538,13 @@ def test_plain_spans_are_given_in_bytes(form: Build, offsets: list[int], plain: 
 @pytest.mark.parametrize(
     "offsets", [[1], [1, 2, 4], [2, 1], [4, 4], [0, 4, 2, 6], [4, 6, 0, 2], [0, 18], [17, 18], [-1, 2], [3, 7], [0, 3]]
 )
-def test_plain_spans_that_are_none(form: Build, offsets: list[int]) -> None:
+def test_invalid_plain_spans_are_rejected(form: Build, offsets: list[int]) -> None:
     error = refusal(form(prompt=[GREETING.encode()], plain_spans=offsets))
     assert error.tensor == "plain_spans"
 
 
 @forms
-def test_plain_spans_are_those_of_a_text(form: Build) -> None:
+def test_plain_spans_are_allowed_only_within_a_text(form: Build) -> None:
     assert refusal(form(prompt_token_ids=[1, 2, 3], plain_spans=[0, 1])).tensor == "plain_spans"
     assert refusal(form(prompt=[b""], plain_spans=[0, 1])).tensor == "plain_spans"
     assert parse(form(prompt=[b""], plain_spans=[])).plain == ()

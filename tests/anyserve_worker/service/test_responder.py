@@ -1,4 +1,4 @@
-"""Deltas to tensors: what the responses to a request hold, in its form of the wire."""
+"""Deltas to tensors: the contents of responses, in the wire form (typed or raw) of their request."""
 
 import math
 from dataclasses import replace
@@ -30,7 +30,7 @@ ANSWER = [delta(1, "b", n=1), delta(0, "a", n=1), delta(1, "", "length", n=2), d
 
 
 @forms
-def test_a_unary_answer(form: Build) -> None:
+def test_a_unary_answer_has_the_whole_text_of_each_choice(form: Build) -> None:
     message = form(prompt=[b"x"])
     message.id = "7"
     response = Responder(message, "served", contract.UNARY_OUTPUTS).unary(ANSWER)
@@ -48,22 +48,22 @@ def test_a_unary_answer(form: Build) -> None:
 
 
 @forms
-def test_answers_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
+def test_outputs_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
     message = form(prompt=[b"x"])
-    told = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
-    deltas = [replace(part, marked_tokens=1) for part in (told, *ANSWER)]
+    scored = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
+    deltas = [replace(part, marked_tokens=1) for part in (scored, *ANSWER)]
     unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(deltas)
     stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(deltas), final=True)
     for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
-        read = read_outputs(response)
-        assert list(read) == [spec.name for spec in specs]
+        outputs = read_outputs(response)
+        assert list(outputs) == [spec.name for spec in specs]
         for spec in specs:
-            assert read[spec.name].datatype == spec.datatype
-            assert spec.accepts_shape(read[spec.name].shape)
+            assert outputs[spec.name].datatype == spec.datatype
+            assert spec.accepts_shape(outputs[spec.name].shape)
 
 
 @forms
-def test_a_stream_response_without_an_end(form: Build) -> None:
+def test_a_stream_response_before_the_end_has_no_counts(form: Build) -> None:
     response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
         [delta(0, "a"), delta(2, "b")], final=False
     )
@@ -73,7 +73,7 @@ def test_a_stream_response_without_an_end(form: Build) -> None:
 
 
 @forms
-def test_a_stream_response_with_the_end_of_a_choice(form: Build) -> None:
+def test_a_stream_response_with_the_end_of_a_choice_has_counts(form: Build) -> None:
     response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
         [delta(0, "a", n=3), delta(1, "", "stop", n=2)], final=True
     )
@@ -89,7 +89,7 @@ def test_a_stream_response_with_the_end_of_a_choice(form: Build) -> None:
 
 
 @forms
-def test_an_empty_final_response(form: Build) -> None:
+def test_a_final_response_may_be_empty(form: Build) -> None:
     message = form(prompt=[b"x"])
     message.id = "i"
     response = Responder(message, "m", contract.STREAM_OUTPUTS).stream([], final=True)
@@ -98,7 +98,7 @@ def test_an_empty_final_response(form: Build) -> None:
 
 
 @forms
-def test_only_the_outputs_that_were_asked_for(form: Build) -> None:
+def test_only_requested_outputs_are_returned(form: Build) -> None:
     message = form(prompt=[b"x"])
     for name in ("finish_reason", "text", "text"):
         message.outputs.add(name=name)
@@ -108,7 +108,7 @@ def test_only_the_outputs_that_were_asked_for(form: Build) -> None:
 
 
 @pytest.mark.parametrize("name", ["logits", "token", ""])
-def test_an_output_that_this_call_does_not_have(name: str) -> None:
+def test_an_output_that_the_call_does_not_produce_is_rejected(name: str) -> None:
     message = typed(prompt=[b"x"])
     message.outputs.add(name="text")
     message.outputs.add(name=name)
@@ -116,7 +116,7 @@ def test_an_output_that_this_call_does_not_have(name: str) -> None:
         Responder(message, "m", contract.UNARY_OUTPUTS)
 
 
-def test_very_many_outputs() -> None:
+def test_too_many_outputs_are_rejected() -> None:
     message = typed(prompt=[b"x"])
     for _ in range(257):
         message.outputs.add(name="text")
@@ -124,7 +124,7 @@ def test_very_many_outputs() -> None:
         Responder(message, "m", contract.UNARY_OUTPUTS)
 
 
-def test_the_version_is_the_one_that_was_asked_for() -> None:
+def test_a_response_has_the_requested_name_and_version() -> None:
     message = typed(prompt=[b"x"])
     message.model_name, message.model_version = "generate", "llamacpp"
     response = Responder(message, "m", contract.UNARY_OUTPUTS).build([])
@@ -137,24 +137,28 @@ THIRD = TokenLogprob(b"", -2.0, ((b"y", -0.25), (b"", -2.0)))
 
 
 @forms
-def test_log_probabilities_of_several_choices(form: Build) -> None:
+def test_log_probabilities_have_the_index_of_their_choice(form: Build) -> None:
     choices = [delta(1, "é", None, 2, 4, FIRST, SECOND), delta(0, "", "stop", 1, 4, THIRD)]
     responder = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS)
-    told = values(responder.stream(choices, final=False))
-    assert told["logprob_index"] == [1, 1, 0]
-    assert told["logprob_token"] == [b"\xc3", b"\xa9", b""]
-    assert [str(x) for x in told["logprob"]] == ["nan", "-0.5", "-2.0"]
-    assert told["top_logprob_token"] == [b"", b"", b"\xa9", b"x", b"y", b""]
-    assert [str(x) for x in told["top_logprob"]] == ["nan", "nan", "-0.5", "-1.5", "-0.25", "-2.0"]
+    tensors = values(responder.stream(choices, final=False))
+    assert tensors["logprob_index"] == [1, 1, 0]
+    assert tensors["logprob_token"] == [b"\xc3", b"\xa9", b""]
+    assert [str(x) for x in tensors["logprob"]] == ["nan", "-0.5", "-2.0"]
+    assert tensors["top_logprob_token"] == [b"", b"", b"\xa9", b"x", b"y", b""]
+    assert [str(x) for x in tensors["top_logprob"]] == ["nan", "nan", "-0.5", "-1.5", "-0.25", "-2.0"]
 
 
 @forms
-def test_log_probabilities_without_others(form: Build) -> None:
-    told = values(
+def test_top_log_probabilities_may_be_empty(form: Build) -> None:
+    tensors = values(
         Responder(form(prompt=[b"x"]), "m", contract.UNARY_OUTPUTS).unary(
             [delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0)), delta(0, "b", "stop", 2, 4, TokenLogprob(b"b", -2.0))]
         )
     )
-    assert told["text"] == [b"ab"]
-    assert (told["logprob_index"], told["logprob_token"], told["logprob"]) == ([0, 0], [b"a", b"b"], [-1.0, -2.0])
-    assert told["top_logprob_token"] == told["top_logprob"] == []
+    assert tensors["text"] == [b"ab"]
+    assert (tensors["logprob_index"], tensors["logprob_token"], tensors["logprob"]) == (
+        [0, 0],
+        [b"a", b"b"],
+        [-1.0, -2.0],
+    )
+    assert tensors["top_logprob_token"] == tensors["top_logprob"] == []

@@ -16,7 +16,7 @@ from anyserve_worker.service.repository import Repository, State
 from anyserve_worker.service.servicer import MAX_ID_LENGTH, InferenceServicer
 from protos import contract
 from protos import grpc_predict_v2_pb2 as pb
-from tests.anyserve_worker.fakes import PATIENCE
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT
 from tests.anyserve_worker.service.fakes import (
     Aborted,
     FakeContext,
@@ -24,15 +24,15 @@ from tests.anyserve_worker.service.fakes import (
     Refusal,
     Requests,
     delta,
-    everything_else_has_run,
     outputs,
     request,
+    run_pending_tasks,
     served,
 )
 
 
 class Service:
-    """A servicer with the model `m`, which is ready, and `broken`, which could not be loaded."""
+    """A servicer with two models: `m` is ready, `broken` failed to load."""
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
@@ -48,7 +48,7 @@ class Service:
 
     async def refusal(self, message: pb.ModelInferRequest) -> Aborted:
         with pytest.raises(Aborted) as caught:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(WAIT_TIMEOUT):
                 await self.infer(message)
         return caught.value
 
@@ -58,7 +58,7 @@ class Service:
 
 
 async def first(responses: AsyncIterator[pb.ModelStreamInferResponse]) -> pb.ModelStreamInferResponse:
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         return await anext(responses)
 
 
@@ -73,7 +73,7 @@ CONTEXT: Any = FakeContext()
 # ---- Answers
 
 
-async def test_a_unary_answer_has_each_choice_whole(service: Service) -> None:
+async def test_a_unary_answer_has_the_whole_text_of_each_choice(service: Service) -> None:
     answer = service.infer(request("x", n=2))
     generation = await service.engine.running.get()
     for part in (delta("a", index=1), delta("b"), delta("c", "stop", index=1), delta("d", "length")):
@@ -84,7 +84,7 @@ async def test_a_unary_answer_has_each_choice_whole(service: Service) -> None:
     assert outputs(response)["finish_reason"] == [b"length", b"stop"]
 
 
-async def test_a_generation_has_the_origin_that_its_call_names(service: Service) -> None:
+async def test_a_generation_has_the_origin_of_its_call(service: Service) -> None:
     answer = service.infer(request("x"), (contract.METADATA_REQUEST_ID, "client-7"))
     generation = await service.engine.running.get()
     assert (generation.origin.id, generation.origin.request_id) == ("x", "client-7")
@@ -92,7 +92,7 @@ async def test_a_generation_has_the_origin_that_its_call_names(service: Service)
     await answer
 
 
-async def test_a_task_goes_to_the_engine_and_comes_back_as_tensors(service: Service) -> None:
+async def test_the_result_of_a_task_is_returned_as_tensors(service: Service) -> None:
     async def embed(request: EmbedRequest) -> EmbeddingJob:
         assert (request.prompt, request.normalize) == ("hello", False)
         return EmbeddingJob(token_array([1, 2]), "cls", n_computed=2, vector=np.array([3.0, 4.0]))
@@ -106,7 +106,7 @@ async def test_a_task_goes_to_the_engine_and_comes_back_as_tensors(service: Serv
     assert outputs(await service.infer(message)) == {"embedding": [3.0, 4.0], "prompt_tokens": [2]}
 
 
-async def test_a_stream_goes_through_to_the_engine(service: Service) -> None:
+async def test_the_deltas_of_a_stream_are_returned(service: Service) -> None:
     requests = Requests()
     requests.send(request("x"))
     requests.end()
@@ -121,14 +121,14 @@ async def test_a_stream_goes_through_to_the_engine(service: Service) -> None:
 # ---- Errors
 
 
-async def test_an_error_of_ours_becomes_its_status_with_its_details(service: Service) -> None:
+async def test_a_worker_error_is_returned_with_its_status_and_details(service: Service) -> None:
     service.engine.refusal = Refusal("full", tensor="prompt")
     error = await service.refusal(request())
     assert (error.status, str(error)) == (StatusCode.RESOURCE_EXHAUSTED, "full")
     assert error.details == {contract.ERROR_REASON: "too_much", contract.ERROR_TENSOR: "prompt"}
 
 
-async def test_any_other_error_is_internal_and_not_repeated(service: Service) -> None:
+async def test_any_other_error_is_an_internal_error_without_its_message(service: Service) -> None:
     service.engine.refusal = ValueError("secret")
     error = await service.refusal(request())
     assert (error.status, str(error), error.details) == (StatusCode.INTERNAL, "internal error", {})
@@ -143,7 +143,7 @@ async def test_a_generation_that_fails_fails_its_call(service: Service) -> None:
         await answer
 
 
-async def test_an_error_that_ends_a_stream_becomes_its_status(service: Service) -> None:
+async def test_an_error_that_ends_a_stream_sets_its_status(service: Service) -> None:
     requests = Requests()
     requests.fail(ValueError("secret"))
     with pytest.raises(Aborted, match=r"^internal error$") as caught:
@@ -159,13 +159,15 @@ async def test_an_error_that_ends_a_stream_becomes_its_status(service: Service) 
         ("broken", "", StatusCode.UNAVAILABLE),
     ],
 )
-async def test_a_model_that_cannot_answer(service: Service, name: str, version: str, status: StatusCode) -> None:
+async def test_an_unknown_or_broken_model_has_its_own_status(
+    service: Service, name: str, version: str, status: StatusCode
+) -> None:
     message = request()
     message.model_name, message.model_version = name, version
     assert (await service.refusal(message)).status is status
 
 
-async def test_a_task_that_the_model_cannot_do_is_refused(service: Service) -> None:
+async def test_a_task_that_the_model_does_not_support_is_rejected(service: Service) -> None:
     message = pb.ModelInferRequest(model_name="m")
     message.parameters[contract.PARAM_TASK].string_param = contract.TASK_EMBED
     error = await service.refusal(message)
@@ -175,7 +177,7 @@ async def test_a_task_that_the_model_cannot_do_is_refused(service: Service) -> N
     )
 
 
-async def test_a_stream_is_for_texts_alone(service: Service) -> None:
+async def test_only_generation_can_be_streamed(service: Service) -> None:
     service.model.tasks = (contract.TASK_GENERATE, contract.TASK_EMBED)
     message = request("x")
     message.parameters[contract.PARAM_TASK].string_param = contract.TASK_EMBED
@@ -195,7 +197,7 @@ async def test_an_id_may_have_a_thousand_characters(service: Service) -> None:
     assert len((await answer).id) == MAX_ID_LENGTH
 
 
-async def test_a_call_that_its_client_cancels_cancels_its_generation(service: Service) -> None:
+async def test_cancelling_a_call_cancels_its_generation(service: Service) -> None:
     answer = service.infer(request())
     generation = await service.engine.running.get()
     answer.cancel()
@@ -205,7 +207,7 @@ async def test_a_call_that_its_client_cancels_cancels_its_generation(service: Se
 # ---- Drain
 
 
-async def test_nothing_is_admitted_while_the_worker_drains(service: Service) -> None:
+async def test_requests_are_rejected_while_the_worker_drains(service: Service) -> None:
     service.servicer.drain()
     error = await service.refusal(request())
     assert (error.status, error.details[contract.ERROR_REASON]) == (StatusCode.UNAVAILABLE, contract.REASON_DRAINING)
@@ -218,16 +220,16 @@ async def test_a_worker_is_drained_after_its_last_call(service: Service) -> None
     drained = asyncio.ensure_future(service.servicer.wait_until_drained())
     running[0].put(delta("", "stop"))
     await asyncio.wait([first, second], return_when=asyncio.FIRST_COMPLETED)
-    await everything_else_has_run()
+    await run_pending_tasks()
     assert not drained.done()
     running[1].put(delta("", "stop"))
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         await drained
 
 
-async def test_a_worker_without_calls_is_drained_as_soon_as_it_drains(service: Service) -> None:
+async def test_an_idle_worker_is_drained_at_once(service: Service) -> None:
     service.servicer.drain()
-    async with asyncio.timeout(PATIENCE):
+    async with asyncio.timeout(WAIT_TIMEOUT):
         await service.servicer.wait_until_drained()
 
 
@@ -236,7 +238,7 @@ async def test_a_worker_is_not_drained_before_it_drains(service: Service) -> Non
     (await service.engine.running.get()).put(delta("", "stop"))
     await answer
     drained = asyncio.ensure_future(service.servicer.wait_until_drained())
-    await everything_else_has_run()
+    await run_pending_tasks()
     assert not drained.done()
     drained.cancel()
 
@@ -256,14 +258,14 @@ async def test_a_worker_that_reports_not_ready_still_answers(service: Service) -
 # ---- Models
 
 
-async def test_a_server_is_ready_with_all_of_its_models(service: Service) -> None:
+async def test_a_server_is_ready_when_all_its_models_are(service: Service) -> None:
     servicer = service.servicer
     assert not (await servicer.ServerReady(pb.ServerReadyRequest(), CONTEXT)).ready
     assert (await servicer.ModelReady(pb.ModelReadyRequest(name="m"), CONTEXT)).ready
     assert not (await servicer.ModelReady(pb.ModelReadyRequest(name="broken"), CONTEXT)).ready
 
 
-async def test_the_index_has_every_model_or_those_that_are_ready(service: Service) -> None:
+async def test_the_index_lists_all_models_or_only_ready_ones(service: Service) -> None:
     async def index(*, ready: bool) -> list[tuple[str, str, str]]:
         answer = await service.servicer.RepositoryIndex(pb.RepositoryIndexRequest(ready=ready), CONTEXT)
         return [(model.name, model.state, model.reason) for model in answer.models]
@@ -281,7 +283,7 @@ async def test_a_model_has_the_tensors_of_its_tasks(service: Service) -> None:
     assert "token" not in {tensor.name for tensor in answer.outputs}
 
 
-async def test_statistics_are_those_of_models_that_are_ready(service: Service) -> None:
+async def test_statistics_cover_ready_models(service: Service) -> None:
     service.engine.stats.success.add(5)
     answer = await service.servicer.ModelStatistics(pb.ModelStatisticsRequest(), CONTEXT)
     (model,) = answer.model_stats

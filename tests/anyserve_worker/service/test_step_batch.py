@@ -1,4 +1,4 @@
-"""Rows to step batches: whatever gathers in one message, the client reads the same."""
+"""Rows to step batches: the client reads the same text however rows are grouped into messages."""
 
 from collections import defaultdict
 from dataclasses import replace
@@ -22,7 +22,7 @@ def read(response: ModelInferResponse) -> dict[str, list[Any]]:
     return {name: list(tensor.elements) for name, tensor in tensors.read_outputs(response).items()}
 
 
-def test_tensors_are_those_of_the_contract() -> None:
+def test_outputs_have_the_shapes_and_datatypes_of_the_contract() -> None:
     specs = {spec.name: spec for spec in contract.STEP_BATCH}
     response = step_batch([row(1, "a"), row(2, "é", reason="stop")])
     assert {output.name for output in response.outputs} == set(specs) - {"marked_tokens"}
@@ -41,7 +41,7 @@ def test_tensors_are_those_of_the_contract() -> None:
     }
 
 
-def test_without_an_end_there_are_only_texts() -> None:
+def test_a_batch_without_an_end_has_only_texts() -> None:
     assert list(read(step_batch([row(1, "a")]))) == ["request", "token", "index"]
 
 
@@ -51,28 +51,28 @@ rows = st.lists(
 
 
 @given(rows=rows, cuts=st.lists(st.integers(0, 20)))
-def test_any_gathering_gives_the_same_texts(rows: list[Row], cuts: list[int]) -> None:
+def test_any_grouping_of_rows_gives_the_same_texts(rows: list[Row], cuts: list[int]) -> None:
     whole: dict[tuple[int, int], str] = defaultdict(str)
     for number, delta in rows:
         whole[number, delta.index] += delta.text
-    told: dict[tuple[int, int], bytes] = defaultdict(bytes)
-    at = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
-    for begin, end in pairwise(at):
+    texts: dict[tuple[int, int], bytes] = defaultdict(bytes)
+    borders = sorted({0, len(rows), *(cut for cut in cuts if cut < len(rows))})
+    for begin, end in pairwise(borders):
         batch = read(step_batch(rows[begin:end]))
         keys = list(zip(batch["request"], batch["index"], strict=True))
         assert len(set(keys)) == len(keys)
         for key, token in zip(keys, batch["token"], strict=True):
-            told[key] += token
-    assert {key: text.decode() for key, text in told.items()} == whole
+            texts[key] += token
+    assert {key: text.decode() for key, text in texts.items()} == whole
 
 
-def test_the_counts_are_the_last() -> None:
+def test_a_batch_has_the_last_counts_of_each_request() -> None:
     batch = read(step_batch([row(1, "a", completion=1), row(2, "b"), row(1, "c", reason="length", completion=2)]))
     assert (batch["request"], batch["token"], batch["completion_tokens"]) == ([1, 2], [b"ac", b"b"], [2, 1])
     assert batch["finish_reason"] == [b"length", b"null"]
 
 
-def test_marked_tokens_are_those_of_requests_with_a_mark() -> None:
+def test_marked_tokens_are_minus_one_for_requests_without_a_mark() -> None:
     marked = (1, replace(row(1, "a", reason="stop")[1], marked_tokens=3))
-    told = read(step_batch([marked, row(2, "b")]))
-    assert told["marked_tokens"] == [3, -1]
+    batch = read(step_batch([marked, row(2, "b")]))
+    assert batch["marked_tokens"] == [3, -1]

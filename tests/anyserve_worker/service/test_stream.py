@@ -1,4 +1,4 @@
-"""A stream's requests side by side: order, errors, cancellation, drain and limits."""
+"""Concurrent requests on a stream: order, errors, cancellation, drain and limits."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -13,15 +13,15 @@ from anyserve_worker.service.repository import ServedModel
 from anyserve_worker.service.stream import Stream
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
-from tests.anyserve_worker.fakes import PATIENCE
+from tests.anyserve_worker.fakes import WAIT_TIMEOUT
 from tests.anyserve_worker.service.fakes import (
     FakeEngine,
     Refusal,
     Requests,
     delta,
-    everything_else_has_run,
     outputs,
     request,
+    run_pending_tasks,
     served,
 )
 
@@ -29,14 +29,14 @@ Responses = AsyncGenerator[ModelStreamInferResponse, None]
 
 
 class Call:
-    """A stream on a fake engine, from both ends."""
+    """A stream on a fake engine, with access to its requests and responses."""
 
     def __init__(self) -> None:
         self.engine = FakeEngine()
         self.requests = Requests()
         self.draining = asyncio.Event()
         self.refusal: WorkerError | None = None
-        """Raised when a request is to be admitted."""
+        """Error when a request is admitted; None to admit it."""
         self.responses: Responses = Stream(self._admit, self.draining).responses(aiter(self.requests))
 
     def _admit(self, request: ModelInferRequest) -> ServedModel:
@@ -45,15 +45,15 @@ class Call:
         return served(self.engine)
 
     async def next(self) -> ModelStreamInferResponse:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             return await anext(self.responses)
 
     async def rest(self) -> list[ModelStreamInferResponse]:
-        async with asyncio.timeout(PATIENCE):
+        async with asyncio.timeout(WAIT_TIMEOUT):
             return [response async for response in self.responses]
 
     async def rows(self) -> list[tuple[int, bytes]]:
-        """(number, text) of the next message, which is a step batch."""
+        """Returns (number, text) of the rows of the next message, which has to be a step batch."""
         batch = outputs((await self.next()).infer_response)
         return list(zip(batch["request"], batch["token"], strict=True))
 
@@ -66,7 +66,7 @@ async def call() -> AsyncIterator[Call]:
 
 
 def text(response: ModelStreamInferResponse) -> tuple[str, bytes, bool]:
-    """(id, text, whether it is the last) of a response to a request without a number."""
+    """Returns (id, text, whether it is the last) of a response to a request without a number."""
     answer = response.infer_response
     (token,) = outputs(answer).get("token", [b""])
     return answer.id, token, answer.parameters[contract.PARAM_FINAL].bool_param
@@ -75,7 +75,7 @@ def text(response: ModelStreamInferResponse) -> tuple[str, bytes, bool]:
 # ---- Order
 
 
-async def test_what_came_for_all_requests_since_the_last_read_is_one_message_in_order(call: Call) -> None:
+async def test_deltas_of_all_requests_since_the_last_read_are_one_message_in_order(call: Call) -> None:
     call.requests.send(request(number=1), request(number=2))
     reading = asyncio.ensure_future(call.rows())
     first, second = await call.engine.running.get(), await call.engine.running.get()
@@ -85,7 +85,7 @@ async def test_what_came_for_all_requests_since_the_last_read_is_one_message_in_
     assert await reading == [(2, b"b"), (1, b"ac")]
 
 
-async def test_responses_to_a_request_without_a_number_come_in_order_and_the_last_is_marked(call: Call) -> None:
+async def test_responses_without_a_number_are_in_order_and_the_last_is_marked(call: Call) -> None:
     call.requests.send(request("x"))
     reading = asyncio.ensure_future(call.next())
     generation = await call.engine.running.get()
@@ -97,12 +97,12 @@ async def test_responses_to_a_request_without_a_number_come_in_order_and_the_las
     assert [text(response) for response in await call.rest()] == [("x", b"b", True)]
 
 
-async def test_a_stream_goes_on_until_the_last_answer_though_its_client_has_sent_all(call: Call) -> None:
+async def test_a_stream_continues_until_the_last_answer_after_its_client_has_closed_it(call: Call) -> None:
     call.requests.send(request(number=1))
     call.requests.end()
     reading = asyncio.ensure_future(call.rows())
     generation = await call.engine.running.get()
-    await everything_else_has_run()
+    await run_pending_tasks()
     generation.put(delta("a", "stop"))
     assert await reading == [(1, b"a")]
     assert await call.rest() == []
@@ -111,7 +111,7 @@ async def test_a_stream_goes_on_until_the_last_answer_though_its_client_has_sent
 # ---- Errors
 
 
-async def test_a_failed_request_has_an_error_with_its_number_and_the_others_go_on(call: Call) -> None:
+async def test_an_error_has_the_number_of_its_request_and_others_continue(call: Call) -> None:
     call.requests.send(request("x", number=1), request("y", number=2))
     reading = asyncio.ensure_future(call.next())
     first, second = await call.engine.running.get(), await call.engine.running.get()
@@ -128,7 +128,7 @@ async def test_a_failed_request_has_an_error_with_its_number_and_the_others_go_o
 
 
 @pytest.mark.parametrize("number", [None, 1])
-async def test_a_request_that_is_not_admitted_gets_the_reason(call: Call, number: int | None) -> None:
+async def test_a_rejected_request_gets_the_reason(call: Call, number: int | None) -> None:
     call.refusal = Refusal("full")
     call.requests.send(request("x", number=number))
     call.requests.end()
@@ -138,7 +138,7 @@ async def test_a_request_that_is_not_admitted_gets_the_reason(call: Call, number
 
 
 @pytest.mark.parametrize("number", [None, 1])
-async def test_an_error_that_is_none_of_ours_is_not_repeated(call: Call, number: int | None) -> None:
+async def test_an_unexpected_error_is_an_internal_error_without_its_message(call: Call, number: int | None) -> None:
     call.engine.refusal = ValueError("secret")
     call.requests.send(request(number=number))
     call.requests.end()
@@ -146,13 +146,13 @@ async def test_an_error_that_is_none_of_ours_is_not_repeated(call: Call, number:
     assert error.error_message == "internal error"
 
 
-async def test_an_error_repeats_only_the_beginning_of_a_long_id(call: Call) -> None:
+async def test_an_error_has_only_the_beginning_of_a_long_id(call: Call) -> None:
     call.refusal = Refusal("no")
     call.requests.send(request("x" * 5000))
     assert len((await call.next()).infer_response.id) == 1000
 
 
-async def test_the_number_of_a_running_request_is_refused_and_that_one_goes_on(call: Call) -> None:
+async def test_a_number_that_is_in_use_is_rejected_and_its_request_continues(call: Call) -> None:
     call.requests.send(request(number=1), request("again", number=1))
     error = await call.next()
     assert "1 is the number of a running request" in error.error_message
@@ -161,7 +161,7 @@ async def test_the_number_of_a_running_request_is_refused_and_that_one_goes_on(c
     assert await call.rows() == [(1, b"a")]
 
 
-async def test_a_number_is_free_again_at_the_end_of_its_request(call: Call) -> None:
+async def test_a_number_can_be_reused_after_the_end_of_its_request(call: Call) -> None:
     call.requests.send(request(number=1))
     reading = asyncio.ensure_future(call.rows())
     (await call.engine.running.get()).put(delta("a", "stop"))
@@ -172,7 +172,7 @@ async def test_a_number_is_free_again_at_the_end_of_its_request(call: Call) -> N
     assert await reading == [(1, b"b")]
 
 
-async def test_a_message_that_cannot_be_parsed_ends_the_stream_for_all(call: Call) -> None:
+async def test_a_message_that_cannot_be_parsed_ends_the_stream_and_cancels_all_requests(call: Call) -> None:
     call.requests.send(request(number=1), request())
     reading = asyncio.ensure_future(call.next())
     running = {await call.engine.running.get(), await call.engine.running.get()}
@@ -182,7 +182,7 @@ async def test_a_message_that_cannot_be_parsed_ends_the_stream_for_all(call: Cal
     assert {await call.engine.cancelled.get(), await call.engine.cancelled.get()} == running
 
 
-async def test_any_other_error_while_reading_ends_the_stream_and_is_not_repeated(call: Call) -> None:
+async def test_any_other_read_error_ends_the_stream_with_an_internal_error(call: Call) -> None:
     call.requests.fail(ValueError("secret"))
     with pytest.raises(WorkerError, match=r"^internal error$"):
         await call.next()
@@ -191,7 +191,7 @@ async def test_any_other_error_while_reading_ends_the_stream_and_is_not_repeated
 # ---- Cancellation
 
 
-async def test_a_cancelled_request_ends_without_a_word(call: Call) -> None:
+async def test_a_cancelled_request_gets_no_response(call: Call) -> None:
     call.requests.send(request(number=1))
     reading = asyncio.ensure_future(call.rest())
     generation = await call.engine.running.get()
@@ -202,25 +202,25 @@ async def test_a_cancelled_request_ends_without_a_word(call: Call) -> None:
     assert await reading == []
 
 
-async def test_a_request_is_cancelled_before_the_engine_has_admitted_it(call: Call) -> None:
+async def test_a_request_can_be_cancelled_before_the_engine_has_admitted_it(call: Call) -> None:
     call.engine.admits.clear()
     call.requests.send(request(number=1))
     reading = asyncio.ensure_future(call.rest())
-    await call.engine.asking.get()
+    await call.engine.submitted.get()
     call.requests.send(request(cancel=1))
     call.requests.end()
     assert await reading == []
     assert call.engine.running.empty()
 
 
-async def test_a_cancellation_of_nothing_changes_nothing(call: Call) -> None:
+async def test_cancelling_an_unknown_number_has_no_effect(call: Call) -> None:
     call.requests.send(request(cancel=7), request(number=1))
     reading = asyncio.ensure_future(call.rows())
     (await call.engine.running.get()).put(delta("a", "stop"))
     assert await reading == [(1, b"a")]
 
 
-async def test_all_requests_of_a_client_that_is_gone_are_cancelled(call: Call) -> None:
+async def test_all_requests_of_a_disconnected_client_are_cancelled(call: Call) -> None:
     call.requests.send(request(number=1), request())
     reading = asyncio.ensure_future(call.next())
     running = {await call.engine.running.get(), await call.engine.running.get()}
@@ -232,7 +232,7 @@ async def test_all_requests_of_a_client_that_is_gone_are_cancelled(call: Call) -
 # ---- Drain
 
 
-async def test_a_stream_of_a_worker_that_drains_ends_with_its_last_answer(call: Call) -> None:
+async def test_a_stream_of_a_draining_worker_ends_with_its_last_answer(call: Call) -> None:
     call.requests.send(request(number=1))
     reading = asyncio.ensure_future(call.rows())
     generation = await call.engine.running.get()
@@ -242,18 +242,18 @@ async def test_a_stream_of_a_worker_that_drains_ends_with_its_last_answer(call: 
     assert await call.rest() == []
 
 
-async def test_a_worker_that_drains_still_reads_cancellations(call: Call) -> None:
+async def test_a_draining_worker_still_reads_cancellations(call: Call) -> None:
     call.requests.send(request(number=1))
     reading = asyncio.ensure_future(call.rest())
     await call.engine.running.get()
     call.draining.set()
-    await everything_else_has_run()
+    await run_pending_tasks()
     call.requests.send(request(cancel=1))
     await call.engine.cancelled.get()
     assert await reading == []
 
 
-async def test_an_idle_stream_of_a_worker_that_drains_ends_at_once(call: Call) -> None:
+async def test_an_idle_stream_of_a_draining_worker_ends_at_once(call: Call) -> None:
     call.draining.set()
     assert await call.rest() == []
 
@@ -261,7 +261,7 @@ async def test_an_idle_stream_of_a_worker_that_drains_ends_at_once(call: Call) -
 # ---- Limits
 
 
-async def test_no_more_is_read_while_many_answers_wait_for_their_reader(
+async def test_no_request_is_read_while_too_many_answers_are_unread(
     call: Call, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(stream_module, "MAX_WAITING", 3)
@@ -269,14 +269,12 @@ async def test_no_more_is_read_while_many_answers_wait_for_their_reader(
     call.requests.send(*(request(f"{i}", number=i) for i in range(10)))
     call.requests.end()
     await call.next()
-    await everything_else_has_run()
+    await run_pending_tasks()
     assert call.requests.n_read == 3
     assert len(await call.rest()) == 9
 
 
-async def test_a_running_request_is_not_one_that_waits_for_its_reader(
-    call: Call, monkeypatch: pytest.MonkeyPatch
-) -> None:
+async def test_running_requests_do_not_count_as_unread_answers(call: Call, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(stream_module, "MAX_WAITING", 2)
     call.requests.send(*(request(number=i) for i in range(5)))
     reading = asyncio.ensure_future(call.next())
@@ -285,9 +283,9 @@ async def test_a_running_request_is_not_one_that_waits_for_its_reader(
     reading.cancel()
 
 
-async def test_a_request_in_step_batches_cannot_have_log_probabilities(call: Call) -> None:
-    wanting = request(number=1)
-    wanting.inputs.add(name=contract.LOGPROBS.name, datatype="INT32", shape=[1]).contents.int_contents.append(1)
-    call.requests.send(wanting)
+async def test_step_batches_do_not_support_log_probabilities(call: Call) -> None:
+    with_logprobs = request(number=1)
+    with_logprobs.inputs.add(name=contract.LOGPROBS.name, datatype="INT32", shape=[1]).contents.int_contents.append(1)
+    call.requests.send(with_logprobs)
     error = await call.next()
     assert error.infer_response.parameters[contract.ERROR_TENSOR].string_param == contract.LOGPROBS.name

@@ -1,4 +1,4 @@
-"""Tensors to requests that generate nothing, and results back to tensors: what is refused, and by which name."""
+"""Tensors to requests of the tasks other than generation, and their results to tensors."""
 
 from array import array
 from typing import Any
@@ -17,54 +17,54 @@ from protos.tensors import add_input, to_raw
 
 
 def message(task: str | None = None, *, model: str = "m", version: str = "", **inputs: Any) -> ModelInferRequest:
-    """An input is a list of elements as the contract wants them, or a pair of another datatype and elements."""
-    made = ModelInferRequest(model_name=model, model_version=version)
+    """Returns a request. An input is a list of elements, or (datatype, elements) to deviate from the contract."""
+    request_message = ModelInferRequest(model_name=model, model_version=version)
     if task is not None:
-        made.parameters[contract.PARAM_TASK].string_param = task
-    specs = {spec.name: spec for each in contract.TASKS.values() for spec in each.inputs}
-    for name, given in inputs.items():
-        if isinstance(given, tuple):
-            add_input(made, TensorSpec(name, given[0], (-1,), ""), given[1])
+        request_message.parameters[contract.PARAM_TASK].string_param = task
+    specs = {spec.name: spec for task_spec in contract.TASKS.values() for spec in task_spec.inputs}
+    for name, elements in inputs.items():
+        if isinstance(elements, tuple):
+            add_input(request_message, TensorSpec(name, elements[0], (-1,), ""), elements[1])
         else:
-            add_input(made, specs[name], given)
-    return made
+            add_input(request_message, specs[name], elements)
+    return request_message
 
 
-def raw(made: ModelInferRequest) -> ModelInferRequest:
-    for tensor in made.inputs:
+def raw(request_message: ModelInferRequest) -> ModelInferRequest:
+    for tensor in request_message.inputs:
         contents = tensor.contents.ListFields()
-        made.raw_input_contents.append(to_raw(tensor.datatype, list(contents[0][1]) if contents else []))
+        request_message.raw_input_contents.append(to_raw(tensor.datatype, list(contents[0][1]) if contents else []))
         tensor.ClearField("contents")
-    return made
+    return request_message
 
 
-# ---- Which task it is
+# ---- The task
 
 
-def test_without_a_word_it_is_generation() -> None:
+def test_the_default_task_is_generation() -> None:
     assert task_of(message()) == contract.TASK_GENERATE
 
 
 @pytest.mark.parametrize("task", contract.TASKS)
-def test_a_task_is_named_by_its_parameter_or_in_anyserves_manner(task: str) -> None:
+def test_a_task_is_named_by_its_parameter_or_by_anyserves_model_name(task: str) -> None:
     assert task_of(message(task)) == task
     assert task_of(message(model=task, version="llamacpp")) == task
     assert task_of(message(task, model=task, version="llamacpp")) == task
     assert task_of(message(model=task)) == contract.TASK_GENERATE, "a model may have such a name"
 
 
-def test_a_task_that_is_none() -> None:
+def test_an_unknown_task_is_rejected() -> None:
     wrong = message()
     wrong.parameters[contract.PARAM_TASK].int64_param = 1
-    for refused in (message("sing"), message(""), wrong, message("rank", model="embed", version="llamacpp")):
+    for rejected in (message("sing"), message(""), wrong, message("rank", model="embed", version="llamacpp")):
         with pytest.raises(InvalidRequest, match="parameter 'task'"):
-            task_of(refused)
+            task_of(rejected)
 
 
-# ---- What is taken
+# ---- Accepted requests
 
 
-@pytest.mark.parametrize("form", [lambda made: made, raw], ids=["typed", "raw"])
+@pytest.mark.parametrize("form", [lambda typed: typed, raw], ids=["typed", "raw"])
 @pytest.mark.parametrize(
     ("task", "inputs", "expected"),
     [
@@ -85,11 +85,11 @@ def test_a_task_that_is_none() -> None:
         ),
     ],
 )
-def test_a_request(form: Any, task: str, inputs: dict[str, Any], expected: object) -> None:
+def test_every_input_sets_its_field(form: Any, task: str, inputs: dict[str, Any], expected: object) -> None:
     assert parse(task, form(message(task, **inputs))) == expected
 
 
-def test_tokens() -> None:
+def test_embed_and_detokenize_accept_token_ids() -> None:
     request = parse("embed", message("embed", prompt_token_ids=[3, 4]))
     assert isinstance(request, EmbedRequest)
     assert list(request.prompt) == [3, 4]
@@ -99,15 +99,15 @@ def test_tokens() -> None:
         assert list(request.token_ids) == ids
 
 
-def test_a_timeout() -> None:
-    for made in (message("embed", prompt=[b"x"]), message("rank", prompt=[b"x"], document=[b"y"])):
-        made.parameters[contract.PARAM_TIMEOUT].int64_param = 1_500_000
-        request = parse(made.parameters[contract.PARAM_TASK].string_param, made)
+def test_a_timeout_is_in_microseconds() -> None:
+    for request_message in (message("embed", prompt=[b"x"]), message("rank", prompt=[b"x"], document=[b"y"])):
+        request_message.parameters[contract.PARAM_TIMEOUT].int64_param = 1_500_000
+        request = parse(request_message.parameters[contract.PARAM_TASK].string_param, request_message)
         assert isinstance(request, EmbedRequest | RankRequest)
         assert request.timeout == 1.5
 
 
-# ---- What is refused
+# ---- Rejected requests
 
 
 @pytest.mark.parametrize(
@@ -134,11 +134,11 @@ def test_a_timeout() -> None:
         ("detokenize", {"prompt_token_ids": [-1]}, "prompt_token_ids"),
     ],
 )
-def test_a_request_that_is_refused(task: str, inputs: dict[str, Any], tensor: str) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+def test_an_invalid_request_is_rejected_with_its_tensor(task: str, inputs: dict[str, Any], tensor: str) -> None:
+    with pytest.raises(InvalidRequest) as caught:
         parse(task, message(task, **inputs))
-    assert refused.value.tensor == tensor
-    assert f"'{tensor}'" in str(refused.value)
+    assert caught.value.tensor == tensor
+    assert f"'{tensor}'" in str(caught.value)
 
 
 # ---- Results
@@ -148,23 +148,23 @@ def done(*elements: float) -> EmbeddingJob:
     return EmbeddingJob(array("i", [5, 6]), contract.POOLING_LAST, n_computed=2, vector=np.array(elements))
 
 
-def test_an_embedding_as_tensors() -> None:
+def test_an_embedding_becomes_tensors() -> None:
     outputs = embedding_outputs(EmbedRequest("x", dimensions=1, normalize=False), done(0.5, 2))
     assert outputs == [(contract.EMBEDDING, [0.5]), (contract.PROMPT_TOKENS, [2])]
 
 
-def test_a_score_as_tensors() -> None:
+def test_a_score_becomes_tensors() -> None:
     assert score_outputs(done(-3.5, 1)) == [(contract.SCORE, [-3.5]), (contract.PROMPT_TOKENS, [2])]
 
 
-def test_what_is_no_number_is_the_models_fault() -> None:
+def test_a_result_that_is_not_finite_is_an_engine_failure() -> None:
     with pytest.raises(EngineFailure):
         embedding_outputs(EmbedRequest("x"), done(float("nan"), 1))
     with pytest.raises(EngineFailure):
         score_outputs(done(float("inf")))
 
 
-def test_tokens_as_tensors() -> None:
+def test_tokens_become_tensors() -> None:
     assert token_outputs([1], [b"a"]) == [(contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"a"])]
 
 
@@ -175,15 +175,15 @@ def test_tokens_as_tensors() -> None:
     ("task", "inputs"),
     [(contract.TASK_EMBED, {"prompt": [b"a"]}), (contract.TASK_RANK, {"prompt": [b"a"], "document": [b"b"]})],
 )
-def test_the_caller(task: str, inputs: dict[str, Any]) -> None:
-    made = message(task, **inputs)
-    request = parse(task, made)
+def test_the_caller_is_a_string(task: str, inputs: dict[str, Any]) -> None:
+    request_message = message(task, **inputs)
+    request = parse(task, request_message)
     assert isinstance(request, EmbedRequest | RankRequest)
     assert request.caller == ""
-    made.parameters[contract.PARAM_CALLER].string_param = "team-a"
-    request = parse(task, made)
+    request_message.parameters[contract.PARAM_CALLER].string_param = "team-a"
+    request = parse(task, request_message)
     assert isinstance(request, EmbedRequest | RankRequest)
     assert request.caller == "team-a"
-    made.parameters[contract.PARAM_CALLER].int64_param = 1
+    request_message.parameters[contract.PARAM_CALLER].int64_param = 1
     with pytest.raises(InvalidRequest, match="anyserve_caller"):
-        parse(task, made)
+        parse(task, request_message)

@@ -27,15 +27,15 @@ def get(port: int, path: str = "/metrics", method: str = "GET") -> tuple[int, by
         connection.close()
 
 
-def test_what_is_there(server: MetricsServer) -> None:
+def test_only_get_metrics_is_served(server: MetricsServer) -> None:
     assert get(server.port) == (200, b"a 1\n")
     assert get(server.port, "/metrics?x=1") == (200, b"a 1\n")
     assert get(server.port, "/")[0] == 404
     assert get(server.port, "/metrics", "POST")[0] == 501
 
 
-def dripping(port: int, sent: bytes) -> socket.socket:
-    """A client that has sent a part of its request, and keeps its connection open."""
+def unfinished_request(port: int, sent: bytes) -> socket.socket:
+    """Returns a connection that has sent only a part of a request."""
     connection = socket.create_connection(("127.0.0.1", port), timeout=20)
     with suppress(ConnectionError):  # the server may have closed it for a newer one
         connection.sendall(sent)
@@ -43,18 +43,18 @@ def dripping(port: int, sent: bytes) -> socket.socket:
 
 
 @pytest.mark.parametrize("sent", [b"", b"G", b"GET /metrics HTTP/1.1\r\n", b"GET /metrics HTTP/1.1\r\nhost: x\r\n"])
-def test_clients_that_drip_keep_nobody_out(server: MetricsServer, sent: bytes) -> None:
+def test_slow_clients_do_not_block_others(server: MetricsServer, sent: bytes) -> None:
     before = threading.active_count()
     with ExitStack() as slow:
         for _ in range(3 * MAX_CONNECTIONS):
-            slow.enter_context(closing(dripping(server.port, sent)))
+            slow.enter_context(closing(unfinished_request(server.port, sent)))
         for _ in range(3):
             assert get(server.port) == (200, b"a 1\n")
         assert threading.active_count() <= before + MAX_CONNECTIONS
 
 
-def test_clients_that_drip_are_cut_off(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slow_clients_are_disconnected(server: MetricsServer, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(metrics_server, "TIMEOUT", 0.0)
-    with closing(dripping(server.port, b"GET /metrics HTTP/1.1\r\n")) as slow:
+    with closing(unfinished_request(server.port, b"GET /metrics HTTP/1.1\r\n")) as slow:
         while slow.recv(1 << 16):
             pass

@@ -1,4 +1,4 @@
-"""The prompt as the beginning of an answer: its text, and the text of each of its tokens."""
+"""The echoed prompt: its text, and the piece of it for each token."""
 
 from array import array
 
@@ -31,19 +31,21 @@ class Vocabulary:
         ("", [BOS], True, []),
         ("hié", [HI, HALF, REST], False, [b"hi", b"\xc3", b"\xa9"]),
         ("<call>hi", [BOS, CALL, HI], True, [b"<call>", b"hi"]),
-        # The space that SentencePiece adds before a text isn't part of it.
+        # SentencePiece adds a space in front of the text
         ("hi hi", [BOS, SPACED, SPACED], True, [b"hi", b" hi"]),
         (" hi", [SPACED], False, [b" hi"]),
     ],
 )
-def test_pieces_of_a_text(prompt: str, tokens: list[int], bos: bool, pieces: list[bytes]) -> None:
+def test_the_pieces_of_an_echo_join_to_the_prompt(
+    prompt: str, tokens: list[int], bos: bool, pieces: list[bytes]
+) -> None:
     echo = echo_of(prompt, array("i", tokens), Vocabulary(bos=bos))
     assert echo == Echo(prompt, tuple(pieces))
     assert b"".join(echo.pieces) == prompt.encode()
 
 
 @pytest.mark.parametrize("bos", [True, False])
-def test_token_ids_are_written_as_they_are(bos: bool) -> None:
+def test_an_echo_of_token_ids_has_the_text_of_every_token(bos: bool) -> None:
     ids = [BOS, SPACED, CALL, HALF, REST, HALF]
     echo = echo_of(ids, array("i", ids), Vocabulary(bos=bos))
     assert echo == Echo("<s> hi<call>é�", tuple(WRITTEN[token] for token in ids))

@@ -1,4 +1,4 @@
-"""Log probabilities are returned with their text, however it is split, and never for a stop string."""
+"""Log probabilities are delivered with the text of their tokens, for any cut; stop strings have none."""
 
 import codecs
 from collections.abc import Iterable, Iterator
@@ -10,11 +10,11 @@ from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
 
 Step = tuple[str, tuple[bytes, ...]]
-"""The returned text and tokens."""
+"""The text and tokens that were delivered."""
 
 
 def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator[Step]:
-    """Runs steps of `size` tokens, as the engine does. The last step ends the choice."""
+    """Yields the steps of an engine with `size` tokens a step; the last one is the end of the choice."""
     output, logprobs = TextOutput(stop), LogprobOutput()
 
     def popped(text: str, *, all: bool) -> Step:
@@ -34,17 +34,17 @@ def steps(pieces: list[bytes], stop: tuple[str, ...], size: int = 1) -> Iterator
 
 
 def beginnings(pieces: Iterable[bytes]) -> list[int]:
-    """Returns the character at which each token begins; a reference without stop strings."""
+    """Returns the character at which each token begins, without regard to stop strings."""
     decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
-    at, found = 0, []
+    position, starts = 0, []
     for piece in pieces:
-        found.append(at)
-        at += len(decoder.decode(piece))
-    return found
+        starts.append(position)
+        position += len(decoder.decode(piece))
+    return starts
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """Yields the whole, every split into two and three parts, single bytes, and empty tokens between."""
+    """Yields the data whole, cut into two and three in every way, and byte by byte with empty tokens between."""
     yield [data]
     for i in range(len(data) + 1):
         yield [data[:i], data[i:]]
@@ -70,16 +70,16 @@ DATA = [
 
 @pytest.mark.parametrize("size", [1, 2, 100])
 @pytest.mark.parametrize(("data", "stop"), DATA)
-def test_tokens_come_with_their_text_at_every_cut(data: bytes, stop: tuple[str, ...], size: int) -> None:
+def test_tokens_are_delivered_with_their_text_at_every_cut(data: bytes, stop: tuple[str, ...], size: int) -> None:
     for pieces in cuts(data):
         text = ""
         tokens: list[bytes] = []
         begins = beginnings(pieces)
         moves = list(steps(pieces, stop, size))
-        for n, (more, entry) in enumerate(moves):
-            text += more
-            tokens += entry
-            assert tokens == pieces[: len(tokens)], "in order, none left out"
+        for n, (new_text, delivered) in enumerate(moves):
+            text += new_text
+            tokens += delivered
+            assert tokens == pieces[: len(tokens)], "tokens must be in order and complete"
             if n < len(moves) - 1:
                 assert len(tokens) == sum(begin < len(text) for begin in begins[: len(tokens) + 1])
         whole = TextOutput(stop)
@@ -110,11 +110,11 @@ def test_a_token_waits_while_it_may_be_a_stop_string() -> None:
     ]
 
 
-def test_a_token_that_begins_before_a_stop_string_is_returned_whole() -> None:
+def test_a_token_that_begins_before_a_stop_string_is_delivered() -> None:
     assert list(steps([b"x", b"yEN", b"D", b"z"], ("END",))) == [("x", (b"x",)), ("y", (b"yEN",)), ("", ())]
 
 
-def test_control_tokens_without_text_wait_for_what_follows() -> None:
+def test_control_tokens_without_text_wait_for_the_next_text() -> None:
     output = LogprobOutput()
     output.push(TokenLogprob(b"<|x|>", -1.0), 0)
     assert output.pop(0, all=False) == ()

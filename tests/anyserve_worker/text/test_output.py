@@ -1,4 +1,4 @@
-"""Bytes to text: the same however the bytes are split, complete, and without stop strings."""
+"""Bytes to text: the result is the same for any cut, complete, and without stop strings."""
 
 from collections.abc import Iterable, Iterator, Sequence
 
@@ -19,7 +19,7 @@ def text_of(pieces: Iterable[bytes], stop: Sequence[str] = ()) -> tuple[str, boo
 
 
 def reference(data: bytes, stop: Sequence[str]) -> tuple[str, bool]:
-    """Reads character by character. The first complete stop string ends the text at its start."""
+    """Returns the expected (text, stopped): the first complete stop string ends the text where it begins."""
     text = data.decode(errors="replace")
     for end in range(1, len(text) + 1):
         ends = [stop_string for stop_string in stop if text[:end].endswith(stop_string)]
@@ -29,7 +29,7 @@ def reference(data: bytes, stop: Sequence[str]) -> tuple[str, bool]:
 
 
 def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """Yields the whole, every split into two and three parts, single bytes, and empty pieces between."""
+    """Yields the data whole, cut into two and three in every way, and byte by byte with empty pieces between."""
     yield [data]
     for i in range(len(data) + 1):
         yield [data[:i], data[i:]]
@@ -45,7 +45,7 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
     (b"plain", (), "plain", False),
     ("aé€😀z".encode(), (), "aé€😀z", False),
     ("👩‍👩‍👧".encode(), ("x",), "👩‍👩‍👧", False),
-    # Invalid bytes: alone, cut off by the end, in the middle, overlong, a surrogate, past U+10FFFF.
+    # invalid bytes: alone, cut at the end, in the middle, overlong, a surrogate, past U+10FFFF
     (b"\xff", (), "�", False),
     (b"a\xe2\x82", (), "a�", False),
     (b"a\xf0\x9f\x98", (), "a�", False),
@@ -53,28 +53,28 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
     (b"\xc0\x80", (), "��", False),
     (b"\xed\xa0\x80", (), "���", False),
     (b"\xf4\x90\x80\x80", (), "����", False),
-    # Stop strings: at the beginning, in the middle, at the end, twice, alone, with text behind.
+    # stop strings: at the start, in the middle, at the end, twice
     (b"END rest", ("END",), "", True),
     (b"one END rest", ("END",), "one ", True),
     (b"one END", ("END",), "one ", True),
     (b"one END END", ("END",), "one ", True),
-    # Incomplete stop strings: nothing is lost.
+    # unfinished stop strings are text
     (b"one EN", ("END",), "one EN", False),
     (b"one ENx", ("END",), "one ENx", False),
     (b"EEEND", ("END",), "EE", True),
-    # Strings that overlap themselves.
+    # stop strings that overlap themselves
     (b"aaab", ("aab",), "a", True),
     (b"abababc", ("ababc",), "ab", True),
     (b"aaaa", ("aa",), "", True),
     (b"\n\n\nx", ("\n\n",), "", True),
-    # Several: the one that is complete first wins, the longest of those that end together.
+    # several stop strings: the first complete one wins, the longest of those that end together
     (b"xabcd", ("abcd", "bc"), "xa", True),
     (b"xabc", ("bc", "abc"), "x", True),
     (b"xabc", ("abc", "bc", "c"), "x", True),
     (b"xabd", ("abc", "bd"), "xa", True),
     (b"xab", ("abc", "bcd"), "xab", False),
     (b"xabcx", ("abcd", "bcx"), "xa", True),
-    # In other scripts, and interrupted by invalid bytes.
+    # other scripts and invalid bytes
     ("日本語".encode(), ("本",), "日", True),
     ("a😀b".encode(), ("😀",), "a", True),
     (b"E\xffND", ("END",), "E�ND", False),
@@ -84,13 +84,13 @@ CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [
 
 
 @pytest.mark.parametrize(("data", "stop", "text", "stopped"), CASES)
-def test_text_at_every_cut(data: bytes, stop: tuple[str, ...], text: str, stopped: bool) -> None:
+def test_the_text_is_the_same_at_every_cut(data: bytes, stop: tuple[str, ...], text: str, stopped: bool) -> None:
     for pieces in cuts(data):
         assert text_of(pieces, stop) == (text, stopped), pieces
 
 
 @pytest.mark.parametrize(("data", "stop", "text", "stopped"), CASES)
-def test_the_reference_agrees(data: bytes, stop: tuple[str, ...], text: str, stopped: bool) -> None:
+def test_the_reference_gives_the_same_text(data: bytes, stop: tuple[str, ...], text: str, stopped: bool) -> None:
     assert reference(data, stop) == (text, stopped)
 
 
@@ -103,7 +103,7 @@ def alphabet(characters: str) -> st.SearchStrategy[str]:
     stop=st.lists(st.text(alphabet="abé😀�", min_size=1, max_size=4), max_size=3),
     data=st.data(),
 )
-def test_text_does_not_depend_on_the_cut(parts: list[bytes], stop: list[str], data: st.DataObject) -> None:
+def test_random_text_is_the_same_for_any_cut(parts: list[bytes], stop: list[str], data: st.DataObject) -> None:
     whole = b"".join(parts)
     places = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=8)))
     pieces = [whole[i:j] for i, j in zip([0, *places], [*places, len(whole)], strict=True)]
@@ -111,41 +111,41 @@ def test_text_does_not_depend_on_the_cut(parts: list[bytes], stop: list[str], da
 
 
 @given(text=alphabet("abc"), stop=st.lists(st.text(alphabet="abc", min_size=1, max_size=4), min_size=1, max_size=3))
-def test_held_back_is_only_what_may_still_become_a_stop_string(text: str, stop: list[str]) -> None:
-    output, shown = TextOutput(stop), ""
+def test_only_the_beginning_of_a_stop_string_is_held_back(text: str, stop: list[str]) -> None:
+    output, delivered = TextOutput(stop), ""
     for i, character in enumerate(text):
-        shown += output.push(character.encode())
+        delivered += output.push(character.encode())
         if output.stopped:
             return
-        held = text[: i + 1].removeprefix(shown)
-        assert text[: i + 1] == shown + held
+        pending = text[: i + 1].removeprefix(delivered)
+        assert text[: i + 1] == delivered + pending
         longest = max(
-            (n for s in stop for n in range(len(s)) if (shown + held).endswith(s[:n])),
+            (n for s in stop for n in range(len(s)) if (delivered + pending).endswith(s[:n])),
             default=0,
         )
-        assert len(held) == longest
+        assert len(pending) == longest
 
 
 @pytest.mark.parametrize("text", ["aé", "a€", "a😀"])
-def test_characters_come_out_whole_and_at_once(text: str) -> None:
+def test_a_character_is_delivered_when_its_last_byte_arrives(text: str) -> None:
     data = text.encode()
-    shown = [TextOutput().push(data[: i + 1]) for i in range(len(data))]
-    assert shown == ["a"] * (len(data) - 1) + [text]
+    delivered = [TextOutput().push(data[: i + 1]) for i in range(len(data))]
+    assert delivered == ["a"] * (len(data) - 1) + [text]
 
 
-def test_text_without_stop_strings_is_never_held() -> None:
+def test_text_is_not_held_back_without_stop_strings() -> None:
     output = TextOutput()
     assert [output.push(b"a"), output.push(b"b"), output.flush()] == ["a", "b", ""]
 
 
-def test_nothing_comes_after_a_stop_string() -> None:
+def test_text_after_a_stop_string_is_dropped() -> None:
     output = TextOutput(["stop"])
     assert output.push(b"a stop b") == "a "
     assert output.stopped
     assert [output.push(b" c"), output.push(b"\xe2"), output.flush()] == ["", "", ""]
 
 
-def test_flush_gives_what_was_held_once() -> None:
+def test_flush_returns_held_text_once() -> None:
     output = TextOutput(["stop"])
     assert [output.push(b"st"), output.flush(), output.flush()] == ["", "st", ""]
     assert not output.stopped

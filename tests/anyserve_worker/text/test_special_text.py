@@ -1,6 +1,6 @@
-"""Prompts with plain spans, cut in parts: their tokens are llama.cpp's for the prompt, except in the spans.
+"""Prompts with plain spans are cut into pieces: tokens are those of llama.cpp, except inside the spans.
 
-`st_partition` is llama.cpp's `tokenizer_st_partition`, written down once more.
+`st_partition` is a copy of llama.cpp's `tokenizer_st_partition`.
 """
 
 from collections.abc import Sequence
@@ -20,27 +20,27 @@ Fragment = str | SpecialToken
 
 
 def st_partition(text: str, tokens: Sequence[SpecialToken], *, parse_special: bool) -> list[Fragment]:
-    """Texts and special tokens in order."""
+    """Returns the texts and special tokens in order."""
     fragments: list[Fragment] = [text] if text else []
     for token in sorted(tokens, key=lambda token: -len(token.text)):
         if not parse_special and not token.user_defined:
             continue
-        parted: list[Fragment] = []
+        split_fragments: list[Fragment] = []
         for fragment in fragments:
             rest = fragment
             while isinstance(rest, str) and token.text in rest:
-                left, _, rest = rest.partition(token.text)
-                left = left.rstrip() if token.strips_left else left
-                parted += [left, token] if left else [token]
+                before, _, rest = rest.partition(token.text)
+                before = before.rstrip() if token.strips_left else before
+                split_fragments += [before, token] if before else [token]
                 rest = rest.lstrip() if token.strips_right else rest
             if rest:
-                parted.append(rest)
-        fragments = parted
+                split_fragments.append(rest)
+        fragments = split_fragments
     return fragments
 
 
 def joined(pieces: Sequence[Piece], tokens: Sequence[SpecialToken] = TOKENS) -> list[Fragment]:
-    """As one list of fragments, where what continues is one text with what it continues."""
+    """Returns the fragments of all pieces; joins the text of a piece that continues the one before."""
     fragments: list[Fragment] = []
     for piece in pieces:
         new = st_partition(piece.text, tokens, parse_special=piece.parse_special)
@@ -63,48 +63,48 @@ def prompts(draw: st.DrawFn) -> tuple[str, Spans]:
 
 
 @given(TEXTS)
-def test_without_spans_all_is_one_piece(text: str) -> None:
+def test_a_prompt_without_spans_is_one_piece(text: str) -> None:
     assert SpecialTexts(TOKENS).pieces(text, ()) == ([Piece(text, True)] if text else [])
 
 
 @given(prompts())
 @example(("<s>a<s>", ((0, 3),)))
 @example(("<s>  [x]", ((3, 4),)))
-def test_no_token_touches_a_span(prompt: tuple[str, Spans]) -> None:
+def test_no_special_token_overlaps_a_span(prompt: tuple[str, Spans]) -> None:
     text, plain = prompt
     covered = {n for start, end in plain for n in range(start, end)}
     fragments = joined(SpecialTexts(TOKENS).pieces(text, plain))
-    # Follow the fragments through the text: whitespace may have been stripped, nothing else.
+    # the fragments are the text, except for stripped whitespace
     position = 0
     for fragment in fragments:
-        wanted = fragment if isinstance(fragment, str) else fragment.text
-        while not text.startswith(wanted, position):
+        fragment_text = fragment if isinstance(fragment, str) else fragment.text
+        while not text.startswith(fragment_text, position):
             assert text[position].isspace()
             position += 1
         if isinstance(fragment, SpecialToken) and fragment.text.strip():
-            assert covered.isdisjoint(range(position, position + len(wanted)))
-        position += len(wanted)
+            assert covered.isdisjoint(range(position, position + len(fragment_text)))
+        position += len(fragment_text)
     assert not text[position:].strip()
 
 
-APART = [token for token in TOKENS if token.text not in ("e>s", "<s><", "  ")]
-"""None of them begins in another one and ends behind it."""
+NO_OVERLAP = [token for token in TOKENS if token.text not in ("e>s", "<s><", "  ")]
+"""Tokens that do not overlap each other."""
 
 
 @given(TEXTS, st.lists(st.sampled_from(["b", "<s>", " <se>", "<a>", "[x] ", "\n", "é<s>"]), max_size=4), TEXTS)
-def test_a_field_between_two_control_tokens(before: str, field: list[str], after: str) -> None:
-    """Around it, tokens are read as they would be without it; it is one text."""
+def test_a_field_between_control_tokens_is_one_text(before: str, field: list[str], after: str) -> None:
+    """The tokens around it are the same as without it."""
     content, start = "".join(field), len(before) + len("<se>")
     plain = [(start, start + len(content))] if content else []
-    fragments = joined(SpecialTexts(APART).pieces(f"{before}<se>{content}<se>{after}", plain), APART)
+    fragments = joined(SpecialTexts(NO_OVERLAP).pieces(f"{before}<se>{content}<se>{after}", plain), NO_OVERLAP)
     assert fragments == [
-        *st_partition(f"{before}<se>", APART, parse_special=True),
+        *st_partition(f"{before}<se>", NO_OVERLAP, parse_special=True),
         *([content] if content else []),
-        *st_partition(f"<se>{after}", APART, parse_special=True),
+        *st_partition(f"<se>{after}", NO_OVERLAP, parse_special=True),
     ]
 
 
-def test_a_run_is_one_text() -> None:
+def test_text_around_a_span_joins_it_up_to_the_next_special_tokens() -> None:
     texts = SpecialTexts(TOKENS)
     prompt = "<s>u hi<se>there<s>you<s>a"
     assert texts.pieces(prompt, [(6, 10)]) == [
@@ -114,7 +114,7 @@ def test_a_run_is_one_text() -> None:
     ]
 
 
-def test_user_defined_tokens_are_cut_in_spans_alone() -> None:
+def test_user_defined_tokens_are_cut_only_inside_spans() -> None:
     texts = SpecialTexts(TOKENS)
     assert texts.pieces("<se><a>x<a><a>y", [(8, 14)]) == [
         Piece("<se>", True),
@@ -124,18 +124,18 @@ def test_user_defined_tokens_are_cut_in_spans_alone() -> None:
     ]
 
 
-def test_whitespace_that_a_token_strips_is_stripped() -> None:
+def test_tokens_strip_whitespace_next_to_spans() -> None:
     texts = SpecialTexts(TOKENS)
     assert texts.pieces("[x] \n <s> [x]", [(6, 9)]) == [Piece("[x]", True), Piece("<s>", False), Piece("[x]", True)]
 
 
-def test_spans_may_be_longer_than_the_part_that_is_looked_at() -> None:
+def test_spans_may_exceed_the_text() -> None:
     texts = SpecialTexts(TOKENS)
     assert texts.pieces("a<s>b", [(1, 40), (50, 60)]) == [Piece("a<s>b", False)]
 
 
 @given(TEXTS, TEXTS, TEXTS)
-def test_nothing_of_a_field_is_read(before: str, field: str, after: str) -> None:
+def test_no_special_token_is_read_inside_a_field(before: str, field: str, after: str) -> None:
     texts = SpecialTexts(CONTROL)
     text, start, end = before + field + after, len(before), len(before) + len(field)
     spans = texts.inside(text, [(start, end)], "")
@@ -149,6 +149,6 @@ def test_nothing_of_a_field_is_read(before: str, field: str, after: str) -> None
             position += n
 
 
-def test_only_the_markup_among_user_defined_tokens_is_kept_out_of_a_field() -> None:
+def test_user_defined_tokens_are_allowed_in_a_field_unless_they_are_markup() -> None:
     texts = SpecialTexts([*CONTROL, SpecialToken("<sep>", user_defined=True), SpecialToken("<b>", user_defined=True)])
     assert texts.inside("<sep><b><s>", [(0, 11)], "{query}<sep>{document}") == [(0, 5), (8, 11)]

@@ -1,4 +1,4 @@
-"""The choice of threads on a simulated machine, where the cost of a step depends on the threads and the time."""
+"""The choice of threads on a simulated machine, whose step times depend on the number of threads and change."""
 
 from collections.abc import Callable
 from random import Random
@@ -12,36 +12,36 @@ Cost = Callable[[int, float], float]
 
 
 class Machine:
-    """Runs steps of `n_tokens` one after the other, on its own clock."""
+    """Runs steps one after the other on its own clock."""
 
-    def __init__(self, cost: Cost, most: int = 2, idle: Callable[[], float | None] = lambda: None) -> None:
+    def __init__(self, cost: Cost, max_threads: int = 2, idle: Callable[[], float | None] = lambda: None) -> None:
         self.cost = cost
         self.share = 1.0
-        """Share of a processor that the engine's thread gets."""
+        """Share of a processor that the engine's thread gets, 0 to 1."""
         self.now = 100.0
         self.used: list[tuple[float, int, float]] = []
-        self.chooser = ThreadChooser(ladder(most), ladder(most), idle)
+        self.chooser = ThreadChooser(ladder(max_threads), ladder(max_threads), idle)
 
     def run(self, seconds: float, n_tokens: int = 8, *, prompts: bool = False) -> None:
         end = self.now + seconds
         while self.now < end:
             threads = self.chooser.choose(n_tokens, prompts=prompts, now=self.now)
-            took = self.cost(threads, self.now)
-            self.used.append((self.now, threads, took))
-            self.now += took
-            self.chooser.record(took, self.now, self.share * took)
+            step_time = self.cost(threads, self.now)
+            self.used.append((self.now, threads, step_time))
+            self.now += step_time
+            self.chooser.record(step_time, self.now, self.share * step_time)
 
     def rate(self, last: float) -> float:
-        """Returns steps per second over the `last` seconds."""
+        """Returns the steps a second over the `last` seconds."""
         return sum(at >= self.now - last for at, _, _ in self.used) / last
 
 
 def constant(*seconds: float) -> Cost:
-    """Returns a cost of these seconds with 1, 2, … threads."""
+    """Returns a cost of `seconds` with 1, 2, … threads."""
     return lambda threads, _: seconds[threads - 1]
 
 
-def test_ladder() -> None:
+def test_a_ladder_has_the_counts_worth_trying() -> None:
     assert ladder(1) == (1,)
     assert ladder(2) == (1, 2)
     assert ladder(8) == (1, 2, 4, 7, 8)
@@ -55,13 +55,13 @@ def test_steady_conditions_run_within_ten_percent_of_the_best_fixed_count(costs:
     assert machine.rate(last=15) > 0.9 / min(costs)
 
 
-def test_one_choice_is_fixed() -> None:
-    machine = Machine(constant(0.01), most=1)
+def test_a_single_choice_is_always_used() -> None:
+    machine = Machine(constant(0.01), max_threads=1)
     machine.run(2)
     assert {threads for _, threads, _ in machine.used} == {1}
 
 
-def test_fixed_counts_by_kind_of_step() -> None:
+def test_fixed_counts_apply_to_their_kind_of_step() -> None:
     chooser = ThreadChooser.of(3, 5, 8, lambda: None)
     assert chooser.choose(4, prompts=False, now=0) == 3
     assert chooser.choose(4, prompts=True, now=0) == 5
@@ -86,7 +86,7 @@ def test_a_neighbour_that_comes_and_goes_is_noticed_within_a_second(n_tokens: in
     assert machine.rate(last=4) > 0.9 / 0.007
 
 
-def test_all_shapes_learn_from_one() -> None:
+def test_a_change_measured_for_one_shape_applies_to_all() -> None:
     machine = Machine(QUIET)
     for _ in range(20):
         machine.run(0.2, 1)
@@ -97,8 +97,8 @@ def test_all_shapes_learn_from_one() -> None:
     assert [threads for _, threads, _ in machine.used[-20:]].count(1) > 15
 
 
-def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
-    """Prompts are rare, and each of their steps takes long with a thread too many."""
+def test_a_lost_processor_is_noticed_for_all_shapes() -> None:
+    """Steps with prompts are rare, and slow with one thread too many."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     for _ in range(20):
         machine.run(0.2, 8)
@@ -110,8 +110,8 @@ def test_a_processor_that_was_taken_away_is_so_for_all_shapes() -> None:
     assert {threads for _, threads, _ in machine.used} == {1}
 
 
-def test_two_slow_steps_in_which_the_thread_is_kept_waiting_are_enough() -> None:
-    """This holds across shapes: the engine does not wait for four steps that take ten times as long."""
+def test_two_slow_steps_with_a_waiting_thread_lower_the_count() -> None:
+    """Of any shapes: four steps that take ten times as long would be too many."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     for _ in range(10):
         machine.run(0.2, 8)
@@ -124,7 +124,7 @@ def test_two_slow_steps_in_which_the_thread_is_kept_waiting_are_enough() -> None
     assert {threads for _, threads, _ in machine.used[2:]} == {1}
 
 
-def test_a_single_slow_step_shows_no_neighbour() -> None:
+def test_single_slow_steps_do_not_lower_the_count() -> None:
     machine = Machine(QUIET, idle=lambda: 0.0)
     machine.run(0.5)
     machine.used.clear()
@@ -136,7 +136,7 @@ def test_a_single_slow_step_shows_no_neighbour() -> None:
     assert {threads for _, threads, _ in machine.used} == {2}
 
 
-def test_an_alarming_step_that_was_forgotten_raises_no_alarm() -> None:
+def test_a_slow_step_that_was_forgotten_does_not_lower_the_count() -> None:
     """The step after the pause isn't recorded, as where the KV cache has no room: the shape has no steps then."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     machine.run(0.5, 8)
@@ -151,7 +151,7 @@ def test_an_alarming_step_that_was_forgotten_raises_no_alarm() -> None:
     assert [threads for _, threads, _ in machine.used] == [2]
 
 
-def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
+def test_a_shape_follows_the_choice_of_another_one() -> None:
     machine = Machine(constant(0.012, 0.014), idle=lambda: 0.0)
     machine.run(1, 1)
     machine.run(3, 8)  # goes down
@@ -162,8 +162,8 @@ def test_shapes_go_where_another_one_has_gone_and_not_the_other_way() -> None:
     assert {threads for _, threads, _ in machine.used[20:80]} == {1}
 
 
-def test_steps_of_long_ago_are_not_compared() -> None:
-    """First without neighbours, then with two: two threads cost less than one, but more than one did before."""
+def test_old_measurements_are_not_compared() -> None:
+    """Later two threads are faster than one, but slower than one was before."""
     machine = Machine(constant(0.006, 0.010), idle=lambda: 0.0)
     machine.run(4, 8)
     assert machine.chooser.chosen == [(False, 8, 1)]
@@ -173,7 +173,7 @@ def test_steps_of_long_ago_are_not_compared() -> None:
     assert machine.chooser.chosen == [(False, 8, 2)]
 
 
-def test_a_shape_may_pause_in_the_midst_of_a_trial() -> None:
+def test_a_trial_is_given_up_after_a_pause() -> None:
     machine = Machine(constant(0.012, 0.011), idle=lambda: 0.0)
     machine.run(2.05)
     assert machine.used[-1][1] == 1
@@ -184,8 +184,8 @@ def test_a_shape_may_pause_in_the_midst_of_a_trial() -> None:
 
 
 @pytest.mark.parametrize("slow_s", [0.1, 0.3])
-def test_threads_that_are_not_apart_yet_are_waited_for(slow_s: float) -> None:
-    """If all processors are busy, a second thread starts on the first one's processor until the system moves it."""
+def test_a_trial_waits_until_threads_run_on_different_processors(slow_s: float) -> None:
+    """On busy processors, a second thread starts on the first one's, until the system moves it."""
     machine = Machine(constant(0.024, 0.014), idle=lambda: 0.0)
     machine.run(1)
     machine.chooser = ThreadChooser(ladder(2), ladder(2), lambda: 0.0)
@@ -205,8 +205,8 @@ def test_threads_that_are_not_apart_yet_are_waited_for(slow_s: float) -> None:
     assert machine.chooser.chosen == [(False, 8, 2)]
 
 
-def test_a_quota_that_is_felt_at_the_end_of_its_period() -> None:
-    """1.5 processors: two threads are paused for a quarter of each 0.1 s, which short trials would miss."""
+def test_a_quota_that_throttles_at_the_end_of_its_period_is_measured() -> None:
+    """1.5 processors stop two threads for a quarter of each 0.1 s, which short trials would miss."""
 
     def throttled(threads: int, now: float) -> float:
         if threads == 1:
@@ -228,7 +228,7 @@ def rate_of(cost: Cost, threads: int) -> float:
     return steps / now
 
 
-def test_more_threads_are_not_tried_where_nothing_is_idle_but_our_own_processor() -> None:
+def test_more_threads_are_not_tried_without_idle_processors() -> None:
     machine = Machine(HOG, idle=lambda: 0.05)
     machine.run(5)
     machine.used.clear()
@@ -236,7 +236,7 @@ def test_more_threads_are_not_tried_where_nothing_is_idle_but_our_own_processor(
     assert {threads for _, threads, _ in machine.used} == {1}
 
 
-def test_where_all_processors_are_busy_more_threads_get_more_of_them() -> None:
+def test_more_threads_are_used_if_they_are_faster_on_busy_processors() -> None:
     machine = Machine(HOG, idle=lambda: 0.0)
     machine.run(5)
     machine.cost, machine.share = constant(0.024, 0.014), 0.5
@@ -246,16 +246,16 @@ def test_where_all_processors_are_busy_more_threads_get_more_of_them() -> None:
 
 
 @pytest.mark.parametrize("n_tokens", [1, 8])
-def test_a_second_neighbour_is_noticed_soon(n_tokens: int) -> None:
+def test_a_second_neighbour_is_noticed_within_1_5_seconds(n_tokens: int) -> None:
     machine = Machine(QUIET, idle=lambda: 0.0)
     machine.run(3, n_tokens)
     machine.cost, machine.share = HOG, 0.95
     machine.run(6, n_tokens)
 
     def two_neighbours(threads: int, _: float) -> float:
-        """The first step after a change is slow for the second thread."""
-        began = machine.used[-1][1] == 1
-        return 0.024 if threads == 1 else 0.080 if began else 0.014
+        """The second thread is slow in its first step."""
+        is_first = machine.used[-1][1] == 1
+        return 0.024 if threads == 1 else 0.080 if is_first else 0.014
 
     machine.cost, machine.share = two_neighbours, 0.5
     machine.run(1.5, n_tokens)
@@ -264,27 +264,27 @@ def test_a_second_neighbour_is_noticed_soon(n_tokens: int) -> None:
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize(("one", "two"), [(0.018, 0.014), (0.012, 0.016)])
-def test_steps_that_vary_by_chance_are_compared_for_long_enough(one: float, two: float, seed: int) -> None:
-    """Sometimes a neighbour has the processor for its slice of 4 ms."""
+@pytest.mark.parametrize(("with_one", "with_two"), [(0.018, 0.014), (0.012, 0.016)])
+def test_noisy_steps_are_compared_for_long_enough(with_one: float, with_two: float, seed: int) -> None:
+    """A neighbour takes the processor at random for slices of 4 ms."""
     random = Random(seed)
 
     def shared(threads: int, _: float) -> float:
-        mean = (one, two)[threads - 1]
+        mean = (with_one, with_two)[threads - 1]
         slices = sum(random.random() < 0.25 for _ in range(6))
         return mean - 0.006 + 0.004 * slices
 
     machine = Machine(shared, idle=lambda: 0.0)
     machine.share = 0.5
     machine.run(60)
-    assert machine.rate(last=50) > 0.95 / min(one, two)
+    assert machine.rate(last=50) > 0.95 / min(with_one, with_two)
 
 
-def test_many_cores_are_climbed_down_and_up() -> None:
+def test_the_count_moves_down_and_up_over_many_cores() -> None:
     def crowded(threads: int, _: float) -> float:
         return 0.05 / threads if threads <= 4 else 0.05
 
-    machine = Machine(crowded, most=16)
+    machine = Machine(crowded, max_threads=16)
     machine.run(60)
     assert machine.chooser.chosen == [(False, 8, 4)]
     machine.cost = lambda threads, _: 0.05 / threads
@@ -292,7 +292,7 @@ def test_many_cores_are_climbed_down_and_up() -> None:
     assert machine.chooser.chosen == [(False, 8, 16)]
 
 
-def test_a_growing_context_is_no_neighbour() -> None:
+def test_steps_that_slow_down_gradually_do_not_lower_the_count() -> None:
     machine = Machine(lambda threads, now: (0.010 if threads == 1 else 0.006) * (1 + (now - 100) / 20))
     machine.run(20)
     slow = sum(threads == 1 for _, threads, _ in machine.used)

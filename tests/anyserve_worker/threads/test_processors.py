@@ -1,4 +1,4 @@
-"""Processors that may be used: affinity, and quotas of cgroups of both versions, as trees of files."""
+"""Usable processors: the affinity, and quotas of cgroups v1 and v2, read from trees of files."""
 
 import os
 from pathlib import Path
@@ -69,7 +69,9 @@ CASES: dict[str, tuple[dict[str, str], float | None]] = {
 
 
 @pytest.mark.parametrize(("files", "quota"), CASES.values(), ids=CASES.keys())
-def test_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> None:
+def test_the_quota_is_the_tightest_of_the_cgroup_and_its_parents(
+    tmp_path: Path, files: dict[str, str], quota: float | None
+) -> None:
     assert cgroup_quota(tree(tmp_path, files)) == quota
 
 
@@ -86,21 +88,21 @@ def test_quota(tmp_path: Path, files: dict[str, str], quota: float | None) -> No
         (1, 1.0, 1),
     ],
 )
-def test_threads_within_both(affinity: int, quota: float | None, usable: int) -> None:
+def test_usable_cpus_are_limited_by_affinity_and_quota(affinity: int, quota: float | None, usable: int) -> None:
     assert usable_cpus(affinity, quota) == usable
 
 
-def test_detection_takes_the_affinity_and_the_quota(tmp_path: Path) -> None:
+def test_detection_uses_the_affinity_and_the_quota(tmp_path: Path) -> None:
     assert detect_cpus(tmp_path) == len(os.sched_getaffinity(0))
     tree(tmp_path, {"proc/self/cgroup": "0::/\n", "sys/fs/cgroup/cpu.max": "100000 100000\n"})
     assert detect_cpus(tmp_path) == 1
 
 
-def test_detection_on_this_machine() -> None:
+def test_detection_works_on_this_machine() -> None:
     assert 1 <= detect_cpus() <= len(os.sched_getaffinity(0))
 
 
-def test_idle_processors_of_our_mask_since_the_last_call(tmp_path: Path) -> None:
+def test_the_idle_meter_covers_processors_of_the_affinity_since_the_last_call(tmp_path: Path) -> None:
     def stat(busy: int, idle: int) -> dict[str, str]:
         lines = [f"cpu{cpu} {busy} 0 0 {idle} 0 0 0 0 0 0" for cpu in sorted(os.sched_getaffinity(0))]
         return {"proc/stat": "\n".join(["cpu  9 9 9 9 9 9 9 9 9 9", *lines, "cpu9999 0 0 0 500 0 0 0 0", "intr 1 2 3"])}

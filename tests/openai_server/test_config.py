@@ -11,34 +11,34 @@ from openai_server.http.tls import Files
 
 
 @pytest.fixture
-def given() -> list[Config]:
-    """What the command was run with."""
+def configs() -> list[Config]:
+    """Configurations with which the command was run."""
     return []
 
 
-def run(given: list[Config], *args: str, env: dict[str, str] | None = None) -> Result:
-    return CliRunner().invoke(command(given.append), args, env=env)
+def run(configs: list[Config], *args: str, env: dict[str, str] | None = None) -> Result:
+    return CliRunner().invoke(command(configs.append), args, env=env)
 
 
-def test_nothing_given_is_the_defaults(given: list[Config]) -> None:
-    run(given)
-    assert given == [Config()]
+def test_without_arguments_the_configuration_has_the_defaults(configs: list[Config]) -> None:
+    run(configs)
+    assert configs == [Config()]
 
 
-def test_the_defaults_that_users_know() -> None:
+def test_documented_defaults_are_unchanged() -> None:
     assert (Config().anyserve_endpoint, Config().port) == (("localhost:8000",), 8080)
     assert Config().host == ("127.0.0.1", "::1")
 
 
-def test_every_field_has_an_option_and_every_option_a_variable() -> None:
+def test_every_field_has_an_option_and_an_environment_variable() -> None:
     assert {option.name for option in OPTIONS} == set(Config.__dataclass_fields__)
     assert {option.envvar for option in OPTIONS} == {
         f"OPENAI_SERVER_{name.upper()}" for name in Config.__dataclass_fields__
     }
 
 
-def test_help_names_every_option_variable_and_default(given: list[Config]) -> None:
-    text = run(given, "--help").output
+def test_help_names_every_option_variable_and_default(configs: list[Config]) -> None:
+    text = run(configs, "--help").output
     for option in OPTIONS:
         assert option.opts[0] in text
         assert str(option.envvar) in text
@@ -78,16 +78,18 @@ def test_help_names_every_option_variable_and_default(given: list[Config]) -> No
         ([], {}, "tls_files", None),
     ],
 )
-def test_an_option(given: list[Config], args: list[str], env: dict[str, str], field: str, value: Any) -> None:
-    result = run(given, *args, env=env)
+def test_an_option_or_its_variable_sets_its_field(
+    configs: list[Config], args: list[str], env: dict[str, str], field: str, value: Any
+) -> None:
+    result = run(configs, *args, env=env)
     assert result.exit_code == 0, result.output
-    assert getattr(given[0], field) == value
+    assert getattr(configs[0], field) == value
 
 
-def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
+def test_the_chat_template_file_is_read(configs: list[Config], tmp_path: Path) -> None:
     (tmp_path / "t.jinja").write_text("é", encoding="utf-8")
-    run(given, "--chat-template", str(tmp_path / "t.jinja"))
-    assert given[0].chat_template == "é"
+    run(configs, "--chat-template", str(tmp_path / "t.jinja"))
+    assert configs[0].chat_template == "é"
 
 
 @pytest.mark.parametrize(
@@ -106,9 +108,9 @@ def test_the_chat_template_is_read(given: list[Config], tmp_path: Path) -> None:
         ["--unknown"],
     ],
 )
-def test_a_mistake_is_told_and_nothing_runs(given: list[Config], args: list[str]) -> None:
-    result = run(given, *args)
-    assert (result.exit_code, given) == (2, [])
+def test_an_invalid_option_is_reported_and_the_command_does_not_run(configs: list[Config], args: list[str]) -> None:
+    result = run(configs, *args)
+    assert (result.exit_code, configs) == (2, [])
     assert result.output.startswith("Error: ")
     assert args[0] in result.output
     assert result.output.count("\n") == 1
@@ -151,8 +153,8 @@ FORM = "an endpoint has the form HOST:PORT ([ADDRESS]:PORT for IPv6), dns:///HOS
         ("unix://run/w.sock", "names no path"),
     ],
 )
-def test_what_is_no_endpoint_is_one_line_with_the_form(
-    given: list[Config], endpoint: str, problem: str, source: str
+def test_an_invalid_endpoint_is_reported_on_one_line_with_the_allowed_forms(
+    configs: list[Config], endpoint: str, problem: str, source: str
 ) -> None:
     name = "OPENAI_SERVER_ANYSERVE_ENDPOINT"
     args, env = {
@@ -161,8 +163,8 @@ def test_what_is_no_endpoint_is_one_line_with_the_form(
         "second option": (["--anyserve-endpoint", "a:1", "--anyserve-endpoint", endpoint], {}),
         "second of a list": ([], {name: f"a:1,{endpoint}"}),
     }[source]
-    result = run(given, *args, env=env)
-    assert (result.exit_code, given) == (2, [])
+    result = run(configs, *args, env=env)
+    assert (result.exit_code, configs) == (2, [])
     assert result.output.startswith("Error: Invalid value for '--anyserve-endpoint' (env var: '")
     assert result.output.count("\n") == 1
     assert problem in result.output
@@ -170,21 +172,21 @@ def test_what_is_no_endpoint_is_one_line_with_the_form(
 
 
 @pytest.mark.parametrize("empty", ["", " ", ","])
-def test_no_endpoint_is_a_mistake(given: list[Config], empty: str) -> None:
+def test_an_empty_endpoint_is_rejected(configs: list[Config], empty: str) -> None:
     for args, env in (
         (["--anyserve-endpoint", empty], {}),
         ([], {"OPENAI_SERVER_ANYSERVE_ENDPOINT": empty}),
         (["--anyserve-endpoint", "", "--anyserve-endpoint", "a:1"], {}),
     ):
-        result = run(given, *args, env=env)
-        assert (result.exit_code, given) == (2, [])
+        result = run(configs, *args, env=env)
+        assert (result.exit_code, configs) == (2, [])
         assert result.output.endswith(f": it is empty; {FORM}\n")
 
 
-def test_an_empty_variable_for_keys_is_a_mistake(given: list[Config]) -> None:
+def test_an_empty_variable_for_keys_is_rejected(configs: list[Config]) -> None:
     for name in ("API_KEY", "API_KEY_FILE"):
-        result = run(given, env={f"OPENAI_SERVER_{name}": ""})
-        assert (result.exit_code, given) == (2, [])
+        result = run(configs, env={f"OPENAI_SERVER_{name}": ""})
+        assert (result.exit_code, configs) == (2, [])
         assert "it is empty" in result.output
 
 
@@ -204,46 +206,46 @@ def test_an_empty_variable_for_keys_is_a_mistake(given: list[Config]) -> None:
         (["--header-timeout", "0"], "not in the range"),
     ],
 )
-def test_a_door_that_would_not_close_is_a_mistake(given: list[Config], args: list[str], problem: str) -> None:
-    result = run(given, *args)
-    assert (result.exit_code, given) == (2, [])
+def test_an_unsafe_or_contradictory_option_is_rejected(configs: list[Config], args: list[str], problem: str) -> None:
+    result = run(configs, *args)
+    assert (result.exit_code, configs) == (2, [])
     assert problem in " ".join(result.output.split())
 
 
-def test_a_key_file_is_checked_and_not_told(given: list[Config], tmp_path: Path) -> None:
+def test_an_error_in_a_key_file_does_not_disclose_keys(configs: list[Config], tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("sk-good\n")
-    assert run(given, "--api-key-file", str(path)).exit_code == 0
-    assert given.pop().api_key_file == path
+    assert run(configs, "--api-key-file", str(path)).exit_code == 0
+    assert configs.pop().api_key_file == path
     path.write_text("sk-good\nalice = sk-secret\n")
-    result = run(given, "--api-key-file", str(path))
-    assert (result.exit_code, given) == (2, [])
+    result = run(configs, "--api-key-file", str(path))
+    assert (result.exit_code, configs) == (2, [])
     assert "line 2 is neither" in " ".join(result.output.split())
     assert "sk-" not in result.output
 
 
-def test_a_key_of_two_callers_is_a_mistake(given: list[Config], tmp_path: Path) -> None:
+def test_a_key_of_two_callers_is_rejected(configs: list[Config], tmp_path: Path) -> None:
     path = tmp_path / "keys"
     path.write_text("alice: sk-secret\nbob: sk-secret\n")
-    result = run(given, "--api-key-file", str(path))
-    assert (result.exit_code, given) == (2, [])
+    result = run(configs, "--api-key-file", str(path))
+    assert (result.exit_code, configs) == (2, [])
     assert "lines 1 and 2 have the same key" in result.output
     path.write_text("alice: sk-secret\n")
-    both = run(given, "--api-key-file", str(path), "--api-key", "sk-other,sk-secret")
-    assert (both.exit_code, given) == (2, [])
+    both = run(configs, "--api-key-file", str(path), "--api-key", "sk-other,sk-secret")
+    assert (both.exit_code, configs) == (2, [])
     assert both.output == f"Error: --api-key-file '{path}': it gives key 2 of --api-key to another caller.\n"
     assert "secret" not in result.output + both.output.replace(str(path), "")
     path.write_text("sk-secret\n")
-    assert run(given, "--api-key-file", str(path), "--api-key", "sk-secret").exit_code == 0
+    assert run(configs, "--api-key-file", str(path), "--api-key", "sk-secret").exit_code == 0
 
 
-def test_no_key_is_shown_by_a_mistake_or_by_printing(given: list[Config]) -> None:
+def test_keys_are_not_in_errors_help_or_the_printed_configuration(configs: list[Config]) -> None:
     for args in (["sk-secret", "--port", "x"], ["sk-secret-é"], ["sk-secret\x7f"]):
-        assert "secret" not in run(given, "--api-key", *args).output
-    assert "secret" not in run(given, "--help", env={"OPENAI_SERVER_API_KEY": "sk-secret"}).output
-    run(given, "--api-key", "sk-secret")
-    assert "secret" not in repr(given)
+        assert "secret" not in run(configs, "--api-key", *args).output
+    assert "secret" not in run(configs, "--help", env={"OPENAI_SERVER_API_KEY": "sk-secret"}).output
+    run(configs, "--api-key", "sk-secret")
+    assert "secret" not in repr(configs)
 
 
-def test_version(given: list[Config]) -> None:
-    assert __version__ in run(given, "--version").output
+def test_version_prints_the_version(configs: list[Config]) -> None:
+    assert __version__ in run(configs, "--version").output

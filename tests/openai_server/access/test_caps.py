@@ -24,33 +24,33 @@ def chat(caps: Caps, **fields: Any) -> Turn:
     return caps.applied(request.turn(), request.prompt_fields(), len(body))
 
 
-def refused(param: str, code: str, work: Any, *args: Any, **fields: Any) -> None:
+def check_rejected(param: str, code: str, work: Any, *args: Any, **fields: Any) -> None:
     with pytest.raises(AboveLimit) as error:
         work(*args, **fields)
     assert (error.value.status, error.value.param, error.value.code) == (400, param, code)
     assert f"'{param}'" in error.value.message
 
 
-def test_output_tokens() -> None:
+def test_output_tokens_are_capped() -> None:
     caps, code = Caps(output_tokens=10), "integer_above_max_value"
-    refused("max_tokens", code, completion, caps, max_tokens=11)
-    refused("max_tokens", code, chat, caps, max_tokens=11)
-    refused("max_completion_tokens", code, chat, caps, max_completion_tokens=11)
+    check_rejected("max_tokens", code, completion, caps, max_tokens=11)
+    check_rejected("max_tokens", code, chat, caps, max_tokens=11)
+    check_rejected("max_completion_tokens", code, chat, caps, max_completion_tokens=11)
     assert completion(caps, max_tokens=10).token_limit == 10
     assert chat(caps, max_completion_tokens=10).token_limit == 10
 
 
-def test_who_names_no_end_gets_the_limit() -> None:
+def test_a_request_without_a_token_limit_gets_the_cap() -> None:
     assert chat(Caps(output_tokens=10)).token_limit == 10
-    assert completion(Caps(output_tokens=10)).token_limit == 10  # OpenAI's 16 are no wish of the client
+    assert completion(Caps(output_tokens=10)).token_limit == 10  # OpenAI's default of 16 is not set by the client
     assert completion(Caps(output_tokens=20)).token_limit == 16
     assert chat(Caps()).token_limit is None
 
 
-def test_n() -> None:
-    refused("n", "integer_above_max_value", chat, Caps(n=2), n=3)
-    refused("n", "integer_above_max_value", completion, Caps(n=2), n=3)
-    refused("best_of", "integer_above_max_value", completion, Caps(n=2), best_of=3)
+def test_the_number_of_choices_is_capped() -> None:
+    check_rejected("n", "integer_above_max_value", chat, Caps(n=2), n=3)
+    check_rejected("n", "integer_above_max_value", completion, Caps(n=2), n=3)
+    check_rejected("best_of", "integer_above_max_value", completion, Caps(n=2), best_of=3)
     assert chat(Caps(n=2), n=2).n_returned == 2
 
 
@@ -63,8 +63,8 @@ def test_n() -> None:
         ([[1], [1, 2, 3, 4]], "prompt[1]", "array_above_max_length"),
     ],
 )
-def test_a_prompt(prompt: Any, param: str, code: str) -> None:
-    refused(param, code, completion, Caps(prompt=3), prompt=prompt)
+def test_the_length_of_prompts_is_capped(prompt: Any, param: str, code: str) -> None:
+    check_rejected(param, code, completion, Caps(prompt=3), prompt=prompt)
     several = isinstance(prompt, list) and not isinstance(prompt[0], int)
     assert completion(Caps(prompt=4), prompt=prompt).prompts == (prompt if several else [prompt])
     assert completion(Caps(), prompt=prompt).prompts == (prompt if several else [prompt])
@@ -82,11 +82,11 @@ def test_a_prompt(prompt: Any, param: str, code: str) -> None:
         (parse_detokenize, {"tokens": [1, 2, 3, 4]}, "tokens"),
     ],
 )
-def test_what_the_other_endpoints_read(parse: Any, fields: dict[str, Any], param: str) -> None:
+def test_inputs_of_the_other_endpoints_are_capped(parse: Any, fields: dict[str, Any], param: str) -> None:
     body = orjson.dumps(fields)
     request = parse(body)
     code = "array_above_max_length" if param == "tokens" else "string_above_max_length"
-    refused(param, code, Caps(prompt=3).check_fields, request.prompt_fields(), len(body))
+    check_rejected(param, code, Caps(prompt=3).check_fields, request.prompt_fields(), len(body))
     Caps(prompt=4).check_fields(request.prompt_fields(), len(body))
 
 
@@ -120,9 +120,9 @@ def with_schema(size: int) -> dict[str, Any]:
         ("functions[0].parameters", lambda n: {"functions": [{"name": "b", "parameters": with_schema(n)}]}),
     ],
 )
-def test_a_schema(param: str, fields: Any) -> None:
-    refused(param, "string_above_max_length", chat, Caps(schema=1000), **fields(1002))
+def test_the_size_of_schemas_is_capped(param: str, fields: Any) -> None:
+    check_rejected(param, "string_above_max_length", chat, Caps(schema=1000), **fields(1002))
     chat(Caps(schema=1000), **fields(1000))
     chat(Caps(), **fields(100_000))
     if param in ("response_format", "json_schema", "regex", "grammar"):
-        refused(param, "string_above_max_length", completion, Caps(schema=1000), **fields(1002))
+        check_rejected(param, "string_above_max_length", completion, Caps(schema=1000), **fields(1002))

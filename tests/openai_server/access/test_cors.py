@@ -5,35 +5,37 @@ from openai_server.access.cors import Cors
 ORIGIN = "https://chat.example.com"
 
 
-def asks(origin: str | None, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
+def request_headers(origin: str | None, *more: tuple[bytes, bytes]) -> list[tuple[bytes, bytes]]:
     return [*([] if origin is None else [(b"origin", origin.encode())]), *more]
 
 
-def test_off() -> None:
-    assert Cors(()).headers(asks(ORIGIN)) == {}
-    assert Cors(()).preflight("OPTIONS", asks(ORIGIN, (b"access-control-request-method", b"POST"))) is None
+def test_without_origins_no_headers_are_sent() -> None:
+    assert Cors(()).headers(request_headers(ORIGIN)) == {}
+    assert Cors(()).preflight("OPTIONS", request_headers(ORIGIN, (b"access-control-request-method", b"POST"))) is None
 
 
-def test_an_origin() -> None:
-    headers = Cors([ORIGIN]).headers(asks(ORIGIN))
+def test_an_allowed_origin_gets_the_headers() -> None:
+    headers = Cors([ORIGIN]).headers(request_headers(ORIGIN))
     assert (headers["access-control-allow-origin"], headers["vary"]) == (ORIGIN, "Origin")
     assert "x-ratelimit-remaining-tokens" in headers["access-control-expose-headers"]
     assert "access-control-allow-credentials" not in headers
 
 
 @pytest.mark.parametrize("other", [None, "https://evil.example.com", ORIGIN + ".evil.com", ORIGIN + ":8443", "null"])
-def test_another_origin_is_told_nothing_but_that_it_matters(other: str | None) -> None:
-    assert Cors([ORIGIN]).headers(asks(other)) == {"vary": "Origin"}
-    assert Cors([ORIGIN]).preflight("OPTIONS", asks(other, (b"access-control-request-method", b"POST"))) is None
+def test_another_origin_gets_only_vary(other: str | None) -> None:
+    assert Cors([ORIGIN]).headers(request_headers(other)) == {"vary": "Origin"}
+    assert (
+        Cors([ORIGIN]).preflight("OPTIONS", request_headers(other, (b"access-control-request-method", b"POST"))) is None
+    )
 
 
-def test_all_origins() -> None:
-    assert Cors(["*"]).headers(asks(ORIGIN))["access-control-allow-origin"] == "*"
-    assert Cors(["*"]).headers(asks(None)) == {}
+def test_a_wildcard_allows_all_origins() -> None:
+    assert Cors(["*"]).headers(request_headers(ORIGIN))["access-control-allow-origin"] == "*"
+    assert Cors(["*"]).headers(request_headers(None)) == {}
 
 
-def test_a_preflight() -> None:
-    request = asks(
+def test_a_preflight_request_is_answered() -> None:
+    request = request_headers(
         ORIGIN,
         (b"access-control-request-method", b"POST"),
         (b"access-control-request-headers", b"authorization,content-type,x-stainless-os"),
@@ -45,8 +47,8 @@ def test_a_preflight() -> None:
     }
 
 
-def test_a_preflight_with_endless_names() -> None:
-    request = asks(
+def test_too_long_requested_headers_are_not_repeated() -> None:
+    request = request_headers(
         ORIGIN, (b"access-control-request-method", b"POST"), (b"access-control-request-headers", b"x" * 10_000)
     )
     assert Cors([ORIGIN]).preflight("OPTIONS", request) == {
@@ -55,6 +57,8 @@ def test_a_preflight_with_endless_names() -> None:
     }
 
 
-def test_no_preflight() -> None:
-    assert Cors([ORIGIN]).preflight("OPTIONS", asks(ORIGIN)) is None
-    assert Cors([ORIGIN]).preflight("POST", asks(ORIGIN, (b"access-control-request-method", b"POST"))) is None
+def test_other_requests_are_not_preflights() -> None:
+    assert Cors([ORIGIN]).preflight("OPTIONS", request_headers(ORIGIN)) is None
+    assert (
+        Cors([ORIGIN]).preflight("POST", request_headers(ORIGIN, (b"access-control-request-method", b"POST"))) is None
+    )

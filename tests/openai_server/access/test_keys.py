@@ -12,16 +12,16 @@ def bearer(key: str, scheme: str = "Bearer") -> list[tuple[bytes, bytes]]:
     return [(b"host", b"x"), (b"authorization", f"{scheme} {key}".encode())]
 
 
-def test_without_keys_everybody_is_let_in() -> None:
+def test_without_keys_every_request_is_allowed() -> None:
     assert Keys().caller([]) == Keys().caller(bearer("anything")) == ANYBODY
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER", "Bearer "])
-def test_each_key_has_a_caller_of_its_own(scheme: str) -> None:
+def test_each_key_has_its_own_caller(scheme: str) -> None:
     keys = keys_from_options(["one", "two"])
-    one, two = (keys.caller(bearer(key, scheme)) for key in ("one", "two"))
-    assert one.id != two.id
-    assert (one.name, two.name) == ("key 1", "key 2")
+    first, second = (keys.caller(bearer(key, scheme)) for key in ("one", "two"))
+    assert first.id != second.id
+    assert (first.name, second.name) == ("key 1", "key 2")
 
 
 @pytest.mark.parametrize(
@@ -40,16 +40,18 @@ def test_each_key_has_a_caller_of_its_own(scheme: str) -> None:
         (bearer(SECRET) + bearer(SECRET), "more than one"),
     ],
 )
-def test_who_has_no_key_is_told_why_but_not_what(headers: list[tuple[bytes, bytes]], problem: str) -> None:
-    with pytest.raises(Unauthorized, match=problem) as refused:
+def test_a_request_without_a_valid_key_gets_the_reason_and_no_key(
+    headers: list[tuple[bytes, bytes]], problem: str
+) -> None:
+    with pytest.raises(Unauthorized, match=problem) as caught:
         keys_from_options([SECRET]).caller(headers)
-    error = refused.value
+    error = caught.value
     assert (error.status, error.type, error.code) == (401, "invalid_request_error", "invalid_api_key")
     assert error.headers == {"www-authenticate": "Bearer"}
     assert SECRET[3:].lower() not in error.message.lower()
 
 
-def test_ten_thousand_keys_are_looked_up_not_compared() -> None:
+def test_ten_thousand_keys_are_looked_up_by_hash() -> None:
     class Digest(bytes):
         n_compared = 0
 
@@ -66,20 +68,20 @@ def test_ten_thousand_keys_are_looked_up_not_compared() -> None:
     assert Digest.n_compared <= 2
 
 
-def test_a_file() -> None:
+def test_a_key_file_has_keys_names_and_comments() -> None:
     keys = keys_from_file("# who may\n\n  plain  \nalice: a1\r\nalice:\ta2\nbob: b:1\n")
     plain, first, second, bob = (keys.caller(bearer(key)) for key in ("plain", "a1", "a2", "b:1"))
     assert (plain.name, first.name, bob.name) == ("line 3", "alice", "bob")
-    assert first == second  # one after the other, when keys are replaced
+    assert first == second  # both keys are valid while one replaces the other
     assert len({plain.id, first.id, bob.id}) == 3
 
 
-def test_who_a_key_is_does_not_depend_on_its_line() -> None:
+def test_the_caller_of_a_key_does_not_depend_on_its_line() -> None:
     before, after = keys_from_file("a\nb"), keys_from_file("\n\nb")
     assert before.caller(bearer("b")).id == after.caller(bearer("b")).id
 
 
-def test_long_names_with_the_same_beginning_are_two_callers_for_a_backend_too() -> None:
+def test_long_names_with_the_same_beginning_have_different_labels() -> None:
     team = "the-team-with-the-very-long-name"
     keys = keys_from_file(f"{team}-a: one\n{team}-b: two\n{team}-b: three\nshort: four")
     labels = [keys.caller(bearer(key)).label for key in ("one", "two", "three", "four")]
@@ -88,7 +90,7 @@ def test_long_names_with_the_same_beginning_are_two_callers_for_a_backend_too() 
     assert labels[3] == "name short"
 
 
-def test_a_name_can_not_be_that_of_another_key() -> None:
+def test_a_name_cannot_be_the_id_of_another_key() -> None:
     digest = keys_from_options(["a"]).caller(bearer("a")).id
     assert keys_from_file(f"{digest}: b").caller(bearer("b")).id != digest
 
@@ -114,20 +116,20 @@ def test_a_name_can_not_be_that_of_another_key() -> None:
         ("sk-secret\x00", "line 1 has characters"),
     ],
 )
-def test_a_bad_file_is_told_by_its_line_alone(text: str, problem: str) -> None:
-    with pytest.raises(BadKeys, match=problem) as bad:
+def test_an_error_in_a_key_file_names_the_line_and_no_key(text: str, problem: str) -> None:
+    with pytest.raises(BadKeys, match=problem) as caught:
         keys_from_file(text)
-    assert "secret" not in str(bad.value)
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize("text", ["one\none", "alice: one\nalice: one", "alice: one\nalice: two\nalice: one"])
-def test_a_line_that_comes_twice_is_one_key(text: str) -> None:
+def test_a_repeated_line_is_one_key(text: str) -> None:
     keys = keys_from_file(text)
     assert len(keys) == len(set(text.split()) - {"alice:"})
 
 
 @pytest.mark.parametrize("text", ["alice: two", "good\nalice: one\nbob: two"])
-def test_a_key_of_an_option_and_of_another_caller_in_the_file(text: str) -> None:
+def test_a_key_of_an_option_cannot_have_another_caller_in_the_file(text: str) -> None:
     with pytest.raises(BadKeys, match="it gives key 2 of --api-key to another caller"):
         keys_from_options(["first", "two"]) | keys_from_file(text)
 
@@ -136,6 +138,6 @@ def test_a_key_of_an_option_may_be_in_the_file_without_a_name() -> None:
     assert len(keys_from_options(["one", "two"]) | keys_from_file("two\nthree")) == 3
 
 
-def test_keys_are_not_in_what_is_printed() -> None:
+def test_printing_does_not_disclose_keys() -> None:
     keys = keys_from_options([SECRET])
     assert SECRET not in f"{keys!r} {vars(keys)!r}"

@@ -14,7 +14,7 @@ from tests.openai_server.exchange import FakeExchange
 
 
 class FakeAccess:
-    """Writes down what is called, and raises `refusals` by the name of the method."""
+    """Records its calls, and raises the errors in `refusals` by the name of the method."""
 
     def __init__(self, *, is_limited: bool = False, refusals: Mapping[str, APIError] = MappingProxyType({})) -> None:
         self.calls: list[Any] = []
@@ -62,7 +62,7 @@ class FakeAccess:
 
 
 class FakeBodies:
-    """Parses the body that it is made with."""
+    """Parses a fixed body."""
 
     def __init__(self, body: bytes = b"{}") -> None:
         self._body = body
@@ -71,18 +71,18 @@ class FakeBodies:
         return parse(self._body, Caps()), len(self._body)
 
 
-def services(**given: Any) -> Services:
-    return cast(Services, SimpleNamespace(**{"draining": False, "clock": lambda: 5.0, "started_at": 5, **given}))
+def services(**fields: Any) -> Services:
+    return cast(Services, SimpleNamespace(**{"draining": False, "clock": lambda: 5.0, "started_at": 5, **fields}))
 
 
-def request_context(access: FakeAccess | None = None, **given: Any) -> RequestContext:
-    context = RequestContext(**{"scope": FakeExchange().scope, **given})
+def request_context(access: FakeAccess | None = None, **fields: Any) -> RequestContext:
+    context = RequestContext(**{"scope": FakeExchange().scope, **fields})
     context.access = access or FakeAccess()
     return context
 
 
 class Client:
-    """ASGI's `send` of one request."""
+    """Records the messages of one request; `send` is ASGI's."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -92,7 +92,7 @@ class Client:
 
     @property
     def status(self) -> int:
-        """That of the only response."""
+        """Status of the only response."""
         [start] = [message for message in self.messages if message["type"] == "http.response.start"]
         return int(start["status"])
 

@@ -1,4 +1,4 @@
-"""What a backend has generated."""
+"""An answer of a backend."""
 
 from openai_server.api.generation import ResolvedModel
 from openai_server.core.answer import Answer, Choice

@@ -32,7 +32,7 @@ IDENTITY = AnswerIdentity('id-"1"', 1700000000, "org/mödel")
 ANSWERS = [Answer([Choice(0, "a", "stop"), Choice(1, "b", "length")], Usage(3, 4, 1))] * 2
 
 
-def sent(answer: WholeAnswer) -> Any:
+def payload_of(answer: WholeAnswer) -> Any:
     return json.loads(encode(answer.content))
 
 
@@ -43,9 +43,9 @@ def events(data: bytes) -> list[Any]:
 
 
 def test_whole_answers_are_valid() -> None:
-    texts = exact(Completion, sent(completion(IDENTITY, ANSWERS, AnswerOptions())))
+    texts = exact(Completion, payload_of(completion(IDENTITY, ANSWERS, AnswerOptions())))
     assert [choice.index for choice in texts.choices] == [0, 1, 2, 3]
-    chat = exact(ChatCompletion, sent(chat_completion(IDENTITY, ANSWERS[:1], AnswerOptions())))
+    chat = exact(ChatCompletion, payload_of(chat_completion(IDENTITY, ANSWERS[:1], AnswerOptions())))
     assert [choice.message.content for choice in chat.choices] == ["a", "b"]
     assert (texts.id, chat.model) == (IDENTITY.id, IDENTITY.model)
     assert texts.usage is not None
@@ -58,13 +58,13 @@ def test_every_chunk_has_the_same_identity(writer: type[StreamWriter], include_u
     answer = AnswerStream(writer(IDENTITY, AnswerOptions(include_usage=include_usage)), 2)
     data = answer.begin() + answer.take([(1, b"x", "stop", ())]) + answer.end(Usage(1, 2, None))
     assert answer.finish_reasons == ["stop"]
-    *said, done = events(data)
+    *chunks, done = events(data)
     assert done == "data: [DONE]"
-    for chunk in said:
+    for chunk in chunks:
         assert (chunk["id"], chunk["created"], chunk["model"]) == (IDENTITY.id, IDENTITY.created, IDENTITY.model)
         assert chunk["object"] == writer.kind
         assert ("usage" in chunk) == include_usage
-    usages = [chunk["usage"] for chunk in said if chunk.get("usage")]
+    usages = [chunk["usage"] for chunk in chunks if chunk.get("usage")]
     assert usages == [{"prompt_tokens": 1, "completion_tokens": 2, "total_tokens": 3}] * include_usage
 
 
@@ -75,14 +75,14 @@ def streamed(
     logprobs: bool = False,
     format: AnswerFormat | None = None,
 ) -> list[Any]:
-    """The chunks of an answer but for those at its beginning and its end."""
+    """Returns the chunks of an answer, except for those of its beginning and end."""
     answer = AnswerStream(writer(IDENTITY, AnswerOptions(logprobs, format=format)), n_choices, format)
     answer.begin()
     return events(b"".join(answer.take([row]) for row in rows))
 
 
 @given(text=st.text(), index=st.integers(0, 2047), reason=st.sampled_from([None, "stop", "length"]))
-def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
+def test_any_text_is_streamed_unchanged(text: str, index: int, reason: str | None) -> None:
     row = (index, text.encode(), reason, ())
     completed = streamed(CompletionWriter, row, n_choices=2048)
     assert [chunk["choices"] for chunk in completed] == [
@@ -92,7 +92,7 @@ def test_any_text_survives(text: str, index: int, reason: str | None) -> None:
         exact(ChatCompletionChunk, chunk)
 
 
-def test_content_and_reason_are_chunks_of_their_own() -> None:
+def test_content_and_finish_reason_are_separate_chunks() -> None:
     chunks = streamed(ChatWriter, (0, b"x", "stop", ()))
     assert [(chunk["choices"][0]["delta"], chunk["choices"][0]["finish_reason"]) for chunk in chunks] == [
         ({"content": "x"}, None),
@@ -106,8 +106,8 @@ def test_unknown_usage_is_null() -> None:
 
 
 def test_a_failure_ends_the_stream() -> None:
-    [failed, done] = events(sse.failure(InternalError()))
-    assert failed["error"]["code"] == "internal_error"
+    [failure, done] = events(sse.failure(InternalError()))
+    assert failure["error"]["code"] == "internal_error"
     assert done == "data: [DONE]"
 
 
@@ -123,40 +123,40 @@ TOKENS = [TokenLogprob(b"a", -0.5, [(b"a", -0.5)]), TokenLogprob(b"b", -1.5, [(b
 
 def test_whole_answers_with_log_probabilities_are_valid() -> None:
     answers = [Answer([Choice(0, "ab", "stop", TOKENS), Choice(1, "", "length")], Usage(1, 2, None))]
-    texts = exact(Completion, sent(completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
+    texts = exact(Completion, payload_of(completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
     assert [choice.logprobs and choice.logprobs.tokens for choice in texts.choices] == [["a", "b"], []]
-    chat = exact(ChatCompletion, sent(chat_completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
+    chat = exact(ChatCompletion, payload_of(chat_completion(IDENTITY, answers, AnswerOptions(logprobs=True))))
     contents = [choice.logprobs and choice.logprobs.content for choice in chat.choices]
     assert [[token.token for token in content or []] for content in contents] == [["a", "b"], []]
 
 
-def test_streamed_log_probabilities_come_with_their_text() -> None:
+def test_streamed_log_probabilities_are_sent_with_their_text() -> None:
     data = streamed(ChatWriter, (0, b"a", None, TOKENS[:1]), (0, b"", "stop", TOKENS[1:]), logprobs=True)
     chunks = [exact(ChatCompletionChunk, event) for event in data]
-    written = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
-    assert [(text, reason) for text, _, reason in written] == [("a", None), ("", None), (None, "stop")]
-    assert [token.token for _, logprobs, _ in written if logprobs for token in logprobs.content or []] == ["a", "b"]
+    parts = [(c.choices[0].delta.content, c.choices[0].logprobs, c.choices[0].finish_reason) for c in chunks]
+    assert [(text, reason) for text, _, reason in parts] == [("a", None), ("", None), (None, "stop")]
+    assert [token.token for _, logprobs, _ in parts if logprobs for token in logprobs.content or []] == ["a", "b"]
 
 
-def test_streamed_offsets_go_on_for_each_choice() -> None:
+def test_streamed_offsets_continue_for_each_choice() -> None:
     rows: list[Row] = [(0, b"a", None, TOKENS[:1]), (1, b"b", None, TOKENS[1:]), (0, b"b", None, TOKENS[1:])]
     chunks = streamed(CompletionWriter, *rows, n_choices=2, logprobs=True)
     assert [chunk["choices"][0]["logprobs"]["text_offset"] for chunk in chunks] == [[0], [0], [1]]
 
 
-def test_completions_have_log_probabilities_wherever_they_are_wanted() -> None:
+def test_every_chunk_has_log_probabilities_if_requested() -> None:
     [chunk] = streamed(CompletionWriter, (0, b"a", None, ()), logprobs=True)
     assert chunk["choices"][0]["logprobs"]["tokens"] == []
 
 
-# ---- Answers that are read
+# ---- Parsed answers
 
 FORMAT = AnswerFormat(partial(parser_for, "<think></think>", "", None), lambda: "call_new")
 TOOLS = AnswerFormat(partial(parser_for, "<think></think><tool_call>", "", [tool("f", {"a": {}})]), lambda: "call_new")
 
 
 def deltas(chunks: list[Any]) -> list[tuple[Any, list[str] | None, str | None]]:
-    """Each chunk's delta, the tokens of its log probabilities, and its finish reason."""
+    """Returns (delta, tokens of the log probabilities, finish reason) of each chunk."""
     for chunk in chunks:
         exact(ChatCompletionChunk, chunk)
     choices = [chunk["choices"][0] for chunk in chunks]
@@ -179,7 +179,7 @@ def test_log_probabilities_wait_for_the_next_delta() -> None:
     ]
 
 
-def test_log_probabilities_of_tokens_without_text_come_before_the_end() -> None:
+def test_log_probabilities_of_tokens_without_text_are_sent_before_the_end() -> None:
     rows: list[Row] = [(0, b"<think>a</think>", None, ()), (0, b"", "stop", TOKENS)]
     assert deltas(streamed(ChatWriter, *rows, logprobs=True, format=FORMAT)) == [
         ({"reasoning_content": "a"}, None, None),
@@ -193,42 +193,44 @@ CALL = b'<tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>'
 
 def test_a_call_is_streamed() -> None:
     call = {"index": 0, "id": "call_new", "type": "function", "function": {"name": "f", "arguments": ""}}
-    written = deltas(streamed(ChatWriter, (0, CALL, "stop", ()), format=TOOLS))
-    assert written[0] == ({"tool_calls": [call]}, None, None)
-    assert written[-1] == ({}, None, "tool_calls")
-    arguments = [delta["tool_calls"][0]["function"]["arguments"] for delta, *_ in written[1:-1]]
+    parts = deltas(streamed(ChatWriter, (0, CALL, "stop", ()), format=TOOLS))
+    assert parts[0] == ({"tool_calls": [call]}, None, None)
+    assert parts[-1] == ({}, None, "tool_calls")
+    arguments = [delta["tool_calls"][0]["function"]["arguments"] for delta, *_ in parts[1:-1]]
     assert "".join(arguments) == '{"a": 1}'
 
 
 def test_a_call_of_the_older_api_is_streamed() -> None:
-    written = deltas(streamed(ChatWriter, (0, CALL + CALL, "stop", ()), format=replace(TOOLS, legacy=True)))
-    assert written[0] == ({"function_call": {"name": "f", "arguments": ""}}, None, None)
-    assert written[-1] == ({}, None, "function_call")
-    assert "".join(delta["function_call"]["arguments"] for delta, *_ in written[1:-1]) == '{"a": 1}', "there is but one"
+    parts = deltas(streamed(ChatWriter, (0, CALL + CALL, "stop", ()), format=replace(TOOLS, legacy=True)))
+    assert parts[0] == ({"function_call": {"name": "f", "arguments": ""}}, None, None)
+    assert parts[-1] == ({}, None, "function_call")
+    assert "".join(delta["function_call"]["arguments"] for delta, *_ in parts[1:-1]) == '{"a": 1}', (
+        "the older API has only one call"
+    )
 
 
-def test_what_was_held_back_comes_at_the_end_of_a_backend_without_reasons() -> None:
+def test_held_text_is_sent_at_the_end_for_a_backend_without_finish_reasons() -> None:
     answer = AnswerStream(ChatWriter(IDENTITY, AnswerOptions(format=FORMAT)), 2, FORMAT)
-    begun = events(answer.begin())
-    assert [chunk["choices"][0]["delta"]["role"] for chunk in begun] == ["assistant"] * 2
+    first_chunks = events(answer.begin())
+    assert [chunk["choices"][0]["delta"]["role"] for chunk in first_chunks] == ["assistant"] * 2
     assert answer.take([(1, b"<thi", None, ())]) == b""
     *chunks, done = events(answer.end(None))
     assert deltas(chunks) == [({"content": "<thi"}, None, None)]
     assert (answer.finish_reasons, done) == ([], "data: [DONE]")
 
 
-def test_a_whole_answer_that_calls() -> None:
+def test_a_whole_answer_has_its_call() -> None:
     answers = [Answer([Choice(0, CALL.decode(), "stop")], None)]
     whole = chat_completion(IDENTITY, answers, AnswerOptions(format=TOOLS))
     assert (whole.n_choices, whole.finish_reasons, whole.usage) == (1, ["tool_calls"], None)
-    [choice] = exact(ChatCompletion, sent(whole)).choices
+    [choice] = exact(ChatCompletion, payload_of(whole)).choices
     assert choice.message.content is None
     [call] = choice.message.tool_calls or []
     assert call.type == "function"
     assert (call.id, call.function.name, call.function.arguments) == ("call_new", "f", '{"a": 1}')
 
 
-def test_characters_that_are_cut_apart() -> None:
+def test_a_character_split_over_rows_is_sent_whole() -> None:
     rows: list[Row] = [(0, "é".encode()[:1], None, ()), (0, "é".encode()[1:], None, ()), (0, b"\xff", "stop", ())]
     chunks = streamed(CompletionWriter, *rows)
     assert [(chunk["choices"][0]["text"], chunk["choices"][0]["finish_reason"]) for chunk in chunks] == [

@@ -1,6 +1,6 @@
-"""Any JSON body becomes calls to the backend or a 4xx that names a field: never another exception.
+"""Any JSON body becomes calls to the backend or a 4xx that names a field, never another exception.
 
-From the body to the tensors; what the backend makes of them is its own matter, tested where it is.
+These tests cover the way from the body to the tensors, without a backend.
 """
 
 import json
@@ -39,7 +39,7 @@ PLANNER = Planner(
 
 
 def deep(value: object) -> object:
-    """Deeper than what is written again may be."""
+    """Returns the value nested deeper than the JSON encoder allows."""
     for _ in range(260):
         value = [value]
     return value
@@ -83,11 +83,11 @@ likely = {
 
 
 def bodies(fields: schemas.Fields, required: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
-    """Mostly known fields, of which most have a value that makes sense."""
-    known = sorted({*fields.mapped, *fields.no_effect, *fields.neutral} - required.keys())
-    one = st.sampled_from(known).flatmap(lambda name: st.tuples(st.just(name), likely.get(name, values)))
-    given = st.lists(one, max_size=5).map(dict)
-    return st.builds(lambda base, more: {**base, **more}, st.fixed_dictionaries(required), given) | given
+    """Returns bodies with mostly known fields and plausible values."""
+    optional_names = sorted({*fields.mapped, *fields.no_effect, *fields.neutral} - required.keys())
+    field = st.sampled_from(optional_names).flatmap(lambda name: st.tuples(st.just(name), likely.get(name, values)))
+    optional = st.lists(field, max_size=5).map(dict)
+    return st.builds(lambda base, more: {**base, **more}, st.fixed_dictionaries(required), optional) | optional
 
 
 def check(error: APIError | None) -> None:
@@ -116,7 +116,7 @@ def outcome(parse: Any, body: object) -> APIError | None:
 
 @settings(max_examples=500)
 @given(bodies(schemas.COMPLETION_FIELDS, {"prompt": st.just("x") | values}))
-def test_completions(body: dict[str, Any]) -> None:
+def test_any_completion_is_encoded_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(parse_completion, body))
 
 
@@ -138,13 +138,13 @@ messages = st.lists(
 
 @settings(max_examples=500)
 @given(bodies(schemas.CHAT_FIELDS, {"messages": st.just([{"role": "user", "content": "x"}]) | messages | values}))
-def test_chats(body: dict[str, Any]) -> None:
+def test_any_chat_is_encoded_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(parse_chat, body))
 
 
 @pytest.mark.parametrize("parse", [parse_completion, parse_chat])
 @given(st.binary(max_size=20) | values.map(lambda value: json.dumps(value).encode()))
-def test_anything_at_all(parse: Any, body: bytes) -> None:
+def test_any_bytes_are_parsed_or_rejected(parse: Any, body: bytes) -> None:
     error: APIError | None = None
     try:
         parse(body)

@@ -1,4 +1,4 @@
-"""The way of a request, from its path to its response, with a fake of all that it passes."""
+"""The dispatcher: admission, responses, errors and cancellation, with fakes of everything around it."""
 
 import asyncio
 import json
@@ -29,7 +29,7 @@ async def receive() -> Message:
 
 
 class Site:
-    """A dispatcher with one endpoint, POST /work and /open."""
+    """A dispatcher with two endpoints: POST /work and POST /open."""
 
     def __init__(self, handler: Handler, access: FakeAccess | None = None) -> None:
         self.access = access or FakeAccess()
@@ -42,8 +42,8 @@ class Site:
         self.dispatcher = Dispatcher(self.services, gate, frozenset(("/open", "/gone")))
 
     def request(self, path: str = "/work", method: str = "POST", **headers: str) -> Coroutine[Any, Any, None]:
-        given = [(name.encode(), value.encode()) for name, value in headers.items()]
-        request = {"method": method, "path": path, "raw_path": path.encode(), "headers": given}
+        raw_headers = [(name.encode(), value.encode()) for name, value in headers.items()]
+        request = {"method": method, "path": path, "raw_path": path.encode(), "headers": raw_headers}
         scope = {**FakeExchange().scope, **request}
         return self.dispatcher(scope, receive, self.client.send)
 
@@ -53,7 +53,7 @@ class Site:
 
     @property
     def ended(self) -> list[tuple[str, int]]:
-        """Endpoint and status of those that have ended."""
+        """Endpoint and status of each finished request."""
         return [(context.endpoint, context.status) for context in self.observer._ended]
 
 
@@ -102,7 +102,7 @@ async def test_without_a_key_no_path_is_disclosed() -> None:
         assert site.access.calls[-1] == "end"
 
 
-async def test_a_preflight_request_is_answered_before_all_else() -> None:
+async def test_a_preflight_request_is_answered_first() -> None:
     access = FakeAccess()
     access.preflight = lambda: {"x-preflight": "1"}  # type: ignore[method-assign]
     site = Site(answer, access)
@@ -115,7 +115,9 @@ async def test_a_preflight_request_is_answered_before_all_else() -> None:
     ("path", "method", "status", "name"),
     [("/nothing", "GET", 404, "other"), ("/work", "GET", 405, "/work"), ("/of/x", "DELETE", 405, "/work")],
 )
-async def test_what_the_router_refuses(path: str, method: str, status: int, name: str) -> None:
+async def test_a_request_without_a_route_gets_the_error_of_the_router(
+    path: str, method: str, status: int, name: str
+) -> None:
     site = Site(answer)
     await site.request(path, method)
     assert (site.client.status, site.error["type"]) == (status, "invalid_request_error")
@@ -154,10 +156,10 @@ async def test_every_response_has_the_same_headers(name: str) -> None:
     site = Site(RESPONSES[name]())
     site.access.headers = {"vary": "Origin"}
     site.services.draining = True
-    await site.request(**{"x-request-id": "given"})
+    await site.request(**{"x-request-id": "raw_headers"})
     headers = [header for header, _ in site.client.messages[0]["headers"]]
     assert len(set(headers)) == len(headers)
-    assert (site.client.headers["x-request-id"], site.client.headers["vary"]) == ("given", "Origin")
+    assert (site.client.headers["x-request-id"], site.client.headers["vary"]) == ("raw_headers", "Origin")
     assert site.client.headers["connection"] == "close"
 
 
@@ -192,14 +194,14 @@ async def test_an_unexpected_error_is_logged_and_not_disclosed(caplog: pytest.Lo
     assert "secret" in str(line.exc_info[1])
 
 
-async def test_a_stream_that_fails_before_its_first_event_has_a_status_of_its_own() -> None:
+async def test_a_stream_that_fails_before_its_first_event_has_the_status_of_the_error() -> None:
     site = Site(_returning(lambda: EventStream(failed_stream)))
     await site.request()
     assert (site.client.status, site.error["message"]) == (400, "no")
     assert site.ended == [("/work", 400)]
 
 
-async def test_a_stream_that_fails_midway_has_the_status_that_it_would_have_had() -> None:
+async def test_a_stream_that_fails_midway_is_recorded_with_the_status_of_the_error() -> None:
     async def events(writer: EventWriter) -> bytes:
         await writer.write(b"data: 1\n\n")
         raise InvalidRequest("no")
@@ -233,7 +235,7 @@ async def test_a_cancelled_request_still_answers() -> None:
 async def test_a_stream_that_is_cancelled_during_its_last_send_is_not_followed_by_another_response(
     cancellations: int,
 ) -> None:
-    """Once while the last events are sent, or while the event is sent that a first cancellation led to."""
+    """The cancellation comes while the last events are sent, or again while its own error event is sent."""
     sending = asyncio.Queue[bytes]()
 
     async def events(writer: EventWriter) -> bytes:
@@ -258,7 +260,7 @@ async def test_a_stream_that_is_cancelled_during_its_last_send_is_not_followed_b
             assert await sending.get()
         task.cancel()
     await task
-    assert site.client.status == 200  # of the only response
+    assert site.client.status == 200  # fails if there are two responses
     assert site.ended == [("/work", 503)]
 
 
@@ -274,7 +276,7 @@ async def test_a_response_that_fails_midway_is_not_followed_by_another(caplog: p
 
 
 @pytest.mark.parametrize(("path", "status"), [("/work", 200), ("/nothing", 404), ("/open", 200)])
-async def test_the_port_for_administration_has_no_keys_and_no_telemetry(path: str, status: int) -> None:
+async def test_the_administration_port_needs_no_keys_and_is_not_measured(path: str, status: int) -> None:
     site = Site(answer)
     scope = {"type": "http", "method": "POST", "path": path, "headers": []}
     await AdministrationPort([site.endpoint], site.services)(scope, receive, site.client.send)

@@ -1,4 +1,4 @@
-"""One request to the backend and back, with fakes of the pool, the catalog and the planner."""
+"""The generator sends a request to the backend and returns its answer; pool, catalog and planner are fakes."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
@@ -38,17 +38,17 @@ USAGE = Usage(3, 2, 1)
 FAILED: Failed = frozenset({(cast(Any, "member"), "m")})
 
 
-def turn(*prompts: str, **given: Any) -> Turn:
-    return Turn(model="m", prompts=prompts or ("hello",), sampling=Sampling(), names={"messages": "messages"}, **given)
+def turn(*prompts: str, **fields: Any) -> Turn:
+    return Turn(model="m", prompts=prompts or ("hello",), sampling=Sampling(), names={"messages": "messages"}, **fields)
 
 
 class FakeCatalog:
-    """Has one model. A failed request may be tried `n_retries` times again."""
+    """A catalog of one model, which allows `n_retries` retries of a failed request."""
 
     def __init__(self, n_retries: int = 0) -> None:
         self.n_retries = n_retries
         self.left_out: list[Failed] = []
-        """What each attempt had to leave out."""
+        """Members that each attempt had to leave out."""
 
     async def use(
         self, requested: str | None, failed: Failed, build: Callable[[Model], Coroutine[Any, Any, Any]]
@@ -65,7 +65,7 @@ class FakeCatalog:
 
 
 class FakePool:
-    """`answers` of whole requests, one each, None for one that never comes; streams are filled by the test."""
+    """Returns `answers` to whole requests in order (None: never answers). Tests fill the mailboxes of streams."""
 
     def __init__(self, *answers: ModelInferResponse | BackendError | None) -> None:
         self.answers = list(answers)
@@ -104,6 +104,8 @@ class FakePool:
 
 
 class Exchange(FakeExchange):
+    """An exchange that records writes in its client."""
+
     def __init__(self, client: "Client") -> None:
         super().__init__()
         self._client = client
@@ -113,7 +115,7 @@ class Exchange(FakeExchange):
 
 
 class Client:
-    """What was written to it: by the stream's task ("task"), or at once ("now")."""
+    """Records what is written to it, by the stream's task ("task") or by the sink at once ("now")."""
 
     def __init__(self) -> None:
         self.written: list[tuple[str, bytes]] = []
@@ -131,18 +133,18 @@ class Client:
 
 
 class Stream:
-    """One streamed request under way."""
+    """A streamed request that is running."""
 
-    def __init__(self, *prompts: str, n_retries: int = 0, ping_interval: float = 60, **given: Any) -> None:
+    def __init__(self, *prompts: str, n_retries: int = 0, ping_interval: float = 60, **fields: Any) -> None:
         self.pool = FakePool()
         self.catalog = FakeCatalog(n_retries)
         self.client = Client()
         self.context = RequestContext()
         self.deliveries: list[tuple[list[Usage | None], int, int]] = []
-        generator = made(self.pool, self.catalog, ping_interval=ping_interval)
+        generator = new_generator(self.pool, self.catalog, ping_interval=ping_interval)
         self.task = asyncio.create_task(
             generator.stream(
-                turn(*prompts, **given), "id", self.context, self._writer_for, self.client.writer, self._delivered
+                turn(*prompts, **fields), "id", self.context, self._writer_for, self.client.writer, self._delivered
             )
         )
 
@@ -153,7 +155,7 @@ class Stream:
         self.deliveries.append((list(usages), n_prompts, n_tokens))
 
     async def mailbox(self) -> Mailbox:
-        """That of the next attempt, whose reader waits."""
+        """Returns the mailbox of the next attempt when its reader waits."""
         attempt = asyncio.create_task(self.pool.mailboxes.get())
         await asyncio.wait((attempt, self.task), return_when=asyncio.FIRST_COMPLETED)
         assert not self.task.done(), self.task
@@ -167,10 +169,12 @@ async def until_waiting(mailbox: Mailbox) -> None:
         if mailbox._waiter is not None:
             return
         await asyncio.sleep(0)
-    raise AssertionError("nothing reads")
+    raise AssertionError("no reader waits")
 
 
-def made(pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_interval: float = 60) -> Generator:
+def new_generator(
+    pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_interval: float = 60
+) -> Generator:
     return Generator(
         cast(Pool, pool), cast(Catalog, catalog), cast(DeferredPlanner, planner), Caps(), ping_interval=ping_interval
     )
@@ -179,58 +183,60 @@ def made(pool: FakePool, catalog: FakeCatalog, planner: object = None, *, ping_i
 # ---- Whole answers
 
 
-async def test_an_answer_is_that_of_the_model_that_was_found() -> None:
+async def test_an_answer_has_the_resolved_model() -> None:
     pool, context = FakePool(whole("yes")), RequestContext()
-    model, [answer] = await made(pool, FakeCatalog()).answer(turn(), "id", context)
+    model, [answer] = await new_generator(pool, FakeCatalog()).answer(turn(), "id", context)
     assert (model, context.model) == (ResolvedModel("found"), "found")
     assert [choice.text for choice in answer.choices] == ["yes"]
     [call] = pool.calls
     assert (call.model_name, call.id) == ("found", "id")
 
 
-async def test_several_prompts_are_answered_in_their_order_and_some_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_prompts_are_answered_in_order_and_a_limited_number_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "PROMPTS_IN_FLIGHT", 2)
     pool = FakePool(*(whole(str(k)) for k in range(5)))
-    _, answers = await made(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
+    _, answers = await new_generator(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
     assert [answer.choices[0].text for answer in answers] == list("01234")
     assert [call.id for call in pool.calls] == [f"id-{k}" for k in range(5)]
     assert pool.most_running == 2
 
 
-async def test_one_prompt_that_fails_ends_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failing_prompt_cancels_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(generation, "PROMPTS_IN_FLIGHT", 2)
     pool = FakePool(BackendError("INTERNAL", "no"), *[None] * 4)
-    with pytest.raises(APIError) as failed:
-        await made(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
-    assert failed.value.status == 500
+    with pytest.raises(APIError) as caught:
+        await new_generator(pool, FakeCatalog()).answer(turn(*"abcde"), "id", RequestContext())
+    assert caught.value.status == 500
     await asyncio.sleep(0)
     assert pool.n_running == 0
     assert len(pool.calls) < 5
 
 
-async def test_a_request_is_made_again_without_the_backends_that_failed_it() -> None:
+async def test_a_request_is_retried_without_the_backends_that_failed() -> None:
     catalog = FakeCatalog(n_retries=1)
-    _, [answer] = await made(FakePool(away(), whole("yes")), catalog).answer(turn(), "id", RequestContext())
+    _, [answer] = await new_generator(FakePool(away(), whole("yes")), catalog).answer(turn(), "id", RequestContext())
     assert answer.choices[0].text == "yes"
     assert catalog.left_out == [frozenset(), FAILED]
 
 
-async def test_a_request_that_can_be_tried_nowhere_else_fails_with_the_status_of_the_api() -> None:
+async def test_a_request_that_cannot_be_retried_fails_with_an_api_error() -> None:
     catalog = FakeCatalog(n_retries=1)
-    with pytest.raises(APIError) as failed:
-        await made(FakePool(away(), away()), catalog).answer(turn(), "id", RequestContext())
-    assert (failed.value.status, failed.value.code) == (503, "backend_unavailable")
-    assert isinstance(failed.value.__cause__, BackendError)
+    with pytest.raises(APIError) as caught:
+        await new_generator(FakePool(away(), away()), catalog).answer(turn(), "id", RequestContext())
+    assert (caught.value.status, caught.value.code) == (503, "backend_unavailable")
+    assert isinstance(caught.value.__cause__, BackendError)
     assert len(catalog.left_out) == 2
 
 
-async def test_the_best_choices_are_picked_of_those_that_were_generated() -> None:
+async def test_the_best_of_the_generated_choices_are_returned() -> None:
     pool = FakePool(whole("a", "b", "c"))
-    _, [answer] = await made(pool, FakeCatalog()).answer(turn(n_to_send=3, n_returned=2), "id", RequestContext())
+    _, [answer] = await new_generator(pool, FakeCatalog()).answer(
+        turn(n_to_send=3, n_returned=2), "id", RequestContext()
+    )
     assert [choice.index for choice in answer.choices] == [0, 1]
 
 
-async def test_a_chat_is_planned_for_its_caller_before_it_is_sent() -> None:
+async def test_a_chat_is_planned_with_its_caller_before_it_is_sent() -> None:
     planned: list[str] = []
 
     async def plan(turn: Turn, *_: object, caller: str) -> Any:
@@ -240,7 +246,7 @@ async def test_a_chat_is_planned_for_its_caller_before_it_is_sent() -> None:
     pool = FakePool(whole("yes"))
     chat = turn()
     chat.messages, chat.prompts = cast(Sequence[Message], ["message"]), ()
-    generator = made(pool, FakeCatalog(), SimpleNamespace(plan=plan))
+    generator = new_generator(pool, FakeCatalog(), SimpleNamespace(plan=plan))
     await generator.answer(chat, "id", RequestContext(caller="caller"))
     assert planned == ["caller"]
     assert b"planned" in pool.calls[0].SerializeToString()
@@ -250,12 +256,12 @@ async def test_a_chat_is_planned_for_its_caller_before_it_is_sent() -> None:
 
 
 def text_of(events: bytes) -> list[str]:
-    """Texts of the events."""
+    """Returns the texts of the events."""
     lines = [line.removeprefix(b"data: ") for line in events.split(b"\n\n") if line.startswith(b"data: {")]
     return [choice["text"] for line in lines for choice in orjson.loads(line)["choices"]]
 
 
-async def test_the_task_writes_the_first_events_and_the_sink_those_behind_them() -> None:
+async def test_the_task_writes_the_first_events_and_the_sink_later_ones() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
     for text in (b"a", b"b", b"c"):
@@ -282,7 +288,7 @@ async def test_the_task_writes_while_the_client_does_not_read() -> None:
     stream.task.cancel()
 
 
-async def test_the_last_events_are_returned() -> None:
+async def test_the_last_events_are_returned_instead_of_written() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
     mailbox.put(0, b"a", None)
@@ -299,7 +305,7 @@ async def test_the_last_events_are_returned() -> None:
     assert (stream.context.usage, stream.context.finish_reasons) == (USAGE, ["stop"])
 
 
-async def test_an_answer_that_is_whole_at_once_is_returned_as_a_whole() -> None:
+async def test_an_answer_that_is_complete_at_once_is_returned_whole() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
     mailbox.put(0, b"a", "stop")
@@ -309,7 +315,7 @@ async def test_an_answer_that_is_whole_at_once_is_returned_as_a_whole() -> None:
     assert stream.context.first_token is not None
 
 
-async def test_the_choices_of_all_prompts_are_one_stream() -> None:
+async def test_the_choices_of_all_prompts_share_one_stream() -> None:
     stream = Stream("x", "y", n_to_send=2, n_returned=2)
     mailbox = await stream.mailbox()
     for index in range(4):
@@ -321,17 +327,17 @@ async def test_the_choices_of_all_prompts_are_one_stream() -> None:
     assert stream.context.usage == Usage(6, 4, 2)
 
 
-async def test_silence_is_filled_with_pings() -> None:
+async def test_pings_are_sent_while_no_events_come() -> None:
     stream = Stream(ping_interval=0.001)
     assert await stream.client.wrote.get() == sse.PING
     assert await stream.client.wrote.get() == sse.PING
     stream.task.cancel()
 
 
-# ---- Streams that fail
+# ---- Failing streams
 
 
-async def test_a_stream_without_an_event_begins_again() -> None:
+async def test_a_stream_is_retried_before_its_first_event() -> None:
     stream = Stream(n_retries=1)
     (await stream.mailbox()).fail(0, away())
     mailbox = await stream.mailbox()
@@ -342,22 +348,22 @@ async def test_a_stream_without_an_event_begins_again() -> None:
     assert stream.deliveries == [([], 1, 0), ([USAGE], 1, 1)]
 
 
-async def test_a_stream_with_an_event_does_not_begin_again() -> None:
+async def test_a_stream_is_not_retried_after_its_first_event() -> None:
     stream = Stream(n_retries=1)
     mailbox = await stream.mailbox()
     mailbox.put(0, b"a", None)
     mailbox.deliver()
     await until_waiting(mailbox)
     mailbox.fail(0, away())
-    with pytest.raises(APIError) as failed:
+    with pytest.raises(APIError) as caught:
         await stream.task
-    assert failed.value.status == 503
+    assert caught.value.status == 503
     assert stream.catalog.left_out == [frozenset()]
     assert stream.deliveries == [([], 1, 1)]
     assert stream.context.delivered == 1
 
 
-async def test_what_was_delivered_is_counted_when_the_client_leaves() -> None:
+async def test_delivered_tokens_are_counted_when_the_client_disconnects() -> None:
     stream = Stream("x", "y")
     mailbox = await stream.mailbox()
     mailbox.put(0, b"a", "stop")
@@ -370,7 +376,7 @@ async def test_what_was_delivered_is_counted_when_the_client_leaves() -> None:
     assert stream.context.delivered == 2
 
 
-async def test_what_was_delivered_is_counted_when_a_write_fails() -> None:
+async def test_delivered_tokens_are_counted_when_a_write_fails() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
     stream.client.fails = True
@@ -381,7 +387,7 @@ async def test_what_was_delivered_is_counted_when_a_write_fails() -> None:
     assert stream.deliveries == [([], 1, 1)]
 
 
-async def test_an_error_of_the_sink_ends_the_stream() -> None:
+async def test_an_error_in_the_sink_ends_the_stream() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
     mailbox.put(0, b"a", None)

@@ -1,4 +1,4 @@
-"""Completions and chats, with a fake of what generates."""
+"""Handlers of completions and chats, with a fake generator."""
 
 import json
 from collections.abc import Callable
@@ -17,7 +17,7 @@ from tests.openai_server.exchange import FakeExchange
 
 
 class FakeGenerator:
-    """Gives one answer to each prompt, or one event."""
+    """Returns one answer for each prompt, or streams one event."""
 
     def __init__(self) -> None:
         self.requests: list[Any] = []
@@ -47,15 +47,15 @@ async def handled(
     *,
     endpoint: Any = COMPLETIONS,
     generator: FakeGenerator | None = None,
-    **given: Any,
+    **fields: Any,
 ) -> tuple[Any, RequestContext]:
-    """Response and context."""
-    made = services(bodies=FakeBodies(json.dumps(body).encode()), generator=generator or FakeGenerator())
-    context = request_context(access, **given)
-    return await endpoint.handler(made)(context), context
+    """Handles a request; returns the response and the context."""
+    fake_services = services(bodies=FakeBodies(json.dumps(body).encode()), generator=generator or FakeGenerator())
+    context = request_context(access, **fields)
+    return await endpoint.handler(fake_services)(context), context
 
 
-async def sent(response: EventStream) -> bytes:
+async def streamed(response: EventStream) -> bytes:
     parts: list[bytes] = []
 
     async def send(message: Any) -> None:
@@ -75,7 +75,9 @@ async def sent(response: EventStream) -> bytes:
         (CHAT, {"messages": [{"role": "user", "content": "x"}]}, "chatcmpl-", "chat.completion"),
     ],
 )
-async def test_a_whole_answer(endpoint: Any, body: dict[str, Any], prefix: str, kind: str) -> None:
+async def test_a_whole_answer_has_the_id_and_type_of_its_endpoint(
+    endpoint: Any, body: dict[str, Any], prefix: str, kind: str
+) -> None:
     response, context = await handled(body, endpoint=endpoint)
     answer = json.loads(response.body)
     assert answer["id"].startswith(prefix)
@@ -83,7 +85,7 @@ async def test_a_whole_answer(endpoint: Any, body: dict[str, Any], prefix: str, 
     assert (context.usage, context.finish_reasons) == (ANSWER.usage, ["stop"])
 
 
-async def test_the_steps_of_access_in_their_order() -> None:
+async def test_access_is_checked_in_order() -> None:
     access = FakeAccess(is_limited=True)
     await handled({"prompt": "x" * 90, "max_tokens": 7}, access)
     assert access.calls == [
@@ -97,13 +99,13 @@ async def test_the_steps_of_access_in_their_order() -> None:
 
 @pytest.mark.parametrize(("step", "error"), [("count_request", RateLimited("later", 1)), ("enter", Overloaded())])
 @pytest.mark.parametrize("stream", [False, True])
-async def test_a_request_that_is_not_admitted_generates_nothing(step: str, error: APIError, stream: bool) -> None:
+async def test_a_rejected_request_generates_nothing(step: str, error: APIError, stream: bool) -> None:
     access = FakeAccess(refusals={step: error})
     generator = FakeGenerator()
 
     async def answered() -> None:
         response, _ = await handled({"prompt": "x", "stream": stream}, access, generator=generator)
-        await sent(response)
+        await streamed(response)
 
     with pytest.raises(type(error)):
         await answered()
@@ -111,20 +113,20 @@ async def test_a_request_that_is_not_admitted_generates_nothing(step: str, error
     assert "leave" not in access.calls
 
 
-async def test_a_stream_has_its_slot_until_its_end() -> None:
+async def test_a_stream_holds_its_slot_until_its_end() -> None:
     access = FakeAccess()
     generator = FakeGenerator()
     response, _ = await handled({"prompt": "x", "stream": True}, access, generator=generator)
     assert access.calls == ["count_request"]
     assert not generator.requests
-    assert (await sent(response)).startswith(b"data: cmpl-")
+    assert (await streamed(response)).startswith(b"data: cmpl-")
     assert access.calls == ["count_request", "enter", ("delivered", [ANSWER.usage], 1, 2), "leave"]
 
 
-async def test_the_model_of_the_path() -> None:
+async def test_the_model_may_be_in_the_path() -> None:
     generator = FakeGenerator()
     await handled({"prompt": "x"}, generator=generator, parameters={"model": "org/name"})
     assert generator.requests[0].model == "org/name"
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         await handled({"prompt": "x", "model": "other"}, parameters={"model": "org/name"})
-    assert refused.value.param == "model"
+    assert caught.value.param == "model"

@@ -1,4 +1,4 @@
-"""JSON Schema's integers: `2.0` is one, `2.5` is not."""
+"""Integers as in JSON Schema: `2.0` is an integer, `2.5` is not."""
 
 import json
 from collections.abc import Callable
@@ -13,7 +13,7 @@ from openai_server.core.errors import InvalidRequest
 MESSAGES = {"messages": [{"role": "user", "content": "x"}]}
 Parse = Callable[[bytes], Any]
 
-TAKEN: list[tuple[Parse, dict[str, Any], str, object]] = [
+ACCEPTED: list[tuple[Parse, dict[str, Any], str, object]] = [
     (parse_completion, {"prompt": "x", "max_tokens": 2.0}, "max_tokens", 2),
     (parse_completion, {"prompt": "x", "logprobs": 1.0}, "logprobs", 1),
     (parse_completion, {"prompt": "x", "seed": -1e18}, "seed", -(10**18)),
@@ -32,7 +32,7 @@ TAKEN: list[tuple[Parse, dict[str, Any], str, object]] = [
     (schemas_tasks.parse_rerank, {"query": "q", "documents": ["d"], "top_n": 1.0}, "top_n", 1),
     (schemas_tasks.parse_detokenize, {"tokens": [0.0, -0.0, 5]}, "tokens", [0, 0, 5]),
 ]
-REFUSED: list[tuple[Parse, dict[str, Any], str, str]] = [
+REJECTED: list[tuple[Parse, dict[str, Any], str, str]] = [
     (parse_completion, {"prompt": "x", "max_tokens": 2.5}, "max_tokens", "Expected `int | null`, got `float`"),
     (
         parse_completion,
@@ -51,24 +51,24 @@ REFUSED: list[tuple[Parse, dict[str, Any], str, str]] = [
 ]
 
 
-@pytest.mark.parametrize(("parse", "body", "field", "value"), TAKEN)
+@pytest.mark.parametrize(("parse", "body", "field", "value"), ACCEPTED)
 def test_a_float_without_a_fraction_is_an_integer(
     parse: Parse, body: dict[str, Any], field: str, value: object
 ) -> None:
-    read = getattr(parse(json.dumps(body).encode()), field)
-    assert (read, repr(read)) == (value, repr(value))
+    parsed = getattr(parse(json.dumps(body).encode()), field)
+    assert (parsed, repr(parsed)) == (value, repr(value))
 
 
-@pytest.mark.parametrize(("parse", "body", "param", "problem"), REFUSED)
-def test_others_are_refused_in_the_words_of_any_other_type(
+@pytest.mark.parametrize(("parse", "body", "param", "problem"), REJECTED)
+def test_other_floats_are_rejected_like_any_wrong_type(
     parse: Parse, body: dict[str, Any], param: str, problem: str
 ) -> None:
-    with pytest.raises(InvalidRequest) as refused:
+    with pytest.raises(InvalidRequest) as caught:
         parse(json.dumps(body).encode())
-    assert (refused.value.param, refused.value.message) == (param, f"Invalid '{param}': {problem}.")
+    assert (caught.value.param, caught.value.message) == (param, f"Invalid '{param}': {problem}.")
 
 
-def test_numbers_in_data_stay_what_they_are() -> None:
+def test_numbers_in_schemas_and_template_arguments_are_unchanged() -> None:
     schema = {"type": "number", "minimum": 1.0, "enum": [2.0]}
     tool = {"type": "function", "function": {"name": "f", "parameters": {"properties": {"x": schema}}}}
     format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}

@@ -1,4 +1,4 @@
-"""An endpoint is one folder and one entry: everything else follows."""
+"""An entry in the registry adds an endpoint to routes, keys, metrics, logs and OpenAPI."""
 
 import logging
 from functools import partial
@@ -17,7 +17,7 @@ from openai_server.telemetry.observer import Observer
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import running
 
-# ---- What the folder of a new endpoint has
+# ---- A new endpoint
 
 
 class EchoRequest(Struct):
@@ -34,9 +34,9 @@ ECHO_FIELDS = Fields(mapped(EchoRequest), neutral={"voice": ("plain",)})
 
 
 def parse(body: bytes, _: Caps) -> EchoRequest:
-    given = load(body)
-    ECHO_FIELDS.clean(given)
-    return convert(given, EchoRequest)
+    payload = load(body)
+    ECHO_FIELDS.clean(payload)
+    return convert(payload, EchoRequest)
 
 
 async def echo(_: Task, request: EchoRequest) -> Echo:
@@ -62,11 +62,11 @@ def toy(*, is_open: bool) -> Endpoint:
     )
 
 
-# ---- What follows
+# ---- Effects of the entry
 
 
 @pytest.mark.parametrize("is_open", [False, True])
-async def test_an_entry_is_all_that_a_new_endpoint_takes(
+async def test_a_new_endpoint_needs_only_an_entry(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, is_open: bool
 ) -> None:
     caplog.set_level(logging.INFO)
@@ -92,17 +92,17 @@ async def test_an_entry_is_all_that_a_new_endpoint_takes(
     assert document["components"]["schemas"]["Echo"]["required"] == ["text"]
 
 
-def test_a_large_body_of_it_is_parsed_in_a_helper_process() -> None:
+def test_its_parser_can_run_in_a_helper_process() -> None:
     assert named(name_of(parse)) is parse
 
 
-def test_no_two_endpoints_answer_the_same() -> None:
-    answered = [(each.method, path) for each in ENDPOINTS for path in each.paths]
+def test_every_method_and_path_has_one_endpoint() -> None:
+    answered = [(entry.method, path) for entry in ENDPOINTS for path in entry.paths]
     assert len(set(answered)) == len(answered)
 
 
-def test_probes_and_the_document_are_open_and_nothing_else_is() -> None:
-    names = {each.name for each in ENDPOINTS if each.is_open}
+def test_only_probes_metrics_and_documentation_are_open() -> None:
+    names = {entry.name for entry in ENDPOINTS if entry.is_open}
     assert names == {"/livez", "/readyz", "/health", "/metrics", "/openapi.json", "/docs"}
-    assert {each.name for each in ENDPOINTS if not each.is_logged} == names - {"/openapi.json", "/docs"}
-    assert {each.name for each in ENDPOINTS if each.is_administration} == names - {"/openapi.json", "/docs"}
+    assert {entry.name for entry in ENDPOINTS if not entry.is_logged} == names - {"/openapi.json", "/docs"}
+    assert {entry.name for entry in ENDPOINTS if entry.is_administration} == names - {"/openapi.json", "/docs"}

@@ -94,7 +94,7 @@ API = [
     (ResponseFormatJSONObject, schemas.RESPONSE_FORMAT_FIELDS["json_object"]),
     (ResponseFormatJSONSchema, schemas.RESPONSE_FORMAT_FIELDS["json_schema"]),
     (JSONSchema, schemas.NAMED_SCHEMA_FIELDS),
-    # What answers contain can be sent back.
+    # parts of answers can be sent back
     (ChatCompletionStoreMessage, schemas.MESSAGE_FIELDS["assistant"]),
     (ParsedChatCompletionMessage, schemas.MESSAGE_FIELDS["assistant"]),
     (ChoiceDelta, schemas.MESSAGE_FIELDS["assistant"]),
@@ -113,7 +113,7 @@ API = [
 
 
 @pytest.mark.parametrize(("typed", "fields"), API)
-def test_every_field_of_the_api_is_mapped_without_effect_or_refused(typed: Any, fields: Fields) -> None:
+def test_every_field_of_the_api_is_mapped_ignored_or_rejected(typed: Any, fields: Fields) -> None:
     known = fields.mapped | fields.no_effect | set(fields.neutral)
     names = typed.model_fields if isinstance(typed, type) and issubclass(typed, BaseModel) else get_type_hints(typed)
     assert set(names) <= known
@@ -124,12 +124,12 @@ def test_every_role_of_the_api_is_known() -> None:
     assert {role for (role,) in roles} == set(schemas.MESSAGE_FIELDS)
 
 
-def test_no_field_is_in_two_places() -> None:
+def test_no_field_is_in_two_tables() -> None:
     tables = [*vars(schemas).values(), *vars(schemas_tasks).values()]
     tables += [table for group in tables if isinstance(group, dict) for table in group.values()]
-    found = [table for table in tables if isinstance(table, Fields)]
-    assert len(found) > 20
-    for fields in found:
+    field_tables = [table for table in tables if isinstance(table, Fields)]
+    assert len(field_tables) > 20
+    for fields in field_tables:
         known = fields.mapped | fields.no_effect | set(fields.neutral)
         assert len(fields.mapped) + len(fields.no_effect) + len(fields.neutral) == len(known)
 
@@ -157,14 +157,14 @@ def chat(*messages: Mapping[str, object], **body: object) -> ChatRequest:
     return parse_chat(json.dumps({"messages": list(messages) or MESSAGES, **body}).encode())
 
 
-def refused(param: str | None, **body: object) -> InvalidRequest:
+def rejection(param: str | None, **body: object) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         completion(**body)
     assert caught.value.param == param
     return caught.value
 
 
-def chat_refused(param: str | None, *messages: Mapping[str, object], **body: object) -> InvalidRequest:
+def chat_rejection(param: str | None, *messages: Mapping[str, object], **body: object) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         chat(*messages, **body)
     assert caught.value.param == param
@@ -190,7 +190,7 @@ def chat_refused(param: str | None, *messages: Mapping[str, object], **body: obj
         ("model", ["x", ""], [1, ["x"]]),
     ],
 )
-def test_range(parse: Any, field: str, good: list[object], bad: list[object]) -> None:
+def test_values_outside_the_range_are_rejected(parse: Any, field: str, good: list[object], bad: list[object]) -> None:
     for value in [*good, None]:
         assert getattr(parse(**{field: value}), field) == value
     for value in bad:
@@ -201,26 +201,26 @@ def test_range(parse: Any, field: str, good: list[object], bad: list[object]) ->
 
 
 @pytest.mark.parametrize("field", sorted(schemas.CHAT_FIELDS.neutral))
-def test_chat_fields_that_are_not_supported(field: str) -> None:
+def test_unsupported_fields_of_chats_are_rejected(field: str) -> None:
     for value in [None, *schemas.CHAT_FIELDS.neutral[field]]:
         chat(**{field: value})
     for value in (7, "7", {"a": 1}, [1]):
-        assert chat_refused(field, **{field: value}).code == "unsupported_parameter"
+        assert chat_rejection(field, **{field: value}).code == "unsupported_parameter"
 
 
-def test_a_number_is_not_taken_for_a_truth_value() -> None:
-    refused("echo", echo=0)
-    refused("best_of", best_of=True)
+def test_a_number_is_not_accepted_as_a_boolean() -> None:
+    rejection("echo", echo=0)
+    rejection("best_of", best_of=True)
 
 
-def test_fields_without_effect_take_any_value() -> None:
+def test_ignored_fields_accept_any_value() -> None:
     completion(user="me")
     chat(user="me")
 
 
-def test_a_field_of_no_api_is_refused() -> None:
-    assert refused("foo", foo=None).message == "Unrecognized request argument supplied: foo"
-    chat_refused("messages[0].foo", {"role": "user", "content": "x", "foo": 1})
+def test_an_unknown_field_is_rejected() -> None:
+    assert rejection("foo", foo=None).message == "Unrecognized request argument supplied: foo"
+    chat_rejection("messages[0].foo", {"role": "user", "content": "x", "foo": 1})
 
 
 # ---- Prompts
@@ -236,7 +236,7 @@ def test_a_field_of_no_api_is_refused() -> None:
         ([[1], [2, 3]], [[1], [2, 3]]),
     ],
 )
-def test_each_form_of_prompt(prompt: object, prompts: object) -> None:
+def test_a_prompt_may_be_texts_or_token_ids(prompt: object, prompts: object) -> None:
     assert completion(prompt=prompt).prompts == prompts
 
 
@@ -257,8 +257,8 @@ def test_each_form_of_prompt(prompt: object, prompts: object) -> None:
         ({}, "prompt"),
     ],
 )
-def test_a_prompt_that_is_none(prompt: object, param: str) -> None:
-    refused(param, prompt=prompt)
+def test_an_invalid_prompt_is_rejected(prompt: object, param: str) -> None:
+    rejection(param, prompt=prompt)
 
 
 def test_a_prompt_is_required() -> None:
@@ -267,15 +267,15 @@ def test_a_prompt_is_required() -> None:
     assert caught.value.param == "prompt"
 
 
-def test_choices_are_bounded() -> None:
+def test_the_number_of_choices_is_limited() -> None:
     completion(prompt=["x"] * 16, n=128)
-    refused("prompt", prompt=["x"] * 17, n=128)
+    rejection("prompt", prompt=["x"] * 17, n=128)
 
 
-# ---- Limits, streams
+# ---- Token limits and streams
 
 
-def test_the_limit_and_the_field_that_set_it() -> None:
+def test_the_token_limit_is_named_after_the_field_that_set_it() -> None:
     def limit(request: Request) -> tuple[str, int | None]:
         turn = request.turn()
         return turn.name("token_limit"), turn.token_limit
@@ -288,24 +288,24 @@ def test_the_limit_and_the_field_that_set_it() -> None:
     assert limit(chat(max_tokens=5)) == ("max_tokens", 5)
     assert limit(chat(max_completion_tokens=5)) == ("max_completion_tokens", 5)
     assert limit(chat(max_tokens=5, max_completion_tokens=5)) == ("max_completion_tokens", 5)
-    chat_refused("max_tokens", max_tokens=5, max_completion_tokens=6)
+    chat_rejection("max_tokens", max_tokens=5, max_completion_tokens=6)
 
 
-def test_stream_options() -> None:
+def test_stream_options_are_parsed() -> None:
     assert completion(stream=True, stream_options={"include_usage": True}).include_usage
     assert not completion(stream=True, stream_options={"include_obfuscation": False}).include_usage
     assert not completion(stream=True, stream_options=None).include_usage
-    refused("stream_options", stream_options={"include_usage": True})
-    refused("stream_options", stream=True, stream_options=True)
-    refused("stream_options.foo", stream=True, stream_options={"foo": 1})
-    refused("stream_options.include_obfuscation", stream=True, stream_options={"include_obfuscation": True})
-    refused("stream_options.include_usage", stream=True, stream_options={"include_usage": "yes"})
+    rejection("stream_options", stream_options={"include_usage": True})
+    rejection("stream_options", stream=True, stream_options=True)
+    rejection("stream_options.foo", stream=True, stream_options={"foo": 1})
+    rejection("stream_options.include_obfuscation", stream=True, stream_options={"include_obfuscation": True})
+    rejection("stream_options.include_usage", stream=True, stream_options={"include_usage": "yes"})
 
 
 # ---- Messages
 
 
-def test_each_role() -> None:
+def test_messages_of_every_role_are_parsed() -> None:
     request = chat(
         {"role": "developer", "content": "d"},
         {"role": "system", "content": [{"type": "text", "text": "s"}], "name": "n"},
@@ -361,12 +361,12 @@ def test_each_role() -> None:
         ("x", "messages[0]"),
     ],
 )
-def test_a_message_that_is_refused(message: Any, param: str) -> None:
-    chat_refused(param, message)
+def test_an_invalid_message_is_rejected(message: Any, param: str) -> None:
+    chat_rejection(param, message)
 
 
 @pytest.mark.parametrize("messages", [None, [], "x", {}, 1])
-def test_messages_that_are_none(messages: object) -> None:
+def test_invalid_lists_of_messages_are_rejected(messages: object) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse_chat(json.dumps({"messages": messages}).encode())
     assert caught.value.param == "messages"
@@ -397,13 +397,13 @@ def test_messages_that_are_none(messages: object) -> None:
         ("stop_token_ids[0]", {"stop_token_ids": [-1]}),
     ],
 )
-def test_extensions_that_make_no_sense(parse: Any, field: str, body: dict[str, object]) -> None:
+def test_invalid_extensions_are_rejected(parse: Any, field: str, body: dict[str, object]) -> None:
     with pytest.raises(InvalidRequest) as caught:
         parse(**body)
     assert caught.value.param == field
 
 
-def test_both_names_of_a_penalty() -> None:
+def test_a_penalty_may_have_either_of_its_names() -> None:
     for request in (completion(repeat_penalty=1.5), chat(repeat_penalty=1.5, repetition_penalty=1.5)):
         turn = request.turn()
         assert (turn.name("repetition_penalty"), turn.sampling.repetition_penalty) == ("repeat_penalty", 1.5)
@@ -420,7 +420,7 @@ def test_sampling_has_the_names_of_the_api() -> None:
         assert msgspec.to_builtins(request.turn().sampling) == values | {"stop": ["x"]}
 
 
-def test_a_text_format_is_no_guide() -> None:
+def test_the_text_format_sets_no_guide() -> None:
     request = completion(response_format={"type": "text"}, regex="a")
     assert request.guides == ["regex"]
     assert request.turn().guide == Guide(field="regex", regex="a")
@@ -441,34 +441,34 @@ def test_a_text_format_is_no_guide() -> None:
         ({"grammar": "root ::= []"}, {"grammar": "root ::= []"}),
     ],
 )
-def test_guides(body: dict[str, Any], guide: Any) -> None:
+def test_a_guide_is_parsed(body: dict[str, Any], guide: Any) -> None:
     expected = guide if isinstance(guide, Guide) else Guide(field=next(iter(body)), **guide)
     assert completion(**body).turn().guide == chat(**body).turn().guide == expected
     assert bool(expected) is bool(guide)
 
 
-def test_best_of() -> None:
+def test_best_of_sets_the_number_of_generated_choices() -> None:
     turn = completion(n=2, best_of=4).turn()
     assert (turn.n_returned, turn.n_generated, turn.n_to_send, turn.chooses_best) == (2, 4, 4, True)
     assert (turn.name("n_to_send"), turn.name("n_returned")) == ("best_of", "n")
     for body, n_to_send in (({}, None), ({"best_of": 1}, None), ({"n": 1}, 1), ({"n": 2, "best_of": 2}, 2)):
         turn = completion(**body).turn()
         assert (turn.n_to_send, turn.chooses_best, turn.name("n_to_send")) == (n_to_send, False, "n")
-    assert refused("best_of", n=2, best_of=1).status == 400
-    refused("best_of", best_of=2, stream=True)
+    assert rejection("best_of", n=2, best_of=1).status == 400
+    rejection("best_of", best_of=2, stream=True)
     completion(n=2, best_of=2, stream=True)
-    refused("prompt", prompt=["x"] * 20, best_of=128)
+    rejection("prompt", prompt=["x"] * 20, best_of=128)
 
 
-def test_top_logprobs() -> None:
+def test_logprobs_set_the_number_of_top_logprobs() -> None:
     assert completion(logprobs=0).turn().top_logprobs == 0
     assert completion().turn().top_logprobs is None
     assert chat(logprobs=True).turn().top_logprobs == 0
     assert chat(logprobs=True, top_logprobs=20).turn().top_logprobs == 20
     assert chat(logprobs=False).turn().top_logprobs is None
-    chat_refused("top_logprobs", top_logprobs=3)
-    chat_refused("top_logprobs", logprobs=True, top_logprobs=21)
-    refused("logprobs", logprobs=6)
+    chat_rejection("top_logprobs", top_logprobs=3)
+    chat_rejection("top_logprobs", logprobs=True, top_logprobs=21)
+    rejection("logprobs", logprobs=6)
 
 
 # ---- Tools
@@ -486,38 +486,42 @@ TOOLS = [tool("f"), tool("g", description="…", strict=True)]
 
 
 def use(**body: object) -> ToolUse:
-    found = chat(**body).tool_use
-    assert found is not None
-    return found
+    tool_use = chat(**body).tool_use
+    assert tool_use is not None
+    return tool_use
 
 
-def test_without_tools_there_is_no_use() -> None:
+def test_without_tools_there_is_no_tool_use() -> None:
     bodies: list[Any] = [{}, {"tools": []}, {"tools": TOOLS, "tool_choice": "none"}, {"functions": []}]
     assert [chat(**body).tool_use for body in bodies] == [None] * len(bodies)
 
 
 @pytest.mark.parametrize("choice", [None, "auto"])
-def test_tools_that_may_be_called(choice: object) -> None:
-    found = use(tools=TOOLS, tool_choice=choice)
-    assert ([t.function.name for t in found.tools], found.must_call, found.parallel) == (["f", "g"], False, True)
+def test_tools_may_be_called_by_default(choice: object) -> None:
+    tool_use = use(tools=TOOLS, tool_choice=choice)
+    assert ([t.function.name for t in tool_use.tools], tool_use.must_call, tool_use.parallel) == (
+        ["f", "g"],
+        False,
+        True,
+    )
     assert not use(tools=TOOLS, parallel_tool_calls=False).parallel
 
 
-def test_tools_of_which_one_must_be_called() -> None:
+def test_a_call_may_be_required() -> None:
     assert use(tools=TOOLS, tool_choice="required").must_call
     named = use(tools=TOOLS, tool_choice={"type": "function", "function": {"name": "g"}})
     assert (named.must_call, named.function_name, named.parallel) == (True, "g", False)
 
 
-def test_allowed_tools() -> None:
+def test_allowed_tools_restrict_the_tools() -> None:
     allowed = {"mode": "required", "tools": [{"type": "function", "function": {"name": "g"}}]}
-    found = use(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
-    assert ([t.function.name for t in found.tools], found.must_call) == (["g"], True)
+    tool_use = use(tools=TOOLS, tool_choice={"type": "allowed_tools", "allowed_tools": allowed})
+    assert ([t.function.name for t in tool_use.tools], tool_use.must_call) == (["g"], True)
 
 
-def test_functions_are_the_older_tools() -> None:
-    found = use(functions=[function("f")], function_call={"name": "f"})
-    assert (found.legacy, found.function_name, found.parallel) == (True, "f", False)
+def test_functions_become_tools() -> None:
+    tool_use = use(functions=[function("f")], function_call={"name": "f"})
+    assert (tool_use.legacy, tool_use.function_name, tool_use.parallel) == (True, "f", False)
     turn = chat(functions=[function("f")]).turn()
     assert ([tool.function.name for tool in turn.tools], turn.name("tools")) == (["f"], "functions")
     assert turn.name("parameters").format(0) == "functions[0].parameters"
@@ -563,29 +567,29 @@ def allowed(*tools: dict[str, object]) -> dict[str, object]:
         ("reasoning_effort", {"reasoning_effort": "much"}),
     ],
 )
-def test_tools_that_make_no_sense(param: str, body: dict[str, object]) -> None:
-    chat_refused(param, **body)
+def test_invalid_tools_are_rejected(param: str, body: dict[str, object]) -> None:
+    chat_rejection(param, **body)
 
 
-# ---- Bounds
+# ---- Fields with few allowed values
 
 
-def test_all_fields_of_few_words_are_known() -> None:
-    found = set()
+def test_all_fields_with_few_allowed_values_are_listed() -> None:
+    names = set()
     parsed = (*(ChatRequest, CompletionRequest, EmbeddingRequest, RerankRequest), *get_args(TokenizeRequest))
     kinds: list[Any] = list(msgspec.inspect.multi_type_info(parsed))
     while kinds:
         kind = kinds.pop()
         if isinstance(kind, msgspec.inspect.StructType):
-            found |= {kind.tag_field} - {None}
+            names |= {kind.tag_field} - {None}
             for field in kind.fields:
                 options = field.type.types if isinstance(field.type, msgspec.inspect.UnionType) else (field.type,)
                 literals = [option for option in options if isinstance(option, msgspec.inspect.LiteralType)]
                 if any(isinstance(value, str) for literal in literals for value in literal.values):
-                    found.add(field.name)
+                    names.add(field.name)
                 kinds += options
         elif isinstance(kind, msgspec.inspect.UnionType):
             kinds += kind.types
         elif isinstance(kind, msgspec.inspect.ListType):
             kinds.append(kind.item_type)
-    assert found == bounds.KEYWORD_FIELDS
+    assert names == bounds.KEYWORD_FIELDS

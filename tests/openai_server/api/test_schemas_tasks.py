@@ -29,7 +29,7 @@ def parsed(parse: Parse, **body: object) -> Any:
     return parse(json.dumps(body).encode())
 
 
-def refused(parse: Parse, param: str | None, **body: object) -> InvalidRequest:
+def rejection(parse: Parse, param: str | None, **body: object) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         parsed(parse, **body)
     assert caught.value.param == param
@@ -62,28 +62,28 @@ def test_every_input_of_the_embed_task_has_a_field() -> None:
         (parse_detokenize, {"tokens": [1]}),
     ],
 )
-def test_an_unknown_field_is_refused_and_null_is_unset(parse: Parse, body: dict[str, Any]) -> None:
-    assert "Unrecognized" in refused(parse, "foo", **body, foo=1).message
+def test_an_unknown_field_is_rejected_and_null_is_unset(parse: Parse, body: dict[str, Any]) -> None:
+    assert "Unrecognized" in rejection(parse, "foo", **body, foo=1).message
     assert parsed(parse, **body, model=None) == parsed(parse, **body)
     assert parsed(parse, **body, model="m").model == "m"
-    refused(parse, "model", **body, model=3)
+    rejection(parse, "model", **body, model=3)
     for field in body:
-        refused(parse, field, **{**body, field: {}})
+        rejection(parse, field, **{**body, field: {}})
 
 
 # ---- Embeddings
 
 
 @pytest.mark.parametrize(
-    ("given", "prompts"),
+    ("value", "prompts"),
     [("a", ["a"]), (["a", "b"], ["a", "b"]), ([1, 2], [[1, 2]]), ([[1, 2], [3]], [[1, 2], [3]])],
 )
-def test_each_form_of_input(given: object, prompts: list[Any]) -> None:
-    assert parsed(parse_embedding, input=given).prompts == prompts
+def test_an_input_may_be_texts_or_token_ids(value: object, prompts: list[Any]) -> None:
+    assert parsed(parse_embedding, input=value).prompts == prompts
 
 
 @pytest.mark.parametrize(
-    ("given", "param"),
+    ("value", "param"),
     [
         ("", "input"),
         ([], "input"),
@@ -100,19 +100,19 @@ def test_each_form_of_input(given: object, prompts: list[Any]) -> None:
         ([[1]] * (MAX_INPUTS + 1), "input"),
     ],
 )
-def test_an_input_that_is_none(given: object, param: str) -> None:
-    refused(parse_embedding, param, input=given)
+def test_an_invalid_input_is_rejected(value: object, param: str) -> None:
+    rejection(parse_embedding, param, input=value)
 
 
-def test_as_many_inputs_as_there_may_be_and_longer_token_lists() -> None:
+def test_the_limit_of_inputs_does_not_apply_to_token_lists() -> None:
     assert len(parsed(parse_embedding, input=["x"] * MAX_INPUTS).prompts) == MAX_INPUTS
     assert len(parsed(parse_embedding, input=[1] * (MAX_INPUTS + 1)).prompts) == 1
 
 
-def test_the_options_of_embeddings() -> None:
-    given = {"dimensions": 5, "encoding_format": "base64", "normalize": False, "pooling": "cls"}
+def test_options_of_embeddings_are_parsed() -> None:
+    value = {"dimensions": 5, "encoding_format": "base64", "normalize": False, "pooling": "cls"}
     expected = EmbeddingRequest(input="x", dimensions=5, encoding_format="base64", normalize=False, pooling="cls")
-    assert parsed(parse_embedding, input="x", user="u", **given) == expected
+    assert parsed(parse_embedding, input="x", user="u", **value) == expected
     for field, bad in (
         ("dimensions", 0),
         ("dimensions", 2**31),
@@ -121,14 +121,14 @@ def test_the_options_of_embeddings() -> None:
         ("normalize", 1),
         ("pooling", "max"),
     ):
-        refused(parse_embedding, field, input="x", **{field: bad})
-    refused(parse_embedding, "input")
+        rejection(parse_embedding, field, input="x", **{field: bad})
+    rejection(parse_embedding, "input")
 
 
 # ---- Rerank
 
 
-def test_documents_in_both_forms() -> None:
+def test_documents_may_be_texts_or_objects() -> None:
     request = parsed(parse_rerank, query="q", documents=["a", {"text": "b"}, ""], top_n=2, return_documents=True)
     assert isinstance(request, RerankRequest)
     assert request.texts == ["a", "b", ""]
@@ -151,22 +151,22 @@ def test_documents_in_both_forms() -> None:
         ("return_documents", {"query": "q", "documents": ["a"], "return_documents": "yes"}),
     ],
 )
-def test_a_rerank_that_is_refused(param: str, body: dict[str, Any]) -> None:
-    refused(parse_rerank, param, **body)
+def test_an_invalid_rerank_request_is_rejected(param: str, body: dict[str, Any]) -> None:
+    rejection(parse_rerank, param, **body)
 
 
-def test_what_other_rerankers_take() -> None:
+def test_fields_of_other_rerank_apis_are_accepted_only_with_their_defaults() -> None:
     parsed(parse_rerank, query="q", documents=["a"], rank_fields=["text"], max_tokens_per_doc=None, user="u")
     for field, value in (("rank_fields", ["title"]), ("max_tokens_per_doc", 100), ("truncate_prompt_tokens", 1)):
         assert isinstance(
-            refused(parse_rerank, field, query="q", documents=["a"], **{field: value}), UnsupportedParameter
+            rejection(parse_rerank, field, query="q", documents=["a"], **{field: value}), UnsupportedParameter
         )
 
 
 # ---- Tokens
 
 
-def test_the_field_of_the_text_says_which_form_it_is() -> None:
+def test_the_name_of_the_text_field_sets_the_form() -> None:
     content = parsed(parse_tokenize, content="x", add_special=True, parse_special=False, with_pieces=True)
     assert content == ContentToTokenize(content="x", add_special=True, parse_special=False, with_pieces=True)
     assert parsed(parse_tokenize, content="x", add_special=None) == ContentToTokenize(content="x")
@@ -198,12 +198,12 @@ def test_the_field_of_the_text_says_which_form_it_is() -> None:
         ("add_generation_prompt", {"messages": [{"role": "user", "content": "x"}], "add_generation_prompt": False}),
     ],
 )
-def test_a_text_to_tokenize_that_is_refused(param: str, body: dict[str, Any]) -> None:
-    refused(parse_tokenize, param, **body)
+def test_an_invalid_tokenize_request_is_rejected(param: str, body: dict[str, Any]) -> None:
+    rejection(parse_tokenize, param, **body)
 
 
-def test_tokens_to_detokenize() -> None:
+def test_detokenize_accepts_token_ids() -> None:
     assert parsed(parse_detokenize, tokens=[1, 2]) == DetokenizeRequest(tokens=[1, 2])
     assert parsed(parse_detokenize, tokens=[]).tokens == []
     for tokens, param in (([-1], "tokens[0]"), (["a"], "tokens[0]"), ("a", "tokens"), (None, "tokens")):
-        refused(parse_detokenize, param, tokens=tokens)
+        rejection(parse_detokenize, param, tokens=tokens)

@@ -1,4 +1,4 @@
-"""Requests that generate nothing, with a fake of the catalog."""
+"""The handler of tasks other than generation, with a fake catalog."""
 
 import json
 from functools import partial
@@ -32,7 +32,7 @@ class FakeModel:
 
 
 class FakeCatalog:
-    """A model on several servers, of which the first ones fail."""
+    """A catalog with a model on several servers; the first `n_failing` fail."""
 
     def __init__(self, n_failing: int = 0, n_servers: int = 1) -> None:
         self.left_out: list[frozenset[int]] = []
@@ -63,35 +63,35 @@ async def work(task: Task, request: Request, *, usage: TaskUsage | None = None, 
     return await task.perform(kind, request.model, with_model, {})
 
 
-def handler(catalog: FakeCatalog | None = None, **given: Any) -> TaskHandler[Request]:
-    made = services(bodies=FakeBodies(b'{"model":"m"}   '), catalog=catalog or FakeCatalog())
-    return TaskHandler(made, parse=parse, work=partial(work, **given), id_prefix="x-")
+def handler(catalog: FakeCatalog | None = None, **options: Any) -> TaskHandler[Request]:
+    fake_services = services(bodies=FakeBodies(b'{"model":"m"}   '), catalog=catalog or FakeCatalog())
+    return TaskHandler(fake_services, parse=parse, work=partial(work, **options), id_prefix="x-")
 
 
 @pytest.mark.parametrize("usage", [None, TaskUsage(5, 5)])
-async def test_an_answer_and_what_is_paid_for_it(usage: TaskUsage | None) -> None:
+async def test_an_answer_counts_the_tokens_of_its_usage(usage: TaskUsage | None) -> None:
     context = request_context(access := FakeAccess())
     response: Any = await handler(usage=usage)(context)
     assert json.loads(response.body)["id"].startswith("x-")
-    paid = None if usage is None else 5
-    assert access.calls == ["count_request", ("reserve", 4, 0), "enter", ("used", paid), "leave"]
+    n_used = None if usage is None else 5
+    assert access.calls == ["count_request", ("reserve", 4, 0), "enter", ("used", n_used), "leave"]
     assert context.model == "m"
-    assert (context.usage and context.usage.prompt) == paid
+    assert (context.usage and context.usage.prompt) == n_used
 
 
-async def test_another_server_answers_for_one_that_fails() -> None:
+async def test_a_failed_request_is_retried_on_another_server() -> None:
     catalog = FakeCatalog(n_failing=2, n_servers=3)
     await handler(catalog)(request_context())
     assert catalog.left_out == [frozenset(), {0}, {0, 1}]
 
 
-async def test_the_last_failure_is_the_answer() -> None:
-    with pytest.raises(APIError) as failed:
+async def test_the_last_failure_is_returned() -> None:
+    with pytest.raises(APIError) as caught:
         await handler(FakeCatalog(n_failing=2, n_servers=2))(request_context())
-    assert failed.value.status == 503
+    assert caught.value.status == 503
 
 
-async def test_a_model_that_can_not_do_it() -> None:
+async def test_a_model_without_the_task_is_an_error() -> None:
     context = request_context(access := FakeAccess())
     with pytest.raises(InvalidRequest):
         await handler(kind="rank")(context)

@@ -1,4 +1,4 @@
-"""The work of each task's endpoint, with a fake of the task that calls the backend."""
+"""The work of each task's endpoint, with a fake task instead of calls to the backend."""
 
 from collections.abc import Awaitable, Callable, Sequence
 from types import SimpleNamespace
@@ -35,7 +35,7 @@ class FakeThreads:
 
 
 class FakeTask:
-    """Gives the results instead of those of calls."""
+    """Returns `results` instead of calling the backend."""
 
     def __init__(self, *results: Any) -> None:
         self.id = "id"
@@ -64,42 +64,42 @@ async def answer(work: Any, parse: Any, body: bytes, task: FakeTask) -> Any:
     return to_builtins(await work(cast(Task, task), parse(body, Caps())))
 
 
-async def test_embeddings() -> None:
+async def test_embeddings_are_returned_with_their_usage() -> None:
     task = FakeTask(("AAAA", 2), ("AAAB", 3))
-    sent = await answer(embed, embeddings.parse, b'{"input":["a","b"],"model":"x","encoding_format":"base64"}', task)
+    payload = await answer(embed, embeddings.parse, b'{"input":["a","b"],"model":"x","encoding_format":"base64"}', task)
     assert task.performed == ("embed", "x")
     assert len(task.calls) == 2
-    assert [item["embedding"] for item in sent["data"]] == ["AAAA", "AAAB"]
-    assert (sent["model"], sent["usage"]["total_tokens"]) == ("m", 5)
+    assert [item["embedding"] for item in payload["data"]] == ["AAAA", "AAAB"]
+    assert (payload["model"], payload["usage"]["total_tokens"]) == ("m", 5)
 
 
-async def test_rerank() -> None:
+async def test_rerank_sends_a_call_for_each_document() -> None:
     task = FakeTask((0.5, 2), (0.75, None))
-    sent = await answer(rerank, ranking.parse, b'{"query":"q","documents":["a",{"text":"b"}]}', task)
+    payload = await answer(rerank, ranking.parse, b'{"query":"q","documents":["a",{"text":"b"}]}', task)
     assert task.performed == ("rank", None)
     assert len(task.calls) == 2
-    assert [result["index"] for result in sent["results"]] == [1, 0]
-    assert (sent["id"], sent["usage"]) == ("id", None)
+    assert [result["index"] for result in payload["results"]] == [1, 0]
+    assert (payload["id"], payload["usage"]) == ("id", None)
 
 
-async def test_tokenize() -> None:
+async def test_tokenize_returns_tokens() -> None:
     for body, count in ((b'{"content":"a"}', None), (b'{"prompt":"a"}', 2)):
         task = FakeTask(([1, 2], [b"a", b"b"]))
-        sent = await answer(tokenize, tokens.tokenize, body, task)
+        payload = await answer(tokenize, tokens.tokenize, body, task)
         assert task.performed == ("tokenize", None)
-        assert (sent["tokens"], sent.get("count")) == ([1, 2], count)
+        assert (payload["tokens"], payload.get("count")) == ([1, 2], count)
         assert not task.services.threads.n_runs
 
 
 async def test_a_long_answer_is_built_in_a_thread() -> None:
     ids = list(range(MANY_TOKENS + 1))
     task = FakeTask((ids, [b"a"] * len(ids)))
-    sent = await answer(tokenize, tokens.tokenize, b'{"content":"a","with_pieces":true}', task)
-    assert len(sent["tokens"]) == len(ids)
+    payload = await answer(tokenize, tokens.tokenize, b'{"content":"a","with_pieces":true}', task)
+    assert len(payload["tokens"]) == len(ids)
     assert task.services.threads.n_runs == 1
 
 
-async def test_a_conversation_is_rendered_for_its_caller() -> None:
+async def test_a_conversation_is_rendered_before_it_is_tokenized() -> None:
     body = b'{"messages":[{"role":"user","content":"hi"}]}'
     task = FakeTask(([1], [b"a"]))
     assert (await answer(tokenize, tokens.tokenize, body, task))["count"] == 1
@@ -110,7 +110,7 @@ async def test_a_conversation_is_rendered_for_its_caller() -> None:
     assert not task.calls
 
 
-async def test_detokenize() -> None:
+async def test_detokenize_returns_the_text() -> None:
     task = FakeTask("text")
     assert await answer(detokenize, tokens.detokenize, b'{"tokens":[1]}', task) == {"content": "text", "prompt": "text"}
     assert task.performed == ("detokenize", None)

@@ -1,4 +1,4 @@
-"""Events to messages and deltas, whose keys have the order in which OpenAI's API sends them."""
+"""Events to messages and deltas, with keys in the order of OpenAI's API."""
 
 import json
 
@@ -13,7 +13,7 @@ FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
 
 
 @pytest.mark.parametrize(
-    ("events", "legacy", "written"),
+    ("events", "legacy", "expected"),
     [
         ([Content("a"), Content("b")], False, '"content":"ab","refusal":null}'),
         ([Reasoning("r"), Content("a")], False, '"content":"a","refusal":null,"reasoning_content":"r"}'),
@@ -26,16 +26,16 @@ FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
         ([], False, '"content":"","refusal":null}'),
     ],
 )
-def test_a_message(events: list[Event], legacy: bool, written: str) -> None:
-    assert encode(message_of(events, legacy=legacy)).decode() == '{"role":"assistant",' + written
+def test_events_become_a_message(events: list[Event], legacy: bool, expected: str) -> None:
+    assert encode(message_of(events, legacy=legacy)).decode() == '{"role":"assistant",' + expected
 
 
-def test_a_message_that_must_call_has_no_empty_content() -> None:
+def test_the_content_of_a_message_that_must_call_is_none() -> None:
     assert message_of([], must_call=True).content is None
 
 
 @pytest.mark.parametrize(
-    ("event", "legacy", "written"),
+    ("event", "legacy", "expected"),
     [
         (Content("a"), False, '{"content":"a"}'),
         (Reasoning("r"), False, '{"reasoning_content":"r"}'),
@@ -49,12 +49,12 @@ def test_a_message_that_must_call_has_no_empty_content() -> None:
         (CALL[2], True, '{"function_call":{"arguments":"1}"}}'),
     ],
 )
-def test_a_delta(event: Event, legacy: bool, written: str) -> None:
-    assert encode(delta_of(event, legacy=legacy)).decode() == written
-    json.loads(written)
+def test_an_event_becomes_a_delta(event: Event, legacy: bool, expected: str) -> None:
+    assert encode(delta_of(event, legacy=legacy)).decode() == expected
+    json.loads(expected)
 
 
-def test_what_changes_nothing_is_no_delta() -> None:
+def test_an_event_without_effect_has_no_delta() -> None:
     assert delta_of(Finish("stop")) is None
     assert delta_of(CallBegun(1, "g", "call_2"), legacy=True) is None
     assert delta_of(CallArguments(1, "{}"), legacy=True) is None

@@ -15,20 +15,20 @@ FLOATS = st.lists(st.floats(width=32, allow_nan=False, allow_infinity=False), mi
 
 
 @given(vectors=st.lists(FLOATS, min_size=1, max_size=3))
-def test_embeddings_are_valid_and_exact_in_both_encodings(vectors: list[list[float]]) -> None:
+def test_embeddings_are_valid_and_exact_in_every_encoding(vectors: list[list[float]]) -> None:
     for encoding in (None, "float", "base64"):
         request = EmbeddingRequest(input="x", encoding_format=encoding)
-        made = [vector(elements, request) for elements in vectors]
-        told = json.loads(encode(embeddings("m", made, [2] * len(vectors))))
+        encoded = [vector(elements, request) for elements in vectors]
+        payload = json.loads(encode(embeddings("m", encoded, [2] * len(vectors))))
         if encoding == "base64":
-            for item in told["data"]:
+            for item in payload["data"]:
                 data = base64.b64decode(item["embedding"])
                 item["embedding"] = list(struct.unpack(f"<{len(data) // 4}f", data))
-        response = exact(CreateEmbeddingResponse, told)
+        response = exact(CreateEmbeddingResponse, payload)
         assert [item.embedding for item in response.data] == vectors
         assert [item.index for item in response.data] == list(range(len(vectors)))
         assert (response.usage.prompt_tokens, response.usage.total_tokens) == (2 * len(vectors), 2 * len(vectors))
 
 
-def test_counts_are_not_made_up() -> None:
+def test_usage_is_none_if_a_count_is_unknown() -> None:
     assert embeddings("m", [], [1, None]).usage is None

@@ -17,13 +17,13 @@ class FakeCatalog:
 
 
 @pytest.mark.parametrize("endpoint", [LIVE, READY, HEALTH])
-async def test_all_is_well(endpoint: Any) -> None:
+async def test_probes_succeed_with_a_ready_backend(endpoint: Any) -> None:
     response = await endpoint.handler(services(catalog=FakeCatalog()))(request_context())
     assert response.body == b'{"status":"ok"}'
 
 
 @pytest.mark.parametrize("endpoint", [READY, HEALTH])
-async def test_it_is_not_ready_without_a_backend_or_while_it_drains(endpoint: Any) -> None:
+async def test_readiness_fails_without_a_backend_or_while_draining(endpoint: Any) -> None:
     failing = services(catalog=FakeCatalog(BackendError("UNAVAILABLE", "secret")))
     with pytest.raises(Unavailable) as unavailable:
         await endpoint.handler(failing)(request_context())
@@ -35,5 +35,5 @@ async def test_it_is_not_ready_without_a_backend_or_while_it_drains(endpoint: An
         await handler(request_context())
 
 
-async def test_it_lives_while_it_drains() -> None:
+async def test_liveness_succeeds_while_draining() -> None:
     assert (await LIVE.handler(services(draining=True))(request_context())).status_code == 200

@@ -3,7 +3,7 @@ from openai_server.telemetry.observer import Observer
 from tests.openai_server.api.fakes import request_context, services
 
 
-async def test_a_scrape_has_all_requests_that_have_ended() -> None:
+async def test_a_scrape_counts_all_finished_requests() -> None:
     observer = Observer(log_access=False)
     scope = {"method": "GET", "raw_path": b"/x", "headers": []}
 

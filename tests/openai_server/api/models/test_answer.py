@@ -7,11 +7,11 @@ from openai_server.api.models.answer import model
 from openai_server.http.json_response import encode
 
 
-def sent(*arguments: Any) -> Any:
+def payload_of(*arguments: Any) -> Any:
     return json.loads(encode(model(*arguments)))
 
 
-def test_a_model_is_valid_and_tells_what_is_known() -> None:
+def test_a_model_is_valid_and_has_only_known_values() -> None:
     parameters = {
         "context_length": "2048",
         "vocab_size": "9",
@@ -19,9 +19,9 @@ def test_a_model_is_valid_and_tells_what_is_known() -> None:
         "size": "many",
         "bos_token": "1",
     }
-    told = sent("m", 1, ["generate", "embed", "tokenize"], parameters)
-    assert Model.model_validate(told, strict=True).id == "m"
-    assert told["max_model_len"] == 2048
-    assert told["capabilities"] == ["completion", "embedding", "tokenize"]
-    assert told["meta"] == {"n_vocab": 9, "n_embd": 4}
-    assert set(told) - set(sent("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}
+    payload = payload_of("m", 1, ["generate", "embed", "tokenize"], parameters)
+    assert Model.model_validate(payload, strict=True).id == "m"
+    assert payload["max_model_len"] == 2048
+    assert payload["capabilities"] == ["completion", "embedding", "tokenize"]
+    assert payload["meta"] == {"n_vocab": 9, "n_embd": 4}
+    assert set(payload) - set(payload_of("m", 1, [], {"context_length": "²"})) == {"max_model_len", "meta"}

@@ -9,7 +9,7 @@ from openai_server.core.errors import APIError, BackendError
 from tests.openai_server.api.fakes import request_context, services
 
 
-def found(name: str) -> Any:
+def fake_model(name: str) -> Any:
     return SimpleNamespace(name=name, parameters={"loaded_at": "7.5"}, tasks=["embed"])
 
 
@@ -23,29 +23,29 @@ class FakeCatalog:
     async def resolve(self, name: str) -> Any:
         if self._error is not None:
             raise self._error
-        return found(name)
+        return fake_model(name)
 
 
-async def test_models_and_one_of_them() -> None:
-    given = services(catalog=FakeCatalog())
-    listed: Any = await MODELS.handler(given)(request_context())
+async def test_models_are_listed_and_found_by_name() -> None:
+    fake_services = services(catalog=FakeCatalog())
+    listed: Any = await MODELS.handler(fake_services)(request_context())
     assert [model["id"] for model in json.loads(listed.body)["data"]] == ["a", "org/b"]
-    one: Any = await MODEL.handler(given)(request_context(parameters={"model": "org/b"}))
-    assert json.loads(one.body) == json.loads(listed.body)["data"][1]
-    assert json.loads(one.body)["created"] == 7
+    single: Any = await MODEL.handler(fake_services)(request_context(parameters={"model": "org/b"}))
+    assert json.loads(single.body) == json.loads(listed.body)["data"][1]
+    assert json.loads(single.body)["created"] == 7
 
 
 @pytest.mark.parametrize("endpoint", [MODELS, MODEL])
-async def test_a_backend_that_fails(endpoint: Any) -> None:
+async def test_an_unavailable_backend_is_a_503(endpoint: Any) -> None:
     handler = endpoint.handler(services(catalog=FakeCatalog(BackendError("UNAVAILABLE", "gone"))))
-    with pytest.raises(APIError) as failed:
+    with pytest.raises(APIError) as caught:
         await handler(request_context(parameters={"model": "a"}))
-    assert failed.value.status == 503
+    assert caught.value.status == 503
 
 
 @pytest.mark.parametrize(
     ("loaded_at", "time"),
     [("12", 12), ("12.9", 12), ("", 5), ("-1", 5), ("nan", 5), ("inf", 5), ("1e99", 5), (str(MAX_TIME), 5), ("x", 5)],
 )
-def test_a_time_that_makes_no_sense_is_that_of_the_start(loaded_at: str, time: int) -> None:
+def test_an_invalid_time_is_replaced_by_that_of_the_start(loaded_at: str, time: int) -> None:
     assert created(loaded_at, services()) == time

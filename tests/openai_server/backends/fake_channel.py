@@ -1,4 +1,4 @@
-"""gRPC's channel to a backend, as a script."""
+"""A fake of gRPC's channel to a backend, with scripted answers."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -24,12 +24,12 @@ def rpc_error(status: str, message: str = "no") -> aio.AioRpcError:
 
 
 class Stream:
-    """One ModelStreamInfer: what was sent on it, and what it answers."""
+    """One ModelStreamInfer call, with its sent requests and scripted responses."""
 
     def __init__(self, requests: AsyncIterator[ModelInferRequest]) -> None:
         self.sent = asyncio.Queue[ModelInferRequest]()
         self.answers = asyncio.Queue[Any]()
-        """Responses; an exception, which is raised; None, which is the end."""
+        """Responses to return, exceptions to raise, or None to end the stream."""
         self.may_send = asyncio.Event()
         self.may_send.set()
         self.is_cancelled = False
@@ -52,7 +52,7 @@ class Stream:
 
 
 class FakeChannel:
-    """`answers` by the name of the method: a response, or an exception, which is raised."""
+    """A channel. `answers` has a response, or an exception to raise, by method name."""
 
     def __init__(self, *extensions: str) -> None:
         self.answers: dict[str, Any] = {
@@ -61,9 +61,9 @@ class FakeChannel:
             "ModelInfer": ModelInferResponse(id="called"),
         }
         self.calls: list[tuple[str, Any, dict[str, Any]]] = []
-        """Method, request and keyword arguments."""
+        """(method, request, keyword arguments) of each call."""
         self.may_answer = asyncio.Event()
-        """Calls wait for it."""
+        """Calls wait for this event."""
         self.may_answer.set()
         self.streams = asyncio.Queue[Stream]()
         self.closed: list[float | None] = []
@@ -71,10 +71,10 @@ class FakeChannel:
         self._change = asyncio.Event()
 
     def methods(self, name: str) -> list[Any]:
-        """The requests of the calls of one method."""
+        """Returns the requests of all calls of a method."""
         return [request for method, request, _ in self.calls if method == name]
 
-    # ---- What a stub uses
+    # ---- Methods that stubs use
 
     def unary_unary(self, path: str, **_: object) -> Any:
         return partial(self._call, path.rpartition("/")[2])
@@ -82,16 +82,16 @@ class FakeChannel:
     def stream_stream(self, path: str, **_: object) -> Any:
         return self._stream
 
-    async def _call(self, method: str, request: Any, **how: Any) -> Any:
-        self.calls.append((method, request, how))
+    async def _call(self, method: str, request: Any, **options: Any) -> Any:
+        self.calls.append((method, request, options))
         await self.may_answer.wait()
         answer = self.answers[method]
         if isinstance(answer, BaseException):
             raise answer
         return answer
 
-    def _stream(self, requests: AsyncIterator[ModelInferRequest], **how: Any) -> Stream:
-        self.calls.append(("ModelStreamInfer", None, how))
+    def _stream(self, requests: AsyncIterator[ModelInferRequest], **options: Any) -> Stream:
+        self.calls.append(("ModelStreamInfer", None, options))
         stream = Stream(requests)
         self.streams.put_nowait(stream)
         return stream
@@ -115,7 +115,7 @@ class FakeChannel:
 
 
 class FakeDialer(Dialer):
-    """Opens these channels, one after the other."""
+    """Opens the given channels in order."""
 
     def __init__(self, *channels: FakeChannel) -> None:
         self._channels = list(channels)

@@ -1,4 +1,4 @@
-"""A server behind the sidecar that is a script: no gRPC here."""
+"""A fake backend with scripted answers, without gRPC."""
 
 import asyncio
 from collections.abc import Callable
@@ -17,7 +17,7 @@ def away() -> BackendError:
 
 
 class FakeBackend:
-    """Writes down what is called. `errors` are raised by one call for an answer each, then calls succeed."""
+    """Records its calls. Each call for an answer raises the next of `errors`, and succeeds when none is left."""
 
     def __init__(self, target: str = "a:1", *errors: BackendError) -> None:
         self.target = target
@@ -29,17 +29,17 @@ class FakeBackend:
         self.n_cancelled = 0
         self.n_doubts = 0
         self.closed: list[float | None] = []
-        """With how many seconds of grace."""
+        """Seconds of grace of each call of `close`."""
         self.is_watched = False
         self.is_ready = True
         self.names: list[str] = ["m"]
-        self.found: dict[str, dict[str, str]] = {}
-        """Parameters by model."""
+        self.model_parameters: dict[str, dict[str, str]] = {}
+        """Parameters by model name."""
         self.lookup_error: BackendError | None = None
         self.lookups: list[str] = []
-        """Names of models, and "" for the list."""
+        """Model names that were looked up; "" for the list of models."""
         self.may_answer = asyncio.Event()
-        """Lookups wait for it."""
+        """Lookups wait for this event."""
         self.may_answer.set()
 
     def recheck_readiness(self) -> None:
@@ -78,8 +78,8 @@ class FakeBackend:
 
     # ---- Lookups
 
-    async def _look_up(self, what: str) -> None:
-        self.lookups.append(what)
+    async def _look_up(self, name: str) -> None:
+        self.lookups.append(name)
         await self.may_answer.wait()
         if self.lookup_error is not None:
             raise self.lookup_error
@@ -97,7 +97,7 @@ class FakeBackend:
         return frozenset({"prompt"})
 
     async def parameters(self, model: str) -> dict[str, str]:
-        return self.found.get(model, {})
+        return self.model_parameters.get(model, {})
 
 
 def pool_of(*backends: FakeBackend) -> Pool:

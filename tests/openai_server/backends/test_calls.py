@@ -47,10 +47,10 @@ async def learned(*extensions: str) -> tuple[Backend, FakeChannel]:
 
 
 def request(**parameters: str) -> ModelInferRequest:
-    made = ModelInferRequest(model_name="m")
+    message = ModelInferRequest(model_name="m")
     for name, value in parameters.items():
-        made.parameters[name].string_param = value
-    return made
+        message.parameters[name].string_param = value
+    return message
 
 
 @pytest.fixture
@@ -72,17 +72,15 @@ def context() -> Iterator[RequestContext]:
         (grpc.StatusCode.CANCELLED, "Received RST_STREAM with error code 8", "CANCELLED"),
     ],
 )
-def test_a_call_that_is_dropped_without_a_status_may_be_tried_elsewhere(
-    code: grpc.StatusCode, message: str, status: str
-) -> None:
+def test_a_dropped_call_without_a_status_is_unavailable(code: grpc.StatusCode, message: str, status: str) -> None:
     error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata((contract.ERROR_TENSOR, "prompt")), details=message)
-    found = _failure(error)
-    assert isinstance(found, BackendError)
-    assert (found.status, found.message, found.tensor) == (status, message, "prompt")
+    failure = _failure(error)
+    assert isinstance(failure, BackendError)
+    assert (failure.status, failure.message, failure.tensor) == (status, message, "prompt")
 
 
 @pytest.mark.parametrize("error", [aio.UsageError("closed"), asyncio.CancelledError()])
-async def test_a_channel_that_was_closed_is_no_cancellation(error: BaseException) -> None:
+async def test_a_closed_channel_is_an_error_and_not_a_cancellation(error: BaseException) -> None:
     backend, channel = await learned()
     channel.answers["ModelInfer"] = error
     with pytest.raises(BackendError, match="connection to the backend was closed") as failed:
@@ -91,7 +89,7 @@ async def test_a_channel_that_was_closed_is_no_cancellation(error: BaseException
     assert backend.n_running == 0
 
 
-async def test_a_task_that_is_cancelled_stays_so() -> None:
+async def test_a_cancelled_task_stays_cancelled() -> None:
     backend, channel = await learned()
     channel.may_answer.clear()
     task = asyncio.create_task(backend.infer(request()))
@@ -103,20 +101,20 @@ async def test_a_task_that_is_cancelled_stays_so() -> None:
     assert backend.n_running == 0
 
 
-async def test_a_lookup_that_is_late_finds_the_server_away() -> None:
+async def test_a_lookup_that_times_out_is_unavailable() -> None:
     backend, channel = await learned()
     channel.answers["RepositoryIndex"] = channel.answers["ModelInfer"] = rpc_error("DEADLINE_EXCEEDED")
     for call, status in ((backend.models(), "UNAVAILABLE"), (backend.infer(request()), "DEADLINE_EXCEEDED")):
         with pytest.raises(BackendError) as failed:
             await call
         assert failed.value.status == status
-    assert [how["timeout"] for _, _, how in channel.calls] == [3, 9]
+    assert [options["timeout"] for _, _, options in channel.calls] == [3, 9]
 
 
 # ---- Lookups
 
 
-async def test_models_are_those_that_are_ready_once_each() -> None:
+async def test_models_are_the_ready_ones_without_duplicates() -> None:
     backend, channel = await learned()
     states = [("x", "READY"), ("y", "UNAVAILABLE"), ("z", ""), ("x", "READY")]
     models = [RepositoryIndexResponse.ModelIndex(name=name, state=state) for name, state in states]
@@ -124,7 +122,7 @@ async def test_models_are_those_that_are_ready_once_each() -> None:
     assert await backend.models() == ["x", "z"]
 
 
-async def test_what_is_reported_of_a_model() -> None:
+async def test_inputs_and_parameters_of_a_model_are_read() -> None:
     backend, channel = await learned()
     inputs = [ModelMetadataResponse.TensorMetadata(name=name) for name in ("prompt", "seed")]
     channel.answers["ModelMetadata"] = ModelMetadataResponse(inputs=inputs)
@@ -140,17 +138,17 @@ async def test_what_is_reported_of_a_model() -> None:
 @pytest.mark.parametrize(
     ("server", "model", "is_ready"), [(True, True, True), (True, False, False), (False, True, False)]
 )
-async def test_a_model_is_ready_on_a_server_that_is(server: bool, model: bool, is_ready: bool) -> None:
+async def test_a_model_is_ready_only_on_a_ready_server(server: bool, model: bool, is_ready: bool) -> None:
     backend, channel = await learned()
     channel.answers["ServerReady"] = ServerReadyResponse(ready=server)
     channel.answers["ModelReady"] = ModelReadyResponse(ready=model)
     assert await backend.ready("m") is is_ready
 
 
-# ---- What the server offers
+# ---- Extensions
 
 
-async def test_extensions_are_learned_once() -> None:
+async def test_extensions_are_looked_up_once() -> None:
     channel = FakeChannel(BATCHES)
     backend = backend_on(channel)
     await asyncio.gather(backend._learn(), backend._learn())
@@ -167,7 +165,7 @@ async def test_a_server_without_metadata_has_no_extensions() -> None:
     assert backend._extensions == frozenset()
 
 
-async def test_extensions_that_could_not_be_learned_are_looked_up_again() -> None:
+async def test_a_failed_lookup_of_extensions_is_repeated() -> None:
     channel = FakeChannel()
     channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
     backend = backend_on(channel)
@@ -184,37 +182,37 @@ async def test_extensions_that_could_not_be_learned_are_looked_up_again() -> Non
 async def test_a_call_has_the_requests_deadline_metadata_and_caller(context: RequestContext) -> None:
     backend, channel = await learned()
     assert await answer_of(backend, request()) == "called"
-    [(_, sent, how)] = channel.calls
-    assert how["timeout"] == 9
-    assert list(how["metadata"]) == [(contract.METADATA_REQUEST_ID, "id")]
+    [(_, sent, options)] = channel.calls
+    assert options["timeout"] == 9
+    assert list(options["metadata"]) == [(contract.METADATA_REQUEST_ID, "id")]
     assert sent.parameters[contract.PARAM_CALLER].string_param == "caller"
 
 
-async def riding(*extensions: str) -> tuple[Backend, FakeChannel, Stream]:
-    """A backend whose shared stream is open, and has nothing to send."""
+async def with_open_stream(*extensions: str) -> tuple[Backend, FakeChannel, Stream]:
+    """Returns a backend with an open, idle shared stream."""
     backend, channel = await learned(*(extensions or (BATCHES, WHOLE)))
     assert await answer_of(backend, request()) == "called"
     stream = await channel.streams.get()
-    await settled()
+    await run_pending_tasks()
     channel.calls.clear()
     return backend, channel, stream
 
 
-async def settled() -> None:
-    """Some passes of the event loop, in which a stream takes what is there to be sent."""
+async def run_pending_tasks() -> None:
+    """Gives streams a few passes of the event loop to send pending requests."""
     for _ in range(5):
         await asyncio.sleep(0)
 
 
 async def answer_next(stream: Stream, text: str = "shared") -> ModelInferRequest:
-    """Answers the next request on the stream; returns it as it was sent."""
+    """Answers the next request on the stream and returns a copy of it as sent."""
     sent = ModelInferRequest.FromString((await stream.sent.get()).SerializeToString())
     stream.answers.put_nowait(ended(sent.parameters[contract.PARAM_REQUEST].int64_param, text))
     return sent
 
 
 def ended(number: int, text: str) -> ModelStreamInferResponse:
-    """A step batch with the only row of a request."""
+    """Returns a step batch with the only row of a request."""
     batch = message(
         (contract.REQUEST, [number]),
         (contract.ROW_TOKEN, [text.encode()]),
@@ -228,13 +226,13 @@ def ended(number: int, text: str) -> ModelStreamInferResponse:
 
 
 async def answer_of(backend: Backend, request: ModelInferRequest) -> str:
-    """The text of the whole answer, or the id of the response to a call."""
+    """Returns the text of the whole answer, or the id of the response to a call."""
     answer = await backend.answer(request, 1, lambda response, _: Answer([Choice(0, response.id, None)], None))
     return answer.choices[0].text
 
 
-async def test_whole_answers_ride_on_the_shared_stream_once_it_is_open(context: RequestContext) -> None:
-    backend, channel, stream = await riding()
+async def test_whole_answers_use_the_shared_stream_once_it_is_open(context: RequestContext) -> None:
+    backend, channel, stream = await with_open_stream()
     answer = asyncio.create_task(answer_of(backend, request()))
     sent = await answer_next(stream)
     assert await answer == "shared"
@@ -245,43 +243,43 @@ async def test_whole_answers_ride_on_the_shared_stream_once_it_is_open(context: 
     await backend.close()
 
 
-async def test_no_stream_is_opened_for_a_server_that_does_not_offer_it() -> None:
+async def test_no_stream_is_opened_for_a_server_without_the_extension() -> None:
     backend, channel = await learned(BATCHES)
     for _ in range(2):
         assert await answer_of(backend, request()) == "called"
-    await settled()
+    await run_pending_tasks()
     assert channel.streams.empty()
 
 
 def too_large() -> ModelInferRequest:
-    made = request()
-    tensors.add_input(made, contract.PROMPT, [b"x" * MAX_SHARED_BYTES])
-    return made
+    message = request()
+    tensors.add_input(message, contract.PROMPT, [b"x" * MAX_SHARED_BYTES])
+    return message
 
 
 def with_logprobs() -> ModelInferRequest:
-    made = request()
-    tensors.add_input(made, contract.LOGPROBS, [1])
-    return made
+    message = request()
+    tensors.add_input(message, contract.LOGPROBS, [1])
+    return message
 
 
 @pytest.mark.parametrize(
-    "made",
+    "new_request",
     [too_large, with_logprobs],
     ids=["large", "log probabilities"],
 )
-async def test_what_does_not_fit_the_shared_stream_is_a_call(made: Any) -> None:
-    backend, _, stream = await riding()
-    assert await answer_of(backend, made()) == "called"
+async def test_a_request_that_the_shared_stream_does_not_support_is_a_call(new_request: Any) -> None:
+    backend, _, stream = await with_open_stream()
+    assert await answer_of(backend, new_request()) == "called"
     assert stream.sent.empty()
     await backend.close()
 
 
 async def test_a_request_waits_behind_another_message() -> None:
-    backend, channel, stream = await riding()
+    backend, channel, stream = await with_open_stream()
     stream.may_send.clear()
     answers = [asyncio.create_task(answer_of(backend, request())) for _ in range(2)]
-    await settled()
+    await run_pending_tasks()
     stream.may_send.set()
     for text in ("one", "two"):
         await answer_next(stream, text)
@@ -290,33 +288,33 @@ async def test_a_request_waits_behind_another_message() -> None:
     await backend.close()
 
 
-async def test_other_tasks_are_calls() -> None:
-    backend, _, stream = await riding()
+async def test_other_tasks_do_not_use_the_shared_stream() -> None:
+    backend, _, stream = await with_open_stream()
     assert (await backend.infer(request())).id == "called"
     assert stream.sent.empty()
     await backend.close()
 
 
-async def test_a_retired_stream_takes_no_request() -> None:
-    backend, _, _ = await riding()
+async def test_a_retired_stream_gets_no_new_request() -> None:
+    backend, _, _ = await with_open_stream()
     assert backend._shared is not None
     backend._shared.retired = True
     assert await answer_of(backend, request()) == "called"
     await backend.close()
 
 
-async def test_a_stream_that_is_lost_leads_to_a_call_as_if_there_had_been_none(context: RequestContext) -> None:
-    backend, channel, stream = await riding()
+async def test_a_request_of_a_lost_stream_is_repeated_as_a_call(context: RequestContext) -> None:
+    backend, channel, stream = await with_open_stream()
     answer = asyncio.create_task(answer_of(backend, request(kept="x")))
     await stream.sent.get()
     stream.answers.put_nowait(rpc_error("UNAVAILABLE"))
     assert await answer == "called"
     [sent] = channel.methods("ModelInfer")
-    assert sorted(sent.parameters) == sorted(["kept", contract.PARAM_CALLER])  # the rest is metadata
+    assert sorted(sent.parameters) == sorted(["kept", contract.PARAM_CALLER])  # parameters of the stream are removed
 
 
-async def test_an_error_of_the_shared_stream_that_is_the_requests_is_its_answer() -> None:
-    backend, channel, stream = await riding()
+async def test_an_error_of_the_request_on_the_shared_stream_is_not_retried() -> None:
+    backend, channel, stream = await with_open_stream()
     answer = asyncio.create_task(answer_of(backend, request()))
     number = (await stream.sent.get()).parameters[contract.PARAM_REQUEST].int64_param
     stream.answers.put_nowait(refusal(number))
@@ -337,12 +335,12 @@ def refusal(number: int) -> ModelStreamInferResponse:
 # ---- Streams
 
 
-def mailbox_of(backend: Backend, made: ModelInferRequest | None = None) -> Mailbox:
-    return Mailbox(1, lambda k, mailbox: backend.start(made or request(), 1, k, mailbox), ping_interval=60)
+def mailbox_of(backend: Backend, message: ModelInferRequest | None = None) -> Mailbox:
+    return Mailbox(1, lambda k, mailbox: backend.start(message or request(), 1, k, mailbox), ping_interval=60)
 
 
-async def taken(mailbox: Mailbox) -> list[Row]:
-    """All rows until the end."""
+async def all_rows(mailbox: Mailbox) -> list[Row]:
+    """Returns all rows until the end."""
     rows: list[Row] = []
     while not mailbox.is_over:
         rows += await mailbox.take()
@@ -350,13 +348,13 @@ async def taken(mailbox: Mailbox) -> list[Row]:
     return rows
 
 
-async def test_a_stream_waits_until_it_is_known_what_the_server_offers() -> None:
+async def test_a_stream_waits_until_the_extensions_are_known() -> None:
     channel = FakeChannel(BATCHES)
     channel.may_answer.clear()
     backend = backend_on(channel)
     mailboxes = [mailbox_of(backend), mailbox_of(backend)]
     assert backend.n_running == 2
-    await settled()
+    await run_pending_tasks()
     assert channel.streams.empty()
     channel.may_answer.set()
     stream = await channel.streams.get()
@@ -368,7 +366,7 @@ async def test_a_stream_waits_until_it_is_known_what_the_server_offers() -> None
     await backend.close()
 
 
-async def test_what_the_server_offers_may_be_unknown_because_it_is_away() -> None:
+async def test_a_stream_fails_if_the_extensions_cannot_be_looked_up() -> None:
     channel = FakeChannel()
     channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
     backend = backend_on(channel)
@@ -376,34 +374,38 @@ async def test_what_the_server_offers_may_be_unknown_because_it_is_away() -> Non
     with pytest.raises(BackendError) as failed:
         await mailbox.take()
     assert failed.value.status == "UNAVAILABLE"
-    await settled()
+    await run_pending_tasks()
     assert backend.n_running == 0
 
 
-async def test_a_stream_may_be_cancelled_before_it_has_begun() -> None:
+async def test_a_stream_can_be_cancelled_before_it_begins() -> None:
     channel = FakeChannel(BATCHES)
     channel.may_answer.clear()
     backend = backend_on(channel)
     mailbox_of(backend).close()
-    await settled()
+    await run_pending_tasks()
     assert backend.n_running == 0
     assert channel.streams.empty()
 
 
 @pytest.mark.parametrize(
-    ("extensions", "made"), [((), request), ((BATCHES, WHOLE), with_logprobs)], ids=["no step batches", "logprobs"]
+    ("extensions", "new_request"),
+    [((), request), ((BATCHES, WHOLE), with_logprobs)],
+    ids=["no step batches", "logprobs"],
 )
-async def test_a_request_that_is_not_shared_has_a_stream_of_its_own(extensions: tuple[str, ...], made: Any) -> None:
+async def test_a_request_that_cannot_be_shared_has_its_own_stream(
+    extensions: tuple[str, ...], new_request: Any
+) -> None:
     backend, channel = await learned(*extensions)
-    mailbox = mailbox_of(backend, made())
+    mailbox = mailbox_of(backend, new_request())
     stream = await channel.streams.get()
     assert contract.PARAM_REQUEST not in (await stream.sent.get()).parameters
     assert channel.calls[0][2]["timeout"] == 9
     for response in (token("a"), last_token("b")):
         stream.answers.put_nowait(ModelStreamInferResponse(infer_response=response))
     stream.answers.put_nowait(None)
-    assert [row[:3] for row in await taken(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]
-    await settled()
+    assert [row[:3] for row in await all_rows(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]
+    await run_pending_tasks()
     assert backend.n_running == 0
 
 
@@ -418,7 +420,7 @@ async def test_a_request_that_is_not_shared_has_a_stream_of_its_own(extensions: 
     ],
     ids=["lost", "refused", "no such choice", "not whole", "unexpected"],
 )
-async def test_how_a_stream_of_its_own_fails(answer: Any, status: str) -> None:
+async def test_a_failure_of_its_own_stream_fails_the_request(answer: Any, status: str) -> None:
     backend, channel = await learned()
     mailbox = mailbox_of(backend)
     (await channel.streams.get()).answers.put_nowait(answer)
@@ -428,17 +430,17 @@ async def test_how_a_stream_of_its_own_fails(answer: Any, status: str) -> None:
     mailbox.close()
 
 
-async def test_leaving_cancels_a_stream_of_its_own() -> None:
+async def test_closing_the_mailbox_cancels_its_own_stream() -> None:
     backend, channel = await learned()
     mailbox = mailbox_of(backend)
     stream = await channel.streams.get()
     mailbox.close()
-    await settled()
+    await run_pending_tasks()
     assert stream.is_cancelled
     assert backend.n_running == 0
 
 
-async def test_streams_share_one_and_another_follows_the_one_that_is_retired() -> None:
+async def test_streams_are_shared_and_a_retired_one_is_replaced() -> None:
     backend, channel = await learned(BATCHES)
     mailboxes = [mailbox_of(backend), mailbox_of(backend)]
     first = await channel.streams.get()
@@ -449,8 +451,8 @@ async def test_streams_share_one_and_another_follows_the_one_that_is_retired() -
     backend._shared.retired = True
     channel.answers["ServerMetadata"] = ServerMetadataResponse(extensions=[])  # another kind of server
     mailboxes.append(mailbox_of(backend))
-    alone = await channel.streams.get()
-    assert contract.PARAM_REQUEST not in (await alone.sent.get()).parameters
+    own_stream = await channel.streams.get()
+    assert contract.PARAM_REQUEST not in (await own_stream.sent.get()).parameters
     assert len(channel.methods("ServerMetadata")) == 1
     for mailbox in mailboxes:
         mailbox.close()
@@ -460,13 +462,13 @@ async def test_streams_share_one_and_another_follows_the_one_that_is_retired() -
 
 
 class Watch:
-    """What a watched backend reports."""
+    """Collects the events of a watched backend."""
 
     def __init__(self) -> None:
         self.events = asyncio.Queue[str]()
 
     @asynccontextmanager
-    async def of(self, backend: Backend) -> AsyncIterator[None]:
+    async def watch(self, backend: Backend) -> AsyncIterator[None]:
         def note(event: str) -> None:
             self.events.put_nowait(event)
 
@@ -484,8 +486,8 @@ async def test_a_backend_is_usable_while_it_is_connected_and_ready() -> None:
     channel, watch = FakeChannel(), Watch()
     channel.set_state(IDLE)
     backend = backend_on(channel)
-    async with watch.of(backend):
-        await settled()
+    async with watch.watch(backend):
+        await run_pending_tasks()
         assert (backend.usable, backend.connected) == (False, False)
         channel.set_state(READY)
         assert await watch.events.get() == "ready"
@@ -499,39 +501,39 @@ async def test_a_backend_is_usable_while_it_is_connected_and_ready() -> None:
         assert await watch.events.get() == "ready"
 
 
-async def test_a_server_that_is_not_ready_is_looked_at_again(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_server_that_is_not_ready_is_checked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(calls_module, "READY_INTERVAL", 0)
     channel, watch = FakeChannel(), Watch()
     channel.answers["ServerReady"] = ServerReadyResponse(ready=False)
     backend = backend_on(channel)
-    async with watch.of(backend):
-        await settled()
+    async with watch.watch(backend):
+        await run_pending_tasks()
         assert not backend.usable
         channel.answers["ServerReady"] = rpc_error("UNAVAILABLE")
-        await settled()
+        await run_pending_tasks()
         assert not backend.usable
         channel.answers["ServerReady"] = ServerReadyResponse(ready=True)
         assert await watch.events.get() == "ready"
         assert backend.usable
 
 
-async def test_a_server_that_does_not_know_the_question_is_ready() -> None:
+async def test_a_server_without_the_readiness_method_counts_as_ready() -> None:
     channel, watch = FakeChannel(), Watch()
     channel.answers["ServerReady"] = rpc_error("UNIMPLEMENTED")
     backend = backend_on(channel)
-    async with watch.of(backend):
+    async with watch.watch(backend):
         assert await watch.events.get() == "ready"
         assert backend.usable
 
 
-async def test_a_doubted_backend_is_not_usable_until_it_is_ready_again() -> None:
+async def test_a_backend_is_not_usable_while_its_readiness_is_rechecked() -> None:
     channel, watch = FakeChannel(), Watch()
     backend = backend_on(channel)
-    async with watch.of(backend):
+    async with watch.watch(backend):
         assert await watch.events.get() == "ready"
         channel.calls.clear()
         channel.may_answer.clear()
-        await settled()
+        await run_pending_tasks()
         backend.recheck_readiness()
         backend.recheck_readiness()
         assert not backend.usable
@@ -545,7 +547,7 @@ async def test_a_server_that_permits_frequent_pings_gets_another_channel() -> No
     first, second, watch = FakeChannel(PINGS), FakeChannel(PINGS), Watch()
     dialer = FakeDialer(first, second)
     backend = Backend("a:1", timeout=9, lookup_timeout=3, dialer=dialer)
-    async with watch.of(backend):
+    async with watch.watch(backend):
         assert await watch.events.get() == "ready"
         assert dialer.frequent_pings == [False, True]
         assert first.closed == [9]
@@ -553,17 +555,17 @@ async def test_a_server_that_permits_frequent_pings_gets_another_channel() -> No
         assert second.methods("ServerReady")
 
 
-async def test_the_last_calls_of_a_channel_that_is_replaced_have_a_limit() -> None:
+async def test_the_calls_of_a_replaced_channel_have_a_time_limit() -> None:
     first, watch = FakeChannel(PINGS), Watch()
     backend = backend_on(first, FakeChannel(PINGS), timeout=None)
-    async with watch.of(backend):
+    async with watch.watch(backend):
         await watch.events.get()
         assert first.closed == [NO_TIMEOUT]
 
 
 @pytest.mark.parametrize("grace", [None, 9.0])
 async def test_closing_ends_the_shared_stream_at_once_unless_there_is_time(grace: float | None) -> None:
-    backend, channel, stream = await riding()
+    backend, channel, stream = await with_open_stream()
     answer = asyncio.create_task(answer_of(backend, request()))
     sent = await stream.sent.get()
     await backend.close(grace)
@@ -575,5 +577,5 @@ async def test_closing_ends_the_shared_stream_at_once_unless_there_is_time(grace
     assert not stream.is_cancelled
     stream.answers.put_nowait(ended(sent.parameters[contract.PARAM_REQUEST].int64_param, "x"))
     await answer
-    await settled()
+    await run_pending_tasks()
     assert stream.is_cancelled

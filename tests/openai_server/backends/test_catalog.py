@@ -1,4 +1,4 @@
-"""Which model a request gets, and how often backends are looked at for it, with fakes of the backends and a clock."""
+"""The model that a request gets, and how often backends are queried for it, with fake backends and a fake clock."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine
@@ -17,7 +17,7 @@ from tests.openai_server.backends.fakes import FakeBackend, away, pool_of
 
 
 class Site:
-    """A catalog of these backends. `now`: seconds."""
+    """A catalog of fake backends. `now` is its clock, in seconds."""
 
     def __init__(self, *backends: FakeBackend, served: tuple[str, ...] = (), **aliases: str) -> None:
         self.now = 0.0
@@ -26,7 +26,7 @@ class Site:
         self.catalog = Catalog(self.pool, served=served, aliases=aliases, clock=lambda: self.now)
 
     async def learn(self, *models: str) -> "Site":
-        """Looks up the lists and these models."""
+        """Looks up the lists and the given models."""
         await self.catalog.all()
         for model in models:
             await self.catalog.resolve(model)
@@ -36,7 +36,7 @@ class Site:
 
     @property
     def lists(self) -> list[int]:
-        """How many times each backend's list was looked up."""
+        """Number of lookups of each backend's list."""
         return [backend.lookups.count("") for backend in self.backends]
 
     def member(self, k: int = 0) -> Any:
@@ -47,40 +47,40 @@ class Site:
 
 
 def error(status: str, *tried: tuple[Any, str]) -> BackendError:
-    made = BackendError(status, "no")
-    made.tried = frozenset(tried)
-    return made
+    error = BackendError(status, "no")
+    error.tried = frozenset(tried)
+    return error
 
 
 # ---- Known models
 
 
-async def test_a_known_model_waits_for_nothing() -> None:
+async def test_a_known_model_is_resolved_without_waiting() -> None:
     site = await Site(FakeBackend()).learn()
     site.backends[0].may_answer.clear()
     waits = site.catalog.resolve("m")
-    with pytest.raises(StopIteration) as found:  # the coroutine is over without an event loop
+    with pytest.raises(StopIteration) as finished:  # the coroutine ends without waiting
         waits.send(None)
-    assert cast(Model, found.value.value).name == "m"
+    assert cast(Model, finished.value.value).name == "m"
     assert not site.backends[0].lookups
 
 
-async def test_a_model_has_the_members_that_report_it_alike() -> None:
+async def test_members_that_describe_a_model_alike_share_it() -> None:
     a, b, c = (FakeBackend(f"{name}:1") for name in "abc")
-    b.found = {"m": {"context_length": "9"}}
+    b.model_parameters = {"m": {"context_length": "9"}}
     site = await Site(a, b, c).learn()
-    one, other = site.catalog._directory.known("m")
-    assert [member.address.target for member in one.members] == ["a:1", "c:1"]
+    first, other = site.catalog._directory.known("m")
+    assert [member.address.target for member in first.members] == ["a:1", "c:1"]
     assert [member.address.target for member in other.members] == ["b:1"]
     assert (site.catalog.context_length("m"), other.context_length) == (None, 9)
 
 
-async def test_an_alias_leads_to_its_model() -> None:
+async def test_an_alias_is_resolved_to_its_model() -> None:
     site = await Site(FakeBackend(), gpt="m").learn()
     assert (await site.catalog.resolve("gpt")).name == "m"
 
 
-async def test_a_backend_without_a_list_has_the_models_that_it_is_said_to_serve() -> None:
+async def test_a_backend_without_a_list_has_the_configured_models() -> None:
     class Listless(FakeBackend):
         async def models(self) -> list[str]:
             raise BackendError("UNIMPLEMENTED", "no")
@@ -113,7 +113,7 @@ async def test_the_default_model_waits_for_the_first_backend() -> None:
     assert (await waits).name == "x"
 
 
-async def test_the_default_model_waits_for_a_silent_backend_no_longer_than_this(
+async def test_the_wait_of_the_default_model_for_a_silent_backend_is_limited(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(catalog_module, "LIST_WAIT", 0.001)
@@ -126,14 +126,14 @@ async def test_the_default_model_waits_for_a_silent_backend_no_longer_than_this(
 # ---- Unknown names
 
 
-async def test_many_unknown_names_at_once_are_one_lookup_of_each_list() -> None:
+async def test_concurrent_unknown_names_share_one_lookup_of_each_list() -> None:
     site = await Site(FakeBackend("a:1"), FakeBackend("b:1")).learn()
-    found = await asyncio.gather(*(site.catalog.resolve(f"x{k}") for k in range(9)), return_exceptions=True)
-    assert [type(error) for error in found] == [ModelNotFound] * 9
+    errors = await asyncio.gather(*(site.catalog.resolve(f"x{k}") for k in range(9)), return_exceptions=True)
+    assert [type(error) for error in errors] == [ModelNotFound] * 9
     assert site.lists == [1, 1]
 
 
-async def test_unknown_names_are_looked_up_once_an_interval() -> None:
+async def test_unknown_names_cause_one_lookup_an_interval() -> None:
     site = await Site(FakeBackend()).learn()
     for now, n_lists in ((0.0, 1), (LOOKUP_INTERVAL / 2, 1), (LOOKUP_INTERVAL, 2)):
         site.now = now
@@ -148,7 +148,7 @@ async def test_a_name_is_found_once_it_is_listed() -> None:
     assert (await site.catalog.resolve("x")).name == "x"
 
 
-async def test_the_others_of_an_interval_get_the_error_of_its_lookup() -> None:
+async def test_the_error_of_a_lookup_is_returned_for_the_whole_interval() -> None:
     site = await Site(FakeBackend()).learn()
     site.backends[0].lookup_error = away()
     for _ in range(2):
@@ -165,7 +165,7 @@ async def test_an_unknown_name_waits_only_until_one_backend_lists_it() -> None:
 
 
 class Broken(FakeBackend):
-    """Can't describe the model `x`."""
+    """A backend that fails to describe the model `x`."""
 
     async def inputs(self, model: str) -> frozenset[str]:
         if model == "x":
@@ -173,7 +173,7 @@ class Broken(FakeBackend):
         return await super().inputs(model)
 
 
-async def test_a_backend_that_has_not_listed_its_models_yet_may_have_the_one_that_another_can_not_describe() -> None:
+async def test_a_model_that_one_backend_cannot_describe_is_awaited_from_another() -> None:
     a, b = Broken("a:1"), FakeBackend("b:1")
     a.names = b.names = ["x"]
     b.may_answer.clear()
@@ -184,7 +184,7 @@ async def test_a_backend_that_has_not_listed_its_models_yet_may_have_the_one_tha
     assert [member.address.target for member in (await waits).members] == ["b:1"]
 
 
-async def test_a_model_that_is_not_described_is_no_error_of_the_list() -> None:
+async def test_a_model_that_cannot_be_described_does_not_fail_the_list() -> None:
     backend = Broken()
     backend.names = ["m", "x"]
     site = Site(backend)
@@ -203,10 +203,10 @@ async def test_the_list_is_looked_up_for_each_request_and_is_the_union() -> None
     assert [model.name for model in await site.catalog.all()] == ["x", "y", "z"]
     a.names = ["x"]
     assert [model.name for model in await site.catalog.all()] == ["x", "y", "z"]
-    assert [a.lookups, b.lookups] == [["", ""], ["", ""]]  # and no model that is known
+    assert [a.lookups, b.lookups] == [["", ""], ["", ""]]  # known models are not looked up
 
 
-async def test_the_list_waits_for_a_silent_backend_no_longer_than_this(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_the_wait_of_the_list_for_a_silent_backend_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(catalog_module, "LIST_WAIT", 0.001)
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.may_answer.clear()
@@ -214,7 +214,7 @@ async def test_the_list_waits_for_a_silent_backend_no_longer_than_this(monkeypat
     assert [model.name for model in await Site(a, b).catalog.all()] == ["z"]
 
 
-async def test_one_backend_that_fails_is_no_error_of_the_list() -> None:
+async def test_one_failing_backend_does_not_fail_the_list() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.lookup_error = away()
     assert [model.name for model in await Site(a, b).catalog.all()] == ["m"]
@@ -223,7 +223,7 @@ async def test_one_backend_that_fails_is_no_error_of_the_list() -> None:
         await Site(a, b).catalog.all()
 
 
-async def test_a_backend_that_is_not_connected_is_not_waited_for_twice() -> None:
+async def test_a_disconnected_backend_is_awaited_once() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     site = await Site(a, b).learn()
     a.connected = False
@@ -239,7 +239,7 @@ async def test_backends_without_models_are_unavailable() -> None:
             await look(Site(backend).catalog)
 
 
-# ---- What happens to backends
+# ---- Events of backends
 
 
 Wait = Callable[[], Coroutine[Any, Any, None]]
@@ -249,7 +249,7 @@ Wait = Callable[[], Coroutine[Any, Any, None]]
 async def renewed(
     site: Site, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Callable[[], Coroutine[Any, Any, None]]]:
-    """Gives what waits until the renewals under way are over."""
+    """Yields a function that waits for running renewals."""
     monkeypatch.setattr(inventory_module, "LOOKUP_INTERVAL", 0)
 
     async def wait() -> None:
@@ -261,12 +261,12 @@ async def renewed(
 
 
 @pytest.mark.parametrize(("status", "n_lists"), [("UNAVAILABLE", 1), ("NOT_FOUND", 1), ("INTERNAL", 0)])
-async def test_a_failed_call_leads_to_new_lookups(status: str, n_lists: int, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_failed_call_causes_new_lookups(status: str, n_lists: int, monkeypatch: pytest.MonkeyPatch) -> None:
     site = await Site(FakeBackend()).learn()
-    site.backends[0].found = {"m": {"context_length": "9"}}
+    site.backends[0].model_parameters = {"m": {"context_length": "9"}}
     async with renewed(site, monkeypatch) as wait:
         site.catalog.failed(site.member(), "m", error(status))
-        assert (await site.catalog.resolve("m")).context_length is None  # what is known is used meanwhile
+        assert (await site.catalog.resolve("m")).context_length is None  # known values are used meanwhile
         await wait()
         assert site.lists == [n_lists]
         assert (await site.catalog.resolve("m")).context_length == (9 if n_lists else None)
@@ -291,7 +291,7 @@ async def test_the_models_of_a_lost_connection_are_looked_up_again() -> None:
     assert (await site.catalog.resolve("other")).name == "other"
 
 
-async def test_a_model_whose_backend_is_gone_is_unavailable_and_not_unknown() -> None:
+async def test_a_model_of_a_lost_backend_is_unavailable_and_not_unknown() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     b.names = ["other"]
     site = await Site(a, b).learn("m", "other")
@@ -309,24 +309,24 @@ async def test_the_list_of_a_backend_is_looked_up_once_it_is_usable(monkeypatch:
         site.catalog.ready(site.member())
         await wait()
         assert site.lists == [1]
-        site.catalog.ready(site.member())  # it has a list
+        site.catalog.ready(site.member())  # its list is known
         await wait()
         assert site.lists == [1]
 
 
-async def test_the_models_of_an_address_that_is_gone_go_with_it() -> None:
+async def test_the_models_of_a_removed_address_are_removed() -> None:
     site = await Site(FakeBackend("a:1"), FakeBackend("b:1")).learn()
-    gone = site.member()
+    removed = site.member()
     site.pool.members = site.pool.members[1:]
-    site.catalog.left(gone)
+    site.catalog.left(removed)
     [model] = site.catalog._directory.known("m")
     assert model.members == site.pool.members
-    site.catalog.failed(gone, "m", error("UNAVAILABLE"))  # by a request that still ran there
-    site.catalog.lost(gone)
+    site.catalog.failed(removed, "m", error("UNAVAILABLE"))  # by a request that was still running
+    site.catalog.lost(removed)
 
 
 @pytest.mark.parametrize(("connected", "n_lists"), [([True, True], [1, 1]), ([True, False], [1, 0])])
-async def test_the_lists_of_several_backends_are_looked_up_from_time_to_time(
+async def test_the_lists_of_several_backends_are_looked_up_regularly(
     connected: list[bool], n_lists: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     site = await Site(FakeBackend("a:1"), FakeBackend("b:1")).learn()
@@ -345,93 +345,93 @@ async def test_the_lists_of_several_backends_are_looked_up_from_time_to_time(
     assert site.lists == n_lists
 
 
-# ---- Which backend a request is made for
+# ---- Dialects of a request
 
 
-async def made(model: Model) -> list[str]:
+async def targets(model: Model) -> list[str]:
     return [member.address.target for member in model.members]
 
 
 async def two_forms() -> Site:
     """Two backends that report one model differently."""
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
-    b.found = {"m": {"context_length": "9"}}
+    b.model_parameters = {"m": {"context_length": "9"}}
     site = await Site(a, b).learn()
     assert len(site.catalog._directory.known("m")) == 2
     return site
 
 
-async def test_a_request_is_made_in_the_form_of_the_backend_with_the_least_load() -> None:
+async def test_a_request_has_the_form_of_the_backend_with_the_least_load() -> None:
     site = await two_forms()
     for busy, idle in ((0, 1), (1, 0)):
         site.backends[busy].n_running, site.backends[idle].n_running = 1, 0
-        assert await site.catalog.use("m", frozenset(), made) == [site.backends[idle].target]
+        assert await site.catalog.use("m", frozenset(), targets) == [site.backends[idle].target]
 
 
-async def test_a_request_that_one_form_can_not_do_is_made_in_another() -> None:
+async def test_a_request_that_one_form_does_not_support_uses_another() -> None:
     site = await two_forms()
 
     async def build(model: Model) -> list[str]:
         if model.context_length is None:
             raise UnsupportedParameter("x")
-        return await made(model)
+        return await targets(model)
 
     assert await site.catalog.use("m", frozenset(), build) == ["b:1"]
 
 
-async def test_a_request_that_no_form_can_do_fails_with_the_last_ones_reason() -> None:
+async def test_a_request_that_no_form_supports_fails_with_the_last_reason() -> None:
     site = await two_forms()
 
     async def build(model: Model) -> list[str]:
         raise UnsupportedParameter(str(model.context_length))
 
-    with pytest.raises(UnsupportedParameter) as refused:
+    with pytest.raises(UnsupportedParameter) as caught:
         await site.catalog.use("m", frozenset(), build)
-    assert refused.value.param == "9"
+    assert caught.value.param == "9"
 
 
-async def test_backends_that_have_failed_a_request_are_left_out_if_there_are_others() -> None:
+async def test_failed_backends_are_left_out_if_there_are_others() -> None:
     site = await Site(FakeBackend("a:1"), FakeBackend("b:1")).learn()
-    assert await site.catalog.use("m", site.failed(0), made) == ["b:1"]
-    assert await site.catalog.use("m", site.failed(0, 1), made) == ["a:1", "b:1"]
+    assert await site.catalog.use("m", site.failed(0), targets) == ["b:1"]
+    assert await site.catalog.use("m", site.failed(0, 1), targets) == ["a:1", "b:1"]
 
 
-# ---- Whether a request is tried again
+# ---- Retries
 
 
-async def test_a_request_is_tried_again_where_it_has_not_failed() -> None:
+async def test_a_request_is_retried_on_backends_where_it_has_not_failed() -> None:
     site = await two_forms()
     assert await site.catalog.retry(error("UNAVAILABLE", *site.failed(0)), "m", frozenset()) == site.failed(0)
     assert await site.catalog.retry(error("UNAVAILABLE", *site.failed(1)), "m", site.failed(0)) is None
 
 
 @pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "INTERNAL"])
-async def test_a_request_that_is_at_fault_is_not_tried_again(status: str) -> None:
+async def test_an_invalid_request_is_not_retried(status: str) -> None:
     site = await two_forms()
     assert await site.catalog.retry(error(status, *site.failed(0)), "m", frozenset()) is None
     assert await site.catalog.retry(error("UNAVAILABLE"), "m", frozenset()) is None
 
 
-async def test_a_request_without_a_model_follows_the_default_to_the_one_that_replaced_it() -> None:
+async def test_a_request_without_a_model_is_retried_with_the_new_default() -> None:
     site = await Site(FakeBackend()).learn()
     site.backends[0].names = ["next"]
-    gone = error("NOT_FOUND", *site.failed(0))
-    assert await site.catalog.retry(gone, "m", frozenset()) is None  # it depends on that model
+    not_found = error("NOT_FOUND", *site.failed(0))
+    assert await site.catalog.retry(not_found, "m", frozenset()) is None  # the request names that model
     assert site.lists == [0]
-    assert await site.catalog.retry(gone, None, frozenset()) == site.failed(0)
+    assert await site.catalog.retry(not_found, None, frozenset()) == site.failed(0)
     assert (await site.catalog.resolve(None)).name == "next"
 
 
 async def test_the_default_is_looked_up_again_once_an_interval() -> None:
     site = await Site(FakeBackend()).learn()
-    gone = error("NOT_FOUND", *site.failed(0))
+    not_found = error("NOT_FOUND", *site.failed(0))
     for now, n_lists in ((0.0, 1), (LOOKUP_INTERVAL / 2, 1), (LOOKUP_INTERVAL, 2)):
         site.now = now
-        assert await site.catalog.retry(gone, None, frozenset()) is None
+        assert await site.catalog.retry(not_found, None, frozenset()) is None
         assert site.lists == [n_lists]
 
 
-async def test_a_default_that_can_not_be_looked_up_again_is_no_other_error() -> None:
+async def test_a_failed_lookup_of_the_default_keeps_the_first_error() -> None:
     site = await Site(FakeBackend()).learn()
     site.backends[0].lookup_error = away()
     assert await site.catalog.retry(error("NOT_FOUND", *site.failed(0)), None, frozenset()) is None
@@ -440,7 +440,7 @@ async def test_a_default_that_can_not_be_looked_up_again_is_no_other_error() -> 
 # ---- Readiness
 
 
-async def test_the_default_model_is_answered_by_a_backend_that_is_ready() -> None:
+async def test_the_default_model_needs_a_ready_backend() -> None:
     site = await Site(FakeBackend()).learn()
     await site.catalog.check_default()
     site.backends[0].is_ready = False

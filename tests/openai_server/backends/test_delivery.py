@@ -1,4 +1,4 @@
-"""Deliveries in an event loop that the test steps through, with a clock that it sets."""
+"""Deliveries in a fake event loop and on a fake clock."""
 
 import pytest
 
@@ -9,7 +9,7 @@ class Mailbox:
     def __init__(self) -> None:
         self.n_rows = 0
         self.deliveries: list[int] = []
-        """Rows of each."""
+        """Number of rows of each delivery."""
 
     def deliver(self) -> None:
         self.deliveries.append(self.n_rows)
@@ -41,7 +41,7 @@ def stream() -> Stream:
     return Stream()
 
 
-def test_a_message_is_delivered_at_once(stream: Stream) -> None:
+def test_a_single_message_is_delivered_at_once(stream: Stream) -> None:
     for _ in range(3):
         stream.message()
         assert stream.mailbox.n_rows == 0
@@ -51,9 +51,9 @@ def test_a_message_is_delivered_at_once(stream: Stream) -> None:
 
 
 @pytest.mark.parametrize("passes", [0, 1])
-def test_a_message_that_had_waited_is_delivered_with_those_behind_it(stream: Stream, passes: int) -> None:
+def test_messages_of_a_backlog_are_delivered_together(stream: Stream, passes: int) -> None:
     stream.message()
-    for _ in range(passes):  # 0: it comes while the first one is delivered
+    for _ in range(passes):  # 0: arrives while the first message is delivered
         stream.end_pass()
         stream.now += BACKLOG_SECONDS / 2
     for _ in range(3):
@@ -65,7 +65,7 @@ def test_a_message_that_had_waited_is_delivered_with_those_behind_it(stream: Str
     assert stream.mailbox.deliveries == [1, 3]
 
 
-def test_what_is_held_back_waits_for_nothing_that_may_not_come(stream: Stream) -> None:
+def test_held_rows_are_delivered_after_a_few_passes_without_messages(stream: Stream) -> None:
     stream.message()
     stream.message()
     for _ in range(READING_PASSES):
@@ -74,7 +74,7 @@ def test_what_is_held_back_waits_for_nothing_that_may_not_come(stream: Stream) -
     assert stream.mailbox.deliveries == [1, 1]
 
 
-def test_a_backlog_without_end_is_delivered_in_parts(stream: Stream) -> None:
+def test_an_endless_backlog_is_delivered_in_parts(stream: Stream) -> None:
     n = 5 * MAX_MESSAGES
     for _ in range(n):
         stream.message()

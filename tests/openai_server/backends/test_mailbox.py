@@ -15,7 +15,7 @@ USAGE = Usage(1, 2, 0)
 
 
 class Calls:
-    """The backend's side: which calls were started, which cancelled."""
+    """A fake backend that records started and cancelled calls."""
 
     def __init__(self) -> None:
         self.started: list[int] = []
@@ -29,7 +29,7 @@ class Calls:
         return Mailbox(n_prompts, self.start, ping_interval=ping_interval)
 
 
-async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
+async def test_take_returns_waiting_rows_at_once_and_nothing_after_the_end() -> None:
     mailbox = Calls().mailbox()
     mailbox.put(0, b"a", None)
     mailbox.put(0, b"b", "stop")
@@ -40,7 +40,7 @@ async def test_what_has_come_is_taken_at_once_and_the_end_is_none() -> None:
     assert mailbox.usages == [USAGE]
 
 
-async def test_a_reader_is_woken() -> None:
+async def test_a_waiting_reader_is_woken_by_rows_and_by_the_end() -> None:
     mailbox = Calls().mailbox()
 
     async def waiting() -> "asyncio.Task[list[Row]]":
@@ -61,7 +61,7 @@ async def test_a_reader_is_woken() -> None:
 
 
 class Sink:
-    """What it has got. `is_free`: it accepts more."""
+    """Records rows. `is_free`: it accepts more."""
 
     def __init__(self) -> None:
         self.rows: list[Row] = []
@@ -80,7 +80,7 @@ async def waiting_reader(mailbox: Mailbox, sink: Callable[[list[Row]], bool]) ->
     return reader
 
 
-async def test_a_sink_gets_rows_while_the_reader_waits_on() -> None:
+async def test_a_sink_gets_rows_while_the_reader_waits() -> None:
     mailbox, sink = Calls().mailbox(), Sink()
     reader = await waiting_reader(mailbox, sink)
     mailbox.put(0, b"a", None)
@@ -98,7 +98,7 @@ async def test_a_sink_gets_rows_while_the_reader_waits_on() -> None:
     mailbox.close()
 
 
-async def test_a_reader_gets_what_the_sink_refuses() -> None:
+async def test_a_reader_gets_rows_that_the_sink_does_not_accept() -> None:
     mailbox, sink = Calls().mailbox(), Sink()
     sink.is_free = False
     reader = await waiting_reader(mailbox, sink)
@@ -109,7 +109,7 @@ async def test_a_reader_gets_what_the_sink_refuses() -> None:
     mailbox.close()
 
 
-async def test_a_sink_gets_nothing_while_the_reader_does_something_else() -> None:
+async def test_a_sink_gets_no_rows_while_no_reader_waits() -> None:
     mailbox, sink = Calls().mailbox(), Sink()
     mailbox.sink = sink
     mailbox.put(0, b"a", None)
@@ -119,7 +119,7 @@ async def test_a_sink_gets_nothing_while_the_reader_does_something_else() -> Non
     mailbox.close()
 
 
-async def test_what_a_sink_raises_is_raised_in_the_reader() -> None:
+async def test_an_error_of_the_sink_is_raised_in_the_reader() -> None:
     def broken(_: list[Row]) -> bool:
         raise ZeroDivisionError
 
@@ -132,12 +132,12 @@ async def test_what_a_sink_raises_is_raised_in_the_reader() -> None:
     mailbox.close()
 
 
-@pytest.mark.parametrize("how", ["closed", "failed"])
-async def test_a_sink_gets_nothing_after_the_end(how: str) -> None:
-    """The response may be over, and the connection another's."""
+@pytest.mark.parametrize("end", ["closed", "failed"])
+async def test_a_sink_gets_no_rows_after_the_end(end: str) -> None:
+    """The response may be complete, and the connection in use by another one."""
     mailbox, sink = Calls().mailbox(), Sink()
     reader = await waiting_reader(mailbox, sink)
-    if how == "failed":
+    if end == "failed":
         mailbox.fail(0, BackendError("INTERNAL", "broken"))
     else:
         reader.cancel()
@@ -148,7 +148,7 @@ async def test_a_sink_gets_nothing_after_the_end(how: str) -> None:
     await asyncio.wait([reader])
 
 
-async def test_rows_of_a_sink_end_the_silence() -> None:
+async def test_rows_of_a_sink_restart_the_ping_interval() -> None:
     mailbox, sink = Calls().mailbox(ping_interval=60), Sink()
     reader = await waiting_reader(mailbox, sink)
     mailbox._waits_since -= 60
@@ -164,7 +164,7 @@ async def test_rows_of_a_sink_end_the_silence() -> None:
     mailbox.close()
 
 
-async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
+async def test_rows_of_a_cancelled_reader_are_not_lost() -> None:
     mailbox = Calls().mailbox()
     reader = asyncio.create_task(mailbox.take())
     await asyncio.sleep(0)
@@ -174,17 +174,17 @@ async def test_a_reader_that_was_cancelled_misses_nothing() -> None:
     assert await mailbox.take() == [(0, b"a", None, ())]
 
 
-async def test_silence_is_told_again_and_again() -> None:
+async def test_take_returns_no_rows_once_every_ping_interval() -> None:
     mailbox = Calls().mailbox(ping_interval=0.01)
-    began = asyncio.get_running_loop().time()
+    started = asyncio.get_running_loop().time()
     assert [await mailbox.take() for _ in range(3)] == [[], [], []]
-    assert asyncio.get_running_loop().time() - began >= 0.03
+    assert asyncio.get_running_loop().time() - started >= 0.03
     mailbox.put(0, b"a", "stop")
     assert await mailbox.take() == [(0, b"a", "stop", ())]
     mailbox.close()
 
 
-async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
+async def test_the_end_of_one_of_several_prompts_does_not_wake_the_reader() -> None:
     mailbox = Calls().mailbox(2)
     reader = asyncio.create_task(mailbox.take())
     await asyncio.sleep(0)
@@ -196,7 +196,7 @@ async def test_the_end_of_one_prompt_of_several_is_no_silence() -> None:
     mailbox.close()
 
 
-async def test_who_is_not_waiting_hears_of_no_silence() -> None:
+async def test_ping_intervals_count_only_while_a_reader_waits() -> None:
     mailbox = Calls().mailbox(ping_interval=0.01)
     await asyncio.sleep(0.05)
     mailbox.put(0, b"a", None)
@@ -204,7 +204,7 @@ async def test_who_is_not_waiting_hears_of_no_silence() -> None:
     mailbox.close()
 
 
-async def test_a_failure_comes_after_what_was_said_and_cancels_the_others() -> None:
+async def test_a_failure_follows_waiting_rows_and_cancels_the_other_prompts() -> None:
     calls = Calls()
     mailbox = calls.mailbox(3)
     mailbox.put(1, b"a", None)
@@ -216,7 +216,7 @@ async def test_a_failure_comes_after_what_was_said_and_cancels_the_others() -> N
         await mailbox.take()
 
 
-async def test_closing_cancels_what_runs() -> None:
+async def test_closing_cancels_running_calls() -> None:
     calls = Calls()
     mailbox = calls.mailbox(3)
     mailbox.end(1, None)
@@ -225,7 +225,7 @@ async def test_closing_cancels_what_runs() -> None:
     assert sorted(calls.cancelled) == [0, 2]
 
 
-async def test_so_many_prompts_at_a_time() -> None:
+async def test_the_number_of_concurrent_prompts_is_limited() -> None:
     calls = Calls()
     mailbox = calls.mailbox(PROMPTS_IN_FLIGHT + 2)
     assert calls.started == list(range(PROMPTS_IN_FLIGHT))
@@ -239,7 +239,7 @@ async def test_so_many_prompts_at_a_time() -> None:
     assert await mailbox.take() == []
 
 
-async def test_a_call_that_fails_at_once() -> None:
+async def test_a_call_may_fail_while_it_starts() -> None:
     calls = Calls()
 
     def start(k: int, mailbox: Mailbox) -> Cancel:
@@ -251,7 +251,7 @@ async def test_a_call_that_fails_at_once() -> None:
         await mailbox.take()
 
 
-async def test_what_waits_for_a_slow_reader_is_as_large_as_its_text() -> None:
+async def test_rows_that_wait_for_a_slow_reader_are_merged() -> None:
     mailbox = Calls().mailbox()
     for i in range(10_000):
         mailbox.put(i % 3, b"x", "stop" if i == 9_999 else None)
@@ -266,10 +266,10 @@ rows = st.lists(st.tuples(st.integers(0, 2), st.binary(max_size=3), st.none(), s
 
 
 @given(rows=rows, at=st.integers(0, 20))
-def test_merging_changes_no_text(rows: list[Row], at: int) -> None:
-    def texts(told: list[Row]) -> dict[int, bytes]:
+def test_merging_does_not_change_the_text(rows: list[Row], at: int) -> None:
+    def texts(chunk: list[Row]) -> dict[int, bytes]:
         whole: dict[int, bytes] = defaultdict(bytes)
-        for index, token, *_ in told:
+        for index, token, *_ in chunk:
             whole[index] += token
         return whole
 

@@ -1,4 +1,4 @@
-"""Which server gets a request, and which servers there are, with fakes of the servers and of names."""
+"""The choice of a server for a request, retries, and name resolution, with fake servers and names."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -23,7 +23,7 @@ def request(model: str = "m") -> ModelInferRequest:
 
 
 class Events(Listener):
-    """What has happened to members, by their targets."""
+    """Records the events of members, by their targets."""
 
     def __init__(self) -> None:
         self.queue = asyncio.Queue[tuple[str, ...]]()
@@ -45,7 +45,7 @@ class Events(Listener):
         self.failures.append((member.address.target, model, error.status))
 
     async def next(self, kind: str) -> str:
-        """The target of the next event of this kind."""
+        """Returns the target of the next event of a kind."""
         while (event := await self.queue.get())[0] != kind:
             pass
         return event[1]
@@ -63,7 +63,7 @@ async def watched(pool: Pool) -> AsyncIterator[Events]:
             await watch
 
 
-# ---- The choice
+# ---- Choice of a server
 
 
 @pytest.mark.parametrize(
@@ -76,7 +76,9 @@ async def watched(pool: Pool) -> AsyncIterator[Events]:
     ],
     ids=["equal", "the one with fewer requests", "the usable one", "an unusable one rather than none"],
 )
-async def test_which_server_gets_a_request(a_state: tuple[bool, int], b_state: tuple[bool, int], chosen: str) -> None:
+async def test_a_request_goes_to_the_usable_server_with_the_fewest_requests(
+    a_state: tuple[bool, int], b_state: tuple[bool, int], chosen: str
+) -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.usable, a.n_running = a_state
     b.usable, b.n_running = b_state
@@ -90,7 +92,7 @@ async def test_equal_servers_take_turns() -> None:
     assert order == ["a:1", "b:1", "c:1"] * 2
 
 
-async def test_a_request_goes_only_to_members_that_may_get_it() -> None:
+async def test_a_request_goes_only_to_the_allowed_members() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     pool = pool_of(a, b)
     await pool.infer(request(), [pool.members[1]])
@@ -98,14 +100,14 @@ async def test_a_request_goes_only_to_members_that_may_get_it() -> None:
     assert load(pool.members[0]) < load(pool.members[1])
 
 
-# ---- When it fails
+# ---- Failures
 
 
 @pytest.mark.parametrize(
     ("status", "details", "is_doubted"),
     [("UNAVAILABLE", {}, 1), ("CANCELLED", {}, 1), ("NOT_FOUND", {}, 0), ("RESOURCE_EXHAUSTED", QUEUE_FULL, 0)],
 )
-async def test_what_is_not_the_requests_fault_is_tried_elsewhere(
+async def test_an_error_of_the_server_is_retried_elsewhere(
     status: str, details: dict[str, str], is_doubted: int
 ) -> None:
     a, b = FakeBackend("a:1", BackendError(status, "no", details)), FakeBackend("b:1")
@@ -117,12 +119,12 @@ async def test_what_is_not_the_requests_fault_is_tried_elsewhere(
 
 
 @pytest.mark.parametrize("status", ["INVALID_ARGUMENT", "RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED", "INTERNAL"])
-async def test_what_may_be_the_requests_fault_is_tried_once(status: str) -> None:
+async def test_an_error_that_may_be_the_requests_is_not_retried(status: str) -> None:
     a, b = FakeBackend("a:1", BackendError(status, "no")), FakeBackend("b:1")
     pool = pool_of(a, b)
-    with pytest.raises(BackendError) as failed:
+    with pytest.raises(BackendError) as caught:
         await pool.infer(request(), pool.members)
-    assert (failed.value.status, failed.value.tried) == (status, frozenset())
+    assert (caught.value.status, caught.value.tried) == (status, frozenset())
     assert not b.requests
 
 
@@ -130,21 +132,21 @@ async def test_each_server_is_tried_once_and_the_last_error_names_them_all() -> 
     errors = [away(), away(), BackendError("UNAVAILABLE", "the last one")]
     backends = [FakeBackend(f"{name}:1", error) for name, error in zip("abc", errors, strict=True)]
     pool = pool_of(*backends)
-    with pytest.raises(BackendError, match="the last one") as failed:
+    with pytest.raises(BackendError, match="the last one") as caught:
         await pool.infer(request(), pool.members)
     assert [len(backend.requests) for backend in backends] == [1, 1, 1]
-    assert failed.value.tried == {(member, "m") for member in pool.members}
+    assert caught.value.tried == {(member, "m") for member in pool.members}
 
 
 # ---- Streams
 
 
-async def test_a_stream_begins_again_elsewhere_without_the_number_that_it_had() -> None:
+async def test_a_retried_stream_is_sent_without_its_request_number() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     pool = pool_of(a, b)
     numbered = request()
     async with pool.stream([numbered], pool.members, 1, 60) as mailbox:
-        numbered.parameters[contract.PARAM_REQUEST].int64_param = 7  # as the shared stream does
+        numbered.parameters[contract.PARAM_REQUEST].int64_param = 7  # the shared stream sets it
         mailbox.fail(0, away())
         [again] = b.requests
         assert not again.parameters
@@ -153,17 +155,17 @@ async def test_a_stream_begins_again_elsewhere_without_the_number_that_it_had() 
         assert await mailbox.take() == [(0, b"x", "stop", ())]
 
 
-async def test_a_stream_that_no_server_begins_fails_with_all_that_were_tried() -> None:
+async def test_a_stream_that_fails_everywhere_names_all_tried_servers() -> None:
     pool = pool_of(FakeBackend("a:1"), FakeBackend("b:1"))
     async with pool.stream([request()], pool.members, 1, 60) as mailbox:
         mailbox.fail(0, away())
         mailbox.fail(0, away())
-        with pytest.raises(BackendError) as failed:
+        with pytest.raises(BackendError) as caught:
             await mailbox.take()
-    assert failed.value.tried == {(member, "m") for member in pool.members}
+    assert caught.value.tried == {(member, "m") for member in pool.members}
 
 
-async def test_the_prompts_of_a_request_are_spread_and_tried_again_by_themselves() -> None:
+async def test_prompts_of_a_request_are_spread_and_retried_separately() -> None:
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     pool = pool_of(a, b)
     async with pool.stream([request("m"), request("m")], pool.members, 1, 60) as mailbox:
@@ -173,7 +175,7 @@ async def test_the_prompts_of_a_request_are_spread_and_tried_again_by_themselves
         assert (len(a.requests), len(b.requests)) == (2, 2)
 
 
-async def test_leaving_a_stream_cancels_what_runs() -> None:
+async def test_closing_a_stream_cancels_its_calls() -> None:
     a = FakeBackend()
     pool = pool_of(a)
     async with pool.stream([request(), request()], pool.members, 1, 60) as mailbox:
@@ -184,7 +186,7 @@ async def test_leaving_a_stream_cancels_what_runs() -> None:
 # ---- Readiness
 
 
-async def test_one_ready_server_is_enough() -> None:
+async def test_a_pool_is_ready_with_one_ready_server() -> None:
     a, b, c = FakeBackend("a:1"), FakeBackend("b:1"), FakeBackend("c:1")
     a.is_ready = False
     b.lookup_error = away()
@@ -197,7 +199,7 @@ async def test_one_ready_server_is_enough() -> None:
     assert not await pool.ready("m", pool.members)
 
 
-async def test_a_silent_server_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_silent_server_does_not_delay_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pool_module, "READY_WAIT", 0)
     a, b = FakeBackend("a:1"), FakeBackend("b:1")
     a.may_answer.clear()
@@ -217,7 +219,7 @@ async def test_the_server_with_the_least_load_is_probed_first() -> None:
 
 
 class Names:
-    """A pool of one name, and perhaps other endpoints: what the name resolves to is put into `answers`."""
+    """A pool of one name and optional other endpoints. Tests put the results of its resolution with `put`."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *others: str) -> None:
         monkeypatch.setattr(pool_module, "RESOLVE_INTERVAL", 0)
@@ -245,7 +247,7 @@ class Names:
         return [member.address.target for member in self.pool.members]
 
 
-async def test_the_addresses_of_a_name_come_and_go(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_members_follow_the_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(monkeypatch)
     async with watched(names.pool) as events:
         names.put(["b:1", "a:1"])
@@ -265,9 +267,7 @@ async def test_the_addresses_of_a_name_come_and_go(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize("error", [OSError("no such name"), UnicodeError("no name")])
-async def test_a_name_that_is_not_resolved_keeps_its_addresses(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+async def test_a_failed_resolution_keeps_the_addresses(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     names = Names(monkeypatch)
     async with watched(names.pool) as events:
         names.put(["a:1"], error, ["a:1", "b:1"])
@@ -283,35 +283,35 @@ async def test_a_request_waits_until_names_are_resolved(monkeypatch: pytest.Monk
     async with watched(names.pool):
         waits = asyncio.create_task(names.pool.resolved(0))
         done, _ = await asyncio.wait([waits], timeout=0.001)
-        assert not done  # whatever the time limit: no server is known
+        assert not done  # without a known server, the time limit does not apply
         names.put(["a:1"])
         await waits
     assert not names.pool.unresolved
 
 
-async def test_a_request_waits_for_names_no_longer_than_this_where_there_are_servers(
+async def test_the_wait_for_names_is_limited_if_there_are_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = Names(monkeypatch, "other:1")
     async with watched(names.pool):
         await names.pool.resolved(0)
         assert not names.pool.unresolved
-        await names.pool.resolved(60)  # for the next one not even that long
+        await names.pool.resolved(60)  # the next request does not wait at all
 
 
 async def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(monkeypatch)
     async with watched(names.pool):
         names.put(OSError("no such name"))
-        with pytest.raises(BackendError, match="no address") as failed:
+        with pytest.raises(BackendError, match="no address") as caught:
             await names.pool.resolved(60)
-    assert failed.value.status == "UNAVAILABLE"
+    assert caught.value.status == "UNAVAILABLE"
 
 
 # ---- Connections
 
 
-async def test_the_listener_hears_of_members_that_become_usable_and_are_lost() -> None:
+async def test_the_listener_is_notified_of_usable_and_lost_members() -> None:
     a = FakeBackend()
     pool = pool_of(a)
     async with watched(pool) as events:
@@ -321,7 +321,7 @@ async def test_the_listener_hears_of_members_that_become_usable_and_are_lost() -
     assert not a.is_watched
 
 
-async def test_all_backends_are_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_renewal_reopens_all_backends(monkeypatch: pytest.MonkeyPatch) -> None:
     renew: list[Callable[[], None]] = []
 
     async def renewals(callback: Callable[[], None]) -> None:
@@ -349,7 +349,7 @@ async def test_all_backends_are_opened_anew(monkeypatch: pytest.MonkeyPatch) -> 
         assert [backend.is_watched for backend in opened] == [False, False, True, True]
 
 
-async def test_closing_closes_all() -> None:
+async def test_closing_the_pool_closes_all_backends() -> None:
     backends = [FakeBackend("a:1"), FakeBackend("b:1")]
     await pool_of(*backends).close()
     assert [backend.closed for backend in backends] == [[None], [None]]

@@ -1,4 +1,4 @@
-"""One stream for many requests, before a backend that is a script: no gRPC here."""
+"""One stream for many requests, on a fake backend without gRPC."""
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
@@ -20,11 +20,11 @@ from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.wire.fake_worker import message
 
-Said = list[Row]
+Rows = list[Row]
 
 
 class Backend:
-    """What was sent on the stream, and what it answers."""
+    """A fake backend: records sent messages and returns scripted responses."""
 
     def __init__(self) -> None:
         self.sent: asyncio.Queue[ModelInferRequest] = asyncio.Queue()
@@ -38,7 +38,7 @@ class Backend:
             while (answer := await self._answers.get()) is not None:
                 if isinstance(answer, BackendError):
                     raise answer
-                await asyncio.sleep(0)  # as gRPC, which takes a pass of the event loop even for what has come
+                await asyncio.sleep(0)  # gRPC takes a pass of the event loop even for a message that has arrived
                 yield answer
         finally:
             sender.cancel()
@@ -49,16 +49,16 @@ class Backend:
             self.sent.put_nowait(request)
 
     async def number(self) -> int:
-        """Of the next request that arrives."""
+        """Returns the number of the next request."""
         return (await self.sent.get()).parameters[contract.PARAM_REQUEST].int64_param
 
     async def cancelled(self) -> int:
         return (await self.sent.get()).parameters[contract.PARAM_CANCEL].int64_param
 
-    def says(self, *rows: tuple[int, bytes, int]) -> None:
+    def send_rows(self, *rows: tuple[int, bytes, int]) -> None:
         self._put(list(rows), [])
 
-    def ends(self, *rows: tuple[int, bytes, int], reason: bytes = b"stop") -> None:
+    def send_ends(self, *rows: tuple[int, bytes, int], reason: bytes = b"stop") -> None:
         counts: list[Any] = [
             (contract.ROW_FINISH_REASON, [reason] * len(rows)),
             (contract.ROW_PROMPT_TOKENS, [3] * len(rows)),
@@ -67,7 +67,7 @@ class Backend:
         ]
         self._put(list(rows), counts)
 
-    def refuses(self, number: int | None, status: str = "INTERNAL", reason: str = "") -> None:
+    def send_error(self, number: int | None, status: str = "INTERNAL", reason: str = "") -> None:
         response = ModelStreamInferResponse(error_message="no")
         parameters = response.infer_response.parameters
         parameters[contract.ERROR_STATUS].string_param = status
@@ -76,7 +76,7 @@ class Backend:
             parameters[contract.PARAM_REQUEST].int64_param = number
         self._answers.put_nowait(response)
 
-    def breaks(self, error: BackendError | None = None) -> None:
+    def end_stream(self, error: BackendError | None = None) -> None:
         self._answers.put_nowait(error)
 
     def _put(self, rows: list[tuple[int, bytes, int]], more: list[Any]) -> None:
@@ -104,29 +104,29 @@ def text(answer: Answer) -> str:
     return choice.text
 
 
-def ask(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
-    def start(k: int, mailbox: Mailbox) -> Cancel:
+def start(shared: SharedStream, n: int = 1, prompts: int = 1) -> Mailbox:
+    def start_call(k: int, mailbox: Mailbox) -> Cancel:
         return shared.start(ModelInferRequest(id=str(k)), n, k, mailbox)
 
-    return Mailbox(prompts, start, ping_interval=60)
+    return Mailbox(prompts, start_call, ping_interval=60)
 
 
-async def whole(mailbox: Mailbox) -> Said:
-    said: Said = []
+async def all_rows(mailbox: Mailbox) -> Rows:
+    rows: Rows = []
     while not mailbox.is_over:
-        said += await mailbox.take()
-    return said
+        rows += await mailbox.take()
+    return rows
 
 
-async def test_rows_go_to_whom_they_belong() -> None:
+async def test_rows_are_delivered_to_their_requests() -> None:
     async with stream() as (shared, backend):
-        one, two = ask(shared), ask(shared, n=2, prompts=2)
+        first, second = start(shared), start(shared, n=2, prompts=2)
         a, b, c = [await backend.number() for _ in range(3)]
-        backend.says((b, b"b0", 0), (a, b"a", 0), (c, b"c1", 1), (c, b"c0", 0))
-        backend.ends((a, b"!", 0), (b, b"", 0), (b, b"b1", 1))
-        backend.ends((c, b"", 0), (c, b"", 1), reason=b"length")
-        assert await whole(one) == [(0, b"a", None, ()), (0, b"!", "stop", ())]
-        assert await whole(two) == [
+        backend.send_rows((b, b"b0", 0), (a, b"a", 0), (c, b"c1", 1), (c, b"c0", 0))
+        backend.send_ends((a, b"!", 0), (b, b"", 0), (b, b"b1", 1))
+        backend.send_ends((c, b"", 0), (c, b"", 1), reason=b"length")
+        assert await all_rows(first) == [(0, b"a", None, ()), (0, b"!", "stop", ())]
+        assert await all_rows(second) == [
             (0, b"b0", None, ()),
             (3, b"c1", None, ()),
             (2, b"c0", None, ()),
@@ -135,94 +135,94 @@ async def test_rows_go_to_whom_they_belong() -> None:
             (2, b"", "length", ()),
             (3, b"", "length", ()),
         ]
-        assert one.usages == [Usage(3, 2, 1)]
-        assert two.usages == [Usage(3, 4, 1), Usage(3, 4, 1)]
+        assert first.usages == [Usage(3, 2, 1)]
+        assert second.usages == [Usage(3, 4, 1), Usage(3, 4, 1)]
 
 
-async def test_an_error_is_that_of_one_request() -> None:
+async def test_an_error_fails_only_its_own_request() -> None:
     async with stream() as (shared, backend):
-        bad, good = ask(shared), ask(shared)
+        bad, good = start(shared), start(shared)
         a, b = await backend.number(), await backend.number()
-        backend.refuses(a, "RESOURCE_EXHAUSTED", "queue_full")
-        backend.refuses(None)
-        backend.refuses(77)
-        backend.ends((b, b"x", 0))
-        with pytest.raises(BackendError) as refused:
+        backend.send_error(a, "RESOURCE_EXHAUSTED", "queue_full")
+        backend.send_error(None)
+        backend.send_error(77)
+        backend.send_ends((b, b"x", 0))
+        with pytest.raises(BackendError) as caught:
             await bad.take()
-        assert (refused.value.status, refused.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
-        assert await whole(good) == [(0, b"x", "stop", ())]
+        assert (caught.value.status, caught.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+        assert await all_rows(good) == [(0, b"x", "stop", ())]
         assert not shared.retired
 
 
-async def test_a_backend_that_drains_gets_nothing_new() -> None:
+async def test_a_draining_backend_gets_no_new_request() -> None:
     async with stream() as (shared, backend):
-        old, new = ask(shared), ask(shared)
+        old, new = start(shared), start(shared)
         a, b = await backend.number(), await backend.number()
-        backend.refuses(b, "UNAVAILABLE", contract.REASON_DRAINING)
+        backend.send_error(b, "UNAVAILABLE", contract.REASON_DRAINING)
         with pytest.raises(BackendError):
             await new.take()
         assert shared.retired
-        backend.ends((a, b"x", 0))
-        assert await whole(old) == [(0, b"x", "stop", ())]
+        backend.send_ends((a, b"x", 0))
+        assert await all_rows(old) == [(0, b"x", "stop", ())]
 
 
 @pytest.mark.parametrize("error", [None, BackendError("UNAVAILABLE", "gone"), BackendError("INTERNAL", "odd")])
 async def test_losing_the_stream_fails_its_requests(error: BackendError | None) -> None:
     async with stream() as (shared, backend):
-        mailboxes = [ask(shared, prompts=2) for _ in range(3)]
+        mailboxes = [start(shared, prompts=2) for _ in range(3)]
         a = await backend.number()
-        backend.says((a, b"x", 0))
-        backend.breaks(error)
+        backend.send_rows((a, b"x", 0))
+        backend.end_stream(error)
         assert await mailboxes[0].take() == [(0, b"x", None, ())]
         for mailbox in mailboxes:
-            with pytest.raises(BackendError) as lost:
+            with pytest.raises(BackendError) as caught:
                 await mailbox.take()
-            assert lost.value.status == "UNAVAILABLE"
+            assert caught.value.status == "UNAVAILABLE"
         assert shared.retired
 
 
 @pytest.mark.parametrize("index", [-1, 1])
-async def test_a_choice_that_nobody_asked_for_fails_its_request(index: int) -> None:
+async def test_an_unexpected_choice_fails_its_request(index: int) -> None:
     async with stream() as (shared, backend):
-        bad, good = ask(shared), ask(shared)
+        bad, good = start(shared), start(shared)
         a, b = await backend.number(), await backend.number()
-        backend.ends((a, b"x", index), (b, b"y", 0))
+        backend.send_ends((a, b"x", index), (b, b"y", 0))
         with pytest.raises(BackendError, match="sent choice"):
             await bad.take()
-        assert await whole(good) == [(0, b"y", "stop", ())]
+        assert await all_rows(good) == [(0, b"y", "stop", ())]
         assert await backend.cancelled() == a
 
 
-async def test_a_batch_that_makes_no_sense_ends_the_stream() -> None:
+async def test_an_invalid_step_batch_ends_the_stream() -> None:
     async with stream() as (shared, backend):
-        mailbox = ask(shared)
+        mailbox = start(shared)
         backend._answers.put_nowait(ModelStreamInferResponse(infer_response=message((contract.TOKEN, [b"a"]))))
-        with pytest.raises(BackendError) as lost:
+        with pytest.raises(BackendError) as caught:
             await mailbox.take()
-        assert lost.value.status == "UNAVAILABLE"
+        assert caught.value.status == "UNAVAILABLE"
 
 
-async def test_who_is_gone_is_cancelled_and_gets_nothing() -> None:
+async def test_a_closed_request_is_cancelled_and_gets_no_rows() -> None:
     async with stream() as (shared, backend):
-        gone, other = ask(shared), ask(shared)
+        closed, other = start(shared), start(shared)
         a, b = await backend.number(), await backend.number()
-        gone.close()
+        closed.close()
         assert await backend.cancelled() == a
-        backend.says((a, b"late", 0), (b, b"x", 0))
-        backend.ends((a, b"later", 0), (b, b"", 0))
-        assert await whole(other) == [(0, b"x", None, ()), (0, b"", "stop", ())]
-        gone.close()
+        backend.send_rows((a, b"late", 0), (b, b"x", 0))
+        backend.send_ends((a, b"later", 0), (b, b"", 0))
+        assert await all_rows(other) == [(0, b"x", None, ()), (0, b"", "stop", ())]
+        closed.close()
         assert backend.sent.empty()
 
 
-async def test_who_is_gone_before_it_was_sent_is_never_sent() -> None:
+async def test_a_request_closed_before_it_is_sent_is_never_sent() -> None:
     async with stream() as (shared, backend):
         backend.may_send.clear()
-        first = ask(shared)
+        first = start(shared)
         await asyncio.sleep(0)
         await asyncio.sleep(0)
-        gone, last = ask(shared), ask(shared)
-        gone.close()
+        closed, last = start(shared), start(shared)
+        closed.close()
         backend.may_send.set()
         assert [await backend.number(), await backend.number()] == [0, 2]
         first.close()
@@ -230,37 +230,37 @@ async def test_who_is_gone_before_it_was_sent_is_never_sent() -> None:
         assert {await backend.cancelled(), await backend.cancelled()} == {0, 2}
 
 
-async def test_a_backend_that_stopped() -> None:
+async def test_a_request_without_a_response_times_out() -> None:
     async with stream(timeout=0.05) as (shared, backend):
-        mailbox = ask(shared)
+        mailbox = start(shared)
         request = await backend.sent.get()
         assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 50_000
-        with pytest.raises(BackendError) as late:
+        with pytest.raises(BackendError) as caught:
             await mailbox.take()
-        assert late.value.status == "DEADLINE_EXCEEDED"
+        assert caught.value.status == "DEADLINE_EXCEEDED"
         assert await backend.cancelled() == 0
 
 
-async def test_numbers_begin_again_and_skip_those_in_use() -> None:
+async def test_request_numbers_wrap_around_and_skip_those_in_use() -> None:
     async with stream() as (shared, backend):
-        waiting = ask(shared)
+        waiting = start(shared)
         assert await backend.number() == 0
         shared._last_number = contract.INT32_MAX - 1
-        others = [ask(shared), ask(shared)]
+        others = [start(shared), start(shared)]
         assert [await backend.number(), await backend.number()] == [contract.INT32_MAX, 1]
         for mailbox in (waiting, *others):
             mailbox.close()
 
 
-async def test_who_does_not_take_holds_up_nobody() -> None:
+async def test_a_slow_reader_does_not_delay_other_requests() -> None:
     async with stream() as (shared, backend):
-        slow, fast = ask(shared), ask(shared)
+        slow, fast = start(shared), start(shared)
         a, b = await backend.number(), await backend.number()
         for _ in range(5000):
-            backend.says((a, b"s", 0), (b, b"f", 0))
-        backend.ends((a, b"", 0), (b, b"", 0))
-        assert b"".join(token for _, token, *_ in await whole(fast)) == b"f" * 5000
-        assert b"".join(token for _, token, *_ in await whole(slow)) == b"s" * 5000
+            backend.send_rows((a, b"s", 0), (b, b"f", 0))
+        backend.send_ends((a, b"", 0), (b, b"", 0))
+        assert b"".join(token for _, token, *_ in await all_rows(fast)) == b"f" * 5000
+        assert b"".join(token for _, token, *_ in await all_rows(slow)) == b"s" * 5000
 
 
 @given(
@@ -269,154 +269,154 @@ async def test_who_does_not_take_holds_up_nobody() -> None:
 )
 async def test_any_interleaving_gives_the_same_texts(texts: list[list[bytes]], order: Any) -> None:
     async with stream() as (shared, backend):
-        mailboxes = [ask(shared) for _ in texts]
+        mailboxes = [start(shared) for _ in texts]
         numbers = [await backend.number() for _ in texts]
-        left = [list(tokens) for tokens in texts]
-        while any(left):
-            who = order.sample([i for i, tokens in enumerate(left) if tokens], 1)
-            who += [i for i, tokens in enumerate(left) if tokens and i not in who and order.random() < 0.5]
-            backend.says(*((numbers[i], left[i].pop(0), 0) for i in who))
-        backend.ends(*((number, b"", 0) for number in numbers))
+        remaining = [list(tokens) for tokens in texts]
+        while any(remaining):
+            chosen = order.sample([i for i, tokens in enumerate(remaining) if tokens], 1)
+            chosen += [i for i, tokens in enumerate(remaining) if tokens and i not in chosen and order.random() < 0.5]
+            backend.send_rows(*((numbers[i], remaining[i].pop(0), 0) for i in chosen))
+        backend.send_ends(*((number, b"", 0) for number in numbers))
         for mailbox, tokens in zip(mailboxes, texts, strict=True):
-            assert b"".join(token for _, token, *_ in await whole(mailbox)) == b"".join(tokens)
+            assert b"".join(token for _, token, *_ in await all_rows(mailbox)) == b"".join(tokens)
 
 
 # ---- Delivery
 
 
 async def test_rows_of_several_step_batches_are_delivered_in_order() -> None:
-    deliveries: list[Said] = []
+    deliveries: list[Rows] = []
 
-    def sink(rows: Said) -> bool:
+    def sink(rows: Rows) -> bool:
         deliveries.append(rows)
         return True
 
     async with stream() as (shared, backend):
-        mailbox = ask(shared)
+        mailbox = start(shared)
         number = await backend.number()
         mailbox.sink = sink
-        reader = asyncio.create_task(whole(mailbox))
+        reader = asyncio.create_task(all_rows(mailbox))
         texts = [b"%d," % i for i in range(100)]
         for text in texts:
-            backend.says((number, text, 0))
-        backend.ends((number, b"", 0))
+            backend.send_rows((number, text, 0))
+        backend.send_ends((number, b"", 0))
         rest = await reader
     assert [token for rows in (*deliveries, rest) for _, token, *_ in rows] == [*texts, b""]
 
 
-async def test_a_step_batch_that_comes_alone_is_delivered_at_once() -> None:
-    deliveries: asyncio.Queue[Said] = asyncio.Queue()
+async def test_a_single_step_batch_is_delivered_at_once() -> None:
+    deliveries: asyncio.Queue[Rows] = asyncio.Queue()
 
-    def sink(rows: Said) -> bool:
+    def sink(rows: Rows) -> bool:
         deliveries.put_nowait(rows)
         return True
 
     async with stream() as (shared, backend):
-        mailbox = ask(shared)
+        mailbox = start(shared)
         number = await backend.number()
         mailbox.sink = sink
-        reader = asyncio.create_task(whole(mailbox))
+        reader = asyncio.create_task(all_rows(mailbox))
         for text in (b"a", b"b", b"c"):
-            backend.says((number, text, 0))
+            backend.send_rows((number, text, 0))
             assert await deliveries.get() == [(0, text, None, ())]
-        backend.ends((number, b"", 0))
+        backend.send_ends((number, b"", 0))
         assert await reader == [(0, b"", "stop", ())]
 
 
 # ---- Whole answers
 
 
-async def test_a_whole_answer() -> None:
+async def test_whole_answers_are_returned_to_their_requests() -> None:
     async with stream() as (shared, backend):
         one, two = (asyncio.create_task(shared.answer(ModelInferRequest(id=id), 1)) for id in "ab")
         a, b = await backend.sent.get(), await backend.sent.get()
         assert all(request.parameters[contract.PARAM_WHOLE].bool_param for request in (a, b))
-        backend.ends((b.parameters[contract.PARAM_REQUEST].int64_param, b"second", 0))
-        backend.ends((a.parameters[contract.PARAM_REQUEST].int64_param, b"first", 0))
+        backend.send_ends((b.parameters[contract.PARAM_REQUEST].int64_param, b"second", 0))
+        backend.send_ends((a.parameters[contract.PARAM_REQUEST].int64_param, b"first", 0))
         assert text(await one) == "first"
         assert text(await two) == "second"
         assert backend.sent.empty()
 
 
-async def test_a_whole_answer_with_choices_and_counts() -> None:
+async def test_a_whole_answer_has_the_choices_and_counts() -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 2))
+        answer = asyncio.create_task(shared.answer(ModelInferRequest(), 2))
         number = await backend.number()
-        backend.says((number, b"\xc3", 1))
-        backend.ends((number, b"\xa4", 1), reason=b"length")
-        assert not asked.done()
-        backend.ends((number, b"\xff", 0))
-        assert await asked == Answer([Choice(0, "\ufffd", "stop"), Choice(1, "ä", "length")], Usage(3, 4, 1))
+        backend.send_rows((number, b"\xc3", 1))
+        backend.send_ends((number, b"\xa4", 1), reason=b"length")
+        assert not answer.done()
+        backend.send_ends((number, b"\xff", 0))
+        assert await answer == Answer([Choice(0, "\ufffd", "stop"), Choice(1, "ä", "length")], Usage(3, 4, 1))
 
 
 @pytest.mark.parametrize("index", [-1, 1])
-async def test_a_whole_answer_with_a_choice_that_was_not_requested(index: int) -> None:
+async def test_an_unexpected_choice_fails_the_whole_answer(index: int) -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
+        answer = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         number = await backend.number()
-        backend.ends((number, b"x", index))
+        backend.send_ends((number, b"x", index))
         with pytest.raises(BackendError, match=f"sent choice {index} of 1"):
-            await asked
+            await answer
         assert await backend.cancelled() == number
 
 
-async def test_an_error_instead_of_a_whole_answer() -> None:
+async def test_an_error_response_fails_the_whole_answer() -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
-        backend.refuses(await backend.number(), "RESOURCE_EXHAUSTED", "queue_full")
-        with pytest.raises(BackendError) as refused:
-            await asked
-        assert (refused.value.status, refused.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
+        answer = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
+        backend.send_error(await backend.number(), "RESOURCE_EXHAUSTED", "queue_full")
+        with pytest.raises(BackendError) as caught:
+            await answer
+        assert (caught.value.status, caught.value.reason) == ("RESOURCE_EXHAUSTED", "queue_full")
 
 
-async def test_losing_the_stream_fails_those_that_wait_for_a_whole_answer() -> None:
+async def test_losing_the_stream_fails_whole_answers() -> None:
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
+        answer = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         await backend.number()
-        backend.breaks()
-        with pytest.raises(BackendError) as lost:
-            await asked
-        assert lost.value.status == "UNAVAILABLE"
+        backend.end_stream()
+        with pytest.raises(BackendError) as caught:
+            await answer
+        assert caught.value.status == "UNAVAILABLE"
 
 
-async def test_a_whole_answer_that_nobody_waits_for_is_cancelled() -> None:
+async def test_a_cancelled_whole_answer_is_cancelled_on_the_backend() -> None:
     async with stream() as (shared, backend):
-        gone, other = (asyncio.create_task(shared.answer(ModelInferRequest(), 1)) for _ in range(2))
+        closed, other = (asyncio.create_task(shared.answer(ModelInferRequest(), 1)) for _ in range(2))
         a, b = await backend.number(), await backend.number()
-        gone.cancel()
+        closed.cancel()
         assert await backend.cancelled() == a
-        backend.ends((a, b"late", 0))
-        backend.ends((b, b"x", 0))
+        backend.send_ends((a, b"late", 0))
+        backend.send_ends((b, b"x", 0))
         assert text(await other) == "x"
 
 
-async def test_a_whole_answer_that_comes_too_late() -> None:
+async def test_a_whole_answer_times_out() -> None:
     async with stream(timeout=0.05) as (shared, backend):
-        asked = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
+        answer = asyncio.create_task(shared.answer(ModelInferRequest(), 1))
         request = await backend.sent.get()
         assert request.parameters[contract.PARAM_TIMEOUT].int64_param == 50_000
-        with pytest.raises(BackendError) as late:
-            await asked
-        assert late.value.status == "DEADLINE_EXCEEDED"
+        with pytest.raises(BackendError) as caught:
+            await answer
+        assert caught.value.status == "DEADLINE_EXCEEDED"
         assert await backend.cancelled() == 0
 
 
-async def test_a_request_that_is_sent_again_asks_for_no_whole_answer() -> None:
+async def test_unnumbered_removes_the_parameters_of_the_stream() -> None:
     request = ModelInferRequest(id="a")
     async with stream() as (shared, backend):
-        asked = asyncio.create_task(shared.answer(request, 1))
-        backend.refuses(await backend.number())
+        answer = asyncio.create_task(shared.answer(request, 1))
+        backend.send_error(await backend.number())
         with pytest.raises(BackendError):
-            await asked
+            await answer
     assert unnumbered(request) == ModelInferRequest(id="a")
 
 
-async def test_the_end_of_a_stream_ends_what_sends_on_it() -> None:
-    """gRPC's task for it would otherwise be destroyed while it waits, with a line in the log."""
+async def test_the_end_of_a_stream_ends_its_sender() -> None:
+    """Otherwise gRPC's task would be destroyed while it waits, which logs an error."""
     async with stream() as (shared, backend):
         first = asyncio.ensure_future(anext(shared._outgoing()))
         await asyncio.sleep(0)
-        backend.breaks()
+        backend.end_stream()
         with pytest.raises(StopAsyncIteration):
             await first
 
@@ -424,13 +424,13 @@ async def test_the_end_of_a_stream_ends_what_sends_on_it() -> None:
 # ---- Bundles
 
 
-async def test_requests_that_wait_are_sent_as_one_message() -> None:
+async def test_waiting_requests_are_sent_as_one_message() -> None:
     async with stream(takes_bundles=True) as (shared, backend):
         backend.may_send.clear()
-        first = ask(shared)
+        first = start(shared)
         for _ in range(5):
-            await asyncio.sleep(0)  # the stream takes it
-        others = [ask(shared) for _ in range(3)]
+            await asyncio.sleep(0)  # lets the stream take the first
+        others = [start(shared) for _ in range(3)]
         backend.may_send.set()
         assert await backend.number() == 0
         bundle = await backend.sent.get()
@@ -439,14 +439,14 @@ async def test_requests_that_wait_are_sent_as_one_message() -> None:
         numbers = [request.parameters[contract.PARAM_REQUEST].int64_param for request in requests]
         assert numbers == [1, 2, 3]
         assert backend.sent.empty()
-        backend.ends(*((number, b"x", 0) for number in range(4)))
+        backend.send_ends(*((number, b"x", 0) for number in range(4)))
         for mailbox in (first, *others):
-            assert await whole(mailbox) == [(0, b"x", "stop", ())]
+            assert await all_rows(mailbox) == [(0, b"x", "stop", ())]
 
 
-async def test_a_request_that_was_given_up_is_in_no_bundle() -> None:
+async def test_a_closed_request_is_in_no_bundle() -> None:
     async with stream(takes_bundles=True) as (shared, backend):
-        mailboxes = [ask(shared) for _ in range(3)]
+        mailboxes = [start(shared) for _ in range(3)]
         mailboxes[1].close()
         bundle = await backend.sent.get()
         requests = [ModelInferRequest.FromString(part) for part in bundle.raw_input_contents]
@@ -456,32 +456,32 @@ async def test_a_request_that_was_given_up_is_in_no_bundle() -> None:
 
 
 @pytest.mark.parametrize(("limit", "sizes"), [(0, [1, 1, 1]), (60, [2, 1])])
-async def test_a_bundle_has_a_size(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
-    one = len(_numbered(0).SerializeToString())
-    monkeypatch.setattr(shared_stream, "MAX_BUNDLE_BYTES", limit and 2 * one + 1)
+async def test_a_bundle_has_a_limit_of_bytes(limit: int, sizes: list[int], monkeypatch: pytest.MonkeyPatch) -> None:
+    size = len(_numbered(0).SerializeToString())
+    monkeypatch.setattr(shared_stream, "MAX_BUNDLE_BYTES", limit and 2 * size + 1)
     async with stream(takes_bundles=True) as (shared, backend):
-        mailboxes = [ask(shared) for _ in range(3)]
-        found = []
+        mailboxes = [start(shared) for _ in range(3)]
+        counts = []
         for _ in sizes:
             sent = await backend.sent.get()
-            found.append(len(sent.raw_input_contents) or 1)
-        assert found == sizes
+            counts.append(len(sent.raw_input_contents) or 1)
+        assert counts == sizes
         for mailbox in mailboxes:
             mailbox.close()
 
 
 async def test_a_bundle_has_a_limit_of_requests() -> None:
     async with stream(takes_bundles=True) as (shared, backend):
-        mailboxes = [ask(shared) for _ in range(contract.MAX_BUNDLE + 1)]
+        mailboxes = [start(shared) for _ in range(contract.MAX_BUNDLE + 1)]
         assert len((await backend.sent.get()).raw_input_contents) == contract.MAX_BUNDLE
         assert await backend.number() == contract.MAX_BUNDLE
         for mailbox in mailboxes:
             mailbox.close()
 
 
-async def test_a_backend_that_takes_no_bundles_gets_each_request_alone() -> None:
+async def test_a_backend_without_bundles_gets_each_request_alone() -> None:
     async with stream() as (shared, backend):
-        mailboxes = [ask(shared) for _ in range(3)]
+        mailboxes = [start(shared) for _ in range(3)]
         assert [await backend.number() for _ in mailboxes] == [0, 1, 2]
         for mailbox in mailboxes:
             mailbox.close()

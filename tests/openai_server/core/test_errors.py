@@ -29,7 +29,7 @@ def test_the_table_has_every_status_but_ok() -> None:
         ("a word that is no status", 502),
     ],
 )
-def test_http_status(status: str, expected: int) -> None:
+def test_a_grpc_status_is_mapped_to_an_http_status(status: str, expected: int) -> None:
     assert from_backend(BackendError(status, "m"), {}).status == expected
 
 
@@ -37,14 +37,14 @@ def test_http_status(status: str, expected: int) -> None:
     ("status", "type"),
     [(400, "invalid_request_error"), (429, "rate_limit_error"), (499, "invalid_request_error"), (500, "server_error")],
 )
-def test_type_follows_status(status: int, type: str) -> None:
+def test_the_error_type_follows_from_the_status(status: int, type: str) -> None:
     assert APIError(status, "m").envelope() == {"error": {"message": "m", "type": type, "param": None, "code": None}}
 
 
-def test_an_error_without_a_message_still_says_something() -> None:
+def test_an_error_without_a_message_gets_a_default_message() -> None:
     assert from_backend(BackendError("INVALID_ARGUMENT", ""), {}).message
 
 
-def test_codes_that_clients_look_for() -> None:
+def test_errors_have_the_codes_of_openai() -> None:
     assert ModelNotFound("x").code == "model_not_found"
     assert UnsupportedParameter("tools").param == "tools"

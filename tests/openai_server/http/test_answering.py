@@ -1,4 +1,4 @@
-"""How an answer reaches the transport: in which writes, and whether it may be written without waiting."""
+"""Writes of an answer to the transport, and whether events may be written without waiting."""
 
 import asyncio
 import logging
@@ -17,13 +17,13 @@ class Transport:
     def __init__(self) -> None:
         self.writes: list[bytes] = []
         self.is_closed = False
-        self.reads = True
+        self.is_reading = True
 
     def pause_reading(self) -> None:
-        self.reads = False
+        self.is_reading = False
 
     def resume_reading(self) -> None:
-        self.reads = True
+        self.is_reading = True
 
     def write(self, data: bytes) -> None:
         self.writes.append(data)
@@ -68,7 +68,7 @@ async def test_head_and_body_are_one_write() -> None:
     assert transport.writes == [HEAD + b"content-length: 2\r\n\r\nok"]
 
 
-async def test_the_head_of_a_stream_comes_with_its_first_event() -> None:
+async def test_the_head_of_a_stream_is_written_with_its_first_event() -> None:
     answer, transport = cycle()
     await answer.send(START)
     for event in (b"one", b"two"):
@@ -79,7 +79,7 @@ async def test_the_head_of_a_stream_comes_with_its_first_event() -> None:
 
 
 @pytest.mark.parametrize(("method", "status"), [("HEAD", 200), ("OPTIONS", 204)])
-async def test_an_answer_without_a_body_has_its_head(method: str, status: int) -> None:
+async def test_the_head_of_an_answer_without_a_body_is_written(method: str, status: int) -> None:
     answer, transport = cycle(method)
     await answer.send({**START, "status": status})
     await answer.send(body(b""))
@@ -120,20 +120,20 @@ async def test_events_are_written_without_waiting() -> None:
     assert answer.is_free
 
 
-@pytest.mark.parametrize("how", ["complete", "disconnected", "plain"])
-async def test_events_that_can_not_be_written(how: str) -> None:
-    """After the end, to nobody, or to a client of HTTP/1.0, which knows no chunks."""
-    answer, _ = cycle(version="1.0" if how == "plain" else "1.1")
+@pytest.mark.parametrize("reason", ["complete", "disconnected", "plain"])
+async def test_write_now_is_not_available(reason: str) -> None:
+    """After the end, after a disconnect, or for HTTP/1.0, which has no chunks."""
+    answer, _ = cycle(version="1.0" if reason == "plain" else "1.1")
     await answer.send(START)
-    await answer.send(body(b"one", more=how != "complete"))
-    answer.disconnected = how == "disconnected"
+    await answer.send(body(b"one", more=reason != "complete"))
+    answer.disconnected = reason == "disconnected"
     assert not answer.is_free
 
 
-# ---- As an exchange
+# ---- The exchange
 
 
-async def test_a_body_that_has_come_is_taken_without_waiting() -> None:
+async def test_a_complete_body_is_taken_without_waiting() -> None:
     request, _ = cycle()
     request.body += b"one"
     assert request.take_body() is None
@@ -143,43 +143,43 @@ async def test_a_body_that_has_come_is_taken_without_waiting() -> None:
     assert request.take_body() == b""
 
 
-@pytest.mark.parametrize("why", ["waiting_for_100_continue", "disconnected"])
-async def test_a_body_is_received_where_the_client_has_to_be_considered(why: str) -> None:
+@pytest.mark.parametrize("state", ["waiting_for_100_continue", "disconnected"])
+async def test_a_body_is_not_taken_while_the_client_waits_or_has_disconnected(state: str) -> None:
     request, _ = cycle()
     request.more_body = False
-    setattr(request, why, True)
+    setattr(request, state, True)
     assert request.take_body() is None
 
 
-async def test_a_large_body_that_is_taken_no_longer_stops_the_reading() -> None:
-    """Or the end of the connection would not be seen."""
+async def test_taking_a_large_body_resumes_reading() -> None:
+    """Otherwise the end of the connection would not be noticed."""
     request, transport = cycle()
     request.flow.pause_reading()
     request.more_body = False
     request.take_body()
-    assert transport.reads
+    assert transport.is_reading
 
 
-async def test_a_client_that_leaves_is_reported_once_and_gets_nothing() -> None:
+async def test_a_disconnect_is_reported_once_and_nothing_is_written() -> None:
     answer, transport = cycle()
-    n_left = 0
+    n_calls = 0
 
-    def left() -> None:
-        nonlocal n_left
-        n_left += 1
+    def count() -> None:
+        nonlocal n_calls
+        n_calls += 1
 
     assert not answer.is_gone
-    answer.when_gone(left)
+    answer.when_gone(count)
     answer.leave()
     answer.leave()
     assert answer.is_gone
-    assert n_left == 1
+    assert n_calls == 1
     await answer.send(START)
     await answer.send(body(b"one"))
     assert not transport.writes
 
 
-async def test_a_client_that_leaves_when_nobody_waits_for_that_is_reported_to_nobody() -> None:
+async def test_a_removed_callback_is_not_called_at_a_disconnect() -> None:
     answer, _ = cycle()
     answer.when_gone(pytest.fail)
     answer.when_gone(None)
@@ -192,7 +192,7 @@ async def test_a_client_that_leaves_when_nobody_waits_for_that_is_reported_to_no
 @pytest.mark.parametrize(
     ("length", "parts"), [(1, [b"ab"]), (3, [b"ab"]), (3, [b"a", b"bcd"]), (3, [b"a", b"b"])], ids=str
 )
-async def test_a_body_has_the_length_that_its_head_names(length: int, parts: list[bytes]) -> None:
+async def test_a_body_must_have_the_length_of_its_head(length: int, parts: list[bytes]) -> None:
     answer, _ = cycle()
     await answer.send({**START, "headers": [(b"content-length", b"%d" % length)]})
     for part in parts[:-1]:
@@ -202,14 +202,14 @@ async def test_a_body_has_the_length_that_its_head_names(length: int, parts: lis
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb", b"\0"])
-async def test_a_header_can_not_smuggle_another_one(value: bytes) -> None:
+async def test_a_header_with_control_characters_is_rejected(value: bytes) -> None:
     answer, transport = cycle()
     with pytest.raises(RuntimeError, match="control character"):
         await answer.send({**START, "headers": [(b"a", value)]})
     assert not transport.writes
 
 
-async def test_messages_out_of_order_are_refused() -> None:
+async def test_messages_in_the_wrong_order_are_rejected() -> None:
     answer, _ = cycle()
     with pytest.raises(RuntimeError, match=r"http\.response\.start was expected"):
         await answer.send(body(b""))

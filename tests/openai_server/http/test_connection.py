@@ -1,4 +1,4 @@
-"""uvicorn's connection with our bounds: bytes in, bytes out, without a socket."""
+"""uvicorn's connection with the sidecar's limits, without a socket."""
 
 import asyncio
 import gc
@@ -43,7 +43,7 @@ class FakeTransport(asyncio.Transport):
 
     @property
     def ended(self) -> bool:
-        """The client sees that nothing more comes."""
+        """Whether the client has received the end of the connection."""
         return self.closed or self.eof
 
     def can_write_eof(self) -> bool:
@@ -76,22 +76,26 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 def connected(
     seconds: float = 1000,
     *,
-    most: int = 1,
+    max_connections: int = 1,
     state: ServerState | None = None,
     refused: Callable[[], None] = lambda: None,
 ) -> tuple[Connection, FakeTransport]:
-    made = connection(
-        header_seconds=seconds, body_seconds=seconds, send_seconds=seconds, max_connections=most, refused=refused
+    factory = connection(
+        header_seconds=seconds,
+        body_seconds=seconds,
+        send_seconds=seconds,
+        max_connections=max_connections,
+        refused=refused,
     )
-    config = uvicorn.Config(echo, http=made, lifespan="off", log_config=None, ws="none")
+    config = uvicorn.Config(echo, http=factory, lifespan="off", log_config=None, ws="none")
     config.load()
-    transport, client = FakeTransport(), made(config, state or ServerState(), {}, asyncio.get_running_loop())
+    transport, client = FakeTransport(), factory(config, state or ServerState(), {}, asyncio.get_running_loop())
     client.connection_made(transport)
     return client, transport
 
 
 async def answered(client: Connection, transport: FakeTransport, parts: Iterable[bytes], answers: int = 1) -> None:
-    """Sends the parts, each followed by what the server does with it; then checks that all was answered."""
+    """Sends the parts one by one, then checks that all requests are answered."""
     for part in parts:
         client.data_received(part)
         for _ in range(3):
@@ -106,19 +110,19 @@ async def answered(client: Connection, transport: FakeTransport, parts: Iterable
 
 
 @pytest.mark.parametrize("request_", [PLAIN, CHUNKED, b"\r\n" + PLAIN], ids=["plain", "chunked", "empty line"])
-async def test_a_request_in_two_parts_or_byte_by_byte(request_: bytes) -> None:
+async def test_a_request_may_arrive_in_two_parts_or_byte_by_byte(request_: bytes) -> None:
     for k in range(len(request_) + 1):
         await answered(*connected(), [part for part in (request_[:k], request_[k:]) if part])
     await answered(*connected(), [request_[k : k + 1] for k in range(len(request_))])
 
 
-async def test_two_requests_at_once_cut_anywhere() -> None:
+async def test_two_requests_may_be_split_anywhere() -> None:
     both = PLAIN + CHUNKED
     for k in range(len(both) + 1):
         await answered(*connected(), [part for part in (both[:k], both[k:]) if part], answers=2)
 
 
-async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> None:
+async def test_header_limits_apply_to_each_request_separately() -> None:
     client, transport = connected()
     assert 1000 * len(CHUNKED) > MAX_HEADER_BYTES
     await answered(client, transport, [CHUNKED] * 1000, answers=1000)
@@ -135,7 +139,7 @@ async def test_a_thousand_requests_are_not_taken_for_one_that_is_too_large() -> 
     ids=["path", "target", "one", "many"],
 )
 @pytest.mark.parametrize("pieces", [1, 3])
-async def test_headers_out_of_proportion_however_they_come(head: bytes, status: int, pieces: int) -> None:
+async def test_too_large_heads_are_rejected(head: bytes, status: int, pieces: int) -> None:
     client, transport = connected()
     message = head + b"host: x\r\n\r\n"
     size = -(-len(message) // pieces)
@@ -146,7 +150,7 @@ async def test_headers_out_of_proportion_however_they_come(head: bytes, status: 
     client.connection_lost(None)
 
 
-async def test_no_more_requests_wait_on_a_connection_than_may() -> None:
+async def test_too_many_pipelined_requests_are_rejected() -> None:
     client, transport = connected()
     client.data_received(PLAIN * (MAX_PIPELINED + 1))
     assert not transport.closed
@@ -163,7 +167,7 @@ async def test_no_more_requests_wait_on_a_connection_than_may() -> None:
     client.connection_lost(None)
 
 
-async def test_nothing_is_read_while_requests_wait_on_a_connection() -> None:
+async def test_reading_pauses_while_requests_are_pipelined() -> None:
     client, transport = connected()
     client.data_received(PLAIN * 20)
     while client.pipeline:
@@ -173,7 +177,7 @@ async def test_nothing_is_read_while_requests_wait_on_a_connection() -> None:
     client.connection_lost(None)
 
 
-async def test_a_large_body_in_small_chunks_is_no_header() -> None:
+async def test_chunks_of_a_body_do_not_count_as_headers() -> None:
     client, transport = connected()
     client.data_received(b"POST /a HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n")
     for _ in range(MAX_HEADER_BYTES // 100):
@@ -183,14 +187,14 @@ async def test_a_large_body_in_small_chunks_is_no_header() -> None:
     client.connection_lost(None)
 
 
-async def test_one_too_many_is_told_so_and_closed() -> None:
-    state, told = ServerState(), list[str]()
+async def test_a_connection_beyond_the_limit_gets_a_503_and_is_closed() -> None:
+    state, refusals = ServerState(), list[str]()
 
     def connect() -> tuple[Connection, FakeTransport]:
-        return connected(most=2, state=state, refused=lambda: told.append("refused"))
+        return connected(max_connections=2, state=state, refused=lambda: refusals.append("refused"))
 
     first, second, third = connect(), connect(), connect()
-    assert told == ["refused"]
+    assert refusals == ["refused"]
     head, _, body = third[1].written.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 503 Service Unavailable\r\n")
     assert b"\r\nretry-after: 1\r\n" in head
@@ -199,14 +203,14 @@ async def test_one_too_many_is_told_so_and_closed() -> None:
     assert third[1].ended
     third[0].connection_lost(None)
     assert third[0]._timer is None
-    await answered(*first, [PLAIN])  # which ends with its connection
+    await answered(*first, [PLAIN])  # closes the first connection
     await answered(*connect(), [PLAIN])
     await answered(*second, [PLAIN])
-    assert told == ["refused"]
+    assert refusals == ["refused"]
 
 
 @pytest.mark.parametrize("sent", [b"POST", b"\r", PLAIN[:-1], PLAIN[:-1] + b"9GET", CHUNKED[:-2]])
-async def test_what_was_begun_is_timed(sent: bytes) -> None:
+async def test_an_incomplete_request_is_timed(sent: bytes) -> None:
     client, _ = connected()
     client.data_received(sent)
     assert client._timer is not None
@@ -214,7 +218,7 @@ async def test_what_was_begun_is_timed(sent: bytes) -> None:
     assert client._timer is None
 
 
-async def test_a_late_head_is_told_and_the_connection_closed() -> None:
+async def test_a_late_head_gets_a_408_and_the_connection_is_closed() -> None:
     client, transport = connected(0.01)
     client.data_received(b"POST /a")
     await asyncio.sleep(0.05)
@@ -222,7 +226,7 @@ async def test_a_late_head_is_told_and_the_connection_closed() -> None:
     assert transport.ended
 
 
-async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading() -> None:
+async def test_a_client_that_stops_reading_is_disconnected() -> None:
     client, transport = connected(0.05)
     client.data_received(PLAIN)
     client.pause_writing()
@@ -234,7 +238,7 @@ async def test_who_leaves_too_much_unread_is_cut_off_unless_he_goes_on_reading()
     assert transport.closed
 
 
-async def test_a_client_that_goes_on_sending_after_the_last_answer_is_read_until_it_stops(
+async def test_data_after_the_last_answer_is_discarded_until_the_client_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(linger, "IDLE_SECONDS", 0.05)
@@ -251,7 +255,7 @@ async def test_a_client_that_goes_on_sending_after_the_last_answer_is_read_until
     client.connection_lost(None)
 
 
-async def test_a_body_that_follows_an_early_answer_is_read_to_its_end_and_no_further() -> None:
+async def test_the_discarded_body_after_an_early_answer_is_limited() -> None:
     client, transport = connected()
     client.data_received(PLAIN.replace(b"\r\n\r\n", b"\r\nExpect: x\r\n\r\n"))
     assert transport.written.startswith(b"HTTP/1.1 417 ")
@@ -266,18 +270,18 @@ UPGRADE = b"Connection: Upgrade\r\nUpgrade: h2c\r\n\r\n"
 
 
 @pytest.mark.parametrize("request_", [PLAIN, CHUNKED], ids=["plain", "chunked"])
-async def test_an_upgrade_is_ignored_wherever_it_is_cut(request_: bytes) -> None:
-    wanted = request_.replace(b"\r\n\r\n", b"\r\n" + UPGRADE, 1)
-    three = wanted + request_ + wanted
-    for k in range(len(three) + 1):
-        await answered(*connected(), [part for part in (three[:k], three[k:]) if part], answers=3)
-    await answered(*connected(), [three[k : k + 1] for k in range(len(three))], answers=3)
+async def test_an_upgrade_is_ignored_wherever_it_is_split(request_: bytes) -> None:
+    with_upgrade = request_.replace(b"\r\n\r\n", b"\r\n" + UPGRADE, 1)
+    stream = with_upgrade + request_ + with_upgrade
+    for k in range(len(stream) + 1):
+        await answered(*connected(), [part for part in (stream[:k], stream[k:]) if part], answers=3)
+    await answered(*connected(), [stream[k : k + 1] for k in range(len(stream))], answers=3)
 
 
 @pytest.mark.parametrize("request_", [PLAIN, PLAIN.replace(b"host: x", b"host: x\r\nconnection: close")])
-async def test_a_connection_that_is_lost_leaves_no_garbage(request_: bytes) -> None:
+async def test_a_lost_connection_is_freed_without_garbage_collection(request_: bytes) -> None:
     client, transport = connected()
-    lost = weakref.ref(client)
+    reference = weakref.ref(client)
     client.data_received(request_)
     async with asyncio.timeout(10):
         while BODY + b">" not in transport.written:  # noqa: ASYNC110
@@ -288,7 +292,7 @@ async def test_a_connection_that_is_lost_leaves_no_garbage(request_: bytes) -> N
     try:
         client.connection_lost(None)
         del client, transport
-        assert lost() is None
+        assert reference() is None
     finally:
         gc.enable()
 

@@ -1,4 +1,4 @@
-"""The rules for a head by themselves; tests/wire/test_rfc9112.py walks through them on sockets."""
+"""The rules for request heads; tests/wire/test_rfc9112.py tests them on sockets."""
 
 import pytest
 
@@ -31,10 +31,10 @@ def test_a_target_becomes_origin_form(method: bytes, target: bytes, origin_form:
         *((prefix + b"a" * MAX_TARGET_BYTES, 414) for prefix in (b"/", b"http://x/")),
     ],
 )
-def test_a_target_is_refused(target: bytes, status: int) -> None:
-    with pytest.raises(APIError) as refused:
+def test_an_invalid_target_is_rejected(target: bytes, status: int) -> None:
+    with pytest.raises(APIError) as caught:
         check(b"GET", "1.1", target, [HOST])
-    assert refused.value.status == status
+    assert caught.value.status == status
 
 
 @pytest.mark.parametrize(("version", "waits"), [("1.1", True), ("1.3", True), ("1.0", False)])
@@ -50,13 +50,13 @@ def test_a_host_is_a_name_or_an_address_of_bounded_length() -> None:
             check(b"GET", "1.1", b"/", [(b"host", host)])
 
 
-def test_a_head_without_its_upgrade_keeps_everything_else() -> None:
+def test_only_the_upgrade_is_removed_from_a_head() -> None:
     headers = [HOST, (b"upgrade", b"h2c"), (b"connection", b"close, upgrade"), (b"a", b""), (b"upgrade", b"b")]
     head = without_upgrade(b"POST", b"/a?b", "1.0", headers)
     assert head == b"POST /a?b HTTP/1.0\r\nhost: x\r\nconnection: close, upgrade\r\na: \r\n\r\n"
 
 
-def test_what_the_parser_refuses_has_its_reason() -> None:
+def test_errors_of_the_parser_have_a_reason() -> None:
     error = parser_error("Invalid character in chunk size")
     assert (error.status, error.code) == (400, "invalid_http")
     assert error.message == "The request is not valid HTTP: Invalid character in chunk size."

@@ -13,7 +13,7 @@ VALUES = st.recursive(
 )
 
 
-def test_the_headers_are_those_of_the_body() -> None:
+def test_the_headers_describe_the_body() -> None:
     response = JSONResponse({"ä": 1}, 201, {"Retry-After": "2"})
     assert (response.status_code, json.loads(bytes(response.body))) == (201, {"ä": 1})
     assert response.raw_headers == [
@@ -24,6 +24,6 @@ def test_the_headers_are_those_of_the_body() -> None:
 
 
 @given(VALUES)
-def test_it_is_the_json_that_orjson_writes(value: object) -> None:
-    """Which wrote it before, byte for byte; only the exponents of larger floats have no plus sign now."""
+def test_the_json_is_that_of_orjson(value: object) -> None:
+    """Byte for byte, except for the exponents of larger floats, which have no plus sign."""
     assert JSONResponse(value).body == orjson.dumps(value)

@@ -32,7 +32,7 @@ ROUTES = [
         ("DELETE", "/files/x", "delete file", {"file": "x"}),
     ],
 )
-def test_the_most_specific_route_answers_whatever_the_order(
+def test_the_most_specific_route_is_chosen_in_any_order(
     routes: list[tuple[str, str, str]], method: str, path: str, route: str, parameters: dict[str, str]
 ) -> None:
     router = Router(routes)
@@ -48,7 +48,7 @@ def test_the_most_specific_route_answers_whatever_the_order(
         ("PUT", "/models/a/completions", ("GET", "HEAD", "POST")),
     ],
 )
-def test_another_method_is_refused_with_all_that_are_allowed(method: str, path: str, allowed: tuple[str, ...]) -> None:
+def test_another_method_is_rejected_with_the_allowed_ones(method: str, path: str, allowed: tuple[str, ...]) -> None:
     match = Router(ROUTES).find(method, path)
     assert match.route is not None
     assert match.allowed == allowed
@@ -69,12 +69,12 @@ def test_another_method_is_refused_with_all_that_are_allowed(method: str, path: 
         "/files/a/b",
     ],
 )
-def test_a_path_with_something_too_much_is_not_served(path: str) -> None:
+def test_a_path_that_differs_from_its_route_is_not_found(path: str) -> None:
     for method in ("GET", "POST"):
         assert Router(ROUTES).find(method, path) == Match(None)
 
 
-def test_long_paths_are_not_kept() -> None:
+def test_long_paths_are_not_cached() -> None:
     router = Router(ROUTES)
     for n in range(3 * MAX_CACHED):
         assert router.find("GET", f"/models/{n}").parameters == {"model": f"{n}"}

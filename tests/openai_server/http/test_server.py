@@ -1,4 +1,4 @@
-"""What a signal does to a server."""
+"""Signals to a server."""
 
 import signal
 from typing import Any

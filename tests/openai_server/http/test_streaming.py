@@ -1,4 +1,4 @@
-"""Answers on their way to a client: a fake of the server's side, and nothing that listens."""
+"""Streamed responses, with a fake of ASGI's server side."""
 
 import asyncio
 import json
@@ -17,7 +17,7 @@ START = {"type": "http.response.start", "status": 200, "headers": HEADERS}
 
 
 class Client:
-    """ASGI's server side for one client."""
+    """ASGI's server side for one request."""
 
     def __init__(self) -> None:
         self.messages: list[Message] = []
@@ -46,7 +46,7 @@ class Client:
 # ---- EventWriter
 
 
-async def test_the_head_goes_out_with_the_first_events_and_once() -> None:
+async def test_the_head_is_sent_once_with_the_first_events() -> None:
     client = Client()
     writer = EventWriter(client.send, HEADERS, client.exchange)
     assert not writer.is_started
@@ -80,7 +80,7 @@ async def answered(stream: EventStream, client: Client) -> None:
     await stream(client.exchange.scope, client.receive, client.send)
 
 
-async def test_a_stream_is_what_is_written_and_what_is_returned() -> None:
+async def test_a_stream_has_the_written_and_the_returned_events() -> None:
     async def events(writer: EventWriter) -> bytes:
         await writer.write(b"1")
         return b"2"
@@ -140,7 +140,7 @@ async def test_an_error_after_the_first_event_is_the_last_event(
     assert [line.levelno for line in caplog.records] == ([logging.ERROR] if status == 500 else [])
 
 
-async def test_a_client_that_leaves_ends_the_work_and_gets_nothing_more() -> None:
+async def test_a_disconnect_cancels_the_work_and_nothing_more_is_sent() -> None:
     was_cancelled = False
     client = Client()
 
@@ -195,7 +195,7 @@ async def test_a_stream_that_is_cancelled_before_its_first_event_sends_nothing()
     assert not client.messages
 
 
-async def test_a_stream_that_is_cancelled_during_its_last_send_has_the_status_of_that() -> None:
+async def test_a_stream_cancelled_during_its_last_send_has_the_status_of_the_cancellation() -> None:
     client = Client()
 
     async def events(writer: EventWriter) -> bytes:
@@ -216,7 +216,7 @@ async def test_a_stream_that_is_cancelled_during_its_last_send_has_the_status_of
 # ---- unless_gone
 
 
-async def test_a_client_that_leaves_is_no_cancellation_of_the_task() -> None:
+async def test_a_disconnect_does_not_cancel_the_task() -> None:
     exchange = FakeExchange()
     asyncio.get_running_loop().call_soon(exchange.leave)
     with pytest.raises(ClientGone):
@@ -226,27 +226,27 @@ async def test_a_client_that_leaves_is_no_cancellation_of_the_task() -> None:
     assert not task.cancelling()
 
 
-async def test_nothing_is_begun_for_a_client_that_has_left() -> None:
-    exchange, began = FakeExchange(), False
+async def test_no_work_is_started_for_a_disconnected_client() -> None:
+    exchange, is_started = FakeExchange(), False
     exchange.leave()
 
     async def work() -> None:
-        nonlocal began
-        began = True
+        nonlocal is_started
+        is_started = True
 
     with pytest.raises(ClientGone):
         await unless_gone(exchange.scope, work())
-    assert not began
+    assert not is_started
 
 
-async def test_the_servers_cancellation_counts_more_than_a_client_that_left() -> None:
+async def test_a_cancellation_by_the_server_takes_precedence_over_a_disconnect() -> None:
     exchange = FakeExchange()
     is_cancelled = asyncio.Event()
 
     async def work() -> None:
         try:
             await asyncio.Event().wait()
-        except asyncio.CancelledError:  # the client's leaving
+        except asyncio.CancelledError:  # by the disconnect
             is_cancelled.set()
             await asyncio.Event().wait()
 
@@ -260,7 +260,7 @@ async def test_the_servers_cancellation_counts_more_than_a_client_that_left() ->
 
 
 @pytest.mark.parametrize("fails", [False, True])
-async def test_a_client_may_leave_once_the_work_is_done(fails: bool) -> None:
+async def test_disconnects_are_not_watched_after_the_work(fails: bool) -> None:
     exchange = FakeExchange()
 
     async def work() -> int:

@@ -12,7 +12,7 @@ from openai_server.config import Config
 from openai_server.http.supervisor import Supervisor
 
 SERVES = "print('started', flush=True); sys.stdin.read()"
-"""Until its parent ends, or it is told to."""
+"""Serves until its parent ends or a signal arrives."""
 
 
 def child(code: str) -> list[str]:
@@ -46,8 +46,8 @@ async def log() -> AsyncIterator[Log]:
     logger.removeHandler(log)
 
 
-async def test_who_cant_start_ends_everything(listener: socket.socket, tmp_path: Path) -> None:
-    # The second finds the file of the first.
+async def test_a_process_that_cannot_start_ends_the_supervisor(listener: socket.socket, tmp_path: Path) -> None:
+    # the second process finds the file of the first
     code = f"try: os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL)\nexcept OSError: sys.exit(7)\n{SERVES}"
     supervisor = Supervisor(2, Config(), [listener], child=child(code))
     with pytest.raises(click.ClickException, match="can't start"):
@@ -58,7 +58,7 @@ async def test_who_cant_start_ends_everything(listener: socket.socket, tmp_path:
     ("dies", "status"),
     [("print('started', flush=True); sys.exit(5)", 5), ("os.kill(os.getpid(), signal.SIGKILL)", -9)],
 )
-async def test_who_dies_is_replaced_after_a_pause_that_grows(
+async def test_a_dead_process_is_replaced_after_a_growing_pause(
     listener: socket.socket, log: Log, dies: str, status: int
 ) -> None:
     supervisor = Supervisor(1, Config(), [listener], child=child(dies))
@@ -71,7 +71,7 @@ async def test_who_dies_is_replaced_after_a_pause_that_grows(
     await asyncio.wait_for(running, 30)
 
 
-async def test_all_share_the_socket_and_know_the_configuration(listener: socket.socket) -> None:
+async def test_all_processes_get_the_socket_and_the_configuration(listener: socket.socket) -> None:
     config = Config(model_alias={"a": "b"}, chat_template="{{ messages }}" * 100_000)
     code = """
 config = pickle.load(sys.stdin.buffer)
@@ -81,13 +81,13 @@ connection.close()
 """
     supervisor = Supervisor(2, config, [listener], child=child(code + SERVES))
     running = asyncio.create_task(supervisor.run())
-    told = []
+    replies = []
     async with asyncio.timeout(30):
         for _ in range(2):
             reader, writer = await asyncio.open_connection(*listener.getsockname())
-            told.append((await reader.read()).split())
+            replies.append((await reader.read()).split())
             writer.close()
         supervisor.end()
         await running
-    assert told[0][0] != told[1][0]
-    assert [length for _, length in told] == [b"1400000"] * 2
+    assert replies[0][0] != replies[1][0]
+    assert [length for _, length in replies] == [b"1400000"] * 2

@@ -1,7 +1,7 @@
-"""What the sidecar uses of uvicorn, httptools and Starlette without their documentation is in the installed versions.
+"""The installed uvicorn, httptools and Starlette have the undocumented parts that the sidecar uses.
 
 `Connection` is a subclass of uvicorn's own, whose methods it calls or replaces. A new version of uvicorn may rename any
-of them, so pyproject.toml allows only versions that were looked at. Where one is missing, the message says so.
+of them, so pyproject.toml allows only versions that were checked. The failure message names a missing part.
 """
 
 import asyncio
@@ -70,16 +70,16 @@ METHODS: dict[type, dict[str, tuple[str, ...]]] = {
     uvicorn.Config: {"load": ()},
     ProxyHeadersMiddleware: {"__init__": ("app", "trusted_hosts")},
 }
-"""Methods that are called or replaced, with the names of their parameters; more parameters must have defaults."""
+"""Methods that are called or replaced, with their parameters; any further parameters must have defaults."""
 
 
 def installed() -> str:
     return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in BOUND)
 
 
-def missing(what: str) -> str:
+def missing(part: str) -> str:
     return (
-        f"{what} is not in the installed versions ({installed()}), but openai_server uses it: adapt openai_server, or "
+        f"{part} is not in the installed versions ({installed()}), but openai_server uses it: adapt openai_server, or "
         "bound the version in pyproject.toml"
     )
 
@@ -89,28 +89,28 @@ def missing(what: str) -> str:
     [(owner, name, parameters) for owner, methods in METHODS.items() for name, parameters in methods.items()],
     ids=lambda value: value.__name__ if isinstance(value, type) else value if isinstance(value, str) else "",
 )
-def test_a_method_is_there(owner: type, name: str, parameters: tuple[str, ...]) -> None:
-    what = f"{owner.__module__}.{owner.__name__}.{name}({', '.join(parameters)})"
-    found = list(inspect.signature(vars(owner)[name]).parameters.values())[1:] if name in vars(owner) else None
-    assert found is not None, missing(what)
-    required = [one.name for one in found if one.default is one.empty]
-    assert set(parameters) <= {one.name for one in found}, missing(what)
-    assert set(required) <= set(parameters), missing(what)
+def test_the_installed_version_has_the_method(owner: type, name: str, parameters: tuple[str, ...]) -> None:
+    signature = f"{owner.__module__}.{owner.__name__}.{name}({', '.join(parameters)})"
+    actual = list(inspect.signature(vars(owner)[name]).parameters.values())[1:] if name in vars(owner) else None
+    assert actual is not None, missing(signature)
+    required = [parameter.name for parameter in actual if parameter.default is parameter.empty]
+    assert set(parameters) <= {parameter.name for parameter in actual}, missing(signature)
+    assert set(required) <= set(parameters), missing(signature)
 
 
 @pytest.mark.parametrize("ours", [Connection, Server], ids=lambda ours: ours.__name__)
-def test_the_list_names_every_method_that_ours_calls_or_replaces(ours: type) -> None:
+def test_the_list_has_every_method_that_is_called_or_replaced(ours: type) -> None:
     theirs = next(base for base in ours.__mro__ if base in METHODS)
     classes = ours.__mro__[: ours.__mro__.index(theirs)]
-    called = {name for one in classes for name in re.findall(r"super\(\)\.(\w+)\(", inspect.getsource(one))}
-    replaced = {name for one in classes for name in vars(one)} & set(vars(theirs))
-    of_ours = {name for one in classes for name in vars(one)} - set(vars(theirs))
-    own = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__static_attributes__"}
-    assert (called | replaced) - of_ours - own - {"__firstlineno__"} <= set(METHODS[theirs])
+    called = {name for class_ in classes for name in re.findall(r"super\(\)\.(\w+)\(", inspect.getsource(class_))}
+    replaced = {name for class_ in classes for name in vars(class_)} & set(vars(theirs))
+    own_names = {name for class_ in classes for name in vars(class_)} - set(vars(theirs))
+    implicit_names = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__static_attributes__"}
+    assert (called | replaced) - own_names - implicit_names - {"__firstlineno__"} <= set(METHODS[theirs])
 
 
-def lacking(thing: object, names: Iterable[str]) -> list[str]:
-    return [name for name in names if not hasattr(thing, name)]
+def missing_names(owner: object, names: Iterable[str]) -> list[str]:
+    return [name for name in names if not hasattr(owner, name)]
 
 
 class Transport(asyncio.Transport):
@@ -122,78 +122,86 @@ class Transport(asyncio.Transport):
     def resume_reading(self) -> None: ...
 
 
-async def test_attributes_of_a_connection_and_of_a_request_are_there() -> None:
+async def test_the_installed_version_has_the_attributes_of_connections_and_requests() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None: ...
 
     config = uvicorn.Config(app, http=HttpToolsProtocol, ws="none", log_config=None)
     config.load()
     state = ServerState()
-    made = HttpToolsProtocol(config=config, server_state=state, app_state={})
-    made.connection_made(Transport())
-    made.on_message_begin()
+    client = HttpToolsProtocol(config=config, server_state=state, app_state={})
+    client.connection_made(Transport())
+    client.on_message_begin()
     of_connection = (
         *("access_log", "access_logger", "app", "client", "connections", "cycle", "flow", "headers", "logger", "loop"),
         *("parser", "pipeline", "root_path", "scope", "server_state", "tasks", "transport", "url"),
     )
-    assert not lacking(made, of_connection), missing(f"{lacking(made, of_connection)} of HttpToolsProtocol")
-    assert made.headers is made.scope["headers"]
-    assert made.scope["http_version"] == "1.1"
+    assert not missing_names(client, of_connection), missing(
+        f"{missing_names(client, of_connection)} of HttpToolsProtocol"
+    )
+    assert client.headers is client.scope["headers"]
+    assert client.scope["http_version"] == "1.1"
     cycle = RequestResponseCycle(
-        scope=made.scope,
-        transport=made.transport,
-        flow=made.flow,
-        logger=made.logger,
-        access_logger=made.access_logger,
-        access_log=made.access_log,
+        scope=client.scope,
+        transport=client.transport,
+        flow=client.flow,
+        logger=client.logger,
+        access_logger=client.access_logger,
+        access_log=client.access_log,
         default_headers=state.default_headers,
         message_event=asyncio.Event(),
         expect_100_continue=True,
         keep_alive=True,
-        on_response=made.on_response_complete,
+        on_response=client.on_response_complete,
     )
     of_request = (
         *("chunked_encoding", "expected_content_length", "keep_alive", "message_event", "more_body", "scope"),
         *("response_complete", "response_started", "waiting_for_100_continue"),
     )
-    assert not lacking(cycle, of_request), missing(f"{lacking(cycle, of_request)} of RequestResponseCycle")
-    for thing, names in (
-        (made.flow, ("read_paused",)),
+    assert not missing_names(cycle, of_request), missing(f"{missing_names(cycle, of_request)} of RequestResponseCycle")
+    for owner, names in (
+        (client.flow, ("read_paused",)),
         (state, ("default_headers", "total_requests")),
         (config, ("backlog", "forwarded_allow_ips", "http_protocol_class", "loaded_app", "ssl")),
         (uvicorn.Server(config), ("config", "force_exit", "server_state", "should_exit")),
     ):
-        assert not lacking(thing, names), missing(f"{lacking(thing, names)} of {type(thing).__name__}")
+        assert not missing_names(owner, names), missing(f"{missing_names(owner, names)} of {type(owner).__name__}")
 
 
-def test_the_parser_is_as_lenient_as_it_has_to_be() -> None:
+def test_the_parser_has_the_required_leniencies() -> None:
     names = (
         *("feed_data", "get_http_version", "get_method", "should_keep_alive", "should_upgrade"),
         "set_dangerous_leniencies",
     )
     parser = HttpRequestParser(object())
-    assert not lacking(parser, names), missing(f"{lacking(parser, names)} of httptools.HttpRequestParser")
+    assert not missing_names(parser, names), missing(f"{missing_names(parser, names)} of httptools.HttpRequestParser")
     try:
         parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_version=True)
     except TypeError as error:
         pytest.fail(missing(f"a leniency of httptools.HttpRequestParser ({error})"))
 
 
-def test_what_is_used_of_starlettes_routes_and_responses_is_there() -> None:
+def test_starlette_has_the_attributes_of_routes_and_responses() -> None:
     async def answer(_: Any) -> Response:
         return Response()
 
     route = Route("/{name}", answer, name="name")
-    assert not lacking(route, ("methods", "name", "param_convertors", "path", "path_regex")), missing("Route's tables")
+    assert not missing_names(route, ("methods", "name", "param_convertors", "path", "path_regex")), missing(
+        "Route's tables"
+    )
     assert route.path_regex.match("/x"), missing("a route's own regular expression")
     assert route.methods == {"GET", "HEAD"}, missing("a GET route that answers HEAD")
     response = Response()
-    assert not lacking(response, ("background", "body", "raw_headers", "status_code")), missing("Response's fields")
+    assert not missing_names(response, ("background", "body", "raw_headers", "status_code")), missing(
+        "Response's fields"
+    )
 
 
 @pytest.mark.parametrize("name", BOUND)
-def test_no_version_is_allowed_that_nobody_has_looked_at(name: str) -> None:
+def test_only_checked_versions_are_allowed(name: str) -> None:
     pyproject = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
-    [requirement] = [one for line in pyproject["project"]["dependencies"] if (one := Requirement(line)).name == name]
+    [requirement] = [
+        requirement for line in pyproject["project"]["dependencies"] if (requirement := Requirement(line)).name == name
+    ]
     assert any(specifier.operator == "<" for specifier in requirement.specifier), f"{name} has no bound above"
     version = importlib.metadata.version(name)
     assert requirement.specifier.contains(version), f"{name} {version} is installed, allowed is {requirement.specifier}"

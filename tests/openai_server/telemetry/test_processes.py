@@ -6,13 +6,13 @@ from prometheus_client.exposition import generate_latest
 from openai_server.telemetry.processes import ProcessesCollector
 from tests.wire.exposition import Scrape
 
-GONE = 2**22 + 1
-"""More than any process id is."""
+UNUSED_PID = 2**22 + 1
+"""An id larger than that of any process."""
 
 
-def test_each_is_told_of_by_its_id_and_one_that_is_gone_is_left_out() -> None:
+def test_metrics_are_labelled_by_process_id_and_ended_processes_are_left_out() -> None:
     registry = CollectorRegistry()
-    registry.register(ProcessesCollector(lambda: [os.getpid(), os.getppid(), GONE]))
+    registry.register(ProcessesCollector(lambda: [os.getpid(), os.getppid(), UNUSED_PID]))
     scrape = Scrape(generate_latest(registry))
     living = {str(os.getpid()), str(os.getppid())}
     for name in ("process_resident_memory_bytes", "process_cpu_seconds_total", "process_start_time_seconds"):

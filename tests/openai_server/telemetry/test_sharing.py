@@ -5,7 +5,7 @@ from pathlib import Path
 from openai_server.telemetry import sharing
 
 
-def left_behind(root: Path) -> Path:
+def abandoned_directory(root: Path) -> Path:
     directory = root / "openai_server-killed"
     directory.mkdir()
     (directory / "lock").touch()
@@ -13,7 +13,7 @@ def left_behind(root: Path) -> Path:
     return directory
 
 
-def test_the_directory_is_there_for_as_long_as_it_is_needed(tmp_path: Path) -> None:
+def test_the_directory_exists_only_while_it_is_shared(tmp_path: Path) -> None:
     with sharing.shared(str(tmp_path)):
         assert sharing.is_shared()
         assert Path(os.environ[sharing.DIRECTORY]).parent == tmp_path
@@ -21,16 +21,16 @@ def test_the_directory_is_there_for_as_long_as_it_is_needed(tmp_path: Path) -> N
     assert not list(tmp_path.iterdir())
 
 
-def test_what_a_killed_parent_left_is_removed(tmp_path: Path) -> None:
-    killed = left_behind(tmp_path)
-    other = tmp_path / "somebody-elses"
+def test_the_directory_of_a_killed_parent_is_removed(tmp_path: Path) -> None:
+    killed = abandoned_directory(tmp_path)
+    other = tmp_path / "unrelated"
     other.mkdir()
     with sharing.shared(str(tmp_path)):
         assert not killed.exists()
     assert list(tmp_path.iterdir()) == [other]
 
 
-def test_who_lives(tmp_path: Path) -> None:
+def test_live_processes_are_listed_until_forgotten(tmp_path: Path) -> None:
     with sharing.shared(str(tmp_path)):
         directory = Path(os.environ[sharing.DIRECTORY])
         for name in ("gauge_livemax_7", "gauge_livesum_7", "gauge_livesum_12", "counter_3"):
@@ -40,8 +40,8 @@ def test_who_lives(tmp_path: Path) -> None:
         assert sharing.processes() == [12]
 
 
-def test_what_another_parent_uses_stays(tmp_path: Path) -> None:
-    living = left_behind(tmp_path)
+def test_the_directory_of_another_running_parent_stays(tmp_path: Path) -> None:
+    living = abandoned_directory(tmp_path)
     with (living / "lock").open() as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with sharing.shared(str(tmp_path)):

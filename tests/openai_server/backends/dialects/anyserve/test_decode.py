@@ -16,7 +16,7 @@ from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
 from tests.wire.fake_worker import last_token, message, token, whole
 
 
-def says(
+def stream_response(
     token: bytes, index: int | None = 0, reason: bytes | None = b"null", *, raw: bool = False
 ) -> ModelInferResponse:
     outputs: list[tuple[contract.TensorSpec, list[object]]] = [(contract.TOKEN, [token])]
@@ -38,7 +38,7 @@ def with_contents(contents: InferTensorContents) -> ModelInferResponse.InferOutp
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_an_answer_in_both_forms(raw: bool) -> None:
+def test_an_answer_is_decoded_from_typed_and_raw_contents(raw: bool) -> None:
     response = message(
         (contract.TEXT, ["é".encode(), b"b"]),
         (contract.FINISH_REASON, [b"stop", b"length"]),
@@ -52,7 +52,7 @@ def test_an_answer_in_both_forms(raw: bool) -> None:
     assert decoded.usage == Usage(5, 3, 4)
 
 
-def test_what_a_backend_does_not_tell_is_not_made_up() -> None:
+def test_values_that_a_backend_does_not_report_are_none() -> None:
     assert answer(message((contract.TEXT, [b"a"])), 1).usage is None
     assert answer(message((contract.TEXT, [b"a"])), 1).choices == [Choice(0, "a", None)]
     counts = (contract.PROMPT_TOKENS, [5]), (contract.COMPLETION_TOKENS, [1])
@@ -78,7 +78,7 @@ def test_unknown_tensors_are_ignored() -> None:
         ModelInferResponse(outputs=[with_contents(InferTensorContents(int_contents=[1]))]),
     ],
 )
-def test_an_answer_that_makes_no_sense(response: ModelInferResponse) -> None:
+def test_an_invalid_answer_is_a_backend_error(response: ModelInferResponse) -> None:
     with pytest.raises(BackendError) as caught:
         answer(response, 1)
     assert caught.value.status == "UNKNOWN"
@@ -90,15 +90,15 @@ def test_contents_in_a_wrong_field_are_named() -> None:
         answer(ModelInferResponse(outputs=[output]), 1)
 
 
-def test_whatever_shape_it_says_an_output_is_its_elements() -> None:
-    """Backends of models with a batch dimension send [1, 1], others forget to say it."""
+def test_the_shape_of_an_output_is_ignored() -> None:
+    """Backends of models with a batch dimension send [1, 1], others send no shape."""
     for shape in ([1], [1, 1], []):
         output = with_contents(InferTensorContents(bytes_contents=[b"a"]))
         output.shape[:] = shape
         assert answer(ModelInferResponse(outputs=[output]), 1).choices[0].text == "a"
 
 
-def test_totals() -> None:
+def test_totals_are_none_where_a_count_is_unknown() -> None:
     assert total([Usage(1, 2, 3), Usage(4, 5, 6)]) == Usage(5, 7, 9)
     assert total([Usage(1, 2, 3), Usage(4, 5, None)]) == Usage(5, 7, None)
     assert total([Usage(1, 2, 3), None]) is None
@@ -108,14 +108,14 @@ def test_totals() -> None:
 
 
 class StreamDecoder(StreamReader):
-    """All the way from a response to what the client gets to see."""
+    """Decodes responses into the deltas that a client gets."""
 
     def __init__(self, n: int) -> None:
         super().__init__(n)
         self._decoders = ChoiceDecoders(n)
 
     def feed(self, response: ModelInferResponse) -> list[Choice]:
-        """What the choices grow by."""
+        """Returns the deltas of a response."""
         choices = []
         for index, piece, reason, logprobs in self.read(response):
             text = self._decoders.text(index, piece, reason is not None)
@@ -125,10 +125,10 @@ class StreamDecoder(StreamReader):
 
 
 @pytest.mark.parametrize("raw", [False, True])
-def test_a_stream(raw: bool) -> None:
+def test_a_stream_is_decoded_until_its_finish_reason(raw: bool) -> None:
     decoder = StreamDecoder(1)
-    assert decoder.feed(says(b"a", raw=raw)) == [Choice(0, "a", None)]
-    assert decoder.feed(says(b"", raw=raw)) == []
+    assert decoder.feed(stream_response(b"a", raw=raw)) == [Choice(0, "a", None)]
+    assert decoder.feed(stream_response(b"", raw=raw)) == []
     assert decoder.feed(last_token("b", reason="length")) == [Choice(0, "b", "length")]
     assert decoder.usage == Usage(3, 2, 1)
     decoder.end()
@@ -142,7 +142,7 @@ def test_usage_counts_each_choice_once() -> None:
     assert decoder.usage == Usage(3, 4, 1)
 
 
-def test_an_empty_final_response() -> None:
+def test_a_final_response_may_be_empty() -> None:
     decoder = StreamDecoder(1)
     decoder.feed(last_token("a", final=False))
     assert decoder.feed(message(final=True)) == []
@@ -150,23 +150,23 @@ def test_an_empty_final_response() -> None:
 
 
 @pytest.mark.parametrize("reason", [b"", b"null"])
-def test_words_for_not_finished(reason: bytes) -> None:
+def test_a_choice_is_unfinished_with_an_empty_or_null_reason(reason: bytes) -> None:
     decoder = StreamDecoder(1)
-    assert decoder.feed(says(b"a", reason=reason)) == [Choice(0, "a", None)]
+    assert decoder.feed(stream_response(b"a", reason=reason)) == [Choice(0, "a", None)]
     with pytest.raises(BackendError, match="ended the stream early"):
         decoder.end()
 
 
-def test_a_backend_that_tells_neither_index_nor_reason() -> None:
+def test_index_and_finish_reason_are_optional_in_a_stream() -> None:
     decoder = StreamDecoder(1)
-    assert decoder.feed(says(b"a", index=None, reason=None)) == [Choice(0, "a", None)]
+    assert decoder.feed(stream_response(b"a", index=None, reason=None)) == [Choice(0, "a", None)]
     with pytest.raises(BackendError):
         decoder.end()
     decoder.feed(message(final=True))
     decoder.end()
 
 
-def test_the_final_flag_does_not_finish_a_choice_for_a_backend_that_tells_reasons() -> None:
+def test_the_final_flag_does_not_finish_a_choice_if_the_backend_sends_reasons() -> None:
     decoder = StreamDecoder(2)
     decoder.feed(last_token(index=0))
     with pytest.raises(BackendError):
@@ -174,12 +174,12 @@ def test_the_final_flag_does_not_finish_a_choice_for_a_backend_that_tells_reason
 
 
 @pytest.mark.parametrize("index", [-1, 1])
-def test_an_index_that_nobody_asked_for(index: int) -> None:
+def test_an_unexpected_index_is_a_backend_error(index: int) -> None:
     with pytest.raises(BackendError):
         StreamDecoder(1).feed(token("a", index))
 
 
-def test_a_stray_token_count_is_refused() -> None:
+def test_a_wrong_number_of_counts_is_a_backend_error() -> None:
     with pytest.raises(BackendError):
         StreamDecoder(2).feed(message((contract.TOKEN, [b"a"]), (contract.COMPLETION_TOKENS, [1, 2])))
 
@@ -188,17 +188,17 @@ TEXT = "aé漢🙂"
 
 
 @pytest.mark.parametrize("at", range(len(TEXT.encode()) + 1))
-def test_a_character_split_at_any_byte_comes_out_whole(at: int) -> None:
+def test_a_character_split_at_any_byte_is_decoded_whole(at: int) -> None:
     data = TEXT.encode()
     decoder = StreamDecoder(1)
-    parts = [decoder.feed(says(data[:at])), decoder.feed(says(data[at:], reason=b"stop"))]
+    parts = [decoder.feed(stream_response(data[:at])), decoder.feed(stream_response(data[at:], reason=b"stop"))]
     assert "".join(choice.text for part in parts for choice in part) == TEXT
 
 
 @given(st.lists(st.binary(max_size=5), max_size=8))
-def test_any_bytes_come_out_as_text(tokens: list[bytes]) -> None:
+def test_any_bytes_are_decoded_to_text(tokens: list[bytes]) -> None:
     decoder = StreamDecoder(1)
-    deltas = [delta for token in tokens for delta in decoder.feed(says(token))]
+    deltas = [delta for token in tokens for delta in decoder.feed(stream_response(token))]
     deltas += decoder.feed(last_token())
     assert "".join(delta.text for delta in deltas) == b"".join(tokens).decode(errors="replace")
 
@@ -219,7 +219,7 @@ ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
 ]
 
 
-def test_a_step_batch() -> None:
+def test_a_step_batch_is_decoded_to_rows() -> None:
     assert list(step_batch(batch())) == [(7, b"a", 0, None), (5, b"b", 1, None)]
     assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, ChoiceEnd("stop", 2, 1, 4))]
 
@@ -235,7 +235,7 @@ def test_a_step_batch() -> None:
         message((contract.REQUEST, [1]), (contract.TensorSpec("token", "INT32", (1,), ""), [1]), (contract.INDEX, [0])),
     ],
 )
-def test_a_step_batch_that_makes_no_sense(response: ModelInferResponse) -> None:
+def test_an_invalid_step_batch_is_a_backend_error(response: ModelInferResponse) -> None:
     with pytest.raises(BackendError):
         step_batch(response)
 
@@ -255,26 +255,26 @@ def with_logprobs(*outputs: tuple[contract.TensorSpec, list[Any]]) -> ModelInfer
     return message((contract.TEXT, [b"ab", b"c"]), *outputs)
 
 
-def test_log_probabilities_belong_to_their_choice() -> None:
-    told = answer(with_logprobs(*LOGPROB_TENSORS), 2)
-    assert [list(choice.logprobs) for choice in told.choices] == [
+def test_log_probabilities_are_assigned_to_their_choice() -> None:
+    decoded = answer(with_logprobs(*LOGPROB_TENSORS), 2)
+    assert [list(choice.logprobs) for choice in decoded.choices] == [
         [TokenLogprob(b"a", None, ()), TokenLogprob(b"b", -1.0, [(b"x", -0.5)])],
         [TokenLogprob(b"c", -2.0, [(b"y", -0.25)])],
     ]
 
 
 @pytest.mark.parametrize("missing", range(1, 5))
-def test_log_probabilities_that_do_not_belong_together(missing: int) -> None:
+def test_incomplete_log_probabilities_are_a_backend_error(missing: int) -> None:
     outputs = [output for i, output in enumerate(LOGPROB_TENSORS) if i != missing]
     with pytest.raises(BackendError):
         answer(with_logprobs(*outputs), 2)
 
 
-def test_the_best_are_those_with_the_likeliest_tokens() -> None:
+def test_the_best_choices_have_the_highest_mean_log_probability() -> None:
     def choice(index: int, *logprobs: float) -> Choice:
         return Choice(index, str(index), "stop", [TokenLogprob(b"x", logprob, ()) for logprob in logprobs])
 
-    told = Answer([choice(0, -2.0), choice(1, -1.0, -1.0, -1.0), choice(2, -3.0, -0.5)], Usage(1, 6, None))
-    chosen = best(told, 2)
+    decoded = Answer([choice(0, -2.0), choice(1, -1.0, -1.0, -1.0), choice(2, -3.0, -0.5)], Usage(1, 6, None))
+    chosen = best(decoded, 2)
     assert [(choice.index, choice.text) for choice in chosen.choices] == [(0, "1"), (1, "2")]
-    assert chosen.usage == told.usage
+    assert chosen.usage == decoded.usage

@@ -17,7 +17,7 @@ NAMES = frozenset(spec.name for spec in contract.INPUTS)
 def calls(
     input_names: Container[str] = NAMES, server_inputs: ServerInputs | None = None, **body: Any
 ) -> dict[str, dict[str, list[Any]]]:
-    """The inputs of each call, by its id."""
+    """Returns the inputs of each call, by its id."""
     turn = parse_completion(json.dumps({"prompt": "x", **body}).encode()).turn()
     messages = ANYSERVE.calls(turn, turn.prompts, Target("m", input_names, "id"), server_inputs or {})
     return {
@@ -26,12 +26,12 @@ def calls(
     }
 
 
-def test_a_call_for_each_prompt() -> None:
+def test_each_prompt_is_one_call() -> None:
     assert {id: inputs["prompt"] for id, inputs in calls(prompt=["a", "b"]).items()} == {"id-0": [b"a"], "id-1": [b"b"]}
     assert calls(prompt=[1, 2])["id"]["prompt_token_ids"] == [1, 2]
 
 
-def test_the_best_are_found_by_their_log_probabilities() -> None:
+def test_best_of_requests_log_probabilities() -> None:
     assert calls(n=1, best_of=2)["id"]["logprobs"] == [0]
     assert calls(n=1, best_of=2, logprobs=3)["id"]["logprobs"] == [3]
     assert "logprobs" not in calls(n=2, best_of=2)["id"]
@@ -44,7 +44,9 @@ def test_a_schema_is_closed_and_lenient_unless_it_is_strict() -> None:
     assert inputs["lenient_schema"] == [True]
     strict = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema, "strict": True}}
     assert "lenient_schema" not in calls(response_format=strict)["id"]
-    assert "lenient_schema" not in calls(EVERYTHING, json_schema=schema)["id"], "it may refuse what no client set"
+    assert "lenient_schema" not in calls(EVERYTHING, json_schema=schema)["id"], (
+        "the backend may reject an input that the client did not set"
+    )
 
 
 def test_inputs_of_the_server_are_kept() -> None:
@@ -52,7 +54,7 @@ def test_inputs_of_the_server_are_kept() -> None:
     assert (inputs["skip_special_tokens"], inputs["logprobs"], inputs["json_schema"]) == ([False], [0], [b"{}"])
 
 
-def test_what_the_backend_has_no_input_for() -> None:
+def test_a_parameter_without_an_input_of_the_backend_is_rejected() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         calls(NAMES - {"json_schema"}, response_format={"type": "json_object"})
     assert caught.value.param == "response_format"

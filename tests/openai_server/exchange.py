@@ -1,4 +1,4 @@
-"""A fake of what the server offers for one request beside ASGI's messages."""
+"""A fake of the server's interface for one request, in addition to ASGI's messages."""
 
 from collections.abc import Callable
 from typing import Any
@@ -7,7 +7,7 @@ from openai_server.http.streaming import EXCHANGE
 
 
 class FakeExchange:
-    """A streaming.Exchange. `leave` is the client's leaving."""
+    """A `streaming.Exchange`. `leave` simulates a disconnect of the client."""
 
     def __init__(self, *, body: bytes | None = None, is_free: bool = True) -> None:
         self.is_free = is_free

@@ -8,7 +8,7 @@ import pytest
 
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from tests.openai_server.parsing.tools.written import ONE_AT_A_TIME, WRITTEN
+from tests.openai_server.parsing.tools.examples import EXAMPLES, SINGLE_CALL_FORMATS
 from tests.templates import template_paths
 from tests.wire.fake_worker import FakeWorker, Refusal, inputs_of, last_token, message, streams, token, whole
 from tests.wire.sidecar import Sidecar, running
@@ -121,7 +121,7 @@ async def chat_in_both_modes(sidecar: Sidecar, **body: Any) -> tuple[dict[str, A
 @pytest.mark.parametrize("name", TEMPLATES)
 async def test_a_truncated_required_call_has_no_content(name: str) -> None:
     worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
-    text = WRITTEN[name].one if name in ONE_AT_A_TIME else WRITTEN[name].both
+    text = EXAMPLES[name].one if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
     text = REASONING_END_TAGS.get(name, "") + text
     async with running(worker) as sidecar:
         for end in [*range(1, len(text), 5), len(text)]:

@@ -1,4 +1,4 @@
-"""What tests of parsers share: texts cut in every way, and what came out of a parser, put together."""
+"""Shared by tests of parsers: cuts of texts, and the events of a parser as one answer."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -28,7 +28,7 @@ class Answer:
 
 
 def answer(parser: Parser, pieces: Iterable[str]) -> Answer:
-    """Fails where events don't follow each other as they must."""
+    """Parses the pieces and returns the answer. Checks that the events are in a valid order."""
     whole = Answer()
     for event in [*(event for piece in pieces for event in parser.push(piece)), *parser.end()]:
         match event:
@@ -50,7 +50,7 @@ def answer(parser: Parser, pieces: Iterable[str]) -> Answer:
 
 
 def cuts(text: str) -> Iterator[Sequence[str]]:
-    """The whole, character by character, with empty pieces between, and every cut into two."""
+    """Yields the text whole, by character, with empty pieces in between, and cut into two in every way."""
     yield [text]
     yield list(text)
     yield [piece for character in text for piece in ("", character)]
@@ -58,10 +58,10 @@ def cuts(text: str) -> Iterator[Sequence[str]]:
         yield [text[:i], text[i:]]
 
 
-def same_at_every_cut(make: Callable[[], Parser], text: str) -> Answer:
-    whole = answer(make(), [text])
+def same_at_every_cut(new_parser: Callable[[], Parser], text: str) -> Answer:
+    whole = answer(new_parser(), [text])
     for pieces in cuts(text):
-        assert answer(make(), pieces) == whole, pieces
+        assert answer(new_parser(), pieces) == whole, pieces
     return whole
 
 

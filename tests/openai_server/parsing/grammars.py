@@ -1,4 +1,4 @@
-"""Grammars, compiled by llguidance for a vocabulary of all bytes and some control tokens, as the worker does it."""
+"""Compiles grammars with llguidance, as the worker does, for a vocabulary of all bytes and some control tokens."""
 
 import random
 from collections.abc import Sequence
@@ -26,7 +26,7 @@ CONTROL_TOKENS = (
 
 
 class _Vocabulary:
-    """What llguidance asks of a tokenizer."""
+    """The tokenizer interface of llguidance."""
 
     def __init__(self) -> None:
         control = self._control = list(dict.fromkeys(CONTROL_TOKENS))
@@ -53,21 +53,21 @@ def tokenizer() -> LLTokenizer:
 
 
 def tokens(text: str, *, control: bool = True) -> list[int]:
-    """As a model writes the text: markers as control tokens, or (if not `control`) spelled in bytes."""
+    """Returns the tokens of a text, with markers as control tokens or (if not `control`) as bytes."""
     ids: list[int] = []
-    at = 0
-    while at < len(text):
-        found = next((x for x in _vocabulary.ids if control and text.startswith(x, at)), None)
-        ids += [_vocabulary.ids[found]] if found else text[at].encode()
-        at += len(found or text[at])
+    position = 0
+    while position < len(text):
+        marker = next((x for x in _vocabulary.ids if control and text.startswith(x, position)), None)
+        ids += [_vocabulary.ids[marker]] if marker else text[position].encode()
+        position += len(marker or text[position])
     return ids
 
 
 @lru_cache(maxsize=64)
 def _compiled(grammar: str) -> LLMatcher:
-    made = LLMatcher(tokenizer(), grammar, log_level=0)
-    assert not made.is_error(), f"{made.get_error()}\n{grammar}"
-    return made
+    compiled = LLMatcher(tokenizer(), grammar, log_level=0)
+    assert not compiled.is_error(), f"{compiled.get_error()}\n{grammar}"
+    return compiled
 
 
 def matcher(grammar: str) -> LLMatcher:
@@ -75,42 +75,42 @@ def matcher(grammar: str) -> LLMatcher:
 
 
 def accepted(grammar: str, text: str | Sequence[int]) -> bool:
-    """Whether the whole text may be written, and the answer end there."""
-    taken, made = _consumed(grammar, text)
-    return taken is None and made.is_accepting()
+    """Whether the grammar accepts the whole text as complete."""
+    n_accepted, consumed = _consumed(grammar, text)
+    return n_accepted is None and consumed.is_accepting()
 
 
 def refused_at(grammar: str, text: str | Sequence[int]) -> int | None:
-    """How many tokens may be written before the first that may not; None if all may."""
+    """Returns the index of the first token that the grammar rejects; None if it accepts all."""
     return _consumed(grammar, text)[0]
 
 
 def _consumed(grammar: str, text: str | Sequence[int]) -> tuple[int | None, LLMatcher]:
     ids = tokens(text) if isinstance(text, str) else list(text)
-    made = matcher(grammar)
-    taken = made.try_consume_tokens(ids)
-    assert not made.is_error(), made.get_error()  # such as a lexer that became too complex
-    return (taken if taken < len(ids) else None), made
+    text_matcher = matcher(grammar)
+    n_accepted = text_matcher.try_consume_tokens(ids)
+    assert not text_matcher.is_error(), text_matcher.get_error()  # for example, a lexer that became too complex
+    return (n_accepted if n_accepted < len(ids) else None), text_matcher
 
 
 _ENDS = ("</parameter>\n", "\n</parameter>\n", "</｜DSML｜parameter>\n", "</arg_value>", "</arg_value>\n")
 
 
-def written_by_chance(grammar: str, chance: random.Random, begin: str = "") -> str:
-    """What a model would write that chooses by chance, after `begin`; it likes whatever ends things."""
-    made = matcher(grammar)
+def random_text(grammar: str, rng: random.Random, begin: str = "") -> str:
+    """Returns a random text that the grammar accepts and that starts with `begin`; prefers closing tokens."""
+    text_matcher = matcher(grammar)
     ids = tokens(begin)
-    assert made.consume_tokens(ids)
+    assert text_matcher.consume_tokens(ids)
     eos = _vocabulary.eos_token_id
     while True:
-        mask = made.compute_bitmask()
+        mask = text_matcher.compute_bitmask()
         allowed = [i for i in range(len(_vocabulary.tokens)) if mask[i // 8] >> (i % 8) & 1]
-        if allowed == [eos] or (eos in allowed and chance.random() < 0.2):
+        if allowed == [eos] or (eos in allowed and rng.random() < 0.2):
             return b"".join(map(_vocabulary.text, ids)).decode(errors="replace")
-        ends = [tokens(end) for end in _ENDS if made.validate_tokens(tokens(end)) == len(tokens(end))]
+        ends = [tokens(end) for end in _ENDS if text_matcher.validate_tokens(tokens(end)) == len(tokens(end))]
         ends += [[i] for i in allowed if i != eos and (i >= 256 or chr(i) in '"}])')]
         others = [[i] for i in allowed if 32 <= i < 127 or i == 10] or [[i] for i in allowed if i != eos]
-        choice = chance.choice(ends if ends and chance.random() < 0.5 else others)
-        assert made.consume_tokens(choice)
+        choice = rng.choice(ends if ends and rng.random() < 0.5 else others)
+        assert text_matcher.consume_tokens(choice)
         ids += choice
         assert len(ids) < 2000

@@ -17,7 +17,7 @@ json_values = st.recursive(
 
 
 def read(text: str, pieces: list[str] | None = None) -> tuple[str, str, bool]:
-    """What was handed out for the value, what was left of the text, and whether the value was whole."""
+    """Returns the emitted text of the value, the rest of the text, and whether the value is complete."""
     whole = False
 
     def steps(reader: Reader, out: Output) -> Steps[None]:
@@ -25,25 +25,25 @@ def read(text: str, pieces: list[str] | None = None) -> tuple[str, str, bool]:
         out.begin("f")
         whole = yield from value(reader, out.arguments)
         while True:
-            left.append(reader.rest())
+            rest.append(reader.rest())
             yield
 
-    left: list[str] = []
+    rest: list[str] = []
     parser = StepParser(steps)
     events = [event for piece in pieces or [text] for event in parser.push(piece)] + parser.end()
-    return "".join(event.text for event in events if isinstance(event, CallArguments)), "".join(left), whole
+    return "".join(event.text for event in events if isinstance(event, CallArguments)), "".join(rest), whole
 
 
 @given(json_values, st.booleans(), st.data())
-def test_valid_json_is_passed_on_as_it_is(given: object, ascii: bool, data: st.DataObject) -> None:
-    text = json.dumps(given, ensure_ascii=ascii, indent=data.draw(st.sampled_from([None, 2])))
+def test_valid_json_is_emitted_unchanged(json_value: object, ascii: bool, data: st.DataObject) -> None:
+    text = json.dumps(json_value, ensure_ascii=ascii, indent=data.draw(st.sampled_from([None, 2])))
     cut = data.draw(st.integers(0, len(text)))
     assert read(text + "\n}", [text[:cut], text[cut:], "\n}"]) == (text, "\n}", True)
     assert valid(text) == text
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("text", "expected"),
     [
         ('"a\nb\t\x00"', "a\nb\t\x00"),
         (r'"\d+\.\w"', r"\d+\.\w"),
@@ -58,17 +58,17 @@ def test_valid_json_is_passed_on_as_it_is(given: object, ascii: bool, data: st.D
         ("[1 , 2\n,]", [1, 2]),
     ],
 )
-def test_what_models_get_wrong_is_put_right(written: str, meant: object) -> None:
-    for pieces in cuts(written):
-        handed_out, left, whole = read(written, list(pieces))
+def test_common_errors_of_models_are_repaired(text: str, expected: object) -> None:
+    for pieces in cuts(text):
+        emitted, rest, whole = read(text, list(pieces))
         assert whole
-        assert left == ""
-        assert json.loads(handed_out) == meant
-    assert json.loads(valid(written) or "") == meant
+        assert rest == ""
+        assert json.loads(emitted) == expected
+    assert json.loads(valid(text) or "") == expected
 
 
 @pytest.mark.parametrize(
-    ("text", "handed_out", "left"),
+    ("text", "emitted", "rest"),
     [
         ('{"a": ]', '{"a": ', "]"),
         ('{"a" 1}', '{"a" ', "1}"),
@@ -88,49 +88,49 @@ def test_what_models_get_wrong_is_put_right(written: str, meant: object) -> None
         ("]", "", "]"),
     ],
 )
-def test_it_fails_at_what_is_wrong(text: str, handed_out: str, left: str) -> None:
+def test_parsing_stops_at_an_error(text: str, emitted: str, rest: str) -> None:
     for pieces in cuts(text):
-        assert read(text, list(pieces)) == (handed_out, left, False), pieces
+        assert read(text, list(pieces)) == (emitted, rest, False), pieces
 
 
 @given(json_values)
-def test_what_was_cut_off_is_all_handed_out(given: object) -> None:
-    text = json.dumps(given, ensure_ascii=False)
+def test_all_text_of_an_incomplete_value_is_emitted(json_value: object) -> None:
+    text = json.dumps(json_value, ensure_ascii=False)
     for end in range(len(text)):
-        handed_out, left, whole = read(text[:end])
-        assert handed_out + left == text[:end]
-        # The beginning of a number is one.
-        assert not whole or isinstance(given, int | float)
+        emitted, rest, whole = read(text[:end])
+        assert emitted + rest == text[:end]
+        # the beginning of a number is a number
+        assert not whole or isinstance(json_value, int | float)
 
 
 @given(st.text(alphabet="[]{}\",:\\ \nu1e-tf'", max_size=30))
-def test_any_text_is_read_in_one_way_and_never_lost(text: str) -> None:
+def test_any_text_is_parsed_the_same_at_every_cut_and_never_lost(text: str) -> None:
     reference = read(text)
     assert read(text, list(text)) == reference
-    handed_out, left, whole = reference
+    emitted, rest, whole = reference
     if whole:
-        json.loads(handed_out)
-    assert text.endswith(left)
+        json.loads(emitted)
+    assert text.endswith(rest)
 
 
-def test_a_number_has_a_longest_length() -> None:
+def test_the_length_of_a_number_is_limited() -> None:
     scanner = JsonScanner()
     scanner.push("1" * 500, 0)
     assert scanner.failed
 
 
-def test_deep_nesting_takes_no_stack() -> None:
+def test_deep_nesting_does_not_exhaust_the_stack() -> None:
     text = "[" * 100_000 + "]" * 100_000
     assert valid(text) == text
 
 
 @pytest.mark.parametrize("text", ["", " ", "1 2", '"a', "{", "[1]]", "nul"])
-def test_not_one_whole_value(text: str) -> None:
+def test_a_text_that_is_not_one_complete_value_is_invalid(text: str) -> None:
     assert valid(text) is None
 
 
 @pytest.mark.parametrize(
-    ("written", "handed_out"),
+    ("text", "emitted"),
     [
         ('{"a": 1}', '{"a": 1}'),
         ("null", "{}"),
@@ -142,27 +142,27 @@ def test_not_one_whole_value(text: str) -> None:
         ("", ""),
     ],
 )
-def test_arguments_are_an_object_where_they_can_be_one(written: str, handed_out: str) -> None:
+def test_arguments_are_converted_to_an_object_if_possible(text: str, emitted: str) -> None:
     pieces: list[str] = []
     reader = Reader()
-    reader.push(written)
+    reader.push(text)
     reader.end()
     assert list(arguments(reader, pieces.append)) == []
-    assert "".join(pieces) == handed_out
+    assert "".join(pieces) == emitted
 
 
 @pytest.mark.parametrize(
-    ("written", "meant"),
+    ("text", "expected"),
     [('"a\\n" ', "a\n"), ("'b'", "b"), ('""', ""), ("1", None), ('"a', None), ('"\\ud83d"', None), ("", None)],
 )
-def test_strings(written: str, meant: str | None) -> None:
-    found = []
+def test_a_string_is_decoded(text: str, expected: str | None) -> None:
+    decoded = []
 
     def steps(reader: Reader, out: Output) -> Steps[None]:
-        found.append((yield from string(reader)))
+        decoded.append((yield from string(reader)))
 
     parser = StepParser(steps)
-    for character in written:
+    for character in text:
         parser.push(character)
     parser.end()
-    assert found == [meant]
+    assert decoded == [expected]

@@ -47,18 +47,22 @@ CASES = [
 
 
 @pytest.mark.parametrize(("tags", "inside", "text", "reasoning", "content"), CASES)
-def test_at_every_cut(tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str) -> None:
+def test_reasoning_is_parsed_the_same_at_every_cut(
+    tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str
+) -> None:
     assert same_at_every_cut(lambda: parser(tags, inside=inside), text) == Answer(content, [], reasoning)
 
 
 @pytest.mark.parametrize(("tags", "inside", "text", "reasoning", "content"), CASES)
-def test_cut_off_anywhere(tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str) -> None:
+def test_incomplete_reasoning_is_parsed_the_same_at_every_cut(
+    tags: ReasoningTags, inside: bool, text: str, reasoning: str, content: str
+) -> None:
     for end in range(len(text)):
         same_at_every_cut(lambda: parser(tags, inside=inside), text[:end])
 
 
 @given(st.lists(st.sampled_from(["<think>", "</think>", "<", "a", " ", "\n", "</thi"]), max_size=8), st.booleans())
-def test_nothing_but_markers_and_space_around_them_is_lost(parts: list[str], inside: bool) -> None:
+def test_only_tags_and_whitespace_around_them_are_removed(parts: list[str], inside: bool) -> None:
     text = "".join(parts)
     whole = answer(parser(inside=inside), [text])
     for pieces in cuts(text):
@@ -73,9 +77,9 @@ def test_nothing_but_markers_and_space_around_them_is_lost(parts: list[str], ins
 
 
 def test_reasoning_is_streamed() -> None:
-    made = parser()
-    told = [made.push(piece) for piece in ("<think>", "a", " b", " <", "c", "</think>", "\n", "d")]
-    assert told == [
+    reasoning_parser = parser()
+    events = [reasoning_parser.push(piece) for piece in ("<think>", "a", " b", " <", "c", "</think>", "\n", "d")]
+    assert events == [
         [],
         [Reasoning("a")],
         [Reasoning(" b")],
@@ -108,9 +112,9 @@ def test_reasoning_is_streamed() -> None:
         ("<|tool_call_begin|> <think>", ("<think>", "</think>")),
     ],
 )
-def test_tags_of_templates(template: str, tags: tuple[str, str] | None) -> None:
-    found = tags_of(template)
-    assert (found and (found.begin, found.end)) == tags
+def test_reasoning_tags_are_found_in_templates(template: str, tags: tuple[str, str] | None) -> None:
+    actual = tags_of(template)
+    assert (actual and (actual.begin, actual.end)) == tags
 
 
 @pytest.mark.parametrize(
@@ -124,5 +128,5 @@ def test_tags_of_templates(template: str, tags: tuple[str, str] | None) -> None:
         ("", False),
     ],
 )
-def test_whether_the_prompt_begins_a_thought(prompt: str, inside: bool) -> None:
+def test_a_prompt_that_ends_with_the_begin_tag_starts_inside_reasoning(prompt: str, inside: bool) -> None:
     assert starts_inside(prompt, THINK) is inside

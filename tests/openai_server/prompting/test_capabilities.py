@@ -1,4 +1,4 @@
-"""Small templates; test_corpus.py has the large ones."""
+"""Capabilities found in small templates; test_corpus.py has real ones."""
 
 from datetime import datetime
 
@@ -24,12 +24,12 @@ def calls(body: str) -> str:
     return looping("{{ m.content }}{% for c in m.tool_calls %}" + body + "{% endfor %}")
 
 
-def test_variables() -> None:
-    known = capabilities(
+def test_undeclared_names_are_variables() -> None:
+    found = capabilities(
         "{% set a = 1 %}{{ a }}{{ enable_thinking }}{% if b is defined %}{{ strftime_now('') }}{% endif %}"
     )
-    assert known.variables == {"enable_thinking", "b"}
-    assert not known.tools
+    assert found.variables == {"enable_thinking", "b"}
+    assert not found.tools
     assert capabilities("{% if not tools is defined %}{% set tools = none %}{% endif %}{{ tools }}").tools
 
 
@@ -46,22 +46,22 @@ def test_variables() -> None:
         "messages | selectattr('role', 'equalto', 'x') | list",
     ],
 )
-def test_roles(condition: str) -> None:
+def test_compared_roles_are_found(condition: str) -> None:
     assert "x" in capabilities(looping("{% if " + condition + " %}{% endif %}")).roles
 
 
 @pytest.mark.parametrize("condition", ["m.name == 'x'", "'x' in m", "m.x", "m.role is defined", "m['function']"])
-def test_what_is_no_role(condition: str) -> None:
+def test_other_comparisons_are_not_roles(condition: str) -> None:
     assert capabilities(looping("{% if " + condition + " %}{% endif %}")).roles == set()
 
 
-def test_roles_that_others_get_instead() -> None:
+def test_named_roles_are_kept_in_the_form() -> None:
     form = capabilities(looping("{% if m.role in ['developer', 'function'] %}{% endif %}{{ m.content }}")).form
     assert form == Form(developer=True, function=True)
 
 
 @pytest.mark.parametrize(
-    ("source", "takes"),
+    ("source", "supported"),
     [
         (looping("{{ m.content }}"), True),
         ("{{ messages[-1].content }}", False),
@@ -69,8 +69,8 @@ def test_roles_that_others_get_instead() -> None:
         ("{% for t in tools %}{% endfor %}" + looping("{{ m.content }}"), True),
     ],
 )
-def test_system(source: str, takes: bool) -> None:
-    assert capabilities(source).system is takes
+def test_system_messages_are_supported_if_their_content_is_rendered(source: str, supported: bool) -> None:
+    assert capabilities(source).system is supported
 
 
 @pytest.mark.parametrize(
@@ -110,7 +110,7 @@ def test_system(source: str, takes: bool) -> None:
         (looping("{{ m.content }}") + "{% if tools %}{{ raise_exception('no tools') }}{% endif %}", Form()),
     ],
 )
-def test_what_it_wants(source: str, form: Form) -> None:
+def test_the_form_of_messages_is_found(source: str, form: Form) -> None:
     assert capabilities(source).form == form
 
 
@@ -121,18 +121,18 @@ def test_what_it_wants(source: str, form: Form) -> None:
         "{% macro f(n) %}{{ f(n + 1) }}{% endmacro %}{{ f(0) }}",
     ],
 )
-def test_nothing_more_is_tried_with_a_template_that_has_no_end(body: str) -> None:
-    seen: list[str] = []
+def test_an_endless_template_is_tried_once(body: str) -> None:
+    renderings: list[str] = []
     templates = Templates(
         clock=lambda: 0.0,
-        now=lambda: seen.append("") or datetime(2026, 3, 4),  # type: ignore[func-returns-value]
+        now=lambda: renderings.append("") or datetime(2026, 3, 4),  # type: ignore[func-returns-value]
         seconds=1,
         characters=10_000,
     )
     assert templates.capabilities("{{ strftime_now('') }}" + body + looping("{{ m.tool_calls }}")).form == Form()
-    assert len(seen) == 1
+    assert len(renderings) == 1
 
 
-def test_one_that_cannot_be_compiled() -> None:
+def test_a_template_that_cannot_be_compiled_is_rejected() -> None:
     with pytest.raises(InvalidRequest, match="line 1"):
         capabilities("{% if %}")

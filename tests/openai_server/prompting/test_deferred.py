@@ -1,4 +1,4 @@
-"""The planner that is made at the first chat."""
+"""The planner that is created at the first chat."""
 
 import asyncio
 import subprocess
@@ -21,39 +21,39 @@ class FakePlanner:
         return ChatPrompt(f"{caller}: {turn}")
 
 
-async def test_a_planner_is_made_once_for_all_first_chats() -> None:
-    n_made = 0
+async def test_a_planner_is_created_once_for_concurrent_first_chats() -> None:
+    n_created = 0
 
-    def make() -> ChatPlanner:
-        nonlocal n_made
-        n_made += 1
+    def create() -> ChatPlanner:
+        nonlocal n_created
+        n_created += 1
         return cast(ChatPlanner, FakePlanner())
 
-    planner, turn = DeferredPlanner(make), cast(Turn, "turn")
-    assert n_made == 0
+    planner, turn = DeferredPlanner(create), cast(Turn, "turn")
+    assert n_created == 0
     plan, prompt = await asyncio.gather(
         planner.plan(turn, {}, (), caller="anna"), planner.prompt(turn, {}, (), caller="ben")
     )
     assert cast(object, plan) == "anna turn"
     assert prompt.text == "ben: turn"
-    assert n_made == 1
+    assert n_created == 1
 
 
-async def test_a_planner_that_could_not_be_made_is_tried_again_at_the_next_chat() -> None:
+async def test_a_failed_creation_is_retried_at_the_next_chat() -> None:
     failures = [MemoryError()]
 
-    def make() -> ChatPlanner:
+    def create() -> ChatPlanner:
         if failures:
             raise failures.pop()
         return cast(ChatPlanner, FakePlanner())
 
-    planner, turn = DeferredPlanner(make), cast(Turn, "turn")
+    planner, turn = DeferredPlanner(create), cast(Turn, "turn")
     with pytest.raises(MemoryError):
         await planner.prompt(turn, {}, (), caller="anna")
     assert (await planner.prompt(turn, {}, (), caller="anna")).text == "anna: turn"
 
 
 @pytest.mark.parametrize("module", ["jinja2", "openai_server.parsing.tools", "openai_server.prompting.template"])
-def test_a_server_without_chats_does_not_import_what_only_chats_need(module: str) -> None:
+def test_a_server_without_chats_does_not_import_the_modules_of_chats(module: str) -> None:
     program = f"import sys, openai_server.serving; sys.exit({module!r} in sys.modules)"
     subprocess.run([sys.executable, "-c", program], check=True)

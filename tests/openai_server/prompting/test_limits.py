@@ -1,4 +1,4 @@
-"""Templates that attack: each is refused, in bounded time and memory, however it goes about it."""
+"""Malicious templates are rejected in limited time and memory."""
 
 import itertools
 import tracemalloc
@@ -13,15 +13,15 @@ from openai_server.prompting.limits import CURRENT, Budget, LimitExceeded
 from openai_server.prompting.template import Templates
 
 CHARACTERS = 10_000
-"""Sixteen times as many may be made on the way."""
+"""Limit of the prompt; intermediate values may have sixteen times as many."""
 MEMORY = 16 << 20
-"""Bytes. Far above what the limit allows (and the compiler takes), far below what the attacks ask for."""
+"""Bytes; far above the limits and the compiler's use, far below what the attacks would allocate."""
 
 
 def render(source: str, content: str = "a") -> str:
     ticking = itertools.count()
     messages: list[Message] = [UserMessage(content)]
-    # A clock that counts the looks at it, so that the tests do not depend on the machine.
+    # a clock that counts its calls, so that the tests do not depend on the machine
     return Templates(
         clock=lambda: next(ticking) / 100, now=lambda: datetime(2026, 1, 1), seconds=1, characters=CHARACTERS
     ).render(source, messages, {})
@@ -37,7 +37,7 @@ def _bounded_memory() -> Iterator[None]:
 
 
 def growing(step: str, start: str = "'aaaaaaaaaaaaaaaa'") -> str:
-    """A template that applies `step` to x a hundred times."""
+    """Returns a template that applies `step` to x a hundred times."""
     return "{% set ns = namespace(x=" + start + ") %}{% for i in range(100) %}{% set ns.x = " + step + " %}{% endfor %}"
 
 
@@ -59,7 +59,7 @@ FOREVER = "{% for i in range(99999) %}{% for i in range(99999) %}%s{% endfor %}{
         "{% for i in range(99999) %}{{ range(99999) | sort | last }}{% endfor %}",
     ],
 )
-def test_too_long(source: str) -> None:
+def test_endless_work_is_stopped(source: str) -> None:
     with pytest.raises(InvalidRequest, match=r"took longer than|created more than"):
         render(source)
 
@@ -139,7 +139,7 @@ def test_too_long(source: str) -> None:
         "{{ 1.5 | round(1000000000) }}",
     ],
 )
-def test_too_large(source: str) -> None:
+def test_large_values_are_rejected(source: str) -> None:
     with pytest.raises(InvalidRequest):
         render(source)
 
@@ -154,7 +154,7 @@ def test_too_large(source: str) -> None:
         "{{ messages[0].content.split('a') }}",
     ],
 )
-def test_a_large_message_does_not_help(source: str) -> None:
+def test_limits_do_not_grow_with_the_message(source: str) -> None:
     with pytest.raises(InvalidRequest):
         render(source, "a" * 100_000)
 
@@ -170,12 +170,12 @@ def test_a_large_message_does_not_help(source: str) -> None:
         "messages[0].content | sort",
     ],
 )
-def test_a_list_is_counted_before_it_is_made(work: str) -> None:
+def test_a_list_is_counted_before_it_is_built(work: str) -> None:
     with pytest.raises(InvalidRequest, match="characters"):
         render("{{ (" + work + ") | length }}", "a\n" * 1_000_000)
 
 
-def test_a_split_that_is_limited_is_counted_so() -> None:
+def test_a_limited_split_is_counted_by_its_limit() -> None:
     assert render("{{ messages[0].content.split('a', 1) | length }}", "a" * 20_000) == "2"
     assert render("{{ messages[0].content.rsplit('a')[-1] }}", "a" * 4_000) == ""
 
@@ -191,7 +191,7 @@ def test_a_split_that_is_limited_is_counted_so() -> None:
         "{% if a %}" * 150 + "{% endif %}" * 150,
     ],
 )
-def test_too_deep(source: str) -> None:
+def test_deep_recursion_is_rejected(source: str) -> None:
     with pytest.raises(InvalidRequest):
         render(source)
 
@@ -227,7 +227,7 @@ def test_too_deep(source: str) -> None:
         "{{ guard_loop(messages) }}",
     ],
 )
-def test_there_is_no_way_out(source: str) -> None:
+def test_the_sandbox_rejects_unsafe_access(source: str) -> None:
     with pytest.raises(InvalidRequest):
         render(source)
 
@@ -235,30 +235,30 @@ def test_there_is_no_way_out(source: str) -> None:
 # ---- The budget itself
 
 
-def test_a_shared_value_weighs_as_often_as_it_is_written() -> None:
+def test_a_shared_value_is_counted_at_each_use() -> None:
     budget = Budget(lambda: 0.0, 1, 10**9)
     inner = ["x" * 100]
     assert budget.weigh([inner, inner]) > 2 * budget.weigh(inner) >= 200
     assert budget.weigh({"k": "x" * 50}) >= 51
 
 
-def test_time_is_looked_at_now_and_then() -> None:
-    looks: list[int] = []
-    budget = Budget(lambda: float(len(looks)), 0.5, 10**9)
+def test_the_clock_is_read_at_intervals() -> None:
+    ticks: list[int] = []
+    budget = Budget(lambda: float(len(ticks)), 0.5, 10**9)
     budget.tick(100)
-    looks.append(1)
+    ticks.append(1)
     with pytest.raises(LimitExceeded, match=r"0\.5 s"):
         budget.tick(1000)
 
 
-def test_characters_run_out() -> None:
+def test_spending_more_characters_than_the_budget_raises() -> None:
     budget = Budget(lambda: 0.0, 1, 10)
     budget.spend(10)
     with pytest.raises(LimitExceeded, match="10 characters"):
         budget.spend(1)
 
 
-def test_nothing_is_left_behind() -> None:
+def test_the_budget_is_removed_after_rendering() -> None:
     render("x")
     with pytest.raises(InvalidRequest):
         render("{{ 1 / 0 }}")

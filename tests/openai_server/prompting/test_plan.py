@@ -1,4 +1,4 @@
-"""What becomes of a chat request, for models with tools and thoughts of their own and without."""
+"""Plans of chat requests, for models with and without tools and reasoning."""
 
 import json
 from collections.abc import Container
@@ -21,7 +21,7 @@ PLAIN = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
     "{% if add_generation_prompt %}[assistant]{% endif %}"
 )
-"""Knows no tools, and no thoughts."""
+"""A template without tools and reasoning."""
 HERMES = (
     "{% if tools %}[tools]{% for tool in tools %}{{ tool | tojson }}{% endfor %}{% endif %}"
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% for call in m.tool_calls %}"
@@ -30,7 +30,7 @@ HERMES = (
     "{% endfor %}{% endfor %}[assistant]"
     "{% if enable_thinking %}<think>\n{% elif enable_thinking is defined %}<think>\n\n</think>\n\n{% endif %}"
 )
-"""Qwen's manner."""
+"""A template in the style of Qwen."""
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 STRICT = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
@@ -46,20 +46,20 @@ def plan(
     return planner.plan(turn, {"chat_template": template} if template else {}, input_names)
 
 
-def refused(param: str, **body: Any) -> InvalidRequest:
+def rejection(param: str, **body: Any) -> InvalidRequest:
     with pytest.raises(InvalidRequest) as caught:
         plan(**body)
     assert caught.value.param == param
     return caught.value
 
 
-def lark(found: Plan) -> str:
-    (source,) = found.inputs.get(contract.LARK, [b""])
+def lark(result: Plan) -> str:
+    (source,) = result.inputs.get(contract.LARK, [b""])
     return str(source.decode())
 
 
-def read(found: Plan, text: str) -> dict[str, Any]:
-    format = found.format
+def message_for(result: Plan, text: str) -> dict[str, Any]:
+    format = result.format
     assert format is not None
     events = ChoiceReader(format).read(text, "stop")
     return dict(to_builtins(message_of(events, legacy=format.legacy, must_call=format.must_call)))
@@ -68,38 +68,38 @@ def read(found: Plan, text: str) -> dict[str, Any]:
 # ---- Prompts
 
 
-def test_plain_text_is_not_read() -> None:
-    found = plan()
-    assert found == Plan(found.turn, "[user]hi[assistant]")
+def test_a_plain_chat_has_only_a_prompt() -> None:
+    result = plan()
+    assert result == Plan(result.turn, "[user]hi[assistant]")
 
 
-def test_chatml_for_a_model_without_a_template() -> None:
-    found = plan(template="")
-    assert found.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    assert found.turn.sampling.stop == [CHATML_END]
+def test_a_model_without_a_template_gets_chatml() -> None:
+    result = plan(template="")
+    assert result.prompt == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    assert result.turn.sampling.stop == [CHATML_END]
     assert plan(template="", input_names={"prompt"}).turn.sampling.stop is None
 
 
 def test_the_last_message_is_continued() -> None:
-    begun = {"role": "assistant", "content": "I sa"}
-    assert plan(USER, begun, continue_final_message=True).prompt == "[user]hi[assistant]I sa"
+    unfinished = {"role": "assistant", "content": "I sa"}
+    assert plan(USER, unfinished, continue_final_message=True).prompt == "[user]hi[assistant]I sa"
     assert plan(add_generation_prompt=False).prompt == "[user]hi"
 
 
-def test_variables_of_the_template() -> None:
+def test_template_variables_are_passed() -> None:
     assert plan(template="{{ x }}", chat_template_kwargs={"x": "y"}).prompt == "y"
-    refused("chat_template_kwargs.messages", chat_template_kwargs={"messages": []})
+    rejection("chat_template_kwargs.messages", chat_template_kwargs={"messages": []})
 
 
-# ---- Thinking
+# ---- Reasoning
 
 
 @pytest.mark.parametrize("body", [{"enable_thinking": True}, {"reasoning_effort": "low"}])
-def test_thinking_is_switched_on(body: dict[str, Any]) -> None:
-    found = plan(template=HERMES, **body)
-    assert found.prompt.endswith("<think>\n")
-    assert found.inputs == {contract.MARK_END: [b"</think>"]}
-    assert read(found, "I think.</think>\nSo.") == {
+def test_thinking_can_be_enabled(body: dict[str, Any]) -> None:
+    result = plan(template=HERMES, **body)
+    assert result.prompt.endswith("<think>\n")
+    assert result.inputs == {contract.MARK_END: [b"</think>"]}
+    assert message_for(result, "I think.</think>\nSo.") == {
         "role": "assistant",
         "content": "So.",
         "refusal": None,
@@ -108,20 +108,20 @@ def test_thinking_is_switched_on(body: dict[str, Any]) -> None:
 
 
 @pytest.mark.parametrize("body", [{"enable_thinking": False}, {"reasoning_effort": "none"}])
-def test_thinking_is_switched_off(body: dict[str, Any]) -> None:
-    found = plan(template=HERMES, **body)
-    assert found.prompt.endswith("</think>\n\n")
-    assert found.inputs[contract.MARK_BEGIN] == [b"<think>"]
-    assert read(found, "So.")["content"] == "So."
+def test_thinking_can_be_disabled(body: dict[str, Any]) -> None:
+    result = plan(template=HERMES, **body)
+    assert result.prompt.endswith("</think>\n\n")
+    assert result.inputs[contract.MARK_BEGIN] == [b"<think>"]
+    assert message_for(result, "So.")["content"] == "So."
 
 
-def test_effort_goes_to_who_knows_it() -> None:
+def test_reasoning_effort_is_passed_to_a_template_that_uses_it() -> None:
     assert plan(template="{{ reasoning_effort }}", reasoning_effort="high").prompt == "high"
 
 
-def test_a_model_that_does_not_think_can_not_be_told_to() -> None:
-    assert isinstance(refused("reasoning_effort", reasoning_effort="low"), UnsupportedParameter)
-    assert isinstance(refused("enable_thinking", enable_thinking=True), UnsupportedParameter)
+def test_thinking_is_rejected_for_a_model_without_reasoning() -> None:
+    assert isinstance(rejection("reasoning_effort", reasoning_effort="low"), UnsupportedParameter)
+    assert isinstance(rejection("enable_thinking", enable_thinking=True), UnsupportedParameter)
     plan(reasoning_effort="none", enable_thinking=False)
 
 
@@ -129,23 +129,23 @@ def test_a_model_that_does_not_think_can_not_be_told_to() -> None:
 
 
 def test_a_template_with_tools_gets_them() -> None:
-    found = plan(template=HERMES, tools=[TOOL])
-    assert found.prompt.startswith('[tools]{"type": "function", "function": {"name": "f"')
-    called = read(found, 'Well. <tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')
+    result = plan(template=HERMES, tools=[TOOL])
+    assert result.prompt.startswith('[tools]{"type": "function", "function": {"name": "f"')
+    called = message_for(result, 'Well. <tool_call>\n{"name": "f", "arguments": {"a": 1}}\n</tool_call>')
     assert called["tool_calls"] == [
         {"id": "call_new", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     ]
-    assert not lark(found)
+    assert not lark(result)
 
 
-def test_a_template_without_tools_is_told_of_them_in_words() -> None:
-    found = plan(tools=[TOOL])
-    assert found.prompt.startswith("[system]")
-    assert '"f"' in found.prompt
-    assert "tool_calls" in read(found, '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')
+def test_a_template_without_tools_gets_instructions() -> None:
+    result = plan(tools=[TOOL])
+    assert result.prompt.startswith("[system]")
+    assert '"f"' in result.prompt
+    assert "tool_calls" in message_for(result, '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>')
 
 
-def test_calls_and_results_of_the_history_are_text_to_a_template_without_tools() -> None:
+def test_calls_and_results_become_text_for_a_template_without_tools() -> None:
     call: Any = {"id": "c", "type": "function", "function": {"name": "f", "arguments": '{"a": 1}'}}
     messages: list[Any] = [
         USER,
@@ -158,20 +158,20 @@ def test_calls_and_results_of_the_history_are_text_to_a_template_without_tools()
     assert "None" not in prompt
 
 
-def test_calls_of_the_older_api_are_text_as_well() -> None:
+def test_calls_of_the_older_api_become_text_too() -> None:
     call: Any = {"role": "assistant", "content": "Well.", "function_call": {"name": "f", "arguments": '{"a": 1}'}}
     prompt = plan(USER, call, {"role": "function", "name": "f", "content": "42"}).prompt
     assert prompt.startswith("[user]hi[assistant]Well.\n<tool_call>")
     assert "42" in prompt
 
 
-def test_tools_that_must_not_be_called_are_not_told() -> None:
-    found = plan(template=HERMES, tools=[TOOL], tool_choice="none")
-    assert found.prompt == "[user]hi[assistant]"
+def test_tools_are_left_out_if_the_choice_is_none() -> None:
+    result = plan(template=HERMES, tools=[TOOL], tool_choice="none")
+    assert result.prompt == "[user]hi[assistant]"
 
 
 @pytest.mark.parametrize("template", [PLAIN, HERMES])
-def test_a_call_that_must_be_is_held_to(template: str) -> None:
+def test_a_required_call_is_enforced_by_a_grammar(template: str) -> None:
     named = {"type": "function", "function": {"name": "f"}}
     for choice in ("required", named):
         assert '"f"' in lark(plan(template=template, tools=[TOOL], tool_choice=choice)).replace("\\", "")
@@ -179,24 +179,24 @@ def test_a_call_that_must_be_is_held_to(template: str) -> None:
     assert lark(plan(template=template, functions=[TOOL["function"]], function_call={"name": "f"}))
 
 
-def test_a_backend_that_can_not_hold_to_anything() -> None:
+def test_enforcement_is_rejected_for_a_backend_without_grammars() -> None:
     input_names = {"prompt"}
-    refused("tool_choice", tools=[TOOL], tool_choice="required", input_names=input_names)
-    refused("tools", tools=[STRICT], input_names=input_names)
-    refused("function_call", functions=[TOOL["function"]], function_call={"name": "f"}, input_names=input_names)
+    rejection("tool_choice", tools=[TOOL], tool_choice="required", input_names=input_names)
+    rejection("tools", tools=[STRICT], input_names=input_names)
+    rejection("function_call", functions=[TOOL["function"]], function_call={"name": "f"}, input_names=input_names)
     assert plan(tools=[TOOL], input_names=input_names).inputs == {}
 
 
 # ---- Formats
 
 
-def test_a_format_alone_is_the_backends_business() -> None:
+def test_a_format_alone_needs_no_grammar() -> None:
     assert plan(response_format=OBJECT).inputs == {}
 
 
 @pytest.mark.parametrize("body", [{"response_format": OBJECT}, {"regex": "a/b"}])
-def test_a_format_after_a_thought_or_in_place_of_a_call(body: dict[str, Any]) -> None:
-    for found in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
-        assert lark(found)
-        assert not found.turn.guide, "it is said once"
-    assert not lark(plan(template=HERMES, enable_thinking=False, **body)), "there is no thought to come behind"
+def test_a_format_after_reasoning_or_instead_of_a_call_is_part_of_the_grammar(body: dict[str, Any]) -> None:
+    for result in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
+        assert lark(result)
+        assert not result.turn.guide, "the format must be sent only once"
+    assert not lark(plan(template=HERMES, enable_thinking=False, **body)), "no reasoning precedes the format"

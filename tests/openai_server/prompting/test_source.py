@@ -1,4 +1,4 @@
-"""What a chat template's source may hold: limits that are counted, far above any known template."""
+"""Limits of a chat template's source, far above the size of known templates."""
 
 import pytest
 from jinja2 import TemplateError
@@ -8,7 +8,7 @@ from openai_server.prompting.source import MAX_SOURCE, MAX_TOKENS, compile_sourc
 from tests.templates import template_paths
 
 HEADROOM = 4
-"""How many times as much as any known template a limit allows."""
+"""Factor between each limit and the largest known template."""
 
 SETS = "".join(f"{{% set a{k} = 1 %}}" for k in range(900))
 
@@ -34,7 +34,7 @@ def test_known_templates_are_far_below_the_limits() -> None:
         ("{{ 1" + "~a" * (MAX_TOKENS // 2) + " }}", f"more than {MAX_TOKENS} tokens"),
         ("{% set a = 1 %}" * (MAX_TOKENS // 6 + 1), f"more than {MAX_TOKENS} tokens"),
         ("{% if a %}" + "{% elif b %}" * (MAX_TOKENS // 4) + "{% endif %}", f"more than {MAX_TOKENS} tokens"),
-        # Each of these writes all variables that are set.
+        # each of these writes all set variables
         (SETS + "{% include 'x' %}" * 800, f"more than {MAX_PYTHON} characters of Python"),
         (
             SETS + "".join(f"{{% block b{k} scoped %}}{{% endblock %}}" for k in range(400)),
@@ -42,7 +42,7 @@ def test_known_templates_are_far_below_the_limits() -> None:
         ),
     ],
 )
-def test_a_source_above_a_limit(source: str, limit: str) -> None:
+def test_a_source_above_a_limit_is_rejected(source: str, limit: str) -> None:
     with pytest.raises(TemplateError) as caught:
         compile_source(source)
     assert limit in problem(caught.value)
@@ -62,12 +62,12 @@ def test_a_source_above_a_limit(source: str, limit: str) -> None:
     ],
     ids=range(8),
 )
-def test_a_source_at_the_limits(source: str) -> None:
-    """Nothing of it is evaluated while compiling."""
+def test_a_source_at_the_limits_is_compiled(source: str) -> None:
+    """Constants are not evaluated during compilation."""
     assert compile_source(source).code
 
 
-def test_the_names_in_a_source() -> None:
+def test_variables_roles_and_calls_are_found_in_a_source() -> None:
     compiled = compile_source(
         "{% for m in messages %}{% if m.role in ['a', 'b'] %}{{ m.tool_calls }}{{ x }}{% endif %}{% endfor %}"
     )
@@ -77,9 +77,9 @@ def test_the_names_in_a_source() -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "words"),
+    ("error", "expected"),
     [(MemoryError(), "memory"), (RecursionError(), "nests"), (ValueError("x" * 5000), "ValueError: xxx")],
 )
-def test_a_problem_in_words(error: BaseException, words: str) -> None:
-    assert words in problem(error)
+def test_a_problem_is_described_in_a_short_message(error: BaseException, expected: str) -> None:
+    assert expected in problem(error)
     assert len(problem(error)) < 1100

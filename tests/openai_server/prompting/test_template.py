@@ -25,14 +25,14 @@ def render(
     return templates().render(source, messages, special_tokens, options)
 
 
-def fails(source: str, messages: Sequence[Message] = HI) -> str:
+def failure(source: str, messages: Sequence[Message] = HI) -> str:
     with pytest.raises(InvalidRequest) as caught:
         render(source, messages)
     assert (caught.value.param, caught.value.code) == ("messages", "chat_template_failed")
     return caught.value.message
 
 
-def test_chatml() -> None:
+def test_chatml_is_rendered() -> None:
     messages: list[Message] = [SystemMessage("s"), UserMessage("u"), AssistantMessage("a"), UserMessage("v")]
     assert render(CHATML, messages) == (
         "<|im_start|>system\ns<|im_end|>\n"
@@ -91,11 +91,11 @@ def test_chatml() -> None:
         ("{{ messages[1:] | length }}{{ 'abc'[::-1] }}{{ [1, 2] | batch(2) | list }}", "0cba[[1, 2]]"),
     ],
 )
-def test_what_templates_use(source: str, prompt: str) -> None:
+def test_a_feature_of_templates_is_supported(source: str, prompt: str) -> None:
     assert render(source, bos_token="<s>") == prompt
 
 
-def test_a_template_in_the_style_of_many() -> None:
+def test_a_typical_template_is_rendered() -> None:
     source = (
         "{{- bos_token }}"
         "{%- if messages[0]['role'] == 'system' -%}"
@@ -114,13 +114,13 @@ def test_a_template_in_the_style_of_many() -> None:
     )
     messages: list[Message] = [SystemMessage(" s "), UserMessage([TextPart("a"), TextPart("b")])]
     assert render(source, messages, bos_token="<bos>") == "<bos><turn>user\ns\n\na\nb<end>\n<turn>model\n"
-    assert "Roles must alternate" in fails(source, [UserMessage("a"), UserMessage("b")])
+    assert "Roles must alternate" in failure(source, [UserMessage("a"), UserMessage("b")])
 
 
-# ---- What a request says beside its messages
+# ---- Tools and variables of a request
 
 
-def test_tools() -> None:
+def test_tools_are_passed_to_the_template() -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": {"b": 1, "a": "<é>"}}}
     source = "{% if tools %}{{ tools | tojson }}{% else %}{{ tools }}{% endif %}"
     assert render(source, options=RenderOptions(tools=[tool])) == (
@@ -129,10 +129,17 @@ def test_tools() -> None:
     assert render(source) == "None"
 
 
-def test_variables_of_a_templates_own() -> None:
+def test_variables_of_the_request_are_passed() -> None:
     source = "{{ enable_thinking }}{{ bos_token }}{{ documents }}{{ x.y[0] }}"
-    given = {"enable_thinking": False, "bos_token": "B", "documents": [], "x": {"y": ["z"]}, "self": 1, "unknown": 2}
-    assert render(source, options=RenderOptions(chat_template_kwargs=given), bos_token="<s>") == "FalseB[]z"
+    variables = {
+        "enable_thinking": False,
+        "bos_token": "B",
+        "documents": [],
+        "x": {"y": ["z"]},
+        "self": 1,
+        "unknown": 2,
+    }
+    assert render(source, options=RenderOptions(chat_template_kwargs=variables), bos_token="<s>") == "FalseB[]z"
 
 
 @pytest.mark.parametrize(
@@ -142,17 +149,17 @@ def test_variables_of_a_templates_own() -> None:
         *("raise_exception", "strftime_now", "namespace", "range", "dict"),
     ],
 )
-def test_variables_that_are_not_a_templates_own(name: str) -> None:
+def test_reserved_variables_cannot_be_set(name: str) -> None:
     with pytest.raises(InvalidRequest, match=f"can't set '{name}'") as caught:
         render("x", options=RenderOptions(chat_template_kwargs={name: []}))
     assert caught.value.param == f"chat_template_kwargs.{name}"
 
 
-def test_without_generation_prompt() -> None:
+def test_the_generation_prompt_can_be_left_out() -> None:
     assert render(CHATML, options=RenderOptions(add_generation_prompt=False)) == "<|im_start|>user\nhi<|im_end|>\n"
 
 
-def test_the_template_for_tools() -> None:
+def test_the_tool_template_is_used_with_tools() -> None:
     both = {"chat_template": "a", "chat_template_tool_use": "b"}
     assert (source_for(both, tools=False), source_for(both, tools=True)) == ("a", "b")
     assert source_for({"chat_template": "a"}, tools=True) == "a"
@@ -203,12 +210,12 @@ def test_json_is_that_of_transformers(source: str) -> None:
         ("{{ '%d' % 'x' }}", "TypeError"),
     ],
 )
-def test_a_template_that_fails(source: str, problem: str) -> None:
-    assert problem in fails(source)
+def test_the_error_of_a_failing_template_has_the_reason(source: str, problem: str) -> None:
+    assert problem in failure(source)
 
 
-def test_a_long_message_is_cut() -> None:
-    assert len(fails("{{ raise_exception('x' * 50000) }}")) < 1200
+def test_a_long_error_message_is_cut() -> None:
+    assert len(failure("{{ raise_exception('x' * 50000) }}")) < 1200
 
 
 @pytest.mark.parametrize("source", ["{{ messages[0].content }}{{ x }}", "{% if %}"])
@@ -219,27 +226,29 @@ def test_a_template_is_compiled_once(source: str) -> None:
         compiled.append(source)
         return compile_source(source)
 
-    made = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1000, compile=compile)
-    for k in range(100):  # what a request brings is no part of it
+    templates = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1000, compile=compile)
+    for k in range(100):  # variables of the request do not matter
         with suppress(InvalidRequest):
-            made.render(source, HI, {"bos_token": str(k)}, RenderOptions(chat_template_kwargs={"x": k, f"y{k}": 1}))
+            templates.render(
+                source, HI, {"bos_token": str(k)}, RenderOptions(chat_template_kwargs={"x": k, f"y{k}": 1})
+            )
     assert compiled == [source]
 
 
-def test_of_many_templates_the_last_ones_are_kept() -> None:
+def test_only_the_last_used_templates_are_kept() -> None:
     compiled: list[str] = []
 
     def compile(source: str) -> CompiledSource:
         compiled.append(source)
         return compile_source(source)
 
-    made = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1000, compile=compile)
+    templates = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1000, compile=compile)
     for k in (*range(100), 99, 90, 0):
-        assert made.render(str(k), HI, {}) == str(k)
+        assert templates.render(str(k), HI, {}) == str(k)
     assert compiled == [str(k) for k in (*range(100), 0)]
 
 
-def test_a_prompt_longer_than_the_limit() -> None:
+def test_a_prompt_above_the_limit_is_rejected() -> None:
     assert templates(100).render("{{ 'x' * 100 }}", HI, {}) == "x" * 100
     with pytest.raises(InvalidRequest, match="longer than 100 characters"):
         templates(100).render("{{ 'x' * 101 }}", HI, {})

@@ -1,4 +1,4 @@
-"""The process that compiles templates ends at its limits, which are set low here, and the server goes on."""
+"""The process that compiles templates ends at its limits, which are low here, and the server continues."""
 
 import subprocess
 import sys
@@ -11,10 +11,10 @@ from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import running
 
 COSTLY = "{{ a }}" * 3900
-"""Nearly as much as the counted limits allow."""
+"""A source just below the limits."""
 
 
-async def test_what_comes_out() -> None:
+async def test_a_template_is_compiled_in_a_process() -> None:
     compiled = await compile_apart("{{ messages }}{{ x }}{% if role == 'a' %}{% endif %}{{ m.tool_calls }}")
     assert not isinstance(compiled, str)
     words = [["a"], ["tool_calls"], [], []]
@@ -24,20 +24,20 @@ async def test_what_comes_out() -> None:
     assert "line 2" in (problem_with("\n{% if %}") or "")
 
 
-async def test_processor_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_processor_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_compiler, "PROCESSOR_SECONDS", 0.01)
     problem = "compiling it takes more than 0.01 s of processor time"
     assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
 
 
-async def test_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_compiler, "MEMORY_BYTES", 40 << 20)
     problem = "it takes too much memory"
     assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
 
 
 @pytest.mark.parametrize("program", ["/no/such/program", "/bin/false"])
-async def test_a_process_that_fails_by_itself_is_tried_again(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_process_that_cannot_run_is_retried(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(FakeWorker(parameters={"chat_template": "{{ messages[0].content }}"})) as sidecar:
         with monkeypatch.context() as patch:
             patch.setattr(sys, "executable", program)
@@ -58,5 +58,5 @@ print(type(uvloop.run(compile_apart("{{ a }}"))).__name__)
 
 
 def test_the_server_does_not_fork() -> None:
-    """It has gRPC's threads, whose handlers of a fork break what the event loop is doing."""
+    """gRPC's fork handlers would interfere with the event loop."""
     assert subprocess.check_output([sys.executable, "-c", WITHOUT_FORK], text=True, timeout=60) == "tuple\n"

@@ -1,4 +1,6 @@
-"""Texts as models write them, in every format, and what they say."""
+"""Texts in every format, as models write them, with the answers that they contain."""
+
+import pytest
 
 from openai_server.parsing.tools.bare import LLAMA_JSON, LLAMA_PYTHONIC
 from openai_server.parsing.tools.command_r import COHERE2, COMMAND_R, COMMAND_R7B
@@ -70,7 +72,7 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         Answer("Done.", [Call("now", "{}")]),
     ),
     (
-        HERMES,  # goes wrong, and is followed by one that does not
+        HERMES,  # an invalid call, followed by a valid one
         '<tool_call>{"name": "now", "arguments": {oops}</tool_call> Well. <tool_call>{"name": "now"}</tool_call>',
         Answer("Well.", [Call("now", "{"), Call("now", "{}")]),
     ),
@@ -81,12 +83,12 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
     (HERMES, "<tool_calls> a < b <tool <tool_cal", Answer("<tool_calls> a < b <tool <tool_cal")),
     (HERMES, '{"name": "get_weather", "arguments": {}}', Answer('{"name": "get_weather", "arguments": {}}')),
     (
-        HERMES,  # the second one is well formed
+        HERMES,  # only the second call is valid
         '<tool_call>{"name": oops}</tool_call><tool_call>{"name": "now"}</tool_call>',
         Answer('<tool_call>{"name": oops}</tool_call>', [Call("now", "{}")]),
     ),
     (
-        HERMES,  # goes wrong when the call has begun
+        HERMES,  # becomes invalid after the call has begun
         '<tool_call>{"name": "edit", "arguments": {"lines": [1, }</tool_call>',
         Answer("", [Call("edit", '{"lines": [1, ')]),
     ),
@@ -313,12 +315,12 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
         ),
     ),
     (
-        QWEN3_CODER,  # without the outer tag, or the inner end
+        QWEN3_CODER,  # without the outer tag or the inner end tag
         "<function=get_weather>\n<parameter=city>Paris</parameter>\n</tool_call>\n<function=now></function>",
         Answer("", [PARIS, Call("now", "{}")]),
     ),
     (
-        QWEN3_CODER,  # no number
+        QWEN3_CODER,  # not a number
         "<function=get_weather><parameter=days>\ntwo\n</parameter></function>",
         Answer("", [Call("get_weather", '{"days": "two"}')]),
     ),
@@ -397,3 +399,4 @@ CASES: list[tuple[ToolFormat, str, Answer]] = [
     (HARMONY, "<|start|>assistant<|end|>Hello.", Answer("Hello.")),
 ]
 FORMATS: dict[str, ToolFormat] = {tool_format.name: tool_format for tool_format, _, _ in CASES}
+each_case = pytest.mark.parametrize(("tool_format", "text", "expected"), CASES, ids=[case[0].name for case in CASES])

@@ -13,8 +13,8 @@ from tests.templates import template_paths
 
 ROOT = Path(__file__).parents[4]
 
-# The format and the reasoning of each template. What is "generic" and knows tools writes calls in a way of its own that
-# is not implemented: such a model is told of our way instead.
+# (format, begin tag of the reasoning) by template. Models of "generic" templates with tools write calls in a
+# format that is not implemented, so they get instructions for the generic one.
 TEMPLATES = {
     "Apertus-8B-Instruct": ("generic", "<|inner_prefix|>"),
     "Apriel-1.6-15b-Thinker-fixed": ("apriel", "Here are my reasoning steps:"),
@@ -87,7 +87,7 @@ TEMPLATES = {
     "unsloth-mistral-Devstral-Small-2507": ("mistral", None),
     "upstage-Solar-Open-100B": ("generic", None),
 }
-# Formats that no template of the corpus has, and what is characteristic of those that have them.
+# Formats without a template in the corpus, with a characteristic excerpt.
 EXCERPTS = {
     "phi4": "{{ '<|' + message['role'] + '|>' + message['content'] + '<|tool|>' + message['tools'] + '<|/tool|>' }}",
     "deepseek-v3.1": "{% if tools %}{% endif %}{{ '<｜tool▁call▁begin｜>' + name + '<｜tool▁sep｜>' + arguments }}",
@@ -100,14 +100,14 @@ def test_each_template_of_the_corpus_is_listed() -> None:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_templates_are_recognized(name: str) -> None:
+def test_the_format_and_reasoning_of_a_template_are_recognized(name: str) -> None:
     source = template_paths()[name].read_text()
     tags = tags_of(source)
     assert (format_of(source).name, tags and tags.begin) == TEMPLATES[name]
 
 
 @pytest.mark.parametrize("name", EXCERPTS)
-def test_excerpts_are_recognized(name: str) -> None:
+def test_the_format_of_an_excerpt_is_recognized(name: str) -> None:
     assert format_of(EXCERPTS[name]).name == name
 
 
@@ -115,7 +115,7 @@ def test_each_format_has_cases() -> None:
     assert {GENERIC.name} | {tool_format.name for tool_format, _ in FORMATS_BY_TEXT} == set(FORMATS)
 
 
-def test_each_format_is_recognized_somewhere() -> None:
+def test_each_format_has_a_template_or_an_excerpt() -> None:
     assert {name for name, _ in TEMPLATES.values()} | set(EXCERPTS) == set(FORMATS)
 
 
@@ -136,6 +136,8 @@ def test_the_documents_have_the_number_of_formats(page: str) -> None:
         ("google-gemma-2-2b-it", True, False),
     ],
 )
-def test_whether_control_tokens_are_needed(template: str, tools: bool, needed: bool) -> None:
+def test_control_tokens_are_requested_if_the_format_or_reasoning_needs_them(
+    template: str, tools: bool, needed: bool
+) -> None:
     source = template_paths()[template].read_text()
     assert needs_special_tokens(source, TOOLS if tools else None) is needed

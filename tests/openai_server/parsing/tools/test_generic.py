@@ -30,7 +30,7 @@ def test_instructions_describe_the_tools() -> None:
     assert "one function at a time" not in text
 
 
-def test_the_example_has_no_arguments_where_no_tool_has_parameters() -> None:
+def test_the_example_has_no_arguments_if_no_tool_has_parameters() -> None:
     assert '"arguments": {"argument": "value"}' in instructions([WEATHER])
     assert "without parameters" not in instructions([WEATHER])
     assert '"arguments": {}}' in instructions([NOW])
@@ -38,13 +38,13 @@ def test_the_example_has_no_arguments_where_no_tool_has_parameters() -> None:
     assert 'For a function without parameters, write "arguments": {}.' in instructions([WEATHER, NOW])
 
 
-def test_instructions_say_what_is_asked_for() -> None:
+def test_instructions_include_the_tool_choice() -> None:
     assert "one function at a time" in instructions(TOOLS, parallel=False)
     assert instructions(TOOLS, must_call=True).endswith("Answer with a function call.")
     assert instructions(TOOLS, must_call=True, function_name="now").endswith("Answer with a call of now.")
 
 
-def test_a_conversation_with_tools_as_plain_messages() -> None:
+def test_calls_and_results_become_plain_messages() -> None:
     messages: list[Message] = [
         UserMessage("Weather?"),
         AssistantMessage("I look.", tool_calls=[call("get_weather", '{"city": "Paris"}'), call("now", "")]),
@@ -55,8 +55,8 @@ def test_a_conversation_with_tools_as_plain_messages() -> None:
         ToolMessage([TextPart("rain")], "call_1"),
         AssistantMessage("Rain."),
     ]
-    assert as_plain(messages, "told") == [
-        SystemMessage("told"),
+    assert as_plain(messages, "instructions") == [
+        SystemMessage("instructions"),
         UserMessage("Weather?"),
         AssistantMessage(
             'I look.\n<tool_call>\n{"name": "get_weather", "arguments": {"city": "Paris"}}\n</tool_call>\n'
@@ -69,22 +69,25 @@ def test_a_conversation_with_tools_as_plain_messages() -> None:
         UserMessage("<tool_response>\nrain\n</tool_response>"),
         AssistantMessage("Rain."),
     ]
-    assert messages[1] == AssistantMessage(  # what was given is not changed
+    assert messages[1] == AssistantMessage(  # the input is not modified
         "I look.", tool_calls=[call("get_weather", '{"city": "Paris"}'), call("now", "")]
     )
 
 
-def test_where_the_instructions_go() -> None:
+def test_instructions_go_to_the_system_message_or_the_first_user_message() -> None:
     user = UserMessage("u")
-    assert as_plain([SystemMessage("s"), user], "told") == [SystemMessage("s\n\ntold"), user]
-    assert as_plain([DeveloperMessage("s"), user], "told") == [DeveloperMessage("s\n\ntold"), user]
-    assert as_plain([user], "told") == [SystemMessage("told"), user]
-    assert as_plain([user], "told", system_role=False) == [UserMessage("told\n\nu")]
-    assert as_plain([AssistantMessage("a")], "told", system_role=False) == [UserMessage("told"), AssistantMessage("a")]
+    assert as_plain([SystemMessage("s"), user], "instructions") == [SystemMessage("s\n\ninstructions"), user]
+    assert as_plain([DeveloperMessage("s"), user], "instructions") == [DeveloperMessage("s\n\ninstructions"), user]
+    assert as_plain([user], "instructions") == [SystemMessage("instructions"), user]
+    assert as_plain([user], "instructions", system_role=False) == [UserMessage("instructions\n\nu")]
+    assert as_plain([AssistantMessage("a")], "instructions", system_role=False) == [
+        UserMessage("instructions"),
+        AssistantMessage("a"),
+    ]
 
 
-def test_what_is_written_is_what_the_parser_reads() -> None:
-    plain = as_plain([AssistantMessage(tool_calls=[call("now", '{"a": "</tool_call>"}')])], "told")
+def test_the_parser_reads_calls_in_plain_messages() -> None:
+    plain = as_plain([AssistantMessage(tool_calls=[call("now", '{"a": "</tool_call>"}')])], "instructions")
     assert isinstance(plain[1], AssistantMessage)
     assert isinstance(plain[1].content, str)
     assert answer(GENERIC.parser(TOOLS), [plain[1].content]).calls == [Call("now", '{"a": "</tool_call>"}')]

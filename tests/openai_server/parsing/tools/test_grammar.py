@@ -1,4 +1,4 @@
-"""Grammars, compiled by llguidance: they take what the parsers understand and nothing else, token by token."""
+"""Grammars, compiled by llguidance, accept exactly the texts that the parsers understand."""
 
 import json
 import random
@@ -18,9 +18,9 @@ from openai_server.parsing.tools.python_calls import LFM2
 from openai_server.parsing.tools.tagged import HERMES
 from openai_server.parsing.tools.xml_calls import QWEN3_CODER
 from tests.openai_server.parsing.answers import Answer, Call, answer, tool
-from tests.openai_server.parsing.grammars import accepted, refused_at, tokens, written_by_chance
+from tests.openai_server.parsing.grammars import accepted, random_text, refused_at, tokens
 from tests.openai_server.parsing.tools.cases import FORMATS
-from tests.openai_server.parsing.tools.written import ONE_AT_A_TIME, WRITTEN
+from tests.openai_server.parsing.tools.examples import EXAMPLES, SINGLE_CALL_FORMATS
 
 WEATHER = tool("get_weather", {"city": {"type": "string"}, "days": {"type": "integer"}}, "city", strict=True)
 NOW = tool("now", {})
@@ -28,43 +28,43 @@ PICK = tool("pick", {"one": {"enum": ["a", "b"]}, "numbers": {"type": "array", "
 TOOLS = [WEATHER, NOW, PICK]
 THINK, CONTROL_THINK = ReasoningTags("<think>", "</think>"), ReasoningTags("[THINK]", "[/THINK]")
 
-each_format = pytest.mark.parametrize("name", WRITTEN)
+each_format = pytest.mark.parametrize("name", EXAMPLES)
 
 
-def read(tool_format: ToolFormat, text: str, tools: list[Tool] = TOOLS) -> Answer:
+def parse(tool_format: ToolFormat, text: str, tools: list[Tool] = TOOLS) -> Answer:
     parser = tool_format.parser(tools)
     if tool_format.name == "functionary-v3.2":
-        parser.push(">>>")  # the end of the prompt
+        parser.push(">>>")  # end of the prompt
     return answer(parser, [text])
 
 
 def test_every_format_is_tested() -> None:
-    assert set(WRITTEN) == set(FORMATS)
+    assert set(EXAMPLES) == set(FORMATS)
 
 
-# ---- A call there must be
+# ---- Required calls
 
 
 @each_format
-def test_it_takes_what_the_parser_understands(name: str) -> None:
+def test_a_grammar_accepts_calls_that_the_parser_understands(name: str) -> None:
     grammar = FORMATS[name].grammar(TOOLS, parallel=True)
-    assert accepted(grammar, WRITTEN[name].one)
-    assert read(FORMATS[name], WRITTEN[name].one).calls[0].arguments == '{"city": "Paris"}'
-    if name not in ONE_AT_A_TIME:
-        assert accepted(grammar, WRITTEN[name].both)
-        calls = read(FORMATS[name], WRITTEN[name].both)
+    assert accepted(grammar, EXAMPLES[name].one)
+    assert parse(FORMATS[name], EXAMPLES[name].one).calls[0].arguments == '{"city": "Paris"}'
+    if name not in SINGLE_CALL_FORMATS:
+        assert accepted(grammar, EXAMPLES[name].both)
+        calls = parse(FORMATS[name], EXAMPLES[name].both)
         assert calls.content == ""
         assert [call.name for call in calls.calls] == ["get_weather", "now"]
-        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False), WRITTEN[name].both)
-    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), WRITTEN[name].one)
+        assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False), EXAMPLES[name].both)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), EXAMPLES[name].one)
     if name not in ("functionary-v3.2", "harmony"):
-        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), "\n\n" + WRITTEN[name].one)
+        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), "\n\n" + EXAMPLES[name].one)
 
 
 @each_format
-def test_it_takes_nothing_else(name: str) -> None:
+def test_a_grammar_rejects_other_texts(name: str) -> None:
     grammar = FORMATS[name].grammar(TOOLS, parallel=True)
-    text = WRITTEN[name].one
+    text = EXAMPLES[name].one
     for wrong in ("", "Hello.", "\n" * 20, text + "\nHello.", text[:-1]):
         assert not accepted(grammar, wrong), wrong
     for wrong in (text.replace("get_weather", "get_rain"), text.replace("city", "town")):
@@ -72,31 +72,31 @@ def test_it_takes_nothing_else(name: str) -> None:
 
 
 @each_format
-def test_the_named_function_and_no_other(name: str) -> None:
-    written = WRITTEN[name]
-    now = written.before + written.second + written.after
-    if name not in ONE_AT_A_TIME:
+def test_a_grammar_accepts_only_the_named_function(name: str) -> None:
+    example = EXAMPLES[name]
+    now = example.before + example.second + example.after
+    if name not in SINGLE_CALL_FORMATS:
         assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), now)
         assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), now)
-    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), written.one)
-    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), written.one)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), example.one)
+    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), example.one)
 
 
 @each_format
-def test_whatever_it_takes_is_calls_with_valid_arguments(name: str) -> None:
-    chance = random.Random(1)
+def test_random_accepted_texts_are_calls_with_valid_arguments(name: str) -> None:
+    rng = random.Random(1)
     for parallel in [False, True] * 2:
-        text = written_by_chance(FORMATS[name].grammar(TOOLS, parallel=parallel), chance)
-        told = read(FORMATS[name], text)
-        assert told.content == "", text
-        assert told.calls, text
-        assert parallel or len(told.calls) == 1, text
-        for call in told.calls:
+        text = random_text(FORMATS[name].grammar(TOOLS, parallel=parallel), rng)
+        parsed = parse(FORMATS[name], text)
+        assert parsed.content == "", text
+        assert parsed.calls, text
+        assert parallel or len(parsed.calls) == 1, text
+        for call in parsed.calls:
             check(call)
 
 
 def check(call: Call) -> None:
-    """Against the schemas of TOOLS."""
+    """Checks a call against the schemas of TOOLS."""
     arguments = json.loads(call.arguments)
     allowed: dict[str, Any] = {
         "get_weather": {"city": str, "days": int},
@@ -111,29 +111,29 @@ def check(call: Call) -> None:
         assert arguments.get("one", "a") in ("a", "b")
 
 
-# ---- A call there may be
+# ---- Optional calls
 
 
 @each_format
-def test_free_text_and_calls(name: str) -> None:
-    tool_format, written = FORMATS[name], WRITTEN[name]
+def test_a_strict_grammar_accepts_free_text_and_calls(name: str) -> None:
+    tool_format, example = FORMATS[name], EXAMPLES[name]
     grammar = tool_format.strict_grammar(TOOLS)
     before = {"functionary-v3.2": "all\n", "harmony": "<|channel|>final<|message|>"}.get(name, "")
     assert accepted(grammar, before + "Hello <b>world</b> [1] (2) `{}` Action: >> <|\n\n")
-    assert accepted(grammar, written.one)
-    if name not in ONE_AT_A_TIME:
-        assert accepted(grammar, written.both)
-        assert not accepted(tool_format.strict_grammar(TOOLS, parallel=False), written.both)
+    assert accepted(grammar, example.one)
+    if name not in SINGLE_CALL_FORMATS:
+        assert accepted(grammar, example.both)
+        assert not accepted(tool_format.strict_grammar(TOOLS, parallel=False), example.both)
     if name not in {"llama-json", "llama-pythonic", "harmony", "functionary-v3.2", "command-r7b", "cohere2"}:
-        assert accepted(grammar, "Let me see.\n" + written.one)
+        assert accepted(grammar, "Let me see.\n" + example.one)
     for wrong in ("get_rain", "town", "oops"):
-        text = written.one.replace("get_weather", wrong) if wrong != "town" else written.one.replace("city", wrong)
+        text = example.one.replace("get_weather", wrong) if wrong != "town" else example.one.replace("city", wrong)
         assert refused_at(grammar, text) is not None
 
 
 @each_format
-def test_free_text_cant_begin_a_call(name: str) -> None:
-    """Neither with the control token nor with its text."""
+def test_free_text_cannot_begin_an_invalid_call(name: str) -> None:
+    """Neither with a control token nor with its text."""
     tool_format = FORMATS[name]
     grammar = tool_format.strict_grammar(TOOLS)
     for begin in tool_format.markers:
@@ -143,8 +143,8 @@ def test_free_text_cant_begin_a_call(name: str) -> None:
 
 
 @each_format
-def test_free_text_full_of_beginnings_of_markers(name: str) -> None:
-    """The lexer's states must not multiply: llguidance would give up."""
+def test_free_text_may_have_many_incomplete_markers(name: str) -> None:
+    """llguidance would fail if the states of its lexer multiplied."""
     tool_format = FORMATS[name]
     markers = (*tool_format.markers, *tool_format.ignored_markers)
     beginnings = [text[:end] + " " for text in markers for end in range(1, len(text))]
@@ -153,7 +153,7 @@ def test_free_text_full_of_beginnings_of_markers(name: str) -> None:
     assert refused_at(tool_format.strict_grammar(TOOLS, thoughts=THINK), text) is None
 
 
-def test_what_ends_free_text_cant_be_spelled() -> None:
+def test_the_end_of_free_text_must_be_a_control_token() -> None:
     """A parser can't tell the text of a control token from the token."""
     final = "<|channel|>final<|message|>"
     for text in ("<|end|>", "<|start|>assistant to=functions.now<|message|>{}", "<|channel|>"):
@@ -163,41 +163,41 @@ def test_what_ends_free_text_cant_be_spelled() -> None:
 
 
 @each_format
-def test_whatever_calls_are_in_free_text_have_valid_arguments(name: str) -> None:
-    chance = random.Random(2)
+def test_random_calls_in_free_text_have_valid_arguments(name: str) -> None:
+    rng = random.Random(2)
     grammar = FORMATS[name].strict_grammar(TOOLS)
-    for begin in [WRITTEN[name].before, ""] * 2:
-        for call in read(FORMATS[name], written_by_chance(grammar, chance, begin)).calls:
+    for begin in [EXAMPLES[name].before, ""] * 2:
+        for call in parse(FORMATS[name], random_text(grammar, rng, begin)).calls:
             check(call)
 
 
-# ---- Thoughts come first
+# ---- Reasoning before calls
 
 
 @pytest.mark.parametrize("thoughts", [THINK, CONTROL_THINK], ids=["text", "control"])
 @pytest.mark.parametrize("name", ["hermes", "mistral", "llama-json", "command-r7b", "glm"])
-def test_thoughts_come_first(name: str, thoughts: ReasoningTags) -> None:
-    tool_format, one = FORMATS[name], WRITTEN[name].one
-    begun = f"{thoughts.begin}\nI may call.\n{thoughts.end}\n\n"
-    inside = begun.removeprefix(thoughts.begin)
+def test_reasoning_is_accepted_before_a_call(name: str, thoughts: ReasoningTags) -> None:
+    tool_format, one = FORMATS[name], EXAMPLES[name].one
+    reasoning = f"{thoughts.begin}\nI may call.\n{thoughts.end}\n\n"
+    inside = reasoning.removeprefix(thoughts.begin)
     for make in (partial(tool_format.grammar, parallel=False), tool_format.strict_grammar):
         outside = make(TOOLS, thoughts=thoughts, thinking=False)
         for space in ("", "\n"):
-            assert accepted(outside, space + begun + one)
+            assert accepted(outside, space + reasoning + one)
             assert accepted(outside, space + one)
         within = make(TOOLS, thoughts=thoughts, thinking=True)
         assert accepted(within, inside + one)
         assert not accepted(within, "I may" + one)
     if not is_control(tool_format.markers[0]):
-        # Within a thought, a marker is text.
+        # inside reasoning, a marker is text
         thought = f"{thoughts.begin}{tool_format.markers[0]}oops{thoughts.end}"
         assert accepted(tool_format.strict_grammar(TOOLS, thoughts=thoughts), thought + one)
 
 
-def test_harmony_thinks_before_it_calls() -> None:
+def test_harmony_accepts_analysis_before_a_call() -> None:
     thought = "<|channel|>analysis<|message|>I may call.<|end|><|start|>assistant"
-    assert accepted(HARMONY.grammar(TOOLS, parallel=False), thought + WRITTEN["harmony"].one)
-    assert accepted(HARMONY.strict_grammar(TOOLS), thought + WRITTEN["harmony"].one)
+    assert accepted(HARMONY.grammar(TOOLS, parallel=False), thought + EXAMPLES["harmony"].one)
+    assert accepted(HARMONY.strict_grammar(TOOLS), thought + EXAMPLES["harmony"].one)
     assert accepted(HARMONY.grammar(TOOLS, parallel=False), " to=functions.now<|channel|>commentary json<|message|>{}")
     assert not accepted(HARMONY.grammar(TOOLS, parallel=False), thought + "<|channel|>final<|message|>Hello.")
     assert accepted(HARMONY.strict_grammar(TOOLS), thought + "<|channel|>final<|message|>Hello.")
@@ -237,26 +237,24 @@ ANY_PARAMETERS: list[dict[str, Any]] = [
 
 
 def with_parameters(parameters: dict[str, Any] | None, *, strict: bool | None = None) -> Tool:
-    made = tool("now", strict=strict)
-    made.function.parameters = parameters
-    return made
+    now = tool("now", strict=strict)
+    now.function.parameters = parameters
+    return now
 
 
 @each_format
-def test_a_tool_without_parameters_gets_none(name: str) -> None:
-    chance, tool_format = random.Random(4), FORMATS[name]
+def test_a_tool_without_parameters_gets_no_arguments(name: str) -> None:
+    rng, tool_format = random.Random(4), FORMATS[name]
     for parameters in (None, {"type": "object", "properties": {}}):
         now = with_parameters(parameters)
         grammar = tool_format.grammar([now], parallel=False)
         for _ in range(3):
-            assert [call.arguments for call in read(tool_format, written_by_chance(grammar, chance), [now]).calls] == [
-                "{}"
-            ]
+            assert [call.arguments for call in parse(tool_format, random_text(grammar, rng), [now]).calls] == ["{}"]
 
 
 @pytest.mark.parametrize("parameters", NO_PARAMETERS)
 @pytest.mark.parametrize("strict", [None, True])
-def test_schemas_without_parameters(parameters: dict[str, Any] | None, strict: bool | None) -> None:
+def test_schemas_without_parameters_allow_no_arguments(parameters: dict[str, Any] | None, strict: bool | None) -> None:
     now = with_parameters(parameters, strict=strict)
     for grammar in (HERMES.grammar([now], parallel=False), HERMES.strict_grammar([now])):
         assert accepted(grammar, hermes("now", "{}"))
@@ -277,7 +275,9 @@ def test_schemas_without_parameters(parameters: dict[str, Any] | None, strict: b
         ("lfm2", 'a="b"'),
     ],
 )
-def test_a_schema_that_names_no_parameters_may_allow_some(name: str, argument: str, parameters: dict[str, Any]) -> None:
+def test_schemas_without_named_parameters_may_allow_arguments(
+    name: str, argument: str, parameters: dict[str, Any]
+) -> None:
     tool_format, now = FORMATS[name], with_parameters(parameters)
     text = {
         "hermes": hermes("now", argument),
@@ -286,10 +286,10 @@ def test_a_schema_that_names_no_parameters_may_allow_some(name: str, argument: s
         "lfm2": f"<|tool_call_start|>[now({argument})]<|tool_call_end|>",
     }[name]
     assert accepted(tool_format.grammar([now], parallel=False), text)
-    assert json.loads(read(tool_format, text, [now]).calls[0].arguments) == {"a": "b"}
+    assert json.loads(parse(tool_format, text, [now]).calls[0].arguments) == {"a": "b"}
 
 
-def test_arguments_are_an_object() -> None:
+def test_arguments_must_be_an_object() -> None:
     grammar = HERMES.grammar([with_parameters({"additionalProperties": True})], parallel=False)
     for arguments in ("{}", '{"a": [1, {"b": null}]}'):
         assert accepted(grammar, hermes("now", arguments))
@@ -297,14 +297,14 @@ def test_arguments_are_an_object() -> None:
         assert not accepted(grammar, hermes("now", arguments))
 
 
-def test_whitespace_is_that_of_the_templates() -> None:
+def test_whitespace_in_json_is_that_of_the_templates() -> None:
     grammar = HERMES.grammar([PICK], parallel=False)
     assert accepted(grammar, hermes("pick", '{"one": "a", "numbers": [1, 2]}'))
     for arguments in ('{"one":"a"}', '{ "one": "a"}', '{"one": "a",\n"numbers": []}', '{"numbers": [1,2]}'):
         assert not accepted(grammar, hermes("pick", arguments))
 
 
-def test_arguments_that_the_schema_does_not_name() -> None:
+def test_unnamed_arguments_need_additional_properties() -> None:
     closed = tool("f", {"a": {"type": "integer"}})
     assert not accepted(HERMES.grammar([closed], parallel=False), hermes("f", '{"b": 1}'))
     opened = msgspec.structs.replace(closed)
@@ -315,8 +315,8 @@ def test_arguments_that_the_schema_does_not_name() -> None:
 PLACE = {"type": "object", "properties": {"x": {"type": "integer"}}, "required": ["x"]}
 
 
-def written_at(name: str, value: str) -> str:
-    """A call with the argument `at`."""
+def call_at(name: str, value: str) -> str:
+    """Returns a call with the argument `at`."""
     return {
         "hermes": hermes("f", f'{{"at": {value}}}'),
         "qwen3-coder": f"<tool_call>\n<function=f>\n<parameter=at>\n{value}\n</parameter>\n</function>\n</tool_call>",
@@ -337,25 +337,25 @@ def written_at(name: str, value: str) -> str:
         (PLACE, {"allOf": [{"properties": {"at": {"required": ["y"]}}}]}, False),
     ],
 )
-def test_members_of_arguments_that_the_schema_does_not_name(
+def test_unnamed_members_are_rejected_if_their_object_is_closed(
     name: str, at: dict[str, Any], more: dict[str, Any], closed: bool
 ) -> None:
     function = tool("f")
     function.function.parameters = {"type": "object", **more, "properties": {"at": at, **more.get("properties", {})}}
     grammar = FORMATS[name].grammar([function], parallel=False)
-    assert accepted(grammar, written_at(name, '{"x": 1, "y": 2}')) is not closed
+    assert accepted(grammar, call_at(name, '{"x": 1, "y": 2}')) is not closed
     if closed:
-        assert accepted(grammar, written_at(name, '{"x": 1}'))
+        assert accepted(grammar, call_at(name, '{"x": 1}'))
 
 
-def test_an_argument_that_is_required_but_not_described() -> None:
+def test_a_required_argument_may_have_no_schema() -> None:
     function = tool("f", {"a": {"type": "integer"}}, "a", "b")
     grammar = HERMES.grammar([function], parallel=False)
     assert accepted(grammar, hermes("f", '{"a": 1, "b": 2}'))
     assert not accepted(grammar, hermes("f", '{"a": 1}'))
 
 
-def test_references_lead_somewhere() -> None:
+def test_references_of_schemas_are_resolved() -> None:
     parameters = {
         "type": "object",
         "properties": {"at": {"$ref": "#/$defs/place"}, "text": {"$ref": "#/$defs/word"}},
@@ -375,17 +375,17 @@ def test_references_lead_somewhere() -> None:
     )
     assert accepted(grammar, text.replace("{}", '{"x": 1}'))
     assert not accepted(grammar, text)
-    assert read(QWEN3_CODER, text, [referring]).calls == [Call("f", '{"at": {}, "text": "7"}')]
+    assert parse(QWEN3_CODER, text, [referring]).calls == [Call("f", '{"at": {}, "text": "7"}')]
 
 
-def test_a_strict_schema_is_followed_or_refused() -> None:
+def test_a_strict_schema_is_enforced_or_rejected() -> None:
     schema: dict[str, Any] = {"a": {"type": "string", "format": "no-such-format"}}
     assert accepted(HERMES.grammar([tool("f", schema)], parallel=False), hermes("f", '{"a": "b"}'))
     with pytest.raises(AssertionError, match="no-such-format"):
         accepted(HERMES.grammar([tool("f", schema, strict=True)], parallel=False), "")
 
 
-def test_hostile_texts_stay_texts() -> None:
+def test_special_characters_in_schemas_are_escaped() -> None:
     schema: dict[str, Any] = {'"} | /.*/ #\n': {"enum": ['a" | /.*/', "\x7f\\"]}, "x-guidance": {"type": "string"}}
     for tool_format in (HERMES, QWEN3_CODER):
         grammar = tool_format.grammar([tool("f", schema)], parallel=False)
@@ -394,7 +394,7 @@ def test_hostile_texts_stay_texts() -> None:
     assert accepted(grammar, hermes("f", json.dumps({'"} | /.*/ #\n': 'a" | /.*/'})))
 
 
-def test_strings_in_xml_are_those_of_the_schema() -> None:
+def test_strings_in_xml_follow_the_schema() -> None:
     grammar = QWEN3_CODER.grammar([PICK], parallel=False)
     text = "<tool_call>\n<function=pick>\n<parameter=one>\n{}\n</parameter>\n</function>\n</tool_call>"
     assert accepted(grammar, text.replace("{}", "a"))
@@ -412,9 +412,9 @@ def test_strings_in_xml_are_those_of_the_schema() -> None:
         ([("a", False), ("b", False)], {"", "a", "b", "a,b"}),
     ],
 )
-def test_sequences(items: list[tuple[str, bool]], texts: set[str]) -> None:
+def test_a_sequence_has_all_combinations_of_optional_items(items: list[tuple[str, bool]], texts: set[str]) -> None:
     rules = Rules()
-    sequence = rules.sequence([(literal(text), must) for text, must in items], ",")
+    sequence = rules.sequence([(literal(text), required) for text, required in items], ",")
     grammar = rules.text(f'"(" {sequence} ")"')
     letters = [text for text, _ in items]
     tried = (
@@ -429,7 +429,7 @@ def test_sequences(items: list[tuple[str, bool]], texts: set[str]) -> None:
 
 
 @pytest.mark.parametrize("line", ["", "\n"])
-def test_line_breaks_that_models_differ_in(line: str) -> None:
+def test_line_breaks_of_glm_are_optional(line: str) -> None:
     text = f"{line}<tool_call>now{line}</tool_call>{line}<tool_call>pick{line}<arg_key>one</arg_key>{line}"
     text += (
         f"<arg_value>a</arg_value>{line}<arg_key>numbers</arg_key>{line}<arg_value>[1]</arg_value>{line}</tool_call>"
@@ -438,14 +438,14 @@ def test_line_breaks_that_models_differ_in(line: str) -> None:
     assert not accepted(GLM.grammar(TOOLS, parallel=True), text.replace("now", "now\n\n"))
 
 
-def test_optional_arguments_of_python_calls() -> None:
+def test_arguments_of_python_calls_are_optional() -> None:
     grammar = LFM2.grammar([PICK], parallel=False)
     for arguments in ("", 'one="a"', "numbers=[1, 2]", 'one="b", numbers=[]'):
         assert accepted(grammar, f"<|tool_call_start|>[pick({arguments})]<|tool_call_end|>")
 
 
 @pytest.mark.parametrize(
-    ("text", "written"),
+    ("text", "expected"),
     [
         ("<tool_call>", '"<tool_call>"'),
         ("<|python_tag|>", "<|python_tag|>"),
@@ -456,5 +456,5 @@ def test_optional_arguments_of_python_calls() -> None:
         ("a\n\"'\\\x7f\x01é", '"a\\n\\"\'\\\\\\x7f\\u0001é"'),
     ],
 )
-def test_markers_in_grammars(text: str, written: str) -> None:
-    assert marker(text) == written
+def test_markers_are_control_tokens_or_escaped_texts(text: str, expected: str) -> None:
+    assert marker(text) == expected

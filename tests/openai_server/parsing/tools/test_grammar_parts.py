@@ -1,4 +1,4 @@
-"""In every format, an error in the grammar for one of two tools is one of that tool's part."""
+"""An error in a grammar is attributed to the tool or guide that caused it, in every format."""
 
 import pytest
 from llguidance import LLMatcher
@@ -26,7 +26,7 @@ def tools(*schemas: object) -> list[Tool]:
 
 @pytest.mark.parametrize("name", FORMATS)
 @pytest.mark.parametrize("bad", [0, 1])
-def test_of_two_tools(name: str, bad: int) -> None:
+def test_an_error_names_the_tool_that_caused_it(name: str, bad: int) -> None:
     schemas = [{"type": "integer"}, {"type": "integer"}]
     schemas[bad] = IMPOSSIBLE  # type: ignore[assignment]
     for grammar in (
@@ -43,7 +43,7 @@ def test_of_two_tools(name: str, bad: int) -> None:
 
 
 @pytest.mark.parametrize("name", FORMATS)
-def test_of_the_content(name: str) -> None:
+def test_an_error_in_the_guide_of_the_content_names_the_guide(name: str) -> None:
     grammar = FORMATS[name].guided_grammar(tools({"type": "integer"}), body="/a(/", parallel=True)
     error = LLMatcher(tokenizer(), LLMatcher.grammar_from_lark(grammar), log_level=0).get_error()
     assert explain(LARK, grammar, error) == (

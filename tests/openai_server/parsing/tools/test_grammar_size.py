@@ -1,4 +1,4 @@
-"""A grammar has a bounded length in every format: what would make a longer one is refused before it is built."""
+"""The length of a grammar is limited in every format, and longer ones are rejected before they are built."""
 
 import tracemalloc
 from contextlib import suppress
@@ -32,7 +32,7 @@ def tools(schemas: list[dict[str, Any]]) -> list[Tool]:
 
 @pytest.mark.parametrize("schemas", TOO_LARGE.values(), ids=TOO_LARGE)
 @pytest.mark.parametrize("name", FORMATS)
-def test_tools_that_would_make_too_long_a_grammar_are_refused(name: str, schemas: list[dict[str, Any]]) -> None:
+def test_tools_with_a_too_long_grammar_are_rejected(name: str, schemas: list[dict[str, Any]]) -> None:
     format: ToolFormat = FORMATS[name]
     offered = tools(schemas)
     tracemalloc.start()
@@ -40,15 +40,15 @@ def test_tools_that_would_make_too_long_a_grammar_are_refused(name: str, schemas
         for build in (format.grammar, format.strict_grammar):
             with suppress(InvalidRequest):
                 assert len(build(offered, parallel=True)) <= MAX_LENGTH + 1000
-        assert tracemalloc.get_traced_memory()[1] < 64 * MAX_LENGTH, "most that was held at a time"
+        assert tracemalloc.get_traced_memory()[1] < 64 * MAX_LENGTH, "peak memory must be limited"
     finally:
         tracemalloc.stop()
 
 
-def test_the_refusal_names_the_field() -> None:
-    with pytest.raises(InvalidRequest) as refused:
+def test_the_error_names_the_field() -> None:
+    with pytest.raises(InvalidRequest) as caught:
         FORMATS["hermes"].grammar(tools(TOO_LARGE["many tools"]), parallel=True)
-    assert refused.value.param == "tools"
+    assert caught.value.param == "tools"
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -63,8 +63,8 @@ def test_sixty_tools_fit(name: str) -> None:
     assert len(FORMATS[name].grammar(sixty, parallel=True)) < MAX_LENGTH // 2
 
 
-def test_types_of_what_many_arguments_refer_to() -> None:
-    """Each of them looks at a bounded part of it."""
+def test_resolving_types_of_large_definitions_is_fast() -> None:
+    """Each reference visits a limited part of the definition."""
     root = {
         "$defs": {
             "choices": {"anyOf": [{"type": "string"}, {"const": 1}, {}] * 10**5},

@@ -1,4 +1,4 @@
-"""Parsers of tool calls: texts cut in every way, cut off anywhere, and at random."""
+"""Parsers of tool calls: texts split in every way, incomplete texts, and random texts."""
 
 import json
 from collections.abc import Sequence
@@ -14,50 +14,52 @@ from openai_server.parsing.tools.harmony import HARMONY
 from openai_server.parsing.tools.tagged import HERMES
 from openai_server.parsing.tools.xml_calls import QWEN3_CODER
 from tests.openai_server.parsing.answers import Answer, answer, same_at_every_cut
-from tests.openai_server.parsing.tools.cases import CASES, FORMATS, TOOLS
+from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS, each_case
 
 
 def parser(tool_format: ToolFormat) -> Parser:
     return tool_format.parser(TOOLS)
 
 
-@pytest.mark.parametrize(("tool_format", "text", "expected"), CASES, ids=lambda x: getattr(x, "name", None))
-def test_at_every_cut(tool_format: ToolFormat, text: str, expected: Answer) -> None:
+@each_case
+def test_calls_are_parsed_the_same_at_every_cut(tool_format: ToolFormat, text: str, expected: Answer) -> None:
     assert same_at_every_cut(lambda: parser(tool_format), text) == expected
     for call in expected.calls:
-        if call.arguments[0] != "{" or call.arguments[-1] == "}":  # else it goes wrong in the middle
+        if call.arguments[0] != "{" or call.arguments[-1] == "}":  # otherwise the arguments are incomplete
             json.loads(call.arguments)
 
 
 @pytest.mark.parametrize("length", [255, 256, 257, 258, 400])
 def test_a_header_that_is_too_long_is_read_the_same_at_every_cut(length: int) -> None:
-    found = same_at_every_cut(lambda: parser(HARMONY), "<|channel|>" + "x" * length)
-    assert found.content == ("x" * length if length > 257 else "")  # till then it may be one that was cut off
+    parsed = same_at_every_cut(lambda: parser(HARMONY), "<|channel|>" + "x" * length)
+    assert parsed.content == ("x" * length if length > 257 else "")  # until then it may be an incomplete header
 
 
-@pytest.mark.parametrize(("tool_format", "text", "expected"), CASES, ids=lambda x: getattr(x, "name", None))
-def test_cut_off_anywhere(tool_format: ToolFormat, text: str, expected: Answer) -> None:
-    """Nothing is taken back: what came of a beginning is the beginning of what comes of the whole."""
+@each_case
+def test_incomplete_texts_emit_the_beginning_of_the_answer(
+    tool_format: ToolFormat, text: str, expected: Answer
+) -> None:
+    """No event is taken back when more text arrives."""
     for end in range(len(text)):
-        made = parser(tool_format)
-        told = _whole([event for character in text[:end] for event in made.push(character)])
-        assert expected.content.startswith(told.content)
-        assert expected.reasoning.startswith(told.reasoning)
-        for call, whole in zip(told.calls, expected.calls, strict=False):
+        tool_parser = parser(tool_format)
+        partial = _answer_of([event for character in text[:end] for event in tool_parser.push(character)])
+        assert expected.content.startswith(partial.content)
+        assert expected.reasoning.startswith(partial.reasoning)
+        for call, whole in zip(partial.calls, expected.calls, strict=False):
             assert (call.name, call.id) == (whole.name, whole.id)
             assert whole.arguments.startswith(call.arguments)
         assert answer(parser(tool_format), text[:end]) == answer(parser(tool_format), [text[:end]])
 
 
-def _whole(events: list[Event]) -> Answer:
-    class Told:
+def _answer_of(events: list[Event]) -> Answer:
+    class FixedEvents:
         def push(self, text: str) -> list[Event]:
             return events
 
         def end(self) -> list[Event]:
             return []
 
-    return answer(Told(), [""])
+    return answer(FixedEvents(), [""])
 
 
 # ---- At random
@@ -86,7 +88,7 @@ _MARKERS = {
 @pytest.mark.parametrize("name", FORMATS)
 @settings(max_examples=40)
 @given(data=st.data())
-def test_any_text_is_read_in_one_way_and_lost_in_a_call_alone(name: str, data: st.DataObject) -> None:
+def test_any_text_is_parsed_the_same_and_lost_only_inside_a_call(name: str, data: st.DataObject) -> None:
     tool_format = FORMATS[name]
     own = [*tool_format.markers, *tool_format.ignored_markers, *_MARKERS.get(name, [])]
     part = st.sampled_from(own) | st.sampled_from(own) | st.sampled_from(_PARTS) | st.sampled_from(_WORDS)
@@ -96,11 +98,11 @@ def test_any_text_is_read_in_one_way_and_lost_in_a_call_alone(name: str, data: s
     places = sorted(data.draw(st.lists(st.integers(0, len(text)), max_size=5)))
     pieces = [text[i:j] for i, j in zip([0, *places], [*places, len(text)], strict=True)]
     assert answer(parser(tool_format), pieces) == whole
-    must = answer(CallsOnly(parser(tool_format)), pieces)
-    assert must == Answer("", whole.calls, whole.reasoning)
+    calls_only = answer(CallsOnly(parser(tool_format)), pieces)
+    assert calls_only == Answer("", whole.calls, whole.reasoning)
     if not whole.calls and not any(marker in text for marker in tool_format.markers):
-        found = whole.text + "".join(call.id or "" for call in whole.calls)
-        assert found.count("q") >= text.count("q")
+        kept_text = whole.text + "".join(call.id or "" for call in whole.calls)
+        assert kept_text.count("q") >= text.count("q")
 
 
 @pytest.mark.parametrize("name", FORMATS)
@@ -115,11 +117,11 @@ def test_text_without_markers_is_content(name: str, text: str) -> None:
 
 
 def pushed(tool_format: ToolFormat, pieces: Sequence[str]) -> list[list[Event]]:
-    made = parser(tool_format)
-    return [made.push(piece) for piece in pieces]
+    tool_parser = parser(tool_format)
+    return [tool_parser.push(piece) for piece in pieces]
 
 
-def test_arguments_are_streamed_as_they_are_written() -> None:
+def test_arguments_are_streamed_as_they_arrive() -> None:
     pieces = [
         "<tool_call>",
         '\n{"name": "get_',
@@ -146,7 +148,7 @@ def test_arguments_are_streamed_as_they_are_written() -> None:
     ]
 
 
-def test_strings_in_xml_are_streamed_as_they_are_written() -> None:
+def test_strings_in_xml_are_streamed_as_they_arrive() -> None:
     pieces = [
         "<function=get_weather>",
         "<parameter=city>",
@@ -171,7 +173,7 @@ def test_strings_in_xml_are_streamed_as_they_are_written() -> None:
     ]
 
 
-def test_content_waits_only_where_a_call_may_begin() -> None:
+def test_content_is_held_only_where_a_call_may_begin() -> None:
     assert pushed(HERMES, ["a", " b", " ", "<", "i> ", "<tool_", "x"]) == [
         [Content("a")],
         [Content(" b")],

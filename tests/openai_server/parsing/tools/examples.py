@@ -1,10 +1,10 @@
-"""Two calls in every format, as its grammar has them."""
+"""Two calls in every format, as its grammar accepts them."""
 
 from typing import NamedTuple
 
 
-class Written(NamedTuple):
-    """Two calls as a grammar has them: of get_weather in Paris, and of now."""
+class CallExample(NamedTuple):
+    """Two calls in one format, get_weather in Paris and now, exactly as its grammar accepts them."""
 
     before: str
     first: str
@@ -21,13 +21,13 @@ class Written(NamedTuple):
         return "".join(self)
 
 
-def _json(before: str, between: str, after: str) -> Written:
+def _json(before: str, between: str, after: str) -> CallExample:
     first = '{"name": "get_weather", "arguments": {"city": "Paris"}}'
-    return Written(before, first, between, '{"name": "now", "arguments": {}}', after)
+    return CallExample(before, first, between, '{"name": "now", "arguments": {}}', after)
 
 
 _DSML_CITY = '\n<｜DSML｜parameter name="city" string="true">Paris</｜DSML｜parameter>\n'
-WRITTEN = {
+EXAMPLES = {
     "hermes": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
     "generic": _json("<tool_call>\n", "\n</tool_call>\n<tool_call>\n", "\n</tool_call>"),
     "granite": _json("<|tool_call|>[", ", ", "]"),
@@ -36,101 +36,101 @@ WRITTEN = {
     "apriel": _json("<tool_calls>[", ", ", "]</tool_calls>"),
     "gigachat": _json("<|function_call|>", "<|function_call|>", ""),
     "mistral-list": _json("[TOOL_CALLS][", ", ", "]"),
-    "llama-json": Written("", '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", "", ""),
-    "llama-pythonic": Written("[", 'get_weather(city="Paris")', ", ", "now()", "]"),
-    "lfm2": Written("<|tool_call_start|>[", 'get_weather(city="Paris")', ", ", "now()", "]<|tool_call_end|>"),
-    "mistral": Written("[TOOL_CALLS]", 'get_weather[ARGS]{"city": "Paris"}', "[TOOL_CALLS]", "now[ARGS]{}", ""),
-    "mistral-ids": Written(
+    "llama-json": CallExample("", '{"name": "get_weather", "parameters": {"city": "Paris"}}', "", "", ""),
+    "llama-pythonic": CallExample("[", 'get_weather(city="Paris")', ", ", "now()", "]"),
+    "lfm2": CallExample("<|tool_call_start|>[", 'get_weather(city="Paris")', ", ", "now()", "]<|tool_call_end|>"),
+    "mistral": CallExample("[TOOL_CALLS]", 'get_weather[ARGS]{"city": "Paris"}', "[TOOL_CALLS]", "now[ARGS]{}", ""),
+    "mistral-ids": CallExample(
         "[TOOL_CALLS]",
         'get_weather[CALL_ID]a1b2c3d4e[ARGS]{"city": "Paris"}',
         "[TOOL_CALLS]",
         "now[CALL_ID]000000001[ARGS]{}",
         "",
     ),
-    "command-r": Written(
+    "command-r": CallExample(
         "Action:\n```json\n[\n    {\n",
         '        "tool_name": "get_weather",\n        "parameters": {"city": "Paris"}\n    }',
         ",\n    {\n",
         '        "tool_name": "now",\n        "parameters": {}\n    }',
         "\n]\n```",
     ),
-    "command-r7b": Written(
+    "command-r7b": CallExample(
         "<|START_ACTION|>[\n    ",
         '{"tool_call_id": "0", "tool_name": "get_weather", "parameters": {"city": "Paris"}}',
         ",\n    ",
         '{"tool_call_id": "1", "tool_name": "now", "parameters": {}}',
         "\n]<|END_ACTION|>",
     ),
-    "deepseek-v3": Written(
+    "deepseek-v3": CallExample(
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
         'function<｜tool▁sep｜>get_weather\n```json\n{"city": "Paris"}\n```<｜tool▁call▁end｜>',
         "\n<｜tool▁call▁begin｜>",
         "function<｜tool▁sep｜>now\n```json\n{}\n```<｜tool▁call▁end｜>",
         "<｜tool▁calls▁end｜>",
     ),
-    "deepseek-v3.1": Written(
+    "deepseek-v3.1": CallExample(
         "<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>",
         'get_weather<｜tool▁sep｜>{"city": "Paris"}<｜tool▁call▁end｜>',
         "<｜tool▁call▁begin｜>",
         "now<｜tool▁sep｜>{}<｜tool▁call▁end｜>",
         "<｜tool▁calls▁end｜>",
     ),
-    "deepseek-v3.2": Written(
+    "deepseek-v3.2": CallExample(
         "<｜DSML｜function_calls>\n",
         f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
         "",
         '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
         "</｜DSML｜function_calls>",
     ),
-    "deepseek-v4": Written(
+    "deepseek-v4": CallExample(
         "<｜DSML｜tool_calls>\n",
         f'<｜DSML｜invoke name="get_weather">{_DSML_CITY}</｜DSML｜invoke>\n',
         "",
         '<｜DSML｜invoke name="now">\n</｜DSML｜invoke>\n',
         "</｜DSML｜tool_calls>",
     ),
-    "kimi": Written(
+    "kimi": CallExample(
         "<|tool_calls_section_begin|><|tool_call_begin|>",
         'functions.get_weather:0<|tool_call_argument_begin|>{"city": "Paris"}<|tool_call_end|>',
         "<|tool_call_begin|>",
         "functions.now:1<|tool_call_argument_begin|>{}<|tool_call_end|>",
         "<|tool_calls_section_end|>",
     ),
-    "functionary-v3.1": Written(
+    "functionary-v3.1": CallExample(
         "<function=", 'get_weather>{"city": "Paris"}</function>', "<function=", "now>{}</function>", ""
     ),
-    "functionary-v3.2": Written("", 'get_weather\n{"city": "Paris"}', ">>>", "now\n{}", ""),
-    "qwen3-coder": Written(
+    "functionary-v3.2": CallExample("", 'get_weather\n{"city": "Paris"}', ">>>", "now\n{}", ""),
+    "qwen3-coder": CallExample(
         "<tool_call>\n",
         "<function=get_weather>\n<parameter=city>\nParis\n</parameter>\n</function>",
         "\n</tool_call>\n<tool_call>\n",
         "<function=now>\n</function>",
         "\n</tool_call>",
     ),
-    "seed": Written(
+    "seed": CallExample(
         "<seed:tool_call>\n",
         "<function=get_weather>\n<parameter=city>Paris</parameter>\n</function>",
         "\n</seed:tool_call>\n<seed:tool_call>\n",
         "<function=now>\n</function>",
         "\n</seed:tool_call>",
     ),
-    "minimax-m2": Written(
+    "minimax-m2": CallExample(
         "<minimax:tool_call>\n",
         '<invoke name="get_weather">\n<parameter name="city">Paris</parameter>\n</invoke>\n',
         "",
         '<invoke name="now">\n</invoke>\n',
         "</minimax:tool_call>",
     ),
-    "glm": Written(
+    "glm": CallExample(
         "<tool_call>",
         "get_weather\n<arg_key>city</arg_key>\n<arg_value>Paris</arg_value>\n</tool_call>",
         "\n<tool_call>",
         "now\n</tool_call>",
         "",
     ),
-    "harmony": Written(
+    "harmony": CallExample(
         "", '<|channel|>commentary to=functions.get_weather <|constrain|>json<|message|>{"city": "Paris"}', "", "", ""
     ),
 }
-WRITTEN["cohere2"] = WRITTEN["command-r7b"]
-ONE_AT_A_TIME = {"llama-json", "harmony"}
+EXAMPLES["cohere2"] = EXAMPLES["command-r7b"]
+SINGLE_CALL_FORMATS = {"llama-json", "harmony"}

@@ -121,7 +121,7 @@ async def chat_in_both_modes(sidecar: Sidecar, **body: Any) -> tuple[dict[str, A
 @pytest.mark.parametrize("name", TEMPLATES)
 async def test_a_truncated_required_call_has_no_content(name: str) -> None:
     worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
-    text = EXAMPLES[name].one if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
+    text = EXAMPLES[name].single if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
     text = REASONING_END_TAGS.get(name, "") + text
     async with running(worker) as sidecar:
         for end in [*range(1, len(text), 5), len(text)]:

@@ -63,18 +63,18 @@ def compare(sampling: SamplingParameters, prompt: list[int], output: list[int]) 
     seen_prompt = SeenPrompt(sampling, tokens, N_CTX, no_breakers)
     n_changed = 0
     for generated in (output, output[::-1]):
-        ours = chain(sampling, 1, seen_prompt, Scratch(N_VOCAB))
-        theirs = Chain(sampling, 1, tokens, None, N_VOCAB, N_CTX)
+        samplers = chain(sampling, 1, seen_prompt, Scratch(N_VOCAB))
+        reference = Chain(sampling, 1, tokens, None, N_VOCAB, N_CTX)
         rng = np.random.default_rng(len(prompt))
         for token in generated:
             logits = (rng.standard_normal(N_VOCAB) * 3).astype(np.float32)
-            expected = penalized_by_llama_cpp(theirs, logits)
+            expected = penalized_by_llama_cpp(reference, logits)
             n_changed += int(np.count_nonzero(expected != logits))
             # llama.cpp returns NaN for such large penalties
-            assert np.allclose(np.maximum(penalized(ours, logits), -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
-            accept(ours, token)
-            llama.llama_sampler_accept(theirs.handle, token)
-        theirs.free()
+            assert np.allclose(np.maximum(penalized(samplers, logits), -1e29), np.maximum(expected, -1e29), 1e-5, 1e-5)
+            accept(samplers, token)
+            llama.llama_sampler_accept(reference.handle, token)
+        reference.free()
     return n_changed
 
 
@@ -137,14 +137,14 @@ def test_dry_penalties_of_a_long_repetitive_prompt_are_those_of_llama_cpp(period
     base = float(np.float32(1.001))
     sampling = SamplingParameters(temperature=0.0, dry_multiplier=0.1, dry_base=base, dry_sequence_breakers=())
     seen_prompt = SeenPrompt(sampling, array("i", prompt), len(prompt) * 2, no_breakers)
-    ours = chain(sampling, 1, seen_prompt, Scratch(N_VOCAB))
-    theirs = Chain(sampling, 1, array("i", prompt), None, N_VOCAB, len(prompt) * 2)
+    samplers = chain(sampling, 1, seen_prompt, Scratch(N_VOCAB))
+    reference = Chain(sampling, 1, array("i", prompt), None, N_VOCAB, len(prompt) * 2)
     logits = np.zeros(N_VOCAB, dtype=np.float32)
     for token in [*prompt[:50], 7, *prompt[:50]]:
-        assert np.allclose(penalized(ours, logits), penalized_by_llama_cpp(theirs, logits), 1e-4, 1e-4)
-        accept(ours, token)
-        llama.llama_sampler_accept(theirs.handle, token)
-    theirs.free()
+        assert np.allclose(penalized(samplers, logits), penalized_by_llama_cpp(reference, logits), 1e-4, 1e-4)
+        accept(samplers, token)
+        llama.llama_sampler_accept(reference.handle, token)
+    reference.free()
 
 
 def test_greedy_takes_the_likeliest_token_after_penalties() -> None:

@@ -77,13 +77,13 @@ def test_the_kept_tokens_are_those_of_llama_cpp(n_vocab: int, params: dict[str, 
         _, candidates = theirs.apply(logits)
         expected = probabilities(candidates["logit"].astype(np.float64), 1)
         theirs.free()
-        ours = probabilities(
+        kept = probabilities(
             Watched(sampling, n_vocab).kept_logits(logits.copy()), 1 if sampling.mirostat else sampling.temperature
         )
         # llama.cpp sums in single precision: with a large vocabulary it is off by a percent
-        n = min(len(ours), len(expected))
-        difference = np.abs(ours[:n] - expected[:n]).sum() + ours[n:].sum() + expected[n:].sum()
-        assert difference < (2e-3 if n_vocab < 100_000 else 2e-2), (name, len(ours), len(expected))
+        n = min(len(kept), len(expected))
+        difference = np.abs(kept[:n] - expected[:n]).sum() + kept[n:].sum() + expected[n:].sum()
+        assert difference < (2e-3 if n_vocab < 100_000 else 2e-2), (name, len(kept), len(expected))
 
 
 def test_xtc_never_keeps_an_impossible_token() -> None:
@@ -130,9 +130,9 @@ def test_mirostat_keeps_the_surprise_near_its_target(mirostat: int) -> None:
 def test_tokens_are_drawn_as_often_as_by_llama_cpp(params: dict[str, Any]) -> None:
     n, logits = 20_000, np.array([1.0, 2.5, -2.0, 2.0, 0.0, 1.7], dtype=np.float32)
     sampling = SamplingParameters(**params)
-    ours = sampler_of(sampling, len(logits), seed=7)
+    sampler = sampler_of(sampling, len(logits), seed=7)
     theirs = Chain(sampling, 7, array("i", [0]), None, len(logits), 100)
-    drawn = Counter(ours.sample(logits.copy()) for _ in range(n))
+    drawn = Counter(sampler.sample(logits.copy()) for _ in range(n))
     reference = Counter(theirs.sample(logits) for _ in range(n))
     theirs.free()
     assert set(drawn) == set(reference)

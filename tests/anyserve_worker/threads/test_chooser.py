@@ -111,7 +111,7 @@ def test_a_lost_processor_is_noticed_for_all_shapes() -> None:
 
 
 def test_two_slow_steps_with_a_waiting_thread_lower_the_count() -> None:
-    """Of any shapes: four steps that take ten times as long would be too many."""
+    """They may be of different shapes. Four steps that take ten times as long would be too many."""
     machine = Machine(QUIET, idle=lambda: 0.0)
     for _ in range(10):
         machine.run(0.2, 8)

@@ -106,9 +106,9 @@ def test_a_duration_has_the_format_of_openai(seconds: float, text: str) -> None:
     st.lists(st.tuples(st.floats(0, 100), st.integers(-500, 500)), max_size=20),
     st.integers(0, 2000),
 )
-def test_a_request_succeeds_after_the_reported_wait(limit: int, takes: list[tuple[float, int]], amount: int) -> None:
+def test_a_request_succeeds_after_the_reported_wait(limit: int, takings: list[tuple[float, int]], amount: int) -> None:
     bucket, now = Bucket(limit, 0.0), 0.0
-    for pause, n_taken in takes:
+    for pause, n_taken in takings:
         now += pause
         bucket.take(n_taken, now)
         assert bucket.level(now) <= limit

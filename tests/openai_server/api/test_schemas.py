@@ -139,9 +139,9 @@ def test_no_field_is_in_two_tables() -> None:
     [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
-    ours = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
+    server_inputs = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
     with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
-    assert {spec.name for spec in contract.INPUTS} - ours - with_another - others <= fields.mapped
+    assert {spec.name for spec in contract.INPUTS} - server_inputs - with_another - others <= fields.mapped
 
 
 # ---- Parsing

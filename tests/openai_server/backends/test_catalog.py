@@ -272,7 +272,7 @@ async def test_a_failed_call_causes_new_lookups(status: str, n_lists: int, monke
         assert (await site.catalog.resolve("m")).context_length == (9 if n_lists else None)
 
 
-async def test_a_backend_that_does_not_know_a_model_gets_no_more_requests_for_it(
+async def test_a_backend_that_lacks_a_model_gets_no_more_requests_for_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     site = await Site(FakeBackend("a:1"), FakeBackend("b:1")).learn()

@@ -21,13 +21,13 @@ class Stream:
         self.now = 0.0
         self.mailbox = Mailbox()
         self._callbacks: list[object] = []
-        self.delivery = Delivery(self._callbacks.append, lambda: self.now)
+        self.batches = Delivery(self._callbacks.append, lambda: self.now)
 
     def message(self) -> None:
-        self.delivery.note_arrival()
+        self.batches.note_arrival()
         self.mailbox.n_rows += 1
-        self.delivery.add(self.mailbox)
-        self.delivery.end_message()
+        self.batches.add(self.mailbox)
+        self.batches.end_message()
 
     def end_pass(self) -> None:
         callbacks, self._callbacks[:] = list(self._callbacks), []
@@ -90,8 +90,8 @@ def test_each_receiver_gets_its_rows_once(stream: Stream) -> None:
     other = Mailbox()
     stream.message()
     stream.message()
-    stream.delivery.add(other)
-    stream.delivery.deliver()
+    stream.batches.add(other)
+    stream.batches.deliver()
     for _ in range(READING_PASSES + 1):
         stream.end_pass()
     assert stream.mailbox.deliveries == [1, 1]

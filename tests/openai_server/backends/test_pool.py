@@ -52,7 +52,7 @@ class Events(Listener):
 
 
 @asynccontextmanager
-async def watched(pool: Pool) -> AsyncIterator[Events]:
+async def watching(pool: Pool) -> AsyncIterator[Events]:
     pool.listener = events = Events()
     watch = asyncio.create_task(pool.watch())
     try:
@@ -249,7 +249,7 @@ class Names:
 
 async def test_members_follow_the_addresses_of_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(monkeypatch)
-    async with watched(names.pool) as events:
+    async with watching(names.pool) as events:
         names.put(["b:1", "a:1"])
         assert {await events.next("joined"), await events.next("joined")} == {"a:1", "b:1"}
         assert names.targets == ["a:1", "b:1"]
@@ -269,7 +269,7 @@ async def test_members_follow_the_addresses_of_a_name(monkeypatch: pytest.Monkey
 @pytest.mark.parametrize("error", [OSError("no such name"), UnicodeError("no name")])
 async def test_a_failed_resolution_keeps_the_addresses(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     names = Names(monkeypatch)
-    async with watched(names.pool) as events:
+    async with watching(names.pool) as events:
         names.put(["a:1"], error, ["a:1", "b:1"])
         assert await events.next("joined") == "a:1"
         assert await events.next("joined") == "b:1"
@@ -280,7 +280,7 @@ async def test_a_failed_resolution_keeps_the_addresses(monkeypatch: pytest.Monke
 async def test_a_request_waits_until_names_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(monkeypatch)
     assert list(names.pool.unresolved) == [0]
-    async with watched(names.pool):
+    async with watching(names.pool):
         waits = asyncio.create_task(names.pool.resolved(0))
         done, _ = await asyncio.wait([waits], timeout=0.001)
         assert not done  # without a known server, the time limit does not apply
@@ -293,7 +293,7 @@ async def test_the_wait_for_names_is_limited_if_there_are_servers(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     names = Names(monkeypatch, "other:1")
-    async with watched(names.pool):
+    async with watching(names.pool):
         await names.pool.resolved(0)
         assert not names.pool.unresolved
         await names.pool.resolved(60)  # the next request does not wait at all
@@ -301,7 +301,7 @@ async def test_the_wait_for_names_is_limited_if_there_are_servers(
 
 async def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     names = Names(monkeypatch)
-    async with watched(names.pool):
+    async with watching(names.pool):
         names.put(OSError("no such name"))
         with pytest.raises(BackendError, match="no address") as caught:
             await names.pool.resolved(60)
@@ -314,7 +314,7 @@ async def test_a_name_without_addresses_is_an_error(monkeypatch: pytest.MonkeyPa
 async def test_the_listener_is_notified_of_usable_and_lost_members() -> None:
     a = FakeBackend()
     pool = pool_of(a)
-    async with watched(pool) as events:
+    async with watching(pool) as events:
         assert await events.next("ready") == "a:1"
         a.lost_now()
         assert await events.next("lost") == "a:1"
@@ -336,7 +336,7 @@ async def test_renewal_reopens_all_backends(monkeypatch: pytest.MonkeyPatch) -> 
 
     pool = Pool(["a:1", "b:1"], open, renewals=renewals)
     members = pool.members
-    async with watched(pool) as events:
+    async with watching(pool) as events:
         for _ in range(2):
             await events.next("ready")
         [callback] = renew

@@ -328,13 +328,13 @@ async def test_a_single_step_batch_is_delivered_at_once() -> None:
 
 async def test_whole_answers_are_returned_to_their_requests() -> None:
     async with stream() as (shared, backend):
-        one, two = (asyncio.create_task(shared.answer(ModelInferRequest(id=id), 1)) for id in "ab")
+        first, second = (asyncio.create_task(shared.answer(ModelInferRequest(id=id), 1)) for id in "ab")
         a, b = await backend.sent.get(), await backend.sent.get()
         assert all(request.parameters[contract.PARAM_WHOLE].bool_param for request in (a, b))
         backend.send_ends((b.parameters[contract.PARAM_REQUEST].int64_param, b"second", 0))
         backend.send_ends((a.parameters[contract.PARAM_REQUEST].int64_param, b"first", 0))
-        assert text(await one) == "first"
-        assert text(await two) == "second"
+        assert text(await first) == "first"
+        assert text(await second) == "second"
         assert backend.sent.empty()
 
 

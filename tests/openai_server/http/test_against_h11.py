@@ -113,11 +113,11 @@ async def test_every_request_of_the_server_is_also_one_for_h11(seed: int) -> Non
     n_read = 0
     for _ in range(STREAMS):
         data = stream(rng)
-        ours = await read_by_us(data, rng)
-        theirs, problem = read_by_h11(data)
-        theirs = [(method, origin_form(target), content) for method, target, content in theirs]
+        requests = await read_by_us(data, rng)
+        expected, problem = read_by_h11(data)
+        expected = [(method, origin_form(target), content) for method, target, content in expected]
         if problem.startswith(LENIENT):
-            ours = ours[: len(theirs)]
-        assert ours == theirs[: len(ours)], (data, problem)
-        n_read += len(ours)
+            requests = requests[: len(expected)]
+        assert requests == expected[: len(requests)], (data, problem)
+        n_read += len(requests)
     assert n_read > STREAMS

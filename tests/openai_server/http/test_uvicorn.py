@@ -98,15 +98,15 @@ def test_the_installed_version_has_the_method(owner: type, name: str, parameters
     assert set(required) <= set(parameters), missing(signature)
 
 
-@pytest.mark.parametrize("ours", [Connection, Server], ids=lambda ours: ours.__name__)
-def test_the_list_has_every_method_that_is_called_or_replaced(ours: type) -> None:
-    theirs = next(base for base in ours.__mro__ if base in METHODS)
-    classes = ours.__mro__[: ours.__mro__.index(theirs)]
+@pytest.mark.parametrize("subclass", [Connection, Server], ids=lambda subclass: subclass.__name__)
+def test_the_list_has_every_method_that_is_called_or_replaced(subclass: type) -> None:
+    base = next(base for base in subclass.__mro__ if base in METHODS)
+    classes = subclass.__mro__[: subclass.__mro__.index(base)]
     called = {name for class_ in classes for name in re.findall(r"super\(\)\.(\w+)\(", inspect.getsource(class_))}
-    replaced = {name for class_ in classes for name in vars(class_)} & set(vars(theirs))
-    own_names = {name for class_ in classes for name in vars(class_)} - set(vars(theirs))
+    replaced = {name for class_ in classes for name in vars(class_)} & set(vars(base))
+    own_names = {name for class_ in classes for name in vars(class_)} - set(vars(base))
     implicit_names = {"__module__", "__doc__", "__dict__", "__weakref__", "__annotations__", "__static_attributes__"}
-    assert (called | replaced) - own_names - implicit_names - {"__firstlineno__"} <= set(METHODS[theirs])
+    assert (called | replaced) - own_names - implicit_names - {"__firstlineno__"} <= set(METHODS[base])
 
 
 def missing_names(owner: object, names: Iterable[str]) -> list[str]:

@@ -97,7 +97,7 @@ def source_of(name: str) -> str:
     return template_paths()[name].read_text()
 
 
-def ours(name: str, case: Case, **variables: Any) -> str:
+def rendered(name: str, case: Case, **variables: Any) -> str:
     options = RenderOptions(
         tools=case.tools,
         add_generation_prompt=case.add_generation_prompt,
@@ -107,7 +107,7 @@ def ours(name: str, case: Case, **variables: Any) -> str:
     return TEMPLATES.render(source_of(name), case.messages, {"bos_token": BOS, "eos_token": EOS}, options)
 
 
-def theirs(name: str, case: Case, **variables: Any) -> str:
+def reference_prompt(name: str, case: Case, **variables: Any) -> str:
     """Returns the prompt of transformers. Raises Refused."""
     form = FORMS.get(name, Form())
     return reference.render(
@@ -135,12 +135,12 @@ def test_prompts_and_rejections_are_those_of_transformers(name: str) -> None:
     for title, case in CASES.items():
         if title in REJECTED.get(name, ()):
             with pytest.raises(Refused) as refused:
-                theirs(name, case)
+                reference_prompt(name, case)
             with pytest.raises(InvalidRequest) as caught:
-                ours(name, case)
+                rendered(name, case)
             assert str(refused.value) in caught.value.message, title
         else:
-            assert (title, ours(name, case)) == (title, theirs(name, case))
+            assert (title, rendered(name, case)) == (title, reference_prompt(name, case))
 
 
 # ---- Template variables
@@ -180,7 +180,8 @@ def test_variables_have_the_same_effect_as_in_transformers(name: str) -> None:
     for case in (Case([QUESTION], [QUESTION]), Case([QUESTION], [QUESTION], TOOLS), TURN_WITH_REASONING):
         for variable in sorted(VALUES.keys() & names):
             for value in VALUES[variable]:
-                assert outcome(ours, name, case, variable, value) == outcome(theirs, name, case, variable, value)
+                expected = outcome(reference_prompt, name, case, variable, value)
+                assert outcome(rendered, name, case, variable, value) == expected
 
 
 def outcome(render: Any, name: str, case: Case, variable: str, value: object) -> str | None:
@@ -207,15 +208,15 @@ def outcome(render: Any, name: str, case: Case, variable: str, value: object) ->
     ],
 )
 def test_a_variable_changes_the_prompt(name: str, variable: str) -> None:
-    prompts = {outcome(ours, name, CASES["user"], variable, value) for value in VALUES[variable]} - {None}
-    assert len(prompts | {ours(name, CASES["user"])}) > 1
+    prompts = {outcome(rendered, name, CASES["user"], variable, value) for value in VALUES[variable]} - {None}
+    assert len(prompts | {rendered(name, CASES["user"])}) > 1
 
 
 def test_a_template_may_require_variables() -> None:
     name, variables = "fireworks-ai-llama-3-firefunction-v2", {"functions": "[f]", "datetime": "noon"}
-    assert ours(name, CASES["turns"], **variables) == theirs(name, CASES["turns"], **variables)
+    assert rendered(name, CASES["turns"], **variables) == reference_prompt(name, CASES["turns"], **variables)
 
 
 def test_the_date_comes_from_the_clock() -> None:
-    assert "Today Date: 04 Mar 2026" in ours("meta-llama-Llama-3.2-3B-Instruct", CASES["user"])
-    assert "Current date: 2026-03-04" in ours("openai-gpt-oss-120b", CASES["user"])
+    assert "Today Date: 04 Mar 2026" in rendered("meta-llama-Llama-3.2-3B-Instruct", CASES["user"])
+    assert "Current date: 2026-03-04" in rendered("openai-gpt-oss-120b", CASES["user"])

@@ -18,7 +18,7 @@ from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import Templates
 from tests.openai_server.prompting.conversations import QUESTION, Case, message
 from tests.openai_server.prompting.reference import BOS, EOS
-from tests.openai_server.prompting.test_corpus import FORMS, NAMES, NOW, outcome, source_of, theirs
+from tests.openai_server.prompting.test_corpus import FORMS, NAMES, NOW, outcome, reference_prompt, source_of
 
 Json = dict[str, Any]
 
@@ -218,10 +218,11 @@ CONTENTS_WITH_REASONING = [
 
 @pytest.mark.parametrize("name", NAMES)
 def test_reasoning_in_the_content_is_rendered_as_by_transformers(name: str) -> None:
-    def ours(name: str, case: Case, **_: Any) -> str:
+    def rendered(name: str, case: Case, **_: Any) -> str:
         return prompt_of(name, {"messages": case.sent}).text
 
     for content in CONTENTS_WITH_REASONING:
         messages = [QUESTION, message("assistant", content), message("user", "Oh.")]
         case = Case(messages, messages)
-        assert (content, outcome(ours, name, case, "x", 1)) == (content, outcome(theirs, name, case, "x", 1))
+        expected = outcome(reference_prompt, name, case, "x", 1)
+        assert (content, outcome(rendered, name, case, "x", 1)) == (content, expected)

@@ -13,7 +13,7 @@ class CallExample(NamedTuple):
     after: str
 
     @property
-    def one(self) -> str:
+    def single(self) -> str:
         return self.before + self.first + self.after
 
     @property

@@ -25,7 +25,7 @@ OPENERS = {
 
 
 def text_of(name: str) -> str:
-    return EXAMPLES[name].one if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
+    return EXAMPLES[name].single if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
 
 
 def opener_of(name: str) -> str:

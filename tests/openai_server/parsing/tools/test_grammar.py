@@ -48,23 +48,23 @@ def test_every_format_is_tested() -> None:
 @each_format
 def test_a_grammar_accepts_calls_that_the_parser_understands(name: str) -> None:
     grammar = FORMATS[name].grammar(TOOLS, parallel=True)
-    assert accepted(grammar, EXAMPLES[name].one)
-    assert parse(FORMATS[name], EXAMPLES[name].one).calls[0].arguments == '{"city": "Paris"}'
+    assert accepted(grammar, EXAMPLES[name].single)
+    assert parse(FORMATS[name], EXAMPLES[name].single).calls[0].arguments == '{"city": "Paris"}'
     if name not in SINGLE_CALL_FORMATS:
         assert accepted(grammar, EXAMPLES[name].both)
         calls = parse(FORMATS[name], EXAMPLES[name].both)
         assert calls.content == ""
         assert [call.name for call in calls.calls] == ["get_weather", "now"]
         assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False), EXAMPLES[name].both)
-    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), EXAMPLES[name].one)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), EXAMPLES[name].single)
     if name not in ("functionary-v3.2", "harmony"):
-        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), "\n\n" + EXAMPLES[name].one)
+        assert accepted(FORMATS[name].grammar(TOOLS, parallel=False), "\n\n" + EXAMPLES[name].single)
 
 
 @each_format
 def test_a_grammar_rejects_other_texts(name: str) -> None:
     grammar = FORMATS[name].grammar(TOOLS, parallel=True)
-    text = EXAMPLES[name].one
+    text = EXAMPLES[name].single
     for wrong in ("", "Hello.", "\n" * 20, text + "\nHello.", text[:-1]):
         assert not accepted(grammar, wrong), wrong
     for wrong in (text.replace("get_weather", "get_rain"), text.replace("city", "town")):
@@ -78,8 +78,8 @@ def test_a_grammar_accepts_only_the_named_function(name: str) -> None:
     if name not in SINGLE_CALL_FORMATS:
         assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), now)
         assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), now)
-    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), example.one)
-    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), example.one)
+    assert accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="get_weather"), example.single)
+    assert not accepted(FORMATS[name].grammar(TOOLS, parallel=False, function_name="now"), example.single)
 
 
 @each_format
@@ -120,14 +120,16 @@ def test_a_strict_grammar_accepts_free_text_and_calls(name: str) -> None:
     grammar = tool_format.strict_grammar(TOOLS)
     before = {"functionary-v3.2": "all\n", "harmony": "<|channel|>final<|message|>"}.get(name, "")
     assert accepted(grammar, before + "Hello <b>world</b> [1] (2) `{}` Action: >> <|\n\n")
-    assert accepted(grammar, example.one)
+    assert accepted(grammar, example.single)
     if name not in SINGLE_CALL_FORMATS:
         assert accepted(grammar, example.both)
         assert not accepted(tool_format.strict_grammar(TOOLS, parallel=False), example.both)
     if name not in {"llama-json", "llama-pythonic", "harmony", "functionary-v3.2", "command-r7b", "cohere2"}:
-        assert accepted(grammar, "Let me see.\n" + example.one)
+        assert accepted(grammar, "Let me see.\n" + example.single)
     for wrong in ("get_rain", "town", "oops"):
-        text = example.one.replace("get_weather", wrong) if wrong != "town" else example.one.replace("city", wrong)
+        text = (
+            example.single.replace("get_weather", wrong) if wrong != "town" else example.single.replace("city", wrong)
+        )
         assert refused_at(grammar, text) is not None
 
 
@@ -177,27 +179,27 @@ def test_random_calls_in_free_text_have_valid_arguments(name: str) -> None:
 @pytest.mark.parametrize("thoughts", [THINK, CONTROL_THINK], ids=["text", "control"])
 @pytest.mark.parametrize("name", ["hermes", "mistral", "llama-json", "command-r7b", "glm"])
 def test_reasoning_is_accepted_before_a_call(name: str, thoughts: ReasoningTags) -> None:
-    tool_format, one = FORMATS[name], EXAMPLES[name].one
+    tool_format, call = FORMATS[name], EXAMPLES[name].single
     reasoning = f"{thoughts.begin}\nI may call.\n{thoughts.end}\n\n"
     inside = reasoning.removeprefix(thoughts.begin)
     for make in (partial(tool_format.grammar, parallel=False), tool_format.strict_grammar):
         outside = make(TOOLS, thoughts=thoughts, thinking=False)
         for space in ("", "\n"):
-            assert accepted(outside, space + reasoning + one)
-            assert accepted(outside, space + one)
+            assert accepted(outside, space + reasoning + call)
+            assert accepted(outside, space + call)
         within = make(TOOLS, thoughts=thoughts, thinking=True)
-        assert accepted(within, inside + one)
-        assert not accepted(within, "I may" + one)
+        assert accepted(within, inside + call)
+        assert not accepted(within, "I may" + call)
     if not is_control(tool_format.markers[0]):
         # inside reasoning, a marker is text
         thought = f"{thoughts.begin}{tool_format.markers[0]}oops{thoughts.end}"
-        assert accepted(tool_format.strict_grammar(TOOLS, thoughts=thoughts), thought + one)
+        assert accepted(tool_format.strict_grammar(TOOLS, thoughts=thoughts), thought + call)
 
 
 def test_harmony_accepts_analysis_before_a_call() -> None:
     thought = "<|channel|>analysis<|message|>I may call.<|end|><|start|>assistant"
-    assert accepted(HARMONY.grammar(TOOLS, parallel=False), thought + EXAMPLES["harmony"].one)
-    assert accepted(HARMONY.strict_grammar(TOOLS), thought + EXAMPLES["harmony"].one)
+    assert accepted(HARMONY.grammar(TOOLS, parallel=False), thought + EXAMPLES["harmony"].single)
+    assert accepted(HARMONY.strict_grammar(TOOLS), thought + EXAMPLES["harmony"].single)
     assert accepted(HARMONY.grammar(TOOLS, parallel=False), " to=functions.now<|channel|>commentary json<|message|>{}")
     assert not accepted(HARMONY.grammar(TOOLS, parallel=False), thought + "<|channel|>final<|message|>Hello.")
     assert accepted(HARMONY.strict_grammar(TOOLS), thought + "<|channel|>final<|message|>Hello.")

@@ -1,8 +1,8 @@
 """Log lines, as text or as one JSON object each.
 
-What a line has beside its message are `fields`. Prompts, answers and keys are never among them. Whatever a client sent
-that gets into a line, or into the text of an exception, has its unprintable characters as escapes: it can't begin a
-line of its own, move a terminal's cursor, or turn the direction of what follows it.
+A line has a message and `fields`, which never contain prompts, answers or keys. In lines and in the text of exceptions,
+unprintable characters are escaped. So text that a client sent can't begin a line of its own, move a terminal's cursor,
+or change the direction of the text after it.
 """
 
 import logging
@@ -30,18 +30,18 @@ def log_fields(log: logging.Logger, level: int, message: str, fields: Mapping[st
         return
     present = {name: value for name, value in fields.items() if value is not None and value != ""}
     match log.root.handlers:
-        case [LineHandler() as handler] if not log.handlers:  # a LogRecord takes longer than all else here
+        case [LineHandler() as handler] if not log.handlers:  # creating a LogRecord takes longer than the rest
             handler.write_line(level, log.name, message, present)
         case _:
             log.log(level, "%s", message, extra={"fields": present})
 
 
 def set_up(level: str, format: str, request_id: Callable[[], str] = no_request) -> None:
-    """Logs to stderr, lines of `level` and above. `request_id` returns the id of the current request, or empty text."""
+    """Logs lines of `level` and above to stderr. `request_id` returns the current request's id, or an empty string."""
     handler = LineHandler()
     handler.setFormatter(formatter(format, request_id))
     logging.basicConfig(level=level.upper(), handlers=[handler])
-    # What no line shows need not be found out for it: a third of what a line costs. (Logging HOWTO, "Optimization".)
+    # Collecting attributes that no line shows takes a third of a line's time. (Logging HOWTO, "Optimization".)
     logging._srcfile = None
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
 
@@ -54,7 +54,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
     """Writes each line at once, or all lines of a `together` block with one write, which costs as much as one line."""
 
     _held: list[str] | None = None
-    """Lines of the block that is under way."""
+    """Lines of the current `together` block; None outside of one."""
 
     def emit(self, record: logging.LogRecord) -> None:
         try:
@@ -65,7 +65,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
             self.handleError(record)
 
     def write_line(self, level: int, name: str, message: str, fields: Mapping[str, Any]) -> None:
-        """Writes what `emit` would write for a record of these."""
+        """Writes the line that `emit` would write for a record with these attributes."""
         lines = self.formatter
         assert isinstance(lines, TextLines | JSONLines)
         self.acquire()
@@ -87,8 +87,8 @@ class LineHandler(logging.StreamHandler[TextIO]):
         self._held = []
 
     def write_held(self) -> None:
-        """Writes the lines that are held, in their order."""
-        self.acquire()  # lines of other threads may come
+        """Writes the held lines, in order."""
+        self.acquire()  # other threads may log meanwhile
         try:
             held, self._held = self._held, None
             if held:
@@ -100,7 +100,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
 
 @contextmanager
 def together() -> Iterator[None]:
-    """Lines that are logged in the block are written at its end."""
+    """Writes the lines that are logged in the block at its end, together."""
     handlers = [handler for handler in logging.getLogger().handlers if isinstance(handler, LineHandler)]
     for handler in handlers:
         handler.hold()
@@ -119,7 +119,7 @@ class TextLines(logging.Formatter):
         self._second_text = ""
 
     def line(self, created: float, level: str, name: str, message: str, fields: Mapping[str, Any]) -> str:
-        """`created` in Unix seconds. Its form is that of logging, which formats each second anew for each line."""
+        """`created` is in Unix seconds. Its format is that of `logging`, but each second is formatted only once."""
         if (second := int(created)) != self._second:
             self._second, self._second_text = second, strftime(self.default_time_format, localtime(second))
         parts = [f"{self._second_text},{int((created - second) * 1000):03d} {level} {name}: {message}"]
@@ -133,7 +133,7 @@ class TextLines(logging.Formatter):
         return self.line(record.created, record.levelname, record.name, record.message, fields)
 
     def formatException(self, ei: Any) -> str:
-        """Indented, as a line of a message could be taken for one of the log."""
+        """Returns the traceback indented, because a line of its message could be mistaken for a log line."""
         return "\n".join(f"  {printable(line)}" for line in super().formatException(ei).split("\n"))
 
 
@@ -155,7 +155,7 @@ class JSONLines(logging.Formatter):
         self._request_id = request_id
 
     def line(self, created: float, level: str, name: str, message: str, fields: Mapping[str, Any]) -> str:
-        """`created` in Unix seconds."""
+        """`created` is in Unix seconds."""
         line: dict[str, Any] = {
             "time": datetime.fromtimestamp(created, UTC).isoformat(timespec="milliseconds"),
             "level": level.lower(),

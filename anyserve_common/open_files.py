@@ -1,4 +1,4 @@
-"""Limits connections to those that fit under the limit of open files, since one too many makes others fail."""
+"""Limits connections to those that fit under the limit of open files. Beyond it, other connections and files fail."""
 
 import logging
 import resource

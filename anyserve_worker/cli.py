@@ -104,9 +104,9 @@ _OPTIONS = (
         "--kv-cells",
         default=_DEFAULTS.kv_cells,
         type=_at_least_0,
-        help="KV cells (one per token) shared by all sequences and cached prefixes. Of the cells beyond --n-ctx, up to "
-        f"{MAX_RESERVED_CELLS} are reserved for prompts of at most {SHORT_PROMPT} tokens. 0: --n-ctx plus a quarter of "
-        f"it, but at most {MAX_RESERVED_CELLS} more.",
+        help="KV cells (one per token) shared by all sequences and cached prefixes. Up to "
+        f"{MAX_RESERVED_CELLS} of the cells beyond --n-ctx are reserved for prompts of at most {SHORT_PROMPT} tokens. "
+        f"0: --n-ctx plus a quarter of it, but at most {MAX_RESERVED_CELLS} more.",
     ),
     _option(
         "--parallel",
@@ -189,7 +189,7 @@ _OPTIONS = (
     _option(
         "--swa-full/--no-swa-full",
         default=_DEFAULTS.swa_full,
-        help="For models with a sliding window: keep all cells, so that prefixes stay reusable. Takes more memory.",
+        help="For models with a sliding window: keep all cells, so that prefixes stay reusable. Needs more memory.",
     ),
     _option(
         "--prompt-lookup",

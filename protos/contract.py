@@ -35,9 +35,9 @@ MAX_CHOICES = 128
 MAX_STOP_STRINGS = 16
 MAX_LOGPROBS = 20
 MAX_LOGIT_BIAS = 1024
-"""Most tokens of a request with a biased logit."""
+"""Maximum tokens of a request with a biased logit."""
 MAX_TOKEN_LIST = 1024
-"""Most token ids in an input such as `stop_token_ids`."""
+"""Maximum token ids in an input such as `stop_token_ids`."""
 
 # ---- Inputs: one prompt (as text or as token ids) and how to sample from it. Everything but the prompt is optional.
 
@@ -58,12 +58,14 @@ PLAIN_SPANS = TensorSpec(
     0,
 )
 MAX_TOKENS = TensorSpec(
-    "max_tokens", "INT32", (1,), "most tokens to generate per choice; absent: until the context is full", 0
+    "max_tokens", "INT32", (1,), "maximum tokens to generate per choice; absent: until the context is full", 0
 )
 TEMPERATURE = TensorSpec("temperature", "FP32", (1,), "0 is greedy; absent: 1", 0, 100)
 TOP_P = TensorSpec("top_p", "FP32", (1,), "nucleus: smallest set of tokens with this mass; absent: 1 (off)", 0, 1)
 TOP_K = TensorSpec("top_k", "INT32", (1,), "the k likeliest tokens; 0 or absent: all", 0)
-MIN_P = TensorSpec("min_p", "FP32", (1,), "least probability, relative to the likeliest token's; absent: 0 (off)", 0, 1)
+MIN_P = TensorSpec(
+    "min_p", "FP32", (1,), "minimum probability relative to the likeliest token's; absent: 0 (off)", 0, 1
+)
 PRESENCE_PENALTY = TensorSpec(
     "presence_penalty", "FP32", (1,), "subtracted once from the logit of each generated token; absent: 0", -2, 2
 )
@@ -422,7 +424,7 @@ STEP_KIND = TensorSpec(
     "`model_info`: `decode`, or `prefill` (with prompts), for each kind of step so far",
 )
 STEP_TOKENS = TensorSpec(
-    "step_tokens", "INT32", (ANY,), "`model_info`: least tokens of such a step; it has less than twice as many"
+    "step_tokens", "INT32", (ANY,), "`model_info`: minimum tokens of such a step; it has less than twice as many"
 )
 STEP_THREADS = TensorSpec("step_threads", "INT32", (ANY,), "`model_info`: threads that such steps currently use")
 MODEL_INFO_OUTPUTS: tuple[TensorSpec, ...] = (MODEL_NAME, N_CTX, STEP_KIND, STEP_TOKENS, STEP_THREADS)
@@ -450,7 +452,7 @@ PARAM_WHOLE = "anyserve_whole"
 PARAM_BUNDLE = "anyserve_bundle"
 """bool, stream request without anything else: each of `raw_input_contents` is a serialized request of the stream."""
 MAX_BUNDLE = 256
-"""Most requests in one bundle."""
+"""Maximum requests in one bundle."""
 PARAM_CANCEL = "anyserve_cancel"
 """int64, stream request without anything else: cancel the request with this number."""
 
@@ -480,7 +482,7 @@ ERROR_TENSOR = "error_tensor"
 ERROR_PART = "error_part"
 """The part of a guide that is wrong, by the name in its PART_COMMENT."""
 ERROR_CONTEXT_LENGTH = "error_context_length"
-"""With REASON_CONTEXT_LENGTH: most tokens that fit into the context."""
+"""With REASON_CONTEXT_LENGTH: maximum tokens that fit into the context."""
 ERROR_PROMPT_TOKENS = "error_prompt_tokens"
 """With REASON_CONTEXT_LENGTH: tokens of the prompt, after `>` if counting stopped there."""
 
@@ -491,7 +493,7 @@ REASON_CONTEXT_LENGTH = "context_length_exceeded"
 REASON_QUEUE_FULL = "queue_full"
 REASON_DRAINING = "draining"
 
-# ---- ModelConfig.parameters: what the sidecar learns about a model. All are strings; absent means unknown.
+# ---- ModelConfig.parameters: properties of a model that the sidecar reads. All are strings; absent means unknown.
 
 CONFIG_PARAMETERS: dict[str, str] = {
     "chat_template": "Jinja source of the chat template",
@@ -501,7 +503,7 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "control_tokens": "JSON array: texts of the control tokens, which are recognised in prompts only",
     "user_defined_tokens": "JSON array: texts of the tokens that are recognised in any text, except whitespace; at "
     "most 256 KiB, those in the chat templates first",
-    "context_length": "most tokens of one sequence, prompt and completion together",
+    "context_length": "maximum tokens of one sequence, prompt and completion together",
     "vocab_size": "number of tokens in the vocabulary",
     "architecture": "GGUF `general.architecture`",
     "description": "architecture, size and quantization in one line",

@@ -21,9 +21,9 @@ MAX_TENSORS = 256
 MAX_DIMENSIONS = 16
 """Limits of one message. The product of the dimensions costs time that grows with the square of their number."""
 MAX_INPUT_ELEMENTS = 1 << 20
-"""Most elements of all inputs together: more than any context has tokens. Converting them takes 10 to 20 ms."""
+"""Maximum elements of all inputs together: more than any context has tokens. Converting them takes 10 to 20 ms."""
 MAX_INPUT_STRINGS = 1 << 14
-"""Most elements of all BYTES inputs together, which take longer to convert."""
+"""Maximum elements of all BYTES inputs together, which take longer to convert."""
 MIN_ARRAY_ELEMENTS = 4096
 """INT32 tensors with more elements become an array, which is converted and searched several times as fast."""
 Elements = Sequence[Any]

@@ -195,7 +195,7 @@ class TextSteps:
         return self._flush(sequence, text, reason) if reason else (text, None)
 
     def _annotate(self, sequence: Sequence, piece: bytes, n_held: int) -> None:
-        """Adds the token just appended to the log probabilities and to the reasoning that the request asked for."""
+        """Adds the token just appended to the requested log probabilities and count of reasoning tokens."""
         if sequence.logprobs:
             sequence.logprobs.push(self._token_logprob(sequence.scored.popleft()), n_held)
         if sequence.reasoning:

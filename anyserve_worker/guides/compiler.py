@@ -25,11 +25,11 @@ LEVEL_SECONDS = (0.01, 0.07, 0.5)
 PART_SEARCH_SECONDS = (0.02, 0.1, 1.0)
 """Seconds on each level to search for the wrong part of a refused guide, if the refusal names none."""
 MAX_WAIT = 10.0
-"""Most seconds that a guide waits for its turn."""
+"""Maximum seconds that a guide waits for its turn."""
 MAX_SLOW = 64
-"""Most guides that wait on the last level, of all callers."""
+"""Maximum guides of all callers that wait on the last level."""
 MAX_SLOW_PER_CALLER = 16
-"""Most guides that wait on the last level, of one caller."""
+"""Maximum guides of one caller that wait on the last level."""
 MAX_REFUSALS = 4096
 """Refusals to remember, of at most MAX_MESSAGE characters each."""
 MAX_ACCEPTED = 1024
@@ -103,7 +103,7 @@ class GuideCompiler:
     def __init__(
         self, vocabulary: GuideVocabulary, stats: GuideStats, max_requests: int, max_wait: float = MAX_WAIT
     ) -> None:
-        """`max_requests`: most requests in the engine, which is the limit of waiting quick guides too."""
+        """`max_requests`: maximum requests in the engine, which also limits the waiting quick guides."""
         self._vocabulary = vocabulary
         self._stats = stats
         self._max_wait = max_wait

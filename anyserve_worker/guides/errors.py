@@ -13,9 +13,9 @@ from protos import contract
 MAX_QUOTED = 60
 """Characters to quote of a regular expression, around its error."""
 MAX_REASON = 300
-"""Most characters of a problem's description."""
+"""Maximum characters of a problem's description."""
 MAX_LEVELS = 127
-"""Most nested objects and arrays in a schema."""
+"""Maximum nested objects and arrays in a schema."""
 
 _PLACE = re.compile(r"(?:at )?(?P<line>\d+)\(\d+\): ")
 _EXCERPT = re.compile(r"\n *\d+ \| ")

@@ -21,7 +21,7 @@ from anyserve_worker.sampling.draw import Logits
 from protos import contract
 
 MAX_SOURCE = 1 << 18
-"""Most characters of a guide. A grammar for the calls of 60 tools has 115,000 in some formats."""
+"""Maximum characters of a guide. A grammar for the calls of 60 tools has 115,000 in some formats."""
 SECONDS_PER_TOKEN = 0.01
 """Average processor time per token that a matcher may use in the engine's steps. Masks of real schemas take < 1 ms."""
 SPARE_SECONDS = 0.25

@@ -25,11 +25,11 @@ from anyserve_worker.scheduling.sequence import Sequence, token_array
 log = logging.getLogger(__name__)
 
 MAX_SCORE_ROWS = 64
-"""Most rows of a step whose logits are kept for a prompt's log probabilities."""
+"""Maximum rows of a step whose logits are kept for a prompt's log probabilities."""
 
 
 def context_params(options: ModelOptions, n_cells: int, n_sequences: int, n_outputs: int) -> Any:
-    """Returns llama.cpp's parameters for a context that generates. `n_outputs`: most rows of a step with logits."""
+    """Returns llama.cpp's parameters for a context that generates. `n_outputs`: maximum rows of a step with logits."""
     params = llama.llama_context_default_params()
     params.n_ctx = n_cells
     params.n_batch = options.n_batch
@@ -88,7 +88,7 @@ class ModelRunner:
         return platform.machine() in ("x86_64", "AMD64") and options.cache_type_k == options.cache_type_v == "f16"
 
     def _prompt_lookup(self, options: ModelOptions) -> int:
-        """Returns the most tokens of a draft; 0 if the memory can't be truncated and so can't drop a rejected draft.
+        """Returns the maximum tokens of a draft; 0 if the memory can't be truncated and so can't drop a rejected draft.
 
         This isn't a LoadError, since one worker serves several models with the same options, and the answers are equal.
         """

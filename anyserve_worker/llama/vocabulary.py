@@ -25,7 +25,7 @@ from anyserve_worker.text.special_text import Piece, SpecialTexts, SpecialToken
 from protos import contract
 
 N_SPECIAL = 8
-"""Most tokens that are added around a text."""
+"""Maximum tokens that are added around a text."""
 MAX_CACHED_BREAKERS = 16
 """Sets of DRY's sequence breakers to keep. Each takes a byte per token of the vocabulary."""
 

@@ -11,9 +11,9 @@ import numpy.typing as npt
 from anyserve_worker.sampling.draw import TokenIds
 
 MAX_BREAKER_BYTES = 40
-"""Most bytes of a breaker; llama.cpp would truncate a longer one."""
+"""Maximum bytes of a breaker; llama.cpp would truncate a longer one."""
 MAX_TAIL = 20
-"""Most tokens of a breaker after its first; a longer one is truncated, as in llama.cpp."""
+"""Maximum tokens of a breaker after its first; a longer one is truncated, as in llama.cpp."""
 
 
 class Words:

@@ -25,7 +25,7 @@ N_NARROWED = 32
 """Tokens to compare at all places at once, before the remaining places are checked one by one."""
 
 N_SPARSE = 64
-"""Most places to look up by binary search. More are looked up in an array of all places."""
+"""Maximum places to look up by binary search. More are looked up in an array of all places."""
 
 
 class Repetition:

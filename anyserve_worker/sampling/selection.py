@@ -12,7 +12,7 @@ Indices = npt.NDArray[np.int64]
 N_FIRST = (256, 2048)
 """Highest values to search for a mass, first and second. In a distribution of tokens they have nearly all of it."""
 MAX_SORTED = 4096
-"""Most values to sort. Longer lists are narrowed down first."""
+"""Maximum values to sort. Longer lists are narrowed down first."""
 
 
 def at_least(values: Values, bound: float) -> Indices:

@@ -14,7 +14,7 @@ from anyserve_worker.sampling.draw import Draw, Drawn, Logits, Scratch, TokenIds
 from anyserve_worker.sampling.selection import at_least, heaviest, highest
 
 MIN_LOG_WEIGHT = math.log(1e-30)
-"""Least logit relative to the likeliest token's. Tokens below it have no probability, or an infinite logarithm."""
+"""Minimum logit relative to the likeliest token's. Tokens below it have no probability, or an infinite logarithm."""
 MIROSTAT_M = 100
 """Likeliest tokens from which version 1 estimates the distribution's shape, as in the paper and llama.cpp."""
 

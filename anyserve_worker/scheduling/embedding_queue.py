@@ -69,11 +69,11 @@ class VectorRunner(Protocol):
     """Computes vectors and scores, on the engine's thread only. Implemented by `llama.embedding_runner`."""
 
     n_ctx: int
-    """Most tokens of a prompt."""
+    """Maximum tokens of a prompt."""
     n_batch: int
-    """Most tokens of a batch, unless a longer prompt has to be whole."""
+    """Maximum tokens of a batch, unless a longer prompt has to be whole."""
     n_cells: int
-    """Most tokens of all partly read prompts together."""
+    """Maximum tokens of all partly read prompts together."""
     n_sequences: int
     n_embedding: int
     """Elements of a vector."""

@@ -19,7 +19,7 @@ MIN_IDLE_TOKENS, FIRST_IDLE_TOKENS, MAX_IDLE_TOKENS = 32.0, 200.0, 2.0**30
 1,000 tokens costs as much as computing the prefix."""
 SHRINK_FACTOR, GROWTH_FACTOR = 0.9, 2.0
 MISSED_TOKENS = 16
-"""Least tokens computed again for an eviction to count as missed."""
+"""Minimum tokens computed again for an eviction to count as missed."""
 N_REMEMBERED = 64
 """Evicted prefixes to remember."""
 

@@ -16,19 +16,19 @@ NGRAM = 3
 """Number of last tokens to search for. In a simulation, a fallback to two gained nothing in texts that repeat, and cost
 2.5 times as much in others."""
 MIN_ACCEPTED_SHARE = 0.25
-"""Least share of a draft's tokens to accept, or the sequence pauses. Measured with SmolLM2-135M on two cores: a step
+"""Minimum share of a draft's tokens to accept, or the sequence pauses. Measured with SmolLM2-135M on two cores: a step
 with one row and four of a draft takes 1.7 to 1.9 times as long as a step with one row."""
 MAX_PAUSE = 63
-"""Most steps of a pause. Each pause is twice the one before plus one."""
+"""Maximum steps of a pause. Each pause is twice the one before plus one."""
 MAX_INDEXED = 512
-"""Most tokens to index in one step, since indexing a long prompt would delay it."""
+"""Maximum tokens to index in one step, since indexing a long prompt would delay it."""
 MAX_ROWS = 8
-"""Most rows of a step with drafts, unless the longest draft needs more. Measured as above, such a step takes 2.0 to 2.5
-times as long as a step with one row."""
+"""Maximum rows of a step with drafts, unless the longest draft needs more. Measured as above, such a step takes 2.0 to
+2.5 times as long as a step with one row."""
 
 
 def max_rows(max_draft: int) -> int:
-    """Returns the most rows of a step with drafts of at most `max_draft` tokens. All of them have logits."""
+    """Returns the maximum rows of a step with drafts of at most `max_draft` tokens. All of them have logits."""
     return max(MAX_ROWS, 1 + max_draft)
 
 

@@ -7,7 +7,7 @@ each decode step. They have more, up to the tokens of a batch, while fewer seque
 since a fuller batch serves all of them sooner.
 
 `StepPace` bounds the time of a step with prompts, since a prompt that arrives meanwhile waits for its end. A quarter of
-its prompt tokens is reserved for the first in line, which is so read in at most four times the time that it takes
+its prompt tokens is reserved for the first in line, which is therefore read in at most four times the time it takes
 alone: no prompt starves. The rest is ordered by size, so that a short prompt isn't stuck behind a long one. Both orders
 are fair between callers: `PromptLine`.
 
@@ -39,7 +39,7 @@ from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.scheduling.step_pace import StepPace
 
 MIN_SHARED_PREFIX = 16
-"""Least tokens of a prefix that is worth waiting a step for, instead of computing it twice."""
+"""Minimum tokens of a prefix that is worth waiting a step for, instead of computing it twice."""
 N_EXTRA_CANDIDATES = 16
 """Waiting sequences that a step considers in addition to those that can start."""
 FIRST_SHARE = 4
@@ -51,15 +51,15 @@ class Scheduler:
     cache: KVCache
     max_running: int
     batch_tokens: int
-    """Most tokens in one step."""
+    """Maximum tokens in one step."""
     prefill_chunk: int
-    """Most prompt tokens in a step in which a sequence decodes."""
+    """Maximum prompt tokens in a step in which a sequence decodes."""
     mixes: bool = True
     """Whether prompts and decoding sequences share a step. False: they take turns, see `model_runner.py`."""
     prompt_lookup: int = 0
-    """Most tokens of a draft; 0: no drafts."""
+    """Maximum tokens of a draft; 0: no drafts."""
     score_rows: int = 64
-    """Most tokens in a step of prompts whose log probabilities are requested."""
+    """Maximum tokens in a step of prompts whose log probabilities are requested."""
     kept_slots: int = 0
     """Slots beyond `max_running`, for short prompts while long ones hold slots."""
     kept_cells: int = 0
@@ -116,7 +116,7 @@ class Scheduler:
         return self._n_read < self._bounded(self.batch_tokens) and n_decoding < n_to_read
 
     def _bounded(self, n_tokens: int) -> int:
-        """Returns the most of `n_tokens` that a step may have.
+        """Returns how many of `n_tokens` a step may have.
 
         It is all of them if only one sequence can run: then an answer doesn't depend on the speed of earlier steps.
         """
@@ -307,7 +307,7 @@ class _Admission:
         """A sequence waits for room: only short prompts in the kept slots and cells may overtake it."""
 
     def target(self, sequence: Sequence) -> tuple[Sequence | None, int]:
-        """Returns (the sequence to compute in this one's turn or None, its most tokens in the step)."""
+        """Returns (the sequence to compute in this one's turn or None, its maximum tokens in the step)."""
         scheduler = self._scheduler
         if sequence.wants_scores and scheduler._score_rows_left <= 0:
             return None, 0

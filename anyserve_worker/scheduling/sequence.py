@@ -75,7 +75,7 @@ class Sequence:
     priority: int = 0
     """Waiting prompts with a smaller number are read first."""
     prefix_key: PrefixKey = TEXT_KEY
-    """What the cells depend on besides `tokens`."""
+    """The adapter and media that the cells depend on besides `tokens`."""
     scores_prompt: bool = False
     """Whether the log probabilities of the prompt's tokens are requested."""
     n_scored: int = 1

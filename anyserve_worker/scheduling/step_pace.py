@@ -23,7 +23,7 @@ class StepPace:
         self._seconds = DECAY * self._seconds + seconds
 
     def bound(self, n_tokens: int) -> int:
-        """Returns `n_tokens`, or the most tokens that a step may have if that is less."""
+        """Returns `n_tokens`, or the maximum tokens of a step if that is less."""
         if self._seconds <= 0:
             return n_tokens
         return min(n_tokens, max(MIN_STEP_TOKENS, int(STEP_SECONDS * self._tokens / self._seconds)))

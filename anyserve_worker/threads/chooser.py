@@ -27,23 +27,21 @@ from anyserve_worker.threads.step_times import SURE_ERRORS
 STALE_SECONDS = 3.0
 """Seconds without a step after which the earlier steps of a shape don't count."""
 CROWDED_SHARE = 0.75
-"""Least part of a step's time in which a thread that is alone on its processor computes."""
+"""Minimum share of a step's time in which a thread that is alone on its processor computes."""
 ALARM_FACTOR, ALARM_STEPS, ALARM_SECONDS = 2.0, 2, 0.05
-"""Consecutive steps, at least this many and of this many seconds together, whose tokens cost this many times the usual
-while the engine's thread is kept waiting show that a neighbour has just come. Less happens for a moment beside any
-neighbour."""
+"""Factor of the usual cost of a token, number of consecutive steps, their seconds together. If all three are reached
+while the engine's thread is kept waiting, a neighbour has just started. Any neighbour causes less at times."""
 UP_COST_SHARE, UP_PAUSE_SECONDS = 0.03, (0.4, 0.9)
-"""Part of the time that trials of more threads may waste; bounds of the pause between them in seconds."""
+"""Share of the time that trials of more threads may waste; minimum and maximum seconds between them."""
 DOWN_COST_SHARE, DOWN_PAUSE_SECONDS, MAX_DOWN_PAUSES = 0.01, (2.0, 10.0), 4
-"""The same for fewer threads; most times that the pause is multiplied by while no count wins."""
+"""The same for trials of fewer threads; maximum factor of the pause after lost trials."""
 MAX_COST_SHARE = 0.08
-"""Part of the time that trials of more threads may waste where single steps are so slow that the longest pause would
-allow more: pauses are longer there."""
+"""Share of the time that trials of more threads may waste if steps are very slow. If the longest pause would allow
+more, the pause is longer."""
 BLIND_PAUSE_SECONDS, MAX_DOUBLINGS = 1.0, 4
-"""Seconds between blind trials of all shapes together; most times that they are doubled, once for each lost trial,
-since the first ones may have had bad luck."""
+"""Seconds between blind trials of all shapes together. They double with each lost trial, at most this many times."""
 RECHECK_SECONDS = 0.5
-"""Seconds until a change to fewer threads is checked by a blind trial: it may have begun in a bad moment."""
+"""Seconds until a blind trial checks a change to fewer threads, which a short disturbance may have caused."""
 IDLE_PROCESSORS = 0.3
 """Idle processors that justify a trial of more threads."""
 IDLE_COUNT_SECONDS = 0.2
@@ -62,7 +60,7 @@ def ladder(max_threads: int) -> tuple[int, ...]:
 class ThreadChooser:
     """Chooses among `counts` for a step that only generates, among `prompt_counts` for one with prompts.
 
-    A single count is fixed. `idle` returns how many processors were idle since its last call; None is unknown.
+    A single count is fixed. `idle` returns the number of processors that were idle since its last call; None: unknown.
     """
 
     def __init__(
@@ -79,20 +77,20 @@ class ThreadChooser:
         self._alarms: list[tuple[Shape, float]] = []
         """Consecutive alarming steps, with their seconds. Their shapes are in the phase USUAL."""
         self._n_lost_blindly = 0
-        """Blind trials lost since one was won, or the crowding of a shape changed."""
+        """Number of blind trials lost since one was won or the crowding of a shape changed."""
         self._collapsed = False
-        """A processor was taken away, and has not come back yet."""
+        """Whether a processor was taken away and has not come back yet."""
 
     @classmethod
     def of(cls, threads: int, threads_batch: int, usable: int, idle: Callable[[], float | None]) -> "ThreadChooser":
-        """Takes the options of these names; 0 means to choose among at most `usable` threads."""
+        """Creates a chooser from the options of these names. 0: choose among at most `usable` threads."""
         counts = (threads,) if threads else ladder(usable)
         return cls(counts, (threads_batch,) if threads_batch else counts, idle)
 
     @property
     def chosen(self) -> list[tuple[bool, int, int]]:
-        """(with prompts, least number of tokens, threads in use) of each shape so far."""
-        shapes = sorted(self._shapes.copy().items(), key=lambda item: item[0])  # The engine may add one
+        """(with prompts, minimum number of tokens, threads in use) of each shape so far."""
+        shapes = sorted(self._shapes.copy().items(), key=lambda item: item[0])  # the engine may add a shape meanwhile
         return [(prompts, 1 << bits - 1, shape.counts[shape.rung]) for (prompts, bits), shape in shapes]
 
     def choose(self, n_tokens: int, *, prompts: bool, now: float) -> int:
@@ -148,7 +146,7 @@ class ThreadChooser:
                 shape.next_blind_up, self._n_lost_blindly = now, 0
 
     def _raise_alarm(self) -> None:
-        """The alarming steps alone are what each of their shapes compares its trial with."""
+        """Makes the shapes of the alarming steps try fewer threads, compared with these steps only."""
         for shape, n_steps in Counter(shape for shape, _ in self._alarms).items():
             shape.recent = shape.recent.last(n_steps)
             shape.advance(Event.ALARM)
@@ -161,7 +159,7 @@ class ThreadChooser:
     # ---- Trials
 
     def _new_shape(self, key: tuple[bool, int], now: float) -> Shape:
-        """A new shape begins with the count of the nearest one of its kind, or with the highest."""
+        """Returns a shape with the count of the nearest shape of its kind, or the highest count if there is none."""
         counts = self._counts[key[0]]
         alike = [other for other in self._shapes if other[0] == key[0]]
         nearest = min(alike, key=lambda other: abs(other[1] - key[1]), default=None)
@@ -170,7 +168,7 @@ class ThreadChooser:
         return Shape(counts, rung, next_up=now, next_blind_up=blind, next_down=down)
 
     def _rung_to_try(self, shape: Shape, now: float) -> int | None:
-        """Returns the rung of the trial that is due; None: none is."""
+        """Returns the rung of the trial that is due; None if none is due."""
         alarmed = shape.phase is Phase.ALARMED
         if not (shape.recent.known or alarmed):
             return None
@@ -187,7 +185,7 @@ class ThreadChooser:
         return now >= shape.next_up and (blindly or self._idle.enough(now))
 
     def _win(self, shape: Shape, now: float) -> None:
-        """The count on trial becomes the one in use, and other shapes follow or get a hint."""
+        """Makes the count on trial the one in use. Other shapes follow or get a hint."""
         direction = Direction.UP if shape.trial_rung > shape.rung else Direction.DOWN
         collapsed = direction is Direction.DOWN and shape.trial.cost < COLLAPSE_FACTOR * shape.recent.cost
         came_back = direction is Direction.UP and not shape.phase.is_blind and self._collapsed
@@ -205,7 +203,7 @@ class ThreadChooser:
 
     def _follow(self, shape: Shape, rung: int, direction: Direction, *, certain: bool) -> None:
         """Moves a shape after another one's trial, or gives it a hint. `certain`: a processor was taken away or came
-        back, which is so for all shapes."""
+        back, which applies to all shapes."""
         farther = (rung - shape.rung) * direction > 0
         if not shape.recent.known or (farther and certain):
             shape.move_to(rung)
@@ -214,7 +212,7 @@ class ThreadChooser:
             shape.hint = direction
 
     def _lose(self, shape: Shape, now: float) -> None:
-        """The count in use stays, and the next trial in this direction waits the longer, the more this one wasted."""
+        """Keeps the count in use. The more time the trial wasted, the later is the next one in this direction."""
         wasted = shape.trial.wasted(shape.recent)
         if shape.trial_rung > shape.rung:
             shape.next_up = now + max(_pause(wasted / UP_COST_SHARE, UP_PAUSE_SECONDS), wasted / MAX_COST_SHARE)
@@ -247,7 +245,7 @@ class _IdleProcessors:
         self._since, self._idle = now, 0.0
 
     def enough(self, now: float) -> bool:
-        """Returns whether one more thread has an idle processor; True if that is unknown."""
+        """Returns whether a processor is idle for one more thread; True if that is unknown."""
         if now - self._since >= IDLE_COUNT_SECONDS:
             self._since, self._idle = now, self._count()
         return self._idle is None or self._idle >= IDLE_PROCESSORS

@@ -1,8 +1,8 @@
 """The phases of a batch shape, and the events that lead from one to the next. PURE.
 
-A shape (steps of about as many tokens) runs with the count in use until a trial of another count is due. Two conditions
-are independent of the phase: whether the engine's thread is kept waiting (`shape.Crowding`), and the direction in which
-another shape has moved (`Shape.hint`).
+A shape (steps with a similar number of tokens) runs with the count in use until a trial of another count is due. Two
+conditions are independent of the phase: whether the engine's thread is kept waiting (`shape.Crowding`), and the
+direction in which another shape has moved (`Shape.hint`).
 """
 
 from enum import Enum, IntEnum, auto
@@ -12,14 +12,14 @@ class Phase(Enum):
     USUAL = auto()
     """Steps run with the count in use."""
     ALARMED = auto()
-    """The last steps were so slow that the next one tries fewer threads, whatever pause was set."""
+    """The last steps were so slow that the next one tries fewer threads, without waiting for the end of a pause."""
     TRIAL = auto()
     """Steps run with another count: fewer threads, or more of them on idle processors."""
     ALARMED_TRIAL = auto()
     """Steps run with fewer threads after an alarm. The trial is short, and ends early if the cost collapses."""
     SETTLING = auto()
-    """Steps run with more threads although no processor is idle. Until the system has moved the threads apart, slow
-    steps don't count."""
+    """Steps run with more threads although no processor is idle. Slow steps don't count until the system has moved the
+    threads apart."""
     BLIND_TRIAL = auto()
     """The trial that follows SETTLING: each step counts."""
 
@@ -36,11 +36,11 @@ class Event(Enum):
     ALARM = auto()
     """Consecutive usual steps, of this shape and others, were alarming."""
     TRY = auto()
-    """A trial begins; if it is of more threads, processors are idle for them."""
+    """A trial begins. If it has more threads, processors are idle for them."""
     TRY_BLINDLY = auto()
-    """A trial of more threads begins, and no processor is idle for them."""
+    """A trial with more threads begins, and no processor is idle for them."""
     SETTLED = auto()
-    """The threads of a blind trial are apart, or had the time for it."""
+    """The system has moved the threads of a blind trial apart, or has had the time to do so."""
     DECIDED = auto()
     """The trial was won or lost."""
     FORGET = auto()
@@ -58,7 +58,7 @@ TRANSITIONS = {
     (Phase.BLIND_TRIAL, Event.DECIDED): Phase.USUAL,
     **{(phase, Event.FORGET): Phase.USUAL for phase in Phase},
 }
-"""The phase that follows a phase and an event. A pair that isn't listed can't happen."""
+"""The next phase, by phase and event. Other pairs can't happen."""
 
 
 class Direction(IntEnum):

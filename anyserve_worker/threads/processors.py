@@ -13,7 +13,7 @@ def usable_cpus(affinity: int, quota: float | None) -> int:
     """Returns the most threads that may help, for the processors of the affinity mask and of the quota (None: no
     quota).
 
-    For a quota of 1.5, two threads that are paused now and then may be best; `chooser.py` tries it.
+    With a quota of 1.5, two threads that are paused at times may be best; `chooser.py` tries it.
     """
     return max(1, affinity if quota is None else min(affinity, math.ceil(quota)))
 

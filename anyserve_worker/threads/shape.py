@@ -9,25 +9,25 @@ from anyserve_worker.threads.step_times import SURE_ERRORS, StepTimes
 RECENT_SECONDS = 0.15
 """Seconds of steps that the recent cost of a token is averaged over: more than one period of a CPU quota (0.1 s)."""
 TRIAL_SECONDS, LONG_TRIAL_SECONDS = 0.12, 0.6
-"""Seconds of steps in a trial: where the result is beyond chance; and where it is in doubt, or the engine's thread is
-kept waiting."""
+"""Seconds of steps in a trial: if its result is beyond chance, and if it is in doubt or the engine's thread is kept
+waiting."""
 SETTLE_SECONDS = 0.35
-"""Seconds after which the system has moved the threads of a blind trial apart, at the latest."""
+"""Maximum seconds that the system takes to move the threads of a blind trial apart."""
 HOPELESS_FACTOR = 1.3
-"""A trial is lost at once if its tokens cost this many times as much as the recent ones, or more."""
+"""A trial is lost at once if its tokens cost more than this many times as much as the recent ones."""
 BLIND_WASTE_SECONDS = 0.05
-"""Seconds that a blind trial may waste before it has MIN_STEPS steps: a single slow step means nothing there."""
+"""Seconds that a blind trial may waste before it has MIN_STEPS steps, because a single slow step proves nothing."""
 CLEAR_WIN_FACTOR, CLEAR_WIN_STEPS = 0.7, 3
-"""A trial is won after this many steps if its tokens cost this part of the recent ones, or less."""
+"""A trial is won after this many steps if its tokens cost less than this fraction of the recent ones."""
 COLLAPSE_FACTOR = 0.5
-"""Fewer threads whose tokens cost this part of the recent ones, or less, show that a processor was taken away."""
+"""Fewer threads whose tokens cost less than this fraction of the recent ones show that a processor was taken away."""
 WIN_FACTOR = 0.95
-"""A trial is won at its end if its tokens cost less than this part of the recent ones."""
+"""A trial is won at its end if its tokens cost less than this fraction of the recent ones."""
 SLOWER_FACTOR = 1.2
 """Tokens that cost more than this many times the usual show that something has changed."""
 LASTING_SECONDS = 0.3
-"""Seconds that the engine's thread must be kept waiting, or not, to show that a neighbour has come, or has left. A
-client can cause shorter waits."""
+"""Seconds that the engine's thread must be kept waiting to show that a neighbour has come, or must not be to show that
+it has left. A client can cause shorter waits."""
 
 
 class Crowding:
@@ -51,7 +51,7 @@ class Crowding:
 
 @dataclass(slots=True, eq=False)
 class Shape:
-    """Steps of about as many tokens. Times are in seconds, costs in seconds per token."""
+    """Steps with a similar number of tokens. Times are in seconds, costs in seconds per token."""
 
     counts: tuple[int, ...]
     """The counts of threads to choose from, ascending."""
@@ -60,26 +60,26 @@ class Shape:
     next_up: float
     """Time of the next trial of more threads."""
     next_blind_up: float
-    """The same where no processor is idle."""
+    """Time of the next trial of more threads if no processor is idle."""
     next_down: float
     """Time of the next trial of fewer threads."""
     phase: Phase = Phase.USUAL
     recent: StepTimes = field(default_factory=lambda: StepTimes(RECENT_SECONDS))
-    """Steps with the count in use. After an alarm: the alarming ones alone."""
+    """Steps with the count in use; after an alarm, only the alarming steps."""
     usual_cost: float = 0
-    """Cost when the count in use was last compared, or the least since; 0: unknown."""
+    """Cost when the count in use was last compared, or the lowest cost since; 0: unknown."""
     hint: Direction = Direction.NONE
-    """The direction in which another shape has moved: a trial in it is due."""
+    """The direction in which another shape has moved, and in which a trial is due."""
     crowding: Crowding = field(default_factory=Crowding)
     last_step: float = math.inf
-    """When the last step began."""
+    """Time at which the last step began."""
     trial: StepTimes = field(default_factory=lambda: StepTimes(LONG_TRIAL_SECONDS))
-    """Steps of the trial, in its phases."""
+    """Steps of the current trial."""
     trial_rung: int = 0
     settles_until: float = 0
-    """When SETTLING ends, at the latest."""
+    """Latest time at which SETTLING ends."""
     n_lost_down: int = 0
-    """Trials of fewer threads lost since the last change. Each goes one rung further down, then from the top again."""
+    """Trials of fewer threads lost since the last change. Each tries one rung lower, then again the highest."""
 
     @property
     def threads(self) -> int:
@@ -107,7 +107,7 @@ class Shape:
         self.recent = StepTimes(RECENT_SECONDS)
 
     def move_to(self, rung: int) -> None:
-        """Takes over another shape's count, without a trial."""
+        """Adopts another shape's count, without a trial."""
         if rung != self.rung:
             self.forget()
             self.rung, self.usual_cost, self.hint, self.crowding = rung, 0, Direction.NONE, Crowding()
@@ -118,12 +118,12 @@ class Shape:
         self.settles_until = now + SETTLE_SECONDS
 
     def settle(self, n_tokens: int, seconds: float, now: float) -> None:
-        """Ends SETTLING after a step that isn't hopeless, or in time. The step itself doesn't count."""
+        """Ends SETTLING after a step that isn't hopeless, or when its time is over. The step itself doesn't count."""
         if now >= self.settles_until or seconds <= HOPELESS_FACTOR * self.recent.cost * n_tokens:
             self.advance(Event.SETTLED)
 
     def verdict(self) -> bool | None:
-        """Returns whether the trial is won; None: it goes on."""
+        """Returns whether the trial is won; None if it continues."""
         trial = self.trial
         ratio = trial.cost / self.recent.cost
         sure = trial.differs_from(self.recent)

@@ -5,14 +5,14 @@ from collections import deque
 from dataclasses import dataclass, field
 
 MIN_STEPS = 4
-"""Least steps of an average."""
+"""Minimum number of steps for an average."""
 SURE_ERRORS = 2.0
 """A difference of more than this many standard errors is beyond chance."""
 
 
 @dataclass(slots=True)
 class StepTimes:
-    """The last steps: at least `span` seconds of them, if there have been as many."""
+    """The last steps, of at least `span` seconds together if there have been enough."""
 
     span: float
     steps: deque[tuple[int, float, float]] = field(default_factory=deque)

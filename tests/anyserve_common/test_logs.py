@@ -146,14 +146,14 @@ def test_a_lines_time_is_formatted_as_logging_does_it() -> None:
 
 
 @pytest.mark.parametrize("format", logs.FORMATS)
-@pytest.mark.parametrize("ours", [True, False])
+@pytest.mark.parametrize("only_handler", [True, False])
 def test_fields_are_logged_the_same_with_and_without_other_handlers(
-    log: logging.Logger, monkeypatch: pytest.MonkeyPatch, format: str, ours: bool
+    log: logging.Logger, monkeypatch: pytest.MonkeyPatch, format: str, only_handler: bool
 ) -> None:
     stream = io.StringIO()
     handler = logs.LineHandler(stream)
     handler.setFormatter(logs.formatter(format, lambda: "abc"))
-    handlers = [handler] if ours else [handler, logging.NullHandler()]
+    handlers = [handler] if only_handler else [handler, logging.NullHandler()]
     monkeypatch.setattr(logging.getLogger(), "handlers", handlers)
     log.setLevel(logging.INFO)
     logs.log_fields(log, logging.DEBUG, "not logged", {})

@@ -326,7 +326,7 @@ def worker(data: bytes) -> None:
 
 
 def codec(data: bytes) -> None:
-    """What can be decoded can be encoded in the other form, and decoded again."""
+    """A message that can be decoded can be encoded in the other form, and decoded again."""
     request = _parsed(ModelInferRequest, data)
     if request is None:
         return

@@ -180,8 +180,8 @@ ROWS = [
     in_step("7.1.1", "extensions", chunked(chunk(JSON, b';a;b=c;d="e f"'), b"0;g=h\r\n\r\n"), 200),
     in_step("7.1.2", "trailers", chunked(chunk(JSON), b"0\r\nHost: y\r\nX: z\r\n\r\n"), 200),
     *(
-        closed("7.1", f"a broken chunk: {what}", chunked(*broken), 400)
-        for what, broken in {
+        closed("7.1", f"a broken chunk: {defect}", chunked(*broken), 400)
+        for defect, broken in {
             "no digits": [b"zz\r\n", END],
             "a prefix": [b"0xf\r\n", JSON, b"\r\n", END],
             "a sign": [b"-1\r\n", END],

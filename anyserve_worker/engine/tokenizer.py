@@ -45,7 +45,7 @@ class Vocabulary(GuideVocabulary, Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """`tokens`: maximum tokens of a text. `n_ctx`: the context length that sets it; None: the response's size does."""
+    """`tokens`: maximum tokens of a text. `n_ctx`: the context length that sets it; None: the response's size."""
 
     tokens: int
     n_ctx: int | None = None

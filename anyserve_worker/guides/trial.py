@@ -155,7 +155,7 @@ class _Server:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 process_group=0,
             )
-        with suppress(OSError):  # `send` will notice.
+        with suppress(OSError):  # `send` raises the error.
             self._commands.sendall(LENGTH.pack(len(vocabulary)) + vocabulary)
 
     def send(self, command: bytes, argument: int = 0, *, descriptor: int | None = None) -> int:

@@ -31,7 +31,7 @@ Vector = NDArray[np.floating[Any]]
 
 @dataclass(slots=True, eq=False)
 class EmbeddingJob:
-    """`eq=False`: a job is itself, whatever its tokens are."""
+    """`eq=False`: jobs are compared by identity, not by their tokens."""
 
     tokens: "array[int]"
     """From 1 to `VectorRunner.n_ctx` tokens."""

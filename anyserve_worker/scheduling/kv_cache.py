@@ -184,7 +184,7 @@ class KVCache:
             self._drop(seq_id)
 
     def release(self, seq_id: int) -> None:
-        """Ends the running of a sequence. Its computed tokens become a cached prefix."""
+        """Ends a running sequence. Its computed tokens become a cached prefix."""
         entry = self._entries[seq_id]
         # More tokens than the sequence has may be computed, if it ended inside an accepted draft.
         entry.n_computed = min(entry.n_computed, len(entry.tokens))
@@ -205,7 +205,7 @@ class KVCache:
         return len(cached)
 
     def clear(self) -> None:
-        """Drops everything, running sequences included."""
+        """Drops all entries, including those of running sequences."""
         for seq_id in list(self._entries):
             self._drop(seq_id)
 

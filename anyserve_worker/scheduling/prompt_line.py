@@ -107,7 +107,7 @@ class PromptLine(Generic[Prompt]):
         self._resumed.appendleft(prompt)
 
     def start(self, prompt: Prompt, n_needed: int) -> None:
-        """Ends the waiting of a prompt, which stays in the line until it is read. `n_needed` replaces that of `add`."""
+        """Admits a waiting prompt, which stays in the line until it is read. `n_needed` replaces that of `add`."""
         number = self._places[prompt][1]
         if prompt in self._waiting:
             self._ranks[self.rank(prompt)].had_turn(prompt.caller)

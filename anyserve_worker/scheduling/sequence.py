@@ -40,7 +40,7 @@ class Sampler(Protocol):
 
 @dataclass(slots=True, eq=False)
 class Sequence:
-    """`eq=False`: a sequence is itself, whatever its tokens are."""
+    """`eq=False`: sequences are compared by identity, not by their tokens."""
 
     index: int
     """Index of the choice in its request."""

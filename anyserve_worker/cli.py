@@ -174,7 +174,7 @@ _OPTIONS = (
         "--flash-attention",
         default=_DEFAULTS.flash_attention,
         type=click.Choice(FLASH_ATTENTION),
-        help="auto: on if the model and the device support it.",
+        help="Use flash attention. auto: if the model and the device support it.",
     ),
     _option(
         "--cache-type-k", default=_DEFAULTS.cache_type_k, type=click.Choice(CACHE_TYPES), help="Data type of K cells."
@@ -202,14 +202,14 @@ _OPTIONS = (
         "--pooling",
         default=_DEFAULTS.pooling,
         type=click.Choice(POOLINGS),
-        help="How embeddings are computed from the vectors of all tokens. auto: the model's own way, or the mean.",
+        help="Way to compute an embedding from the vectors of all tokens. auto: the model's own, or the mean.",
     ),
-    _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM). Serves over TLS."),
+    _option("--tls-cert", type=_FILE, metavar="FILE", help="Certificate chain (PEM), to serve over TLS."),
     _option(
         "--tls-key",
         type=_FILE,
         metavar="FILE",
-        help="Private key (PEM) of --tls-cert. All three TLS files are read again when they change.",
+        help="Private key (PEM) of --tls-cert. All three TLS files are reloaded when they change.",
     ),
     _option(
         "--tls-client-ca",
@@ -221,7 +221,8 @@ _OPTIONS = (
         "--keepalive-time",
         default=10.0,
         type=click.FloatRange(min=0.1),
-        help="Silence on a connection before the client is pinged, and after the ping before the connection is closed.",
+        help="Seconds without data on a connection before the client is pinged, and seconds to wait for its reply before "
+        "the connection is closed.",
     ),
     _option(
         "--max-connections",

@@ -221,8 +221,8 @@ _OPTIONS = (
         "--keepalive-time",
         default=10.0,
         type=click.FloatRange(min=0.1),
-        help="Seconds without data on a connection before the client is pinged, and seconds to wait for its reply before "
-        "the connection is closed.",
+        help="Seconds without data on a connection before the client is pinged, and seconds to wait for its "
+        "reply before the connection is closed.",
     ),
     _option(
         "--max-connections",

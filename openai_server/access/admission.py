@@ -1,8 +1,8 @@
-"""Which requests may run, which wait, and which are refused: so many at a time, fair between callers.
+"""Decides which requests run, wait, or are refused: a bounded number at a time, fair between callers.
 
-PURE. A free place goes to the caller who has the fewest running requests, among equals to the one whose turn is the
-longest ago; each caller's own requests go in the order in which they came. When the queue is full, a newcomer whose
-caller has less in here than another one takes the place of that one's last.
+PURE. A free slot goes to the caller with the fewest running requests; ties go to the caller served least recently. Each
+caller's own requests run in the order of their arrival. When the queue is full, a new request replaces the newest
+waiting request of the caller with the most requests, unless its own caller would then have as many.
 """
 
 from collections import deque
@@ -20,7 +20,7 @@ class State(Enum):
 
 @dataclass(slots=True, eq=False)
 class Ticket:
-    """`decided` is called once: when the request may run, or was refused."""
+    """A request's place. `decided` is called once: when the request is admitted or refused."""
 
     caller: str
     decided: Callable[[], None] = lambda: None
@@ -32,7 +32,7 @@ class _Caller:
     running: int = 0
     waiting: deque[Ticket] = field(default_factory=deque)
     turn: int = 0
-    """Number of the last place that it got."""
+    """Number of its latest admission, counted over all callers; 0 if it has none."""
 
     @property
     def load(self) -> int:
@@ -40,13 +40,13 @@ class _Caller:
 
 
 class Admission:
-    """`max_running` 0 is no limit."""
+    """Slots for `max_running` requests (0 is no limit), and a queue for `max_waiting`."""
 
     def __init__(self, max_running: int, max_waiting: int) -> None:
         self._max_running = max_running
         self._max_waiting = max_waiting
         self._callers: dict[str, _Caller] = {}
-        """Those who have a request in here."""
+        """Callers with a running or waiting request, by id."""
         self._turn = 0
         self.running = 0
         self.waiting = 0
@@ -55,7 +55,7 @@ class Admission:
         caller = self._callers.get(ticket.caller)
         if caller is None:
             caller = self._callers[ticket.caller] = _Caller()
-        if not self._max_running or self.running < self._max_running:  # then nobody waits
+        if not self._max_running or self.running < self._max_running:  # then the queue is empty
             self._run(caller, ticket)
         elif self.waiting < self._max_waiting or self._make_room(caller):
             ticket.state = State.WAITING
@@ -65,7 +65,7 @@ class Admission:
             self._refuse(ticket)
 
     def leave(self, ticket: Ticket) -> None:
-        """It has ended, or waits no longer. More than once is as once."""
+        """Removes a request that has ended or no longer waits. Further calls have no effect."""
         caller = self._callers.get(ticket.caller)
         if caller is None:
             return
@@ -116,28 +116,29 @@ class Admission:
 
 
 class Turnover:
-    """How fast places become free while others wait for one. `now` is in seconds from any start."""
+    """Measures how fast slots become free while requests wait for them. `now` is in seconds from any start."""
 
     _WEIGHT = 0.1
-    """Of the newest time between two of them, in their mean."""
+    """Weight of the newest interval in the running mean."""
 
     def __init__(self) -> None:
         self._last: float | None = None
-        """When one became free that was waited for, unless nobody waited since."""
+        """When the last slot became free; None if no request waited for it."""
         self._interval = 0.0
+        """Mean seconds between two freed slots; 0 is unknown."""
 
     @property
     def is_measuring(self) -> bool:
-        """Whether the last place that became free was waited for."""
+        """Whether a request waited for the last slot that became free."""
         return self._last is not None
 
     def freed(self, now: float, waiting: int) -> None:
-        """`waiting`: for the place that becomes free, and the next ones."""
+        """Records a freed slot. `waiting`: number of requests in the queue."""
         if self._last is not None:
             passed = now - self._last
             self._interval += (passed - self._interval) * (self._WEIGHT if self._interval else 1)
         self._last = now if waiting else None
 
     def wait(self, waiting: int) -> float:
-        """Seconds until so many have got a place; 0 is unknown."""
+        """Seconds until `waiting` requests have got a slot; 0 is unknown."""
         return self._interval * waiting

@@ -1,7 +1,7 @@
-"""What one request may ask for. PURE. Each refusal names the field.
+"""This server's limits on one request. PURE. Each error names the field.
 
-How many stop strings, tools, choices and inputs there may be at all is in the schemas; the length of a rendered chat
-is limited by the template's budget, the source of a template in prompting/template.py.
+The schemas limit the number of stop strings, tools, choices and inputs. The template's budget limits the length of a
+rendered chat, and prompting/template.py the source of a template.
 """
 
 from collections.abc import Iterable, Sequence
@@ -13,13 +13,14 @@ from msgspec.structs import replace
 from openai_server.core.errors import AboveLimit
 from openai_server.core.turn import Prompt, PromptField, Turn
 
-_MOST_GROWTH = 5
-"""Times as long as a JSON value was sent, it may be written: `1e15` becomes `1000000000000000.0`."""
+_MAX_GROWTH = 5
+"""Factor by which a JSON value may grow when it is encoded again: `1e15` becomes `1000000000000000.0`."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
-    """0 is no limit. `prompt` counts characters, or token ids; `schema` bytes of JSON, or of another guide."""
+    """Limits; 0 is no limit. `prompt` counts characters or token ids, `schema` the bytes of a schema (as compact JSON),
+    regular expression or grammar."""
 
     output_tokens: int = 0
     n: int = 0
@@ -27,14 +28,14 @@ class Caps:
     schema: int = 0
 
     def applied(self, turn: Turn, fields: Iterable[PromptField], body_size: int) -> Turn:
-        """The turn, which ends at the limit if it names no end. Raises AboveLimit.
+        """The turn; without a token limit of its own it gets this server's. Raises AboveLimit.
 
-        `fields` are those of its prompts, `body_size` the bytes that the request was sent in.
+        `fields` are the request's fields with prompts, `body_size` is the size of the request's body in bytes.
         """
         if self.n:
             self._check_n(turn)
         self.check_fields(fields, body_size)
-        if self.schema and body_size * _MOST_GROWTH > self.schema:  # else nothing in it can be larger
+        if self.schema and body_size * _MAX_GROWTH > self.schema:  # else nothing in it can be larger
             self._check_schemas(turn)
         limit = turn.token_limit
         if not self.output_tokens or (limit is not None and limit <= self.output_tokens):
@@ -75,7 +76,7 @@ class Caps:
 
 
 def _guides(turn: Turn) -> Iterable[tuple[str, int]]:
-    """The fields that have to be compiled before the first token, each with its size in bytes."""
+    """The fields that the backend compiles before the first token, each with its size in bytes."""
     guide = turn.guide
     if text := guide.regex or guide.grammar:
         yield guide.field, len(text.encode())

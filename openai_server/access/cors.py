@@ -1,7 +1,6 @@
-"""Which web pages may read the answers. PURE.
+"""CORS: the headers that allow web pages to read the responses. PURE.
 
-Not Starlette's middleware: that wraps `send`, and so takes its time for each token. These are headers, sent with what
-is sent anyway.
+Starlette's middleware wraps `send`, which costs time for each token. Here the headers are added to a response once.
 """
 
 from collections.abc import Iterable, Sequence
@@ -11,24 +10,24 @@ Header = tuple[bytes, bytes]
 EXPOSED = ", ".join(
     (
         *("x-request-id", "retry-after", "retry-after-ms"),
-        *(f"x-ratelimit-{what}-{of}" for of in ("requests", "tokens") for what in ("limit", "remaining", "reset")),
+        *(f"x-ratelimit-{name}-{unit}" for unit in ("requests", "tokens") for name in ("limit", "remaining", "reset")),
     )
 )
 MAX_NAMES = 4096
-"""Bytes of the names of headers that a browser asks for. None has more; longer ones aren't repeated."""
+"""Bytes of `access-control-request-headers` that a preflight response repeats. No browser sends a longer value."""
 MAX_AGE = "600"
-"""Seconds for which a browser need not ask again."""
+"""Seconds for which a browser may cache the response to a preflight request."""
 
 
 class Cors:
-    """`origins` as browsers send them; `*` is all. None at all says nothing to browsers, which then refuse."""
+    """`origins` as browsers send them; `*` is any. Without origins, no headers are sent, and browsers refuse access."""
 
     def __init__(self, origins: Sequence[str]) -> None:
         self._origins = {origin.encode() for origin in origins}
         self._all = b"*" in self._origins
 
     def headers(self, request: Iterable[Header]) -> dict[str, str]:
-        """For the answer to this request, whatever it is."""
+        """Headers for any response to this request."""
         if not self._origins:
             return {}
         allowed = self._allowed(dict(request).get(b"origin"))
@@ -38,17 +37,19 @@ class Cors:
         return headers
 
     def preflight(self, method: str, request: Iterable[Header]) -> dict[str, str] | None:
-        """What `headers` lacks for the answer to a browser that asks whether it may ask; None if this is no such."""
+        """Headers for the response to a preflight request, besides those of `headers`; None for another request."""
         if method != "OPTIONS" or not self._origins:
             return None
-        given = dict(request)
-        if b"access-control-request-method" not in given or not self._allowed(given.get(b"origin")):
+        request_headers = dict(request)
+        if b"access-control-request-method" not in request_headers:
+            return None
+        if not self._allowed(request_headers.get(b"origin")):
             return None
         headers = {"access-control-allow-methods": "GET, POST, DELETE", "access-control-max-age": MAX_AGE}
-        # All that it names: clients send a dozen of their own. `*` would leave out Authorization.
-        asked = given.get(b"access-control-request-headers", b"")
-        if 0 < len(asked) <= MAX_NAMES:
-            headers["access-control-allow-headers"] = asked.decode("latin-1")
+        # All requested names: clients send a dozen headers of their own, and `*` would not include Authorization.
+        names = request_headers.get(b"access-control-request-headers", b"")
+        if 0 < len(names) <= MAX_NAMES:
+            headers["access-control-allow-headers"] = names.decode("latin-1")
         return headers
 
     def _allowed(self, origin: bytes | None) -> str:

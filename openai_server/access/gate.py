@@ -141,9 +141,9 @@ class RequestAccess:
             self.headers |= self._account.headers(now)
 
     def hold(self, n_bytes: int) -> None:
-        """Counts more bytes of its body, or of what is decoded from it. Raises Overloaded.
+        """Counts more bytes of its body, or of the values decoded from it. Raises Overloaded.
 
-        What is made of a body is about as large, so it counts until the end of the request, not of the body.
+        The decoded request is about as large as its body, so the bytes count until the end of the request.
         """
         self._held += n_bytes
         if n_bytes and self._gate.holds_too_much(self.caller.id, n_bytes):
@@ -178,7 +178,7 @@ class RequestAccess:
         except BaseException:
             self._leave()
             raise
-        self._used = self._prompt_estimate  # should nobody wait for the end: the backend has read it
+        self._used = self._prompt_estimate  # in case the client leaves: the backend has read the prompt
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
         """Gives the slot back and pays for what was used."""

@@ -1,6 +1,6 @@
-"""The API keys of the options and of the key file, which is followed as it changes.
+"""The API keys of the options and of the key file, which is read again when it changes.
 
-A file that is gone or bad leaves the keys as they were.
+If the file is gone or has errors, the previous keys stay in use.
 """
 
 from collections.abc import Sequence
@@ -10,19 +10,20 @@ from anyserve_common.file_watch import follow, signature
 from openai_server.access.keys import BadKeys, Keys, keys_from_file, keys_from_options
 
 MAX_BYTES = 1 << 20
+"""Maximum size of the key file, in bytes."""
 
 
 class KeyRing:
-    """Raises BadKeys if the file can't be read at first."""
+    """`options` are keys, `file` is the key file. Raises BadKeys if the file can't be read at first."""
 
     def __init__(self, options: Sequence[str] = (), file: Path | None = None) -> None:
         self._from_options = keys_from_options(options)
         self._files = [] if file is None else [file]
-        self._seen = signature(self._files)  # before they are read: a change in between is seen later
+        self._seen = signature(self._files)  # before reading them, so that no later change is missed
         self._read()
 
     async def watch(self) -> None:
-        """Follows the file. Runs until cancelled."""
+        """Reads the file again whenever it changes. Runs until cancelled."""
         if self._files:
             await follow(self._files, self._seen, self._read)
 

@@ -1,8 +1,8 @@
-"""API keys: which there are, and whose the one in a request is.
+"""API keys, and the caller that each one belongs to.
 
-PURE. Keys are kept as digests alone, and looked up by them: that takes as long for ten thousand keys as for one, and
-how long it takes depends on the digest, from which nobody can guess a key. What is said of a bad key or a bad line
-never holds any of its text.
+PURE. Keys are kept and looked up by their digests: the time of a lookup doesn't depend on the number of keys, and it
+reveals at most something about a digest, from which no key can be guessed. Error messages about a bad key or line
+never contain its text.
 """
 
 import hashlib
@@ -14,32 +14,32 @@ from openai_server.core.errors import Unauthorized
 Header = tuple[bytes, bytes]
 
 _LABEL_LENGTH = 32
-"""Characters: of a key without a name, half of its digest; of a long name, a part of its digest."""
+"""Characters of a caller's label: half of the digest of a key without a name, or part of the digest of a long name."""
 
 
 class Caller(NamedTuple):
-    """Whom the limits are for."""
+    """The owner of one or several API keys, which share its limits."""
 
     id: str
     name: str
-    """For logs."""
+    """The name in logs and error messages."""
 
     @property
     def label(self) -> str:
-        """For backends: stands for the caller without giving its key away. Empty for ANYBODY."""
+        """The caller's name for backends, which doesn't reveal its key. Empty for ANYBODY."""
         return self.id[:_LABEL_LENGTH]
 
 
 ANYBODY = Caller("", "")
-"""Where there are no keys, all callers are one."""
+"""The caller of every request to a server without keys."""
 
 
 class BadKeys(ValueError):
-    """Says where, not what."""
+    """The message names the bad key by its place, and never contains its text."""
 
 
 class Keys:
-    """None at all lets everybody in."""
+    """The callers by their keys. Without keys, every request is allowed."""
 
     def __init__(self, callers: Iterable[tuple[bytes, Caller]] = ()) -> None:
         self._callers = dict(callers)
@@ -51,41 +51,40 @@ class Keys:
         return len(self._callers)
 
     def __or__(self, other: "Keys") -> "Keys":
-        """Raises BadKeys if a key is one caller's in the first and another one's in the second."""
+        """Both sets of keys together. Raises BadKeys if a key belongs to different callers in the two."""
         for digest, caller in self._callers.items():
             if other._callers.get(digest, caller).id != caller.id:
                 raise BadKeys(f"it gives {caller.name} of --api-key to another caller")
         return Keys((self._callers | other._callers).items())
 
     def caller(self, headers: Iterable[Header]) -> Caller:
-        """Who sends these headers. Raises Unauthorized."""
+        """The caller of a request with these headers. Raises Unauthorized."""
         if not self._callers:
             return ANYBODY
-        given = [value for name, value in headers if name == b"authorization"]
-        if not given:
+        values = [value for name, value in headers if name == b"authorization"]
+        if not values:
             raise Unauthorized("No API key was given: send it as 'Authorization: Bearer KEY'.")
-        if len(given) > 1:
+        if len(values) > 1:
             raise Unauthorized("There is more than one Authorization header.")
-        scheme, _, key = given[0].partition(b" ")
+        scheme, _, key = values[0].partition(b" ")
         if scheme.lower() != b"bearer":
             raise Unauthorized("The Authorization header is not of the form 'Bearer KEY'.")
         key = key.strip()
         if not key:
             raise Unauthorized("The Authorization header holds no API key.")
         if (caller := self._callers.get(_digest(key))) is None:
-            raise Unauthorized("The API key is not one of this server's.")
+            raise Unauthorized("The API key is not one of this server's keys.")
         return caller
 
 
-def keys_from_options(given: Sequence[str]) -> Keys:
+def keys_from_options(keys: Sequence[str]) -> Keys:
     """Raises BadKeys."""
-    return Keys(_entry(key, f"key {i}") for i, key in enumerate(given, 1))
+    return Keys(_entry(key, f"key {i}") for i, key in enumerate(keys, 1))
 
 
 def keys_from_file(text: str) -> Keys:
-    """One key a line, or `name: key`; keys of one name share its limits. Raises BadKeys, also for a key of two callers.
-
-    The same line twice is one key of one caller.
+    """Reads lines of the form `key` or `name: key`; keys with the same name share its limits. A repeated line has no
+    effect. Raises BadKeys, also for a key of two callers.
     """
     callers: dict[bytes, Caller] = {}
     numbers: dict[bytes, int] = {}

@@ -1,7 +1,8 @@
-"""Requests and tokens a minute, as OpenAI counts them: a bucket of each for every caller, which fills steadily.
+"""Requests and tokens per minute, as OpenAI counts them: every caller has a bucket of each, which fills steadily.
 
-PURE: `now` is passed in, in seconds from any start. A request takes one from the first bucket. From the second it takes
-what it may need at most, and gives back at its end what it did not use; what was used beyond that makes a debt.
+PURE: `now` is passed in, in seconds from any start. A request takes one from the bucket of requests. From the bucket of
+tokens it takes the most that it may need, and at its end returns the tokens that it did not use. If it used more, the
+bucket's level falls below 0.
 """
 
 import math
@@ -13,7 +14,7 @@ MINUTE = 60.0
 
 
 class Bucket:
-    """Full at first; `limit` is what it holds and what it gains in a minute."""
+    """Full at first. `limit` is its capacity, and the amount that it gains per minute."""
 
     def __init__(self, limit: int, now: float) -> None:
         self.limit = limit
@@ -21,26 +22,26 @@ class Bucket:
         self._at = now
 
     def level(self, now: float) -> float:
-        """Below 0 is a debt."""
+        """The amount in the bucket; below 0 if more was used than reserved."""
         if now > self._at:
             self._level = min(self.limit, self._level + (now - self._at) * self.limit / MINUTE)
             self._at = now
         return self._level
 
     def wait(self, amount: float, now: float) -> float:
-        """Seconds until there is so much (at most all) in it."""
-        # A hair more than there is still counts: it is what rounding leaves after exactly the wait that was told.
+        """Seconds until the bucket holds `amount`, or is full if that is less."""
+        # The tolerance is for rounding errors when a client waits exactly as long as the response requested.
         missing = min(amount, self.limit) - self.level(now)
         return 0.0 if missing <= 1e-6 else missing * MINUTE / self.limit
 
     def take(self, amount: float, now: float) -> None:
-        """A negative amount is given back."""
+        """Takes the amount; a negative one is given back."""
         self._level = min(self.limit, self.level(now) - amount)
 
 
 @dataclass(slots=True)
 class Account:
-    """Of one caller; None is not limited."""
+    """The buckets of one caller; None is no limit."""
 
     requests: Bucket | None
     tokens: Bucket | None
@@ -50,15 +51,16 @@ class Account:
         self._take("requests", 1, now)
 
     def reserve(self, tokens: int, now: float) -> int:
-        """Takes what is needed at most, and says how much that is. Raises RateLimited."""
+        """Reserves up to `tokens`, and returns the number reserved. Raises RateLimited."""
         if self.tokens is None:
             return 0
-        # Who may need more than there ever is gets it all, rather than nothing for ever.
+        # A request that may need more than the bucket's capacity takes all of it: otherwise it could never run.
         tokens = min(tokens, self.tokens.limit)
         self._take("tokens", tokens, now)
         return tokens
 
     def settle(self, reserved: int, used: int, now: float) -> None:
+        """Replaces the reserved tokens with those used."""
         if self.tokens is not None:
             self.tokens.take(used - reserved, now)
 
@@ -77,14 +79,14 @@ class Account:
             return
         if wait := bucket.wait(amount, now):
             raise RateLimited(
-                f"The limit of {bucket.limit} {name} a minute is reached; please try again in {duration(wait)}.",
+                f"The limit of {bucket.limit} {name} per minute is reached; please try again in {duration(wait)}.",
                 wait,
             )
         bucket.take(amount, now)
 
 
 class Rates:
-    """0 is no limit."""
+    """The accounts of all callers; 0 is no limit."""
 
     def __init__(self, *, requests_per_minute: int, tokens_per_minute: int) -> None:
         self._requests = requests_per_minute
@@ -102,7 +104,7 @@ class Rates:
 
 
 def duration(seconds: float) -> str:
-    """As in OpenAI's headers: `120ms`, `17s`, `1m30.5s`. Never less than it takes."""
+    """The time in the form of OpenAI's headers, rounded up: `120ms`, `17s`, `1m30.5s`."""
     milliseconds = math.ceil(seconds * 1000 - 1e-6)
     if milliseconds < 1000:
         return f"{milliseconds}ms"

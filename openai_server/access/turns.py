@@ -21,7 +21,7 @@ class Turns:
         self._queue_timeout = queue_timeout
 
     async def take(self, caller: str) -> Ticket:
-        """A ticket, to be given back. Raises Overloaded."""
+        """A ticket, which must be given back. Raises Overloaded."""
         ticket = Ticket(caller)
         self._admission.arrive(ticket)
         try:
@@ -70,9 +70,9 @@ class FairThreads:
         loop = asyncio.get_running_loop()
 
         def over(_: object) -> None:
-            with suppress(RuntimeError):  # the loop is closed: nobody waits for a turn any more
+            with suppress(RuntimeError):  # the loop is closed, and with it all that waited
                 loop.call_soon_threadsafe(self._turns.give_back, ticket)
 
         job = self._threads.submit(contextvars.copy_context().run, work, *args)
-        job.add_done_callback(over)  # also where nobody waits for the result: the thread is taken until then
+        job.add_done_callback(over)  # also without a waiting caller: the thread is busy until then
         return await asyncio.wrap_future(job)

@@ -1,1 +1,1 @@
-"""What operators see of the sidecar: metrics, log lines, traces. A request's context feeds all three."""
+"""Metrics, access log lines and traces of the sidecar. All three come from the context of each request."""

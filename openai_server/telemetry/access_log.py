@@ -1,4 +1,4 @@
-"""One line for each request that is over, with numbers and ids only: no prompts, answers or keys."""
+"""The access log: one line for each request that has ended, with numbers and ids only: no prompts, answers or keys."""
 
 import logging
 

@@ -1,10 +1,10 @@
-"""Prometheus metrics of the sidecar. Fed once or twice a request, never by a token.
+"""Prometheus metrics of the sidecar. They are updated once or twice per request, never per token.
 
-Names and buckets are those of OpenTelemetry's conventions for generative AI where there are such, in Prometheus'
-spelling; the others begin with `openai_server_`. Labels have few values: endpoints of ours, models that the backend
-serves, statuses. A request whose model was not found has an empty one.
+Names and buckets follow OpenTelemetry's conventions for generative AI where those define them, in Prometheus'
+spelling; all other names begin with `openai_server_`. Labels have few values: the server's endpoints, the models that
+the backend serves, and statuses. `model` is empty if the request's model was not found.
 
-With `--workers`, a scrape of one process tells the sums of all: `sharing.py`.
+With `--workers`, a scrape of one process returns the sums of all: see `sharing.py`.
 """
 
 from collections.abc import Iterable
@@ -20,25 +20,26 @@ from openai_server.core.request_context import RequestContext
 from openai_server.telemetry import sharing
 from openai_server.telemetry.processes import ProcessesCollector
 
-disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for each, with the time at which it began, which nobody asks for
+disable_created_metrics()  # type: ignore[no-untyped-call]  # the time at which each series began, which would double the number of series
 
 CONTENT_TYPE = CONTENT_TYPE_PLAIN_0_0_4
 PROVIDER = "anyserve"
 
-# As the conventions give them.
+# The conventions' buckets.
 DURATIONS = (0.01, 0.02, 0.04, 0.08, 0.16, 0.32, 0.64, 1.28, 2.56, 5.12, 10.24, 20.48, 40.96, 81.92)
 FIRST_TOKEN = (0.001, 0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1.0, 2.5, 5.0, 7.5, 10.0)
 PER_TOKEN = (0.01, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0, 2.5)
 TOKENS = tuple(float(4**k) for k in range(14))
 QUEUE = (0.01, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 120.0)
 FINE = (0.001, 0.0025, 0.005)
-"""In front of PER_TOKEN: what a small model takes."""
+"""Buckets below those of PER_TOKEN, for small models."""
 
 _GEN_AI = ("gen_ai_operation_name", "gen_ai_provider_name", "gen_ai_request_model")
 
 
 class _Level:
-    """The number behind a gauge of one process, which reads it at a scrape: a request has to wait less for that."""
+    """The value of a gauge of one process. The gauge reads it at a scrape; for a request that is cheaper than setting a
+    gauge."""
 
     def __init__(self, gauge: Gauge) -> None:
         self._n = 0.0
@@ -56,25 +57,29 @@ class Metrics:
     def __init__(self) -> None:
         registry = self._registry = CollectorRegistry()
         Gauge(
-            "openai_server_info", "1; its version.", ["version"], registry=registry, multiprocess_mode="livemax"
+            "openai_server_info",
+            "Always 1; the label is the server's version.",
+            ["version"],
+            registry=registry,
+            multiprocess_mode="livemax",
         ).labels(__version__).set(1)
         requests = Counter(
             "openai_server_requests",
-            "Requests that were answered. A stream that failed midway counts with the status that it would have got, "
-            "one whose client left with 499.",
+            "Answered requests. A stream that failed midway has the status that an error response would have had; a "
+            "request whose client left has 499.",
             ["endpoint", "model", "status"],
             registry=registry,
         )
         running = Gauge(
             "openai_server_requests_running",
-            "Requests that are being answered.",
+            "Requests in progress.",
             ["endpoint"],
             registry=registry,
             multiprocess_mode="livesum",
         )
         waiting = Gauge(
             "openai_server_requests_waiting",
-            "Streams among them that have no token yet.",
+            "Streams in progress that have no token yet.",
             ["endpoint"],
             registry=registry,
             multiprocess_mode="livesum",
@@ -82,7 +87,7 @@ class Metrics:
         self._admitted = _level(
             Gauge(
                 "openai_server_requests_admitted",
-                "Requests that have one of the --max-concurrency places.",
+                "Requests that have one of the --max-concurrency slots.",
                 registry=registry,
                 multiprocess_mode="livesum",
             )
@@ -90,68 +95,70 @@ class Metrics:
         self._queued = _level(
             Gauge(
                 "openai_server_requests_queued",
-                "Requests that wait for such a place.",
+                "Requests queued for a slot.",
                 registry=registry,
                 multiprocess_mode="livesum",
             )
         )
         self._queue_seconds = Histogram(
             "openai_server_queue_seconds",
-            "How long requests waited for such a place, those that did not get one too; who got one at once is left "
-            "out.",
+            "Time spent queued for a slot, including rejected requests; requests admitted at once are not counted.",
             registry=registry,
             buckets=QUEUE,
         )
         self._connections_refused = Counter(
             "openai_server_connections_refused",
-            "Connections that were closed at once because there were too many.",
+            "Connections refused because too many were open (--max-connections).",
             registry=registry,
         )
         by_model = ["endpoint", "model"]
         prompt = Counter(
             "openai_server_prompt_tokens",
-            "Tokens of prompts whose answers came to their end.",
+            "Prompt tokens of requests with a complete answer.",
             by_model,
             registry=registry,
         )
         cached = Counter(
-            "openai_server_cached_tokens", "Those of prompts that were not computed again.", by_model, registry=registry
+            "openai_server_cached_tokens",
+            "Prompt tokens that were in the backend's cache and not computed again.",
+            by_model,
+            registry=registry,
         )
         completion = Counter(
             "openai_server_completion_tokens",
-            "Tokens generated; of a stream that was cut off, the pieces of text that had come until then.",
+            "Generated tokens; for a stream that was cut off, the number of text pieces received before that.",
             by_model,
             registry=registry,
         )
         duration = Histogram(
             "gen_ai_server_request_duration_seconds",
-            "From a request to the end of its answer.",
+            "Time from a request to the end of its answer.",
             [*_GEN_AI, "error_type"],
             registry=registry,
             buckets=DURATIONS,
         )
         first_token = Histogram(
             "gen_ai_server_time_to_first_token_seconds",
-            "From a request to the first token of its stream.",
+            "Time from a request to the first token of its stream.",
             _GEN_AI,
             registry=registry,
             buckets=FIRST_TOKEN,
         )
         per_token = Histogram(
             "gen_ai_server_time_per_output_token_seconds",
-            "Mean time between the tokens of a stream, behind the first.",
+            "Mean time between the tokens of a stream, after the first one.",
             _GEN_AI,
             registry=registry,
             buckets=(*FINE, *PER_TOKEN),
         )
         usage = Histogram(
             "gen_ai_client_token_usage",
-            "Tokens of a request whose answer came to its end.",
+            "Tokens of a request with a complete answer, by type.",
             [*_GEN_AI, "gen_ai_token_type"],
             registry=registry,
             buckets=TOKENS,
         )
-        # To look a series up takes several times as long as to count in it. There are as many as there are labels.
+        # Looking a series up takes several times as long as updating it. The caches stay small: labels have few values.
         self._requests = cache(requests.labels)
         self._running = cache(lambda *labels: _level(running.labels(*labels)))
         self._waiting = cache(lambda *labels: _level(waiting.labels(*labels)))
@@ -165,7 +172,7 @@ class Metrics:
         if not sharing.is_shared():
             ProcessCollector(registry=registry)
 
-    # ---- What happens
+    # ---- Events
 
     def begin(self, context: RequestContext) -> None:
         self._running(context.endpoint).inc()
@@ -186,7 +193,7 @@ class Metrics:
         self._connections_refused.inc()
 
     def end(self, ended: Iterable[RequestContext]) -> None:
-        """Counts requests that have ended; those of one endpoint, model and status together."""
+        """Counts requests that have ended, grouped by endpoint, model and status."""
         groups: dict[tuple[str, str, int], list[RequestContext]] = {}
         for context in ended:
             groups.setdefault((context.endpoint, context.model, context.status), []).append(context)
@@ -214,9 +221,10 @@ class Metrics:
             if context.finish_reasons:
                 self._usage(*labels, "output").observe(usage.completion)
 
-    # ---- What there is
+    # ---- Scrapes
 
     def text(self) -> bytes:
+        """All metrics in Prometheus' text format."""
         registry = self._registry
         if sharing.is_shared():
             registry = CollectorRegistry()

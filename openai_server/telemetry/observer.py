@@ -1,4 +1,4 @@
-"""Begins the context of each request, and reports it when the request has ended: to metrics, the access log, traces."""
+"""Begins the context of each request, and reports it to metrics, access log and traces after the request has ended."""
 
 import asyncio
 import time
@@ -13,8 +13,8 @@ from openai_server.telemetry.request_start import begin
 from openai_server.telemetry.tracing import Tracer, tracer
 
 REPORT_AFTER = 0.02
-"""Seconds from the end of a request until its metrics and its access line. Not at once: that would delay its response
-and other requests. Requests that end together are reported one after the other, in a third of the time."""
+"""Seconds from the end of a request until it is reported. Reporting at once would delay its response and other
+requests; reporting several requests together takes a third of the time."""
 
 
 class Observer:
@@ -23,7 +23,7 @@ class Observer:
         self._log_access = log_access
         self._tracer = tracer
         self._ended: list[RequestContext] = []
-        """Not reported yet."""
+        """Requests that are not reported yet."""
 
     @classmethod
     def of(cls, *, log_access: bool, tracing: bool) -> "Observer":

@@ -1,7 +1,7 @@
-"""Memory, processor time and open files of each of several processes, told by whichever is asked: /proc has them all.
+"""Memory, processor time and open files of several processes. Any of them can report all, as it reads them from /proc.
 
-Told apart by their ids. A sum would fall when one of them dies, and Prometheus takes a counter that falls for one that
-began anew.
+The process id is a label. A sum would fall when a process ends, and Prometheus takes a counter that falls for one that
+was reset.
 """
 
 from collections.abc import Callable, Iterable
@@ -12,7 +12,7 @@ from prometheus_client.registry import Collector
 
 
 class ProcessesCollector(Collector):
-    """`processes` gives the ids of those that live. One that is gone by now is left out."""
+    """`processes` returns the ids of the running processes. A process that has ended since is left out."""
 
     def __init__(self, processes: Callable[[], Iterable[int]]) -> None:
         self._processes = processes

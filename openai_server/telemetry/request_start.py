@@ -1,4 +1,4 @@
-"""From the head of an HTTP request to its context: its id, its part in a trace, and what log lines show of it. PURE."""
+"""Builds the context of an HTTP request from its head: its id, its trace, and the values for log lines. PURE."""
 
 import re
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -15,9 +15,9 @@ MAX_PATH_LENGTH = 256
 """Characters of a path in log lines."""
 
 
-def request_id(given: str) -> str:
+def request_id(client_id: str) -> str:
     """The client's own id if it is 1 to 128 characters of visible ASCII, or else a new one."""
-    return given if given and _SANE_ID.fullmatch(given) else f"req_{urandom(16).hex()}"
+    return client_id if client_id and _SANE_ID.fullmatch(client_id) else f"req_{urandom(16).hex()}"
 
 
 def begin(
@@ -31,11 +31,11 @@ def begin(
     is_logged: bool = True,
     parameters: Mapping[str, str] | None = None,
 ) -> RequestContext:
-    """The context of an ASGI request, which is the current one from now on."""
+    """The context of an ASGI request. It becomes the current one."""
     headers = dict(reversed(scope["headers"]))  # the first of each name
     client = scope.get("client")
-    given = headers.get(b"traceparent")
-    parent = trace_context.parent(given.decode("latin-1")) if given else ""
+    traceparent = headers.get(b"traceparent")
+    parent = trace_context.parent(traceparent.decode("latin-1")) if traceparent else ""
     context = RequestContext(
         id=request_id(headers.get(b"x-request-id", b"").decode("latin-1")),
         method=scope["method"],
@@ -57,11 +57,11 @@ def begin(
 
 
 def _tracestate(headers: Iterable[tuple[bytes, bytes]]) -> str:
-    """The header's parts as one list: it may come in several."""
+    """The values of all `tracestate` headers as one list."""
     return trace_context.state(b",".join(value for name, value in headers if name == b"tracestate").decode("latin-1"))
 
 
 def _shown(path: bytes) -> str:
-    """The path as it was sent, percent signs and all, so that it is one word of a log line."""
+    """The path as it was sent, still percent-encoded, so that it is one word of a log line."""
     text = path[:MAX_PATH_LENGTH].decode("ascii", "backslashreplace")
     return text if text.isprintable() and " " not in text else re.sub(r"[^!-~]", "?", text)

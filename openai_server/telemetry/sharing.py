@@ -1,6 +1,6 @@
-"""Metrics of several processes together: prometheus_client keeps the values in files that all of them share.
+"""Sums the metrics of several processes: prometheus_client keeps the values in files that all of them share.
 
-The parent names the directory in the environment before it starts any of them. It needs nothing else of all this.
+The parent process sets the directory of these files in the environment before it starts the others.
 """
 
 import fcntl
@@ -14,13 +14,13 @@ from contextlib import contextmanager
 DIRECTORY = "PROMETHEUS_MULTIPROC_DIR"
 """prometheus_client's environment variable; read when it is imported."""
 _MEMORY = "/dev/shm"
-"""There also where the root file system is read-only."""
+"""Folder for the files: it is writable even if the root file system is read-only."""
 _PREFIX, _LOCK = "openai_server-", "lock"
 
 
 @contextmanager
 def shared(root: str | None = None) -> Iterator[None]:
-    """Processes that are started from here on count together."""
+    """Processes that are started inside this block share their metrics. `root`: folder for the files, for tests."""
     if root is None:
         root = _MEMORY if os.path.isdir(_MEMORY) and os.access(_MEMORY, os.W_OK) else tempfile.gettempdir()
     _sweep(root)
@@ -36,25 +36,25 @@ def shared(root: str | None = None) -> Iterator[None]:
 
 
 def _sweep(root: str) -> None:
-    """Removes what parents that were killed have left: nobody holds its lock."""
+    """Removes the directories of parent processes that were killed: no process holds their locks."""
     for path in glob.glob(os.path.join(glob.escape(root), f"{_PREFIX}*", _LOCK)):
         try:
             with open(path) as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(os.path.dirname(path), ignore_errors=True)
         except OSError:
-            continue  # it lives, is somebody else's, or was removed just now
+            continue  # in use, owned by another user, or removed just now
 
 
 def forget(pid: int) -> None:
-    """What a process that has ended was doing then; what it has counted stays."""
+    """Removes the gauges of a process that has ended; its counters stay."""
     from prometheus_client.multiprocess import mark_process_dead
 
     mark_process_dead(pid, os.environ[DIRECTORY])  # type: ignore[no-untyped-call]
 
 
 def processes() -> list[int]:
-    """The ids of those that live: of the others, what they were doing is forgotten."""
+    """The ids of the running processes: `forget` has removed the gauges of the others."""
     files = glob.glob("gauge_live*_*.db", root_dir=os.environ[DIRECTORY])
     return sorted({int(os.path.splitext(name)[0].rpartition("_")[2]) for name in files})
 

@@ -1,6 +1,6 @@
-"""OpenTelemetry spans, one a request; the extra `otel`, which is imported only if tracing is on.
+"""OpenTelemetry spans, one per request. They need the extra `otel`, which is imported only if tracing is on.
 
-The span belongs to the trace that the client names in `traceparent`, and the calls to the backend carry the span's own.
+A span belongs to the trace in the client's `traceparent`; calls to the backend have the span's own `traceparent`.
 """
 
 from typing import TYPE_CHECKING, Any
@@ -73,5 +73,5 @@ def _attributes(context: "RequestContext") -> dict[str, Any]:
 
 
 def tracer() -> Tracer:
-    """Raises ClickException if the exporter that the environment names is not installed."""
+    """Raises ClickException if the exporter set in the environment is not installed."""
     return Tracer(tracer_provider("openai_server", __version__))

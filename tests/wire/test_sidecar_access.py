@@ -429,7 +429,7 @@ async def test_tokens_per_minute_are_limited() -> None:
         for stream in (False, True):
             reply = await sidecar.complete(prompt="x", max_tokens=600, stream=stream)
             assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
-            assert "1000 tokens a minute" in reply.error["message"]
+            assert "1000 tokens per minute" in reply.error["message"]
             assert 0 < int(reply.headers["retry-after"]) <= 15
             assert int(reply.headers["x-ratelimit-remaining-tokens"]) < 600
         embedding = await sidecar.send("POST", "/v1/embeddings", {"input": "x" * 2400})

@@ -25,7 +25,7 @@ def test_requests_beyond_the_rate_are_rejected_with_the_waiting_time() -> None:
         assert limited.headers(0.0)["x-ratelimit-remaining-requests"] == str(remaining)
     error = rejection(lambda: limited.take_request(0.0))
     assert (error.status, error.type, error.code) == (429, "rate_limit_error", "rate_limit_exceeded")
-    assert error.message == "The limit of 3 requests a minute is reached; please try again in 20s."
+    assert error.message == "The limit of 3 requests per minute is reached; please try again in 20s."
     assert error.headers == {"retry-after": "20", "retry-after-ms": "20000"}
     assert limited.headers(0.0) == {
         "x-ratelimit-limit-requests": "3",

@@ -1,4 +1,4 @@
-"""A streamed answer on its way: rows of the backend to events, and those to what the client reads. PURE."""
+"""A streamed answer: turns the backend's rows into events, and events into the bytes of the response. PURE."""
 
 from collections.abc import Iterable
 
@@ -11,7 +11,7 @@ from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
 
 class AnswerStream:
-    """`format`: how the text is read; None: all of it is content."""
+    """`format` is how the model's text is parsed; None: all of it is content."""
 
     __slots__ = ("_decoders", "_n_choices", "_readers", "_writer", "finish_reasons")
 
@@ -21,14 +21,14 @@ class AnswerStream:
         self._decoders = ChoiceDecoders(n_choices)
         self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
         self.finish_reasons: list[str] = []
-        """One a choice, in the order in which they ended."""
+        """Finish reasons of the choices, in the order in which they ended."""
 
     def begin(self) -> bytes:
-        """What the client reads before the first row."""
+        """The bytes before the first row."""
         return self._writer.begin(self._n_choices)
 
     def take(self, rows: Iterable[Row]) -> bytes:
-        """What the client reads of these rows; empty if they have nothing that is whole."""
+        """The bytes for these rows; empty if they complete nothing that can be sent."""
         data, decoders, writer = b"", self._decoders, self._writer
         is_plain = self._readers is None
         for index, token, reason, logprobs in rows:
@@ -40,7 +40,7 @@ class AnswerStream:
         return data
 
     def end(self, usage: Usage | None) -> bytes:
-        """What the client reads at the end. A backend that reports no finish reasons has ended no choice until now."""
+        """The last bytes. They end the choices of a backend that reports no finish reasons."""
         rest = b""
         for index, reader in enumerate(self._readers or ()):
             rest += self._writer.write(index, reader.read("", ended=True))

@@ -1,7 +1,7 @@
-"""What the answers of completions and chats have in common. PURE.
+"""Types that the answers of completions and chats share. PURE.
 
-The types in the `openai` package are the reference of every shape; `reasoning_content` is DeepSeek's addition to them,
-which other servers have taken over.
+All forms follow the types of the `openai` package; `reasoning_content` is DeepSeek's addition, which other servers use
+too.
 """
 
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from openai_server.parsing.choice_reader import AnswerFormat
 
 @dataclass(frozen=True, slots=True)
 class AnswerIdentity:
-    """What an answer has beside its choices; `created` is in Unix seconds."""
+    """The fields of an answer besides its choices. `created` is in Unix seconds."""
 
     id: str
     created: int
@@ -24,19 +24,23 @@ class AnswerIdentity:
 
 @dataclass(frozen=True, slots=True)
 class AnswerOptions:
-    """What a client wants in its answer, and how the model's text is read (None: all of it is content)."""
+    """How to build an answer from the model's output."""
 
     logprobs: bool = False
+    """Whether the answer has log probabilities."""
     include_usage: bool = False
-    """A stream ends with the token counts."""
+    """Whether a stream ends with the token counts."""
     format: AnswerFormat | None = None
+    """How the model's text is parsed; None: all of it is content."""
 
 
 class WholeAnswer(NamedTuple):
-    """The Struct that is sent, and what metrics and logs need to know of it."""
+    """An answer that is not streamed, with its values for metrics and logs."""
 
     content: Struct
+    """The body of the response."""
     n_choices: int
     finish_reasons: list[str]
-    """Those that the backend reports."""
+    """Only of the choices for which the backend reports one."""
     usage: Usage | None
+    """None: the backend doesn't count tokens."""

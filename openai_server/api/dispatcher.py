@@ -1,6 +1,6 @@
-"""The way of every request: found in the registry, admitted, handled, answered.
+"""Dispatches every request: finds its endpoint, checks its API key, runs the handler and sends the response.
 
-The one place where a path leads to a handler, an error becomes a response, and responses get the headers that all have.
+Only this module maps paths to handlers and errors to responses, and adds the headers that all responses have.
 """
 
 import asyncio
@@ -27,13 +27,14 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """An endpoint as one server has it."""
+    """An endpoint with its handler for one server."""
 
     endpoint: Endpoint
     handler: Handler
 
 
 def routed(endpoints: Iterable[Endpoint], services: Services) -> Router[Route]:
+    """The router of these endpoints, with a handler for each."""
     routes = [Route(endpoint, endpoint.handler(services)) for endpoint in endpoints]
     return Router((route.endpoint.method, path, route) for route in routes for path in route.endpoint.paths)
 
@@ -48,7 +49,7 @@ class Dispatcher:
         self._gate = gate
         self._open_paths = open_paths
         self.running: set[asyncio.Task[object]] = set()
-        """Requests under way."""
+        """Tasks of the requests in progress."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         task = asyncio.current_task()
@@ -80,7 +81,7 @@ class Dispatcher:
                     await response(scope, receive, send)
                 elif isinstance(error, Exception):
                     log.exception("%s %s: the response failed (%s)", context.method, context.path, context.id)
-            context.status = response.status_code  # a stream's changes if it fails midway
+            context.status = response.status_code  # a stream changes it if it fails midway
         finally:
             access.end()
             self.running.discard(task)
@@ -105,7 +106,7 @@ class Dispatcher:
         if access.headers:
             headers += [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
         if self._services.draining:
-            # The client's next request takes another connection, and that leads to another server.
+            # The client opens a new connection for its next request, and a load balancer picks another server for it.
             headers.append((b"connection", b"close"))
 
 
@@ -128,7 +129,7 @@ class AdministrationPort:
 
 
 async def _handled(match: Match[Route], context: RequestContext) -> Response:
-    """What the handler returns and raises. Raises APIError if there is none."""
+    """Runs the handler. Raises what it raises, and APIError if the path or method is not served."""
     if match.route is not None and not match.allowed:
         return await match.route.handler(context)
     where = f"{shortened(context.method)} {shortened(context.scope['path'], MAX_PARAM)}"
@@ -141,7 +142,7 @@ def error_response(error: BaseException, context: RequestContext) -> Response:
     """The response for what a handler raised."""
     if isinstance(error, ClientGone | ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
-    if isinstance(error, asyncio.CancelledError):  # the server has waited for this answer long enough
+    if isinstance(error, asyncio.CancelledError):  # the server shuts down, and --drain-timeout is over
         error = ShuttingDown()
     elif isinstance(error, APIError):
         cause = f" ({error.__cause__!r})" if error.__cause__ else ""

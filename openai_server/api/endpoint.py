@@ -1,7 +1,7 @@
-"""What an endpoint is made of: the entry of `registry.py` that its folder gives.
+"""The description of an endpoint. Each endpoint's folder defines one, and `registry.py` lists them.
 
 The router, the names in metrics and logs, the exemptions from API keys, the OpenAPI document and the tables of
-docs/fields.md are made from these entries.
+docs/fields.md are generated from these entries.
 """
 
 from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -17,19 +17,19 @@ from openai_server.core.errors import GRPC_TO_HTTP
 from openai_server.core.request_context import RequestContext
 
 Handler = Callable[[RequestContext], Awaitable[Response]]
-"""Returns the response. Raises APIError, ClientGone and ClientDisconnect; of the response too, an EventStream may raise
-them before it has sent anything."""
+"""Returns the response. Raises APIError, ClientGone and ClientDisconnect. An EventStream that it returns may raise them
+too, before it has sent anything."""
 
 ALWAYS = frozenset({500})
 OF_BACKEND = frozenset(http.status for http in GRPC_TO_HTTP.values())
 OF_BODY = frozenset({400, 408, 413, 415, 429})
-"""HTTP statuses of errors that any endpoint, one that calls the backend, and one with a body may answer with."""
+"""Error statuses of any endpoint, of one that calls the backend, and of one whose requests have a body."""
 LOOKUP = ALWAYS | OF_BACKEND
 WORK = ALWAYS | OF_BACKEND | OF_BODY
 
 
 class Example(Struct, frozen=True):
-    """A request's body. `summary` is its title in the list of the reference page."""
+    """An example of a request's body. `summary` is its title on the reference page."""
 
     summary: str
     body: Mapping[str, Any]
@@ -42,9 +42,9 @@ class RequestType(Struct, frozen=True):
     """Name of the table of its fields in docs/fields.md."""
     struct: type[Struct]
     fields: Fields
-    """Decides about its keys."""
+    """The table that decides which keys are accepted."""
     key: str = ""
-    """The field that tells this form from the endpoint's others, if it has several."""
+    """The field that distinguishes this form from the endpoint's other forms; empty if it has no others."""
 
 
 class Description(Struct, frozen=True, kw_only=True):
@@ -55,51 +55,51 @@ class Description(Struct, frozen=True, kw_only=True):
     requests: Sequence[RequestType] = ()
     """Forms of the body; empty without one."""
     examples: Mapping[str, Example] = {}
-    """Bodies that are answered as they stand, by name; the reference page shows the first one."""
+    """Bodies by name, each of them a complete request; the reference page shows the first one."""
     answers: Sequence[Any]
     """Types of the answer: Structs, or `str` for text."""
     chunk: type[Struct] | None = None
     """Type of a stream's events."""
     example: Any
-    """An answer; that to the first request, if there are any."""
+    """An example answer, to the first of `examples` if there are any."""
     errors: frozenset[int]
-    """HTTP statuses, besides 401 where keys are needed."""
+    """Error statuses, besides 401 where keys are needed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class Endpoint:
-    """A method of some paths. `{model}` in a path is a model's name, which may have slashes."""
+    """One method of one or several paths. `{model}` in a path is a model's name, which may contain slashes."""
 
     paths: Sequence[str]
     """The first one names the endpoint in metrics, logs and the OpenAPI document; the others are aliases."""
     method: str
-    """A GET answers HEAD too."""
+    """The HTTP method. GET includes HEAD."""
     handler: Callable[[Services], Handler]
-    """Makes the handler, once for each server."""
+    """Creates the handler, once for each server."""
     operation: str = ""
     """OpenTelemetry's `gen_ai.operation.name`; empty if its conventions have none for it."""
     is_open: bool = False
-    """Answers without a key, for probes and clients that don't have one yet."""
+    """Whether it needs no API key: for probes, and for clients that don't have a key yet."""
     is_logged: bool = True
-    """False for what machines request every few seconds: neither access lines nor spans."""
+    """Whether its requests get access lines and spans; False for paths that are polled every few seconds."""
     is_administration: bool = False
-    """Served on `--admin-port` if there is one, and then not on the API's port."""
+    """Whether it is served on `--admin-port` if there is one, and then not on the API's port."""
     description: Description | None
     """None: not in the OpenAPI document."""
 
     name: str = field(init=False)
-    """In metrics and logs."""
+    """The endpoint's name in metrics and logs: its first path."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "name", self.paths[0])
 
 
 def with_v1(path: str) -> tuple[str, ...]:
-    """The path, and without /v1 for clients whose base URL has none."""
+    """The path with the prefix /v1, and without it for clients whose base URL has no /v1."""
     return f"/v1{path}", path
 
 
 def by_model(*names: str) -> tuple[str, ...]:
-    """Paths with the model in them, for openai 0.28 with `engine=`, below the model's own path, and by itself."""
+    """Paths that contain the model: for openai 0.28 with `engine=`, below the path of the model, and on their own."""
     prefixes = ("/v1/engines/{model}", "/engines/{model}", "/v1/models/{model}", "/models/{model}", "/{model}")
     return tuple(f"{prefix}/{name}" for prefix in prefixes for name in names)

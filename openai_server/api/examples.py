@@ -1,7 +1,7 @@
-"""What the examples of several endpoints share. PURE.
+"""Values that the examples of several endpoints share. PURE.
 
-Requests run as they stand; answers are those of a small model to the first one of each endpoint. The model is
-`llamacpp`, an alias of the first served model on every server.
+Each example request can be sent as it is. The example answer of an endpoint is a small model's answer to the first
+request. The requests' model is `llamacpp`, on every server an alias of the first served model.
 """
 
 from typing import Any

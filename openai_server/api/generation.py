@@ -1,4 +1,4 @@
-"""One request to the backend and back: as many calls as it has prompts, and their answers together."""
+"""Generates the answer to one request: one call to the backend per prompt, and the combined answers."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable, Sequence
@@ -32,12 +32,13 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest
 T = TypeVar("T")
 
 Delivered = Callable[[Sequence[Usage | None], int, int], None]
-"""Gets the usage of the prompts whose answers are whole, the number of prompts, and that of all tokens that came."""
+"""Called with the usage of the prompts with complete answers, the number of prompts, and the number of received
+tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class ResolvedModel:
-    """The model that answers, and how its text is read."""
+    """The model that answers, and how its text is parsed."""
 
     name: str
     format: AnswerFormat | None = None
@@ -48,12 +49,12 @@ class ResolvedModel:
 class _Prepared:
     model: ResolvedModel
     members: Sequence[Member]
-    """Servers that the calls were made for."""
+    """Backends that the calls were built for."""
     calls: list[ModelInferRequest]
 
 
 class Generator:
-    """A stream that is silent for `ping_interval` seconds gets a ping."""
+    """Runs generations. After every `ping_interval` seconds without an event, a stream's client gets a ping."""
 
     def __init__(
         self, pool: Pool, catalog: Catalog, planner: DeferredPlanner, caps: Caps, *, ping_interval: float
@@ -89,9 +90,9 @@ class Generator:
         writer: EventWriter,
         delivered: Delivered,
     ) -> bytes:
-        """Writes the events of the answer, all but the last ones, which are returned.
+        """Writes the events of the answer except the last ones, which it returns.
 
-        However it ends, `delivered` gets how far it came. Raises APIError.
+        `delivered` is called at the end, after a failure too. Raises APIError.
         """
         failed: Failed = frozenset()
         begun = False
@@ -113,7 +114,7 @@ class Generator:
                                     context.take_first_token()
                                 events, begin, begun = begin + events, b"", True
                                 if mailbox.is_over:
-                                    begin = events  # they are written with the end
+                                    begin = events  # to write them together with the last events
                                 else:
                                     await writer.write(events)
                             elif not (rows or mailbox.is_over):
@@ -162,7 +163,7 @@ class Generator:
 
 
 def _write_now(answer: AnswerStream, writer: EventWriter, rows: list[Row]) -> bool:
-    """A mailbox.Sink, with its last argument."""
+    """A mailbox.Sink, once the first two arguments are bound."""
     if not writer.is_free:
         return False
     if events := answer.take(rows):
@@ -173,17 +174,17 @@ def _write_now(answer: AnswerStream, writer: EventWriter, rows: list[Row]) -> bo
 # ---- Several at a time
 
 AT_ONCE = 64
-"""Items that are made before the event loop looks at others: some two milliseconds of work."""
+"""Items to build before the event loop may run other tasks: about two milliseconds of work."""
 
 
 async def spread(items: Iterable[T]) -> list[T]:
-    """All of them, which are made as they are taken."""
-    made = []
+    """The items as a list. Building them takes time, so other tasks run after every AT_ONCE of them."""
+    built = []
     for item in items:
-        made.append(item)
-        if not len(made) % AT_ONCE:
+        built.append(item)
+        if not len(built) % AT_ONCE:
             await asyncio.sleep(0)
-    return made
+    return built
 
 
 async def gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
@@ -192,15 +193,15 @@ async def gather(calls: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
         return [await calls[0]]
     slots = asyncio.Semaphore(PROMPTS_IN_FLIGHT)
 
-    async def one(call: Coroutine[Any, Any, T]) -> T:
+    async def result(call: Coroutine[Any, Any, T]) -> T:
         async with slots:
             return await call
 
-    tasks = [asyncio.create_task(one(call)) for call in calls]
+    tasks = [asyncio.create_task(result(call)) for call in calls]
     try:
         return await asyncio.gather(*tasks)
     finally:
         for task in tasks:
             task.cancel()
         for call in calls:
-            call.close()  # those that never got a slot
+            call.close()  # needed for calls that never got a slot

@@ -21,8 +21,8 @@ from openai_server.http.streaming import EventStream, EventWriter, unless_gone
 
 
 class GenerationHandler:
-    """Handles one endpoint's requests. `id_prefix` is that of an answer's id; `answer` builds whole answers, `writer`
-    those of a stream."""
+    """Handles one endpoint's requests. `id_prefix` is the prefix of an answer's id, `answer` builds a whole answer, and
+    `writer` creates the writer of a stream."""
 
     def __init__(
         self,
@@ -40,7 +40,7 @@ class GenerationHandler:
         self._writer = writer
 
     async def __call__(self, context: RequestContext) -> Response:
-        """Raises APIError, ClientDisconnect and ClientGone; so does a stream that has sent nothing yet."""
+        """Raises APIError, ClientDisconnect and ClientGone. A returned stream raises them until its first event."""
         access, services = context.access, self._services
         access.count_request()
         request, body_size = await services.bodies.read(self._parse, context)
@@ -84,5 +84,5 @@ def _options(request: GenerateRequest, model: ResolvedModel) -> AnswerOptions:
 
 
 def _output_limit(turn: Turn) -> int:
-    """Tokens that may be generated; 0 for a request without a limit of its own, which reserves none."""
+    """Maximum number of generated tokens; 0 for a request without a limit, which reserves no tokens."""
     return (turn.token_limit or 0) * turn.n_generated * (len(turn.prompts) or 1)

@@ -1,10 +1,10 @@
-"""Log probabilities as numbers of JSON, which has no infinity. PURE."""
+"""Log probabilities as JSON numbers, which can't be infinite. PURE."""
 
 import math
 
-LEAST = -9999.0
-"""What OpenAI writes for a token that is as good as impossible."""
+MIN_LOGPROB = -9999.0
+"""OpenAI's value for a token that is almost impossible."""
 
 
 def finite(logprob: float) -> float:
-    return max(logprob, LEAST) if not math.isnan(logprob) else LEAST
+    return max(logprob, MIN_LOGPROB) if not math.isnan(logprob) else MIN_LOGPROB

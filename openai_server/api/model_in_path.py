@@ -1,4 +1,4 @@
-"""The model that a request's path names. PURE."""
+"""The model in a request's path. PURE."""
 
 from typing import Protocol
 
@@ -7,12 +7,12 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.request_context import RequestContext
 
 
-class _OfModel(Protocol):
+class _WithModel(Protocol):
     model: str | None
 
 
-def take_model_from_path(request: _OfModel, context: RequestContext) -> None:
-    """Sets the request's model to that of its path, if there is one.
+def take_model_from_path(request: _WithModel, context: RequestContext) -> None:
+    """Sets the request's model to the one in its path, if there is one.
 
     Raises InvalidRequest if the body names another one.
     """
@@ -20,5 +20,7 @@ def take_model_from_path(request: _OfModel, context: RequestContext) -> None:
     if not model:
         return
     if request.model and request.model != model:
-        raise InvalidRequest(f"The path names the model '{shortened(model)}', the body another one.", param="model")
+        raise InvalidRequest(
+            f"The path names the model '{shortened(model)}', but the body names another one.", param="model"
+        )
     request.model = model

@@ -1,7 +1,8 @@
-"""All endpoints. To add one: its folder, and its line here.
+"""All endpoints. A new endpoint needs a folder and a line here.
 
-What is made from them: the router (`dispatcher.py`), the names in metrics and logs, the paths that need no API key, the
-OpenAPI document (`openapi.py`, and the page at `/docs`), and the tables of docs/fields.md (`scripts/fields.py`).
+These are generated from the entries: the router (`dispatcher.py`), the names in metrics and logs, the paths that need
+no API key, the OpenAPI document (`openapi.py`, and the page at `/docs`), and the tables of docs/fields.md
+(`scripts/fields.py`).
 """
 
 from openai_server.api.chat.endpoint import CHAT
@@ -32,4 +33,4 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     HEALTH,
     METRICS,
 )
-"""In the order of the document."""
+"""In the order of the OpenAPI document."""

@@ -1,4 +1,4 @@
-"""What the handlers of endpoints work with. app.py builds it once for each server."""
+"""The services that the endpoints' handlers use. app.py builds them once for each server."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -32,9 +32,9 @@ class Services:
     needs_keys: Callable[[], bool]
     """Whether requests need an API key at the moment."""
     endpoints: "tuple[Endpoint, ...]"
-    """All that are served on the API's port."""
+    """The endpoints on the API's port."""
     draining: bool = False
-    """The server has been signalled to end: it is no longer ready, and closes its connections after each response."""
+    """Whether the server shuts down: it is no longer ready, and closes each connection after its response."""
     started_at: int = field(init=False)
     """Unix seconds."""
 
@@ -42,5 +42,5 @@ class Services:
         self.started_at = int(self.clock())
 
     def drain(self) -> None:
-        """The server is no longer ready from now on."""
+        """Makes the server report that it is not ready."""
         self.draining = True

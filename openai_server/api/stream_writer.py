@@ -1,4 +1,4 @@
-"""Events to OpenAI's stream chunks, as server-sent events: what completions and chats have in common. PURE."""
+"""Turns events into OpenAI's stream chunks, as server-sent events: the code that completions and chats share. PURE."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -15,8 +15,8 @@ from openai_server.http import sse
 class StreamWriter:
     """Writes one stream.
 
-    All but the choice itself is the same in every chunk, so it is made once, as bytes. If the client wants the usage,
-    each chunk has `"usage": null` and the last one the counts.
+    Everything but the choice is the same in every chunk, so it is encoded once. If the client requested the usage, each
+    chunk has `"usage": null` and the last one has the counts.
     """
 
     kind: str
@@ -28,26 +28,27 @@ class StreamWriter:
         self._common: dict[str, Any] = head
         self._options = options
         self._text_heads: dict[int, bytes] = {}
-        """The event of a choice up to its text, by choice."""
+        """The bytes of an event up to its text, by choice."""
         self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
 
     _text_begin: bytes
-    """A choice from its index, a %d, to its text."""
+    """The bytes of a choice up to its text, with %d for its index."""
     _text_end: bytes
+    """The bytes between the text and `logprobs`."""
 
     def begin(self, n_choices: int) -> bytes:
-        """What comes before the first event of each choice."""
+        """The bytes before the first event of each choice."""
         raise NotImplementedError
 
     def text(self, index: int, text: str) -> bytes:
-        """What `write` makes of content alone: nearly all events are that."""
+        """The same as `write` for an event that is only content, as nearly all are; faster."""
         head = self._text_heads.get(index)
         if head is None:
             head = self._text_heads[index] = self._head + self._text_begin % index
         return head + orjson.dumps(text) + self._text_tail
 
     def write(self, index: int, events: Sequence[Event]) -> bytes:
-        """The next events of one choice, which belong together."""
+        """The bytes for the next events of one choice, which belong together."""
         raise NotImplementedError
 
     def end(self, used: Usage | None) -> bytes:

@@ -1,4 +1,4 @@
-"""The handler of endpoints that generate nothing: embeddings, rerank, tokens. A call to the backend for each text."""
+"""The handler of endpoints that generate nothing (embeddings, rerank, tokens): one call to the backend per text."""
 
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ R = TypeVar("R", bound=TaskRequest)
 
 @dataclass(slots=True)
 class Task:
-    """One request under way. `id` is that of its answer."""
+    """One request in progress. `id` is the id of its answer."""
 
     services: Services
     context: RequestContext
@@ -76,18 +76,18 @@ class Task:
     async def infer(
         self, calls: Sequence[ModelInferRequest], model: Model, read: Callable[[ModelInferResponse], T]
     ) -> list[T]:
-        """What `read` makes of the response to each call."""
+        """The responses to the calls, each converted by `read`."""
 
-        async def one(call: ModelInferRequest) -> T:
+        async def result(call: ModelInferRequest) -> T:
             return read(await self.services.pool.infer(call, model.members))
 
-        return await gather([one(call) for call in calls])
+        return await gather([result(call) for call in calls])
 
     def target(self, model: Model) -> Target:
         """The target of the only call."""
         return Target(model.name, model.input_names, self.id)
 
-    def each(self, texts: Sequence[T], model: Model) -> list[tuple[T, Target]]:
+    def with_targets(self, texts: Sequence[T], model: Model) -> list[tuple[T, Target]]:
         """Each text with the target of its call."""
         ids = [f"{self.id}-{k}" for k in range(len(texts))] if len(texts) > 1 else [self.id]
         return [(text, Target(model.name, model.input_names, id)) for text, id in zip(texts, ids, strict=True)]
@@ -99,11 +99,12 @@ def columns(results: Sequence[tuple[Any, int | None]]) -> tuple[list[Any], list[
 
 
 Work = Callable[[Task, R], Coroutine[Any, Any, Any]]
-"""Returns the answer: a Struct, of whose tokens the caller pays those in its `usage`. Raises APIError."""
+"""Returns the answer, a Struct. The tokens in its `usage` count against the caller's limit. Raises APIError."""
 
 
 class TaskHandler(Generic[R]):
-    """Handles one endpoint's requests. `prompts`: those that may be token ids; `id_prefix`: that of an answer's id."""
+    """Handles one endpoint's requests. `prompts` returns a request's prompts if they may be token ids, `id_prefix` is
+    the prefix of an answer's id."""
 
     def __init__(
         self,
@@ -130,7 +131,6 @@ class TaskHandler(Generic[R]):
         return JSONResponse(await unless_gone(context.scope, self._perform(task, request)))
 
     async def _perform(self, task: Task, request: R) -> Any:
-        """The answer."""
         context = task.context
         async with context.access:
             answer = await self._work(task, request)

@@ -1,4 +1,4 @@
-"""Token counts, as answers have them. PURE."""
+"""The `usage` of answers: token counts. PURE."""
 
 from collections.abc import Iterable
 
@@ -16,7 +16,7 @@ class CompletionTokensDetails(Struct):
 
 
 class Usage(Struct):
-    """Counts of completions and chats. What the backend doesn't count is absent."""
+    """Token counts of completions and chats. Details that the backend doesn't count are absent."""
 
     prompt_tokens: int
     completion_tokens: int
@@ -26,7 +26,7 @@ class Usage(Struct):
 
 
 class TaskUsage(Struct):
-    """Counts of requests that generate nothing."""
+    """Token counts of requests that generate nothing."""
 
     prompt_tokens: int
     total_tokens: int

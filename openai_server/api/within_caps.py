@@ -1,10 +1,10 @@
-"""Requests to turns within this server's limits. PURE."""
+"""Turns requests into turns within this server's limits. PURE."""
 
 from openai_server.access.caps import Caps
 from openai_server.api.schemas import ChatRequest, CompletionRequest, GenerateRequest
 
 
 def within_caps(request: CompletionRequest | ChatRequest, caps: Caps, body_size: int) -> GenerateRequest:
-    """Raises InvalidRequest. `body_size`: bytes that the request was sent in."""
+    """Raises InvalidRequest. `body_size` is the size of the request's body in bytes."""
     turn = caps.applied(request.turn(), request.prompt_fields(), body_size)
     return GenerateRequest(turn, bool(request.stream), request.include_usage)

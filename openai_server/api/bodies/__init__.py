@@ -1,1 +1,1 @@
-"""Request bodies to validated requests, without holding the event loop: cheap ones at once, others in a process."""
+"""Turns request bodies into validated requests: cheap ones in the event loop, expensive ones in a helper process."""

@@ -1,4 +1,4 @@
-"""What the event loop and a helper process send each other. PURE."""
+"""The messages between the event loop and a helper process. PURE."""
 
 import struct
 from typing import NamedTuple
@@ -6,15 +6,15 @@ from typing import NamedTuple
 from openai_server.access.caps import Caps
 
 JOB = struct.Struct("<IQ")
-"""Before a job: bytes of the parser's name, and of the body. Both follow."""
+"""Header of a job: lengths of the parser's name and of the body, in bytes. Name and body follow."""
 RESULT = struct.Struct("<Q")
-"""Before a pickled result: its bytes."""
+"""Header of a pickled result: its length in bytes."""
 READY = b"\0"
-"""Sent by a process once it can take jobs."""
+"""Sent by a helper process when it can take jobs."""
 
 
 class Limits(NamedTuple):
-    """What a helper process may do. `seconds` of processor time for one job, `memory` in bytes of address space."""
+    """Limits of a helper process: `seconds` of processor time for each job, `memory` in bytes of address space."""
 
     caps: Caps
     seconds: float
@@ -22,7 +22,7 @@ class Limits(NamedTuple):
 
 
 class Refusal(NamedTuple):
-    """An error, to be raised in the other process: an InvalidRequest, or 500 for one that should not happen."""
+    """An error to raise in the server's process: an InvalidRequest, or status 500 for an unexpected exception."""
 
     status: int
     message: str

@@ -1,7 +1,7 @@
 """`python -m openai_server.api.bodies.helper FD`: decodes and validates bodies for the process that started it.
 
-FD is its end of a socket: first come its limits, then jobs. Each job is answered, in order; the end of the socket is
-the end of the process. A job that takes too much processor time or memory ends the process too.
+FD is its end of a socket, from which it reads its limits and then jobs. It answers the jobs in order, and exits when
+the socket is closed. A job that takes too much processor time or memory ends the process too.
 """
 
 import os
@@ -20,11 +20,11 @@ from openai_server.api.bodies.parsers import compact, named
 from openai_server.core.errors import InvalidRequest
 
 NICENESS = 10
-"""The event loop goes first where processors are scarce."""
+"""The event loop has priority over helper processes if there are few processors."""
 OOM_SCORE = "1000"
-"""Where the memory is short, Linux ends a helper process before it ends the server."""
+"""If memory runs out, Linux kills a helper process rather than the server."""
 RECURSION = 10_000
-"""Levels that pickle may nest: decoded JSON has at most 1024, each of which takes it a few."""
+"""Python's recursion limit, for pickle, which makes several calls for each of the up to 1024 levels of decoded JSON."""
 
 
 def main() -> None:
@@ -61,7 +61,7 @@ def _result(name: str, body: bytes, caps: Caps) -> Any:
         return compact(named(name)(body, caps))
     except InvalidRequest as error:
         return Refusal(error.status, error.message, error.param, error.code)
-    except (MemoryError, SystemError):  # orjson makes the second of the first
+    except (MemoryError, SystemError):  # orjson raises SystemError when it runs out of memory
         raise
     except Exception:
         return Refusal(500, traceback.format_exc(), None, None)  # the parent process logs it
@@ -72,5 +72,5 @@ if __name__ == "__main__":
         main()
     except (BrokenPipeError, ConnectionResetError):  # the parent process is gone
         sys.exit(1)
-    except (MemoryError, SystemError):  # orjson makes the second of the first
+    except (MemoryError, SystemError):  # orjson raises SystemError when it runs out of memory
         os._exit(1)

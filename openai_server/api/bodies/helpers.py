@@ -1,7 +1,7 @@
 """Helper processes that decode and validate large bodies, since orjson holds the interpreter of its own process.
 
-They are programs of their own, as gRPC does not survive a fork; they start when they are needed, and end when they
-have had nothing to do for a while, so that a server without such bodies pays nothing.
+They are separate programs, as gRPC does not survive a fork. They start when needed and end after some idle time, so
+they cost nothing on a server without large bodies.
 """
 
 import asyncio
@@ -27,19 +27,19 @@ from openai_server.core.errors import BodyTooComplex, InternalError, InvalidRequ
 log = logging.getLogger(__name__)
 
 PROCESSES = 2
-"""At most, in each process that serves."""
+"""Maximum number of helper processes, for each serving process."""
 MAX_WAITING = 64
-"""Bodies that wait for a helper process."""
+"""Maximum number of bodies in the queue for a helper process."""
 QUEUE_TIMEOUT = 10.0
-"""Seconds that a body waits for a helper process."""
+"""Seconds that a body may wait for a helper process."""
 PROCESSOR_SECONDS = 5.0
-"""For one body. A million values take half a second."""
+"""Processor time for one body. A million values take half a second."""
 IDLE_SECONDS = 30.0
 """Seconds without work after which a helper process ends."""
 PROGRAM = (sys.executable, "-m", "openai_server.api.bodies.helper")
-_AWAY = "The server can't decode a body of this size at the moment; please try again."
+_UNAVAILABLE = "The server can't decode a body of this size at the moment; please try again."
 _READ_AHEAD = 1 << 20
-"""Bytes of a result that are read before it is looked at."""
+"""Bytes of a result that may be buffered before they are read."""
 
 
 @dataclass(slots=True, eq=False)
@@ -48,11 +48,11 @@ class _Helper:
     reader: asyncio.StreamReader
     writer: asyncio.StreamWriter
     retirement: asyncio.TimerHandle | None = None
-    """While it is idle."""
+    """Timer that ends the process; None until it has been idle for the first time."""
 
 
 class Helpers:
-    """`limits` bound what a process may do; `program` is its command."""
+    """A pool of helper processes. `program` is the command that starts one."""
 
     def __init__(
         self,
@@ -73,7 +73,7 @@ class Helpers:
     async def run(self, parse: Parse[R], body: bytes | bytearray, caller: str) -> R:
         """The validated request. Raises InvalidRequest, BodyTooComplex, Overloaded, Unavailable."""
         ticket = await self._turns.take(caller)
-        # A job goes on when its client leaves: to end the process for that would cost more than to let it finish.
+        # A job continues after its client has left: ending the process would cost more than finishing the job.
         job = asyncio.create_task(self._job(ticket, name_of(parse), body))
         self._jobs.add(job)
         job.add_done_callback(self._jobs.discard)
@@ -82,12 +82,12 @@ class Helpers:
         if not isinstance(result, Refusal):
             return cast(R, result)
         if result.status == 500:
-            log.error("a helper process failed at a body: %s", result.message)
+            log.error("a helper process could not decode a body: %s", result.message)
             raise InternalError
         raise InvalidRequest(result.message, param=result.param, code=result.code)
 
     async def close(self) -> None:
-        """Ends all processes, whatever they do."""
+        """Ends all processes, including those at work."""
         self._closed = True
         for job in list(self._jobs):
             job.cancel()
@@ -124,32 +124,33 @@ class Helpers:
         return pickle.loads(await helper.reader.readexactly(size))
 
     async def _lost(self, helper: _Helper | None) -> Exception:
-        """What to answer for a process that ended at its job."""
+        """The error for a job whose process ended."""
         status = None if helper is None else await self._end(helper)
         if status == -signal.SIGKILL or status is None:
-            log.error("a helper process for large bodies is lost")
-            return Unavailable(_AWAY)
+            log.error("a helper process for large bodies was killed or can't be reached")
+            return Unavailable(_UNAVAILABLE)
         log.warning("a body took too much processor time or memory to decode (status %s)", status)
         return BodyTooComplex()
 
     # ---- Processes
 
     def _spawn(self) -> "tuple[subprocess.Popen[bytes], socket.socket]":
-        """Takes a millisecond. (asyncio's own way would fork with uvloop, which gRPC's threads do not survive.)"""
-        ours, theirs = socket.socketpair()
-        with theirs:
+        """Starts a process, which takes a millisecond, and returns it with this end of its socket."""
+        # Not asyncio's function: uvloop's would fork, which gRPC's threads do not survive.
+        own_end, helper_end = socket.socketpair()
+        with helper_end:
             process = subprocess.Popen(
-                [*self._program, str(theirs.fileno())],
+                [*self._program, str(helper_end.fileno())],
                 stdin=subprocess.DEVNULL,
-                pass_fds=[theirs.fileno()],
+                pass_fds=[helper_end.fileno()],
                 start_new_session=True,  # Ctrl-C reaches this process alone
                 env=_environment(),
             )
-        return process, ours
+        return process, own_end
 
     async def _start(self) -> _Helper:
-        process, ours = self._spawn()
-        reader, writer = await asyncio.open_unix_connection(sock=ours, limit=_READ_AHEAD)
+        process, own_end = self._spawn()
+        reader, writer = await asyncio.open_unix_connection(sock=own_end, limit=_READ_AHEAD)
         limits = pickle.dumps(self._limits)
         writer.write(RESULT.pack(len(limits)) + limits)
         helper = _Helper(process, reader, writer)
@@ -161,7 +162,7 @@ class Helpers:
             if isinstance(error, asyncio.CancelledError):
                 raise
             log.error("a helper process for large bodies can't start (status %s)", status)
-            raise Unavailable(_AWAY) from error
+            raise Unavailable(_UNAVAILABLE) from error
         log.debug("helper process %d has started", process.pid)
         return helper
 
@@ -176,20 +177,21 @@ class Helpers:
             job.add_done_callback(self._jobs.discard)
 
     async def _end(self, helper: _Helper) -> int | None:
-        """Its exit status; negative: the signal that ended it, ours if it was still running."""
+        """Ends the process and returns its exit status. A negative one is the signal that ended it, SIGKILL if it was
+        still running."""
         if helper in self._idle:
             self._idle.remove(helper)
         self._running.discard(helper)
         if helper.retirement is not None:
             helper.retirement.cancel()
         helper.writer.close()
-        with suppress(subprocess.TimeoutExpired):  # it has closed its socket, and is about to end
+        with suppress(subprocess.TimeoutExpired):  # a process whose socket is closed ends by itself
             await asyncio.to_thread(helper.process.wait, 0.2)
         helper.process.kill()
         return await asyncio.to_thread(helper.process.wait)
 
 
 def _environment() -> dict[str, str]:
-    """Without the server's own options, which may hold keys."""
-    ours = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
-    return {**ours, "PYTHONPATH": os.pathsep.join(sys.path)}
+    """The environment of a helper process: without the server's options, which may contain keys."""
+    variables = {name: value for name, value in os.environ.items() if not name.startswith(ENVIRONMENT_PREFIX)}
+    return {**variables, "PYTHONPATH": os.pathsep.join(sys.path)}

@@ -1,7 +1,7 @@
-"""A parser makes a validated request of a body. PURE.
+"""Parsers turn a body into a validated request. PURE.
 
-A parser is a function of a module: a helper process finds it by the name of both, so that what is cheap to decode is
-parsed in the event loop, what is not in a helper process, and both do the same.
+A parser is a module's function, so a helper process can find it by the names of both: the event loop and the helper
+processes run the same parsers.
 """
 
 from collections.abc import Callable, Sequence
@@ -19,7 +19,7 @@ Parse = Callable[[bytes, Caps], R]
 """Returns the request, decoded, validated and within this server's limits. Raises InvalidRequest."""
 
 PACKED_IDS = 1024
-"""Token ids from which on a list is sent from a helper process in the form of the wire."""
+"""Length from which on a helper process returns a list of token ids in its wire format."""
 
 
 def name_of(parse: Parse[Any]) -> str:
@@ -27,14 +27,14 @@ def name_of(parse: Parse[Any]) -> str:
 
 
 def named(name: str) -> Parse[Any]:
-    """The parser that `name_of` has named."""
+    """The parser with this name, as `name_of` returns it."""
     module, _, function = name.partition(":")
     parse: Parse[Any] = getattr(import_module(module), function)
     return parse
 
 
 def compact(request: Any) -> Any:
-    """The request, with long lists of token ids packed: a million of them are one object then."""
+    """The request with long lists of token ids packed: a million token ids become one object."""
     match request:
         case GenerateRequest(turn=turn):
             turn.prompts = _packed_prompts(turn.prompts)
@@ -46,7 +46,7 @@ def compact(request: Any) -> Any:
 
 
 def _packed_prompts(prompts: Sequence[Prompt]) -> Sequence[Prompt]:
-    """One prompt is packed if it is long, several always."""
+    """A single prompt is packed if it is long, several prompts always."""
     if not prompts or isinstance(prompts[0], str):
         return prompts
     return [_packed(prompts[0])] if len(prompts) == 1 else _packed(prompts)

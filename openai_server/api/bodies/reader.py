@@ -1,4 +1,4 @@
-"""From a body to a validated request: received, and decoded in the event loop or in a helper process."""
+"""Receives a body, and decodes it to a validated request in the event loop or in a helper process."""
 
 import asyncio
 from typing import cast
@@ -13,17 +13,17 @@ from openai_server.core.request_context import RequestContext
 from openai_server.http.streaming import unless_gone
 
 LARGE_INTERVAL = 1.0
-"""Seconds between two bodies above INLINE_BYTES that are decoded in the event loop. One alone, such as an image, is
-answered sooner that way; many in a row would make everybody else slower."""
+"""Minimum seconds between two bodies above INLINE_BYTES that are decoded in the event loop. A single one, such as an
+image, is answered sooner that way; many in a row would delay all other requests."""
 _BASE_MEMORY = 256 << 20
-"""Bytes of address space that a helper process takes for its program, and some."""
+"""Bytes of address space for a helper process without a body: its program, and a reserve."""
 _MEMORY_PER_BODY_BYTE = 16
 _MEMORY_PER_VALUE = 512
-"""Bytes: an object, its keys and what it becomes when it is validated."""
+"""Bytes for an object, its keys and its validated form."""
 
 
 class Bodies:
-    """Validates bodies of up to `max_bytes` and `max_values`. Callers take turns at what is not small."""
+    """Reads bodies of up to `max_bytes` and `max_values`. Callers take turns at decoding bodies that are not small."""
 
     def __init__(self, caps: Caps, *, max_bytes: int, max_values: int) -> None:
         self._caps = caps
@@ -32,9 +32,9 @@ class Bodies:
         memory = _BASE_MEMORY + _MEMORY_PER_BODY_BYTE * max_bytes + _MEMORY_PER_VALUE * max_values
         self._helpers = Helpers(Limits(caps, PROCESSOR_SECONDS, memory))
         self._next_large = 0.0
-        """When the next body above INLINE_BYTES may be decoded in the event loop, by its clock."""
+        """Time from which on another body above INLINE_BYTES may be decoded in the event loop, by the loop's clock."""
         self._turn = asyncio.Lock()
-        """Held by a body that takes milliseconds to decode: one such body in each turn of the event loop."""
+        """Held while decoding a body that takes milliseconds: one such body in each pass of the event loop."""
 
     async def read(self, parse: Parse[R], context: RequestContext) -> tuple[R, int]:
         """The validated request, and the size of its body in bytes.
@@ -43,7 +43,7 @@ class Bodies:
         """
         body, n_values = await receive(context, max_bytes=self._max_bytes, max_values=self._max_values)
         if is_small(body, n_values):
-            return parse(cast(bytes, body), self._caps), len(body)  # orjson takes both
+            return parse(cast(bytes, body), self._caps), len(body)  # orjson accepts a bytearray too
         return await self._read_large(parse, body, n_values, context), len(body)
 
     async def _read_large(self, parse: Parse[R], body: bytearray, n_values: int, context: RequestContext) -> R:
@@ -57,7 +57,7 @@ class Bodies:
         return await unless_gone(context.scope, self._helpers.run(parse, body, context.access.caller_id))
 
     def _may_be_large(self, size: int) -> bool:
-        """Whether a body of this size may be decoded in the event loop now: a very large one only now and then."""
+        """Whether a body of this size may be decoded in the event loop now: a large one only every LARGE_INTERVAL."""
         if size <= INLINE_BYTES:
             return True
         now = asyncio.get_running_loop().time()

@@ -9,14 +9,14 @@ from openai_server.http.connection import BODY_ERROR
 from openai_server.http.streaming import EXCHANGE, Exchange
 
 MAX_LENGTH_DIGITS = 18
-"""Digits of a content-length that are read: Python reads no integer of more than 4300."""
+"""Digits of a content-length that are read: Python parses no integer of more than 4300 digits."""
 
 
 async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -> tuple[bytearray, int]:
-    """The body, and the number of its structural bytes; 0 for a body that is too small to be counted.
+    """The body, and the number of its structural bytes (0 for a small body, whose bytes are not counted).
 
-    Raises BodyTooLarge and TooManyValues as soon as that is known, UnsupportedEncoding, Overloaded, ClientDisconnect,
-    and the connection's error for a body that is late or broken.
+    Raises BodyTooLarge and TooManyValues as soon as the limit is exceeded, UnsupportedEncoding, Overloaded,
+    ClientDisconnect, and the connection's error for a body that is late or malformed.
     """
     exchange: Exchange = context.scope[EXCHANGE]
     for name, value in context.scope["headers"]:

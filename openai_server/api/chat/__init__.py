@@ -1,1 +1,1 @@
-"""`/v1/chat/completions`: answers to conversations."""
+"""`/v1/chat/completions`: answers conversations."""

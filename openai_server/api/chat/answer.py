@@ -92,7 +92,7 @@ class ChunkChoice(Struct):
 
 
 class ChatCompletionChunk(Struct):
-    """`usage` is there if the client requested it."""
+    """An event of a stream. It has `usage` only if the client requested it."""
 
     id: str
     object: Literal["chat.completion.chunk"]

@@ -1,4 +1,4 @@
-"""The entry of `/v1/chat/completions` in the registry."""
+"""The registry entry of `/v1/chat/completions`."""
 
 from functools import partial
 
@@ -29,7 +29,7 @@ _CITY = {
 }
 
 CHAT = Endpoint(
-    paths=(*with_v1("/chat/completions"), *by_model("chat/completions", "chat")),  # /{model}/chat is hayhooks'
+    paths=(*with_v1("/chat/completions"), *by_model("chat/completions", "chat")),  # /{model}/chat is a path of hayhooks
     method="POST",
     handler=partial(
         GenerationHandler,

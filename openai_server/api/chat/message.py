@@ -1,4 +1,4 @@
-"""Events to the assistant's message, whole or as the deltas of a stream. PURE."""
+"""Turns events into the assistant's message: the whole message, or the deltas of a stream. PURE."""
 
 from collections.abc import Iterable
 
@@ -9,14 +9,15 @@ from openai_server.core.events import CallArguments, CallBegun, Content, Event, 
 
 
 def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
-    """None for an event that changes nothing in the message. `legacy`: the older API's one function call."""
+    """The delta for an event; None if it doesn't change the message. `legacy`: calls have the older API's form, which
+    has only one."""
     match event:
         case Content(text=text):
             return Delta(content=text)
         case Reasoning(text=text):
             return Delta(reasoning_content=text)
         case CallBegun(index=index, name=name, id=id):
-            assert id is not None  # ChoiceReader gives each call one
+            assert id is not None  # set by ChoiceReader
             function = FunctionDelta(name=name, arguments="")
             if legacy:
                 return None if index else Delta(function_call=function)
@@ -30,7 +31,8 @@ def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
 
 
 def message_of(events: Iterable[Event], *, legacy: bool = False, must_call: bool = False) -> AnswerMessage:
-    """All events of a choice, put together. `must_call`: without content, that is null."""
+    """The message of all events of a choice. `legacy`: a call has the older API's form. `must_call`: empty content is
+    null."""
     content, reasoning = "", ""
     calls: list[Called] = []
     for event in events:

@@ -1,4 +1,4 @@
-"""Events to the chunks of `/v1/chat/completions`. PURE."""
+"""Turns events into the chunks of `/v1/chat/completions`. PURE."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ from openai_server.http.json_response import encode
 
 
 class ChatWriter(StreamWriter):
-    """Role, then content, reasoning and calls, then the finish reason, for each choice."""
+    """Each choice begins with the role; content, reasoning and calls follow, and the finish reason ends it."""
 
     kind = "chat.completion.chunk"
     _text_begin = b'{"index":%d,"delta":{"content":'
@@ -22,7 +22,7 @@ class ChatWriter(StreamWriter):
 
     def begin(self, n_choices: int) -> bytes:
         self._pending: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]
-        """Log probabilities of each choice that go with its next delta."""
+        """Log probabilities to send with the next delta of each choice."""
         format = self._options.format
         self._legacy = format is not None and format.legacy
         content = b"null" if format is not None and format.must_call else b'""'

@@ -1,1 +1,1 @@
-"""`/v1/completions`: text that continues a prompt."""
+"""`/v1/completions`: continues a prompt."""

@@ -31,7 +31,7 @@ class Completion(Struct):
 
 
 class CompletionChunk(Struct):
-    """An event of a stream. `usage` is there if the client requested it."""
+    """An event of a stream. It has `usage` only if the client requested it."""
 
     id: str
     object: Literal["text_completion"]

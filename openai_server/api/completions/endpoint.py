@@ -1,4 +1,4 @@
-"""The entry of `/v1/completions` in the registry."""
+"""The registry entry of `/v1/completions`."""
 
 from functools import partial
 

@@ -1,4 +1,4 @@
-"""Log probabilities as completions have them: a token that ends inside a character is `bytes:\\xe2\\x80`. PURE."""
+"""Log probabilities in the form of completions: a token that ends inside a character is `bytes:\\xe2\\x80`. PURE."""
 
 import codecs
 
@@ -10,7 +10,7 @@ _utf8_decoder = codecs.getincrementaldecoder("utf-8")
 
 
 class LogprobsWriter:
-    """Log probabilities of a choice, part by part: `text_offset`, in characters, goes on where the last part ended."""
+    """Log probabilities of a choice, part by part. `text_offset`, in characters, continues from the previous part."""
 
     def __init__(self) -> None:
         self._offset = 0
@@ -30,7 +30,7 @@ class LogprobsWriter:
 
 
 def _top(token: TokenLogprob, logprob: float) -> dict[str, float]:
-    """The likeliest tokens, and the sampled one also where it is none of them."""
+    """The likeliest tokens, and the sampled token even if it is not among them."""
     top = {_written(text): finite(value) for text, value in token.top}
     top.setdefault(_written(token.token), finite(logprob))
     return top

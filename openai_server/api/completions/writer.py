@@ -1,4 +1,4 @@
-"""Events to the chunks of `/v1/completions`. PURE."""
+"""Turns events into the chunks of `/v1/completions`. PURE."""
 
 from collections.abc import Sequence
 
@@ -12,7 +12,7 @@ from openai_server.http.json_response import encode
 
 
 class CompletionWriter(StreamWriter):
-    """One chunk for events that belong together."""
+    """Writes one chunk for each call of `write`."""
 
     kind = "text_completion"
     _text_begin = b'{"index":%d,"text":'

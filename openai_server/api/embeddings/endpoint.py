@@ -29,7 +29,7 @@ async def embed(task: Task, request: EmbeddingRequest) -> Embeddings:
     async def work(model: Model) -> Embeddings:
         options = request.options
         calls = await spread(
-            encode_tasks.embed(prompt, options, to) for prompt, to in task.each(request.prompts, model)
+            encode_tasks.embed(prompt, options, to) for prompt, to in task.with_targets(request.prompts, model)
         )
         return embeddings(model.name, *columns(await task.infer(calls, model, read)))
 

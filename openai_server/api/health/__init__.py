@@ -1,1 +1,1 @@
-"""`/livez`, `/readyz` and `/health`: probes."""
+"""`/livez`, `/readyz` and `/health`: probes of the server's state."""

@@ -1,4 +1,4 @@
-"""The answer of a probe. PURE."""
+"""The response to a probe. PURE."""
 
 from typing import Literal
 

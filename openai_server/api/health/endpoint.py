@@ -1,4 +1,4 @@
-"""The entries of the probes in the registry, and their handlers."""
+"""The registry entries of the probes, and their handlers."""
 
 import logging
 from collections.abc import Callable

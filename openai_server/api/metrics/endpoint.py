@@ -1,4 +1,4 @@
-"""The entry of `/metrics` in the registry, and its handler."""
+"""The registry entry of `/metrics`, and its handler."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ def metrics(services: Services) -> Handler:
 
     async def handle(_: RequestContext) -> Response:
         observer.report()
-        # In a thread: with many series, the text takes longer than streams should wait.
+        # In a thread: building the text of many series would delay streams.
         return Response(await asyncio.to_thread(observer.metrics.text), headers={"content-type": CONTENT_TYPE})
 
     return handle

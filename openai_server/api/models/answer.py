@@ -1,7 +1,7 @@
-"""Answers of `/v1/models`. PURE.
+"""Responses of `/v1/models`. PURE.
 
-The fields besides OpenAI's have the names of other servers: `max_model_len` is vLLM's, the rest llama-server's. What
-the backend doesn't report is absent.
+The fields that OpenAI's API doesn't have are named as in other servers: `max_model_len` as in vLLM, the others as in
+llama-server. Values that the backend doesn't report are absent.
 """
 
 from collections.abc import Iterable, Mapping
@@ -42,14 +42,14 @@ _PARAMETERS = {
     "n_params": "parameter_count",
     "size": "size",
 }
-"""Fields of ModelMeta, and the backend's parameters that they are taken from."""
+"""Field of ModelMeta → the backend's parameter with its value."""
 _MAX_DIGITS = 18
-"""Digits of a number that every JSON parser reads exactly."""
+"""Maximum digits of a number, so that it fits into 64 bits."""
 _CAPABILITIES = {"generate": "completion", "embed": "embedding", "rank": "rerank"}
 
 
 def model(name: str, created: int, tasks: Iterable[str], parameters: Mapping[str, str]) -> Model:
-    """`parameters` are the backend's."""
+    """The model's entry. `created` is in Unix seconds, `parameters` are those that the backend reports."""
     numbers = {
         key: int(value)
         for key, value in parameters.items()

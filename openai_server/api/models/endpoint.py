@@ -1,4 +1,4 @@
-"""The entries of `/v1/models` in the registry, and their handlers."""
+"""The registry entries of `/v1/models`, and their handlers."""
 
 from starlette.responses import Response
 
@@ -13,7 +13,7 @@ from openai_server.core.request_context import RequestContext
 from openai_server.http.json_response import JSONResponse
 
 MAX_TIME = 1 << 53
-"""Seconds; a larger number is no time, nor a number that JSON has for every client."""
+"""Maximum time, in Unix seconds: the largest integer that every JSON parser reads exactly."""
 
 
 def list_models(services: Services) -> Handler:
@@ -43,7 +43,7 @@ def _described(found: directory.Model, services: Services) -> Model:
 
 
 def created(loaded_at: str, services: Services) -> int:
-    """When the model was loaded, or else when this process started, in Unix seconds."""
+    """Time at which the model was loaded, or if that is unknown, at which this process started; in Unix seconds."""
     try:
         loaded = int(float(loaded_at))
     except (ValueError, OverflowError):

@@ -20,7 +20,8 @@ async def rerank(task: Task, request: RerankRequest) -> Ranking:
 
     async def work(model: Model) -> Ranking:
         calls = await spread(
-            encode_tasks.rank(request.query, text, request.priority, to) for text, to in task.each(request.texts, model)
+            encode_tasks.rank(request.query, text, request.priority, to)
+            for text, to in task.with_targets(request.texts, model)
         )
         results = await task.infer(calls, model, decode.score)
         return ranking(task.id, model.name, request, *columns(results))

@@ -17,7 +17,7 @@ _LIMIT = 2.0**63
 
 @dataclass(slots=True)
 class _Places:
-    """Where a type has integers."""
+    """The places in a type that hold integers."""
 
     is_integer: bool = False
     """Whether the value itself is an integer."""

@@ -28,7 +28,7 @@ def parse_completion(body: bytes) -> CompletionRequest:
     n = request.n or 1
     if isinstance(request.prompt, list) and len(request.prompts) * (request.best_of or n) > bounds.MAX_CHOICES:
         raise InvalidRequest(
-            f"The request asks for more than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of').",
+            f"The request needs more than {bounds.MAX_CHOICES} choices (prompts times 'n' or 'best_of').",
             param="prompt",
         )
     if request.best_of is None:

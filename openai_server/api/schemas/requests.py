@@ -142,7 +142,7 @@ class Request(Struct, kw_only=True):
         return ()
 
     def turn(self) -> Turn:
-        """The turn that the request asks for."""
+        """The request as a turn."""
         raise NotImplementedError
 
     # ---- To a turn

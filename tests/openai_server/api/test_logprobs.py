@@ -12,7 +12,7 @@ from openai.types.completion_choice import Logprobs as CompletionShape
 
 from openai_server.api.chat.logprobs import chat_logprobs
 from openai_server.api.completions.logprobs import LogprobsWriter
-from openai_server.api.logprobs import LEAST
+from openai_server.api.logprobs import MIN_LOGPROB
 from openai_server.core.logprobs import TokenLogprob
 from tests.shapes import exact
 
@@ -55,8 +55,8 @@ def test_the_first_token_of_a_prompt_has_no_probability() -> None:
 
 def test_infinite_log_probabilities_are_replaced() -> None:
     impossible = token(b"x", -math.inf, (b"y", -math.inf))
-    assert chat_logprobs([impossible]).content[0].logprob == LEAST
-    assert LogprobsWriter().part([impossible]).token_logprobs == [LEAST]
+    assert chat_logprobs([impossible]).content[0].logprob == MIN_LOGPROB
+    assert LogprobsWriter().part([impossible]).token_logprobs == [MIN_LOGPROB]
 
 
 @given(st.lists(st.binary(min_size=1, max_size=4)), st.integers(0, 10))

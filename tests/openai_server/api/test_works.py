@@ -56,7 +56,7 @@ class FakeTask:
     def target(self, model: Any) -> Target:
         return Target(model.name, model.input_names, self.id)
 
-    def each(self, texts: Sequence[Any], model: Any) -> list[tuple[Any, Target]]:  # plain-english: ok
+    def with_targets(self, texts: Sequence[Any], model: Any) -> list[tuple[Any, Target]]:
         return [(text, self.target(model)) for text in texts]
 
 

@@ -1,1 +1,1 @@
-"""The servers behind the sidecar: which there are, what they serve, and calls to them."""
+"""The backends: their addresses, the models that they serve, and the calls to them."""

@@ -1,6 +1,6 @@
-"""The only file that calls gRPC: KServe v2 with deadlines, cancellation, and errors as BackendError.
+"""Calls one backend over gRPC (KServe v2), with deadlines, cancellation, and errors as BackendError.
 
-`channel.py` opens the channels; `pool.py` is for several servers.
+No other module makes gRPC calls. `channel.py` opens the channels, `pool.py` manages several backends.
 """
 
 import asyncio
@@ -39,22 +39,22 @@ from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub
 log = logging.getLogger(__name__)
 
 MAX_SHARED_BYTES = 1 << 20
-"""Bytes of a request on the shared stream. One that the backend finds too large ends the stream for all."""
+"""Maximum size of a request on the shared stream. A message that is too large for the backend ends the whole stream."""
 READY_INTERVAL = 1.0
-"""Seconds between questions to a server that is not ready."""
+"""Seconds between readiness checks of a server that is not ready."""
 NO_TIMEOUT = 3600.0
-"""Seconds that the last calls of a channel get that is replaced, if they have no other limit."""
+"""Seconds after which the calls on a replaced channel are cancelled, if calls have no time limit."""
 _PLAIN = Dialer()
 Read = Callable[[ModelInferResponse, int], Answer]
-"""A dialect's `answer`."""
+"""Reads a response; a dialect's `answer`."""
 T = TypeVar("T")
 
 
 class Backend:
-    """One KServe v2 server, on one channel. Made in the event loop that uses it.
+    """One KServe v2 server, on one channel. Must be created in the event loop that uses it.
 
-    `timeout` bounds an inference call, `lookup_timeout` every other one; both in seconds, None is no bound. `name` is
-    the host, where `target` is one of its addresses.
+    `timeout` limits an inference call, `lookup_timeout` every other call; both in seconds, None is no limit. `name` is
+    the host if `target` is one of its addresses.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class Backend:
     ) -> None:
         self.target = target
         self.usable = False
-        """Connected, and ready when it was asked last."""
+        """Whether it is connected, and was ready at the last check."""
         self._outages = Outages(
             log, f"can't reach the backend {target}", f"connected to the backend {target}", time.monotonic
         )
@@ -76,15 +76,16 @@ class Backend:
         self._lookup_timeout = lookup_timeout
         self._dial = partial(dialer.open, target, name)
         self._frequent_pings = False
-        """The channel pings as often as the server permits."""
+        """Whether the channel sends keepalive pings at the interval of --keepalive-time, which needs the server's
+        permission."""
         self._use(self._dial())
-        self._learning = asyncio.Lock()
+        self._extensions_lock = asyncio.Lock()
         self._extensions: frozenset[str] | None = None
-        """None is unknown; kept as long as the connection."""
+        """Extensions of the server on the current connection; None is unknown."""
         self._shared: SharedStream | None = None
         self._n_unary = 0
         self._tasks: set[asyncio.Task[None]] = set()
-        """Tasks of streams that are not shared, and of those that are not yet."""
+        """Tasks of streams with one request, and of requests that wait for the server's extensions."""
         self._on_ready: Callable[[], None] = lambda: None
         self._check: asyncio.Task[None] | None = None
         self._closing: set[asyncio.Task[None]] = set()
@@ -99,11 +100,11 @@ class Backend:
 
     @property
     def n_running(self) -> int:
-        """Inference calls."""
+        """Number of inference calls and streamed requests in progress."""
         return self._n_unary + len(self._tasks) + (self._shared.n_requests if self._shared else 0)
 
     async def close(self, grace: float | None = None) -> None:
-        """Running calls get so many seconds."""
+        """Closes the channel. Running calls may take `grace` seconds longer; None cancels them at once."""
         for task in (self._check, *self._closing):
             if task is not None:
                 task.cancel()
@@ -117,8 +118,8 @@ class Backend:
     # ---- The connection
 
     async def watch(self, ready: Callable[[], None], lost: Callable[[], None]) -> None:
-        """Keeps the channel connected. Calls `ready` whenever it has become usable, and `lost` whenever the connection
-        is lost. Runs until cancelled."""
+        """Keeps the channel connected. Calls `ready` each time the server becomes usable, and `lost` each time the
+        connection is lost. Runs until cancelled."""
         self._on_ready = ready
         while True:
             state = self._channel.get_state(try_to_connect=True)
@@ -127,7 +128,7 @@ class Backend:
                     self._outages.lost(reason)
                 await self._channel.wait_for_state_change(state)
                 continue
-            if await self._suit_pings():
+            if await self._adapt_pings():
                 continue
             self._outages.back()
             self.recheck_readiness()
@@ -137,7 +138,8 @@ class Backend:
             self._outages.lost(await self._failure() or "the connection was closed")
 
     async def _failure(self) -> str:
-        """Why the server can't be reached; empty: it can, or nobody would read it. A channel itself doesn't say why."""
+        """The reason why the server can't be reached, from a call, since a channel doesn't report it. Empty if the
+        server can be reached, or if the reason would not be logged."""
         if self._outages.would_log:
             try:
                 await self._lookup(self._stub.ServerReady, ServerReadyRequest())
@@ -146,7 +148,7 @@ class Backend:
         return ""
 
     def recheck_readiness(self) -> None:
-        """It is not usable until it has said that it is ready."""
+        """Treats the server as not usable until it has reported that it is ready."""
         self.usable = False
         if self._check is None or self._check.done():
             self._check = asyncio.create_task(self._until_ready())
@@ -154,7 +156,7 @@ class Backend:
     async def _until_ready(self) -> None:
         failure = ""
         while self._channel.get_state() is grpc.ChannelConnectivity.READY:
-            if failure:  # and the connection is still there, so `watch` has no reason of its own
+            if failure:  # the connection is still open, so `watch` doesn't log it
                 self._outages.lost(failure)
             try:
                 self.usable, failure = (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready, ""
@@ -166,27 +168,27 @@ class Backend:
                 return
             await asyncio.sleep(READY_INTERVAL)
 
-    async def _suit_pings(self) -> bool:
-        """Whether there is a new channel, with pings as the server permits them: it has to say so first."""
+    async def _adapt_pings(self) -> bool:
+        """Replaces the channel if its pings are not as frequent as the server permits. Returns whether it did."""
         with suppress(BackendError):
-            await self._learn()
+            await self._look_up_extensions()
         frequent_pings = contract.EXTENSION_PINGS in (self._extensions or ())
         if self._extensions is None or frequent_pings == self._frequent_pings:
             return False
         if self._shared is not None:
             self._shared.retire()
-        closing = asyncio.create_task(self._channel.close(self._timeout or NO_TIMEOUT))  # once its calls have ended
+        closing = asyncio.create_task(self._channel.close(self._timeout or NO_TIMEOUT))  # after its calls have ended
         self._closing.add(closing)
         closing.add_done_callback(self._closing.discard)
         self._frequent_pings = frequent_pings
         self._use(self._dial(frequent_pings=frequent_pings))
         return True
 
-    async def _learn(self) -> None:
-        """What the server offers. Raises BackendError."""
-        async with self._learning:
+    async def _look_up_extensions(self) -> None:
+        """Sets `_extensions`. Raises BackendError."""
+        async with self._extensions_lock:
             if self._shared is not None and self._shared.retired:
-                self._shared = self._extensions = None  # another kind of server may have taken its place
+                self._shared = self._extensions = None  # another kind of server may have replaced the old one
             if self._extensions is None:
                 try:
                     metadata = await self._lookup(self._stub.ServerMetadata, ServerMetadataRequest())
@@ -196,7 +198,7 @@ class Backend:
                         raise
                     self._extensions = frozenset()
 
-    # ---- What there is. Each raises BackendError.
+    # ---- Lookups. All raise BackendError.
 
     async def ready(self, model: str) -> bool:
         if not (await self._lookup(self._stub.ServerReady, ServerReadyRequest())).ready:
@@ -206,22 +208,22 @@ class Backend:
     async def models(self) -> list[str]:
         """Names of the models that are ready, in the backend's order."""
         index = await self._lookup(self._stub.RepositoryIndex, RepositoryIndexRequest(ready=True))
-        # A name is listed once for each version; a server that knows no states lists only what is ready.
+        # A name is listed once for each version. A server without states lists only models that are ready.
         return list(dict.fromkeys(model.name for model in index.models if model.state in ("READY", "")))
 
     async def inputs(self, model: str) -> frozenset[str]:
-        """Names of the tensors that the model takes; empty if the backend does not tell."""
+        """Names of the model's input tensors; empty if the backend doesn't report them."""
         metadata = await self._lookup(self._stub.ModelMetadata, ModelMetadataRequest(name=model))
         return frozenset(tensor.name for tensor in metadata.inputs)
 
     async def parameters(self, model: str) -> dict[str, str]:
-        """Those of contract.CONFIG_PARAMETERS that the backend tells."""
+        """Values of contract.CONFIG_PARAMETERS, as far as the backend reports them."""
         answer = await self._lookup(self._stub.ModelConfig, ModelConfigRequest(name=model))
-        told = answer.config.parameters
-        return {name: told[name].string_value for name in contract.CONFIG_PARAMETERS if name in told}
+        reported = answer.config.parameters
+        return {name: reported[name].string_value for name in contract.CONFIG_PARAMETERS if name in reported}
 
     async def _lookup(self, call: Callable[..., Awaitable[T]], request: object) -> T:
-        """A server that does not answer a question is away."""
+        """The result of a lookup call. A timeout counts as UNAVAILABLE."""
         try:
             return await _result(call, request, timeout=self._lookup_timeout)
         except BackendError as error:
@@ -232,62 +234,62 @@ class Backend:
     # ---- Inference. Cancelling the caller cancels the call, at once.
 
     async def answer(self, request: ModelInferRequest, n: int, read: Read) -> Answer:
-        """The whole answer to a generation of `n` choices; `read` is the dialect's, for that of a call.
+        """The whole answer to a generation of `n` choices. `read` is used only for the response to a unary call.
 
         Raises BackendError.
         """
-        if self._rides(request):
-            _name_caller(request)
+        if self._goes_on_shared_stream(request):
+            _set_caller(request)
             try:
-                return await self._sharing().answer(request, n)
-            except StreamLost:  # a call finds out why
+                return await self._shared_stream().answer(request, n)
+            except StreamLost:  # the unary call below returns the reason
                 unnumbered(request)
         return read(await self.infer(request), n)
 
     async def infer(self, request: ModelInferRequest) -> ModelInferResponse:
-        """A call. Raises BackendError."""
-        _name_caller(request)
+        """Makes a unary call. Raises BackendError."""
+        _set_caller(request)
         self._n_unary += 1
         try:
-            headers = aio.Metadata(*request_context.current().headers)  # gRPC would convert a list more slowly
+            headers = aio.Metadata(*request_context.current().headers)  # faster than gRPC's conversion of a list
             return await _result(self._stub.ModelInfer, request, timeout=self._timeout, metadata=headers)
         finally:
             self._n_unary -= 1
 
     def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
-        """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
-        _name_caller(request)
+        """Sends the request for `n` choices. Its rows go into the mailbox, as those of prompt k."""
+        _set_caller(request)
         if self._extensions is not None and not (self._shared and self._shared.retired):
             return self._start(request, n, k, mailbox)
         cancel: Cancel | None = None
 
-        async def learn_first() -> None:
+        async def start_after_lookup() -> None:
             nonlocal cancel
             try:
-                await self._learn()
+                await self._look_up_extensions()
                 cancel = self._start(request, n, k, mailbox)
             except BackendError as error:
                 mailbox.fail(k, error)
 
-        learning = self._task(learn_first())
-        return lambda: cancel() if cancel else learning.cancel()
+        lookup = self._task(start_after_lookup())
+        return lambda: cancel() if cancel else lookup.cancel()
 
     def _start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
         if contract.EXTENSION_STEP_BATCHES in (self._extensions or ()) and _may_share(request):
-            return self._sharing().start(request, n, k, mailbox)
+            return self._shared_stream().start(request, n, k, mailbox)
         return self._task(self._stream_alone(request, n, k, mailbox)).cancel
 
-    def _rides(self, request: ModelInferRequest) -> bool:
-        """Whether the shared stream takes the request: a call, with its set-up, costs more than rows of a batch."""
+    def _goes_on_shared_stream(self, request: ModelInferRequest) -> bool:
+        """Whether to send the request on the shared stream, which costs less than a unary call and its set-up."""
         if contract.EXTENSION_WHOLE_ANSWERS not in (self._extensions or ()):
             return False
         shared = self._shared
         if shared is None:
-            self._sharing()  # for those that come after this one
+            self._shared_stream()  # for the requests after this one
             return False
         return not shared.retired and _may_share(request)
 
-    def _sharing(self) -> SharedStream:
+    def _shared_stream(self) -> SharedStream:
         if self._shared is None or self._shared.retired:
             takes_bundles = contract.EXTENSION_BUNDLES in (self._extensions or ())
             self._shared = SharedStream(self._open, timeout=self._timeout, takes_bundles=takes_bundles)
@@ -334,13 +336,13 @@ class Backend:
             mailbox.end(k, reader.usage)
 
 
-def _name_caller(request: ModelInferRequest) -> None:
+def _set_caller(request: ModelInferRequest) -> None:
     if caller := request_context.current().caller:
         request.parameters[contract.PARAM_CALLER].string_param = caller
 
 
 def _may_share(request: ModelInferRequest) -> bool:
-    """Step batches have no place for log probabilities."""
+    """Whether the shared stream can carry the request. Step batches can't hold log probabilities."""
     return request.ByteSize() <= MAX_SHARED_BYTES and not any(
         tensor.name == contract.LOGPROBS.name for tensor in request.inputs
     )
@@ -350,9 +352,9 @@ async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
     yield request
 
 
-async def _result(call: Callable[..., Awaitable[T]], request: object, **how: Any) -> T:
+async def _result(call: Callable[..., Awaitable[T]], request: object, **options: Any) -> T:
     try:
-        return await call(request, **how)
+        return await call(request, **options)
     except _FAILURES as error:
         raise _failure(error) from None
 
@@ -361,8 +363,8 @@ _FAILURES = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
 
 
 def _failure(error: BaseException) -> BaseException:
-    """A channel that is closed by us cancels its calls, and can't be used for others: then another one has taken its
-    place, and nobody has cancelled the task."""
+    """The exception to raise for a failed call. A channel that this process closes cancels its calls and refuses new
+    ones; that is UNAVAILABLE, unless the task itself was cancelled."""
     if isinstance(error, aio.AioRpcError):
         return _rpc_error(error)
     task = asyncio.current_task()
@@ -372,7 +374,7 @@ def _failure(error: BaseException) -> BaseException:
 
 
 _RESET = "Received RST_STREAM"
-"""gRPC's message for a call that the other side, or a proxy, dropped without a status of its own, as when it ends."""
+"""gRPC's message for a call that the server or a proxy dropped without a status, such as a server that exits."""
 
 
 def _rpc_error(error: aio.AioRpcError) -> BackendError:

@@ -1,8 +1,8 @@
-"""Finds the model that a request is for, and keeps what is known of the backends' models up to date.
+"""Finds the model for a request, and keeps the metadata of the backends' models up to date.
 
-A request for a known model waits for nothing. A request for a name that no backend has listed waits until all have
-listed their models again, at most once in LOOKUP_INTERVAL. `inventory.py` looks up what one backend has, and again when
-a call has failed; `directory.py` is the union.
+A request for a known model doesn't wait. A request for a name that no backend has listed waits until all backends have
+listed their models again, at most once per LOOKUP_INTERVAL. `inventory.py` looks up the models of one backend, and
+again after a failed call; `directory.py` combines the inventories.
 """
 
 import asyncio
@@ -13,19 +13,19 @@ from typing import Any, TypeVar
 
 from openai_server.backends.directory import DEFAULT_NAMES, Directory, Failed, Model, without
 from openai_server.backends.inventory import LOOKUP_INTERVAL, Inventory, Lookup
-from openai_server.backends.pool import Listener, Member, Pool, load, may_pass
+from openai_server.backends.pool import Listener, Member, Pool, load, may_succeed_elsewhere
 from openai_server.core.errors import BackendError, ModelNotFound, TaskNotSupported, Unavailable, UnsupportedParameter
 
 REFRESH_INTERVAL = 5.0
-"""Seconds between lookups of the lists of several backends: one may have got a model that another one has."""
+"""Seconds between lookups of the lists of several backends: a backend may have loaded a model since the last one."""
 LIST_WAIT = 1.0
-"""Seconds that a request waits for more lists once it has one."""
+"""Seconds that a request waits for further lists after the first one."""
 T = TypeVar("T")
 
 
 class Catalog(Listener):
-    """`served` are the models of a backend that has no RepositoryIndex; `aliases` map other names to models; `clock`
-    returns seconds from any start. Made in the event loop that uses it."""
+    """The models of all backends. `served` are the models of a backend that has no RepositoryIndex; `aliases` map other
+    names to models; `clock` returns seconds from any start. Must be created in the event loop that uses it."""
 
     def __init__(
         self,
@@ -40,23 +40,23 @@ class Catalog(Listener):
         self._clock = clock
         self._directory = Directory(pool, aliases)
         self._change = asyncio.get_running_loop().create_future()
-        """Ends with the next change of the directory."""
+        """Future of the next change of the directory."""
         self._unknown_until = float("-inf")
-        """Until then, unknown names stay unknown without a lookup."""
+        """Time until which unknown names are not looked up again."""
         self._unlisted: BackendError | Unavailable | None = None
-        """Why the last lookup for unknown names failed: others get the same answer."""
+        """Error of the last lookup for an unknown name, which other requests get too; None if it succeeded."""
         self._replaced_until = float("-inf")
-        """Until then, no lookup is made because the default model was gone."""
+        """Time until which the lists are not looked up again because the default model was gone."""
         pool.listener = self
         for member in pool.members:
             self.joined(member)
 
     async def watch(self) -> None:
-        """Notices changes that no request depends on. Runs until cancelled."""
+        """Finds changes of the backends' models without a request. Runs until cancelled."""
         try:
             while True:
                 await asyncio.sleep(REFRESH_INTERVAL)
-                self._directory.arrange()  # some names may have been remembered for long enough
+                self._directory.arrange()  # names may have expired
                 if len(self._pool.members) > 1:
                     for inventory in self._directory.inventories:
                         if inventory.member.backend.connected:
@@ -65,7 +65,7 @@ class Catalog(Listener):
             for inventory in self._directory.inventories:
                 inventory.close()
 
-    # ---- What happens to backends
+    # ---- Changes of backends
 
     def joined(self, member: Member) -> None:
         self._directory.add(Inventory(member, self._served, self._changed, self._clock))
@@ -98,22 +98,22 @@ class Catalog(Listener):
     # ---- For requests
 
     async def resolve(self, requested: str | None) -> Model:
-        """The model, in the form of the first backend that has it. No name is the default model.
+        """The model, with the metadata of the first backend that has it. No name is the default model.
 
         Raises ModelNotFound, BackendError, Unavailable.
         """
         return (self._directory.known(requested) or await self._find(requested))[0]
 
     def context_length(self, requested: str | None) -> int | None:
-        """Tokens of context of the requested model; None if that would take a lookup."""
+        """Context length of the requested model in tokens; None if unknown, or if that would need a lookup."""
         models = self._directory.known(requested)
         return models[0].context_length if models else None
 
     async def use(self, requested: str | None, failed: Failed, build: Callable[[Model], Coroutine[Any, Any, T]]) -> T:
-        """Calls `build` with the model in the form of the backend that should get the request.
+        """Calls `build` with the model, in the form of the least busy backends that have it.
 
-        Backends that have failed it are left out. Those of other forms are next if the request can't be built for the
-        first one. Raises what `resolve` and `build` raise.
+        Backends in `failed` are left out. If the request can't be built for one form of the model, the next one is
+        tried. Raises what `resolve` and `build` raise.
         """
         models = self._directory.known(requested) or await self._find(requested)
         if failed:
@@ -126,18 +126,18 @@ class Catalog(Listener):
         return await build(models[-1])
 
     async def retry(self, error: BackendError, requested: str | None, failed: Failed) -> Failed | None:
-        """Which backends the next attempt has to leave out; None if there should be none."""
-        if not (may_pass(error) and error.tried):
+        """The backends that the next attempt must leave out; None if there should be no other attempt."""
+        if not (may_succeed_elsewhere(error) and error.tried):
             return None
         failed |= error.tried
         if without(self._directory.known(requested), failed):
             return failed
-        # A request that names no model does not depend on the one that is gone.
+        # A request without a model is not bound to the default model that is gone.
         is_replaced = not requested and error.status == "NOT_FOUND" and without(await self._default_again(), failed)
         return failed if is_replaced else None
 
     async def _default_again(self) -> tuple[Model, ...]:
-        """The default model by fresh lists; empty if that can't be found out."""
+        """The default model after new lookups; empty if they fail."""
         try:
             if self._clock() >= self._replaced_until:
                 try:
@@ -149,7 +149,7 @@ class Catalog(Listener):
             return ()
 
     async def all(self) -> list[Model]:
-        """The models of fresh lists, each in one of its forms. Raises BackendError, Unavailable."""
+        """All models after new lookups, each with the metadata of one backend. Raises BackendError, Unavailable."""
         await self._look_up_lists()
         models, names = self._directory.models, self._directory.listed
         lookups = [
@@ -172,7 +172,7 @@ class Catalog(Listener):
             raise Unavailable(f"No backend can answer requests for the default model '{name}' at the moment.")
 
     async def _find(self, requested: str | None) -> tuple[Model, ...]:
-        """At least one. Raises ModelNotFound, BackendError, Unavailable."""
+        """The model in all its forms, at least one. Raises ModelNotFound, BackendError, Unavailable."""
         name, directory = await self._name(requested), self._directory
         lookups: dict[Inventory, Lookup] = {}
         while name not in directory.models:
@@ -182,7 +182,7 @@ class Catalog(Listener):
             if not lookups:
                 raise Unavailable(f"No backend has the model '{name}' at the moment; please try again.")
             running = [lookup for lookup in lookups.values() if not lookup.done()]
-            # Those that have not listed theirs yet may have it, too.
+            # Backends that have not listed their models yet may have it too.
             running += [inventory.look_up_names() for inventory in directory.inventories if inventory.is_listing]
             if not running:
                 raise _first_error(lookups.values()) or ModelNotFound(name)
@@ -190,7 +190,7 @@ class Catalog(Listener):
         return directory.models[name]
 
     async def _name(self, requested: str | None) -> str:
-        """The name of the model, after as many lookups as it takes. Raises ModelNotFound, BackendError, Unavailable."""
+        """The name of the model, after the necessary lookups. Raises ModelNotFound, BackendError, Unavailable."""
         directory = self._directory
 
         def is_listed() -> bool:
@@ -218,7 +218,7 @@ class Catalog(Listener):
     # ---- Lookups
 
     async def _look_up_unknown(self, enough: Callable[[], bool]) -> None:
-        """Looks for a name that no backend has listed. Raises BackendError, Unavailable."""
+        """Looks up the lists for a name that no backend has listed. Raises BackendError, Unavailable."""
         is_listing = any(inventory.is_listing for inventory in self._directory.inventories)
         if is_listing or self._clock() >= self._unknown_until:
             try:
@@ -234,10 +234,10 @@ class Catalog(Listener):
     async def _look_up_lists(
         self, enough: Callable[[], bool] = lambda: False, inventories: Collection[Inventory] = ()
     ) -> None:
-        """Looks up the lists of these backends, or of all that may answer, until they have brought enough.
+        """Looks up the lists of these backends (default: all that may answer), until `enough` returns true.
 
-        LIST_WAIT after the first list, others are no longer waited for. Raises the first backend's BackendError or
-        Unavailable if none has answered.
+        Stops waiting LIST_WAIT seconds after the first list. Raises the first backend's BackendError or Unavailable if
+        no backend has answered.
         """
         await self._pool.resolved(LIST_WAIT)
         every = self._directory.inventories
@@ -271,7 +271,7 @@ def _has_succeeded(lookup: Lookup) -> bool:
 
 
 def _first_error(lookups: Iterable[Lookup]) -> BaseException | None:
-    """The error of the first one that has failed, if possible another one than NOT_FOUND."""
+    """The error of the first failed lookup, preferably one other than NOT_FOUND; None if none has failed."""
     errors = [
         error.with_traceback(None)
         for lookup in lookups

@@ -1,6 +1,6 @@
-"""How channels to the backend are opened: TLS, and how they find out that the other side is gone.
+"""Opens channels to backends, with TLS and keepalive pings.
 
-A channel keeps the certificates that it was opened with. When their files change, all are opened anew: `pool.py`.
+A channel keeps the certificates that it was opened with. When their files change, `pool.py` replaces all channels.
 """
 
 import asyncio
@@ -16,20 +16,23 @@ from grpc import aio
 from anyserve_common.file_watch import follow, signature
 
 MAX_MESSAGE_BYTES = 64 << 20
-RECONNECT = 1.0
-"""Seconds between attempts to connect, and how long one may take."""
+RECONNECT_INTERVAL = 1.0
+"""Seconds between attempts to connect, and the time limit of each."""
 DEFAULT_PING_INTERVAL = 60.0
-"""Seconds between pings to a server that was told nothing about them: more of them count as an attack."""
+"""Seconds between pings to a server that doesn't permit frequent ones: it may take more pings for an attack."""
 DEFAULT_PING_TIMEOUT = 20.0
+"""Seconds to wait for the answer to such a ping."""
 Options = list[tuple[str, int | str]]
 
 
 @dataclass(frozen=True, slots=True)
 class Files:
-    """PEM. None: the system's authorities; no certificate is shown."""
+    """PEM files."""
 
     ca: Path | None = None
+    """Authorities that may have issued the server's certificate; None: the system's."""
     certificate: Path | None = None
+    """The client's certificate; None: none is sent."""
     key: Path | None = None
 
     @property
@@ -37,31 +40,32 @@ class Files:
         return [path for path in (self.ca, self.certificate, self.key) if path is not None]
 
     def credentials(self) -> grpc.ChannelCredentials:
-        """Raises OSError, of which ssl.SSLError is one, or ValueError: grpc itself would say nothing of a bad file."""
+        """Raises OSError (such as ssl.SSLError) or ValueError for a bad file, which grpc itself doesn't report."""
         ca, key, certificate = (path.read_bytes() if path else None for path in (self.ca, self.key, self.certificate))
         check = ssl.create_default_context()
         if self.ca:
             check.load_verify_locations(self.ca)
         if self.certificate:
-            # Without a password OpenSSL would ask for one on the terminal.
+            # With an encrypted key and no password, OpenSSL would prompt for it on the terminal.
             check.load_cert_chain(self.certificate, self.key, password=lambda: b"")
         return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 class Dialer:
-    """`keepalive`: seconds of silence before the backend is pinged, and again until it is given up. `server_name`: that
-    the certificate must be for; empty is the host of the endpoint. Without `files` there is no TLS. Raises as they do.
+    """Opens channels. `keepalive`: seconds of silence before a ping to the backend, and to wait for its answer.
+    `server_name`: the name in the backend's certificate; empty is the host of the endpoint. Without `files` there is no
+    TLS. Raises what `Files.credentials` raises.
     """
 
     def __init__(self, keepalive: float = 5.0, files: Files | None = None, server_name: str = "") -> None:
         self._keepalive = keepalive
         self._files = files
         self._server_name = server_name
-        self._seen = signature(files.paths) if files else ()  # before they are read: a change in between is seen later
+        self._seen = signature(files.paths) if files else ()  # before reading them, so that no later change is missed
         self._credentials = files.credentials() if files else None
 
     def open(self, target: str, name: str = "", *, frequent_pings: bool = False) -> aio.Channel:
-        """`name`: the host, where `target` is one of its addresses. `frequent_pings`: the server permits them."""
+        """`name` is the host if `target` is one of its addresses. `frequent_pings`: whether the server permits them."""
         time, timeout = (
             (self._keepalive, self._keepalive) if frequent_pings else (DEFAULT_PING_INTERVAL, DEFAULT_PING_TIMEOUT)
         )
@@ -75,7 +79,7 @@ class Dialer:
         return aio.secure_channel(target, self._credentials, options=options)
 
     async def watch(self, renewed: Callable[[], None]) -> None:
-        """Follows the files; calls `renewed` when channels are opened with new ones. Runs until cancelled."""
+        """Reads the files again when they change, and then calls `renewed`. Runs until cancelled."""
         files, loop = self._files, asyncio.get_running_loop()
         if files is None or not files.paths:
             return
@@ -93,15 +97,15 @@ def channel_options(
     options: Options = [
         ("grpc.max_receive_message_length", MAX_MESSAGE_BYTES),
         ("grpc.max_send_message_length", MAX_MESSAGE_BYTES),
-        # A worker that comes back is found within a second or so.
+        # Reconnects about a second after a worker has restarted.
         ("grpc.initial_reconnect_backoff_ms", 100),
-        ("grpc.min_reconnect_backoff_ms", round(RECONNECT * 1000)),
-        ("grpc.max_reconnect_backoff_ms", round(RECONNECT * 1000)),
-        # A peer that vanished is noticed while a call waits for it.
+        ("grpc.min_reconnect_backoff_ms", round(RECONNECT_INTERVAL * 1000)),
+        ("grpc.max_reconnect_backoff_ms", round(RECONNECT_INTERVAL * 1000)),
+        # Detects that the peer is gone while a call waits for it.
         ("grpc.keepalive_time_ms", round(keepalive * 1000)),
         ("grpc.keepalive_timeout_ms", round(timeout * 1000)),
-        ("grpc.http2.ping_timeout_ms", round(timeout * 1000)),  # or else a ping has a minute, whatever the line above
-        # As often as that also while only the peer has something to say.
+        ("grpc.http2.ping_timeout_ms", round(timeout * 1000)),  # else a minute, despite the line above
+        # No limit on pings while this side sends no data.
         ("grpc.http2.max_pings_without_data", 0),
     ]
     if is_loopback(target):

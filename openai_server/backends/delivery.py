@@ -1,7 +1,8 @@
-"""When the rows of a shared stream are delivered: at once, or together with those of messages that have come already.
+"""Decides when to deliver the rows of a shared stream: at once, or together with the rows of messages that have already
+arrived.
 
-A write to a client costs more than all else that is done for a token. Nothing waits for a message that may not come:
-rows are held back only while gRPC reads one that had probably arrived before the last delivery was over.
+A write to a client costs more than all other work for a token. Rows never wait for a message that may not come: they
+are held back only while gRPC reads a message that has probably arrived before the last delivery ended.
 """
 
 from collections.abc import Callable
@@ -10,47 +11,47 @@ from time import perf_counter
 from typing import Protocol
 
 MAX_MESSAGES = 8
-"""Messages that are delivered together at most."""
+"""Maximum number of messages that are delivered together."""
 BACKLOG_SECONDS = 0.0002
-"""A message that is read so soon after a delivery had waited, and so may the next one."""
+"""A message that is read within this time after a delivery has waited to be read, and so may the next one."""
 WRITE_SECONDS = 1e-5
-"""Roughly, of a write to one receiver's client: the event loop sends all of them after the delivery."""
+"""Rough time of a write to one receiver's client. The event loop makes these writes after the delivery."""
 READING_PASSES = 2
-"""Passes of the event loop in which gRPC hands over a message that has come."""
+"""Passes of the event loop in which gRPC hands over a message that has arrived."""
 
 
 class Receiver(Protocol):
     def deliver(self) -> None:
-        """Passes on what was put into it."""
+        """Passes on the rows that were put into it."""
 
 
 class Delivery:
-    """Made for one stream. `call_soon` is the event loop's; `clock` returns seconds."""
+    """Delivers the rows of one stream. `call_soon` is the event loop's; `clock` returns seconds."""
 
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], clock: Callable[[], float] = perf_counter):
         self._call_soon = call_soon
         self._clock = clock
         self._receivers: dict[Receiver, None] = {}
-        """Those with rows that are not delivered."""
+        """Receivers with undelivered rows."""
         self.is_behind = False
-        """The last message had waited to be read."""
+        """Whether the last message has waited to be read."""
         self._backlog_until = -inf
-        """A message that is read before had waited."""
+        """A message that is read before this time has waited."""
         self._n_messages = 0
-        """Messages that the coming delivery has."""
+        """Messages in the next delivery, if it is held back."""
         self._passes_left = 0
-        """Passes of the event loop until the coming delivery; 0: none is held back."""
+        """Passes of the event loop until the next delivery; 0: no delivery is held back."""
 
     def note_arrival(self) -> None:
-        """Called when a message has been read."""
+        """Must be called when a message has been read."""
         self.is_behind = self._clock() < self._backlog_until
 
     def add(self, receiver: Receiver) -> None:
-        """The message has rows for it."""
+        """Must be called for each receiver that got rows."""
         self._receivers[receiver] = None
 
     def end_message(self) -> None:
-        """Called when all rows of a message have been put into their receivers."""
+        """Must be called when all rows of a message have been put into their receivers."""
         if self._passes_left:
             self._n_messages += 1
             if self._n_messages < MAX_MESSAGES:
@@ -62,7 +63,7 @@ class Delivery:
             self.deliver()
 
     def deliver(self) -> None:
-        """Delivers what has been added, whatever may come."""
+        """Delivers all rows now."""
         receivers, self._receivers = self._receivers, {}
         for receiver in receivers:
             receiver.deliver()

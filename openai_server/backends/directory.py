@@ -1,9 +1,9 @@
-"""Which names lead to which models, and which backends have them: the union of all inventories.
+"""Maps names to models, and models to the backends that have them: the union of all inventories.
 
-Nothing here waits. To find a known model takes one to three lookups in a dict.
+Nothing here waits. Finding a known model takes one to three lookups in a dict.
 
-The default model is the first one of the first endpoint, in the order of the command line, that has listed its models.
-It stays the default for as long as the models of a backend that is gone are remembered.
+The default model is the first model of the first endpoint (in the order of the command line) that has listed its
+models. When its backend is gone, it stays the default as long as the models of that backend are remembered.
 """
 
 import logging
@@ -18,20 +18,20 @@ from protos.contract import ANYSERVE_VERSION
 log = logging.getLogger(__name__)
 
 FIRST_MODEL_ALIAS = ANYSERVE_VERSION
-"""Always a name of the default model, as in AnyServe's instructions."""
+"""An alias of the default model on every server, as in AnyServe's instructions."""
 DEFAULT_NAMES = ("", FIRST_MODEL_ALIAS)
 
 Failed = frozenset[tuple[Member, str]]
-"""Members that have failed a request, each with the model that it was called for."""
+"""Members that failed to answer a request, each with the model that was called."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Model(Metadata):
-    """A model in one form. Where backends report different metadata of one name, there is one for each form."""
+    """A model in one form. If backends report different metadata for a name, each form is a Model of its own."""
 
     name: str
     members: tuple[Member, ...]
-    """Those that have it in this form; at least one."""
+    """Members that have the model in this form; at least one."""
 
     def require(self, task: str) -> None:
         """Raises TaskNotSupported."""
@@ -49,14 +49,15 @@ class Directory:
         self._departed: list[Inventory] = []
         """Inventories of backends whose addresses are gone, as long as their models are remembered."""
         self.listed: dict[str, None] = {}
-        """What any backend lists, in the order of the backends and of their lists."""
+        """Names of the listed models, in the order of the backends and of their lists."""
         self.models: dict[str, tuple[Model, ...]] = {}
-        """By name, as far as a backend has reported it."""
+        """The forms of each model with known metadata, by name."""
         self._synonyms: dict[str, str] = {}
-        """Other names: aliases, and those of the default model, as far as that is known."""
+        """Other name → model: aliases, and the names of the default model if that is known."""
         self._remembered: frozenset[str] = frozenset()
+        """Names of models whose backends are gone."""
         self._differing: set[str] = set()
-        """Models of which backends report different metadata."""
+        """Models for which backends report different metadata."""
 
     # ---- Backends
 
@@ -65,7 +66,7 @@ class Directory:
         return list(self._inventories.values())
 
     def inventory(self, member: Member) -> Inventory | None:
-        """None: its address is gone."""
+        """None if the member's address is gone."""
         return self._inventories.get(member)
 
     def add(self, inventory: Inventory) -> None:
@@ -78,22 +79,22 @@ class Directory:
         self.arrange()
 
     def having(self, name: str) -> list[Inventory]:
-        """Those that list the model."""
+        """Inventories of the backends that list the model."""
         return [inventory for inventory in self._inventories.values() if name in inventory.names]
 
     def has_another(self, name: str, member: Member) -> bool:
-        """Whether the model is known to be on another backend than this one."""
+        """Whether a backend other than this one is known to have the model."""
         return any(other is not member for model in self.models.get(name, ()) for other in model.members)
 
     # ---- Names
 
     def known(self, requested: str | None) -> tuple[Model, ...]:
-        """No name is the default model. Empty if a lookup is needed."""
+        """The forms of the requested model; empty if a lookup is needed. No name is the default model."""
         requested = requested or ""
         return self.models.get(requested) or self.models.get(self._synonyms.get(requested, ""), ())
 
     def target(self, requested: str | None) -> str | None:
-        """The name of the model, be its backend there or not; None if it is unknown."""
+        """The name of the model, even if its backend is gone; None if it is unknown."""
         requested = requested or ""
         if requested in self.listed:
             return requested
@@ -102,14 +103,14 @@ class Directory:
     # ---- Changes
 
     def change(self, name: str | None) -> None:
-        """An inventory has new metadata of this model; None is another list."""
+        """Updates the directory after an inventory has new metadata of this model, or a new list if `name` is None."""
         if name is None:
             self.arrange()
         else:
             self._group(name)
 
     def arrange(self) -> None:
-        """Makes one list of all lists."""
+        """Combines the lists of all inventories."""
         self._departed = [inventory for inventory in self._departed if inventory.remembered]
         inventories = [self._inventories[member] for member in self._pool.members if member in self._inventories]
         self.listed = dict.fromkeys(name for inventory in inventories for name in inventory.names)
@@ -126,7 +127,7 @@ class Directory:
             self._synonyms.pop(name, None)
 
     def _default(self, inventories: Sequence[Inventory]) -> str | None:
-        """None if no backend has listed any model, or as long as an earlier endpoint than those that have may do so."""
+        """The default model; None if no backend has listed any model, or while an earlier endpoint may still do so."""
         every = [*inventories, *self._departed]
         unresolved = self._pool.unresolved
         for endpoint in sorted({*unresolved, *(inventory.member.endpoint for inventory in every)}):
@@ -139,7 +140,7 @@ class Directory:
         return None
 
     def _group(self, name: str) -> None:
-        """Puts the backends together that report the same of a model."""
+        """Groups the backends that report the same metadata for a model."""
         groups: list[tuple[Metadata, list[Member]]] = []
         for member in self._pool.members:
             inventory = self._inventories.get(member)
@@ -160,26 +161,26 @@ class Directory:
         self._report_differences(name, groups)
 
     def _report_differences(self, name: str, groups: Sequence[tuple[Metadata, Sequence[Member]]]) -> None:
-        """One line when backends begin to differ, as in a rolling update, and one when they agree again."""
+        """Logs a line when backends begin to differ, as in a rolling update, and a line when they agree again."""
         if len(groups) > 1 and name not in self._differing:
             self._differing.add(name)
-            (one, (first, *_)), (other, (second, *_)) = groups[:2]
+            (first_metadata, (first, *_)), (second_metadata, (second, *_)) = groups[:2]
             log.warning(
-                "%s and %s report different metadata of the model '%s' (%s); each request is made for the one that it "
-                "goes to",
+                "%s and %s report different metadata for the model '%s' (%s); each request is built for the backend "
+                "that gets it",
                 first.backend.target,
                 second.backend.target,
                 name,
-                ", ".join(one.differences(other)),
+                ", ".join(first_metadata.differences(second_metadata)),
             )
         elif len(groups) < 2 and name in self._differing:
             self._differing.discard(name)
             if groups:
-                log.info("all backends report the same metadata of the model '%s' again", name)
+                log.info("all backends report the same metadata for the model '%s' again", name)
 
 
 def without(models: Iterable[Model], failed: Failed) -> tuple[Model, ...]:
-    """The models, each with those members alone that have not failed, as far as there are any."""
+    """The models without their failed members; models without any other member are left out."""
     left = []
     for model in models:
         members = tuple(member for member in model.members if (member, model.name) not in failed)

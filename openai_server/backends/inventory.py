@@ -1,9 +1,10 @@
-"""What one backend has: the names of its models, and what it reports of each.
+"""The models of one backend: their names, and their metadata.
 
-It is looked up once the backend is ready, and kept until newer answers have come. Two events lead to new lookups:
+They are looked up when the backend is ready, and kept until newer results arrive. Two events lead to new lookups:
 
-- The connection was lost: everything is dropped, because another backend may take the place of the one that is gone.
-- A call failed with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and is used meanwhile.
+- The connection is lost: everything is dropped, because another backend may replace the one that is gone.
+- A call fails with NOT_FOUND or UNAVAILABLE: everything is looked up again in the background, and stays in use
+  meanwhile.
 """
 
 import asyncio
@@ -19,7 +20,7 @@ from typing import Any
 
 from anyserve_common import logs
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
-from openai_server.backends.pool import AWAY_STATUSES, Member
+from openai_server.backends.pool import UNAVAILABLE_STATUSES, Member
 from openai_server.core.context_length import is_number
 from openai_server.core.errors import BackendError, Unavailable
 from protos.contract import TASK_GENERATE
@@ -31,12 +32,12 @@ Lookup = asyncio.Task[None]
 LOOKUP_INTERVAL = 1.0
 """Seconds between two lookups for the same reason: unknown names, or errors of calls."""
 MEMORY_SECONDS = 600.0
-"""Seconds for which the models of a backend that is gone are known, so that requests for them get a 503 and no 404."""
+"""Seconds for which the models of a backend that is gone are remembered: requests for them get status 503, not 404."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metadata:
-    """What a backend reports of a model."""
+    """A backend's metadata for a model."""
 
     input_names: Container[str]
     """Names of its input tensors."""
@@ -45,25 +46,26 @@ class Metadata:
 
     @property
     def tasks(self) -> list[str]:
-        """What it can do. A backend that does not say knows of nothing but generation."""
+        """Tasks that the model supports; only generation if the backend doesn't report them."""
         return self.parameters.get("tasks", TASK_GENERATE).split(",")
 
     @property
     def context_length(self) -> int | None:
-        """None is unknown."""
+        """Tokens; None is unknown."""
         length = self.parameters.get("context_length", "")
         return int(length) if is_number(length) else None
 
     def differences(self, other: "Metadata") -> list[str]:
-        """Names of what the two don't have in common. When a model was loaded is no difference."""
+        """Names of the values that differ, without the time at which the model was loaded."""
         names = {*self.parameters, *other.parameters} - {"loaded_at"}
         found = sorted(name for name in names if self.parameters.get(name) != other.parameters.get(name))
         return found if self.input_names == other.input_names else ["inputs", *found]
 
 
 class Inventory:
-    """`served` are the models of a backend that has no RepositoryIndex. `changed` is called with the name of a model
-    whose metadata has changed, and with None for the list. `clock` returns seconds from any start."""
+    """The models of one backend. `served` are the models of a backend that has no RepositoryIndex. `changed` is called
+    with the name of a model whose metadata has changed, and with None when the list has. `clock` returns seconds from
+    any start."""
 
     def __init__(
         self,
@@ -76,25 +78,26 @@ class Inventory:
         self.names: tuple[str, ...] = ()
         """Names of the models that are ready, in the backend's order; empty if that is unknown."""
         self.models: dict[str, Metadata] = {}
-        """Metadata of these models, as far as it is known."""
+        """Metadata of these models, as far as known, by name."""
         self.tried = False
-        """A lookup of the list has ended."""
+        """Whether a lookup of the list has ended."""
         self.awaited = True
-        """Until then, or until a request has waited long enough: its models may come before those of other backends."""
+        """Whether the default model may still depend on its first list: true until a lookup has ended, or until a
+        request has waited long enough for it."""
         self._served = tuple(served)
         self._changed = changed
         self._clock = clock
         self._last_names: tuple[str, ...] = ()
         self._last_until = float("-inf")
         self._lookups: dict[str | None, Lookup] = {}
-        """Under way, each shared by all that wait for it: by model, None is the list."""
+        """Lookups in progress by model, None for the list. All that wait for the same lookup share it."""
         self._filling: asyncio.Task[None] | None = None
         self._renewal: asyncio.Task[None] | None = None
         self._outdated = False
-        """A call has failed since everything was looked up."""
+        """Whether a call has failed since everything was looked up."""
 
     def forget(self) -> None:
-        """Drops everything. Lookups under way still answer those that wait for them, and are not kept."""
+        """Drops everything. Lookups in progress still return their results, which are not kept."""
         self._remember()
         names, self.names, self.models = list(self.models), (), {}
         self._lookups = {}
@@ -104,7 +107,7 @@ class Inventory:
 
     @property
     def remembered(self) -> tuple[str, ...]:
-        """What a backend listed last that is gone now, or lists nothing any more."""
+        """The last list of a backend that is gone, or that no longer lists any models; otherwise empty."""
         return self._last_names if not self.names and self._clock() < self._last_until else ()
 
     def _remember(self) -> None:
@@ -112,7 +115,7 @@ class Inventory:
             self._last_names, self._last_until = self.names, self._clock() + MEMORY_SECONDS
 
     def close(self) -> None:
-        """Ends what goes on in the background."""
+        """Ends the background tasks."""
         self._outdated = False
         for task in (self._filling, self._renewal):
             if task is not None:
@@ -120,17 +123,17 @@ class Inventory:
         self._filling = self._renewal = None
 
     def drop(self, name: str) -> None:
-        """The backend does not know this model, whatever it has listed."""
+        """Drops the metadata of a model that the backend lists but doesn't have."""
         if self.models.pop(name, None) is not None:
             self._changed(name)
 
     # ---- In the background
 
     def renew(self) -> None:
-        """Looks everything up again, and if that fails, once more a little later."""
+        """Looks everything up again in the background, and retries if that fails."""
         self._outdated = True
         if self._renewal is None or self._renewal.done():
-            self._renewal = asyncio.create_task(self._renew(), context=Context())  # not only for this request
+            self._renewal = asyncio.create_task(self._renew(), context=Context())  # it outlives this request
 
     async def _renew(self) -> None:
         while self._outdated:
@@ -141,7 +144,7 @@ class Inventory:
                     await self._look_up_again(name)
             except BackendError as error:
                 log.debug("%s: can't look up the models again: %s", self.member.backend.target, error)
-                self._outdated = self.member.backend.connected  # or else it is told when there is a connection
+                self._outdated = self.member.backend.connected  # a new connection starts another renewal
             except Unavailable as error:
                 log.warning("%s: %s", self.member.backend.target, error)
             await asyncio.sleep(LOOKUP_INTERVAL)
@@ -156,14 +159,14 @@ class Inventory:
             self.drop(name)  # the list is wrong about this one
 
     async def _fill(self) -> None:
-        """One after the other: none is needed now. A request for one of them looks it up at once."""
+        """Looks up the missing metadata, one model at a time. A request for a model doesn't wait for its turn."""
         tried: set[str] = set()
         while left := [name for name in self.names if name not in self.models and name not in tried]:
             tried.add(left[0])
             with suppress(BackendError):
                 await asyncio.shield(self.look_up(left[0]))
 
-    # ---- Lookups: joins the one under way, or begins one, which goes on if nobody waits for it any more
+    # ---- Lookups. Each joins the one in progress or starts one, which continues if the waiting tasks are cancelled
 
     @property
     def is_listing(self) -> bool:
@@ -191,7 +194,7 @@ class Inventory:
             task.exception()  # asyncio logs an exception that was never retrieved
 
     def _is_kept(self, key: str | None) -> bool:
-        """Whether the lookup that runs here has not been overtaken by `forget`."""
+        """Whether `forget` was not called since the lookup in this task began."""
         return self._lookups.get(key) is asyncio.current_task()
 
     async def _find_names(self) -> None:
@@ -207,7 +210,7 @@ class Inventory:
             if self._is_kept(None):
                 self._take_names(tuple(names))
         except BackendError as error:
-            self._learn(error)
+            self._recheck_readiness(error)
             raise
         finally:
             if not self.tried:
@@ -215,7 +218,7 @@ class Inventory:
                 self._changed(None)
 
     async def _served_here(self) -> list[str]:
-        """Those of `served` that the backend does not refuse to describe. Raises BackendError, Unavailable."""
+        """The `served` models that the backend has metadata for. Raises BackendError, Unavailable."""
         known = []
         for name in self._served:
             try:
@@ -227,7 +230,7 @@ class Inventory:
             else:
                 known.append(name)
         if not known:
-            raise Unavailable("The backend knows no model of --served-model.")
+            raise Unavailable("The backend has none of the models of --served-model.")
         return known
 
     def _take_names(self, names: tuple[str, ...]) -> None:
@@ -251,7 +254,7 @@ class Inventory:
                 # Templates and vocabularies are large, and equal on all backends that have the model.
                 parameters = {key: sys.intern(value) for key, value in (await backend.parameters(name)).items()}
         except BackendError as error:
-            self._learn(error)
+            self._recheck_readiness(error)
             raise
         metadata = Metadata(input_names, parameters)
         if self._is_kept(name) and name in self.names and metadata != self.models.get(name):
@@ -265,14 +268,14 @@ class Inventory:
             logs.log_fields(log, logging.INFO, f"found the model '{name}'", fields)
             self._changed(name)
 
-    def _learn(self, error: BackendError) -> None:
-        if error.status in AWAY_STATUSES:
+    def _recheck_readiness(self, error: BackendError) -> None:
+        if error.status in UNAVAILABLE_STATUSES:
             self.member.backend.recheck_readiness()
 
 
 @contextmanager
 def _if_implemented() -> Iterator[None]:
-    """Suppresses the error of a backend that does not have this call."""
+    """Suppresses the error of a backend that doesn't implement the call."""
     try:
         yield
     except BackendError as error:

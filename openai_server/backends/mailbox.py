@@ -1,4 +1,4 @@
-"""Where the answers to one HTTP request gather until it takes them: it may have several prompts, each with choices."""
+"""Collects the answers to one HTTP request until it takes them. It may have several prompts with several choices."""
 
 import asyncio
 from collections.abc import Callable
@@ -9,44 +9,46 @@ from openai_server.core.rows import Row
 from openai_server.core.usage import Usage
 
 PROMPTS_IN_FLIGHT = 16
-"""Calls of one request at a time. A list of a thousand prompts must not fill the backend's queue by itself."""
+"""Maximum number of concurrent calls for one request, so that a list of a thousand prompts doesn't fill the backend's
+queue."""
 MAX_WAITING_ROWS = 256
-"""Rows that may wait; then those of one choice become one, so that a slow client costs no more than its text."""
+"""Maximum number of waiting rows. Beyond that, the rows of each choice are merged, so that a slow client costs no more
+memory than its text."""
 
 Cancel = Callable[[], object]
 Start = Callable[[int, "Mailbox"], Cancel]
-"""Starts the call for prompt k, which tells the mailbox what becomes of it. What it returns cancels the call."""
+"""Starts the call for prompt k, which puts its results into the mailbox. Returns a function that cancels the call."""
 Retry = Callable[[int, "Mailbox", BackendError], Cancel | None]
-"""Starts a call that failed a second time, elsewhere; None if that makes no sense."""
+"""Starts a failed call again on another backend; None if no other backend could answer it."""
 Sink = Callable[[list[Row]], bool]
-"""Writes the rows to the client at once, without waiting. False: it can't now, and has done nothing."""
+"""Writes the rows to the client without waiting. Returns False if it can't at the moment; then it has done nothing."""
 
 
 class Mailbox:
-    """Filled on the event loop, without waiting; taken by one task. The first failure ends all calls.
+    """Filled on the event loop without waiting, and read by one task. The first failure ends all calls.
 
-    While the task waits in `take`, `sink` gets the rows instead, so that a token costs no wake-up of a task. The task
-    still gets those that the sink refuses, the end and every error.
+    While the task waits in `take`, `sink` gets the rows instead, so that a token doesn't wake a task. The task still
+    gets the rows that the sink refuses, the end, and all errors.
 
     `ping_interval`: seconds of silence after which `take` returns an empty list.
     """
 
     __slots__ = (  # one for each stream, and all of them are touched in every step
-        *("_error", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows", "_running"),
-        *("_silent", "_spoken", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "sink", "usages"),
+        *("_error", "_has_begun", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows"),
+        *("_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "sink", "usages"),
     )
 
     def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
         self.sink: Sink | None = None
         self.usages: list[Usage | None] = []
-        """Token counts of the prompts whose answers are whole, in the order in which they became so."""
+        """Token counts of the prompts with complete answers, in the order of their completion."""
         self.n_taken = 0
-        """Tokens that were taken."""
+        """Number of tokens taken by the task or the sink."""
         self._n_prompts = n_prompts
         self._start = start
         self._retry = retry
-        self._spoken = False
-        """Something was said already, so that no call may start again."""
+        self._has_begun = False
+        """Whether a row has arrived; after that no call may be retried."""
         self._running: dict[int, Cancel] = {}
         self._n_started = 0
         self._rows: list[Row] = []
@@ -64,11 +66,11 @@ class Mailbox:
 
     @property
     def is_over(self) -> bool:
-        """All answers are whole, and all of their rows are taken."""
+        """Whether all answers are complete and all rows are taken."""
         return len(self.usages) == self._n_prompts and not self._rows and self._error is None
 
     async def take(self) -> list[Row]:
-        """What has come since the last time. Empty at the end, and after a long silence.
+        """The rows that have arrived since the last call. Empty at the end, and after a long silence.
 
         Raises BackendError, and what the sink has raised.
         """
@@ -86,7 +88,7 @@ class Mailbox:
         return rows
 
     def _watch_for_silence(self) -> None:
-        """One timer that comes back, since one for each wait would cost more than the token that ends it."""
+        """Checks for silence with one recurring timer: a timer for each wait would cost more than a token."""
         now = self._loop.time()
         since = self._waits_since if self._waiter is not None else now
         if now >= since + self._ping_interval:
@@ -95,7 +97,7 @@ class Mailbox:
         self._timer = self._loop.call_at(since + self._ping_interval, self._watch_for_silence)
 
     def close(self) -> None:
-        """Cancels the calls that still run. The sink gets nothing any more."""
+        """Cancels the running calls. The sink gets no more rows."""
         self._timer.cancel()
         self.sink = None
         running, self._running = self._running, {}
@@ -105,17 +107,17 @@ class Mailbox:
     # ---- For the calls
 
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
-        """`index` counts the choices of all prompts. `deliver` has to follow, after one or several rows."""
+        """Adds a row. `index` counts the choices of all prompts. `deliver` must follow after one or several rows."""
         rows = self._rows
         rows.append((index, token, reason, logprobs))
-        self._spoken = True
+        self._has_begun = True
         if len(rows) >= self._room:
             self._rows = merged(rows)
             self.n_taken += len(rows) - len(self._rows)
             self._room = len(self._rows) + MAX_WAITING_ROWS
 
     def deliver(self) -> None:
-        """Passes on what was put: to the sink or the task. Neither, while the task writes: it comes back for them."""
+        """Passes the rows on to the sink or the task. While the task is busy, the rows wait until it calls `take`."""
         rows = self._rows
         if self._waiter is None or not rows:
             return
@@ -124,7 +126,7 @@ class Mailbox:
             return
         try:
             is_written = self.sink(rows)
-        except Exception as error:  # raised in the task that it is about, and not here, among others' rows
+        except Exception as error:  # raised in the task of this request, not here among the rows of others
             self._error, self._rows, is_written = self._error or error, [], False
         if is_written:
             self.n_taken += len(rows)
@@ -134,17 +136,17 @@ class Mailbox:
             self._wake()
 
     def end(self, k: int, usage: Usage | None) -> None:
-        """The answer to prompt k is whole."""
+        """Records that the answer to prompt k is complete."""
         self._running.pop(k, None)
         self.usages.append(usage)
         self._start_more()
         self._wake()
 
     def fail(self, k: int, error: BackendError) -> None:
-        """The call for prompt k has ended with an error."""
+        """Records that the call for prompt k has ended with an error."""
         started = self._running.pop(k, None)
-        if started and not self._spoken and not self._error and (again := self._retry(k, self, error)):
-            self._running[k] = again
+        if started and not self._has_begun and not self._error and (cancel := self._retry(k, self, error)):
+            self._running[k] = cancel
             return
         self._error = self._error or error
         self.close()
@@ -163,7 +165,7 @@ class Mailbox:
 
 
 def merged(rows: list[Row]) -> list[Row]:
-    """One row a choice, in the order of their first."""
+    """One row for each choice, in the order of the choices' first rows."""
     by_choice: dict[int, tuple[list[bytes], list[str | None], list[TokenLogprob]]] = {}
     for index, token, reason, logprobs in rows:
         tokens, reasons, all_logprobs = by_choice.setdefault(index, ([], [], []))

@@ -1,21 +1,21 @@
-"""Log lines about something that comes and goes: one warning an outage, and one line at its end. PURE."""
+"""Logs the outages of a server or a name: a warning at the beginning, and another line at the end. PURE."""
 
 import logging
 from collections import deque
 from collections.abc import Callable
 
 BURST = 5
-"""Outages that are logged one by one, of those within PERIOD."""
+"""Maximum number of outages logged within PERIOD."""
 PERIOD = 60.0
 """Seconds."""
 MAX_REASON = 500
-"""Characters of a reason."""
+"""Maximum length of a reason, in characters."""
 
 
 class Outages:
-    """`lost` and `back` are the messages; a reason follows the first. `clock` gives seconds from any start.
+    """`lost` and `back` are the messages; a reason follows the first one. `clock` returns seconds from any start.
 
-    `is_there` None: it has not been seen yet, and the first time is logged.
+    `is_there` is the state at the start. None is unknown: then `back` logs a line the first time.
     """
 
     def __init__(
@@ -26,24 +26,24 @@ class Outages:
         self._back = back
         self._clock = clock
         self._is_there = is_there
-        """As it was logged last."""
+        """The last logged state."""
         self._times: deque[float] = deque(maxlen=BURST)
-        """When the last outages were logged."""
+        """Times of the last logged outages."""
 
     @property
     def would_log(self) -> bool:
-        """Whether `lost` logs a line now. An outage that is not logged because of others is once these are old."""
+        """Whether `lost` would log a line now. An outage beyond BURST may still be logged later if it lasts."""
         if self._is_there is False:
             return False
         return len(self._times) < BURST or self._clock() - self._times[0] >= PERIOD
 
     def lost(self, reason: str) -> None:
-        """May be called again for each attempt."""
+        """Logs an outage, once. May be called for each failed attempt."""
         if not self.would_log:
             return
         self._is_there = False
         self._times.append(self._clock())
-        more = f" (outages are logged {BURST} times in {PERIOD:g} s at most)" if len(self._times) == BURST else ""
+        more = f" (at most {BURST} outages in {PERIOD:g} s are logged)" if len(self._times) == BURST else ""
         self._log.warning("%s: %s%s", self._lost, reason[:MAX_REASON], more)
 
     def back(self) -> None:

@@ -1,8 +1,8 @@
-"""The servers behind the sidecar: which of them gets a request, and what happens to it when that server dies.
+"""The pool of backends: picks the one that gets a request, and retries elsewhere when it fails.
 
-Which models a server has is up to `catalog.py`, which names the members that may get a request: all of them have its
-model, with the same inputs and parameters. The request goes to the usable one with the fewest running requests. If it
-is refused for reasons that are not its own before the first token has come, it goes to each of the others once.
+`catalog.py` passes the members that may get a request: all of them have its model, with the same inputs and parameters.
+The request goes to the usable member with the fewest running requests. If it fails before the first token for a reason
+that is not in the request, it is retried once on each of the other members.
 """
 
 import asyncio
@@ -27,49 +27,49 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 EVERY_ADDRESS = "dns:///"
-"""Before a name: each of its addresses is a server of its own."""
+"""Prefix of an endpoint's name: each of the name's addresses is a server of its own."""
 RESOLVE_INTERVAL = 5.0
-"""Seconds between looks at the addresses of names."""
+"""Seconds between lookups of a name's addresses."""
 GRACE = 600.0
-"""Seconds that running requests of a server get whose address is gone."""
-AWAY_STATUSES = ("UNAVAILABLE", "CANCELLED")
-"""Statuses of calls to a server that is not there, or shuts down."""
+"""Seconds that running requests may take after the address of their server is gone."""
+UNAVAILABLE_STATUSES = ("UNAVAILABLE", "CANCELLED")
+"""Statuses of calls to a server that can't be reached or shuts down."""
 READY_WAIT = 0.5
-"""Seconds until a probe looks at the next server, too, while the one before is silent."""
+"""Seconds to wait for a server's readiness before the next server is checked at the same time."""
 
 
 class Address(NamedTuple):
     target: str
     name: str = ""
-    """The host that it was found for."""
+    """The host with this address; empty if `target` is the endpoint itself."""
 
 
 @dataclass(slots=True, eq=False)
 class Member:
-    """One server: its address, and the connection to it at the moment."""
+    """One server: its address, and the current connection to it."""
 
     endpoint: int
     """Position of its endpoint on the command line."""
     address: Address
     backend: Backend
     turn: int = 0
-    """Number of the last request that it got; 0 before the first one."""
+    """Number of the last request that it got, counted over all members; 0 before the first one."""
     watch: "asyncio.Task[None] | None" = field(default=None, repr=False)
 
 
 class Listener:
-    """What happens to members. Each method is called on the event loop, and must not wait."""
+    """Gets the events of members. Each method is called on the event loop, and must not wait."""
 
     def joined(self, member: Member) -> None: ...
 
     def left(self, member: Member) -> None:
-        """Its address is gone. Running requests go on."""
+        """The member's address is gone. Its running requests continue."""
 
     def ready(self, member: Member) -> None:
-        """It has become usable."""
+        """The member has become usable."""
 
     def lost(self, member: Member) -> None:
-        """Its connection is lost: another server may take the place of the one that is gone."""
+        """The connection is lost. Another server may replace the old one at this address."""
 
     def failed(self, member: Member, model: str, error: BackendError) -> None:
         """A call for the model has failed."""
@@ -77,31 +77,32 @@ class Listener:
 
 Open = Callable[[Address], Backend]
 Renewals = Callable[[Callable[[], None]], Coroutine[Any, Any, None]]
-"""Calls back whenever backends have to be opened anew. Runs until cancelled."""
+"""Calls its argument each time all backends must be opened again. Runs until cancelled."""
 Resolve = Callable[[str], Awaitable[list[Address]]]
 
 
 async def resolve(endpoint: str) -> list[Address]:
-    """`host:port` → an address for each server. Raises OSError."""
+    """The addresses of the servers at `host:port`. Raises OSError."""
     host, _, port = endpoint.rpartition(":")
     host = host.strip("[]")
-    if host.lower() == "localhost":  # one server, which may listen on one of the two addresses alone: gRPC tries both
+    if host.lower() == "localhost":  # one server, which may listen on only one of the two addresses: gRPC tries both
         return [Address(endpoint, host)]
     found = await asyncio.get_running_loop().getaddrinfo(host, int(port), type=socket.SOCK_STREAM)
-    # A server has an address of each family; the first family is the one that the system prefers.
-    hosts = dict.fromkeys(str(address[0]) for family, *_, address in found if family == found[0][0])
-    return [Address(f"[{one}]:{port}" if ":" in one else f"{one}:{port}", host) for one in hosts]
+    # A server may have an address of each family; the system lists the preferred family first.
+    ips = dict.fromkeys(str(address[0]) for family, *_, address in found if family == found[0][0])
+    return [Address(f"[{ip}]:{port}" if ":" in ip else f"{ip}:{port}", host) for ip in ips]
 
 
 class Pool:
-    """Made in the event loop that uses it. `open` makes the backend of an address; they are closed here."""
+    """All backends. `open` creates the backend of an address; the pool closes it. Must be created in the event loop
+    that uses it."""
 
     def __init__(
         self, endpoints: Sequence[str], open: Open, *, resolve: Resolve = resolve, renewals: Renewals | None = None
     ) -> None:
         self.listener = Listener()
         self.members: tuple[Member, ...] = ()
-        """In the order of their endpoints; those of one endpoint by their addresses."""
+        """In the order of their endpoints, and within an endpoint in the order of their addresses."""
         self._open = open
         self._renewals = renewals
         self._resolve = resolve
@@ -110,9 +111,9 @@ class Pool:
             for place, endpoint in enumerate(endpoints)
             if endpoint.startswith(EVERY_ADDRESS)
         }
-        """By position of the endpoint."""
+        """Names to resolve, by the position of their endpoint."""
         self._unresolved = set(self._names)
-        """Those that have not been looked up yet, and are waited for."""
+        """Positions of the names that have not been looked up yet, and that requests wait for."""
         self._outages = {
             name: Outages(log, f"can't resolve {name}", f"{name} is resolved again", time.monotonic, is_there=True)
             for name in self._names.values()
@@ -123,7 +124,7 @@ class Pool:
         self._n_requests = 0
         self._is_watching = False
         self._ended: set[asyncio.Task[None]] = set()
-        """Watches and connections of members that left, as long as they end."""
+        """Tasks that close the connections of members that have left or were renewed."""
         for place, endpoint in enumerate(endpoints):
             if place not in self._names:
                 self._join(place, Address(endpoint))
@@ -133,12 +134,12 @@ class Pool:
             task.cancel()
         await asyncio.gather(*(member.backend.close() for member in self.members))
 
-    # ---- Which servers there are
+    # ---- Members
 
     async def resolved(self, timeout: float) -> None:
-        """Waits until every name has been looked up once; no longer than `timeout` seconds if there are other members.
+        """Waits until every name has been looked up once, but at most `timeout` seconds if there is a member.
 
-        Raises BackendError if no server is known.
+        Raises BackendError if there is none then.
         """
         try:
             await asyncio.wait_for(self._resolved.wait(), timeout if self.members else None)
@@ -146,15 +147,15 @@ class Pool:
             self._unresolved.clear()
             self._resolved.set()
         if not self.members:
-            raise BackendError("UNAVAILABLE", "no address is known of any backend")
+            raise BackendError("UNAVAILABLE", "no address is known for any backend")
 
     @property
     def unresolved(self) -> Collection[int]:
-        """Positions of the endpoints whose names have not been looked up yet, and are waited for."""
+        """Positions of the endpoints whose names have not been looked up yet, and that requests wait for."""
         return self._unresolved
 
     async def watch(self) -> None:
-        """Keeps all connected, and tells the listener what happens to them. Runs until cancelled."""
+        """Keeps all members connected, and reports their events to the listener. Runs until cancelled."""
         self._is_watching = True
         for member in self.members:
             self._begin_watch(member)
@@ -180,10 +181,10 @@ class Pool:
             await asyncio.sleep(RESOLVE_INTERVAL)
 
     async def _look_up(self, place: int, name: str) -> None:
-        """A name without addresses keeps those it had: who looks after names may be away for a moment."""
+        """Updates the members of a name. If the lookup fails, the name keeps its members."""
         try:
             found = await self._resolve(name)
-        except (OSError, UnicodeError) as error:  # the latter of what can be no name
+        except (OSError, UnicodeError) as error:  # UnicodeError: not a valid name
             self._outages[name].lost(str(error))
             return
         self._outages[name].back()
@@ -208,7 +209,7 @@ class Pool:
         self.listener.left(member)
 
     def renew(self) -> None:
-        """All backends are opened anew. What runs goes on, on the old connections."""
+        """Opens all backends again. Running requests continue on the old connections."""
         for member in self.members:
             self._end(member)
             member.backend = self._open(member.address)
@@ -227,41 +228,41 @@ class Pool:
         self._ended.add(closing)
         closing.add_done_callback(self._ended.discard)
 
-    # ---- Which of them gets a request. `members` are those that may; at least one.
+    # ---- Requests. `members` are those that may get the request; at least one
 
     def _pick(self, members: Sequence[Member], tried: Collection[Member] = ()) -> Member | None:
-        """None: all were tried. Any is better than none, be it unusable."""
+        """The member that gets the request; None if all were tried. Picks an unusable one if there is no other."""
         member = min((untried for untried in members if untried not in tried), key=load, default=None)
         if member is not None:
             self._n_requests += 1
             member.turn = self._n_requests
         return member
 
-    def _another(
+    def _next_member(
         self, error: BackendError, model: str, members: Sequence[Member], tried: list[Member]
     ) -> Member | None:
-        """Which may answer what the last one of those that were tried did not. The error learns who gave it."""
+        """The member to retry on after the last of those tried has failed. If there is none, sets `error.tried`."""
         self.listener.failed(tried[-1], model, error)
-        if error.status in AWAY_STATUSES:
+        if error.status in UNAVAILABLE_STATUSES:
             tried[-1].backend.recheck_readiness()
-        if not may_pass(error):
+        if not may_succeed_elsewhere(error):
             return None
-        another = self._pick(members, tried)
-        if another is None:
+        following = self._pick(members, tried)
+        if following is None:
             error.tried = frozenset((member, model) for member in tried)
         else:
-            log.info("%s: %s; trying %s", tried[-1].backend.target, error.message, another.backend.target)
-        return another
+            log.info("%s: %s; trying %s", tried[-1].backend.target, error.message, following.backend.target)
+        return following
 
     async def ready(self, model: str, members: Sequence[Member]) -> bool:
-        """Whether any of them would answer a request for the model. One that is silent does not hold up the others."""
+        """Whether any member would answer a request for the model. A silent member doesn't delay the other checks."""
         waiting: set[asyncio.Task[bool]] = set()
-        unasked = sorted(members, key=load)
+        unchecked = sorted(members, key=load)
         try:
-            while unasked or waiting:
-                if unasked:
-                    waiting.add(asyncio.create_task(self._is_ready(unasked.pop(0), model)))
-                timeout = READY_WAIT if unasked else None
+            while unchecked or waiting:
+                if unchecked:
+                    waiting.add(asyncio.create_task(self._is_ready(unchecked.pop(0), model)))
+                timeout = READY_WAIT if unchecked else None
                 done, waiting = await asyncio.wait(waiting, timeout=timeout, return_when=asyncio.FIRST_COMPLETED)
                 if any(task.result() for task in done):
                     return True
@@ -276,22 +277,22 @@ class Pool:
         except BackendError as error:
             log.debug("%s is not ready: %s: %s", member.backend.target, error.status, error.message)
             self.listener.failed(member, model, error)
-            if error.status in AWAY_STATUSES:
+            if error.status in UNAVAILABLE_STATUSES:
                 member.backend.recheck_readiness()
             return False
 
     async def answer(self, request: ModelInferRequest, members: Sequence[Member], n: int, read: Read) -> Answer:
-        """The whole answer to a generation of `n` choices; `read` is the dialect's. Raises BackendError."""
-        return await self._on_one(request, members, lambda backend: backend.answer(request, n, read))
+        """The whole answer to a generation of `n` choices. `read` is the dialect's `answer`. Raises BackendError."""
+        return await self._with_retries(request, members, lambda backend: backend.answer(request, n, read))
 
     async def infer(self, request: ModelInferRequest, members: Sequence[Member]) -> ModelInferResponse:
         """Raises BackendError."""
-        return await self._on_one(request, members, lambda backend: backend.infer(request))
+        return await self._with_retries(request, members, lambda backend: backend.infer(request))
 
-    async def _on_one(
+    async def _with_retries(
         self, request: ModelInferRequest, members: Sequence[Member], call: Callable[[Backend], Awaitable[T]]
     ) -> T:
-        """The result of `call` on the first of them that doesn't fail, the least busy one first."""
+        """The result of `call` on the first member that doesn't fail, beginning with the least busy one."""
         member, tried = self._pick(members), list[Member]()
         while True:
             assert member is not None
@@ -299,14 +300,14 @@ class Pool:
             try:
                 return await call(member.backend)
             except BackendError as error:
-                if (member := self._another(error, request.model_name, members, tried)) is None:
+                if (member := self._next_member(error, request.model_name, members, tried)) is None:
                     raise
 
     @asynccontextmanager
     async def stream(
         self, requests: Sequence[ModelInferRequest], members: Sequence[Member], n: int, ping_interval: float
     ) -> AsyncIterator[Mailbox]:
-        """The answers to these requests, each for `n` choices, as they grow. Leaving cancels what still runs."""
+        """Streams the answers to these requests, each with `n` choices. Leaving the block cancels the running calls."""
         tried: dict[int, list[Member]] = {}
 
         def start(k: int, mailbox: Mailbox) -> Cancel:
@@ -316,7 +317,7 @@ class Pool:
             return member.backend.start(requests[k], n, k, mailbox)
 
         def retry(k: int, mailbox: Mailbox, error: BackendError) -> Cancel | None:
-            if (member := self._another(error, requests[k].model_name, members, tried[k])) is None:
+            if (member := self._next_member(error, requests[k].model_name, members, tried[k])) is None:
                 return None
             tried[k].append(member)
             return member.backend.start(unnumbered(requests[k]), n, k, mailbox)
@@ -333,11 +334,11 @@ def _place(member: Member) -> tuple[int, str]:
 
 
 def load(member: Member) -> tuple[bool, int, int]:
-    """The member with the least gets the next request; among equals, the one that has waited the longest."""
+    """Sort key: the least member gets the next request. Ties go to the member that got a request least recently."""
     backend = member.backend
     return not backend.usable, backend.n_running, member.turn
 
 
-def may_pass(error: BackendError) -> bool:
-    """Whether another server may answer what this error is the answer to."""
-    return error.status in (*AWAY_STATUSES, "NOT_FOUND") or error.reason == contract.REASON_QUEUE_FULL
+def may_succeed_elsewhere(error: BackendError) -> bool:
+    """Whether another server may answer a request that failed with this error."""
+    return error.status in (*UNAVAILABLE_STATUSES, "NOT_FOUND") or error.reason == contract.REASON_QUEUE_FULL

@@ -1,7 +1,7 @@
-"""Many requests on one stream to the backend: the client's side of step batches (protos/README.md).
+"""Sends many requests on one stream to the backend: the client side of step batches (protos/README.md).
 
 Each request has a number. Its rows go into the mailbox of its HTTP request without a task or a wait in between, so a
-client that reads slowly doesn't hold up the stream. No gRPC here: `calls.py` opens the stream.
+slow client doesn't delay the stream. This module doesn't use gRPC: `calls.py` opens the stream.
 """
 
 import asyncio
@@ -26,16 +26,16 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferRespon
 log = logging.getLogger(__name__)
 
 Open = Callable[[AsyncIterator[ModelInferRequest]], AsyncGenerator[ModelStreamInferResponse, None]]
-"""Sends the requests as they come, gives the responses as they come. Raises BackendError."""
+"""Sends the requests and yields the responses, each as soon as it is available. Raises BackendError."""
 
 MAX_BUNDLE_BYTES = 1 << 20
-"""Of the requests in one message, unless the first of them is larger."""
+"""Maximum size of the requests in one message, unless the first request alone is larger."""
 LOST = "The model backend ended the stream."
 LATE = "The time limit has passed."
 
 
 class StreamLost(BackendError):
-    """The stream has ended before the answer."""
+    """The stream ended before the answer was complete."""
 
 
 @dataclass(slots=True, eq=False)
@@ -43,13 +43,18 @@ class _Streamed:
     """A request that is answered in step batches."""
 
     k: int
-    """Which prompt of its HTTP request."""
+    """Number of the prompt in its HTTP request."""
     mailbox: Mailbox
     n: int
+    """Number of choices."""
     unfinished: set[int]
+    """Choices that have not ended."""
     timer: asyncio.TimerHandle | None
+    """Timer of the deadline; None without one."""
     completion: int = 0
+    """Tokens of the ended choices."""
     marked: int | None = None
+    """Marked tokens of the ended choices; None if not reported."""
 
     def fail(self, error: BackendError) -> None:
         self.mailbox.fail(self.k, error)
@@ -57,17 +62,18 @@ class _Streamed:
 
 @dataclass(slots=True, eq=False)
 class _Whole:
-    """A request whose rows come together."""
+    """A request with a whole answer: the rows of each choice arrive together."""
 
     answer: "asyncio.Future[Answer]"
     timer: asyncio.TimerHandle | None
+    """Timer of the deadline; None without one."""
     texts: list[bytes]
-    """By choice."""
+    """Text of each choice."""
     ends: dict[int, ChoiceEnd]
-    """By choice, those that have come."""
+    """Ends of the choices that have arrived, by choice."""
 
     def end(self) -> None:
-        """Its last choice has ended."""
+        """Completes the answer. Must be called when the last choice has ended."""
         if self.answer.done():
             return
         choices = [Choice(i, text.decode(errors="replace"), self.ends[i].reason) for i, text in enumerate(self.texts)]
@@ -87,15 +93,15 @@ class _Whole:
 
 
 class SharedStream:
-    """One stream, opened at once, read until it ends. Losing it fails its requests.
+    """One stream, opened at once and read until it ends. If it is lost, its requests fail.
 
-    `timeout`, in seconds, is for each request; None is no bound. It is told to the backend and watched here as well,
-    since a backend that has stopped answers nothing. `takes_bundles`: the backend takes several requests in a message.
+    `timeout`, in seconds, limits each request; None is no limit. It is sent to the backend, and enforced here as well,
+    since a backend that hangs doesn't answer. `takes_bundles`: the backend accepts several requests in a message.
     """
 
     def __init__(self, open: Open, *, timeout: float | None, takes_bundles: bool = False) -> None:
         self.retired = False
-        """It has ended, or its backend drains: new requests belong on another one."""
+        """Whether new requests need another stream: this one has ended, is replaced, or its backend drains."""
         self._retiring = False
         self._has_ended = False
         self._open = open
@@ -104,26 +110,26 @@ class SharedStream:
         self._loop = asyncio.get_running_loop()
         self._last_number = -1
         self._requests: dict[int, _Streamed | _Whole] = {}
-        """By number, those that are not over."""
+        """Requests in progress, by number."""
         self._unsent: dict[int, ModelInferRequest] = {}
         self._cancelled: list[int] = []
-        """Numbers that the backend has to be told."""
+        """Numbers of cancelled requests, not yet sent to the backend."""
         self._to_send = asyncio.Event()
         self._arrived: list[ModelStreamInferResponse] = []
-        """Responses that are not taken yet."""
+        """Responses that are not processed yet."""
         self._broken: Exception | None = None
-        """What `_take` has raised."""
-        self._delivery = Delivery(self._loop.call_soon)
-        # Not for the request that happens to be the first.
+        """Exception that `_take` raised."""
+        self._deliveries = Delivery(self._loop.call_soon)
+        # With an empty context: the stream doesn't belong to its first request.
         self._reader = asyncio.create_task(self._read(), context=Context())
 
     @property
     def n_requests(self) -> int:
-        """That are not over."""
+        """Number of requests in progress."""
         return len(self._requests)
 
     def retire(self) -> None:
-        """It ends with the last of its requests."""
+        """Ends the stream after the last of its requests."""
         self.retired = self._retiring = True
         if not self._requests:
             self._reader.cancel()
@@ -134,7 +140,7 @@ class SharedStream:
             await self._reader
 
     def start(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> Cancel:
-        """Sends the request for `n` choices; what comes for it goes to prompt k of the mailbox."""
+        """Sends the request for `n` choices. Its rows go into the mailbox, as those of prompt k."""
         number = self._number()
         self._requests[number] = _Streamed(k, mailbox, n, set(range(n)), self._prepare(request, number))
         self._send(request, number)
@@ -143,7 +149,7 @@ class SharedStream:
     async def answer(self, request: ModelInferRequest, n: int) -> Answer:
         """Sends the request for `n` choices, and returns its whole answer.
 
-        Raises BackendError; StreamLost if the stream has ended before.
+        Raises BackendError; StreamLost if the stream ends before the answer is complete.
         """
         number, answer = self._number(), self._loop.create_future()
         request.parameters[contract.PARAM_WHOLE].bool_param = True
@@ -153,10 +159,10 @@ class SharedStream:
             whole: Answer = await answer
             return whole
         finally:
-            self._cancel(number)  # without effect on an answer that has come
+            self._cancel(number)  # without effect if the answer is complete
 
     def _prepare(self, request: ModelInferRequest, number: int) -> asyncio.TimerHandle | None:
-        """Puts into the message what a call of its own would have as metadata. Returns the timer of its deadline."""
+        """Adds the parameters that a call of its own would have as metadata. Returns the timer of its deadline."""
         request.parameters[contract.PARAM_REQUEST].int64_param = number
         for name, value in request_context.current().headers:
             request.parameters[contract.HEADER_PARAMETERS[name]].string_param = value
@@ -170,7 +176,7 @@ class SharedStream:
         self._to_send.set()
 
     def _number(self) -> int:
-        """The next that is free: they are used again after two billion."""
+        """The next free number. Numbers are reused after two billion."""
         while True:
             self._last_number = (self._last_number + 1) & contract.INT32_MAX
             if self._last_number not in self._requests:
@@ -208,7 +214,7 @@ class SharedStream:
         while not self._has_ended:
             await self._to_send.wait()
             self._to_send.clear()
-            # Cancellations first: they make room for the others.
+            # Cancellations first: they free slots for the requests.
             while self._cancelled or self._unsent:
                 if self._cancelled:
                     yield _cancellation(self._cancelled.pop())
@@ -239,8 +245,8 @@ class SharedStream:
                 async for response in responses:
                     self._arrived.append(response)
                     if len(self._arrived) == 1:
-                        self._delivery.note_arrival()
-                        if self._delivery.is_behind:  # gRPC reads the next message meanwhile
+                        self._deliveries.note_arrival()
+                        if self._deliveries.is_behind:  # gRPC reads the next message meanwhile
                             self._loop.call_soon(self._take_arrived)
                         else:
                             self._take_arrived()
@@ -250,12 +256,12 @@ class SharedStream:
         except asyncio.CancelledError:
             if self._broken is None:
                 raise
-            log.error("a stream broke", exc_info=self._broken)
+            log.error("a response on the shared stream could not be processed", exc_info=self._broken)
         finally:
             self._take_arrived()
-            self._delivery.deliver()
+            self._deliveries.deliver()
             self.retired = self._has_ended = True
-            self._to_send.set()  # ends `_outgoing`, which gRPC waits for even when the call is over
+            self._to_send.set()  # ends `_outgoing`, which gRPC waits for even after the call
             for number in list(self._requests):
                 self._fail(number, StreamLost("UNAVAILABLE", why))
 
@@ -269,29 +275,29 @@ class SharedStream:
         except Exception as error:
             self._broken = error
             self._reader.cancel()
-        self._delivery.end_message()
+        self._deliveries.end_message()
 
     def _take(self, response: ModelStreamInferResponse) -> None:
-        """Raises BackendError for what is no answer to anybody."""
+        """Processes a response. Raises BackendError if it is malformed."""
         answer = response.infer_response
         if response.error_message or not answer.outputs:
             self._take_error(response)
             return
-        requests, delivery = self._requests, self._delivery
+        requests, deliveries = self._requests, self._deliveries
         for number, token, index, end in decode.step_batch(answer):
             request = requests.get(number)
             if not isinstance(request, _Streamed):
-                if request is not None:  # or it was given up, and the backend did not know that yet
+                if request is not None:  # None: cancelled, and the backend sent this row before it was notified
                     self._take_whole(number, request, token, index, end)
             elif not 0 <= index < request.n:
                 self._cancel(number)
                 request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
             elif end is None:
                 request.mailbox.put(request.k * request.n + index, token, None)
-                delivery.add(request.mailbox)
+                deliveries.add(request.mailbox)
             else:
                 self._end_choice(number, request, token, index, end)
-                delivery.add(request.mailbox)
+                deliveries.add(request.mailbox)
 
     def _end_choice(self, number: int, request: _Streamed, token: bytes, index: int, end: ChoiceEnd) -> None:
         request.mailbox.put(request.k * request.n + index, token, end.reason)
@@ -328,7 +334,7 @@ class SharedStream:
 
 
 def unnumbered(request: ModelInferRequest) -> ModelInferRequest:
-    """The request, as it was before it was sent on a shared stream."""
+    """The request without the parameters that the shared stream added."""
     parameters = (contract.PARAM_REQUEST, contract.PARAM_WHOLE, contract.PARAM_TIMEOUT)
     for parameter in (*parameters, *contract.HEADER_PARAMETERS.values()):
         request.parameters.pop(parameter, None)

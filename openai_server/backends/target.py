@@ -1,4 +1,4 @@
-"""What `--anyserve-endpoint` may be: where a backend listens. PURE."""
+"""Checks the values of `--anyserve-endpoint`: addresses of backends. PURE."""
 
 import ipaddress
 import re
@@ -13,9 +13,9 @@ _UNIX_PATH = re.compile(r"unix:(?:[^/]|/(?!/)|///[^/])[^\0]*|unix-abstract:[^\0]
 
 
 def problem_with(endpoint: str) -> str | None:
-    """What is wrong with it, as the end of a sentence about it. None: nothing."""
+    """The problem with the endpoint, as the end of a sentence; None if it is valid."""
     if endpoint.startswith(("unix:", "unix-abstract:")):
-        return None if _UNIX_PATH.fullmatch(endpoint) else "names no path of a socket"
+        return None if _UNIX_PATH.fullmatch(endpoint) else "has no path of a socket"
     address = endpoint.removeprefix("dns:///")
     if scheme := _SCHEME.match(address):
         return f"begins with {scheme[0]}"

@@ -149,8 +149,8 @@ FORM = "an endpoint has the form HOST:PORT ([ADDRESS]:PORT for IPv6), dns:///HOS
         ("user@host:8000", "has a host that is neither"),
         ("wörker:8000", "has a host that is neither"),
         ("worker :8000", "'worker' has no port"),
-        ("unix:", "names no path"),
-        ("unix://run/w.sock", "names no path"),
+        ("unix:", "has no path of a socket"),
+        ("unix://run/w.sock", "has no path of a socket"),
     ],
 )
 def test_an_invalid_endpoint_is_reported_on_one_line_with_the_allowed_forms(

@@ -1,1 +1,1 @@
-"""A backend's own tensor names and manners: one folder a dialect."""
+"""Dialects: the tensor names and conventions of each kind of backend, one folder per dialect."""

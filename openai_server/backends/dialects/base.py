@@ -1,7 +1,7 @@
-"""What a dialect is: how one kind of backend takes a turn, and how its answers are read.
+"""The interface of a dialect, which encodes turns for one kind of backend and decodes its answers.
 
-PURE. A dialect never sends anything: the pool and its channels do. What a backend of its kind can't express is an
-UnsupportedParameter that names the client's field, never left out silently.
+PURE. A dialect never sends anything: the pool and its channels do. A field that the backend can't express raises an
+UnsupportedParameter that names the client's field; it is never left out silently.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
@@ -18,7 +18,7 @@ from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
 ServerInputs = Mapping[TensorSpec, tensors.Elements]
-"""Inputs of our contract that no client sets, and those that go before what the client set."""
+"""Inputs of the contract that the server sets. They replace those that the client set."""
 
 
 class Target(Struct, frozen=True):
@@ -33,27 +33,27 @@ class AnswerReader(Protocol):
     """Reads the responses to one streamed call, one after the other."""
 
     def read(self, response: ModelInferResponse) -> list[Row]:
-        """The rows of the choices that moved. Raises BackendError."""
+        """The rows in the response. Raises BackendError."""
 
     def end(self) -> None:
-        """To be called when the stream has ended. Raises BackendError if the answer is not whole."""
+        """Must be called when the stream has ended. Raises BackendError if the answer is incomplete."""
 
     @property
     def usage(self) -> Usage | None:
-        """None: the backend doesn't count, or the stream has not ended."""
+        """None if the backend doesn't count, or if the stream has not ended."""
 
 
 class Dialect(Protocol):
     def calls(
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs
     ) -> Iterator[ModelInferRequest]:
-        """A call for each prompt, made when it is taken. Raises UnsupportedParameter."""
+        """Yields a call for each prompt; each is built when it is requested. Raises UnsupportedParameter."""
 
     def fields(self, turn: Turn) -> Mapping[str, str]:
-        """The backend's name of an input, or part of a guide → the client's field that it came from, for errors."""
+        """Name of a backend's input, or of a part of a guide → the client's field that it came from, for errors."""
 
     def answer(self, response: ModelInferResponse, n: int) -> Answer:
-        """A whole answer, which has to hold `n` choices. Raises BackendError."""
+        """Reads a whole answer. Raises BackendError, also if it doesn't have `n` choices."""
 
     def reader(self, n: int) -> AnswerReader:
-        """Reads a streamed answer with `n` choices."""
+        """A reader for a streamed answer with `n` choices."""

@@ -41,7 +41,7 @@ def backend_on(*channels: FakeChannel, timeout: float | None = 9) -> Backend:
 async def learned(*extensions: str) -> tuple[Backend, FakeChannel]:
     channel = FakeChannel(*extensions)
     backend = backend_on(channel)
-    await backend._learn()
+    await backend._look_up_extensions()
     channel.calls.clear()
     return backend, channel
 
@@ -151,8 +151,8 @@ async def test_a_model_is_ready_only_on_a_ready_server(server: bool, model: bool
 async def test_extensions_are_looked_up_once() -> None:
     channel = FakeChannel(BATCHES)
     backend = backend_on(channel)
-    await asyncio.gather(backend._learn(), backend._learn())
-    await backend._learn()
+    await asyncio.gather(backend._look_up_extensions(), backend._look_up_extensions())
+    await backend._look_up_extensions()
     assert len(channel.methods("ServerMetadata")) == 1
     assert backend._extensions == frozenset({BATCHES})
 
@@ -161,7 +161,7 @@ async def test_a_server_without_metadata_has_no_extensions() -> None:
     channel = FakeChannel()
     channel.answers["ServerMetadata"] = rpc_error("UNIMPLEMENTED")
     backend = backend_on(channel)
-    await backend._learn()
+    await backend._look_up_extensions()
     assert backend._extensions == frozenset()
 
 
@@ -170,9 +170,9 @@ async def test_a_failed_lookup_of_extensions_is_repeated() -> None:
     channel.answers["ServerMetadata"] = rpc_error("UNAVAILABLE")
     backend = backend_on(channel)
     with pytest.raises(BackendError):
-        await backend._learn()
+        await backend._look_up_extensions()
     channel.answers["ServerMetadata"] = ServerMetadataResponse(extensions=[BATCHES])
-    await backend._learn()
+    await backend._look_up_extensions()
     assert backend._extensions == frozenset({BATCHES})
 
 

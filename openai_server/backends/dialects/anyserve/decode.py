@@ -1,7 +1,7 @@
-"""Tensors to answers, and to the rows of a stream.
+"""Decodes tensors to answers, and to the rows of a stream.
 
-PURE. Reads both forms of the protocol (typed and raw) and ignores tensors that it does not know. A backend that says
-nothing of token counts gets no usage, one that says nothing of reasons gets no finish_reason: nothing is made up.
+PURE. Reads both forms of the protocol (typed and raw), and ignores tensors that are not in the contract. No value is
+made up: without token counts from the backend an answer has no usage, without finish reasons it has no finish_reason.
 """
 
 import math
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 def answer(response: ModelInferResponse, n: int) -> Answer:
-    """A unary answer, which has to hold `n` choices. Raises BackendError."""
+    """A unary answer. Raises BackendError, also if it doesn't have `n` choices."""
     outputs = _Outputs(response)
     texts = outputs.texts(contract.TEXT)
     if len(texts) != n:
-        raise _nonsense(f"sent {len(texts)} choices where {n} were asked for")
+        raise _bad_answer(f"sent {len(texts)} choices, but {n} were requested")
     reasons = outputs.column(outputs.texts(contract.FINISH_REASON), n, contract.FINISH_REASON)
     logprobs = outputs.logprobs()
     choices = [
@@ -43,23 +43,23 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     return Answer(choices, usage)
 
 
-# ---- Other tasks. Each raises BackendError for an answer that is none.
+# ---- Other tasks. All raise BackendError if the response has no valid result.
 
 
 def embedding(response: ModelInferResponse) -> tuple[Sequence[float], int | None]:
-    """The vector, and the number of the prompt's tokens if the backend says."""
+    """The vector, and the number of the prompt's tokens (None: not reported)."""
     outputs = _Outputs(response)
     return outputs.required(contract.EMBEDDING), outputs.first(contract.PROMPT_TOKENS)
 
 
 def score(response: ModelInferResponse) -> tuple[float, int | None]:
-    """The score, and the number of tokens if the backend says."""
+    """The score, and the number of tokens (None: not reported)."""
     outputs = _Outputs(response)
     return outputs.required(contract.SCORE)[0], outputs.first(contract.PROMPT_TOKENS)
 
 
 def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]]:
-    """The tokens of a text, and what each stands for. There may be none."""
+    """The token ids of a text, and the text of each token if the backend sends it. Both may be empty."""
     outputs = _Outputs(response)
     ids = outputs.elements(contract.TOKEN_IDS)
     return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
@@ -73,22 +73,24 @@ def text(response: ModelInferResponse) -> str:
 
 
 class StreamReader:
-    """The responses to one prompt, one after the other, to the tokens of its `n` choices."""
+    """Reads the responses to one prompt, one after the other, as rows of its `n` choices."""
 
     def __init__(self, n: int) -> None:
         self._n = n
         self._unfinished = set(range(n))
-        self._knows_reasons = False
-        self._said_final = False
+        self._has_reasons = False
+        """Whether the backend reports finish reasons."""
+        self._is_final = False
+        """Whether the backend has marked a response as the last one."""
         self._prompt: int | None = None
         self._cached: int | None = None
         self._completion: dict[int, int] = {}
         self._marked: dict[int, int] = {}
 
     def read(self, response: ModelInferResponse) -> list[Row]:
-        """For the choices that moved. Raises BackendError."""
+        """The rows in the response. Raises BackendError."""
         if contract.PARAM_FINAL in response.parameters:
-            self._said_final |= response.parameters[contract.PARAM_FINAL].bool_param
+            self._is_final |= response.parameters[contract.PARAM_FINAL].bool_param
         if not response.outputs:
             return []
         outputs = _Outputs(response)
@@ -96,7 +98,7 @@ class StreamReader:
         k = len(tokens)
         indexes = outputs.column(outputs.elements(contract.INDEX), k, contract.INDEX) or [0] * k
         reasons = outputs.column(outputs.texts(contract.FINISH_REASON), k, contract.FINISH_REASON)
-        self._knows_reasons |= bool(reasons)
+        self._has_reasons |= bool(reasons)
         self._count(outputs, indexes)
 
         logprobs = outputs.logprobs()
@@ -111,9 +113,9 @@ class StreamReader:
         return rows
 
     def end(self) -> None:
-        """To be called when the stream has ended. Raises BackendError if the answer is not whole."""
-        if self._unfinished and (self._knows_reasons or not self._said_final):
-            raise _nonsense("ended the stream early")
+        """Must be called when the stream has ended. Raises BackendError if the answer is incomplete."""
+        if self._unfinished and (self._has_reasons or not self._is_final):
+            raise _bad_answer("ended the stream early")
 
     @property
     def usage(self) -> Usage | None:
@@ -137,7 +139,7 @@ class StreamReader:
 
 
 def stream_error(response: ModelStreamInferResponse) -> BackendError:
-    """A stream has no status for one request: it is in the parameters, or unknown."""
+    """The error of one request. A stream has no status for it: the status is in the parameters, or UNKNOWN."""
     details = {key: value.string_param for key, value in response.infer_response.parameters.items()}
     return BackendError(details.get(contract.ERROR_STATUS, "UNKNOWN"), response.error_message, details)
 
@@ -146,20 +148,21 @@ def stream_error(response: ModelStreamInferResponse) -> BackendError:
 
 
 class ChoiceEnd(NamedTuple):
-    """What a step batch says of a choice that has come to its end."""
+    """Finish reason and token counts of a choice that has ended in a step batch."""
 
     reason: str
     prompt: int
     cached: int
     completion: int
     marked: int = -1
-    """-1: nobody asked."""
+    """-1 if marked tokens were not requested."""
 
 
 def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, ChoiceEnd | None]]:
-    """Its rows: number of the request, what was added, to which choice, and how that ended. Raises BackendError."""
-    # Once a step for everybody, so this looks at nothing that the contract fixes: form, datatypes, shapes. What is in
-    # the wrong field is missing here.
+    """The rows of a step batch: number of the request, added text, number of the choice, and its end (None: it
+    continues). Raises BackendError."""
+    # This runs once a step for all requests, so it doesn't check what the contract fixes (form, datatypes, shapes).
+    # Contents in the wrong field count as missing.
     columns = {output.name: output.contents for output in response.outputs}
     k = -1
 
@@ -169,7 +172,7 @@ def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, 
         if contents is not None:
             elements = contents.bytes_contents if spec.datatype == tensors.BYTES else contents.int_contents
         if k not in (-1, len(elements)):
-            raise _nonsense(f"sent {len(elements)} elements of '{spec.name}' for {k} rows")
+            raise _bad_answer(f"sent {len(elements)} elements of '{spec.name}' for {k} rows")
         return list(elements)
 
     requests = column(contract.REQUEST)
@@ -198,15 +201,15 @@ _UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
 
 
 class _Outputs:
-    """The tensors of one response, by specification; those that are absent are empty.
+    """The tensors of one response, by specification. An absent tensor is empty.
 
-    A tensor is read when it is asked for, and of its shape nothing: all are columns, whose lengths have to agree.
+    A tensor is decoded when it is requested. Shapes are ignored: all tensors are columns, whose lengths must agree.
     """
 
     def __init__(self, response: ModelInferResponse) -> None:
         outputs, raw = response.outputs, response.raw_output_contents
         if raw and len(raw) != len(outputs):
-            raise _nonsense(f"sent a malformed answer: {len(raw)} raw contents for {len(outputs)} tensors")
+            raise _bad_answer(f"sent a malformed answer: {len(raw)} raw contents for {len(outputs)} tensors")
         self._tensors = {
             output.name: (output, part) for output, part in zip(outputs, raw or repeat(None), strict=False)
         }
@@ -216,17 +219,17 @@ class _Outputs:
         if output is None:
             return ()
         if output.datatype != spec.datatype:
-            raise _nonsense(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
+            raise _bad_answer(f"sent '{spec.name}' as {output.datatype}, not as {spec.datatype}")
         try:
             return tensors.output_elements(output, raw)
         except tensors.TensorError as error:
-            raise _nonsense(f"sent a malformed answer: {error}") from error
+            raise _bad_answer(f"sent a malformed answer: {error}") from error
 
     def required(self, spec: TensorSpec) -> Sequence[Any]:
-        """At least one."""
+        """The elements; at least one."""
         elements = self.elements(spec)
         if not elements:
-            raise _nonsense(f"sent no '{spec.name}'")
+            raise _bad_answer(f"sent no '{spec.name}'")
         return elements
 
     def first(self, spec: TensorSpec) -> int | None:
@@ -237,7 +240,7 @@ class _Outputs:
         return [element.decode(errors="replace") for element in self.elements(spec)]
 
     def logprobs(self) -> dict[int, list[TokenLogprob]]:
-        """By choice; empty if the backend sends none."""
+        """The log probabilities of each choice; empty if the backend sends none."""
         indexes = self.elements(contract.LOGPROB_INDEX)
         if not indexes:
             return {}
@@ -247,7 +250,7 @@ class _Outputs:
         tops, top_values = self.elements(contract.TOP_LOGPROB_TOKEN), self.elements(contract.TOP_LOGPROB)
         n_top, rest = divmod(len(tops), k)
         if rest or len(top_values) != len(tops) or not tokens or not values:
-            raise _nonsense("sent log probabilities that do not belong together")
+            raise _bad_answer("sent log probabilities whose numbers of elements don't agree")
         by_choice: dict[int, list[TokenLogprob]] = {}
         for i, (index, token, value) in enumerate(zip(indexes, tokens, values, strict=True)):
             known = not math.isnan(value)
@@ -257,15 +260,15 @@ class _Outputs:
         return by_choice
 
     def column(self, values: Sequence[T], length: int, spec: TensorSpec) -> Sequence[T]:
-        """Empty, or one value for each of `length` choices."""
+        """The values: none, or one for each of `length` choices. Raises BackendError for another number."""
         if values and len(values) != length:
-            raise _nonsense(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
+            raise _bad_answer(f"sent {len(values)} elements of '{spec.name}' for {length} choices")
         return values
 
 
 def no_such_choice(index: int, n: int) -> BackendError:
-    return _nonsense(f"sent choice {index} of {n}")
+    return _bad_answer(f"sent choice {index} of {n}")
 
 
-def _nonsense(what: str) -> BackendError:
-    return BackendError("UNKNOWN", f"The model backend {what}.")
+def _bad_answer(problem: str) -> BackendError:
+    return BackendError("UNKNOWN", f"The model backend {problem}.")

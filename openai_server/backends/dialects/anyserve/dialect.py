@@ -15,11 +15,11 @@ class AnyServe:
     def calls(
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs
     ) -> Iterator[ModelInferRequest]:
-        """The id of each call has the number of its prompt, if there are several."""
+        """The calls. If there are several prompts, the id of each call ends with the number of its prompt."""
         if turn.guide.json_schema is not None:
             server_inputs = {**server_inputs, **encode.schema_inputs(turn.guide, target.input_names)}
         if turn.chooses_best and turn.top_logprobs is None:
-            server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # to find the best
+            server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # needed to choose the best
         for k, prompt in enumerate(prompts):
             yield encode.infer_request(
                 turn,

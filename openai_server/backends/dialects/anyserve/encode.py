@@ -1,7 +1,4 @@
-"""A turn to tensors: the one table of its fields, and the ModelInferRequest of one prompt.
-
-PURE.
-"""
+"""Encodes a turn as tensors: the table of its fields, and the ModelInferRequest of one prompt. PURE."""
 
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
@@ -29,7 +26,7 @@ class InputRow:
     """Name of the attribute of the turn, its sampling or its guide."""
     tensor: TensorSpec
     off: float | None = None
-    """The value that means the same as leaving the tensor out, if there is one."""
+    """The value that has the same effect as no tensor; None if there is none."""
     elements: Callable[[Any], Sequence[Any]] | None = None
     """Converts the field to tensor elements (default: one element). Empty means: don't send the tensor."""
 
@@ -44,7 +41,7 @@ def _texts(texts: Sequence[str]) -> Sequence[bytes]:
 
 
 def _number(value: float) -> Sequence[Any]:
-    """-1 is a second word for off."""
+    """-1 means off, as 0 does."""
     return (max(value, 0),)
 
 
@@ -88,7 +85,7 @@ INPUT_ROWS = (
     InputRow("grammar", contract.GRAMMAR, elements=_source),
     InputRow("top_logprobs", contract.LOGPROBS),
     InputRow("n_to_send", contract.N, off=1),
-    # Of completions alone.
+    # Only for completions.
     InputRow("echo", contract.ECHO, off=False),
     InputRow("suffix", contract.SUFFIX, elements=_source),
 )
@@ -96,7 +93,7 @@ INPUT_ROWS = (
 
 
 def _values(turn: Turn) -> tuple[Any, ...]:
-    """One a row."""
+    """The values for INPUT_ROWS, in the same order."""
     sampling, guide = turn.sampling, turn.guide
     return (
         turn.token_limit,
@@ -113,11 +110,11 @@ def _values(turn: Turn) -> tuple[Any, ...]:
 
 
 SERVER_INPUTS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
-"""Tensors that no field of the client's sets."""
+"""Tensors that no field of a client's request sets."""
 
 
 def fields(turn: Turn) -> dict[str, str]:
-    """Tensor, or part of a guide → the client's field that it came from, to name in errors."""
+    """Name of a tensor, or of a part of a guide → the client's field that it came from, for errors."""
     names = {row.tensor.name: turn.name(row.field) for row in INPUT_ROWS}
     guide = turn.guide.field
     for spec in SERVER_INPUTS:
@@ -132,7 +129,7 @@ def fields(turn: Turn) -> dict[str, str]:
 
 
 def schema_inputs(guide: Guide, input_names: Container[str]) -> dict[TensorSpec, Sequence[Any]]:
-    """The guide's JSON Schema for this backend, once for all prompts. Takes up to 15 ms."""
+    """The inputs with the guide's JSON Schema, for all prompts. Takes up to 15 ms."""
     if guide.json_schema is None or contract.JSON_SCHEMA.name not in input_names:
         return {}
     inputs: dict[TensorSpec, Sequence[Any]] = {contract.JSON_SCHEMA: _source(closed(guide.json_schema))}
@@ -148,7 +145,7 @@ class _Everything:
 
 
 EVERYTHING: Container[str] = _Everything()
-"""The inputs of a backend that does not say which tensors it takes."""
+"""The input names of a backend that doesn't report which tensors it accepts."""
 
 
 def infer_request(
@@ -160,15 +157,15 @@ def infer_request(
     input_names: Container[str] = EVERYTHING,
     server_inputs: ServerInputs = MappingProxyType({}),
 ) -> ModelInferRequest:
-    """Only what the client set is sent, so that everything else is the backend's default.
+    """The request for one prompt. It has only the fields that the client set; all others are the backend's defaults.
 
-    `input_names` are those of the backend's inputs. `server_inputs` go before what the client set. Raises
-    UnsupportedParameter if the client set something that this backend has no input for.
+    `input_names` are the names of the backend's inputs. `server_inputs` replace the client's fields. Raises
+    UnsupportedParameter if the client set a field that this backend has no input for.
     """
     message = ModelInferRequest(model_name=model, id=request_id)
     spec = contract.PROMPT if isinstance(prompt, str) else contract.PROMPT_TOKEN_IDS
     if spec.name not in input_names:
-        problem = f"The model '{model}' takes no prompt in this form (it has no '{spec.name}' input)."
+        problem = f"The model '{model}' accepts no prompt in this form (it has no '{spec.name}' input)."
         raise UnsupportedParameter(turn.name("prompt"), problem)
     tensors.add_input(message, spec, [prompt.encode()] if isinstance(prompt, str) else prompt)
 
@@ -189,7 +186,7 @@ def infer_request(
 
 
 def fold_seed(seed: int) -> int:
-    """A 64-bit seed as a 32-bit one: those that fit stay as they are, of others the halves are combined."""
+    """A 64-bit seed as a 32-bit one: a seed that fits is unchanged, otherwise the two halves are combined."""
     if -(2**31) <= seed < 2**31:
         return seed
     folded = (seed ^ (seed >> 32)) & 0xFFFFFFFF

@@ -1,7 +1,4 @@
-"""Requests that generate nothing to tensors.
-
-PURE. Each call is for one text.
-"""
+"""Encodes requests that generate nothing as tensors: one call per text. PURE."""
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
@@ -26,17 +23,17 @@ EMBEDDING_PARAMS = {
     contract.PROMPT_TOKEN_IDS.name: "input",
     **{spec.name: field for field, spec in EMBEDDING.items()},
 }
-"""Tensor → the field that it came from, to name in errors; so are those below."""
+"""Tensor → the client's field that it came from, for errors. The two tables below have the same form."""
 RERANK_PARAMS = {contract.QUERY.name: "query", contract.DOCUMENT.name: "documents"}
 DETOKENIZE_PARAMS = {contract.TOKENS_TO_TEXT.name: "tokens"}
 
 
 Input = tuple[TensorSpec, tensors.Elements | tensors.Packed, str]
-"""With the field that it came from."""
+"""Tensor, its elements, and the client's field that it came from."""
 
 
 def embed(prompt: Prompt, options: EmbeddingOptions, to: Target) -> ModelInferRequest:
-    """Raises UnsupportedParameter, as all of these do, for an option that this backend has no input for."""
+    """Raises UnsupportedParameter for an option that this backend has no input for, as do the functions below."""
     inputs: list[Input] = [
         (contract.PROMPT, [prompt.encode()], "input")
         if isinstance(prompt, str)
@@ -58,14 +55,14 @@ def rank(query: str, document: str, priority: int | None, to: Target) -> ModelIn
 
 
 def _priority(priority: int | None) -> list[Input]:
-    """Empty for 0, the default."""
+    """The input for the priority; none for 0, the default."""
     return [(contract.PRIORITY, [priority], "priority")] if priority else []
 
 
 def tokenize(
     text: str, plain_spans: Sequence[tuple[int, int]], options: TokenizeOptions, to: Target
 ) -> ModelInferRequest:
-    """`plain_spans` are in bytes of UTF-8; what is in them is text, whatever it reads as."""
+    """`plain_spans` are ranges of UTF-8 bytes whose contents never become control tokens."""
     names = options.names
     inputs: list[Input] = [
         (contract.TEXT_TO_TOKENIZE, [text.encode()], names["text"]),

@@ -66,7 +66,7 @@ def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequen
     from openai_server.telemetry import sharing
 
     async def main() -> None:
-        supervisor = Supervisor(config.workers, config, listeners, admin, buried=sharing.forget)
+        supervisor = Supervisor(config.workers, config, listeners, admin, ended=sharing.forget)
         for number in (signal.SIGINT, signal.SIGTERM):
             asyncio.get_running_loop().add_signal_handler(number, supervisor.end)
         await supervisor.run()

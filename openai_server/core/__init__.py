@@ -1,1 +1,1 @@
-"""What every part of the sidecar knows, whatever the API and the backend's dialect. PURE."""
+"""Types that all parts of the sidecar share, independent of the API and of the backend's dialect. PURE."""

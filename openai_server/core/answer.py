@@ -1,4 +1,4 @@
-"""A whole answer: the choices that one prompt got, and what they cost. PURE."""
+"""A whole answer to one prompt: its choices, and its token counts. PURE."""
 
 from dataclasses import dataclass, replace
 
@@ -19,11 +19,11 @@ class Choice:
 class Answer:
     choices: list[Choice]
     usage: Usage | None
-    """None: the backend doesn't count."""
+    """None: the backend doesn't count tokens."""
 
 
 def best(answer: Answer, n: int) -> Answer:
-    """The `n` choices with the greatest log probability a token, best first. All that was generated is counted."""
+    """The `n` choices with the greatest mean log probability per token, best first. The usage includes the others."""
 
     def likelihood(choice: Choice) -> float:
         known = [token.logprob for token in choice.logprobs if token.logprob is not None]

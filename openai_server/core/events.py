@@ -1,10 +1,10 @@
-"""What happens in one choice of an answer, before any API's wire form. PURE."""
+"""The events in one choice of an answer, before any API's wire form. PURE."""
 
 from dataclasses import dataclass
 
 from openai_server.core.logprobs import Logprobs
 
-# None of them is frozen: there is one for each token, and frozen dataclasses take three times as long to make.
+# The classes are not frozen: each token creates an event, and frozen dataclasses take three times as long to create.
 
 
 @dataclass(slots=True)
@@ -19,8 +19,8 @@ class Reasoning:
 
 @dataclass(slots=True)
 class CallBegun:
-    """`index` counts the calls of one choice from 0. `id` is None where the model gave the call none of its own and
-    nothing has made one yet."""
+    """The beginning of a tool call. `index` counts the calls of one choice from 0. `id` is None if the model didn't
+    generate an id and none has been created yet."""
 
     index: int
     name: str
@@ -29,7 +29,7 @@ class CallBegun:
 
 @dataclass(slots=True)
 class CallArguments:
-    """The next piece of the arguments; all pieces of a call together are the text of one JSON value."""
+    """The next piece of a call's arguments. All pieces of a call together are the text of one JSON value."""
 
     index: int
     text: str
@@ -37,7 +37,7 @@ class CallArguments:
 
 @dataclass(slots=True)
 class TokenLogprobs:
-    """Log probabilities of the tokens that the events behind this one are made of."""
+    """Log probabilities of the tokens that the next events consist of."""
 
     tokens: Logprobs
 

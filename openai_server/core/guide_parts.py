@@ -1,15 +1,16 @@
 """Names of the parts of a grammar that is built from several fields of a request. PURE.
 
-The backend names the part in its error; `Dialect.fields` has the field that each came from.
+A backend's error contains the name of the part; `Dialect.fields` maps it to the client's field.
 """
 
 GUIDE = "guide"
-"""What the content has to match."""
+"""The part that the content must match."""
 _FUNCTION = "function "
-"""In front of the name of a function whose arguments the part describes."""
+"""Prefix of the name of a part for a function's arguments; the function's name follows."""
 
 
 def of_function(name: str) -> str:
+    """The name of the part for this function's arguments."""
     return _FUNCTION + name
 
 

@@ -5,11 +5,13 @@ from typing import NamedTuple
 
 
 class TokenLogprob(NamedTuple):
-    """ln p of a token, and of the likeliest in its place. None: nothing precedes it, so it has none."""
+    """Log probability of a token, and of the likeliest tokens at its position."""
 
     token: bytes
     logprob: float | None
+    """ln p; None for the first token of a text, which has no probability."""
     top: Sequence[tuple[bytes, float]]
+    """The likeliest tokens, each with its log probability."""
 
 
 Logprobs = Sequence[TokenLogprob]

@@ -1,7 +1,7 @@
-"""One HTTP request while it is answered: what handlers need of it, and the outcome for its access line, metrics, span.
+"""The context of one HTTP request: input for its handler, and its outcome for the access log, metrics and span.
 
-PURE. The dispatcher creates it and passes it on to the endpoint's handler. A task finds it through `current()` only
-where it can't be passed: in calls to the backend.
+PURE. The dispatcher creates it and passes it to the endpoint's handler. `current()` is only for code that can't get it
+as an argument: the calls to the backend.
 """
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
@@ -19,30 +19,30 @@ OTHER = "other"
 
 
 class Access(Protocol):
-    """What the handlers of work need of access control. `async with` waits for a slot and gives it back."""
+    """The part of access control that handlers use. `async with` waits for a slot, and gives it back at the end."""
 
     @property
     def caller_id(self) -> str:
-        """The caller among which slots and turns are shared fairly."""
+        """Id of the caller; slots and turns are shared fairly between callers."""
 
     @property
     def is_limited(self) -> bool:
         """Whether tokens are counted for this caller, so that `reserve` and `delivered` have an effect."""
 
     def count_request(self) -> None:
-        """Raises RateLimited."""
+        """Counts the request against the caller's limit. Raises RateLimited."""
 
     def hold(self, n_bytes: int) -> None:
-        """Counts more bytes of the request's body, or of what is decoded from it. Raises Overloaded."""
+        """Counts more bytes of the request's body, or of the values decoded from it. Raises Overloaded."""
 
     def reserve(self, prompt_tokens: int, output_tokens: int) -> None:
-        """Sets aside tokens of the caller's rate: an estimate of the prompt, and the output's limit.
+        """Reserves tokens of the caller's limit: an estimate for the prompt, and the output limit.
 
         Raises RateLimited.
         """
 
     def used(self, tokens: int | None) -> None:
-        """Sets the number of tokens to pay for; None is the estimate of the prompt."""
+        """Sets the number of tokens to count; None is the estimate of the prompt."""
 
     def delivered(self, usages: Iterable[Usage | None], n_prompts: int, n_tokens: int) -> None:
         """Sets how far the answers came: usage of the complete ones, and the output tokens of all."""
@@ -58,7 +58,8 @@ async def _no_message() -> dict[str, Any]:
 
 
 class RequestContext(Struct, eq=False):
-    """Times are those of `clock`, in seconds. Token counts are known at an answer's end, if the backend counts."""
+    """Context of one request. Times are those of `clock`, in seconds. Token counts are set at the end of an answer, if
+    the backend counts."""
 
     id: str = ""
     method: str = ""
@@ -79,42 +80,46 @@ class RequestContext(Struct, eq=False):
     tracestate: str = ""
     """W3C trace context: state of other tracing systems; empty without one."""
     clock: Callable[[], float] = float
-    """0 at any time unless given."""
+    """Returns seconds; the default always returns 0."""
     on_waiting: Callable[["RequestContext", int], None] = lambda _, __: None
     """Called with 1 when a stream begins to wait for its first token, and with -1 when it no longer does."""
     scope: Mapping[str, Any] = MappingProxyType({})
-    """ASGI's."""
+    """ASGI's `scope`."""
     receive: Callable[[], Awaitable[Any]] = _no_message
-    """ASGI's."""
+    """ASGI's `receive`."""
     parameters: Mapping[str, str] = MappingProxyType({})
-    """Parts of the path that the endpoint's pattern names, such as `model`."""
+    """Parameters in the path, such as `model`, by name."""
     access: Access = cast(Access, None)
     """Set by the dispatcher; None on the port for health and metrics."""
     status: int = 0
-    """HTTP status. For a stream that failed midway what it would have been; 499 if the client left before the end."""
+    """HTTP status. A stream that failed midway has the status that an error response would have had; 499 if the client
+    left before the end."""
     model: str = ""
     """The model that answers; empty until it is found."""
     stream: bool = False
     choices: int = 1
+    """Number of choices."""
     usage: Usage | None = None
-    """Token counts of an answer that came to its end."""
+    """Token counts of a complete answer."""
     delivered: int = 0
-    """Tokens of a stream that was cut off."""
+    """Received tokens of a stream that was cut off."""
     finish_reasons: Sequence[str] = ()
-    """One a choice, in the order in which they ended."""
+    """Finish reasons of the choices, in the order in which they ended."""
     started: float = 0
     first_token: float | None = None
-    """When a stream's first token was there."""
+    """Time of a stream's first token; None before it."""
     ended: float = 0
     span: Any = None
+    """OpenTelemetry's span; None without tracing."""
 
     def __post_init__(self) -> None:
         self.started = self.clock()
 
-    # ---- As it goes on
+    # ---- Progress
 
     def begin_stream(self, choices: int, finish_reasons: Sequence[str] = ()) -> None:
-        """Called again if the request is retried. `finish_reasons` grows as the choices end."""
+        """Records the start of a stream; called again if the request is retried. `finish_reasons` grows as the choices
+        end."""
         if not self.stream:
             self.on_waiting(self, 1)
         self.stream, self.choices, self.finish_reasons = True, choices, finish_reasons
@@ -124,7 +129,8 @@ class RequestContext(Struct, eq=False):
         self.on_waiting(self, -1)
 
     def cut_off(self, usages: Iterable[Usage | None], n_taken: int) -> None:
-        """Records how far a stream came: pieces of text, and the usage of the prompts whose answers are complete."""
+        """Records the tokens of a stream that was cut off. `usages` are those of the complete answers, `n_taken` is the
+        number of received pieces of text."""
         self.delivered = max(n_taken, sum(usage.completion for usage in usages if usage is not None))
 
     def take_answer(self, usage: Usage | None, n_choices: int = 1, finish_reasons: Sequence[str] = ()) -> None:
@@ -136,7 +142,7 @@ class RequestContext(Struct, eq=False):
         if self.stream and self.first_token is None:
             self.on_waiting(self, -1)
 
-    # ---- What follows from it
+    # ---- Derived values
 
     @property
     def completion_tokens(self) -> int | None:
@@ -149,12 +155,12 @@ class RequestContext(Struct, eq=False):
 
     @property
     def time_to_first_token(self) -> float | None:
-        """Seconds; None if there was no token, or the answer was no stream."""
+        """Seconds; None if the answer was no stream, or had no token."""
         return None if self.first_token is None else self.first_token - self.started
 
     @property
     def time_per_output_token(self) -> float | None:
-        """Mean seconds between the tokens of a choice, behind the first; None if unknown."""
+        """Mean seconds between the tokens of a choice, after the first one; None if unknown."""
         if self.first_token is None or self.usage is None:
             return None
         gaps = self.usage.completion / self.choices - 1
@@ -172,5 +178,5 @@ class RequestContext(Struct, eq=False):
 
 
 def current() -> RequestContext:
-    """The context of the request that this task works for; a blank one outside a request."""
+    """The context of the request that this task works for; an empty one outside a request."""
     return current_request.context.get() or RequestContext()

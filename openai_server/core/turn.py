@@ -118,7 +118,7 @@ DEFAULT_TEMPLATE = TemplateOptions()
 
 
 class Turn(Struct, kw_only=True):
-    """The generation that one request asks for. Has either `prompts` or `messages`."""
+    """The generation for one request. Has either `prompts` or `messages`."""
 
     model: str | None = None
     """Name of the model; None: the default model."""

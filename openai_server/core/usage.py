@@ -5,17 +5,17 @@ from typing import NamedTuple
 
 
 class Usage(NamedTuple):
-    """Numbers of tokens; None if the backend does not say, of `marked` also if nobody asked."""
+    """Token counts. `cached` is None if the backend doesn't report it; `marked` also if it wasn't requested."""
 
     prompt: int
     completion: int
     cached: int | None
     marked: int | None = None
-    """Tokens of `completion` up to a choice's mark."""
+    """Tokens of `completion` up to the first end mark of each choice, such as the end of its reasoning."""
 
 
 def total(usages: Iterable[Usage | None]) -> Usage | None:
-    """The sum, or None if one of them is unknown."""
+    """The sum; None if one of the usages is unknown."""
     prompt = completion = 0
     cached: int | None = 0
     marked: int | None = 0

@@ -1,1 +1,1 @@
-"""HTTP: connections, framing, routing, streaming, TLS, and the processes that listen."""
+"""HTTP: connections, framing, routing, streaming, TLS, and the serving processes."""

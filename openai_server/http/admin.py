@@ -1,6 +1,6 @@
 """The server of `--admin-port`, for health and metrics.
 
-It lives from before the API's first answer until after its last one, so that it can report the drain.
+It runs from before the API's first response until after its last one, so that it can report the drain.
 """
 
 import asyncio
@@ -14,18 +14,19 @@ from starlette.types import ASGIApp
 from openai_server.http.connection import connection
 
 MAX_CONNECTIONS = 64
+"""Maximum number of open connections."""
 
 
 class _Server(uvicorn.Server):
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
-        """Signals are handled by the API's server."""
+        """Does nothing: the API's server handles the signals."""
         yield
 
 
 @asynccontextmanager
 async def serving(app: ASGIApp, listeners: Sequence[socket.socket]) -> AsyncIterator[None]:
-    """Serves on `listeners`, if there are any, until the block ends."""
+    """Serves `app` on `listeners`, if there are any, until the block ends."""
     if not listeners:
         yield
         return

@@ -1,6 +1,6 @@
-"""How an answer is written: its head with the first of its body, and events without a task that waits for them.
+"""Writes responses: the head together with the first part of the body, and events without waiting.
 
-It differs for a client of HTTP/1.0, and for one that sends its body only after `100 Continue`.
+Clients with HTTP/1.0, and clients that send the body only after `100 Continue`, need a different `send`.
 """
 
 import re
@@ -15,11 +15,11 @@ from openai_server.http.streaming import EXCHANGE
 
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY = (204, 304)
-"""Statuses of responses that have none."""
+"""Statuses of responses without a body."""
 
 
 class Outlet:
-    """The part of a transport that an answer uses, with another `close`."""
+    """The part of a transport that a response uses, with another `close`."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -36,7 +36,7 @@ class Cycle(RequestResponseCycle):
     """
 
     _head = b""
-    """The head of the response, until it is written with the first part of the body."""
+    """The head of the response, until it is written together with the first part of the body."""
     _on_gone: Callable[[], None] | None = None
 
     async def send(self, message: Any) -> None:
@@ -55,19 +55,19 @@ class Cycle(RequestResponseCycle):
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        lines, values, says_close = [STATUS_LINE[status]], [], False
+        lines, values, has_close = [STATUS_LINE[status]], [], False
         for name, value in (*self.default_headers, *headers):
             name = name.lower()
             if name == b"content-length":
                 if self.chunked_encoding is None:
                     self.expected_content_length, self.chunked_encoding = int(value), False
             elif name == b"connection" and b"close" in value.lower():
-                self.keep_alive, says_close = False, True
+                self.keep_alive, has_close = False, True
             lines += (name, b": ", value, b"\r\n")
             values.append(value)
         if _NOT_IN_A_VALUE.search(b"".join(values)):
             raise RuntimeError("A header's value has a control character.")
-        if not (self.keep_alive or says_close):
+        if not (self.keep_alive or has_close):
             lines.append(b"connection: close\r\n")
         if self.chunked_encoding is None and self.scope["method"] != "HEAD" and status not in _WITHOUT_BODY:
             self.chunked_encoding = True
@@ -86,12 +86,12 @@ class Cycle(RequestResponseCycle):
         else:
             self.expected_content_length -= len(part)
         if self.expected_content_length < 0 or (self.expected_content_length and not more):
-            raise RuntimeError("The body has another length than its content-length.")
+            raise RuntimeError("The body's length differs from its content-length.")
         self.transport.write(self._head + part)
         self._head = b""
         if not more:
             self.response_complete = True
-            self.scope.pop(EXCHANGE, None)  # type: ignore[misc]  # or each refers to the other
+            self.scope.pop(EXCHANGE, None)  # type: ignore[misc]  # breaks a reference cycle
             self.message_event.set()
             if not self.keep_alive:
                 self.transport.close()
@@ -124,7 +124,7 @@ class Cycle(RequestResponseCycle):
         self._on_gone = callback
 
     def leave(self) -> None:
-        """Called by the connection when the client has left before the end of the response."""
+        """Must be called when the client has left before the end of the response."""
         self.disconnected = True
         callback, self._on_gone = self._on_gone, None
         if callback is not None:
@@ -132,7 +132,7 @@ class Cycle(RequestResponseCycle):
 
 
 def adapt(cycle: RequestResponseCycle) -> None:
-    """Must be called before the application runs. Other requests keep uvicorn's own `send`, which costs less."""
+    """Replaces `send` for a request that needs another one. Must be called before the application runs."""
     send: Callable[[Message], Awaitable[None]] = cycle.send  # type: ignore[assignment]  # Starlette's type
     if cycle.waiting_for_100_continue:
         send = partial(_send_unexpected, cycle, send)
@@ -141,15 +141,18 @@ def adapt(cycle: RequestResponseCycle) -> None:
     cycle.send = send  # type: ignore[method-assign, assignment]
 
 
-async def _send_unexpected(cycle: RequestResponseCycle, send: Callable[[Message], Awaitable[None]], what: Any) -> None:
-    """After an answer instead of `100 Continue`, the next bytes may be the body or another request."""
+async def _send_unexpected(
+    cycle: RequestResponseCycle, send: Callable[[Message], Awaitable[None]], message: Any
+) -> None:
+    """Sends a response without `100 Continue`. It ends the connection, as the next bytes may be the body or another
+    request."""
     if cycle.waiting_for_100_continue and cycle.more_body:
         cycle.keep_alive = False
-    await send(what)
+    await send(message)
 
 
 class _Plain:
-    """HTTP/1.0 knows no chunks (RFC 9112, 6.1): a body of unknown length ends with the connection."""
+    """The `send` for HTTP/1.0. It has no chunks (RFC 9112, 6.1): a body of unknown length ends with the connection."""
 
     def __init__(self, cycle: RequestResponseCycle, send: Callable[[Message], Awaitable[None]]) -> None:
         self._cycle = cycle

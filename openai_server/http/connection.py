@@ -1,8 +1,8 @@
-"""uvicorn's connection, with RFC 9112's framing enforced, and with limits on what a client may send and how slowly.
+"""uvicorn's connection, which also enforces RFC 9112's framing, and limits on a client's bytes and its speed.
 
-uvicorn enforces none of these limits: a client that trickles bytes would hold its connection forever, one that doesn't
-read its answer would hold a slot, and endless headers would fill the memory. A connection over the limit gets an
-answer and is closed at once. (uvicorn's `limit_concurrency` accepts it and refuses its requests.)
+uvicorn enforces none of these limits: a client that trickles bytes would hold its connection forever, a client that
+doesn't read its response would hold a slot, and endless headers would fill the memory. A connection beyond the limit
+gets a response and is closed at once. (uvicorn's `limit_concurrency` would accept it and refuse its requests.)
 """
 
 import logging
@@ -26,41 +26,41 @@ from openai_server.http.timing import Phase, TimedConnection
 log = logging.getLogger(__name__)
 
 MAX_HEADER_BYTES = 64 << 10
-"""Of a request line and its headers; also of whatever else comes between two pieces of a body."""
+"""Maximum bytes of a request line and its headers, and of the framing between two pieces of a body."""
 MAX_HEADERS = 128
-"""Small ones take many times their size."""
+"""Maximum number of header lines: short lines take many times their size in memory."""
 CHUNK_OVERHEAD = 8
-"""Bytes of chunk sizes and extensions that each byte of a body may cost, beyond MAX_HEADER_BYTES."""
+"""Bytes of chunk sizes and extensions allowed for each byte of a body, in addition to MAX_HEADER_BYTES."""
 MAX_PIPELINED = 64
-"""Requests that may wait for the answers to those before them; each read may bring thousands of small ones."""
+"""Maximum number of requests that wait for the responses before theirs. One read may contain thousands of requests."""
 
 MAX_REJECTED = 32
-"""Connections over the limit that may be open while their clients read the refusal."""
+"""Connections beyond the limit that may be open while their clients read the refusal."""
 
 BODY_ERROR = "body_error"
-"""Key in the ASGI scope: the APIError for a body that is broken or late. The body then ends where it is."""
+"""Key in the ASGI scope: the APIError for a body that is malformed or late. The body ends at this point."""
 
 
 class NoMoreRequests(Exception):
-    """The request before this one has ended the connection (RFC 9112, 9.6)."""
+    """The previous request has ended the connection (RFC 9112, 9.6)."""
 
 
 class Connection(TimedConnection):
-    """A new connection has as long for its first byte as for its headers."""
+    """One connection. The time limit for headers also applies to the first byte of a new connection."""
 
     MAX_CONNECTIONS: int
-    """Open ones at a time; with TLS, those whose handshake is done."""
+    """Maximum number of open connections; with TLS, of those with a completed handshake."""
     refused: Callable[[], None]
-    """Called for each connection over the limit."""
+    """Called for each connection beyond the limit."""
     rejected: set["Connection"]
-    """Those that are still open."""
+    """Refused connections that are still open."""
 
-    _deaf = False
-    """Nothing that still comes is read as HTTP."""
+    _ignores_input = False
+    """Whether further bytes are discarded rather than parsed."""
     _answered: Cycle | None = None
-    """The request that is answered, or was last."""
+    """The request whose response is being sent, or was sent last."""
     _last_error: APIError | None = None
-    """The answer to a request that can't be read, once those before it are answered."""
+    """The error for a request that can't be parsed, to send after the responses before it."""
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]  # as uvicorn
         super().connection_made(transport)
@@ -77,15 +77,15 @@ class Connection(TimedConnection):
         self._stop_timer()
         self._stop_send_timer()
         self._linger.stop()
-        self._outlet.close = self._linger.close = _do_nothing  # They refer to this connection, which refers to them.
+        self._outlet.close = self._linger.close = _do_nothing  # Breaks reference cycles.
         self.rejected.discard(self)
         super().connection_lost(exc)
         if self._answered is not None and not self._answered.response_complete:
             self._answered.leave()
 
     def data_received(self, data: bytes) -> None:
-        """Replaces uvicorn's, which takes what follows an upgrade for another request."""
-        if self._deaf:
+        """Replaces uvicorn's method, which takes the bytes after an upgrade for another request."""
+        if self._ignores_input:
             self._linger.discard(len(data))
             return
         self._unset_keepalive_if_required()
@@ -103,7 +103,7 @@ class Connection(TimedConnection):
             self._refuse(self._too_large())
         elif self._phase is Phase.NOTHING and (self._unread == 0 or self._answering()):
             self._stop_timer()
-        else:  # Bytes that begin no request, such as empty lines, are those of headers as well.
+        else:  # Bytes before a request, such as empty lines, have the time limit of headers.
             expected = Phase.BODY if self._phase is Phase.BODY else Phase.HEADERS
             if self._timed is not expected:
                 self._set_timer(expected)
@@ -113,8 +113,8 @@ class Connection(TimedConnection):
     def _parse(self, data: bytes) -> None:
         """Raises HttpParserError.
 
-        The parser stops after a head that requests an upgrade, and expects another protocol. A new parser reads that
-        head without the upgrade, and frames the body as that of any other request.
+        The parser stops after a head that requests an upgrade, as if another protocol followed. A new parser reads the
+        same head without the upgrade, so that the body is framed as in any other request.
         """
         while True:
             parser = self.parser
@@ -128,7 +128,7 @@ class Connection(TimedConnection):
 
     def _renew_parser(self) -> None:
         self.parser = HttpRequestParser(self)
-        # `on_message_begin` refuses what follows `Connection: close`, and `framing` checks the version.
+        # `on_message_begin` refuses requests after `Connection: close`, and `framing` checks the version.
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True, lenient_version=True)
 
     # ---- Callbacks of the parser
@@ -156,14 +156,14 @@ class Connection(TimedConnection):
         self.scope["method"] = method.decode("ascii")
         target, waits = framing.check(method, version, self.url, self.headers)
         if len(self.pipeline) >= MAX_PIPELINED:
-            raise APIError(400, f"More than {MAX_PIPELINED} requests came without waiting for their answers.")
+            raise APIError(400, f"The client sent more than {MAX_PIPELINED} requests without waiting for responses.")
         self._phase = Phase.BODY
         self._unread = 0
-        self.headers = []  # Trailers are counted there, and are no headers (RFC 9112, 7.1.2).
+        self.headers = []  # Trailers, which are no headers (RFC 9112, 7.1.2), are counted in this list.
         self._begin(target, version, waits)
 
     def _begin(self, target: bytes, version: str, waits: bool) -> None:
-        """Runs the application, after the requests before this one. Replaces uvicorn's, which parses targets itself."""
+        """Runs the application, after the previous requests. Replaces uvicorn's code, which parses targets itself."""
         scope: Any = self.scope
         raw_path, _, query = target.partition(b"?")
         path = raw_path.decode("ascii")
@@ -174,7 +174,7 @@ class Connection(TimedConnection):
             scope["http_version"] = version
         cycle = Cycle(
             scope=self.scope,
-            transport=self._outlet,  # type: ignore[arg-type]  # all of it that a cycle uses
+            transport=self._outlet,  # type: ignore[arg-type]  # has everything that a cycle uses
             flow=self.flow,
             logger=self.logger,
             access_logger=self.access_logger,
@@ -196,7 +196,7 @@ class Connection(TimedConnection):
             self.pipeline.appendleft((cycle, self.app))
 
     def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
-        """Replaces uvicorn's, to know which request is answered: others may wait behind it."""
+        """Replaces uvicorn's method, to record the request whose response is being sent: others may wait behind it."""
         self._answered = cast(Cycle, cycle)
         task = self.loop.create_task(cycle.run_asgi(app))
         task.add_done_callback(self.tasks.discard)
@@ -208,7 +208,7 @@ class Connection(TimedConnection):
 
     def on_message_complete(self) -> None:
         if self._phase is Phase.HEADERS:
-            return  # As above: the parser ends the message at an upgrade.
+            return  # The parser ends the message at an upgrade; `_parse` feeds the head again.
         self._phase = Phase.NOTHING
         self._unread = 0
         self._linger.discarded = 0
@@ -234,29 +234,30 @@ class Connection(TimedConnection):
         if self.transport.is_closing():
             return
         if self.pipeline:
-            self.flow.pause_reading()  # Else each answer would let in more requests.
+            self.flow.pause_reading()  # Otherwise more requests would be read after each response.
         elif self._last_error is not None and not self._answering():
             self._answer(self._last_error)
 
     # ---- The end
 
     def _fail(self, error: HttpParserError) -> None:
-        """`error` is the parser's; its context is what a callback raised."""
+        """Handles the parser's error. Its context is the exception that a callback raised."""
         cause = error.__context__
         if isinstance(cause, NoMoreRequests):
-            self._deaf = True
+            self._ignores_input = True
             self._stop_timer()
         elif isinstance(cause, APIError):
             self._refuse(cause)
         elif isinstance(error, HttpParserCallbackError):
-            log.error("a request could not be read", exc_info=error)
+            log.error("can't read a request", exc_info=error)
             self._refuse(InternalError())
         else:
             self._refuse(framing.parser_error(str(error)))
 
     def _refuse(self, error: APIError) -> None:
-        """Answers with `error`, after the requests before it. Nothing after it is read: its end is not known."""
-        self._deaf = True
+        """Responds with `error`, after the previous responses. Later bytes are ignored: the end of this request is
+        unknown."""
+        self._ignores_input = True
         self._stop_timer()
         if self._phase is Phase.BODY:
             self._end_body(error)
@@ -266,7 +267,7 @@ class Connection(TimedConnection):
             self._answer(error)
 
     def _end_body(self, error: APIError) -> None:
-        """The application, which waits for the body, answers."""
+        """Ends the body with an error, which the application responds with."""
         cycle = self.cycle
         if cycle.response_complete:
             self._close()
@@ -276,6 +277,7 @@ class Connection(TimedConnection):
         cycle.message_event.set()
 
     def _reject(self) -> None:
+        """Refuses the connection, which is beyond the limit."""
         self.connections.discard(self)
         self.rejected.add(self)
         self._refuse(TooManyConnections())
@@ -297,14 +299,14 @@ class Connection(TimedConnection):
         self._close()
 
     def _close(self) -> None:
-        """Ends the connection after its last answer: at once, if the client must have sent everything before."""
+        """Ends the connection after its last response: at once if no more bytes of the client are expected."""
         if self.transport.is_closing() or self._linger.has_begun:
             return
-        unread = self._phase is not Phase.NOTHING or self._unread or self._deaf or self.pipeline
+        unread = self._phase is not Phase.NOTHING or self._unread or self._ignores_input or self.pipeline
         if not unread and not self.flow.read_paused and not self.transport.can_write_eof():
             self._close_now()
             return
-        self._deaf = self._deaf or self._phase is not Phase.BODY or bool(self.pipeline)
+        self._ignores_input = self._ignores_input or self._phase is not Phase.BODY or bool(self.pipeline)
         self.pipeline.clear()
         if self.cycle is not None:
             self.cycle.keep_alive = False
@@ -329,8 +331,8 @@ def connection(
     max_connections: int,
     refused: Callable[[], None],
 ) -> type[Any]:
-    """uvicorn takes a class, and makes one for each connection itself."""
-    bounds = {
+    """A subclass of Connection with these limits: uvicorn creates the instances itself."""
+    limits = {
         "HEADER_SECONDS": header_seconds,
         "BODY_SECONDS": body_seconds,
         "SEND_SECONDS": send_seconds,
@@ -338,4 +340,4 @@ def connection(
         "refused": staticmethod(refused),
         "rejected": set(),
     }
-    return type("Connection", (Connection,), bounds)
+    return type("Connection", (Connection,), limits)

@@ -11,13 +11,13 @@ _NAMES = frozenset((b"x-forwarded-for", b"x-forwarded-proto"))
 
 
 class Forwarded:
-    """Passes a request through uvicorn's ProxyHeadersMiddleware only if it has a header that it reads.
+    """Passes a request through uvicorn's ProxyHeadersMiddleware only if it has one of the headers for it.
 
-    Returns the application's coroutine rather than awaiting it, which saves every other request a coroutine.
+    Returns the application's coroutine rather than awaiting it, which saves all other requests a coroutine.
     """
 
     def __init__(self, app: ASGIApp, config: Config) -> None:
-        """`config` names the trusted proxies (`forwarded_allow_ips`)."""
+        """`config.forwarded_allow_ips` are the trusted proxies."""
         self._app = app
         self._behind_proxy = cast(ASGIApp, ProxyHeadersMiddleware(app, config.forwarded_allow_ips))  # type: ignore[arg-type]
 

@@ -1,6 +1,7 @@
-"""RFC 9112's rules for a request's head: where the message ends and what it targets. PURE.
+"""RFC 9112's rules for a request's head: the end of the message, and its target. PURE.
 
-The parser (llhttp) enforces the grammar. These are the rules that it leaves to the server, and the errors for both.
+The parser (llhttp) enforces the grammar. This module has the rules that it leaves to the server, and the errors for
+both.
 """
 
 import re
@@ -14,9 +15,10 @@ Header = tuple[bytes, bytes]
 
 MAX_TARGET_BYTES = 16 << 10
 MAX_CACHED_BYTES = 300
-"""Bytes of a target or host that is looked up. A host is no longer: a name in DNS has 253 at most, before its port."""
+"""Maximum length of a target or host in a cache. No valid host is longer: a DNS name has at most 253 bytes, without its
+port."""
 METHODS = "GET, HEAD, POST, OPTIONS"
-"""What some path of this server answers."""
+"""Methods that the server supports on at least one path."""
 
 _NAME = itemgetter(0)
 _PATH = re.compile(rb"/[A-Za-z0-9\-._~!$&'()*+,;=:@/]*")
@@ -30,7 +32,7 @@ def invalid(problem: str) -> APIError:
 
 
 def parser_error(reason: str) -> APIError:
-    """The error for a request that llhttp has refused for `reason`."""
+    """The error for a request that llhttp refuses with `reason`."""
     if reason == "Pause on PRI/Upgrade":
         return _version_not_supported("2.0")
     return invalid(reason.strip(".") or "it can't be parsed")
@@ -46,7 +48,7 @@ def check(method: bytes, version: str, target: bytes, headers: Sequence[Header])
     is_plain = version == "1.1" and n_hosts == 1 and b"transfer-encoding" not in names and b"expect" not in names
     waits = False if is_plain else _check_special(version, n_hosts, headers)
     if n_hosts and not _is_host(headers[names.index(b"host")][1]):
-        raise invalid("the Host header names no host")
+        raise invalid("the Host header has no valid host")
     if method == b"CONNECT":
         raise APIError(405, "Method Not Allowed: CONNECT", headers={"allow": METHODS})
     return target if _is_path(target) else _origin_form(method, target), waits
@@ -60,7 +62,7 @@ def _check_special(version: str, n_hosts: int, headers: Sequence[Header]) -> boo
         raise invalid("it has more than one Host header" if n_hosts else "it has no Host header")
     expectations = [] if version == "1.0" else [value.strip(b" \t").lower() for value in _values(b"expect", headers)]
     if expectations and set(expectations) != {b"100-continue"}:
-        raise APIError(417, "The only expectation that this server meets is 100-continue.")
+        raise APIError(417, "This server supports only the expectation 100-continue.")
     codings = [coding for value in _values(b"transfer-encoding", headers) for coding in value.split(b",")]
     codings = [coding.strip(b" \t").lower() for coding in codings]
     if codings and (version == "1.0" or codings != [b"chunked"]):
@@ -78,7 +80,8 @@ def _matches_path(target: bytes) -> bool:
 
 
 def _is_path(target: bytes) -> bool:
-    """Whether it is in origin form, without a query. Nearly every request has one of few targets."""
+    """Whether the target is in origin form, without a query. A few targets occur in nearly all requests, so the results
+    are cached."""
     return len(target) <= MAX_CACHED_BYTES and _matches_path(target)
 
 
@@ -94,13 +97,13 @@ def _matches_host(value: bytes) -> bool:
 def _check_version(version: str) -> None:
     """A higher minor version is read as 1.1 (RFC 9110, 2.5)."""
     if version == "0.9":
-        raise invalid("the request line names no version of HTTP")
+        raise invalid("the request line has no HTTP version")
     if not version.startswith("1."):
         raise _version_not_supported(version)
 
 
 def _version_not_supported(version: str) -> APIError:
-    return APIError(505, f"This server speaks HTTP/1.1, not HTTP/{version}.", code="invalid_http")
+    return APIError(505, f"This server supports HTTP/1.1, not HTTP/{version}.", code="invalid_http")
 
 
 def _transfer_encoding(version: str, codings: Sequence[bytes]) -> APIError:
@@ -108,7 +111,7 @@ def _transfer_encoding(version: str, codings: Sequence[bytes]) -> APIError:
         return invalid("HTTP/1.0 has no Transfer-Encoding")
     if b"chunked" in codings[:-1] or b"" in codings:
         return invalid("chunked must be the last Transfer-Encoding, once")
-    return APIError(501, "The only Transfer-Encoding that this server reads is chunked.")
+    return APIError(501, "This server supports only the Transfer-Encoding chunked.")
 
 
 def _origin_form(method: bytes, target: bytes) -> bytes:
@@ -133,7 +136,7 @@ def target_too_long() -> APIError:
 
 
 def without_upgrade(method: bytes, target: bytes, version: str, headers: Iterable[Header]) -> bytes:
-    """The head, written again without its Upgrade header. A server may ignore an upgrade (RFC 9110, 7.8)."""
+    """The head without its Upgrade header. A server may ignore an upgrade (RFC 9110, 7.8)."""
     lines = [b"%s %s HTTP/%s" % (method, target, version.encode())]
     lines += [b"%s: %s" % header for header in headers if header[0] != b"upgrade"]
     return b"\r\n".join([*lines, b"", b""])

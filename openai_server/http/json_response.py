@@ -1,4 +1,4 @@
-"""Responses with a JSON body. Nearly all are, so their headers are made without Starlette's work on them."""
+"""Responses with a JSON body. Nearly all responses are, so their headers bypass Starlette's slower code."""
 
 from collections.abc import Mapping
 
@@ -9,8 +9,8 @@ encode = msgspec.json.Encoder().encode
 
 
 class JSONResponse(Response):
-    """`content`: msgspec Structs, dictionaries and lists. A whole chat takes msgspec 0.5 µs with the Structs that it is
-    made of, orjson 0.6 µs with the dictionaries."""
+    """`content` consists of msgspec Structs, dictionaries and lists. Encoding a whole chat takes 0.5 µs as Structs with
+    msgspec, and 0.6 µs as dictionaries with orjson."""
 
     def __init__(self, content: object, status_code: int = 200, headers: Mapping[str, str] | None = None) -> None:
         self.status_code, self.background = status_code, None

@@ -1,4 +1,4 @@
-"""ASGI's lifespan: what runs as long as the server does."""
+"""ASGI's lifespan protocol: start-up and shutdown."""
 
 import traceback
 from contextlib import AbstractAsyncContextManager
@@ -7,7 +7,7 @@ from starlette.types import Receive, Send
 
 
 async def lifespan(block: AbstractAsyncContextManager[None], receive: Receive, send: Send) -> None:
-    """Is inside `block` from start-up to shutdown. Raises what it raises, after reporting it to the server."""
+    """Enters `block` at start-up and leaves it at shutdown. Reports its exceptions to the server and raises them."""
     started = False
     await receive()
     try:

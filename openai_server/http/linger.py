@@ -1,6 +1,6 @@
-"""Reads what a client still sends after its last answer, and discards it: the last stage of RFC 9112, 9.6.
+"""Discards the bytes that a client still sends after the last response: the last stage of RFC 9112, 9.6.
 
-A socket that is closed before such bytes have come resets the connection, and the client loses the answer.
+Closing the socket before these bytes have arrived would reset the connection, and the client would lose the response.
 """
 
 from asyncio import AbstractEventLoop, TimerHandle, Transport
@@ -8,8 +8,9 @@ from collections.abc import Callable
 
 MAX_DISCARDED_BYTES = 128 << 20
 LINGER_SECONDS = 30.0
+"""Maximum time to wait for the end of the client's bytes."""
 IDLE_SECONDS = 2.0
-"""Seconds without a byte after which the client is expected to have stopped sending."""
+"""Seconds without a byte after which the client has presumably stopped sending."""
 
 
 class Linger:
@@ -23,14 +24,14 @@ class Linger:
         self._ends_at = 0.0
         self._heard_at = 0.0
         self.discarded = 0
-        """Bytes since the last request that was read to its end."""
+        """Discarded bytes since the last completely read request."""
         self.has_begun = False
 
-    def begin(self, most_seconds: float) -> None:
-        """After the last answer is written. With TLS the client can't see yet that nothing more comes."""
+    def begin(self, max_seconds: float) -> None:
+        """Must be called after the last response has been written. Signals its end to the client, except with TLS."""
         self.has_begun = True
         self._heard_at = self._loop.time()
-        self._ends_at = self._heard_at + min(most_seconds, LINGER_SECONDS)
+        self._ends_at = self._heard_at + min(max_seconds, LINGER_SECONDS)
         if self._transport.can_write_eof():
             self._transport.write_eof()
         self._wait()
@@ -41,7 +42,8 @@ class Linger:
             self._timer = None
 
     def discard(self, n_bytes: int) -> None:
-        """Also before `begin`, where an answer has not been sent yet or the connection stays open."""
+        """Counts discarded bytes. May be called before `begin`, while a response is pending or the connection stays
+        open."""
         self._heard_at = self._loop.time()
         self.discarded += n_bytes
         if self.discarded > MAX_DISCARDED_BYTES:

@@ -1,16 +1,16 @@
 """Finds the route of a method and a path. PURE.
 
-We route, rather than Starlette, because metrics and logs call a request by the endpoint that answers it: one lookup
-gives the handler, that name and the parameters. A fixed path costs two dictionary lookups; paths with parameters are
-kept in a cache. Starlette's router tries one regular expression after the other, behind its middlewares: the whole way
-of a `GET /livez` took 28 µs with it and takes 6 µs, a refused `POST /{model}/chat/completions` 34 and 13 µs.
+Starlette's router is not used: metrics and logs need the name of a request's endpoint, and here one lookup returns the
+handler, that name and the parameters. A fixed path costs two dictionary lookups; matches of paths with parameters are
+cached. Starlette's router tries one regular expression after the other, behind its middlewares: a `GET /livez` took
+28 µs with it and takes 6 µs here, a refused `POST /{model}/chat/completions` 34 and 13 µs.
 
-- GET implies HEAD. Another method of a path that is served is a 405, which lists all allowed ones; OPTIONS has no
-  answer of its own (a browser's preflight request is answered before routing).
-- Paths are compared as ASGI gives them: percent-decoded, so that `%2F` is a slash. A slash at the end makes another
+- GET implies HEAD. Another method of a served path gets status 405 with a list of all allowed methods; OPTIONS has no
+  response of its own (a browser's preflight request is answered before routing).
+- Paths are compared as ASGI passes them: percent-decoded, so `%2F` is a slash. A path with a trailing slash is another
   path: nothing is redirected.
-- `{model}` may have slashes, as models' names do, but no empty segment. Any other parameter is one segment.
-- Among several patterns that match, the one with the longest fixed text wins, whatever their order.
+- `{model}` may contain slashes, as models' names do, but no empty segment. Any other parameter is one segment.
+- If several patterns match, the one with the longest fixed text wins, whatever their order.
 """
 
 import re
@@ -22,28 +22,29 @@ from typing import Generic, TypeVar
 R = TypeVar("R")
 
 MAX_CACHED = 256
-"""Characters of a path that is kept with its match, and the number of such paths."""
+"""Maximum length of a path in the cache of matches, in characters, and the number of paths in the cache."""
 
 _PARAMETER = re.compile(r"\{([a-z_]+)\}")
 _SEGMENT = r"[^/]+"
 _MODEL = r"[^/]+(?:/[^/]+)*"
 _LEADING_MODEL = r"(?!(?:models|engines)/)(?:(?!v1/)[^/]+/)*(?!v1/)[^/]+"
-"""At the beginning of a path, a segment `v1` comes from a base URL and names no model; what begins with `models/` or
-`engines/` is one of the other paths."""
+"""`{model}` at the beginning of a path. A segment `v1` belongs to a base URL and not to a model, and a path that begins
+with `models/` or `engines/` is one of the other patterns."""
 
 
 @dataclass(frozen=True, slots=True)
 class Match(Generic[R]):
-    """`route` answers, or refuses the method if `allowed` isn't empty; it is None for a path that is not served."""
+    """The route of a request."""
 
     route: R | None
+    """The route of the path, even if `allowed` isn't empty; None if the path is not served."""
     parameters: Mapping[str, str] = field(default_factory=dict)
     allowed: tuple[str, ...] = ()
-    """Methods of the path, if that of the request is none of them."""
+    """The methods of the path, if the request's method is not one of them; otherwise empty."""
 
 
 class Router(Generic[R]):
-    """`routes`: method, path pattern, and what is found there."""
+    """Each of `routes` has a method, a path pattern, and the value to find there."""
 
     def __init__(self, routes: Iterable[tuple[str, str, R]]) -> None:
         self._fixed: dict[str, dict[str, Match[R]]] = {}
@@ -57,7 +58,7 @@ class Router(Generic[R]):
                 matches.setdefault(name, Match(route))
         self._patterns = [
             (pattern, _methods(method), route)
-            for _, pattern, method, route in sorted(patterns, key=lambda each: -each[0])
+            for _, pattern, method, route in sorted(patterns, key=lambda entry: -entry[0])
         ]
         self._kept = lru_cache(MAX_CACHED)(self._search)
 

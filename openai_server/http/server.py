@@ -1,4 +1,4 @@
-"""One process that serves: listens, and ends cleanly on SIGINT and SIGTERM."""
+"""The server of one process: it listens, and ends cleanly on SIGINT and SIGTERM."""
 
 import asyncio
 import logging
@@ -16,10 +16,12 @@ log = logging.getLogger(__name__)
 
 
 class Server(uvicorn.Server):
-    """Told to end, it stops being ready, lets the running requests finish, and exits with 0. Told again, it hurries.
+    """Drains on the first signal: reports that it is not ready, finishes the running requests, and exits with 0. On a
+    second signal, it doesn't wait for the running requests.
 
-    `drain` is called when it is to stop being ready, `started` once it answers. `delay`: seconds for which it still
-    takes new requests, from clients that have not noticed yet. `handshake`: seconds for that of TLS.
+    `drain` is called when the server must report that it is not ready, `started` when it accepts connections. `delay`
+    is the number of seconds for which it still accepts requests after the signal, so that load balancers can move away.
+    `handshake` is the time limit of a TLS handshake, in seconds.
     """
 
     def __init__(
@@ -39,7 +41,7 @@ class Server(uvicorn.Server):
         self._started = started
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup([])  # all but listening, which it does without a limit for handshakes
+        await super().startup([])  # without listening: uvicorn sets no time limit for TLS handshakes
         loop, config = asyncio.get_running_loop(), self.config
         for listener in sockets or ():
             server = await loop.create_server(
@@ -54,28 +56,28 @@ class Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         await super().shutdown(sockets)
-        if self.force_exit:  # then uvicorn leaves this out, and the log has a traceback of the cancelled lifespan
+        if self.force_exit:  # uvicorn would skip this, and log a traceback of the cancelled lifespan
             await self.lifespan.shutdown()
 
     def _connection(self) -> asyncio.Protocol:
-        """For each that is accepted; what uvicorn gives it."""
-        state, made_for = self.lifespan.state, cast(type[Any], self.config.http_protocol_class)
-        made: asyncio.Protocol = made_for(config=self.config, server_state=self.server_state, app_state=state)
-        return made
+        """Creates the protocol of an accepted connection, with uvicorn's arguments."""
+        state, protocol_class = self.lifespan.state, cast(type[Any], self.config.http_protocol_class)
+        protocol: asyncio.Protocol = protocol_class(config=self.config, server_state=self.server_state, app_state=state)
+        return protocol
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # Outside the context of the request that is interrupted: the line in the log is not about it.
+        # Outside the context of the interrupted request: the log line is not about it.
         Context().run(self.end, signal.Signals(sig).name)
 
-    def end(self, why: str) -> None:
-        # Before a word is said: who reads it may tell us again at once, and this runs again in the midst of itself.
+    def end(self, reason: str) -> None:
+        # Before logging: a process that reads the line may send another signal at once, which calls this again.
         if self._closes_at is None:
             self._closes_at = time.monotonic() + self._delay
             self.should_exit = not self._delay
         else:
             self.force_exit = self.should_exit = True
         self._drain()
-        log.info("%s: finishing the running requests", why)
+        log.info("%s: finishing the running requests", reason)
 
     async def on_tick(self, counter: int) -> bool:
         if self._closes_at is not None and time.monotonic() >= self._closes_at:

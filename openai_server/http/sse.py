@@ -1,4 +1,4 @@
-"""Server-sent events, as OpenAI sends them: each is one `data:` line of JSON.
+"""Server-sent events in OpenAI's form: each event is one `data:` line of JSON.
 
 PURE. https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
@@ -12,14 +12,14 @@ _encode = msgspec.json.Encoder().encode
 HEADERS = [
     (b"content-type", b"text/event-stream; charset=utf-8"),
     (b"cache-control", b"no-cache"),
-    (b"x-accel-buffering", b"no"),  # nginx would collect the events before it passes them on
+    (b"x-accel-buffering", b"no"),  # otherwise nginx buffers the events
 ]
 
 DATA = b"data: "
 END = b"\n\n"
 
 PING = b": ping\n\n"
-"""A comment: keeps proxies from closing a silent connection, and clients skip it."""
+"""A comment, which clients skip. It keeps proxies from closing a silent connection."""
 
 DONE = b"data: [DONE]\n\n"
 
@@ -29,5 +29,5 @@ def event(payload: object) -> bytes:
 
 
 def failure(error: APIError) -> bytes:
-    """What ends a stream that broke after its status had been sent."""
+    """The last events of a stream that failed after its status was sent."""
     return event(error.envelope()) + DONE

@@ -1,6 +1,6 @@
-"""Sending an answer, whole or as events, to a client that may go away before it is there.
+"""Sends responses, whole or as events, to clients that may leave before the end.
 
-When the client goes, the task that works for it is cancelled, and with it the call to the backend.
+When the client leaves, the task of its request is cancelled, and with it the call to the backend.
 """
 
 import asyncio
@@ -21,36 +21,36 @@ EXCHANGE = "exchange"
 """Key in the ASGI scope: the request's Exchange."""
 
 CLIENT_CLOSED_REQUEST = 499
-"""nginx's status for a client that left; nobody sees it but the access log."""
+"""nginx's status for a client that left. Only the access log, metrics and spans have it."""
 
 
 class ClientGone(Exception):
-    """Nobody is there to read the answer."""
+    """The client left before the end of the response."""
 
 
 class Exchange(Protocol):
-    """What the server offers for one request beside ASGI's messages, which cost a task for each thing to wait for."""
+    """Operations of the server for one request, besides ASGI's messages, which would need a task for each wait."""
 
     @property
     def is_free(self) -> bool:
-        """Whether the client reads fast enough, and is there, so that `write_now` need not wait."""
+        """Whether the client is connected and reads fast enough for `write_now`."""
 
     def write_now(self, part: bytes) -> None:
-        """Writes a part of the body, in the order of the parts that are sent as messages."""
+        """Writes a part of the body without waiting, after the parts that were sent as messages."""
 
     def take_body(self) -> bytes | None:
-        """The rest of the request's body, if all of it has come; None: it has to be received."""
+        """The rest of the request's body if all of it has arrived; None: it must be received as messages."""
 
     @property
     def is_gone(self) -> bool:
         """Whether the client has left before the end of the response."""
 
     def when_gone(self, callback: Callable[[], None] | None) -> None:
-        """Calls it once if the client leaves from now on, before the end of the response. None: no longer."""
+        """Sets the function to call once when the client leaves before the end of the response; None removes it."""
 
 
 async def unless_gone(scope: Mapping[str, Any], work: Coroutine[Any, Any, T]) -> T:
-    """The result of `work`, which is cancelled if the client leaves before that; then raises ClientGone."""
+    """The result of `work`. If the client leaves before that, cancels `work` and raises ClientGone."""
     worker = asyncio.current_task()
     assert worker is not None
     exchange: Exchange = scope[EXCHANGE]
@@ -68,7 +68,7 @@ async def unless_gone(scope: Mapping[str, Any], work: Coroutine[Any, Any, T]) ->
     try:
         return await work
     except asyncio.CancelledError:
-        # The server may have cancelled as well, and that counts more.
+        # The server may have cancelled the task as well; its cancellation has priority.
         if gone and worker.uncancel() == 0:
             raise ClientGone from None
         raise
@@ -83,12 +83,12 @@ class EventWriter:
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> None:
         self.is_started = False
-        """The head has been sent."""
+        """Whether the head has been sent."""
         self._send = send
         self._headers = headers
         self._exchange = exchange
         self.write_now: Callable[[bytes], None] = exchange.write_now
-        """Writes events without waiting, if `is_free`."""
+        """Writes events without waiting. May be called only if `is_free`."""
 
     @property
     def is_free(self) -> bool:
@@ -96,7 +96,7 @@ class EventWriter:
         return self.is_started and self._exchange.is_free
 
     async def write(self, events: bytes, *, more: bool = True) -> None:
-        """Waits while the client reads more slowly. `more`: these are not the last events."""
+        """Writes events, and waits if the client reads too slowly. `more`: whether other events will follow."""
         if not self.is_started:
             self.is_started = True
             await self._send({"type": "http.response.start", "status": 200, "headers": self._headers})
@@ -104,11 +104,11 @@ class EventWriter:
 
 
 class EventStream(Response):
-    """What `events` writes, as it comes, and at last what it returns.
+    """A stream of events: those that `events` writes, and at the end those that it returns.
 
-    The status is sent with the first event. A failure before that is raised, so that it gets a status of its own; a
-    later one becomes an event, and `status_code` what it would have been; 499 if the client left before the end.
-    Cancelling is the server's way to say that it waits no longer; during the last send it is raised again.
+    The status is sent with the first event. A failure before that is raised, so that it gets a status of its own. A
+    later failure is sent as an event, and sets `status_code` to the status that it would have had; 499 if the client
+    left before the end. A cancellation by the server is a failure too; during the last send it is raised again.
     """
 
     def __init__(self, events: Callable[[EventWriter], Coroutine[Any, Any, bytes]]) -> None:
@@ -119,7 +119,7 @@ class EventStream(Response):
 
     @property
     def is_started(self) -> bool:
-        """The head has been sent, so that no other response may follow."""
+        """Whether the head has been sent, so that no other response may follow."""
         return self._writer is not None and self._writer.is_started
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -143,7 +143,7 @@ class EventStream(Response):
 
 
 def _as_api_error(error: BaseException) -> APIError:
-    """The error that the client of a stream gets."""
+    """The error to send to the client of a stream."""
     if isinstance(error, APIError):
         return error
     if isinstance(error, asyncio.CancelledError):

@@ -1,7 +1,7 @@
-"""The parent of several processes that accept on the same sockets: it starts, replaces and ends them.
+"""The parent of several worker processes that accept on the same sockets: it starts, replaces and ends them.
 
-They are started as programs of their own, since gRPC does not survive a fork; and in process groups of their own, so
-that Ctrl-C reaches only the parent, which tells them once.
+They are separate programs, since gRPC does not survive a fork. They run in process groups of their own, so that Ctrl-C
+reaches only the parent, which sends each of them one signal.
 """
 
 import asyncio
@@ -18,17 +18,17 @@ import click
 log = logging.getLogger(__name__)
 
 SHORT_LIFE = 10.0
-"""Seconds. Who lived longer is replaced at once."""
+"""Seconds. A process that ran for longer is replaced at once."""
 PAUSES = (0.5, 1.0, 2.0, 5.0, 10.0)
-"""Seconds before those who live shorter, one after the other, are replaced."""
+"""Seconds before a process that ended within SHORT_LIFE is replaced, by the number of such processes in a row."""
 
 
-CHILD = (sys.executable, "-m", "openai_server.worker_process")
+PROGRAM = (sys.executable, "-m", "openai_server.worker_process")
 
 
 class Supervisor:
-    """Keeps `n` processes running. Each gets `config`, pickled; `child` is its command, and `buried` is called with the
-    process id of each that has ended.
+    """Keeps `n` processes running. `program` is their command. Each gets the pickled `config`. `ended` is called with
+    the process id of each process that has ended.
     """
 
     def __init__(
@@ -38,35 +38,36 @@ class Supervisor:
         listeners: Sequence[socket.socket],
         admin: Sequence[socket.socket] = (),
         *,
-        child: Sequence[str] = CHILD,
-        buried: Callable[[int], None] = lambda _: None,
+        program: Sequence[str] = PROGRAM,
+        ended: Callable[[int], None] = lambda _: None,
     ) -> None:
         self._n = n
         self._config = pickle.dumps(config)
         self._listeners = listeners
         self._admin = admin
-        self._child = child
-        self._buried = buried
+        self._program = program
+        self._ended = ended
         self._running: set[Process] = set()
         self._ending = asyncio.Event()
         self._failed = False
 
     async def run(self) -> None:
-        """Until told to end. Raises ClickException if a process can't start."""
-        await asyncio.gather(*(self._keep_one() for _ in range(self._n)))
+        """Runs until `end` is called. Raises ClickException if a process can't start."""
+        await asyncio.gather(*(self._keep_running() for _ in range(self._n)))
         if self._failed:
             raise click.ClickException("a worker process can't start")
 
     def end(self) -> None:
-        """All finish what they are doing. Called again, they hurry."""
+        """Ends all processes after their running requests; at once if it is called a second time."""
         self._ending.set()
         for listener in (*self._listeners, *self._admin):
-            listener.close()  # so that nobody can connect once they have closed theirs
+            listener.close()  # so that no client can connect after the processes have closed theirs
         for process in self._running:
             with suppress(ProcessLookupError):  # it has just ended
                 process.terminate()
 
-    async def _keep_one(self) -> None:
+    async def _keep_running(self) -> None:
+        """Keeps one process running until the end."""
         clock = asyncio.get_running_loop().time
         has_started, short_lives = False, 0
         while not self._ending.is_set():
@@ -77,10 +78,10 @@ class Supervisor:
                 log.info("worker process %d has started", process.pid)
             status = await process.wait()
             self._running.discard(process)
-            self._buried(process.pid)
+            self._ended(process.pid)
             if self._ending.is_set():
                 return
-            if not has_started and status >= 0:  # below 0 it was killed, and the next one may fare better
+            if not has_started and status >= 0:  # below 0 a signal killed it, and a new process may start
                 self._failed = True
                 self.end()
                 return
@@ -95,7 +96,7 @@ class Supervisor:
     async def _start(self) -> Process:
         fds = [[listener.fileno() for listener in listeners] for listeners in (self._listeners, self._admin)]
         process = await asyncio.create_subprocess_exec(
-            *self._child,
+            *self._program,
             *(",".join(map(str, group)) for group in fds),
             stdin=PIPE,
             stdout=PIPE,
@@ -108,8 +109,8 @@ class Supervisor:
         return process
 
     async def _has_started(self, process: Process) -> bool:
-        """False if it ends before."""
+        """Waits until the process has started. False if it ends before that."""
         assert process.stdin is not None
         assert process.stdout is not None
-        process.stdin.write(self._config)  # stays open: its end is the end of this process
+        process.stdin.write(self._config)  # stays open: its end shows the process that its parent is gone
         return bool(await process.stdout.readline())

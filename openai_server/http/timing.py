@@ -1,4 +1,4 @@
-"""uvicorn's connection with a time limit for each thing that a client does: headers, body, reading its answer."""
+"""uvicorn's connection, with time limits for sending headers, sending a body, and reading the response."""
 
 from asyncio import TimerHandle
 from enum import Enum, auto
@@ -9,16 +9,16 @@ from openai_server.core.errors import APIError, BodyTooSlow
 
 
 class Phase(Enum):
-    """What of a request is expected next."""
+    """The part of a request that is expected next."""
 
     HEADERS = auto()
     BODY = auto()
     NOTHING = auto()
-    """Its end has come."""
+    """The request is complete."""
 
 
 class TimedConnection(HttpToolsProtocol):
-    """The subclass sets `_phase` and `_unread`, and the timer for what it expects next."""
+    """The subclass sets `_phase`, `_unread`, and the timer for the part that it expects next."""
 
     HEADER_SECONDS: float
     BODY_SECONDS: float
@@ -26,16 +26,16 @@ class TimedConnection(HttpToolsProtocol):
 
     _phase = Phase.NOTHING
     _unread = 0
-    """Bytes since the last request, or of a body's framing beyond what its content allows."""
+    """Bytes since the last request, or bytes of a body's framing beyond those that its content allows."""
     _timer: TimerHandle | None = None
     _timed: Phase | None = None
-    """For what the timer was set."""
+    """The phase that `_timer` limits."""
     _send_timer: TimerHandle | None = None
 
     # ---- Clients that don't read
 
     def pause_writing(self) -> None:
-        """More waits to be sent than should."""
+        """Called when too much data waits to be sent."""
         super().pause_writing()
         self._set_send_timer()
 
@@ -76,12 +76,12 @@ class TimedConnection(HttpToolsProtocol):
         if self.transport.is_closing() or phase is None:
             return
         if self.flow.read_paused or self.pipeline or self._answering():
-            # The server itself doesn't read, or an answer is still on its way, which must not be cut off.
+            # The server itself doesn't read, or a response is being sent, which must not be cut off.
             self._set_timer(phase)
             if phase is Phase.BODY and not (self.flow.read_paused or self.pipeline or self.cycle.response_started):
                 self._refuse(BodyTooSlow(self.BODY_SECONDS))
         elif self._phase is Phase.NOTHING and self._unread == 0:
-            self.transport.close()  # It never said anything, and expects no answer.
+            self.transport.close()  # A client that has sent nothing expects no response.
         elif phase is Phase.HEADERS:
             problem = f"The request's headers did not arrive within {self.HEADER_SECONDS:g} s."
             self._refuse(APIError(408, problem, code="request_timeout"))
@@ -92,11 +92,11 @@ class TimedConnection(HttpToolsProtocol):
         return self.cycle is not None and not self.cycle.response_complete
 
     def _refuse(self, error: APIError) -> None:
-        """Answers with `error`, and ends the connection."""
+        """Responds with `error`, and ends the connection."""
         raise NotImplementedError
 
     def _close_now(self) -> None:
         self._stop_timer()
         self.transport.close()
         if self.transport.get_write_buffer_size():
-            self._set_send_timer()  # Else it would be closing until all of it is sent.
+            self._set_send_timer()  # Otherwise the connection would stay open until all data is sent.

@@ -1,7 +1,7 @@
-"""TLS for HTTP: the certificate, whose files may change while we run.
+"""TLS for HTTP. The files of the certificate may change while the server runs.
 
-A changed certificate (or CA of clients) makes a new context, to which each new connection is switched in its handshake;
-those that are open keep theirs. If the files don't belong together, the context that there is stays.
+After a change of the certificate or the client CA, new connections switch to a new context in their handshake; open
+connections keep the old one. If the new files don't match each other, the old context stays in use.
 """
 
 import ssl
@@ -14,11 +14,11 @@ from anyserve_common.file_watch import follow, signature
 @dataclass(frozen=True, slots=True)
 class Files:
     certificate: Path
-    """With the chain, PEM."""
+    """The certificate with its chain (PEM)."""
     key: Path | None = None
-    """None: it is in the certificate's file."""
+    """None: the key is in the certificate's file."""
     client_ca: Path | None = None
-    """Who signs the certificates that clients have to show; None: they need none."""
+    """Authorities that must have issued the clients' certificates; None: clients need no certificate."""
 
     @property
     def paths(self) -> list[Path]:
@@ -26,28 +26,28 @@ class Files:
 
 
 class TLSError(Exception):
-    """Names the file or the files."""
+    """A file is missing or invalid. The message contains its path."""
 
 
 class TLS:
-    """Raises TLSError. `context` is for the server."""
+    """Raises TLSError. `context` is the server's context."""
 
     def __init__(self, files: Files) -> None:
         self._files = files
-        self._seen = signature(files.paths)  # before they are read: a change in between is seen later
+        self._seen = signature(files.paths)  # before reading them, so that no later change is missed
         self.context = _context(files)
         self._current = self.context
         self.context.sni_callback = self._switch
 
     async def watch(self) -> None:
-        """Follows the files. Runs until cancelled."""
+        """Reads the files again when they change. Runs until cancelled."""
         await follow(self._files.paths, self._seen, self._read_again)
 
     def _read_again(self) -> None:
         self._current = _context(self._files)
 
     def _switch(self, connection: ssl.SSLObject, _: str | None, __: ssl.SSLContext) -> None:
-        """In every handshake, whether the client names a host or not."""
+        """Called in every handshake, even if the client sends no server name."""
         if connection.context is not self._current:
             connection.context = self._current
 
@@ -58,7 +58,7 @@ def _context(files: Files) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     where = f"{files.certificate}" if files.key is None else f"{files.certificate} and {files.key}"
     try:
-        # Without a password OpenSSL would ask for one on the terminal.
+        # With an encrypted key and no password, OpenSSL would prompt for it on the terminal.
         context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
     except (OSError, ValueError) as error:
         raise TLSError(f"can't load the certificate and its key from {where}: {_reason(error)}") from None
@@ -66,9 +66,9 @@ def _context(files: Files) -> ssl.SSLContext:
         try:
             context.load_verify_locations(files.client_ca)
         except (OSError, ValueError) as error:
-            raise TLSError(f"can't load the CA of clients from {files.client_ca}: {_reason(error)}") from None
+            raise TLSError(f"can't load the client CA from {files.client_ca}: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_REQUIRED
-        # Who resumes a session is not asked for a certificate again, and its CA may be gone by now.
+        # Without session tickets: a resumed session would skip the check of the client's certificate.
         context.options |= ssl.OP_NO_TICKET
         context.num_tickets = 0
     return context

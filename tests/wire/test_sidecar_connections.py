@@ -456,7 +456,7 @@ async def test_connections_beyond_the_limit_are_refused(certificates: Certificat
         ("--tls-cert", None, "can't load the certificate and its key from {path} and {key}: No such file or directory"),
         ("--tls-cert", b"nonsense", "can't load the certificate and its key from {path} and {key}: "),
         ("--tls-key", b"nonsense", "can't load the certificate and its key from {cert} and {path}: "),
-        ("--tls-client-ca", b"nonsense", "can't load the CA of clients from {path}: "),
+        ("--tls-client-ca", b"nonsense", "can't load the client CA from {path}: "),
     ],
 )
 async def test_wrong_certificate_files_are_one_clear_line(

@@ -49,7 +49,7 @@ async def log() -> AsyncIterator[Log]:
 async def test_a_process_that_cannot_start_ends_the_supervisor(listener: socket.socket, tmp_path: Path) -> None:
     # the second process finds the file of the first
     code = f"try: os.open({str(tmp_path / 'taken')!r}, os.O_CREAT | os.O_EXCL)\nexcept OSError: sys.exit(7)\n{SERVES}"
-    supervisor = Supervisor(2, Config(), [listener], child=child(code))
+    supervisor = Supervisor(2, Config(), [listener], program=child(code))
     with pytest.raises(click.ClickException, match="can't start"):
         await asyncio.wait_for(supervisor.run(), 30)
 
@@ -61,7 +61,7 @@ async def test_a_process_that_cannot_start_ends_the_supervisor(listener: socket.
 async def test_a_dead_process_is_replaced_after_a_growing_pause(
     listener: socket.socket, log: Log, dies: str, status: int
 ) -> None:
-    supervisor = Supervisor(1, Config(), [listener], child=child(dies))
+    supervisor = Supervisor(1, Config(), [listener], program=child(dies))
     running = asyncio.create_task(supervisor.run())
     for pause in ("0.5", "1"):
         line = await log.line()
@@ -79,7 +79,7 @@ connection, _ = socket.socket(fileno=int(sys.argv[1])).accept()
 connection.sendall(b"%d %d" % (os.getpid(), len(config.chat_template)))
 connection.close()
 """
-    supervisor = Supervisor(2, config, [listener], child=child(code + SERVES))
+    supervisor = Supervisor(2, config, [listener], program=child(code + SERVES))
     running = asyncio.create_task(supervisor.run())
     replies = []
     async with asyncio.timeout(30):

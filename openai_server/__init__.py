@@ -3,4 +3,4 @@
 __version__ = "0.1.0"
 
 ENVIRONMENT_PREFIX = "OPENAI_SERVER_"
-"""The environment variables of the command line's options begin with it."""
+"""Prefix of the environment variables of the command line's options."""

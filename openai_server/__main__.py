@@ -1,9 +1,9 @@
-"""`python -m openai_server`: serves, in one process or several."""
+"""`python -m openai_server`: the server, in one process or several."""
 
 from anyserve_common import interrupts
 
 if __name__ == "__main__":
-    interrupts.end_quietly()  # the imports below take most of the time until signals are handled
+    interrupts.end_quietly()  # until signals are handled: the imports below take most of that time
 
 import asyncio
 import ipaddress
@@ -14,10 +14,10 @@ import socket
 import subprocess
 from collections.abc import Sequence
 
-# The thread in which grpc polls reads the sockets as well, instead of waking one of a pool for it: a streamed token
-# takes half the time there. Read when grpc is imported, here and in the processes that are started from here.
+# grpc's polling thread also reads the sockets, instead of waking a thread of a pool: a streamed token takes half the
+# time there. grpc reads the variable when it is imported, here and in the worker processes.
 os.environ.setdefault("GRPC_EXPERIMENTS", "-event_engine_client")
-# Lines of gRPC's own are no lines of our log, and come with each attempt to connect.
+# gRPC would log each attempt to connect, in another format than this server's log.
 os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
 import click
@@ -51,18 +51,18 @@ def run(config: Config) -> None:
     public = [host for host in hosts if not ipaddress.ip_address(host).is_loopback]
     if public and not (config.api_key or config.api_key_file):
         reached = ", ".join(addresses.endpoint(host, port) for host in public)
-        log.warning("no API key is set: every client that reaches %s is served", reached)
+        log.warning("no API key is set: any client that can reach %s has access", reached)
     if config.workers > 1:
         _supervise(config, listeners, admin)
     else:
-        from openai_server import serving  # of what it takes, a parent of several needs nothing: 30 MiB
+        from openai_server import serving  # takes 30 MiB, which the parent of several processes doesn't need
 
         serving.run(config, listeners, admin)
 
 
 def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequence[socket.socket] = ()) -> None:
-    """Until SIGINT or SIGTERM. Raises ClickException."""
-    from openai_server.http.supervisor import Supervisor  # one process needs neither
+    """Runs several processes until SIGINT or SIGTERM. Raises ClickException."""
+    from openai_server.http.supervisor import Supervisor  # a single process needs neither of the two
     from openai_server.telemetry import sharing
 
     async def main() -> None:
@@ -77,7 +77,7 @@ def _supervise(config: Config, listeners: Sequence[socket.socket], admin: Sequen
 
 def _check_template(source: str) -> None:
     """Raises ClickException for a template that can't be compiled."""
-    from openai_server.prompting import template_compiler  # few need it
+    from openai_server.prompting import template_compiler  # needed only for --chat-template
 
     try:
         problem = template_compiler.problem_with(source)

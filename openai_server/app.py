@@ -1,4 +1,4 @@
-"""The ASGI application: its parts, put together, and what runs as long as it does."""
+"""The ASGI application: builds its parts from the configuration, and runs its background tasks."""
 
 import asyncio
 import logging
@@ -39,15 +39,16 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 PLANNING_THREADS = 2
-"""Render chat templates. More would only take the interpreter from the event loop more often."""
+"""Threads that render chat templates. More threads would only take the interpreter from the event loop more often."""
 MAX_PLANNED = 4096
-"""Chats that wait for one of these threads."""
-LAST_WORDS = 1.0
-"""Seconds for requests that were cancelled to send their last response."""
+"""Maximum number of chats in the queue for one of these threads."""
+CANCEL_SECONDS = 1.0
+"""Seconds for cancelled requests to send their last response."""
 
 
 class App:
-    """Serves `config` with `backend`, which it closes at the end. `watches` run as long as it does."""
+    """The application for `config`, with the backends of `backend`, which it closes at the end. `watches` are further
+    background tasks."""
 
     def __init__(
         self,
@@ -115,12 +116,12 @@ class App:
             yield
         finally:
             if requests := self._dispatcher.running:  # uvicorn has cancelled them, and doesn't wait for their end
-                await asyncio.wait(requests, timeout=LAST_WORDS)
+                await asyncio.wait(requests, timeout=CANCEL_SECONDS)
             for watch in watches:
                 watch.cancel()
             for ended in await asyncio.gather(*watches, return_exceptions=True):
                 if isinstance(ended, Exception):
-                    log.error("a watch failed", exc_info=ended)
+                    log.error("a background task failed", exc_info=ended)
             await self.services.bodies.close()
             await self.services.pool.close()
             await asyncio.to_thread(self.observer.close)
@@ -132,7 +133,7 @@ class App:
 
 
 def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
-    """Imports what only chats need."""
+    """Builds the planner. Its imports are needed only for chats."""
     from openai_server.prompting.plan import Planner
     from openai_server.prompting.planner import ChatPlanner
     from openai_server.prompting.template import Templates
@@ -142,7 +143,7 @@ def _planner(config: Config, threads: FairThreads) -> "ChatPlanner":
         now=datetime.now,
         seconds=config.template_timeout,
         characters=config.template_max_chars,
-        compile=None,  # ChatPlanner does, in a process of its own
+        compile=None,  # ChatPlanner compiles templates in a process of their own
     )
     planner = Planner(
         templates,

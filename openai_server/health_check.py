@@ -1,4 +1,4 @@
-"""`--healthcheck`: whether a server that runs on this machine with the same options is ready."""
+"""`--healthcheck`: checks whether a server that runs on this machine with the same options is ready."""
 
 import http.client
 import ssl
@@ -7,11 +7,11 @@ from anyserve_common import addresses
 from openai_server.config import Config
 
 TIMEOUT = 4.0
-"""Seconds for each address. A server that can't answer so soon, about itself and its backend, is not ready."""
+"""Seconds for the check at each address. A server that can't respond within this time counts as not ready."""
 
 
 def is_ready(config: Config) -> bool:
-    """Whether it is ready at one of its addresses."""
+    """Whether the server is ready at one of its addresses."""
     try:
         listening = addresses.resolve(config.host)
     except addresses.AddressError:
@@ -26,7 +26,7 @@ def _is_ready_at(host: str, config: Config) -> bool:
     elif config.tls_cert is None:
         connection = http.client.HTTPConnection(host, config.port, timeout=TIMEOUT)
     else:
-        # The certificate is for the name that clients use, not for this address.
+        # Unverified, as the certificate is for the name that clients use, not for this address.
         unverified = ssl._create_unverified_context()
         connection = http.client.HTTPSConnection(host, config.port, timeout=TIMEOUT, context=unverified)
     try:

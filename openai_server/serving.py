@@ -1,4 +1,4 @@
-"""Puts one process that serves together, by the options of the command line, and runs it."""
+"""Builds the server of one process from the options of the command line, and runs it."""
 
 import gc
 import logging
@@ -27,8 +27,8 @@ from openai_server.http.server import Server
 from openai_server.http.tls import TLS, TLSError
 
 SWITCH_INTERVAL = 0.001
-"""Seconds after which the event loop gets the interpreter back from a thread that renders a template; Python's 5 ms
-are longer than a token takes."""
+"""Seconds after which the event loop gets the interpreter back from a thread that renders a template. Python's default,
+5 ms, is longer than a token takes."""
 
 GC_THRESHOLDS = (10_000, 20, 50)
 """Thresholds of Python's garbage collector. With the default ones, 1,024 streams that begin spend 5 % of their time in
@@ -36,11 +36,11 @@ it and it finds nothing: completed requests leave no reference cycles."""
 
 
 def dialer(config: Config) -> Dialer:
-    """Raises ClickException if a file of --backend-... is not what it should be."""
+    """Raises ClickException if a file of --backend-ca, --backend-cert or --backend-key is not valid."""
     if not config.backend_tls:
         return Dialer(config.keepalive_time)
-    given = (config.backend_ca, config.backend_cert, config.backend_key)
-    files = Files(*(Path(file) if file else None for file in given))
+    paths = (config.backend_ca, config.backend_cert, config.backend_key)
+    files = Files(*(Path(path) if path else None for path in paths))
     try:
         return Dialer(config.keepalive_time, files, config.backend_server_name)
     except (OSError, ValueError) as error:
@@ -89,7 +89,7 @@ async def _serve(
         ws="none",
         lifespan="on",
         log_config=None,
-        access_log=False,  # ours knows more
+        access_log=False,  # telemetry/access_log.py replaces it
         proxy_headers=False,  # `Forwarded` reads them
         forwarded_allow_ips=os.environ.get("FORWARDED_ALLOW_IPS", ",".join(addresses.LOOPBACK)),
         server_header=False,
@@ -99,9 +99,9 @@ async def _serve(
     served.load()
     if config.access_log:  # nothing else uses the client's address
         served.loaded_app = Forwarded(served.loaded_app, served)
-    # Not after a full collection: imports leave next to no garbage, and it is a tenth of the time to the first answer.
+    # Without a full collection first: imports leave little garbage, and it takes a tenth of the time until it serves.
     gc.set_threshold(*GC_THRESHOLDS)
-    gc.freeze()  # what lives as long as the process is not looked at again when a large request makes garbage
+    gc.freeze()  # later collections skip the objects that live as long as the process
     if tls is not None:
         served.ssl = tls.context
     async with admin_port.serving(app.admin, admin):
@@ -115,8 +115,9 @@ def run(
     admin: Sequence[socket.socket] = (),
     started: Callable[[Server], None] = lambda _: None,
 ) -> None:
-    """Until it is told to end. `admin` listen for health and metrics. `started` is called once it answers."""
-    # uvicorn reports its own life at INFO, which we do ourselves.
+    """Serves until a signal ends the process. `admin` are the sockets for health and metrics. `started` is called when
+    the server accepts connections."""
+    # uvicorn would log its start and end, which this server logs itself.
     logging.getLogger("uvicorn.error").setLevel(max(logging.WARNING, logging.getLogger().level))
     sys.setswitchinterval(SWITCH_INTERVAL)
     uvloop.run(_serve(config, listeners, admin, started))

@@ -1,9 +1,7 @@
-"""`python -m openai_server.worker_process FDS ADMIN_FDS`: one of several processes that serve.
-
-supervisor.py starts it.
+"""`python -m openai_server.worker_process FDS ADMIN_FDS`: one of several serving processes, started by supervisor.py.
 
 It inherits the listening sockets as file descriptors (numbers, separated by commas), reads the configuration from
-stdin, says on stdout that it has started, and takes the end of stdin as the end of its parent.
+stdin, and prints a line to stdout when it has started. When stdin ends, its parent is gone, and it ends too.
 """
 
 import asyncio

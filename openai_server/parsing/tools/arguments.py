@@ -2,7 +2,7 @@
 
 PURE. The tool's schema determines the type of a value. A string is emitted as it arrives. Any other value is emitted at
 its end, since only then is it clear whether it is JSON, and dropped if the text ends first. A value that is not JSON
-becomes a string, whatever the schema says.
+becomes a string, whatever its type in the schema.
 """
 
 from collections.abc import Mapping, Sequence

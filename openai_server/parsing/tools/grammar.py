@@ -138,7 +138,7 @@ class Rules:
         return self.json(schema.closed_parameters(tool.function), exactly=bool(tool.function.strict))
 
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
-        """A sequence of the items in their order, with separators. The second part of an item says whether it is
+        """A sequence of the items in their order, with separators. The second part of an item is whether it is
         required."""
         rest = '""'  # the grammar of the items after the current one
         first: list[str] = []  # alternatives that begin with an item and omit those before it, last item first

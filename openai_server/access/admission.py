@@ -123,7 +123,7 @@ class Turnover:
 
     def __init__(self) -> None:
         self._last: float | None = None
-        """When the last slot became free; None if no request waited for it."""
+        """Time at which the last slot became free; None if no request waited for it."""
         self._interval = 0.0
         """Mean seconds between two freed slots; 0 is unknown."""
 

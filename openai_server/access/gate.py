@@ -63,7 +63,7 @@ class Gate:
         self.max_held = max_held
         self.held = 0
         self._held_by: dict[str, int] = {}
-        """Bytes by caller, of those that hold any."""
+        """Bytes held by each caller; callers that hold none are left out."""
         self.meter = meter
 
     def holds_too_much(self, caller: str, n_bytes: int) -> bool:
@@ -100,7 +100,7 @@ class RequestAccess:
         self._method = method
         self._request_headers = headers
         self._account: Account | None = None
-        """None: without limits."""
+        """None: no limits apply."""
         self._ticket: Ticket | None = None
         self._reserved = 0
         self._prompt_estimate = 0
@@ -181,7 +181,7 @@ class RequestAccess:
         self._used = self._prompt_estimate  # in case the client leaves: the backend has read the prompt
 
     async def __aexit__(self, _: object, error: BaseException | None, __: object) -> None:
-        """Gives the slot back and pays for what was used."""
+        """Gives the slot back and counts the used tokens."""
         if isinstance(error, APIError) and not self._n_tokens:
             self._used = 0
         gate = self._gate
@@ -191,7 +191,7 @@ class RequestAccess:
         self._leave()
 
     async def _wait(self, ticket: Ticket) -> None:
-        """Until the ticket is admitted or refused, or for `queue_timeout` seconds."""
+        """Waits until the ticket is admitted or refused, or for `queue_timeout` seconds."""
         gate, since = self._gate, self._gate.clock()
         gate.meter.queued(1)
         try:

@@ -41,6 +41,6 @@ class WholeAnswer(NamedTuple):
     """The body of the response."""
     n_choices: int
     finish_reasons: list[str]
-    """Only of the choices for which the backend reports one."""
+    """Finish reasons of the choices for which the backend reports one."""
     usage: Usage | None
     """None: the backend doesn't count tokens."""

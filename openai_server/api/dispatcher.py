@@ -139,7 +139,7 @@ async def _handled(match: Match[Route], context: RequestContext) -> Response:
 
 
 def error_response(error: BaseException, context: RequestContext) -> Response:
-    """The response for what a handler raised."""
+    """The response for an exception that a handler raised."""
     if isinstance(error, ClientGone | ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(error, asyncio.CancelledError):  # the server shuts down, and --drain-timeout is over

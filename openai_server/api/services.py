@@ -25,7 +25,7 @@ class Services:
     planner: DeferredPlanner
     generator: Generator
     threads: FairThreads
-    """For work that takes milliseconds."""
+    """Threads for work that takes milliseconds."""
     bodies: Bodies
     observer: Observer
     clock: Callable[[], float]

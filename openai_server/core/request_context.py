@@ -64,7 +64,7 @@ class RequestContext(Struct, eq=False):
     id: str = ""
     method: str = ""
     path: str = ""
-    """As the client sent it, for log lines; `scope["path"]` is the decoded one."""
+    """The path as the client sent it, for log lines; `scope["path"]` is decoded."""
     endpoint: str = OTHER
     """The endpoint's name in metrics and logs."""
     operation: str = ""

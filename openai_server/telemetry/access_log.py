@@ -8,7 +8,7 @@ from openai_server.core.request_context import RequestContext
 log = logging.getLogger("openai_server.access")
 
 MAX_CLIENT_LENGTH = 64
-"""Characters of the client's address: a proxy may pass on whatever its client wrote in X-Forwarded-For."""
+"""Maximum characters of the client's address: a proxy may pass on any text that its client sent in X-Forwarded-For."""
 
 
 def write(context: RequestContext) -> None:

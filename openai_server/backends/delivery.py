@@ -14,8 +14,6 @@ MAX_MESSAGES = 8
 """Maximum number of messages that are delivered together."""
 BACKLOG_SECONDS = 0.0002
 """A message that is read within this time after a delivery has waited to be read, and so may the next one."""
-WRITE_SECONDS = 1e-5
-"""Rough time of a write to one receiver's client. The event loop makes these writes after the delivery."""
 READING_PASSES = 2
 """Passes of the event loop in which gRPC hands over a message that has arrived."""
 
@@ -67,7 +65,12 @@ class Delivery:
         receivers, self._receivers = self._receivers, {}
         for receiver in receivers:
             receiver.deliver()
-        self._backlog_until = self._clock() + BACKLOG_SECONDS + WRITE_SECONDS * len(receivers)
+        self._backlog_until = inf
+        self._call_soon(self._note_written)
+
+    def _note_written(self) -> None:
+        """Called when the event loop has sent what the last delivery wrote, which takes longer than the delivery itself."""
+        self._backlog_until = self._clock() + BACKLOG_SECONDS
 
     def _end_pass(self) -> None:
         self._passes_left -= 1

@@ -69,7 +69,7 @@ class Delivery:
         self._call_soon(self._note_written)
 
     def _note_written(self) -> None:
-        """Called when the event loop has sent what the last delivery wrote, which takes longer than the delivery itself."""
+        """Called once the event loop has sent what the last delivery wrote: that takes longer than the delivery."""
         self._backlog_until = self._clock() + BACKLOG_SECONDS
 
     def _end_pass(self) -> None:

@@ -2,6 +2,9 @@
 
 Connections are few and last a few seconds at most. If all slots are taken, a new connection replaces the oldest one, so
 that clients that trickle bytes, or don't read, can't keep others out.
+
+prometheus_client's own server limits neither: it starts a thread per connection, without a timeout, and 300 unfinished
+requests hold 300 threads.
 """
 
 import socket

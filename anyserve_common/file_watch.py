@@ -19,22 +19,20 @@ Version = tuple[int, int, int, int]
 Signature = tuple[Version | None, ...]
 
 
-def version(path: Path) -> Version:
-    """Returns a value that changes with the file that the path and the symlinks above it lead to. Raises OSError."""
-    status = os.stat(path)
-    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
-
-
 def signature(paths: Sequence[Path]) -> Signature:
-    """Returns the version of each file; None if it doesn't exist."""
-    return tuple(map(_version_or_none, paths))
+    """Returns a value that changes with the file that a path and the symlinks above it lead to, per path.
+
+    None: there is no such file.
+    """
+    return tuple(map(_version, paths))
 
 
-def _version_or_none(path: Path) -> Version | None:
+def _version(path: Path) -> Version | None:
     try:
-        return version(path)
+        status = os.stat(path)
     except OSError:
         return None
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
 
 
 async def follow(paths: Sequence[Path], seen: Signature, changed: Callable[[], None]) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from anyserve_common import addresses, logs, tracing
+from anyserve_common.pem_files import PEMFiles
 from anyserve_worker import __version__
 from anyserve_worker.core.options import (
     CACHE_TYPES,
@@ -24,7 +25,6 @@ from anyserve_worker.core.options import (
 )
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS
 from anyserve_worker.service.server_options import ServerOptions
-from anyserve_worker.service.tls import TLS
 from anyserve_worker.threads.processors import detect_cpus
 from protos import contract
 
@@ -298,7 +298,7 @@ def common_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
-def _tls(values: dict[str, Any]) -> TLS | None:
+def _tls(values: dict[str, Any]) -> PEMFiles | None:
     certificate, key, client_ca = (values[name] for name in ("tls_cert", "tls_key", "tls_client_ca"))
     if (certificate is None) != (key is None):
         raise click.UsageError("--tls-cert and --tls-key go together")
@@ -306,7 +306,7 @@ def _tls(values: dict[str, Any]) -> TLS | None:
         if client_ca:
             raise click.UsageError("--tls-client-ca needs --tls-cert and --tls-key")
         return None
-    return TLS(certificate, key, client_ca)
+    return PEMFiles(certificate, key, client_ca)
 
 
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:

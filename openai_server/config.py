@@ -10,9 +10,9 @@ from typing import Any
 import click
 
 from anyserve_common import addresses, logs, tracing
+from anyserve_common.pem_files import PEMFiles
 from openai_server import ENVIRONMENT_PREFIX
 from openai_server.core import current_request
-from openai_server.http.tls import Files
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,9 +71,9 @@ class Config:
     tracing: str = tracing.AUTO
 
     @property
-    def tls_files(self) -> Files | None:
+    def tls_files(self) -> PEMFiles | None:
         """The files for HTTPS; None serves plain HTTP."""
-        return Files(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
+        return PEMFiles(self.tls_cert, self.tls_key, self.tls_client_ca) if self.tls_cert else None
 
     def set_up_logging(self) -> None:
         logs.set_up(self.log_level, self.log_format, current_request.request_id)

@@ -14,10 +14,11 @@ import uvloop
 
 from anyserve_common import addresses
 from anyserve_common.open_files import room_for
+from anyserve_common.pem_files import PEMFiles
 from openai_server.access.keys import BadKeys
 from openai_server.app import App
 from openai_server.backends.calls import Backend
-from openai_server.backends.channel import Dialer, Files
+from openai_server.backends.channel import Dialer
 from openai_server.backends.pool import Address, Pool
 from openai_server.config import Config
 from openai_server.http import admin as admin_port
@@ -39,8 +40,8 @@ def dialer(config: Config) -> Dialer:
     """Raises ClickException if a file of --backend-ca, --backend-cert or --backend-key is not valid."""
     if not config.backend_tls:
         return Dialer(config.keepalive_time)
-    paths = (config.backend_ca, config.backend_cert, config.backend_key)
-    files = Files(*(Path(path) if path else None for path in paths))
+    paths = (config.backend_cert, config.backend_key, config.backend_ca)
+    files = PEMFiles(*(Path(path) if path else None for path in paths))
     try:
         return Dialer(config.keepalive_time, files, config.backend_server_name)
     except (OSError, ValueError) as error:

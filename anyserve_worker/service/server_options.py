@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from anyserve_common import tracing
-from anyserve_worker.service.tls import TLS
+from anyserve_common.pem_files import PEMFiles
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,7 +28,7 @@ class ServerOptions:
     """Open connections per address."""
     handshake_timeout: float = 10
     """Seconds that a new connection has to complete TLS and send its first HTTP/2 frame."""
-    tls: TLS | None = None
+    tls: PEMFiles | None = None
     metrics_hosts: tuple[str, ...] = ()
     metrics_port: int | None = None
     """None: no metrics. 0: any free port."""

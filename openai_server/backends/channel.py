@@ -5,15 +5,13 @@ A channel keeps the certificates that it was opened with. When their files chang
 
 import asyncio
 import ipaddress
-import ssl
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
 
 import grpc
 from grpc import aio
 
 from anyserve_common.file_watch import follow, signature
+from anyserve_common.pem_files import PEMFiles
 
 MAX_MESSAGE_BYTES = 64 << 20
 RECONNECT_INTERVAL = 1.0
@@ -25,44 +23,18 @@ DEFAULT_PING_TIMEOUT = 20.0
 Options = list[tuple[str, int | str]]
 
 
-@dataclass(frozen=True, slots=True)
-class Files:
-    """PEM files."""
-
-    ca: Path | None = None
-    """Authorities that may have issued the server's certificate; None: the system's."""
-    certificate: Path | None = None
-    """The client's certificate; None: none is sent."""
-    key: Path | None = None
-
-    @property
-    def paths(self) -> list[Path]:
-        return [path for path in (self.ca, self.certificate, self.key) if path is not None]
-
-    def credentials(self) -> grpc.ChannelCredentials:
-        """Raises OSError (such as ssl.SSLError) or ValueError for a bad file, which grpc itself doesn't report."""
-        ca, key, certificate = (path.read_bytes() if path else None for path in (self.ca, self.key, self.certificate))
-        check = ssl.create_default_context()
-        if self.ca:
-            check.load_verify_locations(self.ca)
-        if self.certificate:
-            # With an encrypted key and no password, OpenSSL would prompt for it on the terminal.
-            check.load_cert_chain(self.certificate, self.key, password=lambda: b"")
-        return grpc.ssl_channel_credentials(ca, key, certificate)
-
-
 class Dialer:
     """Opens channels. `keepalive`: seconds of silence before a ping to the backend, and to wait for its answer.
     `server_name`: the name in the backend's certificate; empty is the host of the endpoint. Without `files` there is no
-    TLS. Raises what `Files.credentials` raises.
+    TLS. Raises OSError or ValueError if a file is unusable.
     """
 
-    def __init__(self, keepalive: float = 5.0, files: Files | None = None, server_name: str = "") -> None:
+    def __init__(self, keepalive: float = 5.0, files: PEMFiles | None = None, server_name: str = "") -> None:
         self._keepalive = keepalive
         self._files = files
         self._server_name = server_name
         self._seen = signature(files.paths) if files else ()  # before reading them, so that no later change is missed
-        self._credentials = files.credentials() if files else None
+        self._credentials = _credentials(files) if files else None
 
     def open(self, target: str, name: str = "", *, frequent_pings: bool = False) -> aio.Channel:
         """`name` is the host if `target` is one of its addresses. `frequent_pings`: whether the server permits them."""
@@ -85,10 +57,16 @@ class Dialer:
             return
 
         def read_again() -> None:
-            self._credentials = files.credentials()
+            self._credentials = _credentials(files)
             loop.call_soon_threadsafe(renewed)
 
         await follow(files.paths, self._seen, read_again)
+
+
+def _credentials(files: PEMFiles) -> grpc.ChannelCredentials:
+    """Without a CA, the channel trusts the system's authorities. Raises OSError or ValueError."""
+    certificate, key, ca = files.read()
+    return grpc.ssl_channel_credentials(ca, key, certificate)
 
 
 def channel_options(

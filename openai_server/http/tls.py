@@ -5,24 +5,9 @@ connections keep the old one. If the new files don't match each other, the old c
 """
 
 import ssl
-from dataclasses import dataclass
-from pathlib import Path
 
 from anyserve_common.file_watch import follow, signature
-
-
-@dataclass(frozen=True, slots=True)
-class Files:
-    certificate: Path
-    """The certificate with its chain (PEM)."""
-    key: Path | None = None
-    """None: the key is in the certificate's file."""
-    client_ca: Path | None = None
-    """Authorities that must have issued the clients' certificates; None: clients need no certificate."""
-
-    @property
-    def paths(self) -> list[Path]:
-        return [path for path in (self.certificate, self.key, self.client_ca) if path is not None]
+from anyserve_common.pem_files import PEMFiles
 
 
 class TLSError(Exception):
@@ -32,7 +17,7 @@ class TLSError(Exception):
 class TLS:
     """Raises TLSError. `context` is the server's context."""
 
-    def __init__(self, files: Files) -> None:
+    def __init__(self, files: PEMFiles) -> None:
         self._files = files
         self._seen = signature(files.paths)  # before reading them, so that no later change is missed
         self.context = _context(files)
@@ -52,21 +37,20 @@ class TLS:
             connection.context = self._current
 
 
-def _context(files: Files) -> ssl.SSLContext:
+def _context(files: PEMFiles) -> ssl.SSLContext:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     where = f"{files.certificate}" if files.key is None else f"{files.certificate} and {files.key}"
     try:
-        # With an encrypted key and no password, OpenSSL would prompt for it on the terminal.
-        context.load_cert_chain(files.certificate, files.key, password=lambda: b"")
+        files.load_certificate(context)
     except (OSError, ValueError) as error:
         raise TLSError(f"can't load the certificate and its key from {where}: {_reason(error)}") from None
-    if files.client_ca is not None:
+    if files.ca is not None:
         try:
-            context.load_verify_locations(files.client_ca)
+            files.load_ca(context)
         except (OSError, ValueError) as error:
-            raise TLSError(f"can't load the client CA from {files.client_ca}: {_reason(error)}") from None
+            raise TLSError(f"can't load the client CA from {files.ca}: {_reason(error)}") from None
         context.verify_mode = ssl.CERT_REQUIRED
         # Without session tickets: a resumed session would skip the check of the client's certificate.
         context.options |= ssl.OP_NO_TICKET

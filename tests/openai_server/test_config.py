@@ -4,10 +4,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from anyserve_common.pem_files import PEMFiles
 from openai_server import __version__
 from openai_server.cli import OPTIONS, command
 from openai_server.config import Config
-from openai_server.http.tls import Files
 
 
 @pytest.fixture
@@ -74,7 +74,7 @@ def test_help_names_every_option_variable_and_default(configs: list[Config]) -> 
         ([], {"OPENAI_SERVER_API_KEY": "a b,c"}, "api_key", ("a", "b", "c")),
         (["--cors-origin", "http://localhost:3000"], {}, "cors_origin", ("http://localhost:3000",)),
         (["--cors-origin", "*"], {}, "cors_origin", ("*",)),
-        (["--tls-cert", "c.pem", "--tls-key", "k.pem"], {}, "tls_files", Files(Path("c.pem"), Path("k.pem"))),
+        (["--tls-cert", "c.pem", "--tls-key", "k.pem"], {}, "tls_files", PEMFiles(Path("c.pem"), Path("k.pem"))),
         ([], {}, "tls_files", None),
     ],
 )

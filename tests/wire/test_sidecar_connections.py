@@ -24,7 +24,8 @@ from cryptography.hazmat.primitives.serialization import (
 )
 from openai import AsyncOpenAI, AuthenticationError, RateLimitError
 
-from openai_server.http.tls import TLS, Files, TLSError
+from anyserve_common.pem_files import PEMFiles
+from openai_server.http.tls import TLS, TLSError
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, inputs_of, last_token, serving, token, whole
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
@@ -480,8 +481,8 @@ async def test_a_key_with_a_password_is_refused_without_a_prompt(certificates: C
     key = load_pem_private_key(certificates.key.read_bytes(), None)
     locked = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, BestAvailableEncryption(b"x"))
     replace_file(certificates.key, locked)
-    with pytest.raises(TLSError, match="can't load the certificate and its key"):
-        TLS(Files(certificates.cert, certificates.key))
+    with pytest.raises(TLSError, match=r"can't load the certificate and its key .*: the key is encrypted"):
+        TLS(PEMFiles(certificates.cert, certificates.key))
 
 
 async def test_certificate_and_key_can_be_in_one_file(certificates: Certificates) -> None:

@@ -13,10 +13,10 @@ from click import ClickException
 from click.testing import CliRunner
 
 from anyserve_common import file_watch
+from anyserve_common.pem_files import PEMFiles
 from anyserve_worker.__main__ import main as worker_command
 from anyserve_worker.service.server import StartError, Worker
 from anyserve_worker.service.server_options import ServerOptions
-from anyserve_worker.service.tls import TLS
 from openai_server.backends.pool import Pool
 from openai_server.cli import command
 from openai_server.config import Config
@@ -36,7 +36,7 @@ def other_ca(tmp_path: Path) -> Authority:
 
 
 @asynccontextmanager
-async def tls_worker(tls: TLS | None) -> AsyncIterator[int]:
+async def tls_worker(tls: PEMFiles | None) -> AsyncIterator[int]:
     options = ServerOptions(
         models=(), hosts=("127.0.0.1",), port=0, drain_timeout=0, log_level="info", threads=1, tls=tls
     )
@@ -73,7 +73,7 @@ async def refused(port: int, **config: Any) -> None:
 async def test_the_backend_needs_a_trusted_certificate_with_the_right_name(
     trusted_ca: Authority, other_ca: Authority
 ) -> None:
-    async with tls_worker(TLS(*trusted_ca.issue("localhost"))) as port:
+    async with tls_worker(PEMFiles(*trusted_ca.issue("localhost"))) as port:
         async with connecting_pool(port, backend_ca=trusted_ca.file) as pool:
             assert await models(pool) == []
         await refused(port, backend_ca=other_ca.file)
@@ -83,7 +83,7 @@ async def test_the_backend_needs_a_trusted_certificate_with_the_right_name(
 
 
 async def test_a_certificate_may_have_the_name_in_backend_server_name(trusted_ca: Authority) -> None:
-    async with tls_worker(TLS(*trusted_ca.issue("worker.example"))) as port:
+    async with tls_worker(PEMFiles(*trusted_ca.issue("worker.example"))) as port:
         await refused(port, backend_ca=trusted_ca.file)
         async with connecting_pool(port, backend_ca=trusted_ca.file, backend_server_name="worker.example") as pool:
             assert await models(pool) == []
@@ -91,7 +91,7 @@ async def test_a_certificate_may_have_the_name_in_backend_server_name(trusted_ca
 
 async def test_every_address_of_a_name_needs_a_certificate_for_the_name(trusted_ca: Authority) -> None:
     async with AsyncExitStack() as stack:
-        port = await stack.enter_async_context(tls_worker(TLS(*trusted_ca.issue("localhost"))))
+        port = await stack.enter_async_context(tls_worker(PEMFiles(*trusted_ca.issue("localhost"))))
         name = (f"dns:///localhost:{port}",)
         pool = await stack.enter_async_context(
             connecting_pool(port, anyserve_endpoint=name, backend_ca=trusted_ca.file)
@@ -107,7 +107,7 @@ async def test_every_address_of_a_name_needs_a_certificate_for_the_name(trusted_
 async def test_the_client_needs_a_trusted_certificate_too(trusted_ca: Authority, other_ca: Authority) -> None:
     certificate, key = trusted_ca.issue("sidecar")
     untrusted, untrusted_key = other_ca.issue("sidecar")
-    async with tls_worker(TLS(*trusted_ca.issue("localhost"), trusted_ca.file)) as port:
+    async with tls_worker(PEMFiles(*trusted_ca.issue("localhost"), trusted_ca.file)) as port:
         async with connecting_pool(port, backend_ca=trusted_ca.file, backend_cert=certificate, backend_key=key) as pool:
             assert await models(pool) == []
         await refused(port, backend_ca=trusted_ca.file)
@@ -116,7 +116,10 @@ async def test_the_client_needs_a_trusted_certificate_too(trusted_ca: Authority,
 
 async def test_a_certificate_is_renewed_without_a_restart(trusted_ca: Authority, other_ca: Authority) -> None:
     certificate, key = trusted_ca.issue("localhost")
-    async with tls_worker(TLS(certificate, key)) as port, connecting_pool(port, backend_ca=trusted_ca.file) as before:
+    async with (
+        tls_worker(PEMFiles(certificate, key)) as port,
+        connecting_pool(port, backend_ca=trusted_ca.file) as before,
+    ):
         assert await models(before) == []
         certificate.write_text("half of a certif")
         async with connecting_pool(port, backend_ca=trusted_ca.file) as pool:
@@ -159,8 +162,8 @@ async def test_the_sidecar_renews_its_ca_and_its_certificate(
 
     trust(trusted_ca)
     async with AsyncExitStack() as stack:
-        old = await stack.enter_async_context(tls_worker(TLS(*trusted_ca.issue("localhost"), trusted_ca.file)))
-        new = await stack.enter_async_context(tls_worker(TLS(*other_ca.issue("localhost"), other_ca.file)))
+        old = await stack.enter_async_context(tls_worker(PEMFiles(*trusted_ca.issue("localhost"), trusted_ca.file)))
+        new = await stack.enter_async_context(tls_worker(PEMFiles(*other_ca.issue("localhost"), other_ca.file)))
         files = {"backend_ca": trusted, "backend_cert": certificate, "backend_key": key}
         to_old = await stack.enter_async_context(connecting_pool(old, **files))
         to_new = await stack.enter_async_context(connecting_pool(new, **files))
@@ -191,11 +194,11 @@ async def test_files_that_are_not_certificates_are_refused(trusted_ca: Authority
     nonsense = tmp_path / "nonsense.pem"
     nonsense.write_text("nonsense")
     for tls in (
-        TLS(nonsense, key),
-        TLS(certificate, nonsense),
-        TLS(certificate, other_key),
-        TLS(certificate, key, nonsense),
-        TLS(tmp_path / "absent", key),
+        PEMFiles(nonsense, key),
+        PEMFiles(certificate, nonsense),
+        PEMFiles(certificate, other_key),
+        PEMFiles(certificate, key, nonsense),
+        PEMFiles(tmp_path / "absent", key),
     ):
         with pytest.raises(StartError, match="cannot serve TLS: "):
             await Worker.listen(ServerOptions((), ("127.0.0.1",), 0, 0, "info", 1, tls=tls))

@@ -5,14 +5,15 @@ its end, since only then is it clear whether it is JSON, and dropped if the text
 becomes a string, whatever its type in the schema.
 """
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 import orjson
 
 from openai_server.core.tools import Tool
 from openai_server.parsing import json_text
-from openai_server.parsing.reader import Emit, Reader, Steps
+from openai_server.parsing.reader import Emit, Output, Reader, Steps
 from openai_server.parsing.tools import schema
 
 _STRING = frozenset({"string"})
@@ -55,6 +56,55 @@ class TextArguments:
 
     def close(self) -> None:
         self._emit("{}" if self._empty else "}")
+
+
+class Key(NamedTuple):
+    """The key of an argument."""
+
+    name: str
+    is_string: bool | None = None
+    """Whether the format marks the value as a string; None if it doesn't mark the type."""
+
+
+@dataclass(frozen=True, slots=True)
+class Elements:
+    """How a format writes arguments: one element each, with a key and a value."""
+
+    begin: str
+    """Text before a key."""
+    ends: tuple[str, ...]
+    """Texts after the last element."""
+    read_key: Callable[[Reader], Steps[Key | None]]
+    """Reads a key, up to the beginning of its value. Returns None if the text is not a key."""
+    value_ends: tuple[str, ...]
+    before_value: str = ""
+    """Optional text before a value."""
+
+    def read(self, reader: Reader, out: Output, name: str, parameters: Mapping[str, Any] | None) -> Steps[bool]:
+        """Reads the arguments of the function `name`. Returns whether they were complete.
+
+        The call begins with its first argument.
+        """
+        arguments = TextArguments(parameters, out.arguments)
+        begun = False
+        while True:
+            yield from reader.spaces()
+            tag = yield from reader.literal(self.begin, *self.ends)
+            key = (yield from self.read_key(reader)) if tag == self.begin else None
+            if not tag or (tag == self.begin and not key):
+                return False
+            reader.forget()
+            if not begun:
+                begun = True
+                out.begin(name)
+            if not key:
+                arguments.close()
+                return True
+            if self.before_value:
+                yield from reader.literal(self.before_value)
+            if not (yield from arguments.read(reader, key.name, self.value_ends, key.is_string)):
+                return False
+            reader.keep()
 
 
 def as_json(text: str, types: frozenset[str] | None) -> str:

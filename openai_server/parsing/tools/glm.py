@@ -11,7 +11,7 @@ from typing import Any
 from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
-from openai_server.parsing.tools.arguments import TextArguments, parameters_of
+from openai_server.parsing.tools.arguments import Elements, Key, parameters_of
 from openai_server.parsing.tools.format import ToolFormat, read_name
 from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, repeated
 
@@ -22,6 +22,17 @@ _KEY_OPEN, _KEY_CLOSE = "<arg_key>", "</arg_key>"
 _VALUE_OPEN, _VALUE_CLOSE = "<arg_value>", "</arg_value>"
 _LINE = '"\\n"?'
 _TO_VALUE = f"{literal(_KEY_CLOSE)} {_LINE} {literal(_VALUE_OPEN)}"
+
+
+def _read_key(reader: Reader) -> Steps[Key | None]:
+    key = yield from reader.run(_KEY, _MAX_KEY)
+    if not (yield from reader.literal(_KEY_CLOSE)):
+        return None
+    yield from reader.spaces()
+    return Key(key) if (yield from reader.literal(_VALUE_OPEN)) and key else None
+
+
+_ELEMENTS = Elements(_KEY_OPEN, (_CLOSE,), _read_key, (_VALUE_CLOSE,))
 
 
 class Glm(ToolFormat):
@@ -35,37 +46,10 @@ class Glm(ToolFormat):
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
         yield from reader.spaces()
         name = yield from read_name(reader)
-        arguments = TextArguments(parameters_of(tools).get(name), out.arguments)
-        begun = False
         if not name or not (yield from reader.peek()):
             return False
         out.expect(name)
-        while True:
-            yield from reader.spaces()
-            tag = yield from reader.literal(_KEY_OPEN, _CLOSE)
-            key = None
-            if tag == _KEY_OPEN:
-                key = yield from self._read_key(reader)
-            if not tag or (tag == _KEY_OPEN and not key):
-                return False
-            reader.forget()
-            if not begun:
-                begun = True
-                out.begin(name)
-            if not key:
-                arguments.close()
-                return True
-            if not (yield from arguments.read(reader, key, (_VALUE_CLOSE,))):
-                return False
-            reader.keep()
-
-    def _read_key(self, reader: Reader) -> Steps[str | None]:
-        """Reads a key, up to the beginning of its value. None if the text is not a key."""
-        key = yield from reader.run(_KEY, _MAX_KEY)
-        if not (yield from reader.literal(_KEY_CLOSE)):
-            return None
-        yield from reader.spaces()
-        return key if (yield from reader.literal(_VALUE_OPEN)) else None
+        return (yield from _ELEMENTS.read(reader, out, name, parameters_of(tools).get(name)))
 
     def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         calls = rules.one_of([self._call(rules, tool) for tool in tools])

@@ -19,7 +19,7 @@ from typing import Any
 from openai_server.core.tools import Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
-from openai_server.parsing.tools.arguments import TextArguments, parameters_of
+from openai_server.parsing.tools.arguments import Elements, Key, parameters_of
 from openai_server.parsing.tools.format import ToolFormat, read_name
 from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, repeated
 
@@ -47,7 +47,7 @@ class Tags:
 
     @property
     def line(self) -> str:
-        """Text that a grammar requires around a value."""
+        """Text around a value: a grammar requires it, a reader accepts it."""
         return "\n" if self.on_lines else ""
 
 
@@ -67,8 +67,9 @@ class XmlCalls(ToolFormat):
         return (self.close,)
 
     def _read_call(self, reader: Reader, out: Output, tools: Sequence[Tool], opening: str) -> Steps[bool]:
-        parameters = parameters_of(tools)
-        open, close = self.tags.call
+        parameters, tags = parameters_of(tools), self.tags
+        elements = Elements(tags.key, (tags.call_end, self.close), self._read_key, tags.value_ends, tags.line)
+        open, close = tags.call
         more = True
         while more:
             yield from reader.spaces()
@@ -78,7 +79,7 @@ class XmlCalls(ToolFormat):
             if not name or not (yield from reader.literal(close)):
                 return False
             out.expect(name)
-            if not (yield from self._read_arguments(reader, out, name, parameters.get(name))):
+            if not (yield from elements.read(reader, out, name, parameters.get(name))):
                 return False
             reader.forget()
             yield from reader.spaces()
@@ -86,35 +87,11 @@ class XmlCalls(ToolFormat):
             opening = ""
         return True
 
-    def _read_arguments(
-        self, reader: Reader, out: Output, name: str, parameters: Mapping[str, Any] | None
-    ) -> Steps[bool]:
-        """Reads the arguments. Returns whether they were complete. The call begins with its first argument."""
-        tags = self.tags
-        arguments = TextArguments(parameters, out.arguments)
-        begun = False
-        while True:
-            yield from reader.spaces()
-            key, value_begin = None, ""
-            tag = yield from reader.literal(tags.key, tags.call_end, self.close)
-            if tag == tags.key:
-                key = yield from reader.run(_KEY, _MAX_KEY)
-                value_begin = yield from reader.literal(*tags.value_begin)
-            if not tag or (tag == tags.key and not (key and value_begin)):
-                return False
-            reader.forget()
-            if not begun:
-                begun = True
-                out.begin(name)
-            if not key:
-                arguments.close()
-                return True
-            if tags.on_lines:
-                yield from reader.literal("\n")
-            is_string = value_begin == tags.value_begin[0] if len(tags.value_begin) > 1 else None
-            if not (yield from arguments.read(reader, key, tags.value_ends, is_string)):
-                return False
-            reader.keep()
+    def _read_key(self, reader: Reader) -> Steps[Key | None]:
+        begins = self.tags.value_begin
+        key = yield from reader.run(_KEY, _MAX_KEY)
+        begin = yield from reader.literal(*begins)
+        return Key(key, begin == begins[0] if len(begins) > 1 else None) if key and begin else None
 
     # ---- Grammar
 

@@ -8,6 +8,7 @@ import pytest
 from anyserve_worker.core.logprob import TokenLogprob
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
+from tests.anyserve_worker.text.cuts import cuts
 
 Step = tuple[str, tuple[bytes, ...]]
 """The text and tokens that were delivered."""
@@ -41,17 +42,6 @@ def beginnings(pieces: Iterable[bytes]) -> list[int]:
         starts.append(position)
         position += len(decoder.decode(piece))
     return starts
-
-
-def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """Yields the data whole, cut into two and three in every way, and byte by byte with empty tokens between."""
-    yield [data]
-    for i in range(len(data) + 1):
-        yield [data[:i], data[i:]]
-        for j in range(i, len(data) + 1):
-            yield [data[:i], data[i:j], data[j:]]
-    yield [data[i : i + 1] for i in range(len(data))]
-    yield [piece for i in range(len(data)) for piece in (b"", data[i : i + 1], b"")]
 
 
 DATA = [

@@ -1,12 +1,13 @@
 """Bytes to text: the result is the same for any cut, complete, and without stop strings."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.text.output import TextOutput
+from tests.anyserve_worker.text.cuts import cuts
 
 
 def pieces_of(output: TextOutput, pieces: Iterable[bytes]) -> list[str]:
@@ -26,17 +27,6 @@ def reference(data: bytes, stop: Sequence[str]) -> tuple[str, bool]:
         if ends:
             return text[: end - max(map(len, ends))], True
     return text, False
-
-
-def cuts(data: bytes) -> Iterator[list[bytes]]:
-    """Yields the data whole, cut into two and three in every way, and byte by byte with empty pieces between."""
-    yield [data]
-    for i in range(len(data) + 1):
-        yield [data[:i], data[i:]]
-        for j in range(i, len(data) + 1):
-            yield [data[:i], data[i:j], data[j:]]
-    yield [data[i : i + 1] for i in range(len(data))]
-    yield [piece for i in range(len(data)) for piece in (b"", data[i : i + 1], b"")]
 
 
 CASES: list[tuple[bytes, tuple[str, ...], str, bool]] = [

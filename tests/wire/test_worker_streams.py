@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import Counter, defaultdict
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
@@ -156,20 +156,6 @@ async def test_models_share_a_stream_and_so_do_requests_without_a_number() -> No
         assert text == b"small"
 
 
-async def test_a_cancelled_request_is_gone_and_the_others_are_not() -> None:
-    gate = Gate()
-    async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(request("q", 1), request("q", 2), cancel(3))
-        await wait_for_n_requests(running, 2)
-        await stream.send(cancel(1))
-        await wait_for_n_requests(running, 1)
-        gate.open()
-        await stream.until_ended((2, 0))
-        assert stream.texts == {(2, 0): "abc"}
-        await stream.send(cancel(2), request("q", 1))  # finished, and its number is free
-        await stream.until_ended((1, 0))
-
-
 async def test_an_error_has_the_requests_number_and_the_stream_continues() -> None:
     async with worker() as running, client(running.port) as stream:
         await stream.send(
@@ -282,16 +268,21 @@ async def test_whole_responses_and_step_batches_share_a_stream() -> None:
     assert stream.errors == [(3, "INVALID_ARGUMENT")]
 
 
-async def test_a_whole_response_can_be_cancelled() -> None:
+@pytest.mark.parametrize("build", [request, whole_request])
+async def test_a_cancelled_request_is_gone_and_the_others_are_not(
+    build: Callable[[str, int], ModelInferRequest],
+) -> None:
     gate = Gate()
     async with worker({"tiny": FakeRunner({"q": b"abc"}, gate=gate)}) as running, client(running.port) as stream:
-        await stream.send(whole_request("q", 1), whole_request("q", 2))
+        await stream.send(build("q", 1), build("q", 2), cancel(3))
         await wait_for_n_requests(running, 2)
         await stream.send(cancel(1))
         await wait_for_n_requests(running, 1)
         gate.open()
         await stream.until_ended((2, 0))
-    assert stream.texts == {(2, 0): "abc"}
+        assert stream.texts == {(2, 0): "abc"}
+        await stream.send(cancel(2), build("q", 1))  # finished, and its number is free
+        await stream.until_ended((1, 0))
 
 
 async def test_a_whole_answer_that_is_too_large_fails_alone(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from anyserve_common import addresses, logs, standard_streams
 from anyserve_common.command_line import Command
 from anyserve_common.text import printable
-from anyserve_worker.cli import ENV_PREFIX, build, common_options, name_of_file, parse_models
+from anyserve_worker import __version__
+from anyserve_worker.cli import ENV_PREFIX, OPTIONS, build, name_of_file, parse_models
 from anyserve_worker.service.tls import probe_address
 
 _SETTINGS: dict[str, Any] = {
@@ -33,22 +34,23 @@ _SETTINGS: dict[str, Any] = {
 }
 
 
-@click.command(cls=Command, context_settings=_SETTINGS)
-@click.option(
-    "--model",
-    "models",
+_MODEL = click.Option(
+    ["--model", "models"],
     multiple=True,
     envvar=f"{ENV_PREFIX}_MODEL",
     show_envvar=True,
     metavar="[NAME=]PATH",
     help="GGUF file to serve; repeatable. The first is the default model. NAME defaults to the file name.",
 )
-@click.option(
-    "--healthcheck",
+_HEALTHCHECK = click.Option(
+    ["--healthcheck"],
     is_flag=True,
     help="Check whether the worker at --host and --port is ready; exit with 0 if it is, else 1.",
 )
-@common_options
+
+
+@click.command(cls=Command, context_settings=_SETTINGS, params=[_MODEL, _HEALTHCHECK, *OPTIONS])
+@click.version_option(__version__)
 def main(models: tuple[str, ...], healthcheck: bool, **values: Any) -> None:
     """Serve GGUF models on llama.cpp over the KServe v2 gRPC protocol."""
     if healthcheck:
@@ -69,10 +71,14 @@ def _model_name(_: click.Context, __: click.Parameter, name: str | None) -> str 
     return name
 
 
-@anyserve.command(cls=Command, context_settings=_SETTINGS)
-@click.argument("model")
-@click.option("--name", callback=_model_name, help="Name of the model. Default: the file name.")
-@common_options
+_ARGUMENTS = (
+    click.Argument(["model"]),
+    click.Option(["--name"], callback=_model_name, help="Name of the model. Default: the file name."),
+)
+
+
+@anyserve.command(cls=Command, context_settings=_SETTINGS, params=[*_ARGUMENTS, *OPTIONS])
+@click.version_option(__version__)
 def serve(model: str, name: str | None, **values: Any) -> None:
     """Serve the GGUF file MODEL."""
     name = name or name_of_file(model)

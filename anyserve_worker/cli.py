@@ -2,7 +2,6 @@
 
 import os
 import re
-from collections.abc import Callable, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -10,8 +9,8 @@ from typing import Any
 import click
 
 from anyserve_common import addresses, logs, tracing
+from anyserve_common.command_line import OptionMaker, hosts
 from anyserve_common.pem_files import PEMFiles
-from anyserve_worker import __version__
 from anyserve_worker.core.options import (
     CACHE_TYPES,
     DEFAULT_MAX_CONTEXT,
@@ -30,7 +29,6 @@ from protos import contract
 
 ENV_PREFIX = "ANYSERVE_WORKER"
 DEFAULT_PORT = 8000
-_DEFAULTS = ModelOptions()
 
 
 def name_of_file(path: str) -> str:
@@ -56,34 +54,17 @@ def parse_models(values: tuple[str, ...]) -> tuple[tuple[str, Path], ...]:
     return tuple(models.items())
 
 
-def _split_hosts(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """Splits values at commas and spaces: an environment variable is one value with several hosts."""
-    hosts = tuple(host for value in values for host in re.split(r"[,\s]+", value) if host)
-    if values and not hosts:
-        raise click.BadParameter("it is empty.")
-    return hosts
-
-
-def _option(*names: str, **attributes: Any) -> Callable[[Any], Any]:
-    attributes.setdefault("show_default", True)
-    kind = attributes.get("type")
-    if kind is int or isinstance(kind, click.IntRange):
-        attributes["metavar"] = "N"
-    elif isinstance(kind, click.FloatRange):
-        attributes["metavar"] = "SECONDS"
-    return click.option(*names, show_envvar=True, **attributes)
-
-
+_option = OptionMaker({field.name: field.default for field in fields(ModelOptions)})
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _at_least_1 = click.IntRange(min=1)
 _at_least_0 = click.IntRange(min=0)
 
-_OPTIONS = (
+OPTIONS = (
     _option(
         "--host",
         default=addresses.LOOPBACK,
         multiple=True,
-        callback=_split_hosts,
+        callback=hosts,
         metavar="ADDRESS",
         help="Address or name to listen on; repeatable. `::` and 0.0.0.0 both mean all IPv4 and IPv6 addresses. An "
         "address family that the machine lacks is skipped.",
@@ -96,13 +77,11 @@ _OPTIONS = (
     ),
     _option(
         "--n-ctx",
-        default=_DEFAULTS.n_ctx,
         type=_at_least_0,
         help=f"Context length of one sequence, in tokens. 0: the model's own, at most {DEFAULT_MAX_CONTEXT}.",
     ),
     _option(
         "--kv-cells",
-        default=_DEFAULTS.kv_cells,
         type=_at_least_0,
         help="KV cells (one per token) shared by all sequences and cached prefixes. Up to "
         f"{MAX_RESERVED_CELLS} of the cells beyond --n-ctx are reserved for prompts of at most {SHORT_PROMPT} tokens. "
@@ -110,97 +89,77 @@ _OPTIONS = (
     ),
     _option(
         "--parallel",
-        default=_DEFAULTS.parallel,
         type=click.IntRange(1, 256),
         help=f"Maximum number of sequences computed at once. Above 1, one extra slot per {SLOTS_PER_RESERVED_SLOT} (at "
         f"least one) is reserved for prompts of at most {SHORT_PROMPT} tokens.",
     ),
     _option(
         "--cached-sequences",
-        default=_DEFAULTS.cached_sequences,
         type=click.IntRange(0, 255),
         help="Maximum number of finished sequences to keep for prefix reuse.",
     ),
     _option(
         "--prefix-cache/--no-prefix-cache",
-        default=_DEFAULTS.prefix_cache,
         help="Compute a prefix that requests share only once. With --no-prefix-cache, --parallel 1 and a fixed number "
         "of --threads, identical requests get bit-identical answers.",
     ),
     _option(
         "--max-queue",
-        default=_DEFAULTS.max_queue,
         type=_at_least_0,
         help="Requests that may wait beyond --parallel; further ones are rejected with RESOURCE_EXHAUSTED.",
     ),
     _option(
         "--n-batch",
-        default=_DEFAULTS.n_batch,
         type=_at_least_1,
         help=f"Maximum tokens in one step. A step that would take longer than {STEP_SECONDS:g} s gets fewer, but at "
         f"least {MIN_STEP_TOKENS}, unless --parallel is 1.",
     ),
     _option(
         "--n-ubatch",
-        default=_DEFAULTS.n_ubatch,
         type=_at_least_1,
         help="Maximum tokens that llama.cpp computes at once.",
     ),
     _option(
         "--prefill-chunk",
-        default=_DEFAULTS.prefill_chunk,
         type=_at_least_1,
         help="Maximum prompt tokens in a step while other sequences generate; limits how long a prompt delays them.",
     ),
     _option(
         "--threads",
-        default=_DEFAULTS.threads,
         type=_at_least_0,
         help="Threads for generation. 0: adjusted by measured step times, within CPU affinity and the cgroup's quota.",
     ),
     _option(
         "--threads-batch",
-        default=_DEFAULTS.threads_batch,
         type=_at_least_0,
         help="Threads for steps that read prompts. 0: same as --threads.",
     ),
     _option(
         "--n-gpu-layers",
-        default=_DEFAULTS.n_gpu_layers,
         type=int,
         help="Layers to put on a GPU, if there is one. -1: all.",
     ),
     _option(
         "--flash-attention",
-        default=_DEFAULTS.flash_attention,
         type=click.Choice(FLASH_ATTENTION),
         help="Use flash attention. auto: if the model and the device support it.",
     ),
-    _option(
-        "--cache-type-k", default=_DEFAULTS.cache_type_k, type=click.Choice(CACHE_TYPES), help="Data type of K cells."
-    ),
-    _option(
-        "--cache-type-v", default=_DEFAULTS.cache_type_v, type=click.Choice(CACHE_TYPES), help="Data type of V cells."
-    ),
-    _option("--mmap/--no-mmap", default=_DEFAULTS.mmap, help="Map the model file into memory instead of reading it."),
-    _option(
-        "--mlock", is_flag=True, default=_DEFAULTS.mlock, help="Lock the model in RAM, so that it is never swapped out."
-    ),
+    _option("--cache-type-k", type=click.Choice(CACHE_TYPES), help="Data type of K cells."),
+    _option("--cache-type-v", type=click.Choice(CACHE_TYPES), help="Data type of V cells."),
+    _option("--mmap/--no-mmap", help="Map the model file into memory instead of reading it."),
+    _option("--mlock", is_flag=True, help="Lock the model in RAM, so that it is never swapped out."),
     _option(
         "--swa-full/--no-swa-full",
-        default=_DEFAULTS.swa_full,
         help="For models with a sliding window: keep all cells, so that prefixes stay reusable. Needs more memory.",
     ),
     _option(
         "--prompt-lookup",
-        default=_DEFAULTS.prompt_lookup,
         type=click.IntRange(0, MAX_DRAFT),
         help="Maximum tokens to draft per step, copied from an earlier occurrence of the last tokens. Answers that "
         "repeat text need fewer steps. 0: off.",
     ),
     _option(
         "--pooling",
-        default=_DEFAULTS.pooling,
         type=click.Choice(POOLINGS),
         help="Way to compute an embedding from the vectors of all tokens. auto: the model's own, or the mean.",
     ),
@@ -259,7 +218,7 @@ _OPTIONS = (
     _option(
         "--metrics-host",
         multiple=True,
-        callback=_split_hosts,
+        callback=hosts,
         metavar="ADDRESS",
         help="Address or name on which to serve metrics; repeatable. 0.0.0.0 means all IPv4 addresses, `::` IPv6 "
         "addresses as well. Unset: same as --host.",
@@ -289,13 +248,7 @@ _OPTIONS = (
         "the extra `otel` is installed.",
     ),
 )
-
-
-def common_options(command: Callable[..., None]) -> Callable[..., None]:
-    """Adds the options that `python -m anyserve_worker` and `anyserve serve` share, in the order of `_OPTIONS`."""
-    for option in reversed((*_OPTIONS, click.version_option(__version__))):
-        command = option(command)
-    return command
+"""Options of both `python -m anyserve_worker` and `anyserve serve`."""
 
 
 def _tls(values: dict[str, Any]) -> PEMFiles | None:
@@ -310,7 +263,7 @@ def _tls(values: dict[str, Any]) -> PEMFiles | None:
 
 
 def build(models: tuple[tuple[str, Path], ...], values: dict[str, Any]) -> tuple[ServerOptions, ModelOptions]:
-    """Builds both option objects from the values of `common_options`. Raises click.UsageError."""
+    """Builds both option objects from the values of OPTIONS. Raises click.UsageError."""
     for name, _ in models:
         if name in contract.ANYSERVE_CAPABILITIES:
             raise click.UsageError(f"a model cannot be called {name!r}: that name is part of AnyServe's protocol")

@@ -8,11 +8,11 @@ from typing import Any
 import click
 
 from anyserve_common import logs, tracing
-from anyserve_common.command_line import Command
+from anyserve_common.command_line import Command, hosts, names
 from openai_server import __version__
 from openai_server.access.options import ACCESS_OPTIONS, check_keys
 from openai_server.backends.target import FORM, problem_with
-from openai_server.config import Config, EmptyVariableOption, count, file, names, option, seconds
+from openai_server.config import Config, EmptyVariableOption, count, file, option, seconds
 
 
 def _aliases(context: click.Context, option: click.Parameter, values: Sequence[str]) -> dict[str, str]:
@@ -34,13 +34,6 @@ def _file_text(_: click.Context, __: click.Parameter, path: str | None) -> str |
         return Path(path).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise click.BadParameter(f"can't read {path!r}: {getattr(error, 'strerror', None) or error}.") from error
-
-
-def _hosts(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    hosts = names(context, option, values)
-    if not hosts:
-        raise click.BadParameter("it is empty.")
-    return hosts
 
 
 def _endpoints(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
@@ -89,7 +82,7 @@ OPTIONS = (
         "Address or host name to listen on; repeatable. `::` is every IPv4 and IPv6 address, 0.0.0.0 every IPv4 "
         "address. An address family that the machine doesn't support is skipped.",
         metavar="ADDRESS",
-        callback=_hosts,
+        callback=hosts,
         default=Config.__dataclass_fields__["host"].default,
         multiple=True,
     ),
@@ -102,8 +95,7 @@ OPTIONS = (
     option(
         "--workers",
         "Number of server processes, each with its own connection to the backend.",
-        type=click.IntRange(1),
-        metavar="N",
+        **count(1),
     ),
     option(
         "--model-alias",
@@ -143,14 +135,12 @@ OPTIONS = (
     option(
         "--template-max-chars",
         "Longest prompt that a chat template may render, in characters.",
-        type=click.IntRange(1),
-        metavar="N",
+        **count(1),
     ),
     option(
         "--max-body-bytes",
         "Largest request body, in bytes; a larger one gets status 413.",
-        type=click.IntRange(1),
-        metavar="N",
+        **count(1),
     ),
     option(
         "--max-json-values",

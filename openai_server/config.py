@@ -1,15 +1,15 @@
 """The values of the options, and helpers to define options. `cli.py` and `access/options.py` list the options."""
 
 import os
-import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 import click
 
 from anyserve_common import addresses, logs, tracing
+from anyserve_common.command_line import OptionMaker
 from anyserve_common.pem_files import PEMFiles
 from openai_server import ENVIRONMENT_PREFIX
 from openai_server.core import current_request
@@ -82,18 +82,7 @@ class Config:
 # ---- Helpers to define options
 
 
-def option(flag: str, help: str, *, cls: type[click.Option] = click.Option, **settings: Any) -> click.Option:
-    name = flag.removeprefix("--").split("/")[0].replace("-", "_")
-    if not settings.get("multiple"):
-        settings.setdefault("default", Config.__dataclass_fields__[name].default)
-    return cls(
-        [flag, name],
-        help=help,
-        envvar=ENVIRONMENT_PREFIX + name.upper(),
-        show_envvar=True,
-        show_default=settings.get("default") is not None,
-        **settings,
-    )
+option = OptionMaker({field.name: field.default for field in fields(Config)}, ENVIRONMENT_PREFIX)
 
 
 class EmptyVariableOption(click.Option):
@@ -107,7 +96,7 @@ class EmptyVariableOption(click.Option):
 
 
 def seconds(low: float = 0.001) -> dict[str, Any]:
-    return {"type": click.FloatRange(min=low), "metavar": "SECONDS"}
+    return {"type": click.FloatRange(min=low)}
 
 
 def file() -> dict[str, Any]:
@@ -115,14 +104,8 @@ def file() -> dict[str, Any]:
 
 
 def count(low: int, high: int | None = None) -> dict[str, Any]:
-    return {"type": click.IntRange(low, high), "metavar": "N"}
+    return {"type": click.IntRange(low, high)}
 
 
 def path(**settings: Any) -> dict[str, Any]:
     return {"type": click.Path(path_type=Path), "metavar": "FILE", **settings}
-
-
-def names(_: click.Context, __: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
-    """The names in a repeatable option. One value, such as an environment variable, may hold several names, separated
-    by commas or spaces."""
-    return tuple(name for value in values for name in re.split(r"[,\s]+", value) if name)

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import click
 
-from openai_server.config import EmptyVariableOption, count, names, option, path, seconds
+from anyserve_common.command_line import names
+from openai_server.config import EmptyVariableOption, count, option, path, seconds
 
 
 def _api_keys(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:

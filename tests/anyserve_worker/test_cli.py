@@ -10,7 +10,7 @@ from click.testing import CliRunner, Result
 
 from anyserve_worker import __version__
 from anyserve_worker.__main__ import anyserve, main
-from anyserve_worker.cli import ENV_PREFIX, build, common_options, parse_models
+from anyserve_worker.cli import ENV_PREFIX, OPTIONS, build, parse_models
 from anyserve_worker.core.options import ModelOptions
 from anyserve_worker.service.server_options import ServerOptions
 
@@ -21,8 +21,7 @@ def options(*arguments: str, env: dict[str, str] | None = None) -> tuple[ServerO
     """Returns the options that a command builds from these arguments."""
     built: list[tuple[ServerOptions, ModelOptions]] = []
 
-    @click.command(context_settings={"auto_envvar_prefix": ENV_PREFIX})
-    @common_options
+    @click.command(context_settings={"auto_envvar_prefix": ENV_PREFIX}, params=list(OPTIONS))
     def command(**values: Any) -> None:
         built.append(build(MODELS, values))
 

@@ -32,7 +32,7 @@ def sidecar(net: Network, *options: str, **variables: str) -> Iterator[tuple[Pro
         *(sys.executable, "-m", "openai_server", "--port", "0", "--log-format", "json", *options),
     )
     try:
-        greeting = json.loads(process.wait_for(r"\{.*listening on .*\}")[0])
+        greeting = json.loads(process.wait_for(r'\{.*"listening on .*\}')[0])
         if "2" in options:  # worker processes
             process.wait_for(r"(?s)has started.*has started")
         yield process, int(re.findall(r":(\d+)/v1$", greeting["api"])[0])
@@ -41,7 +41,7 @@ def sidecar(net: Network, *options: str, **variables: str) -> Iterator[tuple[Pro
 
 
 def greeting(process: Process) -> dict[str, str]:
-    return dict(json.loads(process.wait_for(r"\{.*listening on .*\}")[0]))
+    return dict(json.loads(process.wait_for(r'\{.*"listening on .*\}')[0]))
 
 
 def failed(net: Network, *options: str) -> tuple[int, str]:

@@ -4,14 +4,17 @@
 #
 # Every Python package comes from a file in requirements/, by its hash (`make lock`).
 
+# trixie has gcc 14: older versions can't compile llama.cpp's newest arm64 variants.
+ARG BASE_IMAGE=python:3.12-slim-trixie
+ARG CUDA_IMAGE=nvidia/cuda:12.8.1-devel-ubuntu24.04
+# Has the minor version of BASE_IMAGE's Python.
 ARG PYTHON_PACKAGES=/opt/venv/lib/python3.12/site-packages
 # llama.cpp for every x86-64 and arm64: one library per kind of processor; the best one is loaded at run time.
 ARG LLAMA_CMAKE_ARGS="-DCMAKE_PROJECT_llama_cpp_INCLUDE=/src/native/cmake/wheel.cmake \
  -DANYSERVE_BACKEND_DIR=$PYTHON_PACKAGES/llama_cpp/lib \
  -DGGML_NATIVE=OFF -DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON"
 
-# trixie has gcc 14: older versions can't compile llama.cpp's newest arm64 variants.
-FROM python:3.12-slim-trixie AS base
+FROM $BASE_IMAGE AS base
 ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 PATH=/opt/venv/bin:$PATH
 RUN groupadd --gid 10001 anyserve \
  && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /nonexistent --shell /usr/sbin/nologin anyserve
@@ -50,7 +53,7 @@ RUN pip wheel --no-cache-dir --require-hashes --no-deps --no-build-isolation --n
  --wheel-dir /wheels -r requirements/llama-cpp-python.txt
 
 # The same, with a library for NVIDIA's GPUs. Without a GPU, it isn't loaded and the processor computes.
-FROM nvidia/cuda:12.8.1-devel-ubuntu24.04 AS llama-cpp-cuda
+FROM $CUDA_IMAGE AS llama-cpp-cuda
 # hadolint ignore=DL3008
 RUN apt-get update \
  && apt-get install -y --no-install-recommends g++-14 gcc-14 git python3-venv \

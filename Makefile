@@ -5,7 +5,7 @@ WORKER_PORT ?= 8000
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help run test test-browser bench setup models lint fmt docs protos vendor lock audit clean
+.PHONY: help run test test-browser bench setup models lint fmt docs protos vendor lock audit images clean
 
 help: ## prints this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -63,6 +63,9 @@ audit: ## lists known vulnerabilities of the images' packages, from PyPI's datab
 	@$(PYTHON) -m scripts.setup lock
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	  $(patsubst %,--ignore-vuln %,$(IGNORED_CVES)) $(patsubst %,-r %,$(wildcard requirements/*.txt))
+
+images: setup ## builds the images but CUDA's without Docker, and runs the pair from them, as root [IMAGES_ARGS=--compile]
+	@exec $(BIN)/python -m tests.packaging.images $(IMAGES_ARGS)
 
 clean: ## removes everything that make created here; downloaded models stay in the user's cache
 	@rm -rf .venv .models .cache .mypy_cache .ruff_cache .pytest_cache .hypothesis build dist *.egg-info

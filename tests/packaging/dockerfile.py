@@ -5,11 +5,15 @@ import re
 import shlex
 from dataclasses import dataclass, field
 from pathlib import Path
+from string import Template
 
 
 @dataclass
 class Stage:
-    """One stage. The instructions before the first FROM are a stage with an empty name and no parent."""
+    """One stage. The instructions before the first FROM are a stage with an empty name and no parent.
+
+    In `parent`, arguments have their defaults.
+    """
 
     name: str
     parent: str
@@ -55,6 +59,7 @@ def read_stages(path: Path) -> dict[str, Stage]:
         word, _, rest = line.strip().partition(" ")
         if word == "FROM":
             parent, name = re.split(r"\s+AS\s+", rest)
+            parent = Template(parent).substitute(stages[""].arguments)
             stage = stages[name] = Stage(name, parent)
         elif word:
             stage.instructions.append((word, rest.strip()))

@@ -18,6 +18,7 @@ from openai_server.api.docs import paths
 from scripts import llama_wheel, vendor
 from scripts.fetch import MODEL_FILES, SOURCES_SHA256
 from scripts.lock import LOCKS
+from tests.packaging import images
 from tests.packaging.commands import ROOT, run
 from tests.packaging.dockerfile import Stage, exec_form, read_stages, with_ancestors
 from tests.packaging.lockfile import read_lock
@@ -87,6 +88,10 @@ def test_cuda_has_one_version_and_is_found_at_run_time() -> None:
     both = [STAGES[name].environment["CMAKE_ARGS"] for name in ("llama-cpp", "llama-cpp-cuda")]
     assert both == ["$LLAMA_CMAKE_ARGS", "$LLAMA_CMAKE_ARGS -DGGML_CUDA=ON -DGGML_CUDA_NCCL=OFF"]
     assert "-DGGML_BACKEND_DL=ON -DGGML_CPU_ALL_VARIANTS=ON" in STAGES[""].arguments["LLAMA_CMAKE_ARGS"]
+
+
+def test_make_images_builds_every_image_but_cudas() -> None:
+    assert {*images.MAX_ADDED_MB, "worker-cuda"} == set(IMAGES)
 
 
 def test_packages_come_from_the_locks_alone() -> None:

@@ -64,7 +64,7 @@ audit: ## lists known vulnerabilities of the images' packages, from PyPI's datab
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	  $(patsubst %,--ignore-vuln %,$(IGNORED_CVES)) $(patsubst %,-r %,$(wildcard requirements/*.txt))
 
-images: setup ## builds the images but CUDA's without Docker, and runs the pair from them, as root [IMAGES_ARGS=--compile]
+images: setup ## builds the images but CUDA's without Docker, and runs the pair from them, as root [IMAGES_ARGS=--quick]
 	@exec $(BIN)/python -m tests.packaging.images $(IMAGES_ARGS)
 
 clean: ## removes everything that make created here; downloaded models stay in the user's cache

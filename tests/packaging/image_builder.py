@@ -122,9 +122,15 @@ class ImageBuilder:
                 new = self._folder / "wheel"
                 shutil.copytree(self.mount(LLAMA_STAGE) / "wheels", new / "wheels")
                 shutil.move(new, kept)
-        # Takes the place of the stage of this name.
-        self._contexts = ["--build-context", f"{LLAMA_STAGE}={kept}"]
+        self._replace_stage(kept)
         return compiled
+
+    def take_llama_cpp(self, wheel: Path) -> None:
+        """Installs this wheel instead of compiling one."""
+        folder = self._folder / "wheel"
+        (folder / "wheels").mkdir(parents=True)
+        shutil.copy(wheel, folder / "wheels")
+        self._replace_stage(folder)
 
     def build(self, target: str) -> None:
         packages = f"/opt/venv/lib/{self._python}/site-packages"
@@ -146,6 +152,10 @@ class ImageBuilder:
         inspected = json.loads(self._buildah("inspect", "--type", "image", f"localhost/{image}"))
         configuration: dict[str, Any] = inspected["Docker"]["config"]
         return configuration
+
+    def _replace_stage(self, folder: Path) -> None:
+        # A build context takes the place of the stage of its name.
+        self._contexts = ["--build-context", f"{LLAMA_STAGE}={folder}"]
 
     def _buildah(self, *arguments: str) -> str:
         storage = ("--root", str(self._folder / "storage"), "--runroot", str(self._folder / "run"))

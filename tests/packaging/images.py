@@ -1,14 +1,16 @@
 """Builds every image but CUDA's without a Docker engine, and runs the pair from them as docker-compose.yml does.
 
-    make images [IMAGES_ARGS=--compile]
+    make images [IMAGES_ARGS=--compile or --quick]
 
 The base is a Debian that debootstrap makes, in place of the official Python image. Containers run as user 10001 with a
 read-only root file system and only /tmp writable. Checked are the packages listed in each image, its size, health, a
 response, and that a stream ends properly when its server gets SIGTERM.
 
 CI doesn't run it: it needs root, Linux, and Debian's packages buildah, crun and debootstrap, and it takes minutes. The
-wheel of llama.cpp comes from the user's cache; `--compile` compiles it again. Everything else is in a temporary folder
-and in namespaces that end with this process. The output of commands is in .cache/images.log.
+first run compiles llama.cpp in the Dockerfile's stage; its wheel is kept in the user's cache. `--compile` compiles it
+again. `--quick` compiles nothing: it takes the wheel of `make setup`, which is for this machine's processor only.
+Everything else is in a temporary folder and in namespaces that end with this process. The output of commands is in
+.cache/images.log.
 """
 
 import argparse
@@ -33,8 +35,9 @@ from typing import Any
 
 import yaml
 
-from scripts import children
+from scripts import children, setup, stamp
 from scripts.errors import Fail, run_main
+from scripts.locks import shared_cache
 from tests.packaging.commands import ROOT
 from tests.packaging.containers import Container, container_spec
 from tests.packaging.dockerfile import read_stages
@@ -73,11 +76,12 @@ CONFINED = {
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--compile", action="store_true", help="compile llama.cpp even if the wheel is in the cache")
+    parser.add_argument("--quick", action="store_true", help="take llama.cpp's wheel from `make setup`")
     parser.add_argument("--inside", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     children.stop_on_signals()
     if arguments.inside:
-        build_and_check(arguments.inside, compile_again=arguments.compile)
+        build_and_check(arguments.inside, quick=arguments.quick, compile_again=arguments.compile)
         return 0
     require_tools()
     folder = Path(tempfile.mkdtemp(prefix="anyserve-images-"))
@@ -100,7 +104,7 @@ def require_tools() -> None:
         raise Fail(f"not on PATH: {', '.join(missing)} (Debian, Ubuntu: apt install {' '.join(TOOLS)})")
 
 
-def build_and_check(folder: Path, *, compile_again: bool) -> None:
+def build_and_check(folder: Path, *, quick: bool, compile_again: bool) -> None:
     LOG.parent.mkdir(exist_ok=True)
     LOG.write_text("")
     print(f"building; the log is {LOG.relative_to(ROOT)}", flush=True)
@@ -109,8 +113,15 @@ def build_and_check(folder: Path, *, compile_again: bool) -> None:
     with step("base"):
         builder.make_base()
     with step("llama.cpp"):
-        compiled = builder.compile_llama_cpp(again=compile_again)
-    print(f"  {'compiled' if compiled else 'from the cache'}")
+        if quick:
+            builder.take_llama_cpp(wheel_of_setup())
+            origin = (
+                "compiled by `make setup` for this processor only: the worker's sizes are not those of the real image"
+            )
+        else:
+            compiled = builder.compile_llama_cpp(again=compile_again)
+            origin = "compiled" if compiled else "compiled by an earlier run"
+    print(f"  {origin}")
     roots = {}
     for target in MAX_ADDED_MB:
         with step(target):
@@ -123,6 +134,14 @@ def build_and_check(folder: Path, *, compile_again: bool) -> None:
     except AssertionError as error:
         raise Fail(f"{error}") from error
     print(f"all passed in {time.monotonic() - started:.0f} s")
+
+
+def wheel_of_setup() -> Path:
+    wheels = shared_cache("wheels") / stamp.read(setup.STAMP).llama_wheel
+    found = next(wheels.glob("llama_cpp_python-*.whl"), None)
+    if not found:
+        raise Fail("--quick needs the wheel that `make setup` compiles; it is not in the cache")
+    return found
 
 
 @contextmanager
@@ -202,7 +221,7 @@ def check_pair(builder: ImageBuilder, folder: Path, roots: dict[str, Path]) -> N
     print("the pair as docker-compose.yml starts it:")
     worker = start("worker-demo", compose["worker"]["build"]["target"], compose["worker"], {})
     sidecar = start("sidecar", compose["sidecar"]["build"]["target"], compose["sidecar"], {})
-    print(f"  answer: {ask()!r}")
+    print(f"  answer: {answer_to_question()!r}")
     stream_through_drain(sidecar, grace_s)
     stop(worker)
     print("the worker's image without a model, with one mounted at /models:")
@@ -231,7 +250,7 @@ def expect_end(container: Container, grace_s: float) -> None:
     print(f"  {container.name}: exit status 0, {time.monotonic() - started:.1f} s after SIGTERM", flush=True)
 
 
-def ask() -> str:
+def answer_to_question() -> str:
     """Returns the text of one response. Raises AssertionError if it isn't the answer to the question."""
     with post(content="What is the capital of France?", temperature=0, max_tokens=32) as response:
         body = json.loads(response.read())

@@ -16,7 +16,7 @@ BACKLOG_SECONDS = 0.0002
 """A message that is read within this time after a delivery has waited to be read, and so may the next one."""
 READING_PASSES = 5
 """Passes of the event loop in which gRPC hands over a message that has arrived. With two, messages to 256 streams and
-more came too late, and each was delivered alone: 1,024 streams got 0.53 of the rate of 64, each relative to a bare app."""
+more came too late: 1,024 streams got 0.53 of the rate of 64, each relative to a bare app."""
 
 
 class Receiver(Protocol):

@@ -20,12 +20,11 @@ test: setup models lint ## installs what is needed and runs every check and test
 test-browser: setup ## tests the reference page in a headless Chromium, which must be installed [CHROMIUM=/usr/bin/chromium PYTEST_ARGS=]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS) tests/browser
 
-bench: ## measures the system and its peers, into benchmarks/results [BENCH_ARGS="serving --quick"]
-	@$(PYTHON) -m scripts.setup worker bench
+bench: setup ## measures the system and its peers, into benchmarks/results [BENCH_ARGS="serving --quick"]
 	@exec $(BIN)/python -m benchmarks $(BENCH_ARGS)
 
 setup: ## creates .venv with all packages [CMAKE_ARGS=-DGGML_CUDA=on for another build of llama.cpp]
-	@exec $(PYTHON) -m scripts.setup worker test
+	@exec $(PYTHON) -m scripts.setup dev
 
 models: setup ## fetches what tests need besides packages: three small models, the old openai client, chat templates, KServe's types
 	@exec $(BIN)/python -m scripts.fetch smollm2 gemma3 minilm openai-0.28 chat-templates kserve-types prometheus-types
@@ -51,16 +50,14 @@ protos: setup ## regenerates the stubs from the .proto
 vendor: setup ## fetches the files of Swagger UI for /docs, with npm
 	@$(BIN)/python -m scripts.vendor
 
-lock: ## writes requirements/, the images' packages, from pyproject.toml [LOCK_ARGS=--upgrade for the newest versions]
-	@$(PYTHON) -m scripts.setup lock
+lock: setup ## writes requirements/, the locked packages, from pyproject.toml [LOCK_ARGS=--upgrade for the newest versions]
 	@$(BIN)/python -m scripts.lock $(LOCK_ARGS)
 
 # diskcache unpickles files in its directory (CVE-2025-69872, not fixed in any release). llama-cpp-python requires it for
 # its LlamaDiskCache, which this project never creates, so that there is no directory.
 IGNORED_CVES := CVE-2025-69872
 
-audit: ## lists known vulnerabilities of the images' packages, from PyPI's database, which mirrors don't have
-	@$(PYTHON) -m scripts.setup lock
+audit: setup ## lists known vulnerabilities of the locked packages, from PyPI's database, which mirrors don't have
 	@$(BIN)/pip-audit --strict --disable-pip --require-hashes --progress-spinner off \
 	  $(patsubst %,--ignore-vuln %,$(IGNORED_CVES)) $(patsubst %,-r %,$(wildcard requirements/*.txt))
 

@@ -15,7 +15,7 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import children, llama_wheel, setup, stamp, toolchain
+from scripts import children, llama_wheel, setup, toolchain
 from scripts.errors import Fail
 from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
@@ -56,7 +56,7 @@ def ensure(llama_server: Path | None = None) -> Peers:
     """Sets up missing peers, which takes minutes the first time. `llama_server`: a compiled one; None: compile it."""
     requirement = setup.llama_requirement()
     # The user's options, if any, as for the worker's wheel.
-    cmake_args = os.environ.get("CMAKE_ARGS", stamp.read(setup.STAMP).cmake_args)
+    cmake_args = os.environ.get("CMAKE_ARGS", setup.read_stamp().cmake_args)
     wheel_key = llama_wheel.key(requirement, cmake_args)
     cache = shared_cache("bench")
     with locked(cache):
@@ -79,7 +79,8 @@ def _venv(folder: Path, requirement: str, cmake_args: str) -> Path:
         print("installing the Python peers into their own environment", flush=True)
         _run([sys.executable, "-m", "venv", "--clear", str(folder)], folder.with_suffix(".log"))
         pip = Pip(python, folder.with_suffix(".log"))
-        pip("install", "--no-deps", str(llama_wheel.get(pip, requirement, cmake_args)))
+        wheel = llama_wheel.get(Pip(setup.VENV_PYTHON, folder.with_suffix(".log")), requirement, cmake_args)
+        pip("install", "--no-deps", str(wheel))
         pip("install", *PACKAGES)
         (folder / DONE).touch()
     return python

@@ -14,11 +14,12 @@ import tempfile
 from pathlib import Path
 
 from scripts import toolchain
-from scripts.errors import Fail
 from scripts.locks import locked, shared_cache
 from scripts.pip import Pip
 
-NATIVE = Path(__file__).resolve().parent.parent / "native"
+ROOT = Path(__file__).resolve().parent.parent
+NATIVE = ROOT / "native"
+LOCKS = ROOT / "requirements"
 CMAKE = NATIVE / "cmake"
 COMPILED_WITH = ("apply.py", "cmake", "kernels", "patches")
 """The files and folders of native/ that a build depends on."""
@@ -38,26 +39,23 @@ def get(pip: Pip, requirement: str, cmake_args: str) -> Path:
     folder = wheels / key(requirement, cmake_args)
     with locked(wheels):
         if not folder.is_dir():
-            _build(pip, requirement, cmake_args, folder)
+            _build(pip, cmake_args, folder)
     return next(folder.glob("*.whl"))
 
 
-def _build(pip: Pip, requirement: str, cmake_args: str, folder: Path) -> None:
-    wheel = ["--no-deps", "--no-cache-dir", requirement]
-    try:
-        toolchain.require_compilers()
-        toolchain.require_git()
-    except Fail:
-        # The user's package index may have a compiled wheel.
-        with tempfile.TemporaryDirectory() as nowhere:
-            if not pip.succeeds("download", "--only-binary", ":all:", "--dest", nowhere, *wheel):
-                raise
+def _build(pip: Pip, cmake_args: str, folder: Path) -> None:
+    """Compiles the locked sources with the locked build system, as the Dockerfile does."""
+    toolchain.require_compilers()
+    toolchain.require_git()
     include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE / 'wheel.cmake'}")
     cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:
-        wheel_folder = Path(new, "wheel")
+        build_system, wheel_folder = Path(new, "build-system"), Path(new, "wheel")
+        pip.uv_install("--require-hashes", "--target", str(build_system), "-r", str(LOCKS / "build.txt"))
         pip(
-            *("wheel", "--wheel-dir", str(wheel_folder), *wheel),
+            *("wheel", "--require-hashes", "--no-deps", "--no-build-isolation", "--no-binary", "llama-cpp-python"),
+            *("--no-cache-dir", "--wheel-dir", str(wheel_folder), "-r", str(LOCKS / "llama-cpp-python.txt")),
+            PYTHONPATH=str(build_system),
             CMAKE_ARGS=f"{include} {cmake_args}",
             CMAKE_BUILD_PARALLEL_LEVEL=cores,
         )

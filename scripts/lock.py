@@ -1,19 +1,21 @@
-"""Locks what the images install: files in requirements/ that list every package with its version and hashes.
+"""Locks what the images and `make setup` install: files in requirements/ that list every package with its version and
+hashes.
 
     python -m scripts.lock [--upgrade]
 
-Without --upgrade, only versions that pyproject.toml no longer allows change. Versions are resolved for the Python of
-the images and for every platform, so that the result is the same on every machine.
+Without --upgrade, only versions that pyproject.toml no longer allows change. Versions are resolved for every platform
+and for every Python that pyproject.toml allows, so that the result is the same on every machine.
 """
 
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 from scripts.errors import Fail, run_main
+from scripts.pip import uv_environment
+from scripts.toolchain import MINIMUM_PYTHON
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "requirements"
@@ -21,8 +23,11 @@ LLAMA = "llama-cpp-python"
 
 LOCKS = {
     "sidecar": (),
-    # Without llama-cpp-python: the image's build compiles its wheel, whose hash can't be locked.
+    # Without llama-cpp-python: each build compiles its wheel, whose hash can't be locked.
     "worker": ("--extra", "worker", "--no-emit-package", LLAMA),
+    # For `make test` and everything else but `make run`. Some tests need older packages than the images have.
+    "dev": ("--extra", "worker", "--extra", "test", "--extra", "audit", "--no-emit-package", LLAMA),
+    "uv": ("--group", "uv"),
     "cuda": ("--group", "cuda"),
     "build": ("--group", "build"),
     # Only its sources: its dependencies are in the worker's lock.
@@ -32,16 +37,10 @@ LOCKS = {
 """uv's options for each file, by the file's name without `.txt`."""
 
 
-def python_version() -> str:
-    """The images' Python, such as 3.12."""
-    found = re.search(r"^FROM python:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
-    assert found
-    return found[1]
-
-
 def command(name: str, *more: str) -> list[str]:
     words = [
-        *("uv", "pip", "compile", "--quiet", "--universal", "--python-version", python_version()),
+        *("uv", "pip", "compile", "--quiet", "--universal"),
+        *("--python-version", ".".join(map(str, MINIMUM_PYTHON))),
         *("--generate-hashes", "--no-emit-index-url", "--no-annotate" if name == LLAMA else "--annotate"),
         *("--custom-compile-command", "make lock", "--output-file", f"requirements/{name}.txt"),
         *LOCKS[name],
@@ -52,9 +51,14 @@ def command(name: str, *more: str) -> list[str]:
 
 def main() -> int:
     FOLDER.mkdir(exist_ok=True)
+    env = uv_environment(Path(sys.executable))
+    # Places that add a few packages to the index don't have all files of a package, whose hashes the lock lists.
+    for variable in ("UV_INDEX", "UV_FIND_LINKS"):
+        env.pop(variable, None)
     for name in LOCKS:
         uv, *arguments = command(name, *sys.argv[1:])
-        result = subprocess.run([Path(sys.executable).with_name(uv), *arguments], cwd=ROOT, check=False)
+        whole = [Path(sys.executable).with_name(uv), *arguments]
+        result = subprocess.run(whole, cwd=ROOT, env=env, check=False)
         if result.returncode:
             raise Fail(f"requirements/{name}.txt could not be written: uv failed, see the lines above")
     return 0

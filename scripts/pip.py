@@ -1,7 +1,8 @@
-"""Runs pip with its whole output in a log and one line of progress for the user."""
+"""Runs pip and uv with their whole output in a log and one line of progress for the user."""
 
 from __future__ import annotations
 
+import ast
 import os
 import subprocess
 import sys
@@ -11,29 +12,50 @@ from pathlib import Path
 
 from scripts import children
 from scripts.errors import Fail
-from scripts.progress import REDRAW_S, PipActivity, ProgressLine
+from scripts.progress import REDRAW_S, Activity, ProgressLine
 
 LINES_SHOWN = 15
+UV_VARIABLES = {
+    "index-url": "UV_DEFAULT_INDEX",
+    "extra-index-url": "UV_INDEX",
+    "find-links": "UV_FIND_LINKS",
+    "no-index": "UV_NO_INDEX",
+    "trusted-host": "UV_INSECURE_HOST",
+    "proxy": "ALL_PROXY",
+    "cert": "SSL_CERT_FILE",
+    "client-cert": "SSL_CLIENT_CERT",
+    "timeout": "UV_HTTP_TIMEOUT",
+    "default-timeout": "UV_HTTP_TIMEOUT",
+}
+"""uv's variable for each of pip's options about the package index. uv does not read pip's configuration."""
 
 
 class Pip:
-    """The pip of one Python. Appends its output to `log`."""
+    """The pip of one Python, and the uv that pip has installed beside it. Appends their output to `log`."""
 
     def __init__(self, python: Path, log: Path) -> None:
-        self._command = [str(python), "-m", "pip"]
+        self._python = python
         self._log = log
 
     def __call__(self, *arguments: str, **env: str) -> None:
-        activity = PipActivity()
+        quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_INPUT": "1"}
+        command = [str(self._python), "-m", "pip", *arguments, "--verbose", "--progress-bar", "off"]
+        self._run(command, {**os.environ, **quiet, "PYTHONUNBUFFERED": "1", **env})
+
+    def uv_install(self, *arguments: str) -> None:
+        command = [str(self._python.with_name("uv")), "pip", "install", "--python", str(self._python), *arguments]
+        self._run(command, {**uv_environment(self._python), "UV_PYTHON_DOWNLOADS": "never"})
+
+    def _run(self, command: list[str], env: dict[str, str]) -> None:
+        activity = Activity()
         tail: deque[str] = deque(maxlen=LINES_SHOWN)
         progress = ProgressLine(sys.stdout, activity)
-        command = [*self._command, *arguments, "--verbose", "--progress-bar", "off"]
-        pip = children.start(command, env={**_environment(), **env}, output=subprocess.PIPE)
+        process = children.start(command, env=env, output=subprocess.PIPE)
 
         def read() -> None:
-            assert pip.stdout
+            assert process.stdout
             with self._log.open("a") as log:
-                for line in pip.stdout:
+                for line in process.stdout:
                     log.write(line)
                     log.flush()
                     tail.append(line.rstrip())
@@ -45,19 +67,38 @@ class Pip:
             while reader.is_alive():
                 reader.join(REDRAW_S)
                 progress.tick()
-            status = pip.wait()
+            status = process.wait()
         finally:
-            children.end([pip])
+            children.end([process])
             progress.clear()
         if status:
             print("\n".join(tail), file=sys.stderr)
             raise Fail(f"the installation failed, see the lines above and {os.path.relpath(self._log)}")
 
-    def succeeds(self, *arguments: str) -> bool:
-        command = [*self._command, *arguments]
-        return subprocess.run(command, env=_environment(), capture_output=True, check=False).returncode == 0
+
+def uv_environment(python: Path) -> dict[str, str]:
+    """This process's environment, and the package index that pip of `python` is configured with. uv's own variables
+    take precedence."""
+    command = [str(python), "-m", "pip", "config", "list"]
+    listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
+    return {**uv_variables(listed), **os.environ}
 
 
-def _environment() -> dict[str, str]:
-    quiet = {"PIP_DISABLE_PIP_VERSION_CHECK": "1", "PIP_ROOT_USER_ACTION": "ignore", "PIP_NO_INPUT": "1"}
-    return {**os.environ, **quiet, "PYTHONUNBUFFERED": "1"}
+def uv_variables(pip_config: str) -> dict[str, str]:
+    """uv's variables for the output of `pip config list`. PURE."""
+    options: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
+    for line in pip_config.splitlines():
+        name, _, value = line.partition("=")
+        section, _, option = name.rpartition(".")
+        if section in options and option in UV_VARIABLES:
+            options[section][option] = ast.literal_eval(value)
+    # The last section takes precedence in pip. An empty value is the same as none.
+    merged = {option: value for section in options.values() for option, value in section.items()}
+    separators = {"find-links": ","}
+    variables = {
+        UV_VARIABLES[option]: separators.get(option, " ").join(value.split())
+        for option, value in merged.items()
+        if value.strip()
+    }
+    # pip takes a file from any of its indexes. The hashes say which file is the right one.
+    return {"UV_INDEX_STRATEGY": "unsafe-best-match", **variables}

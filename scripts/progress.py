@@ -1,4 +1,4 @@
-"""One line with the progress of an installation, read from pip's verbose output.
+"""One line with the progress of an installation, read from the output of pip and uv.
 
 A terminal shows it redrawn in place; other outputs get a plain line every PLAIN_LINE_S seconds.
 """
@@ -17,11 +17,12 @@ PLAIN_LINE_S = 20.0
 # ninja prints "[74/88] c++ …", make prints "[ 53%] Building …"; pip indents both.
 NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
 MAKE_STEP = re.compile(r"\s*\[ *(\d+)%\] ")
+UV_PREPARED = re.compile(r"Prepared (\d+) packages? in ")
 DOWNLOAD = re.compile(r"\s*Downloading (\S+?)(?:-\d\S*)? \(")
 
 
-class PipActivity:
-    """pip's current step, from the lines of its output. PURE."""
+class Activity:
+    """The current step of pip or uv, from the lines of its output. PURE."""
 
     def __init__(self) -> None:
         self.text = "resolving packages"
@@ -37,8 +38,8 @@ class PipActivity:
             self._doing("downloading " + match[1].rsplit("/", 1)[-1])
         elif "Building wheel for llama-cpp-python" in line and "started" in line:
             self._doing("configuring llama.cpp")
-        elif line.startswith("Installing collected packages"):
-            self._doing(f"installing {line.count(',') + 1} packages")
+        elif match := UV_PREPARED.match(line):
+            self._doing(f"installing {match[1]} packages")
 
     def _compiling(self, done: int, total: int) -> None:
         self.text, self.done, self.total = "compiling llama.cpp", done, total
@@ -58,7 +59,7 @@ class PipActivity:
 class ProgressLine:
     """Shows an activity on a stream. Call `tick` about every REDRAW_S seconds."""
 
-    def __init__(self, stream: TextIO, activity: PipActivity) -> None:
+    def __init__(self, stream: TextIO, activity: Activity) -> None:
         self._stream = stream
         self._activity = activity
         self._started = time.monotonic()

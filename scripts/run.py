@@ -59,7 +59,7 @@ def main() -> int:
         raise Fail(f"there is no model file {options.model}")
 
     if not (options.worker and options.sidecar):
-        setup.ensure_venv({"worker"})
+        setup.ensure_venv("worker")
     model = options.model or str(fetch.ensure_model("smollm2"))
     python = str(setup.VENV_PYTHON)
     endpoint = f"{HOST}:{options.worker_port}"

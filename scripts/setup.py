@@ -1,52 +1,90 @@
 """Creates .venv and installs the project into it, editable. Does nothing if that has been done.
 
-    python3 -m scripts.setup worker [test]
+    python3 -m scripts.setup worker|dev
 
-Needs only Python's standard library. A stamp in .venv records what is installed; the log is .cache/setup.log.
+Needs only Python's standard library. pip installs uv, and uv installs a file of requirements/: worker.txt, or dev.txt,
+which has the packages for tests and lint as well. A stamp in .venv records what is installed; the log is
+.cache/setup.log.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
+import json
 import os
 import subprocess
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
-from scripts import children, llama_wheel, stamp, toolchain
+from scripts import children, llama_wheel, toolchain
 from scripts.errors import Fail, run_main
 from scripts.locks import locked
 from scripts.pip import Pip
-from scripts.stamp import Stamp
 
 ROOT = Path(__file__).resolve().parent.parent
 VENV = ROOT / ".venv"
 VENV_PYTHON = VENV / "bin" / "python"
 STAMP = VENV / "anyserve-stamp.json"
 PYPROJECT = ROOT / "pyproject.toml"
+LOCKS = ROOT / "requirements"
 CACHE = ROOT / ".cache"
 LOG = CACHE / "setup.log"
 
 
+@dataclass(frozen=True)
+class Stamp:
+    """What is installed in .venv."""
+
+    root: str = ""  # the checkout; an editable install and the scripts in bin/ break when it moves
+    packages: str = ""  # "worker" or "dev"
+    sources: str = ""  # SHA-256 of pyproject.toml and of the locks that were installed
+    cmake_args: str = ""  # the user's own, for llama.cpp
+    llama_wheel: str = ""  # its key, see llama_wheel.py
+
+
 def main() -> int:
     children.stop_on_signals()
-    ensure_venv(set(sys.argv[1:]))
+    ensure_venv(sys.argv[1])
     return 0
 
 
-def ensure_venv(extras: set[str]) -> None:
+def ensure_venv(packages: str) -> None:
+    """Installs `packages`, "worker" or "dev". Packages of an earlier "dev" stay."""
     toolchain.require_python()
     with locked(CACHE):
-        have = stamp.read(STAMP)
-        if have.root not in ("", str(ROOT)) or not _venv_works():
+        have = read_stamp()
+        want = wanted(have, packages)
+        if want == have and _venv_works():
+            return
+        # Without a stamp, an earlier setup was interrupted: what it installed may lack files.
+        if have.root != want.root or not _venv_works():
             have = Stamp()
             _make_venv()
-        want = have.wanted(ROOT, PYPROJECT.read_bytes(), extras, os.environ)
-        if "worker" in want.extras:
-            want = dataclasses.replace(want, llama_wheel=llama_wheel.key(llama_requirement(), want.cmake_args))
-        if want != have:
-            _install(have, want)
+        _install(have, want)
+
+
+def read_stamp() -> Stamp:
+    """What is installed; an empty stamp if nothing is, or if it can't be read."""
+    try:
+        return Stamp(**json.loads(STAMP.read_text()))
+    except (OSError, ValueError, TypeError):
+        return Stamp()
+
+
+def wanted(have: Stamp, packages: str) -> Stamp:
+    """The stamp of a complete installation."""
+    # `make run` after `make test` removes nothing.
+    packages = "dev" if have.packages == "dev" else packages
+    sources = hashlib.sha256()
+    for path in (PYPROJECT, LOCKS / "uv.txt", LOCKS / f"{packages}.txt"):
+        sources.update(path.read_bytes())
+    # Unset keeps the installed build, so that a user sets CUDA's options only once.
+    cmake_args = os.environ.get("CMAKE_ARGS", have.cmake_args)
+    wheel = llama_wheel.key(llama_requirement(), cmake_args)
+    return Stamp(str(ROOT), packages, sources.hexdigest(), cmake_args, wheel)
 
 
 def _venv_works() -> bool:
@@ -57,6 +95,8 @@ def _venv_works() -> bool:
 
 
 def _make_venv() -> None:
+    if VENV.is_symlink():
+        raise Fail(f"{VENV} is a symbolic link, and a new environment would empty the folder behind it: remove the link")
     toolchain.require_venv()
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
@@ -66,18 +106,19 @@ def _make_venv() -> None:
 
 
 def _install(have: Stamp, want: Stamp) -> None:
-    log = LOG.relative_to(ROOT)
-    print(f"installing into {VENV.name} ({', '.join(want.extras) or 'sidecar only'}); the log is {log}", flush=True)
+    print(f"installing into {VENV.name} ({want.packages}); the log is {LOG.relative_to(ROOT)}", flush=True)
     started = time.monotonic()
     LOG.unlink(missing_ok=True)
-    pip = Pip(VENV_PYTHON, LOG)
-    wheel = llama_wheel.get(pip, llama_requirement(), want.cmake_args) if want.llama_wheel else None
     STAMP.unlink(missing_ok=True)
-    if wheel and want.llama_wheel != have.llama_wheel:
-        # Forced: the installed wheel may have the same version, built with other options.
-        pip("install", "--force-reinstall", "--no-deps", str(wheel))
-    pip("install", "--editable", f"{ROOT}[{','.join(want.extras)}]" if want.extras else str(ROOT))
-    stamp.write(STAMP, want)
+    pip = Pip(VENV_PYTHON, LOG)
+    pip("install", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCKS / "uv.txt"))
+    wheel = llama_wheel.get(pip, llama_requirement(), want.cmake_args)
+    pip.uv_install("--require-hashes", "-r", str(LOCKS / f"{want.packages}.txt"))
+    # The installed wheel may have the same version, built with other options.
+    again = ["--reinstall-package", "llama-cpp-python"] if want.llama_wheel != have.llama_wheel else []
+    build = ["--build-constraints", str(LOCKS / "build.txt")]
+    pip.uv_install("--no-deps", *again, *build, str(wheel), "--editable", str(ROOT))
+    STAMP.write_text(json.dumps(dataclasses.asdict(want)))
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
 
 

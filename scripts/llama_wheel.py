@@ -34,6 +34,13 @@ def key(requirement: str, cmake_args: str) -> str:
     return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:16]
 
 
+def require_tools(wheel_key: str) -> None:
+    """Raises Fail if the wheel must be compiled and can't be."""
+    if not (shared_cache("wheels") / wheel_key).is_dir():
+        toolchain.require_compilers()
+        toolchain.require_git()
+
+
 def get(pip: Pip, requirement: str, cmake_args: str) -> Path:
     wheels = shared_cache("wheels")
     folder = wheels / key(requirement, cmake_args)
@@ -45,8 +52,7 @@ def get(pip: Pip, requirement: str, cmake_args: str) -> Path:
 
 def _build(pip: Pip, cmake_args: str, folder: Path) -> None:
     """Compiles the locked sources with the locked build system, as the Dockerfile does."""
-    toolchain.require_compilers()
-    toolchain.require_git()
+    require_tools(folder.name)
     include = shlex.quote(f"-DCMAKE_PROJECT_llama_cpp_INCLUDE={CMAKE / 'wheel.cmake'}")
     cores = os.environ.get("CMAKE_BUILD_PARALLEL_LEVEL", str(toolchain.usable_cores()))
     with tempfile.TemporaryDirectory(dir=folder.parent) as new:

@@ -1,5 +1,4 @@
-"""Locks what the images and `make setup` install: files in requirements/ that list every package with its version and
-hashes.
+"""Writes requirements/: files that list every package of the images and of `make setup` with its version and hashes.
 
     python -m scripts.lock [--upgrade]
 
@@ -57,8 +56,8 @@ def main() -> int:
         env.pop(variable, None)
     for name in LOCKS:
         uv, *arguments = command(name, *sys.argv[1:])
-        whole = [Path(sys.executable).with_name(uv), *arguments]
-        result = subprocess.run(whole, cwd=ROOT, env=env, check=False)
+        path = str(Path(sys.executable).with_name(uv))
+        result = subprocess.run([path, *arguments], cwd=ROOT, env=env, check=False)
         if result.returncode:
             raise Fail(f"requirements/{name}.txt could not be written: uv failed, see the lines above")
     return 0

@@ -36,7 +36,7 @@ LOG = CACHE / "setup.log"
 
 @dataclass(frozen=True)
 class Stamp:
-    """What is installed in .venv."""
+    """Contents of .venv."""
 
     root: str = ""  # the checkout; an editable install and the scripts in bin/ break when it moves
     packages: str = ""  # "worker" or "dev"
@@ -59,6 +59,7 @@ def ensure_venv(packages: str) -> None:
         want = wanted(have, packages)
         if want == have and _venv_works():
             return
+        llama_wheel.require_tools(want.llama_wheel)
         # Without a stamp, an earlier setup was interrupted: what it installed may lack files.
         if have.root != want.root or not _venv_works():
             have = Stamp()
@@ -67,7 +68,7 @@ def ensure_venv(packages: str) -> None:
 
 
 def read_stamp() -> Stamp:
-    """What is installed; an empty stamp if nothing is, or if it can't be read."""
+    """Returns the stamp of the last complete installation; an empty one if there is none or it can't be read."""
     try:
         return Stamp(**json.loads(STAMP.read_text()))
     except (OSError, ValueError, TypeError):
@@ -96,7 +97,9 @@ def _venv_works() -> bool:
 
 def _make_venv() -> None:
     if VENV.is_symlink():
-        raise Fail(f"{VENV} is a symbolic link, and a new environment would empty the folder behind it: remove the link")
+        raise Fail(
+            f"{VENV} is a symbolic link, and a new environment would empty the folder behind it: remove the link"
+        )
     toolchain.require_venv()
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -28,7 +28,7 @@ def script(
 def copy_of_checkout(folder: Path) -> Path:
     """A checkout that is not set up, with the files that the scripts read."""
     folder.mkdir(exist_ok=True)
-    for name in ("scripts", "native"):
+    for name in ("scripts", "native", "requirements"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, folder)

@@ -26,7 +26,11 @@ class Lock:
 
 
 def read_lock(name: str) -> Lock:
-    """Reads requirements/`name`.txt. A line in a form that `make lock` doesn't write is an error."""
+    """Reads requirements/`name`.txt. A line in a form that `make lock` doesn't write is an error.
+
+    Of a package with a version for older Pythons as well, only the last version in the file counts, which is for newer
+    ones and so for the images' Python.
+    """
     lock = Lock()
     package = ""
     for line in (ROOT / "requirements" / f"{name}.txt").read_text().splitlines():

@@ -1,6 +1,7 @@
 """The locks in requirements/ agree with pyproject.toml. Needs no network."""
 
 import importlib.metadata
+import re
 import tomllib
 from itertools import pairwise
 
@@ -8,20 +9,22 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from scripts.lock import LLAMA, LOCKS, command, python_version
+from scripts.lock import LLAMA, LOCKS, command
 from tests.packaging.commands import ROOT, run
 from tests.packaging.lockfile import PROJECT, read_lock
 
 PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 NAMES = sorted(LOCKS)
+(PYTHON,) = set(re.findall(r"\bpython:(\d+\.\d+)-", (ROOT / "Dockerfile").read_text()))
+"""The images' Python, such as 3.12."""
 IMAGE = {
     "sys_platform": "linux",
     "platform_system": "Linux",
     "os_name": "posix",
     "implementation_name": "cpython",
     "platform_python_implementation": "CPython",
-    "python_version": python_version(),
-    "python_full_version": f"{python_version()}.0",
+    "python_version": PYTHON,
+    "python_full_version": f"{PYTHON}.0",
     "extra": "",
 }
 """Environment of the images, for the markers of requirements."""
@@ -30,16 +33,18 @@ IMAGE = {
 def requirements_of(name: str) -> list[Requirement]:
     """Requirements that pyproject.toml lists for a lock."""
     project, groups = PYPROJECT["project"], PYPROJECT["dependency-groups"]
+    extras = project["optional-dependencies"]
     lines = {
         "sidecar": project["dependencies"],
-        "worker": project["dependencies"] + project["optional-dependencies"]["worker"],
+        "worker": project["dependencies"] + extras["worker"],
+        "dev": project["dependencies"] + extras["worker"] + extras["test"] + extras["audit"],
         **groups,
     }[name]
     return [Requirement(line) for line in lines]
 
 
 def is_left_out(name: str, package: str) -> bool:
-    return (name, package) == ("worker", LLAMA)
+    return name in ("worker", "dev") and package == LLAMA
 
 
 def test_each_lock_exists_and_no_other() -> None:

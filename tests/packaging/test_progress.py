@@ -1,20 +1,20 @@
 import io
 
-from scripts.progress import PipActivity, ProgressLine
+from scripts.progress import Activity, ProgressLine
 
 
 def after(*lines: str) -> str:
-    activity = PipActivity()
+    activity = Activity()
     for line in lines:
         activity.feed(line + "\n")
     return activity.line(125.4)
 
 
-def test_the_steps_of_pip_are_shown() -> None:
+def test_the_steps_of_pip_and_uv_are_shown() -> None:
     assert after() == "resolving packages … 2:05"
     assert after("  Downloading llama_cpp_python-0.3.36.tar.gz (76.6 MB)") == "downloading llama_cpp_python … 2:05"
     assert after("  Building wheel for llama-cpp-python (pyproject.toml): started") == "configuring llama.cpp … 2:05"
-    assert after("Installing collected packages: a, b, c") == "installing 3 packages … 2:05"
+    assert after("Prepared 3 packages in 3ms") == "installing 3 packages … 2:05"
 
 
 def test_the_progress_of_the_compiler_is_shown() -> None:
@@ -25,12 +25,12 @@ def test_the_progress_of_the_compiler_is_shown() -> None:
 
 
 def test_the_bar_disappears_after_compiling() -> None:
-    assert after("  [88/88] link", "Installing collected packages: a") == "installing 1 packages … 2:05"
+    assert after("  [88/88] link", "Prepared 1 package in 3ms") == "installing 1 packages … 2:05"
 
 
 def test_a_file_gets_no_redrawn_line_and_no_line_per_tick() -> None:
     stream = io.StringIO()
-    progress = ProgressLine(stream, PipActivity())
+    progress = ProgressLine(stream, Activity())
     for _ in range(10):
         progress.tick()
     progress.clear()
@@ -43,7 +43,7 @@ def test_a_terminal_gets_one_line_redrawn() -> None:
             return True
 
     stream = Terminal()
-    progress = ProgressLine(stream, PipActivity())
+    progress = ProgressLine(stream, Activity())
     progress.tick()
     progress.tick()
     progress.clear()

@@ -5,9 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from scripts import llama_wheel, stamp, toolchain
+from scripts import llama_wheel, setup, toolchain
 from scripts.errors import Fail
-from scripts.stamp import Stamp
+from scripts.pip import uv_variables
+from scripts.setup import Stamp
 from tests.packaging.commands import copy_of_checkout, only_line, script
 
 NEW = Stamp()
@@ -53,45 +54,86 @@ def test_a_missing_git_is_reported_in_one_line(tmp_path: Path, monkeypatch: pyte
 
 
 def test_a_failed_installation_shows_the_end_of_its_log(checkout: Path, offline: dict[str, str]) -> None:
-    result = script("setup", env=offline, cwd=checkout)
+    result = script("setup", "worker", env=offline, cwd=checkout)
     assert result.returncode == 1
     *lines, last = result.stderr.splitlines()
     assert last == "error: the installation failed, see the lines above and .cache/setup.log"
-    assert any("setuptools" in line for line in lines)
+    assert any("uv==" in line for line in lines)
     # Without a stamp, the next setup tries again.
     assert not (checkout / ".venv" / "anyserve-stamp.json").exists()
 
 
-def wanted(
-    have: Stamp = NEW, *, extras: str = "worker", pyproject: bytes = b"1", root: str = "/r", **env: str
-) -> Stamp:
-    return have.wanted(Path(root), pyproject, set(extras.split()), env)
+@pytest.fixture
+def tree(checkout: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A checkout that the functions of scripts.setup work on."""
+    monkeypatch.setattr(setup, "ROOT", checkout)
+    monkeypatch.setattr(setup, "PYPROJECT", checkout / "pyproject.toml")
+    monkeypatch.setattr(setup, "LOCKS", checkout / "requirements")
+    monkeypatch.setattr(setup, "VENV", checkout / ".venv")
+    monkeypatch.setattr(setup, "STAMP", tmp_path / "stamp")
+    monkeypatch.delenv("CMAKE_ARGS", raising=False)
+    return checkout
 
 
-def test_nothing_is_done_twice() -> None:
-    assert wanted(wanted()) == wanted()
-    assert wanted() != NEW
+def test_nothing_is_done_twice(tree: Path) -> None:
+    worker = setup.wanted(NEW, "worker")
+    assert setup.wanted(worker, "worker") == worker != NEW
 
 
-def test_changes_are_installed() -> None:
-    assert wanted(wanted(), pyproject=b"2") != wanted()
-    assert wanted(wanted(), root="/elsewhere") != wanted()
-    assert wanted(wanted(), extras="worker test") != wanted()
-    assert wanted(wanted(), CMAKE_ARGS="-DGGML_CUDA=on") != wanted()
+@pytest.mark.parametrize("file", ["pyproject.toml", "requirements/worker.txt", "requirements/uv.txt"])
+def test_a_changed_file_is_installed(tree: Path, file: str) -> None:
+    worker = setup.wanted(NEW, "worker")
+    with (tree / file).open("a") as changed:
+        changed.write("# a change\n")
+    assert setup.wanted(worker, "worker") != worker
 
 
-def test_extras_and_cmake_args_of_earlier_runs_stay() -> None:
-    everything = wanted(extras="worker test", CMAKE_ARGS="-DGGML_CUDA=on")
-    assert wanted(everything) == everything
+def test_packages_and_options_of_earlier_runs_stay(tree: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker = setup.wanted(NEW, "worker")
+    assert setup.wanted(worker, "dev") != worker
+    monkeypatch.setenv("CMAKE_ARGS", "-DGGML_CUDA=on")
+    dev = setup.wanted(NEW, "dev")
+    assert dev.llama_wheel != worker.llama_wheel
+    monkeypatch.delenv("CMAKE_ARGS")
+    assert setup.wanted(dev, "worker") == dev
 
 
-def test_a_stamp_is_read_as_written(tmp_path: Path) -> None:
-    path = tmp_path / "stamp"
-    assert stamp.read(path) == NEW
-    stamp.write(path, wanted(extras="worker test"))
-    assert stamp.read(path) == wanted(extras="worker test")
-    path.write_text('{"extras": 3}')
-    assert stamp.read(path) == NEW
+def test_a_stamp_that_cannot_be_read_is_none(tree: Path) -> None:
+    assert setup.read_stamp() == NEW
+    for content in ("{", '{"extras": ["worker"]}', "3"):
+        setup.STAMP.write_text(content)
+        assert setup.read_stamp() == NEW
+
+
+def test_a_symbolic_link_is_not_emptied(checkout: Path, offline: dict[str, str]) -> None:
+    other = checkout.parent / "other"
+    other.mkdir()
+    (other / "file").touch()
+    (checkout / ".venv").symlink_to(other)
+    line = only_line(script("setup", "worker", env=offline, cwd=checkout))
+    assert line.startswith(f"error: {checkout / '.venv'} is a symbolic link")
+    assert (other / "file").exists()
+
+
+def test_uv_gets_the_index_of_pip() -> None:
+    config = """\
+:env:.find-links='/a /b'
+:env:.timeout='20'
+freeze.index-url='https://ignored.example/'
+global.cert='/ca.pem'
+global.extra-index-url='\\nhttps://one.example/simple\\nhttps://two.example/simple'
+global.find-links='/c'
+global.index-url='https://index.example/simple'
+global.no-index=''
+"""
+    assert uv_variables(config) == {
+        "UV_DEFAULT_INDEX": "https://index.example/simple",
+        "UV_INDEX": "https://one.example/simple https://two.example/simple",
+        "UV_FIND_LINKS": "/a,/b",
+        "UV_HTTP_TIMEOUT": "20",
+        "SSL_CERT_FILE": "/ca.pem",
+        "UV_INDEX_STRATEGY": "unsafe-best-match",
+    }
 
 
 def test_the_key_of_a_wheel_depends_on_its_requirement() -> None:

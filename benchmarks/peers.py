@@ -56,7 +56,7 @@ def ensure(llama_server: Path | None = None) -> Peers:
     """Sets up missing peers, which takes minutes the first time. `llama_server`: a compiled one; None: compile it."""
     requirement = setup.llama_requirement()
     # The user's options, if any, as for the worker's wheel.
-    cmake_args = os.environ.get("CMAKE_ARGS", setup.read_stamp().cmake_args)
+    cmake_args = os.environ.get("CMAKE_ARGS", setup.read_stamp().get("cmake_args", ""))
     wheel_key = llama_wheel.key(requirement, cmake_args)
     cache = shared_cache("bench")
     with locked(cache):

@@ -21,13 +21,9 @@ UV_VARIABLES = {
     "find-links": "UV_FIND_LINKS",
     "no-index": "UV_NO_INDEX",
     "trusted-host": "UV_INSECURE_HOST",
-    "proxy": "ALL_PROXY",
     "cert": "SSL_CERT_FILE",
-    "client-cert": "SSL_CLIENT_CERT",
-    "timeout": "UV_HTTP_TIMEOUT",
-    "default-timeout": "UV_HTTP_TIMEOUT",
 }
-"""uv's variable for each of pip's options about the package index. uv does not read pip's configuration."""
+"""uv's variable for each of pip's options about the package index, since uv does not read pip's configuration."""
 
 
 class Pip:
@@ -77,8 +73,7 @@ class Pip:
 
 
 def uv_environment(python: Path) -> dict[str, str]:
-    """This process's environment, and the package index that pip of `python` is configured with. uv's own variables
-    take precedence."""
+    """This process's environment, with the package index of `python`'s pip unless uv's own variables are set."""
     command = [str(python), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, text=True, check=False).stdout
     return {**uv_variables(listed), **os.environ}
@@ -86,19 +81,14 @@ def uv_environment(python: Path) -> dict[str, str]:
 
 def uv_variables(pip_config: str) -> dict[str, str]:
     """uv's variables for the output of `pip config list`. PURE."""
-    options: dict[str, dict[str, str]] = {"global": {}, "install": {}, ":env:": {}}
-    for line in pip_config.splitlines():
-        name, _, value = line.partition("=")
-        section, _, option = name.rpartition(".")
-        if section in options and option in UV_VARIABLES:
-            options[section][option] = ast.literal_eval(value)
-    # The last section takes precedence in pip. An empty value is the same as none.
-    merged = {option: value for section in options.values() for option, value in section.items()}
-    separators = {"find-links": ","}
-    variables = {
-        UV_VARIABLES[option]: separators.get(option, " ").join(value.split())
-        for option, value in merged.items()
-        if value.strip()
-    }
-    # pip takes a file from any of its indexes. The hashes say which file is the right one.
-    return {"UV_INDEX_STRATEGY": "unsafe-best-match", **variables}
+    # pip takes a file from any of its indexes. The locked hashes decide which file is the right one.
+    variables = {"UV_INDEX_STRATEGY": "unsafe-best-match"}
+    for section in ("global", "install", ":env:"):  # the last takes precedence
+        for line in pip_config.splitlines():
+            name, _, value = line.partition("=")
+            variable = UV_VARIABLES.get(name.removeprefix(f"{section}."))
+            if variable:
+                variables[variable] = ("," if variable == "UV_FIND_LINKS" else " ").join(
+                    ast.literal_eval(value).split()
+                )
+    return {name: value for name, value in variables.items() if value}

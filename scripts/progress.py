@@ -14,9 +14,8 @@ BAR_WIDTH = 24
 REDRAW_S = 0.5
 PLAIN_LINE_S = 20.0
 
-# ninja prints "[74/88] c++ …", make prints "[ 53%] Building …"; pip indents both.
+# ninja prints "[74/88] c++ …", and pip indents it.
 NINJA_STEP = re.compile(r"\s*\[(\d+)/(\d+)\] ")
-MAKE_STEP = re.compile(r"\s*\[ *(\d+)%\] ")
 UV_PREPARED = re.compile(r"Prepared (\d+) packages? in ")
 DOWNLOAD = re.compile(r"\s*Downloading (\S+?)(?:-\d\S*)? \(")
 
@@ -31,18 +30,13 @@ class Activity:
 
     def feed(self, line: str) -> None:
         if match := NINJA_STEP.match(line):
-            self._compiling(int(match[1]), int(match[2]))
-        elif match := MAKE_STEP.match(line):
-            self._compiling(int(match[1]), 100)
+            self.text, self.done, self.total = "compiling llama.cpp", int(match[1]), int(match[2])
         elif match := DOWNLOAD.match(line):
             self._doing("downloading " + match[1].rsplit("/", 1)[-1])
         elif "Building wheel for llama-cpp-python" in line and "started" in line:
             self._doing("configuring llama.cpp")
         elif match := UV_PREPARED.match(line):
             self._doing(f"installing {match[1]} packages")
-
-    def _compiling(self, done: int, total: int) -> None:
-        self.text, self.done, self.total = "compiling llama.cpp", done, total
 
     def _doing(self, text: str) -> None:
         self.text, self.done, self.total = text, 0, 0

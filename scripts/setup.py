@@ -9,14 +9,12 @@ which has the packages for tests and lint as well. A stamp in .venv records what
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 import os
 import subprocess
 import sys
 import time
-from dataclasses import dataclass
 from pathlib import Path
 
 from scripts import children, llama_wheel, toolchain
@@ -34,17 +32,6 @@ CACHE = ROOT / ".cache"
 LOG = CACHE / "setup.log"
 
 
-@dataclass(frozen=True)
-class Stamp:
-    """Contents of .venv."""
-
-    root: str = ""  # the checkout; an editable install and the scripts in bin/ break when it moves
-    packages: str = ""  # "worker" or "dev"
-    sources: str = ""  # SHA-256 of pyproject.toml and of the locks that were installed
-    cmake_args: str = ""  # the user's own, for llama.cpp
-    llama_wheel: str = ""  # its key, see llama_wheel.py
-
-
 def main() -> int:
     children.stop_on_signals()
     ensure_venv(sys.argv[1])
@@ -59,33 +46,37 @@ def ensure_venv(packages: str) -> None:
         want = wanted(have, packages)
         if want == have and _venv_works():
             return
-        llama_wheel.require_tools(want.llama_wheel)
-        # Without a stamp, an earlier setup was interrupted: what it installed may lack files.
-        if have.root != want.root or not _venv_works():
-            have = Stamp()
+        llama_wheel.require_tools(want["llama_wheel"])
+        # Without a stamp, an earlier setup was interrupted, and its packages may lack files. Moving the checkout breaks
+        # the editable install and the scripts in bin/.
+        if have.get("root") != want["root"] or not _venv_works():
+            have = {}
             _make_venv()
         _install(have, want)
 
 
-def read_stamp() -> Stamp:
+def read_stamp() -> dict[str, str]:
     """Returns the stamp of the last complete installation; an empty one if there is none or it can't be read."""
     try:
-        return Stamp(**json.loads(STAMP.read_text()))
+        return dict(json.loads(STAMP.read_text()))
     except (OSError, ValueError, TypeError):
-        return Stamp()
+        return {}
 
 
-def wanted(have: Stamp, packages: str) -> Stamp:
+def wanted(have: dict[str, str], packages: str) -> dict[str, str]:
     """The stamp of a complete installation."""
     # `make run` after `make test` removes nothing.
-    packages = "dev" if have.packages == "dev" else packages
-    sources = hashlib.sha256()
-    for path in (PYPROJECT, LOCKS / "uv.txt", LOCKS / f"{packages}.txt"):
-        sources.update(path.read_bytes())
+    packages = "dev" if have.get("packages") == "dev" else packages
+    sources = [path.read_bytes() for path in (PYPROJECT, LOCKS / "uv.txt", LOCKS / f"{packages}.txt")]
     # Unset keeps the installed build, so that a user sets CUDA's options only once.
-    cmake_args = os.environ.get("CMAKE_ARGS", have.cmake_args)
-    wheel = llama_wheel.key(llama_requirement(), cmake_args)
-    return Stamp(str(ROOT), packages, sources.hexdigest(), cmake_args, wheel)
+    cmake_args = os.environ.get("CMAKE_ARGS", have.get("cmake_args", ""))
+    return {
+        "root": str(ROOT),
+        "packages": packages,
+        "sources": hashlib.sha256(b"\0".join(sources)).hexdigest(),
+        "cmake_args": cmake_args,
+        "llama_wheel": llama_wheel.key(llama_requirement(), cmake_args),
+    }
 
 
 def _venv_works() -> bool:
@@ -108,20 +99,20 @@ def _make_venv() -> None:
         raise Fail(f"could not create {VENV}: {reason[-1] if reason else 'no reason given'}")
 
 
-def _install(have: Stamp, want: Stamp) -> None:
-    print(f"installing into {VENV.name} ({want.packages}); the log is {LOG.relative_to(ROOT)}", flush=True)
+def _install(have: dict[str, str], want: dict[str, str]) -> None:
+    print(f"installing into {VENV.name} ({want['packages']}); the log is {LOG.relative_to(ROOT)}", flush=True)
     started = time.monotonic()
     LOG.unlink(missing_ok=True)
     STAMP.unlink(missing_ok=True)
     pip = Pip(VENV_PYTHON, LOG)
     pip("install", "--require-hashes", "--only-binary", ":all:", "-r", str(LOCKS / "uv.txt"))
-    wheel = llama_wheel.get(pip, llama_requirement(), want.cmake_args)
-    pip.uv_install("--require-hashes", "-r", str(LOCKS / f"{want.packages}.txt"))
+    wheel = llama_wheel.get(pip, llama_requirement(), want["cmake_args"])
+    pip.uv_install("--require-hashes", "-r", str(LOCKS / f"{want['packages']}.txt"))
     # The installed wheel may have the same version, built with other options.
-    again = ["--reinstall-package", "llama-cpp-python"] if want.llama_wheel != have.llama_wheel else []
+    again = ["--reinstall-package", "llama-cpp-python"] if want["llama_wheel"] != have.get("llama_wheel") else []
     build = ["--build-constraints", str(LOCKS / "build.txt")]
     pip.uv_install("--no-deps", *again, *build, str(wheel), "--editable", str(ROOT))
-    STAMP.write_text(json.dumps(dataclasses.asdict(want)))
+    STAMP.write_text(json.dumps(want))
     print(f"installed in {time.monotonic() - started:.0f} s", flush=True)
 
 

@@ -20,8 +20,6 @@ def test_the_steps_of_pip_and_uv_are_shown() -> None:
 def test_the_progress_of_the_compiler_is_shown() -> None:
     ninja = after("  [1/88] cc -c a.c", "  [44/88] c++ -c b.cpp", "  warning: [9/9] is not a step")
     assert ninja == f"compiling llama.cpp {'█' * 12}{'░' * 12}  50% (44 of 88) 2:05"
-    make = after("  [ 25%] Building CXX object x.o")
-    assert make == f"compiling llama.cpp {'█' * 6}{'░' * 18}  25% (25 of 100) 2:05"
 
 
 def test_the_bar_disappears_after_compiling() -> None:

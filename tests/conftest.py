@@ -1,4 +1,4 @@
-"""Makes Hypothesis try the same examples in every run; `--hypothesis-profile=explore` tries more."""
+"""Makes Hypothesis try the same examples in every run; `--hypothesis-profile=explore` tries more, `few` fewer."""
 
 import re
 
@@ -8,6 +8,7 @@ collect_ignore = ["browser"]
 """Needs a browser: `make test-browser` names the folder."""
 
 settings.register_profile("same", deadline=None, derandomize=True, database=None)
+settings.register_profile("few", settings.get_profile("same"), max_examples=10)
 settings.register_profile("explore", deadline=None, max_examples=2000, database=None)
 settings.load_profile("same")
 

@@ -178,6 +178,7 @@ async def test_metrics_count_the_page_and_its_files_as_one_endpoint() -> None:
     assert counted[0].endswith(f" {len(paths.FILES)}.0")
 
 
+@pytest.mark.slow
 def test_the_page_uses_no_memory_before_its_first_request() -> None:
     code = "import sys, openai_server.app; sys.exit('openai_server.api.docs.files' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

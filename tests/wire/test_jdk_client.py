@@ -12,6 +12,8 @@ from tests.e2e import servers
 from tests.ops import able_worker
 from tests.wire.raw_http import connected
 
+pytestmark = pytest.mark.slow
+
 POST = (
     b"POST /v1/chat/completions HTTP/1.1\r\n"
     b"Connection: Upgrade, HTTP2-Settings\r\n"

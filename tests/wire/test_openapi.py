@@ -42,6 +42,7 @@ async def test_every_path_is_served() -> None:
                 assert (status == 405) == (method not in operations)
 
 
+@pytest.mark.slow
 def test_the_document_uses_no_memory_before_the_first_request() -> None:
     code = "import sys, openai_server.app; sys.exit('openai_server.api.openapi' in sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)

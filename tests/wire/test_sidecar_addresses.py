@@ -16,7 +16,7 @@ from tests.certificates import Authority
 from tests.e2e.servers import Process
 from tests.networks import LOOPBACK, OTHER_ADDRESSES, Network, network
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")]
 
 FOUR, SIX = LOOPBACK
 OTHER_FOUR, OTHER_SIX = OTHER_ADDRESSES

@@ -462,6 +462,7 @@ async def test_connections_beyond_the_limit_are_refused(certificates: Certificat
         ("--tls-client-ca", b"nonsense", "can't load the client CA from {path}: "),
     ],
 )
+@pytest.mark.slow
 async def test_wrong_certificate_files_are_one_clear_line(
     certificates: Certificates, tmp_path: Path, option: str, content: bytes | None, problem: str, workers: str
 ) -> None:

@@ -15,7 +15,7 @@ from tests.e2e.servers import Process
 from tests.networks import Network, network
 from tests.wire.fake_worker import FakeWorker
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(sys.platform != "linux", reason="networks of their own are Linux's")]
 
 
 @asynccontextmanager

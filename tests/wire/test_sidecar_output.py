@@ -17,6 +17,8 @@ from tests.wire.fake_worker import FakeWorker, serving
 from tests.wire.raw_http import connected
 from tests.wire.test_sidecar_process import TIMEOUT, send_completions, sidecar
 
+pytestmark = pytest.mark.slow
+
 # ---- Standard streams
 
 

@@ -25,7 +25,7 @@ from tests.ops.client import get, post
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last_token, serving, token
 
-pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("both_kinds_of_stream")]
 
 TIMEOUT = 30
 

@@ -110,6 +110,7 @@ async def test_constants_are_not_evaluated_while_compiling(bomb: str) -> None:
         assert (await sidecar.chat(MESSAGE, MESSAGE)).status == 400
 
 
+@pytest.mark.slow
 async def test_an_operators_template_that_cant_be_compiled_is_refused_at_startup(tmp_path: Path) -> None:
     path = tmp_path / "template.jinja"
     for name in ("a syntax error", "256 KiB of outputs", "128 KiB of outputs"):

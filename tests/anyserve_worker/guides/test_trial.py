@@ -16,6 +16,8 @@ from anyserve_worker.core.errors import Draining, TrialLost, TrialOverrun
 from anyserve_worker.guides.translation import GrammarError
 from anyserve_worker.guides.trial import Trials
 
+pytestmark = pytest.mark.slow
+
 SLOW = ("json_schema", '{"type":"integer","multipleOf":999983}')
 CHAIN = ("lark", "start: a0\n" + "".join(f"a{i}: a{i + 1}\n" for i in range(4000)) + 'a4000: "x"')
 """A grammar that exhausts the stack."""

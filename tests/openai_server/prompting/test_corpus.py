@@ -15,6 +15,8 @@ from tests.openai_server.prompting.conversations import CASES, QUESTION, TOOLS, 
 from tests.openai_server.prompting.reference import BOS, EOS, Refused
 from tests.templates import template_paths
 
+pytestmark = pytest.mark.slow
+
 NAMES = """
     Apertus-8B-Instruct Apriel-1.6-15b-Thinker-fixed Bielik-11B-v3.0-Instruct ByteDance-Seed-OSS Cohere2MoE
     CohereForAI-c4ai-command-r-plus-tool_use CohereForAI-c4ai-command-r7b-12-2024-tool_use GLM-4.6

@@ -14,6 +14,8 @@ from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS, each_case
 from tests.openai_server.parsing.tools.examples import EXAMPLES, SINGLE_CALL_FORMATS
 from tests.templates import template_paths
 
+pytestmark = pytest.mark.slow
+
 each_format = pytest.mark.parametrize("name", EXAMPLES)
 OPENERS = {
     "llama-json": '{"name": "',

@@ -11,6 +11,8 @@ from openai_server.parsing.tools.recognized import FORMATS_BY_TEXT
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS
 from tests.templates import template_paths
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[4]
 
 # (format, begin tag of the reasoning) by template. Models of "generic" templates with tools write calls in a

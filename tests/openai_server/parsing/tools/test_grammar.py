@@ -22,6 +22,8 @@ from tests.openai_server.parsing.grammars import accepted, random_text, refused_
 from tests.openai_server.parsing.tools.cases import FORMATS
 from tests.openai_server.parsing.tools.examples import EXAMPLES, SINGLE_CALL_FORMATS
 
+pytestmark = pytest.mark.slow
+
 WEATHER = tool("get_weather", {"city": {"type": "string"}, "days": {"type": "integer"}}, "city", strict=True)
 NOW = tool("now", {})
 PICK = tool("pick", {"one": {"enum": ["a", "b"]}, "numbers": {"type": "array", "items": {"type": "integer"}}})

@@ -13,6 +13,8 @@ from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.grammar import MAX_LENGTH
 from tests.openai_server.parsing.tools.cases import FORMATS
 
+pytestmark = pytest.mark.slow
+
 DEFINITIONS = {f"d{i}": {"type": "integer", "maximum": i} for i in range(3000)}
 TOO_LARGE: dict[str, list[dict[str, Any]]] = {
     "many arguments": [{"properties": {f"p{i}": {"type": "string", "maxLength": 9} for i in range(12_000)}}],

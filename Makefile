@@ -4,9 +4,6 @@ PORT ?= 8080
 WORKER_PORT ?= 8000
 BIN := .venv/bin
 
-# `make check` also leaves out tests with the mark `slow`.
-CHECKED_FOLDERS := tests/test_layers.py tests/anyserve_common tests/anyserve_worker tests/openai_server tests/protos tests/wire
-
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-browser bench setup models lint fmt docs protos vendor lock audit images clean
 
@@ -17,10 +14,17 @@ run: ## installs and starts worker and sidecar [MODEL=x.gguf PORT= WORKER_PORT= 
 	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
-check: lint ## runs lint and the tests that need no processes or models, in a minute; for every change
+check: setup ## runs lint and the tests that are not marked slow, in a minute; for every change
 	@$(BIN)/python -m scripts.fetch chat-templates
-	@exec $(BIN)/python -m pytest -p tests.no_skips -q -m 'not slow' --hypothesis-profile=few $(PYTEST_ARGS) \
-	  $(CHECKED_FOLDERS)
+	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-wire
+
+QUICK_TESTS := $(BIN)/python -m pytest -p tests.no_skips --quiet -m 'not slow' --hypothesis-profile=few
+
+check-pure:
+	@$(QUICK_TESTS) tests/test_layers.py tests/anyserve_common tests/anyserve_worker tests/openai_server tests/protos
+
+check-wire:
+	@$(QUICK_TESTS) tests/wire
 
 test: setup models lint ## installs what is needed and runs every check and test [PYTEST_ARGS="-k name"]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)

@@ -15,6 +15,8 @@ from protos import contract
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
 
+pytestmark = pytest.mark.slow
+
 TEMPLATE = (
     "{% if tools %}{{ tools | tojson }}<tool_call>{% endif %}{{ labels | tojson if labels }}"
     "{% for m in messages %}{{ m.role }}{{ m.content }}{{ m.tool_calls | tojson if m.tool_calls }}{% endfor %}"

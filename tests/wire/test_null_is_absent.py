@@ -12,6 +12,8 @@ from jsonschema import Draft202012Validator
 from tests.ops.able_worker import able_worker
 from tests.wire.sidecar import Reply, Sidecar, running
 
+pytestmark = pytest.mark.slow
+
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "default": None}, "strict": False}
 CALL = {"name": "f", "arguments": "{}"}
 PARTS: list[Any] = [{"type": kind, "text": "x"} for kind in ("text", "input_text", "output_text")]

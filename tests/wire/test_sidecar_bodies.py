@@ -23,6 +23,8 @@ from tests.wire.fake_worker import FakeWorker, answers, inputs_of, message, serv
 from tests.wire.sidecar import Sidecar, running
 from tests.wire.test_sidecar_process import open_post, sidecar
 
+pytestmark = pytest.mark.slow
+
 COMPLETIONS, CHAT, EMBEDDINGS = "/v1/completions", "/v1/chat/completions", "/v1/embeddings"
 USER = {"role": "user", "content": "hi"}
 CALL = {"id": "a", "type": "function", "function": {"name": "f", "arguments": "{}"}}

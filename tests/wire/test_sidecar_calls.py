@@ -13,6 +13,8 @@ from tests.templates import template_paths
 from tests.wire.fake_worker import FakeWorker, Refusal, inputs_of, last_token, message, streams, token, whole
 from tests.wire.sidecar import Sidecar, running
 
+pytestmark = pytest.mark.slow
+
 TEMPLATES = {
     "hermes": "Qwen-Qwen2.5-7B-Instruct",
     "generic": "google-gemma-2-2b-it",

@@ -30,6 +30,8 @@ from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.wire.fake_worker import FakeWorker, inputs_of, last_token, serving, token, whole
 from tests.wire.test_sidecar_process import TIMEOUT, Running, sidecar
 
+pytestmark = pytest.mark.slow
+
 BODY = json.dumps({"prompt": "a b", "stream": True}).encode()
 HEAD = b"POST /v1/completions HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(BODY)
 SHORT_TIMEOUTS = ("--header-timeout", "0.5", "--body-timeout", "0.5", "--keep-alive-timeout", "1")
@@ -462,7 +464,6 @@ async def test_connections_beyond_the_limit_are_refused(certificates: Certificat
         ("--tls-client-ca", b"nonsense", "can't load the client CA from {path}: "),
     ],
 )
-@pytest.mark.slow
 async def test_wrong_certificate_files_are_one_clear_line(
     certificates: Certificates, tmp_path: Path, option: str, content: bytes | None, problem: str, workers: str
 ) -> None:

@@ -15,6 +15,8 @@ from anyserve_worker.sampling.draw import DirectSampler, Greedy, Logits, Scratch
 from anyserve_worker.sampling.penalties import Penalizing
 from benchmarks.sampler_chain import Chain
 
+pytestmark = pytest.mark.slow
+
 N_VOCAB = 300
 N_CTX = 200
 WORDS = Words([b"%d" % token for token in range(N_VOCAB)])

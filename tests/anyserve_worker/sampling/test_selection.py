@@ -7,6 +7,8 @@ import pytest
 
 from anyserve_worker.sampling.selection import Values, heaviest, highest
 
+pytestmark = pytest.mark.slow
+
 SIZES = [1, 2, 1023, 2048, 2049, 4099, 49_152, 151_936]
 
 

@@ -17,6 +17,8 @@ from anyserve_worker.sampling.truncation import Mirostat, Truncating
 from benchmarks.sampler_chain import Chain
 from tests.anyserve_worker.sampling.test_selection import shapes
 
+pytestmark = pytest.mark.slow
+
 TRUNCATIONS: list[dict[str, Any]] = [
     *({"top_k": k} for k in (1, 5, 40, 1000, 10**6)),
     *({"top_p": p} for p in (0.0, 0.2, 0.5, 0.9, 0.99)),

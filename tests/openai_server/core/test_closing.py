@@ -12,6 +12,8 @@ from jsonschema import Draft202012Validator
 
 from openai_server.core.closing import MAX_VISITS, closed
 
+pytestmark = pytest.mark.slow
+
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
 

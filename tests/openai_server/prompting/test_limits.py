@@ -12,6 +12,8 @@ from openai_server.core.messages import Message, UserMessage
 from openai_server.prompting.limits import CURRENT, Budget, LimitExceeded
 from openai_server.prompting.template import Templates
 
+pytestmark = pytest.mark.slow
+
 CHARACTERS = 10_000
 """Limit of the prompt; intermediate values may have sixteen times as many."""
 MEMORY = 16 << 20

@@ -20,6 +20,8 @@ from tests.openai_server.prompting.conversations import QUESTION, Case, message
 from tests.openai_server.prompting.reference import BOS, EOS
 from tests.openai_server.prompting.test_corpus import FORMS, NAMES, NOW, outcome, reference_prompt, source_of
 
+pytestmark = pytest.mark.slow
+
 Json = dict[str, Any]
 
 TEMPLATES = Templates(clock=lambda: 0.0, now=lambda: NOW, seconds=1, characters=1 << 20)

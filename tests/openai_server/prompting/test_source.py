@@ -7,6 +7,8 @@ from openai_server.prompting.sandbox import MAX_PYTHON, SandboxedTemplates
 from openai_server.prompting.source import MAX_SOURCE, MAX_TOKENS, compile_source, problem
 from tests.templates import template_paths
 
+pytestmark = pytest.mark.slow
+
 HEADROOM = 4
 """Factor between each limit and the largest known template."""
 

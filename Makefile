@@ -14,7 +14,7 @@ run: ## installs and starts worker and sidecar [MODEL=x.gguf PORT= WORKER_PORT= 
 	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
-check: setup ## runs lint and the tests that are not marked slow, in a minute; for every change
+check: setup ## runs lint and the pure and wire tests that are not marked slow
 	@$(BIN)/python -m scripts.fetch chat-templates
 	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-wire
 

@@ -35,7 +35,7 @@ from typing import Any
 
 import yaml
 
-from scripts import children, setup, stamp
+from scripts import children, setup
 from scripts.errors import Fail, run_main
 from scripts.locks import shared_cache
 from tests.packaging.commands import ROOT
@@ -137,7 +137,7 @@ def build_and_check(folder: Path, *, quick: bool, compile_again: bool) -> None:
 
 
 def wheel_of_setup() -> Path:
-    wheels = shared_cache("wheels") / stamp.read(setup.STAMP).llama_wheel
+    wheels = shared_cache("wheels") / setup.read_stamp().get("llama_wheel", "none")
     found = next(wheels.glob("llama_cpp_python-*.whl"), None)
     if not found:
         raise Fail("--quick needs the wheel that `make setup` compiles; it is not in the cache")

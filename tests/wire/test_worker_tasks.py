@@ -109,7 +109,7 @@ async def test_a_task_that_the_model_lacks_is_refused_by_name() -> None:
             (request("rank", prompt="a", document="b"), "rank"),
         ):
             code, details, _ = await refusal(service, message)
-            assert (code, f"cannot {task}; it can" in details) == ("INVALID_ARGUMENT", True)
+            assert (code, f"does not support '{task}', only " in details) == ("INVALID_ARGUMENT", True)
 
 
 async def test_errors_name_the_tensor() -> None:

@@ -30,7 +30,7 @@ class AnswerStream:
     def take(self, rows: Iterable[Row]) -> bytes:
         """The bytes for these rows; empty if they complete nothing that can be sent."""
         data, decoders, writer = b"", self._decoders, self._writer
-        is_plain = self._readers is None
+        is_plain = self._readers is None and writer.writes_text
         for index, token, reason, logprobs in rows:
             text = decoders.text(index, token, reason is not None)
             if reason is not None or logprobs or not is_plain:

@@ -23,7 +23,7 @@ from openai_server.core.rows import Row
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
 from openai_server.http import sse
-from openai_server.http.streaming import EventWriter
+from openai_server.http.streaming import EventWriter, Exchange
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.deferred import DeferredPlanner
 from protos import contract
@@ -105,7 +105,7 @@ class Generator:
                 begin = answer.begin()
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
-                    mailbox.sink = partial(_write_now, answer, writer)
+                    mailbox.sink = partial(_write_now, answer, writer.exchange)
                     try:
                         while not mailbox.is_over:
                             rows = await mailbox.take()
@@ -162,12 +162,12 @@ class Generator:
         return _Prepared(ResolvedModel(model.name, format), model.members, requests)
 
 
-def _write_now(answer: AnswerStream, writer: EventWriter, rows: list[Row]) -> bool:
+def _write_now(answer: AnswerStream, exchange: Exchange, rows: list[Row]) -> bool:
     """A mailbox.Sink, once the first two arguments are bound."""
-    if not writer.is_free:
+    if not exchange.is_free:
         return False
     if events := answer.take(rows):
-        writer.write_now(events)
+        exchange.write_now(events)
     return True
 
 

@@ -20,6 +20,8 @@ class StreamWriter:
     """
 
     kind: str
+    writes_text = True
+    """Whether `text` writes content that comes alone."""
 
     def __init__(self, identity: AnswerIdentity, options: AnswerOptions) -> None:
         head = {"id": identity.id, "object": self.kind, "created": identity.created, "model": identity.model}

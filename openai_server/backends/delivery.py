@@ -30,8 +30,8 @@ class Delivery:
     def __init__(self, call_soon: Callable[[Callable[[], None]], object], clock: Callable[[], float] = perf_counter):
         self._call_soon = call_soon
         self._clock = clock
-        self._receivers: dict[Receiver, None] = {}
-        """Receivers with undelivered rows."""
+        self.receivers: dict[Receiver, None] = {}
+        """Receivers with undelivered rows. Each that gets rows must be added; after a delivery, this is a new one."""
         self.is_behind = False
         """Whether the last message has waited to be read."""
         self._backlog_until = -inf
@@ -44,10 +44,6 @@ class Delivery:
     def note_arrival(self) -> None:
         """Must be called when a message has been read."""
         self.is_behind = self._clock() < self._backlog_until
-
-    def add(self, receiver: Receiver) -> None:
-        """Must be called for each receiver that got rows."""
-        self._receivers[receiver] = None
 
     def end_message(self) -> None:
         """Must be called when all rows of a message have been put into their receivers."""
@@ -63,7 +59,7 @@ class Delivery:
 
     def deliver(self) -> None:
         """Delivers all rows now."""
-        receivers, self._receivers = self._receivers, {}
+        receivers, self.receivers = self.receivers, {}
         for receiver in receivers:
             receiver.deliver()
         self._backlog_until = inf

@@ -283,7 +283,7 @@ class SharedStream:
         if response.error_message or not answer.outputs:
             self._take_error(response)
             return
-        requests, deliveries = self._requests, self._deliveries
+        requests, receivers = self._requests, self._deliveries.receivers
         for number, token, index, end in decode.step_batch(answer):
             request = requests.get(number)
             if not isinstance(request, _Streamed):
@@ -294,10 +294,10 @@ class SharedStream:
                 request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
             elif end is None:
                 request.mailbox.put(request.k * request.n + index, token, None)
-                deliveries.add(request.mailbox)
+                receivers[request.mailbox] = None
             else:
                 self._end_choice(number, request, token, index, end)
-                deliveries.add(request.mailbox)
+                receivers[request.mailbox] = None
 
     def _end_choice(self, number: int, request: _Streamed, token: bytes, index: int, end: ChoiceEnd) -> None:
         request.mailbox.put(request.k * request.n + index, token, end.reason)

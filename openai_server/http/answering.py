@@ -102,7 +102,7 @@ class Cycle(RequestResponseCycle):
     @property
     def is_free(self) -> bool:
         return bool(self.chunked_encoding) and not (
-            self.flow.write_paused or self.disconnected or self.response_complete
+            self.flow.write_paused or self._head or self.disconnected or self.response_complete
         )
 
     def write_now(self, part: bytes) -> None:

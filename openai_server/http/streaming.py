@@ -33,7 +33,7 @@ class Exchange(Protocol):
 
     @property
     def is_free(self) -> bool:
-        """Whether the client is connected and reads fast enough for `write_now`."""
+        """Whether `write_now` is possible: the head has been sent, and the client is there and reads fast enough."""
 
     def write_now(self, part: bytes) -> None:
         """Writes a part of the body without waiting, after the parts that were sent as messages."""
@@ -79,21 +79,15 @@ async def unless_gone(scope: Mapping[str, Any], work: Coroutine[Any, Any, T]) ->
 class EventWriter:
     """Writes the body of one event stream."""
 
-    __slots__ = ("_exchange", "_headers", "_send", "is_started", "write_now")
+    __slots__ = ("_headers", "_send", "exchange", "is_started")
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> None:
         self.is_started = False
         """Whether the head has been sent."""
         self._send = send
         self._headers = headers
-        self._exchange = exchange
-        self.write_now: Callable[[bytes], None] = exchange.write_now
-        """Writes events without waiting. May be called only if `is_free`."""
-
-    @property
-    def is_free(self) -> bool:
-        """Whether `write_now` may be called."""
-        return self.is_started and self._exchange.is_free
+        self.exchange = exchange
+        """Writes events without waiting, while no `write` is under way."""
 
     async def write(self, events: bytes, *, more: bool = True) -> None:
         """Writes events, and waits if the client reads too slowly. `more`: whether other events will follow."""

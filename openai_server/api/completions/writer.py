@@ -20,10 +20,8 @@ class CompletionWriter(StreamWriter):
 
     def begin(self, n_choices: int) -> bytes:
         self._logprobs = [LogprobsWriter() for _ in range(n_choices)]
+        self.writes_text = not self._options.logprobs
         return b""
-
-    def text(self, index: int, text: str) -> bytes:
-        return self.write(index, [Content(text)]) if self._options.logprobs else super().text(index, text)
 
     def write(self, index: int, events: Sequence[Event]) -> bytes:
         text, reason = "", None

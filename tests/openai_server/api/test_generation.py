@@ -107,7 +107,7 @@ class Exchange(FakeExchange):
     """An exchange that records writes in its client."""
 
     def __init__(self, client: "Client") -> None:
-        super().__init__()
+        super().__init__(is_free=False)
         self._client = client
 
     def write_now(self, part: bytes) -> None:
@@ -127,6 +127,7 @@ class Client:
     async def _send(self, message: Any) -> None:
         if self.fails:
             raise OSError("gone")
+        self.now.is_free = True  # the head has been sent
         if "body" in message:
             self.written.append(("task", message["body"]))
             self.wrote.put_nowait(message["body"])
@@ -279,7 +280,7 @@ async def test_the_task_writes_the_first_events_and_the_sink_later_ones() -> Non
 async def test_the_task_writes_while_the_client_does_not_read() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()
-    for is_free, text in ((True, b"a"), (False, b"b"), (True, b"c")):
+    for is_free, text in ((False, b"a"), (False, b"b"), (True, b"c")):
         stream.client.now.is_free = is_free
         mailbox.put(0, text, None)
         mailbox.deliver()

@@ -26,7 +26,7 @@ class Stream:
     def message(self) -> None:
         self.batches.note_arrival()
         self.mailbox.n_rows += 1
-        self.batches.add(self.mailbox)
+        self.batches.receivers[self.mailbox] = None
         self.batches.end_message()
 
     def end_pass(self) -> None:
@@ -90,7 +90,7 @@ def test_each_receiver_gets_its_rows_once(stream: Stream) -> None:
     other = Mailbox()
     stream.message()
     stream.message()
-    stream.batches.add(other)
+    stream.batches.receivers[other] = None
     stream.batches.deliver()
     for _ in range(READING_PASSES + 1):
         stream.end_pass()

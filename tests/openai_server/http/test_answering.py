@@ -110,6 +110,7 @@ async def test_events_are_written_without_waiting() -> None:
     answer, transport = cycle()
     assert not answer.is_free
     await answer.send(START)
+    assert not answer.is_free
     await answer.send(body(b"one", more=True))
     assert answer.is_free
     answer.write_now(b"x" * 17)

@@ -61,18 +61,6 @@ async def test_the_head_is_sent_once_with_the_first_events() -> None:
     ]
 
 
-async def test_a_writer_is_free_once_the_head_is_sent_while_the_client_reads() -> None:
-    now = FakeExchange()
-    writer = EventWriter(Client().send, HEADERS, now)
-    assert not writer.is_free
-    await writer.write(b"1")
-    assert writer.is_free
-    writer.write_now(b"2")
-    assert now.written == [b"2"]
-    now.is_free = False
-    assert not writer.is_free
-
-
 # ---- EventStream
 
 
@@ -100,7 +88,7 @@ async def test_a_stream_may_write_at_once_where_the_server_can() -> None:
 
     async def events(writer: EventWriter) -> bytes:
         await writer.write(b"1")
-        writer.write_now(b"2")
+        writer.exchange.write_now(b"2")
         return b""
 
     await answered(EventStream(events), client)

@@ -112,7 +112,6 @@ class Cycle(RequestResponseCycle):
     def take_body(self) -> bytes | None:
         if self.more_body or self.disconnected or self.waiting_for_100_continue:
             return None
-        self.flow.resume_reading()
         body, self.body = self.body, bytearray()
         return bytes(body)
 
@@ -122,6 +121,8 @@ class Cycle(RequestResponseCycle):
 
     def when_gone(self, callback: Callable[[], None] | None) -> None:
         self._on_gone = callback
+        if callback is not None:
+            self.flow.resume_reading()  # a large body has paused it, and then the end of the connection is not seen
 
     def leave(self) -> None:
         """Must be called when the client has left before the end of the response."""

@@ -152,12 +152,13 @@ async def test_a_body_is_not_taken_while_the_client_waits_or_has_disconnected(st
     assert request.take_body() is None
 
 
-async def test_taking_a_large_body_resumes_reading() -> None:
-    """Otherwise the end of the connection would not be noticed."""
+async def test_the_connection_is_read_while_a_disconnect_is_waited_for() -> None:
+    """A large body pauses reading, and the end of the connection is not noticed then."""
     request, transport = cycle()
     request.flow.pause_reading()
-    request.more_body = False
-    request.take_body()
+    request.when_gone(None)
+    assert not transport.is_reading
+    request.when_gone(lambda: None)
     assert transport.is_reading
 
 

@@ -38,17 +38,20 @@ def check_form(message: ModelInferRequest) -> None:
         raise InvalidRequest("a request answered in step batches has no empty final response")
 
 
+def n_bytes(delta: Delta) -> int:
+    """Bytes of the text in UTF-8."""
+    text = delta.text
+    return len(text) if text.isascii() else len(text.encode())
+
+
 def split(rows: Sequence[Row], max_bytes: int) -> Iterator[Sequence[Row]]:
-    """Yields all rows in order, in parts of at most `max_bytes` of text or of one row. Each row is less than 64 MiB."""
+    """Yields all rows in order, in parts of at most `max_bytes` of text, or of one row that has more."""
     start = size = 0
     for i, (_, delta) in enumerate(rows):
-        length = len(delta.text)
-        if size + 4 * length > max_bytes:  # characters have up to 4 bytes
-            length = len(delta.text.encode())
-        if size + length > max_bytes and i > start:
+        size += n_bytes(delta)
+        if size > max_bytes and i > start:
             yield rows[start:i]
-            start, size = i, 0
-        size += length
+            start, size = i, n_bytes(delta)
     yield rows[start:]
 
 

@@ -205,7 +205,7 @@ class Stream:
 
     def _add_rows(self, request: ModelInferRequest, number: int, choices: list[Delta]) -> None:
         """Adds the only rows of a request, one for each choice."""
-        size = sum(len(choice.text.encode()) for choice in choices)
+        size = sum(map(step_batch.n_bytes, choices))
         if size > MAX_WHOLE_BYTES:
             error = AnswerTooLarge(f"the response has {size} bytes of text, the limit on a stream is {MAX_WHOLE_BYTES}")
             self._outbox.add(_error_response(request, error, number))

@@ -5,11 +5,12 @@ from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from anyserve_worker.core.delta import Delta
-from anyserve_worker.service.step_batch import Row, step_batch
+from anyserve_worker.service.step_batch import Row, split, step_batch
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferResponse
 
@@ -76,3 +77,12 @@ def test_marked_tokens_are_minus_one_for_requests_without_a_mark() -> None:
     marked = (1, replace(row(1, "a", reason="stop")[1], marked_tokens=3))
     batch = read(step_batch([marked, row(2, "b")]))
     assert batch["marked_tokens"] == [3, -1]
+
+
+@pytest.mark.parametrize("character", ["a", "é", "漢", "😀"])
+def test_rows_are_split_by_their_bytes(character: str) -> None:
+    size = len(character.encode())
+    rows = [row(i, character * n) for i, n in enumerate((3, 3, 3, 20, 0, 1, 9, *[1] * 25))]
+    parts = list(split(rows, 10 * size))
+    assert [len(part) for part in parts] == [3, 1, 3, 10, 10, 5]
+    assert [item for part in parts for item in part] == rows

@@ -92,8 +92,7 @@ class LineHandler(logging.StreamHandler[TextIO]):
         try:
             held, self._held = self._held, None
             if held:
-                self.stream.write("".join(held))
-                self.flush()
+                self._write("".join(held))
         finally:
             self.release()
 

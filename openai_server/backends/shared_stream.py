@@ -72,6 +72,11 @@ class _Whole:
     ends: dict[int, ChoiceEnd]
     """Ends of the choices that have arrived, by choice."""
 
+    @property
+    def n(self) -> int:
+        """Number of choices."""
+        return len(self.texts)
+
     def end(self) -> None:
         """Completes the answer. Must be called when the last choice has ended."""
         if self.answer.done():
@@ -286,12 +291,13 @@ class SharedStream:
         requests, receivers = self._requests, self._deliveries.receivers
         for number, token, index, end in decode.step_batch(answer):
             request = requests.get(number)
-            if not isinstance(request, _Streamed):
-                if request is not None:  # None: cancelled, and the backend sent this row before it was notified
-                    self._take_whole(number, request, token, index, end)
-            elif not 0 <= index < request.n:
+            if request is None:  # cancelled, and the backend sent this row before it was notified
+                continue
+            if not 0 <= index < request.n:
                 self._cancel(number)
-                request.mailbox.fail(request.k, decode.no_such_choice(index, request.n))
+                request.fail(decode.no_such_choice(index, request.n))
+            elif isinstance(request, _Whole):
+                self._take_whole(number, request, token, index, end)
             elif end is None:
                 request.mailbox.put(request.k * request.n + index, token, None)
                 receivers[request.mailbox] = None
@@ -310,16 +316,10 @@ class SharedStream:
             request.mailbox.end(request.k, Usage(end.prompt, request.completion, end.cached, request.marked))
 
     def _take_whole(self, number: int, request: _Whole, token: bytes, index: int, end: ChoiceEnd | None) -> None:
-        n = len(request.texts)
-        if not 0 <= index < n:
-            self._cancel(number)
-            request.fail(decode.no_such_choice(index, n))
-            return
         request.texts[index] += token
-        if end is None:
-            return
-        request.ends[index] = end
-        if len(request.ends) == n:
+        if end is not None:
+            request.ends[index] = end
+        if len(request.ends) == request.n:
             self._over(number)
             request.end()
 

@@ -13,6 +13,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, RequestResponseCy
 
 from openai_server.http.streaming import EXCHANGE
 
+_NOT_IN_A_NAME = re.compile(rb'[\x00-\x1f\x7f()<>@,;:\[\]={} \t\\"]')
 _NOT_IN_A_VALUE = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
 _WITHOUT_BODY = (204, 304)
 """Statuses of responses without a body."""
@@ -55,16 +56,19 @@ class Cycle(RequestResponseCycle):
     def _begin(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
         self.response_started = True
         self.waiting_for_100_continue = False
-        lines, values, has_close = [STATUS_LINE[status]], [], False
+        lines, names, values, has_close = [STATUS_LINE[status]], [], [], False
         for name, value in (*self.default_headers, *headers):
             name = name.lower()
             if name == b"content-length":
                 if self.chunked_encoding is None:
                     self.expected_content_length, self.chunked_encoding = int(value), False
-            elif name == b"connection" and b"close" in value.lower():
+            elif name == b"connection" and b"close" in map(bytes.strip, value.lower().split(b",")):
                 self.keep_alive, has_close = False, True
             lines += (name, b": ", value, b"\r\n")
+            names.append(name)
             values.append(value)
+        if _NOT_IN_A_NAME.search(b"".join(names)):
+            raise RuntimeError("A header's name has a character that is not allowed there.")
         if _NOT_IN_A_VALUE.search(b"".join(values)):
             raise RuntimeError("A header's value has a control character.")
         if not (self.keep_alive or has_close):
@@ -169,5 +173,5 @@ class _Plain:
             elif cycle.keep_alive and b"connection" not in names:
                 message = {**message, "headers": [*message["headers"], (b"connection", b"keep-alive")]}
         elif self._until_close:
-            cycle.expected_content_length = len(message.get("body", b""))  # uvicorn checks each part against it
+            cycle.expected_content_length = len(message.get("body", b""))  # `_write_body` checks each part against it
         await self._send(message)

@@ -25,7 +25,6 @@ async def receive(context: RequestContext, *, max_bytes: int, max_values: int) -
         if name == b"content-encoding" and not _is_identity(value):
             raise UnsupportedEncoding(value.decode("latin-1"))
     uncounted = min(UNCOUNTED_BYTES, max_values)
-    uncounted = min(UNCOUNTED_BYTES, max_values)
     body, n_values, held, counting, more = bytearray(), 0, 0, False, True
     part = exchange.take_body()
     while more:

@@ -221,3 +221,19 @@ async def test_messages_in_the_wrong_order_are_rejected() -> None:
     await answer.send(body(b""))
     with pytest.raises(RuntimeError, match="after the end"):
         await answer.send(body(b""))
+
+
+@pytest.mark.parametrize("name", [b"a:b", b"a\r\nb", b"a b", b'a"', b"a\\", b"a[", b"\x7f"])
+async def test_a_header_must_have_a_valid_name(name: bytes) -> None:
+    answer, transport = cycle()
+    with pytest.raises(RuntimeError, match="name"):
+        await answer.send({**START, "headers": [(name, b"1")]})
+    assert not transport.writes
+
+
+@pytest.mark.parametrize(("value", "closes"), [(b"close", True), (b"x, Close", True), (b"closed", False)])
+async def test_a_connection_header_may_close_the_connection(value: bytes, closes: bool) -> None:
+    answer, transport = cycle()
+    await answer.send({**START, "headers": [(b"connection", value), (b"content-length", b"0")]})
+    await answer.send(body(b""))
+    assert transport.is_closed is closes

@@ -42,6 +42,8 @@ PURE = (
     "openai_server.http.router",
     "openai_server.api.answer_stream",
     "openai_server.api.logprobs",
+    "openai_server.api.chunk_writer",
+    "openai_server.api.client_api",
     "openai_server.api.stream_writer",
     *(
         f"openai_server.api.{family}.{module}"

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from openai_server.api.stream_writer import StreamWriter
+from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
 from openai_server.core.rows import ChoiceDecoders, Row
@@ -13,22 +14,31 @@ from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 class AnswerStream:
     """`format` is how the model's text is parsed; None: all of it is content."""
 
-    __slots__ = ("_decoders", "_n_choices", "_readers", "_writer", "finish_reasons")
+    __slots__ = ("_decoders", "_head", "_is_ready", "_n_choices", "_readers", "_writer", "finish_reasons", "has_begun")
 
     def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
         self._writer = writer
         self._n_choices = n_choices
+        self._is_ready = False
+        """Whether the writer has begun."""
+        self.has_begun = False
+        """Whether `take` has returned events."""
+        self._head = b""
+        """The bytes before the first event, until they are sent with it."""
         self._decoders = ChoiceDecoders(n_choices)
         self._readers = [ChoiceReader(format) for _ in range(n_choices)] if format else None
         self.finish_reasons: list[str] = []
         """Finish reasons of the choices, in the order in which they ended."""
 
-    def begin(self) -> bytes:
-        """The bytes before the first row."""
-        return self._writer.begin(self._n_choices)
+    @property
+    def ping(self) -> bytes:
+        """The bytes that keep a silent connection open."""
+        return self._writer.ping
 
     def take(self, rows: Iterable[Row]) -> bytes:
         """The bytes for these rows; empty if they complete nothing that can be sent."""
+        if not self._is_ready:
+            self._begin(None)
         data, decoders, writer = b"", self._decoders, self._writer
         is_plain = self._readers is None and writer.writes_text
         for index, token, reason, logprobs in rows:
@@ -37,14 +47,26 @@ class AnswerStream:
                 data += self._take(index, text, reason, logprobs)
             elif text:
                 data += writer.text(index, text)
+        if data and not self.has_begun:
+            data, self._head, self.has_begun = self._head + data, b"", True
         return data
 
     def end(self, usage: Usage | None) -> bytes:
         """The last bytes. They end the choices of a backend that reports no finish reasons."""
-        rest = b""
+        if not self._is_ready:
+            self._begin(None)
+        rest = self._head
         for index, reader in enumerate(self._readers or ()):
             rest += self._writer.write(index, reader.read("", ended=True))
         return rest + self._writer.end(usage)
+
+    def failure(self, error: APIError) -> bytes:
+        """The last bytes of a stream that failed after its status was sent."""
+        return self._head + self._writer.failure(error)
+
+    def _begin(self, prompt: Usage | None) -> None:
+        self._is_ready = True
+        self._head = self._writer.begin(self._n_choices, prompt)
 
     def _take(self, index: int, text: str, reason: str | None, logprobs: Logprobs) -> bytes:
         events: list[Event]

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from openai_server.api.schemas import GenerateRequest
 from openai_server.core.usage import Usage
 from openai_server.parsing.choice_reader import AnswerFormat
 
@@ -32,6 +33,10 @@ class AnswerOptions:
     """Whether a stream ends with the token counts."""
     format: AnswerFormat | None = None
     """How the model's text is parsed; None: all of it is content."""
+
+    @classmethod
+    def of(cls, request: GenerateRequest, format: AnswerFormat | None) -> "AnswerOptions":
+        return cls(request.turn.top_logprobs is not None, request.include_usage, format)
 
 
 class WholeAnswer(NamedTuple):

@@ -14,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 
 from anyserve_common.text import shortened
 from openai_server.access.gate import Gate, RequestAccess
+from openai_server.api.client_api import OPENAI, ClientApi
 from openai_server.api.endpoint import Endpoint, Handler
 from openai_server.api.services import Services
 from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
@@ -68,16 +69,17 @@ class Dispatcher:
                 is_logged=endpoint.is_logged,
                 parameters=match.parameters,
             )
+        api = OPENAI if route is None else route.endpoint.client_api
         access = context.access = self._gate.enter(scope["method"], scope["headers"])
         try:
-            response = await self._response(match, context, access)
-            self._add_headers(response, context, access)
+            response = await self._response(match, api, context, access)
+            self._add_headers(response, api, context, access)
             try:
                 await response(scope, receive, send)
             except (asyncio.CancelledError, Exception) as error:
                 if isinstance(response, EventStream) and not response.is_started:
-                    response = error_response(error, context)
-                    self._add_headers(response, context, access)
+                    response = error_response(error, context, api)
+                    self._add_headers(response, api, context, access)
                     await response(scope, receive, send)
                 elif isinstance(error, Exception):
                     log.exception("%s %s: the response failed (%s)", context.method, context.path, context.id)
@@ -87,7 +89,9 @@ class Dispatcher:
             self.running.discard(task)
             self._observer.end(context)
 
-    async def _response(self, match: Match[Route], context: RequestContext, access: RequestAccess) -> Response:
+    async def _response(
+        self, match: Match[Route], api: ClientApi, context: RequestContext, access: RequestAccess
+    ) -> Response:
         """The response, also for an error: admission and authentication come before the path."""
         try:
             if (preflight := access.preflight()) is not None:
@@ -97,12 +101,12 @@ class Dispatcher:
                 context.caller = access.caller.label
             return await _handled(match, context)
         except (asyncio.CancelledError, Exception) as error:
-            return error_response(error, context)
+            return error_response(error, context, api)
 
-    def _add_headers(self, response: Response, context: RequestContext, access: RequestAccess) -> None:
+    def _add_headers(self, response: Response, api: ClientApi, context: RequestContext, access: RequestAccess) -> None:
         """Adds the headers that every response has."""
         headers = response.raw_headers
-        headers.append((b"x-request-id", context.id.encode()))
+        headers += [(name, context.id.encode()) for name in api.request_id_headers]
         if access.headers:
             headers += [(name.encode(), value.encode("latin-1")) for name, value in access.headers.items()]
         if self._services.draining:
@@ -124,7 +128,7 @@ class AdministrationPort:
         try:
             response = await _handled(match, context)
         except (asyncio.CancelledError, Exception) as error:
-            response = error_response(error, context)
+            response = error_response(error, context, OPENAI)
         await response(scope, receive, send)
 
 
@@ -138,8 +142,8 @@ async def _handled(match: Match[Route], context: RequestContext) -> Response:
     raise APIError(405, f"Method Not Allowed: {where}", headers={"allow": ", ".join(match.allowed)})
 
 
-def error_response(error: BaseException, context: RequestContext) -> Response:
-    """The response for an exception that a handler raised."""
+def error_response(error: BaseException, context: RequestContext, api: ClientApi) -> Response:
+    """The response for an exception that a handler raised, in the form of this API."""
     if isinstance(error, ClientGone | ClientDisconnect):
         return Response(status_code=CLIENT_CLOSED_REQUEST)
     if isinstance(error, asyncio.CancelledError):  # the server shuts down, and --drain-timeout is over
@@ -150,4 +154,5 @@ def error_response(error: BaseException, context: RequestContext) -> Response:
     else:
         log.error("%s %s failed (%s)", context.method, context.path, context.id, exc_info=error)
         error = InternalError()
-    return JSONResponse(error.envelope(), error.status, error.headers)
+    answer = api.error(error, context.id)
+    return JSONResponse(answer.content, answer.status, answer.headers)

@@ -11,6 +11,7 @@ from typing import Any
 from msgspec import Struct
 from starlette.responses import Response
 
+from openai_server.api.client_api import OPENAI, ClientApi
 from openai_server.api.schemas import Fields
 from openai_server.api.services import Services
 from openai_server.core.errors import GRPC_TO_HTTP
@@ -58,8 +59,10 @@ class Description(Struct, frozen=True, kw_only=True):
     """Bodies by name, each of them a complete request; the reference page shows the first one."""
     answers: Sequence[Any]
     """Types of the answer: Structs, or `str` for text."""
-    chunk: type[Struct] | None = None
-    """Type of a stream's events."""
+    events: Sequence[type[Struct]] = ()
+    """Types of a stream's events; empty if the endpoint has no streams."""
+    ends_with_done: bool = True
+    """Whether the data of a stream's last event is `[DONE]`."""
     example: Any
     """An example answer, to the first of `examples` if there are any."""
     errors: frozenset[int]
@@ -76,6 +79,8 @@ class Endpoint:
     """The HTTP method. GET includes HEAD."""
     handler: Callable[[Services], Handler]
     """Creates the handler, once for each server."""
+    client_api: ClientApi = OPENAI
+    """The API whose conventions its responses follow."""
     operation: str = ""
     """OpenTelemetry's `gen_ai.operation.name`; empty if its conventions have none for it."""
     is_open: bool = False

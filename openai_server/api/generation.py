@@ -22,7 +22,6 @@ from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
 from openai_server.core.turn import Turn
 from openai_server.core.usage import Usage, total
-from openai_server.http import sse
 from openai_server.http.streaming import EventWriter, Exchange
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.deferred import DeferredPlanner
@@ -95,39 +94,40 @@ class Generator:
         `delivered` is called at the end, after a failure too. Raises APIError.
         """
         failed: Failed = frozenset()
-        begun = False
+        answer: AnswerStream | None = None
+        last = b""
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
                 members = prepared.members
                 n_choices = len(prepared.calls) * turn.n_returned
                 answer = AnswerStream(writer_for(prepared.model), n_choices, prepared.model.format)
-                begin = answer.begin()
+                writer.failure = answer.failure
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
-                    mailbox.sink = partial(_write_now, answer, writer.exchange)
+                    mailbox.sink = partial(_write_now, answer, writer.exchange, context)
                     try:
                         while not mailbox.is_over:
                             rows = await mailbox.take()
                             if events := answer.take(rows):
                                 if context.first_token is None:
                                     context.take_first_token()
-                                events, begin, begun = begin + events, b"", True
                                 if mailbox.is_over:
-                                    begin = events  # to write them together with the last events
+                                    last = events  # to write them together with the events at the end
                                 else:
                                     await writer.write(events)
                             elif not (rows or mailbox.is_over):
-                                await writer.write(sse.PING)
+                                await writer.write(answer.ping)
                     except BaseException:
                         context.cut_off(mailbox.usages, mailbox.n_taken)
                         raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 context.usage = total(mailbox.usages)
-                return begin + answer.end(context.usage)
+                return last + answer.end(context.usage)
             except BackendError as error:
-                left_out = None if begun else await self._catalog.retry(error, turn.model, failed)
+                has_begun = answer is not None and answer.has_begun
+                left_out = None if has_begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
                     raise self._failed(error, turn) from error
                 failed = left_out
@@ -162,11 +162,13 @@ class Generator:
         return _Prepared(ResolvedModel(model.name, format), model.members, requests)
 
 
-def _write_now(answer: AnswerStream, exchange: Exchange, rows: list[Row]) -> bool:
-    """A mailbox.Sink, once the first two arguments are bound."""
+def _write_now(answer: AnswerStream, exchange: Exchange, context: RequestContext, rows: list[Row]) -> bool:
+    """A mailbox.Sink, once the first three arguments are bound."""
     if not exchange.is_free:
         return False
     if events := answer.take(rows):
+        if context.first_token is None:
+            context.take_first_token()
         exchange.write_now(events)
     return True
 

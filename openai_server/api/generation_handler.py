@@ -1,11 +1,12 @@
-"""The handler of endpoints that generate text: completions and chats, whole or as a stream."""
+"""The handler of endpoints that generate text, whole or as a stream."""
 
 from collections.abc import Callable, Sequence
 from os import urandom
+from typing import Generic, TypeVar
 
 from starlette.responses import Response
 
-from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
+from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.bodies.parsers import Parse
 from openai_server.api.generation import ResolvedModel
 from openai_server.api.model_in_path import take_model_from_path
@@ -18,20 +19,28 @@ from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Turn
 from openai_server.http.json_response import JSONResponse
 from openai_server.http.streaming import EventStream, EventWriter, unless_gone
+from openai_server.parsing.choice_reader import AnswerFormat
+
+R = TypeVar("R", bound=GenerateRequest)
+
+BuildAnswer = Callable[[AnswerIdentity, Sequence[Answer], R, AnswerFormat | None], WholeAnswer]
+"""Builds a whole answer from the answers to all prompts. The format is how the model's text is parsed; None: all of it
+is content."""
+NewWriter = Callable[[AnswerIdentity, R, AnswerFormat | None], StreamWriter]
+"""Creates the writer of a stream."""
 
 
-class GenerationHandler:
-    """Handles one endpoint's requests. `id_prefix` is the prefix of an answer's id, `answer` builds a whole answer, and
-    `writer` creates the writer of a stream."""
+class GenerationHandler(Generic[R]):
+    """Handles one endpoint's requests. `id_prefix` is the prefix of an answer's id."""
 
     def __init__(
         self,
         services: Services,
         *,
-        parse: Parse[GenerateRequest],
+        parse: Parse[R],
         id_prefix: str,
-        answer: Callable[[AnswerIdentity, Sequence[Answer], AnswerOptions], WholeAnswer],
-        writer: Callable[[AnswerIdentity, AnswerOptions], StreamWriter],
+        answer: BuildAnswer[R],
+        writer: NewWriter[R],
     ) -> None:
         self._services = services
         self._parse = parse
@@ -58,14 +67,14 @@ class GenerationHandler:
                         turn,
                         id,
                         context,
-                        lambda model: self._writer(AnswerIdentity(id, created, model.name), _options(request, model)),
+                        lambda model: self._writer(AnswerIdentity(id, created, model.name), request, model.format),
                         writer,
                         access.delivered,
                     )
 
             return EventStream(events)
         model, answers = await unless_gone(context.scope, self._answers(turn, id, context))
-        answer = self._build_answer(AnswerIdentity(id, created, model.name), answers, _options(request, model))
+        answer = self._build_answer(AnswerIdentity(id, created, model.name), answers, request, model.format)
         context.take_answer(answer.usage, answer.n_choices, answer.finish_reasons)
         return JSONResponse(answer.content)
 
@@ -77,10 +86,6 @@ class GenerationHandler:
                 usages = [answer.usage for answer in answers]
                 access.delivered(usages, len(answers), 0 if None not in usages else output_tokens(answers))
             return model, answers
-
-
-def _options(request: GenerateRequest, model: ResolvedModel) -> AnswerOptions:
-    return AnswerOptions(request.turn.top_logprobs is not None, request.include_usage, model.format)
 
 
 def _output_limit(turn: Turn) -> int:

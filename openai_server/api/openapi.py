@@ -21,7 +21,6 @@ from openai_server.api.examples import MODEL
 from openai_server.api.schemas import Fields, ListOf
 from openai_server.api.schemas.tables import Entries, Table, Variants
 from openai_server.api.schemas_tasks import MessagesToTokenize
-from openai_server.core.errors import Error
 
 Json = dict[str, Any]
 JSON, EVENTS = "application/json", "text/event-stream"
@@ -43,13 +42,14 @@ def encoded(endpoints: tuple[Endpoint, ...], *, keys: bool) -> bytes:
 def document(endpoints: Iterable[Endpoint], *, keys: bool) -> Json:
     """The document of a server with these endpoints. `keys`: whether requests need an API key."""
     paths: dict[str, Json] = {}
-    descriptions = []
+    descriptions, errors = [], []
     for endpoint in endpoints:
         if (description := endpoint.description) is None:
             continue
         descriptions.append(description)
+        errors.append(endpoint.client_api.error_type)
         paths.setdefault(endpoint.name, {})[endpoint.method.lower()] = _operation(endpoint, description, keys=keys)
-    components: Json = {"schemas": _components(descriptions)}
+    components: Json = {"schemas": _components(descriptions, errors)}
     document: Json = {
         "openapi": "3.1.0",
         "info": {"title": "anyserve-openai", "version": __version__, "description": DESCRIPTION},
@@ -68,7 +68,10 @@ def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> J
         "operationId": endpoint.name.removeprefix("/v1").strip("/").translate(str.maketrans("/-.", "___", "{}")),
         "tags": [description.tag],
         "summary": description.summary,
-        "responses": {"200": _answer(description), **{str(status): _error(status) for status in sorted(errors)}},
+        "responses": {
+            "200": _answer(endpoint, description),
+            **{str(status): _error(status, endpoint) for status in sorted(errors)},
+        },
     }
     if description.requests:
         examples = {
@@ -92,27 +95,33 @@ def _operation(endpoint: Endpoint, description: Description, *, keys: bool) -> J
     return operation
 
 
-def _answer(description: Description) -> Json:
+def _answer(endpoint: Endpoint, description: Description) -> Json:
     if description.answers == [str]:
         text = {"schema": {"type": "string"}, "example": description.example}
         return _response("Metrics in Prometheus' text format.", {"text/plain": text})
     content: Json = {JSON: {"schema": _any(description.answers), "example": description.example}}
-    if description.chunk is None:
+    if not description.events:
         return _response("The response.", content)
-    data = {"type": "string", "contentMediaType": JSON, "contentSchema": _any([description.chunk, Error])}
-    event = {"type": "object", "properties": {"data": {"anyOf": [data, {"const": "[DONE]"}]}}, "description": _EVENTS}
+    types = [*description.events, endpoint.client_api.error_type]
+    data: Json = {"type": "string", "contentMediaType": JSON, "contentSchema": _any(types)}
+    about = _EVENTS
+    if description.ends_with_done:
+        data, about = {"anyOf": [data, {"const": "[DONE]"}]}, f"{_EVENTS} {_DONE}"
+    event = {"type": "object", "properties": {"data": data}, "description": about}
     content[EVENTS] = {"schema": event}
     return _response("The response; with `stream`, server-sent events.", content)
 
 
 _EVENTS = (
-    "The fields of each server-sent event. If generation fails midway, an event with an Error follows. The data of the "
-    "last event is [DONE]. Lines that begin with a colon only keep the connection open."
+    "The fields of each server-sent event. If generation fails midway, an event with an error follows. Lines that "
+    "begin with a colon only keep the connection open."
 )
+_DONE = "The data of the last event is [DONE]."
 
 
-def _error(status: int) -> Json:
-    response = _response(f"{HTTPStatus(status).phrase}.", {JSON: {"schema": _any([Error])}})
+def _error(status: int, endpoint: Endpoint) -> Json:
+    schema = _any([endpoint.client_api.error_type])
+    response = _response(f"{HTTPStatus(status).phrase}.", {JSON: {"schema": schema}})
     if status == 429:
         response["headers"]["retry-after"] = {
             "description": "Seconds to wait before a retry.",
@@ -137,8 +146,8 @@ def _any(types: Sequence[Any]) -> Json:
 # ---- Schemas
 
 
-def _components(descriptions: Sequence[Description]) -> Json:
-    types = [Error, *(description.chunk for description in descriptions if description.chunk)]
+def _components(descriptions: Sequence[Description], errors: Iterable[Any]) -> Json:
+    types = [*dict.fromkeys(errors), *(event for description in descriptions for event in description.events)]
     types += [answer for description in descriptions for answer in description.answers]
     _, answers = msgspec.json.schema_components(types, ref_template=_REF)
     for schema in answers.values():

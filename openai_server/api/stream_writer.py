@@ -1,62 +1,40 @@
-"""Turns events into OpenAI's stream chunks, as server-sent events: the code that completions and chats share. PURE."""
+"""The interface of stream writers, which turn the events of an answer into the bytes of an API's stream. PURE."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Any
 
-import orjson
-
-from openai_server.api.answers import AnswerIdentity, AnswerOptions
-from openai_server.api.usage import usage
+from openai_server.core.errors import APIError
 from openai_server.core.events import Event
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 
 
-class StreamWriter:
-    """Writes one stream.
+class StreamWriter(ABC):
+    """Writes one stream. The calls come in this order: `begin`, `text` and `write`, and at the end `end` or `failure`.
+    A stream that fails before its first row has no `begin`."""
 
-    Everything but the choice is the same in every chunk, so it is encoded once. If the client requested the usage, each
-    chunk has `"usage": null` and the last one has the counts.
-    """
-
-    kind: str
     writes_text = True
     """Whether `text` writes content that comes alone."""
+    ping = sse.PING
+    """The bytes that keep a silent connection open."""
 
-    def __init__(self, identity: AnswerIdentity, options: AnswerOptions) -> None:
-        head = {"id": identity.id, "object": self.kind, "created": identity.created, "model": identity.model}
-        self._head = sse.DATA + orjson.dumps(head)[:-1] + b',"choices":['
-        self._tail = b'],"usage":null}' + sse.END if options.include_usage else b"]}" + sse.END
-        self._common: dict[str, Any] = head
-        self._options = options
-        self._text_heads: dict[int, bytes] = {}
-        """The bytes of an event up to its text, by choice."""
-        self._text_tail = self._text_end + b',"logprobs":null,"finish_reason":null}' + self._tail
+    @abstractmethod
+    def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
+        """The bytes before the first event. `prompt` has the counts of the prompt, without generated tokens; None if
+        the backend doesn't report them before the end."""
 
-    _text_begin: bytes
-    """The bytes of a choice up to its text, with %d for its index."""
-    _text_end: bytes
-    """The bytes between the text and `logprobs`."""
-
-    def begin(self, n_choices: int) -> bytes:
-        """The bytes before the first event of each choice."""
-        raise NotImplementedError
-
+    @abstractmethod
     def text(self, index: int, text: str) -> bytes:
         """The same as `write` for an event that is only content, as nearly all are; faster."""
-        head = self._text_heads.get(index)
-        if head is None:
-            head = self._text_heads[index] = self._head + self._text_begin % index
-        return head + orjson.dumps(text) + self._text_tail
 
+    @abstractmethod
     def write(self, index: int, events: Sequence[Event]) -> bytes:
         """The bytes for the next events of one choice, which belong together."""
-        raise NotImplementedError
 
+    @abstractmethod
     def end(self, used: Usage | None) -> bytes:
-        if not self._options.include_usage:
-            return sse.DONE
-        return sse.event({**self._common, "choices": [], "usage": usage(used)}) + sse.DONE
+        """The last bytes. `used`: the token counts; None if the backend doesn't count."""
 
-    def _event(self, choice: bytes) -> bytes:
-        return self._head + choice + self._tail
+    def failure(self, error: APIError) -> bytes:
+        """The last bytes of a stream that failed after its status was sent."""
+        return sse.failure(error)

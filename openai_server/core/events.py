@@ -18,6 +18,13 @@ class Reasoning:
 
 
 @dataclass(slots=True)
+class Refusal:
+    """Text in which the model declines to answer, from a backend that marks such text."""
+
+    text: str
+
+
+@dataclass(slots=True)
 class CallBegun:
     """The beginning of a tool call. `index` counts the calls of one choice from 0. `id` is None if the model didn't
     generate an id and none has been created yet."""
@@ -49,4 +56,4 @@ class Finish:
     reason: str
 
 
-Event = Content | Reasoning | CallBegun | CallArguments | TokenLogprobs | Finish
+Event = Content | Reasoning | Refusal | CallBegun | CallArguments | TokenLogprobs | Finish

@@ -79,11 +79,13 @@ async def unless_gone(scope: Mapping[str, Any], work: Coroutine[Any, Any, T]) ->
 class EventWriter:
     """Writes the body of one event stream."""
 
-    __slots__ = ("_headers", "_send", "exchange", "is_started")
+    __slots__ = ("_headers", "_send", "exchange", "failure", "is_started")
 
     def __init__(self, send: Send, headers: list[tuple[bytes, bytes]], exchange: Exchange) -> None:
         self.is_started = False
         """Whether the head has been sent."""
+        self.failure: Callable[[APIError], bytes] = sse.failure
+        """Returns the last events of a stream that failed after its head was sent."""
         self._send = send
         self._headers = headers
         self.exchange = exchange
@@ -128,7 +130,7 @@ class EventStream(Response):
                 raise
             failure = _as_api_error(error)
             self.status_code = failure.status
-            last = sse.failure(failure)
+            last = writer.failure(failure)
         try:
             await writer.write(last, more=False)
         except asyncio.CancelledError as error:

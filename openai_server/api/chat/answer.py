@@ -39,7 +39,7 @@ class Called(Struct):
 class AnswerMessage(Struct):
     role: Literal["assistant"]
     content: str | None
-    refusal: None
+    refusal: str | None
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[Called] | UnsetType = UNSET
     function_call: CalledFunction | UnsetType = UNSET
@@ -79,6 +79,7 @@ class CallDelta(Struct, kw_only=True):
 class Delta(Struct):
     role: Literal["assistant"] | UnsetType = UNSET
     content: str | UnsetType | None = UNSET
+    refusal: str | UnsetType = UNSET
     reasoning_content: str | UnsetType = UNSET
     tool_calls: list[CallDelta] | UnsetType = UNSET
     function_call: FunctionDelta | UnsetType = UNSET

@@ -3,6 +3,7 @@
 from functools import partial
 
 from openai_server.api import endpoint
+from openai_server.api.answers import AnswerOptions
 from openai_server.api.chat.answer import ChatCompletion, ChatCompletionChunk
 from openai_server.api.chat.request import parse
 from openai_server.api.chat.whole import chat_completion
@@ -35,8 +36,10 @@ CHAT = Endpoint(
         GenerationHandler,
         parse=parse,
         id_prefix="chatcmpl-",
-        answer=chat_completion,
-        writer=ChatWriter,
+        answer=lambda identity, answers, request, format: chat_completion(
+            identity, answers, AnswerOptions.of(request, format)
+        ),
+        writer=lambda identity, request, format: ChatWriter(identity, AnswerOptions.of(request, format)),
     ),
     operation="chat",
     description=Description(
@@ -68,7 +71,7 @@ CHAT = Endpoint(
             ),
         },
         answers=[ChatCompletion],
-        chunk=ChatCompletionChunk,
+        events=[ChatCompletionChunk],
         example={
             "id": "chatcmpl-cfaf49a9d6c26f12e104c0850da7761f",
             "object": "chat.completion",

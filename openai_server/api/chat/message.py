@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from msgspec import UNSET
 
 from openai_server.api.chat.answer import AnswerMessage, CallDelta, Called, CalledFunction, Delta, FunctionDelta
-from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning, Refusal
 
 
 def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
@@ -16,6 +16,8 @@ def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
             return Delta(content=text)
         case Reasoning(text=text):
             return Delta(reasoning_content=text)
+        case Refusal(text=text):
+            return Delta(refusal=text)
         case CallBegun(index=index, name=name, id=id):
             assert id is not None  # set by ChoiceReader
             function = FunctionDelta(name=name, arguments="")
@@ -33,7 +35,7 @@ def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
 def message_of(events: Iterable[Event], *, legacy: bool = False, must_call: bool = False) -> AnswerMessage:
     """The message of all events of a choice. `legacy`: a call has the older API's form. `must_call`: empty content is
     null."""
-    content, reasoning = "", ""
+    content, reasoning, refusal = "", "", ""
     calls: list[Called] = []
     for event in events:
         match event:
@@ -41,16 +43,18 @@ def message_of(events: Iterable[Event], *, legacy: bool = False, must_call: bool
                 content += text
             case Reasoning(text=text):
                 reasoning += text
+            case Refusal(text=text):
+                refusal += text
             case CallBegun(name=name, id=id):
                 assert id is not None
                 calls.append(Called(id, "function", CalledFunction(name, "")))
             case CallArguments(index=index, text=text):
                 calls[index].function.arguments += text
-    without_content = not content and (must_call or bool(calls))
+    without_content = not content and (must_call or bool(calls or refusal))
     return AnswerMessage(
         "assistant",
         None if without_content else content,
-        None,
+        refusal or None,
         reasoning or UNSET,
         calls if calls and not legacy else UNSET,
         calls[0].function if calls and legacy else UNSET,

@@ -7,20 +7,21 @@ import orjson
 from openai_server.api.chat.answer import Delta
 from openai_server.api.chat.logprobs import chat_logprobs
 from openai_server.api.chat.message import delta_of
-from openai_server.api.stream_writer import StreamWriter
+from openai_server.api.chunk_writer import ChunkWriter
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import TokenLogprob
+from openai_server.core.usage import Usage
 from openai_server.http.json_response import encode
 
 
-class ChatWriter(StreamWriter):
+class ChatWriter(ChunkWriter):
     """Each choice begins with the role; content, reasoning and calls follow, and the finish reason ends it."""
 
     kind = "chat.completion.chunk"
     _text_begin = b'{"index":%d,"delta":{"content":'
     _text_end = b"}"
 
-    def begin(self, n_choices: int) -> bytes:
+    def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
         self._pending: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]
         """Log probabilities to send with the next delta of each choice."""
         format = self._options.format

@@ -3,6 +3,7 @@
 from functools import partial
 
 from openai_server.api import endpoint
+from openai_server.api.answers import AnswerOptions
 from openai_server.api.completions.answer import Completion, CompletionChunk
 from openai_server.api.completions.request import parse
 from openai_server.api.completions.whole import completion
@@ -21,8 +22,10 @@ COMPLETIONS = Endpoint(
         GenerationHandler,
         parse=parse,
         id_prefix="cmpl-",
-        answer=completion,
-        writer=CompletionWriter,
+        answer=lambda identity, answers, request, format: completion(
+            identity, answers, AnswerOptions.of(request, format)
+        ),
+        writer=lambda identity, request, format: CompletionWriter(identity, AnswerOptions.of(request, format)),
     ),
     operation="text_completion",
     description=Description(
@@ -35,7 +38,7 @@ COMPLETIONS = Endpoint(
             "logprobs": Example("With log probabilities", {**_COMPLETION, "max_tokens": 4, "logprobs": 3}),
         },
         answers=[Completion],
-        chunk=CompletionChunk,
+        events=[CompletionChunk],
         example={
             "id": "cmpl-efe3ee3c9f19b98da2852077e6f0bec9",
             "object": "text_completion",

@@ -4,21 +4,22 @@ from collections.abc import Sequence
 
 import orjson
 
+from openai_server.api.chunk_writer import ChunkWriter
 from openai_server.api.completions.logprobs import LogprobsWriter
-from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
+from openai_server.core.usage import Usage
 from openai_server.http.json_response import encode
 
 
-class CompletionWriter(StreamWriter):
+class CompletionWriter(ChunkWriter):
     """Writes one chunk for each call of `write`."""
 
     kind = "text_completion"
     _text_begin = b'{"index":%d,"text":'
     _text_end = b""
 
-    def begin(self, n_choices: int) -> bytes:
+    def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
         self._logprobs = [LogprobsWriter() for _ in range(n_choices)]
         self.writes_text = not self._options.logprobs
         return b""

@@ -13,9 +13,9 @@ from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.chat.whole import chat_completion
 from openai_server.api.chat.writer import ChatWriter
+from openai_server.api.chunk_writer import ChunkWriter
 from openai_server.api.completions.whole import completion
 from openai_server.api.completions.writer import CompletionWriter
-from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import InternalError
 from openai_server.core.logprobs import TokenLogprob
@@ -54,9 +54,9 @@ def test_whole_answers_are_valid() -> None:
 
 @pytest.mark.parametrize("writer", [CompletionWriter, ChatWriter])
 @pytest.mark.parametrize("include_usage", [False, True])
-def test_every_chunk_has_the_same_identity(writer: type[StreamWriter], include_usage: bool) -> None:
+def test_every_chunk_has_the_same_identity(writer: type[ChunkWriter], include_usage: bool) -> None:
     answer = AnswerStream(writer(IDENTITY, AnswerOptions(include_usage=include_usage)), 2)
-    data = answer.begin() + answer.take([(1, b"x", "stop", ())]) + answer.end(Usage(1, 2, None))
+    data = answer.take([(1, b"x", "stop", ())]) + answer.end(Usage(1, 2, None))
     assert answer.finish_reasons == ["stop"]
     *chunks, done = events(data)
     assert done == "data: [DONE]"
@@ -69,7 +69,7 @@ def test_every_chunk_has_the_same_identity(writer: type[StreamWriter], include_u
 
 
 def streamed(
-    writer: type[StreamWriter],
+    writer: type[ChunkWriter],
     *rows: Row,
     n_choices: int = 1,
     logprobs: bool = False,
@@ -77,8 +77,8 @@ def streamed(
 ) -> list[Any]:
     """Returns the chunks of an answer, except for those of its beginning and end."""
     answer = AnswerStream(writer(IDENTITY, AnswerOptions(logprobs, format=format)), n_choices, format)
-    answer.begin()
-    return events(b"".join(answer.take([row]) for row in rows))
+    chunks = events(b"".join(answer.take([row]) for row in rows))
+    return chunks[n_choices:] if writer is ChatWriter else chunks
 
 
 @given(text=st.text(), index=st.integers(0, 2047), reason=st.sampled_from([None, "stop", "length"]))
@@ -211,10 +211,11 @@ def test_a_call_of_the_older_api_is_streamed() -> None:
 
 def test_held_text_is_sent_at_the_end_for_a_backend_without_finish_reasons() -> None:
     answer = AnswerStream(ChatWriter(IDENTITY, AnswerOptions(format=FORMAT)), 2, FORMAT)
-    first_chunks = events(answer.begin())
-    assert [chunk["choices"][0]["delta"]["role"] for chunk in first_chunks] == ["assistant"] * 2
     assert answer.take([(1, b"<thi", None, ())]) == b""
+    assert not answer.has_begun
     *chunks, done = events(answer.end(None))
+    first_chunks, chunks = chunks[:2], chunks[2:]
+    assert [chunk["choices"][0]["delta"]["role"] for chunk in first_chunks] == ["assistant"] * 2
     assert deltas(chunks) == [({"content": "<thi"}, None, None)]
     assert (answer.finish_reasons, done) == ([], "data: [DONE]")
 
@@ -237,3 +238,11 @@ def test_a_character_split_over_rows_is_sent_whole() -> None:
         ("é", None),
         ("\ufffd", "stop"),
     ]
+
+
+def test_a_failure_follows_the_beginning_that_no_event_has_carried_yet() -> None:
+    answer = AnswerStream(ChatWriter(IDENTITY, AnswerOptions(format=FORMAT)), 1, FORMAT)
+    assert answer.take([(0, b"<thi", None, ())]) == b""
+    begin, failure, done = events(answer.failure(InternalError()))
+    assert begin["choices"][0]["delta"]["role"] == "assistant"
+    assert (failure["error"]["code"], done) == ("internal_error", "data: [DONE]")

@@ -12,6 +12,8 @@ import pytest
 from openai_server.access.caps import Caps
 from openai_server.api import generation
 from openai_server.api.answers import AnswerIdentity, AnswerOptions
+from openai_server.api.chat.writer import ChatWriter
+from openai_server.api.chunk_writer import ChunkWriter
 from openai_server.api.completions.writer import CompletionWriter
 from openai_server.api.generation import Generator, ResolvedModel
 from openai_server.backends.calls import Read
@@ -136,10 +138,18 @@ class Client:
 class Stream:
     """A streamed request that is running."""
 
-    def __init__(self, *prompts: str, n_retries: int = 0, ping_interval: float = 60, **fields: Any) -> None:
+    def __init__(
+        self,
+        *prompts: str,
+        n_retries: int = 0,
+        ping_interval: float = 60,
+        writer: type[ChunkWriter] = CompletionWriter,
+        **fields: Any,
+    ) -> None:
         self.pool = FakePool()
         self.catalog = FakeCatalog(n_retries)
         self.client = Client()
+        self._writer = writer
         self.context = RequestContext()
         self.deliveries: list[tuple[list[Usage | None], int, int]] = []
         generator = new_generator(self.pool, self.catalog, ping_interval=ping_interval)
@@ -149,8 +159,8 @@ class Stream:
             )
         )
 
-    def _writer_for(self, model: ResolvedModel) -> CompletionWriter:
-        return CompletionWriter(AnswerIdentity("id", 0, model.name), AnswerOptions(include_usage=True))
+    def _writer_for(self, model: ResolvedModel) -> ChunkWriter:
+        return self._writer(AnswerIdentity("id", 0, model.name), AnswerOptions(include_usage=True))
 
     def _delivered(self, usages: Sequence[Usage | None], n_prompts: int, n_tokens: int) -> None:
         self.deliveries.append((list(usages), n_prompts, n_tokens))
@@ -258,8 +268,11 @@ async def test_a_chat_is_planned_with_its_caller_before_it_is_sent() -> None:
 
 def text_of(events: bytes) -> list[str]:
     """Returns the texts of the events."""
-    lines = [line.removeprefix(b"data: ") for line in events.split(b"\n\n") if line.startswith(b"data: {")]
-    return [choice["text"] for line in lines for choice in orjson.loads(line)["choices"]]
+    return [choice["text"] for chunk in chunks_of(events) for choice in chunk["choices"]]
+
+
+def chunks_of(events: bytes) -> list[Any]:
+    return [orjson.loads(line[len(sse.DATA) :]) for line in events.split(b"\n\n") if line.startswith(b"data: {")]
 
 
 async def test_the_task_writes_the_first_events_and_the_sink_later_ones() -> None:
@@ -333,6 +346,23 @@ async def test_pings_are_sent_while_no_events_come() -> None:
     assert await stream.client.wrote.get() == sse.PING
     assert await stream.client.wrote.get() == sse.PING
     stream.task.cancel()
+
+
+async def test_the_first_events_after_a_ping_begin_the_stream() -> None:
+    stream = Stream(ping_interval=0.001, n_retries=1, writer=ChatWriter)
+    await stream.client.wrote.get()
+    mailbox = stream.pool.mailboxes.get_nowait()
+    await until_waiting(mailbox)
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    [events] = [events for way, events in stream.client.written if way == "now"]
+    deltas = [chunk["choices"][0]["delta"] for chunk in chunks_of(events)]
+    assert deltas == [{"role": "assistant", "content": ""}, {"content": "a"}]
+    assert stream.context.first_token is not None
+    mailbox.fail(0, away())
+    with pytest.raises(APIError):
+        await stream.task
+    assert stream.catalog.left_out == [frozenset()], "it is not retried"
 
 
 # ---- Failing streams

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from openai_server.api.chat.message import delta_of, message_of
-from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning
+from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning, Refusal
 from openai_server.http.json_response import encode
 
 CALL: list[Event] = [CallBegun(0, "f", "call_1"), CallArguments(0, '{"a":'), CallArguments(0, "1}")]
@@ -24,6 +24,7 @@ FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
         ),
         ([*CALL, CallBegun(1, "g", "call_2")], True, f'"content":null,"refusal":null,"function_call":{FUNCTION}}}'),
         ([], False, '"content":"","refusal":null}'),
+        ([Refusal("I can"), Refusal("not.")], False, '"content":null,"refusal":"I cannot."}'),
     ],
 )
 def test_events_become_a_message(events: list[Event], legacy: bool, expected: str) -> None:
@@ -45,6 +46,7 @@ def test_the_content_of_a_message_that_must_call_is_none() -> None:
             '{"tool_calls":[{"index":0,"id":"call_1","type":"function","function":{"name":"f","arguments":""}}]}',
         ),
         (CALL[2], False, '{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}'),
+        (Refusal("no"), False, '{"refusal":"no"}'),
         (CALL[0], True, '{"function_call":{"name":"f","arguments":""}}'),
         (CALL[2], True, '{"function_call":{"arguments":"1}"}}'),
     ],

@@ -1,0 +1,1 @@
+"""`/v1/responses`: answers conversations in the form of OpenAI's Responses API."""

@@ -1,0 +1,55 @@
+"""The form of the answer to a `/v1/responses` request, and the values that its response repeats. PURE."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import Struct
+
+from openai_server.api.schemas import GenerateRequest
+
+
+class CalledTool(Struct, frozen=True):
+    """How a call of a tool is reported. The prompt and the model's text have one flat name for each tool."""
+
+    kind: Literal["function", "custom"]
+    name: str
+    """The tool's name in the request."""
+    namespace: str | None = None
+    """The namespace tool that contains it; None: it is in none."""
+
+
+class Settings(Struct, kw_only=True):
+    """Fields of the response object that repeat the request, with the values that were in effect."""
+
+    instructions: str | None = None
+    tools: Sequence[Mapping[str, Any]] = ()
+    """In the request's form; `strict` of a function is what was enforced."""
+    tool_choice: Any = "auto"
+    parallel_tool_calls: bool = True
+    temperature: float = 1.0
+    top_p: float = 1.0
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    top_logprobs: int = 0
+    max_output_tokens: int | None = None
+    max_tool_calls: int | None = None
+    truncation: Literal["auto", "disabled"] = "disabled"
+    text: Mapping[str, Any]
+    """`format`, and `verbosity` if the request has it."""
+    reasoning: Mapping[str, str | None]
+    """`effort` and `summary`."""
+    metadata: Mapping[str, str]
+    service_tier: str = "default"
+    safety_identifier: str | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+
+
+class ResponsesRequest(GenerateRequest, kw_only=True):
+    """A turn, and how to report its answer."""
+
+    settings: Settings
+    include: frozenset[str] = frozenset()
+    """Values of `include`: parts of items that the response has only on request."""
+    tools: Mapping[str, CalledTool] = {}
+    """Flat name in the prompt → the tool."""

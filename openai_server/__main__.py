@@ -13,6 +13,7 @@ import signal
 import socket
 import subprocess
 from collections.abc import Sequence
+from dataclasses import replace
 
 # grpc's polling thread also reads the sockets, instead of waking a thread of a pool: a streamed token takes half the
 # time there. grpc reads the variable when it is imported, here and in the worker processes.
@@ -24,6 +25,7 @@ import click
 
 from anyserve_common import addresses, logs, standard_streams, tracing
 from openai_server import __version__
+from openai_server.access.item_keys import new_key
 from openai_server.cli import command
 from openai_server.config import Config
 from openai_server.http.tls import TLS, TLSError
@@ -53,6 +55,8 @@ def run(config: Config) -> None:
         reached = ", ".join(addresses.endpoint(host, port) for host in public)
         log.warning("no API key is set: any client that can reach %s has access", reached)
     if config.workers > 1:
+        if not config.item_key and config.item_key_file is None:
+            config = replace(config, item_key=(new_key(),))  # all processes need the same key
         _supervise(config, listeners, admin)
     else:
         from openai_server import serving  # takes 30 MiB, which the parent of several processes doesn't need

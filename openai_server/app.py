@@ -17,6 +17,7 @@ from openai_server.access.admission import Admission
 from openai_server.access.caps import Caps
 from openai_server.access.cors import Cors
 from openai_server.access.gate import Gate
+from openai_server.access.item_keys import ItemKeys
 from openai_server.access.key_ring import KeyRing
 from openai_server.access.rates import Rates
 from openai_server.access.turns import FairThreads
@@ -29,6 +30,7 @@ from openai_server.api.services import Services
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.pool import Pool
 from openai_server.config import Config
+from openai_server.core.sealing import Sealer
 from openai_server.http.lifespan import lifespan
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
@@ -80,6 +82,7 @@ class App:
         )
         planner = DeferredPlanner(partial(_planner, config, threads))
         bodies = Bodies(caps, max_bytes=config.max_body_bytes, max_values=config.max_json_values)
+        self._item_keys = ItemKeys(config.item_key, config.item_key_file)
         self.services = Services(
             pool=backend,
             catalog=catalog,
@@ -87,6 +90,7 @@ class App:
             generator=Generator(backend, catalog, planner, caps, ping_interval=config.ping_interval),
             threads=threads,
             bodies=bodies,
+            sealer=Sealer(lambda: self._item_keys.keys),
             observer=self.observer,
             clock=time.time,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
@@ -107,7 +111,7 @@ class App:
                 path for endpoint in registry.ENDPOINTS if endpoint.is_open for path in endpoint.paths
             ),
         )
-        self._watches = [backend.watch, catalog.watch, self.gate.key_ring.watch, *watches]
+        self._watches = [backend.watch, catalog.watch, self.gate.key_ring.watch, self._item_keys.watch, *watches]
 
     @asynccontextmanager
     async def _running(self) -> AsyncIterator[None]:

@@ -43,6 +43,8 @@ class Config:
     max_inflight_body_bytes: int = 128 << 20
     api_key: tuple[str, ...] = field(default=(), repr=False)
     api_key_file: Path | None = None
+    item_key: tuple[str, ...] = field(default=(), repr=False)
+    item_key_file: Path | None = None
     cors_origin: tuple[str, ...] = ()
     tls_cert: Path | None = None
     tls_key: Path | None = None

@@ -15,6 +15,7 @@ import uvloop
 from anyserve_common import addresses
 from anyserve_common.open_files import room_for
 from anyserve_common.pem_files import PEMFiles
+from openai_server.access.item_keys import BadItemKeys
 from openai_server.access.keys import BadKeys
 from openai_server.app import App
 from openai_server.backends.calls import Backend
@@ -77,6 +78,8 @@ async def _serve(
         raise click.ClickException(str(error)) from error
     except BadKeys as error:
         raise click.ClickException(f"--api-key-file '{config.api_key_file}': {error}.") from error
+    except BadItemKeys as error:
+        raise click.ClickException(f"--item-key-file '{config.item_key_file}': {error}.") from error
     served = uvicorn.Config(
         app,
         interface="asgi3",

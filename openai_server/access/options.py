@@ -47,6 +47,33 @@ def check_keys(api_keys: Sequence[str], path: Path) -> None:
         raise click.UsageError(f"--api-key-file '{path}': {error}.") from None
 
 
+def _item_keys(context: click.Context, option: click.Parameter, values: Sequence[str]) -> tuple[str, ...]:
+    """Checks the keys. No error message contains a key."""
+    from openai_server.access import item_keys
+
+    secrets = names(context, option, values)
+    if values and not secrets:
+        raise click.BadParameter("it is empty.")
+    try:
+        item_keys.keys_from_options(secrets)
+    except item_keys.BadItemKeys as error:
+        raise click.BadParameter(f"{error}.") from None
+    return secrets
+
+
+def _item_key_file(_: click.Context, __: click.Parameter, path: Path | None) -> Path | None:
+    if path is not None:
+        from openai_server.access import item_keys
+
+        if path == Path():
+            raise click.BadParameter("it is empty.")
+        try:
+            item_keys.read(path)
+        except item_keys.BadItemKeys as error:
+            raise click.BadParameter(f"'{path}': {error}.") from None
+    return path
+
+
 _ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^/\s?#@]+")
 
 
@@ -74,6 +101,23 @@ ACCESS_OPTIONS = (
         "Reloaded when it changes.",
         cls=EmptyVariableOption,
         **path(callback=_api_key_file),
+    ),
+    option(
+        "--item-key",
+        "Key, of at least 32 random characters, that encrypts what clients keep for this server: reasoning and "
+        "summaries in items of the Responses API. Repeatable: the first one encrypts, all of them decrypt. Default: a "
+        "new key at each start. Use the environment variable or --item-key-file to hide the key from other users of "
+        "the machine.",
+        metavar="KEY",
+        cls=EmptyVariableOption,
+        callback=_item_keys,
+        multiple=True,
+    ),
+    option(
+        "--item-key-file",
+        "File with more such keys, one per line. Reloaded when it changes.",
+        cls=EmptyVariableOption,
+        **path(callback=_item_key_file),
     ),
     option(
         "--cors-origin",

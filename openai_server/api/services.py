@@ -9,6 +9,7 @@ from openai_server.api.bodies.reader import Bodies
 from openai_server.api.generation import Generator
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.pool import Pool
+from openai_server.core.sealing import Sealer
 from openai_server.prompting.deferred import DeferredPlanner
 from openai_server.telemetry.observer import Observer
 
@@ -27,6 +28,8 @@ class Services:
     threads: FairThreads
     """Threads for work that takes milliseconds."""
     bodies: Bodies
+    sealer: Sealer
+    """Seals what clients keep for later requests."""
     observer: Observer
     clock: Callable[[], float]
     needs_keys: Callable[[], bool]

@@ -72,6 +72,7 @@ def test_help_names_every_option_variable_and_default(configs: list[Config]) -> 
         (["--anyserve-endpoint", "my_worker.1:65535"], {}, "anyserve_endpoint", ("my_worker.1:65535",)),
         (["--api-key", "a", "--api-key", "b,c"], {}, "api_key", ("a", "b", "c")),
         ([], {"OPENAI_SERVER_API_KEY": "a b,c"}, "api_key", ("a", "b", "c")),
+        ([], {"OPENAI_SERVER_ITEM_KEY": f"{'a' * 32} {'b' * 32}"}, "item_key", ("a" * 32, "b" * 32)),
         (["--cors-origin", "http://localhost:3000"], {}, "cors_origin", ("http://localhost:3000",)),
         (["--cors-origin", "*"], {}, "cors_origin", ("*",)),
         (["--tls-cert", "c.pem", "--tls-key", "k.pem"], {}, "tls_files", PEMFiles(Path("c.pem"), Path("k.pem"))),
@@ -184,7 +185,7 @@ def test_an_empty_endpoint_is_rejected(configs: list[Config], empty: str) -> Non
 
 
 def test_an_empty_variable_for_keys_is_rejected(configs: list[Config]) -> None:
-    for name in ("API_KEY", "API_KEY_FILE"):
+    for name in ("API_KEY", "API_KEY_FILE", "ITEM_KEY", "ITEM_KEY_FILE"):
         result = run(configs, env={f"OPENAI_SERVER_{name}": ""})
         assert (result.exit_code, configs) == (2, [])
         assert "it is empty" in result.output
@@ -196,6 +197,8 @@ def test_an_empty_variable_for_keys_is_rejected(configs: list[Config]) -> None:
         (["--api-key", ""], "it is empty"),
         (["--api-key", " , "], "it is empty"),
         (["--api-key", "good", "--api-key", "schlüssel"], "key 2 has characters"),
+        (["--item-key", "a" * 32, "--item-key", "b"], "key 2 has fewer than 32 characters"),
+        (["--item-key-file", "nowhere"], "can't read it: No such file or directory"),
         (["--api-key-file", "nowhere"], "can't read it: No such file or directory"),
         (["--cors-origin", "chat.example.com"], "is neither of the form http://host:port"),
         (["--cors-origin", "https://chat.example.com/"], "is neither of the form http://host:port"),
@@ -221,6 +224,11 @@ def test_an_error_in_a_key_file_does_not_disclose_keys(configs: list[Config], tm
     result = run(configs, "--api-key-file", str(path))
     assert (result.exit_code, configs) == (2, [])
     assert "line 2 is neither" in " ".join(result.output.split())
+    assert "sk-" not in result.output
+    path.write_text("sk-good\n")
+    result = run(configs, "--item-key-file", str(path))
+    assert (result.exit_code, configs) == (2, [])
+    assert "line 1 has fewer than 32 characters" in " ".join(result.output.split())
     assert "sk-" not in result.output
 
 

@@ -246,7 +246,10 @@ FINISH_REASON = TensorSpec(
 )
 MODEL = TensorSpec("model", "BYTES", (1,), "unary: name of the model that answered")
 PROMPT_TOKENS = TensorSpec(
-    "prompt_tokens", "INT32", (1,), "tokens in the prompt; in a stream, sent with each response that finishes a choice"
+    "prompt_tokens",
+    "INT32",
+    (1,),
+    "tokens in the prompt; in a stream, sent with each response that begins or finishes a choice",
 )
 CACHED_TOKENS = TensorSpec(
     "cached_tokens", "INT32", (1,), "prompt tokens that choice 0 took from the KV cache; sent with `prompt_tokens`"
@@ -255,7 +258,7 @@ COMPLETION_TOKENS = TensorSpec(
     "completion_tokens",
     "INT32",
     (ANY,),
-    "tokens sampled for each choice, the end token included; sent with `prompt_tokens`",
+    "tokens sampled for each choice, the end token included; in a stream, sent with each response that finishes one",
 )
 
 MARKED_TOKENS = TensorSpec(
@@ -314,9 +317,14 @@ ROW_FINISH_REASON = TensorSpec(
     "finish_reason",
     "BYTES",
     (ANY,),
-    "as in a stream; this and the tensors below are sent if one of the rows ends its choice",
+    "as in a stream; all tensors of this table are sent if one of the rows ends its choice",
 )
-ROW_PROMPT_TOKENS = TensorSpec("prompt_tokens", "INT32", (ANY,), "tokens in the prompt of the request")
+ROW_PROMPT_TOKENS = TensorSpec(
+    "prompt_tokens",
+    "INT32",
+    (ANY,),
+    "tokens in the prompt of the request; this and `cached_tokens` are also sent if one of the rows begins its choice",
+)
 ROW_CACHED_TOKENS = TensorSpec("cached_tokens", "INT32", (ANY,), "prompt tokens that choice 0 took from the KV cache")
 ROW_COMPLETION_TOKENS = TensorSpec("completion_tokens", "INT32", (ANY,), "tokens sampled for the choice so far")
 ROW_MARKED_TOKENS = TensorSpec(

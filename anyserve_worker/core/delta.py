@@ -19,6 +19,8 @@ class Delta:
     logprobs: tuple[TokenLogprob, ...] = ()
     marked_tokens: int | None = None
     """Tokens up to the mark, such as those of reasoning. None: the request has no mark."""
+    begins: bool = False
+    """Whether this is the first delta of its choice."""
 
 
 def merge(deltas: Iterable[Delta]) -> list[Delta]:
@@ -34,4 +36,4 @@ def join_deltas(parts: Sequence[Delta]) -> Delta:
     if len(parts) == 1:
         return parts[0]
     logprobs = tuple(logprob for part in parts for logprob in part.logprobs)
-    return replace(parts[-1], text="".join(part.text for part in parts), logprobs=logprobs)
+    return replace(parts[-1], text="".join(part.text for part in parts), logprobs=logprobs, begins=parts[0].begins)

@@ -237,7 +237,9 @@ class TextSteps:
             cached_tokens=max(0, generation.sequences[0].n_cached),
             logprobs=logprobs,
             marked_tokens=sequence.reasoning.count(sequence.n_generated) if sequence.reasoning else None,
+            begins=not sequence.has_output,
         )
+        sequence.has_output = True
         self._deliver(generation, delta)
 
     def _record_first(self, generation: RunningGeneration) -> None:

@@ -78,6 +78,8 @@ class Sequence:
     """The adapter and media that the cells depend on besides `tokens`."""
     scores_prompt: bool = False
     """Whether the log probabilities of the prompt's tokens are requested."""
+    has_output: bool = False
+    """Whether a part of the choice has been delivered."""
     n_scored: int = 1
     """Tokens of the prompt that are scored. The first counts, since it has no score."""
 

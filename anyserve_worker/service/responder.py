@@ -41,7 +41,8 @@ class Responder:
         )
 
     def stream(self, choices: list[Delta], *, final: bool) -> ModelInferResponse:
-        """Returns one response of a stream. `choices`: new output; token counts are included if a choice ends."""
+        """Returns one response of a stream. `choices`: new output. Token counts are included if a choice ends, those of
+        the prompt also if one begins."""
         outputs: list[tuple[TensorSpec, tensors.Elements]] = []
         if choices:
             outputs = [
@@ -54,6 +55,8 @@ class Responder:
             ]
             if any(choice.finish_reason for choice in choices):
                 outputs += _counts(choices)
+            elif any(choice.begins for choice in choices):
+                outputs += _prompt_counts(choices)
             outputs += _logprobs(choices)
         response = self.build(outputs)
         response.parameters[contract.PARAM_FINAL].bool_param = final
@@ -69,16 +72,23 @@ class Responder:
         return response
 
 
-def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+def _prompt_counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
     return [
         (contract.PROMPT_TOKENS, [choices[0].prompt_tokens]),
         (contract.CACHED_TOKENS, [choices[0].cached_tokens]),
+    ]
+
+
+def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+    return [
+        *_prompt_counts(choices),
         (contract.COMPLETION_TOKENS, [choice.completion_tokens for choice in choices]),
-    ] + (
-        [(contract.MARKED_TOKENS, [choice.marked_tokens for choice in choices])]
-        if choices[0].marked_tokens is not None
-        else []
-    )
+        *(
+            [(contract.MARKED_TOKENS, [choice.marked_tokens for choice in choices])]
+            if choices[0].marked_tokens is not None
+            else []
+        ),
+    ]
 
 
 def _logprobs(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:

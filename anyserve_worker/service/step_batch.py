@@ -68,13 +68,17 @@ def step_batch(rows: Iterable[Row]) -> ModelInferResponse:
         (contract.ROW_TOKEN, [delta.text.encode() for delta in deltas]),
         (contract.ROW_INDEX, [delta.index for delta in deltas]),
     ]
-    if any(delta.finish_reason for delta in deltas):
+    has_end = any(delta.finish_reason for delta in deltas)
+    if has_end:
+        reasons = [(delta.finish_reason or contract.NOT_FINISHED).encode() for delta in deltas]
+        columns.append((contract.ROW_FINISH_REASON, reasons))
+    if has_end or any(delta.begins for delta in deltas):
         columns += [
-            (contract.ROW_FINISH_REASON, [(delta.finish_reason or contract.NOT_FINISHED).encode() for delta in deltas]),
             (contract.ROW_PROMPT_TOKENS, [delta.prompt_tokens for delta in deltas]),
             (contract.ROW_CACHED_TOKENS, [delta.cached_tokens for delta in deltas]),
-            (contract.ROW_COMPLETION_TOKENS, [delta.completion_tokens for delta in deltas]),
         ]
+    if has_end:
+        columns.append((contract.ROW_COMPLETION_TOKENS, [delta.completion_tokens for delta in deltas]))
         marked_tokens = [-1 if delta.marked_tokens is None else delta.marked_tokens for delta in deltas]
         if max(marked_tokens) >= 0:
             columns.append((contract.ROW_MARKED_TOKENS, marked_tokens))

@@ -317,13 +317,17 @@ class Backend:
 
     async def _stream_alone(self, request: ModelInferRequest, n: int, k: int, mailbox: Mailbox) -> None:
         """A stream for one request."""
-        reader = StreamReader(n)
+        reader, is_counted = StreamReader(n), False
         try:
             async with aclosing(self._open(_only(request), self._timeout)) as responses:
                 async for response in responses:
                     if response.error_message:
                         raise stream_error(response)
-                    for index, token, reason, logprobs in reader.read(response.infer_response):
+                    rows = reader.read(response.infer_response)
+                    if not is_counted and (counts := reader.prompt_usage):
+                        is_counted = True
+                        mailbox.begin(k, counts)
+                    for index, token, reason, logprobs in rows:
                         mailbox.put(k * n + index, token, reason, logprobs)
                     mailbox.deliver()
             reader.end()

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import Logprobs, TokenLogprob
 from openai_server.core.rows import Row
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage, total_prompt
 
 PROMPTS_IN_FLIGHT = 16
 """Maximum number of concurrent calls for one request, so that a list of a thousand prompts doesn't fill the backend's
@@ -35,13 +35,16 @@ class Mailbox:
 
     __slots__ = (  # one for each stream, and all of them are touched in every step
         *("_error", "_has_begun", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows"),
-        *("_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "sink", "usages"),
+        *("_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "prompt_usages", "sink"),
+        "usages",
     )
 
     def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
         self.sink: Sink | None = None
         self.usages: list[Usage | None] = []
         """Token counts of the prompts with complete answers, in the order of their completion."""
+        self.prompt_usages: dict[int, PromptUsage] = {}
+        """Token counts of the prompts, by prompt. A backend may report them only with the complete answer, or never."""
         self.n_taken = 0
         """Number of tokens taken by the task or the sink."""
         self._n_prompts = n_prompts
@@ -68,6 +71,21 @@ class Mailbox:
     def is_over(self) -> bool:
         """Whether all answers are complete and all rows are taken."""
         return len(self.usages) == self._n_prompts and not self._rows and self._error is None
+
+    @property
+    def prompt_usage(self) -> PromptUsage | None:
+        """The sum over all prompts; None if the backend has not reported the counts of each."""
+        return total_prompt(map(self.prompt_usages.get, range(self._n_prompts)))
+
+    @property
+    def usage_so_far(self) -> Usage | None:
+        """Token counts of an answer that is cut off now: those of the prompts that were started, and one token for each
+        taken row unless the backend has counted more. None if the counts of a started prompt are unknown."""
+        prompts = total_prompt(map(self.prompt_usages.get, range(self._n_started)))
+        if prompts is None:
+            return None
+        n_counted = sum(usage.completion for usage in self.usages if usage is not None)
+        return Usage(prompts.prompt, max(self.n_taken, n_counted), prompts.cached)
 
     async def take(self) -> list[Row]:
         """The rows that have arrived since the last call. Empty at the end, and after a long silence.
@@ -106,6 +124,10 @@ class Mailbox:
 
     # ---- For the calls
 
+    def begin(self, k: int, usage: PromptUsage) -> None:
+        """Records the token counts of prompt k. Must come before its rows are delivered."""
+        self.prompt_usages[k] = usage
+
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
         """Adds a row. `index` counts the choices of all prompts. `deliver` must follow after one or several rows."""
         rows = self._rows
@@ -139,6 +161,8 @@ class Mailbox:
         """Records that the answer to prompt k is complete."""
         self._running.pop(k, None)
         self.usages.append(usage)
+        if usage is not None:
+            self.prompt_usages[k] = PromptUsage(usage.prompt, usage.cached)
         self._start_more()
         self._wake()
 

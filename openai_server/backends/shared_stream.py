@@ -7,7 +7,7 @@ slow client doesn't delay the stream. This module doesn't use gRPC: `calls.py` o
 import asyncio
 import itertools
 import logging
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterable
 from contextlib import aclosing, suppress
 from contextvars import Context
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.core import request_context
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 
@@ -116,6 +116,8 @@ class SharedStream:
         self._last_number = -1
         self._requests: dict[int, _Streamed | _Whole] = {}
         """Requests in progress, by number."""
+        self._uncounted: set[int] = set()
+        """Numbers of the streamed requests whose prompt counts have not arrived."""
         self._unsent: dict[int, ModelInferRequest] = {}
         self._cancelled: list[int] = []
         """Numbers of cancelled requests, not yet sent to the backend."""
@@ -148,6 +150,7 @@ class SharedStream:
         """Sends the request for `n` choices. Its rows go into the mailbox, as those of prompt k."""
         number = self._number()
         self._requests[number] = _Streamed(k, mailbox, n, set(range(n)), self._prepare(request, number))
+        self._uncounted.add(number)
         self._send(request, number)
         return lambda: self._cancel(number)
 
@@ -191,6 +194,7 @@ class SharedStream:
 
     def _over(self, number: int) -> _Streamed | _Whole | None:
         request = self._requests.pop(number, None)
+        self._uncounted.discard(number)
         if request is not None and request.timer is not None:
             request.timer.cancel()
         if self._retiring and not self._requests:
@@ -289,7 +293,10 @@ class SharedStream:
             self._take_error(response)
             return
         requests, receivers = self._requests, self._deliveries.receivers
-        for number, token, index, end in decode.step_batch(answer):
+        batch = decode.step_batch(answer)
+        if batch.prompts is not None and self._uncounted:
+            self._count_prompts(batch.prompts)
+        for number, token, index, end in batch.rows:
             request = requests.get(number)
             if request is None:  # cancelled, and the backend sent this row before it was notified
                 continue
@@ -304,6 +311,14 @@ class SharedStream:
             else:
                 self._end_choice(number, request, token, index, end)
                 receivers[request.mailbox] = None
+
+    def _count_prompts(self, prompts: Iterable[tuple[int, int, int]]) -> None:
+        for number, prompt, cached in prompts:
+            if number in self._uncounted:
+                self._uncounted.discard(number)
+                request = self._requests[number]
+                assert isinstance(request, _Streamed)
+                request.mailbox.begin(request.k, PromptUsage(prompt, cached))
 
     def _end_choice(self, number: int, request: _Streamed, token: bytes, index: int, end: ChoiceEnd) -> None:
         request.mailbox.put(request.k * request.n + index, token, end.reason)

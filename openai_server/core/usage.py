@@ -14,6 +14,26 @@ class Usage(NamedTuple):
     """Tokens of `completion` up to the first end mark of each choice, such as the end of its reasoning."""
 
 
+class PromptUsage(NamedTuple):
+    """Token counts of a prompt, which are known before the answer is complete. `cached` is None if the backend doesn't
+    report it."""
+
+    prompt: int
+    cached: int | None
+
+
+def total_prompt(usages: Iterable[PromptUsage | None]) -> PromptUsage | None:
+    """The sum; None if one of the usages is unknown."""
+    prompt = 0
+    cached: int | None = 0
+    for usage in usages:
+        if usage is None:
+            return None
+        prompt += usage.prompt
+        cached = None if cached is None or usage.cached is None else cached + usage.cached
+    return PromptUsage(prompt, cached)
+
+
 def total(usages: Iterable[Usage | None]) -> Usage | None:
     """The sum; None if one of the usages is unknown."""
     prompt = completion = 0

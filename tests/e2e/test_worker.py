@@ -54,7 +54,9 @@ def test_a_stream_is_the_unary_response_in_pieces(exact_service: Service, model:
     assert [part["finish_reason"] for part in parts[:-1]] == [["null"]] * (len(parts) - 1)
     assert parts[-1]["finish_reason"] == whole["finish_reason"] == ["length"]
     assert parts[-1]["completion_tokens"] == whole["completion_tokens"] == [40]
-    assert parts[-1]["prompt_tokens"] == whole["prompt_tokens"]
+    assert parts[0]["prompt_tokens"] == parts[-1]["prompt_tokens"] == whole["prompt_tokens"]
+    assert parts[0]["cached_tokens"] == parts[-1]["cached_tokens"]
+    assert not any("prompt_tokens" in part for part in parts[1:-1])
     finals = [response.parameters[contract.PARAM_FINAL].bool_param for response in responses]
     assert finals == [False] * (len(responses) - 1) + [True]
 

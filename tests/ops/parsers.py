@@ -379,7 +379,7 @@ def backend(data: bytes) -> None:
         for decoder in (decode.score, decode.tokens, decode.text):
             yield partial(decoder, response)
 
-    for decoder in (whole, stream, embedding, lambda: list(decode.step_batch(response)), *other_decoders()):
+    for decoder in (whole, stream, embedding, lambda: list(decode.step_batch(response).rows), *other_decoders()):
         with suppress(BackendError):
             decoder()
 

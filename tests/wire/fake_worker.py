@@ -88,6 +88,17 @@ def token(text: str, index: int = 0) -> ModelInferResponse:
     return message((contract.TOKEN, [text.encode()]), (contract.INDEX, [index]), (contract.FINISH_REASON, [b"null"]))
 
 
+def first_token(text: str, index: int = 0) -> ModelInferResponse:
+    """With the counts of the prompt, as the bundled worker sends them."""
+    return message(
+        (contract.TOKEN, [text.encode()]),
+        (contract.INDEX, [index]),
+        (contract.FINISH_REASON, [b"null"]),
+        (contract.PROMPT_TOKENS, [3]),
+        (contract.CACHED_TOKENS, [1]),
+    )
+
+
 def last_token(text: str = "", index: int = 0, *, reason: str = "stop", final: bool = True) -> ModelInferResponse:
     return message(
         (contract.TOKEN, [text.encode()]),
@@ -109,13 +120,16 @@ def as_step_batch(response: ModelInferResponse, number: int) -> ModelInferRespon
         (contract.ROW_TOKEN, columns["token"]),
         (contract.ROW_INDEX, columns["index"]),
     ]
-    if any(reason != contract.NOT_FINISHED.encode() for reason in columns["finish_reason"]):
+    has_end = any(reason != contract.NOT_FINISHED.encode() for reason in columns["finish_reason"])
+    if has_end:
+        rows.append((contract.ROW_FINISH_REASON, columns["finish_reason"]))
+    if "prompt_tokens" in columns:
         rows += [
-            (contract.ROW_FINISH_REASON, columns["finish_reason"]),
             (contract.ROW_PROMPT_TOKENS, columns["prompt_tokens"] * k),
             (contract.ROW_CACHED_TOKENS, columns.get("cached_tokens", [0]) * k),
-            (contract.ROW_COMPLETION_TOKENS, columns["completion_tokens"]),
         ]
+    if has_end:
+        rows.append((contract.ROW_COMPLETION_TOKENS, columns["completion_tokens"]))
     return message(*rows)
 
 

@@ -74,12 +74,13 @@ class Client:
         self.n_batches += 1
         keys = list(zip(batch["request"], batch["index"], strict=True))
         assert len(set(keys)) == len(keys), "a choice is in a batch at most once"
+        begins = not set(keys) <= self.n_rows.keys()
         self.n_rows.update(keys)
         for key, token in zip(keys, batch["token"], strict=True):
             assert key not in self.ends, "nothing follows the end"
             self.texts[key] += token.decode()
         if "finish_reason" not in batch:
-            assert list(batch) == ["request", "token", "index"]
+            assert list(batch) == ["request", "token", "index", *(("prompt_tokens", "cached_tokens") if begins else ())]
             return
         unmarked = [spec.name for spec in contract.STEP_BATCH if spec is not contract.ROW_MARKED_TOKENS]
         assert list(batch) == unmarked

@@ -12,7 +12,7 @@ from msgspec import Struct
 from openai_server.core.answer import Answer
 from openai_server.core.rows import Row
 from openai_server.core.turn import Prompt, Turn
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from protos import tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
@@ -37,6 +37,10 @@ class AnswerReader(Protocol):
 
     def end(self) -> None:
         """Must be called when the stream has ended. Raises BackendError if the answer is incomplete."""
+
+    @property
+    def prompt_usage(self) -> PromptUsage | None:
+        """None if the backend has not reported it yet."""
 
     @property
     def usage(self) -> Usage | None:

@@ -192,6 +192,7 @@ async def test_each_choice_has_its_own_index_and_counts() -> None:
     assert [(c.index, c.completion_tokens, c.prompt_tokens) for c in choices] == [(0, 3, 8), (1, 3, 8), (2, 3, 8)]
     for index in range(3):
         assert [d.text for d in deltas if d.index == index] == ["a", "b", ""]
+        assert [d.begins for d in deltas if d.index == index] == [True, False, False]
 
 
 async def test_a_prompt_may_be_token_ids() -> None:

@@ -73,6 +73,19 @@ def test_a_stream_response_before_the_end_has_no_counts(form: Build) -> None:
 
 
 @forms
+def test_a_stream_response_with_the_beginning_of_a_choice_has_the_counts_of_the_prompt(form: Build) -> None:
+    begun = replace(delta(2, "b"), begins=True)
+    response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream([delta(0, "a"), begun], final=False)
+    assert values(response) == {
+        "token": [b"a", b"b"],
+        "index": [0, 2],
+        "finish_reason": [b"null", b"null"],
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+    }
+
+
+@forms
 def test_a_stream_response_with_the_end_of_a_choice_has_counts(form: Build) -> None:
     response = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS).stream(
         [delta(0, "a", n=3), delta(1, "", "stop", n=2)], final=True

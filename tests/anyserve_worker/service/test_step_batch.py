@@ -46,6 +46,19 @@ def test_a_batch_without_an_end_has_only_texts() -> None:
     assert list(read(step_batch([row(1, "a")]))) == ["request", "token", "index"]
 
 
+def test_a_batch_with_a_beginning_has_the_counts_of_the_prompts() -> None:
+    begun = (1, replace(row(1, "a")[1], begins=True))
+    assert read(step_batch([begun, row(2, "b")])) == {
+        "request": [1, 2],
+        "token": [b"a", b"b"],
+        "index": [0, 0],
+        "prompt_tokens": [11, 12],
+        "cached_tokens": [1, 2],
+    }
+    merged = read(step_batch([begun, row(1, "c", completion=2)]))
+    assert (merged["token"], merged["prompt_tokens"]) == ([b"ac"], [11])
+
+
 rows = st.lists(
     st.builds(row, st.integers(0, 2), st.text(max_size=3), st.integers(0, 1), completion=st.integers(1, 9)), min_size=1
 )

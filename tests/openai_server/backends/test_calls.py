@@ -17,6 +17,7 @@ from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
+from openai_server.core.usage import PromptUsage, Usage
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigResponse,
@@ -29,7 +30,7 @@ from protos.grpc_predict_v2_pb2 import (
     ServerReadyResponse,
 )
 from tests.openai_server.backends.fake_channel import IDLE, READY, FakeChannel, FakeDialer, Stream, rpc_error
-from tests.wire.fake_worker import last_token, message, token
+from tests.wire.fake_worker import first_token, last_token, message, token
 
 BATCHES, WHOLE, PINGS = contract.EXTENSION_STEP_BATCHES, contract.EXTENSION_WHOLE_ANSWERS, contract.EXTENSION_PINGS
 
@@ -407,6 +408,18 @@ async def test_a_request_that_cannot_be_shared_has_its_own_stream(
     assert [row[:3] for row in await all_rows(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]
     await run_pending_tasks()
     assert backend.n_running == 0
+
+
+async def test_its_own_stream_has_the_counts_of_the_prompt_before_its_first_row() -> None:
+    backend, channel = await learned()
+    mailbox = mailbox_of(backend)
+    stream = await channel.streams.get()
+    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=first_token("a")))
+    assert await mailbox.take() == [(0, b"a", None, ())]
+    assert (mailbox.prompt_usage, mailbox.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
+    mailbox.close()
+    stream.answers.put_nowait(None)
+    await run_pending_tasks()
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai_server.backends.mailbox import MAX_WAITING_ROWS, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 
 USAGE = Usage(1, 2, 0)
 
@@ -57,6 +57,29 @@ async def test_a_waiting_reader_is_woken_by_rows_and_by_the_end() -> None:
     mailbox.end(0, None)
     assert await reader == []
     assert mailbox.is_over
+    mailbox.close()
+
+
+async def test_the_usage_so_far_has_a_token_for_each_taken_row() -> None:
+    mailbox = Calls().mailbox(n_prompts=PROMPTS_IN_FLIGHT + 1)
+    assert mailbox.usage_so_far is None
+    for k in range(PROMPTS_IN_FLIGHT):
+        mailbox.begin(k, PromptUsage(10, 1))
+        mailbox.put(k, b"a", None)
+    assert mailbox.prompt_usage is None  # that of the last prompt, which is not started, is unknown
+    assert mailbox.usage_so_far == Usage(10 * PROMPTS_IN_FLIGHT, 0, PROMPTS_IN_FLIGHT)
+    await mailbox.take()
+    assert mailbox.usage_so_far == Usage(10 * PROMPTS_IN_FLIGHT, PROMPTS_IN_FLIGHT, PROMPTS_IN_FLIGHT)
+    mailbox.close()
+
+
+async def test_the_backends_counts_replace_fewer_rows() -> None:
+    mailbox = Calls().mailbox(2)
+    mailbox.begin(1, PromptUsage(10, None))
+    mailbox.put(0, b"a", "stop")
+    mailbox.end(0, Usage(5, 7, 3))
+    await mailbox.take()
+    assert mailbox.usage_so_far == Usage(15, 7, None)
     mailbox.close()
 
 

@@ -15,7 +15,7 @@ from openai_server.backends.shared_stream import SharedStream, unnumbered
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelStreamInferResponse
 from tests.wire.fake_worker import message
@@ -58,6 +58,13 @@ class Backend:
     def send_rows(self, *rows: tuple[int, bytes, int]) -> None:
         self._put(list(rows), [])
 
+    def send_beginnings(self, *rows: tuple[int, bytes, int], prompt: int = 3) -> None:
+        counts: list[Any] = [
+            (contract.ROW_PROMPT_TOKENS, [prompt] * len(rows)),
+            (contract.ROW_CACHED_TOKENS, [1] * len(rows)),
+        ]
+        self._put(list(rows), counts)
+
     def send_ends(self, *rows: tuple[int, bytes, int], reason: bytes = b"stop") -> None:
         counts: list[Any] = [
             (contract.ROW_FINISH_REASON, [reason] * len(rows)),
@@ -97,6 +104,7 @@ async def stream(
     finally:
         await shared.close()
     assert not shared._requests
+    assert not shared._uncounted
 
 
 def text(answer: Answer) -> str:
@@ -137,6 +145,37 @@ async def test_rows_are_delivered_to_their_requests() -> None:
         ]
         assert first.usages == [Usage(3, 2, 1)]
         assert second.usages == [Usage(3, 4, 1), Usage(3, 4, 1)]
+
+
+async def test_the_counts_of_a_prompt_arrive_before_its_first_row() -> None:
+    async with stream() as (shared, backend):
+        first, second = start(shared), start(shared, n=2, prompts=2)
+        a, b, c = [await backend.number() for _ in range(3)]
+        backend.send_beginnings((a, b"a", 0), (b, b"b0", 0))
+        assert await first.take() == [(0, b"a", None, ())]
+        assert (first.prompt_usage, first.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
+        assert (second.prompt_usage, second.usage_so_far) == (None, None)  # those of its second prompt are missing
+        backend.send_beginnings((b, b"b1", 1), (c, b"c1", 1), prompt=5)  # of b, a second choice begins
+        while second.n_taken < 3:
+            await second.take()
+        assert (second.prompt_usage, second.usage_so_far) == (PromptUsage(8, 2), Usage(8, 3, 2))
+        backend.send_ends((a, b"", 0), (b, b"", 0), (b, b"", 1), (c, b"", 0), (c, b"", 1))
+        await all_rows(first)
+        assert first.usage_so_far == first.usages[0] == Usage(3, 2, 1)
+
+
+async def test_an_older_backend_reports_the_counts_of_a_prompt_at_its_end() -> None:
+    async with stream() as (shared, backend):
+        mailbox, other = start(shared), start(shared)
+        a, b = await backend.number(), await backend.number()
+        backend.send_rows((a, b"a", 0), (b, b"b", 0))
+        await mailbox.take()
+        assert (mailbox.prompt_usage, mailbox.usage_so_far) == (None, None)
+        backend.send_ends((a, b"", 0))
+        await all_rows(mailbox)
+        assert mailbox.prompt_usage == PromptUsage(3, 1)
+        assert other.prompt_usage is None
+        other.close()
 
 
 async def test_an_error_fails_only_its_own_request() -> None:

@@ -13,7 +13,7 @@ from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from protos import contract, tensors
 from protos.contract import TensorSpec
 from protos.grpc_predict_v2_pb2 import ModelInferResponse, ModelStreamInferResponse
@@ -118,6 +118,10 @@ class StreamReader:
             raise _bad_answer("ended the stream early")
 
     @property
+    def prompt_usage(self) -> PromptUsage | None:
+        return None if self._prompt is None else PromptUsage(self._prompt, self._cached)
+
+    @property
     def usage(self) -> Usage | None:
         if self._prompt is None or not self._completion:
             return None
@@ -158,9 +162,18 @@ class ChoiceEnd(NamedTuple):
     """-1 if marked tokens were not requested."""
 
 
-def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, ChoiceEnd | None]]:
-    """The rows of a step batch: number of the request, added text, number of the choice, and its end (None: it
-    continues). Raises BackendError."""
+class StepBatch(NamedTuple):
+    """The output that a step added to many requests."""
+
+    rows: Iterable[tuple[int, bytes, int, ChoiceEnd | None]]
+    """Number of the request, added text, number of the choice, and its end (None: it continues)."""
+    prompts: Iterable[tuple[int, int, int]] | None
+    """Number of the request, tokens of its prompt, and those from the cache, for each row. None: no row begins or ends
+    its choice."""
+
+
+def step_batch(response: ModelInferResponse) -> StepBatch:
+    """The contents of a step batch. Raises BackendError."""
     # This runs once a step for all requests, so it doesn't check what the contract fixes (form, datatypes, shapes).
     # Contents in the wrong field count as missing.
     columns = {output.name: output.contents for output in response.outputs}
@@ -179,21 +192,20 @@ def step_batch(response: ModelInferResponse) -> Iterable[tuple[int, bytes, int, 
     k = len(requests)
     tokens, indexes = column(contract.ROW_TOKEN), column(contract.ROW_INDEX)
     ends: list[ChoiceEnd | None] = [None] * k
-    if contract.ROW_FINISH_REASON.name in columns:
-        reasons, prompts, cached, completions = map(column, _ENDS)
+    counts: Iterable[tuple[int, int, int]] | None = None
+    has_ends = contract.ROW_FINISH_REASON.name in columns
+    if has_ends or contract.ROW_PROMPT_TOKENS.name in columns:
+        prompts, cached = column(contract.ROW_PROMPT_TOKENS), column(contract.ROW_CACHED_TOKENS)
+        counts = zip(requests, prompts, cached, strict=True)
+    if has_ends:
+        reasons, completions = column(contract.ROW_FINISH_REASON), column(contract.ROW_COMPLETION_TOKENS)
         marked = column(contract.ROW_MARKED_TOKENS) if contract.ROW_MARKED_TOKENS.name in columns else [-1] * k
         for i, reason in enumerate(reasons):
             if reason not in _UNFINISHED_BYTES:
                 ends[i] = ChoiceEnd(reason.decode(errors="replace"), prompts[i], cached[i], completions[i], marked[i])
-    return zip(requests, tokens, indexes, ends, strict=True)
+    return StepBatch(zip(requests, tokens, indexes, ends, strict=True), counts)
 
 
-_ENDS = (
-    contract.ROW_FINISH_REASON,
-    contract.ROW_PROMPT_TOKENS,
-    contract.ROW_CACHED_TOKENS,
-    contract.ROW_COMPLETION_TOKENS,
-)
 _UNFINISHED_BYTES = tuple(word.encode() for word in _UNFINISHED)
 
 

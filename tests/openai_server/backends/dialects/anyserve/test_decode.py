@@ -10,7 +10,7 @@ from openai_server.core.answer import Answer, Choice, best
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import ChoiceDecoders
-from openai_server.core.usage import Usage, total
+from openai_server.core.usage import PromptUsage, Usage, total, total_prompt
 from protos import contract
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
 from tests.wire.fake_worker import last_token, message, token, whole
@@ -102,6 +102,9 @@ def test_totals_are_none_where_a_count_is_unknown() -> None:
     assert total([Usage(1, 2, 3), Usage(4, 5, 6)]) == Usage(5, 7, 9)
     assert total([Usage(1, 2, 3), Usage(4, 5, None)]) == Usage(5, 7, None)
     assert total([Usage(1, 2, 3), None]) is None
+    assert total_prompt([PromptUsage(1, 2), PromptUsage(3, 4)]) == PromptUsage(4, 6)
+    assert total_prompt([PromptUsage(1, 2), PromptUsage(3, None)]) == PromptUsage(4, None)
+    assert total_prompt([PromptUsage(1, 2), None]) is None
 
 
 # ---- Streams
@@ -220,14 +223,24 @@ ENDS: list[tuple[contract.TensorSpec, list[object]]] = [
 
 
 def test_a_step_batch_is_decoded_to_rows() -> None:
-    assert list(step_batch(batch())) == [(7, b"a", 0, None), (5, b"b", 1, None)]
-    assert list(step_batch(batch(*ENDS))) == [(7, b"a", 0, None), (5, b"b", 1, ChoiceEnd("stop", 2, 1, 4))]
+    assert list(step_batch(batch()).rows) == [(7, b"a", 0, None), (5, b"b", 1, None)]
+    assert list(step_batch(batch(*ENDS)).rows) == [(7, b"a", 0, None), (5, b"b", 1, ChoiceEnd("stop", 2, 1, 4))]
+
+
+def test_a_step_batch_with_a_beginning_has_the_counts_of_the_prompts() -> None:
+    assert step_batch(batch()).prompts is None
+    begun = step_batch(batch(*ENDS[1:3]))
+    assert list(begun.prompts or ()) == [(7, 1, 0), (5, 2, 1)]
+    assert list(begun.rows) == [(7, b"a", 0, None), (5, b"b", 1, None)]
+    assert list(step_batch(batch(*ENDS)).prompts or ()) == [(7, 1, 0), (5, 2, 1)]
 
 
 @pytest.mark.parametrize(
     "response",
     [
         token("a"),
+        batch(ENDS[1]),
+        batch(ENDS[1], (contract.ROW_CACHED_TOKENS, [1])),
         batch(*ENDS[:3]),
         batch((contract.ROW_FINISH_REASON, [b"stop"])),
         batch(*ENDS[:3], (contract.ROW_COMPLETION_TOKENS, [1])),
@@ -238,6 +251,20 @@ def test_a_step_batch_is_decoded_to_rows() -> None:
 def test_an_invalid_step_batch_is_a_backend_error(response: ModelInferResponse) -> None:
     with pytest.raises(BackendError):
         step_batch(response)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_stream_reports_the_counts_of_the_prompt_as_soon_as_they_arrive(raw: bool) -> None:
+    reader = StreamReader(1)
+    reader.read(token("a"))
+    assert reader.prompt_usage is None
+    begun = (contract.TOKEN, [b"b"]), (contract.PROMPT_TOKENS, [5]), (contract.CACHED_TOKENS, [2])
+    reader.read(message(*begun, raw=raw))
+    assert reader.prompt_usage == PromptUsage(5, 2)
+    assert reader.usage is None
+    uncached = StreamReader(1)
+    uncached.read(message(*begun[:2], raw=raw))
+    assert uncached.prompt_usage == PromptUsage(5, None)
 
 
 # ---- Log probabilities

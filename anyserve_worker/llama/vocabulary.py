@@ -71,6 +71,11 @@ class Vocabulary:
         return self._token_text(self._bos)
 
     @property
+    def adds_bos_token(self) -> bool:
+        """Whether `tokenize` adds the BOS to a prompt that doesn't begin with it."""
+        return bool(self._adds_bos) and self._bos >= 0
+
+    @property
     def eos_text(self) -> str:
         return self._token_text(llama.llama_vocab_eos(self.handle))
 

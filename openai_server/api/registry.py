@@ -14,7 +14,7 @@ from openai_server.api.health.endpoint import HEALTH, LIVE, READY
 from openai_server.api.metrics.endpoint import METRICS
 from openai_server.api.models.endpoint import MODEL, MODELS
 from openai_server.api.rerank.endpoint import RERANK
-from openai_server.api.tokens.endpoint import APPLY_TEMPLATE, DETOKENIZE, TOKENIZE
+from openai_server.api.tokens.endpoint import APPLY_TEMPLATE, CHAT_INPUT_TOKENS, DETOKENIZE, TOKENIZE
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     COMPLETIONS,
@@ -24,6 +24,7 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     TOKENIZE,
     DETOKENIZE,
     APPLY_TEMPLATE,
+    CHAT_INPUT_TOKENS,
     MODELS,
     MODEL,
     OPENAPI,

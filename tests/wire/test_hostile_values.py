@@ -82,6 +82,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {"messages": [USER], "tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": True}),
     ("/chat/completions", {"messages": [USER], "response_format": {"type": "json_object", "schema": {"a": 1}}}),
     ("/apply-template", {"messages": [USER], "tools": [TOOL]}),
+    ("/chat/completions/input_tokens", {"messages": [USER], "tools": [TOOL], "max_tokens": 1}),
     (
         "/v1/embeddings",
         {"model": "tiny", "input": ["a"], "dimensions": 2, "encoding_format": "float", "pooling": "mean"},

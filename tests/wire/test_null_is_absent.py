@@ -56,6 +56,7 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     *(("/v1/completions", {"prompt": "x", **fields}) for fields in GENERATION),
     *(("/v1/chat/completions", body) for body in CHAT),
     ("/apply-template", CHAT[0]),
+    ("/v1/chat/completions/input_tokens", CHAT[0]),
     ("/v1/embeddings", {"input": "x"}),
     ("/v1/rerank", {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1}),
     ("/tokenize", {"content": "x", "add_special": True}),

@@ -121,6 +121,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {**MESSAGES, "return_token_strs": True}),
     ("/detokenize", {"tokens": [1]}),
     ("/apply-template", {**MESSAGES}),
+    ("/v1/chat/completions/input_tokens", {**MESSAGES}),
 ]
 
 

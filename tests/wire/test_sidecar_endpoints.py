@@ -51,6 +51,8 @@ REQUESTS = [
     ("POST", "/tokenize", "/tokenize", 400),
     ("POST", "/detokenize", "/detokenize", 400),
     ("POST", "/apply-template", "/apply-template", 200),
+    ("POST", "/v1/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
+    ("POST", "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
     ("GET", "/openapi.json", "/openapi.json", 200),
     ("POST", "/readyz", "/readyz", 405),
     *(

@@ -231,6 +231,54 @@ async def test_apply_template_returns_the_prompt_of_a_chat() -> None:
         assert "find_it" in (await post(sidecar, "/apply-template", **chat, tools=[tool]))["prompt"]
 
 
+COUNT = "/v1/chat/completions/input_tokens"
+
+
+@pytest.mark.parametrize(
+    ("parameters", "content", "n"),
+    [
+        ({"bos_token": "B", "add_bos_token": "true"}, "hi", 4),
+        ({"bos_token": "B", "add_bos_token": "false"}, "hi", 3),
+        ({"bos_token": "B"}, "hi", 3),
+        ({"bos_token": "B", "add_bos_token": "true"}, "Bi", 3),
+        ({"bos_token": "B", "add_bos_token": "false"}, "nothing", 1),
+        ({"add_bos_token": "true"}, "hi", 3),
+        ({}, "nothing", 0),
+    ],
+)
+async def test_the_count_of_a_chat_has_the_bos_that_generation_adds(
+    parameters: dict[str, Any], content: str, n: int
+) -> None:
+    template = "{% if messages[0].content != 'nothing' %}{{ messages[0].content }}!{% endif %}"
+    backend = worker(chat_template=template, **parameters)
+    async with running(backend) as sidecar:
+        for path in (COUNT, COUNT.removeprefix("/v1")):
+            counted = await post(sidecar, path, messages=[{"role": "user", "content": content}], max_tokens=5)
+            assert counted == {"object": "response.input_tokens", "input_tokens": n}
+    assert inputs_of(backend.requests[0])["add_special"] == [False]
+
+
+async def test_a_chat_is_counted_with_its_tools_options_and_plain_spans() -> None:
+    tool = {"type": "function", "function": {"name": "find_it"}}
+    template = "{{ extra }}{% for m in messages %}<|x|>{{ m.content }}{% endfor %}{{ tools | tojson }}"
+    backend = worker(chat_template=template, control_tokens='["<|x|>"]')
+    async with running(backend) as sidecar:
+        messages = [{"role": "user", "content": "a<|x|>b"}]
+        await post(sidecar, COUNT, messages=messages, tools=[tool], chat_template_kwargs={"extra": "e"})
+        rendered = inputs_of(backend.requests[0])
+        prompt = rendered["prompt"][0]
+        assert prompt.startswith(b"e<|x|>")
+        assert b"find_it" in prompt
+        [start, end] = rendered["plain_spans"]
+        assert prompt[start - 1 : end + 1] == b"a<|x|>b"
+        assert (await refused(sidecar, COUNT, messages=messages, top_logprobs=1))[1] == "top_logprobs"
+
+
+async def test_a_chat_is_not_counted_by_a_backend_that_cannot_tokenize() -> None:
+    async with running(worker(tasks="generate")) as sidecar:
+        assert (await refused(sidecar, COUNT, messages=[{"role": "user", "content": "x"}]))[0] == 400
+
+
 # ---- Which model, and its tasks
 
 

@@ -1,1 +1,2 @@
-"""`/tokenize`, `/detokenize` and `/apply-template`: convert texts to tokens and back, and conversations to prompts."""
+"""`/tokenize`, `/detokenize`, `/apply-template` and `/v1/chat/completions/input_tokens`: convert texts to tokens and
+back, and conversations to prompts and the number of their tokens."""

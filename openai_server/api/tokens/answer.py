@@ -1,6 +1,7 @@
-"""Responses of `/tokenize`, `/detokenize` and `/apply-template`, in the forms of llama-server and vLLM. PURE."""
+"""Responses of the endpoints for tokens, in the forms of llama-server, vLLM and OpenAI. PURE."""
 
 from collections.abc import Sequence
+from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -37,6 +38,13 @@ class DetokenizedText(Struct):
 
 class RenderedPrompt(Struct):
     prompt: str
+
+
+class InputTokens(Struct):
+    """The form of OpenAI's `/responses/input_tokens`, which llama-server uses for chats too."""
+
+    object: Literal["response.input_tokens"]
+    input_tokens: int
 
 
 def tokens(

@@ -1,9 +1,9 @@
-"""The registry entries of `/tokenize`, `/detokenize` and `/apply-template`."""
+"""The registry entries of the endpoints for tokens."""
 
 from functools import partial
 
 from openai_server.api import endpoint
-from openai_server.api.endpoint import Description, Endpoint, Example, RequestType
+from openai_server.api.endpoint import Description, Endpoint, Example, RequestType, with_v1
 from openai_server.api.examples import MODEL, chat
 from openai_server.api.schemas import CHAT_FIELDS, ChatRequest
 from openai_server.api.schemas_tasks import (
@@ -18,7 +18,7 @@ from openai_server.api.schemas_tasks import (
 )
 from openai_server.api.tasks import TaskHandler
 from openai_server.api.tokens import request, work
-from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, PromptTokens, RenderedPrompt
+from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, InputTokens, PromptTokens, RenderedPrompt
 
 TOKENIZE = Endpoint(
     paths=("/tokenize",),
@@ -84,6 +84,20 @@ APPLY_TEMPLATE = Endpoint(
         examples={"messages": Example("A conversation", chat("Hello!"))},
         answers=[RenderedPrompt],
         example={"prompt": "<|im_start|>user\nHello!<|im_end|>\n<|im_start|>assistant\n"},
+        errors=endpoint.WORK,
+    ),
+)
+CHAT_INPUT_TOKENS = Endpoint(
+    paths=with_v1("/chat/completions/input_tokens"),
+    method="POST",
+    handler=partial(TaskHandler, parse=request.chat_to_count, work=work.count, id_prefix="count-"),
+    description=Description(
+        tag="Texts",
+        summary="Count the prompt tokens of a conversation",
+        requests=[RequestType("chat", ChatRequest, CHAT_FIELDS)],
+        examples={"messages": Example("A conversation", chat("Hello!"))},
+        answers=[InputTokens],
+        example={"object": "response.input_tokens", "input_tokens": 12},
         errors=endpoint.WORK,
     ),
 )

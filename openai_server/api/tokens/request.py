@@ -1,6 +1,7 @@
-"""The requests of `/tokenize`, `/detokenize` and `/apply-template`. PURE."""
+"""The requests of the endpoints for tokens. PURE."""
 
 from openai_server.access.caps import Caps
+from openai_server.api.schemas import parse_chat
 from openai_server.api.schemas_tasks import (
     DetokenizeRequest,
     TokenizeRequest,
@@ -8,6 +9,7 @@ from openai_server.api.schemas_tasks import (
     parse_template,
     parse_tokenize,
 )
+from openai_server.api.within_caps import within_caps
 from openai_server.core.turn import Turn
 
 
@@ -28,3 +30,8 @@ def detokenize(body: bytes, caps: Caps) -> DetokenizeRequest:
 def apply_template(body: bytes, _: Caps) -> Turn:
     """A chat to render without generating an answer. The limits on prompts don't apply. Raises InvalidRequest."""
     return parse_template(body).turn()
+
+
+def chat_to_count(body: bytes, caps: Caps) -> Turn:
+    """A chat whose prompt is counted. Raises InvalidRequest for whatever the chat itself would be refused for."""
+    return within_caps(parse_chat(body), caps, len(body)).turn

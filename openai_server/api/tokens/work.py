@@ -1,9 +1,10 @@
-"""The work of `/tokenize`, `/detokenize` and `/apply-template`."""
+"""The work of the endpoints for tokens."""
 
 from openai_server.api.schemas_tasks import ContentToTokenize, DetokenizeRequest, MessagesToTokenize, TokenizeRequest
 from openai_server.api.tasks import Task
 from openai_server.api.tokens import answer
-from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, PromptTokens, RenderedPrompt
+from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, InputTokens, PromptTokens, RenderedPrompt
+from openai_server.api.tokens.count import prompt_length
 from openai_server.backends.dialects.anyserve import decode, encode_tasks
 from openai_server.backends.directory import Model
 from openai_server.core.turn import Turn
@@ -58,3 +59,8 @@ async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
         return RenderedPrompt(prompt.text)
 
     return await task.perform(contract.TASK_GENERATE, request.model, work, {})
+
+
+async def count(task: Task, request: Turn) -> InputTokens:
+    """Raises APIError."""
+    return InputTokens("response.input_tokens", await prompt_length(task, request))

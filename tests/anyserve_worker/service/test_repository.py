@@ -51,7 +51,11 @@ class Native:
             name=path.name,
             tasks=self.tasks,
             vocabulary=SimpleNamespace(
-                bos_text="<s>", eos_text="", n_vocab=9, special_texts=SimpleNamespace(control=["<s>"], user_defined=[])
+                bos_text="<s>",
+                eos_text="",
+                adds_bos_token=False,
+                n_vocab=9,
+                special_texts=SimpleNamespace(control=["<s>"], user_defined=[]),
             ),
             chat_template=lambda name="": "",
             metadata=lambda key: "llama",
@@ -133,6 +137,7 @@ async def test_the_description_of_a_ready_model_leaves_out_unknown_values(native
     await load(repository)
     config = repository.default.config
     assert (config["bos_token"], config["context_length"], config["embedding_length"]) == ("<s>", "32", "3")
+    assert config["add_bos_token"] == "false"
     assert config["tasks"] == "generate,embed,tokenize,detokenize"
     assert "eos_token" not in config
 

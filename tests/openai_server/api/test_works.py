@@ -13,7 +13,7 @@ from openai_server.api.rerank import request as ranking
 from openai_server.api.rerank.endpoint import rerank
 from openai_server.api.tasks import Task
 from openai_server.api.tokens import request as tokens
-from openai_server.api.tokens.work import MANY_TOKENS, apply_template, detokenize, tokenize
+from openai_server.api.tokens.work import MANY_TOKENS, apply_template, count, detokenize, tokenize
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import Target
 from openai_server.prompting.chat_prompt import ChatPrompt
@@ -83,11 +83,11 @@ async def test_rerank_sends_a_call_for_each_document() -> None:
 
 
 async def test_tokenize_returns_tokens() -> None:
-    for body, count in ((b'{"content":"a"}', None), (b'{"prompt":"a"}', 2)):
+    for body, n in ((b'{"content":"a"}', None), (b'{"prompt":"a"}', 2)):
         task = FakeTask(([1, 2], [b"a", b"b"]))
         payload = await answer(tokenize, tokens.tokenize, body, task)
         assert task.performed == ("tokenize", None)
-        assert (payload["tokens"], payload.get("count")) == ([1, 2], count)
+        assert (payload["tokens"], payload.get("count")) == ([1, 2], n)
         assert not task.services.threads.n_runs
 
 
@@ -108,6 +108,15 @@ async def test_a_conversation_is_rendered_before_it_is_tokenized() -> None:
     task = FakeTask()
     assert await answer(apply_template, tokens.apply_template, body, task) == {"prompt": "caller: hi"}
     assert not task.calls
+
+
+async def test_the_tokens_of_a_conversation_are_counted() -> None:
+    task = FakeTask((7, b"a"))
+    payload = await answer(count, tokens.chat_to_count, b'{"messages":[{"role":"user","content":"hi"}]}', task)
+    assert payload == {"object": "response.input_tokens", "input_tokens": 7}
+    assert task.performed == ("tokenize", None)
+    [call] = task.calls
+    assert b"caller: hi" in call.SerializeToString()
 
 
 async def test_detokenize_returns_the_text() -> None:

@@ -65,6 +65,13 @@ def tokens(response: ModelInferResponse) -> tuple[Sequence[int], Sequence[bytes]
     return ids, outputs.column(outputs.elements(contract.TOKEN_PIECES), len(ids), contract.TOKEN_PIECES)
 
 
+def length(response: ModelInferResponse) -> tuple[int, bytes]:
+    """The number of a text's tokens, and the text of the first one; empty if there is none or the backend sends no
+    texts."""
+    ids, pieces = tokens(response)
+    return len(ids), pieces[0] if pieces else b""
+
+
 def text(response: ModelInferResponse) -> str:
     return str(_Outputs(response).required(contract.WHOLE_TEXT)[0].decode(errors="replace"))
 

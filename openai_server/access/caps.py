@@ -83,4 +83,7 @@ def _guides(turn: Turn) -> Iterable[tuple[str, int]]:
     elif guide.json_schema is not None:
         yield guide.field, len(orjson.dumps(guide.json_schema))
     for i, tool in enumerate(turn.tools):
-        yield turn.name("parameters").format(i), len(orjson.dumps(tool.function.parameters))
+        if tool.custom is None:
+            yield turn.tool_field(i), len(orjson.dumps(tool.function.parameters))
+        else:
+            yield turn.tool_field(i), len(tool.custom.definition.encode())

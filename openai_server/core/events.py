@@ -32,14 +32,18 @@ class CallBegun:
     index: int
     name: str
     id: str | None = None
+    custom: bool = False
+    """Whether the tool is a custom tool."""
 
 
 @dataclass(slots=True)
 class CallArguments:
-    """The next piece of a call's arguments. All pieces of a call together are the text of one JSON value."""
+    """The next piece of a call's arguments. All pieces of a call together are the text of one JSON value, or, for a
+    custom tool, its input."""
 
     index: int
     text: str
+    custom: bool = False
 
 
 @dataclass(slots=True)

@@ -148,7 +148,8 @@ class Turn(Struct, kw_only=True):
     """Text that follows the answer."""
     names: Mapping[str, str]
     """Field of the turn, its sampling or template options → the client's field, where the names differ. `prompt` stands
-    for the field with the prompt, `parameters` for the parameters of function number `{}`."""
+    for the field with the prompt, `parameters` for the parameters of function number `{}`, `custom_format` for the
+    definition of custom tool number `{}`."""
 
     @property
     def n_generated(self) -> int:
@@ -163,6 +164,10 @@ class Turn(Struct, kw_only=True):
     def name(self, field: str) -> str:
         """The client's name for a field of the turn, for error messages."""
         return self.names.get(field, field)
+
+    def tool_field(self, index: int) -> str:
+        """The client's field with the schema or the definition of a tool, for error messages."""
+        return self.name("parameters" if self.tools[index].custom is None else "custom_format").format(index)
 
     def with_stop(self, text: str) -> "Turn":
         """A copy with `text` as an additional stop string; the same turn if it already has the maximum number."""

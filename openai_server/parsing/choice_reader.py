@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from openai_server.core.events import CallArguments, CallBegun, Event, Finish
+from openai_server.parsing.custom_input import CustomInput
 from openai_server.parsing.parser import Parser
 from protos import contract
 
@@ -23,6 +24,8 @@ class AnswerFormat:
     """Whether the request names the function to call. OpenAI's finish reason is `stop` then."""
     must_call: bool = False
     """Whether the answer must be a call. Empty content is then null."""
+    custom_tools: frozenset[str] = frozenset()
+    """Names of the custom tools."""
 
 
 class ChoiceReader:
@@ -31,7 +34,9 @@ class ChoiceReader:
         self._parser = format.new_parser()
         self._n_calls = 0
         self._has_arguments = True
-        """Whether the last call has arguments; True before the first call."""
+        """Whether the last call has arguments; True before the first call, and for a call of a custom tool."""
+        self._input: CustomInput | None = None
+        """Reads the last call; None if its tool is a function."""
         self._ended = False
 
     def read(self, text: str, reason: str | None = None, *, ended: bool = False) -> list[Event]:
@@ -42,11 +47,10 @@ class ChoiceReader:
         if not self._ended:
             self._ended = ended
             if text:
-                events = self._parser.push(text)
+                self._add(self._parser.push(text), events)
             if ended:
-                events += self._parser.end()
-            for event in events:
-                self._note(event)
+                self._add(self._parser.end(), events)
+                self._end_input(events)
             if ended and not self._has_arguments and reason != contract.FINISH_LENGTH:
                 # The model finished without writing arguments.
                 events.append(CallArguments(self._n_calls - 1, "{}"))
@@ -54,12 +58,29 @@ class ChoiceReader:
             events.append(Finish(self._finish_reason(reason)))
         return events
 
-    def _note(self, event: Event) -> None:
-        if isinstance(event, CallBegun):
-            self._n_calls, self._has_arguments = event.index + 1, False
-            event.id = event.id or self._format.new_id()
-        elif isinstance(event, CallArguments):
-            self._has_arguments = True
+    def _add(self, parsed: list[Event], events: list[Event]) -> None:
+        for event in parsed:
+            if isinstance(event, CallArguments):
+                if self._input is not None:
+                    event.text, event.custom = self._input.push(event.text), True
+                self._has_arguments = True
+                if not event.text:
+                    continue
+            else:
+                self._end_input(events)
+                if isinstance(event, CallBegun):
+                    self._begin(event)
+            events.append(event)
+
+    def _begin(self, call: CallBegun) -> None:
+        self._n_calls = call.index + 1
+        call.id = call.id or self._format.new_id()
+        call.custom = self._has_arguments = call.name in self._format.custom_tools
+        self._input = CustomInput() if call.custom else None
+
+    def _end_input(self, events: list[Event]) -> None:
+        if self._input is not None and (rest := self._input.end()):
+            events.append(CallArguments(self._n_calls - 1, rest, custom=True))
 
     def _finish_reason(self, reason: str) -> str:
         """The finish reason of the message."""

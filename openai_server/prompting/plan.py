@@ -96,6 +96,7 @@ class Planner:
                 legacy=use is not None and use.legacy,
                 names_function=use is not None and use.function_name is not None,
                 must_call=use is not None and use.must_call,
+                custom_tools=frozenset(tool.name for tool in turn.tools if tool.custom is not None),
             )
         return Plan(turn, prompt, inputs, format)
 

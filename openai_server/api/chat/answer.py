@@ -30,10 +30,18 @@ class CalledFunction(Struct):
     arguments: str
 
 
+class CustomCalled(Struct):
+    name: str
+    input: str
+
+
 class Called(Struct):
+    """A call. It has either `function` or `custom`."""
+
     id: str
-    type: Literal["function"]
-    function: CalledFunction
+    type: Literal["function", "custom"]
+    function: CalledFunction | UnsetType = UNSET
+    custom: CustomCalled | UnsetType = UNSET
 
 
 class AnswerMessage(Struct):
@@ -69,11 +77,19 @@ class FunctionDelta(Struct, kw_only=True):
     arguments: str
 
 
+class CustomDelta(Struct, kw_only=True):
+    name: str | UnsetType = UNSET
+    input: str
+
+
 class CallDelta(Struct, kw_only=True):
+    """The next piece of a call. It has either `function` or `custom`."""
+
     index: int
     id: str | UnsetType = UNSET
-    type: Literal["function"] | UnsetType = UNSET
-    function: FunctionDelta
+    type: Literal["function", "custom"] | UnsetType = UNSET
+    function: FunctionDelta | UnsetType = UNSET
+    custom: CustomDelta | UnsetType = UNSET
 
 
 class Delta(Struct):

@@ -4,7 +4,16 @@ from collections.abc import Iterable
 
 from msgspec import UNSET
 
-from openai_server.api.chat.answer import AnswerMessage, CallDelta, Called, CalledFunction, Delta, FunctionDelta
+from openai_server.api.chat.answer import (
+    AnswerMessage,
+    CallDelta,
+    Called,
+    CalledFunction,
+    CustomCalled,
+    CustomDelta,
+    Delta,
+    FunctionDelta,
+)
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Reasoning, Refusal
 
 
@@ -18,8 +27,15 @@ def delta_of(event: Event, *, legacy: bool = False) -> Delta | None:
             return Delta(reasoning_content=text)
         case Refusal(text=text):
             return Delta(refusal=text)
-        case CallBegun(index=index, name=name, id=id):
+        case CallBegun(index=index, name=name, id=id, custom=True):
             assert id is not None  # set by ChoiceReader
+            return Delta(
+                tool_calls=[CallDelta(index=index, id=id, type="custom", custom=CustomDelta(name=name, input=""))]
+            )
+        case CallArguments(index=index, text=text, custom=True):
+            return Delta(tool_calls=[CallDelta(index=index, custom=CustomDelta(input=text))])
+        case CallBegun(index=index, name=name, id=id):
+            assert id is not None
             function = FunctionDelta(name=name, arguments="")
             if legacy:
                 return None if index else Delta(function_call=function)
@@ -45,11 +61,18 @@ def message_of(events: Iterable[Event], *, legacy: bool = False, must_call: bool
                 reasoning += text
             case Refusal(text=text):
                 refusal += text
+            case CallBegun(name=name, id=id, custom=True):
+                assert id is not None
+                calls.append(Called(id, "custom", custom=CustomCalled(name, "")))
             case CallBegun(name=name, id=id):
                 assert id is not None
                 calls.append(Called(id, "function", CalledFunction(name, "")))
             case CallArguments(index=index, text=text):
-                calls[index].function.arguments += text
+                called = calls[index]
+                if called.custom:
+                    called.custom.input += text
+                elif called.function:
+                    called.function.arguments += text
     without_content = not content and (must_call or bool(calls or refusal))
     return AnswerMessage(
         "assistant",

@@ -11,10 +11,14 @@ from openai_server.api.schemas.fields import AUDIO_FIELDS as AUDIO_FIELDS
 from openai_server.api.schemas.fields import CHAT_FIELDS as CHAT_FIELDS
 from openai_server.api.schemas.fields import COMPLETION_FIELDS as COMPLETION_FIELDS
 from openai_server.api.schemas.fields import CUSTOM_CALL_FIELDS as CUSTOM_CALL_FIELDS
+from openai_server.api.schemas.fields import CUSTOM_FIELDS as CUSTOM_FIELDS
+from openai_server.api.schemas.fields import CUSTOM_FORMAT_FIELDS as CUSTOM_FORMAT_FIELDS
 from openai_server.api.schemas.fields import CUSTOM_TOOL_CALL_FIELDS as CUSTOM_TOOL_CALL_FIELDS
+from openai_server.api.schemas.fields import CUSTOM_TOOL_FIELDS as CUSTOM_TOOL_FIELDS
 from openai_server.api.schemas.fields import FUNCTION_CALL_FIELDS as FUNCTION_CALL_FIELDS
 from openai_server.api.schemas.fields import FUNCTION_FIELDS as FUNCTION_FIELDS
 from openai_server.api.schemas.fields import FUNCTION_NAME_FIELDS as FUNCTION_NAME_FIELDS
+from openai_server.api.schemas.fields import GRAMMAR_DEFINITION_FIELDS as GRAMMAR_DEFINITION_FIELDS
 from openai_server.api.schemas.fields import MESSAGE_FIELDS as MESSAGE_FIELDS
 from openai_server.api.schemas.fields import NAMED_SCHEMA_FIELDS as NAMED_SCHEMA_FIELDS
 from openai_server.api.schemas.fields import NO_EFFECT as NO_EFFECT

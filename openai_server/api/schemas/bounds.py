@@ -28,7 +28,7 @@ MAX_DEPTH = 200
 MAX_KEYWORD = 1 << 16
 """Characters of a field that takes one of a few keywords."""
 KEYWORD_FIELDS = frozenset(
-    ("encoding_format", "function_call", "mode", "pooling", "reasoning_effort", "role", "tool_choice", "type")
+    ("encoding_format", "function_call", "mode", "pooling", "reasoning_effort", "role", "syntax", "tool_choice", "type")
 )
 """Fields that take one of a few keywords. msgspec quotes any other string in its error, in time that grows with the
 string's length."""

@@ -16,7 +16,19 @@ from openai_server.api.schemas.requests import (
     TextFormat,
 )
 from openai_server.api.schemas.tables import Entries, Family, Fields, ListOf, Table, Variants, mapped
-from openai_server.api.schemas.tool_choice import AllowedToolChoice, AllowedTools, FunctionName, NamedTool
+from openai_server.api.schemas.tools import (
+    AllowedToolChoice,
+    AllowedTools,
+    AnyInput,
+    CustomDefinition,
+    CustomTool,
+    FunctionTool,
+    GrammarDefinition,
+    GrammarInput,
+    NamedCustomTool,
+    NamedTool,
+    ToolReference,
+)
 from openai_server.core.messages import (
     AnswerPart,
     AssistantMessage,
@@ -35,7 +47,7 @@ from openai_server.core.messages import (
     ToolMessage,
     UserMessage,
 )
-from openai_server.core.tools import FunctionDefinition, Tool
+from openai_server.core.tools import FunctionDefinition
 
 _ID = frozenset({"id"})  # identifies an object that another server stores
 
@@ -133,18 +145,36 @@ MESSAGES = ListOf(Variants("role", MESSAGE_FIELDS))
 _TOOL_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "defer_loading": (False,)}
 FUNCTION_FIELDS = Fields(mapped(FunctionDefinition), neutral=_TOOL_NEUTRAL)
 # Keys of the Responses API's flat form. They are null when a client uses one type for both APIs.
-_FLAT_TOOL = dict.fromkeys(("custom", "description", "name", "parameters", "strict"), ())
-_FLAT_CHOICE = dict.fromkeys(("custom", "mode", "name", "tools"), ())
+_FLAT_TOOL = dict.fromkeys(("description", "format", "name", "parameters", "strict"), ())
+_FLAT_CHOICE = dict.fromkeys(("mode", "name", "tools"), ())
 _FLAT_FORMAT = dict.fromkeys(("description", "name", "strict"), ())
-TOOL_FIELDS = Fields(mapped(Tool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nested={"function": FUNCTION_FIELDS})
-FUNCTION_NAME_FIELDS = Fields(mapped(FunctionName))
+_tools = Family()
+TOOL_FIELDS = _tools.fields(
+    mapped(FunctionTool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nested={"function": FUNCTION_FIELDS}
+)
+_inputs = Family()
+_FLAT_INPUT = dict.fromkeys(("definition", "syntax"), ())
+GRAMMAR_DEFINITION_FIELDS = Fields(mapped(GrammarDefinition))
+CUSTOM_FORMAT_FIELDS = {
+    "text": _inputs.fields(mapped(AnyInput), neutral=_FLAT_INPUT),
+    "grammar": _inputs.fields(mapped(GrammarInput), neutral=_FLAT_INPUT, nested={"grammar": GRAMMAR_DEFINITION_FIELDS}),
+}
+CUSTOM_FIELDS = Fields(
+    mapped(CustomDefinition), neutral=_TOOL_NEUTRAL, nested={"format": Variants("type", CUSTOM_FORMAT_FIELDS)}
+)
+CUSTOM_TOOL_FIELDS = _tools.fields(
+    mapped(CustomTool), neutral={**_TOOL_NEUTRAL, **_FLAT_TOOL}, nested={"custom": CUSTOM_FIELDS}
+)
+FUNCTION_NAME_FIELDS = Fields(mapped(ToolReference))
 _choices = Family()
 _NAMED_TOOL = _choices.fields(mapped(NamedTool), neutral=_FLAT_CHOICE, nested={"function": FUNCTION_NAME_FIELDS})
-ALLOWED_TOOLS_FIELDS = Fields(
-    mapped(AllowedTools), nested={"tools": ListOf(Variants("type", {"function": _NAMED_TOOL}))}
+_NAMED_CUSTOM_TOOL = _choices.fields(
+    mapped(NamedCustomTool), neutral=_FLAT_CHOICE, nested={"custom": FUNCTION_NAME_FIELDS}
 )
+_NAMED = {"function": _NAMED_TOOL, "custom": _NAMED_CUSTOM_TOOL}
+ALLOWED_TOOLS_FIELDS = Fields(mapped(AllowedTools), nested={"tools": ListOf(Variants("type", _NAMED))})
 TOOL_CHOICE_FIELDS = {
-    "function": _NAMED_TOOL,
+    **_NAMED,
     "allowed_tools": _choices.fields(mapped(AllowedToolChoice), nested={"allowed_tools": ALLOWED_TOOLS_FIELDS}),
 }
 
@@ -201,6 +231,6 @@ CHAT_FIELDS = REQUESTS.fields(
         "functions": ListOf(FUNCTION_FIELDS),
         "messages": MESSAGES,
         "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
-        "tools": ListOf(Variants("type", {"function": TOOL_FIELDS})),
+        "tools": ListOf(Variants("type", {"function": TOOL_FIELDS, "custom": CUSTOM_TOOL_FIELDS})),
     },
 )

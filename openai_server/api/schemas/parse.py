@@ -1,7 +1,7 @@
 """JSON to validated requests. PURE."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence, Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -13,10 +13,10 @@ from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
-from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool
+from openai_server.api.schemas.tools import AllowedToolChoice, NamedCustomTool, NamedTool, ToolReference, named
 from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import AnswerContent, AnswerPart, AnyAnswerPart, AssistantMessage, Message
-from openai_server.core.tools import FunctionDefinition
+from openai_server.core.tools import Tool
 from protos import contract
 
 
@@ -142,8 +142,7 @@ def _check_extensions(request: Request) -> None:
 def _check_tools(request: ChatRequest) -> None:
     if request.tools and request.functions:
         raise InvalidRequest("'functions' is the older form of 'tools'; set only one of them.", param="functions")
-    _check_functions([tool.function for tool in request.tools or ()], request.tool_choice, "tools", "tool_choice")
-    _check_functions(request.functions or (), request.function_call, "functions", "function_call")
+    _check_names(request)
     if request.tool_choice == "required" and not request.tools:
         raise InvalidRequest("'tool_choice' is \"required\", but there are no 'tools'.", param="tool_choice")
     if isinstance(request.tool_choice, AllowedToolChoice):
@@ -159,26 +158,35 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest("'grammar' can't be combined with tools that may be called.", param="grammar")
 
 
-def _check_functions(functions: Sequence[FunctionDefinition], choice: object, param: str, choice_param: str) -> None:
-    names = {function.name for function in functions}
-    if len(names) < len(functions):
-        raise InvalidRequest(f"'{param}': two functions have the same name.", param=param)
-    if unknown := _chosen(choice) - names:
+def _check_names(request: ChatRequest) -> None:
+    param, choice_param = ("functions", "function_call") if request.functions else ("tools", "tool_choice")
+    tools: dict[str, Tool] = {}
+    for tool in request.all_tools:
+        if tool.name in tools:
+            kind = "functions" if tool.custom is None and tools[tool.name].custom is None else "tools"
+            raise InvalidRequest(f"'{param}': two {kind} have the same name.", param=param)
+        tools[tool.name] = tool
+    functions = {name for name, tool in tools.items() if tool.custom is None}
+    if isinstance(request.function_call, ToolReference):
+        _check_choice([request.function_call.name], functions, "function", "functions", "function_call")
+    chosen = named(request.tool_choice)
+    _check_choice(
+        [tool.name for tool in chosen if isinstance(tool, NamedTool)], functions, "function", param, choice_param
+    )
+    _check_choice(
+        [tool.name for tool in chosen if isinstance(tool, NamedCustomTool)],
+        tools.keys() - functions,
+        "custom tool",
+        param,
+        choice_param,
+    )
+
+
+def _check_choice(names: Iterable[str], known: Set[str], kind: str, param: str, choice_param: str) -> None:
+    if unknown := set(names) - known:
         raise InvalidRequest(
-            f"'{choice_param}': there is no function '{shortened(min(unknown))}' in '{param}'.", param=choice_param
+            f"'{choice_param}': there is no {kind} '{shortened(min(unknown))}' in '{param}'.", param=choice_param
         )
-
-
-def _chosen(choice: object) -> set[str]:
-    """Names of the functions that `choice` refers to."""
-    match choice:
-        case NamedTool(function=function):
-            return {function.name}
-        case FunctionName(name=name):
-            return {name}
-        case AllowedToolChoice(allowed_tools=allowed):
-            return {tool.function.name for tool in allowed.tools}
-    return set()
 
 
 def _settle(messages: Sequence[Message]) -> None:

@@ -1,6 +1,6 @@
 """Requests for generation as Structs, and their conversion to turns. PURE."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from operator import attrgetter
 from typing import Annotated, Any, Literal
 
@@ -8,7 +8,15 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
-from openai_server.api.schemas.tool_choice import AllowedToolChoice, FunctionName, NamedTool, ToolChoice
+from openai_server.api.schemas.tools import (
+    AllowedToolChoice,
+    AnyTool,
+    NamedCustomTool,
+    NamedTool,
+    ToolChoice,
+    ToolReference,
+    function_tool,
+)
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import Message
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
@@ -221,6 +229,7 @@ COMPLETION_NAMES: Mapping[str, str] = {
 }
 CHAT_NAMES: Mapping[str, str] = {
     **COMPLETION_NAMES,
+    "custom_format": "tools[{}].custom.format.grammar.definition",
     "parameters": "tools[{}].function.parameters",
     "prompt": "messages",
     "tool_use": "tool_choice",
@@ -234,11 +243,11 @@ class ChatRequest(Request, kw_only=True):
     max_completion_tokens: TokenLimit | None = None
     logprobs: bool | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None
-    tools: Annotated[list[Tool], Meta(max_length=MAX_TOOLS)] | None = None
+    tools: Annotated[list[AnyTool], Meta(max_length=MAX_TOOLS)] | None = None
     tool_choice: ToolChoice | None = None
     parallel_tool_calls: bool | None = None
     functions: Annotated[list[FunctionDefinition], Meta(max_length=MAX_TOOLS)] | None = None
-    function_call: Literal["none", "auto"] | FunctionName | None = None
+    function_call: Literal["none", "auto"] | ToolReference | None = None
     reasoning_effort: Literal["none", "minimal", "low", "medium", "high", "xhigh", "max"] | None = None
     # Extensions, for templates.
     add_generation_prompt: bool | None = None
@@ -247,38 +256,44 @@ class ChatRequest(Request, kw_only=True):
     enable_thinking: bool | None = None
 
     @property
+    def all_tools(self) -> list[Tool]:
+        """The tools of the request, in the current or the older form."""
+        if self.functions:
+            return [function_tool(function) for function in self.functions]
+        return [tool.tool() for tool in self.tools or ()]
+
+    @property
     def tool_use(self) -> ToolUse | None:
         """None if the answer must not call tools."""
+        tools = self.all_tools
         if self.functions:
             if self.function_call == "none":
                 return None
-            name = self.function_call.name if isinstance(self.function_call, FunctionName) else None
-            tools = [Tool("function", function) for function in self.functions]
+            name = self.function_call.name if isinstance(self.function_call, ToolReference) else None
             return ToolUse(tools, name is not None, name, parallel=False, legacy=True)
         parallel = self.parallel_tool_calls is not False
         match self.tool_choice:
-            case _ if not self.tools:
+            case _ if not tools:
                 return None
             case None | "auto":
-                return ToolUse(self.tools, parallel=parallel)
+                return ToolUse(tools, parallel=parallel)
             case "none":
                 return None
             case "required":
-                return ToolUse(self.tools, must_call=True, parallel=parallel)
-            case NamedTool(function=function):
-                return ToolUse(self.tools, must_call=True, function_name=function.name, parallel=False)
+                return ToolUse(tools, must_call=True, parallel=parallel)
+            case NamedTool(name=name) | NamedCustomTool(name=name):
+                return ToolUse(tools, must_call=True, function_name=name, parallel=False)
             case AllowedToolChoice(allowed_tools=allowed):
-                names = {tool.function.name for tool in allowed.tools}
-                tools = [tool for tool in self.tools if tool.function.name in names]
+                names = {tool.name for tool in allowed.tools}
+                tools = [tool for tool in tools if tool.name in names]
                 if not tools:
                     return None
                 return ToolUse(tools, must_call=allowed.mode == "required", parallel=parallel)
 
     def turn(self) -> Turn:
         names, use, limit = CHAT_NAMES, self.tool_use, self.max_tokens
-        tools: Sequence[Tool] = self.tools or ()
         if self.functions:
-            names, tools = {**names, **_FUNCTION_NAMES}, [Tool("function", function) for function in self.functions]
+            names = {**names, **_FUNCTION_NAMES}
         if self.max_completion_tokens is not None:
             names, limit = {**names, "token_limit": "max_completion_tokens"}, self.max_completion_tokens
         if self.repeat_penalty is not None:
@@ -286,7 +301,7 @@ class ChatRequest(Request, kw_only=True):
         return Turn(
             model=self.model,
             messages=self.messages,
-            tools=tools,
+            tools=self.all_tools,
             tool_use=use,
             template=TemplateOptions(*_read_template(self)),
             sampling=self._sampling(),

@@ -74,6 +74,5 @@ def test_numbers_in_schemas_and_template_arguments_are_unchanged() -> None:
     format = {"type": "json_schema", "json_schema": {"name": "n", "schema": schema}}
     body = {**MESSAGES, "n": 1.0, "response_format": format, "tools": [tool], "chat_template_kwargs": {"k": 1.0}}
     request = parse_chat(json.dumps(body).encode())
-    assert request.tools is not None
-    kept = [request.turn().guide.json_schema, request.tools[0].function.parameters, request.chat_template_kwargs]
+    kept = [request.turn().guide.json_schema, request.all_tools[0].function.parameters, request.chat_template_kwargs]
     assert [repr(value) for value in kept] == [repr(schema), repr({"properties": {"x": schema}}), "{'k': 1.0}"]

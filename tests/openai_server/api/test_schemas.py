@@ -32,9 +32,17 @@ from openai.types.chat import (
 )
 from openai.types.chat import completion_create_params as chat_create_params
 from openai.types.chat.chat_completion_chunk import ChoiceDelta, ChoiceDeltaToolCall
+from openai.types.chat.chat_completion_custom_tool_param import (
+    ChatCompletionCustomToolParam,
+    CustomFormatGrammar,
+    CustomFormatGrammarGrammar,
+    CustomFormatText,
+)
+from openai.types.chat.chat_completion_custom_tool_param import Custom as CustomDefinition
 from openai.types.chat.chat_completion_message_custom_tool_call import Custom as AnsweredCustom
 from openai.types.chat.chat_completion_message_custom_tool_call_param import Custom
 from openai.types.chat.chat_completion_message_function_tool_call_param import Function
+from openai.types.chat.chat_completion_named_tool_choice_custom_param import ChatCompletionNamedToolChoiceCustomParam
 from openai.types.responses import ResponseInputText, ResponseOutputRefusal, ResponseOutputText
 from openai.types.shared_params import (
     FunctionDefinition,
@@ -59,7 +67,7 @@ from openai_server.api.schemas_tasks import EmbeddingRequest, RerankRequest, Tok
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import AssistantMessage, FunctionCall, ToolMessage, UserMessage
-from openai_server.core.tools import ToolUse
+from openai_server.core.tools import CustomFormat, ToolUse
 from openai_server.core.turn import NO_GUIDE, Guide, Sampling
 from protos import contract
 
@@ -85,9 +93,15 @@ API = [
     (Function, schemas.FUNCTION_CALL_FIELDS),
     (Custom, schemas.CUSTOM_CALL_FIELDS),
     (ChatCompletionFunctionToolParam, schemas.TOOL_FIELDS),
+    (ChatCompletionCustomToolParam, schemas.CUSTOM_TOOL_FIELDS),
+    (CustomDefinition, schemas.CUSTOM_FIELDS),
+    (CustomFormatText, schemas.CUSTOM_FORMAT_FIELDS["text"]),
+    (CustomFormatGrammar, schemas.CUSTOM_FORMAT_FIELDS["grammar"]),
+    (CustomFormatGrammarGrammar, schemas.GRAMMAR_DEFINITION_FIELDS),
     (FunctionDefinition, schemas.FUNCTION_FIELDS),
     (chat_create_params.Function, schemas.FUNCTION_FIELDS),
     (ChatCompletionNamedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["function"]),
+    (ChatCompletionNamedToolChoiceCustomParam, schemas.TOOL_CHOICE_FIELDS["custom"]),
     (ChatCompletionAllowedToolChoiceParam, schemas.TOOL_CHOICE_FIELDS["allowed_tools"]),
     (ChatCompletionAllowedToolsParam, schemas.ALLOWED_TOOLS_FIELDS),
     (ResponseFormatText, schemas.RESPONSE_FORMAT_FIELDS["text"]),
@@ -519,6 +533,47 @@ def test_allowed_tools_restrict_the_tools() -> None:
     assert ([t.function.name for t in tool_use.tools], tool_use.must_call) == (["g"], True)
 
 
+def custom(name: str, **more: object) -> dict[str, object]:
+    return {"type": "custom", "custom": {"name": name, **more}}
+
+
+def grammar(syntax: str, definition: str, **more: object) -> dict[str, object]:
+    return {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition, **more}}
+
+
+def named_custom(name: str, **more: object) -> dict[str, object]:
+    return {"type": "custom", "custom": {"name": name, **more}}
+
+
+def test_a_custom_tool_is_a_function_with_one_text() -> None:
+    turn = chat(tools=[tool("f"), custom("g", description="d", format=grammar("lark", 'start: "a"'))]).turn()
+    function, tool_with_grammar = turn.tools
+    assert (function.custom, function.function.strict) == (None, False)
+    assert tool_with_grammar.custom == CustomFormat("lark", 'start: "a"')
+    assert (tool_with_grammar.function.description, tool_with_grammar.function.strict) == ("d", True)
+    parameters = tool_with_grammar.function.parameters
+    assert parameters is not None
+    assert (parameters["required"], parameters["properties"]["input"]["type"]) == (["input"], "string")
+    assert 'start: "a"' in parameters["properties"]["input"]["description"]
+    assert [turn.tool_field(i) for i in (0, 1)] == [
+        "tools[0].function.parameters",
+        "tools[1].custom.format.grammar.definition",
+    ]
+
+
+@pytest.mark.parametrize("format", [None, {"type": "text"}, {"type": "text", "grammar": None}])
+def test_a_custom_tool_takes_any_text_by_default(format: object) -> None:
+    (text_tool,) = chat(tools=[custom("g", format=format)]).turn().tools
+    assert (text_tool.custom, text_tool.function.strict) == (CustomFormat(), False)
+
+
+def test_a_custom_tool_can_be_chosen() -> None:
+    chosen = use(tools=[*TOOLS, custom("c")], tool_choice=named_custom("c"))
+    assert (chosen.must_call, chosen.function_name, chosen.parallel) == (True, "c", False)
+    both = use(tools=[*TOOLS, custom("c")], tool_choice=allowed(named("f"), named_custom("c")))
+    assert [tool.name for tool in both.tools] == ["f", "c"]
+
+
 def test_functions_become_tools() -> None:
     tool_use = use(functions=[function("f")], function_call={"name": "f"})
     assert (tool_use.legacy, tool_use.function_name, tool_use.parallel) == (True, "f", False)
@@ -545,7 +600,19 @@ def allowed(*tools: dict[str, object]) -> dict[str, object]:
         ("functions", {"functions": [function("f")], "tools": TOOLS}),
         ("tools", {"tools": [tool("f"), tool("f")]}),
         ("tools[0].function.name", {"tools": [tool("a b")]}),
-        ("tools[0].type", {"tools": [{"type": "custom", "custom": {"name": "x"}}]}),
+        ("tools[0].type", {"tools": [{"type": "mcp", "mcp": {"name": "x"}}]}),
+        ("tools", {"tools": [tool("f"), custom("f")]}),
+        ("tools[0].custom.name", {"tools": [custom("a b")]}),
+        ("tools[0].custom.x", {"tools": [custom("f", x=1)]}),
+        ("tools[0].custom.format.type", {"tools": [custom("f", format={})]}),
+        ("tools[0].custom.format.grammar", {"tools": [custom("f", format={"type": "grammar"})]}),
+        ("tools[0].custom.format.grammar.x", {"tools": [custom("f", format=grammar("regex", "a", x=1))]}),
+        ("tools[0].custom.format.grammar.syntax", {"tools": [custom("f", format=grammar("gbnf", "a"))]}),
+        ("tools[0].custom.format.grammar.definition", {"tools": [custom("f", format=grammar("regex", ""))]}),
+        ("tool_choice", {"tools": [custom("f")], "tool_choice": named("f")}),
+        ("tool_choice", {"tools": TOOLS, "tool_choice": named_custom("f")}),
+        ("tool_choice", {"tools": TOOLS, "tool_choice": allowed(named_custom("f"))}),
+        ("tool_choice.custom.x", {"tools": [custom("f")], "tool_choice": named_custom("f", x=1)}),
         ("tools[1].function.x", {"tools": [tool("f"), tool("g", x=1)]}),
         ("tools[0].x", {"tools": [{**tool("f"), "x": 1}]}),
         ("tool_choice.x", {"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "f"}, "x": 1}}),

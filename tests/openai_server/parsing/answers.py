@@ -69,4 +69,4 @@ def tool(name: str, properties: dict[str, Any] | None = None, *required: str, st
     parameters = None
     if properties is not None:
         parameters = {"type": "object", "properties": properties, "required": list(required)}
-    return Tool("function", FunctionDefinition(name, None, parameters, strict))
+    return Tool(FunctionDefinition(name, None, parameters, strict))

@@ -124,7 +124,7 @@ def fields(turn: Turn) -> dict[str, str]:
     if guide:
         names[guide_parts.GUIDE] = names[contract.JSON_SCHEMA.name] = guide
     for i, tool in enumerate(turn.tools):
-        names[guide_parts.of_function(tool.function.name)] = turn.name("parameters").format(i)
+        names[guide_parts.of_function(tool.name)] = turn.tool_field(i)
     return names
 
 

@@ -9,6 +9,7 @@ from openai_server.core.events import CallArguments, CallBegun, Content, Event, 
 from openai_server.http.json_response import encode
 
 CALL: list[Event] = [CallBegun(0, "f", "call_1"), CallArguments(0, '{"a":'), CallArguments(0, "1}")]
+CUSTOM: list[Event] = [CallBegun(0, "c", "call_1", custom=True), CallArguments(0, "a\n", custom=True)]
 FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
 
 
@@ -21,6 +22,12 @@ FUNCTION = '{"name":"f","arguments":"{\\"a\\":1}"}'
             CALL,
             False,
             f'"content":null,"refusal":null,"tool_calls":[{{"id":"call_1","type":"function","function":{FUNCTION}}}]}}',
+        ),
+        (
+            [*CUSTOM, CallArguments(0, "b", custom=True)],
+            False,
+            '"content":null,"refusal":null,"tool_calls":'
+            '[{"id":"call_1","type":"custom","custom":{"name":"c","input":"a\\nb"}}]}',
         ),
         ([*CALL, CallBegun(1, "g", "call_2")], True, f'"content":null,"refusal":null,"function_call":{FUNCTION}}}'),
         ([], False, '"content":"","refusal":null}'),
@@ -47,6 +54,12 @@ def test_the_content_of_a_message_that_must_call_is_none() -> None:
         ),
         (CALL[2], False, '{"tool_calls":[{"index":0,"function":{"arguments":"1}"}}]}'),
         (Refusal("no"), False, '{"refusal":"no"}'),
+        (
+            CUSTOM[0],
+            False,
+            '{"tool_calls":[{"index":0,"id":"call_1","type":"custom","custom":{"name":"c","input":""}}]}',
+        ),
+        (CUSTOM[1], False, '{"tool_calls":[{"index":0,"custom":{"input":"a\\n"}}]}'),
         (CALL[0], True, '{"function_call":{"name":"f","arguments":""}}'),
         (CALL[2], True, '{"function_call":{"arguments":"1}"}}'),
     ],

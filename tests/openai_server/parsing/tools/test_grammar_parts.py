@@ -17,7 +17,6 @@ IMPOSSIBLE = {"type": "integer", "minimum": 5, "maximum": 3}
 def tools(*schemas: object) -> list[Tool]:
     return [
         Tool(
-            "function",
             FunctionDefinition(f"f{i}", parameters={"type": "object", "properties": {"a": schema}, "required": ["a"]}),
         )
         for i, schema in enumerate(schemas)

@@ -27,7 +27,7 @@ TOO_LARGE: dict[str, list[dict[str, Any]]] = {
 
 def tools(schemas: list[dict[str, Any]]) -> list[Tool]:
     return [
-        Tool("function", FunctionDefinition(f"f{i}", parameters={"type": "object", **schema}, strict=True))
+        Tool(FunctionDefinition(f"f{i}", parameters={"type": "object", **schema}, strict=True))
         for i, schema in enumerate(schemas)
     ]
 

@@ -500,6 +500,8 @@ PART_COMMENT = "// part: "
 REASON_CONTEXT_LENGTH = "context_length_exceeded"
 REASON_QUEUE_FULL = "queue_full"
 REASON_DRAINING = "draining"
+REASON_RESPONSE_TOO_LARGE = "response_too_large"
+"""A retry of the same request fails too: the response is larger than one message may be."""
 
 # ---- ModelConfig.parameters: properties of a model that the sidecar reads. All are strings; absent means unknown.
 

@@ -86,6 +86,7 @@ class QueueFull(WorkerError):
 
 class AnswerTooLarge(WorkerError):
     status = StatusCode.RESOURCE_EXHAUSTED
+    reason = contract.REASON_RESPONSE_TOO_LARGE
 
 
 class DeadlineExceeded(WorkerError):

@@ -207,7 +207,7 @@ class Stream:
         """Adds the only rows of a request, one for each choice."""
         size = sum(map(step_batch.n_bytes, choices))
         if size > MAX_WHOLE_BYTES:
-            error = AnswerTooLarge(f"the response has {size} bytes of text, the limit on a stream is {MAX_WHOLE_BYTES}")
+            error = AnswerTooLarge(f"The response has {size} bytes of text; the limit is {MAX_WHOLE_BYTES} bytes.")
             self._outbox.add(_error_response(request, error, number))
             return
         for choice in choices:

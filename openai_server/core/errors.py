@@ -274,10 +274,20 @@ GRPC_TO_HTTP: dict[str, HttpStatus] = {
 }
 
 
+REQUEST_TOO_LARGE = "request_too_large"
+"""Reason of a BackendError: the request doesn't fit into one message to the backend."""
+
+# Reasons that mean another status than that of the gRPC status.
+REASON_TO_HTTP: dict[str, HttpStatus] = {
+    REQUEST_TOO_LARGE: HttpStatus(413),
+    contract.REASON_RESPONSE_TOO_LARGE: HttpStatus(400),
+}
+
+
 def from_backend(error: BackendError, params: Mapping[str, str], room: Room | None = None) -> APIError:
     """The response for a backend's error. `params` maps the name of a tensor, or of a part of a guide, to the request
     field that it came from. `room` is for the message about a prompt that is too long; None keeps the backend's."""
-    http = GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
+    http = REASON_TO_HTTP.get(error.reason) or GRPC_TO_HTTP.get(error.status, GRPC_TO_HTTP["UNKNOWN"])
     part = error.details.get(contract.ERROR_PART, "")
     param = params.get(part) or params.get(error.tensor)
     message = error.message

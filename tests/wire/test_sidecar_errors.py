@@ -5,7 +5,8 @@ import pytest
 
 from openai_server.core.errors import GRPC_TO_HTTP
 from protos import contract
-from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, streams
+from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, refuses, streams, whole
 from tests.wire.sidecar import running
 
 pytestmark = pytest.mark.usefixtures("both_kinds_of_stream")
@@ -66,3 +67,46 @@ async def test_a_request_that_exceeds_the_timeout_is_a_504() -> None:
         stream = await sidecar.complete(prompt="x", stream=True)
     assert (whole.status, whole.error["code"]) == (504, "timeout")
     assert stream.events[-1]["error"]["code"] == "timeout"
+
+
+# ---- Messages that gRPC refuses for their size. A retry fails too, so the status is not 429.
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_the_backend_cannot_receive_is_too_large(stream: bool) -> None:
+    async with running(FakeWorker(), max_prompt_chars=0) as sidecar:
+        reply = await sidecar.complete(prompt="x" * (5 << 20), stream=stream)  # gRPC's default limit is 4 MiB
+    assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+    assert "retry-after" not in reply.headers
+    assert reply.error["message"].endswith("in the backend's format; the limit is 4194304 bytes.")
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_a_request_that_this_server_cannot_send_is_too_large(
+    stream: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("openai_server.backends.channel.MAX_MESSAGE_BYTES", 2000)
+    monkeypatch.setattr("openai_server.backends.calls.MAX_SHARED_BYTES", 1000)
+    async with running(FakeWorker()) as sidecar:
+        reply = await sidecar.complete(prompt="x" * 3000, stream=stream)
+    assert (reply.status, reply.error["code"]) == (413, "request_too_large")
+
+
+async def test_a_response_that_this_server_cannot_receive_is_not_retried(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("openai_server.backends.channel.MAX_MESSAGE_BYTES", 20_000)
+
+    async def long(request: ModelInferRequest) -> ModelInferResponse:
+        return whole("x" * 30_000)
+
+    async with running(FakeWorker(long)) as sidecar:
+        reply = await sidecar.complete(prompt="x")
+    assert (reply.status, reply.error["code"]) == (400, "response_too_large")
+    assert "retry-after" not in reply.headers
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_an_answer_that_the_backend_cannot_send_is_not_retried(stream: bool) -> None:
+    refusal = Refusal("RESOURCE_EXHAUSTED", "too long", reason=contract.REASON_RESPONSE_TOO_LARGE)
+    async with running(FakeWorker(refuses(refusal), streams(fails=refusal))) as sidecar:
+        reply = await sidecar.complete(prompt="x", stream=stream)
+    assert (reply.status, reply.error["code"], reply.error["message"]) == (400, "response_too_large", "too long")

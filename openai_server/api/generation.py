@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
+from msgspec.structs import replace
+
 from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.stream_writer import StreamWriter
@@ -15,6 +17,7 @@ from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from openai_server.backends.pool import Member, Pool
+from openai_server.core import truncation
 from openai_server.core.answer import Answer, best
 from openai_server.core.context_length import Room
 from openai_server.core.errors import APIError, BackendError, from_backend
@@ -68,6 +71,7 @@ class Generator:
     async def answer(self, turn: Turn, id: str, context: RequestContext) -> tuple[ResolvedModel, list[Answer]]:
         """The model that answered, and the answer to each prompt. Raises APIError."""
         failed: Failed = frozenset()
+        n_shortened = 0
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
@@ -76,6 +80,9 @@ class Generator:
                     return prepared.model, [await self._infer(calls[0], members, turn)]
                 return prepared.model, await gather([self._infer(call, members, turn) for call in calls])
             except BackendError as error:
+                if (shorter := self._shortened(turn, error, n_shortened + 1)) is not None:
+                    turn, n_shortened = shorter, n_shortened + 1
+                    continue
                 if (left_out := await self._catalog.retry(error, turn.model, failed)) is None:
                     raise self._failed(error, turn) from error
                 failed = left_out
@@ -95,7 +102,7 @@ class Generator:
         """
         failed: Failed = frozenset()
         answer: AnswerStream | None = None
-        last = b""
+        n_shortened, last = 0, b""
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
@@ -127,14 +134,26 @@ class Generator:
                 return last + answer.end(context.usage)
             except BackendError as error:
                 has_begun = answer is not None and answer.has_begun
+                if not has_begun and (shorter := self._shortened(turn, error, n_shortened + 1)) is not None:
+                    turn, n_shortened = shorter, n_shortened + 1
+                    continue
                 left_out = None if has_begun else await self._catalog.retry(error, turn.model, failed)
                 if left_out is None:
                     raise self._failed(error, turn) from error
                 failed = left_out
 
     def _failed(self, error: BackendError, turn: Turn) -> APIError:
-        room = Room(self._catalog.context_length(turn.model), turn.token_limit)
-        return from_backend(error, self._dialect.fields(turn), room)
+        return from_backend(error, self._dialect.fields(turn), self._room(turn))
+
+    def _shortened(self, turn: Turn, error: BackendError, attempt: int) -> Turn | None:
+        """The turn without its oldest messages, if the error is that they don't fit and the client allows it."""
+        if not turn.drops_oldest or error.reason != contract.REASON_CONTEXT_LENGTH:
+            return None
+        messages = truncation.shortened(turn.messages, self._room(turn).reported(error.details), attempt)
+        return None if messages is None else replace(turn, messages=messages)
+
+    def _room(self, turn: Turn) -> Room:
+        return Room(self._catalog.context_length(turn.model), turn.token_limit)
 
     # ---- One call
 

@@ -125,6 +125,8 @@ class Turn(Struct, kw_only=True):
     prompts: Sequence[Prompt] = ()
     """Prompts, each with its own answer."""
     messages: Sequence[Message] = ()
+    drops_oldest: bool = False
+    """Whether to drop the oldest messages if the prompt doesn't fit into the context."""
     tools: Sequence[Tool] = ()
     """All tools in the request, whether or not the answer may call them."""
     tool_use: ToolUse | None = None

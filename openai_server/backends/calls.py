@@ -5,7 +5,6 @@ No other module makes gRPC calls. `channel.py` opens the channels, `pool.py` man
 
 import asyncio
 import logging
-import re
 import time
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import aclosing, suppress
@@ -19,12 +18,13 @@ from grpc import aio
 from openai_server.backends import channel
 from openai_server.backends.channel import Dialer
 from openai_server.backends.dialects.anyserve.decode import StreamReader, stream_error
+from openai_server.backends.failures import FAILURES, failure_of, request_too_large
 from openai_server.backends.mailbox import Cancel, Mailbox
 from openai_server.backends.outages import Outages
 from openai_server.backends.shared_stream import SharedStream, StreamLost, unnumbered
 from openai_server.core import request_context
 from openai_server.core.answer import Answer
-from openai_server.core.errors import REQUEST_TOO_LARGE, BackendError
+from openai_server.core.errors import BackendError
 from protos import contract
 from protos.grpc_predict_v2_pb2 import (
     ModelConfigRequest,
@@ -316,8 +316,8 @@ class Backend:
             call = self._stub.ModelStreamInfer(requests, timeout=timeout, metadata=request_context.current().headers)
             async for response in call:
                 yield response
-        except _FAILURES as error:
-            raise _failure(error, only) from None
+        except FAILURES as error:
+            raise failure_of(error, only) from None
         finally:
             if call is not None:
                 call.cancel()
@@ -327,7 +327,7 @@ class Backend:
         reader, is_counted = StreamReader(n), False
         try:
             if (size := request.ByteSize()) > channel.MAX_MESSAGE_BYTES:  # gRPC would report it as INTERNAL
-                raise _request_too_large(size, channel.MAX_MESSAGE_BYTES)
+                raise request_too_large(size, channel.MAX_MESSAGE_BYTES)
             async with aclosing(self._open(_only(request), self._timeout, request)) as responses:
                 async for response in responses:
                     if response.error_message:
@@ -368,48 +368,5 @@ async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:
 async def _result(call: Callable[..., Awaitable[T]], request: Message, **options: Any) -> T:
     try:
         return await call(request, **options)
-    except _FAILURES as error:
-        raise _failure(error, request) from None
-
-
-_FAILURES = (aio.AioRpcError, aio.UsageError, asyncio.CancelledError)
-
-
-def _failure(error: BaseException, request: Message | None = None) -> BaseException:
-    """The exception to raise for a failed call with this request. A channel that this process closes cancels its calls
-    and refuses new ones; that is UNAVAILABLE, unless the task itself was cancelled."""
-    if isinstance(error, aio.AioRpcError):
-        return _rpc_error(error, request)
-    task = asyncio.current_task()
-    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
-        return error
-    return BackendError("UNAVAILABLE", "the connection to the backend was closed")
-
-
-_TOO_LARGE = re.compile(r"(?P<side>Sent|Received) message larger than max \((?P<size>\d+) vs\. (?P<limit>\d+)\)")
-"""gRPC's message for a message that one side may not send or receive. Sizes are in bytes."""
-_RESET = "Received RST_STREAM"
-"""gRPC's message for a call that the server or a proxy dropped without a status, such as a server that exits."""
-
-
-def _rpc_error(error: aio.AioRpcError, request: Message | None = None) -> BackendError:
-    details = {
-        key: value if isinstance(value, str) else value.decode(errors="replace")
-        for key, value in error.trailing_metadata() or ()
-    }
-    status, message = error.code().name, error.details() or ""
-    if status == "INTERNAL" and message.startswith(_RESET):
-        status = "UNAVAILABLE"
-    elif status == "RESOURCE_EXHAUSTED" and (found := _TOO_LARGE.search(message)):
-        size, limit = int(found["size"]), int(found["limit"])
-        # Either side receives: the backend the request, or this server the response.
-        if found["side"] == "Sent" or (request is not None and size == request.ByteSize()):
-            return _request_too_large(size, limit)
-        details[contract.ERROR_REASON] = contract.REASON_RESPONSE_TOO_LARGE
-        message = f"The response takes {size} bytes in the backend's format; the limit is {limit} bytes."
-    return BackendError(status, message, details)
-
-
-def _request_too_large(size: int, limit: int) -> BackendError:
-    message = f"The request takes {size} bytes in the backend's format; the limit is {limit} bytes."
-    return BackendError("RESOURCE_EXHAUSTED", message, {contract.ERROR_REASON: REQUEST_TOO_LARGE})
+    except FAILURES as error:
+        raise failure_of(error, request) from None

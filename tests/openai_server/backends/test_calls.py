@@ -10,7 +10,8 @@ import pytest
 from grpc import aio
 
 from openai_server.backends import calls as calls_module
-from openai_server.backends.calls import MAX_SHARED_BYTES, NO_TIMEOUT, Backend, _failure
+from openai_server.backends.calls import MAX_SHARED_BYTES, NO_TIMEOUT, Backend
+from openai_server.backends.failures import failure_of
 from openai_server.backends.mailbox import Mailbox
 from openai_server.core import current_request
 from openai_server.core.answer import Answer, Choice
@@ -75,7 +76,7 @@ def context() -> Iterator[RequestContext]:
 )
 def test_a_dropped_call_without_a_status_is_unavailable(code: grpc.StatusCode, message: str, status: str) -> None:
     error = aio.AioRpcError(code, aio.Metadata(), aio.Metadata((contract.ERROR_TENSOR, "prompt")), details=message)
-    failure = _failure(error)
+    failure = failure_of(error)
     assert isinstance(failure, BackendError)
     assert (failure.status, failure.message, failure.tensor) == (status, message, "prompt")
 

@@ -171,6 +171,14 @@ MARK_END = TensorSpec(
     f"1 to {MAX_STOP_STRINGS} UTF-8 strings; the tokens up to the first of them are counted",
 )
 MARK_BEGIN = TensorSpec("mark_begin", "BYTES", (1,), "count with `mark_end` only if the text begins with this")
+MAX_MARKED_TOKENS = TensorSpec(
+    "max_marked_tokens",
+    "INT32",
+    (1,),
+    "tokens after `mark_begin` before the server itself writes the first string of `mark_end`, unless the model has "
+    "written one of them; absent: no limit",
+    0,
+)
 SEED = TensorSpec(
     "seed",
     "INT32",
@@ -226,6 +234,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     SUFFIX,
     MARK_BEGIN,
     MARK_END,
+    MAX_MARKED_TOKENS,
     SEED,
     N,
     PRIORITY,

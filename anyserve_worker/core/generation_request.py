@@ -35,6 +35,8 @@ class GenerationRequest:
     """Tokens are counted only if the text begins with this string; empty: always."""
     mark_end: tuple[str, ...] = ()
     """Tokens are counted up to the first of these strings; empty: none are counted."""
+    max_marked_tokens: int | None = None
+    """Tokens after `mark_begin` before the first string of `mark_end` is written; None: no limit."""
     sampling: SamplingParameters = field(default_factory=SamplingParameters)
     timeout: float | None = None
     """Seconds from arrival; None: no limit."""

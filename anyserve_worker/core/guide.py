@@ -1,5 +1,6 @@
 """Guides: the constraint on a text as data, and the interface of a compiled guide. PURE."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -33,6 +34,9 @@ class GuideMatcher(Protocol):
 
     def mask(self, logits: Any) -> None:
         """Sets the logits of tokens that can't come next to -inf. Raises WorkerError if that takes too long."""
+
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Returns whether these tokens can come next, one after the other. Doesn't advance."""
 
     def accept(self, token: int) -> None:
         """Advances by one token. Raises WorkerError if the guide does not allow it."""

@@ -20,6 +20,7 @@ from anyserve_worker.text.echo import echo_of
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
 from anyserve_worker.text.reasoning_counter import ReasoningCounter
+from anyserve_worker.text.reasoning_limit import ReasoningLimit
 from protos import contract
 
 MAX_ECHOED_LOGPROBS = 1 << 20
@@ -56,6 +57,7 @@ class Preparation:
         if request.guide:
             guides = await self._guides.compile(request.guide, request.caller, request.n)
         echo = echo_of(request.prompt, prompt, self._vocabulary, request.plain) if request.echo else None
+        limits = self._reasoning_limits(request)
         sequences = [
             Sequence(
                 index=index,
@@ -66,6 +68,7 @@ class Preparation:
                 output=TextOutput(request.stop),
                 guide=guides[index],
                 reasoning=ReasoningCounter(request.mark_end, request.mark_begin) if request.mark_end else None,
+                reasoning_limit=limits[index],
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),
@@ -90,6 +93,14 @@ class Preparation:
             self._refuse_if_closing()
         else:
             self._runner.prepare(sequences)
+
+    def _reasoning_limits(self, request: GenerationRequest) -> list[ReasoningLimit | None]:
+        """Returns the limit of each choice."""
+        max_tokens, ends = request.max_marked_tokens, request.mark_end
+        if max_tokens is None:
+            return [None] * request.n
+        mark = self._vocabulary.continuation(ends[0])
+        return [ReasoningLimit(max_tokens, mark, ends, request.mark_begin) for _ in range(request.n)]
 
     def _check_echo(self, request: GenerationRequest, n_prompt: int) -> None:
         if request.echo and request.sampling.logprobs is not None:

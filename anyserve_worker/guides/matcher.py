@@ -115,6 +115,13 @@ class Matcher:
         allowed = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
         logits[allowed[: self._n_vocab] == 0] = -np.inf
 
+    def accepts(self, tokens: Sequence[int]) -> bool:
+        """Returns whether these tokens can come next, one after the other. Doesn't advance."""
+        before = thread_time()
+        n_accepted = self._matcher.validate_tokens(list(tokens))
+        self._spare -= thread_time() - before
+        return bool(n_accepted == len(tokens))
+
     def accept(self, token: int) -> None:
         before = thread_time()
         accepted = self._matcher.consume_token(token)

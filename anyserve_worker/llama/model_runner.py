@@ -177,6 +177,7 @@ class ModelRunner:
                 seen,
                 rows=self._rows,
                 end_tokens=self.model.vocabulary.end_tokens,
+                written=self.model.vocabulary.written,
                 scratch=self._scratch,
             )
 

@@ -4,6 +4,8 @@ Biases and guides change the logits in place, in llama.cpp's own buffer, before 
 """
 
 import ctypes
+from collections.abc import Callable
+from collections.abc import Sequence as Items
 from typing import Any
 
 import numpy as np
@@ -44,12 +46,24 @@ class LogitsSampler:
     def sample(self, row: int) -> int:
         return self._direct.sample(self._rows[row])
 
+    def accept(self, token: int) -> None:
+        """Takes a token that was not drawn."""
+        self._direct.accept(token)
+
 
 class EditingSampler:
-    """Applies biases, minimum tokens and guide to the logits before `drawing` draws. Records log probabilities."""
+    """Applies biases, minimum tokens and guide to the logits before `drawing` draws. Ends reasoning beyond its limit.
+    Records log probabilities."""
 
-    def __init__(self, drawing: Sampler, sequence: Sequence, rows: LogitRows, end_tokens: TokenIds) -> None:
-        """`end_tokens`: tokens with which the model ends its answer."""
+    def __init__(
+        self,
+        drawing: LogitsSampler,
+        sequence: Sequence,
+        rows: LogitRows,
+        end_tokens: TokenIds,
+        written: Callable[[int], bytes],
+    ) -> None:
+        """`end_tokens`: tokens with which the model ends its answer. `written`: the bytes of any token."""
         sampling = sequence.sampling
         self._drawing = drawing
         self._sequence = sequence
@@ -57,6 +71,7 @@ class EditingSampler:
         self._biased = np.array([token for token, _ in sampling.logit_bias], dtype=np.int64)
         self._biases = np.array([bias for _, bias in sampling.logit_bias], dtype=np.float32)
         self._end_tokens = end_tokens
+        self._written = written
         self._stop_tokens = np.array(sorted(sampling.stop_token_ids), dtype=np.int64)
         self._n_sampled = 0
 
@@ -64,21 +79,33 @@ class EditingSampler:
     def is_needed(sequence: Sequence) -> bool:
         sampling = sequence.sampling
         edits = sequence.guide or sampling.logit_bias or sampling.min_tokens or sampling.ignore_eos
-        return bool(edits) or sampling.logprobs is not None
+        return bool(edits) or sampling.logprobs is not None or sequence.reasoning_limit is not None
 
     def sample(self, row: int) -> int:
         """Raises WorkerError if no token is allowed."""
         sequence, logits = self._sequence, self._rows[row]
         n_top = sequence.sampling.logprobs
         before = None if n_top is None else Distribution(logits.copy(), n_top)
-        self._edit(logits)
-        token = self._drawing.sample(row)
+        limit = sequence.reasoning_limit
+        forced = limit.forced(self._accepts) if limit else None
+        if forced is None:
+            self._edit(logits)
+            token = self._drawing.sample(row)
+        else:
+            token = forced
+            self._drawing.accept(token)
+        if limit:
+            limit.push(token, self._written(token))
         self._n_sampled += 1
         if sequence.guide:
             sequence.guide.accept(token)
         if before:
             sequence.scored.append(before.score(token))
         return token
+
+    def _accepts(self, tokens: Items[int]) -> bool:
+        guide = self._sequence.guide
+        return guide is None or guide.accepts(tokens)
 
     def _edit(self, logits: Logits) -> None:
         sampling, guide = self._sequence.sampling, self._sequence.guide
@@ -95,8 +122,18 @@ class EditingSampler:
 
 
 def new_sampler(
-    sequence: Sequence, seed: int, seen: SeenPrompt, *, rows: LogitRows, end_tokens: TokenIds, scratch: Scratch
+    sequence: Sequence,
+    seed: int,
+    seen: SeenPrompt,
+    *,
+    rows: LogitRows,
+    end_tokens: TokenIds,
+    written: Callable[[int], bytes],
+    scratch: Scratch,
 ) -> Sampler:
-    """Returns the sampler of a choice. `seed` is the choice's own; `seen` belongs to its prompt."""
-    drawing: Sampler = LogitsSampler(chain(sequence.sampling, seed, seen, scratch), rows)
-    return EditingSampler(drawing, sequence, rows, end_tokens) if EditingSampler.is_needed(sequence) else drawing
+    """Returns the sampler of a choice. `seed` is the choice's own; `seen` belongs to its prompt. `end_tokens` and
+    `written` are those of EditingSampler."""
+    drawing = LogitsSampler(chain(sequence.sampling, seed, seen, scratch), rows)
+    if EditingSampler.is_needed(sequence):
+        return EditingSampler(drawing, sequence, rows, end_tokens, written)
+    return drawing

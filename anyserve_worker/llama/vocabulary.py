@@ -155,6 +155,10 @@ class Vocabulary:
             tokens += self._continued(piece) if piece.continues else self._piece(piece)
         return tokens + end
 
+    def continuation(self, text: str) -> "array[int]":
+        """Returns the tokens of a text that continues another one. Special tokens are recognised."""
+        return self._continued(Piece(text, parse_special=True))
+
     def _piece(self, piece: Piece) -> "array[int]":
         return self._tokens(piece.text, add_special=False, parse_special=piece.parse_special)
 

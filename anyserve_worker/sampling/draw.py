@@ -29,12 +29,18 @@ class DirectSampler(Protocol):
     def sample(self, logits: Logits) -> int:
         """Returns the next token. May change the logits, which belong to this token only."""
 
+    def accept(self, token: int) -> None:
+        """Takes a token that was not drawn, as the next one of the choice."""
+
 
 class Greedy:
     """Takes the likeliest token; among equals the first, as in llama.cpp."""
 
     def sample(self, logits: Logits) -> int:
         return int(logits.argmax())
+
+    def accept(self, token: int) -> None:
+        """Has no effect: earlier tokens don't matter."""
 
 
 class Scratch:
@@ -90,6 +96,9 @@ class Plain:
 
     def sample(self, logits: Logits) -> int:
         return self._draw(logits).at
+
+    def accept(self, token: int) -> None:
+        """Has no effect: earlier tokens don't matter."""
 
 
 def _invert(cumulated: npt.NDArray[np.float64], fraction: float) -> tuple[int, float]:

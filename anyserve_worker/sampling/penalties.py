@@ -31,9 +31,12 @@ class Penalizing:
         for penalty in self._penalties:
             penalty.apply(logits)
         token = self._drawing.sample(logits)
+        self.accept(token)
+        return token
+
+    def accept(self, token: int) -> None:
         for penalty in self._penalties:
             penalty.accept(token)
-        return token
 
 
 class Recency:

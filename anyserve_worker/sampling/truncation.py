@@ -53,6 +53,9 @@ class Truncating:
             candidates.logits[_top_choices(candidates.logits, sampling.xtc_threshold, scratch)] = -np.inf
         return candidates.token(self._draw(candidates.logits).at)
 
+    def accept(self, token: int) -> None:
+        """Has no effect: earlier tokens don't matter."""
+
 
 class Mirostat:
     """Version 1 or 2: truncates so that the surprise of drawn tokens, in bits, stays near `mirostat_tau`."""
@@ -73,6 +76,9 @@ class Mirostat:
         drawn: Drawn = self._draw(candidates.logits)
         self._mu -= self._eta * (-math.log2(drawn.probability) - self._tau)
         return candidates.token(drawn.at)
+
+    def accept(self, token: int) -> None:
+        """Has no effect: only the surprise of drawn tokens matters."""
 
     def _version_1(self, logits: Logits) -> TokenIds:
         """Returns the k likeliest tokens, where k follows from mu and the estimated exponent of Zipf's law."""

@@ -22,6 +22,7 @@ from anyserve_worker.text.echo import Echo
 from anyserve_worker.text.logprobs import LogprobOutput
 from anyserve_worker.text.output import TextOutput
 from anyserve_worker.text.reasoning_counter import ReasoningCounter
+from anyserve_worker.text.reasoning_limit import ReasoningLimit
 
 NO_SEQ_ID = -1
 
@@ -60,6 +61,8 @@ class Sequence:
     guide: GuideMatcher | None = None
     reasoning: ReasoningCounter | None = None
     """None: reasoning tokens aren't counted."""
+    reasoning_limit: ReasoningLimit | None = None
+    """Used by the sampler. None: reasoning has no limit."""
     error: WorkerError | None = None
     """Set if the sequence can't continue."""
     echo: Echo | None = None

@@ -63,6 +63,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         guide=_guide(inputs),
         mark_begin=(_strings(inputs, contract.MARK_BEGIN) or ("",))[0],
         mark_end=_strings(inputs, contract.MARK_END) or (),
+        max_marked_tokens=_max_marked_tokens(inputs),
         sampling=_sampling(inputs),
         timeout=timeout_of(message),
         caller=caller_of(message),
@@ -129,6 +130,14 @@ def _guide(inputs: dict[str, tensors.Tensor]) -> Guide | None:
     if len(specs) > 1:
         raise tensor_error(specs[1], f"cannot be combined with '{specs[0].name}'")
     return Guide(specs[0], utf8(specs[0], inputs[specs[0].name].elements[0]), lenient)
+
+
+def _max_marked_tokens(inputs: dict[str, tensors.Tensor]) -> int | None:
+    spec = contract.MAX_MARKED_TOKENS
+    if spec.name in inputs and not (contract.MARK_END.name in inputs and inputs[contract.MARK_END.name].elements):
+        raise tensor_error(spec, f"requires '{contract.MARK_END.name}'")
+    max_tokens: int | None = scalar(inputs, spec, None)
+    return max_tokens
 
 
 def _suffix(inputs: dict[str, tensors.Tensor]) -> str | None:

@@ -29,6 +29,16 @@ class ReasoningCounter:
             self._n_before = n_tokens
         self._tail = text[max(0, len(text) - self._longest + 1) :]
 
+    @property
+    def is_open(self) -> bool:
+        """Whether the text is behind the begin tag and before an end tag."""
+        return self._counts and not self._begin and self._n_before is None
+
+    @property
+    def may_be_open(self) -> bool:
+        """Whether the text is open, or may be with the next token."""
+        return self._counts and self._n_before is None
+
     def count(self, n_tokens: int) -> int:
         """Returns how many of the `n_tokens` tokens of the choice are counted."""
         if self._begin or not self._counts:

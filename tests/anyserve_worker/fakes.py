@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from array import array
+from collections import Counter
 from collections.abc import Mapping
 from collections.abc import Sequence as Items
 from dataclasses import dataclass, field
@@ -101,6 +102,9 @@ class ByteVocabulary:
     def tokenize(self, prompt: str, plain: Spans = ()) -> "array[int]":
         return array("i", list(prompt.encode()))
 
+    def continuation(self, text: str) -> "array[int]":
+        return array("i", list(text.encode()))
+
     def infill(self, prefix: "array[int]", suffix: "array[int]") -> "array[int]":
         return array("i", [*b"<", *prefix, *b"|", *suffix, *b">"])
 
@@ -160,6 +164,9 @@ class FakeGuide:
 
     def mask(self, logits: object) -> None:
         """Does nothing: the fake runner samples from its script."""
+
+    def accepts(self, tokens: Items[int]) -> bool:
+        return len(tokens) <= self.n_left
 
     def accept(self, token: int) -> None:
         self.n_left -= 1
@@ -332,6 +339,8 @@ class FakeRunner:
         """(prompt, number of tokens computed, including drafts) for each chunk of each step."""
         self.failing = failing or {}
         self.n_score_rows = n_score_rows or n_batch
+        self.n_forced: Counter[Sequence] = Counter()
+        """Tokens that a reasoning limit added to the script."""
         self.samplers: list[FakeSampler] = []
         self.n_clears = 0
 
@@ -356,8 +365,13 @@ class FakeRunner:
         if sequence.sampler is None:
             self.prepare([sequence])
         answer = array("i", [*self.script.get(self.prompt(sequence), b"ok"), *[END] * (1 + MAX_DRAFT)])
-        rest = answer[sequence.n_generated :]
+        rest = answer[sequence.n_generated - self.n_forced[sequence] :]
         tokens = list(rest[: 1 + common_prefix(array("i", chunk.draft), rest)])
+        if limit := sequence.reasoning_limit:
+            forced = limit.forced(sequence.guide.accepts if sequence.guide else lambda _: True)
+            tokens = tokens[:1] if forced is None else [forced]
+            self.n_forced[sequence] += forced is not None
+            limit.push(tokens[0], bytes(tokens))
         n_before_failure = self.failing.get((self.prompt(sequence), sequence.index))
         if n_before_failure is not None and sequence.n_generated + len(tokens) > n_before_failure:
             sequence.error = EngineFailure("this sequence cannot go on")

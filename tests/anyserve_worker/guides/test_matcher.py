@@ -94,6 +94,25 @@ def test_every_language_of_guides_restricts_tokens(guides: VocabularyGuides, ten
     assert matcher.ended
 
 
+def test_tokens_are_tried_without_advancing(guides: VocabularyGuides) -> None:
+    matcher = compiled(guides, Guide(LARK, "start: /[a-z]*/ <|call|> /[xyz]/"))
+    accept(matcher, "a")
+    for tokens, accepted in (
+        ([CALL], True),
+        ([CALL, ord("x")], True),
+        ([ABC, ord("z"), CALL], True),
+        ([], True),
+        ([ord("1")], False),
+        ([CALL, ord("a")], False),
+        ([CALL, ord("x"), ord("x")], False),
+        (list(b"<|call|>"), False),
+    ):
+        assert matcher.accepts(tokens) == accepted
+    assert allowed(matcher) == {*range(ord("a"), ord("z") + 1), CALL, ABC}
+    matcher.accept(CALL)
+    assert matcher.accepts([ord("y")])
+
+
 def test_a_schema_allows_json_with_single_spaces(guides: VocabularyGuides) -> None:
     schema = {
         "type": "object",

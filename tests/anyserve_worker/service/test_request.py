@@ -108,6 +108,7 @@ def test_every_input_sets_its_field(form: Build) -> None:
         suffix=["Füße".encode()],
         mark_begin=["<ä>".encode()],
         mark_end=[b"</a>", b"</b>"],
+        max_marked_tokens=[6],
         priority=[3],
     )
     others = {"prompt_token_ids", "plain_spans", "echo", "regex", "grammar", "lark"}
@@ -124,6 +125,7 @@ def test_every_input_sets_its_field(form: Build) -> None:
         guide=Guide(contract.JSON_SCHEMA, '{"const": "é"}', lenient=True),
         mark_begin="<ä>",
         mark_end=("</a>", "</b>"),
+        max_marked_tokens=6,
         priority=3,
         sampling=SamplingParameters(
             temperature=0.5,
@@ -225,7 +227,7 @@ def test_the_ends_of_a_range_are_allowed(form: Build, spec: TensorSpec) -> None:
     high = spec.high if spec.high is not None else contract.INT32_MAX
     for value in (spec.low, high):
         number = int(value) if spec.datatype == "INT32" else value
-        parse(form(prompt=[b"x"], **{spec.name: [number]}))
+        parse(form(prompt=[b"x"], mark_end=[b"x"], **{spec.name: [number]}))
 
 
 @forms
@@ -360,6 +362,11 @@ BAD: dict[str, tuple[dict[str, Any], str, str]] = {
         {"prompt": [b"x"], "regex": [b"a"], "lenient_schema": [True]},
         "lenient_schema",
         "requires 'json_schema'",
+    ),
+    "a limit of marked tokens without a mark": (
+        {"prompt": [b"x"], "mark_begin": [b"<t>"], "max_marked_tokens": [1]},
+        "max_marked_tokens",
+        "requires 'mark_end'",
     ),
     "two schemas": ({"prompt": [b"x"], "json_schema": [b"{}", b"{}"]}, "json_schema", "shape is [2], must be [1]"),
     "a suffix of token ids": (

@@ -47,6 +47,9 @@ OTHERWISE = {
     "continue_final_message": "the prompt ends with the last message, which the model continues",
     "chat_template_kwargs": "more variables of the template",
     "enable_thinking": "the template's variable of this name",
+    "thinking_token_budget": "`max_marked_tokens`",
+    "reasoning_budget_tokens": "`max_marked_tokens`",
+    "thinking_budget_tokens": "`max_marked_tokens`",
 }
 TYPES = {"messages": f"array of up to {schemas.bounds.MAX_MESSAGES} [messages](#objects-in-requests)"}
 ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
@@ -56,6 +59,7 @@ BACKENDS = {
     "response_format": WITH_TENSOR,
     "top_logprobs": WITH_TENSOR,
     "best_of": "ours; others that take `n` and `logprobs`",
+    **dict.fromkeys(("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"), WITH_TENSOR),
     "tool_choice": "all; to require a call, ours and others that take `lark`",
     "function_call": "all; to require a call, ours and others that take `lark`",
 }

@@ -138,6 +138,9 @@ class Turn(Struct, kw_only=True):
     """Maximum tokens of each choice; None: until the context is full."""
     has_default_limit: bool = False
     """Whether `token_limit` is the API's default rather than set by the client."""
+    reasoning_limit: int | None = None
+    """Maximum tokens of reasoning in each choice; the backend ends longer reasoning. None: no limit. A model that
+    doesn't reason is within every limit."""
     n_to_send: int | None = None
     """Choices to generate for each prompt; None: one, the backend's default."""
     n_returned: int = 1

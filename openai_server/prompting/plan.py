@@ -21,6 +21,7 @@ from openai_server.core.tools import Tool, ToolUse
 from openai_server.core.turn import NO_GUIDE, Guide, Turn
 from openai_server.parsing import answer_format as parsing
 from openai_server.parsing.choice_reader import AnswerFormat
+from openai_server.parsing.reasoning import ReasoningSpan
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.grammar import json_value
@@ -73,15 +74,16 @@ class Planner:
             plain[contract.PLAIN_SPANS] = list(chain.from_iterable(rendered.plain))
         if template is CHATML and contract.STOP.name in input_names:
             turn = turn.with_stop(CHATML_END)
+        limit = _reasoning_limit(turn, parsing.span_of(template, marked), input_names)
         if turn.guide.grammar is not None:
-            return Plan(turn, prompt, plain)  # a grammar applies to the raw text, including reasoning
+            return Plan(turn, prompt, limit | plain)  # a grammar applies to the raw text, including reasoning
         tools = use.tools if use else None
         inputs = {
             spec: values
             for spec, values in _optional_inputs(template, marked, tools).items()
             if spec.name in input_names
         }
-        inputs |= plain
+        inputs |= limit | plain
         if guide := _guide(turn, template, marked):
             name, lark = guide
             if contract.LARK.name not in input_names:
@@ -226,9 +228,27 @@ def _optional_inputs(template: str, prompt: str, tools: Sequence[Tool] | None) -
     if parsing.needs_special_tokens(template, tools):
         inputs[contract.SKIP_SPECIAL_TOKENS] = [False]
     if span := parsing.span_of(template, prompt):
-        if span.begin:
-            inputs[contract.MARK_BEGIN] = [span.begin.encode()]
-        inputs[contract.MARK_END] = [end.encode() for end in span.ends]
+        inputs |= _marks(span)
+    return inputs
+
+
+def _marks(span: ReasoningSpan) -> dict[contract.TensorSpec, list[Any]]:
+    marks: dict[contract.TensorSpec, list[Any]] = {contract.MARK_END: [end.encode() for end in span.ends]}
+    if span.begin:
+        marks[contract.MARK_BEGIN] = [span.begin.encode()]
+    return marks
+
+
+def _reasoning_limit(
+    turn: Turn, span: ReasoningSpan | None, input_names: Container[str]
+) -> dict[contract.TensorSpec, list[Any]]:
+    """The inputs that limit reasoning; none for a model that doesn't reason. Raises UnsupportedParameter."""
+    if turn.reasoning_limit is None or span is None:
+        return {}
+    inputs = {**_marks(span), contract.MAX_MARKED_TOKENS: [turn.reasoning_limit]}
+    if not all(spec.name in input_names for spec in inputs):
+        name = turn.name("reasoning_limit")
+        raise UnsupportedParameter(name, f"This model's backend does not support '{name}'.")
     return inputs
 
 

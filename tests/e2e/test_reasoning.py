@@ -38,9 +38,9 @@ def client(exact_address: str, tmp_path_factory: pytest.TempPathFactory) -> Iter
         yield client
 
 
-def complete(client: OpenAI, *, think: bool, **body: Any) -> Any:
+def complete(client: OpenAI, *, think: bool, extra: dict[str, Any] | None = None, **body: Any) -> Any:
     return client.chat.completions.create(
-        model=SMOLLM2, messages=MESSAGES, temperature=0, extra_body={"enable_thinking": think}, **body
+        model=SMOLLM2, messages=MESSAGES, temperature=0, extra_body={"enable_thinking": think, **(extra or {})}, **body
     )
 
 
@@ -81,3 +81,57 @@ def test_the_content_after_the_reasoning_fits_the_schema(client: OpenAI) -> None
         assert set(json.loads(completion.choices[0].message.content)) == {"animal"}
         n_reasoning = completion.usage.completion_tokens_details.reasoning_tokens
         assert (0 < n_reasoning < completion.usage.completion_tokens) == think
+
+
+N_END_TAG = len(REASONING_END_TOKENS)
+
+
+@pytest.mark.parametrize("field", ["thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"])
+@pytest.mark.parametrize("budget", [0, 6])
+def test_reasoning_ends_at_its_limit_and_an_answer_follows(client: OpenAI, field: str, budget: int) -> None:
+    completion = complete(client, think=True, extra={field: budget}, max_tokens=24, n=2)
+    free = complete(client, think=True, extra={field: -1}, max_tokens=6).choices[0].message.reasoning_content
+    for choice in completion.choices:
+        assert getattr(choice.message, "reasoning_content", "") == (free if budget else "")
+        assert choice.message.content
+        assert "</think>" not in choice.message.content
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 2 * (budget + N_END_TAG)
+
+
+def test_a_limited_stream_has_the_same_text_and_counts(client: OpenAI) -> None:
+    body: dict[str, Any] = {"think": True, "extra": {"thinking_token_budget": 6}, "max_tokens": 24}
+    whole = complete(client, **body)
+    content, reasoning, usage = "", "", None
+    for chunk in complete(client, **body, stream=True, stream_options={"include_usage": True}):
+        usage = chunk.usage or usage
+        for choice in chunk.choices:
+            content += choice.delta.content or ""
+            reasoning += getattr(choice.delta, "reasoning_content", None) or ""
+    assert (content, reasoning) == (whole.choices[0].message.content, whole.choices[0].message.reasoning_content)
+    assert usage == whole.usage
+
+
+def test_a_limit_leads_to_content_that_fits_the_schema(client: OpenAI) -> None:
+    format = {"type": "json_schema", "json_schema": {"name": "answer", "schema": YES_OR_NO}}
+    limit = {"thinking_token_budget": 8}
+    completion = complete(client, think=True, extra=limit, max_tokens=60, response_format=format)
+    assert set(json.loads(completion.choices[0].message.content)) == {"animal"}
+    assert completion.usage.completion_tokens_details.reasoning_tokens == 8 + N_END_TAG
+
+
+def test_a_limit_leads_to_the_required_call(client: OpenAI) -> None:
+    tool = {"type": "function", "function": {"name": "answer", "parameters": YES_OR_NO}}
+    limit = {"thinking_token_budget": 8}
+    completion = complete(
+        client, think=True, extra=limit, max_tokens=80, tools=[tool], tool_choice="required", parallel_tool_calls=False
+    )
+    (call,) = completion.choices[0].message.tool_calls
+    assert set(json.loads(call.function.arguments)) == {"animal"}
+    assert completion.choices[0].message.reasoning_content
+
+
+def test_a_limit_does_not_matter_without_reasoning(client: OpenAI) -> None:
+    free = complete(client, think=False, max_tokens=12)
+    limited = complete(client, think=False, extra={"thinking_token_budget": 0}, max_tokens=12)
+    assert limited.choices[0].message == free.choices[0].message
+    assert limited.usage.completion_tokens_details.reasoning_tokens == 0

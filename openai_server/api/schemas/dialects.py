@@ -57,7 +57,6 @@ _VLLM: Values = {
     "stream_interval": (1,),
     "structural_tag": _NULL,
     "structured_outputs": _NULL,
-    "thinking_token_budget": (-1,),
     "truncate_prompt_tokens": _NULL,
     "truncation_side": _NULL,
     "use_beam_search": (False,),
@@ -95,7 +94,6 @@ _LLAMA_SERVER: Values = {
     "reasoning_budget_end_tag": ("",),
     "reasoning_budget_message": ("",),
     "reasoning_budget_start_tag": ("",),
-    "reasoning_budget_tokens": (-1,),
     "reasoning_in_content": (False,),
     "response_fields": ([],),
     "return_progress": (False,),
@@ -114,7 +112,6 @@ _LLAMA_SERVER: Values = {
     "sse_ping_interval": _NULL,
     "t_max_predict_ms": (0, -1),
     "t_max_prompt_ms": (0, -1),
-    "thinking_budget_tokens": (-1,),
     "thinking_forced_open": (False,),
     "timings_per_token": (False,),
     # From older versions, and from llama-cpp-python.
@@ -150,7 +147,11 @@ COMPLETIONS: Values = {
     "n_predict": _NULL,
     "parse_tool_calls": (False,),
     "prompt_embeds": _NULL,
+    # A limit of reasoning needs the tags of a chat template.
+    "reasoning_budget_tokens": (-1,),
     "reasoning_format": ("none",),
+    "thinking_budget_tokens": (-1,),
+    "thinking_token_budget": (-1,),
 }
 CHAT: Values = {
     **_GENERATION,

@@ -52,6 +52,9 @@ def parse_chat(body: bytes) -> ChatRequest:
         )
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
+    if len(request.reasoning_limits) > 1:
+        first, second, *_ = request.reasoning_limits
+        raise InvalidRequest(f"'{second}' and '{first}' have the same meaning; set only one of them.", param=second)
     _check_tools(request)
     return request
 

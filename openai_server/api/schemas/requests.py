@@ -36,6 +36,8 @@ TokenId = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 TokenLimit = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
 """Number of most recent tokens; -1: all."""
+ReasoningTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
+"""Maximum tokens of reasoning; -1: no limit."""
 Fraction = Annotated[float, Meta(ge=0, le=1)]
 Penalty = Annotated[float, Meta(ge=0.01, le=10)]
 Bias = Annotated[float, Meta(ge=-100, le=100)]
@@ -254,6 +256,16 @@ class ChatRequest(Request, kw_only=True):
     continue_final_message: bool | None = None
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    # The limit of reasoning. At most one of these three may have a value other than -1.
+    thinking_token_budget: ReasoningTokens | None = None  # vLLM
+    reasoning_budget_tokens: ReasoningTokens | None = None  # llama-server
+    thinking_budget_tokens: ReasoningTokens | None = None  # llama-server's other name
+
+    @property
+    def reasoning_limits(self) -> dict[str, int]:
+        """The fields that limit reasoning, with their values."""
+        values = {name: getattr(self, name) for name in _REASONING_LIMITS}
+        return {name: value for name, value in values.items() if value is not None and value >= 0}
 
     @property
     def all_tools(self) -> list[Tool]:
@@ -298,6 +310,9 @@ class ChatRequest(Request, kw_only=True):
             names, limit = {**names, "token_limit": "max_completion_tokens"}, self.max_completion_tokens
         if self.repeat_penalty is not None:
             names = {**names, "repetition_penalty": "repeat_penalty"}
+        reasoning_limit = None
+        for name, value in self.reasoning_limits.items():
+            names, reasoning_limit = {**names, "reasoning_limit": name}, value
         return Turn(
             model=self.model,
             messages=self.messages,
@@ -307,6 +322,7 @@ class ChatRequest(Request, kw_only=True):
             sampling=self._sampling(),
             guide=self._guide(),
             token_limit=limit,
+            reasoning_limit=reasoning_limit,
             n_to_send=self.n,
             n_returned=self.n or 1,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
@@ -314,6 +330,7 @@ class ChatRequest(Request, kw_only=True):
         )
 
 
+_REASONING_LIMITS = ("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens")
 _read_template = attrgetter(*TemplateOptions.__struct_fields__)
 """TemplateOptions uses the names of this API."""
 

@@ -417,6 +417,20 @@ def test_invalid_extensions_are_rejected(parse: Any, field: str, body: dict[str,
     assert caught.value.param == field
 
 
+def test_reasoning_has_one_limit_under_any_of_its_names() -> None:
+    for field in ("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"):
+        turn = chat(**{field: 5}).turn()
+        assert (turn.reasoning_limit, turn.name("reasoning_limit")) == (5, field)
+        assert chat(**{field: 0}).turn().reasoning_limit == 0
+        assert chat(**{field: -1}).turn().reasoning_limit is None
+        chat_rejection(field, **{field: -2})
+        chat_rejection(field, **{field: 2**31})
+        rejection(field, **{field: 5})
+    turn = chat(thinking_token_budget=-1, reasoning_budget_tokens=3, thinking_budget_tokens=None).turn()
+    assert (turn.reasoning_limit, turn.name("reasoning_limit")) == (3, "reasoning_budget_tokens")
+    chat_rejection("thinking_budget_tokens", thinking_token_budget=3, thinking_budget_tokens=3)
+
+
 def test_a_penalty_may_have_either_of_its_names() -> None:
     for request in (completion(repeat_penalty=1.5), chat(repeat_penalty=1.5, repetition_penalty=1.5)):
         turn = request.turn()

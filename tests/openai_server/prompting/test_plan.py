@@ -115,6 +115,41 @@ def test_thinking_can_be_disabled(body: dict[str, Any]) -> None:
     assert message_for(result, "So.")["content"] == "So."
 
 
+BUDGETS = ("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens")
+GRAMMAR = {"grammar": 'root ::= "x"'}
+
+
+def limited(field: str, value: int, **options: Any) -> Plan:
+    return plan(**{field: value, **options})
+
+
+@pytest.mark.parametrize("field", BUDGETS)
+@pytest.mark.parametrize("others", [{}, GRAMMAR, {"tools": [TOOL], "tool_choice": "required"}])
+def test_reasoning_can_be_limited(field: str, others: dict[str, Any]) -> None:
+    inputs = limited(field, 7, template=HERMES, enable_thinking=True, **others).inputs
+    assert inputs[contract.MAX_MARKED_TOKENS] == [7]
+    assert inputs[contract.MARK_END] == [b"</think>"]
+    assert contract.MARK_BEGIN not in inputs
+    assert limited(field, 0, template=HERMES, **others).inputs[contract.MARK_BEGIN] == [b"<think>"]
+
+
+@pytest.mark.parametrize("field", BUDGETS)
+def test_no_limit_of_reasoning_is_sent_without_need(field: str) -> None:
+    assert contract.MAX_MARKED_TOKENS not in limited(field, -1, template=HERMES).inputs
+    assert limited(field, 7).inputs == {}  # the model doesn't reason
+    assert limited(field, 7, input_names={"prompt"}).inputs == {}
+
+
+@pytest.mark.parametrize("field", BUDGETS)
+@pytest.mark.parametrize("missing", ["max_marked_tokens", "mark_begin", "mark_end"])
+def test_a_backend_that_cannot_end_reasoning_refuses_its_limit(field: str, missing: str) -> None:
+    input_names = {spec.name for spec in contract.INPUTS} - {missing}
+    with pytest.raises(UnsupportedParameter) as caught:
+        limited(field, 7, template=HERMES, input_names=input_names)
+    assert caught.value.param == field
+    limited(field, -1, template=HERMES, input_names=input_names)
+
+
 def test_reasoning_effort_is_passed_to_a_template_that_uses_it() -> None:
     assert plan(template="{{ reasoning_effort }}", reasoning_effort="high").prompt == "high"
 

@@ -109,8 +109,15 @@ def _values(turn: Turn) -> tuple[Any, ...]:
     )
 
 
-SERVER_INPUTS = (contract.LARK, contract.LENIENT_SCHEMA, contract.MARK_BEGIN, contract.MARK_END, contract.PLAIN_SPANS)
-"""Tensors that no field of a client's request sets."""
+SERVER_INPUTS = (
+    contract.LARK,
+    contract.LENIENT_SCHEMA,
+    contract.MARK_BEGIN,
+    contract.MARK_END,
+    contract.MAX_MARKED_TOKENS,
+    contract.PLAIN_SPANS,
+)
+"""Tensors that no field of a client's request sets directly."""
 
 
 def fields(turn: Turn) -> dict[str, str]:
@@ -121,6 +128,7 @@ def fields(turn: Turn) -> dict[str, str]:
         names[spec.name] = guide or turn.name("tools")
     for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.PLAIN_SPANS):
         names[spec.name] = turn.name("prompt")
+    names[contract.MAX_MARKED_TOKENS.name] = turn.name("reasoning_limit")
     if guide:
         names[guide_parts.GUIDE] = names[contract.JSON_SCHEMA.name] = guide
     for i, tool in enumerate(turn.tools):

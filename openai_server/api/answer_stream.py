@@ -1,23 +1,28 @@
 """A streamed answer: turns the backend's rows into events, and events into the bytes of the response. PURE."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
 from openai_server.core.rows import ChoiceDecoders, Row
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
 
 class AnswerStream:
     """`format` is how the model's text is parsed; None: all of it is content."""
 
-    __slots__ = ("_decoders", "_head", "_is_ready", "_n_choices", "_readers", "_writer", "finish_reasons", "has_begun")
+    __slots__ = (
+        *("_decoders", "_head", "_is_ready", "_n_choices", "_readers", "_writer", "finish_reasons", "has_begun"),
+        "prompt_usage",
+    )
 
     def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
         self._writer = writer
+        self.prompt_usage: Callable[[], PromptUsage | None] = lambda: None
+        """Returns the counts of the prompt, once rows have arrived; None if they are not known then."""
         self._n_choices = n_choices
         self._is_ready = False
         """Whether the writer has begun."""
@@ -38,7 +43,7 @@ class AnswerStream:
     def take(self, rows: Iterable[Row]) -> bytes:
         """The bytes for these rows; empty if they complete nothing that can be sent."""
         if not self._is_ready:
-            self._begin(None)
+            self._begin(self.prompt_usage())
         data, decoders, writer = b"", self._decoders, self._writer
         is_plain = self._readers is None and writer.writes_text
         for index, token, reason, logprobs in rows:
@@ -54,7 +59,7 @@ class AnswerStream:
     def end(self, usage: Usage | None) -> bytes:
         """The last bytes. They end the choices of a backend that reports no finish reasons."""
         if not self._is_ready:
-            self._begin(None)
+            self._begin(usage)
         rest = self._head
         for index, reader in enumerate(self._readers or ()):
             rest += self._writer.write(index, reader.read("", ended=True))
@@ -64,8 +69,9 @@ class AnswerStream:
         """The last bytes of a stream that failed after its status was sent."""
         return self._head + self._writer.failure(error)
 
-    def _begin(self, prompt: Usage | None) -> None:
+    def _begin(self, usage: PromptUsage | Usage | None) -> None:
         self._is_ready = True
+        prompt = None if usage is None else Usage(usage.prompt, 0, usage.cached)
         self._head = self._writer.begin(self._n_choices, prompt)
 
     def _take(self, index: int, text: str, reason: str | None, logprobs: Logprobs) -> bytes:

@@ -112,6 +112,7 @@ class Generator:
                 writer.failure = answer.failure
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
+                    answer.prompt_usage = mailbox.prompt_usage
                     mailbox.sink = partial(_write_now, answer, writer.exchange, context)
                     try:
                         while not mailbox.is_over:

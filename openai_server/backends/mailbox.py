@@ -72,7 +72,6 @@ class Mailbox:
         """Whether all answers are complete and all rows are taken."""
         return len(self.usages) == self._n_prompts and not self._rows and self._error is None
 
-    @property
     def prompt_usage(self) -> PromptUsage | None:
         """The sum over all prompts; None if the backend has not reported the counts of each."""
         return total_prompt(map(self.prompt_usages.get, range(self._n_prompts)))

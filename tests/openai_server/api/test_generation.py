@@ -27,7 +27,7 @@ from openai_server.core.errors import APIError, BackendError
 from openai_server.core.messages import Message
 from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Sampling, Turn
-from openai_server.core.usage import Usage
+from openai_server.core.usage import PromptUsage, Usage
 from openai_server.http import sse
 from openai_server.http.streaming import EventWriter
 from openai_server.prompting.deferred import DeferredPlanner
@@ -221,6 +221,34 @@ async def test_a_failing_prompt_cancels_the_others(monkeypatch: pytest.MonkeyPat
     await asyncio.sleep(0)
     assert pool.n_running == 0
     assert len(pool.calls) < 5
+
+
+class BeginWriter(CompletionWriter):
+    """Writes the counts of the prompt that `begin` gets."""
+
+    def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
+        super().begin(n_choices, prompt)
+        return repr(prompt).encode() + b"\n"
+
+
+@pytest.mark.parametrize("is_reported", [True, False])
+async def test_a_stream_begins_with_the_counts_of_the_prompt(is_reported: bool) -> None:
+    stream = Stream(writer=BeginWriter)
+    mailbox = await stream.mailbox()
+    if is_reported:
+        mailbox.begin(0, PromptUsage(3, 1))
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    begin, _, _ = (await stream.client.wrote.get()).partition(b"\n")
+    assert begin.decode() == repr(Usage(3, 0, 1) if is_reported else None)
+    mailbox.end(0, USAGE)
+    await stream.task
+
+
+async def test_an_empty_stream_begins_with_the_counts_at_its_end() -> None:
+    stream = Stream(writer=BeginWriter)
+    (await stream.mailbox()).end(0, Usage(3, 0, None))
+    assert (await stream.task).startswith(repr(Usage(3, 0, None)).encode())
 
 
 async def test_a_request_is_retried_without_the_backends_that_failed() -> None:

@@ -417,7 +417,7 @@ async def test_its_own_stream_has_the_counts_of_the_prompt_before_its_first_row(
     stream = await channel.streams.get()
     stream.answers.put_nowait(ModelStreamInferResponse(infer_response=first_token("a")))
     assert await mailbox.take() == [(0, b"a", None, ())]
-    assert (mailbox.prompt_usage, mailbox.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
+    assert (mailbox.prompt_usage(), mailbox.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
     mailbox.close()
     stream.answers.put_nowait(None)
     await run_pending_tasks()

@@ -66,7 +66,7 @@ async def test_the_usage_so_far_has_a_token_for_each_taken_row() -> None:
     for k in range(PROMPTS_IN_FLIGHT):
         mailbox.begin(k, PromptUsage(10, 1))
         mailbox.put(k, b"a", None)
-    assert mailbox.prompt_usage is None  # that of the last prompt, which is not started, is unknown
+    assert mailbox.prompt_usage() is None  # that of the last prompt, which is not started, is unknown
     assert mailbox.usage_so_far == Usage(10 * PROMPTS_IN_FLIGHT, 0, PROMPTS_IN_FLIGHT)
     await mailbox.take()
     assert mailbox.usage_so_far == Usage(10 * PROMPTS_IN_FLIGHT, PROMPTS_IN_FLIGHT, PROMPTS_IN_FLIGHT)

@@ -153,12 +153,12 @@ async def test_the_counts_of_a_prompt_arrive_before_its_first_row() -> None:
         a, b, c = [await backend.number() for _ in range(3)]
         backend.send_beginnings((a, b"a", 0), (b, b"b0", 0))
         assert await first.take() == [(0, b"a", None, ())]
-        assert (first.prompt_usage, first.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
-        assert (second.prompt_usage, second.usage_so_far) == (None, None)  # those of its second prompt are missing
+        assert (first.prompt_usage(), first.usage_so_far) == (PromptUsage(3, 1), Usage(3, 1, 1))
+        assert (second.prompt_usage(), second.usage_so_far) == (None, None)  # those of its second prompt are missing
         backend.send_beginnings((b, b"b1", 1), (c, b"c1", 1), prompt=5)  # of b, a second choice begins
         while second.n_taken < 3:
             await second.take()
-        assert (second.prompt_usage, second.usage_so_far) == (PromptUsage(8, 2), Usage(8, 3, 2))
+        assert (second.prompt_usage(), second.usage_so_far) == (PromptUsage(8, 2), Usage(8, 3, 2))
         backend.send_ends((a, b"", 0), (b, b"", 0), (b, b"", 1), (c, b"", 0), (c, b"", 1))
         await all_rows(first)
         assert first.usage_so_far == first.usages[0] == Usage(3, 2, 1)
@@ -170,11 +170,11 @@ async def test_an_older_backend_reports_the_counts_of_a_prompt_at_its_end() -> N
         a, b = await backend.number(), await backend.number()
         backend.send_rows((a, b"a", 0), (b, b"b", 0))
         await mailbox.take()
-        assert (mailbox.prompt_usage, mailbox.usage_so_far) == (None, None)
+        assert (mailbox.prompt_usage(), mailbox.usage_so_far) == (None, None)
         backend.send_ends((a, b"", 0))
         await all_rows(mailbox)
-        assert mailbox.prompt_usage == PromptUsage(3, 1)
-        assert other.prompt_usage is None
+        assert mailbox.prompt_usage() == PromptUsage(3, 1)
+        assert other.prompt_usage() is None
         other.close()
 
 

@@ -8,7 +8,7 @@ import msgspec
 
 from openai_server.api import schemas, schemas_tasks
 from openai_server.api.registry import ENDPOINTS
-from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, ListOf, Request
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GuideFields, ListOf, Request
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
 from openai_server.backends.dialects.anyserve.encode import INPUT_ROWS
@@ -33,6 +33,15 @@ OTHERWISE = {
     "max_completion_tokens": "`max_tokens`",
     "repeat_penalty": "`repetition_penalty`",
     "response_format": "`json_schema`; `lenient_schema`, unless `strict`",
+    "json_schema": "`json_schema`, `lenient_schema`",
+    "guided_json": "as `json_schema`",
+    "guided_regex": "`regex`",
+    "guided_choice": "`regex`",
+    "grammar": "`grammar`; `lark`, if it begins with `%llguidance`",
+    "ebnf": "`grammar` if it is GBNF, else `lark`",
+    "guided_grammar": "as `ebnf`",
+    "guided_whitespace_pattern": "with a JSON Schema: `lark`, instead of `json_schema`",
+    "structured_outputs": "as the `guided_` field of the same name; with an option for JSON, `lark`",
     "top_logprobs": "`logprobs`",
     "best_of": "`n`, of which the likeliest are returned",
     "stream": "`ModelStreamInfer` instead of `ModelInfer`",
@@ -56,7 +65,12 @@ ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
 BACKENDS = {
     "max_completion_tokens": WITH_TENSOR,
     "repeat_penalty": WITH_TENSOR,
-    "response_format": WITH_TENSOR,
+    **dict.fromkeys(
+        ("response_format", "structured_outputs", "ebnf", *(f"guided_{name}" for name in ("json", "regex", "choice"))),
+        WITH_TENSOR,
+    ),
+    "guided_grammar": WITH_TENSOR,
+    "guided_whitespace_pattern": WITH_TENSOR,
     "top_logprobs": WITH_TENSOR,
     "best_of": "ours; others that take `n` and `logprobs`",
     **dict.fromkeys(("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"), WITH_TENSOR),
@@ -77,7 +91,9 @@ def chat() -> list[Row]:
 
 def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
     _, components = msgspec.json.schema_components([struct])
-    for name, schema in components[struct.__name__]["properties"].items():
+    properties = components[struct.__name__]["properties"]
+    for name in sorted(properties, key=lambda name: name in GuideFields.__struct_fields__):
+        schema = properties[name]
         tensor = _TENSORS.get(name)
         becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
         assert becomes, f"{name} has neither a tensor nor a description"

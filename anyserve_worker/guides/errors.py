@@ -30,6 +30,8 @@ _ELSEWHERE = re.compile(r"Resource (?P<address>'.*') is not present in a registr
 _LENGTHS = re.compile(r" *\(\?s:\.\{")
 """Start of the expression that llguidance generates for `minLength` and `maxLength`."""
 _TOO_LONG = "'minLength' or 'maxLength' is too large"
+_NESTED_GRAMMAR = "%lark {"
+"""Ends the first line of a rule that holds another grammar."""
 _PART = re.compile(rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/)$", re.MULTILINE)
 """A rule that refers to no other rule, after the name of its part."""
 
@@ -48,9 +50,11 @@ def explain(language: str, source: str, error: str) -> tuple[str, str]:
         reason = f"more than {MAX_LEVELS} nested levels"
     elif match := _ELSEWHERE.fullmatch(reason):
         reason = f"{shortened(match['address'])} is outside the schema; only references within it are supported"
-    part = _part_of_line(source, line) if language == contract.LARK.name and line else ""
-    if language == contract.LARK.name and line and not part:
-        reason = f"line {line}: {reason}"
+    part = ""
+    if language == contract.LARK.name and line:
+        part, line = _place(source, line)
+        if line:
+            reason = f"line {line}: {reason}"
     return shortened(reason, MAX_REASON), part
 
 
@@ -61,10 +65,16 @@ def parts(language: str, source: str) -> Iterator[tuple[str, str]]:
             yield name, f"start: {body}\n"
 
 
-def _part_of_line(source: str, line: int) -> str:
+def _place(source: str, line: int) -> tuple[str, int]:
+    """Returns the part that a line belongs to, empty if it belongs to none, and the line's number in the author's text:
+    in the grammar that is nested in the part, or in all of `source`; 0 if the part has no lines of its own."""
     lines = source.split("\n", line)[:line]
-    comment = lines[-2] if len(lines) > 1 else ""
-    return comment.removeprefix(contract.PART_COMMENT) if comment.startswith(contract.PART_COMMENT) else ""
+    if len(lines) > 1 and lines[-2].startswith(contract.PART_COMMENT):
+        return lines[-2].removeprefix(contract.PART_COMMENT), 0
+    for first in range(len(lines) - 1, 0, -1):
+        if lines[first].endswith(_NESTED_GRAMMAR) and lines[first - 1].startswith(contract.PART_COMMENT):
+            return lines[first - 1].removeprefix(contract.PART_COMMENT), line - first - 1
+    return "", line
 
 
 def _around_error(shown: str) -> str:

@@ -20,7 +20,7 @@ _MAX_GROWTH = 5
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Caps:
     """Limits; 0 is no limit. `prompt` counts characters or token ids, `schema` the bytes of a schema (as compact JSON),
-    regular expression or grammar."""
+    regular expression or grammar, or of all texts to choose from."""
 
     output_tokens: int = 0
     n: int = 0
@@ -78,8 +78,10 @@ class Caps:
 def _guides(turn: Turn) -> Iterable[tuple[str, int]]:
     """The fields that the backend compiles before the first token, each with its size in bytes."""
     guide = turn.guide
-    if text := guide.regex or guide.grammar:
+    if text := guide.regex or guide.grammar or guide.lark:
         yield guide.field, len(text.encode())
+    elif guide.choice is not None:
+        yield guide.field, sum(len(text.encode()) for text in guide.choice)
     elif guide.json_schema is not None:
         yield guide.field, len(orjson.dumps(guide.json_schema))
     for i, tool in enumerate(turn.tools):

@@ -189,7 +189,8 @@ ACCESS_OPTIONS = (
     option("--max-prompt-chars", "Maximum length of a prompt, in characters or token ids; 0 is no limit.", **count(0)),
     option(
         "--max-schema-bytes",
-        "Maximum bytes of a JSON Schema (as compact JSON), regular expression or grammar; 0 is no limit.",
+        "Maximum bytes of a JSON Schema (as compact JSON), regular expression or grammar, or of all texts to choose "
+        "from; 0 is no limit.",
         **count(0),
     ),
 )

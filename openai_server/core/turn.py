@@ -82,16 +82,25 @@ class Sampling(Struct, frozen=True):
 
 
 class Guide(Struct, frozen=True, kw_only=True):
-    """The constraint on the generated text: a JSON Schema, a regular expression, a grammar, or none."""
+    """The constraint on the generated text: a JSON Schema, a regular expression, texts, a grammar, or none."""
 
     field: str = ""
     """The client's field, for error messages; empty if there is no guide."""
     json_schema: dict[str, Any] | None = None
     strict: bool = False
     """Whether a schema keyword that can't be enforced is an error. Otherwise it is ignored."""
+    whitespace: str | None = None
+    """Regular expression of the whitespace that JSON may have between its tokens; empty: none at all. None: the style
+    that models are trained on, one space after commas and colons."""
+    whitespace_field: str = ""
+    """The client's field with `whitespace`."""
     regex: str | None = None
+    choice: Sequence[str] | None = None
+    """Texts of which the content must be one."""
     grammar: str | None = None
     """In GBNF, for the raw text of the model, including reasoning and tool calls."""
+    lark: str | None = None
+    """In llguidance's dialect of Lark, with the rule `start`, for the content."""
 
     def __bool__(self) -> bool:
         return bool(self.field)

@@ -16,6 +16,7 @@ from msgspec.structs import replace
 from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.lark import json_value, literal, nested
 from openai_server.core.messages import AssistantMessage, FunctionMessage, Message, ToolMessage
 from openai_server.core.tools import Tool, ToolUse
 from openai_server.core.turn import NO_GUIDE, Guide, Turn
@@ -24,7 +25,6 @@ from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.reasoning import ReasoningSpan
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
-from openai_server.parsing.tools.grammar import json_value
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
 from openai_server.prompting.plain_fields import PlainFields, field_with
@@ -76,7 +76,7 @@ class Planner:
             turn = turn.with_stop(CHATML_END)
         limit = _reasoning_limit(turn, parsing.span_of(template, marked), input_names)
         if turn.guide.grammar is not None:
-            return Plan(turn, prompt, limit | plain)  # a grammar applies to the raw text, including reasoning
+            return Plan(turn, prompt, limit | plain)  # GBNF applies to the raw text, including reasoning
         tools = use.tools if use else None
         inputs = {
             spec: values
@@ -287,4 +287,10 @@ def _body(guide: Guide) -> str:
     """The constraint on the content, in Lark; empty if there is none."""
     if guide.regex is not None:
         return "/" + re.sub(r"(\\.)|/", lambda found: found[1] or r"\/", guide.regex, flags=re.DOTALL) + "/"
-    return "" if guide.json_schema is None else json_value(closed(guide.json_schema), exactly=guide.strict)
+    if guide.choice is not None:
+        return " | ".join(map(literal, guide.choice))
+    if guide.lark is not None:
+        return nested(guide.lark)
+    if guide.json_schema is None:
+        return ""
+    return json_value(closed(guide.json_schema), exactly=guide.strict, whitespace=guide.whitespace)

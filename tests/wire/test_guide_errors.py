@@ -34,6 +34,15 @@ CASES: dict[str, tuple[dict[str, Any], str, str, str]] = {
         "response_format",
         "",
     ),
+    "texts beside tools": ({"tools": TOOLS, "guided_choice": ["a"]}, "guide", "guided_choice", ""),
+    "Lark beside tools": (
+        {"tools": TOOLS, "structured_outputs": {"grammar": "start: ("}},
+        "guide",
+        "structured_outputs.grammar",
+        "",
+    ),
+    "Lark alone": ({"ebnf": "start: ("}, "", "ebnf", ""),
+    "whitespace": ({"guided_json": {}, "guided_whitespace_pattern": " "}, "guide", "guided_json", ""),
     "an unknown part": ({"tools": TOOLS, "tool_choice": "required"}, "function other", "tools", ""),
     "no part": ({"functions": [GOOD], "function_call": {"name": "good"}}, "", "functions", ""),
 }

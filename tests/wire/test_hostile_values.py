@@ -48,6 +48,23 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": ["a", "b"], "logprobs": 1, "json_schema": {"type": "object"}, **SAMPLING}),
     ("/v1/completions", {"prompt": [[1, 2]], "best_of": 1, "suffix": "s", "echo": False, "regex": "a|b"}),
     ("/completions", {"prompt": "a", "grammar": 'root ::= "a"', "response_format": {"type": "text"}}),
+    ("/completions", {"prompt": "a", "guided_json": {"type": "object"}, "guided_whitespace_pattern": " "}),
+    ("/completions", {"prompt": "a", "guided_choice": ["a", "b"], "guided_decoding_backend": "auto"}),
+    ("/chat/completions", {"messages": [USER], "guided_grammar": "start: a", "tools": [TOOL]}),
+    ("/chat/completions", {"messages": [USER], "ebnf": "root ::= []"}),
+    ("/chat/completions", {"messages": [USER], "structured_outputs": {"choice": ["a", "b"], "disable_fallback": True}}),
+    (
+        "/chat/completions",
+        {
+            "messages": [USER],
+            "structured_outputs": {
+                "json": {"type": "object"},
+                "whitespace_pattern": " ",
+                "disable_additional_properties": True,
+            },
+        },
+    ),
+    ("/completions", {"prompt": "a", "structured_outputs": {"json": '{"type":"object"}', "json_object": False}}),
     (
         "/v1/chat/completions",
         {

@@ -41,6 +41,9 @@ GENERATION: list[dict[str, Any]] = [
     {**STREAM, "response_format": {"type": "text"}, "logit_bias": {"5": 1}},
     {"response_format": {"type": "json_object", "schema": {"type": "object", "default": None}}},
     {"response_format": {"type": "json_schema", "json_schema": {"name": "s", "schema": {"type": "object"}}}},
+    {"structured_outputs": {"json": {"type": "object"}}},
+    {"structured_outputs": {"choice": ["a"], "json_object": False}},
+    {"guided_json": {"type": "object"}, "guided_whitespace_pattern": " "},
 ]
 CHAT: list[dict[str, Any]] = [
     {"messages": MESSAGES, **TOOLS, "tool_choice": CHOSEN, "chat_template_kwargs": {"enable_thinking": None}},

@@ -26,9 +26,12 @@ from openai_server.api.schemas.fields import PART_FIELDS as PART_FIELDS
 from openai_server.api.schemas.fields import REQUESTS as REQUESTS
 from openai_server.api.schemas.fields import RESPONSE_FORMAT_FIELDS as RESPONSE_FORMAT_FIELDS
 from openai_server.api.schemas.fields import STREAM_OPTIONS_FIELDS as STREAM_OPTIONS_FIELDS
+from openai_server.api.schemas.fields import STRUCTURED_OUTPUTS_FIELDS as STRUCTURED_OUTPUTS_FIELDS
 from openai_server.api.schemas.fields import TOOL_CALL_FIELDS as TOOL_CALL_FIELDS
 from openai_server.api.schemas.fields import TOOL_CHOICE_FIELDS as TOOL_CHOICE_FIELDS
 from openai_server.api.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
+from openai_server.api.schemas.guides import GuideFields as GuideFields
+from openai_server.api.schemas.guides import Text as Text
 from openai_server.api.schemas.parse import convert as convert
 from openai_server.api.schemas.parse import load as load
 from openai_server.api.schemas.parse import parse_chat as parse_chat
@@ -39,7 +42,6 @@ from openai_server.api.schemas.requests import ChatRequest as ChatRequest
 from openai_server.api.schemas.requests import CompletionRequest as CompletionRequest
 from openai_server.api.schemas.requests import GenerateRequest as GenerateRequest
 from openai_server.api.schemas.requests import Request as Request
-from openai_server.api.schemas.requests import Text as Text
 from openai_server.api.schemas.requests import TokenId as TokenId
 from openai_server.api.schemas.requests import prompts_of as prompts_of
 from openai_server.api.schemas.tables import Fields as Fields

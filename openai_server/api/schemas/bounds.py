@@ -18,6 +18,8 @@ MAX_CHOICES = 2048
 """Choices of one request (prompts times `n`): the response is built in memory."""
 MAX_INPUTS = 2048
 """Inputs of an embeddings request, as in OpenAI's API, or documents of a rerank request."""
+MAX_GUIDE_CHOICES = 4096
+"""Texts of which an answer must be one."""
 MAX_MESSAGES = 8192
 MAX_NESTED_VALUES = 65_536
 """JSON values in a free-form field (tool schemas, response formats, template variables), or in the arguments of all
@@ -32,10 +34,15 @@ KEYWORD_FIELDS = frozenset(
 )
 """Fields that take one of a few keywords. msgspec quotes any other string in its error, in time that grows with the
 string's length."""
-_DATA = frozenset(("arguments", "chat_template_kwargs", "json_schema", "metadata", "parameters", "schema"))
+_DATA = frozenset(
+    ("arguments", "chat_template_kwargs", "guided_json", "json", "json_schema", "metadata", "parameters", "schema")
+)
 """Fields whose objects may have any keys."""
 
-FREE_FORM = ("tools", "functions", "response_format", "json_schema", "chat_template_kwargs")
+FREE_FORM = (
+    *("tools", "functions", "response_format", "json_schema", "guided_json", "structured_outputs"),
+    "chat_template_kwargs",
+)
 _FREE_FORM = frozenset(FREE_FORM)
 Place: TypeAlias = "tuple[Place, str | int] | None"
 """The path of a value: the place of its container, and its key there. None is the body."""
@@ -114,6 +121,12 @@ def check_free_form(payload: Mapping[str, Any], body_size: int) -> None:
             raise _above(field, f"nested levels, at most {MAX_DEPTH}") from None
         if body_size > MAX_NESTED_VALUES and _n_values(text) > MAX_NESTED_VALUES:
             raise _too_many_values(field)
+
+
+def check_nested_text(field: str, text: str) -> None:
+    """Raises AboveLimit for a JSON text with too many values."""
+    if _n_values(text.encode(errors="surrogatepass")) > MAX_NESTED_VALUES:
+        raise _too_many_values(field)
 
 
 def check_prompts(field: str, prompts: object, limit: int) -> None:

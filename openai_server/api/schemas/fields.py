@@ -7,6 +7,7 @@ of the `openai` package and fails for a key that is in no table.
 """
 
 from openai_server.api.schemas import dialects
+from openai_server.api.schemas.guides import StructuredOutputs
 from openai_server.api.schemas.requests import (
     ChatRequest,
     CompletionRequest,
@@ -192,21 +193,32 @@ RESPONSE_FORMAT_FIELDS = {
     "json_schema": _formats.fields(mapped(JsonSchemaFormat), nested={"json_schema": NAMED_SCHEMA_FIELDS}),
 }
 
+STRUCTURED_OUTPUTS_FIELDS = Fields(
+    mapped(StructuredOutputs),
+    frozenset({"disable_fallback"}),  # whether vLLM tries another of its backends for guides
+    {"structural_tag": ()},
+)
+
 REQUESTS = Family()
 """The bodies of all endpoints, since clients use one type for the settings of several endpoints."""
 _NESTED: dict[str, Table] = {
     "logit_bias": Entries(),
     "response_format": Variants("type", RESPONSE_FORMAT_FIELDS),
     "stream_options": STREAM_OPTIONS_FIELDS,
+    "structured_outputs": STRUCTURED_OUTPUTS_FIELDS,
 }
 
 NO_EFFECT = frozenset({"user"})  # identifies the end user to OpenAI's abuse monitoring
+_GUIDE_NO_EFFECT = frozenset({"guided_decoding_backend"})  # selects one of vLLM's libraries for guides
 
-COMPLETION_FIELDS = REQUESTS.fields(mapped(CompletionRequest), NO_EFFECT, dialects.COMPLETIONS, _NESTED)
+COMPLETION_FIELDS = REQUESTS.fields(
+    mapped(CompletionRequest), NO_EFFECT | _GUIDE_NO_EFFECT, dialects.COMPLETIONS, _NESTED
+)
 
 CHAT_FIELDS = REQUESTS.fields(
     mapped(ChatRequest),
     NO_EFFECT
+    | _GUIDE_NO_EFFECT
     | {
         "metadata",  # labels for a stored response; nothing is stored here
         "prediction",  # a hint that may speed up the response

@@ -8,9 +8,10 @@ import msgspec
 import orjson
 from msgspec import Struct
 
-from anyserve_common.text import ends_in_escape, shortened
+from anyserve_common.text import shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
+from openai_server.api.schemas.guides import decode_schemas, settle_schemas
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
 from openai_server.api.schemas.tools import AllowedToolChoice, NamedCustomTool, NamedTool, ToolReference, named
@@ -112,6 +113,7 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     payload = load(body)
     bounds.check_prompts("prompt", payload.get("prompt"), bounds.MAX_CHOICES)
     bounds.check_messages(payload.get("messages"), len(body))
+    decode_schemas(payload)
     bounds.check_free_form(payload, len(body))
     fields.clean(payload)
     request = convert(payload, struct)
@@ -119,8 +121,6 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
         _settle(request.messages)
     if request.stream_options is not None and request.include_usage and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
-    if request.grammar == "":  # llama-server's default
-        request.grammar = None
     _check_extensions(request)
     return request
 
@@ -130,11 +130,8 @@ def _check_extensions(request: Request) -> None:
         raise InvalidRequest(
             "'repeat_penalty' and 'repetition_penalty' differ; set only one of them.", param="repeat_penalty"
         )
-    if len(request.guides) > 1:
-        first, second, *_ = request.guides
-        raise InvalidRequest(f"'{second}' can't be combined with '{first}'.", param=second)
-    if request.regex is not None and ends_in_escape(request.regex):
-        raise InvalidRequest("'regex' ends with a backslash that escapes nothing.", param="regex")
+    settle_schemas(request)
+    _ = request.guide  # raises InvalidRequest for several constraints
     for token in request.logit_bias or ():
         if not (
             token.isascii() and token.isdecimal() and len(token) <= _MAX_DIGITS and int(token) <= contract.INT32_MAX
@@ -157,8 +154,11 @@ def _check_tools(request: ChatRequest) -> None:
         raise InvalidRequest(
             "'continue_final_message' can't be combined with 'add_generation_prompt'.", param="continue_final_message"
         )
-    if request.grammar is not None and request.tool_use:
-        raise InvalidRequest("'grammar' can't be combined with tools that may be called.", param="grammar")
+    guide = request.guide
+    if guide.grammar is not None and request.tool_use:
+        raise InvalidRequest(
+            f"A grammar in GBNF in '{guide.field}' can't be combined with tools that may be called.", param=guide.field
+        )
 
 
 def _check_names(request: ChatRequest) -> None:

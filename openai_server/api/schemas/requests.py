@@ -8,6 +8,7 @@ from msgspec import Meta, Struct
 from msgspec.structs import replace
 
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
+from openai_server.api.schemas.guides import ANY_OBJECT, GuideFields, Text, guide_of
 from openai_server.api.schemas.tools import (
     AllowedToolChoice,
     AnyTool,
@@ -20,7 +21,7 @@ from openai_server.api.schemas.tools import (
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.messages import Message
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
-from openai_server.core.turn import NO_GUIDE, Guide, Prompt, PromptField, Sampling, TemplateOptions, Turn
+from openai_server.core.turn import Guide, Prompt, PromptField, Sampling, TemplateOptions, Turn
 from protos import contract
 from protos.tensors import Packed
 
@@ -28,10 +29,6 @@ INT64_MAX = 2**63 - 1
 COMPLETION_MAX_TOKENS = 16
 """OpenAI's default for completions. Chat has no default: it generates until the context is full."""
 
-ANY_OBJECT = {"type": "object"}
-"""JSON Schema of an arbitrary object."""
-
-Text = Annotated[str, Meta(min_length=1)]
 TokenId = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 TokenLimit = Annotated[int, Meta(ge=0, le=contract.INT32_MAX)]
 LastTokens = Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)]
@@ -85,8 +82,9 @@ class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
-class Request(Struct, kw_only=True):
-    """Fields of both completions and chats. None is unset or null."""
+class Request(GuideFields, kw_only=True):
+    """Fields of both completions and chats. None is unset or null. `response_format` and the GuideFields may set one
+    constraint of the text."""
 
     model: str | None = None
     max_tokens: TokenLimit | None = None
@@ -123,25 +121,18 @@ class Request(Struct, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; smaller values run earlier
-    # At most one of these four may constrain the text.
     response_format: ResponseFormat | None = None
-    json_schema: dict[str, Any] | None = None
-    regex: Text | None = None
-    grammar: str | None = None  # GBNF
 
     @property
-    def guides(self) -> list[str]:
-        """Names of the fields that constrain the text."""
-        guides = []
-        if self.response_format is not None and not isinstance(self.response_format, TextFormat):
-            guides.append("response_format")
-        if self.json_schema is not None:
-            guides.append("json_schema")
-        if self.regex is not None:
-            guides.append("regex")
-        if self.grammar is not None:
-            guides.append("grammar")
-        return guides
+    def guide(self) -> Guide:
+        """Raises InvalidRequest if several fields constrain the text."""
+        match self.response_format:
+            case JsonSchemaFormat(json_schema=named):
+                schema, strict = named.schema or ANY_OBJECT, bool(named.strict)
+                return guide_of(self, Guide(field="response_format", json_schema=schema, strict=strict))
+            case JsonObjectFormat(schema=schema):
+                return guide_of(self, Guide(field="response_format", json_schema=schema or ANY_OBJECT))
+        return guide_of(self)
 
     @property
     def include_usage(self) -> bool:
@@ -162,21 +153,6 @@ class Request(Struct, kw_only=True):
         if self.repeat_penalty is not None:
             sampling = replace(sampling, repetition_penalty=self.repeat_penalty)
         return replace(sampling, stop=[self.stop]) if isinstance(self.stop, str) else sampling
-
-    def _guide(self) -> Guide:
-        match self.response_format:
-            case None:
-                pass
-            case JsonSchemaFormat(json_schema=named):
-                schema, strict = named.schema or ANY_OBJECT, bool(named.strict)
-                return Guide(field="response_format", json_schema=schema, strict=strict)
-            case JsonObjectFormat(schema=schema):
-                return Guide(field="response_format", json_schema=schema or ANY_OBJECT)
-        if self.json_schema is not None:
-            return Guide(field="json_schema", json_schema=self.json_schema)
-        if self.regex is not None:
-            return Guide(field="regex", regex=self.regex)
-        return NO_GUIDE if self.grammar is None else Guide(field="grammar", grammar=self.grammar)
 
 
 _read_sampling = attrgetter(*Sampling.__struct_fields__)
@@ -211,7 +187,7 @@ class CompletionRequest(Request, kw_only=True):
             model=self.model,
             prompts=self.prompts,
             sampling=self._sampling(),
-            guide=self._guide(),
+            guide=self.guide,
             token_limit=COMPLETION_MAX_TOKENS if self.max_tokens is None else self.max_tokens,
             has_default_limit=self.max_tokens is None,
             n_to_send=None if n_generated == 1 and self.n is None else n_generated,
@@ -320,7 +296,7 @@ class ChatRequest(Request, kw_only=True):
             tool_use=use,
             template=TemplateOptions(*_read_template(self)),
             sampling=self._sampling(),
-            guide=self._guide(),
+            guide=self.guide,
             token_limit=limit,
             reasoning_limit=reasoning_limit,
             n_to_send=self.n,

@@ -6,24 +6,22 @@ PURE: text only; the worker compiles it. Rules:
   `<|TEXT|>`. All other markers are text to the grammar, even if the vocabulary has a token for them.
 - Free text never matches a control token. Parsers recognize markers by their text, whichever tokens form it, so free
   text excludes that text too.
-- JSON has the style that models are trained on: one space after commas and colons, and none elsewhere. If whitespace
-  were optional, a small model might write it without end.
+- JSON has the style of `core/lark.py`.
 """
 
 import re
 from collections.abc import Sequence
 from typing import Any
 
-import orjson
-
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
+from openai_server.core.lark import json_value
+from openai_server.core.lark import literal as literal
 from openai_server.core.tools import Tool
 from openai_server.parsing.tools import schema
 from protos.contract import PART_COMMENT
 
 _LIKE_CONTROL = re.compile(r"<\|[^<>\s]+\|>|<｜[^<>\s]+｜>|\[/?[A-Z_]+\]")
-_JSON_STYLE = {"whitespace_flexible": False, "item_separator": ", ", "key_separator": ": "}
 ANY = "/(?s:.*)/"
 NAME = "/[a-zA-Z0-9_.-]{1,64}/"
 SPACES = r"/[ \t\r\n]*/"
@@ -32,12 +30,6 @@ GAP = r"/[ \n]{0,4}/"
 MAX_LENGTH = 1 << 18
 """Characters of one grammar. Workers accept no longer one, and building it would block the event loop. 60 tools need up
 to 115,000."""
-
-
-def literal(text: str) -> str:
-    """The text as a string literal of the grammar."""
-    # JSON allows this character unescaped, the grammar doesn't.
-    return '"' + orjson.dumps(text).decode()[1:-1].replace("\x7f", "\\x7f") + '"'
 
 
 def is_control(marker: str) -> bool:
@@ -70,15 +62,6 @@ def _any_of(texts: Sequence[str]) -> str:
 def repeated(item: str, separator: str, *, several: bool) -> str:
     """One item, or any number if `several`. Text after the items must not begin like the separator."""
     return f"{item} ({separator} {item})*" if several else item
-
-
-def json_value(schema: Any, *, exactly: bool) -> str:
-    """A JSON value. Unless `exactly`, parts of the schema that can't be enforced are ignored."""
-    if schema is True:
-        schema = {}
-    if isinstance(schema, dict):
-        schema = {**schema, "x-guidance": {**_JSON_STYLE, "lenient": not exactly}}
-    return f"%json {orjson.dumps(schema).decode()}"
 
 
 class Rules:

@@ -221,6 +221,16 @@ def test_an_invalid_guide_is_rejected_with_the_reason(
     assert problem in refusal(guides, tensor, source)
 
 
+def test_an_error_in_a_nested_grammar_has_the_line_of_its_author(guides: VocabularyGuides) -> None:
+    """Another grammar is around it: the author never wrote its lines."""
+    grammar = 'start: "a" r0\n// part: guide\nr0: %lark {\nstart: x\n\nx: missing\n}\nr1: "b"\n'
+    with pytest.raises(InvalidRequest) as caught:
+        compiled(guides, Guide(LARK, grammar))
+    assert caught.value.part == "guide"
+    assert "line 3: " in str(caught.value)
+    assert "line 3: " in refusal(guides, LARK, "start: x\n\nx: missing\n")
+
+
 # ---- Lenient schemas: keywords that can't be enforced are ignored
 
 A_OR_1: dict[str, Any] = {"type": "array", "items": {"enum": ["a", 1]}}

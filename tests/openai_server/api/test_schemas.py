@@ -154,7 +154,7 @@ def test_no_field_is_in_two_tables() -> None:
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
     server_inputs = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
-    with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name}
+    with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name, contract.LARK.name}
     assert {spec.name for spec in contract.INPUTS} - server_inputs - with_another - others <= fields.mapped
 
 
@@ -450,7 +450,6 @@ def test_sampling_has_the_names_of_the_api() -> None:
 
 def test_the_text_format_sets_no_guide() -> None:
     request = completion(response_format={"type": "text"}, regex="a")
-    assert request.guides == ["regex"]
     assert request.turn().guide == Guide(field="regex", regex="a")
 
 

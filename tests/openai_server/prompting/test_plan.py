@@ -16,6 +16,7 @@ from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.template import CHATML_END, Templates
 from protos import contract
+from tests.openai_server.parsing.grammars import accepted
 
 PLAIN = (
     "{% for m in messages %}[{{ m.role }}]{{ m.content }}{% endfor %}"
@@ -229,9 +230,78 @@ def test_a_format_alone_needs_no_grammar() -> None:
     assert plan(response_format=OBJECT).inputs == {}
 
 
-@pytest.mark.parametrize("body", [{"response_format": OBJECT}, {"regex": "a/b"}])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"response_format": OBJECT},
+        {"regex": "a/b"},
+        {"guided_choice": ["a", "b"]},
+        {"structured_outputs": {"grammar": 'start: "a"'}},
+        {"structured_outputs": {"json": {}, "whitespace_pattern": " "}},
+    ],
+)
 def test_a_format_after_reasoning_or_instead_of_a_call_is_part_of_the_grammar(body: dict[str, Any]) -> None:
     for result in (plan(template=HERMES, enable_thinking=True, **body), plan(tools=[TOOL], **body)):
         assert lark(result)
         assert not result.turn.guide, "the format must be sent only once"
     assert not lark(plan(template=HERMES, enable_thinking=False, **body)), "no reasoning precedes the format"
+
+
+THOUGHT = "<think>\n2 { } // \n</think>\n\n"
+CONTENTS: dict[str, tuple[dict[str, Any], list[str], list[str]]] = {
+    "texts": ({"guided_choice": ["a", "ab\n", '"}']}, ["a", "ab\n", '"}'], ["ab", "b", ""]),
+    "Lark": (
+        {"guided_grammar": '%llguidance {}\nstart: "{" x* // }\nx: /[}]/ | "b" x'},
+        ["{", "{bb}", "{}b}"],
+        ["", "{b", "a"],
+    ),
+    "a schema": ({"guided_json": {"type": "array", "items": {"const": 1}}}, ["[]", "[1, 1]"], ["[1,1]", "[ ]", "[2]"]),
+    "whitespace": (
+        {"guided_json": {"type": "array", "items": {"const": 1}}, "guided_whitespace_pattern": "[ ]?"},
+        ["[]", "[1,1]", "[ 1 , 1 ]"],
+        ["[  1]", "[1,\n1]", "[2]"],
+    ),
+    "no whitespace": (
+        {"structured_outputs": {"json": {"type": "array"}, "disable_any_whitespace": True}},
+        ["[]", "[1,{}]"],
+        ["[1, 2]", "[ ]"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("body", "good", "bad"), CONTENTS.values(), ids=CONTENTS)
+def test_a_guide_applies_to_the_content_and_a_call_may_replace_it(
+    body: dict[str, Any], good: list[str], bad: list[str]
+) -> None:
+    call = '<tool_call>\n{"name": "f", "arguments": {}}\n</tool_call>'
+    for fields, thinks, calls in (
+        ({"template": HERMES}, True, False),
+        ({"template": HERMES, "tools": [TOOL]}, True, True),
+        ({"template": PLAIN, "tools": [TOOL]}, False, True),
+        ({"template": HERMES, "tools": [TOOL], "enable_thinking": False}, False, True),
+    ):
+        grammar = lark(plan(**fields, **body))
+        for text in good:
+            assert accepted(grammar, text)
+            assert accepted(grammar, THOUGHT + text) is thinks
+        for text in bad:
+            assert not accepted(grammar, text)
+            assert not accepted(grammar, THOUGHT + text)
+        assert accepted(grammar, call) is calls
+
+
+def test_texts_in_a_schema_are_closed_before_they_are_part_of_a_grammar() -> None:
+    grammar = lark(plan(template=HERMES, guided_json={"type": "object", "properties": {"a": {}}}))
+    assert accepted(grammar, '{"a": 1}')
+    assert not accepted(grammar, '{"a": 1, "b": 2}')
+
+
+def test_gbnf_applies_to_the_raw_text() -> None:
+    grammar = 'root ::= "a"'
+    result = plan(template=HERMES, structured_outputs={"grammar": grammar})
+    assert (result.turn.guide.grammar, result.format, lark(result)) == (grammar, None, "")
+
+
+@pytest.mark.parametrize("body", [{"guided_choice": ["a"]}, {"ebnf": 'start: "a"'}])
+def test_a_guide_that_needs_a_grammar_is_refused_by_its_field(body: dict[str, Any]) -> None:
+    rejection(next(iter(body)), template=HERMES, input_names={"prompt", "regex"}, **body)

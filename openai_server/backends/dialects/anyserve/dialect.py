@@ -2,11 +2,13 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 
+from msgspec.structs import replace
+
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.decode import StreamReader
 from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.core.answer import Answer
-from openai_server.core.turn import Prompt, Turn
+from openai_server.core.turn import NO_GUIDE, Prompt, Turn
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 
@@ -16,8 +18,9 @@ class AnyServe:
         self, turn: Turn, prompts: Sequence[Prompt], target: Target, server_inputs: ServerInputs
     ) -> Iterator[ModelInferRequest]:
         """The calls. If there are several prompts, the id of each call ends with the number of its prompt."""
-        if turn.guide.json_schema is not None:
-            server_inputs = {**server_inputs, **encode.schema_inputs(turn.guide, target.input_names)}
+        if inputs := encode.guide_inputs(turn.guide, target):
+            server_inputs = {**server_inputs, **inputs}
+            turn = replace(turn, guide=NO_GUIDE)
         if turn.chooses_best and turn.top_logprobs is None:
             server_inputs = {**server_inputs, contract.LOGPROBS: [0]}  # needed to choose the best
         for k, prompt in enumerate(prompts):

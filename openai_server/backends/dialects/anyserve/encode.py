@@ -1,5 +1,6 @@
 """Encodes a turn as tensors: the table of its fields, and the ModelInferRequest of one prompt. PURE."""
 
+import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -8,10 +9,11 @@ from typing import Any
 import orjson
 from msgspec.structs import astuple
 
-from openai_server.backends.dialects.base import ServerInputs
+from openai_server.backends.dialects.base import ServerInputs, Target
 from openai_server.core import guide_parts
 from openai_server.core.closing import closed
 from openai_server.core.errors import UnsupportedParameter
+from openai_server.core.lark import json_value
 from openai_server.core.turn import Guide, Prompt, Sampling, Turn
 from protos import contract, tensors
 from protos.contract import TensorSpec
@@ -83,6 +85,7 @@ INPUT_ROWS = (
     InputRow("json_schema", contract.JSON_SCHEMA, elements=_source),
     InputRow("regex", contract.REGEX, elements=_source),
     InputRow("grammar", contract.GRAMMAR, elements=_source),
+    InputRow("lark", contract.LARK, elements=_source),
     InputRow("top_logprobs", contract.LOGPROBS),
     InputRow("n_to_send", contract.N, off=1),
     # Only for completions.
@@ -102,6 +105,7 @@ def _values(turn: Turn) -> tuple[Any, ...]:
         guide.json_schema,
         guide.regex,
         guide.grammar,
+        guide.lark,
         turn.top_logprobs,
         turn.n_to_send,
         turn.echo,
@@ -110,7 +114,6 @@ def _values(turn: Turn) -> tuple[Any, ...]:
 
 
 SERVER_INPUTS = (
-    contract.LARK,
     contract.LENIENT_SCHEMA,
     contract.MARK_BEGIN,
     contract.MARK_END,
@@ -124,27 +127,50 @@ def fields(turn: Turn) -> dict[str, str]:
     """Name of a tensor, or of a part of a guide → the client's field that it came from, for errors."""
     names = {row.tensor.name: turn.name(row.field) for row in INPUT_ROWS}
     guide = turn.guide.field
-    for spec in SERVER_INPUTS:
+    for spec in (contract.LARK, *SERVER_INPUTS):
         names[spec.name] = guide or turn.name("tools")
     for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.PLAIN_SPANS):
         names[spec.name] = turn.name("prompt")
     names[contract.MAX_MARKED_TOKENS.name] = turn.name("reasoning_limit")
     if guide:
-        names[guide_parts.GUIDE] = names[contract.JSON_SCHEMA.name] = guide
+        names |= dict.fromkeys((guide_parts.GUIDE, *(spec.name for spec in contract.GUIDES)), guide)
     for i, tool in enumerate(turn.tools):
         names[guide_parts.of_function(tool.name)] = turn.tool_field(i)
     return names
 
 
-def schema_inputs(guide: Guide, input_names: Container[str]) -> dict[TensorSpec, Sequence[Any]]:
-    """The inputs with the guide's JSON Schema, for all prompts. Takes up to 15 ms."""
-    if guide.json_schema is None or contract.JSON_SCHEMA.name not in input_names:
+def guide_inputs(guide: Guide, target: Target) -> dict[TensorSpec, Sequence[Any]]:
+    """The inputs of a guide that is more than one text, for all prompts; empty for any other. Takes up to 15 ms.
+
+    Raises UnsupportedParameter for whitespace in JSON, or texts to choose from, that the backend has no input for.
+    """
+    input_names = target.input_names
+    if guide.choice is not None:
+        _require(contract.REGEX, guide.field, target)
+        return {contract.REGEX: _source("|".join(_META.sub(r"\\\g<0>", text) for text in guide.choice))}
+    if guide.json_schema is None:
+        return {}
+    if guide.whitespace is not None:
+        _require(contract.LARK, guide.whitespace_field, target)
+        value = json_value(closed(guide.json_schema), exactly=guide.strict, whitespace=guide.whitespace)
+        part = f"{contract.PART_COMMENT}{guide_parts.GUIDE}"
+        return {contract.LARK: _source(f"start: r0\n{part}\nr0: {value}\n")}
+    if contract.JSON_SCHEMA.name not in input_names:
         return {}
     inputs: dict[TensorSpec, Sequence[Any]] = {contract.JSON_SCHEMA: _source(closed(guide.json_schema))}
     # A backend that doesn't list its inputs may refuse a tensor that no client set.
     if not guide.strict and input_names is not EVERYTHING and contract.LENIENT_SCHEMA.name in input_names:
         inputs[contract.LENIENT_SCHEMA] = [True]
     return inputs
+
+
+_META = re.compile(r"[\\.+*?()|\[\]{}^$#&\-~]")
+"""Characters with a meaning in regular expressions."""
+
+
+def _require(spec: TensorSpec, field: str, target: Target) -> None:
+    if spec.name not in target.input_names:
+        raise UnsupportedParameter(field, f"The model '{target.model}' does not support '{field}'.")
 
 
 class _Everything:

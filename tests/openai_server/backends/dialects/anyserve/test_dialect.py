@@ -1,4 +1,5 @@
 import json
+import re
 from collections.abc import Container
 from typing import Any
 
@@ -61,3 +62,65 @@ def test_a_parameter_without_an_input_of_the_backend_is_rejected() -> None:
     with pytest.raises(UnsupportedParameter) as caught:
         calls(NAMES - {"n"}, best_of=2, n=1)
     assert caught.value.param == "best_of"
+
+
+def test_texts_to_choose_from_are_a_regular_expression() -> None:
+    texts = ["yes", "", 'a.b|c(d)[e]{f}^g$h*i+j?k\\l#m&n-o~p/q\n"é']
+    for inputs in calls(prompt=["a", "b"], guided_choice=texts).values():
+        assert "lark" not in inputs
+        pattern = re.compile(inputs["regex"][0].decode())
+        assert all(pattern.fullmatch(text) for text in texts)
+        assert not any(map(pattern.fullmatch, ("no", "yesyes", texts[-1].replace(".", "x"))))
+
+
+def test_whitespace_in_json_needs_a_grammar() -> None:
+    for pattern, options in (("[ ]?", {"whitespace_pattern": "[ ]?"}), ("", {})):
+        inputs = calls(json_schema={"type": "object"}, guided_whitespace_pattern=pattern)["id"]
+        assert not inputs.keys() & {"json_schema", "lenient_schema"}
+        start, part, rule = inputs["lark"][0].decode().splitlines()
+        assert (start, part) == ("start: r0", "// part: guide")
+        assert json.loads(rule.removeprefix("r0: %json "))["x-guidance"] == {
+            "whitespace_flexible": False,
+            "item_separator": ",",
+            "key_separator": ":",
+            "lenient": True,
+            **options,
+        }
+
+
+def test_lark_is_sent_as_it_is() -> None:
+    assert calls(ebnf="start: x")["id"]["lark"] == [b"start: x"]
+
+
+@pytest.mark.parametrize(
+    ("missing", "param", "body"),
+    [
+        ("regex", "guided_choice", {"guided_choice": ["a"]}),
+        ("regex", "guided_regex", {"guided_regex": "a"}),
+        ("regex", "structured_outputs.choice", {"structured_outputs": {"choice": ["a"]}}),
+        ("json_schema", "guided_json", {"guided_json": {}}),
+        ("grammar", "ebnf", {"ebnf": "root ::= []"}),
+        ("lark", "ebnf", {"ebnf": "start: []"}),
+        ("lark", "guided_whitespace_pattern", {"guided_json": {}, "guided_whitespace_pattern": " "}),
+        (
+            "lark",
+            "structured_outputs.disable_any_whitespace",
+            {"structured_outputs": {"json_object": True, "disable_any_whitespace": True}},
+        ),
+    ],
+)
+def test_a_guide_without_an_input_of_the_backend_is_refused_by_its_name(
+    missing: str, param: str, body: dict[str, Any]
+) -> None:
+    with pytest.raises(UnsupportedParameter) as caught:
+        calls(NAMES - {missing}, **body)
+    assert caught.value.param == param
+    assert calls(**body)
+
+
+@pytest.mark.parametrize("field", ["guided_json", "guided_regex", "guided_choice", "guided_grammar"])
+def test_a_guides_tensor_is_named_by_its_field(field: str) -> None:
+    value = {"guided_json": {}, "guided_choice": ["a"]}.get(field, "start: x")
+    turn = parse_completion(json.dumps({"prompt": "x", field: value}).encode()).turn()
+    names = ANYSERVE.fields(turn)
+    assert {names[spec.name] for spec in contract.GUIDES} == {names["guide"]} == {field}

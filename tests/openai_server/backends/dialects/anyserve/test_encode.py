@@ -26,7 +26,7 @@ def test_only_set_fields_are_sent() -> None:
 
 
 def test_tensors_have_the_shapes_and_datatypes_of_the_contract() -> None:
-    guides = ({"json_schema": {"type": "object"}}, {"regex": "a"}, {"grammar": "root ::= []"})
+    guides = ({"json_schema": {"type": "object"}}, {"regex": "a"}, {"grammar": "root ::= []"}, {"ebnf": "start: []"})
     specs = {spec.name: spec for spec in contract.INPUTS}
     names = set()
     for guide in guides:

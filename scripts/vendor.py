@@ -10,11 +10,11 @@ page/index.html; then run `make test-browser`.
 
 from __future__ import annotations
 
+import base64
 import gzip
 import hashlib
 import json
 import shutil
-import subprocess
 import sys
 import tarfile
 import tempfile
@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from openai_server.api.docs.paths import SWAGGER_UI
+from scripts import npm
 from scripts.errors import Fail, run_main
 
 FOLDER = Path(__file__).resolve().parent.parent / "openai_server" / "api" / "docs" / "swagger-ui"
@@ -45,7 +46,8 @@ def main() -> int:
 
 def vendor() -> None:
     with tempfile.TemporaryDirectory() as folder:
-        with tarfile.open(_fetch(Path(folder))) as archive:
+        integrity = "sha512-" + base64.b64encode(bytes.fromhex(SHA512)).decode()
+        with tarfile.open(npm.fetch(PACKAGE, SWAGGER_UI, integrity, Path(folder))) as archive:
             archive.extractall(folder, filter="data")
         files = {name: Path(folder, "package", name).read_bytes() for name in (*COMPRESSED, *PLAIN)}
     shutil.rmtree(FOLDER, ignore_errors=True)
@@ -87,20 +89,6 @@ def components(files: dict[str, bytes]) -> dict[str, Any]:
         "components": parts,
     }
     return {"bomFormat": "CycloneDX", "specVersion": "1.6", "version": 1, "components": [package]}
-
-
-def _fetch(folder: Path) -> Path:
-    """The path of the package's archive. Raises Fail if its SHA-512 differs."""
-    if shutil.which("npm") is None:
-        raise Fail("npm is needed to fetch Swagger UI, and is not on PATH")
-    command = ["npm", "pack", "--silent", f"--pack-destination={folder}", f"{PACKAGE}@{SWAGGER_UI}"]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
-    if result.returncode:
-        raise Fail(f"{PACKAGE} {SWAGGER_UI} could not be fetched: {result.stderr.strip()}")
-    archive = folder / result.stdout.strip()
-    if hashlib.sha512(archive.read_bytes()).hexdigest() != SHA512:
-        raise Fail(f"{archive.name} arrived damaged: its SHA-512 is not {SHA512}")
-    return archive
 
 
 if __name__ == "__main__":

@@ -90,14 +90,14 @@ def able_worker() -> FakeWorker:
 
 
 @contextmanager
-def listening() -> Iterator[str]:
-    """Yields the worker's address; the worker ends with the block."""
+def listening(worker: FakeWorker | None = None) -> Iterator[str]:
+    """Yields the address of `worker`, by default an able one; it ends with the block."""
     ports: list[int] = []
     started, stop = threading.Event(), asyncio.Event()
     loops: list[asyncio.AbstractEventLoop] = []
 
     async def serve() -> None:
-        async with serving(able_worker()) as port:
+        async with serving(worker or able_worker()) as port:
             ports.append(port)
             loops.append(asyncio.get_running_loop())
             started.set()

@@ -13,6 +13,8 @@ from openai_server.core.errors import Unauthorized
 
 Header = tuple[bytes, bytes]
 
+KEY_HEADERS = {b"authorization": "Authorization", b"api-key": "api-key", b"x-api-key": "x-api-key"}
+"""Headers with a key: OpenAI's as `Bearer KEY`, Azure's and Anthropic's as it is. Each has its name in messages."""
 _LABEL_LENGTH = 32
 """Characters of a caller's label: half of the digest of a key without a name, or part of the digest of a long name."""
 
@@ -61,17 +63,7 @@ class Keys:
         """The caller of a request with these headers. Raises Unauthorized."""
         if not self._callers:
             return ANYBODY
-        values = [value for name, value in headers if name == b"authorization"]
-        if not values:
-            raise Unauthorized("No API key was given: send it as 'Authorization: Bearer KEY'.")
-        if len(values) > 1:
-            raise Unauthorized("There is more than one Authorization header.")
-        scheme, _, key = values[0].partition(b" ")
-        if scheme.lower() != b"bearer":
-            raise Unauthorized("The Authorization header is not of the form 'Bearer KEY'.")
-        key = key.strip()
-        if not key:
-            raise Unauthorized("The Authorization header holds no API key.")
+        key = _sent_key(headers)
         if (caller := self._callers.get(_digest(key))) is None:
             raise Unauthorized("The API key is not one of this server's keys.")
         return caller
@@ -118,6 +110,34 @@ def _entry(key: str, place: str, name: str = "") -> tuple[bytes, Caller]:
         return digest, Caller(digest.hex(), place)
     id = f"name {name}"  # a label is its beginning, which long names may share
     return digest, Caller(id if len(id) <= _LABEL_LENGTH else f"name {_digest(name.encode()).hex()}", name)
+
+
+def _sent_key(headers: Iterable[Header]) -> bytes:
+    """The key of a request. Raises Unauthorized if it has none, or different ones."""
+    keys: dict[str, bytes] = {}
+    for name, value in headers:
+        if (header := KEY_HEADERS.get(name)) is None:
+            continue
+        if header in keys:
+            raise Unauthorized(f"There is more than one {header} header.")
+        keys[header] = _of_authorization(value) if name == b"authorization" else value.strip()
+        if not keys[header]:
+            raise Unauthorized(f"The {header} header holds no API key.")
+    if not keys:
+        raise Unauthorized(
+            "No API key was given: send it as 'Authorization: Bearer KEY', or in the header 'api-key' or 'x-api-key'."
+        )
+    if len(set(keys.values())) > 1:
+        raise Unauthorized(f"The headers {' and '.join(keys)} hold different API keys; send only one.")
+    return next(iter(keys.values()))
+
+
+def _of_authorization(value: bytes) -> bytes:
+    """The key, which may be empty. Raises Unauthorized for another form than `Bearer KEY`."""
+    scheme, _, key = value.partition(b" ")
+    if scheme.lower() != b"bearer":
+        raise Unauthorized("The Authorization header is not of the form 'Bearer KEY'.")
+    return key.strip()
 
 
 def _digest(key: bytes) -> bytes:

@@ -88,8 +88,9 @@ def _origins(context: click.Context, option: click.Parameter, values: Sequence[s
 ACCESS_OPTIONS = (
     option(
         "--api-key",
-        "Key that requests must send as `Authorization: Bearer KEY`; repeatable. Other users of the machine can see "
-        "the command line; use the environment variable or --api-key-file to hide the key from them.",
+        "Key that requests must send as `Authorization: Bearer KEY`, or in the header `api-key` or `x-api-key`; "
+        "repeatable. Other users of the machine can see the command line; use the environment variable or "
+        "--api-key-file to hide the key from them.",
         metavar="KEY",
         cls=EmptyVariableOption,
         callback=_api_keys,

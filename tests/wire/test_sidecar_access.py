@@ -54,12 +54,20 @@ async def until(condition: Callable[[], bool]) -> None:
 async def test_every_path_needs_a_key(method: str, path: str) -> None:
     worker = FakeWorker()
     async with running(worker, api_key=("right",)) as sidecar:
-        for headers in ({}, bearer("wrong"), {"authorization": "right"}):
+        for headers in (
+            {},
+            bearer("wrong"),
+            {"authorization": "right"},
+            {"api-key": "wrong"},
+            {"x-api-key": "wrong"},
+            {"x-api-key": "wrong", **bearer("right")},
+        ):
             reply = await sidecar.send(method, path, {"prompt": "x"}, headers)
             assert (reply.status, reply.error["code"]) == (401, "invalid_api_key")
             assert reply.headers["www-authenticate"] == "Bearer"
             assert "wrong" not in str(reply)
-        assert (await sidecar.send(method, path, {"prompt": "x"}, bearer("right"))).status != 401
+        for headers in (bearer("right"), {"api-key": "right"}, {"x-api-key": "right"}):
+            assert (await sidecar.send(method, path, {"prompt": "x"}, headers)).status != 401
 
 
 async def test_a_key_gives_access_and_probes_need_none() -> None:
@@ -446,11 +454,12 @@ async def test_a_page_of_an_allowed_origin_has_access() -> None:
         preflight_headers = {
             "origin": ORIGIN,
             "access-control-request-method": "POST",
-            "access-control-request-headers": "authorization,content-type",
+            "access-control-request-headers": "api-key,authorization,content-type,x-api-key",
         }
         preflight = await sidecar.send("OPTIONS", COMPLETIONS, headers=preflight_headers)
         assert preflight.status == 204
-        assert "authorization" in preflight.headers["access-control-allow-headers"]
+        for name in ("authorization", "api-key", "x-api-key"):
+            assert name in preflight.headers["access-control-allow-headers"].split(",")
         replies = []
         for stream in (False, True):
             headers = {"origin": ORIGIN, **bearer("a")}

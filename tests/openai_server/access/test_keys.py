@@ -25,6 +25,26 @@ def test_each_key_has_its_own_caller(scheme: str) -> None:
 
 
 @pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"api-key", b"one")],
+        [(b"x-api-key", b" one ")],
+        [(b"x-api-key", b"one"), (b"api-key", b"one"), *bearer("one")],
+        [(b"x-goog-api-key", b"two"), (b"x-api-key", b"one")],
+    ],
+)
+def test_a_key_may_be_in_the_headers_of_azure_and_anthropic(headers: list[tuple[bytes, bytes]]) -> None:
+    keys = keys_from_options(["one", "two"])
+    assert keys.caller(headers) == keys.caller(bearer("one"))
+
+
+def test_a_missing_key_is_refused_with_all_ways_to_send_one() -> None:
+    with pytest.raises(Unauthorized) as caught:
+        keys_from_options([SECRET]).caller([])
+    assert all(way in caught.value.message for way in ("'Authorization: Bearer KEY'", "'api-key'", "'x-api-key'"))
+
+
+@pytest.mark.parametrize(
     ("headers", "problem"),
     [
         ([], "No API key was given"),
@@ -37,7 +57,21 @@ def test_each_key_has_its_own_caller(scheme: str) -> None:
         (bearer(SECRET[:-1]), "not one of this server's"),
         (bearer(SECRET.upper()), "not one of this server's"),
         ([(b"authorization", b"Bearer \xff\xfe")], "not one of this server's"),
-        (bearer(SECRET) + bearer(SECRET), "more than one"),
+        (bearer(SECRET) + bearer(SECRET), "more than one Authorization header"),
+        ([(b"x-api-key", SECRET.encode())] * 2, "more than one x-api-key header"),
+        ([(b"api-key", b"")], "api-key header holds no API key"),
+        ([(b"x-api-key", b"  "), *bearer(SECRET)], "x-api-key header holds no API key"),
+        ([(b"x-api-key", b"Bearer " + SECRET.encode())], "not one of this server's"),
+        ([(b"api-key", SECRET.encode() + b"x")], "not one of this server's"),
+        (
+            [*bearer(SECRET), (b"api-key", SECRET.encode() + b"x")],
+            "headers Authorization and api-key hold different API keys",
+        ),
+        (
+            [(b"api-key", b"x"), (b"x-api-key", SECRET.encode())],
+            "headers api-key and x-api-key hold different API keys",
+        ),
+        ([(b"authorization", b"Basic " + SECRET.encode()), (b"x-api-key", SECRET.encode())], "not of the form"),
     ],
 )
 def test_a_request_without_a_valid_key_gets_the_reason_and_no_key(

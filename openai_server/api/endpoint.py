@@ -100,11 +100,14 @@ class Endpoint:
 
 
 def with_v1(path: str) -> tuple[str, ...]:
-    """The path with the prefix /v1, and without it for clients whose base URL has no /v1."""
-    return f"/v1{path}", path
+    """The path with the prefix /v1, without it for clients whose base URL has no /v1, and both below Azure's prefix."""
+    return f"/v1{path}", path, f"/openai/v1{path}", f"/openai{path}"
 
 
 def by_model(*names: str) -> tuple[str, ...]:
-    """Paths that contain the model: for openai 0.28 with `engine=`, below the path of the model, and on their own."""
-    prefixes = ("/v1/engines/{model}", "/engines/{model}", "/v1/models/{model}", "/models/{model}", "/{model}")
+    """Paths that contain the model: for openai 0.28 with `engine=`, for Azure, and below the path of the model."""
+    prefixes = (
+        *("/v1/engines/{model}", "/engines/{model}", "/openai/deployments/{model}"),
+        *("/v1/models/{model}", "/models/{model}", "/{model}"),
+    )
     return tuple(f"{prefix}/{name}" for prefix in prefixes for name in names)

@@ -10,6 +10,7 @@ from tests.wire.sidecar import Sidecar, running
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
 MODEL, OTHER = "/v1/models/{model}", "other"
+DEPLOYMENTS = ("/deployments/tiny", "/deployments/org/name", "/deployments/chat")
 BODY = {"messages": [{"role": "user", "content": "x"}]}
 MODELS = ["tiny", "org/name", "chat", "org/chat"]
 
@@ -53,6 +54,14 @@ REQUESTS = [
     ("POST", "/apply-template", "/apply-template", 200),
     ("POST", "/v1/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
     ("POST", "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
+    *(("POST", f"/openai{path}/chat/completions", CHAT, 200) for path in ("", "/v1", *DEPLOYMENTS)),
+    *(("POST", f"/openai{path}/completions", COMPLETIONS, 400) for path in ("", "/v1", *DEPLOYMENTS)),
+    *(("POST", f"/openai{path}/embeddings", "/v1/embeddings", 400) for path in ("", "/v1", *DEPLOYMENTS)),
+    ("GET", "/openai/models", "/v1/models", 200),
+    ("GET", "/openai/v1/models", "/v1/models", 200),
+    ("GET", "/openai/v1/models/org/name", MODEL, 200),
+    ("GET", "/openai/deployments/tiny/chat/completions", CHAT, 405),
+    ("POST", "/openai/deployments/none/chat/completions", CHAT, 404),
     ("GET", "/openapi.json", "/openapi.json", 200),
     ("POST", "/readyz", "/readyz", 405),
     *(

@@ -191,6 +191,15 @@ N = TensorSpec("n", "INT32", (1,), "choices to generate from the prompt; absent:
 PRIORITY = TensorSpec(
     "priority", "INT32", (1,), "waiting prompts with a smaller number are read first; absent: 0 (first)", 0
 )
+TIMINGS = TensorSpec(
+    "timings", "BOOL", (1,), "whether to return `prompt_ms` and `completion_ms`; absent: false; not in step batches"
+)
+PROMPT_PROGRESS = TensorSpec(
+    "prompt_progress",
+    "BOOL",
+    (1,),
+    "stream: whether to return `progress_tokens` and `progress_ms`; absent: false; not in step batches",
+)
 
 INPUTS: tuple[TensorSpec, ...] = (
     PROMPT,
@@ -238,6 +247,8 @@ INPUTS: tuple[TensorSpec, ...] = (
     SEED,
     N,
     PRIORITY,
+    TIMINGS,
+    PROMPT_PROGRESS,
 )
 
 GUIDES: tuple[TensorSpec, ...] = (JSON_SCHEMA, REGEX, GRAMMAR, LARK)
@@ -293,6 +304,32 @@ TOP_LOGPROB_TOKEN = TensorSpec(
 )
 TOP_LOGPROB = TensorSpec("top_logprob", "FP32", (ANY,), "ln p of each of these, greatest first; NaN as in `logprob`")
 
+PROMPT_MS = TensorSpec(
+    "prompt_ms",
+    "FP32",
+    (1,),
+    "with `timings`: milliseconds from the start of the request's first step to its first token; in a stream, sent "
+    "with each response that has `token`, like all counts",
+)
+COMPLETION_MS = TensorSpec(
+    "completion_ms",
+    "FP32",
+    (1,),
+    "with `timings`: milliseconds from the request's first token to the last one so far; sent with `prompt_ms`",
+)
+PROGRESS_TOKENS = TensorSpec(
+    "progress_tokens",
+    "INT32",
+    (ANY,),
+    "with `prompt_progress`: tokens of the prompt from the cache, and then those that each step had completed",
+)
+PROGRESS_MS = TensorSpec(
+    "progress_ms",
+    "FP32",
+    (ANY,),
+    "milliseconds since the start of the request's first step, for each element of `progress_tokens`",
+)
+
 LOGPROB_OUTPUTS: tuple[TensorSpec, ...] = (LOGPROB_INDEX, LOGPROB_TOKEN, LOGPROB, TOP_LOGPROB_TOKEN, TOP_LOGPROB)
 UNARY_OUTPUTS: tuple[TensorSpec, ...] = (
     TEXT,
@@ -302,6 +339,8 @@ UNARY_OUTPUTS: tuple[TensorSpec, ...] = (
     CACHED_TOKENS,
     COMPLETION_TOKENS,
     MARKED_TOKENS,
+    PROMPT_MS,
+    COMPLETION_MS,
     *LOGPROB_OUTPUTS,
 )
 STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
@@ -312,7 +351,11 @@ STREAM_OUTPUTS: tuple[TensorSpec, ...] = (
     CACHED_TOKENS,
     COMPLETION_TOKENS,
     MARKED_TOKENS,
+    PROMPT_MS,
+    COMPLETION_MS,
     *LOGPROB_OUTPUTS,
+    PROGRESS_TOKENS,
+    PROGRESS_MS,
 )
 OUTPUTS: tuple[TensorSpec, ...] = tuple(dict.fromkeys(UNARY_OUTPUTS + STREAM_OUTPUTS))
 
@@ -350,6 +393,9 @@ STEP_BATCH: tuple[TensorSpec, ...] = (
     ROW_COMPLETION_TOKENS,
     ROW_MARKED_TOKENS,
 )
+
+NOT_IN_STEP_BATCHES: tuple[TensorSpec, ...] = (LOGPROBS, TIMINGS, PROMPT_PROGRESS)
+"""Inputs that a request with PARAM_REQUEST can't have."""
 
 EXTENSION_STEP_BATCHES = "anyserve_step_batches"
 """In ServerMetadata.extensions: the server supports PARAM_REQUEST and PARAM_CANCEL."""

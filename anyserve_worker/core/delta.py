@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from anyserve_worker.core.logprob import TokenLogprob
+from anyserve_worker.core.request_timer import Progress, Times
 
 
 @dataclass(slots=True)  # not frozen: there is one per token, and a frozen one takes three times as long to create
@@ -21,6 +22,14 @@ class Delta:
     """Tokens up to the mark, such as those of reasoning. None: the request has no mark."""
     begins: bool = False
     """Whether this is the first delta of its choice."""
+    times: Times | None = None
+    """Times of the request up to this step. None: not requested."""
+    progress: tuple[Progress, ...] = ()
+    """Progress of the prompt, in order. A delta with progress may have no output."""
+
+    @property
+    def has_output(self) -> bool:
+        return bool(self.text or self.finish_reason or self.logprobs)
 
 
 def merge(deltas: Iterable[Delta]) -> list[Delta]:
@@ -36,4 +45,10 @@ def join_deltas(parts: Sequence[Delta]) -> Delta:
     if len(parts) == 1:
         return parts[0]
     logprobs = tuple(logprob for part in parts for logprob in part.logprobs)
-    return replace(parts[-1], text="".join(part.text for part in parts), logprobs=logprobs, begins=parts[0].begins)
+    return replace(
+        parts[-1],
+        text="".join(part.text for part in parts),
+        logprobs=logprobs,
+        begins=any(part.begins for part in parts),
+        progress=tuple(progress for part in parts for progress in part.progress),
+    )

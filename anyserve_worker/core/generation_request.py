@@ -44,5 +44,9 @@ class GenerationRequest:
     """Callers share the worker fairly. All requests without a name belong to one caller, the empty string."""
     prefix_key: PrefixKey = TEXT_KEY
     """Adapter and media that the KV cells of the prompt depend on."""
+    timings: bool = False
+    """Whether the times of the request are returned."""
+    prompt_progress: bool = False
+    """Whether the progress of the prompt is returned, in a stream."""
     priority: int = 0
     """Waiting prompts with a smaller number are computed first."""

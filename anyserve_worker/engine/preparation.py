@@ -10,6 +10,7 @@ from collections.abc import Sequence as Items
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.core.generation_request import GenerationRequest
 from anyserve_worker.core.guide import GuideMatcher
+from anyserve_worker.core.request_timer import RequestTimer
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.engine.text_steps import TextRunner
 from anyserve_worker.engine.tokenizer import Tokenizer, Vocabulary
@@ -58,6 +59,9 @@ class Preparation:
             guides = await self._guides.compile(request.guide, request.caller, request.n)
         echo = echo_of(request.prompt, prompt, self._vocabulary, request.plain) if request.echo else None
         limits = self._reasoning_limits(request)
+        timer = None
+        if request.timings or request.prompt_progress:
+            timer = RequestTimer(times=request.timings, progress=request.prompt_progress)
         sequences = [
             Sequence(
                 index=index,
@@ -69,6 +73,7 @@ class Preparation:
                 guide=guides[index],
                 reasoning=ReasoningCounter(request.mark_end, request.mark_begin) if request.mark_end else None,
                 reasoning_limit=limits[index],
+                timer=timer,
                 special=not request.skip_special_tokens,
                 echo=echo,
                 logprobs=None if sampling.logprobs is None else LogprobOutput(),

@@ -13,6 +13,7 @@ from typing import Protocol
 from anyserve_worker.core.delta import Delta
 from anyserve_worker.core.errors import DeadlineExceeded, EngineFailure, NoRoom, WorkerError
 from anyserve_worker.core.logprob import TokenLogprob, TokenScore
+from anyserve_worker.core.request_timer import Progress, RequestTimer
 from anyserve_worker.engine.running_request import RunningGeneration
 from anyserve_worker.engine.stats import EngineStats
 from anyserve_worker.engine.tokenizer import Vocabulary
@@ -141,6 +142,8 @@ class TextSteps:
             generation = self._owner[chunk.sequence]
             if not generation.started:
                 generation.started_ns = started
+                if chunk.sequence.timer:
+                    chunk.sequence.timer.start(started)
                 self._stats.queue.add(started - generation.submitted_ns)
                 self._stats.queue_seconds.add((started - generation.submitted_ns) / 1e9)
                 self._stats.prompt_tokens += chunk.sequence.n_prompt
@@ -153,6 +156,8 @@ class TextSteps:
         if sequence.error:
             self.abort(self._owner[sequence], sequence.error)
             return
+        if sequence.timer:
+            self._end_step(sequence, sequence.timer, samples=bool(tokens))
         echoed = self._echo(sequence) if sequence.echo and tokens else None
         text, reason = self._extend(sequence, tokens)
         if chunk.draft:
@@ -166,6 +171,15 @@ class TextSteps:
             self._emit(sequence, text, reason, logprobs)
         if reason:
             self._finish(sequence)
+
+    def _end_step(self, sequence: Sequence, timer: RequestTimer, *, samples: bool) -> None:
+        """Measures a step, and delivers the progress of the prompt, which the first choice computes."""
+        now = time.monotonic_ns()
+        timer.end_step(now, samples=samples)
+        if sequence.index == 0:
+            n_computed = min(sequence.n_computed, sequence.n_prompt)
+            if progress := timer.progress(now, max(0, sequence.n_cached), n_computed):
+                self._deliver(self._owner[sequence], self._delta(sequence, "", None, progress=progress))
 
     def _extend(self, sequence: Sequence, tokens: list[int]) -> tuple[str, str | None]:
         """Appends `tokens` up to the sequence's end. Returns the text that they complete, and the finish reason."""
@@ -228,19 +242,33 @@ class TextSteps:
             self._record_first(generation)
         if reason:
             generation.finish_reasons.append(reason)
-        delta = Delta(
+        delta = self._delta(sequence, text, reason, logprobs, begins=not sequence.has_output)
+        sequence.has_output = True
+        self._deliver(generation, delta)
+
+    def _delta(
+        self,
+        sequence: Sequence,
+        text: str,
+        reason: str | None,
+        logprobs: tuple[TokenLogprob, ...] = (),
+        *,
+        begins: bool = False,
+        progress: tuple[Progress, ...] = (),
+    ) -> Delta:
+        return Delta(
             index=sequence.index,
             text=text,
             finish_reason=reason,
             completion_tokens=sequence.n_generated,
             prompt_tokens=sequence.n_prompt,
-            cached_tokens=max(0, generation.sequences[0].n_cached),
+            cached_tokens=max(0, self._owner[sequence].sequences[0].n_cached),
             logprobs=logprobs,
             marked_tokens=sequence.reasoning.count(sequence.n_generated) if sequence.reasoning else None,
-            begins=not sequence.has_output,
+            begins=begins,
+            times=sequence.timer.times if sequence.timer else None,
+            progress=progress,
         )
-        sequence.has_output = True
-        self._deliver(generation, delta)
 
     def _record_first(self, generation: RunningGeneration) -> None:
         generation.first_ns = time.monotonic_ns()

@@ -16,6 +16,7 @@ from anyserve_worker.core.errors import WorkerError
 from anyserve_worker.core.guide import GuideMatcher
 from anyserve_worker.core.logprob import TokenScore
 from anyserve_worker.core.prefix_key import TEXT_KEY, PrefixKey
+from anyserve_worker.core.request_timer import RequestTimer
 from anyserve_worker.core.sampling_parameters import SamplingParameters
 from anyserve_worker.scheduling.prompt_lookup import PromptLookup
 from anyserve_worker.text.echo import Echo
@@ -65,6 +66,8 @@ class Sequence:
     """Used by the sampler. None: reasoning has no limit."""
     error: WorkerError | None = None
     """Set if the sequence can't continue."""
+    timer: RequestTimer | None = None
+    """The timer of the request; None: neither times nor progress are requested."""
     echo: Echo | None = None
     """Text to send before generated text; None if there is none or it has been sent."""
     special: bool = False

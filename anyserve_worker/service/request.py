@@ -68,6 +68,8 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         timeout=timeout_of(message),
         caller=caller_of(message),
         priority=scalar(inputs, contract.PRIORITY, 0),
+        timings=scalar(inputs, contract.TIMINGS, False),
+        prompt_progress=scalar(inputs, contract.PROMPT_PROGRESS, False),
     )
 
 

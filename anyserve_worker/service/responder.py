@@ -44,7 +44,10 @@ class Responder:
         """Returns one response of a stream. `choices`: new output. Token counts are included if a choice ends, those of
         the prompt also if one begins."""
         outputs: list[tuple[TensorSpec, tensors.Elements]] = []
-        if choices:
+        progress = [progress for choice in choices for progress in choice.progress]
+        if progress and not any(choice.has_output for choice in choices):
+            outputs = _prompt_counts(choices)
+        elif choices:
             outputs = [
                 (contract.TOKEN, [choice.text.encode() for choice in choices]),
                 (contract.INDEX, [choice.index for choice in choices]),
@@ -53,11 +56,16 @@ class Responder:
                     [(choice.finish_reason or contract.NOT_FINISHED).encode() for choice in choices],
                 ),
             ]
-            if any(choice.finish_reason for choice in choices):
+            if any(choice.finish_reason or choice.times for choice in choices):
                 outputs += _counts(choices)
             elif any(choice.begins for choice in choices):
                 outputs += _prompt_counts(choices)
             outputs += _logprobs(choices)
+        if progress:
+            outputs += [
+                (contract.PROGRESS_TOKENS, [step.n_tokens for step in progress]),
+                (contract.PROGRESS_MS, [step.ms for step in progress]),
+            ]
         response = self.build(outputs)
         response.parameters[contract.PARAM_FINAL].bool_param = final
         return response
@@ -88,6 +96,18 @@ def _counts(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
             if choices[0].marked_tokens is not None
             else []
         ),
+        *_times(choices),
+    ]
+
+
+def _times(choices: list[Delta]) -> list[tuple[TensorSpec, tensors.Elements]]:
+    """Returns the times of the request, which are those of its latest delta; empty if they are not requested."""
+    times = [choice.times for choice in choices if choice.times]
+    if not times:
+        return []
+    return [
+        (contract.PROMPT_MS, [times[0].prompt_ms]),
+        (contract.COMPLETION_MS, [max(time.completion_ms for time in times)]),
     ]
 
 

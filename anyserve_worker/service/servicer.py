@@ -24,7 +24,7 @@ from anyserve_worker.core.task_requests import (
 )
 from anyserve_worker.engine.engine import Engine
 from anyserve_worker.service.repository import MODEL_VERSION, Repository, ServedModel
-from anyserve_worker.service.request import names_capability, parse
+from anyserve_worker.service.request import names_capability, parse, tensor_error
 from anyserve_worker.service.responder import Responder
 from anyserve_worker.service.stream import Stream
 from anyserve_worker.service.tasks import Outputs, embedding_outputs, score_outputs, task_of, token_outputs
@@ -158,7 +158,12 @@ class InferenceServicer(grpc_predict_v2_pb2_grpc.GRPCInferenceServiceServicer):
             responder = Responder(request, model.name, contract.TASKS[task].outputs)
             if task != contract.TASK_GENERATE:
                 return responder.build(await _run_task(engine, parse_task(task, request)))
-            generation = await engine.submit(parse(request), read_origin(request, context.invocation_metadata() or ()))
+            generation_request = parse(request)
+            if generation_request.prompt_progress:
+                raise tensor_error(contract.PROMPT_PROGRESS, "only in streams")
+            generation = await engine.submit(
+                generation_request, read_origin(request, context.invocation_metadata() or ())
+            )
             try:
                 return responder.unary([delta async for deltas in generation for delta in deltas])
             finally:

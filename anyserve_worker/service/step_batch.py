@@ -11,6 +11,9 @@ Row = tuple[int, Delta]
 """(number of a request, delta of one of its choices)."""
 
 
+_UNSUPPORTED = {spec.name for spec in contract.NOT_IN_STEP_BATCHES}
+
+
 def number(message: ModelInferRequest, name: str) -> int | None:
     """Returns a request's number, from the parameter PARAM_REQUEST or PARAM_CANCEL; None if it is absent.
 
@@ -27,11 +30,9 @@ def number(message: ModelInferRequest, name: str) -> int | None:
 
 def check_form(message: ModelInferRequest) -> None:
     """Raises InvalidRequest if a request with a number calls for output that step batches don't have."""
-    if any(tensor.name == contract.LOGPROBS.name for tensor in message.inputs):
-        raise InvalidRequest(
-            f"tensor '{contract.LOGPROBS.name}': not supported in step batches",
-            tensor=contract.LOGPROBS.name,
-        )
+    for tensor in message.inputs:
+        if tensor.name in _UNSUPPORTED:
+            raise InvalidRequest(f"tensor '{tensor.name}': not supported in step batches", tensor=tensor.name)
     if message.outputs:
         raise InvalidRequest("a request answered in step batches cannot name its outputs")
     if message.parameters[contract.PARAM_EMPTY_FINAL].bool_param:

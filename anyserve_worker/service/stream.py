@@ -276,8 +276,10 @@ async def _responses(
 
 def _split_ends(choices: list[Delta]) -> tuple[list[Delta], list[Delta]]:
     """Separates text from ends: in AnyServe's protocol, an empty token of its own ends a choice."""
-    texts = [replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs]
-    ends = [replace(choice, text="", logprobs=()) for choice in choices if choice.finish_reason]
+    texts = [
+        replace(choice, finish_reason=None) for choice in choices if choice.text or choice.logprobs or choice.progress
+    ]
+    ends = [replace(choice, text="", logprobs=(), progress=()) for choice in choices if choice.finish_reason]
     return texts, ends
 
 

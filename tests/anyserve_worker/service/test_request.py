@@ -110,6 +110,8 @@ def test_every_input_sets_its_field(form: Build) -> None:
         mark_end=[b"</a>", b"</b>"],
         max_marked_tokens=[6],
         priority=[3],
+        timings=[True],
+        prompt_progress=[True],
     )
     others = {"prompt_token_ids", "plain_spans", "echo", "regex", "grammar", "lark"}
     assert {t.name for t in message.inputs} | others == SPECS.keys(), (
@@ -127,6 +129,8 @@ def test_every_input_sets_its_field(form: Build) -> None:
         mark_end=("</a>", "</b>"),
         max_marked_tokens=6,
         priority=3,
+        timings=True,
+        prompt_progress=True,
         sampling=SamplingParameters(
             temperature=0.5,
             top_p=0.25,

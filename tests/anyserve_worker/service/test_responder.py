@@ -9,6 +9,7 @@ import pytest
 from anyserve_worker.core.delta import Delta, merge
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.core.logprob import TokenLogprob
+from anyserve_worker.core.request_timer import Progress, Times
 from anyserve_worker.service.responder import Responder
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferResponse
@@ -51,7 +52,8 @@ def test_a_unary_answer_has_the_whole_text_of_each_choice(form: Build) -> None:
 def test_outputs_have_the_shapes_and_datatypes_of_the_contract(form: Build) -> None:
     message = form(prompt=[b"x"])
     scored = delta(0, "a", None, 1, 4, TokenLogprob(b"a", -1.0, ((b"b", -0.5),)))
-    deltas = [replace(part, marked_tokens=1) for part in (scored, *ANSWER)]
+    timed = replace(scored, progress=(Progress(4, 0.0), Progress(9, 2.5)))
+    deltas = [replace(part, marked_tokens=1, times=Times(2.5, 7.5)) for part in (timed, *ANSWER)]
     unary = Responder(message, "m", contract.UNARY_OUTPUTS).unary(deltas)
     stream = Responder(message, "m", contract.STREAM_OUTPUTS).stream(merge(deltas), final=True)
     for response, specs in ((unary, contract.UNARY_OUTPUTS), (stream, contract.STREAM_OUTPUTS)):
@@ -99,6 +101,32 @@ def test_a_stream_response_with_the_end_of_a_choice_has_counts(form: Build) -> N
         "completion_tokens": [3, 2],
     }
     assert response.parameters["triton_final_response"].bool_param is True
+
+
+@forms
+def test_every_response_to_a_timed_request_has_times_and_counts(form: Build) -> None:
+    responder = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS)
+    early, late = replace(delta(0, "a"), times=Times(2.5, 0.5)), replace(delta(1, "b", n=2), times=Times(2.5, 7.5))
+    tensors = values(responder.stream([late, early], final=False))
+    assert (tensors["prompt_ms"], tensors["completion_ms"]) == ([2.5], [7.5])
+    assert (tensors["prompt_tokens"], tensors["cached_tokens"], tensors["completion_tokens"]) == ([9], [4], [2, 1])
+
+
+@forms
+def test_progress_comes_with_or_without_output(form: Build) -> None:
+    responder = Responder(form(prompt=[b"x"]), "m", contract.STREAM_OUTPUTS)
+    steps = [
+        replace(delta(0), progress=(Progress(4, 0.0), Progress(6, 1.5))),
+        replace(delta(0), progress=(Progress(9, 3.5),)),
+    ]
+    assert values(responder.stream(merge(steps), final=False)) == {
+        "prompt_tokens": [9],
+        "cached_tokens": [4],
+        "progress_tokens": [4, 6, 9],
+        "progress_ms": [0.0, 1.5, 3.5],
+    }
+    with_token = values(responder.stream(merge([*steps, replace(delta(0, "a"), begins=True)]), final=False))
+    assert (with_token["token"], with_token["prompt_tokens"], with_token["progress_tokens"]) == ([b"a"], [9], [4, 6, 9])
 
 
 @forms

@@ -551,6 +551,8 @@ ERROR_PROMPT_TOKENS = "error_prompt_tokens"
 
 PART_COMMENT = "// part: "
 """Begins the line before a rule of a `lark` grammar; the rest of that line names the part that the rule belongs to."""
+REWRITTEN_COMMENT = "// rewritten"
+"""Follows `%lark {` if the lines of this nested grammar are not its author's, so that their numbers mean nothing."""
 
 REASON_CONTEXT_LENGTH = "context_length_exceeded"
 REASON_QUEUE_FULL = "queue_full"

@@ -30,10 +30,12 @@ _ELSEWHERE = re.compile(r"Resource (?P<address>'.*') is not present in a registr
 _LENGTHS = re.compile(r" *\(\?s:\.\{")
 """Start of the expression that llguidance generates for `minLength` and `maxLength`."""
 _TOO_LONG = "'minLength' or 'maxLength' is too large"
-_NESTED_GRAMMAR = "%lark {"
+_NESTED_GRAMMAR = re.compile(rf"%lark \{{(?P<rewritten> {contract.REWRITTEN_COMMENT})?$")
 """Ends the first line of a rule that holds another grammar."""
-_PART = re.compile(rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/)$", re.MULTILINE)
-"""A rule that refers to no other rule, after the name of its part."""
+_PART = re.compile(
+    rf"{contract.PART_COMMENT}(.*)\n\w+: (%json .*|/.*/|%lark \{{.*\n(?:.*\n)*?\}}(?: \".*)?)$", re.MULTILINE
+)
+"""A rule that refers to no other rule, after the name of its part. A nested grammar has several lines."""
 
 
 def explain(language: str, source: str, error: str) -> tuple[str, str]:
@@ -67,13 +69,14 @@ def parts(language: str, source: str) -> Iterator[tuple[str, str]]:
 
 def _place(source: str, line: int) -> tuple[str, int]:
     """Returns the part that a line belongs to, empty if it belongs to none, and the line's number in the author's text:
-    in the grammar that is nested in the part, or in all of `source`; 0 if the part has no lines of its own."""
+    in the grammar that is nested in the part, or in all of `source`; 0 if the author didn't write these lines."""
     lines = source.split("\n", line)[:line]
     if len(lines) > 1 and lines[-2].startswith(contract.PART_COMMENT):
         return lines[-2].removeprefix(contract.PART_COMMENT), 0
     for first in range(len(lines) - 1, 0, -1):
-        if lines[first].endswith(_NESTED_GRAMMAR) and lines[first - 1].startswith(contract.PART_COMMENT):
-            return lines[first - 1].removeprefix(contract.PART_COMMENT), line - first - 1
+        if lines[first - 1].startswith(contract.PART_COMMENT) and (nested := _NESTED_GRAMMAR.search(lines[first])):
+            own_line = 0 if nested["rewritten"] else line - first - 1
+            return lines[first - 1].removeprefix(contract.PART_COMMENT), own_line
     return "", line
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from openai_server.backends.dialects.base import ServerInputs
+from openai_server.core import guide_parts
 from openai_server.core.closing import closed
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
 from openai_server.core.lark import json_value, literal, nested
@@ -260,6 +261,10 @@ def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
     except InvalidRequest as error:
         if error.param == "tools":
             error.param = turn.name("tools")
+        name = guide_parts.function_of(error.param or "")
+        for i, tool in enumerate(turn.tools):
+            if name == tool.name:
+                error.param = turn.tool_field(i)
         raise
 
 

@@ -8,7 +8,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from openai_server.core.tools import Tool
+from openai_server.core.tools import INPUT, Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import Elements, Key, parameters_of
@@ -63,6 +63,9 @@ class Glm(ToolFormat):
             (self._element(rules, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
+        if tool.custom is not None:
+            text = rules.input_up_to(tool, _VALUE_CLOSE, _VALUE_CLOSE)
+            elements = [(f"{literal(_KEY_OPEN + INPUT)} {_TO_VALUE} {text} {_LINE}", True)]
         if elements or schema.has_no_arguments(parameters):
             body = rules.sequence(elements, "")
         else:

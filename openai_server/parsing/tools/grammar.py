@@ -10,14 +10,17 @@ PURE: text only; the worker compiles it. Rules:
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.lark import json_value
 from openai_server.core.lark import literal as literal
-from openai_server.core.tools import Tool
+from openai_server.core.tools import INPUT, Tool
+from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, regex_up_to, up_to
+from openai_server.parsing.lark.regex import Refused
 from openai_server.parsing.tools import schema
 from protos.contract import PART_COMMENT
 
@@ -62,6 +65,25 @@ def _any_of(texts: Sequence[str]) -> str:
 def repeated(item: str, separator: str, *, several: bool) -> str:
     """One item, or any number if `several`. Text after the items must not begin like the separator."""
     return f"{item} ({separator} {item})*" if several else item
+
+
+def follows_grammar(tool: Tool) -> bool:
+    """Whether the tool is a custom tool whose input must match a definition."""
+    return tool.custom is not None and tool.custom.syntax != "text" and tool.function.strict is not False
+
+
+@contextmanager
+def _naming(tool: Tool) -> Iterator[None]:
+    """Adds the tool to the error for a definition that can't be enforced."""
+    try:
+        yield
+    except Refused as error:
+        assert tool.custom is not None
+        kind = "grammar" if tool.custom.syntax == "lark" else "regular expression"
+        raise InvalidRequest(
+            f"The {kind} of the tool '{tool.name}' can't be enforced: {error}.",
+            param=guide_parts.of_function(tool.name),
+        ) from None
 
 
 class Rules:
@@ -116,9 +138,34 @@ class Rules:
     def arguments(self, tool: Tool) -> str:
         """The arguments of a call as a JSON object."""
         self.begin(tool)
+        if tool.custom is not None:
+            head = literal(f'{{"{INPUT}": ')
+            return f'{head} {self.input(tool)} "}}"'
         if schema.has_no_arguments(schema.parameters(tool.function)):
             return literal("{}")
         return self.json(schema.closed_parameters(tool.function), exactly=bool(tool.function.strict))
+
+    def input(self, tool: Tool) -> str:
+        """The input of a custom tool as a JSON string. Raises InvalidRequest if that can't be enforced."""
+        custom = tool.custom
+        assert custom is not None
+        if not follows_grammar(tool):
+            return self.json({"type": "string"}, exactly=False)
+        with _naming(tool):
+            rewrite = in_json_string if custom.syntax == "lark" else regex_in_json_string
+            nested = self.rule(rewrite(custom.definition), guide_parts.of_function(tool.name))
+        return f'"\\"" {nested} "\\""'
+
+    def input_up_to(self, tool: Tool, end: str, tag: str) -> str:
+        """The input of a custom tool as raw text, and `end` after it, which begins at the first `tag`. Raises
+        InvalidRequest if that can't be enforced."""
+        custom = tool.custom
+        assert custom is not None
+        if not follows_grammar(tool):
+            return self.shortest(f"{free_text([tag])} {literal(end)}")
+        with _naming(tool):
+            rewrite = up_to if custom.syntax == "lark" else regex_up_to
+            return self.rule(rewrite(custom.definition, end, tag), guide_parts.of_function(tool.name))
 
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
         """A sequence of the items in their order, with separators. The second part of an item is whether it is

@@ -89,7 +89,10 @@ def _call(rules: Rules, tool: Tool) -> str:
     exactly, required = bool(tool.function.strict), schema.required(parameters)
     arguments = []
     for key, value in schema.properties(parameters).items():
-        json = rules.json(schema.with_definitions(value, parameters), exactly=exactly)
+        if tool.custom is not None:
+            json = rules.input(tool)
+        else:
+            json = rules.json(schema.with_definitions(value, parameters), exactly=exactly)
         arguments.append((rules.rule(f"{literal(f'{key}=')} {json}"), key in required))
     body = rules.sequence(arguments, ", ")
     if not arguments and not schema.has_no_arguments(parameters):

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from openai_server.core.tools import Tool
+from openai_server.core.tools import INPUT, Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import Elements, Key, parameters_of
@@ -111,6 +111,9 @@ class XmlCalls(ToolFormat):
             (_element(rules, tags, key, value, parameters, exactly), key in required)
             for key, value in schema.properties(parameters).items()
         ]
+        if tool.custom is not None:
+            begin, end = tags.value_begin[0] + tags.line, f"{tags.line}{tags.value_end}\n"
+            elements = [(f"{literal(tags.key + INPUT + begin)} {rules.input_up_to(tool, end, tags.value_end)}", True)]
         takes_any = not elements and not schema.has_no_arguments(parameters)
         body = f"({_any_element(rules, tags)})*" if takes_any else rules.sequence(elements, "")
         return f"{head} {body} {literal(tags.call_end)}"

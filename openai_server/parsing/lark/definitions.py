@@ -104,11 +104,11 @@ class Grammar:
 
 def read(definition: str) -> Grammar:
     """Raises Refused, which names the line."""
-    reading = _Reading(tokens_of(definition))
-    return reading.grammar()
+    reader = _GrammarReader(tokens_of(definition))
+    return reader.grammar()
 
 
-class _Reading:
+class _GrammarReader:
     def __init__(self, tokens: Sequence[Token]) -> None:
         self._tokens = tokens
         self._at = 0
@@ -124,7 +124,7 @@ class _Reading:
             elif token.text == "%import":
                 self._import()
             elif token.text == "%llguidance" and (self._peek(), self._peek(1)) == ("{", "}"):
-                self._at += 2  # says only whose dialect the grammar is in
+                self._at += 2  # names only the dialect
             elif token.kind != "newline":
                 raise refused(token)
         return self._grammar

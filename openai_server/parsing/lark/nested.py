@@ -15,7 +15,7 @@ from collections.abc import Iterator, Sequence
 from anyserve_common.text import ends_in_escape
 from openai_server.parsing.lark.definitions import Definition, Grammar, read, refused
 from openai_server.parsing.lark.regex import ESCAPED, Refused, characters_of, is_closed, run_of
-from openai_server.parsing.lark.texts import InJson, Raw, Texts, literal, on_one_line, parts_of, text_of
+from openai_server.parsing.lark.texts import InJson, Raw, PlaceWriter, literal, on_one_line, parts_of, text_of
 from openai_server.parsing.lark.tokens import Token
 
 _ANY = "/(?s:.)*/"
@@ -72,7 +72,7 @@ def _with_slashes(regex: str) -> str:
 # ---- One terminal for the whole grammar
 
 
-def _terminals(grammar: Grammar, texts: Texts) -> tuple[list[str], str]:
+def _terminals(grammar: Grammar, texts: PlaceWriter) -> tuple[list[str], str]:
     """A terminal for each definition, and the name of the one for `start`."""
     used = list(grammar.used())
     names = {definition.name: f"T{i}" for i, definition in enumerate(used)}
@@ -94,7 +94,7 @@ def _terminals(grammar: Grammar, texts: Texts) -> tuple[list[str], str]:
     return lines, names["start"]
 
 
-def _values(body: Sequence[Token], texts: Texts, names: dict[str, str], ignored: str = "") -> Iterator[str]:
+def _values(body: Sequence[Token], texts: PlaceWriter, names: dict[str, str], ignored: str = "") -> Iterator[str]:
     """The tokens of a body, rewritten. `ignored`: what may follow each terminal of a rule."""
     at = 0
     while at < len(body):
@@ -144,7 +144,7 @@ def _joined(values: Iterator[str]) -> str:
 class _Rules:
     """Writes the rules of a recursive grammar, with the client's names."""
 
-    def __init__(self, grammar: Grammar, texts: Texts) -> None:
+    def __init__(self, grammar: Grammar, texts: PlaceWriter) -> None:
         self._grammar = grammar
         self._texts = texts
         self._lines: list[str] = []
@@ -239,7 +239,7 @@ class _RulesInJson(_Rules):
         return " ".join(out)
 
     def _lexeme(self, body: Sequence[Token]) -> str:
-        """The expression for a terminal in a rule. Raises Refused if its end can't be told at its first byte."""
+        """The expression for a terminal in a rule. Raises Refused if its end doesn't show at its first byte."""
         first = body[0]
         if len(body) == 1 and first.kind == "name":
             definition = self._grammar.definitions.get(first.text)

@@ -36,7 +36,7 @@ def parts_of(regex: Token) -> tuple[str, str]:
     return regex.text[1:end], regex.text[end + 1 :]
 
 
-class Texts(Protocol):
+class PlaceWriter(Protocol):
     any_text: str
     """The regular expression, with slashes, of all texts that may stand at this place."""
 
@@ -54,7 +54,7 @@ class Texts(Protocol):
         return self.regex(range_of(*texts), "")
 
 
-class Raw(Texts):
+class Raw(PlaceWriter):
     """Texts as they are."""
 
     any_text = "/(?s:.)*/"
@@ -68,7 +68,7 @@ class Raw(Texts):
         return f"/{regex if 'x' in flags else on_one_line(regex)}/{flags}"
 
 
-class InJson(Texts):
+class InJson(PlaceWriter):
     """Texts in a JSON string, with its escapes."""
 
     any_text = f"/{any_text()}/"

@@ -13,10 +13,12 @@ plain and its escaped ones, and a terminal whose end depends on more than one by
 from collections.abc import Iterator, Sequence
 
 from anyserve_common.text import ends_in_escape
+from openai_server.core.lark import literal
 from openai_server.parsing.lark.definitions import Definition, Grammar, read, refused
 from openai_server.parsing.lark.regex import ESCAPED, Refused, characters_of, is_closed, run_of
-from openai_server.parsing.lark.texts import InJson, Raw, PlaceWriter, literal, on_one_line, parts_of, text_of
+from openai_server.parsing.lark.texts import InJson, PlaceWriter, Raw, on_one_line, parts_of, text_of
 from openai_server.parsing.lark.tokens import Token
+from protos.contract import REWRITTEN_COMMENT
 
 _ANY = "/(?s:.)*/"
 _NONEMPTY = "/(?s:.)+/"
@@ -60,7 +62,7 @@ def _until_tag(name: str, lines: Sequence[str], end: str, tag: str) -> str:
 
 
 def _block(lines: Sequence[str]) -> str:
-    return "%lark {\n" + "\n".join(lines) + "\n}"
+    return f"%lark {{ {REWRITTEN_COMMENT}\n" + "\n".join(lines) + "\n}"
 
 
 def _with_slashes(regex: str) -> str:

@@ -4,6 +4,7 @@ from typing import Protocol
 
 import orjson
 
+from openai_server.core.lark import literal
 from openai_server.parsing.lark.regex import (
     ESCAPED,
     SHORT_ESCAPES,
@@ -14,11 +15,6 @@ from openai_server.parsing.lark.regex import (
     range_of,
 )
 from openai_server.parsing.lark.tokens import Token
-
-
-def literal(text: str) -> str:
-    """The text as a string literal of a grammar."""
-    return '"' + orjson.dumps(text).decode()[1:-1].replace("\x7f", "\\x7f") + '"'
 
 
 def text_of(token: Token) -> str:

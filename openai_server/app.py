@@ -93,6 +93,7 @@ class App:
             sealer=Sealer(lambda: self._item_keys.keys),
             observer=self.observer,
             clock=time.time,
+            chat_template=config.chat_template,
             needs_keys=lambda: bool(self.gate.key_ring.keys),
             endpoints=tuple(
                 endpoint

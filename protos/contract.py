@@ -567,6 +567,7 @@ CONFIG_PARAMETERS: dict[str, str] = {
     "chat_template_tool_use": "Jinja source of the template for requests with tools, if the model has a separate one",
     "bos_token": "text of the begin-of-sequence token",
     "eos_token": "text of the end-of-sequence token",
+    "pad_token": "text of the padding token",
     "add_bos_token": "`true` or `false`: whether a prompt of `generate` that doesn't begin with the BOS gets one; an "
     "empty prompt always does",
     "control_tokens": "JSON array: texts of the control tokens, which are recognised in prompts only",

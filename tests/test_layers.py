@@ -28,6 +28,7 @@ PURE = (
     "openai_server.api.examples",
     "openai_server.api.model_in_path",
     "openai_server.api.prompt_estimate",
+    "openai_server.api.query",
     "openai_server.api.bodies.cost",
     "openai_server.api.bodies.frames",
     "openai_server.api.bodies.parsers",
@@ -37,6 +38,7 @@ PURE = (
         for module in ("request", "answer")
     ),
     "openai_server.api.models.answer",
+    "openai_server.api.models.anthropic",
     "openai_server.api.health.answer",
     "openai_server.http.sse",
     "openai_server.http.router",

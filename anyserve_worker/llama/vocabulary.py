@@ -71,6 +71,10 @@ class Vocabulary:
         return self._token_text(self._bos)
 
     @property
+    def pad_text(self) -> str:
+        return self._token_text(llama.llama_vocab_pad(self.handle))
+
+    @property
     def adds_bos_token(self) -> bool:
         """Whether `tokenize` adds the BOS to a prompt that doesn't begin with it."""
         return bool(self._adds_bos) and self._bos >= 0

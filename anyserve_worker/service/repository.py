@@ -156,6 +156,7 @@ class ServedModel:
             "chat_template_tool_use": model.chat_template("tool_use"),
             "bos_token": vocabulary.bos_text,
             "eos_token": vocabulary.eos_text,
+            "pad_token": vocabulary.pad_text,
             "add_bos_token": str(vocabulary.adds_bos_token).lower(),
             "control_tokens": json.dumps(vocabulary.special_texts.control, ensure_ascii=False),
             "user_defined_tokens": json.dumps(user_defined, ensure_ascii=False),

@@ -32,6 +32,8 @@ class Services:
     """Seals what clients keep for later requests."""
     observer: Observer
     clock: Callable[[], float]
+    chat_template: str | None
+    """Jinja source that replaces the models' own templates; None: each model has its own."""
     needs_keys: Callable[[], bool]
     """Whether requests need an API key at the moment."""
     endpoints: "tuple[Endpoint, ...]"

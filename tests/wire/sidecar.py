@@ -72,6 +72,7 @@ class Call:
         self._parts = [body]
         self._grew = asyncio.Condition()
         self._exchange = FakeExchange(is_free=False)
+        path, _, query = path.partition("?")
         scope = {
             **self._exchange.scope,
             "asgi": {"version": "3.0", "spec_version": "2.3"},
@@ -80,7 +81,7 @@ class Call:
             "scheme": "http",
             "path": path,
             "raw_path": path.encode(),
-            "query_string": b"",
+            "query_string": query.encode(),
             "root_path": "",
             "headers": [(name.lower().encode(), value.encode()) for name, value in headers.items()],
             "client": ("127.0.0.1", 1),

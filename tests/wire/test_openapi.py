@@ -95,7 +95,9 @@ async def test_health_is_absent_if_it_has_its_own_port() -> None:
             assert (await sidecar.get(path)).status == 404
 
 
-@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/tiny", "/health", "/livez", "/readyz", "/openapi.json"])
+@pytest.mark.parametrize(
+    "path", ["/v1/models", "/v1/models/tiny", "/tokenizer_info", "/health", "/livez", "/readyz", "/openapi.json"]
+)
 async def test_responses_to_get_fit_their_schemas(path: str) -> None:
     async with running(able_worker()) as sidecar:
         document = await openapi_document(sidecar)

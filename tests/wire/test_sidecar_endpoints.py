@@ -52,6 +52,7 @@ REQUESTS = [
     ("POST", "/tokenize", "/tokenize", 400),
     ("POST", "/detokenize", "/detokenize", 400),
     ("POST", "/apply-template", "/apply-template", 200),
+    ("GET", "/tokenizer_info", "/tokenizer_info", 200),
     ("POST", "/v1/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
     ("POST", "/chat/completions/input_tokens", "/v1/chat/completions/input_tokens", 400),
     *(("POST", f"/openai{path}/chat/completions", CHAT, 200) for path in ("", "/v1", *DEPLOYMENTS)),

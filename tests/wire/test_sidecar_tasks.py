@@ -5,7 +5,7 @@ import base64
 import json
 import struct
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -229,6 +229,37 @@ async def test_apply_template_returns_the_prompt_of_a_chat() -> None:
         assert "hi" in prompt
         tool = {"type": "function", "function": {"name": "find_it"}}
         assert "find_it" in (await post(sidecar, "/apply-template", **chat, tools=[tool]))["prompt"]
+
+
+async def test_tokenizer_info_has_what_the_backend_reports() -> None:
+    async with running(worker()) as sidecar:
+        assert (await sidecar.get("/tokenizer_info")).json == {}
+    reported = {
+        "bos_token": "B",
+        "eos_token": "E",
+        "pad_token": "P",
+        "add_bos_token": "false",
+        "context_length": "2048",
+        "chat_template": "T",
+    }
+    expected = {
+        **{name: reported[name] for name in ("bos_token", "eos_token", "pad_token", "chat_template")},
+        "add_bos_token": False,
+        "model_max_length": 2048,
+    }
+    backend = worker(models=["tiny", "org/b"], **cast(Any, reported))
+    async with running(backend) as sidecar:
+        for query in ("", "?model=org%2Fb", "?model=tiny&x=1", "?model="):
+            assert (await sidecar.get(f"/tokenizer_info{query}")).json == expected
+        unknown = await sidecar.get("/tokenizer_info?model=none")
+        assert (unknown.status, unknown.error["code"]) == (404, "model_not_found")
+        crowded = await sidecar.get("/tokenizer_info?" + "a=1&" * 100)
+        assert (crowded.status, crowded.error["type"]) == (400, "invalid_request_error")
+
+
+async def test_tokenizer_info_has_the_template_that_replaces_the_models_own() -> None:
+    async with running(worker(chat_template="T"), chat_template="other") as sidecar:
+        assert (await sidecar.get("/tokenizer_info")).json == {"chat_template": "other"}
 
 
 COUNT = "/v1/chat/completions/input_tokens"

@@ -1,6 +1,6 @@
 """Responses of the endpoints for tokens, in the forms of llama-server, vLLM and OpenAI. PURE."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
@@ -38,6 +38,39 @@ class DetokenizedText(Struct):
 
 class RenderedPrompt(Struct):
     prompt: str
+
+
+class TokenizerInfo(Struct, kw_only=True):
+    """vLLM's response form: fields of Hugging Face's `tokenizer_config.json`. Absent is unknown."""
+
+    bos_token: str | UnsetType = UNSET
+    eos_token: str | UnsetType = UNSET
+    pad_token: str | UnsetType = UNSET
+    add_bos_token: bool | UnsetType = UNSET
+    """Whether the BOS is added to a prompt that doesn't begin with it."""
+    model_max_length: int | UnsetType = UNSET
+    """Tokens of a prompt and its answer together."""
+    chat_template: str | UnsetType = UNSET
+    """Jinja source of the template that the server renders for chats without tools."""
+
+
+_TOKENS = ("bos_token", "eos_token", "pad_token")
+
+
+def tokenizer_info(
+    parameters: Mapping[str, str], context_length: int | None, chat_template: str | None
+) -> TokenizerInfo:
+    """`parameters` are those that the backend reports. `chat_template` replaces the model's own."""
+    info = TokenizerInfo()
+    for name in _TOKENS:
+        setattr(info, name, parameters.get(name, UNSET))
+    if (adds_bos := parameters.get("add_bos_token")) is not None:
+        info.add_bos_token = adds_bos == "true"
+    if context_length is not None:
+        info.model_max_length = context_length
+    if template := chat_template or parameters.get("chat_template"):
+        info.chat_template = template
+    return info
 
 
 class InputTokens(Struct):

@@ -18,7 +18,14 @@ from openai_server.api.schemas_tasks import (
 )
 from openai_server.api.tasks import TaskHandler
 from openai_server.api.tokens import request, work
-from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, InputTokens, PromptTokens, RenderedPrompt
+from openai_server.api.tokens.answer import (
+    ContentTokens,
+    DetokenizedText,
+    InputTokens,
+    PromptTokens,
+    RenderedPrompt,
+    TokenizerInfo,
+)
 
 TOKENIZE = Endpoint(
     paths=("/tokenize",),
@@ -99,5 +106,24 @@ CHAT_INPUT_TOKENS = Endpoint(
         answers=[InputTokens],
         example={"object": "response.input_tokens", "input_tokens": 12},
         errors=endpoint.WORK,
+    ),
+)
+TOKENIZER_INFO = Endpoint(
+    paths=("/tokenizer_info",),
+    method="GET",
+    handler=work.tokenizer_info,
+    description=Description(
+        tag="Texts",
+        summary="The special tokens and the chat template of a model",
+        answers=[TokenizerInfo],
+        example={
+            "bos_token": "<|im_start|>",
+            "eos_token": "<|im_end|>",
+            "pad_token": "<|im_end|>",
+            "add_bos_token": False,
+            "model_max_length": 8192,
+            "chat_template": "{% for message in messages %}\u2026{% endfor %}",
+        },
+        errors=endpoint.LOOKUP | {400},
     ),
 )

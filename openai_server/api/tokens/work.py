@@ -1,13 +1,21 @@
 """The work of the endpoints for tokens."""
 
+from starlette.responses import Response
+
+from openai_server.api.endpoint import Handler
+from openai_server.api.query import query_of
 from openai_server.api.schemas_tasks import ContentToTokenize, DetokenizeRequest, MessagesToTokenize, TokenizeRequest
+from openai_server.api.services import Services
 from openai_server.api.tasks import Task
 from openai_server.api.tokens import answer
 from openai_server.api.tokens.answer import ContentTokens, DetokenizedText, InputTokens, PromptTokens, RenderedPrompt
 from openai_server.api.tokens.count import prompt_length
 from openai_server.backends.dialects.anyserve import decode, encode_tasks
 from openai_server.backends.directory import Model
+from openai_server.core.errors import BackendError, from_backend
+from openai_server.core.request_context import RequestContext
 from openai_server.core.turn import Turn
+from openai_server.http.json_response import JSONResponse
 from openai_server.prompting.chat_prompt import ChatPrompt
 from protos import contract
 
@@ -64,3 +72,16 @@ async def apply_template(task: Task, request: Turn) -> RenderedPrompt:
 async def count(task: Task, request: Turn) -> InputTokens:
     """Raises APIError."""
     return InputTokens("response.input_tokens", await prompt_length(task, request))
+
+
+def tokenizer_info(services: Services) -> Handler:
+    """The query may name the `model`."""
+
+    async def handle(context: RequestContext) -> Response:
+        try:
+            model = await services.catalog.resolve(query_of(context).get("model"))
+        except BackendError as error:
+            raise from_backend(error, {}) from error
+        return JSONResponse(answer.tokenizer_info(model.parameters, model.context_length, services.chat_template))
+
+    return handle

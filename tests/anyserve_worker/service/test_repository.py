@@ -53,6 +53,7 @@ class Native:
             vocabulary=SimpleNamespace(
                 bos_text="<s>",
                 eos_text="",
+                pad_text="<pad>",
                 adds_bos_token=False,
                 n_vocab=9,
                 special_texts=SimpleNamespace(control=["<s>"], user_defined=[]),
@@ -137,7 +138,7 @@ async def test_the_description_of_a_ready_model_leaves_out_unknown_values(native
     await load(repository)
     config = repository.default.config
     assert (config["bos_token"], config["context_length"], config["embedding_length"]) == ("<s>", "32", "3")
-    assert config["add_bos_token"] == "false"
+    assert (config["add_bos_token"], config["pad_token"]) == ("false", "<pad>")
     assert config["tasks"] == "generate,embed,tokenize,detokenize"
     assert "eos_token" not in config
 

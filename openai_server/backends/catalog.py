@@ -164,6 +164,10 @@ class Catalog(Listener):
             raise _first_error(lookups) or _nothing_ready()
         return found
 
+    def aliases(self) -> dict[str, str]:
+        """The names of models by their aliases, if the models are listed."""
+        return self._directory.listed_aliases()
+
     async def check_default(self) -> None:
         """Raises BackendError or Unavailable if a request for the default model would not be answered."""
         name = await self._name(None)

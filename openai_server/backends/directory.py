@@ -100,6 +100,14 @@ class Directory:
             return requested
         return self._synonyms.get(requested) or (requested if requested in self._remembered else None)
 
+    def listed_aliases(self) -> dict[str, str]:
+        """Alias → name of a listed model. An alias that is also the name of a listed model is left out."""
+        return {
+            alias: target
+            for alias, target in self._aliases.items()
+            if target in self.listed and alias not in self.listed
+        }
+
     # ---- Changes
 
     def change(self, name: str | None) -> None:

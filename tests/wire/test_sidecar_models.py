@@ -26,6 +26,22 @@ async def test_the_models_that_are_ready_are_listed() -> None:
     ]
 
 
+async def test_anthropics_clients_find_models_and_aliases() -> None:
+    worker = FakeWorker(models=["org/big", "small"], parameters={"context_length": "2048"})
+    headers = {"anthropic-version": "2023-06-01", "x-api-key": "right"}
+    async with running(worker, api_key=("right",), model_alias={"claude-x": "small"}) as sidecar:
+        listed = await sidecar.send("GET", "/v1/models?limit=2", headers=headers)
+        assert [model["id"] for model in listed.json["data"]] == ["org/big", "small"]
+        assert listed.json["has_more"] is True
+        listed = await sidecar.send("GET", "/v1/models?after_id=small&beta=true", headers=headers)
+        assert [(model["id"], model["display_name"]) for model in listed.json["data"]] == [("claude-x", "small")]
+        for name in ("small", "claude-x"):
+            single = await sidecar.send("GET", f"/v1/models/{name}", headers=headers)
+            assert (single.json["id"], single.json["max_input_tokens"]) == ("small", 2048)
+        wrong = await sidecar.send("GET", "/v1/models?limit=0", headers=headers)
+        assert (wrong.status, "'limit'" in wrong.json["error"]["message"]) == (400, True)
+
+
 @pytest.mark.parametrize(("name", "expected"), [("org/big", "org/big"), ("small", "small"), ("llamacpp", "org/big")])
 async def test_a_model_is_described_by_name_or_alias(name: str, expected: str) -> None:
     async with running(FakeWorker(models=["org/big", "small"])) as sidecar:

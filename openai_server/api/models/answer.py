@@ -5,7 +5,7 @@ llama-server. Values that the backend doesn't report are absent.
 """
 
 from collections.abc import Iterable, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
@@ -33,6 +33,8 @@ class Model(Struct, kw_only=True):
 class Models(Struct):
     object: Literal["list"]
     data: list[Model]
+    models: list[Any] | UnsetType = UNSET
+    """Codex' own descriptions of models; empty in a response to Codex, otherwise absent."""
 
 
 _PARAMETERS = {

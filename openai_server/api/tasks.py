@@ -104,7 +104,7 @@ Work = Callable[[Task, R], Coroutine[Any, Any, Any]]
 
 class TaskHandler(Generic[R]):
     """Handles one endpoint's requests. `prompts` returns a request's prompts if they may be token ids, `id_prefix` is
-    the prefix of an answer's id."""
+    the prefix of an answer's id. `costs_tokens`: whether its texts count against the caller's tokens per minute."""
 
     def __init__(
         self,
@@ -114,19 +114,22 @@ class TaskHandler(Generic[R]):
         work: Work[R],
         id_prefix: str,
         prompts: Callable[[R], Sequence[Prompt]] = lambda _: (),
+        costs_tokens: bool = True,
     ) -> None:
         self._services = services
         self._parse = parse
         self._work = work
         self._id_prefix = id_prefix
         self._prompts = prompts
+        self._costs_tokens = costs_tokens
 
     async def __call__(self, context: RequestContext) -> Response:
         """Raises APIError, ClientDisconnect and ClientGone."""
         context.access.count_request()
         request, body_size = await self._services.bodies.read(self._parse, context)
         take_model_from_path(request, context)
-        context.access.reserve(prompt_tokens(self._prompts(request), body_size), 0)
+        if self._costs_tokens:
+            context.access.reserve(prompt_tokens(self._prompts(request), body_size), 0)
         task = Task(self._services, context, self._id_prefix + urandom(16).hex())
         return JSONResponse(await unless_gone(context.scope, self._perform(task, request)))
 

@@ -260,7 +260,7 @@ def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
         return _build_guide(turn, template, prompt)
     except InvalidRequest as error:
         if error.param == "tools":
-            error.param = turn.name("tools")
+            error.param = turn.name("tools") if turn.tool_use else turn.guide.field
         name = guide_parts.function_of(error.param or "")
         for i, tool in enumerate(turn.tools):
             if name == tool.name:

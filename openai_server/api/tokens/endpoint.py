@@ -97,7 +97,7 @@ APPLY_TEMPLATE = Endpoint(
 CHAT_INPUT_TOKENS = Endpoint(
     paths=with_v1("/chat/completions/input_tokens"),
     method="POST",
-    handler=partial(TaskHandler, parse=request.chat_to_count, work=work.count, id_prefix="count-"),
+    handler=partial(TaskHandler, parse=request.chat_to_count, work=work.count, id_prefix="count-", costs_tokens=False),
     description=Description(
         tag="Texts",
         summary="Count the prompt tokens of a conversation",

@@ -105,7 +105,7 @@ class Rules:
         self._length += len(line)
         if self._length > MAX_LENGTH:
             raise InvalidRequest(
-                f"The grammar for calls of these tools would be longer than {MAX_LENGTH} characters.", param="tools"
+                f"The grammar of the answer would be longer than {MAX_LENGTH} characters.", param="tools"
             )
         self._lines.append(line)
 

@@ -68,6 +68,14 @@ def handler(catalog: FakeCatalog | None = None, **options: Any) -> TaskHandler[R
     return TaskHandler(fake_services, parse=parse, work=partial(work, **options), id_prefix="x-")
 
 
+async def test_an_endpoint_may_cost_no_tokens() -> None:
+    """The estimate for its prompt is then 0, which `used` without a number charges."""
+    fake_services = services(bodies=FakeBodies(b'{"model":"m"}   '), catalog=FakeCatalog())
+    free = TaskHandler(fake_services, parse=parse, work=work, id_prefix="x-", costs_tokens=False)
+    await free(request_context(access := FakeAccess()))
+    assert access.calls == ["count_request", "enter", ("used", None), "leave"]
+
+
 @pytest.mark.parametrize("usage", [None, TaskUsage(5, 5)])
 async def test_an_answer_counts_the_tokens_of_its_usage(usage: TaskUsage | None) -> None:
     context = request_context(access := FakeAccess())

@@ -296,6 +296,12 @@ def test_texts_in_a_schema_are_closed_before_they_are_part_of_a_grammar() -> Non
     assert not accepted(grammar, '{"a": 1, "b": 2}')
 
 
+def test_a_guide_that_is_too_long_for_a_grammar_is_refused_by_its_field() -> None:
+    texts = ["x" * 1000] * 300
+    rejection("guided_choice", template=HERMES, guided_choice=texts)
+    rejection("tools", template=HERMES, guided_choice=texts, tools=[TOOL])
+
+
 def test_gbnf_applies_to_the_raw_text() -> None:
     grammar = 'root ::= "a"'
     result = plan(template=HERMES, structured_outputs={"grammar": grammar})

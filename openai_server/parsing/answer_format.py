@@ -3,16 +3,26 @@
 PURE. Combines reasoning with the formats of tool calls.
 """
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 
 from openai_server.core.tools import Tool
-from openai_server.parsing.parser import CallsOnly, Parser, PlainParser
+from openai_server.parsing.parser import AllowedCalls, CallsOnly, Parser, PlainParser
 from openai_server.parsing.reasoning import ReasoningParser, ReasoningSpan, ReasoningTags, starts_inside, tags_of
 from openai_server.parsing.tools.formats import format_of
 
 
-def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None, *, must_call: bool = False) -> Parser:
-    """A parser for one choice of the answer to `prompt`. The answer may call `tools`; it must if `must_call`."""
+def parser_for(
+    template: str,
+    prompt: str,
+    tools: Sequence[Tool] | None,
+    *,
+    must_call: bool = False,
+    allowed: Set[str] | None = None,
+) -> Parser:
+    """A parser for one choice of the answer to `prompt`. The answer may call `tools`; it must if `must_call`.
+
+    Calls of other tools than those in `allowed` are dropped; None: none are, not even those of unknown tools.
+    """
     tool_format = format_of(template)
     parser: Parser = PlainParser()
     if tools or tool_format.parses_all_answers:
@@ -21,6 +31,8 @@ def parser_for(template: str, prompt: str, tools: Sequence[Tool] | None, *, must
             parser.push(tail)
     if thoughts := thoughts_of(template):
         parser = ReasoningParser(thoughts, parser, starts_inside(prompt, thoughts))
+    if allowed is not None:
+        parser = AllowedCalls(parser, allowed)
     return CallsOnly(parser) if must_call else parser
 
 
@@ -66,6 +78,12 @@ def strict_grammar_for(
         thoughts=thoughts,
         thinking=thinking,
     )
+
+
+def text_grammar_for(template: str, prompt: str, tools: Sequence[Tool], *, may_think: bool = True) -> str:
+    """A grammar for an answer that must not call any of `tools`."""
+    thoughts, thinking = _thinking(template, prompt, may_think=may_think)
+    return format_of(template).text_grammar(tools, thoughts=thoughts, thinking=thinking)
 
 
 def guided_grammar_for(

@@ -26,6 +26,8 @@ class AnswerFormat:
     """Whether the answer must be a call. Empty content is then null."""
     custom_tools: frozenset[str] = frozenset()
     """Names of the custom tools."""
+    strict_tools: frozenset[str] = frozenset()
+    """Names of the tools whose schema or definition the backend enforces exactly."""
 
 
 class ChoiceReader:

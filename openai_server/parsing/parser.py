@@ -13,9 +13,10 @@ PURE. Invariants of every parser:
 - No text makes a parser raise, and its work is linear in the length of the text.
 """
 
+from collections.abc import Set
 from typing import Protocol
 
-from openai_server.core.events import Content, Event
+from openai_server.core.events import CallArguments, CallBegun, Content, Event
 
 
 class Parser(Protocol):
@@ -36,6 +37,36 @@ class CallsOnly:
 
     def end(self) -> list[Event]:
         return [event for event in self._parser.end() if not isinstance(event, Content)]
+
+
+class AllowedCalls:
+    """Drops calls of other tools than the allowed ones. Their text is never content."""
+
+    def __init__(self, parser: Parser, allowed: Set[str]) -> None:
+        self._parser = parser
+        self._allowed = allowed
+        self._n_calls = 0
+        self._drops = False
+        """Whether the last call is dropped."""
+
+    def push(self, text: str) -> list[Event]:
+        return self._kept(self._parser.push(text))
+
+    def end(self) -> list[Event]:
+        return self._kept(self._parser.end())
+
+    def _kept(self, events: list[Event]) -> list[Event]:
+        kept: list[Event] = []
+        for event in events:
+            if isinstance(event, CallBegun):
+                self._drops = event.name not in self._allowed
+                self._n_calls += not self._drops
+            if isinstance(event, CallBegun | CallArguments):
+                if self._drops:
+                    continue
+                event.index = self._n_calls - 1
+            kept.append(event)
+        return kept
 
 
 class PlainParser:

@@ -7,6 +7,7 @@ reasoning and tool calls.
 import re
 from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
+from dataclasses import replace as replace_in
 from functools import lru_cache, partial
 from itertools import chain
 from typing import Any
@@ -26,6 +27,7 @@ from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.parsing.reasoning import ReasoningSpan
 from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
+from openai_server.parsing.tools.strictness import resolved
 from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
 from openai_server.prompting.plain_fields import PlainFields, field_with
@@ -66,7 +68,11 @@ class Planner:
 
     def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
         """`parameters` and `input_names` are those of a directory.Model. Takes milliseconds. Raises InvalidRequest."""
+        can_guide = contract.LARK.name in input_names
         use = turn.tool_use
+        if use is not None:
+            use = replace_in(use, tools=[resolved(tool, can_guide=can_guide) for tool in use.tools])
+            turn = replace(turn, tool_use=use)
         template = self._template(use, parameters)
         rendered = self._render(turn, use, template, parameters, input_names)
         prompt, marked = rendered.text, rendered.marked
@@ -78,28 +84,31 @@ class Planner:
         limit = _reasoning_limit(turn, parsing.span_of(template, marked), input_names)
         if turn.guide.grammar is not None:
             return Plan(turn, prompt, limit | plain)  # GBNF applies to the raw text, including reasoning
-        tools = use.tools if use else None
+        # Without `use`, the answer must not have calls, but the model may write some.
+        tools = use.tools if use else turn.tools or None
         inputs = {
             spec: values
             for spec, values in _optional_inputs(template, marked, tools).items()
             if spec.name in input_names
         }
         inputs |= limit | plain
-        if guide := _guide(turn, template, marked):
+        if guide := _guide(turn, template, marked, can_guide=can_guide):
             name, lark = guide
-            if contract.LARK.name not in input_names:
+            if not can_guide:
                 raise UnsupportedParameter(name, f"This model's backend can't enforce '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
             turn = replace(turn, guide=NO_GUIDE)
         format = None
         if parsing.needs_parser(template, tools):
+            must_call = use is not None and use.must_call
             format = AnswerFormat(
-                partial(parsing.parser_for, template, marked, tools, must_call=use is not None and use.must_call),
+                partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=_allowed_names(turn)),
                 self._new_id,
                 legacy=use is not None and use.legacy,
                 names_function=use is not None and use.function_name is not None,
-                must_call=use is not None and use.must_call,
+                must_call=must_call,
                 custom_tools=frozenset(tool.name for tool in turn.tools if tool.custom is not None),
+                strict_tools=frozenset(tool.name for tool in (use.tools if use else ()) if tool.function.strict),
             )
         return Plan(turn, prompt, inputs, format)
 
@@ -253,11 +262,17 @@ def _reasoning_limit(
     return inputs
 
 
-def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
+def _allowed_names(turn: Turn) -> frozenset[str] | None:
+    """Names of the tools that the answer may call, if the turn has others. None: calls are not restricted."""
+    allowed = turn.tool_use.tools if turn.tool_use else ()
+    return frozenset(tool.name for tool in allowed) if len(allowed) < len(turn.tools) else None
+
+
+def _guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
-    turn's own guide is enough."""
+    turn's own guide is enough. `can_guide`: the backend can enforce a guide."""
     try:
-        return _build_guide(turn, template, prompt)
+        return _build_guide(turn, template, prompt, can_guide=can_guide)
     except InvalidRequest as error:
         if error.param == "tools":
             error.param = turn.name("tools") if turn.tool_use else turn.guide.field
@@ -268,7 +283,7 @@ def _guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
         raise
 
 
-def _build_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | None:
+def _build_guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     use, body, options = turn.tool_use, _body(turn.guide), turn.template
     thinking_is_off = options.enable_thinking is False or options.reasoning_effort == "none"
     may_think = not thinking_is_off and parsing.thoughts_of(template) is not None
@@ -281,10 +296,13 @@ def _build_guide(turn: Turn, template: str, prompt: str) -> tuple[str, str] | No
         return turn.guide.field, parsing.guided_grammar_for(
             template, prompt, tools, parallel=parallel, body=body, may_think=may_think
         )
-    if use and any(tool.function.strict for tool in use.tools):
+    is_restricted = _allowed_names(turn) is not None
+    if use and (any(tool.function.strict for tool in use.tools) or (is_restricted and can_guide)):
         return turn.name("tools"), parsing.strict_grammar_for(
             template, prompt, use.tools, parallel=use.parallel, may_think=may_think
         )
+    if is_restricted and can_guide and not turn.guide:
+        return turn.name("tool_use"), parsing.text_grammar_for(template, prompt, turn.tools, may_think=may_think)
     return None
 
 

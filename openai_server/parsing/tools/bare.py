@@ -22,6 +22,8 @@ class BareCalls(ToolFormat):
     special_tokens = True
     bracket: str
     """The character that a call begins with."""
+    call_begins: tuple[str, ...]
+    """Texts that a call begins with, up to the name of its tool. (The parser reads other spellings too.)"""
     open_name: re.Pattern[str]
     """Matches the text before the name of the first call; the group is the name or a part of it."""
 
@@ -63,6 +65,10 @@ class BareCalls(ToolFormat):
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return f"{GAP} {self._calls_after_marker(rules, tools, parallel)}"
 
+    def _text_only(self, rules: Rules, tools: Sequence[Tool], not_first: Sequence[str] = ()) -> str:
+        calls = [begin + tool.name for tool in tools for begin in self.call_begins]
+        return rules.terminal(free_text(self.markers, [*calls, *not_first]))
+
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         text = rules.terminal(free_text(self.markers, [self.bracket, *not_first]))
         return rules.rule(f"{text} | {self._calls(rules, tools, parallel)}")
@@ -71,6 +77,7 @@ class BareCalls(ToolFormat):
 class LlamaJson(BareCalls):
     name = "llama-json"
     bracket = "{"
+    call_begins = ('{"name": "', '{"name":"', '{"type": "function", "name": "', '{"type":"function","name":"')
     open_name = re.compile(r'\s*\{\s*(?:"type"\s*:\s*"function"\s*,\s*)?"(?:name|function)"\s*:\s*"([^"]*)')
     markers = ("<|python_tag|>",)
 
@@ -90,6 +97,7 @@ class LlamaJson(BareCalls):
 class LlamaPythonic(BareCalls):
     name = "llama-pythonic"
     bracket = "["
+    call_begins = ("[",)
     open_name = re.compile(r"\s*\[\s*([\w.-]+)")
     markers = ("<|python_start|>", "<|python_tag|>")
     ignored_markers = ("<|python_end|>",)

@@ -62,9 +62,12 @@ class CommandR7B(ToolFormat):
         return f'{id} {head} {rules.arguments(tool)} "}}"'
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        text = self._text_only(rules, tools, not_first)
+        return rules.rule(f"{text} | {self._calls(rules, tools, parallel)}")
+
+    def _text_only(self, rules: Rules, tools: Sequence[Tool], not_first: Sequence[str] = ()) -> str:
         text = rules.terminal(free_text(self.markers, not_first))
-        answer = f"{marker(self._answer[0])} {text} {marker(self._answer[1])}"
-        return rules.rule(f"{text} | {answer} | {self._calls(rules, tools, parallel)}")
+        return rules.rule(f"{text} | {marker(self._answer[0])} {text} {marker(self._answer[1])}")
 
 
 COMMAND_R = CommandR()

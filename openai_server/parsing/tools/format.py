@@ -6,7 +6,7 @@ a call.
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import ClassVar
 
@@ -166,17 +166,22 @@ class ToolFormat(ABC):
         """The grammar of free text, optionally followed by calls as in `grammar`. The free text can't contain other
         calls."""
         rules = Rules()
-        after_thought = self._text_or_calls(rules, tools, parallel)
-        if thoughts is None:
-            return rules.text(after_thought)
-        thought = _thought(rules, thoughts, thinking, SPACES)
-        if thinking:
-            return rules.text(f"{thought} {after_thought}")
-        if is_control(thoughts.begin):
-            return rules.text(f"({thought})? {after_thought}")
-        # An answer that begins with the tag is reasoning, so the rules for answers must exclude that tag.
-        no_thought = self._text_or_calls(rules, tools, parallel, [thoughts.begin])
-        return rules.text(f"{no_thought} | {thought} {after_thought}")
+
+        def answer(not_first: Sequence[str]) -> str:
+            return self._text_or_calls(rules, tools, parallel, not_first)
+
+        return _after_thought(rules, answer, thoughts, thinking)
+
+    def text_grammar(
+        self, tools: Sequence[Tool], *, thoughts: ReasoningTags | None = None, thinking: bool = False
+    ) -> str:
+        """The grammar of free text that contains no call. `tools` are those that the text may not call."""
+        rules = Rules()
+
+        def answer(not_first: Sequence[str]) -> str:
+            return self._text_only(rules, tools, not_first)
+
+        return _after_thought(rules, answer, thoughts, thinking)
 
     def _calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
         return f"{GAP} {self._opening()} {self._calls_after_marker(rules, tools, parallel)}"
@@ -187,12 +192,16 @@ class ToolFormat(ABC):
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         """Free text that doesn't begin with any of `not_first`, optionally followed by calls."""
         calls = self._calls_after_marker(rules, tools, parallel)
-        text = rules.terminal(free_text(self.markers, not_first))
+        text = self._text_only(rules, tools, not_first)
         if is_control(self.markers[0]):
             return rules.rule(f"{text} ({self._opening()} {calls})?")
         # Ends at the first occurrence of the marker; the text can't contain any other marker.
         text_and_marker = rules.shortest(f"{free_text(self.markers[1:], not_first)} {literal(self.markers[0])}")
         return rules.rule(f"{text} | {text_and_marker} {calls}")
+
+    def _text_only(self, rules: Rules, tools: Sequence[Tool], not_first: Sequence[str] = ()) -> str:
+        """Free text without calls that doesn't begin with any of `not_first`."""
+        return rules.terminal(free_text(self.markers, not_first))
 
     @abstractmethod
     def _calls_after_marker(self, rules: Rules, tools: Sequence[Tool], parallel: bool) -> str:
@@ -206,6 +215,23 @@ def ignore(text: str) -> None:
 def read_name(reader: Reader) -> Steps[str]:
     """Reads and returns the name of a function; "" if there is none."""
     return (yield from reader.run(_NAME, _MAX_NAME)) or ""
+
+
+def _after_thought(
+    rules: Rules, answer: Callable[[Sequence[str]], str], thoughts: ReasoningTags | None, thinking: bool
+) -> str:
+    """The grammar of optional reasoning and an answer. `answer` adds the rules of one that doesn't begin with some
+    texts."""
+    after_thought = answer(())
+    if thoughts is None:
+        return rules.text(after_thought)
+    thought = _thought(rules, thoughts, thinking, SPACES)
+    if thinking:
+        return rules.text(f"{thought} {after_thought}")
+    if is_control(thoughts.begin):
+        return rules.text(f"({thought})? {after_thought}")
+    # An answer that begins with the tag is reasoning, so the rules for answers must exclude that tag.
+    return rules.text(f"{answer([thoughts.begin])} | {thought} {after_thought}")
 
 
 def _thought(rules: Rules, thoughts: ReasoningTags, thinking: bool, spaces: str) -> str:

@@ -12,6 +12,9 @@ from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools.format import ToolFormat, read_name
 from openai_server.parsing.tools.grammar import ANY, Rules, free_text, literal, repeated
 
+_ALL = literal("all\n")
+"""The header of content in v3.2."""
+
 
 class FunctionaryV31(ToolFormat):
     name = "functionary-v3.1"
@@ -68,10 +71,12 @@ class FunctionaryV32(ToolFormat):
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
         calls = self._calls_after_marker(rules, tools, parallel)
-        header = literal("all\n")
-        text = rules.terminal(f"{header} {free_text(self.markers)}")
-        text_and_marker = rules.shortest(f"{header} {ANY} {literal(self.markers[0])}")
+        text = self._text_only(rules, tools, not_first)
+        text_and_marker = rules.shortest(f"{_ALL} {ANY} {literal(self.markers[0])}")
         return rules.rule(f"{calls} | {text} | {text_and_marker} {calls}")
+
+    def _text_only(self, rules: Rules, tools: Sequence[Tool], not_first: Sequence[str] = ()) -> str:
+        return rules.terminal(f"{_ALL} {free_text(self.markers)}")
 
 
 FUNCTIONARY_V31 = FunctionaryV31()

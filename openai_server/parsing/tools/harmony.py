@@ -146,10 +146,15 @@ class Harmony(ToolFormat):
         return rules.terminal(free_text((*self.markers, *_ENDS)))
 
     def _text_or_calls(self, rules: Rules, tools: Sequence[Tool], parallel: bool, not_first: Sequence[str] = ()) -> str:
+        return self._answer(rules, f"| {self._calls_after_marker(rules, tools, parallel)}")
+
+    def _text_only(self, rules: Rules, tools: Sequence[Tool], not_first: Sequence[str] = ()) -> str:
+        return self._answer(rules, "")
+
+    def _answer(self, rules: Rules, calls: str) -> str:
         text = self._text(rules)
         preamble = f'{_CHANNEL} ("analysis" | "commentary") {_MESSAGE} {text} {_NEXT}'
-        final = f'{_CHANNEL} "final" {_MESSAGE} {text}'
-        return rules.rule(f"({preamble})* ({final} | {self._calls_after_marker(rules, tools, parallel)})")
+        return rules.rule(f'({preamble})* ({_CHANNEL} "final" {_MESSAGE} {text} {calls})')
 
 
 def _function_name(receiver: str) -> str:

@@ -14,6 +14,7 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.backends.dialects.base import ServerInputs
 from openai_server.core import guide_parts
 from openai_server.core.closing import closed
@@ -68,7 +69,8 @@ class Planner:
 
     def plan(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> Plan:
         """`parameters` and `input_names` are those of a directory.Model. Takes milliseconds. Raises InvalidRequest."""
-        can_guide = contract.LARK.name in input_names
+        # A backend that doesn't list its inputs may refuse a tensor that no client set.
+        can_guide = input_names is not EVERYTHING and contract.LARK.name in input_names
         use = turn.tool_use
         if use is not None:
             use = replace_in(use, tools=[resolved(tool, can_guide=can_guide) for tool in use.tools])
@@ -94,7 +96,7 @@ class Planner:
         inputs |= limit | plain
         if guide := _guide(turn, template, marked, can_guide=can_guide):
             name, lark = guide
-            if not can_guide:
+            if contract.LARK.name not in input_names:
                 raise UnsupportedParameter(name, f"This model's backend can't enforce '{name}'.")
             inputs[contract.LARK] = [lark.encode()]
             turn = replace(turn, guide=NO_GUIDE)
@@ -270,7 +272,7 @@ def _allowed_names(turn: Turn) -> frozenset[str] | None:
 
 def _guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
-    turn's own guide is enough. `can_guide`: the backend can enforce a guide."""
+    turn's own guide is enough. `can_guide`: the backend reports that it can enforce a guide."""
     try:
         return _build_guide(turn, template, prompt, can_guide=can_guide)
     except InvalidRequest as error:

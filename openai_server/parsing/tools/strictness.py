@@ -39,7 +39,7 @@ _MAX_COUNT = 100_000
 
 
 def resolved(tool: Tool, *, can_guide: bool) -> Tool:
-    """The tool with a `strict` that is true or false. `can_guide`: the backend can enforce grammars."""
+    """The tool with a `strict` that is true or false. `can_guide`: the backend reports that it can enforce grammars."""
     if tool.function.strict is not None:
         return tool
     strict = can_guide and unenforceable(tool) is None

@@ -12,6 +12,7 @@ from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
 from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.template import CHATML_END, Templates
@@ -311,3 +312,114 @@ def test_gbnf_applies_to_the_raw_text() -> None:
 @pytest.mark.parametrize("body", [{"guided_choice": ["a"]}, {"ebnf": 'start: "a"'}])
 def test_a_guide_that_needs_a_grammar_is_refused_by_its_field(body: dict[str, Any]) -> None:
     rejection(next(iter(body)), template=HERMES, input_names={"prompt", "regex"}, **body)
+
+
+# ---- Tools that the answer may not call
+
+LISTED = frozenset({contract.PROMPT.name, contract.LARK.name})
+"""The inputs of a backend that can enforce grammars."""
+OTHER = {"type": "function", "function": {"name": "g", "parameters": {"type": "object"}}}
+CUSTOM = {"type": "custom", "custom": {"name": "c"}}
+CALLS = [
+    f'<tool_call>\n{{"name": "{name}", "arguments": {arguments}}}\n</tool_call>'
+    for name, arguments in (("f", "{}"), ("g", "{}"), ("c", '{"input": "x"}'))
+]
+
+
+def allowed(*tools: dict[str, Any], mode: str = "auto") -> dict[str, Any]:
+    named = [{"type": t["type"], t["type"]: {"name": t[t["type"]]["name"]}} for t in tools]
+    return {"type": "allowed_tools", "allowed_tools": {"mode": mode, "tools": named}}
+
+
+def test_other_tools_than_the_allowed_ones_cannot_be_called() -> None:
+    result = plan(template=HERMES, input_names=LISTED, tools=[TOOL, OTHER, CUSTOM], tool_choice=allowed(TOOL, CUSTOM))
+    f, g, c = CALLS
+    assert '"name": "g"' not in result.prompt
+    for text, expected in ((f, True), (c, True), (g, False), ("Hello.", True), (f"Hello.\n{f}\n{c}", True)):
+        assert accepted(lark(result), text) == expected, text
+
+
+def test_no_grammar_is_sent_where_all_tools_are_allowed() -> None:
+    result = plan(template=HERMES, input_names=LISTED, tools=[TOOL, CUSTOM], tool_choice=allowed(TOOL, CUSTOM))
+    assert not lark(result)
+
+
+@pytest.mark.parametrize("input_names", [LISTED - {contract.LARK.name}, EVERYTHING])
+def test_a_call_of_another_tool_is_dropped_without_a_grammar(input_names: Container[str]) -> None:
+    f, g, c = CALLS
+    body: dict[str, Any] = {"tools": [TOOL, OTHER, CUSTOM], "tool_choice": allowed(TOOL, CUSTOM)}
+    result = plan(template=HERMES, input_names=input_names, **body)
+    assert not lark(result)
+    message = message_for(result, f"Hello.\n{g}\n{f}\n{g}\n{c}")
+    assert message["content"] == "Hello."
+    names = [(call["type"], call[call["type"]]["name"]) for call in message["tool_calls"]]
+    assert names == [("function", "f"), ("custom", "c")]
+    message = message_for(result, f"Hello.\n{g}")
+    assert (message["content"], "tool_calls" in message) == ("Hello.", False)
+
+
+@pytest.mark.parametrize("template", [PLAIN, HERMES])
+def test_no_tool_can_be_called_if_the_choice_is_none(template: str) -> None:
+    result = plan(template=template, input_names=LISTED, tools=[TOOL, CUSTOM], tool_choice="none")
+    assert accepted(lark(result), "Hello <b>world</b>.")
+    for call in CALLS[::2]:
+        assert not accepted(lark(result), call)
+        message = message_for(result, f"Hello.\n{call}")
+        assert (message["content"], "tool_calls" in message) == ("Hello.", False)
+    assert not lark(plan(template=template, tools=[TOOL], tool_choice="none"))
+
+
+def test_a_guide_of_the_content_needs_no_second_one_if_the_choice_is_none() -> None:
+    result = plan(input_names={*LISTED, "json_schema"}, tools=[TOOL], tool_choice="none", response_format=OBJECT)
+    assert not lark(result)
+    assert result.turn.guide
+
+
+def test_a_call_of_an_unknown_tool_is_passed_on_where_all_tools_are_allowed() -> None:
+    message = message_for(plan(template=HERMES, tools=[TOOL]), CALLS[1])
+    assert message["tool_calls"][0]["function"]["name"] == "g"
+
+
+# ---- Strict tools
+
+
+def strict_tools(input_names: Container[str], *tools: Tool) -> tuple[bool, frozenset[str]]:
+    turn = parse_chat(json.dumps({"messages": [USER], "tools": [TOOL]}).encode()).turn()
+    turn.tools = tools
+    turn.tool_use = ToolUse(tools)
+    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
+    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    result = planner.plan(turn, {"chat_template": HERMES}, input_names)
+    assert result.format is not None
+    return bool(lark(result)), result.format.strict_tools
+
+
+def test_a_tool_without_a_decision_is_strict_where_that_is_possible() -> None:
+    simple = Tool(FunctionDefinition("f", parameters={"type": "object", "properties": {"a": {"type": "string"}}}))
+    complex = Tool(FunctionDefinition("g", parameters={"type": "object", "properties": {"a": {"not": {}}}}))
+    assert strict_tools(LISTED, simple, complex) == (True, frozenset({"f"}))
+    assert strict_tools(LISTED, complex) == (False, frozenset())
+    for input_names in (LISTED - {contract.LARK.name}, EVERYTHING):
+        assert strict_tools(input_names, simple) == (False, frozenset())
+
+
+def test_a_custom_tool_with_a_grammar_is_strict() -> None:
+    custom = {"name": "c", "format": {"type": "grammar", "grammar": {"syntax": "regex", "definition": "[ab]+"}}}
+    result = plan(template=HERMES, input_names=LISTED, tools=[{"type": "custom", "custom": custom}])
+    assert accepted(lark(result), CALLS[2].replace('"x"', '"abba"'))
+    assert not accepted(lark(result), CALLS[2])
+    assert not lark(plan(template=HERMES, input_names=LISTED, tools=[CUSTOM]))
+
+
+@pytest.mark.parametrize(("syntax", "definition"), [("lark", "start: <|end|>"), ("regex", "a\\")])
+def test_a_definition_that_cannot_be_enforced_is_refused_by_its_field(syntax: str, definition: str) -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": syntax, "definition": definition}}
+    tools = [TOOL, {"type": "custom", "custom": {"name": "c", "format": grammar}}]
+    error = rejection("tools[1].custom.format.grammar.definition", template=HERMES, tools=tools)
+    assert error.message.startswith("The ")
+
+
+def test_a_backend_without_grammars_refuses_a_definition() -> None:
+    grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a"}}
+    tools = [{"type": "custom", "custom": {"name": "c", "format": grammar}}]
+    rejection("tools", tools=tools, input_names=frozenset({contract.PROMPT.name}), template=HERMES)

@@ -37,6 +37,13 @@ PURE = (
         for family in ("completions", "chat", "embeddings", "rerank", "tokens")
         for module in ("request", "answer")
     ),
+    *(
+        f"openai_server.api.responses.{module}"
+        for module in (
+            *("body", "choice", "configuration", "conversation", "fields", "items", "limits", "request", "sealed"),
+            *("settings", "shown", "toolbox", "tools"),
+        )
+    ),
     "openai_server.api.models.answer",
     "openai_server.api.models.anthropic",
     "openai_server.api.health.answer",
@@ -59,7 +66,17 @@ PURE = (
     *(
         f"openai_server.prompting.{name}"
         for name in (
-            *("capabilities", "continuation", "functions", "limits", "markup", "messages", "plain_fields", "plan"),
+            *(
+                "capabilities",
+                "continuation",
+                "fitting",
+                "functions",
+                "limits",
+                "markup",
+                "messages",
+                "plain_fields",
+                "plan",
+            ),
             *("sandbox", "source", "template"),
         )
     ),

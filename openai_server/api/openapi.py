@@ -219,7 +219,7 @@ def _narrow(schema: Json, fields: Fields) -> None:
     if fields.null_only:
         names = "|".join(re.escape(name) for name in sorted(fields.null_only))
         schema["patternProperties"] = {f"^(?:{names})$": {"type": "null"}}
-    schema["additionalProperties"] = False
+    schema["additionalProperties"] = fields.is_open
 
 
 def _allow_null(entries: Json) -> None:

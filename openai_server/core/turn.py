@@ -141,6 +141,9 @@ class Turn(Struct, kw_only=True):
     tool_use: ToolUse | None = None
     """None: the answer can't call tools."""
     template: TemplateOptions = DEFAULT_TEMPLATE
+    effort_is_hint: bool = False
+    """Whether `template.reasoning_effort`, unless it is `none`, has no effect with a template that has no such
+    variable or switch. Otherwise it is an error there."""
     sampling: Sampling
     guide: Guide = NO_GUIDE
     token_limit: int | None = None
@@ -164,6 +167,10 @@ class Turn(Struct, kw_only=True):
     """Field of the turn, its sampling or template options → the client's field, where the names differ. `prompt` stands
     for the field with the prompt, `parameters` for the parameters of function number `{}`, `custom_format` for the
     definition of custom tool number `{}`."""
+    message_fields: Sequence[str] = ()
+    """Path of each message in the request; empty: its position in the field for `messages`."""
+    tool_fields: Sequence[str] = ()
+    """Path of each tool in the request, for the `{}` of `names`; empty: its position in `tools`."""
 
     @property
     def n_generated(self) -> int:
@@ -181,7 +188,8 @@ class Turn(Struct, kw_only=True):
 
     def tool_field(self, index: int) -> str:
         """The client's field with the schema or the definition of a tool, for error messages."""
-        return self.name("parameters" if self.tools[index].custom is None else "custom_format").format(index)
+        field = self.tool_fields[index] if self.tool_fields else index
+        return self.name("parameters" if self.tools[index].custom is None else "custom_format").format(field)
 
     def with_stop(self, text: str) -> "Turn":
         """A copy with `text` as an additional stop string; the same turn if it already has the maximum number."""

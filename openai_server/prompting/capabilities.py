@@ -36,7 +36,13 @@ class Capabilities:
     roles: frozenset[str]
     """Values that it compares the role of a message with."""
     system: bool
-    """Whether it writes the text of a system message."""
+    """Whether it writes the text of a system message at the beginning."""
+    several_system: bool
+    """Whether it writes the texts of two system messages at the beginning."""
+    late_system: bool
+    """Whether it writes the texts of two system messages, one of them not at the beginning."""
+    repeated_user: bool
+    """Whether it accepts two user messages in a row."""
     form: Form
     words: Words
     sample_prompts: tuple[str, ...] = ()
@@ -55,26 +61,40 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
             prompts.append(prompt)
         return prompt
 
-    form, system = _probe(compiled, recorded_attempt)
-    return Capabilities(compiled.variables, compiled.roles, system, form, compiled.words, tuple(dict.fromkeys(prompts)))
+    form, written = _probe(compiled, recorded_attempt)
+    system, several_system, late_system, repeated_user = written
+    return Capabilities(
+        variables=compiled.variables,
+        roles=compiled.roles,
+        system=system,
+        several_system=several_system,
+        late_system=late_system,
+        repeated_user=repeated_user,
+        form=form,
+        words=compiled.words,
+        sample_prompts=tuple(dict.fromkeys(prompts)),
+    )
 
 
-def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, bool]:
+def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]]:
+    """The form, and whether the template writes each of _ARRANGEMENTS completely."""
     roles = compiled.roles
-    form, system = Form(developer="developer" in roles, function="function" in roles), False
+    form, written = Form(developer="developer" in roles, function="function" in roles), [False] * len(_ARRANGEMENTS)
     with suppress(*LIMIT_ERRORS):
         form = replace(form, parts=_needs_parts(form, attempt))
-        system = _writes([SystemMessage(_VALUE), UserMessage("a")], form, attempt)
+        for i, messages in enumerate(_ARRANGEMENTS):
+            written[i] = _writes(messages, form, attempt)
         form = replace(form, whole_tools=_needs_whole_tools(form, attempt))
         if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
-    return form, system
+    return form, written
 
 
 # ---- Attempts
 
 _KEY = "anyserve_key"
 _VALUE = "anyserve_value"
+_OTHER = "anyserve_other"
 _TOOL = {
     "type": "function",
     "function": {
@@ -87,10 +107,19 @@ _BARE_TOOL = {"type": "function", "function": {"name": "anyserve_function"}}
 _CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_VALUE}"}}'))
 
 
+_ARRANGEMENTS: Sequence[Sequence[Message]] = (
+    [SystemMessage(_VALUE), UserMessage("a")],
+    [SystemMessage(_OTHER), SystemMessage(_VALUE), UserMessage("a")],
+    [SystemMessage(_OTHER), UserMessage("a"), AssistantMessage("a"), SystemMessage(_VALUE), UserMessage("a")],
+    [UserMessage(_OTHER), UserMessage(_VALUE)],
+)
+"""Messages that show `system`, `several_system`, `late_system` and `repeated_user`."""
+
+
 def _writes(messages: Sequence[Message], form: Form, attempt: Attempt) -> bool:
-    """Whether the prompt contains _VALUE. (Some templates only render requests with tools.)"""
+    """Whether the prompt contains the texts. (Some templates only render requests with tools.)"""
     prompt = attempt(messages, form, ()) or attempt(messages, form, [_TOOL]) or ""
-    return _VALUE in prompt
+    return all(message.content in prompt for message in messages if message.content in (_VALUE, _OTHER))
 
 
 def _needs_parts(form: Form, attempt: Attempt) -> bool:

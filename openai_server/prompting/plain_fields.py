@@ -330,15 +330,24 @@ def _add_answer(texts: Sequence[str], places: list[list[tuple[int, int]]], i: in
 def field_with(turn: Turn, markup: Markup) -> str:
     """The path of the first field that contains markup; `messages` if only several fields together form it."""
     is_legacy = turn.name("tools") == "functions"
-    for name, value in (
-        (turn.name("messages"), turn.messages),
-        (turn.name("tools"), [tool.function for tool in turn.tools] if is_legacy else turn.tools),
-        (turn.name("chat_template_kwargs"), turn.template.chat_template_kwargs),
+    tools = [tool.function for tool in turn.tools] if is_legacy else turn.tools
+    for path, text in chain(
+        _texts(turn.messages, turn.name("messages"), turn.message_fields),
+        _texts(tools, turn.name("tools"), turn.tool_fields),
+        _paths(turn.template.chat_template_kwargs, turn.name("chat_template_kwargs")),
     ):
-        for path, text in _paths(value, name):
-            if markup.is_in(text):
-                return path
+        if markup.is_in(text):
+            return path
     return turn.name("messages")
+
+
+def _texts(items: Sequence[Any], name: str, fields: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """The texts in `items`, each with its path, or with the item's path where the request has `fields` of its own."""
+    if not fields:
+        yield from _paths(items, name)
+    for field, item in zip(fields, items, strict=bool(fields)):
+        for _, text in _paths(item, ""):
+            yield field, text
 
 
 def _paths(value: Any, path: str) -> Iterator[tuple[str, str]]:

@@ -30,6 +30,7 @@ from openai_server.parsing.tools import generic, schema
 from openai_server.parsing.tools.formats import format_of
 from openai_server.parsing.tools.strictness import resolved
 from openai_server.prompting.chat_prompt import ChatPrompt
+from openai_server.prompting.fitting import fitted
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
 from openai_server.prompting.plain_fields import PlainFields, field_with
 from openai_server.prompting.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
@@ -134,7 +135,7 @@ class Planner:
         parameters: Mapping[str, str],
         input_names: Container[str],
     ) -> ChatPrompt:
-        messages: Sequence[Message] = turn.messages
+        messages = fitted(turn.messages, self._templates.capabilities(template))
         tools: Sequence[Tool] = use.tools if use else ()
         variables: Mapping[str, Any] = self._variables(turn, template)
         markable = contract.PLAIN_SPANS.name in input_names and CONTROL_TOKENS in parameters
@@ -170,6 +171,8 @@ class Planner:
         try:
             rendered = self._templates.render(template, messages, special_tokens, options, mark)
         except InvalidRequest as error:
+            if error.param == "messages":
+                error.param = turn.name("messages")
             if fields:
                 error.message = fields.clean(error.message)
             raise
@@ -205,7 +208,8 @@ class Planner:
                 thinking = effort != "none"
         if thinking is not None:
             switches = [name for name in _SWITCHES if name in supported]
-            if not switches and (thinking or parsing.thoughts_of(template)):
+            is_hint = turn.effort_is_hint and thinking and options.enable_thinking is None
+            if not switches and not is_hint and (thinking or parsing.thoughts_of(template)):
                 name = turn.name("reasoning_effort" if options.enable_thinking is None else "enable_thinking")
                 raise UnsupportedParameter(name, f"This model's chat template does not support '{name}'.")
             variables |= dict.fromkeys(switches, thinking)

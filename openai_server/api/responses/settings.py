@@ -4,7 +4,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
+from msgspec.structs import replace
 
+from openai_server.api.responses.sealed import SealedItem, with_opened
 from openai_server.api.schemas import GenerateRequest
 
 
@@ -53,3 +55,14 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     """Values of `include`: parts of items that the response has only on request."""
     tools: Mapping[str, CalledTool] = {}
     """Flat name in the prompt → the tool."""
+    compacts: bool = False
+    """Whether the request ends with a `compaction_trigger` item."""
+    sealed_items: Sequence[SealedItem] = ()
+    """Items whose texts have to be opened before the turn is complete."""
+    reasoning_pieces: Mapping[int, Sequence[str]] = {}
+    """The reasoning of messages with sealed reasoning, by position in the turn."""
+
+    def with_opened(self, texts: Sequence[str | None]) -> "ResponsesRequest":
+        """The request with the text of each of `sealed_items`; None: it can't be opened. Raises InvalidRequest."""
+        messages = with_opened(self.turn.messages, self.sealed_items, self.reasoning_pieces, texts)
+        return replace(self, turn=replace(self.turn, messages=messages), sealed_items=(), reasoning_pieces={})

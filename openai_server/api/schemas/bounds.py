@@ -4,7 +4,7 @@ They are checked before the conversion, so that a refused body costs no more tha
 agents send: their longest sessions have a few thousand messages, their largest tool lists 128 tools.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
 
 import orjson
@@ -43,7 +43,6 @@ FREE_FORM = (
     *("tools", "functions", "response_format", "json_schema", "guided_json", "structured_outputs"),
     "chat_template_kwargs",
 )
-_FREE_FORM = frozenset(FREE_FORM)
 Place: TypeAlias = "tuple[Place, str | int] | None"
 """The path of a value: the place of its container, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
@@ -99,17 +98,17 @@ def check_messages(messages: object, body_size: int) -> None:
             for j, call in enumerate(calls):
                 n_argument_values += _argument_values(call)
                 if n_argument_values > MAX_NESTED_VALUES:
-                    raise _too_many_values(f"messages[{i}].tool_calls[{j}].function.arguments")
+                    raise too_many_values(f"messages[{i}].tool_calls[{j}].function.arguments")
         n_argument_values += _argument_values({"function": message.get("function_call")})
         if n_argument_values > MAX_NESTED_VALUES:
-            raise _too_many_values(f"messages[{i}].function_call.arguments")
+            raise too_many_values(f"messages[{i}].function_call.arguments")
 
 
-def check_free_form(payload: Mapping[str, Any], body_size: int) -> None:
+def check_free_form(payload: Mapping[str, Any], body_size: int, fields: Sequence[str] = FREE_FORM) -> None:
     """Raises AboveLimit for a free-form field that nests too deeply or has too many values."""
-    if _FREE_FORM.isdisjoint(payload):
+    if payload.keys().isdisjoint(fields):
         return
-    for field in FREE_FORM:
+    for field in fields:
         value = payload.get(field)
         if not isinstance(value, dict | list):
             continue
@@ -119,14 +118,14 @@ def check_free_form(payload: Mapping[str, Any], body_size: int) -> None:
             text = orjson.dumps(value)
         except TypeError:  # the only reason that decoded JSON can't be written
             raise _above(field, f"nested levels, at most {MAX_DEPTH}") from None
-        if body_size > MAX_NESTED_VALUES and _n_values(text) > MAX_NESTED_VALUES:
-            raise _too_many_values(field)
+        if body_size > MAX_NESTED_VALUES and n_values(text) > MAX_NESTED_VALUES:
+            raise too_many_values(field)
 
 
 def check_nested_text(field: str, text: str) -> None:
     """Raises AboveLimit for a JSON text with too many values."""
-    if _n_values(text.encode(errors="surrogatepass")) > MAX_NESTED_VALUES:
-        raise _too_many_values(field)
+    if n_values(text.encode(errors="surrogatepass")) > MAX_NESTED_VALUES:
+        raise too_many_values(field)
 
 
 def check_prompts(field: str, prompts: object, limit: int) -> None:
@@ -144,10 +143,11 @@ def _argument_values(call: object) -> int:
     """Number of JSON values in the text of a call's arguments. Up to the limit, commas inside strings count too."""
     function = call.get("function") if isinstance(call, dict) else None
     arguments = function.get("arguments") if isinstance(function, dict) else None
-    return _n_values(arguments.encode(errors="surrogatepass")) if isinstance(arguments, str) else 0
+    return n_values(arguments.encode(errors="surrogatepass")) if isinstance(arguments, str) else 0
 
 
-def _n_values(text: bytes) -> int:
+def n_values(text: bytes) -> int:
+    """Number of JSON values in a JSON text. Up to MAX_NESTED_VALUES, commas inside strings count too."""
     n = text.count(b",") + text.count(b"[") + text.count(b"{")
     if n <= MAX_NESTED_VALUES:
         return n
@@ -155,7 +155,7 @@ def _n_values(text: bytes) -> int:
     return outside.count(b",") + outside.count(b"[") + outside.count(b"{")
 
 
-def _too_many_values(field: str) -> AboveLimit:
+def too_many_values(field: str) -> AboveLimit:
     return _above(field, f"JSON values, at most {MAX_NESTED_VALUES}")
 
 

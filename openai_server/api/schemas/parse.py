@@ -121,11 +121,12 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
         _settle(request.messages)
     if request.stream_options is not None and request.include_usage and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
-    _check_extensions(request)
+    check_extensions(request)
     return request
 
 
-def _check_extensions(request: Request) -> None:
+def check_extensions(request: Request) -> None:
+    """Raises InvalidRequest for fields of which each is valid alone."""
     if request.repeat_penalty is not None and request.repetition_penalty not in (None, request.repeat_penalty):
         raise InvalidRequest(
             "'repeat_penalty' and 'repetition_penalty' differ; set only one of them.", param="repeat_penalty"

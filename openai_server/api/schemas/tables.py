@@ -40,6 +40,9 @@ class Fields:
     """Keys of this object and related ones. A key that only related objects have may be null."""
     nested: Mapping[str, Table] = field(default_factory=dict)
     """Tables for the attributes that hold objects."""
+    is_open: bool = False
+    """Whether all further keys are accepted. Only for objects that have no effect as a whole, or are only shown to the
+    model: other servers add keys to theirs."""
 
     def clean(self, value: Any, place: Place = None) -> None:
         if not isinstance(value, dict):
@@ -57,7 +60,7 @@ class Fields:
             del value[key]
 
     def _check(self, key: str, item: object, place: Place) -> None:
-        if item is None and (key in self.neutral or key in self.family):
+        if self.is_open or (item is None and (key in self.neutral or key in self.family)):
             return
         param = path_of((place, shortened(key)))
         if (values := self.neutral.get(key)) is None:

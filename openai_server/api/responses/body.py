@@ -1,0 +1,77 @@
+"""The body of a `/v1/responses` request as a Struct. PURE."""
+
+from collections.abc import Iterable
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta
+
+from openai_server.api.responses.configuration import (
+    AnyFormat,
+    FlatSchemaFormat,
+    ObjectFormat,
+    PlainFormat,
+    ReasoningConfig,
+    StreamConfig,
+    TextConfig,
+)
+from openai_server.api.responses.items import Item
+from openai_server.api.responses.tools import AnyTool, ToolChoice
+from openai_server.api.schemas import Request
+from openai_server.api.schemas.bounds import MAX_TOOLS
+from openai_server.api.schemas.guides import ANY_OBJECT
+from openai_server.api.schemas.requests import TokenLimit
+from openai_server.core.turn import Guide, PromptField, Sampling
+from protos import contract
+
+MAX_INPUT_ITEMS = 8192
+Label = Annotated[str, Meta(max_length=64)]
+LabelValue = Annotated[str, Meta(max_length=512)]
+
+
+class ResponsesBody(Request, kw_only=True):
+    """Inherits the sampling fields; fields.py refuses the inherited fields that have another name in this API."""
+
+    input: str | Annotated[list[Item], Meta(max_length=MAX_INPUT_ITEMS)]
+    instructions: str | None = None
+    max_output_tokens: TokenLimit | None = None
+    tools: Annotated[list[AnyTool], Meta(max_length=MAX_TOOLS)] | None = None
+    tool_choice: ToolChoice | None = None
+    parallel_tool_calls: bool | None = None
+    max_tool_calls: Annotated[int, Meta(ge=1, le=contract.INT32_MAX)] | None = None
+    """Limits the calls of tools that run on the server. There are none, so it has no effect; the response repeats
+    it."""
+    text: TextConfig | None = None
+    reasoning: ReasoningConfig | None = None
+    include: Annotated[list[str], Meta(max_length=64)] | None = None
+    top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None
+    truncation: Literal["auto", "disabled"] | None = None
+    """Has no effect: a conversation that is longer than the model's context is an error."""
+    background: Literal[False] | None = None
+    stream_options: StreamConfig | None = None  # type: ignore[assignment]
+    # The response repeats these.
+    metadata: Annotated[dict[Label, LabelValue], Meta(max_length=16)] | None = None
+    safety_identifier: Annotated[str, Meta(max_length=128)] | None = None
+    prompt_cache_key: str | None = None
+    user: str | None = None
+    # Extensions, for templates.
+    chat_template_kwargs: dict[str, Any] | None = None
+    enable_thinking: bool | None = None
+
+    def prompt_fields(self) -> Iterable[PromptField]:
+        yield PromptField("instructions", [self.instructions or ""])
+        if isinstance(self.input, str):
+            yield PromptField("input", [self.input])
+
+    def sampling(self) -> Sampling:
+        return self._sampling()
+
+
+def guide_of_format(format: AnyFormat | None, field: str) -> Guide | None:
+    """The guide of a format; None for text. `field` is the format's path in the request."""
+    match format:
+        case None | PlainFormat():
+            return None
+        case ObjectFormat(schema=schema):
+            return Guide(field=field, json_schema=schema or ANY_OBJECT)
+        case FlatSchemaFormat(schema=schema, strict=strict):
+            return Guide(field=field, json_schema=schema or ANY_OBJECT, strict=bool(strict))

@@ -1,0 +1,64 @@
+"""Arranges the messages of a chat for templates with rules about system messages or about the order of roles.
+
+PURE. APIs accept several system messages, at any place, and several user messages in a row. Many templates want a
+single system message at the beginning, some refuse a role twice in a row. Only what a template would refuse or omit is
+changed: a message keeps its place, so that a growing chat keeps its prefix.
+"""
+
+from collections.abc import Sequence
+
+from msgspec.structs import replace
+
+from openai_server.core.messages import DeveloperMessage, Message, SystemMessage, UserMessage
+from openai_server.prompting.capabilities import Capabilities
+
+
+def fitted(messages: Sequence[Message], capabilities: Capabilities) -> Sequence[Message]:
+    """The messages in an arrangement that the template renders completely, if there is one."""
+    first, n_leading = _leading(messages)
+    if n_leading > 1 and not capabilities.several_system:
+        first = [_merged(first)]
+    if n_leading and not capabilities.system:
+        first = [UserMessage(text_of(message)) for message in first]
+    rest = messages[n_leading:]
+    if not capabilities.late_system:
+        rest = [UserMessage(text_of(m), m.name) if _is_system(m) else m for m in rest]
+    result = [*first, *rest]
+    return result if capabilities.repeated_user else _without_repeated_users(result)
+
+
+def text_of(message: Message) -> str:
+    content = message.content
+    return content if isinstance(content, str) else "\n".join(part.text for part in content or ())
+
+
+def _leading(messages: Sequence[Message]) -> tuple[list[Message], int]:
+    """The system messages at the beginning, and their number."""
+    n = 0
+    while n < len(messages) and _is_system(messages[n]):
+        n += 1
+    return list(messages[:n]), n
+
+
+def _is_system(message: Message) -> bool:
+    return isinstance(message, SystemMessage | DeveloperMessage)
+
+
+def _merged(messages: Sequence[Message]) -> Message:
+    """A developer's message if all of them are, else a system message."""
+    role = DeveloperMessage if all(isinstance(message, DeveloperMessage) for message in messages) else SystemMessage
+    return role(_joined(messages), messages[0].name)
+
+
+def _without_repeated_users(messages: Sequence[Message]) -> list[Message]:
+    result: list[Message] = []
+    for message in messages:
+        if isinstance(message, UserMessage) and result and isinstance(previous := result[-1], UserMessage):
+            result[-1] = replace(previous, content=_joined([previous, message]))
+        else:
+            result.append(message)
+    return result
+
+
+def _joined(messages: Sequence[Message]) -> str:
+    return "\n\n".join(map(text_of, messages))

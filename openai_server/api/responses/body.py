@@ -24,8 +24,8 @@ from openai_server.core.turn import Guide, PromptField, Sampling
 from protos import contract
 
 MAX_INPUT_ITEMS = 8192
-Label = Annotated[str, Meta(max_length=64)]
-LabelValue = Annotated[str, Meta(max_length=512)]
+MAX_LABEL, MAX_LABEL_VALUE = 64, 512
+"""Characters of a key and of a value of `metadata`."""
 
 
 class ResponsesBody(Request, kw_only=True):
@@ -49,7 +49,7 @@ class ResponsesBody(Request, kw_only=True):
     background: Literal[False] | None = None
     stream_options: StreamConfig | None = None  # type: ignore[assignment]
     # The response repeats these.
-    metadata: Annotated[dict[Label, LabelValue], Meta(max_length=16)] | None = None
+    metadata: Annotated[dict[str, str], Meta(max_length=16)] | None = None
     safety_identifier: Annotated[str, Meta(max_length=128)] | None = None
     prompt_cache_key: str | None = None
     user: str | None = None

@@ -48,6 +48,7 @@ _PART_NO_EFFECT = frozenset(
         "annotations",  # the places where a text quotes search results
         "id",
         "logprobs",
+        "parsed",  # the openai package's, for the parsed text
         "prompt_cache_breakpoint",  # prefixes are always cached
     }
 )
@@ -139,8 +140,8 @@ STREAM_OPTIONS_FIELDS = Fields(
 # ---- Input items
 
 _items = Family()
-_ITEM = frozenset({"id", "status"})
-"""Identify an item that another server stores, and its state."""
+_ITEM = frozenset({"created_by", "id", "status"})
+"""Identify an item that another server stores, its author and its state."""
 _CALL = _ITEM | {
     "async",
     "caller",  # the model itself, or a program that it wrote
@@ -167,16 +168,14 @@ ITEM_FIELDS: Mapping[str, Fields] = {
     "function_call_output": _item(items.FunctionCallOutputInput, _CALL | {"name", "namespace"}, nested=_OUTPUT),
     "custom_tool_call": _item(items.CustomToolCallInput, _CALL),
     "custom_tool_call_output": _item(items.CustomToolCallOutputInput, _CALL | {"name", "namespace"}, nested=_OUTPUT),
-    "compaction": _item(items.CompactionInput, _ITEM | {"created_by"}),
+    "compaction": _item(items.CompactionInput, _ITEM),
     "compaction_trigger": _item(items.CompactionTriggerInput),
     "additional_tools": _item(items.AdditionalToolsInput, nested=_TOOLS_OF_ITEM),
     "configuration_update": _item(
         items.ConfigurationUpdateInput,
         nested={"reasoning": Fields(mapped(EffortConfig)), "text": Fields(mapped(FormatConfig), nested=_FORMAT)},
     ),
-    "tool_search_output": _item(
-        items.ToolSearchOutputInput, _ITEM | {"call_id", "created_by", "execution"}, nested=_TOOLS_OF_ITEM
-    ),
+    "tool_search_output": _item(items.ToolSearchOutputInput, _ITEM | {"call_id", "execution"}, nested=_TOOLS_OF_ITEM),
     **{
         str(struct.__struct_config__.tag): Fields(mapped(struct), is_open=True)
         for struct in (*get_args(items.ShownInput), *get_args(items.SkippedInput))
@@ -210,7 +209,7 @@ _NO_EFFECT = frozenset(
         "prompt_cache_options",  # prefixes are always cached
         "prompt_cache_retention",
         "service_tier",  # selects one of OpenAI's queues; there is one queue
-        "store",  # nothing is stored, and the response says so
+        "store",  # nothing is stored, and the response reports that
     }
 )
 _NEUTRAL: dialects.Values = {

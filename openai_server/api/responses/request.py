@@ -8,8 +8,9 @@ from typing import Any
 
 import msgspec
 
+from anyserve_common.text import shortened
 from openai_server.access.caps import Caps
-from openai_server.api.responses.body import ResponsesBody, guide_of_format
+from openai_server.api.responses.body import MAX_LABEL, MAX_LABEL_VALUE, ResponsesBody, guide_of_format
 from openai_server.api.responses.choice import tool_use
 from openai_server.api.responses.configuration import AnyFormat, FlatSchemaFormat, ObjectFormat, PlainFormat
 from openai_server.api.responses.conversation import conversation
@@ -26,7 +27,7 @@ from openai_server.api.responses.settings import ResponsesRequest, Settings
 from openai_server.api.responses.toolbox import ToolGroup, reported, toolbox
 from openai_server.api.schemas import check_extensions, convert, load
 from openai_server.api.schemas.guides import decode_schemas, guide_of
-from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
 from openai_server.core.turn import Guide, TemplateOptions, Turn
 
 NAMES: Mapping[str, str] = {
@@ -56,6 +57,13 @@ def _checked(payload: dict[str, Any], body_size: int) -> ResponsesBody:
     RESPONSES_FIELDS.clean(payload)
     request = convert(payload, ResponsesBody)
     check_extensions(request)
+    for name, value in (request.metadata or {}).items():
+        if len(name) > MAX_LABEL or len(value) > MAX_LABEL_VALUE:
+            raise AboveLimit(
+                f"metadata.{shortened(name)}",
+                f"must have at most {MAX_LABEL} characters in its key and {MAX_LABEL_VALUE} in its value",
+                kind="string",
+            )
     for i, name in enumerate(request.include or ()):
         if name not in INCLUDABLE:
             raise InvalidRequest(
@@ -182,7 +190,7 @@ def _settings(request: ResponsesBody, configuration: _Configuration) -> Settings
         text["verbosity"] = request.text.verbosity
     reasoning = request.reasoning
     summary = (reasoning.summary or reasoning.generate_summary) if reasoning else None
-    given = {
+    sampling = {
         name: value
         for name in ("temperature", "top_p", "presence_penalty", "frequency_penalty", "top_logprobs")
         if (value := getattr(request, name)) is not None
@@ -200,7 +208,7 @@ def _settings(request: ResponsesBody, configuration: _Configuration) -> Settings
         safety_identifier=request.safety_identifier,
         prompt_cache_key=request.prompt_cache_key,
         user=request.user,
-        **given,
+        **sampling,
     )
 
 

@@ -39,7 +39,8 @@ class ShownOutput(NamedTuple):
 
 
 def shown(item: ShownInput, field: str) -> Iterator[ShownCall | ShownOutput]:
-    """What the model reads. `field` is the item's path. Raises AboveLimit for a value that nests too deeply."""
+    """Calls and results for the model to read. `field` is the item's path. Raises AboveLimit for a value that nests too
+    deeply."""
     try:
         yield from _shown(item, field)
     except TypeError:  # the only reason that decoded JSON can't be written

@@ -1,0 +1,259 @@
+"""A body of `/v1/responses` becomes a turn and the settings that its response repeats."""
+
+import json
+from typing import Any
+
+import pytest
+
+from openai_server.access.caps import Caps
+from openai_server.api.bodies import parsers
+from openai_server.api.responses.request import parse
+from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.turn import Guide
+from tests.openai_server.api.responses.bodies import function, parsed, rejection, user
+
+SCHEMA = {"type": "object", "properties": {"a": {"type": "integer"}}, "required": ["a"]}
+NAMED = {"type": "json_schema", "name": "answer", "schema": SCHEMA}
+
+
+def test_the_parser_has_a_name() -> None:
+    assert parsers.named(parsers.name_of(parse)) is parse
+
+
+def test_defaults() -> None:
+    request = parsed()
+    turn, settings = request.turn, request.settings
+    assert (turn.model, turn.token_limit, turn.top_logprobs, turn.tool_use, bool(turn.guide)) == (
+        None,
+        None,
+        None,
+        None,
+        False,
+    )
+    assert not request.stream
+    assert settings.text == {"format": {"type": "text"}}
+    assert settings.reasoning == {"effort": None, "summary": None}
+    assert (settings.tool_choice, settings.tools, settings.metadata) == ("auto", [], {})
+    assert (settings.temperature, settings.top_p, settings.truncation, settings.service_tier) == (
+        1,
+        1,
+        "disabled",
+        "default",
+    )
+
+
+def test_the_response_repeats_the_request() -> None:
+    values: dict[str, Any] = {
+        "instructions": "Be brief.",
+        "temperature": 0.5,
+        "top_p": 0.25,
+        "presence_penalty": 1,
+        "frequency_penalty": -1,
+        "top_logprobs": 3,
+        "max_output_tokens": 20,
+        "max_tool_calls": 4,
+        "parallel_tool_calls": False,
+        "metadata": {"a": "b"},
+        "safety_identifier": "s",
+        "prompt_cache_key": "k",
+        "user": "u",
+    }
+    settings = parsed(**values).settings
+    assert {name: getattr(settings, name) for name in values} == values
+
+
+def test_values_without_effect_are_reported_as_they_are() -> None:
+    settings = parsed(truncation="auto", service_tier="priority", store=True, background=False).settings
+    assert (settings.truncation, settings.service_tier) == ("disabled", "default")
+    assert parsed(text={"verbosity": "low"}).settings.text == {"format": {"type": "text"}, "verbosity": "low"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("client_metadata", {"x": 1}),
+        ("prompt_cache_options", {"mode": "implicit"}),
+        ("prompt_cache_retention", "24h"),
+        ("service_tier", "flex"),
+        ("store", True),
+        ("store", False),
+        ("stream_options", {"include_obfuscation": False}),
+        ("stream_options", {"include_usage": True}),
+        ("reasoning", {"context": "auto", "mode": "standard"}),
+        ("context_management", []),
+        ("n", 1),
+        ("background", False),
+        ("truncation", "disabled"),
+        ("user", "u"),
+    ],
+)
+def test_fields_without_effect_are_accepted(field: str, value: object) -> None:
+    assert parsed(**{field: value}).turn == parsed().turn
+
+
+@pytest.mark.parametrize("field", ["previous_response_id", "conversation", "prompt", "background"])
+def test_nothing_is_stored(field: str) -> None:
+    value = True if field == "background" else {"id": "x_1"}
+    error = rejection(field, **{field: value})
+    assert isinstance(error, UnsupportedParameter)
+    assert "stores nothing" in error.message
+    assert parsed(**{field: None}).turn == parsed().turn
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("foo", 1),
+        ("foo", None),
+        ("max_tokens", 1),
+        ("max_completion_tokens", 1),
+        ("messages", [user()]),
+        ("reasoning_effort", "low"),
+        ("response_format", {"type": "text"}),
+        ("verbosity", "low"),
+        ("n", 2),
+        ("functions", []),
+        ("logprobs", True),
+        ("moderation", {"model": "m"}),
+        ("access_programs", {"cyber": "standard"}),
+        ("background_options", {}),
+        ("image", {"context_compression": "auto"}),
+        ("context_management", [{"type": "compaction", "compact_threshold": 1000}]),
+        ("structured_outputs", {"regex": "a"}),
+    ],
+)
+def test_other_fields_are_refused(field: str, value: object) -> None:
+    rejection(field, **{field: value})
+
+
+@pytest.mark.parametrize(
+    ("param", "body"),
+    [
+        ("input", {"input": None}),
+        ("input", {"input": 1}),
+        ("instructions", {"instructions": ["a"]}),
+        ("max_output_tokens", {"max_output_tokens": -1}),
+        ("max_tool_calls", {"max_tool_calls": 0}),
+        ("temperature", {"temperature": 3}),
+        ("top_logprobs", {"top_logprobs": 21}),
+        ("truncation", {"truncation": "middle"}),
+        ("include[1]", {"include": ["reasoning.encrypted_content", "x"]}),
+        ("include[0]", {"include": [1]}),
+        ("reasoning.effort", {"reasoning": {"effort": "huge"}}),
+        ("reasoning.summary", {"reasoning": {"summary": "long"}}),
+        ("reasoning.foo", {"reasoning": {"foo": 1}}),
+        ("reasoning.mode", {"reasoning": {"mode": "pro"}}),
+        ("text.format.type", {"text": {"format": {"type": "xml"}}}),
+        ("text.format.type", {"text": {"format": {}}}),
+        ("text.format.name", {"text": {"format": {"type": "json_schema", "schema": {}}}}),
+        ("text.format.schema", {"text": {"format": {"type": "json_schema", "name": "a"}}}),
+        ("text.format.json_schema", {"text": {"format": {**NAMED, "json_schema": {}}}}),
+        ("text.verbosity", {"text": {"verbosity": "none"}}),
+        ("text", {"text": {"format": {**NAMED, "schema": {"enum": [0] * 70_000}}}}),
+        ("metadata", {"metadata": {str(i): "a" for i in range(17)}}),
+        ("metadata." + "a" * 65, {"metadata": {"a" * 65: "a"}}),
+        ("metadata.a", {"metadata": {"a": "a" * 513}}),
+        ("metadata[...]", {"metadata": {"a": 1}}),
+        ("safety_identifier", {"safety_identifier": "a" * 129}),
+        ("stream_options.include_obfuscation", {"stream_options": {"include_obfuscation": True}}),
+        ("regex", {"text": {"format": NAMED}, "regex": "a"}),
+        ("grammar", {"grammar": 'root ::= "a"', "regex": "a"}),
+        ("repeat_penalty", {"repeat_penalty": 1.1, "repetition_penalty": 1.2}),
+        ("logit_bias", {"logit_bias": {"a": 1}}),
+    ],
+)
+def test_invalid_values_are_refused(param: str, body: dict[str, Any]) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        parsed(**body)
+    assert raised.value.param == param
+
+
+def test_null_is_absent_everywhere() -> None:
+    names = (
+        "instructions",
+        "tools",
+        "tool_choice",
+        "text",
+        "reasoning",
+        "include",
+        "metadata",
+        "stream",
+        "stop",
+        "seed",
+    )
+    assert parsed(**dict.fromkeys(names)) == parsed()
+    nulls = {"text": {"format": None, "verbosity": None}, "reasoning": {"effort": None, "summary": None}}
+    assert parsed(**nulls).turn == parsed().turn
+    assert parsed(metadata={"a": None}).settings.metadata == {}
+
+
+# ---- Turn
+
+
+def test_sampling_has_the_names_of_this_server() -> None:
+    values = {"temperature": 0, "seed": 7, "top_k": 3, "min_p": 0.1, "stop": ["a"], "logit_bias": {"5": 1}}
+    turn = parsed(**values, repeat_penalty=1.5, max_output_tokens=9, model="m").turn
+    assert {name: getattr(turn.sampling, name) for name in values} == values
+    assert turn.sampling.repetition_penalty == 1.5
+    assert (turn.model, turn.token_limit) == ("m", 9)
+    names = ("repetition_penalty", "token_limit", "messages", "tool_use", "reasoning_effort", "prompt")
+    assert list(map(turn.name, names)) == [
+        *("repeat_penalty", "max_output_tokens", "input", "tool_choice", "reasoning.effort", "input")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("body", "guide"),
+    [
+        ({"text": {"format": {"type": "text"}}}, Guide()),
+        ({"text": {"format": {"type": "json_object"}}}, Guide(field="text.format", json_schema={"type": "object"})),
+        ({"text": {"format": NAMED}}, Guide(field="text.format", json_schema=SCHEMA)),
+        ({"text": {"format": {**NAMED, "strict": True}}}, Guide(field="text.format", json_schema=SCHEMA, strict=True)),
+        ({"regex": "a+"}, Guide(field="regex", regex="a+")),
+        ({"grammar": 'root ::= "a"'}, Guide(field="grammar", grammar='root ::= "a"')),
+        ({"json_schema": SCHEMA}, Guide(field="json_schema", json_schema=SCHEMA)),
+    ],
+)
+def test_a_guide(body: dict[str, Any], guide: Guide) -> None:
+    assert parsed(**body).turn.guide == guide
+
+
+def test_the_format_is_repeated_with_all_its_keys() -> None:
+    assert parsed(text={"format": NAMED}).settings.text["format"] == {**NAMED, "description": None, "strict": False}
+
+
+def test_logprobs_need_to_be_included() -> None:
+    include = ["message.output_text.logprobs"]
+    assert parsed(top_logprobs=3).turn.top_logprobs is None
+    assert parsed(top_logprobs=3, include=include).turn.top_logprobs == 3
+    assert parsed(include=include).turn.top_logprobs == 0
+    assert parsed(include=include).include == {*include}
+
+
+def test_reasoning() -> None:
+    request = parsed(reasoning={"effort": "low", "generate_summary": "auto"}, enable_thinking=True)
+    assert request.turn.template.reasoning_effort == "low"
+    assert request.turn.template.enable_thinking
+    assert request.turn.effort_is_hint
+    assert request.settings.reasoning == {"effort": "low", "summary": "auto"}
+
+
+# ---- Caps
+
+
+def capped(caps: Caps, **body: Any) -> Any:
+    return parse(json.dumps({"input": "x", **body}).encode(), caps)
+
+
+def test_the_servers_limits_hold() -> None:
+    assert capped(Caps(output_tokens=5)).turn.token_limit == 5
+    for param, caps, body in (
+        ("max_output_tokens", Caps(output_tokens=5), {"max_output_tokens": 6}),
+        ("input", Caps(prompt=10), {"input": "a" * 11}),
+        ("instructions", Caps(prompt=10), {"instructions": "a" * 11}),
+        ("text.format", Caps(schema=20), {"text": {"format": NAMED}}),
+        ("tools[0].parameters", Caps(schema=20), {"tools": [function(parameters=SCHEMA)]}),
+    ):
+        with pytest.raises(InvalidRequest) as raised:
+            capped(caps, **body)
+        assert raised.value.param == param

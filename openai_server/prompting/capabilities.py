@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 from openai_server.core.messages import (
     AssistantMessage,
+    DeveloperMessage,
     FunctionCall,
     Message,
     SystemMessage,
@@ -40,7 +41,7 @@ class Capabilities:
     several_system: bool
     """Whether it writes the texts of two system messages at the beginning."""
     late_system: bool
-    """Whether it writes the texts of two system messages, one of them not at the beginning."""
+    """Whether it writes two system messages at their places, one of them not at the beginning."""
     repeated_user: bool
     """Whether it accepts two user messages in a row."""
     form: Form
@@ -82,6 +83,8 @@ def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]
     form, written = Form(developer="developer" in roles, function="function" in roles), [False] * len(_ARRANGEMENTS)
     with suppress(*LIMIT_ERRORS):
         form = replace(form, parts=_needs_parts(form, attempt))
+        if form.developer:  # some templates compare the role, but never write such a message
+            form = replace(form, developer=_writes([DeveloperMessage(_VALUE), UserMessage("a")], form, attempt))
         for i, messages in enumerate(_ARRANGEMENTS):
             written[i] = _writes(messages, form, attempt)
         form = replace(form, whole_tools=_needs_whole_tools(form, attempt))
@@ -95,6 +98,7 @@ def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]
 _KEY = "anyserve_key"
 _VALUE = "anyserve_value"
 _OTHER = "anyserve_other"
+_ANSWER = "anyserve_answer"
 _TOOL = {
     "type": "function",
     "function": {
@@ -110,16 +114,17 @@ _CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{
 _ARRANGEMENTS: Sequence[Sequence[Message]] = (
     [SystemMessage(_VALUE), UserMessage("a")],
     [SystemMessage(_OTHER), SystemMessage(_VALUE), UserMessage("a")],
-    [SystemMessage(_OTHER), UserMessage("a"), AssistantMessage("a"), SystemMessage(_VALUE), UserMessage("a")],
+    [SystemMessage(_OTHER), UserMessage("a"), AssistantMessage(_ANSWER), SystemMessage(_VALUE), UserMessage("a")],
     [UserMessage(_OTHER), UserMessage(_VALUE)],
 )
 """Messages that show `system`, `several_system`, `late_system` and `repeated_user`."""
 
 
 def _writes(messages: Sequence[Message], form: Form, attempt: Attempt) -> bool:
-    """Whether the prompt contains the texts. (Some templates only render requests with tools.)"""
+    """Whether the prompt contains the texts in their order. (Some templates only render requests with tools.)"""
     prompt = attempt(messages, form, ()) or attempt(messages, form, [_TOOL]) or ""
-    return all(message.content in prompt for message in messages if message.content in (_VALUE, _OTHER))
+    places = [prompt.find(message.content) for message in messages if message.content in (_OTHER, _ANSWER, _VALUE)]
+    return -1 not in places and places == sorted(places)
 
 
 def _needs_parts(form: Form, attempt: Attempt) -> bool:

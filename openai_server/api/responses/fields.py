@@ -125,10 +125,8 @@ _FORMAT: dict[str, Table] = {"format": Variants("type", TEXT_FORMAT_FIELDS)}
 TEXT_FIELDS = Fields(mapped(TextConfig), nested=_FORMAT)
 REASONING_FIELDS = Fields(
     mapped(ReasoningConfig),
-    neutral={
-        "context": ("auto",),  # the chat template chooses which reasoning remains in the prompt
-        "mode": ("standard",),
-    },
+    frozenset({"context"}),  # the chat template chooses which reasoning remains in the prompt
+    {"mode": ("standard",)},
 )
 
 STREAM_OPTIONS_FIELDS = Fields(

@@ -52,7 +52,6 @@ FORMS: Mapping[str, Form] = {
     "NousResearch-Hermes-3-Llama-3.1-8B-tool_use": Form(whole_tools=True),
     "Reka-Edge": Form(developer=True),
     "deepseek-ai-DeepSeek-R1-Distill-Llama-8B": Form(null_content=True, text_arguments=True),
-    "deepseek-ai-DeepSeek-V3.2": Form(developer=True),
     "deepseek-ai-DeepSeek-V4": Form(developer=True),
     "deepseek-ai-DeepSeek-V4-Flash-0731": Form(developer=True),
     "google-gemma-4-31B-it": Form(developer=True),

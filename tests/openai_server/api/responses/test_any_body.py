@@ -32,30 +32,27 @@ tool = st.fixed_dictionaries(
         "strict": st.booleans() | scalars,
     },
 )
-item = (
-    st.fixed_dictionaries(
-        {"type": TYPES},
-        optional={
-            "role": st.sampled_from(["user", "assistant", "system", "developer"]) | scalars,
-            "content": content,
-            "output": content,
-            "summary": content,
-            "call_id": st.sampled_from(["call_1", "call_2"]) | scalars,
-            "name": st.sampled_from(["f", "g"]) | scalars,
-            "namespace": st.just("crm") | scalars,
-            "arguments": st.just("{}") | scalars,
-            "input": scalars,
-            "encrypted_content": scalars,
-            "tools": st.lists(tool, max_size=2) | values,
-            "reasoning": values,
-            "text": values,
-            "action": values,
-            "results": values,
-            "outputs": values,
-        },
-    )
-    | st.sampled_from([user(), assistant("a"), call(), result(), reasoning("r", "s"), call("call_2")])
-)
+item = st.fixed_dictionaries(
+    {"type": TYPES},
+    optional={
+        "role": st.sampled_from(["user", "assistant", "system", "developer"]) | scalars,
+        "content": content,
+        "output": content,
+        "summary": content,
+        "call_id": st.sampled_from(["call_1", "call_2"]) | scalars,
+        "name": st.sampled_from(["f", "g"]) | scalars,
+        "namespace": st.just("crm") | scalars,
+        "arguments": st.just("{}") | scalars,
+        "input": scalars,
+        "encrypted_content": scalars,
+        "tools": st.lists(tool, max_size=2) | values,
+        "reasoning": values,
+        "text": values,
+        "action": values,
+        "results": values,
+        "outputs": values,
+    },
+) | st.sampled_from([user(), assistant("a"), call(), result(), reasoning("r", "s"), call("call_2")])
 LIKELY: dict[str, Any] = {
     "instructions": st.just("a") | scalars,
     "tools": st.lists(tool, max_size=3) | st.just([function(), namespace("crm", function("g"))]),
@@ -76,7 +73,9 @@ NAMES = st.sampled_from(sorted(LIKELY)) | st.sampled_from(
 BODIES = st.builds(
     lambda input, more: {"input": input, **more},
     st.just("x") | st.lists(item, max_size=4) | st.lists(item | values, max_size=3) | values,
-    st.lists(NAMES.flatmap(lambda name: st.tuples(st.just(name), LIKELY.get(name, st.none() | values))), max_size=3).map(dict),
+    st.lists(
+        NAMES.flatmap(lambda name: st.tuples(st.just(name), LIKELY.get(name, st.none() | values))), max_size=3
+    ).map(dict),
 )
 
 

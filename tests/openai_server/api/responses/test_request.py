@@ -79,7 +79,7 @@ def test_values_without_effect_are_reported_as_they_are() -> None:
         ("store", False),
         ("stream_options", {"include_obfuscation": False}),
         ("stream_options", {"include_usage": True}),
-        ("reasoning", {"context": "auto", "mode": "standard"}),
+        ("reasoning", {"context": "all_turns", "mode": "standard"}),
         ("context_management", []),
         ("n", 1),
         ("background", False),

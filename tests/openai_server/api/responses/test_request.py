@@ -119,7 +119,6 @@ def test_nothing_is_stored(field: str) -> None:
         ("background_options", {}),
         ("image", {"context_compression": "auto"}),
         ("context_management", [{"type": "compaction", "compact_threshold": 1000}]),
-        ("structured_outputs", {"regex": "a"}),
     ],
 )
 def test_other_fields_are_refused(field: str, value: object) -> None:

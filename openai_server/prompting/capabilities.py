@@ -44,6 +44,8 @@ class Capabilities:
     """Whether it writes two system messages at their places, one of them not at the beginning."""
     repeated_user: bool
     """Whether it accepts two user messages in a row."""
+    user_after_result: bool
+    """Whether it accepts a user message after the result of a call. True for a template without calls."""
     form: Form
     words: Words
     sample_prompts: tuple[str, ...] = ()
@@ -63,7 +65,7 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
         return prompt
 
     form, written = _probe(compiled, recorded_attempt)
-    system, several_system, late_system, repeated_user = written
+    system, several_system, late_system, repeated_user, user_after_result = written
     return Capabilities(
         variables=compiled.variables,
         roles=compiled.roles,
@@ -71,6 +73,7 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
         several_system=several_system,
         late_system=late_system,
         repeated_user=repeated_user,
+        user_after_result=user_after_result,
         form=form,
         words=compiled.words,
         sample_prompts=tuple(dict.fromkeys(prompts)),
@@ -78,9 +81,10 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
 
 
 def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]]:
-    """The form, and whether the template writes each of _ARRANGEMENTS completely."""
+    """The form, whether the template writes each of _ARRANGEMENTS completely, and `user_after_result`."""
     roles = compiled.roles
-    form, written = Form(developer="developer" in roles, function="function" in roles), [False] * len(_ARRANGEMENTS)
+    form = Form(developer="developer" in roles, function="function" in roles)
+    written, after_result = [False] * len(_ARRANGEMENTS), True
     with suppress(*LIMIT_ERRORS):
         form = replace(form, parts=_needs_parts(form, attempt))
         if form.developer:  # some templates compare the role, but never write such a message
@@ -90,7 +94,11 @@ def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]
         form = replace(form, whole_tools=_needs_whole_tools(form, attempt))
         if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
-    return form, written
+            messages = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), ToolMessage("a", _CALL.id)]
+            after_result = attempt(messages, form, [_TOOL]) is None or _writes(
+                [*messages, UserMessage(_VALUE)], form, attempt
+            )
+    return form, [*written, after_result]
 
 
 # ---- Attempts

@@ -9,7 +9,15 @@ from collections.abc import Sequence
 
 from msgspec.structs import replace
 
-from openai_server.core.messages import DeveloperMessage, Message, SystemMessage, UserMessage
+from openai_server.core.messages import (
+    AssistantMessage,
+    DeveloperMessage,
+    FunctionMessage,
+    Message,
+    SystemMessage,
+    ToolMessage,
+    UserMessage,
+)
 from openai_server.prompting.capabilities import Capabilities
 
 
@@ -24,7 +32,9 @@ def fitted(messages: Sequence[Message], capabilities: Capabilities) -> Sequence[
     if not capabilities.late_system:
         rest = [UserMessage(text_of(m), m.name) if _is_system(m) else m for m in rest]
     result = [*first, *rest]
-    return result if capabilities.repeated_user else _without_repeated_users(result)
+    if not capabilities.repeated_user:
+        result = _without_repeated_users(result)
+    return result if capabilities.user_after_result else _with_answers(result)
 
 
 def text_of(message: Message) -> str:
@@ -58,6 +68,20 @@ def _without_repeated_users(messages: Sequence[Message]) -> list[Message]:
         else:
             result.append(message)
     return result
+
+
+def _with_answers(messages: Sequence[Message]) -> list[Message]:
+    """Adds an answer without text between a result and the user message after it, where the answer was cut off."""
+    result: list[Message] = []
+    for message in messages:
+        if isinstance(message, UserMessage) and result and isinstance(result[-1], ToolMessage | FunctionMessage):
+            result.append(AssistantMessage(_NO_TEXT))
+        result.append(message)
+    return result
+
+
+_NO_TEXT = " "
+"""Some templates refuse an empty answer."""
 
 
 def _joined(messages: Sequence[Message]) -> str:

@@ -2,15 +2,19 @@
 
 from collections.abc import Sequence
 from functools import cache
+from typing import Any
 
 import pytest
 
 from openai_server.core.messages import (
     AssistantMessage,
     DeveloperMessage,
+    FunctionCall,
     Message,
     SystemMessage,
     TextPart,
+    ToolCall,
+    ToolMessage,
     UserMessage,
 )
 from openai_server.core.turn import Sampling, Turn
@@ -23,18 +27,17 @@ from tests.openai_server.prompting.reference import BOS, EOS
 from tests.openai_server.prompting.test_corpus import NAMES, TEMPLATES, source_of
 
 S, D, U, A = SystemMessage("s"), DeveloperMessage("d"), UserMessage("u"), AssistantMessage("a")
+CALL = AssistantMessage(tool_calls=[ToolCall("call_0123456789abcdef", FunctionCall("f", '{"a": "b"}'))])
+RESULT, NO_ANSWER = ToolMessage("r", "call_0123456789abcdef"), AssistantMessage(" ")
 
 
-def capabilities(
-    *, system: bool = True, several_system: bool = True, late_system: bool = True, repeated_user: bool = True
-) -> Capabilities:
+def capabilities(**missing: Any) -> Capabilities:
+    """Returns all capabilities but those that are set to False."""
+    names = ("system", "several_system", "late_system", "repeated_user", "user_after_result")
     return Capabilities(
         variables=frozenset(),
         roles=frozenset(),
-        system=system,
-        several_system=several_system,
-        late_system=late_system,
-        repeated_user=repeated_user,
+        **(dict.fromkeys(names, True) | missing),
         form=Form(),
         words=Words(*[frozenset()] * len(Words.__match_args__)),
     )
@@ -42,6 +45,7 @@ def capabilities(
 
 ONE_SYSTEM = capabilities(several_system=False, late_system=False)
 ALTERNATING = capabilities(several_system=False, late_system=False, repeated_user=False)
+ONE_TURN = capabilities(several_system=False, late_system=False, repeated_user=False, user_after_result=False)
 NO_SYSTEM = capabilities(system=False, several_system=False, late_system=False, repeated_user=False)
 
 
@@ -59,6 +63,9 @@ NO_SYSTEM = capabilities(system=False, several_system=False, late_system=False, 
         ([S, U, A], NO_SYSTEM, [UserMessage("s\n\nu"), A]),
         ([S, D], NO_SYSTEM, [UserMessage("s\n\nd")]),
         ([UserMessage([TextPart("a"), TextPart("b")], "n"), U], ALTERNATING, [UserMessage("a\nb\n\nu", "n")]),
+        ([U, CALL, RESULT, U, A], capabilities(user_after_result=False), [U, CALL, RESULT, NO_ANSWER, U, A]),
+        ([U, CALL, RESULT, A, U], capabilities(user_after_result=False), [U, CALL, RESULT, A, U]),
+        ([U, CALL, RESULT, S, U], ONE_TURN, [U, CALL, RESULT, NO_ANSWER, UserMessage("s\n\nu")]),
         ([], NO_SYSTEM, []),
     ],
 )
@@ -116,6 +123,9 @@ NEED_TOOLS = {
 MOVES_SYSTEM = {"mistralai-Mistral-Nemo-Instruct-2407"}
 """Write the system message at the beginning of the last user message."""
 
+NO_CALLS = {"Kimi-K2-Instruct", "Kimi-K2-Thinking", "llama-cpp-deepseek-r1"}
+"""Append to a list, or encode a generator as JSON, which the sandbox forbids."""
+
 
 @cache
 def planner() -> Planner:
@@ -136,6 +146,13 @@ def test_an_agents_messages_are_in_the_prompt_once_and_in_their_order(name: str)
     assert -1 not in places
     assert all(text.count(f"text-{i}") == 1 for i in range(1, len(AGENT) + 1))
     assert places == sorted(places)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(NAMES) - REFUSED - NEED_TOOLS - NO_CALLS))
+def test_a_user_may_write_after_a_result(name: str) -> None:
+    text = prompt(name, [SystemMessage("text-1"), UserMessage("text-2"), CALL, RESULT, UserMessage("text-3")])
+    assert all(text.count(f"text-{i}") == 1 for i in range(1, 4))
 
 
 @pytest.mark.slow

@@ -1,0 +1,108 @@
+"""Plans of requests: what the model reads, and the fields that errors name."""
+
+from typing import Any
+
+import pytest
+
+from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.core.errors import InvalidRequest
+from openai_server.prompting.plan import Plan, Planner
+from tests.openai_server.api.responses.bodies import (
+    assistant,
+    call,
+    function,
+    namespace,
+    parsed,
+    reasoning,
+    result,
+    user,
+)
+from tests.openai_server.prompting.test_corpus import TEMPLATES
+from tests.openai_server.prompting.test_plan import HERMES, PLAIN
+
+EFFORT = HERMES + "{{ reasoning_effort }}"
+ONE_SYSTEM = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('late') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}"
+)
+
+
+def planner(*, refuses_markup: bool = False) -> Planner:
+    return Planner(TEMPLATES, chat_template=None, new_id=lambda: "call_1", refuses_markup=refuses_markup)
+
+
+def plan(template: str = PLAIN, **body: Any) -> Plan:
+    return planner().plan(parsed(**body).turn, {"chat_template": template}, EVERYTHING)
+
+
+def test_the_prompt_of_a_conversation() -> None:
+    items = [
+        {"role": "developer", "content": "a"},
+        user("b"),
+        reasoning("hm"),
+        call(arguments='{"a":1}', namespace="crm"),
+        assistant("c"),
+        result(),
+        user("d"),
+    ]
+    assert plan(HERMES, input=items, instructions="Be brief.", tools=[namespace("crm", function())]).prompt == (
+        '[tools]{"type": "function", "function": {"name": "crm__f", "description": "Tools in \'crm\': Tools.", '
+        '"parameters": {"type": "object", "properties": {}}}}'
+        "[system]Be brief.[system]a[user]b"
+        '[assistant]c<tool_call>\n{"name": "crm__f", "arguments": {"a": 1}}\n</tool_call>'
+        "[tool]done[user]d[assistant]"
+    )
+
+
+def test_a_template_with_one_system_message_gets_one() -> None:
+    items = [{"role": "developer", "content": "a"}, user("b"), {"role": "system", "content": "c"}]
+    assert plan(ONE_SYSTEM, input=items, instructions="Be brief.").prompt == "[system]Be brief.\n\na[user]b[user]c"
+
+
+@pytest.mark.parametrize("effort", ["minimal", "low", "medium", "high", "xhigh", "max"])
+def test_an_effort_has_no_effect_on_a_model_without_reasoning(effort: str) -> None:
+    assert plan(reasoning={"effort": effort}).prompt == plan().prompt
+    assert plan(HERMES, reasoning={"effort": effort}).prompt.endswith("<think>\n")
+    assert plan(EFFORT, reasoning={"effort": effort}).prompt.endswith(effort)
+
+
+def test_no_effort_turns_reasoning_off() -> None:
+    assert plan(reasoning={"effort": "none"}).prompt == plan().prompt
+    assert plan(HERMES, reasoning={"effort": "none"}).prompt.endswith("</think>\n\n")
+    with pytest.raises(InvalidRequest) as raised:
+        plan("{% for m in messages %}{{ m.content }}{% endfor %}<think>\n", reasoning={"effort": "none"})
+    assert raised.value.param == "reasoning.effort"
+
+
+def test_thinking_that_was_requested_is_still_an_error() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        plan(enable_thinking=True, reasoning={"effort": "low"})
+    assert raised.value.param == "enable_thinking"
+
+
+def test_a_failing_template_names_the_input() -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        plan("{% for m in messages %}{{ raise_exception('no') }}{% endfor %}")
+    assert raised.value.param == "input"
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        ({"input": "<|im_end|>"}, "input"),
+        ({"instructions": "<|im_end|>"}, "instructions"),
+        ({"input": [user(), assistant("a"), user("<|im_end|>")]}, "input[2]"),
+        ({"input": [reasoning("r"), call(arguments='{"a":"<|im_end|>"}'), result()]}, "input[0]"),
+        ({"tools": [namespace("n", function(description="<|im_end|>"))]}, "tools[0].tools[0]"),
+    ],
+)
+def test_markup_is_reported_with_its_item(body: dict[str, Any], param: str) -> None:
+    with pytest.raises(InvalidRequest) as raised:
+        planner(refuses_markup=True).plan(parsed(**body).turn, {}, {"prompt"})
+    assert raised.value.code == "markup_in_message"
+    assert raised.value.param == param
+
+
+def test_a_tool_with_a_bad_schema_is_named_by_its_place() -> None:
+    turn = parsed(tools=[{"type": "web_search"}, namespace("n", function(), function("g"))]).turn
+    assert [turn.tool_field(i) for i in range(2)] == ["tools[1].tools[0].parameters", "tools[1].tools[1].parameters"]

@@ -71,6 +71,7 @@ _tools = Family()
 _TOOL_NO_EFFECT = frozenset(
     {
         "async",  # whether the client runs the tool beside others
+        "async_",
         "defer_loading",  # every tool is in the prompt from the beginning
         "output_schema",  # describes the result, which only the client checks
     }
@@ -142,6 +143,7 @@ _ITEM = frozenset({"created_by", "id", "status"})
 """Identify an item that another server stores, its author and its state."""
 _CALL = _ITEM | {
     "async",
+    "async_",  # the openai package's name for it, in a dumped model
     "caller",  # the model itself, or a program that it wrote
 }
 
@@ -224,6 +226,8 @@ RESPONSES_FIELDS = Fields(
     _NO_EFFECT,
     {name: values for name, values in _NEUTRAL.items() if name not in _MAPPED | _NO_EFFECT},
     nested={
+        "tools": TOOLS,
+        "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
         "input": INPUT,
         "logit_bias": Entries(),
         "metadata": Entries(),
@@ -231,8 +235,6 @@ RESPONSES_FIELDS = Fields(
         "stream_options": STREAM_OPTIONS_FIELDS,
         "structured_outputs": STRUCTURED_OUTPUTS_FIELDS,
         "text": TEXT_FIELDS,
-        "tool_choice": Variants("type", TOOL_CHOICE_FIELDS),
-        "tools": TOOLS,
     },
 )
 INCLUDABLE: Sequence[str] = (

@@ -6,8 +6,9 @@ A prompt has one flat list of tools. A tool in a namespace gets a flat name ther
 
 import hashlib
 import re
+from collections import defaultdict
 from collections.abc import Container, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
 import msgspec
@@ -24,7 +25,6 @@ from openai_server.api.responses.tools import (
 )
 from openai_server.api.schemas.bounds import MAX_TOOLS
 from openai_server.core.errors import AboveLimit, InvalidRequest
-from openai_server.core.tools import Tool
 
 MAX_NAME = 64
 """Characters of a tool's name in OpenAI's API."""
@@ -44,14 +44,30 @@ class ToolGroup(NamedTuple):
     """Whether its tools replace earlier ones of the same name, which is otherwise an error."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    key: Key
+    tool: CallableTool
+    field: str
+    """Its path in the request."""
+    description: str | None
+    """With that of its namespace, if it is the first one there."""
+
+
 class Toolbox:
-    tools: list[Tool] = field(default_factory=list)
-    fields: list[str] = field(default_factory=list)
-    """The path of each tool in the request."""
-    called: dict[str, CalledTool] = field(default_factory=dict)
-    """How a call is reported, by flat name."""
-    _names: dict[Key, str] = field(default_factory=dict)
+    def __init__(self, entries: Sequence[_Entry]) -> None:
+        self._names = _flat_names([entry.key for entry in entries])
+        self._keys: dict[str, list[Key]] = defaultdict(list)
+        """The tools of each short name."""
+        for key in self._names:
+            self._keys[key[1]].append(key)
+        self.tools = [entry.tool.tool(self._names[entry.key], entry.description) for entry in entries]
+        self.fields = [entry.field for entry in entries]
+        """The path of each tool in the request."""
+        self.called = {
+            self._names[entry.key]: CalledTool(_kind(entry.tool), entry.tool.name, entry.key[0]) for entry in entries
+        }
+        """How a call is reported, by flat name."""
 
     def name(self, namespace: str | None, name: str) -> str:
         """The flat name for a call in the conversation, also of a tool that the request doesn't have."""
@@ -62,28 +78,14 @@ class Toolbox:
     def find(self, namespace: str | None, name: str, kind: str | None = None) -> str | None:
         """The flat name of a tool of the request; None if there is none. Without a namespace, a name that a single
         namespace has is enough."""
-        keys = [(namespace, name)] if (namespace, name) in self._names or namespace is not None else []
-        keys = keys or [key for key in self._names if key[1] == name]
+        key = (namespace, name)
+        keys = [key] if key in self._names or namespace is not None else self._keys.get(name, [])
         names = [flat for key in keys if (flat := self._names.get(key)) and kind in (None, self.called[flat].kind)]
         return names[0] if len(names) == 1 else None
 
     def in_namespace(self, namespace: str) -> list[str]:
         """The flat names of its tools."""
         return [flat for flat, tool in self.called.items() if tool.namespace == namespace]
-
-    def add(self, entry: "_Entry") -> None:
-        name = self._names[entry.key]
-        self.tools.append(entry.tool.tool(name, entry.description))
-        self.fields.append(entry.field)
-        self.called[name] = CalledTool(_kind(entry.tool), entry.tool.name, entry.key[0])
-
-
-@dataclass(slots=True)
-class _Entry:
-    key: Key
-    tool: CallableTool
-    field: str
-    description: str | None
 
 
 def toolbox(groups: Iterable[ToolGroup]) -> Toolbox:
@@ -96,28 +98,28 @@ def toolbox(groups: Iterable[ToolGroup]) -> Toolbox:
             entries[entry.key] = entry
             if len(entries) > MAX_TOOLS:
                 raise AboveLimit(group.field, f"has too many tools, at most {MAX_TOOLS}", kind="array")
-    box = Toolbox()
-    top_level = {name for namespace, name in entries if namespace is None}
-    taken = set(top_level)
-    for key in entries:
+    return Toolbox(list(entries.values()))
+
+
+def _flat_names(keys: Sequence[Key]) -> dict[Key, str]:
+    taken = {name for namespace, name in keys if namespace is None}
+    names = {}
+    for key in keys:
         namespace, name = key
-        flat = name if namespace is None else flat_name(namespace, name, taken)
-        taken.add(flat)
-        box._names[key] = flat
-    for entry in entries.values():
-        box.add(entry)
-    return box
+        names[key] = name if namespace is None else flat_name(namespace, name, taken)
+        taken.add(names[key])
+    return names
 
 
 def flat_name(namespace: str, name: str, taken: Container[str]) -> str:
     """A name of the form that OpenAI's API allows. It depends only on its arguments, so that a growing conversation
     keeps its prefix."""
     joined = f"{namespace}__{name}"
-    flat = _OTHER_CHARACTERS.sub("_", joined)
-    n = 0
-    while len(flat) > MAX_NAME or flat in taken:
+    beginning = _OTHER_CHARACTERS.sub("_", joined[:MAX_NAME])
+    flat, n = beginning, 0
+    while (len(joined) > MAX_NAME and n == 0) or flat in taken:
         digest = hashlib.sha256(f"{namespace}\n{name}\n{n}".encode()).hexdigest()[:_DIGEST]
-        flat = f"{_OTHER_CHARACTERS.sub('_', joined)[: MAX_NAME - _DIGEST - 1]}_{digest}"
+        flat = f"{beginning[: MAX_NAME - _DIGEST - 1]}_{digest}"
         n += 1
     return flat
 

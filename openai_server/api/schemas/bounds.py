@@ -30,7 +30,10 @@ MAX_DEPTH = 200
 MAX_KEYWORD = 1 << 16
 """Characters of a field that takes one of a few keywords."""
 KEYWORD_FIELDS = frozenset(
-    ("encoding_format", "function_call", "mode", "pooling", "reasoning_effort", "role", "syntax", "tool_choice", "type")
+    {
+        *("effort", "encoding_format", "function_call", "generate_summary", "mode", "phase", "pooling"),
+        *("reasoning_effort", "role", "summary", "syntax", "tool_choice", "truncation", "type", "verbosity"),
+    }
 )
 """Fields that take one of a few keywords. msgspec quotes any other string in its error, in time that grows with the
 string's length."""

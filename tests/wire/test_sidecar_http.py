@@ -46,7 +46,7 @@ NO_PATHS = [
         )
     ),
     *(("POST", f"/v1/{name}/") for name in (*GENERATING, "rerank")),
-    *(("POST", f"/{prefix}/v1/{name}") for name in GENERATING for prefix in ("org/name", "openai")),
+    *(("POST", f"/{prefix}/v1/{name}") for name in GENERATING for prefix in ("org/name", "azure", "openai/tiny")),
     *(("POST", f"{prefix}/tiny//{name}") for name in GENERATING for prefix in ("", "/v1/engines", "/engines")),
     *(("POST", f"{prefix}//tiny/{name}") for name in GENERATING for prefix in ("", "/v1/engines", "/engines")),
     *(("GET", path) for path in ("/v1/models/", "/models/", "/v1//models", "//v1/models", "/v1/v1/models", "//models")),

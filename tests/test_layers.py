@@ -60,6 +60,12 @@ PURE = (
         for module in ("whole", "writer", "logprobs")
     ),
     "openai_server.api.chat.message",
+    *(
+        f"openai_server.api.responses.{module}"
+        for module in (
+            *("answer", "errors", "open_items", "output", "settings", "state", "stream_events", "whole", "writer"),
+        )
+    ),
     "openai_server.api.within_caps",
     "openai_server.telemetry.request_start",
     "openai_server.api.docs.paths",

@@ -1,0 +1,146 @@
+"""The response object of `/v1/responses`, and the items of its output. PURE.
+
+The keys are those of the `openai` package's types and those that the Open Responses specification requires, which
+include the penalties.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Literal
+
+from msgspec import UNSET, Struct, UnsetType
+
+from openai_server.api.chat.answer import ChatToken
+
+ItemStatus = Literal["in_progress", "completed", "incomplete"]
+
+# ---- Parts of items
+
+
+class ResponseText(Struct, tag_field="type", tag="output_text"):
+    text: str
+    annotations: Sequence[Any]
+    """Always empty: nothing here cites files or pages."""
+    logprobs: Sequence[ChatToken]
+    """Empty unless requested."""
+
+
+class ResponseRefusal(Struct, tag_field="type", tag="refusal"):
+    refusal: str
+
+
+class ResponseReasoningText(Struct, tag_field="type", tag="reasoning_text"):
+    text: str
+
+
+ResponsePart = ResponseText | ResponseRefusal | ResponseReasoningText
+
+# ---- Items
+
+
+class ResponseMessage(Struct, tag_field="type", tag="message"):
+    id: str
+    status: ItemStatus
+    role: Literal["assistant"]
+    content: Sequence[ResponseText | ResponseRefusal]
+    phase: Literal["commentary", "final_answer"] | UnsetType = UNSET
+    """Set when the item is done. `commentary`: the response has a call, or an item after this one."""
+
+
+class ResponseReasoning(Struct, tag_field="type", tag="reasoning"):
+    id: str
+    status: ItemStatus
+    summary: Sequence[Any]
+    """Always empty: the model's text is in `content`, and no second generation summarizes it."""
+    content: Sequence[ResponseReasoningText]
+    encrypted_content: str | UnsetType = UNSET
+
+
+class ResponseFunctionCall(Struct, tag_field="type", tag="function_call"):
+    id: str
+    status: ItemStatus
+    call_id: str
+    name: str
+    arguments: str
+    namespace: str | UnsetType = UNSET
+
+
+class ResponseCustomToolCall(Struct, tag_field="type", tag="custom_tool_call"):
+    """OpenAI's type has no `status`."""
+
+    id: str
+    call_id: str
+    name: str
+    input: str
+    namespace: str | UnsetType = UNSET
+
+
+ResponseItem = ResponseMessage | ResponseReasoning | ResponseFunctionCall | ResponseCustomToolCall
+
+# ---- The response
+
+
+class ResponseInputTokens(Struct):
+    cached_tokens: int
+    """0 also if the backend doesn't report it: both types require a number."""
+    cache_write_tokens: int
+    """Always 0: writing to the cache costs nothing here."""
+
+
+class ResponseOutputTokens(Struct):
+    reasoning_tokens: int
+    """0 also if the backend doesn't report it."""
+
+
+class ResponseUsage(Struct):
+    input_tokens: int
+    input_tokens_details: ResponseInputTokens
+    output_tokens: int
+    output_tokens_details: ResponseOutputTokens
+    total_tokens: int
+
+
+class IncompleteDetails(Struct):
+    reason: Literal["max_output_tokens", "content_filter"]
+
+
+class ResponseError(Struct):
+    code: str
+    message: str
+
+
+class ResponseObject(Struct, kw_only=True):
+    id: str
+    object: Literal["response"] = "response"
+    created_at: int
+    """Unix seconds, as is `completed_at`."""
+    completed_at: int | None
+    """None unless the status is `completed`."""
+    status: Literal["in_progress", "completed", "incomplete", "failed"]
+    background: Literal[False] = False
+    error: ResponseError | None
+    incomplete_details: IncompleteDetails | None
+    instructions: str | None
+    max_output_tokens: int | None
+    max_tool_calls: int | None
+    model: str
+    output: Sequence[ResponseItem]
+    parallel_tool_calls: bool
+    presence_penalty: float
+    frequency_penalty: float
+    previous_response_id: None = None
+    prompt_cache_key: str | None
+    reasoning: Mapping[str, str | None]
+    safety_identifier: str | None
+    service_tier: str
+    store: Literal[False] = False
+    temperature: float
+    text: Mapping[str, Any]
+    tool_choice: Any
+    tools: Sequence[Mapping[str, Any]]
+    top_logprobs: int
+    top_p: float
+    truncation: Literal["auto", "disabled"]
+    usage: ResponseUsage | None
+    """None before the end, after a failure, and if the backend doesn't count tokens."""
+    user: str | None
+    metadata: Mapping[str, str]

@@ -2,12 +2,15 @@
 the objects in them."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 import msgspec
 
 from openai_server.api import schemas, schemas_tasks
 from openai_server.api.registry import ENDPOINTS
+from openai_server.api.responses.body import MAX_INPUT_ITEMS, ResponsesBody
+from openai_server.api.responses.fields import RESPONSES_FIELDS
 from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GuideFields, ListOf, Request
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
@@ -60,10 +63,30 @@ OTHERWISE = {
     "reasoning_budget_tokens": "`max_marked_tokens`",
     "thinking_budget_tokens": "`max_marked_tokens`",
 }
-TYPES = {"messages": f"array of up to {schemas.bounds.MAX_MESSAGES} [messages](#objects-in-requests)"}
+RESPONSES_OTHERWISE = {
+    "input": "`prompt`: the items as messages, rendered with the model's chat template",
+    "instructions": "a system message before the input",
+    "max_output_tokens": "`max_tokens`",
+    "text": "`format`: `json_schema`; `lenient_schema`, unless `strict`. `verbosity` has no effect",
+    "reasoning": "`effort`: the template's variable `reasoning_effort`, if it has one. `summary` has no effect",
+    "include": "with `message.output_text.logprobs`: `logprobs`. With `reasoning.encrypted_content`, reasoning has it",
+    "stream_options": "nothing: it has no effect",
+    "max_tool_calls": "the response; no tool runs on the server",
+    "truncation": "the response",
+    "background": "nothing: only `false` is accepted",
+    **dict.fromkeys(("metadata", "safety_identifier", "prompt_cache_key", "user"), "the response"),
+}
+"""The column `becomes` of `/v1/responses`, where it differs."""
+RESPONSES_TYPES = {"tools": f"array of up to {schemas.bounds.MAX_TOOLS} [tools](#objects-in-requests)"}
+"""The column `type, range` of `/v1/responses`, where it differs."""
+TYPES = {
+    "messages": f"array of up to {schemas.bounds.MAX_MESSAGES} [messages](#objects-in-requests)",
+    "input": f"string or array of up to {MAX_INPUT_ITEMS} [items](#objects-in-requests)",
+}
 ALL, WITH_TENSOR = "all", "ours; others that take the tensor"
 BACKENDS = {
     "max_completion_tokens": WITH_TENSOR,
+    "max_output_tokens": WITH_TENSOR,
     "repeat_penalty": WITH_TENSOR,
     **dict.fromkeys(
         ("response_format", "structured_outputs", "ebnf", *(f"guided_{name}" for name in ("json", "regex", "choice"))),
@@ -89,17 +112,28 @@ def chat() -> list[Row]:
     return list(_rows(ChatRequest, schemas.CHAT_FIELDS))
 
 
-def _rows(struct: type[Request], fields: Fields) -> Iterator[Row]:
+def responses() -> list[Row]:
+    return list(_rows(ResponsesBody, RESPONSES_FIELDS, RESPONSES_OTHERWISE, RESPONSES_TYPES))
+
+
+def _rows(
+    struct: type[Request],
+    fields: Fields,
+    otherwise: Mapping[str, str] = MappingProxyType({}),
+    types: Mapping[str, str] = MappingProxyType({}),
+) -> Iterator[Row]:
+    """The rows of one request. `otherwise` and `types` replace OTHERWISE and TYPES."""
     _, components = msgspec.json.schema_components([struct])
     properties = components[struct.__name__]["properties"]
-    for name in sorted(properties, key=lambda name: name in GuideFields.__struct_fields__):
+    names = [name for name in properties if name in fields.mapped]
+    for name in sorted(names, key=lambda name: name in GuideFields.__struct_fields__):
         schema = properties[name]
         tensor = _TENSORS.get(name)
-        becomes = OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
+        becomes = otherwise.get(name) or OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
         assert becomes, f"{name} has neither a tensor nor a description"
         yield (
             f"`{name}`",
-            TYPES.get(name) or _type(schema, components),
+            types.get(name) or TYPES.get(name) or _type(schema, components),
             becomes,
             BACKENDS.get(name, WITH_TENSOR if tensor else ALL),
         )
@@ -123,7 +157,8 @@ def neutral() -> list[Row]:
 
 def objects() -> list[Row]:
     """The objects in requests, wherever they are."""
-    places = dict(_places("", "", schemas.CHAT_FIELDS)) | dict(_places("", "", schemas_tasks.RERANK_FIELDS))
+    tables = (schemas.CHAT_FIELDS, RESPONSES_FIELDS, schemas_tasks.RERANK_FIELDS)
+    places = {place: fields for table in tables for place, fields in _places("", "", table)}
     return [(place, *_keys(fields)) for place, fields in places.items() if place]
 
 

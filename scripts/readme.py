@@ -78,7 +78,7 @@ def task_fields() -> str:
         ("`tokens`", "detokenize", "`prompt_token_ids`"),
         *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
     ]
-    tables = [table for name, table in fields.TABLES.items() if name not in ("completions", "chat")]
+    tables = [table for name, table in fields.TABLES.items() if name not in ("completions", "chat", "responses")]
     listed = {name.strip(" `") for row in rows for name in row[0].split(",")}
     missing = set().union(*(table.mapped for table in tables)) - listed
     if missing:
@@ -110,6 +110,7 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
     "docs/fields.md": {
         "completions": lambda: _table(fields.HEADER, fields.completions()),
         "chat": lambda: _table(fields.HEADER, fields.chat()),
+        "responses": lambda: _table(fields.HEADER, fields.responses()),
         "task fields": task_fields,
         "neutral": lambda: _table(fields.NEUTRAL_HEADER, fields.neutral()),
         "objects": lambda: _table(fields.OBJECTS_HEADER, fields.objects()),

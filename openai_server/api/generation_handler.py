@@ -1,6 +1,6 @@
 """The handler of endpoints that generate text, whole or as a stream."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from os import urandom
 from typing import Generic, TypeVar
 
@@ -28,6 +28,8 @@ BuildAnswer = Callable[[AnswerIdentity, Sequence[Answer], R, AnswerFormat | None
 is content."""
 NewWriter = Callable[[AnswerIdentity, R, AnswerFormat | None], StreamWriter]
 """Creates the writer of a stream."""
+Complete = Callable[[R, RequestContext], Awaitable[R]]
+"""Returns the request with what parsing alone can't add. Raises APIError and ClientGone."""
 
 
 class GenerationHandler(Generic[R]):
@@ -41,20 +43,24 @@ class GenerationHandler(Generic[R]):
         id_prefix: str,
         answer: BuildAnswer[R],
         writer: NewWriter[R],
+        complete: Complete[R] | None = None,
     ) -> None:
         self._services = services
         self._parse = parse
         self._id_prefix = id_prefix
         self._build_answer = answer
         self._writer = writer
+        self._complete = complete
 
     async def __call__(self, context: RequestContext) -> Response:
         """Raises APIError, ClientDisconnect and ClientGone. A returned stream raises them until its first event."""
         access, services = context.access, self._services
         access.count_request()
         request, body_size = await services.bodies.read(self._parse, context)
+        take_model_from_path(request.turn, context)
+        if self._complete is not None:
+            request = await self._complete(request, context)
         turn = request.turn
-        take_model_from_path(turn, context)
         id = self._id_prefix + urandom(16).hex()
         created = int(services.clock())
         if access.is_limited:

@@ -30,8 +30,8 @@ DESCRIPTION = (
     "OpenAI's REST API for KServe v2 gRPC text model servers. The prefix /v1 of a path is optional, and Azure's prefix "
     "/openai may precede it. Instead of the field `model`, the path may name the model: /{model}/chat/completions, its "
     "short form /{model}/chat, /v1/models/{model}/chat/completions, /openai/deployments/{model}/chat/completions, and, "
-    "for older clients, /v1/engines/{model}/chat/completions. Completions and embeddings "
-    "have the same paths, except the short form. A field that is null counts as absent."
+    "for older clients, /v1/engines/{model}/chat/completions. Completions, responses and "
+    "embeddings have the same paths, except the short form. A field that is null counts as absent."
 )
 
 
@@ -219,6 +219,9 @@ def _narrow(schema: Json, fields: Fields) -> None:
     if fields.null_only:
         names = "|".join(re.escape(name) for name in sorted(fields.null_only))
         schema["patternProperties"] = {f"^(?:{names})$": {"type": "null"}}
+    if fields.implied_tag:
+        schema["required"].remove(fields.implied_tag)
+        properties[fields.implied_tag]["enum"].append(None)
     schema["additionalProperties"] = fields.is_open
 
 

@@ -14,11 +14,13 @@ from openai_server.api.health.endpoint import HEALTH, LIVE, READY
 from openai_server.api.metrics.endpoint import METRICS
 from openai_server.api.models.endpoint import MODEL, MODELS
 from openai_server.api.rerank.endpoint import RERANK
+from openai_server.api.responses.endpoint import RESPONSES
 from openai_server.api.tokens.endpoint import APPLY_TEMPLATE, CHAT_INPUT_TOKENS, DETOKENIZE, TOKENIZE, TOKENIZER_INFO
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     COMPLETIONS,
     CHAT,
+    RESPONSES,
     EMBEDDINGS,
     RERANK,
     TOKENIZE,

@@ -43,13 +43,20 @@ class Reply:
 
     @property
     def events(self) -> list[Any]:
-        """Returns the JSON of each event; checks that the stream is well-formed and ends with [DONE]."""
+        """Returns the JSON of each event; checks that the stream is well-formed and ends with [DONE]. An event with a
+        name has it as its `type` too."""
         assert self.status == 200, self.body
         blocks = self.body.decode().split("\n\n")
         assert blocks.pop() == ""
-        events = [block.removeprefix("data: ") for block in blocks if not block.startswith(":")]
-        assert events.pop() == "[DONE]"
-        return [json.loads(event) for event in events]
+        events = [block for block in blocks if not block.startswith(":")]
+        assert events.pop() == "data: [DONE]"
+        payloads = []
+        for event in events:
+            *name, data = event.split("\n")
+            payload = json.loads(data.removeprefix("data: "))
+            assert name == ([f"event: {payload['type']}"] if "type" in payload else [])
+            payloads.append(payload)
+        return payloads
 
     @property
     def pings(self) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from protos import contract
+from tests.wire import responses_bodies
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
 
@@ -98,6 +99,9 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ),
     ("/v1/chat/completions", {"messages": [USER], "tools": [TOOL], "tool_choice": NAMED, "parallel_tool_calls": True}),
     ("/chat/completions", {"messages": [USER], "response_format": {"type": "json_object", "schema": {"a": 1}}}),
+    ("/v1/responses", {"input": responses_bodies.ITEMS, "tools": responses_bodies.TOOLS[:4]}),
+    ("/responses", {"input": "x", "tools": responses_bodies.TOOLS[:2], "tool_choice": responses_bodies.CHOICES[2]}),
+    ("/v1/responses", {**responses_bodies.BODIES[-1], "text": {"format": responses_bodies.FORMATS[1]}}),
     ("/apply-template", {"messages": [USER], "tools": [TOOL]}),
     ("/chat/completions/input_tokens", {"messages": [USER], "tools": [TOOL], "max_tokens": 1}),
     (
@@ -187,6 +191,7 @@ async def test_a_hostile_value_in_any_place_is_refused_or_answered(
 REQUIRED: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "x"},
     "/v1/chat/completions": {"messages": [USER]},
+    "/v1/responses": {"input": "x"},
     "/v1/embeddings": {"input": "x"},
     "/v1/rerank": {"query": "q", "documents": ["a"]},
     "/tokenize": {"messages": [USER]},
@@ -223,7 +228,8 @@ async def test_a_model_name_of_8_mb_is_not_found_and_not_quoted(path: str) -> No
     body = next(dict(body) for body_path, body in BODIES if body_path == path)
     async with running(backend()) as sidecar:
         for stream in (False, True):
-            options = {"stream": stream} if "completions" in path and "stream_options" not in body else {}
+            generates = path.endswith(("completions", "responses")) and "stream_options" not in body
+            options = {"stream": stream} if generates else {}
             reply = await sidecar.send("POST", path, {**body, **options, "model": "m" * (8 << 20)})
             assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
             assert len(reply.body) < 400

@@ -10,6 +10,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from tests.ops.able_worker import able_worker
+from tests.wire import responses_bodies
 from tests.wire.sidecar import Reply, Sidecar, running
 
 pytestmark = pytest.mark.slow
@@ -35,6 +36,7 @@ MESSAGES: list[Any] = [
     {"role": "user", "content": "x"},
 ]
 TOOLS = {"tools": [{"type": "function", "function": FUNCTION}]}
+GRAMMAR = {"syntax": "regex", "definition": "a+"}
 CHOSEN = {"type": "function", "function": {"name": "f"}}
 STREAM = {"stream": True, "stream_options": {"include_usage": True}}
 GENERATION: list[dict[str, Any]] = [
@@ -52,12 +54,21 @@ CHAT: list[dict[str, Any]] = [
         **TOOLS,
         "tool_choice": {"type": "allowed_tools", "allowed_tools": {"mode": "auto", "tools": [CHOSEN]}},
     },
+    {
+        "messages": MESSAGES[:1],
+        "tools": [
+            {"type": "custom", "custom": {"name": "c", "description": "d", "format": {"type": "text"}}},
+            {"type": "custom", "custom": {"name": "g", "format": {"type": "grammar", "grammar": GRAMMAR}}},
+        ],
+        "tool_choice": {"type": "custom", "custom": {"name": "c"}},
+    },
     {"messages": MESSAGES[:1], "functions": [FUNCTION], "function_call": {"name": "f"}},
     *({"messages": MESSAGES[:1], **fields} for fields in GENERATION),
 ]
 BODIES: list[tuple[str, dict[str, Any]]] = [
     *(("/v1/completions", {"prompt": "x", **fields}) for fields in GENERATION),
     *(("/v1/chat/completions", body) for body in CHAT),
+    *(("/v1/responses", body) for body in responses_bodies.BODIES),
     ("/apply-template", CHAT[0]),
     ("/v1/chat/completions/input_tokens", CHAT[0]),
     ("/v1/embeddings", {"input": "x"}),
@@ -67,6 +78,8 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {"messages": MESSAGES, "return_token_strs": True}),
     ("/detokenize", {"tokens": [1]}),
 ]
+SEALED = {"CompactionInput", "CompactionTriggerInput"}
+"""Objects that need a text sealed by the server, or end a conversation that such a text replaces."""
 Json = dict[str, Any]
 Place = list[str | int]
 
@@ -166,6 +179,9 @@ async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unkno
                     assert reply.error["message"].endswith("This field is required.")
             for value in (None, 1):
                 reply = await sidecar.send("POST", path, changed(body, place, {"zzz": value}))
+                if schema["additionalProperties"]:
+                    assert reply.status == 200
+                    continue
                 assert (reply.status, reply.error["param"]) == (400, param_of([*place, "zzz"]))
                 assert "Unrecognized" in reply.error["message"]
 
@@ -211,7 +227,7 @@ async def test_the_bodies_contain_every_object_of_every_request() -> None:
     for path, body in BODIES:
         body_schema = document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
         tried |= {schema["title"] for _, schema in objects(document, body_schema, body, [])}
-    assert tried == described
+    assert tried == described - SEALED
 
 
 @pytest.mark.parametrize("name", ["completions", "chat/completions", "embeddings"])

@@ -12,7 +12,11 @@ from openai_server.api import openapi, schemas, schemas_tasks
 from openai_server.api.chat.answer import ChatCompletionChunk
 from openai_server.api.completions.answer import CompletionChunk
 from openai_server.api.registry import ENDPOINTS
+from openai_server.api.responses.body import ResponsesBody
+from openai_server.api.responses.fields import RESPONSES_FIELDS
+from openai_server.api.responses.stream_events import ResponseCreated
 from tests.ops.able_worker import able_worker
+from tests.wire import responses_bodies
 from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
 
@@ -51,9 +55,11 @@ def test_the_document_uses_no_memory_before_the_first_request() -> None:
 async def test_the_schemas_are_json_schemas() -> None:
     async with running(FakeWorker()) as sidecar:
         document = await openapi_document(sidecar)
-    for schema in document["components"]["schemas"].values():
+    tables = openapi.tables(endpoint.description for endpoint in ENDPOINTS if endpoint.description)
+    are_open = {struct.__name__ for struct, fields in tables.items() if fields.is_open}
+    for name, schema in document["components"]["schemas"].items():
         Draft202012Validator.check_schema(schema)
-        assert schema["additionalProperties"] is False
+        assert schema["additionalProperties"] is (name in are_open)
 
 
 async def test_every_accepted_field_is_described() -> None:
@@ -62,6 +68,7 @@ async def test_every_accepted_field_is_described() -> None:
     for struct, fields in (
         (schemas.ChatRequest, schemas.CHAT_FIELDS),
         (schemas.CompletionRequest, schemas.COMPLETION_FIELDS),
+        (ResponsesBody, RESPONSES_FIELDS),
         (schemas_tasks.RerankRequest, schemas_tasks.RERANK_FIELDS),
     ):
         accepted = {*fields.mapped, *fields.no_effect, *fields.neutral}
@@ -113,6 +120,7 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**MESSAGES}),
     ("/v1/chat/completions", {**MESSAGES, **CALLS, "logprobs": True, "top_logprobs": 2}),
     ("/v1/chat/completions", {**MESSAGES, "functions": [{"name": "f"}], "n": 2}),
+    *(("/v1/responses", body) for body in responses_bodies.BODIES if not body.get("stream")),
     ("/v1/embeddings", {"input": "a"}),
     ("/v1/embeddings", {"input": [[1], [2]], "encoding_format": "base64"}),
     ("/v1/rerank", {"query": "a", "documents": ["b", {"text": "c"}]}),
@@ -138,9 +146,16 @@ async def test_requests_and_responses_fit_their_schemas(path: str, body: dict[st
         check(document, response_schema(document, "post", path), reply.json)
 
 
-@pytest.mark.parametrize(("path", "body"), [case for case in REQUESTS if case[0].endswith("completions")])
+FIRST_EVENTS = {
+    "/v1/completions": CompletionChunk,
+    "/v1/chat/completions": ChatCompletionChunk,
+    "/v1/responses": ResponseCreated,
+}
+
+
+@pytest.mark.parametrize(("path", "body"), [case for case in REQUESTS if case[0] in FIRST_EVENTS])
 async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None:
-    chunk = ChatCompletionChunk if "chat" in path else CompletionChunk
+    chunk = FIRST_EVENTS[path]
     async with running(able_worker()) as sidecar:
         document = await openapi_document(sidecar)
         options = {"stream": True, "stream_options": {"include_usage": True}}

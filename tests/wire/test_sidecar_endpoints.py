@@ -9,6 +9,7 @@ from tests.wire.fake_worker import FakeWorker
 from tests.wire.sidecar import Sidecar, running
 
 CHAT, COMPLETIONS, EMBEDDINGS = "/v1/chat/completions", "/v1/completions", "/v1/embeddings"
+RESPONSES = "/v1/responses"
 MODEL, OTHER = "/v1/models/{model}", "other"
 DEPLOYMENTS = ("/deployments/tiny", "/deployments/org/name", "/deployments/chat")
 BODY = {"messages": [{"role": "user", "content": "x"}]}
@@ -34,6 +35,11 @@ REQUESTS = [
     ("POST", "/chat/chat", CHAT, 200),
     ("POST", "/v1/models/org/name/completions", COMPLETIONS, 400),
     ("POST", "/models/tiny/embeddings", EMBEDDINGS, 400),
+    *(
+        ("POST", f"{prefix}/responses", RESPONSES, 400)
+        for prefix in ("", "/v1", "/tiny", "/org/name", "/v1/engines/tiny", "/engines/tiny", "/v1/models/tiny")
+    ),
+    ("GET", "/v1/responses", RESPONSES, 405),
     ("POST", "/none/chat", CHAT, 404),
     ("POST", "/v1/models/none/chat/completions", CHAT, 404),
     ("GET", "/v1/models/tiny", MODEL, 200),

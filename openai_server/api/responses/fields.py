@@ -6,7 +6,7 @@ server, and each of them is in a table by name. tests/openai_server/api/response
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, get_args
 
 from msgspec import Struct
@@ -162,7 +162,9 @@ _CONTENT: Mapping[str, Table] = {"content": PARTS}
 _OUTPUT: Mapping[str, Table] = {"output": PARTS}
 _MESSAGE_NEUTRAL: dialects.Values = {**dialects.CACHE_CONTROL, "name": ()}
 ITEM_FIELDS: Mapping[str, Fields] = {
-    "message": _item(items.MessageInput, _ITEM | {"annotations"}, _MESSAGE_NEUTRAL, _CONTENT),
+    "message": replace(
+        _item(items.MessageInput, _ITEM | {"annotations"}, _MESSAGE_NEUTRAL, _CONTENT), implied_tag="type"
+    ),
     "reasoning": _item(items.ReasoningInput, nested={"summary": PARTS, **_CONTENT}),
     "function_call": _item(items.FunctionCallInput, _CALL | {"parsed_arguments"}),
     "function_call_output": _item(items.FunctionCallOutputInput, _CALL | {"name", "namespace"}, nested=_OUTPUT),

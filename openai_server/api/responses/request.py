@@ -94,7 +94,9 @@ def _add_types(items: object) -> None:
         if not isinstance(item, dict):
             continue
         if item.get("type") is None:
-            item["type"] = "message" if "role" in item else "item_reference" if "id" in item else None
+            names = {name for name, value in item.items() if value is not None}
+            is_message = ("role" in names and "tools" not in names) or "content" in names <= {"content", "id", "phase"}
+            item["type"] = "message" if is_message else "item_reference" if names == {"id"} else None
         if item["type"] == "item_reference":
             raise UnsupportedParameter(
                 f"input[{i}]", f"'input[{i}]' refers to a stored item, but this server stores nothing. Send the item."

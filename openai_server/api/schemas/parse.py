@@ -240,7 +240,7 @@ _MAX_PROBLEM = 200
 _GOT_FLOAT = "got `float`"
 """Part of msgspec's message about a float in place of another type."""
 # msgspec reports the place only in its message: "Expected `float` <= 2.0 - at `$.temperature`".
-_PLACE = re.compile(r"^(?P<problem>.*?)(?: - at `(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
+_PLACE = re.compile(r"^(?P<problem>.*?)(?: - at (?P<key>`key` in )?`(?:key in )?\$\.?(?P<path>[^`]*)`)?$", re.DOTALL)
 _MISSING = re.compile(r"missing required field `(?P<field>[^`]*)`")
 
 
@@ -250,4 +250,4 @@ def _invalid(error: msgspec.ValidationError) -> InvalidRequest:
     problem, param = shortened(place["problem"], _MAX_PROBLEM), shortened(place["path"] or "", MAX_PARAM)
     if found := _MISSING.search(problem):
         return missing(f"{param}.{found['field']}" if param else found["field"])
-    return InvalidRequest(f"Invalid '{param}': {problem}.", param=param)
+    return InvalidRequest(f"Invalid '{param}': {problem}{' as a key' if place['key'] else ''}.", param=param)

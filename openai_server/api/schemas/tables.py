@@ -43,6 +43,8 @@ class Fields:
     is_open: bool = False
     """Whether all further keys are accepted. Only for objects that have no effect as a whole, or are only shown to the
     model: other servers add keys to theirs."""
+    implied_tag: str = ""
+    """The key that identifies the kind of object, if it may be absent; empty if it is required."""
 
     def clean(self, value: Any, place: Place = None) -> None:
         if not isinstance(value, dict):

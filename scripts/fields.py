@@ -48,6 +48,8 @@ OTHERWISE = {
     "top_logprobs": "`logprobs`",
     "best_of": "`n`, of which the likeliest are returned",
     "stream": "`ModelStreamInfer` instead of `ModelInfer`",
+    "timings_per_token": "`timings`; the response and each chunk have their times",
+    "return_progress": "`prompt_progress`; a stream has a chunk for each step that reads a part of the prompt",
     "stream_options": "with `include_usage`, a chunk with the counts",
     "tools": "the template's `tools`, and the format in which the answer is parsed",
     "tool_choice": "`lark`, where a call is required or a schema strict",

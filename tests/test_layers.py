@@ -50,6 +50,8 @@ PURE = (
     "openai_server.http.sse",
     "openai_server.http.router",
     "openai_server.api.answer_stream",
+    "openai_server.api.reporting_stream",
+    "openai_server.api.timings",
     "openai_server.api.logprobs",
     "openai_server.api.chunk_writer",
     "openai_server.api.client_api",

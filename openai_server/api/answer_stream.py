@@ -1,14 +1,28 @@
 """A streamed answer: turns the backend's rows into events, and events into the bytes of the response. PURE."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Sequence
+from typing import Protocol
 
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.core.errors import APIError
 from openai_server.core.events import Content, Event, Finish, TokenLogprobs
 from openai_server.core.logprobs import Logprobs
 from openai_server.core.rows import ChoiceDecoders, Row
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage
 from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+
+
+class AnswerSource(Protocol):
+    """Reports values of an answer besides its rows, each as far as it has arrived."""
+
+    timings: Timings | None
+
+    def prompt_usage(self) -> PromptUsage | None:
+        """The counts of the prompt."""
+
+    def take_progress(self) -> Sequence[Progress]:
+        """The progress of the prompt since the last call."""
 
 
 class AnswerStream:
@@ -16,13 +30,12 @@ class AnswerStream:
 
     __slots__ = (
         *("_decoders", "_head", "_is_ready", "_n_choices", "_readers", "_writer", "finish_reasons", "has_begun"),
-        "prompt_usage",
+        "source",
     )
 
     def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
         self._writer = writer
-        self.prompt_usage: Callable[[], PromptUsage | None] = lambda: None
-        """Returns the counts of the prompt, once rows have arrived; None if they are not known then."""
+        self.source: AnswerSource | None = None
         self._n_choices = n_choices
         self._is_ready = False
         """Whether the writer has begun."""
@@ -40,10 +53,10 @@ class AnswerStream:
         """The bytes that keep a silent connection open."""
         return self._writer.ping
 
-    def take(self, rows: Iterable[Row]) -> bytes:
+    def take(self, rows: Sequence[Row]) -> bytes:
         """The bytes for these rows; empty if they complete nothing that can be sent."""
         if not self._is_ready:
-            self._begin(self.prompt_usage())
+            self._begin_once(None)
         data, decoders, writer = b"", self._decoders, self._writer
         is_plain = self._readers is None and writer.writes_text
         for index, token, reason, logprobs in rows:
@@ -58,8 +71,7 @@ class AnswerStream:
 
     def end(self, usage: Usage | None) -> bytes:
         """The last bytes. They end the choices of a backend that reports no finish reasons."""
-        if not self._is_ready:
-            self._begin(usage)
+        self._begin_once(usage)
         rest = self._head
         for index, reader in enumerate(self._readers or ()):
             rest += self._writer.write(index, reader.read("", ended=True))
@@ -69,10 +81,16 @@ class AnswerStream:
         """The last bytes of a stream that failed after its status was sent."""
         return self._head + self._writer.failure(error)
 
-    def _begin(self, usage: PromptUsage | Usage | None) -> None:
+    def _begin_once(self, usage: Usage | None) -> None:
+        """`usage`: the counts of the whole answer; None before its end."""
+        if self._is_ready:
+            return
         self._is_ready = True
-        prompt = None if usage is None else Usage(usage.prompt, 0, usage.cached)
-        self._head = self._writer.begin(self._n_choices, prompt)
+        prompt: Usage | PromptUsage | None = usage
+        if prompt is None and self.source is not None:
+            prompt = self.source.prompt_usage()
+        counts = None if prompt is None else Usage(prompt.prompt, 0, prompt.cached)
+        self._head = self._writer.begin(self._n_choices, counts)
 
     def _take(self, index: int, text: str, reason: str | None, logprobs: Logprobs) -> bytes:
         events: list[Event]

@@ -10,6 +10,7 @@ from msgspec.structs import replace
 
 from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
+from openai_server.api.reporting_stream import ReportingStream
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
@@ -108,17 +109,18 @@ class Generator:
                 prepared = await self._prepare(turn, id, failed, context)
                 members = prepared.members
                 n_choices = len(prepared.calls) * turn.n_returned
-                answer = AnswerStream(writer_for(prepared.model), n_choices, prepared.model.format)
+                kind = ReportingStream if turn.timings or turn.progress else AnswerStream
+                answer = kind(writer_for(prepared.model), n_choices, prepared.model.format)
                 writer.failure = answer.failure
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
-                    answer.prompt_usage = mailbox.prompt_usage
+                    answer.source = mailbox
                     mailbox.sink = partial(_write_now, answer, writer.exchange, context)
                     try:
                         while not mailbox.is_over:
                             rows = await mailbox.take()
                             if events := answer.take(rows):
-                                if context.first_token is None:
+                                if context.first_token is None and rows:
                                     context.take_first_token()
                                 if mailbox.is_over:
                                     last = events  # to write them together with the events at the end

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from openai_server.core.errors import APIError
 from openai_server.core.events import Event
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import Usage
 from openai_server.http import sse
 
@@ -34,6 +35,15 @@ class StreamWriter(ABC):
     @abstractmethod
     def end(self, used: Usage | None) -> bytes:
         """The last bytes. `used`: the token counts; None if the backend doesn't count."""
+
+    def progress(self, progress: Progress) -> bytes:
+        """The bytes for a step that read a part of the prompt, before `begin`. Only for requests with
+        `Turn.progress`."""
+        raise NotImplementedError
+
+    def set_timings(self, timings: Timings) -> None:
+        """Sets the times for the next events. Only for requests with `Turn.timings`."""
+        raise NotImplementedError
 
     def failure(self, error: APIError) -> bytes:
         """The last bytes of a stream that failed after its status was sent."""

@@ -336,6 +336,9 @@ class Backend:
                     if not is_counted and (counts := reader.prompt_usage):
                         is_counted = True
                         mailbox.begin(k, counts)
+                    mailbox.timings = reader.timings
+                    if progress := reader.take_progress():
+                        mailbox.report(progress)
                     for index, token, reason, logprobs in rows:
                         mailbox.put(k * n + index, token, reason, logprobs)
                     mailbox.deliver()
@@ -355,10 +358,11 @@ def _set_caller(request: ModelInferRequest) -> None:
 
 
 def _may_share(request: ModelInferRequest) -> bool:
-    """Whether the shared stream can carry the request. Step batches can't hold log probabilities."""
-    return request.ByteSize() <= MAX_SHARED_BYTES and not any(
-        tensor.name == contract.LOGPROBS.name for tensor in request.inputs
-    )
+    """Whether the shared stream can carry the request. Step batches can't hold all outputs."""
+    return request.ByteSize() <= MAX_SHARED_BYTES and not any(tensor.name in _UNSHARED for tensor in request.inputs)
+
+
+_UNSHARED = frozenset(spec.name for spec in contract.NOT_IN_STEP_BATCHES)
 
 
 async def _only(request: ModelInferRequest) -> AsyncIterator[ModelInferRequest]:

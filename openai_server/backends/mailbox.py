@@ -1,11 +1,12 @@
 """Collects the answers to one HTTP request until it takes them. It may have several prompts with several choices."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import Logprobs, TokenLogprob
 from openai_server.core.rows import Row
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage, total_prompt
 
 PROMPTS_IN_FLIGHT = 16
@@ -35,8 +36,8 @@ class Mailbox:
 
     __slots__ = (  # one for each stream, and all of them are touched in every step
         *("_error", "_has_begun", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows"),
-        *("_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken", "prompt_usages", "sink"),
-        "usages",
+        *("_has_news", "_progress", "_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken"),
+        *("prompt_usages", "sink", "timings", "usages"),
     )
 
     def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
@@ -45,6 +46,11 @@ class Mailbox:
         """Token counts of the prompts with complete answers, in the order of their completion."""
         self.prompt_usages: dict[int, PromptUsage] = {}
         """Token counts of the prompts, by prompt. A backend may report them only with the complete answer, or never."""
+        self.timings: Timings | None = None
+        """Times of an answer to one prompt, up to the last row. None: not requested."""
+        self._progress: list[Progress] = []
+        self._has_news = False
+        """Whether progress has arrived since the last `take`."""
         self.n_taken = 0
         """Number of tokens taken by the task or the sink."""
         self._n_prompts = n_prompts
@@ -87,12 +93,13 @@ class Mailbox:
         return Usage(prompts.prompt, max(self.n_taken, n_counted), prompts.cached)
 
     async def take(self) -> list[Row]:
-        """The rows that have arrived since the last call. Empty at the end, and after a long silence.
+        """The rows that have arrived since the last call. Empty at the end, after a long silence, and if only progress
+        has arrived.
 
         Raises BackendError, and what the sink has raised.
         """
         self._silent = False
-        while not self._rows and not self._silent:
+        while not self._rows and not self._silent and not self._has_news:
             if self._error is not None:
                 raise self._error
             if len(self.usages) == self._n_prompts:
@@ -100,9 +107,15 @@ class Mailbox:
             self._waits_since = self._loop.time()
             self._waiter = self._loop.create_future()
             await self._waiter
+        self._has_news = False
         rows, self._rows, self._room = self._rows, [], MAX_WAITING_ROWS
         self.n_taken += len(rows)
         return rows
+
+    def take_progress(self) -> list[Progress]:
+        """The progress of the prompt since the last call."""
+        progress, self._progress = self._progress, []
+        return progress
 
     def _watch_for_silence(self) -> None:
         """Checks for silence with one recurring timer: a timer for each wait would cost more than a token."""
@@ -126,6 +139,12 @@ class Mailbox:
     def begin(self, k: int, usage: PromptUsage) -> None:
         """Records the token counts of prompt k. Must come before its rows are delivered."""
         self.prompt_usages[k] = usage
+
+    def report(self, progress: Sequence[Progress]) -> None:
+        """Adds progress of the prompt."""
+        self._progress += progress
+        self._has_news = True
+        self._wake()
 
     def put(self, index: int, token: bytes, reason: str | None, logprobs: Logprobs = ()) -> None:
         """Adds a row. `index` counts the choices of all prompts. `deliver` must follow after one or several rows."""

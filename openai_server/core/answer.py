@@ -3,6 +3,7 @@
 from dataclasses import dataclass, replace
 
 from openai_server.core.logprobs import Logprobs
+from openai_server.core.timings import Timings
 from openai_server.core.usage import Usage
 
 
@@ -20,6 +21,8 @@ class Answer:
     choices: list[Choice]
     usage: Usage | None
     """None: the backend doesn't count tokens."""
+    timings: Timings | None = None
+    """None: not requested, or not reported."""
 
 
 def best(answer: Answer, n: int) -> Answer:
@@ -30,4 +33,4 @@ def best(answer: Answer, n: int) -> Answer:
         return sum(known) / len(known) if known else 0.0
 
     chosen = sorted(answer.choices, key=likelihood, reverse=True)[:n]
-    return Answer([replace(choice, index=i) for i, choice in enumerate(chosen)], answer.usage)
+    return replace(answer, choices=[replace(choice, index=i) for i, choice in enumerate(chosen)])

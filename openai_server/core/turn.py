@@ -159,6 +159,10 @@ class Turn(Struct, kw_only=True):
     """Choices in the response for each prompt: the likeliest of those generated."""
     top_logprobs: int | None = None
     """Number of likeliest tokens to list at each position; None: no log probabilities."""
+    timings: bool | None = None
+    """Whether the answer has its times. Only for one prompt."""
+    progress: bool | None = None
+    """Whether a stream has the progress of the prompt. Only for one prompt."""
     echo: bool | None = None
     """Whether the answer begins with the prompt."""
     suffix: str | None = None

@@ -4,6 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from openai_server.api.timings import PromptProgress, Timings
 from openai_server.api.usage import Usage
 
 
@@ -67,6 +68,7 @@ class ChatCompletion(Struct):
     model: str
     choices: list[ChatChoice]
     usage: Usage | None
+    timings: Timings | UnsetType = UNSET
 
 
 # ---- Events of a stream
@@ -109,7 +111,7 @@ class ChunkChoice(Struct):
 
 
 class ChatCompletionChunk(Struct):
-    """An event of a stream. It has `usage` only if the client requested it."""
+    """An event of a stream. It has `usage`, `timings` and `prompt_progress` only if the client requested them."""
 
     id: str
     object: Literal["chat.completion.chunk"]
@@ -117,3 +119,5 @@ class ChatCompletionChunk(Struct):
     model: str
     choices: list[ChunkChoice]
     usage: Usage | UnsetType | None = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET

@@ -6,6 +6,7 @@ from openai_server.api.answers import AnswerIdentity, AnswerOptions, WholeAnswer
 from openai_server.api.chat.answer import AnswerMessage, ChatChoice, ChatCompletion
 from openai_server.api.chat.logprobs import chat_logprobs
 from openai_server.api.chat.message import message_of
+from openai_server.api.timings import answer_timings
 from openai_server.api.usage import usage
 from openai_server.core.answer import Answer
 from openai_server.core.events import Finish
@@ -25,6 +26,14 @@ def chat_completion(identity: AnswerIdentity, answers: Sequence[Answer], options
         logprobs = chat_logprobs(choice.logprobs) if options.logprobs else None
         choices.append(ChatChoice(index, message, logprobs, reason))
     counts = total(answer.usage for answer in answers)
-    content = ChatCompletion(identity.id, "chat.completion", identity.created, identity.model, choices, usage(counts))
+    content = ChatCompletion(
+        identity.id,
+        "chat.completion",
+        identity.created,
+        identity.model,
+        choices,
+        usage(counts),
+        answer_timings(answers),
+    )
     reasons = [choice.finish_reason for choice in choices if choice.finish_reason]
     return WholeAnswer(content, len(choices), reasons, counts)

@@ -20,6 +20,7 @@ class ChatWriter(ChunkWriter):
     kind = "chat.completion.chunk"
     _text_begin = b'{"index":%d,"delta":{"content":'
     _text_end = b"}"
+    _no_text = b'{"index":0,"delta":{"role":"assistant","content":null},"logprobs":null,"finish_reason":null}'
 
     def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
         self._pending: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]

@@ -4,6 +4,7 @@ from typing import Literal
 
 from msgspec import UNSET, Struct, UnsetType
 
+from openai_server.api.timings import PromptProgress, Timings
 from openai_server.api.usage import Usage
 
 
@@ -28,10 +29,11 @@ class Completion(Struct):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | None
+    timings: Timings | UnsetType = UNSET
 
 
 class CompletionChunk(Struct):
-    """An event of a stream. It has `usage` only if the client requested it."""
+    """An event of a stream. It has `usage`, `timings` and `prompt_progress` only if the client requested them."""
 
     id: str
     object: Literal["text_completion"]
@@ -39,3 +41,5 @@ class CompletionChunk(Struct):
     model: str
     choices: list[CompletionChoice]
     usage: Usage | UnsetType | None = UNSET
+    timings: Timings | UnsetType = UNSET
+    prompt_progress: PromptProgress | UnsetType = UNSET

@@ -18,6 +18,7 @@ class CompletionWriter(ChunkWriter):
     kind = "text_completion"
     _text_begin = b'{"index":%d,"text":'
     _text_end = b""
+    _no_text = b'{"index":0,"text":"","logprobs":null,"finish_reason":null}'
 
     def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
         self._logprobs = [LogprobsWriter() for _ in range(n_choices)]

@@ -89,7 +89,6 @@ _LLAMA_SERVER: Values = {
     "reasoning_budget_start_tag": ("",),
     "reasoning_in_content": (False,),
     "response_fields": ([],),
-    "return_progress": (False,),
     "return_tokens": (False,),
     "samplers": (
         ["penalties", "dry", "top_n_sigma", "top_k", "typ_p", "top_p", "min_p", "xtc", "temperature"],
@@ -106,7 +105,6 @@ _LLAMA_SERVER: Values = {
     "t_max_predict_ms": (0, -1),
     "t_max_prompt_ms": (0, -1),
     "thinking_forced_open": (False,),
-    "timings_per_token": (False,),
     # From older versions, and from llama-cpp-python.
     "logit_bias_type": _NULL,
     "mirostat_mode": (0,),

@@ -26,6 +26,10 @@ def parse_completion(body: bytes) -> CompletionRequest:
     request = _parse(body, CompletionRequest, COMPLETION_FIELDS)
     if request.suffix == "":  # no text follows the answer
         request.suffix = None
+    if len(request.prompts) > 1:
+        for field in ("timings_per_token", "return_progress"):
+            if getattr(request, field):
+                raise InvalidRequest(f"'{field}' is only allowed with one prompt.", param=field)
     n = request.n or 1
     if isinstance(request.prompt, list) and len(request.prompts) * (request.best_of or n) > bounds.MAX_CHOICES:
         raise InvalidRequest(
@@ -121,6 +125,8 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
         _settle(request.messages)
     if request.stream_options is not None and request.include_usage and not request.stream:
         raise InvalidRequest("'stream_options' is only allowed when 'stream' is true.", param="stream_options")
+    if request.return_progress and not request.stream:
+        raise InvalidRequest("'return_progress' is only allowed when 'stream' is true.", param="return_progress")
     check_extensions(request)
     return request
 

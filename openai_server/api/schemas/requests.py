@@ -121,6 +121,8 @@ class Request(GuideFields, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; smaller values run earlier
+    timings_per_token: bool | None = None  # llama-server
+    return_progress: bool | None = None  # llama-server
     response_format: ResponseFormat | None = None
 
     @property
@@ -193,6 +195,8 @@ class CompletionRequest(Request, kw_only=True):
             n_to_send=None if n_generated == 1 and self.n is None else n_generated,
             n_returned=self.n or 1,
             top_logprobs=self.logprobs,
+            timings=self.timings_per_token,
+            progress=self.return_progress,
             echo=self.echo,
             suffix=self.suffix,
             names=names,
@@ -202,6 +206,8 @@ class CompletionRequest(Request, kw_only=True):
 COMPLETION_NAMES: Mapping[str, str] = {
     "n_returned": "n",
     "n_to_send": "n",
+    "progress": "return_progress",
+    "timings": "timings_per_token",
     "token_limit": "max_tokens",
     "top_logprobs": "logprobs",
 }
@@ -302,6 +308,8 @@ class ChatRequest(Request, kw_only=True):
             n_to_send=self.n,
             n_returned=self.n or 1,
             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None,
+            timings=self.timings_per_token,
+            progress=self.return_progress,
             names=names,
         )
 

@@ -11,6 +11,7 @@ from msgspec import Struct
 
 from openai_server.core.answer import Answer
 from openai_server.core.rows import Row
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.turn import Prompt, Turn
 from openai_server.core.usage import PromptUsage, Usage
 from protos import tensors
@@ -41,6 +42,13 @@ class AnswerReader(Protocol):
     @property
     def prompt_usage(self) -> PromptUsage | None:
         """None if the backend has not reported it yet."""
+
+    @property
+    def timings(self) -> Timings | None:
+        """Times up to the last row. None: not requested, or not reported."""
+
+    def take_progress(self) -> Sequence[Progress]:
+        """Progress of the prompt since the last call."""
 
     @property
     def usage(self) -> Usage | None:

@@ -26,6 +26,7 @@ from openai_server.core.answer import Answer
 from openai_server.core.errors import APIError, BackendError
 from openai_server.core.messages import Message
 from openai_server.core.request_context import RequestContext
+from openai_server.core.timings import Progress
 from openai_server.core.turn import Sampling, Turn
 from openai_server.core.usage import PromptUsage, Usage
 from openai_server.http import sse
@@ -243,6 +244,34 @@ async def test_a_stream_begins_with_the_counts_of_the_prompt(is_reported: bool) 
     assert begin.decode() == repr(Usage(3, 0, 1) if is_reported else None)
     mailbox.end(0, USAGE)
     await stream.task
+
+
+async def test_progress_is_no_token() -> None:
+    stream = Stream(progress=True)
+    mailbox = await stream.mailbox()
+    mailbox.report([Progress(9, 4, 4, 0.0)])
+    assert b"prompt_progress" in await stream.client.wrote.get()
+    assert (stream.context.first_token, mailbox.n_taken) == (None, 0)
+    await until_waiting(mailbox)
+    mailbox.report([Progress(9, 4, 9, 1.0)])
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    assert b'"processed":9' in await stream.client.wrote.get()
+    assert stream.context.first_token is not None
+    mailbox.end(0, USAGE)
+    await stream.task
+
+
+async def test_a_request_is_retried_after_progress() -> None:
+    stream = Stream(progress=True, n_retries=1)
+    mailbox = await stream.mailbox()
+    mailbox.report([Progress(9, 4, 4, 0.0)])
+    await stream.client.wrote.get()
+    mailbox.fail(0, away())
+    mailbox = await stream.mailbox()
+    mailbox.put(0, b"a", "stop")
+    mailbox.end(0, USAGE)
+    assert b'"text":"a"' in await stream.task
 
 
 async def test_an_empty_stream_begins_with_the_counts_at_its_end() -> None:

@@ -149,13 +149,16 @@ def test_no_field_is_in_two_tables() -> None:
         assert len(fields.mapped) + len(fields.no_effect) + len(fields.neutral) == len(known)
 
 
+WITH_ANOTHER_NAME = (contract.LOGIT_BIAS_TOKEN_IDS, contract.LARK, contract.TIMINGS, contract.PROMPT_PROGRESS)
+
+
 @pytest.mark.parametrize(
     ("fields", "others"),
     [(schemas.COMPLETION_FIELDS, set()), (schemas.CHAT_FIELDS, {contract.ECHO.name, contract.SUFFIX.name})],
 )
 def test_every_sampling_input_of_the_contract_has_a_field(fields: Fields, others: set[str]) -> None:
     server_inputs = {spec.name for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, *encode.SERVER_INPUTS)}
-    with_another = {contract.LOGIT_BIAS_TOKEN_IDS.name, contract.LARK.name}
+    with_another = {spec.name for spec in WITH_ANOTHER_NAME}
     assert {spec.name for spec in contract.INPUTS} - server_inputs - with_another - others <= fields.mapped
 
 
@@ -416,6 +419,20 @@ def test_invalid_extensions_are_rejected(parse: Any, field: str, body: dict[str,
     with pytest.raises(InvalidRequest) as caught:
         parse(**body)
     assert caught.value.param == field
+
+
+def test_times_and_progress_are_for_one_prompt() -> None:
+    turn = completion(timings_per_token=True, return_progress=True, stream=True).turn()
+    assert (turn.timings, turn.progress) == (True, True)
+    assert (turn.name("timings"), turn.name("progress")) == ("timings_per_token", "return_progress")
+    assert chat(timings_per_token=True).turn().timings
+    for field in ("timings_per_token", "return_progress"):
+        rejection(field, prompt=["a", "b"], stream=True, **{field: True})
+        completion(prompt=["a"], stream=True, **{field: True})
+        completion(prompt=["a", "b"], **{field: False})
+    rejection("return_progress", return_progress=True)
+    chat_rejection("return_progress", return_progress=True)
+    completion(return_progress=False)
 
 
 def test_reasoning_has_one_limit_under_any_of_its_names() -> None:

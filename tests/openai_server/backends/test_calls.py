@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import (
@@ -259,16 +261,20 @@ def too_large() -> ModelInferRequest:
     return message
 
 
-def with_logprobs() -> ModelInferRequest:
+def request_with(spec: contract.TensorSpec) -> ModelInferRequest:
     message = request()
-    tensors.add_input(message, contract.LOGPROBS, [1])
+    tensors.add_input(message, spec, [1])
     return message
+
+
+UNSHARED = [partial(request_with, spec) for spec in contract.NOT_IN_STEP_BATCHES]
+UNSHARED_NAMES = [spec.name for spec in contract.NOT_IN_STEP_BATCHES]
 
 
 @pytest.mark.parametrize(
     "new_request",
-    [too_large, with_logprobs],
-    ids=["large", "log probabilities"],
+    [too_large, *UNSHARED],
+    ids=["large", *UNSHARED_NAMES],
 )
 async def test_a_request_that_the_shared_stream_does_not_support_is_a_call(new_request: Any) -> None:
     backend, _, stream = await with_open_stream()
@@ -392,8 +398,8 @@ async def test_a_stream_can_be_cancelled_before_it_begins() -> None:
 
 @pytest.mark.parametrize(
     ("extensions", "new_request"),
-    [((), request), ((BATCHES, WHOLE), with_logprobs)],
-    ids=["no step batches", "logprobs"],
+    [((), request), *(((BATCHES, WHOLE), new_request) for new_request in UNSHARED)],
+    ids=["no step batches", *UNSHARED_NAMES],
 )
 async def test_a_request_that_cannot_be_shared_has_its_own_stream(
     extensions: tuple[str, ...], new_request: Any
@@ -409,6 +415,26 @@ async def test_a_request_that_cannot_be_shared_has_its_own_stream(
     assert [row[:3] for row in await all_rows(mailbox)] == [(0, b"a", None), (0, b"b", "stop")]
     await run_pending_tasks()
     assert backend.n_running == 0
+
+
+async def test_its_own_stream_has_times_and_progress() -> None:
+    backend, channel = await learned()
+    mailbox = mailbox_of(backend, request_with(contract.TIMINGS))
+    stream = await channel.streams.get()
+    counts: list[Any] = [(contract.PROMPT_TOKENS, [3]), (contract.CACHED_TOKENS, [1])]
+    steps: list[Any] = [(contract.PROGRESS_TOKENS, [1, 3]), (contract.PROGRESS_MS, [0.0, 1.5])]
+    stream.answers.put_nowait(ModelStreamInferResponse(infer_response=message(*counts, *steps)))
+    assert await mailbox.take() == []
+    assert mailbox.take_progress() == [Progress(3, 1, 1, 0.0), Progress(3, 1, 3, 1.5)]
+    times: list[Any] = [(contract.COMPLETION_TOKENS, [1]), (contract.PROMPT_MS, [2.5]), (contract.COMPLETION_MS, [0.5])]
+    stream.answers.put_nowait(
+        ModelStreamInferResponse(infer_response=message((contract.TOKEN, [b"a"]), *counts, *times))
+    )
+    assert await mailbox.take() == [(0, b"a", None, ())]
+    assert mailbox.timings == Timings(Usage(3, 1, 1), 1, 2.5, 0.5)
+    mailbox.close()
+    stream.answers.put_nowait(None)
+    await run_pending_tasks()
 
 
 async def test_its_own_stream_has_the_counts_of_the_prompt_before_its_first_row() -> None:

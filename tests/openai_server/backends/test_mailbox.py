@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from openai_server.backends.mailbox import MAX_WAITING_ROWS, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
+from openai_server.core.timings import Progress
 from openai_server.core.usage import PromptUsage, Usage
 
 USAGE = Usage(1, 2, 0)
@@ -80,6 +81,24 @@ async def test_the_backends_counts_replace_fewer_rows() -> None:
     mailbox.end(0, Usage(5, 7, 3))
     await mailbox.take()
     assert mailbox.usage_so_far == Usage(15, 7, None)
+    mailbox.close()
+
+
+async def test_progress_wakes_the_reader_even_if_a_sink_takes_the_rows() -> None:
+    mailbox, sink = Calls().mailbox(), Sink()
+    reader = await waiting_reader(mailbox, sink)
+    mailbox.report([Progress(9, 4, 4, 0.0)])
+    assert await reader == []
+    mailbox.report([Progress(9, 4, 9, 1.0)])
+    assert await mailbox.take() == []
+    assert [progress.processed for progress in mailbox.take_progress()] == [4, 9]
+    assert mailbox.take_progress() == []
+    reader = await waiting_reader(mailbox, sink)
+    mailbox.report([Progress(9, 4, 9, 1.0)])
+    mailbox.put(0, b"a", None)
+    mailbox.deliver()
+    assert await reader == [(0, b"a", None, ())]
+    assert sink.rows == []
     mailbox.close()
 
 

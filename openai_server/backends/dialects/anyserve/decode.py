@@ -13,6 +13,7 @@ from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import Row
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage
 from protos import contract, tensors
 from protos.contract import TensorSpec
@@ -40,7 +41,7 @@ def answer(response: ModelInferResponse, n: int) -> Answer:
     usage = None
     if prompt is not None and counts:
         usage = Usage(prompt, sum(counts), cached, sum(marked) if marked else None)
-    return Answer(choices, usage)
+    return Answer(choices, usage, _timings(usage, n, *outputs.times()))
 
 
 # ---- Other tasks. All raise BackendError if the response has no valid result.
@@ -91,6 +92,9 @@ class StreamReader:
         """Whether the backend has marked a response as the last one."""
         self._prompt: int | None = None
         self._cached: int | None = None
+        self._times: tuple[float | None, float | None] = None, None
+        self._progress: list[tuple[int, float]] = []
+        """Tokens that were ready, and milliseconds."""
         self._completion: dict[int, int] = {}
         self._marked: dict[int, int] = {}
 
@@ -125,6 +129,15 @@ class StreamReader:
             raise _bad_answer("ended the stream early")
 
     @property
+    def timings(self) -> Timings | None:
+        return _timings(self.usage, len(self._completion), *self._times) if self._times[0] is not None else None
+
+    def take_progress(self) -> list[Progress]:
+        total, cached = self._prompt, self._cached
+        progress, self._progress = self._progress, []
+        return [] if total is None else [Progress(total, cached, *step) for step in progress]
+
+    @property
     def prompt_usage(self) -> PromptUsage | None:
         return None if self._prompt is None else PromptUsage(self._prompt, self._cached)
 
@@ -147,6 +160,20 @@ class StreamReader:
             self._prompt = prompt[0]
         if cached := outputs.elements(contract.CACHED_TOKENS):
             self._cached = cached[0]
+        if (times := outputs.times())[0] is not None:
+            self._times = times
+        if steps := outputs.elements(contract.PROGRESS_TOKENS):
+            self._progress += zip(
+                steps,
+                outputs.column(outputs.elements(contract.PROGRESS_MS), len(steps), contract.PROGRESS_MS),
+                strict=False,
+            )
+
+
+def _timings(usage: Usage | None, n_begun: int, prompt_ms: float | None, completion_ms: float | None) -> Timings | None:
+    if usage is None or prompt_ms is None or completion_ms is None:
+        return None
+    return Timings(usage, n_begun, prompt_ms, completion_ms)
 
 
 def stream_error(response: ModelStreamInferResponse) -> BackendError:
@@ -254,6 +281,11 @@ class _Outputs:
     def first(self, spec: TensorSpec) -> int | None:
         elements = self.elements(spec)
         return elements[0] if elements else None
+
+    def times(self) -> tuple[float | None, float | None]:
+        """Milliseconds of the prompt and of the completion."""
+        prompt, completion = self.elements(contract.PROMPT_MS), self.elements(contract.COMPLETION_MS)
+        return prompt[0] if prompt else None, completion[0] if completion else None
 
     def texts(self, spec: TensorSpec) -> list[str]:
         return [element.decode(errors="replace") for element in self.elements(spec)]

@@ -88,6 +88,8 @@ INPUT_ROWS = (
     InputRow("lark", contract.LARK, elements=_source),
     InputRow("top_logprobs", contract.LOGPROBS),
     InputRow("n_to_send", contract.N, off=1),
+    InputRow("timings", contract.TIMINGS, off=False),
+    InputRow("progress", contract.PROMPT_PROGRESS, off=False),
     # Only for completions.
     InputRow("echo", contract.ECHO, off=False),
     InputRow("suffix", contract.SUFFIX, elements=_source),
@@ -108,6 +110,8 @@ def _values(turn: Turn) -> tuple[Any, ...]:
         guide.lark,
         turn.top_logprobs,
         turn.n_to_send,
+        turn.timings,
+        turn.progress,
         turn.echo,
         turn.suffix,
     )

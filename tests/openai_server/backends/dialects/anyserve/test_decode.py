@@ -1,4 +1,5 @@
 import math
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from openai_server.core.answer import Answer, Choice, best
 from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import ChoiceDecoders
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage, total, total_prompt
 from protos import contract
 from protos.grpc_predict_v2_pb2 import InferTensorContents, ModelInferResponse
@@ -267,6 +269,54 @@ def test_a_stream_reports_the_counts_of_the_prompt_as_soon_as_they_arrive(raw: b
     assert uncached.prompt_usage == PromptUsage(5, None)
 
 
+TIMES: list[tuple[contract.TensorSpec, list[Any]]] = [(contract.PROMPT_MS, [2.5]), (contract.COMPLETION_MS, [7.5])]
+COUNTS: list[tuple[contract.TensorSpec, list[Any]]] = [
+    (contract.PROMPT_TOKENS, [5]),
+    (contract.CACHED_TOKENS, [4]),
+    (contract.COMPLETION_TOKENS, [1, 2]),
+]
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_an_answer_has_the_times_that_the_backend_reports(raw: bool) -> None:
+    texts = (contract.TEXT, [b"a", b"b"])
+    assert answer(message(texts, *COUNTS, *TIMES, raw=raw), 2).timings == Timings(Usage(5, 3, 4), 2, 2.5, 7.5)
+    assert answer(message(texts, *COUNTS, raw=raw), 2).timings is None
+    assert answer(message(texts, *COUNTS, TIMES[0], raw=raw), 2).timings is None
+    assert answer(message(texts, *TIMES, raw=raw), 2).timings is None
+
+
+def test_a_stream_has_its_times_so_far() -> None:
+    reader = StreamReader(3)
+    assert reader.timings is None
+    first: list[Any] = [(contract.TOKEN, [b"a"]), (contract.INDEX, [1]), *COUNTS[:2], (contract.COMPLETION_TOKENS, [1])]
+    reader.read(message(*first, (contract.PROMPT_MS, [2.5]), (contract.COMPLETION_MS, [0.0])))
+    assert reader.timings == Timings(Usage(5, 1, 4), 1, 2.5, 0.0)
+    both: list[Any] = [(contract.TOKEN, [b"a", b"b"]), (contract.INDEX, [0, 1]), *COUNTS]
+    reader.read(message(*both, *TIMES))
+    assert reader.timings == Timings(Usage(5, 3, 4), 2, 2.5, 7.5)
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_a_stream_has_the_progress_of_its_prompt(raw: bool) -> None:
+    reader = StreamReader(1)
+    steps = (contract.PROGRESS_TOKENS, [4, 5]), (contract.PROGRESS_MS, [0.0, 1.5])
+    assert reader.read(message(*COUNTS[:2], *steps, raw=raw)) == []
+    assert reader.take_progress() == [Progress(5, 4, 4, 0.0), Progress(5, 4, 5, 1.5)]
+    assert reader.take_progress() == []
+    rows = reader.read(message((contract.TOKEN, [b"a"]), *COUNTS[:2], *steps, raw=raw))
+    assert [row[:2] for row in rows] == [(0, b"a")]
+    assert len(reader.take_progress()) == 2
+    with pytest.raises(BackendError):
+        reader.read(message(*COUNTS[:2], steps[0], (contract.PROGRESS_MS, [0.0]), raw=raw))
+
+
+def test_progress_without_the_tokens_of_the_prompt_is_unknown() -> None:
+    reader = StreamReader(1)
+    reader.read(message((contract.PROGRESS_TOKENS, [4]), (contract.PROGRESS_MS, [0.0])))
+    assert reader.take_progress() == []
+
+
 # ---- Log probabilities
 
 LOGPROB_TENSORS: list[tuple[contract.TensorSpec, list[Any]]] = [
@@ -305,3 +355,5 @@ def test_the_best_choices_have_the_highest_mean_log_probability() -> None:
     chosen = best(decoded, 2)
     assert [(choice.index, choice.text) for choice in chosen.choices] == [(0, "1"), (1, "2")]
     assert chosen.usage == decoded.usage
+    timings = Timings(Usage(1, 6, None), 3, 1.0, 2.0)
+    assert best(replace(decoded, timings=timings), 2).timings == timings

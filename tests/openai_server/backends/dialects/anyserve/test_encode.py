@@ -73,6 +73,9 @@ EVERYTHING: dict[str, Any] = {
     "seed": 1,
     "n": 1,
     "max_tokens": 1,
+    "timings_per_token": True,
+    "return_progress": True,
+    "stream": True,
 }
 
 

@@ -52,6 +52,7 @@ PURE = (
     "openai_server.api.answer_stream",
     "openai_server.api.reporting_stream",
     "openai_server.api.timings",
+    "openai_server.api.collected_answer",
     "openai_server.api.logprobs",
     "openai_server.api.chunk_writer",
     "openai_server.api.client_api",

@@ -30,7 +30,7 @@ class AnswerStream:
 
     __slots__ = (
         *("_decoders", "_head", "_is_ready", "_n_choices", "_readers", "_writer", "finish_reasons", "has_begun"),
-        "source",
+        *("is_cut_off", "source"),
     )
 
     def __init__(self, writer: StreamWriter, n_choices: int, format: AnswerFormat | None = None) -> None:
@@ -41,6 +41,8 @@ class AnswerStream:
         """Whether the writer has begun."""
         self.has_begun = False
         """Whether `take` has returned events."""
+        self.is_cut_off = False
+        """Whether all choices have ended, and one of them before the backend ended it."""
         self._head = b""
         """The bytes before the first event, until they are sent with it."""
         self._decoders = ChoiceDecoders(n_choices)
@@ -100,8 +102,10 @@ class AnswerStream:
             events = [Content(text)] if text or logprobs else []
             if reason is not None:
                 events.append(Finish(reason))
-        if logprobs:
+        if logprobs and (self._readers is None or not self._readers[index].is_cut_off):
             events.insert(0, TokenLogprobs(logprobs))
-        if reason is not None and isinstance(finish := events[-1], Finish):
+        if events and isinstance(finish := events[-1], Finish):
             self.finish_reasons.append(finish.reason)
+            if len(self.finish_reasons) == self._n_choices:
+                self.is_cut_off = any(reader.is_cut_off for reader in self._readers or ())
         return self._writer.write(index, events) if events else b""

@@ -10,13 +10,14 @@ from msgspec.structs import replace
 
 from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
+from openai_server.api.collected_answer import CollectedAnswer
 from openai_server.api.reporting_stream import ReportingStream
 from openai_server.api.stream_writer import StreamWriter
 from openai_server.backends.catalog import Catalog
 from openai_server.backends.dialects.anyserve.dialect import ANYSERVE
 from openai_server.backends.dialects.base import Dialect, ServerInputs, Target
 from openai_server.backends.directory import Failed, Model
-from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
+from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT, Mailbox
 from openai_server.backends.pool import Member, Pool
 from openai_server.core import truncation
 from openai_server.core.answer import Answer, best
@@ -25,7 +26,7 @@ from openai_server.core.errors import APIError, BackendError, from_backend
 from openai_server.core.request_context import RequestContext
 from openai_server.core.rows import Row
 from openai_server.core.turn import Turn
-from openai_server.core.usage import Usage, total
+from openai_server.core.usage import Usage
 from openai_server.http.streaming import EventWriter, Exchange
 from openai_server.parsing.choice_reader import AnswerFormat
 from openai_server.prompting.deferred import DeferredPlanner
@@ -76,7 +77,9 @@ class Generator:
         while True:
             try:
                 prepared = await self._prepare(turn, id, failed, context)
-                calls, members = prepared.calls, prepared.members
+                calls, members, format = prepared.calls, prepared.members, prepared.model.format
+                if format is not None and format.parallel:
+                    return prepared.model, [await self._collect(calls, members, turn, format)]
                 if len(calls) == 1:
                     return prepared.model, [await self._infer(calls[0], members, turn)]
                 return prepared.model, await gather([self._infer(call, members, turn) for call in calls])
@@ -115,11 +118,14 @@ class Generator:
                 context.begin_stream(n_choices, answer.finish_reasons)
                 async with self._pool.stream(prepared.calls, members, turn.n_returned, self._ping_interval) as mailbox:
                     answer.source = mailbox
-                    mailbox.sink = partial(_write_now, answer, writer.exchange, context)
+                    mailbox.sink = partial(_write_now, answer, writer.exchange, context, mailbox)
                     try:
                         while not mailbox.is_over:
                             rows = await mailbox.take()
-                            if events := answer.take(rows):
+                            events = answer.take(rows)
+                            if answer.is_cut_off:
+                                mailbox.stop()
+                            if events:
                                 if context.first_token is None and rows:
                                     context.take_first_token()
                                 if mailbox.is_over:
@@ -133,7 +139,7 @@ class Generator:
                         raise
                     finally:
                         delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
-                context.usage = total(mailbox.usages)
+                context.usage = mailbox.usage
                 return last + answer.end(context.usage)
             except BackendError as error:
                 has_begun = answer is not None and answer.has_begun
@@ -165,6 +171,24 @@ class Generator:
         answer = await self._pool.answer(call, members, n_generated, self._dialect.answer)
         return answer if n_generated == n else best(answer, n)
 
+    async def _collect(
+        self, calls: Sequence[ModelInferRequest], members: Sequence[Member], turn: Turn, format: AnswerFormat
+    ) -> Answer:
+        """The answer to a chat, cut off where its choices only repeat a call."""
+        collected = CollectedAnswer(turn.n_returned, format)
+        async with self._pool.stream(calls, members, turn.n_returned, self._ping_interval) as mailbox:
+
+            def take(rows: list[Row]) -> bool:
+                collected.take(rows)
+                if collected.is_cut_off:
+                    mailbox.stop()
+                return True
+
+            mailbox.sink = take
+            while not mailbox.is_over:
+                take(await mailbox.take())
+        return collected.answer(mailbox.usage)
+
     # ---- Before the calls
 
     async def _prepare(self, turn: Turn, id: str, failed: Failed, context: RequestContext) -> _Prepared:
@@ -184,10 +208,15 @@ class Generator:
         return _Prepared(ResolvedModel(model.name, format), model.members, requests)
 
 
-def _write_now(answer: AnswerStream, exchange: Exchange, context: RequestContext, rows: list[Row]) -> bool:
-    """A mailbox.Sink, once the first three arguments are bound."""
+def _write_now(
+    answer: AnswerStream, exchange: Exchange, context: RequestContext, mailbox: Mailbox, rows: list[Row]
+) -> bool:
+    """A mailbox.Sink, once the first four arguments are bound."""
     if not exchange.is_free:
         return False
+    events = answer.take(rows)
+    if answer.is_cut_off:
+        mailbox.stop()
     if events := answer.take(rows):
         if context.first_token is None:
             context.take_first_token()

@@ -7,7 +7,7 @@ from openai_server.core.errors import BackendError
 from openai_server.core.logprobs import Logprobs, TokenLogprob
 from openai_server.core.rows import Row
 from openai_server.core.timings import Progress, Timings
-from openai_server.core.usage import PromptUsage, Usage, total_prompt
+from openai_server.core.usage import PromptUsage, Usage, total, total_prompt
 
 PROMPTS_IN_FLIGHT = 16
 """Maximum number of concurrent calls for one request, so that a list of a thousand prompts doesn't fill the backend's
@@ -36,8 +36,8 @@ class Mailbox:
 
     __slots__ = (  # one for each stream, and all of them are touched in every step
         *("_error", "_has_begun", "_loop", "_n_prompts", "_n_started", "_ping_interval", "_retry", "_room", "_rows"),
-        *("_has_news", "_progress", "_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "n_taken"),
-        *("prompt_usages", "sink", "timings", "usages"),
+        *("_has_news", "_progress", "_running", "_silent", "_start", "_timer", "_waiter", "_waits_since", "is_stopped"),
+        *("n_taken", "prompt_usages", "sink", "timings", "usages"),
     )
 
     def __init__(self, n_prompts: int, start: Start, *, ping_interval: float, retry: Retry = lambda *_: None) -> None:
@@ -62,6 +62,8 @@ class Mailbox:
         self._n_started = 0
         self._rows: list[Row] = []
         self._room = MAX_WAITING_ROWS
+        self.is_stopped = False
+        """Whether `stop` was called."""
         self._error: Exception | None = None
         self._ping_interval = ping_interval
         self._silent = False
@@ -75,7 +77,9 @@ class Mailbox:
 
     @property
     def is_over(self) -> bool:
-        """Whether all answers are complete and all rows are taken."""
+        """Whether all answers are complete and all rows are taken, or `stop` was called."""
+        if self.is_stopped:
+            return True
         return len(self.usages) == self._n_prompts and not self._rows and self._error is None
 
     def prompt_usage(self) -> PromptUsage | None:
@@ -92,6 +96,11 @@ class Mailbox:
         n_counted = sum(usage.completion for usage in self.usages if usage is not None)
         return Usage(prompts.prompt, max(self.n_taken, n_counted), prompts.cached)
 
+    @property
+    def usage(self) -> Usage | None:
+        """Token counts at the end; None if they are unknown."""
+        return total(self.usages) if len(self.usages) == self._n_prompts else self.usage_so_far
+
     async def take(self) -> list[Row]:
         """The rows that have arrived since the last call. Empty at the end, after a long silence, and if only progress
         has arrived.
@@ -102,7 +111,7 @@ class Mailbox:
         while not self._rows and not self._silent and not self._has_news:
             if self._error is not None:
                 raise self._error
-            if len(self.usages) == self._n_prompts:
+            if self.is_stopped or len(self.usages) == self._n_prompts:
                 break
             self._waits_since = self._loop.time()
             self._waiter = self._loop.create_future()
@@ -125,6 +134,12 @@ class Mailbox:
             since, self._silent = now, True
             self._wake()
         self._timer = self._loop.call_at(since + self._ping_interval, self._watch_for_silence)
+
+    def stop(self) -> None:
+        """Ends the answers before they are complete, and wakes the task. Rows that arrive later don't count."""
+        self.is_stopped = True
+        self.close()
+        self._wake()
 
     def close(self) -> None:
         """Cancels the running calls. The sink gets no more rows."""

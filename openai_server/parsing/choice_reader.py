@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from openai_server.core.events import CallArguments, CallBegun, Event, Finish
 from openai_server.parsing.custom_input import CustomInput
 from openai_server.parsing.parser import Parser
+from openai_server.parsing.repeated_calls import RepeatedCalls
 from protos import contract
 
 TOOL_CALLS, FUNCTION_CALL = "tool_calls", "function_call"
@@ -26,6 +27,9 @@ class AnswerFormat:
     """Whether the answer must be a call. Empty content is then null."""
     custom_tools: frozenset[str] = frozenset()
     """Names of the custom tools."""
+    parallel: bool = False
+    """Whether the answer may have several calls, which a model may repeat until its token limit, and the backend can
+    stream it."""
     strict_tools: frozenset[str] = frozenset()
     """Names of the tools whose schema or definition the backend enforces exactly."""
 
@@ -39,12 +43,20 @@ class ChoiceReader:
         """Whether the last call has arguments; True before the first call, and for a call of a custom tool."""
         self._input: CustomInput | None = None
         """Reads the last call; None if its tool is a function."""
+        self._repeated = RepeatedCalls()
         self._ended = False
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether the choice ended at a call that repeats the one before it. The text after it doesn't count."""
+        return self._repeated.found
 
     def read(self, text: str, reason: str | None = None, *, ended: bool = False) -> list[Event]:
         """The events of the next piece of text. It is the last piece if `reason` is set, or if `ended` is: not every
         backend reports a finish reason."""
         events: list[Event] = []
+        if self.is_cut_off:
+            return events
         ended = ended or reason is not None
         if not self._ended:
             self._ended = ended
@@ -56,7 +68,13 @@ class ChoiceReader:
             if ended and not self._has_arguments and reason != contract.FINISH_LENGTH:
                 # The model finished without writing arguments.
                 events.append(CallArguments(self._n_calls - 1, "{}"))
-        if reason is not None:
+            if self._n_calls:
+                events = self._repeated.filter(events)
+            if ended and not self.is_cut_off:
+                events += self._repeated.end()
+        if self.is_cut_off:
+            events.append(Finish(self._finish_reason("stop")))
+        elif reason is not None:
             events.append(Finish(self._finish_reason(reason)))
         return events
 

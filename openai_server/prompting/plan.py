@@ -110,6 +110,7 @@ class Planner:
                 legacy=use is not None and use.legacy,
                 names_function=use is not None and use.function_name is not None,
                 must_call=must_call,
+                parallel=use is not None and use.parallel and can_guide,
                 custom_tools=frozenset(tool.name for tool in turn.tools if tool.custom is not None),
                 strict_tools=frozenset(tool.name for tool in (use.tools if use else ()) if tool.function.strict),
             )

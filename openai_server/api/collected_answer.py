@@ -1,0 +1,42 @@
+"""A whole answer that is collected from a stream, so that it can be cut off. PURE."""
+
+from collections.abc import Iterable
+
+from openai_server.core.answer import Answer, Choice
+from openai_server.core.rows import ChoiceDecoders, Row
+from openai_server.core.usage import Usage
+from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
+
+
+class CollectedAnswer:
+    """The answer to one prompt. A choice ends with its finish reason, or at a call that repeats the one before it."""
+
+    def __init__(self, n_choices: int, format: AnswerFormat) -> None:
+        self._decoders = ChoiceDecoders(n_choices)
+        self._readers = [ChoiceReader(format) for _ in range(n_choices)]
+        self._choices = [Choice(index, "", None, []) for index in range(n_choices)]
+        self._texts: list[list[str]] = [[] for _ in range(n_choices)]
+        self._open = set(range(n_choices))
+
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether all choices have ended, and one of them before the backend ended it."""
+        return not self._open and any(reader.is_cut_off for reader in self._readers)
+
+    def take(self, rows: Iterable[Row]) -> None:
+        for index, token, reason, logprobs in rows:
+            if index not in self._open:
+                continue
+            text = self._decoders.text(index, token, reason is not None)
+            choice = self._choices[index]
+            self._texts[index].append(text)
+            choice.logprobs = [*choice.logprobs, *logprobs] if logprobs else choice.logprobs
+            choice.finish_reason = reason
+            self._readers[index].read(text, reason)
+            if reason is not None or self._readers[index].is_cut_off:
+                self._open.discard(index)
+
+    def answer(self, usage: Usage | None) -> Answer:
+        for choice, texts in zip(self._choices, self._texts, strict=True):
+            choice.text = "".join(texts)
+        return Answer(self._choices, usage)

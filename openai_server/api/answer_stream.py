@@ -57,7 +57,7 @@ class AnswerStream:
 
     def take(self, rows: Sequence[Row]) -> bytes:
         """The bytes for these rows; empty if they complete nothing that can be sent."""
-        if not self._is_ready:
+        if not self._is_ready and rows:
             self._begin_once(None)
         data, decoders, writer = b"", self._decoders, self._writer
         is_plain = self._readers is None and writer.writes_text

@@ -217,7 +217,7 @@ def _write_now(
     events = answer.take(rows)
     if answer.is_cut_off:
         mailbox.stop()
-    if events := answer.take(rows):
+    if events:
         if context.first_token is None:
             context.take_first_token()
         exchange.write_now(events)

@@ -246,3 +246,17 @@ def test_a_failure_follows_the_beginning_that_no_event_has_carried_yet() -> None
     begin, failure, done = events(answer.failure(InternalError()))
     assert begin["choices"][0]["delta"]["role"] == "assistant"
     assert (failure["error"]["code"], done) == ("internal_error", "data: [DONE]")
+
+
+def test_a_stream_begins_with_its_first_row_not_with_a_silence() -> None:
+    began: list[Usage | None] = []
+
+    class Writer(ChatWriter):
+        def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
+            began.append(prompt)
+            return super().begin(n_choices, prompt)
+
+    answer = AnswerStream(Writer(IDENTITY, AnswerOptions()), 1)
+    assert (answer.take([]), began) == (b"", []), "the counts of the prompt are not known yet"
+    answer.take([(0, b"x", None, ())])
+    assert len(began) == 1

@@ -74,7 +74,7 @@ RESPONSES_OTHERWISE = {
     "include": "with `message.output_text.logprobs`: `logprobs`. With `reasoning.encrypted_content`, reasoning has it",
     "stream_options": "nothing: it has no effect",
     "max_tool_calls": "the response; no tool runs on the server",
-    "truncation": "the response",
+    "truncation": "`auto`: the oldest messages of a conversation that does not fit are dropped",
     "background": "nothing: only `false` is accepted",
     **dict.fromkeys(("metadata", "safety_identifier", "prompt_cache_key", "user"), "the response"),
 }

@@ -6,8 +6,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar
 
-from msgspec.structs import replace
-
 from openai_server.access.caps import Caps
 from openai_server.api.answer_stream import AnswerStream
 from openai_server.api.collected_answer import CollectedAnswer
@@ -158,8 +156,8 @@ class Generator:
         """The turn without its oldest messages, if the error is that they don't fit and the client allows it."""
         if not turn.drops_oldest or error.reason != contract.REASON_CONTEXT_LENGTH:
             return None
-        messages = truncation.shortened(turn.messages, self._room(turn).reported(error.details), attempt)
-        return None if messages is None else replace(turn, messages=messages)
+        positions = truncation.kept(turn.messages, self._room(turn).reported(error.details), attempt)
+        return None if positions is None else turn.with_messages_at(positions)
 
     def _room(self, turn: Turn) -> Room:
         return Room(self._catalog.context_length(turn.model), turn.token_limit)

@@ -14,13 +14,15 @@ from openai_server.api.health.endpoint import HEALTH, LIVE, READY
 from openai_server.api.metrics.endpoint import METRICS
 from openai_server.api.models.endpoint import MODEL, MODELS
 from openai_server.api.rerank.endpoint import RERANK
-from openai_server.api.responses.endpoint import RESPONSES
+from openai_server.api.responses.endpoint import RESPONSES, RESPONSES_COMPACT, RESPONSES_INPUT_TOKENS
 from openai_server.api.tokens.endpoint import APPLY_TEMPLATE, CHAT_INPUT_TOKENS, DETOKENIZE, TOKENIZE, TOKENIZER_INFO
 
 ENDPOINTS: tuple[Endpoint, ...] = (
     COMPLETIONS,
     CHAT,
     RESPONSES,
+    RESPONSES_INPUT_TOKENS,
+    RESPONSES_COMPACT,
     EMBEDDINGS,
     RERANK,
     TOKENIZE,

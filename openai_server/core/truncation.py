@@ -27,8 +27,8 @@ _MESSAGE_SIZE = 16
 """Characters to count for a message besides its text, for the template's markup."""
 
 
-def shortened(messages: Sequence[Message], room: Room, attempt: int) -> list[Message] | None:
-    """The conversation without its oldest messages; None if nothing may be dropped. At least one message less.
+def kept(messages: Sequence[Message], room: Room, attempt: int) -> list[int] | None:
+    """Positions of the messages that stay, at least one less; None if nothing may be dropped.
 
     `room` has the sizes of the prompt that was refused. `attempt` counts the refusals from 1: estimates of tokens are
     rough, so each attempt drops more than the one before.
@@ -38,7 +38,7 @@ def shortened(messages: Sequence[Message], room: Room, attempt: int) -> list[Mes
     units = _units(messages, lead)
     sizes = [sum(_size(messages[i]) for i in unit) for unit in units]
     total = sum(map(_size, messages[:lead])) + sum(sizes)
-    excess = total if attempt >= MAX_ATTEMPTS else _excess(room, total) * (3 + attempt) // 4
+    excess = total if attempt >= MAX_ATTEMPTS else _excess(room, total) * (19 + attempt) // 20
     dropped: set[int] = set()
     has_first = False
     """Whether a message stays that may follow the instructions. Templates refuse an answer there."""
@@ -53,7 +53,7 @@ def shortened(messages: Sequence[Message], room: Room, attempt: int) -> list[Mes
         return None
     calls = {call.id for i in dropped for call in _calls(messages[i])}
     return [
-        message
+        i
         for i, message in enumerate(messages)
         if i not in dropped and not (isinstance(message, ToolMessage) and message.tool_call_id in calls)
     ]
@@ -61,9 +61,10 @@ def shortened(messages: Sequence[Message], room: Room, attempt: int) -> list[Mes
 
 def _excess(room: Room, total: int) -> int:
     """Characters to drop of `total`; half of them if the sizes in tokens are unknown."""
-    if room.context_length is None or not is_number(room.prompt_tokens):
+    counted = room.prompt_tokens.removeprefix(">")  # a lower bound is exact after one or two attempts
+    if room.context_length is None or not is_number(counted):
         return total // 2
-    prompt, context = int(room.prompt_tokens), room.context_length
+    prompt, context = int(counted), room.context_length
     answer = context // _ANSWER_SHARE
     if room.output_tokens is not None:
         answer = min(answer, room.output_tokens)

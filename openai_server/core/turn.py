@@ -195,6 +195,12 @@ class Turn(Struct, kw_only=True):
         field = self.tool_fields[index] if self.tool_fields else index
         return self.name("parameters" if self.tools[index].custom is None else "custom_format").format(field)
 
+    def with_messages_at(self, positions: Sequence[int]) -> "Turn":
+        """A copy with only these messages."""
+        messages = [self.messages[i] for i in positions]
+        fields = [self.message_fields[i] for i in positions] if self.message_fields else ()
+        return replace(self, messages=messages, message_fields=fields)
+
     def with_stop(self, text: str) -> "Turn":
         """A copy with `text` as an additional stop string; the same turn if it already has the maximum number."""
         stops = self.sampling.stop or ()

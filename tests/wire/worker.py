@@ -16,6 +16,8 @@ from anyserve_worker.threads.chooser import ThreadChooser
 from protos.grpc_predict_v2_pb2_grpc import GRPCInferenceServiceStub, add_GRPCInferenceServiceServicer_to_server
 from tests.anyserve_worker.fakes import ByteVocabulary, FakeRunner, FakeVectorRunner
 
+PINGS = (("grpc.http2.min_ping_interval_without_data_ms", 500), ("grpc.keepalive_permit_without_calls", 1))
+"""As in the worker's own server: clients may ping as often as contract.EXTENSION_PINGS allows."""
 OPTIONS = ModelOptions(parallel=16, max_queue=48, prefill_chunk=16)
 
 
@@ -70,7 +72,7 @@ async def worker(
             model.config["tasks"] = ",".join(model.tasks)
         engines[model.name].start()
     servicer = InferenceServicer(repository)
-    server = aio.server()
+    server = aio.server(options=PINGS)
     add_GRPCInferenceServiceServicer_to_server(servicer, server)
     port = server.add_insecure_port(f"127.0.0.1:{port}")
     await server.start()

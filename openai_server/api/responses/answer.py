@@ -74,7 +74,29 @@ class ResponseCustomToolCall(Struct, tag_field="type", tag="custom_tool_call"):
     namespace: str | UnsetType = UNSET
 
 
-ResponseItem = ResponseMessage | ResponseReasoning | ResponseFunctionCall | ResponseCustomToolCall
+class ResponseCompaction(Struct, tag_field="type", tag="compaction"):
+    """A summary of the conversation, which replaces it in the next request."""
+
+    id: str
+    encrypted_content: str
+    """Empty while the model writes the summary."""
+
+
+ResponseItem = ResponseMessage | ResponseReasoning | ResponseFunctionCall | ResponseCustomToolCall | ResponseCompaction
+
+
+class ResponseInputText(Struct, tag_field="type", tag="input_text"):
+    text: str
+
+
+class ResponseUserMessage(Struct, tag_field="type", tag="message"):
+    """A message of the user, unchanged."""
+
+    id: str
+    status: Literal["completed"]
+    role: Literal["user"]
+    content: Sequence[ResponseInputText]
+
 
 # ---- The response
 
@@ -144,3 +166,15 @@ class ResponseObject(Struct, kw_only=True):
     """None before the end, after a failure, and if the backend doesn't count tokens."""
     user: str | None
     metadata: Mapping[str, str]
+
+
+class CompactedResponse(Struct, kw_only=True):
+    """The conversation in short: the messages of the user, and the summary."""
+
+    id: str
+    object: Literal["response.compaction"] = "response.compaction"
+    created_at: int
+    """Unix seconds."""
+    output: Sequence[ResponseUserMessage | ResponseCompaction]
+    usage: ResponseUsage | None
+    """None if the backend doesn't count tokens."""

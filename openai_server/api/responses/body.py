@@ -45,7 +45,7 @@ class ResponsesBody(Request, kw_only=True):
     include: Annotated[list[str], Meta(max_length=64)] | None = None
     top_logprobs: Annotated[int, Meta(ge=0, le=contract.MAX_LOGPROBS)] | None = None
     truncation: Literal["auto", "disabled"] | None = None
-    """Has no effect: a conversation that is longer than the model's context is an error."""
+    """`auto` drops the oldest messages of a conversation that doesn't fit into the model's context."""
     background: Literal[False] | None = None
     stream_options: StreamConfig | None = None  # type: ignore[assignment]
     # The response repeats these.

@@ -1,22 +1,30 @@
-"""Opens the sealed items of a request, which needs the server's keys and the model's name."""
+"""Completes parsed requests: opens their sealed items, which needs the server's keys and the model's name."""
 
 from collections.abc import Sequence
 
 from openai_server.api.responses.sealed import SealedItem
 from openai_server.api.responses.settings import ResponsesRequest
+from openai_server.api.responses.summary import summarizing
 from openai_server.api.services import Services
-from openai_server.core.errors import BackendError, UnsupportedParameter, from_backend
+from openai_server.core.errors import BackendError, from_backend
 from openai_server.core.request_context import RequestContext
 from openai_server.core.sealing import NotOpened, Sealer
 from openai_server.http.streaming import unless_gone
 
 
+async def completed(services: Services, request: ResponsesRequest, context: RequestContext) -> ResponsesRequest:
+    """The request with the texts of its sealed items, and with the turn for a summary if it ends with a trigger of one.
+
+    Raises APIError and ClientGone.
+    """
+    if not request.compacts:
+        return await opened(services, request, context)
+    summarized = summarizing(request)
+    return await opened(services, summarized, context)
+
+
 async def opened(services: Services, request: ResponsesRequest, context: RequestContext) -> ResponsesRequest:
     """The request with the texts of its sealed items. Raises APIError and ClientGone."""
-    if request.compacts:
-        raise UnsupportedParameter(
-            "input", "'input' ends with a compaction_trigger, which this server doesn't support."
-        )
     if not request.sealed_items:
         return request
     try:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import msgspec
+from msgspec.structs import replace
 
 from anyserve_common.text import shortened
 from openai_server.access.caps import Caps
@@ -27,6 +28,7 @@ from openai_server.api.responses.settings import ResponsesRequest, Settings
 from openai_server.api.responses.toolbox import ToolGroup, reported, toolbox
 from openai_server.api.schemas import check_extensions, convert, load
 from openai_server.api.schemas.guides import decode_schemas, guide_of
+from openai_server.api.schemas.tables import missing
 from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
 from openai_server.core.turn import Guide, TemplateOptions, Turn
 
@@ -47,6 +49,21 @@ def parse(body: bytes, caps: Caps) -> ResponsesRequest:
     answer = _request(request)
     answer.turn = caps.applied(answer.turn, request.prompt_fields(), len(body))
     return answer
+
+
+def parse_to_compact(body: bytes, caps: Caps) -> ResponsesRequest:
+    """The request of `/v1/responses/compact`. Raises InvalidRequest."""
+    request = parse(body, caps)
+    if request.turn.model is None:
+        raise missing("model")
+    if request.stream:
+        raise InvalidRequest("'stream' is not supported by this endpoint: it has no stream.", param="stream")
+    return replace(request, compacts=True)
+
+
+def parse_to_count(body: bytes, caps: Caps) -> ResponsesRequest:
+    """The request of `/v1/responses/input_tokens`. Raises InvalidRequest."""
+    return parse(body, caps)
 
 
 def _checked(payload: dict[str, Any], body_size: int) -> ResponsesBody:
@@ -133,6 +150,7 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
         effort_is_hint=True,
         sampling=sampling,
         guide=guide,
+        drops_oldest=request.truncation == "auto",
         token_limit=request.max_output_tokens,
         top_logprobs=(request.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
         names=names,
@@ -204,6 +222,7 @@ def _settings(request: ResponsesBody, configuration: _Configuration) -> Settings
         parallel_tool_calls=request.parallel_tool_calls is not False,
         max_output_tokens=request.max_output_tokens,
         max_tool_calls=request.max_tool_calls,
+        truncation=request.truncation or "disabled",
         text=text,
         reasoning={"effort": configuration.effort, "summary": summary},
         metadata=request.metadata or {},

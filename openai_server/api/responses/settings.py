@@ -56,11 +56,22 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     tools: Mapping[str, CalledTool] = {}
     """Flat name in the prompt → the tool."""
     compacts: bool = False
-    """Whether the request ends with a `compaction_trigger` item."""
+    """Whether the answer is a summary that replaces the conversation: the request ends with a `compaction_trigger`
+    item, or it was sent to `/v1/responses/compact`."""
+    user_texts: Sequence[Sequence[str]] = ()
+    """The texts of each message of the user, of a conversation that is replaced."""
     sealed_items: Sequence[SealedItem] = ()
     """Items whose texts have to be opened before the turn is complete."""
     reasoning_pieces: Mapping[int, Sequence[str]] = {}
     """The reasoning of messages with sealed reasoning, by position in the turn."""
+
+    @property
+    def model(self) -> str | None:
+        return self.turn.model
+
+    @model.setter
+    def model(self, name: str | None) -> None:
+        self.turn.model = name
 
     def with_opened(self, texts: Sequence[str | None]) -> "ResponsesRequest":
         """The request with the text of each of `sealed_items`; None: it can't be opened. Raises InvalidRequest."""

@@ -36,6 +36,13 @@ class ResponseInProgress(StreamEvent, kw_only=True, tag="response.in_progress"):
     response: ResponseObject
 
 
+class ResponseCompacting(StreamEvent, kw_only=True, tag="response.compaction.compacting"):
+    """The model has written more of a summary."""
+
+    item_id: str
+    output_index: int
+
+
 class ResponseCompleted(StreamEvent, kw_only=True, tag="response.completed"):
     response: ResponseObject
 
@@ -162,6 +169,7 @@ EVENT_TYPES: tuple[type[StreamEvent], ...] = (
     FunctionCallArgumentsDone,
     CustomToolCallInputDelta,
     CustomToolCallInputDone,
+    ResponseCompacting,
     OutputItemDone,
     ResponseCompleted,
     ResponseIncomplete,

@@ -27,7 +27,7 @@ def response(
     [choice] = answer.choices
     output = Output(key_of(identity), request.tools, seal)
     reason = choice.finish_reason
-    for event in _events(choice, format):
+    for event in events_of(choice, format):
         if isinstance(event, Finish):
             reason = event.reason
         else:
@@ -42,7 +42,8 @@ def key_of(identity: AnswerIdentity) -> str:
     return identity.id.rpartition("_")[2]
 
 
-def _events(choice: Choice, format: AnswerFormat | None) -> Iterator[Event]:
+def events_of(choice: Choice, format: AnswerFormat | None) -> Iterator[Event]:
+    """The events of a whole choice, with the log probabilities before those that they belong to."""
     reader = None if format is None else ChoiceReader(format)
     for text, tokens in _pieces(choice.text, choice.logprobs):
         if tokens:

@@ -6,19 +6,16 @@ import orjson
 from msgspec.structs import replace
 
 from openai_server.api.answers import AnswerIdentity
-from openai_server.api.responses.errors import message_of, response_error
+from openai_server.api.responses.failure import failure_events
 from openai_server.api.responses.open_items import Seal
 from openai_server.api.responses.output import Output
 from openai_server.api.responses.settings import ResponsesRequest
-from openai_server.api.responses.state import INCOMPLETE, failed, finished, in_progress
+from openai_server.api.responses.state import INCOMPLETE, finished, in_progress
 from openai_server.api.responses.stream_events import (
     Delta,
     OutputTextDelta,
     ResponseCompleted,
     ResponseCreated,
-    ResponseErrorDetail,
-    ResponseErrorEvent,
-    ResponseFailed,
     ResponseIncomplete,
     ResponseInProgress,
     StreamEvent,
@@ -104,13 +101,7 @@ class ResponsesWriter(StreamWriter):
     def failure(self, error: APIError) -> bytes:
         data = b"" if self._has_begun else self.begin(1, None)
         data += self._events(self._output.end(is_complete=False, may_be_empty=True))
-        message = message_of(error)
-        detail = ResponseErrorDetail(error.type, error.code, message, error.param)
-        response = failed(self._identity, self._settings, self._output.items, response_error(error))
-        last = (
-            ResponseErrorEvent(code=error.code, message=message, param=error.param, error=detail),
-            ResponseFailed(response=response),
-        )
+        last = failure_events(self._identity, self._settings, self._output.items, error)
         return data + self._events(last) + sse.DONE
 
     # ---- Events

@@ -19,7 +19,7 @@ from openai_server.core.messages import (
     ToolMessage,
     UserMessage,
 )
-from openai_server.core.truncation import MAX_ATTEMPTS, shortened
+from openai_server.core.truncation import MAX_ATTEMPTS, kept
 
 SYSTEM, DEVELOPER = SystemMessage("s" * 84), DeveloperMessage("d" * 84)
 UNKNOWN = Room(None)
@@ -46,6 +46,11 @@ def room(prompt: int, context: int, output: int | None = 0) -> Room:
     return Room(context, output, str(prompt))
 
 
+def shortened(chat: Sequence[Message], room: Room, attempt: int) -> list[Message] | None:
+    positions = kept(chat, room, attempt)
+    return None if positions is None else [chat[i] for i in positions]
+
+
 def test_the_oldest_messages_are_dropped_until_the_rest_fits() -> None:
     chat: list[Message] = [SYSTEM, user(1), answer(2), user(3), answer(4), user(5)]
     assert shortened(chat, room(600, 500), 1) == [SYSTEM, user(3), answer(4), user(5)], "an answer can't be first"
@@ -68,7 +73,8 @@ def test_each_attempt_drops_more() -> None:
 
 def test_half_is_dropped_if_the_sizes_are_unknown() -> None:
     chat: list[Message] = [user(n) for n in range(10)]
-    for unknown in (UNKNOWN, Room(100, 0, ">100"), Room(None, 0, "100")):
+    assert shortened(chat, Room(500, 0, ">1000"), 1) == chat[5:]
+    for unknown in (UNKNOWN, Room(100, 0, ""), Room(None, 0, "100")):
         assert shortened(chat, unknown, 1) == chat[5:]
 
 
@@ -110,11 +116,10 @@ MESSAGES: st.SearchStrategy[Any] = st.one_of(
 def test_any_conversation_becomes_shorter_without_losing_its_end(
     chat: list[Message], prompt: int, context: int, attempt: int
 ) -> None:
-    rest = shortened(chat, room(prompt, context), attempt)
-    if rest is None:
+    positions = kept(chat, room(prompt, context), attempt)
+    if positions is None:
         return
-    assert len(rest) < len(chat)
-    positions = _positions(rest, chat)
+    assert len(positions) < len(chat)
     assert positions == sorted(positions)
     users = [i for i, message in enumerate(chat) if isinstance(message, UserMessage)]
     assert not users or users[-1] in positions
@@ -122,8 +127,3 @@ def test_any_conversation_becomes_shorter_without_losing_its_end(
     while isinstance(chat[lead], SystemMessage | DeveloperMessage):
         lead += 1
     assert positions[:lead] == list(range(lead))
-
-
-def _positions(rest: Sequence[Message], chat: Sequence[Message]) -> list[int]:
-    by_identity = {id(message): i for i, message in enumerate(chat)}
-    return [by_identity[id(message)] for message in rest]

@@ -62,8 +62,14 @@ def test_the_response_repeats_the_request() -> None:
     assert {name: getattr(settings, name) for name in values} == values
 
 
+@pytest.mark.parametrize(("value", "drops_oldest"), [("auto", True), ("disabled", False), (None, False)])
+def test_truncation_may_drop_messages(value: str | None, drops_oldest: bool) -> None:
+    request = parsed(truncation=value)
+    assert (request.settings.truncation, request.turn.drops_oldest) == (value or "disabled", drops_oldest)
+
+
 def test_values_without_effect_are_reported_as_they_are() -> None:
-    settings = parsed(truncation="auto", service_tier="priority", store=True, background=False).settings
+    settings = parsed(service_tier="priority", store=True, background=False).settings
     assert (settings.truncation, settings.service_tier) == ("disabled", "default")
     assert parsed(text={"verbosity": "low"}).settings.text == {"format": {"type": "text"}, "verbosity": "low"}
 

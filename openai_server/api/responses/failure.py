@@ -1,0 +1,28 @@
+"""The last events of a stream of `/v1/responses` that failed. PURE."""
+
+from collections.abc import Sequence
+
+from openai_server.api.answers import AnswerIdentity
+from openai_server.api.responses.answer import ResponseItem
+from openai_server.api.responses.errors import message_of, response_error
+from openai_server.api.responses.settings import Settings
+from openai_server.api.responses.state import failed
+from openai_server.api.responses.stream_events import (
+    ResponseErrorDetail,
+    ResponseErrorEvent,
+    ResponseFailed,
+    StreamEvent,
+)
+from openai_server.core.errors import APIError
+
+
+def failure_events(
+    identity: AnswerIdentity, settings: Settings, items: Sequence[ResponseItem], error: APIError
+) -> tuple[StreamEvent, StreamEvent]:
+    """The error in the forms of OpenAI and Open Responses together, and the failed response with these items."""
+    message = message_of(error)
+    detail = ResponseErrorDetail(error.type, error.code, message, error.param)
+    return (
+        ResponseErrorEvent(code=error.code, message=message, param=error.param, error=detail),
+        ResponseFailed(response=failed(identity, settings, items, response_error(error))),
+    )

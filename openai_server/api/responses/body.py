@@ -19,7 +19,7 @@ from openai_server.api.responses.tools import AnyTool, ToolChoice
 from openai_server.api.schemas import Request
 from openai_server.api.schemas.bounds import MAX_TOOLS
 from openai_server.api.schemas.guides import ANY_OBJECT
-from openai_server.api.schemas.requests import TokenLimit
+from openai_server.api.schemas.requests import ReasoningTokens, TokenLimit
 from openai_server.core.turn import Guide, PromptField, Sampling
 from protos import contract
 
@@ -56,6 +56,10 @@ class ResponsesBody(Request, kw_only=True):
     # Extensions, for templates.
     chat_template_kwargs: dict[str, Any] | None = None
     enable_thinking: bool | None = None
+    # The limit of reasoning, as in a chat.
+    thinking_token_budget: ReasoningTokens | None = None
+    reasoning_budget_tokens: ReasoningTokens | None = None
+    thinking_budget_tokens: ReasoningTokens | None = None
 
     def prompt_fields(self) -> Iterable[PromptField]:
         yield PromptField("instructions", [self.instructions or ""])

@@ -26,8 +26,9 @@ from openai_server.api.responses.items import (
 from openai_server.api.responses.limits import check_limits
 from openai_server.api.responses.settings import ResponsesRequest, Settings
 from openai_server.api.responses.toolbox import ToolGroup, reported, toolbox
-from openai_server.api.schemas import check_extensions, convert, load
+from openai_server.api.schemas import check_extensions, check_reasoning_limits, convert, load
 from openai_server.api.schemas.guides import decode_schemas, guide_of
+from openai_server.api.schemas.requests import reasoning_limits_of
 from openai_server.api.schemas.tables import missing
 from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
 from openai_server.core.turn import Guide, TemplateOptions, Turn
@@ -136,6 +137,10 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
     names = {**NAMES, "reasoning_effort": configuration.effort_field}
     if request.repeat_penalty is not None:
         names["repetition_penalty"] = "repeat_penalty"
+    limits, reasoning_limit = reasoning_limits_of(request), None
+    check_reasoning_limits(limits)
+    for name, value in limits.items():
+        names["reasoning_limit"], reasoning_limit = name, value
     sampling, include = request.sampling(), frozenset(request.include or ())
     turn = Turn(
         model=request.model,
@@ -152,6 +157,7 @@ def _request(request: ResponsesBody) -> ResponsesRequest:
         guide=guide,
         drops_oldest=request.truncation == "auto",
         token_limit=request.max_output_tokens,
+        reasoning_limit=reasoning_limit,
         top_logprobs=(request.top_logprobs or 0) if "message.output_text.logprobs" in include else None,
         names=names,
         message_fields=chat.fields,

@@ -1,6 +1,6 @@
 """The form of the answer to a `/v1/responses` request, and the values that its response repeats. PURE."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -25,7 +25,7 @@ class Settings(Struct, kw_only=True):
 
     instructions: str | None = None
     tools: Sequence[Mapping[str, Any]] = ()
-    """In the request's form; `strict` of a function is what was enforced."""
+    """In the request's form; `strict` of a function is what the request demands."""
     tool_choice: Any = "auto"
     parallel_tool_calls: bool = True
     temperature: float = 1.0
@@ -72,6 +72,18 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     @model.setter
     def model(self, name: str | None) -> None:
         self.turn.model = name
+
+    def reported_tools(self, strict: Container[str]) -> list[Mapping[str, Any]]:
+        """The tools for the response. `strict` has the flat names of those whose arguments were enforced exactly."""
+        flat = {(tool.namespace, tool.name): name for name, tool in self.tools.items()}
+
+        def enforced(tool: Mapping[str, Any], namespace: str | None = None) -> Mapping[str, Any]:
+            if tool["type"] == "namespace":
+                return {**tool, "tools": [enforced(inner, tool["name"]) for inner in tool["tools"]]}
+            is_function = tool["type"] == "function"
+            return {**tool, "strict": flat.get((namespace, tool["name"])) in strict} if is_function else tool
+
+        return [enforced(tool) for tool in self.settings.tools]
 
     def with_opened(self, texts: Sequence[str | None]) -> "ResponsesRequest":
         """The request with the text of each of `sealed_items`; None: it can't be opened. Raises InvalidRequest."""

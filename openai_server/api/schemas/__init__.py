@@ -33,6 +33,7 @@ from openai_server.api.schemas.fields import TOOL_FIELDS as TOOL_FIELDS
 from openai_server.api.schemas.guides import GuideFields as GuideFields
 from openai_server.api.schemas.guides import Text as Text
 from openai_server.api.schemas.parse import check_extensions as check_extensions
+from openai_server.api.schemas.parse import check_reasoning_limits as check_reasoning_limits
 from openai_server.api.schemas.parse import convert as convert
 from openai_server.api.schemas.parse import load as load
 from openai_server.api.schemas.parse import parse_chat as parse_chat

@@ -1,7 +1,7 @@
 """JSON to validated requests. PURE."""
 
 import re
-from collections.abc import Iterable, Sequence, Set
+from collections.abc import Collection, Iterable, Sequence, Set
 from typing import Any, TypeVar
 
 import msgspec
@@ -57,11 +57,16 @@ def parse_chat(body: bytes) -> ChatRequest:
         )
     if request.top_logprobs and not request.logprobs:
         raise InvalidRequest("'top_logprobs' is only allowed when 'logprobs' is true.", param="top_logprobs")
-    if len(request.reasoning_limits) > 1:
-        first, second, *_ = request.reasoning_limits
-        raise InvalidRequest(f"'{second}' and '{first}' have the same meaning; set only one of them.", param=second)
+    check_reasoning_limits(request.reasoning_limits)
     _check_tools(request)
     return request
+
+
+def check_reasoning_limits(limits: Collection[str]) -> None:
+    """Raises InvalidRequest if several fields limit reasoning. `limits` are their names."""
+    if len(limits) > 1:
+        first, second, *_ = limits
+        raise InvalidRequest(f"'{second}' and '{first}' have the same meaning; set only one of them.", param=second)
 
 
 def parse_messages(messages: object, body_size: int) -> list[Message]:

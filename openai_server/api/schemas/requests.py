@@ -246,8 +246,7 @@ class ChatRequest(Request, kw_only=True):
     @property
     def reasoning_limits(self) -> dict[str, int]:
         """The fields that limit reasoning, with their values."""
-        values = {name: getattr(self, name) for name in _REASONING_LIMITS}
-        return {name: value for name, value in values.items() if value is not None and value >= 0}
+        return reasoning_limits_of(self)
 
     @property
     def all_tools(self) -> list[Tool]:
@@ -312,6 +311,12 @@ class ChatRequest(Request, kw_only=True):
             progress=self.return_progress,
             names=names,
         )
+
+
+def reasoning_limits_of(request: Request) -> dict[str, int]:
+    """The fields of a chat or response that limit reasoning, with their values."""
+    values = {name: getattr(request, name) for name in _REASONING_LIMITS}
+    return {name: value for name, value in values.items() if value is not None and value >= 0}
 
 
 _REASONING_LIMITS = ("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens")

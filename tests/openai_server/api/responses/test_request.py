@@ -243,6 +243,19 @@ def test_reasoning() -> None:
     assert request.settings.reasoning == {"effort": "low", "summary": "auto"}
 
 
+@pytest.mark.parametrize("field", ["thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"])
+def test_a_limit_of_reasoning(field: str) -> None:
+    turn = parsed(**{field: 5}).turn
+    assert turn.reasoning_limit == 5
+    assert turn.name("reasoning_limit") == field
+    assert parsed(**{field: -1}).turn.reasoning_limit is None
+    assert parsed(**{"thinking_token_budget": -1, field: 0}).turn.reasoning_limit == 0
+
+
+def test_one_limit_of_reasoning_is_enough() -> None:
+    rejection("reasoning_budget_tokens", thinking_token_budget=5, reasoning_budget_tokens=5)
+
+
 # ---- Caps
 
 

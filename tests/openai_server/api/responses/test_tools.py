@@ -237,6 +237,14 @@ def test_invalid_tools_are_refused(param: str, body: dict[str, Any]) -> None:
     rejection(param, **body)
 
 
+def test_the_response_reports_which_tools_were_strict() -> None:
+    request = parsed(tools=[F, PATCH, namespace("n", function("f"), function("g"))])
+    reported = request.reported_tools({"f", "n__g"})
+    assert [tool.get("strict") for tool in reported] == [True, None, None]
+    assert [tool["strict"] for tool in reported[2]["tools"]] == [False, True]
+    assert [tool["strict"] for tool in request.settings.tools[2]["tools"]] == [False, False]
+
+
 def test_the_response_repeats_the_tools() -> None:
     tools = [F | {"strict": True}, {**PATCH, "format": None}, namespace("n", function("g", strict=False))]
     assert parsed(tools=tools).settings.tools == [

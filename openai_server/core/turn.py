@@ -143,7 +143,7 @@ class Turn(Struct, kw_only=True):
     template: TemplateOptions = DEFAULT_TEMPLATE
     effort_is_hint: bool = False
     """Whether `template.reasoning_effort`, unless it is `none`, has no effect with a template that has no such
-    variable or switch. Otherwise it is an error there."""
+    variable or switch, or that refuses the value. Otherwise it is an error there."""
     sampling: Sampling
     guide: Guide = NO_GUIDE
     token_limit: int | None = None

@@ -46,6 +46,8 @@ class Capabilities:
     """Whether it accepts two user messages in a row."""
     user_after_result: bool
     """Whether it accepts a user message after the result of a call. True for a template without calls."""
+    parallel_calls: bool
+    """Whether it accepts a message with several calls. True for a template without calls."""
     form: Form
     words: Words
     sample_prompts: tuple[str, ...] = ()
@@ -65,7 +67,7 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
         return prompt
 
     form, written = _probe(compiled, recorded_attempt)
-    system, several_system, late_system, repeated_user, user_after_result = written
+    system, several_system, late_system, repeated_user, user_after_result, parallel_calls = written
     return Capabilities(
         variables=compiled.variables,
         roles=compiled.roles,
@@ -74,6 +76,7 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
         late_system=late_system,
         repeated_user=repeated_user,
         user_after_result=user_after_result,
+        parallel_calls=parallel_calls,
         form=form,
         words=compiled.words,
         sample_prompts=tuple(dict.fromkeys(prompts)),
@@ -81,10 +84,10 @@ def capabilities(compiled: CompiledSource, attempt: Attempt) -> Capabilities:
 
 
 def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]]:
-    """The form, whether the template writes each of _ARRANGEMENTS completely, and `user_after_result`."""
+    """The form, whether the template writes each of _ARRANGEMENTS completely, and the rules about calls."""
     roles = compiled.roles
     form = Form(developer="developer" in roles, function="function" in roles)
-    written, after_result = [False] * len(_ARRANGEMENTS), True
+    written, about_calls = [False] * len(_ARRANGEMENTS), [True, True]
     with suppress(*LIMIT_ERRORS):
         form = replace(form, parts=_needs_parts(form, attempt))
         if form.developer:  # some templates compare the role, but never write such a message
@@ -94,11 +97,8 @@ def _probe(compiled: CompiledSource, attempt: Attempt) -> tuple[Form, list[bool]
         form = replace(form, whole_tools=_needs_whole_tools(form, attempt))
         if compiled.mentions_tool_calls:
             form = _for_tool_calls(form, attempt)
-            messages = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), ToolMessage("a", _CALL.id)]
-            after_result = attempt(messages, form, [_TOOL]) is None or _writes(
-                [*messages, UserMessage(_VALUE)], form, attempt
-            )
-    return form, [*written, after_result]
+            about_calls = _rules_about_calls(form, attempt)
+    return form, [*written, *about_calls]
 
 
 # ---- Attempts
@@ -117,6 +117,7 @@ _TOOL = {
 }
 _BARE_TOOL = {"type": "function", "function": {"name": "anyserve_function"}}
 _CALL = ToolCall("call_0123456789abcdef", FunctionCall("anyserve_function", f'{{"{_KEY}": "{_VALUE}"}}'))
+_SECOND_CALL = ToolCall("call_fedcba9876543210", _CALL.function)
 
 
 _ARRANGEMENTS: Sequence[Sequence[Message]] = (
@@ -167,6 +168,17 @@ def _for_tool_calls(form: Form, attempt: Attempt) -> Form:
         if rendered(without_content, "a", "a") is not None:
             return without_content
     return best
+
+
+def _rules_about_calls(form: Form, attempt: Attempt) -> list[bool]:
+    """`user_after_result` and `parallel_calls`."""
+    results = [ToolMessage("a", call.id) for call in (_CALL, _SECOND_CALL)]
+    one: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), results[0]]
+    two: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL, _SECOND_CALL]), *results]
+    if attempt(one, form, [_TOOL]) is None:  # then nothing is known about calls
+        return [True, True]
+    after_result = attempt([*one, UserMessage("a")], form, [_TOOL])
+    return [after_result is not None, attempt(two, form, [_TOOL]) is not None]
 
 
 def _candidates(form: Form) -> Iterator[Form]:

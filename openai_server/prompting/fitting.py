@@ -6,6 +6,7 @@ changed: a message keeps its place, so that a growing chat keeps its prefix.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 
 from msgspec.structs import replace
 
@@ -29,6 +30,8 @@ def fitted(messages: Sequence[Message], capabilities: Capabilities) -> Sequence[
     if n_leading and not capabilities.system:
         first = [UserMessage(text_of(message)) for message in first]
     rest = messages[n_leading:]
+    if not capabilities.parallel_calls:
+        rest = _one_call_each(rest)
     if not capabilities.late_system:
         rest = [UserMessage(text_of(m), m.name) if _is_system(m) else m for m in rest]
     result = [*first, *rest]
@@ -67,6 +70,31 @@ def _without_repeated_users(messages: Sequence[Message]) -> list[Message]:
             result[-1] = replace(previous, content=_joined([previous, message]))
         else:
             result.append(message)
+    return result
+
+
+def _one_call_each(messages: Sequence[Message]) -> list[Message]:
+    """A message with several calls becomes several with one call, each with the results of its call after it."""
+    result: list[Message] = []
+    position = 0
+    while position < len(messages):
+        message = messages[position]
+        position += 1
+        if not (isinstance(message, AssistantMessage) and message.tool_calls and len(message.tool_calls) > 1):
+            result.append(message)
+            continue
+        first = position
+        while position < len(messages) and isinstance(messages[position], ToolMessage):
+            position += 1
+        results = [found for found in messages[first:position] if isinstance(found, ToolMessage)]
+        by_call: dict[str, list[ToolMessage]] = {}
+        for found in results:
+            by_call.setdefault(found.tool_call_id, []).append(found)
+        for i, call in enumerate(message.tool_calls):
+            one = replace(message, tool_calls=[call])
+            result.append(one if i == 0 else AssistantMessage(tool_calls=[call]))
+            result += by_call.pop(call.id, ())
+        result += chain.from_iterable(by_call.values())
     return result
 
 

@@ -33,7 +33,14 @@ from openai_server.prompting.chat_prompt import ChatPrompt
 from openai_server.prompting.fitting import fitted
 from openai_server.prompting.markup import CONTROL_TOKENS, MARKUP_PARAMETERS, Markup, markup_of
 from openai_server.prompting.plain_fields import PlainFields, field_with
-from openai_server.prompting.template import CHATML, CHATML_END, RenderOptions, Templates, source_for
+from openai_server.prompting.template import (
+    CHATML,
+    CHATML_END,
+    TEMPLATE_FAILED,
+    RenderOptions,
+    Templates,
+    source_for,
+)
 from protos import contract
 
 
@@ -129,6 +136,24 @@ class Planner:
         return self._chat_template or source_for(parameters, tools=use is not None) or CHATML
 
     def _render(
+        self,
+        turn: Turn,
+        use: ToolUse | None,
+        template: str,
+        parameters: Mapping[str, str],
+        input_names: Container[str],
+    ) -> ChatPrompt:
+        try:
+            return self._render_exactly(turn, use, template, parameters, input_names)
+        except InvalidRequest as error:
+            effort = turn.template.reasoning_effort
+            if not turn.effort_is_hint or effort in (None, "none") or error.code != TEMPLATE_FAILED:
+                raise
+        # Some templates refuse efforts that they don't know.
+        turn = replace(turn, template=replace(turn.template, reasoning_effort=None))
+        return self._render_exactly(turn, use, template, parameters, input_names)
+
+    def _render_exactly(
         self,
         turn: Turn,
         use: ToolUse | None,

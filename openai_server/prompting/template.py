@@ -31,6 +31,8 @@ CHATML = (
     "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
 """The template for a model without one."""
+TEMPLATE_FAILED = "chat_template_failed"
+"""The code of errors that a template causes."""
 CHATML_END = "<|im_end|>"
 """The end of a message in CHATML. A model without a template may not have it as a token, so it is a stop string."""
 
@@ -248,4 +250,4 @@ def not_compiled(problem: str) -> InvalidRequest:
 
 
 def _failed(action: str, problem: str) -> InvalidRequest:
-    return InvalidRequest(f"The chat template can't {action}: {problem}", param="messages", code="chat_template_failed")
+    return InvalidRequest(f"The chat template can't {action}: {problem}", param="messages", code=TEMPLATE_FAILED)

@@ -5,6 +5,7 @@ from functools import cache
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from openai_server.core.messages import (
     AssistantMessage,
@@ -27,13 +28,15 @@ from tests.openai_server.prompting.reference import BOS, EOS
 from tests.openai_server.prompting.test_corpus import NAMES, TEMPLATES, source_of
 
 S, D, U, A = SystemMessage("s"), DeveloperMessage("d"), UserMessage("u"), AssistantMessage("a")
-CALL = AssistantMessage(tool_calls=[ToolCall("call_0123456789abcdef", FunctionCall("f", '{"a": "b"}'))])
+CALLS = [ToolCall(f"call_{id}123456789abcdef", FunctionCall("f", '{"a": "b"}')) for id in "0xy"]
+CALL = AssistantMessage(tool_calls=[CALLS[0]])
+OTHER_CALL, OTHER_RESULT = AssistantMessage(tool_calls=[CALLS[1]]), ToolMessage("o", CALLS[1].id)
 RESULT, NO_ANSWER = ToolMessage("r", "call_0123456789abcdef"), AssistantMessage(" ")
 
 
 def capabilities(**missing: Any) -> Capabilities:
     """Returns all capabilities but those that are set to False."""
-    names = ("system", "several_system", "late_system", "repeated_user", "user_after_result")
+    names = ("system", "several_system", "late_system", "repeated_user", "user_after_result", "parallel_calls")
     return Capabilities(
         variables=frozenset(),
         roles=frozenset(),
@@ -66,6 +69,16 @@ NO_SYSTEM = capabilities(system=False, several_system=False, late_system=False, 
         ([U, CALL, RESULT, U, A], capabilities(user_after_result=False), [U, CALL, RESULT, NO_ANSWER, U, A]),
         ([U, CALL, RESULT, A, U], capabilities(user_after_result=False), [U, CALL, RESULT, A, U]),
         ([U, CALL, RESULT, S, U], ONE_TURN, [U, CALL, RESULT, NO_ANSWER, UserMessage("s\n\nu")]),
+        (
+            [U, replace(CALL, content="c", tool_calls=[*CALLS[:2]]), OTHER_RESULT, RESULT, A],
+            capabilities(parallel_calls=False),
+            [U, replace(CALL, content="c"), RESULT, OTHER_CALL, OTHER_RESULT, A],
+        ),
+        (
+            [S, U, replace(CALL, tool_calls=[*CALLS]), RESULT, ToolMessage("?", "call_x"), U],
+            capabilities(parallel_calls=False),
+            [S, U, CALL, RESULT, OTHER_CALL, replace(CALL, tool_calls=[CALLS[2]]), ToolMessage("?", "call_x"), U],
+        ),
         ([], NO_SYSTEM, []),
     ],
 )

@@ -66,6 +66,14 @@ def test_an_effort_has_no_effect_on_a_model_without_reasoning(effort: str) -> No
     assert plan(EFFORT, reasoning={"effort": effort}).prompt.endswith(effort)
 
 
+def test_an_effort_that_the_template_refuses_has_no_effect() -> None:
+    only_low = "{% if reasoning_effort | default('low') != 'low' %}{{ raise_exception('effort') }}{% endif %}" + EFFORT
+    assert plan(only_low, reasoning={"effort": "low"}).prompt.endswith("low")
+    assert plan(only_low, reasoning={"effort": "medium"}).prompt == plan(only_low).prompt
+    with pytest.raises(InvalidRequest):
+        plan(only_low, chat_template_kwargs={"reasoning_effort": "medium"})
+
+
 def test_no_effort_turns_reasoning_off() -> None:
     assert plan(reasoning={"effort": "none"}).prompt == plan().prompt
     assert plan(HERMES, reasoning={"effort": "none"}).prompt.endswith("</think>\n\n")

@@ -173,12 +173,12 @@ def _for_tool_calls(form: Form, attempt: Attempt) -> Form:
 def _rules_about_calls(form: Form, attempt: Attempt) -> list[bool]:
     """`user_after_result` and `parallel_calls`."""
     results = [ToolMessage("a", call.id) for call in (_CALL, _SECOND_CALL)]
-    one: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), results[0]]
-    two: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL, _SECOND_CALL]), *results]
-    if attempt(one, form, [_TOOL]) is None:  # then nothing is known about calls
+    single: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL]), results[0]]
+    several: list[Message] = [UserMessage("a"), AssistantMessage(tool_calls=[_CALL, _SECOND_CALL]), *results]
+    if attempt(single, form, [_TOOL]) is None:  # then nothing is known about calls
         return [True, True]
-    after_result = attempt([*one, UserMessage("a")], form, [_TOOL])
-    return [after_result is not None, attempt(two, form, [_TOOL]) is not None]
+    after_result = attempt([*single, UserMessage("a")], form, [_TOOL])
+    return [after_result is not None, attempt(several, form, [_TOOL]) is not None]
 
 
 def _candidates(form: Form) -> Iterator[Form]:

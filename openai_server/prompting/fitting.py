@@ -91,8 +91,7 @@ def _one_call_each(messages: Sequence[Message]) -> list[Message]:
         for found in results:
             by_call.setdefault(found.tool_call_id, []).append(found)
         for i, call in enumerate(message.tool_calls):
-            one = replace(message, tool_calls=[call])
-            result.append(one if i == 0 else AssistantMessage(tool_calls=[call]))
+            result.append(replace(message, tool_calls=[call]) if i == 0 else AssistantMessage(tool_calls=[call]))
             result += by_call.pop(call.id, ())
         result += chain.from_iterable(by_call.values())
     return result

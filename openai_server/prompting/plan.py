@@ -149,7 +149,7 @@ class Planner:
             effort = turn.template.reasoning_effort
             if not turn.effort_is_hint or effort in (None, "none") or error.code != TEMPLATE_FAILED:
                 raise
-        # Some templates refuse efforts that they don't know.
+        # Some templates refuse all efforts but a few.
         turn = replace(turn, template=replace(turn.template, reasoning_effort=None))
         return self._render_exactly(turn, use, template, parameters, input_names)
 

@@ -1,6 +1,6 @@
 """The form of the answer to a `/v1/responses` request, and the values that its response repeats. PURE."""
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -8,6 +8,7 @@ from msgspec.structs import replace
 
 from openai_server.api.responses.sealed import SealedItem, with_opened
 from openai_server.api.schemas import GenerateRequest
+from openai_server.parsing.choice_reader import AnswerFormat
 
 
 class CalledTool(Struct, frozen=True):
@@ -73,17 +74,20 @@ class ResponsesRequest(GenerateRequest, kw_only=True):
     def model(self, name: str | None) -> None:
         self.turn.model = name
 
-    def reported_tools(self, strict: Container[str]) -> list[Mapping[str, Any]]:
-        """The tools for the response. `strict` has the flat names of those whose arguments were enforced exactly."""
-        flat = {(tool.namespace, tool.name): name for name, tool in self.tools.items()}
+    def settings_for(self, format: AnswerFormat | None) -> Settings:
+        """The settings, with the tools that are strict according to `format`: for a tool without `strict`, that follows
+        from its schema and the backend."""
+        if format is None or not format.strict_tools:
+            return self.settings
+        strict = {(tool.namespace, tool.name) for name in format.strict_tools if (tool := self.tools.get(name))}
 
         def enforced(tool: Mapping[str, Any], namespace: str | None = None) -> Mapping[str, Any]:
             if tool["type"] == "namespace":
                 return {**tool, "tools": [enforced(inner, tool["name"]) for inner in tool["tools"]]}
-            is_function = tool["type"] == "function"
-            return {**tool, "strict": flat.get((namespace, tool["name"])) in strict} if is_function else tool
+            is_strict = tool["type"] == "function" and (namespace, tool["name"]) in strict
+            return {**tool, "strict": True} if is_strict else tool
 
-        return [enforced(tool) for tool in self.settings.tools]
+        return replace(self.settings, tools=[enforced(tool) for tool in self.settings.tools])
 
     def with_opened(self, texts: Sequence[str | None]) -> "ResponsesRequest":
         """The request with the text of each of `sealed_items`; None: it can't be opened. Raises InvalidRequest."""

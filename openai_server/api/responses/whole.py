@@ -33,7 +33,7 @@ def response(
         else:
             output.take(event)
     output.end(is_complete=reason not in INCOMPLETE, may_be_empty=format is not None and format.must_call)
-    content = finished(identity, request.settings, output.items, reason, answer.usage, now)
+    content = finished(identity, request.settings_for(format), output.items, reason, answer.usage, now)
     return WholeAnswer(content, 1, [reason] if reason else [], answer.usage)
 
 

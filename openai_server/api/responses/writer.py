@@ -49,7 +49,7 @@ class ResponsesWriter(StreamWriter):
         clock: Callable[[], float],
     ) -> None:
         self._identity = identity
-        self._settings = request.settings
+        self._settings = request.settings_for(format)
         self._may_be_empty = format is not None and format.must_call
         self._clock = clock
         self._output = Output(key_of(identity), request.tools, seal)

@@ -8,6 +8,7 @@ import pytest
 from openai_server.api.responses.settings import CalledTool
 from openai_server.api.responses.toolbox import flat_name
 from openai_server.core.tools import CustomFormat, FunctionDefinition, Tool, ToolUse, custom_tool
+from openai_server.parsing.choice_reader import AnswerFormat
 from tests.openai_server.api.responses.bodies import Json, function, namespace, parsed, rejection
 
 PARAMETERS = {"type": "object", "properties": {}}
@@ -238,11 +239,12 @@ def test_invalid_tools_are_refused(param: str, body: dict[str, Any]) -> None:
 
 
 def test_the_response_reports_which_tools_were_strict() -> None:
-    request = parsed(tools=[F, PATCH, namespace("n", function("f"), function("g"))])
-    reported = request.reported_tools({"f", "n__g"})
+    request = parsed(tools=[F, PATCH, namespace("n", function("f"), function("g"), function("h", strict=True))])
+    format = AnswerFormat(lambda: None, lambda: "call_1", strict_tools=frozenset({"f", "n__g"}))  # type: ignore[arg-type, return-value]
+    reported = request.settings_for(format).tools
     assert [tool.get("strict") for tool in reported] == [True, None, None]
-    assert [tool["strict"] for tool in reported[2]["tools"]] == [False, True]
-    assert [tool["strict"] for tool in request.settings.tools[2]["tools"]] == [False, False]
+    assert [tool["strict"] for tool in reported[2]["tools"]] == [False, True, True]
+    assert request.settings_for(None) == request.settings
 
 
 def test_the_response_repeats_the_tools() -> None:

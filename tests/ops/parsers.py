@@ -22,12 +22,14 @@ from google.protobuf.message import DecodeError, Message
 from anyserve_worker.core.errors import InvalidRequest
 from anyserve_worker.service import request as worker_request
 from anyserve_worker.service import tasks as worker_tasks
+from openai_server.access.caps import Caps
 from openai_server.api import openapi, schemas, schemas_tasks
 from openai_server.api.answers import AnswerIdentity, AnswerOptions
 from openai_server.api.chat import whole as whole_chat
 from openai_server.api.completions import whole as whole_completion
 from openai_server.api.embeddings import answer as embeddings
 from openai_server.api.registry import ENDPOINTS
+from openai_server.api.responses import request as responses_request
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.answer import Answer
@@ -94,6 +96,16 @@ def chat(body: bytes) -> None:
         check_refusal(error)
 
 
+def response(body: bytes) -> None:
+    try:
+        request = responses_request.parse(body, Caps())
+        turn = request.with_opened(["opened" for _ in request.sealed_items]).turn
+        plan = PLANNER.plan(turn, {"chat_template": TEMPLATE}, EVERYTHING)
+        encode.infer_request(plan.turn, plan.prompt, model="m", request_id="id", server_inputs=plan.inputs)
+    except APIError as error:
+        check_refusal(error)
+
+
 TASKS: tuple[Callable[[bytes], Any], ...] = (
     schemas_tasks.parse_embedding,
     schemas_tasks.parse_rerank,
@@ -133,6 +145,23 @@ BODIES: tuple[dict[str, Any], ...] = (
         "reasoning_effort": "low",
         "chat_template_kwargs": {"a": None},
     },
+    {
+        "input": [
+            {"role": "developer", "content": [{"type": "input_text", "text": "x"}]},
+            {"type": "reasoning", "summary": [{"type": "summary_text", "text": "s"}], "encrypted_content": "e"},
+            {"type": "function_call", "call_id": "i", "name": "f", "namespace": "n", "arguments": "{}"},
+            {"type": "message", "role": "user", "content": "x", "phase": None},
+            {"type": "function_call_output", "call_id": "i", "output": "x"},
+            {"type": "shell_call", "call_id": "i", "action": {"commands": ["a"]}},
+            {"type": "configuration_update", "reasoning": {"effort": "low"}},
+            {"type": "additional_tools", "role": "developer", "tools": [{"type": "custom", "name": "c"}]},
+            {"type": "compaction", "encrypted_content": "e"},
+        ],
+        "tools": [{"type": "namespace", "name": "n", "tools": [{"type": "function", "name": "f", "strict": True}]}],
+        "tool_choice": {"type": "allowed_tools", "tools": [{"type": "function", "name": "f"}]},
+        "text": {"format": {"type": "json_schema", "name": "a", "schema": {}}, "verbosity": "low"},
+        "include": ["reasoning.encrypted_content"],
+    },
     {"input": ["a"], "dimensions": 2, "encoding_format": "base64"},
     {"query": "q", "documents": ["a", {"text": "b"}], "top_n": 1},
     {"content": "x", "with_pieces": True},
@@ -148,6 +177,10 @@ HOSTILE = (
     b'{"messages": [{"role": "' + b"r" * 3000 + b'", "content": "x"}], "max_tokens": 1e300}',
     b'{"messages": [{"role": "user", "content": "x"}], "' + b"k" * 3000 + b'": 1}',
     b'{"input": "x", "dimensions": ' + b"9" * 300 + b"}",
+    b'{"input": [{"role": "user", "content": "x"}, {"type": "shell_call", "action": '
+    + b"[" * 900
+    + b"]" * 900
+    + b"}]}",
 )
 """Values that are too long, too deep or too large."""
 
@@ -421,6 +454,7 @@ def responses() -> list[bytes]:
 TARGETS: dict[str, Target] = {
     "completion": Target(completion, bodies, keys),
     "chat": Target(chat, bodies, keys),
+    "response": Target(response, bodies, keys),
     "task": Target(task, bodies, keys),
     "json": Target(
         json_of_models, lambda: [*plain_bodies(), b"{'a': True, \"b\": [1, -2.5e3, null, ], 'c': '\\x41\\d'}"]

@@ -6,12 +6,20 @@ from typing import Any
 
 import pytest
 
+from openai_server.access.caps import Caps
 from openai_server.api import schemas_tasks
+from openai_server.api.responses.request import parse
+from openai_server.api.responses.settings import Settings
 from openai_server.api.schemas import parse_chat, parse_completion
 from openai_server.core.errors import InvalidRequest
 
 MESSAGES = {"messages": [{"role": "user", "content": "x"}]}
 Parse = Callable[[bytes], Any]
+
+
+def parse_response(body: bytes) -> Settings:
+    return parse(body, Caps()).settings
+
 
 ACCEPTED: list[tuple[Parse, dict[str, Any], str, object]] = [
     (parse_completion, {"prompt": "x", "max_tokens": 2.0}, "max_tokens", 2),
@@ -26,6 +34,8 @@ ACCEPTED: list[tuple[Parse, dict[str, Any], str, object]] = [
     (parse_chat, {**MESSAGES, "max_completion_tokens": 7.0, "temperature": 1}, "max_completion_tokens", 7),
     (parse_chat, {**MESSAGES, "logprobs": True, "top_logprobs": 3.0}, "top_logprobs", 3),
     (parse_chat, {**MESSAGES, "temperature": 1.0, "n": 2.0}, "temperature", 1.0),
+    (parse_response, {"input": "x", "max_output_tokens": 7.0, "top_logprobs": 1.0}, "max_output_tokens", 7),
+    (parse_response, {"input": [{"role": "user", "content": "x"}], "max_tool_calls": 3.0}, "max_tool_calls", 3),
     (schemas_tasks.parse_embedding, {"input": "x", "dimensions": 4.0}, "dimensions", 4),
     (schemas_tasks.parse_embedding, {"input": [5.0] * 3000}, "prompts", [[5] * 3000]),
     (schemas_tasks.parse_embedding, {"input": [[5.0], [6]]}, "prompts", [[5], [6]]),

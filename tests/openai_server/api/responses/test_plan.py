@@ -4,9 +4,12 @@ from typing import Any
 
 import pytest
 
+from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
+from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
 from openai_server.prompting.plan import Plan, Planner
+from protos import contract
 from tests.openai_server.api.responses.bodies import (
     assistant,
     call,
@@ -111,6 +114,21 @@ def test_markup_is_reported_with_its_item(body: dict[str, Any], param: str) -> N
     assert raised.value.param == param
 
 
-def test_a_tool_with_a_bad_schema_is_named_by_its_place() -> None:
-    turn = parsed(tools=[{"type": "web_search"}, namespace("n", function(), function("g"))]).turn
-    assert [turn.tool_field(i) for i in range(2)] == ["tools[1].tools[0].parameters", "tools[1].tools[1].parameters"]
+def test_the_backends_errors_name_the_fields_of_this_api() -> None:
+    lark = {"type": "grammar", "syntax": "lark", "definition": 'start: "a"'}
+    tools = [
+        {"type": "web_search"},
+        namespace("n", function(), {"type": "custom", "name": "c", "format": lark}),
+        {"type": "custom", "name": "d", "format": lark},
+    ]
+    turn = parsed(tools=tools, text={"format": {"type": "json_object"}}, max_output_tokens=5).turn
+    names = encode.fields(turn)
+    parts = (*map(guide_parts.of_function, ("n__f", "n__c", "d")), guide_parts.GUIDE, contract.PROMPT.name)
+    assert [names[part] for part in (*parts, contract.MAX_TOKENS.name)] == [
+        "tools[1].tools[0].parameters",
+        "tools[1].tools[1].format.definition",
+        "tools[2].format.definition",
+        "text.format",
+        "input",
+        "max_output_tokens",
+    ]

@@ -186,11 +186,11 @@ async def test_a_conversation_that_is_too_long_is_refused_with_its_code(stream: 
 )
 async def test_a_failure_in_a_stream_is_an_event(failure: Refusal, code: str) -> None:
     async with running(FakeWorker(stream=streams(token("a"), fails=failure))) as sidecar:
-        *_, error, failed = (await respond(sidecar, input="hi", stream=True)).events
+        *_, delta, error, failed = (await respond(sidecar, input="hi", stream=True)).events
     assert (error["type"], failed["type"]) == ("error", "response.failed")
     assert failed["response"]["error"]["code"] == code
-    [message] = failed["response"]["output"]
-    assert (message["status"], message["content"][0]["text"]) == ("incomplete", "a")
+    assert (delta["type"], delta["delta"]) == ("response.output_text.delta", "a")
+    assert failed["response"]["output"] == []
 
 
 async def test_a_silent_stream_has_pings_which_are_comments() -> None:

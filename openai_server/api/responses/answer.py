@@ -65,9 +65,10 @@ class ResponseFunctionCall(Struct, tag_field="type", tag="function_call"):
 
 
 class ResponseCustomToolCall(Struct, tag_field="type", tag="custom_tool_call"):
-    """OpenAI's type has no `status`."""
+    """OpenAI sends `status` too, although its type of an output lacks it."""
 
     id: str
+    status: ItemStatus
     call_id: str
     name: str
     input: str

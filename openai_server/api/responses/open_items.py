@@ -212,4 +212,4 @@ class OpenCustomCall(OpenCall):
         return [CustomToolCallInputDone(**self._place, input=self._text)]
 
     def item(self, status: ItemStatus, phase: Phase = UNSET) -> ResponseCustomToolCall:
-        return ResponseCustomToolCall(self.id, self._call_id, self._tool.name, self._text, self._namespace)
+        return ResponseCustomToolCall(self.id, status, self._call_id, self._tool.name, self._text, self._namespace)

@@ -99,8 +99,9 @@ class ResponsesWriter(StreamWriter):
         return data + self._events((kind(response=response),)) + sse.DONE
 
     def failure(self, error: APIError) -> bytes:
+        """The open item stays open: Codex runs a call when its item is done, and sends the request again after a
+        failure."""
         data = b"" if self._has_begun else self.begin(1, None)
-        data += self._events(self._output.end(is_complete=False, may_be_empty=True))
         last = failure_events(self._identity, self._settings, self._output.items, error)
         return data + self._events(last) + sse.DONE
 

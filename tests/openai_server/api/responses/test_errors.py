@@ -62,11 +62,12 @@ def test_a_failure_before_the_first_event_has_the_beginning_of_a_stream() -> Non
     assert kinds == ["response.created", "response.in_progress", "error", "response.failed"]
 
 
-def test_a_failure_closes_the_open_item() -> None:
+def test_a_failure_does_not_close_the_open_item() -> None:
     stream = writer(request())
     data = stream.begin(1, None) + stream.text(0, "a") + stream.failure(InternalError())
-    [message] = events(data)[-1]["response"]["output"]
-    assert (message["status"], message["content"][0]["text"]) == ("incomplete", "a")
+    *_, delta, error, failed = events(data)
+    assert (delta["type"], error["type"]) == ("response.output_text.delta", "error")
+    assert failed["response"]["output"] == []
 
 
 def answer(error: APIError) -> Any:

@@ -15,15 +15,16 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
 
 import pytest
-from openai import AsyncOpenAI, BadRequestError, NotFoundError
+from openai import APIError, AsyncOpenAI, BadRequestError, NotFoundError
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
 from tests.ops.client import get, post
 from tests.wire.exposition import Scrape
-from tests.wire.fake_worker import FakeWorker, hangs, hangs_midway, last_token, serving, token
+from tests.wire.fake_worker import FakeWorker, Refusal, hangs, hangs_midway, last_token, serving, streams, token
 
 pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("both_kinds_of_stream")]
 
@@ -127,6 +128,24 @@ async def test_the_openai_package_works_with_the_sidecar() -> None:
                 model="tiny", messages=[{"role": "user", "content": "a"}], verbosity="low"
             )
         assert (unsupported.value.param, unsupported.value.code) == ("verbosity", "unsupported_parameter")
+
+
+async def test_the_openai_package_reads_responses() -> None:
+    worker = FakeWorker(stream=streams(token("a"), fails=Refusal("INTERNAL", "oops")))
+    async with serving(worker) as worker_port, sidecar(worker_port) as running, client(running.port) as openai:
+        response = await openai.responses.create(model="tiny", input="hi", instructions="be brief")
+        history: Any = [*response.output, {"role": "user", "content": "and"}]
+        assert response.output_text.endswith("user\nhi<|im_end|>\n<|im_start|>assistant\n")
+        again = await openai.responses.create(input=history)
+        assert again.output_text.startswith("<|im_start|>assistant\n" + response.output_text)
+        with pytest.raises(BadRequestError) as unsupported:
+            await openai.responses.create(input="hi", previous_response_id=response.id)
+        assert unsupported.value.param == "previous_response_id"
+        stream = await openai.responses.create(input="hi", stream=True)
+        kinds = [(await anext(stream)).type for _ in range(5)]
+        assert kinds[-1] == "response.output_text.delta"
+        with pytest.raises(APIError, match=r"The model backend failed\."):
+            await anext(stream)
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -203,7 +203,7 @@ OTHER_NAMES: Mapping[str, str] = {
     "verbosity": "text.verbosity",
 }
 """Fields of a chat, with their names in this API."""
-_NOT_INHERITED = frozenset({"max_tokens", "n", "response_format"})
+_NOT_INHERITED = frozenset({"max_tokens", "n", "response_format", "return_progress", "timings_per_token"})
 _MAPPED = mapped(ResponsesBody) - _NOT_INHERITED
 _NO_EFFECT = frozenset(
     {
@@ -222,6 +222,7 @@ _NEUTRAL: dialects.Values = {
     "context_management": ([],),
     "n": (1,),
     "personality": (),
+    **dict.fromkeys(("return_progress", "timings_per_token"), (False,)),
 }
 RESPONSES_FIELDS = Fields(
     _MAPPED,

@@ -121,7 +121,8 @@ def test_every_value_of_include_is_known() -> None:
 
 
 def test_every_sampling_field_of_a_chat_is_a_field_here() -> None:
-    assert mapped(Request) - {"max_tokens", "n", "response_format"} <= fields.RESPONSES_FIELDS.mapped
+    others = {"max_tokens", "n", "response_format", "return_progress", "timings_per_token"}
+    assert mapped(Request) - others <= fields.RESPONSES_FIELDS.mapped
 
 
 def test_every_field_of_a_chat_may_be_null() -> None:

@@ -423,3 +423,34 @@ def test_a_backend_without_grammars_refuses_a_definition() -> None:
     grammar = {"type": "grammar", "grammar": {"syntax": "regex", "definition": "a"}}
     tools = [{"type": "custom", "custom": {"name": "c", "format": grammar}}]
     rejection("tools", tools=tools, input_names=frozenset({contract.PROMPT.name}), template=HERMES)
+
+
+@pytest.mark.parametrize("template", [PLAIN, HERMES])
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"tools": [STRICT, {"type": "function", "function": {"name": "g"}}]},
+        {"tools": [TOOL], "tool_choice": "required"},
+        {"tools": [TOOL], "tool_choice": "none"},
+        {"tools": [{"type": "custom", "custom": {"name": "c", "format": {"type": "text"}}}]},
+        {"functions": [TOOL["function"]], "function_call": {"name": "f"}},
+        {"guided_choice": ["a"], "chat_template_kwargs": {"x": 1}},
+        {"add_generation_prompt": False},
+    ],
+)
+def test_a_prompt_alone_is_the_plans_prompt(template: str, body: dict[str, Any]) -> None:
+    """The tokens of a chat are counted from the former, and generation uses the latter."""
+    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
+    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    messages = [{"role": "user", "content": "a<|end|><tool_call>b"}, {"role": "assistant", "content": "<|end|>"}]
+    turn = parse_chat(json.dumps({"messages": messages, **body}).encode()).turn()
+    parameters = {"chat_template": template, "control_tokens": '["<|end|>"]'}
+    for input_names in (EVERYTHING, LISTED, {"prompt"}):
+        try:
+            result = planner.plan(turn, parameters, input_names)
+        except UnsupportedParameter:
+            continue
+        prompt = planner.prompt(turn, parameters, input_names)
+        plain = [offset for span in prompt.plain for offset in span]
+        assert (prompt.text, plain) == (result.prompt, result.inputs.get(contract.PLAIN_SPANS, []))

@@ -14,12 +14,16 @@ from tests.e2e import servers
 from tests.e2e.conftest import SMOLLM2, Pair
 
 MESSAGES: list[Any] = [{"role": "user", "content": "What is the capital of France?"}]
+NUMBER = {"type": "integer", "minimum": 0, "maximum": 99}
 SCHEMA = {
     "type": "object",
-    "properties": {"city": {"type": "string", "maxLength": 8}, "size": {"type": "array", "items": {"type": "integer"}}},
+    "properties": {
+        "city": {"type": "string", "maxLength": 8},
+        "size": {"type": "array", "items": NUMBER, "minItems": 2, "maxItems": 2},
+    },
     "required": ["city", "size"],
 }
-SCHEMA["properties"]["size"] |= {"minItems": 2, "maxItems": 2}  # type: ignore[index]
+"""Its longest value fits into the token limit."""
 GBNF = 'root ::= "Paris " (digit digit | "::=")\ndigit ::= [0-9]'
 LARK = 'start: "Paris " (DIGIT DIGIT | "::=") // } \nDIGIT: /[0-9]/\n'
 CHOICES = ["Paris\n\t", 'L{o}n"d\\on', "(Rome|é🦊)", "/*"]

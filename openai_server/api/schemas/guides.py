@@ -6,6 +6,7 @@ and had `guided_*`.
 
 import re
 from collections.abc import Iterator
+from operator import attrgetter
 from typing import Annotated, Any
 
 import orjson
@@ -115,10 +116,16 @@ _OUTPUTS = "structured_outputs"
 
 def guide_of(fields: GuideFields, *others: Guide) -> Guide:
     """The only constraint of a request, in these fields or among `others`. Raises InvalidRequest if it has several."""
+    if not others and _read_fields(fields) == _NONE:  # as in most requests
+        return NO_GUIDE
     guides = [*others, *fields.guides()]
     if len(guides) > 1:
         raise not_together(guides[1].field, guides[0].field)
     return fields.with_options(guides[0] if guides else NO_GUIDE)
+
+
+_read_fields = attrgetter(*GuideFields.__struct_fields__)
+_NONE = (None,) * len(GuideFields.__struct_fields__)
 
 
 def not_together(field: str, other: str) -> InvalidRequest:

@@ -42,7 +42,7 @@ class Harmony(ToolFormat):
     special_tokens = True
     parses_all_answers = True
     parses_reasoning = True
-    reasoning_span = ReasoningSpan("<|channel|>analysis", ("<|end|>", "<|call|>", "<|channel|>final"))
+    reasoning_span = ReasoningSpan("<|channel|>analysis<|message|>", ("<|end|>", "<|call|>", "<|channel|>final"))
     markers = (_START, _CHANNEL, _MESSAGE)
 
     def prompt_tail(self, prompt: str) -> str:

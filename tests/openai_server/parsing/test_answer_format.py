@@ -1,7 +1,9 @@
 import pytest
 
 from openai_server.core.tools import Tool
-from openai_server.parsing.answer_format import grammar_for, parser_for, strict_grammar_for
+from openai_server.parsing.answer_format import grammar_for, parser_for, span_of, strict_grammar_for, thoughts_of
+from openai_server.parsing.tools.formats import format_of
+from openai_server.parsing.tools.harmony import HARMONY
 from tests.openai_server.parsing.answers import Answer, Call, same_at_every_cut
 from tests.openai_server.parsing.grammars import accepted
 from tests.openai_server.parsing.tools.cases import PARIS, TOOLS
@@ -99,3 +101,26 @@ def test_grammars_allow_reasoning_before_a_call() -> None:
 def test_a_reasoning_tag_in_an_older_message_does_not_affect_grammars() -> None:
     grammar = grammar_for(source("Qwen-Qwen3-0.6B"), "what is <think>? assistant\n", TOOLS, parallel=False)
     assert accepted(grammar, CALL)
+
+
+REASONING_TEMPLATES = [name for name, path in template_paths().items() if span_of(path.read_text(), "x")]
+
+
+def test_most_families_of_reasoning_models_have_a_template_here() -> None:
+    assert len(REASONING_TEMPLATES) > 30
+
+
+@pytest.mark.parametrize("name", REASONING_TEMPLATES)
+@pytest.mark.parametrize("thought", ["some thought", ""])
+def test_reasoning_that_the_backend_ends_is_separated_from_the_answer(name: str, thought: str) -> None:
+    """A limit of 0 tokens ends it directly behind the first mark."""
+    template = source(name)
+    span, thoughts = span_of(template, "x"), thoughts_of(template)
+    assert span is not None
+    before, after = "", ""
+    if format_of(template) is HARMONY:
+        before = "<|start|>assistant<|channel|>final<|message|>"
+    elif thoughts is not None and thoughts.answer:
+        before, after = thoughts.answer
+    text = f"{span.begin}{thought}{span.ends[0]}{before}Yes{after}"
+    assert same_at_every_cut(lambda: parser_for(template, "x", None), text) == Answer("Yes", [], thought)

@@ -196,7 +196,7 @@ class TextSteps:
                 break
             piece = vocabulary.written(token) if sequence.special else vocabulary.piece(token)
             if sequence.logprobs or sequence.reasoning:
-                self._annotate(sequence, piece, len(text) + output.n_held)
+                self._annotate(sequence, token, len(text) + output.n_held)
             text += output.push(piece)
             if output.stopped:
                 reason = contract.FINISH_STOP
@@ -208,12 +208,12 @@ class TextSteps:
             reason = contract.FINISH_STOP
         return self._flush(sequence, text, reason) if reason else (text, None)
 
-    def _annotate(self, sequence: Sequence, piece: bytes, n_held: int) -> None:
+    def _annotate(self, sequence: Sequence, token: int, n_held: int) -> None:
         """Adds the token just appended to the requested log probabilities and count of reasoning tokens."""
         if sequence.logprobs:
             sequence.logprobs.push(self._token_logprob(sequence.scored.popleft()), n_held)
         if sequence.reasoning:
-            sequence.reasoning.push(piece, sequence.n_generated)
+            sequence.reasoning.push(self._vocabulary.written(token), sequence.n_generated)
 
     def _flush(self, sequence: Sequence, text: str, reason: str) -> tuple[str, str]:
         """Adds the text held back, at the sequence's end. It may complete a stop string, which is then the reason."""

@@ -56,6 +56,10 @@ def test_a_span_that_the_model_ends_is_left_alone(text: bytes, max_tokens: int) 
     assert written(limit_of(max_tokens), text) == text
 
 
+def test_a_span_may_end_with_the_last_allowed_token() -> None:
+    assert written(limit_of(6), b"ab</t>then more") == b"ab</t>then more"
+
+
 def test_only_the_first_span_has_a_limit() -> None:
     assert written(limit_of(5, BEGIN), b"<t>a</t>b<t>cdefghijk") == b"<t>a</t>b<t>cdefghijk"
 

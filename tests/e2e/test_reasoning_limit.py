@@ -57,17 +57,26 @@ thought[lazy]: /(?s:.*)/ "</think>"
 """
 
 
+@pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
 @pytest.mark.parametrize(
     "lark",
     [THINKS_THEN_ANSWERS, 'start: thought "</think>" /(yes|no)/\nthought: /[A-Za-z ,.]+/'],
     ids=["lazy", "rules"],
 )
-def test_the_end_mark_advances_a_grammar(exact_service: Service, lark: str) -> None:
-    limited = answer(exact_service, SMOLLM2, max_tokens=40, lark=lark)
+def test_the_end_mark_advances_a_grammar(exact_service: Service, model: str, lark: str) -> None:
+    limited = answer(exact_service, model, max_tokens=40, lark=lark)
     thought, _, rest = limited["text"][0].partition(END)
     assert (rest in ("yes", "no"), limited["finish_reason"]) == (True, ["stop"])
     assert thought
-    assert limited["marked_tokens"][0] >= 6 + N_END[SMOLLM2]
+    assert limited["marked_tokens"][0] >= 6 + N_END[model]
+
+
+def test_a_control_token_as_end_mark_advances_a_grammar(exact_service: Service) -> None:
+    lark = "start: thought <|im_start|> /(yes|no)/\nthought: /[A-Za-z ,.]+/"
+    inputs: dict[str, Any] = {"mark_end": ["<|im_start|>"], "skip_special_tokens": False}
+    limited = answer(exact_service, SMOLLM2, max_tokens=40, lark=lark, **inputs)
+    thought, _, rest = limited["text"][0].partition("<|im_start|>")
+    assert (len(thought) > 5, rest in ("yes", "no"), limited["marked_tokens"]) == (True, True, [7])
 
 
 def test_a_grammar_without_the_end_mark_holds(exact_service: Service) -> None:

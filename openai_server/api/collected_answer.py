@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.rows import ChoiceDecoders, Row
+from openai_server.core.timings import Timings
 from openai_server.core.usage import Usage
 from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
@@ -36,7 +37,7 @@ class CollectedAnswer:
             if reason is not None or self._readers[index].is_cut_off:
                 self._open.discard(index)
 
-    def answer(self, usage: Usage | None) -> Answer:
+    def answer(self, usage: Usage | None, timings: Timings | None) -> Answer:
         for choice, texts in zip(self._choices, self._texts, strict=True):
             choice.text = "".join(texts)
-        return Answer(self._choices, usage)
+        return Answer(self._choices, usage, timings)

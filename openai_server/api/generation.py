@@ -185,7 +185,7 @@ class Generator:
             mailbox.sink = take
             while not mailbox.is_over:
                 take(await mailbox.take())
-        return collected.answer(mailbox.usage)
+        return collected.answer(mailbox.usage, mailbox.timings)
 
     # ---- Before the calls
 

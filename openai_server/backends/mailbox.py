@@ -94,6 +94,8 @@ class Mailbox:
         if prompts is None:
             return None
         n_counted = sum(usage.completion for usage in self.usages if usage is not None)
+        if self.timings is not None:
+            n_counted = max(n_counted, self.timings.usage.completion)
         return Usage(prompts.prompt, max(self.n_taken, n_counted), prompts.cached)
 
     @property

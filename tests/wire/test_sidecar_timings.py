@@ -111,3 +111,16 @@ async def test_progress_that_was_not_requested_does_no_harm() -> None:
         {"content": "a"},
         {},
     ]
+
+
+TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
+
+
+async def test_a_chat_with_tools_has_its_times() -> None:
+    worker = FakeWorker(
+        answers(timed(whole("a b"), 2)), stream=streams(timed(token("a"), 1), timed(last_token(" b"), 2))
+    )
+    async with running(worker) as sidecar:
+        reply = await sidecar.chat(tools=[TOOL], timings_per_token=True)
+    assert reply.json["choices"][0]["message"]["content"] == "a b"
+    assert reply.json["timings"]["predicted_n"] == 2

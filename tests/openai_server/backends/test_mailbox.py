@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from openai_server.backends.mailbox import MAX_WAITING_ROWS, PROMPTS_IN_FLIGHT, Cancel, Mailbox, merged
 from openai_server.core.errors import BackendError
 from openai_server.core.rows import Row
-from openai_server.core.timings import Progress
+from openai_server.core.timings import Progress, Timings
 from openai_server.core.usage import PromptUsage, Usage
 
 USAGE = Usage(1, 2, 0)
@@ -99,6 +99,16 @@ async def test_progress_wakes_the_reader_even_if_a_sink_takes_the_rows() -> None
     mailbox.deliver()
     assert await reader == [(0, b"a", None, ())]
     assert sink.rows == []
+    mailbox.close()
+
+
+async def test_the_usage_so_far_has_the_tokens_of_the_times() -> None:
+    mailbox = Calls().mailbox()
+    mailbox.begin(0, PromptUsage(5, 3))
+    mailbox.put(0, b"ab", None)
+    mailbox.timings = Timings(Usage(5, 2, 3), 1, 1.0, 1.0)
+    await mailbox.take()
+    assert mailbox.usage_so_far == Usage(5, 2, 3)
     mailbox.close()
 
 

@@ -35,7 +35,7 @@ T = TypeVar("T")
 
 Delivered = Callable[[Sequence[Usage | None], int, int], None]
 """Called with the usage of the prompts with complete answers, the number of prompts, and the number of received
-tokens."""
+tokens. Where the backend has counted all prompts, their usage so far is that of a single one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,10 @@ class Generator:
                         context.cut_off(mailbox.usages, mailbox.n_taken)
                         raise
                     finally:
-                        delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
+                        if (counted := mailbox.usage) is not None:
+                            delivered([counted], 1, mailbox.n_taken)
+                        else:
+                            delivered(mailbox.usages, len(prepared.calls), mailbox.n_taken)
                 context.usage = mailbox.usage
                 return last + answer.end(context.usage)
             except BackendError as error:

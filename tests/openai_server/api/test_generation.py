@@ -464,6 +464,20 @@ async def test_delivered_tokens_are_counted_when_the_client_disconnects() -> Non
     assert stream.context.delivered == 2
 
 
+async def test_the_counts_of_the_prompt_are_known_when_the_client_disconnects() -> None:
+    stream = Stream("a", "b")
+    mailbox = await stream.mailbox()
+    mailbox.begin(0, PromptUsage(3, 1))
+    mailbox.put(0, b"x", None)
+    mailbox.end(1, USAGE)
+    mailbox.deliver()
+    await stream.client.wrote.get()
+    stream.task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await stream.task
+    assert stream.deliveries == [([Usage(6, 2, 2)], 1, 1)]
+
+
 async def test_delivered_tokens_are_counted_when_a_write_fails() -> None:
     stream = Stream()
     mailbox = await stream.mailbox()

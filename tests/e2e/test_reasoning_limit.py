@@ -51,6 +51,16 @@ def test_the_end_mark_may_be_a_control_token(exact_service: Service, skip_specia
     assert limited["completion_tokens"][0] > limited["marked_tokens"][0] == 7
 
 
+def test_each_token_of_the_end_mark_has_a_log_probability(exact_service: Service) -> None:
+    limited = answer(exact_service, SMOLLM2, max_tokens=16, logprobs=1)
+    tokens = limited["logprob_token"]
+    assert "".join(tokens) == limited["text"][0]
+    assert "".join(tokens[6 : 6 + N_END[SMOLLM2]]) == END
+    likeliest = limited["top_logprob_token"]
+    assert [token == top for token, top in zip(tokens, likeliest, strict=True)].count(False) >= 1
+    assert all(value <= top + 1e-5 for value, top in zip(limited["logprob"], limited["top_logprob"], strict=True))
+
+
 THINKS_THEN_ANSWERS = """
 start: thought /(yes|no)/
 thought[lazy]: /(?s:.*)/ "</think>"

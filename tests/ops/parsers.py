@@ -30,6 +30,7 @@ from openai_server.api.completions import whole as whole_completion
 from openai_server.api.embeddings import answer as embeddings
 from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses import request as responses_request
+from openai_server.api.timings import prompt_progress, timings_of
 from openai_server.backends.dialects.anyserve import decode, encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.answer import Answer
@@ -400,8 +401,15 @@ def backend(data: bytes) -> None:
     def stream() -> None:
         reader = decode.StreamReader(2)
         reader.read(response)
-        _ = reader.usage
+        _ = reader.usage, reader.prompt_usage
+        if timings := reader.timings:
+            msgspec.json.encode(timings_of(timings))
+        msgspec.json.encode(list(map(prompt_progress, reader.take_progress())))
         reader.end()
+
+    def step_batch() -> None:
+        batch = decode.step_batch(response)
+        _ = list(batch.rows), list(batch.prompts or ())
 
     def embedding() -> None:
         vector, count = decode.embedding(response)
@@ -412,7 +420,7 @@ def backend(data: bytes) -> None:
         for decoder in (decode.score, decode.tokens, decode.text):
             yield partial(decoder, response)
 
-    for decoder in (whole, stream, embedding, lambda: list(decode.step_batch(response).rows), *other_decoders()):
+    for decoder in (whole, stream, embedding, step_batch, *other_decoders()):
         with suppress(BackendError):
             decoder()
 
@@ -437,12 +445,26 @@ def requests() -> list[bytes]:
 ELEMENTS: dict[str, Any] = {"BYTES": b"x", "FP32": 0.5, "BOOL": True}
 
 
+def _timed(response: ModelInferResponse) -> ModelInferResponse:
+    times = fake_worker.message(
+        (contract.PROMPT_MS, [2.5]),
+        (contract.COMPLETION_MS, [7.5]),
+        (contract.PROGRESS_TOKENS, [1, 3]),
+        (contract.PROGRESS_MS, [0.0, 1.5]),
+    )
+    response.MergeFrom(times)
+    return response
+
+
 def responses() -> list[bytes]:
     messages = [
         fake_worker.whole("a", "b"),
         fake_worker.token("a"),
         fake_worker.last_token("a"),
         fake_worker.as_step_batch(fake_worker.last_token("a"), 3),
+        fake_worker.as_step_batch(fake_worker.first_token("a"), 3),
+        _timed(fake_worker.whole("a")),
+        _timed(fake_worker.last_token("a")),
         fake_worker.message((contract.EMBEDDING, [0.5, 1.0]), (contract.PROMPT_TOKENS, [2]), raw=True),
         fake_worker.message((contract.SCORE, [0.5])),
         fake_worker.message((contract.TOKEN_IDS, [1]), (contract.TOKEN_PIECES, [b"x"])),

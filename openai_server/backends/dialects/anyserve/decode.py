@@ -163,11 +163,8 @@ class StreamReader:
         if (times := outputs.times())[0] is not None:
             self._times = times
         if steps := outputs.elements(contract.PROGRESS_TOKENS):
-            self._progress += zip(
-                steps,
-                outputs.column(outputs.elements(contract.PROGRESS_MS), len(steps), contract.PROGRESS_MS),
-                strict=False,
-            )
+            times_of_steps = outputs.column(outputs.durations(contract.PROGRESS_MS), len(steps), contract.PROGRESS_MS)
+            self._progress += zip(steps, times_of_steps, strict=False)
 
 
 def _timings(usage: Usage | None, n_begun: int, prompt_ms: float | None, completion_ms: float | None) -> Timings | None:
@@ -284,8 +281,16 @@ class _Outputs:
 
     def times(self) -> tuple[float | None, float | None]:
         """Milliseconds of the prompt and of the completion."""
-        prompt, completion = self.elements(contract.PROMPT_MS), self.elements(contract.COMPLETION_MS)
+        prompt, completion = self.durations(contract.PROMPT_MS), self.durations(contract.COMPLETION_MS)
         return prompt[0] if prompt else None, completion[0] if completion else None
+
+    def durations(self, spec: TensorSpec) -> Sequence[float]:
+        """Raises BackendError for a value that is no duration."""
+        elements = self.elements(spec)
+        for element in elements:
+            if not 0 <= element < math.inf:
+                raise _bad_answer(f"sent {element} as '{spec.name}'")
+        return elements
 
     def texts(self, spec: TensorSpec) -> list[str]:
         return [element.decode(errors="replace") for element in self.elements(spec)]

@@ -311,6 +311,14 @@ def test_a_stream_has_the_progress_of_its_prompt(raw: bool) -> None:
         reader.read(message(*COUNTS[:2], steps[0], (contract.PROGRESS_MS, [0.0]), raw=raw))
 
 
+@pytest.mark.parametrize("value", [math.nan, math.inf, -1.0])
+def test_a_time_that_is_no_duration_is_a_backend_error(value: float) -> None:
+    with pytest.raises(BackendError):
+        answer(message((contract.TEXT, [b"a"]), *COUNTS[:2], TIMES[0], (contract.COMPLETION_MS, [value])), 1)
+    with pytest.raises(BackendError):
+        StreamReader(1).read(message(*COUNTS[:2], (contract.PROGRESS_TOKENS, [1]), (contract.PROGRESS_MS, [value])))
+
+
 def test_progress_without_the_tokens_of_the_prompt_is_unknown() -> None:
     reader = StreamReader(1)
     reader.read(message((contract.PROGRESS_TOKENS, [4]), (contract.PROGRESS_MS, [0.0])))

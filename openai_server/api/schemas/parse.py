@@ -14,7 +14,7 @@ from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MES
 from openai_server.api.schemas.guides import decode_schemas, settle_schemas
 from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
 from openai_server.api.schemas.tables import Fields, missing
-from openai_server.api.schemas.tools import AllowedToolChoice, NamedCustomTool, NamedTool, ToolReference, named
+from openai_server.api.schemas.tools import AllowedToolChoice, NamedTool, ToolReference, named
 from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import AnswerContent, AnswerPart, AnyAnswerPart, AssistantMessage, Message
 from openai_server.core.tools import Tool
@@ -174,7 +174,7 @@ def _check_tools(request: ChatRequest) -> None:
 
 
 def _check_names(request: ChatRequest) -> None:
-    param, choice_param = ("functions", "function_call") if request.functions else ("tools", "tool_choice")
+    param = "functions" if request.functions else "tools"
     tools: dict[str, Tool] = {}
     for tool in request.all_tools:
         if tool.name in tools:
@@ -182,19 +182,16 @@ def _check_names(request: ChatRequest) -> None:
             raise InvalidRequest(f"'{param}': two {kind} have the same name.", param=param)
         tools[tool.name] = tool
     functions = {name for name, tool in tools.items() if tool.custom is None}
+    custom_tools = tools.keys() - functions
     if isinstance(request.function_call, ToolReference):
-        _check_choice([request.function_call.name], functions, "function", "functions", "function_call")
-    chosen = named(request.tool_choice)
-    _check_choice(
-        [tool.name for tool in chosen if isinstance(tool, NamedTool)], functions, "function", param, choice_param
-    )
-    _check_choice(
-        [tool.name for tool in chosen if isinstance(tool, NamedCustomTool)],
-        tools.keys() - functions,
-        "custom tool",
-        param,
-        choice_param,
-    )
+        known = functions if request.functions else set[str]()
+        _check_choice([request.function_call.name], known, "function", "functions", "function_call")
+    if request.functions:
+        functions, custom_tools = set(), set()
+    for choice in named(request.tool_choice):
+        is_function = isinstance(choice, NamedTool)
+        known, kind = (functions, "function") if is_function else (custom_tools, "custom tool")
+        _check_choice([choice.name], known, kind, "tools", "tool_choice")
 
 
 def _check_choice(names: Iterable[str], known: Set[str], kind: str, param: str, choice_param: str) -> None:

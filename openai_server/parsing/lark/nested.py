@@ -45,15 +45,20 @@ def up_to(definition: str, end: str, tag: str) -> str:
 
 def regex_in_json_string(regex: str) -> str:
     """Like `in_json_string`, for the texts that match a regular expression. Raises Refused."""
+    _check_end(regex)
     return _block(["start: REGEX", f"REGEX: {InJson().regex(_with_slashes(regex), '')}"])
 
 
 def regex_up_to(regex: str, end: str, tag: str) -> str:
     """Like `up_to`, for the texts that match a regular expression. Raises Refused."""
     name = "REGEX"
+    _check_end(regex)
+    return _until_tag(name, [f"{name}: /{_with_slashes(on_one_line(regex))}/"], end, tag)
+
+
+def _check_end(regex: str) -> None:
     if ends_in_escape(regex):
         raise Refused("it ends with a backslash that escapes nothing")
-    return _until_tag(name, [f"{name}: /{_with_slashes(on_one_line(regex))}/"], end, tag)
 
 
 def _until_tag(name: str, lines: Sequence[str], end: str, tag: str) -> str:

@@ -74,11 +74,11 @@ def call(client: OpenAI, *, stream: bool, **body: Any) -> tuple[list[tuple[str, 
     if not stream:
         (choice,) = client.chat.completions.create(**body).choices
         calls = []
-        for made in choice.message.tool_calls or ():
-            if made.type == "custom":
-                calls.append(("custom", made.custom.name, made.custom.input))
+        for tool_call in choice.message.tool_calls or ():
+            if tool_call.type == "custom":
+                calls.append(("custom", tool_call.custom.name, tool_call.custom.input))
             else:
-                calls.append(("function", made.function.name, made.function.arguments))
+                calls.append(("function", tool_call.function.name, tool_call.function.arguments))
         return calls, choice.finish_reason, choice.message.content or ""
     pieces: list[list[str]] = []
     reason, content = None, ""
@@ -119,7 +119,7 @@ def test_a_required_input_matches_its_expression(client: OpenAI, regex: str, str
 
 
 @pytest.mark.parametrize("stream", [False, True])
-def test_a_patch_begins_as_its_grammar_says(client: OpenAI, stream: bool) -> None:
+def test_a_patch_begins_like_its_grammar(client: OpenAI, stream: bool) -> None:
     tools = [custom("apply_patch", "lark", APPLY_PATCH)]
     calls, _, content = call(
         client, stream=stream, tools=tools, tool_choice="required", max_tokens=150, model=GEMMA3, seed=1

@@ -32,6 +32,8 @@ RECORDED_HEADERS = (
     "user-agent",
     "x-claude",
 )
+PLACEHOLDERS = {"encrypted_content": "enc-opaque", "signature": "sig-opaque"}
+"""Stand for values that only the server that made them can read."""
 _UUID = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _HOP_BY_HOP = frozenset({"connection", "transfer-encoding", "content-length", "date", "server"})
 
@@ -51,7 +53,7 @@ class Trimmer:
             case list():
                 return [self.trim(element, key) for element in value]
             case str():
-                return self._text(value, key)
+                return PLACEHOLDERS.get(key) or self._text(value, key)
             case _:
                 return value
 

@@ -81,7 +81,13 @@ REPETITION_PENALTY = TensorSpec(
     10,
 )
 STOP = TensorSpec(
-    "stop", "BYTES", (ANY,), f"up to {MAX_STOP_STRINGS} UTF-8 strings that end a choice; they are not part of its text"
+    "stop",
+    "BYTES",
+    (ANY,),
+    f"up to {MAX_STOP_STRINGS} UTF-8 strings that end a choice; its text includes them only with `include_stop`",
+)
+INCLUDE_STOP = TensorSpec(
+    "include_stop", "BOOL", (1,), "whether a text that a stop string ended includes that string; absent: false"
 )
 TYPICAL_P = TensorSpec("typical_p", "FP32", (1,), "locally typical sampling: mass to keep; absent: 1 (off)", 0, 1)
 TOP_N_SIGMA = TensorSpec(
@@ -229,6 +235,7 @@ INPUTS: tuple[TensorSpec, ...] = (
     LOGIT_BIAS_TOKEN_IDS,
     LOGIT_BIAS,
     STOP,
+    INCLUDE_STOP,
     STOP_TOKEN_IDS,
     MIN_TOKENS,
     IGNORE_EOS,

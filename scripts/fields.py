@@ -6,18 +6,22 @@ from types import MappingProxyType
 from typing import Any
 
 import msgspec
+from msgspec import Struct
 
 from openai_server.api import schemas, schemas_tasks
+from openai_server.api.messages.fields import MESSAGES_FIELDS
+from openai_server.api.messages.schema import MessagesRequest
 from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses.body import MAX_INPUT_ITEMS, ResponsesBody
 from openai_server.api.responses.fields import RESPONSES_FIELDS
-from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GuideFields, ListOf, Request
+from openai_server.api.schemas import ChatRequest, CompletionRequest, Fields, GenerationFields, GuideFields, ListOf
 from openai_server.api.schemas.requests import COMPLETION_NAMES
 from openai_server.api.schemas.tables import Table, Variants
 from openai_server.backends.dialects.anyserve.encode import INPUT_ROWS
 
 Row = tuple[str, ...]
 HEADER = "field | type, range | becomes | backends"
+MESSAGES_OBJECTS_HEADER = "object | fields | without effect"
 OBJECTS_HEADER = "object | fields | without effect | only with this value, or null"
 NEUTRAL_HEADER = "field | value | endpoints"
 TABLES = {
@@ -27,6 +31,10 @@ TABLES = {
     for request in endpoint.description.requests
 }
 """Tables of the fields of all requests, by the name of the request's form."""
+
+OWN_TABLES = ("completions", "chat", "responses", "messages", "messages/count_tokens")
+"""Names of the forms with a table of their own in docs/fields.md; the fifth has those fields of the fourth that
+determine the prompt."""
 
 # The column `becomes` of fields that are not one sampling tensor.
 OTHERWISE = {
@@ -64,6 +72,18 @@ OTHERWISE = {
     "thinking_token_budget": "`max_marked_tokens`",
     "reasoning_budget_tokens": "`max_marked_tokens`",
     "thinking_budget_tokens": "`max_marked_tokens`",
+    "system": "`prompt`, before the messages",
+    "stop_sequences": "`stop`, and `include_stop` to report which one ended the answer",
+    "thinking": "the template's variable `enable_thinking`; `budget_tokens`: `max_marked_tokens`",
+    "output_config": "`effort`: the template's variable `reasoning_effort`; `format`: `json_schema`",
+    "output_format": "`json_schema`",
+}
+MESSAGES_TYPES = {
+    "messages": f"array of up to {schemas.bounds.MAX_MESSAGES} [messages](#objects-in-v1messages)",
+    "system": "string or array of [text blocks](#objects-in-v1messages)",
+    "tools": f"array of up to {schemas.bounds.MAX_TOOLS} [tools](#objects-in-v1messages)",
+    "tool_choice": "{`type`: `auto`, `any`, `tool` or `none`, `name`, `disable_parallel_tool_use`}",
+    "thinking": "{`type`: `enabled`, `adaptive`, `between_tools` or `disabled`, `budget_tokens` 1024…2³¹-1, `display`}",
 }
 RESPONSES_OTHERWISE = {
     "input": "`prompt`: the items as messages, rendered with the model's chat template",
@@ -99,6 +119,9 @@ BACKENDS = {
     "top_logprobs": WITH_TENSOR,
     "best_of": "ours; others that take `n` and `logprobs`",
     **dict.fromkeys(("thinking_token_budget", "reasoning_budget_tokens", "thinking_budget_tokens"), WITH_TENSOR),
+    **dict.fromkeys(("stop_sequences", "output_format"), WITH_TENSOR),
+    "output_config": "all; `format`: ours, and others that take the tensor",
+    "thinking": "all; `budget_tokens`: ours, and others that take the tensor",
     "tool_choice": "all; to require a call, ours and others that take `lark`",
     "function_call": "all; to require a call, ours and others that take `lark`",
 }
@@ -118,8 +141,12 @@ def responses() -> list[Row]:
     return list(_rows(ResponsesBody, RESPONSES_FIELDS, RESPONSES_OTHERWISE, RESPONSES_TYPES))
 
 
+def messages() -> list[Row]:
+    return list(_rows(MessagesRequest, MESSAGES_FIELDS, types=MESSAGES_TYPES))
+
+
 def _rows(
-    struct: type[Request],
+    struct: type[Struct],
     fields: Fields,
     otherwise: Mapping[str, str] = MappingProxyType({}),
     types: Mapping[str, str] = MappingProxyType({}),
@@ -128,7 +155,8 @@ def _rows(
     _, components = msgspec.json.schema_components([struct])
     properties = components[struct.__name__]["properties"]
     names = [name for name in properties if name in fields.mapped]
-    for name in sorted(names, key=lambda name: name in GuideFields.__struct_fields__):
+    shared = (GenerationFields.__struct_fields__, GuideFields.__struct_fields__)
+    for name in sorted(names, key=lambda name: sum(name in names for names in shared)):
         schema = properties[name]
         tensor = _TENSORS.get(name)
         becomes = otherwise.get(name) or OTHERWISE.get(name) or (f"`{tensor.name}` {tensor.datatype}" if tensor else "")
@@ -162,6 +190,14 @@ def objects() -> list[Row]:
     tables = (schemas.CHAT_FIELDS, RESPONSES_FIELDS, schemas_tasks.RERANK_FIELDS)
     places = {place: fields for table in tables for place, fields in _places("", "", table)}
     return [(place, *_keys(fields)) for place, fields in places.items() if place]
+
+
+def messages_objects() -> list[Row]:
+    """The objects in requests of the Messages API. All accept further keys, without effect."""
+    places: dict[int, tuple[str, Fields]] = {}  # by the table, which several places may share
+    for place, fields in _places("", "", MESSAGES_FIELDS):
+        places.setdefault(id(fields), (place, fields))
+    return [(place, *_keys(fields)[:2]) for place, fields in places.values() if place]
 
 
 def _places(path: str, kind: str, table: Table) -> Iterator[tuple[str, Fields]]:

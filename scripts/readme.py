@@ -78,7 +78,7 @@ def task_fields() -> str:
         ("`tokens`", "detokenize", "`prompt_token_ids`"),
         *((f"`{name}`", "embeddings, rerank", "none: it has no effect") for name in sorted(schemas.NO_EFFECT)),
     ]
-    tables = [table for name, table in fields.TABLES.items() if name not in ("completions", "chat", "responses")]
+    tables = [table for name, table in fields.TABLES.items() if name not in fields.OWN_TABLES]
     listed = {name.strip(" `") for row in rows for name in row[0].split(",")}
     missing = set().union(*(table.mapped for table in tables)) - listed
     if missing:
@@ -111,6 +111,8 @@ TABLES: dict[str, dict[str, Callable[[], str]]] = {
         "completions": lambda: _table(fields.HEADER, fields.completions()),
         "chat": lambda: _table(fields.HEADER, fields.chat()),
         "responses": lambda: _table(fields.HEADER, fields.responses()),
+        "messages": lambda: _table(fields.HEADER, fields.messages()),
+        "messages objects": lambda: _table(fields.MESSAGES_OBJECTS_HEADER, fields.messages_objects()),
         "task fields": task_fields,
         "neutral": lambda: _table(fields.NEUTRAL_HEADER, fields.neutral()),
         "objects": lambda: _table(fields.OBJECTS_HEADER, fields.objects()),

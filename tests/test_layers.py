@@ -69,6 +69,13 @@ PURE = (
             *("answer", "errors", "open_items", "output", "settings", "state", "stream_events", "whole", "writer"),
         )
     ),
+    *(
+        f"openai_server.api.messages.{module}"
+        for module in (
+            *("answer", "blocks", "conversation", "ending", "errors", "fields", "request", "schema", "tools", "whole"),
+            "writer",
+        )
+    ),
     "openai_server.api.within_caps",
     "openai_server.telemetry.request_start",
     "openai_server.api.docs.paths",

@@ -24,6 +24,8 @@ class GenerationRequest:
     """Choices, at least 1."""
     stop: tuple[str, ...] = ()
     """Strings that end a choice and are not part of its text."""
+    include_stop: bool = False
+    """Whether the text includes the stop string that ended it."""
     echo: bool = False
     """Each choice begins with the prompt."""
     suffix: str | None = None

@@ -69,7 +69,7 @@ class Preparation:
                 n_prompt=len(prompt),
                 limit=len(prompt) + n_new,
                 sampling=sampling,
-                output=TextOutput(request.stop),
+                output=TextOutput(request.stop, include_stop=request.include_stop),
                 guide=guides[index],
                 reasoning=ReasoningCounter(request.mark_end, request.mark_begin) if request.mark_end else None,
                 reasoning_limit=limits[index],

@@ -57,6 +57,7 @@ def parse(message: ModelInferRequest) -> GenerationRequest:
         max_tokens=scalar(inputs, contract.MAX_TOKENS, None),
         n=scalar(inputs, contract.N, 1),
         stop=_strings(inputs, contract.STOP) or (),
+        include_stop=scalar(inputs, contract.INCLUDE_STOP, False),
         echo=scalar(inputs, contract.ECHO, False),
         suffix=_suffix(inputs),
         skip_special_tokens=scalar(inputs, contract.SKIP_SPECIAL_TOKENS, True),

@@ -1,4 +1,4 @@
-"""Turns token pieces into text: whole UTF-8 characters, up to the first stop string. PURE.
+"""Turns token pieces into text: whole UTF-8 characters, up to the first stop string or its end. PURE.
 
 Invariant: the returned text does not depend on how the bytes were split into pieces.
 """
@@ -10,8 +10,10 @@ from collections.abc import Sequence
 class TextOutput:
     """The text of one choice. It holds back only text that may still become a character or a stop string."""
 
-    def __init__(self, stop: Sequence[str] = ()) -> None:
+    def __init__(self, stop: Sequence[str] = (), *, include_stop: bool = False) -> None:
+        """`include_stop`: whether the text includes the stop string that is found."""
         self._stop = tuple(stop)
+        self._include_stop = include_stop
         self._decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._held = ""
         self.stopped = False
@@ -38,19 +40,23 @@ class TextOutput:
         if not self._stop:
             return text
         text = self._held + text
-        cut = self._first_stop(text)
-        if cut is not None:
+        if (found := self._first_stop(text)) is not None:
+            begin, end = found
             self.stopped, self._held = True, ""
-            return text[:cut]
+            return text[: end if self._include_stop else begin]
         keep = max(_overlap(text, stop) for stop in self._stop)
         cut = len(text) - keep
         self._held = text[cut:]
         return text[:cut]
 
-    def _first_stop(self, text: str) -> int | None:
-        """Returns the start of the stop string that ends first; None without any."""
+    def _first_stop(self, text: str) -> tuple[int, int] | None:
+        """Returns start and end of the stop string that ends first, the longest if there are several; None without
+        any."""
         matches = [(at + len(stop), at) for stop in self._stop if (at := text.find(stop)) >= 0]
-        return min(matches)[1] if matches else None
+        if not matches:
+            return None
+        end, begin = min(matches)
+        return begin, end
 
 
 def _overlap(text: str, stop: str) -> int:

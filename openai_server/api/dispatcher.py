@@ -16,6 +16,8 @@ from anyserve_common.text import shortened
 from openai_server.access.gate import Gate, RequestAccess
 from openai_server.api.client_api import OPENAI, ClientApi
 from openai_server.api.endpoint import Endpoint, Handler
+from openai_server.api.messages.errors import ANTHROPIC
+from openai_server.api.models.anthropic import VERSION_HEADER
 from openai_server.api.services import Services
 from openai_server.core.errors import MAX_PARAM, APIError, InternalError, ShuttingDown
 from openai_server.core.request_context import RequestContext
@@ -69,7 +71,7 @@ class Dispatcher:
                 is_logged=endpoint.is_logged,
                 parameters=match.parameters,
             )
-        api = OPENAI if route is None else route.endpoint.client_api
+        api = _client_api(route, scope)
         access = context.access = self._gate.enter(scope["method"], scope["headers"])
         try:
             response = await self._response(match, api, context, access)
@@ -130,6 +132,17 @@ class AdministrationPort:
         except (asyncio.CancelledError, Exception) as error:
             response = error_response(error, context, OPENAI)
         await response(scope, receive, send)
+
+
+def _client_api(route: Route | None, scope: Scope) -> ClientApi:
+    """The API whose conventions the response follows: for a path that is not served, the one that the client uses."""
+    if route is not None and route.endpoint.client_api is not OPENAI:
+        return route.endpoint.client_api
+    is_anthropic = route is None and scope["path"].startswith(_MESSAGES)
+    return ANTHROPIC if is_anthropic or any(name == VERSION_HEADER for name, _ in scope["headers"]) else OPENAI
+
+
+_MESSAGES = ("/v1/messages/", "/messages/")
 
 
 async def _handled(match: Match[Route], context: RequestContext) -> Response:

@@ -18,6 +18,7 @@ from msgspec import Struct, inspect
 from openai_server import __version__
 from openai_server.api.endpoint import Description, Endpoint
 from openai_server.api.examples import MODEL
+from openai_server.api.messages.errors import OVERLOADED
 from openai_server.api.schemas import Fields, ListOf
 from openai_server.api.schemas.tables import Entries, Table, Variants
 from openai_server.api.schemas_tasks import MessagesToTokenize
@@ -122,8 +123,9 @@ _DONE = "The data of the last event is [DONE]."
 
 def _error(status: int, endpoint: Endpoint) -> Json:
     schema = _any([endpoint.client_api.error_type])
-    response = _response(f"{HTTPStatus(status).phrase}.", {JSON: {"schema": schema}})
-    if status == 429:
+    phrase = "Overloaded" if status == OVERLOADED else HTTPStatus(status).phrase
+    response = _response(f"{phrase}.", {JSON: {"schema": schema}})
+    if status in (429, OVERLOADED):
         response["headers"]["retry-after"] = {
             "description": "Seconds to wait before a retry.",
             "schema": {"type": "integer"},

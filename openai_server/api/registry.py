@@ -11,6 +11,7 @@ from openai_server.api.docs.endpoint import OPENAPI, PAGE
 from openai_server.api.embeddings.endpoint import EMBEDDINGS
 from openai_server.api.endpoint import Endpoint
 from openai_server.api.health.endpoint import HEALTH, LIVE, READY
+from openai_server.api.messages.endpoint import COUNT_TOKENS, MESSAGES
 from openai_server.api.metrics.endpoint import METRICS
 from openai_server.api.models.endpoint import MODEL, MODELS
 from openai_server.api.rerank.endpoint import RERANK
@@ -23,6 +24,8 @@ ENDPOINTS: tuple[Endpoint, ...] = (
     RESPONSES,
     RESPONSES_INPUT_TOKENS,
     RESPONSES_COMPACT,
+    MESSAGES,
+    COUNT_TOKENS,
     EMBEDDINGS,
     RERANK,
     TOKENIZE,

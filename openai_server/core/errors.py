@@ -49,6 +49,7 @@ class APIError(Exception):
         param: str | None = None,
         code: str | None = None,
         headers: dict[str, str] | None = None,
+        room: Room | None = None,
     ) -> None:
         super().__init__(message)
         self.status = status
@@ -56,6 +57,8 @@ class APIError(Exception):
         self.param = param and shortened(param, MAX_PARAM)
         self.code = code
         self.headers = headers or {}
+        self.room = room
+        """The numbers of a prompt that is too long; None for other errors."""
 
     @property
     def type(self) -> str:
@@ -302,14 +305,17 @@ def from_backend(error: BackendError, params: Mapping[str, str], room: Room | No
         function = guide_parts.function_of(part) if part in params else ""
         field = f"'{param}' of the function '{function}'" if function else f"'{param}'"
         message = message.replace(f"tensor '{error.tensor}'", field, 1)
-    if room is not None and error.reason == contract.REASON_CONTEXT_LENGTH:
-        message = context_length.message(param or "", room.reported(error.details), message)
+    if room is not None:
+        room = room.reported(error.details) if error.reason == contract.REASON_CONTEXT_LENGTH else None
+    if room is not None:
+        message = context_length.message(param or "", room, message)
     return APIError(
         http.status,
         http.message or message or _FAILED,
         param=param,
         code=error.reason or http.code,
         headers={"retry-after": http.retry_after} if http.retry_after else None,
+        room=room,
     )
 
 

@@ -58,6 +58,8 @@ class Finish:
     """The choice is complete, for this reason."""
 
     reason: str
+    stop: str | None = None
+    """The stop string that ended the choice. None: something else ended it, or the turn doesn't report it."""
 
 
 Event = Content | Reasoning | Refusal | CallBegun | CallArguments | TokenLogprobs | Finish

@@ -144,6 +144,9 @@ class Turn(Struct, kw_only=True):
     effort_is_hint: bool = False
     """Whether `template.reasoning_effort`, unless it is `none`, has no effect with a template that has no such
     variable or switch, or that refuses the value. Otherwise it is an error there."""
+    thinking_is_hint: bool = False
+    """Whether `template.enable_thinking` has no effect with a template that has no such switch. Otherwise it is an
+    error there, unless the model reasons with each answer and the option turns that on."""
     sampling: Sampling
     guide: Guide = NO_GUIDE
     token_limit: int | None = None
@@ -167,6 +170,8 @@ class Turn(Struct, kw_only=True):
     """Whether the answer begins with the prompt."""
     suffix: str | None = None
     """Text that follows the answer."""
+    reports_stop: bool = False
+    """Whether the events include the stop string that ended a choice, if the backend can report it."""
     names: Mapping[str, str]
     """Field of the turn, its sampling or template options → the client's field, where the names differ. `prompt` stands
     for the field with the prompt, `parameters` for the parameters of function number `{}`, `custom_format` for the

@@ -1,6 +1,6 @@
 """Converts the text of one choice to the events of its message. PURE."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from openai_server.core.events import CallArguments, CallBegun, Event, Finish
@@ -32,6 +32,8 @@ class AnswerFormat:
     stream it."""
     strict_tools: frozenset[str] = frozenset()
     """Names of the tools whose schema or definition the backend enforces exactly."""
+    stops: tuple[str, ...] = ()
+    """Stop strings, if the text of a choice includes the one that ended it; otherwise empty."""
 
 
 class ChoiceReader:
@@ -58,6 +60,9 @@ class ChoiceReader:
         if self.is_cut_off:
             return events
         ended = ended or reason is not None
+        stop = None
+        if reason == contract.FINISH_STOP and self._format.stops:
+            text, stop = _without_stop(text, self._format.stops)
         if not self._ended:
             self._ended = ended
             if text:
@@ -75,7 +80,7 @@ class ChoiceReader:
         if self.is_cut_off:
             events.append(Finish(self._finish_reason("stop")))
         elif reason is not None:
-            events.append(Finish(self._finish_reason(reason)))
+            events.append(Finish(self._finish_reason(reason), stop))
         return events
 
     def _add(self, parsed: list[Event], events: list[Event]) -> None:
@@ -107,3 +112,9 @@ class ChoiceReader:
         if reason != "stop" or not self._n_calls or self._format.names_function:
             return reason
         return FUNCTION_CALL if self._format.legacy else TOOL_CALLS
+
+
+def _without_stop(text: str, stops: Sequence[str]) -> tuple[str, str | None]:
+    """The text without the stop string at its end, and that string; None if it ends with none."""
+    stop = max((stop for stop in stops if text.endswith(stop)), key=len, default=None)
+    return (text, None) if stop is None else (text.removesuffix(stop), stop)

@@ -84,6 +84,7 @@ class Planner:
             use = replace_in(use, tools=[resolved(tool, can_guide=can_guide) for tool in use.tools])
             turn = replace(turn, tool_use=use)
         template = self._template(use, parameters)
+        turn = self._without_unused_hint(turn, template)
         rendered = self._render(turn, use, template, parameters, input_names)
         prompt, marked = rendered.text, rendered.marked
         plain: dict[contract.TensorSpec, list[Any]] = {}
@@ -102,6 +103,9 @@ class Planner:
             if spec.name in input_names
         }
         inputs |= limit | plain
+        stops: Sequence[str] = ()
+        if turn.reports_stop and turn.sampling.stop and contract.INCLUDE_STOP.name in input_names:
+            inputs[contract.INCLUDE_STOP], stops = [True], turn.sampling.stop
         if guide := _guide(turn, template, marked, can_guide=can_guide):
             name, lark = guide
             if contract.LARK.name not in input_names:
@@ -109,7 +113,7 @@ class Planner:
             inputs[contract.LARK] = [lark.encode()]
             turn = replace(turn, guide=NO_GUIDE)
         format = None
-        if parsing.needs_parser(template, tools):
+        if stops or parsing.needs_parser(template, tools):
             must_call = use is not None and use.must_call
             format = AnswerFormat(
                 partial(parsing.parser_for, template, marked, tools, must_call=must_call, allowed=_allowed_names(turn)),
@@ -120,13 +124,16 @@ class Planner:
                 parallel=use is not None and use.parallel and can_guide,
                 custom_tools=frozenset(tool.name for tool in turn.tools if tool.custom is not None),
                 strict_tools=frozenset(tool.name for tool in (use.tools if use else ()) if tool.function.strict),
+                stops=tuple(stops),
             )
         return Plan(turn, prompt, inputs, format)
 
     def prompt(self, turn: Turn, parameters: Mapping[str, str], input_names: Container[str]) -> ChatPrompt:
         """The prompt for the model. Raises InvalidRequest."""
         use = turn.tool_use
-        return self._render(turn, use, self._template(use, parameters), parameters, input_names)
+        template = self._template(use, parameters)
+        turn = self._without_unused_hint(turn, template)
+        return self._render(turn, use, template, parameters, input_names)
 
     def template_for(self, turn: Turn, parameters: Mapping[str, str]) -> str:
         """The source of the template that `plan` and `prompt` render."""
@@ -219,6 +226,14 @@ class Planner:
         parameters = {name: value for name, value in zip(MARKUP_PARAMETERS, values, strict=True) if value is not None}
         return markup_of(parameters, self._templates.capabilities(template), parsing.thoughts_of(template))
 
+    def _without_unused_hint(self, turn: Turn, template: str) -> Turn:
+        """The turn without `enable_thinking`, if that is a hint and the template has no switch for it."""
+        if not turn.thinking_is_hint or turn.template.enable_thinking is None:
+            return turn
+        if not self._templates.capabilities(template).variables.isdisjoint(_SWITCHES):
+            return turn
+        return replace(turn, template=replace(turn.template, enable_thinking=None))
+
     def _variables(self, turn: Turn, template: str) -> dict[str, Any]:
         """The variables for the template. Raises UnsupportedParameter for one that the template doesn't use."""
         options = turn.template
@@ -235,7 +250,8 @@ class Planner:
         if thinking is not None:
             switches = [name for name in _SWITCHES if name in supported]
             is_hint = turn.effort_is_hint and thinking and options.enable_thinking is None
-            if not switches and not is_hint and (thinking or parsing.thoughts_of(template)):
+            always_thinks = bool(options.enable_thinking) and parsing.span_of(template, "") is not None
+            if not switches and not (is_hint or always_thinks) and (thinking or parsing.thoughts_of(template)):
                 name = turn.name("reasoning_effort" if options.enable_thinking is None else "enable_thinking")
                 raise UnsupportedParameter(name, f"This model's chat template does not support '{name}'.")
             variables |= dict.fromkeys(switches, thinking)

@@ -42,6 +42,35 @@ class Reply:
         return dict(error)
 
     @property
+    def anthropic_error(self) -> dict[str, Any]:
+        """Returns the content of an error in the form of Anthropic's API."""
+        body = self.json
+        assert body.keys() == {"type", "error", "request_id"}
+        assert body["type"] == "error"
+        assert body["request_id"] == self.headers["request-id"] == self.headers["x-request-id"]
+        assert body["error"].keys() == {"type", "message"}
+        assert body["error"]["message"]
+        return dict(body["error"])
+
+    @property
+    def anthropic_events(self) -> list[Any]:
+        """Returns the JSON of each event; checks that each has its type as its name."""
+        assert self.status == 200, self.body
+        blocks = self.body.decode().split("\n\n")
+        assert blocks.pop() == ""
+        events = []
+        for block in blocks:
+            name, data = block.split("\n")
+            events.append(json.loads(data.removeprefix("data: ")))
+            assert name == f"event: {events[-1]['type']}"
+        return events
+
+    def names_field(self, param: str) -> bool:
+        """Returns whether the error names this field, in the form of either API."""
+        error = self.json["error"]
+        return bool(error["param"] == param if "param" in error else f"'{param}'" in error["message"])
+
+    @property
     def events(self) -> list[Any]:
         """Returns the JSON of each event; checks that the stream is well-formed and ends with [DONE]. An event with a
         name has it as its `type` too."""

@@ -105,6 +105,28 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/apply-template", {"messages": [USER], "tools": [TOOL]}),
     ("/chat/completions/input_tokens", {"messages": [USER], "tools": [TOOL], "max_tokens": 1}),
     (
+        "/v1/messages",
+        {
+            "max_tokens": 3,
+            "system": [{"type": "text", "text": "x", "cache_control": {"type": "ephemeral"}}],
+            "messages": [
+                {"role": "user", "content": [{"type": "text", "text": "x"}]},
+                {"role": "system", "content": "x"},
+                {"role": "assistant", "content": [{"type": "tool_use", "id": "i", "name": "f", "input": {"a": 1}}]},
+                {"role": "user", "content": [{"type": "tool_result", "tool_use_id": "i", "content": "r"}]},
+                {"role": "user", "content": [{"type": "document", "source": {"type": "text", "data": "x"}}]},
+            ],
+            "tools": [{"name": "f", "description": "d", "input_schema": {"type": "object"}, "strict": True}],
+            "tool_choice": {"type": "tool", "name": "f", "disable_parallel_tool_use": True},
+            "thinking": {"type": "adaptive", "display": "omitted"},
+            "output_config": {"effort": "low", "format": {"type": "json_schema", "schema": {"type": "object"}}},
+            "stop_sequences": ["x"],
+            "metadata": {"user_id": "u"},
+            "stream": True,
+        },
+    ),
+    ("/v1/messages/count_tokens", {"messages": [{"role": "user", "content": "x"}], "model": "tiny"}),
+    (
         "/v1/embeddings",
         {"model": "tiny", "input": ["a"], "dimensions": 2, "encoding_format": "float", "pooling": "mean"},
     ),
@@ -170,6 +192,10 @@ async def check(sidecar: Sidecar, path: str, body: bytes, label: object) -> None
         return
     assert 400 <= reply.status < 500, (label, reply.body[:500])
     assert len(reply.body) < MAX_ERROR_BYTES, (label, reply.body[:500])
+    if "/messages" in path:
+        message = reply.anthropic_error["message"]
+        assert "'" in message or "not valid JSON" in message or "Unrecognized" in message, (label, message)
+        return
     assert reply.error["param"] or reply.error["code"] == "invalid_json", (label, reply.error)
     assert len(reply.error["param"] or "") <= 250, (label, reply.error)
 
@@ -192,6 +218,8 @@ REQUIRED: dict[str, dict[str, Any]] = {
     "/v1/completions": {"prompt": "x"},
     "/v1/chat/completions": {"messages": [USER]},
     "/v1/responses": {"input": "x"},
+    "/v1/messages": {"messages": [{"role": "user", "content": "x"}], "max_tokens": 1},
+    "/v1/messages/count_tokens": {"messages": [{"role": "user", "content": "x"}]},
     "/v1/embeddings": {"input": "x"},
     "/v1/rerank": {"query": "q", "documents": ["a"]},
     "/tokenize": {"messages": [USER]},
@@ -231,7 +259,10 @@ async def test_a_model_name_of_8_mb_is_not_found_and_not_quoted(path: str) -> No
             generates = path.endswith(("completions", "responses")) and "stream_options" not in body
             options = {"stream": stream} if generates else {}
             reply = await sidecar.send("POST", path, {**body, **options, "model": "m" * (8 << 20)})
-            assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
+            if "/messages" in path:
+                assert (reply.status, reply.anthropic_error["type"]) == (404, "not_found_error")
+            else:
+                assert (reply.status, reply.error["code"], reply.error["param"]) == (404, "model_not_found", "model")
             assert len(reply.body) < 400
 
 

@@ -11,6 +11,8 @@ from jsonschema import Draft202012Validator
 from openai_server.api import openapi, schemas, schemas_tasks
 from openai_server.api.chat.answer import ChatCompletionChunk
 from openai_server.api.completions.answer import CompletionChunk
+from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
+from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
 from openai_server.api.registry import ENDPOINTS
 from openai_server.api.responses.body import ResponsesBody
 from openai_server.api.responses.fields import RESPONSES_FIELDS
@@ -65,11 +67,16 @@ async def test_the_schemas_are_json_schemas() -> None:
 async def test_every_accepted_field_is_described() -> None:
     async with running(FakeWorker()) as sidecar:
         components = (await openapi_document(sidecar))["components"]["schemas"]
+    tables = openapi.tables([endpoint.description for endpoint in ENDPOINTS if endpoint.description])
+    for struct, fields in tables.items():
+        assert components[struct.__name__]["additionalProperties"] is fields.is_open
     for struct, fields in (
         (schemas.ChatRequest, schemas.CHAT_FIELDS),
         (schemas.CompletionRequest, schemas.COMPLETION_FIELDS),
         (ResponsesBody, RESPONSES_FIELDS),
         (schemas_tasks.RerankRequest, schemas_tasks.RERANK_FIELDS),
+        (MessagesRequest, MESSAGES_FIELDS),
+        (CountTokensRequest, COUNT_FIELDS),
     ):
         accepted = {*fields.mapped, *fields.no_effect, *fields.neutral}
         assert components[struct.__name__]["properties"].keys() == accepted
@@ -114,6 +121,7 @@ async def test_responses_to_get_fit_their_schemas(path: str) -> None:
 
 
 MESSAGES = {"messages": [{"role": "user", "content": "hi"}]}
+ANTHROPIC_TOOL = {"name": "f", "input_schema": {"type": "object"}}
 REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/completions", {"prompt": "a"}),
     ("/v1/completions", {"prompt": ["a", "b"], "n": 2, "logprobs": 2}),
@@ -121,6 +129,9 @@ REQUESTS: list[tuple[str, dict[str, Any]]] = [
     ("/v1/chat/completions", {**MESSAGES, **CALLS, "logprobs": True, "top_logprobs": 2}),
     ("/v1/chat/completions", {**MESSAGES, "functions": [{"name": "f"}], "n": 2}),
     *(("/v1/responses", body) for body in responses_bodies.BODIES if not body.get("stream")),
+    ("/v1/messages", {**MESSAGES, "max_tokens": 9}),
+    ("/v1/messages", {**MESSAGES, "max_tokens": 9, "tools": [ANTHROPIC_TOOL], "thinking": {"type": "adaptive"}}),
+    ("/v1/messages/count_tokens", {**MESSAGES, "tools": [ANTHROPIC_TOOL]}),
     ("/v1/embeddings", {"input": "a"}),
     ("/v1/embeddings", {"input": [[1], [2]], "encoding_format": "base64"}),
     ("/v1/rerank", {"query": "a", "documents": ["b", {"text": "c"}]}),
@@ -174,6 +185,9 @@ async def test_events_fit_their_schemas(path: str, body: dict[str, Any]) -> None
         ("/v1/completions", {"prompt": 1}, 400),
         ("/v1/chat/completions", {**MESSAGES, "model": "other"}, 404),
         ("/v1/completions", {"prompt": "a" * 200}, 413),
+        ("/v1/messages", {"messages": 1}, 400),
+        ("/v1/messages", {**MESSAGES, "max_tokens": 1, "model": "other"}, 404),
+        ("/v1/messages/count_tokens", {"system": "a" * 200}, 413),
     ],
 )
 async def test_errors_fit_their_schemas(path: str, body: dict[str, Any], status: int) -> None:

@@ -42,6 +42,12 @@ REQUESTS = [
     ("GET", "/v1/responses", RESPONSES, 405),
     ("POST", "/none/chat", CHAT, 404),
     ("POST", "/v1/models/none/chat/completions", CHAT, 404),
+    *(
+        ("POST", path, "/v1/messages", 400)
+        for path in ("/v1/messages", "/messages", "/tiny/messages", "/org/name/messages")
+    ),
+    ("GET", "/v1/messages", "/v1/messages", 405),
+    ("GET", "/messages/count_tokens", "/v1/messages/count_tokens", 405),
     ("GET", "/v1/models/tiny", MODEL, 200),
     ("HEAD", "/models/org/chat", MODEL, 200),
     ("GET", "/v1/models/tiny/chat/completions", MODEL, 404),

@@ -43,6 +43,7 @@ from openai_server.api.schemas.requests import INT64_MAX as INT64_MAX
 from openai_server.api.schemas.requests import ChatRequest as ChatRequest
 from openai_server.api.schemas.requests import CompletionRequest as CompletionRequest
 from openai_server.api.schemas.requests import GenerateRequest as GenerateRequest
+from openai_server.api.schemas.requests import GenerationFields as GenerationFields
 from openai_server.api.schemas.requests import Request as Request
 from openai_server.api.schemas.requests import TokenId as TokenId
 from openai_server.api.schemas.requests import prompts_of as prompts_of

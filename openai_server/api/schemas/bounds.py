@@ -31,8 +31,9 @@ MAX_KEYWORD = 1 << 16
 """Characters of a field that takes one of a few keywords."""
 KEYWORD_FIELDS = frozenset(
     {
-        *("effort", "encoding_format", "function_call", "generate_summary", "mode", "phase", "pooling"),
-        *("reasoning_effort", "role", "summary", "syntax", "tool_choice", "truncation", "type", "verbosity"),
+        *("clear_at", "display", "effort", "encoding_format", "function_call", "generate_summary", "mode", "phase"),
+        *("pooling", "reasoning_effort", "role", "summary", "syntax", "tool_choice", "truncation", "type"),
+        "verbosity",
     }
 )
 """Fields that take one of a few keywords. msgspec quotes any other string in its error, in time that grows with the
@@ -44,13 +45,13 @@ _DATA = frozenset(
 
 FREE_FORM = (
     *("tools", "functions", "response_format", "json_schema", "guided_json", "structured_outputs"),
-    "chat_template_kwargs",
+    *("chat_template_kwargs", "output_config", "output_format"),
 )
 Place: TypeAlias = "tuple[Place, str | int] | None"
 """The path of a value: the place of its container, and its key there. None is the body."""
 _SMALLEST_ITEM = 20
 """Minimum bytes of a content part or tool call."""
-_ORJSON_DEPTH = 254
+ORJSON_DEPTH = 254
 
 
 def check_keywords(payload: Mapping[str, Any], body_size: int) -> None:
@@ -115,7 +116,7 @@ def check_free_form(payload: Mapping[str, Any], body_size: int, fields: Sequence
         value = payload.get(field)
         if not isinstance(value, dict | list):
             continue
-        for _ in range(_ORJSON_DEPTH - MAX_DEPTH):
+        for _ in range(ORJSON_DEPTH - MAX_DEPTH):
             value = [value]
         try:
             text = orjson.dumps(value)

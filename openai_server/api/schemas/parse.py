@@ -12,7 +12,7 @@ from anyserve_common.text import shortened
 from openai_server.api.schemas import bounds
 from openai_server.api.schemas.fields import CHAT_FIELDS, COMPLETION_FIELDS, MESSAGES
 from openai_server.api.schemas.guides import decode_schemas, settle_schemas
-from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, Request
+from openai_server.api.schemas.requests import ChatRequest, CompletionRequest, GenerationFields, Request
 from openai_server.api.schemas.tables import Fields, missing
 from openai_server.api.schemas.tools import AllowedToolChoice, NamedTool, ToolReference, named
 from openai_server.core.errors import MAX_MESSAGE, MAX_PARAM, InvalidRequest, UnsupportedParameter
@@ -136,7 +136,7 @@ def _parse(body: bytes, struct: type[R], fields: Fields) -> R:
     return request
 
 
-def check_extensions(request: Request) -> None:
+def check_extensions(request: GenerationFields) -> None:
     """Raises InvalidRequest for fields of which each is valid alone."""
     if request.repeat_penalty is not None and request.repetition_penalty not in (None, request.repeat_penalty):
         raise InvalidRequest(

@@ -82,21 +82,15 @@ class JsonSchemaFormat(Struct, tag_field="type", tag="json_schema"):
 ResponseFormat = TextFormat | JsonObjectFormat | JsonSchemaFormat
 
 
-class Request(GuideFields, kw_only=True):
-    """Fields of both completions and chats. None is unset or null. `response_format` and the GuideFields may set one
-    constraint of the text."""
+class GenerationFields(GuideFields, kw_only=True):
+    """How to choose tokens, and constraints of the text: fields that all APIs share, with the same names. None is unset
+    or null."""
 
-    model: str | None = None
-    max_tokens: TokenLimit | None = None
     temperature: Annotated[float, Meta(ge=0, le=2)] | None = None
     top_p: Annotated[float, Meta(ge=0, le=1)] | None = None
     presence_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
     frequency_penalty: Annotated[float, Meta(ge=-2, le=2)] | None = None
-    n: Annotated[int, Meta(ge=1, le=contract.MAX_CHOICES)] | None = None
     seed: Annotated[int, Meta(ge=-INT64_MAX - 1, le=INT64_MAX)] | None = None
-    stop: Text | Annotated[list[Text], Meta(max_length=contract.MAX_STOP_STRINGS)] | None = None
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     logit_bias: Annotated[dict[str, Bias], Meta(max_length=contract.MAX_LOGIT_BIAS)] | None = None
     # Extensions, named as other servers name them.
     top_k: Annotated[int, Meta(ge=-1, le=contract.INT32_MAX)] | None = None  # 0 and -1: off
@@ -121,6 +115,30 @@ class Request(GuideFields, kw_only=True):
     stop_token_ids: Annotated[list[TokenId], Meta(max_length=contract.MAX_TOKEN_LIST)] | None = None
     skip_special_tokens: bool | None = None
     priority: Annotated[int, Meta(ge=0, le=contract.INT32_MAX)] | None = None  # vLLM; smaller values run earlier
+
+    @property
+    def guide(self) -> Guide:
+        """Raises InvalidRequest if several fields constrain the text."""
+        return guide_of(self)
+
+    def _sampling(self) -> Sampling:
+        """Needs an attribute `stop`."""
+        sampling = Sampling(*_read_sampling(self))
+        if self.repeat_penalty is not None:
+            sampling = replace(sampling, repetition_penalty=self.repeat_penalty)
+        return replace(sampling, stop=[sampling.stop]) if isinstance(sampling.stop, str) else sampling
+
+
+class Request(GenerationFields, kw_only=True):
+    """Fields of both completions and chats. None is unset or null. `response_format` and the GuideFields may set one
+    constraint of the text."""
+
+    model: str | None = None
+    max_tokens: TokenLimit | None = None
+    n: Annotated[int, Meta(ge=1, le=contract.MAX_CHOICES)] | None = None
+    stop: Text | Annotated[list[Text], Meta(max_length=contract.MAX_STOP_STRINGS)] | None = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
     timings_per_token: bool | None = None  # llama-server
     return_progress: bool | None = None  # llama-server
     response_format: ResponseFormat | None = None
@@ -149,12 +167,6 @@ class Request(GuideFields, kw_only=True):
         raise NotImplementedError
 
     # ---- To a turn
-
-    def _sampling(self) -> Sampling:
-        sampling = Sampling(*_read_sampling(self))
-        if self.repeat_penalty is not None:
-            sampling = replace(sampling, repetition_penalty=self.repeat_penalty)
-        return replace(sampling, stop=[self.stop]) if isinstance(self.stop, str) else sampling
 
 
 _read_sampling = attrgetter(*Sampling.__struct_fields__)

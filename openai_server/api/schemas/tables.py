@@ -4,6 +4,7 @@ A table decides by name: a key that is not in the table is refused, and a null k
 nulls before the conversion. A value without a table, such as a JSON Schema, is data and is left unchanged.
 """
 
+import logging
 from collections.abc import Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -14,6 +15,8 @@ from msgspec import Struct
 from anyserve_common.text import shortened
 from openai_server.api.schemas.bounds import Place, path_of
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+
+log = logging.getLogger(__name__)
 
 MAX_ITEMS = 8192
 """Longest list whose items are checked. The API refuses every longer list."""
@@ -42,7 +45,7 @@ class Fields:
     """Tables for the attributes that hold objects."""
     is_open: bool = False
     """Whether all further keys are accepted. Only for objects that have no effect as a whole, or are only shown to the
-    model: other servers add keys to theirs."""
+    model, and for an API that requires it: other servers add keys to theirs."""
     implied_tag: str = ""
     """The key that identifies the kind of object, if it may be absent; empty if it is required."""
 
@@ -62,10 +65,13 @@ class Fields:
             del value[key]
 
     def _check(self, key: str, item: object, place: Place) -> None:
-        if self.is_open or (item is None and (key in self.neutral or key in self.family)):
+        if item is None and (key in self.neutral or key in self.family):
             return
         param = path_of((place, shortened(key)))
         if (values := self.neutral.get(key)) is None:
+            if self.is_open:
+                log.debug("ignored: %s", param)
+                return
             raise InvalidRequest(f"Unrecognized request argument supplied: {param}", param=param)
         if not any(_same(item, value) for value in values):
             raise UnsupportedParameter(param, f"'{param}' is not supported by this server{_exceptions(values)}.")
@@ -103,6 +109,27 @@ class ListOf:
         if isinstance(value, list) and len(value) <= MAX_ITEMS:
             for i, item in enumerate(value):
                 self.table.clean(item, (place, i))
+
+
+@dataclass(frozen=True, slots=True)
+class KnownItems(ListOf):
+    """A list of objects of several kinds, with one table for each. Objects of other kinds are removed."""
+
+    table: Variants
+
+    def clean(self, value: Any, place: Place = None) -> None:
+        if not isinstance(value, list) or len(value) > MAX_ITEMS:
+            return
+        unknown = set()
+        for i, item in enumerate(value):
+            kind = item.get(self.table.tag) if isinstance(item, dict) else None
+            if isinstance(kind, str) and kind not in self.table.tables:
+                log.debug("ignored: %s, which has the type %s", path_of((place, i)), shortened(kind))
+                unknown.add(i)
+            else:
+                self.table.clean(item, (place, i))
+        if unknown:
+            value[:] = [item for i, item in enumerate(value) if i not in unknown]
 
 
 class Entries:

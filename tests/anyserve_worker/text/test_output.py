@@ -84,6 +84,16 @@ def test_the_reference_gives_the_same_text(data: bytes, stop: tuple[str, ...], t
     assert reference(data, stop) == (text, stopped)
 
 
+@pytest.mark.parametrize(("data", "stop", "text", "stopped"), CASES)
+def test_the_text_may_include_its_stop_string(data: bytes, stop: tuple[str, ...], text: str, stopped: bool) -> None:
+    for pieces in cuts(data):
+        output = TextOutput(stop, include_stop=True)
+        whole = "".join(pieces_of(output, pieces))
+        assert output.stopped == stopped
+        end = max(filter(whole.endswith, stop), key=len) if stopped else ""
+        assert whole == text + end
+
+
 def alphabet(characters: str) -> st.SearchStrategy[str]:
     return st.text(alphabet=characters, max_size=12)
 

@@ -54,6 +54,7 @@ from openai.types.shared_params.response_format_json_schema import JSONSchema
 from pydantic import BaseModel
 
 from openai_server.api import schemas, schemas_tasks
+from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
 from openai_server.api.responses.body import ResponsesBody
 from openai_server.api.schemas import (
     ChatRequest,
@@ -674,10 +675,8 @@ def test_invalid_tools_are_rejected(param: str, body: dict[str, object]) -> None
 
 def test_all_fields_with_few_allowed_values_are_listed() -> None:
     names = set()
-    parsed = (
-        *(ChatRequest, CompletionRequest, ResponsesBody, EmbeddingRequest, RerankRequest),
-        *get_args(TokenizeRequest),
-    )
+    generating = (ChatRequest, CompletionRequest, ResponsesBody, MessagesRequest, CountTokensRequest)
+    parsed = (*generating, EmbeddingRequest, RerankRequest, *get_args(TokenizeRequest))
     kinds: list[Any] = list(msgspec.inspect.multi_type_info(parsed))
     while kinds:
         kind = kinds.pop()

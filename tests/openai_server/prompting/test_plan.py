@@ -12,7 +12,10 @@ from openai_server.api.chat.message import message_of
 from openai_server.api.schemas import parse_chat
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import InvalidRequest, UnsupportedParameter
+from openai_server.core.events import Content, Finish
+from openai_server.core.messages import UserMessage
 from openai_server.core.tools import FunctionDefinition, Tool, ToolUse
+from openai_server.core.turn import Sampling, TemplateOptions, Turn
 from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Plan, Planner
 from openai_server.prompting.template import CHATML_END, Templates
@@ -33,6 +36,10 @@ HERMES = (
     "{% if enable_thinking %}<think>\n{% elif enable_thinking is defined %}<think>\n\n</think>\n\n{% endif %}"
 )
 """A template in the style of Qwen."""
+ALWAYS_THINKS = (
+    "{% for m in messages %}[{{ m.role }}]{{ m.content.split('</think>')[-1] }}{% endfor %}[assistant]<think>\n"
+)
+"""A template without a switch for reasoning, in the style of DeepSeek R1."""
 USER = {"role": "user", "content": "hi"}
 TOOL = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}}}
 STRICT = {"type": "function", "function": {"name": "f", "parameters": {"type": "object"}, "strict": True}}
@@ -46,6 +53,14 @@ def plan(
     planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
     turn = parse_chat(json.dumps({"messages": list(messages) or [USER], **body}).encode()).turn()
     return planner.plan(turn, {"chat_template": template} if template else {}, input_names)
+
+
+def plan_of(source: str = PLAIN, *, input_names: Container[str] = EVERYTHING, **fields: Any) -> Plan:
+    """Returns the plan of a turn with these fields."""
+    templates = Templates(clock=lambda: 0.0, now=lambda: datetime(2026, 3, 4), seconds=1, characters=100_000)
+    planner = Planner(templates, chat_template=None, new_id=lambda: "call_new")
+    turn = Turn(**{"messages": [UserMessage("hi")], "sampling": Sampling(), "names": {}, **fields})
+    return planner.plan(turn, {"chat_template": source} if source else {}, input_names)
 
 
 def rejection(param: str, **body: Any) -> InvalidRequest:
@@ -154,6 +169,63 @@ def test_a_backend_that_cannot_end_reasoning_refuses_its_limit(field: str, missi
 
 def test_reasoning_effort_is_passed_to_a_template_that_uses_it() -> None:
     assert plan(template="{{ reasoning_effort }}", reasoning_effort="high").prompt == "high"
+
+
+@pytest.mark.parametrize("thinking", [True, False])
+def test_thinking_may_be_a_hint(thinking: bool) -> None:
+    hint: dict[str, Any] = {"thinking_is_hint": True, "template": TemplateOptions(enable_thinking=thinking)}
+    assert plan_of(HERMES, **hint).prompt == plan(template=HERMES, enable_thinking=thinking).prompt
+    for template in (PLAIN, ALWAYS_THINKS):
+        assert plan_of(template, **hint).prompt == plan(template=template).prompt
+
+
+def test_effort_may_be_a_hint() -> None:
+    for template in (PLAIN, ALWAYS_THINKS):
+        options: dict[str, Any] = {"effort_is_hint": True, "template": TemplateOptions(reasoning_effort="high")}
+        assert plan_of(template, **options).prompt == plan(template=template).prompt
+    with pytest.raises(UnsupportedParameter):
+        plan_of(PLAIN, template=TemplateOptions(reasoning_effort="high"))
+
+
+def test_thinking_that_can_not_be_turned_off_can_be_turned_on() -> None:
+    assert plan(template=ALWAYS_THINKS, enable_thinking=True).prompt == plan(template=ALWAYS_THINKS).prompt
+    rejection("enable_thinking", template=ALWAYS_THINKS, enable_thinking=False)
+
+
+def test_a_required_call_after_a_useless_hint_may_follow_reasoning() -> None:
+    hint: dict[str, Any] = {"thinking_is_hint": True, "template": TemplateOptions(enable_thinking=False)}
+    use = ToolUse([Tool(FunctionDefinition("f"))], must_call=True)
+    assert lark(plan_of(ALWAYS_THINKS, tools=use.tools, tool_use=use, **hint)) == lark(
+        plan_of(ALWAYS_THINKS, tools=use.tools, tool_use=use)
+    )
+
+
+# ---- Stop strings
+
+
+def test_a_stop_string_is_reported_on_request() -> None:
+    sampling = Sampling(stop=["END"])
+    for template, stops in ((PLAIN, ("END",)), ("", ("END", CHATML_END))):
+        result = plan_of(template, sampling=sampling, reports_stop=True)
+        assert result.inputs[contract.INCLUDE_STOP] == [True]
+        assert result.format is not None
+        assert result.format.stops == stops
+        reader = ChoiceReader(result.format)
+        assert reader.read("well") == [Content("well")]
+        assert reader.read("END", "stop") == [Finish("stop", "END")]
+    chatml_only = plan_of("", reports_stop=True)
+    assert chatml_only.format is not None
+    assert ChoiceReader(chatml_only.format).read(f"a{CHATML_END}", "stop") == [Content("a"), Finish("stop", CHATML_END)]
+
+
+def test_no_stop_string_is_reported_without_need() -> None:
+    for result in (
+        plan_of(PLAIN, sampling=Sampling(stop=["END"])),
+        plan_of(PLAIN, reports_stop=True),
+        plan_of(PLAIN, sampling=Sampling(stop=["END"]), reports_stop=True, input_names=["prompt", "stop"]),
+    ):
+        assert contract.INCLUDE_STOP not in result.inputs
+        assert result.format is None
 
 
 def test_thinking_is_rejected_for_a_model_without_reasoning() -> None:

@@ -118,6 +118,7 @@ def _values(turn: Turn) -> tuple[Any, ...]:
 
 
 SERVER_INPUTS = (
+    contract.INCLUDE_STOP,
     contract.LENIENT_SCHEMA,
     contract.MARK_BEGIN,
     contract.MARK_END,
@@ -133,6 +134,7 @@ def fields(turn: Turn) -> dict[str, str]:
     guide = turn.guide.field
     for spec in (contract.LARK, *SERVER_INPUTS):
         names[spec.name] = guide or turn.name("tools")
+    names[contract.INCLUDE_STOP.name] = turn.name("stop")
     for spec in (contract.PROMPT, contract.PROMPT_TOKEN_IDS, contract.PLAIN_SPANS):
         names[spec.name] = turn.name("prompt")
     names[contract.MAX_MARKED_TOKENS.name] = turn.name("reasoning_limit")

@@ -82,7 +82,9 @@ likely = {
 }
 
 
-def bodies(fields: schemas.Fields, required: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
+def bodies(
+    fields: schemas.Fields, required: dict[str, Any], likely: dict[str, Any] = likely
+) -> st.SearchStrategy[dict[str, Any]]:
     """Returns bodies with mostly known fields and plausible values."""
     optional_names = sorted({*fields.mapped, *fields.no_effect, *fields.neutral} - required.keys())
     field = st.sampled_from(optional_names).flatmap(lambda name: st.tuples(st.just(name), likely.get(name, values)))

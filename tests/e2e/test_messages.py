@@ -7,10 +7,9 @@ import anthropic
 import pytest
 from anthropic.types import MessageParam, TextBlock, ThinkingBlock, ToolParam, ToolUseBlock
 
-from tests.e2e.conftest import GEMMA3, SMOLLM2, Pair
+from tests.e2e.conftest import SMOLLM2, Pair
 from tests.openai_server.api.messages.package import check
 
-BILLING = "x-anthropic-billing-header: cc_version=2.1.332.{n}; cc_entrypoint=cli; cch={n:05x};"
 QUESTION: MessageParam = {"role": "user", "content": "Name three colours."}
 WEATHER: ToolParam = {
     "name": "get_weather",
@@ -139,29 +138,6 @@ def test_an_answer_at_the_end_is_continued(client: anthropic.Anthropic) -> None:
     assert not block.text.startswith("The colours")
     counted = client.messages.count_tokens(model=SMOLLM2, messages=[QUESTION, begun])
     assert counted.input_tokens == prompt_tokens(answer.usage)
-
-
-@pytest.mark.parametrize("model", [SMOLLM2, GEMMA3])
-def test_a_growing_conversation_computes_only_what_is_new(client: anthropic.Anthropic, model: str) -> None:
-    """The billing block changes with each request, and system messages stay at their places."""
-    messages: list[Any] = [
-        {"role": "user", "content": f"{model}: name a colour. " * 20},
-        {"role": "system", "content": "The time is 10:00. " * 5},
-    ]
-    before = 0
-    for n in range(3):
-        system: Any = [
-            {"type": "text", "text": text} for text in (BILLING.format(n=n), f"You are brief. {model}. " * 20)
-        ]
-        answer = client.messages.create(
-            model=model, system=system, messages=messages, max_tokens=8, extra_body=greedy()
-        )
-        assert (answer.usage.cache_read_input_tokens or 0) >= before - 8
-        before = prompt_tokens(answer.usage)
-        assert client.messages.count_tokens(model=model, system=system, messages=messages).input_tokens == before
-        messages += [answer.to_param(), {"role": "user", "content": f"And colour {n}?"}]
-        if n == 1:
-            messages.append({"role": "system", "content": "The time is 11:00."})
 
 
 def test_thinking_is_for_models_that_reason(client: anthropic.Anthropic) -> None:

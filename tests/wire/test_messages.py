@@ -344,6 +344,37 @@ async def test_only_tools_that_the_model_may_call_are_in_the_prompt() -> None:
     assert prompt(fake.requests[1]) == "[user]hi[assistant]"
 
 
+# ---- System messages at other places than the beginning
+
+STRICT_TEMPLATES = (
+    "{% for m in messages %}{% if m.role == 'system' and not loop.first %}{{ raise_exception('misplaced') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]",
+    "{% set rest = messages[1:] if messages[0].role == 'system' else messages %}"
+    "{{ messages[0].content if messages[0].role == 'system' }}"
+    "{% for m in rest %}{% if (m.role == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('order') }}{% endif %}"
+    "[{{ m.role }}]{{ m.content }}{% endfor %}[assistant]",
+)
+
+
+@pytest.mark.parametrize("template", STRICT_TEMPLATES)
+async def test_a_system_message_keeps_its_place_in_every_template(template: str) -> None:
+    messages = [
+        HI,
+        {"role": "system", "content": "It is 10:00."},
+        {"role": "assistant", "content": "yes"},
+        {"role": "system", "content": "It is 11:00."},
+        HI,
+    ]
+    async with running(fake := FakeWorker(parameters={"chat_template": template})) as sidecar:
+        for part in (messages[:2], messages):
+            reply = await send(sidecar, system="Be brief.", messages=part)
+            assert reply.status == 200, reply.body
+    first, second = map(prompt, fake.requests)
+    assert second.startswith(first.removesuffix("[assistant]"))
+    assert first.index("Be brief.") < first.index("hi") < first.index("It is 10:00.")
+    assert second.index("yes") < second.index("It is 11:00.") < second.rindex("hi")
+
+
 # ---- Prefixes
 
 BILLING = "x-anthropic-billing-header: cc_version=2.1.332.{}; cc_entrypoint=cli; cch={};"

@@ -43,7 +43,7 @@ from tests.packaging.containers import Container, container_spec
 from tests.packaging.dockerfile import read_stages
 from tests.packaging.image_builder import ImageBuilder, megabytes
 
-MAX_ADDED_MB = {"sidecar": 60, "worker": 300, "worker-demo": 400}
+MAX_ADDED_MB = {"sidecar": 60, "worker": 230, "worker-demo": 330}
 """The images that are built, with the maximum size that each adds to the base, in MB."""
 TOOLS = ("buildah", "debootstrap", "crun")
 LOG = ROOT / ".cache" / "images.log"

@@ -135,7 +135,9 @@ async def test_the_key_file_is_followed_also_through_symlinks(
             ):
                 mount(f"..bad{i}", bad)
                 await until(lambda problem=problem: problem in caplog.text)  # type: ignore[misc]
-                assert len([record for record in caplog.records if record.levelname == "ERROR"]) == i + 1
+                # gRPC logs an error too if a call of an earlier test ends after that test's event loop.
+                errors = [record for record in caplog.records if record.levelname == "ERROR"]
+                assert len([record for record in errors if record.name == file_watch.log.name]) == i + 1
                 assert [await status(key) for key in ("always", "one", "two")] == [200, 401, 200]
             mount("..3", b"three")
             await until(lambda: caplog.text.count(": reloaded") == 2)

@@ -238,18 +238,27 @@ async def test_a_client_that_stops_reading_is_disconnected() -> None:
     assert transport.closed
 
 
+async def due_timers() -> None:
+    """Lets the event loop run the timers that are due."""
+    for _ in range(3):
+        await asyncio.sleep(0)
+
+
 async def test_data_after_the_last_answer_is_discarded_until_the_client_stops(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(linger, "IDLE_SECONDS", 0.05)
+    now = asyncio.get_running_loop().time()
+    monkeypatch.setattr(asyncio.get_running_loop(), "time", lambda: now)
     client, transport = connected()
     client.data_received(b"nonsense\r\n\r\n")
     assert transport.written.startswith(b"HTTP/1.1 400 ")
     for _ in range(10):
+        now += 0.9 * linger.IDLE_SECONDS
+        await due_timers()
         assert (transport.eof, transport.closed) == (True, False)
         client.data_received(PLAIN)
-        await asyncio.sleep(0.02)
-    await asyncio.sleep(0.2)
+    now += 1.1 * linger.IDLE_SECONDS
+    await due_timers()
     assert transport.closed
     assert transport.written.count(b"HTTP/1.1") == 1
     client.connection_lost(None)

@@ -4,6 +4,9 @@ PORT ?= 8080
 WORKER_PORT ?= 8000
 BIN := .venv/bin
 
+# Without byte code, each process compiles the modules that it imports, and the tests take twice as long.
+unexport PYTHONDONTWRITEBYTECODE
+
 .DEFAULT_GOAL := help
 .PHONY: help run check test test-browser bench setup models lint fmt docs protos vendor lock audit images clean
 
@@ -14,17 +17,23 @@ run: ## installs and starts worker and sidecar [MODEL=x.gguf PORT= WORKER_PORT= 
 	@exec $(PYTHON) -m scripts.run --model='$(MODEL)' --port='$(PORT)' --worker-port='$(WORKER_PORT)' \
 	  --worker-args='$(WORKER_ARGS)' --sidecar-args='$(SIDECAR_ARGS)'
 
-check: setup ## runs lint and the pure and wire tests that are not marked slow
+check: setup ## runs lint and the pure and wire tests that are not marked slow, in less than a minute
 	@$(BIN)/python -m scripts.fetch chat-templates
-	@$(MAKE) --no-print-directory --jobs=2 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-wire
+	@$(MAKE) --no-print-directory --jobs=3 $(if $(filter output-sync,$(.FEATURES)),--output-sync) lint check-pure check-sidecar check-wire
 
-QUICK_TESTS := $(BIN)/python -m pytest -p tests.no_skips --quiet -m 'not slow' --hypothesis-profile=few
+QUICK_TESTS := $(BIN)/python -m pytest -p tests.no_skips --quiet -m 'not slow' --hypothesis-profile=few \
+  --durations=10 --durations-min=1
 
 check-pure:
 	@$(QUICK_TESTS) tests/test_layers.py tests/anyserve_common tests/anyserve_worker tests/openai_server tests/protos
 
+SIDECAR_TESTS := $(wildcard tests/wire/test_sidecar_*.py)
+
+check-sidecar:
+	@$(QUICK_TESTS) $(SIDECAR_TESTS)
+
 check-wire:
-	@$(QUICK_TESTS) tests/wire
+	@$(QUICK_TESTS) $(filter-out $(SIDECAR_TESTS),$(wildcard tests/wire/test_*.py))
 
 test: setup models lint ## installs what is needed and runs every check and test [PYTEST_ARGS="-k name"]
 	@exec $(BIN)/python -m pytest -p tests.no_skips $(PYTEST_ARGS)

@@ -2,6 +2,7 @@
 
 import ast
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -143,16 +144,16 @@ def within(name: str, packages: Iterable[str]) -> bool:
 
 def modules(*packages: str) -> dict[str, set[str]]:
     """Returns imports by module, for everything in these packages or modules except the generated stubs."""
-    names = {path: ".".join(path.relative_to(ROOT).with_suffix("").parts) for p in PACKAGES for path in walk(ROOT / p)}
+    return {name: imported for name, imported in all_modules().items() if within(name, packages)}
+
+
+@cache
+def all_modules() -> dict[str, set[str]]:
+    paths = {path: path.relative_to(ROOT) for package in PACKAGES for path in sorted((ROOT / package).rglob("*.py"))}
+    names = {path: ".".join(relative.with_suffix("").parts) for path, relative in paths.items()}
     return {
-        name.removesuffix(".__init__"): imports(path.read_text())
-        for path, name in names.items()
-        if within(name, packages) and name not in STUBS
+        name.removesuffix(".__init__"): imports(path.read_text()) for path, name in names.items() if name not in STUBS
     }
-
-
-def walk(directory: Path) -> list[Path]:
-    return sorted(directory.rglob("*.py"))
 
 
 def test_imports_are_found_anywhere_in_a_module() -> None:

@@ -52,6 +52,7 @@ def test_the_error_names_the_exporter_that_is_not_installed(environment: pytest.
     assert refused.value.message == "tracing over grpc needs the package opentelemetry-exporter-otlp-proto-grpc"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "absent"),
     [

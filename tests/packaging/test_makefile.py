@@ -27,6 +27,13 @@ def test_make_can_expand_every_target() -> None:
         assert (result.returncode, result.stderr) == (0, ""), target
 
 
+def test_commands_may_keep_their_byte_code() -> None:
+    """Some images set the variable for all programs, which makes each of ours compile its modules again."""
+    printed = run("make", "--eval=environment: ; @env", "environment", env={"PYTHONDONTWRITEBYTECODE": "1", "A": "b"})
+    assert "A=b" in printed.stdout
+    assert "PYTHONDONTWRITEBYTECODE" not in printed.stdout
+
+
 def test_make_test_checks_everything() -> None:
     steps = run("make", "--dry-run", "test").stdout
     for check in ("ruff check", "ruff format --check", "mypy", "gen_protos.sh --check", "-m pytest"):

@@ -48,6 +48,7 @@ def tritons() -> dict[str, Any]:
     return dump("tritonclient.grpc.model_config_pb2", "tritonclient.grpc.service_pb2")
 
 
+@pytest.mark.slow
 def test_the_package_is_the_same(our_protocol: dict[str, Any], tritons: dict[str, Any]) -> None:
     assert {*our_protocol["packages"].values(), *tritons["packages"].values()} == {"inference"}
 

@@ -184,6 +184,7 @@ def test_the_page_uses_no_memory_before_its_first_request() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+@pytest.mark.slow
 def test_several_processes_serve_the_page_on_connections_that_stay_open() -> None:
     with able_worker.listening() as address, servers.sidecar(address, "--workers", "2") as (_, url):
         etags = set()
@@ -200,6 +201,7 @@ def test_several_processes_serve_the_page_on_connections_that_stay_open() -> Non
         assert len(etags) == 2
 
 
+@pytest.mark.slow
 def test_the_option_is_an_environment_variable_too(monkeypatch: pytest.MonkeyPatch) -> None:
     with able_worker.listening() as address:
         for variable, arguments, status in (("false", (), 404), ("true", ("--no-docs",), 404), ("true", (), 200)):

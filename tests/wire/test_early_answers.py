@@ -35,7 +35,7 @@ def started(stack: ExitStack, worker: str, *options: str) -> int:
     return int(stack.enter_context(servers.sidecar(worker, *options))[1].rpartition(":")[2])
 
 
-@pytest.fixture(scope="module", params=["http", "https"])
+@pytest.fixture(scope="module", params=["http", pytest.param("https", marks=pytest.mark.slow)])
 def sidecar(request: pytest.FixtureRequest, worker: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Sidecar]:
     with ExitStack() as stack:
         if request.param == "http":
@@ -112,6 +112,7 @@ def test_a_client_that_reads_after_sending_everything_gets_the_response(
                 assert raw.until_closed() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra_field", ["Connection: close", "Accept: */*"])
 def test_a_caller_above_its_rate_gets_the_response(worker: str, extra_field: str) -> None:
     with ExitStack() as stack:
@@ -132,6 +133,7 @@ def only_connection(port: int, stack: ExitStack) -> Raw:
             return first
 
 
+@pytest.mark.slow
 def test_a_connection_beyond_the_limit_gets_a_response(worker: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--max-connections", "1")
@@ -148,6 +150,7 @@ def test_a_connection_beyond_the_limit_gets_a_response(worker: str) -> None:
         assert first.response().status == 200
 
 
+@pytest.mark.slow
 def test_a_body_that_does_not_come_is_a_408(worker: str) -> None:
     with ExitStack() as stack:
         port = started(stack, worker, "--body-timeout", "1")
@@ -158,6 +161,7 @@ def test_a_body_that_does_not_come_is_a_408(worker: str) -> None:
         assert raw.until_closed() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("extra_field", ["Connection: close", "Accept: */*"])
 @pytest.mark.parametrize("status", [401, 400])
 def test_an_endless_body_is_cut_off(sidecar: Sidecar, status: int, extra_field: str) -> None:

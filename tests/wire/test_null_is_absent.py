@@ -13,8 +13,6 @@ from tests.ops.able_worker import able_worker
 from tests.wire import responses_bodies
 from tests.wire.sidecar import Reply, Sidecar, running
 
-pytestmark = pytest.mark.slow
-
 FUNCTION = {"name": "f", "description": "d", "parameters": {"type": "object", "default": None}, "strict": False}
 CALL = {"name": "f", "arguments": "{}"}
 PARTS: list[Any] = [{"type": kind, "text": "x"} for kind in ("text", "input_text", "output_text")]

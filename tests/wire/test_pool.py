@@ -15,7 +15,7 @@ from openai_server.backends.pool import Address, Pool
 from openai_server.core.errors import BackendError
 from protos import contract, tensors
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from scripts.ports import free_port
+from scripts.ports import free_port, refusing_port
 from tests.wire.fake_worker import (
     FakeWorker,
     Refusal,
@@ -93,18 +93,20 @@ async def wait_for_a_request(workers: list[FakeWorker]) -> None:
 @pytest.mark.parametrize("stream", [False, True])
 async def test_backends_take_turns_and_a_dead_one_gets_nothing(stream: bool) -> None:
     workers = [FakeWorker(), FakeWorker()]
-    async with sidecar_for(workers[0], free_port(), workers[1]) as sidecar:
-        for _ in range(6):
-            assert (await sidecar.complete(prompt="x", stream=stream)).status == 200
+    with refusing_port() as dead:
+        async with sidecar_for(workers[0], dead, workers[1]) as sidecar:
+            for _ in range(6):
+                assert (await sidecar.complete(prompt="x", stream=stream)).status == 200
     assert [len(worker.requests) for worker in workers] == [3, 3]
 
 
 async def test_a_backend_that_is_dead_from_the_start_is_skipped() -> None:
-    async with (
-        serving(FakeWorker()) as port,
-        app_for(0, anyserve_endpoint=(f"127.0.0.1:{free_port()}", f"127.0.0.1:{port}")) as sidecar,
-    ):
-        assert (await sidecar.complete(prompt="x")).status == 200
+    with refusing_port() as dead:
+        async with (
+            serving(FakeWorker()) as port,
+            app_for(0, anyserve_endpoint=(f"127.0.0.1:{dead}", f"127.0.0.1:{port}")) as sidecar,
+        ):
+            assert (await sidecar.complete(prompt="x")).status == 200
 
 
 @pytest.mark.parametrize("stream", [False, True])
@@ -290,6 +292,7 @@ async def test_localhost_resolves_to_its_addresses() -> None:
     assert await pool.resolve("[::1]:8000") == [Address("[::1]:8000", "::1")]
 
 
+@pytest.mark.slow
 async def test_requests_that_wait_for_a_silent_backend_fail_when_it_is_opened_anew() -> None:
     """They wait for one shared lookup, and those that didn't start it fail as well."""
     with socket.create_server(("127.0.0.1", 0)) as silent:

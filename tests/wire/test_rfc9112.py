@@ -277,7 +277,11 @@ def with_another_request_behind(raw: Raw, row: Row) -> None:
     raw.send(row.data + PROBE)
 
 
-@pytest.mark.parametrize("way", [as_a_whole, byte_by_byte, with_another_request_behind], ids=lambda way: way.__name__)
+@pytest.mark.parametrize(
+    "way",
+    [as_a_whole, pytest.param(byte_by_byte, marks=pytest.mark.slow), with_another_request_behind],
+    ids=lambda way: way.__name__,
+)
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row.section} {row.name}" for row in ROWS])
 def test_a_request_is_answered_once_and_the_connection_is_in_step_or_closed(
     port: int, row: Row, way: Callable[[Raw, Row], None]
@@ -315,6 +319,7 @@ def test_the_size_of_chunk_framing_is_limited(port: int, framing: bytes) -> None
         assert raw.until_closed() == b""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stream", [False, True])
 @pytest.mark.parametrize("fields", UPGRADES.values(), ids=UPGRADES)
 def test_a_body_that_comes_after_an_upgrade_is_not_read_as_a_request(

@@ -15,7 +15,7 @@ from openai_server.backends.pool import Address, Pool
 from openai_server.telemetry.observer import Observer
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
-from scripts.ports import free_port
+from scripts.ports import free_port, refusing_port
 from tests.wire.exposition import Scrape
 from tests.wire.fake_worker import (
     ALL_INPUTS,
@@ -237,28 +237,31 @@ async def black_hole() -> AsyncIterator[int]:
         yield silent.getsockname()[1]
 
 
+@pytest.mark.slow
 async def test_slow_and_dead_backends_do_not_delay_others() -> None:
-    async with black_hole() as silent:
-        slow, ready_worker = FakeWorker(models=["slow"]), FakeWorker(models=["a"])
-        slow.held = dict.fromkeys(("RepositoryIndex", "ModelMetadata", "ModelConfig"), asyncio.Event())
-        async with (
-            sidecar_for(silent, free_port(), slow, ready_worker, lookup_timeout=60) as sidecar,
-            asyncio.timeout(15),
-        ):
-            for stream in (False, True):
-                assert (await send_completion(sidecar, "a", stream=stream)).status == 200
-            assert await listed(sidecar) == ["a"]
-            assert (await send_completion(sidecar)).json["model"] == "a"
-            assert (await sidecar.get("/readyz")).status == 200
-            assert (await send_completion(sidecar, "b")).status in (404, 503)  # the slow backend may have it
-            slow.held["RepositoryIndex"].set()
-            await eventually(lambda: has(sidecar, "slow"))
+    with refusing_port() as dead:
+        async with black_hole() as silent:
+            slow, ready_worker = FakeWorker(models=["slow"]), FakeWorker(models=["a"])
+            slow.held = dict.fromkeys(("RepositoryIndex", "ModelMetadata", "ModelConfig"), asyncio.Event())
+            async with (
+                sidecar_for(silent, dead, slow, ready_worker, lookup_timeout=60) as sidecar,
+                asyncio.timeout(15),
+            ):
+                for stream in (False, True):
+                    assert (await send_completion(sidecar, "a", stream=stream)).status == 200
+                assert await listed(sidecar) == ["a"]
+                assert (await send_completion(sidecar)).json["model"] == "a"
+                assert (await sidecar.get("/readyz")).status == 200
+                assert (await send_completion(sidecar, "b")).status in (404, 503)  # the slow backend may have it
+                slow.held["RepositoryIndex"].set()
+                await eventually(lambda: has(sidecar, "slow"))
 
 
 async def has(sidecar: Sidecar, model: str) -> bool:
     return model in await listed(sidecar)
 
 
+@pytest.mark.slow
 async def test_a_backend_that_stops_responding_to_lookups_keeps_its_models_and_delays_no_request() -> None:
     slow, ready_worker = FakeWorker(models=["b"]), FakeWorker(models=["a"])
     async with sidecar_for(slow, ready_worker, lookup_timeout=60) as sidecar:
@@ -299,6 +302,7 @@ async def answers(sidecar: Sidecar, model: str | None) -> bool:
     return (await send_completion(sidecar, model)).status == 200
 
 
+@pytest.mark.slow
 async def test_the_models_of_a_backend_are_forgotten_some_time_after_it_has_gone(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -612,6 +616,7 @@ async def test_addresses_of_a_name_may_serve_different_models(monkeypatch: pytes
             assert (await send_completion(sidecar, "m")).status == 200
 
 
+@pytest.mark.slow
 async def test_a_name_that_is_not_resolved_delays_no_request() -> None:
     async def resolve(_: str) -> list[Address]:
         await asyncio.Event().wait()

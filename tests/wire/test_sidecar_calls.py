@@ -13,8 +13,6 @@ from tests.templates import template_paths
 from tests.wire.fake_worker import FakeWorker, Refusal, inputs_of, last_token, message, streams, token, whole
 from tests.wire.sidecar import Sidecar, running
 
-pytestmark = pytest.mark.slow
-
 TEMPLATES = {
     "hermes": "Qwen-Qwen2.5-7B-Instruct",
     "generic": "google-gemma-2-2b-it",
@@ -120,7 +118,9 @@ async def chat_in_both_modes(sidecar: Sidecar, **body: Any) -> tuple[dict[str, A
     return choice["message"], choice["finish_reason"]
 
 
-@pytest.mark.parametrize("name", TEMPLATES)
+@pytest.mark.parametrize(
+    "name", [name if name == "hermes" else pytest.param(name, marks=pytest.mark.slow) for name in TEMPLATES]
+)
 async def test_a_truncated_required_call_has_no_content(name: str) -> None:
     worker = TextWorker(template_paths()[TEMPLATES[name]].read_text())
     text = EXAMPLES[name].single if name in SINGLE_CALL_FORMATS else EXAMPLES[name].both
@@ -138,6 +138,7 @@ async def test_a_truncated_required_call_has_no_content(name: str) -> None:
         assert answer["tool_calls"][0]["function"] == {"name": "get_weather", "arguments": '{"city": "Paris"}'}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reason", ["length", "stop"])
 async def test_an_optional_call_has_text_up_to_the_marker(reason: str) -> None:
     worker = TextWorker()
@@ -175,6 +176,7 @@ async def test_a_truncated_call_of_the_older_api_has_no_markup_either() -> None:
         assert answer["function_call"]["name"] == "get_weather"
 
 
+@pytest.mark.slow
 async def test_truncated_reasoning_before_a_required_call_is_no_content() -> None:
     worker = TextWorker(template_paths()["Qwen-Qwen3-0.6B"].read_text())
     text = f"<think>\nI think.\n</think>\n\n{CALL}"

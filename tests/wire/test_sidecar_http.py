@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from openai_server.api import schemas
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.examples import examples
 from tests.wire.fake_worker import FakeWorker, inputs_of, whole
 from tests.wire.sidecar import running
 
@@ -160,7 +161,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 bodies = st.dictionaries(keys, values | messages, max_size=5) | values
 
 
-@settings(max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(300), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies, prompt=st.booleans())
 async def test_any_json_is_answered_or_refused(body: Any, prompt: bool) -> None:
     async with running(FakeWorker(quiet)) as sidecar:

@@ -110,6 +110,7 @@ async def test_continuous_unknown_names_are_one_lookup_a_second() -> None:
         assert 1 <= len(worker.lookups) <= 1 + (loop.time() - begun) / UNKNOWN_NAME_SECONDS
 
 
+@pytest.mark.slow
 async def test_an_unknown_name_is_found_once_it_is_listed() -> None:
     async with slow_sidecar(worker := FakeWorker()) as (sidecar, _):
         assert (await sidecar.complete(prompt="x", model="later")).status == 404

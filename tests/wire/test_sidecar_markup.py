@@ -337,6 +337,7 @@ async def test_words_and_numbers_are_not_markup() -> None:
     assert plain(request) == []
 
 
+@pytest.mark.slow
 async def test_too_much_markup_is_refused() -> None:
     fake = worker()
     async with running(fake, max_prompt_chars=0, template_max_chars=16 << 20) as sidecar:
@@ -347,6 +348,7 @@ async def test_too_much_markup_is_refused() -> None:
     assert (refused.status, refused.error["param"]) == (400, "messages")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("with_tools", [True, False])
 async def test_no_key_hides_a_value(with_tools: bool) -> None:
     """Keys of messages don't either: arguments and schemas may have any key."""
@@ -376,6 +378,7 @@ async def test_no_key_hides_a_value(with_tools: bool) -> None:
         assert plain(with_tool) == ["<|other|>"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("template", [TEMPLATE, TEMPLATE + '{# <tool_call> "arguments" #}{{ tools | tojson }}'])
 async def test_deeply_nested_values_are_answered_or_refused(template: str) -> None:
     fake = worker(template)

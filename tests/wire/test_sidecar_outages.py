@@ -14,7 +14,7 @@ from grpc import aio
 from openai_server.backends import pool
 from openai_server.backends.outages import BURST, PERIOD, Outages
 from protos.grpc_predict_v2_pb2_grpc import add_GRPCInferenceServiceServicer_to_server
-from scripts.ports import free_port
+from scripts.ports import free_port, refusing_port
 from tests.certificates import Authority
 from tests.wire.fake_worker import FakeWorker, serving
 from tests.wire.test_sidecar_process import TIMEOUT, Running, fetch, send_completions, sidecar
@@ -54,6 +54,7 @@ async def logged_sidecar(port: int, *args: str) -> AsyncIterator[tuple[Running, 
         yield running, Lines(running)
 
 
+@pytest.mark.slow
 async def test_a_backend_that_starts_late_is_one_warning_and_one_line_when_it_comes() -> None:
     attempts = asyncio.Semaphore(0)
 
@@ -80,6 +81,7 @@ async def test_a_backend_that_starts_late_is_one_warning_and_one_line_when_it_co
     assert (len(lines.about(LOST_MESSAGE)), len(lines.about(FOUND_MESSAGE))) == (1, 1)
 
 
+@pytest.mark.slow
 async def test_a_backend_that_goes_and_comes_back_is_a_warning_and_a_line_each_time() -> None:
     port = free_port()
     async with logged_sidecar(port) as (_, lines):
@@ -93,19 +95,22 @@ async def test_a_backend_that_goes_and_comes_back_is_a_warning_and_a_line_each_t
     assert [LOST_MESSAGE in line for line in logged] == [True, False, True, False, True], logged
 
 
+@pytest.mark.slow
 async def test_every_unreachable_backend_is_named() -> None:
-    addresses = [f"localhost:{free_port()}", f"127.0.0.1:{free_port()}"]
-    async with (
-        serving(FakeWorker()) as port,
-        logged_sidecar(port, "--anyserve-endpoint", ",".join(addresses)) as (_, lines),
-    ):
-        for address in addresses:
-            if not lines.about(LOST_MESSAGE, address):
-                await lines.until(LOST_MESSAGE, address)
-        await lines.end()
-    assert len(lines.about(LOST_MESSAGE)) == 2
+    with refusing_port() as first, refusing_port() as second:
+        addresses = [f"localhost:{first}", f"127.0.0.1:{second}"]
+        async with (
+            serving(FakeWorker()) as port,
+            logged_sidecar(port, "--anyserve-endpoint", ",".join(addresses)) as (_, lines),
+        ):
+            for address in addresses:
+                if not lines.about(LOST_MESSAGE, address):
+                    await lines.until(LOST_MESSAGE, address)
+            await lines.end()
+        assert len(lines.about(LOST_MESSAGE)) == 2
 
 
+@pytest.mark.slow
 async def test_the_warning_says_that_a_name_does_not_resolve() -> None:
     async with logged_sidecar(free_port(), "--anyserve-endpoint", "nobody.invalid:8000") as (_, lines):
         assert "resol" in await lines.until(LOST_MESSAGE, "nobody.invalid:8000")
@@ -142,6 +147,7 @@ async def test_a_resolved_name_that_fails_is_logged_once_per_outage(
     assert logged == [failure, "workers:1 is resolved again", failure]
 
 
+@pytest.mark.slow
 async def test_the_warning_says_that_the_certificate_is_of_another_authority(tmp_path: Path) -> None:
     trusted, untrusted = Authority(tmp_path / "ours"), Authority(tmp_path / "theirs")
     certificate, key = (path.read_bytes() for path in untrusted.issue("localhost"))
@@ -159,6 +165,7 @@ async def test_the_warning_says_that_the_certificate_is_of_another_authority(tmp
     assert len(lines.about("CERTIFICATE_VERIFY_FAILED")) == 1, lines.seen
 
 
+@pytest.mark.slow
 async def test_a_backend_whose_calls_fail_is_a_warning() -> None:
     """For example, a backend behind a proxy that is reachable itself."""
 
@@ -179,6 +186,7 @@ async def test_a_backend_whose_calls_fail_is_a_warning() -> None:
     assert len(lines.about(LOST_MESSAGE)) == 1
 
 
+@pytest.mark.slow
 async def test_a_backend_on_a_unix_socket_is_served(tmp_path: Path) -> None:
     server, endpoint = aio.server(), f"unix:{tmp_path / 'socket'}"
     add_GRPCInferenceServiceServicer_to_server(FakeWorker(), server)

@@ -16,6 +16,7 @@ from openai_server.api import schemas_tasks
 from openai_server.backends.mailbox import PROMPTS_IN_FLIGHT
 from protos import contract
 from protos.grpc_predict_v2_pb2 import ModelInferRequest, ModelInferResponse
+from tests.examples import examples
 from tests.shapes import exact
 from tests.wire.fake_worker import FakeWorker, Infer, Refusal, hangs, inputs_of, message, refuses
 from tests.wire.sidecar import Sidecar, running
@@ -502,7 +503,7 @@ values = st.recursive(scalars, lambda inner: st.lists(inner, max_size=3) | st.di
 bodies = st.dictionaries(keys, values, max_size=4) | values
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(body=bodies, full=st.booleans())
 async def test_any_json_is_answered_or_refused(body: Any, full: bool) -> None:
     async with running(worker()) as sidecar:

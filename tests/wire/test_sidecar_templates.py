@@ -42,6 +42,7 @@ async def test_a_template_that_cant_be_compiled_is_refused(name: str, parameter:
             assert (await sidecar.chat()).status == 200  # chats without tools use another one
 
 
+@pytest.mark.usefixtures("compilations_of_its_own")
 @pytest.mark.parametrize("name", ["128 KiB of outputs", "a syntax error"])
 async def test_a_template_that_cant_be_compiled_costs_one_attempt(name: str, caplog: pytest.LogCaptureFixture) -> None:
     source, problem = REFUSED[name]
@@ -53,6 +54,8 @@ async def test_a_template_that_cant_be_compiled_costs_one_attempt(name: str, cap
     assert [problem in record.message for record in caplog.records if "compiled" in record.message] == [True]
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("compilations_of_its_own")
 async def test_other_requests_are_answered_while_a_template_is_compiled() -> None:
     # As much output as the limits allow.
     source = "{% for m in messages %}{{ m.content }}{% endfor %}{% if false %}" + "{{ a }}" * 3900 + "{% endif %}"
@@ -75,6 +78,7 @@ async def test_other_requests_are_answered_while_a_template_is_compiled() -> Non
 MESSAGE = {"role": "user", "content": "hi"}
 
 
+@pytest.mark.usefixtures("compilations_of_its_own")
 async def test_compilation_continues_if_the_first_client_disconnects() -> None:
     async with running(FakeWorker(parameters={"chat_template": "{{ messages[0].content }}"})) as sidecar:
         first, second = (sidecar.start("POST", "/v1/chat/completions", {"messages": [MESSAGE]}) for _ in range(2))
@@ -85,20 +89,20 @@ async def test_compilation_continues_if_the_first_client_disconnects() -> None:
         assert second.reply.status == 200
 
 
-@pytest.mark.parametrize(
-    "bomb",
-    [
-        "{{ 'a' * 10 ** 9 }}",
-        "{{ 9 ** (9 ** 9) }}",
-        "{{ [0] * 10 ** 9 }}",
-        "{{ 'a' | center(1000000000) }}",
-        "{{ '%1000000000d' % 1 }}",
-        "{{ '%1000000000d' | format(1) }}",
-        "{{ 'a'.ljust(1000000000) ~ 'b' }}",
-        "{{ range(1000000000) | list }}",
-        "{{ ('a' * 4096) * 4096 * 4096 }}",
-    ],
+BOMBS = (
+    "{{ 'a' * 10 ** 9 }}",
+    "{{ 9 ** (9 ** 9) }}",
+    "{{ [0] * 10 ** 9 }}",
+    "{{ 'a' | center(1000000000) }}",
+    "{{ '%1000000000d' % 1 }}",
+    "{{ '%1000000000d' | format(1) }}",
+    "{{ 'a'.ljust(1000000000) ~ 'b' }}",
+    "{{ range(1000000000) | list }}",
+    "{{ ('a' * 4096) * 4096 * 4096 }}",
 )
+
+
+@pytest.mark.parametrize("bomb", [BOMBS[0], *(pytest.param(bomb, marks=pytest.mark.slow) for bomb in BOMBS[1:])])
 async def test_constants_are_not_evaluated_while_compiling(bomb: str) -> None:
     """Rendering refuses them; where they are not rendered they do no harm."""
     async with running(FakeWorker(parameters={"chat_template": bomb})) as sidecar:

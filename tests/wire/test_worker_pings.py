@@ -18,6 +18,7 @@ TOLERATED_EARLY_PINGS = 2
 """Early pings that gRPC tolerates by itself: the next early ping ends the connection and all its calls."""
 
 
+@pytest.mark.slow
 async def test_a_silent_connection_may_be_pinged_once_a_second() -> None:
     """A connection is silent while a long whole response is computed."""
     worker = await Worker.listen(ServerOptions((), ("127.0.0.1",), 0, 0, "info", 1))

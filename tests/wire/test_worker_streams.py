@@ -415,6 +415,7 @@ async def test_a_cancellation_does_not_wait_behind_running_requests() -> None:
         await wait_for_n_requests(running, 599)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("parameter", [contract.PARAM_REQUEST, contract.PARAM_CANCEL, None])
 async def test_the_worker_reads_no_more_from_a_client_that_does_not_read(parameter: str | None) -> None:
     """Responses wait to be read, but not without limit."""

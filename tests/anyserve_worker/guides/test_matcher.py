@@ -364,6 +364,7 @@ EXPLODING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("tensor", "source"), EXPLODING.values(), ids=EXPLODING.keys())
 def test_a_guide_that_is_too_expensive_is_rejected_and_the_next_one_works(
     guides: VocabularyGuides, tensor: TensorSpec, source: str
@@ -407,6 +408,7 @@ def test_a_guide_with_huge_repetitions_is_cheap_or_rejected(
     assert time.process_time() - started < 2
 
 
+@pytest.mark.slow
 def test_an_ambiguous_grammar_is_ended_by_the_limit_of_a_step(guides: VocabularyGuides) -> None:
     """Each token takes longer than the one before."""
     with pytest.raises(InvalidRequest, match="complex"):

@@ -97,6 +97,7 @@ def test_the_installed_library_is_accepted() -> None:
     assert native.llama is llama_cpp
 
 
+@pytest.mark.slow
 def test_the_worker_ends_with_one_line_where_a_constant_differs() -> None:
     code = """if True:
         import sys

@@ -17,8 +17,6 @@ from anyserve_worker.scheduling.sequence import NO_SEQ_ID, Sequence
 from anyserve_worker.scheduling.step_pace import MIN_STEP_TOKENS, STEP_SECONDS, StepPace
 from anyserve_worker.text.output import TextOutput
 
-pytestmark = pytest.mark.slow
-
 LONG, SHORT = 7231, 137
 TOKEN_S, STEP_S = 0.002, 0.004
 """Seconds for a prompt token, and for a step in addition to its tokens."""

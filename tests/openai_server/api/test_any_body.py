@@ -25,6 +25,7 @@ from openai_server.core.turn import Prompt
 from openai_server.parsing.choice_reader import ChoiceReader
 from openai_server.prompting.plan import Planner
 from openai_server.prompting.template import Templates
+from tests.examples import examples
 
 TEMPLATE = (
     '{% if tools %}{{ tools | tojson }}<tool_call>"arguments"</tool_call>{% endif %}'
@@ -116,7 +117,7 @@ def outcome(parse: Any, body: object) -> APIError | None:
     return None
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(bodies(schemas.COMPLETION_FIELDS, {"prompt": st.just("x") | values}))
 def test_any_completion_is_encoded_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(parse_completion, body))
@@ -138,7 +139,7 @@ messages = st.lists(
 )
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(bodies(schemas.CHAT_FIELDS, {"messages": st.just([{"role": "user", "content": "x"}]) | messages | values}))
 def test_any_chat_is_encoded_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(parse_chat, body))

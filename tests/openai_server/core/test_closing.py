@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 
 from openai_server.core.closing import MAX_VISITS, closed
-
-pytestmark = pytest.mark.slow
+from tests.examples import examples
 
 Schema = dict[str, Any]
 TEXT: Schema = {"type": "string"}
@@ -242,7 +241,7 @@ KEYWORDS = (
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     st.dictionaries(
         st.sampled_from(KEYWORDS),
@@ -364,7 +363,7 @@ def assume_valid(schema: Schema, value: Any) -> None:
         assume(False)
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
 def test_a_schema_with_a_valid_value_still_has_one(schema: Schema, value: Any) -> None:
     """The value may lose members that the schema doesn't name, and gain named ones."""
@@ -375,7 +374,7 @@ def test_a_schema_with_a_valid_value_still_has_one(schema: Schema, value: Any) -
     assert any(is_valid(result, candidate) for whole in candidates for candidate in smaller(whole)), result
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(200), deadline=None, suppress_health_check=list(HealthCheck))
 @given(schema=roots, value=values)
 def test_a_value_that_is_valid_after_closing_was_valid_before(schema: Schema, value: Any) -> None:
     result = closed(schema)

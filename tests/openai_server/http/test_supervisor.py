@@ -11,6 +11,8 @@ import pytest
 from openai_server.config import Config
 from openai_server.http.supervisor import Supervisor
 
+pytestmark = pytest.mark.slow
+
 SERVES = "print('started', flush=True); sys.stdin.read()"
 """Serves until its parent ends or a signal arrives."""
 

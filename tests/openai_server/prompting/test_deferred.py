@@ -53,6 +53,7 @@ async def test_a_failed_creation_is_retried_at_the_next_chat() -> None:
     assert (await planner.prompt(turn, {}, (), caller="anna")).text == "anna: turn"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["jinja2", "openai_server.parsing.tools", "openai_server.prompting.template"])
 def test_a_server_without_chats_does_not_import_the_modules_of_chats(module: str) -> None:
     program = f"import sys, openai_server.serving; sys.exit({module!r} in sys.modules)"

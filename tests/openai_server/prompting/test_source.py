@@ -7,14 +7,13 @@ from openai_server.prompting.sandbox import MAX_PYTHON, SandboxedTemplates
 from openai_server.prompting.source import MAX_SOURCE, MAX_TOKENS, compile_source, problem
 from tests.templates import template_paths
 
-pytestmark = pytest.mark.slow
-
 HEADROOM = 4
 """Factor between each limit and the largest known template."""
 
 SETS = "".join(f"{{% set a{k} = 1 %}}" for k in range(900))
 
 
+@pytest.mark.slow
 def test_known_templates_are_far_below_the_limits() -> None:
     for name, path in template_paths().items():
         source = path.read_text()
@@ -50,6 +49,7 @@ def test_a_source_above_a_limit_is_rejected(source: str, limit: str) -> None:
     assert limit in problem(caught.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "source",
     [

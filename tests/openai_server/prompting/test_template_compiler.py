@@ -24,18 +24,21 @@ async def test_a_template_is_compiled_in_a_process() -> None:
     assert "line 2" in (problem_with("\n{% if %}") or "")
 
 
+@pytest.mark.slow
 async def test_processor_time_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_compiler, "PROCESSOR_SECONDS", 0.01)
     problem = "compiling it takes more than 0.01 s of processor time"
     assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
 
 
+@pytest.mark.slow
 async def test_memory_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(template_compiler, "MEMORY_BYTES", 40 << 20)
     problem = "it takes too much memory"
     assert (await compile_apart(COSTLY), problem_with(COSTLY)) == (problem, problem)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("program", ["/no/such/program", "/bin/false"])
 async def test_a_process_that_cannot_run_is_retried(program: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async with running(FakeWorker(parameters={"chat_template": "{{ messages[0].content }}"})) as sidecar:
@@ -57,6 +60,7 @@ print(type(uvloop.run(compile_apart("{{ a }}"))).__name__)
 """
 
 
+@pytest.mark.slow
 def test_the_server_does_not_fork() -> None:
     """gRPC's fork handlers would interfere with the event loop."""
     assert subprocess.check_output([sys.executable, "-c", WITHOUT_FORK], text=True, timeout=60) == "tuple\n"

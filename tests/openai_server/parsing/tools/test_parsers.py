@@ -16,8 +16,6 @@ from openai_server.parsing.tools.xml_calls import QWEN3_CODER
 from tests.openai_server.parsing.answers import Answer, answer, same_at_every_cut
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS, each_case
 
-pytestmark = pytest.mark.slow
-
 
 def parser(tool_format: ToolFormat) -> Parser:
     return tool_format.parser(TOOLS)

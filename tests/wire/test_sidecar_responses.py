@@ -207,10 +207,3 @@ async def test_the_wait_of_a_rate_limit_is_in_seconds() -> None:
         reply = await respond(sidecar, input="hi")
     assert (reply.status, reply.error["code"]) == (429, "rate_limit_exceeded")
     assert "try again in 60s" in reply.error["message"] or "try again in 59" in reply.error["message"]
-
-
-async def test_a_compaction_is_refused() -> None:
-    async with running(FakeWorker()) as sidecar:
-        items = [{"role": "user", "content": "hi"}, {"type": "compaction_trigger"}]
-        reply = await respond(sidecar, input=items)
-    assert (reply.status, reply.error["param"], reply.error["code"]) == (400, "input", "unsupported_parameter")

@@ -5,7 +5,8 @@ reasoning and tool calls.
 """
 
 import re
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from dataclasses import replace as replace_in
 from functools import lru_cache, partial
@@ -80,10 +81,12 @@ class Planner:
         # A backend that doesn't list its inputs may refuse a tensor that no client set.
         can_guide = input_names is not EVERYTHING and contract.LARK.name in input_names
         use = turn.tool_use
-        if use is not None:
-            use = replace_in(use, tools=[resolved(tool, can_guide=can_guide) for tool in use.tools])
-            turn = replace(turn, tool_use=use)
         template = self._template(use, parameters)
+        if use is not None:
+            arguments = format_of(template).arguments
+            with _naming_tools(turn):
+                use = replace_in(use, tools=[resolved(tool, arguments, can_guide=can_guide) for tool in use.tools])
+            turn = replace(turn, tool_use=use)
         turn = self._without_unused_hint(turn, template)
         rendered = self._render(turn, use, template, parameters, input_names)
         prompt, marked = rendered.text, rendered.marked
@@ -319,8 +322,15 @@ def _allowed_names(turn: Turn) -> frozenset[str] | None:
 def _guide(turn: Turn, template: str, prompt: str, *, can_guide: bool) -> tuple[str, str] | None:
     """The field that requires a guide generated here, and the guide in Lark. None: the text is unconstrained, or the
     turn's own guide is enough. `can_guide`: the backend reports that it can enforce a guide."""
-    try:
+    with _naming_tools(turn):
         return _build_guide(turn, template, prompt, can_guide=can_guide)
+
+
+@contextmanager
+def _naming_tools(turn: Turn) -> Iterator[None]:
+    """Sets the client's field in the error for a tool."""
+    try:
+        yield
     except InvalidRequest as error:
         if error.param == "tools":
             error.param = turn.name("tools") if turn.tool_use else turn.guide.field

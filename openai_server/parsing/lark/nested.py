@@ -10,6 +10,7 @@ grammar. A recursive grammar keeps its rules; in a JSON string, a terminal that 
 plain and its escaped ones, and a terminal whose end depends on more than one byte is refused.
 """
 
+import re
 from collections.abc import Iterator, Sequence
 
 from anyserve_common.text import ends_in_escape
@@ -22,6 +23,7 @@ from protos.contract import REWRITTEN_COMMENT
 
 _ANY = "/(?s:.)*/"
 _NONEMPTY = "/(?s:.)+/"
+_ANCHOR = re.compile(r"(?<![\[\\])\^|(?<!\\)\$|\\[AbBzZ]")
 
 
 def in_json_string(definition: str) -> str:
@@ -46,19 +48,33 @@ def up_to(definition: str, end: str, tag: str) -> str:
 def regex_in_json_string(regex: str) -> str:
     """Like `in_json_string`, for the texts that match a regular expression. Raises Refused."""
     _check_end(regex)
-    return _block(["start: REGEX", f"REGEX: {InJson().regex(_with_slashes(regex), '')}"])
+    return _block(["start: REGEX", f"REGEX: {InJson().regex(with_slashes(regex), '')}"])
 
 
 def regex_up_to(regex: str, end: str, tag: str) -> str:
     """Like `up_to`, for the texts that match a regular expression. Raises Refused."""
     name = "REGEX"
     _check_end(regex)
-    return _until_tag(name, [f"{name}: /{_with_slashes(on_one_line(regex))}/"], end, tag)
+    return _until_tag(name, [f"{name}: /{with_slashes(on_one_line(regex))}/"], end, tag)
 
 
 def _check_end(regex: str) -> None:
     if ends_in_escape(regex):
         raise Refused("it ends with a backslash that escapes nothing")
+
+
+def search_pattern(regex: str) -> str | None:
+    """The pattern, for a terminal, of the texts in which a regular expression matches somewhere, as in JSON Schemas.
+    None if it has an anchor at another place than its ends, which llguidance doesn't support."""
+    begin = end = _ANY
+    if "|" not in regex:
+        if regex.startswith("^"):
+            begin, regex = "", regex[1:]
+        if regex.endswith("$") and not regex.endswith(r"\$"):
+            end, regex = "", regex[:-1]
+    if _ANCHOR.search(regex) or ends_in_escape(regex):
+        return None
+    return f"({begin} /(?:{with_slashes(on_one_line(regex))})/ {end})"
 
 
 def _until_tag(name: str, lines: Sequence[str], end: str, tag: str) -> str:
@@ -70,7 +86,7 @@ def _block(lines: Sequence[str]) -> str:
     return f"%lark {{ {REWRITTEN_COMMENT}\n" + "\n".join(lines) + "\n}"
 
 
-def _with_slashes(regex: str) -> str:
+def with_slashes(regex: str) -> str:
     """The expression with a backslash before each slash."""
     pieces = regex.split("\\\\")
     return "\\\\".join(piece.replace("\\/", "/").replace("/", "\\/") for piece in pieces)

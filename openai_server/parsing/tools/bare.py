@@ -96,6 +96,7 @@ class LlamaJson(BareCalls):
 
 class LlamaPythonic(BareCalls):
     name = "llama-pythonic"
+    arguments = "values"
     bracket = "["
     call_begins = ("[",)
     open_name = re.compile(r"\s*\[\s*([\w.-]+)")

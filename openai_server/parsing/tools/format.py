@@ -8,7 +8,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from openai_server.core import guide_parts
 from openai_server.core.tools import Tool
@@ -23,8 +23,13 @@ _STRAY = re.compile(r"[\s}\]]+")
 _MAX_STRAY = 64
 
 
+ArgumentStyle = Literal["object", "values", "texts"]
+"""How a grammar writes arguments: as one JSON object, as a JSON value each, or as a text each (other types as JSON)."""
+
+
 class ToolFormat(ABC):
     name: str
+    arguments: ArgumentStyle = "object"
     special_tokens: bool = False
     """Whether the markers are control tokens, so that the backend must include such tokens in the text."""
     in_template: ClassVar[bool] = True

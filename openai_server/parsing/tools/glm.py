@@ -37,6 +37,7 @@ _ELEMENTS = Elements(_KEY_OPEN, (_CLOSE,), _read_key, (_VALUE_CLOSE,))
 
 class Glm(ToolFormat):
     name = "glm"
+    arguments = "texts"
     markers = (_OPEN,)
 
     @property
@@ -73,6 +74,7 @@ class Glm(ToolFormat):
         return f"{literal(tool.function.name)} {_LINE} {body} {literal(_CLOSE)}"
 
     def _element(self, rules: Rules, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
+        value = schema.followed(value, root)
         types = schema.types(value, root)
         head = f"{literal(_KEY_OPEN + key)} {_TO_VALUE}"
         if types is not None and "string" not in types:
@@ -80,7 +82,8 @@ class Glm(ToolFormat):
             return rules.rule(f"{head} {json} {literal(_VALUE_CLOSE)} {_LINE}")
         if texts := schema.texts(value):
             return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {literal(_VALUE_CLOSE)} {_LINE}")
-        return rules.rule(f"{head} {self._text(rules)}")
+        text = rules.text_up_to(value, _VALUE_CLOSE, _VALUE_CLOSE, exactly=exactly)
+        return rules.rule(f"{head} {text} {_LINE}")
 
     def _text(self, rules: Rules) -> str:
         return rules.rule(f"{rules.shortest(f'{free_text([_VALUE_CLOSE])} {literal(_VALUE_CLOSE)}')} {_LINE}")

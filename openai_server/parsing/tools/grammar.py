@@ -19,7 +19,7 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.lark import json_value
 from openai_server.core.lark import literal as literal
 from openai_server.core.tools import INPUT, Tool
-from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, regex_up_to, up_to
+from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, regex_up_to, search_pattern, up_to
 from openai_server.parsing.lark.regex import Refused
 from openai_server.parsing.tools import schema
 from protos.contract import PART_COMMENT
@@ -166,6 +166,18 @@ class Rules:
         with _naming(tool):
             rewrite = up_to if custom.syntax == "lark" else regex_up_to
             return self.rule(rewrite(custom.definition, end, tag), guide_parts.of_function(tool.name))
+
+    def text_up_to(self, value: object, end: str, tag: str, *, exactly: bool) -> str:
+        """A string argument as raw text, and `end` after it, which begins at the first `tag`. If `exactly`, the text
+        follows the constraints of its schema."""
+        constraints = [free_text([tag])]
+        if exactly and isinstance(value, dict):
+            low, high, pattern = (value.get(key) for key in ("minLength", "maxLength", "pattern"))
+            if low is not None or high is not None:
+                constraints.append(f"/(?s:.){{{low or 0},{'' if high is None else high}}}/")
+            if isinstance(pattern, str):
+                constraints.append(search_pattern(pattern) or ANY)
+        return self.shortest(f"({' & '.join(constraints)}) {literal(end)}")
 
     def sequence(self, items: Sequence[tuple[str, bool]], separator: str) -> str:
         """A sequence of the items in their order, with separators. The second part of an item is whether it is

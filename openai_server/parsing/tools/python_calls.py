@@ -103,6 +103,7 @@ def _call(rules: Rules, tool: Tool) -> str:
 
 class Lfm2(ToolFormat):
     name = "lfm2"
+    arguments = "values"
     special_tokens = True
     markers = ("<|tool_call_start|>",)
     ignored_markers = ("<|tool_call_end|>",)

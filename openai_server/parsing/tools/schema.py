@@ -23,6 +23,7 @@ _WITHOUT_NAMES = frozenset(
 )
 """Keywords that may allow or require arguments that `properties` doesn't name."""
 _ADDITIONAL = frozenset({"additionalProperties", "unevaluatedProperties"})
+_BESIDE_REFERENCE = frozenset({"$ref", "default", "deprecated", "description", "examples", "title"})
 _NULLABLE = ("properties", "required", "additionalProperties", "patternProperties")
 
 
@@ -76,6 +77,17 @@ def with_definitions(part: Any, root: Mapping[str, Any]) -> Any:
 def types(schema: object, root: Mapping[str, Any]) -> frozenset[str] | None:
     """The JSON types that a value may have; None if the schema doesn't restrict them."""
     return _types(schema, root, [_MAX_REFERENCES])
+
+
+def followed(schema: object, root: Mapping[str, Any]) -> object:
+    """The schema that a reference alone stands for, else the schema itself."""
+    for _ in range(_MAX_REFERENCES):
+        if not isinstance(schema, dict) or not isinstance(reference := schema.get("$ref"), str):
+            break
+        if not schema.keys() <= _BESIDE_REFERENCE:
+            break
+        schema = _referred(reference, root)
+    return schema
 
 
 def texts(schema: object) -> list[str]:

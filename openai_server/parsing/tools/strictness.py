@@ -11,10 +11,13 @@ from typing import Any
 
 from msgspec.structs import replace
 
+from openai_server.core import guide_parts
+from openai_server.core.errors import InvalidRequest
 from openai_server.core.tools import Tool
-from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string
+from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, search_pattern
 from openai_server.parsing.lark.regex import Refused, characters_of
 from openai_server.parsing.tools import schema as schemas
+from openai_server.parsing.tools.format import ArgumentStyle
 
 MAX_VISITS = 4096
 """Subschemas to examine. A larger schema is not enforced exactly."""
@@ -24,6 +27,27 @@ _UNSUPPORTED = frozenset(
         *("$dynamicAnchor", "$dynamicRef", "$recursiveAnchor", "$recursiveRef", "contains", "dependencies"),
         *("dependentRequired", "dependentSchemas", "else", "if", "maxContains", "minContains", "not"),
         *("propertyNames", "then", "unevaluatedItems", "unevaluatedProperties", "uniqueItems"),
+    }
+)
+_OF_OBJECTS = _UNSUPPORTED | {
+    *("$ref", "allOf", "anyOf", "const", "enum", "maxProperties", "minProperties", "oneOf", "patternProperties")
+}
+"""Keywords of a function's parameters that only apply to the arguments as a whole."""
+_OF_TEXTS = frozenset({"maxLength", "minLength"})
+_CONSTRAINTS = (
+    _OF_OBJECTS
+    | _OF_TEXTS
+    | {
+        *(
+            "additionalItems",
+            "additionalProperties",
+            "exclusiveMaximum",
+            "exclusiveMinimum",
+            "format",
+            "items",
+            "maxItems",
+        ),
+        *("maximum", "minItems", "minimum", "multipleOf", "pattern", "prefixItems", "properties", "required", "type"),
     }
 )
 _FORMATS = frozenset(
@@ -38,19 +62,68 @@ _LARGEST = 1e15
 _MAX_COUNT = 100_000
 
 
-def resolved(tool: Tool, *, can_guide: bool) -> Tool:
-    """The tool with a `strict` that is true or false. `can_guide`: the backend reports that it can enforce grammars."""
-    if tool.function.strict is not None:
-        return tool
-    strict = can_guide and unenforceable(tool) is None
-    return Tool(replace(tool.function, strict=strict), tool.custom)
+def resolved(tool: Tool, arguments: ArgumentStyle, *, can_guide: bool) -> Tool:
+    """The tool with a `strict` that is true or false. `can_guide`: the backend reports that it can enforce grammars.
+
+    Raises InvalidRequest, whose `param` is the name of the tool's part, if the client demands what this way of writing
+    arguments can't enforce.
+    """
+    if tool.function.strict is None:
+        strict = can_guide and unenforceable(tool, arguments) is None
+        return Tool(replace(tool.function, strict=strict), tool.custom)
+    if tool.function.strict and (keyword := _unenforceable_in(tool, arguments)):
+        raise InvalidRequest(
+            f"'{keyword}' in the parameters of the strict tool '{tool.name}' can't be enforced in the format in which "
+            "this model calls tools.",
+            param=guide_parts.of_function(tool.name),
+        )
+    return tool
 
 
-def unenforceable(tool: Tool) -> str | None:
+def unenforceable(tool: Tool, arguments: ArgumentStyle = "object") -> str | None:
     """The first part of the tool's schema or definition that can't be enforced exactly; None if all can."""
     if tool.custom is None:
-        return first_unenforceable(schemas.closed_parameters(tool.function))
+        return first_unenforceable(schemas.closed_parameters(tool.function)) or _unenforceable_in(tool, arguments)
     return _refusal(tool.custom.syntax, tool.custom.definition)
+
+
+def _unenforceable_in(tool: Tool, arguments: ArgumentStyle) -> str | None:
+    """The first keyword that is only enforced in a JSON object; None if there is none."""
+    if arguments == "object" or tool.custom is not None:
+        return None
+    root = schemas.closed_parameters(tool.function)
+    for key in root:
+        if key in _OF_OBJECTS:
+            return str(key)
+    if arguments == "values":
+        return None
+    problems = (_text_problem(value, root) for value in schemas.properties(root).values())
+    return next(filter(None, problems), None)
+
+
+def _text_problem(value: object, root: dict[str, Any]) -> str | None:
+    """The first keyword that isn't enforced in an argument that may be a text; None if there is none."""
+    value = schemas.followed(value, root)
+    types = schemas.types(value, root)
+    if not isinstance(value, dict) or (types is not None and "string" not in types) or schemas.texts(value):
+        return None
+    is_text = types == frozenset({"string"})
+    for key, item in value.items():
+        if key == "type" or key not in _CONSTRAINTS or (is_text and key in _OF_TEXTS):
+            continue
+        if is_text and key == "pattern" and isinstance(item, str) and search_pattern(item) is not None:
+            continue
+        if key == "anyOf" and isinstance(item, list) and all(map(_is_plain, item)):
+            continue
+        return str(key)
+    return None
+
+
+def _is_plain(schema: object) -> bool:
+    """Whether a branch of a union constrains no text."""
+    return isinstance(schema, dict) and (
+        schema.get("type") != "string" or _CONSTRAINTS.isdisjoint(schema.keys() - {"type"})
+    )
 
 
 @lru_cache(maxsize=64)

@@ -20,7 +20,7 @@ from openai_server.core.tools import INPUT, Tool
 from openai_server.parsing.reader import Output, Reader, Steps
 from openai_server.parsing.tools import schema
 from openai_server.parsing.tools.arguments import Elements, Key, parameters_of
-from openai_server.parsing.tools.format import ToolFormat, read_name
+from openai_server.parsing.tools.format import ArgumentStyle, ToolFormat, read_name
 from openai_server.parsing.tools.grammar import NAME, Rules, free_text, literal, repeated
 
 _KEY = re.compile(r"[^<>\"\n]+")
@@ -61,6 +61,7 @@ class XmlCalls(ToolFormat):
     tags: Tags
     special_tokens: bool = False
     together: bool = False
+    arguments: ArgumentStyle = "texts"
 
     @property
     def closers(self) -> tuple[str, ...]:
@@ -121,6 +122,7 @@ class XmlCalls(ToolFormat):
 
 def _element(rules: Rules, tags: Tags, key: str, value: object, root: Mapping[str, Any], exactly: bool) -> str:
     """The grammar of one argument with its tags."""
+    value = schema.followed(value, root)
     types = schema.types(value, root)
     head, end = f"{tags.key}{key}", literal(f"{tags.line}{tags.value_end}\n")
     if types is not None and "string" not in types:
@@ -129,7 +131,8 @@ def _element(rules: Rules, tags: Tags, key: str, value: object, root: Mapping[st
     head = literal(head + tags.value_begin[0] + tags.line)
     if texts := schema.texts(value):
         return rules.rule(f"{head} ({' | '.join(map(literal, texts))}) {end}")
-    return rules.rule(f"{head} {_text(rules, tags)}")
+    text = rules.text_up_to(value, f"{tags.line}{tags.value_end}\n", tags.value_end, exactly=exactly)
+    return rules.rule(f"{head} {text}")
 
 
 def _any_element(rules: Rules, tags: Tags) -> str:

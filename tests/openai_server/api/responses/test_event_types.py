@@ -21,8 +21,7 @@ KINDS_NEVER_SENT = {
     *("mcp_call", "mcp_call_arguments", "mcp_list_tools", "shell_call_command", "shell_call_output_content"),
     # Reasoning is sent whole, without a summary.
     *("reasoning_summary_part", "reasoning_summary_text"),
-    # Nothing runs in the background, so nothing is queued or compacted there.
-    *("queued", "compaction"),
+    "queued",  # nothing runs in the background
 }
 """Kinds of events: the second word of their types."""
 EVENTS_NEVER_SENT = {"response.output_text.annotation.added"}
@@ -35,7 +34,6 @@ ITEMS_NEVER_SENT = {
     *("shell_call_output", "tool_search_call", "tool_search_output", "web_search_call"),
     # Items that only clients send.
     *("additional_tools", "custom_tool_call_output", "function_call_output"),
-    "compaction",
 }
 
 

@@ -8,8 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from llguidance import LLMatcher
 
+from openai_server.core.errors import InvalidRequest
 from openai_server.core.tools import CustomFormat, FunctionDefinition, Tool, custom_tool
 from openai_server.parsing.tools.strictness import first_unenforceable, resolved, unenforceable
+from tests.openai_server.parsing.grammars import accepted
+from tests.openai_server.parsing.tools.cases import FORMATS
+from tests.openai_server.parsing.tools.examples import EXAMPLES
 
 STRING = {"type": "string"}
 
@@ -193,13 +197,15 @@ def test_a_schema_that_is_too_large_is_not_enforced() -> None:
 @pytest.mark.parametrize("strict", [True, False])
 def test_a_client_decides(strict: bool) -> None:
     tool = Tool(FunctionDefinition("f", parameters={"not": {}}, strict=strict))
-    assert resolved(tool, can_guide=True) is tool
-    assert resolved(tool, can_guide=False) is tool
+    assert resolved(tool, "object", can_guide=True) is tool
+    assert resolved(tool, "object", can_guide=False) is tool
 
 
 def test_without_a_decision_a_tool_is_strict_where_that_is_possible() -> None:
     def strict(parameters: dict[str, Any] | None, can_guide: bool = True) -> bool | None:
-        return resolved(Tool(FunctionDefinition("f", parameters=parameters)), can_guide=can_guide).function.strict
+        return resolved(
+            Tool(FunctionDefinition("f", parameters=parameters)), "object", can_guide=can_guide
+        ).function.strict
 
     assert strict({"type": "object", "properties": {"a": STRING}})
     assert strict(None)
@@ -220,4 +226,75 @@ def test_a_custom_tool_is_strict_if_its_definition_can_be_enforced() -> None:
         assert (found is None) == (problem is None)
         assert problem is None or problem in (found or "")
         tool.function.strict = None
-        assert resolved(tool, can_guide=True).function.strict == (problem is None)
+        assert resolved(tool, "object", can_guide=True).function.strict == (problem is None)
+
+
+# ---- Arguments that are not one JSON object
+
+
+def function(strict: bool | None, **properties: Any) -> Tool:
+    parameters = {
+        "type": "object",
+        "properties": properties,
+        "required": [*properties],
+        "$defs": {"d": {"enum": ["x"]}},
+    }
+    return Tool(FunctionDefinition("f", parameters=parameters, strict=strict))
+
+
+TEXTS: list[tuple[Any, str | None]] = [
+    (STRING, None),
+    ({"type": "string", "minLength": 2, "maxLength": 3}, None),
+    ({"type": "string", "pattern": "^[a-c]+/$"}, None),
+    ({"type": "string", "pattern": "a|b"}, None),
+    ({"type": "string", "pattern": "^a|b$"}, "pattern"),
+    ({"type": "string", "format": "date"}, "format"),
+    ({"enum": ["a", "b"]}, None),
+    ({"$ref": "#/$defs/d"}, None),
+    ({"type": ["string", "null"]}, None),
+    ({"type": ["string", "null"], "minLength": 1}, "minLength"),
+    ({"anyOf": [STRING, {"type": "null"}]}, None),
+    ({"anyOf": [{"type": "string", "pattern": "a"}, {"type": "null"}]}, "anyOf"),
+    ({"allOf": [{"$ref": "#/$defs/d"}]}, "allOf"),
+    ({"type": "object", "properties": {"a": {"type": "string", "format": "date"}}}, None),
+    ({}, None),
+]
+
+
+@pytest.mark.parametrize(("schema", "keyword"), TEXTS)
+def test_a_constraint_on_a_raw_text_is_enforced_or_refused(schema: Any, keyword: str | None) -> None:
+    assert unenforceable(function(True, a=schema), "texts") == keyword
+    assert unenforceable(function(True, a=schema), "values") is None
+    assert resolved(function(None, a=schema), "texts", can_guide=True).function.strict == (keyword is None)
+    if keyword is None:
+        resolved(function(True, a=schema), "texts", can_guide=True)
+    else:
+        with pytest.raises(InvalidRequest, match=f"'{keyword}' in the parameters of the strict tool 'f'"):
+            resolved(function(True, a=schema), "texts", can_guide=True)
+
+
+@pytest.mark.parametrize("arguments", ["values", "texts"])
+def test_a_constraint_on_all_arguments_needs_an_object(arguments: Any) -> None:
+    tool = function(None, a=STRING)
+    assert tool.function.parameters is not None
+    tool.function.parameters["anyOf"] = [{"required": ["a"]}]
+    assert unenforceable(tool) is None
+    assert unenforceable(tool, arguments) == "anyOf"
+
+
+@pytest.mark.parametrize("name", ["qwen3-coder", "seed", "minimax-m2", "deepseek-v3.2", "glm"])
+def test_strict_texts_follow_their_constraints(name: str) -> None:
+    example = EXAMPLES[name]
+    for schema, accepts, refuses in (
+        ({"type": "string", "minLength": 2, "maxLength": 3}, ["ab", "abc", "a\n"], ["a", "abcd"]),
+        ({"type": "string", "pattern": "^[a-c/]+$"}, ["ab/c"], ["", "abd"]),
+        ({"type": "string", "pattern": "a|bc"}, ["xay", "bc"], ["xyz", "b"]),
+        ({"$ref": "#/$defs/d"}, ["x"], ["y"]),
+    ):
+        tool = function(True, city=schema)
+        tool.function.name = "get_weather"
+        grammar = FORMATS[name].grammar([tool], parallel=False)
+        for text in accepts:
+            assert accepted(grammar, example.single.replace("Paris", text)), (schema, text)
+        for text in refuses:
+            assert not accepted(grammar, example.single.replace("Paris", text)), (schema, text)

@@ -20,7 +20,7 @@ from openai_server.api.endpoint import Description, Endpoint
 from openai_server.api.examples import MODEL
 from openai_server.api.messages.errors import OVERLOADED
 from openai_server.api.schemas import Fields, ListOf
-from openai_server.api.schemas.tables import Entries, Table, Variants
+from openai_server.api.schemas.tables import Entries, KnownItems, Table, Variants
 from openai_server.api.schemas_tasks import MessagesToTokenize
 
 Json = dict[str, Any]
@@ -218,6 +218,8 @@ def _narrow(schema: Json, fields: Fields) -> None:
     for name, table in fields.nested.items():
         if isinstance(table, Entries):
             _allow_null(properties[name])
+        elif isinstance(table, KnownItems):
+            _allow_other_kinds(properties[name], table.table)
     if fields.null_only:
         names = "|".join(re.escape(name) for name in sorted(fields.null_only))
         schema["patternProperties"] = {f"^(?:{names})$": {"type": "null"}}
@@ -232,6 +234,15 @@ def _allow_null(entries: Json) -> None:
     for option in entries.get("anyOf", (entries,)):
         if "additionalProperties" in option:
             option["additionalProperties"] = {"anyOf": [option["additionalProperties"], {"type": "null"}]}
+
+
+def _allow_other_kinds(items: Json, known: Variants) -> None:
+    """Allows objects of other kinds in a list, which are ignored."""
+    kind = {"type": "string", "not": {"enum": sorted(known.tables)}}
+    other = {"type": "object", "required": [known.tag], "properties": {known.tag: kind}, "description": "Ignored."}
+    for option in items.get("anyOf", (items,)):
+        if option.get("type") == "array":
+            option["items"] = {"anyOf": [*option["items"].get("anyOf", [option["items"]]), other]}
 
 
 def _as_form(schema: Json, key: str, keys: Iterable[str]) -> None:

@@ -26,6 +26,11 @@ class NotOpened(Exception):
     """The text wasn't sealed with one of the keys, for this kind and model."""
 
 
+def is_sealed(text: str) -> bool:
+    """Whether the text has the form of sealed text, of this server or another one."""
+    return text.startswith(_VERSION)
+
+
 def key_of(secret: str) -> bytes:
     """The key that belongs to a secret of at least 32 random characters."""
     return sha256(b"anyserve item key\0" + secret.encode()).digest()

@@ -344,6 +344,47 @@ async def test_only_tools_that_the_model_may_call_are_in_the_prompt() -> None:
     assert prompt(fake.requests[1]) == "[user]hi[assistant]"
 
 
+# ---- Reasoning
+
+REASONING_TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}]"
+    "{% if m.reasoning_content %}<think>{{ m.reasoning_content }}</think>{% endif %}{{ m.content }}{% endfor %}"
+    "[assistant]{% if enable_thinking %}{# a switch #}{% endif %}"
+)
+OMITTED = {"type": "adaptive", "display": "omitted"}
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_omitted_reasoning_comes_back_with_its_signature(stream: bool) -> None:
+    text = "<think>hm</think>well"
+    parameters = {"chat_template": REASONING_TEMPLATE}
+    fake = FakeWorker(answers(whole(text)), streams(token(text), last_token()), parameters=parameters)
+    async with running(fake) as sidecar:
+        reply = await send(sidecar, thinking=OMITTED, stream=stream)
+        if stream:
+            [delta] = [event["delta"] for event in reply.anthropic_events if "signature" in event.get("delta", {})]
+            signature = delta["signature"]
+        else:
+            thinking, _ = reply.json["content"]
+            signature = thinking.pop("signature")
+            assert thinking == {"type": "thinking", "thinking": ""}
+        assert b'hm"' not in reply.body
+        for sent, shown in ((signature, "<think>hm</think>"), (f"{signature}x", ""), ("as1.", ""), ("", "")):
+            block = {"type": "thinking", "thinking": "", "signature": sent}
+            answer = {"role": "assistant", "content": [block, {"type": "text", "text": "well"}]}
+            assert (await send(sidecar, messages=[HI, answer, HI])).status == 200
+            assert prompt(fake.requests[-1]) == f"[user]hi[assistant]{shown}well[user]hi[assistant]"
+
+
+async def test_shown_reasoning_needs_no_signature() -> None:
+    fake = FakeWorker(answers(whole("well")), parameters={"chat_template": REASONING_TEMPLATE})
+    async with running(fake) as sidecar:
+        for signature in ({}, {"signature": "other"}):
+            answer = {"role": "assistant", "content": [{"type": "thinking", "thinking": "hm", **signature}]}
+            assert (await send(sidecar, messages=[HI, answer, HI])).status == 200
+            assert "[assistant]<think>hm</think>" in prompt(fake.requests[-1])
+
+
 # ---- System messages at other places than the beginning
 
 STRICT_TEMPLATES = (

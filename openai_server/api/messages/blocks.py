@@ -65,6 +65,7 @@ class DocumentBlockParam(Struct, tag_field="type", tag="document"):
 
 class ThinkingBlockParam(Struct, tag_field="type", tag="thinking"):
     thinking: str
+    signature: str | None = None
 
 
 class RedactedThinkingBlockParam(Struct, tag_field="type", tag="redacted_thinking"):

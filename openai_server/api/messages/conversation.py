@@ -31,6 +31,7 @@ from openai_server.api.messages.blocks import (
     ToolUseBlockParam,
     UserMessageParam,
 )
+from openai_server.api.responses.sealed import SealedItem, joined
 from openai_server.api.schemas import bounds
 from openai_server.core.errors import AboveLimit, InvalidRequest, UnsupportedParameter
 from openai_server.core.messages import (
@@ -44,6 +45,7 @@ from openai_server.core.messages import (
     ToolMessage,
     UserMessage,
 )
+from openai_server.core.sealing import is_sealed
 
 BILLING = "x-anthropic-billing-header:"
 """Begins a block of the system prompt that Claude Code changes with each request, for Anthropic's own servers."""
@@ -53,6 +55,10 @@ class Translation(NamedTuple):
     messages: list[Message]
     fields: list[str]
     """Path of each message in the request; of the first one, if it combines several."""
+    sealed: list[SealedItem]
+    """Reasoning that this server sealed in an earlier response, since the client omitted its text."""
+    pieces: dict[int, list[str]]
+    """The reasoning of messages with sealed reasoning, by position."""
 
 
 def translated(system: SystemContent | None, messages: Sequence[MessageParam]) -> Translation:
@@ -74,7 +80,7 @@ def translated(system: SystemContent | None, messages: Sequence[MessageParam]) -
     if not conversation.messages:
         raise InvalidRequest("'messages' have no content for the model.", param="messages")
     _check_last(messages[-1], conversation.messages[-1], f"messages[{len(messages) - 1}].content")
-    return Translation(conversation.messages, conversation.fields)
+    return Translation(conversation.messages, conversation.fields, conversation.sealed, conversation.pieces)
 
 
 def continues_answer(messages: Sequence[Message]) -> bool:
@@ -108,6 +114,10 @@ class _Conversation:
         self.messages: list[Message] = []
         self.fields: list[str] = []
         """Path of each message."""
+        self.sealed: list[SealedItem] = []
+        self.pieces: dict[int, list[str]] = {}
+        self._reasoning: list[str] = []
+        """Pieces of the reasoning of the last answer; empty where it is sealed."""
         self._n_parts = self._n_values = 0
 
     def _append(self, message: Message, place: str) -> None:
@@ -163,16 +173,29 @@ class _Conversation:
 
     def add_answer(self, content: str | list[Block], place: str) -> None:
         last = self.messages[-1] if self.messages else None
-        answer = last if isinstance(last, AssistantMessage) else AssistantMessage()
+        answer, position = AssistantMessage(), len(self.messages)
+        if isinstance(last, AssistantMessage):
+            answer, position = last, position - 1
+        else:
+            self._reasoning = []
+        n_sealed = len(self.sealed)
         if isinstance(content, str):
             content = [TextBlockParam(content)]
         for i, block in enumerate(content):
             path = f"{place}[{i}]"
             match block:
-                case ThinkingBlockParam(thinking=thinking):
-                    if thinking:
-                        before = answer.reasoning_content
-                        answer.reasoning_content = f"{before}\n{thinking}" if before else thinking
+                case ThinkingBlockParam(thinking=thinking, signature=signature):
+                    if not thinking and signature and is_sealed(signature):
+                        item = SealedItem(
+                            kind="reasoning",
+                            text=signature,
+                            field=f"{path}.signature",
+                            message=position,
+                            piece=len(self._reasoning),
+                            has_plain_text=True,  # one of another server is left out, as redacted thinking is
+                        )
+                        self.sealed.append(item)
+                    self._reasoning.append(thinking)
                 case ToolUseBlockParam(id=id, name=name, input=input):
                     call = ToolCall(id, FunctionCall(name, self._arguments(input, f"{path}.input")))
                     if answer.tool_calls is None:
@@ -183,7 +206,12 @@ class _Conversation:
                 case _:
                     for text in _texts(block, path):
                         _add_part(answer, text)
-        if answer is not last and (answer.content is not None or answer.tool_calls or answer.reasoning_content):
+        answer.reasoning_content = joined(self._reasoning)
+        has_sealed = len(self.sealed) > n_sealed
+        if has_sealed:
+            self.pieces[position] = self._reasoning
+        is_empty = answer.content is None and not (answer.tool_calls or answer.reasoning_content or has_sealed)
+        if answer is not last and not is_empty:
             self._append(answer, place)
 
     def _arguments(self, input: dict[str, Any], place: str) -> str:

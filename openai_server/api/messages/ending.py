@@ -2,6 +2,7 @@
 
 import hashlib
 from base64 import b64encode
+from collections.abc import Callable
 
 from openai_server.api.messages.answer import (
     AnthropicMessage,
@@ -95,19 +96,28 @@ def message(
     return AnthropicMessage(id, "assistant", model, content, reason, sequence, details, None, usage)
 
 
-class Signature:
-    """A digest of the reasoning in one block. Clients send it back with the block, and it is not checked: a client may
-    change its own conversation."""
+Seal = Callable[[str], str]
+"""Seals reasoning for the client."""
 
-    def __init__(self) -> None:
-        self._digest = hashlib.sha256()
+
+class Signature:
+    """The signature of one block with reasoning, which clients send back with the block. It is a digest of the text.
+    With `seal`, for a client that omits the text, it is the sealed text. It is not checked whether it fits to the text
+    of a block: a client may change its own conversation."""
+
+    def __init__(self, seal: Seal | None) -> None:
+        self._seal = seal
+        self._parts: list[str] = []
 
     def add(self, text: str) -> None:
-        self._digest.update(text.encode(errors="surrogatepass"))
+        self._parts.append(text)
 
     @property
     def text(self) -> str:
-        return b64encode(self._digest.digest()).decode()
+        text = "".join(self._parts)
+        if self._seal is not None:
+            return self._seal(text)
+        return b64encode(hashlib.sha256(text.encode(errors="surrogatepass")).digest()).decode()
 
 
 def tool_use_id(id: str) -> str:

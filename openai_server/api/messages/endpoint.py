@@ -4,7 +4,8 @@ from functools import partial
 from typing import Any
 
 from openai_server.api import endpoint
-from openai_server.api.endpoint import Description, Endpoint, Example, RequestType
+from openai_server.api.answers import AnswerIdentity
+from openai_server.api.endpoint import Description, Endpoint, Example, Handler, RequestType
 from openai_server.api.examples import MODEL, SERVED
 from openai_server.api.generation_handler import GenerationHandler
 from openai_server.api.messages.answer import (
@@ -19,13 +20,17 @@ from openai_server.api.messages.answer import (
     TokenCount,
 )
 from openai_server.api.messages.count import count
+from openai_server.api.messages.ending import Seal
 from openai_server.api.messages.errors import ANTHROPIC, OVERLOADED
 from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
+from openai_server.api.messages.opening import opened
 from openai_server.api.messages.request import parse, parse_count
-from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest
+from openai_server.api.messages.schema import ConversationTurn, CountTokensRequest, MessagesRequest, MessagesTurn
 from openai_server.api.messages.whole import whole
 from openai_server.api.messages.writer import MessagesWriter
+from openai_server.api.services import Services
 from openai_server.api.tasks import TaskHandler
+from openai_server.core.request_context import RequestContext
 
 _WEATHER = {
     "name": "get_weather",
@@ -39,16 +44,33 @@ def _conversation(content: str, **fields: Any) -> dict[str, Any]:
     return {"model": MODEL, "messages": [{"role": "user", "content": content}], **fields}
 
 
+def _handler(services: Services) -> Handler:
+    def seal(identity: AnswerIdentity, request: MessagesTurn) -> Seal | None:
+        if not request.omits_thinking:
+            return None
+        return lambda text: services.sealer.seal(text, "reasoning", identity.model)
+
+    async def complete(request: MessagesTurn, context: RequestContext) -> MessagesTurn:
+        assert isinstance(request.turn, ConversationTurn)
+        request.turn = await opened(services, request.turn, context)
+        return request
+
+    return GenerationHandler(
+        services,
+        parse=parse,
+        id_prefix="msg_",
+        complete=complete,
+        answer=lambda identity, answers, request, format: whole(
+            identity, answers, request, format, seal(identity, request)
+        ),
+        writer=lambda identity, request, _: MessagesWriter(identity, request, seal(identity, request)),
+    )
+
+
 MESSAGES = Endpoint(
     paths=("/v1/messages", "/messages", "/{model}/messages"),
     method="POST",
-    handler=partial(
-        GenerationHandler,
-        parse=parse,
-        id_prefix="msg_",
-        answer=whole,
-        writer=lambda identity, request, _: MessagesWriter(identity, request),
-    ),
+    handler=_handler,
     client_api=ANTHROPIC,
     operation="chat",
     description=Description(

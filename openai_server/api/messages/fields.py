@@ -58,7 +58,7 @@ _SERVER_USE = _CACHE | {"caller", "id", "input", "name", "server_name"}
 _SERVER_RESULT = _CACHE | {"caller", "content", "tool_use_id"}
 _BLOCKS: ByStruct = {
     **_RESULT,
-    blocks.ThinkingBlockParam: _fields(blocks.ThinkingBlockParam, frozenset({"signature"})),
+    blocks.ThinkingBlockParam: _fields(blocks.ThinkingBlockParam),
     blocks.RedactedThinkingBlockParam: _fields(blocks.RedactedThinkingBlockParam, frozenset({"data"})),
     blocks.ToolUseBlockParam: _fields(blocks.ToolUseBlockParam, _CACHE | {"caller", "toolset_name"}),
     blocks.ToolResultBlockParam: _fields(

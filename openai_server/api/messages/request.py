@@ -6,10 +6,9 @@ from msgspec import Struct
 
 from openai_server.access.caps import Caps
 from openai_server.api.messages.fields import COUNT_FIELDS, MESSAGES_FIELDS
-from openai_server.api.messages.schema import CountTokensRequest, MessagesRequest, MessagesTurn
+from openai_server.api.messages.schema import ConversationTurn, CountTokensRequest, MessagesRequest, MessagesTurn
 from openai_server.api.schemas import Fields, bounds, check_extensions, convert, load
 from openai_server.api.schemas.guides import decode_schemas
-from openai_server.core.turn import Turn
 
 R = TypeVar("R", bound=Struct)
 
@@ -26,9 +25,11 @@ def parse(body: bytes, caps: Caps) -> MessagesTurn:
     )
 
 
-def parse_count(body: bytes, caps: Caps) -> Turn:
+def parse_count(body: bytes, caps: Caps) -> ConversationTurn:
     """Raises InvalidRequest."""
-    return caps.applied(_converted(body, CountTokensRequest, COUNT_FIELDS).turn(), (), len(body))
+    turn = _converted(body, CountTokensRequest, COUNT_FIELDS).turn()
+    caps.applied(turn, (), len(body))
+    return turn
 
 
 def _converted(body: bytes, struct: type[R], fields: Fields) -> R:

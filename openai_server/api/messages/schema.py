@@ -1,13 +1,15 @@
 """Requests of `/v1/messages` and `/v1/messages/count_tokens` as Structs, and their conversion to turns. PURE."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import replace
 
 from openai_server.api.messages.blocks import MessageParam, SystemContent
 from openai_server.api.messages.conversation import continues_answer, translated
 from openai_server.api.messages.tools import AnyToolChoice, ToolParam, tool_use, tools_of
+from openai_server.api.responses.sealed import SealedItem, with_opened
 from openai_server.api.schemas.bounds import MAX_MESSAGES, MAX_TOOLS
 from openai_server.api.schemas.guides import Text, guide_of, not_together
 from openai_server.api.schemas.requests import GenerateRequest, GenerationFields, TokenLimit
@@ -72,12 +74,14 @@ class _Conversation:
     output_format: JsonOutputFormat | None
     chat_template_kwargs: dict[str, Any] | None
 
-    def _turn(self, sampling: Sampling, guide: Guide, token_limit: int | None, names: Mapping[str, str]) -> Turn:
+    def _turn(
+        self, sampling: Sampling, guide: Guide, token_limit: int | None, names: Mapping[str, str]
+    ) -> "ConversationTurn":
         """Raises InvalidRequest."""
-        messages, message_fields = translated(self.system, self.messages)
+        messages, message_fields, sealed, pieces = translated(self.system, self.messages)
         tools = tools_of(self.tools or ())
         thinking, is_hint = _thinking(self.thinking)
-        return Turn(
+        return ConversationTurn(
             model=self.model,
             messages=messages,
             tools=tools,
@@ -97,6 +101,8 @@ class _Conversation:
             reports_stop=True,
             names=names,
             message_fields=message_fields,
+            sealed_items=sealed,
+            reasoning_pieces=pieces,
             tool_fields=[f"tools[{i}]" for i, tool in enumerate(self.tools or ()) if tool.is_offered],
         )
 
@@ -114,7 +120,7 @@ class CountTokensRequest(Struct, _Conversation, kw_only=True):
     output_format: JsonOutputFormat | None = None
     chat_template_kwargs: dict[str, Any] | None = None
 
-    def turn(self) -> Turn:
+    def turn(self) -> "ConversationTurn":
         """Raises InvalidRequest."""
         return self._turn(Sampling(), NO_GUIDE, None, NAMES)
 
@@ -147,7 +153,7 @@ class MessagesRequest(GenerationFields, _Conversation, kw_only=True):
     def stop(self) -> list[str] | None:
         return self.stop_sequences or None
 
-    def turn(self) -> Turn:
+    def turn(self) -> "ConversationTurn":
         """Raises InvalidRequest."""
         names = NAMES if self.repeat_penalty is None else {**NAMES, "repetition_penalty": "repeat_penalty"}
         return self._turn(self._sampling(), self.guide, self.max_tokens, names)
@@ -155,6 +161,18 @@ class MessagesRequest(GenerationFields, _Conversation, kw_only=True):
     @property
     def omits_thinking(self) -> bool:
         return isinstance(self.thinking, ThinkingEnabled | ThinkingAdaptive) and self.thinking.display == "omitted"
+
+
+class ConversationTurn(Turn, kw_only=True):
+    sealed_items: Sequence[SealedItem] = ()
+    """Reasoning that this server sealed, whose texts have to be opened before the turn is complete."""
+    reasoning_pieces: Mapping[int, Sequence[str]] = {}
+    """The reasoning of messages with sealed reasoning, by position."""
+
+    def with_opened(self, texts: Sequence[str | None]) -> "ConversationTurn":
+        """The turn with the text of each of `sealed_items`; None: it can't be opened."""
+        messages = with_opened(self.messages, self.sealed_items, self.reasoning_pieces, texts)
+        return replace(self, messages=messages, sealed_items=(), reasoning_pieces={})
 
 
 class MessagesTurn(GenerateRequest, kw_only=True):

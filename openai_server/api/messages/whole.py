@@ -7,7 +7,7 @@ import orjson
 
 from openai_server.api.answers import AnswerIdentity, WholeAnswer
 from openai_server.api.messages.answer import ContentBlock, DirectCaller, TextBlock, ThinkingBlock, ToolUseBlock
-from openai_server.api.messages.ending import Ending, Signature, message, message_usage, tool_use_id
+from openai_server.api.messages.ending import Ending, Seal, Signature, message, message_usage, tool_use_id
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.core.answer import Answer
 from openai_server.core.events import CallArguments, CallBegun, Content, Event, Finish, Reasoning, Refusal
@@ -16,9 +16,13 @@ from openai_server.parsing.choice_reader import AnswerFormat, ChoiceReader
 
 
 def whole(
-    identity: AnswerIdentity, answers: Sequence[Answer], request: MessagesTurn, format: AnswerFormat | None
+    identity: AnswerIdentity,
+    answers: Sequence[Answer],
+    request: MessagesTurn,
+    format: AnswerFormat | None,
+    seal: Seal | None = None,
 ) -> WholeAnswer:
-    """`answers` has one item, which has one choice."""
+    """`answers` has one item, which has one choice. `seal` is for reasoning whose text is left out."""
     [choice] = [choice for answer in answers for choice in answer.choices]
     events: list[Event] = [Content(choice.text)]
     if format is not None:
@@ -29,13 +33,13 @@ def whole(
     for event in events:
         ending.note(event)
     counts = total(answer.usage for answer in answers)
-    content = _blocks(events, omits_thinking=request.omits_thinking)
+    content = _blocks(events, omits_thinking=request.omits_thinking, seal=seal)
     body = message(identity.id, identity.model, content, ending.delta(counts), message_usage(counts))
     reasons = [event.reason for event in events if isinstance(event, Finish)]
     return WholeAnswer(body, 1, reasons, counts)
 
 
-def _blocks(events: Iterable[Event], *, omits_thinking: bool) -> list[ContentBlock]:
+def _blocks(events: Iterable[Event], *, omits_thinking: bool, seal: Seal | None) -> list[ContentBlock]:
     """The blocks of the answer. Text that is only white space is left out, since the API refuses such blocks."""
     blocks: list[ContentBlock] = []
     arguments: dict[int, str] = {}
@@ -63,7 +67,7 @@ def _blocks(events: Iterable[Event], *, omits_thinking: bool) -> list[ContentBlo
         call.input = _input(arguments.get(index, ""))
     for block in blocks:
         if isinstance(block, ThinkingBlock):
-            signature = Signature()
+            signature = Signature(seal)
             signature.add(block.thinking)
             block.signature = signature.text
             if omits_thinking:

@@ -21,7 +21,7 @@ from openai_server.api.messages.answer import (
     ThinkingBlock,
     ToolUseBlock,
 )
-from openai_server.api.messages.ending import Ending, Signature, delta_usage, message, message_usage, tool_use_id
+from openai_server.api.messages.ending import Ending, Seal, Signature, delta_usage, message, message_usage, tool_use_id
 from openai_server.api.messages.errors import stream_error
 from openai_server.api.messages.schema import MessagesTurn
 from openai_server.api.stream_writer import StreamWriter
@@ -62,7 +62,9 @@ class MessagesWriter(StreamWriter):
 
     ping = _typed(Ping())
 
-    def __init__(self, identity: AnswerIdentity, request: MessagesTurn) -> None:
+    def __init__(self, identity: AnswerIdentity, request: MessagesTurn, seal: Seal | None = None) -> None:
+        """`seal` is for reasoning whose text is left out."""
+        self._seal = seal
         self._identity = identity
         self._omits_thinking = request.omits_thinking
         self._ending = Ending(request)
@@ -73,7 +75,7 @@ class MessagesWriter(StreamWriter):
         """The bytes of a delta of the open block up to its text."""
         self._space = ""
         """White space held back."""
-        self._signature = Signature()
+        self._signature = Signature(seal)
 
     def begin(self, n_choices: int, prompt: Usage | None) -> bytes:
         assert n_choices == 1
@@ -123,7 +125,7 @@ class MessagesWriter(StreamWriter):
         data = b""
         if self._kind != _THINKING:
             data = self._open(_THINKING, ThinkingBlock("", ""))
-            self._signature = Signature()
+            self._signature = Signature(self._seal)
         self._signature.add(text)
         return data if self._omits_thinking else data + self._head + orjson.dumps(text) + _DELTA_END
 

@@ -27,16 +27,23 @@ async def opened(services: Services, request: ResponsesRequest, context: Request
     """The request with the texts of its sealed items. Raises APIError and ClientGone."""
     if not request.sealed_items:
         return request
+    return request.with_opened(await texts_of(request.sealed_items, request.turn.model, services, context))
+
+
+async def texts_of(
+    items: Sequence[SealedItem], model: str | None, services: Services, context: RequestContext
+) -> list[str | None]:
+    """The text of each item; None: it wasn't sealed for this model with one of the server's keys. Raises APIError and
+    ClientGone."""
     try:
-        model = await unless_gone(context.scope, services.catalog.resolve(request.turn.model))
+        found = await unless_gone(context.scope, services.catalog.resolve(model))
     except BackendError as error:
         raise from_backend(error, {}) from error
-    work = services.threads.run(context.caller, _texts, services.sealer, request.sealed_items, model.name)
-    return request.with_opened(await unless_gone(context.scope, work))
+    work = services.threads.run(context.caller, _texts, services.sealer, items, found.name)
+    return await unless_gone(context.scope, work)
 
 
 def _texts(sealer: Sealer, items: Sequence[SealedItem], model: str) -> list[str | None]:
-    """The text of each item; None: it wasn't sealed for this model with one of the server's keys."""
     texts: list[str | None] = []
     for item in items:
         try:

@@ -56,7 +56,7 @@ async def test_an_answer() -> None:
     assert reply.headers["request-id"] == reply.headers["x-request-id"]
     body = reply.json
     assert body["id"].startswith("msg_")
-    assert body["content"] == [{"type": "text", "text": "well", "citations": None}]
+    assert body["content"] == [{"type": "text", "text": "well", "citations": []}]
     assert (body["stop_reason"], body["model"]) == ("end_turn", "tiny")
     assert (body["usage"]["input_tokens"], body["usage"]["cache_read_input_tokens"]) == (6, 4)
 

@@ -3,6 +3,7 @@
 Nullable fields are always present, as in Anthropic's answers.
 """
 
+from collections.abc import Sequence
 from typing import Any, Literal
 
 from msgspec import Struct
@@ -14,7 +15,8 @@ StopReason = Literal["end_turn", "max_tokens", "stop_sequence", "tool_use", "ref
 
 class TextBlock(Struct, tag_field="type", tag="text"):
     text: str
-    citations: None = None
+    citations: Sequence[Any] = ()
+    """Always empty. Some clients refuse null here, which Anthropic's API has."""
 
 
 class ThinkingBlock(Struct, tag_field="type", tag="thinking"):

@@ -101,7 +101,7 @@ MESSAGES = Endpoint(
             "type": "message",
             "role": "assistant",
             "model": SERVED,
-            "content": [{"type": "text", "text": "The capital of France is Paris.", "citations": None}],
+            "content": [{"type": "text", "text": "The capital of France is Paris.", "citations": []}],
             "stop_reason": "end_turn",
             "stop_sequence": None,
             "stop_details": None,

@@ -4,7 +4,7 @@ Clients match the type, the status and some messages: Claude Code shortens its c
 long", and reads the two numbers after that.
 """
 
-from typing import Literal, TypedDict
+from typing import Literal, NotRequired, TypedDict
 
 from openai_server.api.client_api import ClientApi, ErrorAnswer
 from openai_server.core.context_length import is_number
@@ -15,9 +15,14 @@ OVERLOADED = 529
 """Anthropic's status for a server that has too many requests, of whichever caller."""
 
 
+class AnthropicErrorDetails(TypedDict):
+    error_code: str
+
+
 class AnthropicErrorContent(TypedDict):
     type: str
     message: str
+    details: NotRequired[AnthropicErrorDetails]
 
 
 class AnthropicError(TypedDict):
@@ -52,7 +57,14 @@ _FULL = ("server_overloaded", contract.REASON_QUEUE_FULL)
 def _content(error: APIError) -> AnthropicErrorContent:
     status = _status(error)
     type = _TYPES.get(status, "invalid_request_error" if status < 500 else "api_error")
-    return {"type": type, "message": _message(error)}
+    content: AnthropicErrorContent = {"type": type, "message": _message(error)}
+    if error.param == _THREAD and status == 400:
+        content["details"] = {"error_code": "thread_unsupported_request"}
+    return content
+
+
+_THREAD = "thread"
+"""The field for a stored conversation. With the error's code, the `anthropic` package sends the whole one instead."""
 
 
 def _message(error: APIError) -> str:

@@ -160,7 +160,7 @@ def test_the_blocks_of_an_answer() -> None:
     thinking, text, call = body["content"]
     assert (thinking["type"], thinking["thinking"]) == ("thinking", "hm")
     assert len(thinking["signature"]) == 44
-    assert text == {"type": "text", "text": "well", "citations": None}
+    assert text == {"type": "text", "text": "well", "citations": []}
     assert call == {
         "type": "tool_use",
         "id": "toolu_1",
@@ -267,7 +267,7 @@ def test_a_refusal_is_text_with_a_reason_of_its_own() -> None:
     writer = MessagesWriter(IDENTITY, turn())
     data = writer.begin(1, None) + writer.write(0, [Content("I "), Refusal("can't"), Finish("stop")]) + writer.end(USED)
     message = assembled(events(data))
-    assert message["content"] == [{"type": "text", "text": "I can't", "citations": None}]
+    assert message["content"] == [{"type": "text", "text": "I can't", "citations": []}]
     assert message["stop_reason"] == "refusal"
     assert message["stop_details"] == {"type": "refusal", "category": None, "explanation": None}
 

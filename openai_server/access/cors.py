@@ -9,7 +9,7 @@ Header = tuple[bytes, bytes]
 
 EXPOSED = ", ".join(
     (
-        *("x-request-id", "retry-after", "retry-after-ms"),
+        *("x-request-id", "request-id", "retry-after", "retry-after-ms"),
         *(f"x-ratelimit-{name}-{unit}" for unit in ("requests", "tokens") for name in ("limit", "remaining", "reset")),
     )
 )

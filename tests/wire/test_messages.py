@@ -21,6 +21,7 @@ from tests.wire.fake_worker import (
     hangs_midway,
     inputs_of,
     last_token,
+    message,
     refuses,
     streams,
     token,
@@ -374,6 +375,18 @@ async def test_omitted_reasoning_comes_back_with_its_signature(stream: bool) -> 
             answer = {"role": "assistant", "content": [block, {"type": "text", "text": "well"}]}
             assert (await send(sidecar, messages=[HI, answer, HI])).status == 200
             assert prompt(fake.requests[-1]) == f"[user]hi[assistant]{shown}well[user]hi[assistant]"
+
+
+async def test_counted_prompts_have_the_reasoning_that_was_omitted() -> None:
+    fake = FakeWorker(
+        answers(whole("<think>hm</think>well"), message((contract.TOKEN_IDS, [1, 2]))),
+        inputs=[spec.name for task in contract.TASKS.values() for spec in task.inputs],
+        parameters={"chat_template": REASONING_TEMPLATE, "tasks": ",".join(contract.TASKS)},
+    )
+    async with running(fake) as sidecar:
+        answer = {"role": "assistant", "content": (await send(sidecar, thinking=OMITTED)).json["content"]}
+        assert (await send(sidecar, f"{PATH}/count_tokens", messages=[HI, answer, HI])).json == {"input_tokens": 2}
+    assert prompt(fake.requests[-1]) == "[user]hi[assistant]<think>hm</think>well[user]hi[assistant]"
 
 
 async def test_shown_reasoning_needs_no_signature() -> None:

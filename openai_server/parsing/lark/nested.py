@@ -16,13 +16,22 @@ from collections.abc import Iterator, Sequence
 from anyserve_common.text import ends_in_escape
 from openai_server.core.lark import literal
 from openai_server.parsing.lark.definitions import Definition, Grammar, read, refused
-from openai_server.parsing.lark.regex import ESCAPED, Refused, characters_of, is_closed, run_of
+from openai_server.parsing.lark.regex import (
+    ESCAPED,
+    MAX_LENGTH,
+    Refused,
+    characters_of,
+    is_closed,
+    run_of,
+    too_long,
+)
 from openai_server.parsing.lark.texts import InJson, PlaceWriter, Raw, on_one_line, parts_of, text_of
 from openai_server.parsing.lark.tokens import Token
 from protos.contract import REWRITTEN_COMMENT
 
 _ANY = "/(?s:.)*/"
 _NONEMPTY = "/(?s:.)+/"
+_MAX_NEGATIONS = 8
 _ANCHOR = re.compile(r"(?<![\[\\])\^|(?<!\\)\$|\\[AbBzZ]")
 
 
@@ -117,8 +126,13 @@ def _terminals(grammar: Grammar, texts: PlaceWriter) -> tuple[list[str], str]:
     return lines, names["start"]
 
 
-def _values(body: Sequence[Token], texts: PlaceWriter, names: dict[str, str], ignored: str = "") -> Iterator[str]:
-    """The tokens of a body, rewritten. `ignored`: what may follow each terminal of a rule."""
+def _values(
+    body: Sequence[Token], texts: PlaceWriter, names: dict[str, str], ignored: str = "", level: int = 0
+) -> Iterator[str]:
+    """The tokens of a body, rewritten. `ignored`: what may follow each terminal of a rule. `level`: the number of
+    negations around the body."""
+    if level > _MAX_NEGATIONS:
+        raise Refused(f"line {body[0].line}: more than {_MAX_NEGATIONS} nested '~'")
     at = 0
     while at < len(body):
         token = body[at]
@@ -139,7 +153,7 @@ def _values(body: Sequence[Token], texts: PlaceWriter, names: dict[str, str], ig
             case _:
                 if token.text == "~" and not (at < len(body) and body[at].kind == "number"):
                     end = _end_of_value(body, at)
-                    yield f"({texts.any_text} & ~({_joined(_values(body[at:end], texts, names))}))"
+                    yield f"({texts.any_text} & ~({_joined(_values(body[at:end], texts, names, level=level + 1))}))"
                     at = end
                 else:
                     yield token.text
@@ -158,7 +172,15 @@ def _end_of_value(body: Sequence[Token], at: int) -> int:
 
 
 def _joined(values: Iterator[str]) -> str:
-    return " ".join(values)
+    """Raises Refused if the text gets too long."""
+    out: list[str] = []
+    length = 0
+    for value in values:
+        out.append(value)
+        length += len(value) + 1
+        if length > MAX_LENGTH:
+            raise too_long()
+    return " ".join(out)
 
 
 # ---- Recursive grammars
@@ -171,7 +193,9 @@ class _Rules:
         self._grammar = grammar
         self._texts = texts
         self._lines: list[str] = []
-        self._names: dict[str, str] = {}
+        self._taken = set(grammar.definitions)
+        self._with_escapes: dict[str, bool] = {}
+        """Whether the texts of a terminal may have characters that JSON escapes, by its name."""
 
     def lines(self) -> list[str]:
         self._begin()
@@ -193,8 +217,9 @@ class _Rules:
         raise NotImplementedError
 
     def _new_name(self, name: str) -> str:
-        while name in self._grammar.definitions or name in self._names.values():
+        while name in self._taken:
             name += "_x" if name.islower() else "_X"
+        self._taken.add(name)
         return name
 
 
@@ -216,7 +241,6 @@ class _RulesBeforeTag(_Rules):
         for token in definition.body:
             if token.kind == "regex":
                 name = self._new_name(f"X{len(self._lines)}")
-                self._names[name] = name
                 self._lines.append(f"{name}: ({self._texts.regex(*parts_of(token))}) & {self._without_tag}")
                 token = Token("name", name, token.line)
             tokens.append(token)
@@ -234,7 +258,6 @@ class _RulesInJson(_Rules):
     def _begin(self) -> None:
         if self._grammar.ignored:
             self._ignored = self._new_name("ignored")
-            self._names["%ignore"] = self._ignored
             choices = " | ".join(self._lexeme(body) for body in self._grammar.ignored)
             self._lines.append(f"{self._ignored}: ({choices})*")
 
@@ -294,6 +317,9 @@ class _RulesInJson(_Rules):
             if (token.text == ".." and text_of(body[i - 1]) < "\\") or token.text == "~":
                 return True
             definition = self._grammar.definitions.get(token.text) if token.kind == "name" else None
-            if definition is not None and self._has_escapes(definition.body):
-                return True
+            if definition is not None:
+                if token.text not in self._with_escapes:
+                    self._with_escapes[token.text] = self._has_escapes(definition.body)
+                if self._with_escapes[token.text]:
+                    return True
         return False

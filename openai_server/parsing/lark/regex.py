@@ -16,6 +16,8 @@ _ASCII = frozenset(map(chr, range(128)))
 ESCAPED = frozenset(map(chr, range(32))) | {'"', "\\"}
 """Characters that JSON escapes."""
 PLAIN_CLASS = r'[^"\\\x00-\x1f]'
+_BETWEEN_CHECKS = 256
+"""Pieces of a rewritten expression between two checks of its length."""
 _FLAGS = frozenset("imsux")
 _FLAG_GROUP = re.compile(r"\?([a-zA-Z]*)(?:-([a-zA-Z]+))?([:)])")
 _NAMED_GROUP = re.compile(r"\?P?<[A-Za-z_][A-Za-z0-9_.\[\]]*>")
@@ -29,6 +31,9 @@ _CLOSED = re.compile(r"""(?P<end>\\?["'`%@~,;:=<>!&])(?P<body>.+)(?<!\\)(?P=end)
 _CONTROL_ESCAPES = {"a": "\a", "f": "\f", "n": "\n", "r": "\r", "t": "\t", "v": "\v"}
 _PUNCTUATION = frozenset("\\.+*?()|[]{}^$#&-~/\"'`!%,:;<=>@_ ")
 """Characters that a backslash makes literal."""
+MAX_LENGTH = 1 << 18
+"""Characters of a rewritten expression or grammar: workers accept no longer one, and a short expression may grow to a
+hundred times its length."""
 _MAX_NESTING = 50
 """Classes within classes."""
 
@@ -76,6 +81,10 @@ _PROPERTIES = {
 
 class Refused(Exception):
     """The grammar has a construct that can't be enforced here. The message names it."""
+
+
+def too_long() -> Refused:
+    return Refused(f"it would have more than {MAX_LENGTH} characters")
 
 
 def escaped_regex(regex: str, flags: str = "") -> str:
@@ -193,8 +202,13 @@ class _Rewriting:
     def text(self) -> str:
         out: list[str] = []
         groups: list[frozenset[str]] = []
-        regex = self._regex
+        regex, n_checked, length = self._regex, 0, 0
         while self._at < len(regex):
+            if len(out) - n_checked == _BETWEEN_CHECKS:
+                length += sum(map(len, out[n_checked:]))
+                n_checked = len(out)
+                if length > MAX_LENGTH:
+                    raise too_long()
             character = regex[self._at]
             if character == "(":
                 groups.append(self._flags)

@@ -22,6 +22,10 @@ _TOKEN = re.compile(
 )
 
 
+MAX_TOKENS = 20_000
+"""Tokens of a grammar. 40 ms of work."""
+
+
 class Token(NamedTuple):
     kind: str
     text: str
@@ -40,6 +44,8 @@ def tokens_of(grammar: str) -> list[Token]:
         kind = str(match.lastgroup)
         if kind != "comment" and not (kind == "newline" and (not tokens or tokens[-1].kind == kind)):
             tokens.append(Token(kind, match[0], line))
+            if len(tokens) > MAX_TOKENS:
+                raise Refused(f"it has more than {MAX_TOKENS} literals, names and operators")
         line += match[0].count("\n")
         at = match.end()
     return tokens

@@ -316,6 +316,10 @@ REFUSED = [
     ("%declare X\nstart: X", "line 1: '%declare'"),
     ("\n".join(["start: r0", *(f"r{i}: r{i + 1}" for i in range(300)), 'r300: "a"']), "nests too deeply"),
     (f"start: /{'[' * 60}a{']' * 60}/", "deeply nested"),
+    (f"start: /{'.' * 10_000}/", "more than 262144 characters"),
+    (f"start: {'/./ ' * 10_000}", "more than 262144 characters"),
+    (f"start: {'a ' * 20_001}", "more than 20000 literals"),
+    (f"start: A\nA: {'~(' * 9}/a/{')' * 9}", "line 2: more than 8 nested '~'"),
 ]
 
 
@@ -323,6 +327,12 @@ REFUSED = [
 def test_what_is_not_text_is_refused_with_its_line(definition: str, problem: str) -> None:
     with pytest.raises(Refused, match=problem):
         in_json_string(definition)
+
+
+def test_terminals_that_refer_to_others_often_take_no_time() -> None:
+    lines = [f"T{i}: T{i + 1} T{i + 1}" for i in range(100)]
+    definition = "\n".join(['start: "a" start | T0', *lines, 'T100: "b"'])
+    assert "T100" in in_json_string(definition)  # without a memory, it would take 2¹⁰⁰ steps
 
 
 @given(st.text(st.sampled_from('start:AB "/\\|()[]{}<>~&+*?.-=@%\n#a1'), max_size=60))

@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 
 from openai_server.core.answer import Answer, Choice
+from openai_server.core.logprobs import TokenLogprob
 from openai_server.core.rows import ChoiceDecoders, Row
 from openai_server.core.timings import Timings
 from openai_server.core.usage import Usage
@@ -15,8 +16,9 @@ class CollectedAnswer:
     def __init__(self, n_choices: int, format: AnswerFormat) -> None:
         self._decoders = ChoiceDecoders(n_choices)
         self._readers = [ChoiceReader(format) for _ in range(n_choices)]
-        self._choices = [Choice(index, "", None, []) for index in range(n_choices)]
+        self._choices = [Choice(index, "", None) for index in range(n_choices)]
         self._texts: list[list[str]] = [[] for _ in range(n_choices)]
+        self._logprobs: list[list[TokenLogprob]] = [[] for _ in range(n_choices)]
         self._open = set(range(n_choices))
 
     @property
@@ -31,13 +33,13 @@ class CollectedAnswer:
             text = self._decoders.text(index, token, reason is not None)
             choice = self._choices[index]
             self._texts[index].append(text)
-            choice.logprobs = [*choice.logprobs, *logprobs] if logprobs else choice.logprobs
+            self._logprobs[index] += logprobs
             choice.finish_reason = reason
             self._readers[index].read(text, reason)
             if reason is not None or self._readers[index].is_cut_off:
                 self._open.discard(index)
 
     def answer(self, usage: Usage | None, timings: Timings | None) -> Answer:
-        for choice, texts in zip(self._choices, self._texts, strict=True):
-            choice.text = "".join(texts)
+        for choice, texts, logprobs in zip(self._choices, self._texts, self._logprobs, strict=True):
+            choice.text, choice.logprobs = "".join(texts), logprobs
         return Answer(self._choices, usage, timings)

@@ -122,7 +122,8 @@ def model(request: pytest.FixtureRequest) -> Model:
 
 
 async def test_pydantic_ai_gets_its_type_through_a_tool(model: Model) -> None:
-    result = await PydanticAgent(model, output_type=Weather, instructions="Be brief.").run("Is it sunny in Paris?")
+    agent = PydanticAgent(model, output_type=Weather, instructions="Be brief.")
+    result = await agent.run("Is it sunny in Paris?", model_settings=PydanticSettings(parallel_tool_calls=False))
     assert isinstance(result.output, Weather)
     assert result.usage.output_tokens > 0
 

@@ -171,6 +171,17 @@ def test_a_custom_tool_gets_an_input_of_its_grammar(client: openai.OpenAI) -> No
     assert re.fullmatch("[a-z]{3,8} [0-9]{2}", call.input)
 
 
+def test_tokens_are_counted_before_the_response(client: openai.OpenAI) -> None:
+    response = client.responses.create(
+        model=SMOLLM2, instructions="Be brief.", input=QUESTION, tools=[WEATHER], max_output_tokens=1
+    )
+    count = client.responses.input_tokens.count(
+        model=SMOLLM2, instructions="Be brief.", input=QUESTION, tools=[WEATHER]
+    )
+    assert response.usage is not None
+    assert count.input_tokens == response.usage.input_tokens
+
+
 async def test_many_async_streams_at_once_are_answered(pair: Pair) -> None:
     async with openai.AsyncOpenAI(base_url=f"{pair.url}/v1", api_key="none", max_retries=0) as client:
 

@@ -183,7 +183,8 @@ ACCESS_OPTIONS = (
     ),
     option(
         "--max-output-tokens",
-        "Largest `max_tokens`, and the limit for requests without `max_tokens`; 0 is no limit other than the context.",
+        "Largest `max_tokens`, and the limit for requests without `max_tokens`; 0 is no limit other than the context. "
+        "In Anthropic's API, where `max_tokens` is required, a larger value is lowered instead of refused.",
         **count(0),
     ),
     option("--max-n", "Largest `n` and `best_of`.", **count(1, 128)),

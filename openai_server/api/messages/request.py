@@ -17,8 +17,12 @@ def parse(body: bytes, caps: Caps) -> MessagesTurn:
     """Raises InvalidRequest."""
     request = _converted(body, MessagesRequest, MESSAGES_FIELDS)
     check_extensions(request)
+    turn = request.turn()
+    if caps.output_tokens:
+        # The field is required, so clients set it to what some model allows. A refusal would end their sessions.
+        turn.token_limit = min(request.max_tokens, caps.output_tokens)
     return MessagesTurn(
-        caps.applied(request.turn(), (), len(body)),
+        caps.applied(turn, (), len(body)),
         bool(request.stream),
         omits_thinking=request.omits_thinking,
         stop_sequences=tuple(request.stop_sequences or ()),

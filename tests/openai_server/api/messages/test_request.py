@@ -139,11 +139,15 @@ def test_a_request_has_one_format() -> None:
     assert refusal(output_config={"format": FORMAT}, regex="a").param == "regex"
 
 
+@pytest.mark.parametrize(("limit", "expected"), [(0, 9), (8, 8), (9, 9), (10, 9)])
+def test_the_required_max_tokens_is_lowered_to_the_servers_limit(limit: int, expected: int) -> None:
+    assert request(Caps(output_tokens=limit)).turn.token_limit == expected
+
+
 def test_the_limits_of_the_server_apply() -> None:
     with pytest.raises(AboveLimit) as caught:
-        request(Caps(output_tokens=8))
-    assert caught.value.param == "max_tokens"
-    assert request(Caps(output_tokens=9)).turn.token_limit == 9
+        request(Caps(schema=8), output_config={"format": FORMAT})
+    assert caught.value.param == "output_config.format"
 
 
 def test_a_count_has_the_prompt_of_the_request() -> None:

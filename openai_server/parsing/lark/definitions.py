@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
-from openai_server.parsing.lark.regex import Refused
+from openai_server.parsing.lark.characters import Refused
 from openai_server.parsing.lark.tokens import Token, tokens_of
 
 _COMMON = {

@@ -15,16 +15,9 @@ from collections.abc import Iterator, Sequence
 
 from anyserve_common.text import ends_in_escape
 from openai_server.core.lark import literal
+from openai_server.parsing.lark.characters import ESCAPED, Refused
 from openai_server.parsing.lark.definitions import Definition, Grammar, read, refused
-from openai_server.parsing.lark.regex import (
-    ESCAPED,
-    MAX_LENGTH,
-    Refused,
-    characters_of,
-    is_closed,
-    run_of,
-    too_long,
-)
+from openai_server.parsing.lark.regex import MAX_LENGTH, characters_of, is_closed, run_of, too_long
 from openai_server.parsing.lark.texts import InJson, PlaceWriter, Raw, on_one_line, parts_of, text_of
 from openai_server.parsing.lark.tokens import Token
 from protos.contract import REWRITTEN_COMMENT

@@ -6,15 +6,20 @@ that JSON encoders write: the short escape if there is one, `\\u001b` for other 
 """
 
 import re
-import unicodedata
 from collections.abc import Set
 from typing import NamedTuple
 
-SHORT_ESCAPES = {'"': '"', "\\": "\\", "\b": "b", "\f": "f", "\n": "n", "\r": "r", "\t": "t"}
-_ASCII = frozenset(map(chr, range(128)))
-"""The characters for which classes are evaluated. None but these has an escape."""
-ESCAPED = frozenset(map(chr, range(32))) | {'"', "\\"}
-"""Characters that JSON escapes."""
+from openai_server.parsing.lark.characters import (
+    ASCII,
+    CLASSES,
+    ESCAPED,
+    POSIX,
+    POSIX_CLASS,
+    SHORT_ESCAPES,
+    Refused,
+    with_property,
+)
+
 PLAIN_CLASS = r'[^"\\\x00-\x1f]'
 _BETWEEN_CHECKS = 256
 """Pieces of a rewritten expression between two checks of its length."""
@@ -36,51 +41,6 @@ MAX_LENGTH = 1 << 18
 hundred times its length."""
 _MAX_NESTING = 50
 """Classes within classes."""
-
-_DIGITS = frozenset("0123456789")
-_UPPER, _LOWER = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZ"), frozenset("abcdefghijklmnopqrstuvwxyz")
-_LETTERS = _UPPER | _LOWER
-_SPACES = frozenset("\t\n\v\f\r ")
-_CLASSES = {"d": _DIGITS, "s": _SPACES, "w": _LETTERS | _DIGITS | {"_"}}
-_GRAPHIC = frozenset(map(chr, range(33, 127)))
-_POSIX = {
-    "alnum": _LETTERS | _DIGITS,
-    "alpha": _LETTERS,
-    "ascii": _ASCII,
-    "blank": frozenset("\t "),
-    "cntrl": frozenset(map(chr, range(32))) | {"\x7f"},
-    "digit": _DIGITS,
-    "graph": _GRAPHIC,
-    "lower": _LOWER,
-    "print": _GRAPHIC | {" "},
-    "punct": _GRAPHIC - _LETTERS - _DIGITS,
-    "space": _SPACES,
-    "upper": _UPPER,
-    "word": _LETTERS | _DIGITS | {"_"},
-    "xdigit": _DIGITS | frozenset("abcdefABCDEF"),
-}
-_POSIX_CLASS = re.compile(r"\[:(\^?)([a-z]+):\]")
-_PROPERTIES = {
-    "alphabetic": _LETTERS,
-    "any": _ASCII,
-    "ascii": _ASCII,
-    "lowercase": _LOWER,
-    "uppercase": _UPPER,
-    "whitespace": _SPACES,
-    "letter": _LETTERS,
-    "han": frozenset[str](),
-    "latin": _LETTERS,
-    "greek": frozenset[str](),
-    "cyrillic": frozenset[str](),
-    "hiragana": frozenset[str](),
-    "katakana": frozenset[str](),
-    "emoji": frozenset("#*") | _DIGITS,
-}
-"""ASCII characters of frequent properties, beside the one- and two-letter categories."""
-
-
-class Refused(Exception):
-    """The grammar has a construct that can't be enforced here. The message names it."""
 
 
 def too_long() -> Refused:
@@ -270,7 +230,7 @@ class _Rewriting:
         return regex[: self._at], members, regex[self._at :]
 
     def _dot(self) -> frozenset[str]:
-        return _ASCII if "s" in self._flags else _ASCII - {"\n"}
+        return ASCII if "s" in self._flags else ASCII - {"\n"}
 
     def _skip_comment(self) -> None:
         if self._regex[self._at] == "#":
@@ -308,14 +268,14 @@ class _Rewriting:
     def _class_escape(self) -> frozenset[str] | None:
         """Reads an escape for a class, and returns its ASCII characters. None, and nothing is read, for another one."""
         kind = self._regex[self._at + 1 : self._at + 2]
-        if kind.lower() in _CLASSES:
+        if kind.lower() in CLASSES:
             self._at += 2
-            members = _CLASSES[kind.lower()]
-            return members if kind.islower() else _ASCII - members
+            members = CLASSES[kind.lower()]
+            return members if kind.islower() else ASCII - members
         if match := _PROPERTY.match(self._regex, self._at):
             self._at = match.end()
-            members = _with_property(match[2] or match[4])
-            return members if (match[1] == "p") != bool(match[3]) else _ASCII - members
+            members = with_property(match[2] or match[4])
+            return members if (match[1] == "p") != bool(match[3]) else ASCII - members
         return None
 
     def _character(self) -> str:
@@ -361,7 +321,7 @@ class _Rewriting:
             if regex[self._at] == "]" and not first:
                 self._at += 1
                 members = _combined(result, operator, items)
-                return _ASCII - members if negated else members
+                return ASCII - members if negated else members
             if two in ("&&", "--", "~~") and not first:
                 result = _combined(result, operator, items)
                 operator, items = two, set()
@@ -372,12 +332,12 @@ class _Rewriting:
 
     def _item(self, level: int) -> Set[str]:
         regex = self._regex
-        if match := _POSIX_CLASS.match(regex, self._at):
+        if match := POSIX_CLASS.match(regex, self._at):
             self._at = match.end()
-            if match[2] not in _POSIX:
+            if match[2] not in POSIX:
                 raise Refused(f"'{match[0]}' in a regular expression")
-            members = _POSIX[match[2]]
-            return _ASCII - members if match[1] else members
+            members = POSIX[match[2]]
+            return ASCII - members if match[1] else members
         if regex[self._at] == "[":
             return self._class(level + 1)
         if regex[self._at] == "\\" and (found := self._class_escape()) is not None:
@@ -388,19 +348,19 @@ class _Rewriting:
             last = self._character()
             if last < first:
                 raise Refused("a range in the wrong order in a regular expression")
-            return {character for character in _ASCII if first <= character <= last}
+            return {character for character in ASCII if first <= character <= last}
         return {first}
 
 
 def _combined(left: frozenset[str] | None, operator: str, right: Set[str]) -> frozenset[str]:
     if left is None:
-        return frozenset(right) & _ASCII
+        return frozenset(right) & ASCII
     match operator:
         case "&&":
             return left & right
         case "--":
             return left - right
-    return (left ^ right) & _ASCII
+    return (left ^ right) & ASCII
 
 
 def _changed(flags: frozenset[str], on: str, off: str) -> frozenset[str]:
@@ -408,14 +368,3 @@ def _changed(flags: frozenset[str], on: str, off: str) -> frozenset[str]:
         if flag not in _FLAGS or (flag == "u" and flag in off):
             raise Refused(f"the flag '{flag}' of a regular expression")
     return (flags | frozenset(on)) - frozenset(off)
-
-
-def _with_property(name: str) -> frozenset[str]:
-    """The ASCII characters with a Unicode property."""
-    if len(name) <= 2 and name[:1].upper() in "LMNPSZC" and name[:1]:
-        category = name[0].upper() + name[1:].lower()
-        return frozenset(c for c in _ASCII if unicodedata.category(c).startswith(category))
-    key = re.sub(r"[\s_-]", "", name.rpartition("=")[2]).lower()
-    if key not in _PROPERTIES:
-        raise Refused(f"the property '{name}' in a regular expression")
-    return _PROPERTIES[key]

@@ -5,15 +5,8 @@ from typing import Protocol
 import orjson
 
 from openai_server.core.lark import literal
-from openai_server.parsing.lark.regex import (
-    ESCAPED,
-    SHORT_ESCAPES,
-    Refused,
-    any_text,
-    escaped_regex,
-    literal_text,
-    range_of,
-)
+from openai_server.parsing.lark.characters import ESCAPED, SHORT_ESCAPES, Refused
+from openai_server.parsing.lark.regex import any_text, escaped_regex, literal_text, range_of
 from openai_server.parsing.lark.tokens import Token
 
 

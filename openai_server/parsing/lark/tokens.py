@@ -3,7 +3,7 @@
 import re
 from typing import NamedTuple
 
-from openai_server.parsing.lark.regex import Refused
+from openai_server.parsing.lark.characters import Refused
 
 _TOKEN = re.compile(
     r"""

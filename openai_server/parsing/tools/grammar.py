@@ -19,8 +19,8 @@ from openai_server.core.errors import InvalidRequest
 from openai_server.core.lark import json_value
 from openai_server.core.lark import literal as literal
 from openai_server.core.tools import INPUT, Tool
+from openai_server.parsing.lark.characters import Refused
 from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, regex_up_to, search_pattern, up_to
-from openai_server.parsing.lark.regex import Refused
 from openai_server.parsing.tools import schema
 from protos.contract import PART_COMMENT
 

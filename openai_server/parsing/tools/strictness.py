@@ -14,8 +14,9 @@ from msgspec.structs import replace
 from openai_server.core import guide_parts
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.tools import Tool
+from openai_server.parsing.lark.characters import Refused
 from openai_server.parsing.lark.nested import in_json_string, regex_in_json_string, search_pattern
-from openai_server.parsing.lark.regex import Refused, characters_of
+from openai_server.parsing.lark.regex import characters_of
 from openai_server.parsing.tools import schema as schemas
 from openai_server.parsing.tools.format import ArgumentStyle
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from llguidance import LLMatcher
 
 from openai_server.core.lark import literal
+from openai_server.parsing.lark.characters import Refused
 from openai_server.parsing.lark.nested import in_json_string, regex_up_to, up_to
-from openai_server.parsing.lark.regex import Refused
 from tests.openai_server.parsing.grammars import accepted, matcher
 
 pytestmark = pytest.mark.slow

@@ -59,6 +59,7 @@ def test_other_text_does_not_open(text: str) -> None:
             sealer(OLD).open(sealed, "reasoning", MODEL)
 
 
+@pytest.mark.slow
 def test_the_library_is_imported_when_it_is_needed() -> None:
     import subprocess
 

@@ -19,6 +19,7 @@ from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.answer import Answer, Choice
 from openai_server.core.errors import APIError
 from openai_server.http.json_response import encode as encode_json
+from tests.examples import examples
 from tests.openai_server.api.test_any_body import PLANNER, TEMPLATE, bodies, scalars, values
 
 HI = [{"role": "user", "content": "x"}]
@@ -77,7 +78,7 @@ def check(error: APIError | None) -> None:
         assert len(json.dumps(answer.content)) < 8000
 
 
-@settings(max_examples=500)
+@settings(max_examples=examples(500))
 @given(bodies(fields.MESSAGES_FIELDS, {"messages": LIKELY["messages"], "max_tokens": LIKELY["max_tokens"]}, LIKELY))
 def test_any_body_is_encoded_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(body))

@@ -13,6 +13,7 @@ from openai_server.api.responses.request import parse
 from openai_server.backends.dialects.anyserve import encode
 from openai_server.backends.dialects.anyserve.encode import EVERYTHING
 from openai_server.core.errors import APIError
+from tests.examples import examples
 from tests.openai_server.api.responses.bodies import assistant, call, function, namespace, reasoning, result, user
 from tests.openai_server.api.test_any_body import PLANNER, TEMPLATE, check, scalars, values
 
@@ -94,7 +95,7 @@ def outcome(body: bytes) -> APIError | None:
     return None
 
 
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 @given(BODIES)
 def test_any_body_is_planned_or_rejected(body: dict[str, Any]) -> None:
     check(outcome(json.dumps(body).encode()))

@@ -14,6 +14,7 @@ from llguidance import LLMatcher
 from openai_server.core.lark import literal
 from openai_server.parsing.lark.characters import Refused
 from openai_server.parsing.lark.nested import in_json_string, regex_up_to, up_to
+from tests.examples import examples
 from tests.openai_server.parsing.grammars import accepted, matcher
 
 pytestmark = pytest.mark.slow
@@ -176,7 +177,7 @@ REGEXES = st.recursive(
 TEXTS = st.text(CHARACTERS, max_size=5)
 
 
-@settings(max_examples=400)
+@settings(max_examples=examples(400))
 @given(REGEXES, st.sampled_from(["", "i", "s", "is", "x"]), st.lists(TEXTS, min_size=1, max_size=5), st.integers(0, 99))
 def test_an_expression_matches_the_same_texts_in_json(regex: str, flags: str, texts: list[str], seed: int) -> None:
     definition = f"start: T\nT: /{regex}/{flags}\n"
@@ -223,7 +224,7 @@ def test_texts_of_a_grammar_are_accepted_in_both_places(definition: str) -> None
 
 
 @pytest.mark.parametrize("definition", GRAMMARS)
-@settings(max_examples=50)
+@settings(max_examples=examples(50))
 @given(text=st.text(st.sampled_from('"\\\n\r;!,abxz 1B'), max_size=6))
 def test_no_other_text_of_a_grammar_is_accepted(definition: str, text: str) -> None:
     in_place = accepted(before_tag(definition), text + END)

@@ -13,6 +13,7 @@ from openai_server.parsing.tools.format import ToolFormat
 from openai_server.parsing.tools.harmony import HARMONY
 from openai_server.parsing.tools.tagged import HERMES
 from openai_server.parsing.tools.xml_calls import QWEN3_CODER
+from tests.examples import examples
 from tests.openai_server.parsing.answers import Answer, answer, same_at_every_cut
 from tests.openai_server.parsing.tools.cases import FORMATS, TOOLS, each_case
 
@@ -86,7 +87,7 @@ _MARKERS = {
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=40)
+@settings(max_examples=examples(40))
 @given(data=st.data())
 def test_any_text_is_parsed_the_same_and_lost_only_inside_a_call(name: str, data: st.DataObject) -> None:
     tool_format = FORMATS[name]
@@ -106,7 +107,7 @@ def test_any_text_is_parsed_the_same_and_lost_only_inside_a_call(name: str, data
 
 
 @pytest.mark.parametrize("name", FORMATS)
-@settings(max_examples=20)
+@settings(max_examples=examples(20))
 @given(text=st.text(max_size=40))
 def test_text_without_markers_is_content(name: str, text: str) -> None:
     assume("|>" not in text)

@@ -11,6 +11,7 @@ from llguidance import LLMatcher
 from openai_server.core.errors import InvalidRequest
 from openai_server.core.tools import CustomFormat, FunctionDefinition, Tool, custom_tool
 from openai_server.parsing.tools.strictness import first_unenforceable, resolved, unenforceable
+from tests.examples import examples
 from tests.openai_server.parsing.grammars import accepted
 from tests.openai_server.parsing.tools.cases import FORMATS
 from tests.openai_server.parsing.tools.examples import EXAMPLES
@@ -178,7 +179,7 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=examples(300))
 @given(SCHEMAS)
 def test_an_enforceable_schema_is_never_refused(schema: Any) -> None:
     whole = {**schema, "$defs": {"d": STRING}} if isinstance(schema, dict) else schema

@@ -48,8 +48,8 @@ async def refusal(message: ModelInferRequest) -> tuple[grpc.StatusCode, dict[str
 def _large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
     """Replaces grpc's own limit of 4 MiB by the worker's, 16 MiB, so that the checks behind it are reached."""
     original = aio.server
-    options = [("grpc.max_receive_message_length", 16 << 20)]
-    monkeypatch.setattr(aio, "server", lambda: original(options=options))
+    larger = [("grpc.max_receive_message_length", 16 << 20)]
+    monkeypatch.setattr(aio, "server", lambda options: original(options=(*options, *larger)))
 
 
 @pytest.mark.parametrize("raw", [False, True])

@@ -48,7 +48,7 @@ class Reply:
         assert body.keys() == {"type", "error", "request_id"}
         assert body["type"] == "error"
         assert body["request_id"] == self.headers["request-id"] == self.headers["x-request-id"]
-        assert body["error"].keys() == {"type", "message"}
+        assert body["error"].keys() - {"details"} == {"type", "message"}
         assert body["error"]["message"]
         return dict(body["error"])
 

@@ -132,6 +132,20 @@ BODIES: list[tuple[str, dict[str, Any]]] = [
     ("/tokenize", {"messages": MESSAGES, "return_token_strs": True}),
     ("/detokenize", {"tokens": [1]}),
 ]
+_LARGE = 40
+"""Objects and lists of a body from which on its tests take seconds."""
+
+
+def _size(value: object) -> int:
+    """Returns the number of objects and lists in a value."""
+    inner = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if inner is None else 1 + sum(map(_size, inner))
+
+
+EACH_BODY = pytest.mark.parametrize(
+    ("path", "body"),
+    [pytest.param(*item, id=item[0], marks=[pytest.mark.slow] * (_size(item[1]) >= _LARGE)) for item in BODIES],
+)
 SEALED = {"CompactionInput", "CompactionTriggerInput"}
 """Objects that need a text sealed by the server, or end a conversation that such a text replaces."""
 Json = dict[str, Any]
@@ -199,7 +213,7 @@ async def schema_of(sidecar: Sidecar, path: str) -> tuple[Json, Json]:
     return document, document["paths"][path]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
 
-@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+@EACH_BODY
 async def test_null_means_an_absent_field(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)
@@ -220,7 +234,7 @@ async def test_null_means_an_absent_field(path: str, body: Json) -> None:
                 assert outcome(with_null) == outcome(without), param_of([*place, name])
 
 
-@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+@EACH_BODY
 async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unknown(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)
@@ -241,7 +255,7 @@ async def test_a_required_field_that_is_null_is_missing_and_an_unknown_one_unkno
                 assert "Unrecognized" in reply.json["error"]["message"]
 
 
-@pytest.mark.parametrize(("path", "body"), BODIES, ids=[path for path, _ in BODIES])
+@EACH_BODY
 async def test_unsupported_fields_accept_only_the_default(path: str, body: Json) -> None:
     async with running(able_worker()) as sidecar:
         document, body_schema = await schema_of(sidecar, path)

@@ -19,8 +19,10 @@ from openai_server.core.messages import (
     UserMessage,
 )
 
-MAX_ATTEMPTS = 8
+MAX_ATTEMPTS = 12
 """Number of times that a conversation is shortened. The last attempt drops all that may be dropped."""
+_MAX_MARGIN = 2
+"""Twentieths by which an attempt drops more than it has to, at most."""
 _ANSWER_SHARE = 4
 """A shortened prompt leaves at most this fraction (a quarter) of the context to the answer."""
 _MESSAGE_SIZE = 16
@@ -31,14 +33,15 @@ def kept(messages: Sequence[Message], room: Room, attempt: int) -> list[int] | N
     """Positions of the messages that stay, at least one less; None if nothing may be dropped.
 
     `room` has the sizes of the prompt that was refused. `attempt` counts the refusals from 1: estimates of tokens are
-    rough, so each attempt drops more than the one before.
+    rough, so later attempts drop more than they have to.
     """
     lead = _lead(messages)
     last_user = max((i for i, message in enumerate(messages) if isinstance(message, UserMessage)), default=-1)
     units = _units(messages, lead)
     sizes = [sum(_size(messages[i]) for i in unit) for unit in units]
     total = sum(map(_size, messages[:lead])) + sum(sizes)
-    excess = total if attempt >= MAX_ATTEMPTS else _excess(room, total) * (19 + attempt) // 20
+    margin = min(attempt - 1, _MAX_MARGIN)
+    excess = total if attempt >= MAX_ATTEMPTS else _excess(room, total) * (20 + margin) // 20
     dropped: set[int] = set()
     has_first = False
     """Whether a message stays that may follow the instructions. Templates refuse an answer there."""
@@ -61,10 +64,10 @@ def kept(messages: Sequence[Message], room: Room, attempt: int) -> list[int] | N
 
 def _excess(room: Room, total: int) -> int:
     """Characters to drop of `total`; half of them if the sizes in tokens are unknown."""
-    counted = room.prompt_tokens.removeprefix(">")  # a lower bound is exact after one or two attempts
-    if room.context_length is None or not is_number(counted):
+    # A backend that stops counting, and reports a lower bound, has found at least twice the context.
+    if room.context_length is None or not is_number(room.prompt_tokens):
         return total // 2
-    prompt, context = int(counted), room.context_length
+    prompt, context = int(room.prompt_tokens), room.context_length
     answer = context // _ANSWER_SHARE
     if room.output_tokens is not None:
         answer = min(answer, room.output_tokens)

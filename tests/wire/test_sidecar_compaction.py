@@ -165,8 +165,9 @@ async def test_a_bad_request_is_refused_by_name(body: dict[str, Any], param: str
 
 
 @pytest.mark.parametrize("stream", [False, True])
-async def test_truncation_drops_the_oldest_messages(stream: bool) -> None:
-    talk = [{"role": role, "content": f"{i:050}"} for i in range(40) for role in ("user", "assistant")]
+@pytest.mark.parametrize("n_turns", [40, 400, 4000])
+async def test_truncation_drops_the_oldest_messages(stream: bool, n_turns: int) -> None:
+    talk = [{"role": role, "content": f"{i:050}"} for i in range(n_turns) for role in ("user", "assistant")]
     body: dict[str, Any] = {"input": [*talk, {"role": "user", "content": "last"}], "max_output_tokens": 20}
     async with worker({"tiny": FakeRunner(n_ctx=1000, n_cells=1000)}) as served, app_for(served.port) as sidecar:
         refused = await sidecar.send("POST", "/v1/responses", {**body, "stream": stream})

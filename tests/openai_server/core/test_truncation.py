@@ -78,6 +78,19 @@ def test_half_is_dropped_if_the_sizes_are_unknown() -> None:
         assert shortened(chat, unknown, 1) == chat[5:]
 
 
+@pytest.mark.parametrize("n_messages", [12, 25, 60, 400, 4000])
+def test_a_conversation_of_many_contexts_fills_the_context(n_messages: int) -> None:
+    """The worker stops counting at twice the context, and reports half of what it counted."""
+    chat: list[Message] = [user(n) for n in range(n_messages)]
+    context, attempt = 1000, 0
+    while (prompt := 100 * len(chat)) > context:
+        counted = f">{context + 1}" if prompt > 2 * context else str(prompt)
+        attempt += 1
+        chat = shortened(chat, Room(context, 0, counted), attempt) or []
+    assert 7 <= len(chat) <= 10
+    assert chat[-1] == user(n_messages - 1)
+
+
 def test_a_call_and_its_results_are_dropped_together() -> None:
     chat: list[Message] = [user(1), call("a", "b"), result("a"), result("b"), user(2)]
     assert shortened(chat, room(600, 550), 1) == [user(2)]
